@@ -29,7 +29,7 @@ from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.board import accuracy
 from mlxhog.mad.report.leaderboard import run_name, status, to_json
 from mlxhog.mad.report.ranking import Ranking, read_ranking
-from mlxhog.mad.scores import Row
+from mlxhog.mad.scores import CandidateScore
 from mlxhog.mad.study.session import Planning, execute
 from mlxhog.mad.study.store import Store, is_study
 from mlxhog.mad.study.study import Study, open_store
@@ -166,7 +166,7 @@ def markdown(ranking: Ranking, suite: Suite, parallel: int) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _rows(rows: Sequence[Row], tasks: Sequence[str]) -> list[str]:
+def _rows(rows: Sequence[CandidateScore], tasks: Sequence[str]) -> list[str]:
     header = ["mixers", "layers", "score", *tasks, "params", "state", "s / run", "status"]
     ruler = ["---", "---", *["---:"] * (len(header) - 3), "---"]
     lines = [header, ruler]

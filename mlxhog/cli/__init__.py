@@ -1,7 +1,7 @@
 """The command line: find the command, run it, turn errors into messages and exit codes.
 
-Dispatch looks at the first word before any parser is built, so a command imports only what it
-needs, and a mistyped one is answered before any framework is loaded.
+Dispatch looks at the first word before it builds a parser, so a command imports only its own
+modules, and a mistyped one is reported before a framework is loaded.
 """
 
 import errno
@@ -25,14 +25,14 @@ GROUPS = {
     },
     "runs": {
         "runs": "the list of runs; `runs rm` removes some",
-        "show": "what a run was: model, data, options, workers, checkpoints, last numbers",
+        "show": "one run: model, data, options, workers, checkpoints, last numbers",
         "plot": "the curves of runs, in the terminal and as one picture",
         "report": "one HTML file about one run or several, with curves, workers and samples",
-        "compare": "which of two ways to train is better, or that the runs do not show it",
-        "replay": "a recorded lock-free run again, bit for bit",
+        "compare": "which of two ways to train is better, with a sequential test",
+        "replay": "repeat a recorded lock-free run, bit for bit",
     },
     "while it runs": {
-        "watch": "the live table of a run that another terminal trains",
+        "watch": "the live table of a run in another terminal",
         "board": "a page on this machine that follows a run",
         "join": "add workers to a run while it trains",
         "leave": "take a worker away from a run",
@@ -45,13 +45,13 @@ GROUPS = {
     "research": {
         "mad": "Mechanistic Architecture Design: tasks, candidates, architecture search",
         "advise": "the best strategy for a model on this machine: measured, predicted, tried",
-        "simulate": "what each strategy would do with given workers, without training",
+        "simulate": "pace and staleness of each strategy with given workers, without training",
         "analyze": "is lock-free training sound for a model: conflict, staleness, theorems, advice",
         "classic": "the Hogwild paper's own problems, scheme by scheme",
     },
     "set-up": {
-        "doctor": "what this machine can do: backends, two writers at once, every Metal kernel",
-        "completion": "a script with which bash, zsh or fish complete commands, options and runs",
+        "doctor": "check this machine: backends, two writers at once, every Metal kernel",
+        "completion": "a script for completion of commands, options and runs in bash, zsh or fish",
     },
 }
 """Title -> its commands, each with a line of help."""
@@ -74,8 +74,8 @@ examples:
   mlxhog analyze latest
 
 `mlxhog help COMMAND` lists the options of a command.
-exit codes: 0 done, 1 a check failed or workers kept dying, 2 wrong input, 3 the machine lacks
-something or the last checkpoint could not be saved, 4 diverged, 130 interrupted"""
+exit codes: 0 done, 1 a check failed or workers died too often, 2 wrong input, 3 a package or
+resource is missing or the last checkpoint was not saved, 4 diverged, 130 interrupted"""
 
 ELSEWHERE = {
     "chat": "generate", "delete": "runs rm", "evaluate": "eval", "export": "convert",
@@ -83,10 +83,10 @@ ELSEWHERE = {
     "list": "runs", "ls": "runs", "presets": "models", "resume": "train --resume RUN",
     "rm": "runs rm", "sample": "generate",
 }  # fmt: skip
-"""What is often tried -> the command that does it."""
+"""Frequent wrong command -> the right one."""
 
 FUNCTIONS = {name: f"requests.{name}" for name in ("join", "leave", "stop")}
-"""Where a command is not the function `run` of the module of its name."""
+"""Command -> its function, if that is not `run` in the module of its name."""
 
 PACKAGES = {
     "datasets": "datasets", "matplotlib": "matplotlib", "ml_dtypes": "ml_dtypes",
@@ -97,9 +97,9 @@ PACKAGES = {
     "tokenizers": "tokenizers", "torch": "torch", "transformers": "transformers",
     "uvicorn": "uvicorn", "xlstm": "xlstm", "yaml": "pyyaml", "zstandard": "zstandard",
 }  # fmt: skip
-"""What we import -> what pip installs it by: names of pyproject.toml."""
+"""Imported module -> its package for pip, as in pyproject.toml."""
 
-TELLING = (
+READ_ONLY = (
     "help", "models", "runs", "show", "watch", "analyze", "simulate", "completion", "-V",
     "--version",
 )  # fmt: skip
@@ -137,11 +137,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _only_tells(words: Sequence[str]) -> bool:
-    """Whether a command changes and checks nothing, so a reader that leaves had what it wanted."""
+    """Whether a command only prints, so that a closed pipe is not an error."""
     return (
         words in (["classic"], ["mad"])
         or not words
-        or (words[0] in TELLING and words[:2] != ["runs", "rm"])
+        or (words[0] in READ_ONLY and words[:2] != ["runs", "rm"])
         or words[:2] in (["mad", "show"], ["mad", "board"])
         or not {"-h", "--help", "--help-all", "--dry-run"}.isdisjoint(words)
     )
@@ -155,7 +155,7 @@ def _answered(words: list[str]) -> int:
         print(_help())
         return 0
     if words[0] in ("-V", "--version"):
-        from importlib.metadata import version  # 10 ms that other commands need not pay
+        from importlib.metadata import version  # 10 ms, for this command only
 
         print(f"mlxhog {version('mlxhog')}")
         return 0
@@ -170,8 +170,8 @@ def _answered(words: list[str]) -> int:
 
 
 def _run(command: str, arguments: list[str]) -> int:
-    # Read when torch is loaded. A pool that spins between its jobs takes the cores from the native
-    # operators': prompts take ten times longer where other programs run, too.
+    # Torch reads it at its import. A pool that spins between its jobs takes the cores from native
+    # operators: beside other programs, prompts take ten times longer.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     try:
         module, _, function = FUNCTIONS.get(command, f"{command}.run").partition(".")
@@ -200,13 +200,13 @@ def _run(command: str, arguments: list[str]) -> int:
             name = str(error.filename)
             print(
                 f"the path {name[:40]}... has a name of {max(map(len, name.split('/')))} "
-                "characters, more than the disk takes; choose a shorter one",
+                "characters, more than the disk allows; choose a shorter one",
                 file=sys.stderr,
             )
             return 2
         if error.errno in (errno.EACCES, errno.EPERM) and error.filename is not None:
             print(
-                f"the system does not let us use {str(error.filename)!r} "
+                f"no permission for {str(error.filename)!r} "
                 f"({error.strerror}); make it and the folders above it accessible to you, or name "
                 "another path",
                 file=sys.stderr,

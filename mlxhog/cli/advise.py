@@ -1,4 +1,4 @@
-"""`mlxhog advise`: which strategy for this model on this machine."""
+"""`mlxhog advise`: the best strategy for a model on this machine."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from mlxhog.errors import ConfigError
 SUBJECT = "CONFIG_OR_RUN"
 ABOUT = """\
 Which strategy for this model on this machine? Measures three short runs and some gradients (half
-a minute): times of gradients and how they vary, what a round costs, how workers slow each other,
-how often updates meet. Predicts every strategy but locked, aig, sim and avg_runs by simulation,
-applies a table of rules, trains the two best in turns for --try seconds each, and decides by
-held-out loss at equal time. Where other programs keep this machine busy, the answer says that it
-cannot be told, and a guess. What it measured, predicted and found is remembered: --history says how
-often a prediction came out.
+a minute): the times of gradients and their variation, the cost of a round, the slowdown of workers
+by each other, the frequency of conflicting updates. Predicts every strategy but locked, aig, sim
+and avg_runs by simulation, applies a table of rules, trains the two best in turns for --try seconds
+each, and decides by held-out loss at equal time. On a machine that is busy with other programs the
+answer is only a guess, and says so. All results are kept: --history shows how often predictions
+were right.
 CONFIG_OR_RUN is as for analyze: an architecture, options of train, a run or a checkpoint."""
 EXAMPLES = (
     "advise 7to1-tiny",
@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> int:
     flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.argument("--no-try", action="store_true", help="predict only")
-    flags.argument("--history", action="store_true", help="earlier advice and how it came out")
+    flags.argument("--history", action="store_true", help="earlier advice and its results")
     flags.quiet()
     flags.options(AdviseConfig)
     flags.options(TrainConfig, TRAINING, group="training")
@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> int:
         return _show_history(as_json=parsed.other.json)
     if parsed.other.subject is None:
         raise ConfigError(f"the following arguments are required: {SUBJECT} (or --history)")
-    # The rest imports NumPy and the native module: wrong flags are answered before.
+    # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.report.views import PartLine
     from mlxhog.theory.advisor.advise import advise_on
     from mlxhog.theory.analysis.target import find_target

@@ -1,4 +1,4 @@
-"""`mlxhog analyze`: how updates conflict, how late they come, and what theory says of that."""
+"""`mlxhog analyze`: conflicts and staleness of updates, and the theorems about them."""
 
 from __future__ import annotations
 
@@ -19,12 +19,11 @@ if TYPE_CHECKING:
 SUBJECT = "CONFIG_OR_RUN"
 ABOUT = """\
 Is lock-free training sound for this model and this text? Samples gradients and measures, for every
-block of the model, what the Hogwild paper's theory is about: how many elements an update touches
-(Omega), how likely two updates meet (p_conf), the share of updates at the busiest element (Delta)
-and the share that one update meets (rho); counts the rows of the embedding that real batches touch;
-watches a short lock-free run for staleness and lost updates. Then says what the theorems make of
-it, whether their assumptions hold, and what to do: first an answer and advice, with --all every
-table.
+block of the model, the quantities of the Hogwild paper: the elements that an update touches
+(Omega), the probability that two updates meet (p_conf), the share of updates at the busiest element
+(Delta) and the share that one update meets (rho). It counts the embedding rows of real batches, and
+measures staleness and lost updates of a short lock-free run. Then it prints the bounds of the
+theorems, their assumptions, and advice; with --all every table.
 CONFIG_OR_RUN is an architecture (a name or a YAML file), a YAML file with options of train, a run
 (its path, its name, or latest), RUN/best or a checkpoint."""
 EXAMPLES = (
@@ -55,7 +54,7 @@ def run(arguments: list[str]) -> int:
     flags = Flags("analyze", ABOUT, EXAMPLES, (SUBJECT,), MAIN)
     flags.argument("subject", metavar=SUBJECT, help="see above")
     flags.plugin()
-    flags.argument("--all", action="store_true", help="all tables, not the answer and the advice")
+    flags.argument("--all", action="store_true", help="all tables, not only answer and advice")
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.argument("--plot", metavar="DIR", help="write a figure of every block into this folder")
     flags.quiet()
@@ -64,7 +63,7 @@ def run(arguments: list[str]) -> int:
     flags.otherwise("; other options of train are read from a YAML file or a run")
     parsed = flags.parse(arguments)
     config, training = parsed.split(AnalyzeConfig)
-    # The rest imports NumPy and the native module: wrong flags are answered before.
+    # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.report.views import PartLine
     from mlxhog.theory.analysis.analyze import analyze
     from mlxhog.theory.analysis.target import find_target
@@ -86,19 +85,18 @@ def run(arguments: list[str]) -> int:
         return 0
     from mlxhog.theory.analysis.report import sections
 
-    parts = sections(analysis, everything=parsed.other.all)
-    print_sections(parts)
+    print_sections(sections(analysis, everything=parsed.other.all))
     for path in paths:
         print(path)
     return 0
 
 
 def _folder(path: Path) -> Path:
-    """Make the folder of the plots, before anything is measured.
+    """Create the folder of the plots, before the measurements.
 
     Raises:
         EnvironmentLacks: matplotlib is not installed.
-        ConfigError: it cannot be made.
+        ConfigError: it cannot be created.
     """
     from mlxhog.report import charts
 
@@ -106,7 +104,9 @@ def _folder(path: Path) -> Path:
     try:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError(f"cannot make {path}: {error.strerror}; choose another --plot") from error
+        raise ConfigError(
+            f"cannot create {path}: {error.strerror}; choose another --plot"
+        ) from error
     return path
 
 

@@ -7,26 +7,24 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.machine.http_server import listen, say_once_where_connections_wait, url_of
 
 ABOUT = """\
 Serve a page that follows a run: curves over time, samples and updates, staleness, workers, samples
-of text, messages. Everything comes from this machine, and only this machine can open it; from
-another one: ssh -L 8322:127.0.0.1:8322 HOST. The link printed here holds a token that lets the
-page's buttons save a checkpoint, write a sample or stop the run. Ctrl-C ends the board, not the
-run."""
+of text, messages. All its parts come from this machine, and only this machine can open it; from
+another one: ssh -L 8322:127.0.0.1:8322 HOST. The printed link has a token for the page's buttons:
+save a checkpoint, write a sample, stop the run. Ctrl-C ends the board, not the run."""
 EXAMPLES = ("board", "board latest --port 8400", "board runs/20260102-101500-sotu")
 HOST = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoardConfig:
+class BoardConfig(RunFolder):
     """Options of `mlxhog board`."""
 
-    port: int = option(8322, "where to listen; 0 takes a free one", low=0, high=65535)
-    out: str = option("runs", "folder that holds the runs")
+    port: int = option(8322, "port of the server; 0 takes a free one", low=0, high=65535)
 
 
 def run(arguments: list[str]) -> int:

@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 
 ABOUT = """\
 Solve one of the Hogwild paper's problems with several processes on one arena, beside plain serial
-SGD. Without --data the data are generated, with the statistics of the paper's. Without PROBLEM:
-the list of problems. Every number but "start-up" is of the native loops alone: measuring and
-shuffling lie outside of the clock.
+SGD. Without --data the data are generated, with the statistics of the paper. Without PROBLEM it
+lists the problems. Every number but "start-up" is of the native loops only: measurement and
+shuffling are not timed.
 
-lost updates: after the last epoch the workers go through the examples once more and raise a
-counter, in the way in which the scheme writes, as often as the busiest coordinate that they share
-is touched; what it lacks in the end was lost. Other coordinates lose less."""
+lost updates: after the last epoch the workers process the examples once more, and increment a
+counter with the writes of the scheme, once per touch of the busiest shared coordinate; the missing
+increments were lost. Other coordinates lose fewer."""
 EXAMPLES = (
     "classic",
     "classic svm --workers 2",
@@ -50,7 +50,7 @@ PROBLEM = "PROBLEM"
 PREDICT = "predict"
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
 OFTEN = 0.5
-"""Probability that two examples meet from which on a problem is called dense."""
+"""Probability that two examples meet, above which a problem is called dense."""
 REDRAW_S = 0.2
 LINE_S = 5.0
 """Seconds between lines of a pipe."""
@@ -69,9 +69,7 @@ def run(arguments: list[str]) -> int:
         "--stats", action="store_true", help="measure the problem's sparsity instead of solving it"
     )
     flags.argument("--save", metavar="FILE", help="write the weights into this file")
-    flags.argument(
-        "--all", action="store_true", help="all numbers, not the answer and the main ones"
-    )
+    flags.argument("--all", action="store_true", help="all numbers, not only the main ones")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.quiet()
     parsed, config = flags.read(ClassicConfig, arguments)
@@ -142,7 +140,7 @@ def _save(
     if not (how.json or how.quiet):
         predict = f"mlxhog classic predict {shlex.quote(str(target))}"
         if data is None:
-            print(f"what it says of rows of your own: {predict} FILE")
+            print(f"its predictions for your rows: {predict} FILE")
         else:
             print(f"next: {predict} {shlex.quote(data)} --out predictions.txt")
 
@@ -174,7 +172,7 @@ def _print(
 
 
 def _stats(problem: Problem, how: Any) -> None:
-    """Print how sparse the problem is, as the paper counts it."""
+    """Print the sparsity of the problem, as in the paper."""
     from mlxhog.report.table import AnswerNote, Section
     from mlxhog.theory.hypergraph import Hypergraph
 
@@ -212,7 +210,7 @@ class ClassicLine(StatusLine):
     Args:
         stream: where to write.
         quiet: write nothing.
-        signals: counted while the run goes on; the first one ends it.
+        signals: counted during the run; the first one ends it.
         clock: seconds, monotonic.
     """
 
@@ -230,7 +228,7 @@ class ClassicLine(StatusLine):
         self._next_s = clock() + (0.0 if self.live else LINE_S)
 
     def __call__(self, progress: ClassicProgress) -> None:
-        """Write a message, or redraw now and then.
+        """Write a message, or redraw the line at most every `REDRAW_S`.
 
         Raises:
             KeyboardInterrupt: a signal came.
@@ -251,7 +249,7 @@ class ClassicLine(StatusLine):
 
 
 def _progress_line(progress: ClassicProgress, seconds: float) -> str:
-    """Say how far a run is, how good, how fast, and how long it may still take."""
+    """Return epoch, objective, pace and time to the end of a run."""
     epoch, epochs = progress.epoch, progress.epochs
     ended = 0 if epoch is None else epoch.number
     part = ended + min(1.0, progress.done / progress.examples)
@@ -267,8 +265,9 @@ def _progress_line(progress: ClassicProgress, seconds: float) -> str:
 # -- mlxhog classic predict ------------------------------------------------------------------------
 
 PREDICT_ABOUT = """\
-Say what the weights of `mlxhog classic PROBLEM --save MODEL` make of FILE, which has the format of
-the problem's own data. A line for every example, in the file's order, columns separated by tabs:
+Print the predictions of the weights of `mlxhog classic PROBLEM --save MODEL` for FILE, which has
+the format of the problem's data. A line for every example, in the file's order, with columns
+separated by tabs:
 
 svm, synthetic-svm                 LABEL SCORE, the score's sign is the label
 logistic                           LABEL PROBABILITY, of the positive label
@@ -277,8 +276,8 @@ image-svm                          CLASS SCORE
 matrix-completion                  USER ITEM RATING
 graph-cuts                         VERTEX LABEL, each vertex once; ? where it was in no edge
 
-They go to standard output, or to --out. How right they are is said on stderr, beside what training
-measured on its test data. Labels and ratings that are in no range are predicted and not counted."""
+They go to standard output, or to --out. Their accuracy goes to stderr, beside that on the test data
+of training. Labels and ratings outside the range are predicted and not counted."""
 PREDICT_EXAMPLES = (
     "classic predict svm.safetensors test.svm",
     "classic predict svm.safetensors test.svm --out predictions.txt",
@@ -292,15 +291,13 @@ def _predict(arguments: list[str]) -> int:
     flags.argument("model", metavar="MODEL", help="a file of weights")
     flags.argument("file", metavar="FILE", help="data; .gz and .bz2 are unpacked")
     flags.argument("--out", metavar="PATH", help="write the predictions into this file")
-    flags.argument("--json", action="store_true", help="one JSON object about them, without them")
-    flags.argument(
-        "--quiet", action="store_true", help="no word about them; with --out nothing but errors"
-    )
+    flags.argument("--json", action="store_true", help="one JSON object without predictions")
+    flags.argument("--quiet", action="store_true", help="no accuracy; with --out only errors")
     parsed = flags.parse(arguments)
     if parsed.problems:
         raise ConfigError("\n".join(parsed.problems))
     how = parsed.other
-    # These import NumPy: wrong flags are answered before.
+    # These import NumPy: wrong flags are reported before.
     from mlxhog.classic import model as models
     from mlxhog.files.durable import disk_errors, replace_file
     from mlxhog.report.streams import verbatim
@@ -329,7 +326,7 @@ def _predict(arguments: list[str]) -> int:
         out = sys.stderr if target is None else sys.stdout
         print(models.answer(model, prediction), file=out)
     if target is None:
-        data = verbatim(sys.stdout)  # which keeps tabs
+        data = verbatim(sys.stdout)  # it keeps tabs
         for line in prediction.lines():
             data.write(f"{line}\n")
     return 0

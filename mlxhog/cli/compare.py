@@ -1,4 +1,4 @@
-"""`mlxhog compare`: which of two trainings is better, or that it cannot be told."""
+"""`mlxhog compare`: which of two ways to train is better, by a sequential test of pairs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ BOTH = (
     "data", "tokenizer", "text_key", "strict_data", "val", "seq_len", "batch_size", "kernels",
     "workers", "threads", "strategy", "optimizer", "lr", "schedule",
 )  # fmt: skip
-"""Options of train that are flags for both sides; the others are written in --a and --b."""
+"""Options of train that are flags for both sides; the others belong in --a and --b."""
 
 NOT_OF_A_SIDE = {
     "seed": "--seed beside them numbers the pairs",
@@ -107,7 +107,7 @@ def run(arguments: list[str]) -> int:
     of_side = {letter: _flags_of(letter, getattr(parsed.other, letter)) for letter in "ab"}
     if len(subjects) > 2:
         raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {subjects}")
-    # The rest imports NumPy and the native module: wrong flags are answered before.
+    # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.theory.pair_runs import PairLog
     from mlxhog.theory.pairs import Comparison
 
@@ -129,11 +129,11 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-# -- what is compared ------------------------------------------------------------------------------
+# -- the sides -------------------------------------------------------------------------------------
 
 
 def _with_quoted(arguments: Sequence[str]) -> list[str]:
-    """Tie --a and --b to the word after them, which begins with a dash of its own."""
+    """Join --a and --b with the next word, which begins with a dash."""
     words = list(arguments)
     for at in range(len(words) - 1, 0, -1):
         if words[at - 1] in ("--a", "--b"):
@@ -176,10 +176,10 @@ def _flags_of(letter: str, text: str) -> list[Assignment]:
 def find_side(
     letter: str, subject: str | None, overrides: Sequence[Sequence[Assignment]], root: Path
 ) -> Side:
-    """Find what a word names, and add the options that hold in place of its own.
+    """Return a side: the options of a subject, with the overrides.
 
     Raises:
-        ConfigError: it is no architecture, no file and no run, or its options are wrong.
+        ConfigError: it is not an architecture, file or run, or its options are wrong.
     """
     from mlxhog.theory.pairs import Side
 
@@ -194,7 +194,7 @@ def find_side(
 
 
 def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
-    """Return what people call a subject, and its options."""
+    """Return the title of a subject, and its options."""
     from mlxhog.checkpoint import run as runs
     from mlxhog.errors import RunError
     from mlxhog.models.registry import architectures
@@ -221,11 +221,10 @@ def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
 
 
 def terms_of(config: CompareConfig, sides: Sequence[Side]) -> Terms:
-    """What holds for both sides.
+    """Return the terms of both sides.
 
     Raises:
-        ConfigError: there are two budgets, or the sides have budgets of their own that differ, or
-            steps.
+        ConfigError: there are two budgets, or the sides have different budgets, or one in steps.
     """
     from mlxhog.theory.pairs import Terms
 
@@ -236,20 +235,20 @@ def terms_of(config: CompareConfig, sides: Sequence[Side]) -> Terms:
         set_a, set_b = (_budget(side.config) for side in sides)
         if set_a != set_b:
             raise ConfigError(
-                f"A has a budget of {_spelt(set_a)}, B of {_spelt(set_b)}; say with --time or "
-                "--tokens what both get"
+                f"A has a budget of {_spelt(set_a)}, B of {_spelt(set_b)}; set one for both with "
+                "--time or --tokens"
             )
         if len(set_a) != 1 or not set_a.keys() <= {"time", "tokens"}:
             raise ConfigError(
-                f"both sides have a budget of {_spelt(set_a)}, and equal means equal time or equal "
-                "tokens here; say --time or --tokens"
+                f"both sides have a budget of {_spelt(set_a)}; a comparison needs equal time or "
+                "tokens, set --time or --tokens"
             )
         time, tokens = set_a.get("time"), set_a.get("tokens")
     return Terms(config.pairs, time, tokens, config.seed, config.eval_tokens)
 
 
 def _budget(config: TrainConfig) -> dict[str, Any]:
-    """The options of a budget that are not at their defaults."""
+    """Return the budget options with other values than the defaults."""
     from mlxhog.theory.pairs import ENDS
 
     return {
@@ -263,11 +262,11 @@ def _spelt(budget: dict[str, Any]) -> str:
     return " and ".join(f"{name} {value}" for name, value in budget.items()) or "nothing"
 
 
-# -- carrying it out, and what is said of it -------------------------------------------------------
+# -- execution and report --------------------------------------------------------------------------
 
 
 def _carry_out(record: PairLog, *, quiet: bool) -> bool:
-    """Run the pairs that are wanted; False where the user has interrupted."""
+    """Run the missing pairs; False after an interruption by the user."""
     from mlxhog.report.views import PartLine
     from mlxhog.theory.pair_runs import run_pairs
     from mlxhog.theory.pairs import Pair
@@ -295,7 +294,7 @@ def _carry_out(record: PairLog, *, quiet: bool) -> bool:
 
 
 def answer(record: PairLog) -> str:
-    """The verdict in one line."""
+    """Return the verdict in one line."""
     outcome = record.outcome
     low, high, sign = outcome.low, outcome.high, outcome.sign
     after = f"after {outcome.pairs} of {outcome.planned} pairs"
@@ -314,10 +313,10 @@ def answer(record: PairLog) -> str:
 
 
 def sections(record: PairLog) -> list[Section]:
-    """Arrange everything for `mlxhog.report.table.show`."""
+    """Return the report as sections."""
     from mlxhog.report.table import Section
 
-    comparison, told = record.comparison, record.pairs[: record.outcome.pairs]
+    comparison, pairs = record.comparison, record.pairs[: record.outcome.pairs]
     rows = [
         (
             str(number),
@@ -328,7 +327,7 @@ def sections(record: PairLog) -> list[Section]:
             f"{pair.a.tokens / pair.a.seconds:,.0f}",
             f"{pair.b.tokens / pair.b.seconds:,.0f}",
         )
-        for number, pair in enumerate(told, start=1)
+        for number, pair in enumerate(pairs, start=1)
     ]
     header = ("pair", "seed", "A", "B", "B - A", "A tok/s", "B tok/s")
     differing = [(name, str(a), str(b)) for name, (a, b) in comparison.differing().items()]
@@ -359,11 +358,11 @@ def _speed(times: float, low: float, high: float) -> str:
 
 
 MOST_UNSURE = 100
-"""Ratio of the ends of an interval of speeds beyond which it says nothing."""
+"""Ratio of the ends of an interval of speeds above which it is not shown."""
 
 
 def _times_as_fast(record: PairLog) -> tuple[float, float, float]:
-    """How many times as fast A trains as B, and the interval."""
+    """Return the ratio of the speeds of A and B, and its interval."""
     import math
 
     speed = record.speed
@@ -371,7 +370,7 @@ def _times_as_fast(record: PairLog) -> tuple[float, float, float]:
 
 
 def to_json(record: PairLog) -> dict[str, Any]:
-    """Everything as plain values."""
+    """Return the report as plain values."""
     from mlxhog.theory import paired_test
 
     comparison, outcome = record.comparison, record.outcome

@@ -1,7 +1,7 @@
-"""`mlxhog completion`: what makes a shell complete commands, options and their values.
+"""`mlxhog completion`: completion of commands, options and their values in a shell.
 
-The shell's function asks `mlxhog completion SHELL -- WORDS` at every key, so what it knows is what
-the parsers know. Commands are imported as far as their `--help` needs.
+The shell's function runs `mlxhog completion SHELL -- WORDS` at every completion, so the words come
+from the parsers. It imports the same modules as the `--help` of a command.
 """
 
 import importlib
@@ -16,15 +16,15 @@ from mlxhog.errors import ConfigError
 from mlxhog.report.streams import printable, verbatim
 
 ABOUT = """\
-Print what makes a shell complete mlxhog's commands, options, their values and the names of runs.
-Where nothing of that fits, the shell completes files.
+Print a script for completion of commands, options, their values and the names of runs. Without a
+match, the shell completes files.
 
 bash: eval "$(mlxhog completion bash)" in ~/.bashrc
 zsh:  eval "$(mlxhog completion zsh)" in ~/.zshrc, after compinit
 fish: mlxhog completion fish > ~/.config/fish/completions/mlxhog.fish
 
-After -- follow the words of a command line; then what may stand in place of the last one is
-printed, a line each."""
+With -- and the words of a command line, it prints the possible completions of the last word, one
+per line."""
 EXAMPLES = ("completion bash", "completion zsh", "completion fish", "completion bash -- train --st")
 
 SCRIPTS = {
@@ -56,7 +56,7 @@ end
 complete -c mlxhog -a '(__mlxhog_words)'""",
 }
 BREAKS = (":", "=")
-"""Characters that bash takes for words of their own."""
+"""Characters at which bash splits words."""
 
 RUNS = ("run", "run_or_checkpoint", "config_or_run", "[run]", "run...", "checkpoint", "resume")
 MODELS = ("model", "config_or_run", "config", "subject", "name_or_file")
@@ -79,21 +79,21 @@ def run(arguments: list[str]) -> int:
     if parsed.other.json:
         print(json.dumps(words))
         return 0
-    out = verbatim(sys.stdout)  # which keeps tabs
+    out = verbatim(sys.stdout)  # it keeps tabs
     for line in map(printable_cells, words):
         out.write(f"{line}\n")
     return 0
 
 
 def printable_cells(line: str) -> str:
-    """A line without control characters but the tab between a word and what it does."""
+    """Return a line without control characters, except the tab between a word and its help."""
     return "\t".join(map(printable, line.split("\t", 1)))
 
 
 def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
-    """Yield what may stand in place of the last word, as the shell wants it.
+    """Yield the completions of the last word, in the format of the shell.
 
-    bash gets what follows the last break of the word; fish gets what it does behind a tab.
+    bash gets the part after the last break of the word; fish gets the help after a tab.
     """
     words = _joined(words) if shell == "bash" else list(words)
     *before, current = words or [""]
@@ -104,7 +104,7 @@ def candidates(words: Sequence[str], shell: str) -> Iterator[str]:
 
 
 def _joined(words: Sequence[str]) -> list[str]:
-    """Put together again what bash has split at `BREAKS`."""
+    """Join the words that bash has split at `BREAKS`."""
     joined: list[str] = []
     glued = False
     for word in words:
@@ -117,7 +117,7 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 
 def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
-    """Yield words that may follow others, and what each does."""
+    """Yield the possible next words, and their help."""
     from mlxhog.cli import COMMANDS, FUNCTIONS
 
     if not before:
@@ -139,7 +139,7 @@ def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str
         module = f"mad.{module}"
     prefix = [rest.pop(0)] if command == "classic" and rest[:1] == ["predict"] else []
     if command == "classic" and not rest and not prefix:
-        yield "predict", "what a solved problem says of a file"
+        yield "predict", "the predictions of a solved problem for a file"
     yield from _of_command(_words(module, function, prefix), rest, current)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import Flags
+from mlxhog.cli.flags import Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import expanded
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 
 ABOUT = """\
 Write a checkpoint in another format. SRC may be a run, `latest`, a checkpoint of mlxhog, a
-directory of transformers (NX-AI/xLSTM-7b and its kin), or a state dict of the xlstm package, of
-xLSTMLarge or of xLSTMLMModel, as .safetensors or torch file; its content says which. Numbers do not
-change but by --dtype, and a model of any size needs little memory."""
+directory of transformers (such as NX-AI/xLSTM-7b), or a state dict of the xlstm package, of
+xLSTMLarge or of xLSTMLMModel, as .safetensors or torch file; the format is detected. Only --dtype
+changes the numbers, and a model of any size needs little memory."""
 EXAMPLES = (
     "convert latest exported --to hf",
     "convert xLSTM-7b ours --to mlxhog --dtype bfloat16",
@@ -32,43 +32,40 @@ SOURCE, TARGET = "SRC", "DST"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ConvertConfig:
+class ConvertConfig(RunFolder):
     """Options of `mlxhog convert`."""
 
     to: str | None = option(
         None,
-        "hf: what transformers loads; xlstm: a state dict of the xlstm package; mlxhog: ours",
+        "hf: for transformers; xlstm: a state dict of the xlstm package; mlxhog: ours",
         choices=("hf", "xlstm", "mlxhog"),
     )
     dtype: str = option(
         "keep", "type of the weights", choices=("keep", "float32", "bfloat16", "float16")
     )
-    shard_size: str = option("5GB", "tensors of one file at most")
-    config: str | None = option(None, "config of SRC, where it is not beside it")
+    shard_size: str = option("5GB", "most bytes of tensors in one file")
+    config: str | None = option(None, "config of SRC, if it is in another place")
     fused: bool = option(False, "stack weights that share their input (--to xlstm, xLSTM Large)")
     slstm: str = option(
         "vanilla", "layout of sLSTM cells (--to xlstm, v1)", choices=("vanilla", "cuda")
     )
-    force: bool = option(False, "replace a checkpoint that is at DST")
-    out: str = option("runs", "folder that holds the runs")
+    force: bool = option(False, "replace an existing checkpoint at DST")
 
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("convert", ABOUT, EXAMPLES, (SOURCE, TARGET))
     flags.argument("source", metavar=SOURCE, help="a run, latest, or a checkpoint's path")
-    flags.argument("target", metavar=TARGET, help="the directory to make")
+    flags.argument("target", metavar=TARGET, help="the directory to create")
     flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object instead of a line")
-    flags.argument(
-        "--check", action="store_true", help="compute with both, and compare their logits"
-    )
+    flags.argument("--check", action="store_true", help="compute with both, and compare the logits")
     flags.quiet()
     parsed, config = flags.read(ConvertConfig, arguments)
     if config.to is None:
         raise ConfigError("--to is missing; say --to hf, --to xlstm or --to mlxhog")
     shard_bytes = _shard_bytes(config.shard_size)
-    # These import NumPy: wrong input is answered before.
+    # These import NumPy: wrong input is reported before.
     from mlxhog.checkpoint import checkpoint, formats
     from mlxhog.checkpoint.formats.converting import Conversion, convert
     from mlxhog.checkpoint.formats.saving import check_target

@@ -1,4 +1,4 @@
-"""`mlxhog eval`: how well a model predicts text, file by file and as a whole."""
+"""`mlxhog eval`: bits per byte and perplexity of text, file by file and as a whole."""
 
 import json
 import sys
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, DataError
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 ABOUT = """\
 Score text with a trained model: bits per byte, which can be compared between tokenizers, and
-perplexity per token, which cannot. Text is read as the held-out text of a run is evaluated, in
-sequences that begin without a past. Without --data it is the held-out text of the run, whole."""
+perplexity per token, which cannot. As in the evaluation of a run, the text is cut into sequences,
+each without the text before it. Without --data it is all held-out text of the run."""
 EXAMPLES = (
     "eval latest",
     "eval latest --data letter.txt",
@@ -38,7 +38,7 @@ HELD_OUT = "held-out text"
 
 
 @dataclass(frozen=True, kw_only=True)
-class EvalConfig:
+class EvalConfig(RunFolder):
     """Options of `mlxhog eval`."""
 
     data: str | None = option(
@@ -47,23 +47,22 @@ class EvalConfig:
     text_key: str | None = option(None, "for .jsonl, the key that holds the text", none="auto")
     strict_data: bool = option(
         False,
-        "refuse files of a folder or glob that are damaged, unreadable or empty, in place of "
-        "skipping them",
+        "refuse damaged, unreadable or empty files of a folder or glob; by default they are "
+        "skipped",
     )
     checkpoint: str = option(
         "latest", "of the run: latest, best, or the name of a folder in its checkpoints"
     )
     seq_len: int | None = option(
         None,
-        f"length of a sequence; auto is that of the run's training, {SEQ_LEN} for others",
+        f"length of a sequence; auto is that of the run's training, else {SEQ_LEN}",
         unit="tokens",
         low=2,
         none="auto",
     )
     backend: str = option(
-        "auto", "what computes; auto is MLX on Apple's GPU, torch elsewhere", choices=BACKEND_WORDS
+        "auto", "backend; auto is MLX on Apple's GPU, torch elsewhere", choices=BACKEND_WORDS
     )
-    out: str = option("runs", "folder that holds the runs")
 
 
 def run(arguments: list[str]) -> int:
@@ -73,7 +72,7 @@ def run(arguments: list[str]) -> int:
     flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object instead of a table")
     parsed, config = flags.read(EvalConfig, arguments)
-    # What follows imports a framework: a wrong name is answered before.
+    # These import a framework: a wrong name is reported before.
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
     from mlxhog.data import corpora
@@ -89,7 +88,7 @@ def run(arguments: list[str]) -> int:
     options = None if trained is None else _options(trained)
     if config.data is None and options is None:
         raise ConfigError(
-            f"{path} is no checkpoint of a run, so it has no held-out text; name one with --data"
+            f"{path} is not a checkpoint of a run, so it has no held-out text; name one with --data"
         )
     corpus = None
     if config.data is not None:
@@ -130,7 +129,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _options(run: "Run") -> TrainConfig:
-    """The options with which a run was trained."""
+    """Return the options of a run."""
     from mlxhog.config.sources import read_stored
 
     return train_config([read_stored(run.config_path)])
@@ -144,7 +143,7 @@ def _files(
     path: Path,
     folder: Path,
 ) -> "Iterator[tuple[str, TokenFile | None]]":
-    """Yield the name and the tokens of each file; None where it holds no text."""
+    """Yield the name and the tokens of each file; None for a file without text."""
     from mlxhog.decoding.scoring import held_out_tokens, token_files
 
     if corpus is None:
@@ -180,7 +179,7 @@ def _numbers(score: "Score") -> dict[str, float | int | None]:
 
 
 def _table(record: dict[str, Any], scores: "dict[str, Score]", whole: "Score") -> str:
-    """The table of files that have text, their sum, and what computed them."""
+    """Return the table of the files with text and their sum, with checkpoint and backend."""
     from mlxhog.report.table import aligned, cut_path
 
     header = ("file", "bits/byte", "perplexity", "bytes", "tokens")

@@ -16,18 +16,18 @@ from mlxhog.files.quantities import Interval
 C = TypeVar("C")
 
 RUN_HELP = "a path, a run's name or a part of it, or latest"
-"""What a command says of an argument that names a run."""
+"""Help of an argument that names a run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """The option of a command that knows its run by the name and has no other."""
+    """The option of commands on runs."""
 
     out: str = option("runs", "folder that holds the runs")
 
 
 LIST = "\0"
-"""Asks `Flags.parse` for the flags themselves; no word of a command line has this character."""
+"""Makes `Flags.parse` raise `Listed`; no word of a command line has this character."""
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Word:
     """An argument of a command.
 
     Attributes:
-        flags: its spellings; none where it is named by its place.
+        flags: its spellings; () for a positional argument.
         name: of its value.
-        help: what it does.
+        help: its description.
         takes_value: whether a value follows.
-        values: legal ones, where there are few.
+        values: legal ones, if they are few.
     """
 
     flags: Sequence[str]
@@ -63,7 +63,7 @@ class Listed(Exception):
 
 @dataclass(frozen=True)
 class Parsed:
-    """A command line: values of options, the command's other arguments, and what is wrong."""
+    """A command line: values of options, other arguments, and problems."""
 
     values: list[Assignment]
     other: argparse.Namespace
@@ -73,7 +73,7 @@ class Parsed:
         """Return the options of a dataclass, and the values of all other options.
 
         Raises:
-            ConfigError: everything that is wrong with them, and with the command line.
+            ConfigError: every problem of them, and of the command line.
         """
         own = [value for value in self.values if value.name in options(cls)]
         others = [value for value in self.values if value not in own]
@@ -87,7 +87,7 @@ class Flags:
         command: its name.
         about: one or two sentences.
         examples: command lines.
-        arguments: names of the arguments that are no flags, for the usage line.
+        arguments: names of the positional arguments, for the usage line.
         main: names of the flags that `--help` shows; `--help-all` then shows all. All by default.
     """
 
@@ -111,21 +111,19 @@ class Flags:
         self._known: list[str] = []
         self._otherwise = ""
         self._example = examples[0] if examples else command
-        about_help = "show what matters most, and stop" if main else "show this, and stop"
+        about_help = "show the main options, and stop" if main else "show this, and stop"
         self.argument("-h", "--help", action=_Help, main=main, help=about_help)
         if main:
             self.argument("--help-all", action=_Help, main=(), help="show every option, and stop")
 
     def argument(self, *names: str, **how: Any) -> None:  # argparse's own arguments
-        """Add an argument that is no option of a dataclass, as argparse.add_argument does."""
+        """Add an argument that is not an option of a dataclass, as argparse.add_argument does."""
         self._parser.add_argument(*names, **how)
         self._known += [name for name in names if name.startswith("--")]
 
     def quiet(self) -> None:
         """Add `--quiet`."""
-        self.argument(
-            "--quiet", action="store_true", help="nothing but errors, and the JSON of --json"
-        )
+        self.argument("--quiet", action="store_true", help="only errors, and the JSON of --json")
 
     def plugin(self) -> None:
         """Add `--plugin`; `parse` loads the files."""
@@ -139,7 +137,7 @@ class Flags:
         )
 
     def otherwise(self, advice: str) -> None:
-        """Say what to do about a flag that is unknown and near none."""
+        """Set the advice for an unknown flag without a similar known one."""
         self._otherwise = advice
 
     def options(
@@ -152,13 +150,13 @@ class Flags:
     ) -> None:
         """Add a flag for every option of a dataclass, or some, under the headings it names.
 
-        An option whose flag is there already, as an argument, is left out.
+        An option whose flag exists, as an argument, is left out.
 
         Args:
             cls: made of `option` fields.
             only: names of the options to add.
             group: heading for all of them.
-            default: said in place of each one's default, where that is not what holds.
+            default: shown in place of each default.
         """
         groups: dict[str, argparse._ActionsContainer] = {"": self._parser}
         for spec in _with_numbers(options(cls).values()):
@@ -182,19 +180,19 @@ class Flags:
             self._known += names
 
     def parse(self, arguments: Sequence[str]) -> Parsed:
-        """Read a command line; flags that were not given leave no trace.
+        """Read a command line; absent flags have no value.
 
-        Flags may stand between arguments that are no flags, unless `--` says where flags end.
+        Flags may be between positional arguments, but not after `--`.
 
         Raises:
-            ConfigError: a flag lacks its value, a positional argument is missing, or a Python file
-                of the user's own cannot be loaded.
-            Listed: where the command line is `LIST`.
+            ConfigError: the value of a flag or a positional argument is missing, or a plugin cannot
+                be loaded.
+            Listed: the command line is `LIST`.
         """
         if list(arguments) == [LIST]:
             raise Listed(self)
         read = self._parser.parse_known_intermixed_args
-        if "--" in arguments:  # which those take for an argument
+        if "--" in arguments:  # for the intermixed form an argument
             read = self._parser.parse_known_args
         try:
             other, extra = read(arguments, argparse.Namespace(values=[]))
@@ -205,17 +203,17 @@ class Flags:
         return Parsed(other.values, other, list(self._unknown(extra)))
 
     def read(self, cls: type[C], arguments: Sequence[str]) -> tuple[Parsed, C]:
-        """Add the options of a dataclass, and read a command line; returns its values, too.
+        """Add the options of a dataclass, read a command line, and return both results.
 
         Raises:
-            ConfigError: everything that is wrong with it.
+            ConfigError: every problem of it.
         """
         self.options(cls)
         parsed = self.parse(arguments)
         return parsed, resolve(cls, [parsed.values], parsed.problems)
 
     def words(self) -> Iterator["Word"]:
-        """Yield every argument of the command as what may be typed."""
+        """Yield every argument of the command."""
         for action in self._parser._actions:
             yield Word(
                 flags=action.option_strings,
@@ -226,7 +224,7 @@ class Flags:
             )
 
     def _explained(self, message: str) -> str:
-        """A message of argparse, with what the argument is that it names."""
+        """Return a message of argparse, with the help of its argument."""
         required = "the following arguments are required: "
         names = message.removeprefix(required).removeprefix("argument ").partition(": ")[0]
         about = {
@@ -252,7 +250,7 @@ class Flags:
             is_flag = f"--{word}" in self._known
             if is_flag:
                 yield f"unexpected argument {word!r}; did you mean '--{word}'?"
-            elif not after_unknown:  # the value of an unknown flag is no second problem
+            elif not after_unknown:  # the value of an unknown flag is not a second problem
                 names_text = "--data" in self._known and Path(word).exists()
                 hint = f"; text is named by a flag: --data {word}" if names_text else ""
                 yield f"unexpected argument {word!r}{hint}"
@@ -268,7 +266,7 @@ class Flags:
 
 
 def _with_numbers(specs: Iterable[Option]) -> Iterator[Option]:
-    """Yield options, and behind each choice all numbers of its kind as flags."""
+    """Yield options, and after each choice all numbers of its kind as flags."""
     for spec in specs:
         yield spec
         if isinstance(kind := spec.kind, Kind):
@@ -284,7 +282,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 class _Help(argparse.Action):
-    """Show the help of all flags, or of some that matter most, and end."""
+    """Show the help of all flags, or of the main ones, and end."""
 
     def __init__(
         self, option_strings: Sequence[str], dest: str, main: Sequence[str], help: str
@@ -297,13 +295,13 @@ class _Help(argparse.Action):
         parser.exit()
 
     def _some(self, parser: argparse.ArgumentParser) -> str:
-        """The help without groups, in the order of the names."""
+        """Return the help of the main flags without groups, in their order."""
         of = {action.dest: action for action in parser._actions}
         positional = [action for action in parser._actions if not action.option_strings]
         formatter = parser.formatter_class(prog=parser.prog)
         formatter.add_usage(parser.usage, (), ())
         formatter.add_text(parser.description)
-        formatter.start_section("what matters most")
+        formatter.start_section("main options")
         formatter.add_arguments([*positional, *(of[name] for name in self._main)])
         formatter.end_section()
         n_flags = sum(bool(action.option_strings) for action in parser._actions)
@@ -313,10 +311,10 @@ class _Help(argparse.Action):
 
 
 class _Record(argparse.Action):
-    """Keep the value with the flag as it was written.
+    """Keep the value with the flag as written.
 
     Attributes:
-        values: legal words, where there are few.
+        values: legal words, if they are few.
     """
 
     def __init__(self, *args: Any, values: Sequence[str], **kwargs: Any) -> None:
@@ -333,7 +331,7 @@ class _Record(argparse.Action):
         namespace.values.append(Assignment(self.dest, values, option_string or to_flag(self.dest)))
 
 
-MOST_CHOICES = 6  # that fit beside the flag
+MOST_CHOICES = 6  # they fit beside the flag
 
 
 def _help(spec: Option, default: str) -> str:
@@ -344,7 +342,7 @@ def _help(spec: Option, default: str) -> str:
 
 
 def _words(spec: Option) -> Sequence[str]:
-    """The legal words of an option, where there are few."""
+    """Return the legal words of an option, if they are few."""
     return list(spec.kind.known()) if isinstance(spec.kind, Kind) else spec.choices
 
 

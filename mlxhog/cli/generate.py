@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError
@@ -37,7 +37,7 @@ _ESCAPES = {r"\n": "\n", r"\t": "\t", r"\\": "\\"}
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateConfig(Sampling):
+class GenerateConfig(Sampling, RunFolder):
     """Options of `mlxhog generate`."""
 
     prompt: str = option("", "text to continue; - reads standard input, @FILE a file")
@@ -46,21 +46,20 @@ class GenerateConfig(Sampling):
     )
     batch_size: int = option(16, "answers that are written at a time", low=1)
     prefill_chunk: int = option(2048, "tokens of a prompt that are read at a time", low=1)
-    backend: str = option("torch:cpu", "what computes", choices=BACKEND_WORDS)
+    backend: str = option("torch:cpu", "backend", choices=BACKEND_WORDS)
     weights: str = option(
         "float32",
-        "what the backend keeps in memory; 8bit and 4bit are for mlx backends",
+        "format of the weights in memory; 8bit and 4bit are for mlx backends",
         choices=("float32", "bfloat16", "8bit", "4bit"),
     )
     mode: str = option(
         "double_buffer",
-        "which weights of a run that trains: the copy it published last, the same one for the "
-        "whole answer, the whole model or each tensor between two updates, whatever is there, or "
-        "its newest checkpoint",
+        "weights of a run that trains: its last published copy, one such copy for the whole "
+        "answer, the model or each tensor between two updates, unsynchronised reads, or its "
+        "newest checkpoint",
         choices=MODES,
     )
     wait: float = wait_option()
-    out: str = option("runs", "folder that holds the runs")
 
 
 def run(arguments: list[str]) -> int:
@@ -125,7 +124,7 @@ def run(arguments: list[str]) -> int:
 
 
 class _Weights:
-    """Which weights each answer was written with."""
+    """The weights of each answer."""
 
     def __init__(self, model: "LanguageModel", answers: int) -> None:
         self._model, self._follower = model, model.follower
@@ -134,7 +133,7 @@ class _Weights:
         self._last = list(self._first)
 
     def follow(self, pieces: "Iterator[Piece]") -> "Iterator[Piece]":
-        """Note what each piece is computed with; let go of the weights after the last."""
+        """Record the weights of each piece; release them after the last."""
         with closing(self._model):
             for piece in pieces:
                 self._last[piece.row] = now = self._follower.loaded()
@@ -142,7 +141,7 @@ class _Weights:
                 yield piece
 
     def record(self, row: int) -> dict[str, Any]:
-        """What the JSON says of one answer."""
+        """Return the JSON of one answer's weights."""
         first, last = self._first[row], self._last[row]
         if first is None or last is None:
             return {}
@@ -159,7 +158,7 @@ class _Weights:
         return {"weights": weights}
 
     def lines(self) -> list[str]:
-        """What is said beside the text: of all answers at once where it is the same."""
+        """Return the lines about the weights; one line for all answers with the same."""
         source = self._follower.source
         rows = [
             f"weights of {source.whose}{self._versions(first, last)}"
@@ -171,7 +170,7 @@ class _Weights:
         return [*filter(None, [source.note]), *dict.fromkeys(rows)]
 
     def _versions(self, first: "Loaded", last: "Loaded") -> str:
-        """The versions of the first and the last token, and the age of the last while it trains."""
+        """Return the versions of the first and last token, and the age of the last in training."""
         if not self._follower.source.counts_updates:
             return ""
         text = f", version {first.version}"
@@ -191,7 +190,7 @@ def _prompts(config: GenerateConfig) -> list[str]:
 
 
 def _read_prompt(spec: str) -> str:
-    """Return the text that `--prompt` means: a text, - for standard input, or @FILE.
+    """Return the text of `--prompt`: a text, - for standard input, or @FILE.
 
     Raises:
         ConfigError: the file cannot be read, or is not UTF-8 text.
@@ -204,7 +203,7 @@ def _read_prompt(spec: str) -> str:
 
 
 def read_prompts(spec: str) -> list[str]:
-    """Return the prompts that `--prompt-file` means; lines of white space alone are none.
+    """Return the prompts of `--prompt-file`, without blank lines.
 
     Args:
         spec: a text file with a prompt per line; FILE.jsonl with objects {"prompt": TEXT}, whose
@@ -238,10 +237,10 @@ def _from_shell(flag: str, word: str) -> str:
 
 
 def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
-    r"""Return the texts that `--stop` means, in which \n, \t and \\ are escapes.
+    r"""Return the texts of `--stop`, in which \n, \t and \\ are escapes.
 
     Raises:
-        ConfigError: one is empty or not UTF-8 text, or they are too many or too long.
+        ConfigError: one is empty or not UTF-8 text, or there are too many or too long ones.
     """
     texts = [_from_shell("--stop", word) for word in words]
     return stop_strings(
@@ -265,7 +264,7 @@ def _from_json(where: str, line: str) -> str:
 def _read_input(what: str) -> str:
     try:
         text = sys.stdin.read()
-        text.encode()  # under some locales, bytes that are no UTF-8 come as halves of characters
+        text.encode()  # some locales decode bytes that are not UTF-8 to surrogates
         return text
     except UnicodeError as error:
         raise ConfigError(f"{what}: standard input is not UTF-8 text") from error
@@ -286,7 +285,7 @@ def _read_file(flag: str, path: Path) -> str:
 
 
 def _stream(prompt: str, pieces: "Iterator[Piece]") -> None:
-    """Write one answer as it comes. The prompt waits for it, so that an error stands alone."""
+    """Write one answer as it comes, after the prompt; an error before it writes neither."""
     waiting = prompt
     for piece in pieces:
         if text := waiting + piece.text:
@@ -296,7 +295,7 @@ def _stream(prompt: str, pieces: "Iterator[Piece]") -> None:
 
 
 def _write_in_order(prompts: Sequence[str], answers: "Answers", pieces: "Iterator[Piece]") -> None:
-    """Write every answer when it and those before it are whole, its number above it."""
+    """Write every answer with its number, as soon as it and those before it are complete."""
     written = 0
     for _ in pieces:
         while written < len(prompts) and answers.rows[written].finish_reason is not None:
@@ -327,7 +326,7 @@ def _rounded(number: float | None) -> float | None:
 
 
 def _write(text: str) -> None:
-    """Write text as it comes; only a pipe or a file gets control characters but newlines."""
+    """Write text as it comes; only a pipe or a file gets control characters."""
     stream = sys.stdout if sys.stdout.isatty() else verbatim(sys.stdout)
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "replace").decode(encoding))

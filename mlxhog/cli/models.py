@@ -8,9 +8,9 @@ from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import format_count
 
 ABOUT = """\
-List the architectures of the package, or print one as YAML with a comment for every field.
-What it prints is what `mlxhog train --model FILE` reads. A run takes its tokenizer's vocabulary, so
-parameters are those with the vocabulary shown."""
+List the architectures of the package, or print one as YAML with a comment for every field, for
+`mlxhog train --model FILE`. The numbers of parameters are those with the shown vocabulary; a run
+takes that of its tokenizer."""
 EXAMPLES = (
     "models",
     "models 10m > my.yaml",
@@ -23,7 +23,7 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("models", ABOUT, EXAMPLES, ("[NAME]",))
     flags.argument(
-        "name", nargs="?", help="a name, a YAML file, or a checkpoint; all names if none"
+        "name", nargs="?", help="a name, a YAML file, or a checkpoint; without it all names"
     )
     flags.argument(
         "--set",
@@ -59,7 +59,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _facts(name: str, changes: str = "") -> dict[str, Any]:
-    """What the list says of a model."""
+    """Return the facts of a model for the list."""
     from mlxhog.models import families, registry
 
     cfg = registry.load_architecture(name, changes)
@@ -74,7 +74,7 @@ def _facts(name: str, changes: str = "") -> dict[str, Any]:
 
 
 def _heading(name: str, facts: dict[str, Any], changes: str) -> str:
-    """The comments above a model's fields: its size, and what its own file says of it."""
+    """Return the comments above a model's fields: its size, and those of its file."""
     from mlxhog.models import registry
 
     changed = f" with {changes}" if changes else ""

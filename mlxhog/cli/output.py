@@ -1,4 +1,4 @@
-"""What commands have in common: JSON, tables, words that name a run, and an end by SIGTERM."""
+"""Output of commands: JSON, tables, the name of a run; and their end by SIGTERM."""
 
 import signal
 import sys
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 def print_json(value: object) -> None:
     """Print a value that may hold NumPy scalars and paths, as one line of JSON."""
-    from mlxhog.files import plain_json  # which imports NumPy
+    from mlxhog.files import plain_json  # it imports NumPy
 
     print(plain_json.dumps(value).decode())
 
 
 def print_sections(sections: "Iterable[Section]") -> None:
-    """Print tables and notes, in color on a terminal that has it."""
+    """Print tables and notes, with colors on a terminal that has them."""
     from mlxhog.report.table import show
     from mlxhog.report.views import may_redraw
 
@@ -32,13 +32,13 @@ def print_sections(sections: "Iterable[Section]") -> None:
 
 
 def run_word(directory: Path) -> str:
-    """The shortest word that names a run to every command, without `--out`.
+    """Return the shortest name of a run for every command, without `--out`.
 
     Args:
         directory: of the run, absolute.
 
     Returns:
-        Its name where it lies in the default folder of runs, its path otherwise; not quoted.
+        Its name if it is in the default folder of runs, else its path; not quoted.
     """
     if directory.parent == Path(RunFolder().out).absolute():
         return directory.name
@@ -47,13 +47,13 @@ def run_word(directory: Path) -> str:
 
 @contextmanager
 def ended_by_signal() -> Iterator[None]:
-    """Let SIGTERM end a block as Ctrl-C does, so that it leaves nothing behind."""
+    """Let SIGTERM end a block as Ctrl-C does, so that its cleanup runs."""
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what a signal does
+        yield  # only the main thread may set a handler
         return
     before = signal.signal(signal.SIGTERM, interrupt)
     try:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.report.metrics import number
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from mlxhog.report.record import RunRecord
 
 ABOUT = """\
-Draw the losses of runs in bits per byte: a line of the terminal each, all on one scale, and one
-picture as a PNG file. A run that is still training is drawn as far as it is."""
+Draw the losses of runs in bits per byte: a line of the terminal for each, on one scale, and one
+picture as a PNG file. A run in progress is drawn up to its last number."""
 EXAMPLES = (
     "plot latest",
     "plot sotu notes --to compared.png",
@@ -37,14 +37,13 @@ _ASCII = "_.-=+*#@"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlotConfig:
+class PlotConfig(RunFolder):
     """Options of `mlxhog plot`."""
 
     to: str | None = option(
         None, f"PNG file to write; {NAME} in the run's folder, or here for several", none="auto"
     )
     over: str = option("time", "horizontal axis of the curves", choices=("time", "steps", "tokens"))
-    out: str = option("runs", "folder that holds the runs")
 
 
 def run(arguments: list[str]) -> int:
@@ -86,7 +85,7 @@ def _default(records: "Sequence[RunRecord]") -> Path:
 
 
 def _lines(records: "Sequence[RunRecord]", width: int) -> list[str]:
-    """A line per run, all from the same bottom to the same top."""
+    """Return a line per run, all on one scale."""
     import numpy as np
 
     from mlxhog.report.table import cut
@@ -109,14 +108,14 @@ def _lines(records: "Sequence[RunRecord]", width: int) -> list[str]:
 def _sparkline(
     values: "NDArray[np.float64]", width: int, *, low: float, high: float, encoding: str | None
 ) -> str:
-    """Draw numbers in one line, a character for the mean of each part of them.
+    """Draw numbers in one line, with a character for the mean of each part.
 
     Args:
-        values: to draw; a part of nothing but gaps (NaN) is blank.
-        width: characters at most.
+        values: to draw; a part with only NaN is blank.
+        width: most characters.
         low: number at the bottom.
         high: number at the top.
-        encoding: of the stream that the line is for.
+        encoding: of the output stream.
 
     >>> import numpy as np
     >>> _sparkline(np.array([8.0, 4.0, 2.0, 1.0]), 4, low=1.0, high=8.0, encoding="utf-8")
@@ -144,7 +143,7 @@ def _writes(text: str, encoding: str | None) -> bool:
 
 
 def _ends(record: "RunRecord") -> str:
-    """The newest numbers of a run: of training, and of held-out text."""
+    """Return the newest losses of a run: of training, and of held-out text."""
     train, held_out = record.last("train_bits_per_byte"), record.last("val_bits_per_byte")
     return number(train) + ("" if held_out is None else f", held-out {number(held_out)}")
 

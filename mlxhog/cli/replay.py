@@ -1,20 +1,19 @@
-"""`mlxhog replay`: a recorded run again, bit for bit."""
+"""`mlxhog replay`: repeat a recorded run, bit for bit."""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
-from mlxhog.config.sources import resolve
 
 ABOUT = """\
-Do a recorded run again and compare it bit for bit: train --determinism record keeps a log of the
+Repeat a recorded run and compare it bit for bit. train --determinism record keeps a log of the
 order in which its lock-free workers read and wrote every stripe of the parameters, of their batches
-and step sizes, and of deaths. The replay starts the same workers, lets each access wait for its
-turn, and checks the weights that each step reads, the norm of each gradient, and the SHA-256 of
-weights and optimizer state at the end. Exit code 1: something differs; the first difference is
-named by worker, step and stripe."""
+and step sizes, and of deaths. The replay starts the same workers, delays each access until its
+turn, and checks the weights of each step, the norm of each gradient, and the SHA-256 of weights and
+optimizer state at the end. Exit code 1: they differ; the output names worker, step and stripe of
+the first difference."""
 EXAMPLES = (
     "replay latest",
     "replay runs/20260102-101500-sotu --json",
@@ -23,13 +22,12 @@ EXAMPLES = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReplayConfig:
+class ReplayConfig(RunFolder):
     """Options of `mlxhog replay`."""
 
     anyway: bool = option(
         False, "continue although versions or the processor differ from those of the run"
     )
-    out: str = option("runs", "folder that holds the runs")
 
 
 def run(arguments: list[str]) -> int:
@@ -38,9 +36,7 @@ def run(arguments: list[str]) -> int:
     flags.argument("run", metavar="RUN", help=RUN_HELP)
     flags.plugin()
     flags.argument("--json", action="store_true", help="end with one line of JSON")
-    flags.options(ReplayConfig)
-    parsed = flags.parse(arguments)
-    config = resolve(ReplayConfig, [parsed.values], parsed.problems)
+    parsed, config = flags.read(ReplayConfig, arguments)
     from mlxhog.checkpoint.run import find
     from mlxhog.training.replay import replay
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mlxhog.cli.flags import RUN_HELP, Flags
+from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.files.quantities import format_bytes
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 ABOUT = """\
 Write one HTML file about one run, or about several beside each other: result, machine, curves over
 time, samples and updates, staleness, workers over time, samples of text, what failed and recovered,
-configuration, and the commands that repeat it. The file needs no network. A run that is still
-training is reported as far as it is."""
+configuration, and the commands that repeat it. The file needs no network. A run in progress is
+reported up to its last number."""
 EXAMPLES = (
     "report latest",
     "report latest --to page.html --png figures",
@@ -29,14 +29,13 @@ NAME = "report.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class ReportConfig:
+class ReportConfig(RunFolder):
     """Options of `mlxhog report`."""
 
     to: str | None = option(
         None, f"file to write; {NAME} in the run's folder, or here for several", none="auto"
     )
-    png: str | None = option(None, "folder for the figures as PNG files, too", none="none")
-    out: str = option("runs", "folder that holds the runs")
+    png: str | None = option(None, "folder for the figures as PNG files", none="none")
 
 
 def run(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`mlxhog join`, `leave` and `stop`: ask a running run, from another terminal of the same user."""
+"""`mlxhog join`, `leave` and `stop`: requests to a run, from another terminal of the same user."""
 
 import json
 from collections.abc import Sequence
@@ -12,14 +12,13 @@ from mlxhog.errors import ConfigError, RunError
 
 
 @dataclass(frozen=True, kw_only=True)
-class JoinConfig:
+class JoinConfig(RunFolder):
     """Options of `mlxhog join`."""
 
     workers: str = option("1", "a number, or backends such as torch:cpu*2")
     threads: int | None = option(
         None, "threads of each; auto is the run's, or shares the cores", low=1, none="auto"
     )
-    out: str = option("runs", "folder that holds the runs")
 
 
 def join(arguments: list[str]) -> int:
@@ -38,7 +37,7 @@ def leave(arguments: list[str]) -> int:
     """Run `mlxhog leave`; returns its exit code."""
     flags = _flags(
         "leave",
-        "Let a worker of a running run finish its step and go, by default the last that joined.",
+        "Let a worker of a run finish its step and leave, by default the last that joined.",
         ("leave latest", "leave latest 3"),
         "[WORKER]",
     )
@@ -54,7 +53,7 @@ def stop(arguments: list[str]) -> int:
     """Run `mlxhog stop`; returns its exit code."""
     flags = _flags(
         "stop",
-        "End a running run as Ctrl-C does: it finishes its step and saves a checkpoint.",
+        "End a run as Ctrl-C does: it finishes its step and saves a checkpoint.",
         ("stop latest", "stop 20260102-101500-sotu --json"),
     )
     parsed, config = flags.read(RunFolder, arguments)
@@ -69,7 +68,7 @@ def _flags(command: str, about: str, examples: Sequence[str], *arguments: str) -
 
 
 def _ask(parsed: Parsed, out: str, request: str, **fields: Any) -> int:
-    """Send a request to the run that the command line names, and print its answer."""
+    """Send a request to the run of the command line, and print the answer."""
     from mlxhog.arena.requests import ask
     from mlxhog.checkpoint.run import find
 
@@ -77,7 +76,7 @@ def _ask(parsed: Parsed, out: str, request: str, **fields: Any) -> int:
     if run.is_starting():
         raise RunError(
             f"the run {run.name} is starting, and takes no request yet; try again when mlxhog runs "
-            "says that it trains, or end it with Ctrl-C in its terminal"
+            "shows that it trains, or end it with Ctrl-C in its terminal"
         )
     answer = ask(run.directory, request, **fields)
     if parsed.other.json:

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 
 ABOUT = """\
 List runs, the newest last: model, data, parameters, steps and time of training, held-out bits per
-byte, and when it was trained last. `mlxhog runs rm RUN...` removes runs."""
+byte, and the date of the last training. `mlxhog runs rm RUN...` removes runs."""
 EXAMPLES = ("runs", "runs --json", "runs rm 20260102-101500-sotu notes --yes")
 ABOUT_RM = """\
-Remove runs with everything they hold. A run that trains now is refused. If a name is wrong, nothing
-is removed; no run is ever half removed."""
+Remove runs with all their files. A run that trains is refused. If a name is wrong, no run is
+removed; no run is removed in part."""
 EXAMPLES_RM = ("runs rm 20260102-101500-sotu", "runs rm sotu notes --yes")
 RM_HELP = "a path, or a run's whole name, with date and time or without"
 
@@ -47,11 +47,11 @@ BAD = ("!", "ended badly: mlxhog show RUN says why")
 HEADER = ("  run", "model", "data", "params", "steps", "time", "bits/byte", "trained")
 _WORDS = 3  # of these columns, aligned to the left
 LEFT_OUT = ("trained", "params", "data", "model", "time")
-"""Columns that a narrow terminal has no room for, in the order in which they go."""
+"""Columns that are left out in a narrow terminal, in this order."""
 OF_PART = ("~", "of a part of the held-out text, the same in all evaluations: ")
 UNKNOWN = ("?", "of as much held-out text as there was time for, so not to be compared: ")
-"""Behind bits per byte that are not of all held-out text: the mark, and what its legend begins
-with. Runs of 0.2 and before did not say of which text their numbers are."""
+"""Marks of bits per byte that are not of all held-out text, and the begin of their legends. Runs of
+0.2 and before do not record the text of their numbers."""
 
 
 def run(arguments: list[str]) -> int:
@@ -61,7 +61,7 @@ def run(arguments: list[str]) -> int:
     if arguments and not arguments[0].startswith("-"):
         raise ConfigError(
             f"runs lists all runs and takes no {arguments[0]!r}; `mlxhog runs rm RUN` removes "
-            "one, `mlxhog show RUN` says what it was"
+            "one, `mlxhog show RUN` describes one"
         )
     flags = Flags("runs", ABOUT, EXAMPLES)
     flags.argument("--json", action="store_true", help="one JSON object per line")
@@ -80,9 +80,9 @@ def run(arguments: list[str]) -> int:
 
 
 def describe(run: "Run") -> dict[str, Any]:
-    """What a run's files say of it: its run.json, and what of a run that is not done stands beside.
+    """Return the facts of a run: of its run.json, and of other files if it is not done.
 
-    Anybody may have edited them, so no type is certain.
+    The files may have been edited, so no type is certain.
     """
     status = run.read_status()
     result = status.get("result")
@@ -103,14 +103,14 @@ def describe(run: "Run") -> dict[str, Any]:
 
 
 def _share(status: Mapping[str, Any], reached: Mapping[str, Any]) -> float | None:
-    """How much of the held-out text its number is of; None where that is not known."""
+    """Return the share of the held-out text in its number; None if unknown."""
     part = status.get("held_out")
     share = _number(part if isinstance(part, dict) else reached, "share")
     return _number(reached, "val_share") or None if share is None else share
 
 
 def _newest(run: "Run") -> dict[str, Any] | None:
-    """The last line of its metrics."""
+    """Return the last line of its metrics."""
     if not run.metrics_path.exists():
         return None
     from mlxhog.report.follow import newest_line
@@ -119,7 +119,7 @@ def _newest(run: "Run") -> dict[str, Any] | None:
 
 
 def _of_config(run: "Run", status: Mapping[str, Any]) -> dict[str, Any]:
-    """Model and data of a run whose run.json does not say them, as those of old do not."""
+    """Return model and data of a run, if its run.json is an old one without them."""
     if "model" in status:
         return {}
     from mlxhog.config.sources import read_yaml
@@ -132,7 +132,7 @@ def _of_config(run: "Run", status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _last_change(run: "Run") -> float:
-    """When something was last recorded of a run, in seconds since 1970."""
+    """Return the time of the last record of a run, in seconds since 1970."""
     times = [0.0]
     for path in (run.metrics_path, run.directory / "run.json"):
         try:
@@ -154,9 +154,9 @@ def _table(records: Sequence[Mapping[str, Any]], width: int) -> str:
 
 
 def _lines(rows: Sequence[Sequence[str]], width: int) -> list[str]:
-    """The lines of the table with as many columns as fit; no value is cut.
+    """Return the lines of the table with the columns that fit; no value is cut.
 
-    Where the names of runs leave no room for numbers, these stand below them.
+    If the names of runs leave no room for numbers, these are below the names.
     """
     from mlxhog.report.table import aligned
 
@@ -175,7 +175,7 @@ def _lines(rows: Sequence[Sequence[str]], width: int) -> list[str]:
 
 
 def _mark(record: Mapping[str, Any]) -> tuple[str, str]:
-    """The mark of a run in the table, and what it says."""
+    """Return the mark of a run in the table, and its meaning."""
     status = _text(record, "status")
     if status == "interrupted" and not record["resumable"]:
         return EARLY
@@ -197,7 +197,7 @@ def _row(record: Mapping[str, Any], mark: tuple[str, str]) -> tuple[str, ...]:
 
 
 def _data(record: Mapping[str, Any]) -> str:
-    """Its data, in a word."""
+    """Return its data, in a word."""
     from mlxhog.checkpoint.creation import default_name
 
     data = record.get("data")
@@ -205,16 +205,16 @@ def _data(record: Mapping[str, Any]) -> str:
 
 
 def _text_mark(record: Mapping[str, Any]) -> tuple[str, str]:
-    """The mark of how much held-out text a number is of, and its legend."""
+    """Return the mark of the amount of held-out text in a number, and its legend."""
     if record["share"] == 1.0:
         return " ", ""
     return OF_PART if isinstance(record.get("held_out"), dict) else UNKNOWN
 
 
 def _texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The legend of the marks: one line each.
+    """Return the legend of the marks, one line each.
 
-    It names the text of most runs on the same data, and the runs that have another one.
+    It has the text of most runs on the same data, and the runs with another one.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
     unknown = list[str]()
@@ -239,7 +239,7 @@ def _texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _emulated(records: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A line for each run that Metal source on the CPU has a part in."""
+    """Return a line for each run with steps from Metal source on the CPU."""
     lines = []
     for record in records:
         metal = label(_text(record, "gpu_write", "cpu"), _text(record, "kernels", "native"))
@@ -249,7 +249,7 @@ def _emulated(records: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _text(record: Mapping[str, Any], name: str, otherwise: str = "-") -> str:
-    """A field of a run.json, which anybody may have edited, as text for the table."""
+    """Return a field of a run.json, which may have been edited, as text for the table."""
     value = record.get(name, otherwise)
     if value is None:
         return otherwise
@@ -301,7 +301,7 @@ def _agrees(runs: "Sequence[Run]", sizes: Sequence[int]) -> bool:
     """Ask on the terminal.
 
     Raises:
-        ConfigError: there is none.
+        ConfigError: there is no terminal.
     """
     names = [f"{run.name} ({format_bytes(size)})" for run, size in zip(runs, sizes, strict=True)]
     if not sys.stdin.isatty():
@@ -312,11 +312,11 @@ def _agrees(runs: "Sequence[Run]", sizes: Sequence[int]) -> bool:
 
 
 def _bytes_in(folder: Path) -> int:
-    """Bytes of all files of a folder, links not followed."""
+    """Return the bytes of all files of a folder, without links."""
     total = 0
     for path in folder.rglob("*"):
         try:
             total += 0 if path.is_dir() else path.lstat().st_size
         except OSError:
-            continue  # gone meanwhile
+            continue  # just removed
     return total

@@ -25,7 +25,7 @@ def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags(
         "serve",
-        "Serve a model to clients of OpenAI's interface; a run that trains with its newest "
+        "Serve a model to clients of OpenAI's interface; a run in progress with its newest "
         "weights.",
         EXAMPLES,
         (MODEL,),

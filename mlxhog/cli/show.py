@@ -1,4 +1,4 @@
-"""`mlxhog show`: what a run was, in a dozen lines."""
+"""`mlxhog show`: a run in a dozen lines."""
 
 import json
 import shlex
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from mlxhog.report.record import RunRecord
 
 ABOUT = """\
-Say what a run was: model, data, options that differ from the defaults, workers, where it was
-resumed, its checkpoints, how they are loaded, and its last numbers."""
+Show a run: model, data, options that differ from the defaults, workers, steps at which it was
+resumed, its checkpoints, how to load them, and its last numbers."""
 EXAMPLES = ("show latest", "show sotu --json")
 
 
@@ -45,7 +45,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _facts(record: "RunRecord") -> dict[str, Any]:
-    """Everything that is said, as JSON types."""
+    """Return the facts of a run as JSON types."""
     from mlxhog.models import families
 
     run, status, model = record.run, record.status, _architecture(record.run)
@@ -117,14 +117,14 @@ def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[st
 
 
 def _held_out(record: "RunRecord", bits: str) -> list[str]:
-    """Its number with the amount of held-out text, and the larger score at its end."""
+    """Return its score with the amount of held-out text, and the larger score at its end."""
     text, larger = record.evaluated_text, record.larger_score
     score = f"{bits} bits per byte" + (f" ({text})" if text else "")
     return [score] if larger is None else [score, f"{number(larger[0])} ({larger[1]})"]
 
 
 def _ways(run: "Run", facts: Mapping[str, Any]) -> list[str]:
-    """How its newest checkpoint is loaded, in words; nothing before there is one."""
+    """Return the ways to load its newest checkpoint, in words; [] without one."""
     if facts["load"] is None:
         return []
     ways = [f"mlxhog.load({run_word(run.directory)!r})"]
@@ -145,13 +145,13 @@ def _next(record: "RunRecord") -> list[str]:
         return [f"next: mlxhog watch {name}"]
     config = shlex.quote(str(path_from_here(record.run.config_path)))
     train = f"--resume {name} --time 10m"
-    if not record.run.has_checkpoint():  # which `--resume` would refuse
+    if not record.run.has_checkpoint():  # `--resume` would refuse it
         train = f"--config {config}  # begins again: it has no checkpoint"
     return [f"next: mlxhog plot {name}", f"      mlxhog train {train}"]
 
 
 def _architecture(run: "Run") -> "ModelConfig | None":
-    """Its model, which runs of old keep elsewhere; None where it cannot be read."""
+    """Return its model, which old runs keep in another place; None if it cannot be read."""
     from mlxhog.checkpoint.formats.opening import read_config
     from mlxhog.models import families
 
@@ -163,7 +163,7 @@ def _architecture(run: "Run") -> "ModelConfig | None":
 
 
 def _checkpoints(run: "Run") -> list[str]:
-    """Names of its checkpoints, the oldest first; the newest is marked."""
+    """Return the names of its checkpoints, the oldest first; the newest is marked."""
     from mlxhog.checkpoint import manifest
 
     names = [path.name for path in manifest.by_age(run.checkpoints)]
@@ -171,7 +171,7 @@ def _checkpoints(run: "Run") -> list[str]:
 
 
 def _load(run: "Run", model: "ModelConfig | None") -> str | None:
-    """How its newest checkpoint is loaded from Python; None before there is one."""
+    """Return the Python call that loads its newest checkpoint; None without one."""
     from mlxhog.models.mad import MADConfig
     from mlxhog.models.xlstm_large import XLSTMLargeConfig
 

@@ -1,4 +1,4 @@
-"""`mlxhog simulate`: what each strategy would do with workers like these."""
+"""`mlxhog simulate`: pace and staleness of each strategy with given workers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from mlxhog.theory.simulator.workers import Worker
 
 ABOUT = """\
-What would each strategy do with workers like these? Simulates them, event by event, without
-training anything: gradients per second, staleness, and how long workers wait for each other. Times
-of gradients are constant, exponential, log-normal, Pareto or in slow and fast spells; some workers
-may be slower, die and come back, or join later. With --run the times are those that a run recorded.
-With --objective a small problem is trained, too, whose minimum is known."""
+Simulate the strategies with given workers, event by event, without training: gradients per second,
+staleness, and the waiting times of workers. Times of gradients are constant, exponential,
+log-normal, Pareto, or alternate between slow and fast; some workers may be slower, die and return,
+or join later. With --run the times are those of a recorded run. With --objective a small problem
+with a known minimum is trained."""
 EXAMPLES = (
     "simulate --workers 16 --slow 1=10",
     "simulate --workers 8 --times exponential:1s:2s --sync-time 100ms",
@@ -36,7 +36,7 @@ MAIN = (
 )  # fmt: skip
 
 RECORDED = ("workers", "times", "read", "apply")
-"""Options that --run answers."""
+"""Options that --run sets."""
 
 
 def run(arguments: list[str]) -> int:
@@ -67,7 +67,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _refuse_recorded(values: Sequence[Assignment]) -> None:
-    """Refuse options that a run answers.
+    """Refuse options that `--run` sets.
 
     Raises:
         ConfigError: there is one.
@@ -75,19 +75,19 @@ def _refuse_recorded(values: Sequence[Assignment]) -> None:
     for value in values:
         if value.name in RECORDED:
             raise ConfigError(
-                f"{value.origin} contradicts --run, which takes {', '.join(RECORDED)} from what "
-                f"was recorded; leave one of them out (--slow and --kill go with --run)"
+                f"{value.origin} contradicts --run, which takes {', '.join(RECORDED)} from the "
+                "recorded run; leave one of them out (--slow and --kill are possible with --run)"
             )
 
 
 def _workers_of_run(spec: str, root: Path) -> list[Worker]:
-    """The workers of a run, each with the times of its newest steps.
+    """Return the workers of a run, each with the times of its newest steps.
 
-    These times are as long as they were beside the other workers of the run, so a machine that
-    simulates them needs no limit of cores.
+    These times include the slowdown by the other workers of the run, so a simulation needs no limit
+    of cores.
 
     Args:
-        spec: the run: its path, its name, or latest.
+        spec: path or name of the run, or latest.
         root: the folder of runs.
 
     Raises:

@@ -68,7 +68,7 @@ def run(arguments: list[str]) -> int:
 
 
 def flags() -> Flags:
-    """Every flag of the command."""
+    """Return the flags of the command."""
     flags = Flags("train", ABOUT, EXAMPLES, main=MAIN)
     flags.argument("-c", "--config", metavar="FILE", help="YAML file with the names below as keys")
     flags.plugin()
@@ -83,7 +83,7 @@ def configuration(parsed: Parsed) -> TrainConfig:
     """Merge defaults, the resumed run, the YAML file and the flags.
 
     Raises:
-        ConfigError: everything that is wrong in any of them.
+        ConfigError: every problem of any of them.
         RunError: there is no such run to resume.
     """
     problems = list(parsed.problems)
@@ -99,7 +99,7 @@ def configuration(parsed: Parsed) -> TrainConfig:
 
 
 def summary(result: "Result") -> str:
-    """Say how a run ended, where it is, and what to type next."""
+    """Return the end of a run, its folder, and the next commands."""
     bits, run = result.val_bits_per_byte, shlex.quote(str(path_from_here(Path(result.run))))
     lines = [
         f"{result.status}: {result.steps:,} steps, {format_count(result.tokens)} tokens in "
@@ -113,7 +113,7 @@ def summary(result: "Result") -> str:
             f"batches torn {result.torn}"
         )
     if shown := label(result.gpu_write, result.kernels):
-        note = ": Metal source ran on the CPU, which tells nothing of a GPU's speed"
+        note = ": Metal source ran on the CPU, which is no measure of a GPU's speed"
         lines.append(shown + note * is_emulated(result.gpu_write, result.kernels))
     elif result.emulated_before:
         lines.append("earlier steps of this run came from Metal source on the CPU")
@@ -124,7 +124,7 @@ def summary(result: "Result") -> str:
         lines.append(f"the last steps are in no checkpoint: {result.error}")
     if result.checkpoint is None:
         return "\n".join([*lines, "no checkpoint was saved by this command"])
-    more = " --time 10m" * (result.status == "done")  # it has used up its budget
+    more = " --time 10m" * (result.status == "done")  # its budget is used up
     return "\n".join(
         [
             *lines,
@@ -135,7 +135,7 @@ def summary(result: "Result") -> str:
 
 
 def _held_out(result: "Result") -> str:
-    """Say what the held-out text showed, and of how much of it."""
+    """Return the scores of the held-out text, and the share of it."""
     share, bits, final = result.val_share, result.val_bits_per_byte, result.final_bits_per_byte
     if bits is None:
         return "no time was left to evaluate it"

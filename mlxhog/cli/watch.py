@@ -1,4 +1,4 @@
-"""`mlxhog watch`: the live table of a run that another terminal trains."""
+"""`mlxhog watch`: the live table of a run in another terminal."""
 
 import json
 import sys
@@ -13,9 +13,9 @@ from mlxhog.report.plain import observer
 from mlxhog.report.views import Observer
 
 ABOUT = """\
-Show the table of `mlxhog train` for a run that another terminal trains; in a pipe, its lines. The
-command reads the run's files, and its shared memory without the right to write, so it disturbs no
-worker. It ends with the run and prints how the run ended. Ctrl-C ends the command, not the run."""
+Show the table of `mlxhog train` for a run in another terminal; in a pipe, its lines. The command
+reads the run's files, and its shared memory without the right to write, so it disturbs no worker.
+It ends with the run and prints the result. Ctrl-C ends the command, not the run."""
 EXAMPLES = (
     "watch latest",
     "watch runs/20260102-101500-sotu",
@@ -54,14 +54,14 @@ def run(arguments: list[str]) -> int:
             if not (parsed.other.json or parsed.other.quiet):
                 print(follower.ending())
     except KeyboardInterrupt:
-        goes_on = "the run goes on" if watched.is_locked() else "the run has ended"
-        print(f"no longer watched; {goes_on}: mlxhog watch {watched.directory}", file=sys.stderr)
+        state = "the run continues" if watched.is_locked() else "the run has ended"
+        print(f"no longer watched; {state}: mlxhog watch {watched.directory}", file=sys.stderr)
         return INTERRUPTED
     return 0
 
 
 class JsonLines:
-    """Prints every state that differs from the one before, as one line of JSON."""
+    """Prints every new state as one line of JSON."""
 
     def __init__(self) -> None:
         self._printed = ""

@@ -1,4 +1,4 @@
-"""Options of `mlxhog mad`: how a candidate is trained and scored, and how a study is executed."""
+"""Options of `mlxhog mad`: training and scoring of a candidate, and execution of a study."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """One way to train and score: that of the benchmark with its fixes.
+    """Training and scoring of a candidate: by default those of the benchmark, with fixes.
 
-    Every fix has a switch back, so that numbers of the reference (athms/mad-lab) can be compared.
+    A switch undoes each fix, for comparison with numbers of the reference (athms/mad-lab).
 
     Raises:
         ConfigError: naming every wrong value at once.
@@ -33,8 +33,8 @@ class Protocol:
     clip: float = option(0.0, "largest gradient norm; 0 switches clipping off", low=0)
     schedule: str = option(
         "cosine",
-        "step size over the run: to lr-floor, stepped every epoch; as the reference's code runs; "
-        "the 1/k rule of Hogwild, in stages; or 1/k itself",
+        "step size over the run: falling to lr-floor, stepped every epoch; constant, as in the "
+        "reference's code; the 1/k rule of Hogwild, in stages; or 1/k itself",
         choices=("cosine", "constant", *FALLING),
     )
     lr_floor: float = option(1e-6, "cosine: step size at the end", low=0)
@@ -59,28 +59,28 @@ class Protocol:
     epochs: int | None = option(None, "end after this many passes over the training rows", low=1)
     eval_every: int | None = option(
         None,
-        "steps between evaluations; an epoch, but at least 25 steps, where none is given",
+        "steps between evaluations; by default an epoch, but at least 25 steps",
         low=1,
     )
     stop_accuracy: float = option(
         0.999,
-        "end as soon as acc_token of the rows that decide reaches this; above 1 is never",
+        "end as soon as acc_token of the selecting rows reaches this; above 1 is never",
         above=0,
     )
     patience: int | None = option(
-        None, "end after this many evaluations without a better one", low=1, none="off"
+        None, "end after this many evaluations without an improvement", low=1, none="off"
     )
     labels: str = option(
         "dense",
-        "recall tasks train on every position, or on those that are scored",
+        "recall tasks train on every position, or on the scored ones",
         choices=("dense", "scored"),
     )
     select: str = option(
-        "test", "rows whose accuracy decides between runs", choices=("test", "val")
+        "test", "rows whose accuracy selects between runs", choices=("test", "val")
     )
-    wd_all: bool = option(False, "compat: decay norms, biases and embeddings, too")
+    wd_all: bool = option(False, "compat: also decay norms, biases and embeddings")
     fuzzy_compat: bool = option(
-        False, "compat: fuzzy recall may end with a query that cannot be answered"
+        False, "compat: fuzzy recall may end with a query without an answer"
     )
 
     def __post_init__(self) -> None:
@@ -99,7 +99,7 @@ class Protocol:
     def unused(self) -> list[str]:
         """Options without effect, each with the way out.
 
-        They are refused where somebody types them; a study keeps the protocol it began with.
+        They are refused on the command line; a study keeps the protocol of its begin.
         """
         own = options(type(self))
         owners = {
@@ -120,7 +120,7 @@ class Protocol:
         ]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; those of back-off only where the schedule has them."""
+        """Return plain values; those of back-off only if the schedule has them."""
         values = asdict(self)
         if self.schedule not in FALLING:
             values = {name: v for name, v in values.items() if not name.startswith("backoff_")}
@@ -128,61 +128,34 @@ class Protocol:
 
 
 WORKER_OPTIONS: Final = (
-    "strategy",
-    "predict",
-    "async_after",
-    "average_every",
-    "local_after",
-    "local_work",
-    "inner_state",
-    "prox_mu",
-    "prox",
-    "replicas",
-    "outer_lr",
-    "outer_momentum",
-    "moments",
-    "staleness_lr",
-    "delay_compensation",
-    "delay_feedback",
-    "rescale_by_speed",
-    "lock_scope",
-    "slack",
-    "backup_workers",
-    "read",
-    "write",
-    "gpu_write",
-    "kernels",
-    "force",
-    "restarts",
-    "heartbeat_timeout_s",
-    "max_nonfinite",
-    "on_torn",
-)
-"""Options of `mlxhog train` that say how the workers of one candidate train together.
-
-With one worker there is nothing to choose: every strategy is the same then.
-"""
+    "strategy", "predict", "async_after", "average_every", "local_after", "local_work",
+    "inner_state", "prox_mu", "prox", "replicas", "outer_lr", "outer_momentum", "moments",
+    "staleness_lr", "delay_compensation", "delay_feedback", "rescale_by_speed", "lock_scope",
+    "slack", "backup_workers", "read", "write", "gpu_write", "kernels", "force", "restarts",
+    "heartbeat_timeout_s", "max_nonfinite", "on_torn",
+)  # fmt: skip
+"""Options of `mlxhog train` for several workers of one candidate; with one they have no effect."""
 
 
-_GROUP = "how it is executed; may be another the next time"
+_GROUP = "execution; it may change from session to session"
 GPU_CANDIDATES = 2
-"""At once on one GPU, where nothing else is asked for: one computes while the other prepares."""
+"""Default number at once on one GPU: one computes while the other prepares."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExecutionConfig:
-    """How a session of a study is executed; none of it changes the results.
+    """Execution of a session of a study; no option changes the results.
 
     Raises:
         ConfigError: naming every wrong value at once.
     """
 
     parallel: int | None = option(
-        None, "candidates at once; auto: a core for each, one left free", low=1, none="auto",
+        None, "candidates at once; auto: a core for each, and one free core", low=1, none="auto",
         group=_GROUP,
     )  # fmt: skip
     executor: str = option(
-        "local", "who runs them: processes of this command, or Ray (extra [ray])",
+        "local", "processes of this command, or Ray (extra [ray])",
         choices=("local", "ray"), group=_GROUP,
     )  # fmt: skip
     ray_address: str | None = option(
@@ -190,14 +163,16 @@ class ExecutionConfig:
         group=_GROUP,
     )  # fmt: skip
     budget: str | None = option(
-        None, "begin no run after so many runs (40) or so much time (2h) of the whole study",
+        None, "begin no run after this number of runs (40) or time (2h) of the whole study",
         group=_GROUP,
     )  # fmt: skip
     memory_limit: str | None = option(
-        None, "a run whose process needs more memory, such as 2GB, has failed", group=_GROUP
+        None,
+        "most memory of a run, such as 2GB; one that needs more has failed",
+        group=_GROUP,
     )
     silence: float = option(
-        300.0, "a run that gives no sign of life for so long has failed", unit="s", above=0,
+        300.0, "a run without a sign of life for this time has failed", unit="s", above=0,
         group=_GROUP,
     )  # fmt: skip
     out: str = option("studies", "folder that holds the studies", group=_GROUP)
@@ -231,7 +206,7 @@ class ExecutionConfig:
             raise ConfigError(f"--memory-limit is {self.memory_limit!r}; {error}") from error
 
     def resolve_parallel(self, study: Study, machine: Machine) -> int:
-        """Return how many candidates of a study run at once."""
+        """Return the number of candidates that run at once."""
         if self.parallel is not None:
             return self.parallel
         if any(backend in GPU_BACKENDS for backend in study.workers.split(",")):
@@ -241,9 +216,9 @@ class ExecutionConfig:
 
 @dataclass(frozen=True)
 class Limit:
-    """No run begins after so many runs, or so many seconds, of the whole study.
+    """The number of runs, or of seconds, of the whole study after which no run begins.
 
-    Earlier sessions count: a study that was killed and resumed ends where it would have ended.
+    Earlier sessions count, so a study ends at the same point with and without interruptions.
     """
 
     runs: int | None = None
@@ -268,7 +243,7 @@ class Limit:
             limit = cls(runs=0)
         if (limit.runs is not None and limit.runs < 1) or limit.seconds == 0:
             raise ConfigError(
-                f"--budget is {text!r}; wanted a number of runs such as 40, or a time such as 2h"
+                f"--budget is {text!r}; give a number of runs such as 40, or a time such as 2h"
             )
         return limit
 

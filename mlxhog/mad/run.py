@@ -19,7 +19,7 @@ from mlxhog.models.mad.layers import at_width, to_dict
 
 version = cache(metadata.version)  # which reads a file
 FILES = "extensions"
-"""Key of the user's files in records and keys of runs, as in mlxhog 0.2."""
+"""Key of the user's files in records and in the keys of runs, as in mlxhog 0.2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,15 +28,15 @@ class RunConfig:
 
     Attributes:
         task: full name, such as "in-context-recall".
-        settings: every setting of the task, spelt out.
+        settings: every setting of the task.
         layers: the flat list.
         dim: width d.
         position: positional embedding, one of `models.mad.config.POSITIONS`.
-        protocol: how it is trained and scored.
+        protocol: of training and scoring.
         seed: of the data, the initial values and the order of batches.
         workers: backends of its workers, such as "torch:cpu" or "mlx:cpu,torch:cpu".
         threads: of each worker.
-        plugins: files of the user that a task or a layer may come from.
+        plugins: the user's files of tasks and layers.
     """
 
     task: str
@@ -51,7 +51,7 @@ class RunConfig:
     plugins: tuple[Plugin, ...] = ()
 
     def __post_init__(self) -> None:
-        """Spell out the numbers of layers that follow from the width."""
+        """Set the numbers of layers that follow from the width."""
         object.__setattr__(self, "layers", at_width(self.layers, self.dim))
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,9 +71,9 @@ class RunConfig:
         }
 
     def key(self) -> str:
-        """Return 16 hexadecimal digits that change with every number and with the code's version.
+        """Return 16 hexadecimal digits, a hash of every number and of the code's version.
 
-        Where and beside what a run is executed is no part of it; nor is where a plugin lies.
+        Neither the execution of a run nor the place of a plugin changes it.
         """
         values = self.to_dict()
         if self.plugins:
@@ -83,7 +83,7 @@ class RunConfig:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def shape(self) -> str:
-        """Return what runs share that do the same operations: all but seed, lr and decay."""
+        """Return the common part of runs with the same operations: all but seed, lr and decay."""
         values = self.to_dict()
         del values["seed"], values["protocol"]["lr"], values["protocol"]["weight_decay"]
         return json.dumps(values, sort_keys=True)
@@ -94,7 +94,7 @@ STATUSES = ("done", "diverged", "pruned", "failed", "interrupted")
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """One evaluation on the way."""
+    """One evaluation of a run."""
 
     step: int
     seconds: float
@@ -112,13 +112,13 @@ class RunResult:
         steps: taken.
         seconds: from the first step to the last evaluation.
         loss: mean training loss in nats since the evaluation before the last.
-        acc_token: share of the scored test positions that are right.
-        acc_macro: mean recall over classes, see `tasks.dataset`; the score is made of it.
-        val_token: as acc_token, of the validation rows; None where there are none.
+        acc_token: share of the scored test positions with the right prediction.
+        acc_macro: mean recall over classes, see `tasks.dataset`; the base of the score.
+        val_token: as acc_token, of the validation rows; None without them.
         val_macro: likewise.
-        ceiling: the best accuracy that is possible on these rows, where it is below 1.
+        ceiling: the best possible accuracy on these rows.
         curve: every evaluation.
-        reason: why it failed, else "".
+        reason: of the failure, else "".
     """
 
     status: str
@@ -135,7 +135,7 @@ class RunResult:
 
 
 def failed(reason: str, *, seconds: float) -> RunResult:
-    """Return the result of a run that came to no end of its own."""
+    """Return the result of a run that failed."""
     return RunResult(
         status="failed",
         steps=0,
@@ -148,18 +148,18 @@ def failed(reason: str, *, seconds: float) -> RunResult:
 
 
 class Callbacks:
-    """Calls made by the process that trains, between two steps; these let it go on to its end."""
+    """Calls of the process that trains, between two steps; these do nothing."""
 
     def beat(self) -> None:
-        """Show a sign of life; called at least once per step.
+        """Give a sign of life; called at least once per step.
 
-        It may raise KeyboardInterrupt: once to end the run after one more evaluation, and again to
-        leave at once.
+        It may raise KeyboardInterrupt: the first one ends the run after one more evaluation, the
+        second one at once.
         """
 
     def point(self, point: Point) -> None:
         """Take an evaluation, in the order of steps."""
 
     def should_prune(self, point: Point) -> bool:
-        """Return whether to end the run early; called at rungs only, after `point`."""
+        """Whether to end the run early; called at rungs only, after `point`."""
         return False

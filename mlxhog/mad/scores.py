@@ -1,4 +1,4 @@
-"""From the runs of a study to the scores of its candidates.
+"""The scores of the candidates of a study, from its runs.
 
 One seed of a candidate scores
 
@@ -6,9 +6,9 @@ One seed of a candidate scores
     task    = mean over the settings of the task
     score   = mean over the tasks
 
-and a candidate the mean over its seeds, with a 95 % t-interval where there are two or more. A run
-that diverged or failed scores 0 and is counted; the reference drops it before the best is taken,
-and with it every setting on which an architecture always diverges.
+and a candidate the mean over its seeds, with a 95 % t-interval for two or more. A run that diverged
+or failed scores 0 and is counted; the reference drops it before it takes the best, and so drops
+every setting on which an architecture always diverges.
 
 Source: Poli et al. 2024, arXiv:2403.17844; athms/mad-lab.
 """
@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
@@ -25,19 +25,19 @@ import numpy as np
 
 from mlxhog.errors import StudyError
 from mlxhog.mad.search.budget import params
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.suites import Suite
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import make
 
 Select = Literal["test", "val"]
 LOST = ("diverged", "failed")
-"""Ends of a run whose accuracy is 0, whatever it had reached."""
+"""Statuses of a run whose accuracy counts as 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """Where a run stands among those of its candidate.
+    """The place of a run among those of its candidate.
 
     Attributes:
         task: full name.
@@ -52,27 +52,8 @@ class Cell:
     point: int
 
 
-@dataclass(frozen=True, kw_only=True)
-class BestRun(Cell):
-    """The best optimiser point of one seed on one setting.
-
-    Attributes:
-        run: at that point.
-        acc_macro: of the test rows; 0 where every point was lost.
-        acc_token: share of the scored test positions that are right, of the same run.
-        val_macro: as acc_macro, of the validation rows; None where there are none.
-        ceiling: the best accuracy that is possible.
-    """
-
-    run: Record
-    acc_macro: float
-    acc_token: float
-    val_macro: float | None
-    ceiling: float
-
-
 def cells(suite: Suite, seeds: Sequence[int]) -> list[Cell]:
-    """Return every run that a candidate needs, by seed, setting and point."""
+    """Return every run of a candidate, by seed, setting and point."""
     return [
         Cell(task=setting.task, label=setting.label, seed=seed, point=point)
         for seed in seeds
@@ -81,82 +62,78 @@ def cells(suite: Suite, seeds: Sequence[int]) -> list[Cell]:
     ]
 
 
-def by_cell(records: Iterable[Record], suite: Suite) -> dict[str, dict[Cell, Record]]:
-    """Return every candidate's runs by their places; the last one where there are several.
+def by_cell(records: Iterable[StudyRecord], suite: Suite) -> dict[str, dict[Cell, StudyRecord]]:
+    """Return every candidate's runs by their places; of several runs the last.
 
-    Runs whose setting or point is not of the suite are left out.
+    Runs whose setting or point is not of the suite are absent.
     """
     labels = {(setting.task, setting.label) for setting in suite.settings}
-    by_candidate: dict[str, dict[Cell, Record]] = {}
+    by_candidate: dict[str, dict[Cell, StudyRecord]] = {}
     for run in records:
-        task, protocol = run.config["task"], run.config["protocol"]
+        protocol = run.config["protocol"]
         for number, point in enumerate(suite.points):
             fits = all(protocol[name] == value for name, value in point.items())
-            if fits and (task, run.label) in labels:
-                cell = Cell(task=task, label=run.label, seed=run.config["seed"], point=number)
+            if fits and (run.task, run.label) in labels:
+                cell = Cell(task=run.task, label=run.label, seed=run.seed, point=number)
                 by_candidate.setdefault(run.candidate, {})[cell] = run
     return by_candidate
 
 
-def best_points(runs: Mapping[Cell, Record], select: Select) -> list[BestRun]:
-    """Return the best point of every seed and setting that has a run; the first of equal ones.
+def best_points(runs: Iterable[StudyRecord], select: Select) -> list[StudyRecord]:
+    """Return the best run of every seed and setting; the first of equal ones.
+
+    Accuracies of lost runs are 0.
 
     Raises:
         StudyError: `select` is "val", and a run has no accuracy on validation rows.
     """
-    best_of: dict[tuple[str, str, int], tuple[float, BestRun]] = {}
-    for cell, run in runs.items():
-        lost = run.status in LOST
-        value = 0.0 if lost else run.acc_macro if select == "test" else run.val_macro
+    best_of: dict[tuple[str, str, int], tuple[float, StudyRecord]] = {}
+    for run in runs:
+        value = run.acc_macro if select == "test" else run.val_macro
+        if run.status in LOST:
+            val = None if run.val_macro is None else 0.0
+            value, run = 0.0, replace(run, acc_macro=0.0, acc_token=0.0, val_macro=val)
         if value is None:
             raise StudyError(
-                f"{run.candidate} on {cell.task} ({cell.label}) has no accuracy on validation "
-                "rows to choose by; select by test, or run the study with --select val"
+                f"{run.candidate} on {run.task} ({run.label}) has no accuracy on validation "
+                "rows to select by; select by test, or run the study with --select val"
             )
-        at = (cell.task, cell.label, cell.seed)
+        at = (run.task, run.label, run.seed)
         if at not in best_of or value > best_of[at][0]:
-            one = BestRun(
-                **vars(cell),
-                run=run,
-                acc_macro=0.0 if lost else run.acc_macro,
-                acc_token=0.0 if lost else run.acc_token,
-                val_macro=0.0 if lost and run.val_macro is not None else run.val_macro,
-                ceiling=run.ceiling,
-            )
-            best_of[at] = (value, one)
-    return [one for _, one in best_of.values()]
+            best_of[at] = (value, run)
+    return [run for _, run in best_of.values()]
 
 
 UNFINISHED = ("partial", "pruned")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class CandidateScore:
     """The score of one candidate.
 
     Attributes:
         candidate: canonical string.
         layers: one string per layer.
-        score: in [0, 1], of the test rows: mean over the seeds that have all their runs, or over
-            what there is while none has.
-        interval: the score is `score +- interval` at 95 % (Student's t over the seeds); None
-            with fewer than two that have all their runs.
-        val_score: as score, of the validation rows, of the same runs; None where there are none.
-        seeds: seed -> score, of the seeds that the score is made of.
+        score: in [0, 1], of the test rows: mean over the complete seeds, or over all runs while
+            no seed is complete.
+        interval: half width of the 95 % interval of the score (Student's t over the seeds); None
+            with fewer than two complete seeds.
+        val_score: as score, of the validation rows, of the same runs; None without them.
+        seeds: seed -> score, of the seeds in the score.
         tasks: task -> score, in the suite's order; a task without a run is absent.
         acc_token: task -> mean share of right positions, of the same runs.
-        ceiling: task -> the best score that is possible.
-        best: the runs that the score is made of.
+        ceiling: task -> the best possible score.
+        best: the runs in the score, with 0 for lost ones.
         params: parameters of the layers, see `budget.params`.
         state: numbers kept per sequence after the longest row.
         seconds: of all runs together.
         status: "done", "partial" (runs are missing), "pruned" (stopped early, as worse than
-            others), "diverged" or "failed" (every run was lost; the last one's way).
-        n_runs: with a result, lost ones included.
+            others), "diverged" or "failed" (every run was lost, the last one so).
+        n_runs: runs with a result, lost ones included.
         n_diverged: runs that score 0 because they diverged.
         n_failed: runs that score 0 because they failed.
         missing: the runs without a result, in words.
-        select: rows that chose between optimiser points, "test" or "val".
+        select: rows that select between optimiser points, "test" or "val".
     """
 
     candidate: str
@@ -168,7 +145,7 @@ class Row:
     tasks: Mapping[str, float]
     acc_token: Mapping[str, float]
     ceiling: Mapping[str, float]
-    best: tuple[BestRun, ...]
+    best: tuple[StudyRecord, ...]
     params: int
     state: int
     seconds: float
@@ -181,33 +158,33 @@ class Row:
 
     @property
     def worth(self) -> float:
-        """The score that orders candidates: of validation rows where those choose."""
+        """The score that orders candidates: of validation rows if they select."""
         return self.score if self.select == "test" or self.val_score is None else self.val_score
 
 
 def scores(
-    records: Iterable[Record],
+    records: Iterable[StudyRecord],
     suite: Suite,
     select: Select = "test",
     seeds: Sequence[int] | None = None,
-) -> list[Row]:
-    """Return a row for every candidate: finished ones first, the best first, small ones before.
+) -> list[CandidateScore]:
+    """Return the score of every candidate: finished ones first, then by score, then by size.
 
     Args:
         records: in the order in which the runs ended; a later one replaces an earlier one of the
-            same candidate, setting, point and seed. Interrupted ones are missing; those that are
-            not of the suite or the seeds do not count.
-        suite: what was to be run.
-        select: rows whose accuracy chooses between optimiser points, and orders the candidates.
-            The accuracies of both are returned, of the runs so chosen.
-        seeds: those that were to be run; by default every one that has a record.
+            same candidate, setting, point and seed. Interrupted runs count as missing; runs outside
+            the suite or the seeds are ignored.
+        suite: the planned runs.
+        select: rows whose accuracy selects between optimiser points, and orders the candidates.
+            The accuracies of both kinds of rows are returned, of the selected runs.
+        seeds: the planned ones; by default every one with a record.
 
     Raises:
         StudyError: `select` is "val", and a run has no accuracy on validation rows.
     """
     runs = [run for run in records if run.status != "interrupted"]
     if seeds is None:
-        seeds = sorted({run.config["seed"] for run in runs})
+        seeds = sorted({run.seed for run in runs})
     expected = cells(suite, seeds)
     rows = []
     for candidate, runs_by_cell in by_cell(runs, suite).items():
@@ -221,31 +198,31 @@ def scores(
 
 def _row(
     candidate: str,
-    runs: Mapping[Cell, Record],
+    runs: Mapping[Cell, StudyRecord],
     expected: Sequence[Cell],
     suite: Suite,
     select: Select,
-) -> Row:
+) -> CandidateScore:
     missing = [cell for cell in expected if cell not in runs]
     whole = {cell.seed for cell in expected} - {cell.seed for cell in missing}
-    counted = [one for one in best_points(runs, select) if one.seed in whole or not whole]
+    counted = [run for run in best_points(runs.values(), select) if run.seed in whole or not whole]
     seeds = {
-        seed: _score((one.task, one.acc_macro) for one in counted if one.seed == seed)
-        for seed in sorted({one.seed for one in counted})
+        seed: _score((run.task, run.acc_macro) for run in counted if run.seed == seed)
+        for seed in sorted({run.seed for run in counted})
     }
-    val = [(one.task, one.val_macro) for one in counted if one.val_macro is not None]
+    val = [(run.task, run.val_macro) for run in counted if run.val_macro is not None]
     config = next(iter(runs.values())).config
     statuses = [run.status for run in runs.values()]
-    return Row(
+    return CandidateScore(
         candidate=candidate,
         layers=tuple(candidate.split()),
         score=fmean(seeds.values()),
         interval=half_width(list(seeds.values())) if whole else None,
         val_score=_score(val) if len(val) == len(counted) else None,
         seeds=seeds,
-        tasks=_tasks((one.task, one.acc_macro) for one in counted),
-        acc_token=_tasks((one.task, one.acc_token) for one in counted),
-        ceiling=_tasks((one.task, one.ceiling) for one in counted),
+        tasks=_tasks((run.task, run.acc_macro) for run in counted),
+        acc_token=_tasks((run.task, run.acc_token) for run in counted),
+        ceiling=_tasks((run.task, run.ceiling) for run in counted),
         best=tuple(counted),
         params=params(_layers(config), config["dim"]),
         state=max(run.state for run in runs.values()),
@@ -264,7 +241,7 @@ def _score(values: Iterable[tuple[str, float]]) -> float:
 
 
 def _tasks(values: Iterable[tuple[str, float]]) -> dict[str, float]:
-    """Mean of every task's values, in the order in which the tasks come."""
+    """Mean of every task's values, in the order of the tasks."""
     values_of: dict[str, list[float]] = {}
     for task, value in values:
         values_of.setdefault(task, []).append(value)
@@ -295,7 +272,7 @@ CONFIDENCE = 0.95
 
 
 def half_width(values: Sequence[float]) -> float | None:
-    """Return h such that mean(values) +- h is the t-interval of the mean, or None below 2 values.
+    """Return the half width of the t-interval of the mean; None below 2 values.
 
     The values are independent and taken as normal.
     """

@@ -1,4 +1,4 @@
-"""Which settings of which tasks an architecture is scored on, and at which optimiser points.
+"""Suites: settings of tasks, and optimiser points, on which an architecture is scored.
 
     smoke   small settings of the six tasks, seconds to a minute or two each on one core
     lite    the six baselines
@@ -27,9 +27,9 @@ class Setting:
 
     Attributes:
         task: full name.
-        settings: every setting of the task, spelt out.
-        label: what differs from the task's first setting, such as "vocab=32", or "baseline".
-        protocol: what this setting asks of the protocol, over what the suite does.
+        settings: every setting of the task.
+        label: the difference from the task's first setting, such as "vocab=32", or "baseline".
+        protocol: its fields of the protocol, which replace those of the suite.
     """
 
     task: str
@@ -40,12 +40,12 @@ class Setting:
 
 @dataclass(frozen=True)
 class Suite:
-    """What makes one score.
+    """The settings, points and protocol behind one score.
 
     Attributes:
         name: one of `SUITES`.
         settings: in the order of the tasks.
-        points: what the optimiser tries on each: lr and weight_decay; the best one counts.
+        points: lr and weight_decay of the runs on each setting; the best one counts.
         protocol: other fields of `Protocol`.
         dim: width of a candidate.
     """
@@ -62,38 +62,20 @@ class Suite:
         return len(self.settings) * len(self.points)
 
 
-_ROWS = (6400, 3200, 1600, 800)
+_RECALL: Mapping[str, tuple[float, ...]] = {
+    "vocab": (32, 64, 128),
+    "seq_len": (256, 512, 1024),
+    "train_rows": (6400, 3200, 1600, 800),
+}
 _HARDER: Mapping[str, Mapping[str, tuple[float, ...]]] = {
-    "in-context-recall": {
-        "vocab": (32, 64, 128),
-        "seq_len": (256, 512, 1024),
-        "train_rows": _ROWS,
-    },
-    "fuzzy-in-context-recall": {
-        "vocab": (32, 64, 128),
-        "seq_len": (256, 512, 1024),
-        "train_rows": _ROWS,
-    },
-    "noisy-in-context-recall": {
-        "vocab": (48, 80, 144),
-        "seq_len": (256, 512, 1024),
-        "train_rows": _ROWS,
-        "frac_noise": (0.4, 0.6, 0.8),
-    },
-    "selective-copying": {
-        "vocab": (32, 64, 128),
-        "seq_len": (512, 1024),
-        "train_rows": _ROWS,
-        "tokens_to_copy": (32, 64, 96),
-    },
-    "compression": {
-        "vocab": (32, 64, 128),
-        "seq_len": (64, 128, 256),
-        "train_rows": _ROWS,
-    },
+    "in-context-recall": _RECALL,
+    "fuzzy-in-context-recall": _RECALL,
+    "noisy-in-context-recall": {**_RECALL, "vocab": (48, 80, 144), "frac_noise": (0.4, 0.6, 0.8)},
+    "selective-copying": {**_RECALL, "seq_len": (512, 1024), "tokens_to_copy": (32, 64, 96)},
+    "compression": {**_RECALL, "seq_len": (64, 128, 256)},
     "memorization": {"vocab": (512, 1024, 2048, 4096, 8192)},
 }
-"""Beside the baseline: one setting is changed at a time."""
+"""Beside the baseline; one setting changes at a time."""
 
 _SMALL: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "in-context-recall": ({"seq_len": 32}, {}),
@@ -103,7 +85,7 @@ _SMALL: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "compression": ({"train_rows": 12_800}, {}),
     "memorization": ({"train_rows": 256}, {"batch_size": 32}),
 }
-"""Of smoke: settings of the task, and what they ask of the protocol."""
+"""Of smoke: settings of the task, and their fields of the protocol."""
 
 
 def _baseline(task: str) -> Setting:
@@ -111,22 +93,12 @@ def _baseline(task: str) -> Setting:
 
 
 def _smoke() -> Suite:
+    rows = {"train_rows": 6400, "test_rows": 256}
     settings = tuple(
-        Setting(
-            task,
-            asdict(resolve(task, {"train_rows": 6400, "test_rows": 256} | dict(values))),
-            "baseline",
-            protocol,
-        )
+        Setting(task, asdict(resolve(task, {**rows, **values})), "baseline", protocol)
         for task, (values, protocol) in _SMALL.items()
     )
-    protocol = {
-        "schedule": "constant",
-        "clip": 1.0,
-        "batch_size": 64,
-        "steps": 600,
-        "eval_every": 50,
-    }
+    protocol = dict(schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50)
     return Suite("smoke", settings, ({"lr": 2e-3, "weight_decay": 0.0},), protocol, dim=64)
 
 
@@ -168,7 +140,7 @@ def suite(name: str) -> Suite:
 
 
 def only(chosen: Suite, tasks: Iterable[str]) -> Suite:
-    """Return a suite with the settings of some tasks alone, named by full or short name.
+    """Return a suite with the settings of some tasks only, by their full or short names.
 
     Raises:
         ConfigError: no such task.
@@ -179,7 +151,7 @@ def only(chosen: Suite, tasks: Iterable[str]) -> Suite:
 
 
 def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
-    """Return a suite whose points have the values that a protocol fixes; equal ones become one."""
+    """Return a suite whose points have the fixed values of a protocol; equal points become one."""
     points = [{name: protocol.get(name, value) for name, value in p.items()} for p in chosen.points]
     once = tuple(point for k, point in enumerate(points) if point not in points[:k])
     return replace(chosen, points=once)
@@ -196,18 +168,18 @@ def expand(
     threads: int = 1,
     protocol: Mapping[str, Any] | None = None,
 ) -> Iterator[tuple[Setting, RunConfig]]:
-    """Yield every run of a candidate with the setting it belongs to.
+    """Yield every run of a candidate with its setting.
 
     Args:
         chosen: the suite.
         layers: the candidate.
         seeds: one set of runs for each.
-        dim: width; the suite's where None.
+        dim: width; None is the suite's.
         position: positional embedding.
         workers: backends of the workers of a run.
         threads: of each worker.
-        protocol: fields that hold for all runs, over the suite's and the settings'. Validation
-            rows are drawn where `select` is "val", and `fuzzy_compat` reaches the task.
+        protocol: fields of all runs, which replace those of the suite and of the settings.
+            `select` "val" draws validation rows, and `fuzzy_compat` is also set in the task.
 
     Raises:
         ConfigError: a field of the protocol is wrong.

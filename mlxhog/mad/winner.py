@@ -1,9 +1,8 @@
-"""From a study to a model that `mlxhog train` takes: a vote of the best candidates, or more layers.
+"""From a study to a model for `mlxhog train`: a vote of the best candidates, or more layers.
 
-*The vote.* The scores are split in two where the variance within both parts is least, and the upper
-part votes (or the K best). Of their depths the most frequent one is taken, and in each of its slots
-the layer that most of those candidates have. A tie goes to the layer whose candidates have the
-higher mean score.
+*The vote.* The scores are split in two with the least variance within both parts, and the upper
+part votes (or the K best). The model has their most frequent depth, and in each slot the layer of
+most candidates of that depth. A tie goes to the layer whose candidates have the higher mean score.
 
 *More layers*, from L layers in units u1 .. um (single layers, or blocks of a mixer and a channel
 map):
@@ -11,9 +10,9 @@ map):
     stack     u1 u2 .. um u1 u2 .. um ..         whole copies; the last one may be cut
     stretch   u1 u1 .. u2 u2 .. um um ..         unit j of M is u[j m // M]: proportions are kept
 
-Source: Composer (Acun et al. 2025, arXiv:2510.00379), which found a vote per slot better than the
-best single candidate, stacked what it searched at 6 layers, and stretched what it searched at 16
-and more; the split of the scores is ours.
+Source: Composer (Acun et al. 2025, arXiv:2510.00379): a vote per slot was better than the best
+candidate, results of a search at 6 layers were stacked, those at 16 and more stretched. The split
+of the scores is ours.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ from mlxhog.errors import ConfigError, StudyError
 from mlxhog.files.durable import replace_file
 from mlxhog.files.paths import expanded
 from mlxhog.mad.report.ranking import read_ranking
-from mlxhog.mad.scores import UNFINISHED, Row
+from mlxhog.mad.scores import UNFINISHED, CandidateScore
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.store import ROOT, Store, find, is_study
 from mlxhog.mad.suites import suite
@@ -42,30 +41,30 @@ from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_candidate
 
 
-def finished(store: Store) -> list[Row]:
-    """Return the candidates of a study that lack no runs, the best first; StudyError if none."""
+def finished(store: Store) -> list[CandidateScore]:
+    """Return the complete candidates of a study, the best first; StudyError without any."""
     rows = read_ranking(store).rows
     finished_rows = [row for row in rows if row.status not in UNFINISHED]
     if not finished_rows:
         raise StudyError(
-            f"study {store.name} has no candidate with all its runs ({len(rows)} have some); go on "
-            f"with it: mlxhog mad resume {store.name}"
+            f"study {store.name} has no candidate with all its runs ({len(rows)} have some); "
+            f"continue it: mlxhog mad resume {store.name}"
         )
     return finished_rows
 
 
 def model(store: Store, layers: tuple[Layer, ...]) -> MADConfig:
-    """Return layers as a language model for bytes, of the width that a study searched at."""
+    """Return layers as a language model for bytes, of the width of a study."""
     study = studies.read(store)
     dim = suite(study.suite).dim if study.dim is None else study.dim
     return MADConfig(vocab_size=VOCABULARY, hidden_size=dim, layers=layers, position=study.position)
 
 
 def read_source(what: str) -> tuple[str, MADConfig]:
-    """Return the best candidate of a study, or an architecture; in words, and as a model.
+    """Return the best candidate of a study, or an architecture: its description and model.
 
     Args:
-        what: a study's name or path, or what `load_candidate` takes.
+        what: name or path of a study, or an argument of `load_candidate`.
 
     Raises:
         ConfigError: it is neither.
@@ -81,22 +80,24 @@ def read_source(what: str) -> tuple[str, MADConfig]:
     except ConfigError as error:
         if " " in what or Path(what).exists():
             raise
-        raise ConfigError(f"{what!r} is no study, and no architecture: {error}") from error
+        raise ConfigError(f"{what!r} is neither a study nor an architecture: {error}") from error
     return f"architecture: {canonical(cfg.layers)}", cfg
 
 
 def output_path(out: str) -> Path:
-    """Return where a model file is written; ConfigError where nothing can be."""
+    """Return the path of a model file; ConfigError if it cannot be written."""
     path = expanded(out)
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigError(f"--out is {out}; name a YAML file, such as {path.stem or 'winner'}.yaml")
     if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"--out {out}: no folder {str(path.parent)!r} for a file; make it first")
+        raise ConfigError(
+            f"--out {out}: no folder {str(path.parent)!r} for a file; create it first"
+        )
     return path
 
 
 def write(path: Path, cfg: MADConfig) -> None:
-    """Write a model file; one that is there is replaced.
+    """Write a model file, or replace it.
 
     Raises:
         ConfigError: the file cannot be written.
@@ -109,39 +110,27 @@ def write(path: Path, cfg: MADConfig) -> None:
 
 
 Scored = tuple[tuple[str, ...], float]
-"""Layers of a candidate, one text each, and its score."""
-
-
-@dataclass(frozen=True)
-class Slot:
-    """The vote on one slot: layer -> votes, the winner first."""
-
-    votes: Mapping[str, int]
-
-    @property
-    def winner(self) -> str:
-        """The layer that is taken."""
-        return next(iter(self.votes))
+"""Layers of a candidate as texts, and its score."""
 
 
 @dataclass(frozen=True)
 class Vote:
-    """What was agreed on.
+    """The result of a vote.
 
     Attributes:
-        slots: in order.
+        slots: layer -> votes in each slot, the winner first.
         voters: the candidates that voted, the best first.
-        cluster: the candidates that were considered; those of another depth did not vote.
+        cluster: the considered candidates; those of another depth did not vote.
     """
 
-    slots: tuple[Slot, ...]
+    slots: tuple[Mapping[str, int], ...]
     voters: tuple[Scored, ...]
     cluster: tuple[Scored, ...]
 
     @property
     def layers(self) -> tuple[str, ...]:
         """The winning sequence."""
-        return tuple(slot.winner for slot in self.slots)
+        return tuple(next(iter(votes)) for votes in self.slots)
 
 
 def vote(scored: Sequence[Scored], top: int | None = None) -> Vote:
@@ -151,17 +140,17 @@ def vote(scored: Sequence[Scored], top: int | None = None) -> Vote:
         top = upper_part([score for _, score in ranked])
     cluster = ranked[:top]
     depths = Counter(len(layers) for layers, _ in cluster)
-    depth, _ = depths.most_common(1)[0]  # of equal ones that of the better candidate
+    depth, _ = depths.most_common(1)[0]  # of equally frequent ones that of the better candidate
     voters = [one for one in cluster if len(one[0]) == depth]
     slots = [_slot(voters, number) for number in range(depth)]
     return Vote(tuple(slots), tuple(voters), tuple(cluster))
 
 
 def upper_part(falling: Sequence[float]) -> int:
-    """Return how many of the first scores, the best first, are the upper of two parts.
+    """Return the number of scores, of falling ones, in the upper of two parts.
 
-    The parts are those of Jenks's natural breaks: the sum of the squared distances to the mean of
-    the own part is least. All are in it where there are fewer than three, or all are equal.
+    The parts are those of Jenks's natural breaks, with the least sum of squared distances to the
+    mean of the part. With fewer than three scores, or equal ones, all are in the upper part.
     """
     values = np.asarray(falling)
     if len(values) < 3 or values[0] == values[-1]:
@@ -173,12 +162,12 @@ def upper_part(falling: Sequence[float]) -> int:
     return int(np.argmin(within)) + 1
 
 
-def _slot(voters: Sequence[Scored], number: int) -> Slot:
+def _slot(voters: Sequence[Scored], number: int) -> dict[str, int]:
     scores: dict[str, list[float]] = {}
     for layers, score in voters:
         scores.setdefault(layers[number], []).append(score)
     order = sorted(scores, key=lambda layer: (-len(scores[layer]), -fmean(scores[layer])))
-    return Slot({layer: len(scores[layer]) for layer in order})
+    return {layer: len(scores[layer]) for layer in order}
 
 
 How = Literal["stack", "stretch"]
@@ -191,20 +180,20 @@ def unit_of(layers: tuple[Layer, ...]) -> int:
 
 
 def scaled(layers: tuple[Layer, ...], depth: int, how: How, unit: int) -> tuple[Layer, ...]:
-    """Return a sequence of `depth` layers, of which `unit` stay together; see the module.
+    """Return a sequence of `depth` layers in units of `unit` layers; see the module.
 
     Raises:
         ConfigError: the depth is not possible; it names possible ones.
     """
     if depth < len(layers):
         raise ConfigError(
-            f"depth {depth} is less than the {len(layers)} layers there are; give {len(layers)} or "
-            "more"
+            f"depth {depth} is less than the {len(layers)} layers of the model; give {len(layers)} "
+            "or more"
         )
     if depth % unit or len(layers) % unit:
         below = depth - depth % unit
         raise ConfigError(
-            f"depth {depth} is no whole number of blocks of {unit} layers; give {below} or "
+            f"depth {depth} is not a whole number of blocks of {unit} layers; give {below} or "
             f"{below + unit}, or --unit layer"
         )
     units = [layers[k : k + unit] for k in range(0, len(layers), unit)]

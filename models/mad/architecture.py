@@ -188,7 +188,7 @@ def _repeated(where: str, item: Mapping[Any, Any], defaults: Defaults) -> list[L
                 "its fields are repeat and layers"
             )
     times = convert(f"{where}.repeat", item["repeat"], int)
-    assert isinstance(times, int), "convert returns what it was asked for"
+    assert isinstance(times, int), "convert returns the requested type"
     if times < 1:
         raise ConfigError(f"{where}.repeat is {times}; repeat once or more")
     inner = _layers(f"{where}.layers", item.get("layers"), defaults)
@@ -328,7 +328,7 @@ def _count(blocks: Mapping[str, Any]) -> int:
     if "count" not in blocks:
         raise ConfigError("count is missing; give the number of blocks")
     count = convert("count", blocks["count"], int)
-    assert isinstance(count, int), "convert returns what it was asked for"
+    assert isinstance(count, int), "convert returns the requested type"
     if count < 1:
         raise ConfigError(f"count is {count}; give at least 1 block")
     check_count(count)

@@ -1,4 +1,4 @@
-"""`mlxhog advise` as a user meets it: measured, tried, explained, remembered."""
+"""`mlxhog advise` through the real command: measurement, trial, explanation, history."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.slow
 
 
 def words_of(folder: Path) -> list[str]:
-    """The words that name a small model, its text and workers."""
+    """The arguments for a small model, its text and workers."""
     config = small_config(folder)
     small = ["--seq-len", "32", "--batch-size", "2", "--threads", "1", "--workers", "mlx:cpu*2"]
     return [config.model, "--data", config.data, "--out", str(folder / "runs"), *small]
@@ -30,7 +30,7 @@ def words_of(folder: Path) -> list[str]:
 
 @pytest.fixture
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Those words, and a history of its own."""
+    """Those arguments, with an empty history."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     return words_of(tmp_path)
 

@@ -1,4 +1,4 @@
-"""`mlxhog analyze` as a user meets it."""
+"""`mlxhog analyze` through the real command."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from tests.training.small import small_config
 
 pytestmark = pytest.mark.slow
 
-MLX = ["--backend", "mlx:cpu"]  # which starts sooner than torch
+MLX = ["--backend", "mlx:cpu"]  # it starts faster than torch
 LOOK = ["--samples", "12", "--batches", "40", "--seq-len", "32", "--batch-size", "2"]
 
 
 @pytest.fixture
 def model(tmp_path: Path) -> list[str]:
-    """The words that name a small model and its text."""
+    """The arguments for a small model and its text."""
     config = small_config(tmp_path)
     return [config.model, "--data", config.data, "--out", str(tmp_path / "runs")]
 

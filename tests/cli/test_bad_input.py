@@ -116,7 +116,7 @@ def test_a_framework_that_is_not_installed_is_named_with_the_command_that_instal
     assert main([*words, "--workers", "torch:cpu"]) == 3
     assert "python -m pip install torch" in capsys.readouterr().err
     words.remove("--quiet")
-    assert main([*words, "--workers", "2", "--json"]) == 0  # auto goes on with the other one
+    assert main([*words, "--workers", "2", "--json"]) == 0  # auto continues with the other one
     out, err = capsys.readouterr()
     assert [worker["backend"] for worker in json.loads(out)["workers"]] == ["mlx:cpu"] * 2
     assert "python -m pip install torch" in err
@@ -149,7 +149,7 @@ def test_a_path_that_the_system_refuses_is_named(
     is_dir = Path.is_dir
 
     def refused(path: Path) -> bool:
-        if path.name == "closed":  # as a user who is not root sees it
+        if path.name == "closed":  # as for a user who is not root
             raise PermissionError(number, os.strerror(number), path)
         return is_dir(path)
 
@@ -158,7 +158,7 @@ def test_a_path_that_the_system_refuses_is_named(
         words = ["train", "--model=small.yaml", "--data=good.txt", *SMALL, option, "others/closed"]
         assert main(words) == 2
         out, err = capsys.readouterr()
-        assert err.startswith("the system does not let us use 'others/closed'")
+        assert err.startswith("no permission for 'others/closed'")
         assert len(err.splitlines()) == 1
         assert out == ""
 

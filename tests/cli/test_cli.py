@@ -1,4 +1,4 @@
-"""The command line as a user meets it: words, exit codes, and what goes where."""
+"""The command line through the real commands: arguments, exit codes, output streams."""
 
 import json
 import re
@@ -42,7 +42,7 @@ RESULT = Result(
 
 
 class Trainer(types.ModuleType):
-    """Stands in for the trainer and its plan; remembers the configuration it was given."""
+    """Replaces the trainer and its plan, and keeps their configuration."""
 
     def __init__(self, result: Result) -> None:
         super().__init__("mlxhog.training.trainer")
@@ -177,7 +177,7 @@ def test_resume_takes_the_stored_options_and_flags_win(trainer, stored_run):
     assert main(["train", "--resume", stored_run, "--clip", "1"]) == 0
     config = trainer.config
     assert (config.resume, config.lr, config.clip) == (stored_run, 0.5, 1.0)
-    assert not config.has_budget  # what is left of the run's own, its checkpoint says
+    assert not config.has_budget  # the checkpoint has the rest of the run's budget
 
 
 @pytest.mark.parametrize("words", [["--time", "10m"], ["--iters", "50"]])
@@ -195,7 +195,7 @@ def test_resume_may_stand_in_the_file(trainer, stored_run, tmp_path):
 
 def test_another_optimizer_does_not_inherit_the_step_size_of_the_run(trainer, stored_run):
     reset = ["train", "--resume", stored_run, "--reset-optimizer"]
-    assert main([*reset, "--optimizer", "muon"]) == 0  # which it is by default
+    assert main([*reset, "--optimizer", "muon"]) == 0  # it is the default
     assert (trainer.config.optimizer, trainer.config.lr) == (Muon(), 0.5)
     assert main([*reset, "--optimizer", "auto"]) == 0
     assert (trainer.config.optimizer, trainer.config.lr) == (Muon(), 0.5)
@@ -378,7 +378,7 @@ def test_the_help_of_a_command_with_many_options_shows_those_that_matter(capsys)
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     out = capsys.readouterr().out
-    listed, _, rest = out.partition("what matters most:")[2].partition("--help-all lists all")
+    listed, _, rest = out.partition("main options:")[2].partition("--help-all lists all")
     assert sum(line.startswith("  -") for line in listed.splitlines()) == 15
     assert int(rest.split()[0]) > 100
     assert "--orthogonalization" not in out

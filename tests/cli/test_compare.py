@@ -1,4 +1,4 @@
-"""`mlxhog compare` as a user meets it: told, not told, refused, interrupted and gone on with."""
+"""`mlxhog compare` through the real command: verdicts, refusals, interruption and continuation."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The words that name a small model, its text and one worker, in a folder of their own."""
+    """The arguments for a small model, its text and one worker, in a new folder."""
     monkeypatch.chdir(tmp_path)
     config = small_config(tmp_path)
     small = ["--seq-len", "32", "--batch-size", "2", "--workers", "mlx:cpu", "--threads", "1"]
@@ -39,7 +39,7 @@ def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def compare(
     words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[dict[str, Any], str]]:
-    """Compare with further words; returns the JSON, and what went to stderr."""
+    """Compare with further arguments; return the JSON and stderr."""
 
     def run(*more: str) -> tuple[dict[str, Any], str]:
         assert main(["compare", *words, *more, "--json"]) == 0
@@ -168,7 +168,7 @@ def test_budgets_of_the_sides_must_be_equal_where_the_command_has_none(
     assert main(["compare", "a.yaml", "b.yaml"]) == 2
     assert "A has a budget of tokens 3000, B of time 5.0" in capsys.readouterr().err
     assert main(["compare", "c.yaml", "c.yaml"]) == 2
-    assert "equal time or equal tokens" in capsys.readouterr().err
+    assert "equal time or tokens" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
@@ -198,7 +198,7 @@ def test_pairs_that_are_done_survive_the_end_of_the_command(
     assert "1 pairs are done already" in err
     assert record.read_text().startswith(first)
     assert len(result["pairs"]) == 2
-    assert len(list(record.parent.joinpath("runs").iterdir())) == 4  # what was unfinished is gone
+    assert len(list(record.parent.joinpath("runs").iterdir())) == 4  # removed
 
 
 def test_the_time_left_is_that_of_the_run_and_of_all_pairs_at_most() -> None:

@@ -1,4 +1,4 @@
-"""What a shell gets to complete a command line."""
+"""The completions of a command line in a shell."""
 
 import json
 import shutil

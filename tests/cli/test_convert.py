@@ -1,4 +1,4 @@
-"""`mlxhog convert`: what it writes is what the other packages load, bit for bit."""
+"""`mlxhog convert`: other packages load its files, bit for bit."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_a_check_that_finds_other_logits_ends_with_code_1(
     assert "computes other logits than" in capsys.readouterr().err
 
 
-# -- what it says ----------------------------------------------------------------------------------
+# -- its output ------------------------------------------------------------------------------------
 
 
 def test_one_line_says_what_was_converted(

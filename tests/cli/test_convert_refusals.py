@@ -1,4 +1,4 @@
-"""`mlxhog convert`: what it refuses, and that nothing is left half written or is lost."""
+"""`mlxhog convert`: refusals, without a half written or a lost file."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_a_disk_too_small_is_refused_before_anything_is_written(
 def test_a_disk_that_is_full_leaves_nothing_half_written(
     tmp_path: Path, hf: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(durable, "SPACE_MARGIN", 0)  # as if others filled it meanwhile
+    monkeypatch.setattr(durable, "SPACE_MARGIN", 0)  # as if other programs filled it
     (tmp_path / "disk").mkdir()
     with small_disk(tmp_path / "disk", 200_000) as mounted:
         if not mounted:
@@ -169,7 +169,7 @@ def test_a_disk_that_is_full_leaves_nothing_half_written(
 
 
 def full_after(n: int) -> Callable[[NDArray[Any]], Iterator[NDArray[Any]]]:
-    """What reads arrays, and finds the disk full after some of them."""
+    """A reader of arrays that fails with a full disk after some of them."""
     real, calls = mapped.chunks, iter(range(n))
 
     def chunks(source: NDArray[Any]) -> Iterator[NDArray[Any]]:

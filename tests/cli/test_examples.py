@@ -1,4 +1,4 @@
-"""Examples of a command's help are command lines that the command takes."""
+"""Examples in a command's help are valid command lines."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from tests.pairs import each_of
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "examples", "models", "tests")
 HELPS = ("", *COMMANDS, *(f"mad {name}" for name in mad.COMMANDS))
-LEAVES = ("runs rm", "classic predict")  # commands that stand in no list
+LEAVES = ("runs rm", "classic predict")  # commands that are in no list
 
 
 class CommandLineRead(Exception):
-    """Ends a command as soon as its words have their meaning."""
+    """Ends a command after its arguments were read."""
 
 
 @pytest.fixture
 def only_parses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every command end once its flags and their values are found to be right."""
+    """Let every command end after the check of its flags and values."""
     classes: dict[Flags, list[type]] = {}
     add, parse = Flags.options, Flags.parse
 
@@ -48,7 +48,7 @@ def only_parses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def examples(text: str) -> Iterator[list[str]]:
-    """Yield the words of each example of a help, up to what belongs to the shell."""
+    """Yield the words of each example of a help, without the part for the shell."""
     for line in text.partition("\nexamples:\n")[2].splitlines():
         if line.startswith("  mlxhog "):
             lexer = shlex.shlex(line, posix=True, punctuation_chars=True)

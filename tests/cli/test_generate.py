@@ -1,4 +1,4 @@
-"""`mlxhog generate`: one prompt or many, what ends an answer, what it says of its pace."""
+"""`mlxhog generate`: one prompt or many, the end of an answer, the pace."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ LONG = "--max-new-tokens=40"
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """The name of a run with a checkpoint of a tiny model that knows letters and newlines alone."""
+    """The name of a run with a checkpoint of a tiny model of letters and newlines only."""
     monkeypatch.chdir(tmp_path)
     return saved_run(tmp_path / "runs", params=letters()).name
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
-    """The JSON that the command prints."""
+    """The JSON output of the command."""
     assert main(["generate", *words, "--json"]) == 0
     return json.loads(capsys.readouterr().out)
 
 
 def printed(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[str, str]:
-    """What the command prints, and what it says beside it."""
+    """The standard output and the standard error of the command."""
     assert main(["generate", *words]) == 0
     captured = capsys.readouterr()
     return captured.out, captured.err

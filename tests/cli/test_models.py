@@ -83,7 +83,7 @@ def test_one_command_trains_a_size_of_ones_own_on_text_of_ones_own(
     assert config["vocab_size"] == 320
     last = json.loads(Path(result["run"], "metrics.jsonl").read_text().splitlines()[-1])
     assert {"unigram", "gzip", "xz"} <= last["marks"].keys()
-    assert "learnt" in err  # so few words have fewer pairs
+    assert "learnt" in err  # a short text has fewer pairs
 
     assert main(["models", "5m", "--set", "hidden_size=32", "--set", "num_hidden_layers=1"]) == 0
     Path("my.yaml").write_text(capsys.readouterr().out)

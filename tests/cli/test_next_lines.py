@@ -1,8 +1,7 @@
-"""Every `next:` line that a command prints can be pasted, with and without layers of one's own.
+"""Every `next:` line of a command is a valid command line, with and without the user's layers.
 
-Lines run here, split as a shell splits them; with layers of one's own, and where others look at a
-run, in processes of their own. A line that would take long begins smaller, and is ended by Ctrl-C
-as soon as it trains.
+Lines run in this process, split as in a shell; with the user's layers, and for observers of a run,
+in other processes. A long line is shortened, and ended by Ctrl-C as soon as it trains.
 """
 
 from __future__ import annotations
@@ -43,7 +42,7 @@ SMALLER = " --workers mlx:cpu*2 --seq-len 32 --batch-size 2 --data text --eval-t
 
 
 class Output(io.StringIO):
-    """The output of a command, which is interrupted when a pattern stands in it."""
+    """The output of a command, which is interrupted at a pattern."""
 
     def __init__(self, until: re.Pattern[str] | None) -> None:
         super().__init__()
@@ -58,13 +57,13 @@ class Output(io.StringIO):
 
 
 def run_here(words: list[str], output: Output) -> int:
-    """Run a command; returns its exit code."""
+    """Run a command; return its exit code."""
     with redirect_stdout(output), redirect_stderr(output):
         return main(words)
 
 
 def run_apart(words: list[str], until: re.Pattern[str] | None, log: Path) -> None:
-    """Run a command in a process of its own, which knows no layer of the user's."""
+    """Run a command in a new process without the user's layers."""
     raise_keyboard_interrupt()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # which the server holds back
     output = Output(until)
@@ -74,10 +73,10 @@ def run_apart(words: list[str], until: re.Pattern[str] | None, log: Path) -> Non
 
 
 class Shell:
-    """A folder in which lines are run, and the lines that their output says to run next."""
+    """A folder in which lines run, and the `next:` lines of their output."""
 
     def __init__(self, folder: Path, *, apart: bool = False) -> None:
-        """Run lines in a folder, each in a process of its own where `apart` is set."""
+        """Run lines in a folder, each in a new process if `apart` is set."""
         self.folder, self._apart = folder, apart
         self.next: list[str] = []
         self.environment = {
@@ -87,7 +86,7 @@ class Shell:
         small_config(folder)  # writes a text and an architecture
 
     def run(self, line: str, until: re.Pattern[str] | None = None) -> str:
-        """Run a line to its end, or press Ctrl-C at a pattern; keep what it says to run next."""
+        """Run a line to its end, or press Ctrl-C at a pattern; keep its `next:` lines."""
         program, *words = shlex.split(line)
         assert program == "mlxhog"
         words, file = (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, ".log")
@@ -109,7 +108,7 @@ class Shell:
 
     @contextmanager
     def training(self, line: str) -> Iterator[None]:
-        """Run a line in a shell; in the block it trains, then comes Ctrl-C."""
+        """Run a line in a shell; it trains in the block, and gets Ctrl-C at the end."""
         process = subprocess.Popen(
             f"exec {line}", shell=True, cwd=self.folder, env={**os.environ, **self.environment},
             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, errors="replace",
@@ -130,7 +129,7 @@ class Shell:
         return output
 
     def run_next(self) -> None:
-        """Run every line that was kept, in order; what they print themselves is not followed."""
+        """Run every kept line, in order, without the lines that these print."""
         for line in list(self.next):
             is_long, is_new = line.startswith(LONG), line.startswith(f"{LONG}--model")
             self.run(line + SMALLER * is_new, TRAINS if is_long else None)
@@ -149,10 +148,10 @@ def wait_for(process: subprocess.Popen[str], pattern: re.Pattern[str]) -> str:
 
 
 def next_lines(output: str) -> Iterator[str]:
-    """Yield the commands of `next:` and `go on:` lines, and those below them."""
+    """Yield the commands of `next:` and `continue:` lines, and those below them."""
     below = False
     for line in output.splitlines():
-        said = re.match(r"(?:next|go on): (.*)", line)
+        said = re.match(r"(?:next|continue): (.*)", line)
         if said:
             yield said[1]
         elif below and line.startswith("      mlxhog "):
@@ -161,7 +160,7 @@ def next_lines(output: str) -> Iterator[str]:
 
 
 def search(shell: Shell, mixers: str, how: str = "") -> None:
-    """A study of two candidates that is stopped by its budget, then continues to its end."""
+    """A study of two candidates that its budget stops, and that then continues to its end."""
     space = f"space: {{depth: 2, mixers: {mixers}, channels: [swiglu], dim: 16}}"
     (shell.folder / "space.yaml").write_text(space)
     line = f"mlxhog mad search --space space.yaml --tasks in-context-recall --steps 4 {how}"
@@ -173,12 +172,12 @@ def search(shell: Shell, mixers: str, how: str = "") -> None:
 
 
 def train(shell: Shell, how: str) -> None:
-    """A run that ends, continues, is interrupted, and is looked at meanwhile and afterwards."""
+    """A run that ends, continues, is interrupted, and is observed during and after it."""
     shell.run(f"mlxhog train {how} --strategy hogwild --steps 2{SMALLER}")
     shell.run("mlxhog train --resume latest --steps 2")
     with shell.training("mlxhog train --resume latest --time 10m"):
         (line,) = next_lines(shell.run("mlxhog show latest"))
-        shell.next.remove(line)  # it is for while the run trains
+        shell.next.remove(line)  # it is for a run in progress
         shell.run(line, WATCHES)
     shell.run("mlxhog watch latest")
     shell.run("mlxhog show latest")
@@ -193,7 +192,7 @@ def rows(folder: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """Where a run has been trained, watched and interrupted."""
+    """The shell after a run was trained, watched and interrupted."""
     shell = Shell(tmp_path_factory.mktemp("runs"))
     train(shell, "--model small.yaml")
     return shell
@@ -201,7 +200,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Shell:
 
 @pytest.fixture(scope="module")
 def studies(tmp_path_factory: pytest.TempPathFactory) -> Shell:
-    """Where a study has been searched, and what else says what to run next has been run."""
+    """The shell after a search, and after all other commands with `next:` lines."""
     shell = Shell(tmp_path_factory.mktemp("studies"))
     search(shell, "[gated-conv, mlstm]")
     shell.run("mlxhog mad scale w.yaml --depth 4 --out 'four layers.yaml'")
@@ -220,7 +219,7 @@ def test_every_next_line_after_a_study_can_be_pasted(studies: Shell) -> None:
 
 
 def test_every_printer_of_a_next_line_is_reached(runs: Shell, studies: Shell) -> None:
-    said = [*runs.next, *studies.next, "mlxhog watch "]  # which `train` has run
+    said = [*runs.next, *studies.next, "mlxhog watch "]  # `train` has run it
     unreached = {
         place: text for place, text in printers() if not any(one.startswith(text) for one in said)
     }
@@ -232,7 +231,7 @@ OWN = "--plugin my_layer.py"
 
 @pytest.fixture
 def own(tmp_path: Path) -> Shell:
-    """Where a layer of one's own is."""
+    """A shell with a layer of the user."""
     (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
     return Shell(tmp_path, apart=True)
 
@@ -249,7 +248,7 @@ def test_every_next_line_after_a_study_with_own_layers_can_be_pasted(own: Shell)
 
 
 def printers() -> Iterator[tuple[str, str]]:
-    """Yield place and beginning of every text of the product that says what to run next."""
+    """Yield place and begin of every `next:` text of the product."""
     for file in sorted(PRODUCT.rglob("*.py")):
         tree = ast.parse(file.read_text())
         documentation = {

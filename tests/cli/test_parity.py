@@ -1,4 +1,4 @@
-"""`mlxhog parity` as a user meets it."""
+"""`mlxhog parity` through the real command."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mlxhog show`, `plot` and `eval` on a run that was resumed, and what it left for others."""
+"""`mlxhog show`, `plot` and `eval` on a resumed run."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PNG = b"\x89PNG\r\n\x1a\n"
 
 @dataclass(frozen=True)
 class Trained:
-    """A run of 20 steps that went on for 10 more."""
+    """A run of 20 steps that was continued for 10 more."""
 
     folder: Path
     first: Result
@@ -60,13 +60,13 @@ def here(trained: Trained, monkeypatch: pytest.MonkeyPatch) -> Trained:
 
 
 def said(capsys: pytest.CaptureFixture[str], *words: str) -> list[str]:
-    """The lines that a command prints."""
+    """The output lines of a command."""
     assert main(list(words)) == 0
     return capsys.readouterr().out.splitlines()
 
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
-    """The JSON that a command prints."""
+    """The JSON output of a command."""
     (line,) = said(capsys, *words, "--json")
     return json.loads(line)
 

@@ -36,7 +36,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def listed(capsys: pytest.CaptureFixture[str]) -> list[str]:
-    """What the command prints, which fits the terminal."""
+    """The output of the command, which fits the terminal."""
     assert main(["runs"]) == 0
     shown = capsys.readouterr().out.splitlines()
     assert max(map(len, shown)) <= 80
@@ -54,7 +54,7 @@ def test_a_line_says_what_a_run_was_and_what_it_came_to(
 
 
 def saved(run: Run) -> None:
-    """Let it have something that looks like a checkpoint."""
+    """Give it a directory that looks like a checkpoint."""
     (run.checkpoints / "step-00000010").mkdir()
     (run.checkpoints / "step-00000010" / "state.json").write_text("{}")
 
@@ -62,7 +62,7 @@ def saved(run: Run) -> None:
 def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run = creation.create(root, "early", "lr: 0.5\n")  # of a process that was killed then
+    run = creation.create(root, "early", "lr: 0.5\n")  # of a process that was killed
     assert main(["show", "latest"]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     command = last.partition("#")[0].split()
@@ -91,7 +91,7 @@ def test_a_run_that_was_killed_shows_what_its_metrics_reached(
         "20260101-000000-notes",
         metrics=lines(40),
         status={"status": "running", "steps": 0, "held_out": DONE["held_out"]},
-        config="model: 60m.yaml\ndata: my/notes/*.txt\n",  # of a version that kept it here alone
+        config="model: 60m.yaml\ndata: my/notes/*.txt\n",  # of a version that kept it only here
     )
     _, line, legend = listed(capsys)
     assert line.split()[:4] == ["x", run.name, "60m", "notes"]

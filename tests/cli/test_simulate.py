@@ -1,4 +1,4 @@
-"""`mlxhog simulate` as a user meets it."""
+"""`mlxhog simulate` through the real command."""
 
 from __future__ import annotations
 

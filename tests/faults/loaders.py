@@ -35,7 +35,7 @@ from mlxhog.files import plain_json
 from mlxhog.machine import verdicts
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.search.samplers import Listed
+from mlxhog.mad.search.samplers import ListSampler
 from mlxhog.mad.search.space import read_space
 from mlxhog.mad.study import store, study
 from mlxhog.mad.study.scheduler import Proposals
@@ -209,7 +209,7 @@ def write_study(folder: Path) -> Iterable[Path]:
         task="in-context-recall", settings={"vocab": 8}, layers=parse("gated-conv"), dim=8,
         protocol=Protocol(steps=2), seed=0,
     )  # fmt: skip
-    one = store.Record(
+    one = store.StudyRecord(
         key=of_run.key(), candidate=candidate, config=of_run.to_dict(), label="baseline",
         status="done", acc_token=0.5, acc_macro=0.25, val_token=None, val_macro=None, ceiling=1.0,
         loss=1.5, steps=10, seconds=0.1, params=100, state=16, reason="", host="here",
@@ -229,7 +229,7 @@ def _read_study(folder: Path) -> None:
     for read in (
         lambda: study.read(stored).measured(),
         lambda: [stored.curve(one.key) for one in stored.records()],
-        lambda: Proposals(Listed([parse("gated-conv")]), stored),
+        lambda: Proposals(ListSampler([parse("gated-conv")]), stored),
     ):
         try:
             read()

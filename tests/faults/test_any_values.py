@@ -16,7 +16,7 @@ from mlxhog.errors import ConfigError, StudyError
 from mlxhog.files import plain_json, plain_yaml
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.search.space import to_space
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.models import families
 from mlxhog.models.mad.sequence import parse
 from tests.faults.subjects import LARGE, MAD, V1
@@ -104,16 +104,16 @@ def test_any_text_is_plain_json_or_is_none(text: str | bytes) -> None:
 
 
 @same_every_time
-@given(st.sampled_from([field.name for field in dataclasses.fields(Record)]), values)
+@given(st.sampled_from([field.name for field in dataclasses.fields(StudyRecord)]), values)
 def test_a_record_of_a_run_takes_any_value_or_refuses_it(name: str, value: object) -> None:
-    entry: dict[str, Any] = dict.fromkeys((f.name for f in dataclasses.fields(Record)), "x")
+    entry: dict[str, Any] = dict.fromkeys((f.name for f in dataclasses.fields(StudyRecord)), "x")
     entry |= dict.fromkeys(("acc_token", "acc_macro", "ceiling", "loss", "seconds"), 1.0)
     entry |= {"val_token": None, "val_macro": None, "steps": 1, "params": 1, "state": 1}
     protocol = dataclasses.asdict(Protocol(steps=1))
     entry |= {"config": {"task": "x", "seed": 0, "settings": {}, "protocol": protocol}}
     entry |= {"status": "done"}
-    assert Record.from_dict(entry).task == "x"
+    assert StudyRecord.from_dict(entry).task == "x"
     with contextlib.suppress(StudyError):
-        record = Record.from_dict({**entry, name: value})
+        record = StudyRecord.from_dict({**entry, name: value})
         assert record.seed >= 0
         assert isinstance(record.task, str)

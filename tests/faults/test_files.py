@@ -27,7 +27,7 @@ from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ArenaError, EnvironmentLacks
 from mlxhog.files import durable
-from mlxhog.mad.study.store import Journal, Store
+from mlxhog.mad.study.store import LineFile, Store
 from mlxhog.report.metrics import Progress
 from mlxhog.training import reporting, trainer
 from tests.checkpoint.conftest import names, save
@@ -61,7 +61,7 @@ def test_a_refused_write_is_said_in_words_and_the_old_file_stands(
     run: runs.Run, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     save(run, 10)
-    journal = Journal(run.directory / "journal.jsonl")
+    journal = LineFile(run.directory / "journal.jsonl")
     journal.append({"n": 1})
     with monkeypatch.context() as patch:
         refuse(patch, number)

@@ -262,8 +262,8 @@ def test_metrics_that_are_no_objects_are_named(tmp_path: Path) -> None:
         ("threads: 1", "threads: 9000000000000000", "has threads 9000000000000000"),
         ("threads: 1", "threads: 2024-01-01", "has threads '2024-01-01'"),
         ("dim: null", "dim: .nan", "has dim nan"),
-        ("protocol: {}", "protocol: {stepz: 2}", "has a protocol that is none of this mlxhog"),
-        ("protocol: {}", "protocol: {steps: 0}", "has a protocol that is none of this mlxhog"),
+        ("protocol: {}", "protocol: {stepz: 2}", "has a protocol that this mlxhog does not know"),
+        ("protocol: {}", "protocol: {steps: 0}", "has a protocol that this mlxhog does not know"),
         ("suite: smoke", "suite: " + "[" * 3000, "nested more than"),
     ],
 )

@@ -68,7 +68,7 @@ def test_a_file_of_something_else_is_refused_without_a_word_about_pickle(capsys)
 
 def test_the_ceiling_of_memorization_is_said(capsys):
     assert mad(*"data --task M --set vocab=8192 --out m.npz".split()) == 0
-    assert "knowing every key that training shows in 6" in capsys.readouterr().out
+    assert "all keys of the training rows answer 6" in capsys.readouterr().out
 
 
 def test_a_file_that_is_there_is_replaced_as_a_whole(capsys):
@@ -86,7 +86,7 @@ def test_a_broken_row_is_named_and_ends_the_check_with_1(capsys):
     assert mad("check", "good.npz", "bad.npz") == 1
     printed = capsys.readouterr().out
     assert "good.npz: in-context-recall" in printed
-    assert "invariant 5, train row 17: target 3 at 7, wanted the next token" in printed
+    assert "invariant 5, train row 17: target 3 at 7, expected the next token" in printed
     assert "(and in 1 more)" in printed
     assert mad("check", "good.npz", "bad.npz", "--json") == 1
     output = json.loads(capsys.readouterr().out)

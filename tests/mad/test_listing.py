@@ -1,4 +1,4 @@
-"""`mlxhog mad tasks` and `mlxhog mad layers` list what there is, the user's own included."""
+"""`mlxhog mad tasks` and `mlxhog mad layers` list all tasks and layers, also those of the user."""
 
 from __future__ import annotations
 

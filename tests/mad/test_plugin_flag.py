@@ -1,4 +1,4 @@
-"""`--plugin` adds all that a file defines, of whatever kind; its older spellings do the same."""
+"""`--plugin` adds all definitions of a file, of any kind; so do its older spellings."""
 
 from __future__ import annotations
 

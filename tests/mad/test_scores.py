@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from mlxhog.errors import StudyError
 from mlxhog.mad.report.ranking import ranks, spearman
 from mlxhog.mad.scores import half_width, scores
-from tests.mad.search.recorded import Record, layers, record, setting, suite
+from tests.mad.search.recorded import StudyRecord, layers, record, setting, suite
 
 A = "gated-conv swiglu"
 B = "swiglu gated-conv"
 TWO_TASKS = suite(setting("one"), setting("two"))
 
 
-def complete(candidate: str, one: float, two: float, seed: int = 0) -> list[Record]:
+def complete(candidate: str, one: float, two: float, seed: int = 0) -> list[StudyRecord]:
     return [
         record(candidate, "one", one, seed=seed),
         record(candidate, "two", two, seed=seed),
@@ -46,7 +46,7 @@ def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_ta
     assert row.tasks == pytest.approx({"one": (0.9 + 0.3) / 2, "two": 0.2})
     assert row.acc_token == pytest.approx({"one": (0.8 + 0.4) / 2, "two": 0.2})
     assert row.score == pytest.approx((0.6 + 0.2) / 2)
-    assert [one.point for one in row.best] == [1, 0, 0]
+    assert [run.config["protocol"]["lr"] for run in row.best] == [1e-4, 1e-3, 1e-3]
     assert (row.status, row.missing, row.n_runs, row.seconds) == ("done", (), 6, 12.0)
 
 

@@ -1,4 +1,4 @@
-"""`mlxhog mad show` prints what an architecture consists of."""
+"""`mlxhog mad show` prints the parts of an architecture."""
 
 import json
 from pathlib import Path

@@ -39,7 +39,7 @@ def mad_train(*words: str) -> int:
 
 
 def trained(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    """The last line that a run prints, as JSON."""
+    """The last output line of a run, as JSON."""
     assert mad_train(*SMALL, *MIXER, "--json", "--quiet", *words) == 0
     out, err = capsys.readouterr()
     assert err == ""
@@ -121,7 +121,7 @@ def test_an_architecture_file_says_layers_width_and_position(
     assert mad_train(*words) == 0
     output = json.loads(capsys.readouterr().out)
     assert (output["layers"], output["dim"]) == ("swiglu", 24)
-    assert output["params"] > 24 * 15  # of the positions alone
+    assert output["params"] > 24 * 15  # of the positions only
 
 
 def test_the_trained_model_is_kept_where_asked(

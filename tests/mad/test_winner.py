@@ -1,4 +1,4 @@
-"""A vote takes the layers that the best candidates agree on; scaling keeps the proportions."""
+"""A vote takes the most frequent layers of the best candidates; scaling keeps the proportions."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_every_slot_takes_the_layer_that_most_of_the_upper_part_have():
         )
     )
     assert winner.layers == ("a", "x", "b", "y")
-    assert [dict(slot.votes) for slot in winner.slots] == [
+    assert list(winner.slots) == [
         {"a": 2, "b": 1},
         {"x": 3},
         {"b": 2, "c": 1},
@@ -151,7 +151,7 @@ def test_the_same_depth_changes_nothing(how):
 @pytest.mark.parametrize(
     ("depth", "unit", "message"),
     [
-        (3, 1, "depth 3 is less than the 4 layers there are"),
+        (3, 1, "depth 3 is less than the 4 layers of the model"),
         (7, 2, "give 6 or 8, or --unit layer"),
     ],
 )

@@ -1,4 +1,4 @@
-"""`mad vote` and `mad scale`: from a study to a model that `mlxhog train` takes."""
+"""`mad vote` and `mad scale`: from a study to a model for `mlxhog train`."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_a_study_without_a_finished_candidate_says_how_to_go_on(
 ):
     study(Path("studies"), change=lambda record: record if record.seed == 1 else None)
     assert run("vote", "first") == 2
-    assert "go on with it: mlxhog mad resume first" in capsys.readouterr().err
+    assert "continue it: mlxhog mad resume first" in capsys.readouterr().err
 
 
 def test_the_winner_of_a_study_is_scaled_at_the_width_it_was_searched_at(
@@ -91,7 +91,10 @@ def test_a_file_that_is_scaled_can_be_scaled_again(how: str):
         (["scale", "first", "--depth", "8"], "lacks --out"),
         (["scale", "mlstm swiglu", "--depth", "8", "--out", "d.txt"], "name a YAML file"),
         (["scale", "mlstm swiglu", "--depth", "8", "--out", "no/d.yaml"], "no folder 'no'"),
-        (["scale", "secnd", "--depth", "8", "--out", "d.yaml"], "'secnd' is no study, and no arch"),
+        (
+            ["scale", "secnd", "--depth", "8", "--out", "d.yaml"],
+            "'secnd' is neither a study",
+        ),
         (["scale", "mlstn swiglu", "--depth", "8", "--out", "d.yaml"], "did you mean 'mlstm'"),
         (["scale", "mlstm", "--depth", "2", "--out", "d.yaml", "--dim", "6"], "heads"),
         (["vote", "first", "--top", "0"], "wanted a whole number at least 1"),

@@ -9,21 +9,24 @@ COMMANDS = {
     "tasks": ("listing.run_tasks", "the tasks: what each tests, its settings"),
     "layers": ("listing.run_layers", "the layers a candidate may have, and their numbers"),
     "data": ("data.run_data", "write the rows of a task to a file"),
-    "check": ("data.run_check", "do rows of a task have the properties they must have"),
+    "check": ("data.run_check", "check the rows of a task for its invariants"),
     "show": ("show.run", "layers, shapes, parameters and state of an architecture"),
     "train": ("train.run", "train one candidate on one task, with one worker or several"),
     "bench": ("search.run_bench", "the score of architectures over a suite of tasks"),
     "search": ("search.run_search", "search a space of architectures, several at once"),
-    "resume": ("search.run_resume", "go on with a study that was stopped in any way"),
+    "resume": ("search.run_resume", "continue a study after any stop"),
     "board": ("board.run_board", "the leaderboard of a study"),
-    "plot": ("board.run_plot", "its plots, and one page with all of them"),
-    "vote": ("winner.run_vote", "the architecture that the best candidates agree on, slot by slot"),
+    "plot": ("board.run_plot", "the plots of a study, and one page with all of them"),
+    "vote": (
+        "winner.run_vote",
+        "the architecture that the best candidates vote for, slot by slot",
+    ),
     "scale": ("winner.run_scale", "an architecture made deeper, for mlxhog train"),
 }
-"""Command -> the function below this package that runs it, and a line of help."""
+"""Command -> its function in this package, and a line of help."""
 
 HELP = """\
-mlxhog mad: Mechanistic Architecture Design, six tasks that tell architectures apart
+mlxhog mad: Mechanistic Architecture Design, six tasks that distinguish architectures
 
 usage: mlxhog mad COMMAND [options]
 

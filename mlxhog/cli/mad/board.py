@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from mlxhog.mad.report.ranking import Ranking
 
 BOARD_ABOUT = """\
-The leaderboard of a study, from its directory alone: while it runs, and after it.
-Scores are in [0, 1]: the mean over the tasks, +- the 95 % interval over seeds. Candidates that lack
-runs come last, and the last line says so."""
+The leaderboard of a study, from its directory only, during the study and after it.
+Scores are in [0, 1]: the mean over the tasks, +- the 95 % interval over seeds. Incomplete
+candidates are last; the last line counts them."""
 BOARD_EXAMPLES = (
     "mad board first",
     "mad board studies/first --watch",
@@ -37,17 +37,23 @@ LOOK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoardConfig:
-    """Options of `mlxhog mad board`."""
+class RankingConfig:
+    """Options of both commands."""
 
-    csv: str | None = option(None, "write a table with every number to this file; - is stdout")
-    markdown: str | None = option(None, "write a table for people to this file; - is stdout")
     select: str | None = option(
         None,
-        "rows whose accuracy chooses between optimiser points; none: as the study says",
+        "rows whose accuracy selects between optimiser points; none: those of the study",
         choices=("test", "val"),
     )
     against: str | None = option(None, "another study: the rank correlation of both orders")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardConfig(RankingConfig):
+    """Options of `mlxhog mad board`."""
+
+    csv: str | None = option(None, "write a table with every number to this file; - is stdout")
+    markdown: str | None = option(None, "write a Markdown table to this file; - is stdout")
 
 
 def run_board(arguments: list[str]) -> int:
@@ -56,10 +62,10 @@ def run_board(arguments: list[str]) -> int:
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
     flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object")
-    flags.argument("--watch", action="store_true", help="again and again until the study stops")
-    parsed, config = flags.read(BoardConfig, arguments)
+    flags.argument("--watch", action="store_true", help="repeat it until the study stops")
+    parsed, config = flags.read(LeaderboardConfig, arguments)
     if parsed.other.watch and (config.csv or config.markdown):
-        raise ConfigError("--watch goes with the table and --json; write files without it")
+        raise ConfigError("--watch is for the table and --json; write files without it")
     from mlxhog.mad.report.ranking import read_ranking
     from mlxhog.mad.study.store import find
 
@@ -111,7 +117,7 @@ def _write(path: str, text: str) -> None:
 
 
 def _watch(now: Callable[[], Ranking], *, as_json: bool) -> None:
-    """Show a study until its scheduler is gone, or Ctrl-C; in a pipe, whenever a run has ended."""
+    """Show a study until its scheduler ends, or Ctrl-C; in a pipe, after every run that ended."""
     try:
         if sys.stdout.isatty() and not as_json:
             _watch_live(now)
@@ -127,11 +133,11 @@ def _watch(now: Callable[[], Ranking], *, as_json: bool) -> None:
                 return
             time.sleep(LOOK_EVERY_S)
     except KeyboardInterrupt:
-        return  # that is how one stops watching
+        return  # the usual end
 
 
 def _watch_live(now: Callable[[], Ranking]) -> None:
-    from rich.live import Live  # 50 ms that a command in a pipe need not pay
+    from rich.live import Live  # 50 ms, only on a terminal
 
     from mlxhog.mad.report.leaderboard import LiveLeaderboard
     from mlxhog.report.streams import console
@@ -146,10 +152,10 @@ def _watch_live(now: Callable[[], Ranking]) -> None:
 
 
 PLOT_ABOUT = """\
-Write the plots of a study as PNG files, and one HTML page with all of them and the leaderboard: it
-needs no network, follows the reader's light or dark screen, and prints.
-Learning curves per task; score against parameters, state and time with the Pareto front; what each
-slot decides; the seeds with their intervals. Works on a study that is running, too."""
+Write the plots of a study as PNG files, and one HTML page with all of them and the leaderboard. The
+page needs no network, has a light and a dark theme, and can be printed.
+Learning curves per task; score against parameters, state and time with the Pareto front; importance
+of each slot; seeds with their intervals. The study may be running."""
 PLOT_EXAMPLES = (
     "mad plot first",
     "mad plot first --out figures --open no",
@@ -159,19 +165,13 @@ PAGE = "index.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class PlotConfig:
+class StudyPlotConfig(RankingConfig):
     """Options of `mlxhog mad plot`."""
 
     out: str | None = option(None, "folder for the files; none: plots/ in the study's")
     open: str = option(
-        "auto", "show the page in a browser, where there is a screen", choices=("auto", "no")
+        "auto", "show the page in a browser, if there is a screen", choices=("auto", "no")
     )
-    select: str | None = option(
-        None,
-        "rows whose accuracy chooses between optimiser points; none: as the study says",
-        choices=("test", "val"),
-    )
-    against: str | None = option(None, "another study: the rank correlation of both orders")
 
 
 def run_plot(arguments: list[str]) -> int:
@@ -180,7 +180,7 @@ def run_plot(arguments: list[str]) -> int:
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
     flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object: page, and plots by name")
-    parsed, config = flags.read(PlotConfig, arguments)
+    parsed, config = flags.read(StudyPlotConfig, arguments)
     from mlxhog.mad.report.page import page
     from mlxhog.mad.report.plots import plots
     from mlxhog.mad.report.ranking import read_ranking
@@ -193,12 +193,12 @@ def run_plot(arguments: list[str]) -> int:
     ranking = read_ranking(store, select=config.select, against=other, curves=True)  # type: ignore[arg-type]
     folder = store.directory / "plots" if config.out is None else Path(config.out)
     _make(folder)
-    task_rows = list(plots(ranking))
+    drawn = list(plots(ranking))
     written = {}
-    for plot in task_rows:
+    for plot in drawn:
         written[plot.name] = folder / f"{plot.name}.png"
         replace_file(written[plot.name], plot.png(charts.LIGHT))
-    replace_file(folder / PAGE, page(ranking, task_rows, version=version("mlxhog")).encode())
+    replace_file(folder / PAGE, page(ranking, drawn, version=version("mlxhog")).encode())
     if parsed.other.json:
         files = {name: str(path) for name, path in written.items()}
         print(json.dumps({"page": str(folder / PAGE), "plots": files, "partial": ranking.lacking}))
@@ -216,12 +216,12 @@ def _make(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(
-            f"cannot make {folder}: {error.strerror}; choose another --out"
+            f"cannot create {folder}: {error.strerror}; choose another --out"
         ) from error
 
 
 def _open_page(page: Path) -> None:
-    """Open the page where a person sits at a screen; nothing happens elsewhere."""
+    """Open the page in a browser, if the command runs in a terminal on a machine with a screen."""
     screen = sys.platform == "darwin" or {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys()
     if sys.stdout.isatty() and screen:
         webbrowser.open(page.absolute().as_uri())

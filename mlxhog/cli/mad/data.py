@@ -22,7 +22,7 @@ SET_FLAG = "--set"
 
 
 def add_task_flags(flags: Flags) -> None:
-    """Add `--plugin`, and what says more about a task: words in `Parsed.other.set`."""
+    """Add `--plugin`, and `--set` with its words in `Parsed.other.set`."""
     flags.plugin()
     flags.argument(
         SET_FLAG,
@@ -35,10 +35,10 @@ def add_task_flags(flags: Flags) -> None:
 
 
 def read_settings(words: Sequence[str]) -> dict[str, str]:
-    """Return setting -> value as written; `tasks.resolve(.., origin=FLAG)` gives it meaning.
+    """Return setting -> text of its value, for `tasks.resolve(.., origin=SET_FLAG)`.
 
     Raises:
-        ConfigError: a word is no key=value, or a key is given twice.
+        ConfigError: a word is not key=value, or a key is given twice.
     """
     settings: dict[str, str] = {}
     for word in words:
@@ -71,12 +71,12 @@ class DataConfig:
     """Options of `mlxhog mad data`."""
 
     task: str | None = option(None, "full or short name of the task")
-    out: str | None = option(None, "file to write; one that is there is replaced")
-    seed: int = option(12345, "of everything that is drawn", low=0)
+    out: str | None = option(None, "file to write or replace")
+    seed: int = option(12345, "seed of all draws", low=0)
     train_rows: int | None = option(None, "rows to train on", low=1, none="the task's")
     test_rows: int | None = option(None, "rows to score on", low=1, none="the task's")
     val_rows: int | None = option(None, "rows of a third split", low=0, none="the task's")
-    processes: int = option(1, "that draw; the rows are the same for any number", low=1)
+    processes: int = option(1, "processes that draw; the rows are the same for any number", low=1)
 
 
 def run_data(arguments: list[str]) -> int:
@@ -90,7 +90,7 @@ def run_data(arguments: list[str]) -> int:
     if config.task is None or config.out is None:
         lacks = "--task" if config.task is None else "--out"
         raise ConfigError(f"mad data lacks {lacks}, as in `mlxhog {DATA_EXAMPLES[0]}`")
-    # These import NumPy: wrong flags are answered before.
+    # These import NumPy: wrong flags are reported before.
     from mlxhog.mad import tasks
 
     settings = tasks.resolve(config.task, values, origin=SET_FLAG)
@@ -107,7 +107,7 @@ def run_data(arguments: list[str]) -> int:
 
 
 def _task_settings(config: DataConfig, words: list[str]) -> dict[str, Any]:
-    """Return the settings of the task that were given, in both ways."""
+    """Return the settings of both kinds of flags."""
     values: dict[str, Any] = dict(read_settings(words))
     for name in ("train_rows", "test_rows", "val_rows"):
         value = getattr(config, name)
@@ -120,10 +120,10 @@ def _task_settings(config: DataConfig, words: list[str]) -> dict[str, Any]:
 
 
 def _place(out: str) -> Path:
-    """Return where to write, before anything is drawn.
+    """Return the path of the file, before rows are drawn.
 
     Raises:
-        ConfigError: nothing can be written there.
+        ConfigError: it cannot be written.
     """
     path = expanded(out)
     if not out:
@@ -131,12 +131,12 @@ def _place(out: str) -> Path:
     if path.is_dir() or not path.name:
         raise ConfigError(f"--out {out} is a folder; name a file, such as {out.rstrip('/')}/cr.npz")
     if not path.parent.is_dir():
-        raise ConfigError(f"--out {out}: no folder {str(path.parent)!r}; make it first")
+        raise ConfigError(f"--out {out}: no folder {str(path.parent)!r}; create it first")
     return path
 
 
 def _planned(settings: Settings, config: DataConfig) -> dict[str, Any]:
-    """What would be written, and how long that would take: one block is drawn and timed."""
+    """Return size and time of the file, from the time of one block."""
     from mlxhog.mad import tasks
     from mlxhog.mad.tasks import BLOCK_ROWS
 
@@ -197,9 +197,9 @@ def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
         print(f"would write {path}: {what}, {size} before packing, in about {clock}")
         return 0
     print(f"{path}: {what}, seed {facts['seed']}, {format_bytes(facts['bytes'])}")
-    remarks = [f"one constant answer is right in {facts['unigram_accuracy']:.1%}"]
+    remarks = [f"a constant answer is right in {facts['unigram_accuracy']:.1%}"]
     if facts["ceiling"] < 1:
-        remarks.append(f"knowing every key that training shows in {facts['ceiling']:.1%}")
+        remarks.append(f"all keys of the training rows answer {facts['ceiling']:.1%}")
     if facts["loss_floor_nats"] is not None:
         remarks.append(f"dense loss floor {facts['loss_floor_nats']:.3f} nats")
     print(f"{facts['rows_per_s']:,.0f} rows/s; {', '.join(remarks)}")
@@ -207,9 +207,9 @@ def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
 
 
 CHECK_ABOUT = """\
-Hold data sets of MAD tasks against the 18 invariants that every row must keep, and the bounds of
-what is random, whoever made them: .npz files as `mlxhog mad data` writes them.
-Exit code 1 if anything is broken: which invariant, which row, what was found.
+Check data sets of MAD tasks, from any program: the 18 invariants of every row, and the bounds of
+random statistics. The files are .npz, in the format of `mlxhog mad data`.
+Exit code 1 if a check fails, with the invariant, the row and the values.
 
   1-7    in-context recall, noisy recall      13-15  selective copying
   8-12   fuzzy recall                         16     compression

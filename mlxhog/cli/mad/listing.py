@@ -1,4 +1,4 @@
-"""`mlxhog mad tasks` and `mlxhog mad layers`: what a candidate is tested on and made of."""
+"""`mlxhog mad tasks` and `mlxhog mad layers`: the tasks, and the layers of candidates."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from mlxhog.errors import ConfigError
 from mlxhog.report.streams import wrapped
 
 TASKS_ABOUT = """\
-List the tasks: what each tests, and its settings with their values in the benchmark's baseline,
-which --set of mad train and mad data changes."""
+List the tasks: the skill that each tests, and its settings with the values of the benchmark's
+baseline, which --set of mad train and mad data changes."""
 TASKS_EXAMPLES = (
     "mad tasks",
     "mad tasks --plugin examples/my_task.py --json",
@@ -55,9 +55,9 @@ def _task(task: Any) -> dict[str, Any]:
 
 
 LAYERS_ABOUT = """\
-List the layers that a candidate may have: mixers, in which positions meet, and channel maps. Each
-with the numbers that can be set, as in "mlstm(heads=2) swiglu", their defaults, and its source.
-A number that is none follows from the width or from another number."""
+List the possible layers of a candidate: mixers, which mix positions, and channel maps. Each has its
+numbers, as in "mlstm(heads=2) swiglu", their defaults, and its source. A number with the default
+none follows from the width or from another number."""
 LAYERS_EXAMPLES = (
     "mad layers",
     "mad layers --plugin examples/my_layer.py --json",
@@ -84,7 +84,7 @@ def run_layers(arguments: list[str]) -> int:
             numbers = {name: each["default"] for name, each in one["numbers"].items()}
             print(f"  {one['name']}  {one['about']}")
             print("\n".join(wrapped(f"      {_assignments(numbers) or 'no numbers'}")))
-            if one["source"] != source:  # not again for a layer of the same papers
+            if one["source"] != source:  # once for layers of the same papers
                 print("\n".join(wrapped(f"      {one['source']}")))
             source = one["source"]
     print('next: mlxhog mad show "mlstm(heads=2) swiglu"')
@@ -127,7 +127,7 @@ def _first_line(cls: type[Any]) -> str:
 
 
 def _source(layer: type[Any]) -> str:
-    """Return the papers that a layer's file names, or the file where it is the user's own."""
+    """Return the papers in the docstring of a layer's file, or the path of a user's file."""
     from mlxhog.config.plugin_file import loaded
 
     module = layer.__module__

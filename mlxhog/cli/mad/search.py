@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 SEARCH_ABOUT = """\
 Search a space of architectures: train candidates on every setting of a suite, several at once, and
-keep every result in studies/NAME. Kill it at any time: the same line goes on, or mad resume.
-One Ctrl-C lets the runs in progress end, a second one drops them.
+keep every result in studies/NAME. After a kill at any time, the same line or mad resume continues.
+After one Ctrl-C the runs in progress end, a second one drops them.
 
-The space is a YAML file, or space-small or space-xlstm of the package. The shortest one:
+The space is a YAML file, or space-small or space-xlstm of the package. A short one:
 
   space: {depth: 4, mixers: [mlstm, mh-attention], channels: [swiglu]}"""
 SEARCH_EXAMPLES = (
@@ -41,22 +41,22 @@ SEARCH_MAIN = (
 
 @dataclass(frozen=True, kw_only=True)
 class SearchConfig:
-    """Options of `mlxhog mad search` beside those of every study."""
+    """Options of `mlxhog mad search` in addition to those of every study."""
 
     space: str | None = option(None, "the search space: a YAML file or a name")
     sampler: str = option(
         "grid",
-        "who proposes candidates; tpe needs the extra [search]",
+        "sampler of candidates; tpe needs the extra [search]",
         choices=("grid", "random", "evolution", "tpe"),
     )
-    prune: bool = option(True, "end runs early whose candidate is among the worst at a rung")
-    seed: int = option(0, "of the sampler", low=0, high=2**32 - 1)
+    prune: bool = option(True, "end runs early if their candidate has a low rank at a rung")
+    seed: int = option(0, "seed of the sampler", low=0, high=2**32 - 1)
 
 
 def run_search(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad search", SEARCH_ABOUT, SEARCH_EXAMPLES, main=SEARCH_MAIN)
-    flags.argument("--no-prune", action="store_true", help="every run goes on to its end")
+    flags.argument("--no-prune", action="store_true", help="no run ends early")
     session.add(flags, SearchConfig)
     parsed = flags.parse(arguments)
     config, shared, how = session.parts(parsed, SearchConfig, StudyConfig, ExecutionConfig)
@@ -66,16 +66,11 @@ def run_search(arguments: list[str]) -> int:
         if any(one.name == "prune" for one in parsed.values):
             raise ConfigError("--prune and --no-prune are both given; keep one")
         config = replace(config, prune=False)
-    return _search(config, shared, how, parsed)
-
-
-def _search(config: SearchConfig, shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
-    # These import NumPy: wrong flags are answered before.
+    # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.search.space import read_space
     from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.study import Study
 
-    assert config.space is not None
     space = read_space(config.space)
     study = Study(
         space=space.to_dict(),
@@ -89,14 +84,14 @@ def _search(config: SearchConfig, shared: StudyConfig, how: ExecutionConfig, par
     ).remembering()
     planning = Planning(study)
     check_execution(how, study)
-    planning.sampler()  # whether it can be made here
+    planning.sampler()  # refuses one that needs a missing package
     name = parsed.other.study or Path(config.space).stem
     return session.begin(study, planning, name, how, parsed.other)
 
 
 BENCH_ABOUT = """\
-Score architectures over a suite of tasks: a study whose candidates are given, in which every run
-goes to its end. The same line goes on after any kill, as mad resume does."""
+Score architectures over a suite of tasks: a study with a list of candidates, in which no run ends
+early. After a kill, the same line or mad resume continues."""
 BENCH_EXAMPLES = (
     'mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke',
     'mad bench --layers "(mlstm swiglu)*2" --layers "(gla swiglu)*2" --suite lite --seeds 3',
@@ -129,11 +124,7 @@ def run_bench(arguments: list[str]) -> int:
         if any(option.name == "seeds" for option in parsed.values):
             raise ConfigError("--seed is the one seed of every run, --seeds are several; keep one")
         shared = replace(shared, seeds=f"{parsed.other.seed},")
-    return _bench(shared, how, parsed)
-
-
-def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
-    # These import NumPy: wrong flags are answered before.
+    # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.study import Study
     from mlxhog.models.mad.sequence import canonical, parse
@@ -157,7 +148,7 @@ def _bench(shared: StudyConfig, how: ExecutionConfig, parsed: Any) -> int:
 
 
 def _shared_sizes(architectures: list[MADConfig], dim: int | None) -> tuple[int | None, str]:
-    """Return width and positions of all architectures; files may say them.
+    """Return the common width and positions of the architectures.
 
     Raises:
         ConfigError: they differ.
@@ -173,14 +164,14 @@ def _shared_sizes(architectures: list[MADConfig], dim: int | None) -> tuple[int 
 
 
 def _name(definition: dict[str, Any]) -> str:
-    """A name that the same line finds again."""
+    """Return a name that is the same for the same line."""
     text = json.dumps(definition, sort_keys=True)
     return f"bench-{definition['suite']}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
 
 RESUME_ABOUT = """\
-Go on with a study that was stopped in any way: runs that ended stay, all others are run. Where it
-is executed may change from session to session; what it consists of does not."""
+Continue a study after any stop: results are kept, the other runs are started. The execution may
+change from session to session, the definition does not."""
 RESUME_EXAMPLES = (
     "mad resume first",
     "mad resume first --parallel 4 --budget 2h",
@@ -193,16 +184,13 @@ def run_resume(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad resume", RESUME_ABOUT, RESUME_EXAMPLES, ("STUDY",))
     flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
-    flags.argument("--retry-failed", action="store_true", help="run failed runs again, too")
+    flags.argument("--retry-failed", action="store_true", help="also repeat failed runs")
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     flags.plugin()
     session.add_output(flags)
     parsed, how = flags.read(ExecutionConfig, arguments)
-    return _resume(how, parsed.other)
-
-
-def _resume(how: ExecutionConfig, other: Any) -> int:
-    # These import NumPy: wrong flags are answered before.
+    other = parsed.other
+    # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.study import study as studies
     from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.store import find
@@ -214,11 +202,5 @@ def _resume(how: ExecutionConfig, other: Any) -> int:
     check_execution(how, planning.study)
     if other.dry_run:
         return session.dry_run(planning, store.name, how, store, as_json=other.json)
-    return session.go(
-        store,
-        planning,
-        how,
-        as_json=other.json,
-        quiet=other.quiet,
-        retry_failed=other.retry_failed,
-    )
+    shown = {"as_json": other.json, "quiet": other.quiet}
+    return session.go(store, planning, how, **shown, retry_failed=other.retry_failed)

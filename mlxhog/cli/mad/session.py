@@ -24,26 +24,26 @@ from mlxhog.report.views import Observer, Silence, may_redraw
 if TYPE_CHECKING:
     from mlxhog.mad.options import ExecutionConfig
     from mlxhog.mad.study.progress import StudyProgress
-    from mlxhog.mad.study.scheduler import Outcome
+    from mlxhog.mad.study.scheduler import SessionResult
     from mlxhog.mad.study.session import Planning
     from mlxhog.mad.study.store import Store
     from mlxhog.mad.study.study import Study
 
 FIRST_SEED = 12345
 PROTOCOL = tuple(field.name for field in fields(Protocol))
-"""What may differ from the suite's; lr and weight_decay take the place of its optimiser points."""
+"""Fields that may differ from the suite's; lr and weight_decay replace its optimiser points."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StudyConfig:
-    """Options that say what a study consists of."""
+    """Options of the definition of a study."""
 
     suite: str | None = option(
         None, "tasks and optimiser points: smoke, lite or full", none="the space's, or smoke"
     )
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
     seeds: str = option(
-        "1", f"every run with so many seeds from {FIRST_SEED} on, or with these: 1,2,3"
+        "1", f"number of seeds of every run, from {FIRST_SEED} on; or a list: 1,2,3"
     )
     dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
     backend: str | None = option(
@@ -58,27 +58,27 @@ class StudyConfig:
     )
     batch_candidates: int = option(
         1,
-        "hand so many small runs of one shape to one worker, which trains them as one batched "
-        "computation where that is faster",
+        "most runs of one shape for one worker, which trains them as one batched computation if "
+        "that is faster",
         low=1,
     )
 
 
 def add(flags: Flags, *classes: type) -> None:
-    """Add what every command has, and the options of some classes before it."""
-    flags.argument("--study", metavar="NAME", help="name of the study, or of the one to go on with")
+    """Add the flags of every command, after the options of some classes."""
+    flags.argument("--study", metavar="NAME", help="name of the study, new or to be continued")
     flags.plugin()
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     add_output(flags)
     for cls in (*classes, StudyConfig):
         flags.options(cls)
-    group = "training of every run, over what the suite says"
+    group = "training of every run; replaces the values of the suite"
     flags.options(Protocol, only=PROTOCOL, group=group, default="the suite's")
     flags.options(ExecutionConfig)
 
 
 def add_output(flags: Flags) -> None:
-    """Add how a command shows what it does."""
+    """Add the flags of a command's output."""
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.quiet()
 
@@ -86,7 +86,7 @@ def add_output(flags: Flags) -> None:
 def part(
     cls: type[Config], parsed: Parsed, problems: list[str], only: Sequence[str] | None = None
 ) -> Config | None:
-    """Return the options of one class; None where something is wrong, which `problems` gets."""
+    """Return the options of one class; None if one is wrong, after adding it to `problems`."""
     names = options(cls) if only is None else only
     try:
         return resolve(cls, [[value for value in parsed.values if value.name in names]])
@@ -96,10 +96,10 @@ def part(
 
 
 def parts(parsed: Parsed, *classes: type[Any]) -> list[Any]:
-    """Return an object of every class.
+    """Return the options of every class.
 
     Raises:
-        ConfigError: everything that is wrong in any of them, and in the command line.
+        ConfigError: every problem of any of them, and of the command line.
     """
     problems = list(parsed.problems)
     configs = [part(cls, parsed, problems) for cls in classes]
@@ -111,7 +111,7 @@ def parts(parsed: Parsed, *classes: type[Any]) -> list[Any]:
 
 
 def protocol(parsed: Parsed) -> dict[str, object]:
-    """Return the fields of the protocol that were given; steps replace a suite's epochs."""
+    """Return the given fields of the protocol; steps replace a suite's epochs."""
     chosen = part(Protocol, parsed, [], PROTOCOL)
     named = {value.name for value in parsed.values}
     aliases = {alias: name for name, one in options(Protocol).items() for alias in one.aliases}
@@ -126,7 +126,7 @@ def protocol(parsed: Parsed) -> dict[str, object]:
 
 
 def seeds(text: str) -> tuple[int, ...]:
-    """Read `3`, which is so many from `FIRST_SEED` on, or the list `1,2,3`.
+    """Read `3`, a number of seeds from `FIRST_SEED` on, or the list `1,2,3`.
 
     Raises:
         ConfigError: it is neither.
@@ -143,16 +143,16 @@ def seeds(text: str) -> tuple[int, ...]:
         or not all(0 <= seed < 2**32 for seed in numbers)
     ):
         raise ConfigError(
-            f"--seeds is {text!r}; wanted how many, such as 3, or different ones such as 1,2,3"
+            f"--seeds is {text!r}; give a number, such as 3, or different ones such as 1,2,3"
         )
     return numbers
 
 
 def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
-    """Return the fields of `Study` that follow from the shared options.
+    """Return the fields of `Study` from the shared options.
 
     Raises:
-        ConfigError: the workers or the tasks cannot be.
+        ConfigError: the workers or the tasks are impossible.
         EnvironmentLacks: a backend is missing here.
     """
     from mlxhog.machine import machine
@@ -182,14 +182,15 @@ def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
 
 
 def _check_one_worker(config: StudyConfig, workers: int) -> None:
-    """Refuse what candidates of several workers cannot do.
+    """Refuse flags that need candidates of one worker, if these have several.
 
     Raises:
         ConfigError: a flag needs candidates of one worker.
     """
-    flags = {"--share-embedding": config.share_embedding}
-    flags["--batch-candidates"] = config.batch_candidates > 1
-    for flag, is_set in flags.items():
+    for flag, is_set in (
+        ("--share-embedding", config.share_embedding),
+        ("--batch-candidates", config.batch_candidates > 1),
+    ):
         if is_set and workers > 1:
             raise ConfigError(
                 f"{flag} is for candidates of one worker, these have {workers}; leave out one of "
@@ -204,14 +205,14 @@ ALL_FAILED = 1
 def begin(
     study: Study, planning: Planning, name: str, how: ExecutionConfig, asked: Namespace
 ) -> int:
-    """Begin a study, or go on with the same one; returns the exit code.
+    """Begin a study, or continue the same one; return the exit code.
 
     Args:
-        study: as the command line describes it.
+        study: of the command line.
         planning: of the study.
         name: of its directory.
-        how: it is executed.
-        asked: whether for a `dry_run`, for `json`, for `quiet`.
+        how: its execution.
+        asked: flags `dry_run`, `json` and `quiet`.
 
     Raises:
         StudyError: the directory holds another study, or one of another version.
@@ -228,14 +229,14 @@ def begin(
 def dry_run(
     planning: Planning, name: str, how: ExecutionConfig, store: Store | None, *, as_json: bool
 ) -> int:
-    """Print what a session would do; returns the exit code.
+    """Print the plan of a session; return the exit code.
 
     Args:
         planning: of the study.
         name: of the study.
-        how: it would be executed.
-        store: of the study, where there is one.
-        as_json: one JSON object instead.
+        how: its execution.
+        store: of the study, if it exists.
+        as_json: print one JSON object.
     """
     from mlxhog.machine import machine
     from mlxhog.mad.study.session import seconds_of_a_run
@@ -262,7 +263,7 @@ def dry_run(
     if as_json:
         print(json.dumps(facts))
         return 0
-    guess = "as the runs so far" if records else "a guess from how fast this machine multiplies"
+    guess = "as the runs so far" if records else "estimated from a matrix product on this machine"
     each = f"each {facts['runs_each']} runs with seeds {', '.join(map(str, study.seeds))}"
     print(f"study        {name}: suite {study.suite}, width {planning.dim}, {study.workers}")
     print(f"candidates   {planning.candidates:,}, {each}")
@@ -283,7 +284,7 @@ def go(
     quiet: bool,
     retry_failed: bool = False,
 ) -> int:
-    """Go through a session, and say how it ended; returns the exit code."""
+    """Execute a session and print its result; return the exit code."""
     from mlxhog.machine import machine
     from mlxhog.mad.study.session import execute
 
@@ -293,7 +294,7 @@ def go(
     if threads > here.cores and how.ray_address is None and not quiet:
         print(
             f"{parallel} candidates at once have {threads} threads, this machine {here.cores} "
-            "cores: they share, which adds no speed",
+            "cores, so more candidates at once are not faster",
             file=sys.stderr,
         )
     outcome = execute(
@@ -311,8 +312,8 @@ def go(
     return ALL_FAILED if _all_failed(outcome) else EXIT_CODES[outcome.status]
 
 
-def record(store: Store, outcome: Outcome) -> dict[str, Any]:
-    """Return how a session ended, as JSON has it."""
+def record(store: Store, outcome: SessionResult) -> dict[str, Any]:
+    """Return the result of a session for JSON."""
     statuses = ("done", "failed", "pruned", "diverged")
     best = None if outcome.best is None or _all_failed(outcome) else asdict(outcome.best)
     return {
@@ -324,8 +325,8 @@ def record(store: Store, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def summary(store: Store, outcome: Outcome, how: ExecutionConfig) -> str:
-    """Say how a session ended, what is best, and what to type next."""
+def summary(store: Store, outcome: SessionResult, how: ExecutionConfig) -> str:
+    """Return the result of a session, the best candidate, and the next commands."""
     ended = sum(outcome.statuses.values())
     counts = ", ".join(f"{n} {status}" for status, n in sorted(outcome.statuses.items()))
     words = {"done": "done", "budget": "the budget is used up", "interrupted": "interrupted"}
@@ -345,24 +346,24 @@ def summary(store: Store, outcome: Outcome, how: ExecutionConfig) -> str:
             f"again with mlxhog mad resume {name} --retry-failed"
         )
     if outcome.status != "done":
-        lines.append(f"go on: mlxhog mad resume {name}{_flags(how)}")
+        lines.append(f"continue: mlxhog mad resume {name}{_flags(how)}")
     lines += [f"next: mlxhog mad board {name}", f"      mlxhog mad plot {name}"]
     return "\n".join(lines)
 
 
-def _all_failed(outcome: Outcome) -> bool:
-    """No run of the study has a score that means anything."""
+def _all_failed(outcome: SessionResult) -> bool:
+    """Whether every run of the study failed."""
     return outcome.status != "interrupted" and set(outcome.statuses) == {"failed"}
 
 
 def _name(store: Store, how: ExecutionConfig) -> str:
-    """What finds the study again from here."""
+    """Return the name or the path of the study for the next commands."""
     default = options(type(how))["out"].default
     return shlex.quote(store.name if how.out == default else str(store.directory))
 
 
 def _flags(how: ExecutionConfig) -> str:
-    """The flags under which a session goes on as it was; a budget that is used up is none."""
+    """Return the flags that continue a session unchanged, without its used budget."""
     specs = options(type(how))
     return "".join(
         f" {specs[field.name].flag} {shlex.quote(str(specs[field.name].spell(value)))}"
@@ -375,7 +376,7 @@ def _flags(how: ExecutionConfig) -> str:
 def observer(
     stream: TextIO, *, quiet: bool = False, environ: Mapping[str, str] = os.environ
 ) -> AbstractContextManager[Observer[StudyProgress]]:
-    """Return a live board where it may be redrawn, and plain lines elsewhere; see `may_redraw`."""
+    """Return a live board, or plain lines if the stream cannot be redrawn; see `may_redraw`."""
     from mlxhog.mad.report.board import LiveBoard, PlainBoard
 
     if quiet:

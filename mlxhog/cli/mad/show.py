@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     from mlxhog.report.table import Section
 
 ABOUT = """\
-Print the flat list of layers of an architecture, with their shapes, parameters, and the numbers
-each keeps per sequence while it reads one. ARCH is a YAML file, a checkpoint, the name of an
-architecture of the package, or a line of layers such as "(mlstm swiglu)*2"."""
+Print the flat list of layers of an architecture, with their shapes, parameters and state: the
+numbers kept per sequence. ARCH is a YAML file, a checkpoint, the name of an architecture of the
+package, or a line of layers such as "(mlstm swiglu)*2"."""
 EXAMPLES = (
     'mad show "mlstm(h4) swiglu slstm(h4) swiglu"',
     "mad show mad-7to1 --json",
@@ -28,19 +28,19 @@ EXAMPLES = (
 
 @dataclass(frozen=True, kw_only=True)
 class ShowConfig:
-    """Options of `mlxhog mad show`; None keeps what the architecture says."""
+    """Options of `mlxhog mad show`; None keeps the value of the architecture."""
 
     dim: int | None = option(None, "width", low=1, none="its own")
     vocab: int | None = option(None, "tokens of the vocabulary", low=1, none="its own")
     seq_len: int | None = option(
-        None, "tokens read, after which state is counted", low=1, none="its own"
+        None, "length of the sequence, for the state", low=1, none="its own"
     )
 
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad show", ABOUT, EXAMPLES, ("ARCH",))
-    flags.argument("architecture", nargs="+", metavar="ARCH", help="what to show")
+    flags.argument("architecture", nargs="+", metavar="ARCH", help="the architecture")
     flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object with every number")
     parsed, config = flags.read(ShowConfig, arguments)
@@ -63,18 +63,18 @@ def run(arguments: list[str]) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Part:
-    """One layer with its norm, or what is before and after all layers.
+class ModelPart:
+    """One layer with its norm, or another part of the model.
 
     Attributes:
-        layer: its number from 0; None for the rest.
-        text: canonical text of the layer, or the name of the rest, such as "head".
-        kind: "mixer" or "channel"; "" for the rest.
+        layer: its number from 0; None for another part.
+        text: canonical text of the layer, or the name of the part, such as "head".
+        kind: "mixer" or "channel"; "" for another part.
         numbers: every number of the layer.
-        shapes: of its parameters, under their own names.
-        params: their elements.
-        state: numbers kept per sequence, by what they are.
-        grows: whether longer sequences keep more.
+        shapes: of its parameters, by name.
+        params: number of their elements.
+        state: numbers kept per sequence, by kind.
+        grows: whether the state grows with the sequence.
     """
 
     layer: int | None
@@ -97,13 +97,13 @@ class Summary:
     seq_len: int
     position: str
     backbone: str
-    parts: tuple[Part, ...]
+    parts: tuple[ModelPart, ...]
     params: int
     state: int
 
 
 def summarise(cfg: MADConfig, seq_len: int) -> Summary:
-    """Count the parameters of a model, and what it keeps after `seq_len` tokens."""
+    """Return the parts of a model, with its state after `seq_len` tokens."""
     from mlxhog.models.mad.layers import at_width
     from mlxhog.models.mad.sequence import canonical
 
@@ -122,8 +122,8 @@ def summarise(cfg: MADConfig, seq_len: int) -> Summary:
     )
 
 
-def _parts_of(cfg: MADConfig, seq_len: int) -> tuple[Part, ...]:
-    """Every part in the order in which the model uses them."""
+def _parts_of(cfg: MADConfig, seq_len: int) -> tuple[ModelPart, ...]:
+    """Return every part in the order of use."""
     from mlxhog.models.mad import param_spec, state_sizes
     from mlxhog.models.mad.layers import to_dict
     from mlxhog.models.mad.model import layer_name
@@ -141,7 +141,7 @@ def _parts_of(cfg: MADConfig, seq_len: int) -> tuple[Part, ...]:
         number = numbers.get(prefix)
         layer = None if number is None else cfg.layers[number]
         parts.append(
-            Part(
+            ModelPart(
                 layer=number,
                 text=prefix if layer is None else canonical([layer]),
                 kind="" if layer is None else layer.kind,
@@ -156,7 +156,7 @@ def _parts_of(cfg: MADConfig, seq_len: int) -> tuple[Part, ...]:
 
 
 def _parts(summary: Summary) -> Section:
-    """Every layer, and the sums."""
+    """Return the table of the parts, with their sums."""
     from mlxhog.report.table import Section
 
     rows = [
@@ -185,7 +185,7 @@ def _parts(summary: Summary) -> Section:
 
 
 def _shapes(summary: Summary) -> Section:
-    """The parameters of every different layer once."""
+    """Return the table of parameters, of equal layers once."""
     from mlxhog.report.table import Section
 
     rows, shown = [], set[str]()

@@ -25,9 +25,9 @@ if TYPE_CHECKING:
     from mlxhog.mad.training.run_plan import RunPlan
 
 ABOUT = """\
-Train one candidate on one of the six tasks and score it on rows it has not seen. Without --set,
---dim, --lr and the like it is the benchmark's baseline, for at most 2,000 steps; it ends as soon as
-it answers 0.999 of the test positions right.
+Train one candidate on one of the six tasks and score it on held-out rows. By default it is the
+benchmark's baseline, for at most 2,000 steps; it ends as soon as 0.999 of the test positions are
+right.
 
 tasks: in-context-recall (CR), fuzzy-in-context-recall (FR), noisy-in-context-recall (NR),
 selective-copying (SC), compression (C), memorization (M)"""
@@ -48,14 +48,14 @@ EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateConfig:
-    """Options of `mlxhog mad train` beside those of the protocol and of several workers."""
+    """Options of `mlxhog mad train` in addition to those of protocol and workers."""
 
     task: str = option("in-context-recall", "the task, by its full or short name")
     arch: str | None = option(None, "architecture: a YAML file or a name, instead of --layers")
     dim: int | None = option(None, "width; 128, or the architecture's own", low=1, none="its own")
     position: str | None = option(
         None,
-        "what is added to the embedding; none, or the architecture's own",
+        "positions added to the embedding; none, or the architecture's own",
         choices=("none", "learned", "sincos"),
         none="its own",
     )
@@ -69,7 +69,7 @@ class CandidateConfig:
         None, "threads of each worker; auto shares the cores", low=1, none="auto"
     )
     seed: int = option(12345, "of rows, initial values and order of batches", low=0, high=2**32 - 1)
-    save: str | None = option(None, "directory that gets the trained model", none="nowhere")
+    save: str | None = option(None, "directory for the trained model", none="nowhere")
 
 
 def run(arguments: list[str]) -> int:
@@ -93,18 +93,18 @@ def run(arguments: list[str]) -> int:
         print_json(train_view.record(plan, result))
     elif not parsed.other.quiet:
         print(train_view.summary(plan, result, None if unsaved else candidate.save))
-    if unsaved is not None:  # its numbers were worth having
+    if unsaved is not None:  # the numbers are printed also then
         print(unsaved, file=sys.stderr)
         return unsaved.exit_code
     return EXIT_CODES[result.status]
 
 
 def _check_save(target: Path) -> None:
-    """Refuse a place that is taken, before anything is trained.
+    """Refuse an existing target before the training.
 
     Raises:
-        ConfigError: something is there; this command replaces nothing.
-        EnvironmentLacks: the system does not let us look.
+        ConfigError: it exists; this command replaces no file.
+        EnvironmentLacks: the system does not allow to read it.
     """
     from mlxhog.checkpoint.formats.saving import check_target
 
@@ -113,7 +113,7 @@ def _check_save(target: Path) -> None:
     except ConfigError as error:
         if not target.exists():
             raise
-        # The command's --force is about what doctor found, so it is no way out here.
+        # The command's --force concerns verdicts of doctor, not files.
         raise ConfigError(f"--save {target} exists; choose another name, or remove it") from error
 
 
@@ -134,7 +134,7 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
     """Return the options of each kind.
 
     Raises:
-        ConfigError: everything that is wrong in any of them.
+        ConfigError: every problem of any of them.
     """
     problems = list(parsed.problems)
     candidate = part(CandidateConfig, parsed, problems)
@@ -158,10 +158,10 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
 
 
 def _worker_options(together: TrainConfig, parsed: Parsed) -> dict[str, object]:
-    """Return what is said of workers by flat names, as a study keeps it.
+    """Return the options of workers by flat names, as in a study.
 
     Raises:
-        ConfigError: the strategy has a number that is none of `WORKER_OPTIONS`.
+        ConfigError: the strategy has a number that is not one of `WORKER_OPTIONS`.
     """
     named, values = {value.name for value in parsed.values}, flat_values(together)
     given = [name for name in WORKER_OPTIONS if name in named and name != "strategy"]
@@ -183,7 +183,7 @@ def _run_config(
     settings: dict[str, str],
     layers: Sequence[str] | None,
 ) -> RunConfig:
-    """Put the run together, with everything spelt out that decides on its numbers."""
+    """Return the configuration of the run, with everything that decides its numbers."""
     from mlxhog.config import plugin_file
     from mlxhog.machine import machine
     from mlxhog.machine.workers import GPU_BACKENDS, backend_here, resolve_workers
@@ -231,7 +231,7 @@ def _run_config(
 def _train(
     plan: RunPlan, worker_options: dict[str, object], save: str | None, *, quiet: bool
 ) -> tuple[RunResult, MlxhogError | None]:
-    """Train in sight of the user, who may interrupt; also says why the model was not saved."""
+    """Train with a status line and Ctrl-C; return the result and the error of the saving."""
     from mlxhog.cli.mad.train_view import RunLine
     from mlxhog.machine.interrupts import Interrupts
     from mlxhog.mad.training import candidate

@@ -21,14 +21,14 @@ REDRAW_S = 0.2
 
 
 class RunLine(StatusLine, Callbacks):
-    """Callbacks that show what they are told, and pass Ctrl-C on.
+    """Callbacks that show the progress of a run, and pass Ctrl-C on.
 
     Args:
         stream: where to write.
         limit: most steps of the run.
         counts_beats: every beat is a step, as with one worker.
         quiet: write nothing.
-        signals: counted while the run goes on; the first ends it after an evaluation.
+        signals: counted during the run; the first ends it after an evaluation.
         clock: seconds, monotonic.
     """
 
@@ -52,7 +52,7 @@ class RunLine(StatusLine, Callbacks):
         self._point: Point | None = None
 
     def beat(self) -> None:
-        """Redraw now and then.
+        """Redraw the line at most every `REDRAW_S`.
 
         Raises:
             KeyboardInterrupt: a signal came since the last beat.
@@ -76,7 +76,7 @@ class RunLine(StatusLine, Callbacks):
             self.tell(self.text())
 
     def text(self) -> str:
-        """Say how far it is, how good, and how long it may still take."""
+        """Return steps, last evaluation, pace and time to the end."""
         parts = [f"step {self._step}/{self._limit}"]
         if self._point is not None:
             point = self._point
@@ -87,7 +87,7 @@ class RunLine(StatusLine, Callbacks):
         return "  ".join(parts)
 
     def _steps_per_s(self) -> float | None:
-        """The pace up to the last evaluation; before the first, of the steps since the first."""
+        """The pace to the last evaluation; before it, of the steps after the first."""
         if self._point is not None:
             return self._point.step / max(self._point.seconds, 1e-9)
         if self._began_s is None or self._step < 2:
@@ -96,7 +96,7 @@ class RunLine(StatusLine, Callbacks):
 
 
 def facts(plan: RunPlan) -> dict[str, Any]:
-    """What the run is, in plain values."""
+    """Return the definition of the run as plain values."""
     config, model = plan.asked, plan.model
     return {
         "task": config.task,
@@ -116,14 +116,14 @@ def facts(plan: RunPlan) -> dict[str, Any]:
 
 
 def record(plan: RunPlan, result: RunResult) -> dict[str, Any]:
-    """Return what `--json` prints."""
+    """Return the object of `--json`."""
     own = facts(plan)
     first = {name: own.pop(name) for name in ("task", "layers", "backend")}
     return {**first, **asdict(result), **own}
 
 
 def summary(plan: RunPlan, result: RunResult, save: str | None) -> str:
-    """Say how a run ended, how good it was, and what was trained."""
+    """Return the end of a run, its accuracy, and its model, in words."""
     own = facts(plan)
     best = "" if result.ceiling >= 1 else f", where {result.ceiling:.4f} is possible"
     lines = [
@@ -147,7 +147,7 @@ def summary(plan: RunPlan, result: RunResult, save: str | None) -> str:
 
 
 def print_plan(plan: RunPlan, *, as_json: bool) -> None:
-    """Print what would run, with the time that its first steps promise."""
+    """Print the plan of a run, with its time from a few steps."""
     own, duration = facts(plan), estimate(plan)
     own["arena_bytes"] = plan.layout.total_bytes
     own["step_s"] = None if duration is None else duration.step_s

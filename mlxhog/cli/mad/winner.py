@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -12,16 +13,16 @@ from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
-    from mlxhog.mad.scores import Row
+    from mlxhog.mad.scores import CandidateScore
     from mlxhog.mad.winner import Vote
     from mlxhog.report.table import Section
 
 VOTE_ABOUT = """\
-Let the best candidates of a study vote on every slot, and write what they agree on as a model file
-that `mlxhog train --model` takes. The scores are split in two where the variance within both parts
-is least, and the upper part votes; --top takes the K best instead."""
+Let the best candidates of a study vote on every slot, and write the result as a model file for
+`mlxhog train --model`. The scores are split in two with the least variance within both parts, and
+the upper part votes; with --top the K best vote."""
 VOTE_EXAMPLES = (
     "mad vote first",
     "mad vote first --top 5 --out winner.yaml",
@@ -33,8 +34,8 @@ VOTE_EXAMPLES = (
 class VoteConfig:
     """Options of `mlxhog mad vote`."""
 
-    top: int | None = option(None, "so many of the best vote", low=1, none="auto")
-    out: str | None = option(None, "model file to write; one that is there is replaced")
+    top: int | None = option(None, "number of voters, the best", low=1, none="auto")
+    out: str | None = option(None, "model file to write or replace")
 
 
 def run_vote(arguments: list[str]) -> int:
@@ -64,14 +65,18 @@ def run_vote(arguments: list[str]) -> int:
     return 0
 
 
+def _slots(result: Vote) -> Iterator[tuple[int, str, Mapping[str, int]]]:
+    return zip(itertools.count(1), result.layers, result.slots, strict=False)
+
+
 def _facts(
-    result: Vote, rows: Sequence[Row], measured: Row | None, out: str | None
+    result: Vote, rows: Sequence[CandidateScore], measured: CandidateScore | None, out: str | None
 ) -> dict[str, object]:
     return {
         "layers": " ".join(result.layers),
         "slots": [
-            {"slot": number, "layer": slot.winner, "votes": dict(slot.votes)}
-            for number, slot in enumerate(result.slots, start=1)
+            {"slot": number, "layer": layer, "votes": votes}
+            for number, layer, votes in _slots(result)
         ],
         "voters": [{"layers": " ".join(layers), "score": score} for layers, score in result.voters],
         "cluster": len(result.cluster),
@@ -82,14 +87,18 @@ def _facts(
 
 
 def _section(
-    result: Vote, rows: Sequence[Row], measured: Row | None, config: VoteConfig, study: str
+    result: Vote,
+    rows: Sequence[CandidateScore],
+    measured: CandidateScore | None,
+    config: VoteConfig,
+    study: str,
 ) -> Section:
     from mlxhog.report.table import Section
 
     layers = " ".join(result.layers)
     cells = [
-        (str(number), slot.winner, ", ".join(f"{name} {n}" for name, n in slot.votes.items()))
-        for number, slot in enumerate(result.slots, start=1)
+        (str(number), layer, ", ".join(f"{name} {n}" for name, n in votes.items()))
+        for number, layer, votes in _slots(result)
     ]
     return Section(
         _who(result, rows, config.top),
@@ -99,7 +108,7 @@ def _section(
     )
 
 
-def _who(result: Vote, rows: Sequence[Row], top: int | None) -> str:
+def _who(result: Vote, rows: Sequence[CandidateScore], top: int | None) -> str:
     scores = [score for _, score in result.cluster]
     text = (
         f"{len(scores)} of {len(rows)} candidates vote, scores {scores[0]:.3f} to {scores[-1]:.3f}"
@@ -110,9 +119,9 @@ def _who(result: Vote, rows: Sequence[Row], top: int | None) -> str:
     return text
 
 
-def _measured(measured: Row | None, rows: Sequence[Row]) -> str:
+def _measured(measured: CandidateScore | None, rows: Sequence[CandidateScore]) -> str:
     if measured is None:
-        return "no candidate of the study has these layers: their score is not known"
+        return "no candidate of the study has these layers: their score is unknown"
     rank = rows.index(measured) + 1
     return f"place {rank} of {len(rows)} in the study, score {measured.score:.3f}"
 
@@ -129,11 +138,11 @@ def _next(result: Vote, config: VoteConfig, study: str) -> list[str]:
 
 
 SCALE_ABOUT = """\
-Make an architecture deeper, and write it as a model file that `mlxhog train --model` takes. WHAT is
-a study, whose best candidate is taken, or what `mlxhog mad show` takes: a YAML file, a name, a line
-of layers. `stack` repeats the whole sequence; `stretch` repeats every part where it stands. What
-was searched at few layers stacks well, what was searched at 16 or more stretches (Composer,
-arXiv:2510.00379). Blocks of a mixer and a channel map stay together."""
+Make an architecture deeper, and write it as a model file for `mlxhog train --model`. WHAT is a
+study (its best candidate), or an argument of `mlxhog mad show`: a YAML file, a name, a line of
+layers. `stack` repeats the whole sequence, `stretch` every part in its place. Results of a search
+with few layers are better stacked, those with 16 or more stretched (Composer, arXiv:2510.00379).
+Blocks of a mixer and a channel map stay together."""
 SCALE_EXAMPLES = (
     "mad scale first --depth 16 --out deep.yaml",
     "mad scale winner.yaml --depth 24 --how stretch --dim 256 --out deep.yaml",
@@ -148,12 +157,12 @@ class ScaleConfig:
 
     depth: int | None = option(None, "layers of the new model", low=1)
     how: str = option(
-        "stack", "copies on top of each other, or in place", choices=("stack", "stretch")
+        "stack", "repeat the whole sequence, or every part in place", choices=("stack", "stretch")
     )
-    out: str | None = option(None, "model file to write; one that is there is replaced")
+    out: str | None = option(None, "model file to write or replace")
     unit: str = option(
         "auto",
-        "what stays together; auto: blocks where there are",
+        "unit of repetition; auto: blocks if the layers are blocks",
         choices=("auto", "layer", "block"),
     )
     dim: int | None = option(None, "width of the new model", low=1, none="its own")

@@ -1,6 +1,6 @@
-"""The board of a running study: plain lines, or a picture on a terminal, redrawn while it runs.
+"""The board of a running study: plain lines, or on a terminal a picture that is redrawn.
 
-No line of the picture ever wraps. rich, which takes 50 ms, is imported only where it draws.
+No line of the picture wraps. rich, which takes 50 ms, is imported only to draw.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ELLIPSIS = "…"
 
 
 def folded(layers: Sequence[str]) -> str:
-    """Spell a sequence with its repeats counted: (mlstm swiglu)*7 slstm swiglu."""
+    """Write a sequence with counted repeats: (mlstm swiglu)*7 slstm swiglu."""
     parts: list[str] = []
     i = 0
     while i < len(layers):
@@ -38,7 +38,7 @@ def folded(layers: Sequence[str]) -> str:
 
 
 def _repeat(layers: Sequence[str], start: int) -> tuple[int, int]:
-    """The group at `start` that covers most layers by repeating: its size and how often."""
+    """Size and repeats of the group at `start` whose repeats cover most layers."""
     best = (1, 1)
     for size in range(1, (len(layers) - start) // 2 + 1):
         group, times = layers[start : start + size], 1
@@ -50,7 +50,7 @@ def _repeat(layers: Sequence[str], start: int) -> tuple[int, int]:
 
 
 def short(candidate: str, width: int) -> str:
-    """Return a canonical string: folded if it is too long, cut in the middle if it still is."""
+    """Return a canonical string: folded if it is too long, then cut in the middle."""
     if len(candidate) <= width:
         return candidate
     text = folded(candidate.split())
@@ -63,13 +63,13 @@ def short(candidate: str, width: int) -> str:
 
 
 class PlainBoard(LineView[StudyProgress]):
-    """A view of a study that writes a line now and then, and every message and failure once."""
+    """A view of a study that writes a line at times, and every message and failure once."""
 
     def __init__(
         self, stream: TextIO, *, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic
     ) -> None:
         super().__init__(stream, every_s, clock)
-        self._told: tuple[object, ...] = ()
+        self._shown: tuple[object, ...] = ()
         self._troubles = 0
 
     def news(self, progress: StudyProgress) -> Iterator[str]:
@@ -78,13 +78,13 @@ class PlainBoard(LineView[StudyProgress]):
             yield trouble_line(trouble)
         self._troubles = len(progress.troubles)
         news = (progress.done, progress.total, *(run.step for run in progress.running))
-        if news != self._told and self.due():
-            self._told = news
+        if news != self._shown and self.due():
+            self._shown = news
             yield line(progress)
 
 
 def line(progress: StudyProgress) -> str:
-    """Return the whole picture in one line."""
+    """Return the state of a study in one line."""
     running = "  ".join(
         f"[{run.worker} {run.candidate}: {run.run} step {steps(run.step, run.steps)} "
         f"acc {accuracy(run.acc_token)}]"
@@ -94,7 +94,7 @@ def line(progress: StudyProgress) -> str:
 
 
 def heading(progress: StudyProgress) -> str:
-    """Say how far the study is."""
+    """Return the heading: runs, time and statuses."""
     of = "" if progress.total is None else f" of {progress.total}"
     share = "" if progress.fraction is None else f" ({progress.fraction:.0%})"
     eta = "-" if progress.eta_s is None else format_clock(progress.eta_s)
@@ -110,7 +110,7 @@ def heading(progress: StudyProgress) -> str:
 
 
 def best(top: Best | None, width: int | None = None) -> str:
-    """Say what is on top so far; its layers are shortened to fit `width` columns."""
+    """Return the best candidate so far; its layers are shortened to fit `width` columns."""
     if top is None:
         return "best -"
     number = f"best {score(top.score, top.interval)}"
@@ -121,38 +121,38 @@ def best(top: Best | None, width: int | None = None) -> str:
 
 
 def trouble_line(trouble: Trouble) -> str:
-    """Say what became of a run that has no accuracy."""
+    """Return the line of a run that failed or diverged."""
     reason = f": {printable(trouble.reason)}" if trouble.reason else ""
     return f"{trouble.status}  {trouble.run}{reason}  {folded(trouble.candidate.split())}"
 
 
 def score(value: float, interval: float | None) -> str:
-    """Spell a score and the half width of its interval, where there is one."""
+    """Write a score, with the half width of its interval if there is one."""
     return f"{value:.3f}" if interval is None else f"{value:.3f} ± {interval:.3f}"
 
 
 def accuracy(value: float | None) -> str:
-    """Spell an accuracy, or - before there is one."""
+    """Write an accuracy; None is -."""
     return "-" if value is None else f"{value:.3f}"
 
 
 def steps(step: int, of: int | None) -> str:
-    """Spell how far a run is."""
+    """Write the steps of a run."""
     return str(step) if of is None else f"{step}/{of}"
 
 
 def cut(text: str, width: int | None) -> str:
-    """Cut a text at its end, where it is longer than `width` columns."""
+    """Cut a text at its end to `width` columns."""
     if width is None or len(text) <= width:
         return text
     return text[: max(0, width - 1)] + ELLIPSIS[:width]
 
 
 TROUBLES = 3
-"""Failures shown at once, the latest; the board's plain lines and the page have all of them."""
+"""The latest failures in the picture; the plain lines and the page have all."""
 _GAP = 2
 _ROOM_FOR_RUNS = 40
-"""Columns of text below which only the layers of a run are shown."""
+"""Columns below which only the layers of a run are shown."""
 
 
 class LiveBoard(LiveView[StudyProgress]):
@@ -164,7 +164,7 @@ class LiveBoard(LiveView[StudyProgress]):
 
 
 class Picture:
-    """A renderable that fits whatever width the terminal has at the moment it is drawn."""
+    """A renderable that fits the width of the terminal at the moment of drawing."""
 
     def __init__(self, progress: StudyProgress) -> None:
         self._progress = progress
@@ -178,7 +178,7 @@ class Picture:
         yield styled(heading(progress), "bold")
         if progress.fraction is not None:
             bar = ProgressBar(total=1.0, completed=progress.fraction, width=min(64, width))
-            yield Padding(bar, 0)  # which ends its line
+            yield Padding(bar, 0)  # it ends the line
         yield styled(best(progress.best, width), "cyan")
         if progress.running:
             yield _runs(progress.running, width)
@@ -187,14 +187,14 @@ class Picture:
 
 
 def styled(text: str, style: str) -> Text:
-    """Return a line that is cut where the terminal ends."""
+    """Return a line that is cut to the width of the terminal."""
     from rich.text import Text
 
     return Text(text, style=style, no_wrap=True, overflow="ellipsis")
 
 
 def _runs(running: tuple[ActiveRun, ...], width: int) -> Table:
-    """Numbers get what they need; what is left is shared by the layers and the run's name."""
+    """Return the table of runs; layers and titles share the width beside the numbers."""
     from rich.table import Table
 
     numbers = [

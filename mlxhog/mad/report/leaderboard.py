@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.files.quantities import format_count, format_duration
 from mlxhog.mad.report.board import accuracy, cut, folded, score, short, styled
-from mlxhog.mad.report.ranking import Comparison, Ranking
-from mlxhog.mad.scores import LOST, Row
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.report.ranking import OrderComparison, Ranking
+from mlxhog.mad.scores import LOST, CandidateScore
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.tasks import find
 from mlxhog.report.streams import cell, printable
 from mlxhog.report.table import GAP, aligned
@@ -51,7 +51,7 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
     }
 
 
-def _against(against: Comparison | None) -> dict[str, Any] | None:
+def _against(against: OrderComparison | None) -> dict[str, Any] | None:
     if against is None:
         return None
     return {
@@ -62,47 +62,33 @@ def _against(against: Comparison | None) -> dict[str, Any] | None:
     }
 
 
-def _candidate(row: Row) -> dict[str, Any]:
+NUMBERS = (
+    "score", "interval", "val_score", "params", "state", "seconds", "status", "n_runs",
+    "n_diverged", "n_failed",
+)  # fmt: skip
+
+
+def _candidate(row: CandidateScore) -> dict[str, Any]:
     return {
         "layers": row.candidate,
-        "score": row.score,
-        "interval": row.interval,
-        "val_score": row.val_score,
+        **{name: getattr(row, name) for name in NUMBERS},
         "seeds": {str(seed): value for seed, value in row.seeds.items()},
         "tasks": dict(row.tasks),
         "acc_token": dict(row.acc_token),
         "ceiling": dict(row.ceiling),
-        "params": row.params,
-        "state": row.state,
-        "seconds": row.seconds,
-        "status": row.status,
-        "n_runs": row.n_runs,
-        "n_diverged": row.n_diverged,
-        "n_failed": row.n_failed,
         "missing": list(row.missing),
     }
 
 
 def to_csv(ranking: Ranking) -> str:
-    """Return one line per candidate; an empty field is a number that does not exist (yet)."""
+    """Return one line per candidate; an empty field is a missing number."""
     tasks = ranking.tasks
-    plain = ("score", "interval", "val_score", "params", "state", "seconds", "status")
-    counts = ("n_runs", "n_diverged", "n_failed")
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow(
-        [
-            "rank",
-            "layers",
-            *plain,
-            *counts,
-            "missing",
-            *(f"score.{task}" for task in tasks),
-            *(f"acc_token.{task}" for task in tasks),
-        ]
-    )
+    of_tasks = [f"{kind}.{task}" for kind in ("score", "acc_token") for task in tasks]
+    writer.writerow(["rank", "layers", *NUMBERS, "missing", *of_tasks])
     for rank, row in enumerate(ranking.rows, start=1):
-        values = [getattr(row, name) for name in (*plain, *counts)]
+        values = [getattr(row, name) for name in NUMBERS]
         own = [row.tasks.get(task) for task in tasks]
         token = [row.acc_token.get(task) for task in tasks]
         texts = [cell(value) if isinstance(value, str) else value for value in values]
@@ -111,7 +97,7 @@ def to_csv(ranking: Ranking) -> str:
 
 
 def to_markdown(ranking: Ranking) -> str:
-    """Return a table with a heading, and below it what is missing and what went wrong."""
+    """Return a heading, a table, and notes about missing and lost runs."""
     lines = [_text(f"## {ranking.study}: suite {ranking.suite}"), ""]
     if ranking.lacking:
         lines += [f"**{ranking.lacking}.**", ""]
@@ -123,7 +109,7 @@ def to_markdown(ranking: Ranking) -> str:
 
 
 def _text(line: str) -> str:
-    """Return a line in which no name or message is taken for HTML, which Markdown passes on."""
+    """Return a line with escaped HTML, which Markdown would pass on."""
     return escape(printable(line), quote=False)
 
 
@@ -134,7 +120,7 @@ NOTE = (
 
 
 def cells(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
-    """Return the leaderboard as a header and a row for every candidate, all numbers spelt out."""
+    """Return the leaderboard as a header and a row for every candidate, with full numbers."""
     val = ["val"] if has_validation(ranking.rows) else []
     header = ["#", "layers", "score", *val, *ranking.tasks, "params", "state", "time", "status"]
     rows = [
@@ -162,13 +148,13 @@ def _markdown_table(ranking: Ranking) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
 
 
-def has_validation(rows: Sequence[Row]) -> bool:
-    """Whether any candidate has a score on validation rows, which is shown beside the other."""
+def has_validation(rows: Sequence[CandidateScore]) -> bool:
+    """Whether any candidate has a score on validation rows."""
     return any(row.val_score is not None for row in rows)
 
 
-def status(row: Row) -> str:
-    """Say how complete a row is, and how many of its runs counted as 0."""
+def status(row: CandidateScore) -> str:
+    """Return the status of a candidate, with its missing and lost runs."""
     parts = [row.status]
     if row.missing:
         parts.append(f"{len(row.missing)} missing")
@@ -180,7 +166,7 @@ def status(row: Row) -> str:
 
 
 def troubles(ranking: Ranking) -> list[str]:
-    """Say of every run that counts as 0 which it was and why."""
+    """Return a line for every run that counts as 0, with its reason."""
     return [
         f"{record.status}: `{record.candidate}` on {run_name(record)}"
         + (f": {record.reason}" if record.reason else "")
@@ -188,13 +174,13 @@ def troubles(ranking: Ranking) -> list[str]:
     ]
 
 
-def lost(ranking: Ranking) -> list[Record]:
+def lost(ranking: Ranking) -> list[StudyRecord]:
     """Return the runs that count with a score of 0."""
     return [record for record in ranking.records if record.status in LOST]
 
 
-def run_name(record: Record) -> str:
-    """Name a run within its candidate: task, setting, optimiser point, seed."""
+def run_name(record: StudyRecord) -> str:
+    """Return the name of a run within its candidate: task, setting, optimiser point, seed."""
     protocol: Mapping[str, Any] = record.config.get("protocol", {})
     decay = protocol.get("weight_decay", 0)
     point = f"lr {protocol.get('lr', math.nan):.0e}" + (f" wd {decay:g}" if decay else "")
@@ -202,7 +188,7 @@ def run_name(record: Record) -> str:
 
 
 def ceiling_note(ranking: Ranking) -> str:
-    """Name the tasks that no candidate can score 1 on; "" where there is none."""
+    """Return the tasks whose best possible score is below 1; "" without any."""
     lowest: dict[str, float] = {}
     for row in ranking.rows:
         for task, value in row.ceiling.items():
@@ -212,14 +198,14 @@ def ceiling_note(ranking: Ranking) -> str:
 
 
 def order_note(ranking: Ranking) -> str:
-    """Compare the order of the candidates with another study's; "" where there is none."""
+    """Return the comparison of the order with another study's; "" without one."""
     against = ranking.against
     if against is None:
         if not ranking.shared:
             return ""
         return (
             "the candidates shared one embedding; run the same study without --share-embedding "
-            "beside it to see what that did to their order"
+            "beside it to compare the order"
         )
     who = "shared against unshared embedding" if against.shared else "order"
     n = len(against.pairs)
@@ -232,9 +218,9 @@ def order_note(ranking: Ranking) -> str:
 
 
 _LAYERS_WIDTH = 20
-"""Columns for the layers below which other columns are left out."""
+"""Least columns of the layers, before other columns are left out."""
 MOST_TROUBLES = 5
-"""Failed and diverged runs that are listed; the page and --json have all of them."""
+"""Most failed and diverged runs in the list; the page and --json have all."""
 
 
 @dataclass(frozen=True)
@@ -252,12 +238,12 @@ def lines(ranking: Ranking, width: int | None = None, height: int | None = None)
     """Return heading, table and notes.
 
     Args:
-        ranking: what to show.
-        width: of the terminal; no line is longer. None for no limit: every column, whole layers.
-        height: lines that there is room for; the last candidates are left out, and that is said.
+        ranking: of the study.
+        width: longest line; None for every column and whole layers.
+        height: most lines; a note counts the candidates that are left out.
     """
     notes = [
-        *_told_troubles(ranking),
+        *_listed_troubles(ranking),
         *filter(None, [ceiling_note(ranking), order_note(ranking), ranking.lacking]),
     ]
     shown = list(ranking.rows)
@@ -282,7 +268,7 @@ def _heading(ranking: Ranking) -> str:
     )
 
 
-def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list[str]:
+def _table(rows: Sequence[CandidateScore], tasks: Sequence[str], width: int | None) -> list[str]:
     if not rows:
         return []
     rank = _Column("#", [str(k + 1) for k in range(len(rows))])
@@ -308,7 +294,7 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
     if width is not None:
         room = width - rank.width - scored.width - 2 * len(GAP)
         whole = max(len("layers"), *(len(folded(name.split())) for name in names))
-        # what a candidate costs gives way to its whole name, folded
+        # its folded name has priority over its costs
         rooms = [(group, min(_LAYERS_WIDTH, whole)) for group in essential]
         groups = []
         for group, name_width in [*rooms, *((group, whole) for group in costs)]:
@@ -318,7 +304,7 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
                 room -= needed
         longest = max(len("layers"), *map(len, names))
         names = [short(name, min(longest, max(0, room))) for name in names]
-    # the status reads best at the end of the line, though it is the first to get its place
+    # the status is the last column, though the first to get its place
     ordered = sorted(groups, key=lambda group: group is statuses)
     numbers = [column for group in ordered for column in group]
     columns = [rank, _Column("layers", names, is_text=True), scored, *numbers]
@@ -329,7 +315,7 @@ def _table(rows: Sequence[Row], tasks: Sequence[str], width: int | None) -> list
     )
 
 
-def _told_troubles(ranking: Ranking) -> list[str]:
+def _listed_troubles(ranking: Ranking) -> list[str]:
     lines_of_troubles = troubles(ranking)
     if len(lines_of_troubles) <= MOST_TROUBLES:
         return lines_of_troubles
@@ -340,7 +326,7 @@ def _told_troubles(ranking: Ranking) -> list[str]:
 
 
 class LiveLeaderboard:
-    """A renderable leaderboard, as many columns and candidates as there is room for."""
+    """A renderable leaderboard, with the columns and candidates that fit."""
 
     def __init__(self, ranking: Ranking) -> None:
         self._ranking = ranking

@@ -11,13 +11,13 @@ from mlxhog.files.quantities import format_duration
 from mlxhog.mad.report.leaderboard import NOTE, ceiling_note, cells, lost, order_note, run_name
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking
-from mlxhog.mad.scores import Row
+from mlxhog.mad.scores import CandidateScore
 from mlxhog.report.charts import DARK, LIGHT
 from mlxhog.report.page import document, facts, table
 
 
 def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
-    """Return the page; plots are drawn twice each, for light and for dark screens."""
+    """Return the page; each plot is drawn twice, for light and for dark screens."""
     title = f"{ranking.study}: MAD, suite {ranking.suite}"
     parts = [
         f"<h1>{escape(title)}</h1>",
@@ -66,8 +66,8 @@ def _leaderboard(ranking: Ranking) -> str:
     )
 
 
-def _row(ranking: Ranking, header: Sequence[str], texts: Sequence[str], row: Row) -> str:
-    """A row's cells, those of tasks in a color that rises with the accuracy."""
+def _row(ranking: Ranking, header: Sequence[str], texts: Sequence[str], row: CandidateScore) -> str:
+    """Return a row's cells; those of tasks have a color by accuracy."""
     rank, layers, score, *numbers, status = map(escape, texts)
     accuracies: list[float | None] = [row.tasks.get(task) for task in ranking.tasks]
     costs = 3  # parameters, state, time
@@ -87,9 +87,7 @@ LEFT = ("layers", "status", "", "run", "reason")
 
 
 def _facts(ranking: Ranking) -> str:
-    if not ranking.facts:
-        return ""
-    return f"<h2>Protocol</h2>\n{facts(ranking.facts)}"
+    return f"<h2>Protocol</h2>\n{facts(ranking.facts)}" if ranking.facts else ""
 
 
 def _figures(plots: Iterable[Plot]) -> str:
@@ -139,4 +137,4 @@ def _missing(ranking: Ranking) -> str:
         f"<li><code>{escape(row.candidate)}</code>: {escape('; '.join(row.missing))}</li>"
         for row in lacking
     )
-    return f"<h2>What is missing</h2>\n<ul>\n{items}\n</ul>"
+    return f"<h2>Missing runs</h2>\n<ul>\n{items}\n</ul>"

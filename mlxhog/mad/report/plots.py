@@ -1,4 +1,4 @@
-"""The plots of a study: costs, seeds, what the choice in each slot decides, learning curves."""
+"""The plots of a study: costs, seeds, importance of the slots, learning curves."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from mlxhog.mad.report.board import short
 from mlxhog.mad.report.ranking import Ranking
 from mlxhog.mad.run import Point
-from mlxhog.mad.scores import UNFINISHED, Row
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.scores import UNFINISHED, CandidateScore
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.report.charts import MARKERS, OTHER, Theme, blank, legend_below, panel, png, style
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class Plot:
         study: name of the study.
         name: of its file, without the ending.
         title: heading on the page, and in a file of its own.
-        caption: what is to be seen, in a sentence or two.
+        caption: its content, in a sentence or two.
         figure: draws it in the colors of a theme.
     """
 
@@ -45,10 +45,10 @@ class Plot:
 
         Args:
             theme: its colors.
-            titled: whether title and study stand above it; a page has them beside it.
+            titled: whether it has a title; a page has its own.
 
         Raises:
-            EnvironmentLacks: see `charts.require`, which is to be called before.
+            EnvironmentLacks: see `charts.require`; call that before.
         """
         figure = self.figure(theme)
         if titled:
@@ -57,7 +57,7 @@ class Plot:
 
 
 def plots(ranking: Ranking) -> Iterator[Plot]:
-    """Yield the plots that a study has numbers for; none of an empty one."""
+    """Yield the plots for which a study has numbers."""
     if not ranking.rows:
         return
     plot = partial(Plot, ranking.study)
@@ -73,7 +73,7 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
         yield plot(
             "seeds",
             "Seeds",
-            "Candidates whose intervals overlap widely are not told apart by these seeds.",
+            "Candidates with widely overlapping intervals cannot be distinguished by these seeds.",
             partial(draw_seeds, ranking),
         )
     if slots_with_choice := choices(ranking):
@@ -101,37 +101,34 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
 
 
 _WIDE = 8.0
-"""Ratio of the largest to the smallest cost from which on the axis is logarithmic."""
+"""Ratio of the largest to the smallest cost above which the axis is logarithmic."""
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a candidate costs: `of` a row, on an axis with a `label`, in a file of that `name`."""
+class CostAxis:
+    """A cost of a candidate: `of` its score, with the `label` of the axis and the file's `name`."""
 
     name: str
     label: str
-    of: Callable[[Row], float]
+    of: Callable[[CandidateScore], float]
 
 
 COSTS = (
-    Cost("params", "parameters of the layers", lambda row: float(row.params)),
-    Cost("state", "state: numbers kept per sequence", lambda row: float(row.state)),
-    Cost("seconds", "seconds of training, all runs", lambda row: row.seconds),
+    CostAxis("params", "parameters of the layers", lambda row: float(row.params)),
+    CostAxis("state", "state: numbers kept per sequence", lambda row: float(row.state)),
+    CostAxis("seconds", "seconds of training, all runs", lambda row: row.seconds),
 )
 
 
-def on_front(ranking: Ranking, cost: Cost) -> list[int]:
-    """Return the indices in `ranking.rows` of the candidates on the front, the cheapest first.
-
-    Candidates that lack runs may still move, and are left out.
-    """
+def on_front(ranking: Ranking, cost: CostAxis) -> list[int]:
+    """Return the indices in `ranking.rows` of the complete candidates on the front, by cost."""
     whole = [k for k, row in enumerate(ranking.rows) if row.status not in UNFINISHED]
     points = [(cost.of(ranking.rows[k]), ranking.rows[k].score) for k in whole]
     return [whole[i] for i in front(points)]
 
 
-def draw_costs(ranking: Ranking, cost: Cost, theme: Theme) -> Figure:
-    """Draw every candidate with its interval; those that lack runs are hollow."""
+def draw_costs(ranking: Ranking, cost: CostAxis, theme: Theme) -> Figure:
+    """Draw every candidate with its interval; incomplete ones are hollow."""
     figure, axes = panel(theme, WIDTH, HEIGHT)
     best = on_front(ranking, cost)
     rows = ranking.rows
@@ -191,19 +188,19 @@ def draw_costs(ranking: Ranking, cost: Cost, theme: Theme) -> Figure:
 
 
 WIDTH, HEIGHT = 6.4, 3.9
-"""Inches of a figure: readable on a telephone, too."""
+"""Inches of a figure, readable also on a phone."""
 
 
 def _within_scores(set_limits: Callable[[float, float], object], now: tuple[float, float]) -> None:
-    """Let an axis of scores end where scores do, though a wide interval goes beyond."""
+    """Limit an axis to possible scores, though an interval may be wider."""
     set_limits(max(now[0], -0.02), min(now[1], 1.02))
 
 
 def front(points: Sequence[tuple[float, float]]) -> list[int]:
     """Return the indices of the points (cost, score) that no other one dominates, by rising cost.
 
-    A point dominates another that is worse in one of the two and no better in the other. Points
-    that are equal in both do not dominate each other: all of them are on the front, or none.
+    A point dominates another that is worse in one of the two and not better in the other. Of equal
+    points all are on the front, or none.
     """
     order = sorted(range(len(points)), key=lambda i: (points[i][0], -points[i][1]))
     indices: list[int] = []
@@ -217,7 +214,7 @@ def front(points: Sequence[tuple[float, float]]) -> list[int]:
 
 
 MOST_SEED_ROWS = 24
-"""Candidates that are drawn, the best."""
+"""Most candidates in the plot, the best."""
 _NAME_WIDTH = 32
 
 
@@ -241,45 +238,43 @@ def draw_seeds(ranking: Ranking, theme: Theme) -> Figure:
 
 
 NOTHING = "(none)"
-"""What a candidate has in a slot beyond its depth."""
+"""The layer of a candidate in a slot beyond its depth."""
 
 MOST_BY_CHANCE = 0.25
-"""Shares are not told where a slot would have more than this without mattering."""
+"""Shares are unknown if a slot without any effect would have more than this."""
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Slot:
-    """What was tried at one place of the sequence.
+class SlotScores:
+    """The candidates' layers at one place of the sequence, and their scores.
 
     Attributes:
         number: counted from 1.
-        means: layer -> mean score of the candidates that have it here, the best first.
-        counts: layer -> how many those are.
-        share: of the variance of all scores, in [0, 1]; 0 where there was no choice, NaN where
-            the candidates are too few to tell the slots apart.
+        means: layer -> mean score of the candidates with it here, the best first.
+        share: of the variance of all scores, in [0, 1]; 0 without a choice, NaN if the candidates
+            are too few.
     """
 
     number: int
     means: Mapping[str, float]
-    counts: Mapping[str, int]
     share: float
 
 
-def slots(scored: Sequence[tuple[Sequence[str], float]]) -> list[Slot]:
-    """Return every slot in order; none where nothing was scored.
+def slots(scored: Sequence[tuple[Sequence[str], float]]) -> list[SlotScores]:
+    """Return every slot in order; [] without scores.
 
     The scores are fitted by least squares with one number for every layer of every slot,
 
         score = mean + effect[slot 1][its layer] + effect[slot 2][its layer] + ..
 
     and a slot's share is the variance of its effects over the candidates, as part of the variance
-    of the scores. All slots are fitted together, so that one which only goes along with another, as
-    in a study that a sampler drew, is not given what the other did. What the fit leaves (pairs of
-    layers that suit each other, and noise) would by chance show up in every slot's effects, the
-    more the fewer candidates there are: its expected part is taken off. In a whole grid whose slots
-    do not interact the shares are those of an analysis of variance, and add up to 1.
+    of the scores. All slots are fitted together, so a slot gets no share for its correlation with
+    another, as in a study of a sampler. The residual (interactions of layers, and noise) appears by
+    chance in every slot's effects, more so with fewer candidates: its expected part is subtracted.
+    In a whole grid without interactions the shares are those of an analysis of variance, and add up
+    to 1.
 
     Source: main effects as in Hutter et al. 2014, An Efficient Approach for Assessing
     Hyperparameter Importance (fANOVA), of an additive model; the correction as in Hays 1963, omega
@@ -300,14 +295,13 @@ def slots(scored: Sequence[tuple[Sequence[str], float]]) -> list[Slot]:
     ]
 
 
-def _slot(number: int, chosen: Sequence[str], scores: Floats, share: float) -> Slot:
+def _slot(number: int, chosen: Sequence[str], scores: Floats, share: float) -> SlotScores:
     names = np.array(chosen)
     groups = {str(name): scores[names == name] for name in np.unique(names)}
     best_first = sorted(groups, key=lambda name: -groups[name].mean())
-    return Slot(
+    return SlotScores(
         number=number,
         means={name: float(groups[name].mean()) for name in best_first},
-        counts={name: len(groups[name]) for name in best_first},
         share=share,
     )
 
@@ -334,7 +328,7 @@ def _shares(chosen: Sequence[NDArray[np.intp]], scores: Floats) -> list[float]:
     for column in columns:
         own = slice(at, at + column.shape[1])
         at = own.stop
-        fitted = column @ effects[own]  # y -> what this slot contributes to every candidate
+        fitted = column @ effects[own]  # y -> the contribution of this slot to every candidate
         by_chance = float((fitted * fitted).sum() * (residual @ residual)) / spare
         if by_chance > MOST_BY_CHANCE * total:
             return unknown
@@ -343,21 +337,21 @@ def _shares(chosen: Sequence[NDArray[np.intp]], scores: Floats) -> list[float]:
     return shares
 
 
-def choices(ranking: Ranking) -> list[Slot]:
-    """Return the slots in which the candidates that lack no runs differ."""
+def choices(ranking: Ranking) -> list[SlotScores]:
+    """Return the slots in which the complete candidates differ."""
     scored = [(row.layers, row.score) for row in ranking.rows if row.status not in UNFINISHED]
     return [slot for slot in slots(scored) if len(slot.means) > 1]
 
 
-def too_few(shown_slots: Sequence[Slot]) -> bool:
-    """Whether the candidates are too few to tell the slots apart."""
+def too_few(shown_slots: Sequence[SlotScores]) -> bool:
+    """Whether the candidates are too few for the shares of the slots."""
     return any(math.isnan(slot.share) for slot in shown_slots)
 
 
-def draw_slots(shown_slots: list[Slot], theme: Theme) -> Figure:
+def draw_slots(shown_slots: list[SlotScores], theme: Theme) -> Figure:
     """Draw a bar per slot above a table of mean scores, layers down, slots across.
 
-    Without bars where the candidates are too few to tell how much a slot decides.
+    Without bars if the candidates are too few for the shares.
     """
     names = sorted({name for slot in shown_slots for name in slot.means})
     width, height = max(6.0, 2.2 + 0.9 * len(shown_slots)), 0.36 * len(names)
@@ -404,22 +398,22 @@ LEGEND_WIDTH = 44
 
 
 def label_of(ranking: Ranking, task: str) -> str:
-    """Return the setting that is drawn: the baseline, or the first one without one."""
+    """Return the setting of the plot: the baseline if it was run, else the first."""
     labels = [record.label for record in ranking.records if record.task == task]
     return BASELINE if BASELINE in labels or not labels else labels[0]
 
 
-def _curves(ranking: Ranking, task: str) -> Iterator[tuple[int, Record, Sequence[Point]]]:
-    """The rank, the run and the points of each curve; the best last, so that it lies on top."""
+def _curves(ranking: Ranking, task: str) -> Iterator[tuple[int, StudyRecord, Sequence[Point]]]:
+    """Yield rank, run and points of each curve; the best last, so that it is on top."""
     label = label_of(ranking, task)
     for rank, row in reversed(list(enumerate(ranking.rows))):
-        for record in (best.run for best in row.best):
+        for record in row.best:
             if (record.task, record.label) == (task, label):
                 yield rank, record, ranking.curves.get(record.key, ())
 
 
 def draw_curves(ranking: Ranking, task: str, theme: Theme) -> Figure:
-    """Draw accuracy over steps, the best optimiser point of every seed a line."""
+    """Draw accuracy over steps, with a line for the best optimiser point of every seed."""
     figure, axes = panel(theme, WIDTH, HEIGHT)
     named: set[str] = set()
     for rank, record, points in _curves(ranking, task):

@@ -1,6 +1,6 @@
-"""The ranking of a study at one moment: everything that leaderboard, plots and page show.
+"""The ranking of a study at one moment, for leaderboard, plots and page.
 
-It is read from the study's directory alone, whoever else is writing there.
+It is read from the study's directory only, also while a scheduler writes there.
 """
 
 from __future__ import annotations
@@ -20,24 +20,24 @@ from mlxhog.errors import StudyError
 from mlxhog.files.quantities import format_value
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point
-from mlxhog.mad.scores import UNFINISHED, Row, Select, scores
+from mlxhog.mad.scores import UNFINISHED, CandidateScore, Select, scores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import Record, Store, is_study
+from mlxhog.mad.study.store import Store, StudyRecord, is_study
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Suite
 from mlxhog.mad.tasks import GENERATOR_VERSION
 
 
 @dataclass(frozen=True, kw_only=True)
-class Comparison:
+class OrderComparison:
     """The order of the candidates beside that of another study.
 
     Attributes:
-        study: name of the other one.
-        shared: this study's candidates shared one embedding, the other's did not.
-        spearman: rank correlation of the scores; NaN where it is undefined.
-        pairs: candidate -> (score here, score there), of those that lack runs in neither.
+        study: name of the other study.
+        shared: whether only this study's candidates shared one embedding.
+        spearman: rank correlation of the scores; NaN if it is undefined.
+        pairs: candidate -> (score here, score there), of those complete in both.
     """
 
     study: str
@@ -54,25 +54,25 @@ class Ranking:
         study: its name.
         suite: name of the suite.
         rows: the best first, as `scores` orders them.
-        records: runs that ended, in the order in which they did.
-        curves: key of a run -> its evaluations; empty where nobody asked for them.
-        planned: runs of all candidates so far; None where nobody knows.
-        running: whether a scheduler works on it now.
-        facts: what was run, in words, such as ("seeds", "0, 1, 2").
+        records: runs that ended, in order.
+        curves: key of a run -> its evaluations; empty if not requested.
+        planned: runs of all candidates so far; None if unknown.
+        running: whether a scheduler works on it.
+        facts: the protocol in words, such as ("seeds", "0, 1, 2").
         shared: whether the candidates trained one embedding together.
-        against: the order beside another study's, where there is one to compare with.
+        against: the comparison with another study.
     """
 
     study: str
     suite: str
-    rows: tuple[Row, ...]
-    records: tuple[Record, ...]
+    rows: tuple[CandidateScore, ...]
+    records: tuple[StudyRecord, ...]
     curves: Mapping[str, tuple[Point, ...]] = field(default_factory=dict)
     planned: int | None
     running: bool = False
     facts: tuple[tuple[str, str], ...] = ()
     shared: bool = False
-    against: Comparison | None = None
+    against: OrderComparison | None = None
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -81,17 +81,17 @@ class Ranking:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """Full names of the tasks that any candidate has a score on, in the suite's order."""
+        """Full names of the tasks with a score, in the suite's order."""
         return tuple(dict.fromkeys(task for row in self.rows for task in row.tasks))
 
     @property
     def seconds(self) -> float:
-        """How long all runs trained together."""
+        """Training time of all runs together."""
         return sum(record.seconds for record in self.records)
 
     @property
     def lacking(self) -> str:
-        """Say what is missing from a whole study, in one sentence; "" for a whole one."""
+        """The missing part of the study, in one sentence; "" for a complete one."""
         parts = []
         ended = len(self.records)
         if self.planned is not None and ended < self.planned:
@@ -113,18 +113,18 @@ def read_ranking(
     against: Store | None = None,
     curves: bool = False,
 ) -> Ranking:
-    """Return what is known of a study now.
+    """Return the present ranking of a study.
 
     Args:
         store: of the study.
-        select: rows whose accuracy chooses between optimiser points; None is the study's own.
-        against: another study to compare the order with; None looks beside this one for the same
-            study without a shared embedding, where this one shares.
+        select: rows whose accuracy selects between optimiser points; None is the study's.
+        against: a study for the comparison of the order; None looks beside a study with a shared
+            embedding for the same one without.
         curves: whether to read the learning curves.
 
     Raises:
-        StudyError: another version made the study, a line of it is damaged, or its runs have no
-            validation rows to select by.
+        StudyError: another version made the study, a line is damaged, or its runs have no
+            validation rows for the selection.
     """
     study = studies.read(store)
     measured = study.measured()
@@ -132,7 +132,7 @@ def read_ranking(
     select = select or study.select
     records = tuple(store.records())
     rows = scores(records, measured, select, study.seeds)
-    runs = [best.run for row in rows for best in row.best]
+    runs = [run for row in rows for run in row.best]
     other = against if against is not None else _unshared(store, study)
     return Ranking(
         study=store.name,
@@ -148,11 +148,8 @@ def read_ranking(
     )
 
 
-def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -> int:
-    """Runs of a list or a grid, or of what another sampler has proposed so far.
-
-    Runs that a pruned candidate skips do not count.
-    """
+def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[CandidateScore]) -> int:
+    """Runs of a list or a grid, or of the proposals of another sampler; without skipped runs."""
     skipped = sum(len(row.missing) for row in rows if row.status == "pruned")
     if not study.space or study.sampler == "grid":
         return Planning(study).total - skipped
@@ -160,7 +157,7 @@ def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Row]) -
     return len(proposed) * measured.runs * len(study.seeds) - skipped
 
 
-def _against(study: Study, rows: Sequence[Row], other: Store) -> Comparison:
+def _against(study: Study, rows: Sequence[CandidateScore], other: Store) -> OrderComparison:
     theirs = studies.read(other)
     scored = {
         row.candidate: row.score
@@ -173,7 +170,7 @@ def _against(study: Study, rows: Sequence[Row], other: Store) -> Comparison:
         if row.status not in UNFINISHED and row.candidate in scored
     }
     here, there = zip(*pairs.values(), strict=True) if pairs else ((), ())
-    return Comparison(
+    return OrderComparison(
         study=other.name,
         shared=study.share_embedding and not theirs.share_embedding,
         spearman=spearman(here, there) if pairs else math.nan,
@@ -182,12 +179,12 @@ def _against(study: Study, rows: Sequence[Row], other: Store) -> Comparison:
 
 
 def _unshared(store: Store, study: Study) -> Store | None:
-    """The study beside this one that differs in nothing but its own embeddings."""
+    """The study beside this one that differs only in unshared embeddings."""
     if not study.share_embedding:
         return None
     definition = replace(study, share_embedding=False).to_dict()
     for directory in sorted(Path(store.directory).parent.iterdir()):
-        with contextlib.suppress(StudyError):  # a damaged one is not the one that is looked for
+        with contextlib.suppress(StudyError):  # a damaged one is another study
             if is_study(directory) and Store(directory).definition() == definition:
                 return Store(directory)
     return None
@@ -198,9 +195,9 @@ def _facts(
     measured: Suite,
     protocol: Protocol,
     select: Select,
-    records: Sequence[Record],
+    records: Sequence[StudyRecord],
 ) -> tuple[tuple[str, str], ...]:
-    """What was run, in words: the protocol, where it differs from the reference's."""
+    """The protocol of a study in words, by name."""
     points = "; ".join(
         ", ".join(f"{name} {format_value(value)}" for name, value in point.items())
         for point in measured.points
@@ -231,7 +228,7 @@ def _facts(
 
 
 def ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return the rank of every value from 1, smallest first; equal values share their mean rank."""
+    """Return the rank of every value from 1, smallest first; equal values have their mean rank."""
     _, place, count = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
     last = np.cumsum(count)
     mean_ranks: NDArray[np.float64] = (last - (count - 1) / 2)[place]
@@ -239,10 +236,9 @@ def ranks(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return Spearman's rho in [-1, 1] of two values of each of some things.
+    """Return Spearman's rho in [-1, 1], the linear correlation of the ranks.
 
-    It is the linear correlation of the ranks; NaN where it is undefined: fewer than two things, or
-    all of one side equal.
+    NaN for fewer than two pairs, or if all values of one side are equal.
     """
     first, second = (ranks(values) - (len(values) + 1) / 2 for values in (a, b))
     spread = math.sqrt((first @ first) * (second @ second))

@@ -1,1 +1,1 @@
-"""Search over architectures: the space, what is tried next, what is stopped early."""
+"""Search over architectures: the space, the samplers, the pruning of runs."""

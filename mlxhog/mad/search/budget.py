@@ -1,8 +1,8 @@
-"""The cost of a candidate, its limit, and how one that costs too much is made to fit.
+"""The cost of a candidate, its bounds, and the rescaling of candidates above a bound.
 
 Fixed-state mixers are compared at equal state, so a space bounds parameters and state. A candidate
-above a bound is rejected, or with `rescale` made smaller: its state by more heads, which divide
-that of a matrix memory, by fewer states of a channel or a shorter window; its parameters by
+above a bound is rejected, or with `rescale` shrunk. Its state shrinks with more heads (they divide
+that of a matrix memory), fewer states of a channel, or a shorter window; its parameters with
 narrower channel maps.
 """
 
@@ -19,8 +19,8 @@ from mlxhog.models.mad.layer import Layer
 def params(layers: Iterable[Layer], d: int) -> int:
     """Return the number of parameters of layers at width d, each with its norm.
 
-    Embedding, head, positions and the decoder of the auto-encoder are not in it: every candidate
-    has the same, and on large vocabularies they would hide the difference.
+    It excludes embedding, head, positions and the decoder of the auto-encoder: they are the same in
+    every candidate, and on large vocabularies they would hide the difference.
     """
     return sum(d + sum(spec.size for spec in layer.param_spec(d)) for layer in layers)
 
@@ -35,20 +35,20 @@ SHRINK: dict[str, Callable[[int], int]] = {
     "states": lambda states: states // 2,
     "window": lambda window: window // 2,
 }
-"""Numbers of a layer that decide its state, and the next smaller state's."""
+"""Numbers of a layer that decide its state -> the number of the next smaller state."""
 INNER_STEP = 16
-"""Inner widths are multiples of this, as the reference's."""
+"""Inner widths are multiples of this, as in the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Budget:
-    """Bounds of one candidate; None is no bound.
+class SizeBudget:
+    """Bounds of one candidate; None for no bound.
 
     Attributes:
         params: parameters of its layers, see `params`.
-        state: numbers it keeps per sequence.
+        state: numbers kept per sequence.
         length: tokens after which state is counted; None is the longest row of the suite. It
-            matters to caches that grow, such as that of attention.
+            matters for caches that grow, such as that of attention.
         rescale: shrink candidates that are too large instead of rejecting them.
     """
 
@@ -67,19 +67,19 @@ class Cost:
 
 
 class Scale:
-    """A budget at width d; `length` counts where the budget has none."""
+    """A budget at width d; `length` is used if the budget has none."""
 
-    def __init__(self, budget: Budget, d: int, length: int) -> None:
+    def __init__(self, budget: SizeBudget, d: int, length: int) -> None:
         self.budget = budget
         self._d = d
         self._length = budget.length or length
 
     def cost(self, layers: Sequence[Layer]) -> Cost:
-        """Return what layers cost as they are."""
+        """Return the cost of layers without rescaling."""
         return Cost(params(layers, self._d), state(layers, self._d, self._length))
 
     def least(self, layer: Layer) -> Cost:
-        """Return what the smallest version of a layer costs that `fit` may choose."""
+        """Return the cost of the smallest version of a layer that `fit` may choose."""
         if self.budget.rescale:
             while self.budget.state is not None and (less := self._with_less_state(layer)):
                 layer = less
@@ -88,12 +88,12 @@ class Scale:
         return self.cost([layer])
 
     def admits(self, layers: Sequence[Layer]) -> bool:
-        """Whether layers, or where the budget rescales their smallest versions, are within it."""
+        """Whether layers, or with `rescale` their smallest versions, are within the budget."""
         least = [self.least(layer) for layer in layers]
         return self._fits(Cost(sum(one.params for one in least), sum(one.state for one in least)))
 
     def same(self, one: Layer, other: Layer) -> bool:
-        """Whether two layers are equal in all that `fit` keeps."""
+        """Whether two layers are equal in the numbers that `fit` never changes."""
         return self._fixed_numbers(one) == self._fixed_numbers(other)
 
     def _fixed_numbers(self, layer: Layer) -> tuple[object, ...]:
@@ -106,26 +106,22 @@ class Scale:
             self.budget.state is None or cost.state <= self.budget.state
         )
 
-    def within(self, layers: Sequence[Layer]) -> bool:
-        """Whether layers cost no more than the budget."""
-        return self._fits(self.cost(layers))
-
     def fit(self, layers: Sequence[Layer]) -> tuple[Layer, ...] | None:
-        """Return layers within the budget: as they are, or rescaled where it allows that.
+        """Return layers within the budget, rescaled if it allows that; None if they cannot be.
 
-        Of the layers whose state can shrink, that with the largest goes first, to about half; of
-        the channel maps the widest, by 16 units. None where all of that is not enough.
+        The layer with the largest state shrinks first, to about half; of the channel maps the
+        widest, by 16 units.
         """
         fitted = list(layers)
-        while self.budget.rescale and not self.within(fitted):
-            smaller = self._smaller(fitted)
+        while not self._fits(self.cost(fitted)):
+            smaller = self._smaller(fitted) if self.budget.rescale else None
             if smaller is None:
                 return None
             fitted[smaller[0]] = smaller[1]
-        return tuple(fitted) if self.within(fitted) else None
+        return tuple(fitted)
 
     def _smaller(self, layers: Sequence[Layer]) -> tuple[int, Layer] | None:
-        """The next change: which layer, and what it becomes."""
+        """The next change: the number of a layer, and its smaller version."""
         bound = self.budget.state
         shrunk = [
             (self.cost([layer]).state, number, less)
@@ -138,14 +134,11 @@ class Scale:
             if (width := _width(layer, self._d))
             and (less := self._narrow(layer, width - INNER_STEP)) is not None
         ]
-        if bound is not None and self.cost(layers).state > bound:
-            changes = shrunk
-        else:
-            changes = narrowed or shrunk
+        over = bound is not None and self.cost(layers).state > bound
+        changes = shrunk if over else narrowed or shrunk
         if not changes:
             return None
-        _, number, less = max(changes, key=lambda change: (change[0], -change[1]))
-        return number, less
+        return max(changes, key=lambda change: (change[0], -change[1]))[1:]
 
     def _with_less_state(self, layer: Layer) -> Layer | None:
         now: Any = layer
@@ -157,7 +150,7 @@ class Scale:
         return None
 
     def _narrow(self, layer: Layer, inner: int) -> Layer | None:
-        """A channel map with another inner width; None where it has none, or not that one."""
+        """A channel map with a smaller inner width; None if that width is not possible."""
         if not _width(layer, self._d) > inner >= INNER_STEP:
             return None
         now: Any = layer

@@ -1,13 +1,13 @@
-"""The candidates of a space at one width: how many there are, number n, and which belong to it.
+"""The candidates of a space at one width: their count, number n, and membership.
 
-Candidates are counted without listing them. The bounds are on sums: every choice uses up some of
-every resource (one of its kind, parameters, state). What matters of a beginning is how much it has
-left, so
+Candidates are counted without listing them. The bounds are on sums: every choice uses some of
+every resource (one of its kind, parameters, state). The number of completions of a prefix depends
+only on the remainder of every resource, so
 
     count(slot, left) = sum over the choices of the slot of count(slot + 1, left - use)
 
-and beginnings with the same remainder are one. A remainder that no completion can exceed counts as
-endless, which merges most of them.
+and prefixes with the same remainder are counted once. A remainder that no completion can exceed
+counts as endless, which merges most of them.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ from mlxhog.models.mad.sequence import canonical
 Layers = tuple[Layer, ...]
 
 
-class Candidates:
-    """The sequences of a space that keep to its counts and its budget at width d, in a fixed order.
+class CandidateSet:
+    """The sequences of a space within its counts and its budget at width d, in a fixed order.
 
-    Where the budget rescales, a candidate is a sequence as the space writes it (its *plan*) made
-    to fit; the two correspond one to one. State is counted after `length` tokens, where the budget
-    does not say.
+    With `budget.rescale`, a candidate is a sequence of the space's choices (its *plan*), shrunk to
+    fit; plans and candidates correspond one to one. State is counted after `length` tokens if the
+    budget has no length.
 
     Raises:
-        ConfigError: a layer cannot be built at this width, the space has no candidate, or one of
-            its `start` is none.
+        ConfigError: a layer cannot be built at this width, the space has no candidate, or a
+            sequence of `start` is not in the space.
     """
 
     def __init__(self, space: Space, d: int, length: int) -> None:
@@ -59,7 +59,7 @@ class Candidates:
         """Return candidate `number` from 0: shallow ones first, then by the order of choices.
 
         Raises:
-            IndexError: there are not so many.
+            IndexError: the number is too large.
         """
         if not 0 <= number < self.count:
             raise IndexError(f"candidate {number} of {self.count}")
@@ -79,7 +79,7 @@ class Candidates:
         return isinstance(layers, tuple) and self.plan(layers) is not None
 
     def build(self, plan: Sequence[Layer]) -> Layers | None:
-        """Return the candidate of a plan, None where the plan is not in the space."""
+        """Return the candidate of a plan; None if the plan is not in the space."""
         layers = tuple(plan)
         if len(layers) not in self._sequences:
             return None
@@ -94,7 +94,7 @@ class Candidates:
         return self._scale.fit(layers)
 
     def plan(self, layers: Layers) -> Layers | None:
-        """Return the plan of a candidate, None for layers that are none."""
+        """Return the plan of a candidate; None if the layers are not a candidate."""
         if len(layers) not in self._sequences:
             return None
         slots = self.space.slots(len(layers))
@@ -107,7 +107,7 @@ class Candidates:
         return tuple(choices) if self.build(choices) == layers else None
 
     def unused(self) -> tuple[Layer, ...]:
-        """Return the choices that no candidate has, since its cost leaves no room for the rest."""
+        """Return the choices that no candidate has: their cost leaves no room for the rest."""
         return tuple(
             layer
             for layer in dict.fromkeys((*self.space.mixers, *self.space.channels))
@@ -125,7 +125,7 @@ class Candidates:
         return False
 
     def _within(self, params: int | None, state: int | None) -> dict[int, Sequences]:
-        """The sequences of every depth within bounds; those without one are left out."""
+        """The sequences of every depth within bounds; depths without a sequence are absent."""
         by_depth = {}
         for depth in self.space.depths:
             sequences = self._sequences_of(self.space.slots(depth), (params, state))
@@ -156,7 +156,7 @@ class Candidates:
                     )
 
     def _why_none(self) -> str:
-        """Say how far the smallest sequences are from the budget."""
+        """Return how far the smallest sequences are above the budget, in words."""
         if not self._within(None, None):
             return (
                 f"max_count {dict(self.space.max_count)} leaves no layer for some slot at depth "
@@ -183,7 +183,7 @@ class Candidates:
 
     @staticmethod
     def _least(within: Callable[[int], object]) -> int:
-        """Smallest bound under which there is a candidate."""
+        """The smallest bound with a candidate."""
         high = 1
         while not within(high):
             high *= 2
@@ -200,19 +200,18 @@ def _over(name: str, least: int, budget: int) -> str:
 
 
 Remainder = tuple[int | None, ...]
-"""What is left of every resource; None is endless."""
-
+"""The rest of every resource; None is endless."""
 
 Use = Sequence[int]
-"""What a choice uses of every resource, each at least 0."""
+"""The use of every resource by a choice, each at least 0."""
 
 
 class Sequences:
     """All sequences of one choice per slot within the bounds, in lexicographic order.
 
     Args:
-        slots: what every choice of every slot uses; each slot has a choice.
-        bounds: how much of every resource there is; None is endless.
+        slots: the use of every choice of every slot; each slot has a choice.
+        bounds: the amount of every resource; None is endless.
     """
 
     def __init__(self, slots: Sequence[Sequence[Use]], bounds: Remainder) -> None:
@@ -234,7 +233,7 @@ class Sequences:
         """Return sequence `number` from 0, as the number of every slot's choice.
 
         Raises:
-            IndexError: there are not so many.
+            IndexError: the number is too large.
         """
         if not 0 <= number < self.count():
             raise IndexError(f"sequence {number} of {self.count()}")
@@ -254,7 +253,7 @@ class Sequences:
         return tuple(choices)
 
     def _count(self, slot: int, remainder: Remainder) -> int:
-        """Return how many ways there are to go on from a slot with what is left."""
+        """Return the number of completions from a slot with a remainder."""
         most, least = self._most[slot], self._least[slot]
         if any(
             one is not None and one < needed for one, needed in zip(remainder, least, strict=True)

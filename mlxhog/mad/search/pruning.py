@@ -1,13 +1,13 @@
 """Asynchronous successive halving: candidates that rank low at a rung are pruned.
 
-A rung is a number of training steps: r0, 3 r0, 9 r0, as far as they lie before the end of a run.
-When a run reaches one, its candidate is compared with all others that have come as far on the same
-runs, by the score that these runs make there: the mean over tasks. It goes on if it is among the
-best third. Nobody waits for anybody, so an early decision has fewer to compare with; none is made
-before as many candidates have come as far as one of which goes on, nor on one task alone.
+A rung is a number of training steps before the end of a run: r0, 3 r0, 9 r0. When a run reaches
+one, its candidate is compared with all others that have reached it on the same runs, by the mean
+over tasks of the accuracies there. It continues if it is among the best third. No run waits for
+another, so an early decision compares fewer candidates; no decision is made with fewer than three
+candidates, or on one task only.
 
-Recall is learned in a sudden jump, plain attention standing still for 880 steps before it, so the
-recall tasks have no rung before step 1,000.
+Recall is learned in a sudden jump (plain attention makes no progress for 880 steps before it), so
+the recall tasks have no rung before step 1,000.
 
 Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning, arXiv:1810.05934.
 """
@@ -22,41 +22,41 @@ from typing import NamedTuple
 
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.scores import LOST
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.training.evaluation import most_steps
 
 
 class Pruner:
-    """Ends runs that are not worth going on with; this one ends none."""
+    """Ends runs of low rank early; this one ends none."""
 
     def rungs(self, run: PlannedRun) -> tuple[int, ...]:
         """Return the steps at which a run may be pruned."""
         return ()
 
     def should_prune(self, run: PlannedRun, point: Point) -> bool:
-        """Return whether a run that has reached a rung is to be ended."""
+        """Whether a run that has reached a rung is to be ended."""
         return False
 
     def is_pruned(self, candidate: str) -> bool:
-        """Return whether the runs of a candidate that have not begun are to be skipped."""
+        """Whether the runs of a candidate that have not begun are to be skipped."""
         return False
 
-    def ended(self, run: PlannedRun, record: Record) -> None:
-        """Learn what became of a run, or became of it in an earlier session."""
+    def ended(self, run: PlannedRun, record: StudyRecord) -> None:
+        """Take the result of a run, of this session or an earlier one."""
 
 
 ETA = 3
 RUNGS = 3
 TASKS = 2
-"""No decision is made on fewer tasks."""
+"""The fewest tasks for a decision."""
 FIRST = 300
 FIRST_OF_RECALL = 1000
-"""Earliest rungs: choose no smaller ones without measuring when the oracles jump."""
+"""Earliest rungs: before you lower them, measure at which step the oracles jump."""
 
 
 def rungs_of(config: RunConfig) -> tuple[int, ...]:
-    """Return the steps at which a run may be pruned, rising; none for a short run."""
+    """Return the steps at which a run may be pruned, rising; () for a short run."""
     limit = most_steps(config)
     earliest = FIRST_OF_RECALL if "recall" in config.task else FIRST
     first = max(earliest, limit // ETA**RUNGS)
@@ -64,7 +64,7 @@ def rungs_of(config: RunConfig) -> tuple[int, ...]:
 
 
 class _Cell(NamedTuple):
-    """A run of every candidate: what it is compared on."""
+    """The run of a candidate on which it is compared with others."""
 
     task: str
     label: str
@@ -74,10 +74,10 @@ class _Cell(NamedTuple):
 
 
 class Halving(Pruner):
-    """Remembers how far every candidate came, and prunes the worse ones.
+    """Records the accuracies of every candidate at the rungs, and prunes the worse candidates.
 
-    `curve` has the evaluations of a run that ended, by its key. What was learned in earlier
-    sessions comes back through `ended`.
+    `curve` returns the evaluations of a run that ended, by its key. `ended` also takes the runs of
+    earlier sessions.
     """
 
     def __init__(self, curve: Callable[[str], Sequence[Point]]) -> None:
@@ -93,7 +93,7 @@ class Halving(Pruner):
         return rungs_of(run.config)
 
     def should_prune(self, run: PlannedRun, point: Point) -> bool:
-        """Compare the candidate with all others that have come as far on the same runs."""
+        """Compare the candidate with all others that have reached the rung on the same runs."""
         passed = [k for k, step in enumerate(rungs_of(run.config)) if step <= point.step]
         for k in passed:
             self._reached[k][run.candidate].setdefault(_cell(run), point.acc_macro)
@@ -102,14 +102,11 @@ class Halving(Pruner):
         return self.is_pruned(run.candidate)
 
     def is_pruned(self, candidate: str) -> bool:
-        """Whether the rest of a candidate's runs need not be made."""
+        """Whether a candidate was pruned."""
         return candidate in self._pruned
 
-    def ended(self, run: PlannedRun, record: Record) -> None:
-        """Give a run that ended its last accuracy at every later rung.
-
-        A run that was lost scores 0 at every rung.
-        """
+    def ended(self, run: PlannedRun, record: StudyRecord) -> None:
+        """Record the last accuracy of a run at every later rung, or 0 if it diverged or failed."""
         lost, pruned = record.status in LOST, record.status == "pruned"
         if pruned:
             self._pruned.add(run.candidate)
@@ -144,8 +141,8 @@ def _cell(run: PlannedRun) -> _Cell:
     return _Cell(config.task, run.label, config.seed, protocol.lr, protocol.weight_decay)
 
 
-def _at_the_end(run: PlannedRun, record: Record) -> float:
-    """Accuracy on the rows that decide, which those of the curve are, too."""
+def _at_the_end(run: PlannedRun, record: StudyRecord) -> float:
+    """Final accuracy on the selecting rows, as in the curve."""
     if run.config.protocol.select == "val" and record.val_macro is not None:
         return record.val_macro
     return record.acc_macro

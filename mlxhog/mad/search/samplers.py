@@ -1,9 +1,8 @@
-"""Samplers decide which candidate is tried next: grid, random, evolution, TPE, or given candidates.
+"""Samplers choose the next candidate: grid, random, evolution, TPE, or a list of candidates.
 
-A sampler is a function of its seed and of what it was asked, told and reminded of: proposal number
-n draws from a random stream of its own. So a study that is resumed rebuilds its sampler by
-`recall` and `tell` from the records, in their order, and with one candidate at a time goes on
-exactly as if it had never stopped.
+The proposals of a sampler depend only on its seed and the calls before: proposal number n draws
+from a random stream of its own. So a resumed study rebuilds its sampler by `recall` and `tell` from
+the records, in their order, and with one candidate at a time continues as if it had never stopped.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING
 
 from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
-from mlxhog.mad.search.candidates import Candidates, Layers
+from mlxhog.mad.search.candidates import CandidateSet, Layers
 from mlxhog.mad.search.space import Space
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import canonical
@@ -24,50 +23,50 @@ if TYPE_CHECKING:
     import optuna
 
 
-class Sampler(ABC):
+class CandidateSampler(ABC):
     """Proposes candidates; one process uses it."""
 
     @abstractmethod
     def ask(self) -> Layers | None:
-        """Return a candidate that was never proposed; None when the space has no more."""
+        """Return a candidate that was never proposed; None at the end of the space."""
 
     @abstractmethod
     def recall(self, layers: Layers) -> None:
-        """Take note of a candidate that was proposed before, by a sampler that is gone."""
+        """Record a candidate that was proposed in an earlier session."""
 
     @abstractmethod
     def tell(self, layers: Layers, score: float) -> None:
-        """Take the score of a candidate, in the order in which candidates end."""
+        """Record the score of a candidate, in the order in which candidates end."""
 
 
-class Listed(Sampler):
-    """A sampler of given architectures, in their order."""
+class ListSampler(CandidateSampler):
+    """A sampler of a list of architectures, in their order."""
 
     def __init__(self, candidates: list[Layers]) -> None:
         self._rest = iter(candidates)
 
     def ask(self) -> Layers | None:
-        """Return the next one."""
+        """Return the next architecture."""
         return next(self._rest, None)
 
     def recall(self, layers: Layers) -> None:
-        """Go on after it."""
+        """Skip one architecture."""
         self.ask()
 
     def tell(self, layers: Layers, score: float) -> None:
         """Ignore the score."""
 
 
-class SpaceSampler(Sampler):
-    """A sampler of a space, with what it has proposed and the scores that came."""
+class SpaceSampler(CandidateSampler):
+    """A sampler of a space, with its proposals and their scores."""
 
-    def __init__(self, candidates: Candidates, seed: int) -> None:
+    def __init__(self, candidates: CandidateSet, seed: int) -> None:
         self.candidates, self._seed = candidates, seed
         self.proposed: dict[Layers, None] = {}
-        self.scores: dict[Layers, float] = {}  # in the order in which they came
+        self.scores: dict[Layers, float] = {}  # in the order of `tell`
 
     def ask(self) -> Layers | None:
-        """Return what is chosen next."""
+        """Return the next candidate, and record it."""
         layers = self.choose()
         if layers is not None:
             self.recall(layers)
@@ -75,15 +74,15 @@ class SpaceSampler(Sampler):
 
     @abstractmethod
     def choose(self) -> Layers | None:
-        """Return a candidate that was not proposed; None when there is no more."""
+        """Return a candidate that was not proposed; None at the end of the space."""
 
     def tell(self, layers: Layers, score: float) -> None:
-        """Keep the score; the first one of a candidate counts."""
+        """Record the first score of a candidate."""
         self.recall(layers)
         self.scores.setdefault(layers, score)
 
     def recall(self, layers: Layers) -> None:
-        """Keep the proposal."""
+        """Record the proposal."""
         self.proposed[layers] = None
 
     @property
@@ -92,7 +91,7 @@ class SpaceSampler(Sampler):
         return len(self.proposed) >= self.candidates.count
 
     def is_new(self, layers: Layers | None) -> bool:
-        """Whether this is a candidate that was not proposed."""
+        """Whether a candidate was not proposed."""
         return layers is not None and layers not in self.proposed
 
     def stream(self) -> random.Random:
@@ -100,7 +99,7 @@ class SpaceSampler(Sampler):
         return random.Random(f"{self._seed} {len(self.proposed)}")
 
     def unseen(self, order: Iterable[int]) -> Layers | None:
-        """Return the first candidate, by the order of their numbers, that was not proposed."""
+        """Return the first candidate that was not proposed, in an order of numbers."""
         return next((c for c in map(self.candidates.__getitem__, order) if self.is_new(c)), None)
 
     def any_unseen(self) -> Layers | None:
@@ -112,9 +111,9 @@ LISTED = 10_000
 
 
 def shuffled(count: int, stream: random.Random) -> Iterator[int]:
-    """Yield 0 .. count - 1 in random order, each once, without a list of them where they are many.
+    """Yield 0 .. count - 1 in random order, each once; for large counts without a full list.
 
-    Past half of many, numbers that are left get rare among the draws: they are listed then.
+    After half of a large count, few draws are new numbers, so the rest is listed and shuffled.
     """
     drawn: set[int] = set()
     while len(drawn) < (count // 2 if count > LISTED else 0):
@@ -130,7 +129,7 @@ def shuffled(count: int, stream: random.Random) -> Iterator[int]:
 class Grid(SpaceSampler):
     """Proposes every candidate in the order of the space; the seed has no effect."""
 
-    def __init__(self, candidates: Candidates, seed: int) -> None:
+    def __init__(self, candidates: CandidateSet, seed: int) -> None:
         super().__init__(candidates, seed)
         self._order: Iterator[int] = iter(range(candidates.count))
 
@@ -142,24 +141,24 @@ class Grid(SpaceSampler):
 class RandomSampler(Grid):
     """Proposes every candidate in an order that depends on the seed alone."""
 
-    def __init__(self, candidates: Candidates, seed: int) -> None:
+    def __init__(self, candidates: CandidateSet, seed: int) -> None:
         super().__init__(candidates, seed)
         self._order = shuffled(candidates.count, random.Random(f"{seed}"))
 
 
 MOST_CHANGES = 64
-"""Changes that may lead out of the space, or to what is known, before a random candidate."""
+"""Changes that may leave the space or repeat a candidate, before a random candidate is taken."""
 
 
 class Evolution(SpaceSampler):
-    """Proposes changes to good candidates of the recent past.
+    """Proposes changes to good recent candidates.
 
-    The `population` of candidates that may have children are the latest to end, and so many are
-    proposed before the first child. The best of `sample` of them becomes the parent.
+    Parents are among the last `population` candidates that ended, and as many are proposed before
+    the first child. The best of `sample` random ones becomes the parent.
     """
 
     def __init__(
-        self, candidates: Candidates, seed: int, *, population: int = 16, sample: int = 4
+        self, candidates: CandidateSet, seed: int, *, population: int = 16, sample: int = 4
     ) -> None:
         super().__init__(candidates, seed)
         self._population = population
@@ -176,7 +175,7 @@ class Evolution(SpaceSampler):
         return next((layers for layers in plans if self.is_new(layers)), None)
 
     def _child(self) -> Layers | None:
-        """A change to a good one; None while too few are known, or where none leads anywhere."""
+        """A changed good candidate; None while there are too few, or if no change is new."""
         candidates, stream, scores = self.candidates, self.stream(), self.scores
         parents = list(scores)[-self._population :]
         if not parents or len(self.proposed) < self._population:
@@ -184,31 +183,30 @@ class Evolution(SpaceSampler):
         for _ in range(MOST_CHANGES):
             drawn = stream.sample(parents, min(self._sample, len(parents)))
             plan = candidates.plan(max(drawn, key=scores.__getitem__))
-            assert plan is not None  # told candidates are of this space
+            assert plan is not None  # its candidates are of this space
             child = candidates.build(mutate(plan, candidates.space, stream))
             if self.is_new(child):
                 return child
         return None
 
 
-Plan = tuple[Layer, ...]
-Mutation = Callable[[Plan, Space, random.Random], Plan]
+Mutation = Callable[[Layers, Space, random.Random], Layers]
 
 
-def mutate(plan: Plan, space: Space, stream: random.Random) -> Plan:
-    """Return a plan after one change; it may be equal, or outside of the space's bounds."""
+def mutate(plan: Layers, space: Space, stream: random.Random) -> Layers:
+    """Return a plan after one change; it may be equal, or outside the space's bounds."""
     return stream.choice(MUTATIONS)(plan, space, stream)
 
 
-def replaced(plan: Plan, space: Space, stream: random.Random) -> Plan:
+def replaced(plan: Layers, space: Space, stream: random.Random) -> Layers:
     """Put another choice into one slot."""
     slot = stream.randrange(len(plan))
     others = [layer for layer in space.slots(len(plan))[slot] if layer != plan[slot]]
     return (*plan[:slot], stream.choice(others), *plan[slot + 1 :]) if others else plan
 
 
-def swapped(plan: Plan, space: Space, stream: random.Random) -> Plan:
-    """Let two layers that differ, and may stand in each other's slot, change places."""
+def swapped(plan: Layers, space: Space, stream: random.Random) -> Layers:
+    """Swap two different layers that are possible in each other's slot."""
     slots = space.slots(len(plan))
     pairs = [
         (a, b)
@@ -224,14 +222,14 @@ def swapped(plan: Plan, space: Space, stream: random.Random) -> Plan:
     return tuple(layers)
 
 
-def inserted(plan: Plan, space: Space, stream: random.Random) -> Plan:
-    """Put new layers in; delete others where the depth is not possible."""
+def inserted(plan: Layers, space: Space, stream: random.Random) -> Layers:
+    """Insert layers; delete others if the depth is not possible."""
     longer = _insert(plan, space, stream)
     return longer if len(longer) in space.depths else _delete(longer, space, stream)
 
 
-def deleted(plan: Plan, space: Space, stream: random.Random) -> Plan:
-    """Take layers out; insert others where the depth is not possible."""
+def deleted(plan: Layers, space: Space, stream: random.Random) -> Layers:
+    """Delete layers; insert others if the depth is not possible."""
     shorter = _delete(plan, space, stream)
     return shorter if len(shorter) in space.depths else _insert(shorter, space, stream)
 
@@ -243,7 +241,7 @@ def _unit(space: Space) -> int:
     return 2 if space.template == "alternate" else 1
 
 
-def _insert(plan: Plan, space: Space, stream: random.Random) -> Plan:
+def _insert(plan: Layers, space: Space, stream: random.Random) -> Layers:
     unit = _unit(space)
     slots = space.slots(unit)
     if not all(slots):
@@ -252,7 +250,7 @@ def _insert(plan: Plan, space: Space, stream: random.Random) -> Plan:
     return (*plan[:at], *(stream.choice(slot) for slot in slots), *plan[at:])
 
 
-def _delete(plan: Plan, space: Space, stream: random.Random) -> Plan:
+def _delete(plan: Layers, space: Space, stream: random.Random) -> Layers:
     unit = _unit(space)
     if len(plan) < unit:
         return plan
@@ -261,18 +259,18 @@ def _delete(plan: Plan, space: Space, stream: random.Random) -> Plan:
 
 
 MOST_TRIALS = 24
-"""Proposals that may lie outside of the space, or be known, before a random candidate."""
+"""Proposals that may leave the space or repeat a candidate, before a random one is taken."""
 
 
 class TPE(SpaceSampler):
-    """Tree-structured Parzen estimator: what good candidates have in each slot and bad ones lack.
+    """Tree-structured Parzen estimator: layers frequent in good candidates and rare in bad ones.
 
-    Optuna's, by ask and tell: the depth and every slot is one categorical choice. Candidates are
-    random until `start` of them have ended.
+    It is Optuna's, by ask and tell: the depth and every slot are categorical choices. Candidates
+    are random until `start` of them have ended.
     Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS.
     """
 
-    def __init__(self, candidates: Candidates, seed: int, *, start: int = 10) -> None:
+    def __init__(self, candidates: CandidateSet, seed: int, *, start: int = 10) -> None:
         try:
             import optuna
         except ImportError as error:
@@ -324,13 +322,13 @@ class TPE(SpaceSampler):
         super().recall(layers)
 
     def _estimated(self) -> Layers | None:
-        """A candidate of Optuna's; None where it keeps to what is known or not allowed."""
+        """A candidate of Optuna's; None if it only suggests repeated or impossible ones."""
         import optuna
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             self._study.sampler = optuna.samplers.TPESampler(
-                # Those that are being trained count as bad, so that neighbours are not crowded.
+                # Candidates in training count as bad, so that their neighbours are not crowded.
                 constant_liar=True,
                 n_startup_trials=0,
                 seed=self.stream().randrange(2**32),
@@ -354,7 +352,7 @@ class TPE(SpaceSampler):
         return layers
 
     def _words(self, depth: int) -> dict[str, list[str]]:
-        """What a plan consists of: the possible words of its depth and of every slot, by name."""
+        """Name -> the possible words: of the depth, and of every slot of a plan."""
         space = self.candidates.space
         words = {"depth": [str(depth) for depth in space.depths]}
         for slot, choices in enumerate(space.slots(depth)):
@@ -362,7 +360,7 @@ class TPE(SpaceSampler):
         return words
 
 
-SAMPLERS: Mapping[str, Callable[[Candidates, int], Sampler]] = {
+SAMPLERS: Mapping[str, Callable[[CandidateSet, int], CandidateSampler]] = {
     "grid": Grid,
     "random": RandomSampler,
     "evolution": Evolution,
@@ -371,8 +369,8 @@ SAMPLERS: Mapping[str, Callable[[Candidates, int], Sampler]] = {
 """Every sampler by its name."""
 
 
-def make_sampler(name: str, candidates: Candidates, seed: int) -> Sampler:
-    """Make a sampler, by a key of `SAMPLERS`; the seed is of everything it draws.
+def make_sampler(name: str, candidates: CandidateSet, seed: int) -> CandidateSampler:
+    """Make a sampler, by a key of `SAMPLERS`; the seed decides all its draws.
 
     Raises:
         ConfigError: no such sampler.

@@ -1,25 +1,24 @@
-"""A search space: which layers may stand where in a candidate, what it may cost; and its YAML form.
+"""A search space: the layers of each slot and the budget of a candidate; and its YAML form.
 
     space:
       depth: 4                        # flat layers, or [4, 8]
       template: alternate             # mixer, channel, mixer, channel | free: any layer anywhere
       mixers: [mh-attention, mlstm, {type: gla, heads: [4, 8]}]
       channels: [swiglu, mlp]
-      defaults: {mlstm: {heads: 4}}   # numbers of a type, where its item does not say otherwise
+      defaults: {mlstm: {heads: 4}}   # numbers of a type; those of an item have priority
       max_count: {mh-attention: 1}    # of a type in one candidate
       budget: {params: 700_000, state: 16384, length: 256, rescale: false}
-      start: ["mlstm swiglu mlstm swiglu"]   # candidates that an evolution begins with
-      dim: 128                        # the suite's where it is not given
+      start: ["mlstm swiglu mlstm swiglu"]   # the first candidates of an evolution
+      dim: 128                        # without it that of the suite
       position: none                  # none | learned | sincos
       suite: lite
 
-A list as a number of a layer makes a choice of each of its values. Depths of an alternating space
-are every second one between the two.
+If a number of a layer is a list, each of its values is a choice. In an alternating space, [4, 8]
+are the even depths from 4 to 8.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
@@ -31,7 +30,7 @@ from typing import Any
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.files import plain_yaml, reading
 from mlxhog.files.quantities import parse_count
-from mlxhog.mad.search.budget import Budget
+from mlxhog.mad.search.budget import SizeBudget
 from mlxhog.mad.suites import SUITES
 from mlxhog.models.mad.config import POSITIONS
 from mlxhog.models.mad.layer import Layer
@@ -43,19 +42,19 @@ TEMPLATES = ("alternate", "free")
 
 @dataclass(frozen=True, kw_only=True)
 class Space:
-    """Which sequences of layers are candidates; every default is resolved.
+    """The sequences of layers that are candidates; every default is resolved.
 
     Attributes:
         depths: numbers of layers, rising.
         template: "alternate" begins with a mixer and changes kind from layer to layer.
-        mixers: choices of a mixer's slot; all of their numbers are spelt out.
+        mixers: choices of a mixer's slot, with all their numbers.
         channels: choices of a channel map's slot.
-        max_count: name of a layer -> how many of it one candidate may have, whatever its numbers.
+        max_count: name of a layer -> its largest number in one candidate, with any numbers.
         budget: bounds of one candidate.
-        start: candidates that an evolution begins with.
+        start: the first candidates of an evolution.
         dim: width d; None is the suite's.
         position: positional embedding.
-        suite: what candidates are measured on, where the command does not say.
+        suite: default suite.
     """
 
     depths: tuple[int, ...]
@@ -63,7 +62,7 @@ class Space:
     mixers: tuple[Layer, ...]
     channels: tuple[Layer, ...]
     max_count: Mapping[str, int] = field(default_factory=dict)
-    budget: Budget = Budget()
+    budget: SizeBudget = SizeBudget()
     start: tuple[tuple[Layer, ...], ...] = ()
     dim: int | None = None
     position: str = "none"
@@ -76,7 +75,7 @@ class Space:
         return [(self.mixers, self.channels)[slot % 2] for slot in range(depth)]
 
     def at_width(self, d: int) -> Space:
-        """Return the space with every number of its layers that follows from width d."""
+        """Return the space with the numbers of its layers that follow from width d."""
         return replace(
             self,
             mixers=tuple(dict.fromkeys(at_width(self.mixers, d))),
@@ -101,18 +100,9 @@ class Space:
 
 
 KEYS = (
-    "depth",
-    "template",
-    "mixers",
-    "channels",
-    "defaults",
-    "max_count",
-    "budget",
-    "start",
-    "dim",
-    "position",
-    "suite",
-)
+    "depth", "template", "mixers", "channels", "defaults", "max_count", "budget", "start", "dim",
+    "position", "suite",
+)  # fmt: skip
 DEEPEST = 256
 MOST_CHOICES = 4096
 EXAMPLES = {"mixer": "[mlstm, mh-attention]", "channel": "[swiglu, mlp]"}
@@ -124,19 +114,14 @@ def read_space(path: str | Path) -> Space:
     Raises:
         ConfigError: the file cannot be read, or one of its keys or values is not possible.
     """
-    folder = resources.files("mlxhog.models")
+    files = resources.files("mlxhog.models").iterdir()
     shipped = {
-        file.name.removesuffix(".yaml"): file
-        for file in folder.iterdir()
-        if file.name.startswith("space-")
+        file.name.removesuffix(".yaml"): file for file in files if file.name.startswith("space-")
     }
     try:
-        with (
-            resources.as_file(shipped[str(path)])
-            if str(path) in shipped
-            else (contextlib.nullcontext(Path(path))) as file
-        ):
-            data = plain_yaml.loads(reading.read_text(file))
+        file = shipped.get(str(path))
+        text = reading.read_text(Path(path)) if file is None else file.read_text("utf-8")
+        data = plain_yaml.loads(text)
     except FileNotFoundError:
         names = ", ".join(sorted(shipped))
         raise ConfigError(
@@ -144,13 +129,13 @@ def read_space(path: str | Path) -> Space:
             f"{did_you_mean(path, shipped)}"
         ) from None
     except plain_yaml.NotYaml as error:
-        raise ConfigError(f"the space {path} cannot be parsed: {error}; mend it") from error
+        raise ConfigError(f"the space {path} cannot be parsed: {error}; correct it") from error
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the space {path}: {error}; give a YAML file") from error
     try:
         if isinstance(data, Mapping) and "model" in data and "space" not in data:
             raise ConfigError(
-                "this is one architecture and no space of them; score it with "
+                "the file is one architecture, not a space; score it with "
                 f"mlxhog mad bench --config {path}"
             )
         if data is None:
@@ -164,7 +149,7 @@ def read_space(path: str | Path) -> Space:
 
 
 def to_space(data: object) -> Space:
-    """Read a space from the keys below `space:`, or from what `Space.to_dict` returns.
+    """Read a space from the keys below `space:`, as `Space.to_dict` returns them.
 
     Raises:
         ConfigError: a key is unknown or missing, or a value is not possible.
@@ -253,7 +238,7 @@ def _defaults(value: object) -> dict[str, dict[str, object]]:
 def _choices(
     kind: str, items: object, defaults: Mapping[str, Mapping[str, object]]
 ) -> tuple[Layer, ...]:
-    """Every layer that a list of names, texts and mappings means; lists of numbers are spread."""
+    """The layers of a list of names, texts and mappings; each number of a list makes a layer."""
     if not isinstance(items, list):
         raise ConfigError(f"{kind}s is {items!r}; give a list such as {EXAMPLES[kind]}")
     choices: list[Layer] = []
@@ -275,14 +260,14 @@ def _spread(item: object, defaults: Mapping[str, Mapping[str, object]]) -> list[
     if isinstance(item, str):
         item = {"type": item}
     if not isinstance(item, Mapping) or "type" not in item:
-        raise ConfigError(f"{item!r} is no layer; write a name, or {{type: mlstm, heads: 4}}")
+        raise ConfigError(f"{item!r} is not a layer; write a name, or {{type: mlstm, heads: 4}}")
     name = str(item["type"])
     numbers = {**defaults.get(name, {}), **item}
     del numbers["type"]
-    for key, value in numbers.items():
-        if value == []:
-            raise ConfigError(f"{name}.{key} is an empty list; give the numbers to choose from")
     values = [value if isinstance(value, list) else [value] for value in numbers.values()]
+    if [] in values:
+        key = list(numbers)[values.index([])]
+        raise ConfigError(f"{name}.{key} is an empty list; give the numbers to choose from")
     if (count := math.prod(map(len, values))) > MOST_CHOICES:
         raise ConfigError(f"{name} has {count} combinations of its numbers; {MOST_CHOICES} at most")
     return [
@@ -296,7 +281,7 @@ def _max_count(value: object, choices: Sequence[Layer]) -> dict[str, int]:
     return {name: _count(f"max_count of {name}", count) for name, count in counts.items()}
 
 
-def _budget(value: object) -> Budget:
+def _budget(value: object) -> SizeBudget:
     keys = _mapping("budget", value, ("params", "state", "length", "rescale"))
     rescale = keys.get("rescale", False)
     if not isinstance(rescale, bool):
@@ -306,7 +291,7 @@ def _budget(value: object) -> Budget:
         for name in ("params", "state", "length")
         if keys.get(name) is not None
     }
-    return Budget(**numbers, rescale=rescale)
+    return SizeBudget(**numbers, rescale=rescale)
 
 
 def _start(

@@ -1,1 +1,1 @@
-"""A study: which runs it consists of, their store, the scheduler, and who executes them."""
+"""A study: its definition, its store, the scheduler, and the workers."""

@@ -1,8 +1,8 @@
-"""A pool of workers that execute the runs of a study, and what is said between them.
+"""A pool of workers that execute the runs of a study, and their messages.
 
-Each worker has one task at a time; the silent are ended, and the dead replaced. A worker that dies
-of its own doing (a crash, an exit) has failed its run; one that was killed from outside has not,
-and the run is lost: the scheduler may try it again. So are all runs of a worker that had several.
+Each worker has one task at a time. Silent workers are ended, dead ones replaced. If a worker dies
+by its own fault (a crash, an exit), its run has failed. If it was killed from outside, the run is
+lost and the scheduler may repeat it; so are all runs of a worker with several.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class RunFunction(Protocol):
-    """How a run is executed, such as `candidate.train`; importable, so that workers find it."""
+    """A function that executes a run, such as `candidate.train`; workers import it."""
 
     def __call__(
         self,
@@ -31,7 +31,7 @@ class RunFunction(Protocol):
         rungs: tuple[int, ...],
         prepare: Prepare = ...,
     ) -> RunResult:
-        """Execute a run to its end; `prepare` is given where it is trained beside others."""
+        """Execute a run to its end; a run that is trained beside others gets `prepare`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class Task:
         key: of the run.
         config: of the run.
         rungs: steps at which it may be pruned.
-        beside: runs of the same shape, which the worker trains together with it where that is
-            faster; see `training.batched`.
+        beside: runs of the same shape, trained together with it if that is faster; see
+            `training.batched`.
     """
 
     key: str
@@ -53,13 +53,13 @@ class Task:
 
     @property
     def runs(self) -> tuple[Task, ...]:
-        """This one, then those beside it."""
+        """This one, then `beside`."""
         return (self, *self.beside)
 
 
 @dataclass(frozen=True)
 class Evaluated:
-    """A run has evaluated its rows; at a rung it waits for `Pool.answer`."""
+    """An evaluation of a run; at a rung the run waits for `Pool.answer`."""
 
     key: str
     point: Point
@@ -68,7 +68,7 @@ class Evaluated:
 
 @dataclass(frozen=True)
 class Ended:
-    """A run came to its end on a host, in whatever way."""
+    """The end of a run on a host, with any status."""
 
     key: str
     result: RunResult
@@ -77,9 +77,9 @@ class Ended:
 
 @dataclass(frozen=True)
 class Lost:
-    """A worker is gone in the middle of a run that may not be to blame; the run can be tried again.
+    """A run whose worker died, maybe not by its fault; it can be repeated.
 
-    It was killed from outside, or it had several runs, any of which may have ended it.
+    The worker was killed from outside, or it had several runs, any of which may have ended it.
     """
 
     key: str
@@ -88,7 +88,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Note:
-    """A worker says how it executes a run, such as together with those beside it, and why."""
+    """A message of a worker about the execution of a run, such as together with others."""
 
     key: str
     text: str
@@ -98,42 +98,42 @@ Event = Evaluated | Ended | Lost | Note
 
 
 START_S = 120.0
-"""A process that is being spawned on a busy machine gives no sign of life for long."""
+"""Seconds for the start of a process, which takes long on a busy machine."""
 MOST_FAILED_STARTS = 3
 TICK_S = 0.5
 
 
-class Died(Exception):
-    """A worker is gone; `killed` says that somebody ended it, not its own doing."""
+class WorkerDied(Exception):
+    """A worker died; `killed` from outside, else by its own fault."""
 
     def __init__(self, how: str, *, killed: bool) -> None:
         super().__init__(how)
         self.killed = killed
 
 
-class Worker(Protocol):
+class PoolWorker(Protocol):
     """One process that serves runs, see `serve`."""
 
     def send(self, message: Task | bool) -> None:
-        """Send a task, or the answer at a rung; never blocks."""
+        """Send a task, or the answer at a rung, without waiting."""
 
     def receive_all(self) -> list[tuple[Any, ...]]:
-        """Return what it has said since the last call, without waiting.
+        """Return its messages since the last call, without waiting.
 
         Raises:
-            Died: it is gone, and everything it said has been returned.
+            WorkerDied: it died, and all its messages were returned.
         """
 
     def end(self, *, dump: bool = False) -> None:
-        """End it at once; with `dump` let it write into its log where it hangs."""
+        """End it at once; with `dump` it first writes its stack into its log."""
 
 
 @dataclass
 class _Slot:
     name: str
-    worker: Worker | None = None
-    runs: set[str] = field(default_factory=set)  # keys of what it has and has not ended
-    together: bool = False  # with others, which may have ended by now
+    worker: PoolWorker | None = None
+    runs: set[str] = field(default_factory=set)  # keys of its runs that have not ended
+    together: bool = False  # with others, which may have ended
     host: str | None = None  # None before it is ready
     began_s: float = 0.0
     last_message_s: float = 0.0  # in watched time
@@ -142,14 +142,14 @@ class _Slot:
 class Pool:
     """Workers that `start_worker` starts, by number from 0; none outlives the `with` block.
 
-    `wait` returns when one of some workers has something to say, or after so many seconds. A run
-    that gives no sign of life for `silence_s` is ended and has failed.
+    `wait` returns at a message of one of some workers, or after a number of seconds. A run without
+    a sign of life for `silence_s` is ended and has failed.
     """
 
     def __init__(
         self,
         parallel: int,
-        start_worker: Callable[[int], Worker],
+        start_worker: Callable[[int], PoolWorker],
         wait: Callable[[Sequence[Any], float], None],
         *,
         silence_s: float,
@@ -160,11 +160,11 @@ class Pool:
         self._watched = WatchedTime()
 
     def free(self) -> int:
-        """Return how many more tasks it takes now."""
+        """Return the number of idle workers."""
         return sum(not slot.runs for slot in self._slots)
 
     def submit(self, task: Task) -> str:
-        """Begin a task with all its runs, if possible in a worker that is up; return its name."""
+        """Begin a task, preferably in a running worker; return the name of the worker."""
         idle = [slot for slot in self._slots if not slot.runs]
         slot = next((slot for slot in idle if slot.worker is not None), idle[0])
         now = time.monotonic()
@@ -183,10 +183,10 @@ class Pool:
                 slot.worker.send(prune)
 
     def events(self, timeout_s: float) -> list[Event]:
-        """Wait for something to happen to a task, at most so long; end workers that are silent.
+        """Wait for events of tasks, at most `timeout_s`; end silent workers.
 
         Raises:
-            WorkerFailed: workers cannot start; the message holds their last words.
+            WorkerFailed: workers cannot start; the message has the reason.
         """
         deadline = time.monotonic() + timeout_s
         while True:
@@ -205,7 +205,7 @@ class Pool:
                 events += self._handle(slot, *message)
                 if slot.worker is None:
                     return events
-        except Died as error:
+        except WorkerDied as error:
             return events + self._reap(slot, error)
         return events + self._check_silence(slot)
 
@@ -227,7 +227,7 @@ class Pool:
         return []
 
     def _spent(self, slot: _Slot, key: str | None, result: RunResult) -> list[Event]:
-        """A worker ends a run, and itself."""
+        """Take the end of a run and of its worker."""
         self._stop(slot)
         if key is None and slot.runs and not slot.together:
             (key,) = slot.runs
@@ -245,13 +245,15 @@ class Pool:
             if silent_s <= max(START_S, self._silence_s):
                 return []
             self._stop(slot)
-            return self._reap(slot, Died(f"did not start within {silent_s:.0f} s", killed=False))
+            return self._reap(
+                slot, WorkerDied(f"did not start within {silent_s:.0f} s", killed=False)
+            )
         if silent_s <= self._silence_s:
             return []
         self._stop(slot, dump=True)
         return self._fail(slot, f"gave no sign of life for {self._silence_s:g} s and was ended")
 
-    def _reap(self, slot: _Slot, error: Died) -> list[Event]:
+    def _reap(self, slot: _Slot, error: WorkerDied) -> list[Event]:
         slot.worker = None
         if slot.host is None:
             self._failed_starts += 1
@@ -265,7 +267,7 @@ class Pool:
         return self._fail(slot, str(error))
 
     def _fail(self, slot: _Slot, reason: str) -> list[Event]:
-        """The run of a worker that is gone has failed, unless another may be to blame."""
+        """End the run of a dead worker as failed, or as lost if another run may have ended it."""
         if slot.together or not slot.runs:
             return self._report_lost(slot, reason)
         (key,) = slot.runs
@@ -274,7 +276,7 @@ class Pool:
         return [Ended(key, result, slot.host or "")]
 
     def _report_lost(self, slot: _Slot, reason: str) -> list[Event]:
-        """Every run of a worker that is gone may be tried again."""
+        """End every run of a dead worker as lost."""
         lost: list[Event] = [Lost(key, reason) for key in sorted(slot.runs)]
         slot.runs.clear()
         return lost
@@ -285,7 +287,7 @@ class Pool:
             slot.worker = None
 
     def __enter__(self) -> Self:
-        """Start nothing: workers start with their first task."""
+        """Return the pool; workers start with their first task."""
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from mlxhog.mad.run import Point
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.study.study import PlannedRun
 
 
@@ -16,13 +16,13 @@ class ActiveRun:
     """A run that is being trained.
 
     Attributes:
-        worker: where: "1", "2" here, or a host and a number.
+        worker: its name, such as "1" or "2".
         candidate: canonical string of its layers.
-        run: what it is trained on, such as "CR vocab=32 lr 5e-04 seed 0".
+        run: its title, such as "CR vocab=32 lr 5e-04 seed 0".
         step: of its last evaluation; 0 before the first.
-        steps: it takes at most; None where nobody knows.
+        steps: most steps; None if unknown.
         acc_token: of its last evaluation; None before the first.
-        seconds: since it started.
+        seconds: since its start.
     """
 
     worker: str
@@ -36,7 +36,7 @@ class ActiveRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Trouble:
-    """A run that ended without an accuracy to use: failed, or diverged.
+    """A run that failed or diverged.
 
     Attributes:
         candidate: canonical string of its layers.
@@ -53,13 +53,13 @@ class Trouble:
 
 @dataclass(frozen=True, kw_only=True)
 class Best:
-    """The candidate on top so far.
+    """The best candidate so far.
 
     Attributes:
         candidate: canonical string of its layers.
         score: mean over tasks, in [0, 1].
         interval: half width of the interval over seeds; None with one seed.
-        missing: runs that its score still lacks.
+        missing: its runs without a result.
     """
 
     candidate: str
@@ -74,15 +74,15 @@ class StudyProgress:
 
     Attributes:
         study: its name.
-        done: runs with a record, of whatever status, those of earlier sessions too.
-        total: runs planned so far; None where the sampler has no end of its own.
+        done: runs with a record of any status, of all sessions.
+        total: runs planned so far; None if unknown.
         elapsed_s: seconds of this session.
-        eta_s: seconds that are left, from the seconds of the runs that ended; None until one did.
+        eta_s: estimated seconds to the end; None before the first run has ended.
         statuses: status -> number of ended runs.
         running: in the order of workers.
         best: None before any candidate has a score.
         troubles: the latest last.
-        message: news to print once, or None.
+        message: text to print once, or None.
     """
 
     study: str
@@ -98,13 +98,13 @@ class StudyProgress:
 
     @property
     def fraction(self) -> float | None:
-        """Share of the planned runs that ended, in [0, 1]; None without a plan."""
+        """Share of the planned runs that ended, in [0, 1]; None without a total."""
         return None if self.total is None else min(1.0, self.done / self.total if self.total else 1)
 
 
 @dataclass
 class RunInProgress:
-    """A run that a worker has begun, and its last evaluation."""
+    """A run of a worker, and its last evaluation."""
 
     run: PlannedRun
     worker: str
@@ -112,7 +112,7 @@ class RunInProgress:
     point: Point | None = None
 
     def shown(self, now_s: float) -> ActiveRun:
-        """Return it as a board shows it."""
+        """Return its state for a board."""
         return ActiveRun(
             worker=self.worker,
             candidate=self.run.candidate,
@@ -125,13 +125,13 @@ class RunInProgress:
 
 
 class Eta:
-    """Mean seconds of runs of one kind: a setting of a task, whose runs are about equally long."""
+    """Mean seconds of the runs of each kind: of a setting, whose runs take about equal times."""
 
     def __init__(self) -> None:
         self._spent: dict[Hashable, list[float]] = {}
 
     def ended(self, kind: Hashable, seconds: float) -> None:
-        """Take a run that ended."""
+        """Record a run that ended."""
         self._spent.setdefault(kind, []).append(seconds)
 
     def seconds_left(
@@ -141,13 +141,13 @@ class Eta:
         *,
         parallel: int = 1,
     ) -> float | None:
-        """Return the seconds until everything has ended; None while no run has.
+        """Return the seconds until all runs have ended; None before the first has.
 
         Args:
-            waiting: kinds of the runs that have not begun. A kind without an ended run is taken to
-                last as long as the mean of all runs.
-            running: kind, and seconds since it began.
-            parallel: runs that are trained at once.
+            waiting: kinds of the runs that have not begun. A kind without an ended run counts as
+                the mean of all runs.
+            running: kinds, and seconds since the begin.
+            parallel: runs at once.
         """
         every = [seconds for spent in self._spent.values() for seconds in spent]
         if not every:
@@ -163,8 +163,8 @@ class Eta:
         return max([work / parallel, *under_way])
 
 
-def seconds_used(records: Iterable[Record]) -> float:
-    """Return the time during which any of some runs was in progress."""
+def seconds_used(records: Iterable[StudyRecord]) -> float:
+    """Return the time in which any of some runs was in progress."""
     spans = []
     for record in records:
         end = datetime.fromisoformat(record.at).timestamp()

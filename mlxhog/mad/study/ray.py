@@ -1,11 +1,12 @@
 """Workers on a Ray cluster, or on one machine through Ray: an actor for each.
 
-An actor starts a process as the pool of one machine does, and passes on what scheduler and process
-say to each other. So a run has the same surroundings on both, and ends in the same ways; only that
-of a machine is seen by Ray. The command starts Ray itself and shuts it down, or joins a cluster.
+An actor starts a process as the pool of one machine does, and passes on the messages between
+scheduler and process. So a run has the same environment in both, and ends in the same ways; only
+the loss of a machine is detected by Ray. The command starts Ray and shuts it down, or joins a
+cluster.
 
-Most of Ray's processes follow the one that started them; two of its agents try for minutes to tell
-a server that is gone. A guard process outlives a killed scheduler just long enough to end them.
+Most of Ray's processes end with the one that started them; two of its agents retry for minutes to
+reach a dead server. A guard process ends them if the scheduler was killed, and then ends itself.
 
 Source: Ray 2.60, `ray.init`, actors, fault tolerance.
 """
@@ -32,7 +33,7 @@ from mlxhog.arena.process import process_start_time
 from mlxhog.arena.worker_pool import WorkerProcess
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.interrupts import SIGNALS
-from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
+from mlxhog.mad.study.pool import Pool, RunFunction, Task, WorkerDied
 from mlxhog.mad.study.worker import DUMP_S, Process, explain
 
 OBJECT_STORE_BYTES = 100 << 20
@@ -42,11 +43,11 @@ CONNECT_S = 10.0
 
 
 def check() -> None:
-    """Refuse where Ray is not installed; imports nothing."""
+    """Raise EnvironmentLacks if Ray is not installed; imports nothing."""
     if importlib.util.find_spec("ray") is None:
         raise EnvironmentLacks(
             "--executor ray needs Ray: python -m pip install ray; --executor local "
-            "needs nothing, and goes on with the same study"
+            "needs nothing, and continues the same study"
         )
 
 
@@ -62,16 +63,16 @@ def cluster(
     cores: int | None = None,
     address: str | None = None,
 ) -> Iterator[Pool]:
-    """Start or join Ray, and offer a pool until the block ends.
+    """Start or join Ray, and yield a pool of workers.
 
     Args:
         run: executes one run; pickled, so an importable function.
         parallel: workers.
         threads: of a worker's libraries.
-        logs: directory for what workers print; machines that have it not use a temporary one.
-        silence_s: a run that gives no sign of life for so long is ended and has failed.
-        memory_limit: bytes that a worker may have resident; None for no limit.
-        cores: CPU cores that Ray reserves for a worker; `threads` where None.
+        logs: directory for the logs of workers; machines without it use a temporary one.
+        silence_s: time without a sign of life after which a run is ended and has failed.
+        memory_limit: most resident bytes of a worker; None for no limit.
+        cores: CPU cores that Ray reserves for a worker; None is `threads`.
         address: of a running cluster; None starts Ray here and shuts it down afterwards.
 
     Raises:
@@ -91,14 +92,14 @@ def cluster(
             "include_dashboard": False,
             "object_store_memory": OBJECT_STORE_BYTES,
         }
-    import ray  # half a second that other commands need not pay
+    import ray  # half a second, for this command only
 
     try:
         ray.init(**how, configure_logging=False, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = f"the Ray cluster {address} cannot be joined" if address else "Ray does not start"
         raise EnvironmentLacks(
-            f"{where}: {explain(error)}; --executor local goes on with the same study"
+            f"{where}: {explain(error)}; --executor local continues the same study"
         ) from error
     try:
         host = ray.remote(_Actor).options(
@@ -118,7 +119,7 @@ def cluster(
 
 
 def _check_address(address: str) -> None:
-    """Connect to a cluster and leave; Ray itself would try for minutes."""
+    """Check the connection to a cluster; Ray itself would retry for minutes."""
     host, colon, port = address.rpartition("://")[2].rpartition(":")
     if not colon or not port.isdecimal():
         return  # "auto", which Ray looks up
@@ -132,10 +133,10 @@ def _check_address(address: str) -> None:
 
 
 def _keep_to_ourselves() -> None:
-    """Nothing is sent anywhere, no token is written below the home directory, none left out.
+    """Send no statistics, require a token, and write none below the home directory.
 
-    Ray reads these when it is imported: where that has happened, its own ways stay. Its processes,
-    like ours, import nothing from the current directory.
+    Ray reads these variables at its import; after that they have no effect. Its processes, like
+    ours, import nothing from the current directory.
     """
     os.environ["PYTHONSAFEPATH"] = "1"
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -151,7 +152,7 @@ def _wait(workers: Sequence[_ActorWorker], timeout_s: float) -> None:
 
 
 class _ActorWorker:
-    """An actor, as a `Worker` of the pool."""
+    """An actor, as a `PoolWorker` of the pool."""
 
     def __init__(self, actor: Any) -> None:
         self._actor = actor
@@ -162,7 +163,7 @@ class _ActorWorker:
         self._actor.send.remote(message)
 
     def receive_all(self) -> list[tuple[Any, ...]]:
-        """Return the messages that have come, without waiting."""
+        """Return the new messages, without waiting."""
         import ray
 
         if not ray.wait([self.pending], timeout=0)[0]:
@@ -170,15 +171,15 @@ class _ActorWorker:
         try:
             messages: list[tuple[Any, ...]] = ray.get(self.pending)
         except ray.exceptions.RayError as error:
-            raise Died(f"is lost with its machine: {explain(error)}", killed=True) from None
+            raise WorkerDied(f"is lost with its machine: {explain(error)}", killed=True) from None
         if messages and messages[0][0] == "died":
             self.end()
-            raise Died(messages[0][1], killed=messages[0][2])
+            raise WorkerDied(messages[0][1], killed=messages[0][2])
         self.pending = self._actor.events.remote()
         return messages
 
     def end(self, *, dump: bool = False) -> None:
-        """Kill the actor; with `dump` its process first writes where it is."""
+        """Kill the actor; with `dump` its process first writes its stack."""
         import ray
 
         if dump:
@@ -188,7 +189,7 @@ class _ActorWorker:
 
 
 class _Actor:
-    """The actor: it has one process, and threads that talk to the scheduler."""
+    """The actor: one process, and threads for messages to the scheduler."""
 
     def __init__(
         self,
@@ -212,23 +213,23 @@ class _Actor:
         self._process.send(message)
 
     def events(self) -> list[tuple[Any, ...]]:
-        """Wait for the process to say something, or to die."""
+        """Wait for messages or the death of the process."""
         connection.wait([self._process.pipe], EVENTS_S)
         try:
             return self._process.receive_all()
-        except Died as death:
+        except WorkerDied as death:
             return [("died", str(death), death.killed)]
 
     def dump(self) -> None:
-        """Let the process write into its log where it is."""
+        """Let the process write its stack into its log."""
         self._process.dump()
 
 
 @contextlib.contextmanager
 def guard() -> Iterator[None]:
-    """End every process below this one, should it die before the block ends.
+    """End every descendant of this process if it dies before the block ends.
 
-    Enter it when they are up: those that come later are not known.
+    Enter the block after their start: later ones are not included.
     """
     process = WorkerProcess(
         _guard_main,
@@ -246,7 +247,7 @@ def guard() -> Iterator[None]:
 
 
 def _below(pid: int) -> list[tuple[int, int]]:
-    """Processes below one, as id and start time."""
+    """Return the descendants of a process, as id and start time."""
     listing = subprocess.run(
         ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
     )
@@ -258,7 +259,7 @@ def _below(pid: int) -> list[tuple[int, int]]:
 
 
 def _guard_main(pipe: Connection, watched: list[tuple[int, int]]) -> None:
-    """Entry point of the guard: wait for the block to end, or for the parent to die."""
+    """Entry point of the guard: wait for the end of the block, or of the parent."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     parent = parent_process()
@@ -266,6 +267,6 @@ def _guard_main(pipe: Connection, watched: list[tuple[int, int]]) -> None:
     connection.wait([pipe, parent.sentinel])
     if connection.wait([parent.sentinel], 0):
         for pid, start in watched:
-            if process_start_time(pid) == start:  # the number may be another's by now
+            if process_start_time(pid) == start:  # the id may be reused
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)

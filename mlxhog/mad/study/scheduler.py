@@ -1,6 +1,6 @@
-"""The scheduler: takes candidates from a sampler, has their runs executed, and records the results.
+"""The scheduler: takes candidates from a sampler, starts their runs, and records the results.
 
-It knows nothing of where runs are executed, and nothing of how a score is made of them.
+It is independent of the place of execution and of the definition of the score.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.options import Limit
 from mlxhog.mad.run import Point, RunResult, failed
 from mlxhog.mad.search.pruning import Pruner
-from mlxhog.mad.search.samplers import Sampler
+from mlxhog.mad.search.samplers import CandidateSampler
 from mlxhog.mad.study.pool import Ended, Evaluated, Event, Lost, Note, Pool, Task
 from mlxhog.mad.study.progress import (
     Best,
@@ -28,7 +28,7 @@ from mlxhog.mad.study.progress import (
     Trouble,
     seconds_used,
 )
-from mlxhog.mad.study.store import RESULT_FIELDS, Record, Store
+from mlxhog.mad.study.store import RESULT_FIELDS, Store, StudyRecord
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
@@ -36,38 +36,38 @@ from mlxhog.report.views import Observer
 POLL_S = 0.2
 SHOW_S = 0.5
 MOST_LOSSES = 4
-"""So many times a run's worker may be killed from outside before the run counts as failed."""
+"""Kills of a run's worker from outside after which the run counts as failed."""
 
 
-Plan = Callable[[str], Sequence[PlannedRun]]
-"""Returns the runs of a candidate, in the order in which they should be executed."""
+PlanRuns = Callable[[str], Sequence[PlannedRun]]
+"""Returns the runs of a candidate, in the order of execution."""
 
-Judge = Callable[[str, Sequence[Record]], Best]
-"""Returns the score of a candidate from its records."""
+Judge = Callable[[Sequence[StudyRecord]], Best]
+"""Returns a candidate's score from its records."""
 
 
 class Proposals:
-    """A sampler with a memory: what it proposed and was told stands in the study's store.
+    """A sampler whose proposals and scores are kept in the study's store.
 
     Attributes:
         proposed: every candidate so far, in order.
-        untold: those whose score has not been told.
+        unscored: those without a score.
     """
 
-    def __init__(self, sampler: Sampler, store: Store) -> None:
+    def __init__(self, sampler: CandidateSampler, store: Store) -> None:
         self._sampler, self._store = sampler, store
         self.proposed: list[str] = []
-        self.untold: set[str] = set()
+        self.unscored: set[str] = set()
         for entry in store.proposals():
             candidate, score = entry.get("candidate"), entry.get("score", 0.0)
             if not isinstance(candidate, str) or not isinstance(score, int | float):
                 raise StudyError(
-                    f"candidates.jsonl in {store.directory} has {shown(entry)}, wanted a candidate "
-                    "and perhaps its score; remove the line"
+                    f"candidates.jsonl in {store.directory} has {shown(entry)}, which is not a "
+                    "candidate, with or without a score; remove the line"
                 )
             if "score" in entry:
                 sampler.tell(parse(candidate), float(score))
-                self.untold.discard(candidate)
+                self.unscored.discard(candidate)
             else:
                 sampler.recall(parse(candidate))
                 self._asked(candidate)
@@ -83,25 +83,25 @@ class Proposals:
         return candidate
 
     def tell(self, candidate: str, score: float) -> None:
-        """Tell what became of a candidate."""
+        """Record the score of a candidate."""
         self._store.add_proposal({"candidate": candidate, "score": score})
         self._sampler.tell(parse(candidate), score)
-        self.untold.discard(candidate)
+        self.unscored.discard(candidate)
 
     def _asked(self, candidate: str) -> None:
         self.proposed.append(candidate)
-        self.untold.add(candidate)
+        self.unscored.add(candidate)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a session of a study ended.
+class SessionResult:
+    """The result of a session of a study.
 
     Attributes:
-        status: "done" (there is no more to run), "budget" or "interrupted".
+        status: "done" (no run is left), "budget" or "interrupted".
         statuses: status -> number of runs, of all sessions.
         seconds: of this session.
-        best: the candidate on top, if any has a score.
+        best: the best candidate; None without a score.
     """
 
     status: str
@@ -111,27 +111,27 @@ class Outcome:
 
 
 class Scheduler:
-    """One session of a study; `run` goes through it once.
+    """One session of a study; `run` executes it once.
 
     Args:
-        store: of the study, whose lock the caller holds.
+        store: of the study; the caller holds its lock.
         candidates: of the study.
         plan: from candidates to runs.
-        judge: from runs to scores.
+        judge: from records to scores.
         executor: entered by the caller.
-        limit: when no further run begins.
-        pruner: asked at rungs.
-        observer: told how it goes.
-        total: runs of the whole study, where that is known.
-        retry_failed: run again what has failed in earlier sessions.
-        batch: so many runs of one shape may be handed to one worker, to be trained together.
+        limit: after which no run begins.
+        pruner: decides at rungs.
+        observer: gets the progress.
+        total: runs of the whole study, if known.
+        retry_failed: repeat the failed runs of earlier sessions.
+        batch: most runs of one shape that one worker trains together.
     """
 
     def __init__(
         self,
         store: Store,
         candidates: Proposals,
-        plan: Plan,
+        plan: PlanRuns,
         judge: Judge,
         executor: Pool,
         *,
@@ -146,10 +146,10 @@ class Scheduler:
         self._executor, self._limit, self._observer = executor, limit, observer
         self._pruner, self._total, self._batch = pruner or Pruner(), total, batch
         self._queue: deque[PlannedRun] = deque()
-        self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that did not end
-        self._records: dict[str, list[Record]] = {}  # of candidates that are not complete
+        self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that have not ended
+        self._records: dict[str, list[StudyRecord]] = {}  # of incomplete candidates
         self._finished: set[str] = set()
-        self._skipped = 0  # runs of candidates that were pruned before they began
+        self._skipped = 0  # runs that pruned candidates did not begin
         self._active: dict[str, RunInProgress] = {}  # by the key of the run
         self._losses: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
@@ -160,14 +160,14 @@ class Scheduler:
 
     # -- a session -------------------------------------------------------------------------------
 
-    def run(self) -> Outcome:
-        """Execute runs until there are no more, the limit is reached, or Ctrl-C.
+    def run(self) -> SessionResult:
+        """Execute runs until none is left, the limit is reached, or Ctrl-C.
 
-        The first Ctrl-C lets the runs in progress end, the second one drops them.
+        After the first Ctrl-C the runs in progress end, the second one drops them.
 
         Raises:
-            EnvironmentLacks: a run that ended cannot be recorded, such as on a full disk; the
-                study can be resumed.
+            EnvironmentLacks: a result cannot be recorded, such as on a full disk; the study can be
+                resumed.
             WorkerFailed: workers cannot start.
         """
         self._began_s = self._shown_s = time.monotonic()
@@ -191,7 +191,7 @@ class Scheduler:
             interrupted = interrupts.count > 0
         status = "interrupted" if interrupted else "budget" if self._limit_reached() else "done"
         self._show()
-        return Outcome(
+        return SessionResult(
             status=status,
             statuses=dict(self._statuses),
             seconds=time.monotonic() - self._began_s,
@@ -205,7 +205,7 @@ class Scheduler:
         ) and bool(self._queue or self._needed is None or len(self._finished) < self._needed)
 
     def _fill(self) -> None:
-        """Begin as many runs as the executor takes."""
+        """Begin a run for every idle worker."""
         while self._executor.free() > 0 and not self._limit_reached():
             run = self._next()
             if run is None:
@@ -223,8 +223,8 @@ class Scheduler:
     def _same_shape(self, run: PlannedRun) -> list[PlannedRun]:
         """Take runs from the queue that can be trained together with one.
 
-        Not more than leaves something to the other workers; and none that was lost before, which
-        may have been the fault of its company.
+        The other idle workers get runs too. Lost runs are excluded: another run of their batch may
+        have been the reason.
         """
         if self._batch == 1 or self._losses[run.key]:
             return []
@@ -259,7 +259,7 @@ class Scheduler:
             self._enqueue(candidate)
 
     def _enqueue(self, candidate: str) -> None:
-        """Queue what a candidate still lacks; tell the sampler at once if that is nothing."""
+        """Queue the missing runs of a candidate; without any, score it at once."""
         runs = [run for run in self._plan(candidate) if run.key not in self._finished]
         if runs:
             self._missing[candidate] = {run.key for run in runs}
@@ -268,19 +268,18 @@ class Scheduler:
             self._complete(candidate)
 
     def _complete(self, candidate: str) -> None:
-        """Tell the sampler the score of a candidate whose runs have all ended."""
+        """Pass the score of a candidate, all of whose runs have ended, to the sampler."""
         self._missing.pop(candidate, None)
-        score = self._update_best(candidate, self._records.pop(candidate))
-        self._candidates.tell(candidate, score)
+        self._candidates.tell(candidate, self._update_best(self._records.pop(candidate)))
 
-    def _update_best(self, candidate: str, records: Sequence[Record]) -> float:
-        """Return a candidate's score, and remember the best."""
-        result = self._judge(candidate, records)
+    def _update_best(self, records: Sequence[StudyRecord]) -> float:
+        """Return a candidate's score, and keep the best."""
+        result = self._judge(records)
         if self._best is None or result.score > self._best.score:
             self._best = result
         return result.score
 
-    # -- what happens to runs --------------------------------------------------------------------
+    # -- events of runs --------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
         active = self._active[event.key]
@@ -310,15 +309,14 @@ class Scheduler:
         self._record(run, event.result, event.host)
 
     def _add_point(self, key: str, point: Point) -> None:
-        """Show a point of a run in progress to readers; the run goes on where that fails."""
+        """Write a point of a run in progress for readers; the run continues if that fails."""
         try:
             self._store.add_point(key, point)
         except EnvironmentLacks as error:
-            self._show(f"no curve: {error}; training goes on")
+            self._show(f"no curve: {error}; training continues")
 
     def _record(self, run: PlannedRun, result: RunResult, host: str) -> None:
-        reached = {name: getattr(result, name) for name in RESULT_FIELDS}
-        ended = Record(
+        ended = StudyRecord(
             key=run.key,
             candidate=run.candidate,
             config=run.config.to_dict(),
@@ -327,7 +325,7 @@ class Scheduler:
             state=run.state,
             host=host,
             at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            **reached,
+            **{name: getattr(result, name) for name in RESULT_FIELDS},
         )
         self._store.append(ended, result.curve)
         self._count(ended)
@@ -344,13 +342,13 @@ class Scheduler:
         self._settle(run)
 
     def _settle(self, run: PlannedRun) -> None:
-        """Expect a run no longer; after the last one its candidate is complete."""
+        """Remove a run from the missing ones; after the last one its candidate is complete."""
         missing = self._missing[run.candidate]
         missing.discard(run.key)
         if not missing:
             self._complete(run.candidate)
 
-    def _count(self, ended: Record) -> None:
+    def _count(self, ended: StudyRecord) -> None:
         self._finished.add(ended.key)
         self._statuses[ended.status] += 1
         self._eta.ended((ended.task, ended.label), ended.seconds)
@@ -359,10 +357,10 @@ class Scheduler:
     # -- earlier sessions ------------------------------------------------------------------------
 
     def _restore(self, retry_failed: bool) -> None:
-        """Go on where earlier sessions ended, however they did."""
+        """Restore the state at the end of earlier sessions, also of killed ones."""
         records = self._store.records()
         self._seconds_before = seconds_used(records)
-        records_of: dict[str, list[Record]] = {}
+        records_of: dict[str, list[StudyRecord]] = {}
         for ended in records:
             records_of.setdefault(ended.candidate, []).append(ended)
             if not (retry_failed and ended.status == "failed"):
@@ -373,15 +371,15 @@ class Scheduler:
                 if ended.key in self._finished and ended.key in runs:
                     self._pruner.ended(runs[ended.key], ended)
             missing = runs.keys() - self._finished
-            if candidate in self._candidates.untold or (
+            if candidate in self._candidates.unscored or (
                 missing and not self._pruner.is_pruned(candidate)
             ):
                 self._enqueue(candidate)
             else:
                 self._skipped += len(missing)
-                self._update_best(candidate, self._records.pop(candidate))
+                self._update_best(self._records.pop(candidate))
 
-    # -- showing it ------------------------------------------------------------------------------
+    # -- progress --------------------------------------------------------------------------------
 
     def _show(self, message: str | None = None) -> None:
         now = time.monotonic()
@@ -406,7 +404,7 @@ class Scheduler:
 
     @property
     def _needed(self) -> int | None:
-        """Runs of the whole study but those that are skipped."""
+        """Runs of the whole study without the skipped ones."""
         return None if self._total is None else self._total - self._skipped
 
     def _planned(self) -> int | None:
@@ -414,13 +412,13 @@ class Scheduler:
         return min(limits) if limits else None
 
     def _eta_s(self) -> float | None:
-        """Seconds that are left if the runs to come take as long as those that ended."""
+        """Seconds to the end if the remaining runs take as long as those that ended."""
         planned, under_way = self._planned(), len(self._active)
         left_s = []
         if planned is not None:
             waiting = max(0, planned - len(self._finished) - under_way)
             kinds: list[Kind | None] = [_kind(run) for run in islice(self._queue, waiting)]
-            kinds += [None] * (waiting - len(kinds))  # of candidates that nobody proposed yet
+            kinds += [None] * (waiting - len(kinds))  # of candidates without a proposal
             now = time.monotonic()
             running = [(_kind(one.run), now - one.began_s) for one in self._active.values()]
             left_s.append(self._eta.seconds_left(kinds, running, parallel=max(1, under_way)))
@@ -432,7 +430,7 @@ class Scheduler:
 
 
 Kind = tuple[str, str]
-"""Task and setting, whose runs are about equally long."""
+"""Task and setting: their runs take about equal times."""
 
 
 def _kind(run: PlannedRun) -> Kind:

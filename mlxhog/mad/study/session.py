@@ -1,4 +1,4 @@
-"""A session of a study: which runs it may make, how they are scored, and their execution."""
+"""A session of a study: its possible runs, their scores, and their execution."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import partial
 
 import numpy as np
 
@@ -17,15 +17,15 @@ from mlxhog.mad import tasks
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.scores import scores
 from mlxhog.mad.search.budget import state
-from mlxhog.mad.search.candidates import Candidates
+from mlxhog.mad.search.candidates import CandidateSet
 from mlxhog.mad.search.pruning import Halving, Pruner
-from mlxhog.mad.search.samplers import Listed, Sampler, make_sampler
+from mlxhog.mad.search.samplers import CandidateSampler, ListSampler, make_sampler
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study import ray
 from mlxhog.mad.study.pool import Pool, RunFunction
 from mlxhog.mad.study.progress import Best, StudyProgress
-from mlxhog.mad.study.scheduler import Outcome, Proposals, Scheduler
-from mlxhog.mad.study.store import Record, Store
+from mlxhog.mad.study.scheduler import Proposals, Scheduler, SessionResult
+from mlxhog.mad.study.store import Store, StudyRecord
 from mlxhog.mad.study.study import PlannedRun, Study
 from mlxhog.mad.study.worker import local
 from mlxhog.mad.suites import Suite, expand
@@ -40,15 +40,15 @@ from mlxhog.report.views import Observer
 
 
 @dataclass(frozen=True)
-class Cost:
-    """What a study asks for at most: runs, and steps of all of them."""
+class StudyCost:
+    """The most runs of a study, and their steps."""
 
     runs: int
     steps: int
 
 
 class Planning:
-    """What follows from a study.
+    """The candidates, runs and scores of a study.
 
     Raises:
         ConfigError: no such suite or layer, or the space has no candidate.
@@ -60,22 +60,17 @@ class Planning:
         self.dim = study.dim or self.suite.dim
         listed = (at_width(parse(text), self.dim) for text in study.candidates)
         self.listed = list(dict.fromkeys(listed))
-        self._space: Candidates | None = None
+        self._space: CandidateSet | None = None
         if study.space:
-            self._space = Candidates(to_space(study.space), self.dim, self._longest)
+            settings = (tasks.resolve(one.task, one.settings) for one in self.suite.settings)
+            longest = max(one.length for one in settings)
+            self._space = CandidateSet(to_space(study.space), self.dim, longest)
         for candidate in study.candidates:
-            self.runs(candidate)  # whether it can be built
-
-    @cached_property
-    def _longest(self) -> int:
-        """Tokens of the longest row."""
-        return max(
-            tasks.resolve(setting.task, setting.settings).length for setting in self.suite.settings
-        )
+            self.runs(candidate)  # refuses one that cannot be built
 
     @property
     def first(self) -> str:
-        """Some candidate."""
+        """The first candidate."""
         return canonical(self.listed[0] if self._space is None else self._space[0])
 
     @property
@@ -85,7 +80,7 @@ class Planning:
 
     @property
     def unused(self) -> list[str]:
-        """Layers of the space that its budget leaves no room for."""
+        """Layers of the space that are in no candidate within its budget."""
         layers = () if self._space is None else self._space.unused()
         return [canonical([layer]) for layer in layers]
 
@@ -94,19 +89,19 @@ class Planning:
         """Runs of all candidates."""
         return self.candidates * self.suite.runs * len(self.study.seeds)
 
-    def sampler(self) -> Sampler:
-        """Return the sampler as it is at the beginning.
+    def sampler(self) -> CandidateSampler:
+        """Return the sampler in its initial state.
 
         Raises:
             ConfigError: no such sampler.
             EnvironmentLacks: it needs a package that is not installed.
         """
         if self._space is None:
-            return Listed(self.listed)
+            return ListSampler(self.listed)
         return make_sampler(self.study.sampler, self._space, self.study.sampler_seed)
 
     def pruner(self, store: Store) -> Pruner:
-        """Return who ends runs early, as it is before any run."""
+        """Return the pruner in its initial state."""
         return Halving(store.curve) if self.study.prune else Pruner()
 
     def runs(self, candidate: str) -> list[PlannedRun]:
@@ -138,36 +133,35 @@ class Planning:
             for setting, config in configs
         ]
 
-    def cost(self) -> Cost:
-        """Return the most that the study asks for."""
+    def cost(self) -> StudyCost:
+        """Return the most runs and steps of the study."""
         steps = sum(most_steps(run.config) for run in self.runs(self.first))
-        return Cost(self.total, self.candidates * steps)
+        return StudyCost(self.total, self.candidates * steps)
 
-    def judge(self, candidate: str, records: Sequence[Record]) -> Best:
-        """Return the score of a candidate: of validation rows, where the study selects by them.
+    def judge(self, records: Sequence[StudyRecord]) -> Best:
+        """Return a candidate's score: of validation rows if the study selects by them.
 
-        One that was pruned scores 0 on the runs that were skipped. They may be harder than those it
-        has, and a sampler must not take it for better than candidates that went through them.
+        A pruned candidate scores 0 on its skipped runs. They may be harder than the others, and a
+        sampler must not rank it above candidates that had them.
         """
         (row,) = scores(records, self.suite, self.study.select, self.study.seeds)
         lacks = len(row.missing)
         share = row.n_runs / (row.n_runs + lacks) if row.status == "pruned" else 1.0
-        return Best(
-            candidate=candidate, score=share * row.worth, interval=row.interval, missing=lacks
-        )
+        score = share * row.worth
+        return Best(candidate=row.candidate, score=score, interval=row.interval, missing=lacks)
 
 
 MATRIX_SIZE = 512
 EFFICIENCY = 0.4
-"""Share of the speed of one matrix product that training a candidate of width 64 was measured to
-have on torch CPU. Wide ones have more, recurrent ones less."""
+"""Speed of training in that of a matrix product: measured for a candidate of width 64 on torch CPU.
+Wide ones are faster, recurrent ones slower."""
 
 
-def seconds_of_a_run(planning: Planning, records: Sequence[Record], cores: int) -> float:
-    """Return the mean seconds of the runs that ended, or a guess.
+def seconds_of_a_run(planning: Planning, records: Sequence[StudyRecord], cores: int) -> float:
+    """Return the mean seconds of the runs that ended, or an estimate.
 
-    The guess is that a step costs 6 operations per weight and token, forward and backward, at the
-    speed of a matrix product on one of the `cores` that NumPy multiplies on.
+    The estimate assumes 6 operations per weight and token of a step, forward and backward, at the
+    speed of a matrix product on one of the `cores` that NumPy uses.
     """
     if records:
         return sum(record.seconds for record in records) / len(records)
@@ -181,7 +175,7 @@ def seconds_of_a_run(planning: Planning, records: Sequence[Record], cores: int) 
 
 
 def _operations_per_s() -> float:
-    """Speed of a float32 matrix product, the best of a few."""
+    """Return the speed of a float32 matrix product, the best of five."""
     a = np.ones((MATRIX_SIZE, MATRIX_SIZE), np.float32)
     best = float("inf")
     for _ in range(5):
@@ -192,19 +186,18 @@ def _operations_per_s() -> float:
 
 
 def check_execution(how: ExecutionConfig, study: Study) -> None:
-    """Refuse what cannot be executed here, before anything is made.
+    """Refuse an execution that is impossible here, before a study is created.
 
     Raises:
-        ConfigError: candidates share an embedding, and Ray may put them on other machines; or
-            nobody says how many candidates a cluster has room for.
-        EnvironmentLacks: a backend, or Ray, is asked for and not installed.
+        ConfigError: candidates share an embedding, but Ray may run them on several machines; or
+            the number of candidates at once on a cluster is missing.
+        EnvironmentLacks: a backend, or Ray, is not installed.
     """
     if how.ray_address is None:
         resolve_workers(study.workers, study.threads, machine=machine.here())
     elif how.parallel is None:
         raise ConfigError(
-            "--ray-address is given without --parallel; say how many candidates at once the "
-            "cluster has room for"
+            "--ray-address needs --parallel, the candidates at once on the cluster; add it"
         )
     if how.executor == "ray":
         if study.share_embedding:
@@ -223,22 +216,22 @@ def execute(
     *,
     retry_failed: bool = False,
     run: RunFunction = train,
-) -> Outcome:
-    """Go through a session.
+) -> SessionResult:
+    """Execute a session.
 
     Args:
-        store: of the study; held until the session ends.
+        store: of the study; locked until the session ends.
         planning: of the same study.
-        how: it is executed.
+        how: its execution.
         parallel: candidates at once.
-        observer: told how it goes.
-        retry_failed: run again what failed in earlier sessions.
+        observer: gets the progress.
+        retry_failed: repeat the failed runs of earlier sessions.
         run: executes one run.
 
     Raises:
-        ConfigError: what `how` asks for cannot be.
+        ConfigError: the execution is impossible.
         StudyError: another process works on the study, or its store is damaged.
-        EnvironmentLacks: Ray is missing, or the disk is full; what was done is in the store.
+        EnvironmentLacks: Ray is missing, or the disk is full; the results so far are in the store.
         WorkerFailed: workers cannot start.
     """
     study = planning.study

@@ -1,14 +1,14 @@
-"""A study directory: the one place that remembers what was run.
+"""A study directory: the definition of a study and all its results.
 
 studies/<name>/
-  lock                held while a scheduler lives; names its process
-  study.yaml          what the study consists of, see `study`; written once
-  candidates.jsonl    what the sampler proposed and was told, in order
-  runs.jsonl          one line per run that ended, see `Record`
-  curves/<key>.jsonl  evaluations of a run; whole once its line in runs.jsonl is there
+  lock                held by a running scheduler; has the id of its process
+  study.yaml          the definition of the study, see `study`; written once
+  candidates.jsonl    the proposals of the sampler and their scores, in order
+  runs.jsonl          one line per run that ended, see `StudyRecord`
+  curves/<key>.jsonl  evaluations of a run; complete if its line is in runs.jsonl
 
-A kill loses the runs in progress at most: a line is flushed to the disk at once, and what is left
-of a torn one is ignored. Anyone may read at any time.
+A kill loses at most the runs in progress: every line is flushed to the disk at once, and the rest
+of a torn one is ignored. Any process may read at any time.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from mlxhog.mad.run import STATUSES, Point
 ROOT = Path("studies")
 DEFINITION = "study.yaml"
 _POINT = {field.name for field in fields(Point)}
-LONGEST_NAME = 100  # most disks take 255 bytes, and tables and titles show it
+LONGEST_NAME = 100  # most disks allow 255 bytes, and tables and titles show it
 
 
 _NUMBERS = ("acc_token", "acc_macro", "ceiling", "loss", "seconds")
-"""Numbers that JSON has no form for when they are not finite; null is read as NaN."""
+"""Numbers that may not be finite, which JSON cannot express: null is read as NaN."""
 
 
 def _is_text(value: object) -> bool:
@@ -72,18 +72,18 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
     "status": STATUSES.__contains__,
     "key": lambda value: isinstance(value, str) and Path(value).name == value,
 }
-"""What each field has to be: whoever edited the file may have written anything."""
+"""Field -> check of its value: an edited file may have any value."""
 
 
 RESULT_FIELDS = (
     "status", "acc_token", "acc_macro", "val_token", "val_macro", "ceiling", "loss", "steps",
     "seconds", "reason",
 )  # fmt: skip
-"""What a record takes over from the result of its run."""
+"""Fields of a record that are those of the run's result."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class StudyRecord:
     """A run that ended.
 
     Attributes:
@@ -91,13 +91,13 @@ class Record:
         candidate: canonical string of the layers.
         config: of the run, see `RunConfig.to_dict`.
         label: of the setting, such as "baseline" or "vocab=32".
-        status: one of `run.STATUSES`, though never "interrupted".
+        status: one of `run.STATUSES`, but never "interrupted".
         acc_token: see `RunResult`, as are the next ones.
         params: elements of all parameters of the model.
         state: numbers kept per sequence at the task's length, in all layers.
-        reason: why it failed, else "".
-        host: where it ran.
-        at: when it ended, ISO 8601 in UTC.
+        reason: of its failure, else "".
+        host: name of its machine.
+        at: its end, ISO 8601 in UTC.
     """
 
     key: str
@@ -130,11 +130,11 @@ class Record:
         return int(self.config["seed"])
 
     @classmethod
-    def from_dict(cls, entry: Mapping[str, Any]) -> Record:
+    def from_dict(cls, entry: Mapping[str, Any]) -> StudyRecord:
         """Read a line of `runs.jsonl`.
 
         Raises:
-            StudyError: a field is missing, or there is one more; another version wrote it.
+            StudyError: a field is missing or unknown (another version wrote it), or wrong.
         """
         names = {field.name for field in fields(cls)}
         if wrong := names ^ entry.keys():
@@ -146,7 +146,7 @@ class Record:
             name = wrong_types[0]
             raise StudyError(
                 f"a record of run {shown(entry['key'])} has {name} {shown(entry[name])}, which no "
-                "mlxhog writes; remove its line, and resume the study to run it again"
+                "mlxhog writes; remove its line, and resume the study to repeat the run"
             )
         empty = {name: math.nan for name in _NUMBERS if entry[name] is None}
         return cls(**{**entry, **empty})
@@ -160,22 +160,22 @@ class Store:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self._runs = Journal(directory / "runs.jsonl")
-        self._proposals = Journal(directory / "candidates.jsonl")
+        self._runs = LineFile(directory / "runs.jsonl")
+        self._proposals = LineFile(directory / "candidates.jsonl")
 
     @property
     def name(self) -> str:
         """The directory's name."""
         return self.directory.name
 
-    # -- holding it ------------------------------------------------------------------------------
+    # -- the lock --------------------------------------------------------------------------------
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Hold the study alone; the kernel frees the lock when the holder dies, however it dies.
+        """Hold the lock of the study; the kernel frees it if the holder dies.
 
         Raises:
-            StudyError: another scheduler holds it; the message names its process.
+            StudyError: another process holds it; the message names its id.
         """
         with self._open_lock("a+") as file:
             try:
@@ -189,7 +189,7 @@ class Store:
             yield
 
     def is_locked(self) -> bool:
-        """Return whether a scheduler works on the study now."""
+        """Whether a scheduler works on the study."""
         if not (self.directory / "lock").exists():
             return False
         with self._open_lock("r") as file:
@@ -203,41 +203,39 @@ class Store:
                 f"the study {self.directory} cannot be opened: {error.strerror}"
             ) from error
 
-    # -- what it is ------------------------------------------------------------------------------
+    # -- the definition --------------------------------------------------------------------------
 
     def definition(self) -> dict[str, Any]:
-        """Return `study.yaml`; a StudyError says why it cannot be read."""
+        """Return the values of `study.yaml`; StudyError if it cannot be read."""
         path = self.directory / DEFINITION
         try:
             values = plain_yaml.loads(reading.read_text(path))
         except (OSError, ValueError) as error:
             raise StudyError(f"{path} cannot be read: {error}") from error
         if not isinstance(values, dict):
-            raise StudyError(f"{path} is no description of a study; give another --study")
+            raise StudyError(f"{path} does not define a study; give another --study")
         return values
 
     # -- runs ------------------------------------------------------------------------------------
 
-    def records(self) -> list[Record]:
-        """Return the runs that ended, one per key, in the order in which they did.
-
-        A run that was tried again counts with its last record.
+    def records(self) -> list[StudyRecord]:
+        """Return the runs that ended, in order; of a repeated run the last record.
 
         Raises:
             StudyError: a line is damaged, or of another version.
         """
-        records: dict[str, Record] = {}
+        records: dict[str, StudyRecord] = {}
         for entry in self._runs.read():
-            record = Record.from_dict(entry)
+            record = StudyRecord.from_dict(entry)
             records.pop(record.key, None)
             records[record.key] = record
         return list(records.values())
 
-    def append(self, record: Record, curve: Iterable[Point] = ()) -> None:
-        """Write a run that ended, its curve first.
+    def append(self, record: StudyRecord, curve: Iterable[Point] = ()) -> None:
+        """Append a run that ended, after its curve.
 
         Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; what was there is untouched.
+            EnvironmentLacks: the disk is full, or the system refuses; earlier lines are intact.
         """
         points = [_line(point) for point in curve]
         if points:
@@ -248,33 +246,33 @@ class Store:
         self._runs.append(asdict(record))
 
     def curve(self, key: str) -> list[Point]:
-        """Return the evaluations of a run, also of one in progress, without a torn last one.
+        """Return the evaluations of a run, ended or in progress, without a torn last line.
 
         Raises:
             StudyError: a line before the last is damaged.
         """
-        journal = Journal(self._curve_path(key))
+        file = LineFile(self._curve_path(key))
         points = []
-        for entry in journal.read():
+        for entry in file.read():
             entry = {name: math.nan if value is None else value for name, value in entry.items()}
             if entry.keys() != _POINT or not all(
                 isinstance(value, int | float) for value in entry.values()
             ):
                 raise StudyError(
-                    f"{journal.path} has a line that is no evaluation; remove the file, and resume "
-                    "the study to run again what it belongs to"
+                    f"{file.path} has a line that is not an evaluation; remove the file, and "
+                    "resume the study to repeat its run"
                 )
             points.append(Point(**entry))
         return points
 
     def begin_curve(self, key: str) -> None:
-        """Forget what an earlier attempt at a run left."""
+        """Remove the curve of an earlier attempt at a run."""
         path = self._curve_path(key)
         with disk_errors(f"removing {path}"):
             path.unlink(missing_ok=True)
 
     def add_point(self, key: str, point: Point) -> None:
-        """Show an evaluation of a run in progress to readers; not flushed to the disk.
+        """Append an evaluation of a run in progress, for readers; not flushed to the disk.
 
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses.
@@ -290,11 +288,11 @@ class Store:
     # -- candidates ------------------------------------------------------------------------------
 
     def proposals(self) -> list[dict[str, Any]]:
-        """Return what was written by `add_proposal`, in order."""
+        """Return the entries of `add_proposal`, in order."""
         return self._proposals.read()
 
     def add_proposal(self, entry: Mapping[str, Any]) -> None:
-        """Remember what the sampler proposed or was told.
+        """Append a proposal of the sampler, or its score.
 
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses.
@@ -306,17 +304,17 @@ def create(root: Path, name: str, definition: Mapping[str, Any]) -> Store:
     """Make a study directory with its `study.yaml`.
 
     Raises:
-        StudyError: the name has characters other than letters, digits, `.`, `_` and `-`, or the
-            directory cannot be made, or there is such a study already.
+        StudyError: the name has characters other than letters, digits, `.`, `_` and `-`, the
+            directory cannot be created, or the study exists.
     """
     check_name(name)
     directory = (root / name).absolute()
     if is_study(directory):
-        raise StudyError(f"there is a study {directory} already; give another --study")
+        raise StudyError(f"the study {directory} exists; give another --study")
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise StudyError(f"cannot make {directory}: {error.strerror}; choose --out") from error
+        raise StudyError(f"cannot create {directory}: {error.strerror}; choose --out") from error
     text = yaml.safe_dump(
         json.loads(plain_json.dumps(definition)), sort_keys=False, allow_unicode=True
     )
@@ -326,7 +324,7 @@ def create(root: Path, name: str, definition: Mapping[str, Any]) -> Store:
 
 
 def check_name(name: str) -> None:
-    """Raise a StudyError for a name that is no plain directory name."""
+    """Raise a StudyError for a name that is not a plain directory name."""
     if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9._-]*", name):
         raise StudyError(f"study name {name!r}: use letters, digits, '.', '_' and '-' only")
     if len(name) > LONGEST_NAME:
@@ -336,15 +334,15 @@ def check_name(name: str) -> None:
 
 
 def is_study(directory: Path) -> bool:
-    """Return whether a directory is a study."""
+    """Whether a directory is a study."""
     return (directory / DEFINITION).is_file()
 
 
 def find(spec: str, root: Path = ROOT) -> Store:
-    """Return the study that `spec` names: one below `root`, or a path.
+    """Return a study by its name below `root`, or by its path.
 
     Raises:
-        StudyError: there is none; the nearest name is given.
+        StudyError: it does not exist; the message suggests the nearest name.
     """
     for path in (root / spec, expanded(spec)):
         if is_study(path):
@@ -362,33 +360,31 @@ def _line(point: Point) -> bytes:
     return plain_json.dumps(asdict(point)) + b"\n"
 
 
-class Journal:
-    """One file, in a directory that exists; it appears with the first line.
+class LineFile:
+    """A file of JSON lines in a directory that exists; the first line creates it.
 
-    Concurrency: any number of processes append, and read meanwhile. They see whole lines only, but
-        where the disk refuses an append at that moment: then one that is taken back may be seen.
+    Concurrency: any number of processes append and read. Readers see whole lines only; a line whose
+        append fails, and which is removed again, may be seen in between.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Write one line, and flush it to the disk before returning.
+        """Append one line, flushed to the disk; the rest of a torn line is removed before.
 
-        What a writer that was killed left of a line is removed first. Numbers that are not finite
-        become null.
+        Numbers that are not finite become null.
 
         Raises:
-            EnvironmentLacks: the disk is full, or the system refuses; the lines before are
-                untouched.
+            EnvironmentLacks: the disk is full, or the system refuses; earlier lines are intact.
         """
         append_lines(self.path, plain_json.dumps(entry) + b"\n", synced=True)
 
     def read(self) -> list[dict[str, Any]]:
-        """Return every line that is whole, in the order of writing.
+        """Return every whole line, in order.
 
         Raises:
-            StudyError: a line before the last is damaged; it is named.
+            StudyError: a line before the last is damaged; the message has its number.
         """
         if not self.path.exists():
             return []
@@ -396,16 +392,16 @@ class Journal:
         try:
             lines = reading.read_bytes(self.path).split(b"\n")[:-1]
         except (OSError, ValueError) as error:
-            raise StudyError(f"{self.path} cannot be read: {error}; mend it") from error
+            raise StudyError(f"{self.path} cannot be read: {error}; correct it") from error
         for number, line in enumerate(lines, start=1):
             try:
                 entry = plain_json.loads(line)
                 if not isinstance(entry, dict):
-                    raise ValueError("it is no JSON object")
+                    raise ValueError("it is not a JSON object")
             except ValueError as error:
                 raise StudyError(
                     f"{self.path}, line {number} is damaged ({error}); remove the line, and resume "
-                    "the study to run again what it held"
+                    "the study to repeat its run"
                 ) from error
             entries.append(entry)
         return entries

@@ -1,14 +1,14 @@
-"""The definition of a study: written once into `study.yaml`, and everything follows from it.
+"""The definition of a study, written once into `study.yaml`; it decides all runs.
 
-How a study is executed (where, how many at once, until when) is no part of it: any of that may be
-another the next time.
+The execution of a study (its place, the number at once, its end) is not part of it, and may change
+from session to session.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,7 @@ from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import parse
 
 FORMAT = 1
+_STAMP = {"format": "a format", "mlxhog": "mlxhog", "generator": "the tasks' generators"}
 _LISTS = ("candidates", "tasks", "seeds", "layers_from")
 
 
@@ -56,30 +57,30 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
     "dim": lambda value: value is None or _is_size(value),
     "sampler_seed": _is_whole,
 }
-"""What each field of study.yaml has to be."""
+"""Field of study.yaml -> check of its value."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """What decides which runs there are, and what each of them computes.
+    """All that decides the runs and their results.
 
     Attributes:
-        space: the search space as its file spells it; empty where `candidates` are given.
-        candidates: canonical strings of architectures; empty where `space` is searched.
+        space: the search space, as in its file; empty for a list of candidates.
+        candidates: canonical strings of architectures; empty for a search of `space`.
         suite: name of the suite.
-        tasks: full names of those of its tasks that count; all where it is empty.
+        tasks: full names of the counting tasks of the suite; empty for all.
         protocol: fields of `Protocol` that differ from the suite's.
-        seeds: every run is made with each of them.
+        seeds: every run is repeated with each.
         dim: width; None is the suite's.
         position: positional embedding.
         workers: backends of the workers of a candidate.
         threads: of each worker.
-        sampler: who proposes candidates.
-        sampler_seed: of its choices.
-        prune: whether runs may be ended at rungs.
+        sampler: name of the sampler.
+        sampler_seed: of its draws.
+        prune: whether runs may end at rungs.
         share_embedding: whether candidates train one embedding table.
-        batch_candidates: candidates that are trained as one computation.
-        layers_from: files of layers of the user's own, see `config.plugins`.
+        batch_candidates: most candidates that are trained as one computation.
+        layers_from: the user's files of layers, see `config.plugins`.
     """
 
     space: Mapping[str, Any] = field(default_factory=dict)
@@ -100,7 +101,7 @@ class Study:
     layers_from: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what `study.yaml` holds: versions first, and files only where there are some."""
+        """Return the content of `study.yaml`: versions first, and files only if there are some."""
         stamp = {"format": FORMAT, "mlxhog": version("mlxhog"), "generator": GENERATOR_VERSION}
         values = asdict(self)
         lists = {name: list(values[name]) for name in _LISTS}
@@ -109,10 +110,10 @@ class Study:
 
     @property
     def layers(self) -> tuple[Layer, ...]:
-        """Every layer that a candidate may have.
+        """Every possible layer of a candidate.
 
         Raises:
-            ConfigError: one is not known.
+            ConfigError: one is unknown.
         """
         if not self.space:
             return tuple(layer for text in self.candidates for layer in parse(text))
@@ -120,11 +121,11 @@ class Study:
         return (*space.mixers, *space.channels, *itertools.chain(*space.start))
 
     def remembering(self) -> Study:
-        """Return the study with the files of the user's own layers."""
+        """Return the study with the user's files of layers."""
         return replace(self, layers_from=tuple(remembered(self.layers)))
 
     def measured(self) -> Suite:
-        """Return the settings that make a score.
+        """Return the suite with the study's tasks and fixed values.
 
         Raises:
             ConfigError: no such suite or task.
@@ -139,39 +140,37 @@ class Study:
 
     @property
     def select(self) -> Select:
-        """Rows whose accuracy decides between runs, and between candidates."""
-        fields = {**self.measured().protocol, **self.protocol}
-        return "val" if fields.get("select") == "val" else "test"
+        """Rows whose accuracy selects between runs, and between candidates."""
+        protocol = {**self.measured().protocol, **self.protocol}
+        return "val" if protocol.get("select") == "val" else "test"
 
 
 def read(store: Store) -> Study:
-    """Return the study that a directory holds; its own layers are loaded from their files.
+    """Return the study of a directory; the user's layers are loaded from their files.
 
     Raises:
-        StudyError: another version made it, its description was changed, or the file of a layer
-            may not be loaded.
+        StudyError: another version made it, its definition was changed, or the file of a layer may
+            not be loaded.
     """
     definition = store.definition()
     _refuse_other_version(store, definition)
-    names = {item.name for item in fields(Study)}
-    values = {name: value for name, value in definition.items() if name not in _stamp()}
-    for name in values:
-        if name not in names:
-            raise StudyError(
-                f"{store.directory / 'study.yaml'} has {name!r}{did_you_mean(name, names)}; "
-                "it is written by mlxhog and not edited: give another --study"
-            )
+    values = {name: value for name, value in definition.items() if name not in _STAMP}
     for name, value in values.items():
-        if not _KINDS[name](value):
+        wrong = ""
+        if name not in _KINDS:
+            wrong = f"{name!r}{did_you_mean(name, _KINDS)}"
+        elif not _KINDS[name](value):
+            wrong = f"{name} {shown(value)}"
+        if wrong:
             raise StudyError(
-                f"{store.directory / 'study.yaml'} has {name} {shown(value)}; it is written by "
-                "mlxhog and not edited: give another --study"
+                f"{store.directory / 'study.yaml'} has {wrong}; mlxhog writes this file, which is "
+                "not to be edited: give another --study"
             )
     try:
         Protocol(**{str(name): value for name, value in values.get("protocol", {}).items()})
     except (ConfigError, TypeError) as error:  # a wrong value, an unknown name
         raise StudyError(
-            f"{store.directory / 'study.yaml'} has a protocol that is none of this mlxhog: "
+            f"{store.directory / 'study.yaml'} has a protocol that this mlxhog does not know: "
             f"{error}; give another --study"
         ) from error
     study = Study(**{**values, **{name: tuple(values.get(name, ())) for name in _LISTS}})
@@ -184,14 +183,14 @@ def read(store: Store) -> Study:
 
 
 def refuse_other_files(store: Store, study: Study) -> None:
-    """Refuse to go on in a directory whose study has another version of the user's own layers.
+    """Refuse to continue a study with another version of the user's layers.
 
     Args:
-        store: of the study that was begun.
-        study: with the files as they are now.
+        store: of the study.
+        study: with the present files.
 
     Raises:
-        StudyError: new runs would not compare with those that there are.
+        StudyError: new runs would not compare with the earlier ones.
     """
     began = read(store).layers_from
     if began and not same_files(began, study.layers_from):
@@ -203,7 +202,7 @@ def refuse_other_files(store: Store, study: Study) -> None:
 
 
 def refuse_another(store: Store, study: Study) -> None:
-    """Refuse to go on in a directory that holds another study.
+    """Refuse to continue in a directory of another study.
 
     Raises:
         StudyError: naming every difference, and the ways out.
@@ -211,7 +210,7 @@ def refuse_another(store: Store, study: Study) -> None:
     refuse_other_files(store, study)
     stored = {**read(store).to_dict(), KEY: list(study.layers_from)}  # wherever the files lie
     differences = [
-        f"  {name}: it has {_short(stored[name])}, asked for was {_short(value)}"
+        f"  {name}: it has {_short(stored[name])}, the command {_short(value)}"
         for name, value in study.to_dict().items()
         if stored[name] != value
     ]
@@ -219,15 +218,15 @@ def refuse_another(store: Store, study: Study) -> None:
         raise StudyError(
             f"{store.directory} holds another study:\n"
             + "\n".join(differences)
-            + f"\ngive another --study, or go on with it as it is: mlxhog mad resume {store.name}"
+            + f"\ngive another --study, or continue it unchanged: mlxhog mad resume {store.name}"
         )
 
 
 def find_same(study: Study, root: str, name: str) -> Store | None:
-    """Return the store of a study, None if it is not there yet.
+    """Return the store of a study; None if it does not exist.
 
     Raises:
-        StudyError: another study has that name, or nothing can.
+        StudyError: another study has that name, or the name is impossible.
     """
     check_name(name)
     directory = Path(root).absolute() / name
@@ -239,27 +238,22 @@ def find_same(study: Study, root: str, name: str) -> Store | None:
 
 
 def open_store(study: Study, root: str, name: str) -> Store:
-    """Return the store of a study, made if it is not there.
+    """Return the store of a study, created if it does not exist.
 
     Raises:
-        StudyError: as `find_same`, or the directory cannot be made.
+        StudyError: as `find_same`, or the directory cannot be created.
     """
     return find_same(study, root, name) or create(Path(root), name, study.to_dict())
 
 
-def _stamp() -> tuple[str, ...]:
-    return ("format", "mlxhog", "generator")
-
-
 def _refuse_other_version(store: Store, definition: Mapping[str, Any]) -> None:
     ours = Study().to_dict()
-    for name in _stamp():
+    for name, what in _STAMP.items():
         if definition.get(name) != ours[name]:
-            what = {"mlxhog": "mlxhog", "generator": "the tasks' generators", "format": "a format"}
             raise StudyError(
-                f"{store.directory} was made by {what[name]} "
+                f"{store.directory} was made by {what} "
                 f"{_short(definition.get(name, 'unknown'))}, this is {ours[name]}: its runs would "
-                "not compare; go on with the version that made it, or give another --study"
+                "not compare; continue with the version that made it, or give another --study"
             )
 
 
@@ -274,7 +268,7 @@ class PlannedRun:
 
     Attributes:
         candidate: canonical string of its layers.
-        config: all that its scores depend on.
+        config: all that decides its scores.
         key: of `config`.
         label: of the setting, such as "baseline".
         params: elements of all parameters.
@@ -290,7 +284,7 @@ class PlannedRun:
 
     @property
     def title(self) -> str:
-        """What it is trained on, in a few words."""
+        """Its task, setting, optimiser point and seed."""
         protocol = self.config.protocol
         parts = [self.config.task, self.label, f"lr {protocol.lr:.0e}"]
         if protocol.weight_decay:

@@ -1,9 +1,9 @@
-"""A worker process of a study: one run after the other; and how it is started on this machine.
+"""A worker process of a study, which executes runs; and its start on this machine.
 
-It says ("ready", host), then for each run any number of ("beat",), ("point", key, point) and
-("rung", key, point), and at last ("end", key, result), or ("spent", key, result) if it should not
-be used again. Without a key, "spent" is about all it has. Runs of one task are trained together
-where that is faster; ("note", key, text) says so.
+It sends ("ready", host), then for each run any number of ("beat",), ("point", key, point) and
+("rung", key, point), and at last ("end", key, result), or ("spent", key, result) if the process
+cannot be used again. "spent" without a key is about all its runs. Runs of one task are trained
+together if that is faster, with a message ("note", key, text).
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlxhog.errors import MlxhogError
 from mlxhog.files.durable import disk_errors
 from mlxhog.files.quantities import format_bytes
 from mlxhog.mad.run import Callbacks, Point, RunResult, failed
-from mlxhog.mad.study.pool import Died, Pool, RunFunction, Task
+from mlxhog.mad.study.pool import Pool, RunFunction, Task, WorkerDied
 
 if TYPE_CHECKING:
     from mlxhog.mad.training.candidate import Prepare
@@ -40,24 +40,24 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "unable to allocate"
 
 
 class Channel:
-    """A worker's way to its executor: a pipe to the parent."""
+    """A worker's pipe to its parent."""
 
     def __init__(self, pipe: Connection) -> None:
         self._pipe = pipe
         self._sending = threading.Lock()
 
     def send(self, message: tuple[Any, ...]) -> None:
-        """Say something; any thread may."""
+        """Send a message, from any thread."""
         with self._sending:
             self._pipe.send(message)
 
     def receive(self) -> Any:
-        """Wait for a `Task`, for the answer at a rung, or for None, which means to leave."""
+        """Wait for a `Task`, the answer at a rung, or None, which ends the worker."""
         return self._pipe.recv()
 
 
 class ChannelCallbacks(Callbacks):
-    """Callbacks that are sent over a channel."""
+    """Callbacks that send messages over a channel."""
 
     def __init__(self, channel: Channel, key: str, asking: threading.Lock) -> None:
         self._channel, self._key, self._asking = channel, key, asking
@@ -75,14 +75,14 @@ class ChannelCallbacks(Callbacks):
         self._channel.send(("point", self._key, point))
 
     def should_prune(self, point: Point) -> bool:
-        """Ask over the channel, and wait for the answer."""
-        with self._asking:  # one question at a time, so that the answer is its own
+        """Ask the parent, and wait for the answer."""
+        with self._asking:  # one question at a time, so that answers match
             self._channel.send(("rung", self._key, point))
             return bool(self._channel.receive())
 
 
 def serve(channel: Channel, run: RunFunction, memory_limit: int | None) -> None:
-    """Serve runs until the channel says None; at most so many bytes may be resident."""
+    """Execute runs until None comes; at most `memory_limit` bytes may be resident."""
     began_s = time.monotonic()
 
     def over(used: int) -> None:
@@ -102,7 +102,7 @@ def serve(channel: Channel, run: RunFunction, memory_limit: int | None) -> None:
 
 
 def _execute(run: RunFunction, task: Task, channel: Channel) -> None:
-    """Execute the runs of a task, and say what became of each."""
+    """Execute the runs of a task, and send the result of each."""
     runs, asking = task.runs, threading.Lock()
 
     def one(number: int, prepare: Prepare | None) -> None:
@@ -126,7 +126,7 @@ def _execute(run: RunFunction, task: Task, channel: Channel) -> None:
 def _attempt(
     run: RunFunction, task: Task, callbacks: Callbacks, prepare: Prepare | None
 ) -> tuple[str, RunResult]:
-    """Return what became of a run, whatever it raises."""
+    """Return the result of a run, also if it raises."""
     began_s = time.monotonic()
     how: dict[str, Any] = {} if prepare is None else {"prepare": prepare}
     try:
@@ -149,7 +149,7 @@ def explain(error: BaseException) -> str:
 
 
 def is_lack_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory could not be had, in Python's words or a framework's."""
+    """Whether an error of Python or a framework reports a lack of memory."""
     words = str(error).lower()
     return isinstance(error, MemoryError) or any(text in words for text in _NO_MEMORY)
 
@@ -161,10 +161,10 @@ _STATM = Path("/proc/self/statm")
 
 
 def limit_memory(n_bytes: int, over: Callable[[int], None]) -> None:
-    """Call `over` once with the resident bytes as soon as they are more than `n_bytes`.
+    """Call `over` once with the resident bytes as soon as they exceed `n_bytes`.
 
-    On Linux the kernel refuses memory some way above that, for an allocation that is too large at
-    once, and for code that keeps Python's lock while it takes memory. macOS has no such limit.
+    On Linux the kernel also refuses memory some way above that: for one allocation that is too
+    large, and for code that holds Python's lock while it allocates. macOS has no such limit.
     """
     if sys.platform == "linux":
         backstop = int(n_bytes * MARGIN) + MARGIN_BYTES
@@ -183,7 +183,7 @@ def limit_memory(n_bytes: int, over: Callable[[int], None]) -> None:
 
 
 def resident_bytes() -> int:
-    """Resident memory of this process: what it is on Linux, the most it was on macOS."""
+    """Return the resident memory of this process: now on Linux, the peak on macOS."""
     if _STATM.exists():
         return int(_STATM.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -201,7 +201,7 @@ def local(
     silence_s: float,
     memory_limit: int | None = None,
 ) -> Pool:
-    """Return a pool that runs `parallel` tasks at once on this machine; as `ray.cluster`."""
+    """Return a pool of `parallel` workers on this machine; arguments as in `ray.cluster`."""
 
     def start_worker(number: int) -> Process:
         return Process(run, threads, logs / f"worker-{number + 1}.log", memory_limit)
@@ -214,7 +214,7 @@ def _wait(workers: Sequence[Process], timeout_s: float) -> None:
 
 
 class Process:
-    """One spawned process; it may have children of its own, and leaves when its parent does."""
+    """One spawned process; it may have children, and ends with its parent."""
 
     def __init__(self, run: RunFunction, threads: int, log: Path, memory_limit: int | None) -> None:
         with disk_errors(f"making {log.parent}"):
@@ -232,13 +232,11 @@ class Process:
 
     def send(self, message: Task | bool) -> None:
         """Send a message; a dead process gets none."""
-        try:
+        with contextlib.suppress(OSError):  # it is dead, as `receive_all` will report
             self.pipe.send(message)
-        except OSError:
-            pass  # it is dead, as `heard` will say
 
     def receive_all(self) -> list[tuple[Any, ...]]:
-        """Return the messages that have come, without waiting."""
+        """Return the new messages, without waiting."""
         messages = []
         try:
             while self.pipe.poll():
@@ -248,16 +246,16 @@ class Process:
                 raise self._death() from None
         return messages
 
-    def _death(self) -> Died:
+    def _death(self) -> WorkerDied:
         death = self._process.reap(None)
         self._process.close()
         if death.signal_name == "SIGKILL":
-            return Died("was killed (SIGKILL), by somebody or because memory ran out", killed=True)
+            return WorkerDied("was killed (SIGKILL), by a user or for lack of memory", killed=True)
         how = f"crashed ({death.signal_name})" if death.signal_name else f"left ({death})"
-        return Died(f"{how}: {self._last_words()}", killed=False)
+        return WorkerDied(f"{how}: {self._last_words()}", killed=False)
 
     def _last_words(self) -> str:
-        """What the log says of a death: of a fatal error its name, else the last line."""
+        """The reason of a death in the log: the name of a fatal error, else the last line."""
         try:
             with self._log.open("rb") as file:
                 lines = last_lines(file, self._log_begin)
@@ -267,14 +265,14 @@ class Process:
         return (fatal or lines)[-1][:REASON_CHARACTERS]
 
     def end(self, *, dump: bool = False) -> None:
-        """Kill the process; with `dump` it first writes where it is."""
+        """Kill the process; with `dump` it first writes its stack."""
         if dump:
             self.dump()
         self._process.close()
 
     def dump(self) -> None:
-        """Let the process write into its log where it is, in every thread."""
-        os.kill(self._process.pid, signal.SIGUSR1)  # not reaped yet, so the number is its own
+        """Let the process write the stack of every thread into its log."""
+        os.kill(self._process.pid, signal.SIGUSR1)  # not reaped yet, so the id is its own
         time.sleep(DUMP_S)
 
 
@@ -286,8 +284,6 @@ def _main(pipe: Connection, log: str, run: RunFunction, memory_limit: int | None
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     faulthandler.enable()
     faulthandler.register(signal.SIGUSR1)
-    try:
+    with contextlib.suppress(EOFError, OSError):  # the parent died
         serve(Channel(pipe), run, memory_limit)
-    except (EOFError, OSError):
-        pass  # the parent is gone
     os._exit(0)  # without waiting for threads of a framework

@@ -1,15 +1,15 @@
-"""The tasks: one generator each, pure NumPy, the same rows for every backend; and their rules.
+"""The tasks: a generator in NumPy for each, with the same rows for every backend; and their rules.
 
-A block of rows has a random stream of its own, whoever draws it and in which order.
+Each block of rows has its own random stream, so processes draw blocks in any order.
 
-The invariants that `check` applies have the numbers of the golden data's description:
+The invariants of `check` have the numbers of the golden data's description:
 
     1 - 7    in-context recall and noisy recall     13 - 15  selective copying
     8 - 12   fuzzy recall                           16       compression
                                                     17, 18   memorization
 
-Source: Poli et al. 2024, arXiv:2403.17844; where the code of its authors is at fault, the module
-of the task says what differs.
+Source: Poli et al. 2024, arXiv:2403.17844; the modules of the tasks list differences from the code
+of its authors.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rows, Settings, TaskType
 
 BLOCK_ROWS = 256
-"""Rows of one random stream; another number, other rows."""
+"""Rows of one random stream; another number changes the rows."""
 
 DEFAULT_SEED = 12345
 SPLITS = ("train", "test", "val")
@@ -68,7 +68,7 @@ for _task in BENCHMARK.values():
 
 @choices.TASKS.checked_by
 def _check_task(task: TaskType) -> None:
-    """Refuse a task whose settings are named otherwise, or one of whose names another has."""
+    """Refuse a task whose settings have another name, or whose names are taken."""
     if task.settings.task != task.name:
         raise ConfigError(
             f"the settings of task {task.name!r} have task {task.settings.task!r}; give both the "
@@ -86,7 +86,7 @@ def find(name: str) -> TaskType:
     """Return a task by its full or its short name, in any case.
 
     Raises:
-        UnknownChoice: no such task; the nearest name is given.
+        UnknownChoice: no such task; the message suggests the nearest name.
     """
     tasks, key = known().values(), _key(name)
     by_key = _by_key(tasks)
@@ -110,16 +110,16 @@ def _listed(tasks: Iterable[TaskType]) -> str:
 
 
 def resolve(name: str, values: Mapping[str, object], *, origin: str = "") -> Settings:
-    """Return the settings of a task: the values where there are some, else its baseline.
+    """Return the settings of a task: the baseline with some values replaced.
 
     Args:
         name: the task.
-        values: setting -> value, also as text; the names of the files (vocab_size) will do, too.
-        origin: where the values stand, such as "--set", for messages.
+        values: setting -> value or its text; the names of the files (vocab_size) are possible too.
+        origin: of the values, such as "--set", for messages.
 
     Raises:
-        ConfigError: an unknown setting (the nearest is named), a value of another type, or a rule
-            of the task broken: which one, and what it allows.
+        ConfigError: a setting is unknown (the message suggests the nearest), a value has another
+            type or breaks a rule of the task (the message has the rule).
     """
     task = find(name)
     layer = [
@@ -141,16 +141,16 @@ def make_task(
 
     Args:
         name: full or short name.
-        seed: of everything that is drawn, at least 0.
+        seed: of all draws, at least 0.
         processes: that draw; the rows are the same for any number.
-        labels: of training rows of recall tasks: "dense", or "scored" as those of test rows.
-        settings: as `resolve` takes them.
+        labels: of training rows of recall tasks: "dense", or "scored" as in test rows.
+        settings: see `resolve`.
 
     Raises:
         ConfigError: there is no such task, or the seed or a setting is not possible.
         WorkerFailed: a generating process died.
 
-    Concurrency: with several processes, children are spawned and gone when this returns.
+    Concurrency: with several processes, children are spawned; they have ended at the return.
     """
     task = find(name)
     chosen = resolve(name, settings)
@@ -159,27 +159,21 @@ def make_task(
             f"seed is {seed}, processes {processes}; a seed is at least 0, processes at least 1"
         )
     dense = labels == "dense"
-    splits = {
-        split: draw_rows(task, chosen, seed, split, n, processes, dense=dense and split == "train")
-        for split, n in (
-            ("train", chosen.train_rows),
-            ("test", chosen.test_rows),
-            ("val", chosen.val_rows),
-        )
-        if n
-    }
     arrays: dict[str, Any] = {}
-    for split, (x, y) in splits.items():
-        arrays |= {f"{split}_x": x, f"{split}_y": y}
+    for split in SPLITS:
+        if n := getattr(chosen, f"{split}_rows"):
+            own = dense and split == "train"
+            x, y = draw_rows(task, chosen, seed, split, n, processes, dense=own)
+            arrays |= {f"{split}_x": x, f"{split}_y": y}
     for part, values in draw_fixed(task, chosen, seed).items():
         arrays[part] = values.astype(np.int32)
     return Dataset(**arrays, meta=meta(chosen, seed))
 
 
 def meta(settings: Settings, seed: int) -> dict[str, object]:
-    """Return task, seed and settings under the names of the files, those of all tasks in each.
+    """Return task, seed and the settings of all tasks, under the names of the files.
 
-    Settings that only a user's task has stand under their own names.
+    Settings of a user's task have their own names.
     """
     own = asdict(settings)
     extra = {} if settings.task in BENCHMARK else {name: own[name] for name in own.keys() - _SHARED}
@@ -209,7 +203,7 @@ def stream(seed: int, *branch: int) -> np.random.Generator:
 
 
 def draw_fixed(task: TaskType, settings: Settings, seed: int) -> Fixed:
-    """Draw what all rows have in common; it depends on the seed and the settings alone."""
+    """Draw the common part of all rows; it depends on the seed and the settings only."""
     return task.fixed(settings, stream(seed, _FIXED))
 
 
@@ -223,9 +217,9 @@ def draw_rows(
     *,
     dense: bool = False,
 ) -> Rows:
-    """Draw n rows of a split; the same for any number of processes, and for a smaller n fewer.
+    """Draw the first n rows of a split, the same for any number of processes.
 
-    `dense` says that every position has a target, see `Draw`.
+    With `dense` every position has a target, see `Draw`.
 
     Raises:
         WorkerFailed: a generating process died.
@@ -254,7 +248,7 @@ def draw_rows(
 
 
 def _pool(processes: int) -> ProcessPoolExecutor | None:
-    """Return a pool of several processes; None for one, or where their queue finds no /dev/shm."""
+    """Return a pool of several processes; None for one process, or without /dev/shm."""
     if processes <= 1:
         return None
     try:
@@ -282,7 +276,7 @@ def _draw_blocks(
 
 
 def check(data: Dataset) -> Findings:
-    """Hold rows, whoever made them, against every invariant of their task and its random bounds.
+    """Check rows from any program: every invariant of their task and its random bounds.
 
     Raises:
         DataError: `meta` names no task, or settings that the task cannot have.
@@ -295,7 +289,7 @@ def check(data: Dataset) -> Findings:
         values = {}
         for name, spec in options(task.settings).items():
             keys = [key for key in (name, *spec.aliases) if key in meta]
-            if keys and not name.endswith("_rows"):  # settings of other tasks stand in it, too
+            if keys and not name.endswith("_rows"):  # it has settings of other tasks too
                 values[name] = meta[keys[0]]
         settings = task.settings(**values)
     except KeyError:
@@ -309,20 +303,6 @@ def check(data: Dataset) -> Findings:
 
 
 __all__ = [
-    "BENCHMARK",
-    "BLOCK_ROWS",
-    "DEFAULT_SEED",
-    "GENERATOR_VERSION",
-    "IGNORED",
-    "Dataset",
-    "Failure",
-    "Findings",
-    "Settings",
-    "TaskType",
-    "check",
-    "find",
-    "make_task",
-    "meta",
-    "register",
-    "resolve",
-]
+    "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "Dataset", "Failure",
+    "Findings", "Settings", "TaskType", "check", "find", "make_task", "meta", "register", "resolve",
+]  # fmt: skip

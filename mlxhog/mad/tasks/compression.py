@@ -1,7 +1,7 @@
-"""Compression: random tokens, all of which must be told from the vector of the last position.
+"""Compression: random tokens, to be reconstructed from the vector of the last position.
 
-Targets are the inputs, the compression token at the end among them. Noise tokens are not scored;
-the reference masks them in a copy that it does not return.
+Targets are the inputs, with the compression token at the end. Noise tokens are not scored; the
+reference masks them in a copy that it does not return.
 
 Source: Poli et al. 2024, arXiv:2403.17844.
 """
@@ -20,28 +20,21 @@ from mlxhog.mad.tasks.task import (
     IGNORED,
     Fixed,
     Ints,
+    NoiseSettings,
     Rows,
-    Settings,
     TaskType,
-    frac_noise,
-    noise_problems,
-    noise_vocab,
     seq_len,
     too_small,
-    vocab,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Compression(Settings):
+class Compression(NoiseSettings):
     """Settings; tokens are 0 .. R-1, noise R .. V-2, the compression token V-1."""
 
     task: ClassVar[str] = "compression"
 
-    vocab: int = vocab(16)
     seq_len: int = seq_len(32)
-    noise_vocab: int = noise_vocab(0)
-    frac_noise: float = frac_noise(0.0)
 
     @property
     def ordinary(self) -> int:
@@ -53,7 +46,7 @@ class Compression(Settings):
         why = f"a token beside the compression token and {self.noise_vocab} for noise"
         yield from too_small("vocab", self.vocab, why, 2 + self.noise_vocab)
         yield from too_small("seq_len", self.seq_len, "a token and the compression token", 2)
-        yield from noise_problems(self.frac_noise, self.noise_vocab)
+        yield from super().broken_rules()
 
 
 def draw(
@@ -92,10 +85,10 @@ def _check_rows(s: Compression, findings: Findings, split: str, x: Ints, y: Ints
         expected = f"{V - 1}" if at == T - 1 else f"0..{most - 1}"
         same = "the input as target"
         if s.frac_noise:
-            same = "no target where noise is, else the input"
+            same = "no target for noise, else the input"
         return (
             f"input {x[row, at]} and target {y[row, at]} at {at}, "
-            f"wanted input {expected} and {same}"
+            f"expected input {expected} and {same}"
         )
 
     good = findings.rows(16, split, ~right.all(1), say, np.ones(len(x), bool))
@@ -113,5 +106,5 @@ COMPRESSION = TaskType(
     draw,
     backbone="autoencoder",
     check=check,
-    about="random tokens given back from the vector of the last position alone",
+    about="random tokens reconstructed from the vector of the last position",
 )

@@ -1,14 +1,14 @@
-"""The rows of a task, in memory and as an .npz file; and how accurate predictions for them are.
+"""The rows of a task, in memory and as an .npz file; and the accuracy of predictions.
 
 A file has the format of the golden data:
 
     train_inputs, train_targets, test_inputs, test_targets [, val_inputs, val_targets]
-                             (rows, length) int16 where every id fits, else int32
+                             (rows, length) int16 if every id fits, else int32
     kv_keys, kv_values       memorization's map
     meta                     JSON: task, seed and every setting
 
-`acc_macro` is the multiclass accuracy of torchmetrics. The reference takes its mean over batches;
-taken over the whole set it does not depend on their size.
+`acc_macro` is the multiclass accuracy of torchmetrics, over the whole set. The reference takes the
+mean over batches, which depends on their size.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from mlxhog.mad.tasks.task import IGNORED, Ints
 Int32 = NDArray[np.int32]
 
 MOST_BYTES = 1 << 32
-"""Of the arrays of one file: compressed, a few bytes may stand for any number."""
+"""Most bytes of the arrays of one file: a small compressed file may unpack to any size."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,9 +45,9 @@ class Dataset:
         train_y: their targets.
         test_x: inputs to score on.
         test_y: their targets.
-        val_x: a third split, where one was asked for.
+        val_x: a third split, if requested.
         val_y: its targets.
-        kv_keys: memorization: the keys of its map.
+        kv_keys: the keys of memorization's map.
         kv_values: their values, in the same order.
         meta: task, seed and every setting, under the names of the files.
     """
@@ -68,7 +68,7 @@ class Dataset:
         return str(self.meta["task"])
 
     def splits(self) -> dict[str, tuple[Int32, Int32]]:
-        """Inputs and targets by the name of the split: train, test and, where there is one, val."""
+        """Inputs and targets by the name of the split: train, test, and val if there is one."""
         splits = {"train": (self.train_x, self.train_y), "test": (self.test_x, self.test_y)}
         if self.val_x is not None and self.val_y is not None:
             splits["val"] = (self.val_x, self.val_y)
@@ -76,7 +76,7 @@ class Dataset:
 
 
 def write(path: Path, data: Dataset) -> int:
-    """Write a data set; a reader sees the whole file or none. Returns its size in bytes.
+    """Write a data set and return its size in bytes; readers see the whole file or none.
 
     Raises:
         EnvironmentLacks: the disk is full.
@@ -97,7 +97,7 @@ def write(path: Path, data: Dataset) -> int:
 
 
 def read(path: Path) -> Dataset:
-    """Read a data set, of ours or of anyone in this format.
+    """Read a data set of any program in this format.
 
     Raises:
         DataError: no such file, another format, or arrays that do not fit together.
@@ -110,8 +110,8 @@ def read(path: Path) -> Dataset:
             stored = {name: file[name] for name in file.files}
     except OSError as error:
         raise DataError(f"{path}: cannot read it: {error.strerror or error}") from error
-    except Exception as error:  # the bytes of a damaged archive choose what its readers raise
-        # NumPy's own words are about pickle, which nobody should switch on for a wrong file.
+    except Exception as error:  # the readers of a damaged archive may raise anything
+        # NumPy's message suggests pickle, which is unsafe for an unknown file.
         raise DataError(
             f"{path}: not an .npz file of plain arrays, or a damaged one; "
             "give one as `mlxhog mad data --out` writes it"
@@ -129,7 +129,7 @@ def read(path: Path) -> Dataset:
                     raise DataError(f"{split} and train have rows of different lengths")
                 splits |= {f"{split}_x": x, f"{split}_y": y}
         if not isinstance(meta, dict):
-            raise DataError("meta is no JSON object")
+            raise DataError("meta is not a JSON object")
     except KeyError as error:
         raise DataError(f"{path}: lacks {error}; see `mlxhog mad data --help`") from None
     except ValueError as error:
@@ -143,12 +143,12 @@ def read(path: Path) -> Dataset:
 
 
 def _check_sizes(content: IO[bytes]) -> None:
-    """Refuse an archive whose arrays are not as large as their headers say, or unpack to too much.
+    """Refuse an archive with arrays of other sizes than in their headers, or of too many bytes.
 
-    NumPy takes the memory that a header asks for before it reads the numbers.
+    NumPy allocates the size in a header before it reads the numbers.
 
     Raises:
-        ValueError: it is one; or whatever the readers of a damaged archive raise.
+        ValueError: it is one; the readers of a damaged archive may raise any other error.
     """
     form = np.lib.format
     header = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
@@ -165,15 +165,15 @@ def _check_sizes(content: IO[bytes]) -> None:
 
 def _ints(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     if not np.issubdtype(values.dtype, np.integer):
-        raise DataError(f"{name} is {values.dtype}, wanted whole numbers")
+        raise DataError(f"{name} is {values.dtype}, not whole numbers")
     limits = np.iinfo(np.int32)
     if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
-        raise DataError(f"{name} has numbers beyond 32 bits, which are no ids")
+        raise DataError(f"{name} has numbers beyond 32 bits, which are not ids")
     return values.astype(np.int32)
 
 
 def acc_token(targets: Ints, predictions: Ints) -> float:
-    """Return the share of scored positions whose prediction is the target.
+    """Return the share of scored positions with the right prediction.
 
     Args:
         targets: of any shape; positions of -100 are not scored.
@@ -181,16 +181,16 @@ def acc_token(targets: Ints, predictions: Ints) -> float:
 
     Raises:
         ShapeError: the shapes differ.
-        DataError: nothing is scored.
+        DataError: no position is scored.
     """
     expected, predicted = _scored(targets, predictions)
     return float((expected == predicted).mean())
 
 
 def acc_macro(targets: Ints, predictions: Ints) -> float:
-    """Return the mean recall over the classes that occur as a target or as a prediction.
+    """Return the mean recall over the classes among targets and predictions.
 
-    A class that is predicted but never a target counts with recall 0: targets [0 0 0 1 1] and
+    A class that is only predicted counts with recall 0: targets [0 0 0 1 1] and
     predictions [0 0 0 1 2] give (1 + 1/2 + 0) / 3. Arguments and errors as in `acc_token`.
     """
     expected, predicted = _scored(targets, predictions)
@@ -202,10 +202,10 @@ def acc_macro(targets: Ints, predictions: Ints) -> float:
 
 
 def ceiling(data: Dataset) -> float:
-    """Return the best `acc_token` that these test rows allow.
+    """Return the best possible `acc_token` of these test rows.
 
-    In memorization that is the share of test queries whose key stands in the training rows: the
-    value of another key cannot be known. Elsewhere it is 1.
+    In memorization it is the share of test queries whose key is in the training rows, since the
+    value of another key is unknown. In other tasks it is 1.
     """
     if data.task != "memorization":
         return 1.0
@@ -215,7 +215,7 @@ def ceiling(data: Dataset) -> float:
 
 
 def unigram(data: Dataset) -> float:
-    """Return the `acc_token` of the best answer that is always the same token."""
+    """Return the `acc_token` of the best constant prediction."""
     scored = data.test_y[data.test_y != IGNORED]
     return float(np.bincount(scored).max() / len(scored))
 
@@ -228,5 +228,5 @@ def _scored(targets: Ints, predictions: Ints) -> tuple[Ints, Ints]:
         )
     scored = targets != IGNORED
     if not scored.any():
-        raise DataError(f"all {targets.size} targets are {IGNORED}, so nothing is scored")
+        raise DataError(f"all {targets.size} targets are {IGNORED}, so no position is scored")
     return targets[scored], predictions[scored]

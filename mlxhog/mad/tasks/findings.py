@@ -1,7 +1,7 @@
-"""The results of a check of rows: rules that they keep, and bounds of what is random.
+"""The results of a check of rows: invariants, and bounds of random statistics.
 
-The bounds are wide enough that good data of any seed pass, in every size. Each is the one of the
-golden data's description or, where few draws make that too narrow, what good data exceed once in a
+The bounds are wide enough for good data of any seed and size. Each is that of the golden data's
+description or, if that is too narrow for few draws, the value that good data exceed once in a
 million.
 """
 
@@ -22,7 +22,7 @@ Bools = NDArray[np.bool_]
 
 
 ENOUGH_ROWS = 128
-"""Splits of fewer rows are not held against any bound."""
+"""Fewest rows of a split for a check of the bounds."""
 
 CHI_SQUARE_PER_DF = 3.0
 SHARE = 0.03
@@ -31,7 +31,7 @@ _ONCE_IN_A_MILLION = 4.7534
 """Standard deviations of a normal variable, one side."""
 
 RARE = 1e-4
-"""Coincidences of rows that are rarer than this are no coincidence."""
+"""Probability below which equal rows count as a failure."""
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,10 @@ class Failure:
 
     Attributes:
         rule: number of the invariant, or name of the statistic.
-        split: train, test or val; empty where it is about the whole file.
-        row: the first row that breaks it, from 0; None where it is about all rows together.
-        rows: how many break it.
-        message: what stands there, and what should.
+        split: train, test or val; "" for a rule about the whole file.
+        row: the first row that breaks it, from 0; None for a rule about all rows together.
+        rows: number of rows that break it.
+        message: the present and the expected values.
     """
 
     rule: int | str
@@ -53,7 +53,7 @@ class Failure:
     message: str
 
     def __str__(self) -> str:
-        """Say it in a line."""
+        """Return the failure in a line."""
         what = f"invariant {self.rule}" if isinstance(self.rule, int) else self.rule
         where = self.split if self.row is None else f"{self.split} row {self.row}"
         more = f" (and in {self.rows - 1:,} more)" if self.rows > 1 else ""
@@ -66,12 +66,12 @@ class Failure:
 
 @dataclass
 class Findings:
-    """What was found so far.
+    """The results so far.
 
     Attributes:
         failures: in the order of discovery.
-        checked: the rules that were applied.
-        notes: what is worth knowing and no failure.
+        checked: the applied rules.
+        notes: remarks that are not failures.
     """
 
     failures: list[Failure] = field(default_factory=list)
@@ -86,9 +86,9 @@ class Findings:
     def rows(
         self, rule: int, split: str, bad: Bools, message: Callable[[int], str], among: Bools
     ) -> Bools:
-        """Apply an invariant to the rows of `among`; return those that are still without fault.
+        """Apply an invariant to the rows of `among`; return those that keep it.
 
-        A row that breaks one rule is not held against the following ones, which build on it.
+        A row that breaks one rule is excluded from the following ones, which depend on it.
         """
         self._applied(rule)
         bad = bad & among
@@ -105,22 +105,22 @@ class Findings:
         return right
 
     def has_width(self, rule: int, split: str, x: Ints, width: int, why: str = "") -> bool:
-        """Apply the rule that rows have so many tokens; return whether it holds."""
-        message = f"rows have {x.shape[1]} tokens, wanted {width}{why}"
+        """Apply the rule that rows have `width` tokens; return whether it holds."""
+        message = f"rows have {x.shape[1]} tokens, expected {width}{why}"
         return self.holds(rule, split, x.shape[1] == width, message)
 
     def targets(self, rule: int, split: str, y: Ints, expected: Ints, among: Bools) -> Bools:
-        """Apply the rule that says every target; return the rows that are still without fault."""
+        """Apply the rule about all targets; return the rows that keep it."""
         wrong = y != expected
 
         def say(row: int) -> str:
             at = first_place(wrong[row])
-            return f"target {y[row, at]} at {at}, wanted {expected[row, at]}"
+            return f"target {y[row, at]} at {at}, expected {expected[row, at]}"
 
         return self.rows(rule, split, wrong.any(1), say, among)
 
     def uniform(self, rule: str, split: str, draws: Ints, low: int, high: int) -> None:
-        """Hold draws of low .. high - 1 against the uniform distribution: Pearson's chi-square."""
+        """Test draws of low .. high - 1 for the uniform distribution: Pearson's chi-square."""
         classes = high - low
         if classes < 2 or len(draws) < classes:
             return
@@ -133,12 +133,12 @@ class Findings:
             rule,
             split,
             per_df <= bound,
-            f"chi-square per degree of freedom is {per_df:.2f}, wanted at most {bound:.2f}; "
-            f"{low + most} occurs {counts[most]} times where {expected:.1f} are expected",
+            f"chi-square per degree of freedom is {per_df:.2f}, expected at most {bound:.2f}; "
+            f"{low + most} occurs {counts[most]} times, expected {expected:.1f} times",
         )
 
     def share(self, rule: str, split: str, hits: Bools, low: float, high: float) -> None:
-        """Hold the share of draws that are hits against its range, give or take its spread."""
+        """Test the share of hits among draws for its range, plus or minus its spread."""
         draws = hits.size
         if not draws:
             return
@@ -148,36 +148,37 @@ class Findings:
             rule,
             split,
             low - slack <= got <= high + slack,
-            f"the share is {got:.3f}, wanted {low:.3f} to {high:.3f} give or take {slack:.3f}",
+            f"the share is {got:.3f}, expected {low:.3f} to {high:.3f}, plus or minus {slack:.3f}",
         )
 
     def mean(self, rule: str, split: str, of: NDArray[Any], expected: float) -> None:
-        """Hold the mean of independent numbers (n,) against another one, by their own spread."""
+        """Test the mean of independent numbers (n,) by their spread."""
         slack = DEVIATIONS * float(of.std()) / math.sqrt(len(of)) + 1e-9 + 0.01 * abs(expected)
         self.holds(
             rule,
             split,
             abs(float(of.mean()) - expected) <= slack,
-            f"the mean is {of.mean():.3f}, wanted {expected:.3f} give or take {slack:.3f}",
+            f"the mean is {of.mean():.3f}, expected {expected:.3f} plus or minus {slack:.3f}",
         )
 
     def duplicates(self, data: Dataset, chance: float) -> None:
-        """Count equal rows; `chance` is about how likely two rows of the task are equal."""
+        """Count equal rows; `chance` is the approximate probability of two equal rows."""
 
         def hold(rule: str, split: str, count: int, pairs: float, what: str) -> None:
             expected = pairs * chance
             bound = _rare_count(expected)
-            message = f"{count:,} {what}; chance makes {expected:.2g}, {bound:,} would be rare"
+            chance_text = f"{expected:.2g} are expected by chance, {bound:,} would be rare"
+            message = f"{count:,} {what}; {chance_text}"
             self.holds(rule, split, count < bound, message)
 
         rows = {split: [row.tobytes() for row in x] for split, (x, _) in data.splits().items()}
         for split, own in rows.items():
             n = len(own)
-            hold("duplicate rows", split, n - len(set(own)), n * (n - 1) / 2, "rows stand twice")
+            hold("duplicate rows", split, n - len(set(own)), n * (n - 1) / 2, "rows are duplicates")
         n_train, train = len(rows["train"]), set(rows.pop("train"))
         for split, own in rows.items():
             leaked = sum(row in train for row in own)
-            hold("leak", split, leaked, float(n_train * len(own)), "rows stand in train, too")
+            hold("leak", split, leaked, float(n_train * len(own)), "rows are also in train")
 
     def _applied(self, rule: int | str) -> None:
         if rule not in self.checked:
@@ -185,28 +186,28 @@ class Findings:
 
     @property
     def invariants(self) -> list[int]:
-        """Numbers of the invariants that were applied."""
+        """Numbers of the applied invariants."""
         return sorted(rule for rule in self.checked if isinstance(rule, int))
 
     @property
     def bounds(self) -> list[str]:
-        """Names of the statistics that were held against a bound."""
+        """Names of the statistics with a checked bound."""
         return [rule for rule in self.checked if isinstance(rule, str)]
 
 
 def first_place(bad: Bools) -> int:
-    """Return the first position of a row's (length,) that is bad."""
+    """Return the first bad position of a row (length,)."""
     return int(bad.argmax())
 
 
 def _chi_square_per_df(df: int) -> float:
-    """The quantile that good data exceed once in a million, by Wilson and Hilferty 1931."""
+    """Return the one-in-a-million quantile, by Wilson and Hilferty 1931."""
     spread = 2 / (9 * df)
     return (1 - spread + _ONCE_IN_A_MILLION * math.sqrt(spread)) ** 3
 
 
 def _rare_count(expected: float) -> int:
-    """The smallest count that a Poisson variable reaches with a probability below `RARE`."""
+    """Return the smallest count that a Poisson variable reaches with probability below `RARE`."""
     if expected > 100:
         return math.ceil(expected + DEVIATIONS * math.sqrt(expected))
     below, term, count = 0.0, math.exp(-expected), 0
@@ -218,6 +219,6 @@ def _rare_count(expected: float) -> int:
 
 
 def chance_of_pair(chance: float, noise_share: float, noise: float) -> float:
-    """Return how likely two pairs are equal where each is noise of `noise` kinds with a share."""
+    """Return the probability of two equal pairs, of which a share is noise of `noise` kinds."""
     both_noise = noise_share**2 / noise if noise_share else 0.0
     return float(np.square(1 - noise_share) * chance + both_noise)

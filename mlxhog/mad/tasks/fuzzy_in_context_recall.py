@@ -1,9 +1,9 @@
 """Fuzzy in-context recall: keys and values are motifs of one to a few tokens, padded on the left.
 
-The pair that is asked for at the end is put in once the sequence has reached a random position,
-unless its key came up by itself. The reference's position may lie beyond the last pair, so that a
-few per cent of its sequences end with a query that cannot be answered; here the pair goes in
-before the last place that is left. `fuzzy_compat` restores the reference's behaviour.
+The queried pair is inserted at a random position, unless its key is already there. The position of
+the reference may be beyond the last pair, so a few per cent of its sequences end with a query
+without an answer; here the pair is inserted at the last possible place. `fuzzy_compat` restores
+the reference's behaviour.
 
 Source: Poli et al. 2024, arXiv:2403.17844. Tokens of a motif are drawn without replacement one
 after the other; the reference lists every permutation, 250,000 of them per sequence at V 128.
@@ -30,38 +30,29 @@ from mlxhog.mad.tasks.task import (
     QUERY_HELP,
     Fixed,
     Ints,
+    NoiseSettings,
     Rows,
-    Settings,
     TaskType,
-    frac_noise,
-    noise_problems,
-    noise_vocab,
-    seq_len,
     too_small,
-    vocab,
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class FuzzyInContextRecall(Settings):
+class FuzzyInContextRecall(NoiseSettings):
     """Settings; keys are made of 0 .. K-1, values of K .. R-1, noise of R .. R+N-1."""
 
     task: ClassVar[str] = "fuzzy-in-context-recall"
 
-    vocab: int = vocab(16)
-    seq_len: int = seq_len(128)
     k_motif: int = option(3, "most tokens of a key", low=1, aliases=("k_motif_size",))
     v_motif: int = option(3, "most tokens of a value", low=1, aliases=("v_motif_size",))
     multi_query: bool = option(True, QUERY_HELP)
-    noise_vocab: int = noise_vocab(0)
-    frac_noise: float = frac_noise(0.0)
     fuzzy_compat: bool = option(
-        False, "compat: as in the reference, some final queries cannot be answered"
+        False, "compat: as in the reference, some final queries have no answer"
     )
 
     @property
     def ordinary(self) -> int:
-        """R, the tokens that keys and values are made of."""
+        """R, the number of tokens of keys and values."""
         return self.vocab - (1 if self.multi_query else 2) - self.noise_vocab
 
     @property
@@ -71,7 +62,7 @@ class FuzzyInContextRecall(Settings):
 
     @property
     def pad(self) -> int:
-        """The token on the left; where there is a copy marker, it comes right after."""
+        """The token on the left; the copy marker, if there is one, is the next token."""
         return self.vocab - (1 if self.multi_query else 2)
 
     @property
@@ -80,8 +71,8 @@ class FuzzyInContextRecall(Settings):
         return self.k_motif + self.v_motif
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield the rules that sizes and noise break."""
-        yield from noise_problems(self.frac_noise, self.noise_vocab)
+        """Yield the broken rules."""
+        yield from super().broken_rules()
         special = self.vocab - self.ordinary
         least = max(2 * self.k_motif, 2 * self.v_motif - 1) + special
         why = (
@@ -97,8 +88,8 @@ class FuzzyInContextRecall(Settings):
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """Pairs as drawn: sizes (n, P), tokens (largest size, n, P), of which the first count."""
+class _MotifPairs:
+    """Drawn pairs: sizes (n, P), tokens (largest size, n, P); the first `size` tokens count."""
 
     k_size: Ints
     k: Ints
@@ -115,9 +106,9 @@ def draw(
     dense: bool,
     fixed: Fixed,
 ) -> Rows:
-    """Draw n rows; targets are dense, or those that can be known."""
+    """Draw n rows; targets are dense, or only the predictable ones."""
     shortest = 2 if train else s.k_motif + 1
-    count = -(-(s.seq_len - shortest - s.longest) // shortest)  # as many as can ever be needed
+    count = -(-(s.seq_len - shortest - s.longest) // shortest)  # the most pairs of a row
     asked = _draw_pairs(s, rng, (n, 1), train)
     pairs = _draw_pairs(s, rng, (n, count), train)
     noisy = rng.random((n, count)) < s.frac_noise if s.frac_noise else np.zeros((n, count), bool)
@@ -127,7 +118,7 @@ def draw(
     row = np.arange(n)[:, None]
     v_size = np.where(is_asked, asked.v_size, pairs.v_size[row, first])
     v = np.where(is_asked, asked.v, pairs.v[:, row, first])
-    pairs = _Pairs(pairs.k_size, pairs.k, v_size, v)
+    pairs = _MotifPairs(pairs.k_size, pairs.k, v_size, v)
 
     length, asked_length = pairs.k_size + v_size, asked.k_size + asked.v_size
     start = np.cumsum(length, axis=1) - length
@@ -156,12 +147,12 @@ def draw(
 
 def _draw_pairs(
     s: FuzzyInContextRecall, rng: np.random.Generator, shape: tuple[int, int], train: bool
-) -> _Pairs:
+) -> _MotifPairs:
     k_size = rng.integers(1 if train else s.k_motif, s.k_motif + 1, shape, dtype=np.int32)
     v_size = rng.integers(1, s.v_motif + 1, shape, dtype=np.int32)
     k = _distinct(rng, shape, s.k_motif, s.keys)
     v = _distinct(rng, shape, s.v_motif, s.ordinary - s.keys) + s.keys
-    return _Pairs(k_size, k, v_size, v)
+    return _MotifPairs(k_size, k, v_size, v)
 
 
 def _distinct(
@@ -172,7 +163,7 @@ def _distinct(
     smaller_first: list[NDArray[np.int32]] = []
     for number in range(size):
         token = rng.integers(0, alphabet - number, shape, dtype=np.int32)
-        # The token-th of those that are left: step over the others from the smallest up.
+        # The token-th of the remaining numbers: skip the others, from the smallest up.
         for other in smaller_first:
             token += token >= other
         task_rows[number] = largest = token
@@ -183,7 +174,7 @@ def _distinct(
     return task_rows
 
 
-def _codes(s: FuzzyInContextRecall, pairs: _Pairs) -> NDArray[np.int64]:
+def _codes(s: FuzzyInContextRecall, pairs: _MotifPairs) -> NDArray[np.int64]:
     """Number the keys: equal keys, equal numbers from 0."""
     code = np.zeros(pairs.k_size.shape, np.int64)
     for number in range(s.k_motif):
@@ -200,7 +191,7 @@ def _place_of_asked(
     asked_length: Ints,
     is_asked: Bools,
 ) -> tuple[Ints, Bools]:
-    """Return before which of the pairs the one that is asked for is put in, and whether it is."""
+    """Return the pair before which the queried one is inserted, and whether it is."""
     count = start.shape[1]
     position = rng.integers(0, s.seq_len - 2 * asked_length)
     if not s.fuzzy_compat:
@@ -219,11 +210,11 @@ def _write(
     scored: Bools,
     start: Ints,
     fits: Bools,
-    pairs: _Pairs,
+    pairs: _MotifPairs,
     noisy: Bools,
     shown_before: Bools,
 ) -> None:
-    """Write the pairs that are kept where they start, and mark the values that are scored."""
+    """Write the pairs that fit at their starts, and mark the scored values."""
     motifs = [(pairs.k_size, pairs.k, 0 * pairs.k_size, np.zeros_like(shown_before))]
     motifs.append((pairs.v_size, pairs.v, pairs.k_size, shown_before))
     for size, tokens, offset, marked in motifs:
@@ -250,7 +241,7 @@ _MAY_FOLLOW = {
 
 
 class BrokenRule(Exception):
-    """A row breaks a rule; says which and how."""
+    """A row breaks a rule, with its number."""
 
     def __init__(self, rule: int, message: str) -> None:
         super().__init__(message)
@@ -259,7 +250,7 @@ class BrokenRule(Exception):
 
 @dataclass(frozen=True)
 class MotifPair:
-    """A key and a value, and where the value begins in the whole sequence."""
+    """A key and a value, and the position of the value in the whole sequence."""
 
     key: Motif
     value: Motif
@@ -269,7 +260,7 @@ class MotifPair:
 def check(s: FuzzyInContextRecall, findings: Findings, data: Dataset) -> None:
     """Apply invariants 8 to 12, and the bounds.
 
-    A final query that cannot be answered is a failure of our own rows, and a note about others'.
+    A final query without an answer is a failure in our rows, and a note in others.
     """
     ours = str(data.meta.get("generator", "")).startswith("mlxhog") and not s.fuzzy_compat
     for split, (x, y) in data.splits().items():
@@ -278,12 +269,12 @@ def check(s: FuzzyInContextRecall, findings: Findings, data: Dataset) -> None:
     fewest = max(1, math.ceil((s.seq_len - 2 * s.longest) / s.longest))
     key, value = _chance(s.keys, s.k_motif), _chance(s.ordinary - s.keys, s.v_motif)
     pair = chance_of_pair(key, s.frac_noise, float(s.noise_vocab) ** 2)
-    # No less than about: the fewest pairs, the same keys.
+    # An upper estimate: the fewest pairs, the same keys.
     findings.duplicates(data, float(pair**fewest * value))
 
 
 def _chance(alphabet: int, most: int) -> float:
-    """Return how likely two motifs of 1 to `most` different tokens are equal."""
+    """Return the probability of two equal motifs of 1 to `most` different tokens."""
     return sum(1 / math.perm(alphabet, size) for size in range(1, most + 1)) / most**2
 
 
@@ -309,8 +300,8 @@ def _check_rows(
     findings.failures += [failures[rule] for rule in sorted(failures)]
     if unknown and not strict:
         findings.notes.append(
-            f"{split}: {len(unknown) / len(x):.1%} of the final queries cannot be answered, "
-            f"row {unknown[0]} first; the reference makes 1 to 6 %"
+            f"{split}: {len(unknown) / len(x):.1%} of the final queries have no answer, "
+            f"row {unknown[0]} first; in the reference 1 to 6 %"
         )
     if len(x) >= ENOUGH_ROWS and parsed:
         _check_bounds(s, findings, split, parsed)
@@ -325,7 +316,7 @@ def _read_row(s: FuzzyInContextRecall, split: str, x: list[int], y: list[int]) -
     _check_tokens(s, x, y)
     if y[-1] == IGNORED:
         raise BrokenRule(
-            11 if split == "train" else 12, "no target at the end, wanted the last value"
+            11 if split == "train" else 12, "no target at the end, expected the last value"
         )
     whole = [*x, y[-1]]
     pairs = _parse(s, whole)
@@ -348,18 +339,18 @@ def _check_tokens(s: FuzzyInContextRecall, x: list[int], y: list[int]) -> None:
     """Invariant 8."""
     if min(x) < 0 or max(x) >= s.vocab:
         at = next(at for at, token in enumerate(x) if not 0 <= token < s.vocab)
-        raise BrokenRule(8, f"token {x[at]} at {at}, wanted 0..{s.vocab - 1}")
+        raise BrokenRule(8, f"token {x[at]} at {at}, expected 0..{s.vocab - 1}")
     strange = {*y} - {*range(s.vocab), IGNORED}
     if strange:
         at = next(at for at, token in enumerate(y) if token in strange)
-        raise BrokenRule(8, f"target {y[at]} at {at}, wanted 0..{s.vocab - 1} or {IGNORED}")
+        raise BrokenRule(8, f"target {y[at]} at {at}, expected 0..{s.vocab - 1} or {IGNORED}")
 
 
 def _parse(s: FuzzyInContextRecall, whole: list[int]) -> list[MotifPair]:
     """Invariant 9: padding on the left, then keys and values by turns."""
     pads = next((at for at, token in enumerate(whole) if token != s.pad), len(whole))
     if not pads:
-        raise BrokenRule(9, f"the row begins with {whole[0]}, wanted padding {s.pad}")
+        raise BrokenRule(9, f"the row begins with {whole[0]}, expected padding {s.pad}")
     kinds = _kinds(s)
     runs, at = [], pads
     for name, run in groupby(whole[pads:], kinds.__getitem__):
@@ -368,21 +359,21 @@ def _parse(s: FuzzyInContextRecall, whole: list[int]) -> list[MotifPair]:
     pairs, before = [], "value"
     for number, (name, at, tokens) in enumerate(runs):
         if before not in _MAY_FOLLOW[name] or (name == "noise" and not s.frac_noise):
-            raise BrokenRule(9, f"{name} after {before} at {at}, wanted keys and values by turns")
+            raise BrokenRule(9, f"{name} after {before} at {at}, expected keys and values by turns")
         if name == "value":
             pairs.append(MotifPair(runs[number - 1][2], tokens, at))
         before = name
     if before != "value":
-        raise BrokenRule(9, f"the row ends with {before}, wanted a value")
+        raise BrokenRule(9, f"the row ends with {before}, expected a value")
     marked = [number for number, (name, *_) in enumerate(runs) if name == "the copy marker"]
     if marked != ([] if s.multi_query else [len(runs) - 3]):
-        raise BrokenRule(9, f"{len(marked)} copy markers, wanted one before the last pair")
+        raise BrokenRule(9, f"{len(marked)} copy markers, expected one before the last pair")
     return pairs
 
 
 @lru_cache
 def _kinds(s: FuzzyInContextRecall) -> list[str]:
-    """What each token is."""
+    """Return the kind of each token."""
     kinds = ["key"] * s.keys + ["value"] * (s.ordinary - s.keys) + ["noise"] * s.noise_vocab
     return [*kinds, "padding", "the copy marker"][: s.vocab]
 
@@ -391,7 +382,7 @@ def _check_motif(motif: Motif, least: int, most: int, name: str) -> None:
     """Invariant 10."""
     if not least <= len(motif) <= most:
         expected = f"{most}" if least == most else f"{least} to {most}"
-        raise BrokenRule(10, f"{name} {motif} has {len(motif)} tokens, wanted {expected}")
+        raise BrokenRule(10, f"{name} {motif} has {len(motif)} tokens, expected {expected}")
     if len(set(motif)) != len(motif):
         raise BrokenRule(10, f"{name} {motif} has a token twice")
 
@@ -400,13 +391,13 @@ def _check_dense(whole: list[int], y: list[int]) -> None:
     """Invariant 11, of training rows."""
     if y != whole[1:]:
         at = next(at for at, got in enumerate(y) if got != whole[at + 1])
-        raise BrokenRule(11, f"target {y[at]} at {at}, wanted the next token, {whole[at + 1]}")
+        raise BrokenRule(11, f"target {y[at]} at {at}, expected the next token, {whole[at + 1]}")
 
 
 def _check_scored(
     s: FuzzyInContextRecall, whole: list[int], y: list[int], pairs: list[MotifPair]
 ) -> None:
-    """Invariant 12: values of keys that were seen before, and always the last."""
+    """Invariant 12: values of repeated keys, and always the last."""
     expected = [IGNORED] * len(y)
     keys_before: set[Motif] = set()
     for pair in pairs:
@@ -417,7 +408,7 @@ def _check_scored(
         keys_before.add(pair.key)
     if y != expected:
         at = next(at for at, got in enumerate(y) if got != expected[at])
-        raise BrokenRule(12, f"target {y[at]} at {at}, wanted {expected[at]}")
+        raise BrokenRule(12, f"target {y[at]} at {at}, expected {expected[at]}")
 
 
 def _check_bounds(
@@ -450,5 +441,5 @@ FUZZY_IN_CONTEXT_RECALL = TaskType(
     FuzzyInContextRecall,
     draw,
     check=check,
-    about="in-context recall where keys and values are of one to a few tokens each",
+    about="in-context recall with keys and values of one to a few tokens each",
 )

@@ -1,7 +1,7 @@
-"""In-context recall: pairs of key and value under a map that every sequence draws anew.
+"""In-context recall: pairs of key and value under a new map in every sequence.
 
-T/2 - 1 pairs are drawn, and a last one asks for a key that was shown. With one query alone, a
-marker stands before it. Some pairs may be noise, which makes the task noisy in-context recall.
+T/2 - 1 pairs are drawn, and a last one queries a key among them. A single query has a marker before
+it. With pairs of noise the task is noisy in-context recall.
 
 Source: Poli et al. 2024, arXiv:2403.17844.
 """
@@ -31,13 +31,12 @@ from mlxhog.mad.tasks.task import (
     QUERY_HELP,
     Fixed,
     Ints,
+    NoiseSettings,
     Rows,
     Settings,
     TaskType,
     frac_noise,
-    noise_problems,
     noise_vocab,
-    seq_len,
     too_small,
     vocab,
 )
@@ -49,18 +48,16 @@ class InContextRecall(Settings):
 
     task: ClassVar[str] = "in-context-recall"
 
-    vocab: int = vocab(16)
-    seq_len: int = seq_len(128)
     multi_query: bool = option(True, QUERY_HELP)
 
     @property
     def noise(self) -> tuple[int, float]:
-        """N, and the share of pairs that are noise."""
+        """N, and the share of noise pairs."""
         return 0, 0.0
 
     @property
     def ordinary(self) -> int:
-        """R, the tokens that are keys or values."""
+        """R, the number of keys and values."""
         return self.vocab - self.noise[0] - (not self.multi_query)
 
     @property
@@ -75,7 +72,7 @@ class InContextRecall(Settings):
 
     @property
     def length(self) -> int:
-        """Tokens of a row: a whole sequence less its last token."""
+        """Tokens of a row: a whole sequence without its last token."""
         return self.seq_len - 1 if self.multi_query else self.seq_len
 
     def broken_rules(self) -> Iterator[str]:
@@ -92,7 +89,7 @@ class InContextRecall(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class NoisyInContextRecall(InContextRecall):
+class NoisyInContextRecall(InContextRecall, NoiseSettings):
     """Settings of the variant with noise between the pairs."""
 
     task: ClassVar[str] = "noisy-in-context-recall"
@@ -103,30 +100,30 @@ class NoisyInContextRecall(InContextRecall):
 
     @property
     def noise(self) -> tuple[int, float]:
-        """N, and the share of pairs that are noise."""
+        """N, and the share of noise pairs."""
         return self.noise_vocab, self.frac_noise
 
     def broken_rules(self) -> Iterator[str]:
         """Yield the rules that sizes and noise break."""
         yield from super().broken_rules()
-        yield from noise_problems(self.frac_noise, self.noise_vocab)
+        yield from NoiseSettings.broken_rules(self)
 
 
 def draw(
     s: InContextRecall, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
 ) -> Rows:
-    """Draw n rows; targets are dense, or those that can be known."""
+    """Draw n rows; targets are dense, or only the predictable ones."""
     K, R, pairs = s.keys, s.ordinary, s.pairs
     row = np.arange(n)[:, None]
     key = rng.integers(0, K, (n, pairs), dtype=np.int32)
-    # A map for all K keys is the same as a value drawn when a key is new.
+    # A map of all K keys has the same distribution as a draw for each new key.
     values = rng.integers(K, R, (n, K), dtype=np.int32)
     whole = np.empty((n, s.length + 1), np.int32)
     whole[:, 0 : 2 * pairs : 2] = key
     whole[:, 1 : 2 * pairs : 2] = values[row, key]
     noisy = _noise(s, rng, n)
     if noisy is not None:
-        key = np.where(noisy, K, key)  # one more column, for no key at all
+        key = np.where(noisy, K, key)  # one more column, for no key
         N = s.noise[0]
         for at in (0, 1):
             tokens = rng.integers(R, R + N, (n, pairs), dtype=np.int32)
@@ -148,7 +145,7 @@ def draw(
 
 
 def _noise(s: InContextRecall, rng: np.random.Generator, n: int) -> NDArray[np.bool_] | None:
-    """Choose the pairs that are noise; one pair of every row never is."""
+    """Choose the noise pairs; one pair of every row is never noise."""
     share = s.noise[1]
     if share == 0:
         return None
@@ -158,7 +155,7 @@ def _noise(s: InContextRecall, rng: np.random.Generator, n: int) -> NDArray[np.b
 
 
 def _asked(rng: np.random.Generator, key: Ints, K: int) -> Ints:
-    """Choose one of the keys that a row shows, each as likely; `key` (n, pairs), K is none."""
+    """Choose one of a row's keys uniformly; `key` is (n, pairs), where K is no key."""
     n = len(key)
     shown = np.zeros((n, K + 1), bool)
     shown[np.arange(n)[:, None], key] = True
@@ -169,11 +166,11 @@ def _asked(rng: np.random.Generator, key: Ints, K: int) -> Ints:
 
 
 def dense_loss_floor(settings: InContextRecall) -> float | None:
-    """Return the mean entropy of a dense target in nats; None where no formula is known.
+    """Return the mean entropy of a dense target in nats; None without a known formula.
 
-    Keys and values shown for the first time cannot be foreseen, everything else can:
+    Only keys, and values of new keys, are unpredictable:
     [ (T/2 - 1) ln K + E ln|values| ] / (T - 1), with E the expected number of different keys among
-    n = T/2 - 1 draws. A lower loss on rows that were not trained on means that they leaked.
+    n = T/2 - 1 draws. A lower loss on held-out rows means that they leaked.
     """
     if settings.noise[1] or not settings.multi_query:
         return None
@@ -184,17 +181,14 @@ def dense_loss_floor(settings: InContextRecall) -> float | None:
 
 
 def first_shown(keys: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
-    """Return for every key (n, pairs) the position of the leftmost one in its row that equals it.
-
-    A key that was not shown before is its own.
-    """
+    """Return for every key (n, pairs) the position of the first equal key in its row."""
     n, pairs = keys.shape
     row = np.arange(n)[:, None]
     order = np.argsort(keys, axis=1, kind="stable")  # equal keys stay in the order of positions
     sorted_keys = keys[row, order]
     begins = np.ones((n, pairs), bool)
     begins[:, 1:] = sorted_keys[:, 1:] != sorted_keys[:, :-1]
-    # Positions in a run of equal keys only rise, but not from run to run: carry the run's index.
+    # Positions rise within a run of equal keys, not from run to run: carry the run's index.
     run_start = np.maximum.accumulate(np.where(begins, np.arange(pairs), 0), axis=1)
     first = np.empty((n, pairs), np.int64)
     first[row, order] = order[row, run_start]
@@ -202,8 +196,8 @@ def first_shown(keys: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """Keys and values (n, T/2), the asked one last; `first` is where a key was shown first."""
+class _KeyValuePairs:
+    """Keys and values (n, T/2), the queried one last; `first` is the first place of each key."""
 
     key: Ints
     value: Ints
@@ -212,7 +206,7 @@ class _Pairs:
 
     @property
     def again(self) -> Bools:
-        """Whether a pair's key was shown before."""
+        """Whether a pair's key is repeated."""
         return ~self.noisy & (self.first < np.arange(self.key.shape[1]))
 
 
@@ -224,7 +218,7 @@ def check(s: InContextRecall, findings: Findings, data: Dataset) -> None:
             _check_rows(s, findings, split, x, y)
     noise_vocab, share = s.noise
     pair = chance_of_pair(1 / s.keys, share, noise_vocab**2)
-    # The same keys, and one value at least; one pair of a row is never noise.
+    # The same keys and at least one value; one pair of a row is never noise.
     chance = pair ** (s.pairs - 1) / s.keys / (s.ordinary - s.keys)
     findings.duplicates(data, chance)
 
@@ -248,7 +242,7 @@ def _check_rows(s: InContextRecall, findings: Findings, split: str, x: Ints, y: 
 
 
 def _check_tokens(s: InContextRecall, findings: Findings, split: str, x: Ints, y: Ints) -> Bools:
-    """Invariant 1: tokens exist, and the copy marker stands in its one place alone."""
+    """Invariant 1: tokens exist, and the copy marker is only in its place."""
     strange: Bools = (x < 0) | (x >= s.vocab)
     strange |= (y != IGNORED) & ((y < 0) | (y >= s.vocab))
     if not s.multi_query:
@@ -258,15 +252,15 @@ def _check_tokens(s: InContextRecall, findings: Findings, split: str, x: Ints, y
 
     def say(row: int) -> str:
         at = first_place(strange[row])
-        place = "" if s.multi_query else f", and {s.vocab - 1} at {x.shape[1] - 2} alone"
+        place = "" if s.multi_query else f", and {s.vocab - 1} only at {x.shape[1] - 2}"
         expected = f"tokens 0..{s.vocab - 1}{place}"
-        return f"input {x[row, at]} and target {y[row, at]} at {at}, wanted {expected}"
+        return f"input {x[row, at]} and target {y[row, at]} at {at}, expected {expected}"
 
     return findings.rows(1, split, np.any(strange, axis=1), say, np.ones(len(x), bool))
 
 
-def _cut(s: InContextRecall, x: Ints, y: Ints) -> _Pairs:
-    """Cut sequences into pairs; a last value that is not scored is the one its key had before."""
+def _cut(s: InContextRecall, x: Ints, y: Ints) -> _KeyValuePairs:
+    """Cut sequences into pairs; an unscored last value is the earlier one of its key."""
     tokens = x if s.multi_query else np.delete(x, -2, axis=1)
     whole = np.concatenate([tokens, y[:, -1:]], axis=1)
     key, value = whole[:, ::2], whole[:, 1::2].copy()
@@ -275,13 +269,13 @@ def _cut(s: InContextRecall, x: Ints, y: Ints) -> _Pairs:
     first = first_shown(np.where(noisy, -1 - np.arange(key.shape[1]), key))
     unknown = value[:, -1] == IGNORED
     value[unknown, -1] = value[unknown, first[unknown, -1]]
-    return _Pairs(key, value, noisy, first)
+    return _KeyValuePairs(key, value, noisy, first)
 
 
 def _check_structure(
-    s: InContextRecall, findings: Findings, split: str, pairs: _Pairs, good: Bools
+    s: InContextRecall, findings: Findings, split: str, pairs: _KeyValuePairs, good: Bools
 ) -> Bools:
-    """Invariant 3: (key, value) or (noise, noise), and the last key was shown."""
+    """Invariant 3: (key, value) or (noise, noise), and the last key is repeated."""
     K, R = s.keys, s.ordinary
     plain = (pairs.key >= 0) & (pairs.key < K) & (pairs.value >= K) & (pairs.value < R)
     noise = (pairs.key >= R) & (pairs.value >= R)
@@ -295,12 +289,12 @@ def _check_structure(
         if plain[row, at]:
             return f"{got}, the last, and its key was not shown before"
         other = f" or two of noise {R}..{R + s.noise[0] - 1}" if s.noise[0] else ""
-        return f"{got}, wanted a key 0..{K - 1} and a value {K}..{R - 1}{other}"
+        return f"{got}, expected a key 0..{K - 1} and a value {K}..{R - 1}{other}"
 
     return findings.rows(3, split, np.any(wrong, axis=1), say, good)
 
 
-def _two_values(pairs: _Pairs, wrong: Bools, row: int) -> str:
+def _two_values(pairs: _KeyValuePairs, wrong: Bools, row: int) -> str:
     at = first_place(wrong[row])
     before = pairs.first[row, at]
     return (
@@ -311,35 +305,33 @@ def _two_values(pairs: _Pairs, wrong: Bools, row: int) -> str:
 
 def _not_next(dense: Ints, y: Ints, row: int) -> str:
     at = first_place(y[row] != dense[row])
-    return f"target {y[row, at]} at {at}, wanted the next token, {dense[row, at]}"
+    return f"target {y[row, at]} at {at}, expected the next token, {dense[row, at]}"
 
 
 def _check_maps_differ(
-    s: InContextRecall, findings: Findings, split: str, pairs: _Pairs, good: Bools
+    s: InContextRecall, findings: Findings, split: str, pairs: _KeyValuePairs, good: Bools
 ) -> None:
     """Invariant 4, across sequences: the map is not one for all."""
     shown = good[:, None] & ~pairs.noisy & ~pairs.again
     keys, values = pairs.key[shown], pairs.value[shown]
     n_maps = len(np.unique(keys * s.vocab + values))
     n_keys = len(np.unique(keys))
-    # With one map for all, nothing else is possible; so many draws do not agree by chance.
+    # With one map the counts are equal; enough draws are never equal by chance.
     likely = (s.ordinary - s.keys) ** -float(min(len(keys) - n_keys, 60))
     if likely < RARE:
-        findings.holds(
-            4, split, n_maps > n_keys, f"all {good.sum():,} sequences have one and the same map"
-        )
+        findings.holds(4, split, n_maps > n_keys, f"all {good.sum():,} sequences have the same map")
 
 
 def _check_scoring(
     s: InContextRecall,
     findings: Findings,
     split: str,
-    pairs: _Pairs,
+    pairs: _KeyValuePairs,
     dense: Ints,
     y: Ints,
     good: Bools,
 ) -> Bools:
-    """Invariants 6 and 7: what is scored, and that it stands at its key."""
+    """Invariants 6 and 7: the scored positions, and their targets."""
     expected = np.zeros(y.shape, bool)
     if s.multi_query:
         expected[:, ::2] = pairs.again
@@ -358,15 +350,15 @@ def _check_scoring(
 
     def say(row: int) -> str:
         at = first_place(scored[row] != expected[row])
-        why = "its key was seen before" if expected[row, at] else "nothing there can be known"
+        why = "its key was seen before" if expected[row, at] else "it is not predictable"
         got = f"target {y[row, at]}" if scored[row, at] else "no target"
-        return f"{got} at {at}, but {why}" if s.multi_query else f"{got} at {at}, want the last"
+        return f"{got} at {at}, " + (f"but {why}" if s.multi_query else "expected the last only")
 
     return findings.rows(6, split, differs, say, good)
 
 
 def _moved(scored: Bools, expected: Bools) -> Bools:
-    """Whether rows (n, length) are scored one position beside where they should be."""
+    """Whether rows (n, length) are scored one position before or after the right one."""
     one_late = (scored[:, 1:] == expected[:, :-1]).all(1) & ~scored[:, 0]
     one_early = (scored[:, :-1] == expected[:, 1:]).all(1) & ~scored[:, -1]
     moved: Bools = one_late | one_early
@@ -375,13 +367,13 @@ def _moved(scored: Bools, expected: Bools) -> Bools:
 
 def _not_at_key(dense: Ints, y: Ints, value_wrong: Bools, row: int) -> str:
     if not value_wrong[row].any():
-        return "targets stand one position beside the keys they belong to"
+        return "targets are one position before or after their keys"
     at = first_place(value_wrong[row])
-    return f"target {y[row, at]} at {at}, wanted {dense[row, at]}, the value of the key there"
+    return f"target {y[row, at]} at {at}, expected {dense[row, at]}, the value of the key there"
 
 
 def _check_bounds(
-    s: InContextRecall, findings: Findings, split: str, pairs: _Pairs, y: Ints, good: Bools
+    s: InContextRecall, findings: Findings, split: str, pairs: _KeyValuePairs, y: Ints, good: Bools
 ) -> None:
     key, noisy = pairs.key[good, :-1], pairs.noisy[good, :-1]
     new = ~noisy & ~pairs.again[good, :-1]
@@ -390,7 +382,7 @@ def _check_bounds(
     findings.uniform("uniform values", split, values, s.keys, s.ordinary)
     share = s.noise[1]
     if share:
-        fewest = share * (1 - 1 / s.pairs)  # where one pair is never noise
+        fewest = share * (1 - 1 / s.pairs)  # one pair is never noise
         findings.share("noise share", split, noisy, fewest, share)
     elif split != "train" and s.multi_query:
         n, K = s.pairs, s.keys
@@ -405,7 +397,7 @@ IN_CONTEXT_RECALL = TaskType(
     InContextRecall,
     draw,
     check=check,
-    about="the value of a key that the sequence has shown before",
+    about="the value of a key from earlier in the sequence",
 )
 NOISY_IN_CONTEXT_RECALL = TaskType(
     "noisy-in-context-recall",
@@ -413,5 +405,5 @@ NOISY_IN_CONTEXT_RECALL = TaskType(
     NoisyInContextRecall,
     draw,
     check=check,
-    about="in-context recall between tokens that mean nothing",
+    about="in-context recall among noise tokens",
 )

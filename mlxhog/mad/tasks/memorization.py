@@ -1,8 +1,8 @@
-"""Memorization: one map from keys to values for the whole data set, learnt by heart.
+"""Memorization: one map from keys to values for the whole data set.
 
-T/2 pairs of a key and the insert marker; the value is the marker's target. The map depends on the
-seed alone and is the same in training and test. The reference's covers noise tokens, too; here
-they are none of its keys and values.
+T/2 pairs of a key and the insert marker; the value is the marker's target. The map depends only on
+the seed, and is the same in training and test. The reference's map includes noise tokens; this one
+does not.
 
 Source: Poli et al. 2024, arXiv:2403.17844.
 """
@@ -21,12 +21,9 @@ from mlxhog.mad.tasks.task import (
     IGNORED,
     Fixed,
     Ints,
+    NoiseSettings,
     Rows,
-    Settings,
     TaskType,
-    frac_noise,
-    noise_problems,
-    noise_vocab,
     rows,
     seq_len,
     too_small,
@@ -35,7 +32,7 @@ from mlxhog.mad.tasks.task import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Memorization(Settings):
+class Memorization(NoiseSettings):
     """Settings; keys are 0 .. K-1, values K .. R-1, noise R .. V-2, the insert marker V-1."""
 
     task: ClassVar[str] = "memorization"
@@ -43,8 +40,6 @@ class Memorization(Settings):
     vocab: int = vocab(256)
     seq_len: int = seq_len(32)
     train_rows: int = rows(256, "training", "num_train")
-    noise_vocab: int = noise_vocab(0)
-    frac_noise: float = frac_noise(0.0)
 
     @property
     def ordinary(self) -> int:
@@ -57,7 +52,7 @@ class Memorization(Settings):
         return self.ordinary // 2
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield the rules that sizes and noise break."""
+        """Yield the broken rules."""
         if self.seq_len % 2:
             yield (
                 f"seq_len is {self.seq_len}; a sequence is pairs of key and marker: "
@@ -65,11 +60,11 @@ class Memorization(Settings):
             )
         why = f"a key and a value beside the insert marker and {self.noise_vocab} for noise"
         yield from too_small("vocab", self.vocab, why, 3 + self.noise_vocab)
-        yield from noise_problems(self.frac_noise, self.noise_vocab)
+        yield from super().broken_rules()
 
 
 def draw_map(s: Memorization, rng: np.random.Generator) -> Fixed:
-    """Draw the map: every key, each with a value of its own."""
+    """Draw the map: every key with a different value."""
     values = s.keys + rng.permutation(s.ordinary - s.keys)[: s.keys]
     return {"kv_keys": rng.permutation(s.keys), "kv_values": values}
 
@@ -86,7 +81,7 @@ def draw(
     y[:, 1::2] = fixed["kv_values"][chosen]
     if s.frac_noise:
         noisy = rng.random((n, pairs)) < s.frac_noise
-        noisy[np.arange(n), rng.integers(0, pairs, n)] = False  # one pair of every row never is
+        noisy[np.arange(n), rng.integers(0, pairs, n)] = False  # never every pair of a row
         noise = rng.integers(s.ordinary, s.vocab - 1, (n, s.seq_len), dtype=np.int32)
         both = np.repeat(noisy, 2, axis=1)
         x, y = np.where(both, noise, x), np.where(both, IGNORED, y)
@@ -110,7 +105,7 @@ def check(s: Memorization, findings: Findings, data: Dataset) -> None:
             noisy = key >= s.ordinary
             findings.uniform("uniform keys", split, key[~noisy], 0, s.keys)
             if s.frac_noise:
-                fewest = s.frac_noise * (1 - 2 / s.seq_len)  # where one pair is never noise
+                fewest = s.frac_noise * (1 - 2 / s.seq_len)  # one pair is never noise
                 findings.share("noise share", split, noisy, fewest, s.frac_noise)
     pair = chance_of_pair(1 / s.keys, s.frac_noise, s.noise_vocab**2)
     findings.duplicates(data, float(pair ** (s.seq_len // 2 - 1) / s.keys))
@@ -127,7 +122,7 @@ def _check_inputs(s: Memorization, findings: Findings, split: str, x: Ints) -> B
     def say(row: int) -> str:
         at = first_place(wrong[row])
         return (
-            f"({key[row, at]}, {marker[row, at]}) at {2 * at}, wanted a key 0..{s.keys - 1} and "
+            f"({key[row, at]}, {marker[row, at]}) at {2 * at}, expected a key 0..{s.keys - 1} and "
             f"the insert marker {V - 1}"
         )
 
@@ -137,7 +132,7 @@ def _check_inputs(s: Memorization, findings: Findings, split: str, x: Ints) -> B
 def _check_map(
     s: Memorization, findings: Findings, data: Dataset, good: dict[str, tuple[Ints, Ints, Bools]]
 ) -> Ints:
-    """Return the value of every key (K,): the file's map, or what the rows show of it.
+    """Return the value of every key (K,): from the file's map, or from the rows.
 
     Invariant 18, of the map itself: it covers every key, is one-to-one and in range.
     """
@@ -151,11 +146,11 @@ def _check_map(
             "",
             covered and same,
             f"the map has {len(np.unique(keys))} different keys in {len(keys)} and "
-            f"{len(data.kv_values)} values, wanted each of 0..{s.keys - 1} once",
+            f"{len(data.kv_values)} values, expected each of 0..{s.keys - 1} once",
         ):
             values[keys] = data.kv_values
     else:
-        findings.notes.append("no kv_keys and kv_values: the map is what the rows show of it")
+        findings.notes.append("no kv_keys and kv_values: the map is taken from the rows")
     if (values == _NO_VALUE).all():
         for x, y, whole in good.values():
             key, value = x[whole, ::2], y[whole, 1::2]
@@ -170,7 +165,7 @@ def _check_map(
         problem = f"value {unique[times > 1][0]} belongs to {times.max()} keys"
     elif outside.any():
         problem = f"value {unique[outside][0]}"
-    expected = f"wanted one key for each value of {s.keys}..{s.ordinary - 1}"
+    expected = f"expected one key for each value of {s.keys}..{s.ordinary - 1}"
     findings.holds(18, "", not problem, f"{problem}; {expected}")
     return values
 
@@ -193,5 +188,5 @@ MEMORIZATION = TaskType(
     draw,
     draw_map,
     check=check,
-    about="one map from keys to values for all sequences, learnt by heart",
+    about="one map from keys to values for all sequences, learnt from the training rows",
 )

@@ -1,10 +1,10 @@
-"""Selective copying: repeat the tokens of the beginning in order, without the blanks between them.
+"""Selective copying: repeat the first tokens in order, without the blanks between them.
 
     head: C content tokens, B = T - 2C - 1 blanks before them | marker | C blanks
 
-Every blank picks one of the C tokens and stands right before it, so the head ends with content.
-The reference draws the blanks from a generator that other draws move; here they come from the
-task's own stream.
+Every blank is directly before a random one of the C tokens, so the head ends with content. The
+reference draws the blanks from a generator shared with other draws; here they come from the task's
+stream.
 
 Source: Poli et al. 2024, arXiv:2403.17844.
 """
@@ -30,7 +30,6 @@ from mlxhog.mad.tasks.task import (
     TaskType,
     seq_len,
     too_small,
-    vocab,
 )
 
 
@@ -40,7 +39,6 @@ class SelectiveCopying(Settings):
 
     task: ClassVar[str] = "selective-copying"
 
-    vocab: int = vocab(16)
     seq_len: int = seq_len(256)
     tokens_to_copy: int = option(
         16, "C, tokens to copy", low=1, aliases=("num_tokens_to_copy", "copy")
@@ -52,7 +50,7 @@ class SelectiveCopying(Settings):
         return self.seq_len - 2 * self.tokens_to_copy - 1
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield the rules that sizes and noise break."""
+        """Yield the broken rules."""
         yield from too_small("vocab", self.vocab, "content, a blank and the copy marker", 3)
         if self.blanks < 1:
             most = (self.seq_len - 2) // 2
@@ -84,7 +82,7 @@ def check(s: SelectiveCopying, findings: Findings, data: Dataset) -> None:
         if findings.has_width(13, split, x, s.seq_len):
             _check_rows(s, findings, split, x, y)
     C, B = s.tokens_to_copy, s.blanks
-    gaps = math.sqrt(C) * (4 * math.pi * B / C) ** (-(C - 1) / 2)  # which are multinomial
+    gaps = math.sqrt(C) * (4 * math.pi * B / C) ** (-(C - 1) / 2)  # multinomial
     gaps = max(min(gaps, 1.0), float(C) ** -B)
     findings.duplicates(data, float(float(s.vocab - 2) ** -C * gaps))
 
@@ -98,7 +96,7 @@ def _check_rows(s: SelectiveCopying, findings: Findings, split: str, x: Ints, y:
     def say_tail(row: int) -> str:
         at = first_place(wrong_tail[row])
         what = "the blank" if at else "the copy marker"
-        return f"token {x[row, T - C - 1 + at]} at {T - C - 1 + at}, wanted {what} {tail[at]}"
+        return f"token {x[row, T - C - 1 + at]} at {T - C - 1 + at}, expected {what} {tail[at]}"
 
     good = findings.rows(13, split, wrong_tail.any(1), say_tail, np.ones(len(x), bool))
     head = x[:, : T - C - 1]
@@ -109,7 +107,7 @@ def _check_rows(s: SelectiveCopying, findings: Findings, split: str, x: Ints, y:
     def say_head(row: int) -> str:
         got = f"{content[row].sum()} content tokens and {blank[row].sum()} blanks"
         end = "" if content[row, -1] else f", and {head[row, -1]} at its end"
-        return f"the head has {got}{end}; wanted {C} and {s.blanks}, content at the end"
+        return f"the head has {got}{end}; expected {C} and {s.blanks}, content at the end"
 
     good = findings.rows(14, split, wrong, say_head, good)
     expected = np.full(y.shape, IGNORED)
@@ -139,5 +137,5 @@ SELECTIVE_COPYING = TaskType(
     SelectiveCopying,
     draw,
     check=check,
-    about="the tokens of the beginning in order, without the blanks between them",
+    about="the first tokens in order, without the blanks between them",
 )

@@ -18,13 +18,11 @@ if TYPE_CHECKING:
     from mlxhog.mad.tasks.findings import Findings
 
 GENERATOR_VERSION = 1
-"""Of the generators of the package: another number, other rows from the same seed."""
+"""Version of the package's generators; it changes with the rows of a seed."""
 
 VOCAB_HELP = "V, number of tokens; ids are 0 .. V-1"
 LENGTH_HELP = "T, the sequence length of the benchmark"
-QUERY_HELP = "score every value whose key was seen before, not the last one alone"
-NOISE_VOCAB_HELP = "N, how many of the V tokens are noise"
-FRAC_NOISE_HELP = "probability that what could be asked for is replaced by noise"
+QUERY_HELP = "score every value with an earlier key, not only the last value"
 
 
 def vocab(default: int) -> Any:  # a dataclass field
@@ -39,12 +37,17 @@ def seq_len(default: int) -> Any:  # a dataclass field
 
 def noise_vocab(default: int) -> Any:  # a dataclass field
     """Declare N."""
-    return option(default, NOISE_VOCAB_HELP, low=0, aliases=("noise_vocab_size",))
+    return option(
+        default,
+        "N, the number of noise tokens among the V tokens",
+        low=0,
+        aliases=("noise_vocab_size",),
+    )
 
 
 def frac_noise(default: float) -> Any:  # a dataclass field
     """Declare the share of noise."""
-    return option(default, FRAC_NOISE_HELP, low=0, below=1)
+    return option(default, "probability of noise in place of a token or a pair", low=0, below=1)
 
 
 def rows(default: int, of: str, alias: str, *, low: int = 1) -> Any:  # a dataclass field
@@ -54,10 +57,10 @@ def rows(default: int, of: str, alias: str, *, low: int = 1) -> Any:  # a datacl
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Settings of one task; converted and checked when the object is made.
+    """Settings of one task, converted and checked at their creation.
 
     Raises:
-        ConfigError: naming every broken rule at once, and the values that keep it.
+        ConfigError: naming every broken rule, and the possible values.
     """
 
     task: ClassVar[str]
@@ -77,47 +80,54 @@ class Settings:
 
     @property
     def length(self) -> int:
-        """Tokens of a row of the arrays, which is not always T."""
+        """Tokens of a row of the arrays; not always T."""
         return self.seq_len
 
     def broken_rules(self) -> Iterator[str]:
-        """Yield every rule of the task that the values break, with what would be allowed."""
+        """Yield every broken rule of the task, with the possible values."""
         yield from ()
 
 
+@dataclass(frozen=True, kw_only=True)
+class NoiseSettings(Settings):
+    """Settings of a task in which noise may replace a token or a pair."""
+
+    noise_vocab: int = noise_vocab(0)
+    frac_noise: float = frac_noise(0.0)
+
+    def broken_rules(self) -> Iterator[str]:
+        """Yield a message if there is noise without noise tokens."""
+        if self.frac_noise > 0 and self.noise_vocab == 0:
+            yield (
+                f"frac_noise is {self.frac_noise:g} and noise_vocab 0; noise needs tokens of its "
+                "own: noise_vocab at least 1, or frac_noise 0"
+            )
+
+
 def too_small(name: str, value: int, why: str, least: int) -> Iterator[str]:
-    """Yield a message if a number is too small."""
+    """Yield a message if a number is below its least value."""
     if value < least:
         yield f"{name} is {value}; {why}: at least {least}"
 
 
-def noise_problems(share: float, noise_vocab: int) -> Iterator[str]:
-    """Yield a message if there is noise and no token for it."""
-    if share > 0 and noise_vocab == 0:
-        yield (
-            f"frac_noise is {share:g} and noise_vocab 0; noise needs tokens of its own: "
-            "noise_vocab at least 1, or frac_noise 0"
-        )
-
-
 IGNORED = -100
-"""Target of a position that is neither trained on nor scored."""
+"""Target of a position without training and scoring."""
 
 Ints = NDArray[np.integer[Any]]
 Rows = tuple[Ints, Ints]
-"""Inputs and targets, (n, length) each; targets stand where they are predicted."""
+"""Inputs and targets, (n, length) each; a target is at the position of its prediction."""
 
 Fixed = Mapping[str, Ints]
-"""What all rows of a data set have in common, such as memorization's map."""
+"""The common part of all rows of a data set, such as memorization's map."""
 
 
 def nothing_fixed(settings: Any, rng: np.random.Generator) -> Fixed:
-    """Return nothing: the rows have nothing in common."""
+    """Return {}: the rows have no common part."""
     return {}
 
 
 class Draw(Protocol):
-    """How a task draws rows."""
+    """A function that draws the rows of a task."""
 
     def __call__(
         self,
@@ -134,11 +144,11 @@ class Draw(Protocol):
         Args:
             s: settings.
             rng: of a block of rows.
-            n: how many.
-            train: rows of the training kind; those to score differ in some tasks.
-            dense: every position has a target, where the task is next-token prediction; else
-                those that can be known. Rows are the same either way.
-            fixed: what all rows have in common.
+            n: number of rows.
+            train: training rows; test rows differ in some tasks.
+            dense: every position of a next-token task has a target; else only the predictable
+                ones. Inputs are the same in both cases.
+            fixed: the common part of all rows.
         """
 
 
@@ -147,16 +157,15 @@ class TaskType:
     """A task; one of the package, or of a file that a user adds.
 
     Attributes:
-        kind: where tasks are registered.
+        kind: the registry of tasks.
         name: full name.
-        short: as tables have it.
+        short: name in tables.
         settings: dataclass of its options; the defaults are the benchmark's baseline.
         draw: draws n rows; see `Draw`.
-        fixed: (settings, rng) -> what all rows have in common.
+        fixed: (settings, rng) -> the common part of all rows.
         backbone: of the model, one of `models.mad.config.BACKBONES`.
-        check: (settings, findings, data) holds rows against every rule of the task; None where it
-            has none.
-        about: what it tests, in a line.
+        check: (settings, findings, data) checks rows by the rules of the task; None without rules.
+        about: the tested skill, in a line.
     """
 
     kind: ClassVar[choices.Registry[Any]] = choices.TASKS

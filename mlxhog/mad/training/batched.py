@@ -1,12 +1,12 @@
-"""Several runs of one shape trained as one batched computation, where that is faster.
+"""Several runs of one shape trained as one batched computation, if that is faster.
 
-Runs of the same layers on the same setting, which differ in seed, step size or weight decay, do the
-same operations on other numbers. Small ones spend their time on the way from one operation to the
-next; together they pay for it once. Larger ones are faster alone, with the native operators, one
-per core: a few steps of both are timed, and the faster way is taken.
+Runs of the same layers on the same setting, with another seed, step size or weight decay, do the
+same operations on other numbers. Small ones spend most of their time between the operations; as a
+batch they spend it once. Larger ones are faster alone, with the native operators, one per core. So
+a few steps of both ways are timed, and the faster way is used.
 
-Each run of a batch lives in a thread of its own and is an ordinary run in everything else: its
-arena, its optimizer, its evaluations. The last one to arrive at a barrier computes for all.
+Each run of a batch has its own thread, and is an ordinary run otherwise: its arena, optimizer and
+evaluations are its own. The last one to arrive at a barrier computes for all.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ Compute = Callable[[Sequence[Float32], Sequence[Batch]], list[tuple[float, Grads
 
 
 class GradientBarrier:
-    """Where the runs of a batch wait for each other in every step, to compute gradients together.
+    """The barrier of every step of a batch, at which the gradients are computed together.
 
     Concurrency: every member is one thread; any may leave at any time.
     """
 
     def __init__(self, members: int, compute: Compute) -> None:
-        """Expect every member."""
+        """Expect members 0 to `members` - 1."""
         self._compute = compute
         self._members = set(range(members))
         self._requests: dict[int, tuple[Float32, Batch]] = {}
@@ -58,7 +58,7 @@ class GradientBarrier:
         """Wait for the others, and return this member's loss and gradient.
 
         Raises:
-            Exception: what the computation raised, in every member.
+            Exception: the error of the computation, in every member.
         """
         with self._changed:
             self._requests[member] = (params, batch)
@@ -71,7 +71,7 @@ class GradientBarrier:
         return answer
 
     def leave(self, member: int) -> None:
-        """Let the others go on without this member."""
+        """Let the others continue without this member."""
         with self._changed:
             self._members.discard(member)
             self._compute_if_complete()
@@ -83,21 +83,21 @@ class GradientBarrier:
         params, batches = zip(*(self._requests[member] for member in members), strict=True)
         try:
             self._results.update(zip(members, self._compute(params, batches), strict=True))
-        except Exception as error:  # every member shall know, none shall wait for ever
+        except Exception as error:  # in every member; none waits for ever
             self._results.update(dict.fromkeys(members, error))
         self._requests.clear()
         self._changed.notify_all()
 
 
 class BatchedBackend:
-    """A backend whose gradients are computed at a barrier; everything else is its own."""
+    """A backend whose gradients are computed at a barrier."""
 
     def __init__(self, backend: Backend, barrier: GradientBarrier, number: int) -> None:
         """Wrap the backend of one run."""
         self._backend, self._barrier, self._number = backend, barrier, number
 
     def __getattr__(self, name: str) -> Any:
-        """Return what the backend has under a name."""
+        """Return an attribute of the backend."""
         return getattr(self._backend, name)
 
     def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
@@ -107,21 +107,21 @@ class BatchedBackend:
 
 TIMED = 15
 TIMED_S = 1.0
-"""Both ways are timed by turns, so often or for so long, after a first time that does not count."""
+"""Most steps and most seconds of the timing of both ways in turns, after a warm-up step."""
 
 RunOne = Callable[[int, Prepare], None]
 """Executes one run by its number: `candidate.train` with the given `prepare`. Raises nothing."""
 
 
 @dataclass(frozen=True)
-class Choice:
-    """Which way is faster, for one step of one run.
+class TimedChoice:
+    """The faster way, with the time of one step of one run.
 
     Attributes:
         batched: whether the runs are trained together.
-        alone_s: by itself, with the native operators; NaN where it was not timed.
-        together_s: its share of the batched computation; infinite where that cannot be.
-        why: the two numbers in a sentence, or why it cannot be.
+        alone_s: of a step alone, with the native operators; NaN if it was not timed.
+        together_s: its share of the batched computation; infinite if that fails.
+        why: the two times in a sentence, or the reason of the failure.
     """
 
     batched: bool
@@ -130,15 +130,15 @@ class Choice:
     why: str
 
 
-def train_together(configs: Sequence[RunConfig], run_one: RunOne, tell: Tell) -> Choice:
-    """Execute runs of one shape, together or one after the other, whichever is faster.
+def train_together(configs: Sequence[RunConfig], run_one: RunOne, tell: Tell) -> TimedChoice:
+    """Execute runs of one shape, together or one after the other, in the faster way.
 
     Scores are those of single runs up to rounding.
 
     Args:
         configs: two or more.
-        run_one: executes a run; called from a thread for each where they are trained together.
-        tell: given the choice and its reason, before the first run begins.
+        run_one: executes a run; called from a thread for each if they are trained together.
+        tell: gets the choice and its reason before the first run begins.
 
     Raises:
         ConfigError: the runs differ in more than seed, step size and weight decay, or have several
@@ -165,7 +165,7 @@ def train_together(configs: Sequence[RunConfig], run_one: RunOne, tell: Tell) ->
     return choice
 
 
-def measure(plans: Sequence[RunPlan]) -> Choice:
+def measure(plans: Sequence[RunPlan]) -> TimedChoice:
     """Time a step of one run alone, and of all of them together."""
     plan, n = plans[0], len(plans)
     backend = plan.workers[0].backend
@@ -190,7 +190,7 @@ def measure(plans: Sequence[RunPlan]) -> Choice:
         except (RuntimeError, ValueError, TypeError, NotImplementedError) as error:
             what = " ".join(str(error).split())[:200]
             why = f"{n} runs one after the other: as one batched computation they fail: {what}"
-            return Choice(False, math.nan, math.inf, why)
+            return TimedChoice(False, math.nan, math.inf, why)
     finally:
         one.close()
     together_s = all_s / n
@@ -200,18 +200,18 @@ def measure(plans: Sequence[RunPlan]) -> Choice:
         f"{n} runs {how}: a step takes {alone_s * 1e3:.2f} ms alone, "
         f"{together_s * 1e3:.2f} ms as one of {n}"
     )
-    return Choice(batched, alone_s, together_s, why)
+    return TimedChoice(batched, alone_s, together_s, why)
 
 
 def _clock(plan: RunPlan) -> Callable[[], float]:
-    """Return what tells the time: of one CPU thread, what it computed and not what others did."""
+    """Return a clock: for one CPU thread the process time, which excludes other programs."""
     (worker,) = plan.workers
     on_one_core = worker.backend.endswith(":cpu") and worker.threads == 1
     return time.process_time if on_one_core else time.perf_counter
 
 
 def _shortest(clock: Callable[[], float], *ways: Callable[[], object]) -> list[float]:
-    """Return the shortest time of each way; other programs only ever make one longer."""
+    """Return the shortest time of each way: other programs can only lengthen one."""
     for way in ways:
         way()
     times: list[list[float]] = [[] for _ in ways]
@@ -224,7 +224,7 @@ def _shortest(clock: Callable[[], float], *ways: Callable[[], object]) -> list[f
 
 
 def in_threads(plans: Sequence[RunPlan], run_one: RunOne) -> None:
-    """Execute runs of one shape as one computation, each in a thread of its own."""
+    """Execute runs of one shape as one computation, each in its own thread."""
     plan, n = plans[0], len(plans)
     compute = partial(_compute, plan.model, plan.layout.slots, plan.workers[0].backend)
     barrier = GradientBarrier(n, compute)

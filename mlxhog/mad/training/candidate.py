@@ -1,9 +1,9 @@
 """Train one candidate on one task, score it, and save it as a checkpoint.
 
-One worker trains in this process; its framework is imported once, and what a run allocates goes
-with the run. Several are processes of their own, those of `mlxhog train`: a dead one is replaced,
-and one of them scores the held-out rows now and then while the others go on. Arena, optimizer,
-strategy, steps and the course of a run are the same either way.
+One worker trains in this process: its framework is imported once, and the memory of a run is freed
+at its end. Several workers are the processes of `mlxhog train`: a dead one is replaced, and one of
+them scores the held-out rows at times while the others train. Arena, optimizer, strategy, steps and
+the course of a run are the same in both cases.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from mlxhog.mad.run import Callbacks, RunConfig, RunResult
 from mlxhog.mad.tasks.dataset import ceiling
 from mlxhog.mad.training.evaluation import (
     SCORES_SEGMENT,
+    Accuracies,
     Evaluations,
     MeanLoss,
-    Scores,
     ScoreSlot,
     interval,
     score,
@@ -52,7 +52,7 @@ from mlxhog.training.session import Session
 from mlxhog.training.steps import Steps
 
 Prepare = Callable[[Context], None]
-"""Changes what a worker computes or writes with, before its first step."""
+"""Changes the backend or the optimizer of a worker before its first step."""
 
 
 def no_preparation(context: Context) -> None:
@@ -71,27 +71,25 @@ def train(
 ) -> RunResult:
     """Train a candidate by its protocol, and score it on the task's held-out rows.
 
-    With one worker the numbers depend on `config` and on nothing else; not on what ran in this
-    process before, nor on what runs beside it.
+    With one worker the numbers depend on `config` only, not on earlier or other runs.
 
     Args:
         config: the run.
-        callbacks: told of steps and evaluations, and asked at rungs. Its `beat` may raise
-            KeyboardInterrupt: the run is evaluated once more and is "interrupted"; raised again, it
-            leaves this function.
-        rungs: steps at which the run is evaluated and `callbacks.should_prune` asked.
+        callbacks: called at steps, evaluations and rungs. Its `beat` may raise KeyboardInterrupt:
+            the run is evaluated once more and is "interrupted"; a second one leaves this function.
+        rungs: steps at which the run is evaluated and `callbacks.should_prune` is called.
         worker_options: options of `TrainConfig` for several workers, see `WORKER_OPTIONS`.
-        on_end: called with the arena, at rest, before it goes; not for a diverged run.
-        tell: given what the user should know: choices made for the machine, workers that died.
+        on_end: called with the arena, at rest, before it is removed; not for a diverged run.
+        tell: gets messages for the user: choices for this machine, dead workers.
         prepare: called with the context of the one worker before its first step.
 
     Returns:
         The result; its status is "done", "diverged", "pruned" or "interrupted".
 
     Raises:
-        ConfigError: the configuration cannot be; nothing has been drawn.
+        ConfigError: the configuration is impossible; no row has been drawn.
         EnvironmentLacks: a backend, or memory, is missing.
-        WorkerFailed: one of several workers died too often; its log is kept, and named.
+        WorkerFailed: one of several workers died too often; the message names its log.
     """
     plan = make_run_plan(config, worker_options)
     for note in plan.notes:
@@ -108,10 +106,10 @@ def train(
 
 
 class TrainingRun(Session):
-    """A run while it lives: steps, evaluations in between, and one where it ends.
+    """A run in progress: steps, evaluations between them, and one at the end.
 
-    A kind of run says how its workers start, what they do between two looks at them (`poll`), and
-    who scores.
+    A subclass defines the start of its workers, their work between two looks (`poll`), and the
+    scoring.
     """
 
     def __init__(
@@ -133,12 +131,12 @@ class TrainingRun(Session):
             callbacks=callbacks,
             rungs=rungs,
         )
-        self.scores = Scores(0.0, 0.0)
+        self.scores = Accuracies(0.0, 0.0)
         self.losses = MeanLoss()
         self.began_ns = self.ended_ns = 0
 
     def execute(self, on_end: Callable[[Arena], None]) -> RunResult:
-        """Train until the evaluations or the budget end the run, or its gradients are lost."""
+        """Train until the evaluations or the budget end the run, or it diverges."""
         try:
             status = self._train_and_score()
         except Diverged:
@@ -177,11 +175,11 @@ class TrainingRun(Session):
             self.wait_for_scores()
 
     def steps(self) -> int:
-        """Steps so far."""
+        """Return the steps so far."""
         return self.arena.counters.load("steps")
 
-    def take(self, step: int, at_ns: int, scores: Scores) -> None:
-        """Take an evaluation that was made after `step` steps."""
+    def take(self, step: int, at_ns: int, scores: Accuracies) -> None:
+        """Record an evaluation after `step` steps."""
         self.scores, self.ended_ns = scores, at_ns
         seconds = (at_ns - self.began_ns) / 1e9
         self.evaluations.take(step, seconds, self.losses.pop(at_ns), scores)
@@ -192,17 +190,17 @@ class TrainingRun(Session):
 
     @abstractmethod
     def request_scores(self) -> None:
-        """Have the held-out rows scored; `take` gets the result, maybe later."""
+        """Start the scoring of the held-out rows; `take` gets the result, maybe later."""
 
     def is_scoring(self) -> bool:
-        """Whether scores were requested that have not come."""
+        """Whether requested scores are missing."""
         return False
 
     def rest(self) -> None:
-        """Let every step in progress end."""
+        """Wait until every step in progress has ended."""
 
     def wait_for_scores(self) -> None:
-        """Wait until a worker at rest has scored what was requested."""
+        """Wait until a worker at rest has scored the rows."""
 
 
 _starting = threading.Lock()  # of several runs in threads, as `batched` has them
@@ -223,7 +221,7 @@ class OneWorker(TrainingRun):
         self._stack, self._prepare = stack, prepare
 
     def start(self) -> None:
-        """Load the framework, and put the worker's own arrays in place."""
+        """Load the framework, and make the worker's arrays."""
         pid = os.getpid()
         entry = self.arena.workers.acquire_slot(pid, process_start_time(pid), slot=1)
         job = self._job(entry.slot)
@@ -238,7 +236,7 @@ class OneWorker(TrainingRun):
         self.worker_steps = Steps(job, self.context, ring, gradients)
 
     def steps_done(self) -> int:
-        """Steps so far: no other worker can die in the middle of one."""
+        """Return the steps so far: no other worker can die within one."""
         return self.steps()
 
     def poll(self, doing: Doing | None = None) -> None:
@@ -263,14 +261,14 @@ class OneWorker(TrainingRun):
         self.take(self.steps(), monotonic_ns(), scores)
 
     def report(self, message: str) -> None:
-        """Say nothing: messages are about processes."""
+        """Ignore a message: all are about processes."""
 
     def drain(self) -> None:
-        """Take in nothing: `poll` reads the worker itself."""
+        """Do nothing: `poll` reads the worker itself."""
 
 
 class SeveralWorkers(TrainingRun):
-    """A run of several worker processes; `tell` is given what the user should know of them."""
+    """A run of several worker processes; `tell` gets messages about them."""
 
     poll_s = 0.02
 
@@ -288,15 +286,15 @@ class SeveralWorkers(TrainingRun):
         self._rings = [Ring(self.arena.segment(f"ring.{slot}")) for slot in slots]
         scores = self.arena.segment(SCORES_SEGMENT)
         self._score_slots = [ScoreSlot(scores, slot) for slot in slots]
-        self._asked_at: int | None = None  # restarts so far, while an evaluation is under way
+        self._asked_at: int | None = None  # restarts so far, during an evaluation
 
     def start(self) -> None:
-        """Start the processes, and wait for them."""
+        """Start the processes, and wait until they are ready."""
         self.supervisor.start()
         self.until(self.supervisor.ready, Doing(Activity.STARTING))
 
     def is_scoring(self) -> bool:
-        """Whether a worker scores, or is about to."""
+        """Whether a worker scores, or will."""
         return self._asked_at is not None
 
     def request_scores(self) -> None:
@@ -305,44 +303,44 @@ class SeveralWorkers(TrainingRun):
         self._asked_at = self.supervisor.restarts
 
     def rest(self) -> None:
-        """Let workers finish their steps, and take in what they recorded."""
+        """Let the workers finish their steps, and read their records."""
         self.supervisor.command(Command.REST)
         self.until(self.supervisor.resting, Doing(Activity.FINISHING))
         self.settle()
         self.drain()
 
     def wait_for_scores(self) -> None:
-        """Let one of the workers score, which all rest."""
+        """Let one of the resting workers score."""
         self.supervisor.command(Command.EVALUATE)
         self.until(lambda: not self.is_scoring(), Doing(Activity.SCORING))
 
     def report(self, message: str) -> None:
-        """Tell what the user should know of workers."""
+        """Pass on a message about workers."""
         self._tell(message)
 
     def poll(self, doing: Doing | None = None) -> None:
-        """Watch workers for a moment; an evaluation that died with its worker is asked for anew."""
+        """Watch the workers for a moment; request an evaluation again if its worker died."""
         super().poll(doing)
         if self._asked_at is not None and self.supervisor.restarts > self._asked_at:
             self.request_scores()
         self.callbacks.beat()
 
     def drain(self) -> None:
-        """Take in what workers have recorded."""
+        """Read the records of the workers."""
         scores = [slot.take() for slot in self._score_slots]
         for record in (record for ring in self._rings for record in ring.drain()):
             if record["kind"] == RecordKind.STEP:
                 self.losses.add(float(record["loss"]), int(record["t_ns"]))
-        for score_of in filter(None, scores):  # when the steps before it are known
+        for score_of in filter(None, scores):  # after the steps before it
             self._asked_at = None
             step, at_ns, values = score_of
             if not self.evaluations.curve or step > self.evaluations.curve[-1].step:
-                self.take(step, at_ns, values)  # asked for twice, it counts once
+                self.take(step, at_ns, values)  # requested twice, it counts once
 
 
 @contextlib.contextmanager
 def _logs() -> Iterator[Path]:
-    """A folder for what workers print; it stays where one of them died too often."""
+    """A folder for the logs of workers; it is kept if one of them died too often."""
     folder = Path(tempfile.mkdtemp(prefix="mlxhog-mad-"))
     try:
         yield folder
@@ -355,11 +353,11 @@ def _logs() -> Iterator[Path]:
 
 
 def save_checkpoint(config: RunConfig, target: Path, arena: Arena) -> None:
-    """Write a candidate's parameters, architecture and run; `saving.check_target` has agreed.
+    """Write a candidate's parameters, architecture and run, after `saving.check_target`.
 
     Raises:
-        CheckpointError: a parameter is not finite; nothing is left.
-        EnvironmentLacks: the disk is full, or the system refuses; nothing is left.
+        CheckpointError: a parameter is not finite; no file is left.
+        EnvironmentLacks: the disk is full, or the system refuses; no file is left.
     """
     model = make_run_plan(config).model
     params = {name: arena.param(name) for name in arena.layout.slots}
@@ -379,22 +377,22 @@ MOST_TIMED_NS = 10_000_000_000
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Seconds of one step, and of a run that takes every step it may."""
+class DurationEstimate:
+    """Seconds of one step, and of a run with the most steps."""
 
     step_s: float
     total_s: float
 
 
-def estimate(plan: RunPlan) -> Estimate | None:
-    """Train a few steps for the clock; None where several workers would have to be started."""
+def estimate(plan: RunPlan) -> DurationEstimate | None:
+    """Time a few steps; None for several workers, which would have to be started."""
     if len(plan.workers) > 1:
         return None
     with ExitStack() as stack:
         run = OneWorker(replace(plan, limit=plan.limit + 1), stack, Callbacks())
         run.start()
         run.train()
-        run.worker_steps.step()  # sets up what is set up once
+        run.worker_steps.step()  # the first one compiles and allocates
         began_ns, steps = monotonic_ns(), 0
         while steps < min(TIMED_STEPS, plan.limit) and monotonic_ns() - began_ns < MOST_TIMED_NS:
             run.worker_steps.step()
@@ -405,4 +403,4 @@ def estimate(plan: RunPlan) -> Estimate | None:
         evaluation_s = (monotonic_ns() - began_ns) / 1e9
     every = interval(plan.asked.protocol, plan.per_epoch)
     total_s = plan.limit * step_s + -(-plan.limit // every) * evaluation_s
-    return Estimate(step_s, total_s)
+    return DurationEstimate(step_s, total_s)

@@ -1,14 +1,14 @@
-"""The evaluations of a run: when they are made, what the held-out rows score, what ends the run.
+"""The evaluations of a run: their steps, the accuracies of the held-out rows, the end of the run.
 
-Rows are scored in the process that trains, or as a side job of one of several workers, which leaves
-its newest score in the arena, where it stays until it is read:
+Rows are scored in the process that trains, or as a side job of one of several workers, which
+writes its newest score into the arena, where it stays until it is read:
 
     segment  byte        type    meaning
-    scores   256 k       u64     scores that the worker of slot k + 1 has left, n
-             256 k + 8   RECORD  the newest, where n is even, and at 256 k + 128 where it is odd
+    scores   256 k       u64     n, the number of scores from the worker of slot k + 1
+             256 k + 8   RECORD  the newest if n is even; if n is odd, it is at 256 k + 128
 
-When it scores again, it writes beside the newest one; the supervisor asks again once it has read
-that.
+The worker writes the next score beside the newest; the supervisor requests one after it has read
+the last.
 """
 
 from __future__ import annotations
@@ -39,21 +39,21 @@ if TYPE_CHECKING:
     from mlxhog.mad.training.run_plan import TaskRows
 
 DEFAULT_STEPS = 2_000
-"""Where neither steps nor epochs are given."""
+"""Of a run without steps and epochs."""
 
 LEAST_STEPS = 25
-"""Between two evaluations, where no interval is given: epochs of memorization have two steps."""
+"""Between two evaluations without an interval: epochs of memorization have two steps."""
 
 
 def step_limit(protocol: Protocol, per_epoch: int) -> int:
-    """Return the most steps a run may take, of which an epoch has `per_epoch`."""
+    """Return the most steps of a run with `per_epoch` steps in an epoch."""
     if protocol.epochs is not None:
         return protocol.epochs * per_epoch
     return DEFAULT_STEPS if protocol.steps is None else protocol.steps
 
 
 def most_steps(config: RunConfig) -> int:
-    """Return the most steps that a run of one worker takes."""
+    """Return the most steps of a run of one worker."""
     per_epoch = math.ceil(config.settings["train_rows"] / config.protocol.batch_size)
     return step_limit(config.protocol, per_epoch)
 
@@ -64,10 +64,10 @@ def interval(protocol: Protocol, per_epoch: int) -> int:
 
 
 @dataclass(frozen=True)
-class Scores:
+class Accuracies:
     """Accuracies over the scored positions, in [0, 1]; see `mad/tasks/dataset.py`.
 
-    Those of the validation rows are None where none were drawn.
+    Those of the validation rows are None if there are none.
     """
 
     acc_token: float
@@ -76,7 +76,7 @@ class Scores:
     val_macro: float | None = None
 
     def deciding(self, select: str) -> tuple[float, float]:
-        """Return both accuracies of the rows that decide, "test" or "val"."""
+        """Return both accuracies of the selecting rows, "test" or "val"."""
         if select == "test":
             return self.acc_token, self.acc_macro
         assert self.val_token is not None
@@ -89,8 +89,8 @@ class Evaluations:
 
     Attributes:
         limit: most steps.
-        curve: every evaluation, of the rows that decide.
-        status: how the run ends, "done" or "pruned"; None while it goes on.
+        curve: every evaluation, of the selecting rows.
+        status: "done" or "pruned"; None while the run continues.
     """
 
     def __init__(
@@ -116,8 +116,8 @@ class Evaluations:
         rungs = (rung for rung in self._rungs if rung > step)
         return min(self.limit, regular, next(rungs, self.limit))
 
-    def take(self, step: int, seconds: float, loss: float, scores: Scores) -> None:
-        """Take an evaluation after `step` steps, `seconds` after the first; it may end the run."""
+    def take(self, step: int, seconds: float, loss: float, scores: Accuracies) -> None:
+        """Record an evaluation `step` steps and `seconds` after the begin; it may end the run."""
         before = self.curve[-1].step if self.curve else 0
         token, macro = scores.deciding(self._protocol.select)
         point = Point(step=step, seconds=seconds, loss=loss, acc_token=token, acc_macro=macro)
@@ -128,7 +128,7 @@ class Evaluations:
         else:
             self._since_best += 1
         patience = self._protocol.patience
-        if self.status is not None:  # of workers that were told to stop
+        if self.status is not None:  # of workers that are stopping
             return
         if (
             token >= self._protocol.stop_accuracy
@@ -141,11 +141,11 @@ class Evaluations:
         ):
             self.status = "pruned"
 
-    def result(self, status: str, steps: int, seconds: float, scores: Scores) -> RunResult:
-        """Return what the run came to; accuracies of a diverged one are 0."""
+    def result(self, status: str, steps: int, seconds: float, scores: Accuracies) -> RunResult:
+        """Return the result of the run; accuracies of a diverged one are 0."""
         if status == "diverged":
             none = None if scores.val_token is None else 0.0
-            scores = Scores(0.0, 0.0, none, none)
+            scores = Accuracies(0.0, 0.0, none, none)
         return RunResult(
             status=status,
             steps=steps,
@@ -160,41 +160,40 @@ class Evaluations:
 
 
 class MeanLoss:
-    """Mean over the steps between two evaluations; losses that are not finite count as none."""
+    """Mean over the steps between two evaluations, without losses that are not finite."""
 
     def __init__(self) -> None:
         self._steps: list[tuple[int, float]] = []
 
     def add(self, loss: float, at_ns: int = 0) -> None:
-        """Take in the loss of one step, in nats, and when it was applied."""
+        """Add the loss of one step, in nats, and the time of its update."""
         if math.isfinite(loss):
             self._steps.append((at_ns, loss))
 
     def pop(self, until_ns: int | None = None) -> float:
-        """Return the mean and begin anew; NaN where there was no step.
-
-        Steps later than `until_ns` count for the next mean.
-        """
+        """Return the mean of the steps up to `until_ns` and remove them; NaN without a step."""
         losses = [loss for at, loss in self._steps if until_ns is None or at <= until_ns]
         self._steps = [step for step in self._steps if until_ns is not None and step[0] > until_ns]
         return math.fsum(losses) / len(losses) if losses else math.nan
 
 
 MOST_NUMBERS = 1 << 22
-"""Of the widest array of one piece: large enough for speed, small beside a gradient's."""
+"""Of the widest array of one piece: large enough for speed, small beside a gradient."""
 
 WIDEST_LAYER = 8
-"""Times the model's width: about what the inside of a layer keeps of a position."""
+"""Times the model's width: about the numbers of a position inside a layer."""
 
 
-def score(backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[], None]) -> Scores:
+def score(
+    backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[], None]
+) -> Accuracies:
     """Score test and validation rows at the parameters in the backend's inbox."""
     values: list[float] = []
     for split, (x, y) in rows.splits().items():
         if split != "train":
             predictions = predict(backend, x, model, beat=beat)
             values += [acc_token(y, predictions), acc_macro(y, predictions)]
-    return Scores(*values)
+    return Accuracies(*values)
 
 
 def predict(
@@ -219,25 +218,25 @@ RECORD = np.dtype(
         ("t_ns", "<u8"),  # when the parameters were read
         ("acc_token", "<f8"),  # of the test rows
         ("acc_macro", "<f8"),
-        ("val_token", "<f8"),  # of the validation rows, where there are some
+        ("val_token", "<f8"),  # of the validation rows, NaN without them
         ("val_macro", "<f8"),
     ]
 )
 
 
 def scores_segment(workers: int) -> tuple[str, int]:
-    """Type and length of the arena's segment; see `arena.plan`."""
+    """Return type and length of the arena's segment; see `arena.plan`."""
     return "uint8", workers * SLOT_BYTES
 
 
 class ScoreSlot:
-    """One worker's scores, over its part of the arena's segment.
+    """One worker's scores, in its part of the arena's segment.
 
-    Concurrency: one process leaves, one takes.
+    Concurrency: one process calls `leave`, one calls `take`.
     """
 
     def __init__(self, data: NDArray[np.uint8], slot: int) -> None:
-        """Wrap the part of slot `slot`; scores that were left before are not taken."""
+        """Wrap the part of slot `slot`; earlier scores are not taken."""
         self._line = data[(slot - 1) * SLOT_BYTES : slot * SLOT_BYTES]
         self._last_taken = self._count()
 
@@ -248,25 +247,25 @@ class ScoreSlot:
         begin = 128 if count % 2 else 8
         return self._line[begin : begin + RECORD.itemsize].view(RECORD)
 
-    def leave(self, steps: int, t_ns: int, scores: Scores) -> None:
+    def leave(self, steps: int, t_ns: int, scores: Accuracies) -> None:
         """Write a score, then publish it."""
         count = self._count() + 1
         numbers = [math.nan if number is None else number for number in astuple(scores)]
         self._place(count)[0] = (steps, t_ns, *numbers)
         _native.store_u64(self._line, 0, count)
 
-    def take(self) -> tuple[int, int, Scores] | None:
-        """Return the newest score, as `leave` got it, if it has not been taken."""
+    def take(self) -> tuple[int, int, Accuracies] | None:
+        """Return the newest score, as passed to `leave`; None if it was taken."""
         count = self._count()
         if count == self._last_taken:
             return None
         self._last_taken = count
         steps, t_ns, token, macro, *val = self._place(count).copy()[0].item()
-        return steps, t_ns, Scores(token, macro, *(None if math.isnan(n) else n for n in val))
+        return steps, t_ns, Accuracies(token, macro, *(None if math.isnan(n) else n for n in val))
 
 
 class ScoreJobs:
-    """Evaluations in a worker; each that is asked for is taken on by one worker."""
+    """Evaluations in a worker; one worker takes each request."""
 
     def __init__(
         self, task_rows: TaskRows, model: MADConfig, job: Job, context: Context, ring: Ring
@@ -276,7 +275,7 @@ class ScoreJobs:
         self._scores = ScoreSlot(context.arena.segment(SCORES_SEGMENT), job.slot)
 
     def serve(self) -> None:
-        """Score the rows if that is asked for, and no other worker does."""
+        """Score the rows if that is requested and no other worker does it."""
         context = self._context
         if not takes_on(context, "eval_asked", "eval_taken"):
             return
@@ -287,5 +286,5 @@ class ScoreJobs:
         self._scores.leave(steps, read_ns, scores)
 
     def evaluate_rest(self) -> None:
-        """Score all rows: they are too few to share out."""
+        """Score all rows: they are too few to divide."""
         self.serve()

@@ -1,6 +1,6 @@
-"""The plan of a candidate's training run, before anything is started; and its training rows.
+"""The plan of a candidate's training run, before its start, and its training rows.
 
-Everything that can be wrong with a configuration is found here.
+It checks the whole configuration.
 """
 
 from __future__ import annotations
@@ -38,15 +38,15 @@ from mlxhog.training import kernel_choice
 from mlxhog.training.job import Setup, plan_layout
 
 KEPT = 2
-"""Data sets that a process keeps: candidates are mostly compared on the same one."""
+"""Data sets in the memory of a process: candidates are mostly compared on the same one."""
 
 
 @dataclass(frozen=True)
 class TaskRows:
-    """Which rows; hashable, and small enough to send to a worker.
+    """The definition of a data set; hashable, and small enough to send to a worker.
 
     Attributes:
-        settings: of the task; those of a user's task make another process load its file.
+        settings: of the task; to unpickle those of a user's task, a process loads its file.
         seed: of the rows, and of their order.
         batch_size: rows of one batch.
         labels: of training rows, "dense" or "scored".
@@ -58,7 +58,7 @@ class TaskRows:
     labels: str = "dense"
 
     def dataset(self) -> Dataset:
-        """Return the rows; drawn again only where others were asked for since."""
+        """Return the rows, drawn unless they are in the cache."""
         return _dataset(self.settings, self.seed, self.labels)
 
     def batches(self) -> RowBatches:
@@ -73,16 +73,16 @@ def _dataset(settings: Settings, seed: int, labels: str) -> Dataset:
 
 
 class RowBatches:
-    """The training rows of every epoch, each exactly once, in an order of its own.
+    """The training rows of every epoch, each exactly once, in the order of that epoch.
 
-    The last batch of an epoch is smaller where the batch size does not divide their number.
+    The last batch of an epoch is smaller if the batch size does not divide the number of rows.
 
-    Concurrency: any process that builds the same object gets the same batches. One object is not
-    for several threads.
+    Concurrency: equal objects in different processes give equal batches. One object is not for
+    several threads.
     """
 
     def __init__(self, x: NDArray[np.int32], y: NDArray[np.int32], task_rows: TaskRows) -> None:
-        """Take the rows and their order."""
+        """Compute the order of the rows."""
         self._x, self._y, self._size = x, y, task_rows.batch_size
         settings = tuple(sorted(asdict(task_rows.settings).items()))
         self._order = Order(len(x), f"{task_rows.settings.task}|{settings}", task_rows.seed)
@@ -93,7 +93,7 @@ class RowBatches:
         return -(-self._order.n // self._size)
 
     def example(self) -> Batch:
-        """Return a batch of the same shape as many, to try a model with."""
+        """Return a batch of the usual shape, for a trial of a model."""
         return self.at(0, 0)
 
     def at(self, epoch: int, ticket: int) -> Batch:
@@ -120,7 +120,7 @@ class RunPlan(Setup):
     Attributes:
         asked: the run as it was asked for; `config` is the same in the words of `mlxhog train`.
         model: the architecture.
-        task_rows: what it trains on and is scored by; not drawn yet.
+        task_rows: its rows, not drawn yet.
         limit: most steps.
         per_epoch: steps of an epoch.
     """
@@ -159,7 +159,7 @@ def model_of(config: RunConfig) -> MADConfig:
     """Return the candidate as a model for its task.
 
     Raises:
-        ConfigError: a setting of the task, or a size, cannot be.
+        ConfigError: a setting of the task, or a size, is impossible.
     """
     task = tasks.find(config.task)
     settings = tasks.resolve(task.name, config.settings)
@@ -174,10 +174,10 @@ def model_of(config: RunConfig) -> MADConfig:
 
 
 def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None = None) -> RunPlan:
-    """Check a run against its task and this machine; draws no row and imports no framework.
+    """Check a run against its task and this machine, without a row and without a framework.
 
     Raises:
-        ConfigError: a setting, a size or a mix cannot be.
+        ConfigError: a setting, a size or a mix of backends is impossible.
         EnvironmentLacks: a backend is missing.
     """
     task = tasks.find(config.task)
@@ -239,7 +239,7 @@ def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None
 def _training(
     config: RunConfig, workers: tuple[WorkerSpec, ...], worker_options: Mapping[str, object]
 ) -> TrainConfig:
-    """Say the protocol in the words of `mlxhog train`."""
+    """Return the protocol as options of `mlxhog train`."""
     assert set(worker_options) <= set(WORKER_OPTIONS)
     protocol = config.protocol
     how: dict[str, object] = {"strategy": Hogwild.name, **worker_options}
@@ -248,7 +248,7 @@ def _training(
             "strategy sim is for mlxhog train: workers of a candidate are processes; with "
             "strategy=round_robin their gradients are P - 1 steps old, and runs repeat bit for bit"
         )
-    if len(workers) == 1:  # nothing runs beside it: every strategy is this one
+    if len(workers) == 1:  # without another worker, every strategy is this one
         live = workers[0].backend == "torch:cpu"  # where sharing memory costs nothing
         numbers = STRATEGIES.numbers()
         how = {name: value for name, value in how.items() if name not in numbers}

@@ -1,10 +1,10 @@
-"""Candidates of a study that train one embedding table together, each adding its rows lock-free.
+"""Candidates of a study that train one embedding table together, with lock-free additions of rows.
 
 All candidates on one setting, with one seed and at one optimiser point, read and write one table
-(V, d) in one arena, whichever process they are in; everything else is a candidate's own, its
-moments of the table included. One that begins later finds the table as the others left it.
+(V, d) in one arena, in any process; each has its own optimizer state and other parameters. A later
+candidate begins with the table as the others left it.
 
-How this changes the ranking is for the board to show, beside the same study without it.
+`mad board` compares the ranking with that of the same study without it.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ WRITE = "racy"
 
 
 def common(config: RunConfig) -> str:
-    """Return what the runs that share a table have in common: all but layers and their files."""
+    """Return the common part of the runs that share a table: all but layers and their files."""
     values = config.to_dict()
     del values["layers"]
     values.pop(FILES, None)
@@ -43,17 +43,17 @@ def common(config: RunConfig) -> str:
 
 @contextmanager
 def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
-    """Create a table for each of some runs, of any one candidate; they go with the block.
+    """Create a table for each run of a candidate; the end of the block removes them.
 
     Args:
-        configs: every run of a candidate; other candidates' have the same tables.
+        configs: every run of any candidate; the runs of the others use the same tables.
 
     Yields:
-        How a run is executed, in this process or in one spawned meanwhile on this machine.
+        The function that executes a run, in this process or in one spawned from the block.
 
     Raises:
         ConfigError: a run has several workers.
-        EnvironmentLacks: not enough memory.
+        EnvironmentLacks: there is not enough memory.
     """
     names: dict[str, str] = {}
     specs, seeds = {}, {}
@@ -78,11 +78,11 @@ def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
 
 @dataclass
 class SharedRun:
-    """Executes runs whose embedding is shared; picklable while a process is spawned.
+    """Executes runs with a shared embedding; picklable while a process is spawned.
 
     Attributes:
         handle: of the arena with the tables.
-        names: what runs have in common -> name of their table.
+        names: `common` of a run -> name of its table.
     """
 
     handle: ArenaHandle
@@ -99,8 +99,8 @@ class SharedRun:
     ) -> RunResult:
         """Execute a run, as `candidate.train` does.
 
-        Concurrency: others add to the same table meanwhile; an element's simultaneous increments
-        may be lost, none is torn.
+        Concurrency: other runs add to the same table; simultaneous increments of an element may be
+        lost, none is torn.
         """
         if self._arena is None:  # once in a process
             self._arena = Arena.from_handle(self.handle, write=WRITE)
@@ -114,17 +114,17 @@ class SharedRun:
 
 
 class SharedEmbedding(Optimizer):
-    """A run's optimizer, whose steps of the embedding go to a shared table.
+    """A run's optimizer that updates a shared table in place of the run's embedding.
 
-    The run's own embedding is a copy of the table, taken again after every step.
+    The run's embedding is a copy of the table, renewed after every step.
     """
 
     def __init__(self, context: Context, shared: Arena, name: str) -> None:
-        """Copy the table into the run's own embedding."""
+        """Copy the table into the run's embedding."""
         self._own: Optimizer = context.optimizer
         self._copy: Float32 = context.arena.param(EMBEDDING)
         self._table: Float32 = shared.param(name)
-        # The table by itself: its moments are as long as it is, not as all tables are.
+        # The one table: its moments are as long as it, not as all tables.
         self._slot: Slot = replace(shared.layout.slots[name], name=EMBEDDING, offset=0)
         self._mode = updates.WRITE_MODES[shared.write]
         self._copy[...] = self._table
@@ -145,7 +145,7 @@ class SharedEmbedding(Optimizer):
         return self._own.metal_rule
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
-        """Apply one update, of the embedding to the table."""
+        """Apply one update; that of the embedding goes to the table."""
         own = [(slot, grad) for slot, grad in pairs if slot.name != EMBEDDING]
         of_table = [(self._slot, grad) for slot, grad in pairs if slot.name == EMBEDDING]
         self._own.update(target, own, step)
@@ -153,7 +153,7 @@ class SharedEmbedding(Optimizer):
         self._copy[...] = self._table
 
     def _of_table(self, target: Target) -> Target:
-        """The table, and this run's own moments of it."""
+        """The table, with this run's moments of it."""
         slot = target.slots[EMBEDDING]
         here = slice(slot.offset, slot.offset + slot.size)
         return Target(

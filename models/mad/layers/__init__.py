@@ -57,7 +57,7 @@ for _layer in BUILT_IN:
 
 @choices.LAYERS.checked_by
 def _check(layer: type[Any]) -> None:
-    """Raise a ConfigError that says what a class lacks as a layer."""
+    """Raise a ConfigError if a class lacks a part of a layer; the message names the part."""
     params = getattr(layer, "__dataclass_params__", None)
     if params is None or not params.frozen:
         raise ConfigError("a layer is a dataclass(frozen=True, kw_only=True)")
@@ -76,7 +76,7 @@ def _check(layer: type[Any]) -> None:
 
 
 def make(name: str, numbers: Mapping[str, object] | None = None) -> Layer:
-    """Make a layer from what a YAML file says of it.
+    """Make a layer from its name and its numbers.
 
     Args:
         name: a key of `known()`.

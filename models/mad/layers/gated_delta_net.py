@@ -1,4 +1,4 @@
-"""Gated DeltaNet: a memory that replaces what it held for a key, and forgets as a whole.
+"""Gated DeltaNet: a memory that replaces the value of a key, and decays as a whole.
 
     q, k, v = SiLU(conv_k(W u))                  depthwise, causal; heads of dh = d / heads
     q, k = q / |q| / sqrt(dh), k / |k|           of every head, by RMSNorm
@@ -48,7 +48,7 @@ class GatedDeltaNet(FixedState):
     """Numbers of the layer: heads, taps of the convolution, and whether the memory decays."""
 
     name: ClassVar[str] = "gated-delta-net"
-    about: ClassVar[str] = "a memory that replaces what it held for a key, and forgets as a whole"
+    about: ClassVar[str] = "a memory that replaces the value of a key, and decays as a whole"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
     heads: int = 4

@@ -1,4 +1,4 @@
-"""A YAML file of a candidate becomes the flat list; every mistake is told with its place."""
+"""A YAML file of a candidate becomes the flat list; errors name the place of a mistake."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""A candidate in a YAML file is a language model like any other: every command takes it."""
+"""A candidate in a YAML file is a language model for every command."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MIXED = {"workers": "torch:cpu,mlx:cpu", "eval_every": "1h", "steps": 25}
 
 @pytest.fixture(scope="module")
 def first(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """What a run of workers of both frameworks came to."""
+    """The result of a run with workers of both frameworks."""
     folder = tmp_path_factory.mktemp("winner")
     result = train(small_config(folder, model=candidate(folder), **MIXED))
     assert result.status == "done"
@@ -59,7 +59,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
 def texts(
     capsys: pytest.CaptureFixture[str], model: Path, backend: str, prompts: Sequence[str]
 ) -> list[str]:
-    """Greedy answers to prompts that are answered together."""
+    """Greedy answers to a batch of prompts."""
     lines = model.parent / "prompts.txt"
     lines.write_text("\n".join(prompts) + "\n")
     result = told(
@@ -197,7 +197,7 @@ def test_an_autoencoder_is_no_language_model(tmp_path: Path) -> None:
 
 
 def saved(folder: Path, text: str) -> str:
-    """The checkpoint of a candidate that nobody has trained."""
+    """The checkpoint of an untrained candidate."""
     cfg = load_candidate(candidate(folder, text))
     return str(checkpoint.latest(saved_run(folder / "runs", "untrained", cfg)))
 

@@ -79,7 +79,7 @@ def test_parity_notices_a_reference_that_says_something_else(
 
 @pytest.fixture(scope="module")
 def undeclared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A layer that reads a parameter which it does not declare."""
+    """A layer that reads an undeclared parameter."""
     change = ('None, None, p["z_proj.bias"]', 'None, None, p["z_proj.bia"]')
     return other(tmp_path_factory.mktemp("layers"), "undeclared", change)
 

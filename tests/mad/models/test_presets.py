@@ -1,4 +1,4 @@
-"""Blocks by their known names expand to layers; what is ambiguous is asked for."""
+"""Presets of blocks expand to layers; ambiguous ones need another field."""
 
 from typing import Any
 

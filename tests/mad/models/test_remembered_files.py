@@ -1,4 +1,4 @@
-"""What is made of own layers remembers their file, which runs only if the user has named it."""
+"""Files with the user's layers remember the layers' file, which runs only if the user named it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EXAMPLE = Path(__file__).parents[3] / "examples" / "my_layer.py"
 
 @pytest.fixture
 def winner(tmp_path: Path) -> Path:
-    """A written architecture whose layer comes from my_layer.py beside it."""
+    """An architecture file with a layer from my_layer.py beside it."""
     (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
     words = ("my_layer swiglu", "--depth", "2", "--dim", "16", "--out", "w.yaml")
     ended = mlxhog(tmp_path, "mad", "scale", *words, "--plugin", "my_layer.py")

@@ -1,4 +1,4 @@
-"""A flat list of layers is a model's identity, however it was written."""
+"""A flat list of layers is a model's identity, for any spelling."""
 
 from dataclasses import fields
 from typing import Any, get_type_hints

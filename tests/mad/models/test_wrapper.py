@@ -1,4 +1,4 @@
-"""What is around the layers: vectors of positions, the auto-encoder, and how parameters begin."""
+"""The parts around the layers: position vectors, the auto-encoder, initial values."""
 
 import math
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Studies made by hand: every number of a report is known before."""
+"""Studies made by hand, with known numbers of a report."""
 
 import functools
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.study.store import Record, Store, create
+from mlxhog.mad.study.store import Store, StudyRecord, create
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Setting, expand, suite
 from mlxhog.models.mad.layers import make
@@ -20,21 +20,21 @@ TASKS = tuple(dict.fromkeys(setting.task for setting in SUITE.settings))
 STATE = {CONV: 256, CHANNELS: 0, MIXED: 128}
 WORTH = {CONV: 0.9, CHANNELS: 0.3, MIXED: 0.6}
 
-Change = Callable[[Record], Record | None]
+Change = Callable[[StudyRecord], StudyRecord | None]
 
 
-def unchanged(record: Record) -> Record | None:
+def unchanged(record: StudyRecord) -> StudyRecord | None:
     return record
 
 
 def accuracy(candidate: str, seed: int) -> float:
-    """Scores of the seeds 0, 1, 2 lie 0.01 apart around the candidate's worth."""
+    """Scores of the seeds 0, 1, 2 differ by 0.01 around the candidate's worth."""
     return WORTH[candidate] + 0.01 * (seed - 1)
 
 
 @functools.cache
-def runs() -> tuple[Record, ...]:
-    """Every run of the study, as if all of them had ended well."""
+def runs() -> tuple[StudyRecord, ...]:
+    """Every run of the study, all with status done."""
     return tuple(
         _record(candidate, setting, config)
         for candidate in CANDIDATES
@@ -42,7 +42,7 @@ def runs() -> tuple[Record, ...]:
     )
 
 
-RECORD = Record(
+RECORD = StudyRecord(
     key="",
     candidate="",
     config={},
@@ -64,7 +64,7 @@ RECORD = Record(
 )
 
 
-def _record(candidate: str, setting: Setting, config: RunConfig) -> Record:
+def _record(candidate: str, setting: Setting, config: RunConfig) -> StudyRecord:
     acc = accuracy(candidate, config.seed)
     return replace(
         RECORD,
@@ -86,14 +86,14 @@ def study(
 ) -> Store:
     """Write a study directory; `change` may change a record, or leave it out with None."""
     described = Study(candidates=CANDIDATES, suite="smoke", seeds=SEEDS)
-    with patch("os.fsync"):  # a crash of the machine is not what these tests are about
+    with patch("os.fsync"):  # these tests do not concern a crash of the machine
         store = create(root, name, replace(described, **definition).to_dict())
         for record in filter(None, map(change, runs())):
             store.append(record, curve(record))
     return store
 
 
-def curve(record: Record) -> list[Point]:
+def curve(record: StudyRecord) -> list[Point]:
     return [
         Point(
             step=step,

@@ -1,4 +1,4 @@
-"""`mlxhog mad board` and `mlxhog mad plot` as a user meets them."""
+"""`mlxhog mad board` and `mlxhog mad plot` through the real commands."""
 
 import csv
 import importlib.util

@@ -1,4 +1,4 @@
-"""What the tables of a study say, from studies whose every number is known."""
+"""The tables of a study, from studies with known numbers."""
 
 import csv
 import io

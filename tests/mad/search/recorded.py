@@ -4,7 +4,7 @@ from typing import Any
 
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.suites import Setting, Suite
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import make
@@ -35,7 +35,7 @@ def record(
     val: float | None = None,
     ceiling: float = 1.0,
     steps: int = 10,
-) -> Record:
+) -> StudyRecord:
     config = RunConfig(
         task=task,
         settings={"vocab": 16},
@@ -44,7 +44,7 @@ def record(
         protocol=Protocol(lr=lr, steps=10),
         seed=seed,
     )
-    return Record(
+    return StudyRecord(
         key=config.key(),
         candidate=candidate,
         config=config.to_dict(),

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from mlxhog.mad.search.candidates import Candidates
+from mlxhog.mad.search.candidates import CandidateSet
 from mlxhog.mad.search.space import Space, to_space
 from mlxhog.mad.suites import Suite
 from mlxhog.mad.tasks import resolve
@@ -13,11 +13,11 @@ KERNELS = {"type": "gated-conv", "kernel": [1, 2, 3, 4]}
 SMALL: dict[str, Any] = {"depth": 4, "mixers": [KERNELS], "channels": ["swiglu", "mlp"]}
 
 
-def candidates(**keys: Any) -> Candidates:
-    return Candidates(to_space(SMALL | keys), D, LENGTH)
+def candidates(**keys: Any) -> CandidateSet:
+    return CandidateSet(to_space(SMALL | keys), D, LENGTH)
 
 
-def candidates_of(space: Space, measured: Suite) -> Candidates:
+def candidates_of(space: Space, measured: Suite) -> CandidateSet:
     """The candidates of a space at the width and for the longest row of a suite."""
     longest = max(resolve(each.task, each.settings).length for each in measured.settings)
-    return Candidates(space, space.dim or measured.dim, longest)
+    return CandidateSet(space, space.dim or measured.dim, longest)

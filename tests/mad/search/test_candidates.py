@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import params, state
-from mlxhog.mad.search.candidates import Candidates, Layers, Sequences
+from mlxhog.mad.search.candidates import CandidateSet, Layers, Sequences
 from mlxhog.mad.search.space import DEEPEST, Space, to_space
 from mlxhog.models.mad.layers import BUILT_IN, at_width, make
 from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
@@ -54,9 +54,9 @@ def test_candidates_are_counted_and_numbered_as_if_all_were_tried(
     expected = enumerated(space)
     if not expected:
         with pytest.raises(ConfigError, match=r"no candidate|leaves no layer"):
-            Candidates(space, D, LENGTH)
+            CandidateSet(space, D, LENGTH)
         return
-    choices = Candidates(space, D, LENGTH)
+    choices = CandidateSet(space, D, LENGTH)
     assert choices.count == len(expected)
     assert list(choices) == expected
     assert all(layers in choices for layers in expected)
@@ -176,7 +176,7 @@ def test_a_candidate_that_no_rescaling_makes_fit_is_rejected():
 def test_every_mixer_with_a_memory_of_fixed_size_shrinks_by_a_third_and_keeps_its_kind(mixer: str):
     whole = state([make(mixer)], 64, 64)
     keys = {"depth": 1, "mixers": [mixer], "budget": {"state": 2 * whole // 3, "rescale": True}}
-    ((choices,),) = Candidates(to_space(keys), 64, 64)
+    ((choices,),) = CandidateSet(to_space(keys), 64, 64)
     assert choices.name == mixer
     assert 0 < state([choices], 64, 64) <= 2 * whole // 3
 
@@ -185,7 +185,7 @@ def test_a_space_may_have_every_layer_there_is():
     channels = [layer.name for layer in BUILT_IN if layer.kind == "channel"]
     budget = {"params": 60_000, "state": 5_000, "rescale": True}
     space = to_space({"depth": 2, "mixers": MIXERS, "channels": channels, "budget": budget})
-    choices = Candidates(space, 64, LENGTH)
+    choices = CandidateSet(space, 64, LENGTH)
     assert {layers[1].name for layers in choices} == set(channels)
     for layers in choices:
         assert params(layers, 64) <= 60_000
@@ -220,7 +220,7 @@ def test_rescaled_candidates_and_their_plans_correspond_one_to_one(
         }
     )
     try:
-        choices = Candidates(space, D, LENGTH)
+        choices = CandidateSet(space, D, LENGTH)
     except ConfigError:
         return
     every = list(choices)

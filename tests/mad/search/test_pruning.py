@@ -9,7 +9,7 @@ from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.pruning import Halving, rungs_of
 from mlxhog.mad.study import study as definition
 from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import Record
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.suites import expand, suite
 from tests.mad.report.sample import CONV, runs
@@ -40,18 +40,18 @@ def point(step: int, accuracy: float) -> Point:
 
 
 class Study:
-    """Runs that end, and a pruner that hears of them."""
+    """Runs that end, and a pruner that takes their results."""
 
     def __init__(self) -> None:
         self.curves: dict[str, list[Point]] = {}
-        self.records: list[tuple[PlannedRun, Record]] = []
+        self.records: list[tuple[PlannedRun, StudyRecord]] = []
         self.pruner = self.fresh()
 
     def fresh(self) -> Halving:
         return Halving(lambda key: self.curves[key])
 
     def rebuilt(self) -> Halving:
-        """What a resumed study has."""
+        """The state of a resumed study."""
         pruner = self.fresh()
         for run, record in self.records:
             pruner.ended(run, record)
@@ -67,7 +67,7 @@ class Study:
     ) -> None:
         last = curve[-1]
         self.curves[run.key] = list(curve)
-        record = Record(
+        record = StudyRecord(
             key=run.key,
             candidate=run.candidate,
             config=run.config.to_dict(),
@@ -120,8 +120,8 @@ def test_the_best_third_goes_on_and_the_others_are_given_up():
         study.finish(candidate, COPY, accuracy, 1.0)
         study.finish(candidate, COMPRESS, accuracy, 1.0)
     for candidate, accuracy, goes_on in (
-        (C, 0.4, False),  # the worst of three, of which one goes on
-        (D, 0.55, True),  # the second of four, of which two go on
+        (C, 0.4, False),  # the worst of three, of which one continues
+        (D, 0.55, True),  # the second of four, of which two continue
         (E, 0.54, False),  # the third of five
     ):
         study.finish(candidate, COPY, accuracy, 1.0)
@@ -248,8 +248,8 @@ def test_a_pruner_rebuilt_from_the_records_decides_as_the_one_that_is_gone():
 def test_a_candidate_that_was_given_up_is_told_as_worse_than_one_that_went_through_the_rest():
     planning = Planning(definition.Study(candidates=(CONV,), suite="smoke", seeds=(0,)))
     whole = [each for each in runs() if each.candidate == CONV and each.seed == 0]
-    assert planning.judge(CONV, whole).score == pytest.approx(0.89)
+    assert planning.judge(whole).score == pytest.approx(0.89)
     easy = [*whole[:2], replace(whole[2], status="pruned")]  # the three that follow are spared
-    assert planning.judge(CONV, easy).score == pytest.approx(0.89 / 2)
-    half = whole[:3]  # of one that is still to be run, what is known is its score
-    assert planning.judge(CONV, half).score == pytest.approx(0.89)
+    assert planning.judge(easy).score == pytest.approx(0.89 / 2)
+    half = whole[:3]  # without its missing runs, the score is that of the others
+    assert planning.judge(half).score == pytest.approx(0.89)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.mad.search.candidates import Candidates, Layers
+from mlxhog.mad.search.candidates import CandidateSet, Layers
 from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS, Evolution, Mutation, make_sampler
 from mlxhog.models.mad.sequence import canonical
 from tests.mad.search.spaces import candidates
@@ -34,8 +34,8 @@ def score(layers: Layers) -> float:
     return sum(right) + 0.5 * (kernels[:2] == [5, 2])
 
 
-def search(result: Candidates, name: str, seed: int, budget: int) -> list[Layers]:
-    """What a sampler proposes, one candidate at a time."""
+def search(result: CandidateSet, name: str, seed: int, budget: int) -> list[Layers]:
+    """The proposals of a sampler, one candidate at a time."""
     sampler = make_sampler(name, result, seed)
     proposed = []
     while len(proposed) < budget and (layers := sampler.ask()) is not None:
@@ -152,7 +152,7 @@ def test_children_differ_from_a_recent_candidate_in_one_change():
         layers = sampler.ask()
         sampler.tell(layers, score(layers))
         last = layers
-    for number in range(12):  # the last told is always the best of those that live
+    for number in range(12):  # the last one is always the best of the population
         child = sampler.ask()
         sampler.tell(child, 10.0 + number)
         if number:

@@ -100,7 +100,7 @@ def test_a_space_written_out_is_the_same_space(keys: dict[str, Any]):
         ({"mixers": ["swiglu"]}, "swiglu is a channel; list it under channels"),
         ({"mixers": ["mlstm", "mlstm(h4)"]}, r"'mlstm\(h4\)' twice"),
         ({"mixers": [{"type": "mlstm", "heads": []}]}, "mlstm.heads is an empty list"),
-        ({"mixers": [["mlstm"]]}, r"\['mlstm'\] is no layer"),
+        ({"mixers": [["mlstm"]]}, r"\['mlstm'\] is not a layer"),
         ({"mixers": "mlstm"}, "mixers is 'mlstm'; give a list"),
         ({"mixers": []}, "space has no mixers"),
         ({"channels": []}, "space has no channels"),

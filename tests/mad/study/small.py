@@ -1,4 +1,4 @@
-"""Small studies: candidates of one layer, runs that take no time, and runs that go wrong."""
+"""Small studies: candidates of one layer, runs without training, and runs that fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import yaml
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig, RunResult
-from mlxhog.mad.search.samplers import Listed
+from mlxhog.mad.search.samplers import ListSampler
 from mlxhog.mad.study.pool import Ended, Evaluated, Event, Pool, RunFunction, Task
 from mlxhog.mad.study.progress import Best
 from mlxhog.mad.study.scheduler import Proposals, Scheduler
@@ -58,12 +58,12 @@ def plan(candidate: str, *, runs: int = 4, **settings) -> list[PlannedRun]:
     return results
 
 
-def judge(candidate, records) -> Best:
-    return Best(candidate=candidate, score=fmean(record.acc_macro for record in records))
+def judge(records) -> Best:
+    return Best(candidate=records[0].candidate, score=fmean(record.acc_macro for record in records))
 
 
 def result(of: RunConfig, *, status: str = "done", curve: tuple[Point, ...] = ()) -> RunResult:
-    """What a run makes of its config, always the same; no two configs the same."""
+    """The result of a run: the same for equal configs, different for others."""
     score = int(of.key(), 16) / 16**16
     return RunResult(
         status=status, steps=2, seconds=0.01, loss=1 - score, acc_token=score, acc_macro=score,
@@ -71,7 +71,7 @@ def result(of: RunConfig, *, status: str = "done", curve: tuple[Point, ...] = ()
     )  # fmt: skip
 
 
-# -- what may happen to a run; every function is one a worker can import ---------------------------
+# -- events of a run; a worker can import every function -------------------------------------------
 
 
 def quick(config, *, callbacks, rungs):
@@ -140,10 +140,10 @@ WRONG = {
 
 
 class DiesOnArrival:
-    """What runs, except that the first processes it arrives in die at once.
+    """A function that executes runs, but kills its first processes.
 
     Attributes:
-        folder: holds a file for every process that died so.
+        folder: has a file for every killed process.
         most: processes that do.
     """
 
@@ -164,7 +164,7 @@ class DiesOnArrival:
 
 
 class Threads:
-    """An executor whose workers are threads: for what is not about processes."""
+    """An executor whose workers are threads, for tests that do not need processes."""
 
     def __init__(self, run: RunFunction, parallel: int) -> None:
         self._run, self._parallel = run, parallel
@@ -216,7 +216,7 @@ class Threads:
 
 
 def study(root: Path, name: str = "s", candidates: int = 2) -> Store:
-    """The store of a study of given candidates; made if it is not there."""
+    """The store of a study of some candidates, created if it does not exist."""
     if is_study(root / name):
         return Store(root / name)
     return create(root, name, Study(candidates=tuple(texts(candidates))).to_dict())
@@ -233,8 +233,8 @@ def processes(store: Store, run, *, parallel: int = 1, silence_s: float = SILENC
 
 def go(store: Store, run=quick, *, candidates: int = 2, parallel: int = 1, runs: int = 4,
        settings=None, executor=None, **how):  # fmt: skip
-    """One session of a study; returns its outcome."""
-    sampler = how.pop("sampler", None) or Listed([parse(text) for text in texts(candidates)])
+    """Execute a session of a study and return its result."""
+    sampler = how.pop("sampler", None) or ListSampler([parse(text) for text in texts(candidates)])
     with store.lock():
         with executor or Threads(run, parallel) as execute:
             return Scheduler(
@@ -248,7 +248,7 @@ def go(store: Store, run=quick, *, candidates: int = 2, parallel: int = 1, runs:
 
 
 def table(store: Store) -> dict[str, tuple]:
-    """What a study found, whenever and in whatever order it did."""
+    """The results of a study, without time and order."""
     return {
         record.key: (record.candidate, record.label, record.status, record.acc_macro)
         for record in store.records()
@@ -256,14 +256,14 @@ def table(store: Store) -> dict[str, tuple]:
 
 
 def assert_same_studies(one: Store, other: Store) -> None:
-    """The same runs came to the same, evaluation by evaluation."""
+    """Assert that the same runs have the same evaluations."""
     assert table(one) == table(other)
     for record in one.records():
         points = [store.curve(record.key) for store in (one, other)]
         assert [point.loss for point in points[0]] == [point.loss for point in points[1]]
 
 
-# -- words of the commands: two candidates, two tasks, runs of a few steps -------------------------
+# -- arguments of commands: two candidates, two tasks, runs of a few steps -------------------------
 
 TINY = ("--tasks", "M,CR", "--steps", "4", "--eval-every", "2", "--dim", "16", "--batch-size", "8")
 ON_MLX = ("--backend", "mlx")

@@ -1,4 +1,4 @@
-"""Runs of one shape are handed to one worker, and come to what each comes to alone."""
+"""Runs of one shape go to one worker, with the results of single runs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from mlxhog.mad.options import Limit
-from mlxhog.mad.search.samplers import Listed
+from mlxhog.mad.search.samplers import ListSampler
 from mlxhog.mad.study.pool import Ended, Task
 from mlxhog.mad.study.scheduler import Proposals, Scheduler
 from mlxhog.mad.study.study import PlannedRun
@@ -39,11 +39,11 @@ def plan(candidate: str) -> list[PlannedRun]:
 
 def schedule(store, executor, **how) -> Scheduler:
     layers = small_run().layers
-    return Scheduler(store, Proposals(Listed([layers]), store), plan, judge, executor, **how)
+    return Scheduler(store, Proposals(ListSampler([layers]), store), plan, judge, executor, **how)
 
 
 class Notes:
-    """An executor that keeps what it is given, and ends it at once."""
+    """An executor that keeps its tasks, and ends them at once."""
 
     def __init__(self, seats: int = 1) -> None:
         self.given: list[tuple[str, ...]] = []

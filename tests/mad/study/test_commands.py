@@ -64,7 +64,7 @@ def test_a_budget_cuts_a_study_and_resume_completes_it(space, capsys, tmp_path):
     assert main([*search, "--budget", "1", "--memory-limit", "8GB"]) == 0
     text = capsys.readouterr().out
     assert "the budget is used up: 1 runs have ended (1 done)" in text
-    assert "go on: mlxhog mad resume s --memory-limit 8GB" in text
+    assert "continue: mlxhog mad resume s --memory-limit 8GB" in text
     assert main(["mad", "resume", "s", "--dry-run", "--json"]) == 0
     plan = said(capsys)
     assert (plan["runs"], plan["ended"], plan["steps"]) == (4, 1, 12)
@@ -120,7 +120,7 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
         process.wait()
     assert process.returncode == 130, errors
     assert "interrupted: 0 runs have ended (none)" in output
-    assert "go on: mlxhog mad resume space" in output
+    assert "continue: mlxhog mad resume space" in output
     assert workers
     assert not any(map(alive, workers))
 
@@ -133,12 +133,12 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
         ("search --space SPACE --suite smok", 2, "no suite 'smok'; did you mean 'smoke'"),
         ("search --space SPACE --sampler gird", 2, "did you mean 'grid'"),
         ("search --space SPACE --tasks CX", 2, "'CX'"),
-        ("search --space SPACE --seeds 1,1", 2, "--seeds is '1,1'; wanted how many"),
-        ("search --space SPACE --seeds 0", 2, "--seeds is '0'; wanted how many"),
-        ("search --space SPACE --budget soon", 2, "--budget is 'soon'; wanted a number of runs"),
+        ("search --space SPACE --seeds 1,1", 2, "--seeds is '1,1'; give a number"),
+        ("search --space SPACE --seeds 0", 2, "--seeds is '0'; give a number"),
+        ("search --space SPACE --budget soon", 2, "--budget is 'soon'; give a number of runs"),
         ("search --space SPACE --memory-limit much", 2, "--memory-limit is 'much'"),
         ("search --space SPACE --ray-address auto", 2, "without --executor ray"),
-        ("search --space SPACE --executor ray --ray-address auto", 2, "without --parallel"),
+        ("search --space SPACE --executor ray --ray-address auto", 2, "needs --parallel"),
         ("search --space SPACE --workers torch:cpu,mlx:mps", 2, "no backend 'mlx:mps'"),
         ("search --space SPACE --share-embedding --executor ray", 2, "use --executor local"),
         ("search --space SPACE --prune --no-prune", 2, "both given"),

@@ -1,4 +1,4 @@
-"""What may happen to a run in a worker process, and that nothing of it outlives the study."""
+"""Events of a run in a worker process; no process outlives the study."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ def pool(tmp_path, run, *, parallel=1, silence_s=small.SILENCE_S, memory_limit=N
 
 
 def go_wrong(store, wrong, *, observer=lambda progress: None, **how):
-    """A session of one candidate, some of whose runs go wrong."""
+    """A session of one candidate with some failing runs."""
     executor = processes(store, small.goes_wrong, **how)
     settings = {"wrong": wrong}
     return go(store, candidates=1, settings=settings, executor=executor, observer=observer)
 
 
 def of(executor):
-    """The next news of any run."""
+    """The next event of any run."""
     while True:
         if outcome := executor.events(10.0):
             return outcome
@@ -196,7 +196,7 @@ SILENCE_S = 60.0
 
 
 class Silent:
-    """A worker that is up and says no more."""
+    """A worker that started and is silent."""
 
     def __init__(self) -> None:
         self.said: list[tuple[Any, ...]] = [("ready", "here")]

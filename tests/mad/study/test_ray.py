@@ -28,7 +28,7 @@ needs_ray = pytest.mark.skipif(
 
 @pytest.fixture(autouse=True)
 def _search_path(monkeypatch):
-    """Of modules; through Ray a study changes it for good, which other tests must not see."""
+    """The search path of modules; a study with Ray changes it, and other tests need the old one."""
     monkeypatch.setenv("PYTHONSAFEPATH", "")
 
 
@@ -38,13 +38,13 @@ def through_ray(spawned_workers):
 
     def session(store, run, *, silence_s, **how):
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Ray's own, of which newer versions have more
+            warnings.simplefilter("ignore")  # of Ray; newer versions have more
             with ours.cluster(
                 run, parallel=2, threads=1, logs=store.directory / "logs", silence_s=silence_s
             ) as executor:  # fmt: skip
                 return go(store, executor=executor, **how)
 
-    resource_tracker.ensure_running()  # it stays, as that of other tests would
+    resource_tracker.ensure_running()  # it stays, for the other tests
     before = set(below(os.getpid()))
     yield session
     assert not [pid for pid in below(os.getpid()) if pid not in before and alive(pid)]
@@ -54,7 +54,7 @@ def through_ray(spawned_workers):
 def test_what_goes_wrong_fails_for_the_same_reasons_as_on_local(tmp_path, through_ray):
     store = study(tmp_path, candidates=1)
     wrong = {"wrong": "crash hang swallow"}
-    go(store, candidates=1, runs=6, settings=wrong, limit=Limit(runs=1))  # goes on through Ray
+    go(store, candidates=1, runs=6, settings=wrong, limit=Limit(runs=1))  # continues with Ray
     outcome = through_ray(
         store, small.goes_wrong, candidates=1, runs=6, settings=wrong, silence_s=3.0
     )

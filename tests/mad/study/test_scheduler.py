@@ -39,7 +39,7 @@ def test_every_run_of_every_candidate_is_recorded_once(tmp_path):
     assert {record.candidate for record in store.records()} == set(texts(3))
     assert lines(store.directory) == 12
     assert (reports[-1].done, reports[-1].total, reports[-1].running) == (12, 12, ())
-    scores = {one: small.judge(one, [r for r in store.records() if r.candidate == one]).score
+    scores = {one: small.judge([r for r in store.records() if r.candidate == one]).score
               for one in texts(3)}  # fmt: skip
     assert outcome.best == reports[-1].best
     assert outcome.best.candidate == max(scores, key=scores.get)
@@ -63,7 +63,7 @@ def test_evaluations_are_in_the_store_and_on_the_board(tmp_path):
 
 
 class Halves(Pruner):
-    """Ends at step 2 what scores less than it saw at best."""
+    """Ends at step 2 the runs below the best score so far."""
 
     def __init__(self):
         self.seen = []
@@ -89,7 +89,7 @@ def test_a_pruner_ends_runs_at_rungs_and_learns_of_every_end_also_after_a_resume
 
 
 class GivesUp(Halves):
-    """Spares a candidate the runs that have not begun when one was ended."""
+    """Skips the runs of a candidate that have not begun after one was ended."""
 
     def is_pruned(self, candidate):
         return any(status == "pruned" for _, status in self.seen)
@@ -115,7 +115,7 @@ def test_what_a_candidate_that_was_given_up_lacks_is_never_run_and_it_is_told_on
 
 
 class Climber:
-    """Proposes one more tap than it was told of, once."""
+    """Proposes one more tap than the best score had, once."""
 
     def __init__(self):
         self.proposed, self.best, self.told = 1, 1, []
@@ -191,7 +191,7 @@ def test_budgets_are_runs_or_times():
     assert Limit.parse(None) == Limit()
 
 
-# -- bad days --------------------------------------------------------------------------------------
+# -- failures --------------------------------------------------------------------------------------
 
 
 def test_failed_runs_are_run_again_only_when_asked_for(tmp_path):
@@ -201,9 +201,7 @@ def test_failed_runs_are_run_again_only_when_asked_for(tmp_path):
     assert go(store, small.quick, candidates=1, settings=settings).statuses["failed"] == 1
     outcome = go(store, small.quick, candidates=1, settings=settings, retry_failed=True)
     assert outcome.statuses == {"done": 4}
-    assert outcome.best.score == pytest.approx(
-        small.judge("", store.records()).score
-    )  # of all four
+    assert outcome.best.score == pytest.approx(small.judge(store.records()).score)  # of all four
 
 
 def test_a_full_disk_ends_the_session_and_the_study_can_be_resumed(tmp_path, monkeypatch):
@@ -240,7 +238,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def session(tmp_path):
-    """Starts a scheduler of a 16-run study in a process of its own."""
+    """Starts a scheduler of a 16-run study in a new process."""
     script = tmp_path / "session.py"
     script.write_text(SESSION)
     begun = []
@@ -301,7 +299,7 @@ def test_killing_scheduler_or_workers_three_times_changes_nothing_of_the_final_t
 def test_ctrl_c_lets_runs_end_and_a_second_one_drops_them(tmp_path, session):
     process = session()
     wait_for(lambda: lines(tmp_path / "s") >= 2)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers get it, too
+    os.killpg(process.pid, signal.SIGINT)  # as in a terminal: the workers also get it
     output, _ = process.communicate(timeout=60)
     assert output.startswith("interrupted"), output
     ended = lines(tmp_path / "s")

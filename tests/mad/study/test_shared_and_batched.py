@@ -42,8 +42,8 @@ def test_candidates_share_an_embedding_and_the_board_says_what_that_did_to_the_r
     assert mad(f"search {SMALL} {ONE} --study shared --share-embedding") == 0
     own, shared = ({one["candidate"]: one for one in records(name)} for name in ("own", "shared"))
     first, second = own
-    assert shared[first]["loss"] == own[first]["loss"]  # it found the table as its own begins
-    assert shared[second]["loss"] != own[second]["loss"]  # it found what the first had made of it
+    assert shared[first]["loss"] == own[first]["loss"]  # the table had its initial values
+    assert shared[second]["loss"] != own[second]["loss"]  # the table had the updates of the first
     capsys.readouterr()
     assert mad("board shared") == 0
     output = capsys.readouterr().out

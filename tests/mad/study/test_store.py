@@ -12,14 +12,14 @@ from mlxhog.mad import run as runs
 from mlxhog.mad.run import Point
 from mlxhog.mad.study.progress import Eta
 from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import Record, Store, create, find
+from mlxhog.mad.study.store import Store, StudyRecord, create, find
 from mlxhog.mad.study.study import Study, read, refuse_another
 from tests.mad.study.small import config
 
 
-def ended(n: int = 0, **changes) -> Record:
+def ended(n: int = 0, **changes) -> StudyRecord:
     of_run = config(n=n)
-    values = Record(
+    values = StudyRecord(
         key=of_run.key(), candidate="gated-conv", config=of_run.to_dict(), label=f"n={n}",
         status="done", acc_token=0.5, acc_macro=0.25, val_token=None, val_macro=None, ceiling=1.0,
         loss=1.5, steps=10, seconds=0.1, params=100, state=16, reason="", host="here",
@@ -131,7 +131,7 @@ def test_a_study_is_found_by_name_or_path_and_a_typo_names_the_nearest(store, tm
         find("first", tmp_path / "nothing")
 
 
-# -- what it is ------------------------------------------------------------------------------------
+# -- the definition --------------------------------------------------------------------------------
 
 
 def test_a_study_reads_back_as_it_was_written(tmp_path):
@@ -148,11 +148,11 @@ def test_a_study_reads_back_as_it_was_written(tmp_path):
 @pytest.mark.parametrize(
     ("change", "named"),
     [
-        ({"space": {"depth": 6}}, "space: it has nothing, asked for was"),
-        ({"suite": "lite"}, "suite: it has smoke, asked for was lite"),
-        ({"protocol": {"steps": 5}}, "protocol: it has nothing, asked for was {'steps': 5}"),
-        ({"seeds": (1, 2)}, r"seeds: it has \[0\], asked for was \[1, 2\]"),
-        ({"dim": 256}, "dim: it has nothing, asked for was 256"),
+        ({"space": {"depth": 6}}, "space: it has nothing, the command"),
+        ({"suite": "lite"}, "suite: it has smoke, the command lite"),
+        ({"protocol": {"steps": 5}}, "protocol: it has nothing, the command {'steps': 5}"),
+        ({"seeds": (1, 2)}, r"seeds: it has \[0\], the command \[1, 2\]"),
+        ({"dim": 256}, "dim: it has nothing, the command 256"),
     ],
 )
 def test_another_study_in_its_directory_is_refused_with_every_difference(store, change, named):
@@ -172,7 +172,7 @@ def test_another_study_in_its_directory_is_refused_with_every_difference(store, 
 def test_a_study_of_another_version_is_refused_with_the_way_out(store, name, value, words):
     path = store.directory / "study.yaml"
     path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | {name: value}))
-    with pytest.raises(StudyError, match=rf"{words}.*(go on with the version|give another)"):
+    with pytest.raises(StudyError, match=rf"{words}.*(continue with the version|give another)"):
         read(store)
 
 
@@ -246,7 +246,7 @@ def test_a_line_is_on_the_disk_before_anybody_goes_on(store, monkeypatch):
         assert (store.directory / "runs.jsonl").stat().st_size in flushed
 
 
-# -- the time that is left -------------------------------------------------------------------------
+# -- the time to the end ---------------------------------------------------------------------------
 
 
 def eta(**spent: list[float]) -> Eta:

@@ -44,7 +44,7 @@ def test_both_accuracies_equal_those_of_torchmetrics(seed, classes, n):
 def test_arrays_of_other_shapes_and_targets_that_are_all_ignored_are_refused():
     with pytest.raises(ShapeError, match=r"\(3,\), targets \(2,\)"):
         acc_token(np.zeros(2, int), np.zeros(3, int))
-    with pytest.raises(DataError, match="nothing is scored"):
+    with pytest.raises(DataError, match="no position is scored"):
         acc_macro(np.full(2, IGNORED), np.zeros(2, int))
 
 

@@ -1,4 +1,4 @@
-"""In-context recall, noisy or not: what is in a sequence and what is scored."""
+"""In-context recall with and without noise: sequences and scored positions."""
 
 import math
 

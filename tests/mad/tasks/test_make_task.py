@@ -1,4 +1,4 @@
-"""Data sets of all six tasks: what their rows depend on, and settings that cannot be."""
+"""Data sets of all six tasks: dependence of their rows, and impossible settings."""
 
 import numpy as np
 import pytest

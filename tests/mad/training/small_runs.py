@@ -36,13 +36,13 @@ def small_run(
 
 
 def numbers(result: RunResult) -> RunResult:
-    """The result without what a clock said."""
+    """The result without its times."""
     curve = tuple(replace(point, seconds=0.0) for point in result.curve)
     return replace(result, seconds=0.0, curve=curve)
 
 
 class Recorder:
-    """A watch that keeps what it is told, and answers as it is told to."""
+    """Callbacks that keep their arguments, and give fixed answers."""
 
     def __init__(self, *, prune: bool = False, interrupt_at: int | None = None) -> None:
         self.beats = 0

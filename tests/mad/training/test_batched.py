@@ -1,4 +1,4 @@
-"""Runs of one shape trained as one computation come to what each comes to single."""
+"""Runs of one shape, trained as one computation, have the results of single runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def points(base: RunConfig) -> list[RunConfig]:
 
 
 def together(configs: list[RunConfig]) -> list[RunResult]:
-    """What the runs come to when they are computed as one, whatever is faster."""
+    """The results of the runs as one computation, without timing."""
     results: dict[int, RunResult] = {}
 
     def run_one(number: int, prepare: Prepare) -> None:
@@ -52,7 +52,7 @@ def assert_same(actual: RunResult, expected: RunResult) -> None:
         curves = [np.array([getattr(p, name) for p in one.curve]) for one in (actual, expected)]
         if name == "loss":
             assert_close(*curves, STEP_LOSSES_F32)
-        else:  # one answer of those that are scored may tip over
+        else:  # one scored answer may change by rounding
             np.testing.assert_allclose(*curves, atol=0.02)
 
 

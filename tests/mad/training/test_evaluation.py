@@ -1,4 +1,4 @@
-"""When a run is evaluated, what ends it, and the mean loss in between."""
+"""The steps of evaluations, the end of a run, and the mean loss between evaluations."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import pytest
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.training.evaluation import (
     DEFAULT_STEPS,
+    Accuracies,
     Evaluations,
     MeanLoss,
-    Scores,
     interval,
     step_limit,
 )
@@ -35,7 +35,7 @@ def evaluations(
     step = 0
     for accuracy in accuracies:
         step = evaluator.next_evaluation(step)
-        evaluator.take(step, 1.0, 2.0, Scores(accuracy, accuracy / 2))
+        evaluator.take(step, 1.0, 2.0, Accuracies(accuracy, accuracy / 2))
     return evaluator
 
 
@@ -89,13 +89,13 @@ def test_only_rungs_ask_whether_to_go_on_and_a_no_prunes() -> None:
 def test_a_rung_that_asynchronous_workers_ran_past_is_asked_at_once() -> None:
     callbacks = Recorder(prune=True)
     evaluator = evaluations(callbacks=callbacks, rungs=(20,))
-    evaluator.take(23, 1.0, 2.0, Scores(0.1, 0.1))
+    evaluator.take(23, 1.0, 2.0, Accuracies(0.1, 0.1))
     assert evaluator.status == "pruned"
     assert callbacks.asked == [23]
 
 
 def test_a_diverged_run_scores_0_whatever_it_had_reached() -> None:
-    evaluator = evaluations(0.7).result("diverged", 14, 1.0, Scores(0.7, 0.6, 0.5, 0.4))
+    evaluator = evaluations(0.7).result("diverged", 14, 1.0, Accuracies(0.7, 0.6, 0.5, 0.4))
     assert (evaluator.acc_token, evaluator.acc_macro, evaluator.val_token, evaluator.val_macro) == (
         0,
         0,
@@ -106,15 +106,15 @@ def test_a_diverged_run_scores_0_whatever_it_had_reached() -> None:
 
 
 def test_a_run_without_an_evaluation_has_no_loss() -> None:
-    assert math.isnan(evaluations().result("interrupted", 0, 0.0, Scores(0.0, 0.0)).loss)
+    assert math.isnan(evaluations().result("interrupted", 0, 0.0, Accuracies(0.0, 0.0)).loss)
 
 
 @pytest.mark.parametrize(("select", "decides"), [("test", 0.2), ("val", 0.6)])
 def test_the_rows_that_decide_make_the_curve(select: str, decides: float) -> None:
     evaluator = evaluations(select=select)
-    evaluator.take(10, 1.0, 2.0, Scores(0.2, 0.1, 0.6, 0.5))
+    evaluator.take(10, 1.0, 2.0, Accuracies(0.2, 0.1, 0.6, 0.5))
     assert evaluator.curve[0].acc_token == decides
-    result = evaluator.result("done", 10, 1.0, Scores(0.2, 0.1, 0.6, 0.5))
+    result = evaluator.result("done", 10, 1.0, Accuracies(0.2, 0.1, 0.6, 0.5))
     assert (result.acc_token, result.val_token) == (0.2, 0.6)
 
 

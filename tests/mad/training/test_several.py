@@ -18,17 +18,17 @@ from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.training import evaluation
 from mlxhog.mad.training.candidate import train
-from mlxhog.mad.training.evaluation import Scores, score
+from mlxhog.mad.training.evaluation import Accuracies, score
 from mlxhog.mad.training.run_plan import make_run_plan
 from tests.mad.training.small_runs import Recorder, small_run
 
 pytestmark = pytest.mark.slow
 
-TWO = "mlx:cpu*2"  # which starts sooner than torch
+TWO = "mlx:cpu*2"  # it starts faster than torch
 
 
 class Kept:
-    """The parameters that a run ended with."""
+    """The parameters at the end of a run."""
 
     def __init__(self) -> None:
         self.flat: NDArray[np.float32] = np.empty(0, np.float32)
@@ -36,7 +36,7 @@ class Kept:
     def __call__(self, arena: Arena) -> None:
         self.flat = arena.params.copy()
 
-    def scores(self, config: RunConfig) -> Scores:
+    def scores(self, config: RunConfig) -> Accuracies:
         """Score these parameters in this process."""
         plan = make_run_plan(config)
         backend = backends.create("torch:cpu", threads=1, kernels="native", cpu_blas="auto")
@@ -95,7 +95,7 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
     assert result.curve[-1].step == 60
     scores = end.scores(config)
     assert (result.acc_token, result.acc_macro) == (scores.acc_token, scores.acc_macro)
-    assert result.curve[-1].loss < 0.9 * np.log(8)  # where it begins
+    assert result.curve[-1].loss < 0.9 * np.log(8)  # at its begin
 
 
 def test_an_epoch_has_fewer_steps_where_some_of_them_are_rounds_of_all_workers() -> None:
@@ -173,13 +173,13 @@ def test_several_diverging_workers_end_the_run_with_0() -> None:
 def test_evaluations_arrive_though_every_record_in_the_rings_is_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    # As where the supervisor stalls while workers fill their rings with steps.
+    # As if the supervisor stalled while workers fill their rings with steps.
     monkeypatch.setattr(Ring, "drain", lambda ring: np.empty(0, RECORD))
     result, _, _ = train_two(small_run(workers=TWO), callbacks=Recorder())
     assert result.status == "done"
     assert result.curve[-1].step == result.steps
     assert result.acc_token > 0
-    assert np.isnan(result.curve[-1].loss)  # which only the rings know
+    assert np.isnan(result.curve[-1].loss)  # only the rings have them
 
 
 def test_the_newest_score_of_a_worker_stays_until_it_is_taken() -> None:
@@ -188,9 +188,9 @@ def test_the_newest_score_of_a_worker_stays_until_it_is_taken() -> None:
     other = evaluation.ScoreSlot(memory, 1)
     assert supervisor.take() is None
     for steps in (10, 20, 30):
-        worker.leave(steps, 1, Scores(0.5, 0.25, 0.75, 0.125))
+        worker.leave(steps, 1, Accuracies(0.5, 0.25, 0.75, 0.125))
         if steps == 10:
             continue
-        assert supervisor.take() == (steps, 1, Scores(0.5, 0.25, 0.75, 0.125))
+        assert supervisor.take() == (steps, 1, Accuracies(0.5, 0.25, 0.75, 0.125))
         assert supervisor.take() is None
     assert other.take() is None

@@ -1,4 +1,4 @@
-"""Candidates that share an embedding: one table, everything else their own."""
+"""Candidates with a shared embedding: one table, and no other shared state."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ BACKENDS = ("torch:cpu", "mlx:cpu")
 
 
 def table(run: SharedRun, config: RunConfig) -> np.ndarray:
-    """The table of a run, as it is now."""
+    """The present table of a run."""
     return run._arena.param(run.names[common(config)])
 
 
@@ -69,7 +69,7 @@ def test_two_candidates_in_the_same_step_see_each_others_rows():
         inner = []
 
         def beside(context):
-            """Before the first candidate's step, another one takes a whole run of its own."""
+            """Before the first candidate's step, another one makes a whole run."""
             context.optimizer = SharedEmbedding(context, shared, name)
             own = context.optimizer.step
 
@@ -84,7 +84,7 @@ def test_two_candidates_in_the_same_step_see_each_others_rows():
         after = table(run, config)
         assert len(inner) == 1
         assert not np.array_equal(after, rows[0])
-        # Both steps are in the table: the second was added to what the first had made of it.
+        # Both steps are in the table: the second was added after the first.
         start = init_params_of(config)
         moved_by_first, moved_by_second = rows[0] - start, after - rows[0]
         assert np.abs(moved_by_first).max() > 1e-4

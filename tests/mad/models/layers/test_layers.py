@@ -1,7 +1,7 @@
-"""What is promised of every layer, also of the example, with its own numbers and with others.
+"""The promises of every layer and of the example, with default and other numbers.
 
-Twins agree with the float64 reference and with each other, no output knows a later token, and
-reading a sequence in any pieces, from any state, gives what reading it at once does.
+Both backends agree with the float64 reference and with each other, no output depends on a later
+token, and a sequence in pieces, from any state, has the outputs of the whole.
 """
 
 import math
@@ -61,14 +61,14 @@ FRAMEWORKS = ("torch", "mlx")
 
 
 def in_turn(argument: str, values: Sequence[str]) -> Any:
-    """Each sequence with one of the values: where a value changes the form, not the promise."""
+    """Each sequence with one of the values, which change the form and not the promise."""
     cases = [(text, values[k % len(values)]) for k, text in enumerate(SEQUENCES)]
     return each_of(("text", argument), cases)
 
 
 @pytest.fixture(autouse=True)
 def _one_thread() -> Iterator[None]:
-    """Operators this small only wait for a second thread."""
+    """A second thread only slows such small operators."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -92,7 +92,7 @@ def reference(cfg: MADConfig, params: Any, tokens: Array) -> Array:
 
 @cache
 def with_reference(text: str, S: int, B: int) -> tuple[MADConfig, dict[str, Array], Array, Array]:
-    """A model, parameters, tokens and the logits that the reference computes."""
+    """A model, parameters, tokens and the logits of the reference."""
     cfg = MADConfig(vocab_size=23, hidden_size=32, layers=parse(text), max_length=S)
     params, (tokens, _) = perturbed_params(cfg, 1), batch(cfg, B, S, 2)
     return cfg, params, tokens, reference(cfg, params, tokens)

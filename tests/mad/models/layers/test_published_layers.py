@@ -1,4 +1,4 @@
-"""Mixers equal the implementations that others published, weight by weight, in transformers."""
+"""Mixers equal the published implementations in transformers, weight by weight."""
 
 from collections.abc import Mapping
 from typing import Any

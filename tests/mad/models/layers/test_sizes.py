@@ -1,4 +1,4 @@
-"""Sizes of the layers, what they refuse, how they start, and where they end."""
+"""Sizes of the layers, refused numbers, initial values and ends of sequences."""
 
 from dataclasses import replace
 from typing import Any
