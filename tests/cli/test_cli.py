@@ -370,7 +370,7 @@ def test_train_help_lists_every_option_with_its_default(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help-all"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "--lr X, --learning-rate X step size at the top of the schedule; auto" in out
+    assert "--lr X, --learning-rate X largest step size of the schedule; auto" in out
     assert "--eval-every STEPS|TIME|off" in out
 
 

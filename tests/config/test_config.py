@@ -392,7 +392,7 @@ def test_an_open_strategy_is_that_which_has_the_other_options(values, strategy):
 def test_a_step_size_that_waits_for_the_model_is_no_number_yet():
     assert TrainConfig().lr is TrainConfig(lr="auto").lr is None
     assert TrainConfig(lr="1e-2").top_lr == 1e-2
-    with pytest.raises(ConfigError, match="lr is auto, and no model has said what that is"):
+    with pytest.raises(ConfigError, match="lr is auto, which depends on the model"):
         _ = TrainConfig().top_lr
 
 
