@@ -147,7 +147,7 @@ class Course:
         return Turn(step % rule.workers, min(step, self._draw(step)))
 
     def _next_end(self, step: int) -> Turn:
-        """The worker whose gradient ends next applies it and begins another; the first of equals."""
+        """Apply the gradient that ends next, of equals the first; its worker begins another."""
         end, worker = self._ends[0]
         heapq.heapreplace(self._ends, (end + self._rule.numbers[worker], worker))
         staleness = step - self._read_at[worker]
