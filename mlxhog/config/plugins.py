@@ -134,17 +134,17 @@ def recalled(
 
 
 def _unknown_choice(error: BaseException | None) -> UnknownChoice | None:
-    """Return the unknown choice that an error is about, which may be raised from another."""
+    """Return the unknown choice that an error, or a cause of it, is about."""
     while error is not None and not isinstance(error, UnknownChoice):
         error = error.__cause__
     return error
 
 
 def _recall(text: str) -> None:
-    """Load a remembered file, and say so.
+    """Load a remembered file, and report it.
 
     Raises:
-        ConfigError: it may not or cannot be loaded; says why, and what to do.
+        ConfigError: it may not or cannot be loaded; the message has the reason and the way out.
     """
     path, digest = _parsed(text)
     name_it = f"{FLAG} {shlex.quote(path)}"
@@ -155,7 +155,7 @@ def _recall(text: str) -> None:
             f"machine; read it and, if you trust it, name it: {name_it}"
         )
     if not Path(path).is_file():
-        raise ConfigError(f"{path} is gone; say where it is now: {FLAG} FILE")
+        raise ConfigError(f"{path} is gone; give its new place: {FLAG} FILE")
     plugin, source = plugin_file.read(path)
     if digest not in (None, plugin.digest):
         raise ConfigError(
@@ -174,7 +174,7 @@ def _parsed(text: str) -> tuple[str, str | None]:
     path, _, digest = text.partition(" sha256:")
     if digest and not re.fullmatch("[0-9a-f]{64}", digest):
         raise ConfigError(
-            f"{KEY} has {shown(text)}, whose digest is no SHA-256; name the file alone"
+            f"{KEY} has {shown(text)}, whose digest is not a SHA-256; name the file alone"
         )
     return str(expanded(path).absolute()), digest or None
 

@@ -214,7 +214,7 @@ def parse_slowdowns(text: str | None) -> Mapping[int, Slowdown]:
     """Return the slowdowns by rank; None names no worker.
 
     Raises:
-        ValueError: a part cannot be read, or a rank stands there twice.
+        ValueError: a part cannot be read, or a rank appears twice.
     """
     slowdowns: dict[int, Slowdown] = {}
     for part in [] if text is None else text.split(","):
@@ -226,13 +226,13 @@ def parse_slowdowns(text: str | None) -> Mapping[int, Slowdown]:
         except ValueError:
             raise ValueError(f"wanted {_SLOW_FORMS}; got {part.strip()!r}") from None
         if int(rank) in slowdowns:
-            raise ValueError(f"worker {int(rank)} stands in {text!r} twice; slow it in one way")
+            raise ValueError(f"worker {int(rank)} appears in {text!r} twice; keep one")
         slowdowns[int(rank)] = slowdown
     return slowdowns
 
 
 def check_ranks(text: str | None, workers: int) -> None:
-    """Refuse a rank that no worker of the run has.
+    """Refuse ranks beyond the workers of the run.
 
     Raises:
         ConfigError: there are fewer workers.
@@ -242,5 +242,5 @@ def check_ranks(text: str | None, workers: int) -> None:
             ranks = "rank 0" if workers == 1 else f"ranks 0 to {workers - 1}"
             raise ConfigError(
                 f"slow names worker {rank}, and the run has {workers} with {ranks}; name one of "
-                "those, or raise --workers"
+                "these, or raise --workers"
             )
