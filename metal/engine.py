@@ -171,7 +171,7 @@ def adoptable_pieces(
     if host.ndim != 1 or not host.flags.c_contiguous or not host.size:
         raise ShapeError(
             f"an array of shape {host.shape} and strides {host.strides} cannot be imported; "
-            "pass a whole segment, flat and contiguous, and slice what was imported"
+            "pass a whole segment, flat and contiguous, and slice the imported array"
         )
     address = int(host.ctypes.data)
     for what, n in (

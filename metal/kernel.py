@@ -142,7 +142,7 @@ def _line_mark(number: int, path: Path) -> str:
 
 
 def check(launch: Launch, flat_dtype: Callable[[Any], str | None], framework: str) -> None:
-    """Refuse a launch whose arguments are not those that its kernel declares.
+    """Refuse a launch with other arguments than its kernel declares.
 
     Args:
         launch: the launch.

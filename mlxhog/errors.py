@@ -1,8 +1,8 @@
 """Every exception of mlxhog, and how their messages quote values, other errors and known words.
 
-A message names the thing, what it got, what it wanted and the way out. `exit_code` is what the
-command line returns when the exception ends a command. A message is never longer than
-`MOST_CHARACTERS`, however much of a file it quotes; quoting any value needs little memory.
+A message names the thing, its value, the expected value and the way out. `exit_code` is the exit
+code of a command that the exception ends. A message is never longer than `MOST_CHARACTERS`, however
+much of a file it quotes; quoting any value needs little memory.
 """
 
 import difflib
@@ -16,7 +16,7 @@ MOST_SHOWN = 100
 
 
 class MlxhogError(Exception):
-    """Base of every error a user can meet."""
+    """Base of every error that a user can see."""
 
     exit_code = 2
 
@@ -84,13 +84,13 @@ class Diverged(MlxhogError):
 
 
 class WorkerFailed(MlxhogError):
-    """A worker died more often than the restart limit allows, or of an error that stays."""
+    """A worker died more often than the restart limit allows, or of an error that would repeat."""
 
     exit_code = 1
 
 
 def shown(value: object, most: int = MOST_SHOWN) -> str:
-    """Return `repr(value)`, shortened to about `most` characters, whatever the value is.
+    """Return `repr(value)`, shortened to about `most` characters, for any value.
 
     >>> shown([1, "two"])
     "[1, 'two']"
@@ -112,7 +112,7 @@ def message_of(error: BaseException) -> str:
 
 
 def nearest(word: object, known: Iterable[str]) -> str | None:
-    """Return the known word nearest to `word`, in small letters or capitals, if one is near."""
+    """Return the known word nearest to `word`, ignoring case; None if no word is near."""
     spelled = {one.lower(): one for one in known}
     near = difflib.get_close_matches(str(word)[:MOST_SHOWN].lower(), spelled, n=1, cutoff=0.6)
     return spelled[near[0]] if near else None

@@ -91,7 +91,7 @@ def check_reset(resets: bool, bos_token_id: int | None, vocab_size: int) -> None
 
 
 def unknown(name: str, fields: Iterable[str]) -> str:
-    """Return the message for a field that is none of `fields`, with the nearest of them."""
+    """Return the message for a field outside `fields`, with the nearest of them."""
     near = difflib.get_close_matches(name[:MOST_SHOWN], list(fields), n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(fields))}"
     return f"unknown architecture field {shown(name)}; {hint}"

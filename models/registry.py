@@ -131,7 +131,7 @@ def load_candidate(name_path_or_text: str | Path) -> MADConfig:
             which becomes a model of width 128 for bytes.
 
     Raises:
-        ConfigError: it is none of these, or a model of another family.
+        ConfigError: it has another form, or is a model of another family.
     """
     text = str(name_path_or_text)
     is_path = isinstance(name_path_or_text, Path) or text.endswith((".yaml", ".yml", ".json"))

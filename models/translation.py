@@ -134,7 +134,7 @@ def stacks(names: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _vanilla(arrays: Arrays) -> dict[str, NDArray[Any]]:
-    """Bring sLSTM cells to the vanilla layout; the shape of R tells which one they have."""
+    """Convert sLSTM cells to the vanilla layout; the shape of R shows the present one."""
     translated = dict(arrays)
     for name, R in arrays.items():
         if not name.endswith(_RECURRENT) or R.ndim != 3 or R.shape[2] != _GATES * R.shape[1]:

@@ -16,7 +16,7 @@ inline void dense_axpy(const device float* arena, const device float* g, float s
   add(arena, offset + i, scale * g[i]);
 }
 
-// What a naive program does: another writer between the load and the store is overwritten.
+// A naive add: it overwrites another writer between the load and the store.
 inline void racy_axpy(const device float* arena, const device float* g, float scale, uint n, uint offset,
                       device uint* done, uint i) {
   if (i >= n) return;

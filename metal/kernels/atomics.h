@@ -1,6 +1,6 @@
 // Relaxed atomics on shared memory that a kernel got as a read-only input.
 //
-// MLX declares every input const, so what is written in place is cast here, in one place. Relaxed is the
+// MLX declares every input const, so memory to write in place is cast here, in one place. Relaxed is the
 // only order Metal has, and the right one: every element is an independent sum, and nothing else is
 // published through it.
 #pragma once

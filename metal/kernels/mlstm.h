@@ -123,7 +123,7 @@ inline void mlstm_out(const device float* q, const device float* k, const device
   const uint state = mlstm_state(s, head, c) * s.DK;
   const float scale = mlstm_scale(s), b_t = b[position + (inside ? t : 0)];
 
-  // Differences first: i_t and what is near it enter M_t exactly, however large b_t is.
+  // Differences first: i_t and values near it enter M_t exactly, also if b_t is large.
   const float D_state = b_t + m[mlstm_state(s, head, c)];
   float top = D_state;
   for (uint j = lane; j < count && j <= t; j += kMlstmLanes)

@@ -13,8 +13,8 @@ enum : uint {
 };
 
 // The sizes of one launch, and where its arrays keep what belongs to a position or a chunk:
-// q, k (B, S, NH, DK), v, h (B, S, NH, DV) and the gates i, f (B, S, NH) as the model has them, what the
-// kernels tell each other about positions (B, NH, S) and about chunks (B, NH, NC), and states
+// q, k (B, S, NH, DK), v, h (B, S, NH, DV) and the gates i, f (B, S, NH) as the model has them,
+// intermediate results of positions (B, NH, S) and of chunks (B, NH, NC), and states
 // (B, NH, NC + 1, ...), the last being the state after the sequence. `head` counts the B * NH pairs.
 struct MlstmShape {
   uint B, NH, S, L, DK, DV;

@@ -1,7 +1,7 @@
 // The steps of `steps.h` where a gradient holds only some rows of a parameter, each once: an embedding.
 //
 // `m` and `v` hold the whole parameter, m_out and v_out the rows of this launch. Other rows keep their state
-// as it is. What goes out of a row outside the parameter is undefined; done[k] is 0 there.
+// as it is. Outputs of a row outside the parameter are undefined; done[k] is 0 there.
 #pragma once
 
 #include "rows.h"

@@ -8,7 +8,7 @@ using namespace metal;
 namespace mlxhog {
 
 // Thread (x, k) of a grid (d, n_rows) works on `p`, column x of row rows[k] of a parameter with `height` rows
-// of d floats. False beyond the grid, and for a row outside the parameter; done[k] tells the latter.
+// of d floats. False beyond the grid, and for a row outside the parameter; done[k] is 0 for the latter.
 inline bool row_element(const device int* rows, uint d, uint n_rows, uint height, uint3 at, device uint* done,
                         thread uint& p) {
   if (at.x >= d || at.y >= n_rows) return false;

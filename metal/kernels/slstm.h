@@ -9,8 +9,8 @@
 // Where `starts` (B, S) is not 0 a document starts: the state before that position counts as zero.
 //
 // Layouts: G (B, S, 4, NH, DH), R (NH, 4, DH, DH) from the last index to the one before, bias (4, NH, DH), h, c, n, m
-// (B, S, NH, DH) and a state (B, NH, DH). For gradients m is constant, since h does not depend on how c and n are
-// scaled; what the last state itself makes of m, `free`, follows max(i, lf) back to one gate. That is exact.
+// (B, S, NH, DH) and a state (B, NH, DH). For gradients m is constant, since h does not depend on the scale of c
+// and n; the gradient of m from the last state itself, `free`, follows max(i, lf) back to one gate. That is exact.
 // Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 #pragma once
 

@@ -36,7 +36,7 @@ _EVERY = ("h", "c", "n", "m")
 _LAST = ("dc_last", "dn_last", "dm_last")
 
 SHAPES = {
-    "G": "B S 4 NH DH",  # what the inputs give to the gates i, f, z, o
+    "G": "B S 4 NH DH",  # parts of the gates i, f, z, o from the inputs
     "R": "NH 4 DH DH",  # from the last index to the one before
     "bias": "4 NH DH",
     **dict.fromkeys(_STATE, "B NH DH"),  # before the first position; where n0 is 0 the stabiliser

@@ -193,7 +193,7 @@ RECORDED = {rule.name.removesuffix("_recorded"): rule for rule in RULES if rule.
 
 
 def muon_direction(x: Mapping[str, Any], *, hp: Any, grad_scale: Any = 1.0) -> Launch:
-    """Launch what Muon orthogonalises, from `g` and `m` of n values; outputs `m_out` and `x_out`.
+    """Launch Muon's direction x, from `g` and `m` of n values; outputs `m_out` and `x_out`.
 
     With s = grad_scale * g, m is the exponential mean of s and x = (1 - nesterov) m + nesterov s.
 
@@ -215,7 +215,7 @@ def muon_direction(x: Mapping[str, Any], *, hp: Any, grad_scale: Any = 1.0) -> L
 def muon_direction_shared(
     x: Mapping[str, Any], *, hp: Any, grad_scale: Any = 1.0, offset: int
 ) -> Launch:
-    """Launch what Muon orthogonalises, of a mean that all workers share; output `x_out`, (n,).
+    """Launch Muon's direction x of a mean that all workers share; output `x_out`, (n,).
 
     Args:
         x: `g`, n values; `m`, float32, laid out as the arena, and `failures`, written in place.

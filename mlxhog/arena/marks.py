@@ -7,7 +7,7 @@ lines of its own:
     word 1 + k   odd while it writes parameter k, in the order of their names
 
 A copy of a parameter is consistent if no mark of this parameter was odd before the copy, and none
-has changed after it. The words 0 tell the same of the whole model. An inconsistent copy is repeated
+has changed after it. The words 0 do the same for the whole model. An inconsistent copy is repeated
 a few times; workers do not notice it and never wait. Only an arena whose run publishes copies for
 readers has marks; in others marking does nothing. The memory order stands in
 `metal/native/arena/control.h`.

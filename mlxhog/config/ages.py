@@ -1,14 +1,14 @@
-"""How old the gradients of strategy `sim` are, and whose they are: a function of the step.
+"""Age and worker of each gradient of strategy `sim`, as a function of the step.
 
     fixed:N             every gradient is N steps old, as in `round_robin` with N + 1 workers
     uniform:LOW:HIGH    drawn from LOW to HIGH
     geometric:MEAN      drawn with probability p (1 - p)^tau, p = 1 / (1 + MEAN), and cut where one
                         of a thousand would be older
     histogram:0=10,2=5  drawn with weights, such as the numbers of steps that a run's result shows
-    speed:1,1,4         what lock-free workers would come to that take so long for a gradient
+    speed:1,1,4         ages of lock-free workers that take these times for a gradient
 
-Each draw has a generator of its own, keyed by seed and step, so a step's age depends on nothing but
-the two. A gradient is never older than the run: step t is at most t steps late.
+Each draw has its own generator, keyed by seed and step, so the age depends on these two only. A
+gradient is never older than the run: step t is at most t steps late.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _CUT = 1e-3
 
 
 class Turn(NamedTuple):
-    """Whose gradient a step applies, from 0, and how many steps ago its parameters were read."""
+    """The worker, from 0, whose gradient a step applies, and the age of its parameters in steps."""
 
     worker: int
     staleness: int
@@ -47,7 +47,7 @@ class SimulatedStaleness:
         kind: its name.
         numbers: N; LOW and HIGH; MEAN; the seconds.
         weights: of ages 0, 1, ... for histogram.
-        workers: simulated; of all but speed, step t is that of worker t mod P.
+        workers: number of simulated workers; except with speed, step t is of worker t mod P.
     """
 
     kind: str
@@ -104,7 +104,7 @@ class SimulatedStaleness:
 
     @cached_property
     def most(self) -> int:
-        """The largest age that can come up."""
+        """The largest possible age."""
         if self.kind in ("fixed", "uniform"):
             return int(self.numbers[-1])
         if self.kind == "geometric":
@@ -127,7 +127,7 @@ class SimulatedStaleness:
 
 
 class Course:
-    """The turns of one run, by step; of speed they are computed one after another, and kept."""
+    """The turns of one run, by step; with speed they are computed one after another, and kept."""
 
     def __init__(self, rule: SimulatedStaleness, seed: int) -> None:
         """Begin before step 0."""
@@ -147,7 +147,7 @@ class Course:
         return Turn(step % rule.workers, min(step, self._draw(step)))
 
     def _next_end(self, step: int) -> Turn:
-        """Whoever ends its gradient next applies it and begins another; of equals the first."""
+        """Apply the gradient that ends next, of equals the first; its worker begins another."""
         end, worker = self._ends[0]
         heapq.heapreplace(self._ends, (end + self._rule.numbers[worker], worker))
         staleness = step - self._read_at[worker]

@@ -1,4 +1,4 @@
-"""The budget of a run: steps, tokens or seconds, whichever is used up first."""
+"""The budget of a run: steps, tokens or seconds; the first that is used up ends it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import math
 from dataclasses import dataclass
 
 END_S = 10.0
-"""A command with a budget of time ends so long after it at the latest, whatever the model."""
+"""Latest end of a command after its budget of time, with any model."""
 STOP_S = 3.0  # of these, to end workers and write the result
 SAMPLING_S = 2.0  # of these, for the last sample
 EVALUATION_PART, EVALUATION_MOST_S = 0.05, 20.0  # of the budget, kept for the last evaluation
-START_PART = 0.2  # of the budget; a start that takes more is worth a line
+START_PART = 0.2  # of the budget; a longer start is reported
 
 
 def training_s(
@@ -22,18 +22,18 @@ def training_s(
     samples: bool,
     evaluation_s: float = 0.0,
 ) -> float:
-    """Return how much of a budget of time is for training, so that the command ends in time.
+    """Return the part of a budget of time for training, so that the command ends in time.
 
-    All of it, less a part for the last evaluation; less, too, what the start has taken and the end
-    will take beyond `END_S`, as with a large model; but a fifth of it at least.
+    It is the budget without a part for the last evaluation, or without the time of start and end
+    beyond `END_S` if that is more, as with a large model; at least a fifth of the budget.
 
     Args:
         seconds: the budget.
-        start_s: taken until all workers were up.
-        save_s: the last checkpoint will take.
+        start_s: time until all workers were up.
+        save_s: expected time of the last checkpoint.
         evaluates: whether there is a last evaluation.
         samples: whether there is a last sample.
-        evaluation_s: what it takes at least; at most two fifths of the budget are kept for it.
+        evaluation_s: least time of the evaluation; at most two fifths of the budget are for it.
     """
     kept_s = min(EVALUATION_PART * seconds, EVALUATION_MOST_S) if evaluates else 0.0
     evaluation_s = min(evaluation_s, seconds * 2 / 5) * evaluates
@@ -42,12 +42,12 @@ def training_s(
 
 
 def late_start(seconds: float, *, start_s: float, training_s: float, measured: bool) -> str | None:
-    """Say that much of a budget of time was over when training began; None where it was not.
+    """Return a message if the start took much of a budget of time, else None.
 
     Args:
         seconds: the budget.
-        start_s: taken until training began.
-        training_s: that are left for it.
+        start_s: time until training began.
+        training_s: time left for training.
         measured: whether workers were measured in that time.
     """
     if start_s <= START_PART * seconds:
@@ -61,14 +61,14 @@ def late_start(seconds: float, *, start_s: float, training_s: float, measured: b
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Limits of one `train` call, and what the run had used before it (after a resume).
+    """Limits of one `train` call, and the steps, tokens and seconds of the run before it.
 
     Limits count from the start of this call. The schedule sees `progress`, which spans the whole
-    run: what was used before plus what this call may add.
+    run: the part before this call and its limits.
 
     Attributes:
-        equal_steps_before: as many steps as long as this call's as `steps_before` were, where those
-            may have taken other numbers of batches; None where steps are what the user has counted.
+        equal_steps_before: `steps_before` in steps of this call's number of batches, if theirs may
+            differ; None if the user's budget is in steps.
     """
 
     steps: int | None = None
@@ -81,7 +81,7 @@ class Budget:
 
     @property
     def progress_before(self) -> float:
-        """Steps before, in those of this call."""
+        """Steps before this call, in steps of its length."""
         equal = self.equal_steps_before
         return self.steps_before if equal is None else equal
 
@@ -102,7 +102,7 @@ class Budget:
         return self._largest(steps, tokens, seconds, before=False)
 
     def progress(self, *, steps: int, tokens: int, seconds: float) -> float:
-        """Share of the whole run that is over, in [0, 1]: what schedules are a function of."""
+        """Finished share of the whole run, in [0, 1]: the argument of schedules."""
         return self._largest(steps, tokens, seconds, before=True)
 
     def _largest(self, steps: int, tokens: int, seconds: float, *, before: bool) -> float:

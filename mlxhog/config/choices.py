@@ -8,16 +8,16 @@ file of the user's own):
         name: ClassVar[str] = "ssp"
         slack: int = option(3, "steps that a worker may be ahead", unit="steps", low=0)
 
-It is spelt with its numbers, and what is not written has its default:
+It is spelt with its numbers; the others have their defaults:
 
     ssp    ssp(slack=2)    {name: ssp, slack: 2}    ssp(slack=2, staleness_lr=linear:0.1)
 
 A comma divides numbers only where a name and "=" follow, so `local_work=16,4` is one number. Flat
 names (`--slack 2`, `slack: 2`) are shorthand for numbers of the choice that a run has; a number
-whose name says too little alone has a longer flat name (`backoff(beta=0.5)`, `--backoff-beta 0.5`).
+whose name is unclear alone has a longer flat name (`backoff(beta=0.5)`, `--backoff-beta 0.5`).
 
 A `Kind` has the choices of one kind. Its `home` is the module that registers those of the package;
-it is imported when a choice is first looked up. A file of the user's own is loaded by `--plugin`.
+it is imported when a choice is first looked up. `--plugin` loads files of the user's own.
 """
 
 from __future__ import annotations
@@ -39,14 +39,14 @@ _FORMS = "a name, a name with numbers such as ssp(slack=2), or {name: ssp, slack
 _COMMA = re.compile(r",\s*(?=[A-Za-z_]\w*\s*=)")
 
 T = TypeVar("T")
-"""A class that is a choice, or what else a registry holds."""
+"""The type of the entries of a registry, such as classes of choices."""
 
 
 class UnknownChoice(ConfigError):
-    """There is no choice of a name.
+    """No choice has this name.
 
     Attributes:
-        title: what is chosen, such as "layer".
+        title: of the kind of choice, such as "layer".
         name: the name.
     """
 
@@ -59,11 +59,11 @@ class Registry(Generic[T]):
     """Things of one kind by their names: those of the package, and those of users' files.
 
     Args:
-        title: what one is called, such as "strategy".
+        title: name of the kind, such as "strategy".
         home: the module that registers those of the package, and may add `checked_by`.
-        form: what one is in a user's file.
-        plural: what several are called.
-        module: the attribute of one that names the module it was defined in.
+        form: description of one in a user's file, for errors.
+        plural: of the title.
+        module: attribute of an entry with the name of the module that defines it.
     """
 
     def __init__(
@@ -77,15 +77,15 @@ class Registry(Generic[T]):
         self._check: Callable[[T], object] | None = None
 
     def checked_by(self, check: Callable[[T], object]) -> Callable[[T], object]:
-        """Have a function refuse, by a `ConfigError`, what is no choice; also as a decorator."""
+        """Let a function refuse wrong entries by a `ConfigError`; also as a decorator."""
         self._check = check
         return check
 
     def register(self, choice: T) -> T:
-        """Add a choice, which everything that reads names then knows; also as a decorator.
+        """Add a choice under its name; also as a decorator.
 
         Raises:
-            ConfigError: its name is not a name, or another has it, or `checked_by` refuses it.
+            ConfigError: its name is illegal or taken, or `checked_by` refuses it.
         """
         name = getattr(choice, "name", None)
         if not isinstance(name, str) or not NAME.fullmatch(name):
@@ -99,7 +99,7 @@ class Registry(Generic[T]):
         return choice
 
     def advise(self, name: str, advice: str) -> None:
-        """Answer a name that people expect, and that does not exist, with advice."""
+        """Set the advice for a name that people expect but that does not exist."""
         self._advice[name] = advice
 
     def defined_in(self, module: str) -> list[T]:
@@ -115,7 +115,7 @@ class Registry(Generic[T]):
         """Return the choice of a name.
 
         Raises:
-            UnknownChoice: there is none; the nearest name is given.
+            UnknownChoice: no choice has that name; the error suggests the nearest one.
         """
         known = self.known()
         if name in known:
@@ -126,7 +126,7 @@ class Registry(Generic[T]):
         raise self.unknown(name, known, ", ".join(known))
 
     def unknown(self, name: str, names: Iterable[str], listed: str) -> UnknownChoice:
-        """Return the error for a name; it gives the nearest one, or lists all."""
+        """Return the error for a name; it suggests the nearest one, or lists all."""
         near = nearest(name, names)
         hint = f"did you mean {near!r}?" if near else f"known are {listed}."
         return UnknownChoice(
@@ -138,14 +138,14 @@ class Registry(Generic[T]):
 
 
 class Choice:
-    """The base of what a run can choose: a frozen dataclass whose `option` fields are its numbers.
+    """The base of all choices of a run: a frozen dataclass whose `option` fields are its numbers.
 
-    A field without `option` is no number: it is not spelt, and stays as its default has it.
+    A field without `option` is not a number: it is not spelt, and keeps its default.
 
     Attributes:
-        name: what people write; only a class that has one of its own is a choice.
-        about: what it is, in one line, for help and documentation.
-        kind: which choices it belongs to.
+        name: the name in flags and files; only a class that defines it itself is a choice.
+        about: one line for help and documentation.
+        kind: the registry of choices that it belongs to.
     """
 
     name: ClassVar[str]
@@ -163,7 +163,7 @@ class Choice:
             raise ConfigError("\n".join(f"{self.name}: {problem}" for problem in problems))
 
     def broken_rules(self) -> Iterable[str]:
-        """Yield what the numbers of this choice must not be together, with the way out."""
+        """Yield contradictions between numbers of this choice, with the way out."""
         return ()
 
     def _replaced(self) -> Iterable[str]:
@@ -193,7 +193,7 @@ class Choice:
 
 
 class Number(NamedTuple):
-    """A number of some choices of a kind: its option in the first of them, and all of them."""
+    """A number of some choices of a kind: its option in the first of them, and these choices."""
 
     option: Option
     owners: list[type[Choice]]
@@ -206,8 +206,8 @@ class Kind(Registry[type[Choice]]):
         """Add a choice, also as a decorator.
 
         Raises:
-            ConfigError: as of a `Registry`; or the class is no frozen dataclass, so that its
-                numbers would be none.
+            ConfigError: as of a `Registry`; or the class is not a frozen dataclass, so its numbers
+                would be lost.
         """
         params = vars(choice).get("__dataclass_params__")
         forgot = any(isinstance(value, Field) for value in vars(choice).values())
@@ -218,10 +218,10 @@ class Kind(Registry[type[Choice]]):
         return super().register(choice)
 
     def read(self, value: object) -> Choice:
-        """Return a choice from what people, YAML or a program write: text, a mapping, or itself.
+        """Return a choice from its text, a mapping, or itself.
 
         Raises:
-            UnknownChoice: there is none of that name.
+            UnknownChoice: no choice has that name.
             ConfigError: it has no such number, or a number has a wrong value.
         """
         if isinstance(value, Choice) and value.kind is self:
@@ -242,7 +242,7 @@ class Kind(Registry[type[Choice]]):
         return choice(**{names[number]: value for number, value in numbers.items()})
 
     def parts(self, value: object) -> tuple[str, dict[str, object]]:
-        """Return name and numbers of what is written, whether or not there is such a choice.
+        """Return name and numbers of a value, whether or not the choice exists.
 
         Raises:
             ConfigError: it is neither text of the form above nor a mapping.
@@ -261,7 +261,7 @@ class Kind(Registry[type[Choice]]):
 
     @property
     def expected(self) -> str:
-        """What a legal value is."""
+        """Description of a legal value."""
         return f"one of {', '.join(self.known())}"
 
     def _numbers(self, name: str, text: str) -> dict[str, object]:
@@ -269,7 +269,7 @@ class Kind(Registry[type[Choice]]):
         for part in filter(str.strip, _COMMA.split(text)):
             number, equals, value = (word.strip() for word in part.partition("="))
             if not equals:
-                raise ConfigError(f"{name}({text}): {number!r} is no number; write number=value")
+                raise ConfigError(f"{name}({text}): {number!r} has no value; write number=value")
             if number in numbers:
                 raise ConfigError(f"{name}({text}) has {number} twice; keep one")
             numbers[number] = value
@@ -299,7 +299,7 @@ class Kind(Registry[type[Choice]]):
         }
 
     def lacks(self, choice: type[Choice], number: str) -> str:
-        """Say that a choice has no such number, and which choices have it."""
+        """Return the error for a number that a choice lacks; it names the choices that have it."""
         flat = self.numbers()
         by_name = {**{one.option.name: one for one in flat.values()}, **flat}
         if number in by_name:
@@ -337,4 +337,4 @@ TASKS: Registry[Any] = Registry(
     module="settings.__module__",
 )
 REGISTRIES = (LAYERS, TASKS, *KINDS)
-"""All that a file of the user's own may add to."""
+"""Everything that a file of the user's own may add to."""

@@ -64,8 +64,8 @@ class TrainConfig(FineTuning):
     data: str = _data("sotu", "corpus shipped with the package, or a text file, folder or glob")
     tokenizer: str = _data(
         "auto",
-        "bytes, bpe:N (N ids, learnt from the text), or a tokenizer.json; auto is that of what "
-        "init_from or resume names, else bytes",
+        "bytes, bpe:N (N ids, learnt from the text), or a tokenizer.json; auto is that of the "
+        "checkpoint that init_from or resume names, else bytes",
     )
     text_key: str | None = _data(None, "field of a JSON line that holds the text")
     strict_data: bool = _data(
@@ -78,15 +78,16 @@ class TrainConfig(FineTuning):
     )
     follow: str | None = _data(
         None,
-        "folder whose new text files and examples are trained on as they arrive, each once, in "
-        "place of data, which stays the held-out text; without a budget until mlxhog stop",
+        "folder whose new text files and examples are trained as they arrive, each once; data then "
+        "gives the held-out text only; without a budget the run ends by mlxhog stop",
         none="off",
     )
 
     model: str = _model(
         "auto",
         "architecture: a name (mlxhog models lists them), or a YAML or JSON file; auto is that of "
-        "what init_from or resume names, else tiny; its vocabulary is the tokenizer's",
+        "the checkpoint that init_from or resume names, else tiny; the tokenizer gives the "
+        "vocabulary",
         aliases=("size",),
     )
     set: str | None = _model(
@@ -98,8 +99,8 @@ class TrainConfig(FineTuning):
     plugin: str | None = _model(
         None,
         "Python file that adds layers, tasks, schedules, optimizers or strategies, such as "
-        "examples/my_layer.py; several with commas. A flag or a Python argument runs it; of a "
-        "configuration file it runs if you have named it so before and it has not changed since",
+        "examples/my_layer.py; several with commas. A file that only a YAML file names runs if you "
+        "have named it before, by a flag or from Python, and it has not changed since",
         aliases=("layers_from",),
     )
     seq_len: int = _model(
@@ -111,7 +112,7 @@ class TrainConfig(FineTuning):
     )
     kernels: str = _model(
         "auto",
-        "forms of the model's operations: plain, hand-written for CPU or GPU, or the fastest here",
+        "form of the model's operations: plain, hand-written for CPU or GPU, or the fastest here",
         choices=("auto", "reference", "native", "metal", EMULATED),
     )
     compute_dtype: str = _model(
@@ -127,14 +128,14 @@ class TrainConfig(FineTuning):
     max_workers: int | None = _workers(
         None,
         "worker slots in the arena, each with room for its optimizer state; auto is two more than "
-        "workers where others can join (hogwild) and memory is plenty",
+        "workers if others can join (hogwild) and memory suffices",
         low=1,
         high=4096,
         none="auto",
     )
     cpu_blas: str = _workers(
         "auto",
-        "matrix products of MLX where kernels=reference: the fastest library here, or its own",
+        "kernels=reference: library for MLX's matrix products, the fastest here or MLX's own",
         choices=("auto", "reference"),
     )
     memory_limit: float = _workers(
@@ -143,63 +144,62 @@ class TrainConfig(FineTuning):
     slow: str | None = _workers(
         None,
         "for experiments: workers made slow on purpose, by rank; 1=2 doubles the time of every "
-        "gradient of worker 1, 1=random:0.2:3 makes it 3 times as long with probability 0.2, "
-        "1=late:10 begins 10 s late; with commas, several workers",
+        "gradient of worker 1, 1=random:0.2:3 triples it with probability 0.2, 1=late:10 begins "
+        "10 s late; with commas, several workers",
     )
 
     strategy: StrategyChoice | None = _strategy(
         "auto",
-        "how the workers train together, see docs/training.md; auto measures how evenly they "
-        "compute, and takes hogwild or sync with sync_shares=speed, or serial for one",
+        "how the workers train together, see docs/training.md; auto is serial for one worker, and "
+        "measures several to choose hogwild or sync with sync_shares=speed",
         kind=STRATEGIES,
         none="auto",
     )
     read: str = _strategy(
         "snapshot",
-        "what a worker computes with: a copy, or the shared parameters themselves",
+        "parameters that a worker computes with: a copy, or the shared ones themselves",
         choices=("snapshot", "live"),
     )
     write: str = _strategy(
         "auto",
-        "how a CPU adds a step: stripe locks, plain adds that may get lost, or compare-and-swap; "
-        "auto is lossless, and cas beside Metal kernels",
+        "how a CPU adds a step: under stripe locks, by plain adds, which may get lost, or by "
+        "compare-and-swap; auto is lossless, and cas beside Metal kernels",
         choices=("auto", "lossless", "racy", "cas"),
     )
     gpu_write: str = _strategy(
         "cpu",
-        "who adds the steps of GPU workers: the CPU, a Metal kernel in place, or what doctor found "
-        "safe here; metal-emulated runs every worker's steps through the Metal source on the CPU",
+        "how steps of GPU workers are added: by the CPU, by Metal kernels in place, or as doctor "
+        "found safe here; metal-emulated adds all steps by the Metal source, run on the CPU",
         choices=("cpu", "metal", "auto", EMULATED),
     )
     determinism: str = _strategy(
         "none",
-        "rounds: only strategies whose runs end with the same bits again; record: lock-free, with "
-        "a log by which mlxhog replay does the run again bit for bit",
+        "rounds: only options with which runs repeat bit for bit; record: lock-free, with a log "
+        "from which mlxhog replay repeats the run bit for bit",
         choices=("none", "rounds", "record", "replay"),
     )
     force: bool = _strategy(
         False,
-        "gpu_write=metal, kernels=metal and read=live although doctor found no proof that they are "
-        "safe",
+        "allow gpu_write=metal, kernels=metal and read=live also if doctor has not found them safe",
     )
 
     sampled_head: int | None = _sparse(
         None,
-        "words drawn for each batch, beside its own, that the training loss is taken over; "
-        "evaluation takes all",
+        "words drawn for each batch; the training loss is over these and the batch's own, that of "
+        "evaluations over all",
         low=1,
         none="off",
     )
 
     optimizer: OptimizerChoice | None = _optimizer(
         "auto",
-        "update rule; auto is muon, and that of the run where one is resumed",
+        "update rule; auto is muon, or that of the run that is resumed",
         kind=OPTIMIZERS,
         none="auto",
     )
     lr: float | None = _optimizer(
         None,
-        "step size at the top of the schedule; auto is the optimizer's own, by width and strategy",
+        "largest step size of the schedule; auto is the optimizer's own, by width and strategy",
         above=0, aliases=("learning_rate",), none="auto",
     )  # fmt: skip
     clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
@@ -217,48 +217,48 @@ class TrainConfig(FineTuning):
     tokens: int | None = _budget(None, "end after this many tokens", unit="tokens", low=1)
     time: float | None = _budget(
         None,
-        "end after this time; 60 s where no budget is given; the first budget reached ends the run",
+        "end after this time; 60 s without any budget; the first budget reached ends the run",
         unit="s",
         above=0,
     )
 
     eval_every: Interval = _run(
         Interval(seconds=10),
-        "held-out evaluation, every N steps, or every so often and at the end, or off; by time it "
-        "is left out where evaluations have taken more than 5 % of the workers' time",
+        "steps or time between held-out evaluations, or off; the end has one, too; by time one is "
+        "left out if evaluations have taken more than 5 % of the workers' time",
         aliases=("steps_per_eval",),
     )
     eval_tokens: int | None = _run(
         None,
-        "held-out text in one evaluation; auto is 64 kB of text, less for a model that is slow for "
-        "its budget",
+        "held-out text in one evaluation; auto is 64 KiB of text, less for a model that is slow "
+        "for its budget",
         unit="tokens",
         low=1,
         none="auto",
     )
-    sample_every: Interval = _run(Interval(seconds=30), "sample of text, likewise")
+    sample_every: Interval = _run(Interval(seconds=30), "steps or time between samples of text")
     save_every: Interval = _run(
-        Interval(seconds=300), "checkpoint, likewise; the end always saves one"
+        Interval(seconds=300), "steps or time between checkpoints; the end always saves one"
     )
-    keep_last: int = _run(3, "checkpoints kept", low=1)
+    keep_last: int = _run(3, "newest checkpoints that are kept", low=1)
     live: str = _run(
         "auto",
-        "keep two more copies of the parameters in shared memory, for those who read the weights "
-        "while they are trained; auto does where they take up to a tenth of what a run may use",
+        "keep two more copies of the parameters in shared memory, for readers while the run "
+        "trains; auto does if they take at most a tenth of the memory that a run may use",
         choices=("auto", "on", "off"),
     )
     live_every: Interval = _run(
-        Interval(seconds=1), "a copy for those readers, likewise, while there are any"
+        Interval(seconds=1), "steps or time between copies for readers, while there are any"
     )
     resume: str | None = _run(
         None, "continue a run: a path, its name, latest, NAME/best, or one of its checkpoints"
     )
     reset_optimizer: bool = _run(
-        False, "resume: without the moments, such as those of another optimizer"
+        False, "resume: drop the moments, for example those of another optimizer"
     )
     report_to: str = _run(
         "none",
-        "tensorboard also writes losses and tokens/s as events that tensorboard --logdir shows",
+        "tensorboard: also write losses and tokens/s as events that tensorboard --logdir shows",
         choices=("none", "tensorboard"),
     )
     seed: int = _run(0, "seed of initial values, data order and samples", low=0, high=2**32 - 1)
@@ -281,11 +281,11 @@ class TrainConfig(FineTuning):
     )
 
     def __post_init__(self) -> None:
-        """Convert and check every value, and set what follows from others.
+        """Convert and check every value, and set those that follow from others.
 
-        That is the strategy, where other options ask for one; and of a run that begins, the
-        default budget, optimizer, model and tokenizer: a resumed one brings them along, and one
-        that begins with a checkpoint's weights its model and tokenizer.
+        Other options may ask for a strategy. A new run gets the default budget, optimizer, model
+        and tokenizer; a resumed run has its own, and a run with the weights of a checkpoint has
+        the checkpoint's model and tokenizer.
 
         Raises:
             ConfigError: all problems, one per line.
@@ -316,7 +316,7 @@ class TrainConfig(FineTuning):
     def top_lr(self) -> float:
         """`lr` as a number, which it is once `mlxhog.optim.for_model` has seen the model."""
         if self.lr is None:
-            raise ConfigError("lr is auto, and no model has said what that is; give a number")
+            raise ConfigError("lr is auto, which depends on the model; give a number")
         return self.lr
 
     @property
@@ -333,15 +333,14 @@ class TrainConfig(FineTuning):
 
     @property
     def has_budget(self) -> bool:
-        """Whether it says how long to train; `resume` without it is the rest of the run's own."""
+        """Whether a budget is given; `resume` without one uses the rest of the run's own."""
         budgets = (self.steps, self.tokens, self.time, self.epochs)
         return any(budget is not None for budget in budgets)
 
     def to_yaml(self) -> str:
         """Return a YAML text with which `train --config` repeats this run.
 
-        `resume` and what goes with it are left out: they say where one command began, not what the
-        run is.
+        `resume` and `reset_optimizer` are left out: they describe one command, not the run.
         """
         values = spelt(self)
         del values["resume"], values["reset_optimizer"]
@@ -352,7 +351,7 @@ class TrainConfig(FineTuning):
 
 
 PLUGIN = ("plugin", *options(TrainConfig)["plugin"].aliases)
-"""Names of the option that remembers files of the user's own."""
+"""Names of the option with the user's own Python files."""
 
 
 def train_config(
@@ -360,7 +359,7 @@ def train_config(
 ) -> TrainConfig:
     """Return the options of a run from several sources, the weakest first.
 
-    A choice that none but a user's file defines is looked for in the files that they remember.
+    A choice that only a user's file defines is looked for in the files that the sources remember.
 
     Raises:
         ConfigError: everything that is wrong in any of them, after `problems`; or such a file may

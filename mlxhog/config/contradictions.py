@@ -1,4 +1,4 @@
-"""Options of a training run that contradict each other, each with the way out."""
+"""Contradictions between options of a training run, each with the way out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig
 
 OLD_EVAL_TOKENS = 16_384
-"""`eval_tokens` in the config.yaml of a run of 0.2 where no other was given; now it is auto."""
+"""Default of `eval_tokens` in 0.2, as its config.yaml has it; now it is auto."""
 
 _OLD_DEFAULTS = {"eval_tokens": OLD_EVAL_TOKENS}
 """Defaults that 0.2 wrote into config.yaml, also where they had no effect."""
@@ -27,14 +27,14 @@ _SWITCHED_OFF: dict[str, tuple[str, tuple[str, ...], str]] = {
     ),
     "eval_tokens": ("eval_every", ("off",), "so nothing is evaluated; set eval_every"),
 }
-"""Options without effect beside some values of another option: which, why, and the way out."""
+"""Options without effect beside some values of another one: that option, the values, the reason."""
 
 CHOICES = tuple(other for other, _, _ in _SWITCHED_OFF.values())
 """Options whose values decide which other options have an effect."""
 
 
 def of(config: TrainConfig) -> list[tuple[str, str]]:
-    """Pairs (option, what it contradicts and the way out), of a configuration of legal values."""
+    """Pairs (option, contradiction and the way out), of a configuration with legal values."""
     pairs = _of_switches(config)
     try:
         parse_slowdowns(config.slow)
@@ -78,14 +78,14 @@ def of_others(kind: str, choice: str) -> tuple[str, ...]:
 def choosing(config: type[TrainConfig], **choices: str) -> dict[str, Any]:
     """Changes to a configuration that set options of `CHOICES`.
 
-    They are the values, and the defaults of the options that have no effect beside them.
+    They are these values, and the defaults of the options that have no effect beside them.
     """
     names = [name for kind, choice in choices.items() for name in of_others(kind, choice)]
     return {**{name: options(config)[name].default for name in names}, **choices}
 
 
 def implied_strategy(config: TrainConfig) -> str | None:
-    """The strategy that options of the run ask for, where it is open."""
+    """The strategy that other options of the run require, if it is open."""
     if config.determinism == "rounds":
         return "sync"
     lock_free = (
@@ -99,7 +99,7 @@ def implied_strategy(config: TrainConfig) -> str | None:
 
 
 def _of_switches(config: TrainConfig) -> list[tuple[str, str]]:
-    """Options of something that is switched off."""
+    """Options without effect, because another one switches them off."""
     pairs = []
     for name, (other, off, reason) in _SWITCHED_OFF.items():
         choice = str(getattr(config, other))
@@ -110,36 +110,36 @@ def _of_switches(config: TrainConfig) -> list[tuple[str, str]]:
 
 
 def _is_given(config: TrainConfig, name: str) -> bool:
-    """Whether an option has a value that a person gave, also where an old file is read."""
+    """Whether a person gave the value of an option; also for files of 0.2."""
     return is_set(config, name) and getattr(config, name) != _OLD_DEFAULTS.get(name)
 
 
 def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
-    """What runs that are recorded, or that repeat by themselves, cannot have."""
+    """Contradictions of runs that repeat, by rounds or by a record."""
     name, pairs, strategy = "determinism", [], config.strategy
     if config.determinism == "rounds":
         if config.time is not None or config.follow is not None:
-            problem = "rounds, but a run that time or arriving text ends never ends the same again"
-            pairs.append((name, f"{problem}; give --steps or --tokens, and neither of them"))
+            problem = "rounds, but a budget in time or a followed folder ends each run differently"
+            pairs.append((name, f"{problem}; give --steps or --tokens instead"))
         elif not config.has_budget and config.resume is None:
             pairs.append((name, "rounds needs a budget in steps or tokens; add --steps"))
         for option in ("patience", "stop_at_loss"):
             if getattr(config, option) is not None:
-                problem = f"rounds, but {option} ends a run at a moment that no two runs share"
+                problem = f"rounds, but {option} ends each run at another step"
                 pairs.append((name, f"{problem}; leave {option} out"))
     if config.determinism not in ("record", "replay"):
         return pairs
     for wrong, problem in (
         (strategy is not None and not strategy.recorded, f"strategy is {strategy}; leave it out, "
          "or take determinism=rounds, which needs no record"),
-        (config.read == "live", "live reads see single elements change, which no record tells; "
-         "set read=snapshot"),
+        (config.read == "live", "live reads see single elements change, which no record has; set "
+         "read=snapshot"),
         (config.write not in ("auto", "lossless"), f"write is {config.write}: without stripe "
-         "locks no record tells who wrote an element first; set write=lossless"),
+         "locks the order of writes to an element is unknown; set write=lossless"),
         (config.gpu_write != "cpu", f"gpu_write is {config.gpu_write}; set gpu_write=cpu"),
-        (config.follow is not None, "text that arrives is no part of a record; leave follow out"),
-        (config.resume is not None, "a record begins with its run; add --determinism none to go "
-         "on without one, and the record stays what it is"),
+        (config.follow is not None, "a record has no arriving text; leave follow out"),
+        (config.resume is not None, "a record begins with its run; add --determinism none to "
+         "resume without one, and the record stays as it is"),
     ):  # fmt: skip
         if wrong:
             pairs.append((name, f"{config.determinism}, but {problem}"))

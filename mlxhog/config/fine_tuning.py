@@ -1,6 +1,6 @@
-"""Options of a run that begins with the weights of another, learns completions, and ends by itself.
+"""Options of fine-tuning and of early stopping.
 
-Passes over the text, and ends that held-out text brings, are for runs of any kind.
+Passes over the text and early stopping are for runs of any kind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ ORIGINS = ("init_from", "resize_vocab")
 """Options of the weights that a new run begins with."""
 
 ENDS = ("patience", "stop_at_loss", "keep_best")
-"""Options that go by held-out evaluations while training."""
+"""Options that use held-out evaluations while training."""
 
 WITHOUT_ENDS: dict[str, Any] = {
     "epochs": None, "patience": None, "stop_at_loss": None, "keep_best": False,
@@ -35,18 +35,17 @@ class FineTuning:
 
     init_from: str | None = _tuning(
         None,
-        "begin with the weights, and nothing else, of a checkpoint: its path, a run, latest, or a "
+        "begin with the weights, and only these, of a checkpoint: its path, a run, latest, or a "
         "directory of transformers",
     )
     resize_vocab: bool = _tuning(
         False,
-        "init_from: with another vocabulary; rows of tokens that both have are kept, by their text",
+        "init_from: allow another vocabulary; rows of tokens with the same text are kept",
     )
     context: str = _tuning(
         "frozen",
         "JSON lines of prompt and completion: gradients stop where the completion begins, at the "
-        "state that the prompt leaves, or flow through the prompt as well; its tokens are learnt "
-        "in neither",
+        "state after the prompt, or flow through the prompt as well; it is learnt in neither case",
         choices=("frozen", "trained"),
     )
     epochs: int | None = _ends(
@@ -80,29 +79,29 @@ class FineTuning:
 
 
 def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
-    """Pairs (option, what it contradicts and the way out)."""
+    """Pairs (option, contradiction and the way out)."""
     pairs = _of_origin(config)
     if config.epochs is not None:
         for name in ("steps", "tokens", "time"):
             if (value := getattr(config, name)) is not None:
-                problem = f"is {config.epochs}, and {name} {value:g} says how long to train, too"
+                problem = f"is {config.epochs}, and {name} {value:g} is a budget, too"
                 pairs.append(("epochs", f"{problem}; leave one of them out, or set it to none"))
         if config.follow is not None:
-            pairs.append(("epochs", "text that arrives has no end to pass; leave it out"))
+            pairs.append(("epochs", "a followed folder has no last text; leave epochs out"))
     if not config.eval_every.on:
         for name in ENDS:
             if getattr(config, name):
-                problem = "goes by held-out evaluations, and eval_every is off"
+                problem = "needs held-out evaluations, and eval_every is off"
                 pairs.append((name, f"{problem}; set eval_every, such as 10s, or 100 for steps"))
     return pairs
 
 
 def _of_origin(config: TrainConfig) -> list[tuple[str, str]]:
-    """What weights to begin with do not go together with."""
+    """Contradictions of the options for the first weights."""
     if config.init_from is None:
         problem = "is for a run that begins with the weights of another; add init_from"
         return [("resize_vocab", problem)] if config.resize_vocab else []
     if config.resume is not None:
-        problem = f"a run that goes on (resume {config.resume}) has weights of its own; leave one"
-        return [("init_from", f"{problem} of them out")]
+        problem = f"resume {config.resume} has its own weights; leave one of the two out"
+        return [("init_from", problem)]
     return []

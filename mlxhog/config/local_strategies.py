@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig
 
 AVERAGE_EVERY = 16
-"""Steps of each worker between two averages where no number is given."""
+"""Default of the steps of each worker between two averages."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +29,12 @@ class Copies(StrategyChoice):
 
     split: str = option(
         "none",
-        "text of the workers: any of it for all, or that of clients whose shares of each class of "
-        "documents a Dirichlet distribution draws",
+        "text of a worker: any of it, or that of clients, whose shares of each class of documents "
+        "a Dirichlet distribution draws",
         choices=("none", "dirichlet"),
     )
     split_alpha: float = option(
-        1.0, "split=dirichlet: how alike the clients' texts are; 0 is a class for one client", low=0
+        1.0, "split=dirichlet: similarity of the clients' texts; 0 is a class for one client", low=0
     )
     split_by: str = option(
         "auto",
@@ -43,8 +43,8 @@ class Copies(StrategyChoice):
     )
     clients: int | None = option(
         None,
-        "split=dirichlet: texts, of which each worker trains its own in turn; auto is one for "
-        "every worker",
+        "split=dirichlet: number of clients, of which each worker trains its own in turn; auto is "
+        "one for every worker",
         low=1,
         none="auto",
     )
@@ -58,7 +58,7 @@ class Copies(StrategyChoice):
                     yield f"{name}: is for split=dirichlet; add that, or leave it out"
 
     def beside(self, config: TrainConfig) -> Pairs:
-        """Yield what is for parameters of all."""
+        """Yield options that need parameters of all workers."""
         yield from super().beside(config)
         if config.gpu_write.startswith("metal"):
             problem = f"{config.gpu_write}, but the CPU adds to each worker's own copy"
@@ -77,12 +77,11 @@ class AvgRuns(Copies):
 
 @dataclass(frozen=True, kw_only=True)
 class Averaged(Copies):
-    """Numbers of local methods whose workers meet on the way."""
+    """Numbers of local methods that average during the run."""
 
     average_every: int | None = option(
         None,
-        "average the workers' own parameters whenever each has taken this many; auto is "
-        f"{AVERAGE_EVERY}",
+        f"steps of each worker between two averages of the parameters; auto is {AVERAGE_EVERY}",
         unit="steps",
         low=1,
         none="auto",
@@ -94,18 +93,18 @@ class Averaged(Copies):
     )
     inner_state: str = option(
         "keep",
-        "optimizer state of the workers when their parameters are averaged: it stays each one's "
-        "own, is averaged as well, or begins anew",
+        "optimizer state of the workers at an average of their parameters: each keeps its own, it "
+        "is averaged as well, or begins anew",
         choices=("keep", "average", "reset"),
     )
 
     @property
     def local_steps(self) -> int:
-        """H: steps of each worker in a round, where all take as many."""
+        """H: steps of each worker in a round with equal work."""
         return AVERAGE_EVERY if self.average_every is None else self.average_every
 
     def steps_by_rank(self) -> tuple[int, ...] | None:
-        """Local steps of each rank, where `local_work` gives them.
+        """Local steps of each rank as in `local_work`; None if it is a word.
 
         Raises:
             ValueError: it is neither a word nor such a list.
@@ -138,8 +137,8 @@ class Averaged(Copies):
         optimizer = optimizers.of(config)
         if self.inner_state == "average" and optimizer.has_own_bases:
             problem = (
-                f"average, but the state of {optimizer.name} lies in bases of its own in each "
-                "worker; set inner_state=keep or reset, or take another optimizer"
+                f"average, but the state of {optimizer.name} has another basis in each worker; "
+                "set inner_state=keep or reset, or take another optimizer"
             )
             yield "inner_state", problem
         if config.determinism == "rounds" and self.local_work == "speed":
@@ -174,7 +173,7 @@ class FedProx(Averaged):
     )
     prox: str = option(
         "grad",
-        "the pull is part of the gradient, or a step of its own beside the optimizer's",
+        "the pull is part of the gradient, or a separate step beside the optimizer's",
         choices=("grad", "decoupled"),
     )
 
@@ -197,7 +196,7 @@ class DiLoCo(Averaged):
 
     replicas: int | None = option(
         None,
-        "copies of the parameters; the workers of each train it lock-free; auto is one for every "
+        "copies of the parameters, each trained lock-free by its workers; auto is one for every "
         "worker",
         low=1,
         none="auto",

@@ -1,8 +1,8 @@
-"""Optimizers as a run chooses them: the numbers of each, and what each is.
+"""Optimizers as a run chooses them: numbers and facts of each.
 
-`mlxhog.optim` takes their steps. Nothing here imports NumPy, so that help and wrong options are
-answered at once. Numbers that several have stand in a base class, once. A number that is "auto"
-gets its value from `fitted`, when model and workers are known.
+`mlxhog.optim` takes their steps. Nothing here imports NumPy, so that help and errors about options
+are fast. Base classes have the numbers that several optimizers share. `fitted` gives a number that
+is "auto" its value when model and workers are known.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ BETA1: Final = 0.9
 
 MUON_LR: Final = 3e-3
 MUON_WIDTH: Final = 128
-"""Of the model for which a search found that step size; other widths have their own."""
+"""Width of the model for which a search found that step size; it is scaled to other widths."""
 AVERAGED_BETA1: Final = 0.75
-"""Muon's where a step averages the gradients of several workers."""
+"""Muon's beta1 if a step averages the gradients of several workers."""
 NESTEROV: Final = 0.1
 MANY: Final = 4
-"""Workers from which on what looks ahead of the others takes the next two."""
+"""Smallest number of workers that look ahead for which Muon takes the next two."""
 LATE_BETA1: Final = 0.95
 LATE_NESTEROV: Final = 0.15
 
@@ -43,9 +43,9 @@ class OptimizerChoice(Choice, ABC):
     Attributes:
         title: its name as texts spell it.
         is_adaptive: its steps do not scale with the gradient.
-        has_own_bases: its state lies in bases of each worker's own, so that it has no average.
-        beside: the rule of whatever is not a hidden matrix; "" where all parameters are alike.
-        lr_workers: what `lr_workers=auto` stands for.
+        has_own_bases: its state has another basis in each worker, so that it has no average.
+        beside: the rule of parameters other than hidden matrices; "" if one rule moves all.
+        lr_workers: the value of `lr_workers=auto`.
     """
 
     kind: ClassVar[Kind] = OPTIMIZERS
@@ -56,34 +56,34 @@ class OptimizerChoice(Choice, ABC):
     lr_workers: ClassVar[str] = "none"
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
-        """Return it with values for its open numbers, or what takes its place.
+        """Return it with values for its open numbers, or the optimizer that replaces it.
 
         Args:
             hidden: whether the model has hidden matrices.
-            averaged: workers whose gradients one step averages.
-            ahead: workers whose steps a gradient looks ahead of, with itself.
+            averaged: number of workers whose gradients one step averages.
+            ahead: number of workers whose steps `predict=last` extrapolates, itself included.
         """
         return self
 
     def default_lr(self, width: int, averaged: int = 1) -> float:
-        """Return the largest step size where none is given.
+        """Return the default of the largest step size.
 
         Args:
             width: of the model.
-            averaged: workers whose gradients one step averages.
+            averaged: number of workers whose gradients one step averages.
         """
         return LR
 
     def per_step(self, tokens: int) -> Self:
-        """Return it with numbers that follow from the tokens whose mean gradient is one step."""
+        """Return it with the numbers that depend on the tokens of one step."""
         return self
 
     def workers_factor(self, rule: str, workers: int) -> float:
-        """Return the factor of lr where several workers add steps of their own.
+        """Return the factor of lr for workers that add their own steps.
 
         Args:
             rule: none, sqrt, linear, or auto.
-            workers: that add steps of their own.
+            workers: number of these workers.
         """
         rule = self.lr_workers if rule == "auto" else rule
         if rule == "sqrt":
@@ -126,16 +126,16 @@ class Averaging(Decayed):
 
     beta1: float | None = option(
         None,
-        "decay of the first moment; auto is 0.9, and 0.75 where muon takes averaged gradients "
-        "(sync), 0.95 where it looks ahead of three or more workers",
+        "decay of the first moment; auto is 0.9; for muon 0.75 with averaged gradients (sync), and "
+        "0.95 if it looks ahead of three or more workers",
         low=0, below=1, none="auto", old=0.9,
     )  # fmt: skip
     beta2: float = option(
-        0.95, "decay of the second moment; Lion: of its mean", low=0, below=1
+        0.95, "decay of the second moment; lion: of its mean", low=0, below=1
     )  # fmt: skip
     beta2_half_life: int | None = option(
         None,
-        "sets beta2 instead: after so much text a gradient has half its weight; beta2 is "
+        "sets beta2 by text: a gradient has half its weight after this number of tokens; beta2 is "
         "2^(-tokens in one step / half-life)",
         unit="tokens",
         low=1,
@@ -156,13 +156,13 @@ class Averaging(Decayed):
 
     @property
     def decay1(self) -> float:
-        """Decay of the first moment, also where it is open."""
+        """Decay of the first moment; the default if it is open."""
         return BETA1 if self.beta1 is None else self.beta1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Adaptive(Averaging):
-    """Steps that a second moment divides."""
+    """Steps divided by the root of a second moment."""
 
     eps: float = option(EPS, "added to the root of the second moment", above=0)
 
@@ -172,14 +172,15 @@ class Sharing(Adaptive):
     """Moments of each worker, or one pair for all.
 
     Attributes:
-        shares_by_itself: moments=auto is one pair where workers are lock-free.
+        shares_by_itself: moments=auto is one pair if workers are lock-free.
     """
 
     shares_by_itself: ClassVar[bool] = False
 
     moments: str = option(
         "auto",
-        "moments of each worker, or one pair for all; auto is shared for muon under hogwild",
+        "moments of each worker, or one pair for all; auto is shared for muon under hogwild, else "
+        "private",
         choices=("auto", "private", "shared"),
         aliases=("second_moment",),
     )
@@ -211,8 +212,8 @@ class Muon(Sharing):
 
     nesterov: float | None = option(
         None,
-        "weight of the gradient itself in a direction, beside its mean; auto is 0.1, and 0.15 "
-        "where it looks ahead of three or more workers",
+        "weight of the gradient itself in a direction, beside its mean; auto is 0.1, and 0.15 if "
+        "it looks ahead of three or more workers",
         low=0, high=1, none="auto",
     )  # fmt: skip
     orthogonalization: str = option(
@@ -221,24 +222,24 @@ class Muon(Sharing):
         choices=("polar3", "ns5"),
     )
     rows: int | None = option(
-        None, "rows orthogonalised together, which is cheaper; all is the whole matrix",
+        None, "rows orthogonalised together; fewer are cheaper; all is the whole matrix",
         low=1, none="all", flat="orthogonalization_rows",
     )  # fmt: skip
     every: int | None = option(
         None,
-        "whole matrices at every Nth step of a worker, in between their rows, one by one or as "
-        "rows says",
+        "orthogonalise whole matrices at every Nth step of a worker only; in between rows one by "
+        "one, or as `rows` has it",
         unit="steps", low=2, none="off", flat="orthogonalization_every",
     )  # fmt: skip
     dtype: str = option(
         "auto",
-        "type of those factors in its matrix products that bear it; auto is bfloat16 for polar3 "
-        "where the CPU multiplies it faster",
+        "type of the factors in its matrix products that tolerate rounding; auto is bfloat16 for "
+        "polar3 if the CPU multiplies it faster, else float32",
         choices=("auto", "float32", "bfloat16"), flat="orthogonalization_dtype",
     )  # fmt: skip
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
-        """Return it with values for its open numbers; AdamW where there is no hidden matrix."""
+        """Return it with values for its open numbers; AdamW without a hidden matrix."""
         if not hidden:
             return like(AdamW, self).fitted(hidden=hidden, averaged=averaged, ahead=ahead)
         beta1, nesterov, late = self.beta1, self.nesterov, ahead >= MANY
@@ -251,16 +252,16 @@ class Muon(Sharing):
         return replace(self, beta1=beta1, nesterov=nesterov)
 
     def default_lr(self, width: int, averaged: int = 1) -> float:
-        """Return the largest step size where none is given.
+        """Return the default of the largest step size.
 
-        A step of a matrix of width d has a spectral norm of about .2 sqrt(d) lr, and what it does
-        to activations should not depend on d. Source: Yang, Simon and Bernstein 2023,
+        A step of a matrix of width d has a spectral norm of about .2 sqrt(d) lr, and its effect on
+        activations should not depend on d. Source: Yang, Simon and Bernstein 2023,
         arXiv:2310.17813.
         """
         return MUON_LR * math.sqrt(averaged * MUON_WIDTH / width)
 
     def broken_rules(self) -> Iterable[str]:
-        """Yield a type that the five steps do not bear."""
+        """Yield a type whose rounding the five steps do not tolerate."""
         if self.orthogonalization == "ns5" and self.dtype == "bfloat16":
             yield (
                 "orthogonalization_dtype is bfloat16, whose rounding the five steps of ns5 enlarge "
@@ -305,8 +306,8 @@ class Projected(Adaptive):
     )  # fmt: skip
     compat: str = option(
         "guarded",
-        "after a gradient of zeros the next update is limited as a first one, or as in the "
-        "authors' package, which stops such a matrix for about 1,850 steps; official has the "
+        "limit of the update after a gradient of zeros: that of a first one, or that of the "
+        "authors' package, which stops such a matrix for about 1,850 steps; official also has the "
         "package's eps, 1e-6, in place of 1e-8",
         choices=("guarded", "official"), flat="projection_compat",
     )  # fmt: skip
@@ -339,8 +340,8 @@ class ApolloMini(Projected):
 class Lion(Averaging):
     """The sign of a momentum.
 
-    It moves every element by lr whatever the gradient, so P workers move it by up to P * lr while
-    one computes. The other rules' steps shrink where gradients of different workers disagree.
+    It moves every element by lr for any gradient, so P workers move it by up to P * lr while one
+    computes. The steps of other rules shrink where gradients of different workers disagree.
     """
 
     name: ClassVar[str] = "lion"
@@ -391,7 +392,7 @@ DEFAULT: Final = Muon
 
 
 def of(config: TrainConfig) -> OptimizerChoice:
-    """Return the optimizer of a configuration; the default where it is open."""
+    """Return the optimizer of a configuration; the default if it is open."""
     return DEFAULT() if config.optimizer is None else config.optimizer
 
 
@@ -399,7 +400,7 @@ def by_name(name: str) -> OptimizerChoice:
     """Return the optimizer of a name, with its defaults.
 
     Raises:
-        UnknownChoice: there is none.
+        UnknownChoice: no optimizer has that name.
     """
     choice: Any = OPTIMIZERS.find(name)
     made: OptimizerChoice = choice()
@@ -407,7 +408,7 @@ def by_name(name: str) -> OptimizerChoice:
 
 
 def like(kind: type[Averaging], other: OptimizerChoice) -> Averaging:
-    """Return an optimizer with those numbers of another that both have."""
+    """Return an optimizer of a kind, with the numbers that it shares with another one."""
     both = options(kind).keys() & options(type(other)).keys()
     return kind(**{name: getattr(other, name) for name in both})
 

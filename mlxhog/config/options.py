@@ -21,14 +21,14 @@ _METADATA = "mlxhog.option"
 
 
 class Chooses(Protocol):
-    """What an option of a choice needs of its kind, see `mlxhog.config.choices`."""
+    """The part of a kind of choices that an option needs, see `mlxhog.config.choices`."""
 
     @property
     def expected(self) -> str:
-        """What a legal value is."""
+        """Description of a legal value."""
 
     def read(self, value: object) -> object:
-        """Return the choice that a value spells, or raise a `ConfigError`."""
+        """Return the choice of a value, or raise a `ConfigError`."""
 
 
 def option(
@@ -53,8 +53,8 @@ def option(
     """Declare a dataclass field that is also a YAML key and a flag.
 
     Args:
-        default: value when neither YAML nor a flag gives one.
-        help: one line, what it does.
+        default: value if neither YAML nor a flag gives one.
+        help: one line about its effect.
         group: heading under which `--help` and the documentation list it.
         unit: unit of a number; "s" makes durations such as "10m" legal.
         choices: legal words of a text option.
@@ -63,12 +63,12 @@ def option(
         above: numbers must be greater than this.
         below: numbers must be less than this.
         aliases: other spellings, in snake_case, accepted in YAML and as flags.
-        none: the word that stands for None where the type allows it.
-        repeats: `NAME=VALUE`; what is said again, by another flag or source, is added to it.
-        flat: of a number of a choice, its name outside of the choice; the same name by default.
-        kind: of a choice, what reads it.
-        old: the default that version 0.2 wrote into its files, if that is another one.
-        replaces: of a number of a choice, another number that it takes the place of.
+        none: the word for None, if the type allows it.
+        repeats: `NAME=VALUE`; values of further flags and sources are added to it.
+        flat: for a number of a choice: its name outside of the choice; the same name by default.
+        kind: for a choice: the registry that reads it.
+        old: the default that version 0.2 wrote into its files, if it was another one.
+        replaces: for a number of a choice: another number that it takes the place of.
     """
     extra = {
         "help": help,
@@ -92,7 +92,7 @@ def option(
 
 @dataclass(frozen=True, kw_only=True)
 class Option:
-    """One option: its name, type, default, and everything `option` was told."""
+    """One option: its name, type, default, and the arguments of `option`."""
 
     name: str
     type: type
@@ -127,7 +127,7 @@ class Option:
 
     @property
     def expected(self) -> str:
-        """What a legal value is, for error messages and documentation."""
+        """Description of a legal value, for error messages and documentation."""
         if self.kind is not None:
             return self.kind.expected + f", or {self.none}" * self.optional
         if self.choices:
@@ -234,7 +234,7 @@ def _options(cls: type) -> Mapping[str, Option]:
 
 
 def is_set(config: object, name: str) -> bool:
-    """Whether an option has another value than its default, or than none."""
+    """Whether the value of an option is neither its default nor none."""
     return getattr(config, name) not in (options(type(config))[name].default, "none")
 
 
@@ -254,7 +254,7 @@ def flat_numbers(choice: object) -> dict[str, object]:
 
 
 def convert_fields(config: object) -> list[str]:
-    """Convert every option of a frozen dataclass, in place; return what is wrong with them."""
+    """Convert every option of a frozen dataclass, in place; return the errors."""
     problems = []
     for name, spec in options(type(config)).items():
         try:

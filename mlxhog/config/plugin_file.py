@@ -1,15 +1,15 @@
-"""A Python file of a user's own: what it defines, and its way into other processes.
+"""A Python file of a user's own: its choices, and its way into other processes.
 
-A file is executed once in a process, and what it defines is registered by what it is:
+A file is executed once in a process, and its definitions are registered by their kind:
 
     a class with a `name` and a `kind` that is text     a layer
     a class of the base `Choice` with its own `name`    a schedule, an optimizer, a strategy
     a value whose `kind` is a registry                  a task
 
-Objects of its classes can be sent to other processes: the bytes of the file travel with them and
-are executed there before they are unpickled, so the user may edit the file meanwhile. A `Plugin`
-in what is sent has the same effect; a class or a function behind one is found there by its name.
-`plugins` says which files may be executed at all.
+Objects of its classes can be sent to other processes: the bytes of the file go with them and are
+executed there before the objects are unpickled, so the user may edit the file meanwhile. A `Plugin`
+in a pickle has the same effect; a class or a function behind it is found there by its name.
+`plugins` decides which files may be executed at all.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Plugin:
 
     @property
     def text(self) -> str:
-        """How YAML and JSON remember it."""
+        """Its form in YAML and JSON."""
         return f"{self.path} sha256:{self.digest}"
 
     @property
@@ -61,7 +61,7 @@ class Plugin:
 
 _loaded: dict[Plugin, ModuleType] = {}
 _sources: dict[Plugin, bytes] = {}
-"""The bytes of those, for other processes: the file may have others by then."""
+"""The executed bytes, for other processes: the file may change meanwhile."""
 
 
 def loaded() -> tuple[Plugin, ...]:
@@ -91,10 +91,10 @@ def read(path: str) -> tuple[Plugin, bytes]:
 
 
 def execute(plugin: Plugin, source: bytes) -> ModuleType:
-    """Return a file's module; one that this process has is not executed again.
+    """Return a file's module; a loaded one is not executed again.
 
     Raises:
-        ConfigError: it is no Python, or raises an error: which, and in which line.
+        ConfigError: it is not Python, or raises an error, which is given with its line.
     """
     if plugin not in _loaded:
         _loaded[plugin] = _executed(plugin, source)
@@ -139,7 +139,7 @@ def _explained(path: str, error: Exception) -> str:
 
 
 def _reducer(plugin: Plugin) -> Callable[[Any], tuple[Any, ...]]:
-    """Return how objects of the file's classes are pickled: with the bytes to execute first."""
+    """Return the pickler of the file's classes, which sends the bytes to execute first."""
 
     def reduce(value: Any) -> tuple[Any, ...]:
         function, arguments, *state = value.__reduce_ex__(4)
@@ -149,19 +149,19 @@ def _reducer(plugin: Plugin) -> Callable[[Any], tuple[Any, ...]]:
 
 
 def _made(plugin: Plugin, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
-    """Make an object as its class says; what the file defines has been unpickled after it."""
+    """Make an object as its class does; unpickling `plugin` has executed the file before."""
     return function(*arguments)
 
 
 def _received(path: str, digest: str, source: bytes) -> Plugin:
-    """Execute bytes that came from another process, and register what they define.
+    """Execute bytes from another process, and register their choices.
 
     Raises:
         ConfigError: they have another digest, or cannot be executed.
     """
     plugin = Plugin(path, digest)
     if hashlib.sha256(source).hexdigest() != digest:
-        raise ConfigError(f"{path}: what arrived of it is damaged: its SHA-256 is not {digest}")
+        raise ConfigError(f"{path} was damaged on the way here: its SHA-256 is not {digest}")
     if plugin not in _loaded:
         execute(plugin, source)
         register(plugin, skips_taken=True)
@@ -172,14 +172,14 @@ def _received(path: str, digest: str, source: bytes) -> Plugin:
 
 
 def register(plugin: Plugin, *, skips_taken: bool = False) -> None:
-    """Register what an executed file defines; a second time does nothing.
+    """Register the choices of an executed file; a second time does nothing.
 
     Args:
         plugin: the file.
         skips_taken: leave out a choice whose name is taken, in place of refusing it.
 
     Raises:
-        ConfigError: the file defines nothing of any kind, or something is not as its kind wants it.
+        ConfigError: the file has no choice of any kind, or a kind refuses one of them.
     """
     own = [
         (registry, value)
@@ -201,7 +201,7 @@ def register(plugin: Plugin, *, skips_taken: bool = False) -> None:
 
 
 def _registry_of(value: object) -> Registry[Any] | None:
-    """Return where a value of a file belongs; None for everything else in the file."""
+    """Return the registry of a value of a file; None if it is not a choice."""
     if isinstance(value, type):
         if issubclass(value, Choice):
             return getattr(value, "kind", None) if "name" in vars(value) else None

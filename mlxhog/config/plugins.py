@@ -1,16 +1,16 @@
 """Plugins: Python files of a user that add choices, which may run them, and what remembers them.
 
-What is made of a choice of the user's own remembers its file by path and digest, one text for each
-(`Plugin.text`): the config.yaml of a run as `plugin`; study.yaml, a written architecture and the
-config.json of a checkpoint as `KEY`. A command that reads one of these and meets a choice that is
-not registered loads the remembered file (`recalled`). Two conditions keep a study or a checkpoint
-that comes from elsewhere from running code by naming a file:
+Runs, studies, architectures and checkpoints with a choice of the user's own remember its file by
+path and digest, one text for each (`Plugin.text`): the config.yaml of a run as `plugin`;
+study.yaml, a written architecture and the config.json of a checkpoint as `KEY`. A command that
+reads one of these and finds a choice that is not registered loads the remembered file (`recalled`).
+Two conditions keep a study or a checkpoint from elsewhere from running code by naming a file:
 
-    the file has the digest that is remembered
+    the file has the remembered digest
     this user has named this file with these bytes to mlxhog, by a flag or a Python argument
 
-`_note` keeps a list of the files that were named, in the user's cache folder. A file that the user
-names in this process comes first: a remembered version of it is then not loaded.
+`_note` keeps a list of the named files in the user's cache folder. A file that the user names in
+this process comes first: a remembered version of it is then not loaded.
 """
 
 from __future__ import annotations
@@ -36,20 +36,20 @@ from mlxhog.files.paths import expanded
 
 FLAG = "--plugin"
 KEY = "layers_from"
-"""What remembers files in study.yaml, architectures and config.json, as in mlxhog 0.2."""
+"""Key of remembered files in study.yaml, architectures and config.json, as in mlxhog 0.2."""
 
 T = TypeVar("T")
 _named: set[Plugin] = set()  # by the user, in this process
 
 
 def load(path: str | Path) -> ModuleType:
-    """Execute a file that the user names, note that it was named, and register what it defines.
+    """Execute a file that the user names, note that it was named, and register its choices.
 
-    One that is loaded already is not executed again.
+    A loaded file is not executed again.
 
     Raises:
-        ConfigError: the file cannot be read, is no Python, raises an error (which, and in which
-            line), or adds nothing.
+        ConfigError: the file cannot be read, is not Python, raises an error (given with its line),
+            or adds nothing.
     """
     plugin, source = plugin_file.read(str(expanded(path).absolute()))
     module = plugin_file.execute(plugin, source)
@@ -73,7 +73,7 @@ def load_named(files: object) -> None:
 
 
 def remembered(things: Iterable[object]) -> list[str]:
-    """Return the texts that remember the files of some objects; none for those of the package."""
+    """Return the texts that remember the files of some objects; the package's have none."""
     return [plugin.text for plugin in files_of(things)]
 
 
@@ -81,12 +81,12 @@ _COMMA = re.compile(r"(?:(?<=\.py)|(?<= sha256:[0-9a-f]{64})),\s*")
 
 
 def texts(value: object) -> list[str]:
-    """Return what stands under `KEY`: one text, several in one by commas, a list, or nothing.
+    """Return the texts of a value of `KEY`: one text, several with commas, a list, or nothing.
 
     A comma divides only behind the end of a text: the name of a folder may have one, too.
 
     Raises:
-        ConfigError: it is nothing of these.
+        ConfigError: the value has another form.
     """
     if value in (None, ""):
         return []
@@ -104,16 +104,16 @@ def texts(value: object) -> list[str]:
 def recalled(
     files: Sequence[str], read: Callable[[], T], chosen: Callable[[T], Iterable[object]]
 ) -> T:
-    """Call `read`, and again with the remembered files loaded where it meets an unknown choice.
+    """Call `read`; after an unknown choice load the remembered files and call it again.
 
     Args:
-        files: what `remembered` returned, or paths alone.
-        read: makes something of choices by their names.
-        chosen: returns those of what `read` returns.
+        files: the texts of `remembered`, or paths alone.
+        read: makes a result from names of choices.
+        chosen: returns the choices in the result.
 
     Raises:
-        ConfigError: what `read` raises; or a remembered file is gone, has changed, or was never
-            named by this user; or this process has loaded another version of it.
+        ConfigError: as of `read`; or a remembered file is gone, has changed, or was never named by
+            this user; or this process has loaded another version of it.
     """
     try:
         result = read()
@@ -134,17 +134,17 @@ def recalled(
 
 
 def _unknown_choice(error: BaseException | None) -> UnknownChoice | None:
-    """Return the unknown choice that an error is about, which may be raised from another."""
+    """Return the unknown choice that an error, or a cause of it, is about."""
     while error is not None and not isinstance(error, UnknownChoice):
         error = error.__cause__
     return error
 
 
 def _recall(text: str) -> None:
-    """Load a remembered file, and say so.
+    """Load a remembered file, and report it.
 
     Raises:
-        ConfigError: it may not or cannot be loaded; says why, and what to do.
+        ConfigError: it may not or cannot be loaded; the message has the reason and the way out.
     """
     path, digest = _parsed(text)
     name_it = f"{FLAG} {shlex.quote(path)}"
@@ -155,7 +155,7 @@ def _recall(text: str) -> None:
             f"machine; read it and, if you trust it, name it: {name_it}"
         )
     if not Path(path).is_file():
-        raise ConfigError(f"{path} is gone; say where it is now: {FLAG} FILE")
+        raise ConfigError(f"{path} is gone; give its new place: {FLAG} FILE")
     plugin, source = plugin_file.read(path)
     if digest not in (None, plugin.digest):
         raise ConfigError(
@@ -174,13 +174,13 @@ def _parsed(text: str) -> tuple[str, str | None]:
     path, _, digest = text.partition(" sha256:")
     if digest and not re.fullmatch("[0-9a-f]{64}", digest):
         raise ConfigError(
-            f"{KEY} has {shown(text)}, whose digest is no SHA-256; name the file alone"
+            f"{KEY} has {shown(text)}, whose digest is not a SHA-256; name the file alone"
         )
     return str(expanded(path).absolute()), digest or None
 
 
 def _check_versions(files: Sequence[str], used: Iterable[Plugin]) -> None:
-    """Say that another version of a file is used than the remembered one, or refuse it.
+    """Report that another version of a file is used than the remembered one, or refuse it.
 
     Raises:
         ConfigError: the user has not named that version, so it is here by chance.
@@ -204,14 +204,14 @@ _said: set[str] = set()
 
 
 def _tell(line: str) -> None:
-    """Say a line on stderr, once in a process."""
+    """Print a line on stderr, once in a process."""
     if line not in _said:
         _said.add(line)
         print(line, file=sys.stderr)
 
 
 def same_files(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two lists remember the same bytes, wherever the files lie."""
+    """Whether two lists remember the same bytes, at any paths."""
     return {_parsed(text)[1] for text in one} == {_parsed(text)[1] for text in other}
 
 
@@ -223,9 +223,9 @@ def _note_path(folder: Path, path: str) -> Path:
 
 
 def _note(plugin: Plugin) -> None:
-    """Keep in the cache folder that the user has named a file.
+    """Note in the cache folder that the user has named a file.
 
-    Where that cannot be written, later commands ask for the file again.
+    If the folder cannot be written, later commands ask for the file again.
     """
     with suppress(OSError, EnvironmentLacks):
         note = _note_path(private_directory(user_cache_directory() / _NOTES), plugin.path)

@@ -1,13 +1,13 @@
 """Rules spelt as a word with numbers: of late gradients, sparse steps, workers made slow.
 
-What a rule of `staleness_lr` makes of a step that comes tau updates late, with P workers:
+Step size by `staleness_lr` of a gradient that comes tau updates late, with P workers:
 
     staleness_lr      step size
     none              lr
-    linear:C          lr / (1 + C tau); C is 0.5 where it is left out
-    exp:D             lr D^tau; D is 0.9 where it is left out
-    delay_adaptive    lr min(1, (P - 1) / tau): that of a gradient of usual age, and less for others
-    drop:T            lr up to tau = T, and nothing beyond; T is 2 P where it is left out
+    linear:C          lr / (1 + C tau); C is 0.5 by default
+    exp:D             lr D^tau; D is 0.9 by default
+    delay_adaptive    lr min(1, (P - 1) / tau): lr up to the usual age, and less for older gradients
+    drop:T            lr up to tau = T, and 0 beyond; T is 2 P by default
 
 Sources: linear, Zhang et al. 2015, arXiv:1511.05950 (there lr / tau); delay_adaptive and drop,
 Koloskova et al. 2022, arXiv:2206.08307, and Mishchenko et al. 2022, arXiv:2206.07638, whose rules
@@ -46,7 +46,7 @@ class StalenessRule:
 
     Attributes:
         kind: none, linear, exp, delay_adaptive or drop.
-        number: its C, D or T; None where it has none, and for drop where T is 2 P.
+        number: its C, D or T; None if it has none, and for drop with T = 2 P.
     """
 
     kind: str
@@ -132,12 +132,12 @@ class Compensation:
 
 @dataclass(frozen=True)
 class Selection:
-    """A rule for one parameter at a time; of a row-sparse step the touched rows are chosen from.
+    """A rule for one parameter at a time; of a row-sparse step it chooses from the touched rows.
 
     kind "topk": the ceil(share * elements) of largest magnitude, at least one; among equals the
     first. Source: Stich, Cordonnier and Jaggi 2018, arXiv:1809.07599.
-    kind "threshold": every element of magnitude >= share * lr. In units of the step size, so that
-    the schedule does not change how much leaves; AdamW's steps are about 1 of them, SGD's are the
+    kind "threshold": every element of magnitude >= share * lr. The unit is the step size, so the
+    written part does not depend on the schedule; AdamW's steps are about 1 unit, SGD's are the
     gradient. Related: Strom 2015, Interspeech (there a fixed number).
 
     Zeros are never written.
@@ -172,8 +172,8 @@ class Slowdown:
     """How one worker is slowed down on purpose, for experiments and tests.
 
     Attributes:
-        factor: times that a gradient takes, at least 1.
-        probability: that a gradient takes so long.
+        factor: of the time of a gradient, at least 1.
+        probability: that a gradient takes this time.
         late_s: seconds of training before it takes its first batch.
     """
 
@@ -183,10 +183,10 @@ class Slowdown:
 
     @classmethod
     def parse(cls, text: str) -> Slowdown:
-        """Read what stands behind the rank.
+        """Read the text behind the rank.
 
         Raises:
-            ValueError: it says nothing that could be.
+            ValueError: it is not of a form above.
         """
         kind, *numbers = text.strip().split(":")
         if kind == "late":
@@ -203,7 +203,7 @@ class Slowdown:
         return slowdown
 
     def factor_of(self, seed: int, rank: int, step: int) -> float:
-        """The factor of one gradient: the same for the same numbers, on every machine."""
+        """The factor of one gradient: a function of these numbers, the same on every machine."""
         if self.probability == 1:
             return self.factor
         drawn = Random(f"mlxhog-slow-1|{seed}|{rank}|{step}").random()
@@ -214,7 +214,7 @@ def parse_slowdowns(text: str | None) -> Mapping[int, Slowdown]:
     """Return the slowdowns by rank; None names no worker.
 
     Raises:
-        ValueError: a part cannot be read, or a rank stands there twice.
+        ValueError: a part cannot be read, or a rank appears twice.
     """
     slowdowns: dict[int, Slowdown] = {}
     for part in [] if text is None else text.split(","):
@@ -226,13 +226,13 @@ def parse_slowdowns(text: str | None) -> Mapping[int, Slowdown]:
         except ValueError:
             raise ValueError(f"wanted {_SLOW_FORMS}; got {part.strip()!r}") from None
         if int(rank) in slowdowns:
-            raise ValueError(f"worker {int(rank)} stands in {text!r} twice; slow it in one way")
+            raise ValueError(f"worker {int(rank)} appears in {text!r} twice; keep one")
         slowdowns[int(rank)] = slowdown
     return slowdowns
 
 
 def check_ranks(text: str | None, workers: int) -> None:
-    """Refuse a rank that no worker of the run has.
+    """Refuse ranks beyond the workers of the run.
 
     Raises:
         ConfigError: there are fewer workers.
@@ -242,5 +242,5 @@ def check_ranks(text: str | None, workers: int) -> None:
             ranks = "rank 0" if workers == 1 else f"ranks 0 to {workers - 1}"
             raise ConfigError(
                 f"slow names worker {rank}, and the run has {workers} with {ranks}; name one of "
-                "those, or raise --workers"
+                "these, or raise --workers"
             )

@@ -2,7 +2,7 @@
 
 A schedule maps (lr, progress, update) to a step size. `progress` in [0, 1] is the largest used
 share of any budget (steps, tokens or time), so cosine and wsd need not know which budget ends the
-run; `update` counts updates applied so far by all workers. Those that fall go by `update` alone, so
+run; `update` counts updates applied so far by all workers. Falling schedules use `update` alone, so
 they need not know when the run ends; they may count epochs instead.
 """
 
@@ -27,13 +27,13 @@ BETA: Final = 0.37  # of back-off, near the best for its bound
 
 @dataclass(frozen=True)
 class Epochs:
-    """Which epoch of the text an update is in, by the batches that have been handed out.
+    """The epoch of the text at an update, by the number of batches that workers have taken.
 
     Attributes:
         n: batches of an epoch.
-        per_update: batches that an update takes, on average.
-        version: updates before this call,
-        batches: and batches before it, which may have had other updates.
+        per_update: batches of an update, on average.
+        version: updates before this call.
+        batches: batches before it; then an update may have had another number of them.
     """
 
     n: int
@@ -52,7 +52,7 @@ class Schedule(Choice, ABC):
 
     kind: ClassVar[Kind] = SCHEDULES
     falls: ClassVar[bool] = False
-    """Whether it goes by the number of updates, so that a run needs no end."""
+    """Whether it depends on the number of updates, so that a run needs no end."""
 
     @abstractmethod
     def at(self, lr: float, progress: float, update: int) -> float:
@@ -60,8 +60,8 @@ class Schedule(Choice, ABC):
 
         Args:
             lr: the largest step size.
-            progress: share of the run that is over, in [0, 1].
-            update: updates before it, by all workers; or epochs, where the schedule counts those.
+            progress: finished share of the run, in [0, 1].
+            update: updates before it, by all workers; or epochs, if the schedule counts those.
         """
 
     def of_run(self, lr: float, epochs: Epochs) -> Rate:
@@ -128,13 +128,13 @@ class WSD(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Falling(Schedule):
-    """A schedule that goes by the number of updates, or of epochs."""
+    """A schedule that depends on the number of updates, or of epochs."""
 
     falls: ClassVar[bool] = True
 
     steps: int = option(
         1000,
-        "backoff: updates with the first step size; inverse: updates until it is half",
+        "backoff: updates with the first step size; inverse: updates until it is halved",
         unit="steps", low=1, flat="backoff_steps",
     )  # fmt: skip
     epochs: int | None = option(
@@ -171,7 +171,7 @@ class Backoff(Falling):
     """`lr` for `steps` updates, then `beta * lr` for `steps / beta`, and so on.
 
     After k updates the step size is of order 1/k: on a problem of strong convexity c the error
-    falls as 1/k where `steps` is at least ln(2/beta) / (lr c). The constant of that bound,
+    falls as 1/k if `steps` is at least ln(2/beta) / (lr c). The constant of that bound,
     ln(2/beta) / (1 - beta), is smallest at beta = .37336.
     Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 5.
     """
@@ -195,7 +195,7 @@ def of(config: TrainConfig) -> Schedule:
 
 
 def checked(choice: Choice) -> Schedule:
-    """Return a choice of `SCHEDULES` as what it is."""
+    """Return a choice of `SCHEDULES` with its type."""
     assert isinstance(choice, Schedule), "nothing else is registered there"
     return choice
 
@@ -203,7 +203,7 @@ def checked(choice: Choice) -> Schedule:
 for _schedule in (Cosine, Constant, WSD, Backoff, Inverse):
     SCHEDULES.register(_schedule)
 FALLING: Final = (Backoff.name, Inverse.name)
-"""Schedules that go by the number of updates."""
+"""Schedules that depend on the number of updates."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,8 @@ class CosineByEpoch:
     """Half a cosine down to `floor`, a step size, that moves once per epoch, as mad-lab has it.
 
     Attributes:
-        floor: what the cosine reaches at the end; lr where that is smaller.
-        steps: of the whole run, which progress 1 stands for.
+        floor: step size at the end; lr if that is smaller.
+        steps: of the whole run, which end at progress 1.
         per_epoch: steps of an epoch.
 
     Source: torch.optim.lr_scheduler.CosineAnnealingLR with an epoch as its step.

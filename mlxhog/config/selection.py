@@ -1,16 +1,16 @@
-"""Which choice several sources come to: names and numbers of a YAML file, of flags, of a program.
+"""One choice from several sources: names and numbers of a YAML file, of flags, of a program.
 
-A source names a choice, gives numbers of it, or both; a number stands inside of the name's
-parentheses, or alone under its flat name:
+A source names a choice, gives numbers of it, or both; a number stands in the parentheses after the
+name, or alone under its flat name:
 
     strategy: {name: ssp, slack: 2}       slack: 2        --strategy "ssp(slack=2)"       --slack 2
 
 A stronger source that names the same choice changes the numbers that it gives. One that names
-another choice begins with that one's defaults. Where no source names a choice, it is the default;
-and where the default is open ("auto"), it is the first choice that has all numbers that were given.
+another choice starts from the defaults of that choice. If no source names a choice, the default
+counts; if the default is open ("auto"), the first choice that has all given numbers.
 
 A number that the choice does not have is an error. Files of versions up to 0.2 list every number of
-every choice: there a number of another choice is passed over while it has its default.
+every choice: there a number of another choice is ignored if it has its default.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Selection:
-    """A choice that is being put together.
+    """The sources of one choice, weakest first.
 
     Attributes:
         option: of the configuration.
@@ -43,7 +43,7 @@ class Selection:
     _flat: dict[str, Assignment] = field(default_factory=dict)
 
     def name(self, written: Assignment) -> None:
-        """Take a name, maybe with numbers, from a stronger source than all before."""
+        """Add a name, maybe with numbers, from a stronger source than all before."""
         self._named = written
         if self.option.optional and written.value in (None, self.option.none):
             self._name, self._inside, self._flat = None, {}, {}
@@ -65,20 +65,20 @@ class Selection:
         self._inside |= numbers
 
     def number(self, written: Assignment) -> None:
-        """Take a number by its flat name, where it is one of this kind."""
+        """Add a number by its flat name; others than numbers of this kind are ignored."""
         if written.name in self.kind.numbers():
             self._flat[written.name] = written
 
     @property
     def is_given(self) -> bool:
-        """Whether a source says anything of it."""
+        """Whether a source gives a name or a number."""
         return self._named is not None or bool(self._flat)
 
     def choice(self) -> Choice | None:
-        """Return what the sources come to; None is open.
+        """Return the choice of all sources together; None is open.
 
         Raises:
-            UnknownChoice: there is no choice of that name.
+            UnknownChoice: no choice has that name.
             ConfigError: every number that the choice lacks, or that has a wrong value.
         """
         choice = self._class()
@@ -105,7 +105,7 @@ class Selection:
         raise ConfigError("\n".join(wrong))
 
     def _class(self) -> type[Choice] | None:
-        """The choice of the name, the default, or that of the numbers where the default is open."""
+        """The choice of the name, the default, or, if that is open, the one of the numbers."""
         if self._name is not None:
             try:
                 return self.kind.find(self._name)
@@ -136,7 +136,7 @@ class Selection:
 
     @staticmethod
     def _is_open(written: Assignment, spec: Option) -> bool:
-        """Whether a file of an old version leaves open what has a plain default now."""
+        """Whether a file of an old version has "auto" for a number that is not open now."""
         return written.is_in_file and written.value == "auto" and not spec.choices
 
     @staticmethod

@@ -1,4 +1,4 @@
-"""Option values from YAML files and flags, merged over the defaults; answers to unknown names.
+"""Option values from YAML files and flags, merged over the defaults; errors for unknown names.
 
 Every value keeps its origin (`conf.yaml:7`, `--lr`), so that an error can point at it, and all
 problems are reported together.
@@ -23,7 +23,7 @@ Config = TypeVar("Config")
 
 @dataclass(frozen=True)
 class Assignment:
-    """A value somebody wrote: the name as written (snake_case), the value, and where."""
+    """A value of an option as written: its name (snake_case), the value, and its origin."""
 
     name: str
     value: object
@@ -31,17 +31,17 @@ class Assignment:
 
     @property
     def label(self) -> str:
-        """What an error about the value begins with: the flag, or where the name stands."""
+        """The beginning of an error about the value: the flag, or origin and name."""
         return self.origin if self.is_flag else f"{self.origin}: {self.name}"
 
     @property
     def is_flag(self) -> bool:
-        """Whether it was written on a command line."""
+        """Whether it comes from a command line."""
         return self.origin.startswith("-")
 
     @property
     def is_in_file(self) -> bool:
-        """Whether it stands in a line of a file."""
+        """Whether it comes from a line of a file."""
         return self.origin.rpartition(":")[2].isdecimal()
 
 
@@ -50,7 +50,7 @@ def read_yaml(path: Path, *, named: bool = False) -> list[Assignment]:
 
     Args:
         path: the file.
-        named: the user named this very file, so it may be a pipe.
+        named: whether the user named this file, so that it may be a pipe.
 
     Raises:
         ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values.
@@ -71,9 +71,9 @@ def read_yaml(path: Path, *, named: bool = False) -> list[Assignment]:
 
 
 def read_stored(path: Path) -> list[Assignment]:
-    """Return what a run keeps in a configuration file, numbers of choices by their flat names.
+    """Return the configuration file of a run, numbers of choices by their flat names.
 
-    Options that had no effect are left out: runs of version 0.2 may have some that are refused now.
+    Options without effect are left out: runs of version 0.2 may have some that are refused now.
 
     Raises:
         ConfigError: see `read_yaml`.
@@ -93,7 +93,7 @@ def read_stored(path: Path) -> list[Assignment]:
 
 
 def flattened(entries: Iterable[Assignment]) -> list[Assignment]:
-    """Return values of a file in which a choice is its name, and its numbers follow it."""
+    """Return values of a file with each choice as its name, followed by its numbers."""
     flat = []
     for entry in entries:
         kind = next((kind for kind in KINDS if kind.title == entry.name), None)
@@ -115,7 +115,7 @@ def flat_options(cls: type, values: Mapping[str, object]) -> Mapping[str, Option
 
     Args:
         cls: a dataclass made of `option` fields, some of which are choices.
-        values: of its options; a choice by its name, whose defaults count.
+        values: of its options; a choice by its name, which gives the defaults.
     """
     specs = dict(options(cls))
     for kind in KINDS:
@@ -152,7 +152,7 @@ def resolve(
     Args:
         cls: a dataclass made of `option` fields.
         layers: values of each source, weakest first.
-        problems: what is wrong already; raised together with what is wrong here.
+        problems: earlier errors; raised together with those found here.
 
     Raises:
         ConfigError: every unknown name, wrong value, repetition and contradiction, one per line.
@@ -175,7 +175,7 @@ def expanded(cls: type, call: str, values: Mapping[str, object]) -> dict[str, An
 
     Args:
         cls: a dataclass made of `option` fields, some of which are choices.
-        call: what an error names, such as "TrainConfig()".
+        call: name in errors, such as "TrainConfig()".
         values: arguments.
 
     Raises:
@@ -191,7 +191,7 @@ def expanded(cls: type, call: str, values: Mapping[str, object]) -> dict[str, An
 def _merged(
     cls: type, layers: Iterable[Iterable[Assignment]], wrong: list[str]
 ) -> tuple[dict[str, Assignment], dict[str, Choice | None], UnknownChoice | None]:
-    """Return the strongest value of each option, the choices, and an error that a file may mend."""
+    """Return the strongest value of each option, the choices, and an error that a file may fix."""
     chosen: dict[str, Assignment] = {}
     specs = options(cls)
     selections = {
@@ -278,13 +278,13 @@ def _layer(
 
 
 def _added(earlier: Assignment, later: Assignment) -> Assignment:
-    """Both values of an option that repeats, the later one last; `none` leaves the earlier out."""
+    """Both values of an option that repeats, the later one last; `none` drops the earlier."""
     if later.value in (None, "none") or earlier.value in (None, "none"):
         return later
     try:
         both = f"{as_assignments(earlier.value)}, {as_assignments(later.value)}"
     except ValueError:
-        return later  # converting it says what is wrong
+        return later  # converting it raises the error
     return Assignment(later.name, both, later.origin)
 
 
@@ -333,15 +333,15 @@ _THEIRS = {
     "workers": "backend device devices n_workers nproc nproc_per_node num_processes num_workers "
     "world_size",
 }
-"""Our name -> theirs, of transformers, nanoGPT and mlx-lm. One of theirs may stand twice: the
-command has one of ours."""
+"""Our name -> names in transformers, nanoGPT and mlx-lm. One of these may stand twice: a command
+has only one of ours."""
 
 _FIELDS = {
     "hidden_size": "d_model dim embedding_dim hidden_size n_embd",
     "num_heads": "n_head n_heads num_attention_heads num_heads",
     "num_hidden_layers": "depth n_layer n_layers num_blocks num_hidden_layers num_layers",
 }
-"""Field of a model -> what it is called elsewhere, as an option."""
+"""Field of a model -> names of options for it elsewhere."""
 
 _ADVICE = {
     "compile torch_compile": "nothing is compiled; --kernels chooses the operators",
@@ -358,7 +358,7 @@ _ADVICE = {
     "test_file val_data valid validation_file": "held-out text is a part of the data, see --val",
     "vocab_size": "the vocabulary is the tokenizer's: --tokenizer bpe:N",
 }
-"""Options elsewhere -> what to do here."""
+"""Options elsewhere -> advice."""
 
 _OURS: dict[str, list[str]] = {}
 for _name, _others in _THEIRS.items():
@@ -369,11 +369,11 @@ _ADVICE_ON = {name: advice for names, advice in _ADVICE.items() for name in name
 
 
 def suggestion(name: str, known: Collection[str]) -> str:
-    """Say what stands for an unknown name: "; did you mean 'x'?", what to do instead, or nothing.
+    """Return the end of an error for an unknown name: "; did you mean 'x'?", advice, or nothing.
 
     Args:
         name: as it was written: a flag, a YAML key or a keyword.
-        known: what there is, spelled alike.
+        known: legal names in the same spelling.
     """
     plain = _plain(name)
     spelled: Mapping[str, str] = {_plain(each): each for each in known}

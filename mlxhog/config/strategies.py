@@ -1,8 +1,8 @@
-"""Strategies as a run chooses them: the numbers of each, and what each is.
+"""Strategies as a run chooses them: numbers and facts of each.
 
 Local methods are in `local_strategies.py`. `mlxhog.strategies` runs them.
 
-A strategy of one's own is a class of its own numbers, mostly a subclass of one of these, and the
+A strategy of one's own is a class with its numbers, mostly a subclass of one of these, and the
 class that runs it; see `mlxhog.strategies.runs` and examples/my_strategy.py.
 """
 
@@ -45,20 +45,20 @@ class Sync(InRounds):
 
     backup_workers: int = option(
         0,
-        "workers that a round does not wait for; a gradient that comes after the others' is thrown "
-        "away, so text that takes long to compute counts less",
+        "workers that a round does not wait for; late gradients are dropped, so text that takes "
+        "long to compute counts less",
         low=0,
     )
 
     def broken_rules(self) -> Iterable[str]:
-        """Yield two answers to slow workers, of which one is enough."""
+        """Yield two remedies for slow workers that exclude each other."""
         yield from super().broken_rules()
         if self.backup_workers and self.shares == "speed":
             problem = "shares by speed already let slow workers compute less; use one of the two"
             yield f"backup_workers: {problem}"
 
     def beside(self, config: TrainConfig) -> Pairs:
-        """Yield what timing decides in a run that is to repeat."""
+        """Yield numbers that let timing decide, if the run must repeat."""
         yield from super().beside(config)
         if config.determinism != "rounds":
             return
@@ -66,7 +66,7 @@ class Sync(InRounds):
             problem = "rounds, but shares by speed follow from times that are measured"
             yield "determinism", f"{problem}; leave sync_shares out"
         if self.backup_workers:
-            problem = "rounds, but timing decides whose gradients backup workers throw away"
+            problem = "rounds, but timing decides which gradients backup_workers drops"
             yield "determinism", f"{problem}; leave backup_workers out"
 
 
@@ -81,10 +81,10 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced):
     looks_ahead: ClassVar[bool] = True
     shares_moments: ClassVar[bool] = True
 
-    async_after: float = option(0.0, "part of the budget trained in sync first", low=0, high=1)
+    async_after: float = option(0.0, "part of the budget to train in sync first", low=0, high=1)
     blocks: str = option(
         "all",
-        "a worker writes every parameter, or only blocks that no other worker writes",
+        "parameters that a worker writes: all, or only blocks that no other worker writes",
         choices=("all", "disjoint"),
     )
     rotate_every: int = option(
@@ -118,11 +118,11 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced):
                     problem = "is for workers that write their own steps, without async_after"
                     yield f"{number} {problem}; leave one of them out"
         if self.is_adapted and self.blocks == "disjoint":
-            problem = "disjoint writes no parameter beside others, whose updates would count as"
-            yield f"blocks: {problem} delay; leave it out, or the rule for late gradients"
+            problem = "disjoint, so updates of others are of other blocks and make no gradient late"
+            yield f"blocks: {problem}; leave it out, or the rule for late gradients"
         if self.delay_feedback:
             if self.predict not in ("auto", "none"):
-                problem = f"{self.predict} already counts on the steps that are on their way"
+                problem = f"{self.predict} already expects the pending steps of other workers"
                 yield f"predict: {problem}; leave it out, or delay_feedback"
             for number, value, whole in (
                 ("sparsify", self.sparsify, "none"), ("blocks", self.blocks, "all"),
@@ -131,7 +131,7 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced):
                     yield f"{number}: {uncorrected(value)}"
 
     def beside(self, config: TrainConfig) -> Pairs:
-        """Yield what lock-free workers cannot have."""
+        """Yield options that lock-free workers exclude."""
         yield from super().beside(config)
         if self.blocks == "disjoint" and optimizers.of(config).asks_to_share:
             problem = "the moments of disjoint blocks go from worker to worker with the block"
@@ -153,10 +153,10 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced):
 
 @dataclass(frozen=True, kw_only=True)
 class Serial(LookAhead, Sparse):
-    """One worker by itself."""
+    """One worker."""
 
     name: ClassVar[str] = "serial"
-    about: ClassVar[str] = "one worker by itself, the reference"
+    about: ClassVar[str] = "one worker alone, the reference"
     one_process: ClassVar[bool] = True
     repeats: ClassVar[bool] = True
 
@@ -166,7 +166,7 @@ class Serial(LookAhead, Sparse):
         return True
 
     def beside(self, config: TrainConfig) -> Pairs:
-        """Yield what needs other workers."""
+        """Yield numbers that need other workers."""
         yield from super().beside(config)
         if self.predict == "last":
             problem = "last is for workers that add their own steps, not for serial"
@@ -184,13 +184,12 @@ class RoundRobin(LookAhead, FedBack, Apart):
     writes_alone: ClassVar[bool] = True
 
     def broken_rules(self) -> Iterable[str]:
-        """Yield what a worker cannot take its gradients at."""
+        """Yield parameters at which no gradient can be taken."""
         yield from super().broken_rules()
         if self.predict == "own":
-            problem = "own, but in round_robin gradients are taken at none or last"
-            yield f"predict: {problem}; set one of them"
+            yield "predict: own, but round_robin has none and last only; set one of them"
         if self.delay_feedback and self.predict == "last":
-            problem = "last already counts on the steps that are on their way"
+            problem = "last already expects the pending steps of other workers"
             yield f"predict: {problem}; leave it out, or delay_feedback"
 
 
@@ -204,7 +203,7 @@ class AsyncPS(Paced):
     writes_alone: ClassVar[bool] = True
 
     def beside(self, config: TrainConfig) -> Pairs:
-        """Yield what the one optimizer state makes needless."""
+        """Yield moments of all, which one optimizer state has anyway."""
         yield from super().beside(config)
         if optimizers.of(config).asks_to_share:
             problem = f"shared, but {self.name} has one optimizer state anyway; leave it out"
@@ -220,12 +219,12 @@ class SSP(AsyncPS):
 
     slack: int = option(
         3,
-        "steps that a worker may be ahead of the slowest when it begins one",
+        "steps that a worker may be ahead of the slowest when it begins a step",
         unit="steps",
         low=0,
     )
     slack_notice: float = option(
-        30.0, "say who is slow when workers have waited for it so long", unit="s", above=0
+        30.0, "name the slowest worker when others have waited this long", unit="s", above=0
     )
 
 
@@ -239,7 +238,7 @@ class Locked(Paced):
 
     scope: str = option(
         "step",
-        "what a worker holds the lock for, the whole step or only adding it",
+        "part of a step under the lock: the whole step, or only its addition to the parameters",
         choices=("step", "apply"),
         flat="lock_scope",
     )
@@ -282,8 +281,8 @@ class Sim(FedBack, LateSteps):
     )
     workers: int | None = option(
         None,
-        "simulated workers, each with an optimizer state of its own; auto is N + 1 for fixed:N, "
-        "those of speed, else 1",
+        "simulated workers, each with its own optimizer state; auto is N + 1 for fixed:N, those of "
+        "speed, else 1",
         low=1,
         high=4096,
         none="auto",
@@ -292,7 +291,7 @@ class Sim(FedBack, LateSteps):
 
     @property
     def rule(self) -> SimulatedStaleness:
-        """Whose gradient each step applies, and how old it is."""
+        """The worker and the age of each step's gradient."""
         return SimulatedStaleness.parse(self.staleness, self.workers)
 
     def steppers(self, workers: int) -> int:

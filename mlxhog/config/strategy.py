@@ -1,9 +1,9 @@
-"""What a strategy says of itself, as a run chooses it, and the numbers that several have.
+"""The base of a strategy as a run chooses it, and numbers that several strategies have.
 
-A choice says what `mlxhog.strategies` then runs. It imports no NumPy, so that help and wrong
-options are answered at once. Whatever is true of some strategies only is a fact of their classes;
-what does not go together with other options of a run, the class that knows it yields in `beside`.
-The strategies are in `strategies.py` and `local_strategies.py`.
+`mlxhog.strategies` runs the choice. Nothing here imports NumPy, so that help and errors about
+options are fast. A fact of some strategies is an attribute of their classes; `beside` of a class
+yields the options of a run that contradict it. The strategies are in `strategies.py` and
+`local_strategies.py`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 C = TypeVar("C", bound="StrategyChoice")
 
 Pairs = Iterator[tuple[str, str]]
-"""Options of the run, and what each contradicts, with the way out."""
+"""Options of the run, each with its contradiction and the way out."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +33,13 @@ class StrategyChoice(Choice, ABC):
 
     Attributes:
         one_process: it has one worker.
-        repeats: two runs of as many steps end with the same bits, whatever timing does.
+        repeats: two runs of the same number of steps end with the same bits, at any timing.
         averages: a step is along the mean of the workers' gradients.
         copies: each worker, or a group of them, trains a copy of the parameters.
-        elastic: a batch belongs to whichever worker takes it, so that workers may join and leave,
-            and text may arrive.
-        recorded: the workers take just the steps of `hogwild`, of which there is a record.
-        looks_ahead: gradients are taken where the parameters will be, unless `predict` says other.
+        elastic: any worker may take any batch, so that workers may join and leave, and text may
+            arrive.
+        recorded: the workers take the steps of `hogwild`, which can be recorded.
+        looks_ahead: `predict=auto` takes gradients where the parameters will be.
         shares_moments: an optimizer may keep one pair of moments for all workers by default.
         reads_copies: workers compute with copies only, never with the shared parameters themselves.
         writes_alone: no other process writes beside a worker.
@@ -58,12 +58,12 @@ class StrategyChoice(Choice, ABC):
     writes_alone: ClassVar[bool] = False
 
     def steppers(self, workers: int) -> int:
-        """Number of workers, of a run's, that add steps of their own to shared parameters."""
+        """Number of the run's workers that add their own steps to shared parameters."""
         return 1
 
     @property
     def lr_rule(self) -> str:
-        """The factor of lr by the workers that add steps of their own, as `lr_workers` has it."""
+        """Rule for the factor of lr by the number of these workers: a value of `lr_workers`."""
         return "none"
 
     def prediction(self, config: TrainConfig) -> str:
@@ -81,7 +81,7 @@ class StrategyChoice(Choice, ABC):
         return self.elastic
 
     def beside(self, config: TrainConfig) -> Pairs:
-        """Yield options of a run that do not go together with this choice, and the way out."""
+        """Yield options of a run that contradict this choice, and the way out."""
         if self.reads_copies and config.read == "live":
             yield "read", f"live, but {self.name} computes with copies; leave read out"
         if self.writes_alone and config.write == "racy":
@@ -101,7 +101,7 @@ def strategy_name(config: TrainConfig) -> str:
 
 
 def sparsify(config: TrainConfig) -> str:
-    """Return what is written of a step, as `--sparsify` has it; "none" is all."""
+    """Return the value of `--sparsify`: the part of a step that is written; "none" is all."""
     return config.strategy.sparsify if isinstance(config.strategy, Sparse) else "none"
 
 
@@ -110,22 +110,22 @@ def sparsify(config: TrainConfig) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Apart(StrategyChoice):
-    """The number of strategies each worker of which adds steps of its own."""
+    """The number of strategies whose workers add their own steps."""
 
     lr_workers: str = option(
         "auto",
-        "factor of lr where P workers add steps of their own: none, 1/sqrt(P), or 1/P; auto is "
-        "sqrt for Lion, none for the others",
+        "factor of lr if P workers add their own steps: none, 1/sqrt(P), or 1/P; auto is sqrt for "
+        "Lion, none for the others",
         choices=("auto", "none", "sqrt", "linear"),
     )
 
     @property
     def lr_rule(self) -> str:
-        """The factor of lr by the workers that add steps of their own."""
+        """Rule for the factor of lr by the number of these workers."""
         return self.lr_workers
 
     def steppers(self, workers: int) -> int:
-        """Number of workers that add steps of their own: all."""
+        """Number of workers that add their own steps: all."""
         return workers
 
 
@@ -136,8 +136,8 @@ class LateSteps(Apart):
     staleness_lr: str = option(
         "none",
         "step size of a gradient that comes tau updates late: linear:C divides it by 1 + C tau, "
-        "exp:D multiplies it by D^tau, delay_adaptive by (P - 1)/tau where that is less than 1, "
-        "drop:T leaves out what is later than T",
+        "exp:D multiplies it by D^tau, delay_adaptive by (P - 1)/tau if that is less than 1, "
+        "drop:T leaves out gradients that are later than T",
     )
     delay_compensation: str = option(
         "none",
@@ -147,26 +147,26 @@ class LateSteps(Apart):
 
     @property
     def is_adapted(self) -> bool:
-        """Whether a late gradient's step is another than a fresh one's."""
+        """Whether the step of a late gradient is scaled or corrected."""
         return (self.staleness_lr, self.delay_compensation) != ("none", "none")
 
     def broken_rules(self) -> Iterable[str]:
-        """Yield what cannot be read."""
+        """Yield numbers that cannot be read."""
         yield from super().broken_rules()
         yield from unread("staleness_lr", StalenessRule.parse, self.staleness_lr)
         yield from unread("delay_compensation", Compensation.parse, self.delay_compensation)
 
     def beside(self, config: TrainConfig) -> Pairs:
-        """Yield what late gradients cannot be corrected with, too."""
+        """Yield options without the copy that a correction needs, too."""
         yield from super().beside(config)
         if self.delay_compensation != "none" and config.read == "live":
-            problem = "live reads keep no copy of what the gradient was taken at"
+            problem = "live reads keep no copy of the gradient's parameters"
             yield "delay_compensation", f"{problem}; leave read out"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Paced(LateSteps):
-    """Numbers of late workers each of which has a speed of its own."""
+    """Numbers of strategies whose workers are late and differ in speed."""
 
     rescale_by_speed: bool = option(
         False,
@@ -176,42 +176,42 @@ class Paced(LateSteps):
 
     @property
     def is_adapted(self) -> bool:
-        """Whether a late gradient's step is another than a fresh one's."""
+        """Whether the step of a late gradient is scaled or corrected."""
         return super().is_adapted or self.rescale_by_speed
 
 
 @dataclass(frozen=True, kw_only=True)
 class FedBack(StrategyChoice):
-    """The number of strategies that can take back what was added in advance."""
+    """The number of strategies with error feedback on late steps."""
 
     delay_feedback: bool = option(
         False,
-        "add a step that comes tau updates late with tau/n of it in advance, and take that back "
-        "with the next one; n updates come between two steps of a worker (error feedback)",
+        "to a step that comes tau updates late add tau/n of it in advance, and take that back with "
+        "the worker's next one; n updates come between the two (error feedback)",
     )
 
     def beside(self, config: TrainConfig) -> Pairs:
-        """Yield what corrected steps cannot be written with, too."""
+        """Yield writers that cannot correct steps, too."""
         yield from super().beside(config)
         if self.delay_feedback and config.gpu_write != "cpu":
             yield "gpu_write", uncorrected(config.gpu_write)
 
 
 def uncorrected(value: str) -> str:
-    """Say that error feedback on delay does not go together with a value."""
+    """Return the error for a value that contradicts error feedback on delay."""
     problem = f"is {value}, and only steps that the CPU writes whole are corrected"
     return f"{problem}; leave it out, or delay_feedback"
 
 
 @dataclass(frozen=True, kw_only=True)
 class LookAhead(StrategyChoice):
-    """The number of strategies whose gradients may be taken where the parameters will be."""
+    """The number of strategies that can take gradients where the parameters will be."""
 
     predict: str = option(
         "auto",
-        "where a gradient is taken: at the parameters, or where they will be when it lands, by "
-        "their movement since this worker's last read (own) or by the last steps of all (last); "
-        "auto is last if hogwild shares moments, own if it does not, else none",
+        "parameters at which a gradient is taken: the current ones, or those expected when it "
+        "lands, by their movement since this worker's last read (own) or by the last steps of all "
+        "workers (last); auto is last if hogwild shares moments, own if it does not, else none",
         choices=("auto", "none", "own", "last"),
     )
 
@@ -225,31 +225,31 @@ class LookAhead(StrategyChoice):
         return "last" if self.predict == "auto" and config.shares_moments else "own"
 
     def beside(self, config: TrainConfig) -> Pairs:
-        """Yield what the last steps of all need."""
+        """Yield options that looking ahead excludes."""
         yield from super().beside(config)
         if self.predict in ("own", "last") and config.read == "live" and not self.one_process:
             yield "read", "live reads have no snapshot to predict from; add predict=none"
         is_open = config.optimizer is None
         if self.predict == "last" and not is_open and not config.shares_moments:
-            problem = "last looks ahead by steps that all workers' moments make"
+            problem = "last needs steps from moments that all workers share"
             yield "predict", f"{problem}; add moments=shared"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Sparse(StrategyChoice):
-    """Numbers of strategies whose workers may write a part of their own steps."""
+    """Numbers of strategies whose workers may write a part of their steps."""
 
     sparsify: str = option(
         "none",
-        "what is written of a step: all, the share F of each parameter's elements with the largest "
-        "steps (topk:F), or those whose step has reached F times lr (threshold:F)",
+        "part of a step that is written: all, the share F of each parameter's elements with the "
+        "largest steps (topk:F), or the elements whose step has reached F times lr (threshold:F)",
     )
     error_feedback: bool = option(
-        True, "sparsify: what is not written waits in the worker for later steps, or is dropped"
+        True, "sparsify: the worker adds the rest of a step to later ones, or drops it"
     )
 
     def selection(self) -> Selection | None:
-        """What is written of a step; None is all of it."""
+        """The rule for the part of a step that is written; None is all of it."""
         return Selection.parse(self.sparsify)
 
     @property
@@ -258,7 +258,7 @@ class Sparse(StrategyChoice):
         return self.sparsify == "none"
 
     def broken_rules(self) -> Iterable[str]:
-        """Yield what cannot be read, or has no effect."""
+        """Yield numbers that cannot be read, or have no effect."""
         yield from super().broken_rules()
         yield from unread("sparsify", Selection.parse, self.sparsify)
         if self.sparsify == "none" and not self.error_feedback:
@@ -266,7 +266,7 @@ class Sparse(StrategyChoice):
             yield f"error_feedback: {problem}; leave it out, or add sparsify=topk:0.01"
 
     def beside(self, config: TrainConfig) -> Pairs:
-        """Yield what writes steps whole."""
+        """Yield options that write steps whole."""
         yield from super().beside(config)
         if self.sparsify != "none" and config.gpu_write != "cpu":
             problem = f"single elements are added by the CPU, and gpu_write is {config.gpu_write}"
@@ -282,15 +282,15 @@ class InRounds(StrategyChoice):
 
     shares: str = option(
         "equal",
-        "sequences of a round that each worker computes: as many as the others, or in proportion "
-        "to its measured speed",
+        "sequences of each worker in a round: equal numbers, or in proportion to its measured "
+        "speed",
         choices=("equal", "speed"),
         flat="sync_shares",
     )
 
 
 def unread(name: str, parse: Callable[[str], object], text: str) -> Iterator[str]:
-    """Yield what is wrong with the text of a number, if anything."""
+    """Yield the error if the text of a number cannot be read."""
     try:
         parse(text)
     except ValueError as error:

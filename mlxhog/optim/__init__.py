@@ -1,11 +1,12 @@
 """Optimizers: turn a gradient into a step, and write it, fused in one pass over shared memory.
 
 Each has a native step and a NumPy reference in one file, equal bit for bit with one worker, and
-Metal kernels (`metal_steps.py`) with the same roundings.
-Muon's products sum in another order than its reference, to a stated tolerance. Lion, Adan, Muon,
-APOLLO and SOAP make directions and write them as SGD writes gradients.
-Moments are each worker's own: every step already carries its history. Those of AdamW and Muon may
-be of all workers, written under the locks of the parameters.
+Metal kernels (`metal_steps.py`) with the same roundings. Muon's products sum in another order than
+its reference, to a stated tolerance. Lion, Adan, Muon, APOLLO and SOAP compute directions, which
+SGD's kernels write.
+
+Moments are private to a worker: every step already carries its history. AdamW and Muon may share
+one pair between all workers, written under the locks of the parameters.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from mlxhog.optim.sparsified import Sparsified
 
 
 def for_model(config: TrainConfig, width: int, hidden: frozenset[str], workers: int) -> TrainConfig:
-    """The configuration with what it leaves open until model and workers are known.
+    """The configuration with values for options that depend on model and workers.
 
     Args:
         config: with a strategy that is not "auto".
@@ -61,12 +62,12 @@ def build(
     threads: int = 1,
     tokens_per_step: int | None = None,
 ) -> Optimizer:
-    """The optimizer of a configuration, sparsified or with feedback as it says.
+    """The optimizer of a configuration, with its sparsification or delay feedback.
 
     Args:
         config: its options.
-        hidden: the model's hidden matrices, by name, for rules that treat them apart.
-        threads: that it may use.
+        hidden: names of the model's hidden matrices, for rules that treat them differently.
+        threads: number of threads that it may use.
         tokens_per_step: tokens whose mean gradient is one step, for `beta2_half_life`.
     """
     choice = optimizers.of(config)

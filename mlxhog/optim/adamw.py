@@ -58,9 +58,9 @@ def adamw_reference(
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Optimizer):
-    """AdamW, with moments of each worker's own or one pair for all workers.
+    """AdamW, with private moments or one pair for all workers.
 
-    Bias correction counts the updates that went into the moments, private or shared. Rows that a
+    Bias correction counts the updates of the moments, private or shared. Rows that a
     gradient does not touch keep both moments, as in torch.optim.SparseAdam; a dense gradient decays
     all of them.
     """
@@ -120,7 +120,7 @@ class AdamW(Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class BesideAdamW(Optimizer):
-    """A rule for the matrices named in `hidden`, beside AdamW, which moves all the rest.
+    """A rule for the matrices named in `hidden`, beside AdamW for all others.
 
     Attributes:
         hidden: names of the matrices.
@@ -140,7 +140,7 @@ class BesideAdamW(Optimizer):
 
     @cached_property
     def adamw(self) -> AdamW:
-        """The rule of everything that is not in `hidden`; its moments are shared if theirs are."""
+        """The rule of other parameters; its moments are shared if those of `hidden` are."""
         return AdamW(
             beta1=self.beta1,
             beta2=self.beta2,
@@ -157,7 +157,7 @@ def _(choice: optimizers.AdamW, use: Use) -> AdamW:
 
 
 class Moments(TypedDict):
-    """Numbers of first and second moments, and weight decay, as rules take them."""
+    """Numbers of first and second moments, and weight decay, as arguments of rules."""
 
     beta1: float
     beta2: float

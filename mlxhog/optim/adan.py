@@ -1,7 +1,7 @@
 """Adan: means of gradients and of their differences (Xie et al. 2022, arXiv:2208.06677).
 
-Differences of successive gradients take the place of a gradient at a point ahead, as in Nesterov's
-momentum. Bias corrections and the proximal weight decay are those of the authors' code,
+Differences of successive gradients replace the gradient at a point ahead of Nesterov's momentum.
+Bias corrections and the proximal weight decay are those of the authors' code,
 https://github.com/sail-sg/Adan; its betas (0.98, 0.92, 0.99) are beta1, beta3, beta2 here, so that
 beta2 is the decay of the second moment in every rule.
 """
@@ -67,7 +67,7 @@ class Adan(Optimizer):
     """Adan with private state: `m`, `diff`, `v`, and the last gradient `prev`.
 
     A parameter with weight decay becomes (w - lr * u) / (1 + lr * weight_decay). Rows that a
-    gradient does not touch keep their state; their next difference is from when they were touched.
+    gradient does not touch keep their state; their next difference is to their last gradient.
     """
 
     beta1: float = 0.98

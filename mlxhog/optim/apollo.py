@@ -13,10 +13,10 @@ A hidden matrix G of r rows and c columns is projected along its shorter side, t
 APOLLO-Mini has rank 1 and one factor for the whole matrix. `limited` lets the norm of an update
 grow by at most 1 % from one step to the next. P is drawn anew every 200 steps; the moments stay as
 they are. It comes from NumPy's Philox with the run's seed, the parameter's name and the number of
-the drawing as key and counter, so every worker, of either framework, has the same one, and a
-resumed run goes on with it.
+the drawing as key and counter, so every worker, of either framework, has the same one, also after a
+resume.
 
-Everything that is not a hidden matrix takes Adam's steps with the same step size and decay.
+All other parameters take Adam's steps with the same step size and decay.
 
 State is private, since the limiter remembers the last update: moments of R for hidden matrices and
 whole ones for the rest, and one norm per hidden matrix. P is drawn, not stored.
@@ -51,7 +51,7 @@ GROWTH: Final = 1.01
 """Largest factor between the norms of successive updates of a matrix."""
 
 OFFICIAL_EPS: Final = 1e-6
-"""Added to roots of second moments by the authors' package, where eps is not given."""
+"""Default of the authors' package; added to roots of second moments."""
 
 LEAST: Final = 1e-8
 """Added to norms that divide."""
@@ -75,10 +75,10 @@ def factors_reference(
     scale_first: bool = False,
     zero_guard: bool = True,
 ) -> tuple[Floats, Floats, Floats, float]:
-    """Return what a gradient is multiplied with, and the new `m`, `v`, `norm`.
+    """Return the factors of a gradient, and the new `m`, `v`, `norm`.
 
     Args:
-        g: (r, c) gradient, in float32 or float64, which the results have, too.
+        g: (r, c) gradient, in float32 or float64, the type of the results.
         p: the projection: (k, c) if `right`, (r, k) if not.
         m: first moment of the projected gradient, (r, k) if `right`, (k, c) if not.
         v: its second moment.
@@ -89,13 +89,13 @@ def factors_reference(
         beta1: decay of m.
         beta2: decay of v.
         eps: added to the root of v.
-        scale: the factors are multiplied with its root.
-        first: whether there is no update before this one.
+        scale: its root multiplies the factors.
+        first: whether this is the first update.
         growth: largest factor between successive norms; None does not limit them.
         scale_first: whether the limiter sees scaled updates.
-        zero_guard: an update of norm 0 leaves `norm` alone, and after norm 0 comes a first update.
-            Without it a gradient of zeros stops a matrix for long: its update has to grow from 1e-8
-            by 1 % a step.
+        zero_guard: an update of norm 0 does not change `norm`, and the update after norm 0 counts
+            as a first one. Otherwise a gradient of zeros stops a matrix for long: its update must
+            grow from 1e-8 by 1 % a step.
     """
     projected = g @ p.T if right else p.T @ g
     m = beta1 * m + (1.0 - beta1) * projected
@@ -132,7 +132,7 @@ def adam_reference(
     factor: float,
     grad_scale: float,
 ) -> tuple[Float32, Float32, Float32]:
-    """Return Adam's direction without bias correction and the new `m`, `v`, as the native ones.
+    """Return Adam's direction without bias correction and the new `m`, `v`, as native code does.
 
     With s = grad_scale * g: m and v are the exponential means of s and s^2, the direction is
     factor * m / (sqrt(v) + eps).
@@ -183,9 +183,9 @@ class Apollo(Optimizer):
         growth: largest factor between the norms of successive updates; None does not limit them.
         scale_first: whether the limiter sees scaled updates.
         zero_guard: see `factors_reference`; False as in the authors' package.
-        bias_correction: whether the step size is corrected for moments that begin at zero.
+        bias_correction: whether the step size is corrected for moments that start at zero.
         long_side: project along the longer side, as "reverse_std" of the package.
-        projection: in place of `draw_projection`: (slot, number of the drawing) -> P.
+        projection: replaces `draw_projection`: (slot, number of the drawing) -> P.
         native: False takes the NumPy references, for one worker only.
     """
 
@@ -224,7 +224,7 @@ class Apollo(Optimizer):
         if self.bias_correction:
             correction = math.sqrt(1.0 - self.beta2**step.count) / (1.0 - self.beta1**step.count)
         step_size = lr * correction
-        # SGD's write decays by step_size * weight_decay, and here lr * weight_decay is meant.
+        # SGD's write decays by step_size * weight_decay; the decay here is lr * weight_decay.
         by = SGD(weight_decay=self.weight_decay / correction, native=self.native)
         hidden, rest = split(pairs, self.hidden)
         write(target, self._rest(target, rest, step), by, step, lr=step_size)
@@ -250,7 +250,7 @@ class Apollo(Optimizer):
     def _factors(
         self, target: Target, pairs: list[tuple[Slot, Float32]], step: Step
     ) -> Iterator[tuple[Slot, Float32, Float32]]:
-        """Each hidden matrix with its gradient, and what that is multiplied with, in turn."""
+        """Each hidden matrix with its gradient and the factors of that, in turn."""
         grad_scale = step.grad_scale
         for slot, g in pairs:
             m, v, norm = (target.state(name, slot) for name in self.state_segments)
@@ -275,7 +275,7 @@ class Apollo(Optimizer):
             yield slot, g, factors * float32(grad_scale * self._decay_factor(target, slot, step.lr))
 
     def _decay_factor(self, target: Target, slot: Slot, lr: float) -> float:
-        """What weight decay, which comes after the update, leaves of it."""
+        """Factor of an update from the weight decay that follows it."""
         return 1.0 - lr * self.weight_decay if slot.name in target.decay else 1.0
 
     def _right(self, shape: tuple[int, ...]) -> bool:

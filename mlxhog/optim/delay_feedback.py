@@ -1,18 +1,18 @@
-"""Error feedback on delay: with a late step, a worker adds what the next are expected to be.
+"""Error feedback on delay: with a late step, a worker adds a guess of the next ones.
 
 While a worker computes, others add tau steps, so each of its steps u comes tau updates late. The
-steps that are on their way are counted in advance, as if they were like the last that came, and
-the worker takes its guess back when it knows better:
+guess is that pending steps are like the last ones. The worker adds it in advance, and takes it back
+with its next step:
 
-    w <- w + u + e - e'        e = F u,  e' what it added the last time,  F = tau / n
+    w <- w + u + e - e'        e = F u,  e' the last addition,  F = tau / n
 
-n is how many updates of anyone lie between two steps of this worker, the later one included. So the
-parameters are always where plain steps would have led, and F times the last step of each worker
-further: about tau steps. Without staleness nothing changes.
+n is the number of updates of all workers between two steps of this worker, the later one included.
+So the parameters are always where plain steps would have led, and F times the last step of each
+worker further: about tau steps. Without staleness nothing changes.
 
 With one stream of steps and tau = 1 it is w <- w + 2 u(t - 1) - u(t - 2): the update-level error
 feedback of Zmushko et al. 2026, arXiv:2606.30634, who have no other tau. e - e' is the error of the
-step that stood where u should have been.
+step that took the place of u.
 
     segment          meaning
     feedback.<slot>  float32, laid out as the parameters: e of this worker, which they contain
@@ -39,13 +39,13 @@ FEEDBACK: Final = "feedback"
 
 
 class DelayFeedback(Optimizer):
-    """An optimizer whose late steps count on the next ones. Belongs to one worker."""
+    """An optimizer that adds a guess of the next steps to late ones. Belongs to one worker."""
 
     def __init__(self, rule: Optimizer, *, native: bool = True) -> None:
         """Wrap an optimizer.
 
         Args:
-            rule: makes the steps.
+            rule: takes the steps.
             native: False takes the NumPy reference, for one worker only.
         """
         self.rule, self.native = rule, native
@@ -53,28 +53,28 @@ class DelayFeedback(Optimizer):
 
     @property
     def state_segments(self) -> tuple[str, ...]:
-        """The rule's private state, and what was added in advance."""
+        """The rule's private state, and the addition in advance."""
         return (*self.rule.state_segments, FEEDBACK)
 
     @property
     def shared_segments(self) -> tuple[str, ...]:
-        """The rule's."""
+        """Those of the rule."""
         return self.rule.shared_segments
 
     @property
     def metal_rule(self) -> metal_steps.Rule:
-        """The rule's; no Metal kernel adds anything in advance."""
+        """That of the rule; no Metal kernel adds in advance."""
         return self.rule.metal_rule
 
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
-        """The rule's."""
+        """Those of the rule."""
         return self.rule.state_shapes(shapes)
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
-        """Take one step, add `step.feedback` times as much, and take back what was added before.
+        """Take one step, add `step.feedback` times as much, and take back the last addition.
 
-        Concurrency: both are added as the arena's mode promises; other workers' steps may come in
-        between.
+        Concurrency: both are added as the arena's mode promises; other workers may write between
+        the two.
         """
         assert target.metal is None
         assert target.record is None

@@ -1,8 +1,8 @@
-"""Directions: what rules with private state make of a gradient, and how they are written.
+"""Directions: rules with private state compute one from a gradient, and plain SGD writes it.
 
-A direction u is computed in memory of the worker alone, in one pass over the gradient and its
-state. It is written as plain SGD writes a gradient, `w -= lr * (u + weight_decay * w)`, by the same
-kernels, locks and write modes, native or Metal.
+A direction u is computed in private memory, in one pass over the gradient and the state. It is
+written as SGD writes a gradient, `w -= lr * (u + weight_decay * w)`, by the same kernels, locks and
+write modes, native or Metal.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ class Direction:
     """The formula of a direction, element by element, in NumPy and maybe in native code.
 
     Attributes:
-        state: private segments it keeps, in the order of its arguments.
-        native: `native(g, *state, u, **rates)` moves the state on and fills u; None if there is
-            the reference alone.
+        state: private segments, in the order of the arguments.
+        native: `native(g, *state, u, **rates)` updates the state and fills u; None if there is
+            only the reference.
         reference: `reference(g, *state, **rates)` returns u and the new state, with the same bits.
     """
 
@@ -42,7 +42,7 @@ class Direction:
         *,
         native: bool = True,
     ) -> Float32 | Rows:
-        """Move one parameter's state on, of touched rows only, and return its direction."""
+        """Update one parameter's state, of touched rows only, and return its direction."""
         at, g = touched(grad)
         states = [target.state(name, slot) for name in self.state]
         parts = [part[at] for part in states]  # views of a whole parameter, copies of rows
@@ -65,13 +65,13 @@ def write(
     *,
     lr: float,
 ) -> None:
-    """Write directions as they come; all at once where Metal kernels do, in few launches.
+    """Write directions one by one; Metal kernels write all at once, in few launches.
 
     Args:
-        target: what they are written to.
-        directions: of some parameters; gradients have been scaled before.
-        by: writes them.
-        step: in which they are written.
+        target: of the writes.
+        directions: of some parameters, from scaled gradients.
+        by: the rule that writes them.
+        step: the step that they belong to.
         lr: step size of this write.
     """
     step = replace(step, lr=lr, grad_scale=1.0)
@@ -91,7 +91,7 @@ def split(
 
 
 def dense(slot: Slot, grad: Float32 | Rows) -> Float32:
-    """A gradient as an array of the parameter's shape; rows that are not named are zero."""
+    """A gradient as an array of the parameter's shape; rows that it lacks are zero."""
     if not isinstance(grad, Rows):
         return grad
     whole = np.zeros(slot.shape, np.float32)

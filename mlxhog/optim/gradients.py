@@ -1,6 +1,6 @@
-"""Gradients as they leave a backend: dense arrays, or only the rows that were touched.
+"""Gradients of a backend: dense arrays, or only the touched rows.
 
-The global norm clips a gradient, and finds the one that is not finite.
+The global norm is for clipping, and shows whether a gradient is finite.
 """
 
 from __future__ import annotations
@@ -21,21 +21,21 @@ Int32 = NDArray[np.int32]
 
 @dataclass(frozen=True)
 class Rows:
-    """The gradient of some rows of a 2-D parameter; every other row's is zero.
+    """The gradient of some rows of a 2-D parameter; that of other rows is zero.
 
     Attributes:
         index: (r,) int32 row numbers in any order; a row may appear more than once.
         values: (r, d) float32; values of equal rows add up.
 
     Raises:
-        ShapeError: `index` and `values` do not belong together.
+        ShapeError: the shapes of `index` and `values` do not fit.
     """
 
     index: Int32
     values: Float32
 
     def __post_init__(self) -> None:
-        """Refuse arrays of other shapes."""
+        """Check the shapes."""
         if self.index.ndim != 1 or self.values.ndim != 2 or len(self.index) != len(self.values):
             raise ShapeError(
                 f"Rows got index of shape {self.index.shape} and values of shape "
@@ -43,7 +43,7 @@ class Rows:
             )
 
     def coalesced(self) -> Rows:
-        """The same gradient with ascending rows, each once; itself where that already holds."""
+        """The same gradient with ascending rows, each once; itself if it has them already."""
         if bool(np.all(self.index[1:] > self.index[:-1])):
             return self
         rows, target = np.unique(self.index, return_inverse=True)
@@ -88,8 +88,8 @@ class GradientSum:
 def global_norm(grads: Grads) -> float:
     """Euclidean norm of the whole gradient, summed in float64 in the order of `grads`.
 
-    Finite exactly when every element is, so a caller needs no second pass to find NaN or infinity.
-    Duplicate rows are summed up first, as they will be when they are applied.
+    Finite exactly if every element is, so a caller needs no second pass to find NaN or infinity.
+    Duplicate rows are summed up first, as in an update.
     """
     total = 0.0
     for grad in grads.values():

@@ -21,7 +21,7 @@ def lion_reference(
 ) -> tuple[Float32, Float32]:
     """Return the direction and the new `m`, rounded as the native ones.
 
-    With s = grad_scale * g the direction is sign(beta1 * m + (1 - beta1) * s), and m the
+    With s = grad_scale * g the direction is sign(beta1 * m + (1 - beta1) * s), and m is the
     exponential mean of s with decay beta2.
     """
     s: Float32 = float32(grad_scale) * g

@@ -1,11 +1,11 @@
 """Optimizer steps through Metal kernels: from NumPy gradients to launches on the adopted arena.
 
-A run of neighbouring dense parameters is one launch, each parameter of which only rows were touched
-is another. The shared segments are adopted once; gradients and rates are copied to the engine, new
-private moments are copied back to the worker's own segments. Launches that write the arena finish
-before the next begins.
+Neighbouring dense parameters share a launch; each parameter with touched rows has its own. The
+shared segments are adopted once; gradients and rates are copied to the engine, new private moments
+are copied back to the worker's segments. Launches that write the arena finish before the next
+begins.
 
-A GPU uses the arena in place only where the system lets it import the memory without a copy
+A GPU uses the arena in place only if the system lets it import the memory without a copy
 (`NotShared`).
 """
 
@@ -43,22 +43,22 @@ __all__ = [
     "ADAM", "ADAM_SHARED", "MOMENTUM", "MUON", "MUON_SHARED", "RECORDED", "SGD", "MetalSteps",
     "NotShared", "Rule", "check_live_reads", "decay_flags", "runs", "steps_of_worker",
 ]  # fmt: skip
-_COPY = "what one side writes is not seen on the other"
+_COPY = "one of CPU and GPU does not see the writes of the other"
 
 
 class NotShared(EnvironmentLacks):
-    """A GPU cannot use this arena in place, so that a worker has to do without; why."""
+    """A GPU cannot use this arena in place; the message is the reason."""
 
 
 def check_live_reads(arena: Arena, slot: int) -> None:
-    """Try whether MLX on the GPU reads the arena's parameters as they change.
+    """Test that MLX on the GPU sees changes of the arena's parameters.
 
     Args:
         arena: of the run.
-        slot: of the worker that is to read them.
+        slot: of the worker that will read them.
 
     Raises:
-        NotShared: it does not.
+        NotShared: it does not see them.
     """
     try:
         gpu = engines.create("mlx")
@@ -81,20 +81,20 @@ def steps_of_worker(
     slot: int,
     recorded: Sequence[str],
 ) -> MetalSteps:
-    """What adds a worker's steps by Metal kernels: its memory imported, its kernels built.
+    """Return the writer of a worker's steps, with imported memory and built kernels.
 
     Args:
         arena: of the run.
         rule: of the optimizer.
         decay: names of the parameters that weight decay applies to.
-        engine: what runs the kernels, one of `mlxhog.metal.engine.NAMES`.
-        threads: OS threads of an emulated one.
-        slot: of the worker; where a strategy keeps one state for all, it is slot 1's.
+        engine: one of `mlxhog.metal.engine.NAMES`.
+        threads: OS threads of an emulated engine.
+        slot: of the worker; a strategy with one state for all uses that of slot 1.
         recorded: segments that take the last steps, see `Target.record`.
 
     Raises:
         NotShared: the engine cannot import the memory, and is not emulated.
-        EnvironmentLacks: there is no such GPU, or an emulated one lacks its C++ compiler.
+        EnvironmentLacks: the GPU, or the C++ compiler of an emulated one, is missing.
         MetalError: a kernel does not compile.
     """
     gpu = engines.create(engine, threads=threads)
@@ -124,7 +124,7 @@ def _refuse_straddling(arena: Arena, names: Sequence[str]) -> None:
     """Refuse segments that no GPU should import as one range; see `mlxhog.arena.layout`.
 
     Raises:
-        EnvironmentLacks: there is one.
+        EnvironmentLacks: a segment straddles two pieces.
     """
     for name in names:
         if arena.layout.straddles(name):
@@ -136,7 +136,7 @@ def _refuse_straddling(arena: Arena, names: Sequence[str]) -> None:
 
 
 class MetalSteps:
-    """The parameters as one engine writes them. Belongs to the worker that made it."""
+    """Writes of one engine to the parameters. Belongs to the worker that made it."""
 
     def __init__(
         self, engine: Engine, flat: Float32, slots: Mapping[str, Slot], decay: frozenset[str]
@@ -182,7 +182,7 @@ class MetalSteps:
         """Apply one step of a rule, in place.
 
         Args:
-            rule: which kernels.
+            rule: of the kernels.
             pairs: parameters with their gradients, rows ascending and each once.
             state: the rule's segments by name, each (n,) float32, laid out as the parameters.
             hp: (8,) float32, the rule's rates.
@@ -193,8 +193,8 @@ class MetalSteps:
             MetalError: a kernel failed.
             KeyError: there is a record, and no kernel of this rule writes one.
 
-        Concurrency: no add is lost beside others of one GPU, nor in emulation; beside a CPU that is
-        what `mlxhog doctor` measures. Only this worker may write its private segments.
+        Concurrency: no add is lost beside others of one GPU, nor in emulation; `mlxhog doctor`
+        measures whether one is lost beside a CPU. Only this worker may write its private segments.
         """
         rates = {"decays": self._decays, "hp": self.engine.array(hp), "grad_scale": grad_scale}
         for run in runs(pairs):
@@ -256,14 +256,14 @@ class MetalSteps:
         *,
         shared: bool,
     ) -> list[Float32]:
-        """Move the means of some matrices on; return what Muon orthogonalises, on the host.
+        """Update the means of some matrices; return Muon's directions x, on the host.
 
         Args:
             pairs: parameters with their gradients.
             m_flat: (n,) float32, the means, laid out as the parameters.
             hp: (8,) float32, Muon's rates.
             grad_scale: factor of every gradient.
-            shared: whether other workers move the same means.
+            shared: whether other workers write the same means.
 
         Raises:
             MetalError: the kernel failed.
@@ -313,11 +313,11 @@ class MetalSteps:
         )
 
     def add(self, offset: int, values: Float32) -> None:
-        """Add values to floats of the parameter segment from `offset` on, as steps are added."""
+        """Add values to floats of the parameter segment from `offset` on, by the steps' kernel."""
         self.engine.run(dense_axpy(self.arena, self.engine.array(values), scale=1.0, offset=offset))
 
     def warm_up(self, rule: Rule) -> None:
-        """Build the kernels of a rule, by launches on memory of their own that nobody needs."""
+        """Build the kernels of a rule, by launches on scratch memory."""
         array = self.engine.array
         n = FLAG_FLOATS
         names = ("arena", *rule.private, *rule.written)
@@ -370,7 +370,7 @@ def runs(
 
 
 def _follows(slot: Slot, before: Slot) -> bool:
-    """Whether one launch can step both."""
+    """Whether one launch can write both."""
     return slot.offset == _next_boundary(before) and slot.kind == before.kind
 
 

@@ -12,22 +12,22 @@ factor makes an element of u about as large as one of an AdamW step (Liu et al. 
 arXiv:2502.16982), so one `lr` and one `weight_decay` serve both rules. The rest of the model takes
 AdamW steps with the same beta1.
 
-Two options save time (as MuonBP does, arXiv:2510.16981): `rows` orthogonalises so many rows at a
-time, with max(rows, c) in place of max(r, c); `every` has the whole matrix orthogonalised at every
-so-manieth step, and rows (one by one, where `rows` says nothing) in between.
+Two options save time (as MuonBP does, arXiv:2510.16981): with `rows` = n, n rows at a time are
+orthogonalised, with max(n, c) in place of max(r, c); with `every` = n the whole matrix at every nth
+step, and `rows` rows (1 by default) in between.
 
-How polynomials are evaluated: each step of `polar` is X <- (a I + b A + c A^2) X with A = X X^T,
-X the short way up. All those A, and the factors, are polynomials of the first A, so they commute
-and are symmetric: the steps go on in matrices of the smaller side alone, of which one triangle is
-computed, and X is multiplied once, at the end.
+Evaluation of the polynomials: each step of `polar` is X <- (a I + b A + c A^2) X with A = X X^T,
+where X has its smaller side as rows. All these A, and the factors, are polynomials of the first A,
+so they commute and are symmetric: the steps need matrices of the smaller side only, one triangle of
+each, and X is multiplied once, at the end.
 
-State is `m` of every parameter and `v` of those that AdamW moves, of each worker's own or one for
-all workers: a shared m moves under the locks of its parameter, as the arena's mode promises, before
-x is orthogonalised without any. The directions u reach the parameters as steps of plain SGD do, by
-the same kernels, locks and write modes. Where Metal kernels add a worker's steps, they make x and
-write u; the CPU orthogonalises in between.
+State is `m` of every parameter and `v` of those that AdamW moves, private to a worker or one for
+all workers: a shared m is updated under the locks of its parameter, as the arena's mode promises,
+then x is orthogonalised without a lock. Plain SGD's kernels, locks and write modes add the
+directions u. Where Metal kernels add a worker's steps, they compute x and write u; the CPU
+orthogonalises in between.
 
-Only steps of hidden matrices are recorded: looking ahead pays for them
+Only steps of hidden matrices are recorded, because looking ahead helps for them
 (`mlxhog.strategies.look_ahead`).
 """
 
@@ -53,9 +53,9 @@ from mlxhog.optim.updates import WRITE_MODES, Float32, Slot
 Coefficients = tuple[tuple[float, float, float], ...]
 
 ORTHOGONALIZATIONS: Final[Mapping[str, Coefficients]] = {
-    # The composition of three odd quintics nearest to 1 on [1e-3, 1], each fitted on what the last
-    # one leaves, with cushion 0.02407327424182761: the first three steps of Polar Express (Amsel et
-    # al. 2025, arXiv:2505.16932). Singular values in [1e-3, 1] end in [0.134, 1.866].
+    # The composition of three odd quintics nearest to 1 on [1e-3, 1], each fitted on the range of
+    # the last one, with cushion 0.02407327424182761: the first three steps of Polar Express (Amsel
+    # et al. 2025, arXiv:2505.16932). Singular values in [1e-3, 1] end in [0.134, 1.866].
     "polar3": (
         (8.287212018145626, -23.59588651909882, 17.30038731253092),
         (4.107059111542198, -2.947849916737908, 0.5448431082926598),
@@ -72,7 +72,7 @@ RMS: Final = 0.2
 """Root mean square of a step's elements, about, over lr."""
 
 LEAST_NORM: Final = 1e-30
-"""A direction shorter than this, such as that of gradients that are zero, moves nothing."""
+"""A shorter direction, such as that of zero gradients, moves nothing."""
 
 BATCH: Final = 1 << 18
 """Floats of directions computed before they are written: they stay in a core's cache."""
@@ -101,9 +101,9 @@ def polar_reference(
         x: (r, c) float32.
         coefficients: (a, b, c) of each step p(s) = a s + b s^3 + c s^5.
         scale: factor of the result.
-        bfloat16: round to bfloat16 x, the steps where they are multiplied with each other and with
-            x, and the last A where it is squared. Sums stay float32, and so does what later steps
-            would enlarge: earlier A and their squares.
+        bfloat16: round to bfloat16 x, the steps as factors of each other and of x, and the last A
+            for its square. Sums stay float32, and so do earlier A and their squares, because later
+            steps would enlarge their errors.
     """
 
     def rounded(factor: Float32) -> Float32:
@@ -144,15 +144,15 @@ class Muon(BesideAdamW):
     A gradient of some rows of a hidden matrix counts as zero in the others.
 
     Attributes:
-        hidden: names of the parameters that are orthogonalised, matrices all of them.
+        hidden: names of the matrices that are orthogonalised.
         nesterov: weight of the gradient itself in a direction, beside its mean.
         orthogonalization: a key of `ORTHOGONALIZATIONS`.
-        rows: that are orthogonalised together; None is the whole matrix.
-        every: whole matrices at every so-manieth step, `rows` (or 1) in between; None is never, or
-            always where `rows` says nothing.
+        rows: number of rows that are orthogonalised together; None is the whole matrix.
+        every: n for whole matrices at every nth step only, with `rows` (or 1) in between; None is
+            whole matrices never with `rows`, always without.
         bfloat16: whether some factors are rounded to bfloat16; see `polar_reference`.
         shared: whether all workers have one pair of moments.
-        threads: each takes matrices of its own, so results do not depend on their number.
+        threads: each takes other matrices, so results do not depend on their number.
     """
 
     nesterov: float = 0.1
@@ -196,7 +196,7 @@ class Muon(BesideAdamW):
     def _directions(
         self, target: Target, batch: Sequence[tuple[Slot, Float32]], step: Step
     ) -> list[tuple[Slot, Float32]]:
-        """Move the means of some hidden matrices on, and return their directions u."""
+        """Update the means of some hidden matrices, and return their directions u."""
         block, grad_scale = self._block(step.count), step.grad_scale
         m_flat = target.moments(shared=self.shared)["m"]
         scales = [
@@ -221,7 +221,7 @@ class Muon(BesideAdamW):
             us = [np.empty(slot.shape, np.float32) for slot, _ in batch]
             _native.muon_directions(
                 target.locks if self.shared else None,
-                target.mode if self.shared else WRITE_MODES["racy"],  # nobody else writes them
+                target.mode if self.shared else WRITE_MODES["racy"],  # private
                 m_flat,
                 [slot.offset for slot, _ in batch],
                 [grad for _, grad in batch],

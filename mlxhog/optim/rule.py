@@ -1,7 +1,7 @@
-"""What optimizers share: interface (`Optimizer`), target (`Target`), numbers of an update (`Step`).
+"""Common parts of optimizers: interface (`Optimizer`), `Target`, numbers of an update (`Step`).
 
-The target is what a step is applied to: shared parameters, their locks, the optimizer's state.
-`rule_of` turns the choice of a run into the rule that takes its steps. One class may be both.
+A step is applied to a target: shared parameters, their locks, the optimizer's state. `rule_of`
+turns the choice of a run into the rule that takes its steps. One class may be both.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ NativeStep = Callable[..., None]
 
 
 class Record(NamedTuple):
-    """The last steps of anyone, (n,) float32 each, shared and laid out as the parameters.
+    """The last two steps of any worker, (n,) float32 each, shared and laid out as the parameters.
 
-    Of a dense parameter they are what was added last and what was added before that, element by
-    element. Parameters that are written by rows are not recorded: their elements stay 0.
+    For each element of a dense parameter they are its last two increments. Parameters that are
+    written by rows are not recorded: their elements stay 0.
     """
 
     last: Float32
@@ -40,23 +40,23 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Target:
-    """The arena as one optimizer step sees it.
+    """The part of the arena that one optimizer step uses.
 
     Attributes:
         flat: (n,) float32, the whole parameter segment, shared.
         slots: every parameter by name.
         locks: this worker's locks; may be None unless `mode` is lossless.
         mode: a value of `updates.WRITE_MODES`, the arena's.
-        private: this worker's state by segment name, each (n,) float32, laid out as `flat`, or as
-            `places` says.
-        shared: state of all workers by segment name, the same layout.
+        private: this worker's state by segment name, each (n,) float32, laid out as `flat`, or by
+            `places`.
+        shared: state of all workers by segment name, with the same layout.
         decay: names of the parameters that weight decay applies to.
         metal: applies the steps by Metal kernels; None applies them by native code.
         pending: (n,) float32 of this worker, laid out as `flat`: steps are added to it, and the
             parameters are only read, without a lock. None adds steps to the parameters.
-        record: keeps the steps that are added to dense parameters, under the same locks.
+        record: takes the steps that are added to dense parameters, under the same locks.
         places: private segments that are not laid out as `flat`, name -> parameter -> place.
-        marks: say to readers which parameter is being written.
+        marks: show readers which parameter is being written.
     """
 
     flat: Float32
@@ -73,15 +73,15 @@ class Target:
     marks: Marks | None = None
 
     def moments(self, *, shared: bool) -> Mapping[str, Float32]:
-        """The optimizer's state by segment name: that of all workers, or this worker's own."""
+        """The optimizer's state by segment name: shared by all workers, or private."""
         return self.shared if shared else self.private
 
     def state(self, name: str, slot: Slot) -> Float32:
-        """One parameter's part of a private segment, in the shape it has there."""
+        """One parameter's part of a private segment, in its shape there."""
         return parameter(self.private[name], self.places.get(name, self.slots)[slot.name])
 
     def pairs(self, grads: Grads) -> list[tuple[Slot, Float32 | Rows]]:
-        """Each gradient with its slot, rows summed up; all checked before anything is written."""
+        """Each gradient with its slot and summed rows; all are checked before the first write."""
         return list(self._pairs(grads))
 
     def _pairs(self, grads: Grads) -> Iterator[tuple[Slot, Float32 | Rows]]:
@@ -89,7 +89,7 @@ class Target:
             slot = self.slots.get(name)
             if slot is None:
                 raise ShapeError(
-                    f"gradient for {name!r}, which is no parameter of this arena; "
+                    f"gradient for {name!r}, which is not a parameter of this arena; "
                     "build the model and the arena from the same config"
                 )
             check(slot, grad)
@@ -104,7 +104,7 @@ class Target:
         state: tuple[Float32, ...],
         rates: Mapping[str, float],
     ) -> None:
-        """Call the native step that fits the slot's exclusion unit and the gradient's form."""
+        """Call the native step for the slot's exclusion unit and the gradient's form."""
         common = (self.locks, self.mode, self.flat, slot.offset)
         with self.marked(slot):
             if isinstance(grad, Rows):
@@ -121,7 +121,7 @@ class Target:
 
     @contextmanager
     def marked(self, slot: Slot) -> Iterator[None]:
-        """Mark a parameter while it is written; after an error in between the mark stays."""
+        """Mark a parameter while it is written; after an error meanwhile the mark stays."""
         if self.marks is not None:
             self.marks.begin(slot.name)
         yield
@@ -129,7 +129,7 @@ class Target:
             self.marks.end(slot.name)
 
     def add(self, slot: Slot, at: slice | Int32, delta: Float32) -> None:
-        """Add a step to distinct rows, as the references do it: for one worker only."""
+        """Add a step to distinct rows without locks, for the references: one worker only."""
         written = parameter(self.flat if self.pending is None else self.pending, slot)
         written[at] += delta
         if self.record is not None and slot.kind != "rows" and at == slice(None):
@@ -141,7 +141,7 @@ class Target:
 def new_state(
     names: Sequence[str], shapes: Mapping[str, Mapping[str, tuple[int, ...]]], floats: int
 ) -> tuple[dict[str, Float32], dict[str, Mapping[str, Slot]]]:
-    """Private state of one worker that has no arena, all zero, and the places of a `Target`.
+    """Private state of a worker without an arena, all zero, and the places of a `Target`.
 
     Args:
         names: an optimizer's `state_segments`.
@@ -155,17 +155,17 @@ def new_state(
 
 
 def touched(grad: Float32 | Rows) -> tuple[slice | Int32, Float32]:
-    """Which rows a gradient touches, as an index of the parameter, and their gradient."""
+    """The rows that a gradient touches, as an index of the parameter, and their gradient."""
     return (grad.index, grad.values) if isinstance(grad, Rows) else (slice(None), grad)
 
 
 def parameter(flat: Float32, slot: Slot) -> Float32:
-    """A parameter's view into a segment of the parameters' layout."""
+    """The view of a parameter in a segment that is laid out as the parameters."""
     return flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
 
 
 def float32(value: float) -> np.float32:
-    """One rounding from float64, as the native steps round their rates."""
+    """Round once from float64, as the native steps round their rates."""
     return np.float32(value)
 
 
@@ -181,9 +181,9 @@ class Step:
 
     Attributes:
         lr: step size, > 0.
-        count: updates that have gone into the private state, this one included, from 1.
+        count: number of updates of the private state, this one included, from 1.
         shared_count: the same count for the shared state.
-        seed: where to start walking; differs between workers and steps.
+        seed: chooses the start of the pass; differs between workers and steps.
         grad_scale: factor of every gradient, from clipping.
         feedback: share of a late step that is added in advance, see `mlxhog.optim.delay_feedback`.
     """
@@ -204,22 +204,22 @@ class Optimizer(ABC):
     def state_segments(self) -> tuple[str, ...]:
         """Private state: one segment per worker and name.
 
-        It is laid out as the parameters, unless `state_shapes` gives it shapes of its own.
+        It is laid out as the parameters, unless `state_shapes` gives it other shapes.
         """
 
     @property
     @abstractmethod
     def shared_segments(self) -> tuple[str, ...]:
-        """Shared state: one segment of the parameters' layout per name."""
+        """Shared state: one segment per name, laid out as the parameters."""
 
     @property
     @abstractmethod
     def metal_rule(self) -> metal_steps.Rule:
-        """The kernels of the same rule, for targets with `metal`."""
+        """The Metal kernels of this rule, for targets with `metal`."""
 
     @abstractmethod
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
-        """Apply one update of some parameters; the rule itself, as `step` promises it."""
+        """Apply one update of some parameters, with the promises of `step`."""
 
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
         """Shapes of private state that is not laid out like the parameters.
@@ -250,17 +250,17 @@ class Optimizer(ABC):
             target: the parameters, their locks, and the state.
             grads: per parameter a float32 gradient of its shape, or `Rows`; names may be missing.
             lr: step size, > 0.
-            step: updates that have gone into the private state, this one included, from 1.
-            seed: where to start walking; differs between workers and steps.
+            step: number of updates of the private state, this one included, from 1.
+            seed: chooses the start of the pass; differs between workers and steps.
             grad_scale: factor of every gradient, from clipping.
-            shared_step: the same count for the shared state; `step` where it is None.
+            shared_step: the same count for the shared state; None is `step`.
             feedback: of `Step`.
 
         Raises:
             ShapeError: a gradient does not belong to its parameter; nothing has been written.
 
         Concurrency: the parameters (and shared state) are written as the arena's mode promises;
-        the step is computed from the values found under the same lock that guards the write.
+        the step is computed from the values under the same lock that guards the write.
         """
         numbers = Step(
             lr=lr,
@@ -276,8 +276,8 @@ class Optimizer(ABC):
 class OwnOptimizer(OptimizerChoice, Optimizer):
     """An optimizer of one's own: one class has the numbers and takes the steps.
 
-    It is a frozen dataclass with a `name` and a line `about` it, and its `option` fields are its
-    numbers. It needs `update` alone, unless it keeps state; see examples/my_optimizer.py.
+    It is a frozen dataclass with a `name`, a line `about` it, and `option` fields for its numbers.
+    Without state it needs `update` only; see examples/my_optimizer.py.
     """
 
     state_segments: tuple[str, ...] = ()
@@ -287,11 +287,11 @@ class OwnOptimizer(OptimizerChoice, Optimizer):
 
 @dataclass(frozen=True, kw_only=True)
 class Use:
-    """What a run fills in beside the numbers of its optimizer.
+    """Values of a run that an optimizer needs beside its numbers.
 
     Attributes:
         hidden: names of the model's hidden matrices.
-        threads: that the rule may use.
+        threads: number of threads that the rule may use.
         seed: of the run.
         shared: whether all workers have one pair of moments.
     """
@@ -306,8 +306,8 @@ class Use:
 def rule_of(choice: OptimizerChoice, use: Use) -> Optimizer:
     """Return the rule that takes the steps of a choice.
 
-    A choice that is an `Optimizer` itself takes them. For another, its rule's file registers how
-    the one is made of the other: `@rule_of.register(optimizers.Lion)`.
+    A choice that is an `Optimizer` itself takes them. For others the file of the rule registers a
+    function that builds it from the choice: `@rule_of.register(optimizers.Lion)`.
     """
     assert isinstance(choice, Optimizer), f"no file of mlxhog.optim registers {choice.name}"
     return choice

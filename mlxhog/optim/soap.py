@@ -10,8 +10,8 @@ A hidden matrix G of r rows and c columns, after clipping, moves by
 Q_L and Q_R are eigenvectors of L and R. The first gradient gives L, R and, by a decomposition,
 their eigenvectors; it moves nothing, so t is one less than the number of gradients. Every
 `precondition_every` steps each Q takes one step of orthogonal iteration, Q <- qr(L Q), its columns
-sorted by the eigenvalues that diag(Q^T L Q) estimates, and v goes along. A side longer than
-`LONGEST` has no basis of its own. Everything that is not a hidden matrix takes AdamW's steps.
+sorted by the eigenvalues that diag(Q^T L Q) estimates, and v is sorted likewise. A side longer than
+`LONGEST` has no basis. All other parameters take AdamW's steps.
 
 State is private: `m` and `v` of every parameter, `left` and `right` (L, R), `left_basis` and
 `right_basis` (Q_L, Q_R) of hidden matrices.
@@ -37,13 +37,13 @@ from mlxhog.optim.sgd import SGD
 from mlxhog.optim.updates import Float32, Slot
 
 LONGEST: Final = 10_000
-"""Longest side of a matrix that has a basis: decomposing takes its cube of operations."""
+"""Longest side of a matrix that has a basis: a decomposition takes its cube of operations."""
 
 ROUNDING: Final = 1e-3
-"""How far the mean squared length of a basis's columns may be from 1."""
+"""Largest distance of the mean squared length of a basis's columns from 1."""
 
 BASES: Final = (("left", "left_basis", 0), ("right", "right_basis", 1))
-"""Second moments, their eigenvectors, and the axis of the matrix that they belong to."""
+"""Second moments, their eigenvectors, and their axis of the matrix."""
 
 
 def eigenbasis(second: Float32) -> Float32:
@@ -56,7 +56,7 @@ def refreshed(second: Float32, basis: Float32) -> tuple[Float32, NDArray[np.intp
     """One step of orthogonal iteration towards the eigenvectors of a symmetric matrix.
 
     Returns:
-        The new basis, (n, n), and from which column of the old one each of its columns came.
+        The new basis, (n, n), and for each of its columns the old column that it comes from.
     """
     moved = second @ basis
     order = np.argsort(-np.einsum("ij,ij->j", basis, moved), kind="stable")
@@ -65,9 +65,9 @@ def refreshed(second: Float32, basis: Float32) -> tuple[Float32, NDArray[np.intp
 
 
 def is_basis(basis: Float32) -> bool:
-    """Whether a matrix that was filled with orthonormal columns still has them.
+    """Whether the columns of a matrix are orthonormal.
 
-    An average of several workers' bases has shorter ones, and one that was never filled has none.
+    Those of an average of several workers' bases are shorter; those of an unfilled one are zero.
     """
     return abs(float(np.vdot(basis, basis)) / len(basis) - 1.0) < ROUNDING
 
@@ -106,7 +106,7 @@ class Soap(BesideAdamW):
         self.adamw.update(target, rest, step)
         t = max(1, step.count - 1)
         correction = math.sqrt(1.0 - self.beta2**t) / (1.0 - self.beta1**t)
-        # SGD's write decays by its own step size times weight_decay, and here lr is meant.
+        # SGD's write decays by its step size times weight_decay; the decay here is by lr.
         by = SGD(weight_decay=self.weight_decay / correction, native=self.native)
         directions = self._directions(target, hidden, t, step.grad_scale)
         write(target, directions, by, step, lr=step.lr * correction)
@@ -114,7 +114,7 @@ class Soap(BesideAdamW):
     def _directions(
         self, target: Target, pairs: list[tuple[Slot, Float32]], t: int, grad_scale: float
     ) -> Iterator[tuple[Slot, Float32]]:
-        """Move the state of each hidden matrix on; what it moves by, but for a first gradient."""
+        """Update the state of each hidden matrix; yield its direction, but for a first gradient."""
         for slot, grad in pairs:
             g = float32(grad_scale) * grad
             sides = [
@@ -144,7 +144,7 @@ class Soap(BesideAdamW):
         g: Float32,
         sides: list[tuple[Float32, Float32, int]],
     ) -> Float32:
-        """Move m and v on, and return m, scaled in the eigenbases and turned back."""
+        """Update m and v, and return m, scaled in the eigenbases and turned back."""
         m, v = target.state("m", slot), target.state("v", slot)
         m *= float32(self.beta1)
         m += float32(1.0 - self.beta1) * g
@@ -155,7 +155,7 @@ class Soap(BesideAdamW):
 
 
 def _are_ready(sides: list[tuple[Float32, Float32, int]]) -> bool:
-    """Whether a matrix has bases; those that are none any more are computed anew."""
+    """Whether a matrix has bases; those that are not orthonormal are computed anew."""
     for second, basis, _ in sides:
         if not is_basis(basis):
             if not second.any():

@@ -1,21 +1,22 @@
-"""Sparsified training: of each step only a few elements leave the worker, the rest waits.
+"""Sparsified training: of each step only a few elements are written, the rest waits.
 
-The worker takes the optimizer's whole step in private, moments included, and adds it to what it has
-not written yet, its residual. A selection of that leaves for the arena as adds at single elements,
-and leaves the residual. So nothing is forgotten, only late (error feedback), and what other workers
-see, and what the theory's Omega, rho and Delta speak of, are the few elements alone.
+The worker takes the optimizer's whole step in private, moments included, and adds it to its
+residual, the part of earlier steps that it has not written yet. A selection of the residual is
+added to the arena, element by element, and removed from the residual. So no part is lost, only late
+(error feedback). Other workers see only the selected elements, and the theory's Omega, rho and
+Delta count only these.
 
-With SGD this is memory SGD: r += lr * g; what leaves is the selection of r.
-Selecting after AdamW rather than before keeps its moments those of the true gradient: fed with a
-sparse one, the second moment of an element that is rarely chosen would decay to nothing in between,
-and the element's next step would be far too large.
+With SGD this is memory SGD: r += lr * g, and a selection of r is written.
+The selection comes after AdamW, so its moments are those of the true gradient. With a sparse
+gradient the second moment of an element that is rarely chosen would decay to nothing, and the
+element's next step would be far too large.
 Source: Stich et al. 2018, arXiv:1809.07599; Karimireddy et al. 2019, arXiv:1901.09847.
 
     segment          meaning
-    residual.<slot>  float32, laid out as the parameters: what this worker has not written yet
+    residual.<slot>  float32, laid out as the parameters: the unwritten part of this worker's steps
 
 Like the moments it is private to a worker slot: inherited by the worker that replaces a dead one,
-saved and resumed. With `error_feedback=False` what is not selected is dropped.
+saved and resumed. With `error_feedback=False` the rest of each step is dropped.
 """
 
 from __future__ import annotations
@@ -43,15 +44,15 @@ def take(
     keep: bool,
     native: bool = True,
 ) -> tuple[Int32, Float32]:
-    """Remove from `pending` what leaves of one parameter.
+    """Remove the selected elements of one parameter from `pending`.
 
     Args:
-        selection: what leaves.
+        selection: the rule.
         pending: (n,) float32, this worker's own, laid out as the parameter segment.
-        slot: which parameter.
+        slot: of the parameter.
         rows: rows to choose from, ascending; None is all.
         lr: step size, for a threshold.
-        keep: whether what does not leave stays; else it is dropped.
+        keep: whether other elements stay; else they are dropped.
         native: False takes the NumPy reference.
 
     Returns:
@@ -112,9 +113,9 @@ class Sparsified(Optimizer):
         """Wrap an optimizer.
 
         Args:
-            rule: makes the steps; it has no shared state, which would be written whole.
-            selection: what leaves.
-            error_feedback: keep what does not leave for later steps.
+            rule: takes the steps; it has no shared state, which would be written whole.
+            selection: of the elements to write.
+            error_feedback: keep other elements for later steps.
             native: False takes the NumPy reference, for one worker only.
         """
         assert not rule.shared_segments
@@ -135,19 +136,19 @@ class Sparsified(Optimizer):
 
     @property
     def metal_rule(self) -> metal_steps.Rule:
-        """The rule's; no Metal kernel writes sparsified steps."""
+        """That of the rule; no Metal kernel writes sparsified steps."""
         return self.rule.metal_rule
 
     def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
-        """The rule's."""
+        """Those of the rule."""
         return self.rule.state_shapes(shapes)
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
-        """Take one step and write what the selection lets go.
+        """Take one step and write the selected elements.
 
-        Concurrency: the step is computed from parameters read without a lock; the few elements are
-        added as the arena's mode promises. A worker killed in between leaves its residual with
-        that step still in it, or with the elements removed and lost: at most one step's.
+        Concurrency: the step is computed from parameters read without a lock; the elements are
+        added as the arena's mode promises. If the worker is killed in between, the residual still
+        has the step, or the elements are removed and lost: at most those of one step.
         """
         assert target.metal is None
         pending = self._pending(target)
@@ -178,7 +179,7 @@ class Sparsified(Optimizer):
         self.written = written
 
     def _pending(self, target: Target) -> Float32:
-        """What was not written yet, to which a step is added: the residual, or zeros."""
+        """The array that a step is added to: the residual, or zeros."""
         if self.error_feedback:
             return target.private[RESIDUAL]
         if self._scratch is None:

@@ -27,14 +27,14 @@ from mlxhog.optim.gradients import Float32, GradientSum, Grads, Int32, Rows
 
 WRITE_MODES: Final[Mapping[str, int]] = {"lossless": 0, "racy": 1, "cas": 2}
 IN_TURN: Final = 3
-"""As lossless, and accesses are noted or repeated; for locks that follow turns (recorded runs)."""
+"""As lossless, and accesses are logged or replayed; for the locks of recorded runs."""
 
 UInt32 = NDArray[np.uint32]
 STRIPE: Final = _native.STRIPE  # floats guarded by one dense lock
 
 
 class Place(Protocol):
-    """Where adds go; `mlxhog.optim.Target` has it."""
+    """The destination of adds; `mlxhog.optim.Target` is one."""
 
     @property
     def flat(self) -> Float32:
@@ -95,11 +95,11 @@ def add(
 
     Args:
         flat: (n,) float32, the whole parameter segment; other processes may write it meanwhile.
-        slot: which parameter.
+        slot: of the parameter.
         delta: float32 of the parameter's shape, or some of its rows (duplicates add up).
         locks: this worker's locks; may be None unless `mode` is lossless.
         mode: a value of `WRITE_MODES`, the arena's.
-        seed: where to start walking; workers should differ, so that they keep apart.
+        seed: chooses the start of the pass; workers should differ, so that they keep apart.
         native: False takes the NumPy reference, for one worker only.
 
     Raises:
@@ -137,12 +137,12 @@ def add_at(
 
     Args:
         flat: (n,) float32, the whole parameter segment; other processes may write it meanwhile.
-        slot: which parameter.
+        slot: of the parameter.
         index: (k,) int32 elements of the row-major parameter, ascending, each once.
         values: (k,) float32.
         locks: this worker's locks; may be None unless `mode` is lossless.
         mode: a value of `WRITE_MODES`, the arena's.
-        seed: where to start walking; workers should differ, so that they keep apart.
+        seed: chooses the start of the pass; workers should differ, so that they keep apart.
         native: False takes the NumPy reference, for one worker only.
 
     Raises:
@@ -169,7 +169,7 @@ def add_packed16(words: UInt32, offset: int, delta: UInt32, *, bfloat: bool) -> 
         bfloat: bfloat16 instead of half.
 
     Returns:
-        Words that were left as they are, since other writers won 64 times in a row; normally 0.
+        Number of words left unchanged, because other writers won 64 times in a row; normally 0.
 
     Raises:
         ValueError: the range does not lie in `words`; nothing has been written.
@@ -190,7 +190,7 @@ def snapshot(dst: Float32, src: Float32) -> None:
 def snapshot_predict(dst: Float32, src: Float32, prev: Float32, coef: float) -> None:
     """Set `dst = src + coef * (src - prev)`, then `prev = src`, in one pass over (n,) float32.
 
-    Where the parameters will be when a gradient lands, judged by their last movement
+    It predicts the parameters at the time a gradient lands from their last movement
     (`predict=own`). Related published method: DANA, arXiv:1907.11612.
 
     Concurrency: `src` is shared, see `snapshot`; `dst` and `prev` are private.
@@ -203,7 +203,7 @@ def snapshot_ahead(
 ) -> None:
     """Set `dst = src + horizon * (last + trend * (last - prev))`, in one pass over (n,) float32.
 
-    Where the parameters will be `horizon` steps on, judged by the last two (`predict=last`).
+    It predicts the parameters `horizon` steps later from the last two steps (`predict=last`).
 
     Concurrency: all but `dst` are shared, see `snapshot`.
     """
@@ -216,7 +216,7 @@ def add_probe(place: Place, probe: Float32, *, scattered: bool = False) -> None:
     Args:
         place: the parameter segment that `probe` lies in, with locks and mode.
         probe: (k,) float32 view into `place.flat`.
-        scattered: whether parameters are added to element by element.
+        scattered: whether the run adds to single elements of parameters.
     """
     offset = (probe.ctypes.data - place.flat.ctypes.data) // probe.itemsize
     ones = np.ones(probe.size, np.float32)

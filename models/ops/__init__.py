@@ -1,1 +1,1 @@
-"""Operators that models are made of: what each promises, its forms, and the choice among them."""
+"""Operators of models: the promise of each, its forms, and the choice among them."""

@@ -423,7 +423,7 @@ def resolve(
             support float32, so with another type "auto" is reference on a CPU.
 
     Raises:
-        ConfigError: `kernels` is none of these, or does not support that device or these weights.
+        ConfigError: `kernels` is another word, or does not support that device or these weights.
         EnvironmentLacks: `kernels` is "native", which is not built.
     """
     if kernels not in CHOICES:

@@ -166,7 +166,7 @@ class XLSTMLargeConfig:
         return cls(**values, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
-        """Write what transformers' AutoConfig reads, with both spellings of each size."""
+        """Return the fields for transformers' AutoConfig, with both spellings of each size."""
         names = {"architectures": ["xLSTMForCausalLM"], "model_type": "xlstm"}
         # Without this transformers would run the cell in bfloat16, unlike our training.
         kernels = {"autocast_kernel_dtype": "float32", "inference_state_dtype": "float32"}

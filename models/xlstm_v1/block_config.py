@@ -180,7 +180,7 @@ def _sections(where: str, data: object, names: tuple[str, ...]) -> dict[str, Any
 def _read(
     kind: type[Part], where: str, data: object, model: Mapping[str, Any], strict: bool
 ) -> tuple[Part, dict[str, Any]]:
-    """Read one section into its config, and return what has no effect beside it."""
+    """Read one section into its config; return also the fields without effect."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} is {data!r}; give it fields, or {{}} for the defaults")
     check_names(where, data)

@@ -333,7 +333,7 @@ def linears(params: Params, names: Sequence[str], x: Array, run: Pass[Array]) ->
 
 
 def halves(params: Params, name: str, x: Array, run: Pass[Array]) -> tuple[Array, Array]:
-    """The first and the second half of the linear map `name`, each an array of its own."""
+    """The first and the second half of the linear map `name`, as two arrays."""
     w, b = params[f"{name}.weight"], params.get(f"{name}.bias")
     halves = run.ops.xp.halves
     first, second = run.ops.linears(x, halves(w), None if b is None else halves(b))

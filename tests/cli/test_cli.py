@@ -326,7 +326,7 @@ def test_every_mistake_on_the_line_and_in_the_file_is_told_at_once(tmp_path, cap
         (["trian"], "no command 'trian'; did you mean 'train'?"),
         (["--helf"], "did you mean '--help'?"),
         (["finetune"], "did you mean 'train --init-from RUN'?"),
-        (["train", "--lr"], "expected one argument: step size at the top"),
+        (["train", "--lr"], "expected one argument: largest step size"),
         (["train", "tests"], "text is named by a flag: --data tests"),
         (["train", "resume", "latest"], "unexpected argument 'resume'; did you mean '--resume'?\n"),
         (["train", "--model", "5M", "--dry-run"], "did you mean '5m'?"),
@@ -370,7 +370,7 @@ def test_train_help_lists_every_option_with_its_default(capsys):
     with pytest.raises(SystemExit):
         main(["train", "--help-all"])
     out = " ".join(capsys.readouterr().out.split())
-    assert "--lr X, --learning-rate X step size at the top of the schedule; auto" in out
+    assert "--lr X, --learning-rate X largest step size of the schedule; auto" in out
     assert "--eval-every STEPS|TIME|off" in out
 
 

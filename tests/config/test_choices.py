@@ -57,7 +57,7 @@ def test_a_choice_is_read_from_text_a_mapping_or_itself_and_spelt_so_that_it_is_
         ("wsd(beta=1)", "wsd has no beta; backoff has"),
         ("backoff(bta=1)", "backoff has no bta; did you mean 'beta'"),
         ("backoff(beta=2)", "backoff: beta is '2'; wanted a number above 0 and below 1"),
-        ("backoff(0.5)", "'0.5' is no number; write number=value"),
+        ("backoff(0.5)", "'0.5' has no value; write number=value"),
         ("backoff(beta=0.5, beta=0.6)", "has beta twice; keep one"),
         ("backoff(beta=0.5", "wanted a name, a name with numbers such as"),
         ({"beta": 0.5}, "give it a name"),

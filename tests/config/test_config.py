@@ -204,7 +204,7 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
         ({"predict": "own", "strategy": "sync"}, "no predict; hogwild, serial, round_robin have"),
         ({"predict": "own", "strategy": "avg_runs"}, "avg_runs has no predict"),
         ({"predict": "own", "strategy": "diloco"}, "diloco has no predict"),
-        ({"predict": "own", "strategy": "round_robin"}, "none or last; set one of them"),
+        ({"predict": "own", "strategy": "round_robin"}, "none and last only; set one of them"),
         ({"optimizer": "muon", "predict": "last", "sparsify": "topk:0.1"}, "add moments=shared"),
         ({"reset_optimizer": True}, "add --resume"),
         (
@@ -412,12 +412,12 @@ def test_an_open_strategy_is_that_which_has_the_other_options(values, strategy):
 def test_a_step_size_that_waits_for_the_model_is_no_number_yet():
     assert TrainConfig().lr is TrainConfig(lr="auto").lr is None
     assert TrainConfig(lr="1e-2").top_lr == 1e-2
-    with pytest.raises(ConfigError, match="lr is auto, and no model has said what that is"):
+    with pytest.raises(ConfigError, match="lr is auto, which depends on the model"):
         _ = TrainConfig().top_lr
 
 
 def test_a_worker_is_slowed_in_one_way():
-    with pytest.raises(ConfigError, match=r"slow: worker 1 stands in '1=2,1=late:5' twice"):
+    with pytest.raises(ConfigError, match=r"slow: worker 1 appears in '1=2,1=late:5' twice"):
         TrainConfig(slow="1=2,1=late:5")
 
 

@@ -114,7 +114,7 @@ def test_a_copy_of_a_file_is_a_module_of_its_own(tmp_path: Path) -> None:
 def test_bytes_that_do_not_have_the_digest_are_not_executed(tmp_path: Path) -> None:
     sent = pickle.dumps(module_of(write(tmp_path / "mine.py")).Halving())
     executed = sys.executions  # type: ignore[attr-defined]
-    with pytest.raises(ConfigError, match=r"mine\.py: what arrived of it is damaged"):
+    with pytest.raises(ConfigError, match=r"mine\.py was damaged on the way here"):
         pickle.loads(sent.replace(b"2 * self.every", b"3 * self.every"))
     assert sys.executions == executed  # type: ignore[attr-defined]
 

@@ -203,14 +203,14 @@ def test_the_command_exits_with_the_reason_where_the_shapes_are_others(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"init_from": "a", "resume": "b"}, r"init_from: a run that goes on \(resume b\)"),
+        ({"init_from": "a", "resume": "b"}, "init_from: resume b has its own weights"),
         ({"resize_vocab": True}, r"resize_vocab: .* add init_from"),
         ({"epochs": 2, "steps": 5}, r"epochs: is 2, and steps 5"),
         ({"epochs": 2, "time": 5}, r"epochs: is 2, and time 5"),
-        ({"epochs": 2, "follow": "x"}, r"epochs: text that arrives"),
+        ({"epochs": 2, "follow": "x"}, r"epochs: a followed folder"),
         ({"patience": 2, "eval_every": "off"}, r"patience: .* eval_every is off"),
         ({"stop_at_loss": 2, "eval_every": "off"}, r"stop_at_loss: .* eval_every is off"),
-        ({"patience": 1, "determinism": "rounds", "steps": 5}, r"patience ends a run at a moment"),
+        ({"patience": 1, "determinism": "rounds", "steps": 5}, "patience ends each run"),
     ],
 )
 def test_options_that_contradict_each_other_are_named(

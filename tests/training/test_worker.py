@@ -231,7 +231,7 @@ def test_a_gpu_reads_the_parameters_themselves_where_both_sides_are_one_memory(
 
 @pytest.mark.parametrize(
     ("engine", "why"),
-    [(Refuses(), "MLX cannot import this"), (Copies(), "is not seen on the other")],
+    [(Refuses(), "MLX cannot import this"), (Copies(), "does not see the writes of the other")],
 )
 def test_a_gpu_that_cannot_share_memory_falls_back_aloud(
     monkeypatch: pytest.MonkeyPatch,

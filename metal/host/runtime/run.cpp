@@ -24,7 +24,7 @@ namespace {
 
 thread_local Threadgroup* here = nullptr;
 
-// What the OS threads of one launch share.
+// Shared by the OS threads of one launch.
 struct Crew {
   Body body;
   void* const* buffers;

@@ -13,7 +13,7 @@ namespace mlxhog {
 static_assert(__atomic_always_lock_free(4, nullptr), "32-bit atomics have to be lock-free");
 static_assert(__atomic_always_lock_free(8, nullptr), "64-bit atomics have to be lock-free");
 
-// Acquire: whatever was written before the store that this load reads is visible afterwards.
+// Acquire: all writes before the store that this load reads are visible afterwards.
 template <typename Word>
 inline Word load(const Word* word) {
   return __atomic_load_n(word, __ATOMIC_ACQUIRE);
@@ -26,7 +26,7 @@ inline void store(Word* word, Word value) {
 }
 
 // Wraps around modulo 2^bits; returns the old value. Acquire and release, so that a counter can
-// also serve as a barrier between those who add to it.
+// also serve as a barrier between processes that add to it.
 template <typename Word>
 inline Word add(Word* word, Word value) {
   return __atomic_fetch_add(word, value, __ATOMIC_ACQ_REL);
@@ -47,7 +47,7 @@ inline void raise(Word* word, Word value) {
   }
 }
 
-// Marks tell readers that take no lock whether memory was written while they copied it (a sequence
+// Marks show readers without a lock whether memory was written while they copied it (a sequence
 // lock). A mark has one writer; it is odd while that writer writes. Source: Boehm 2012, Can Seqlocks
 // Get Along with Programming Language Memory Models?
 
@@ -58,7 +58,7 @@ inline void begin_writing(std::uint64_t* mark) {
   __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
-// Makes a mark even, another number than any before. Release: publishes what was written.
+// Makes a mark even, and greater than before. Release: publishes the writes.
 inline void end_writing(std::uint64_t* mark) {
   const std::uint64_t now = __atomic_load_n(mark, __ATOMIC_RELAXED);
   store(mark, now + (now & 1));

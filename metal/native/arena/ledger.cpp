@@ -37,12 +37,12 @@ TicketState TicketLedger::state_in(uint64_t word, uint64_t ticket) const {
   return state;
 }
 
-// `next` is read first. Whoever wrote it had seen a watermark at most a ring below, and the watermark
+// `next` is read first. Its writer had seen a watermark at most a ring below, and the watermark
 // only grows: so no correct ledger shows more than a ring, and no loop over the window is longer.
 TicketLedger::Window TicketLedger::window() const {
   const uint64_t end = load(&words_->next.value);
   const uint64_t low = load(&words_->watermark.value);
-  const bool passed = low > end;  // by others, between the two loads, who then raised `next` first
+  const bool passed = low > end;  // by others, between the two loads; they raised `next` first
   if (passed ? load(&words_->next.value) < low : end - low > ring_) {
     corrupt("next is " + std::to_string(end) + " and the watermark " + std::to_string(low) +
             ", with a ring of " + std::to_string(ring_));
@@ -63,11 +63,12 @@ bool TicketLedger::move(uint64_t ticket, uint32_t owner, TicketState from, Ticke
   return cas(slot(ticket), word(ticket, from, owner), word(ticket, to, owner));
 }
 
-// Every finisher tries, whatever its ticket, so that a death before the last line loses nothing. One
-// ring of turns passes all that was done when we began, since each turn saw the watermark rise.
+// Every finisher tries, with any ticket, so that a death before the last line loses nothing. One ring
+// of turns passes all tickets that were done at the start, since each turn saw the watermark rise.
 //
 // Fence: of two workers that finish neighbouring tickets at once, each might else read the other's slot as it
-// was before, and no process would move the watermark. Of two fences, the later sees what came before the earlier.
+// was before, and no process would move the watermark. After the later of two fences, a worker sees the writes
+// before the earlier one.
 void TicketLedger::advance() {
   __atomic_thread_fence(__ATOMIC_SEQ_CST);
   for (uint64_t turn = 0; turn < ring_; ++turn) {

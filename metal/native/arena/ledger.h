@@ -1,4 +1,4 @@
-// The ticket ledger's atomics: who holds which ticket. Pointers and sizes only.
+// The ticket ledger's atomics: the holder of each ticket. Pointers and sizes only.
 //
 // The state machine, the words and the reasoning are in the docstring of mlxhog/arena/ledger.py.
 // Here a ticket is its number since the beginning of training, `epoch * n + ticket`.
@@ -25,7 +25,7 @@ struct LedgerWords {
   LedgerLine torn;
 };
 
-// The shared memory holds what no order of correct processes could have written.
+// The shared memory holds values that no order of correct processes could have written.
 struct CorruptLedger : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
@@ -69,7 +69,7 @@ class TicketLedger {
   TicketState state(uint64_t ticket) const;
   uint64_t watermark() const;
   Position position() const;
-  // Nobody else may use the ledger meanwhile.
+  // No other process may use the ledger meanwhile.
   void restore(const Position& position);
 
  private:

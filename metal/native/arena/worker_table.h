@@ -8,7 +8,7 @@
 namespace mlxhog {
 
 struct WorkerEntry {
-  // Line 0: who it is and whether it lives. Written by the supervisor, except heartbeat, phase and takeovers.
+  // Line 0: identity and life of the worker. Written by the supervisor, except heartbeat, phase and takeovers.
   // A slot is reused in this order: pid = 0, sweep its locks, generation + 1, dead = 0, start_time, pid.
   std::uint32_t state;
   std::uint32_t generation;  // the low 16 bits go into lock words
@@ -20,7 +20,7 @@ struct WorkerEntry {
   std::uint32_t phase;
   std::uint32_t takeovers;
   std::uint8_t unused_identity[80];
-  // Lines 1 and 2: what it does. Written by the worker.
+  // Lines 1 and 2: its work. Written by the worker.
   std::int64_t ticket;
   std::uint64_t version_read;
   std::uint64_t steps;

@@ -85,7 +85,7 @@ struct HotCold : Relaxed {
   float* mine = nullptr;
   std::size_t hot = 0;
 
-  // A conditional move: what a row's head and tail cost as two loops is mispredicted branches.
+  // A conditional move: two loops, over a row's head and tail, would mispredict branches.
   float* cell(float* x, std::size_t u) const { return (u < hot ? mine : x) + u; }
 };
 

@@ -86,9 +86,9 @@ void bind_classic(nanobind::module_& m) {
                           "The layout is the table in metal/native/classic/board.h. `reset` is the host's, while no\n"
                           "worker runs; everything else may be called by any process at any time.")
       .def(nb::init<Bytes, std::uint32_t>(), "words"_a.noconvert(), "workers"_a)
-      .def_static("bytes", &Board::bytes, "workers"_a, "Bytes of the board of so many workers.")
+      .def_static("bytes", &Board::bytes, "workers"_a, "Bytes of the board of this number of workers.")
       .def("reset", [](BoardObject& self) { self.board.reset(); },
-           "Before every epoch: nobody stopped, nobody gone, the first turn, a full queue; keeps the progress.")
+           "Before every epoch: no stop, no worker gone, the first turn, a full queue; keeps the progress.")
       .def("stop", [](BoardObject& self) { self.board.stop(); }, "End every loop and every wait.")
       .def_prop_ro("stopped", [](const BoardObject& self) { return self.board.stopped(); })
       .def("examples",

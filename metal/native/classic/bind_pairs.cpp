@@ -37,7 +37,7 @@ Pairs checked_pairs(const PairTable& table, std::size_t firsts, std::size_t seco
 
 // A first lock word so large that the last row's number would wrap belongs to no arena.
 void check_word(const char* name, std::size_t word) {
-  if (word > std::size_t{1} << 62) wrong(std::string(name) + " is " + std::to_string(word) + ": no arena has so many lock words");
+  if (word > std::size_t{1} << 62) wrong(std::string(name) + " is " + std::to_string(word) + ": an arena has fewer lock words");
 }
 
 void check_size(const char* name, std::size_t got, std::size_t wanted) {

@@ -102,8 +102,8 @@ class Board {
     });
   }
 
-  // End the own turn. Release: the next worker sees what was written in it. A worker that the host took for
-  // dead may have been passed over: then its turn is over already.
+  // End the own turn. Release: the next worker sees its writes. A worker that the host took for dead may have
+  // been skipped: then its turn is over already.
   void pass(std::uint64_t t) { cas(&head_->turn, t, t + 1); }
 
  private:

@@ -18,12 +18,12 @@ namespace mlxhog::classic {
 
 // Replace v, `n` >= 1 private floats, by the nearest point of the simplex; `scratch` has room for n floats.
 //
-// With v in falling order, theta = (v_1 + .. + v_k - 1) / k for the largest k whose v_k stays above it; what is
-// below theta becomes 0. Sums run in falling order in float. Source: Duchi et al. 2008, figure 1.
+// With v in falling order, theta = (v_1 + .. + v_k - 1) / k for the largest k whose v_k stays above it; entries
+// below theta become 0. Sums run in falling order in float. Source: Duchi et al. 2008, figure 1.
 void project_onto_simplex(float* v, std::size_t n, float* scratch);
 
-// Whether n entries, none negative, add up to 1 but for what a projection's rounding leaves. A row that two
-// racing projections wrote at once does not, in general.
+// Whether n entries, none negative, add up to 1 but for the rounding of a projection. A row that two racing
+// projections wrote at once does not, in general.
 bool sums_to_one(const float* v, std::size_t n);
 
 // Pointers stay owned by the caller.
@@ -45,7 +45,7 @@ std::size_t run(Scheme& scheme, CutGraph& graph, const Share& share);
 // Sum over edges of w_uv |x_u - x_v|_1 over the floats of the rows, in double.
 double objective(const CutGraph& graph, const float* x);
 
-// What both kinds of cuts share.
+// The common part of both kinds of cuts.
 class CutBase {
  public:
   explicit CutBase(const CutGraph& graph) : g_(graph) {}

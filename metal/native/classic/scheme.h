@@ -3,7 +3,7 @@
 // A problem is a class with
 //
 //   std::size_t n() const                      number of examples
-//   struct Scratch                             what one worker keeps between read and write; built by
+//   struct Scratch                             memory of one worker between read and write; built by
 //                                              Scratch(problem, batch, frozen)
 //   MLXHOG_PREFETCH void prefetch(order, i, count)
 //                                              example order[i] (if i < count) comes after this one
@@ -78,7 +78,7 @@ struct Share {
   std::size_t batch;
 
   std::size_t size_at(std::size_t i) const { return std::min(batch, count - i); }
-  // Of the sum of `gradients` gradients: their mean is what moves x.
+  // Of the sum of `gradients` gradients: x moves by their mean.
   float step(std::size_t gradients) const { return gamma / static_cast<float>(gradients); }
 };
 
@@ -178,7 +178,7 @@ std::size_t run_round_robin(Scheme& scheme, P& problem, const Share& share) {
   std::size_t i = 0;
   if (ordered && share.count > 0) problem.read(share.order, share.size_at(0), access, scratch);
   if (share.count > 0) board.announce(scheme.rank, 1);
-  // Nobody writes before all have read their first gradient, or the first turns would depend on the schedule.
+  // No worker writes before all have read their first gradient, or the first turns would depend on the schedule.
   if (share.count > 0 && ordered && !board.await_reads(1)) return 0;
   while (i < share.count) {
     const std::size_t b = share.size_at(i), next = i + b;
@@ -214,7 +214,7 @@ std::size_t run_sync(Scheme& scheme, P& problem, const Share& share) {
     problem.read(share.order + i, b, access, scratch);
     board.announce(scheme.rank, step + 1);
     if (!board.await_reads(step + 1)) return i;
-    // Those who take part stay at step + 1 until all have written, so everyone counts the same.
+    // The workers that take part stay at step + 1 until all have written, so all count the same.
     std::uint64_t parts = 0;
     for (std::uint32_t r = 0; r < workers; ++r) parts += board.reads(r) != kGone;
     if (!board.await_turn(step * workers + scheme.rank)) return i;

@@ -1,4 +1,4 @@
-// What the bindings of classic problems share: the scheme with its arrays, and run() with its checks.
+// The common part of the bindings of classic problems: the scheme with its arrays, and run() with its checks.
 #pragma once
 
 #include <nanobind/nanobind.h>

@@ -1,4 +1,4 @@
-// What the bindings of the model operators share: their array types, and checks of sizes that name the array.
+// The common part of the bindings of the model operators: array types, and checks of sizes that name the array.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -50,7 +50,7 @@ void expect(const char* name, const Array& a, std::initializer_list<Index> facto
   expect(name, a, product(factors));
 }
 
-// Arrays without elements may have axes of any length, and what loops over them would not end.
+// Arrays without elements may have axes of any length, and a loop over these would not end.
 inline constexpr Index kMostEmpty = Index{1} << 24;
 
 template <class Array>

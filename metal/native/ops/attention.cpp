@@ -44,7 +44,7 @@ MLXHOG_CLONES void scale_lanes(Index width, const float* factor, float* lanes) {
   }
 }
 
-// Scores (keys, lanes) of what a lane must not see become -inf, whose exponential is 0.
+// Scores (keys, lanes) of keys that a lane must not see become -inf, whose exponential is 0.
 MLXHOG_CLONES void mask(const Block& block, Index window, float* scores) {
   constexpr float kNever = -std::numeric_limits<float>::infinity();
   const int last = static_cast<int>(block.count) - 1;
@@ -103,7 +103,7 @@ MLXHOG_CLONES void weigh(Index keys, const float* lse, float* scores, float* dP)
   }
 }
 
-// What both passes keep for one head at a time.
+// Memory of both passes for one head at a time.
 struct Scratch {
   Buffer k, v, q_rows, q_lanes, scores, result, rows, spare;
 
@@ -121,7 +121,7 @@ void compute_scores(const AttentionShape& s, const Block& block, const float* q,
   mask(block, s.window, scratch.scores.get());
 }
 
-// to (queries, DH) = what is in `result`, (DH, lanes)
+// to (queries, DH) = `result` (DH, lanes), transposed
 void store_block(const AttentionShape& s, const Block& block, float factor, const Scratch& scratch, float* to) {
   from_lanes(s.DH, scratch.result.get(), scratch.rows.get(), scratch.spare.get());
   copy_rows(block.count, s.DH, scratch.rows.get(), s.DH, to, s.NH * s.DH, 0, factor);

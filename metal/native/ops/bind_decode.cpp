@@ -65,7 +65,7 @@ class Held {
   std::vector<In> arrays_;
 };
 
-// Rows that a thread has to have before it takes them through the whole model by itself; see kManyRows in few_rows.cpp.
+// Smallest number of rows that one thread takes through the whole model alone; see kManyRows in few_rows.cpp.
 constexpr Index kRowsWorthAThread = 16;
 
 // Checks the arrays of a step, and runs it without the GIL: run(first row, row count, threads). Many rows are divided

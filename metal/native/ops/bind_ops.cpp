@@ -179,7 +179,7 @@ void bind_ops(nb::module_& parent) {
   m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512' or 'portable'.");
   m.def("empty", &empty, "shape"_a, "An uninitialised float32 NumPy array that starts on a cache line.");
   m.def("keep_freed_memory", &keep_freed_memory,
-        "Let malloc keep freed memory for the next step (glibc; process-wide); False where it cannot be told.");
+        "Let malloc keep freed memory for the next step (glibc; process-wide); False where malloc has no such switch.");
   bind_layers(m);
   m.def("cross_entropy", &cross_entropy, A("logits"), A("labels"), A("gradient").none(), nb::kw_only(), "cap"_a.none(),
         "threads"_a,

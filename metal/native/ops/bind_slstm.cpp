@@ -1,4 +1,4 @@
-// Python names of the sLSTM cell; what bind_ops.cpp says of arguments holds here.
+// Python names of the sLSTM cell; for arguments see bind_ops.cpp.
 #include "arguments.h"
 #include "slstm.h"
 

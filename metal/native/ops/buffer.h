@@ -1,4 +1,4 @@
-// Memory for what an operator computes on the way: not initialised, and aligned to a cache line, since vector loads
+// Memory for intermediate results of an operator: not initialised, and aligned to a cache line, since vector loads
 // that cross lines cost 10 % of gemm's speed.
 #pragma once
 

@@ -52,7 +52,7 @@ MLXHOG_CLONES void silu_gradient(Index C, const float* dy, float* d_pre) {
   }
 }
 
-// What every task needs: padded taps, and how far back each position may look.
+// Common to all tasks: padded taps, and how far back each position may look.
 class Reach {
  public:
   explicit Reach(const Conv& conv) : conv_(conv), K_((conv.K + kTaps - 1) / kTaps * kTaps), zeros_(conv.C) {
@@ -82,7 +82,7 @@ class Reach {
     return conv_.state ? conv_.state + (b * (conv_.K - 1) + p + conv_.K - 1) * conv_.C : zeros();
   }
 
-  // What the taps meet at position t: rows[0 .. padded), zeros where they may not look.
+  // The inputs of the taps at position t: rows[0 .. padded), zeros where they may not look.
   void inputs(Index b, Index t, const float** rows) const {
     for (Index j = 0; j < K_; ++j) {
       const Index distance = conv_.K - 1 - j;

@@ -2,7 +2,7 @@
 //
 // Arrays are packed float32: x, y (B, S, C); w (C, K); b (C); state and last (B, K - 1, C), the inputs before the
 // first and up to the last position. starts (B, S) marks the first token of each document, or is null: no tap reaches
-// over one, and what lies before the last one is zero in `last`. A state of null is all zeros.
+// over one, and inputs before the last one are zero in `last`. A state of null is all zeros.
 //
 //     y[t] = b + sum_j w[j] x[t - (K - 1) + j]
 #pragma once

@@ -146,7 +146,7 @@ struct Forward {
       : chunk(s), S(uninitialised(chunk.PK * chunk.PV)), h(uninitialised(s.chunk() * chunk.PV)) {}
 };
 
-// A state (DK, DV) in whole lanes, zeros where there is none.
+// A state (DK, DV) in whole lanes; zeros if it is null.
 void load_state(const DecayShape& s, const Chunk& c, const float* state, float* S) {
   std::fill_n(S, c.PK * c.PV, 0.0f);
   if (state) copy_rows(s.DK, s.DV, state, s.DV, S, c.PV);

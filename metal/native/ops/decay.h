@@ -15,7 +15,7 @@ struct DecayShape {
   Index B, S, NH, DK, DV, A;
   float scale;
 
-  // Positions from one kept state to the next: the states are as many numbers as v.
+  // Positions from one kept state to the next: the states have as many numbers as v.
   Index chunk() const { return DK < 16 ? 16 : DK > 64 ? 64 : DK; }
   Index chunks() const { return (S + chunk() - 1) / chunk(); }
 };

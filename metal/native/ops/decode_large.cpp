@@ -26,7 +26,7 @@ MLXHOG_CLONES void add_gated_bias(Index rows, Index d, const float* o, const flo
     for (Index j = 0; j < d; ++j) y[j] += sigmoid_f32(o[j]) * bias[j];
 }
 
-// What a step computes in between; one row per sequence.
+// Intermediate results of a step; one row per sequence.
 struct Scratch {
   std::vector<float> x, u, q, k, v, o, i, f, h, y, gate, up;
 

@@ -42,7 +42,7 @@ struct Chunk {
     load_gates(in.log_decay + row, in.beta + row, s.NH);
   }
 
-  // What has the shape of v, from a row on.
+  // An array of the shape of v, from a row on.
   void load_columns(const DeltaShape& s, const float* from, Index row, float* to) const {
     copy_rows(L, s.DV, from + row * s.DV, s.NH * s.DV, to, PV, PV);
   }
@@ -65,8 +65,8 @@ struct Chunk {
   }
 };
 
-// Sixteen columns of S (PK, PV) over a chunk: h and held (L, PV). While a position is written, what the next key
-// finds is read.
+// Sixteen columns of S (PK, PV) over a chunk: h and held (L, PV). The pass that writes a position also reads the
+// values of the next key.
 MLXHOG_CLONES void advance(const Chunk& c, Index DK, Index column, float* S, float* h, float* held) {
   Lanes found = {};
   for (Index d = 0; d < DK; ++d) {
@@ -96,7 +96,7 @@ MLXHOG_CLONES void advance(const Chunk& c, Index DK, Index column, float* S, flo
   }
 }
 
-// Sixteen columns of dS (PK, PV) back over a chunk: the gradients dw of what is written and du of what is found, (L, PV).
+// Sixteen columns of dS (PK, PV) back over a chunk: the gradients dw of written and du of read values, (L, PV).
 MLXHOG_CLONES void retreat(const Chunk& c, Index DK, Index column, float* dS, float* dw, float* du) {
   Lanes found = {}, change = {}, dh;
   float a = 1.0f;
@@ -131,7 +131,7 @@ struct RowSums {
 };
 
 // The same of transposed states, S_T before the chunk and dS_T after it (columns, PK), for four columns and sixteen
-// rows, with w, what is written, and du known. `history` holds (L + 1) * kRows * 16 floats.
+// rows, with w, the written values, and du known. `history` holds (L + 1) * kRows * 16 floats.
 MLXHOG_CLONES void retreat_columns(const Chunk& c, Index column, Index d, const float* w, const float* du,
                                    const float* S_T, float* dS_T, float* history, const RowSums& sums) {
   constexpr Index kStep = kRows * kLaneCount;
@@ -173,7 +173,7 @@ MLXHOG_CLONES void retreat_columns(const Chunk& c, Index column, Index d, const 
   for (Index i = 0; i < kRows; ++i) store(s[i], dS_T + (column + i) * c.PK + d);
 }
 
-// A state (DK, DV) in whole lanes, zeros where there is none.
+// A state (DK, DV) in whole lanes; zeros if it is null.
 void load_state(const DeltaShape& s, const Chunk& c, const float* state, float* S) {
   std::fill_n(S, c.PK * c.PV, 0.0f);
   if (state) copy_rows(s.DK, s.DV, state, s.DV, S, c.PV);

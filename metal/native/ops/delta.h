@@ -2,8 +2,8 @@
 // h_t = S_t^T q_t.
 //
 // Arrays are packed float32: q, k (B, S, NH, DK); v, h (B, S, NH, DV); log_decay, beta (B, S, NH); states
-// (B, NH, DK, DV). Position by position, sixteen columns of the state at once; what the backward pass needs besides
-// the inputs is the state before every chunk and held_t = a_t S_{t-1}^T k_t. Work is split over B and heads.
+// (B, NH, DK, DV). Position by position, sixteen columns of the state at once; the backward pass needs, besides
+// the inputs, the state before every chunk and held_t = a_t S_{t-1}^T k_t. Work is split over B and heads.
 // Sources: Yang et al. 2024, arXiv:2406.06484 and arXiv:2412.06464.
 #pragma once
 
@@ -14,7 +14,7 @@ namespace mlxhog {
 struct DeltaShape {
   Index B, S, NH, DK, DV;
 
-  // Positions from one kept state to the next: the states are as many numbers as v.
+  // Positions from one kept state to the next: the states have as many numbers as v.
   Index chunk() const { return DK < 16 ? 16 : DK > 64 ? 64 : DK; }
   Index chunks() const { return (S + chunk() - 1) / chunk(); }
 };

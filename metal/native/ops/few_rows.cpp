@@ -96,7 +96,7 @@ MLXHOG_CLONES void outputs(Index rows, Index in, const float* x, const FewRowsMa
 // The sixteen sums of a dot product, and the order in which they are added up, are those of `tile`.
 
 constexpr Index kManyRows = 8;  // from here on lanes that no row fills cost less than sums across lanes
-constexpr int kOutputs = 4;     // of a tile: as many chains, and what AVX2 has registers for
+constexpr int kOutputs = 4;     // of a tile: one chain each; AVX2 has registers for these
 
 // x (rows, in) as (group, in, kLanes): the rows of each group beside each other; lanes without a row are zero.
 std::vector<float> rows_in_lanes(Index rows, Index in, const float* x) {

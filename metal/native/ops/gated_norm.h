@@ -1,5 +1,5 @@
-// The per-head LayerNorm behind the mLSTM cell, joined with what each block does next. All arrays are packed float32
-// rows of heads * width; w and skip are one row.
+// The per-head LayerNorm behind the mLSTM cell, joined with the next operation of each block. All arrays are packed
+// float32 rows of heads * width; w and skip are one row.
 #pragma once
 
 #include "simd.h"

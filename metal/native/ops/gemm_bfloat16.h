@@ -1,4 +1,4 @@
-// Matrix product with factors in bfloat16 and sums in float32, for what bears factors of 8 bits.
+// Matrix product with factors in bfloat16 and sums in float32, for uses that tolerate factors of 8 bits.
 //
 // A word of 32 bits holds two neighbours along K, the first in its low half; an odd last one stands beside a zero. A
 // word is passed as a float and never computed with as one, so that `pack` moves words, too.

@@ -12,7 +12,7 @@ namespace {
 
 constexpr Index kTile = 14;    // rows of gemm's register tile: pieces of whole tiles waste nothing
 constexpr Index kPacked = 1 << 20;  // floats of a weight that are packed at once
-// Widths up to which rows are read in place: what a block of a product needs of them stays in a cache of 1 MiB.
+// Widths up to which rows are read in place: the rows of a block of a product stay in a cache of 1 MiB.
 constexpr Index kShortWeight = 512, kShortInput = 384;
 constexpr Index kNarrow = 16;  // maps narrower than a vector are computed stacked, as one
 

@@ -91,7 +91,7 @@ void long_conv_backward(const LongConv& s, const float* x, const float* f, const
   std::fill_n(df, s.C * s.J, 0.0f);
   parallel_for((s.C + kLaneCount - 1) / kLaneCount, threads, [&](Index block) {
     const Index c = block * kLaneCount;
-    Sequence inputs(s.S), gradients(s.S), sums(s.S);  // df[j] is what dy, read backwards, makes of x at S - 1 - j
+    Sequence inputs(s.S), gradients(s.S), sums(s.S);  // df[j] is x convolved with dy read backwards, at S - 1 - j
     for (Index b = 0; b < s.B; ++b) {
       inputs.load_positions(s, c, x + b * s.S * s.C, false);
       gradients.load_positions(s, c, dy + b * s.S * s.C, true);

@@ -1,13 +1,13 @@
-// What the operators ask of the system about memory. Activations come and go in every step, and a block that
-// malloc gives back to the kernel costs a page fault for every 4 KiB when it is next needed.
+// Requests of the operators to the system about memory. Every step allocates and frees activations, and a block
+// that malloc returned to the kernel costs a page fault for every 4 KiB at its next use.
 #pragma once
 
 #include "simd.h"
 
 namespace mlxhog {
 
-// Lets malloc keep freed blocks for the next step (glibc; process-wide); false where it cannot be told. Saves 5 % of
-// a step.
+// Lets malloc keep freed blocks for the next step (glibc; process-wide); false where malloc has no such switch.
+// Saves 5 % of a step.
 bool keep_freed_memory();
 
 // Blocks that are too large for malloc to keep are still new from the kernel: asks for those that start at

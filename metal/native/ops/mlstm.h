@@ -33,7 +33,7 @@ struct MlstmResults {
 
 void mlstm_forward(const MlstmShape&, const MlstmInputs&, const MlstmResults&, int threads);
 
-// What the backward pass reads of those.
+// The part of the results that the backward pass reads.
 struct MlstmSaved {
   const float *h, *den, *C, *n, *m;
 };

@@ -67,7 +67,7 @@ void chain_stabilisers(const std::vector<char>& opened, Index L, float* r, doubl
   }
 }
 
-// <C, dC> + n . dn: what multiplying the state by 1 + x adds to the loss, per x.
+// <C, dC> + n . dn: the derivative of the loss by x if the state is multiplied by 1 + x.
 double state_dot(const MlstmShape& s, const float* C, const float* n, const float* dC, const float* dn) {
   double sum = dot(n, dn, s.DK);
   for (Index d = 0; d < s.DK; ++d) sum += dot(C + d * s.DV, dC + d * s.DV, s.DV);

@@ -1,4 +1,4 @@
-// What the forward and the backward pass of the mLSTM cell share: one chunk's gates and scores.
+// Common to the forward and the backward pass of the mLSTM cell: one chunk's gates and scores.
 //
 // With b_t the running sum of log sigmoid(f), c_j = i_j - b_j and top_t = max(m, c_1 .. c_t), the stabiliser is
 // M_t = b_t + top_t and every weight is an exponential of a difference:

@@ -206,7 +206,7 @@ void orthogonalize(Index rows, Index cols, const float* x, float* u, const Polar
     symmetric_product<Factors>(n, longer, a, right_x, A, ld);
   }
   // P is the step as a polynomial of A, Q the product of all so far. The next A is A P^2. Terms cancel in P and A, and
-  // later steps enlarge what is off: in bfloat16 a direction could be off by a third. Q and the last square bear it.
+  // later steps enlarge the error: in bfloat16 a direction could be off by a third. Q and the last square tolerate it.
   for (int k = 0; k < n_steps; ++k) {
     const bool last = k + 1 == n_steps;
     const Left a = Float32Factors::left(n, n, A, ld, nullptr);

@@ -1,4 +1,4 @@
-// Rows in tasks of a fixed size: what is summed over rows is summed per task, then in task order, so that the bits
+// Rows in tasks of a fixed size: sums over rows are taken per task, then in task order, so that the bits
 // do not depend on the number of threads.
 #pragma once
 

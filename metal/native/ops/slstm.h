@@ -27,7 +27,7 @@ struct SlstmState {
   float *h, *c, *n, *m;
 };
 
-// What a step leaves for the backward pass, of each unit; the tape is (B, S, NH, kSlstmTape, DH).
+// Values of a step, of each unit, for the backward pass; the tape is (B, S, NH, kSlstmTape, DH).
 enum SlstmTape : Index { kWrite, kKeep, kForget, kTanhZ, kSigmoidO, kC, kN, kSlstmTape };
 
 // Writes h, and the tape unless it is null. `state` holds the initial state on entry, the final one on return.

@@ -8,8 +8,8 @@
 namespace mlxhog {
 namespace {
 
-// h depends on c and n only through their ratio, so m counts as constant; what the last state itself makes of m is
-// `free`, which follows max(i~, lf) back to a gate.
+// h depends on c and n only through their ratio, so m counts as constant; the gradient of m from the last state itself
+// is `free`, which follows max(i~, lf) back to a gate.
 MLXHOG_CLONES void free_of_last(Index DH, const float* c, const float* n, const float* dc, const float* dn, float* dm) {
 #pragma omp simd
   for (Index e = 0; e < DH; ++e) dm[e] -= dc[e] * c[e] + dn[e] * n[e];

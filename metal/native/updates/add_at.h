@@ -1,7 +1,7 @@
 // Adds at scattered elements of one parameter, under the parameter's own exclusion unit.
 //
 // The elements are ascending, so that those behind one lock are neighbours: the lock is taken once for all of
-// them, and everybody else who writes the parameter (whole, by rows, or scattered) takes the same one.
+// them, and all other writers of the parameter (whole, by rows, or scattered) take the same one.
 #pragma once
 
 #include <cstddef>
@@ -67,7 +67,7 @@ inline void walk_at(Locks* locks, Mode mode, const Scattered& at, std::size_t wi
       at.add_cas(0, start);
       break;
     case Mode::in_turn:
-      break;  // refused by the binding: what is added here depends on reads without a lock
+      break;  // refused by the binding: these adds depend on reads without a lock
   }
 }
 

@@ -1,4 +1,4 @@
-// Python bindings of sparse updates: what leaves a pending step, and its adds.
+// Python bindings of sparse updates: the selection from a pending step, and its adds.
 #include <utility>
 #include <vector>
 
@@ -51,7 +51,7 @@ Rows pending_of(const Flat& pending, std::size_t offset, std::size_t width, std:
   return made;
 }
 
-// At most `room` elements leave, whatever others write between the count and this.
+// At most `room` elements leave, also if others write between the count and this call.
 nb::tuple taken(const Pending& pending, bool keep, Bound bound, std::size_t room) {
   auto* index = new std::int32_t[room];
   nb::capsule own_index(index, [](void* p) noexcept { delete[] static_cast<std::int32_t*>(p); });

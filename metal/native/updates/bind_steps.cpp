@@ -11,7 +11,7 @@ using namespace nb::literals;
 
 namespace {
 
-// Where a dense step is recorded, if at all: the last step of anyone and the one before, laid out as `flat`.
+// The record of dense steps, if there is one: the last step of any worker and the one before, laid out as `flat`.
 struct Record {
   std::optional<Flat> last, prev;
 

@@ -1,4 +1,4 @@
-// Python bindings of turns: who notes or repeats the order of accesses, and reads that take part in it.
+// Python bindings of turns: recording and repeating the order of accesses, and reads that take part in it.
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
@@ -128,7 +128,7 @@ void bind_turns(nb::module_& m) {
           if (shared_prev) check_size("prev", shared_prev->size(), src.size());
           if (own_prev) check_size("own_prev", own_prev->size(), src.size());
           if (last.has_value() != shared_prev.has_value() || (last && own_prev)) {
-            refuse("wanted last and prev, or own_prev, or none of them");
+            refuse("wanted last and prev, or own_prev, or neither");
           }
           float* to = dst.data();
           const float* from = src.data();

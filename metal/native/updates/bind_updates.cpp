@@ -1,6 +1,6 @@
 // Python bindings of locks, adds and snapshots; bind_steps.cpp has the fused optimizer steps,
-// bind_sparse.cpp the adds at scattered elements, bind_muon.cpp and bind_directions.cpp what Muon and other rules do
-// before their steps are written, bind_turns.cpp accesses whose order is noted.
+// bind_sparse.cpp the adds at scattered elements, bind_muon.cpp and bind_directions.cpp the directions of Muon and
+// other rules, bind_turns.cpp accesses whose order is noted.
 #include "cas_add.h"
 #include "elements.h"
 #include "packed16.h"
@@ -98,7 +98,7 @@ void sum_rows_into(IndexArray target, Values values, Flat out, std::size_t width
   if (width == 0 || out.size() % width != 0 || values.size() != target.size() * width) {
     throw nb::value_error("sum_rows: values must hold len(target) rows and out whole rows of that width");
   }
-  // A copy, so that what was checked is what is used.
+  // A copy, so that the checked values are used.
   const std::vector<std::int32_t> rows(target.data(), target.data() + target.size());
   for (const std::int32_t row : rows) {
     if (row < 0 || static_cast<std::size_t>(row) >= out.size() / width) {
@@ -118,7 +118,7 @@ void bind_updates(nb::module_& m) {
       .def_prop_ro("takeovers", [](const LocksObject& self) { return self.locks.takeovers(); },
                    "Locks taken over from dead workers so far.")
       .def_prop_ro("word", [](const LocksObject& self) { return self.locks.word(); },
-                   "What this worker writes into a lock word.")
+                   "The value of a lock word that this worker holds.")
       .def("__len__", [](const LocksObject& self) { return self.locks.size(); })
       .def("acquire",
            [](LocksObject& self, std::size_t i) {

@@ -1,4 +1,4 @@
-// What an optimizer with private state makes of a gradient: one pass over the gradient and its state.
+// Directions of optimizers with private state: one pass over the gradient and the state.
 //
 // A direction u is written later, as plain SGD writes a gradient: w -= lr * (u + weight_decay * w). All memory here
 // belongs to one worker. Every operation is rounded separately, so all SIMD widths give the same bits. s is

@@ -16,7 +16,7 @@ constexpr std::uint64_t kBeatEveryNs = 10000000;
 
 bool Locks::owner_is_dead(std::uint32_t word, bool probe) const {
   const std::uint32_t slot = word & 0xffffu;
-  // A word without a valid slot has no owner who could release it.
+  // A word without a valid slot has no owner that could release it.
   if (slot == 0 || slot > n_workers_) return true;
   const WorkerEntry& owner = workers_[slot - 1];
   // Acquire: pairs with the supervisor's release store after it has reaped the worker.
@@ -28,13 +28,13 @@ bool Locks::owner_is_dead(std::uint32_t word, bool probe) const {
   // Acquire: the pid is stored last when a slot is filled, so the start time belongs to it.
   const std::int64_t pid = __atomic_load_n(&owner.pid, __ATOMIC_ACQUIRE);
   const std::uint64_t start_time = __atomic_load_n(&owner.start_time, __ATOMIC_RELAXED);
-  // `dead` stays the supervisor's: marking it here could hit a worker that just got the slot. Nobody needs
+  // Only the supervisor sets `dead`: a mark from here could hit a worker that just got the slot. No process needs
   // the mark: the caller's CAS takes exactly the word that it saw, and others find theirs themselves.
   return process_is_gone(pid, start_time);
 }
 
 void Locks::beat(std::uint64_t now_ns) {
-  // Whoever waits is alive; the supervisor must blame the worker that stopped while holding the lock.
+  // A waiting worker is alive; the supervisor must blame the worker that stopped while holding the lock.
   // Relaxed: the time itself is the whole message.
   __atomic_store_n(&workers_[slot_ - 1].heartbeat_ns, now_ns, __ATOMIC_RELAXED);
 }
@@ -94,7 +94,7 @@ void Locks::lock_of_living(std::size_t i) {
 std::size_t sweep_locks(std::uint32_t* words, std::size_t n_words, std::uint32_t slot, std::int64_t generation) {
   std::size_t freed = 0;
   for (std::size_t i = 0; i < n_words; ++i) {
-    // Relaxed read, then CAS of that very word: a survivor who takes it over first keeps it.
+    // Relaxed read, then CAS of that very word: a survivor that takes it over first keeps it.
     std::uint32_t word = __atomic_load_n(&words[i], __ATOMIC_RELAXED);
     if ((word & 0xffffu) != slot || slot == 0) continue;
     if (generation >= 0 && word >> 16 != static_cast<std::uint32_t>(generation & 0xffff)) continue;

@@ -1,7 +1,7 @@
 // Crash-safe locks in shared memory: a lock held by a dead worker is taken over, never waited for.
 //
 // A lock word is 0 when free, else the owner's slot (low 16 bits) and generation (high 16 bits). The
-// generation tells a reused slot from its dead predecessor.
+// generation distinguishes a reused slot from its dead predecessor.
 #pragma once
 
 #include <atomic>
@@ -37,13 +37,13 @@ class Locks {
     if (!try_lock(i)) wait(i);
   }
 
-  // Take lock i, but not over from a dead owner: wait until the supervisor has settled what that left (turns.h).
+  // Take lock i, but not from a dead owner: wait until the supervisor has settled its access (turns.h).
   void lock_of_living(std::size_t i);
 
   // Heartbeat of this worker, during long waits.
   void alive();
 
-  // Who notes or repeats the order of accesses (walk.h, Mode::in_turn); null for other modes.
+  // Notes or repeats the order of accesses (walk.h, Mode::in_turn); null for other modes.
   Turns* turns = nullptr;
 
   // Only by the owner. Release: the next owner sees every element written under the lock.
@@ -56,7 +56,7 @@ class Locks {
   void wait(std::size_t i);
   bool owner_is_dead(std::uint32_t word, bool probe) const;
 
-  // Acquire: see what the last owner of the stripe wrote. Release: a process that reads this word with acquire
+  // Acquire: see the writes of the last owner of the stripe. Release: a process that reads this word with acquire
   // also sees our table entry's generation, so it does not take us for a dead predecessor.
   bool exchange(std::size_t i, std::uint32_t expected) {
     return __atomic_compare_exchange_n(&words_[i], &expected, me_, false, __ATOMIC_ACQ_REL, __ATOMIC_RELAXED);

@@ -9,7 +9,7 @@ namespace mlxhog {
 std::uint64_t monotonic_ns();
 
 // When a process started: clock ticks since boot on Linux (/proc/PID/stat field 22), microseconds since
-// 1970 on macOS (libproc); 0 when there is no such process or it cannot be told.
+// 1970 on macOS (libproc); 0 if there is no such process or its start is unknown.
 std::uint64_t process_start_time(std::int64_t pid);
 
 // True only when no thread of that process can write again: it does not exist, is a zombie, or the

@@ -1,8 +1,9 @@
-// Which elements of a worker's pending step leave it, and their removal from what is pending.
+// Selection of elements of a worker's pending step, and their removal from it.
 //
-// All memory here is private to one worker by contract, but no result is written past its end where another
-// process writes it meanwhile: every element is read once, and counts are limits. Magnitudes are compared as the bits of |u|, which order as the
-// numbers do; NaN is larger than everything, so that it leaves as it would in a dense step. Zeros never leave.
+// All memory here is private to one worker by contract, but no result is written past its end if another
+// process writes it meanwhile: every element is read once, and counts are limits. Magnitudes are compared as the
+// bits of |u|, which have the order of the numbers; NaN is larger than everything, so that it leaves as in a dense
+// step. Zeros never leave.
 #pragma once
 
 #include <cstddef>
@@ -25,17 +26,17 @@ struct Bound {
   std::size_t ties;
 };
 
-// The bound that lets the k largest leave, or all that are not zero where they are fewer. O(elements).
+// The bound that lets the k largest leave, or all that are not zero if they are fewer. O(elements).
 Bound largest(const Pending& pending, std::size_t k);
 
 // The bound that lets every magnitude of at least `least` leave.
 Bound reaching(float least);
 
-// How many elements a bound lets go.
+// The number of elements that a bound lets leave.
 std::size_t count(const Pending& pending, Bound bound);
 
-// Move what the bound lets go, at most `room` elements, to index (element of the parameter, ascending) and values,
-// and set it to 0 where it was; the rest stays where `keep`, else it becomes 0, too. Returns the number moved.
+// Move the elements of the bound, at most `room`, to index (element of the parameter, ascending) and values, and set
+// them to 0 in `pending`; the rest stays if `keep`, else it becomes 0, too. Returns the number moved.
 std::size_t take(const Pending& pending, Bound bound, bool keep, std::size_t room, std::int32_t* index,
                  float* values);
 

@@ -14,7 +14,7 @@ WorkerEntry* table_of(const LocksObject::Table& table, std::uint32_t slot) {
   if (table.size() % sizeof(WorkerEntry) != 0 || reinterpret_cast<std::uintptr_t>(table.data()) % 8 != 0) {
     refuse("worker table of " + text(table.size()) + " bytes: wanted a multiple of 512, 8-byte aligned");
   }
-  constexpr std::size_t kMost = std::numeric_limits<std::uint16_t>::max();  // what a lock word can name
+  constexpr std::size_t kMost = std::numeric_limits<std::uint16_t>::max();  // slots that a lock word can name
   const std::size_t slots = std::min(table.size() / sizeof(WorkerEntry), kMost);
   if (slot == 0 || slot > slots) {
     refuse("worker slot " + text(slot) + ": wanted 1 to " + text(slots) + ", the entries of the worker table");
@@ -69,7 +69,7 @@ RowPlace check_rows(const Flat& flat, std::size_t offset, std::size_t width, std
     refuse("values of " + text(values.size()) + " floats are not rows of width " + text(width));
   }
   if (word0 && *word0 > static_cast<std::size_t>(std::numeric_limits<std::ptrdiff_t>::max())) {
-    refuse("lock word " + text(*word0) + " of the first row: no array has so many");
+    refuse("lock word " + text(*word0) + " of the first row: no array has this word");
   }
   const std::size_t rows = values.size() / width;
   if (index && index->size() != rows) {

@@ -1,4 +1,4 @@
-// What the bindings of shared-memory updates check before a kernel sees a pointer.
+// Checks of the bindings of shared-memory updates, before a kernel sees a pointer.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -47,7 +47,7 @@ struct RowPlace {
   std::size_t offset, width, rows;
   std::ptrdiff_t word0;
   bool all;                         // rows 0, 1, 2 .. of the parameter
-  std::vector<std::int32_t> named;  // the others: a copy, so that what was checked is what is used
+  std::vector<std::int32_t> named;  // the others: a copy, so that the checked values are used
 
   const std::int32_t* index() const { return all ? nullptr : named.data(); }
 };

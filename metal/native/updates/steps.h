@@ -1,4 +1,4 @@
-// What an update does to a run of elements: one struct per update rule, and how its step is written.
+// The update of a run of elements: one struct per update rule, and the ways to write its step.
 //
 // `p` counts elements from the start of the parameter, `q` from the start of the gradient; they differ when
 // the gradient holds only some rows. `apply` adds with SIMD (the caller holds the lock, or is racy);

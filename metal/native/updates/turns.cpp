@@ -76,7 +76,7 @@ bool Turns::wait(Locks& locks, std::size_t word) {
       const timespec nap{0, kNapNs};
       nanosleep(&nap, nullptr);
       locks.alive();
-      if (stopped_.load(std::memory_order_relaxed)) throw std::runtime_error("nobody waits for turns any more");
+      if (stopped_.load(std::memory_order_relaxed)) throw std::runtime_error("the wait for a turn was stopped");
     }
   }
   __atomic_store_n(waits_, 0u, __ATOMIC_RELAXED);

@@ -1,11 +1,11 @@
-// Turns: in which order workers read and wrote what a lock word guards, recorded, and taken again.
+// Turns: the order in which workers access the memory of a lock word, recorded and repeated.
 //
-// `next[i]` counts everything that has been done under lock word i, reads and writes alike, so each access has a
-// turn of its own there. A worker that records notes the turn of each of its accesses, in the order of its program.
-// A worker that repeats does its n-th access when `next` has come to the noted turn: then every stripe sees the same
-// accesses in the same order, whichever process runs when. The recorded order exists, so no worker waits forever.
+// `next[i]` counts all accesses under lock word i, reads and writes alike, so each access has its own turn
+// there. A worker that records notes the turn of each of its accesses, in the order of its program.
+// A worker that repeats does its n-th access when `next` reaches the noted turn: then every stripe sees the same
+// accesses in the same order, at any speed of the processes. The recorded order exists, so no worker waits forever.
 //
-// A worker's book is shared memory, so that what it had done is known after it was killed at any instruction:
+// A worker's book is shared memory, so its accesses are known after it was killed at any instruction:
 //   bytes 0 .. 7     u64  word of its last access << 32 | accesses noted in this step
 //   bytes 8 .. 11    u32  1 + the word that it waits for, when it repeats; 0 while it does not wait
 //   bytes 12 .. 511       its caller's
@@ -38,8 +38,8 @@ class Turns {
   // Begin a step whose accesses are noted.
   void record();
 
-  // Begin a step whose accesses have the turns of a recorded one: gaps as `gaps` gave them, or turns themselves. What
-  // comes after the last is left out. Where `torn`, the last waits for its turn and then leaves the rest to `settle`.
+  // Begin a step whose accesses have the turns of a recorded one: gaps as `gaps` gave them, or turns themselves.
+  // Later accesses are left out. With `torn` the last waits for its turn and then leaves the rest to `settle`.
   void repeat(std::vector<std::uint32_t> turns, bool absolute, bool torn);
 
   // End the waits for turns in other threads with an error.
@@ -48,7 +48,7 @@ class Turns {
   // End the access that `repeat` left to the caller.
   void settle();
 
-  // Do `run`, which touches what lock word `word` guards.
+  // Do `run`, which accesses the memory that lock word `word` guards.
   template <class Run>
   void take(Locks& locks, std::size_t word, Run run) {
     if (repeats_) {
@@ -64,7 +64,7 @@ class Turns {
   }
 
  private:
-  void note(Locks& locks, std::size_t word);  // take the lock, and write down whose turn it is
+  void note(Locks& locks, std::size_t word);  // take the lock, and note the turn
   bool wait(Locks& locks, std::size_t word);  // until the noted turn; whether there is something to do
   void pass(std::size_t word) {
     // Release: the worker with the next turn sees the writes, also without a lock.

@@ -114,7 +114,7 @@ def mlstm_grad(
 
         A state is the true one times exp(-m). So at fixed true states the last m has the gradient
         dm - <C, dC> - n.dn, which joins dM of the last position, and the first m has <C, dC> + n.dn
-        on top of what comes back through M_t = max(logsig(f_t) + M_t-1, i_t).
+        on top of its gradient through M_t = max(logsig(f_t) + M_t-1, i_t).
     """
     x = dict(saved)
     for launch in backward_launches(x, chunk=chunk, eps=eps):

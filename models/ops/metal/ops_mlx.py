@@ -33,7 +33,7 @@ class MetalForm(MetalCells, MLXPlainForm):
         return [self.engine.array(np.array(x)) for x in arrays]
 
     def leave(self, arrays: Sequence[Any]) -> tuple[array, ...]:
-        """Return MLX's arrays of what the engine computed."""
+        """Return the engine's results as arrays of MLX."""
         if self.engine.name == "mlx":
             return tuple(arrays)
         return tuple(mx.array(self.engine.host(x)) for x in arrays)

@@ -21,7 +21,7 @@ class MetalForm(MetalCells, TorchPlainForm):
         return ready if self.engine.name == "mps" else [self.engine.array(x.numpy()) for x in ready]
 
     def leave(self, arrays: Sequence[Any]) -> tuple[Tensor, ...]:
-        """Return the tensors of what the engine computed."""
+        """Return the engine's results as tensors."""
         if self.engine.name == "mps":
             return tuple(arrays)
         return tuple(torch.from_numpy(self.engine.host(x)) for x in arrays)

@@ -1,6 +1,6 @@
 """The layers around the cells as (forward, backward) pairs: norms, linear maps, gates, the loss.
 
-`kernels.py` says what each operator promises, `metal/native/ops` holds the kernels.
+`kernels.py` has the promises of the operators, `metal/native/ops` the kernels.
 """
 
 from collections.abc import Callable, Sequence
@@ -80,7 +80,7 @@ def _maps(
 ) -> Pair:
     """The pair of several maps of one x: (x, every weight, every bias or None) -> every result.
 
-    `width` tells from a weight the last axis of its result.
+    `width` returns the last axis of a result from its weight.
     """
 
     def forward(x: View, *parameters: Any, keep: bool, threads: int) -> tuple[Views, Views]:

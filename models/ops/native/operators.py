@@ -31,7 +31,7 @@ class NativeForm(ABC):
 
     Attributes:
         xp: the framework's array functions.
-        plain: the framework's plain operators, for what they compute as fast.
+        plain: the framework's plain operators, where they are as fast.
         slstm: the pair of the sLSTM cell, with or without a tape.
     """
 

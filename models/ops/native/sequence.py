@@ -1,7 +1,7 @@
 """The operators along a sequence as (forward, backward) pairs: attention, cells, recurrences.
 
-`kernels.py` says what each operator promises, `metal/native/ops` holds the kernels. The linear
-recurrences go position by position, whatever the chunk size.
+`kernels.py` has the promises of the operators, `metal/native/ops` the kernels. The linear
+recurrences compute position by position, at any chunk size.
 """
 
 from collections.abc import Callable, Sequence
@@ -138,8 +138,8 @@ def _recurrence(
 ) -> Pair:
     """The pair of a linear recurrence, whose last input is the state before it, or None.
 
-    `shapes` tells from the other inputs those of the result, of the state, and of what `call`
-    writes for the gradient.
+    `shapes` returns, from the other inputs, the shapes of the result, of the state, and of the
+    arrays that `call` writes for the gradient.
     """
 
     def forward(*inputs: View, keep: bool, **how: Any) -> tuple[Views, Views]:

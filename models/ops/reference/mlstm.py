@@ -169,5 +169,5 @@ def to_chunks(x: Array, L: int, xp: Arrays[Array], value: float = 0.0) -> Array:
 
 
 def from_chunks(h: Array, S: int, xp: Arrays[Array]) -> Array:
-    """(NC, B, NH, L, D) -> (B, S, NH, D), without what filled up the last chunk."""
+    """(NC, B, NH, L, D) -> (B, S, NH, D), without the padding of the last chunk."""
     return xp.permute(h, (1, 0, 3, 2, 4)).flatten(1, 2)[:, :S]

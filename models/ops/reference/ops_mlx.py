@@ -1,4 +1,4 @@
-"""The plain operators in MLX: what `plain.py` leaves to the framework."""
+"""The plain operators in MLX, as far as `plain.py` leaves them to the framework."""
 
 from collections.abc import Callable, Mapping
 from typing import cast

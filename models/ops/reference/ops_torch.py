@@ -1,4 +1,4 @@
-"""The plain operators in PyTorch: what `plain.py` leaves to the framework."""
+"""The plain operators in PyTorch, as far as `plain.py` leaves them to the framework."""
 
 from collections.abc import Callable, Mapping
 from functools import partial

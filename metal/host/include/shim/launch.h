@@ -6,7 +6,7 @@
 
 namespace metal_host {
 
-// What Metal tells a thread about itself; names as in its attributes.
+// Values that Metal gives a thread about itself; names as in its attributes.
 struct Thread {
   metal::uint3 thread_position_in_grid;
   metal::uint3 thread_position_in_threadgroup;

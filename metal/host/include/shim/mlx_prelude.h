@@ -1,4 +1,4 @@
-// What MLX puts before the text of every custom kernel, as far as kernels see it.
+// The text that MLX puts before every custom kernel, as far as kernels see it.
 #pragma once
 
 #include <metal_stdlib>

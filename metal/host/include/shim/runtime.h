@@ -1,4 +1,4 @@
-// What kernels need from the runtime that runs them (`runtime/`): the places where threads meet.
+// The part of the runtime (`runtime/`) that kernels need: the places where threads meet.
 #pragma once
 
 #include "shim/types.h"
@@ -39,7 +39,7 @@ struct Lanes {
     __builtin_memcpy(&value, bytes + 16 * lane, sizeof value);
     return value;
   }
-  // The value of a lane that need not exist; what it gives then is undefined in Metal.
+  // The value of a lane; undefined in Metal if the lane does not exist.
   T at(uint lane) const {
     if (lane < n) return (*this)[lane];
     T value;
