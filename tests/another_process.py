@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.forked import CONTEXT
+from tests.forked import CONTEXT, join_server
 
 TIMEOUT_S = 120
 
@@ -35,6 +35,7 @@ def mlxhog(folder: Path, *words: str) -> Ended:
 def _main(folder: Path, words: tuple[str, ...], files: list[Path]) -> None:
     from mlxhog.cli import main
 
+    join_server()
     os.chdir(folder)
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
