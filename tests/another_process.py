@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
+from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any, Self
+from unittest import mock
 
-from tests.forked import CONTEXT
+from tests.forked import CONTEXT, join_server
 
 TIMEOUT_S = 120
 
@@ -35,6 +44,7 @@ def mlxhog(folder: Path, *words: str) -> Ended:
 def _main(folder: Path, words: tuple[str, ...], files: list[Path]) -> None:
     from mlxhog.cli import main
 
+    join_server()
     os.chdir(folder)
     for descriptor, file in enumerate(files, start=1):
         os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
@@ -42,8 +52,100 @@ def _main(folder: Path, words: tuple[str, ...], files: list[Path]) -> None:
 
 
 def _flushed(code: int) -> int:
-    import sys
-
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(BrokenPipeError):
+            stream.flush()
     return code
+
+
+class Running:
+    """A function that runs in another process, with the methods of a `Popen`."""
+
+    def __init__(self, function: Callable[..., object], *arguments: Any) -> None:
+        """Start it; workers that it starts come from the server as well."""
+        self._process = CONTEXT.Process(target=_answering, args=(function, arguments))
+        self._process.start()
+        assert self._process.pid is not None
+        self.pid = self._process.pid
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.exitcode
+
+    def poll(self) -> int | None:
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        self._process.join(timeout)
+        if self.returncode is None:
+            raise subprocess.TimeoutExpired(str(self._process), timeout or 0.0)
+        return self.returncode
+
+    def send_signal(self, number: int) -> None:
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        self.send_signal(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self.send_signal(signal.SIGKILL)
+
+
+class Program(Running):
+    """`mlxhog` with some words, whose output is read from pipes while it runs."""
+
+    def __init__(self, *words: str, cwd: Path | None = None, **environment: str) -> None:
+        """Start it in a folder, with more variables of the environment."""
+        (out, out_end), (err, err_end) = (CONTEXT.Pipe(duplex=False) for _ in range(2))
+        with mock.patch.dict(os.environ, environment):
+            super().__init__(_program, cwd or Path.cwd(), words, (out_end, err_end))
+        self.stdout, self.stderr = (
+            open(os.dup(pipe.fileno()), encoding="utf-8", errors="replace") for pipe in (out, err)
+        )
+        for pipe in (out, out_end, err, err_end):
+            pipe.close()
+
+    def communicate(self, timeout: float | None = None) -> tuple[str, str]:
+        with ThreadPoolExecutor(2) as pool:
+            texts = [pool.submit(_rest, stream) for stream in (self.stdout, self.stderr)]
+            try:
+                self.wait(timeout)
+            except subprocess.TimeoutExpired:
+                self.kill()
+                raise
+            return texts[0].result(), texts[1].result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for stream in (self.stdout, self.stderr):
+            stream.close()
+        self.wait()
+
+
+def _rest(stream: Any) -> str:
+    """What is still to be read; nothing from a stream that is closed."""
+    if stream.closed:
+        return ""
+    with stream:
+        return str(stream.read())
+
+
+def _answering(function: Callable[..., object], arguments: tuple[Any, ...]) -> None:
+    """In the process: call a function that signals reach, as they reach a program's."""
+    join_server()
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the server holds some back
+    function(*arguments)
+
+
+def _program(folder: Path, words: tuple[str, ...], ends: tuple[Connection, Connection]) -> None:
+    from mlxhog.__main__ import main
+
+    os.chdir(folder)
+    for descriptor, end in enumerate(ends, start=1):
+        os.dup2(end.fileno(), descriptor)
+        end.close()
+    sys.argv[1:] = words
+    os._exit(_flushed(main()))

@@ -3,8 +3,8 @@
 A spawned worker imports NumPy and the package before it does anything: half a second of a
 core, as much as a small run takes. MLX and torch are never imported before a fork: each worker
 imports its own. The server is that of `multiprocessing`; each worker has the environment of its own
-start. Commands in processes of their own, whatever workers start themselves, and tests with
-`spawned_workers` spawn as users do.
+start. Workers of commands in `tests/another_process.py` come from it, too. Programs that a test
+starts, whatever workers start themselves, and tests with `spawned_workers` spawn as users do.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from __future__ import annotations
 import os
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from typing import Any
 from unittest import mock
+
+from mlxhog.arena import worker_pool
 
 MODULES = [
     "pytest",  # modules of tests import these three, and hold what processes run
@@ -60,3 +63,10 @@ class Context(ForkServerContext):
 
 CONTEXT = Context()
 CONTEXT.set_forkserver_preload(MODULES)
+
+
+def join_server() -> None:
+    """Let workers of this process, which the server forked, come from that server as well."""
+    server: Any = forkserver
+    server.ensure_running = server._forkserver.ensure_running = lambda: None
+    vars(worker_pool)["get_context"] = lambda method: CONTEXT

@@ -92,10 +92,9 @@ def checkout(folder: Path) -> Path:
 def installed(folder: Path) -> Path:
     """What `pip install .` puts into a folder of packages."""
     package = folder / "mlxhog"
-    unused = shutil.ignore_patterns("__pycache__")
-    shutil.copytree(ROOT / "mlxhog", package, ignore=unused)
-    shutil.copytree(ROOT / "models", package / "models", ignore=unused)
-    shutil.copytree(ROOT / "metal", package / "metal", ignore=unused)
+    shutil.copytree(ROOT / "mlxhog", package)  # with what Python has compiled of it
+    shutil.copytree(ROOT / "models", package / "models")
+    shutil.copytree(ROOT / "metal", package / "metal")
     shutil.copy(import_module("mlxhog._native").__spec__.origin, package)
     return folder
 

@@ -156,7 +156,7 @@ from pathlib import Path
 import mlxhog
 
 def train():
-    mlxhog.train(model={model!r}, data={data!r}, out={out!r}, steps=10**9, workers="torch:cpu",
+    mlxhog.train(model={model!r}, data={data!r}, out={out!r}, steps=10**9, workers="mlx:cpu",
                  threads=1, seq_len=32, eval_every="off", sample_every="off", observer=None)
 
 threading.Thread(target=train, daemon=True).start()

@@ -15,7 +15,7 @@ from mlxhog.models.forward_pass import Pass
 from mlxhog.models.registry import load_candidate
 from mlxhog.optim.gradients import Rows
 from tests.backends.untrained import bound
-from tests.models.sample import config, perturbed_params, v1_config
+from tests.models.sample import SMALLEST, config, perturbed_params, v1_config
 from tests.tolerances import GRADIENT_ANY_F32, LOSS_F32, assert_close
 
 NAMES = ("torch:cpu", "mlx:cpu")
@@ -122,7 +122,7 @@ def test_other_layers_take_frozen_contexts_as_well(line: str) -> None:
 
 
 def test_a_compiled_gradient_takes_a_state() -> None:
-    cfg = MODELS["xlstm"]
+    cfg = SMALLEST
     params = perturbed_params(cfg, seed=1)
     plain = bound("mlx:cpu", cfg, params, "reference")
     loss, grads = plain.loss_and_grads(examples(cfg, frozen=True))
@@ -134,3 +134,28 @@ def test_a_compiled_gradient_takes_a_state() -> None:
         assert_close(
             dense(compiled[name], value.shape), dense(grads[name], value.shape), GRADIENT_ANY_F32
         )
+
+
+class Traced(Exception):
+    """A gradient that was traced."""
+
+
+@pytest.mark.parametrize("family", MODELS)
+def test_a_gradient_of_xlstm_is_traced_with_a_state_and_nothing_in_it_evaluates(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg = MODELS[family]
+    backend = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1), "reference")
+    assert isinstance(backend, MLXBackend)
+    compiled, results = backend._mx.compile(backend._value_and_grad), []
+
+    def trace(*arguments: Any) -> Any:
+        results.append(compiled(*arguments))
+        raise Traced
+
+    monkeypatch.setattr(backend, "_value_and_grad", trace)
+    with pytest.raises(Traced):
+        backend.loss_and_grads(examples(cfg, frozen=True))
+    ((_, (d_params, _, _)),) = results
+    shapes = [backend.params[name].shape for name in backend._trained]
+    assert [grad.shape for grad in d_params] == shapes

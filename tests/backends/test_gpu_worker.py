@@ -20,20 +20,11 @@ from mlxhog.backends.mlx import _MOST_FORMS, MLXBackend, Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.families import init_params, param_spec
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from tests.models.sample import SMALLEST
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
 
 GIB = 1 << 30
-MODEL = XLSTMLargeConfig.from_dict(
-    {
-        "model_type": "xlstm",
-        "vocab_size": 40,
-        "hidden_size": 32,
-        "num_hidden_layers": 1,
-        "num_heads": 2,
-        "chunk_size": 8,
-    }
-)
+MODEL = SMALLEST
 
 
 class Recorder:
@@ -100,7 +91,7 @@ def test_torch_gets_its_share_before_it_starts_unless_the_user_gave_it_one(
 
 def batch(B: int, S: int, seed: int = 0) -> Batch:
     rng = np.random.default_rng(seed)
-    x = rng.integers(0, 40, (B, S), dtype=np.int32)
+    x = rng.integers(0, MODEL.vocab_size, (B, S), dtype=np.int32)
     return Batch(x, np.roll(x, -1, axis=1), n_bytes=12 * B)
 
 

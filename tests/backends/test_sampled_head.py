@@ -17,8 +17,8 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
+from tests.models.sample import SMALLEST, config, perturbed_params
 from tests.models.sample import batch as sample_batch
-from tests.models.sample import config, perturbed_params
 from tests.pairs import each_of
 from tests.tolerances import GRADIENT_ANY_F32, LOSS_F32, assert_close
 
@@ -137,7 +137,7 @@ def test_evaluation_takes_the_whole_vocabulary(name: str) -> None:
 
 
 def test_a_compiled_gradient_sees_the_same_shapes_for_every_batch_and_gives_the_same() -> None:
-    cfg = config()
+    cfg = SMALLEST
     params, head = perturbed_params(cfg, seed=5), some_of(cfg, 6)
     plain, compiled = (
         lay(

@@ -24,9 +24,9 @@ RECORDED = json.loads((Path(__file__).parent / "netflix_like.json").read_text())
 
 
 @pytest.fixture(scope="module")
-def full():
+def full(netflix):
     """Training and test ratings of the default size."""
-    return hold_out(netflix_like(), seed=0)
+    return hold_out(netflix, seed=0)
 
 
 @pytest.fixture(scope="module")

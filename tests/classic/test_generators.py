@@ -148,20 +148,15 @@ def test_equal_seeds_give_equal_data_and_others_do_not(draw):
 # -- pairs ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def ratings():
-    return netflix_like()
-
-
 def sparsity(first, second):
     """Largest share of examples with one row, and largest share that meet one example."""
     graph = Hypergraph(*pair_supports(first, second), int(max(first.max(), second.max())) + 1)
     return graph.delta, graph.rho
 
 
-def test_netflix_like_is_as_sparse_as_netflix(ratings):
-    assert_close(ratings.n_entries, 1.909e6, FITTED_STATISTIC)
-    delta, rho = sparsity(ratings.users, ratings.n_users + ratings.items)
+def test_netflix_like_is_as_sparse_as_netflix(netflix):
+    assert_close(netflix.n_entries, 1.909e6, FITTED_STATISTIC)
+    delta, rho = sparsity(netflix.users, netflix.n_users + netflix.items)
     assert_close(delta, 2.30e-3, FITTED_STATISTIC)
     assert_close(rho, 2.47e-3, FITTED_STATISTIC)
 
@@ -180,8 +175,8 @@ def test_netflix_like_is_as_sparse_as_netflix(ratings):
     ],
     ids=["mean", "sd", "histogram", "median film"],
 )
-def test_netflix_like_grades_and_films_are_distributed_as_netflix(ratings, statistic, expected):
-    assert_close(statistic(ratings), expected, FITTED_STATISTIC)
+def test_netflix_like_grades_and_films_are_distributed_as_netflix(netflix, statistic, expected):
+    assert_close(statistic(netflix), expected, FITTED_STATISTIC)
 
 
 def busy(rows):
@@ -190,8 +185,8 @@ def busy(rows):
     return np.median(times) / times.mean()
 
 
-def test_netflix_like_has_each_pair_once(ratings):
-    pairs = ratings.users.astype(np.int64) * ratings.n_items + ratings.items
+def test_netflix_like_has_each_pair_once(netflix):
+    pairs = netflix.users.astype(np.int64) * netflix.n_items + netflix.items
     assert (np.diff(pairs) > 0).all()  # they are sorted
 
 

@@ -6,7 +6,6 @@ between processes, and the relaxed-atomic build makes the same loops legal betwe
 
 from __future__ import annotations
 
-import subprocess
 from pathlib import Path
 
 import pytest
@@ -26,12 +25,8 @@ pytestmark = sanitizer.pytestmark
 def build(directory: Path, name: str, *options: str) -> Path:
     program = directory / name
     if not program.exists():
-        files = [str(ROOT / source) for source in SOURCES]
-        test = str(Path(__file__).with_name("threads.cpp"))
-        command = [str(sanitizer.COMPILER), *sanitizer.OPTIONS, *sanitizer.WATCHED, *options]
-        subprocess.run(
-            [*command, f"-I{ROOT / 'classic'}", "-o", str(program), test, *files], check=True
-        )
+        files = [Path(__file__).with_name("threads.cpp"), *(ROOT / source for source in SOURCES)]
+        sanitizer.compiled(program, files, f"-I{ROOT / 'classic'}", *sanitizer.WATCHED, *options)
     return program
 
 

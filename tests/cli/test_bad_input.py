@@ -16,7 +16,7 @@ from mlxhog.models.registry import load_architecture
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL
 
-SMALL = "--seq-len 32 --batch-size 2 --workers torch:cpu --threads 1 --steps 2 --quiet".split()
+SMALL = "--seq-len 32 --batch-size 2 --workers mlx:cpu --threads 1 --steps 2 --quiet".split()
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -19,6 +17,7 @@ from mlxhog.cli import main
 from mlxhog.config.optimizers import AdamW
 from mlxhog.theory.pair_runs import how_far
 from mlxhog.training.trainer import train
+from tests.another_process import Program
 from tests.report.sample_run import PROGRESS, write_run
 from tests.training.small import small_config
 
@@ -175,9 +174,7 @@ def test_budgets_of_the_sides_must_be_equal_where_the_command_has_none(
 def test_pairs_that_are_done_survive_the_end_of_the_command(
     compare: Any, words: list[str], ending: signal.Signals
 ) -> None:
-    command = [sys.executable, "-m", "mlxhog", "compare", *words, "--pairs", "2"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
+    with Program("compare", *words, "--pairs", "2") as process:
         text = []
         for line in process.stderr:
             text.append(line)

@@ -25,7 +25,7 @@ import mlxhog
 from mlxhog.cli import main
 from mlxhog.machine.interrupts import raise_keyboard_interrupt
 from tests.another_process import TIMEOUT_S
-from tests.forked import CONTEXT
+from tests.forked import CONTEXT, join_server
 from tests.training.small import small_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -64,6 +64,7 @@ def run_here(words: list[str], output: Output) -> int:
 
 def run_apart(words: list[str], until: re.Pattern[str] | None, log: Path) -> None:
     """Run a command in a new process without the user's layers."""
+    join_server()
     raise_keyboard_interrupt()
     signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # which the server holds back
     output = Output(until)

@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import io
-import json
-import os
-import re
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 
@@ -26,18 +21,6 @@ from mlxhog.report.table import show
 pytestmark = pytest.mark.slow
 
 PATIENCE_S = 60.0
-
-
-@pytest.fixture(scope="module")
-def record(environ: dict[str, str]) -> dict[str, Any]:
-    """What `mlxhog doctor --quick --json` prints, which is all it prints."""
-    out, err = io.StringIO(), io.StringIO()
-    with mock.patch.dict(os.environ, environ), redirect_stdout(out), redirect_stderr(err):
-        code = main(["doctor", "--quick", "--json"])
-    assert code == 0, err.getvalue() + out.getvalue()
-    assert re.findall(r"^(\d) of 8: .+ \.\.\.$", err.getvalue(), re.M) == list("12345678")
-    record: dict[str, Any] = json.loads(out.getvalue())
-    return record
 
 
 def test_the_object_has_the_promised_keys(record: dict[str, Any]) -> None:

@@ -254,7 +254,7 @@ MORE_READERS = {
 
 @pytest.mark.slow
 def test_a_pipe_in_place_of_any_file_of_a_run_never_holds_up_a_command(tmp_path: Path) -> None:
-    config = small_config(tmp_path, workers="torch:cpu", determinism="record", steps=2)
+    config = small_config(tmp_path, workers="mlx:cpu", determinism="record", steps=2)
     run = Path(train(config, observer=None).run)
 
     class Waits(BaseException):  # an OSError would be answered in words

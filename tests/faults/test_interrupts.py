@@ -15,6 +15,7 @@ import pytest
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
 from mlxhog.machine.interrupts import SIGNALS, Interrupts
+from tests.another_process import Program
 from tests.faults.interrupted_runs import MOMENTS, interrupted
 from tests.training.small import small_config
 from tests.training.test_bad_days import Command, flags
@@ -99,10 +100,7 @@ def test_signals_while_a_run_ends_leave_its_result_whole_and_exit_code_0_or_130(
             texts = [path.read_text().replace(" ", "") for path in tmp_path.glob(files)]
             return any(words in text for text in texts)
 
-        command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *flags(config)]
-        with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        ) as process:
+        with Program("train", "--json", "--quiet", *flags(config)) as process:
             try:
                 wait_until(has_come, 120, words or files)
                 while process.poll() is None:

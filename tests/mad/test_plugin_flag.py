@@ -23,7 +23,7 @@ SMALL = ("--set", "seq_len=9", "--set", "train_rows=64", "--set", "test_rows=16"
 def test_a_file_with_a_layer_a_task_and_a_schedule_is_named_once(tmp_path: Path) -> None:
     (tmp_path / "all.py").write_text(LAYER.read_text() + TASK.read_text() + SCHEDULE)
     how = ("--plugin", "all.py", "--layers", "my_layer swiglu", "--task", "RV", *SMALL)
-    for workers in ("torch:cpu", "torch:cpu*2"):
+    for workers in ("mlx:cpu", "mlx:cpu*2"):
         ended = mlxhog(
             tmp_path, "mad", "train", *how, "--workers", workers, "--steps", "2", "--json"
         )

@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -26,20 +28,25 @@ COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++
 pytestmark = [pytest.mark.skipif(COMPILER is None, reason="no C++ compiler"), pytest.mark.slow]
 
 
+def compiled(program: Path, sources: Sequence[Path], *options: str) -> Path:
+    """Compile the sources of a program, with a compiler on every core, and link it."""
+    command = [str(COMPILER), *OPTIONS, *options]
+    objects = [program.with_name(f"{program.name}-{source.stem}.o") for source in sources]
+
+    def compile_one(source: Path, result: Path) -> None:
+        subprocess.run([*command, "-c", str(source), "-o", str(result)], check=True)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(compile_one, sources, objects))
+    subprocess.run([*command, *map(str, objects), "-o", str(program)], check=True)
+    return program
+
+
 def build(directory: Path, name: str, *options: str) -> Path:
     """Compile threads.cpp with the kernels' sources."""
-    program = directory / name
-    sources = [str(ROOT / "metal/native/updates" / source) for source in SOURCES]
-    command = [
-        str(COMPILER),
-        *OPTIONS,
-        *options,
-        f"-I{ROOT / 'metal/native/updates'}",
-        "-o",
-        str(program),
-    ]
-    subprocess.run([*command, str(ROOT / "tests/metal/threads.cpp"), *sources], check=True)
-    return program
+    folder = ROOT / "metal/native/updates"
+    sources = [ROOT / "tests/metal/threads.cpp", *(folder / source for source in SOURCES)]
+    return compiled(directory / name, sources, f"-I{folder}", *options)
 
 
 def finish(*command: str | Path) -> subprocess.CompletedProcess[str]:

@@ -6,10 +6,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.models.families import ModelConfig, init_params
+from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.sequence import parse
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 
 Array = NDArray[Any]
+
+
+SMALLEST = MADConfig(vocab_size=23, hidden_size=16, layers=parse("gated-conv"))
+"""A model with a state, for `mx.compile`: on a CPU that calls g++ for every kernel it fuses."""
 
 
 def config(**changes: Any) -> XLSTMLargeConfig:

@@ -70,7 +70,7 @@ def training(tmp_path: Path) -> Iterator[Any]:
     """Starts runs; they are ended with the test."""
     started: list[Training] = []
 
-    def start(seconds: float, metrics_s: float = 2.0) -> Training:
+    def start(seconds: float, metrics_s: float = 0.2) -> Training:
         started.append(Training(tmp_path, seconds, metrics_s))
         return started[-1]
 

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from mlxhog import train
 from mlxhog.checkpoint.run import Run, list_runs
 from mlxhog.report.follow import newest_line
-
-ROOT = Path(__file__).parents[2]
-T = TypeVar("T")
-TRAIN = """
-import sys
-from pathlib import Path
-from mlxhog import train
 from mlxhog.training import reporting
+from tests.another_process import Running
 from tests.training.small import small_config
-if __name__ == "__main__":
-    reporting.METRICS_S = float(sys.argv[3])
-    workers = dict(workers="mlx:cpu*2", slow="0=8,1=8")  # they leave the cores to who watches
-    train(small_config(Path(sys.argv[1]), steps=None, time=float(sys.argv[2]), **workers))
-"""
+
+T = TypeVar("T")
 
 
 def wait_until(condition: Callable[[], T | None], limit_s: float = 60.0) -> T:
@@ -37,16 +28,20 @@ def wait_until(condition: Callable[[], T | None], limit_s: float = 60.0) -> T:
     return value
 
 
+def _train(root: Path, seconds: float, metrics_s: float) -> None:
+    reporting.METRICS_S = metrics_s
+    null = os.open(os.devnull, os.O_WRONLY)
+    for descriptor in (1, 2):
+        os.dup2(null, descriptor)
+    workers = {"workers": "mlx:cpu*2", "slow": "0=8,1=8"}  # they leave the cores to who watches
+    train(small_config(root, steps=None, time=seconds, **workers))
+
+
 class Training:
     """A run in a process of its own, whose metrics have a line in so many seconds."""
 
-    def __init__(self, root: Path, seconds: float, metrics_s: float = 2.0) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-c", TRAIN, str(root), str(seconds), str(metrics_s)],
-            cwd=ROOT,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    def __init__(self, root: Path, seconds: float, metrics_s: float = 0.2) -> None:
+        self.process = Running(_train, root, seconds, metrics_s)
         self.run: Run = wait_until(lambda: self._run(root / "runs"))
 
     def _run(self, runs: Path) -> Run | None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +19,7 @@ import pytest
 from mlxhog import cli
 from mlxhog.checkpoint.run import Run
 from mlxhog.files import durable
+from tests.another_process import Program
 from tests.processes import descriptors_limited
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 from tests.report.test_report import CUT, HOSTILE
@@ -29,14 +30,8 @@ pytestmark = pytest.mark.slow
 class Server:
     """`mlxhog board` of one run, in a process of its own."""
 
-    def __init__(self, run: Run) -> None:
-        self.process = subprocess.Popen(
-            [sys.executable, "-m", "mlxhog", "board", str(run.directory), "--port", "0", "--json"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        assert self.process.stdout is not None
+    def __init__(self, run: Run, start: Callable[..., Any] = Program) -> None:
+        self.process = start("board", str(run.directory), "--port", "0", "--json")
         output = json.loads(self.process.stdout.readline())
         self.url, self.token = output["url"], output["token"]
 
@@ -62,8 +57,8 @@ def serve() -> Iterator[Any]:
     """Starts boards; they are ended with the test."""
     started: list[Server] = []
 
-    def start(run: Run) -> Server:
-        started.append(Server(run))
+    def start(run: Run, *how: Any) -> Server:
+        started.append(Server(run, *how))
         return started[-1]
 
     yield start
@@ -159,10 +154,20 @@ def test_ctrl_c_ends_it_while_a_page_listens(tmp_path, serve):
         assert server.end() == 0
 
 
+def spawned(*words: str) -> subprocess.Popen[str]:
+    """A program that has the limits of this process."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
 def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(tmp_path, serve):
     run = write_run(tmp_path, metrics=lines(3))
     with descriptors_limited(80):
-        server = serve(run)
+        server = serve(run, spawned)
     address = urlsplit(server.url)
     with ExitStack() as stack:
         for _ in range(100):

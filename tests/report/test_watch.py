@@ -164,7 +164,7 @@ def test_a_worker_that_joins_and_leaves_is_shown_and_drawn(training):
 @pytest.fixture(scope="module")
 def going_on(tmp_path_factory):
     """A run that no watcher ends."""
-    trained = Training(tmp_path_factory.mktemp("going on"), 120)
+    trained = Training(tmp_path_factory.mktemp("going on"), 120, metrics_s=2.0)
     yield trained
     trained.kill()
 

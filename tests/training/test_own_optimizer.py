@@ -31,7 +31,7 @@ def test_a_run_with_an_own_optimizer_is_recorded_replayed_and_resumed(tmp_path: 
         "--quiet",
         "--json",
     )
-    recorded = ("--workers", "torch:cpu*2", "--determinism", "record")
+    recorded = ("--workers", "mlx:cpu*2", "--determinism", "record")
     chosen = ("--plugin", str(EXAMPLE), "--optimizer", "my_optimizer(half=0.02)")
     new = mlxhog(tmp_path, "train", *chosen, *recorded, *small)
     assert new.code == 0, new.err

@@ -33,8 +33,9 @@ class Staircase(Schedule):
 def test_a_run_with_an_own_schedule_is_resumed_replayed_and_evaluated(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SCHEDULE)
     (tmp_path / "conf.yaml").write_text("plugin: mine.py\nschedule: staircase\nsteps: 2\n")
-    small = ("--set", "hidden_size=32", "--steps", "2", "--quiet")
-    new = ("train", "--workers", "torch:cpu*2", "--determinism", "record", *small)
+    off = ("--eval-every", "off", "--sample-every", "off")
+    small = ("--set", "hidden_size=32", "--seq-len", "32", *off, "--steps", "2", "--quiet")
+    new = ("train", "--workers", "mlx:cpu*2", "--determinism", "record", *small)
     refused = mlxhog(tmp_path, *new, "--config", "conf.yaml")
     assert refused.code == 2
     assert "schedule 'staircase' is not known" in refused.err
@@ -42,7 +43,7 @@ def test_a_run_with_an_own_schedule_is_resumed_replayed_and_evaluated(tmp_path: 
     for words in (
         (*new, "--plugin", "mine.py", "--schedule", "staircase(stairs=2)"),
         ("replay", "latest"),
-        ("eval", "latest", "--data", "mine.py"),
+        ("eval", "latest", "--data", "mine.py", "--backend", "mlx:cpu"),
         ("train", "--resume", "latest", "--determinism", "none", "--steps", "2", "--quiet"),
         (*new, "--config", "conf.yaml"),
     ):

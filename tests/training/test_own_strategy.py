@@ -19,7 +19,7 @@ from mlxhog.training.trainer import train
 from tests.training.small import small_config
 
 FILE = Path(__file__).parents[2] / "examples" / "my_strategy.py"
-TWO = {"workers": "torch:cpu*2", "plugin": str(FILE)}
+TWO = {"workers": "mlx:cpu*2", "plugin": str(FILE)}
 
 
 @pytest.fixture

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import json
-import os
 import select
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +17,8 @@ from urllib.parse import urlsplit
 import httpx
 import openai
 
+from tests.another_process import Program
+
 MLX = "--backend=mlx:cpu"  # starts in a third of the time that torch takes
 START_S = 60
 END_S = 30
@@ -28,7 +28,7 @@ END_S = 30
 class Server:
     """A running `mlxhog serve`."""
 
-    process: subprocess.Popen[str]
+    process: Program
     told: dict[str, Any]
     http: httpx.Client
 
@@ -82,25 +82,12 @@ class Server:
         return self.process.returncode, err
 
 
-def start(*words: str, cwd: Path, **environment: str) -> subprocess.Popen[str]:
-    """Start a command of mlxhog."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "mlxhog", *words],
-        cwd=cwd,
-        env=os.environ | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 @contextmanager
 def serving(model: str | Path, *words: str, cwd: Path, **environment: str) -> Iterator[Server]:
     """A server on a free port, until the block ends."""
-    process = start("serve", str(model), "--port", "0", "--json", *words, cwd=cwd, **environment)
+    process = Program("serve", str(model), "--port", "0", "--json", *words, cwd=cwd, **environment)
     http = httpx.Client(verify=False, timeout=START_S)  # which takes no certificates
     try:
-        assert process.stdout is not None
         ready, _, _ = select.select([process.stdout], [], [], START_S)
         line = process.stdout.readline() if ready else ""
         if not line:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
+import sys
 from contextlib import ExitStack, closing
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.machine.http_server import listen
-from tests.live.serving.servers import MLX, serving, start
+from tests.another_process import Program
+from tests.live.serving.servers import MLX, serving
 from tests.processes import descriptors_limited
 
 slow = pytest.mark.slow
@@ -141,7 +144,7 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     from mlxhog.checkpoint import creation
 
     creation.create(tmp_path / "runs", "empty")
-    process = start("serve", "latest", "--port", "0", "--wait", "0", cwd=tmp_path)
+    process = Program("serve", "latest", "--port", "0", "--wait", "0", cwd=tmp_path)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 2
     assert "no checkpoint: it ended" in err
@@ -150,7 +153,10 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
 @slow
 def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(folder: Path) -> None:
     with descriptors_limited(80):
-        process = start("serve", "latest", "--port=0", "--json", MLX, cwd=folder)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "mlxhog", "serve", "latest", "--port=0", "--json", MLX],
+            cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
     assert process.stdout is not None
     assert process.stderr is not None
     with process, ExitStack() as stack:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -15,7 +14,8 @@ import pytest
 
 from mlxhog.checkpoint import run as runs
 from mlxhog.live.opening import open_source
-from tests.live.serving.servers import END_S, MLX, Server, serving, start
+from tests.another_process import Program
+from tests.live.serving.servers import END_S, MLX, Server, serving
 from tests.threads import in_threads
 from tests.training.small import small_config
 from tests.training.test_bad_days import flags
@@ -28,7 +28,7 @@ class Served:
     """A run that trains in a folder, and a server that was started at the same time."""
 
     folder: Path
-    training: subprocess.Popen[str]
+    training: Program
     server: Server
 
 
@@ -38,7 +38,7 @@ def trained_and_served(folder: Path) -> Iterator[Served]:
     config = small_config(folder, steps=10**6, batch_size=1, live_every=1)
     with ExitStack() as stack:
         cache = str(folder / "cache")
-        training = start("train", "--quiet", *flags(config), cwd=folder, XDG_CACHE_HOME=cache)
+        training = Program("train", "--quiet", *flags(config), cwd=folder, XDG_CACHE_HOME=cache)
         stack.callback(training.communicate, timeout=END_S)
         stack.callback(training.terminate)
         server = stack.enter_context(serving("latest", MLX, "--wait", "60", cwd=folder))
@@ -96,7 +96,7 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
         words = ("train", "--quiet", "--resume", run.name, "--steps=1000000")
         for ending in (signal.SIGINT, signal.SIGKILL, signal.SIGINT):
             if life.saved:
-                training = start(*words, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
+                training = Program(*words, cwd=folder, XDG_CACHE_HOME=str(folder / "cache"))
                 stack.callback(training.kill)
                 until(lambda: server.health()["training"] is True)
                 until(lambda: server.health()["newest"] > life.saved[-1])
@@ -129,11 +129,11 @@ def test_a_killed_run_leaves_weights_and_a_server_that_answers(life: Life) -> No
 def test_a_server_of_an_ended_run_takes_its_newer_checkpoint(tmp_path: Path) -> None:
     config = small_config(tmp_path, steps=5, live="off")
     cache = str(tmp_path / "cache")
-    start("train", "--quiet", *flags(config), cwd=tmp_path, XDG_CACHE_HOME=cache).communicate()
+    Program("train", "--quiet", *flags(config), cwd=tmp_path, XDG_CACHE_HOME=cache).communicate()
     with serving("latest", MLX, cwd=tmp_path) as server:
         assert version(server) == (5, 5)
         words = ("train", "--quiet", "--resume", "latest", "--steps=3")
-        start(*words, cwd=tmp_path, XDG_CACHE_HOME=cache).communicate()
+        Program(*words, cwd=tmp_path, XDG_CACHE_HOME=cache).communicate()
         until(lambda: server.health()["newest"] == 8)
         assert version(server) == (8, 8)
         assert server.health()["weights"].startswith("checkpoint step-00000008 of run")
@@ -142,12 +142,12 @@ def test_a_server_of_an_ended_run_takes_its_newer_checkpoint(tmp_path: Path) -> 
 def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(tmp_path: Path) -> None:
     config = small_config(tmp_path, steps=10**6, save_every=5, batch_size=1)
     cache = str(tmp_path / "cache")
-    training = start("train", "--quiet", *flags(config), cwd=tmp_path, XDG_CACHE_HOME=cache)
+    training = Program("train", "--quiet", *flags(config), cwd=tmp_path, XDG_CACHE_HOME=cache)
     words = ("generate", "latest", MLX, "--prompt=a", "--max-new-tokens=2")
     try:
         until(lambda: list(tmp_path.glob("runs/*/checkpoints/latest")))
         training.send_signal(signal.SIGSTOP)
-        generating = start(*words, cwd=tmp_path)
+        generating = Program(*words, cwd=tmp_path)
         _, err = generating.communicate(timeout=60)
     finally:
         training.kill()

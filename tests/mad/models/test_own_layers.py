@@ -89,7 +89,7 @@ def undeclared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         'mad train --layers "undeclared swiglu" --backend torch --task CR --dim 16 --steps 2',
         'mad train --layers "undeclared swiglu" --backend mlx --task CR --dim 16 --steps 2',
-        'mad train --layers "undeclared swiglu" --workers torch:cpu*2 --task CR --dim 16 --steps 2',
+        'mad train --layers "undeclared swiglu" --workers mlx:cpu*2 --task CR --dim 16 --steps 2',
         "train --model model.yaml --workers mlx:cpu --steps 2",
         'parity "undeclared swiglu" --seq-len 9 --steps 0',
     ],

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.host.translate import CONSUMERS
+from tests.metal.compiled import compile_all
 from tests.metal.host import probes
 from tests.metal.host.probes import on
 from tools import coverage
@@ -17,6 +19,9 @@ from tools import coverage
 def test_every_kernel_instance_and_every_function_runs_as_both_consumers_would(
     shim_cache: Path, capsys: pytest.CaptureFixture[str]
 ):
+    compile_all(
+        {name: HostEngine(name, cache=shim_cache, flags=coverage.FLAGS) for name in CONSUMERS}
+    )
     result = coverage.measured(shim_cache)
     with capsys.disabled():
         print(f"\nMetal source under the shim: {result}")

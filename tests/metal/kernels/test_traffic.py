@@ -47,14 +47,18 @@ def elements(launch: Launch) -> int:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("traffic")
-
-
-@pytest.fixture(scope="module")
 def texts(host_engine: Callable[..., HostEngine], shim_cache: Path) -> Path:
     """Where MLX's texts of all kernels are."""
     return shim_cache
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
+    """Where the kernels are compiled."""
+    folder = tmp_path_factory.mktemp("traffic")
+    counted = [(KERNELS[name], instance) for name, instance in MEMORY_BOUND]
+    traffic.compile_all(counted, folder, texts)
+    return folder
 
 
 @pytest.mark.slow

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import subprocess
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import numpy as np
 
 from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import buffers, call
-from mlxhog.metal.kernel import Launch
+from mlxhog.metal.kernel import Kernel, Launch
 
 HERE = Path(__file__).parent
 
@@ -68,9 +71,20 @@ def of(launch: Launch, folder: Path, cache: Path) -> dict[str, Traffic]:
     }
 
 
+def compile_all(kernels: Iterable[tuple[Kernel, str]], folder: Path, cache: Path) -> None:
+    """Compile kernels in their instances, with a compiler on every core."""
+    programs = [translate.mlx(kernel, instance, cache) for kernel, instance in kernels]
+    first, *others = ((program.text, folder, program.name) for program in programs)
+    _library(*first)  # with the headers and the runtime, which all share
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(lambda one: _library(*one), others))
+
+
 def _library(text: str, folder: Path, name: str) -> Path:
     """Compile a kernel with accesses that report themselves, and the rest without."""
     kernel, path = folder / f"{name}.o", folder / f"{name}.so"
+    if path.exists():
+        return path
     reports = ("-fsanitize=thread", "-O1")
     parsed = build._prelude(folder, "g++", (*build._flags("g++"), *reports))
     _compile(*reports, *parsed, "-c", "-x", "c++", "-", "-o", kernel, text=text)

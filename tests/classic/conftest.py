@@ -1,0 +1,14 @@
+"""Generated data that several files of tests look at, and none changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlxhog.classic.datasets import Ratings
+from mlxhog.classic.generators import netflix_like
+
+
+@pytest.fixture(scope="package")
+def netflix() -> Ratings:
+    """The ratings of the default size."""
+    return netflix_like()
