@@ -137,13 +137,15 @@ class Formula:
 def _reference(
     rule: str, w: Array, g: Array, *state: Array, lr: float, decay: bool, count: int
 ) -> tuple[Array, ...]:
-    rates = {"lr": lr, "weight_decay": WEIGHT_DECAY if decay else 0.0, "grad_scale": 1.0}
-    if rule == SGD.name:
-        return (sgd_reference(w, g, **rates),)
+    weight_decay = WEIGHT_DECAY if decay else 0.0
+    rates: dict[str, Any] = {"lr": lr, "weight_decay": weight_decay, "grad_scale": 1.0}
     if rule == Momentum.name:
-        return momentum_reference(w, g, *state, momentum=MOMENTUM, nesterov=False, **rates)
-    biases = {"bias1": 1.0 - BETA1**count, "bias2": 1.0 - BETA2**count}
-    return adamw_reference(w, g, *state, beta1=BETA1, beta2=BETA2, eps=EPS, **biases, **rates)
+        rates |= {"momentum": MOMENTUM, "nesterov": False}
+    elif rule == AdamW.name:
+        rates |= {"beta1": BETA1, "beta2": BETA2, "eps": EPS}
+        rates |= {"bias1": 1.0 - BETA1**count, "bias2": 1.0 - BETA2**count}
+    after: tuple[Array, ...] = _REFERENCES[f"{rule}_step"](w, g, *state, **rates)
+    return after
 
 
 class _Float64Target(optim.Target):

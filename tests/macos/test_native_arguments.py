@@ -51,10 +51,10 @@ assert found.status == "done", found
 COMPARE = """
 from mlxhog.parity import cases
 from mlxhog.parity.comparison import compare_sides
-from mlxhog.parity.subject import Side
+from mlxhog.parity.subject import ParitySide
 from tests.parity.test_run import GOLDEN
 
-sides = [Side("numpy", "numpy"), Side("mlx:cpu", "mlx:cpu", "native")]
+sides = [ParitySide("numpy", "numpy"), ParitySide("mlx:cpu", "mlx:cpu", "native")]
 for name in ("large_d_fused", "v1_mixed_02"):
     case = cases.read(GOLDEN / f"{name}.safetensors", steps=2)
     found = compare_sides(case, sides, lambda *_: None)
