@@ -188,7 +188,7 @@ def test_a_dry_run_of_years_says_days(space, capsys):
     search = ["mad", "search", "--space", space, "--suite", "full", "--dim", "512"]
     assert main([*search, "--steps", "1000000", "--dry-run"]) == 0
     assert re.search(
-        r"^time +about [\d,]+ d( \d+ h)?: a guess", capsys.readouterr().out, re.MULTILINE
+        r"^time +about [\d,]+ d( \d+ h)?: estimated", capsys.readouterr().out, re.MULTILINE
     )
 
 
