@@ -107,7 +107,7 @@ class Run:
         return self.strategy.worker(ctx)
 
     def work(self, worker: StrategyWorker) -> None:
-        """What a worker does until the run is over."""
+        """Steps of a worker until the run is over."""
         while (lease := worker.claim()) is not Idle.DONE or self.done() < self.steps:
             if isinstance(lease, Lease):
                 worker.read()
@@ -125,22 +125,22 @@ class Run:
         in_threads(self.work, self.workers)
 
     def mark_dead(self, worker: Any) -> None:
-        """What the supervisor does first when one is dead: its locks may be taken over."""
+        """Mark one dead, as the supervisor does first: its locks may be taken over."""
         self.arena.workers.mark_dead(worker.context.slot)
 
     def reap(self) -> None:
-        """What the supervisor does first when all are dead."""
+        """Mark and reap all dead workers, as the supervisor does first."""
         for slot in range(1, WORKERS + 1):
             self.arena.workers.mark_dead(slot)
             self.ledger.reap(self.arena.workers.entry(slot).incarnation)
 
     def successors_hold_still(self) -> bool:
-        """Whether those who replace the dead take nothing while a checkpoint is taken."""
+        """Whether replacements of the dead take no lease while a checkpoint is taken."""
         self.arena.counters.store("pause", 1)
         return all(isinstance(self.worker(k + 1).claim(), Idle) for k in range(WORKERS))
 
-    def bury(self) -> None:
-        """What is done when the dead are not replaced, up to the checkpoint."""
+    def settle(self) -> None:
+        """End a run whose dead are not replaced, up to the checkpoint."""
         self.reap()
         self.strategy.settle(self.arena, self.ledger)
 
@@ -178,14 +178,14 @@ def test_steps_before_and_after_a_resume_are_the_budget_wherever_all_workers_die
         if run.strategy.between_steps(run.arena):
             assert run.successors_hold_still(), f"{method}+{number}"
             still += 1
-        run.bury()
+        run.settle()
         before = run.arena.counters.load("steps")
         where = f"{method}+{number}, {before} steps before"
         assert before == run.done() <= STEPS, where
         if before < STEPS:
             after = run.resumed()
             after.finish()
-            after.bury()
+            after.settle()
             assert before + after.arena.counters.load("steps") == STEPS, where
             check(kind, after, where)
             after.arena.close()
