@@ -8,7 +8,7 @@ towards the text of those with more steps (Wang et al. 2020, FedNova, arXiv:2007
 is the serial run.
 
 Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
-arXiv:2002.07839); `same_communication` configures that run. `theory/local_steps.py` chooses H.
+arXiv:2002.07839); `same_communication` configures that run. Rules for H: `theory/local_steps.py`.
 
 A meeting has two stages: each worker averages its share of the floats into the parameters, then
 takes the parameters as its copy. The optimizer state of the workers after it:
