@@ -16,16 +16,17 @@ A log of a worker is a sequence of records, appended and never changed:
 
     kind    pieces
     BEGIN   JSON: backend, threads and kernels of a worker that starts in this slot
-    STEP    `Numbers`, u8 whether it was applied, turns, sums of the read weights, SHA-256 or empty
-    TORN    `Numbers`, u8 flags, turns, floats of the access it died in, its private state
+    STEP    `Numbers`, u8 whether it was applied, gaps of accesses, sums of the read weights,
+            SHA-256 or empty
+    TORN    `Numbers`, u8 flags, accesses, floats of the access it died in, its private state
     DIED    none: it died between two steps
 
 Logs are copied and sent to others, so each record is checked before it is used: a record that the
 run cannot have written is an error in words; unpacking takes at most the memory that the run had.
 
-Turns are the order of accesses to shared parameters (`metal/native/updates/turns.h`): of a STEP the
-accesses by others since the worker's own last one under the same lock, of a TORN the turns
-themselves. They are nearly equal and compress well.
+Accesses to shared parameters are numbered under each lock (`metal/native/updates/turns.h` calls the
+numbers turns). A TORN has the numbers of its accesses, a STEP their gaps: accesses by others since
+the worker's own last one under the same lock. They are nearly equal and compress well.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Kind(IntEnum):
 
 
 class Numbers(NamedTuple):
-    """The numbers on which a step depends, beside its turns.
+    """The numbers on which a step depends, beside its accesses.
 
     Attributes:
         number: number of the step in its process, from 0.
@@ -126,14 +127,14 @@ class Step:
     Attributes:
         numbers: the numbers of the step.
         applied: whether its gradient was written; a gradient that is not finite or late is not.
-        turns: gap of each access, (n,) uint32.
+        accesses: gap of each access, (n,) uint32.
         sums: checksum of each stripe of the weights that it read, (stripes,) uint32.
         sha256: SHA-256 of those weights, every `CHECK_EVERY` steps; else empty.
     """
 
     numbers: Numbers
     applied: bool
-    turns: UInt32
+    accesses: UInt32
     sums: UInt32
     sha256: bytes = b""
 
@@ -146,7 +147,7 @@ class Torn:
         numbers: the numbers of the step that were known at its death.
         writing: whether it had begun to write.
         unfinished: whether it may have died within its last access.
-        turns: turn of each access, (n,) uint32.
+        accesses: number of each access, (n,) uint32.
         floats: values of the shared arrays after that access, in their order, float32.
         private: the worker's private state afterwards, segment by segment, float32.
     """
@@ -154,7 +155,7 @@ class Torn:
     numbers: Numbers
     writing: bool
     unfinished: bool
-    turns: UInt32
+    accesses: UInt32
     floats: bytes = b""
     private: bytes = b""
 
@@ -176,13 +177,13 @@ def encode(record: Record) -> bytes:
     numbers = record.numbers.pack()
     if isinstance(record, Torn):
         flags = WRITING * record.writing | UNFINISHED * record.unfinished
-        arrays = (record.turns.astype("<u4").tobytes(), record.floats, record.private)
+        arrays = (record.accesses.astype("<u4").tobytes(), record.floats, record.private)
         return _framed(Kind.TORN, numbers, bytes([flags]), *(zlib.compress(a, 1) for a in arrays))
-    most = int(record.turns.max(initial=0))
+    most = int(record.accesses.max(initial=0))
     width = 1 if most < 1 << 8 else 2 if most < 1 << 16 else 4
-    turns = bytes([width]) + zlib.compress(record.turns.astype(f"<u{width}").tobytes(), 1)
+    gaps = bytes([width]) + zlib.compress(record.accesses.astype(f"<u{width}").tobytes(), 1)
     sums = record.sums.astype("<u4").tobytes()
-    return _framed(Kind.STEP, numbers, bytes([record.applied]), turns, sums, record.sha256)
+    return _framed(Kind.STEP, numbers, bytes([record.applied]), gaps, sums, record.sha256)
 
 
 def _framed(kind: Kind, *pieces: bytes) -> bytes:
@@ -198,7 +199,7 @@ class Limits:
         slots: workers at once.
         tickets: batches of an epoch.
         stripes: stripes of the weights that a step reads.
-        turns: accesses of a step.
+        accesses: of a step.
         shared_bytes: bytes of all shared arrays.
         private_bytes: bytes of one worker's private state.
     """
@@ -206,7 +207,7 @@ class Limits:
     slots: int
     tickets: int
     stripes: int
-    turns: int
+    accesses: int
     shared_bytes: int
     private_bytes: int
 
@@ -329,17 +330,17 @@ def _begin(content: bytes) -> Begin:
 
 
 def _step(
-    numbers: bytes, flags: bytes, turns: bytes, sums: bytes, sha256: bytes, *, limits: Limits | None
+    numbers: bytes, flags: bytes, gaps: bytes, sums: bytes, sha256: bytes, *, limits: Limits | None
 ) -> Step:
-    width = turns[0]
+    width = gaps[0]
     if width not in (1, 2, 4):
-        raise ValueError(f"turns of {width} bytes")
-    most = None if limits is None else limits.turns * width
-    gaps = np.frombuffer(_unpacked(turns[1:], most), f"<u{width}").astype(np.uint32)
+        raise ValueError(f"gaps of {width} bytes")
+    most = None if limits is None else limits.accesses * width
+    accesses = np.frombuffer(_unpacked(gaps[1:], most), f"<u{width}").astype(np.uint32)
     step = Step(
         Numbers.unpack(numbers),
         bool(flags[0]),
-        gaps,
+        accesses,
         np.frombuffer(sums, "<u4").astype(np.uint32),
         sha256,
     )
@@ -354,7 +355,7 @@ def _step(
 def _torn(
     numbers: bytes,
     flags: bytes,
-    turns: bytes,
+    accesses: bytes,
     floats: bytes,
     private: bytes,
     *,
@@ -362,8 +363,8 @@ def _torn(
 ) -> Torn:
     room: tuple[int | None, ...] = (None,) * 3
     if limits is not None:
-        room = (4 * limits.turns, limits.shared_bytes, limits.private_bytes)
-    unpacked = [_unpacked(*one) for one in zip((turns, floats, private), room, strict=True)]
+        room = (4 * limits.accesses, limits.shared_bytes, limits.private_bytes)
+    unpacked = [_unpacked(*one) for one in zip((accesses, floats, private), room, strict=True)]
     known = np.frombuffer(unpacked[0], "<u4").astype(np.uint32)
     writing, unfinished = bool(flags[0] & WRITING), bool(flags[0] & UNFINISHED)
     torn = Torn(Numbers.unpack(numbers), writing, unfinished, known, *unpacked[1:])

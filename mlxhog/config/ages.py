@@ -1,14 +1,14 @@
-"""Age and worker of each gradient of strategy `sim`, as a function of the step.
+"""The staleness and the worker of each step of strategy `sim`: a function of its number.
 
     fixed:N             every gradient is N steps old, as in `round_robin` with N + 1 workers
     uniform:LOW:HIGH    drawn from LOW to HIGH
     geometric:MEAN      drawn with probability p (1 - p)^tau, p = 1 / (1 + MEAN), and cut where one
-                        of a thousand would be older
+                        in a thousand would be older
     histogram:0=10,2=5  drawn with weights, such as the numbers of steps that a run's result shows
     speed:1,1,4         ages of lock-free workers that take these times for a gradient
 
-Each draw has its own generator, keyed by seed and step, so the age depends on these two only. A
-gradient is never older than the run: step t is at most t steps late.
+Each draw has a generator of its own, keyed by seed and step, so a step's age depends only on the
+two. A gradient is never older than the run: step t is at most t steps late.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _MOST = 4095
 _CUT = 1e-3
 
 
-class Turn(NamedTuple):
-    """The worker, from 0, whose gradient a step applies, and the age of its parameters in steps."""
+class SimulatedStep(NamedTuple):
+    """The worker of a step, from 0, and the age of its parameters in steps."""
 
     worker: int
     staleness: int
@@ -47,7 +47,7 @@ class SimulatedStaleness:
         kind: its name.
         numbers: N; LOW and HIGH; MEAN; the seconds.
         weights: of ages 0, 1, ... for histogram.
-        workers: number of simulated workers; except with speed, step t is of worker t mod P.
+        workers: number of simulated workers; in all rules but speed, step t is worker t mod P's.
     """
 
     kind: str
@@ -122,37 +122,37 @@ class SimulatedStaleness:
         return 1.0 / (1.0 + self.numbers[0])
 
     def course(self, seed: int) -> Course:
-        """The turns of a run with this seed."""
+        """The steps of a run with this seed."""
         return Course(self, seed)
 
 
 class Course:
-    """The turns of one run, by step; with speed they are computed one after another, and kept."""
+    """The steps of one run; those of speed are computed one after another, and kept."""
 
     def __init__(self, rule: SimulatedStaleness, seed: int) -> None:
         """Begin before step 0."""
         self._rule, self._seed = rule, seed
-        self._turns: list[Turn] = []
+        self._steps: list[SimulatedStep] = []
         self._ends = [(own, worker) for worker, own in enumerate(rule.numbers)]
         self._read_at = [0] * rule.workers
         heapq.heapify(self._ends)
 
-    def at(self, step: int) -> Turn:
-        """The turn of a step, from 0."""
+    def at(self, step: int) -> SimulatedStep:
+        """The step of a number, from 0."""
         rule = self._rule
         if rule.kind == "speed":
-            while len(self._turns) <= step:
-                self._turns.append(self._next_end(len(self._turns)))
-            return self._turns[step]
-        return Turn(step % rule.workers, min(step, self._draw(step)))
+            while len(self._steps) <= step:
+                self._steps.append(self._next_end(len(self._steps)))
+            return self._steps[step]
+        return SimulatedStep(step % rule.workers, min(step, self._draw(step)))
 
-    def _next_end(self, step: int) -> Turn:
-        """Apply the gradient that ends next, of equals the first; its worker begins another."""
+    def _next_end(self, step: int) -> SimulatedStep:
+        """The first worker to end its gradient applies it and begins another."""
         end, worker = self._ends[0]
         heapq.heapreplace(self._ends, (end + self._rule.numbers[worker], worker))
         staleness = step - self._read_at[worker]
         self._read_at[worker] = step + 1
-        return Turn(worker, min(staleness, self._rule.most))
+        return SimulatedStep(worker, min(staleness, self._rule.most))
 
     def _draw(self, step: int) -> int:
         rule = self._rule

@@ -19,7 +19,7 @@ step that took the place of u.
 
 Like moments it is private to a worker slot: inherited by the worker that replaces a dead one, saved
 and resumed. A worker that is killed amid a step leaves at most that step's e in the parameters. It
-applies to the steps that optimizers record, see `mlxhog.optim.rule.Record`: those of dense
+applies to the steps that optimizers record, see `mlxhog.optim.rule.StepTrace`: those of dense
 parameters, with Muon of hidden matrices.
 """
 
@@ -32,7 +32,7 @@ from typing import Final
 import numpy as np
 
 from mlxhog.optim import metal_steps, updates
-from mlxhog.optim.rule import Optimizer, Pairs, Record, Shapes, Step, Target, float32, parameter
+from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step, StepTrace, Target, float32, parameter
 from mlxhog.optim.updates import Float32, Rows
 
 FEEDBACK: Final = "feedback"
@@ -80,7 +80,7 @@ class DelayFeedback(Optimizer):
         assert target.record is None
         if self._before is None:
             self._before = np.zeros_like(target.flat)
-        own = Record(last=target.private[FEEDBACK], prev=self._before)
+        own = StepTrace(last=target.private[FEEDBACK], prev=self._before)
         self.rule.update(replace(target, record=own), pairs, step)
         for slot, grad in pairs:
             if isinstance(grad, Rows) or slot.kind == "rows":

@@ -27,11 +27,11 @@ from mlxhog.optim.updates import Float32, Grads, Int32, Rows, Slot, check, row_w
 NativeStep = Callable[..., None]
 
 
-class Record(NamedTuple):
-    """The last two steps of any worker, (n,) float32 each, shared and laid out as the parameters.
+class StepTrace(NamedTuple):
+    """The last two steps of all workers, (n,) float32, shared and laid out as the parameters.
 
-    For each element of a dense parameter they are its last two increments. Parameters that are
-    written by rows are not recorded: their elements stay 0.
+    Of a dense parameter they are the last step and the one before, element by element. Parameters
+    that are written by rows are not recorded: their elements stay 0.
     """
 
     last: Float32
@@ -68,7 +68,7 @@ class Target:
     decay: frozenset[str]
     metal: MetalSteps | None = None
     pending: Float32 | None = None
-    record: Record | None = None
+    record: StepTrace | None = None
     places: Mapping[str, Mapping[str, Slot]] = field(default_factory=dict)
     marks: Marks | None = None
 

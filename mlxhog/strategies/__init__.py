@@ -1,4 +1,4 @@
-"""Training strategies: what runs the choices of `mlxhog.config.strategies`."""
+"""Training strategies: the classes that run the choices of `mlxhog.config.strategies`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlxhog.strategies import backup_workers, sim
 from mlxhog.strategies.aig import Aig
 from mlxhog.strategies.async_ps import AsyncPS
 from mlxhog.strategies.avg_runs import AvgRuns
-from mlxhog.strategies.context import Context, Idle, Lease, Outcome, Part, StrategyWorker
+from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, TicketPart, WriteResult
 from mlxhog.strategies.diloco import DiLoCo
 from mlxhog.strategies.disjoint import Disjoint
 from mlxhog.strategies.facts import RunFacts
@@ -34,7 +34,7 @@ from mlxhog.strategies.sync_then_hogwild import SyncThenHogwild
 
 
 def _lock_free(choice: Any, facts: RunFacts, workers: int, max_workers: int) -> Strategy:
-    """Lock-free workers, or what their numbers make of them."""
+    """Lock-free workers; with `async_after` after rounds, with `blocks` each on its own blocks."""
     run = Hogwild
     if isinstance(choice, choices.Hogwild) and choice.async_after > 0:
         return SyncThenHogwild(choice, facts, workers, max_workers)
@@ -44,7 +44,7 @@ def _lock_free(choice: Any, facts: RunFacts, workers: int, max_workers: int) -> 
 
 
 def _rounds(choice: Any, facts: RunFacts, workers: int, max_workers: int) -> Strategy:
-    """Rounds, which may not wait for all workers."""
+    """Synchronous rounds; with backup workers they do not wait for all."""
     if choice.backup_workers:
         backup_workers.check(choice.backup_workers, workers)
         return backup_workers.SyncWithBackups(choice, facts, workers, max_workers)
@@ -58,7 +58,7 @@ def _simulated(choice: Any, facts: RunFacts, workers: int, max_workers: int) -> 
 
 
 Run = Callable[[Any, RunFacts, int, int], Strategy]
-"""Makes a strategy of its choice, the run's facts, the workers of its start and the most it has."""
+"""Makes a strategy from a choice, facts of the run, its workers at the start and at most."""
 
 RUNS: dict[type[StrategyChoice], Run] = {
     choices.Sync: _rounds,
@@ -76,13 +76,13 @@ RUNS: dict[type[StrategyChoice], Run] = {
     choices.Aig: Aig,
     choices.Sim: _simulated,
 }
-"""What runs each choice; one that is not here runs as the choice that it is a subclass of."""
+"""The strategy of each choice; a choice that is not listed runs as its nearest base class."""
 
 R = TypeVar("R", bound=Run)
 
 
 def runs(choice: type[StrategyChoice]) -> Callable[[R], R]:
-    """Declare what runs a choice; as a decorator of a strategy, or of a function that picks one."""
+    """Decorate a strategy, or a function that returns one, to run a choice."""
 
     def declare(run: R) -> R:
         RUNS[choice] = run
@@ -92,7 +92,7 @@ def runs(choice: type[StrategyChoice]) -> Callable[[R], R]:
 
 
 def repeating() -> tuple[str, ...]:
-    """Strategies of which two runs end with the same bits, whatever timing does."""
+    """Names of the strategies whose runs end with the same bits, whatever the timing."""
     every = STRATEGIES.known().items()
     return tuple(name for name, one in every if issubclass(one, StrategyChoice) and one.repeats)
 
@@ -101,33 +101,33 @@ def build(config: TrainConfig, workers: int, max_workers: int = 0) -> Strategy:
     """The strategy of a configuration, for a number of workers.
 
     Args:
-        config: of the run, whose strategy is not open.
-        workers: that it begins with.
-        max_workers: that it may have at a time; as many by default.
+        config: of the run, with a chosen strategy.
+        workers: number at the start.
+        max_workers: largest number at a time; by default that of the start.
 
     Raises:
-        ConfigError: one whose runs do not repeat where they have to, more workers than the strategy
-            has, or a strategy of one's own that nothing runs.
+        ConfigError: its runs do not repeat although they have to, it cannot have this number of
+            workers, or no class runs it.
     """
     chosen, facts = of(config, StrategyChoice), RunFacts.of(config)
     if config.determinism in ("record", "replay"):
         return Recorded(chosen, facts, workers, max_workers)
     if config.determinism == "rounds" and not chosen.repeats:
         raise ConfigError(
-            f"determinism=rounds: a run of strategy {chosen.name} is never the same twice; those "
-            f"of {', '.join(repeating())} are, or record hogwild: determinism=record"
+            f"determinism=rounds: a run of strategy {chosen.name} is never the same twice; take "
+            f"one of {', '.join(repeating())}, or record hogwild: determinism=record"
         )
     run = next((RUNS[one] for one in type(chosen).__mro__ if one in RUNS), None)
     if run is None:
         name = type(chosen).__name__
         raise ConfigError(
-            f"strategy {chosen.name} has numbers and nothing that runs it; put @runs({name}), of "
-            "mlxhog.strategies, before the class that does"
+            f"no class runs strategy {chosen.name}; put @runs({name}) of mlxhog.strategies before "
+            "the class that does"
         )
     return run(chosen, facts, workers, max_workers)
 
 
 __all__ = [
-    "RUNS", "Context", "Idle", "Lease", "Outcome", "Part", "RunFacts", "Strategy",
+    "RUNS", "Context", "Idle", "Lease", "WriteResult", "TicketPart", "RunFacts", "Strategy",
     "StrategyWorker", "build", "repeating", "runs",
 ]  # fmt: skip

@@ -1,10 +1,11 @@
-"""The order of accesses to shared memory as a recorded run notes it, and what a dead worker left.
+"""The order of accesses to shared memory in a recorded run, and the last step of a dead worker.
 
     segment        dtype   meaning
     turns.next     uint8   u32 per lock word: accesses so far
-    turns.<slot>   uint8   book of that worker's step in hand, see `Book`
+    turns.<slot>   uint8   book of that worker's current step, see `Book`
 
-`metal/native/updates/turns.h` says what turns are; `recorded.py` has the workers.
+Accesses under a lock word are numbered from 0; `metal/native/updates/turns.h` calls their numbers
+turns, as do the names of the segments. `recorded.py` has the workers.
 """
 
 from __future__ import annotations
@@ -45,19 +46,19 @@ def limits(layout: Layout) -> event_log.Limits:
         slots=layout.max_workers,
         tickets=layout.n_tickets,
         stripes=-(-layout.probe.offset // updates.STRIPE),
-        turns=(layout.segments["turns.1"].nbytes - _native.TURNS_HEAD) // 4,
+        accesses=(layout.segments["turns.1"].nbytes - _native.TURNS_HEAD) // 4,
         shared_bytes=sum(layout.segments[name].nbytes for name in shared),
         private_bytes=sum(layout.segments[name].nbytes for name in private),
     )
 
 
-def next_turns(arena: Arena) -> UInt32:
-    """The turn that each lock word is at, (lock words,) uint32, shared."""
+def access_counts(arena: Arena) -> UInt32:
+    """Number of accesses so far under each lock word, (lock words,) uint32, shared."""
     return arena.segment(NEXT).view(np.uint32)[: arena.layout.n_lock_words]
 
 
 class Book:
-    """What a worker's step has come to, in shared memory: it outlives the worker.
+    """Progress of a worker's current step, in shared memory, which outlives the worker.
 
     bytes 0 .. 15 and from 512 on are those of turns.h; 16 the phase (u32), 24 where its record
     begins in the log (u64), 64 its `Numbers`.
@@ -87,7 +88,7 @@ class Book:
 
     @property
     def numbers(self) -> Numbers:
-        """Of this step."""
+        """Numbers of this step."""
         return Numbers.unpack(self.content[_NUMBERS_AT : _NUMBERS_AT + NUMBERS_BYTES].tobytes())
 
     @numbers.setter
@@ -97,23 +98,23 @@ class Book:
 
     @property
     def last(self) -> tuple[int, int]:
-        """Lock word of the last access of this step, and how many there were."""
+        """Lock word of the last access of this step, and the number of accesses."""
         word, count = divmod(_native.load_u64(self.content, 0), 1 << 32)
         return word, count
 
     @property
     def waits_for(self) -> int | None:
-        """The lock word whose turn a worker that repeats waits for."""
+        """The lock word for which a worker that repeats waits; None if it does not wait."""
         word = _native.load_u32(self.content, 8)
         return word - 1 if word else None
 
-    def turns(self, count: int) -> UInt32:
-        """The turns of this step's first accesses, (count,) uint32."""
+    def accesses(self, count: int) -> UInt32:
+        """The numbers of this step's first accesses, (count,) uint32."""
         return self.content[_native.TURNS_HEAD :].view(np.uint32)[:count].copy()
 
 
 def stripe_sums(arena: Arena) -> UInt32:
-    """A sum of every stripe of the weights as they are, (stripes,) uint32."""
+    """Checksum of every stripe of the current weights, (stripes,) uint32."""
     return _native.stripe_sums(arena.params[: arena.layout.probe.offset])
 
 
@@ -132,7 +133,7 @@ def regions(layout: Layout) -> list[Region]:
 
 
 def guarded(layout: Layout, word: int) -> list[tuple[int, int]]:
-    """What a lock word guards: runs of the parameter segment, as (first float, end)."""
+    """Runs of the parameter segment that a lock word guards, as (first float, end)."""
     runs = []
     for slot in layout.slots.values():
         if slot.kind == "rows" and slot.row_word0 is not None:
@@ -154,7 +155,7 @@ def parameters_in(layout: Layout, begin: int, end: int) -> str:
 
 
 def shared_floats(arena: Arena, word: int) -> list[Float32]:
-    """What a lock word guards of every shared array of the parameters' layout."""
+    """Parts of every shared array of the parameters' layout that a lock word guards."""
     runs = guarded(arena.layout, word)
     shared = [arena.segment(name) for name in SHARED if name in arena.layout.segments]
     return [array[begin:end] for array in shared for begin, end in runs]
@@ -181,7 +182,7 @@ def contents(arrays: list[Float32]) -> bytes:
 
 
 def put(arrays: list[Float32], content: bytes) -> None:
-    """Set arrays to what `contents` gave."""
+    """Set arrays to the bytes of `contents`."""
     floats, at = np.frombuffer(content, np.float32), 0
     for array in arrays:
         array[...] = floats[at : at + len(array)]
@@ -189,15 +190,15 @@ def put(arrays: list[Float32], content: bytes) -> None:
 
 
 def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
-    """Write down what a worker had done that has ended, and free its locks.
+    """Log the unfinished step of a worker that has ended, and free its locks.
 
-    Its process is gone, and is not declared dead yet: until then nobody takes over what it held.
+    Its process is gone, and is not declared dead yet: until then no worker takes over its locks.
 
     Args:
         arena: of the run.
         run_dir: of the run.
         slot: of the worker.
-        died: whether it ended otherwise than it was asked to.
+        died: whether it ended without being asked to.
     """
     book, path = Book(arena, slot), event_log.worker_path(run_dir, slot)
     phase = book.phase
@@ -207,14 +208,14 @@ def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
         return
     event_log.cut(path, book.begun_at)  # it may have written a part of its record
     word, count = book.last
-    turns, shared = book.turns(count), next_turns(arena)
-    unfinished = count > 0 and int(shared[word]) == int(turns[-1])
+    accesses, shared = book.accesses(count), access_counts(arena)
+    unfinished = count > 0 and int(shared[word]) == int(accesses[-1])
     floats, private = b"", b""
     if unfinished and phase == WRITING:
         floats = contents(shared_floats(arena, word))
     if phase == WRITING:
         private = contents(private_floats(arena, slot))
-    torn = Torn(book.numbers, phase == WRITING, unfinished, turns, floats, private)
+    torn = Torn(book.numbers, phase == WRITING, unfinished, accesses, floats, private)
     event_log.append(path, torn)
     if unfinished:
         shared[word] += 1

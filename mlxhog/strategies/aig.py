@@ -1,12 +1,12 @@
-"""Locks on just what a step touches: AIG of the Hogwild paper (Niu et al. 2011, section 6).
+"""Locks on the blocks that a step touches: AIG of the Hogwild paper (Niu et al. 2011, section 6).
 
 A worker computes its gradient like any lock-free one. Then it takes the lock of every block that
 the gradient touches, in ascending order, so that two workers never wait for each other in a circle;
-adds its step; and gives the locks back. Blocks are the arena's own: 1024 floats of a parameter, or
+adds its step; and releases the locks. Blocks are the arena's own: 1024 floats of a parameter, or
 a row where gradients have rows. Steps that touch nothing in common do not wait; a dense gradient
 touches everything, and then this is `locked` with `lock_scope=apply`, with a lock for each block.
 
-A worker that dies with locks never stops the others: each is taken over by whoever needs it next.
+A worker that dies with locks never stops the others: the next worker that needs one takes it over.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mlxhog.backends.backend import Float32, Grads
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Int32, Rows
 from mlxhog.optim.updates import STRIPE, Slot
-from mlxhog.strategies.context import Context, Lease, Outcome
+from mlxhog.strategies.context import Context, Lease, WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.strategies.locked import MEASURED
 
@@ -67,11 +67,11 @@ class AigWorker(HogwildWorker):
         self._locks = context.arena.locks(context.slot)
 
     def _follow(self, workers: int) -> None:
-        """Write plainly: who holds the locks is alone."""
+        """Write with plain stores: the holder of the locks is the only writer."""
         super()._follow(workers)
         self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add the step under its locks."""
         words = self._touched(grads)
         for word in words:

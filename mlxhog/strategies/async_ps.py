@@ -2,19 +2,19 @@
 
 The server applies gradients one by one, as they arrive, with one optimizer state: that is exact for
 every optimizer, and still asynchronous. The staleness of a gradient is the version when it is
-applied less the version that was pulled, and counts updates by others alone. Its mean is P - 1,
-whatever the workers' speeds, while each has a gradient in hand; slow workers' are older.
+applied minus the version that was pulled; it counts updates by others only. While every worker
+is computing a gradient its mean is P - 1 at any speeds; those of slow workers are older.
 
-The server is a role: whoever pulls or pushes takes it, by one lock, and does what it asks for. So
-there is no process that could die for all, and no gradient is copied to one. A pull is a copy of
-exactly one version. A worker that dies in the role is followed by the next to need it: its gradient
-counts as torn where it was being applied, and its ticket comes back before that.
+The server is a role: a worker that pulls or pushes takes it, by one lock, and does the server's
+work itself. So there is no process whose death stops all, and no gradient is copied to one. A pull
+is a copy of exactly one version. If a worker dies in the role, the next that needs it takes it
+over: a gradient that was being applied counts as torn, and before that the ticket comes back.
 
     segment    dtype   meaning
     step.lock  uint32  the role (`locked.py`)
 
-Version and step count are stored before the ledger calls the ticket done, and under the lock: each
-update that is done is counted exactly once. The optimizer's state is that of worker slot 1.
+Version and step count are stored before the ledger marks the ticket done, and under the lock:
+each update that is done is counted exactly once. The optimizer's state is that of worker slot 1.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.optim import gradients, updates
-from mlxhog.strategies.context import Context, Lease, Outcome
+from mlxhog.strategies.context import Context, Lease, WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.strategies.locked import StepLock, lock_segment
 
@@ -37,7 +37,7 @@ class AsyncPS(Hogwild):
 
     @property
     def fixed(self) -> str | None:
-        """The one optimizer state lies in a worker's slot."""
+        """The one optimizer state is in a worker's slot."""
         return f"strategy {self.name} keeps the server's state in a worker's slot"
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
@@ -63,7 +63,7 @@ class AsyncPSWorker(HogwildWorker):
         self._state = context.arena.workers.entry(STATE_SLOT)
 
     def _follow(self, workers: int) -> None:
-        """Step with the server's state; how many there are makes no difference."""
+        """Step with the server's state, whatever the number of workers."""
         super()._follow(workers)
         self._target = self.context.target(STATE_SLOT)
 
@@ -77,7 +77,7 @@ class AsyncPSWorker(HogwildWorker):
         context.entry.version_read = self._version_read
         context.backend.refresh()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Push: the server applies the gradient, unless it is not finite or too late."""
         context = self.context
         entry, counters, ledger = context.entry, context.arena.counters, context.ledger
@@ -100,11 +100,11 @@ class AsyncPSWorker(HogwildWorker):
         ledger.finish(lease.epoch, lease.ticket, context.owner)
         self._server.release()
         entry.ticket = -1
-        return Outcome(applied, staleness, version + applied, too_late=late)
+        return WriteResult(applied, staleness, version + applied, too_late=late)
 
     def _step(self, grads: Grads, norm: float, staleness: int) -> None:
         """The server's next step."""
         self._add(grads, norm, staleness, self._state.opt_step + 1)
 
     def _landed(self) -> None:
-        """An iteration of this worker is over; the server is still its own."""
+        """End an iteration of this worker, which still holds the server's lock."""

@@ -1,14 +1,14 @@
 """Synchronous rounds that do not wait for the slowest (Chen et al. 2016, arXiv:1604.00981).
 
-Of n workers all compute a gradient of the round; when n - b have written theirs, b being
-`--backup-workers`, the round is closed with those that are there: their mean is applied, by them,
-and what comes later is thrown away. Its text is passed over, so text that takes long to compute
-counts less: this is biased where such text differs from the rest.
+All n workers compute a gradient of the round. When n - b have written theirs, b being
+`--backup-workers`, the round is closed: these workers apply the mean of their gradients, and later
+gradients are dropped. The text of those is skipped, so text that takes long to compute counts
+less: the result is biased if such text differs from the rest.
 
-The rounds are those of `sync.py`, with its stages and segments. What is added is who takes part: a
-word that is set once in a round, by whoever sees first that enough are there. A worker that was too
-late calls its tickets of all rounds that it missed done, and goes on with the newest round. Rounds
-are decided on by the lowest rank that took part in the one before.
+The rounds are those of `sync.py`, with its stages and segments, and a word for the members of a
+round: the first worker that sees enough gradients sets it, once. A worker that was too late marks
+its tickets of all missed rounds as done, and continues with the newest round. The lowest rank of
+the last round decides on the next one.
 
     segment       dtype  meaning
     sync.*        those of `sync.py`
@@ -29,7 +29,7 @@ from mlxhog.backends.backend import Grads
 from mlxhog.config.strategies import Sync as SyncChoice
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import division
-from mlxhog.strategies.context import Context, Idle, Lease, Outcome
+from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.control_words import LINE, Words
 from mlxhog.strategies.sync import GO, STOP, Sync, SyncWorker
 
@@ -41,7 +41,7 @@ def check(backups: int, workers: int) -> None:
     """Refuse a number of backup workers that leaves none to wait for.
 
     Raises:
-        ConfigError: it does, or there are more workers than the quorum's word has bits.
+        ConfigError: none is left, or there are more workers than the quorum's word has bits.
     """
     if backups >= workers:
         raise ConfigError(
@@ -57,7 +57,7 @@ def check(backups: int, workers: int) -> None:
 
 
 class SyncWithBackups(Sync):
-    """Averaged gradients of the first that are there."""
+    """Averaged gradients of the first workers to write theirs."""
 
     choice: SyncChoice
 
@@ -76,7 +76,7 @@ class SyncWithBackups(Sync):
         return QuorumWorker(context)
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Rounds that all who take part have ended."""
+        """Rounds that all of their members have ended."""
         words = Words(arena.segment("sync.words"))
         closed, ranks = members(arena)
         ended = all(words.load(2 + 2 * rank, 0) >= 3 * closed for rank in ranks)
@@ -88,10 +88,10 @@ class SyncWithBackups(Sync):
         return code != GO or decided <= self.steps_done(arena, Ledger(arena))
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """Pass over what a worker was too late for, as it would itself.
+        """Skip the rounds that a worker missed, as it would itself.
 
-        It evaluates, or is dead. Else whoever resumes the run would begin with those tickets, and
-        read again all text that others have read since.
+        It evaluates, or is dead. A resumed run would else begin with those tickets, and read again
+        all text that others have read since.
         """
         words = Words(arena.segment("sync.words"))
         closed, ranks = members(arena)
@@ -102,19 +102,19 @@ class SyncWithBackups(Sync):
 
 
 def _missed(rank: int, stages: int, closed: int, ranks: Sequence[int]) -> bool:
-    """Whether a rank that has ended so many stages was too late for a round that is closed.
+    """Whether a rank was too late for a closed round.
 
     Args:
         rank: of a worker.
-        stages: that it has ended.
-        closed: rounds that are closed,
-        ranks: and who takes part in the last of them.
+        stages: number of stages that it has ended.
+        closed: number of closed rounds.
+        ranks: members of the last closed round.
     """
     return closed > stages // 3 and not (closed == stages // 3 + 1 and rank in ranks)
 
 
 def pass_over(arena: Arena, ledger: Ledger, rank: int, workers: int, closed: int) -> None:
-    """Call a rank's tickets done of the rounds it was too late for, and it ready for the next.
+    """Mark a rank's tickets of missed rounds as done, and the rank as ready for the next round.
 
     Concurrency: the worker calls it, or another process while the worker holds still or is dead.
     """
@@ -129,7 +129,7 @@ def pass_over(arena: Arena, ledger: Ledger, rank: int, workers: int, closed: int
 
 
 def members(arena: Arena) -> tuple[int, list[int]]:
-    """How many rounds have been closed, and who takes part in the last of them."""
+    """Number of closed rounds, and the ranks in the last of them."""
     closed, mask = divmod(_native.load_u64(arena.segment(QUORUM), 0), 1 << MOST_WORKERS)
     return closed, [rank for rank in range(MOST_WORKERS) if mask >> rank & 1]
 
@@ -155,8 +155,8 @@ class QuorumWorker(SyncWorker):
         decided, code = divmod(self._words.load(0, 0), 4)
         closed, ranks = members(context.arena)
         if _missed(context.rank, stages, closed, ranks):
-            # While a checkpoint is saved, `settle` does it. No round lacks this worker: those who
-            # took part in the last one are enough to close the next.
+            # While a checkpoint is saved, `settle` does it. No round lacks this worker: the members
+            # of the last one are enough to close the next.
             if not context.paused():
                 self._pass_over(closed)
             return Idle.WAIT
@@ -169,31 +169,31 @@ class QuorumWorker(SyncWorker):
         epoch, ticket = divmod(first + context.rank, context.ledger.n)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
         if not self._leased and context.ledger.state(epoch, ticket) != TicketState.DONE:
-            return Idle.WAIT  # not its predecessor's, which had applied it
+            return Idle.WAIT  # not one that its predecessor applied
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
 
     def _pass_over(self, closed: int) -> None:
-        """Go on behind the rounds that this rank was too late for; see `pass_over`."""
+        """Skip the rounds that this rank missed; see `pass_over`."""
         context = self.context
         pass_over(context.arena, context.ledger, context.rank, context.workers, closed)
         context.entry.ticket = -1
 
     def _decide(self, round_: int) -> int:
-        """The decision on the next round: the lowest rank of the last one makes it; 0 is none."""
+        """The decision on the next round: the lowest rank of the last one makes it; 0 if open."""
         context = self.context
         _, ranks = members(context.arena)
         self._ranks = ranks or range(context.workers)
         return self._decision(round_)
 
     def _progress(self, round_: int) -> float:
-        """As `Context.progress`, from all tokens: who takes part differs from round to round."""
+        """As `Context.progress`, from all tokens: the members differ from round to round."""
         context = self.context
         tokens = context.arena.counters.load("tokens")
         return context.budget.progress(steps=round_, tokens=tokens, seconds=context.seconds())
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
-        """Take part in the round with this gradient, or throw it away where that is closed."""
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        """Take part in the round with this gradient, or drop it if the round is closed."""
         context = self.context
         start = self._stages(context.rank)
         round_ = start // 3
@@ -206,7 +206,7 @@ class QuorumWorker(SyncWorker):
         if context.rank not in ranks:
             self._pass_over(members(context.arena)[0])
             version = context.arena.counters.load("version")
-            return Outcome(applied=False, version=version, too_late=True)
+            return WriteResult(applied=False, version=version, too_late=True)
         self._ranks = ranks
         shares = division.parameters(self._costs, len(ranks))
         self._share = shares[ranks.index(context.rank)]
@@ -214,7 +214,7 @@ class QuorumWorker(SyncWorker):
         return self._end_round(lease, start)
 
     def _wait_for_quorum(self, round_: int) -> list[int]:
-        """Wait until the round is closed, or close it; who takes part, nobody once it is over."""
+        """Wait until the round is closed, or close it; its ranks, none if a later one is closed."""
         context, words = self.context, self.context.arena.segment(QUORUM)
         entry, began_ns, nap_s = context.entry, monotonic_ns(), 0.0
         while True:

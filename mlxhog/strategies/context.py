@@ -1,7 +1,7 @@
-"""One worker of a strategy: its view of the run, the batch it holds, what became of a gradient.
+"""One worker of a strategy: its view of the run, its batch, and the result of a write.
 
-A `StrategyWorker` takes a lease (which batch), fills the backend's inbox, and takes the gradient
-back. It works on a `Context`, the same for all strategies.
+A `StrategyWorker` takes a lease (of a batch), fills the backend's inbox, and writes the gradient's
+step. It works on a `Context`, the same for all strategies.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ class Idle(Enum):
 
 
 @dataclass(frozen=True)
-class Part:
-    """Sequences `begin` to `end - 1` of a ticket's batch, as far as it has them."""
+class TicketPart:
+    """Sequences `begin` to `end - 1` of a ticket's batch, as far as the batch has them."""
 
     epoch: int
     ticket: int
@@ -59,24 +59,24 @@ class Lease:
     Attributes:
         epoch: of the ticket.
         ticket: held in the ledger.
-        parts: the sequences to compute, perhaps of other tickets, or none at all; None is the
+        parts: the sequences to compute, perhaps of other tickets, perhaps none; None is the
             ticket's own batch.
     """
 
     epoch: int
     ticket: int
-    parts: tuple[Part, ...] | None = None
+    parts: tuple[TicketPart, ...] | None = None
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of one gradient.
+class WriteResult:
+    """Result of writing one gradient.
 
     Attributes:
-        applied: whether it has moved the parameters.
+        applied: whether it has changed the parameters.
         staleness: updates by others between its read and its write.
         version: updates of the run, this one included.
-        too_late: it is finite, and was left out for its staleness.
+        too_late: whether it was finite and left out for its staleness.
     """
 
     applied: bool
@@ -94,14 +94,14 @@ class StrategyWorker(Protocol):
     def read(self) -> None:
         """Make the parameters this gradient is evaluated at visible to the backend."""
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
-        """Apply the mean gradient of `samples` sequences, or drop it where it is not finite.
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        """Apply the mean gradient of `samples` sequences, or drop it if it is not finite.
 
-        Without a sequence there is no gradient, and `grads` is empty. Settles the lease.
+        Without a sequence `grads` is empty. Ends the lease.
         """
 
     def counts_step(self) -> bool:
-        """Whether the batch just written is a step of the run (of P averaged ones, one is)."""
+        """Whether the batch just written counts as a step: one of P averaged ones does."""
 
 
 @dataclass
@@ -126,7 +126,7 @@ class Context:
 
     @cached_property
     def marks(self) -> Marks:
-        """By which readers see that this worker writes; a Metal kernel steps many parameters."""
+        """Marks of this worker's writes for readers; a Metal kernel writes many parameters."""
         return Marks(self.arena, self.slot, whole=self.metal is not None)
 
     @property
@@ -135,14 +135,14 @@ class Context:
         return self.strategy.facts
 
     def chosen(self, kind: type[C]) -> C:
-        """The strategy as it was chosen, with its numbers, which is of this kind."""
+        """The chosen strategy with its numbers, which is of this kind."""
         choice = self.strategy.choice
         assert isinstance(choice, kind), f"{choice} is not {kind.__name__}"
         return choice
 
     @property
     def workers(self) -> int:
-        """Number of workers that the run began with."""
+        """Number of workers at the start of the run."""
         return self.strategy.workers
 
     @property
@@ -186,17 +186,17 @@ class Context:
         return (monotonic_ns() - start) / 1e9 if start else 0.0
 
     def take_limit(self) -> None:
-        """Take over how long training may take, which is known when it starts."""
+        """Take over the time limit of training, which is known once it starts."""
         if limit_ns := self.arena.counters.load("limit_ns"):
             self.budget = replace(self.budget, seconds=limit_ns / 1e9)
 
     def used_up(self, step_s: float | None = None) -> bool:
-        """Whether the tokens of the budget are used up, or the time before a step would end.
+        """Whether the budget in tokens is used up, or that in time before a step would end.
 
-        Steps are claimed singly.
+        A budget in steps is a limit of `claim`.
 
         Args:
-            step_s: how long the step takes, in seconds; None is as long as this worker's so far.
+            step_s: expected seconds of the step; None is those of this worker's steps so far.
         """
         seconds, tokens = self.budget.seconds, self.budget.tokens
         step_s = self.entry.step_s if step_s is None else step_s
@@ -213,25 +213,25 @@ class Context:
         return self.arena.counters.load("command") == Command.TRAIN
 
     def paused(self) -> bool:
-        """Whether the supervisor wants the arena to hold still (for a checkpoint)."""
+        """Whether the supervisor has asked the workers to hold still (for a checkpoint)."""
         return bool(self.arena.counters.load("pause"))
 
     def progress(self) -> float:
-        """Share of the whole run that is over, in [0, 1]."""
+        """Share of the whole run that is done, in [0, 1]."""
         counters = self.arena.counters
         return self.budget.progress(
             steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=self.seconds()
         )
 
     def shared_steps(self) -> int:
-        """Updates that have gone into moments of all workers."""
+        """Updates of the moments that all workers share."""
         counters = self.arena.counters
         return counters.load("version") - counters.load("moments_since")
 
     def lr(self) -> float:
         """Step size of the next update.
 
-        The schedule has the factor of `lr_workers` for the workers that the run began with.
+        The schedule contains the factor of `lr_workers` for the workers at the start.
         """
         lr = self.schedule(self.progress(), self.arena.counters.load("version"))
         if (live := self.live_workers) != self.workers:
@@ -244,7 +244,7 @@ class Context:
         return gradients.clip_factor(norm, self.facts.clip)
 
     def copy_to_inbox(self) -> None:
-        """Show the backend the model as it stands, untouched by any prediction."""
+        """Copy the current model to the backend, without any prediction."""
         show_model(self.strategy, self.arena, self.backend)
 
 
@@ -254,7 +254,7 @@ def reads_live(arena: Arena, backend: Backend) -> bool:
 
 
 def show_model(strategy: Strategy, arena: Arena, backend: Backend) -> None:
-    """Show a backend the model as it stands, untouched by any prediction."""
+    """Copy the current model to a backend, without any prediction."""
     if not reads_live(arena, backend):
         training = arena.counters.load("command") == Command.TRAIN
         strategy.load(arena, backend.inbox, training=training)

@@ -1,14 +1,14 @@
-"""Words of 64 bits by which workers of one strategy agree, one 128-byte line per writer.
+"""64-bit words that the workers of one strategy share, one 128-byte line per writer.
 
-What a worker writes down here before it touches parameters (`Journal`) lets the one that replaces
-it finish the step: every count is stored, never added, so doing it twice changes nothing.
+Before a worker writes parameters it stores here all counts after its step (`StepJournal`), so that
+its replacement can finish the step. Counts are stored, never added: twice is the same as once.
 
     journal  word  meaning
-                0  steps its optimizer has taken, once the step in hand is done
+                0  steps its optimizer has taken, once the current step is done
                 1  updates of the run (`version`), likewise
                 2  tokens, likewise
                 3  whether the gradient was finite, so that the step is applied
-                4  1 + the ticket in hand, counted from the beginning of training; 0 none yet
+                4  1 + the current ticket, counted from the beginning of training; 0 none yet
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class Words:
 
 
 class StepRecord(NamedTuple):
-    """What holds once the step in hand is done, and its ticket: -1 before the first record."""
+    """Counts after the current step, and its ticket: -1 before the first record."""
 
     opt_step: int
     version: int
@@ -63,20 +63,20 @@ class StepRecord(NamedTuple):
     ticket: int
 
 
-class Journal:
-    """One worker's line of such notes."""
+class StepJournal:
+    """One worker's line with the `StepRecord` of its current step."""
 
     def __init__(self, words: Words, line: int) -> None:
         """Use a line of the words."""
         self._words, self._line = words, line
 
     def write(self, record: StepRecord) -> None:
-        """Write down what will hold. Not atomic: only before the ticket's `begin_apply`."""
+        """Store the counts after the step. Not atomic: only before the ticket's `begin_apply`."""
         for word, value in enumerate(record._replace(ticket=record.ticket + 1)):
             self._words.store(self._line, word, int(value))
 
     def read(self) -> StepRecord:
-        """What was written down last, also by a predecessor."""
+        """The last record, perhaps a predecessor's."""
         opt_step, version, tokens, applied, ticket = (
             self._words.load(self._line, word) for word in range(5)
         )

@@ -1,10 +1,10 @@
-"""Late gradients of one worker: what becomes of their steps, as the options say.
+"""Late gradients of one worker: how the options change their steps.
 
     staleness_lr        a factor of lr by the gradient's staleness (`mlxhog.config.rules`)
     delay_compensation  g + F g g (w - w_read), element by element: the gradient where it lands,
                         with g g in the place of the second derivative. adaptive: F / sqrt(ms + eps)
                         for F, where ms = .95 ms + .05 g g of this worker's gradients, over
-                        1 - .95^t when t have come to its process, which begins with ms = 0
+                        1 - .95^t after t gradients of its process, which begins with ms = 0
     delay_feedback      u + e - e' for a step u: e = u tau/n is added in advance, e' was before; n
                         updates come between two steps of a worker (`mlxhog.optim.delay_feedback`)
     rescale_by_speed    lr T_p mean(1 / T), T_p a worker's time for a gradient: workers then move
@@ -14,8 +14,8 @@
 Sources: Zheng et al. 2017, DC-ASGD, arXiv:1609.08326; Mahran, Maranjyan and Richtarik 2026,
 Rescaled Asynchronous SGD, arXiv:2605.13434.
 
-Rules by staleness, and different speeds, give some workers a larger part in the result than others.
-Where fast workers see other text than slow ones, that is a bias; `mlxhog.report.monitor` warns.
+Rules by staleness, and different speeds, give some workers a larger share of the result than
+others. That is a bias if fast workers see other text than slow ones; `mlxhog.report.monitor` warns.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from mlxhog.optim.updates import Rows
 from mlxhog.strategies.context import Context
 
 MEMORY = 0.95
-"""Share of a gradient's mean square that stays when another has come."""
+"""Decay of the mean square of gradients, per gradient."""
 EPS = 1e-7
 
 
@@ -46,8 +46,8 @@ class Delays:
 
         Args:
             context: this worker's view of the run.
-            workers: P of `staleness_lr`, where one process simulates them; None is those that the
-                run has when a gradient lands.
+            workers: P of `staleness_lr`, if one process simulates them; None is the number in the
+                run when a gradient lands.
         """
         chosen = context.strategy.choice
         self._context, self._simulated = context, workers
@@ -74,7 +74,7 @@ class Delays:
         return self._rule.factor(staleness, self._workers) == 0.0
 
     def rate(self, lr: float, staleness: int) -> float:
-        """The step size of a gradient with this staleness; noted where options change it."""
+        """The step size of a gradient with this staleness; added up if options change it."""
         context = self._context
         if self._rule.kind != "none":
             lr *= self._rule.factor(staleness, self._workers)
@@ -89,16 +89,16 @@ class Delays:
 
         Args:
             staleness: tau, updates by others between the read and the write.
-            since: n, updates from the worker's step before to this one, this one included. A worker
-                that reads as soon as it has written has tau + 1.
+            since: n, updates after the worker's previous step up to this one, this one included;
+                tau + 1 for a worker that reads as soon as it has written.
         """
         return staleness / since if self._feeds_back else 0.0
 
     def compensated(self, grads: Grads) -> Grads:
-        """A gradient as it would be at the parameters as they are now, about.
+        """Approximation of a gradient at the current parameters.
 
-        It was taken at those in the backend's inbox. One that is not finite comes back as it is: it
-        will be dropped, and would stay in the mean square.
+        It was taken at those in the backend's inbox. A gradient that is not finite is returned
+        unchanged: it will be dropped, and would stay in the mean square.
         """
         rule, context = self._compensation, self._context
         if rule is None or not math.isfinite(gradients.global_norm(grads)):
@@ -145,16 +145,16 @@ class Delays:
 
 
 def _step_times(context: Context) -> list[float]:
-    """Time that each worker takes for a gradient, in seconds; 0 is not known yet."""
+    """Seconds of each worker for a gradient; 0 is not measured yet."""
     working = (State.STARTING, State.RUNNING)
     return [entry.step_s for entry in context.arena.workers if entry.state in working]
 
 
 def speed_factor(own_s: float, all_s: Sequence[float]) -> float:
-    """Factor of lr for a worker that takes `own_s` for a gradient; 1 until all are known.
+    """Factor of lr for a worker that takes `own_s` for a gradient; 1 until all are measured.
 
-    The sum over workers of factor / seconds is that of 1 / seconds, so that all together move the
-    parameters as far as without it, and factor / seconds is the same for each of them.
+    factor / seconds is the same for every worker, and its sum over workers is that of 1 / seconds,
+    so all together move the parameters as far as without the factor.
 
     Args:
         own_s: its time.

@@ -1,7 +1,7 @@
 """DiLoCo: local steps, and an outer step along their mean (Douillard et al. 2023).
 
-M replicas (`--replicas`) train H steps of each worker (`--average-every`) with the optimizer that
-`--optimizer` names; the workers of a replica, P / M of them, train it lock-free. Then, with theta_s
+Each worker takes H steps (`--average-every`) with the optimizer of `--optimizer` on one of M
+replicas (`--replicas`); the P / M workers of a replica train it lock-free. Then, with theta_s
 the parameters that the round began with and v the outer momentum, 0 at first,
 
     D = mean over m of (theta_s - theta_m)
@@ -11,7 +11,7 @@ the parameters that the round began with and v the outer momentum, 0 at first,
 
 Inner optimizers keep their state (`--inner-state`). The form is that of OpenDiLoCo and torchft.
 With eta = 1 and beta = 0 this is local SGD but for rounding, since a - (a - b) need not be b. One
-replica is of use as well: its steps are then taken as one direction (Zhang et al. 2019, Lookahead
+replica is useful as well: its steps are then taken as one direction (Zhang et al. 2019, Lookahead
 Optimizer, arXiv:1907.08610). Source: arXiv:2311.08105.
 
 A meeting has three stages: each worker's share of the outer step, into the parameters; its share of
@@ -20,7 +20,7 @@ the anchor and of v; the worker's replica.
     segment     dtype    meaning
     anchor      float32  theta_s (`local_sgd.py`)
     outer.v     float32  v; each worker writes its share
-    outer.next  float32  v after the outer step in hand, likewise
+    outer.next  float32  v after the current outer step, likewise
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> Non
 
 
 def keep_outer(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> None:
-    """Second stage: a worker's share of theta_s and v becomes what the next round begins with."""
+    """Second stage: a worker's share of theta_s and v for the beginning of the next round."""
     span = strategy.share(arena, rank)
     keep_anchor(strategy, arena, rounds, rank)
     np.copyto(arena.segment(VELOCITY)[span], arena.segment(NEXT)[span])
@@ -85,11 +85,11 @@ class DiLoCo(Anchored):
 
     @property
     def replicas(self) -> int:
-        """M, one for every worker unless the configuration says otherwise."""
+        """M; one for every worker unless chosen otherwise."""
         return self.choice.replicas or self.workers
 
     def check(self, model: ModelConfig, config: TrainConfig) -> None:
-        """Refuse replicas of unequally many workers as well.
+        """Refuse replicas with unequal numbers of workers as well.
 
         Raises:
             ConfigError: M does not divide the workers, or H is larger than the run.

@@ -1,14 +1,14 @@
 """Block-disjoint workers: `--blocks disjoint`.
 
 Every worker holds one group of the model's blocks, computes the gradient of the whole model and
-writes its own group alone. After `rotate_every` of its steps it gives the group back and takes the
-one that has lain free for longest. There is one group more than there are workers, so that this
+writes only its own group. After `rotate_every` of its steps it gives the group back and takes the
+one that has been free for longest. There is one group more than there are workers, so that this
 never waits; and since a group has one holder at a time, no two updates that overlap in time write
 a common element: p_conf between concurrent updates is 0, whatever the model.
 
-Optimizer state goes with the block, not with the worker: whoever holds a group goes on with the
-moments, residuals and step counts that its last holder left. One worker holds everything and is
-`serial`, bit for bit.
+Optimizer state belongs to the block, not to the worker: the holder of a group continues with the
+moments, residuals and step counts of the last holder. One worker holds everything and is `serial`,
+bit for bit.
 Related: asynchronous block coordinate descent, Liu and Wright 2015, arXiv:1403.3862.
 
     segment         dtype  meaning
@@ -48,11 +48,11 @@ class Disjoint(Hogwild):
 
     @property
     def fixed(self) -> str | None:
-        """The groups are as many as the workers, and one."""
+        """The number of groups is that of the workers, and one more."""
         return "blocks=disjoint divides the model's blocks among the workers that it began with"
 
     def check(self, model: ModelConfig, config: TrainConfig) -> None:
-        """Refuse a model with too few blocks for so many workers."""
+        """Refuse a model with too few blocks for the workers."""
         block_groups(model, self.workers)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
@@ -68,7 +68,7 @@ class Disjoint(Hogwild):
         return DisjointWorker(context)
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Slot 1: optimizer state goes with the blocks that a worker holds."""
+        """Slot 1: optimizer state belongs to the blocks, whichever worker holds them."""
         return (1,)
 
     def state(self, arena: Arena) -> dict[str, Any]:
@@ -76,9 +76,9 @@ class Disjoint(Hogwild):
         return {**super().state(arena), "block_steps": steps_taken(arena)}
 
     def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
-        """Set the updates of each parameter; those of the run where it had no blocks.
+        """Set the updates of each parameter; those of the run if the checkpoint had no blocks.
 
-        None where the optimizer begins anew.
+        0 if the optimizer begins anew.
         """
         of_run = dict.fromkeys(arena.layout.slots, arena.workers.entry(1).opt_step)
         known = not self.facts.fresh_optimizer and "block_steps" in state
@@ -95,7 +95,7 @@ def steps_taken(arena: Arena) -> dict[str, int]:
 
 
 class Groups:
-    """Who holds which group. One object per worker; any number of processes at once."""
+    """The holder of each group. One object per worker; any number of processes at once."""
 
     def __init__(self, words: NDArray[np.uint8], n: int, slot: int) -> None:
         """Take over the group of a predecessor in this slot, or a free one.
@@ -110,7 +110,7 @@ class Groups:
         self.held = own_groups[0] if own_groups else self._take()
 
     def change(self) -> None:
-        """Give the group back and take the one that has lain free for longest."""
+        """Give the group back and take the one that has been free for longest."""
         if self._n > 1:
             # Clock before word: a group is never younger than one that was given back after it.
             now = _native.add_u64(self._words, 0, 1) + 1
@@ -118,7 +118,7 @@ class Groups:
             self.held = self._take()
 
     def _take(self) -> int:
-        """Take the group that has lain free for longest; others may be taking at the same time."""
+        """Take the group that has been free for longest; others may be taking at the same time."""
         while True:
             free = [(word, g) for g in range(self._n) if not (word := self._word(g)) & 0xFFFF]
             if free:
@@ -221,7 +221,7 @@ def _grouped(
 
 
 def _quotas(layers: Mapping[str, Sequence[ParameterBlock]], n_groups: int) -> dict[str, int]:
-    """How many groups the layers of each cell make: by size, at least one, at most one a layer."""
+    """Number of groups of each cell's layers: by size, at least one, at most one a layer."""
     quotas = dict.fromkeys(layers, 1)
     while sum(quotas.values()) < n_groups:
         divisible = [cell for cell, n in quotas.items() if n < len(layers[cell])]

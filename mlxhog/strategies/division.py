@@ -9,34 +9,34 @@ from mlxhog.arena.layout import Slot
 from mlxhog.optim import Muon, Optimizer
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from mlxhog.optim.soap import Soap
-from mlxhog.strategies.context import Part
+from mlxhog.strategies.context import TicketPart
 from mlxhog.strategies.control_words import Words
 
 MEMORY = 0.1
-"""Weight of the newest gradient in the mean time of a sequence, once there have been ten."""
+"""Weight of the newest gradient in the mean time of a sequence, from the tenth gradient on."""
 
 OUTLIER = 4.0
-"""A gradient counts as so many times slower than that mean at most."""
+"""Largest multiple of that mean as which the time of a gradient counts."""
 
 FORGETTING = 0.98
-"""Factor of that time in a round without a sequence, so that the worker is tried again some day."""
+"""Factor of that mean in each round without a sequence, so that the worker gets one again."""
 
 OPERATIONS_PER_NUMBER = 150
-"""Operations of matrix products that take as long as one number of a parameter that AdamW moves.
+"""Operations of matrix products that take as long as one element of a parameter under AdamW.
 
-That number is averaged over the workers' gradients, squared for the norm, and applied.
+The element is averaged over the workers' gradients, squared for the norm, and applied.
 """
 
 
 def sequences(total: int, seconds: Sequence[float]) -> list[int]:
-    """Deal out sequences so that the worker that needs longest is done as soon as possible.
+    """Divide sequences so that the last worker to end does so as soon as possible.
 
-    One after the other goes to the worker that would then be done first, of equal ones to the first
-    in the list. A worker that would hold up the others with a single sequence gets none.
+    Each sequence goes to the worker that would then end first, of equal ones to the first in the
+    list. A worker that would delay the others with a single sequence gets none.
 
     Args:
-        total: sequences to deal out.
-        seconds: that each worker takes for one, > 0.
+        total: number of sequences.
+        seconds: time of each worker for one sequence, > 0.
     """
     counts = [0] * len(seconds)
     done_s = [(each_s, rank) for rank, each_s in enumerate(seconds)]
@@ -49,18 +49,18 @@ def sequences(total: int, seconds: Sequence[float]) -> list[int]:
 
 
 class SharesBySpeed:
-    """The sequences of each round for each rank, by the time that each has taken for one.
+    """The number of sequences of each rank in a round, by its measured time for one.
 
-    They stand in `sync.words`; the table of `sync.py` says where.
+    They are in `sync.words`; `sync.py` has the table.
     """
 
     def __init__(self, words: Words, workers: int, each: int) -> None:
-        """Use the words of so many workers, whose tickets have `each` sequences."""
+        """Use the words of `workers` workers, whose tickets have `each` sequences."""
         self._words, self._workers, self._each = words, workers, each
         self._line = 2 + 2 * workers
 
     def counts(self) -> list[int]:
-        """How many of a round each rank gets; as many until all have been measured."""
+        """Sequences of a round for each rank; equal numbers until all have been measured."""
         ranks = range(self._workers)
         seconds = [self._words.load_float(3 + 2 * rank, 1) for rank in ranks]
         if not all(seconds):
@@ -68,17 +68,17 @@ class SharesBySpeed:
         return sequences(self._each * self._workers, seconds)
 
     def publish(self) -> None:
-        """Say how many of the next round each rank gets."""
+        """Store the number of sequences of each rank in the next round."""
         for rank, count in enumerate(self.counts()):
             self._words.store(self._line, rank, count)
 
-    def parts(self, rank: int, first: int, n: int) -> tuple[Part, ...]:
+    def parts(self, rank: int, first: int, n: int) -> tuple[TicketPart, ...]:
         """A rank's sequences of the round that begins with ticket `first`, of `n` in an epoch."""
         each = self._each
         begin = sum(self._words.load(self._line, other) for other in range(rank))
         end = begin + self._words.load(self._line, rank)
         return tuple(
-            Part(
+            TicketPart(
                 *divmod(first + k, n), begin=max(0, begin - k * each), end=min(each, end - k * each)
             )
             for k in range(begin // each, -(-end // each))
@@ -86,7 +86,7 @@ class SharesBySpeed:
         )
 
     def note(self, rank: int, samples: int, took_ns: int) -> None:
-        """Take the time of a rank's gradient into the mean of its earlier ones."""
+        """Add the time of a rank's gradient to its running mean."""
         words, line = self._words, 3 + 2 * rank
         mean_s, gradients = words.load_float(line, 1), words.load(line, 2)
         if samples == 0:
@@ -101,10 +101,10 @@ class SharesBySpeed:
 
 
 def cost(slot: Slot, optimizer: Optimizer) -> float:
-    """What the mean and the step of a parameter cost, in numbers that AdamW moves.
+    """Cost of averaging and stepping a parameter, in elements under AdamW.
 
-    A matrix that Muon orthogonalises costs the products of `muon.polar_reference` besides, with one
-    triangle of each symmetric one; one that SOAP moves, about four products with each of its sides.
+    A matrix under Muon also costs the products of `muon.polar_reference`, one triangle of each
+    symmetric one; a matrix under SOAP, about four products with each of its sides.
     """
     if not (isinstance(optimizer, Muon | Soap) and slot.name in optimizer.hidden):
         return slot.size
@@ -120,7 +120,7 @@ def cost(slot: Slot, optimizer: Optimizer) -> float:
 def parameters(costs: Sequence[float], workers: int) -> list[list[int]]:
     """Indices of the parameters for each worker, ascending: the most costly first, greedily.
 
-    Everybody has a part where there are as many parameters as workers. Source: Graham 1969, Bounds
+    Every worker has a part if there are as many parameters as workers. Source: Graham 1969, Bounds
     on multiprocessing timing anomalies: at most 4/3 of the best division's largest part.
     """
     loads = [0.0] * workers

@@ -1,4 +1,4 @@
-"""What a strategy knows of its run beside its own numbers; none holds the run's configuration."""
+"""Facts of a run that a strategy needs beside its own numbers; it holds no configuration."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ class RunFacts:
         sequences: of a batch, which is a ticket.
         seq_len: tokens of a sequence.
         prediction: where gradients are taken: none, own or last (`look_ahead.py`).
-        determinism: as the option has it.
+        determinism: value of the option.
         seed: of the run.
-        lr: largest step size; None where the model has not said it yet.
-        clip: norm from which gradients are scaled down; 0 is never.
-        optimizer: takes the steps.
+        lr: largest step size; None until the model sets it.
+        clip: norm above which gradients are scaled down; 0 is never.
+        optimizer: of the run.
         schedule: of the step size.
-        state_segments: kinds of optimizer state that each worker has of its own.
+        state_segments: kinds of private optimizer state of each worker.
         fresh_optimizer: whether a resumed run begins without its optimizer state.
     """
 

@@ -1,7 +1,7 @@
 """FedProx: local SGD whose steps are pulled towards the last average.
 
-With `w` a worker's parameters, `a` the last average and g a gradient, `--prox` says where the pull
-goes:
+With `w` a worker's parameters, `a` the last average and g a gradient, `--prox` chooses where the
+pull goes:
 
     grad       the optimizer takes g + mu (w - a), so that Adam scales the pull as well
     decoupled  w <- w - lr mu (w - a), and then the optimizer's step for g, as with weight decay
@@ -74,7 +74,7 @@ class FedProxWorker(LocalWorker):
         return pulled
 
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
-        """Pull first, where the pull is apart."""
+        """Pull first, if the pull is decoupled."""
         if self._decoupled:
             rate = np.float32(self.lr() * self._mu)
             span = slice(self.context.arena.layout.probe.offset)

@@ -1,10 +1,10 @@
-"""Lock-free training: read, compute and add without asking anyone (Niu et al. 2011, Hogwild!).
+"""Lock-free training: read, compute and add without waiting (Niu et al. 2011, Hogwild!).
 
 With one worker nothing runs beside it, so this is serial SGD, bit for bit.
 
 With several workers a gradient is taken where the parameters are expected to be when it lands, as
-`--predict` says (`look_ahead.py`); how many there are, a worker looks up before every read. What a
-late gradient's step becomes, `--staleness-lr` and what goes with it say (`delays.py`).
+`--predict` says (`look_ahead.py`); a worker looks up their number before every read.
+`--staleness-lr` and related options change the steps of late gradients (`delays.py`).
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.optim import gradients
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.context import Context, Idle, Lease, Outcome
+from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.strategy import Strategy
 
@@ -27,26 +27,26 @@ from mlxhog.strategies.strategy import Strategy
 class Hogwild(Strategy):
     """Lock-free workers; also `serial`, which is this with one worker.
 
-    None waits for another, so workers may join and leave while the run goes on: a batch belongs to
-    whoever takes its ticket.
+    No worker waits for another, so workers may join and leave during the run: a batch belongs to
+    the worker that takes its ticket.
     """
 
     @property
     def fixed(self) -> str | None:
-        """One worker is what `serial` means."""
+        """`serial` has exactly one worker."""
         elastic = self.choice.elastic
         return None if elastic else f"strategy {self.name} is one worker by itself"
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
-        """What looking ahead needs."""
+        """Segments for looking ahead."""
         return look_ahead.segments(self.facts, self.slots)
 
     def kept_segments(self) -> tuple[str, ...]:
-        """What looking ahead needs."""
+        """Segments for looking ahead."""
         return tuple(look_ahead.segments(self.facts, self.workers))
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
-        """Nothing but that the kept segments fit the same strategy and as many workers."""
+        """Empty: it only ties the kept segments to the strategy and the number of workers."""
         return {} if self.kept_segments() else None
 
     def worker(self, context: Context) -> HogwildWorker:
@@ -62,7 +62,7 @@ class HogwildWorker:
 
         Args:
             context: this worker's view of the run.
-            more_tickets: that were taken of this call's beyond one for each step.
+            more_tickets: tickets of this call that were taken beyond one for each step.
         """
         self.context = context
         arena = context.arena
@@ -74,10 +74,10 @@ class HogwildWorker:
         self._end = end + more_tickets if end else NO_END
 
     def _follow(self, workers: int) -> None:
-        """Read and write as one of so many workers does."""
+        """Read and write as one of `workers` workers."""
         context = self.context
         self._workers = workers
-        if workers == 1:  # what is recorded now would be old when others come
+        if workers == 1:  # steps recorded now would be old when others join
             look_ahead.forget(context.arena, context.facts)
         self._reader = look_ahead.reader(context.arena, context.facts, workers)
         self._target = context.target(context.slot)
@@ -104,12 +104,12 @@ class HogwildWorker:
         return Lease(epoch, ticket)
 
     def _all_are_handed_out(self, end: int) -> bool:
-        """Whether the last ticket before `end` is someone's; a dead worker's comes back yet."""
+        """Whether the last ticket before `end` is taken; a dead worker's may come back later."""
         ledger = self.context.ledger
         return not end or ledger.state(*ledger.locate(end - 1)) != TicketState.FREE
 
     def read(self) -> None:
-        """A snapshot, as it is or moved on; live reads need nothing."""
+        """Take a snapshot, extrapolated if so chosen; live reads need none."""
         context = self.context
         if (workers := context.live_workers) != self._workers:
             self._follow(workers)
@@ -120,10 +120,10 @@ class HogwildWorker:
         self._reader.read(context.backend.inbox)
         context.backend.refresh()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add this worker's optimizer step; other workers' steps may land in between.
 
-        Its staleness is read once, before the step: what its size depends on is what is reported.
+        The staleness is read once, before the step: the reported one is that of the step size.
         """
         context = self.context
         entry, counters, ledger = context.entry, context.arena.counters, context.ledger
@@ -143,10 +143,10 @@ class HogwildWorker:
         ledger.finish(lease.epoch, lease.ticket, context.owner)
         entry.ticket = -1
         self._reader.landed(staleness)
-        return Outcome(applied, staleness, version + 1, too_late=late)
+        return WriteResult(applied, staleness, version + 1, too_late=late)
 
     def corrected(self, grads: Grads) -> Grads:
-        """The gradient by which a worker steps, or the part of it that the worker writes."""
+        """The gradient of the step, or the part of it that the worker writes."""
         return grads
 
     def _step(self, grads: Grads, norm: float, staleness: int) -> None:
@@ -154,7 +154,7 @@ class HogwildWorker:
         self._add(grads, norm, staleness, self.context.entry.opt_step + 1)
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
-        """Write a step, the `step`-th to go into these parameters' private state."""
+        """Write a step, the `step`-th of these parameters' private state."""
         context = self.context
         context.optimizer.step(
             self._target,

@@ -4,14 +4,14 @@ A replica is a copy of the parameters that one worker trains, or several lock-fr
 round worker p takes K_p steps (`rounds.py` says of which batches). With a budget of steps or tokens
 reruns are equal bit for bit where each worker has a replica of its own.
 
-A meeting begins when rank 0 has seen every worker at the end of its round. It has stages that the
-strategy names. One begins when all have ended the stage before, and doing one twice is harmless, so
-whoever replaces a dead worker goes on in the middle. The last one begins the next round. A meeting
-for which all are ready when a run ends is held by `settle`; a run that ends within a round ends
-with the average of the replicas.
+A meeting begins when rank 0 has seen every worker at the end of its round. It has the stages of the
+strategy. A stage begins when all workers have ended the one before, and doing one twice is
+harmless, so the replacement of a dead worker continues in the middle. The last stage begins the
+next round. `settle` holds a meeting for which all are ready when a run ends; a run that ends within
+a round ends with the average of the replicas.
 
 The replicas are the segments copies.1 to copies.M (float32), and `rounds.py` has the counts.
-Counts of a worker go on over resumes. `settle` makes the parameters what the run has reached.
+Counts of a worker continue over resumes. `settle` writes the current model into the parameters.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.optim import gradients, updates
-from mlxhog.strategies.context import Context, Idle, Lease, Outcome, Part
+from mlxhog.strategies.context import Context, Idle, Lease, TicketPart, WriteResult
 from mlxhog.strategies.control_words import StepRecord
 from mlxhog.strategies.rounds import (
     DECIDED,
@@ -50,7 +50,7 @@ from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
 
 
 def average(arena: Arena, replicas: int, out: Float32, span: slice) -> None:
-    """Write the mean of so many replicas into a part of `out`, added in their order.
+    """Write the mean of the replicas into a part of `out`, added in their order.
 
     Concurrency: where workers are stepping, elements are of different ages.
     """
@@ -70,10 +70,10 @@ def replica_names(replicas: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class Local(Strategy):
-    """What all local methods have in common; by itself, runs that never meet.
+    """The common part of all local methods; by itself, runs that never meet.
 
     Attributes:
-        client_tickets: batches in an epoch of each client's text; empty where all have one text.
+        client_tickets: batches in an epoch of each client's text; empty if all have one text.
     """
 
     client_tickets: tuple[int, ...] = ()
@@ -82,7 +82,7 @@ class Local(Strategy):
     stages: ClassVar[tuple[Callable[[Any, Arena, Rounds, int], None], ...]] = ()
     """Of a meeting: functions of the strategy, the arena, its rounds and a rank."""
 
-    # -- what differs between the methods --------------------------------------------------------
+    # -- differences between the methods ---------------------------------------------------------
 
     @property
     def replicas(self) -> int:
@@ -90,7 +90,7 @@ class Local(Strategy):
         return self.workers
 
     def steps_of_round(self, arena: Arena, done: int) -> Sequence[int]:
-        """Steps that each worker takes in a round which begins after so many of the run."""
+        """Steps of each worker in a round that begins after `done` steps of the run."""
         return [NEVER] * self.workers
 
     def worker(self, context: Context) -> LocalWorker:
@@ -108,7 +108,7 @@ class Local(Strategy):
         return replica_names(self.replicas)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
-        """The replicas, what a method keeps beside them, and the counts."""
+        """The replicas, other copies that the method keeps, and the counts."""
         copies = {name: ("float32", PARAMETER_COPY) for name in self.kept_segments()}
         return {**copies, **Rounds.segment(self.workers, len(self.client_tickets))}
 
@@ -117,7 +117,7 @@ class Local(Strategy):
         return self.replica_segments()
 
     def share(self, arena: Arena, rank: int) -> slice:
-        """The floats that a worker computes in a meeting; the probe is in nobody's."""
+        """The floats that a worker computes in a meeting; the probe is in none of them."""
         floats, last = arena.params.size, arena.layout.probe.offset
         begin, end = floats * rank // self.workers, floats * (rank + 1) // self.workers
         return slice(min(begin, last), min(end, last))
@@ -142,7 +142,7 @@ class Local(Strategy):
             rounds.set_of(rank, MARK, steps)
 
     def position(self, arena: Arena) -> dict[str, Any]:
-        """How far each worker is."""
+        """The counts of all workers."""
         return {
             "first_ticket": arena.counters.load("first_ticket"),
             "replicas": self.replicas,
@@ -150,13 +150,13 @@ class Local(Strategy):
         }
 
     def state(self, arena: Arena) -> dict[str, Any]:
-        """Add how far each client's text has been trained on, whatever the workers."""
+        """Add the batches of each client's text that have been trained on, by any workers."""
         rounds, clients = Rounds(arena, self.workers), len(self.client_tickets)
         batches = [rounds.batches_of(client, clients) for client in range(clients)]
         return {**super().state(arena), "clients": batches}
 
     def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
-        """Go on where each client's text was left, where there are as many."""
+        """Continue each client's text where it was left, if there are as many clients."""
         rounds, clients = Rounds(arena, self.workers), len(self.client_tickets)
         of_clients = state.get("clients", [])
         for client, batches in enumerate(of_clients if len(of_clients) == clients else []):
@@ -170,12 +170,12 @@ class Local(Strategy):
         same = position.get("replicas") == self.replicas
         return super().resume(arena, ledger, state if same else {**state, "course": None})
 
-    # -- while nobody moves ----------------------------------------------------------------------
+    # -- while no worker runs --------------------------------------------------------------------
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """End what dead workers have begun, hold a meeting that is due, and show the model."""
+        """End the steps of dead workers, hold a meeting that is due, and write the model."""
         rounds, first = Rounds(arena, self.workers), arena.counters.load("first_ticket")
-        self._end_meeting(arena, rounds)  # only then do all count in the same round
+        self._end_meeting(arena, rounds)  # after it all workers are in the same round
         for rank in range(self.workers):
             number, record = first + rounds.number(rank), rounds.journal(rank).read()
             if record.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
@@ -188,17 +188,17 @@ class Local(Strategy):
         super().settle(arena, ledger)
 
     def _next_round(self, arena: Arena, rounds: Rounds) -> Sequence[int]:
-        """Steps of the round after the one in hand; before these rounds a step was an update."""
+        """Steps of the round after the current one; before these rounds a step was an update."""
         before = rounds.of_run(VERSION_BASE)
         return self.steps_of_round(arena, before + sum(rounds.of_all(MARK)))
 
     def decide(self, arena: Arena, rounds: Rounds) -> None:
-        """Let a meeting begin, and say how long the round after it is."""
+        """Let a meeting begin, and store the length of the round after it."""
         rounds.set_next(self._next_round(arena, rounds))
         rounds.set_of_run(DECIDED, rounds.of_run(DECIDED) + 1)
 
     def _hold_meeting(self, arena: Arena, rounds: Rounds) -> None:
-        """A whole meeting, of which workers that wait see nothing before it is over."""
+        """Hold a whole meeting; workers that wait see nothing of it before its end."""
         rounds.set_next(self._next_round(arena, rounds))
         for run in self.stages:
             for rank in range(self.workers):
@@ -217,14 +217,14 @@ class Local(Strategy):
                     rounds.set_of(rank, STAGES, stage + 1)
 
     def _show(self, arena: Arena, out: Float32) -> None:
-        """Write the model into `out`: the replicas' average, which all are after a meeting."""
+        """Write the model into `out`: the replicas' average; after a meeting each equals it."""
         span = slice(arena.layout.probe.offset)
         if Rounds(arena, self.workers).within():
             self.average(arena, out, span)
         else:
             np.copyto(out[span], arena.segment(self.replica_segments()[0])[span])
 
-    # -- what others ask -------------------------------------------------------------------------
+    # -- for the rest of the run -----------------------------------------------------------------
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
         """Steps of this call, of all workers."""
@@ -238,14 +238,14 @@ class Local(Strategy):
         return all(stages == ended for stages in rounds.of_all(STAGES))
 
     def load(self, arena: Arena, out: Float32, *, training: bool) -> None:
-        """Average the replicas while they are trained; the parameters are old then."""
+        """Average the replicas while they are trained; the parameters are outdated then."""
         if training:
             self._show(arena, out)
         else:
             super().load(arena, out, training=False)
 
     def network_bytes(self, arena: Arena, steps: int) -> int:
-        """One all-reduce among the replicas at each meeting, and where the run ends within a round.
+        """One all-reduce among the replicas at each meeting, and if the run ends within a round.
 
         The workers of a replica are on one machine.
         """
@@ -276,7 +276,7 @@ class LocalWorker:
         self._copy = arena.segment(strategy.replica_segments()[replica])
         self._mates = [r for r in range(context.workers) if strategy.replica_of(r) == replica]
         self._target = replace(context.target(context.slot), flat=self._copy)
-        if self._mates == [context.rank]:  # nobody else writes it: plain stores lose nothing
+        if self._mates == [context.rank]:  # no other writer: plain stores lose nothing
             self._target = replace(self._target, mode=updates.WRITE_MODES["racy"])
         self._before = self._rounds.of_run(STEPS_BEFORE)
         self._own = self._version_read = 0
@@ -320,7 +320,7 @@ class LocalWorker:
         context.entry.ticket = ticket
         return Lease(epoch, ticket, self._parts())
 
-    def _parts(self) -> tuple[Part, ...] | None:
+    def _parts(self) -> tuple[TicketPart, ...] | None:
         """The batch of the worker's own client, where the text is divided."""
         tickets = self._strategy.client_tickets
         if not tickets:
@@ -328,7 +328,7 @@ class LocalWorker:
         client, number = self._rounds.client(self.context.rank, len(tickets))
         epoch, ticket = divmod(number, tickets[client])
         whole = self.context.facts.sequences
-        return (Part(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
+        return (TicketPart(epoch, sum(tickets[:client]) + ticket, begin=0, end=whole),)
 
     def read(self) -> None:
         """Load the worker's replica."""
@@ -342,7 +342,7 @@ class LocalWorker:
         """Updates that the worker's replica has had."""
         return sum(self._rounds.of(rank, UPDATES) for rank in self._mates)
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add the step to the worker's replica."""
         context, rounds = self.context, self._rounds
         entry, ledger = context.entry, context.ledger
@@ -350,7 +350,7 @@ class LocalWorker:
         norm = gradients.global_norm(direction)
         context.marks.begin_update()
         staleness = self._replica_version() - self._version_read
-        if self._leased:  # else the one before died with its step behind it
+        if self._leased:  # else its predecessor died after the step
             record = self._record(lease, bool(np.isfinite(norm)), samples)
             self._journal.write(record)
             entry.phase = Phase.APPLY
@@ -365,14 +365,14 @@ class LocalWorker:
         version = rounds.version()
         context.arena.counters.store("version", version)
         context.marks.end_update()
-        return Outcome(applied=record.applied, staleness=staleness, version=version)
+        return WriteResult(applied=record.applied, staleness=staleness, version=version)
 
     def corrected(self, grads: Grads) -> Grads:
-        """The direction of a step, which methods derive from the gradient."""
+        """The direction of a step, derived from the gradient."""
         return grads
 
     def _record(self, lease: Lease, finite: bool, samples: int) -> StepRecord:
-        """What will hold once this step is done; `version` counts the worker's own updates."""
+        """Counts after this step; `version` counts the worker's own updates."""
         context, rounds, rank = self.context, self._rounds, self.context.rank
         return StepRecord(
             opt_step=context.entry.opt_step + finite,
@@ -383,7 +383,7 @@ class LocalWorker:
         )
 
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
-        """One optimizer step along a direction of this norm; the gradient is what it came from."""
+        """One optimizer step along a direction of this norm, derived from the gradient."""
         context = self.context
         context.optimizer.step(
             self._target,
@@ -397,7 +397,7 @@ class LocalWorker:
     def lr(self) -> float:
         """Step size as if all workers were as far in the round as this one."""
         context, rounds, rank = self.context, self._rounds, self.context.rank
-        steps, _ = rounds.before_turn(rank)
+        steps, _ = rounds.before_next_step(rank)
         own = max(1, rounds.of(rank, STEPS))
         tokens, updates_of_all = (
             rounds.of(rank, word) * steps // own for word in (TOKENS, UPDATES)
@@ -412,11 +412,11 @@ class LocalWorker:
     # -- meetings --------------------------------------------------------------------------------
 
     def _take_part(self) -> None:
-        """Do what is left of a meeting that rank 0 has decided on."""
+        """Do the rest of a meeting that rank 0 has decided on."""
         context, rounds, stages = self.context, self._rounds, self._strategy.stages
         rank, last = context.rank, len(stages) * rounds.of_run(DECIDED)
         if rounds.of(rank, STAGES) >= last:
-            self._wait_for(last)  # who died at the end of a meeting did not wait for the others
+            self._wait_for(last)  # a dead predecessor may not have waited for the others
             return
         context.marks.begin_update()
         for stage, run in enumerate(stages, start=last - len(stages)):
@@ -427,9 +427,9 @@ class LocalWorker:
         context.marks.end_update()
 
     def _wait_for(self, stages: int) -> None:
-        """Wait until every worker has ended so many; the supervisor replaces a dead one.
+        """Wait until every worker has ended `stages` stages; the supervisor replaces a dead one.
 
-        The phase stays what it was: during a meeting nobody holds still for a checkpoint.
+        The phase is kept: during a meeting no worker holds still for a checkpoint.
         """
         entry, began_ns, nap_s = self.context.entry, monotonic_ns(), 0.0
         while min(self._rounds.of_all(STAGES)) < stages:

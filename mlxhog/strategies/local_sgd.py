@@ -1,26 +1,26 @@
 """Local SGD: H steps of each worker on its own, then the average (Stich 2019, arXiv:1805.09767).
 
 H is `--average-every`. With `--local-after S` the first S steps of the run are averaged one by one,
-as in post-local SGD (Lin et al. 2020, arXiv:1808.07217). Workers may take unequally many steps
-(`--local-work`): numbers by rank, or as many as fit the time in which the fastest takes H (DyLU,
-Liu et al. 2024, arXiv:2401.09135); the average weighs them equally all the same, which pulls it
-towards the text of those that take more (Wang et al. 2020, FedNova, arXiv:2007.07481). One worker
+as in post-local SGD (Lin et al. 2020, arXiv:1808.07217). Workers may take different numbers of
+steps (`--local-work`): given by rank, or as many as fit the time of H steps of the fastest (DyLU,
+Liu et al. 2024, arXiv:2401.09135); the average still weighs workers equally, which pulls it
+towards the text of those with more steps (Wang et al. 2020, FedNova, arXiv:2007.07481). One worker
 is the serial run.
 
 Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
-arXiv:2002.07839); `same_communication` makes that run. What H should be: `theory/local_steps.py`.
+arXiv:2002.07839); `same_communication` configures that run. Rules for H: `theory/local_steps.py`.
 
 A meeting has two stages: each worker averages its share of the floats into the parameters, then
-takes the parameters as its copy. What becomes of the workers' optimizer state:
+takes the parameters as its copy. The optimizer state of the workers after it:
 
-    --inner-state  each worker goes on with
+    --inner-state  each worker continues with
     keep           its own moments and step count
     average        the mean of all workers' moments, and its own step count
     reset          none: its next step is its first
 
-The mean is put together in segments of its own, so that a worker that dies meanwhile leaves nothing
-that could be averaged twice. Methods that need the last average, from which a round began, keep it
-as the anchor (`Anchored`).
+The mean is computed in segments of its own, so that no state is averaged twice if a worker dies
+meanwhile. Methods that need the last average, from which a round began, keep it as the anchor
+(`Anchored`).
 
     segment              dtype    meaning
     inner.m, inner.v ..  float32  means of the workers' segments m.1, m.2, .. and so on
@@ -82,7 +82,7 @@ class LocalSGD(Local):
         """Refuse local steps that do not fit the workers or the run.
 
         Raises:
-            ConfigError: H is larger than the run, or local_work is for other workers.
+            ConfigError: H is larger than the run, or local_work is for another number of workers.
         """
         local_work, own = self.choice.local_work, self.choice.steps_by_rank()
         if own is not None and len(own) != self.workers:
@@ -109,11 +109,11 @@ class LocalSGD(Local):
             )
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
-        """Those of all local methods, and room to average moments."""
+        """Those of all local methods, and those of averaged moments."""
         return {**super().segments(n_params), **self.mean_segments}
 
     def steps_of_round(self, arena: Arena, done: int) -> Sequence[int]:
-        """One in the first part of post-local SGD, else H, or what `local_work` says."""
+        """1 in the first part of post-local SGD, else H or the numbers of `local_work`."""
         chosen = self.choice
         if isinstance(chosen, local_strategies.LocalSGD) and done < chosen.local_after:
             return [1] * self.workers
@@ -150,7 +150,7 @@ class LocalSGD(Local):
 
 
 def average_state(strategy: LocalSGD, arena: Arena, span: slice) -> None:
-    """Average a part of every kind, in rank order, where the configuration says so."""
+    """Average a part of every kind, in rank order, with `inner_state=average`."""
     workers = strategy.workers
     if strategy.choice.inner_state != "average":
         return
@@ -218,7 +218,7 @@ def same_communication(config: TrainConfig, workers: int) -> TrainConfig:
 
     Args:
         config: of the run, with a budget in steps.
-        workers: of either.
+        workers: of both runs.
 
     Raises:
         ConfigError: no such budget.

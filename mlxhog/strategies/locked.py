@@ -1,12 +1,12 @@
-"""One lock around a step: what locking costs, and a reference without races.
+"""One lock around a step: it measures the cost of locking, and is a reference without races.
 
-    lock_scope  the lock is held for                        what that is
-    step        read, compute and add (the default)         serial training by turns that nobody
-                                                             orders: no gradient is ever late
-    apply       the add alone                               gradients side by side, adds one by one
+    lock_scope  the lock is held for                  effect
+    step        read, compute and add (the default)   serial training by workers in no fixed order:
+                                                      no gradient is ever late
+    apply       the add alone                         gradients in parallel, adds one by one
 
-Everything else is `hogwild`: tickets, private moments, budget. The lock is crash-safe: of a worker
-that dies with it, the next one takes it over, and its ticket counts as torn or comes back.
+Everything else is `hogwild`: tickets, private moments, budget. The lock is crash-safe: if its
+holder dies, the next worker takes it over, and the ticket counts as torn or comes back.
 
     segment    dtype   meaning
     step.lock  uint32  the lock word (`metal/native/updates/locks.h`), alone on its line
@@ -18,11 +18,11 @@ from mlxhog import _native
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Grads
 from mlxhog.config import strategies as choices
-from mlxhog.strategies.context import Context, Lease, Outcome
+from mlxhog.strategies.context import Context, Lease, WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 
 LOCK = "step.lock"
-MEASURED = "strategy {} measures what locking costs the workers that it begins with"
+MEASURED = "strategy {} measures the cost of locking for the workers that it begins with"
 WORDS = 32
 """Lock words in the segment: one cache line of 128 bytes, of which the first is used."""
 
@@ -30,8 +30,8 @@ WORDS = 32
 class StepLock:
     """The lock of one strategy, as one worker takes it.
 
-    Whoever finds it held by a dead worker takes it over; a living one is waited for. It is not
-    released by an exception: who raises in the midst of a step ends its process, and is dead.
+    A worker takes it over from a dead holder and waits for a living one. An exception does not
+    release it: it ends the worker's process, which then is a dead holder.
     """
 
     def __init__(self, context: Context) -> None:
@@ -42,7 +42,7 @@ class StepLock:
         self._locks = _native.Locks(words, workers, context.slot, generation)
 
     def acquire(self) -> None:
-        """Take it; the time that takes counts as waiting."""
+        """Take it; the time for that counts as waiting."""
         began_ns = monotonic_ns()
         self._locks.acquire(0)
         self._entry.wait_ns += monotonic_ns() - began_ns
@@ -62,7 +62,7 @@ class Locked(Hogwild):
 
     @property
     def fixed(self) -> str | None:
-        """It measures what locking costs so many workers."""
+        """It measures the cost of locking for a fixed number of workers."""
         return MEASURED.format(self.name)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
@@ -84,12 +84,12 @@ class LockedWorker(HogwildWorker):
         self._whole = context.chosen(choices.Locked).scope == "step"
 
     def read(self) -> None:
-        """A snapshot, under the lock where that is for the whole step."""
+        """Take a snapshot, under the lock if that covers the whole step."""
         if self._whole:
             self._lock.acquire()
         super().read()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add the step, alone."""
         if not self._whole:
             self._lock.acquire()

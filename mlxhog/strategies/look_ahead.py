@@ -1,27 +1,27 @@
 """Where a lock-free worker takes its gradient: at the parameters, or where they will be.
 
 While a worker computes, the others add their steps, so its gradient lands on parameters that it has
-not seen. `--predict` says what it reads instead:
+not seen. `--predict` chooses the point that it reads:
 
     none  the parameters as they are
-    own   moved on by (P - 1)/P of what they moved between this worker's last two reads: each of the
+    own   moved on by (P - 1)/P of their movement between this worker's last two reads: each of the
           other P - 1 adds about one step while this one takes two reads. Where n > P steps came
           between the reads (it evaluated, or came late), by h/n of it if that is less; h is as
-          below, P - 1 at least. A private copy.
+          below, P - 1 at least. It needs a private copy.
           Related published method: DANA, arXiv:1907.11612 (there from the workers' momenta)
-    last  moved on by h (u + (u - u')/2): u is the last step that anyone added, u' the one before,
-          element by element; h is how many steps others will have added when this gradient lands,
-          a running mean of how many had (P - 1 at first)
+    last  moved on by h (u + (u - u')/2): u is the last step of any worker, u' the one before,
+          element by element; h is the expected number of steps by others before this gradient
+          lands, a running mean of the numbers so far (P - 1 at first)
 
-What decides is how fresh the prediction is: `last` sees the step that was added a moment ago. With
-moments of all workers that step is also the best guess of the next one, so it goes with
+A prediction is better the fresher it is: `last` sees the step that was added a moment ago. With
+moments of all workers that step is also the best guess of the next one, so it suits
 `moments=shared`.
 
     segment               dtype    meaning
-    ahead.last            float32  the last step of anyone, laid out as the parameters
+    ahead.last            float32  the last step of any worker, laid out as the parameters
     ahead.prev            float32  the one before
 
-Both are written with the step, under its lock, by whoever adds it (`mlxhog.optim.Target.record`).
+The worker that adds a step writes both with it, under its lock (`mlxhog.optim.Target.record`).
 """
 
 from __future__ import annotations
@@ -33,50 +33,50 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.optim import updates
-from mlxhog.optim.rule import Record
+from mlxhog.optim.rule import StepTrace
 from mlxhog.optim.updates import Float32
 from mlxhog.strategies.facts import RunFacts
 
 SEGMENTS: Final = ("ahead.last", "ahead.prev")
 TREND: Final = 0.5
-"""How much of the difference between the last two steps the next ones are expected to have."""
+"""Share of the difference between the last two steps that the next ones are expected to have."""
 MEMORY: Final = 0.9
-"""Share of the running mean of steps by others that stays when another gradient has landed."""
+"""Decay of the running mean of steps by others, per gradient."""
 
 
 def segments(facts: RunFacts, workers: int) -> dict[str, tuple[str, int]]:
-    """Arena segments of the table above; none where nothing looks ahead by last steps."""
+    """Arena segments of the table above; empty unless steps are recorded."""
     if not looks_ahead(facts, workers):
         return {}
     return {name: ("float32", PARAMETER_COPY) for name in SEGMENTS}
 
 
 def forget(arena: Arena, facts: RunFacts) -> None:
-    """Let the last steps be none, where they are recorded at all; nobody else writes meanwhile."""
+    """Set the last steps, if the run has them, to 0; no other worker may write meanwhile."""
     for name in recorded(arena, facts):
         arena.segment(name).fill(0.0)
 
 
 def recorded(arena: Arena, facts: RunFacts) -> tuple[str, ...]:
-    """Segments that hold the last steps; none where nothing is recorded, whoever works now."""
+    """Segments of the last steps, if the run has them, even while one worker records none."""
     names = SEGMENTS if facts.prediction == "last" else ()
     return tuple(name for name in names if name in arena.layout.segments)
 
 
 def looks_ahead(facts: RunFacts, workers: int) -> bool:
-    """Whether steps are recorded, for `predict=last`; one worker has nobody to look ahead for."""
+    """Whether steps are recorded: with `predict=last` and several workers."""
     return facts.prediction == "last" and workers > 1
 
 
-def record(arena: Arena, facts: RunFacts, workers: int) -> Record | None:
-    """Where steps are recorded; None where they are not."""
+def record(arena: Arena, facts: RunFacts, workers: int) -> StepTrace | None:
+    """The arrays in which steps are recorded; None if they are not."""
     if not looks_ahead(facts, workers):
         return None
     last, prev = (arena.segment(name) for name in SEGMENTS)
-    return Record(last, prev)
+    return StepTrace(last, prev)
 
 
-class Reader(Protocol):
+class ParameterReader(Protocol):
     """One worker's reads of the parameters."""
 
     def read(self, dst: Float32) -> None:
@@ -86,7 +86,7 @@ class Reader(Protocol):
         """
 
     def landed(self, staleness: int) -> None:
-        """Take note of how many steps others added between a read and its gradient's landing."""
+        """Note the number of steps by others between a read and the write of its gradient."""
 
 
 class AsTheyAre:
@@ -101,25 +101,25 @@ class AsTheyAre:
         updates.snapshot(dst, self._params)
 
     def landed(self, staleness: int) -> None:
-        """Of no interest."""
+        """No effect."""
 
 
 class _Ahead(AsTheyAre):
-    """Expects some steps of others: one of each, and later as many as there were."""
+    """Expects one step of each other worker, and later the running mean of their numbers."""
 
     def __init__(self, params: Float32, workers: int) -> None:
-        """Read from the shared parameters, (n,) float32, as one of so many workers."""
+        """Read from the shared parameters, (n,) float32, as one of `workers` workers."""
         super().__init__(params)
         self._workers = workers
         self.others = float(workers - 1)
 
     def landed(self, staleness: int) -> None:
-        """Take it into the running mean."""
+        """Update the running mean."""
         self.others = MEMORY * self.others + (1.0 - MEMORY) * staleness
 
 
 class OwnMovement(_Ahead):
-    """Moves a snapshot on by its last movement; costs a private copy of the parameters.
+    """Extrapolates a snapshot by its last movement; needs a private copy of the parameters.
 
     Attributes:
         previous: the parameters at the last read.
@@ -134,12 +134,12 @@ class OwnMovement(_Ahead):
         updates.snapshot(self.previous, arena.params)
 
     def read(self, dst: Float32) -> None:
-        """A snapshot, moved on."""
+        """Take an extrapolated snapshot."""
         horizon = self.horizon(self._counters.load("version"))
         updates.snapshot_predict(dst, self._params, self.previous, horizon / self._workers)
 
     def horizon(self, version: int) -> float:
-        """How far a read looks ahead, where the movement since the last one counts as P steps.
+        """Number of steps that a read looks ahead, if the movement since the last read counts as P.
 
         Args:
             version: updates before this read.
@@ -152,20 +152,20 @@ class OwnMovement(_Ahead):
 
 
 class LastSteps(_Ahead):
-    """Moves a snapshot on by the last steps of anyone."""
+    """Extrapolates a snapshot by the last steps of all workers."""
 
-    def __init__(self, params: Float32, record: Record, workers: int) -> None:
+    def __init__(self, params: Float32, record: StepTrace, workers: int) -> None:
         """Expect one step of each other worker, until gradients have landed."""
         super().__init__(params, workers)
         self._record = record
 
     def read(self, dst: Float32) -> None:
-        """A snapshot, moved on."""
+        """Take an extrapolated snapshot."""
         updates.snapshot_ahead(dst, self._params, *self._record, horizon=self.others, trend=TREND)
 
 
-def reader(arena: Arena, facts: RunFacts, workers: int) -> Reader:
-    """How a lock-free worker of so many reads."""
+def reader(arena: Arena, facts: RunFacts, workers: int) -> ParameterReader:
+    """The reader of one of `workers` lock-free workers."""
     if (recorded := record(arena, facts, workers)) is not None:
         return LastSteps(arena.params, recorded, workers)
     if facts.prediction == "own" and workers > 1:

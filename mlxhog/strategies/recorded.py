@@ -1,9 +1,9 @@
-"""Lock-free training whose order of accesses is noted, so that it can be repeated bit for bit.
+"""Lock-free training whose order of accesses is recorded, so that it repeats bit for bit.
 
 A worker reads and writes as in `hogwild.py`, with two differences. It reads each stripe (or row)
-under its lock, so that what it read of it is of one moment; and it notes the turn of each access
-there (`metal/native/updates/turns.h`). Batch, step size and look-ahead are noted as well, so
-nothing is left that timing decides. Workers wait for nobody but for the one that holds a stripe.
+under its lock, so that the stripe is of one moment; and it records the number of each access under
+that lock, which `metal/native/updates/turns.h` calls a turn. Batch, step size and look-ahead are
+recorded as well, so timing decides nothing else. A worker waits only for the holder of a stripe.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ from mlxhog.arena.event_log import CHECK_EVERY, Numbers, Step, Torn, UInt32
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.optim import gradients, updates
 from mlxhog.strategies import access_order, look_ahead
-from mlxhog.strategies.context import Context, Idle, Lease, Outcome
+from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 
 
 class Recorded(Hogwild):
-    """Lock-free workers whose accesses are noted, or are repeated as noted."""
+    """Lock-free workers whose accesses are recorded, or repeated as recorded."""
 
-    probes: ClassVar[bool] = False  # nothing gets lost under locks
+    probes: ClassVar[bool] = False  # no update is lost under locks
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
-        """Add turns and books."""
+        """Add the counts of accesses and the books."""
         return {**super().segments(n_params), **access_order.segments(self.slots)}
 
     def worker(self, context: Context) -> RecordedWorker | ReplayedWorker:
@@ -42,34 +42,34 @@ class Recorded(Hogwild):
         return RecordedWorker(context)
 
 
-class InTurnWorker(HogwildWorker):
-    """A worker whose accesses to shared parameters have turns."""
+class OrderedWorker(HogwildWorker):
+    """A worker whose accesses to shared parameters are numbered."""
 
     def __init__(self, context: Context) -> None:
         """Prepare; nothing shared is read before the first step."""
         arena = context.arena
         self.book = access_order.Book(arena, context.slot)
-        self._turns = _native.Turns(access_order.next_turns(arena), self.book.content)
+        self._order = _native.Turns(access_order.access_counts(arena), self.book.content)
         self._locks = arena.locks(context.slot)
-        _native.follow_turns(self._locks, self._turns)
+        _native.follow_turns(self._locks, self._order)
         self._regions = access_order.regions(arena.layout)
         self._previous: Float32 | None = None
         super().__init__(context)
 
     def _follow(self, workers: int) -> None:
-        """Leave it to the first step, since it reads."""
+        """Do it in the first step, since it reads."""
         self._workers = 0
         self._reader = look_ahead.AsTheyAre(self.context.arena.params)
 
     def _seed(self, numbers: Numbers) -> int:
-        """Where accesses begin."""
+        """The seed of the place where accesses begin."""
         return numbers.version_read * 65_537 + self.context.slot
 
-    def _read_in_turn(self, numbers: Numbers) -> None:
-        """Read what the gradient is taken at, as one of so many workers does."""
+    def _read_in_order(self, numbers: Numbers) -> None:
+        """Read the parameters of the next gradient, as one of `numbers.workers` workers."""
         context, seed = self.context, self._seed(numbers)
         if numbers.workers != self._workers:
-            self._follow_in_turn(numbers.workers, seed)
+            self._follow_in_order(numbers.workers, seed)
         inbox, params, record = context.backend.inbox, context.arena.params, self._target.record
         access = (self._locks, self._regions, inbox, params)
         if record is not None:
@@ -82,8 +82,8 @@ class InTurnWorker(HogwildWorker):
         else:
             _native.read_in_turn(*access, seed=seed)
 
-    def _follow_in_turn(self, workers: int, seed: int) -> None:
-        """Read and write as one of so many workers does."""
+    def _follow_in_order(self, workers: int, seed: int) -> None:
+        """Read and write as one of `workers` workers."""
         context, arena, facts = self.context, self.context.arena, self.context.facts
         self._workers, self._previous = workers, None
         record = look_ahead.record(arena, facts, workers)
@@ -98,11 +98,11 @@ class InTurnWorker(HogwildWorker):
             self._reader = look_ahead.LastSteps(arena.params, record, workers)
         elif facts.prediction == "own" and workers > 1:
             self._reader = look_ahead.OwnMovement(arena, workers)
-            self._previous = self._reader.previous  # of which each stripe is read in its turn
+            self._previous = self._reader.previous  # each stripe of it is read in order
             access = (self._locks, self._regions, self._previous, arena.params)
             _native.read_in_turn(*access, seed=seed)
 
-    def _write_in_turn(self, grads: Grads, numbers: Numbers) -> None:
+    def _write_in_order(self, grads: Grads, numbers: Numbers) -> None:
         """Write the optimizer's step."""
         self.context.optimizer.step(
             self._target,
@@ -115,12 +115,12 @@ class InTurnWorker(HogwildWorker):
         )
 
     def _weights_read(self) -> Float32:
-        """The weights of this step as the backend has them, without what is no parameter."""
+        """The weights of this step that the backend has; parameters only."""
         return self.context.backend.inbox[: self.context.arena.layout.probe.offset]
 
 
-class RecordedWorker(InTurnWorker):
-    """Notes what it does, in its book first and then in its log."""
+class RecordedWorker(OrderedWorker):
+    """Records its steps, in its book first and then in its log."""
 
     def __init__(self, context: Context) -> None:
         """Prepare one worker; its log has the record of its beginning."""
@@ -140,10 +140,10 @@ class RecordedWorker(InTurnWorker):
         return lease
 
     def read(self) -> None:
-        """A snapshot, as it is or moved on, of stripes that are of one moment each."""
+        """Take a snapshot, extrapolated if so chosen; each stripe is of one moment."""
         context, lease = self.context, self._lease
         assert lease is not None
-        self._turns.record()
+        self._order.record()
         self._version_read = context.arena.counters.load("version")
         context.entry.version_read = self._version_read
         workers = context.live_workers
@@ -153,7 +153,7 @@ class RecordedWorker(InTurnWorker):
         )  # fmt: skip
         self.book.numbers, self.book.begun_at = numbers, self._log.size
         self.book.phase = access_order.READING
-        self._read_in_turn(numbers)
+        self._read_in_order(numbers)
         weights = self._weights_read()
         self._sums, self._sha256 = _native.stripe_sums(weights), b""
         if self._number % CHECK_EVERY == 0:
@@ -161,23 +161,23 @@ class RecordedWorker(InTurnWorker):
         context.backend.refresh()
 
     def _horizon(self, workers: int) -> float:
-        """How far the next read looks ahead, as one of so many workers."""
+        """Number of steps that the next read looks ahead, as one of `workers` workers."""
         reader = self._reader if workers == self._workers else None
         if isinstance(reader, look_ahead.OwnMovement):
             return reader.horizon(self._version_read)
         return reader.others if isinstance(reader, look_ahead.LastSteps) else float(workers - 1)
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add this worker's optimizer step, and append its record."""
         outcome = super().write(grads, lease, samples)
         self._number += 1
-        numbers, gaps = self.book.numbers, self._turns.gaps()
+        numbers, gaps = self.book.numbers, self._order.gaps()
         self._log.append(Step(numbers, outcome.applied, gaps, self._sums, self._sha256))
         self.book.phase = access_order.IDLE
         return outcome
 
     def _add(self, grads: Grads, norm: float, staleness: int, step: int) -> None:
-        """Write a step whose numbers are noted first."""
+        """Record the numbers of a step, and write it."""
         context = self.context
         numbers = self.book.numbers._replace(
             opt_step=step,
@@ -187,36 +187,36 @@ class RecordedWorker(InTurnWorker):
         )
         self.book.numbers = numbers
         self.book.phase = access_order.WRITING
-        self._write_in_turn(grads, numbers)
+        self._write_in_order(grads, numbers)
 
 
-class Difference(Exception):
+class Mismatch(Exception):
     """The first thing in which a replay differs from its record."""
 
 
 @contextmanager
 def _contradictions() -> Iterator[None]:
-    """Turn the native module's error about an impossible turn into a `Difference`."""
+    """Raise the native module's error about an impossible order as a `Mismatch`."""
     try:
         yield
     except RuntimeError as error:
-        raise Difference(str(error)) from error
+        raise Mismatch(str(error)) from error
 
 
-class ReplayedWorker(InTurnWorker):
-    """Does again what a log says, in the turns that it says."""
+class ReplayedWorker(OrderedWorker):
+    """Repeats the steps of a log in the recorded order of accesses."""
 
     def repeat_read(self, record: Step | Torn) -> bool:
-        """Read what the gradient of a recorded step was taken at; whether one was.
+        """Repeat the read of a recorded step; returns whether its gradient was taken.
 
         Raises:
-            Difference: it is other weights.
+            Mismatch: the weights are others.
         """
         torn = isinstance(record, Torn)
         unfinished = isinstance(record, Torn) and record.writing and record.unfinished
-        self._turns.repeat(record.turns.tolist(), absolute=torn, torn=unfinished)
+        self._order.repeat(record.accesses.tolist(), absolute=torn, torn=unfinished)
         with _contradictions():
-            self._read_in_turn(record.numbers)
+            self._read_in_order(record.numbers)
         if isinstance(record, Torn):
             self.context.backend.refresh()
             return record.writing
@@ -228,40 +228,40 @@ class ReplayedWorker(InTurnWorker):
                 self.context.arena.layout, begin, begin + updates.STRIPE
             )
             more = f" and {len(differ) - 1} others" if len(differ) > 1 else ""
-            raise Difference(f"it reads other weights in stripe {differ[0]} ({names}){more}")
+            raise Mismatch(f"it reads other weights in stripe {differ[0]} ({names}){more}")
         if record.sha256 and hashlib.sha256(weights.data).digest() != record.sha256:
-            raise Difference("the weights that it reads have another SHA-256")
+            raise Mismatch("the weights that it reads have another SHA-256")
         self.context.backend.refresh()
         return True
 
     def repeat_write(self, record: Step | Torn, grads: Grads) -> None:
-        """Write the step of a gradient as far as it was written, and check what can be checked.
+        """Repeat the write of a step as far as it was written, and check it against the record.
 
         Raises:
-            Difference: the gradient is another one.
+            Mismatch: the gradient is another one.
         """
         norm, numbers = gradients.global_norm(grads), record.numbers
         if isinstance(record, Torn) or record.applied:  # not where it came too late
             if norm != numbers.norm:
-                raise Difference(f"its gradient has norm {norm!r}, recorded was {numbers.norm!r}")
+                raise Mismatch(f"its gradient has norm {norm!r}, recorded was {numbers.norm!r}")
             with _contradictions():
-                self._write_in_turn(grads, numbers)
-        if self._turns.done != len(record.turns):
-            raise Difference(
-                f"it has {self._turns.done} accesses to shared parameters, recorded were "
-                f"{len(record.turns)}"
+                self._write_in_order(grads, numbers)
+        if self._order.done != len(record.accesses):
+            raise Mismatch(
+                f"it has {self._order.done} accesses to shared parameters, recorded were "
+                f"{len(record.accesses)}"
             )
         if isinstance(record, Torn):
             self._leave_as(record)
 
     def _leave_as(self, record: Torn) -> None:
-        """Leave memory as a worker did that died while it wrote."""
+        """Leave memory as the worker left it that died while writing."""
         arena, slot = self.context.arena, self.context.slot
         if record.unfinished:
             word, _ = self.book.last
             shared = access_order.shared_floats(arena, word)
             if len(record.floats) != sum(array.nbytes for array in shared):
-                raise Difference("its record lacks what its last access left of shared arrays")
+                raise Mismatch("its record lacks the shared arrays after its last access")
             access_order.put(shared, record.floats)
-            self._turns.settle()
+            self._order.settle()
         access_order.put(access_order.private_floats(arena, slot), record.private)

@@ -6,19 +6,19 @@ every gradient is applied exactly P - 1 updates after it was read, no two worker
 the run is a function of its configuration: with a budget of steps or tokens, reruns are equal bit
 for bit, and one worker is the serial run.
 
-With `predict=last` the copy is moved on by P - 1 steps like the last ones (`look_ahead.py`).
+With `predict=last` the copy is extrapolated by P - 1 steps like the last ones (`look_ahead.py`).
 
-The copies lie in the arena: a worker that replaces a dead one computes the very same gradient.
-Turns are opened one by one, each by the worker that ends the turn P before it; when none is opened
-(the budget is used up, or a checkpoint wants the arena to hold still) those that are open run out,
-and the copies stay what they were. A checkpoint keeps them, so a pause or a resume changes nothing.
+The copies are in the arena: a worker that replaces a dead one computes the very same gradient.
+Turns are opened one by one, each by the worker that ends the turn P before it. When none is opened
+(the budget is used up, or the arena is to hold still for a checkpoint) the open turns run out, and
+the copies stay unchanged. A checkpoint keeps them, so a pause or a resume changes nothing.
 
     segment                        dtype    meaning
     turns.read.1 .. turns.read.P   float32  the parameters each worker's next gradient is taken at
     turns.words                    uint8    line 0: [0] the turn, [1] every turn below is open,
                                             [2] the first turn of this call, [3] tokens of this call
                                             line 1 + rank: [0] version of its copy
-                                            line 1 + P + rank: journal (`words.py`)
+                                            line 1 + P + rank: journal (`control_words.py`)
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.optim import gradients, updates
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.context import Context, Idle, Lease, Outcome
-from mlxhog.strategies.control_words import LINE, Journal, StepRecord, Words
+from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
+from mlxhog.strategies.control_words import LINE, StepJournal, StepRecord, Words
 from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.strategy import Strategy
 
@@ -68,7 +68,7 @@ class RoundRobin(Strategy):
         return (*copies, *look_ahead.segments(self.facts, self.workers))
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
-        """Let each worker's first gradient be taken at the parameters, or where it left off."""
+        """Let each worker's first gradient be taken at the parameters, or at its restored copy."""
         words, version = Words(arena.segment("turns.words")), arena.counters.load("version")
         versions = [version] * self.workers if position is None else position["versions"]
         first = 0 if position is None else position["turn"] % self.workers
@@ -80,7 +80,7 @@ class RoundRobin(Strategy):
                 updates.snapshot(arena.segment(f"turns.read.{rank + 1}"), arena.params)
 
     def position(self, arena: Arena) -> dict[str, Any]:
-        """Whose turn it is, and the versions of all copies."""
+        """The number of the turn, and the versions of all copies."""
         words = Words(arena.segment("turns.words"))
         return {
             "turn": words.load(0, _TURN),
@@ -98,12 +98,12 @@ class RoundRobin(Strategy):
         return words.load(0, _TURN) == words.load(0, _OPEN)
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """End the turn of a worker that died with its step behind it."""
+        """End the turn of a worker that died after its step."""
         words = Words(arena.segment("turns.words"))
         turn = words.load(0, _TURN)
         rank = turn % self.workers
         number = arena.counters.load("first_ticket") + turn - words.load(0, _FIRST)
-        record = Journal(words, 1 + self.workers + rank).read()
+        record = StepJournal(words, 1 + self.workers + rank).read()
         if record.ticket == number and ledger.state(*ledger.locate(number)) == TicketState.DONE:
             _take_in(self, arena, words, rank, record)
             words.store(0, _TURN, turn + 1)
@@ -111,7 +111,7 @@ class RoundRobin(Strategy):
 
 
 def _take_in(strategy: Strategy, arena: Arena, words: Words, rank: int, record: StepRecord) -> None:
-    """Make what a turn was noted to leave what holds; doing it twice changes nothing."""
+    """Store the counts of a turn's record, and copy; doing it twice changes nothing."""
     arena.workers.entry(rank + 1).opt_step = record.opt_step
     arena.counters.store("version", record.version)
     words.store(0, _TOKENS, record.tokens)
@@ -127,7 +127,7 @@ class RoundRobinWorker:
         """Prepare one worker."""
         self.context = context
         self._words = Words(context.arena.segment("turns.words"))
-        self._journal = Journal(self._words, 1 + context.workers + context.rank)
+        self._journal = StepJournal(self._words, 1 + context.workers + context.rank)
         self._copy = context.arena.segment(f"turns.read.{context.slot}")
         self._target = context.target(context.slot)
         self._delays = Delays(context)
@@ -150,7 +150,7 @@ class RoundRobinWorker:
                 return Idle.DONE
             if not own == turn == open_turn or context.paused():
                 return Idle.WAIT
-            self._open(turn + context.workers)  # nothing is in flight: fill all hands again
+            self._open(turn + context.workers)  # no turn is open: open one for each worker
         number = context.arena.counters.load("first_ticket") + own - self._first
         epoch, ticket = divmod(number, context.ledger.n)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
@@ -166,7 +166,7 @@ class RoundRobinWorker:
         return used_up or context.stopping() or context.used_up()
 
     def _open(self, end: int) -> None:
-        """Open all turns below `end` that the budget has. Only by the one whose turn it is."""
+        """Open all turns below `end` within the budget. Only for the worker whose turn it is."""
         limit = self.context.step_limit
         if limit is not None:
             end = min(end, self._first + limit)
@@ -179,7 +179,7 @@ class RoundRobinWorker:
         updates.snapshot(context.backend.inbox, self._copy)
         context.backend.refresh()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Wait for the turn, add the step, copy the parameters, pass the turn on."""
         context, words = self.context, self._words
         entry, ledger = context.entry, context.ledger
@@ -187,7 +187,7 @@ class RoundRobinWorker:
         self._wait_for_turn()
         entry.phase = Phase.APPLY
         context.marks.begin_update()
-        if self._leased:  # else the one before died in this turn, with its step behind it
+        if self._leased:  # else its predecessor died in this turn, after the step
             lr = self._lr()
             record = self._record(lease, bool(np.isfinite(norm)), samples)
             self._journal.write(record)
@@ -204,10 +204,10 @@ class RoundRobinWorker:
         entry.ticket = -1
         words.store(0, _TURN, self._turn + 1)
         staleness = max(0, record.version - record.applied - entry.version_read)
-        return Outcome(applied=record.applied, staleness=staleness, version=record.version)
+        return WriteResult(applied=record.applied, staleness=staleness, version=record.version)
 
     def _wait_for_turn(self) -> None:
-        """The phase stays what it was: with a gradient in hand nobody holds still."""
+        """Wait in the same phase: a worker that has a gradient does not hold still."""
         entry, began_ns, nap_s = self.context.entry, monotonic_ns(), 0.0
         while self._words.load(0, _TURN) != self._turn:
             entry.beat()
@@ -216,7 +216,7 @@ class RoundRobinWorker:
         entry.wait_ns += monotonic_ns() - began_ns
 
     def _record(self, lease: Lease, finite: bool, samples: int) -> StepRecord:
-        """What will hold once this turn is over."""
+        """Counts after this turn."""
         context = self.context
         return StepRecord(
             opt_step=context.entry.opt_step + finite,
@@ -227,7 +227,7 @@ class RoundRobinWorker:
         )
 
     def _lr(self) -> float:
-        """Step size of this turn, from what the turns before it have left."""
+        """Step size of this turn, from the counts of the turns before it."""
         context = self.context
         progress = context.budget.progress(
             steps=self._turn - self._first,

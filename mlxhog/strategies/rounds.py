@@ -1,22 +1,22 @@
-"""The rounds of local methods: how far each worker is, and which batch is whose.
+"""Rounds of local methods: the progress of each worker, and the batches of each.
 
-In a round worker p takes K_p steps. Batches are dealt out by number, in the order in which equally
+In a round worker p takes K_p steps. Batches are assigned by number, in the order in which equally
 fast workers would take them: the first steps of all by rank, then the second ones, and so on. Step
 j of worker p in the round, both from 0, has the number
 
-    base + sum over q of min(K_q, j) + how many q < p have K_q > j        base: all earlier rounds
+    base + sum over q of min(K_q, j) + number of q < p with K_q > j       base: all earlier rounds
 
 so every number belongs to one step of one worker. With K steps for each of P workers it is
 base + j P + p.
 
     segment       dtype  meaning
-    copies.words  uint8  words of 64 bits (`words.py`)
+    copies.words  uint8  words of 64 bits (`control_words.py`)
 
     line of copies.words  word  meaning
-                       0     0  meetings decided on
-                             1  of all workers before this call: steps
-                             2  likewise tokens
-                             3  version without their updates
+                       0     0  meetings that rank 0 has decided on
+                             1  steps of all workers before this call
+                             2  tokens, likewise
+                             3  version without the updates of the workers below
                              4  meetings before this call
                 1 + rank     0  steps
                              1  tokens
@@ -38,7 +38,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from mlxhog.arena import Arena
-from mlxhog.strategies.control_words import LINE, Journal, StepRecord, Words
+from mlxhog.strategies.control_words import LINE, StepJournal, StepRecord, Words
 
 NEVER: Final = 1 << 62
 """Steps of a round that has no end."""
@@ -54,10 +54,10 @@ _PER_LINE: Final = LINE // 8
 
 
 class Rounds:
-    """The words above; any number of processes at once."""
+    """The words above, for any number of processes at once."""
 
     def __init__(self, arena: Arena, workers: int) -> None:
-        """Open them for so many workers."""
+        """Open them for `workers` workers."""
         self._arena, self._words = arena, Words(arena.segment(SEGMENT))
         self.workers = workers
 
@@ -68,7 +68,7 @@ class Rounds:
         return {SEGMENT: ("uint8", LINE * lines)}
 
     def of_run(self, word: int) -> int:
-        """A word of all workers: `DECIDED` and those beside it."""
+        """A word of line 0, such as `DECIDED`."""
         return self._words.load(0, word)
 
     def set_of_run(self, word: int, value: int) -> None:
@@ -76,7 +76,7 @@ class Rounds:
         self._words.store(0, word, value)
 
     def of(self, rank: int, word: int) -> int:
-        """A worker's word: `STEPS` and those beside it."""
+        """A word of a worker, such as `STEPS`."""
         return self._words.load(1 + rank, word)
 
     def set_of(self, rank: int, word: int, value: int) -> None:
@@ -84,17 +84,17 @@ class Rounds:
         self._words.store(1 + rank, word, value)
 
     def of_all(self, word: int) -> list[int]:
-        """That word of every worker."""
+        """Such a word of every worker."""
         return [self.of(rank, word) for rank in range(self.workers)]
 
-    def journal(self, rank: int) -> Journal:
+    def journal(self, rank: int) -> StepJournal:
         """A worker's journal."""
-        return Journal(self._words, 1 + self.workers + rank)
+        return StepJournal(self._words, 1 + self.workers + rank)
 
-    # -- whose batch is which --------------------------------------------------------------------
+    # -- the batches of workers ------------------------------------------------------------------
 
-    def before_turn(self, rank: int) -> tuple[int, int]:
-        """Numbers before a worker's next step: of earlier steps j of all, and by lower ranks."""
+    def before_next_step(self, rank: int) -> tuple[int, int]:
+        """Numbers before a worker's next step j: those of earlier steps, those of step j."""
         starts = self.of_all(START)
         lengths = [mark - start for mark, start in zip(self.of_all(MARK), starts, strict=True)]
         j = self.of(rank, STEPS) - starts[rank]
@@ -102,8 +102,8 @@ class Rounds:
         return earlier, sum(length > j for length in lengths[:rank])
 
     def number(self, rank: int) -> int:
-        """Number of the batch of a worker's next step, in the round in hand."""
-        return sum(self.before_turn(rank))
+        """Number of the batch of a worker's next step in this round."""
+        return sum(self.before_next_step(rank))
 
     def all_reached(self) -> bool:
         """Whether every worker has ended its round."""
@@ -125,43 +125,43 @@ class Rounds:
         """Updates of the run."""
         return self.of_run(VERSION_BASE) + sum(self.of_all(UPDATES))
 
-    # -- whose text is which ---------------------------------------------------------------------
+    # -- the batches of clients ------------------------------------------------------------------
 
     def client(self, rank: int, clients: int) -> tuple[int, int]:
-        """The client of a worker's next step, and which of the client's batches it is."""
+        """The client of a worker's next step, and the number of the client's batch."""
         own = range(rank, clients, self.workers)
-        turn = self.of(rank, STEPS)
-        client = own[turn % len(own)]
-        return client, self._words.load(*self._client(client)) + turn // len(own)
+        steps = self.of(rank, STEPS)
+        client = own[steps % len(own)]
+        return client, self._words.load(*self._client(client)) + steps // len(own)
 
     def batches_of(self, client: int, clients: int) -> int:
         """Batches of a client that have been taken."""
         return self._words.load(*self._client(client)) + self._batches_of_steps(client, clients)
 
     def set_batches_of(self, client: int, clients: int, batches: int) -> None:
-        """Let so many have been taken, those of the steps in the words included."""
+        """Set that number, which includes the batches of the steps in the words."""
         self._words.store(*self._client(client), batches - self._batches_of_steps(client, clients))
 
     def _batches_of_steps(self, client: int, clients: int) -> int:
-        """Batches that the steps in the words took."""
+        """Batches of a client that the steps in the words took."""
         rank, place = client % self.workers, client // self.workers
-        turns, rest = divmod(self.of(rank, STEPS), len(range(rank, clients, self.workers)))
-        return turns + (place < rest)
+        passes, rest = divmod(self.of(rank, STEPS), len(range(rank, clients, self.workers)))
+        return passes + (place < rest)
 
     def _client(self, client: int) -> tuple[int, int]:
         line = 1 + 2 * self.workers + -(-self.workers // _PER_LINE)
         return line + client // _PER_LINE, client % _PER_LINE
 
-    # -- what changes ----------------------------------------------------------------------------
+    # -- changes of the words --------------------------------------------------------------------
 
     def take_in(self, rank: int, record: StepRecord) -> None:
-        """Make what a step was noted to leave what holds; doing it twice changes nothing."""
+        """Store the counts of a step's record; doing it twice changes nothing."""
         self._arena.workers.entry(rank + 1).opt_step = record.opt_step
         self.set_of(rank, UPDATES, record.version)
         self.set_of(rank, TOKENS, record.tokens)
 
     def set_next(self, steps: Sequence[int]) -> None:
-        """Say how many steps each worker takes in the round after the next meeting."""
+        """Store the number of steps of each worker in the round after the next meeting."""
         for rank, own in enumerate(steps):
             self._words.store(*self._next(rank), own)
 
@@ -178,17 +178,17 @@ class Rounds:
     # -- checkpoints -----------------------------------------------------------------------------
 
     def position(self) -> dict[str, Any]:
-        """What a checkpoint keeps."""
+        """The counts that a checkpoint keeps."""
         words = {name: self.of_all(word) for name, word in _KEPT.items()}
         return {"meetings": self.of_run(DECIDED), **words}
 
     def restore(self, position: Mapping[str, Any], version: int, stages: int) -> None:
-        """Go on from such a position.
+        """Restore such a position.
 
         Args:
-            position: what `position` gave.
+            position: result of `position`.
             version: of the run.
-            stages: of a meeting.
+            stages: number of stages of a meeting.
         """
         for name, word in _KEPT.items():
             for rank in range(self.workers):

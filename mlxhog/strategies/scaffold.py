@@ -1,16 +1,16 @@
 """SCAFFOLD: local SGD with control variates (Karimireddy et al. 2020, arXiv:1910.06378).
 
 Where workers train on different text, each one's steps drift towards its own optimum. Here worker i
-steps along g - c_i + c: c_i is what its gradients have lately been on average, and c the mean of
-all c_i. After a round of K_i steps at the step size eta, from x to y_i (Option II),
+steps along g - c_i + c: c_i is the recent mean of its gradients, and c the mean of all c_i.
+After a round of K_i steps at the step size eta, from x to y_i (Option II),
 
     c_i <- c_i - c + (x - y_i) / (K_i eta)         x <- mean of y_i         c <- mean of c_i
 
-With plain SGD at a constant step size the first line is the mean of the round's gradients, and with
-any other optimizer, schedule or clipping it would not be; then that mean itself is taken, of the
-gradients as the backend gave them. A worker without a step in a round keeps its c_i. All workers
-take part in every round, so c stays the mean of all c_i, which are 0 in the beginning: the first
-round is local SGD. Clipping is by the norm of g - c_i + c.
+With plain SGD at a constant step size the first line is the mean of the round's gradients, but not
+with any other optimizer, schedule or clipping; then that mean itself is taken, of the gradients
+that the backend returned. A worker without a step in a round keeps its c_i. All workers take part
+in every round, so c stays the mean of all c_i, which are 0 at first: the first round is local SGD.
+Clipping is by the norm of g - c_i + c.
 
     segment                           dtype    meaning
     anchor                            float32  x (`local_sgd.py`)
@@ -62,7 +62,7 @@ def note_movement(strategy: Scaffold, arena: Arena, rounds: Rounds, rank: int) -
     steps = rounds.updates_in_round(rank)
     if steps == 0 or not is_plain(strategy.facts):
         return
-    assert strategy.facts.lr is not None, "a run has one"
+    assert strategy.facts.lr is not None, "a run has a step size"
     span = slice(arena.layout.probe.offset)
     copy = arena.segment(strategy.replica_segments()[rank])[span]
     own, mean = arena.segment(_own(rank))[span], arena.segment(CONTROL)[span]
@@ -154,7 +154,7 @@ class ScaffoldWorker(LocalWorker):
         return directions
 
     def apply(self, grads: Grads, direction: Grads, norm: float, record: StepRecord) -> None:
-        """Note the gradient as it came, and step along the corrected one."""
+        """Add up the gradient of the backend, and step along the corrected one."""
         if self._sums:
             first = self._rounds.updates_in_round(self.context.rank) == 0
             for name, grad in grads.items():

@@ -1,10 +1,10 @@
 """Simulated asynchrony: one process computes each gradient at parameters of a chosen age.
 
-Step t takes the gradient of ticket t at the parameters as they were after step t - tau, and adds it
-to the newest. `--sim-staleness` says what tau is (`mlxhog.config.ages`); the step is
-that of a simulated worker, each of which has an optimizer state of its own. So a run is a function
-of its configuration, whatever the machine does meanwhile: with tau = 0 it is `serial`, and with
-`fixed:N` it is `round_robin` with N + 1 processes, bit for bit.
+Step t takes the gradient of ticket t at the parameters after step t - tau, and adds it to the
+newest. `--sim-staleness` is the rule of tau (`mlxhog.config.ages`). Each step belongs to a
+simulated worker, which has its own optimizer state. So a run is a function of its configuration,
+whatever the machine does meanwhile: with tau = 0 it is `serial`, and with `fixed:N` it is
+`round_robin` with N + 1 processes, bit for bit.
 
     segment                    dtype    meaning
     sim.after.0 .. sim.after.D float32  parameters after step k, of the last D + 1 steps: in k mod
@@ -12,9 +12,9 @@ of its configuration, whatever the machine does meanwhile: with tau = 0 it is `s
     sim.words                  uint8    line 0: [0] steps so far, [1] those before this call,
                                         [2] tokens of this call
                                         line 1 + k: [0] version of `sim.after.k`
-                                        line 2 + D: journal (`words.py`)
+                                        line 2 + D: journal (`control_words.py`)
 
-The copies lie in the arena, so a process that replaces a dead one goes on where it was, and a
+The copies are in the arena, so a process that replaces a dead one continues its step, and a
 checkpoint keeps them.
 """
 
@@ -32,11 +32,11 @@ from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.config import strategies as choices
-from mlxhog.config.ages import Course, SimulatedStaleness, Turn
+from mlxhog.config.ages import Course, SimulatedStaleness, SimulatedStep
 from mlxhog.errors import ConfigError
 from mlxhog.optim import gradients, updates
-from mlxhog.strategies.context import Context, Idle, Lease, Outcome
-from mlxhog.strategies.control_words import LINE, Journal, StepRecord, Words
+from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
+from mlxhog.strategies.control_words import LINE, StepJournal, StepRecord, Words
 from mlxhog.strategies.delays import Delays
 from mlxhog.strategies.strategy import Strategy
 
@@ -65,12 +65,12 @@ class Sim(Strategy):
 
     @property
     def fixed(self) -> str | None:
-        """The one process is all there is."""
+        """There is one process."""
         return "strategy sim simulates its workers in one process"
 
     @cached_property
     def rule(self) -> SimulatedStaleness:
-        """Whose gradient each step applies, and how old it is."""
+        """The worker and the staleness of each step."""
         return self.choice.rule
 
     @property
@@ -102,8 +102,8 @@ class Sim(Strategy):
         words, version = Words(arena.segment("sim.words")), arena.counters.load("version")
         names = self.kept_segments()
         # Another rule keeps other copies: the age of a gradient begins at 0 again.
-        goes_on = position is not None and len(position["versions"]) == len(names)
-        if position is None or not goes_on:
+        continues = position is not None and len(position["versions"]) == len(names)
+        if position is None or not continues:
             step, versions = 0, [version] * len(names)
             updates.snapshot(arena.segment(names[0]), arena.params)
         else:
@@ -114,7 +114,7 @@ class Sim(Strategy):
             words.store(1 + k, 0, own)
 
     def position(self, arena: Arena) -> dict[str, Any]:
-        """How many steps are over, and the versions of all copies."""
+        """Number of steps that are done, and the versions of all copies."""
         words = Words(arena.segment("sim.words"))
         return {
             "step": words.load(0, _STEP),
@@ -127,7 +127,7 @@ class Sim(Strategy):
         return words.load(0, _STEP) - words.load(0, _FIRST)
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """End the step of a process that died behind it."""
+        """End the step of a process that died after applying it."""
         words = Words(arena.segment("sim.words"))
         step = words.load(0, _STEP)
         number = arena.counters.load("first_ticket") + step - words.load(0, _FIRST)
@@ -137,31 +137,31 @@ class Sim(Strategy):
             words.store(0, _STEP, step + 1)
         super().settle(arena, ledger)
 
-    def journal(self, words: Words) -> Journal:
-        """The process's notes."""
-        return Journal(words, 2 + self.rule.most)
+    def journal(self, words: Words) -> StepJournal:
+        """The process's journal."""
+        return StepJournal(words, 2 + self.rule.most)
 
-    def turn(self, step: int) -> Turn:
-        """Whose gradient a step applies, and its age."""
+    def simulated(self, step: int) -> SimulatedStep:
+        """The worker and the staleness of a step."""
         return self._course.at(step)
 
     def since(self, step: int) -> int:
-        """Steps from the last one of the same worker to this, which is included."""
-        worker = self.turn(step).worker
+        """Steps after the same worker's previous one up to this, this one included."""
+        worker = self.simulated(step).worker
         earlier = range(step - 1, -1, -1)
-        return next((step - k for k in earlier if self.turn(k).worker == worker), step + 1)
+        return next((step - k for k in earlier if self.simulated(k).worker == worker), step + 1)
 
     @cached_property
     def _course(self) -> Course:
         return self.rule.course(self.facts.seed)
 
     def copy_of(self, step: int) -> int:
-        """Where the parameters after so many steps lie."""
+        """Index of the copy of the parameters after `step` steps."""
         return step % (self.rule.most + 1)
 
     def take_in(self, arena: Arena, words: Words, step: int, record: StepRecord) -> None:
-        """Make what a step was noted to leave what holds; doing it twice changes nothing."""
-        arena.workers.entry(self.turn(step).worker + 1).opt_step = record.opt_step
+        """Store the counts of a step's record, and copy; doing it twice changes nothing."""
+        arena.workers.entry(self.simulated(step).worker + 1).opt_step = record.opt_step
         arena.counters.store("version", record.version)
         words.store(0, _TOKENS, record.tokens)
         copy = self.copy_of(step + 1)
@@ -203,28 +203,28 @@ class SimWorker:
         epoch, ticket = context.ledger.locate(number)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
         if not self._leased and context.ledger.state(epoch, ticket) != TicketState.DONE:
-            return Idle.WAIT  # the one before has just died with it, and it comes back
+            return Idle.WAIT  # its holder has just died, and it comes back
         self._step = step
         context.entry.ticket = ticket
         return Lease(epoch, ticket)
 
     def read(self) -> None:
-        """Load the parameters as they were so many steps ago."""
+        """Load the parameters of the age of this step."""
         context, strategy = self.context, self._strategy
-        age = strategy.turn(self._step).staleness
+        age = strategy.simulated(self._step).staleness
         self._read_from = strategy.copy_of(self._step - age)
         context.entry.version_read = self._words.load(1 + self._read_from, 0)
         updates.snapshot(context.backend.inbox, self._copies[self._read_from])
         context.backend.refresh()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
-        """Add the step to the newest parameters, and keep them as they are then."""
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        """Add the step to the newest parameters, and keep a copy of the result."""
         context, strategy, words = self.context, self._strategy, self._words
         entry, ledger = context.entry, context.ledger
         late = False
         entry.phase = Phase.APPLY
         context.marks.begin_update()
-        if self._leased:  # else the one before died with its step behind it
+        if self._leased:  # else its predecessor died after the step
             staleness = context.arena.counters.load("version") - entry.version_read
             grads = self._delays.compensated(grads)
             norm = gradients.global_norm(grads)
@@ -242,12 +242,12 @@ class SimWorker:
         entry.ticket = -1
         words.store(0, _STEP, self._step + 1)
         staleness = max(0, record.version - record.applied - entry.version_read)
-        return Outcome(record.applied, staleness, record.version, too_late=late)
+        return WriteResult(record.applied, staleness, record.version, too_late=late)
 
     def _record(self, lease: Lease, applied: bool, samples: int) -> StepRecord:
-        """What will hold once this step is done."""
+        """Counts after this step."""
         context = self.context
-        worker = self._strategy.turn(self._step).worker
+        worker = self._strategy.simulated(self._step).worker
         return StepRecord(
             opt_step=context.arena.workers.entry(worker + 1).opt_step + applied,
             version=context.arena.counters.load("version") + applied,
@@ -257,7 +257,7 @@ class SimWorker:
         )
 
     def _lr(self, staleness: int) -> float:
-        """Step size of this step, from what the steps before it have left."""
+        """Step size of this step, from the counts of the steps before it."""
         context = self.context
         progress = context.budget.progress(
             steps=self._step - self._first,
@@ -269,7 +269,7 @@ class SimWorker:
 
     def _apply(self, grads: Grads, norm: float, lr: float, record: StepRecord) -> None:
         context = self.context
-        worker = self._strategy.turn(self._step).worker
+        worker = self._strategy.simulated(self._step).worker
         staleness = context.arena.counters.load("version") - context.entry.version_read
         context.optimizer.step(
             self._targets[worker],

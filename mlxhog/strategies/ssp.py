@@ -1,17 +1,17 @@
 """Stale synchronous parallel (Ho et al. 2013): a parameter server whose workers keep together.
 
-Every worker has a clock, the gradients it has pushed. It begins the next one only when it is at
+Every worker has a clock: its number of pushed gradients. It begins the next one only when it is at
 most s steps ahead of the slowest, s being `--slack`. So clocks differ by s + 1 at most at any time,
 and a gradient is at most (P - 1)(2 s + 1) updates late. The gate is where a worker pulls. (A gate
-at the push, on versions, only makes gradients older: versions never fall, so whoever is too late
-waits for ever.)
+at the push, on versions, only makes gradients older: versions never fall, so a worker that is too
+late waits forever.)
 
 s bounds clocks, not times: in the long run all are as fast as the slowest. It absorbs workers that
-are slow now and then; for one that always is, take `sync --sync-shares speed` or `hogwild`.
+are sometimes slow; for one that is always slow, take `sync --sync-shares speed` or `hogwild`.
 
-Nobody waits for a worker that is dead, has ended or has nothing to do: it takes part again, from
-the clock of the slowest, when it pulls next. A clock moves, and a worker comes back, under the
-server's lock, where all clocks are what they are.
+No worker waits for one that is dead, has ended or has nothing to do: that one takes part again at
+its next pull, from the clock of the slowest. Clocks change and workers come back only under the
+server's lock, so all clocks are exact there.
 
     segment    dtype   meaning
     step.lock  uint32  the server's lock (`async_ps.py`)
@@ -102,7 +102,7 @@ class SSPWorker(AsyncPSWorker):
         return self._words.load(self._line, _OWNER) == self.context.owner
 
     def _enter(self) -> None:
-        """Take part, where that holds nobody up: not behind the slowest, nor `slack` behind any."""
+        """Take part, not behind the slowest nor over `slack` behind any, so that none waits."""
         words = self._words
         self._server.acquire()
         slowest = min(clocks_of(self.context.arena).values(), default=0)
@@ -119,7 +119,7 @@ class SSPWorker(AsyncPSWorker):
         return self._words.load(self._line, _CLOCK) - min(clocks.values())
 
     def _wait_at_gate(self) -> Idle | None:
-        """Wait until no longer too far ahead; what else ends the wait, if anything."""
+        """Wait until no longer too far ahead; returns the reason if the wait ends otherwise."""
         context, nap_s, began_ns = self.context, SHORTEST_NAP_S, 0
         idle = None
         while self._lead() > self._slack:
@@ -141,5 +141,5 @@ class SSPWorker(AsyncPSWorker):
         return idle
 
     def _landed(self) -> None:
-        """Its clock moves on, under the server's lock."""
+        """Advance its clock, under the server's lock."""
         self._words.store(self._line, _CLOCK, self._words.load(self._line, _CLOCK) + 1)

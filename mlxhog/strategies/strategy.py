@@ -1,9 +1,9 @@
 """A training strategy: when a worker reads, how it writes, and when workers meet.
 
-Every strategy is a file with two classes. The `Strategy` is what the run asks: which arena segments
-it needs, how many steps are over, what a checkpoint keeps. Its `StrategyWorker` is what one worker
-process asks: it takes a lease (which batch), fills the backend's inbox, and takes the gradient
-back. All strategies run in the same processes on the same arena, so that they can be compared.
+Every strategy is a file with two classes. The `Strategy` answers the run: the arena segments it
+needs, the steps that are done, the content of a checkpoint. Its `StrategyWorker` serves one worker
+process: it takes a lease (of a batch), fills the backend's inbox, and writes the gradient's step.
+All strategies run in the same processes on the same arena, so they can be compared.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from mlxhog.strategies.facts import RunFacts
 class Strategy(ABC):
     """A strategy for one run; the methods here are those of lock-free workers.
 
-    It holds nothing but its options, so every process may have its own: what has happened stands
-    in the arena.
+    It holds only its options, so every process may have its own; the state of the run is in the
+    arena.
 
     Attributes:
-        choice: the strategy as it was chosen, with its numbers.
+        choice: the chosen strategy with its numbers.
         facts: of the run.
-        workers: number of workers that the run begins with.
-        max_workers: worker slots of the arena, if more than those; see `slots`.
+        workers: number of workers at the start of the run.
+        max_workers: worker slots of the arena, if more than that; see `slots`.
     """
 
     choice: StrategyChoice
@@ -47,7 +47,7 @@ class Strategy(ABC):
     max_workers: int = 0
 
     numbered: ClassVar[bool] = False
-    """Whether batches are dealt out by number: single ones that are done cannot be skipped."""
+    """Whether batches are assigned by number; a resumed run then cannot skip single ones."""
 
     probes: ClassVar[bool] = True
     """Whether workers add to the lost-update probe with every step."""
@@ -59,12 +59,12 @@ class Strategy(ABC):
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its name in options and messages."""
         return self.choice.name
 
     @property
     def slots(self) -> int:
-        """Workers that it can have at a time."""
+        """Largest number of workers at a time."""
         return max(self.workers, self.max_workers)
 
     # -- before anything is started --------------------------------------------------------------
@@ -77,7 +77,7 @@ class Strategy(ABC):
             config: of the run.
 
         Raises:
-            ConfigError: this one cannot be.
+            ConfigError: they cannot.
         """
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
@@ -93,10 +93,10 @@ class Strategy(ABC):
         return 1
 
     def mean_batches_per_step(self, *, went_async: bool = False) -> float:
-        """Batches that a step averages over a whole budget in steps.
+        """Mean number of batches in a step, over a whole budget in steps.
 
         Args:
-            went_async: the run that goes on has left its rounds for good; see `state`.
+            went_async: whether the resumed run has already left its rounds; see `state`.
         """
         return self.batches_per_step()
 
@@ -109,57 +109,56 @@ class Strategy(ABC):
     def worker(self, context: Context) -> StrategyWorker:
         """Prepare one worker's part, in its process."""
 
-    # -- while no worker moves -------------------------------------------------------------------
+    # -- while no worker runs --------------------------------------------------------------------
 
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Fill the segments when the parameters are in place and no worker has started.
 
         Args:
             arena: to fill.
-            position: what `position` of the same strategy and as many workers gave to a
-                checkpoint, whose `kept_segments` are in place.
+            position: result of `position` in a checkpoint of the same strategy with as many
+                workers, whose `kept_segments` are in place.
         """
 
     def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None) -> None:
         """Store the budget of this call in steps (None: no limit), after `begin`.
 
-        A step of lock-free workers is a ticket, so the budget is an end among the tickets: nothing
-        is counted beside the ledger, and no death at whatever instruction can make the two
-        disagree. Strategies that deal batches out by number count for themselves
-        (`Context.step_limit`).
+        A step of lock-free workers is a ticket, so the budget is a limit of ticket numbers: the
+        ledger is the only count, exact after a death at any instruction. Strategies that assign
+        batches by number have their own count (`Context.step_limit`).
         """
         end = 0 if steps is None else ledger.end_after(steps)
         arena.counters.store("end_ticket", end)
         arena.counters.store("tickets_before", ledger.count_done())
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
-        """Make the parameters and counters what the run has reached.
+        """Bring the parameters and counters up to date.
 
-        All workers hold still, or are dead: then what they left half done is ended where possible.
+        All workers are paused or dead; unfinished steps of dead workers are ended if possible.
         """
         arena.counters.store("steps", self.steps_done(arena, ledger))
 
-    # -- what a checkpoint keeps -----------------------------------------------------------------
+    # -- content of a checkpoint -----------------------------------------------------------------
 
     def kept_segments(self) -> tuple[str, ...]:
-        """Copies of the parameters, by segment, without which a resumed run would be another."""
+        """Segments with copies of the parameters that a resumed run needs to continue unchanged."""
         return ()
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
-        """Where the strategy stands, for a checkpoint; None where it has nothing to say."""
+        """The strategy's position for a checkpoint; None if it has none."""
         return None
 
     def state(self, arena: Arena) -> dict[str, Any]:
-        """Everything that a checkpoint says of the strategy, by its key in the state file."""
+        """The strategy's entries in the state file of a checkpoint."""
         position = self.position(arena)
         if position is not None:
             position = {"strategy": self.name, "workers": self.workers, **position}
         return {"course": position, "went_async": False}
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
-        """Worker slots whose private optimizer state means something now.
+        """Worker slots whose private optimizer state is in use.
 
-        Those of the workers, whichever have joined and left; all of them before any has started.
+        Slots that have had a worker; before any has started, the slots of all workers.
         """
         slots = tuple(entry.slot for entry in arena.workers if entry.state != State.FREE)
         return slots or tuple(range(1, self.workers + 1))
@@ -167,10 +166,10 @@ class Strategy(ABC):
     def resume(
         self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
-        """Put the ledger where a checkpoint's state says, before `begin`.
+        """Set the ledger to a checkpoint's state, before `begin`.
 
         Returns:
-            The position for `begin`; None unless the same strategy goes on with as many workers.
+            The position for `begin`; None unless strategy and number of workers are the same.
         """
         position = state.get("course")
         names = (self.name, self.workers)
@@ -190,41 +189,41 @@ class Strategy(ABC):
         arena.counters.store("first_ticket", first)
 
     def restore_state(self, arena: Arena, state: Mapping[str, Any]) -> None:
-        """Take what else a checkpoint's state says, when the moments are in place."""
+        """Restore the rest of a checkpoint's state, once the moments are in place."""
 
     # -- while workers run -----------------------------------------------------------------------
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Steps of this call that are over for good, exact whoever died.
+        """Steps of this call that are done, exact after any death.
 
-        It comes from what the strategy decides by: the ledger, or its own words. A step that was
-        torn (its worker died while adding it) is over, unless the ledger hands it out again; a
-        round of `sync` is when all have ended it. So the count reaches the budget, never exceeds
-        it, and what it lacks is what a resumed run has to do.
+        The strategy counts them by the ledger or by its own words. A torn step (its worker died
+        while adding it) is done, unless the ledger hands it out again; a round of `sync` is done
+        when all workers have ended it. So the count reaches the budget and never exceeds it; a
+        resumed run takes the remaining steps.
         """
         return ledger.count_done() - arena.counters.load("tickets_before")
 
     def step_s(self, arena: Arena) -> float:
-        """About how long the next step takes, in seconds: that of the fastest worker."""
+        """Expected seconds of the next step: those of the fastest worker."""
         entries = (entry for entry in arena.workers if entry.state != State.FREE)
         return min((entry.step_s for entry in entries), default=0.0)
 
     def between_steps(self, arena: Arena) -> bool:
-        """Whether nothing that workers do together is under way, as far as the arena says.
+        """Whether the arena shows no unfinished step that several workers take together.
 
-        Then a worker that is starting has nothing to go on with while the arena is to hold still.
+        Then a starting worker has nothing to finish while the arena is to hold still.
         """
         return True
 
     def held_up(self, arena: Arena) -> str | None:
-        """Whom the others have been waiting for, where that is worth a message; told once."""
+        """Message about a worker for which others have waited long, or None; reported once."""
         return None
 
     def network_bytes(self, arena: Arena, steps: int) -> int:
-        """Bytes that a network would carry for this call, were each worker a machine of its own.
+        """Bytes that a network would carry for this call if each worker were its own machine.
 
-        Here as with a parameter server, for all of several workers: each step pulls the parameters
-        and pushes a gradient, both whole and in float32.
+        Here as with a parameter server, if there are several workers: each step pulls the
+        parameters and pushes a gradient, both whole and in float32.
 
         Args:
             arena: of the run.
@@ -235,7 +234,7 @@ class Strategy(ABC):
     # -- evaluation ------------------------------------------------------------------------------
 
     def load(self, arena: Arena, out: Float32, *, training: bool) -> None:
-        """Write the model as it stands into `out`, laid out as the parameters."""
+        """Write the current model into `out`, laid out as the parameters."""
         updates.snapshot(out, arena.params)
 
     def copies(self) -> tuple[str, ...]:
@@ -243,7 +242,7 @@ class Strategy(ABC):
         return ()
 
     def warning(self, average: float, copies: Sequence[float]) -> str | None:
-        """What the user should know of a finished run, if anything.
+        """Warning about a finished run, if any.
 
         Args:
             average: held-out bits per byte of the model.
@@ -253,9 +252,9 @@ class Strategy(ABC):
 
     @contextlib.contextmanager
     def each_copy(self, arena: Arena) -> Iterator[Sequence[Callable[[], None]]]:
-        """What puts each worker's own parameters in the place of their average.
+        """Functions that put each worker's own parameters in the place of their average.
 
-        Empty where workers have none. All hold still; the average is back when the block ends.
+        Empty if workers have none. No worker runs; the end of the block restores the average.
         """
         names = self.copies()
         if not names:
@@ -276,7 +275,7 @@ def model_bytes(arena: Arena) -> int:
 
 
 def all_reduce_bytes(arena: Arena, members: int) -> int:
-    """Bytes that all members send to average one array of the model's size, around a ring.
+    """Bytes that all members send to average one array of the model's size, in a ring.
 
     Source: Patarasuk and Yuan 2009, Bandwidth optimal all-reduce algorithms: 2 (M - 1) / M of the
     array by each of M.

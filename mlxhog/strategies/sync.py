@@ -1,11 +1,11 @@
 """Synchronous training: gradients averaged through the arena (Dekel et al. 2012, arXiv:1012.1367).
 
 One round is one update of P batches. Every worker counts finished stages in a word of its own, so a
-worker that replaces a dead one continues in the middle of the round, and nobody waits for ever:
+worker that replaces a dead one continues in the middle of the round, and no worker waits forever:
 
     stage 3R     compute a gradient for ticket R P + rank, write it to this worker's segment
     stage 3R+1   average this worker's share of the parameters over all gradient segments, in rank
-                 order; leave the sum of squares of each parameter's mean
+                 order; store the sum of squares of each parameter's mean
     stage 3R+2   add the squares up in parameter order (so the norm does not depend on P), apply the
                  optimizer to this worker's share
 
@@ -16,7 +16,7 @@ step size: the others follow, so all stop after the same round.
 
 With `sync_shares=speed` the sequences of a round's P tickets are divided among the workers so that
 all are done at about the same time. Rank 0 publishes the division with its decision, from the time
-that each took for a sequence in earlier rounds; whoever replaces a dead worker computes the same
+of each for a sequence in earlier rounds; the replacement of a dead worker computes the same
 sequences. A worker still holds ticket R P + rank, which is done when the worker has ended the
 round. It may get no sequence at all, and then has no gradient: the mean is that of the others.
 
@@ -24,7 +24,7 @@ round. It may get no sequence at all, and then has no gradient: the mean is that
     grads.1 .. grads.P float32  gradients, laid out as the parameters
     grads.mean         float32  their mean
     sync.norm          float64  sum of squares of the mean, per parameter
-    sync.words         uint8    words of 64 bits (`words.py`)
+    sync.words         uint8    words of 64 bits (`control_words.py`)
 
     line of sync.words  word  meaning
                      0     0  decision
@@ -33,9 +33,9 @@ round. It may get no sequence at all, and then has no gradient: the mean is that
               2 + 2 rank   0  finished stages
                            1  steps its optimizer has taken with the round
               3 + 2 rank   0  sequences in its batch, the weight of its gradient
-                           1  seconds that it takes for one, a float; 0 is not known yet
-                           2  gradients that this is the mean of
-              2 + 2 P   rank  sequences of the round that it is to compute
+                           1  its seconds for one, a float; 0 is not measured yet
+                           2  number of gradients in that mean
+              2 + 2 P   rank  sequences of the round that the rank computes
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ from mlxhog.config.strategy import InRounds
 from mlxhog.optim import updates
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies import division
-from mlxhog.strategies.context import Context, Idle, Lease, Outcome
+from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.control_words import LINE, Words
 from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
 
@@ -77,12 +77,12 @@ def sync_segments(workers: int, n_params: int) -> dict[str, tuple[str, int]]:
 
 
 def round_s(arena: Arena, workers: int, needed: int) -> float:
-    """About how long a round takes, in seconds, that waits for the first so many of its workers."""
+    """Expected seconds of a round that waits for the fastest `needed` of its workers."""
     return sorted(arena.workers.entry(rank + 1).step_s for rank in range(workers))[needed - 1]
 
 
 def is_over(words: NDArray[np.uint8], workers: int) -> bool:
-    """Whether all workers have gone on lock-free, each with moments of its own.
+    """Whether all workers have left the rounds for lock-free steps with moments of their own.
 
     Args:
         words: the segment `sync.words`.
@@ -112,7 +112,7 @@ def _finished_stages(words: NDArray[np.uint8], workers: int) -> set[int]:
 
 
 def pass_over(words: NDArray[np.uint8], workers: int) -> None:
-    """Begin behind the switch: a resumed run whose workers have moments of their own already."""
+    """Begin after the switch: in a resumed run whose workers already have their own moments."""
     for rank in range(workers):
         Words(words).store(2 + 2 * rank, 0, 1)
     Words(words).store(0, 0, 1 << 2 | SWITCH)
@@ -224,13 +224,13 @@ class SyncWorker:
             code = GO
         if code != STOP:
             if any(self._stages(rank) < 3 * round_ for rank in self._ranks):
-                return 0  # who died at the end of a round did not wait for the others in it
+                return 0  # a worker that died at a round's end did not wait for the others
             self._publish(round_)
         self._words.store(0, 0, (round_ + 1) << 2 | code)
         return code
 
     def _publish(self, round_: int) -> None:
-        """Say with which step size, from which version and by whom a round is computed."""
+        """Store the step size of a round, its version and the sequences of each rank."""
         context = self.context
         version = context.arena.counters.load("version")
         self._words.store_float(1, 0, context.schedule(self._progress(round_), version))
@@ -239,7 +239,7 @@ class SyncWorker:
             self._shares.publish()
 
     def _progress(self, round_: int) -> float:
-        """As `Context.progress`; with equal shares from what rank 0 has counted, so reruns agree.
+        """As `Context.progress`; with equal shares from the count of rank 0, so reruns agree.
 
         The others may not have counted their part of the last round yet.
         """
@@ -259,7 +259,7 @@ class SyncWorker:
     def _wait_for(self, stage: int) -> None:
         """Wait until every worker has finished a stage; the supervisor replaces a dead one.
 
-        The phase stays what it was: during a round nobody holds still for a checkpoint.
+        The phase is kept: during a round no worker holds still for a checkpoint.
         """
         entry = self.context.entry
         pause_s, began_ns = 0.0, monotonic_ns()
@@ -290,7 +290,7 @@ class SyncWorker:
         epoch, ticket = divmod(first + context.rank, context.ledger.n)
         self._leased = context.ledger.claim_exact(epoch, ticket, context.owner)
         if not self._leased and context.ledger.state(epoch, ticket) != TicketState.DONE:
-            return Idle.WAIT  # not its predecessor's, which had applied it
+            return Idle.WAIT  # not one that its predecessor applied
         context.entry.ticket = ticket
         if self._shares is None:
             return Lease(epoch, ticket)
@@ -314,14 +314,14 @@ class SyncWorker:
     def read(self) -> None:
         """Plain snapshot: every worker of a round reads the same version.
 
-        As rank 0 published it: one that replaces a dead worker may come when the counter has moved.
+        It is the version that rank 0 published: the counter may be higher when a replacement reads.
         """
         context = self.context
         context.entry.version_read = self._words.load(1, 1)
         context.copy_to_inbox()
         self._began_ns = monotonic_ns()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Average with the other workers' gradients, then apply this worker's share."""
         context = self.context
         start = self._stages(context.rank)
@@ -335,16 +335,16 @@ class SyncWorker:
             self._finish_stage(base)
         return self._end_round(lease, start)
 
-    def _end_round(self, lease: Lease, start: int) -> Outcome:
-        """Average and apply, with those who take part in the round; `start` stages are finished."""
+    def _end_round(self, lease: Lease, start: int) -> WriteResult:
+        """Average and apply with the workers of the round; `start` stages are finished."""
         context = self.context
         entry, ledger, counters = context.entry, context.ledger, context.arena.counters
         base = start // 3 * 3
-        self._wait_for(base)  # also for a successor: the others may not be as far as the dead was
+        self._wait_for(base)  # also for a replacement: its predecessor may have been ahead
         context.marks.begin_update()  # before any worker of the round can apply its share
         if start <= base + 1:
             self._average()
-            # Noted here and stored below: whoever replaces a dead worker counts its step once.
+            # Stored here, counted below: the replacement of a dead worker counts its step once.
             self._words.store(self._line, 1, entry.opt_step + 1)
             self._finish_stage(base + 1)
         self._wait_for(base + 1)
@@ -365,7 +365,7 @@ class SyncWorker:
         context.marks.end_update()
         self._finish_stage(base + 2)
         self._wait_for(base + 2)
-        return Outcome(applied=finite, staleness=0, version=version)
+        return WriteResult(applied=finite, staleness=0, version=version)
 
     def _write_own(self, grads: Grads) -> None:
         for name, slot in self.context.arena.layout.slots.items():
@@ -401,7 +401,7 @@ class SyncWorker:
             name = self._names[index]
             slot = context.arena.layout.slots[name]
             mean = self._mean[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            if slot.kind == "rows":  # a row nobody touched has an all-zero gradient
+            if slot.kind == "rows":  # an untouched row has an all-zero gradient
                 rows = np.flatnonzero(mean.any(axis=1)).astype(np.int32)
                 grads[name] = Rows(rows, np.ascontiguousarray(mean[rows]))
             else:

@@ -1,8 +1,8 @@
 """Start synchronous, go asynchronous: `--async-after F`.
 
 Early in training staleness is expensive; later it is cheap. The first share F of the run is `Sync`,
-the rest `Hogwild`. `Sync` hands its shared moments on as each worker's private ones. A run that has
-gone asynchronous stays so when it is resumed. One worker is never synchronous.
+the rest `Hogwild`. At the switch each worker takes the shared moments as its private ones. A
+run that has gone asynchronous stays so when it is resumed. One worker runs no rounds.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.backends.backend import Grads
 from mlxhog.config.strategies import Hogwild
 from mlxhog.strategies import look_ahead
-from mlxhog.strategies.context import Context, Idle, Lease, Outcome, StrategyWorker
+from mlxhog.strategies.context import Context, Idle, Lease, StrategyWorker, WriteResult
 from mlxhog.strategies.hogwild import HogwildWorker
 from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
 from mlxhog.strategies.sync import (
@@ -36,11 +36,11 @@ class SyncThenHogwild(Strategy):
 
     @property
     def fixed(self) -> str | None:
-        """The rounds count on every worker."""
+        """The rounds need every worker."""
         return "async_after begins with rounds that need all of its workers"
 
     def mean_batches_per_step(self, *, went_async: bool = False) -> float:
-        """One of every worker in the share of the steps that are rounds, and one in the rest."""
+        """One per worker in the share of the steps that are rounds, and one in the rest."""
         rounds = 0.0 if went_async else self.choice.async_after
         return 1.0 + rounds * (self.workers - 1)
 
@@ -50,11 +50,11 @@ class SyncThenHogwild(Strategy):
         return {**sync_segments(self.workers, n_params), **ahead}
 
     def kept_segments(self) -> tuple[str, ...]:
-        """What looking ahead needs."""
+        """Segments for looking ahead."""
         return tuple(look_ahead.segments(self.facts, self.workers))
 
     def position(self, arena: Arena) -> dict[str, Any] | None:
-        """Nothing but that the kept segments fit the same strategy and as many workers."""
+        """Empty: it only ties the kept segments to the strategy and the number of workers."""
         return {} if self.kept_segments() else None
 
     def worker(self, context: Context) -> StrategyWorker:
@@ -102,7 +102,7 @@ class SyncThenHogwild(Strategy):
     def resume(
         self, arena: Arena, ledger: Ledger, state: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
-        """Go on in the phase that the run was in."""
+        """Resume in the phase that the run was in."""
         position = super().resume(arena, ledger, state)
         if state.get("went_async"):
             pass_over(arena.segment("sync.words"), self.workers)
@@ -115,7 +115,7 @@ class SyncThenHogwildWorker:
     """One worker of either phase."""
 
     def __init__(self, context: Context) -> None:
-        """Start in the phase the run is in; a replaced worker finds its own moments in place."""
+        """Start in the phase the run is in; a replacement finds its own moments in place."""
         self.context, self._async_after = context, context.chosen(Hogwild).async_after
         self._words = context.arena.segment("sync.words")
         self._sync = SyncWorker(context, switch=self._is_over)
@@ -125,7 +125,7 @@ class SyncThenHogwildWorker:
         return self.context.progress() >= self._async_after
 
     def claim(self) -> Lease | Idle:
-        """Take the next batch of the phase, which may end here."""
+        """Take the next batch; the synchronous phase may end here."""
         lease = self._now.claim()
         if self._now is self._sync and self._sync.switched:
             rounds = rounds_done(self._words, self.context.workers)
@@ -141,6 +141,6 @@ class SyncThenHogwildWorker:
         """As the phase reads."""
         self._now.read()
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """As the phase writes."""
         return self._now.write(grads, lease, samples)

@@ -36,7 +36,7 @@ from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.optim import updates
 from mlxhog.strategies import Lease, access_order
-from mlxhog.strategies.recorded import Difference, ReplayedWorker
+from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
 from mlxhog.training import checkpoints, recording, worker
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
@@ -129,7 +129,7 @@ def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
             if repeated.repeat_read(record):
                 grads = gradients.gradient(Lease(record.numbers.epoch, record.numbers.ticket))
                 repeated.repeat_write(record, grads)
-        except Difference as difference:
+        except Mismatch as difference:
             pipe.send((k, str(difference)))
             return
     pipe.send((len(part.frames), None))
@@ -409,11 +409,11 @@ class _Replay:
 
     def _stuck(self) -> str:
         """Say who waits for what, where nobody goes on."""
-        next_turn, texts = access_order.next_turns(self.arena), []
+        counts, texts = access_order.access_counts(self.arena), []
         for part, _ in self._running.values():
             word = access_order.Book(self.arena, part.slot).waits_for
             if word is not None:
-                texts.append(f"{part} waits at stripe or row {word}, turn {int(next_turn[word])}")
+                texts.append(f"{part} waits at stripe or row {word}, access {int(counts[word])}")
         return f"no worker can continue, so the logs do not fit together: {'; '.join(texts)}"
 
     def compare(self, end: recording.End) -> str | None:

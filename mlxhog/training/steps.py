@@ -12,7 +12,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.config.strategy import sparsify
 from mlxhog.optim import updates
-from mlxhog.strategies import Context, Idle, Lease, Outcome
+from mlxhog.strategies import Context, Idle, Lease, WriteResult
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 
@@ -88,7 +88,7 @@ class Steps:
             wait_s=(entry.wait_ns - waited_before) / 1e9,
         )
 
-    def _count(self, outcome: Outcome, loss: float, tokens: int) -> None:
+    def _count(self, outcome: WriteResult, loss: float, tokens: int) -> None:
         """Add a step to this worker's entry and to the run's counters."""
         entry, counters = self.context.entry, self.context.arena.counters
         entry.steps += 1

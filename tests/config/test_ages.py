@@ -7,7 +7,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from mlxhog.config.ages import SimulatedStaleness, Turn
+from mlxhog.config.ages import SimulatedStaleness
 from tests.pairs import each_of
 
 STEPS = 4000
@@ -29,7 +29,7 @@ def test_a_fixed_age_is_that_of_workers_that_apply_in_turn() -> None:
     ("text", "mean", "most"),
     [("uniform:1:5", 3.0, 5), ("geometric:3", 3.0, 25), ("histogram:0=1,4=3", 3.0, 4)],
 )
-def test_drawn_ages_have_the_mean_that_was_asked_for(text: str, mean: float, most: int) -> None:
+def test_drawn_ages_have_the_requested_mean(text: str, mean: float, most: int) -> None:
     drawn = ages(text)
     assert np.mean(drawn) == pytest.approx(mean, rel=0.05)
     assert max(drawn) <= SimulatedStaleness.parse(text).most == most
@@ -46,23 +46,23 @@ def test_an_age_depends_on_no_other_step() -> None:
 def test_speeds_give_each_worker_its_part_and_gradients_a_mean_age_of_p_minus_1() -> None:
     rule = SimulatedStaleness.parse("speed:1,1,1,4")
     course = rule.course(0)
-    turns = [course.at(step) for step in range(STEPS)]
-    steps = Counter(turn.worker for turn in turns)
-    assert steps[0] == pytest.approx(4 * steps[3], rel=0.01)
-    assert np.mean([turn.staleness for turn in turns]) == pytest.approx(3.0, rel=0.01)
-    slow = [turn.staleness for turn in turns if turn.worker == 3]
-    assert max(slow) == 12 > max(turn.staleness for turn in turns if turn.worker != 3)
+    steps = [course.at(number) for number in range(STEPS)]
+    shares = Counter(step.worker for step in steps)
+    assert shares[0] == pytest.approx(4 * shares[3], rel=0.01)
+    assert np.mean([step.staleness for step in steps]) == pytest.approx(3.0, rel=0.01)
+    slow = [step.staleness for step in steps if step.worker == 3]
+    assert max(slow) == 12 > max(step.staleness for step in steps if step.worker != 3)
     assert max(slow) <= rule.most
 
 
-def test_with_equal_speeds_a_course_is_that_of_turns() -> None:
+def test_with_equal_speeds_workers_apply_in_turn() -> None:
     fixed, speed = (SimulatedStaleness.parse(text).course(0) for text in ("fixed:2", "speed:1,1,1"))
     assert [fixed.at(k) for k in range(20)] == [speed.at(k) for k in range(20)]
 
 
 def test_no_gradient_is_older_than_the_run() -> None:
     course = SimulatedStaleness.parse("fixed:9", 1).course(0)
-    assert [course.at(step) for step in (0, 4, 9)] == [Turn(0, 0), Turn(0, 4), Turn(0, 9)]
+    assert [course.at(step) for step in (0, 4, 9)] == [(0, 0), (0, 4), (0, 9)]
 
 
 @each_of(

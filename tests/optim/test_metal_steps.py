@@ -19,7 +19,7 @@ from mlxhog.metal.registry import KERNELS
 from mlxhog.optim import SGD, AdamW, Momentum, Muon, Optimizer, Target, metal_steps
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.metal_steps import MetalSteps, decay_flags, runs
-from mlxhog.optim.rule import Record
+from mlxhog.optim.rule import StepTrace
 from mlxhog.optim.rule import parameter as view
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.fake_gpu import FakeMLX, FakeMPS
@@ -113,7 +113,7 @@ def target(
         shared=shared,
         decay=DECAY,
         metal=None if engine is None else MetalSteps(engine, arena.params, slots, DECAY),
-        record=Record(arena.segment("last"), arena.segment("prev")) if recorded else None,
+        record=StepTrace(arena.segment("last"), arena.segment("prev")) if recorded else None,
     )
 
 

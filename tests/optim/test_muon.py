@@ -24,7 +24,7 @@ from mlxhog.optim.muon import (
     polar_reference,
     to_bfloat16,
 )
-from mlxhog.optim.rule import Record
+from mlxhog.optim.rule import StepTrace
 from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.shared import shared
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, Slot, initial, parameter, target
@@ -264,7 +264,7 @@ def after_two_steps(mode: str, *, shares: bool, recorded: bool) -> dict[str, Flo
             mode=WRITE_MODES[mode],
             private={} if shares else moments,
             shared=moments if shares else {},
-            record=Record(state["last"], state["prev"]) if recorded else None,
+            record=StepTrace(state["last"], state["prev"]) if recorded else None,
         )
         for step in (1, 2):
             grads = {slot.name: drawn(*slot.shape, seed=step) for slot in (LARGE, SECOND)}

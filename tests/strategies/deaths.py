@@ -124,12 +124,12 @@ def die_together(
         thread.start()
     for thread in threads:
         thread.join(30)
-        assert not thread.is_alive(), f"nobody ended after a death at {line}"
+        assert not thread.is_alive(), f"no worker ended after a death at {line}"
     return dead.is_set()
 
 
 def after(event: threading.Event, run: Callable[[Any], object], worker: Any) -> None:
-    """Run a worker once another has begun, which would else find nothing left to do."""
+    """Run a worker once another has begun, which else would find no work left."""
     assert event.wait(30)
     run(worker)
 
@@ -150,7 +150,7 @@ def die_and_be_replaced(
         line: where it dies, of `lines`.
         make: makes its successor in the same slot.
         run: does all that is left to do.
-        on_torn: what becomes of a torn ticket.
+        on_torn: `count` or `retry` a torn ticket.
         of: the class whose line it is; None is the worker's own.
 
     Returns:
@@ -175,7 +175,7 @@ def die_and_be_replaced(
 def dies_beside_another(
     make: Callable[[int], Any], line: tuple[str, int], run: Callable[[Any], object]
 ) -> tuple[bool, Any]:
-    """One of two workers dies and is replaced, while the other goes on and ends.
+    """One of two workers dies and is replaced, while the other continues and ends.
 
     Args:
         make: makes the worker of a slot.
@@ -196,5 +196,5 @@ def dies_beside_another(
 
     reached = die_and_be_replaced(victim, line, partial(make, 1), begin)
     thread.join(30)
-    assert not thread.is_alive(), f"nobody went on after a death at {line}"
+    assert not thread.is_alive(), f"the other worker is stuck after a death at {line}"
     return reached, other

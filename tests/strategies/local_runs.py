@@ -1,4 +1,4 @@
-"""Local methods in one process: workers in threads, and what they must come to, step by step."""
+"""Local methods in one process: workers in threads, and the expected result, step by step."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def take_steps(worker: LocalWorker) -> None:
 
 
 def all_done(worker: LocalWorker) -> bool:
-    """Whether every worker has taken its steps; the others may want this one in a meeting."""
+    """Whether every worker has taken its steps; the others may need this one in a meeting."""
     context = worker.context
     return context.strategy.steps_done(context.arena, context.ledger) == context.step_limit
 

@@ -17,7 +17,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
 from mlxhog.optim import AdamW
-from mlxhog.strategies import Idle, Lease, Outcome, Strategy
+from mlxhog.strategies import Idle, Lease, Strategy, WriteResult
 from mlxhog.strategies.async_ps import AsyncPS, AsyncPSWorker
 from mlxhog.strategies.ssp import SSP, SSPWorker, clocks_of
 from tests.strategies.deaths import dies_beside_another, lines
@@ -56,7 +56,7 @@ def worker(arena: Arena, slot: int, of: Strategy, steps: int = STEPS, **more: An
     return of.worker(ctx)
 
 
-def push(worker: AsyncPSWorker, lease: Lease | Idle, gradient: float = 1.0) -> Outcome:
+def push(worker: AsyncPSWorker, lease: Lease | Idle, gradient: float = 1.0) -> WriteResult:
     assert isinstance(lease, Lease)
     return worker.write({"w": np.full(4, gradient, np.float32)}, lease, samples=1)
 
@@ -140,7 +140,7 @@ def test_a_worker_begins_no_step_that_is_too_far_ahead_of_the_slowest() -> None:
         assert clocks_of(arena) == {1: 4, 2: 1}
 
 
-def test_nobody_waits_for_a_dead_worker_and_its_successor_is_not_behind_the_slowest() -> None:
+def test_no_worker_waits_for_a_dead_one_and_its_successor_is_not_behind_the_slowest() -> None:
     of = server(slack=0)
     with new_arena(of, steps=60) as arena:
         one, dead = worker(arena, 1, of, 60), worker(arena, 2, of, 60)
@@ -157,7 +157,7 @@ def test_nobody_waits_for_a_dead_worker_and_its_successor_is_not_behind_the_slow
 
 
 @pytest.mark.parametrize("ends", ["finished", "done"])
-def test_nobody_waits_for_a_worker_that_has_ended(ends: str) -> None:
+def test_no_worker_waits_for_one_that_has_ended(ends: str) -> None:
     of = server(slack=0)
     with new_arena(of, steps=60) as arena:
         one, other = worker(arena, 1, of, 60), worker(arena, 2, of, 60)
@@ -183,7 +183,7 @@ def test_a_worker_at_the_gate_hears_the_supervisor(counter: str, idle: Idle) -> 
         assert one.claim() is idle
 
 
-def test_who_holds_up_the_others_for_long_is_named_once() -> None:
+def test_a_worker_that_holds_up_the_others_for_long_is_named_once() -> None:
     of = server(slack=0, slack_notice=1e-6)
     with new_arena(of) as arena:
         one, slow = worker(arena, 1, of), worker(arena, 2, of)
@@ -204,7 +204,7 @@ def test_who_holds_up_the_others_for_long_is_named_once() -> None:
 
 
 @pytest.mark.parametrize("slack", [0, 1, 3])
-def test_clocks_and_staleness_stay_within_their_bounds_whoever_is_fast_and_whoever_dies(
+def test_clocks_and_staleness_stay_within_their_bounds_at_any_speeds_and_deaths(
     slack: int,
 ) -> None:
     """Steps of four workers in a random order, as far as the gate lets them; some of them die."""
@@ -248,7 +248,7 @@ def test_clocks_and_staleness_stay_within_their_bounds_whoever_is_fast_and_whoev
         (1, SSPWorker, ("claim", "_enter", "_wait_at_gate", "_landed")),
     ],
 )
-def test_a_death_at_any_line_stops_nobody_and_costs_one_torn_step(
+def test_a_death_at_any_line_stops_no_other_worker_and_costs_one_torn_step(
     slack: int | None, kind: type[AsyncPSWorker], methods: tuple[str, ...]
 ) -> None:
     of, reached = server(slack=slack), 0

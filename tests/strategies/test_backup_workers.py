@@ -18,7 +18,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.config import strategies as choices
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ConfigError
-from mlxhog.strategies import Idle, Lease, Outcome, Strategy, build
+from mlxhog.strategies import Idle, Lease, Strategy, WriteResult, build
 from mlxhog.strategies.backup_workers import QuorumWorker, SyncWithBackups, members
 from tests.strategies.deaths import after, die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context, note_step, strategy
@@ -45,7 +45,7 @@ def worker(arena: Arena, rank: int, rounds: int = ROUNDS) -> QuorumWorker:
     return QuorumWorker(ctx)
 
 
-def write(worker: QuorumWorker, lease: Lease | Idle) -> Outcome:
+def write(worker: QuorumWorker, lease: Lease | Idle) -> WriteResult:
     """A gradient of 1 + rank everywhere."""
     assert isinstance(lease, Lease)
     gradient = np.full(4, 1.0 + worker.context.rank, np.float32)
@@ -63,7 +63,7 @@ def together(*workers: QuorumWorker, run: Any = take_rounds) -> list[threading.T
     return begin(run, workers)
 
 
-def test_a_round_is_the_mean_of_the_first_and_nobody_waits_for_the_last() -> None:
+def test_a_round_is_the_mean_of_the_first_and_no_worker_waits_for_the_last() -> None:
     with new_arena() as arena:
         slow, *fast = [worker(arena, rank) for rank in (1, 0, 2)]
         lease = slow.claim()
@@ -83,7 +83,7 @@ def test_a_round_is_the_mean_of_the_first_and_nobody_waits_for_the_last() -> Non
         assert Ledger(arena).state(0, 1) == TicketState.DONE  # its text is passed over
 
 
-def test_a_late_worker_goes_on_with_the_newest_round_and_leaves_no_ticket_behind() -> None:
+def test_a_late_worker_continues_with_the_newest_round_and_leaves_no_ticket_behind() -> None:
     with new_arena() as arena:
         slow, *fast = [worker(arena, rank) for rank in (1, 0, 2)]
         threads = together(*fast)
@@ -98,7 +98,7 @@ def test_a_late_worker_goes_on_with_the_newest_round_and_leaves_no_ticket_behind
         assert OF.between_steps(arena)
 
 
-def test_a_checkpoint_passes_over_what_a_worker_misses_that_evaluates_meanwhile() -> None:
+def test_a_checkpoint_passes_over_the_rounds_that_an_evaluating_worker_misses() -> None:
     with new_arena() as arena:
         slow, *fast = [worker(arena, rank, ROUNDS) for rank in (1, 0, 2)]
         join(together(*fast))  # all rounds, while the other evaluates
@@ -116,7 +116,7 @@ def test_a_checkpoint_passes_over_what_a_worker_misses_that_evaluates_meanwhile(
         assert ledger.watermark == ROUNDS * WORKERS
 
 
-def test_a_round_is_begun_if_those_whom_it_waits_for_end_it_in_time() -> None:
+def test_a_round_is_begun_if_the_workers_that_it_waits_for_end_it_in_time() -> None:
     with new_arena() as arena:
         first, *_ = [worker(arena, rank) for rank in range(WORKERS)]
         arena.counters.store("start_ns", monotonic_ns())
@@ -151,14 +151,14 @@ def test_steps_are_counted_by_one_worker_of_each_round() -> None:
 
 
 @pytest.mark.parametrize(("backups", "workers"), [(2, 2), (1, 1), (1, 25)])
-def test_a_round_has_somebody_to_wait_for(backups: int, workers: int) -> None:
+def test_a_round_has_a_worker_to_wait_for(backups: int, workers: int) -> None:
     config = TrainConfig(strategy=choices.Sync(backup_workers=backups))
     with pytest.raises(ConfigError, match="backup_workers is"):
         build(config, workers)
 
 
 @pytest.mark.slow
-def test_a_death_at_any_line_stops_nobody_and_costs_at_most_one_torn_apply() -> None:
+def test_a_death_at_any_line_stops_no_other_worker_and_costs_at_most_one_torn_apply() -> None:
     """Of the rank that decides on rounds, and of another."""
     methods = ("claim", "_pass_over", "pass_over", "_decide", "write", "_wait_for_quorum")
     reached = 0
@@ -179,11 +179,11 @@ def test_a_death_at_any_line_stops_nobody_and_costs_at_most_one_torn_apply() -> 
             where = f"{method}+{number}"
             for thread in threads:
                 thread.join(30)
-                assert not thread.is_alive(), f"nobody went on after a death at {where}"
+                assert not thread.is_alive(), f"another worker is stuck after a death at {where}"
             ledger = Ledger(arena)
             assert OF.steps_done(arena, ledger) == arena.counters.load("version") == ROUNDS, where
             assert ledger.position()["torn"] <= 1, where
-            least, most = -LR * 2.5 * ROUNDS, -LR * 1.5 * (ROUNDS - 1)  # of which means, is chance
+            least, most = -LR * 2.5 * ROUNDS, -LR * 1.5 * (ROUNDS - 1)  # the members are chance
             for name in "abc":
                 values = arena.param(name)
                 assert np.all(values == values[0]), where

@@ -1,4 +1,4 @@
-"""What the step of a late gradient becomes."""
+"""The steps of late gradients under each option."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_step_size_of_a_late_gradient_is_what_the_rule_says(
     assert [rule.factor(tau, 4) for tau in (0, 1, 2, 3, 8)] == pytest.approx(factors)
 
 
-def test_what_is_left_out_by_default_is_twice_as_late_as_there_are_workers() -> None:
+def test_gradients_more_than_twice_as_late_as_there_are_workers_are_left_out_by_default() -> None:
     rule = StalenessRule.parse("drop")
     assert [rule.factor(tau, 4) for tau in (8, 9)] == [1.0, 0.0]
 
@@ -65,10 +65,10 @@ def test_rates_by_speed_move_the_parameters_equally_far_and_as_far_as_without_th
     per_second = [factor / own for factor, own in zip(factors, times, strict=True)]
     assert per_second == pytest.approx([per_second[0]] * 3)
     assert sum(per_second) == pytest.approx(sum(1 / own for own in times))
-    assert speed_factor(0.1, [0.1, 0.0]) == 1.0  # not known yet
+    assert speed_factor(0.1, [0.1, 0.0]) == 1.0  # not measured yet
 
 
-def test_a_part_of_all_step_sizes_that_is_not_the_part_of_the_text_is_told() -> None:
+def test_a_share_of_all_step_sizes_that_is_not_the_share_of_the_text_is_reported() -> None:
     assert share_warning([1.0, 1.0], [100, 150]) is None
     assert share_warning([0.0, 0.0], [0, 0]) is None
     result = share_warning([9.0, 1.0], [500, 500])
@@ -141,7 +141,7 @@ def test_the_first_gradient_of_a_row_is_divided_by_its_own_size_whenever_it_come
 
 
 def take(worker: HogwildWorker, gradient: float = 1.0, others: int = 0) -> None:
-    """A step that comes so many updates of others late."""
+    """A step that comes `others` updates late."""
     lease = worker.claim()
     assert isinstance(lease, Lease)
     worker.read()
@@ -207,7 +207,7 @@ def test_a_late_step_counts_on_the_next_ones_by_its_own_staleness() -> None:
             )
             workers.append(HogwildWorker(of))
         take(workers[0], gradient=4.0)
-        assert arena.param("w").tolist() == [-LR * 4] * 4  # nobody was in between
+        assert arena.param("w").tolist() == [-LR * 4] * 4  # no update came between
         take(workers[1], gradient=4.0, others=3)
         take(workers[0], gradient=8.0, others=1)
         plain = -LR * (4 + 4 + 8)

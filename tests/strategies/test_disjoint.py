@@ -1,4 +1,4 @@
-"""Block-disjoint workers: who holds what, and that updates side by side never meet."""
+"""Block-disjoint workers: the holders of groups, and that concurrent updates never meet."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def words(workers: int) -> Any:
     return np.zeros(n_bytes, np.uint8)
 
 
-def test_a_group_has_one_holder_whoever_changes_at_the_same_time() -> None:
+def test_a_group_has_one_holder_while_workers_change_at_the_same_time() -> None:
     shared, holders = words(WORKERS), [0] * (WORKERS + 1)
     problems: list[str] = []
 
@@ -51,7 +51,7 @@ def test_a_group_has_one_holder_whoever_changes_at_the_same_time() -> None:
     assert not problems
 
 
-def test_a_worker_moves_to_the_group_that_has_lain_free_for_longest() -> None:
+def test_a_worker_moves_to_the_group_that_has_been_free_for_longest() -> None:
     shared = words(2)
     first, second = Groups(shared, 3, 1), Groups(shared, 3, 2)
     assert (first.held, second.held) == (0, 1)
@@ -106,7 +106,7 @@ def test_an_optimizer_that_begins_anew_counts_its_steps_anew(
 
 
 def take_step(worker: DisjointWorker, grads: dict[str, Any]) -> frozenset[str]:
-    """One step; returns the names of what it wrote."""
+    """One step; returns the names of the parameters that it wrote."""
     lease = worker.claim()
     assert isinstance(lease, Lease)
     worker.context.entry.phase = Phase.COMPUTE

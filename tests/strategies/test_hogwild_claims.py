@@ -1,4 +1,4 @@
-"""Lock-free workers take the tickets of the budget, all of them and no more, whoever dies."""
+"""Lock-free workers take exactly the tickets of the budget, whichever worker dies."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mlxhog.backends.backend import Grads
 from mlxhog.config.budget import Budget
 from mlxhog.optim import SGD, AdamW, Muon, Target
 from mlxhog.strategies import Idle, Lease, look_ahead
-from mlxhog.strategies.context import Outcome
+from mlxhog.strategies.context import WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from tests.strategies.deaths import die_and_be_replaced, lines
 from tests.strategies.test_sync import LR, context, strategy
@@ -110,7 +110,7 @@ BEGIN = 2.0**STEPS
 
 
 def muon_arena() -> Arena:
-    """Workers of Muon with moments of all, who look ahead, as runs have it unless told otherwise.
+    """An arena for Muon with shared moments and looking ahead, the defaults of a run.
 
     Gradients are 0 and betas 1/2: a step halves the moments, and moves a matrix by one direction.
     """
@@ -137,7 +137,7 @@ def muon_worker(arena: Arena, slot: int) -> HogwildWorker:
     return HogwildWorker(ctx)
 
 
-def go_on(worker: HogwildWorker) -> None:
+def take_rest(worker: HogwildWorker) -> None:
     """Steps of zero gradients until none is left."""
     while isinstance(lease := worker.claim(), Lease):
         worker.read()
@@ -145,7 +145,7 @@ def go_on(worker: HogwildWorker) -> None:
 
 
 def steps_in(arena: Arena, segment: str, name: str) -> set[float]:
-    """How many steps the elements of a parameter's moments have seen."""
+    """The numbers of steps that the elements of a parameter's moments have seen."""
     slot = arena.layout.slots[name]
     values = arena.segment(segment)[slot.offset : slot.offset + slot.size]
     return set(np.log2(BEGIN / values.astype(np.float64)).tolist())
@@ -178,7 +178,7 @@ def test_a_death_at_any_line_of_muon_loses_no_step_of_shared_moments_that_was_co
                 survivor.write(ZEROS, held, samples=1)
                 return muon_worker(arena, 1)
 
-            if not die_and_be_replaced(victim, line, others, go_on, of=of):
+            if not die_and_be_replaced(victim, line, others, take_rest, of=of):
                 continue
             reached += 1
             counted = arena.counters.load("version")
@@ -227,7 +227,7 @@ def test_a_stripe_that_a_dead_worker_holds_half_written_is_taken_over(part: str)
             arena.workers.mark_dead(1)
             victim.context.ledger.reap(victim.context.owner)
             survivor.write(ZEROS, held, samples=1)
-            go_on(muon_worker(arena, 1))
+            take_rest(muon_worker(arena, 1))
             counted = arena.counters.load("version")
             assert counted == STEPS - 1
             assert not arena.segment("locks").any(), word
@@ -236,7 +236,7 @@ def test_a_stripe_that_a_dead_worker_holds_half_written_is_taken_over(part: str)
             assert np.isfinite(arena.params).all()
 
 
-def test_a_ticket_that_comes_back_at_the_end_is_taken_by_those_who_had_none_left() -> None:
+def test_a_ticket_that_comes_back_at_the_end_is_taken_by_a_worker_that_had_none_left() -> None:
     with new_arena(steps=2) as arena:
         dead, other = worker(arena, 1), worker(arena, 2)
         assert isinstance(dead.claim(), Lease)
@@ -286,7 +286,7 @@ def test_a_gradient_that_is_not_finite_is_dropped_and_counts_no_update(value: fl
         assert (arena.counters.load("version"), one.context.entry.opt_step) == (1, 1)
 
 
-def take_step(worker: HogwildWorker, gradient: float) -> Outcome:
+def take_step(worker: HogwildWorker, gradient: float) -> WriteResult:
     lease = worker.claim()
     assert isinstance(lease, Lease)
     worker.read()

@@ -1,4 +1,4 @@
-"""Local methods: what each of them computes, wherever a worker dies."""
+"""Local methods: the result of each of them, wherever a worker dies."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_every_method_is_what_its_paper_says_bit_for_bit(name: str, workers: int
 
 
 @each_of("every", [1, 2, 100])
-def test_copies_are_averaged_whenever_each_worker_has_taken_so_many_steps(every: int) -> None:
+def test_copies_are_averaged_whenever_each_worker_has_taken_h_steps(every: int) -> None:
     of = method("local_sgd", 2, average_every=every)
     with new_arena(of) as arena:
         run(arena, of)
@@ -128,9 +128,9 @@ def test_the_outer_step_is_that_of_torch_sgd_with_nesterov() -> None:
         ours = arena.param("w")[0]
     theta = torch.nn.Parameter(torch.zeros(1, dtype=torch.float64))
     outer = torch.optim.SGD([theta], lr=0.7, momentum=0.9, nesterov=True)
-    for turn in range(4):
+    for round_ in range(4):
         at = theta.item()
-        own = [at - LR * (1 + 2 * turn + rank + 0.25 * at) for rank in (0, 1)]
+        own = [at - LR * (1 + 2 * round_ + rank + 0.25 * at) for rank in (0, 1)]
         theta.grad = theta.detach() - sum(own) / 2
         outer.step()
     assert ours == pytest.approx(theta.item(), rel=1e-6)
@@ -224,7 +224,7 @@ def test_moments_are_kept_averaged_or_reset_when_copies_are_averaged(state: str)
         assert steps == ([0, 0] if state == "reset" else [2, 2])
 
 
-# -- what a run sees -------------------------------------------------------------------------------
+# -- the view of the run ---------------------------------------------------------------------------
 
 
 def test_an_average_has_no_part_in_the_lost_update_probe() -> None:
@@ -235,7 +235,7 @@ def test_an_average_has_no_part_in_the_lost_update_probe() -> None:
         assert arena.probe.tolist() == [7.0] * arena.probe.size
 
 
-def test_what_is_evaluated_while_training_is_the_average_of_the_copies() -> None:
+def test_the_model_that_is_evaluated_while_training_is_the_average_of_the_copies() -> None:
     of = method("avg_runs")
     with new_arena(of) as arena:
         take_step(one := worker(arena, 1, of), lease_of(one))
@@ -391,7 +391,7 @@ def test_workers_that_wait_see_nothing_of_a_meeting_that_is_held_for_a_checkpoin
 def test_by_speed_a_slower_worker_takes_fewer_steps_in_a_round() -> None:
     of = method("local_sgd", 2, average_every=8, local_work="speed")
     with new_arena(of) as arena:
-        assert of.steps_of_round(arena, 0) == [8, 8]  # nothing is known yet
+        assert of.steps_of_round(arena, 0) == [8, 8]  # nothing is measured yet
         for slot, took_ns in ((1, 10_000_000), (2, 35_000_000)):
             entry = arena.workers.entry(slot)
             entry.compute_ns, entry.steps = took_ns, 1
@@ -442,7 +442,7 @@ def test_a_death_at_any_line_changes_nothing_but_a_torn_step(name: str, rank: in
             died = die_and_be_replaced(victim, (method_name, number), make, take_steps)
             thread.join(30)
             where = f"{method_name}+{number}"
-            assert not thread.is_alive(), f"nobody went on after a death at {where}"
+            assert not thread.is_alive(), f"the other worker is stuck after a death at {where}"
             of.settle(arena, Ledger(arena))
             check(arena, of, where)
         if not died:
@@ -450,8 +450,8 @@ def test_a_death_at_any_line_changes_nothing_but_a_torn_step(name: str, rank: in
     assert len(unreached) <= len(every_line) / 3, unreached
 
 
-def test_who_died_at_the_end_of_a_meeting_waits_for_the_others_in_it() -> None:
-    """Else it would deal out the next batches by the round that they have not ended yet."""
+def test_the_successor_of_a_worker_that_died_at_a_meetings_end_waits_for_the_others() -> None:
+    """Else it would assign the next batches by the round that they have not ended yet."""
     of = method("local_sgd")
     with new_arena(of) as arena:
         before = [worker(arena, slot, of) for slot in (1, 2)]

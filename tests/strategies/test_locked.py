@@ -1,4 +1,4 @@
-"""Workers under one lock, or under the locks of what they touch, in one process."""
+"""Workers under one lock, or under the locks of the blocks they touch, in one process."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def take_steps(worker: HogwildWorker) -> None:
 
 
 def held(arena: Arena) -> int:
-    """Lock words that somebody holds."""
+    """Lock words that are held."""
     own = arena.segment(LOCK) if LOCK in arena.layout.segments else arena.segment("locks")[:0]
     return int(np.count_nonzero(arena.segment("locks"))) + int(np.count_nonzero(own))
 
 
 def take_each_lock(worker: HogwildWorker) -> None:
-    """As who needs it next: a worker that died in the last step of all has left its lock."""
+    """Take the lock that a worker left when it died in the last step of all."""
     if isinstance(worker, LockedWorker):
         worker._lock.acquire()
         worker._lock.release()
@@ -170,7 +170,7 @@ def test_steps_on_other_rows_do_not_wait_for_each_other() -> None:
 
 
 @pytest.mark.slow
-def test_a_death_at_any_line_stops_nobody_and_costs_one_torn_step(of: Strategy) -> None:
+def test_a_death_at_any_line_stops_no_other_worker_and_costs_one_torn_step(of: Strategy) -> None:
     kind = AigWorker if isinstance(of, Aig) else LockedWorker
     methods = [name for name in ("read", "write", "_touched") if name in vars(kind)]
     reached = 0

@@ -1,4 +1,4 @@
-"""Where gradients are taken: the parameters as they are, or where they are expected to be."""
+"""Where gradients are taken: at the parameters, or where they are expected to be."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def arena() -> Iterator[Arena]:
 
 
 def read(result: Any, arena: Arena) -> float:
-    """The first element of what a reader reads."""
+    """The first element that a reader reads."""
     dst = np.empty_like(arena.params)
     result.read(dst)
     assert len(set(dst[:N].tolist())) == 1
@@ -54,7 +54,7 @@ def test_one_worker_reads_the_parameters_as_they_are(arena: Arena, prediction: s
     assert type(reader(arena, facts(prediction=prediction), 2)) is PREDICTIONS[prediction]
 
 
-def test_last_steps_go_on_as_often_as_others_are_expected_to_step(arena: Arena) -> None:
+def test_last_steps_are_repeated_as_often_as_others_are_expected_to_step(arena: Arena) -> None:
     result = reader(arena, facts(prediction="last"), 4)
     arena.param("w")[...] = 1.0
     last_steps(arena, 0.5, 0.25)
@@ -67,7 +67,7 @@ def test_last_steps_go_on_as_often_as_others_are_expected_to_step(arena: Arena) 
     assert read(result, arena) == pytest.approx(1.0 + 0.9 * 7 * step)
 
 
-def test_own_movement_goes_on_by_the_share_of_the_others(arena: Arena) -> None:
+def test_own_movement_is_extrapolated_by_the_share_of_the_others(arena: Arena) -> None:
     result = reader(arena, facts(prediction="own"), 4)
     arena.param("w")[...] = 2.0
     assert read(result, arena) == 2.0 + 0.75 * 2.0
@@ -80,10 +80,10 @@ def test_own_movement_goes_on_by_the_share_of_the_others(arena: Arena) -> None:
         (4, 3, 3 / 4),
         (1, 0, 3 / 4),
         (300, 3, 3 / 300),  # it evaluated between its reads
-        (31, 30, 3 / 4),  # it is slow: so many come while it computes, too
+        (31, 30, 3 / 4),  # it is slow: 30 come while it computes, too
     ],
 )
-def test_own_movement_goes_on_for_no_more_steps_than_are_expected(
+def test_own_movement_is_extrapolated_for_no_more_steps_than_are_expected(
     arena: Arena, steps: int, landed: int, share: float
 ) -> None:
     result = reader(arena, facts(prediction="own"), 4)

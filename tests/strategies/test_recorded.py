@@ -25,8 +25,8 @@ from mlxhog.errors import RunError
 from mlxhog.optim import SGD, AdamW, Muon, Optimizer
 from mlxhog.optim.gradients import Rows
 from mlxhog.strategies import Context, Lease
-from mlxhog.strategies.access_order import Book, guarded, next_turns, private_floats, settle
-from mlxhog.strategies.recorded import Difference, Recorded, RecordedWorker, ReplayedWorker
+from mlxhog.strategies.access_order import Book, access_counts, guarded, private_floats, settle
+from mlxhog.strategies.recorded import Mismatch, Recorded, RecordedWorker, ReplayedWorker
 from tests.strategies.deaths import Died as Killed
 from tests.strategies.deaths import dies_at, lines
 from tests.strategies.test_sync import facts
@@ -113,7 +113,7 @@ one_kind = pytest.mark.parametrize("runs", ["shared moments, last"], indirect=Tr
 
 
 def gradient(worker: Any, ticket: int) -> Grads:
-    """A gradient that depends on every bit of what was read."""
+    """A gradient that depends on every bit that was read."""
     inbox, grads = worker.context.backend.inbox, {}
     for name, slot in worker.context.arena.layout.slots.items():
         values = inbox[slot.offset : slot.offset + slot.size].reshape(slot.shape)
@@ -134,7 +134,7 @@ def write(worker: RecordedWorker, lease: Lease) -> None:
 
 
 def run_interleaved(runs: Runs, steps: int = 4) -> Arena:
-    """Two workers; each writes on what the other has written since its read."""
+    """Two workers; each writes after the other has written since its read."""
     arena = runs.arena("record")
     a, b = runs.worker(arena, 1), runs.worker(arena, 2)
     lease = claim_and_read(a)
@@ -173,7 +173,7 @@ def replayed(runs: Runs, slots: tuple[int, ...] = (1, 2)) -> Arena:
         except BaseException as failure:
             failures.append(failure)
             for other in workers:
-                other._turns.stop()
+                other._order.stop()
 
     in_threads(follow, slots)
     if failures:
@@ -227,7 +227,7 @@ KIND_OF = {(prediction, type(make())): name for name, (prediction, make) in KIND
 
 
 def die_at(runs: Runs, line: tuple[str, int]) -> Arena:
-    """Worker 1 dies at a line of its second step, while worker 2 goes on."""
+    """Worker 1 dies at a line of its second step, while worker 2 continues."""
     arena = runs.arena("record")
     victim, other = runs.worker(arena, 1), runs.worker(arena, 2)
     write(victim, claim_and_read(victim))
@@ -263,7 +263,7 @@ def test_half_of_a_stripe_that_was_written_when_its_worker_died_is_repeated(runs
         write(victim, lease)
     victim._log.fd = commit
     word, _ = book.last
-    next_turns(arena)[word] -= 1  # memory as it is in the midst of its last access
+    access_counts(arena)[word] -= 1  # memory as it is in the midst of its last access
     arena.segment("locks")[word] = victim._locks.word
     begin, end = guarded(arena.layout, word)[-1]
     arena.params[begin + (end - begin) // 2 : end] += 1.0  # the rest of it was not written so
@@ -292,7 +292,7 @@ def test_a_worker_that_dies_between_two_steps_is_in_the_log(runs: Runs) -> None:
 def test_other_weights_are_named_by_stripe_and_parameter(runs: Runs) -> None:
     run_interleaved(runs)
     change(runs, 2, lambda step: step.sums.__setitem__(2, 5))
-    with pytest.raises(Difference, match=r"other weights in stripe 2 \(dense, few, rows\)"):
+    with pytest.raises(Mismatch, match=r"other weights in stripe 2 \(dense, few, rows\)"):
         replayed(runs)
 
 
@@ -300,15 +300,15 @@ def test_other_weights_are_named_by_stripe_and_parameter(runs: Runs) -> None:
 def test_another_gradient_is_named_by_its_norm(runs: Runs) -> None:
     run_interleaved(runs)
     change(runs, 1, lambda step: replace_norm(step, 3.5))
-    with pytest.raises(Difference, match="its gradient has norm .* recorded was 3.5"):
+    with pytest.raises(Mismatch, match="its gradient has norm .* recorded was 3.5"):
         replayed(runs)
 
 
 @one_kind
-def test_turns_that_contradict_each_other_are_an_error_and_no_deadlock(runs: Runs) -> None:
+def test_accesses_that_contradict_each_other_are_an_error_and_no_deadlock(runs: Runs) -> None:
     run_interleaved(runs)
-    change(runs, 1, lambda step: step.turns.__setitem__(slice(None), 0), which=-1)
-    with pytest.raises(Difference, match="is over: it is at"):
+    change(runs, 1, lambda step: step.accesses.__setitem__(slice(None), 0), which=-1)
+    with pytest.raises(Mismatch, match="is over: it is at"):
         replayed(runs)
 
 
@@ -342,7 +342,7 @@ def test_a_log_that_is_cut_or_damaged_is_refused_with_the_place(runs: Runs) -> N
 
 
 @one_kind
-def test_who_waits_for_a_dead_workers_stripe_goes_on_once_it_is_settled(runs: Runs) -> None:
+def test_a_worker_that_waits_for_a_dead_ones_stripe_continues_once_settled(runs: Runs) -> None:
     arena = runs.arena("record")
     victim, other = runs.worker(arena, 1), runs.worker(arena, 2)
     claim_and_read(victim)
@@ -352,7 +352,7 @@ def test_who_waits_for_a_dead_workers_stripe_goes_on_once_it_is_settled(runs: Ru
     thread = threading.Thread(target=lambda: claim_and_read(other), daemon=True)
     thread.start()
     thread.join(0.2)
-    assert thread.is_alive(), "it took over what nobody has settled"
+    assert thread.is_alive(), "it took over an unsettled stripe"
     settle(arena, runs.directory, 1, died=True)
     thread.join(30)
     assert not thread.is_alive()
@@ -363,7 +363,7 @@ def test_a_step_with_more_accesses_than_its_book_has_room_for_is_an_error(runs: 
     arena = runs.arena("record")
     locks = arena.locks(1)
     book = np.zeros(_native.TURNS_HEAD + 4, np.uint8)
-    turns = _native.Turns(next_turns(arena), book)
+    turns = _native.Turns(access_counts(arena), book)
     _native.follow_turns(locks, turns)
     turns.record()
     with pytest.raises(RuntimeError, match="more than 1 accesses"):
@@ -375,7 +375,7 @@ def test_a_step_with_more_accesses_than_its_book_has_room_for_is_an_error(runs: 
 def test_a_repeated_step_may_have_more_accesses_than_a_book_has_room_for(runs: Runs) -> None:
     arena = runs.arena("record")
     locks = arena.locks(1)
-    turns = _native.Turns(next_turns(arena), np.zeros(_native.TURNS_HEAD + 4, np.uint8))
+    turns = _native.Turns(access_counts(arena), np.zeros(_native.TURNS_HEAD + 4, np.uint8))
     _native.follow_turns(locks, turns)
     turns.repeat([0, 0])
     _native.add_dense(locks, 3, arena.params, 0, np.ones(2000, np.float32))

@@ -110,7 +110,7 @@ def test_a_pause_lets_open_turns_run_out_and_changes_nothing() -> None:
         assert arena.param("w").tolist() == [expected(TURNS, 2)] * 4
 
 
-def test_a_resumed_run_goes_on_with_the_copies_and_the_worker_whose_turn_it_is() -> None:
+def test_a_resumed_run_continues_with_the_copies_and_the_worker_whose_turn_it_is() -> None:
     with new_arena(2) as arena, new_arena(2) as resumed:
         join(together_for(arena, steps=5))
         for name in turns(2).kept_segments():
@@ -125,7 +125,7 @@ def test_a_resumed_run_goes_on_with_the_copies_and_the_worker_whose_turn_it_is()
         assert resumed.workers.entry(2).staleness_max == 1
 
 
-def test_the_turn_of_a_worker_that_died_behind_its_step_is_ended(
+def test_the_turn_of_a_worker_that_died_after_its_step_is_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with new_arena(2) as arena:
@@ -171,7 +171,7 @@ def test_a_death_at_any_line_of_a_turn_changes_nothing_but_a_torn_step(rank: int
             (thread,) = together(arena, [2 - rank], 2)
             died = die_and_be_replaced(victim, (method, number), make, take_turns)
             thread.join(30)
-            assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
+            assert not thread.is_alive(), f"the other worker is stuck after {method}+{number}"
             check(arena, f"{method}+{number}")
         if not died:
             unreached.append((method, number))

@@ -87,7 +87,7 @@ def test_rules_of_late_gradients_count_the_simulated_workers(rule: str) -> None:
 def test_each_step_is_taken_at_the_age_that_its_rule_draws() -> None:
     sim = simulation("uniform:0:3")
     with new_arena(sim) as arena:
-        ages = [sim.turn(step).staleness for step in range(STEPS)]
+        ages = [sim.simulated(step).staleness for step in range(STEPS)]
         assert take_steps(worker(arena, sim)) == ages
         assert len(set(ages)) > 2
         history = [np.float32(1.0)]
@@ -105,7 +105,7 @@ def test_late_steps_of_a_simulation_obey_the_rules_for_late_gradients() -> None:
         assert sim.steps_done(arena, Ledger(arena)) == 4
 
 
-def test_a_resumed_simulation_goes_on_with_the_copies_it_had() -> None:
+def test_a_resumed_simulation_continues_with_the_copies_it_had() -> None:
     sim = simulation("speed:1,1,3")
     with new_arena(sim) as whole, new_arena(sim) as first, new_arena(sim) as second:
         take_steps(worker(whole, sim))
@@ -153,7 +153,7 @@ def check(arena: Arena, sim: Sim, where: str) -> None:
     assert arena.param("w").tolist() in [[expected(STEPS, 2, one)] * 4 for one in lost], where
 
 
-def test_the_step_of_a_process_that_died_behind_it_is_ended(
+def test_the_step_of_a_process_that_died_after_it_is_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sim = simulation()

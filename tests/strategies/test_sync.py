@@ -22,7 +22,7 @@ from mlxhog.config.options import options
 from mlxhog.config.schedules import Constant
 from mlxhog.config.strategy import StrategyChoice
 from mlxhog.optim import SGD
-from mlxhog.strategies import RUNS, Context, Idle, Lease, Part, RunFacts, Strategy
+from mlxhog.strategies import RUNS, Context, Idle, Lease, RunFacts, Strategy, TicketPart
 from mlxhog.strategies.backup_workers import SyncWithBackups
 from mlxhog.strategies.control_words import Words
 from mlxhog.strategies.disjoint import Disjoint
@@ -99,7 +99,7 @@ def context(arena: Arena, slot: int, of: Strategy | None = None) -> Context:
 
 
 def words(arena: Arena) -> Words:
-    """What the workers of a round share; the table of `sync.py` says what each word means."""
+    """The words that the workers of a round share; `sync.py` has their table."""
     return Words(arena.segment("sync.words"))
 
 
@@ -176,7 +176,7 @@ def test_a_round_that_was_done_is_not_done_again_because_a_death_left_it_uncount
 
 
 def note_step(entry: Entry, seconds: float) -> None:
-    """Let a worker's only step so far have taken so long."""
+    """Let a worker's only step so far have taken `seconds`."""
     entry.compute_ns, entry.steps = int(seconds * 1e9), 1
 
 
@@ -224,7 +224,7 @@ def note_speeds(arena: Arena, *seconds: float) -> None:
         words(arena).store_float(3 + 2 * rank, 1, each_s)
 
 
-def value(part: Part) -> list[float]:
+def value(part: TicketPart) -> list[float]:
     """The gradients of a part's sequences; eight of a round are 1 to 8."""
     return [float(1 + EACH * part.ticket + row) for row in range(part.begin, part.end)]
 
@@ -252,7 +252,7 @@ def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(
 ) -> None:
     workers = [by_speed(arena, slot) for slot in (1, 2)]
     note_speeds(arena, *seconds)
-    for slot in (1, 2):  # what a rank without a sequence does not write says nothing
+    for slot in (1, 2):  # gradients that are not written have no effect
         arena.segment(f"grads.{slot}").fill(np.nan)
     leases: list[Lease] = []
     in_threads(lambda worker: leases.append(take_round(worker)), workers)
@@ -264,7 +264,7 @@ def test_a_round_by_speed_has_the_mean_gradient_of_all_its_sequences(
     assert [Ledger(arena).state(0, ticket) for ticket in (0, 1)] == [TicketState.DONE] * 2
 
 
-def test_whoever_replaces_a_dead_worker_computes_the_same_sequences(arena: Arena) -> None:
+def test_the_replacement_of_a_dead_worker_computes_the_same_sequences(arena: Arena) -> None:
     first, second = by_speed(arena, 1), by_speed(arena, 2)
     note_speeds(arena, 1.0, 2.9)
     assert isinstance(first.claim(), Lease)
@@ -277,7 +277,7 @@ def test_whoever_replaces_a_dead_worker_computes_the_same_sequences(arena: Arena
     assert by_speed(arena, 2).claim() == lease
 
 
-def test_a_worker_without_a_sequence_is_tried_again_some_day(arena: Arena) -> None:
+def test_a_worker_without_a_sequence_gets_one_again(arena: Arena) -> None:
     note_speeds(arena, 1.0, 9.0)
     shares, rounds = SharesBySpeed(words(arena), 2, EACH), 0
     while shares.counts()[1] == 0:

@@ -101,7 +101,7 @@ def test_a_death_at_any_line_of_a_round_costs_at_most_one_torn_apply(
             run = partial(take_rounds, rounds=ROUNDS)
             died = die_and_be_replaced(victim, (method, number), make, run)
             thread.join(30)
-            assert not thread.is_alive(), f"nobody went on after a death at {method}+{number}"
+            assert not thread.is_alive(), f"the other worker is stuck after {method}+{number}"
             check(arena, rank, f"{method}+{number}", rtol)
         if not died:
             unreached.append((method, number))

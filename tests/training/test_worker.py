@@ -22,7 +22,7 @@ from mlxhog.machine.workers import WorkerSpec
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.optim import Muon, metal_steps
 from mlxhog.optim.metal_steps import ADAM
-from mlxhog.strategies import Context, Lease, Outcome, Strategy, build
+from mlxhog.strategies import Context, Lease, Strategy, WriteResult, build
 from mlxhog.strategies.hogwild import Hogwild
 from mlxhog.training import gradients, steps, worker
 from mlxhog.training.job import Job
@@ -35,7 +35,7 @@ from tests.training.test_watchdog import job
 class OneBatch:
     """A strategy's worker that has one batch, whose outcome is known."""
 
-    def __init__(self, outcome: Outcome, counts: bool) -> None:
+    def __init__(self, outcome: WriteResult, counts: bool) -> None:
         self._outcome, self._counts = outcome, counts
 
     def claim(self) -> Lease:
@@ -44,7 +44,7 @@ class OneBatch:
     def read(self) -> None:
         pass
 
-    def write(self, grads: Grads, lease: Lease, samples: int) -> Outcome:
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         return self._outcome
 
     def counts_step(self) -> bool:
@@ -66,13 +66,13 @@ def scripted(one: OneBatch) -> Strategy:
 @pytest.mark.parametrize(
     ("outcomes", "dropped", "tokens"),
     [
-        ([(True, Outcome(applied=False)), (False, Outcome(applied=False))], 1, 20),  # a round
-        ([(True, Outcome(applied=True)), (False, Outcome(applied=False, too_late=True))], 1, 10),
-        ([(True, Outcome(applied=False, too_late=True))], 1, 10),  # late, and yet a step
+        ([(True, WriteResult(False)), (False, WriteResult(False))], 1, 20),  # a round
+        ([(True, WriteResult(True)), (False, WriteResult(False, too_late=True))], 1, 10),
+        ([(True, WriteResult(applied=False, too_late=True))], 1, 10),  # late, and yet a step
     ],
 )
 def test_a_round_that_is_dropped_counts_once_and_text_that_is_thrown_away_does_not(
-    arena: Arena, outcomes: list[tuple[bool, Outcome]], dropped: int, tokens: int
+    arena: Arena, outcomes: list[tuple[bool, WriteResult]], dropped: int, tokens: int
 ) -> None:
     batch = SimpleNamespace(x=np.zeros((1, 10)), n_tokens=10, n_labels=10, n_bytes=40)
     gradients: Any = SimpleNamespace(
