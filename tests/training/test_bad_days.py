@@ -183,7 +183,7 @@ def test_a_full_disk_while_training_is_told_and_training_goes_on(
     config = small_config(tmp_path, steps=100, save_every=20)
     result = train(config, observer=lambda p: messages.append(p.message or ""))
     assert (result.status, result.steps) == ("unsaved", 100)
-    assert any(m.endswith("training goes on") for m in messages)
+    assert any(m.endswith("training continues") for m in messages)
     assert result.checkpoint is not None
     checkpoint.load(Path(result.checkpoint))
 
@@ -194,7 +194,7 @@ def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path: Path) -> None:
             if progress.step and worker.state == "running" and alive(worker.pid):
                 os.kill(worker.pid, signal.SIGKILL)
 
-    with pytest.raises(WorkerFailed, match="go on with mlxhog train --resume"):
+    with pytest.raises(WorkerFailed, match="resume with mlxhog train --resume"):
         train(small_config(tmp_path, steps=100_000, restarts=0), observer=kill)
     (listed,) = run.list_runs(tmp_path / "runs")
     assert checkpoint.load(checkpoint.latest(listed)).step > 0

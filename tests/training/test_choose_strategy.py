@@ -16,7 +16,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Progress, Result
 from mlxhog.training import choose_strategy, worker
-from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, Choice, by_likelihood, choose
+from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, by_likelihood, choose
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
@@ -139,10 +139,11 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Makes the choice: its last name, whatever was measured."""
     names: list[str] = []
 
-    def choose(seconds: list[list[float]], sequences: int) -> Choice:
+    def choose(seconds: list[list[float]], sequences: int) -> choose_strategy.MeasuredStrategy:
         assert all(min(times) > 0 and len(times) >= choose_strategy.LEAST for times in seconds)
         means = tuple(times[0] for times in seconds)
-        return Choice(names[-1], GAINS[names[-1]], means, tuple(0.0 for _ in means))
+        deviations = tuple(0.0 for _ in means)
+        return choose_strategy.MeasuredStrategy(names[-1], GAINS[names[-1]], means, deviations)
 
     monkeypatch.setattr(choose_strategy, "choose", choose)
     monkeypatch.setattr(worker, "main", measure_briefly)

@@ -24,7 +24,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.report.metrics import Activity, Progress
 from mlxhog.training import checkpoints, trainer, worker
 from mlxhog.training.deadlines import Deadlines
-from mlxhog.training.evaluation import HeldOutTexts, Score, TextJobs
+from mlxhog.training.evaluation import HeldOutScore, HeldOutTexts, TextJobs
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan
@@ -74,7 +74,7 @@ def that_is_killed_in_the_larger_score(job: Job) -> None:
     """A worker that is killed when it begins the larger score. Children import it."""
     score = HeldOutTexts.score
 
-    def killed(texts: HeldOutTexts, backend: Backend, place: int) -> Score:
+    def killed(texts: HeldOutTexts, backend: Backend, place: int) -> HeldOutScore:
         if place >= texts.part.n_batches:
             os.kill(os.getpid(), signal.SIGKILL)
         return score(texts, backend, place)

@@ -193,7 +193,7 @@ def test_a_choice_of_writers_has_one_meaning(
         ("mlx:gpu mlx:cpu", GOOD, {}, "CPU workers add to the same parameters"),
         ("mlx:gpu", BAD, {}, "lost 3 of 9 adds here"),
         ("mlx:cpu", GOOD, {}, "no worker of this run uses a GPU"),
-        ("mlx:gpu", GOOD, {"write": "lossless"}, "write=lossless was asked for"),
+        ("mlx:gpu", GOOD, {"write": "lossless"}, "write=lossless was requested"),
     ],
 )
 def test_auto_falls_back_to_the_cpu_and_says_why(

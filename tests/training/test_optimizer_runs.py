@@ -147,7 +147,7 @@ def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(
     planned = make_plan(config)
     with Arena.create(planned.layout) as arena:
         start = restore(planned, arena, Ledger(arena))
-        assert any(f"those of {optimizer} lie in bases" in message for message in start.messages)
+        assert any(f"{optimizer} keeps them in a basis" in message for message in start.messages)
         for kind in planned.private_state:
             for slot in (1, 2, 3):
                 flat = arena.segment(f"{kind}.{slot}")

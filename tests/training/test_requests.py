@@ -70,7 +70,7 @@ def test_status_tells_what_the_run_does_and_who_works(tmp_path):
 
 def test_what_a_run_does_not_know_is_refused_and_training_goes_on(tmp_path):
     def ask_nonsense(directory: Path) -> None:
-        with pytest.raises(Refused, match="no request 'explode', but status, stop"):
+        with pytest.raises(Refused, match="no request 'explode'; a run takes status, stop"):
             ask(directory, "explode")
         with pytest.raises(Refused, match="no field 'step'"):
             ask(directory, "checkpoint", step=3)

@@ -262,7 +262,7 @@ def test_a_worker_that_joins_and_cannot_is_given_up_and_the_run_goes_on(
     supervisor.pool[3].process.exitcode = 3  # the environment lacks something
     supervisor.poll(POLL_S)
     assert "cannot start" in supervisor.messages[0]
-    assert "the run goes on without it" in supervisor.messages[0]
+    assert "the run continues without it" in supervisor.messages[0]
     assert [seat.slot for seat in supervisor.seats] == [1, 2]
     slot = joined(supervisor)
     supervisor.messages.clear()

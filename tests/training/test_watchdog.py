@@ -82,7 +82,7 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
 @pytest.mark.usefixtures("gpu")
 def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path: Path) -> None:
     observer = Aborter(aborts=4)
-    with pytest.raises(WorkerFailed, match=r"less and less work.*--seq-len.*AGX_RELAX"):
+    with pytest.raises(WorkerFailed, match=r"ever smaller micro-batches.*--seq-len.*AGX_RELAX"):
         train(small_config(tmp_path, batch_size=16, steps=100_000, restarts=10), observer=observer)
     assert observer.left == 0
 

@@ -48,7 +48,7 @@ from mlxhog.report.views import Tell
 from mlxhog.strategies import Context
 from mlxhog.training import worker
 from mlxhog.training.gradients import Gradients
-from mlxhog.training.session import Session
+from mlxhog.training.session import WorkerSession
 from mlxhog.training.steps import Steps
 
 Prepare = Callable[[Context], None]
@@ -107,7 +107,7 @@ def train(
     return replace(result, ceiling=ceiling(plan.task_rows.dataset()))
 
 
-class TrainingRun(Session):
+class TrainingRun(WorkerSession):
     """A run while it lives: steps, evaluations in between, and one where it ends.
 
     A kind of run says how its workers start, what they do between two looks at them (`poll`), and
