@@ -1,4 +1,4 @@
-"""The final evaluation: every batch of the held-out text once, whoever dies, or what fits."""
+"""The final evaluation: every batch once, or as many as there is time for, despite deaths."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,7 +60,7 @@ class Worker:
     def begin(
         self, round_: int, *, first: int | None = None, until_ns: int = 0, end: int = BATCHES
     ) -> None:
-        """Do what the supervisor does."""
+        """Begin a round, as the supervisor does."""
         self.counters.store("side_until_ns", until_ns)
         self.counters.store("eval_first", round_ if first is None else first)
         self.counters.store("eval_end", end)
@@ -76,14 +76,14 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
 def test_every_batch_is_scored_once_and_the_sums_lie_in_the_arena(worker: Worker) -> None:
     worker.begin(1)
     worker.jobs.evaluate_rest()
-    worker.jobs.evaluate_rest()  # asked again, it has nothing left to do
+    worker.jobs.evaluate_rest()  # a second call has nothing left to do
     assert sorted(worker.scored) == [0, 1, 2, 3]
     assert worker.scores.total(first=1) == HeldOutScore(nats=8.0, n_bytes=12, tokens=16, share=1.0)
 
 
 def test_batches_of_a_dead_worker_are_shared_out_anew_and_the_others_kept(worker: Worker) -> None:
     worker.begin(1)
-    worker.counters.add("eval_next", 1)  # whoever took the first batch died with it
+    worker.counters.add("eval_next", 1)  # the worker with the first batch died
     worker.jobs.evaluate_rest()
     assert worker.scores.total(first=1).share == 0.75
     worker.begin(2, first=1)
@@ -146,7 +146,7 @@ def test_an_evaluation_that_training_has_ended_before_is_not_taken_up_beside_the
 
 
 class Supervising:
-    """The final evaluation of a run whose workers do what a test says; two batches are the part."""
+    """The final evaluation of a run with scripted workers; the part has two batches."""
 
     def __init__(self, *happens: Callable[[], None]) -> None:
         self.events, self.messages = list[str](), list[str]()
@@ -185,7 +185,7 @@ class Supervising:
             self.scores.put(place, 1, replace(ONE, n_bytes=3 + place))
 
 
-def test_what_training_has_evaluated_is_taken_in_before_the_final_evaluation_begins() -> None:
+def test_an_evaluation_of_training_is_taken_in_before_the_final_one_begins() -> None:
     run = Supervising()
     assert run.events == ["drain", "EVALUATE"]
     assert run.counters.load("eval_end") == BATCHES

@@ -1,4 +1,4 @@
-"""A run follows a folder: what comes is trained once, in order, and never lost by a kill."""
+"""A run follows a folder: new text is trained once, in order, and never lost by a kill."""
 
 import gzip
 import json
@@ -46,7 +46,7 @@ def segments(directory: Path) -> list[StreamSegment]:
 
 
 def rows(directory: Path) -> list[bytes]:
-    """The text of every row that was published, in order; BOS has none."""
+    """The text of every published row, in order; BOS has no text."""
     text = []
     for segment in segments(directory):
         at = 0
@@ -73,7 +73,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 class Following(Client):
-    """Acts beside a run that follows, also before it has taken a step; notes its messages."""
+    """Acts on a run that follows, even before its first step; keeps its messages."""
 
     def __init__(self, config: TrainConfig, act: Callable[[Path], object]) -> None:
         super().__init__(config, act, steps=0)
@@ -98,7 +98,7 @@ def followed(config: TrainConfig, act: Callable[[Path], object]) -> tuple[Result
 
 
 def trained_all(directory: Path, rows_there: int) -> Callable[[], bool]:
-    """Whether so many rows are published, and a checkpoint counts all tickets as trained."""
+    """Whether n rows are published, and a checkpoint counts all tickets as trained."""
 
     def condition() -> bool:
         if len(rows(directory)) < rows_there:
@@ -175,7 +175,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_what_was_acknowledged_is_trained_whoever_is_killed(tmp_path):
+def test_acknowledged_text_is_trained_whichever_process_is_killed(tmp_path):
     script = tmp_path / "follow.py"
     script.write_text(RUN)
     config = following(tmp_path)
@@ -207,7 +207,7 @@ def test_what_was_acknowledged_is_trained_whoever_is_killed(tmp_path):
             send(directory, 10)
             process.send_signal(signal.SIGKILL)
             process.wait()
-            send(directory, 3)  # nobody is there
+            send(directory, 3)  # no process is there
             process = start(str(directory))
         files = {f"file {k + 1}" for k in range(len(sent))}
         wait_for(lambda: seen(directory) >= set(sent) | files, "all of them")
@@ -224,7 +224,7 @@ def test_what_was_acknowledged_is_trained_whoever_is_killed(tmp_path):
 
 @pytest.fixture
 def follower(tmp_path, monkeypatch) -> Any:
-    """Of a folder whose files are whole at once."""
+    """The follower of a folder whose files are complete at once."""
     monkeypatch.setattr(follow, "SETTLED_S", 0.0)
     folder = tmp_path / "new"
     folder.mkdir()
@@ -232,7 +232,7 @@ def follower(tmp_path, monkeypatch) -> Any:
     return Follower(folder, writer)
 
 
-def test_what_is_no_text_is_named_once_and_the_others_are_trained(follower, tmp_path):
+def test_a_file_that_is_not_text_is_reported_once_and_the_others_are_trained(follower, tmp_path):
     for name, content in [
         ("a.txt", b"good"),
         ("b.txt", b"\0binary"),
@@ -281,7 +281,7 @@ def accepting(run: Path) -> Path:
     return run
 
 
-def test_what_is_no_regular_file_is_never_opened_and_named_once(follower, tmp_path):
+def test_an_irregular_file_is_never_opened_and_is_reported_once(follower, tmp_path):
     os.mkfifo(follower.folder / "a-pipe.txt")
     os.symlink("/dev/zero", follower.folder / "b-device.txt")
     os.symlink(follower.folder / "a-pipe.txt", follower.folder / "c-link.txt")
@@ -297,7 +297,7 @@ def test_what_is_no_regular_file_is_never_opened_and_named_once(follower, tmp_pa
     assert all("is no regular file" in text for text in messages)
 
 
-def test_a_pipe_that_takes_the_place_of_a_file_holds_up_nothing(follower, tmp_path, monkeypatch):
+def test_a_pipe_in_place_of_a_file_delays_nothing(follower, tmp_path, monkeypatch):
     (follower.folder / "a.txt").write_text("a file")
     settled = follower._settled()
     monkeypatch.setattr(follower, "_settled", lambda: settled)
@@ -351,7 +351,7 @@ def test_a_table_whose_few_texts_stand_in_many_rows_is_left_out(follower, tmp_pa
 
 @pytest.mark.slow
 def test_reading_a_large_file_takes_little_more_memory_than_its_text(tmp_path):
-    """In a process of its own: the most memory a process has had is never forgotten."""
+    """In its own process, since a process keeps its peak memory."""
     (tmp_path / "new").mkdir()
     (tmp_path / "new" / "large.txt").write_bytes(b"a line of text that is not so short\n" * 670_000)
     process = subprocess.run(
@@ -377,7 +377,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
-def test_a_file_in_hand_is_left_to_whoever_resumes_when_the_run_ends(follower, tmp_path):
+def test_a_file_that_is_being_read_at_the_end_is_left_for_the_resume(follower, tmp_path):
     for name in ("a", "b"):
         (follower.folder / f"{name}.txt").write_text(name * 2000)
     reading, ended = threading.Event(), threading.Event()
@@ -405,7 +405,7 @@ def new_follower(folder: Path, run: Path) -> Follower:
     return Follower(folder, StreamWriter(run, TOKENIZER, seq_len=16, batch_size=1))
 
 
-def test_a_disk_that_does_not_answer_holds_up_no_end(follower, tmp_path, monkeypatch):
+def test_a_disk_that_does_not_answer_does_not_delay_the_end(follower, tmp_path, monkeypatch):
     monkeypatch.setattr(follow, "LEAVE_S", 0.01)
     (follower.folder / "a.txt").write_text("text")
     reading, answers = threading.Event(), threading.Event()

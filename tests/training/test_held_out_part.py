@@ -1,4 +1,4 @@
-"""Every held-out number of a run is of the same text, whatever time or speed it had."""
+"""Every held-out score of a run is of the same text, regardless of its time or speed."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ REFRESHED = {
 
 
 def arrays(result: Result) -> dict[str, np.ndarray]:
-    """The optimizer state a run ended with."""
+    """The final optimizer state of a run."""
     return dict(checkpoint.load(Path(str(result.checkpoint))).optimizer)
 
 
@@ -67,7 +67,7 @@ def test_lock_free_training_with_one_worker_is_serial_training(
 def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
     """As far as their gradients agree, to float32 rounding, which turns the sign of small ones.
 
-    A rule does not know whose gradient it gets: the one that turns most on small ones will do.
+    A rule does not depend on the gradient's backend, so the most sensitive rule suffices.
     """
     common = {**COMMON, "strategy": "serial", "steps": 4, "optimizer": "lion"}
     by_torch, by_mlx = (

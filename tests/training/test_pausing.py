@@ -1,4 +1,4 @@
-"""Workers pause for a checkpoint: how long they are waited for, and what is said if they do not."""
+"""Workers pause for a checkpoint: the longest wait, and the message if they do not."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def arena() -> Any:
 
 
 class Busy:
-    """The workers of a run: they never hold still, and one evaluates for so many looks."""
+    """The workers of a run: they never hold still, and one evaluates for n looks."""
 
     def __init__(self, looks: int = 0) -> None:
         self.looks = looks
@@ -78,7 +78,7 @@ class Pausing(WorkerSession):
 
 
 def refusal(session: WorkerSession) -> str:
-    """What somebody reads who asks for a checkpoint."""
+    """The message of a refused checkpoint."""
     saver = Saver(session, *4 * [None])  # type: ignore[arg-type]
     with pytest.raises(Refused) as error:
         saver.save_while_training()
@@ -138,6 +138,8 @@ def test_workers_that_wait_amid_a_step_for_one_that_evaluates_are_given_longer(
     assert session.limits_s == [1.0] * 4
 
 
-def test_who_asks_for_a_checkpoint_as_the_run_is_stopped_is_told_so(arena: Arena) -> None:
+def test_a_request_for_a_checkpoint_is_refused_while_the_run_ends(
+    arena: Arena,
+) -> None:
     session = Pausing(arena, Busy(), interrupts=1)
     assert refusal(session) == "the run is ending and saves a checkpoint then"

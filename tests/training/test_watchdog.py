@@ -1,7 +1,7 @@
-"""A GPU worker that macOS aborts comes back with less work at a time, and says so.
+"""A GPU worker that macOS aborts restarts with less work at a time, and reports it.
 
-The abort is ours: SIGABRT, as the worker of a Mac dies of, or the error that MLX raises. CPU
-workers play the GPU's part.
+The tests cause the abort: by SIGABRT, as on a Mac, or by the error that MLX raises. CPU workers
+stand in for GPU workers.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_worker_that_hears_of_its_ended_work_from_mlx_computes_half_as_much_at_a_time(
+def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "main", lost_gpu.main)
@@ -103,7 +103,7 @@ def test_a_worker_that_hears_of_its_ended_work_from_mlx_computes_half_as_much_at
     assert "micro-batches of 1 sequence." in notes[1]
 
 
-def test_only_what_metal_says_of_unfinished_work_is_taken_for_it() -> None:
+def test_only_metals_errors_of_unfinished_work_count_as_such() -> None:
     assert worker.is_lost_gpu(RuntimeError(lost_gpu.MLX_SAYS))
     assert not worker.is_lost_gpu(RuntimeError("[metal::malloc] Resource limit (499000) exceeded."))
 
