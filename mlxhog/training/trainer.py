@@ -44,7 +44,7 @@ from mlxhog.training.run_session import RunSession, StopNow
 from mlxhog.training.session import StrategyTerms
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
-GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
+GRACE_S = 3.0  # limit of the current step when a budget of time is over
 
 
 def train(
