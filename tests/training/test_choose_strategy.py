@@ -90,7 +90,7 @@ def test_a_tenth_of_a_budget_of_time_is_measured_at_most() -> None:
 
 
 def test_the_line_of_a_run_that_is_not_measured_says_what_it_would_have_cost() -> None:
-    line = str(choose_strategy.Unmeasured("sync", gradient_s=7.0, budget_s=20.0))
+    line = str(choose_strategy.UnmeasuredStrategy("sync", gradient_s=7.0, budget_s=20.0))
     assert line.startswith("strategy sync, shares by speed, not measured: 2 gradients of a worker")
     assert "about 14 s, are over 10% of 20 s" in line
 
