@@ -227,7 +227,7 @@ def is_enough(count: int, seconds: float, limit_s: float) -> bool:
 
     Args:
         count: gradients measured.
-        seconds: time since the first began.
+        seconds: time that they took.
         limit_s: time that all of them may take.
     """
     wanted_s = MEASURE_S if count >= ENOUGH else LONGEST_S

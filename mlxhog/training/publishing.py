@@ -31,7 +31,7 @@ from mlxhog.training.session import WorkerSession
 POLL_S = 0.05
 TRIES_S = 0.02  # time to try for a copy without an update in between
 COPYING_PART = 0.1  # largest part of the time for copying
-LET_GO_S = 0.05  # longest wait for a reader at the end
+LET_GO_S = 0.05  # longest wait of the run for a reader
 
 
 class Publisher:
