@@ -147,7 +147,8 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
     """Return the size of the part that a new run is evaluated on, by default `subset.BYTES`.
 
     `eval_tokens` sets another size. If scoring takes too much of the budget, the size is halved
-    until it fits. Nothing is measured: the same options always mean the same size.
+    until it fits, or to `LEAST_BYTES`. The same options always give the same size, as nothing is
+    measured.
 
     Args:
         config: of the run.
