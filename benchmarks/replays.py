@@ -78,7 +78,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
                 flush=True,
             )
         again = [record(folder, MIXES[0], "muon", 0, 1, steps) for _ in range(2)]
-        ends = {recording.End.read(run).sha256["params"] for run in again}
+        ends = {recording.RecordEnd.read(run).sha256["params"] for run in again}
     findings.results |= {"runs": outcomes, "deaths": deaths, "torn_steps": torn}
     findings.exact("recorded runs that replay to their hashes", equal, runs)
     findings.exact("ends of two recorded runs of one configuration", len(ends), 2)

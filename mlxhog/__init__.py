@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 def _use_installed_package() -> None:
-    """Put the installed package in the place of these sources, which lack the compiled parts.
+    """Use the installed package in place of these sources, which lack the compiled parts.
 
-    Python finds the sources first where it is started in the checkout. All modules then come from
-    the installation, this one included, so versions are never mixed.
+    Python started in the checkout finds the sources first. All modules, this one included, then
+    come from the installation, so versions are never mixed.
     """
     for folder in sys.path:
         spec = PathFinder.find_spec(__name__, [folder])
@@ -56,7 +56,7 @@ def _use_installed_package() -> None:
 
 
 def _is_whole(path: Sequence[str] | None) -> bool:
-    """Whether a package with this search path has the parts that an installation puts there."""
+    """Whether a package with this search path has the parts that an installation adds."""
     return PathFinder.find_spec(f"{__name__}.models", path or ()) is not None
 
 

@@ -1,4 +1,4 @@
-"""The command `mlxhog`, which is `python -m mlxhog`: the command line, from its first moment on."""
+"""The entry point of `mlxhog` and `python -m mlxhog`: signals, standard streams, exit code."""
 
 import os
 import sys
@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 def main() -> int:
-    """Run the command of this process's arguments, and return its exit code."""
+    """Run the command that the arguments name, and return its exit code."""
     try:
         from mlxhog.machine.interrupts import ignore_from_now_on, raise_keyboard_interrupt
 
@@ -16,14 +16,14 @@ def main() -> int:
 
         code = run()
         ignore_from_now_on()
-    except KeyboardInterrupt:  # before the command line could answer it, or after it had
+    except KeyboardInterrupt:  # before the command line handles it, or after it returned
         code = _interrupted()
     _leave_a_busy_engine(code)
     return code
 
 
 def _interrupted() -> int:
-    """Say so, and return the exit code; further signals do not change it."""
+    """Report the interrupt and return its exit code; further signals are ignored."""
     with suppress(KeyboardInterrupt):
         from mlxhog.machine.interrupts import ignore_from_now_on
 
@@ -34,12 +34,11 @@ def _interrupted() -> int:
 
 
 def _leave_a_busy_engine(code: int) -> None:
-    """End the process here where the thread of `mlxhog serve` could not be stopped in time.
+    """End the process here if the thread of `mlxhog serve` did not stop in time.
 
-    The interpreter's end would end that thread where it returns from native code, and C++ aborts
-    the process then.
+    Otherwise the interpreter ends that thread on its return from native code, and C++ aborts.
     """
-    import threading  # as all that is imported: after `main` has begun to answer signals
+    import threading  # here, since `main` handles signals before any import
 
     if not any(thread.name == "mlxhog-engine" for thread in threading.enumerate()):
         return
@@ -50,10 +49,9 @@ def _leave_a_busy_engine(code: int) -> None:
 
 
 def _open_standard_streams() -> None:
-    """Let the null device stand for a standard stream that is closed.
+    """Open the null device in place of each closed standard stream.
 
-    Otherwise the next file that is opened, which may be the arena, takes its descriptor, and a
-    worker's output with it.
+    Otherwise the next opened file, perhaps the arena, gets the descriptor and a worker's output.
     """
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
@@ -61,7 +59,7 @@ def _open_standard_streams() -> None:
         except OSError:
             null = os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: this one
             os.set_inheritable(null, True)
-            setattr(sys, name, open(null, mode, closefd=False))  # noqa: SIM115  lives on
+            setattr(sys, name, open(null, mode, closefd=False))  # noqa: SIM115  stays open
 
 
 if __name__ == "__main__":

@@ -94,10 +94,10 @@ def _no_crash_of_the_machine() -> Iterator[None]:
 @pytest.fixture(autouse=True, scope="session")
 def _phases_end_soon() -> Iterator[None]:
     """The process of a run looks often whether a phase is over; small runs have short ones."""
-    from mlxhog.training.session import Session
+    from mlxhog.training.session import WorkerSession
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Session, "poll_s", 0.01)
+        patch.setattr(WorkerSession, "poll_s", 0.01)
         yield
 
 

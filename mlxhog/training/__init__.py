@@ -1,1 +1,1 @@
-"""One training run: plan, supervisor, workers, monitor, checkpoints on the way, resume."""
+"""One training run: plan, supervisor, workers, monitor, checkpoints, resume."""

@@ -1,7 +1,7 @@
-"""The strategies that a run may have: what each needs of the arena, and the arena of all of them.
+"""The strategies that a run may get, the needs of each, and one arena that fits all of them.
 
-Mostly there is one. `--strategy auto` with several workers has two until the workers have been
-measured (`choose_strategy.py`): workers start once, in an arena for whichever it will be.
+Usually there is one. `--strategy auto` with several workers has two until the workers have been
+measured (`choose_strategy.py`): workers start once, in an arena that fits both.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ from mlxhog.training.resume import Resumption
 
 @dataclass(frozen=True)
 class Alternative:
-    """A strategy that the run may have, with what depends on it before the arena is laid out.
+    """A strategy that the run may get, with the parts of the plan that depend on it.
 
     Attributes:
-        resolution: of the options, with it.
-        strategy: for the workers that the run begins with.
+        resolution: the options, resolved for this strategy.
+        strategy: built for the workers at the start.
         optimizer: with its numbers under this strategy.
-        batches: opens what is trained on.
-        n_tickets: batches of an epoch.
+        batches: opens the training batches.
+        n_tickets: batches per epoch.
         division: of the text among clients.
     """
 
@@ -74,15 +74,15 @@ class Alternative:
         """Build strategy and optimizer.
 
         Args:
-            resolution: with this strategy.
+            resolution: of the options, with this strategy.
             model: the architecture.
-            hidden: its hidden matrices.
-            n_workers: that the run begins with.
-            data: its token files.
-            train: that of the training text.
+            hidden: names of its hidden matrices.
+            n_workers: workers at the start.
+            data: the prepared token files.
+            train: the token file of the training text.
 
         Raises:
-            ConfigError, DataError: these workers cannot train this model so, or divide its text.
+            ConfigError, DataError: the strategy does not fit this model or this text.
         """
         config, resumption = resolution.resolved, resolution.resumption
         stored = None if resumption is None else resumption.run.directory
@@ -100,12 +100,12 @@ class Alternative:
 
     @property
     def _budget(self) -> Budget:
-        """What this call may add."""
+        """The budget of this call."""
         budget, resumption = self.resolution.budget, self.resolution.resumption
         return budget if resumption is None else resumption.in_steps(budget, self._batches_per_step)
 
     def budget_in_steps(self, train: TokenFile) -> Budget:
-        """What this call may add, without passes over the text."""
+        """The budget of this call, with passes over the text converted to steps."""
         return lengths.in_steps(
             self._budget,
             train,
@@ -117,7 +117,7 @@ class Alternative:
         )
 
     def notes(self, train: TokenFile) -> list[str]:
-        """What the user should know of a run with this strategy."""
+        """Notes for the user on a run with this strategy."""
         config, notes = self.config, list(self.resolution.notes)
         if self.division is not None:
             notes.append(str(self.division))
@@ -132,7 +132,7 @@ class Alternative:
         return notes
 
     def schedule(self) -> Callable[[], schedules.Rate]:
-        """What makes the step sizes; an epoch counts the batches that steps throw away."""
+        """Return a factory of the schedule; an epoch counts the batches that steps drop, too."""
         chosen, resumption = self.strategy.choice, self.resolution.resumption
         dropped = chosen.backup_workers if isinstance(chosen, Sync) else 0
         epochs = schedules.Epochs(self.n_tickets, self._batches_per_step + dropped)
@@ -146,7 +146,7 @@ class Alternative:
 
 
 def mean_batches_per_step(strategy: Strategy, resumption: Resumption | None) -> float:
-    """Batches that a step averages over a budget in steps."""
+    """Batches per step, on average over a budget in steps."""
     state = {} if resumption is None else resumption.checkpoint.state
     return strategy.mean_batches_per_step(went_async=bool(state.get("went_async")))
 
@@ -160,7 +160,7 @@ def laid_out(
     *,
     live: bool,
 ) -> tuple[list[Alternative], Layout]:
-    """One arena for whichever of the alternatives it will be, with slots for workers that join."""
+    """Lay out one arena that fits every alternative, with free slots for workers that join."""
     ways = list(alternatives)
     k = next((k for k, way in enumerate(ways) if not way.strategy.fixed), 0)  # others can join it
 
@@ -190,16 +190,16 @@ def _batches(
     Args:
         config: of the run.
         strategy: of the run.
-        data: its token files.
-        train: that of the training text.
-        stored: the folder of a run that is resumed.
+        data: the prepared token files.
+        train: the token file of the training text.
+        stored: the folder of the run that is resumed.
 
     Returns:
-        The strategy, which may have to know of each client's batches; what opens the batches; how
-        many an epoch has; and the division.
+        The strategy, with each client's number of batches where it needs them; a function that
+        opens the batches; batches per epoch; and the division.
 
     Raises:
-        ConfigError, DataError: the text cannot be divided so.
+        ConfigError, DataError: the text cannot be divided in this way.
     """
     size = config.sequences_per_ticket
     rows: dict[str, Any] = {

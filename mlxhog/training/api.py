@@ -1,4 +1,4 @@
-"""A run as a program or the command line asks for it: options of several sources, merged."""
+"""The Python API `train`, and the merging of options from several sources."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 BUDGETS = ("steps", "iters", "tokens", "time", "epochs")
 CALL = "train()"
 CHOSEN = {"optimizer": OPTIMIZERS, "strategy": STRATEGIES}
-"""Choices that a resumed run brings along where they are open."""
+"""Choices that a resumed run supplies if they are open."""
 
 
 def train(
@@ -45,19 +45,19 @@ def train(
 
     Args:
         config: the whole configuration, or a YAML file of options.
-        observer: what shows how the run goes: "auto" is a live table on a terminal and in a
-            notebook, and lines to stderr elsewhere; None is nothing; or a function, which gets a
-            `Progress` about twice a second from this thread and must not block. After an OSError,
-            such as a closed pipe, it is not called again.
-        values: options by their names in docs/options.md, which win over the YAML file; a run that
-            is resumed brings its own.
+        observer: shows the progress: "auto" is a live table on a terminal and in a notebook, and
+            lines to stderr elsewhere; None shows nothing; a function gets a `Progress` about twice
+            a second from this thread and must not block. After an OSError, such as a closed pipe,
+            it is not called again.
+        values: options by their names in docs/options.md, which win over the YAML file; a resumed
+            run has its own.
 
     Returns:
         The result; its `status` is "done", "interrupted", "diverged", or "unsaved" where the last
         checkpoint could not be written.
 
     Raises:
-        ConfigError: all that is wrong with the options, with the nearest name of an unknown one.
+        ConfigError: every error in the options, with the nearest name for an unknown one.
         DataError, CheckpointError, RunError: other bad input, before anything is started.
         EnvironmentLacks: memory, disk space or a backend is missing.
         WorkerFailed: a worker died more often than allowed; the last checkpoint is named.
@@ -79,14 +79,14 @@ def train(
 def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
     """Train; see `mlxhog.training.trainer.train`.
 
-    Trainer and models take a while to import. Wrong input is answered before, and a new run is
-    there, so that `latest` is this run for every other command.
+    Trainer and models take a while to import. Bad input is reported before that, and the new run
+    is created, so that `latest` is this run for every other command.
     """
     if config.init_from is not None:
         from mlxhog.training.init_from import located
 
-        config = located(config)  # which may be `latest`: not the new one
-    from mlxhog.checkpoint.creation import new_run  # and NumPy, which no wrong option waits for
+        config = located(config)  # before the new run becomes `latest`
+    from mlxhog.checkpoint.creation import new_run  # imports NumPy; bad options are reported before
 
     with new_run(config) as run:
         from mlxhog.training.trainer import train
@@ -97,7 +97,7 @@ def execute(config: TrainConfig, observer: Observer[Progress] | None) -> Result:
 def _named_plugins(
     config: TrainConfig | str | Path | None, values: Mapping[str, object]
 ) -> list[object]:
-    """Return the files that the program itself names; a YAML file only remembers some."""
+    """Return the plugin files that the program itself names, not those of a YAML file."""
     if isinstance(config, TrainConfig):
         return [config.plugin]
     return [values.get(name) for name in PLUGIN]
@@ -130,11 +130,11 @@ def _resolved(config: TrainConfig | str | Path | None, values: list[Assignment])
 
 
 def configured(layers: Sequence[list[Assignment]], problems: Iterable[str] = ()) -> TrainConfig:
-    """Merge defaults, the run that is resumed where one is, and layers, the weakest first.
+    """Merge defaults, the options of a resumed run, and layers, the weakest first.
 
     Raises:
-        ConfigError: everything that is wrong in any of them, after `problems`.
-        RunError: there is no such run to resume.
+        ConfigError: every error in any of them, after `problems`.
+        RunError: the run to resume does not exist.
     """
     messages, layers = list(problems), list(layers)
     resumed = _last(layers, "resume")
@@ -164,7 +164,7 @@ def _choice(layers: Iterable[Iterable[Assignment]], kind: str) -> str | None:
 
 
 def _is_open(written: Assignment) -> bool:
-    """Whether it leaves the optimizer or the strategy to the run that is resumed."""
+    """Whether the value leaves the optimizer or the strategy to the resumed run."""
     return written.name in CHOSEN and written.value in (None, "auto")
 
 
@@ -179,11 +179,11 @@ def _name(layers: Iterable[Iterable[Assignment]], kind: Kind) -> str | None:
 
 
 def _of_run(spec: str, layers: list[list[Assignment]]) -> list[Assignment]:
-    """The stored options of a run.
+    """The stored options of a run that a resume inherits.
 
-    Without its budget: what is left of it, the checkpoint says. Without the weights it began with,
-    since it has its own. Of another optimizer the step size is another, too. What was left to
-    "auto" is decided anew where optimizer, strategy or workers are others.
+    Its budget is not inherited: the checkpoint holds the rest. Nor are its initial weights, since
+    it has its own. A new optimizer gets a new step size. A new optimizer or strategy, or new
+    workers, decide the values of "auto" again.
     """
     from mlxhog.checkpoint.checkpoint import run_of
 

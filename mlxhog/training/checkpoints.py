@@ -1,8 +1,8 @@
-"""Save an arena at rest as a checkpoint, and fill a new one: by the initialiser, or from it.
+"""Save an arena at rest as a checkpoint, and fill a new arena by the initialiser or a checkpoint.
 
-A checkpoint may be resumed by another number of workers. Private moments then have no owner to go
-to, so every worker starts from their average, or where they have none from those of the worker with
-most steps, and the message says so.
+A checkpoint may be resumed by another number of workers. Every worker then starts from the average
+of the private moments, or from those of the worker with the most steps if they have no average; a
+message says so.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ from mlxhog.training.plan import Plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter
 from mlxhog.training.resume import Resumption, text_kind
-from mlxhog.training.session import Session
+from mlxhog.training.session import WorkerSession
 
 SAVE_BYTES_PER_S = 200e6  # written, flushed and read again for its digest
-PAUSE_S = 10.0  # how long workers may always take to finish the step in hand
+PAUSE_S = 10.0  # least time that workers have to finish their current step
 
 
 @dataclass(frozen=True)
 class Start:
-    """Where a call to `train` begins, and what the user should know of it."""
+    """The state in which a call to `train` begins, and a note on it for the user."""
 
     budget: Budget
     messages: tuple[str, ...] = ()
@@ -64,10 +64,10 @@ def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
 
 
 def fill_parameters(plan: Plan, arena: Arena) -> None:
-    """Write the first parameters into the arena, which no strategy has a say in.
+    """Write the first parameters into the arena; they do not depend on the strategy.
 
     Raises:
-        CheckpointError: weights that the run begins with are damaged.
+        CheckpointError: the initial weights are damaged.
     """
     if plan.resumption is None:
         _initialise(plan, arena)
@@ -82,10 +82,10 @@ def fill_parameters(plan: Plan, arena: Arena) -> None:
 
 
 def begin(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
-    """Write moments and data position, beside the parameters, as the plan's strategy needs them.
+    """Write moments and data position as the plan's strategy needs them.
 
     Raises:
-        CheckpointError: moments have other shapes than this run keeps.
+        CheckpointError: moments have other shapes than in this run.
     """
     strategy = plan.strategy
     start = start_of(plan)
@@ -99,7 +99,7 @@ def begin(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     if position is not None:
         for segment in strategy.kept_segments():
             if segment in look_ahead.SEGMENTS and plan.config.reset_optimizer:
-                continue  # steps of a rule that does not go on
+                continue  # steps of an optimizer that is reset
             _fill(arena, segment, [segment], saved.optimizer)
     strategy.begin(arena, position)
     message = _restore_moments(plan, arena, saved)
@@ -108,7 +108,7 @@ def begin(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
 
 
 def start_of(plan: Plan) -> Start:
-    """Where a call begins, as far as its strategy has no say in it."""
+    """The part of a call's start that does not depend on the strategy."""
     if plan.resumption is None:
         return Start(plan.budget)
     state = plan.resumption.checkpoint.state
@@ -123,20 +123,20 @@ def start_of(plan: Plan) -> Start:
 
 
 def _joined_text(joined: int, workers: int) -> str | None:
-    """Say that the run begins with the workers of its configuration, where it had others."""
+    """A note that the run begins with its configured workers, if it had others when saved."""
     if not joined:
         return None
     many = f"{abs(joined)} worker{'s' * (abs(joined) > 1)} had {'joined' if joined > 0 else 'left'}"
     return (
-        f"{many} when this was saved; the run goes on with the {workers} of its configuration "
+        f"{many} when this was saved; the run resumes with the {workers} of its configuration "
         "(mlxhog join adds others)"
     )
 
 
 def _initialise(plan: Plan, arena: Arena) -> None:
-    """Draw the first parameters into the arena, two at a time: drawing leaves Python's lock.
+    """Draw the first parameters by two threads (drawing releases the GIL).
 
-    Then those of a checkpoint, where the run begins with its weights.
+    The weights of `init_from`, if any, are written over them.
     """
 
     def draw(spec: ParamSpec) -> None:
@@ -149,21 +149,21 @@ def _initialise(plan: Plan, arena: Arena) -> None:
 
 
 def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> str | None:
-    """Give every worker its moments back, or the average where the workers are not the same.
+    """Restore every worker's moments, or give it the average if the workers have changed.
 
-    Moments that were each worker's own become their average where all share them, and the other way
-    round every worker begins with those of all, which have seen the steps of all.
+    Private moments become their average if the new run shares them; shared moments are copied to
+    every worker if the new run keeps them private.
     """
     version = arena.counters.load("version")
     if plan.config.reset_optimizer:
         arena.counters.store("moments_since", version)
-        return "the optimizer begins anew, without moments"
+        return "the optimizer restarts without moments"
     steps = {int(slot): int(n) for slot, n in saved.state["opt_steps"].items()}
     saved_slots = list(steps)
     mean_of_all = round(sum(steps.values()) / len(steps))
     since = saved.state.get("moments_since", max(0, version - mean_of_all))
     become_private = "moments_since" in saved.state and not plan.shared_state
-    # where one slot's moments are those of all, it stands for the others, too
+    # one slot stands for all where their moments are the same
     now = list(plan.strategy.state_slots(arena))
     same = saved_slots == now
     slots = sorted({*range(1, len(plan.workers) + 1), *now})
@@ -176,7 +176,7 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
         mean_steps = round(sum(steps[s] for s in sources) / len(sources))
         entry.opt_step = version - since if become_private else mean_steps
         for kind in plan.private_state:
-            shared_out = kind in (RESIDUAL, FEEDBACK) and not same  # what all have stays as much
+            shared_out = kind in (RESIDUAL, FEEDBACK) and not same  # keeps the sum
             segments = [f"{kind}.{s}" for s in (saved_slots if shared_out else sources)]
             _fill(arena, f"{kind}.{slot}", [*segments, kind], saved.optimizer)
             if shared_out:
@@ -187,24 +187,24 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
     if same or become_private or not plan.private_state:
         return None
     if len(saved_slots) == 1:
-        return f"one worker's moments were given to each of {len(slots)} workers"
+        return f"one worker's moments were copied to each of {len(slots)} workers"
     if optimizer.has_own_bases:
         return (
-            f"the worker with most steps gave its moments to each of {len(slots)} workers: those "
-            f"of {optimizer.name} lie in bases of each worker's own and have no average"
+            f"the moments of the worker with the most steps were copied to each of {len(slots)} "
+            f"workers: {optimizer.name} keeps them in a basis of each worker, without an average"
         )
     return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
 
 
 def _shares(config: TrainConfig) -> str:
-    """How the sequences of rounds are shared out, if there are any."""
+    """How rounds divide their sequences among workers, if the strategy has rounds."""
     return config.strategy.shares if isinstance(config.strategy, InRounds) else "equal"
 
 
 def _settle(arena: Arena, saved: checkpoint.Checkpoint, kind: str, sign: float) -> None:
-    """Add what workers had not written yet, or take back what they had written in advance.
+    """Add updates that workers had not written yet, or undo those that they wrote in advance.
 
-    The run that goes on never would.
+    The resumed run would do neither.
     """
     for key, value in saved.optimizer.items():
         segment, _, name = key.partition("/")
@@ -221,7 +221,7 @@ def _fill(
     """Set a segment to the mean of saved ones, parameter by parameter; zero without any.
 
     Raises:
-        CheckpointError: a saved part has another shape than this run keeps.
+        CheckpointError: a saved part has another shape than in this run.
     """
     flat = arena.segment(segment)
     for name, slot in arena.layout.parts(segment).items():
@@ -238,9 +238,9 @@ def _fill(
 
 
 def _summary(resumption: Resumption) -> str:
-    """Say where the run goes on.
+    """A message with the step at which the run resumes.
 
-    The held-out text was evaluated when the checkpoint was saved already: the run's result knows.
+    The held-out score is the run's result if the evaluation followed the checkpoint.
     """
     saved, rest = resumption.checkpoint, resumption.own_budget
     bits, status = saved.state.get("val_bits_per_byte"), resumption.run.read_status()
@@ -253,18 +253,18 @@ def _summary(resumption: Resumption) -> str:
 
 
 def network_bytes(plan: Plan, arena: Arena) -> int:
-    """Bytes that a network would have carried for the whole run; see `Strategy.network_bytes`."""
+    """Bytes that the whole run would have sent over a network; see `Strategy.network_bytes`."""
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
     now = plan.strategy.network_bytes(arena, arena.counters.load("steps"))
     return int(earlier.get("network_bytes", 0)) + now
 
 
 def n_bytes(plan: Plan, n_slots: int | None = None) -> int:
-    """Return about how large a checkpoint will be.
+    """Estimate the size of a checkpoint.
 
     Args:
         plan: of the run.
-        n_slots: worker slots whose private optimizer state it has; one of each worker by default.
+        n_slots: worker slots with private optimizer state; by default one per worker.
     """
     private = [f"{name}.1" for name in plan.private_state]
     n_slots = len(plan.workers) if n_slots is None else n_slots
@@ -275,15 +275,15 @@ def n_bytes(plan: Plan, n_slots: int | None = None) -> int:
 
 
 def save_s(plan: Plan, arena: Arena) -> float:
-    """Return about how long a checkpoint of an arena takes, as its workers are now."""
+    """Estimate how long a checkpoint takes with the present workers."""
     return n_bytes(plan, len(plan.strategy.state_slots(arena))) / SAVE_BYTES_PER_S
 
 
 def pause_limit_s(arena: Arena) -> float:
-    """Return how long workers may take until they hold still.
+    """Return how long workers may take to pause.
 
-    The time of a step of each (strategy locked takes one after the other) and once more of the
-    slowest, `PAUSE_S` at least.
+    This is the sum of their step times (strategy locked runs one at a time) plus the slowest once
+    more, at least `PAUSE_S`.
     """
     steps_s = [entry.step_s for entry in arena.workers if entry.state != State.FREE]
     return max(PAUSE_S, sum(steps_s) + max(steps_s, default=0.0))
@@ -298,9 +298,9 @@ def save(
     monitor: Monitor,
     watch: HeldOutWatch,
 ) -> Path:
-    """Save what `restore` reads back, of an arena that the strategy has settled.
+    """Save the state that `restore` reads, after the strategy has settled the arena.
 
-    Nobody may write parameters meanwhile; workers may read them.
+    No process may write parameters meanwhile; workers may read them.
 
     Raises:
         EnvironmentLacks: the disk is full; the previous checkpoint is whole.
@@ -327,7 +327,7 @@ def save(
         "seconds": None if budget.seconds is None else budget.seconds - seconds,
     }
     strategy_state = plan.strategy.state(arena)
-    if budget.steps is not None and config.steps is None:  # of passes, or of tokens, in steps
+    if budget.steps is not None and config.steps is None:  # converted from passes or tokens
         went_async = strategy_state["went_async"]
         rest["batches_per_step"] = plan.strategy.mean_batches_per_step(went_async=went_async)
         rest["steps_before"] = budget.progress_before + counters.load("steps")
@@ -373,28 +373,28 @@ def save(
 
 
 class Saver:
-    """Saves one run while it lives.
+    """Saves the checkpoints of one run.
 
     Attributes:
-        newest: what was saved last; None where nothing was.
-        start: where the call began.
+        newest: the last checkpoint; None before the first.
+        start: the state in which the call began.
     """
 
     def __init__(
         self,
-        session: Session,
+        session: WorkerSession,
         reporter: Reporter,
         start: Start,
         watch: HeldOutWatch,
         publisher: Publisher | None,
     ) -> None:
-        """Prepare; nothing is saved yet."""
+        """Prepare; this saves nothing."""
         self.newest: Path | None = None
         self._session, self._reporter, self.start = session, reporter, start
         self._watch, self._publisher = watch, publisher
 
     def save(self) -> Path:
-        """Save what the run has come to; see the function `save`."""
+        """Save the present state of the run; see the function `save`."""
         session, reporter = self._session, self._reporter
         self.newest = save(
             reporter.plan,
@@ -409,22 +409,20 @@ class Saver:
         return self.newest
 
     def save_while_training(self) -> Path:
-        """Let every worker finish its step, save, and go on; returns the checkpoint.
+        """Pause every worker after its step, save, and continue; returns the checkpoint.
 
         Raises:
-            Refused: the workers did not pause, or it cannot be written, and training goes on; or
-                the run is ending.
+            Refused: the workers did not pause, or the checkpoint cannot be written (training
+                continues); or the run is ending.
         """
         limit_s = pause_limit_s(self._session.arena)
         with self._session.paused(limit_s) as still:
             if not still and self._session.interrupts():
-                raise Refused("the run is ending, and saves a checkpoint when it does")
+                raise Refused("the run is ending and saves a checkpoint then")
             if not still:
-                raise Refused(
-                    f"workers did not finish the step in hand and pause within {limit_s:.0f} s"
-                )
+                raise Refused(f"workers did not finish their step and pause within {limit_s:.0f} s")
             self._session.settle()
-            if self._publisher is not None:  # what readers get is the checkpoint's
+            if self._publisher is not None:  # readers get the checkpoint's weights
                 self._publisher.publish_at_rest()
             try:
                 return self.save()
@@ -432,7 +430,7 @@ class Saver:
                 raise Refused(str(error), error.exit_code) from error
 
     def save_now_and_then(self) -> None:
-        """Save while training, unless the end is near, which saves a checkpoint anyway."""
+        """Save while training, unless the run ends soon: it saves a checkpoint then anyway."""
         monitor, took_s = self._reporter.monitor, save_s(self._reporter.plan, self._session.arena)
         limit_s = monitor.budget.seconds
         if limit_s is not None and monitor.seconds() + took_s >= limit_s:
@@ -441,14 +439,14 @@ class Saver:
             self.save_while_training()
         except Refused as error:
             if not self._session.interrupts():
-                self._session.report(f"no checkpoint: {error}; training goes on")
+                self._session.report(f"no checkpoint: {error}; training continues")
 
     def save_best(self) -> bool:
-        """Save while training, and let checkpoints/best name what was saved; whether it does."""
+        """Save while training, and let checkpoints/best name the checkpoint; whether it does."""
         try:
             checkpoint.mark_best(self._reporter.run, self.save_while_training())
         except (Refused, EnvironmentLacks) as error:
             if not self._session.interrupts():
-                self._session.report(f"no best checkpoint: {error}; training goes on")
+                self._session.report(f"no best checkpoint: {error}; training continues")
             return False
         return True

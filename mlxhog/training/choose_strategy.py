@@ -1,31 +1,30 @@
-"""Evenness of the workers of a run, measured, and the strategy that fits (`--strategy auto`).
+"""The choice of a strategy by measured gradient times of the workers (`--strategy auto`).
 
-Lock-free workers never wait, and pay with gradients that are late. Gradients of `sync` are never
-late, and a round lasts until its last sequence is done, however `sync_shares=speed` divides them.
-So what matters is how much of the workers' time rounds would use. Before training all workers
-compute gradients at the same time for a second or a little more, and from these times follow the
-gradients per second of either strategy:
+Lock-free workers never wait, but their gradients are late. Gradients of `sync` are never late, but
+a round lasts until its last sequence is done, however `sync_shares=speed` divides the sequences.
+The choice depends on the share of the workers' time that rounds would use. Before training, all
+workers compute gradients at the same time for about a second. These times give the gradients per
+second of each strategy:
 
     hogwild   sum over workers of 1 / (mean time)
     sync      P / (mean over rounds of the largest n t / B)
 
-with n the sequences of the division by mean times, B those of a batch, and t the times of a worker
-in the order in which they were measured. Waiting, unevenly long or interrupted gradients all show
-in the second. `hogwild` is chosen where it computes at least `MARGIN` times as many gradients.
+with n a worker's sequences, divided by mean times, B the sequences of a batch, and t the times of
+a worker in the order of measurement. The second falls with waiting and with uneven or interrupted
+gradients. `hogwild` is chosen if it computes at least `MARGIN` times as many gradients.
 
-Of a budget of time this takes up to the part `SHARE`. Where `LEAST` gradients of a worker take
-longer, by the time that a few tokens of it take, no worker is judged: the run gets the strategy
-that its workers look made for (`by_likelihood`), and a run that is resumed with more time measures.
+The measurement takes at most the part `SHARE` of a budget of time. If `LEAST` gradients of a worker
+would take longer, as estimated from a few tokens, no worker is measured: the run gets the strategy
+that suits its devices (`by_likelihood`), and a resume with more time measures.
 
-Workers are started once, before the choice, in an arena with room for either strategy
-(`alternatives.py`); what a worker needs of a strategy it builds when the choice is made
-(`Session.decide`).
+Workers start once, before the choice, in an arena with room for either strategy
+(`alternatives.py`); they build the strategy after the choice (`WorkerSession.decide`).
 
 A table of the arena holds the times; each worker writes a row of `MOST` + 2 numbers:
 
     paces   float64   MOST   seconds of each gradient
-                      1      those that a gradient will take, as known before the first
-                      1      1 + how many there are, or 0 while the worker is measuring
+                      1      estimated seconds of a gradient, before the first
+                      1      1 + number of measured gradients, or 0 while the worker is measuring
 """
 
 from __future__ import annotations
@@ -46,33 +45,33 @@ from mlxhog.report.metrics import Activity, Doing
 from mlxhog.strategies import division
 
 if TYPE_CHECKING:
-    from mlxhog.training.session import Session
+    from mlxhog.training.session import WorkerSession
 
 LOCK_FREE: Final = Hogwild()
 ROUNDS: Final = Sync(shares="speed")
 
 SEGMENT: Final = "paces"
 MOST: Final = 100
-"""Gradients of a worker that are kept."""
+"""Recorded gradients per worker."""
 
 MEASURE_S: Final = 1.0
-"""How long they are computed."""
+"""Seconds of measurement."""
 
 LONGEST_S: Final = 4.0
-"""The same where there are fewer than `ENOUGH` after that time."""
+"""Seconds of measurement if fewer than `ENOUGH` gradients are done after `MEASURE_S`."""
 
 ENOUGH: Final = 8
 LEAST: Final = 2
-"""Of every worker, or none is judged."""
+"""Gradients that every worker has to measure."""
 
 SHARE: Final = 0.1
-"""Of a budget of time that may be spent."""
+"""Largest part of a budget of time that the measurement may take."""
 
 MARGIN: Final = 1.05
-"""How many times the gradients of `sync` those of `hogwild` have to be.
+"""Least ratio of gradients per second, hogwild over sync, at which hogwild is chosen.
 
-They are late, and each is a step that its worker writes alone; but they bear what the measurement
-does not see, such as another program a minute later. docs/training.md has the data.
+Its gradients are late, and each is a step of one worker alone; but it tolerates disturbances that
+come after the measurement, such as another program. docs/training.md has the data.
 """
 
 
@@ -89,23 +88,23 @@ class Paces:
         self._table = arena.segment(SEGMENT).reshape(workers, MOST + 2)
 
     def note(self, rank: int, expected_s: float, seconds: Sequence[float]) -> None:
-        """Write down what a worker has measured, and what it expected of a gradient before."""
+        """Write a worker's measured times and its earlier estimate of a gradient's time."""
         kept = seconds[:MOST]
         self._table[rank, : len(kept)] = kept
         self._table[rank, MOST] = expected_s
         self._table[rank, MOST + 1] = 1 + len(kept)
 
     def complete(self) -> bool:
-        """Whether every worker has."""
+        """Whether every worker has written its times."""
         return bool((self._table[:, MOST + 1] > 0).all())
 
     def seconds(self) -> list[list[float]]:
-        """The times of every worker."""
+        """The measured times of every worker."""
         counts = [int(row[MOST + 1]) - 1 for row in self._table]
         return [row[:count].tolist() for row, count in zip(self._table, counts, strict=True)]
 
     def slowest_s(self) -> float:
-        """About how long a gradient takes the slowest worker: measured, or as expected."""
+        """Seconds per gradient of the slowest worker, measured or else estimated."""
         pairs = zip(self.seconds(), self._table[:, MOST].tolist(), strict=True)
         return max(fmean(times or [expected_s]) for times, expected_s in pairs)
 
@@ -114,20 +113,20 @@ def lock_free_pays(gain: float) -> bool:
     """Whether workers should not wait for each other: the rule of `auto` and of `mlxhog advise`.
 
     Args:
-        gain: gradients per second of hogwild over those of sync, its shares by speed.
+        gain: gradients per second of hogwild over those of sync with shares by speed.
     """
     return gain >= MARGIN
 
 
 @dataclass(frozen=True)
-class Choice:
-    """A strategy, and the figures that it was chosen by.
+class MeasuredStrategy:
+    """The chosen strategy and the measurements behind it.
 
     Attributes:
         strategy: hogwild or sync.
         gain: gradients per second of hogwild over those of sync.
-        means_s: seconds that a gradient takes each worker.
-        deviations_s: how far single ones are from that, root mean square.
+        means_s: mean seconds per gradient of each worker.
+        deviations_s: their standard deviations.
     """
 
     strategy: str
@@ -149,13 +148,13 @@ class Choice:
 
 
 @dataclass(frozen=True)
-class Unmeasured:
-    """The strategy for workers that look like these, and why they were not measured.
+class UnmeasuredStrategy:
+    """The strategy that suits the workers' devices, and the reason for no measurement.
 
     Attributes:
         strategy: hogwild or sync.
-        gradient_s: what a gradient takes the slowest worker.
-        budget_s: the run's.
+        gradient_s: estimated seconds per gradient of the slowest worker.
+        budget_s: the run's budget of time.
     """
 
     strategy: str
@@ -175,12 +174,14 @@ def _title(strategy: str) -> str:
     return f"{strategy}, shares by speed" if strategy == ROUNDS.name else strategy
 
 
-def measured(session: Session, budget_s: float | None) -> Choice | Unmeasured | None:
-    """Let all workers that are up measure, and choose; None where the user interrupts.
+def measured(
+    session: WorkerSession, budget_s: float | None
+) -> MeasuredStrategy | UnmeasuredStrategy | None:
+    """Let all workers measure, and choose; None if the user interrupts.
 
     Args:
-        session: whose workers are up.
-        budget_s: the time that it has, None without such a limit.
+        session: its workers have started.
+        budget_s: the run's budget of time; None for no such limit.
     """
     strategy = session.strategy
     paces = Paces(session.arena, strategy.workers)
@@ -189,16 +190,16 @@ def measured(session: Session, budget_s: float | None) -> Choice | Unmeasured | 
         return None
     seconds = paces.seconds()
     if budget_s is not None and any(len(times) < LEAST for times in seconds):
-        return Unmeasured(strategy.name, paces.slowest_s(), budget_s)
+        return UnmeasuredStrategy(strategy.name, paces.slowest_s(), budget_s)
     return choose(seconds, strategy.facts.sequences)
 
 
-def choose(seconds: Sequence[Sequence[float]], sequences: int) -> Choice:
+def choose(seconds: Sequence[Sequence[float]], sequences: int) -> MeasuredStrategy:
     """Choose by the times of gradients.
 
     Args:
-        seconds: of each worker, one at least.
-        sequences: in a gradient.
+        seconds: of the gradients of each worker, at least one per worker.
+        sequences: per gradient.
     """
     means = [fmean(times) for times in seconds]
     lock_free = sum(1.0 / mean for mean in means)
@@ -208,7 +209,7 @@ def choose(seconds: Sequence[Sequence[float]], sequences: int) -> Choice:
         for times in zip(*seconds, strict=False)  # as many rounds as the slowest has gradients
     ]
     gain = lock_free * fmean(rounds) / len(means)
-    return Choice(
+    return MeasuredStrategy(
         strategy=(LOCK_FREE if lock_free_pays(gain) else ROUNDS).name,
         gain=gain,
         means_s=tuple(means),
@@ -217,23 +218,23 @@ def choose(seconds: Sequence[Sequence[float]], sequences: int) -> Choice:
 
 
 def limit_s(budget_s: float | None) -> float:
-    """How long a worker may measure in a run with a budget of time, or None without one."""
+    """How long a worker may measure, by the run's budget of time (None: it has none)."""
     return math.inf if budget_s is None else SHARE * budget_s
 
 
 def is_enough(count: int, seconds: float, limit_s: float) -> bool:
-    """Whether a worker has measured so many gradients, in so many seconds, that it may stop.
+    """Whether a worker has measured enough gradients to stop.
 
     Args:
-        count: gradients.
-        seconds: that they took.
-        limit_s: that all of them may take.
+        count: gradients measured.
+        seconds: time that they took.
+        limit_s: time that all of them may take.
     """
     wanted_s = MEASURE_S if count >= ENOUGH else LONGEST_S
     return seconds >= limit_s or (count >= LEAST and seconds >= wanted_s)
 
 
 def by_likelihood(workers: Sequence[WorkerSpec]) -> tuple[StrategyChoice, StrategyChoice]:
-    """The strategies to choose from; the first is for workers that cannot be measured."""
+    """The strategies to choose from; the first is used if the workers cannot be measured."""
     devices = {(worker.backend.partition(":")[2], worker.threads) for worker in workers}
     return (ROUNDS, LOCK_FREE) if len(devices) == 1 else (LOCK_FREE, ROUNDS)

@@ -1,4 +1,4 @@
-"""When each part of a run has to be over, so that the run keeps its budget of time."""
+"""The deadline of each part of a run, so that the run keeps its budget of time."""
 
 from __future__ import annotations
 
@@ -6,22 +6,22 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.config.budget import END_S, STOP_S, late_start, training_s
 from mlxhog.training.evaluation import EVALUATING_S
 
-SAMPLE_S = 60.0  # a sample without a budget of time
-LEAVING_S = 5.0  # workers that are asked to leave
-LEAST_S = 1.0  # for workers to leave, for a sample or for a worker's own score, however late it is
-MARGIN = 2.0  # for other programs
+SAMPLE_S = 60.0  # limit of a sample without a budget of time
+LEAVING_S = 5.0  # limit for workers to leave
+LEAST_S = 1.0  # for workers to leave, a sample, or the score of a worker's copy, however late it is
+MARGIN = 2.0  # factor for the load of other programs
 
 
 class Deadlines:
-    """The moments by which a run with a budget of time keeps it, by a monotonic clock."""
+    """The deadlines of a run's phases, by a monotonic clock."""
 
     def __init__(self, began_ns: int, seconds: float | None, *, whole: bool = False) -> None:
-        """Count from a moment.
+        """Count from the start of the run.
 
         Args:
             began_ns: when the run began.
-            seconds: its budget of time; None is none.
-            whole: whether all of it is for training, and the run ends later.
+            seconds: its budget of time; None for no limit.
+            whole: whether all of it is for training, so that the run ends later.
         """
         self._began_ns, self._seconds, self._whole = began_ns, seconds or None, whole
         self._end_ns = began_ns + int(((seconds or 0.0) + END_S - STOP_S) * 1e9)
@@ -33,13 +33,13 @@ class Deadlines:
     def training_s(
         self, *, save_s: float, evaluates: bool, samples: bool, evaluation_s: float = 0.0
     ) -> float | None:
-        """How long training may take that begins now; None where time does not limit it.
+        """How long training may take if it begins now; None if time does not limit it.
 
         Args:
-            save_s: what the checkpoint after it will take.
-            evaluates: whether it is evaluated then.
-            samples: whether a sample is written then.
-            evaluation_s: what the evaluation will take.
+            save_s: time of the last checkpoint.
+            evaluates: whether the model is evaluated afterwards.
+            samples: whether a sample is written afterwards.
+            evaluation_s: time of the evaluation.
         """
         if self._seconds is None or self._whole:
             return self._seconds
@@ -53,7 +53,7 @@ class Deadlines:
         )
 
     def late_start(self, start_s: float, training_s: float, *, measured: bool) -> str | None:
-        """Say that the start took much of the time; see `mlxhog.config.budget.late_start`."""
+        """A warning of a start that took much time; see `mlxhog.config.budget.late_start`."""
         if self._seconds is None or self._whole:
             return None
         return late_start(self._seconds, start_s=start_s, training_s=training_s, measured=measured)
@@ -61,13 +61,13 @@ class Deadlines:
     def evaluation_ns(
         self, *, parts: int, trained_s: float, least_s: float, sample_s: float = 0.0
     ) -> int:
-        """When an evaluation has to end that begins now and shares the rest of the time.
+        """The deadline of an evaluation that begins now.
 
         Args:
-            parts: of the time that is left.
+            parts: evaluations that share the remaining time.
             trained_s: the time of training.
-            least_s: for this one, however late it is.
-            sample_s: of the time that is left, for a sample afterwards.
+            least_s: least time for this evaluation, however late it is.
+            sample_s: part of the remaining time that is reserved for a sample.
         """
         if self._seconds is None:
             seconds = max(EVALUATING_S, trained_s) / parts
@@ -76,14 +76,14 @@ class Deadlines:
         return monotonic_ns() + int(seconds * 1e9)
 
     def sample_s(self) -> float:
-        """How long a sample may take now: a short one is written however late it is."""
+        """How long a sample may take now; there is always time for a short one."""
         return SAMPLE_S if self._seconds is None else max(self._rest_s(), LEAST_S)
 
     def step_s(self, save_s: float) -> float:
-        """How long a step in hand may take so that its checkpoint is still saved in time.
+        """How long the current step may take so that its checkpoint is saved in time.
 
         Args:
-            save_s: what a checkpoint takes.
+            save_s: time of a checkpoint.
         """
         return self._rest_s() - save_s
 

@@ -1,4 +1,4 @@
-"""Who computes and who writes: the workers of a run, their kernels, and the writers of steps."""
+"""The workers of a run, their kernels, and the code that adds their steps."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from mlxhog.training.kernel_choice import Writers
 
 
 @dataclass(frozen=True)
-class Engines:
-    """What a run computes with on this machine.
+class RunEngines:
+    """Workers, kernels and writers of a run on this machine.
 
     Attributes:
         workers: backend and threads of each.
-        writers: who adds their steps, and in which write mode.
+        writers: how their steps are added, and in which write mode.
         kernels: form of the model's operations of each worker.
-        notes: what the user should know of these choices.
+        notes: for the user, on these choices.
         machine_bytes: memory of this machine.
     """
 
@@ -34,7 +34,7 @@ class Engines:
 
     @classmethod
     def of(cls, config: TrainConfig) -> Self:
-        """Choose them, by what `mlxhog doctor` has found here.
+        """Choose them by the results of `mlxhog doctor` on this machine.
 
         Raises:
             ConfigError: the options name workers or kernels that do not exist or do not fit.

@@ -1,20 +1,19 @@
-"""Evaluations of held-out text, and samples: what workers do beside their steps.
+"""Evaluations of held-out text and samples, the side jobs of workers.
 
-Every evaluation of a run is of one part of the held-out text (`data.subset`), the last one, too:
-`held-out bits per byte` is of that part wherever a run is shown. One that does not score all of it
-does not count. While a run trains, one worker takes on what the supervisor asks for. In its end all
-share out the batches of that part, then those of the rest, as far as the time goes: the larger
-final score, a number of its own. Their scores lie in the arena, so that nothing depends on who
-listens when:
+All evaluations of a run score the same part of the held-out text (`data.subset`), and
+`held-out bits per byte` always refers to that part. An evaluation that does not score all of it
+does not count. During training one worker takes on each request of the supervisor. At the end all
+workers share the batches of that part, then those of the rest while there is time; the rest gives
+the larger final score, a separate number. The scores lie in the arena:
 
     segment     line  word  meaning
-    evaluation     k     0  the round in which the batch at place k was scored, 0 in none
+    evaluation     k     0  the round in which the batch at place k was scored; 0: not scored
                          1  summed cross entropy in nats, a float
-                         2  bytes of text its labels decode to
-                         3  its labels
+                         2  bytes of text that its labels decode to
+                         3  number of labels
 
-A worker writes the sums of a batch, then its round. Batches of the larger score are taken in an
-order that spreads the first ones evenly over the text: one that ends early is a sample.
+A worker writes the sums of a batch, then its round. The order of batches of the larger score
+spreads the first ones evenly over the text, so a score that ends early is of a sample.
 """
 
 from __future__ import annotations
@@ -49,27 +48,27 @@ from mlxhog.training.job import Job
 
 SEGMENT = "evaluation"
 FINAL_TOKENS = 2_000_000  # the larger final score covers at most about this much text
-EVALUATING_S = 60.0  # the last evaluation without a budget of time; more where training took more
-SUBSET_TIME = 0.2  # of a budget of time, that scoring the fixed part may take by `FLOPS`
+EVALUATING_S = 60.0  # limit of the last evaluation without a budget of time, if training took less
+SUBSET_TIME = 0.2  # largest part of a budget of time for scoring the fixed part, by `FLOPS`
 LEAST_BYTES = 1024
 FLOPS = {EMULATED: 1e9}
 """Operations per second by which the size of the fixed part is chosen, by the kernels."""
 USUAL_FLOPS = 1e11
-"""Of two CPU cores. A constant, so that the same options mean the same text on every machine."""
+"""Two CPU cores. A constant, so that the same options mean the same text on every machine."""
 SAMPLE_PROMPT = "The "
 SAMPLE_TOKENS = 160
 _ROUND, _NATS, _BYTES, _TOKENS = range(4)
 
 
 @dataclass(frozen=True)
-class Score:
+class HeldOutScore:
     """Sums over a piece of held-out text.
 
     Attributes:
         nats: cross entropy of its labels.
-        n_bytes: of text.
-        tokens: labels.
-        share: how much of the text that was to be evaluated it is, 0 to 1.
+        n_bytes: bytes of text.
+        tokens: number of labels.
+        share: scored part of the text that was to be evaluated, 0 to 1.
     """
 
     nats: float
@@ -79,24 +78,24 @@ class Score:
 
     @property
     def bits_per_byte(self) -> float | None:
-        """Cross entropy per byte of text, None without any."""
+        """Cross entropy per byte of text; None without text."""
         return heldout.bits_per_byte(self.nats, self.n_bytes) if self.n_bytes else None
 
 
 @dataclass(frozen=True)
 class HeldOutPart:
-    """The part of the held-out text that all evaluations of a run are of.
+    """The part of the held-out text that all evaluations of a run score.
 
     Attributes:
         asked_bytes: its size, as `subset.of` takes it.
-        text: its name: numbers of the same text have the same one, see `subset.name`.
-        n_bytes: of text in it, prompts of examples included.
-        share: of all held-out text, up to 1.
-        batches: that it is evaluated in.
-        all_batches: these, and those of the larger final score.
-        larger_share: of all held-out text, that the larger final score is of at most; 0 without it.
-        tokens: of it.
-        estimate_s: how long scoring it takes by `FLOPS`.
+        text: its name; scores of the same text have the same name, see `subset.name`.
+        n_bytes: bytes of text in it, prompts of examples included.
+        share: its part of all held-out text, up to 1.
+        batches: number of its batches.
+        all_batches: with those of the larger final score.
+        larger_share: largest part of all held-out text in the larger final score; 0 without it.
+        tokens: number of its tokens.
+        estimate_s: seconds to score it by `FLOPS`.
     """
 
     asked_bytes: int
@@ -119,7 +118,7 @@ class HeldOutPart:
             data: of the run.
             config: of the run.
             parameters: numbers in the model.
-            asked_bytes: the size that a run has had before; None chooses one.
+            asked_bytes: the size that a resumed run had before; None chooses one.
         """
         file = TokenFile.open(data.val)
         if asked_bytes is None or config.eval_tokens is not None:
@@ -140,15 +139,16 @@ class HeldOutPart:
         )
 
     def to_json(self) -> dict[str, Any]:
-        """What run.json and checkpoints keep."""
+        """The values for run.json and checkpoints."""
         return asdict(self)
 
 
 def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
-    """Return the size of the part that a new run is evaluated on: `subset.BYTES` where it can be.
+    """Return the size of the part that a new run is evaluated on, by default `subset.BYTES`.
 
-    `eval_tokens` asks for another one. A model for whose budget scoring that much is slow has half,
-    a quarter, and so on. Nothing is measured: the same options always mean the same size.
+    `eval_tokens` sets another size. If scoring takes too much of the budget, the size is halved
+    until it fits, or to `LEAST_BYTES`. The same options always give the same size, as nothing is
+    measured.
 
     Args:
         config: of the run.
@@ -166,7 +166,7 @@ def choose_bytes(config: TrainConfig, parameters: int, file: TokenFile) -> int:
 
 
 def estimate_s(config: TrainConfig, parameters: int, tokens: int) -> float:
-    """How long scoring that many tokens takes by `FLOPS`: two operations a parameter and token."""
+    """Seconds to score n tokens by `FLOPS`: two operations per parameter and token."""
     return 2.0 * parameters * tokens / FLOPS.get(config.kernels, USUAL_FLOPS)
 
 
@@ -191,19 +191,19 @@ class HeldOutText:
 
     @property
     def n_batches(self) -> int:
-        """Batches in all."""
+        """Number of batches."""
         return heldout.n_batches(self.file, seq_len=self.seq_len, batch_size=self.rows)
 
-    def score(self, backend: Backend, batch: int) -> Score:
+    def score(self, backend: Backend, batch: int) -> HeldOutScore:
         """Score one batch at the parameters in the backend's inbox."""
         (part,) = heldout.batches(
             self.file, seq_len=self.seq_len, batch_size=self.rows, first=batch, count=1
         )
         result = backend.evaluate(part)
-        return Score(result.nats, part.n_bytes, result.targets, 1 / self.n_batches)
+        return HeldOutScore(result.nats, part.n_bytes, result.targets, 1 / self.n_batches)
 
-    def score_whole(self, backend: Backend, is_over: Callable[[], bool]) -> Score | None:
-        """Score all batches; None where `is_over`, asked before each, ends that."""
+    def score_whole(self, backend: Backend, is_over: Callable[[], bool]) -> HeldOutScore | None:
+        """Score all batches; None if `is_over`, called before each, ends the evaluation."""
         nats, n_bytes, tokens = 0.0, 0, 0
         for batch in range(self.n_batches):
             if is_over():
@@ -211,14 +211,14 @@ class HeldOutText:
             score = self.score(backend, batch)
             nats, n_bytes = nats + score.nats, n_bytes + score.n_bytes
             tokens += score.tokens
-        return Score(nats, n_bytes, tokens, 1.0)
+        return HeldOutScore(nats, n_bytes, tokens, 1.0)
 
 
 class HeldOutTexts:
-    """What the last evaluation scores, batch by batch: the part, then the larger text.
+    """The text that the last evaluation scores, batch by batch: the part, then the larger text.
 
     Attributes:
-        part: that all evaluations are of.
+        part: the text of all evaluations.
     """
 
     def __init__(
@@ -231,10 +231,10 @@ class HeldOutTexts:
 
     @cached_property
     def larger(self) -> HeldOutText | None:
-        """For a score of all held-out text, or up to `FINAL_TOKENS` of it.
+        """All held-out text, or up to `FINAL_TOKENS` of it.
 
-        None where the part is as large, and for emulated models, which are slow. To find it copies
-        its tokens, so it is found when it is first asked for: many workers never score any of it.
+        None if the part is as large, and for emulated models, which are slow. Opening it copies its
+        tokens, so it is opened on first use: many workers never score any of it.
         """
         file, config = self._file, self._config
         most = FINAL_TOKENS * file.header["bytes"] // file.n_tokens
@@ -244,15 +244,15 @@ class HeldOutTexts:
 
     @cached_property
     def _order(self) -> list[int]:
-        """Batches of the larger text in the order in which they are scored."""
+        """Batches of the larger text in scoring order."""
         return [] if self.larger is None else spread(self.larger.n_batches)
 
     @property
     def n_batches(self) -> int:
-        """Batches of both."""
+        """Number of batches of both."""
         return self.part.n_batches + len(self._order)
 
-    def score(self, backend: Backend, place: int) -> Score:
+    def score(self, backend: Backend, place: int) -> HeldOutScore:
         """Score the batch at a place in the order, at the parameters in the backend's inbox."""
         n = self.part.n_batches
         if place < n or self.larger is None:
@@ -261,9 +261,9 @@ class HeldOutTexts:
 
 
 def spread(n: int) -> list[int]:
-    """Return 0 .. n - 1 in an order whose first numbers, however many, are spread evenly.
+    """Return 0 .. n - 1 in an order of which every prefix is spread evenly.
 
-    Source: van der Corput 1935: the numbers in the order of their bits reversed.
+    Source: van der Corput 1935: order by reversed bits.
 
     >>> spread(6)
     [0, 4, 2, 1, 5, 3]
@@ -280,11 +280,11 @@ def segment(part: HeldOutPart) -> tuple[str, int]:
     return "uint8", part.all_batches * LINE
 
 
-class Scores:
+class ScoreTable:
     """The table of the final evaluation, over the arena's segment.
 
-    Concurrency: workers put in scores of different batches; two that score the same batch at the
-    same parameters (one of them for a worker thought dead) write the same.
+    Concurrency: workers write scores of different batches. Two workers that score the same batch at
+    the same parameters (one in place of a worker assumed dead) write the same values.
     """
 
     def __init__(self, data: NDArray[np.uint8]) -> None:
@@ -297,17 +297,17 @@ class Scores:
         return len(self._table)
 
     def round_of(self, place: int) -> int:
-        """The round in which the batch at a place was scored last, 0 for none."""
+        """The last round in which the batch at a place was scored; 0 for none."""
         return self._words.load(place, _ROUND)
 
-    def put(self, place: int, round_: int, score: Score) -> None:
+    def put(self, place: int, round_: int, score: HeldOutScore) -> None:
         """Write the score of the batch at a place, then publish it."""
         self._words.store_float(place, _NATS, score.nats)
         self._words.store(place, _BYTES, score.n_bytes)
         self._words.store(place, _TOKENS, score.tokens)
         self._words.store(place, _ROUND, round_)
 
-    def total(self, first: int, begin: int = 0, end: int | None = None) -> Score:
+    def total(self, first: int, begin: int = 0, end: int | None = None) -> HeldOutScore:
         """Add up the batches at places from `begin` to `end` that were scored since `first`."""
         end = len(self) if end is None else end
         maybe = begin + np.flatnonzero(self._table[begin:end, _ROUND] >= first)
@@ -315,19 +315,19 @@ class Scores:
         rows = self._table[batches]
         nats = float(rows[:, _NATS].copy().view(np.float64).sum())
         n_bytes, tokens = int(rows[:, _BYTES].sum()), int(rows[:, _TOKENS].sum())
-        return Score(nats, n_bytes, tokens, len(batches) / max(end - begin, 1))
+        return HeldOutScore(nats, n_bytes, tokens, len(batches) / max(end - begin, 1))
 
 
 # -- in a worker ---------------------------------------------------------------------------------
 
 
 def takes_on(context: Context, requests: str, starts: str) -> bool:
-    """Whether something is asked for that no other worker has taken on; at most one gets it.
+    """Take on a request of the supervisor; False if none is open. At most one worker gets each.
 
     Args:
-        context: the worker that asks.
-        requests: counter of what the supervisor has asked for.
-        starts: counter of what has been taken on.
+        context: of this worker.
+        requests: counter of requests.
+        starts: counter of requests that were taken on.
     """
     counters = context.arena.counters
     n = counters.load(starts)
@@ -336,12 +336,12 @@ def takes_on(context: Context, requests: str, starts: str) -> bool:
 
 @dataclass(frozen=True)
 class Text:
-    """What evaluations and samples need beside the worker; picklable.
+    """The text and tokenizer for evaluations and samples; picklable.
 
     Attributes:
         val: token file of held-out text.
-        tokenizer: made the tokens.
-        asked_bytes: size of the part that evaluations are of.
+        tokenizer: of its tokens.
+        asked_bytes: size of the part that evaluations score.
     """
 
     val: Path
@@ -354,9 +354,9 @@ class Text:
 
 
 class TextJobs:
-    """Evaluations and samples; each that is asked for is taken on by one worker.
+    """Evaluations and samples; one worker takes on each request.
 
-    What is done while training ends with it. After training both end when the supervisor says.
+    During training both end with the training; after it, when the supervisor says so.
     """
 
     def __init__(self, text: Text, job: Job, context: Context, ring: Ring) -> None:
@@ -365,13 +365,13 @@ class TextJobs:
         config, file = job.config, TokenFile.open(text.val)
         parameters = param_count(job.setup.model)
         self._texts = HeldOutTexts(file, config, parameters, text.asked_bytes)
-        self._scores = Scores(context.arena.segment(SEGMENT))
+        self._scores = ScoreTable(context.arena.segment(SEGMENT))
         self._final_round = 0
 
     def serve(self) -> None:
-        """Evaluate, or write a sample, where that is asked for.
+        """Evaluate or write a sample on request.
 
-        An evaluation only while training: all workers share out the last one (`evaluate_rest`).
+        It evaluates only during training: all workers share the last evaluation (`evaluate_rest`).
         """
         if self.context.training() and takes_on(self.context, "eval_asked", "eval_taken"):
             self._evaluate()
@@ -379,7 +379,7 @@ class TextJobs:
             self._sample()
 
     def _is_over(self) -> bool:
-        """Whether what a worker does beside its steps has to end."""
+        """Whether a side job has to end."""
         context, counters = self.context, self.context.arena.counters
         if context.training():
             return context.used_up()
@@ -388,7 +388,7 @@ class TextJobs:
         return not is_asked_for or bool(until_ns and monotonic_ns() >= until_ns)
 
     def _evaluate(self) -> None:
-        """Evaluate the fixed part; one that training ends before it is whole is dropped."""
+        """Evaluate the fixed part; drop the result if training ends before it is complete."""
         context, began_ns = self.context, monotonic_ns()
         context.copy_to_inbox()
         context.entry.beat(Phase.EVALUATE)
@@ -412,7 +412,7 @@ class TextJobs:
         )
 
     def evaluate_rest(self) -> None:
-        """Score batches of the held-out text until none of the round is left, or it is over."""
+        """Score batches of the held-out text until the round is complete or its time is over."""
         counters, entry = self.context.arena.counters, self.context.entry
         if counters.load("eval_next") // EVAL_ROUND == self._final_round:
             return
@@ -423,16 +423,16 @@ class TextJobs:
                 self._final_round = round_
                 return
             if self._scores.round_of(place) >= counters.load("eval_first"):
-                continue  # before a worker died, and the rest was shared out anew
+                continue  # before a worker died and a new round divided the rest
             entry.beat(Phase.EVALUATE)
-            if copied_round != round_:  # another round may be of other parameters
+            if copied_round != round_:  # another round may score other parameters
                 self.context.copy_to_inbox()
                 copied_round = round_
             score = self._texts.score(self.context.backend, place)
             self._scores.put(place, round_, score)
 
     def _sample(self) -> None:
-        """Write a sample of text beside the run: as much as there is time for."""
+        """Write a sample of text, as long as time allows."""
         self.context.copy_to_inbox()
         self.context.entry.beat(Phase.SAMPLE)
         tokenizer, texts = self.text.tokenizer, list[str]()

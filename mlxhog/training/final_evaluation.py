@@ -11,67 +11,67 @@ from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError, WorkerFail
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.monitor import Monitor
 from mlxhog.training.deadlines import LEAST_S, MARGIN, Deadlines
-from mlxhog.training.evaluation import SEGMENT, HeldOutPart, Score, Scores
-from mlxhog.training.session import Session
+from mlxhog.training.evaluation import SEGMENT, HeldOutPart, HeldOutScore, ScoreTable
+from mlxhog.training.session import WorkerSession
 
-LEAST_EVALUATION_S = 20.0  # for the last one, however late it is, unless it takes less
-FASTER = 3.0  # a loss, than a gradient
-BATCH_S = 3.0  # how long a batch in hand is waited for when the time is over
+LEAST_EVALUATION_S = 20.0  # for the last evaluation, however late it is, unless it needs less
+FASTER = 3.0  # speed of a loss relative to a gradient
+BATCH_S = 3.0  # limit for a batch that is being scored when the time is over
 GAVE_UP_WORKER = (ConfigError, EnvironmentLacks, WorkerFailed)
 """Errors of a worker that is not replaced; the others continue."""
 
 
 class FinalEvaluation:
-    """Evaluations of resting parameters at the end of a run, one after the other.
+    """Evaluations of the final parameters of a run, one after the other.
 
-    What is done lies in the arena (`Scores`). A worker that dies leaves batches undone; a new round
-    shares them out again. Nothing is waited for once the time is over.
+    The scores lie in the arena (`ScoreTable`). If a worker dies, a new round divides its batches
+    among the others. It waits for no worker after its deadline.
     """
 
     def __init__(
         self,
-        session: Session,
+        session: WorkerSession,
         part: HeldOutPart,
         monitor: Monitor,
         deadlines: Deadlines,
         *,
         sample_s: float = 0.0,
     ) -> None:
-        """Prepare; workers do nothing yet.
+        """Prepare; this starts no evaluation.
 
         Args:
             session: of the run.
             part: of the held-out text.
-            monitor: takes the scores.
+            monitor: receives the scores.
             deadlines: of the run.
-            sample_s: of the time that is left, for a sample afterwards.
+            sample_s: part of the remaining time that is reserved for a sample.
         """
         self.arena, self.supervisor, self._until = session.arena, session.supervisor, session.until
         self.copies_bits_per_byte: list[float] = []
         self._session, self._monitor, self._deadlines = session, monitor, deadlines
         self._sample_s = sample_s
-        self._scores = Scores(session.arena.segment(SEGMENT))
+        self._scores = ScoreTable(session.arena.segment(SEGMENT))
         self._part, self._part_end, self._end = part, part.batches, part.batches
         self._round = self._first = self._end_ns = 0
 
     def begin(self) -> None:
-        """Tell all workers to score the held-out text at the model.
+        """Let all workers score the held-out text with the model.
 
-        Where workers have parameters of their own, the time goes to the scores of these.
+        If workers have parameters of their own, the time is for their scores instead of the larger.
         """
         copies = len(self._session.strategy.copies())
         end = self._part_end if copies else len(self._scores)
         self._begin(1 + copies, end, least_s=self._least_s())
 
     def _begin(self, parts: int, end: int, *, least_s: float) -> None:
-        """Begin at the parameters as they are now.
+        """Begin with the present parameters.
 
         Args:
-            parts: evaluations that share the time from now on.
-            end: batches to score.
-            least_s: for this one, however late it is.
+            parts: evaluations that share the remaining time.
+            end: number of batches to score.
+            least_s: least time for this evaluation, however late it is.
         """
-        self._session.drain()  # an evaluation that ended as training did comes before this one
+        self._session.drain()  # first an evaluation that ended together with the training
         self._round += 1
         self._first, self._end = self._round, end
         self._end_ns = end_ns = self._deadlines.evaluation_ns(
@@ -87,15 +87,15 @@ class FinalEvaluation:
         counters.store("eval_next", self._round * EVAL_ROUND)
         self.supervisor.command(Command.EVALUATE)
 
-    def wait(self) -> Score:
+    def wait(self) -> HeldOutScore:
         """Wait until every batch is scored, the time is over, or the user interrupts.
 
         Returns:
-            The score of the fixed part, as much of it as was scored.
+            The score of the fixed part, as far as it was scored.
 
         Raises:
-            ConfigError, EnvironmentLacks, WorkerFailed: see `Supervisor.poll`; a worker was given
-                up, and the fixed part cannot be scored without it.
+            ConfigError, EnvironmentLacks, WorkerFailed: see `Supervisor.poll`; the fixed part
+                cannot be scored without a worker that failed.
         """
         while self.supervisor.has_workers() and not self._ended():
             ended_or_died = partial(self._ended_or_died, self.supervisor.ends())
@@ -111,11 +111,11 @@ class FinalEvaluation:
         return self._scores.total(self._first, end=self._part_end)
 
     def finish(self) -> None:
-        """Wait for the score of the parameters, and score what they are the average of."""
+        """Wait for the score of the model, and score the copies that it is the average of."""
         score, session, monitor = self.wait(), self._session, self._monitor
         average = score.bits_per_byte
         if score.share < 1.0 or average is None:
-            return  # a number of less text could not be compared with those before
+            return  # a score of less text is not comparable with earlier ones
         monitor.take_evaluation(score.nats, score.n_bytes, score.tokens)
         monitor.val_at_end = True
         larger, is_left_out = self.larger(), self._end == self._part_end
@@ -130,11 +130,11 @@ class FinalEvaluation:
             session.report(warning)
 
     def _leave_out_larger(self, error: MlxhogError) -> None:
-        """Go on with the fixed part alone, after a worker was given up: the run is complete.
+        """Continue with the fixed part alone after a worker failed; the run is still complete.
 
         Raises:
-            MlxhogError: the same error, where the part was all there was to score already, or no
-                worker is left to score the rest of it.
+            MlxhogError: the same error, if only the fixed part was to be scored, or no worker is
+                left to score the rest of it.
         """
         is_larger, self._end = self._end > self._part_end, self._part_end
         if not is_larger or not (self._score().share == 1.0 or self.supervisor.has_workers()):
@@ -142,15 +142,16 @@ class FinalEvaluation:
         self.arena.counters.store("eval_end", self._end)
         self._session.report(f"the larger held-out score was left out: {error}")
 
-    def larger(self) -> Score:
-        """The score of the rest of the batches, as many as there was time for."""
+    def larger(self) -> HeldOutScore:
+        """The score of the rest of the batches, as far as time allowed."""
         return self._scores.total(self._first, begin=self._part_end)
 
     def score_copies(self) -> bool:
-        """Score each worker's own parameters, where the model is their average.
+        """Score each worker's own parameters if the model is their average.
 
         Returns:
-            Whether all are in `copies_bits_per_byte`: the user may interrupt, or a worker not rest.
+            Whether `copies_bits_per_byte` has all scores; not if the user interrupts or a worker
+            does not finish.
         """
         session = self._session
         with session.strategy.each_copy(self.arena) as copies:
@@ -164,14 +165,14 @@ class FinalEvaluation:
         return True
 
     def _least_s(self) -> float:
-        """How long the fixed part takes, at most, at the speed of training."""
+        """Upper estimate of the fixed part's evaluation time from the speed of training."""
         tokens = FASTER * self.arena.counters.load("tokens")
         if not tokens:
             return LEAST_EVALUATION_S
         seconds = MARGIN * self._monitor.seconds() * self._part.tokens / tokens
         return min(max(seconds, LEAST_S), LEAST_EVALUATION_S)
 
-    def _score(self) -> Score:
+    def _score(self) -> HeldOutScore:
         return self._scores.total(self._first, end=self._end)
 
     def _ended(self) -> bool:
@@ -185,11 +186,11 @@ class FinalEvaluation:
         return Doing(Activity.EVALUATING, round(100 * self._score().share))
 
 
-def write_sample(session: Session, monitor: Monitor, deadlines: Deadlines) -> None:
-    """Let a worker write a sample of text, another one where it dies, or say why there is none."""
+def write_sample(session: WorkerSession, monitor: Monitor, deadlines: Deadlines) -> None:
+    """Let a worker write a sample of text, or another if it dies; report a missing sample."""
     supervisor, samples = session.supervisor, monitor.samples
     end_ns = monotonic_ns() + int(deadlines.sample_s() * 1e9)
-    reason = "no worker was free to write one in time"
+    reason = "no worker was free in time"
     session.arena.counters.store("side_until_ns", end_ns)
 
     def is_written_or_lost(ends: int) -> bool:

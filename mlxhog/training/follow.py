@@ -1,16 +1,16 @@
 """Following a folder: new text files and examples become segments that a run trains on.
 
-A thread of the supervisor looks at the folder twice a second, reads what is new and publishes it
-(`mlxhog.data.stream`), so that reading a large file holds up nobody. The supervisor tells the
-workers how many tickets there are (the counter `stream_end`), and the user when they are used up.
+A thread of the supervisor looks at the folder twice a second, reads new files and publishes them
+(`mlxhog.data.stream`), so that a large file does not delay the supervisor. The supervisor gives
+workers the number of tickets (the counter `stream_end`) and reports when they are used up.
 
-A file is taken whole, once, when it has stood unchanged for a second; a run remembers by name what
-it has taken. A file that cannot be read is named once, and the others go on; where a package or
-memory is missing, it is tried again when the run is resumed. Text goes to the disk as it is read,
-so that little of it is in memory.
+A file is read whole and once, after a second without change; a run remembers the names of the files
+that it has read. A file that cannot be read is reported once and skipped. If a package or memory is
+missing, the file is tried again when the run is resumed. Text goes to the disk as it is read, so
+little of it is in memory.
 
-When the run ends, a file in hand is left to the process that resumes it. A fault of the thread
-itself ends the run, after a checkpoint.
+When the run ends, a file that is being read is left for the resume. An error of the thread itself
+ends the run after a checkpoint.
 """
 
 from __future__ import annotations
@@ -49,24 +49,24 @@ from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, WorkerFailed
 from mlxhog.files import plain_json
 from mlxhog.files.durable import disk_errors, read_lines
 from mlxhog.files.paths import expanded, printable
-from mlxhog.training.job import Batches
+from mlxhog.training.job import BatchSource
 from mlxhog.training.plan import Plan
 
 LOOK_S = 0.5
-SETTLED_S = 1.0  # a file that has not changed for so long is whole
-LEAVE_S = 5.0  # for a piece of a file that is being read when the run ends
-SEGMENT_TOKENS = 4 << 20  # in one segment, unless one file has more
-EXAMPLES_BYTES = 1 << 20  # of examples that are read at once
+SETTLED_S = 1.0  # a file that has not changed for this time is complete
+LEAVE_S = 5.0  # limit for a piece of a file that is being read when the run ends
+SEGMENT_TOKENS = 4 << 20  # per segment, unless one file has more
+EXAMPLES_BYTES = 1 << 20  # examples that are read at once
 MOST_BYTES = 256 << 20  # of one file, unpacked
 MOST_LINE_BYTES = 16 << 20  # of one record, which takes several times its size to read
 UNFINISHED = (".part", ".tmp", ".swp", ".crdownload")
 
 
 class Following:
-    """What a run that follows a folder does beside training."""
+    """The following of a folder by the supervisor of a run."""
 
     def __init__(self, plan: Plan, run: Path, folder: Path) -> None:
-        """Open the stream of the run; nothing is looked at yet."""
+        """Open the stream of the run; this does not read the folder."""
         config = plan.config
         writer = StreamWriter(
             run,
@@ -81,7 +81,7 @@ class Following:
 
     @classmethod
     def of(cls, plan: Plan, run: Path) -> Self | None:
-        """Open the stream of a run; None where it follows nothing.
+        """Open the stream of a run; None if it follows no folder.
 
         Raises:
             CheckpointError: examples that the run has acknowledged do not fit into `seq_len`.
@@ -92,9 +92,9 @@ class Following:
         return None if folder is None else cls(plan, run, expanded(folder))
 
     def begin(self, arena: Arena, ledger: Ledger, stack: ExitStack) -> None:
-        """Take examples, and let a thread look at the folder until the stack is closed.
+        """Take examples, and let a thread watch the folder until the stack is closed.
 
-        The run has a checkpoint by now: what it acknowledges is trained, also after a kill.
+        The run has a checkpoint by now, so text that it acknowledges is trained, even after a kill.
         """
         self._arena, self._ledger = arena, ledger
         self._count()
@@ -102,16 +102,16 @@ class Following:
         stack.enter_context(self._follower)
 
     def look(self, *, training: bool) -> list[str]:
-        """Tell workers what is there now; returns what the user should know.
+        """Give workers the new tickets; returns messages for the user.
 
         Raises:
-            WorkerFailed: the thread that looks at the folder has ended, while the run trains.
+            WorkerFailed: the thread that watches the folder has ended while the run trains.
         """
         fault = self._follower.fault
         if training and fault is not None:
             raise WorkerFailed(
                 f"following {printable(self._follower.folder)} ended with "
-                f"{type(fault).__name__}: {message_of(fault)}; that is a fault of mlxhog, please "
+                f"{type(fault).__name__}: {message_of(fault)}; that is a bug in mlxhog, please "
                 "report it"
             ) from fault
         end = self._count()
@@ -132,9 +132,9 @@ class Following:
 
 
 def _open_batches(
-    folder: Path, corpus: Callable[[], Batches], tokenizer: Tokenizer
+    folder: Path, corpus: Callable[[], BatchSource], tokenizer: Tokenizer
 ) -> StreamBatches:
-    """Open a stream in a worker, which tries its model with a batch of the corpus."""
+    """Open a stream in a worker, which warms up with a batch of the corpus."""
     return StreamBatches(folder, tokenizer.byte_lengths().astype(np.int64), corpus().example())
 
 
@@ -143,39 +143,39 @@ class _Over(Exception):
 
 
 class Follower:
-    """What has come into a folder, and into the examples of a run.
+    """Reads new files of a folder and new examples of a run.
 
     Attributes:
-        folder: that is followed, with the folders in it; hidden files are none of it.
-        end: tickets that are published.
-        messages: what the user should know, oldest first; whoever reads one takes it.
-        fault: what has ended the thread; None where nothing has.
+        folder: the followed folder, with subfolders and without hidden files.
+        end: number of published tickets.
+        messages: for the user, oldest first; the reader removes those it reads.
+        fault: the error that ended the thread; None while there is no error.
 
     Concurrency: `end`, `messages` and `fault` may be read by other threads at any time.
     """
 
     def __init__(self, folder: Path, writer: StreamWriter) -> None:
-        """Prepare; nothing is looked at before the block begins."""
+        """Prepare; reading begins with the `with` block."""
         self.folder, self.end = folder, writer.end
         self.messages: deque[str] = deque()
         self.fault: BaseException | None = None
         self._writer, self._reports = writer, set[str]()
         self._last_look: dict[str, tuple[int, int, float]] = {}  # size, change, since when
-        self._postponed = set[str]()  # names that are left to the next start
+        self._postponed = set[str]()  # names left for the next start
         self._over = threading.Event()
         self._bounds = Bounds(MOST_BYTES, MOST_LINE_BYTES, self._check)
         self._thread = threading.Thread(target=self._run, name="mlxhog-follow", daemon=True)
 
     def __enter__(self) -> Self:
-        """Begin to look."""
+        """Start the thread."""
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Look no more; the process that resumes the run takes what is not published yet."""
+        """Stop the thread; text that is not published yet is left for the resume."""
         self._over.set()
         self._writer.close()
-        self._thread.join(LEAVE_S)  # a disk that does not answer holds up no end
+        self._thread.join(LEAVE_S)  # a disk that does not answer must not delay the end
 
     def _check(self) -> None:
         if self._over.is_set():
@@ -188,15 +188,15 @@ class Follower:
                     self.look()
                 except MlxhogError as error:  # a full disk may have room again
                     self._say(f"following {printable(self.folder)}: {error}")
-                # Also after a segment: few large ones, not many small ones.
+                # Also after a segment, so that segments are few and large.
                 self._over.wait(LOOK_S)
         except (_Over, Closed):
             pass
-        except BaseException as error:  # whatever it is, a run must not wait for text in vain
+        except BaseException as error:  # a run must not wait for text that never comes
             self.fault = error
 
     def look(self) -> bool:
-        """Publish a segment of what is new; whether there was anything.
+        """Publish a segment of new text; returns whether there was any.
 
         Raises:
             DataError: a segment cannot be read back; the next look tries again.
@@ -225,10 +225,10 @@ class Follower:
         return True
 
     def _take(self, name: str, draft: Draft) -> str | None:
-        """Add all rows of a file to a draft, or none: then returns why.
+        """Add all rows of a file to a draft, or none; then returns the reason.
 
         Raises:
-            EnvironmentLacks, MemoryError: the machine lacks what reading it needs; none is added.
+            EnvironmentLacks, MemoryError: the machine cannot read the file; no row is added.
         """
         mark = draft.mark()
         try:
@@ -238,18 +238,18 @@ class Follower:
             return None
         except DataError as error:
             refused = str(error)
-        except (EnvironmentLacks, MemoryError):  # no fault of the file
+        except (EnvironmentLacks, MemoryError):  # not an error of the file
             draft.undo(mark)
             raise
         except (OSError, _Over):
             raise
-        except Exception as error:  # of a reader or a tokenizer: of this file, and not of others
+        except Exception as error:  # of a reader or a tokenizer: it concerns this file only
             refused = f"{type(error).__name__}: {message_of(error)}"
         draft.undo(mark)
         return refused
 
     def _settled(self) -> list[tuple[str, int, int]]:
-        """Name, size and change of the files that are new and whole, the oldest first."""
+        """Name, size and change of the files that are new and complete, the oldest first."""
         now = time.monotonic()
         files: dict[str, tuple[int, int, float]] = {}
         for path in self._files():
@@ -257,7 +257,7 @@ class Follower:
             try:
                 status = path.stat()
             except OSError:
-                continue  # it has gone in between
+                continue  # it was deleted meanwhile
             if not stat.S_ISREG(status.st_mode):
                 not_regular = "it is no regular file, but a pipe, a socket or a device"
                 self._say(f"{printable(name)} is left out: {not_regular}")
@@ -293,10 +293,10 @@ class Follower:
                     yield path
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
-        """The rows of a file: of its documents, or of the examples among its records.
+        """The rows of a file's documents, or of its examples.
 
         Raises:
-            DataError: it cannot be read, is too large, or is no text.
+            DataError: the file cannot be read, is too large, or is not text.
             EnvironmentLacks: reading it needs a package that is not installed.
         """
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
@@ -317,7 +317,7 @@ class Follower:
                 yield from document_rows(document, tokenizer, seq_len)
 
     def _take_examples(self, draft: Draft) -> int:
-        """Add the examples that have been appended since to a draft; returns where they end."""
+        """Add the newly appended examples to a draft; returns where they end."""
         path, begin = self._writer.folder / EXAMPLES, self._writer.examples_end
         try:
             lines = read_lines(path, begin, EXAMPLES_BYTES)
@@ -338,7 +338,7 @@ class Follower:
         return begin + len(lines)
 
     def _say(self, message: str) -> None:
-        """Tell the user something once."""
+        """Add a message for the user, unless it was added before."""
         if message not in self._reports:
             self._reports.add(message)
             self.messages.append(message)

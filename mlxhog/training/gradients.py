@@ -1,7 +1,7 @@
-"""A worker's gradients: of a batch, and before training to warm up and to be measured.
+"""A worker's gradients: of a batch, for warm-up, and for the measurement before training.
 
-They need the framework and the model, and nothing of the strategy: workers are up, and measured,
-before there is one.
+They need the framework and the model but no strategy: workers start and are measured before the
+strategy is chosen.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from mlxhog.training.job import Job
 
 WARM_UP_TOKENS = 64
 FEW_COST = 1.7
-"""How many times their share of a gradient such few tokens take on a CPU: 1.6 to 1.8 were measured,
-of 5 and 30 million parameters and in either framework."""
-LONGEST_NAP_S = 0.01  # of a worker that is slowed down, before it looks whether the run continues
+"""Time of a gradient of `WARM_UP_TOKENS` on a CPU over their share of a full one: 1.6 to 1.8, as
+measured with 5 and 30 million parameters in both frameworks."""
+LONGEST_NAP_S = 0.01  # sleep of a slowed worker between checks whether the run continues
 
 
 class Gradients:
@@ -35,7 +35,7 @@ class Gradients:
 
     Attributes:
         backend: its framework, bound to the model.
-        slowdown: what the option `slow` makes of this worker.
+        slowdown: of this worker, by the option `slow`.
     """
 
     def __init__(self, job: Job, arena: Arena, entry: Entry, backend: Backend) -> None:
@@ -56,7 +56,7 @@ class Gradients:
     # -- of a batch ------------------------------------------------------------------------------
 
     def gradient(self, lease: Lease) -> Grads:
-        """The gradient of a batch at what the strategy has read."""
+        """The gradient of a batch at the parameters that the strategy has read."""
         return self.of(self.micro_batches(lease))[1]
 
     def micro_batches(self, lease: Lease) -> list[Batch]:
@@ -89,27 +89,26 @@ class Gradients:
             mean.add(grads, share)
         return loss, mean.grads()
 
-    def slow_down(self, spent_ns: int, step: int, goes_on: Callable[[], bool]) -> None:
-        """Make a gradient take as many times as long as the option `slow` says, or until the end.
+    def slow_down(self, spent_ns: int, step: int, continues: Callable[[], bool]) -> None:
+        """Sleep so that a gradient takes longer by the factor of `slow`, or until the run ends.
 
         Args:
-            spent_ns: that it has taken.
+            spent_ns: time that the gradient took.
             step: its number among this worker's.
-            goes_on: whether the end has not come yet.
+            continues: whether the run continues.
         """
         factor = self.slowdown.factor_of(self._job.config.seed, self._rank, step)
         end_ns = monotonic_ns() + (factor - 1) * spent_ns
-        while (rest_s := (end_ns - monotonic_ns()) / 1e9) > 0 and goes_on():
+        while (rest_s := (end_ns - monotonic_ns()) / 1e9) > 0 and continues():
             self._entry.beat()
             time.sleep(min(rest_s, LONGEST_NAP_S))
 
     # -- before training -------------------------------------------------------------------------
 
     def warm_up(self) -> None:
-        """One gradient that is not used: lazy set-up in the framework is not timed as a step.
+        """Compute an unused gradient, so that no step is timed with the framework's lazy set-up.
 
-        A GPU compiles for the shape of a step. A CPU does not: a few tokens do, of a model that may
-        take a minute for a step.
+        A GPU compiles for the shape of a step. On a CPU a few tokens suffice, and are faster.
         """
         print(f"micro-batch {self._job.micro_batch}", flush=True)
         show_model(self._job.setup.strategy, self._arena, self.backend)
@@ -123,7 +122,7 @@ class Gradients:
         return batch.part(0, 1).beginning(WARM_UP_TOKENS)
 
     def measure(self) -> None:
-        """Time gradients, once, while all first workers of the run do; see `choose_strategy`."""
+        """Time gradients, together with the other initial workers; see `choose_strategy`."""
         workers, times = self._job.setup.strategy.workers, list[float]()
         if self._measured or self._rank >= workers:
             return
@@ -143,7 +142,7 @@ class Gradients:
         choose_strategy.Paces(self._arena, workers).note(self._rank, expected_s, times)
 
     def _expected_s(self) -> float:
-        """About how long a gradient takes, by a few tokens of one."""
+        """Estimate the seconds of a gradient from one of a few tokens."""
         few, whole = self._few(), self._batches.example()
         began_ns = monotonic_ns()
         self._entry.beat(Phase.COMPUTE)

@@ -1,4 +1,4 @@
-"""The held-out evaluations of a run while it trains: the next, the best, the end they bring."""
+"""Held-out evaluations during training: when they are due, the best, and early stopping."""
 
 from __future__ import annotations
 
@@ -15,30 +15,29 @@ from mlxhog.files.quantities import Interval
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.views import Tell
 from mlxhog.training.resume import Resumption
-from mlxhog.training.session import Session
+from mlxhog.training.session import WorkerSession
 
-EVALUATING_PART = 0.05  # of the workers' time, for evaluations that are to be every so often
+EVALUATING_PART = 0.05  # largest part of the workers' time for evaluations at an interval
 
 
 @dataclass
 class HeldOutWatch:
-    """The held-out evaluations of a run that trains: the next, the best, and the end they bring.
+    """The held-out evaluations of a run during training.
 
-    Only evaluations while training count; all are of the same part of the held-out text. A
-    checkpoint remembers the best so far, so a resumed run counts on, unless its evaluations
-    are of another part now. The best weights are saved right after their evaluation. Lock-free
-    workers go on while one of them evaluates, so what is saved is the model that was evaluated and
-    the steps since.
+    Only evaluations during training count; all score the same part of the held-out text. A
+    checkpoint stores the best, so a resumed run continues the count unless it scores another part.
+    The best weights are saved right after their evaluation. Lock-free workers continue while one
+    evaluates, so the saved model is the evaluated one plus the steps since.
 
     Attributes:
-        patience: evaluations without a new best that end the run; None is any number.
-        stop_at_loss: bits per byte that end the run; None is none.
-        every: how often an evaluation is due.
+        patience: evaluations without a new best that end the run; None for no limit.
+        stop_at_loss: bits per byte that end the run; None for no limit.
+        every: interval of evaluations.
         bits_per_byte: the best so far; None before the first.
-        step: of the run, at which that was.
+        step: step of the run at the best evaluation.
         since: evaluations after it.
-        keeps_best: whether its weights are saved.
-        ended: why training has ended before its budget; None where it has not.
+        keeps_best: whether the best weights are saved.
+        ended: reason for an end of training before its budget; None otherwise.
         text: name of the part.
     """
 
@@ -56,7 +55,7 @@ class HeldOutWatch:
 
     @classmethod
     def of(cls, config: TrainConfig, resumption: Resumption | None, text: str) -> Self:
-        """Begin, or go on where a checkpoint was saved, with as much patience as at first."""
+        """Begin, or continue from a checkpoint, with full patience."""
         watch = cls(
             config.patience,
             config.stop_at_loss,
@@ -69,10 +68,10 @@ class HeldOutWatch:
             watch.bits_per_byte, watch.step = best["bits_per_byte"], int(best["step"])
         return watch
 
-    def ask_for_next(self, session: Session, monitor: Monitor) -> None:
-        """Let a worker evaluate; where that is to be every so often, unless it takes too much time.
+    def ask_for_next(self, session: WorkerSession, monitor: Monitor) -> None:
+        """Let a worker evaluate if an evaluation is due and does not take too much time.
 
-        One that is still going on is waited for, unless its worker may have died.
+        There is no new one while another runs, unless its worker may have died.
         """
         if self.every.seconds is not None:
             now = (monitor.evaluations, session.supervisor.ends())
@@ -83,10 +82,10 @@ class HeldOutWatch:
         session.ask("eval")
 
     def look(self, monitor: Monitor, save: Callable[[], bool], report: Tell) -> bool:
-        """Take in an evaluation where there is a new one; returns whether training is to end.
+        """Take in a new evaluation, if any; returns whether training is to end.
 
-        Where its weights are to be saved and cannot be, the best is the one before: the next that
-        is better than that is saved.
+        If the weights of a new best cannot be saved, the best before it stays the best, so the next
+        better evaluation is saved.
         """
         if monitor.evaluations == self._evaluations or monitor.val_bits_per_byte is None:
             return False
@@ -102,7 +101,7 @@ class HeldOutWatch:
         return self.ended is not None
 
     def close(self, run: Run, saved: Path | None, report: Tell) -> None:
-        """Name the best weights; they are the last where no evaluation has named others."""
+        """Report the best weights: those of the best evaluation, or else the last."""
         if not self.keeps_best:
             return
         if checkpoint.best(run) is None and saved is not None:
@@ -117,7 +116,7 @@ class HeldOutWatch:
             report(f"best held-out evaluation{known}: {where} ({best.name})")
 
     def to_json(self) -> dict[str, Any] | None:
-        """What a checkpoint keeps."""
+        """The values for a checkpoint."""
         if self.bits_per_byte is None:
             return None
         return {"bits_per_byte": self.bits_per_byte, "step": self.step, "text": self.text}
@@ -131,13 +130,13 @@ class HeldOutWatch:
         return False
 
     def reason_to_stop(self) -> str | None:
-        """Why the run is to end now; None where it goes on."""
+        """The reason to end the run now; None if it continues."""
         best = self.bits_per_byte
         if best is None:
             return None
         if self.stop_at_loss is not None and best <= self.stop_at_loss:
             return (
-                f"held-out text has come to {best:.3f} bits per byte at step {self.step:,}, and "
+                f"held-out text reached {best:.3f} bits per byte at step {self.step:,}, and "
                 f"stop_at_loss is {self.stop_at_loss:g}"
             )
         if self.patience is not None and self.since >= self.patience:

@@ -1,9 +1,9 @@
-"""Weights that a new run begins with: those of the checkpoint that `init_from` names.
+"""Initial weights of a new run from the checkpoint that `init_from` names.
 
-They are read under our names, whoever wrote them; the optimizer begins anew, and the text is
-another. The model's equations and shapes have to be the checkpoint's. Its vocabulary, the rows of
-embedding and head, may be another where `resize_vocab` says so: a row is kept where both tokenizers
-have a token of the same bytes, and begins as at initialisation elsewhere.
+They are read under our names, whichever program wrote them; the optimizer restarts, and the text
+may be another. The model's equations and shapes must be the checkpoint's. With `resize_vocab` its
+vocabulary, the rows of embedding and head, may be another: a row is kept if both tokenizers have a
+token of the same bytes; other rows get initial values.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large.config import SPELLINGS
 
 OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "vocab_size")
-"""Fields in which a model may differ from the checkpoint whose weights it begins with."""
+"""Fields in which a model may differ from the checkpoint of its initial weights."""
 
 MOST_DIFFERENCES = 6
 
@@ -38,7 +38,7 @@ def located(config: TrainConfig) -> TrainConfig:
     """Return the configuration with the path of the checkpoint that `init_from` names now.
 
     Raises:
-        RunError, CheckpointError: there is none.
+        RunError, CheckpointError: that checkpoint does not exist.
     """
     if config.init_from is None:
         return config
@@ -52,7 +52,7 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
     They are those of the checkpoint that a resumed run continues, or that a new one begins with.
 
     Raises:
-        RunError, CheckpointError: there is no such checkpoint.
+        RunError, CheckpointError: that checkpoint does not exist.
         DataError: it has no tokenizer.
     """
     if config.resume is not None:
@@ -76,12 +76,12 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Which rows of a vocabulary are those of another.
+    """The mapping from rows of a checkpoint's vocabulary to rows of the run's.
 
     Attributes:
-        source: of every row, the row that it is there, or -1, (V,) int64.
-        rows: of the other.
-        unchanged: whether both are the same.
+        source: for each row of the run, the checkpoint's row or -1, (V,) int64.
+        rows: number of rows in the checkpoint.
+        unchanged: whether both vocabularies are the same.
     """
 
     source: NDArray[np.int64]
@@ -89,7 +89,7 @@ class Vocabulary:
     unchanged: bool
 
     def __str__(self) -> str:
-        """Say what becomes of the rows."""
+        """The number of kept and of new rows, as a message."""
         n_kept = int((self.source >= 0).sum())
         return (
             f"vocabulary resized from {self.rows:,} to {len(self.source):,} rows: {n_kept:,} are "
@@ -100,11 +100,11 @@ class Vocabulary:
 
 @dataclass(frozen=True)
 class InitialWeights:
-    """A checkpoint that is open, and how its vocabulary becomes the model's.
+    """An open checkpoint, and the mapping of its vocabulary to the model's.
 
     Attributes:
         opened: the checkpoint.
-        vocabulary: the model's, which `fitted` finds out.
+        vocabulary: the mapping, set by `fitted`.
     """
 
     opened: Opened
@@ -112,10 +112,10 @@ class InitialWeights:
 
     @classmethod
     def of(cls, config: TrainConfig) -> Self | None:
-        """Open what a configuration begins with; None where that is fresh weights.
+        """Open the checkpoint that `init_from` names; None if the run begins with new weights.
 
         Raises:
-            CheckpointError, ConfigError: it is missing, damaged, or of no family that we know.
+            CheckpointError, ConfigError: it is missing, damaged, or of an unknown family.
         """
         return None if config.init_from is None else cls(formats.open(config.init_from))
 
@@ -131,10 +131,11 @@ class InitialWeights:
             own: whether the model is the checkpoint's, so that its vocabulary follows the text.
 
         Returns:
-            This with the vocabulary, and the model with as many rows.
+            This with the vocabulary, and the model with the matching number of rows.
 
         Raises:
-            CheckpointError: another family, other shapes, or another vocabulary unasked.
+            CheckpointError: another family, other shapes, or another vocabulary without
+                `resize_vocab`.
         """
         self._check_model(config, model)
         before, there = self._tokenizer(), self.opened.config.vocab_size
@@ -167,7 +168,7 @@ class InitialWeights:
         return replace(self, vocabulary=Vocabulary(source, there, unchanged)), model
 
     def _tokenizer(self) -> Tokenizer | None:
-        """The checkpoint's; None where it has none that can be read."""
+        """The checkpoint's tokenizer; None if it has no readable one."""
         try:
             return self.opened.tokenizer()
         except MlxhogError:
@@ -195,7 +196,7 @@ class InitialWeights:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What the user should know of the weights."""
+        """Notes for the user on the weights."""
         where = f"begins with the weights of {self.opened.path}"
         if (self.opened.path / manifest.NAME).is_file():
             record = manifest.read(self.opened.path)
@@ -209,7 +210,7 @@ class InitialWeights:
         """Write the weights into an arena that holds initial values.
 
         Raises:
-            CheckpointError: some are not finite; they are named.
+            CheckpointError: some weights are not finite; the message names them.
         """
         assert self.vocabulary is not None
         by_rows = {families.embedding(model), families.head(model), families.head_bias(model)}
@@ -229,9 +230,9 @@ class InitialWeights:
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterable[str]:
-    """Say in which fields two models differ that may not."""
+    """The fields in which two models differ but must not, as messages."""
     ignored = checkpoint.NOT_ARCHITECTURE | {*OF_TRAINING}
-    if "hidden_size" in here:  # which has two names in transformers' files
+    if "hidden_size" in here:  # it has two names in transformers' files
         ignored |= SPELLINGS.keys()
     for field in sorted((there.keys() | here.keys()) - ignored):
         if there.get(field) != here.get(field):
@@ -239,7 +240,7 @@ def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> Iterable[
 
 
 def _by_text(there: Tokenizer, here: Tokenizer, rows: int, own_rows: int) -> NDArray[np.int64]:
-    """Which row of one vocabulary each row of another is, by the bytes of its token; or -1."""
+    """For each row of one vocabulary, the row of the other with the same token bytes, or -1."""
     known: dict[bytes, int] = {}
     for i in range(min(there.n_ids, rows)):
         known.setdefault(there.decode([i]), i)

@@ -1,7 +1,7 @@
-"""The set-up that all workers of a run share (`Setup`), and the job of each of them (`Job`).
+"""The set-up that all workers of a run share (`Setup`), and the job of each worker (`Job`).
 
-What differs between kinds of training comes as functions that the worker calls: a token file is
-mapped, and rows of a task are drawn, in the process that needs them.
+Kinds of training differ by functions that the worker calls. So each process maps the token file, or
+draws the rows of a task, for itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from mlxhog.strategies import Context, Strategy
 from mlxhog.training.kernel_choice import Writers
 
 
-class Batches(Protocol):
+class BatchSource(Protocol):
     """The training batches of every epoch, by ticket; the same in every process."""
 
     @property
@@ -40,14 +40,14 @@ class Batches(Protocol):
         """Return the batch of one ticket."""
 
     def example(self) -> Batch:
-        """Return a batch of the same shape as many, to try a model with."""
+        """Return a batch of the usual shape, for warm-up."""
 
 
 class SideJobs(Protocol):
-    """What a worker does beside its steps."""
+    """The side jobs of a worker, such as evaluations."""
 
     def serve(self) -> None:
-        """Do what the supervisor asks for, if no other worker has taken it on."""
+        """Do a requested job if no other worker has taken it on."""
 
     def evaluate_rest(self) -> None:
         """Do this worker's part of the evaluation at the end of a run."""
@@ -58,21 +58,21 @@ class Setup:
     """A run that has passed every check, as far as its workers are concerned.
 
     Attributes:
-        config: the options of the run, none of which is open.
+        config: the resolved options of the run.
         strategy: of the run.
         model: the architecture.
         workers: backend and threads of each worker, those that have joined included; worker k has
             slot k + 1.
-        writers: who adds their steps, and in which write mode.
+        writers: how their steps are added, and in which write mode.
         kernels: form of the model's operations of each worker; never "auto".
-        notes: what the user should know about these choices.
+        notes: for the user, on these choices.
         layout: of the arena.
         decay: names of the parameters that weight decay applies to.
-        gpu_share: of the GPU, for each worker that uses it.
-        batches: opens what is trained on.
-        schedule: makes the step sizes.
-        side_jobs: opens what is done beside the steps.
-        sampled: words of the training loss; None is the whole vocabulary.
+        gpu_share: share of the GPU for each worker that uses it.
+        batches: opens the training batches.
+        schedule: makes the schedule of step sizes.
+        side_jobs: opens the side jobs.
+        sampled: words of the training loss; None for the whole vocabulary.
     """
 
     config: TrainConfig
@@ -85,17 +85,17 @@ class Setup:
     layout: Layout
     decay: frozenset[str]
     gpu_share: GPUShare
-    batches: Callable[[], Batches]
+    batches: Callable[[], BatchSource]
     schedule: Callable[[], Rate]
     side_jobs: Callable[[Job, Context, Ring], SideJobs]
     sampled: SampledHead | None = None
 
     def for_workers(self) -> Setup:
-        """This without what a plan knows beside it: small enough to be sent to every worker."""
+        """This without the further fields of a plan: small enough to send to every worker."""
         return Setup(**{field.name: getattr(self, field.name) for field in fields(Setup)})
 
     def with_worker(self, slot: int, spec: WorkerSpec, kernels: str) -> Setup:
-        """This with another worker in a slot, which is one of its own or the next."""
+        """This with another worker in a slot: an existing slot or the next one."""
         before, after = slice(slot - 1), slice(slot, None)
         return replace(
             self,
@@ -116,18 +116,18 @@ def plan_layout(
 ) -> Layout:
     """Lay out the arena of a run.
 
-    Where the strategy is still to be chosen, what only one of them needs (copies of gradients,
-    private or shared moments) takes the same bytes as what another needs, so the arena is as large
-    as for the one that needs most.
+    If the strategy is still to be chosen, segments that only one candidate needs (copies of
+    gradients, private or shared moments) overlap those of another. So the arena is as large as the
+    largest candidate needs.
 
     Args:
         spec: the model's parameters.
         strategy: of the run.
         optimizer: of the run.
-        n_tickets: batches of an epoch.
-        tables: segments of its evaluations and the like, as `arena.plan` takes them.
+        n_tickets: batches per epoch.
+        tables: further segments, such as for evaluations, as `arena.plan` takes them.
         live: whether to keep copies of the parameters for readers.
-        others: strategies that may be chosen instead, each with the optimizer as it is under it.
+        others: the other candidate strategies, each with its optimizer.
     """
     every = [(strategy, optimizer), *others]
     max_workers = max(one.slots for one, _ in every)
@@ -159,7 +159,7 @@ def plan_layout(
 def _own_segments(
     strategy: Strategy, optimizer: Optimizer, common: Set[str], n_params: int
 ) -> dict[str, tuple[str, int]]:
-    """What a strategy and its optimizer need beside the state that is common to all of them."""
+    """The segments of a strategy and its optimizer that not all candidates share."""
     private = [name for name in optimizer.state_segments if name not in common]
     shared = [name for name in optimizer.shared_segments if name not in common]
     of_slots = [f"{name}.{slot}" for name in private for slot in range(1, strategy.slots + 1)]
@@ -171,17 +171,17 @@ def _own_segments(
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """What one worker needs to begin; picklable for `spawn`.
+    """The start data of one worker; picklable for `spawn`.
 
     Attributes:
-        setup: what all workers of the run have in common.
-        handle: the arena.
+        setup: shared by all workers of the run.
+        handle: of the arena.
         slot: the worker's slot in the worker table, from 1.
         budget: how long to train.
-        step_limit: the budget in steps, where it limits them.
-        run_dir: for logs.
-        halvings: how often its work at a time has been halved, see `worker.py`.
-        alternatives: where the strategy is still to be chosen, this job under each that it may be.
+        step_limit: the budget in steps, if it limits them.
+        run_dir: folder for logs.
+        halvings: how often its micro-batch has been halved, see `worker.py`.
+        alternatives: this job under each candidate strategy, if the strategy is still to be chosen.
     """
 
     setup: Setup
@@ -199,7 +199,7 @@ class Job:
         return self.setup.config
 
     def chosen(self, counters: Counters) -> Job | None:
-        """The job under the strategy of the run; None where that is still to be chosen."""
+        """The job under the chosen strategy; None while there is no choice."""
         if not self.alternatives:
             return self
         place = counters.load("strategy")
@@ -222,11 +222,11 @@ class Job:
 
     @property
     def micro_batch(self) -> int:
-        """Sequences in one gradient of its backend."""
+        """Sequences per gradient of the backend."""
         return max(1, self.config.batch_size >> self.halvings)
 
     @property
     def gpu_share(self) -> GPUShare:
-        """Its part of the GPU, where it has one."""
+        """The worker's share of the GPU, if it uses one."""
         share = self.setup.gpu_share
         return replace(share, piece_tokens=max(1, share.piece_tokens >> self.halvings))

@@ -1,15 +1,15 @@
 """The choice of kernels for the workers of a run: for the optimizer's steps, and for the model.
 
-Who adds the steps, and how (`gpu_write` and `write`):
+Which kernel adds the steps (`gpu_write` and `write`):
 
     gpu_write        steps of a GPU worker      steps of a CPU worker        write mode
     cpu              native kernel              native kernel                write
     metal            Metal kernel, in place     native compare-and-swap      cas
     metal-emulated   Metal source on the CPU    the same                     cas
 
-Beside a GPU that writes, locks protect nothing, so every CPU writer uses compare-and-swap. That the
-two are atomic to each other is nowhere promised: `mlxhog doctor` counts lost updates on this
-machine, and without its verdict `metal` and live reads of a GPU are refused.
+Locks do not protect from a GPU that writes, so every CPU writer uses compare-and-swap then. No
+specification says that the two are atomic to each other: `mlxhog doctor` counts lost updates on
+this machine, and without its verdict `metal` and live reads of a GPU are refused.
 
 The form of the model's operations (`kernels`), by worker:
 
@@ -19,7 +19,7 @@ The form of the model's operations (`kernels`), by worker:
     metal        refused                                  metal, where doctor found it right
     others       as `models.ops.kernels.resolve` says
 
-All is known before anything is started: a worker never has to find out that it cannot run.
+All choices are made before any worker starts, so no worker fails for lack of a kernel.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Writers:
     Attributes:
         gpu_write: cpu, metal or metal-emulated.
         write: the arena's write mode.
-        notes: what was chosen for the user, and why.
+        notes: for the user, on automatic choices and their reasons.
     """
 
     gpu_write: str
@@ -65,16 +65,16 @@ class Writers:
 
 
 def choose_writers(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> Writers:
-    """Return who adds the steps of a run's workers.
+    """Choose how the steps of a run's workers are added.
 
     Args:
         config: of the run.
         backends: of all workers, once per worker.
-        record: of this machine.
+        record: doctor's results on this machine.
 
     Raises:
-        ConfigError: Metal kernels were asked for in a run without a GPU worker.
-        EnvironmentLacks: doctor's verdict on this machine does not allow what was asked for.
+        ConfigError: Metal kernels were requested in a run without a GPU worker.
+        EnvironmentLacks: doctor's verdict on this machine does not allow the requested way.
     """
     _check_live_reads(config, backends, record)
     if config.gpu_write == "metal":
@@ -110,11 +110,11 @@ def _check_metal(config: TrainConfig, backends: Sequence[str], record: Verdicts)
 
 
 def doctors_refusal(backends: Sequence[str], record: Verdicts) -> str | None:
-    """Why this machine may not let its GPU write; None where kernels are right and lose nothing.
+    """The reason why the GPU must not write; None if kernels are right and lose no update.
 
     Args:
         backends: of all workers, once per worker.
-        record: what doctor found.
+        record: doctor's results.
     """
     engines = sorted({GPU_ENGINES[backend] for backend in backends if backend in GPU_ENGINES})
     for verdict in (record.gpu_write(backends), *map(record.kernels, engines)):
@@ -124,11 +124,11 @@ def doctors_refusal(backends: Sequence[str], record: Verdicts) -> str | None:
 
 
 def why_not_metal(backends: Sequence[str], record: Verdicts) -> str | None:
-    """Why `auto` lets the CPU add the steps of GPU workers; None where the GPU may.
+    """The reason why `auto` lets the CPU add the steps of GPU workers; None if the GPU may.
 
     Args:
         backends: of all workers, once per worker.
-        record: what doctor found.
+        record: doctor's results.
     """
     on_gpu = set(backends) & set(GPU_BACKENDS)
     if not on_gpu:
@@ -144,12 +144,12 @@ def _why_not_auto(config: TrainConfig, backends: Sequence[str], record: Verdicts
         return f"{own}, and the CPU adds to them"
     other_mode = config.write not in ("auto", "cas") and set(backends) & set(GPU_BACKENDS)
     if other_mode:
-        return f"write={config.write} was asked for, and a GPU that writes needs cas"
+        return f"write={config.write} was requested, and a GPU that writes needs cas"
     return why_not_metal(backends, record)
 
 
 def _check_live_reads(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> None:
-    """Refuse GPU reads of memory that others write, unless doctor found them whole and fresh."""
+    """Refuse GPU reads of shared memory, unless doctor found them untorn and current."""
     if config.read != "live" or config.force:
         return
     for backend in sorted(set(backends) & set(GPU_BACKENDS)):
@@ -163,11 +163,11 @@ def _check_live_reads(config: TrainConfig, backends: Sequence[str], record: Verd
 
 @dataclass(frozen=True)
 class ModelKernels:
-    """The forms of a run.
+    """The forms of the model's operations in a run.
 
     Attributes:
-        of_workers: of each worker, in their order; never "auto".
-        notes: what was chosen for the user, and why.
+        of_workers: form of each worker, in order; never "auto".
+        notes: for the user, on automatic choices and their reasons.
     """
 
     of_workers: tuple[str, ...]
@@ -175,16 +175,16 @@ class ModelKernels:
 
 
 def choose_kernels(config: TrainConfig, backends: Sequence[str], record: Verdicts) -> ModelKernels:
-    """Return what each of a run's workers uses.
+    """Choose the form of each worker.
 
     Args:
         config: of the run.
         backends: of all workers, once per worker.
-        record: of this machine.
+        record: doctor's results on this machine.
 
     Raises:
-        ConfigError: a worker cannot run what was asked for.
-        EnvironmentLacks: Metal kernels were asked for, and doctor has not found them right here; or
+        ConfigError: a worker cannot run the requested form.
+        EnvironmentLacks: Metal kernels were requested, and doctor has not found them right here; or
             native ones are not built.
     """
     choice, dtype = config.kernels, config.compute_dtype
@@ -217,7 +217,7 @@ def _check_right(backend: str, record: Verdicts) -> None:
 
 
 def _note(backend: str, chosen: str, record: Verdicts) -> str:
-    """Say what `auto` made of a GPU; "" where the plain operations are merely the faster ones."""
+    """A note on the choice of `auto` for a GPU; "" if the plain operations are merely faster."""
     if chosen == "metal":
         return f"kernels auto: metal on {backend}, {record.model_kernels(backend).reason}"
     right = record.kernels(GPU_ENGINES[backend])

@@ -1,7 +1,7 @@
-"""How long a run is in steps, and how often it reads the text; a warning where that is too often.
+"""The length of a run in steps and in passes over the text, and a warning of too many passes.
 
-Text that is read again teaches nearly as much as new text up to about four times, and less and less
-after that (Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264).
+Up to about four passes, repeated text is nearly as useful as new text; after that its use declines
+(Muennighoff et al. 2023, Scaling Data-Constrained Language Models, arXiv:2305.16264).
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def in_steps(
     n_tickets: int,
     batches_per_step: float,
 ) -> Budget:
-    """Return a budget without passes, and without tokens of rows that differ in length.
+    """Convert passes, and tokens of rows that differ in length, to steps.
 
     Args:
-        budget: of this call; with nothing in it where `epochs` say it.
+        budget: of this call; empty if `epochs` sets it.
         train: the training text.
         epochs: passes over the text.
         seq_len: of the run.
@@ -36,26 +36,26 @@ def in_steps(
         batches_per_step: batches that a step takes on average over the budget.
     """
     if epochs is not None and budget == Budget():
-        steps = round(epochs * n_tickets / batches_per_step, 6)  # 300 / 1.2 is no step above 250
+        steps = round(epochs * n_tickets / batches_per_step, 6)  # so that 300 / 1.2 is 250
         return Budget(steps=math.ceil(steps))
     rows = train.rows(seq_len)
     if rows is None or budget.tokens is None:
         return budget
-    # So that the same budget is the same number of steps, whatever the order of the rows.
+    # So that the number of steps does not depend on the order of the rows.
     per_step = float(rows.length.mean()) * batch_size * batches_per_step
     steps = math.ceil(budget.tokens / per_step)
     return replace(budget, tokens=None, steps=min(steps, budget.steps or steps))
 
 
 def notes(train: TokenFile, val: TokenFile, seq_len: int) -> list[str]:
-    """What the user should know of examples that are longer than a sequence."""
+    """A note on examples that are longer than a sequence."""
     tables = [rows for rows in (train.rows(seq_len), val.rows(seq_len)) if rows is not None]
     cut, longest = sum(rows.cut for rows in tables), max((r.longest for r in tables), default=0)
     if not cut:
         return []
     return [
-        f"{cut} examples are longer than seq_len {seq_len}, and their prompts are read without the "
-        f"beginning; --seq-len {longest} reads them whole"
+        f"{cut} examples are longer than seq_len {seq_len}, so the beginning of their prompts is "
+        f"cut off; --seq-len {longest} reads them whole"
     ]
 
 
@@ -65,7 +65,7 @@ MANY_PASSES = 4.0
 def passes(
     budget: Budget, *, epoch_tokens: int, tokens_per_step: float, tokens_per_s: float | None = None
 ) -> float | None:
-    """Return how many times a budget reads the text; None where only an unknown speed would tell.
+    """Return how many times a budget reads the text; None if that depends on an unknown speed.
 
     Args:
         budget: of a run or a part of it.
@@ -86,7 +86,7 @@ def passes(
 def repetition(
     budget: Budget, train: TokenFile, *, seq_len: int, tokens_per_step: float
 ) -> list[str]:
-    """Warn of a budget that reads the text too often, where that is known before training."""
+    """Warn of a budget that reads the text too often, if that is known before training."""
     epoch_tokens = train.n_sequences(seq_len) * seq_len
     n_passes = passes(budget, epoch_tokens=epoch_tokens, tokens_per_step=tokens_per_step)
     message = warning(n_passes, epoch_tokens)
@@ -94,11 +94,11 @@ def repetition(
 
 
 def warning(n_passes: float | None, epoch_tokens: int) -> str | None:
-    """Warn of a text that is read more than `MANY_PASSES` times; None where it is not."""
+    """Warn of a text that is read more than `MANY_PASSES` times; None if it is not."""
     if n_passes is None or n_passes <= MANY_PASSES:
         return None
     return (
         f"the text of {format_count(epoch_tokens)} tokens is read {n_passes:.3g} times in this "
-        f"budget; beyond {MANY_PASSES:g} a model mostly learns it by heart: use more text, a "
+        f"budget; beyond {MANY_PASSES:g} a model mostly memorises it: use more text, a "
         "smaller budget, or a smaller model"
     )

@@ -1,8 +1,8 @@
-"""The memory of a run: what its parts take, what they may take, and what there is room for.
+"""The memory of a run: estimates, limits, and the number of free worker slots.
 
-Shared is the arena: parameters, optimizer state, copies for readers, and a part for each worker
-slot. Private to each worker are snapshots, gradients, activations and the process itself, of which
-there is an estimate.
+The arena is shared: parameters, optimizer state, copies for readers, and a part for each worker
+slot. Snapshots, gradients, activations and the process itself are private to each worker; their
+size is an estimate.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from mlxhog.strategies import Strategy
 from mlxhog.training.kernel_choice import Writers
 
 WORKER_BASE_BYTES = 400 << 20  # interpreter, framework and its first allocations
-FREE_SLOTS = 2  # for workers that join, where --max-workers does not say otherwise
-FREE_SLOTS_SHARE = 1 / 16  # of the memory a run may use: what they take at most
-LIVE_PART = 0.1  # of a run's memory that copies for readers may take unasked
+FREE_SLOTS = 2  # for workers that join, without --max-workers
+FREE_SLOTS_SHARE = 1 / 16  # largest part of a run's memory for free slots
+LIVE_PART = 0.1  # largest part of a run's memory for copies for readers, with --live auto
 ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
 
 
@@ -35,7 +35,7 @@ class Memory:
 
     Attributes:
         machine_bytes: of this machine.
-        part: of that, which a run may take (`memory_limit`).
+        part: of it that a run may take (`memory_limit`).
     """
 
     machine_bytes: int
@@ -43,7 +43,7 @@ class Memory:
 
     @property
     def limit_bytes(self) -> float:
-        """What a run may take."""
+        """The memory that a run may take."""
         return self.part * self.machine_bytes
 
     def check_parameters(self, name: str, model: ModelConfig) -> None:
@@ -54,7 +54,7 @@ class Memory:
             model: the architecture.
 
         Raises:
-            EnvironmentLacks: they do not.
+            EnvironmentLacks: they do not fit.
         """
         n_bytes = 4 * param_count(model)
         if n_bytes > self.limit_bytes:
@@ -69,10 +69,10 @@ class Memory:
         Args:
             arena_bytes: shared memory.
             worker_bytes: of each worker.
-            workers: that it begins with.
+            workers: workers at the start.
 
         Raises:
-            EnvironmentLacks: it does not.
+            EnvironmentLacks: it does not fit.
         """
         n_bytes = arena_bytes + workers * worker_bytes
         if n_bytes > self.limit_bytes:
@@ -84,10 +84,10 @@ class Memory:
             )
 
     def check_joined(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
-        """Refuse workers that join a run where all do not fit; arguments as for `check_run`.
+        """Refuse workers that join if all together do not fit; arguments as for `check_run`.
 
         Raises:
-            EnvironmentLacks: they do not.
+            EnvironmentLacks: they do not fit.
         """
         n_bytes, limit = arena_bytes + workers * worker_bytes, self.limit_bytes
         if n_bytes > limit:
@@ -102,11 +102,11 @@ class Memory:
         return f"{self.limit_bytes / gib:.1f} GiB ({self.part:g} of {self.machine_bytes / gib:.1f})"
 
     def keeps_copies(self, live: str, parameters: int) -> tuple[bool, tuple[str, ...]]:
-        """Whether to keep copies for readers, and what the user should know of it.
+        """Whether to keep copies for readers, and notes for the user.
 
         Args:
-            live: on, off, or auto: where they take no more than `LIVE_PART`.
-            parameters: of the model.
+            live: on, off, or auto: if they take at most `LIVE_PART`.
+            parameters: number in the model.
         """
         n_bytes = 2 * 4 * parameters
         if live != "auto" or n_bytes <= LIVE_PART * self.limit_bytes:
@@ -119,12 +119,12 @@ class Memory:
     def with_free_slots(
         self, strategy: Strategy, max_workers: int | None, lay_out: Callable[[Strategy], Layout]
     ) -> tuple[Strategy, Layout]:
-        """Give an arena slots for workers that join: as many as asked for, or as there is room.
+        """Give an arena free slots for workers that join.
 
         Args:
-            strategy: for the workers that the run begins with.
-            max_workers: asked for; None as there is room.
-            lay_out: the arena of a strategy.
+            strategy: for the workers at the start.
+            max_workers: workers with slots; None for as many as there is room.
+            lay_out: lays out the arena of a strategy.
         """
         layout = lay_out(strategy)
         if strategy.fixed:
@@ -148,7 +148,7 @@ def worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, worker
         copies += not strategy.error_feedback  # steps before selection
     copies += config.prediction == "own" and workers > 1
     if isinstance(strategy, FedBack):
-        copies += strategy.delay_feedback  # what was added in advance before
+        copies += strategy.delay_feedback  # the correction that was added before
     per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
     per_token += 4 * model.vocab_size
     tokens = config.batch_size * config.seq_len
@@ -162,8 +162,8 @@ def gpu_share(
     optimizer: Optimizer,
     layout: Layout,
 ) -> GPUShare:
-    """What each worker on a GPU may take of it."""
-    segments = int(config.read == "live")  # by the model, and again by whoever writes
+    """The share of the GPU's memory for each worker that uses it."""
+    segments = int(config.read == "live")  # for the model; those of the writer follow
     if writers.gpu_write == "metal":
         segments += 1 + len(optimizer.metal_rule.private) + len(optimizer.shared_segments)
     return GPUShare(

@@ -1,7 +1,7 @@
 """A run before anything is started: its model, data, workers, arena, and their bytes.
 
-Everything that can be wrong with the input is found here. What the options leave open is decided
-first (`resolve.py`); everything after that takes what it needs from the plan.
+All errors of the input are found here. Open options are resolved first (`resolve.py`); the rest of
+the training takes its values from the plan.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
 from mlxhog.training import choose_strategy, evaluation, init_from, lengths, vocabulary
 from mlxhog.training.alternatives import Alternative, laid_out, mean_batches_per_step
-from mlxhog.training.engines import Engines
+from mlxhog.training.engines import RunEngines
 from mlxhog.training.evaluation import HeldOutPart, Text
 from mlxhog.training.init_from import InitialWeights
 from mlxhog.training.job import Setup
@@ -41,19 +41,19 @@ class Plan(Setup):
 
     Attributes:
         data: prepared token files.
-        held_out: the part of the held-out text that evaluations are of.
+        held_out: the part of the held-out text that evaluations score.
         parameters: numbers in the model.
-        memory: that the run may take.
+        memory: limits of the run's memory.
         arena_bytes: shared memory.
         worker_bytes: estimate of the private memory of one worker.
         private_state: optimizer segments kept per worker slot.
         shared_state: optimizer segments kept once.
-        budget: what this call may add.
-        resolution: of the options; `config` is what they are.
-        alternatives: the plan with each strategy that the workers' times may choose, all of one
-            layout; empty where the strategy is decided. Until then this plan has the first one.
-        division: of the text among clients; None where all workers have one text.
-        initial_weights: of a checkpoint, which a new run begins with; None draws initial values.
+        budget: of this call.
+        resolution: of the options; `config` is its result.
+        alternatives: the plan with each candidate strategy, all of one layout; empty if the
+            strategy is decided. Until then this plan has the first one.
+        division: of the text among clients; None if all workers share one text.
+        initial_weights: of a checkpoint, for a new run; None draws initial values.
     """
 
     data: prepare.Prepared
@@ -75,7 +75,7 @@ class Plan(Setup):
 
         Args:
             name: of the strategy.
-            leaves_open: whether a resume is to choose anew.
+            leaves_open: whether a resume chooses again.
         """
         (plan,) = [one for one in self.alternatives if one.strategy.name == name]
         resolution = replace(plan.resolution, leaves_strategy_open=leaves_open)
@@ -83,7 +83,7 @@ class Plan(Setup):
 
     @property
     def resumption(self) -> Resumption | None:
-        """The run that is resumed; None begins a new one."""
+        """The run that is resumed; None for a new one."""
         return self.resolution.resumption
 
     @property
@@ -105,23 +105,23 @@ class Plan(Setup):
 
     @property
     def free_slots(self) -> int:
-        """Workers that can join it."""
+        """Number of workers that can join."""
         return 0 if self.strategy.fixed else self.strategy.slots - self.strategy.workers
 
     @property
     def emulated(self) -> bool:
-        """Whether Metal source runs, or before a resume ran, on the CPU; see `is_emulated`."""
+        """Whether Metal source runs on the CPU, now or before a resume; see `is_emulated`."""
         return is_emulated(self.writers.gpu_write, self.kernels_used) or self.emulated_before
 
     @property
     def emulated_before(self) -> bool:
-        """Whether steps that this run goes on from were emulated."""
+        """Whether earlier steps of a resumed run were emulated."""
         earlier = self.resumption
         return earlier is not None and bool(earlier.checkpoint.state.get("emulated"))
 
     @property
     def kernels_used(self) -> str:
-        """The forms of the model's operations, each once."""
+        """The distinct forms of the model's operations."""
         return kernels_used(self.kernels)
 
 
@@ -130,7 +130,7 @@ def make_plan(config: TrainConfig) -> Plan:
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input.
-        EnvironmentLacks: a backend or a package is missing, or memory is.
+        EnvironmentLacks: a backend, a package or memory is missing.
     """
     if config.report_to == "tensorboard":
         tensorboard.require()
@@ -138,7 +138,7 @@ def make_plan(config: TrainConfig) -> Plan:
     config = init_from.with_model_and_tokenizer(asked)
     weights = InitialWeights.of(config)
     model, config = _architecture(asked, config, weights)
-    engines = Engines.of(config)
+    engines = RunEngines.of(config)
     memory = Memory(engines.machine_bytes, config.memory_limit)
     memory.check_parameters(config.model, model)
     hidden = families.hidden_matrices(model)
@@ -218,7 +218,7 @@ def make_plan(config: TrainConfig) -> Plan:
 def _architecture(
     asked: TrainConfig, config: TrainConfig, weights: InitialWeights | None
 ) -> tuple[ModelConfig, TrainConfig]:
-    """The model, and the configuration with the files of what is one's own in it."""
+    """The model, and the configuration with the plugin files that it needs."""
     if weights is not None and asked.model == "auto":
         model = registry.with_changes(weights.opened.config, config.model, config.set)
     else:
@@ -238,7 +238,7 @@ def _fitted_weights(
     model: ModelConfig,
     tokenizer: Tokenizer,
 ) -> tuple[InitialWeights, ModelConfig]:
-    """The weights and the model with the vocabulary of the run."""
+    """The initial weights and the model, both with the run's vocabulary."""
     own_model = asked.model == "auto" and not vocabulary.is_set(config)
     follows = own_model or not vocabulary.is_kept(config)
     weights, model = weights.fitted(config, model, tokenizer, own=follows)
@@ -250,10 +250,10 @@ def _fitted_weights(
 def _parameters(
     config: TrainConfig, model: ModelConfig, train: TokenFile
 ) -> tuple[dict[str, ParamSpec], SampledHead | None]:
-    """The model's parameters, and the words of its training loss where they are a sample.
+    """The model's parameters, and the sampled words of its training loss, if any.
 
     Raises:
-        ConfigError: this model cannot be trained with a sample.
+        ConfigError: this model cannot be trained with sampled words.
     """
     spec = dict(param_spec(model))
     if config.sampled_head is None:

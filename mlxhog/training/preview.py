@@ -1,4 +1,4 @@
-"""What a run would be, before anything is started: `mlxhog train --dry-run`."""
+"""The preview of a run, without starting it: `mlxhog train --dry-run`."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from mlxhog.training import checkpoints, lengths
 from mlxhog.training.plan import Plan
 
 MOST_NAMED = 10
-"""Files that are read and listed by name; all of them are in the JSON."""
-WIDTH = 15  # of the words before the facts
+"""Files that the text lists by name; the JSON lists all of them."""
+WIDTH = 15  # of the labels
 MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
 
 
 def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
-    """Return everything a user may want to know of a run, as JSON types.
+    """Return the facts of a run as JSON types.
 
     Args:
         plan: of the run.
-        asked: the options as they were given, before the plan decided what they leave open.
+        asked: the options as given, before open ones were resolved.
     """
     config = plan.resolution.stored
     values, asked_values, defaults = map(flat_spelt, (config, asked, TrainConfig()))
@@ -100,10 +100,10 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
 
 
 def tokens_per_s(plan: Plan) -> tuple[float, str] | None:
-    """Estimate the speed of a run, and say what it is from; None where nothing was measured.
+    """Estimate the speed of a run, with the source; None if nothing was measured.
 
-    That is the newest run of as many parameters with the same workers, or else what `mlxhog doctor`
-    measured of one model, in proportion to the parameters.
+    The source is the newest run with as many parameters and the same workers, or else the speed of
+    one model in `mlxhog doctor`, scaled by the number of parameters.
     """
     backends = sorted(worker.backend for worker in plan.workers)
     for one in reversed(run.list_runs(Path(plan.config.out))):
@@ -130,7 +130,7 @@ def tokens_per_s(plan: Plan) -> tuple[float, str] | None:
 
 
 def _seconds(plan: Plan, rate: float | None, read: float | None) -> float | None:
-    """How long training takes: the budget's time, or less where its steps or tokens end sooner."""
+    """Seconds of training: the budget's time, or less if its steps or tokens end sooner."""
     limit = plan.budget.seconds
     if rate is None or read is None:
         return limit
@@ -139,7 +139,7 @@ def _seconds(plan: Plan, rate: float | None, read: float | None) -> float | None
 
 
 def text(plan: Plan, asked: TrainConfig) -> str:
-    """Return the same for people; arguments as for `facts`."""
+    """Return the facts as text; arguments as for `facts`."""
     known = facts(plan, asked)
     lines = ["differs from the defaults:" if known["changed"] else "all options are defaults"]
     lines += [f"  {name}: {value}" for name, value in known["changed"].items()]
@@ -199,7 +199,7 @@ def text(plan: Plan, asked: TrainConfig) -> str:
 
 
 def _files(data: dict[str, Any]) -> Iterator[str]:
-    """The files of a corpus: the first that are read, then all others with the reason."""
+    """The files of a corpus: the first of those that are read, then all skipped, with reasons."""
     files, skipped = data["files"], data["skipped"]
     if files:
         size = format_bytes(sum(file["n_bytes"] for file in files))
@@ -217,7 +217,7 @@ def _files(data: dict[str, Any]) -> Iterator[str]:
 
 
 def _differing_fields(files: Sequence[dict[str, Any]]) -> str:
-    """Which fields hold the texts, and of which files; nothing where one field holds all."""
+    """The fields that hold the texts, with their files; empty if one field holds all."""
     paths: dict[str, list[str]] = {}
     for file in files:
         if counts := file["fields"]:
@@ -230,7 +230,7 @@ def _differing_fields(files: Sequence[dict[str, Any]]) -> str:
 
 
 def _some(paths: Sequence[str]) -> str:
-    """The first of these paths, and how many more."""
+    """The first of these paths, and the number of others."""
     return printable(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
 
 

@@ -1,8 +1,8 @@
 """Publishing copies of the parameters, by a thread of the supervisor's process.
 
-While a reader has the run open, a copy is published whenever `--live-every` has gone by, each into
-the memory of the one before the last (`mlxhog/arena/published.py`). Nobody who trains waits for it,
-or knows of it: it takes no lock, and begins again where an update came in between.
+While a reader has the run open, a copy is published every `--live-every`, in the memory of the one
+before the last (`mlxhog/arena/published.py`). No worker waits for it: it takes no lock, and starts
+again if an update came in between.
 """
 
 from __future__ import annotations
@@ -26,32 +26,32 @@ from mlxhog.arena.marks import (
 from mlxhog.arena.published import WORDS, Copies, Readers
 from mlxhog.files.quantities import Interval
 from mlxhog.optim.updates import Float32
-from mlxhog.training.session import Session
+from mlxhog.training.session import WorkerSession
 
 POLL_S = 0.05
-TRIES_S = 0.02  # for a copy that is not of one moment
-COPYING_PART = 0.1  # of the time that copying may take
-LET_GO_S = 0.05  # for a reader, where the run itself has to wait
+TRIES_S = 0.02  # time to try for a copy without an update in between
+COPYING_PART = 0.1  # largest part of the time for copying
+LET_GO_S = 0.05  # longest wait of the run for a reader
 
 
 class Publisher:
-    """Publishes the parameters of a run while it has readers, and once when it has ended."""
+    """Publishes the parameters of a run while it has readers, and once at its end."""
 
     def __init__(
         self, arena: Arena, write_model: Callable[[Arena, Float32], None], every: Interval
     ) -> None:
-        """Begin; there is nothing to do before a reader comes.
+        """Start the thread, which is idle until a reader comes.
 
         Args:
             arena: with the segments of `published.py`, created by this process.
-            write_model: writes what the run has come to, laid out as the parameters.
-            every: how often.
+            write_model: writes the present model, laid out as the parameters.
+            every: interval of copies.
         """
         self.readers, self.readers_fd = Readers.create()
         self._arena, self._write_model, self._every = arena, write_model, every
         self._copies = Copies(arena)
         self._marks = MarksReader(arena.segment(SEGMENT), arena.layout)
-        self._lock = threading.Lock()  # of the thread and of whoever calls
+        self._lock = threading.Lock()  # of the thread and of callers
         self._stop = threading.Event()
         self._came = 0
         self._steps, self._not_before = 0, 0.0
@@ -60,12 +60,12 @@ class Publisher:
         self._thread.start()
 
     @classmethod
-    def of(cls, session: Session, every: Interval, stack: ExitStack) -> Self | None:
-        """Publish what a session trains until the stack closes; None where no reader can come."""
+    def of(cls, session: WorkerSession, every: Interval, stack: ExitStack) -> Self | None:
+        """Publish a session's parameters until the stack closes; None if readers cannot come."""
         if WORDS not in session.arena.layout.segments:
             return None
 
-        def load(arena: Arena, out: Float32) -> None:  # by the strategy that the run has by then
+        def load(arena: Arena, out: Float32) -> None:  # by the run's strategy at that time
             session.strategy.load(arena, out, training=True)
 
         publisher = cls(session.arena, load, every)
@@ -90,14 +90,14 @@ class Publisher:
         return came != self._came or time.monotonic() >= self._not_before
 
     def _publish(self, *, at_rest: bool, asking: bool = True) -> bool:
-        """Publish a copy, unless the newest is what there is.
+        """Publish a copy, unless the newest is up to date.
 
         Args:
-            at_rest: whether nobody moves.
-            asking: whether to leave alone what a reader holds; it notices if its copy is replaced.
+            at_rest: whether no worker moves.
+            asking: whether to spare a copy that is being read; else its reader notices and repeats.
 
         Returns:
-            Whether the newest copy is now as new as can be.
+            Whether the newest copy is now up to date.
         """
         came, version = self.readers.came(), self._arena.counters.load("version")
         newest, met = self._copies.newest(), at_rest and "copies.1" in self._arena.layout.segments
@@ -105,7 +105,7 @@ class Publisher:
             newest is not None
             and newest.oldest == newest.version == version
             and not newest.mixed
-            and not met  # a meeting moves the model, and is no update
+            and not met  # a meeting changes the model without an update
         ):
             self._came = came
             return True
@@ -139,15 +139,15 @@ class Publisher:
         return copy_model(arena.counters, self._marks, copy, limit_s=TRIES_S)
 
     def publish_at_rest(self) -> None:
-        """Publish what the run has reached, if someone reads it; nobody may move."""
+        """Publish the present model if it has readers; no worker may move."""
         with self._lock:
             if not self._copies.closed and self.readers.present():
                 self._publish_now()
 
     def _publish_now(self) -> None:
-        """Wait a little for a reader that holds the memory; one that does not let go is overtaken.
+        """Publish after a short wait for a reader that holds the memory.
 
-        It is stopped, or copies very slowly: it reads again.
+        A reader that is stopped or very slow loses its copy and reads again.
         """
         until = time.monotonic() + LET_GO_S
         while not self._publish(at_rest=True):
@@ -157,9 +157,9 @@ class Publisher:
                 return
 
     def end(self) -> None:
-        """Publish what the run has come to, for those who go on reading it; nobody may move.
+        """Publish the final model for later readers; no worker may move.
 
-        No copy will come after it.
+        It is the last copy.
         """
         if self._stop.is_set():
             return
@@ -171,6 +171,6 @@ class Publisher:
         self._copies.close()
 
     def close(self) -> None:
-        """Let go of the readers' page, when it is no longer served."""
+        """Close the readers' page, when it is no longer served."""
         self.end()
         os.close(self.readers_fd)

@@ -1,8 +1,8 @@
-"""The supervisor's part of a recorded run: how it began, who died in it, and what it came to.
+"""The supervisor's part of a recorded run: its start, the deaths of workers, and its end.
 
-Both are files of JSON, `Header` and `End`; what a copied or mended one says is checked when it is
+Start and end are JSON files, `RecordHeader` and `RecordEnd`; their values are checked when they are
 read. Workers append to their own logs (`mlxhog/strategies/access_order.py`). If one is killed, the
-supervisor writes down how far it was, before any process may touch the stripe that it held.
+supervisor records its progress before any process may touch the stripe that it held.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ from mlxhog.training.plan import Plan
 
 MOST_THREADS = 4096
 CONFIG = "config.yaml"
-"""The configuration of the run, beside its logs: that of the run's folder is what went on last."""
+"""The recorded configuration, beside the logs; a resume replaces that in the run's folder."""
 
 
 def check(plan: Plan) -> None:
-    """Refuse workers of a recorded run whose gradients may be others when they come again.
+    """Refuse workers of a recorded run whose gradients may not be reproducible.
 
     Raises:
-        ConfigError: there is one.
+        ConfigError: the run has such a worker.
     """
     on_gpu = [worker.backend for worker in plan.workers if worker.backend in GPU_BACKENDS]
     if on_gpu and plan.config.determinism == "record":
@@ -52,17 +52,17 @@ def check(plan: Plan) -> None:
 
 
 @dataclass(frozen=True)
-class Header:
-    """What a recorded run was, in `header.json`.
+class RecordHeader:
+    """The set-up of a recorded run, in `header.json`.
 
     Attributes:
-        workers: those it began with; the form of the model's operations of each is in `kernels`.
-        kernels: one for each worker.
-        slots: of the worker table.
+        workers: workers at the start.
+        kernels: form of the model's operations of each worker.
+        slots: number in the worker table.
         layout_sha256: digest of the layout.
         tokens_sha256: digest of the training text.
         machine: name, processor and cores.
-        versions: of what computed.
+        versions: of Python, NumPy, mlxhog and the frameworks.
         initial_sha256: digests of weights and optimizer state at the beginning.
     """
 
@@ -89,7 +89,7 @@ class Header:
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """Read that of a run.
+        """Read the header of a run.
 
         Raises:
             RunError: the run was not recorded, or the file is damaged.
@@ -104,7 +104,7 @@ class Header:
             if type(slots) is not int or not len(workers) <= slots <= MOST_WORKERS:
                 raise ValueError(f"slots: {shown(slots)}, expected at most {MOST_WORKERS:,}")
             if not workers:
-                raise ValueError("it names no workers")
+                raise ValueError("it names no worker")
             return cls(
                 workers=tuple(WorkerSpec(one.backend, one.threads) for one in workers),
                 kernels=tuple(one.kernels for one in workers),
@@ -118,8 +118,8 @@ class Header:
 
 
 @dataclass(frozen=True)
-class End:
-    """The state in which a recorded run ended, in `end.json`.
+class RecordEnd:
+    """The final state of a recorded run, in `end.json`.
 
     Attributes:
         sha256: digests of weights and optimizer state.
@@ -141,11 +141,11 @@ class End:
 
     @classmethod
     def read(cls, directory: Path, stripes: int | None = None) -> Self:
-        """Read that of a run.
+        """Read the end of a run.
 
         Args:
             directory: of the run.
-            stripes: of its weights; None is any number.
+            stripes: number of stripes of its weights; None for any.
 
         Raises:
             RunError: the run has not ended, or the file is damaged.
@@ -174,7 +174,7 @@ def _write(directory: Path, name: str, values: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _reading(directory: Path, name: str, none: str) -> Iterator[dict[str, Any]]:
-    """The values of one of the two files; what is wrong with them is an error of the run."""
+    """Yield the values of one of the two files; bad values raise a `RunError`."""
     path = directory / event_log.FOLDER / f"{name}.json"
     try:
         values = plain_json.read(path)
@@ -191,10 +191,10 @@ def _reading(directory: Path, name: str, none: str) -> Iterator[dict[str, Any]]:
 
 
 def check_worker(begin: Begin) -> None:
-    """Refuse a recorded worker that cannot have existed.
+    """Refuse a recorded worker that is impossible.
 
     Raises:
-        RunError: of such a backend, number of threads, or form of the operations.
+        RunError: its backend, number of threads, or form of the operations does not exist.
     """
     if (
         begin.backend not in BACKENDS
@@ -239,7 +239,7 @@ def begin(plan: Plan, directory: Path, arena: Arena) -> None:
     with disk_errors(f"writing {path}"):
         path.parent.mkdir(exist_ok=True)
         replace_file(path, plan.config.to_yaml().encode())
-    header = Header(
+    header = RecordHeader(
         workers=plan.workers,
         kernels=plan.kernels,
         slots=plan.strategy.slots,
@@ -253,8 +253,10 @@ def begin(plan: Plan, directory: Path, arena: Arena) -> None:
 
 
 def end(directory: Path, arena: Arena, report: Tell) -> None:
-    """Write how a run ended, when all its workers have; says where that is impossible."""
-    state = End(digests(arena), access_order.stripe_sums(arena), arena.counters.load("version"))
+    """Write the end of a run, after that of its workers; reports a failure."""
+    state = RecordEnd(
+        digests(arena), access_order.stripe_sums(arena), arena.counters.load("version")
+    )
     try:
         state.write(directory)
     except EnvironmentLacks as full:
@@ -273,20 +275,20 @@ def digests(arena: Arena) -> dict[str, str]:
 
 
 def layout_digest(layout: Layout) -> str:
-    """SHA-256 of where the parameters lie, and of what each lock guards."""
+    """SHA-256 of the places of the parameters and the ranges of the locks."""
     slots = [vars(slot) for slot in layout.slots.values()]
     facts = [slots, layout.n_floats, layout.n_lock_words, layout.max_workers, updates.STRIPE]
     return hashlib.sha256(plain_json.dumps(facts)).hexdigest()
 
 
 def versions(backends: set[str]) -> dict[str, str]:
-    """Versions of what computes: Python, NumPy, mlxhog and the frameworks of these backends."""
+    """Versions of Python, NumPy, mlxhog and the frameworks of these backends."""
     frameworks = sorted({backend.partition(":")[0] for backend in backends})
     packages = {name: metadata.version(name) for name in ("mlxhog", "numpy", *frameworks)}
     return {"python": platform.python_version(), **packages}
 
 
 def here() -> dict[str, Any]:
-    """This machine, as far as results may depend on it."""
+    """The properties of this machine that results may depend on."""
     me = machine.here()
     return {"name": me.name, "processor": machine.chip_name(), "cores": me.cores}

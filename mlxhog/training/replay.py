@@ -1,10 +1,10 @@
-"""A recorded run once more: every worker in a process of its own, in the recorded turns.
+"""The replay of a recorded run: every worker in its own process, in the recorded access order.
 
-Each process computes its gradients when it can and waits before every access to shared parameters
-until it is its turn, as `metal/native/updates/turns.h` says. So the replay runs in parallel, in any
-order that gives every stripe the same history, and ends with the same bits. What can be checked is
-checked on the way: the weights that each step reads, stripe by stripe, the norm of each gradient,
-and SHA-256 of the weights and of the optimizer's state at the end.
+Each process computes its gradients when it can and waits for its turn before every access to shared
+parameters, as `metal/native/updates/turns.h` says. So the replay runs in parallel, in any order
+that gives every stripe the same history, and ends with the same bits. It checks the weights that
+each step reads, stripe by stripe, the norm of each gradient, and the final SHA-256 of weights and
+optimizer state.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ from mlxhog.training.steps import Steps
 
 POLL_S = 0.5
 STUCK_S = 5.0
-"""How long all processes may wait for turns, with nobody computing, before none will ever come."""
+"""How long all processes may wait for turns, while none computes, before the replay is stuck."""
 
 QUIET: dict[str, Any] = {
     "determinism": "replay", "resume": None, **choosing(TrainConfig, live="off"),
@@ -53,18 +53,18 @@ QUIET: dict[str, Any] = {
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What a replay found.
+class ReplayResult:
+    """The result of a replay.
 
     Attributes:
         run: folder of the run.
-        workers: backends, by the slots of the run's first workers.
-        steps: that were done again, torn ones included.
+        workers: backends, by the slots of the initial workers.
+        steps: number of replayed steps, torn ones included.
         deaths: of workers in the record.
-        hashes: compared ones, with the final ones.
-        difference: the first thing that differs, in words; None where nothing does.
-        sha256: of the weights at the end, recorded.
-        seconds: it took.
+        hashes: number of compared hashes, the final ones included.
+        difference: the first difference, in words; None if there is none.
+        sha256: of the final weights, as recorded.
+        seconds: duration of the replay.
     """
 
     run: str
@@ -77,17 +77,17 @@ class Outcome:
     seconds: float
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
+        """The same as JSON types."""
         return {**asdict(self), "equal": self.difference is None}
 
 
 @dataclass(frozen=True)
-class Part:
-    """What one process did that worked in a slot.
+class ProcessLog:
+    """The log of one process in a slot.
 
     Attributes:
         slot: of the worker table.
-        number: how many processes had worked there before.
+        number: processes in this slot before it.
         begin: its backend, threads and kernels.
         first: its first step, counted in the slot.
         frames: records of its steps, packed as they are in the log.
@@ -100,7 +100,7 @@ class Part:
     frames: tuple[Frame, ...]
 
     def __str__(self) -> str:
-        """Name it."""
+        """The name of the process in messages."""
         return f"worker {self.slot} ({self.begin.backend})"
 
 
@@ -108,7 +108,7 @@ class Part:
 
 
 def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
-    """Entry point of a process that does one part again; it says on the pipe how that ended."""
+    """Entry point of a process that replays one log; it reports the result through the pipe."""
     with (job.run_dir / f"worker-{job.slot}.log").open("a", buffering=1) as log:
         os.dup2(log.fileno(), 1)
         os.dup2(log.fileno(), 2)
@@ -136,8 +136,8 @@ def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
     context.backend.close()
 
 
-def parts(directory: Path, slot: int) -> list[Part]:
-    """What the processes in one slot did, one after the other.
+def parts(directory: Path, slot: int) -> list[ProcessLog]:
+    """The logs of the processes in one slot, in order.
 
     Raises:
         RunError: the log is cut or damaged.
@@ -157,7 +157,7 @@ def parts(directory: Path, slot: int) -> list[Part]:
             by_process[-1].append(frame)
     processes, first = [], 0
     for number, (begin, steps) in enumerate(zip(begins, by_process, strict=True)):
-        processes.append(Part(slot, number, begin, first, tuple(steps)))
+        processes.append(ProcessLog(slot, number, begin, first, tuple(steps)))
         first += len(steps)
     return processes
 
@@ -165,18 +165,18 @@ def parts(directory: Path, slot: int) -> list[Part]:
 # -- the run --------------------------------------------------------------------------------------
 
 
-def replay(run: Run, *, anyway: bool = False) -> Outcome:
-    """Do a recorded run again, and compare.
+def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
+    """Replay a recorded run and compare.
 
     Args:
         run: its folder.
-        anyway: also where other versions compute, or another processor.
+        anyway: replay despite other versions or another processor.
 
     Raises:
         RunError: the run was not recorded, has not ended, or its log is cut or damaged.
         EnvironmentLacks: a backend is missing, or other versions are installed.
         CheckpointError: the log is from another layout, or begins with other weights.
-        DataError: it was trained on other text.
+        DataError: the run was trained on other text.
         WorkerFailed: a process of the replay died.
     """
     began_ns = monotonic_ns()
@@ -187,7 +187,7 @@ def replay(run: Run, *, anyway: bool = False) -> Outcome:
         replaying = _Replay(plan, header, run.directory, logs_of_processes, stack)
         difference = replaying.follow(logs) or replaying.compare(end)
     frames = [frame for log in logs for part in log for frame in part.frames]
-    return Outcome(
+    return ReplayResult(
         run=str(run.directory),
         workers=tuple(worker.backend for worker in header.workers),
         steps=len(frames),
@@ -201,24 +201,24 @@ def replay(run: Run, *, anyway: bool = False) -> Outcome:
 
 @dataclass(frozen=True)
 class Recording:
-    """A recorded run, read and checked, before anything is started.
+    """A recorded run, read and checked.
 
     Attributes:
-        header: how it began.
-        end: how it ended.
-        logs: what the processes in each slot did.
-        plan: of the run, as it was.
+        header: its set-up.
+        end: its final state.
+        logs: of the processes in each slot.
+        plan: of the recorded run.
     """
 
-    header: recording.Header
-    end: recording.End
-    logs: tuple[list[Part], ...]
+    header: recording.RecordHeader
+    end: recording.RecordEnd
+    logs: tuple[list[ProcessLog], ...]
     plan: Plan
 
 
 def read(run: Run, *, anyway: bool = False) -> Recording:
-    """Read the record of a run and check everything that it says; errors as `replay` has them."""
-    header = recording.Header.read(run.directory)
+    """Read and check the record of a run; raises the errors of `replay`."""
+    header = recording.RecordHeader.read(run.directory)
     logs = tuple(
         parts(run.directory, slot)
         for slot in range(1, header.slots + 1)
@@ -232,11 +232,11 @@ def read(run: Run, *, anyway: bool = False) -> Recording:
         recording.check_worker(part.begin)
         for frame in part.frames:
             frame.record(limits)
-    end = recording.End.read(run.directory, limits.stripes)
+    end = recording.RecordEnd.read(run.directory, limits.stripes)
     return Recording(header, end, logs, plan)
 
 
-def _check_versions(header: recording.Header, logs: Sequence[Sequence[Part]]) -> None:
+def _check_versions(header: recording.RecordHeader, logs: Sequence[Sequence[ProcessLog]]) -> None:
     backends = {part.begin.backend for log in logs for part in log}
     try:
         here = recording.versions(backends)
@@ -256,15 +256,15 @@ def _check_versions(header: recording.Header, logs: Sequence[Sequence[Part]]) ->
     if differ:
         raise EnvironmentLacks(
             f"the run was recorded with {', '.join(differ)}; other versions and processors round "
-            "in other ways, so replay it there, or see how far it goes: add --anyway"
+            "in other ways, so replay it there, or try it here with --anyway"
         )
 
 
-def _plan(header: recording.Header, run: Run) -> Plan:
-    """The plan of a recorded run, whatever this machine would choose.
+def _plan(header: recording.RecordHeader, run: Run) -> Plan:
+    """The plan of a recorded run, without any choice by this machine.
 
     Raises:
-        CheckpointError, DataError: it is not the same model, or not the same text.
+        CheckpointError, DataError: the model or the text is another.
     """
     stored = read_stored(run.directory / event_log.FOLDER / recording.CONFIG)
     recorded = train_config([stored])
@@ -295,15 +295,15 @@ class _Replay:
     def __init__(
         self,
         plan: Plan,
-        header: recording.Header,
+        header: recording.RecordHeader,
         directory: Path,
         logs: Path,
         stack: ExitStack,
     ) -> None:
-        """Create the arena as the run began.
+        """Create the arena in the initial state of the run.
 
         Raises:
-            CheckpointError: it begins with other weights.
+            CheckpointError: the initial weights are others.
         """
         self._setup, self._directory, self._logs = plan.for_workers(), directory, logs
         self.arena = stack.enter_context(
@@ -319,15 +319,15 @@ class _Replay:
                 "NumPy make of its seed; replay it with the versions that recorded it"
             )
         self._budget = plan.budget
-        self._running: dict[int, tuple[Part, WorkerProcess]] = {}
+        self._running: dict[int, tuple[ProcessLog, WorkerProcess]] = {}
         stack.callback(self._end_all)
 
     def _end_all(self) -> None:
         for _, process in self._running.values():
             process.close()
 
-    def follow(self, logs: Sequence[Sequence[Part]]) -> str | None:
-        """Let every process do its part; returns the first difference.
+    def follow(self, logs: Sequence[Sequence[ProcessLog]]) -> str | None:
+        """Replay every log; returns the first difference.
 
         Raises:
             WorkerFailed: a process died.
@@ -358,7 +358,7 @@ class _Replay:
                 return self._stuck()
         return None
 
-    def _start_next(self, waiting: dict[int, list[Part]], slot: int) -> None:
+    def _start_next(self, waiting: dict[int, list[ProcessLog]], slot: int) -> None:
         if not waiting[slot]:
             return
         part = waiting[slot].pop(0)
@@ -385,7 +385,7 @@ class _Replay:
         )
         self._running[slot] = (part, process)
 
-    def _ended(self, part: Part, process: WorkerProcess) -> str | None:
+    def _ended(self, part: ProcessLog, process: WorkerProcess) -> str | None:
         try:
             done, difference = process.pipe.recv() if process.pipe.poll(POLL_S) else (0, None)
         except EOFError:
@@ -399,8 +399,8 @@ class _Replay:
         return None if difference is None else f"{self._name(part, done)}: {difference}"
 
     @staticmethod
-    def _name(part: Part, index: int) -> str:
-        """An event: a step of a worker, and when it began."""
+    def _name(part: ProcessLog, index: int) -> str:
+        """The name of a step of a worker, with its batch and the version that it read."""
         numbers = part.frames[index].numbers
         return (
             f"{part}, its step {part.first + index + 1} (batch {numbers.epoch}.{numbers.ticket}, "
@@ -408,7 +408,7 @@ class _Replay:
         )
 
     def _stuck(self) -> str:
-        """Say who waits for what, where nobody goes on."""
+        """A message with the turn that each worker waits for, if none can continue."""
         counts, texts = access_order.access_counts(self.arena), []
         for part, _ in self._running.values():
             word = access_order.Book(self.arena, part.slot).waits_for
@@ -416,8 +416,8 @@ class _Replay:
                 texts.append(f"{part} waits at stripe or row {word}, access {int(counts[word])}")
         return f"no worker can continue, so the logs do not fit together: {'; '.join(texts)}"
 
-    def compare(self, end: recording.End) -> str | None:
-        """Compare the arena with the end of the run; returns what differs."""
+    def compare(self, end: recording.RecordEnd) -> str | None:
+        """Compare the arena with the end of the run; returns the differences in words."""
         digests = recording.digests(self.arena)
         differ = [name for name, was in end.sha256.items() if digests.get(name) != was]
         if not differ:
@@ -434,4 +434,4 @@ class _Replay:
         return ""
 
 
-__all__ = ["Outcome", "replay"]
+__all__ = ["ReplayResult", "replay"]

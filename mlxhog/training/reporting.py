@@ -52,12 +52,12 @@ def monitor_of(plan: Plan, arena: Arena, budget: Budget) -> Monitor:
 
 
 class Reporter:
-    """Tells the observer of a run, and its files, what the monitor sees."""
+    """Passes the state of a run from the monitor to the observer and the run's files."""
 
     def __init__(
         self, plan: Plan, run: Run, monitor: Monitor, observer: Observer[Progress] | None
     ) -> None:
-        """Prepare; nothing is written yet."""
+        """Prepare; this writes nothing."""
         self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
         self.sample: str | None = None
         self.start_s: float | None = None
@@ -72,7 +72,7 @@ class Reporter:
         self._last_report = self._last_metrics = self._last_times = 0.0
 
     def report(self, message: str | None, doing: Doing | None = None) -> None:
-        """Show the observer a message, or how far the run is."""
+        """Show the observer a message or the progress."""
         if message is not None:
             self.record("message", text=message)
         if self.observer is None:
@@ -80,7 +80,7 @@ class Reporter:
         progress = self.monitor.progress(sample=self.sample, message=message, doing=doing)
         try:
             self.observer(progress)
-        except OSError as error:  # such as a closed pipe: what is shown must not end the training
+        except OSError as error:  # such as a closed pipe: it must not end the training
             self.observer = None
             warnings.warn(f"progress cannot be shown any more: {error}", stacklevel=2)
 
@@ -91,7 +91,7 @@ class Reporter:
             self.report(message)
 
     def report_now_and_then(self, doing: Doing | None) -> None:
-        """Show how far the run is twice a second, and record it every two seconds."""
+        """Show the progress twice a second, and record it every two seconds."""
         now = monotonic_ns() / 1e9
         if now - self._last_report >= REPORT_S:
             self._last_report = now
@@ -107,7 +107,7 @@ class Reporter:
             self.write_times()
 
     def warn_of_repetition(self) -> None:
-        """Say once, when the text has been read often, how often a budget of time will read it."""
+        """Warn once if a budget of time will read the text too often, when that is known."""
         plan, (_, tokens, _) = self.plan, self.monitor.totals()
         asked = plan.config.follow is not None or plan.config.epochs is not None
         if self._repetition or asked:
@@ -126,42 +126,42 @@ class Reporter:
         """Append a line to events.jsonl: a message, a sample, a checkpoint."""
         steps, _, elapsed_s = self.monitor.totals()
         event = {"t_s": time.time(), "elapsed_s": elapsed_s, "step": steps, "kind": kind, **fields}
-        with contextlib.suppress(EnvironmentLacks):  # that metrics cannot be written is said
+        with contextlib.suppress(EnvironmentLacks):  # the same error is reported for the metrics
             self.run.append_event(event)
 
     def append_metrics(self) -> None:
-        """Append a line to metrics.jsonl, and to what else is reported to."""
+        """Append a line to metrics.jsonl, and to the other reports."""
         now = self.monitor.progress()
-        with self._goes_on_without("metrics"):  # counts from this command on, hence its pid
+        with self._continues_without("metrics"):  # counts begin with this command, hence its pid
             self.run.append_metrics({**now.to_json(), "supervisor_pid": os.getpid()})
         if self.plan.config.report_to == "tensorboard":
-            with self._goes_on_without("events for TensorBoard"):
+            with self._continues_without("events for TensorBoard"):
                 if self._board is None:
                     steps_before = self.monitor.budget.steps_before
                     self._board = TensorBoard(self.run.directory, steps_before)
                 self._board.write(now)
 
     @contextlib.contextmanager
-    def _goes_on_without(self, what: str) -> Iterator[None]:
-        """Where something cannot be written, say so once, and go on."""
+    def _continues_without(self, what: str) -> Iterator[None]:
+        """Report once that something cannot be written, and continue."""
         try:
             yield
         except EnvironmentLacks as error:
-            self.report_once(f"no {what}: {error}; training goes on")
+            self.report_once(f"no {what}: {error}; training continues")
 
     def write_times(self) -> None:
-        """Replace times.json; that a disk is full is said of the metrics."""
+        """Replace times.json; a full disk is reported for the metrics."""
         with contextlib.suppress(EnvironmentLacks):
             self.run.write_times(self.monitor.step_times())
 
     def drop_lost_metrics(self, budget: Budget) -> None:
-        """Let the metrics of a resumed run end where its checkpoint does."""
+        """Drop the metrics of a resumed run after its checkpoint."""
         if self.plan.resumption is None:
             return
         try:
             self.run.drop_metrics_after(budget.steps_before, budget.seconds_before)
         except (RunError, EnvironmentLacks) as error:
-            self.report(f"metrics keep the steps that were lost: {error}; training goes on")
+            self.report(f"metrics keep the lost steps: {error}; training continues")
 
     def write_status(self, *, status: str, checkpoint: Path | None, **more: Any) -> None:
         """Replace run.json."""
@@ -204,7 +204,7 @@ class Reporter:
         network_bytes: int,
         error: MlxhogError | None,
     ) -> Result:
-        """Put together what the run came to."""
+        """The result of the run."""
         steps, tokens, seconds = self.monitor.totals()
         return Result(
             run=str(self.run.directory),
@@ -242,7 +242,7 @@ class Reporter:
 
 
 def _model_name(plan: Plan) -> str:
-    """Its architecture; that of a checkpoint is called as in the run that the checkpoint is of."""
+    """The name of the model; a checkpoint's model has the name from the checkpoint's run."""
     path = Path(plan.config.model)
     if plan.resolution.stored.model != "auto" or not path.is_dir():
         return path.stem
@@ -252,7 +252,7 @@ def _model_name(plan: Plan) -> str:
 
 
 def summary(plan: Plan, run: Run) -> str:
-    """Return two lines: the machine's part (workers, memory, model), and the data's."""
+    """Return two lines: one on workers, memory and model, and one on the data."""
     config = plan.config
     strategy = strategy_name(plan.resolution.stored if plan.alternatives else config)
     workers = ", ".join(
@@ -272,12 +272,12 @@ def summary(plan: Plan, run: Run) -> str:
 
 
 def _free_slots(plan: Plan) -> str:
-    """How many workers can join, where they can."""
+    """The number of workers that can join, or ""."""
     return f" ({plan.free_slots} slots free)" if plan.free_slots else ""
 
 
 def _metal(plan: Plan) -> str:
-    """Which part Metal kernels have in the run, where they have one."""
+    """The use of Metal kernels in the run, or ""."""
     text = label(plan.writers.gpu_write, plan.kernels_used)
     if EMULATED in text:
         text += ": Metal source on the CPU, a test"

@@ -1,14 +1,14 @@
-"""Requests of other processes to a running run: `mlxhog join`, `stop`, the board, and the like.
+"""Requests of other processes to a run in progress: `mlxhog join`, `stop`, the board, and others.
 
-    request     fields           answer            when
-    status                       what the run does  always
-    stop                         message            always: as one Ctrl-C, it ends with a checkpoint
+    request     fields           answer             when
+    status                       state of the run   always
+    stop                         message            always: like one Ctrl-C, ends with a checkpoint
     checkpoint                   path               while training
     sample                       message            while training
     join        workers, threads message            while training, see `Elastic`
     leave       worker           message            while training, see `Elastic`
 
-A request for training that comes while workers start or pause waits until they train.
+A request for training that arrives while workers start or pause waits until they train.
 """
 
 from __future__ import annotations
@@ -34,21 +34,21 @@ from mlxhog.report.metrics import Activity, Doing
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import kernel_choice
 from mlxhog.training.plan import Plan
-from mlxhog.training.session import Session
+from mlxhog.training.session import WorkerSession
 
-COPY_S = 1.0  # how long to try to copy state while its owner does not write it
+COPY_S = 1.0  # time to try to copy state between two writes of its owner
 _Answer = dict[str, Any]
 
 
 class Requests:
-    """Answers the requests of one run. Used by the thread that polls its workers."""
+    """Answers the requests to one run; used by the thread that polls its workers."""
 
     AT_ONCE = ("status", "stop")
     WHILE_TRAINING = ("checkpoint", "sample", "join", "leave")
 
     def __init__(
         self,
-        session: Session,
+        session: WorkerSession,
         server: RequestServer,
         monitor: Monitor,
         elastic: Elastic,
@@ -56,14 +56,14 @@ class Requests:
         end: Callable[[], None],
         save: Callable[[], Path],
     ) -> None:
-        """Prepare; nothing is answered before `serve`.
+        """Prepare; `serve` answers.
 
         Args:
             session: of the run.
-            server: where requests come in.
-            monitor: what the run has come to.
+            server: receives the requests.
+            monitor: progress of the run.
             elastic: lets workers join and leave.
-            end: lets the run end as if it was interrupted.
+            end: ends the run as an interrupt does.
             save: saves a checkpoint while training.
         """
         self._session, self._server, self._monitor = session, server, monitor
@@ -71,10 +71,10 @@ class Requests:
         self._waiting: deque[Request] = deque()
 
     def serve(self, doing: Doing | None) -> None:
-        """Answer what has come in.
+        """Answer the requests that have arrived.
 
         Args:
-            doing: what the run does instead of training.
+            doing: activity of the run other than training; None while it trains.
         """
         for request in self._server.take():
             if request.name in self.AT_ONCE:
@@ -83,9 +83,9 @@ class Requests:
                 self._waiting.append(request)
             else:
                 names = ", ".join((*self.AT_ONCE, *self.WHILE_TRAINING))
-                request.refuse(Refused(f"a run takes no request {request.name!r}, but {names}"))
+                request.refuse(Refused(f"no request {request.name!r}; a run takes {names}"))
         if doing is None:
-            # A request may poll workers itself, and so come here again, with something to do.
+            # A request may poll workers itself, and so call this again with an activity.
             while self._waiting:
                 request = self._waiting.popleft()
                 self._answer(request, lambda r: getattr(self, f"_{r.name}")(r.fields))
@@ -93,7 +93,7 @@ class Requests:
             self._refuse_all(f"the run is {doing}: its training is over")
 
     def close(self) -> None:
-        """Refuse what is still to be answered: the run has ended."""
+        """Refuse all open requests, since the run has ended."""
         for request in self._server.take():
             self._waiting.append(request)
         self._refuse_all("the run has ended")
@@ -141,7 +141,7 @@ class Requests:
     def _stop(self, fields: Mapping[str, Any], doing: Doing | None) -> _Answer:
         _check(fields)
         self._end()
-        self._session.report("stopping, as mlxhog stop asks: the step in hand, then a checkpoint")
+        self._session.report("stopping, by mlxhog stop: finishing the step, then a checkpoint")
         return {"message": "the run finishes its step, saves a checkpoint and ends"}
 
     # -- while training --------------------------------------------------------------------------
@@ -168,10 +168,10 @@ class Requests:
 
 
 def _number(fields: Mapping[str, Any], name: str) -> int | None:
-    """A field that is a number of 1 or more, or is not there.
+    """A field with a number of at least 1; None without the field.
 
     Raises:
-        Refused: it is something else.
+        Refused: the field has another value.
     """
     value: int | None = fields.get(name)
     if value is not None and (type(value) is not int or value < 1):
@@ -183,7 +183,7 @@ def _check(fields: Mapping[str, Any], *names: str) -> None:
     """Refuse fields that a request does not have.
 
     Raises:
-        Refused: there is one.
+        Refused: there is such a field.
     """
     unknown = [name for name in fields if name not in names]
     if unknown:
@@ -195,32 +195,32 @@ def _check(fields: Mapping[str, Any], *names: str) -> None:
 
 
 class Elastic:
-    """The workers of one run, as joining and leaving changes them.
+    """Lets workers join and leave one run.
 
     Only the supervisor spawns and reaps, so joining is a request to it. Tickets, ledger and budget
-    do not know how many workers there are, so that nothing but the speed changes: a worker that
-    leaves finishes its step first, one that is killed gives its batch back.
+    do not depend on the number of workers, so only the speed changes: a worker that leaves finishes
+    its step first, and the batch of a killed worker is returned.
 
-    A worker that joins goes on with the optimizer state and the step counter of the one that has
-    taken most steps, as if it had been that one. It is copied between two of that worker's steps:
-    moments and what belongs to them, such as a projection or a basis, are of one moment.
+    A worker that joins starts with the optimizer state and the step counter of the worker with the
+    most steps. The state is copied between two of that worker's steps, so that moments and their
+    projection or basis fit together.
     """
 
-    def __init__(self, session: Session, plan: Plan, monitor: Monitor) -> None:
-        """Prepare; the run has the workers of its plan."""
+    def __init__(self, session: WorkerSession, plan: Plan, monitor: Monitor) -> None:
+        """Prepare for a run with the workers of its plan."""
         self._session, self.plan, self._monitor = session, plan, monitor
         self._supervisor, self._arena = session.supervisor, session.arena
 
     def free_slots(self) -> int:
-        """How many workers could join now."""
+        """Number of workers that could join now."""
         return 0 if self.plan.strategy.fixed else len(self._supervisor.free_slots())
 
     def join(self, workers: str, threads: int | None) -> str:
-        """Let workers begin, all that are asked for or none; says what the user should know.
+        """Start all requested workers or none; returns a message for the user.
 
         Args:
             workers: a number or backends, as `--workers` takes them.
-            threads: of each; None shares the cores.
+            threads: of each; None divides the cores.
 
         Raises:
             Refused: they cannot join; nothing has changed.
@@ -258,13 +258,13 @@ class Elastic:
         )
 
     def leave(self, slot: int | None) -> str:
-        """Let a worker finish its step and go; says which.
+        """Let a worker finish its step and leave; returns a message with its name.
 
         Args:
-            slot: of the worker; None is the one that has joined last.
+            slot: of the worker; None for the worker that joined last.
 
         Raises:
-            Refused: it cannot leave, or there is no such worker; nothing has changed.
+            Refused: it cannot leave or does not exist; nothing has changed.
         """
         self._check_elastic()
         staying = [seat for seat in self._supervisor.seats if seat.leaving_s is None]
@@ -281,8 +281,8 @@ class Elastic:
             raise Refused(f"worker {slot} is the only one that trains; end the run: mlxhog stop")
         if RESIDUAL in self.plan.private_state:
             raise Refused(
-                f"worker {slot} cannot leave: what it has not written yet (error_feedback) would "
-                "be lost"
+                f"worker {slot} cannot leave: updates that it has not written yet "
+                "(error_feedback) would be lost"
             )
         backend = self._monitor.workers[slot].backend
         self._supervisor.leave(slot)
@@ -296,27 +296,27 @@ class Elastic:
             )
 
     def _check_record(self, backends: list[str]) -> None:
-        """Refuse workers that a record cannot tell of.
+        """Refuse workers that cannot be recorded.
 
         Raises:
-            ConfigError: the run is recorded, and there is one.
+            ConfigError: the run is recorded, and one of them cannot be.
         """
         if self.plan.config.determinism != "record":
             return
         if self.plan.private_state:
             raise ConfigError(
                 "no worker can join this recorded run: it would begin with another worker's "
-                "moments, copied while that trains; record with moments of all workers "
+                "moments, copied while that worker trains; record with shared moments "
                 "(--moments shared), or begin with all workers"
             )
         if on_gpu := [backend for backend in backends if backend in GPU_BACKENDS]:
-            raise ConfigError(f"{on_gpu[0]} cannot join a recorded run: only CPUs repeat")
+            raise ConfigError(f"{on_gpu[0]} cannot join a recorded run: only CPU results repeat")
 
     def _check_writers(self, backends: list[str], record: Verdicts) -> None:
-        """Refuse workers beside which the run would have to write in another way.
+        """Refuse workers that require another way to write.
 
         Raises:
-            ConfigError, EnvironmentLacks: it would have to.
+            ConfigError, EnvironmentLacks: they require another way.
         """
         plan = self.plan
         together = [*(seat.spec.backend for seat in self._supervisor.seats), *backends]
@@ -324,9 +324,9 @@ class Elastic:
         if (writers.gpu_write, writers.write) != (plan.writers.gpu_write, plan.writers.write):
             raise ConfigError(
                 f"{', '.join(backends)} cannot join: the run writes with "
-                f"gpu_write={plan.writers.gpu_write} and write={plan.writers.write}, but beside "
-                f"it that would have to be {writers.gpu_write} and {writers.write}; start a run "
-                "with all of them"
+                f"gpu_write={plan.writers.gpu_write} and write={plan.writers.write}, but with "
+                f"them it would need {writers.gpu_write} and {writers.write}; start a run with "
+                "all workers"
             )
         on_gpu = sum(backend in GPU_BACKENDS for backend in together)
         if on_gpu > plan.gpu_share.workers:
@@ -338,12 +338,12 @@ class Elastic:
 
 
 def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:
-    """Give a free slot the optimizer state of the worker that has taken most steps.
+    """Give a free slot the optimizer state of the worker with the most steps.
 
-    What a worker has yet to write, or has written in advance (error feedback), stays its own.
+    Updates that a worker still has to write, or wrote in advance (error feedback), stay its own.
 
-    Concurrency: that worker may be training. Its state is copied while it does not write; where it
-    always does, the copy may hold parts of two of its steps.
+    Concurrency: that worker may be training. Its state is copied between two writes; if there is no
+    such gap, the copy may hold parts of two of its steps.
     """
     workers = [one for one in arena.workers if one.state != State.FREE and one.slot != slot]
     source, heir = max(workers, key=lambda one: one.opt_step), arena.workers.entry(slot)
@@ -366,5 +366,5 @@ def inherit(arena: Arena, slot: int, private: tuple[str, ...]) -> None:
 
 
 def _moment(entry: Entry) -> int | None:
-    """The steps that a worker's state has seen; None while it may be writing it."""
+    """The number of steps in a worker's state; None while it may write its state."""
     return None if entry.phase == Phase.APPLY else entry.opt_step

@@ -1,8 +1,8 @@
-"""What the options of a call leave open, decided: a `Resolution` for each strategy it may have.
+"""Decide the open options of a call: a `Resolution` for each candidate strategy.
 
-What is open until model, workers and checkpoint are known: budget, optimizer and strategy of a run
-that is resumed, the strategy of a new one, the step size, and the schedule of a run without an end.
-All of it is decided here, once, before anything is started; nothing changes it afterwards.
+Some options are open until model, workers and checkpoint are known: budget, optimizer and strategy
+of a resumed run, the strategy of a new one, the step size, and the schedule of a run without an
+end. All of them are decided here, once, before anything starts.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ from mlxhog.training.resume import Resumption
 
 @dataclass(frozen=True, kw_only=True)
 class Resolution:
-    """The options of a call as they were asked for, and as they are.
+    """The options of a call as given and as resolved.
 
     Attributes:
-        asked: of the call; what it leaves open is None or "auto".
+        asked: as given; open options are None or "auto".
         resolved: the same with every decision.
         lr: largest step size, with the factor of `lr_workers`.
-        budget: what this call may add.
-        resumption: the run that is resumed; None begins a new one.
-        leaves_strategy_open: whether a resume is to choose the strategy: the workers have not been
+        budget: of this call.
+        resumption: the run that is resumed; None for a new one.
+        leaves_strategy_open: whether a resume chooses the strategy again: the workers have not been
             measured yet, or there is only one.
-        automatic: step size and numbers of the optimizer that `optim.for_model` decided, since they
-            were not given, neither now nor when the run began.
-        notes: what the user should know of these decisions.
+        automatic: step size and numbers of the optimizer that `optim.for_model` decided, since
+            neither this call nor the first one gave them.
+        notes: for the user, on these decisions.
     """
 
     asked: TrainConfig
@@ -55,7 +55,7 @@ class Resolution:
 
     @property
     def stored(self) -> TrainConfig:
-        """What the run's folder keeps: open is what a resume is to decide anew."""
+        """The options for the run's folder; those that a resume decides again are open."""
         changes: dict[str, Any] = {
             name: "auto" for name in ("model", "tokenizer") if getattr(self.asked, name) == "auto"
         }
@@ -73,25 +73,25 @@ def resolve(
     hidden: frozenset[str],
     workers: Sequence[WorkerSpec],
 ) -> tuple[Resolution, ...]:
-    """Decide what the options of a call leave open.
+    """Decide the open options of a call.
 
     Args:
-        asked: of the call.
+        asked: options of the call.
         config: the same with model and tokenizer.
         model: its architecture.
-        hidden: the model's hidden matrices.
-        workers: that the run begins with.
+        hidden: names of the model's hidden matrices.
+        workers: at the start.
 
     Returns:
-        One for each strategy that the run may have: one, unless several workers have to be measured
-        first; the first is what they look like.
+        One resolution per candidate strategy. There are several only if workers have to be measured
+        first; the first is the likely one.
 
     Raises:
-        RunError, CheckpointError: the run that is to be resumed cannot be.
-        ConfigError: the run is done, or there is no folder to follow.
+        RunError, CheckpointError: the run cannot be resumed.
+        ConfigError: the run is done, or the folder to follow does not exist.
     """
     fields = model.to_dict()
-    if not vocabulary.is_kept(config):  # it is the checkpoint's, and the tokenizer is compared
+    if not vocabulary.is_kept(config):  # the checkpoint has its own, and the tokenizer is compared
         del fields["vocab_size"]
     resumption = Resumption.of(config, fields, hidden)
     config = config if resumption is None else resumption.config
@@ -128,7 +128,7 @@ def resolve(
 
 
 def _workers_factor(config: TrainConfig, n_workers: int) -> float:
-    """The factor of `lr_workers` for the workers that add steps of their own."""
+    """The factor of `lr_workers`, by the number of workers with separate steps."""
     strategy = of(config, StrategyChoice)
     return optimizers.of(config).workers_factor(strategy.lr_rule, strategy.steppers(n_workers))
 
@@ -136,7 +136,7 @@ def _workers_factor(config: TrainConfig, n_workers: int) -> float:
 def _automatic(
     config: TrainConfig, asked: TrainConfig, before: Mapping[str, float]
 ) -> tuple[str, ...]:
-    """The numbers that nobody has given, neither now nor when the run began."""
+    """The numbers that neither this call nor the first call of the run gave."""
     given = optimizers.open_numbers(asked)
     return tuple(
         name
@@ -146,7 +146,7 @@ def _automatic(
 
 
 def _factor_note(lr: float, factor: float) -> list[str]:
-    """A note on the step size, where it has a factor."""
+    """A note on the step size, if it has a factor."""
     if factor == 1.0:
         return []
     return [
@@ -158,7 +158,7 @@ def _factor_note(lr: float, factor: float) -> list[str]:
 def _optimizer_notes(
     config: TrainConfig, asked: TrainConfig, model: ModelConfig, hidden: frozenset[str]
 ) -> list[str]:
-    """Notes on an optimizer and a look ahead that this model cannot have as they were asked for."""
+    """Notes on a requested optimizer or look ahead that this model cannot use."""
     chosen, notes = optimizers.of(asked), list[str]()
     if chosen.beside and not hidden:
         notes.append(
@@ -177,7 +177,7 @@ def _optimizer_notes(
 def _other_defaults(
     config: TrainConfig, asked: TrainConfig, before: Mapping[str, float], workers: int
 ) -> list[str]:
-    """Notes on what has been left open, and comes to another value than when the run began."""
+    """Notes on open numbers whose values differ from those at the start of the run."""
     given, numbers = optimizers.open_numbers(asked), optimizers.open_numbers(config)
     return [
         f"{name} {numbers[name]:.4g}: the default of {optimizers.of(config).name} in "
@@ -188,16 +188,16 @@ def _other_defaults(
 
 
 def _without_end(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
-    """The options, with a step size that needs no end where nothing ends the run; and notes.
+    """The options, with a constant step size if the run has no end; and notes.
 
     Raises:
-        ConfigError: there is no folder to follow.
+        ConfigError: the folder to follow does not exist.
     """
     if config.follow is None:
         return config, []
     if not expanded(config.follow).is_dir():
         raise ConfigError(
-            f"follow: there is no folder {config.follow}; make it (mkdir), or name another"
+            f"follow: there is no folder {config.follow}; create it (mkdir), or name another"
         )
     note = f"follows {config.follow}: new text files there are trained once"
     if config.has_budget or schedules.of(config).falls:

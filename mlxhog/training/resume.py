@@ -1,4 +1,4 @@
-"""The run that `--resume` names: where it begins again, with what budget, and whether it fits."""
+"""The run that `--resume` names: its checkpoint, its remaining budget, and checks that it fits."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ from mlxhog.files.quantities import parse_number
 
 @dataclass(frozen=True)
 class Resumption:
-    """A run, and the checkpoint from which it goes on.
+    """A run, and the checkpoint from which it resumes.
 
     Attributes:
-        config: of this call, with the run's own budget where it has none.
+        config: of this call, with the run's own budget if the call has none.
         run: the run.
-        checkpoint: where it begins again.
-        own_budget: what is left of the run's own budget, where this call has none.
+        checkpoint: from which it resumes.
+        own_budget: rest of the run's own budget, if this call has none.
     """
 
     config: TrainConfig
@@ -49,18 +49,18 @@ class Resumption:
     def of(
         cls, config: TrainConfig, model: Mapping[str, Any], hidden: frozenset[str]
     ) -> Self | None:
-        """Load what the configuration resumes; None where it begins a new run.
+        """Load the run that the configuration resumes; None for a new run.
 
         Args:
             config: of this call.
-            model: the fields of the architecture that goes on.
-            hidden: its hidden matrices.
+            model: the fields of its architecture.
+            hidden: names of its hidden matrices.
 
         Raises:
-            RunError: there is no such run.
+            RunError: the run does not exist.
             CheckpointError: there is no checkpoint yet, it is damaged, or of another architecture
                 or optimizer.
-            ConfigError: the run is done, so that somebody has to say how much more.
+            ConfigError: the run is done, and the call has no budget.
         """
         if config.resume is None:
             return None
@@ -71,7 +71,7 @@ class Resumption:
         if "held_out" not in saved.state and config.eval_tokens == OLD_EVAL_TOKENS:
             config = replace(config, eval_tokens=None)
         begins_to_follow = config.follow is not None and not saved.state.get("followed", False)
-        if config.has_budget or begins_to_follow:  # of text that has no end
+        if config.has_budget or begins_to_follow:  # the followed text has no end
             return cls(config, run, saved, None)
         own = saved.state["budget"]
         config = replace(config, **own)
@@ -79,39 +79,39 @@ class Resumption:
         if rest.is_used_up and run.read_status().get("status") == "done":
             ended = saved.state.get("ended") or f"it has used up its budget, {_spell(own)}"
             raise ConfigError(
-                f"the run {run.directory} is done: {ended}; say "
-                "with --steps, --tokens or --time how much more, such as: mlxhog train --resume "
+                f"the run {run.directory} is done: {ended}; give "
+                "a further budget with --steps, --tokens or --time: mlxhog train --resume "
                 f"{config.resume} --steps {own['steps'] or 1000}"
             )
         return cls(config, run, saved, rest)
 
     @cached_property
     def stored(self) -> dict[str, Any]:
-        """The options that the run's folder keeps, by name."""
+        """The options in the run's folder, by name."""
         path = self.run.config_path
         return {one.name: one.value for one in read_stored(path)} if path.is_file() else {}
 
     def automatic(self) -> dict[str, float]:
-        """Return the values of options that were left to "auto", as the run had them before."""
+        """Return the run's earlier values of options that are "auto"."""
         names = [name for name in self.run.automatic() if self.stored.get(name, "auto") != "auto"]
         return {name: parse_number(self.stored[name]) for name in names}
 
     def began_with(self) -> dict[str, Any]:
-        """Return the options of the weights that the run began with; none where they were new."""
+        """Return the options of the run's initial weights; empty if they were new."""
         began = {name: self.stored[name] for name in ORIGINS if name in self.stored}
         return began if began.get("init_from") not in (None, "none") else {}
 
     def evaluated_bytes(self) -> int | None:
-        """Size of the held-out text that the run was evaluated on; None where that is not known."""
+        """Size of the held-out text that the run was evaluated on; None if it is unknown."""
         part = self.checkpoint.state.get("held_out")
         size = part.get("asked_bytes") if isinstance(part, Mapping) else None
         return size if type(size) is int and size > 0 else None
 
     def in_steps(self, budget: Budget, batches_per_step: float) -> Budget:
-        """What is left of a budget of passes, or of tokens, in the steps of this call.
+        """Convert the rest of a budget of passes or tokens to steps of this call.
 
         Args:
-            budget: what is left.
+            budget: the rest.
             batches_per_step: of this call, on average.
         """
         rest = self.checkpoint.state["left"]
@@ -125,10 +125,9 @@ class Resumption:
         )
 
     def position(self) -> Position | None:
-        """Where the text that is trained on goes on: that of `--data`, or that which is followed.
+        """The position at which training continues in the text, of `--data` or of `--follow`.
 
-        A run may train on either in turn; each goes on where it was left, from its beginning, which
-        is None, at first.
+        A run may alternate between the two; each has its own position. None is the beginning.
         """
         state = self.checkpoint.state
         positions: Mapping[str, Position] = state.get("ledgers", {"data": state["ledger"]})
@@ -138,7 +137,7 @@ class Resumption:
         """Refuse another tokenizer, or another text than the run was trained and scored on.
 
         Args:
-            data: the text of this call, from which other files may be skipped than then.
+            data: the text of this call, which may skip other files than the run did.
             train: digest of its training tokens.
             held_out: digest of its held-out tokens.
 
@@ -149,7 +148,7 @@ class Resumption:
         state = self.checkpoint.state
         digests = {
             "training": (state["tokens_sha256"], train),
-            "held-out": (state.get("held_out_sha256", held_out), held_out),  # of old ones, unknown
+            "held-out": (state.get("held_out_sha256", held_out), held_out),  # or unknown
         }
         for part, (own_digest, digest) in digests.items():
             if own_digest != digest:
@@ -163,7 +162,7 @@ class Resumption:
                 )
 
     def check_newest(self) -> None:
-        """Refuse a checkpoint that another command has gone beyond; the caller holds the lock.
+        """Refuse a checkpoint if another command has since resumed it; the caller holds the lock.
 
         Raises:
             RunError: another command was faster.
@@ -171,18 +170,18 @@ class Resumption:
         assert self.config.resume is not None
         _, newest = checkpoint.resumable(self.config.resume, Path(self.config.out))
         if newest != self.checkpoint.path:
-            raise RunError(f"another command has just gone on with {self.run.directory}; try again")
+            raise RunError(f"another command has just resumed {self.run.directory}; try again")
 
 
 def text_kind(config: TrainConfig) -> str:
-    """Which text is trained on, as a checkpoint has it."""
+    """The name of the trained text's kind in checkpoints."""
     return "data" if config.follow is None else "stream"
 
 
 def _with_optimizer(config: TrainConfig, saved: Checkpoint, hidden: frozenset[str]) -> TrainConfig:
-    """Go on with the run's own optimizer unless another is named; refuse moments of another one.
+    """Use the run's own optimizer unless another is named; refuse moments of another one.
 
-    Checkpoints of old do not name theirs, which is AdamW where nobody says otherwise.
+    Old checkpoints do not name theirs: it is AdamW by default.
     """
     own = saved.state.get("optimizer")
     if config.optimizer is None:
@@ -194,16 +193,16 @@ def _with_optimizer(config: TrainConfig, saved: Checkpoint, hidden: frozenset[st
     if own != config.optimizer.fitted(hidden=bool(hidden)).name:
         raise CheckpointError(
             f"{config.resume} was trained with optimizer {own}, this is {config.optimizer.name}, "
-            f"which cannot go on with its moments; add --optimizer {own}, or --reset-optimizer to "
+            f"which cannot use its moments; add --optimizer {own}, or --reset-optimizer to "
             "begin without moments"
         )
     return config
 
 
 def _with_strategy(config: TrainConfig, saved: Checkpoint) -> TrainConfig:
-    """Go on with the run's own strategy unless another is named; what one worker did binds nobody.
+    """Use the run's own strategy unless another is named, or it had a single worker.
 
-    Checkpoints of old do not name theirs, which is hogwild where nobody says otherwise.
+    Old checkpoints do not name theirs: it is hogwild by default.
     """
     own = saved.state.get("strategy", {"strategy": Hogwild.name})
     if config.strategy is not None or own["strategy"] in ("auto", Serial.name):
@@ -216,9 +215,9 @@ def _with_strategy(config: TrainConfig, saved: Checkpoint) -> TrainConfig:
 
 
 def _rest(state: Mapping[str, Any]) -> Budget:
-    """What is left of a run's own budget.
+    """The rest of a run's own budget.
 
-    Nothing is left where training ended and the run was stopped before its last evaluation did.
+    It is zero if the run was stopped after training, during its last evaluation.
     """
     rest = {unit: state["left"][unit] for unit in ("steps", "tokens", "seconds")}
     if state.get("over", False) or any(n is not None and n <= 0 for n in rest.values()):

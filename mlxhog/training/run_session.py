@@ -1,4 +1,4 @@
-"""The session of one call of `train`: signals, what is shown, and requests, while workers work."""
+"""The session of one call of `train`: signals, progress and requests while workers train."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from mlxhog.training.follow import Following
 from mlxhog.training.plan import Plan
 from mlxhog.training.reporting import Reporter, monitor_of
 from mlxhog.training.requests import Requests
-from mlxhog.training.session import Session
+from mlxhog.training.session import WorkerSession
 
 INTERRUPTED = "finishing the step; again stops at once"
 
@@ -22,15 +22,15 @@ class StopNow(Exception):
     """The user interrupted twice."""
 
 
-class RunSession(Session):
-    """Workers whose run a user watches, interrupts and asks for something.
+class RunSession(WorkerSession):
+    """The workers of a run that a user watches, interrupts and sends requests to.
 
     Attributes:
         signals: of the user.
-        monitor: what workers have recorded.
-        reporter: shows it.
-        following: the folder that the run trains on as files arrive; None is none.
-        requests: of other commands; None before they are answered.
+        monitor: reads the records of workers.
+        reporter: shows the progress.
+        following: the followed folder; None without one.
+        requests: of other commands; None before they are served.
     """
 
     requests: Requests | None = None
@@ -44,14 +44,14 @@ class RunSession(Session):
         observer: Observer[Progress] | None,
         stack: ExitStack,
     ) -> None:
-        """Create the arena; its parameters are for the caller to fill in.
+        """Create the arena; the caller fills in its parameters.
 
         Args:
             plan: of the run.
             run: its folder.
             following: see the class.
             observer: of the caller.
-            stack: kills the workers and closes the arena when it is closed.
+            stack: on close, kills the workers and closes the arena.
         """
         folder = run.directory
         super().__init__(plan, folder, stack=stack, run_id=run.name[:64], fallback=folder)
@@ -65,15 +65,15 @@ class RunSession(Session):
         self.reporter.report(message)
 
     def interrupts(self) -> int:
-        """Signals so far."""
+        """Number of signals so far."""
         return self.signals.count
 
     def may_ask(self) -> bool:
-        """Whether the user has not interrupted, and there are workers to ask for something."""
+        """Whether workers can take requests: there are some, and the user has not interrupted."""
         return not self.signals.count and self.supervisor.has_workers()
 
     def poll(self, doing: Doing | None = None) -> None:
-        """Watch workers for a moment, and show how far they are.
+        """Watch workers for a moment, and show the progress.
 
         Raises:
             StopNow: the user interrupted twice.
@@ -91,7 +91,7 @@ class RunSession(Session):
             self.requests.serve(doing)
 
     def drain(self) -> None:
-        """Take in what workers have recorded."""
+        """Read the records of workers."""
         samples = self.monitor.samples
         self.monitor.drain()
         if self.monitor.samples > samples:

@@ -1,7 +1,7 @@
-"""The worker processes of a run and their arena, as `train` and candidates of MAD share them.
+"""The worker processes of a run and their arena, for `train` and for candidates of MAD.
 
-Who runs a session fills its arena, then calls `begin`, `supervisor.start` and `train`; `poll` and
-`until` watch the workers meanwhile.
+The caller fills the arena, then calls `begin`, `supervisor.start` and `train`; `poll` and `until`
+watch the workers meanwhile.
 """
 
 from __future__ import annotations
@@ -26,28 +26,28 @@ from mlxhog.training.job import Job, Setup
 from mlxhog.training.supervisor import Supervisor
 
 FIRST_WAIT_S = 0.004
-LONGER = 1.25  # each wait of a phase than the one before: phases that are soon over end soon
+LONGER = 1.25  # growth of the waits in a phase, so that a short phase ends without delay
 
 
-class Terms(NamedTuple):
-    """What a worker's job is under one of the strategies that the run may have."""
+class StrategyTerms(NamedTuple):
+    """The part of a worker's job that depends on the strategy, for one candidate."""
 
     setup: Setup
     budget: Budget
     step_limit: int | None
 
     def of(self, job: Job) -> Job:
-        """The job under it."""
+        """The job under this strategy."""
         return replace(job, **self._asdict())
 
 
-class Session(ABC):
-    """An arena and its workers while the run lives. Used by one thread of one process.
+class WorkerSession(ABC):
+    """An arena and its workers; used by one thread of one process.
 
-    A kind of run says what is shown (`report`), read from the arena (`drain`) and what interrupts.
+    Subclasses define the messages (`report`), the reading of records (`drain`) and the interrupts.
     """
 
-    poll_s = 0.05  # longest wait for the death of a worker; a phase begins with shorter ones
+    poll_s = 0.05  # longest wait for the death of a worker; the first waits of a phase are shorter
 
     def __init__(
         self,
@@ -58,17 +58,17 @@ class Session(ABC):
         run_id: str,
         fallback: Path | None = None,
     ) -> None:
-        """Create the arena; its parameters are for the caller to fill in.
+        """Create the arena; the caller fills in its parameters.
 
         Args:
             setup: of the run.
             run_dir: worker logs go to its `logs` folder.
-            stack: kills the workers and closes the arena when it is closed.
-            run_id: stands in the arena's header.
-            fallback: folder for the arena where shared memory is too small.
+            stack: on close, kills the workers and closes the arena.
+            run_id: for the arena's header.
+            fallback: folder for the arena if shared memory is too small.
         """
-        # Its parts refer to each other, and to the arena: what the run had goes with the run, and
-        # not when the garbage collector looks next.
+        # The parts refer to each other and to the arena: this frees them with the run, without a
+        # wait for the garbage collector.
         stack.callback(vars(self).clear)
         self.strategy, self.run_dir = setup.strategy, run_dir
         self._setup = setup.for_workers()
@@ -89,7 +89,7 @@ class Session(ABC):
         self._wait_s = FIRST_WAIT_S
         self._budget = Budget()
         self.step_limit: int | None = None
-        self._alternatives: tuple[Terms, ...] = ()
+        self._alternatives: tuple[StrategyTerms, ...] = ()
 
     def _job(self, slot: int, halvings: int = 0) -> Job:
         job = Job(
@@ -109,28 +109,28 @@ class Session(ABC):
 
     @abstractmethod
     def drain(self) -> None:
-        """Take in what workers have recorded."""
+        """Read the records of workers."""
 
     def interrupts(self) -> int:
-        """How often the user has interrupted."""
+        """Number of the user's interrupts."""
         return 0
 
     # -- phases ----------------------------------------------------------------------------------
 
     def begin(self, budget: Budget, step_limit: int | None) -> None:
-        """Take the budget, when the arena is filled and no worker has started."""
+        """Set the budget, after the arena is filled and before workers start."""
         self._budget, self.step_limit = budget, step_limit
         self.strategy.limit_steps(self.arena, self.ledger, step_limit)
 
-    def leave_open(self, alternatives: Sequence[Terms]) -> None:
+    def leave_open(self, alternatives: Sequence[StrategyTerms]) -> None:
         """Let workers start before the strategy is chosen; `decide` chooses it."""
         self._alternatives = tuple(alternatives)
         self._budget = alternatives[0].budget
 
     def decide(self, place: int) -> None:
-        """Choose one of the strategies that were left open, when the arena is filled for it.
+        """Choose one of the candidate strategies, after the arena is filled for it.
 
-        Workers that are up build it, and are `ready` again when they have.
+        Running workers build it, and are `ready` again afterwards.
         """
         terms = self._alternatives[place]
         self.strategy, self._setup, self._alternatives = terms.setup.strategy, terms.setup, ()
@@ -138,7 +138,7 @@ class Session(ABC):
         self.supervisor.decide(self.strategy, place)
 
     def train(self) -> int:
-        """Let workers step; returns when training began, monotonic nanoseconds."""
+        """Let workers train; returns the start of training in monotonic nanoseconds."""
         began_ns = monotonic_ns()
         self._wait_s = FIRST_WAIT_S
         self.arena.counters.store("start_ns", began_ns)
@@ -146,11 +146,11 @@ class Session(ABC):
         return began_ns
 
     def steps_done(self) -> int:
-        """Steps that are over for good, exact whoever died."""
+        """Number of finished steps, exact even after deaths of workers."""
         return self.strategy.steps_done(self.arena, self.ledger)
 
     def settle(self) -> None:
-        """Make the parameters and counters what the run has reached; nobody may move."""
+        """Bring parameters and counters up to date; no worker may move."""
         self.strategy.settle(self.arena, self.ledger)
 
     def ask(self, what: str) -> None:
@@ -159,21 +159,21 @@ class Session(ABC):
         counters.store(f"{what}_asked", counters.load(f"{what}_taken") + 1)
 
     def add_worker(self, slot: int, spec: WorkerSpec, kernels: str) -> None:
-        """Let one more worker begin, in a free slot whose optimizer state is in place."""
+        """Start one more worker, in a free slot whose optimizer state is in place."""
         self._setup = self._setup.with_worker(slot, spec, kernels)
         self.supervisor.join(slot, spec)
 
     def abandon(self) -> None:
-        """End every worker that does not rest; its ticket goes back."""
+        """End every worker that does not rest; its ticket is returned."""
         self.supervisor.abandon()
         self._report_messages()
 
     @contextmanager
     def paused(self, limit_s: float) -> Iterator[bool]:
-        """Hold all workers still for a checkpoint; whether they are, within some seconds.
+        """Pause all workers for a checkpoint; yields whether they paused within the limit.
 
-        A worker that evaluates or samples is given longer: where all do a step together, the others
-        wait for it amid one.
+        The limit is longer for a worker that evaluates or samples: if all do a step together, the
+        others wait for it within the step.
         """
         counters, supervisor, interrupts = self.arena.counters, self.supervisor, self.interrupts()
         counters.store("pause", 1)
@@ -199,10 +199,10 @@ class Session(ABC):
         """Watch workers until a condition holds; returns whether it does.
 
         Args:
-            condition: asked again and again.
-            doing: shown to the user.
-            limit_s: gives up after so much time in which workers were watched.
-            even_if_interrupted: a first interrupt ends the wait, unless this is set.
+            condition: called repeatedly.
+            doing: activity that is shown to the user.
+            limit_s: longest wait, in time that workers were watched.
+            even_if_interrupted: whether the wait continues after a first interrupt.
 
         Raises:
             WorkerFailed: no worker is left that could make the condition true.
@@ -221,7 +221,7 @@ class Session(ABC):
         return True
 
     def poll(self, doing: Doing | None = None) -> None:
-        """Wait a moment, replace dead workers, pass on what is to be said of them.
+        """Wait a moment, replace dead workers, and report their messages.
 
         Raises:
             WorkerFailed, Diverged, ConfigError, EnvironmentLacks: see `Supervisor.poll`.

@@ -29,9 +29,9 @@ class Steps:
         self._target = context.target(job.slot)
 
     def step(self) -> None:
-        """Take one ticket from claim to record, or wait a moment where there is none."""
+        """Process one ticket from claim to record, or wait a moment if there is no ticket."""
         entry = self.context.entry
-        # Before the claim: no worker that has a ticket may look as if it held still.
+        # Before the claim, since a worker with a ticket must not be taken for one at rest.
         entry.beat(Phase.DATA)
         if entry.nonfinite_in_row >= self.job.config.max_nonfinite:
             lease: Lease | Idle = Idle.DONE
@@ -64,7 +64,7 @@ class Steps:
         computed_ns = monotonic_ns()
         outcome = self.strategy.write(grads, lease, samples)
         if outcome.applied and context.strategy.probes:
-            self._probe()  # which all workers write, as they do no parameter of disjoint blocks
+            self._probe()  # all workers write it, unlike the parameters of disjoint blocks
         applied_ns = monotonic_ns()
         reading_ns = read_ns - began_ns - (waited_to_read - waited_before)
         applying_ns = applied_ns - computed_ns - (entry.wait_ns - waited_to_read)
@@ -103,19 +103,19 @@ class Steps:
             entry.nonfinite_in_row = 0 if outcome.too_late else entry.nonfinite_in_row + 1
         counts = self.strategy.counts_step()
         if not outcome.applied and (counts or outcome.too_late):
-            entry.dropped += 1  # of workers that drop a step together one says so
+            entry.dropped += 1  # one worker counts a step that all drop together
         if counts:
             counters.add("steps", 1)
-        if counts or not outcome.too_late:  # else it came too late for a step of others
+        if counts or not outcome.too_late:  # else it was too late for a step of others
             counters.add("tokens", tokens)
 
     def _is_late(self) -> bool:
-        """Whether the option `slow` keeps this worker from its first batch for now."""
+        """Whether the option `slow` still delays this worker's first batch."""
         context = self.context
         return context.seconds() < self.gradients.slowdown.late_s and context.training()
 
     def _probe(self) -> None:
-        """Add 1.0 to the probe as the parameters are added to: what it lacks later was lost."""
+        """Add 1.0 to the probe in the way of parameter updates; missing counts are lost updates."""
         probe, metal = self.context.arena.probe, self._target.metal
         if metal is None:
             scattered = sparsify(self.job.config) != "none"

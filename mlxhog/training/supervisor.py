@@ -1,11 +1,11 @@
-"""Spawn workers, watch them, replace the dead, end them.
+"""Spawn workers, watch them, replace dead ones, end them.
 
-The supervisor is the only one that reaps: a worker's tickets are returned and its locks declared
-free after `waitpid` has said that it is gone, never before. A worker keeps its slot through
-restarts and so inherits its predecessor's optimizer state.
+Only the supervisor reaps: it returns a worker's tickets and frees its locks only after `waitpid`
+has reported its end. A worker keeps its slot through restarts and so inherits its predecessor's
+optimizer state.
 
-Workers may join and leave while others train. One that has joined is no condition of the run: where
-it cannot start, or dies too often, the run goes on without it.
+Workers may join and leave while others train. If a worker that has joined cannot start, or dies too
+often, the run continues without it.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
 
 @dataclass
 class _Seat:
-    """A worker slot, and what is known of the process in it."""
+    """A worker slot, and the state of the process in it."""
 
     slot: int
     spec: WorkerSpec
     deaths_s: deque[float] = field(default_factory=deque)
     halvings: int = 0
-    joined: bool = False  # while the run went on,
-    up: bool = False  # and trains since then
-    leaving_s: float | None = None  # since when, in watched time
+    joined: bool = False  # during the run
+    up: bool = False  # the joined worker has started
+    leaving_s: float | None = None  # start of its leaving, in watched time
     log_begin: int = 0  # of its newest process, in bytes
-    notices_read: bool = False  # its notices have been passed on
-    beat_ns: int = 0  # its last sign of life that was seen,
-    beat_seen_s: float = 0.0  # and when, in watched time
+    notices_read: bool = False  # its notices were reported
+    beat_ns: int = 0  # last observed heartbeat
+    beat_seen_s: float = 0.0  # time of that observation, in watched time
 
 
 class Supervisor:
-    """The worker processes of one arena. Used by one thread of one process."""
+    """The worker processes of one arena; used by one thread of one process."""
 
     def __init__(
         self,
@@ -72,7 +72,7 @@ class Supervisor:
         run_dir: Path,
         make_job: Callable[[int, int], Job],
     ) -> None:
-        """Prepare one seat per worker; nothing is spawned yet.
+        """Prepare one seat per worker; this spawns no process.
 
         Args:
             arena: created by this process.
@@ -81,7 +81,7 @@ class Supervisor:
             strategy: of the run.
             config: limits restarts, heartbeats and steps that are not finite.
             run_dir: worker logs go to its `logs` folder.
-            make_job: builds the job of a slot, its work at a time halved so many times.
+            make_job: builds the job of a slot, its micro-batch halved a given number of times.
         """
         self.arena, self.ledger, self.run_dir = arena, ledger, run_dir
         self.strategy, self.config = strategy, config
@@ -93,7 +93,7 @@ class Supervisor:
         self.removed = 0
         self.torn = 0
         self.messages: list[str] = []
-        self._held_up: str | None = None  # as it was told last
+        self._held_up: str | None = None  # as last reported
 
     # -- life ------------------------------------------------------------------------------------
 
@@ -106,7 +106,7 @@ class Supervisor:
         self._count()
 
     def _count(self) -> None:
-        """Say how many workers the run has, which step sizes and predictions go by."""
+        """Store the number of workers, on which step sizes and predictions depend."""
         n = sum(seat.up or not seat.joined for seat in self.seats)
         self.arena.counters.store("workers", n)
 
@@ -129,7 +129,7 @@ class Supervisor:
         """Wait until a worker dies or the time is over; reap and replace the dead.
 
         Raises:
-            WorkerFailed: a worker met an error that no restart cures, or died more often than
+            WorkerFailed: a worker met an error that a restart cannot cure, or died more often than
                 `config.restarts` in ten minutes.
             Diverged: `config.max_nonfinite` gradients in a row were not finite.
             ConfigError, EnvironmentLacks: a worker cannot start here; the message is its own.
@@ -164,7 +164,7 @@ class Supervisor:
         return self.arena.workers.entry(seat.slot)
 
     def _reap(self, seat: _Seat, timeout_s: float = 0.0) -> Death:
-        """Settle what a worker held that is dead, or is killed after some seconds."""
+        """Free the tickets and locks of a dead worker; kill it first after `timeout_s`."""
         entry = self.entry(seat)
         if self.config.determinism == "record":
             self.pool[seat.slot].end(timeout_s)
@@ -174,13 +174,13 @@ class Supervisor:
         report = self.ledger.reap(entry.incarnation)
         entry.torn += report.torn
         self.torn += report.torn
-        # Where all write an update together, who takes its place ends it.
+        # If all write an update together, the replacement finishes it.
         over = self.strategy.between_steps(self.arena)
         Marks(self.arena, seat.slot).settle(update=over)
         return death
 
     def _settle(self, seat: _Seat) -> None:
-        """Replace a worker that has ended, unless it was to leave, or has only joined and cannot.
+        """Replace a worker that has ended; one that was leaving, or joined and fails, is removed.
 
         Raises:
             WorkerFailed, ConfigError, EnvironmentLacks: see `poll`.
@@ -194,7 +194,7 @@ class Supervisor:
             is_last = all(other is seat or other.leaving_s is not None for other in self.seats)
             if is_last or not seat.joined:
                 raise
-            self._remove(seat, f"{error}; the run goes on without it")
+            self._remove(seat, f"{error}; the run continues without it")
 
     def _replace(self, seat: _Seat) -> None:
         state = self.entry(seat).state
@@ -206,12 +206,12 @@ class Supervisor:
             raise EXIT_ERRORS[death.code](f"{what} cannot start: {self.last_line(seat.slot)}")
         if death.is_fault:
             raise WorkerFailed(
-                f"{what} met an error that no restart cures: {self.last_line(seat.slot)}; see "
+                f"{what} met an error that a restart cannot cure: {self.last_line(seat.slot)}; see "
                 f"{self._log(seat.slot)}, and please report it"
             )
         now = monotonic_ns() / 1e9
         seat.deaths_s.append(now)
-        # A worker that never gets up is given up however long it takes to fail each time.
+        # A worker that never starts is given up, however long each attempt takes.
         while state != State.STARTING and seat.deaths_s[0] < now - RESTART_WINDOW_S:
             seat.deaths_s.popleft()
         if worker.ended_by_watchdog(seat.spec.backend, death.code):
@@ -228,14 +228,14 @@ class Supervisor:
         self._spawn(seat)
 
     def _ease(self, seat: _Seat, cause: str) -> None:
-        """Give a worker that the GPU watchdog ended less work at a time.
+        """Halve the micro-batch of a worker that the GPU watchdog ended.
 
         Raises:
-            WorkerFailed: that has been done three times.
+            WorkerFailed: it has been halved three times already.
         """
         if seat.halvings == worker.MOST_HALVINGS:
             raise WorkerFailed(
-                f"{cause} with less and less work at a time, last words "
+                f"{cause} with ever smaller micro-batches, last line "
                 f"{self.last_line(seat.slot)!r}; {worker.HINTS}"
             )
         seat.halvings += 1
@@ -243,11 +243,11 @@ class Supervisor:
         self.messages.append(worker.less_work_text(cause, job.micro_batch))
 
     def decide(self, strategy: Strategy, place: int) -> None:
-        """Let all workers take up a strategy: they count as starting until they have built it.
+        """Let all workers build the chosen strategy; until then they count as starting.
 
         Args:
-            strategy: that has been chosen.
-            place: among those that they were started for.
+            strategy: the chosen one.
+            place: its place among the candidates of their jobs.
         """
         self.strategy = strategy
         for seat in self.seats:
@@ -259,7 +259,7 @@ class Supervisor:
     # -- joining and leaving ---------------------------------------------------------------------
 
     def free_slots(self) -> list[int]:
-        """Slots in which workers could join: first those that nobody has had."""
+        """Slots in which workers could join, unused ones first."""
         used = {seat.slot for seat in self.seats}
         free = [entry for entry in self.arena.workers if entry.slot not in used]
         return [entry.slot for entry in sorted(free, key=lambda one: (one.generation, one.slot))]
@@ -271,22 +271,22 @@ class Supervisor:
         self._spawn(seat)
 
     def leave(self, slot: int) -> None:
-        """Let a worker finish its step and go; `poll` says when it has left."""
+        """Let a worker finish its step and leave; `poll` reports its end."""
         (seat,) = [seat for seat in self.seats if seat.slot == slot]
         entry = self.entry(seat)
         if entry.state == State.RUNNING:
             seat.leaving_s = self._watched.look()
             entry.state = State.LEAVING
-        else:  # it holds nothing yet, or not any more
+        else:  # it holds no ticket
             self._remove(seat)
 
     def dismiss_starting(self) -> None:
-        """End the workers that were to join and are not up yet."""
+        """End joining workers that have not started yet."""
         for seat in [seat for seat in self.seats if seat.joined and not seat.up]:
             self._remove(seat)
 
     def _remove(self, seat: _Seat, why: str | None = None) -> None:
-        """Give up a seat: its process ends now, if it has not yet, and nobody takes its place."""
+        """Remove a seat: its process ends now, without a replacement."""
         if seat.slot in self.pool:
             self._reap(seat)
         self.seats.remove(seat)
@@ -297,7 +297,7 @@ class Supervisor:
         self.messages.append(why or f"{_name(seat)} has left after {steps} steps")
 
     def _kill_stale(self) -> None:
-        """Kill workers that have not shown a sign of life for too long; poll then reaps them."""
+        """Kill workers without a heartbeat for too long; poll then reaps them."""
         steps_s = [
             (entry.read_ns + entry.compute_ns + entry.apply_ns) / entry.steps / 1e9
             for entry in map(self.entry, self.seats)
@@ -326,7 +326,7 @@ class Supervisor:
     # -- state -----------------------------------------------------------------------------------
 
     def command(self, command: Command) -> None:
-        """Tell every worker what to do now."""
+        """Set the command for all workers."""
         self.arena.counters.store("command", command)
 
     def ready(self) -> bool:
@@ -334,28 +334,28 @@ class Supervisor:
         return all(self.entry(seat).state == State.RUNNING for seat in self.seats)
 
     def ends(self) -> int:
-        """How many workers have ended, and may have left undone what they had taken on."""
+        """Number of ended workers, which may have left accepted jobs undone."""
         return self.restarts + self.removed
 
     def has_workers(self) -> bool:
-        """Whether there is a process that could do anything; dead ones are replaced by `poll`."""
+        """Whether any worker process is there; `poll` replaces dead ones."""
         return bool(self.pool)
 
     def resting(self) -> bool:
-        """Whether every worker is up, and none is inside a step or an evaluation.
+        """Whether every worker is up and none is inside a step or an evaluation.
 
-        One that is dead or starting does not rest: it may have left something half done, which the
-        others wait for.
+        A dead or starting worker does not rest: it may have left work half done that others wait
+        for.
         """
         return self._twice(lambda: [self._rests(seat) for seat in self.seats])
 
     def holding_still(self) -> bool:
-        """Whether no worker moves, or will while `pause` is set.
+        """Whether no worker changes the state of a checkpoint while `pause` is set.
 
-        One that is starting may be waited for by all others, but not in a step they do together.
-        One that evaluates or samples holds no ticket and writes nothing that a checkpoint holds.
-        What it does next is to claim, and every `claim` looks at `pause` before it changes that,
-        but for its part in what all do together (`between_steps`).
+        All others may be waiting for a starting worker, but not in a step that they do together. A
+        worker that evaluates or samples holds no ticket and writes nothing of a checkpoint. It
+        claims next, and every `claim` checks `pause` before a change, except for its part in a
+        joint step (`between_steps`).
         """
 
         def look() -> list[bool]:
@@ -370,7 +370,7 @@ class Supervisor:
         return any(self._rests(seat) for seat in self.seats)
 
     def has_side_job(self) -> bool:
-        """Whether a worker evaluates or samples, which ends by itself."""
+        """Whether a worker evaluates or samples; this ends by itself."""
         return any(self.entry(seat).phase in SIDE_JOBS for seat in self.seats)
 
     def _rests(self, seat: _Seat) -> bool:
@@ -378,7 +378,7 @@ class Supervisor:
         return entry.state == State.RUNNING and entry.phase == Phase.IDLE
 
     def _twice(self, look: Callable[[], list[bool]]) -> bool:
-        """Whether two looks find all true, and nobody has moved in between."""
+        """Whether all are true twice, with no step of any worker in between."""
 
         def steps() -> list[tuple[int, int]]:
             return [(self.entry(seat).steps, self.entry(seat).state) for seat in self.seats]
@@ -403,20 +403,20 @@ class Supervisor:
     # -- end -------------------------------------------------------------------------------------
 
     def stop(self, timeout_s: float = 5.0) -> None:
-        """Ask every worker to leave, kill those that do not, and reap them all."""
+        """Ask all workers to leave, kill those that do not, and reap all."""
         self.command(Command.EXIT)
         deadline = monotonic_ns() + int(timeout_s * 1e9)
         for seat in self.seats:
             if seat.slot in self.pool:
-                # One that is starting holds nothing, and hears late.
+                # A starting worker holds no ticket and would react late.
                 starting = self.entry(seat).state == State.STARTING
                 rest_s = (deadline - monotonic_ns()) / 1e9
                 self._reap(seat, 0.0 if starting else max(0.0, rest_s))
 
     def abandon(self) -> None:
-        """End every worker that does not rest, at once; nobody takes its place.
+        """End every worker that does not rest, at once and without a replacement.
 
-        Its ticket goes back; the others go on.
+        Its ticket is returned; the others continue.
         """
         for seat in self.seats:
             if seat.slot in self.pool and not self._rests(seat):

@@ -41,10 +41,10 @@ from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import summary
 from mlxhog.training.requests import Elastic, Requests
 from mlxhog.training.run_session import RunSession, StopNow
-from mlxhog.training.session import Terms
+from mlxhog.training.session import StrategyTerms
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
-GRACE_S = 3.0  # how long a step in hand may take when a budget of time is over
+GRACE_S = 3.0  # limit of the current step when a budget of time is over
 
 
 def train(
@@ -61,8 +61,8 @@ def train(
         observer: called about twice a second from this thread; it must not block. After an OSError,
             such as a closed pipe, it is not called again.
         whole_time: whether all of a budget of time is for training, so that two runs train equally
-            long; else the command ends by then, and trains the less the longer its start takes.
-        run: the new run, which is starting and held; by default one is made.
+            long; else the whole command, its start included, keeps the budget.
+        run: the new run, created and locked by the caller; by default one is created.
 
     Returns:
         The result; its `status` is "done", "interrupted", "diverged", or "unsaved" where the last
@@ -75,7 +75,7 @@ def train(
     """
     began_ns = monotonic_ns()
     if config.determinism == "replay":
-        raise ConfigError("determinism: replay is what another command does: mlxhog replay RUN")
+        raise ConfigError("determinism: to replay a run use mlxhog replay RUN")
     config = init_from.located(config)
     with ExitStack() as hold:
         run = run or hold.enter_context(new_run(config))
@@ -91,7 +91,7 @@ def train(
 
 
 class _Training:
-    """One call of `train`, phase by phase; its parts share its session and know nothing of it."""
+    """One call of `train`, phase by phase; its parts share the session but do not depend on it."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class _Training:
         whole_time: bool,
         run: Run,
     ) -> None:
-        """Make the arena of a run that this process holds."""
+        """Create the arena of a run that this process has locked."""
         if plan.resumption is not None:
             plan.resumption.check_newest()
         self.run, directory = run, run.directory
@@ -176,7 +176,7 @@ class _Training:
             try:
                 if self._following is not None:
                     if self.plan.resumption is None:
-                        self._saver.save()  # from where whatever it takes in is found after a kill
+                        self._saver.save()  # so that text taken in from now on survives a kill
                     self._following.begin(self._arena, self._session.ledger, self._stack)
                 if self.plan.config.determinism == "record":
                     recording.begin(self.plan, self.run.directory, self._arena)
@@ -211,7 +211,7 @@ class _Training:
                 recording.end(self.run.directory, self._arena, self._session.report)
             self._monitor.drain()
             if self._arena.counters.load("start_ns"):
-                self._reporter.append_metrics()  # what a run says in the end counts all of it
+                self._reporter.append_metrics()  # the last line counts the whole run
                 self._reporter.write_times()
             result = self._result(error)
             self._reporter.record(
@@ -232,22 +232,22 @@ class _Training:
             replace_file(self.run.config_path, self.plan.resolution.stored.to_yaml().encode())
 
     def _choose_strategy(self) -> None:
-        """Measure the workers, choose the strategy that follows, and say why."""
+        """Measure the workers, choose a strategy, and report the reason."""
         name, leaves_open = self.plan.strategy.name, True
         if not self._start.budget.is_used_up:
             choice = choose_strategy.measured(self._session, self._start.budget.seconds)
             if choice is None:
                 return  # interrupted
             self._session.report(str(choice))
-            self._measured = isinstance(choice, choose_strategy.Choice)
+            self._measured = isinstance(choice, choose_strategy.MeasuredStrategy)
             name, leaves_open = choice.strategy, not self._measured
-        # A run that is resumed measures where this one has not.
+        # A resume measures if this call has not.
         self._take_up(self.plan.with_strategy(name, leaves_open=leaves_open))
 
     def _take_up(self, plan: Plan) -> None:
-        """Go on with one of the strategies that the plan leaves open.
+        """Continue with one of the plan's candidate strategies.
 
-        The arena is filled for it, then workers build it, and are ready when they have.
+        The arena is filled for it, then workers build it.
         """
         names = [one.strategy.name for one in self.plan.alternatives]
         self.plan = self._reporter.plan = self._elastic.plan = plan
@@ -259,12 +259,12 @@ class _Training:
         self._write_config()
         self._session.until(self._supervisor.ready, Doing(Activity.STARTING))
 
-    def _terms(self, plan: Plan) -> Terms:
-        """What workers are to know of a plan."""
+    def _terms(self, plan: Plan) -> StrategyTerms:
+        """The part of a plan that workers need."""
         budget, follows = checkpoints.start_of(plan).budget, self._following is not None
         # Steps on text that arrives may have fewer tokens than others.
         limit = budget.steps if follows else budget.step_limit(plan.tokens_per_step)
-        return Terms(plan.for_workers(), budget, limit)
+        return StrategyTerms(plan.for_workers(), budget, limit)
 
     def _train(self) -> None:
         config, counters = self.plan.config, self._arena.counters
@@ -297,7 +297,7 @@ class _Training:
                     act()
 
     def _limit_time(self) -> None:
-        """Find out how long training may take of a budget of time, now that workers are up."""
+        """Compute the time for training from a budget of time, now that workers have started."""
         limit_s = self._deadlines.training_s(
             save_s=checkpoints.save_s(self.plan, self._arena),
             evaluates=self.plan.config.eval_every.on,
@@ -318,7 +318,7 @@ class _Training:
             self._session.report(warning)
 
     def _budget_is_used(self) -> bool:
-        """Whether a limit is reached, in steps that are over for good (`Strategy.steps_done`)."""
+        """Whether a limit is reached, in finished steps (`Strategy.steps_done`)."""
         counters, budget = self._arena.counters, self._monitor.budget
         return (
             self._monitor.no_step_fits(self._session.strategy.step_s(self._arena))
@@ -334,9 +334,9 @@ class _Training:
         return limit_s is not None and self._monitor.seconds() >= limit_s
 
     def _rest(self) -> None:
-        """Let workers finish the step in hand; one that takes too long is abandoned.
+        """Let workers finish their step; one that takes too long is abandoned.
 
-        Its ticket goes back, and whoever resumes the run computes it again.
+        Its ticket is returned, and a resume computes it again.
 
         Raises:
             WorkerFailed: training ended before its budget was used.
@@ -352,7 +352,7 @@ class _Training:
             late_s = self._deadlines.step_s(checkpoints.save_s(self.plan, self._arena))
             limit_s = GRACE_S if self._arena.counters.load("steps") else max(GRACE_S, late_s)
         if not self._session.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
-            if late_s > limit_s:  # one has to be there who evaluates, and writes a sample
+            if late_s > limit_s:  # one worker has to evaluate and sample
                 self._session.until(self._supervisor.one_rests, doing, late_s - limit_s)
             self._session.abandon()
         self._monitor.ended_ns = self._monitor.ended_ns or monotonic_ns()
@@ -372,7 +372,7 @@ class _Training:
             )
 
     def _save_and_evaluate(self) -> None:
-        """Save what the run has come to, while workers evaluate it."""
+        """Save the final state while workers evaluate it."""
         evaluates = self.plan.config.eval_every.on and self._session.may_ask()
         if evaluates:
             self._evaluation.begin()
@@ -384,7 +384,7 @@ class _Training:
                 if self._signals.count:
                     self._session.report(f"saved {path.name}")
         except EnvironmentLacks as error:
-            self._unsaved = error  # the model is still evaluated: the numbers are worth having
+            self._unsaved = error  # the model is still evaluated for its scores
             self._session.report(f"no checkpoint: {error}")
         except CheckpointError as error:
             raise Diverged(
@@ -395,7 +395,7 @@ class _Training:
             self._evaluation.finish()
 
     def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
-        """Save what a failed run has reached, and add to its message how to go on."""
+        """Save the state of a failed run, and add the command to resume it to the error."""
         self._supervisor.kill()
         if not self._session.steps_done():
             return failure
@@ -405,12 +405,12 @@ class _Training:
         except (EnvironmentLacks, CheckpointError) as error:
             return WorkerFailed(f"{failure}; its last steps could not be saved: {error}")
         return WorkerFailed(
-            f"{failure}; saved {self._saver.newest}, go on with mlxhog train --resume "
+            f"{failure}; saved {self._saver.newest}, resume with mlxhog train --resume "
             f"{self.run.directory}"
         )
 
     def _end_publishing(self) -> None:
-        """Leave readers the last weights; nobody may move."""
+        """Publish the final weights for readers; no worker may move."""
         if self._publisher is not None:
             self._publisher.end()
 

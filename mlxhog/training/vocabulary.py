@@ -1,4 +1,4 @@
-"""The vocabulary of a run's model: its own, or as large as the tokenizer of the text needs."""
+"""The vocabulary of a run's model: its own, or the size that the text's tokenizer needs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mlxhog.training.resume import Resumption
 
 
 def is_set(config: TrainConfig) -> bool:
-    """Whether `set` says how large the vocabulary is."""
+    """Whether `set` gives the size of the vocabulary."""
     return "vocab_size" in plain_yaml.assignments(config.set)
 
 
@@ -27,9 +27,9 @@ def is_kept(config: TrainConfig) -> bool:
 def fitted(
     config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer, resumption: Resumption | None
 ) -> tuple[ModelConfig, list[str]]:
-    """The model over the tokenizer's ids, and what the user should know of that.
+    """The model over the tokenizer's ids, and notes for the user.
 
-    A run that goes on has its checkpoint's vocabulary; that of a config.json is kept.
+    A resumed run has its checkpoint's vocabulary; that of a config.json is kept.
 
     Raises:
         ConfigError: a vocabulary that is kept is smaller than the tokenizer's.
@@ -66,7 +66,7 @@ def check(config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer) -> None
     """Refuse a vocabulary with fewer rows than the tokenizer has ids.
 
     Raises:
-        ConfigError: it has.
+        ConfigError: it has fewer.
     """
     if tokenizer.n_ids > model.vocab_size:
         raise ConfigError(

@@ -1,7 +1,7 @@
-"""One worker process: do what the supervisor says, from the first command to the last.
+"""One worker process, which follows the supervisor's commands from the first to the last.
 
-What it has to tell the supervisor beside its records are notices in its log, its last line and its
-exit code. Notices are lines that the user should read; they stand among a run's first lines.
+Besides its records, it reports to the supervisor by notices in its log, the log's last line and its
+exit code. Notices are lines for the user; they appear among a run's first lines.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job, SideJobs
 from mlxhog.training.steps import Steps
 
-LOST_GPU_EXIT_CODE = 75  # of a worker that heard it: like EX_TEMPFAIL, which other programs use so
+LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
 MOST_HALVINGS = 3
 HINTS = (
     "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, a display that is "
@@ -71,7 +71,7 @@ def main(job: Job) -> None:
 
 
 def _opened(log: Path) -> IO[str]:
-    """Open a log; where its folder is gone, what would be written into it is lost."""
+    """Open a log; if its folder is gone, output to it is dropped."""
     try:
         return log.open("a", buffering=1)
     except OSError:
@@ -103,7 +103,7 @@ def _run(job: Job) -> None:
 
 
 class Work:
-    """What a worker does once it knows the strategy: steps, and evaluations and samples beside."""
+    """The work under a chosen strategy: steps and side jobs."""
 
     def __init__(self, context: Context, steps: Steps, side_jobs: SideJobs) -> None:
         """Use `of`."""
@@ -111,7 +111,7 @@ class Work:
 
     @classmethod
     def of(cls, job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> Self | None:
-        """Build strategy and optimizer; None while the strategy is still to be chosen."""
+        """Build strategy and optimizer; None while there is no chosen strategy."""
         chosen = job.chosen(arena.counters)
         if chosen is None:
             return None
@@ -121,9 +121,9 @@ class Work:
         return cls(context, steps, chosen.setup.side_jobs(chosen, context, ring))
 
     def follow(self, command: Command) -> bool:
-        """Do what a command asks for; returns whether that was a step: another may follow at once.
+        """Follow a command; returns whether this was a step, so that another may follow at once.
 
-        At rest, a round in progress is finished.
+        At rest, it finishes a round in progress.
         """
         if command == Command.TRAIN:
             self._context.take_limit()
@@ -153,7 +153,7 @@ def start_backend(job: Job, arena: Arena) -> Backend:
 
 
 def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Context:
-    """Build the optimizer, and put together what a worker of the job's strategy works on."""
+    """Build the optimizer and the context for a worker of the job's strategy."""
     config, setup = job.config, job.setup
     hidden = families.hidden_matrices(setup.model)
     optimizer = optim.build(
@@ -188,9 +188,9 @@ def resident_bytes() -> int:
 
 
 def live_params(job: Job, arena: Arena) -> Float32 | None:
-    """The shared parameters where this worker computes with them, else None: a snapshot is taken.
+    """The shared parameters if this worker computes with them directly; None for a snapshot.
 
-    On a CPU they are memory like any other.
+    On a CPU they are ordinary memory.
     """
     if job.config.read != "live":
         return None
@@ -205,7 +205,7 @@ def live_params(job: Job, arena: Arena) -> Float32 | None:
 
 
 def gpu_steps(job: Job, arena: Arena, rule: Rule) -> MetalSteps | None:
-    """What adds this worker's steps by Metal kernels; None where native code adds them.
+    """The Metal kernels that add this worker's steps; None if native code adds them.
 
     Raises:
         EnvironmentLacks: emulation lacks its C++ compiler.
@@ -230,19 +230,19 @@ def gpu_steps(job: Job, arena: Arena, rule: Rule) -> MetalSteps | None:
         return None
 
 
-# -- what a worker tells its supervisor ----------------------------------------------------------
+# -- reports to the supervisor -------------------------------------------------------------------
 #
-# macOS ends the work of a GPU worker that keeps the display waiting. MLX 0.32 raises what Metal
-# says of it at the next wait for the GPU; older ones, and other libraries, abort the process on a
-# thread of Metal's, where nothing can be caught. A process to which either happened does not
-# recover. Less work at a time is the remedy, so the worker comes back with half the micro-batch;
-# the sequences of its ticket, and so the gradient, stay the same.
+# macOS ends the work of a GPU worker that keeps the display waiting. MLX 0.32 raises Metal's error
+# at the next wait for the GPU; older versions, and other libraries, abort the process on a thread
+# of Metal, where no error can be caught. A process does not recover from either. The remedy is less
+# work at a time, so the worker restarts with half the micro-batch; the sequences of its ticket, and
+# so the gradient, stay the same.
 # Source: mlx, `CommandEncoder::commit` and `Event::check_error`; mlx issue 3267 (open), where users
 # report that the hints help.
 
 
 def leave_notice(text: str) -> None:
-    """Leave a notice, from a worker."""
+    """Write a notice to the worker's log."""
     with suppress(OSError):  # the disk of the log may be full
         print(f"{_NOTICE}{text}", flush=True)
 
@@ -264,7 +264,7 @@ def last_line(log: Path) -> str:
 
 
 def is_lost_gpu(error: BaseException) -> bool:
-    """Whether an error, or what caused it, is Metal's of work that it did not finish."""
+    """Whether an error or its cause is Metal's error of unfinished work."""
     cause: BaseException | None = error
     while cause is not None:
         if _METAL_SAYS in str(cause):
@@ -279,7 +279,7 @@ def ended_by_watchdog(backend: str, exit_code: int) -> bool:
 
 
 def lost_gpu_text(exit_code: int, last_words: str) -> str:
-    """What happened to a worker that was ended."""
+    """The end of a worker that the watchdog ended, as a verb phrase."""
     return (
         f"lost its GPU ({last_words})"
         if exit_code == LOST_GPU_EXIT_CODE
@@ -288,11 +288,11 @@ def lost_gpu_text(exit_code: int, last_words: str) -> str:
 
 
 def less_work_text(cause: str, micro_batch: int) -> str:
-    """What the user reads when a worker comes back with less work at a time.
+    """The message for the user when a worker restarts with a smaller micro-batch.
 
     Args:
-        cause: who was ended, and how.
-        micro_batch: sequences that it computes at a time from now on.
+        cause: the worker and its end.
+        micro_batch: its new number of sequences.
     """
     sequences = f"{micro_batch} sequence{'s' * (micro_batch > 1)}"
     return (

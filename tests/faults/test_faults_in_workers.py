@@ -50,7 +50,7 @@ def test_a_fault_in_a_worker_ends_the_run_at_once_with_its_text_and_what_it_reac
     assert log.read_text().count("Traceback") == 1, "it was not started again"
     status = json.loads((run / "run.json").read_text())
     assert status["status"] == "failed"
-    saved = f"go on with mlxhog train --resume {run}"
+    saved = f"resume with mlxhog train --resume {run}"
     assert (saved in str(failure.value)) == (seed < EARLY)
     assert (run / "checkpoints" / "latest").exists() == (seed < EARLY)
 

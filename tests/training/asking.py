@@ -1,4 +1,4 @@
-"""Another terminal beside a run of a test: a thread that asks it for something."""
+"""A thread that sends requests to a run of a test, as another terminal would."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ LIMIT_S = 60.0
 
 
 class Client:
-    """Acts in a thread of its own once a run has so many steps, as another terminal would."""
+    """Acts in its own thread once a run has n steps, as another terminal would."""
 
     def __init__(self, config: TrainConfig, act: Callable[[Path], object], steps: int = 3) -> None:
         self._root, self._act, self._steps = Path(config.out), act, steps
@@ -38,7 +38,7 @@ class Client:
             self._error = error
 
     def finish(self) -> None:
-        """Wait until it is done; what went wrong there is raised here."""
+        """Wait until it is done; its errors are raised here."""
         assert self._thread is not None
         self._thread.join(LIMIT_S)
         assert not self._thread.is_alive()
@@ -62,13 +62,13 @@ def trained(config: TrainConfig, act: Callable[[Path], object], steps: int = 3) 
 
 
 def endless(tmp_path: Path, **options: object) -> TrainConfig:
-    """A run that somebody has to end, lock-free unless the options say otherwise."""
+    """A run without an end of its own, lock-free unless the options say otherwise."""
     ending = {"steps": None, "time": 120.0}
     return small_config(tmp_path, **{"strategy": "hogwild", **ending, **options})
 
 
 def until(directory: Path, condition: Callable[[dict[int, Any]], bool]) -> dict[int, Any]:
-    """Ask for the status of a run until its workers, by slot, are as wanted; returns them."""
+    """Ask for the status of a run until its workers, by slot, meet a condition; returns them."""
     end = time.monotonic() + LIMIT_S
     while True:
         workers = {one["slot"]: one for one in ask(directory, "status")["workers"]}

@@ -1,4 +1,4 @@
-"""Observers of runs are called at every look: what acts on a run from an observer acts soon."""
+"""Observers of runs are called at every poll, so that those that act on a run act soon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A worker whose framework says what MLX says when macOS ends GPU work; children import it."""
+"""A worker whose framework raises MLX's error of ended GPU work; children import it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ AFTER = 3  # gradients
 
 
 def main(job: Job) -> None:
-    """A worker as always, but for more than one sequence at a time."""
+    """A usual worker that fails with more than one sequence at a time."""
     gradient = Gradients.of
     calls = 0
 

@@ -77,7 +77,7 @@ def small_config(tmp_path: Path, **options: object) -> TrainConfig:
 
 
 def parameters(result: Result) -> dict[str, NDArray[np.float32]]:
-    """The parameters a run ended with."""
+    """The final parameters of a run."""
     assert result.checkpoint is not None
     loaded = checkpoint.load(Path(result.checkpoint))
     return {name: np.array(value) for name, value in loaded.params.items()}

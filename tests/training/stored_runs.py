@@ -2,8 +2,8 @@
 
     python -m tests.training.stored_runs FOLDER
 
-trains every run anew, in minutes, and keeps of each what `--resume` reads. The stored ones are of
-version 0.2.0; another version writes its own format, so what it makes must not replace them.
+trains every run again, in minutes, and keeps the files that `--resume` reads. The stored runs are
+of version 0.2.0; runs of another version have its format and must not replace them.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ SAMPLES = {
 
 
 def make(name: str, out: Path) -> None:
-    """Train a sample, and keep what `--resume` reads: without logs, times and the machine."""
+    """Train a sample, and keep the files that `--resume` reads, without logs, times and machine."""
     words = [*shlex.split(COMMON), *shlex.split(SAMPLES[name]), "--name", name, "--json"]
     done = subprocess.run(
         [sys.executable, "-m", "mlxhog", "train", *words, "--out", "runs", "--quiet"],
@@ -97,7 +97,7 @@ def make(name: str, out: Path) -> None:
 
 
 def main() -> None:
-    """Make every run, or those that are named after the folder."""
+    """Make every run, or those that the arguments after the folder name."""
     out, *names = sys.argv[1:]
     folder = Path(out).resolve()
     folder.mkdir(parents=True, exist_ok=True)

@@ -23,7 +23,7 @@ SAME = ("strategy", "budget", "private_state", "shared_state")
 
 
 def open_config(tmp_path: Path, **options: object) -> TrainConfig:
-    """Two workers, and a strategy that is to be chosen."""
+    """Two workers, and an open strategy."""
     given = {"strategy": "auto", "workers": "mlx:cpu*2", "optimizer": "muon", "lr": None}
     return small_config(tmp_path, **{**given, **options})
 

@@ -1,4 +1,4 @@
-"""`mlxhog.train` from Python: keywords, a file or a configuration, and what is shown meanwhile."""
+"""`mlxhog.train` from Python: keywords, a file or a configuration, and the shown progress."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ Asked = list[tuple[TrainConfig, Any]]
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Asked:
-    """What would be trained, and by what it would be shown."""
+    """The configuration that would be trained, and its observer."""
     result: Asked = []
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(
@@ -88,9 +88,7 @@ def test_lines_are_shown_where_there_is_no_terminal_and_nothing_for_none(asked: 
         (lambda: mlxhog.train(observer="quiet"), "observer is 'quiet', expected 'auto', None"),
     ],
 )
-def test_bad_input_names_what_is_wrong_and_the_way_out(
-    asked: Asked, call: Any, message: str
-) -> None:
+def test_bad_input_names_the_error_and_the_way_out(asked: Asked, call: Any, message: str) -> None:
     with pytest.raises(mlxhog.ConfigError, match=message):
         call()
     assert not asked
@@ -98,7 +96,7 @@ def test_bad_input_names_what_is_wrong_and_the_way_out(
 
 @pytest.fixture
 def stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str]:
-    """Makes a run with these options, of which some were left to "auto"; returns its name."""
+    """Makes a run with these options, some of them "auto"; returns its name."""
     monkeypatch.chdir(tmp_path)
 
     def make(*automatic: str, **options: Any) -> str:
@@ -111,14 +109,14 @@ def stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str
 
 
 def resumed(name: str, **options: object) -> TrainConfig:
-    """The options with which such a run goes on."""
+    """The options with which such a run resumes."""
     return configured([written_in("train()", {"resume": name, **options})])
 
 
 SYNC = {"strategy": "sync", "sync_shares": "speed", "lr": 0.00424, "beta1": 0.75}
 
 
-def test_a_run_that_averages_goes_on_lock_free(stored: Callable[..., str]) -> None:
+def test_a_run_that_averages_resumes_lock_free(stored: Callable[..., str]) -> None:
     name = stored("lr", "beta1", **SYNC, workers="2")
     config = resumed(name, strategy="hogwild", max_workers=4)
     assert config.strategy == Hogwild()
@@ -141,7 +139,7 @@ def test_a_run_that_averages_goes_on_lock_free(stored: Callable[..., str]) -> No
         ({"eval_tokens": 512}, {"steps_per_eval": None}, ["eval_tokens"]),
     ],
 )
-def test_a_run_goes_on_without_the_options_that_another_choice_does_not_take(
+def test_a_run_resumes_without_the_options_that_another_choice_does_not_take(
     stored: Callable[..., str],
     options: dict[str, Any],
     changes: dict[str, Any],
@@ -155,7 +153,7 @@ def test_a_run_goes_on_without_the_options_that_another_choice_does_not_take(
 
 
 def value_of(config: TrainConfig, name: str) -> object:
-    """An option of a run, or a number of its strategy; the default where the strategy lacks it."""
+    """An option of a run, or a number of its strategy; the default if the strategy lacks it."""
     if name not in STRATEGIES.numbers():
         return getattr(config, name)
     return getattr(config.strategy, name, STRATEGIES.numbers()[name].option.default)
@@ -186,7 +184,7 @@ def test_another_optimizer_begins_with_its_defaults_and_the_same_one_keeps_its_n
         resumed(name, optimizer="sgd", eps=0.2)
 
 
-def test_a_run_of_old_goes_on_without_an_option_that_did_nothing(
+def test_an_old_run_resumes_without_an_option_that_had_no_effect(
     stored: Callable[..., str],
 ) -> None:
     name = stored(optimizer="adamw")
@@ -208,7 +206,7 @@ def test_a_run_of_old_goes_on_without_an_option_that_did_nothing(
         ({"strategy": "hogwild", "lr": 0.1}, 0.1, None),
     ],
 )
-def test_what_was_left_to_auto_is_decided_anew_where_the_run_is_another(
+def test_automatic_options_are_decided_again_if_the_run_changes(
     stored: Callable[..., str], changes: dict[str, Any], lr: float | None, beta1: float | None
 ) -> None:
     config = resumed(stored("lr", "beta1", **SYNC, workers="2"), **changes)
@@ -223,7 +221,7 @@ def test_a_step_size_that_was_given_stays_but_with_another_optimizer(
     config = resumed(name, strategy="hogwild", workers=4)
     assert (config.lr, config.optimizer) == (0.00424, Muon())
     assert resumed(name, optimizer="adamw", reset_optimizer=True).lr is None
-    config = resumed(stored(**SYNC), strategy="hogwild")  # and of old, nobody knows
+    config = resumed(stored(**SYNC), strategy="hogwild")  # unknown in old runs
     assert (config.lr, config.optimizer) == (0.00424, Muon(beta1=0.75))
 
 
@@ -235,7 +233,7 @@ def test_a_run_whose_workers_were_not_measured_keeps_nothing_of_the_guess(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_with_its_own_options(
+def test_a_run_resumes_with_its_own_options(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = small_config(tmp_path, steps=4)

@@ -72,10 +72,10 @@ def test_a_simulation_without_staleness_is_serial_and_resumes_as_if_it_had_not_s
     ],
     ids=lambda options: str(options["strategy"]),
 )
-def test_a_killed_worker_stops_nobody_and_the_run_reaches_its_last_step(
+def test_a_killed_worker_stops_no_other_and_the_run_reaches_its_last_step(
     tmp_path: Path, options: dict[str, object]
 ) -> None:
-    """Also one that holds the lock: which it does all the time under `locked`."""
+    """Even one that holds the lock, as it always does under `locked`."""
     result = train_and_kill_twice(
         small_config(tmp_path, **{"workers": TWO, "steps": 200, **options})
     )
@@ -122,7 +122,7 @@ def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_o
     assert slow.rate_share > 1.3 * slow.tokens / result.tokens
 
 
-def test_whom_the_others_wait_for_at_the_gate_is_named(tmp_path: Path) -> None:
+def test_the_slow_worker_at_the_gate_is_named(tmp_path: Path) -> None:
     messages: list[str] = []
     config = small_config(
         tmp_path, strategy="ssp", slack=0, slack_notice=0.05, workers=TWO, slow="1=60", steps=8
@@ -131,7 +131,7 @@ def test_whom_the_others_wait_for_at_the_gate_is_named(tmp_path: Path) -> None:
     assert any(message.startswith("worker 2 is slow: after") for message in messages)
 
 
-def test_a_server_goes_on_from_a_checkpoint_with_its_optimizer_state(tmp_path: Path) -> None:
+def test_a_server_resumes_from_a_checkpoint_with_its_optimizer_state(tmp_path: Path) -> None:
     common = {"schedule": "constant", "warmup": 0, "strategy": "async_ps"}
     whole = train(small_config(tmp_path, steps=30, **common))
     first = train(small_config(tmp_path, steps=13, **common))
@@ -142,7 +142,7 @@ def test_a_server_goes_on_from_a_checkpoint_with_its_optimizer_state(tmp_path: P
 
 
 def ended_ahead(config: TrainConfig) -> Result:
-    """A run whose last steps counted on each other; in some, one worker is alone in the end."""
+    """A run whose last steps include corrections; in some, one worker is alone at the end."""
     while True:
         result = train(config)
         assert (result.status, result.lost_update_rate) == ("done", 0.0)
@@ -151,7 +151,7 @@ def ended_ahead(config: TrainConfig) -> Result:
             return result
 
 
-def test_what_was_added_in_advance_is_as_much_with_other_workers(tmp_path: Path) -> None:
+def test_updates_added_in_advance_keep_their_sum_with_other_workers(tmp_path: Path) -> None:
     common = {"strategy": "hogwild", "delay_feedback": True}
     first = ended_ahead(small_config(tmp_path, workers=TWO, steps=60, **common))
     saved = checkpoint.load(Path(str(first.checkpoint))).optimizer
@@ -173,7 +173,7 @@ def test_what_was_added_in_advance_is_as_much_with_other_workers(tmp_path: Path)
 @pytest.mark.parametrize(
     "changes", [{"delay_feedback": False}, {"delay_feedback": True, "reset_optimizer": True}]
 )
-def test_what_was_added_in_advance_is_taken_back_where_nobody_else_would(
+def test_updates_added_in_advance_are_undone_if_no_worker_will_undo_them(
     tmp_path: Path, changes: dict[str, bool]
 ) -> None:
     first = ended_ahead(small_config(tmp_path, workers=TWO, steps=60, delay_feedback=True))
@@ -189,7 +189,7 @@ def test_what_was_added_in_advance_is_taken_back_where_nobody_else_would(
         assert ahead > 0
 
 
-def test_what_only_one_strategy_has_chooses_it(tmp_path: Path) -> None:
+def test_an_option_of_one_strategy_chooses_it(tmp_path: Path) -> None:
     options = {"slack": 2, "backup_workers": 1, "sim_staleness": "fixed:3", "lock_scope": "apply"}
     chosen = [
         strategy_name(small_config(tmp_path, strategy="auto", **{name: value}))

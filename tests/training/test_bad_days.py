@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 
 def flags(config: TrainConfig) -> list[str]:
-    """The words that make this configuration."""
+    """The command-line words for this configuration."""
     changed = [
         (to_flag(name), spec.spell(getattr(config, name)))
         for name, spec in options(TrainConfig).items()
@@ -40,7 +40,7 @@ def flags(config: TrainConfig) -> list[str]:
 
 
 class Command:
-    """`mlxhog train --json` in a child, with workers that can be watched."""
+    """`mlxhog train --json` in a child process, with its workers' ids."""
 
     def __init__(self, config: TrainConfig) -> None:
         self.runs = Path(config.out)
@@ -56,12 +56,12 @@ class Command:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """End it, whatever the test has seen; its workers follow."""
+        """End it, in success or failure; its workers follow."""
         self.process.kill()
         self.process.wait()
 
     def train(self) -> None:
-        """Wait until steps are taken."""
+        """Wait until the run has taken steps."""
         wait_until(lambda: any(self.runs.glob("*/metrics.jsonl")), 90, "a training run")
         self.workers = workers_of(self.process.pid)
 
@@ -141,7 +141,7 @@ def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
 
 
 def full_disk_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let checkpoints fail as on a full disk, after some that succeed."""
+    """Let checkpoints fail as on a full disk, after a number that succeed."""
     real, left = checkpoints.save, [saves]
 
     def save(*arguments: object) -> Path:
@@ -170,7 +170,7 @@ def test_a_full_disk_at_the_end_loses_no_result_and_no_earlier_checkpoint(
     assert checkpoint.load(checkpoint.latest(run.Run(Path(first.run)))).step == 5
 
 
-def test_a_full_disk_while_training_is_told_and_training_goes_on(
+def test_a_full_disk_during_training_is_reported_and_training_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full_disk_after(1, monkeypatch)
@@ -183,7 +183,7 @@ def test_a_full_disk_while_training_is_told_and_training_goes_on(
     config = small_config(tmp_path, steps=100, save_every=20)
     result = train(config, observer=lambda p: messages.append(p.message or ""))
     assert (result.status, result.steps) == ("unsaved", 100)
-    assert any(m.endswith("training goes on") for m in messages)
+    assert any(m.endswith("training continues") for m in messages)
     assert result.checkpoint is not None
     checkpoint.load(Path(result.checkpoint))
 
@@ -194,7 +194,7 @@ def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path: Path) -> None:
             if progress.step and worker.state == "running" and alive(worker.pid):
                 os.kill(worker.pid, signal.SIGKILL)
 
-    with pytest.raises(WorkerFailed, match="go on with mlxhog train --resume"):
+    with pytest.raises(WorkerFailed, match="resume with mlxhog train --resume"):
         train(small_config(tmp_path, steps=100_000, restarts=0), observer=kill)
     (listed,) = run.list_runs(tmp_path / "runs")
     assert checkpoint.load(checkpoint.latest(listed)).step > 0
@@ -222,7 +222,7 @@ def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(
     result = train(config, observer=lambda p: messages.append(p.message or ""))
     assert result.status == "done"
     assert result.checkpoint is not None
-    assert (result.val_bits_per_byte, result.sample) == (None, None)  # nobody is left to ask
+    assert (result.val_bits_per_byte, result.sample) == (None, None)  # no worker is left
     assert any("was still in phase" in message for message in messages)
 
 
@@ -238,7 +238,7 @@ def test_parameters_that_are_not_finite_end_the_run_as_diverged(
     assert "lower --lr" in str(result.error)
 
 
-def test_a_second_command_on_a_run_is_refused_and_the_first_goes_on(
+def test_a_second_command_on_a_run_is_refused_and_the_first_continues(
     tmp_path: Path,
 ) -> None:
     first = train(small_config(tmp_path, steps=2))
@@ -286,7 +286,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_named_and_work
         file.write_bytes(whole)
 
 
-def test_a_run_goes_on_from_an_earlier_checkpoint(tmp_path: Path) -> None:
+def test_a_run_resumes_from_an_earlier_checkpoint(tmp_path: Path) -> None:
     first = train(small_config(tmp_path, steps=3))
     second = train(small_config(tmp_path, steps=3, resume=first.run))
     again = train(small_config(tmp_path, steps=3, resume=str(first.checkpoint)))

@@ -16,7 +16,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Progress, Result
 from mlxhog.training import choose_strategy, worker
-from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, Choice, by_likelihood, choose
+from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, by_likelihood, choose
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
@@ -90,7 +90,7 @@ def test_a_tenth_of_a_budget_of_time_is_measured_at_most() -> None:
 
 
 def test_the_line_of_a_run_that_is_not_measured_says_what_it_would_have_cost() -> None:
-    line = str(choose_strategy.Unmeasured("sync", gradient_s=7.0, budget_s=20.0))
+    line = str(choose_strategy.UnmeasuredStrategy("sync", gradient_s=7.0, budget_s=20.0))
     assert line.startswith("strategy sync, shares by speed, not measured: 2 gradients of a worker")
     assert "about 14 s, are over 10% of 20 s" in line
 
@@ -99,7 +99,7 @@ def test_the_line_of_a_run_that_is_not_measured_says_what_it_would_have_cost() -
 
 
 class Messages:
-    """An observer that keeps what a run says, and acts once while workers are measured."""
+    """An observer that keeps a run's messages, and acts once while workers are measured."""
 
     def __init__(self, act: int | None = None) -> None:
         self.texts: list[str] = []
@@ -120,7 +120,7 @@ class Messages:
 
 
 def stored(result: Result) -> tuple[str, str]:
-    """Strategy and shares, as the run's configuration has them."""
+    """Strategy and shares in the run's configuration."""
     values = yaml.safe_load((Path(result.run) / "config.yaml").read_text())
     strategy = values["strategy"]
     if strategy == "auto":
@@ -129,20 +129,21 @@ def stored(result: Result) -> tuple[str, str]:
 
 
 def starts(result: Result) -> list[int]:
-    """How often each worker has started a framework, by its log."""
+    """Number of starts of each worker's framework, by its log."""
     logs = sorted((Path(result.run) / "logs").glob("worker-*.log"))
     return [log.read_text().count("micro-batch") for log in logs]
 
 
 @pytest.fixture
 def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Makes the choice: its last name, whatever was measured."""
+    """Forces the choice: the last name, regardless of the measurement."""
     names: list[str] = []
 
-    def choose(seconds: list[list[float]], sequences: int) -> Choice:
+    def choose(seconds: list[list[float]], sequences: int) -> choose_strategy.MeasuredStrategy:
         assert all(min(times) > 0 and len(times) >= choose_strategy.LEAST for times in seconds)
         means = tuple(times[0] for times in seconds)
-        return Choice(names[-1], GAINS[names[-1]], means, tuple(0.0 for _ in means))
+        deviations = tuple(0.0 for _ in means)
+        return choose_strategy.MeasuredStrategy(names[-1], GAINS[names[-1]], means, deviations)
 
     monkeypatch.setattr(choose_strategy, "choose", choose)
     monkeypatch.setattr(worker, "main", measure_briefly)
@@ -150,7 +151,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def measure_briefly(job: Job) -> None:
-    """What a worker of these runs does: the same in less time. Children import it."""
+    """A worker that measures for less time. Children import it."""
     for name in ("MEASURE_S", "LONGEST_S"):
         setattr(choose_strategy, name, 0.1)
     worker.main(job)
@@ -160,7 +161,7 @@ def measure_briefly(job: Job) -> None:
 @pytest.mark.parametrize(
     ("likely", "name"), [("sync", "sync"), ("sync", "hogwild"), ("hogwild", "sync")]
 )
-def test_the_choice_trains_says_why_and_is_what_a_resumed_run_goes_on_with(
+def test_the_chosen_strategy_trains_names_its_reason_and_is_kept_by_a_resume(
     tmp_path: Path, chosen: list[str], monkeypatch: pytest.MonkeyPatch, likely: str, name: str
 ) -> None:
     both = (ROUNDS, LOCK_FREE) if likely == "sync" else (LOCK_FREE, ROUNDS)
@@ -183,7 +184,7 @@ def test_the_choice_trains_says_why_and_is_what_a_resumed_run_goes_on_with(
 
 
 def without_time_to_measure(job: Job) -> None:
-    """What a worker does where gradients take longer than may be measured. Children import it."""
+    """A worker whose gradients take longer than the time to measure. Children import it."""
     choose_strategy.SHARE = 1e-9  # type: ignore[misc]
     worker.main(job)
 
@@ -264,7 +265,7 @@ def test_a_run_interrupted_while_workers_are_measured_has_chosen_nothing(tmp_pat
 
 
 @pytest.mark.slow
-def test_a_run_from_before_strategies_were_chosen_goes_on_lock_free(
+def test_a_run_from_before_strategies_were_chosen_resumes_lock_free(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = train(small_config(tmp_path, workers="mlx:cpu*2"))

@@ -118,7 +118,7 @@ def train_and_kill_twice(config: TrainConfig) -> Result:
     """A killed worker is replaced, and the run reaches its last step."""
     result = Killer(kills=2).train(config)
     assert (result.status, result.restarts) == ("done", 2)
-    assert result.steps == config.steps  # exactly: a torn one counts, one given back is done again
+    assert result.steps == config.steps  # exact: a torn step counts, a returned one is repeated
     assert result.torn <= 2
     assert not shared_segments()
     return result
@@ -183,7 +183,7 @@ def test_a_death_changes_no_bit_of_a_run_in_which_the_order_is_fixed(
 
 
 def counts(result: Result) -> tuple[object, ...]:
-    """What the checkpoint counts: exact, whoever died."""
+    """The counts of the checkpoint, exact after any death."""
     state = checkpoint.load(Path(str(result.checkpoint))).state
     position = {**state["ledger"], "torn": 0}
     return position, state["version"], state["opt_steps"], state["left"]["steps"], state["course"]
@@ -230,7 +230,7 @@ class Deadly(Supervisor):
     ],
     ids=lambda options: " ".join(map(str, options.values())) or "hogwild",
 )
-def test_a_run_whose_workers_all_die_together_goes_on_to_its_last_step(
+def test_a_run_whose_workers_all_die_together_reaches_its_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
 ) -> None:
     monkeypatch.setattr(Deadly, "at", {"step"}, raising=False)
@@ -245,7 +245,7 @@ def test_a_run_whose_workers_all_die_together_goes_on_to_its_last_step(
 
 
 @pytest.mark.parametrize(("strategy", "steps"), [("sync", 60), ("avg_runs", 100)])
-def test_workers_that_die_whatever_they_are_told_cost_no_step_and_no_evaluation(
+def test_workers_that_die_at_every_command_cost_no_step_and_no_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, steps: int
 ) -> None:
     moments = {"pause", Command.REST, Command.EVALUATE, Command.SAMPLE}
@@ -346,7 +346,7 @@ UNBORN = re.compile(
     rb"Traceback [^\n]*\n(  [^\n]*\n)*?  [^\n]*spawn.py[^\n]*in spawn_main\n(  [^\n]*\n)*"
     rb"EOFError: Ran out of input\n"
 )
-"""What Python says in a new process whose parent was killed before it could hand anything over."""
+"""Python's error in a new process whose parent was killed before it sent its data."""
 
 
 def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(

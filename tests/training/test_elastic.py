@@ -33,7 +33,7 @@ def tickets(result: Result) -> tuple[int, dict[str, Any]]:
 
 
 def works(slot: int, steps: int = 1) -> Any:
-    """Whether the worker of a slot trains, and has taken so many steps."""
+    """Whether the worker of a slot trains, and has taken at least n steps."""
 
     def condition(workers: dict[int, Any]) -> bool:
         one = workers.get(slot, {"state": "", "steps": 0})
@@ -66,7 +66,7 @@ def test_a_worker_that_joins_takes_batches_of_the_same_ledger(tmp_path):
 
 
 @pytest.mark.slow
-def test_a_budget_in_steps_is_met_exactly_whoever_joins_leaves_and_dies(tmp_path):
+def test_a_budget_in_steps_is_met_exactly_while_workers_join_leave_and_die(tmp_path):
     config = small_config(tmp_path, workers="mlx:cpu*2", steps=1000, lr_workers="sqrt")
 
     def disturb(directory: Path) -> None:
@@ -149,7 +149,7 @@ def test_workers_of_shared_moments_who_look_ahead_take_others_in(tmp_path, worke
 
 
 @pytest.mark.slow
-def test_what_cannot_join_is_refused_and_training_goes_on(tmp_path, capsys):
+def test_workers_that_cannot_join_are_refused_and_training_continues(tmp_path, capsys):
     config = endless(tmp_path, workers="mlx:cpu*2")
 
     def refused(directory: Path) -> None:
@@ -190,7 +190,7 @@ def test_a_strategy_that_counts_on_its_workers_refuses(tmp_path):
 
 
 @pytest.mark.slow
-def test_what_would_be_lost_keeps_a_worker_from_leaving(tmp_path):
+def test_a_worker_with_unwritten_updates_cannot_leave(tmp_path):
     def join(directory: Path) -> None:
         ask(directory, "join", workers="mlx:cpu")
         until(directory, works(2))
@@ -213,7 +213,7 @@ def test_what_would_be_lost_keeps_a_worker_from_leaving(tmp_path):
         ({"strategy": "hogwild", "blocks": "disjoint"}, "divides the model's blocks"),
     ],
 )
-def test_only_workers_that_wait_for_nobody_are_elastic(tmp_path, options, fixed):
+def test_only_workers_that_do_not_wait_for_others_are_elastic(tmp_path, options, fixed):
     workers = "mlx:cpu" if options["strategy"] == "serial" else "mlx:cpu*2"
     run_plan = make_plan(small_config(tmp_path, workers=workers, **options))
     assert run_plan.free_slots == (2 if fixed is None else 0)
@@ -254,7 +254,7 @@ def test_a_worker_that_joins_inherits_from_the_one_with_most_steps():
             arena.segment(f"m.{slot}")[...] = steps
             arena.segment(f"residual.{slot}")[...] = steps
             arena.segment(f"feedback.{slot}")[...] = steps
-        arena.segment("residual.3")[...] = 5.0  # of somebody who left
+        arena.segment("residual.3")[...] = 5.0  # of a worker that left
         requests.inherit(arena, 3, ("m", "residual", "feedback"))
         assert arena.workers.entry(3).opt_step == 9
         assert (arena.segment("m.3") == 9.0).all()

@@ -1,4 +1,4 @@
-"""A run ends in the time it was given, with its evaluation, a checkpoint and a sample."""
+"""A run ends within its budget of time, with its evaluation, a checkpoint and a sample."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.report.metrics import Activity, Progress
 from mlxhog.training import checkpoints, trainer, worker
 from mlxhog.training.deadlines import Deadlines
-from mlxhog.training.evaluation import HeldOutTexts, Score, TextJobs
+from mlxhog.training.evaluation import HeldOutScore, HeldOutTexts, TextJobs
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan
@@ -74,7 +74,7 @@ def that_is_killed_in_the_larger_score(job: Job) -> None:
     """A worker that is killed when it begins the larger score. Children import it."""
     score = HeldOutTexts.score
 
-    def killed(texts: HeldOutTexts, backend: Backend, place: int) -> Score:
+    def killed(texts: HeldOutTexts, backend: Backend, place: int) -> HeldOutScore:
         if place >= texts.part.n_batches:
             os.kill(os.getpid(), signal.SIGKILL)
         return score(texts, backend, place)
@@ -110,7 +110,7 @@ def test_a_slow_start_shortens_a_training_unless_it_is_to_have_the_whole_time() 
 
 
 class Messages(list[str]):
-    """An observer that keeps what a run says."""
+    """An observer that keeps a run's messages."""
 
     def __call__(self, progress: Progress) -> None:
         if progress.message is not None:
@@ -141,7 +141,7 @@ def test_a_run_whose_start_took_much_of_its_time_says_how_much_and_what_is_left(
 
 
 class TimeIsOver(Deadlines):
-    """Deadlines of a run whose end took longer than was left for it."""
+    """Deadlines of a run whose end took longer than its remaining time."""
 
     def _rest_s(self) -> float:
         return -5.0
@@ -165,7 +165,7 @@ def test_another_worker_writes_the_sample_where_one_dies_over_it(
 ) -> None:
     killed: list[int] = []
 
-    def kill_whoever_samples(progress: Progress) -> None:
+    def kill_the_sampling_worker(progress: Progress) -> None:
         if progress.doing is not None and progress.doing.activity == Activity.SAMPLING:
             killed[len(killed) :] = [] if killed else [progress.workers[0].pid]
             monkeypatch.setattr(worker, "main", plain)
@@ -175,7 +175,7 @@ def test_another_worker_writes_the_sample_where_one_dies_over_it(
     plain = worker.main
     monkeypatch.setattr(worker, "main", that_never_ends_a_sample)
     config = small_config(tmp_path, steps=4, sample_every="1h")
-    result = train(config, observer=kill_whoever_samples)
+    result = train(config, observer=kill_the_sampling_worker)
     assert killed
     assert result.sample is not None
     assert result.sample.startswith("The ")
@@ -249,7 +249,7 @@ def test_a_training_leaves_time_for_the_last_evaluation_which_has_it_however_lat
 
 
 @pytest.mark.slow
-def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_given_back(
+def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "GRACE_S", 0.5)
@@ -277,7 +277,7 @@ def test_a_step_that_goes_on_when_the_time_is_over_is_abandoned_and_its_batch_gi
     state = checkpoint.load(Path(result.checkpoint)).state
     ledger = state["ledger"]
     tickets = ledger["epoch"] * ledger["n"] + ledger["watermark"] + len(ledger["done"])
-    # One that was stopped amid its write counts as torn, which a kill there always does.
+    # A worker that was stopped amid its write counts as torn, as after a kill there.
     assert result.steps <= tickets <= result.steps + 1
     assert state["over"] is True
 

@@ -1,4 +1,4 @@
-"""The final evaluation: every batch of the held-out text once, whoever dies, or what fits."""
+"""The final evaluation: every batch once, or as many as there is time for, despite deaths."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,12 +18,12 @@ from mlxhog.errors import WorkerFailed
 from mlxhog.files.quantities import Interval
 from mlxhog.training import evaluation
 from mlxhog.training.deadlines import Deadlines
-from mlxhog.training.evaluation import HeldOutText, HeldOutTexts, Score, Scores, spread
+from mlxhog.training.evaluation import HeldOutScore, HeldOutText, HeldOutTexts, ScoreTable, spread
 from mlxhog.training.final_evaluation import FinalEvaluation
 from mlxhog.training.held_out_watch import HeldOutWatch
 
 BATCHES = 4
-ONE = Score(nats=2.0, n_bytes=3, tokens=4, share=1 / BATCHES)
+ONE = HeldOutScore(nats=2.0, n_bytes=3, tokens=4, share=1 / BATCHES)
 
 
 class Worker:
@@ -50,9 +50,9 @@ class Worker:
         of_run: Any = SimpleNamespace(val=Path(), asked_bytes=1)
         ring: Any = SimpleNamespace(append=None)  # nothing of the final evaluation goes there
         self.jobs = evaluation.TextJobs(of_run, job, context, ring)
-        self.scores = Scores(self.memory)
+        self.scores = ScoreTable(self.memory)
 
-    def _score(self, backend: object, place: int) -> Score:
+    def _score(self, backend: object, place: int) -> HeldOutScore:
         self.scored.append(place)
         self.meanwhile()
         return ONE
@@ -60,7 +60,7 @@ class Worker:
     def begin(
         self, round_: int, *, first: int | None = None, until_ns: int = 0, end: int = BATCHES
     ) -> None:
-        """Do what the supervisor does."""
+        """Begin a round, as the supervisor does."""
         self.counters.store("side_until_ns", until_ns)
         self.counters.store("eval_first", round_ if first is None else first)
         self.counters.store("eval_end", end)
@@ -76,14 +76,14 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
 def test_every_batch_is_scored_once_and_the_sums_lie_in_the_arena(worker: Worker) -> None:
     worker.begin(1)
     worker.jobs.evaluate_rest()
-    worker.jobs.evaluate_rest()  # asked again, it has nothing left to do
+    worker.jobs.evaluate_rest()  # a second call has nothing left to do
     assert sorted(worker.scored) == [0, 1, 2, 3]
-    assert worker.scores.total(first=1) == Score(nats=8.0, n_bytes=12, tokens=16, share=1.0)
+    assert worker.scores.total(first=1) == HeldOutScore(nats=8.0, n_bytes=12, tokens=16, share=1.0)
 
 
 def test_batches_of_a_dead_worker_are_shared_out_anew_and_the_others_kept(worker: Worker) -> None:
     worker.begin(1)
-    worker.counters.add("eval_next", 1)  # whoever took the first batch died with it
+    worker.counters.add("eval_next", 1)  # the worker with the first batch died
     worker.jobs.evaluate_rest()
     assert worker.scores.total(first=1).share == 0.75
     worker.begin(2, first=1)
@@ -108,7 +108,7 @@ def test_an_evaluation_of_other_parameters_begins_at_nothing(worker: Worker) -> 
     worker.begin(1)
     worker.jobs.evaluate_rest()
     worker.begin(2)
-    assert worker.scores.total(first=2) == Score(nats=0.0, n_bytes=0, tokens=0, share=0.0)
+    assert worker.scores.total(first=2) == HeldOutScore(nats=0.0, n_bytes=0, tokens=0, share=0.0)
     worker.jobs.evaluate_rest()
     assert worker.scores.total(first=2).share == 1.0
 
@@ -146,13 +146,13 @@ def test_an_evaluation_that_training_has_ended_before_is_not_taken_up_beside_the
 
 
 class Supervising:
-    """The final evaluation of a run whose workers do what a test says; two batches are the part."""
+    """The final evaluation of a run with scripted workers; the part has two batches."""
 
     def __init__(self, *happens: Callable[[], None]) -> None:
         self.events, self.messages = list[str](), list[str]()
         self.counters = Counters(np.zeros(LINE * len(NAMES), np.uint8))
         memory = np.zeros(LINE * BATCHES, np.uint8)
-        self.scores, self.has_workers, self._happens = Scores(memory), True, iter(happens)
+        self.scores, self.has_workers, self._happens = ScoreTable(memory), True, iter(happens)
         supervisor = SimpleNamespace(
             command=lambda command: self.events.append(command.name),
             has_workers=lambda: self.has_workers,
@@ -185,7 +185,7 @@ class Supervising:
             self.scores.put(place, 1, replace(ONE, n_bytes=3 + place))
 
 
-def test_what_training_has_evaluated_is_taken_in_before_the_final_evaluation_begins() -> None:
+def test_an_evaluation_of_training_is_taken_in_before_the_final_one_begins() -> None:
     run = Supervising()
     assert run.events == ["drain", "EVALUATE"]
     assert run.counters.load("eval_end") == BATCHES
@@ -246,7 +246,7 @@ def test_an_evaluation_that_does_not_score_all_of_its_text_has_no_score(
     answers = iter([False, False, True])
     assert text.score_whole(backend, lambda: next(answers)) is None  # type: ignore[arg-type]
     whole = text.score_whole(backend, lambda: False)  # type: ignore[arg-type]
-    assert whole == Score(nats=6.0, n_bytes=9, tokens=12, share=1.0)
+    assert whole == HeldOutScore(nats=6.0, n_bytes=9, tokens=12, share=1.0)
 
 
 def test_a_round_of_the_fixed_part_alone_leaves_the_other_batches(worker: Worker) -> None:

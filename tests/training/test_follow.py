@@ -42,7 +42,7 @@ def segments(directory: Path) -> list[StreamSegment]:
 
 
 def rows(directory: Path) -> list[bytes]:
-    """The text of every row that was published, in order; BOS has none."""
+    """The text of every published row, in order; BOS has no text."""
     text = []
     for segment in segments(directory):
         at = 0
@@ -69,7 +69,7 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 class Following(Client):
-    """Acts beside a run that follows, also before it has taken a step; notes its messages."""
+    """Acts on a run that follows, even before its first step; keeps its messages."""
 
     def __init__(self, config: TrainConfig, act: Callable[[Path], object]) -> None:
         super().__init__(config, act, steps=0)

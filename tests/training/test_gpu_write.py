@@ -1,4 +1,4 @@
-"""Steps through Metal kernels: who adds them, what that promises, and that every output says so.
+"""Steps through Metal kernels: their choice, their promises, and their mention in every output.
 
 No Mac is needed: `metal-emulated` runs the project's Metal source on the CPU.
 """
@@ -36,7 +36,7 @@ def run(tmp_path: Path, **options: object) -> Result:
     return train(small_config(tmp_path, **options))
 
 
-# -- what a run through Metal source promises ------------------------------------------------------
+# -- promises of a run through Metal source --------------------------------------------------------
 
 
 @pytest.mark.parametrize("workers", ["mlx:cpu", "torch:cpu"])
@@ -119,7 +119,7 @@ def test_every_output_says_that_steps_were_emulated(tmp_path: Path) -> None:
     assert "gpu-write metal-emulated: Metal source ran on the CPU" in summary(result)
 
 
-def test_a_run_goes_on_saying_that_its_first_steps_were_emulated(tmp_path: Path) -> None:
+def test_a_resumed_run_still_says_that_its_first_steps_were_emulated(tmp_path: Path) -> None:
     first = train(small_config(tmp_path, workers="mlx:cpu", steps=5, **EMULATED))
     result = train(small_config(tmp_path, workers="mlx:cpu", steps=5, resume=first.run))
     assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", True)
@@ -135,7 +135,7 @@ def test_a_run_of_native_steps_says_so_too(tmp_path: Path) -> None:
     assert "gpu-write" not in line(reports[-1])
 
 
-# -- what each choice means ------------------------------------------------------------------------
+# -- the meaning of each choice --------------------------------------------------------------------
 
 
 class Doctor:
@@ -191,7 +191,7 @@ def test_a_choice_of_writers_has_one_meaning(
         ("mlx:gpu mlx:cpu", GOOD, {}, "CPU workers add to the same parameters"),
         ("mlx:gpu", BAD, {}, "lost 3 of 9 adds here"),
         ("mlx:cpu", GOOD, {}, "no worker of this run uses a GPU"),
-        ("mlx:gpu", GOOD, {"write": "lossless"}, "write=lossless was asked for"),
+        ("mlx:gpu", GOOD, {"write": "lossless"}, "write=lossless was requested"),
     ],
 )
 def test_auto_falls_back_to_the_cpu_and_says_why(

@@ -1,4 +1,4 @@
-"""Every held-out number of a run is of the same text, whatever time or speed it had."""
+"""Every held-out score of a run is of the same text, regardless of its time or speed."""
 
 from __future__ import annotations
 
@@ -120,8 +120,8 @@ def test_a_resumed_run_keeps_its_text_whatever_its_budget_and_one_of_0_2_gets_th
 def test_a_score_of_less_text_than_the_fixed_part_is_not_called_the_larger_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def little(self: FinalEvaluation) -> evaluation.Score:
-        return evaluation.Score(nats=700.0, n_bytes=100, tokens=100, share=0.1)
+    def little(self: FinalEvaluation) -> evaluation.HeldOutScore:
+        return evaluation.HeldOutScore(nats=700.0, n_bytes=100, tokens=100, share=0.1)
 
     options = {"data": texts(tmp_path), "steps": 2, "eval_every": "1h", "eval_tokens": 2000}
     whole = train(small_config(tmp_path, **options))

@@ -1,4 +1,4 @@
-"""Held-out evaluations while training: the best, its checkpoint, and the ends they bring."""
+"""Held-out evaluations during training: the best, its checkpoint, and early stopping."""
 
 from __future__ import annotations
 
@@ -118,7 +118,7 @@ def test_the_best_checkpoint_is_found_by_name_and_path_and_generates(
 
 
 @pytest.mark.slow
-def test_a_run_goes_on_from_its_best_and_a_finished_one_asks_for_a_budget(
+def test_a_run_resumes_from_its_best_and_a_finished_one_asks_for_a_budget(
     patient: tuple[Path, Result, list[str]],
 ) -> None:
     folder, result, _ = patient

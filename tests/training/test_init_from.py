@@ -1,4 +1,4 @@
-"""A run that begins with the weights of a checkpoint: which, of what, and what is refused."""
+"""A run that begins with the weights of a checkpoint: kept and new rows, and refusals."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def tuned(before: tuple[Path, Result], **options: Any) -> TrainConfig:
 
 
 def first_parameters(plan: Plan) -> dict[str, Any]:
-    """What a run with this plan begins with."""
+    """The initial parameters of a run with this plan."""
     with Arena.create(plan.layout) as arena:
         restore(plan, arena, Ledger(arena))
         return {name: np.array(arena.param(name)) for name in arena.layout.slots}
@@ -71,7 +71,7 @@ def test_a_run_begins_with_the_weights_alone(before: tuple[Path, Result], by: st
     assert "(step 10)" in plan.notes[0]
 
 
-def test_the_run_says_what_it_began_with_and_goes_on_and_repeats_without_asking(
+def test_the_run_names_its_initial_weights_and_resumes_and_repeats_without_asking(
     before: tuple[Path, Result],
 ) -> None:
     _, first = before
@@ -154,7 +154,7 @@ def test_a_files_vocabulary_is_the_checkpoints_and_one_that_is_asked_for_is_refu
             make_plan(tuned(before, set="vocab_size=384", **options))
 
 
-def test_what_cannot_be_begun_with_is_refused_with_the_way_out(
+def test_unusable_checkpoints_and_models_are_refused_with_the_way_out(
     before: tuple[Path, Result],
 ) -> None:
     folder, first = before
@@ -172,7 +172,7 @@ def test_what_cannot_be_begun_with_is_refused_with_the_way_out(
     for options, error, message in refused:
         with pytest.raises(error, match=message):
             make_plan(tuned(before, **options))
-    # Whoever names the tokenizer takes its ids as they are.
+    # With a named tokenizer, its ids are taken as they are.
     plan = make_plan(tuned(before, init_from=str(bare), tokenizer="bytes"))
     assert plan.model.vocab_size == 320
 

@@ -1,4 +1,4 @@
-"""Which form of the model's operations workers use: chosen or refused before, told afterwards."""
+"""The form of the model's operations of workers: its choice, refusals, and reports."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
         ("mlx:cpu torch:cpu", UNTESTED, []),
     ],
 )
-def test_auto_says_what_became_of_a_gpu_where_that_is_worth_knowing(
+def test_auto_reports_its_choice_for_a_gpu_if_that_is_useful(
     backends: str, record: Verdicts, reasons: list[str]
 ) -> None:
     notes = resolved(backends, record).notes
@@ -151,7 +151,7 @@ def test_kernels_no_worker_can_run_are_refused_before_anything_is_started(tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
-def test_every_output_names_what_ran_and_not_what_was_asked_for(tmp_path: Path) -> None:
+def test_every_output_names_the_kernels_that_ran_and_not_the_requested_ones(tmp_path: Path) -> None:
     reports: list[Progress] = []
     result = train(small_config(tmp_path, steps=3), observer=reports.append)
     assert result.to_json()["kernels"] == "native"

@@ -77,7 +77,7 @@ def test_one_lock_free_worker_is_the_serial_run_bit_for_bit(tmp_path: Path) -> N
     assert identical(parameters(lock_free), parameters(serial))
 
 
-def test_moments_and_last_steps_of_all_workers_are_saved_and_go_on(tmp_path: Path) -> None:
+def test_moments_and_last_steps_of_all_workers_are_saved_and_restored(tmp_path: Path) -> None:
     common = {**MUON, "workers": "mlx:cpu*2"}
     first = train(small_config(tmp_path, steps=60, **common))
     saved = checkpoint.load(Path(str(first.checkpoint)))
@@ -134,7 +134,7 @@ def test_private_moments_that_were_those_of_all_have_seen_the_steps_of_all(tmp_p
 
 
 @pytest.mark.parametrize("more", [{}, {"async_after": 0.5}], ids=["hogwild", "async_after"])
-def test_last_steps_go_on_and_begin_anew_with_another_optimizer_state(
+def test_last_steps_are_restored_and_restart_with_another_optimizer_state(
     tmp_path: Path, more: dict[str, float]
 ) -> None:
     common = {**MUON, **more, "workers": "mlx:cpu*2", "steps": 20}
@@ -169,7 +169,7 @@ def test_the_moments_of_another_optimizer_are_refused_or_dropped_on_request(
     assert saved.state["opt_steps"] == {"1": 10}
 
 
-def test_a_run_of_adamw_goes_on_with_it_where_no_optimizer_is_named(tmp_path: Path) -> None:
+def test_a_run_of_adamw_resumes_with_it_if_no_optimizer_is_named(tmp_path: Path) -> None:
     first = train(small_config(tmp_path))
     resumed = {"resume": first.run, "steps": 10}
     assert (
@@ -183,7 +183,7 @@ def test_a_run_of_adamw_goes_on_with_it_where_no_optimizer_is_named(tmp_path: Pa
         make_plan(small_config(tmp_path, optimizer="muon", **resumed))
 
 
-def test_the_stored_configuration_says_what_was_left_to_the_model(tmp_path: Path) -> None:
+def test_the_stored_configuration_names_options_that_the_model_decided(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, optimizer="auto", lr=None))
     stored = yaml.safe_load((Path(result.run) / "config.yaml").read_text())
     assert stored["optimizer"] == Muon(beta1=0.9, nesterov=0.1).to_dict()
@@ -206,8 +206,8 @@ def test_several_workers_train_with_it(tmp_path: Path, strategy: str, workers: s
     assert all(np.isfinite(value).all() for value in parameters(result).values())
 
 
-def test_a_step_is_the_same_whoever_orthogonalises(tmp_path: Path) -> None:
-    """A worker's threads, or the workers of a round, each take matrices of their own."""
+def test_a_step_is_the_same_whichever_worker_orthogonalises(tmp_path: Path) -> None:
+    """Each thread of a worker, or each worker of a round, takes its own matrices."""
     common = {**MUON, "beta1": 0.9, "steps": 5, "orthogonalization_dtype": "float32"}
     one, two = (
         train(small_config(tmp_path, strategy="serial", threads=threads, batch_size=4, **common))
@@ -236,4 +236,4 @@ def test_a_model_without_hidden_matrices_trains_with_adamw_and_the_plan_says_so(
     resumed = small_config(tmp_path, **{**common, "optimizer": "muon", "resume": by_muon.run})
     assert make_plan(resumed).config.optimizer == AdamW(
         beta1=0.9
-    )  # the name of what it had is no obstacle
+    )  # the stored name of its optimizer is accepted

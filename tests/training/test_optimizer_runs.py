@@ -31,7 +31,7 @@ REFRESHED = {
 
 
 def arrays(result: Result) -> dict[str, np.ndarray]:
-    """The optimizer state a run ended with."""
+    """The final optimizer state of a run."""
     return dict(checkpoint.load(Path(str(result.checkpoint))).optimizer)
 
 
@@ -67,7 +67,7 @@ def test_lock_free_training_with_one_worker_is_serial_training(
 def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
     """As far as their gradients agree, to float32 rounding, which turns the sign of small ones.
 
-    A rule does not know whose gradient it gets: the one that turns most on small ones will do.
+    A rule does not depend on the gradient's backend, so the most sensitive rule suffices.
     """
     common = {**COMMON, "strategy": "serial", "steps": 4, "optimizer": "lion"}
     by_torch, by_mlx = (
@@ -147,7 +147,7 @@ def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(
     planned = make_plan(config)
     with Arena.create(planned.layout) as arena:
         start = restore(planned, arena, Ledger(arena))
-        assert any(f"those of {optimizer} lie in bases" in message for message in start.messages)
+        assert any(f"{optimizer} keeps them in a basis" in message for message in start.messages)
         for kind in planned.private_state:
             for slot in (1, 2, 3):
                 flat = arena.segment(f"{kind}.{slot}")

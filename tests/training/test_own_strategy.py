@@ -24,12 +24,12 @@ TWO = {"workers": "mlx:cpu*2", "plugin": str(FILE)}
 
 @pytest.fixture
 def own(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The file, which no other test knows of."""
+    """The module of the file, unknown to other tests."""
     monkeypatch.setattr(STRATEGIES, "_by_name", dict(STRATEGIES.known()))
     return plugins.load(FILE)
 
 
-def test_a_strategy_of_ones_own_keeps_what_its_class_says_it_has(
+def test_a_strategy_of_ones_own_keeps_the_options_that_its_class_declares(
     own: ModuleType, tmp_path: Path
 ) -> None:
     options = {**TWO, "strategy": "my_strategy", "optimizer": "sgd"}
@@ -45,7 +45,7 @@ def test_a_strategy_of_ones_own_keeps_what_its_class_says_it_has(
         small_config(tmp_path, determinism="record", **options)
 
 
-def test_a_strategy_that_nothing_runs_is_answered_with_what_is_missing(
+def test_a_strategy_without_a_runner_is_refused_with_the_missing_line(
     own: ModuleType, tmp_path: Path
 ) -> None:
     @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def test_a_strategy_that_nothing_runs_is_answered_with_what_is_missing(
 
 
 @pytest.mark.slow
-def test_a_strategy_of_ones_own_trains_with_two_workers_and_goes_on(
+def test_a_strategy_of_ones_own_trains_with_two_workers_and_resumes(
     own: ModuleType, tmp_path: Path
 ) -> None:
     first = train(small_config(tmp_path, steps=20, strategy="my_strategy(share=0.3)", **TWO))

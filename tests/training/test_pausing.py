@@ -1,4 +1,4 @@
-"""Workers pause for a checkpoint: how long they are waited for, and what is said if they do not."""
+"""Workers pause for a checkpoint: the longest wait, and the message if they do not."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlxhog.training import checkpoints, worker
 from mlxhog.training.checkpoints import PAUSE_S, Saver, pause_limit_s
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
-from mlxhog.training.session import Session
+from mlxhog.training.session import WorkerSession
 from tests.training.small import small_config
 
 
@@ -34,7 +34,7 @@ def arena() -> Any:
 
 
 class Busy:
-    """The workers of a run: they never hold still, and one evaluates for so many looks."""
+    """The workers of a run: they never hold still, and one evaluates for n looks."""
 
     def __init__(self, looks: int = 0) -> None:
         self.looks = looks
@@ -47,7 +47,7 @@ class Busy:
         return self.looks >= 0
 
 
-class Pausing(Session):
+class Pausing(WorkerSession):
     """A session of workers that do not pause; a wait for them takes no time."""
 
     def __init__(self, arena: Arena, supervisor: Any, interrupts: int = 0) -> None:
@@ -77,8 +77,8 @@ class Pausing(Session):
         pass
 
 
-def refusal(session: Session) -> str:
-    """What somebody reads who asks for a checkpoint."""
+def refusal(session: WorkerSession) -> str:
+    """The message of a refused checkpoint."""
     saver = Saver(session, *4 * [None])  # type: ignore[arg-type]
     with pytest.raises(Refused) as error:
         saver.save_while_training()
@@ -95,7 +95,7 @@ def test_slow_workers_have_the_time_of_their_steps_to_pause(arena: Arena) -> Non
     arena.workers.entry(2).state = State.FREE
     assert pause_limit_s(arena) == PAUSE_S
     session = Pausing(arena, Busy())
-    assert "did not finish the step in hand and pause within 10 s" in refusal(session)
+    assert "did not finish their step and pause within 10 s" in refusal(session)
     assert arena.counters.load("pause") == 0
 
 
@@ -138,6 +138,8 @@ def test_workers_that_wait_amid_a_step_for_one_that_evaluates_are_given_longer(
     assert session.limits_s == [1.0] * 4
 
 
-def test_who_asks_for_a_checkpoint_as_the_run_is_stopped_is_told_so(arena: Arena) -> None:
+def test_a_request_for_a_checkpoint_is_refused_while_the_run_ends(
+    arena: Arena,
+) -> None:
     session = Pausing(arena, Busy(), interrupts=1)
-    assert refusal(session) == "the run is ending, and saves a checkpoint when it does"
+    assert refusal(session) == "the run is ending and saves a checkpoint then"

@@ -1,4 +1,4 @@
-"""What `train --dry-run` says of a run, and warnings of text that is read too often."""
+"""The output of `train --dry-run`, and warnings of text that is read too often."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ WORDS = (
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model and a text; the machine has been measured by nobody."""
+    """A folder with a model and a text, on a machine that was never measured."""
     small_config(tmp_path)
     (tmp_path / "text" / "12.jsonl").write_text('{"content": "one more"}\n')
     (tmp_path / "text" / "pic.jpg").write_bytes(b"\0")
@@ -45,7 +45,7 @@ def said(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return capsys.readouterr().out
 
 
-def test_it_says_what_differs_and_what_is_read_and_what_it_takes(
+def test_it_names_changed_options_files_and_memory(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     known = json.loads(said(capsys, "--json"))
@@ -132,7 +132,7 @@ def test_epochs_count_the_batches_of_synchronous_rounds(here: Path) -> None:
     tickets = math.ceil(plan.epoch_tokens / plan.tokens_per_step)
     assert plan.budget.steps == math.ceil(6 * tickets / 1.5)  # a quarter of the steps takes 3
     assert preview.facts(plan, config)["epochs"] == pytest.approx(6.0, rel=0.01)
-    assert plan.strategy.mean_batches_per_step(went_async=True) == 1.0  # of a run that goes on
+    assert plan.strategy.mean_batches_per_step(went_async=True) == 1.0  # of a resumed run
     many = make_plan(replace(config, epochs=None, steps=plan.budget.steps))
     (warning,) = [note for note in many.notes if "times in this budget" in note]
     assert "is read 6" in warning
@@ -149,7 +149,9 @@ def test_epochs_count_the_batches_of_synchronous_rounds(here: Path) -> None:
         (Budget(), 50.0, None),
     ],
 )
-def test_a_budget_is_so_many_passes(budget: Budget, rate: float | None, read: float | None) -> None:
+def test_a_budget_is_counted_in_passes(
+    budget: Budget, rate: float | None, read: float | None
+) -> None:
     result = lengths.passes(budget, epoch_tokens=100, tokens_per_step=64, tokens_per_s=rate)
     assert result == read
     assert (lengths.warning(read, 100) is not None) == (
@@ -158,7 +160,7 @@ def test_a_budget_is_so_many_passes(budget: Budget, rate: float | None, read: fl
 
 
 class FastMonitor:
-    """Stands in for the monitor of a run that has read its text `times` times in half its time."""
+    """The monitor of a run that has read its text `times` times in half its time."""
 
     def __init__(self, epoch_tokens: int, times: float) -> None:
         self.budget, self.tokens = Budget(seconds=60), int(times * epoch_tokens)

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.slow
 
 
 def kill_the_first_worker(directory: Path) -> None:
-    """Kill it once both have taken some steps, and wait for steps of the one that replaces it."""
+    """Kill it once both have taken some steps, and wait for steps of its replacement."""
     workers = until(directory, lambda workers: all(workers[k]["steps"] > 20 for k in (1, 2)))
     pid, steps = workers[1]["pid"], workers[1]["steps"]
     os.kill(pid, signal.SIGKILL)
@@ -45,7 +45,7 @@ def kill_the_first_worker(directory: Path) -> None:
 
 @pytest.fixture(scope="module")
 def recorded(tmp_path_factory: pytest.TempPathFactory) -> Result:
-    """Two workers with moments of all; one was killed."""
+    """Two workers with shared moments; one was killed."""
     config = endless(
         tmp_path_factory.mktemp("recorded"), workers="mlx:cpu*2", determinism="record",
         optimizer="muon", strategy="auto",
@@ -57,7 +57,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Result:
 
 @pytest.fixture
 def copy(recorded: Result, tmp_path: Path) -> Path:
-    """The recorded run's folder, to be spoilt."""
+    """A copy of the recorded run's folder that tests may damage."""
     return Path(shutil.copytree(recorded.run, tmp_path / Path(recorded.run).name))
 
 
@@ -124,7 +124,7 @@ def header(directory: Path, **values: object) -> None:
         (lambda run: header(run, versions={"numpy": "1.0"}), EnvironmentLacks, r"numpy 1\.0"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_replayed_is_refused_with_the_reason(
+def test_a_run_that_cannot_be_replayed_is_refused_with_the_reason(
     copy: Path, spoil: Callable[[Path], object], error: type[Exception], message: str
 ) -> None:
     spoil(copy)
@@ -150,7 +150,7 @@ def test_a_log_that_is_cut_is_refused_before_anything_starts(copy: Path) -> None
         replay.replay(Run(copy))
 
 
-def test_a_recorded_run_goes_on_only_without_a_record_which_stays(
+def test_a_recorded_run_resumes_only_without_a_record_which_stays(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     more = ["train", "--resume", str(copy), "--steps", "5", "--quiet"]

@@ -1,4 +1,4 @@
-"""What a running run answers: it stops, saves, writes a sample, and refuses what it cannot do."""
+"""Requests to a run: it stops, saves, writes a sample, and refuses unknown requests."""
 
 import json
 from dataclasses import replace
@@ -17,7 +17,7 @@ from tests.training.small import small_config
 pytestmark = pytest.mark.slow
 
 
-def test_stop_ends_the_run_with_a_checkpoint_from_which_it_goes_on(tmp_path):
+def test_stop_ends_the_run_with_a_checkpoint_from_which_it_resumes(tmp_path):
     config = endless(tmp_path, workers="mlx:cpu*2")
     result = trained(config, lambda directory: None)
     assert (result.status, result.seconds < 100.0) == ("interrupted", True)
@@ -60,7 +60,7 @@ def test_a_sample_that_is_asked_for_is_written(tmp_path):
     trained(config, sample)
 
 
-def test_status_tells_what_the_run_does_and_who_works(tmp_path):
+def test_status_names_the_activity_and_the_workers(tmp_path):
     answers: list[Any] = []
     trained(endless(tmp_path), lambda directory: answers.append(ask(directory, "status")))
     assert answers[0]["doing"] == "training"
@@ -68,9 +68,9 @@ def test_status_tells_what_the_run_does_and_who_works(tmp_path):
     assert [(one["slot"], one["backend"]) for one in answers[0]["workers"]] == [(1, "mlx:cpu")]
 
 
-def test_what_a_run_does_not_know_is_refused_and_training_goes_on(tmp_path):
+def test_unknown_requests_are_refused_and_training_continues(tmp_path):
     def ask_nonsense(directory: Path) -> None:
-        with pytest.raises(Refused, match="no request 'explode', but status, stop"):
+        with pytest.raises(Refused, match="no request 'explode'; a run takes status, stop"):
             ask(directory, "explode")
         with pytest.raises(Refused, match="no field 'step'"):
             ask(directory, "checkpoint", step=3)

@@ -1,4 +1,4 @@
-"""A run goes on: with another strategy, other workers, its own budget or a new one."""
+"""A run resumes: with another strategy, other workers, its own budget or a new one."""
 
 import json
 import math
@@ -37,12 +37,12 @@ pytestmark = pytest.mark.slow
 
 
 def state_of(stored: run.Run) -> dict[str, Any]:
-    """What the last checkpoint of a run says about where it stands."""
+    """The state in the last checkpoint of a run."""
     return checkpoint.load(checkpoint.latest(stored)).state
 
 
 def run_interrupted_after(steps: int, config: TrainConfig) -> Result:
-    """Train until Ctrl-C is pressed as soon as so many steps are reported."""
+    """Train until Ctrl-C, which comes as soon as n steps are reported."""
     pressed: list[int] = []
 
     def press(progress: Progress) -> None:
@@ -54,14 +54,14 @@ def run_interrupted_after(steps: int, config: TrainConfig) -> Result:
 
 
 def state(result: Result) -> dict[str, Any]:
-    """What the last checkpoint says about where the run stands."""
+    """The state in the last checkpoint of a result's run."""
     return checkpoint.load(Path(str(result.checkpoint))).state
 
 
 @pytest.mark.parametrize(
     ("before", "after"), [("serial", "sync"), ("sync", "hogwild"), ("hogwild", "serial")]
 )
-def test_a_run_goes_on_with_another_strategy(tmp_path: Path, before: str, after: str) -> None:
+def test_a_run_resumes_with_another_strategy(tmp_path: Path, before: str, after: str) -> None:
     workers = {"serial": "mlx:cpu", "sync": "mlx:cpu*2", "hogwild": "mlx:cpu*2"}
     common = {"steps": 30, "eval_every": "1h"}
     first = train(small_config(tmp_path, strategy=before, workers=workers[before], **common))
@@ -87,7 +87,7 @@ def test_workers_that_join_take_the_average_of_the_moments_and_the_run_says_so(
     assert "2 workers' moments were averaged for 3 workers" in messages
 
 
-def test_a_run_that_went_asynchronous_goes_on_with_every_workers_own_moments(
+def test_a_run_that_went_asynchronous_resumes_with_every_workers_own_moments(
     tmp_path: Path,
 ) -> None:
     options = {"workers": "mlx:cpu*2", "async_after": 0.5, "steps": 40}
@@ -106,7 +106,7 @@ def test_a_run_that_went_asynchronous_goes_on_with_every_workers_own_moments(
     assert train(small_config(tmp_path, resume=first.run, **options)).status == "done"
 
 
-def test_what_is_left_of_passes_is_as_much_text_for_other_workers(tmp_path: Path) -> None:
+def test_the_rest_of_a_budget_of_passes_is_the_same_text_for_other_workers(tmp_path: Path) -> None:
     options = {"epochs": 1, "steps": None}
     config = small_config(tmp_path, workers="mlx:cpu*2", strategy="sync", **options)
     steps = make_plan(config).budget.steps
@@ -129,7 +129,7 @@ def test_what_is_left_of_passes_is_as_much_text_for_other_workers(tmp_path: Path
     assert train(resumed).status == "done"
 
 
-def test_epochs_of_a_schedule_go_on_where_the_text_was_left(tmp_path: Path) -> None:
+def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path: Path) -> None:
     options = {"schedule": "backoff", "backoff_epochs": 1, "backoff_beta": 0.5, "steps": 2}
     config = small_config(tmp_path, workers="mlx:cpu*2", strategy="sync", **options)
     first = train(config)
@@ -150,7 +150,7 @@ def test_a_resumed_synchronous_run_has_no_moments_to_average(tmp_path: Path) -> 
     assert not any("moments" in message for message in messages)
 
 
-def test_a_run_opens_with_what_it_is_going_to_do(tmp_path: Path) -> None:
+def test_a_run_opens_with_a_summary(tmp_path: Path) -> None:
     messages: list[str] = []
     result = train(
         small_config(tmp_path, steps=2), observer=lambda p: messages.append(p.message or "")
@@ -161,7 +161,7 @@ def test_a_run_opens_with_what_it_is_going_to_do(tmp_path: Path) -> None:
     assert Path(result.run).name.endswith("-text")  # the name of the corpus
 
 
-def test_a_step_size_left_to_auto_is_that_of_the_strategy_that_goes_on(
+def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     options = {"optimizer": "muon", "lr": None, "workers": "mlx:cpu*2", "strategy": "sync"}
@@ -258,7 +258,7 @@ def test_a_budget_that_was_cut_short_is_used_up_after_a_resume(
     assert json.loads(capsys.readouterr().out)["steps"] == 150
 
 
-def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_when_it_goes_on(
+def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_by_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Killed(BaseException):
@@ -284,7 +284,7 @@ def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_when_it_goes_on(
     assert resume(str(directory)) == 2  # now it is done
 
 
-def test_a_killed_run_goes_on_from_its_last_checkpoint_with_the_rest_of_its_budget(
+def test_a_killed_run_resumes_from_its_last_checkpoint_with_the_rest_of_its_budget(
     tmp_path: Path,
 ) -> None:
     script = tmp_path / "child.py"
@@ -337,7 +337,7 @@ def test_a_run_is_named_after_its_corpus(data: str, name: str) -> None:
     assert default_name("/") == "run"
 
 
-def test_a_run_goes_on_with_its_own_tokenizer_and_text_only(tmp_path: Path) -> None:
+def test_a_run_resumes_with_its_own_tokenizer_and_text_only(tmp_path: Path) -> None:
     first = train(small_config(tmp_path, steps=2))
     with pytest.raises(CheckpointError, match="was trained with tokenizer bytes .*use the same"):
         train(small_config(tmp_path, steps=2, resume=first.run, tokenizer="bpe:300"))

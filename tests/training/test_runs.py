@@ -1,4 +1,4 @@
-"""What a run leaves behind, and how it goes on."""
+"""The files that a run leaves, and how it resumes."""
 
 import gc
 import json
@@ -32,7 +32,7 @@ def test_a_resumed_serial_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: 
     assert identical(parameters(whole), parameters(second))
 
 
-def test_what_a_run_had_goes_with_it_and_does_not_wait_for_the_garbage_collector(
+def test_memory_of_a_run_is_freed_at_its_end_without_the_garbage_collector(
     tmp_path: Path,
 ) -> None:
     gc.collect()
@@ -45,7 +45,7 @@ def test_what_a_run_had_goes_with_it_and_does_not_wait_for_the_garbage_collector
         gc.enable()
 
 
-def test_a_run_goes_on_with_another_number_of_workers_and_another_backend(tmp_path: Path) -> None:
+def test_a_run_resumes_with_another_number_of_workers_and_another_backend(tmp_path: Path) -> None:
     first = train(small_config(tmp_path, workers="mlx:cpu*2", steps=40))
     config = small_config(tmp_path, workers="mlx:cpu", steps=40, resume=first.run)
     second = train(config)
@@ -87,7 +87,7 @@ def test_a_batch_that_cannot_be_filled_is_refused_before_anything_starts(tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
-def test_the_run_directory_holds_what_the_design_names(tmp_path: Path) -> None:
+def test_the_run_directory_holds_the_files_of_the_design(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, steps=5, sample_every=2))
     run = Path(result.run)
     names = {path.name for path in run.iterdir()}
@@ -99,7 +99,7 @@ def test_the_run_directory_holds_what_the_design_names(tmp_path: Path) -> None:
     assert {"model.safetensors", "config.json", "optimizer.safetensors", "state.json"} <= files
 
 
-def test_a_mixed_stack_learns_and_goes_on_from_its_checkpoint(
+def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = {

@@ -1,4 +1,4 @@
-"""Runs of mlxhog 0.2 load and go on: of every strategy, optimizer and schedule that it had."""
+"""Runs of mlxhog 0.2 load and resume, with every strategy, optimizer and schedule that it had."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from mlxhog.training.api import configured
 from tests.training.stored_runs import SAMPLES, STORED
 
 WITHOUT_EFFECT = {"eval_tokens": "auto"}
-"""Options that 0.2 kept beside eval_every off, and that are left out now."""
+"""Options that 0.2 stored with eval_every off, and that are dropped now."""
 
 every_run = pytest.mark.parametrize("name", SAMPLES)
 
@@ -59,7 +59,7 @@ def test_a_configuration_of_0_2_loads_with_the_same_choices_and_numbers(name: st
 
 @pytest.mark.slow
 @every_run
-def test_a_run_of_0_2_goes_on_with_the_numbers_it_began_with(
+def test_a_run_of_0_2_resumes_with_the_numbers_it_began_with(
     name: str,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,

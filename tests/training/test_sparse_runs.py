@@ -119,7 +119,7 @@ def test_other_workers_take_over_all_that_was_not_written_yet(
     [{}, {"strategy": "local_sgd"}, {"reset_optimizer": True, **SPARSE["topk"]}],
     ids=["dense", "copies", "reset"],
 )
-def test_a_run_that_goes_on_without_residuals_writes_what_was_waiting(
+def test_a_run_resumed_without_residuals_writes_the_waiting_updates(
     two_topk: tuple[Path, Result], options: dict[str, Any]
 ) -> None:
     folder, first = two_topk
@@ -186,7 +186,7 @@ def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_p
         ("", {"blocks": "disjoint", "workers": "mlx:cpu*3"}, "take at most 2 workers"),
     ],
 )
-def test_what_the_model_cannot_do_is_refused_with_the_way_out(
+def test_options_that_the_model_cannot_use_are_refused_with_the_way_out(
     tmp_path: Path, model: str, options: dict[str, Any], what: str
 ) -> None:
     path = tmp_path / "other.yaml"

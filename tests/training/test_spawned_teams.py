@@ -1,4 +1,4 @@
-"""Each family of strategies, in a program of a user's own: its workers are spawned as a user's."""
+"""Each family of strategies in a user's program, with workers that are spawned as a user's."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
     assert result.val_bits_per_byte < 3.0
 
 
-def test_a_run_on_divided_text_is_resumed_bit_for_bit_and_goes_on_with_other_workers(
+def test_a_run_on_divided_text_resumes_bit_for_bit_and_also_with_other_workers(
     tmp_path: Path,
 ) -> None:
     common = {
@@ -159,7 +159,7 @@ def test_two_synchronous_workers_equal_one_with_twice_the_batch(tmp_path: Path) 
     assert largest_difference(parameters(two), parameters(one)) < 1e-4
 
 
-def test_shares_by_speed_change_who_computes_and_not_what_is_computed(tmp_path: Path) -> None:
+def test_shares_by_speed_change_the_worker_and_not_the_result(tmp_path: Path) -> None:
     common = {
         "strategy": "sync", "workers": "mlx:cpu*2", "batch_size": 3, "optimizer": "momentum",
         "lr": 1e-2, "steps": 30,
@@ -233,7 +233,7 @@ def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path: Path) -> 
     assert identical(snapshot, live)
 
 
-def test_a_run_can_start_synchronous_and_go_on_lock_free(tmp_path: Path) -> None:
+def test_a_run_can_start_synchronous_and_continue_lock_free(tmp_path: Path) -> None:
     config = small_config(tmp_path, workers="mlx:cpu*2", async_after=0.5, steps=40)
     result = train(config)
     assert result.status == "done"

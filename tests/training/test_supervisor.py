@@ -1,4 +1,4 @@
-"""The supervisor's judgement: who is silent, who rests, who has died too often."""
+"""The supervisor's judgement of workers: silent, at rest, or dead too often."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POLL_S = 0.05
 
 
 class Process:
-    """Stands for a worker's process."""
+    """A fake of a worker's process."""
 
     sentinel = pid = 0
 
@@ -47,7 +47,7 @@ class Process:
 
 
 class Clock:
-    """Stands for the machine's clock."""
+    """A fake of the machine's clock."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ns = 10**12
@@ -66,7 +66,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 @pytest.fixture
 def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Of two workers that have been spawned."""
+    """The supervisor of two spawned workers."""
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     config = TrainConfig(
         heartbeat_timeout_s=TIMEOUT_S, restarts=5, max_nonfinite=3, strategy="hogwild"
@@ -164,7 +164,9 @@ def test_deaths_of_a_worker_that_was_up_are_forgotten_in_time(
     assert supervisor.restarts == 20
 
 
-def test_who_does_not_rest_in_time_is_ended_and_the_others_stay(supervisor: Supervisor) -> None:
+def test_only_workers_that_do_not_rest_in_time_are_ended(
+    supervisor: Supervisor,
+) -> None:
     supervisor.command(Command.REST)
     run(supervisor, Phase.IDLE)
     busy, other = supervisor.seats
@@ -173,7 +175,7 @@ def test_who_does_not_rest_in_time_is_ended_and_the_others_stay(supervisor: Supe
     assert list(supervisor.pool) == [other.slot]
     assert "worker 1 (torch:cpu) was still in phase compute" in supervisor.messages[0]
     supervisor.poll(POLL_S)
-    assert busy.slot not in supervisor.pool  # nobody takes its place
+    assert busy.slot not in supervisor.pool  # without a replacement
     assert supervisor.has_workers()
     supervisor.entry(other).beat(Phase.EVALUATE)
     supervisor.abandon()
@@ -206,7 +208,7 @@ def test_a_worker_that_was_abandoned_as_it_left_is_not_killed_again(
 
 
 def live(supervisor: Supervisor) -> int:
-    """The workers that step sizes and predictions go by."""
+    """The number of workers on which step sizes and predictions depend."""
     return supervisor.arena.counters.load("workers")
 
 
@@ -222,7 +224,7 @@ def joined(supervisor: Supervisor) -> int:
     return slot
 
 
-def test_who_has_joined_counts_until_it_has_left(supervisor: Supervisor) -> None:
+def test_a_joined_worker_counts_until_it_has_left(supervisor: Supervisor) -> None:
     assert (joined(supervisor), supervisor.free_slots()) == (3, [4])
     supervisor.leave(3)
     supervisor.poll(POLL_S)
@@ -231,11 +233,11 @@ def test_who_has_joined_counts_until_it_has_left(supervisor: Supervisor) -> None
     supervisor.poll(POLL_S)
     assert (live(supervisor), supervisor.restarts, supervisor.removed) == (2, 0, 1)
     assert supervisor.arena.workers.entry(3).state == State.FREE
-    assert supervisor.free_slots() == [4, 3]  # the one nobody has had comes first
+    assert supervisor.free_slots() == [4, 3]  # the unused one comes first
     assert joined(supervisor) == 4
 
 
-def test_a_death_changes_no_count_since_somebody_takes_the_place(supervisor: Supervisor) -> None:
+def test_a_death_changes_no_count_since_the_worker_is_replaced(supervisor: Supervisor) -> None:
     slot = joined(supervisor)
     supervisor.pool[slot].kill()
     supervisor.poll(POLL_S)
@@ -255,14 +257,14 @@ def test_a_worker_that_leaves_and_does_not_go_is_killed(
     assert supervisor.messages == [f"worker {slot} (mlx:cpu) has left after 0 steps"]
 
 
-def test_a_worker_that_joins_and_cannot_is_given_up_and_the_run_goes_on(
+def test_a_worker_that_joins_and_fails_is_given_up_and_the_run_continues(
     supervisor: Supervisor,
 ) -> None:
     supervisor.join(3, WorkerSpec("mlx:gpu", 1))
     supervisor.pool[3].process.exitcode = 3  # the environment lacks something
     supervisor.poll(POLL_S)
     assert "cannot start" in supervisor.messages[0]
-    assert "the run goes on without it" in supervisor.messages[0]
+    assert "the run continues without it" in supervisor.messages[0]
     assert [seat.slot for seat in supervisor.seats] == [1, 2]
     slot = joined(supervisor)
     supervisor.messages.clear()
@@ -292,7 +294,9 @@ def test_the_last_worker_is_not_given_up_because_it_has_joined(supervisor: Super
         die_again()
 
 
-def test_who_is_not_up_when_training_ends_is_dismissed(supervisor: Supervisor) -> None:
+def test_a_worker_still_starting_when_training_ends_is_dismissed(
+    supervisor: Supervisor,
+) -> None:
     run(supervisor, Phase.IDLE)
     supervisor.join(3, WorkerSpec("mlx:cpu", 1))
     assert not supervisor.resting()

@@ -16,13 +16,13 @@ from tests.training.small import SMALL_MODEL, small_config
 
 
 def notes(plan: Plan) -> list[str]:
-    """What a run says of its vocabulary."""
+    """The messages of a run on its vocabulary."""
     words = ("vocabulary", "learnt")
     return [note for note in plan.notes if any(word in note for word in words)]
 
 
 def stored(tmp_path: Path, vocab_size: int) -> str:
-    """The folder of a checkpoint with so many ids."""
+    """The folder of a checkpoint with this vocabulary size."""
     model = tmp_path / "checkpoint.yaml"
     model.write_text(SMALL_MODEL.replace("320", str(vocab_size)))
     folder = tmp_path / f"checkpoint-{vocab_size}"

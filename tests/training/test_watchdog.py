@@ -1,7 +1,7 @@
-"""A GPU worker that macOS aborts comes back with less work at a time, and says so.
+"""A GPU worker that macOS aborts restarts with less work at a time, and reports it.
 
-The abort is ours: SIGABRT, as the worker of a Mac dies of, or the error that MLX raises. CPU
-workers play the GPU's part.
+The tests cause the abort: by SIGABRT, as on a Mac, or by the error that MLX raises. CPU workers
+stand in for GPU workers.
 """
 
 from __future__ import annotations
@@ -82,13 +82,13 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
 @pytest.mark.usefixtures("gpu")
 def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path: Path) -> None:
     observer = Aborter(aborts=4)
-    with pytest.raises(WorkerFailed, match=r"less and less work.*--seq-len.*AGX_RELAX"):
+    with pytest.raises(WorkerFailed, match=r"ever smaller micro-batches.*--seq-len.*AGX_RELAX"):
         train(small_config(tmp_path, batch_size=16, steps=100_000, restarts=10), observer=observer)
     assert observer.left == 0
 
 
 @pytest.mark.usefixtures("gpu")
-def test_a_worker_that_hears_of_its_ended_work_from_mlx_computes_half_as_much_at_a_time(
+def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(worker, "main", lost_gpu.main)
@@ -103,7 +103,7 @@ def test_a_worker_that_hears_of_its_ended_work_from_mlx_computes_half_as_much_at
     assert "micro-batches of 1 sequence." in notes[1]
 
 
-def test_only_what_metal_says_of_unfinished_work_is_taken_for_it() -> None:
+def test_only_metals_errors_of_unfinished_work_count_as_such() -> None:
     assert worker.is_lost_gpu(RuntimeError(lost_gpu.MLX_SAYS))
     assert not worker.is_lost_gpu(RuntimeError("[metal::malloc] Resource limit (499000) exceeded."))
 

@@ -1,4 +1,4 @@
-"""A worker does what the supervisor says; where a GPU shares no memory, it does without."""
+"""A worker follows the supervisor's commands; if a GPU shares no memory, it uses copies."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from tests.training.test_watchdog import job
 
 
 class OneBatch:
-    """A strategy's worker that has one batch, whose outcome is known."""
+    """A strategy's worker with one batch of a given outcome."""
 
     def __init__(self, outcome: WriteResult, counts: bool) -> None:
         self._outcome, self._counts = outcome, counts
@@ -93,17 +93,17 @@ def test_a_round_that_is_dropped_counts_once_and_text_that_is_thrown_away_does_n
     assert (counters.load("steps"), counters.load("tokens")) == (1, tokens)
 
 
-def test_a_worker_told_to_rest_finishes_the_round_that_others_wait_for() -> None:
+def test_a_worker_commanded_to_rest_finishes_the_round_that_others_wait_for() -> None:
     events: list[str] = []
     takes_steps: Any = SimpleNamespace(step=lambda: events.append("step"))
     side_jobs: Any = SimpleNamespace(serve=lambda: events.append("side job"))
     work = worker.Work(SimpleNamespace(), takes_steps, side_jobs)  # type: ignore[arg-type]
-    assert work.follow(Command.REST)  # it does not hold still without asking its strategy
+    assert work.follow(Command.REST)  # it asks its strategy before it holds still
     assert events == ["step"]
 
 
 class Clock:
-    """Time that passes in naps only, and a run that is stopped at some moment."""
+    """Time that passes in naps only, and a run that is stopped at a given moment."""
 
     def __init__(self, stops_at_s: float) -> None:
         self.now_s, self.stops_at_s, self.naps = 0.0, stops_at_s, 0
@@ -162,7 +162,7 @@ class Refuses(ReferenceEngine):
 
 
 class RefusesLater(ReferenceEngine):
-    """Imports the parameters, and as many segments more; then no more."""
+    """Imports the parameters and `more` segments, then fails."""
 
     def __init__(self, more: int) -> None:
         super().__init__()
@@ -224,7 +224,7 @@ def test_a_gpu_reads_the_parameters_themselves_where_both_sides_are_one_memory(
     params = worker.live_params(a_job("mlx:gpu", **LIVE), arena)
     assert params is not None
     assert np.shares_memory(params, arena.params)
-    assert worker.live_params(a_job("mlx:gpu"), arena) is None  # nobody asked
+    assert worker.live_params(a_job("mlx:gpu"), arena) is None  # not requested
     monkeypatch.setattr(metal_steps.engines, "create", pytest.fail)
     assert worker.live_params(a_job("torch:cpu", **LIVE), arena) is not None
 
@@ -298,7 +298,7 @@ def test_memory_of_several_pieces_of_macos_is_not_imported(
 
 
 @pytest.mark.slow
-def test_the_supervisor_passes_on_what_a_worker_found_out_while_it_started(
+def test_the_supervisor_passes_on_notices_of_a_starting_worker(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / "worker-1.log"

@@ -48,7 +48,7 @@ from mlxhog.report.views import Tell
 from mlxhog.strategies import Context
 from mlxhog.training import worker
 from mlxhog.training.gradients import Gradients
-from mlxhog.training.session import Session
+from mlxhog.training.session import WorkerSession
 from mlxhog.training.steps import Steps
 
 Prepare = Callable[[Context], None]
@@ -105,7 +105,7 @@ def train(
     return replace(result, ceiling=ceiling(plan.task_rows.dataset()))
 
 
-class TrainingRun(Session):
+class TrainingRun(WorkerSession):
     """A run in progress: steps, evaluations between them, and one at the end.
 
     A subclass defines the start of its workers, their work between two looks (`poll`), and the
