@@ -1,8 +1,12 @@
 """Proofs: packed adds, locks and ticket ledger keep their promises in every interleaving."""
 
+import os
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from shutil import which
+from typing import Any
 
 import pytest
 
@@ -18,13 +22,29 @@ needs_spin = pytest.mark.skipif(which("spin") is None, reason="no spin: apt-get 
 FEWER = {"TRIES=64": "TRIES=20", "TRIES=16": "TRIES=10", "TRIES=2": "TRIES=1"}
 
 
+def with_fewer_tries(claim: Proof) -> Proof:
+    """A claim with fewer tries than `python -m tools.proof` searches."""
+    return replace(claim, options=tuple(FEWER.get(option, option) for option in claim.options))
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Any]]]:
+    """The results of the search of the protocols and of each claim, a search on every core."""
+    folder = tmp_path_factory.mktemp("protocols")
+    steps = sources(folder)
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield {
+            "protocols": pool.submit(lambda: list(search(build(folder), steps, full=False))),
+            **{one.claim: pool.submit(verify, with_fewer_tries(one)) for one in PROOFS},
+        }
+        pool.shutdown(cancel_futures=True)
+
+
 @pytest.mark.slow
 @needs_spin
 @pytest.mark.parametrize("claim", PROOFS, ids=lambda claim: claim.claim)
-def test_a_claim_holds_in_every_run_and_a_planted_fault_is_found(claim):
-    """With fewer tries than `python -m tools.proof` searches."""
-    options = tuple(FEWER.get(option, option) for option in claim.options)
-    verdict = verify(replace(claim, options=options))
+def test_a_claim_holds_in_every_run_and_a_planted_fault_is_found(claim, results):
+    verdict = results[claim.claim].result()
     print(f"{claim.claim}: {verdict}")
     assert verdict.holds == claim.holds
     if claim.holds:
@@ -63,14 +83,15 @@ def test_the_model_quotes_lines_that_the_source_has(line):
 
 
 @pytest.mark.slow
-def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(tmp_path: Path) -> None:
-    steps = sources(tmp_path)
-    results = list(search(build(tmp_path), steps, full=False))
-    for result in results:
+def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(
+    results: dict[str, Future[Any]],
+) -> None:
+    searched = results["protocols"].result()
+    for result in searched:
         print(result)
-    assert problems(results, full=False) == []
-    assert sum(isinstance(result, Searched) for result in results) == 16
-    assert {r.order for r in results if isinstance(r, Weakened)} == {
+    assert problems(searched, full=False) == []
+    assert sum(isinstance(result, Searched) for result in searched) == 16
+    assert {r.order for r in searched if isinstance(r, Weakened)} == {
         *protocols.NEEDED,
         *protocols.SPARE,
     }
