@@ -49,7 +49,7 @@ from mlxhog.live.opening import open_source
 from mlxhog.live.source import WeightFollower
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
-from mlxhog.strategies import Hogwild
+from mlxhog.strategies import build
 from mlxhog.training.publishing import Publisher
 
 sys.path.insert(0, str(ROOT))  # the pattern that reads are checked by is that of the tests
@@ -237,7 +237,7 @@ def publishing(scale: Scale, findings: Findings) -> None:
         with Arena.create(layout) as arena:
             publisher = Publisher(
                 arena,
-                partial(Hogwild(TrainConfig(steps=1), 1).load, training=True),
+                partial(build(TrainConfig(steps=1, strategy="hogwild"), 1).load, training=True),
                 Interval(steps=10**9),
             )
             seconds = []

@@ -56,9 +56,9 @@ class Resolution:
     @property
     def stored(self) -> TrainConfig:
         """The options for the run's folder; those that a resume decides again are open."""
-        changes: dict[str, Any] = {
-            name: "auto" for name in ("model", "tokenizer") if getattr(self.asked, name) == "auto"
-        }
+        kept = {} if self.resumption is None else self.resumption.stored
+        names = [name for name in ("model", "tokenizer") if getattr(self.asked, name) == "auto"]
+        changes: dict[str, Any] = {name: kept.get(name, "auto") for name in names}
         if self.leaves_strategy_open:
             changes["strategy"] = None
         if self.resumption is not None and (began := self.resumption.began_with()):

@@ -29,7 +29,7 @@ from mlxhog.machine.processes import follow_parent
 from mlxhog.models.families import param_spec
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import updates
-from mlxhog.strategies import Hogwild
+from mlxhog.strategies import build
 from mlxhog.training.publishing import Publisher
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -89,7 +89,7 @@ class PatternRun:
     def __init__(self, folder: Path, publish_every: Interval, writers: int) -> None:
         self.arena = Arena.create(layout(), run_id="patterns")
         self.arena.counters.store("command", Command.TRAIN)
-        strategy = Hogwild(TrainConfig(steps=1), max(1, writers))
+        strategy = build(TrainConfig(steps=1, strategy="hogwild"), max(1, writers))
         self.publisher = Publisher(self.arena, partial(strategy.load, training=True), publish_every)
         self.path = folder / "socket"
         self.server = self.arena.serve(self.path, self.publisher.readers_fd)

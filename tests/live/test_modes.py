@@ -23,7 +23,7 @@ from mlxhog.live import READ_MODES, running
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import WeightFollower
 from mlxhog.models.families import param_spec
-from mlxhog.strategies import AvgRuns
+from mlxhog.strategies import build
 from mlxhog.strategies.rounds import STEPS, Rounds
 from mlxhog.training.publishing import Publisher
 from tests.live.patterns import MODEL, WAIT_S, Inbox, check, layout, numbers, pattern_run
@@ -145,7 +145,7 @@ def test_the_last_weights_stay_when_the_run_has_ended(tmp_path: Path) -> None:
 def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
     mode: str, tmp_path: Path
 ) -> None:
-    strategy = AvgRuns(TrainConfig(steps=1, strategy="avg_runs"), 2)
+    strategy = build(TrainConfig(steps=1, strategy="avg_runs"), 2)
     path = tmp_path / "socket"
     with Arena.create(layout(2, **strategy.segments(len(param_spec(MODEL))))) as arena:
         strategy.begin(arena)
@@ -165,7 +165,7 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
 
 
 def test_what_a_meeting_of_copies_comes_to_is_published_when_the_run_ends(tmp_path: Path) -> None:
-    strategy = AvgRuns(TrainConfig(steps=1, strategy="avg_runs"), 2)
+    strategy = build(TrainConfig(steps=1, strategy="avg_runs"), 2)
     path = tmp_path / "socket"
     with Arena.create(layout(2, **strategy.segments(len(param_spec(MODEL))))) as arena:
         strategy.begin(arena)

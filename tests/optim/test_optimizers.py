@@ -130,7 +130,7 @@ def test_what_only_muon_has_goes_with_it_where_a_model_has_no_hidden_matrices() 
 
 
 def test_the_second_moment_may_forget_by_tokens() -> None:
-    config = chosen(beta2_half_life=4096)
+    config = TrainConfig(optimizer="adamw", beta2_half_life=4096)
     built = optim.build(config, tokens_per_step=512)
     assert isinstance(built, AdamW)
     assert built.beta2**8 == pytest.approx(0.5)  # 8 steps are 4,096 tokens

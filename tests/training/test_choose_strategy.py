@@ -278,4 +278,4 @@ def test_a_run_from_before_strategies_were_chosen_resumes_lock_free(
 
     monkeypatch.setattr(checkpoint, "load", of_old)
     resumed = make_plan(small_config(tmp_path, resume=first.run, **TWO))
-    assert (resumed.strategy.name, resumed.auto) == ("hogwild", False)
+    assert (resumed.strategy.name, resumed.resolution.leaves_strategy_open) == ("hogwild", False)

@@ -237,7 +237,7 @@ def test_free_slots_are_fewer_where_memory_is_short(megabytes, free):
         return plan({"w": shape(10**6)}, max_workers=strategy.slots, private="m", n_tickets=1)
 
     strategy = strategies.build(TrainConfig(strategy="hogwild"), 2)
-    larger, layout = Memory(megabytes * 10**6, 0.8).with_free_slots(strategy, lay_out)
+    larger, layout = Memory(megabytes * 10**6, 0.8).with_free_slots(strategy, None, lay_out)
     assert (larger.slots, layout.max_workers) == (2 + free, 2 + free)
 
 

@@ -60,7 +60,7 @@ def scripted(one: OneBatch) -> Strategy:
         def worker(self, context: Context) -> Any:
             return one
 
-    return strategy(Scripted, max_nonfinite=20)
+    return strategy(Scripted)
 
 
 @pytest.mark.parametrize(

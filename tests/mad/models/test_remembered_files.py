@@ -68,7 +68,7 @@ def test_a_file_that_is_gone_is_asked_for_and_its_copy_is_the_same(winner: Path)
     file.rename(winner.parent / "moved.py")
     refused = shown(winner)
     assert refused.code == 2
-    assert f"{file} is gone; say where it is now: --plugin FILE" in refused.err
+    assert f"{file} is gone; give its new place: --plugin FILE" in refused.err
     taken = shown(winner, "--plugin", "moved.py")
     assert (taken.code, taken.err) == (0, "")
 
