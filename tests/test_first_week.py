@@ -20,6 +20,7 @@ pytestmark = pytest.mark.slow
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "first-week.md"
 SMALL = "--workers mlx:cpu --threads 1 --batch-size 1 --seq-len 32"
 SHORTER = (
+    (r"--model 5m (.* --time)", r"--model tiny \1"),
     (r"--time (10m|1h)", f"--steps 3 {SMALL}"),
     (r"--epochs 3", f"--epochs 1 {SMALL}"),
     (r"--time 60", f"--tokens 1k --eval-tokens 1k --pairs 2 {SMALL}"),

@@ -25,8 +25,11 @@ pytestmark = pytest.mark.slow
         "clients",
     ],
 )
-def test_an_experiment_writes_its_claims_its_numbers_and_its_figure(load, name, tmp_path):
+def test_an_experiment_writes_its_claims_its_numbers_and_its_figure(
+    load, name, tmp_path, monkeypatch
+):
     script, run = load(name), load("experiment.record").run
+    monkeypatch.setattr(script, "TUNED_ON", (101,), raising=False)  # of one step size
     arguments = ["--tiny", "--out", str(tmp_path)]
     assert run(script.ABOUT, script.result, script.draw, arguments=arguments) == 0
     document = json.loads((tmp_path / f"{name}.json").read_text())

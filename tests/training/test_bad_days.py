@@ -18,6 +18,7 @@ from mlxhog.config.options import options, to_flag
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.training import checkpoints, trainer
+from mlxhog.training.deadlines import Deadlines
 from mlxhog.training.final_evaluation import FinalEvaluation
 from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
@@ -215,6 +216,7 @@ def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "GRACE_S", 0.2)
+    monkeypatch.setattr(Deadlines, "step_s", lambda self, save_s: 0.5)
     monkeypatch.setattr(Supervisor, "resting", lambda self: False)
     monkeypatch.setattr(Supervisor, "_rests", lambda self, seat: False)
     messages: list[str] = []
