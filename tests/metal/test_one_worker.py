@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mlxhog import _native
 from mlxhog.optim import SGD, AdamW, Momentum, Optimizer, Target, updates
 from mlxhog.optim.gradients import Float32, Rows
-from mlxhog.optim.rule import Record
+from mlxhog.optim.rule import StepTrace
 from tests.metal.shared import shared
 from tests.optim.small import Slot
 from tests.pairs import each_of
@@ -62,7 +62,7 @@ def trained(optimizer: Optimizer, mode: int, form: str, *, recorded: bool = Fals
         segment.floats[...] = rng.standard_normal(N, dtype=np.float32)
         private = {name: np.zeros(N, np.float32) for name in optimizer.state_segments}
         both = {name: np.zeros(N, np.float32) for name in optimizer.shared_segments}
-        record = Record(np.zeros(N, np.float32), np.zeros(N, np.float32))
+        record = StepTrace(np.zeros(N, np.float32), np.zeros(N, np.float32))
         target = Target(
             flat=segment.floats,
             slots=SLOTS,

@@ -147,7 +147,8 @@ def test_steps_are_counted_by_one_worker_of_each_round() -> None:
     with new_arena() as arena:
         join(together(*[worker(arena, rank) for rank in range(WORKERS)], run=take))
         assert sum(counted) == ROUNDS
-        assert [arena.workers.entry(k + 1).opt_step for k in range(3)].count(ROUNDS) >= 1
+        taken = sum(arena.workers.entry(k + 1).opt_step for k in range(WORKERS))
+        assert ROUNDS * (WORKERS - 1) <= taken <= ROUNDS * WORKERS  # a round waits for all but one
 
 
 @pytest.mark.parametrize(("backups", "workers"), [(2, 2), (1, 1), (1, 25)])

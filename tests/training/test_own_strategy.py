@@ -53,7 +53,7 @@ def test_a_strategy_without_a_runner_is_refused_with_the_missing_line(
         name = "lost"
 
     config = small_config(tmp_path, strategy="hogwild")
-    with pytest.raises(ConfigError, match=r"lost has numbers .*; put @runs\(Lost\)"):
+    with pytest.raises(ConfigError, match=r"no class runs strategy lost; put @runs\(Lost\)"):
         build(replace(config, strategy=Lost()), 2)
 
 

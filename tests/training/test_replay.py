@@ -180,7 +180,7 @@ def test_rounds_refuses_a_strategy_whose_runs_differ_and_names_those_that_do_not
     config = small_config(tmp_path, determinism="rounds", strategy="hogwild")
     with pytest.raises(ConfigError, match="hogwild is never the same twice") as refused:
         train(config)
-    named = str(refused.value).partition("those of ")[2].partition(" are, or record")[0].split(", ")
+    named = str(refused.value).partition("one of ")[2].partition(", or record")[0].split(", ")
     assert {"serial", "sync", "round_robin", "avg_runs", "sim"} <= {*named}
     assert not {"hogwild", "async_ps", "ssp", "locked", "aig"} & {*named}
 
