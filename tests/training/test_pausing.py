@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import signal
 import time
 from collections.abc import Callable
@@ -31,6 +32,9 @@ def arena() -> Any:
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
     with Arena.create(plan({"w": parameter}, max_workers=3, n_tickets=8)) as arena:
         yield arena
+
+
+BEGUN = "gradients-begun"
 
 
 class Busy:
@@ -100,10 +104,11 @@ def test_slow_workers_have_the_time_of_their_steps_to_pause(arena: Arena) -> Non
 
 
 def with_long_steps(job: Job) -> None:
-    """A worker whose gradients take 0.4 seconds. Children import it."""
-    whole = Gradients.of
+    """A worker that counts its gradients, which take 0.4 seconds, in a file. Children import it."""
+    whole, numbers = Gradients.of, itertools.count(1)
 
     def slow(gradients: Gradients, batches: list[Batch]) -> tuple[float, Grads]:
+        (job.run_dir / BEGUN).write_text(str(next(numbers)))
         time.sleep(0.4)
         return whole(gradients, batches)
 
@@ -118,7 +123,8 @@ def test_an_interrupt_gives_slow_workers_the_time_of_their_steps(
     steps: list[int] = []
 
     def interrupt(progress: Progress) -> None:
-        if progress.step >= 1 and not steps:
+        begun = sum(int(path.read_text() or 0) for path in (tmp_path / "runs").glob(f"*/{BEGUN}"))
+        if begun > progress.step >= 1 and not steps:  # a step is in hand
             steps.append(progress.step)
             signal.raise_signal(signal.SIGINT)
 
