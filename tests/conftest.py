@@ -21,6 +21,8 @@ import hypothesis
 import pytest
 
 from mlxhog.arena import worker_pool
+from mlxhog.config import plugin_file
+from mlxhog.config.choices import REGISTRIES
 from mlxhog.machine import machine
 from mlxhog.metal.host import mlx_text
 from mlxhog.metal.host.engine import HostEngine
@@ -65,6 +67,17 @@ def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch, shim_ca
     (cache / "mlxhog").mkdir(parents=True)
     (cache / "mlxhog" / "metal").symlink_to(shim_cache)
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _own_choices() -> Iterator[None]:
+    """What a plugin adds is known to the tests of a module only."""
+    before = [dict(registry._by_name) for registry in REGISTRIES]
+    yield
+    for registry, known in zip(REGISTRIES, before, strict=True):
+        for name, choice in list(registry._by_name.items()):
+            if name not in known and registry.module_of(choice).startswith(plugin_file._PREFIX):
+                del registry._by_name[name]
 
 
 @pytest.fixture(autouse=True, scope="session")

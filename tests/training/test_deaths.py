@@ -47,16 +47,22 @@ worker_pool.get_context = lambda method: forked.CONTEXT
 ROOT = Path(__file__).parents[2]
 
 
-def shared_segments() -> set[str]:
-    names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []  # macOS lists none
-    return {name for name in names if "mh-" in name or "mlxhog" in name}
-
-
 def wait_until(condition, limit_s: float, what: str) -> None:
     end = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < end, f"waited {limit_s} s for: {what}"
         time.sleep(0.02)
+
+
+def shared_segments() -> set[str]:
+    names = os.listdir("/dev/shm") if os.path.isdir("/dev/shm") else []  # macOS lists none
+    return {name for name in names if "mh-" in name or "mlxhog" in name}
+
+
+def assert_no_segment_stays() -> None:
+    """A segment has a name while it is made: another test's may be seen, but only for a moment."""
+    seen = shared_segments()
+    wait_until(lambda: not seen & shared_segments(), 60, f"{seen} to have no name")
 
 
 class Killer:
@@ -120,7 +126,7 @@ def train_and_kill_twice(config: TrainConfig) -> Result:
     assert (result.status, result.restarts) == ("done", 2)
     assert result.steps == config.steps  # exact: a torn step counts, a returned one is repeated
     assert result.torn <= 2
-    assert not shared_segments()
+    assert_no_segment_stays()
     return result
 
 
@@ -150,7 +156,7 @@ def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(
     assert (result.status, result.restarts, result.steps) == ("done", 2, 200)
     assert [worker.backend for worker in result.workers] == backends
     assert all(worker.steps > 0 for worker in result.workers)
-    assert not shared_segments()
+    assert_no_segment_stays()
 
 
 def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(
@@ -309,7 +315,7 @@ def test_when_the_supervisor_is_killed_workers_leave_and_the_run_can_be_resumed(
         child.kill()
         child.communicate()
     wait_until(lambda: not any(map(alive, pids)), 60, "the workers to leave")
-    assert not shared_segments()
+    assert_no_segment_stays()
     before = checkpoint.load(checkpoint.latest(Run(run))).state["used"]["steps"]
     result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=5, resume=str(run)))
     assert result.status == "done"
@@ -343,10 +349,11 @@ def test_gradients_that_are_not_finite_are_dropped_counted_and_end_the_run(tmp_p
 
 
 UNBORN = re.compile(
-    rb"Traceback [^\n]*\n(  [^\n]*\n)*?  [^\n]*spawn.py[^\n]*in spawn_main\n(  [^\n]*\n)*"
-    rb"EOFError: Ran out of input\n"
+    rb"Traceback [^\n]*\n(  [^\n]*\n)*?  [^\n]*"
+    rb"(spawn.py[^\n]*in spawn_main|forkserver.py[^\n]*in main)\n(  [^\n]*\n)*"
+    rb"(EOFError[^\n]*|_pickle.UnpicklingError: pickle data was truncated)\n"
 )
-"""Python's error in a new process whose parent was killed before it sent its data."""
+"""Python's error where a process waits for data of its parent, which is killed before it sends."""
 
 
 def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
@@ -390,6 +397,6 @@ def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
         errors = UNBORN.sub(b"", errors)
         assert b"Traceback" not in errors, errors.decode()
     assert len(list((tmp_path / "runs").iterdir())) == 1  # it was one run all along
-    assert not shared_segments()
+    assert_no_segment_stays()
     result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=5, resume=str(run)))
     assert result.status == "done"

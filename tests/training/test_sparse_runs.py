@@ -18,7 +18,7 @@ from mlxhog.strategies.disjoint import steps_taken
 from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, mixed_model, parameters, small_config
-from tests.training.test_deaths import Killer, shared_segments
+from tests.training.test_deaths import Killer, assert_no_segment_stays
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     assert (result.status, result.restarts) == ("done", 1)
     assert result.steps >= 79
     assert all(np.isfinite(value).all() for value in parameters(result).values())
-    assert not shared_segments()
+    assert_no_segment_stays()
 
 
 @pytest.mark.parametrize("kind", ["threshold", "all of them"])
