@@ -90,7 +90,9 @@ class Alternative:
         """
         config, resumption = resolution.resolved, resolution.resumption
         stored = None if resumption is None else resumption.run.directory
-        strategy = replace(strategies.build(config, n_workers), open=is_open)
+        strategy = strategies.build(config, n_workers)
+        if is_open:
+            strategy = replace(strategy, open=True)
         strategy.check(model, config)
         strategy, batches, n_tickets, division = _batches(
             config, strategy, data, train, stored=stored

@@ -111,7 +111,8 @@ class Plan(Setup):
     @property
     def free_slots(self) -> int:
         """Number of workers that can join."""
-        return 0 if self.strategy.fixed else self.strategy.slots - self.strategy.workers
+        ways = [one.strategy for one in self.alternatives or (self,)]
+        return max(0 if way.fixed else way.slots - way.workers for way in ways)
 
     @property
     def emulated(self) -> bool:

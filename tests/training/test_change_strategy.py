@@ -6,7 +6,7 @@ import json
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,13 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
 from mlxhog.report.metrics import Result
 from mlxhog.training import change_strategy, choose_strategy, session, worker
-from mlxhog.training.change_strategy import RULE, ChangeRule, StepTime, lost_in_rounds
+from mlxhog.training.change_strategy import (
+    RULE,
+    ChangeRule,
+    StepTime,
+    lost_in_rounds,
+    overhead_of_rounds,
+)
 from mlxhog.training.checkpoints import carry_over, fill_parameters
 from mlxhog.training.plan import make_plan
 from mlxhog.training.supervisor import Supervisor
@@ -50,6 +56,9 @@ def test_rounds_lose_the_gradients_that_the_same_workers_compute_without_waiting
     assert lost_in_rounds(rounds((0.02,) * 9, (0.02,) * 9)) == pytest.approx(0.0)
     # A round of .04 s gives two gradients, without waiting three are computed in that time.
     assert lost_in_rounds(rounds((0.02,) * 9, (0.04,) * 9)) == pytest.approx(1 / 3)
+    # Of its .03 s the last worker of a round waits .01.
+    apart = [[StepTime(64, 0.02, 0.01)] * 9, [StepTime(64, 0.01, 0.02)] * 9]
+    assert overhead_of_rounds(apart) == pytest.approx(1 / 3)
     # A worker that gets no sequence is no loss: nothing is known of its speed.
     idle = [StepTime(0, 0.0, 0.02)] * 9
     assert lost_in_rounds([[StepTime(128, 0.02, 0.0)] * 9, idle]) == pytest.approx(0.0)
@@ -67,6 +76,7 @@ def test_rounds_end_when_the_last_ones_lose_more_than_the_limit() -> None:
 def test_rounds_begin_when_they_would_lose_less_than_the_limit() -> None:
     lock_free = [[StepTime(64, s, 0.0)] * RULE.gradients for s in (0.02, 0.02)]
     assert RULE.begins(lock_free, 2) == pytest.approx(0.0)
+    assert RULE.begins(lock_free, 2, overhead=0.2) is None  # that of rounds which ended
     held_up = [[StepTime(64, s, 0.0) for s in (0.02, 0.08) * 32] for _ in range(2)]
     held_up[1].reverse()
     assert RULE.begins(held_up, 2) is None
@@ -235,6 +245,18 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
     assert first["step"] == 0
 
 
+class Always(ChangeRule):
+    """Changes whenever enough steps were looked at."""
+
+    def ends(self, steps: Sequence[Sequence[StepTime]]) -> float | None:
+        return 1.0 if all(len(own) >= self.rounds for own in steps) else None
+
+    def begins(
+        self, steps: Sequence[Sequence[StepTime]], sequences: int, overhead: float = 0.0
+    ) -> float:
+        return 0.0
+
+
 class Deadly(Supervisor):
     """Kills workers once at a moment of a change."""
 
@@ -267,8 +289,7 @@ class Deadly(Supervisor):
 def test_a_death_at_any_moment_of_a_change_loses_no_batch(
     tmp_path: Path, averages: None, monkeypatch: pytest.MonkeyPatch, moment: str, victims: slice
 ) -> None:
-    always = ChangeRule(most_lost=-1, rounds=8, least_lost=2, gradients=8, growth=1)
-    monkeypatch.setattr(change_strategy, "RULE", always)
+    monkeypatch.setattr(change_strategy, "RULE", Always(rounds=8, gradients=8, growth=1))
     monkeypatch.setattr(session, "Supervisor", Deadly)
     monkeypatch.setattr(Deadly, "moment", moment)
     monkeypatch.setattr(Deadly, "victims", victims)
@@ -282,8 +303,7 @@ def test_a_death_at_any_moment_of_a_change_loses_no_batch(
 
 @pytest.mark.slow
 def test_a_named_strategy_never_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    always = ChangeRule(most_lost=-1, rounds=2, least_lost=2, gradients=2)
-    monkeypatch.setattr(change_strategy, "RULE", always)
+    monkeypatch.setattr(change_strategy, "RULE", Always(rounds=2, gradients=2))
     options = {"strategy": "sync", "sync_shares": "speed", "workers": "mlx:cpu*2"}
     result = train(small_config(tmp_path, steps=30, **options))
     assert not changes(Path(result.run))
