@@ -24,7 +24,7 @@ from harness.claims import Claim, Findings, Mean, Sample
 
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint.run import Run
-from mlxhog.report.metrics import Progress
+from mlxhog.report.metrics import Activity, Progress
 
 WITHIN = 1.03
 """Largest ratio of bits per byte, `auto` over the best of the others."""
@@ -40,6 +40,7 @@ OPTIONS: dict[str, Any] = {
     "model": "tiny", "tokenizer": "bytes", "seq_len": 256, "batch_size": 4, "threads": 1,
     "workers": "torch:cpu*2", "eval_every": "1h", "sample_every": "off", "save_every": "off",
 }  # fmt: skip
+AFTER_TRAINING = (Activity.FINISHING, Activity.EVALUATING, Activity.SCORING)
 
 Disturb = Callable[[list[int], threading.Event, float], None]
 """Disturbs workers with these pids until an event, in a run of so many seconds."""
@@ -123,7 +124,8 @@ class Disturber:
             given = (pids, self._end, self._seconds)
             self._thread = threading.Thread(target=self._disturb, args=given)
             self._thread.start()
-        if progress.doing is not None and self._thread is not None:
+        over = progress.doing is not None and progress.doing.activity in AFTER_TRAINING
+        if over and self._thread is not None:
             self.end()
 
     def end(self) -> None:
