@@ -7,8 +7,7 @@ gradients that rounds lose:
     in rounds     1 - n / (T sum over workers of n_w / c_w), n_w the tokens of a worker in the last
                   rounds, n their sum, c_w its seconds of computing, T the mean over workers of
                   c_w and its seconds of waiting
-    lock-free     1 - 1 / gain, with the gain of `choose_strategy.choose`; it leaves out the time in
-                  which even the last worker of a round waits, for the average and the step
+    lock-free     1 - 1 / gain, with the gain of `choose_strategy.choose`
 
 `ChangeRule` compares it with two limits. A change happens while all workers hold still after their
 step, as for a checkpoint: the supervisor carries the optimizer's moments over, empties the segments
@@ -79,19 +78,16 @@ class ChangeRule:
         lost = lost_in_rounds([own[-self.rounds :] for own in steps])
         return lost if lost > self.most_lost else None
 
-    def begins(
-        self, steps: Sequence[Sequence[StepTime]], sequences: int, overhead: float = 0.0
-    ) -> float | None:
+    def begins(self, steps: Sequence[Sequence[StepTime]], sequences: int) -> float | None:
         """The share that rounds would lose, if they begin.
 
         Args:
             steps: lock-free ones of each worker.
             sequences: of a gradient.
-            overhead: of earlier rounds; they do not begin where it would end them at once.
         """
         seconds = [[one.compute_s for one in own] for own in steps]
         lost = 1 - 1 / choose_strategy.choose(seconds, sequences).gain
-        return lost if lost < min(self.least_lost, self.most_lost - overhead) else None
+        return lost if lost < self.least_lost else None
 
 
 RULE: Final = ChangeRule()
@@ -118,18 +114,6 @@ def lost_in_rounds(steps: Sequence[Sequence[StepTime]]) -> float:
     return 1 - sum(tokens) / (lasted_s * per_s) if per_s else 0.0
 
 
-def overhead_of_rounds(steps: Sequence[Sequence[StepTime]]) -> float:
-    """Share of the time of rounds in which even the last worker waits.
-
-    Args:
-        steps: of each worker in the same rounds, at least one.
-    """
-    of_rounds = list(zip(*steps, strict=True))
-    waited_s = sum(min(one.wait_s for one in of_round) for of_round in of_rounds)
-    lasted_s = sum(max(one.compute_s + one.wait_s for one in of_round) for of_round in of_rounds)
-    return waited_s / lasted_s
-
-
 TakeUp = Callable[[Plan, Start], None]
 """Makes the rest of a run use a plan, and the state in which it begins."""
 
@@ -149,7 +133,7 @@ class Changes:
         self._session, self._plan, self._start = session, plan, start
         self._take_up = take_up
         self._workers = range(1, plan.strategy.workers + 1)
-        self._ends, self._overhead = 0, 0.0
+        self._ends = 0
         self._watched, self._last_s = WatchedTime(), 0.0
         self._steps: dict[int, deque[StepTime]] = {}
         self._forget()
@@ -192,8 +176,7 @@ class Changes:
             self._last_s = now_s
         elif not self._averages:
             self._look_at_gradients()
-        elif (lost := RULE.ends(steps := [list(own) for own in self._steps.values()])) is not None:
-            self._overhead = overhead_of_rounds(steps)
+        elif (lost := RULE.ends([list(own) for own in self._steps.values()])) is not None:
             self._end_rounds(
                 f"rounds lost {lost:.0%} of their gradients to waiting in the last {RULE.rounds} "
                 f"(over {RULE.most_lost:.0%} ends them)",
@@ -211,7 +194,7 @@ class Changes:
         if any(len(own) < self._needed for own in self._steps.values()):
             return
         steps = [list(own) for own in self._steps.values()]
-        lost = RULE.begins(steps, self._plan.strategy.facts.sequences, self._overhead)
+        lost = RULE.begins(steps, self._plan.strategy.facts.sequences)
         if lost is not None and self._has_first_workers():
             self._change(
                 ROUNDS.name,
@@ -263,4 +246,4 @@ class Changes:
         return True
 
 
-__all__ = ["RULE", "ChangeRule", "Changes", "StepTime", "lost_in_rounds", "overhead_of_rounds"]
+__all__ = ["RULE", "ChangeRule", "Changes", "StepTime", "lost_in_rounds"]

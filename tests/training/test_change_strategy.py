@@ -26,7 +26,6 @@ from mlxhog.training.change_strategy import (
     ChangeRule,
     StepTime,
     lost_in_rounds,
-    overhead_of_rounds,
 )
 from mlxhog.training.checkpoints import carry_over, fill_parameters
 from mlxhog.training.plan import make_plan
@@ -56,9 +55,6 @@ def test_rounds_lose_the_gradients_that_the_same_workers_compute_without_waiting
     assert lost_in_rounds(rounds((0.02,) * 9, (0.02,) * 9)) == pytest.approx(0.0)
     # A round of .04 s gives two gradients, without waiting three are computed in that time.
     assert lost_in_rounds(rounds((0.02,) * 9, (0.04,) * 9)) == pytest.approx(1 / 3)
-    # Of its .03 s the last worker of a round waits .01.
-    apart = [[StepTime(64, 0.02, 0.01)] * 9, [StepTime(64, 0.01, 0.02)] * 9]
-    assert overhead_of_rounds(apart) == pytest.approx(1 / 3)
     # A worker that gets no sequence is no loss: nothing is known of its speed.
     idle = [StepTime(0, 0.0, 0.02)] * 9
     assert lost_in_rounds([[StepTime(128, 0.02, 0.0)] * 9, idle]) == pytest.approx(0.0)
@@ -76,7 +72,6 @@ def test_rounds_end_when_the_last_ones_lose_more_than_the_limit() -> None:
 def test_rounds_begin_when_they_would_lose_less_than_the_limit() -> None:
     lock_free = [[StepTime(64, s, 0.0)] * RULE.gradients for s in (0.02, 0.02)]
     assert RULE.begins(lock_free, 2) == pytest.approx(0.0)
-    assert RULE.begins(lock_free, 2, overhead=0.2) is None  # that of rounds which ended
     held_up = [[StepTime(64, s, 0.0) for s in (0.02, 0.08) * 32] for _ in range(2)]
     held_up[1].reverse()
     assert RULE.begins(held_up, 2) is None
@@ -192,7 +187,7 @@ def averages(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["muon", "adamw"])
 def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_is_not(
-    tmp_path: Path, averages: None, optimizer: str
+    tmp_path: Path, averages: None, monkeypatch: pytest.MonkeyPatch, optimizer: str
 ) -> None:
     def stop_and_continue(pid: int) -> None:
         os.kill(pid, signal.SIGSTOP)
@@ -206,6 +201,7 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
         wait_for(directory, "hogwild", lambda: stop_and_continue(pid))
         wait_for(directory, "sync")
 
+    monkeypatch.setattr(change_strategy, "RULE", ChangeRule(rounds=8, gradients=8))
     config = endless(tmp_path, optimizer=optimizer, lr=None, slow="0=10,1=10", **AUTO)
     result = trained(config, disturb)
     ended, *_ = changes(Path(result.run))
@@ -225,7 +221,7 @@ def metrics(result: Result) -> list[dict[str, Any]]:
 
 @pytest.mark.slow
 def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
-    tmp_path: Path, averages: None
+    tmp_path: Path, averages: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def come_and_go(directory: Path) -> None:
         wait_for(directory, "hogwild")
@@ -239,6 +235,7 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
         ask(directory, "leave")
         until(directory, has_left(3))
 
+    monkeypatch.setattr(change_strategy, "RULE", ChangeRule(most_lost=1.0, gradients=8))
     result = trained(endless(tmp_path, slow="1=late:3", **AUTO), come_and_go)
     first, *_ = changes(Path(result.run))
     assert "no round has begun" in first["text"]
@@ -251,17 +248,15 @@ class Always(ChangeRule):
     def ends(self, steps: Sequence[Sequence[StepTime]]) -> float | None:
         return 1.0 if all(len(own) >= self.rounds for own in steps) else None
 
-    def begins(
-        self, steps: Sequence[Sequence[StepTime]], sequences: int, overhead: float = 0.0
-    ) -> float:
+    def begins(self, steps: Sequence[Sequence[StepTime]], sequences: int) -> float:
         return 0.0
 
 
 class Deadly(Supervisor):
     """Kills workers once at a moment of a change."""
 
-    moment: str
-    victims: slice
+    moment = ""
+    victims = slice(0)
     deaths = 0
 
     def holding_still(self) -> bool:
@@ -294,10 +289,10 @@ def test_a_death_at_any_moment_of_a_change_loses_no_batch(
     monkeypatch.setattr(Deadly, "moment", moment)
     monkeypatch.setattr(Deadly, "victims", victims)
     monkeypatch.setattr(Deadly, "deaths", 0)
-    result = train(small_config(tmp_path, steps=150, restarts=10, **AUTO))
+    result = train(small_config(tmp_path, steps=400, restarts=10, **AUTO))
     assert Deadly.deaths == victims.stop
-    assert (result.status, result.steps, result.restarts) == ("done", 150, victims.stop)
-    assert len(changes(Path(result.run))) >= 3
+    assert (result.status, result.steps, result.restarts) == ("done", 400, victims.stop)
+    assert changes(Path(result.run))
     check_tickets(result, "sync")
 
 
