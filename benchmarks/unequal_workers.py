@@ -1,8 +1,13 @@
-"""Who reaches a held-out loss first where workers are not equally fast?
+"""Who trains best where workers are not equally fast?
 
     python benchmarks/unequal_workers.py           five seeds, both optimizers: hours
-    python benchmarks/unequal_workers.py --quick   three seeds, Muon, a higher loss: 25 minutes
+    python benchmarks/unequal_workers.py --quick   fewer seeds, Muon, a higher loss: an hour
+    python benchmarks/unequal_workers.py --quick --only auto          half of it
     python benchmarks/unequal_workers.py --tune    search the settings, and write them down
+
+`auto`: does `--strategy auto`, which changes its strategy while it trains, come near the best of
+the others in each of eight conditions (`training/disturbed.py`)? `loss`: who reaches a held-out
+loss first?
 
 Model: `tiny`, bytes of the corpus sotu, S 256, two PyTorch workers with one thread each. One of
 them is slowed 2 or 4 times on purpose (`--slow`), or both take six times as long for one gradient
@@ -25,10 +30,13 @@ from __future__ import annotations
 import json
 import re
 import tempfile
+from argparse import Namespace
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.claims import Claim, Findings, Sample, flags, measured
+from training.disturbed import DISTURBANCES
+from training.disturbed import measure as disturbed_runs
 from training.time_to_loss import GRIDS, Pair, Race, Target
 
 from mlxhog.data.corpora import read_sotu
@@ -91,6 +99,9 @@ def conditions(target: Target, late_s: int) -> dict[str, Condition]:
     }
 
 
+AUTO_SEEDS, AUTO_SECONDS = (1, 2, 3), 30.0
+AUTO_QUICK_SEEDS, AUTO_QUICK_SECONDS = (1, 2), 20.0
+PARTS = ("auto", "loss")
 LOW = Target(1.8, {"muon": 700_000, "adamw": 1_200_000})
 HIGH = Target(2.1, {"muon": 200_000}, 16_384, margin=0.1)
 QUICK = Scale((1, 2, 3), ("muon",), conditions(HIGH, late_s=4))
@@ -112,38 +123,45 @@ def write_sentences(path: Path) -> None:
 
 def main() -> int:
     """Measure, or search, what the flags ask for."""
-    parser = flags(__doc__, quick="three seeds, Muon, a higher loss")
+    parser = flags(__doc__, parts=PARTS, quick="fewer seeds, Muon, a higher loss")
     parser.add_argument("--tune", action="store_true", help="search the settings")
     parser.add_argument("--optimizer", choices=list(GRIDS), action="append")
     parser.add_argument("--seeds", type=int, help="number of seeds")
+    parser.add_argument("--seconds", type=float, help="auto: seconds of each training")
     parser.add_argument(
         "--condition",
-        choices=list(FULL.conditions),
+        choices=list(dict.fromkeys((*FULL.conditions, *DISTURBANCES))),
         action="append",
         help="measure, or search the settings of, this one alone; may be repeated",
     )
     chosen = parser.parse_args()
-    scale = QUICK if chosen.quick else FULL
+    parts, scale = chosen.only or PARTS, QUICK if chosen.quick else FULL
+    disturbed = [name for name in DISTURBANCES if name in (chosen.condition or DISTURBANCES)]
     if chosen.condition:
         some = {k: v for k, v in scale.conditions.items() if k in chosen.condition}
-        if not some:
-            parser.error("--quick leaves that condition out; run it without --quick")
+        if not some and not (disturbed and "auto" in parts):
+            parser.error("the chosen parts leave that condition out; leave out --quick or --only")
         scale = replace(scale, conditions=some)
     if chosen.optimizer:
         scale = replace(scale, optimizers=tuple(chosen.optimizer))
+    seeds, seconds = AUTO_SEEDS, AUTO_SECONDS
+    if chosen.quick:
+        seeds, seconds = AUTO_QUICK_SEEDS, AUTO_QUICK_SECONDS
     if chosen.seeds:
-        scale = replace(scale, seeds=tuple(range(1, chosen.seeds + 1)))
+        seeds = tuple(range(1, chosen.seeds + 1))
+        scale = replace(scale, seeds=seeds)
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as folder:
-        races = open_races(scale, Path(folder))
+        races = open_races(scale, Path(folder)) if "loss" in parts else {}
         if chosen.tune:
             return tune(scale, races)
-        return measured(
-            "unequal_workers",
-            chosen,
-            lambda findings, _: measure(scale, races, findings),
-            packages=("torch",),
-            quiet=True,
-        )
+
+        def measure_parts(findings: Findings, _: Namespace) -> None:
+            if "auto" in parts:
+                disturbed_runs(disturbed, seeds, chosen.seconds or seconds, findings)
+            if races:
+                measure(scale, races, findings)
+
+        return measured("unequal_workers", chosen, measure_parts, packages=("torch",), quiet=True)
 
 
 def open_races(scale: Scale, folder: Path) -> dict[str, Race]:

@@ -28,8 +28,9 @@ eval_end        number of batches of that evaluation
 side_until_ns   deadline of evaluations and samples after training, monotonic; 0 is none
 sample_asked    samples of text requested
 sample_taken    of these, samples that a worker has started
-strategy        1 + index of the run's strategy among those that the workers were started for; 0
-                until it is chosen, and if there is only one; the supervisor writes it
+strategy        256 times the number of choices of a strategy so far, plus the index of the run's
+                strategy among those that the workers were started for; 0 until one is chosen, and
+                if there is only one; the supervisor writes it
 
 Each worker has a ring; only the worker writes it and only the supervisor reads it. The worker
 writes a record, then publishes it by a release store of the head; the reader takes the records

@@ -82,7 +82,7 @@ def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[st
     words, spelled = record.facts(), record.options_in_words()
     began = facts["created_s"]
     begun = [] if began is None else [f"begun {datetime.fromtimestamp(began):%Y-%m-%d %H:%M}"]
-    strategy = [f"strategy {facts['strategy']}"] if facts["strategy"] else []
+    strategy = [f"strategy {record.strategy}"] if facts["strategy"] else []
     lines = {
         "model": [
             _name(facts["model"]),

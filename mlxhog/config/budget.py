@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 END_S = 10.0
 """Latest end of a command after its budget of time, with any model."""
@@ -90,12 +90,34 @@ class Budget:
         """Whether nothing was left when this call began."""
         return 0 in (self.steps, self.tokens, self.seconds)
 
-    def step_limit(self, tokens_per_step: int) -> int | None:
-        """Steps this call may take, or None where only time limits it."""
+    def step_limit(self, tokens_per_step: int, *, steps: int = 0, tokens: int = 0) -> int | None:
+        """Steps this call may take, or None where only time limits it.
+
+        Args:
+            tokens_per_step: of the steps from now on.
+            steps: of this call so far.
+            tokens: in them.
+        """
         limits = [self.steps] if self.steps is not None else []
         if self.tokens is not None:
-            limits.append(math.ceil(self.tokens / tokens_per_step))
+            limits.append(steps + math.ceil(max(0, self.tokens - tokens) / tokens_per_step))
         return min(limits) if limits else None
+
+    def continuing(self, earlier: Budget, steps: int) -> Budget:
+        """This budget, whose steps have other numbers of batches, where an earlier one stands.
+
+        The finished share of the run stays the same, and the rest is in steps of this budget.
+
+        Args:
+            earlier: the budget of this call so far.
+            steps: of this call so far.
+        """
+        if self.steps is None or earlier.steps is None:
+            return self
+        whole = self.steps + self.progress_before
+        done = (steps + earlier.progress_before) / (earlier.steps + earlier.progress_before) * whole
+        rest = math.ceil(round(whole - done, 6))
+        return replace(self, steps=steps + rest, equal_steps_before=done - steps)
 
     def fraction(self, *, steps: int, tokens: int, seconds: float) -> float:
         """Share of this call's budget that is used, in [0, 1]."""

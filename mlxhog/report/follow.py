@@ -123,7 +123,7 @@ class RunFollower:
                 self.sample = event.text
             elif event.kind == "checkpoint":
                 self.messages.append(f"saved {event.text}")
-            elif event.kind == "message":
+            elif event.kind in ("message", "strategy"):
                 self.messages.append(event.text)
         del self.messages[:-MOST_MESSAGES]
         newest = newest_line(self.run.metrics_path)

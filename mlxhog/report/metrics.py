@@ -133,6 +133,7 @@ class Activity(Enum):
     MEASURING = "measuring workers"
     FINISHING = "finishing the last steps"
     PAUSING = "pausing for a checkpoint"
+    CHANGING = "changing the strategy"
     EVALUATING = "evaluating"
     SAMPLING = "sampling"
     SCORING = "scoring"
@@ -184,6 +185,7 @@ class Progress:
             that runs on the CPU adds the steps of all workers).
         kernels: implementations of the model's operations in use, see `kernels_used`.
         staleness: steps by their staleness, the updates by others between a step's read and write.
+        strategy: in use now.
         sample: new text of the model, if there is any.
         message: a message for the user.
         doing: activity besides training.
@@ -205,6 +207,7 @@ class Progress:
     gpu_write: str = "cpu"
     kernels: str = "reference"
     staleness: Mapping[int, int] = field(default_factory=dict)
+    strategy: str | None = None
     sample: str | None = None
     message: str | None = None
     doing: Doing | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -86,6 +86,8 @@ class Monitor:
         self.over = False  # the budget is used up
         self._no_step_fits = False
         self.samples = 0
+        self.strategy: str | None = None  # of the run now
+        self.on_step: Callable[[int, np.void], None] | None = None  # gets each record of a step
         self.evaluations = 0  # evaluations during training
         self.evaluating_s = 0.0  # seconds that workers spent on them
         self._staleness: dict[int, Counter[int]] = {slot: Counter() for slot in slots}
@@ -111,6 +113,8 @@ class Monitor:
             for record in ring.drain():
                 if record["kind"] == RecordKind.STEP:
                     staleness[int(record["staleness"])] += 1
+                    if self.on_step is not None:
+                        self.on_step(slot, record)
                     self._times[slot].take(
                         int(record["t_ns"]),
                         **{name: float(record[name]) for name in StepTimes.PARTS},
@@ -272,6 +276,7 @@ class Monitor:
             gpu_write=self.gpu_write,
             kernels=self.kernels,
             staleness=self.staleness(),
+            strategy=self.strategy,
             sample=sample,
             message=message,
             doing=doing,

@@ -182,6 +182,16 @@ class RunRecord:
         return [event for event in self.events if event.kind == "sample"]
 
     @property
+    def strategy(self) -> str:
+        """The strategy; for auto also the newest one, and the number of changes; - is unknown."""
+        asked, now = self.config.get("strategy"), self.history.newest.get("strategy")
+        if asked != "auto" or not isinstance(now, str):
+            return _text(asked)
+        changes = sum(event.kind == "strategy" for event in self.events)
+        changed = f", {changes} change{'s' * (changes > 1)}" if changes else ""
+        return f"auto: {_text(now)}{changed}"
+
+    @property
     def others(self) -> int:
         """P - 1: the staleness of every step if all P workers are equally fast."""
         return max(len(self.history.workers) - 1, 0)
@@ -214,6 +224,7 @@ class RunRecord:
                 else {}
             ),
             "lost updates": rate(_last(history, "lost_update_rate")),
+            "strategy": self.strategy,
             "workers": ", ".join(workers) or "-",
             "workers restarted": str(restarts) if len(history) else "-",
             "steps dropped": str(_whole(result.get("dropped_steps", _dropped(newest)))),
@@ -382,7 +393,7 @@ class RunEvent:
     Attributes:
         elapsed_s: seconds of training of the whole run; None if it was not recorded.
         step: step of the whole run; None if it was not recorded.
-        kind: "message", "sample", "checkpoint" or "ended".
+        kind: "message", "strategy" (of a change), "sample", "checkpoint" or "ended".
         text: the message, the sample, or the path of the checkpoint.
     """
 

@@ -39,12 +39,14 @@ class Strategy(ABC):
         facts: of the run.
         workers: number of workers at the start of the run.
         max_workers: worker slots of the arena, if more than that; see `slots`.
+        open: whether the run may change to another strategy (`--strategy auto`).
     """
 
     choice: StrategyChoice
     facts: RunFacts
     workers: int
     max_workers: int = 0
+    open: bool = False
 
     numbered: ClassVar[bool] = False
     """Whether batches are assigned by number; a resumed run then cannot skip single ones."""
@@ -120,16 +122,22 @@ class Strategy(ABC):
                 workers, whose `kept_segments` are in place.
         """
 
-    def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None) -> None:
-        """Store the budget of this call in steps (None: no limit), after `begin`.
+    def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
+        """Store the rest of this call's budget in steps (None: no limit), after `begin`.
 
         A step of lock-free workers is a ticket, so the budget is a limit of ticket numbers: the
         ledger is the only count, exact after a death at any instruction. Strategies that assign
         batches by number have their own count (`Context.step_limit`).
+
+        Args:
+            arena: of the run.
+            ledger: of the run.
+            steps: that this strategy may take.
+            done: steps that this call took with other strategies.
         """
         end = 0 if steps is None else ledger.end_after(steps)
         arena.counters.store("end_ticket", end)
-        arena.counters.store("tickets_before", ledger.count_done())
+        arena.counters.store("tickets_before", ledger.count_done() - done)
 
     def settle(self, arena: Arena, ledger: Ledger) -> None:
         """Bring the parameters and counters up to date.

@@ -20,6 +20,9 @@ of each for a sequence in earlier rounds; the replacement of a dead worker compu
 sequences. A worker still holds ticket R P + rank, which is done when the worker has ended the
 round. It may get no sequence at all, and then has no gradient: the mean is that of the others.
 
+In a run that may change its strategy a round begins when every worker is there. So no worker waits
+within a round for one that evaluates, starts again or comes late, and the run may change meanwhile.
+
     segment            dtype    meaning
     grads.1 .. grads.P float32  gradients, laid out as the parameters
     grads.mean         float32  their mean
@@ -28,6 +31,7 @@ round. It may get no sequence at all, and then has no gradient: the mean is that
 
     line of sync.words  word  meaning
                      0     0  decision
+                           1  steps that this call took with other strategies
                      1     0  lr, a float
                            1  version before the round
               2 + 2 rank   0  finished stages
@@ -35,6 +39,7 @@ round. It may get no sequence at all, and then has no gradient: the mean is that
               3 + 2 rank   0  sequences in its batch, the weight of its gradient
                            1  its seconds for one, a float; 0 is not measured yet
                            2  number of gradients in that mean
+                           3  1 + the round that it is ready to begin, in an open run
               2 + 2 P   rank  sequences of the round that the rank computes
 """
 
@@ -135,9 +140,15 @@ class Sync(Strategy):
         """Prepare one worker."""
         return SyncWorker(context)
 
+    def limit_steps(self, arena: Arena, ledger: Ledger, steps: int | None, done: int = 0) -> None:
+        """Store also the steps of other strategies."""
+        super().limit_steps(arena, ledger, steps, done)
+        Words(arena.segment("sync.words")).store(0, 1, done)
+
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
-        """Rounds that every worker has ended."""
-        return rounds_done(arena.segment("sync.words"), self.workers)
+        """Rounds that every worker has ended, and the steps of other strategies before them."""
+        words = arena.segment("sync.words")
+        return Words(words).load(0, 1) + rounds_done(words, self.workers)
 
     def step_s(self, arena: Arena) -> float:
         """That of the slowest worker that a round waits for."""
@@ -225,9 +236,16 @@ class SyncWorker:
         if code != STOP:
             if any(self._stages(rank) < 3 * round_ for rank in self._ranks):
                 return 0  # a worker that died at a round's end did not wait for the others
+            if not self._all_are_there(round_):
+                return 0
             self._publish(round_)
         self._words.store(0, 0, (round_ + 1) << 2 | code)
         return code
+
+    def _all_are_there(self, round_: int) -> bool:
+        """Whether every worker is ready for a round; a run that cannot change does not ask."""
+        is_open, ranks = self.context.strategy.open, self._ranks
+        return not is_open or all(self._words.load(3 + 2 * rank, 3) > round_ for rank in ranks)
 
     def _publish(self, round_: int) -> None:
         """Store the step size of a round, its version and the sequences of each rank."""
@@ -244,9 +262,9 @@ class SyncWorker:
         The others may not have counted their part of the last round yet.
         """
         context = self.context
-        tokens = context.workers * context.entry.tokens
         if self._shares is not None:
-            tokens = context.arena.counters.load("tokens")
+            return context.progress()
+        tokens = context.workers * context.entry.tokens
         return context.budget.progress(steps=round_, tokens=tokens, seconds=context.seconds())
 
     def _step(self) -> int:
@@ -280,6 +298,8 @@ class SyncWorker:
         context = self.context
         round_, stage = divmod(self._stages(context.rank), 3)
         if stage == 0 or self._switched_at(round_):
+            if context.strategy.open and not context.paused():
+                self._words.store(self._line + 1, 3, round_ + 1)
             code = self._decision(round_)
             if code == SWITCH:
                 self._leave(3 * round_)

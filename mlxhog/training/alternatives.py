@@ -1,7 +1,8 @@
 """The strategies that a run may get, the needs of each, and one arena that fits all of them.
 
-Usually there is one. `--strategy auto` with several workers has two until the workers have been
-measured (`choose_strategy.py`): workers start once, in an arena that fits both.
+Usually there is one. `--strategy auto` with several workers has two: a measurement chooses the
+first (`choose_strategy.py`), and the run may change to the other (`change_strategy.py`). Workers
+start once, in an arena that fits both.
 """
 
 from __future__ import annotations
@@ -70,6 +71,8 @@ class Alternative:
         n_workers: int,
         data: prepare.Prepared,
         train: TokenFile,
+        *,
+        is_open: bool,
     ) -> Self:
         """Build strategy and optimizer.
 
@@ -80,6 +83,7 @@ class Alternative:
             n_workers: workers at the start.
             data: the prepared token files.
             train: the token file of the training text.
+            is_open: whether the run may change to another strategy.
 
         Raises:
             ConfigError, DataError: the strategy does not fit this model or this text.
@@ -87,6 +91,8 @@ class Alternative:
         config, resumption = resolution.resolved, resolution.resumption
         stored = None if resumption is None else resumption.run.directory
         strategy = strategies.build(config, n_workers)
+        if is_open:
+            strategy = replace(strategy, open=True)
         strategy.check(model, config)
         strategy, batches, n_tickets, division = _batches(
             config, strategy, data, train, stored=stored

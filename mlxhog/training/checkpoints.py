@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,10 +48,34 @@ PAUSE_S = 10.0  # least time that workers have to finish their current step
 
 @dataclass(frozen=True)
 class Start:
-    """The state in which a call to `train` begins, and a note on it for the user."""
+    """The state in which a call to `train`, or another strategy in the middle of it, begins.
+
+    Attributes:
+        budget: of the call.
+        messages: for the user.
+        steps: of the call before.
+        network_bytes: see `Strategy.network_bytes`; of these steps.
+    """
 
     budget: Budget
     messages: tuple[str, ...] = ()
+    steps: int = 0
+    network_bytes: int = 0
+
+
+class Moments(NamedTuple):
+    """The optimizer's state of a run at rest.
+
+    Attributes:
+        steps: of each slot's own state.
+        since: updates of the parameters before the moments of all workers began; None if each
+            worker has its own.
+        arrays: by "segment/parameter".
+    """
+
+    steps: dict[int, int]
+    since: int | None
+    arrays: Mapping[str, NDArray[np.float32]]
 
 
 def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
@@ -154,15 +179,53 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
     Private moments become their average if the new run shares them; shared moments are copied to
     every worker if the new run keeps them private.
     """
-    version = arena.counters.load("version")
     if plan.config.reset_optimizer:
-        arena.counters.store("moments_since", version)
+        arena.counters.store("moments_since", arena.counters.load("version"))
         return "the optimizer restarts without moments"
     steps = {int(slot): int(n) for slot, n in saved.state["opt_steps"].items()}
-    saved_slots = list(steps)
+    return _fill_moments(
+        plan, arena, Moments(steps, saved.state.get("moments_since"), saved.optimizer)
+    )
+
+
+def _moments(plan: Plan, arena: Arena) -> Moments:
+    """The moments in the arena, as views."""
+    slots = plan.strategy.state_slots(arena)
+    segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
+    arrays: dict[str, NDArray[np.float32]] = {}
+    for segment in (*segments, *plan.shared_state, *plan.strategy.kept_segments()):
+        flat = arena.segment(segment)
+        for name, slot in arena.layout.parts(segment).items():
+            view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+            arrays[f"{segment}/{name}"] = view
+    steps = {slot: arena.workers.entry(slot).opt_step for slot in slots}
+    since = arena.counters.load("moments_since") if plan.shared_state else None
+    return Moments(steps, since, arrays)
+
+
+def carry_over(old: Plan, new: Plan, arena: Arena) -> None:
+    """Give a run at rest the moments and the segments of another of its candidate strategies.
+
+    Segments that only one of them has overlap, so moments are copied out of the arena first.
+    """
+    moments = _moments(old, arena)
+    moments = moments._replace(arrays={name: one.copy() for name, one in moments.arrays.items()})
+    slots = range(1, new.strategy.slots + 1)
+    for segment in (
+        *new.strategy.segments(len(new.layout.slots)),
+        *new.shared_state,
+        *(f"{kind}.{slot}" for kind in new.private_state for slot in slots),
+    ):
+        arena.segment(segment).fill(0)
+    _fill_moments(new, arena, moments)
+
+
+def _fill_moments(plan: Plan, arena: Arena, saved: Moments) -> str | None:
+    """Fill the arena's moments; see `_restore_moments`."""
+    version, steps, saved_slots = arena.counters.load("version"), saved.steps, list(saved.steps)
     mean_of_all = round(sum(steps.values()) / len(steps))
-    since = saved.state.get("moments_since", max(0, version - mean_of_all))
-    become_private = "moments_since" in saved.state and not plan.shared_state
+    since = max(0, version - mean_of_all) if saved.since is None else saved.since
+    become_private = saved.since is not None and not plan.shared_state
     # one slot stands for all where their moments are the same
     now = list(plan.strategy.state_slots(arena))
     same = saved_slots == now
@@ -178,11 +241,11 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
         for kind in plan.private_state:
             shared_out = kind in (RESIDUAL, FEEDBACK) and not same  # keeps the sum
             segments = [f"{kind}.{s}" for s in (saved_slots if shared_out else sources)]
-            _fill(arena, f"{kind}.{slot}", [*segments, kind], saved.optimizer)
+            _fill(arena, f"{kind}.{slot}", [*segments, kind], saved.arrays)
             if shared_out:
                 arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
     for kind in plan.shared_state:
-        _fill(arena, kind, [kind, *(f"{kind}.{s}" for s in saved_slots)], saved.optimizer)
+        _fill(arena, kind, [kind, *(f"{kind}.{s}" for s in saved_slots)], saved.arrays)
     arena.counters.store("moments_since", since)
     if same or become_private or not plan.private_state:
         return None
@@ -252,11 +315,16 @@ def _summary(resumption: Resumption) -> str:
     return f"resuming from step {saved.state['used']['steps']}{held_out}{only}"
 
 
-def network_bytes(plan: Plan, arena: Arena) -> int:
+def network_bytes(plan: Plan, arena: Arena, start: Start) -> int:
     """Bytes that the whole run would have sent over a network; see `Strategy.network_bytes`."""
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
-    now = plan.strategy.network_bytes(arena, arena.counters.load("steps"))
-    return int(earlier.get("network_bytes", 0)) + now
+    return int(earlier.get("network_bytes", 0)) + network_bytes_of_call(plan, arena, start)
+
+
+def network_bytes_of_call(plan: Plan, arena: Arena, start: Start) -> int:
+    """The same, of this call."""
+    steps = arena.counters.load("steps") - start.steps
+    return start.network_bytes + plan.strategy.network_bytes(arena, steps)
 
 
 def n_bytes(plan: Plan, n_slots: int | None = None) -> int:
@@ -306,15 +374,7 @@ def save(
         EnvironmentLacks: the disk is full; the previous checkpoint is whole.
     """
     counters, budget = arena.counters, start.budget
-    slots = plan.strategy.state_slots(arena)
-    segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
-    segments += [*plan.shared_state, *plan.strategy.kept_segments()]
-    moments: dict[str, NDArray[np.float32]] = {}
-    for segment in segments:
-        flat = arena.segment(segment)
-        for name, slot in arena.layout.parts(segment).items():
-            view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            moments[f"{segment}/{name}"] = view
+    moments = _moments(plan, arena)
     config, stored = plan.config, plan.resolution.stored
     position = ledger.position()
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
@@ -336,19 +396,20 @@ def save(
         step=version,
         params={name: arena.param(name) for name in arena.layout.slots},
         model_config=plan.model.to_dict(),
-        optimizer=moments,
+        optimizer=moments.arrays,
         state={
             "version": version,
             "optimizer": optimizers.of(config).name,
             "strategy": {"strategy": strategy_name(stored), "sync_shares": _shares(stored)},
-            **({"moments_since": counters.load("moments_since")} if plan.shared_state else {}),
+            "regime": plan.strategy.name if plan.measured else None,
+            **({} if moments.since is None else {"moments_since": moments.since}),
             "used": used,
             "budget": {
                 unit: getattr(config, unit) for unit in ("steps", "tokens", "time", "epochs")
             },
             "left": rest,
             "over": monitor.over,
-            "network_bytes": network_bytes(plan, arena),
+            "network_bytes": network_bytes(plan, arena, start),
             "val_bits_per_byte": monitor.val_bits_per_byte,
             "held_out": plan.held_out.to_json(),
             "best": watch.to_json(),
@@ -363,7 +424,7 @@ def save(
             "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
             "emulated": plan.emulated,
             "joined": (counters.load("workers") or len(plan.workers)) - len(plan.workers),
-            "opt_steps": {str(slot): arena.workers.entry(slot).opt_step for slot in slots},
+            "opt_steps": {str(slot): steps for slot, steps in moments.steps.items()},
             "tokens_sha256": TokenFile.open(plan.data.train).digest,
             "held_out_sha256": TokenFile.open(plan.data.val).digest,
         },

@@ -18,7 +18,8 @@ would take longer, as estimated from a few tokens, no worker is measured: the ru
 that suits its devices (`by_likelihood`), and a resume with more time measures.
 
 Workers start once, before the choice, in an arena with room for either strategy
-(`alternatives.py`); they build the strategy after the choice (`WorkerSession.decide`).
+(`alternatives.py`); they build the strategy after the choice (`WorkerSession.decide`). It is the
+first one: the run changes to the other when its own times say so (`change_strategy.py`).
 
 A table of the arena holds the times; each worker writes a row of `MOST` + 2 numbers:
 
@@ -141,7 +142,7 @@ class MeasuredStrategy:
             for mean, deviation in zip(self.means_s, self.deviations_s, strict=True)
         )
         return (
-            f"strategy {_title(self.strategy)}: a gradient takes the workers {times} ms; "
+            f"strategy {title(self.strategy)}: a gradient takes the workers {times} ms; "
             f"without waiting they compute {self.gain:.2f} times as many as in rounds (hogwild "
             f"from {MARGIN:g} on)"
         )
@@ -164,13 +165,14 @@ class UnmeasuredStrategy:
     def __str__(self) -> str:
         """One line for the user."""
         return (
-            f"strategy {_title(self.strategy)}, not measured: {LEAST} gradients of a worker, about "
+            f"strategy {title(self.strategy)}, not measured: {LEAST} gradients of a worker, about "
             f"{LEAST * self.gradient_s:.2g} s, are over {SHARE:.0%} of {self.budget_s:.3g} s; sync "
             "is for workers on one kind of device, hogwild for others"
         )
 
 
-def _title(strategy: str) -> str:
+def title(strategy: str) -> str:
+    """The name of a candidate strategy in messages."""
     return f"{strategy}, shares by speed" if strategy == ROUNDS.name else strategy
 
 

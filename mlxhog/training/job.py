@@ -13,7 +13,7 @@ from typing import Protocol
 
 from mlxhog import arena
 from mlxhog.arena import ArenaHandle, Layout, control, published
-from mlxhog.arena.control import Counters, Ring
+from mlxhog.arena.control import Ring
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config.budget import Budget
@@ -27,6 +27,7 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
 from mlxhog.strategies import Context, Strategy
 from mlxhog.training.kernel_choice import Writers
+from mlxhog.training.terms import PLACES, Terms
 
 
 class BatchSource(Protocol):
@@ -181,7 +182,7 @@ class Job:
         step_limit: the budget in steps, if it limits them.
         run_dir: folder for logs.
         halvings: how often its micro-batch has been halved, see `worker.py`.
-        alternatives: this job under each candidate strategy, if the strategy is still to be chosen.
+        alternatives: this job under each candidate strategy, if there are several.
     """
 
     setup: Setup
@@ -198,12 +199,14 @@ class Job:
         """The run's configuration."""
         return self.setup.config
 
-    def chosen(self, counters: Counters) -> Job | None:
+    def chosen(self, terms: Terms) -> Job | None:
         """The job under the chosen strategy; None while there is no choice."""
-        if not self.alternatives:
-            return self
-        place = counters.load("strategy")
-        return self.alternatives[place - 1] if place else None
+        counter = terms.counter
+        if not counter:
+            return None
+        job = self.alternatives[counter % PLACES]
+        budget, step_limit = terms.of(job.budget)
+        return replace(job, budget=budget, step_limit=step_limit)
 
     @property
     def spec(self) -> WorkerSpec:

@@ -24,7 +24,7 @@ from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
-from mlxhog.training import choose_strategy, evaluation, init_from, lengths, vocabulary
+from mlxhog.training import choose_strategy, evaluation, init_from, lengths, terms, vocabulary
 from mlxhog.training.alternatives import Alternative, laid_out, mean_batches_per_step
 from mlxhog.training.engines import RunEngines
 from mlxhog.training.evaluation import HeldOutPart, Text
@@ -50,8 +50,9 @@ class Plan(Setup):
         shared_state: optimizer segments kept once.
         budget: of this call.
         resolution: of the options; `config` is its result.
-        alternatives: the plan with each candidate strategy, all of one layout; empty if the
-            strategy is decided. Until then this plan has the first one.
+        alternatives: the plan with each candidate strategy, all of one layout; empty if there is
+            only one. Until one is chosen this plan has the first.
+        measured: whether the workers were measured before one was chosen.
         division: of the text among clients; None if all workers share one text.
         initial_weights: of a checkpoint, for a new run; None draws initial values.
     """
@@ -67,19 +68,23 @@ class Plan(Setup):
     budget: Budget
     resolution: Resolution
     alternatives: tuple[Plan, ...] = ()
+    measured: bool = False
     division: Division | None = None
     initial_weights: InitialWeights | None = None
 
-    def with_strategy(self, name: str, *, leaves_open: bool) -> Plan:
+    def with_strategy(self, name: str, *, measured: bool) -> Plan:
         """The plan with one of the strategies of `alternatives`.
 
         Args:
             name: of the strategy.
-            leaves_open: whether a resume chooses again.
+            measured: whether the workers were measured.
         """
-        (plan,) = [one for one in self.alternatives if one.strategy.name == name]
-        resolution = replace(plan.resolution, leaves_strategy_open=leaves_open)
-        return replace(plan, resolution=resolution)
+        plan = self.alternatives[self.place(name)]
+        return replace(plan, alternatives=self.alternatives, measured=measured)
+
+    def place(self, name: str) -> int:
+        """The place of a strategy in `alternatives`."""
+        return [one.strategy.name for one in self.alternatives].index(name)
 
     @property
     def resumption(self) -> Resumption | None:
@@ -106,7 +111,8 @@ class Plan(Setup):
     @property
     def free_slots(self) -> int:
         """Number of workers that can join."""
-        return 0 if self.strategy.fixed else self.strategy.slots - self.strategy.workers
+        ways = [one.strategy for one in self.alternatives or (self,)]
+        return max(0 if way.fixed else way.slots - way.workers for way in ways)
 
     @property
     def emulated(self) -> bool:
@@ -163,12 +169,16 @@ def make_plan(config: TrainConfig) -> Plan:
     spec, sampled = _parameters(config, model, train)
 
     parameters, n_workers = param_count(model), len(engines.workers)
-    ways = [Alternative.of(one, model, hidden, n_workers, data, train) for one in resolutions]
+    is_open = len(resolutions) > 1
+    ways = [
+        Alternative.of(one, model, hidden, n_workers, data, train, is_open=is_open)
+        for one in resolutions
+    ]
     before = None if resumption is None else resumption.evaluated_bytes()
     held_out = HeldOutPart.of(data, config, parameters, before)
     tables = {evaluation.SEGMENT: evaluation.segment(held_out)}
-    if len(ways) > 1:
-        tables |= choose_strategy.segment(n_workers)
+    if is_open:
+        tables |= {**choose_strategy.segment(n_workers), **terms.segment(n_workers)}
     live, live_notes = memory.keeps_copies(config.live, parameters)
     ways, layout = laid_out(ways, memory, config.max_workers, spec, tables, live=live)
     notes = (*model_notes, *lengths.notes(train, val, config.seq_len), *engines.notes, *live_notes)

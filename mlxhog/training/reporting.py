@@ -47,6 +47,7 @@ def monitor_of(plan: Plan, arena: Arena, budget: Budget) -> Monitor:
         kernels=plan.kernels_used,
     )
     monitor.val_share = plan.held_out.share if plan.config.eval_every.on else None
+    monitor.strategy = None if plan.alternatives else plan.strategy.name
     monitor.find_marks(plan.data)
     return monitor
 
@@ -71,10 +72,17 @@ class Reporter:
             self._resumed = sorted({*known, monitor.budget.steps_before})
         self._last_report = self._last_metrics = self._last_times = 0.0
 
-    def report(self, message: str | None, doing: Doing | None = None) -> None:
-        """Show the observer a message or the progress."""
+    def report(
+        self,
+        message: str | None,
+        doing: Doing | None = None,
+        *,
+        kind: str = "message",
+        **fields: object,
+    ) -> None:
+        """Show the observer a message or the progress; the event of a message has more fields."""
         if message is not None:
-            self.record("message", text=message)
+            self.record(kind, text=message, **fields)
         if self.observer is None:
             return
         progress = self.monitor.progress(sample=self.sample, message=message, doing=doing)

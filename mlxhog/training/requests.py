@@ -17,7 +17,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
@@ -36,6 +36,11 @@ from mlxhog.training import kernel_choice
 from mlxhog.training.plan import Plan
 from mlxhog.training.session import WorkerSession
 
+if TYPE_CHECKING:
+    from mlxhog.training.change_strategy import Changes
+
+SHORT = (Activity.STARTING, Activity.MEASURING, Activity.PAUSING, Activity.CHANGING)
+"""Activities after which the run trains."""
 COPY_S = 1.0  # time to try to copy state between two writes of its owner
 _Answer = dict[str, Any]
 
@@ -89,7 +94,7 @@ class Requests:
             while self._waiting:
                 request = self._waiting.popleft()
                 self._answer(request, lambda r: getattr(self, f"_{r.name}")(r.fields))
-        elif doing.activity not in (Activity.STARTING, Activity.MEASURING, Activity.PAUSING):
+        elif doing.activity not in SHORT:
             self._refuse_all(f"the run is {doing}: its training is over")
 
     def close(self) -> None:
@@ -207,13 +212,15 @@ class Elastic:
     """
 
     def __init__(self, session: WorkerSession, plan: Plan, monitor: Monitor) -> None:
-        """Prepare for a run with the workers of its plan."""
+        """Prepare for a run with the workers of its plan; the caller may set `changes`."""
         self._session, self.plan, self._monitor = session, plan, monitor
+        self.changes: Changes | None = None
         self._supervisor, self._arena = session.supervisor, session.arena
 
     def free_slots(self) -> int:
         """Number of workers that could join now."""
-        return 0 if self.plan.strategy.fixed else len(self._supervisor.free_slots())
+        fixed = self.plan.strategy.fixed and self.changes is None
+        return 0 if fixed else len(self._supervisor.free_slots())
 
     def join(self, workers: str, threads: int | None) -> str:
         """Start all requested workers or none; returns a message for the user.
@@ -289,6 +296,8 @@ class Elastic:
         return f"worker {slot} ({backend}) finishes its step and leaves"
 
     def _check_elastic(self) -> None:
+        if self.changes is not None:
+            self.changes.end_rounds("workers join and leave without rounds")
         if why := self.plan.strategy.fixed:
             raise Refused(
                 f"the workers of this run are fixed: {why}; workers join and leave with strategy "

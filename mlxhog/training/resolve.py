@@ -37,8 +37,8 @@ class Resolution:
         lr: largest step size, with the factor of `lr_workers`.
         budget: of this call.
         resumption: the run that is resumed; None for a new one.
-        leaves_strategy_open: whether a resume chooses the strategy again: the workers have not been
-            measured yet, or there is only one.
+        leaves_strategy_open: whether the run may have another strategy later, since no option
+            names one.
         automatic: step size and numbers of the optimizer that `optim.for_model` decided, since
             neither this call nor the first one gave them.
         notes: for the user, on these decisions.
@@ -83,8 +83,7 @@ def resolve(
         workers: at the start.
 
     Returns:
-        One resolution per candidate strategy. There are several only if workers have to be measured
-        first; the first is the likely one.
+        One resolution per candidate strategy, the likely one first; several if none is named.
 
     Raises:
         RunError, CheckpointError: the run cannot be resumed.
@@ -100,6 +99,8 @@ def resolve(
         likely = (of(config, StrategyChoice),)
     elif len(workers) > 1:
         likely = choose_strategy.by_likelihood(workers)
+        if resumption is not None and resumption.regime == likely[1].name:
+            likely = likely[::-1]
 
     def with_strategy(strategy: StrategyChoice) -> Resolution:
         chosen = replace(config, strategy=strategy)

@@ -101,6 +101,12 @@ class Resumption:
         began = {name: self.stored[name] for name in ORIGINS if name in self.stored}
         return began if began.get("init_from") not in (None, "none") else {}
 
+    @property
+    def regime(self) -> str | None:
+        """The strategy in which a run without a named one was saved; None if not measured."""
+        name = self.checkpoint.state.get("regime")
+        return name if isinstance(name, str) else None
+
     def evaluated_bytes(self) -> int | None:
         """Size of the held-out text that the run was evaluated on; None if it is unknown."""
         part = self.checkpoint.state.get("held_out")

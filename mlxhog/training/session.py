@@ -24,6 +24,7 @@ from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Doing
 from mlxhog.training.job import Job, Setup
 from mlxhog.training.supervisor import Supervisor
+from mlxhog.training.terms import Terms
 
 FIRST_WAIT_S = 0.004
 LONGER = 1.25  # growth of the waits in a phase, so that a short phase ends without delay
@@ -133,9 +134,29 @@ class WorkerSession(ABC):
         Running workers build it, and are `ready` again afterwards.
         """
         terms = self._alternatives[place]
-        self.strategy, self._setup, self._alternatives = terms.setup.strategy, terms.setup, ()
+        self.strategy, self._setup = terms.setup.strategy, terms.setup
         self.begin(terms.budget, terms.step_limit)
-        self.supervisor.decide(self.strategy, place)
+        self.supervisor.decide(self.strategy)
+        Terms(self.arena).choose(place, terms.budget, terms.step_limit)
+
+    def change(self, place: int, budget: Budget, step_limit: int | None, done: int) -> None:
+        """Continue with another candidate strategy; all workers hold still.
+
+        The arena is filled for it. Workers must hold still until each has built it (`Terms`).
+
+        Args:
+            place: of the strategy among the candidates.
+            budget: of this call.
+            step_limit: steps that this call may take; None for no limit.
+            done: of these, steps that other strategies took.
+        """
+        setup = self._alternatives[place].setup
+        self.strategy = self.supervisor.strategy = setup.strategy
+        self._setup, self._budget, self.step_limit = setup, budget, step_limit
+        rest = None if step_limit is None else step_limit - done
+        self.arena.counters.store("first_ticket", self.ledger.watermark)
+        self.strategy.limit_steps(self.arena, self.ledger, rest, done)
+        Terms(self.arena).choose(place, budget, rest)
 
     def train(self) -> int:
         """Let workers train; returns the start of training in monotonic nanoseconds."""
@@ -161,6 +182,10 @@ class WorkerSession(ABC):
     def add_worker(self, slot: int, spec: WorkerSpec, kernels: str) -> None:
         """Start one more worker, in a free slot whose optimizer state is in place."""
         self._setup = self._setup.with_worker(slot, spec, kernels)
+        self._alternatives = tuple(
+            one._replace(setup=one.setup.with_worker(slot, spec, kernels))
+            for one in self._alternatives
+        )
         self.supervisor.join(slot, spec)
 
     def abandon(self) -> None:
@@ -169,17 +194,21 @@ class WorkerSession(ABC):
         self._report_messages()
 
     @contextmanager
-    def paused(self, limit_s: float) -> Iterator[bool]:
-        """Pause all workers for a checkpoint; yields whether they paused within the limit.
+    def paused(self, limit_s: float, why: Activity = Activity.PAUSING) -> Iterator[bool]:
+        """Pause all workers after their step; yields whether they paused within the limit.
 
         The limit is longer for a worker that evaluates or samples: if all do a step together, the
         others wait for it within the step.
+
+        Args:
+            limit_s: see above.
+            why: activity that is shown to the user.
         """
         counters, supervisor, interrupts = self.arena.counters, self.supervisor, self.interrupts()
         counters.store("pause", 1)
         try:
             while True:
-                still = self.until(supervisor.holding_still, Doing(Activity.PAUSING), limit_s)
+                still = self.until(supervisor.holding_still, Doing(why), limit_s)
                 if still or self.interrupts() > interrupts or not supervisor.has_side_job():
                     break
             yield still

@@ -32,6 +32,7 @@ from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies import Strategy, access_order
 from mlxhog.training import worker
 from mlxhog.training.job import Job
+from mlxhog.training.terms import Terms
 
 RESTART_WINDOW_S = 600.0
 LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
@@ -242,19 +243,22 @@ class Supervisor:
         job = self._make_job(seat.slot, seat.halvings)
         self.messages.append(worker.less_work_text(cause, job.micro_batch))
 
-    def decide(self, strategy: Strategy, place: int) -> None:
-        """Let all workers build the chosen strategy; until then they count as starting.
-
-        Args:
-            strategy: the chosen one.
-            place: its place among the candidates of their jobs.
-        """
+    def decide(self, strategy: Strategy) -> None:
+        """Let all workers count as starting until they have built the chosen strategy."""
         self.strategy = strategy
         for seat in self.seats:
             if self.entry(seat).state == State.RUNNING:
                 self.entry(seat).state = State.STARTING
                 seat.log_begin, seat.notices_read = self._log_bytes(seat), False
-        self.arena.counters.store("strategy", place + 1)
+
+    def all_built(self) -> bool:
+        """Whether every worker has built the present strategy; one that starts will build it."""
+        terms = Terms(self.arena)
+
+        def is_built(seat: _Seat) -> bool:
+            return self.entry(seat).state == State.STARTING or terms.is_built(seat.slot)
+
+        return self._twice(lambda: [is_built(seat) for seat in self.seats])
 
     # -- joining and leaving ---------------------------------------------------------------------
 

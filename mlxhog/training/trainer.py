@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -32,6 +32,7 @@ from mlxhog.machine.processes import require_descriptors
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import checkpoints, choose_strategy, init_from, recording
+from mlxhog.training.change_strategy import Changes
 from mlxhog.training.deadlines import Deadlines
 from mlxhog.training.final_evaluation import FinalEvaluation, write_sample
 from mlxhog.training.follow import Following
@@ -138,6 +139,7 @@ class _Training:
         )
         self._unsaved: EnvironmentLacks | None = None
         self._measured = False  # to choose the strategy
+        self._changes: Changes | None = None
         self._deadlines = Deadlines(began_ns, self._start.budget.seconds, whole=whole_time)
         self._stack = stack
         self._evaluation = FinalEvaluation(
@@ -233,31 +235,33 @@ class _Training:
 
     def _choose_strategy(self) -> None:
         """Measure the workers, choose a strategy, and report the reason."""
-        name, leaves_open = self.plan.strategy.name, True
-        if not self._start.budget.is_used_up:
+        resumption, name = self.plan.resumption, self.plan.strategy.name
+        known = resumption is not None and resumption.regime == name
+        if not (known or self._start.budget.is_used_up):
             choice = choose_strategy.measured(self._session, self._start.budget.seconds)
             if choice is None:
                 return  # interrupted
             self._session.report(str(choice))
             self._measured = isinstance(choice, choose_strategy.MeasuredStrategy)
-            name, leaves_open = choice.strategy, not self._measured
+            name = choice.strategy
         # A resume measures if this call has not.
-        self._take_up(self.plan.with_strategy(name, leaves_open=leaves_open))
-
-    def _take_up(self, plan: Plan) -> None:
-        """Continue with one of the plan's candidate strategies.
-
-        The arena is filled for it, then workers build it.
-        """
-        names = [one.strategy.name for one in self.plan.alternatives]
-        self.plan = self._reporter.plan = self._elastic.plan = plan
-        self._start = self._saver.start = checkpoints.begin(plan, self._arena, self._session.ledger)
+        plan = self.plan.with_strategy(name, measured=known or self._measured)
+        self._take_up(plan, checkpoints.begin(plan, self._arena, self._session.ledger))
         self._monitor.budget = self._start.budget
-        self._session.decide(names.index(plan.strategy.name))
+        self._session.decide(plan.place(name))
         for message in (*self._start.messages, *plan.notes):
             self._reporter.report_once(message)
-        self._write_config()
         self._session.until(self._supervisor.ready, Doing(Activity.STARTING))
+        self._changes = Changes.of(self._session, plan, self._start, self._take_up)
+        self._elastic.changes = self._changes
+
+    def _take_up(self, plan: Plan, start: checkpoints.Start) -> None:
+        """Continue with one of the candidate strategies, for which the arena is filled."""
+        self.plan = self._reporter.plan = self._elastic.plan = plan
+        self._start = self._saver.start = start
+        self._monitor.strategy = plan.strategy.name
+        with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
+            self._write_config()
 
     def _terms(self, plan: Plan) -> StrategyTerms:
         """The part of a plan that workers need."""
@@ -285,6 +289,8 @@ class _Training:
                 self._monitor.over = True
                 break
             self._session.poll()
+            if self._changes is not None:
+                self._changes.look()
             if self._watch.look(self._monitor, self._saver.save_best, self._session.report):
                 self._monitor.over = True
                 break
@@ -429,6 +435,6 @@ class _Training:
             status=self._status,
             checkpoint=self._saver.newest,
             copies_bits_per_byte=tuple(self._evaluation.copies_bits_per_byte),
-            network_bytes=checkpoints.network_bytes(self.plan, self._arena),
+            network_bytes=checkpoints.network_bytes(self.plan, self._arena, self._start),
             error=error,
         )

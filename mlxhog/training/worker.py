@@ -34,6 +34,7 @@ from mlxhog.strategies import Context, look_ahead
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job, SideJobs
 from mlxhog.training.steps import Steps
+from mlxhog.training.terms import Terms
 
 LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
 MOST_HALVINGS = 3
@@ -92,6 +93,8 @@ def _run(job: Job) -> None:
         entry.rss_bytes = resident_bytes()
         if work is None and (work := Work.of(job, arena, entry, gradients)) is not None:
             entry.state = State.RUNNING  # again: the supervisor waits for that
+        elif work is not None and work.choice != _choice(arena):
+            work = Work.of(job, arena, entry, gradients)
         if command == Command.MEASURE:
             gradients.measure()
         elif work is not None and work.follow(command):
@@ -102,23 +105,39 @@ def _run(job: Job) -> None:
     gradients.backend.close()
 
 
-class Work:
-    """The work under a chosen strategy: steps and side jobs."""
+def _choice(arena: Arena) -> int:
+    """The counter of the run's choice of a strategy, see `terms.py`."""
+    return arena.counters.load("strategy")
 
-    def __init__(self, context: Context, steps: Steps, side_jobs: SideJobs) -> None:
+
+class Work:
+    """The work under a chosen strategy: steps and side jobs.
+
+    Attributes:
+        choice: counter of the choice for which it was built.
+    """
+
+    def __init__(
+        self, context: Context, steps: Steps, side_jobs: SideJobs, choice: int = 0
+    ) -> None:
         """Use `of`."""
         self._context, self._steps, self._side_jobs = context, steps, side_jobs
+        self.choice = choice
 
     @classmethod
     def of(cls, job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> Self | None:
         """Build strategy and optimizer; None while there is no chosen strategy."""
-        chosen = job.chosen(arena.counters)
+        terms, counter = Terms(arena) if job.alternatives else None, _choice(arena)
+        chosen = job if terms is None else job.chosen(terms)
         if chosen is None:
             return None
         context = make_context(chosen, arena, entry, gradients.backend)
         ring = control.Ring(arena.segment(f"ring.{job.slot}"))
         steps = Steps(chosen, context, ring, gradients)
-        return cls(context, steps, chosen.setup.side_jobs(chosen, context, ring))
+        work = cls(context, steps, chosen.setup.side_jobs(chosen, context, ring), counter)
+        if terms is not None:
+            terms.note_built(job.slot, counter)
+        return work
 
     def follow(self, command: Command) -> bool:
         """Follow a command; returns whether this was a step, so that another may follow at once.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from types import SimpleNamespace
 
@@ -15,9 +16,9 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase
 from mlxhog.strategies import Lease
-from mlxhog.strategies.sync import SyncWorker, sync_segments
+from mlxhog.strategies.sync import Sync, SyncWorker, sync_segments
 from tests.strategies.deaths import die_and_be_replaced, let_others_run, lines
-from tests.strategies.test_sync import LR, by_speed, context, note_speeds
+from tests.strategies.test_sync import LR, by_speed, context, note_speeds, strategy
 
 pytestmark = pytest.mark.slow
 
@@ -54,6 +55,11 @@ def new_worker(arena: Arena, slot: int) -> SyncWorker:
     return SyncWorker(context(arena, slot))
 
 
+def new_open_worker(arena: Arena, slot: int) -> SyncWorker:
+    """Of a run that may change its strategy: a round begins when both are there."""
+    return SyncWorker(context(arena, slot, replace(strategy(Sync), open=True)))
+
+
 def new_worker_by_speed(arena: Arena, slot: int) -> SyncWorker:
     """Of a run in which rank 1 has been three times as slow as rank 0 so far."""
     note_speeds(arena, 1e-3, 2.9e-3)
@@ -80,8 +86,9 @@ def take_rounds_by_speed(worker: SyncWorker, rounds: int) -> None:
     [
         (METHODS, new_worker, take_rounds, 0.0),
         (BY_SPEED, new_worker_by_speed, take_rounds_by_speed, 1e-6),
+        ((*METHODS, "_all_are_there"), new_open_worker, take_rounds, 0.0),
     ],
-    ids=["equal", "speed"],
+    ids=["equal", "speed", "open"],
 )
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_death_at_any_line_of_a_round_costs_at_most_one_torn_apply(

@@ -19,7 +19,7 @@ from tests.training.small import small_config
 
 CHOICES = {"sync": ROUNDS, "hogwild": LOCK_FREE}
 NAMES = tuple(CHOICES)
-SAME = ("strategy", "budget", "private_state", "shared_state")
+SAME = ("budget", "private_state", "shared_state")
 
 
 def open_config(tmp_path: Path, **options: object) -> TrainConfig:
@@ -42,11 +42,12 @@ def test_a_strategy_that_is_chosen_has_the_numbers_that_it_has_when_it_is_named(
     plan = make_plan(config)
     assert {one.strategy.name for one in plan.alternatives} == set(NAMES)
     for name in NAMES:
-        chosen = plan.with_strategy(name, leaves_open=False)
+        chosen = plan.with_strategy(name, measured=True)
         alone = named(config, name)
         for field in SAME:
             assert getattr(chosen, field) == getattr(alone, field), field
-        assert chosen.resolution.stored == alone.resolution.stored
+        assert chosen.strategy == replace(alone.strategy, open=True)
+        assert chosen.resolution.stored == replace(alone.resolution.stored, strategy=None)
         assert chosen.resolution.automatic == alone.resolution.automatic
         assert chosen.schedule()(0.5, 10) == alone.schedule()(0.5, 10)
 
@@ -74,7 +75,7 @@ def test_a_resumed_run_has_the_moments_of_the_strategy_that_is_chosen(tmp_path: 
     config = open_config(tmp_path, resume=first.run)
     plan = make_plan(config)
     for name in NAMES:
-        chosen, alone = plan.with_strategy(name, leaves_open=False), named(config, name)
+        chosen, alone = plan.with_strategy(name, measured=True), named(config, name)
         with Arena.create(plan.layout) as shared, Arena.create(alone.layout) as own:
             fill_parameters(plan, shared)
             start = begin(chosen, shared, Ledger(shared))

@@ -119,13 +119,12 @@ class Messages:
         return [text for text in self.texts if text.startswith("strategy ")]
 
 
-def stored(result: Result) -> tuple[str, str]:
-    """Strategy and shares in the run's configuration."""
+def stored(result: Result) -> tuple[str, str | None]:
+    """The strategy in the run's configuration, and the measured one in its checkpoint."""
     values = yaml.safe_load((Path(result.run) / "config.yaml").read_text())
-    strategy = values["strategy"]
-    if strategy == "auto":
-        return "auto", "equal"
-    return strategy["name"], strategy.get("shares", "equal")
+    if result.checkpoint is None:
+        return values["strategy"], None
+    return values["strategy"], checkpoint.load(Path(result.checkpoint)).state["regime"]
 
 
 def starts(result: Result) -> list[int]:
@@ -167,7 +166,7 @@ def test_the_chosen_strategy_trains_names_its_reason_and_is_kept_by_a_resume(
     both = (ROUNDS, LOCK_FREE) if likely == "sync" else (LOCK_FREE, ROUNDS)
     monkeypatch.setattr(choose_strategy, "by_likelihood", lambda workers: both)
     chosen.append(name)
-    messages, own = Messages(), (name, "speed" if name == "sync" else "equal")
+    messages, own = Messages(), ("auto", name)
     first = train(small_config(tmp_path, steps=20, **TWO), observer=messages)
     assert (first.status, first.steps, stored(first)) == ("done", 20, own)
     (line,) = messages.choices()
@@ -201,13 +200,11 @@ def test_workers_that_would_take_too_long_are_not_measured_until_a_run_has_more_
     first = train(small_config(tmp_path, **limited), observer=messages)
     (line,) = messages.choices()
     assert line.startswith("strategy sync, shares by speed, not measured")
-    assert (first.status, first.steps, stored(first)) == ("done", 5, ("auto", "equal"))
-    assert first.checkpoint is not None
-    assert checkpoint.load(Path(first.checkpoint)).state["strategy"]["strategy"] == "auto"
+    assert (first.status, first.steps, stored(first)) == ("done", 5, ("auto", None))
 
     monkeypatch.setattr(worker, "main", measuring)
     second = train(small_config(tmp_path, resume=first.run, **limited), observer=messages)
-    assert (second.steps, stored(second)) == (10, ("hogwild", "equal"))
+    assert (second.steps, stored(second)) == (10, ("auto", "hogwild"))
     assert len(messages.choices()) == 2
 
 
@@ -217,7 +214,7 @@ def test_workers_that_are_held_up_are_seen(tmp_path: Path) -> None:
     slow = "0=random:0.3:10,1=random:0.3:10"
     config = small_config(tmp_path, slow=slow, seed=127, steps=5, **TWO)  # drawn far apart
     result = train(config, observer=messages)
-    assert (result.status, stored(result)) == ("done", ("hogwild", "equal"))
+    assert (result.status, stored(result)) == ("done", ("auto", "hogwild"))
     assert messages.choices()
 
 
@@ -229,7 +226,7 @@ def test_one_worker_is_serial_and_leaves_the_choice_to_a_resumed_run(
     assert make_plan(one).strategy.name == "serial"
     messages = Messages()
     first = train(one, observer=messages)
-    assert stored(first) == ("auto", "equal")
+    assert stored(first) == ("auto", None)
     assert not messages.choices()
     assert "serial  1 worker" in messages.texts[0]
     serial = train(small_config(tmp_path, strategy="serial"))
@@ -237,7 +234,7 @@ def test_one_worker_is_serial_and_leaves_the_choice_to_a_resumed_run(
     assert make_plan(small_config(tmp_path, resume=serial.run, **TWO)).alternatives
     chosen.append("hogwild")
     second = train(small_config(tmp_path, resume=first.run, **TWO), observer=messages)
-    assert (second.steps, stored(second)) == (40, ("hogwild", "equal"))
+    assert (second.steps, stored(second)) == (40, ("auto", "hogwild"))
     assert messages.choices()
 
 
@@ -260,7 +257,7 @@ def test_a_run_interrupted_while_workers_are_measured_has_chosen_nothing(tmp_pat
     presser = Messages(signal.SIGINT)
     result = train(small_config(tmp_path, slow="0=20,1=20", **TWO), observer=presser)
     assert presser.done
-    assert (result.status, result.steps, stored(result)) == ("interrupted", 0, ("auto", "equal"))
+    assert (result.status, result.steps, stored(result)) == ("interrupted", 0, ("auto", None))
     assert not presser.choices()
 
 

@@ -357,7 +357,7 @@ const runView = (() => {
     newestFirst(run.events.filter((event) => event[2] === "sample").slice(-most), "samples",
       ([, , , text]) => make("p", {}, text));
 
-  const WORDS = { message: "", checkpoint: "saved ", ended: "ended: " };
+  const WORDS = { message: "", strategy: "", checkpoint: "saved ", ended: "ended: " };
   const events = (run, most = 300) =>
     newestFirst(run.events.filter((event) => event[2] !== "sample").slice(-most), "events",
       ([, , kind, text]) => make("p", {}, (WORDS[kind] ?? kind + ": ") +

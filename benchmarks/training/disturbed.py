@@ -1,0 +1,190 @@
+"""Runs of fixed length whose workers are disturbed: `auto` beside the strategies that stay.
+
+Every arm trains the same seconds at the numbers that its strategy has by default, so `auto` has
+those of the strategy in use. Its pair in each seed is the best of the others, in bits per byte of
+the same held-out text after training.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from harness.claims import Claim, Findings, Mean, Sample
+
+from mlxhog import TrainConfig, train
+from mlxhog.checkpoint.run import Run
+from mlxhog.report.metrics import Activity, Progress
+
+WITHIN = 1.03
+"""Largest ratio of bits per byte, `auto` over the best of the others."""
+
+AUTO = "auto"
+ARMS: dict[str, dict[str, Any]] = {
+    "sync": {"strategy": "sync"},
+    "sync by speed": {"strategy": "sync", "sync_shares": "speed"},
+    "hogwild": {"strategy": "hogwild"},
+    AUTO: {"strategy": "auto"},
+}
+OPTIONS: dict[str, Any] = {
+    "model": "tiny", "tokenizer": "bytes", "seq_len": 256, "batch_size": 4, "threads": 1,
+    "workers": "torch:cpu*2", "eval_every": "1h", "sample_every": "off", "save_every": "off",
+}  # fmt: skip
+AFTER_TRAINING = (Activity.FINISHING, Activity.EVALUATING, Activity.SCORING)
+
+Disturb = Callable[[list[int], threading.Event, float], None]
+"""Disturbs workers with these pids until an event, in a run of so many seconds."""
+
+
+@dataclass(frozen=True)
+class Disturbance:
+    """In what workers are not equally fast.
+
+    Attributes:
+        slow: makes the option of `TrainConfig` of the seconds of a run.
+        disturb: disturbs the workers while they train.
+    """
+
+    slow: Callable[[float], str] | None = None
+    disturb: Disturb | None = None
+
+
+def stop_now_and_then(
+    pids: list[int],
+    end: threading.Event,
+    seconds: float,
+    *,
+    period_s: float,
+    share: float,
+    begin: float = 0.0,
+) -> None:
+    """Stop the last worker for a share of each period, from a share of the run on."""
+    pid = pids[-1]
+    end.wait(begin * seconds)
+    with suppress(ProcessLookupError):
+        while not end.is_set():
+            os.kill(pid, signal.SIGSTOP)
+            end.wait(share * period_s)
+            os.kill(pid, signal.SIGCONT)
+            end.wait((1 - share) * period_s)
+
+
+def compute_beside(pids: list[int], end: threading.Event, seconds: float) -> None:
+    """Another program, bound to one core where the system can bind it."""
+    program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
+    try:
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(program.pid, {min(os.sched_getaffinity(0))})
+        end.wait()
+    finally:
+        program.kill()
+        program.wait()
+
+
+SLOW_LATER = partial(stop_now_and_then, period_s=0.04, share=0.75, begin=0.5)
+DISTURBANCES: dict[str, Disturbance] = {
+    "equal": Disturbance(),
+    "one 2x slower": Disturbance(lambda _: "1=2"),
+    "one 4x slower": Disturbance(lambda _: "1=4"),
+    "one becomes 4x slower": Disturbance(disturb=SLOW_LATER),
+    "random sleeps": Disturbance(lambda _: "0=random:0.1:6,1=random:0.1:6"),
+    "another program": Disturbance(disturb=compute_beside),
+    "one joins late": Disturbance(lambda seconds: f"1=late:{seconds / 3:g}"),
+    "one stopped half of the time": Disturbance(
+        disturb=partial(stop_now_and_then, period_s=1.0, share=0.5)
+    ),
+}
+
+
+class Disturber:
+    """An observer of a run: disturbs its workers from their first step to their last."""
+
+    def __init__(self, disturb: Disturb | None, seconds: float) -> None:
+        """Prepare for a run of so many seconds."""
+        self._disturb, self._seconds = disturb, seconds
+        self._end = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def __call__(self, progress: Progress) -> None:
+        """Begin with the first step, end with the training."""
+        if self._disturb is None or self._end.is_set():
+            return
+        if self._thread is None and progress.step > 0:
+            pids = [worker.pid for worker in progress.workers]
+            given = (pids, self._end, self._seconds)
+            self._thread = threading.Thread(target=self._disturb, args=given)
+            self._thread.start()
+        over = progress.doing is not None and progress.doing.activity in AFTER_TRAINING
+        if over and self._thread is not None:
+            self.end()
+
+    def end(self) -> None:
+        """Disturb no longer."""
+        self._end.set()
+        if self._thread is not None:
+            self._thread.join()
+
+
+def trained(arm: str, disturbance: Disturbance, seed: int, seconds: float) -> tuple[float, str]:
+    """Bits per byte after a training, and the changes of its strategy in words."""
+    disturber = Disturber(disturbance.disturb, seconds)
+    slow = None if disturbance.slow is None else disturbance.slow(seconds)
+    with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
+        options = {**OPTIONS, **ARMS[arm], "slow": slow, "seed": seed, "time": seconds, "out": out}
+        try:
+            result = train(TrainConfig(**options), observer=disturber, whole_time=True)
+        finally:
+            disturber.end()
+        if result.status == "interrupted":
+            raise KeyboardInterrupt
+        assert result.val_bits_per_byte is not None, result
+        return result.val_bits_per_byte, changes(Run(Path(result.run)))
+
+
+def changes(run: Run) -> str:
+    """The changes of a run's strategy: seconds and strategy of each."""
+    from mlxhog.report.record import EventLog
+
+    events = EventLog(run.events_path).update()
+    every = [one for one in events if one.kind == "strategy" and one.elapsed_s is not None]
+    return ", ".join(f"{one.elapsed_s:.1f} s {one.text.split(':')[0]}" for one in every)
+
+
+def measure(names: Iterable[str], seeds: Iterable[int], seconds: float, found: Findings) -> None:
+    """Run all arms under some disturbances, seed by seed; every other seed in opposite order."""
+    table: dict[str, dict[str, list[float]]] = {name: {arm: [] for arm in ARMS} for name in names}
+    for seed in seeds:
+        for name, bits in table.items():
+            print(name, flush=True)
+            for arm in ARMS if seed % 2 else reversed(ARMS):
+                value, changed = trained(arm, DISTURBANCES[name], seed, seconds)
+                bits[arm].append(value)
+                print(f"  seed {seed}  {arm:14} {value:.3f}  {changed}", flush=True)
+    print(f"\nbits per byte after {seconds:g} s (median, range)")
+    for name, bits in table.items():
+        print(f"  {name}")
+        for arm, values in bits.items():
+            print(f"    {arm:14} {Sample.of(values).spelt('.3f')}")
+        found.claims.append(claim(name, bits))
+    found.results["auto"] = {
+        name: {arm: Sample.of(values) for arm, values in bits.items()}
+        for name, bits in table.items()
+    }
+
+
+def claim(name: str, bits: dict[str, list[float]]) -> Claim:
+    """The claim that `auto` is near the best of the others, seed by seed."""
+    others = zip(*(values for arm, values in bits.items() if arm != AUTO), strict=True)
+    ratios = Mean.of(own / min(of_seed) for own, of_seed in zip(bits[AUTO], others, strict=True))
+    interval = (ratios.low, ratios.high)
+    return Claim(f"{name}: auto / best of the others", ratios.mean, "<=", WITHIN, interval=interval)
