@@ -22,9 +22,10 @@ from typing import Any
 
 from harness.claims import Claim, Findings, Mean, Sample
 
-from mlxhog import TrainConfig, train
+from mlxhog import TrainConfig
 from mlxhog.checkpoint.run import Run
 from mlxhog.report.metrics import Activity, Progress
+from mlxhog.training.trainer import train
 
 WITHIN = 1.03
 """Largest ratio of bits per byte, `auto` over the best of the others."""

@@ -44,16 +44,16 @@ class ChangeRule:
     """When rounds end, and when they begin again.
 
     Attributes:
-        most_lost: share of the gradients that rounds may lose to waiting (X). Equal workers lose
-            some of it to three barriers and to uneven gradients, which cost lock-free workers
-            nothing but are worth their later gradients.
-        rounds: number of last rounds that are looked at (N): a second or two of the smallest
-            models, so that a worker that becomes slow costs little, and one slow round in so many
-            has to last several times as long as the others to end them.
+        most_lost: share of the gradients that rounds may lose to waiting (X). Rounds of equal
+            workers lose a part of it, too, to three barriers and to uneven gradients; gradients
+            that are never late are worth that.
+        rounds: number of last rounds that are looked at (N): a second of a small model, so that a
+            worker that becomes slow costs little. One round of five times the usual length ends
+            rounds, but such an error costs little as well: lock-free training is about as good.
         least_lost: share below which rounds begin again: the limit of the choice at the start. It
             is half of `most_lost`, so that a run near one limit is far from the other.
-        gradients: of each worker that show it (M), one after another: twice as many as rounds end
-            it, since a late end of rounds costs more than a late begin.
+        gradients: of each worker that show it (M), one after another: four times `rounds`, since a
+            late end of rounds costs more than a late begin.
         growth: factor of `gradients` after each end of rounds, so that a run whose workers are
             disturbed now and then changes ever more rarely.
         absent_s: seconds without a round, because a worker is not there, after which rounds end:
@@ -61,7 +61,7 @@ class ChangeRule:
     """
 
     most_lost: float = 0.1
-    rounds: int = 32
+    rounds: int = 16
     least_lost: float = 1 - 1 / MARGIN
     gradients: int = 64
     growth: int = 2

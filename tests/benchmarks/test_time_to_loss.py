@@ -41,6 +41,18 @@ def test_every_arm_has_settings_and_is_a_run_that_can_be(
         TrainConfig(**races.arm_options(arm, optimizer), **settings, slow=slow)
 
 
+def test_auto_is_compared_with_the_best_of_the_others_seed_by_seed(load: Any) -> None:
+    disturbed = load("training.disturbed")
+    for disturbance in disturbed.DISTURBANCES.values():
+        slow = disturbance.slow and disturbance.slow(30.0)
+        for arm in disturbed.ARMS.values():
+            TrainConfig(**disturbed.OPTIONS, **arm, slow=slow, time=30.0)
+    bits = {"sync": [2.0, 2.0], "sync by speed": [3.0, 3.0], "hogwild": [1.0, 4.0]}
+    claim = disturbed.claim("equal", {**bits, "auto": [1.01, 2.06]})
+    assert claim.value == pytest.approx(1.02)
+    assert claim.interval[0] < 1.01 < 1.03 < claim.interval[1]
+
+
 def test_settings_that_nobody_searched_are_asked_for(races: Any) -> None:
     with pytest.raises(SystemExit, match=r"no settings were searched for muon, hogwild, 1\.2 bits"):
         races.Target(1.2, {}).settings("muon", "hogwild mlx+torch")
