@@ -45,6 +45,7 @@ from mlxhog.training.run_session import RunSession, StopNow
 from mlxhog.training.session import StrategyTerms
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
+COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
 GRACE_S = 3.0  # limit of the current step when a budget of time is over
 
 
@@ -212,6 +213,8 @@ class _Training:
                 )
                 self._requests.close()
                 self._end_publishing()
+            if not self._signals.count:
+                self._monitor.await_counts(COUNTING_S)
             if self.plan.config.determinism == "record":
                 recording.end(self.run.directory, self._arena, self._session.report)
             self._monitor.drain()
@@ -279,6 +282,9 @@ class _Training:
             self._monitor.ended_ns, self._monitor.over = counters.load("start_ns"), True
             return
         self._session.train()
+        if config.eval_every.on and config.follow is None:
+            known = None if self.plan.teacher is None else self.plan.teacher.counts
+            self._monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes, known)
         regular: list[tuple[Interval, Callable[[], None]]] = [
             (config.eval_every, partial(self._watch.ask_for_next, self._session, self._monitor)),
             (config.sample_every, partial(self._session.ask, "sample")),

@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 
 from mlxhog import TrainConfig, train
-from mlxhog.checkpoint.run import find
+from mlxhog.checkpoint.run import Run, find
+from mlxhog.cli import main
+from mlxhog.cli.train import summary
 from mlxhog.config.teachers import Counts
 from mlxhog.data.batch import Batch
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import Result
+from mlxhog.report.record import RunRecord
+from mlxhog.report.tiles import tiles
 from mlxhog.training import replay, teacher
 from mlxhog.training.plan import make_plan
 from tests.training.asking import endless, trained
@@ -111,3 +115,20 @@ def test_a_resumed_run_keeps_its_teacher_and_ends_as_one_without_a_pause(tmp_pat
     assert largest_difference(parameters(whole), parameters(rest)) < 1e-6
     stored = (Path(half.run) / "config.yaml").read_text()
     assert "teacher:\n  name: counts\n  weight: 0.5\n" in stored
+
+
+@pytest.mark.slow
+def test_a_run_is_reported_beside_counts_of_the_same_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(small_config(tmp_path, eval_every=10))
+    assert result.counts_bits_per_byte is not None
+    assert result.counts_bits_per_byte < result.val_bits_per_byte  # type: ignore[operator]
+    line = f"{result.counts_bits_per_byte:.3f}: this network does not beat them"
+    assert f"counts of 7 bytes, without a network, have {line}" in summary(result)
+    assert main(["show", result.run]) == 0
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert f"counts {result.counts_bits_per_byte:.3f}" in str(
+        tiles(RunRecord(Run(Path(result.run))))
+    )
+    assert last_metrics(result)["marks"]["counts"] == result.counts_bits_per_byte
