@@ -89,7 +89,13 @@ def result(scale: Scale) -> Outcome:
             for name, sample in samples.items()
         ],
         claims=[] if scale.mode == "tiny" else claims,
-        settings={**bench.setup.to_json(), "optimizer": "muon", "lr": MUON_LR, "tokens": tokens},
+        settings={
+            **bench.setup.to_json(),
+            "optimizer": "muon",
+            "schedule": "cosine",
+            "lr": MUON_LR,
+            "tokens": tokens,
+        },
         results={"bits_per_byte": bits, "costs": costs},
         seeds=seeds,
     )
