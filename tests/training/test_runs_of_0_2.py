@@ -38,9 +38,9 @@ def loaded(path: Path) -> dict[str, Any]:
 
 
 def stored(name: str) -> dict[str, Any]:
-    """Every option as mlxhog 0.2 wrote it."""
+    """Every option as mlxhog 0.2 wrote it, and the teacher, which it did not have."""
     values: dict[str, Any] = yaml.safe_load((STORED / name / "config.yaml").read_text())
-    return values
+    return {"teacher": "off", **values}
 
 
 def asked(name: str) -> list[str]:
