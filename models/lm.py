@@ -149,6 +149,7 @@ def loss_from_embedding(
     masks: Mapping[str, Array] | None = None,
     log_inclusion: Array | None = None,
     state: State | None = None,
+    targets: Array | None = None,
 ) -> Array:
     """Return the mean cross entropy in nats over the labels other than -100; 0 if there are none.
 
@@ -166,12 +167,14 @@ def loss_from_embedding(
         log_inclusion: (C,) of a sampled loss (`models/sampled_head.py`), for which the head and its
             bias in `params` are the rows of the C candidates, and labels are indices among them.
         state: state before x; None is the start state.
+        targets: (B, S, vocab_size) distributions whose cross entropy is differentiated in place of
+            that of the labels; the value stays that of the labels.
 
     Returns:
         A scalar, float32.
     """
     run = Pass(ops, starts=starts, masks=masks)
-    nats, count = _cross_entropy(cfg, params, x, labels, run, log_inclusion, state)
+    nats, count = _cross_entropy(cfg, params, x, labels, run, log_inclusion, state, targets)
     return nats / ops.xp.maximum(count, 1)
 
 
@@ -196,6 +199,7 @@ def _cross_entropy(
     run: Pass[Array],
     log_inclusion: Array | None,
     state: State | None = None,
+    targets: Array | None = None,
 ) -> tuple[Array, Array]:
     x, _ = _blocks(cfg, params, x, state, run)
     logits, cap = _raw_logits(cfg, params, x, run), cfg.output_logit_soft_cap
@@ -203,7 +207,9 @@ def _cross_entropy(
         logits = logits if cap is None else run.ops.soft_cap(logits, cap)
         logits, cap = logits - log_inclusion, None
     flat = logits.reshape(-1, logits.shape[-1])
-    return run.ops.capped_cross_entropy(flat, labels.reshape(-1), cap)
+    if targets is not None:
+        targets = targets.reshape(flat.shape)
+    return run.ops.capped_cross_entropy(flat, labels.reshape(-1), cap, targets)
 
 
 def _blocks(

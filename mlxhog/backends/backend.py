@@ -101,8 +101,12 @@ class Backend(WeightHolder, Protocol):
 
     name: str
 
-    def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
+    def loss_and_grads(self, batch: Batch, targets: Float32 | None = None) -> tuple[float, Grads]:
         """Mean cross entropy in nats, and its gradient.
+
+        With `targets` (B, S, vocab_size), a distribution for every label, the gradient is that of
+        the cross entropy against them; the loss stays that of the labels. Neither a sampled head
+        nor frozen contexts take them.
 
         Gradients are C-contiguous float32 arrays in the parameters' shapes. The gradient of a
         sampled head is `Rows`, and that of an embedding, too, unless it is tied to the head.

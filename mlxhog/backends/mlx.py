@@ -248,6 +248,7 @@ class MLXBackend(Inference):
         ids: Any,
         log_inclusion: Any,
         state: Any,
+        targets: Any,
     ) -> Any:
         model, ops = self.model, self._ops()
         params = dict(zip(self._trained, trained, strict=True))
@@ -267,12 +268,13 @@ class MLXBackend(Inference):
             masks=masks,
             log_inclusion=log_inclusion,
             state=state,
+            targets=targets,
         )
 
     def refresh(self) -> None:
         """Nothing to do: the inbox is the memory of the flat array, and nothing is pending."""
 
-    def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
+    def loss_and_grads(self, batch: Batch, targets: Float32 | None = None) -> tuple[float, Grads]:
         """Mean cross entropy in nats and its gradient, by `mx.value_and_grad`."""
         check_batch(batch, self.model.vocab_size)
         batch, state = self._behind_context(batch)
@@ -290,8 +292,9 @@ class MLXBackend(Inference):
             ids, labels = mx.array(candidates.ids), candidates.labels
             head = self.params[families.head(self.model)][ids]
             log_inclusion = mx.array(candidates.log_inclusion)
+        mixed = None if targets is None else mx.array(targets)
         loss, (d_params, dx, d_head) = self._value_and_grad(
-            trained, x, head, tokens, mx.array(labels), masks, ids, log_inclusion, state
+            trained, x, head, tokens, mx.array(labels), masks, ids, log_inclusion, state, mixed
         )
         mx.eval(loss, d_params, dx, d_head)
         grads: Grads = {

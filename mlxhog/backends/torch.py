@@ -137,7 +137,7 @@ class TorchBackend(Inference):
     def _mask(self, mask: Float32) -> torch.Tensor:
         return torch.from_numpy(mask).to(self.device)
 
-    def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
+    def loss_and_grads(self, batch: Batch, targets: Float32 | None = None) -> tuple[float, Grads]:
         """Mean cross entropy in nats and its gradient, by autograd."""
         check_batch(batch, self.model.vocab_size)
         batch, state = self._behind_context(batch)
@@ -167,6 +167,7 @@ class TorchBackend(Inference):
             masks=None if masks is None else {site: self._mask(m) for site, m in masks.items()},
             log_inclusion=log_inclusion,
             state=state,
+            targets=None if targets is None else torch.from_numpy(targets).to(self.device),
         )
         arrays = [self._on_host(grad) for grad in torch.autograd.grad(loss, leaves)]
         grads: Grads = dict(zip(names, arrays, strict=True))

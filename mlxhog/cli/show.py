@@ -47,6 +47,7 @@ def run(arguments: list[str]) -> int:
 def _facts(record: "RunRecord") -> dict[str, Any]:
     """Return the facts of a run as JSON types."""
     from mlxhog.models import families
+    from mlxhog.report.follow import marks_of
 
     run, status, model = record.run, record.status, _architecture(record.run)
     resumed = status.get("resumed")
@@ -67,6 +68,7 @@ def _facts(record: "RunRecord") -> dict[str, Any]:
         "checkpoints": _checkpoints(run),
         "held_out": record.part or None,
         "last": {name: record.last(name) for name in _LAST},
+        "marks": dict(marks_of(record.history.newest)),
         "load": _load(run, model),
         "notes": record.notes,
     }
@@ -100,6 +102,7 @@ def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[st
         "held-out": [
             *_held_out(record, words["held-out bits per byte"]),
             f"training {words['train bits per byte']}",
+            *filter(None, [record.counts_text]),
         ],
         "options": [f"{name} {spelled[name]}" for name in facts["options"]] or ["the defaults"],
         "checkpoints": facts["checkpoints"] or ["none yet"],

@@ -13,7 +13,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
 from mlxhog.files.quantities import format_count, format_duration
 from mlxhog.machine import interrupts
-from mlxhog.report.metrics import is_emulated, label, share_text
+from mlxhog.report.metrics import beside_counts, is_emulated, label, share_text
 from mlxhog.report.plain import observer
 from mlxhog.report.streams import printable, wrapped
 from mlxhog.training.api import configured, execute
@@ -107,6 +107,8 @@ def summary(result: "Result") -> str:
     ]
     if bits is not None or (result.val_share is not None and result.status == "done"):
         lines.append(f"held-out text: {_held_out(result)}")
+    if bits is not None and (counts := result.counts_bits_per_byte) is not None:
+        lines.append(beside_counts(bits, counts))
     if result.restarts or result.dropped_steps or result.torn:
         lines.append(
             f"workers restarted {result.restarts}, steps dropped {result.dropped_steps}, "

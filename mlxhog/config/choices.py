@@ -1,7 +1,7 @@
-"""What can be chosen by name: layers, tasks, schedules, optimizers and strategies.
+"""What can be chosen by name: layers, tasks, schedules, optimizers, strategies and teachers.
 
-A choice is a class that owns its numbers (in `strategies.py`, `optimizers.py`, `schedules.py`, or a
-file of the user's own):
+A choice is a class that owns its numbers (in `strategies.py`, `optimizers.py`, `schedules.py`,
+`teachers.py`, or a file of the user's own):
 
     @dataclass(frozen=True, kw_only=True)
     class SSP(AsyncPS):
@@ -324,7 +324,8 @@ STRATEGIES = Kind(
     _class_of("config.strategy.StrategyChoice") + " (examples/my_strategy.py)",
     plural="strategies",
 )
-KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES)
+TEACHERS = Kind("teacher", "mlxhog.config.teachers", _class_of("config.teachers.Counts"))
+KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES, TEACHERS)
 LAYERS: Registry[type[Any]] = Registry(
     "layer",
     "mlxhog.models.mad.layers",

@@ -174,7 +174,9 @@ def _slstm_cell(*x: Array, **how: Any) -> tuple[Array, Sequence[Array]]:
     return states[0], [part[:, -1] for part in states]
 
 
-def _cross_entropy(logits: Array, labels: Array, *, cap: float | None) -> tuple[Array, int]:
+def _cross_entropy(
+    logits: Array, labels: Array, *, cap: float | None, targets: None
+) -> tuple[Array, int]:
     logits = logits if cap is None else cap * np.tanh(logits / cap)
     labelled: Array = logits[np.arange(len(labels)), labels]
     return (np.log(np.exp(logits).sum(-1)) - labelled).sum(), len(labels)

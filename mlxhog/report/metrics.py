@@ -21,6 +21,9 @@ REFERENCE_BITS_PER_BYTE = {
     "xz": 1.844,
 }
 
+COUNTS = "counts"
+"""The mark of counted n-grams of the training text on the held-out text of evaluations."""
+
 ANY_TEXT = {"uniform": 8.0}
 """Bits per byte of simple models on every text."""
 
@@ -267,6 +270,8 @@ class Result:
         network_bytes: bytes that a network would have carried for the whole run, if each worker
             were on a machine of its own.
         copies_bits_per_byte: avg_runs: held-out bits per byte of each worker's own parameters.
+        counts_bits_per_byte: of counted n-grams of the training text, without a network, on the
+            text of `val_bits_per_byte`; None if they were not scored.
     """
 
     run: str
@@ -300,6 +305,7 @@ class Result:
     final_tokens: int | None = None
     final_share: float | None = None
     start_s: float | None = None
+    counts_bits_per_byte: float | None = None
 
     @property
     def emulated(self) -> bool:
@@ -348,6 +354,7 @@ class Result:
             "final_bits_per_byte": self.final_bits_per_byte,
             "final_tokens": self.final_tokens,
             "final_share": self.final_share,
+            "counts_bits_per_byte": self.counts_bits_per_byte,
             **(
                 {"copies_bits_per_byte": list(copies)}
                 if (copies := self.copies_bits_per_byte)
@@ -359,6 +366,16 @@ class Result:
 def number(value: float | None) -> str:
     """Spell a loss; - is no loss yet."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def beside_counts(bits: float, counts: float) -> str:
+    """Compare a network with counts of the same text.
+
+    >>> beside_counts(1.707, 1.439)
+    'counts of 7 bytes, without a network, have 1.439: this network does not beat them'
+    """
+    verdict = "beats" if bits < counts else "does not beat"
+    return f"counts of 7 bytes, without a network, have {counts:.3f}: this network {verdict} them"
 
 
 def share_text(share: float) -> str:

@@ -16,13 +16,15 @@ from mlxhog.arena.control import RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
-from mlxhog.data import heldout
+from mlxhog.data import counts, heldout
+from mlxhog.data.counts import Counts
 from mlxhog.data.heldout import bits_per_byte
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import MlxhogError
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import (
     ANY_TEXT,
+    COUNTS,
     REFERENCE_BITS_PER_BYTE,
     Doing,
     Progress,
@@ -68,6 +70,8 @@ class Monitor:
         self.arena, self.workers, self.budget = arena, dict(enumerate(workers, start=1)), budget
         self.gpu_write, self.kernels = gpu_write, kernels
         self.marks: Mapping[str, float] = ANY_TEXT
+        self.counts_bits_per_byte: float | None = None
+        self._counting: threading.Thread | None = None
         slots = range(1, arena.layout.max_workers + 1)
         self._rings = {slot: Ring(arena.segment(f"ring.{slot}")) for slot in slots}
         self._recent: dict[int, deque[_Step]] = {slot: deque() for slot in slots}
@@ -104,6 +108,28 @@ class Monitor:
                 self.marks = heldout.marks_of(data.val, data.tokenizer)
 
         threading.Thread(target=find, name="marks", daemon=True).start()
+
+    def find_counts(self, data: Prepared, asked_bytes: int, known: Counts | None) -> None:
+        """Score counted n-grams of the training text in a thread, beside the training.
+
+        Args:
+            data: the text.
+            asked_bytes: size of the part of the held-out text that evaluations score.
+            known: counts of the training text, if there are any.
+        """
+
+        def find() -> None:
+            with suppress(MlxhogError, OSError, MemoryError):  # then the view has no such mark
+                self.counts_bits_per_byte = counts.score(data.train, data.val, asked_bytes, known)
+
+        # No daemon: the interpreter may not end while native code is about to take its lock again.
+        self._counting = threading.Thread(target=find, name="counts")
+        self._counting.start()
+
+    def await_counts(self, limit_s: float) -> None:
+        """Wait for the score of `find_counts`, if it was called."""
+        if self._counting is not None:
+            self._counting.join(limit_s)
 
     def drain(self) -> None:
         """Read the records that workers have written since the last call."""
@@ -239,6 +265,10 @@ class Monitor:
             budget.seconds_before + self.seconds(),
         )
 
+    def _all_marks(self) -> Mapping[str, float]:
+        bits = self.counts_bits_per_byte
+        return self.marks if bits is None else {**self.marks, COUNTS: bits}
+
     def progress(
         self,
         *,
@@ -280,7 +310,7 @@ class Monitor:
             sample=sample,
             message=message,
             doing=doing,
-            marks=self.marks,
+            marks=self._all_marks(),
         )
 
 

@@ -18,7 +18,7 @@ from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.files import reading
 from mlxhog.files.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.report.history import History, workers_of
-from mlxhog.report.metrics import label, number, rate, share_text
+from mlxhog.report.metrics import COUNTS, beside_counts, label, number, rate, share_text
 from mlxhog.report.streams import printable, printable_lines
 
 MOST_TEXT = 2000
@@ -177,6 +177,13 @@ class RunRecord:
         return None if bits is None or share is None else (bits, share_text(share))
 
     @property
+    def counts_text(self) -> str:
+        """Its score beside that of counts of the same text; "" if one of them is unknown."""
+        marks, bits = self.history.newest.get("marks"), self.last("val_bits_per_byte")
+        counts = _plain(marks.get(COUNTS)) if isinstance(marks, dict) else None
+        return "" if bits is None or counts is None else beside_counts(bits, counts)
+
+    @property
     def samples(self) -> list[RunEvent]:
         """Samples of text from the model."""
         return [event for event in self.events if event.kind == "sample"]
@@ -223,6 +230,7 @@ class RunRecord:
                 if (larger := self.larger_score)
                 else {}
             ),
+            **({"beside counts": text} if (text := self.counts_text) else {}),
             "lost updates": rate(_last(history, "lost_update_rate")),
             "strategy": self.strategy,
             "workers": ", ".join(workers) or "-",

@@ -9,7 +9,7 @@ from importlib.metadata import version
 
 from mlxhog.report import page
 from mlxhog.report.record import RunRecord, different_texts
-from mlxhog.report.tiles import compressors, tiles
+from mlxhog.report.tiles import tiles, without_network
 
 MOST_NUMBERS = 30_000
 """Numbers in all curves of a page together; this keeps the page below half a megabyte."""
@@ -67,7 +67,7 @@ def report(records: Sequence[RunRecord]) -> str:
 def glance(record: RunRecord) -> dict[str, object]:
     """Return the tiles, and the marks of the loss chart."""
     shown = [tile.to_json() for tile in tiles(record)]
-    return {"tiles": shown, "marks": compressors(record)}
+    return {"tiles": shown, "marks": without_network(record)}
 
 
 def head(record: RunRecord, number: int, *, alone: bool = True) -> str:

@@ -8,10 +8,10 @@ from typing import Any
 
 from mlxhog.files.quantities import format_count, format_duration, format_number, format_share
 from mlxhog.report.follow import marks_of, progress_of
-from mlxhog.report.metrics import number
+from mlxhog.report.metrics import COUNTS, number
 from mlxhog.report.record import RunEvent, RunRecord
 
-COMPARED = ("gzip", "xz")
+COMPARED = ("gzip", "xz", COUNTS)
 MOST_TEXT = 280
 """Characters of the newest sample."""
 
@@ -44,8 +44,8 @@ def tiles(record: RunRecord) -> list[Tile]:
     return list(_tiles(record))
 
 
-def compressors(record: RunRecord) -> dict[str, float]:
-    """Bits per byte of the run's held-out text after compression, by compressor."""
+def without_network(record: RunRecord) -> dict[str, float]:
+    """Bits per byte of the run's held-out text without a network, by its compressor or counts."""
     marks = marks_of(record.history.newest)
     return {name: marks[name] for name in COMPARED if name in marks}
 
@@ -69,7 +69,9 @@ def _of_training(record: RunRecord) -> Iterator[Tile]:
         yield Tile("time left", format_duration(now.eta_s), f"{facts['training time']} trained")
     bits = record.last("val_bits_per_byte")
     if bits is not None:
-        beside = ", ".join(f"{name} {number(mark)}" for name, mark in compressors(record).items())
+        beside = ", ".join(
+            f"{name} {number(mark)}" for name, mark in without_network(record).items()
+        )
         larger = record.larger_score
         details = [beside, "" if larger is None else f"{number(larger[0])} of {larger[1]}"]
         yield Tile("held-out bits per byte", number(bits), "; ".join(filter(None, details)))

@@ -27,6 +27,7 @@ from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
 from mlxhog.strategies import Context, Strategy
 from mlxhog.training.kernel_choice import Writers
+from mlxhog.training.teacher import Teacher
 from mlxhog.training.terms import PLACES, Terms
 
 
@@ -74,6 +75,7 @@ class Setup:
         schedule: makes the schedule of step sizes.
         side_jobs: opens the side jobs.
         sampled: words of the training loss; None for the whole vocabulary.
+        teacher: gives the targets of the training loss; None for the labels alone.
     """
 
     config: TrainConfig
@@ -90,6 +92,7 @@ class Setup:
     schedule: Callable[[], Rate]
     side_jobs: Callable[[Job, Context, Ring], SideJobs]
     sampled: SampledHead | None = None
+    teacher: Teacher | None = None
 
     def for_workers(self) -> Setup:
         """This without the further fields of a plan: small enough to send to every worker."""

@@ -150,7 +150,7 @@ def worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, worker
     if isinstance(strategy, FedBack):
         copies += strategy.delay_feedback  # the correction that was added before
     per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
-    per_token += 4 * model.vocab_size
+    per_token += (4 + (config.teacher is not None)) * model.vocab_size
     tokens = config.batch_size * config.seq_len
     return WORKER_BASE_BYTES + 4 * (copies * layout.n_floats + tokens * per_token)
 

@@ -24,7 +24,15 @@ from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.report import tensorboard
 from mlxhog.report.metrics import is_emulated, kernels_used
-from mlxhog.training import choose_strategy, evaluation, init_from, lengths, terms, vocabulary
+from mlxhog.training import (
+    choose_strategy,
+    evaluation,
+    init_from,
+    lengths,
+    teacher,
+    terms,
+    vocabulary,
+)
 from mlxhog.training.alternatives import Alternative, laid_out, mean_batches_per_step
 from mlxhog.training.engines import RunEngines
 from mlxhog.training.evaluation import HeldOutPart, Text
@@ -33,6 +41,7 @@ from mlxhog.training.job import Setup
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
 from mlxhog.training.resolve import Resolution, resolve
 from mlxhog.training.resume import Resumption
+from mlxhog.training.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,6 +94,11 @@ class Plan(Setup):
     def place(self, name: str) -> int:
         """The place of a strategy in `alternatives`."""
         return [one.strategy.name for one in self.alternatives].index(name)
+
+    def with_teacher(self, teacher: Teacher | None) -> Plan:
+        """The plan, whatever its strategy will be, with the counts of its teacher."""
+        alternatives = tuple(replace(one, teacher=teacher) for one in self.alternatives)
+        return replace(self, teacher=teacher, alternatives=alternatives)
 
     @property
     def resumption(self) -> Resumption | None:
@@ -166,6 +180,7 @@ def make_plan(config: TrainConfig) -> Plan:
         model_notes = list(weights.notes)
     if resumption is not None:
         resumption.check_data(data, train.digest, val.digest)
+    model_notes += teacher.check(config, model, data.tokenizer, train)
     spec, sampled = _parameters(config, model, train)
 
     parameters, n_workers = param_count(model), len(engines.workers)
@@ -217,8 +232,9 @@ def make_plan(config: TrainConfig) -> Plan:
         )
         for way in ways
     )
+    counted_bytes = teacher.counted_bytes(config, train)
     for plan in plans:
-        memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
+        memory.check_run(plan.arena_bytes + counted_bytes, plan.worker_bytes, n_workers)
     if len(plans) == 1:
         return plans[0]
     common = [note for note in plans[0].notes if all(note in plan.notes for plan in plans)]

@@ -246,6 +246,7 @@ class Reporter:
             error=None if error is None else str(error),
             copies_bits_per_byte=copies_bits_per_byte,
             network_bytes=network_bytes,
+            counts_bits_per_byte=self.monitor.counts_bits_per_byte,
         )
 
 

@@ -18,6 +18,7 @@ from mlxhog.checkpoint.run import RUNNING, Run
 from mlxhog.config.budget import SAMPLING_S
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import clients
+from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import (
     CheckpointError,
     ConfigError,
@@ -31,7 +32,7 @@ from mlxhog.files.quantities import Interval
 from mlxhog.machine.processes import require_descriptors
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import checkpoints, choose_strategy, init_from, recording
+from mlxhog.training import checkpoints, choose_strategy, init_from, recording, teacher
 from mlxhog.training.change_strategy import Changes
 from mlxhog.training.deadlines import Deadlines
 from mlxhog.training.final_evaluation import FinalEvaluation, write_sample
@@ -45,6 +46,7 @@ from mlxhog.training.run_session import RunSession, StopNow
 from mlxhog.training.session import StrategyTerms
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
+COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
 GRACE_S = 3.0  # limit of the current step when a budget of time is over
 
 
@@ -88,6 +90,10 @@ def train(
             run = plan.resumption.run
             hold.enter_context(run.lock())
         with ExitStack() as stack:
+            train = TokenFile.open(plan.data.train)
+            plan = plan.with_teacher(
+                stack.enter_context(teacher.of_run(plan.config.teacher, train))
+            )
             return _Training(plan, observer, stack, began_ns, whole_time, run).execute()
 
 
@@ -209,6 +215,8 @@ class _Training:
                 )
                 self._requests.close()
                 self._end_publishing()
+            if not self._signals.count:
+                self._monitor.await_counts(COUNTING_S)
             if self.plan.config.determinism == "record":
                 recording.end(self.run.directory, self._arena, self._session.report)
             self._monitor.drain()
@@ -278,6 +286,9 @@ class _Training:
             self._monitor.ended_ns, self._monitor.over = counters.load("start_ns"), True
             return
         self._session.train()
+        if config.eval_every.on and config.follow is None:
+            known = None if self.plan.teacher is None else self.plan.teacher.counts
+            self._monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes, known)
         regular: list[tuple[Interval, Callable[[], None]]] = [
             (config.eval_every, partial(self._watch.ask_for_next, self._session, self._monitor)),
             (config.sample_every, partial(self._session.ask, "sample")),

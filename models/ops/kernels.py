@@ -364,14 +364,19 @@ class Ops:
         return self.form.head_norm_skip_gate(h, c, z, w, skip, eps=eps)
 
     def capped_cross_entropy(
-        self, raw_logits: Array, labels: Array, cap: float | None
+        self,
+        raw_logits: Array,
+        labels: Array,
+        cap: float | None,
+        targets: Array | None = None,
     ) -> tuple[Array, Array]:
         """Return the summed cross entropy in nats of the capped logits, and the number of labels.
 
         raw_logits (N, V), labels (N,) integer, -100 is ignored; with a cap of None the logits are
-        not capped; both results are scalars.
+        not capped; both results are scalars. With `targets` (N, V), a distribution for each label,
+        the gradient is that of the cross entropy against them; the value stays that of the labels.
         """
-        nats, count = self.form.capped_cross_entropy(raw_logits, labels, cap=cap)
+        nats, count = self.form.capped_cross_entropy(raw_logits, labels, cap=cap, targets=targets)
         return nats, count
 
 

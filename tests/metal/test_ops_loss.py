@@ -44,6 +44,25 @@ def test_the_sum_without_a_gradient_is_the_same(cap: float | None) -> None:
     assert ops.cross_entropy(logits, labels, None, cap=cap, threads=2) == with_gradient
 
 
+@each_of("cap", [30.0, None])
+def test_the_gradient_against_targets_is_softmax_less_target_and_the_sum_that_of_the_labels(
+    cap: float | None,
+) -> None:
+    logits, labels = draw(70, 33), labels_of(70, 33, 0.2)
+    targets = np.random.default_rng(1).dirichlet(np.ones(33), 70).astype(np.float32)
+    gradient = unwritten(70, 33)
+    sums = ops.cross_entropy(logits, labels, gradient, cap=cap, threads=1, targets=targets)
+    assert sums == ops.cross_entropy(logits, labels, None, cap=cap, threads=1)
+    expected = np.zeros((70, 33))
+    for label in range(33):  # linear in the target: the mean of the gradients of labels
+        own = np.where(labels == -100, -100, label)
+        _, _, of_label = reference.capped_cross_entropy(wide(logits)[0], own, cap=cap)
+        expected += targets[:, label, None] * of_label
+    assert_close(gradient, expected, OP_F32, label="gradient")
+    with pytest.raises(ValueError, match="targets has 33 elements"):
+        ops.cross_entropy(logits, labels, None, cap=cap, threads=1, targets=targets[:1])
+
+
 def test_a_large_cap_does_not_underflow() -> None:
     logits = np.array([[900.0, -900.0, 0.0]], np.float32)
     nats, _ = ops.cross_entropy(logits, np.zeros(1, np.int32), None, cap=1000.0, threads=1)

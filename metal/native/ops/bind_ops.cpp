@@ -24,9 +24,10 @@ namespace {
 using Labels = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 std::pair<double, Index> cross_entropy(const In& logits, const Labels& labels, std::optional<Out> gradient,
-                                       std::optional<float> cap, int threads) {
+                                       std::optional<float> cap, int threads, std::optional<In> targets) {
   const Index V = last("logits", logits), n = rows("logits", logits);
   expect("labels", labels, n);
+  if (targets) expect("targets", *targets, {n, V});
   if (gradient) expect("gradient", *gradient, {n, V});
   for (Index r = 0; r < n; ++r) {
     const std::int32_t label = labels.data()[r];
@@ -36,8 +37,8 @@ std::pair<double, Index> cross_entropy(const In& logits, const Labels& labels, s
                                 .c_str());
   }
   nb::gil_scoped_release release;
-  const LossSum total =
-      capped_cross_entropy(n, V, cap, logits.data(), labels.data(), data_or_null(gradient), threads);
+  const LossSum total = capped_cross_entropy(n, V, cap, logits.data(), labels.data(), data_or_null(targets),
+                                             data_or_null(gradient), threads);
   return {total.nats, total.count};
 }
 
@@ -182,9 +183,9 @@ void bind_ops(nb::module_& parent) {
         "Let malloc keep freed memory for the next step (glibc; process-wide); False where malloc has no such switch.");
   bind_layers(m);
   m.def("cross_entropy", &cross_entropy, A("logits"), A("labels"), A("gradient").none(), nb::kw_only(), "cap"_a.none(),
-        "threads"_a,
+        "threads"_a, A("targets").none() = nb::none(),
         "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) and the count of labels other than -100; the sum's gradient "
-        "with respect to the raw logits.");
+        "with respect to the raw logits, or that of the cross entropy against targets (N, V), a distribution a row.");
   m.def("scale", &scale_in_place, A("x"), "factor"_a, nb::kw_only(), "threads"_a, "x *= factor.");
   m.def("linears", &linears, A("x"), A("weights"), A("biases"), A("outs"), nb::kw_only(), "threads"_a,
         "out_j = x W_j^T + b_j, weights (out, in).");

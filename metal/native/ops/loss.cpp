@@ -48,7 +48,7 @@ MLXHOG_CLONES Partition partition(Index V, const float* logits, float* weights) 
   return {max, sum};
 }
 
-// gradient = weights / sum * (1 - (capped / cap)^2); the weights are those of softmax - onehot.
+// gradient = weights / sum * (1 - (capped / cap)^2); the weights are those of softmax - target.
 MLXHOG_CLONES void capped_softmax_gradient(Index V, float cap, float sum, const float* capped, float* weights) {
   const float inverse = 1.0f / cap, normaliser = 1.0f / sum;
 #pragma omp simd
@@ -56,6 +56,12 @@ MLXHOG_CLONES void capped_softmax_gradient(Index V, float cap, float sum, const 
     const float ratio = capped[j] * inverse;
     weights[j] *= normaliser * (1.0f - ratio * ratio);
   }
+}
+
+// weights -= sum * target
+MLXHOG_CLONES void subtract(Index V, float sum, const float* target, float* weights) {
+#pragma omp simd
+  for (Index j = 0; j < V; ++j) weights[j] -= sum * target[j];
 }
 
 MLXHOG_CLONES void scale_piece(Index count, float factor, float* x) {
@@ -66,7 +72,7 @@ MLXHOG_CLONES void scale_piece(Index count, float factor, float* x) {
 }  // namespace
 
 LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, const float* logits,
-                             const std::int32_t* labels, float* gradient, int threads) {
+                             const std::int32_t* labels, const float* targets, float* gradient, int threads) {
   const Index tasks = (rows + kRows - 1) / kRows;
   std::vector<LossSum> parts(tasks);
   parallel_for(tasks, threads, [&](Index task) {
@@ -85,7 +91,9 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
       parts[task].nats += std::log(static_cast<double>(sum)) + (static_cast<double>(max) - of_label);
       ++parts[task].count;
       if (!gradient) continue;
-      row[labels[r]] -= sum;  // before rounding anything else: a sure label's gradient is 0 in any instruction set
+      // Before rounding anything else: a sure label's gradient is 0 in any instruction set.
+      if (targets) subtract(V, sum, targets + r * V, row);
+      else row[labels[r]] -= sum;
       if (cap) capped_softmax_gradient(V, *cap, sum, row_logits, row);
       else scale_piece(V, 1.0f / sum, row);
     }

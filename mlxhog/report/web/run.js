@@ -237,7 +237,7 @@ const runView = (() => {
     }
   }
 
-  // Bits per byte of compressors on the held-out text, as lines across the chart.
+  // Bits per byte of compressors and counts on the held-out text, as lines across the chart.
   function marks(u, bits, color) {
     const { ctx, bbox } = u, dpr = devicePixelRatio;
     ctx.save();

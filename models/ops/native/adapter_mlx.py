@@ -96,8 +96,8 @@ class MLXForm(NativeForm):
         function.vjp(backward)
         return function(*arrays)  # type: ignore[return-value]
 
-    def integers(self, x: array | None, dtype: str) -> View | None:
-        """View an array as integers."""
+    def constant(self, x: array | None, dtype: str) -> View | None:
+        """View an array without its gradient."""
         return None if x is None else views(x.astype(getattr(mx, dtype)))[0]
 
     def multiplies(self, weights: Sequence[array]) -> bool:

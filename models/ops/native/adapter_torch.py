@@ -47,17 +47,17 @@ class TorchForm(NativeForm):
         results, _ = pair.forward(*arrays, keep=False, threads=torch.get_num_threads(), **settings)
         return [torch.from_numpy(x) for x in results]
 
-    def integers(self, x: Tensor | None, dtype: str) -> View | None:
-        """View a tensor as integers; copies only where it has another type."""
+    def constant(self, x: Tensor | None, dtype: str) -> View | None:
+        """View a tensor without its gradient; copies only where it has another type."""
         return None if x is None else _array(x.to(getattr(torch, dtype)))
 
     def multiplies(self, weights: Sequence[Tensor]) -> bool:
         """Whether the native matrix product is the faster one."""
         return FAST_GEMM
 
-    def capped_cross_entropy(self, *x: Tensor, cap: float | None) -> tuple[Tensor, Tensor]:
+    def capped_cross_entropy(self, *x: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
         """Count the labels in torch's integers."""
-        nats, count = super().capped_cross_entropy(*x, cap=cap)
+        nats, count = super().capped_cross_entropy(*x, **how)
         return nats, count.long()
 
 

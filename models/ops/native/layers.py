@@ -139,11 +139,19 @@ CAUSAL_CONV = Pair(_causal_conv, _causal_conv_grad, optional=True)
 
 
 def _cross_entropy(
-    logits: View, *, labels: View, cap: float | None, keep: bool, threads: int
+    logits: View,
+    *,
+    labels: View,
+    cap: float | None,
+    targets: View | None,
+    keep: bool,
+    threads: int,
 ) -> tuple[Views, Views]:
     """The gradient is computed with the loss, in one pass, and only scaled by the backward pass."""
     gradient = ops.empty(logits.shape) if keep else None
-    nats, count = ops.cross_entropy(logits, labels, gradient, cap=cap, threads=threads)
+    nats, count = ops.cross_entropy(
+        logits, labels, gradient, cap=cap, threads=threads, targets=targets
+    )
     unused = np.ones((), np.bool_)
     return (np.array(nats, np.float32), np.array(count, np.int32)), (gradient, unused)
 
@@ -155,6 +163,7 @@ def _cross_entropy_grad(
     *,
     labels: View,
     cap: float | None,
+    targets: View | None,
     threads: int,
 ) -> Views:
     gradient, unused = saved

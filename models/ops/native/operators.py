@@ -50,8 +50,8 @@ class NativeForm(ABC):
         """
 
     @abstractmethod
-    def integers(self, x: Array | None, dtype: str) -> View | None:
-        """Return an array without a gradient as integers; None if x is None."""
+    def constant(self, x: Array | None, dtype: str) -> View | None:
+        """Return an array without a gradient in a type of NumPy; None if x is None."""
 
     @abstractmethod
     def multiplies(self, weights: Sequence[Array]) -> bool:
@@ -85,7 +85,7 @@ class NativeForm(ABC):
     def causal_conv(
         self, *x: Array, state: Array | None, starts: Array | None, silu: bool
     ) -> Sequence[Array]:
-        begins = self.integers(starts, "uint8")
+        begins = self.constant(starts, "uint8")
         return self.apply(layers.CAUSAL_CONV, *x, state, starts=begins, silu=silu)
 
     def long_conv(self, x: Array, f: Array) -> Array:
@@ -94,16 +94,16 @@ class NativeForm(ABC):
         return self.apply(layers.LONG_CONV, x, f)[0]
 
     def capped_cross_entropy(
-        self, raw_logits: Array, labels: Array, *, cap: float | None
+        self, raw_logits: Array, labels: Array, *, cap: float | None, targets: Array | None
     ) -> Sequence[Array]:
-        targets = self.integers(labels, "int32")
-        return self.apply(layers.CROSS_ENTROPY, raw_logits, labels=targets, cap=cap)
+        ids, shares = self.constant(labels, "int32"), self.constant(targets, "float32")
+        return self.apply(layers.CROSS_ENTROPY, raw_logits, labels=ids, cap=cap, targets=shares)
 
     def rope(self, x: Array, *, base: float, offset: Array | None) -> Array:
-        return self.apply(sequence.ROPE, x, base=base, offset=self.integers(offset, "int32"))[0]
+        return self.apply(sequence.ROPE, x, base=base, offset=self.constant(offset, "int32"))[0]
 
     def attention(self, *qkv: Array, window: int | None, lengths: Array | None) -> Array:
-        counts = self.integers(lengths, "int32")
+        counts = self.constant(lengths, "int32")
         return self.apply(sequence.ATTENTION, *qkv, window=window, lengths=counts)[0]
 
     def mlstm_cell(
@@ -115,7 +115,7 @@ class NativeForm(ABC):
     def slstm_cell(
         self, *x: Array, state: Sequence[Array] | None, starts: Array | None
     ) -> tuple[Array, Sequence[Array]]:
-        begins = self.integers(starts, "uint8")
+        begins = self.constant(starts, "uint8")
         h, *last = self.apply(self.slstm, *x, *(state or [None] * 4), starts=begins)
         return h, tuple(last)
 

@@ -149,14 +149,18 @@ class PlainForm(MLSTMCell, Recurrences):
         return c * self.xp.tanh(x / c)
 
     def capped_cross_entropy(
-        self, raw_logits: Array, labels: Array, cap: float | None
+        self, raw_logits: Array, labels: Array, cap: float | None, targets: Array | None
     ) -> tuple[Array, Array]:
         xp, logits = self.xp, self.xp.float32(raw_logits)
         if cap is not None:
             logits = self.soft_cap(logits, c=cap)
         scored = labels != -100
         target = xp.where(scored, labels, 0)[:, None]
-        nats = xp.logsumexp(logits, -1) - xp.take_along_axis(logits, target, -1)[:, 0]
+        total = xp.logsumexp(logits, -1)
+        nats = total - xp.take_along_axis(logits, target, -1)[:, 0]
+        if targets is not None:  # this value with that gradient
+            mixed = total - (targets * logits).sum(-1)
+            nats = mixed + xp.stop_gradient(nats - mixed)
         return (nats * scored).sum(), scored.sum()
 
 

@@ -1,0 +1,115 @@
+"""What does a teacher of counted n-grams gain after equally many tokens, and what does it cost?
+
+    python benchmarks/experiments/teacher.py          150,000 tokens, two seeds: 2 minutes
+    python benchmarks/experiments/teacher.py --full   a million tokens, three seeds: 15 minutes
+
+Tokens are counted, so a busy machine changes no loss; the cost of a step wants a quiet one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from experiment.figures import INKS, Figure, new_panel
+from experiment.language import Bench, Training, setup, workers
+from experiment.record import FAILS, HOLDS, UNTOLD, Compared, Experiment, Outcome, Scale, run
+from harness.claims import Claim, Sample
+from harness.interleaved import take_turns
+
+from mlxhog.config.optimizers import MUON_LR
+
+ABOUT = Experiment(
+    name="teacher",
+    title="Counted n-grams as a teacher",
+    source="Malagutti et al. 2024, arXiv:2403.17240; the default of `--teacher counts`",
+    about=(
+        "`tiny` on bytes with Muon, one worker, with and without the distribution of counted "
+        "7-grams in its targets, which read the whole training text. All trainings read as much "
+        "text and have the same evaluation, against the bytes alone."
+    ),
+    packages=("mlx",),
+)
+WITHOUT, WITH = "without", "counts(weight=0.9)"
+ARMS: Mapping[str, str] = {WITHOUT: "off", WITH: WITH, "counts(weight=0.5)": "counts(weight=0.5)"}
+GAIN = 0.03
+"""Bits per byte that the teacher gains at least after a million tokens."""
+COST = 1.05
+"""Most time of a step with the teacher over one without."""
+
+
+def result(scale: Scale) -> Outcome:
+    """Train every arm with every seed."""
+    held_out: int = scale.pick(tiny=1024, quick=32_768, full=65_536)
+    bench = Bench(replace(setup(scale), looks=2, eval_tokens=held_out))
+    tokens: int = scale.pick(tiny=2_000, quick=150_000, full=1_000_000)
+    seeds = scale.pick(tiny=(1,), quick=(1, 2), full=(1, 2, 3))
+
+    def trained(name: str, seed: int) -> Training:
+        options: Mapping[str, Any] = {
+            "optimizer": "muon", "strategy": "serial", "schedule": "cosine", "lr": MUON_LR,
+            "workers": workers(1, "mlx:cpu"), "teacher": ARMS[name],
+        }  # fmt: skip
+        return bench.train(name, seed=seed, tokens=tokens, **options)
+
+    trainings = take_turns(seeds, ARMS, trained)
+    bits = {name: [one.end for one in every] for name, every in trainings.items()}
+    costs = {
+        name: [
+            plain.tokens_per_s / one.tokens_per_s
+            for one, plain in zip(every, trainings[WITHOUT], strict=True)
+        ]
+        for name, every in trainings.items()
+    }
+    samples = {name: Sample.of(values) for name, values in bits.items()}
+    gain = samples[WITHOUT].median - samples[WITH].median
+    claims = [
+        Claim(
+            f"bits per byte that the teacher gains, {tokens:,} tokens", round(gain, 4), ">=",
+            GAIN, timing=False,
+        ),
+        Claim(
+            "time of a step with the teacher over one without", round(median(costs[WITH]), 3),
+            "<=", COST,
+        ),
+    ]  # fmt: skip
+    verdict = UNTOLD if scale.mode == "tiny" else HOLDS if gain > 0 else FAILS
+    text = f"After {tokens:,} tokens the loss is {gain:+.3f} bits per byte lower with the teacher."
+    return Outcome(
+        compared=[Compared("smoothed n-grams as targets help", text, verdict, timing=False)],
+        table=[
+            {
+                "teacher": name,
+                "bits per byte": sample.spelt(".3f"),
+                "less without": round(sample.median - samples[WITHOUT].median, 3),
+                "time of a step": round(median(costs[name]), 3),
+            }
+            for name, sample in samples.items()
+        ],
+        claims=[] if scale.mode == "tiny" else claims,
+        settings={
+            **bench.setup.to_json(),
+            "optimizer": "muon",
+            "schedule": "cosine",
+            "lr": MUON_LR,
+            "tokens": tokens,
+        },
+        results={"bits_per_byte": bits, "costs": costs},
+        seeds=seeds,
+    )
+
+
+def draw(outcome: Outcome) -> Figure:
+    """The loss of each arm with its range."""
+    figure, axes = new_panel(x="held-out bits per byte", y="", heading=ABOUT.title)
+    bits = outcome.results["bits_per_byte"]
+    for place, values in enumerate(bits.values()):
+        axes.plot(values, [place] * len(values), "o-", color=INKS[place], markersize=4)
+    axes.set_yticks(range(len(bits)), list(bits), fontsize=7)
+    return figure
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(ABOUT, result, draw))

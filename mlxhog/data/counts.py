@@ -1,0 +1,239 @@
+"""Counted n-grams of a training text: a model without a network, as a mark and as a teacher.
+
+One sort counts how often each id follows each context of up to K ids. The orders are mixed, from
+the shortest context to the longest one that occurs:
+
+    p_k = w_k ML_k + (1 - w_k) p_(k-1)        p_(-1) = 1 / vocabulary
+
+ML_k is the share of an id among the successors of the k ids before it. The weight w_k depends on
+the order, on the occurrences of the context (12 buckets, by powers of two), and on the number of
+its distinct successors (8 buckets). 25 rounds of expectation maximisation fit the weights to 300
+rows of 256 ids of the counted text, each position by the counts without itself: with it, the text
+would look as if it had been seen before, and the longest contexts would get all the weight.
+
+K is the number of ids that span 7 bytes on average: 7 bytes, or 2 to 3 ids of a BPE. An occurrence
+is one key of 64 bits, exact and not hashed: K + 1 symbols, the newest of the context highest, the
+next id lowest. A symbol is the rank of an id among those that occur, so 8 bits suffice for UTF-8
+(at most 243 bytes, and BOS). A key with room for fewer symbols shortens the context: 3 ids up to a
+vocabulary of 65,536.
+
+Of a text with more than `SAMPLE` tokens, evenly spaced runs are counted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.data import subset
+from mlxhog.data.batch import Batch
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.files import plain_json
+from mlxhog.files.durable import replace_file
+
+CONTEXT = 7
+"""Bytes of context of the mark."""
+SAMPLE, _RUN = 1 << 24, 1 << 16  # most tokens that are counted, and tokens in a run of a sample
+FLOOR = 1e-6
+"""Least probability of an id in a target: a uniform distribution has this much of each."""
+BUCKETS = 12 * 8
+_ROUNDS, _ROWS, _ROW = 25, 300, 256
+_MOST_ORDERS = 63  # a key of 64 bits has room for no more
+_SCORE_FILE = "counts.json"
+
+Positions = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Counts:
+    """The counts of a text and the weights of their orders.
+
+    Attributes:
+        contexts: the tree of contexts, (n + 1, 4) uint32; see `metal/native/data/counts.h`.
+        successors: the ids that follow each, with their counts, (m, 2) uint32.
+        weights: of each order and bucket, (K + 1, `BUCKETS`) float32.
+        vocab: number of ids, with those that do not occur.
+        context: bytes that the longest context spans on average.
+
+    Concurrency: any number of threads and processes may read at once.
+    """
+
+    contexts: NDArray[np.uint32]
+    successors: NDArray[np.uint32]
+    weights: NDArray[np.float32]
+    vocab: int
+    context: int
+
+    @classmethod
+    def of(cls, file: TokenFile, context: int = CONTEXT) -> Self:
+        """Count a token file, or a sample of it, and fit the weights.
+
+        Args:
+            file: of the training text.
+            context: see the class.
+
+        Raises:
+            DataError: the text is shorter than a context, or the file is damaged.
+        """
+        ids, begins = _sampled(file)
+        text = file.n_tokens - int(file.header["documents"])
+        spanning = math.ceil(context * text / max(1, int(file.header["bytes"])))
+        orders = min(max(spanning, 1), _MOST_ORDERS)
+        if file.n_tokens <= orders:
+            raise DataError(
+                f"{file.path} has {file.n_tokens} tokens, too few to count what follows {orders}"
+            )
+        vocab = int(file.header["vocab"])
+        contexts, successors, orders = _native.count_ngrams(ids, begins, vocab, orders)
+        unfitted = np.zeros((orders + 1, BUCKETS), np.float32)
+        weights = cls(contexts, successors, unfitted, vocab, context)._fitted(ids, begins)
+        return cls(contexts, successors, weights, vocab, context)
+
+    @property
+    def orders(self) -> int:
+        """Ids of the longest context."""
+        return len(self.weights) - 1
+
+    @cached_property
+    def _table(self) -> _native.NGrams:
+        return _native.NGrams(self.contexts, self.successors, self.weights, self.vocab)
+
+    def probabilities(
+        self, ids: NDArray[np.int32], positions: Positions, *, without_itself: bool = False
+    ) -> NDArray[np.float64]:
+        """Return the probability of the id at each position after the ids before it, (m,).
+
+        Args:
+            ids: a text, (n,).
+            positions: places in it, (m,).
+            without_itself: whether to leave the occurrence at the position out of the counts; the
+                text then is the counted one, and a whole context stands before each position.
+        """
+        ml, bucket = self._evidence(ids, positions, without_itself)
+        return self._mixtures(self.weights, ml, bucket)[-1]
+
+    def bits_per_byte(self, file: TokenFile) -> float:
+        """Return the bits per byte of a held-out token file, BOS not counted, as of a network."""
+        ids = np.asarray(file.tokens, np.int32)
+        positions = 1 + np.flatnonzero(ids[1:] != file.bos)
+        nats = -np.log(self.probabilities(ids, positions)).sum()
+        return float(nats / (math.log(2) * int(file.byte_lengths[ids[positions]].sum())))
+
+    def targets(self, batch: Batch, share: float) -> NDArray[np.float32]:
+        """Return a distribution for every label: `share` of the counts' own, the rest the label.
+
+        The context of a position begins with its row at the earliest. Labels that no loss counts
+        have zeros.
+
+        Args:
+            batch: B rows of S tokens.
+            share: in [0, 1].
+
+        Returns:
+            (B, S, vocab) float32.
+        """
+        out = _native.ops.empty((*batch.x.shape, self.vocab))
+        self._table.targets(batch.x, batch.y, share, min(FLOOR, 0.01 / self.vocab), out)
+        return out
+
+    # -- the weights -----------------------------------------------------------------------------
+
+    def _evidence(
+        self, ids: NDArray[np.int32], positions: Positions, without_itself: bool
+    ) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
+        """ML_k of the id at each position, and the bucket of its context, or -1: (K + 1, m)."""
+        shape = len(self.weights), len(positions)
+        ml, bucket = np.empty(shape, np.float32), np.empty(shape, np.int16)
+        if not self._table.evidence(ids, positions, without_itself, ml, bucket):
+            raise ValueError("an occurrence that was not counted cannot be left out")
+        return ml, bucket
+
+    def _mixtures(
+        self, weights: NDArray[Any], ml: NDArray[np.float32], bucket: NDArray[np.int16]
+    ) -> list[NDArray[np.float64]]:
+        """p_(-1), p_0, ..., p_K."""
+        mixtures = [np.full(ml.shape[1], 1 / self.vocab)]
+        for w, share, place in zip(weights, ml, bucket, strict=True):
+            own = np.where(place >= 0, w[place], 0.0)
+            mixtures.append(own * share + (1 - own) * mixtures[-1])
+        return mixtures
+
+    def _fitted(self, ids: NDArray[np.int32], begins: Positions) -> NDArray[np.float32]:
+        """The weights, fitted to rows of the counted runs `ids[begins[r]:begins[r + 1]]`."""
+        starts = np.linspace(0, max(len(ids) - _ROW, 0), _ROWS).astype(np.int64)
+        positions = np.unique((starts[:, None] + np.arange(_ROW)).clip(max=len(ids) - 1))
+        begin = begins[np.searchsorted(begins, positions, side="right") - 1]
+        positions = positions[positions - begin >= self.orders]  # the others are only contexts
+        ml, bucket = self._evidence(ids, positions, without_itself=True)
+        place = np.where(bucket >= 0, bucket, BUCKETS)  # the last one: no context, no weight
+        weights = np.full((len(self.weights), BUCKETS + 1), 0.5)
+        for _ in range(_ROUNDS):
+            weights[:, BUCKETS] = 0.0
+            mixtures = self._mixtures(weights, ml, bucket)
+            reached = np.ones(len(positions))  # probability that no longer context gave the id
+            for k in range(self.orders, -1, -1):
+                gave = reached * weights[k, place[k]] * ml[k] / mixtures[k + 1]
+                given = np.bincount(place[k], gave, BUCKETS + 1)
+                of = np.bincount(place[k], reached, BUCKETS + 1)
+                weights[k] = (given + 0.5) / (of + 1)  # one more position, so never 0 or 1
+                reached = reached - gave
+        return np.ascontiguousarray(weights[:, :BUCKETS], np.float32)
+
+
+def score(train: Path, val: Path, asked_bytes: int, known: Counts | None = None) -> float | None:
+    """Return the bits per byte of a training text's counts on a part of its held-out text.
+
+    The score is computed at the first call, and stored beside the held-out text.
+
+    Args:
+        train: token file of the training text.
+        val: token file of the held-out text.
+        asked_bytes: size of the part, as `subset.of` takes it.
+        known: counts of the training text, if there are any; others than those of `CONTEXT` bytes
+            are not used.
+
+    Returns:
+        None for prompts and completions, which are not plain text.
+
+    Raises:
+        DataError: a token file is damaged, or the training text is shorter than a context.
+    """
+    text, part = TokenFile.open(train), subset.of(TokenFile.open(val), asked_bytes)
+    if text.prompts is not None or part.prompts is not None or not part.header["bytes"]:
+        return None
+    memory = val.with_name(_SCORE_FILE)
+    of = {"train": text.digest, "held_out": part.digest, "context": CONTEXT}
+    try:
+        record = plain_json.read(memory)
+        if record["of"] == of and 0 < (bits := float(record["bits_per_byte"])) < math.inf:
+            return bits
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not computed yet, or damaged
+    counts = known if known is not None and known.context == CONTEXT else Counts.of(text)
+    bits = counts.bits_per_byte(part)
+    try:
+        content = json.dumps({"of": of, "bits_per_byte": bits}, indent=1)
+        replace_file(memory, content.encode())
+    except (OSError, EnvironmentLacks):
+        pass  # another user's directory, or a full disk: the next call computes it again
+    return bits
+
+
+def _sampled(file: TokenFile) -> tuple[NDArray[np.int32], Positions]:
+    """The tokens to count, run after run, and where each run begins; then their number."""
+    n, run = file.n_tokens, file.n_tokens
+    starts = np.zeros(1, np.int64)
+    if n > SAMPLE:
+        run, starts = _RUN, np.linspace(0, n - _RUN, SAMPLE // _RUN).astype(np.int64)
+    ids = np.concatenate([file.tokens[start : start + run] for start in starts.tolist()])
+    file.check_known(ids)
+    return ids.astype(np.int32), np.arange(len(starts) + 1, dtype=np.int64) * run
