@@ -113,7 +113,7 @@ def real_differences(
     folder: Path, model: str, settings: tuple[dict[str, Any], ...], pairs: int, tokens: int
 ) -> list[float]:
     """Bits per byte of B less those of A."""
-    a, b = (TrainConfig(model=model, **options) for options in settings)
+    a, b = (TrainConfig(model=model, tokenizer="bytes", **options) for options in settings)
     terms = Terms(pairs, None, tokens, seed=1, eval_tokens=65_536)
     record = PairLog(folder, Comparison((Side("a", "a", a), Side("b", "b", b)), terms))
     with record.open():

@@ -63,6 +63,10 @@ BAD = {
 }
 """What stands in the folder that is followed, as it is named, and the reason."""
 TRAIN = (
+    "--model",
+    "tiny",
+    "--tokenizer",
+    "bytes",
     "--workers",
     "mlx:cpu,torch:cpu",
     "--follow",

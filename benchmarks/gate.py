@@ -66,7 +66,8 @@ def run(seed: int, slack: int) -> tuple[Result, Clocks, int]:
         clocks.start()
         result = train(
             TrainConfig(
-                model=model_file(hidden_size=32, num_hidden_layers=1), seq_len=32, batch_size=2,
+                model=model_file(hidden_size=32, num_hidden_layers=1), tokenizer="bytes",
+                seq_len=32, batch_size=2,
                 optimizer="adamw", lr=1e-3, strategy="ssp", slack=slack, seed=seed, steps=STEPS,
                 workers=f"mlx:cpu*{WORKERS}", threads=1, slow="1=random:0.2:4", out=str(out),
                 eval_every="off", sample_every="off", save_every="off",

@@ -56,6 +56,7 @@ sys.path.insert(0, str(ROOT))  # the pattern that reads are checked by is that o
 from tests.live.patterns import Inbox, check, pattern_run  # noqa: E402
 
 PROMPT = "The "
+BYTES = ("--model=tiny", "--tokenizer=bytes")
 TEXT = "The Congress shall from time to time receive from the President information on the state "
 SIZES = ("tiny", "125m")
 START_S = 120.0
@@ -174,7 +175,7 @@ def reading(spec: str, out: str, mode: str, core: int) -> Iterator[Connection]:
 
 def trained(out: str, seconds: float, core: int, *, with_reader: int | None) -> dict[str, Any]:
     """One run on one core, perhaps with a reader on another; its result and the reader's."""
-    options = ["--workers=torch:cpu", "--threads=1", "--model=tiny", f"--out={out}"]
+    options = ["--workers=torch:cpu", "--threads=1", f"--out={out}", *BYTES]
     options += [f"--time={seconds:g}", "--eval-every=off", "--sample-every=off", "--save-every=off"]
     command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *options]
     pin(core)
@@ -295,7 +296,7 @@ def states(scale: Scale, findings: Findings) -> None:
 
 def _versions(out: str, steps: int) -> tuple[dict[int, np.ndarray], Model]:
     """Parameters at one version and some after it, read from a run while it trains."""
-    options = ["--workers=torch:cpu", "--threads=1", "--model=tiny", "--live-every=1"]
+    options = ["--workers=torch:cpu", "--threads=1", "--live-every=1", *BYTES]
     options += [f"--steps={steps + max(GAPS) + 200}", f"--out={out}", "--eval-every=off"]
     command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)

@@ -189,9 +189,12 @@ def steps(optimizer: str, path: Path, scale: Scale) -> list[dict[str, Any]]:
     return rows
 
 
+BYTES = ("--model=tiny", "--tokenizer=bytes")
+
+
 def train(folder: Path, *words: str) -> subprocess.Popen[str]:
     """Start a training in a folder."""
-    return mlxhog(folder, "train", "--json", "--workers=torch:cpu", *words)
+    return mlxhog(folder, "train", "--json", "--workers=torch:cpu", *BYTES, *words)
 
 
 def answers(folder: Path, run: runs.Run, scale: Scale) -> dict[str, Any]:

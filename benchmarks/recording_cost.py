@@ -13,6 +13,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from harness.claims import Claim, Findings, Mean, Sample, flags, measured
+from training.recording import BYTES
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
@@ -25,7 +26,7 @@ def one_run(folder: Path, workers: str, determinism: str, seconds: float) -> tup
     """Tokens per second while training, and bytes of its log per second."""
     config = TrainConfig(
         workers=workers, strategy="hogwild", determinism=determinism, time=seconds, threads=1,
-        eval_every="off", sample_every="off", save_every="off", out=str(folder),
+        **BYTES, eval_every="off", sample_every="off", save_every="off", out=str(folder),
     )  # fmt: skip
     result = train(config, observer=None)
     logs = (Path(result.run) / event_log.FOLDER).glob("worker-*.log")

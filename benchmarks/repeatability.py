@@ -36,7 +36,7 @@ def digest(model: str, backend: str, kernels: str, threads: int) -> str:
 
     config = TrainConfig(
         model=model, workers=backend, kernels=kernels, threads=threads, steps=1, batch_size=4,
-        seq_len=128,
+        seq_len=128, tokenizer="bytes",
     )  # fmt: skip
     plan = make_plan(config)
     slots, floats = plan.layout.slots, plan.layout.n_floats

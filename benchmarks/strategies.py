@@ -26,7 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.claims import Claim, Findings, Sample, flags, measured
-from training.recording import HeldOut, Recorded, record
+from training.recording import BYTES, HeldOut, Recorded, record
 
 from mlxhog import TrainConfig
 from mlxhog.files.quantities import format_bytes
@@ -97,7 +97,10 @@ def main() -> int:
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Train with every number of workers."""
     scale = QUICK if chosen.quick else FULL
-    tokens, held_out = chosen.tokens or scale.tokens, HeldOut(TrainConfig(), scale.eval_tokens)
+    tokens, held_out = (
+        chosen.tokens or scale.tokens,
+        HeldOut(TrainConfig(**BYTES), scale.eval_tokens),
+    )
     tables: dict[str, dict[str, Row]] = {}
     for workers in chosen.workers or (2, 4):
         runs = [

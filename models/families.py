@@ -250,6 +250,21 @@ def hidden_matrices(cfg: ModelConfig) -> frozenset[str]:
     )
 
 
+def rate_groups(cfg: ModelConfig) -> dict[str, frozenset[str]]:
+    """Return the names of the parameters beside the hidden matrices, by group.
+
+    They are the embedding, the head, which is empty if it is tied, and "scalar": gates, biases,
+    norms and all others.
+    """
+    first, last = {embedding(cfg)}, {head(cfg)}
+    others = param_spec(cfg).keys() - hidden_matrices(cfg) - first - last
+    return {
+        "embedding": frozenset(first),
+        "head": frozenset(last - first),
+        "scalar": frozenset(others),
+    }
+
+
 def for_tokens(cfg: ModelConfig, *, bos: int, vocab_size: int) -> ModelConfig:
     """Return the model for texts whose documents begin with `bos`, with `vocab_size` ids.
 

@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[1]
     [
         ("mlxhog", "py.typed"),
         ("mlxhog", "data/texts/sotu.jsonl.xz"),
+        ("mlxhog", "data/texts/sotu.tokenizer.json"),
         ("mlxhog", "data/texts/SOURCES.md"),
         ("mlxhog.report", "web/uPlot.iife.min.js"),
         ("mlxhog.report", "web/uPlot-LICENSE.txt"),

@@ -18,8 +18,10 @@ from mlxhog.models import families
 from mlxhog.optim import Target, gradients, updates
 from mlxhog.training.plan import make_plan
 
-ALONE: Mapping[str, Any] = {"strategy": "serial", "workers": "torch:cpu", "threads": 1}
-"""The options that say so."""
+ALONE: Mapping[str, Any] = {
+    "strategy": "serial", "workers": "torch:cpu", "threads": 1, "tokenizer": "bytes",
+}  # fmt: skip
+"""The options that say so; bytes if no other tokenizer is named."""
 
 WORST_BITS = 8.0
 """What no knowledge of a byte costs; a training that diverged has come to that."""
@@ -41,7 +43,11 @@ def train_alone(config: TrainConfig, held_out: int) -> float:
         slot = plan.layout.slots[name]
         backend.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
     backend.refresh()
-    optimizer = optim.build(config, families.hidden_matrices(plan.model))
+    optimizer = optim.build(
+        config,
+        families.hidden_matrices(plan.model),
+        groups=families.rate_groups(plan.model),
+    )
     target = Target(
         flat=backend.inbox,
         slots=plan.layout.slots,

@@ -29,7 +29,9 @@ from mlxhog.strategies import local
 
 MOST_BYTES = 2 << 30  # of parameters that are kept of a run
 
-QUIET_OPTIONS = {"eval_every": "off", "sample_every": "off", "save_every": "off"}
+BYTES = {"model": "tiny", "tokenizer": "bytes"}
+"""The model and the tokens of all recorded numbers, if an option does not name others."""
+QUIET_OPTIONS = {**BYTES, "eval_every": "off", "sample_every": "off", "save_every": "off"}
 
 
 @dataclass
@@ -181,7 +183,7 @@ class HeldOut:
 
         model = load_architecture(config.model)
         layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
-        _, self._file = prepare.prepare(config.data).open(config.seq_len)
+        _, self._file = prepare.prepare(config.data, config.tokenizer).open(config.seq_len)
         self._seq_len, self._tokens = config.seq_len, tokens
         self._backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
         self._backend.bind(model, layout.slots, layout.n_floats, None)

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.claims import Claim, Mean
-from training.recording import HeldOut, Recorded, record
+from training.recording import BYTES, HeldOut, Recorded, record
 
 from mlxhog import TrainConfig
 
@@ -158,7 +158,7 @@ class Race:
     def __init__(self, target: Target) -> None:
         """Open the held-out text."""
         self.target = target
-        self._held_out = HeldOut(TrainConfig(**target.options), target.eval_tokens)
+        self._held_out = HeldOut(TrainConfig(**{**BYTES, **target.options}), target.eval_tokens)
 
     def seconds(self, arm: str, optimizer: str, seed: int, **options: Any) -> float:
         """Train an arm at its settings; infinity where it does not reach the target."""

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mlxhog.live.source import Loaded
 
 EXAMPLES = (
-    'generate latest --prompt "The "',
-    'generate latest --prompt "The " --mode pinned_per_sequence',
+    'generate latest --prompt "The"',
+    'generate latest --prompt "The" --mode pinned_per_sequence',
     "generate runs/20260102-101500-sotu --prompt @letter.txt --temperature 0.7 --top-p 0.9",
     r"generate latest --prompt - --seed 1 --stop '\n\n' < letter.txt",
     "generate latest --prompt-file questions.jsonl --json",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 EXAMPLES = (
     "train",
-    "train --data notes/ --model 10m --tokenizer bpe:4000 --time 10m",
+    "train --data notes/ --model 10m --time 10m",
     "train -c conf.yaml --lr 1e-3 --workers mlx:cpu,torch:cpu*2",
     "train --resume latest --steps 1000",
     "train --init-from latest --data examples.jsonl --epochs 3 --patience 2",
@@ -130,7 +130,7 @@ def summary(result: "Result") -> str:
     return "\n".join(
         [
             *lines,
-            f'next: mlxhog generate {run} --prompt "The "',
+            f'next: mlxhog generate {run} --prompt "The"',
             f"      mlxhog train --resume {run}{more}",
         ]
     )

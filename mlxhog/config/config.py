@@ -19,7 +19,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import Interval
 
 DEFAULT_TIME_S = 60.0
-DEFAULTS = {"model": "tiny", "tokenizer": "bytes"}
+DEFAULT_MODEL = "minute"
 EMULATED = "metal-emulated"
 """Metal source that runs on the CPU, of `gpu_write` and `kernels`."""
 
@@ -65,8 +65,9 @@ class TrainConfig(FineTuning):
     data: str = _data("sotu", "corpus shipped with the package, or a text file, folder or glob")
     tokenizer: str = _data(
         "auto",
-        "bytes, bpe:N (N ids, learnt from the text), or a tokenizer.json; auto is that of the "
-        "checkpoint that init_from or resume names, else bytes",
+        "bytes, bpe:N (N ids, learnt from the text), sotu (that of the text in the package), or a "
+        "tokenizer.json; auto is that of the checkpoint that init_from or resume names, else one "
+        "that fits text and model: docs/own-text.md",
     )
     text_key: str | None = _data(None, "field of a JSON line that holds the text")
     strict_data: bool = _data(
@@ -87,7 +88,7 @@ class TrainConfig(FineTuning):
     model: str = _model(
         "auto",
         "architecture: a name (mlxhog models lists them), or a YAML or JSON file; auto is that of "
-        "the checkpoint that init_from or resume names, else tiny; the tokenizer gives the "
+        "the checkpoint that init_from or resume names, else minute; the tokenizer gives the "
         "vocabulary",
         aliases=("size",),
     )
@@ -200,7 +201,8 @@ class TrainConfig(FineTuning):
     )
     lr: float | None = _optimizer(
         None,
-        "largest step size of the schedule; auto is the optimizer's own, by width and strategy",
+        "largest step size of the schedule; auto is the optimizer's own, by width, vocabulary and "
+        "strategy",
         above=0, aliases=("learning_rate",), none="auto",
     )  # fmt: skip
     clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
@@ -291,9 +293,9 @@ class TrainConfig(FineTuning):
     def __post_init__(self) -> None:
         """Convert and check every value, and set those that follow from others.
 
-        Other options may ask for a strategy. A new run gets the default budget, optimizer, model
-        and tokenizer; a resumed run has its own, and a run with the weights of a checkpoint has
-        the checkpoint's model and tokenizer.
+        Other options may ask for a strategy. A new run gets the default budget, optimizer and
+        model; a resumed run has its own, and a run with the weights of a checkpoint has the
+        checkpoint's model. The text decides the tokenizer that is still open.
 
         Raises:
             ConfigError: all problems, one per line.
@@ -309,9 +311,8 @@ class TrainConfig(FineTuning):
             raise ConfigError("\n".join(problems))
         if self.resume is not None:
             return
-        for name, default in DEFAULTS.items():
-            if getattr(self, name) == "auto" and self.init_from is None:
-                object.__setattr__(self, name, default)
+        if self.model == "auto" and self.init_from is None:
+            object.__setattr__(self, "model", DEFAULT_MODEL)
         if self.follow is None and not self.has_budget:
             object.__setattr__(self, "time", DEFAULT_TIME_S)
 

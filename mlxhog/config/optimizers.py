@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from abc import ABC
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 
@@ -25,6 +25,10 @@ BETA1: Final = 0.9
 MUON_LR: Final = 3e-3
 MUON_WIDTH: Final = 128
 """Width of the model for which a search found that step size; it is scaled to other widths."""
+PIECES: Final = 1024
+"""Smallest vocabulary of pieces of words for which a search was made; below are bytes."""
+PIECES_LR: Final = 0.012
+"""As `MUON_LR`, for such a vocabulary."""
 AVERAGED_BETA1: Final = 0.75
 """Muon's beta1 if a step averages the gradients of several workers."""
 NESTEROV: Final = 0.1
@@ -34,6 +38,26 @@ LATE_BETA1: Final = 0.95
 LATE_NESTEROV: Final = 0.15
 
 EPS: Final = 1e-8
+
+GROUPS: Final = {"embedding": "embedding_lr", "head": "head_lr", "scalar": "scalar_lr"}
+"""Groups of parameters beside the hidden matrices, with the factors of their step sizes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """The step sizes of a model.
+
+    Attributes:
+        lr: largest step size, that of hidden matrices.
+        embedding: factor of it for the embedding.
+        head: for the head.
+        scalar: for gates, biases, norms and all others.
+    """
+
+    lr: float
+    embedding: float = 1.0
+    head: float = 1.0
+    scalar: float = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +97,25 @@ class OptimizerChoice(Choice, ABC):
             averaged: number of workers whose gradients one step averages.
         """
         return LR
+
+    def rates(self, width: int, vocabulary: int, averaged: int = 1) -> Rates:
+        """Return the defaults of all step sizes.
+
+        Args:
+            width: of the model.
+            vocabulary: number of rows of its embedding.
+            averaged: as for `default_lr`.
+        """
+        return Rates(lr=self.default_lr(width, averaged))
+
+    def grouped(self, rates: Rates, groups: Collection[str]) -> OptimizerChoice:
+        """Return it with values for its open factors.
+
+        Args:
+            rates: defaults.
+            groups: those of `GROUPS` that the model has.
+        """
+        return self
 
     def per_step(self, tokens: int) -> Self:
         """Return it with the numbers that depend on the tokens of one step."""
@@ -165,6 +208,33 @@ class Adaptive(Averaging):
     """Steps divided by the root of a second moment."""
 
     eps: float = option(EPS, "added to the root of the second moment", above=0)
+    embedding_lr: float | None = option(
+        None,
+        "factor of lr for the embedding; auto is 12 for muon and a vocabulary of 1,024 or more, "
+        "else 1",
+        above=0, none="auto", old=1.0,
+    )  # fmt: skip
+    head_lr: float | None = option(
+        None, "factor of lr for the head; auto is likewise 2.4 or 1",
+        above=0, none="auto", old=1.0,
+    )  # fmt: skip
+    scalar_lr: float | None = option(
+        None,
+        "factor of lr for gates, biases, norms and all others that are neither embedding, head "
+        "nor hidden matrices; auto is likewise 1.5 or 1",
+        above=0, none="auto", old=1.0,
+    )  # fmt: skip
+
+    def grouped(self, rates: Rates, groups: Collection[str]) -> Self:
+        """Return it with values for its open factors; 1 for a group that the model lacks."""
+        if "head" not in groups:  # the embedding is the head, too
+            rates = replace(rates, embedding=min(rates.embedding, rates.head))
+        auto: dict[str, Any] = {
+            name: getattr(rates, group) if group in groups else 1.0
+            for group, name in GROUPS.items()
+            if getattr(self, name) is None
+        }
+        return replace(self, **auto)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -259,6 +329,19 @@ class Muon(Sharing):
         arXiv:2310.17813.
         """
         return MUON_LR * math.sqrt(averaged * MUON_WIDTH / width)
+
+    def rates(self, width: int, vocabulary: int, averaged: int = 1) -> Rates:
+        """Return the defaults of all step sizes.
+
+        With bytes one step size is best for all. Rows of a larger vocabulary get few gradients, so
+        the embedding wants steps that are many times as long, and hidden matrices want longer ones,
+        too. Twice the batch wanted 1.17 times the step size, about the fourth root of two
+        (`python benchmarks/experiments/minute.py`).
+        """
+        if vocabulary < PIECES:
+            return super().rates(width, vocabulary, averaged)
+        lr = PIECES_LR * averaged**0.25 * math.sqrt(MUON_WIDTH / width)
+        return Rates(lr=lr, embedding=12.0, head=2.4, scalar=1.5)
 
     def broken_rules(self) -> Iterable[str]:
         """Yield a type whose rounding the five steps do not tolerate."""

@@ -67,7 +67,8 @@ def option(
         repeats: `NAME=VALUE`; values of further flags and sources are added to it.
         flat: for a number of a choice: its name outside of the choice; the same name by default.
         kind: for a choice: the registry that reads it.
-        old: the default that version 0.2 wrote into its files, if it was another one.
+        old: the default that version 0.2 wrote into its files, if it was another one, or its
+            value for runs of versions without this option.
         replaces: for a number of a choice: another number that it takes the place of.
     """
     extra = {

@@ -74,6 +74,7 @@ def read_stored(path: Path) -> list[Assignment]:
     """Return the configuration file of a run, numbers of choices by their flat names.
 
     Options without effect are left out: runs of version 0.2 may have some that are refused now.
+    A number that its choice did not have when the run began gets the value that it had then.
 
     Raises:
         ConfigError: see `read_yaml`.
@@ -87,9 +88,18 @@ def read_stored(path: Path) -> list[Assignment]:
     for kind in (kind for kind in KINDS if kind.title in values):
         (value,) = (entry.value for entry in entries if entry.name == kind.title)
         choice = kind.known().get(kind.parts(value)[0])
+        entries += _later(choice, values, path)
         foreign = [flat for flat, one in kind.numbers().items() if choice not in one.owners]
         unused |= {*(foreign if choice else ()), *kind.replaced(values)}
     return [entry for entry in entries if entry.name not in unused]
+
+
+def _later(choice: type[Choice] | None, values: Mapping[str, str], path: Path) -> list[Assignment]:
+    """The numbers that a file lacks, if it has all others of its choice."""
+    own = options(choice).values() if choice is not None else ()
+    lacking = [spec for spec in own if spec.flat not in values]
+    known = all(spec.old is not None for spec in lacking)
+    return [Assignment(spec.flat, spec.old, f"{path}:0") for spec in lacking] if known else []
 
 
 def flattened(entries: Iterable[Assignment]) -> list[Assignment]:
@@ -353,7 +363,7 @@ _ADVICE = {
     "adapter_path fine_tune_type lora lora_layers lora_rank use_peft": "there is no LoRA: all "
     "weights are trained",
     "max_new_tokens num_samples prompt temperature top_k top_p": "a trained model writes text by "
-    '`mlxhog generate latest --prompt "The "`',
+    '`mlxhog generate latest --prompt "The"`',
     "ckpt model": "a model or run is named without a flag, as in `mlxhog generate latest`",
     "test_file val_data valid validation_file": "held-out text is a part of the data, see --val",
     "vocab_size": "the vocabulary is the tokenizer's: --tokenizer bpe:N",

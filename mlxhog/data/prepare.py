@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mlxhog.data import corpora, heldout, tables, textfiles, tokenizers
+from mlxhog.data import auto_tokenizer, corpora, heldout, tables, textfiles, tokenizers
 from mlxhog.data.encodings import conversion
 from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import Tokenizer
@@ -33,6 +33,7 @@ from mlxhog.files.paths import printable
 _VERSION = "mlxhog-prepared-2"
 _RECORD = "prepared.json"
 _SAMPLE_BYTES = 65_536
+_TOGETHER = 1 << 22  # bytes of text that are encoded together
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ class Prepared:
         train: the training token file, a `.bin`.
         val: the held-out token file, a `.bin`.
         tokenizer: the tokenizer of both files.
+        spec: its name, see `tokenizers.build`.
         source: the name of the corpus.
         corpus_sha256: digest over the documents, joined by one zero byte.
         rule: the held-out rule, or `given` if the corpus has its own held-out text.
@@ -54,6 +56,7 @@ class Prepared:
     train: Path
     val: Path
     tokenizer: Tokenizer
+    spec: str
     source: str
     corpus_sha256: str
     rule: str
@@ -87,17 +90,21 @@ def prepare(
     val: str = "every-12th",
     text_key: str | None = None,
     strict: bool = False,
+    width: int = 128,
+    progress: bool = False,
 ) -> Prepared:
     """Make the token files of a corpus, or return those that an earlier call made.
 
     Args:
         source: a corpus; see `corpora.find`.
-        tokenizer: see `tokenizers.build`.
+        tokenizer: see `tokenizers.build`; or "auto", see `auto_tokenizer`.
         cache_dir: folder of the prepared corpora; None is `user_cache_directory()`.
         out_dir: write to this directory instead; it must be new or have the same result.
         val: the held-out rule; see `split`.
         text_key: for `.jsonl`, the key of the text.
         strict: whether a bad file of a folder or a glob is an error; if not, it is skipped.
+        width: of the model, for "auto".
+        progress: whether bars show on a terminal how far a tokenizer is learnt.
 
     Raises:
         DataError: the corpus or the tokenizer is missing, empty, malformed or too short for
@@ -119,21 +126,41 @@ def prepare(
             "val=every-12th with 6 documents or more, or name the held-out ones: a folder with "
             "train.jsonl and valid.jsonl"
         )
-    parts = [_VERSION, scan.sha256, tokenizers.identity(tokenizer), rule, str(scan.n_given)]
+    spec, notes = _tokenizer_of(tokenizer, scan, rule, width)
+    parts = [_VERSION, scan.sha256, tokenizers.identity(spec), rule, str(scan.n_given)]
     identity = "|".join(parts)
     key = hashlib.sha256(identity.encode()).hexdigest()
     target = (out_dir or cache / key[:32]).absolute()
     with _locked(cache, target):
         if _key_of(target) == key:
-            if existing := _existing(target, corpus):
-                return existing
+            if existing := _existing(target, corpus, spec):
+                return replace(existing, notes=(*existing.notes, *notes))
+            notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
         elif out_dir and target.exists() and any(target.iterdir()):
             raise DataError(f"{out_dir} has other files; choose a new directory, or delete it")
-        _write(target, key, corpus, scan, rule, tokenizer)
-        prepared = _existing(target, corpus, fresh=True)
+        _write(target, key, corpus, scan, rule, spec, progress)
+        prepared = _existing(target, corpus, spec, fresh=True)
     if prepared is None:
         raise DataError(f"{target} cannot be read back as it was written; check the disk")
-    return prepared
+    return replace(prepared, notes=(*prepared.notes, *notes))
+
+
+def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, list[str]]:
+    """The tokenizer that a call names or leaves open, and notes for the user."""
+    n_bytes = scan.n_bytes - scan.given_bytes
+    note = None
+    if spec == auto_tokenizer.AUTO:
+        spec, note = auto_tokenizer.choose(
+            n_bytes=n_bytes,
+            n_documents=scan.n_documents,
+            not_utf8=scan.not_utf8,
+            width=width,
+            sha256=scan.sha256,
+            rule=rule,
+        )
+    elif spec.startswith("bpe:"):
+        note = auto_tokenizer.too_large(spec, n_bytes)
+    return spec, [] if note is None else [note]
 
 
 class _Digest:
@@ -169,6 +196,7 @@ class _Scan:
     digest: _Digest = field(default_factory=_Digest)
     n_documents: int = 0
     n_given: int = 0
+    given_bytes: int = 0
     n_examples: int = 0
     n_bytes: int = 0
     not_utf8: int = 0
@@ -186,6 +214,7 @@ class _Scan:
             scan.digest.add(document)
             scan.n_documents += 1
             scan.n_given += given
+            scan.given_bytes += given * len(document)
             scan.n_examples += isinstance(document, Example)
             scan.n_bytes += len(document)
             scan.not_utf8 += not _is_utf8(document)
@@ -271,19 +300,24 @@ def _key_of(target: Path) -> str | None:
     return record.get("key") if isinstance(record, dict) else None
 
 
-def _existing(target: Path, corpus: corpora.Corpus, *, fresh: bool = False) -> Prepared | None:
+def _existing(
+    target: Path, corpus: corpora.Corpus, spec: str, *, fresh: bool = False
+) -> Prepared | None:
     """Return the prepared corpus in the directory `target`, or None if it is damaged."""
     try:
         record: dict[str, Any] = plain_json.read(target / _RECORD)
         if not all(isinstance(record[name], str) for name in ("source", "corpus_sha256", "rule")):
             return None
         train, val = target / "train.bin", target / "val.bin"
+        tokenizer = tokenizers.load(target)
         for path in (train, val):
-            TokenFile.open(path)
+            if TokenFile.open(path).header["tokenizer_sha256"] != tokenizer.sha256:
+                return None
         return Prepared(
             train=train,
             val=val,
-            tokenizer=tokenizers.load(target),
+            tokenizer=tokenizer,
+            spec=spec,
             source=record["source"],
             corpus_sha256=record["corpus_sha256"],
             rule=record["rule"],
@@ -297,7 +331,13 @@ def _existing(target: Path, corpus: corpora.Corpus, *, fresh: bool = False) -> P
 
 
 def _write(
-    target: Path, key: str, corpus: corpora.Corpus, scan: _Scan, rule: str, spec: str
+    target: Path,
+    key: str,
+    corpus: corpora.Corpus,
+    scan: _Scan,
+    rule: str,
+    spec: str,
+    progress: bool,
 ) -> None:
     """Write a prepared directory under a `.part` name, then rename it."""
     part = target.with_name(target.name + ".part")
@@ -306,7 +346,9 @@ def _write(
         with full_disk(f"preparing {corpus.source}"):
             part.mkdir(parents=True)
             tokenizer = tokenizers.build(
-                spec, lambda: (text for held_out, text in _pieces(corpus, rule) if not held_out)
+                spec,
+                lambda: (text for held_out, text in _pieces(corpus, rule) if not held_out),
+                progress=progress,
             )
             tokens_per_byte = len(tokenizer.encode(scan.sample)) / len(scan.sample)
             need = int(scan.n_bytes * tokens_per_byte) * item_size(tokenizer)
@@ -341,8 +383,9 @@ def _write_tokens(
     train = TokenWriter(part / "train.bin", tokenizer, split="train", source=corpus.source)
     val = TokenWriter(part / "val.bin", tokenizer, split="val", source=corpus.source)
     with train, val:
-        for held_out, text in _pieces(_hashed(corpus, digest), rule):
-            (val if held_out else train).add(text)
+        for pieces in _together(_pieces(_hashed(corpus, digest), rule)):
+            train.add_all([text for held_out, text in pieces if not held_out])
+            val.add_all([text for held_out, text in pieces if held_out])
     if digest.hexdigest() != scan.sha256:
         raise DataError(f"{corpus.source} changed while it was read; try again")
     for path, name in ((part / "train.bin", "training"), (part / "val.bin", "held-out")):
@@ -350,6 +393,19 @@ def _write_tokens(
             raise DataError(
                 f"{corpus.source} is too short: no {name} text{corpus.in_brackets()}; use more text"
             )
+
+
+def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool, bytes]]]:
+    """Group pieces of text, enough to encode a group in parallel, few enough for memory."""
+    group: list[tuple[bool, bytes]] = []
+    n_bytes = 0
+    for piece in pieces:
+        group.append(piece)
+        n_bytes += len(piece[1])
+        if n_bytes >= _TOGETHER:
+            yield group
+            group, n_bytes = [], 0
+    yield group
 
 
 def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[str]:

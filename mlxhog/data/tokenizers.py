@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import importlib.resources
 import json
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -41,6 +43,8 @@ class Tokenizer(Protocol):
 
     def encode(self, text: bytes) -> NDArray[np.int32]: ...  # noqa: D102
 
+    def encode_all(self, texts: Sequence[bytes]) -> list[NDArray[np.int32]]: ...  # noqa: D102
+
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes: ...  # noqa: D102
 
     def byte_lengths(self) -> NDArray[np.uint16]: ...  # noqa: D102
@@ -56,18 +60,22 @@ def identity(spec: str) -> str:
     """
     if spec == "bytes":
         return f"bytes|{ByteTokenizer().sha256}"
+    if spec == SHIPPED:
+        return f"file|{SHIPPED_SHA256}"
     if spec.startswith("bpe:"):
-        return f"bpe|{_vocab_size(spec)}"
+        return f"bpe|{size_of(spec)}"
     tokenizer = load(expanded(spec))
     return f"file|{tokenizer.sha256}|{tokenizer.bos}"
 
 
-def build(spec: str, texts: Callable[[], Iterable[bytes]]) -> Tokenizer:
+def build(spec: str, texts: Callable[[], Iterable[bytes]], *, progress: bool = False) -> Tokenizer:
     """Return the tokenizer that `spec` names.
 
     Args:
-        spec: `bytes`, `bpe:N`, the path of a `tokenizer.json`, or of a directory with one.
+        spec: `bytes`, `bpe:N`, `sotu` (that of the text in the package), the path of a
+            `tokenizer.json`, or of a directory with one.
         texts: yields the training documents, for `bpe:N`.
+        progress: see `train_bpe`.
 
     Raises:
         DataError: the name is unknown, the size is wrong, or the file is missing or damaged.
@@ -76,8 +84,10 @@ def build(spec: str, texts: Callable[[], Iterable[bytes]]) -> Tokenizer:
     """
     if spec == "bytes":
         return ByteTokenizer()
+    if spec == SHIPPED:
+        return shipped()
     if spec.startswith("bpe:"):
-        return train_bpe(texts(), _vocab_size(spec))
+        return train_bpe(texts(), size_of(spec), progress=progress)
     return load(expanded(spec))
 
 
@@ -118,7 +128,12 @@ def _nearest_bpe(word: str) -> str:
     return f"bpe:{size}"
 
 
-def _vocab_size(spec: str) -> int:
+def size_of(spec: str) -> int:
+    """Return N of `bpe:N`.
+
+    Raises:
+        DataError: it is not a number.
+    """
     size = spec.removeprefix("bpe:")
     if not size.isascii() or not size.isdigit():
         near = _nearest_bpe(spec)
@@ -163,6 +178,10 @@ class ByteTokenizer:
     def encode(self, text: bytes) -> NDArray[np.int32]:
         """Return the bytes as ids, (len(text),) int32."""
         return np.frombuffer(text, np.uint8).astype(np.int32)
+
+    def encode_all(self, texts: Sequence[bytes]) -> list[NDArray[np.int32]]:
+        """Return the ids of each text."""
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
         """Return the bytes of the ids; the separator and unused ids have none."""
@@ -298,6 +317,14 @@ class BpeTokenizer:
         encoding = self._tokenizer.encode(text.decode(errors="replace"), add_special_tokens=False)
         return np.asarray(encoding.ids, dtype=np.int32)
 
+    def encode_all(self, texts: Sequence[bytes]) -> list[NDArray[np.int32]]:
+        """Return the ids of each text as `encode`; several texts are encoded in parallel."""
+        if len(texts) < 2:
+            return [self.encode(text) for text in texts]
+        words = [text.decode(errors="replace") for text in texts]
+        batch = self._tokenizer.encode_batch_fast(words, add_special_tokens=False)
+        return [np.asarray(encoding.ids, dtype=np.int32) for encoding in batch]
+
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes:
         """Return the bytes of the ids; special tokens and unused ids have none."""
         return b"".join(self._pieces[i] for i in np.asarray(ids).tolist() if 0 <= i < self.n_ids)
@@ -316,8 +343,40 @@ class BpeTokenizer:
         }
 
 
-def train_bpe(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
-    """Return a BPE vocabulary learnt from texts; a short text may give fewer ids.
+SHIPPED = "sotu"
+"""The tokenizer of the text in the package, learnt from its training documents."""
+SHIPPED_FILE = "sotu.tokenizer.json"
+SHIPPED_SHA256 = "e3f71fb1e34c23cd983bb8fc70531108e09fc9a3fafda009bd083308ab44686c"
+
+
+def shipped() -> BpeTokenizer:
+    """Return the tokenizer of the text in the package; tools/sotu_tokenizer.py made its file.
+
+    Raises:
+        DataError: the file is missing or damaged; reinstalling the package repairs it.
+        EnvironmentLacks: the package `tokenizers` is not installed.
+    """
+    file = importlib.resources.files("mlxhog") / "data" / "texts" / SHIPPED_FILE
+    try:
+        description = file.read_bytes()
+    except OSError as error:
+        raise DataError(f"{SHIPPED_FILE} cannot be read: {error}; reinstall mlxhog") from error
+    digest = hashlib.sha256(description).hexdigest()
+    if digest != SHIPPED_SHA256:
+        raise DataError(
+            f"{SHIPPED_FILE} has digest {digest[:12]}, expected {SHIPPED_SHA256[:12]}; "
+            "reinstall mlxhog"
+        )
+    return BpeTokenizer(description, BOS_TOKEN, SHIPPED_FILE)
+
+
+def train_bpe(texts: Iterable[bytes], vocab_size: int, *, progress: bool = False) -> BpeTokenizer:
+    """Return a BPE vocabulary learnt from texts by several threads.
+
+    Args:
+        texts: that it learns from.
+        vocab_size: number of ids; a short text may give fewer.
+        progress: whether bars show the progress, if stderr is a terminal.
 
     Raises:
         EnvironmentLacks: the package `tokenizers` is not installed.
@@ -335,7 +394,7 @@ def train_bpe(texts: Iterable[bytes], vocab_size: int) -> BpeTokenizer:
         vocab_size=vocab_size,
         special_tokens=[BOS_TOKEN],
         initial_alphabet=sorted(_CHAR_TO_BYTE),
-        show_progress=False,
+        show_progress=progress and sys.stderr.isatty(),
     )
     tokenizer.train_from_iterator((text.decode(errors="replace") for text in texts), trainer)
     description = json.loads(tokenizer.to_str())

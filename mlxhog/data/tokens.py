@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -318,13 +319,20 @@ class TokenWriter:
 
     def add(self, document: bytes) -> None:
         """Append BOS and the tokens of one document; prompt and completion are encoded apart."""
-        ids, prompt = np.empty(0, np.int32), 0
-        if isinstance(document, Example):
-            ids = self._tokenizer.encode(document[: document.prompt])
-            prompt, document = len(ids), document[document.prompt :]
-            self._examples += 1
-        self._prompts.append(prompt)
-        ids = np.concatenate([ids, self._tokenizer.encode(document)])
+        self.add_all([document])
+
+    def add_all(self, documents: Sequence[bytes]) -> None:
+        """Append several documents, which are encoded together."""
+        cuts = [one.prompt if isinstance(one, Example) else 0 for one in documents]
+        parts = [(one[:cut], one[cut:]) for one, cut in zip(documents, cuts, strict=True)]
+        encoded = iter(self._tokenizer.encode_all([part for both in parts for part in both]))
+        for document in documents:
+            self._examples += isinstance(document, Example)
+            self._append(next(encoded), next(encoded))
+
+    def _append(self, prompt: NDArray[np.int32], text: NDArray[np.int32]) -> None:
+        self._prompts.append(len(prompt))
+        ids = np.concatenate([prompt, text])
         self._n_bytes += int(self._lengths[ids].sum(dtype=np.int64))
         block = self._bos + ids.astype(self._dtype).tobytes()
         self._hash.update(block)

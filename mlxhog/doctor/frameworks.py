@@ -297,7 +297,7 @@ _RUN: Final = "a run"
 
 
 def check_training(steps: int = STEPS) -> list[Check]:
-    """Train the default model on a repeated text.
+    """Train a small model on a repeated text.
 
     Args:
         steps: limit, beside that of `MOST_S`.
@@ -316,7 +316,8 @@ def check_training(steps: int = STEPS) -> list[Check]:
         text.write_text(_TEXT)
         try:
             result = train(
-                data=str(text), model=MODEL, seq_len=64, steps=steps, time=MOST_S, out=folder,
+                data=str(text), model=MODEL, tokenizer="bytes", seq_len=64, steps=steps,
+                time=MOST_S, out=folder,
                 strategy="hogwild", eval_every="off", sample_every="off", schedule="constant",
                 observer=watch,
             )  # fmt: skip

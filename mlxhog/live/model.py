@@ -185,7 +185,7 @@ class LanguageModel:
         if tokens.dtype.kind not in "iu" or tokens.ndim not in (1, 2):
             raise DataError(
                 f"ids have shape {tokens.shape} and type {tokens.dtype}, expected (S,) or (B, S) "
-                "integers, such as model.tokenizer.encode(b'The ')"
+                "integers, such as model.tokenizer.encode(b'The')"
             )
         rows = np.atleast_2d(tokens).astype(np.int64)
         check_tokens(rows, self.config.vocab_size)

@@ -25,21 +25,23 @@ parameters, with Muon of hidden matrices.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from typing import Final
 
 import numpy as np
 
-from mlxhog.optim import metal_steps, updates
-from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step, StepTrace, Target, float32, parameter
+from mlxhog.optim import updates
+from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, StepTrace, Target, float32, parameter
 from mlxhog.optim.updates import Float32, Rows
 
 FEEDBACK: Final = "feedback"
 
 
-class DelayFeedback(Optimizer):
-    """An optimizer that adds a guess of the next steps to late ones. Belongs to one worker."""
+class DelayFeedback(Around):
+    """An optimizer that adds a guess of the next steps to late ones. Belongs to one worker.
+
+    No Metal kernel adds in advance.
+    """
 
     def __init__(self, rule: Optimizer, *, native: bool = True) -> None:
         """Wrap an optimizer.
@@ -48,27 +50,14 @@ class DelayFeedback(Optimizer):
             rule: takes the steps.
             native: False takes the NumPy reference, for one worker only.
         """
-        self.rule, self.native = rule, native
+        super().__init__(rule)
+        self.native = native
         self._before: Float32 | None = None
 
     @property
     def state_segments(self) -> tuple[str, ...]:
         """The rule's private state, and the addition in advance."""
         return (*self.rule.state_segments, FEEDBACK)
-
-    @property
-    def shared_segments(self) -> tuple[str, ...]:
-        """Those of the rule."""
-        return self.rule.shared_segments
-
-    @property
-    def metal_rule(self) -> metal_steps.Rule:
-        """That of the rule; no Metal kernel adds in advance."""
-        return self.rule.metal_rule
-
-    def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
-        """Those of the rule."""
-        return self.rule.state_shapes(shapes)
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Take one step, add `step.feedback` times as much, and take back the last addition.

@@ -273,6 +273,33 @@ class Optimizer(ABC):
         self.update(target, target.pairs(grads), numbers)
 
 
+class Around(Optimizer):
+    """An optimizer around a rule; its state and its kernels are those of the rule."""
+
+    def __init__(self, rule: Optimizer) -> None:
+        """Wrap a rule."""
+        self.rule = rule
+
+    @property
+    def state_segments(self) -> tuple[str, ...]:
+        """Those of the rule."""
+        return self.rule.state_segments
+
+    @property
+    def shared_segments(self) -> tuple[str, ...]:
+        """Those of the rule."""
+        return self.rule.shared_segments
+
+    @property
+    def metal_rule(self) -> metal_steps.Rule:
+        """That of the rule."""
+        return self.rule.metal_rule
+
+    def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
+        """Those of the rule."""
+        return self.rule.state_shapes(shapes)
+
+
 class OwnOptimizer(OptimizerChoice, Optimizer):
     """An optimizer of one's own: one class has the numbers and takes the steps.
 

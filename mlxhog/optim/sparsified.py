@@ -29,8 +29,8 @@ import numpy as np
 
 from mlxhog import _native
 from mlxhog.config.rules import Selection
-from mlxhog.optim import metal_steps, updates
-from mlxhog.optim.rule import Optimizer, Pairs, Shapes, Step, Target, parameter
+from mlxhog.optim import updates
+from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target, parameter
 from mlxhog.optim.updates import Float32, Int32, Rows, Slot, row_width
 
 
@@ -95,8 +95,10 @@ def _take_reference(
 RESIDUAL = "residual"
 
 
-class Sparsified(Optimizer):
+class Sparsified(Around):
     """An optimizer whose steps are written in part. Belongs to one worker.
+
+    No Metal kernel writes them.
 
     Attributes:
         written: parameter -> elements of it that the last step wrote, ascending (k,) int32.
@@ -119,7 +121,8 @@ class Sparsified(Optimizer):
             native: False takes the NumPy reference, for one worker only.
         """
         assert not rule.shared_segments
-        self.rule, self.selection = rule, selection
+        super().__init__(rule)
+        self.selection = selection
         self.error_feedback, self.native = error_feedback, native
         self.written: Mapping[str, Int32] = {}
         self._scratch: Float32 | None = None
@@ -128,20 +131,6 @@ class Sparsified(Optimizer):
     def state_segments(self) -> tuple[str, ...]:
         """The rule's private state, and the residual."""
         return (*self.rule.state_segments, *((RESIDUAL,) if self.error_feedback else ()))
-
-    @property
-    def shared_segments(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
-    @property
-    def metal_rule(self) -> metal_steps.Rule:
-        """That of the rule; no Metal kernel writes sparsified steps."""
-        return self.rule.metal_rule
-
-    def state_shapes(self, shapes: Shapes) -> Mapping[str, Shapes]:
-        """Those of the rule."""
-        return self.rule.state_shapes(shapes)
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Take one step and write the selected elements.

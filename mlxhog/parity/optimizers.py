@@ -21,8 +21,9 @@ import numpy as np
 from mlxhog import arena, optim
 from mlxhog.config.optimizers import SGD, AdamW, Momentum, OptimizerChoice
 from mlxhog.errors import ConfigError, message_of
-from mlxhog.models.families import ModelConfig, param_spec
+from mlxhog.models.families import ModelConfig, param_spec, rate_groups
 from mlxhog.optim.adamw import adamw_reference
+from mlxhog.optim.groups import factors
 from mlxhog.optim.rule import new_state, parameter
 from mlxhog.optim.sgd import momentum_reference, sgd_reference
 from mlxhog.optim.updates import WRITE_MODES
@@ -42,9 +43,13 @@ CHOICES: Mapping[str, OptimizerChoice] = {
     for choice in (
         SGD(weight_decay=WEIGHT_DECAY),
         Momentum(momentum=MOMENTUM, weight_decay=WEIGHT_DECAY),
-        AdamW(beta1=BETA1, beta2=BETA2, eps=EPS, weight_decay=WEIGHT_DECAY),
+        AdamW(
+            beta1=BETA1, beta2=BETA2, eps=EPS, weight_decay=WEIGHT_DECAY,
+            embedding_lr=0.5, scalar_lr=0.75,
+        ),
     )
-}
+}  # fmt: skip
+"""AdamW has other step sizes for some groups, none above `LR`."""
 
 AMPLIFICATION = {
     SGD.name: LR[SGD.name],
@@ -78,10 +83,12 @@ class Formula:
     ) -> None:
         """Start from float32 parameters by name."""
         fitted = choice.fitted(hidden=True)
-        self.optimizer: Any = optim.rule_of(fitted, optim.Use())
+        rule = optim.rule_of(fitted, optim.Use())
+        self._factors = factors(fitted, rate_groups(cfg))
+        self.optimizer: Any = optim.Grouped(rule, self._factors) if self._factors else rule
         self.lr = LR[choice.name] if choice.name in LR else fitted.default_lr(cfg.hidden_size)
         own = partial(_reference, choice.name) if choice.name in LR else None
-        self._reference = own or getattr(self.optimizer, "reference", None)
+        self._reference = own or getattr(rule, "reference", None)
         self._target, self.now = _new_target(np.float64, cfg, params, self.optimizer)
         self._reach = {name: np.abs(value) for name, value in self.now.items()}
         self._pace = dict.fromkeys(self.now, 0.0)
@@ -117,7 +124,8 @@ class Formula:
             return
         for slot, grad in pairs:
             state = [target.state(name, slot) for name in self.optimizer.state_segments]
-            rates = {"lr": lr, "decay": slot.name in target.decay, "count": count}
+            of_group = lr * self._factors.get(slot.name, 1.0)
+            rates = {"lr": of_group, "decay": slot.name in target.decay, "count": count}
             _advance(self._reference, self.now[slot.name], grad, state, rates)
 
     def apart(self, name: str, value: Array) -> Array:

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from mlxhog.config.optimizers import AdamW, Momentum
-from mlxhog.models.families import ModelConfig, param_spec
+from mlxhog.models.families import ModelConfig, param_spec, rate_groups
 from mlxhog.models.translation import to_ours, to_xlstm
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
+from mlxhog.optim.groups import factors
 from mlxhog.parity.optimizers import (
     BETA1,
     BETA2,
@@ -249,12 +250,15 @@ def _steps(
     decays = {name: spec.decay for name, spec in param_spec(plan.cfg).items()}
     own = {n: p for n, p in peer.module.named_parameters() if p.requires_grad}
     ours = {name: next(iter(to_ours({name: np.empty(0)}, plan.cfg))) for name in own}
+    by_name = factors(CHOICES[rule], rate_groups(plan.cfg))
+    kinds = {name: (decays[ours[name]], by_name.get(ours[name], 1.0)) for name in own}
     groups = [
         {
-            "params": [p for name, p in own.items() if decays[ours[name]] is decay],
+            "params": [p for name, p in own.items() if kinds[name] == (decay, factor)],
             "weight_decay": WEIGHT_DECAY if decay else 0.0,
+            "lr": LR[rule] * factor,
         }
-        for decay in (True, False)
+        for decay, factor in sorted(set(kinds.values()))
     ]
     optimizer: torch.optim.Optimizer
     if rule == AdamW.name:

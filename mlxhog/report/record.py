@@ -291,7 +291,7 @@ class RunRecord:
             ("repeat it with the file of its options", f"mlxhog train -c {run}/config.yaml"),
             ("the same, spelled out", " ".join(["mlxhog train", *flags])),
             ("train it further", f"mlxhog train --resume {run}" + more),
-            ("write text with it", f'mlxhog generate {run} --prompt "The "'),
+            ("write text with it", f'mlxhog generate {run} --prompt "The"'),
             ("this page again", f"mlxhog report {run}"),
         ]
 

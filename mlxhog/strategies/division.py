@@ -6,7 +6,7 @@ import heapq
 from collections.abc import Sequence
 
 from mlxhog.arena.layout import Slot
-from mlxhog.optim import Muon, Optimizer
+from mlxhog.optim import Grouped, Muon, Optimizer
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from mlxhog.optim.soap import Soap
 from mlxhog.strategies.context import TicketPart
@@ -106,6 +106,8 @@ def cost(slot: Slot, optimizer: Optimizer) -> float:
     A matrix under Muon also costs the products of `muon.polar_reference`, one triangle of each
     symmetric one; a matrix under SOAP, about four products with each of its sides.
     """
+    if isinstance(optimizer, Grouped):
+        optimizer = optimizer.rule
     if not (isinstance(optimizer, Muon | Soap) and slot.name in optimizer.hidden):
         return slot.size
     shorter, longer = sorted(slot.shape)

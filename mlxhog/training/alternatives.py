@@ -25,6 +25,7 @@ from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches, Division
 from mlxhog.data.tokens import TokenFile
+from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
@@ -97,7 +98,12 @@ class Alternative:
         strategy, batches, n_tickets, division = _batches(
             config, strategy, data, train, stored=stored
         )
-        optimizer = optim.build(config, hidden, tokens_per_step=strategy.tokens_per_step)
+        optimizer = optim.build(
+            config,
+            hidden,
+            groups=families.rate_groups(model),
+            tokens_per_step=strategy.tokens_per_step,
+        )
         return cls(resolution, strategy, optimizer, batches, n_tickets, division)
 
     @property

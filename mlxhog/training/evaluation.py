@@ -55,7 +55,7 @@ FLOPS = {EMULATED: 1e9}
 """Operations per second by which the size of the fixed part is chosen, by the kernels."""
 USUAL_FLOPS = 1e11
 """Two CPU cores. A constant, so that the same options mean the same text on every machine."""
-SAMPLE_PROMPT = "The "
+SAMPLE_PROMPT = "The"
 SAMPLE_TOKENS = 160
 _ROUND, _NATS, _BYTES, _TOKENS = range(4)
 

@@ -39,7 +39,7 @@ from mlxhog.training.evaluation import HeldOutPart, Text
 from mlxhog.training.init_from import InitialWeights
 from mlxhog.training.job import Setup
 from mlxhog.training.memory import Memory, gpu_share, worker_bytes
-from mlxhog.training.resolve import Resolution, resolve
+from mlxhog.training.resolve import Resolution, resolve, resumed
 from mlxhog.training.resume import Resumption
 from mlxhog.training.teacher import Teacher
 
@@ -145,8 +145,12 @@ class Plan(Setup):
         return kernels_used(self.kernels)
 
 
-def make_plan(config: TrainConfig) -> Plan:
+def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     """Check a configuration against this machine and its data; starts nothing.
+
+    Args:
+        config: of the call.
+        progress: of `prepare.prepare`.
 
     Raises:
         ConfigError, DataError, CheckpointError, RunError: bad input.
@@ -162,17 +166,19 @@ def make_plan(config: TrainConfig) -> Plan:
     memory = Memory(engines.machine_bytes, config.memory_limit)
     memory.check_parameters(config.model, model)
     hidden = families.hidden_matrices(model)
-    resolutions = resolve(asked, config, model, hidden, engines.workers)
-    config, resumption = resolutions[0].resolved, resolutions[0].resumption
+    config, resumption = resumed(config, model, hidden)
 
     data = prepare.prepare(
         config.data,
         tokenizer=config.tokenizer,
+        width=model.hidden_size,
         text_key=config.text_key,
         val=config.val,
         strict=config.strict_data,
+        progress=progress,
     )
     train, val = data.open(config.seq_len)
+    config = replace(config, tokenizer=data.spec)
     if weights is None:
         model, model_notes = vocabulary.fitted(config, model, data.tokenizer, resumption)
     else:
@@ -180,6 +186,8 @@ def make_plan(config: TrainConfig) -> Plan:
         model_notes = list(weights.notes)
     if resumption is not None:
         resumption.check_data(data, train.digest, val.digest)
+    resolutions = resolve(asked, config, model, hidden, engines.workers, resumption)
+    config = resolutions[0].resolved
     model_notes += teacher.check(config, model, data.tokenizer, train)
     spec, sampled = _parameters(config, model, train)
 

@@ -276,7 +276,7 @@ def summary(plan: Plan, run: Run) -> str:
         f"arena {format_bytes(plan.arena_bytes)} shared{_free_slots(plan)}  "
         f"model {model} {format_count(plan.parameters)} parameters\n"
         f"data {config.data}: {format_count(train)} training and {format_count(val)} held-out "
-        f"tokens ({config.tokenizer})  run {path_from_here(run.directory)}"
+        f"tokens (tokenizer {config.tokenizer})  run {path_from_here(run.directory)}"
     )
 
 

@@ -58,6 +58,8 @@ class Resolution:
         """The options for the run's folder; those that a resume decides again are open."""
         kept = {} if self.resumption is None else self.resumption.stored
         names = [name for name in ("model", "tokenizer") if getattr(self.asked, name) == "auto"]
+        if self.resumption is None and self.asked.init_from is None:
+            names = []  # they do not come from a checkpoint
         changes: dict[str, Any] = {name: kept.get(name, "auto") for name in names}
         if self.leaves_strategy_open:
             changes["strategy"] = None
@@ -66,34 +68,57 @@ class Resolution:
         return replace(self.resolved, **changes) if changes else self.resolved
 
 
+def resumed(
+    config: TrainConfig, model: ModelConfig, hidden: frozenset[str]
+) -> tuple[TrainConfig, Resumption | None]:
+    """Load the run that a call resumes.
+
+    Args:
+        config: of the call, with model and tokenizer.
+        model: its architecture.
+        hidden: names of the model's hidden matrices.
+
+    Returns:
+        The options, some of which are those of the run, and the run; None for a new one.
+
+    Raises:
+        RunError, CheckpointError: the run cannot be resumed.
+        ConfigError: the run is done.
+    """
+    fields = model.to_dict()
+    if not vocabulary.is_kept(config):  # the checkpoint has its own, and the tokenizer is compared
+        del fields["vocab_size"]
+    resumption = Resumption.of(config, fields, hidden)
+    return (config if resumption is None else resumption.config), resumption
+
+
 def resolve(
     asked: TrainConfig,
     config: TrainConfig,
     model: ModelConfig,
     hidden: frozenset[str],
     workers: Sequence[WorkerSpec],
+    resumption: Resumption | None,
 ) -> tuple[Resolution, ...]:
     """Decide the open options of a call.
 
     Args:
         asked: options of the call.
-        config: the same with model and tokenizer.
-        model: its architecture.
+        config: the same with model and tokenizer, and options of the resumed run.
+        model: its architecture, with the vocabulary of the run.
         hidden: names of the model's hidden matrices.
         workers: at the start.
+        resumption: the run that is resumed; None for a new one.
 
     Returns:
         One resolution per candidate strategy, the likely one first; several if none is named.
 
     Raises:
-        RunError, CheckpointError: the run cannot be resumed.
-        ConfigError: the run is done, or the folder to follow does not exist.
+        ConfigError: the folder to follow does not exist.
     """
-    fields = model.to_dict()
-    if not vocabulary.is_kept(config):  # the checkpoint has its own, and the tokenizer is compared
-        del fields["vocab_size"]
-    resumption = Resumption.of(config, fields, hidden)
-    config = config if resumption is None else resumption.config
+    groups = families.rate_groups(model)
+    began = {} if resumption is None else resumption.began_with()
+    trained = config.init_from is not None or bool(began)  # rows that need no long steps
     likely: tuple[StrategyChoice, ...] = (Serial(),)
     if config.strategy is not None:
         likely = (of(config, StrategyChoice),)
@@ -104,7 +129,14 @@ def resolve(
 
     def with_strategy(strategy: StrategyChoice) -> Resolution:
         chosen = replace(config, strategy=strategy)
-        numbers = optim.for_model(chosen, model.hidden_size, hidden, len(workers))
+        numbers = optim.for_model(
+            chosen,
+            model.hidden_size,
+            hidden,
+            len(workers),
+            vocabulary=0 if trained else model.vocab_size,
+            groups=groups,
+        )
         resolved, end_notes = _without_end(numbers)
         factor = _workers_factor(resolved, len(workers))
         before = {} if resumption is None else resumption.automatic()

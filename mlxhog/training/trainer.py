@@ -83,7 +83,7 @@ def train(
     with ExitStack() as hold:
         run = run or hold.enter_context(new_run(config))
         require_descriptors(DESCRIPTORS, "a run")
-        plan = make_plan(config)
+        plan = make_plan(config, progress=observer is not None)
         recording.check(plan)
         if run is None:
             assert plan.resumption is not None

@@ -176,7 +176,11 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
     config, setup = job.config, job.setup
     hidden = families.hidden_matrices(setup.model)
     optimizer = optim.build(
-        config, hidden, threads=job.spec.threads, tokens_per_step=setup.strategy.tokens_per_step
+        config,
+        hidden,
+        groups=families.rate_groups(setup.model),
+        threads=job.spec.threads,
+        tokens_per_step=setup.strategy.tokens_per_step,
     )
     return Context(
         arena=arena,

@@ -40,15 +40,6 @@ def test_what_staleness_costs_is_counted_in_gradients_of_serial_trainings(load: 
     assert cost(serial, 1600, 1.5) == pytest.approx(2.0)  # 800 gradients, by their logarithm
 
 
-def test_a_change_differs_from_the_default_where_no_seed_says_otherwise(load: Any) -> None:
-    minute, of = load("minute"), load("harness.claims").Sample.of
-    default = of([2.00, 2.02])
-    assert minute.compare(of([1.95, 1.99]), default) == "lower"
-    assert minute.compare(of([2.03, 2.08]), default) == "higher"
-    assert minute.compare(of([1.95, 2.01]), default) == "cannot be told"
-    assert minute.compare(of([1.95]), of([2.00])) == "cannot be told"
-
-
 def test_the_slowest_of_many_exponential_delays_is_that_of_order_statistics(load: Any) -> None:
     stragglers, rng = load("stragglers"), np.random.default_rng(1)
     drawn = stragglers.slowest(lambda shape: 1.0 + rng.exponential(0.5, shape), 1000, 2000)

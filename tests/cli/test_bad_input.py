@@ -62,6 +62,12 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--model narrow.json", 2, "set vocab_size to at least 257"),
         ("--set hiden_size=3", 2, "no field 'hiden_size'; did you mean 'hidden_size'?"),
         ("--set hidden_size", 2, "'hidden_size' is not NAME=VALUE"),
+        (
+            "--set tie_word_embeddings=true --head-lr 2",
+            2,
+            "head is its embedding (tied)",
+        ),
+        ("--optimizer sgd --embedding-lr 2", 2, "sgd has no embedding_lr; muon, adamw"),
         ("--data table.csv", 2, "such as --text-key review. Its columns are 'id', 'review'"),
         ("--data wide.txt", 2, "looks like UTF-16LE without a byte-order mark; convert it: "),
         ("--model huge.yaml", 3, "the parameters of model huge.yaml alone need"),

@@ -96,7 +96,7 @@ def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsy
     out, err = capsys.readouterr()
     assert "held-out text: 2.050 bits per byte" in out
     assert "run: runs/20260102-101500-sotu" in out
-    assert 'mlxhog generate runs/20260102-101500-sotu --prompt "The "' in out
+    assert 'mlxhog generate runs/20260102-101500-sotu --prompt "The"' in out
     assert "mlxhog train --resume runs/20260102-101500-sotu" in out
     assert "\x1b" not in out
     assert "step 640" in err
@@ -217,7 +217,7 @@ def test_runs_lists_what_is_known_of_every_run(stored_run, capsys):
     assert main(["runs"]) == 0
     head, old, new, legend, unknown, *_ = capsys.readouterr().out.splitlines()
     assert head.split()[:3] == ["run", "model", "data"]
-    assert old.split()[:-1] == ["x", stored_run, "tiny", "sotu", "-", "-", "-", "-"]
+    assert old.split()[:-1] == ["x", stored_run, "minute", "sotu", "-", "-", "-", "-"]
     assert new.split()[1:-1] == ["-", "-", "-", "9", "-", "2.500?"]
     assert legend == "x ended before its first checkpoint: mlxhog show RUN says what to do"
     assert unknown.startswith("? of as much held-out text as there was time for")

@@ -123,7 +123,7 @@ def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(
 def test_text_that_is_not_utf8_is_noted_where_bytes_are_replaced(corpus: Path, cache: Path) -> None:
     (corpus / "00.txt").write_bytes(b"caf\xe9 " * 10)
     assert prepare(str(corpus), cache_dir=cache).notes == ()
-    (note,) = prepare(str(corpus), "bpe:300", cache_dir=cache).notes
+    note, _ = prepare(str(corpus), "bpe:300", cache_dir=cache).notes
     assert note.startswith("1 of 24 documents are not UTF-8")
     assert f"the first of them 0xe9 at byte 3 of {corpus / '00.txt'}" in note
     command = note.partition("if that is Latin-1: ")[2]
@@ -203,7 +203,7 @@ def test_a_disk_that_fills_up_leaves_nothing_behind(
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(tokens.TokenWriter, "add", full)
+    monkeypatch.setattr(tokens.TokenWriter, "add_all", full)
     with pytest.raises(EnvironmentLacks, match="the disk became full while preparing"):
         prepare(str(corpus), cache_dir=cache)
     assert not leftovers(cache)

@@ -59,7 +59,7 @@ def test_the_model_writes_streams_and_scores(cells: list[nbformat.NotebookNode])
     assert printed(cells, "for piece in model.stream(")
     first, second = printed(cells, "for text in").splitlines()
     assert float(first.split()[0]) < float(second.split()[0])
-    assert printed(cells, "import numpy").startswith("(10, 320) ")
+    assert printed(cells, "import numpy").startswith("(11, 320) ")
 
 
 def test_a_resumed_run_is_shown_by_an_observer(cells: list[nbformat.NotebookNode]) -> None:

@@ -47,7 +47,15 @@ def test_a_signal_before_training_is_a_message_and_130(
         "sys.exit(main())\n"
     )
     process = subprocess.run(
-        [sys.executable, "-c", program, "train", "--model=tiny", "--workers=mlx:cpu"],
+        [
+            sys.executable,
+            "-c",
+            program,
+            "train",
+            "--model=tiny",
+            "--tokenizer=bytes",
+            "--workers=mlx:cpu",
+        ],
         cwd=tmp_path,
         capture_output=True,
         text=True,

@@ -7,7 +7,7 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 PUBLISHED = {"160m": 162_303_840, "1.3b": 1_420_839_104, "7b": 6_865_424_896}
-FFN_DIM = {"tiny": 384, "160m": 2048, "400m": 2752, "1.3b": 5504, "7b": 10944}
+FFN_DIM = {"minute": 384, "tiny": 384, "160m": 2048, "400m": 2752, "1.3b": 5504, "7b": 10944}
 
 
 def large(name: str) -> XLSTMLargeConfig:

@@ -21,6 +21,11 @@ from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, initial, parameter, ta
 from tests.pairs import each_of
 
 HIDDEN = frozenset({"matrix"})
+GROUPS = {
+    group: frozenset({name})
+    for group, name in {"embedding": "embedding", "head": "matrix", "scalar": "bias"}.items()
+}
+EQUAL: dict[str, Any] = dict.fromkeys(optimizers.GROUPS.values(), 1.0)
 
 
 NUMBERS = {
@@ -116,13 +121,13 @@ def test_what_is_left_open_follows_from_optimizer_width_and_strategy(
 
 def test_muon_without_hidden_matrices_is_adamw_at_its_step_size() -> None:
     settled = optim.for_model(TrainConfig(strategy="serial"), 128, frozenset(), 1)
-    assert (settled.optimizer, settled.lr) == (optimizers.AdamW(beta1=0.9), 1e-3)
+    assert (settled.optimizer, settled.lr) == (optimizers.AdamW(beta1=0.9, **EQUAL), 1e-3)
 
 
 def test_what_only_muon_has_goes_with_it_where_a_model_has_no_hidden_matrices() -> None:
     config = TrainConfig(predict="last", nesterov=0.2, orthogonalization="ns5", eps=1e-6)
     settled = optim.for_model(config, 128, frozenset(), 2)
-    assert settled.optimizer == optimizers.AdamW(beta1=0.9, eps=1e-6)
+    assert settled.optimizer == optimizers.AdamW(beta1=0.9, eps=1e-6, **EQUAL)
     assert (settled.strategy, settled.prediction) == (Hogwild(), "own")
     shared = replace(config, moments="shared")
     assert optim.for_model(shared, 128, frozenset(), 2).prediction == "last"
@@ -146,7 +151,7 @@ def of_numbers() -> list[tuple[str, str]]:
 OTHER: dict[str, object] = {
     "beta1": 0.5, "nesterov": 0.7, "orthogonalization": "ns5", "rows": 2, "dtype": "bfloat16",
     "rank": 2, "scale": 9.0, "compat": "official", "moments": "shared", "beta2_half_life": 100,
-    "every": 2,
+    "every": 2, **dict.fromkeys(optimizers.GROUPS.values(), 3.0),
 }  # fmt: skip
 """Another value of each number than its default; half of it where none stands here."""
 
@@ -166,7 +171,7 @@ def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(
     def trained(**numbers: Any) -> tuple[bytes, tuple[str, ...]]:
         choice = replace(OPTIMIZERS.read(plain), **numbers)
         config = TrainConfig(strategy="serial", optimizer=choice)
-        rule = optim.build(config, HIDDEN, tokens_per_step=10)
+        rule = optim.build(config, HIDDEN, groups=GROUPS, tokens_per_step=10)
         flat, random = initial(), np.random.default_rng(1)
         of = target(rule, flat, "matrix")
         for step in range(1, 7):

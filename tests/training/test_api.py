@@ -258,7 +258,7 @@ def test_a_new_run_is_the_latest_before_anything_is_prepared_and_goes_where_that
     earlier = creation.create(Path("runs"), "old")
     met: list[run.Run] = []
 
-    def refuse(config: TrainConfig) -> None:
+    def refuse(config: TrainConfig, **_: object) -> None:
         met.append(run.find("latest", Path("runs")))
         assert met[0].is_starting()
         raise DataError("no text")

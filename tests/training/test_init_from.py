@@ -222,8 +222,8 @@ def test_options_that_contradict_each_other_are_named(
 
 def test_the_options_stay_open_only_where_a_checkpoint_closes_them() -> None:
     fresh = TrainConfig()
-    assert (fresh.model, fresh.tokenizer) == ("tiny", "bytes")
+    assert (fresh.model, fresh.tokenizer) == ("minute", "auto")
     open_ = TrainConfig(init_from="x")
     assert (open_.model, open_.tokenizer) == ("auto", "auto")
-    assert replace(open_, init_from=None).model == "tiny"
+    assert replace(open_, init_from=None).model == "minute"
     assert json.dumps(open_.to_yaml())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
-from mlxhog.config.optimizers import AdamW, Muon
+from mlxhog.config.optimizers import GROUPS, AdamW, Muon
 from mlxhog.errors import CheckpointError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
@@ -24,6 +25,8 @@ from tests.training.small import identical, largest_difference, parameters, smal
 pytestmark = pytest.mark.slow
 
 MUON = {"optimizer": "muon", "lr": 3e-3, "schedule": "constant", "warmup": 0}
+EQUAL: dict[str, Any] = dict.fromkeys(GROUPS.values(), 1.0)
+"""One step size for all groups, as for every vocabulary of bytes."""
 WITHOUT_HIDDEN = """
 model_type: mad
 vocab_size: 320
@@ -186,7 +189,7 @@ def test_a_run_of_adamw_resumes_with_it_if_no_optimizer_is_named(tmp_path: Path)
 def test_the_stored_configuration_names_options_that_the_model_decided(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, optimizer="auto", lr=None))
     stored = yaml.safe_load((Path(result.run) / "config.yaml").read_text())
-    assert stored["optimizer"] == Muon(beta1=0.9, nesterov=0.1).to_dict()
+    assert stored["optimizer"] == Muon(beta1=0.9, nesterov=0.1, **EQUAL).to_dict()
     assert stored["lr"] == Muon().default_lr(32)
 
 
@@ -229,11 +232,11 @@ def test_a_model_without_hidden_matrices_trains_with_adamw_and_the_plan_says_so(
     assert "no hidden matrix (both sides at least 16, half its width)" in note
     assert "adamw moves every parameter" in note
     planned = make_plan(muon).config
-    assert (planned.optimizer, planned.top_lr) == (AdamW(beta1=0.9), 1e-3)
+    assert (planned.optimizer, planned.top_lr) == (AdamW(beta1=0.9, **EQUAL), 1e-3)
     by_adamw = train(small_config(tmp_path, **common))
     by_muon = train(muon)
     assert identical(parameters(by_muon), parameters(by_adamw))
     resumed = small_config(tmp_path, **{**common, "optimizer": "muon", "resume": by_muon.run})
     assert make_plan(resumed).config.optimizer == AdamW(
-        beta1=0.9
+        beta1=0.9, **EQUAL
     )  # the stored name of its optimizer is accepted

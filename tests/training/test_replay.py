@@ -48,7 +48,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> Result:
     """Two workers with shared moments; one was killed."""
     config = endless(
         tmp_path_factory.mktemp("recorded"), workers="mlx:cpu*2", determinism="record",
-        optimizer="muon", strategy="auto",
+        optimizer="muon", strategy="auto", embedding_lr=4, head_lr=2,
     )  # fmt: skip
     result = trained(config, kill_the_first_worker)
     assert result.restarts == 1

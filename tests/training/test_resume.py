@@ -175,13 +175,13 @@ def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(
 
     assert (values(), stored.automatic()) == (
         (pytest.approx(sync), 0.75),
-        ("lr", "beta1", "nesterov"),
+        ("lr", "beta1", "embedding_lr", "head_lr", "nesterov", "scalar_lr"),
     )
     assert resume(first.run, "--steps", "2") == 0
     assert "the run had" not in capsys.readouterr().err
     assert (values(), stored.automatic()) == (
         (pytest.approx(sync), 0.75),
-        ("lr", "beta1", "nesterov"),
+        ("lr", "beta1", "embedding_lr", "head_lr", "nesterov", "scalar_lr"),
     )
 
     assert resume(first.run, "--steps", "2", "--strategy", "hogwild") == 0
@@ -194,7 +194,10 @@ def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(
     assert resume(first.run, *adamw) == 0
     assert values() == (1e-3, 0.9)
     assert resume(first.run, "--steps", "2", "--lr", "0.002") == 0
-    assert (values(), stored.automatic()) == ((0.002, 0.9), ("beta1",))
+    assert (values(), stored.automatic()) == (
+        (0.002, 0.9),
+        ("beta1", "embedding_lr", "head_lr", "scalar_lr"),
+    )
     assert resume(first.run, "--steps", "2", "--strategy", "sync") == 0
     assert values() == (0.002, 0.9)
 

@@ -44,6 +44,7 @@ class Setup:
         """Options of `TrainConfig`."""
         return {
             "model": model_file(**self.sizes),
+            "tokenizer": "bytes",
             "batch_size": self.batch,
             "seq_len": self.seq_len,
             "strategy": "hogwild",
@@ -148,7 +149,7 @@ class Bench:
     def __init__(self, common: Setup) -> None:
         """Open the held-out text."""
         self.setup, self._options = common, common.options()
-        held_out = {name: self._options[name] for name in ("model", "seq_len")}
+        held_out = {name: self._options[name] for name in ("model", "tokenizer", "seq_len")}
         self.held_out = HeldOut(TrainConfig(**held_out), tokens=common.eval_tokens)
 
     def train(self, name: str, *, seed: int, tokens: int, **options: Any) -> Training:

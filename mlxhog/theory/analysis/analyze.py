@@ -268,7 +268,14 @@ def _settled(target: Target, plan: Plan) -> TrainConfig:
     if config.strategy is None:
         config = replace(config, strategy=Hogwild())
     hidden = families.hidden_matrices(plan.model)
-    return optim.for_model(config, plan.model.hidden_size, hidden, len(workers_of(target)))
+    return optim.for_model(
+        config,
+        plan.model.hidden_size,
+        hidden,
+        len(workers_of(target)),
+        vocabulary=plan.model.vocab_size,
+        groups=families.rate_groups(plan.model),
+    )
 
 
 def subject_of(target: Target, plan: Plan, *, parts: bool = False) -> Subject:

@@ -292,6 +292,7 @@ class GradientSource:
                 self.backend.inbox.copy(),
                 decay,
                 families.hidden_matrices(subject.model),
+                families.rate_groups(subject.model),
             )
 
     def gradient(self, ticket: Ticket) -> float:

@@ -17,6 +17,7 @@ from mlxhog import optim
 from mlxhog.config.config import TrainConfig
 from mlxhog.optim import (
     AdamW,
+    Groups,
     Muon,
     Optimizer,
     Sparsified,
@@ -47,6 +48,7 @@ class WrittenSupport:
         params: Float32,
         decay: frozenset[str],
         hidden: frozenset[str] = frozenset(),
+        groups: Groups | None = None,
     ) -> None:
         """Begin without moments and residuals.
 
@@ -56,9 +58,10 @@ class WrittenSupport:
             params: (n,) float32, in the layout of the slots; read only.
             decay: names of the parameters that weight decay applies to.
             hidden: the model's hidden matrices, as `optim.build` takes them.
+            groups: its other parameters by group, likewise.
         """
         self._config, self._params = config, params
-        self._optimizer: Optimizer = optim.build(config, hidden)
+        self._optimizer: Optimizer = optim.build(config, hidden, groups=groups)
         if isinstance(self._optimizer, AdamW | Muon):
             self._optimizer = replace(self._optimizer, shared=False)
         shapes = {name: slot.shape for name, slot in slots.items()}

@@ -1,0 +1,99 @@
+"""`--tokenizer auto`: the tokenizer that fits a text and a model, and that of the text here.
+
+    tokenizer  chosen for
+    sotu       the text in the package, from whose training documents it was learnt
+    bytes      less than `LEAST` KiB of training text, a narrow model, text that is not UTF-8, or a
+               machine without the package tokenizers
+    bpe:N      any other text
+
+N is a power of two. The text limits it, since a row of the embedding learns from the gradients of
+its own id only: with an id for each KiB of text, of about four bytes a token, the mean id comes 250
+times, and the rarest, by Zipf's law, about 30 times. The model limits it, since embedding and head
+have 2 N d numbers: `IDS_PER_WIDTH` is the ratio that was best in a minute of the width 128
+(`python benchmarks/experiments/minute.py`).
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import Final
+
+from mlxhog.data.corpora import SOTU_SHA256
+from mlxhog.data.tokenizers import SHIPPED, size_of
+from mlxhog.files.quantities import format_bytes
+
+AUTO: Final = "auto"
+BYTES_PER_ID: Final = 1024
+IDS_PER_WIDTH: Final = 32
+LEAST: Final = 1024
+MOST: Final = 32_768
+MOST_FOREIGN: Final = 0.01
+"""Share of documents that are not UTF-8 above which the bytes themselves are learnt."""
+
+
+def largest(n_bytes: int) -> int:
+    """Return the largest vocabulary that this much training text can teach, a power of two."""
+    return _power_of_two(n_bytes // BYTES_PER_ID)
+
+
+def choose(
+    *, n_bytes: int, n_documents: int, not_utf8: int, width: int, sha256: str, rule: str
+) -> tuple[str, str | None]:
+    """Return the tokenizer for a text and a model, and a line for the user that says why.
+
+    Args:
+        n_bytes: of training text.
+        n_documents: in the text.
+        not_utf8: number of these documents that are not UTF-8.
+        width: of the model.
+        sha256: digest of the text.
+        rule: of its held-out part.
+    """
+    if importlib.util.find_spec("tokenizers") is None:
+        return "bytes", (
+            "tokenizer bytes: the package tokenizers, which learns pieces of words, is missing: "
+            "python -m pip install tokenizers"
+        )
+    if (sha256, rule) == (SOTU_SHA256, "every-12th"):
+        return SHIPPED, None
+    if not_utf8 > MOST_FOREIGN * n_documents:
+        return "bytes", (
+            f"tokenizer bytes: {not_utf8} of {n_documents} documents are not UTF-8, and pieces of "
+            "words would lose their bytes (--tokenizer bpe:N learns them nevertheless)"
+        )
+    ids = min(largest(n_bytes), _power_of_two(IDS_PER_WIDTH * width), MOST)
+    if ids >= LEAST:
+        return f"bpe:{ids}", (
+            f"tokenizer bpe:{ids}, learnt from {format_bytes(n_bytes)} of training text for width "
+            f"{width}; --tokenizer bytes learns none"
+        )
+    if largest(n_bytes) < LEAST:
+        why = f"{format_bytes(n_bytes)} of training text are few for pieces of words"
+    else:
+        why = f"a model of width {width} is narrow for pieces of words"
+    return "bytes", f"tokenizer bytes: {why} (--tokenizer bpe:N learns them nevertheless)"
+
+
+def too_large(spec: str, n_bytes: int) -> str | None:
+    """Return a warning of a vocabulary that is larger than the text can teach; None if it is not.
+
+    Args:
+        spec: `bpe:N`.
+        n_bytes: of training text.
+
+    Raises:
+        DataError: N is not a number.
+    """
+    ids, most = n_bytes // BYTES_PER_ID, largest(n_bytes)
+    if size_of(spec) <= ids:
+        return None
+    better = f"bpe:{most}" if most >= LEAST else "bytes"
+    return (
+        f"tokenizer {spec} is larger than {format_bytes(n_bytes)} of training text can teach, "
+        f"about {ids:,} ids, one for each KiB; the largest sensible one is {better}"
+    )
+
+
+def _power_of_two(number: int) -> int:
+    """The largest power of two up to a number; 0 below 1."""
+    return 1 << (number.bit_length() - 1) if number > 0 else 0

@@ -1,0 +1,61 @@
+"""Step sizes by group: factors of lr for the embedding, the head, and gates, biases and norms.
+
+A rule takes the step of each group with that group's lr, in whatever form it has (native, Metal,
+NumPy), so state, bias correction, records and write modes are the rule's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from mlxhog.config.optimizers import GROUPS, OptimizerChoice
+from mlxhog.errors import ConfigError
+from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target
+
+Groups = Mapping[str, frozenset[str]]
+"""Names of the parameters of each of `GROUPS`, empty for a group that the model lacks."""
+
+_LACKS = {
+    "embedding": "the model has no embedding; leave it out",
+    "head": "the model's head is its embedding (tied); leave it out: embedding_lr moves both",
+    "scalar": "all parameters are embedding, head or hidden matrices; leave it out",
+}
+
+
+def factors(choice: OptimizerChoice, groups: Groups) -> dict[str, float]:
+    """Return the factor of each parameter whose factor is not 1.
+
+    Raises:
+        ConfigError: a factor of a group that the model lacks.
+    """
+    named = {group: getattr(choice, name, None) or 1.0 for group, name in GROUPS.items()}
+    for group, factor in named.items():
+        if factor != 1.0 and not groups[group]:
+            raise ConfigError(f"{GROUPS[group]} is {factor:g}, and {_LACKS[group]}")
+    return {
+        name: factor for group, factor in named.items() for name in groups[group] if factor != 1.0
+    }
+
+
+class Grouped(Around):
+    """A rule that moves some parameters with a multiple of lr."""
+
+    def __init__(self, rule: Optimizer, factors: Mapping[str, float]) -> None:
+        """Wrap a rule.
+
+        Args:
+            rule: takes the steps.
+            factors: parameter -> factor of its lr; 1 for all others.
+        """
+        super().__init__(rule)
+        self._factors = factors
+
+    def update(self, target: Target, pairs: Pairs, step: Step) -> None:
+        """Apply one update, group by group."""
+        groups: dict[float, list[int]] = {}
+        for k, (slot, _) in enumerate(pairs):
+            groups.setdefault(self._factors.get(slot.name, 1.0), []).append(k)
+        for factor, members in groups.items():
+            part = [pairs[k] for k in members]
+            self.rule.update(target, part, replace(step, lr=factor * step.lr))

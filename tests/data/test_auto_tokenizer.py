@@ -1,0 +1,149 @@
+"""`--tokenizer auto` fits text and model, and says what it took."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.data import corpora, tokenizers
+from mlxhog.data.auto_tokenizer import choose, too_large
+from mlxhog.data.prepare import prepare
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import DataError
+from tests.pairs import each_of
+from tools import sotu_tokenizer
+
+MIB = 1 << 20
+TEXT: dict[str, Any] = {
+    "n_bytes": 4 * MIB, "n_documents": 100, "not_utf8": 0, "width": 128, "sha256": "",
+    "rule": "every-12th",
+}  # fmt: skip
+
+
+@each_of(
+    ("text", "spec", "reason"),
+    [
+        ({}, "bpe:4096", "learnt from 4.2 MB of training text for width 128"),
+        ({"n_bytes": 4 * MIB - 1}, "bpe:2048", "learnt from"),
+        ({"n_bytes": 100 * MIB}, "bpe:4096", "for width 128"),
+        ({"n_bytes": 100 * MIB, "width": 512}, "bpe:16384", "for width 512"),
+        ({"n_bytes": 10_000 * MIB, "width": 4096}, "bpe:32768", "for width 4096"),
+        ({"n_bytes": MIB}, "bpe:1024", "1.0 MB"),
+        ({"n_bytes": MIB - 1}, "bytes", "1.0 MB of training text are few"),
+        ({"width": 16}, "bytes", "width 16 is narrow"),
+        ({"not_utf8": 1}, "bpe:4096", "learnt"),
+        ({"not_utf8": 2}, "bytes", "2 of 100 documents are not UTF-8"),
+        ({"sha256": corpora.SOTU_SHA256}, "sotu", ""),
+        ({"sha256": corpora.SOTU_SHA256, "rule": "tail"}, "bpe:4096", "learnt"),
+    ],
+)
+def test_the_choice_is_a_function_of_text_and_width_with_its_reason(
+    text: dict[str, Any], spec: str, reason: str
+) -> None:
+    chosen, note = choose(**TEXT | text)
+    assert chosen == spec
+    assert reason in (note or "")
+    assert spec == "sotu" or (note or "").startswith(f"tokenizer {spec}")
+
+
+def test_without_the_package_that_learns_it_is_bytes_and_says_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    spec, note = choose(**TEXT)
+    assert spec == "bytes"
+    assert "python -m pip install tokenizers" in str(note)
+
+
+@each_of(
+    ("spec", "n_bytes", "warning"),
+    [
+        ("bpe:4096", 4 * MIB, None),
+        ("bpe:5000", 4 * MIB, "about 4,096 ids, .* largest sensible one is bpe:4096"),
+        ("bpe:2000", 100_000, "about 97 ids, .* largest sensible one is bytes"),
+    ],
+)
+def test_a_vocabulary_that_the_text_cannot_teach_is_reported_with_the_largest_sensible(
+    spec: str, n_bytes: int, warning: str | None
+) -> None:
+    found = too_large(spec, n_bytes)
+    assert (found is None) == (warning is None)
+    assert warning is None or re.search(warning, str(found))
+
+
+def test_the_shipped_tokenizer_has_its_digest_and_4096_ids(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tokenizer = tokenizers.shipped()
+    assert tokenizer.sha256 == tokenizers.SHIPPED_SHA256
+    assert (tokenizer.n_ids, tokenizer.vocab_size, tokenizer.bos) == (4096, 4096, 0)
+    monkeypatch.setattr(tokenizers, "SHIPPED_SHA256", "0" * 64)
+    with pytest.raises(DataError, match="expected 000000000000; reinstall mlxhog"):
+        tokenizers.shipped()
+
+
+@pytest.mark.slow
+def test_the_shipped_tokenizer_is_learnt_from_the_training_documents_alone() -> None:
+    texts = list(sotu_tokenizer.training_texts())
+    assert (len(texts), sum(map(len, texts))) == (214, 9_897_244)
+    assert hashlib.sha256(sotu_tokenizer.learn()).hexdigest() == tokenizers.SHIPPED_SHA256
+
+
+@pytest.fixture
+def prose(tmp_path: Path) -> Path:
+    """1.2 MiB of words in 24 documents."""
+    folder, random = tmp_path / "prose", np.random.default_rng(0)
+    folder.mkdir()
+    words = ["".join(map(chr, random.integers(97, 123, 4))) for _ in range(2000)]
+    for k in range(24):
+        (folder / f"{k:02}.txt").write_text(" ".join(random.choice(words, 10_500)))
+    return folder
+
+
+def test_a_learnt_vocabulary_is_encoded_in_parallel_as_text_by_text_and_learnt_once(
+    prose: Path, tmp_path: Path
+) -> None:
+    first = prepare(str(prose), "auto", cache_dir=tmp_path / "cache")
+    assert first.spec == "bpe:1024"
+    assert first.notes[-1].startswith("tokenizer bpe:1024, learnt from 1.3 MB")
+    file = TokenFile.open(first.val)
+    held_out = [(prose / f"{k:02}.txt").read_bytes() for k in (5, 17)]
+    expected = [[0, *first.tokenizer.encode(text).tolist()] for text in held_out]
+    assert file.tokens.tolist() == [i for ids in expected for i in ids]
+    again = prepare(str(prose), "auto", cache_dir=tmp_path / "cache")
+    assert not again.fresh
+    assert again.notes == first.notes
+    assert not prepare(str(prose), "bpe:1024", cache_dir=tmp_path / "cache").fresh
+
+
+def test_a_stored_tokenizer_that_is_cut_off_or_changed_is_learnt_anew_and_a_line_says_so(
+    tmp_path: Path,
+) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("document " * 200)
+
+    def prepared() -> Any:
+        return prepare(str(text), "bpe:300", cache_dir=tmp_path / "cache")
+
+    stored = prepared().train.parent / "tokenizer.json"
+    whole = stored.read_bytes()
+    for damaged in (whole[:1000], whole.replace(b"<|bos|>", b"<|BOS|>"), whole + b"\n"):
+        stored.write_bytes(damaged)
+        again = prepared()
+        assert again.fresh
+        assert f"the stored tokens of {text} were damaged and are made anew" in again.notes
+        assert stored.read_bytes() == whole
+    assert not prepared().fresh
+
+
+def test_a_short_text_takes_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("a few words " * 100)
+    prepared = prepare(str(tmp_path / "a.txt"), "auto", cache_dir=tmp_path / "cache")
+    assert (prepared.spec, prepared.tokenizer.name) == ("bytes", "bytes")
+    assert prepared.notes[-1].startswith("tokenizer bytes: 1.2 kB of training text are few")
