@@ -90,7 +90,7 @@ class DelayFeedback(Optimizer):
             change = ahead - before
             if not change.any():
                 continue
-            with target.marked(slot):
+            with target.writing(), target.marked(slot):
                 updates.add(
                     target.flat,
                     slot,

@@ -164,7 +164,7 @@ class Sparsified(Optimizer):
                 keep=self.error_feedback,
                 native=self.native,
             )
-            with target.marked(slot):
+            with target.writing(), target.marked(slot):
                 updates.add_at(
                     target.flat,
                     slot,
