@@ -25,8 +25,10 @@ from statistics import median
 from harness.claims import Findings, Sample, flags, measured
 from harness.interleaved import Program, once, take_turns
 from language_models import xlstm_package
-from training.recording import count_parameters, model_file, record, step_shares
+from training.recording import count_parameters, model_file, record
 from training.time_to_loss import ARMS, Pair, Race, Target
+
+from mlxhog.report.shares import in_words, shares
 
 TORCH, MLX, BOTH = "torch:cpu*2", "mlx:cpu*2", "mlx:cpu,torch:cpu"
 TARGET = Target(1.8, {"muon": 700_000, "adamw": 1_200_000})
@@ -114,7 +116,7 @@ def throughput(findings: Findings, chosen: Namespace) -> None:
 
 
 def step_split(findings: Findings, chosen: Namespace) -> None:
-    """Shares of a step: read, compute, apply."""
+    """Shares of a step (`mlxhog.report.shares`)."""
     wide = {"hidden_size": 512, "num_hidden_layers": 6}
     for name, options, limit in (
         ("d 128, 4 blocks", {"batch_size": 8}, 0.10),
@@ -122,10 +124,11 @@ def step_split(findings: Findings, chosen: Namespace) -> None:
     ):
         seconds = 6.0 if chosen.quick else 15.0
         run = record(workers=TORCH, threads=1, time=seconds, **FREE, **options)
-        shares = step_shares(run.table, 2)
-        print(f"\nstep at {name}: " + ", ".join(f"{k} {v:.1%}" for k, v in shares.items()))
-        findings.results[f"step split, {name}"] = dict(shares)
-        findings.at_most(f"read + apply, {name}", shares["read"] + shares["apply"], limit)
+        parts = shares(map(vars, run.result.workers))
+        print(f"\nstep at {name}: {', '.join(in_words(parts))}")
+        findings.results[f"step split, {name}"] = parts
+        spent = sum(parts[part] for part in ("read", "optimizer", "write"))
+        findings.at_most(f"read, optimizer and write, {name}", spent, limit)
 
 
 def memory(findings: Findings, chosen: Namespace) -> None:
@@ -170,6 +173,12 @@ def default_command(findings: Findings, chosen: Namespace) -> None:
     findings.results["default command, bits per byte"] = bits
     print(f"\nmlxhog train: {bits:.3f} bits per byte in {run.result.seconds:.0f} s")
     findings.at_most("mlxhog train, held-out bits per byte", bits, 1.55)
+    parts, first_s = shares(map(vars, run.result.workers)), run.result.first_step_s
+    assert first_s is not None
+    findings.results["default command, shares of a step"] = parts
+    print(f"first step after {first_s:.1f} s; a step: {', '.join(in_words(parts))}")
+    findings.at_most("mlxhog train, share of the optimizer", parts["optimizer"], 0.08)
+    findings.at_most("mlxhog train, first step after, s", first_s, 4.0)
 
 
 # -- time to a loss -------------------------------------------------------------------------------

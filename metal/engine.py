@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError, EnvironmentLacks, ShapeError
-from mlxhog.metal.kernel import Launch
+from mlxhog.metal.kernel import HostArrays, Launch
 from mlxhog.metal.kernels.adds import dense_axpy
 
 _HOST_WRITES = (1.0, -6.5, 1024.0)  # added to exactly
@@ -61,31 +61,16 @@ class Engine(Protocol):
         """
 
 
-class ReferenceEngine:
-    """Computes launches in NumPy; arrays are NumPy arrays, adopted ones the host's own."""
+class ReferenceEngine(HostArrays):
+    """Computes launches in NumPy."""
 
     name = "reference"
     emulated = False
 
-    def array(self, host: NDArray[Any]) -> NDArray[Any]:
-        """Copy host values."""
-        return host.copy()
-
-    def adopt(self, host: NDArray[Any]) -> NDArray[Any]:
-        """Return the host's own array."""
-        return host
-
-    def host(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return the array, which is the host's."""
-        return array
-
     def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
         """Compute a launch by its reference."""
         kernel = launch.kernel
-        outputs = {
-            argument.name: np.zeros(launch.outputs[argument.name], argument.dtype)
-            for argument in kernel.outputs
-        }
+        outputs = launch.zero_outputs()
         if 0 in launch.grid:
             return outputs
         instance = {"instance": launch.instance} if kernel.instances else {}

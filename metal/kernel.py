@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog.errors import MetalError, ShapeError
 
@@ -109,6 +110,28 @@ class Launch:
     grid: Size
     group: Size = (256, 1, 1)
     instance: str = ""
+
+    def zero_outputs(self) -> dict[str, NDArray[Any]]:
+        """Return the outputs as NumPy arrays of zeros."""
+        return {
+            one.name: np.zeros(self.outputs[one.name], one.dtype) for one in self.kernel.outputs
+        }
+
+
+class HostArrays:
+    """The part of an `Engine` on the CPU: its arrays are NumPy's, adopted ones the host's own."""
+
+    def array(self, host: NDArray[Any]) -> NDArray[Any]:
+        """Copy host values."""
+        return host.copy()
+
+    def adopt(self, host: NDArray[Any]) -> NDArray[Any]:
+        """Return the host's own array."""
+        return host
+
+    def host(self, array: NDArray[Any]) -> NDArray[Any]:
+        """Return the array, which is the host's."""
+        return array
 
 
 @cache

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,7 +48,6 @@ class Recorded:
 
     result: Result
     points: list[Point]
-    table: NDArray[np.void]
     pss_bytes: int
 
 
@@ -103,9 +101,8 @@ def record(*, keep_params: bool = False, **options: Any) -> Recorded:
         points = [point for point in recorder.points if point.seconds < result.seconds]
         params = recorder.arena.params.copy() if keep_params else None  # at rest by now
         points.append(Point(result.seconds, result.tokens, params))
-        table = recorder.arena.workers.array.copy()
         recorder.arena.close()
-        return Recorded(result, points, table, recorder.pss_bytes)
+        return Recorded(result, points, recorder.pss_bytes)
     finally:
         shutil.rmtree(out)
 
@@ -151,15 +148,6 @@ def pss_bytes(pid: int) -> int:
         return 0
     line = next(line for line in text.splitlines() if line.startswith("Pss:"))
     return int(line.split()[1]) * 1024
-
-
-def step_shares(table: NDArray[np.void], workers: int) -> Mapping[str, float]:
-    """Shares of a step's time that workers spent reading, computing and applying."""
-    spent = {
-        name: float(table[f"{name}_ns"][:workers].sum()) for name in ("read", "compute", "apply")
-    }
-    total = sum(spent.values())
-    return {name: ns / total for name, ns in spent.items()}
 
 
 def held_out_bits(backend: Backend, text: TokenFile, seq_len: int, tokens: int) -> float:

@@ -20,7 +20,7 @@ from mlxhog.errors import ConfigError, MetalError, ShapeError
 from mlxhog.metal.host import build
 from mlxhog.metal.host.mlx_text import SMALL
 from mlxhog.metal.host.translate import CONSUMERS, Signature
-from mlxhog.metal.kernel import Argument, Kernel, Launch, Size, check
+from mlxhog.metal.kernel import Argument, HostArrays, Kernel, Launch, Size, check
 
 MOST_THREADS = 1024
 SLOTS = 31
@@ -31,7 +31,7 @@ CHAOS_PERIOD = 4
 """Under chaos a thread yields once in this number of atomic operations, on average."""
 
 
-class HostEngine:
+class HostEngine(HostArrays):
     """Compiles kernels with a C++ compiler and runs them on OS threads.
 
     Args:
@@ -73,26 +73,11 @@ class HostEngine:
         self._built: dict[tuple[Kernel, str], tuple[Path, Signature]] = {}
         self._launches = 0
 
-    def array(self, host: NDArray[Any]) -> NDArray[Any]:
-        """Copy host values."""
-        return host.copy()
-
-    def adopt(self, host: NDArray[Any]) -> NDArray[Any]:
-        """Return the host's own array."""
-        return host
-
-    def host(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Return the array, which is the host's."""
-        return array
-
     def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
         """Run a compiled kernel; its outputs are filled with 0xff bytes before."""
         check(launch, _flat_dtype, "NumPy")
         kernel = launch.kernel
-        outputs = {
-            argument.name: np.zeros(launch.outputs[argument.name], argument.dtype)
-            for argument in kernel.outputs
-        }
+        outputs = launch.zero_outputs()
         if 0 in launch.grid:
             return outputs
         for array in outputs.values():

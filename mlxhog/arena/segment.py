@@ -190,7 +190,7 @@ def _too_large(nbytes: int, had: int) -> EnvironmentLacks:
 
 
 MAGIC = b"MLXHOGAR"
-VERSION = 2
+VERSION = 3
 _BODY = struct.Struct("<8sIIQQ32s64s16sqQ")
 _RUN_ID_BYTES = 64
 HEADER_BYTES = _BODY.size + 32

@@ -27,12 +27,15 @@ more entry belongs to the arena's creator. The same table in C++ is
      208  u64   read_ns           worker            time spent reading parameters
      216  u64   compute_ns        worker            ... computing gradients
      224  u64   apply_ns          worker            ... applying them
-     232  u64   wait_ns           worker            ... waiting
+     232  u64   wait_ns           worker            ... waiting for others, locks, text
      240  u64   rss_bytes         worker
      248  u64   opt_step          worker            steps its optimizer state has seen
      256  u64   restarts          supervisor        workers that died in this slot and were replaced
      264  u64   torn              supervisor        tickets that died half applied
      272  f64   rate_sum          worker            sum of its step sizes, if they depend on delay
+     280  u64   forward_ns        worker            of compute_ns: forward passes
+     288  u64   optimizer_ns      worker            of apply_ns: gradients into steps
+     296  u64   other_ns          worker            ... for tickets, batches and records
 
 `state`, `dead`, `generation`, `incarnation`, `pid` and `heartbeat_ns` are read and written with
 acquire and release order (a waiter that reads a pid also sees its start time, and no lock word from
@@ -82,6 +85,9 @@ _FIELDS = {
     "restarts": ("<u8", 256),
     "torn": ("<u8", 264),
     "rate_sum": ("<f8", 272),
+    "forward_ns": ("<u8", 280),
+    "optimizer_ns": ("<u8", 288),
+    "other_ns": ("<u8", 296),
 }
 WORKER_DTYPE = np.dtype(
     {
@@ -213,6 +219,9 @@ class Entry:
     restarts = _Int()
     torn = _Int()
     rate_sum = _Float()
+    forward_ns = _Int()
+    optimizer_ns = _Int()
+    other_ns = _Int()
 
     @property
     def step_s(self) -> float:
@@ -220,11 +229,12 @@ class Entry:
         spent_ns = self.read_ns + self.compute_ns + self.apply_ns
         return spent_ns / self.steps / 1e9 if self.steps else 0.0
 
-    def beat(self, phase: Phase | None = None) -> None:
-        """Update the heartbeat, at the beginning of a phase or within one."""
+    def beat(self, phase: Phase | None = None) -> int:
+        """Update the heartbeat, at the beginning of a phase or within one; returns its time."""
         if phase is not None:
             self.phase = phase
-        self.heartbeat_ns = monotonic_ns()
+        self.heartbeat_ns = now_ns = monotonic_ns()
+        return now_ns
 
 
 class WorkerTable:

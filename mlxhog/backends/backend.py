@@ -97,9 +97,17 @@ class WeightHolder(Protocol):
 
 
 class Backend(WeightHolder, Protocol):
-    """One framework on one device. Not thread-safe: one worker process owns it."""
+    """One framework on one device. Not thread-safe: one worker process owns it.
+
+    Attributes:
+        name: such as "torch:cpu".
+        forward_share: share of its forward pass in the time of the newest gradient. None before
+            the first one, and where both passes are one graph that is computed at once: on a GPU,
+            and compiled. There a wait between them would slow every step.
+    """
 
     name: str
+    forward_share: float | None
 
     def loss_and_grads(self, batch: Batch, targets: Float32 | None = None) -> tuple[float, Grads]:
         """Mean cross entropy in nats, and its gradient.

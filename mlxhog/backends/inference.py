@@ -44,6 +44,7 @@ class Inference:
 
     model: ModelConfig
     params: dict[str, Any]
+    forward_share: float | None = None
 
     def __init__(
         self, framework: str, device: str, kernels: str, threads: int, share: GPUShare

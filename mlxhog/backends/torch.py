@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import (
     WEIGHTS,
     Float32,
@@ -140,6 +141,7 @@ class TorchBackend(Inference):
     def loss_and_grads(self, batch: Batch, targets: Float32 | None = None) -> tuple[float, Grads]:
         """Mean cross entropy in nats and its gradient, by autograd."""
         check_batch(batch, self.model.vocab_size)
+        began_ns = monotonic_ns()
         batch, state = self._behind_context(batch)
         model, ops, tokens = self.model, self._ops(), self._tokens(batch.x)
         x = lm.embed(model, self.params, tokens, ops.xp)
@@ -169,7 +171,10 @@ class TorchBackend(Inference):
             state=state,
             targets=None if targets is None else torch.from_numpy(targets).to(self.device),
         )
+        forward_ns = monotonic_ns() - began_ns
         arrays = [self._on_host(grad) for grad in torch.autograd.grad(loss, leaves)]
+        if not self.on_gpu:
+            self.forward_share = forward_ns / (monotonic_ns() - began_ns)
         grads: Grads = dict(zip(names, arrays, strict=True))
         if self._sampled is not None:
             grads[names[-1]] = Rows(candidates.ids, arrays[-1])

@@ -13,6 +13,7 @@ from mlxhog.cli.output import run_word
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
 from mlxhog.report.metrics import number
+from mlxhog.report.shares import in_words
 from mlxhog.report.streams import WIDTH, in_columns
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def _facts(record: "RunRecord") -> dict[str, Any]:
         "held_out": record.part or None,
         "last": {name: record.last(name) for name in _LAST},
         "marks": dict(marks_of(record.history.newest)),
+        "first_step_s": record.history.newest.get("first_step_s"),
+        "shares": record.shares(),
         "load": _load(run, model),
         "notes": record.notes,
     }
@@ -85,6 +88,8 @@ def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[st
     began = facts["created_s"]
     begun = [] if began is None else [f"begun {datetime.fromtimestamp(began):%Y-%m-%d %H:%M}"]
     strategy = [f"strategy {record.strategy}"] if facts["strategy"] else []
+    first = words["first step after"]
+    whole, *each = facts["shares"].items()
     lines = {
         "model": [
             _name(facts["model"]),
@@ -96,8 +101,11 @@ def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[st
         "trained": [
             f"{words['steps']} steps",
             f"{words['tokens']} tokens in {words['training time']} ({words['tokens/s']} tok/s)",
+            *([] if first == "-" else [f"first step after {first}"]),
             *begun,
         ],
+        "a step": in_words(whole[1]),
+        **{name: in_words(parts) for name, parts in each},
         "resumed": [f"at step {step:,}" for step in facts["resumed"]],
         "held-out": [
             *_held_out(record, words["held-out bits per byte"]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import singledispatch
 from typing import NamedTuple
@@ -18,6 +18,8 @@ import numpy as np
 from mlxhog import _native
 from mlxhog.arena.layout import place_state
 from mlxhog.arena.marks import Marks
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.workers import Entry
 from mlxhog.config.optimizers import OptimizerChoice
 from mlxhog.errors import ShapeError
 from mlxhog.optim import metal_steps
@@ -36,6 +38,38 @@ class StepTrace(NamedTuple):
 
     last: Float32
     prev: Float32
+
+
+class StepWatch:
+    """Tells the time to compute steps apart from the time to write them, in a worker's entry.
+
+    A rule that computes a direction writes it in a pass of its own, which counts as writing. The
+    fused pass of AdamW or momentum computes and writes at once: it counts as computing. Waits for
+    locks count as neither.
+    """
+
+    def __init__(self, entry: Entry) -> None:
+        """Count in `entry.optimizer_ns`."""
+        self._entry, self._written_ns = entry, 0
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Count a block, without the writes in it."""
+        began_ns, before_ns = self._now_ns(), self._written_ns
+        yield
+        spent_ns = self._now_ns() - began_ns - (self._written_ns - before_ns)
+        self._entry.optimizer_ns += max(0, spent_ns)  # threads may wait for locks at once
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Leave out a block."""
+        began_ns = self._now_ns()
+        yield
+        self._written_ns += self._now_ns() - began_ns
+
+    def _now_ns(self) -> int:
+        """A clock that stands still while this worker waits."""
+        return monotonic_ns() - self._entry.wait_ns
 
 
 @dataclass(frozen=True)
@@ -57,6 +91,7 @@ class Target:
         record: takes the steps that are added to dense parameters, under the same locks.
         places: private segments that are not laid out as `flat`, name -> parameter -> place.
         marks: show readers which parameter is being written.
+        watch: counts the time of steps; None counts nothing.
     """
 
     flat: Float32
@@ -71,6 +106,7 @@ class Target:
     record: StepTrace | None = None
     places: Mapping[str, Mapping[str, Slot]] = field(default_factory=dict)
     marks: Marks | None = None
+    watch: StepWatch | None = None
 
     def moments(self, *, shared: bool) -> Mapping[str, Float32]:
         """The optimizer's state by segment name: shared by all workers, or private."""
@@ -118,6 +154,12 @@ class Target:
             else:
                 last, prev = self.record
                 dense(*common, grad, *state, **rates, last=last, prev=prev)
+
+    def writing(self) -> AbstractContextManager[None]:
+        """Count a block as the write of finished steps, unless they go to `pending`."""
+        if self.watch is None or self.pending is not None:
+            return nullcontext()
+        return self.watch.writing()
 
     @contextmanager
     def marked(self, slot: Slot) -> Iterator[None]:
@@ -270,7 +312,8 @@ class Optimizer(ABC):
             grad_scale=grad_scale,
             feedback=feedback,
         )
-        self.update(target, target.pairs(grads), numbers)
+        with nullcontext() if target.watch is None else target.watch.computing():
+            self.update(target, target.pairs(grads), numbers)
 
 
 class Around(Optimizer):

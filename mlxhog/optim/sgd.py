@@ -61,7 +61,11 @@ class SGD(Optimizer):
     metal_rule: metal_steps.Rule = metal_steps.SGD
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
-        """Apply one update."""
+        """Apply one update; a gradient is its own direction, so all of this is writing."""
+        with target.writing():
+            self._write(target, pairs, step)
+
+    def _write(self, target: Target, pairs: Pairs, step: Step) -> None:
         if target.metal is not None:
             hp = sgd_hp(lr=step.lr, weight_decay=self.weight_decay)
             target.metal.apply(self.metal_rule, pairs, {}, hp, step.grad_scale, target.record)

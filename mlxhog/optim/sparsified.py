@@ -153,7 +153,7 @@ class Sparsified(Around):
                 keep=self.error_feedback,
                 native=self.native,
             )
-            with target.marked(slot):
+            with target.writing(), target.marked(slot):
                 updates.add_at(
                     target.flat,
                     slot,

@@ -346,7 +346,7 @@ def _applied(record: Mapping[str, Any]) -> tuple[float, float]:
 
 
 def _share(before: Mapping[str, Any], now: Mapping[str, Any], since_s: float) -> float:
-    """Share of the time between two lines that a worker waited for others."""
+    """Share of the time between two lines that a worker waited."""
     waited = _number(now.get("wait_s")) - _number(before.get("wait_s", 0.0))
     if since_s <= 0 or math.isnan(waited) or not before:
         return math.nan

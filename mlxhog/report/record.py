@@ -19,6 +19,7 @@ from mlxhog.files import reading
 from mlxhog.files.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.report.history import History, workers_of
 from mlxhog.report.metrics import COUNTS, beside_counts, label, number, rate, share_text
+from mlxhog.report.shares import rows, shares
 from mlxhog.report.streams import printable, printable_lines
 
 MOST_TEXT = 2000
@@ -27,6 +28,7 @@ MOST_EVENTS = 2000
 """Number of newest events and samples in memory."""
 MOST_SPANS = 2000
 """Number of newest intervals of workers on a page."""
+ALL = "all workers"
 _ASIDE = ("out", "name")
 """Options that choose the folder of a run and do not change its training."""
 
@@ -203,6 +205,13 @@ class RunRecord:
         """P - 1: the staleness of every step if all P workers are equally fast."""
         return max(len(self.history.workers) - 1, 0)
 
+    def shares(self) -> dict[str, dict[str, float]]:
+        """Shares of a step in the newest command: of `ALL`, and of each of several workers."""
+        workers = workers_of(self.history.newest)
+        each = {f"{worker.get('slot')} {worker.get('backend')}": [worker] for worker in workers}
+        named = {ALL: workers, **(each if len(each) > 1 else {})}
+        return {printable(name)[:40]: shares(some) for name, some in named.items()}
+
     # -- facts -----------------------------------------------------------------------------------
 
     def last(self, name: str) -> float | None:
@@ -219,6 +228,7 @@ class RunRecord:
             "status": self.state,
             **({"error": printable_lines(str(error))[:MOST_TEXT]} if error else {}),
             "training time": _spelled(_last(history, "elapsed_s"), format_duration),
+            "first step after": _spelled(_plain(newest.get("first_step_s")), format_duration),
             "steps": _spelled(_last(history, "step"), lambda n: f"{n:,.0f}"),
             "tokens": _spelled(_last(history, "tokens"), format_count),
             "tokens/s": _spelled(_mean_rate(history), format_count),
@@ -315,6 +325,7 @@ class RunRecord:
             "others": self.others,
             "workers": {slot: w.backend for slot, w in sorted(history.workers.items())},
             "staleness": {slot: dict(history.staleness(slot)) for slot in sorted(history.workers)},
+            "shares": rows(self.shares()),
             "spans": [
                 [one.slot, round(one.begin_s, 2), round(one.end_s, 2), one.state, one.pid]
                 for one in history.spans[-MOST_SPANS:]

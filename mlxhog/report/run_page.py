@@ -18,6 +18,7 @@ AXES = (("time", "time"), ("samples", "samples"), ("updates", "updates"))
 PARTS = (
     ("samples", "Samples of text"),
     ("workers", "Workers over time"),
+    ("shares", "Where the time goes: shares of a step"),
     ("staleness", "Staleness: updates by others between the read and the write of a step"),
     ("events", "Events"),
 )

@@ -25,6 +25,7 @@ from mlxhog.config.strategy import StrategyChoice
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, gradients, updates
 from mlxhog.optim.metal_steps import MetalSteps
+from mlxhog.optim.rule import StepWatch
 from mlxhog.strategies import look_ahead
 
 if TYPE_CHECKING:
@@ -173,6 +174,7 @@ class Context:
             record=look_ahead.record(arena, self.facts, self.live_workers),
             places=arena.layout.state,
             marks=self.marks,
+            watch=StepWatch(self.entry),
         )
 
     @property

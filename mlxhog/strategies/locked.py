@@ -15,7 +15,6 @@ holder dies, the next worker takes it over, and the ticket counts as torn or com
 from __future__ import annotations
 
 from mlxhog import _native
-from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import Grads
 from mlxhog.config import strategies as choices
 from mlxhog.strategies.context import Context, Lease, WriteResult
@@ -36,16 +35,13 @@ class StepLock:
 
     def __init__(self, context: Context) -> None:
         """Use the arena's segment `step.lock`."""
-        arena, self._entry = context.arena, context.entry
-        generation = self._entry.generation & 0xFFFF
+        arena, generation = context.arena, context.entry.generation & 0xFFFF
         words, workers = arena.segment(LOCK), arena.segment("workers")
         self._locks = _native.Locks(words, workers, context.slot, generation)
 
     def acquire(self) -> None:
-        """Take it; the time for that counts as waiting."""
-        began_ns = monotonic_ns()
+        """Take it; a wait counts as waiting (`locks.h`)."""
         self._locks.acquire(0)
-        self._entry.wait_ns += monotonic_ns() - began_ns
 
     def release(self) -> None:
         """Give it back."""

@@ -61,7 +61,6 @@ class Reporter:
         """Prepare; this writes nothing."""
         self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
         self.sample: str | None = None
-        self.start_s: float | None = None
         self._board: TensorBoard | None = None
         self._reported: set[str] = set()
         self._repetition, self._epoch_tokens = False, plan.epoch_tokens
@@ -220,7 +219,8 @@ class Reporter:
             steps=steps,
             tokens=tokens,
             seconds=seconds,
-            start_s=self.start_s,
+            start_s=self.monitor.start_s,
+            first_step_s=self.monitor.first_step_s(),
             tokens_per_s=tokens / seconds if seconds else 0.0,
             val_bits_per_byte=self.monitor.val_bits_per_byte,
             val_tokens=self.monitor.val_tokens,

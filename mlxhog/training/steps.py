@@ -32,30 +32,36 @@ class Steps:
         """Process one ticket from claim to record, or wait a moment if there is no ticket."""
         entry = self.context.entry
         # Before the claim, since a worker with a ticket must not be taken for one at rest.
-        entry.beat(Phase.DATA)
+        asked_ns, waited_ns = entry.beat(Phase.DATA), entry.wait_ns
         if entry.nonfinite_in_row >= self.job.config.max_nonfinite:
             lease: Lease | Idle = Idle.DONE
         else:
             lease = Idle.WAIT if self._is_late() else self.strategy.claim()
         if lease is Idle.WAIT:
-            entry.beat(Phase.WAITING)
+            waits_ns = entry.beat(Phase.WAITING)
             time.sleep(0.0002)
+            entry.wait_ns += monotonic_ns() - waits_ns
         elif isinstance(lease, Idle):
             entry.beat(Phase.IDLE)
             time.sleep(0.002)
         else:
-            self._take(lease)
+            self._take(lease, asked_ns, waited_ns)
 
-    def _take(self, lease: Lease) -> None:
-        """Read, compute, write, record."""
+    def _take(self, lease: Lease, asked_ns: int, waited_ns: int) -> None:
+        """Read, compute, write, record.
+
+        Args:
+            lease: of the batch.
+            asked_ns: when the worker asked for it.
+            waited_ns: its waits until then, over the whole run.
+        """
         context, entry = self.context, self.context.entry
         batches = self.gradients.micro_batches(lease)
         samples = sum(len(batch.x) for batch in batches)
         tokens = sum(batch.n_tokens for batch in batches)
         labels = sum(batch.n_labels for batch in batches)
         waited_before = entry.wait_ns
-        began_ns = monotonic_ns()
-        entry.beat(Phase.READ)
+        began_ns = entry.beat(Phase.READ)
         self.strategy.read()
         read_ns, waited_to_read = monotonic_ns(), entry.wait_ns
         entry.beat(Phase.COMPUTE)
@@ -67,9 +73,12 @@ class Steps:
             self._probe()  # all workers write it, unlike the parameters of disjoint blocks
         applied_ns = monotonic_ns()
         reading_ns = read_ns - began_ns - (waited_to_read - waited_before)
-        applying_ns = applied_ns - computed_ns - (entry.wait_ns - waited_to_read)
+        # Threads of a worker may wait for locks at once, for longer together than this took.
+        applying_ns = max(0, applied_ns - computed_ns - (entry.wait_ns - waited_to_read))
         entry.read_ns += reading_ns
         entry.compute_ns += computed_ns - read_ns
+        if (share := self.gradients.backend.forward_share) is not None:
+            entry.forward_ns += round(share * (computed_ns - read_ns))
         entry.apply_ns += applying_ns
         self._count(outcome, loss, tokens)
         self.ring.append(
@@ -87,6 +96,8 @@ class Steps:
             apply_s=applying_ns / 1e9,
             wait_s=(entry.wait_ns - waited_before) / 1e9,
         )
+        waited_to_claim = waited_before - waited_ns
+        entry.other_ns += monotonic_ns() - asked_ns - (applied_ns - began_ns) - waited_to_claim
 
     def _count(self, outcome: WriteResult, loss: float, tokens: int) -> None:
         """Add a step to this worker's entry and to the run's counters."""

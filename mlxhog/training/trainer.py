@@ -326,11 +326,9 @@ class _Training:
             self._monitor.budget = replace(self._start.budget, seconds=limit_s)
         if self._start.budget.is_used_up:
             return
-        self._reporter.start_s = self._deadlines.spent_s()
+        self._monitor.start_s = start_s = self._deadlines.spent_s()
         if limit_s is not None and (
-            warning := self._deadlines.late_start(
-                self._reporter.start_s, limit_s, measured=self._measured
-            )
+            warning := self._deadlines.late_start(start_s, limit_s, measured=self._measured)
         ):
             self._session.report(warning)
 

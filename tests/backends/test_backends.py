@@ -43,6 +43,17 @@ def test_gradients_of_a_batch_equal_the_float64_reference(
 
 
 @on_both
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+def test_a_cpu_tells_the_forward_pass_of_a_gradient_from_the_rest(name: str, kernels: str) -> None:
+    cfg = config()
+    backend = bound(name, cfg, perturbed_params(cfg, seed=1), kernels)
+    assert backend.forward_share is None
+    backend.loss_and_grads(Batch(*sample_batch(cfg, 2, 11, seed=1), n_bytes=0))
+    assert backend.forward_share is not None
+    assert 0 < backend.forward_share < 1
+
+
+@on_both
 def test_logits_after_some_tokens_do_not_depend_on_how_they_are_read(name: str) -> None:
     cfg = config()
     tokens, _ = sample_batch(cfg, 2, 11, seed=1)

@@ -141,6 +141,7 @@ def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu: Recorder) -> 
         for name, grad in reference.items():
             grad = grad.values if hasattr(grad, "values") else grad
             assert_close(grads[name], grad, GRADIENT_ANY_F32, label=name)
+    assert backend.forward_share is None  # both passes are one graph
     actual, expected = backend.evaluate(batch(5, 16)), plain.evaluate(batch(5, 16))
     assert actual.targets == expected.targets
     assert_close(actual.nats / actual.targets, expected.nats / expected.targets, LOSS_F32)

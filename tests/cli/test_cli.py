@@ -120,7 +120,8 @@ def test_train_json_prints_one_line_with_the_promised_keys(trainer, capsys):
         "lost_update_rate",
         "workers",
     ]
-    assert list(result["workers"][0]) == ["backend", "pid", "steps", "tokens", "mean_staleness"]
+    of_worker = ["backend", "pid", "steps", "tokens", "mean_staleness", "shares"]
+    assert list(result["workers"][0]) == of_worker
     assert result["checkpoint"] == RESULT.checkpoint
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -9,14 +11,16 @@ import numpy as np
 import pytest
 
 from mlxhog import optim
+from mlxhog.arena.workers import ENTRY_BYTES, Entry
 from mlxhog.config import optimizers
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError, ShapeError
-from mlxhog.optim import SGD, AdamW, Adan, Apollo, Lion, Momentum, Optimizer, Soap
+from mlxhog.optim import SGD, AdamW, Adan, Apollo, Lion, Momentum, Muon, Optimizer, Soap
 from mlxhog.optim.gradients import Rows
+from mlxhog.optim.rule import StepWatch
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, initial, parameter, target
 from tests.pairs import each_of
 
@@ -248,6 +252,58 @@ BAD_GRADIENTS: dict[str, tuple[str, Any]] = {
     "negative row": ("embedding", Rows(np.array([-1], np.int32), np.zeros((1, 5), np.float32))),
     "row dtype": ("embedding", Rows(np.array([1]), np.zeros((1, 5), np.float32))),
 }
+
+
+class Clock:
+    """Stands still, until it is told to go on."""
+
+    def __init__(self) -> None:
+        self.ns = 1_000
+
+    def __call__(self) -> int:
+        return self.ns
+
+
+def test_the_time_of_a_step_is_neither_that_of_its_write_nor_of_a_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    clock, entry = Clock(), Entry(1, np.zeros(ENTRY_BYTES, np.uint8))
+    monkeypatch.setattr("mlxhog.optim.rule.monotonic_ns", clock)
+    watch = StepWatch(entry)
+    with watch.computing():
+        clock.ns += 5
+        entry.wait_ns += 2
+        with watch.writing():
+            clock.ns += 70
+            entry.wait_ns += 60
+        clock.ns += 4
+    assert entry.optimizer_ns == 5 - 2 + 4
+
+
+class Writes(StepWatch):
+    """Counts the writes that are told apart."""
+
+    writes = 0
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        self.writes += 1
+        with super().writing():
+            yield
+
+
+@each_of(
+    ("optimizer", "apart"),
+    [(AdamW(), False), (Momentum(), False), (SGD(), True), (Lion(), True), (Adan(), True),
+     (Muon(hidden=HIDDEN), True)],
+)  # fmt: skip
+def test_a_direction_is_written_apart_from_its_computation(
+    optimizer: Optimizer, apart: bool
+) -> None:
+    watch = Writes(Entry(1, np.zeros(ENTRY_BYTES, np.uint8)))
+    where = replace(target(optimizer, initial()), watch=watch)
+    optimizer.step(where, {"matrix": np.ones(MATRIX.shape, np.float32)}, lr=0.1, step=1)
+    assert (watch.writes > 0) == apart
 
 
 @each_of("case", BAD_GRADIENTS)

@@ -121,6 +121,7 @@ def test_another_waits_until_the_step_is_over(arena: Arena, of: Strategy) -> Non
     else:
         locks.release(lock_words(arena.layout.slots["w"], GRADIENT["w"])[-1])
     thread.join(30)
+    assert second.context.entry.wait_ns > 0
     assert np.all(arena.param("w") == -LR * STEPS)
 
 

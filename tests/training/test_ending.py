@@ -130,6 +130,8 @@ def test_a_run_whose_start_took_much_of_its_time_says_how_much_and_what_is_left(
     assert not [text for text in messages if text.startswith("start-up")]
     assert quick.start_s is not None
     assert quick.to_json()["start_s"] == round(quick.start_s, 3) > 0
+    assert quick.first_step_s is not None
+    assert quick.start_s < quick.first_step_s < quick.start_s + quick.seconds
 
     monkeypatch.setattr(trainer, "Deadlines", AfterASlowStart)
     slow = train(small_config(tmp_path, steps=2, time=3000), observer=messages)

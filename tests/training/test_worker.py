@@ -80,6 +80,7 @@ def test_a_round_that_is_dropped_counts_once_and_text_that_is_thrown_away_does_n
         of=lambda batches: (1.0, {}),
         slow_down=lambda *_: None,
         slowdown=Slowdown(),
+        backend=SimpleNamespace(forward_share=None),
     )
     for slot, (counts, outcome) in enumerate(outcomes, start=1):
         of = scripted(OneBatch(outcome, counts))

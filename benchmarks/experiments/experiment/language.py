@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 from harness.machine import cores
-from training.recording import HeldOut, Point, model_file, record, step_shares
+from training.recording import HeldOut, Point, model_file, record
 
 from experiment.figures import Figure, curves, legend, new_panels
 from experiment.record import Outcome, Scale, say
@@ -167,12 +167,7 @@ class Bench:
         points = _spread(recording.points, self.setup.looks)
         per_step = self.setup.batch * self.setup.seq_len
         reports = recording.result.workers
-        shares = step_shares(recording.table, len(reports))
         gradients = sum(report.steps for report in reports)
-        busy_s = sum(
-            float(recording.table[f"{part}_ns"][: len(reports)].sum()) / 1e9
-            for part in ("read", "compute", "apply")
-        )
         training = Training(
             seconds=[point.seconds for point in points],
             steps=[point.tokens / per_step for point in points],
@@ -181,7 +176,10 @@ class Bench:
             staleness=sum(r.mean_staleness * r.steps for r in reports) / max(1, gradients),
             max_staleness=max(report.max_staleness for report in reports),
             lost_update_rate=recording.result.lost_update_rate or 0.0,
-            costs_s={part: share * busy_s / max(1, gradients) for part, share in shares.items()},
+            costs_s={
+                part: sum(getattr(report, f"{part}_s") for report in reports) / max(1, gradients)
+                for part in ("read", "compute", "apply")
+            },
         )
         say(
             f"  {name:32} seed {seed}  {training.end:6.3f} bits per byte  "

@@ -40,7 +40,10 @@ struct WorkerEntry {
   std::uint64_t restarts;
   std::uint64_t torn;
   double rate_sum;
-  std::uint8_t unused_progress[232];
+  std::uint64_t forward_ns;
+  std::uint64_t optimizer_ns;
+  std::uint64_t other_ns;
+  std::uint8_t unused_progress[208];
 };
 
 static_assert(sizeof(WorkerEntry) == 512);
@@ -72,5 +75,8 @@ static_assert(offsetof(WorkerEntry, opt_step) == 248);
 static_assert(offsetof(WorkerEntry, restarts) == 256);
 static_assert(offsetof(WorkerEntry, torn) == 264);
 static_assert(offsetof(WorkerEntry, rate_sum) == 272);
+static_assert(offsetof(WorkerEntry, forward_ns) == 280);
+static_assert(offsetof(WorkerEntry, optimizer_ns) == 288);
+static_assert(offsetof(WorkerEntry, other_ns) == 296);
 
 }  // namespace mlxhog

@@ -12,6 +12,22 @@ constexpr int kSpins = 256;                        // about the time one stripe 
 constexpr std::uint64_t kProbeAfterNs = 50000000;  // then ask the kernel whether the owner lives
 constexpr std::uint64_t kBeatEveryNs = 10000000;
 
+// Adds the time of its life to a worker's waits. Relaxed: threads of a worker may wait at once, and the sum is all.
+class Wait {
+ public:
+  explicit Wait(WorkerEntry& worker) : worker_(worker), began_ns_(monotonic_ns()) {}
+  Wait(const Wait&) = delete;
+  Wait& operator=(const Wait&) = delete;
+  ~Wait() {
+    const std::uint64_t waited_ns = monotonic_ns() - began_ns_;
+    if (waited_ns != 0) __atomic_fetch_add(&worker_.wait_ns, waited_ns, __ATOMIC_RELAXED);
+  }
+
+ private:
+  WorkerEntry& worker_;
+  std::uint64_t began_ns_;
+};
+
 }  // namespace
 
 bool Locks::owner_is_dead(std::uint32_t word, bool probe) const {
@@ -45,6 +61,7 @@ void Locks::wait(std::size_t i) {
     // Relaxed: only a hint; the exchange orders.
     if (__atomic_load_n(&words_[i], __ATOMIC_RELAXED) == 0 && try_lock(i)) return;
   }
+  const Wait counted(workers_[slot_ - 1]);
   std::uint64_t probe_at = monotonic_ns() + kProbeAfterNs, beat_at = 0;
   for (;;) {
     // Acquire: pairs with the release half of the owner's CAS, so that its generation is visible to us.
@@ -76,6 +93,8 @@ void Locks::wait(std::size_t i) {
 void Locks::alive() { beat(monotonic_ns()); }
 
 void Locks::lock_of_living(std::size_t i) {
+  if (try_lock(i)) return;
+  const Wait counted(workers_[slot_ - 1]);
   std::uint64_t beat_at = 0;
   for (int look = 0; !try_lock(i); ++look) {
     if (look < kSpins) {

@@ -32,7 +32,8 @@ class Locks {
   // Take lock i if it is free.
   bool try_lock(std::size_t i) { return exchange(i, 0); }
 
-  // Take lock i: wait for a living owner, take over from a dead one.
+  // Take lock i: wait for a living owner, take over from a dead one. Waits count in the worker's `wait_ns`, but for
+  // the first spins.
   void lock(std::size_t i) {
     if (!try_lock(i)) wait(i);
   }

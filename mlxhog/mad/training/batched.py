@@ -92,6 +92,8 @@ class GradientBarrier:
 class BatchedBackend:
     """A backend whose gradients are computed at a barrier."""
 
+    forward_share: float | None = None
+
     def __init__(self, backend: Backend, barrier: GradientBarrier, number: int) -> None:
         """Wrap the backend of one run."""
         self._backend, self._barrier, self._number = backend, barrier, number

@@ -185,7 +185,7 @@ WIDEST_LAYER = 8
 
 
 def score(
-    backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[], None]
+    backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[], object]
 ) -> Accuracies:
     """Score test and validation rows at the parameters in the backend's inbox."""
     values: list[float] = []
@@ -197,7 +197,7 @@ def score(
 
 
 def predict(
-    backend: Backend, x: NDArray[np.int32], model: MADConfig, *, beat: Callable[[], None]
+    backend: Backend, x: NDArray[np.int32], model: MADConfig, *, beat: Callable[[], object]
 ) -> NDArray[np.int32]:
     """Return the most likely token at every position of (rows, length), a piece at a time."""
     widest = max(model.vocab_size, WIDEST_LAYER * model.hidden_size)

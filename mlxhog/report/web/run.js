@@ -21,7 +21,7 @@ const runView = (() => {
     ["speed", "Tokens per second", (r) => [["all", r.of_run.tokens_per_s, "all"]], "tokens_per_s"],
     ["loss", "Training loss, nats per token", (r) => [["loss", r.of_run.loss, "train"]]],
     ["late", "Staleness: updates by others between read and write", () => [], "staleness"],
-    ["waiting", "Waiting: share of its time that a worker waits for others", () => [], "waiting"],
+    ["waiting", "Waiting: share of its time that a worker waits", () => [], "waiting"],
     ["memory", "Memory, MB", (r) => [["all", scaled(r.of_run.memory_bytes), "all"]],
       "memory_bytes"],
     ["lost", "Lost updates: share of increments",
@@ -392,6 +392,7 @@ const runView = (() => {
     }
     fill("samples", ...samples(run));
     fill("workers", ...(slots.length ? timeline(run, inks) : []));
+    fill("shares", ...(run.shares.length ? [table(run.shares[0], run.shares.slice(1))] : []));
     fill("staleness", ...(slots.length > 1 ? [
       histogram(all, run.others, "all workers", css("--soft")),
       ...slots.map((s) => histogram(run.staleness[s], run.others, s + " " + run.workers[s],

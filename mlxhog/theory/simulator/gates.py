@@ -8,11 +8,12 @@ PushGate      waits at the write, as in document 003: a worker that waits once w
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import ClassVar
 
 from mlxhog.errors import ConfigError
+from mlxhog.theory.simulator.schemes import Scheme
 from mlxhog.theory.simulator.workers import Behaviour, Condition, Start, WorkerContext
 
 
@@ -50,7 +51,7 @@ def _at_once(worker: WorkerContext) -> Condition:
 
 
 @dataclass(frozen=True)
-class SSP:
+class SSP(Scheme):
     """Stale synchronous parallel: no worker begins more than `slack` steps ahead of the slowest.
 
     Bounds clocks, not updates: staleness is at most (P - 1)(2 slack + 1). The slowest worker never
@@ -62,6 +63,7 @@ class SSP:
     Source: Ho et al. 2013, More Effective Distributed ML via a Stale Synchronous Parallel Server.
     """
 
+    strategy: ClassVar[str] = "ssp"
     slack: int = 2
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
@@ -83,13 +85,9 @@ class SSP:
 
         return _behaviours(workers, near, _at_once, {})
 
-    def to_json(self) -> dict[str, Any]:
-        """Return name and parameters."""
-        return {"name": "ssp", **asdict(self)}
-
 
 @dataclass(frozen=True)
-class VersionBound:
+class VersionBound(Scheme):
     """No update is more than `most` updates old when it is added.
 
     At most `most` + 1 gradients are in flight. The safe rule lets a worker write if all others in
@@ -101,6 +99,7 @@ class VersionBound:
         safe: the safe rule, or the obvious one.
     """
 
+    strategy: ClassVar[str] = "version_bound"
     most: int
     safe: bool = True
 
@@ -136,13 +135,9 @@ class VersionBound:
 
         return _behaviours(workers, may_read, may_write, reads)
 
-    def to_json(self) -> dict[str, Any]:
-        """Return name and parameters."""
-        return {"name": "version_bound", **asdict(self)}
-
 
 @dataclass(frozen=True)
-class PushGate:
+class PushGate(Scheme):
     """Document 003's BoundedStalenessServer: wait at the write while the gradient is too old.
 
     The version grows and the version that was read stays, so a worker that waits never continues,
@@ -152,6 +147,7 @@ class PushGate:
         most: its bound of staleness.
     """
 
+    strategy: ClassVar[str] = "push_gate"
     most: int
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
@@ -167,7 +163,3 @@ class PushGate:
             return lambda: worker.state.version - reads[worker.rank] <= self.most
 
         return _behaviours(workers, _at_once, young, reads)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return name and parameters."""
-        return {"name": "push_gate", **asdict(self)}

@@ -6,10 +6,11 @@ No worker waits for one that has died or finished. Rules that bound staleness by
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 from mlxhog.errors import ConfigError
 from mlxhog.theory.simulator.workers import (
@@ -22,14 +23,19 @@ from mlxhog.theory.simulator.workers import (
 )
 
 
-class Scheme(Protocol):
-    """One way to train together."""
+@dataclass(frozen=True)
+class Scheme(ABC):
+    """One way to train together: a frozen dataclass whose fields are its parameters."""
 
+    strategy: ClassVar[str]
+
+    @abstractmethod
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return the behaviour of each worker, to be begun when it joins."""
 
     def to_json(self) -> dict[str, Any]:
         """Return name and parameters, for the inputs of a prediction."""
+        return {"name": self.strategy, **asdict(self)}
 
 
 class Barrier:
@@ -71,8 +77,10 @@ def _is_first(queue: list[int], worker: WorkerContext) -> bool:
 
 
 @dataclass(frozen=True)
-class Hogwild:
+class Hogwild(Scheme):
     """Workers read, compute and add without any wait."""
+
+    strategy: ClassVar[str] = "hogwild"
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return the behaviour of each worker."""
@@ -88,13 +96,9 @@ class Hogwild:
 
         return [partial(behaviour, worker) for worker in workers]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return name and parameters."""
-        return {"name": "hogwild"}
-
 
 @dataclass(frozen=True)
-class Locked:
+class Locked(Scheme):
     """As Hogwild, but one lock lets a single worker at a time do a part of its step.
 
     Workers get the lock in the order of their arrival; a dead worker's lock is free.
@@ -103,6 +107,7 @@ class Locked:
         scope: "apply" locks the addition of a step, "step" all of it.
     """
 
+    strategy: ClassVar[str] = "locked"
     scope: str = "apply"
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
@@ -134,13 +139,9 @@ class Locked:
 
         return [partial(behaviour, worker) for worker in workers]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return name and parameters."""
-        return {"name": "locked", **asdict(self)}
-
 
 @dataclass(frozen=True)
-class ParameterServer:
+class ParameterServer(Scheme):
     """Workers push gradients to an owner, which applies them in the order of their arrival.
 
     A worker that has pushed waits until its gradient is in the parameters, then pulls.
@@ -151,6 +152,7 @@ class ParameterServer:
     Source: Dean et al. 2012, Large Scale Distributed Deep Networks (Downpour SGD).
     """
 
+    strategy: ClassVar[str] = "async_ps"
     apply_s: float | None = None
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
@@ -173,13 +175,9 @@ class ParameterServer:
 
         return [partial(behaviour, worker) for worker in workers]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return name and parameters."""
-        return {"name": "async_ps", **asdict(self)}
-
 
 @dataclass(frozen=True)
-class RoundRobin:
+class RoundRobin(Scheme):
     """Workers add in a fixed cyclic order; an early worker waits for its turn.
 
     Attributes:
@@ -188,6 +186,7 @@ class RoundRobin:
     Source: Langford, Smola, Zinkevich 2009, arXiv:0911.0491.
     """
 
+    strategy: ClassVar[str] = "round_robin"
     handover_s: float = 0.0
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
@@ -213,13 +212,9 @@ class RoundRobin:
 
         return [partial(behaviour, worker) for worker in workers]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return name and parameters."""
-        return {"name": "round_robin", **asdict(self)}
-
 
 @dataclass(frozen=True)
-class Sync:
+class Sync(Scheme):
     """Gradients at the same parameters, averaged: one update per round.
 
     A worker copies its gradient to shared memory; then each averages a share of the parameters over
@@ -233,6 +228,7 @@ class Sync:
     Source of backups: Chen et al. 2016, arXiv:1604.00981.
     """
 
+    strategy: ClassVar[str] = "sync"
     backups: int = 0
     round_s: float = 0.0
     by_speed: bool = False
@@ -289,13 +285,9 @@ class Sync:
 
         return [partial(behaviour, worker) for worker in workers]
 
-    def to_json(self) -> dict[str, Any]:
-        """Return name and parameters."""
-        return {"name": "sync", **asdict(self)}
-
 
 @dataclass(frozen=True)
-class OuterLoop:
+class OuterLoop(Scheme):
     """Replicas of the parameters that are merged after each `period` of their steps.
 
     With one replica for each worker this is local SGD; with fewer, the workers of a replica train
@@ -305,12 +297,13 @@ class OuterLoop:
         period: steps of each replica between two merges; None for no merge before the end.
         replicas: their number; None for one per worker.
         round_s: seconds for a merge, beyond the copies that each worker makes.
-        name: of the strategy.
+        name: of the strategy, where it is another one.
         corrected: whether local steps are corrected for different data, as in SCAFFOLD.
 
     Source: Stich 2019, arXiv:1805.09767; Douillard et al. 2023, arXiv:2311.08105.
     """
 
+    strategy: ClassVar[str] = "local_sgd"
     period: int | None
     replicas: int | None = None
     round_s: float = 0.0
@@ -366,7 +359,3 @@ class OuterLoop:
                     state.learner.merge(sorted({1 + rank % count for rank in state.alive}))
 
         return [partial(behaviour, worker) for worker in workers]
-
-    def to_json(self) -> dict[str, Any]:
-        """Return name and parameters."""
-        return asdict(self)

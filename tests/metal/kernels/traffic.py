@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import buffers, call
 from mlxhog.metal.kernel import Kernel, Launch
@@ -38,7 +36,7 @@ def of(launch: Launch, folder: Path, cache: Path) -> dict[str, Traffic]:
     kernel = launch.kernel
     program = translate.mlx(kernel, launch.instance, cache)
     path = _library(program.text, folder, program.name)
-    outputs = {a.name: np.zeros(launch.outputs[a.name], a.dtype) for a in kernel.outputs}
+    outputs = launch.zero_outputs()
     arrays = buffers(launch, program.signature, outputs, mlx=True)
     watched = [
         (argument.name, array)

@@ -1,0 +1,109 @@
+"""Where the time goes: the parts of a step add up, and every place shows the same shares."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import cli, train
+from mlxhog.report.record import RunRecord
+from mlxhog.report.shares import PARTS, in_words, rows, shares
+from tests.report.sample_run import Line, lines, write_run
+from tests.training.small import small_config
+
+CPU = {
+    "read_s": 1.0, "compute_s": 80.0, "forward_s": 30.0, "apply_s": 10.0, "optimizer_s": 6.0,
+    "wait_s": 7.0, "other_s": 2.0,
+}  # fmt: skip
+GPU = {**CPU, "forward_s": 0.0, "compute_s": 180.0}
+
+
+def timed_lines(n: int) -> Iterator[Line]:
+    """Metrics whose first worker has a CPU, and whose second one a GPU."""
+    for line in lines(n):
+        for worker, seconds in zip(line["workers"], (CPU, GPU), strict=True):
+            worker |= seconds
+        yield {**line, "first_step_s": 3.25}
+
+
+def test_every_second_of_a_step_belongs_to_one_part() -> None:
+    assert shares([CPU]) == {
+        "forward": 0.3, "backward": 0.5, "optimizer": 0.06, "read": 0.01, "write": 0.04,
+        "wait": 0.07, "other": 0.02,
+    }  # fmt: skip
+
+
+def test_a_gradient_whose_passes_are_computed_at_once_is_one_part() -> None:
+    assert shares([GPU])["gradient"] == 0.9
+    assert list(shares([CPU, GPU])) == list(PARTS)
+    assert sum(shares([CPU, GPU]).values()) == pytest.approx(1.0, abs=1e-3)
+
+
+@pytest.mark.parametrize("worker", [{}, {"compute_s": 5.0, "wait_s": 1.0}, dict.fromkeys(CPU, 0)])
+def test_a_worker_without_recorded_parts_has_no_shares(worker: dict[str, float]) -> None:
+    assert shares([worker]) == {}
+    assert shares([worker, CPU]) == shares([CPU])
+
+
+@pytest.mark.parametrize("value", [None, "8", True, -1.0, float("nan"), float("inf"), [2.0]])
+def test_a_damaged_number_counts_as_no_time(value: Any) -> None:
+    assert shares([{**CPU, "wait_s": value}]) == shares([{**CPU, "wait_s": 0.0}])
+
+
+def test_the_table_has_no_column_that_is_empty() -> None:
+    assert rows({"1 torch:cpu": shares([CPU]), "2 old": {}})[0][:3] == ["", "forward", "backward"]
+    assert rows({"2 old": {}}) == []
+
+
+def test_show_and_the_page_have_the_shares_of_the_run_and_of_each_worker(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path, metrics=timed_lines(5))
+    assert cli.main(["show", str(run.directory), "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    expected = {"all workers": [CPU, GPU], "1 torch:cpu": [CPU], "2 torch:cpu": [GPU]}
+    assert facts["shares"] == {name: shares(some) for name, some in expected.items()}
+    assert facts["first_step_s"] == 3.25
+    assert cli.main(["show", str(run.directory)]) == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert "first step after 3.2 s" in words
+    for some in expected.values():
+        assert ", ".join(in_words(shares(some))) in words
+    page = RunRecord(run).to_json(100)["shares"]
+    assert [row[0] for row in page] == ["", *expected]
+    assert page[2][:3] == ["1 torch:cpu", "30 %", "50 %"]
+
+
+@pytest.mark.slow
+def test_every_part_is_measured_in_each_worker_of_a_run(tmp_path: Path) -> None:
+    options = {"strategy": "hogwild", "eval_every": "1h", "sample_every": "off"}
+    result = train(small_config(tmp_path, workers="torch:cpu,mlx:cpu", steps=60, **options))
+    parts = set(PARTS) - {"gradient"}
+    for worker in result.workers:
+        assert set(shares([vars(worker)])) == parts
+        for name in ("forward_s", "optimizer_s", "other_s"):
+            assert getattr(worker, name) > 0, name
+        assert worker.forward_s < worker.compute_s
+        assert worker.optimizer_s < worker.apply_s
+        steps_s = worker.read_s + worker.compute_s + worker.apply_s + worker.wait_s + worker.other_s
+        assert steps_s <= result.seconds + 0.01  # rounding
+    output = result.to_json()
+    assert output["shares"] == shares(map(vars, result.workers))
+    assert [each["shares"] for each in output["workers"]] == [
+        shares([vars(worker)]) for worker in result.workers
+    ]
+    (line, *_) = reversed(Path(result.run, "metrics.jsonl").read_text().splitlines())
+    assert json.loads(line)["first_step_s"] == result.first_step_s
+
+
+def test_a_run_of_an_older_version_is_shown_without_shares(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = write_run(tmp_path, metrics=lines(5))
+    assert RunRecord(run).to_json(100)["shares"] == []
+    assert cli.main(["show", str(run.directory)]) == 0
+    assert "a step" not in capsys.readouterr().out
