@@ -24,6 +24,7 @@ from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches, Division
 from mlxhog.data.tokens import TokenFile
+from mlxhog.models import ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
@@ -88,6 +89,7 @@ class Alternative:
         stored = None if resumption is None else resumption.run.directory
         strategy = strategies.build(config, n_workers)
         strategy.check(model, config)
+        strategy = strategy.with_tables(ngrams.of(model))
         strategy, batches, n_tickets, division = _batches(
             config, strategy, data, train, stored=stored
         )

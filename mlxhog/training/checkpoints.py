@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,7 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
+from mlxhog.optim.tables import MEANS
 from mlxhog.report.monitor import Monitor
 from mlxhog.strategies import look_ahead
 from mlxhog.training.held_out_watch import HeldOutWatch
@@ -102,6 +104,7 @@ def begin(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
                 continue  # steps of an optimizer that is reset
             _fill(arena, segment, [segment], saved.optimizer)
     strategy.begin(arena, position)
+    _restore_means(plan, arena, saved)
     message = _restore_moments(plan, arena, saved)
     strategy.restore_state(arena, state)
     return replace(start, messages=(*start.messages, *filter(None, [message])))
@@ -196,6 +199,23 @@ def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> 
     return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
 
 
+def _restore_means(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> None:
+    """Restore the running means of tables; they begin anew with the optimizer.
+
+    Raises:
+        CheckpointError: they are missing, or those of another number of tables.
+    """
+    if not arena.layout.tables or plan.config.reset_optimizer:
+        return
+    means, ours = saved.optimizer.get(MEANS), arena.segment(MEANS)
+    if means is None or means.shape != ours.shape:
+        raise CheckpointError(
+            f"{saved.path} has no running means of {len(ours)} tables ({MEANS}); resume another "
+            "checkpoint, or add --reset-optimizer to begin without them"
+        )
+    ours[...] = means
+
+
 def _shares(config: TrainConfig) -> str:
     """How rounds divide their sequences among workers, if the strategy has rounds."""
     return config.strategy.shares if isinstance(config.strategy, InRounds) else "equal"
@@ -269,7 +289,8 @@ def n_bytes(plan: Plan, n_slots: int | None = None) -> int:
     private = [f"{name}.1" for name in plan.private_state]
     n_slots = len(plan.workers) if n_slots is None else n_slots
     segments = [*n_slots * private, *plan.shared_state, *plan.strategy.kept_segments()]
-    return 4 * sum(
+    tables = sum(slot.size for slot in plan.layout.tables.values())
+    return 4 * tables + 4 * sum(
         slot.size for name in ("params", *segments) for slot in plan.layout.parts(name).values()
     )
 
@@ -305,16 +326,18 @@ def save(
     Raises:
         EnvironmentLacks: the disk is full; the previous checkpoint is whole.
     """
-    counters, budget = arena.counters, start.budget
+    counters, layout, budget = arena.counters, arena.layout, start.budget
     slots = plan.strategy.state_slots(arena)
     segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
     segments += [*plan.shared_state, *plan.strategy.kept_segments()]
-    moments: dict[str, NDArray[np.float32]] = {}
+    moments: dict[str, NDArray[Any]] = {}
     for segment in segments:
         flat = arena.segment(segment)
-        for name, slot in arena.layout.parts(segment).items():
+        for name, slot in layout.parts(segment).items():
             view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             moments[f"{segment}/{name}"] = view
+    if layout.tables:
+        moments[MEANS] = arena.segment(MEANS)
     config, stored = plan.config, plan.resolution.stored
     position = ledger.position()
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
@@ -334,7 +357,7 @@ def save(
     return checkpoint.save(
         run,
         step=version,
-        params={name: arena.param(name) for name in arena.layout.slots},
+        params={name: arena.param(name) for name in (*layout.slots, *layout.tables)},
         model_config=plan.model.to_dict(),
         optimizer=moments,
         state={
@@ -368,7 +391,7 @@ def save(
             "held_out_sha256": TokenFile.open(plan.data.val).digest,
         },
         tokenizer=plan.data.tokenizer,
-        keep_last=config.keep_last,
+        keep_last=plan.keep_last,
     )
 
 

@@ -22,6 +22,9 @@ from tests.training.stored_runs import SAMPLES, STORED
 WITHOUT_EFFECT = {"eval_tokens": "auto"}
 """Options that 0.2 stored with eval_every off, and that are dropped now."""
 
+LATER = {"ngram_lr": 0.03}
+"""Options that 0.2 did not have, with their defaults."""
+
 every_run = pytest.mark.parametrize("name", SAMPLES)
 
 
@@ -40,7 +43,7 @@ def loaded(path: Path) -> dict[str, Any]:
 def stored(name: str) -> dict[str, Any]:
     """Every option as mlxhog 0.2 wrote it."""
     values: dict[str, Any] = yaml.safe_load((STORED / name / "config.yaml").read_text())
-    return values
+    return LATER | values
 
 
 def asked(name: str) -> list[str]:
