@@ -46,14 +46,14 @@ ORDER = (
     "classic_speed", "paper_tables", "synthetic_svm", "image_svm", "linear_regression",
     "staleness", "scaling", "schemes", "mixed_backends", "sparsified", "backoff",
     "widths", "minute", "teacher", "density", "late_gradients", "stragglers", "local_steps",
-    "clients", "outer_steps",
+    "clients", "outer_steps", "ngram_tables",
 )  # fmt: skip
 """The classic problems first; scaling after staleness, which it reads."""
 
 QUICK_S = {
     "classic_speed": 150, "staleness": 540, "scaling": 60, "schemes": 120, "mixed_backends": 60,
     "backoff": 480, "widths": 300, "minute": 280, "teacher": 120, "density": 180,
-    "late_gradients": 200,
+    "late_gradients": 200, "ngram_tables": 900,
 }  # fmt: skip
 """What scripts take with --quick, for the first estimate; the last run's own time is better."""
 

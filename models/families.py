@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError
-from mlxhog.models import mad, xlstm_large, xlstm_v1
+from mlxhog.models import mad, ngrams, xlstm_large, xlstm_v1
 from mlxhog.models.fields import check_names
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.ops.arrays import Array, Arrays
@@ -194,8 +194,14 @@ def param_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
     return of(cfg).param_spec(cfg)
 
 
+def table_spec(cfg: ModelConfig) -> dict[str, ParamSpec]:
+    """Declare the model's tables of n-grams, which are no parameters of `param_spec`."""
+    tables = ngrams.of(cfg)
+    return {} if tables is None else tables.specs
+
+
 def param_count(cfg: ModelConfig) -> int:
-    """Number of elements of all parameters."""
+    """Number of elements of all parameters, without tables of n-grams."""
     return of(cfg).param_count(cfg)
 
 
@@ -369,7 +375,7 @@ def parameter_blocks(cfg: ModelConfig) -> list[ParameterBlock]:
     names_of: dict[str, list[str]] = {}
     for name in spec:
         match = _LAYER.search(name)
-        outside = "embedding" if name == embedding(cfg) else "head"
+        outside = "embedding" if name in (embedding(cfg), ngrams.WEIGHT) else "head"
         names_of.setdefault(f"layer {match[1]}" if match else outside, []).append(name)
     cells = _cells(cfg)
     return [

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models import families
+from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig, Params, State
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.ops.arrays import Array, Arrays
@@ -68,6 +68,12 @@ def in_bfloat16(cfg: ModelConfig, params: Params, xp: Arrays[Array]) -> Params:
 def embed(cfg: ModelConfig, params: Params, tokens: Array, xp: Arrays[Array]) -> Array:
     """Return the embedded tokens, (B, S) integer in [0, vocab_size) -> x (B, S, d) float32."""
     return xp.float32(xp.embedding(params[families.embedding(cfg)], tokens))
+
+
+def add_ngrams(params: Params, x: Array, rows: Array, ops: Ops) -> Array:
+    """Return the embedded tokens x (B, S, d) plus W r, for the rows r of their n-grams."""
+    (added,) = ops.linears(rows, [params[ngrams.WEIGHT]], [None])
+    return x + added
 
 
 def starts(cfg: ModelConfig, tokens: Array) -> Array | None:

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog._native import XlstmLargeDecoder, XlstmV1Decoder
-from mlxhog.models import families, xlstm_large, xlstm_v1
+from mlxhog.models import families, ngrams, xlstm_large, xlstm_v1
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import activation_name, resolve
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -51,7 +51,7 @@ def decoder(
         step, shapes = _v1(cfg, params), xlstm_v1.model.state_shapes(cfg)
     else:
         return None
-    return Decoder(step, cfg.vocab_size, shapes, threads)
+    return Decoder(step, cfg.vocab_size, shapes, threads, params.get(ngrams.WEIGHT))
 
 
 class Decoder:
@@ -64,24 +64,35 @@ class Decoder:
         vocab_size: V.
         shapes: shapes of the parts of a state of `lm`.
         threads: threads of the native kernel; used only for large models.
+        W: of a model with tables of n-grams, see `ngrams.py`; read at every step.
 
     Concurrency: several threads may step at a time.
     """
 
-    def __init__(self, native: Step, vocab_size: int, shapes: Shapes, threads: int) -> None:
-        self._native, self._vocab_size = native, vocab_size
+    def __init__(
+        self,
+        native: Step,
+        vocab_size: int,
+        shapes: Shapes,
+        threads: int,
+        W: Float32 | None = None,
+    ) -> None:
+        self._native, self._vocab_size, self._W = native, vocab_size, W
         self._shapes, self._threads = shapes, threads
 
     def init_state(self, B: int) -> Float32:
         """Return the state before the first token of B sequences, (B, N)."""
         return np.zeros((B, self._native.state_floats), np.float32)
 
-    def step(self, tokens: NDArray[np.int32], state: Float32) -> tuple[Float32, Float32]:
+    def step(
+        self, tokens: NDArray[np.int32], state: Float32, rows: Float32 | None = None
+    ) -> tuple[Float32, Float32]:
         """Read one token of each sequence.
 
         Args:
             tokens: (B,), in [0, V).
             state: (B, N); not changed.
+            rows: (B, orders * k), those of the tokens' n-grams, for a model with tables.
 
         Returns:
             Capped logits (B, V), and the state after the token.
@@ -91,7 +102,14 @@ class Decoder:
         """
         after = np.empty_like(state)
         logits = np.empty((len(tokens), self._vocab_size), np.float32)
-        self._native.step(np.ascontiguousarray(tokens), state, after, logits, threads=self._threads)
+        added = None
+        if self._W is not None:
+            assert rows is not None
+            # One by one: a product of all would round a row by the number of the others.
+            added = np.stack([self._W @ row for row in rows])
+        self._native.step(
+            np.ascontiguousarray(tokens), state, after, logits, added=added, threads=self._threads
+        )
         return logits, after
 
     def pack(self, blocks: Sequence[Sequence[Float32]]) -> Float32:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models import families
+from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.forward_pass import Pass
 
@@ -23,9 +23,30 @@ Grads = dict[str, Float]
 State = Sequence[tuple[Float, ...]]
 
 
-def embed(cfg: ModelConfig, params: Params, tokens: Int) -> Float:
-    """Return the embedded tokens, (B, S) integer -> x (B, S, d) float64."""
-    return params[families.embedding(cfg)].astype(np.float64)[tokens]
+def embed(
+    cfg: ModelConfig, params: Params, tokens: Int, before: NDArray[np.int32] | None = None
+) -> Float:
+    """Return the embedded tokens with the rows of their n-grams, if the model has tables.
+
+    Args:
+        cfg: the model.
+        params: its parameters and tables.
+        tokens: (B, S) integer.
+        before: the ids before them, as in `ngrams.Carried`; None where sequences begin.
+
+    Returns:
+        x, (B, S, d) float64.
+    """
+    x: Float = params[families.embedding(cfg)].astype(np.float64)[tokens]
+    if (tables := ngrams.of(cfg)) is None:
+        return x
+    for W, (name, rows) in zip(
+        np.split(params[ngrams.WEIGHT].astype(np.float64), len(tables.orders), axis=1),
+        tables.rows_of(tokens.astype(np.int32), before).items(),
+        strict=True,
+    ):
+        x = x + params[name][rows].astype(np.float64) @ W.T
+    return x
 
 
 def starts(cfg: ModelConfig, tokens: Int) -> NDArray[np.bool_] | None:
@@ -116,7 +137,10 @@ def differentiate(
     *,
     masks: Mapping[str, NDArray[Any]] | None = None,
 ) -> tuple[float, Grads]:
-    """Return the loss of tokens (B, S), and the gradient of every parameter in its own shape."""
+    """Return the loss of tokens (B, S), and the gradient of every parameter in its own shape.
+
+    That of tables is the gradient of the rows that were read, under `ngrams.ROWS`.
+    """
     x = embed(cfg, params, tokens)
     loss, grads, dx = loss_and_grads(
         cfg, params, x, labels, starts=starts(cfg, tokens), masks=masks
@@ -124,6 +148,10 @@ def differentiate(
     name = families.embedding(cfg)
     table = grads.setdefault(name, np.zeros(params[name].shape))
     np.add.at(table, tokens, dx)
+    if (tables := ngrams.of(cfg)) is not None:
+        rows = tables.gather(params, tables.rows_of(tokens.astype(np.int32))).astype(np.float64)
+        grads[ngrams.WEIGHT] = np.einsum("bsd,bsk->dk", dx, rows)
+        grads[ngrams.ROWS] = dx @ params[ngrams.WEIGHT].astype(np.float64)
     return loss, grads
 
 
@@ -131,7 +159,12 @@ _NO_OPS: Any = None  # the references do not use operators
 
 
 def _float64(params: Params) -> dict[str, Float]:
-    return {name: value.astype(np.float64) for name, value in params.items()}
+    """The parameters in float64, without tables, which only `embed` reads."""
+    return {
+        name: value.astype(np.float64)
+        for name, value in params.items()
+        if not ngrams.is_table(name)
+    }
 
 
 def _logits(cfg: ModelConfig, params: Params, x: Float) -> Float:

@@ -20,7 +20,7 @@ from mlxhog import _native
 from mlxhog.arena import segment as segments
 from mlxhog.arena.control import Counters
 from mlxhog.arena.handover import ANSWER_S, DescriptorServer, receive_fds
-from mlxhog.arena.layout import PAGE, Layout
+from mlxhog.arena.layout import PAGE, TABLES, Layout
 from mlxhog.arena.process import process_start_time
 from mlxhog.arena.segment import Header, read_header
 from mlxhog.arena.workers import Phase, State, WorkerTable
@@ -228,15 +228,22 @@ class Arena:
         return lost_update_rate(self.probe, adds) if adds else None
 
     def param(self, name: str) -> NDArray[np.float32]:
-        """One parameter in its own shape, float32.
+        """One parameter or table in its own shape, float32.
 
         Raises:
             ArenaError: no such parameter.
         """
+        if (table := self.layout.tables.get(name)) is not None:
+            flat = self.segment(TABLES)
+            return flat[table.offset : table.offset + table.size].reshape(table.shape)
         if name not in self.layout.slots:
             raise ArenaError(f"no parameter {name!r} in this arena of {len(self.layout.slots)}")
         slot = self.layout.slots[name]
         return self.params[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+
+    def tables(self) -> dict[str, NDArray[np.float32]]:
+        """Every table by name, in its own shape."""
+        return {name: self.param(name) for name in self.layout.tables}
 
     def segment(self, name: str) -> NDArray[Any]:
         """One segment, one-dimensional, of its dtype.

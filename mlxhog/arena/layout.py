@@ -7,9 +7,10 @@
     tickets             uint64   the ticket ledger's slots, a ring
     workers             uint8    one entry per worker slot, one for the creator (`workers.py`)
     locks               uint32   lock words: one per stripe of `params`, then one per row of every
-                                 parameter of kind `rows`
+                                 parameter of kind `rows` and of every table
     params              float32  every parameter, sorted by name, then the lost-update probe, then a
                                  float per worker slot for the import self-check (`metal_steps.py`)
+    tables              float32  tables that are read and written row by row, if there are any
     <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params`, or as
                                  `Layout.state` says where it has other shapes
     <shared>            float32  optimizer state of all, laid out like `params`
@@ -36,7 +37,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -52,6 +53,7 @@ PAGE_FLOATS = PAGE // 4
 STRIPE_FLOATS = 1024  # 4 KiB, guarded by one lock word
 PROBE_FLOATS = 64
 PROBE_NAME = "__probe__"
+TABLES = "tables"
 PARAMETER_COPY = -1  # count of an extra segment that is laid out like `params`
 MAX_SLOTS = 65_535  # lock words name a slot in 16 bits
 RING_LEAST, RING_MOST = 1 << 10, 1 << 20
@@ -113,17 +115,19 @@ class Layout:
 
     Attributes:
         slots: parameters, sorted by name.
+        tables: tables, sorted by name; their offsets count in the segment `tables`.
         probe: the lost-update probe's floats, behind the last parameter.
         n_floats: length of the parameter segment, a multiple of 4096.
         segments: by name, ordered by offset, then the segments of each alternative.
         state: private state with a layout of its own, name -> parameter -> slot.
-        n_lock_words: stripes of the parameter segment plus rows.
+        n_lock_words: stripes of the parameter segment plus rows of parameters and tables.
         n_tickets: batches per epoch.
         max_workers: worker slots, numbered from 1.
         total_bytes: size of the arena, a multiple of 16 KiB.
     """
 
     slots: dict[str, Slot]
+    tables: dict[str, Slot]
     probe: Slot
     n_floats: int
     segments: dict[str, Segment]
@@ -137,6 +141,7 @@ class Layout:
         """Canonical text: equal layouts give equal bytes."""
         fields = asdict(self)
         fields["slots"] = list(fields["slots"].values())
+        fields["tables"] = list(fields["tables"].values())
         fields["segments"] = list(fields["segments"].values())
         fields["state"] = {name: list(slots.values()) for name, slots in fields["state"].items()}
         return json.dumps(fields, sort_keys=True, separators=(",", ":"))
@@ -181,6 +186,7 @@ class Layout:
             fields = plain_json.loads(text)
             layout = cls(
                 slots={s["name"]: _slot(s) for s in fields.pop("slots")},
+                tables={s["name"]: _slot(s) for s in fields.pop("tables")},
                 probe=_slot(fields.pop("probe")),
                 segments={s["name"]: Segment(**s) for s in fields.pop("segments")},
                 state={
@@ -205,6 +211,8 @@ class Layout:
                 raise ValueError(f"segment {segment.name} lies outside of the arena")
         for slot in (*self.slots.values(), self.probe):
             _check_place(slot, self.n_floats)
+        for slot in self.tables.values():
+            _check_place(slot, self.segments[TABLES].count)
         for name, slots in self.state.items():
             floats = self.segments[f"{name}.{self.max_workers}"].count
             for slot in slots.values():
@@ -218,6 +226,7 @@ class Layout:
 def plan(
     params: Mapping[str, Parameter],
     *,
+    tables: Mapping[str, Parameter] | None = None,
     max_workers: int = 16,
     private: Sequence[str] = (),
     state: Mapping[str, Mapping[str, tuple[int, ...]]] | None = None,
@@ -231,6 +240,7 @@ def plan(
 
     Args:
         params: name -> shape, initialiser and kind.
+        tables: the same of tables; nothing is laid out like them.
         max_workers: worker slots; each has its own segment of every private state.
         private: optimizer state per worker slot; `m` gives segments `m.1` .. `m.<max_workers>`.
         state: private state with shapes of its own, name -> parameter -> shape; a parameter that is
@@ -251,6 +261,7 @@ def plan(
     if n_tickets < 1:
         raise ArenaError(f"an epoch of {n_tickets} batches; the text is too short for one batch")
     slots, probe, n_floats, n_lock_words = _place_parameters(params, max_workers)
+    table_slots, n_table_floats, n_lock_words = _place_tables(tables or {}, n_lock_words)
     own = {name: place_state(shapes) for name, shapes in (state or {}).items()}
     floats = {name: own[name][1] if name in own else n_floats for name in private}
     blocks: list[tuple[str, str, int]] = [
@@ -260,6 +271,7 @@ def plan(
         ("workers", "uint8", (max_workers + 1) * ENTRY_BYTES),
         ("locks", "uint32", n_lock_words),
         ("params", "float32", n_floats),
+        *([(TABLES, "float32", n_table_floats)] if table_slots else []),
         *((f"{m}.{k}", "float32", floats[m]) for m in private for k in range(1, max_workers + 1)),
         *((name, "float32", n_floats) for name in shared),
         *_blocks(extra or {}, n_floats),
@@ -272,6 +284,7 @@ def plan(
         )
         layout = Layout(
             slots=slots,
+            tables=table_slots,
             probe=probe,
             n_floats=n_floats,
             segments=segments,
@@ -342,6 +355,19 @@ def _place_parameters(
     }
     probe = Slot(PROBE_NAME, (PROBE_FLOATS,), offset, PROBE_FLOATS, "dense", "zeros")
     return slots, probe, n_floats, stripes + rows
+
+
+def _place_tables(
+    tables: Mapping[str, Parameter], n_lock_words: int
+) -> tuple[dict[str, Slot], int, int]:
+    """Slots, the number of floats of the segment, and the lock words with those of the rows."""
+    places, n_floats = place_state({name: table.shape for name, table in tables.items()})
+    slots = {}
+    for name, place in places.items():
+        init = tables[name].init
+        slots[name] = replace(place, kind="rows", init=init, row_word0=n_lock_words)
+        n_lock_words += place.shape[0]
+    return slots, n_floats, n_lock_words
 
 
 _Blocks = Sequence[tuple[str, str, int]]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
 from mlxhog.files.mapped import BFLOAT16
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ngrams import NgramTables
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
 
@@ -33,6 +35,9 @@ WEIGHTS = {"float32": np.dtype(np.float32), "bfloat16": BFLOAT16}
 
 QUANTIZED_BITS = {"8bit": 8, "4bit": 4}
 """Bits of the elements of large matrices in MLX; all other parameters stay float32."""
+
+NO_TABLES: Mapping[str, Float32] = MappingProxyType({})
+"""The tables of n-grams of a model that has none."""
 
 NAMES = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 
@@ -57,6 +62,7 @@ class WeightHolder(Protocol):
         n_floats: int,
         live: Float32 | None,
         sampled: SampledHead | None = None,
+        tables: Mapping[str, Float32] = NO_TABLES,
     ) -> None:
         """Lay the model's parameters over one flat array.
 
@@ -67,6 +73,7 @@ class WeightHolder(Protocol):
             live: the arena's parameters, (n_floats,) float32, to alias instead of copying.
             sampled: draws the words over which `loss_and_grads` takes the loss, for a head that is
                 not tied; None is all words. Evaluation always uses all words.
+            tables: of n-grams, by name, which are read where they are.
 
         Raises:
             ConfigError: `live` is not None, and this framework cannot alias host memory here.
@@ -82,7 +89,8 @@ class WeightHolder(Protocol):
 
         Args:
             model: the architecture.
-            tensors: name -> array of any float type; the backend keeps a reference.
+            tensors: name -> array of any float type; the backend keeps a reference. Tables of
+                n-grams are read where they are, and stay float32.
             weights: type of the weights in the backend, one of `WEIGHTS` or `QUANTIZED_BITS`.
 
         Returns:
@@ -117,7 +125,8 @@ class Backend(WeightHolder, Protocol):
         nor frozen contexts take them.
 
         Gradients are C-contiguous float32 arrays in the parameters' shapes. The gradient of a
-        sampled head is `Rows`, and that of an embedding, too, unless it is tied to the head.
+        sampled head is `Rows`, and so are those of tables of n-grams, and that of an embedding,
+        unless it is tied to the head.
         Gradients stay valid until the next call.
 
         Raises:
@@ -171,6 +180,22 @@ def embedding_rows(tokens: Int32, grad: Float32) -> Rows:
         The gradient of each row that occurs in `tokens`, ascending, each row once.
     """
     return Rows(tokens.reshape(-1), grad.reshape(-1, grad.shape[-1])).coalesced()
+
+
+def table_rows(tables: NgramTables, rows: Mapping[str, Int32], grad: Float32) -> dict[str, Rows]:
+    """The gradients of tables of n-grams, from the gradient (B, S, width) of the rows read.
+
+    Args:
+        tables: of the model.
+        rows: of each position, as `NgramTables.rows_of` returns them.
+        grad: of these rows.
+
+    Returns:
+        By table, the gradient of each row that was read, ascending, each row once.
+    """
+    return {
+        name: Rows(index, values).coalesced() for name, index, values in tables.parts(rows, grad)
+    }
 
 
 def check_tokens(tokens: NDArray[np.integer[Any]], vocab_size: int) -> None:

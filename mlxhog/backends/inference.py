@@ -7,7 +7,7 @@ the framework.
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -25,9 +25,10 @@ from mlxhog.backends.backend import (
 )
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.data.batch import Batch
-from mlxhog.models import lm, lm_native
+from mlxhog.models import lm, lm_native, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.lm_native import Decoder
+from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import Ops, choose
 
 
@@ -45,6 +46,7 @@ class Inference:
     model: ModelConfig
     params: dict[str, Any]
     forward_share: float | None = None
+    tables: Mapping[str, Float32]
 
     def __init__(
         self, framework: str, device: str, kernels: str, threads: int, share: GPUShare
@@ -66,7 +68,7 @@ class Inference:
 
     @abstractmethod
     def _from_host(self, array: Float32) -> Any:
-        """Return a NumPy array as an array of the framework on a CPU."""
+        """Return a NumPy array as an array of the framework on the device."""
 
     @abstractmethod
     def _after_last(self, logits: Any, state: State) -> tuple[Float32, State]:
@@ -83,6 +85,37 @@ class Inference:
     def _ops(self) -> Ops:
         return choose(self._framework, self.kernels, self._device)
 
+    # -- tables of n-grams, which stay in NumPy ---------------------------------------------------
+
+    def _take_tables(self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> None:
+        """Read the tables of a model from these arrays from now on; nothing for another model."""
+        self._grams = ngrams.of(model)
+        specs = {} if self._grams is None else self._grams.specs
+        self.tables = {name: tensors[name] for name in specs}
+
+    def _parted(self, state: State | None, B: int) -> tuple[Int32 | None, State | None]:
+        """The ids before, and the state of the blocks, of a state that callers keep."""
+        if self._grams is None:
+            return None, state
+        return (self._grams.nothing_before(B), None) if state is None else state
+
+    def _next(self, tokens: Int32, before: Int32 | None) -> Int32 | None:
+        """The ids before the next tokens."""
+        return None if before is None else ngrams.last_of(tokens, before)
+
+    def _rows(self, tokens: Int32, before: Int32 | None) -> Float32 | None:
+        """The rows of the n-grams that end in each of `tokens`; None without tables."""
+        if self._grams is None:
+            return None
+        return self._grams.gather(self.tables, self._grams.rows_of(tokens, before))
+
+    def _block_input(self, tokens: Int32, before: Int32 | None, ids: Any, ops: Ops) -> Any:
+        """The input of the blocks: embedded tokens, with the rows of n-grams if there are any."""
+        x, rows = lm.embed(self.model, self.params, ids, ops.xp), self._rows(tokens, before)
+        return x if rows is None else lm.add_ngrams(self.params, x, self._from_host(rows), ops)
+
+    # -- losses and logits ------------------------------------------------------------------------
+
     def evaluate(self, batch: Batch) -> Evaluation:
         """Loss of a batch at the inbox's parameters, in pieces that fit the device."""
         check_batch(batch, self.model.vocab_size)
@@ -97,7 +130,7 @@ class Inference:
             nats = lm.sum_loss(
                 self.model,
                 self.params,
-                lm.embed(self.model, self.params, tokens, ops.xp),
+                self._block_input(batch.x, None, tokens, ops),
                 self._tokens(batch.y),
                 ops=ops,
                 starts=lm.starts(self.model, tokens),
@@ -108,15 +141,17 @@ class Inference:
         """The most likely id at every position of `tokens` (B, S): (B, S)."""
         check_tokens(tokens, self.model.vocab_size)
         with self._without_gradient():
-            logits, _ = self._forward(tokens, None)
+            logits, _ = self._forward(tokens, None, None)
             return self._on_host(logits.argmax(-1)).astype(np.int32)
 
-    def _forward(self, tokens: Int32, state: State | None, *, last: bool = False) -> Any:
+    def _forward(
+        self, tokens: Int32, before: Int32 | None, state: State | None, *, last: bool = False
+    ) -> Any:
         ops, ids = self._ops(), self._tokens(tokens)
         return lm.forward(
             self.model,
             self.params,
-            lm.embed(self.model, self.params, ids, ops.xp),
+            self._block_input(tokens, before, ids, ops),
             state,
             ops=ops,
             starts=lm.starts(self.model, ids),
@@ -134,46 +169,66 @@ class Inference:
         if not lengths.any():
             return rest, None
         with self._without_gradient():
-            xp, states = self._ops().xp, []
+            xp, states, befores = self._ops().xp, [], list[Int32]()
             for row, n in zip(batch.x, lengths.tolist(), strict=True):
+                before: Int32 | None
+                state: Any
+                before, state = self._parted(None, 1)
                 if n == 0:
-                    states.append(lm.init_state(self.model, 1, xp))
-                    continue
-                state: Any = None
-                for span in gpu_share.spans((1, n), self._share) if self.on_gpu else (slice(n),):
-                    _, state = self._forward(row[None, :n][:, span], state, last=True)
+                    state = lm.init_state(self.model, 1, xp)
+                for span in self._spans((1, n)) if n else ():
+                    part = row[None, :n][:, span]
+                    _, state = self._forward(part, before, state, last=True)
+                    before = self._next(part, before)
                 states.append(state)
+                if before is not None:
+                    befores.append(before)
             stacked = lm.stack_states(states, xp)
-        return rest, self._constant(stacked)
+        constant = self._constant(stacked)
+        return rest, Carried(np.concatenate(befores), constant) if befores else constant
+
+    def _spans(self, shape: tuple[int, ...]) -> Iterable[slice]:
+        """Ranges of positions that are computed at a time: all of them on a CPU."""
+        return gpu_share.spans(shape, self._share) if self.on_gpu else (slice(None),)
 
     def logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits (B, V) after the last of `tokens` (B, S), and the new state."""
         check_tokens(tokens, self.model.vocab_size)
+        before, state = self._parted(state, len(tokens))
         if self._one_token is not None:
             if tokens.shape[1] == 1:
-                return self._one_token.logits(tokens, state)
+                last, state = self._one_token.logits(tokens, state, self._rows(tokens, before))
+                return last, self._carried(self._next(tokens, before), state)
             state = self._one_token.unpacked(state)
-        whole = (slice(None),)
-        for span in gpu_share.spans(tokens.shape, self._share) if self.on_gpu else whole:
+        for span in self._spans(tokens.shape):
             with self._without_gradient():  # one piece
-                logits, state = self._forward(tokens[:, span], state, last=True)
+                logits, state = self._forward(tokens[:, span], before, state, last=True)
                 last, state = self._after_last(logits, state)
-        return last, state
+            before = self._next(tokens[:, span], before)
+        return last, self._carried(before, state)
 
     def every_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
         """Logits (B, S, V) after each of `tokens` (B, S), and the new state."""
         check_tokens(tokens, self.model.vocab_size)
+        before, state = self._parted(state, len(tokens))
         if self._one_token is not None:
             state = self._one_token.unpacked(state)
-        parts, whole = [], (slice(None),)
-        for span in gpu_share.spans(tokens.shape, self._share) if self.on_gpu else whole:
+        parts = []
+        for span in self._spans(tokens.shape):
             with self._without_gradient():
-                logits, state = self._forward(tokens[:, span], state)
+                logits, state = self._forward(tokens[:, span], before, state)
                 parts.append(self._on_host(self._ops().xp.float32(logits)))
-        return np.concatenate(parts, axis=1), state
+            before = self._next(tokens[:, span], before)
+        return np.concatenate(parts, axis=1), self._carried(before, state)
 
     def stack_states(self, states: Sequence[State]) -> State:
         """Concatenate the rows of the states of several batches."""
+        if self._grams is None:
+            return self._stacked(states)
+        befores, inner = zip(*states, strict=True)
+        return Carried(np.concatenate(befores), self._stacked(inner))
+
+    def _stacked(self, states: Sequence[State]) -> State:
         if self._one_token is not None:
             return self._one_token.stack_states(states)
         with self._without_gradient():
@@ -181,10 +236,19 @@ class Inference:
 
     def take_state(self, state: State, rows: Sequence[int]) -> State:
         """Return the state of some rows of a batch, in the order of `rows`."""
+        if self._grams is None:
+            return self._taken(state, rows)
+        return Carried(state.before[list(rows)], self._taken(state.state, rows))
+
+    def _taken(self, state: State, rows: Sequence[int]) -> State:
         if self._one_token is not None:
             return self._one_token.take_state(state, rows)
         with self._without_gradient():
             return lm.take_state(state, rows, self._ops().xp)
+
+    def _carried(self, before: Int32 | None, state: State) -> State:
+        """The state that callers keep."""
+        return state if before is None else Carried(before, state)
 
     def _native_step(self) -> OneToken | None:
         """The native decoder for single tokens; only for float32 parameters on a CPU, else None."""
@@ -221,10 +285,13 @@ class OneToken:
         """See the class."""
         self._decoder, self._to_host, self._to_framework = decoder, to_host, to_framework
 
-    def logits(self, tokens: Int32, state: Any) -> tuple[Float32, Float32]:
-        """Return the logits (B, V) after tokens (B, 1), and the state of the decoder."""
+    def logits(self, tokens: Int32, state: Any, rows: Float32 | None) -> tuple[Float32, Float32]:
+        """Return the logits (B, V) after tokens (B, 1), and the state of the decoder.
+
+        `rows` (B, 1, width) are those of the tokens' n-grams, if the model has tables.
+        """
         before = self._decoder.init_state(len(tokens)) if state is None else self.packed(state)
-        return self._decoder.step(tokens[:, 0], before)
+        return self._decoder.step(tokens[:, 0], before, None if rows is None else rows[:, 0])
 
     def packed(self, state: Any) -> Float32:
         """Return a state of either kind as a state of the decoder."""

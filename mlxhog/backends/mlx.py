@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import (
+    NO_TABLES,
     QUANTIZED_BITS,
     WEIGHTS,
     Float32,
@@ -26,6 +27,7 @@ from mlxhog.backends.backend import (
     State,
     check_batch,
     embedding_rows,
+    table_rows,
 )
 from mlxhog.backends.gpu_share import GPUShare, limit_mlx
 from mlxhog.backends.inference import Inference
@@ -177,6 +179,7 @@ class MLXBackend(Inference):
         n_floats: int,
         live: Float32 | None,
         sampled: SampledHead | None = None,
+        tables: Mapping[str, Float32] = NO_TABLES,
     ) -> None:
         """Slice one flat array into parameters; see `Backend.bind`."""
         mx = self._mx
@@ -205,9 +208,10 @@ class MLXBackend(Inference):
         if sampled is not None:
             self._trained.remove(families.head(model))  # its gradient is one row per candidate
         self._embedded = families.embedding(model) in self._trained  # and not one row per token
-        gradient = mx.value_and_grad(self._loss, argnums=(0, 1, 2))
+        gradient = mx.value_and_grad(self._loss, argnums=(0, 1, 2, 3))
         # Parameters are inputs: a captured array would be compiled in.
         self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
+        self._take_tables(model, tables)
         self._one_token = self._native_step()
 
     def load(
@@ -224,7 +228,10 @@ class MLXBackend(Inference):
         self.model = model
         not_finite = []
         narrow = families.narrowable(model)
+        self._take_tables(model, tensors)
         for name, tensor in tensors.items():
+            if name in self.tables:
+                continue
             half = weights == "bfloat16" and name in narrow
             # The buffer protocol has no bfloat16, so its bits are passed as integers.
             array = mx.zeros(tensor.shape, mx.uint16 if half else mx.float32)
@@ -244,6 +251,7 @@ class MLXBackend(Inference):
         trained: Any,
         x: Any,
         head: Any,
+        read: Any,
         tokens: Any,
         labels: Any,
         masks: Any,
@@ -256,6 +264,8 @@ class MLXBackend(Inference):
         params = dict(zip(self._trained, trained, strict=True))
         if self._embedded:
             x = lm.embed(model, params, tokens, ops.xp)
+        if self._grams is not None:
+            x = lm.add_ngrams(params, x, read, ops)
         if ids is not None:  # a sampled head: only the rows of its candidates
             params[families.head(model)] = head
             if (bias := families.head_bias(model)) is not None:
@@ -297,22 +307,27 @@ class MLXBackend(Inference):
         drawn = lm.dropout_masks(self.model, batch.x.shape, batch.seed)
         masks = None if drawn is None else {site: mx.array(mask) for site, mask in drawn.items()}
         head, ids, log_inclusion, labels = mx.zeros(1), None, None, batch.y
+        before, state = self._parted(state, len(batch.x))
+        read, index = mx.zeros(1), None
+        if self._grams is not None:
+            index = self._grams.rows_of(batch.x, before)
+            read = mx.array(self._grams.gather(self.tables, index))
         candidates = self._candidates(batch)
         if candidates is not None:
             ids, labels = mx.array(candidates.ids), candidates.labels
             head = self.params[families.head(self.model)][ids]
             log_inclusion = mx.array(candidates.log_inclusion)
-        mixed = None if targets is None else mx.array(targets)
-        loss, (d_params, dx, d_head) = self._value_and_grad(
-            trained, x, head, tokens, mx.array(labels), masks, ids, log_inclusion, state, mixed
+        mix = None if targets is None else mx.array(targets)
+        loss, (d_params, dx, d_head, d_read) = self._value_and_grad(
+            trained, x, head, read, tokens, mx.array(labels), masks, ids, log_inclusion, state, mix
         )
         if self.on_gpu or self.compiled:
-            mx.eval(loss, d_params, dx, d_head)
+            mx.eval(loss, d_params, dx, d_head, d_read)
         else:
             graph_ns = monotonic_ns()
             mx.eval(loss)
             forward_ns = self._built_ns - began_ns + monotonic_ns() - graph_ns
-            mx.eval(d_params, dx, d_head)
+            mx.eval(d_params, dx, d_head, d_read)
             self.forward_share = forward_ns / (monotonic_ns() - began_ns)
         grads: Grads = {
             name: _host(grad) for name, grad in zip(self._trained, d_params, strict=True)
@@ -320,6 +335,8 @@ class MLXBackend(Inference):
         if candidates is not None:
             rows = candidates.ids[: candidates.count]
             grads[families.head(self.model)] = Rows(rows, _host(d_head)[: candidates.count])
+        if self._grams is not None and index is not None:
+            grads |= table_rows(self._grams, index, _host(d_read))
         if not self._embedded:
             grads[families.embedding(self.model)] = embedding_rows(batch.x, _host(dx))
         return _host(loss).item(), grads

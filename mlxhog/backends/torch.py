@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.backends.backend import (
+    NO_TABLES,
     WEIGHTS,
     Float32,
     Grads,
@@ -21,13 +22,14 @@ from mlxhog.backends.backend import (
     State,
     check_batch,
     embedding_rows,
+    table_rows,
 )
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.inference import Inference
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.files import mapped
-from mlxhog.models import families, lm
+from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose, resolve
 from mlxhog.models.sampled_head import SampledHead
@@ -77,6 +79,7 @@ class TorchBackend(Inference):
         n_floats: int,
         live: Float32 | None,
         sampled: SampledHead | None = None,
+        tables: Mapping[str, Float32] = NO_TABLES,
     ) -> None:
         """Slice one flat tensor into leaf parameters; see `Backend.bind`."""
         if live is not None and self.device.type != "cpu":
@@ -100,6 +103,7 @@ class TorchBackend(Inference):
             self._trained.remove(families.head(model))  # its gradient is one row per candidate
         for name in self._trained:
             self.params[name].requires_grad_()
+        self._take_tables(model, tables)
         self._one_token = self._native_step()
 
     def load(
@@ -118,7 +122,10 @@ class TorchBackend(Inference):
         self.model = model
         not_finite = []
         narrow = families.narrowable(model)
+        self._take_tables(model, tensors)
         for name, tensor in tensors.items():
+            if name in self.tables:
+                continue
             dtype = WEIGHTS[weights if name in narrow else "float32"]
             host, finite = _host_tensor(tensor, dtype, where_it_lies=self.device.type == "cpu")
             self.params[name] = host.to(self.device)
@@ -135,9 +142,6 @@ class TorchBackend(Inference):
     def _tokens(self, tokens: Int32) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(tokens)).to(self.device).long()
 
-    def _mask(self, mask: Float32) -> torch.Tensor:
-        return torch.from_numpy(mask).to(self.device)
-
     def loss_and_grads(self, batch: Batch, targets: Float32 | None = None) -> tuple[float, Grads]:
         """Mean cross entropy in nats and its gradient, by autograd."""
         check_batch(batch, self.model.vocab_size)
@@ -150,6 +154,13 @@ class TorchBackend(Inference):
         if not x.requires_grad:  # the embedding's gradient is one row per token
             names.append(families.embedding(model))
             leaves.append(x.requires_grad_())
+        before, state = self._parted(state, len(batch.x))
+        if self._grams is not None:
+            index = self._grams.rows_of(batch.x, before)
+            read = self._from_host(self._grams.gather(self.tables, index)).requires_grad_()
+            names.append(ngrams.ROWS)
+            leaves.append(read)
+            x = lm.add_ngrams(self.params, x, read, ops)
         params, labels, log_inclusion = self.params, batch.y, None
         if self._sampled is not None:
             candidates = self._sampled.draw(batch.y, batch.seed)
@@ -166,7 +177,7 @@ class TorchBackend(Inference):
             self._tokens(labels),
             ops=ops,
             starts=lm.starts(model, tokens),
-            masks=None if masks is None else {site: self._mask(m) for site, m in masks.items()},
+            masks=masks and {site: self._from_host(mask) for site, mask in masks.items()},
             log_inclusion=log_inclusion,
             state=state,
             targets=None if targets is None else torch.from_numpy(targets).to(self.device),
@@ -177,7 +188,11 @@ class TorchBackend(Inference):
             self.forward_share = forward_ns / (monotonic_ns() - began_ns)
         grads: Grads = dict(zip(names, arrays, strict=True))
         if self._sampled is not None:
-            grads[names[-1]] = Rows(candidates.ids, arrays[-1])
+            grads[families.head(model)] = Rows(candidates.ids, arrays[-1])
+        if self._grams is not None:
+            read_grad = arrays[names.index(ngrams.ROWS)]
+            del grads[ngrams.ROWS]
+            grads |= table_rows(self._grams, index, read_grad)
         if families.embedding(model) not in self._trained:
             embedded = arrays[names.index(families.embedding(model))]
             grads[families.embedding(model)] = embedding_rows(batch.x, embedded)
@@ -197,7 +212,7 @@ class TorchBackend(Inference):
         return array.detach().cpu().contiguous().numpy()
 
     def _from_host(self, array: Float32) -> torch.Tensor:
-        return torch.from_numpy(array)
+        return torch.from_numpy(array).to(self.device)
 
     def _after_last(self, logits: torch.Tensor, state: State) -> tuple[Float32, State]:
         return self._on_host(logits[:, -1].float()), state

@@ -47,7 +47,7 @@ from mlxhog.files.durable import (
     write_synced,
 )
 from mlxhog.files.paths import expanded
-from mlxhog.models import families
+from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large.config import NO_EFFECT
 
@@ -383,8 +383,10 @@ def check_architecture(checkpoint: Checkpoint, model_config: Mapping[str, Any]) 
     Raises:
         CheckpointError: they differ; the message names every differing field with both values.
     """
-    saved = {k: v for k, v in checkpoint.config.items() if k not in NOT_ARCHITECTURE}
+    whole = {"model_type": "xlstm", **checkpoint.config}
+    saved = {k: v for k, v in whole.items() if k not in NOT_ARCHITECTURE}
     fields = json.loads(plain_json.dumps(model_config))
+    fields = dict.fromkeys(saved.keys() & {*ngrams.FIELDS}) | fields  # written with tables only
     differences = [
         difference(field, saved.get(field), value)
         for field, value in sorted(fields.items())

@@ -38,7 +38,7 @@ TRAINING = (
     "grad_accumulation", "kernels", "compute_dtype", "workers", "threads", "strategy", "predict",
     "async_after",
     "write", "sparsify", "error_feedback", "sampled_head", "blocks", "optimizer", "lr", "clip",
-    "weight_decay", "seed", "out",
+    "ngram_lr", "weight_decay", "seed", "out",
 )  # fmt: skip
 
 MAIN = (

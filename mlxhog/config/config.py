@@ -205,6 +205,11 @@ class TrainConfig(FineTuning):
         "strategy",
         above=0, aliases=("learning_rate",), none="auto",
     )  # fmt: skip
+    ngram_lr: float = _optimizer(
+        0.03,
+        "step size of tables of n-grams, for any optimizer; it follows the schedule of lr",
+        above=0,
+    )
     clip: float = _optimizer(0.5, "largest gradient norm; 0 switches clipping off", low=0)
 
     schedule: Choice = _schedule(
@@ -250,7 +255,13 @@ class TrainConfig(FineTuning):
     save_every: Interval = _run(
         Interval(seconds=300), "steps or time between checkpoints; the end always saves one"
     )
-    keep_last: int = _run(3, "newest checkpoints that are kept", low=1)
+    keep_last: int | None = _run(
+        None,
+        "newest checkpoints that are kept; auto is 3, and 1 for a model with tables of n-grams",
+        low=1,
+        none="auto",
+        old=3,
+    )
     live: str = _run(
         "auto",
         "keep two more copies of the parameters in shared memory, for readers while the run "

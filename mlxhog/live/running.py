@@ -70,6 +70,8 @@ class RunWeights:
         self._arena, self._model, self._weights = arena, model, weights
         self._name = name
         layout = arena.layout
+        if layout.tables and mode != "racy":
+            self.note = "rows of tables of n-grams are read while workers write them, in any mode"
         _check_model(arena, model, name)
         self._n = layout.probe.offset  # floats of the parameters
         own = [segment for segment in layout.segments if _is_own(segment)]
@@ -164,6 +166,7 @@ class RunWeights:
             name: out[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             for name, slot in slots.items()
         }
+        tensors |= self._arena.tables()
         not_finite = backend.load(self._model, tensors, weights=self._weights)
         refuse_not_finite(not_finite, Path(self._name))
         return self.aged(loaded)
@@ -198,7 +201,8 @@ class RunWeights:
             return np.empty(self._n, np.float32)
         if self._bound is not backend:
             layout = self._arena.layout
-            backend.bind(self._model, layout.slots, layout.n_floats, None)
+            tables = self._arena.tables()  # their rows are read as they are, in every mode
+            backend.bind(self._model, layout.slots, layout.n_floats, None, tables=tables)
             self._bound = backend
         return backend.inbox[: self._n]
 
@@ -264,8 +268,9 @@ def _is_own(segment: str) -> bool:
 
 def _check_model(arena: Arena, model: ModelConfig, name: str) -> None:
     """Compare the arena's parameters with the model's."""
-    here = {parameter: spec.shape for parameter, spec in families.param_spec(model).items()}
-    there = {parameter: slot.shape for parameter, slot in arena.layout.slots.items()}
+    specs, layout = families.param_spec(model) | families.table_spec(model), arena.layout
+    here = {parameter: spec.shape for parameter, spec in specs.items()}
+    there = {parameter: slot.shape for parameter, slot in (layout.slots | layout.tables).items()}
     if here != there:
         different = sorted(here.items() ^ there.items())[0][0]
         raise ArenaError(

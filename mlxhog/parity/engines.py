@@ -14,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
-from mlxhog.models import lm, lm_numpy
+from mlxhog.models import lm, lm_numpy, ngrams
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import Ops, choose
 from mlxhog.parity.subject import Array
 
@@ -53,48 +54,70 @@ class FrameworkEngine:
         self._name, self._device, self._kernels = framework, device, kernels
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
-        """Copy a model's parameters, float32 under our names."""
-        self._cfg = cfg
-        self._params = {name: self._array(value) for name, value in params.items()}
+        """Copy a model's parameters, float32 under our names; tables stay where they are."""
+        self._cfg, self._tables = cfg, params
+        self._params = {
+            name: self._array(value) for name, value in params.items() if not ngrams.is_table(name)
+        }
 
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens (B, S) int32 from the start, or from a state of an earlier call."""
         hidden: list[Any] = []
+        before, state = _parted(state)
         ops, ids = self._ops(), self._framework.indices(tokens)
+        rows = self._rows(tokens, before)
         with self._framework.without_gradient():
             logits, state = lm.forward(
                 self._cfg,
                 self._params,
-                lm.embed(self._cfg, self._params, ids, ops.xp),
+                self._embedded(self._params, ids, rows, ops),
                 state,
                 ops=ops,
                 starts=lm.starts(self._cfg, ids),
                 hidden=hidden,
             )
         self._framework.evaluate(logits, hidden, state)
-        return Forward(self._host(logits), [self._host(x) for x in hidden], state)
+        after = _carried(self._cfg, tokens, before, state)
+        return Forward(self._host(logits), [self._host(x) for x in hidden], after)
+
+    def _rows(self, tokens: Array, before: Array | None) -> Array | None:
+        """The rows of the n-grams that end in each token; None without tables."""
+        if (tables := ngrams.of(self._cfg)) is None:
+            return None
+        return tables.gather(self._tables, tables.rows_of(tokens, before))
+
+    def _embedded(self, params: Mapping[str, Any], ids: Any, rows: Any, ops: Ops) -> Any:
+        x = lm.embed(self._cfg, params, ids, ops.xp)
+        return x if rows is None else lm.add_ngrams(params, x, self._array(rows), ops)
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
-        """Return the mean loss in nats, and its gradient by parameter, each in its full shape."""
+        """Return the mean loss in nats, and its gradient by parameter, each in its full shape.
+
+        That of tables is the gradient of the rows that were read, under `ngrams.ROWS`.
+        """
         ops, ids = self._ops(), self._framework.indices(tokens)
         labels = self._framework.indices(targets)
 
+        rows = self._rows(tokens, None)
+        read = {} if rows is None else {ngrams.ROWS: self._array(rows)}
+
         def loss_of(params: Mapping[str, Any]) -> Any:
+            x = lm.embed(self._cfg, params, ids, ops.xp)
             return lm.loss_from_embedding(
                 self._cfg,
                 params,
-                lm.embed(self._cfg, params, ids, ops.xp),
+                lm.add_ngrams(params, x, params[ngrams.ROWS], ops) if read else x,
                 labels,
                 ops=ops,
                 starts=lm.starts(self._cfg, ids),
             )
 
-        loss, grads = self._framework.value_and_grad(loss_of, self._params)
+        loss, grads = self._framework.value_and_grad(loss_of, self._params | read)
         return self._host(loss).item(), {name: self._host(g) for name, g in grads.items()}
 
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
-        return [[self._host(part) for part in block] for block in state]
+        return [[self._host(part) for part in block] for block in _parted(state)[1]]
 
     def apply(
         self,
@@ -144,15 +167,16 @@ class NumPyEngine:
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens from the start, or from a state of an earlier call."""
         hidden: list[Any] = []
+        before, state = _parted(state)
         logits, state = lm_numpy.forward(
             self._cfg,
             self._params,
-            lm_numpy.embed(self._cfg, self._params, tokens),
+            lm_numpy.embed(self._cfg, self._params, tokens, before),
             state,
             starts=lm_numpy.starts(self._cfg, tokens),
             hidden=hidden,
         )
-        return Forward(logits, hidden, state)
+        return Forward(logits, hidden, _carried(self._cfg, tokens, before, state))
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter."""
@@ -164,7 +188,7 @@ class NumPyEngine:
 
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
-        return [list(block) for block in state]
+        return [list(block) for block in _parted(state)[1]]
 
 
 class RoundingEngine(NumPyEngine):
@@ -205,6 +229,19 @@ def _rounded(y: Any, *, in_place: bool = False) -> Any:
     if in_place:
         np.asarray(y)[...] = near
     return near.view(_Rounding)
+
+
+def _parted(state: State | None) -> tuple[Any, Any]:
+    """The ids before, None without tables or at the start, and the state of the blocks."""
+    return state if isinstance(state, Carried) else (None, state)
+
+
+def _carried(cfg: ModelConfig, tokens: Array, before: Array | None, state: State) -> State:
+    """The state after tokens, with the ids before the next ones if the model has tables."""
+    if (tables := ngrams.of(cfg)) is None:
+        return state
+    before = tables.nothing_before(len(tokens)) if before is None else before
+    return Carried(ngrams.last_of(tokens, before), state)
 
 
 ModelEngine = FrameworkEngine | NumPyEngine

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.models import families
+from mlxhog.models import families, ngrams
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.ops.reference import mlstm_numpy, recurrences_numpy
 from mlxhog.models.spec import initial_value
@@ -87,13 +87,17 @@ def _after(
     grads: Mapping[str, Array],
     steps: Steps,
 ) -> NamedArrays:
-    """Take the steps of every optimizer; arguments as of `model`, and the gradient at `params`."""
+    """Take the steps of every optimizer; arguments as of `model`, and the gradient at `params`.
+
+    Tables of n-grams stay as they are.
+    """
 
     def gradient(now: Mapping[str, Array], step: int) -> Mapping[str, Array]:
-        if step == 1:
-            return grads
-        engine.load(plan.cfg, now)
-        return engine.differentiate(fixed["tokens"], fixed["targets"])[1]
+        every = grads
+        if step > 1:
+            engine.load(plan.cfg, {**params, **now})
+            every = engine.differentiate(fixed["tokens"], fixed["targets"])[1]
+        return {name: grad for name, grad in every.items() if name != ngrams.ROWS}
 
     for rule, values, apart in steps(plan.cfg, params, gradient, plan.steps):
         for name, value in values.items():
@@ -122,8 +126,9 @@ def once(
     if "targets" in fixed:
         loss, grads = engine.differentiate(fixed["tokens"], fixed["targets"])
         yield "loss", np.array(loss, whole.logits.dtype)
-        for name in families.param_spec(plan.cfg):
-            yield f"grad/{name}", grads[name]
+        for name in (*families.param_spec(plan.cfg), ngrams.ROWS):
+            if name in grads:
+                yield f"grad/{name}", grads[name]
 
 
 def _hidden(plan: ModelPlan, whole: Forward) -> NamedArrays:

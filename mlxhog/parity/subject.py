@@ -43,7 +43,7 @@ from mlxhog.config.optimizers import SGD, AdamW, Momentum, OptimizerChoice
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, did_you_mean
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing
-from mlxhog.models import families
+from mlxhog.models import families, ngrams
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.ops import kernels
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -290,6 +290,8 @@ def not_computable(name: str, plan: Plan) -> str | None:
         return f"{name} has no models of MAD layers"
     if families.reset_token(cfg) is not None:
         return f"{name} does not reset at document boundaries"
+    if ngrams.of(cfg) is not None:
+        return f"{name} has no tables of n-grams"
     if isinstance(cfg, XLSTMLargeConfig):
         if name == TRANSFORMERS and not cfg.add_out_norm:
             return "transformers 5.23 applies out_norm although add_out_norm is false"

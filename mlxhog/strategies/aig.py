@@ -12,6 +12,7 @@ A worker that dies with locks never stops the others: the next worker that needs
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import numpy as np
 
@@ -47,6 +48,13 @@ def lock_words(slot: Slot, grad: Float32 | Rows) -> Int32:
 
 class Aig(Hogwild):
     """Workers that lock the blocks they touch."""
+
+    carries_tables: ClassVar[bool] = False
+
+    @property
+    def without_tables(self) -> str:
+        """Its locks are those of parameters."""
+        return "strategy aig locks parameters, not rows of tables; take --strategy hogwild"
 
     @property
     def fixed(self) -> str | None:

@@ -19,6 +19,8 @@ each update that is done is counted exactly once. The optimizer's state is that 
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import numpy as np
 
 from mlxhog.arena import Arena
@@ -34,6 +36,8 @@ STATE_SLOT = 1
 
 class AsyncPS(Hogwild):
     """Workers that pull from a server and push to it."""
+
+    carries_tables: ClassVar[bool] = False
 
     @property
     def fixed(self) -> str | None:

@@ -26,6 +26,7 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, gradients, updates
 from mlxhog.optim.metal_steps import MetalSteps
 from mlxhog.optim.rule import StepWatch
+from mlxhog.optim.tables import Tables
 from mlxhog.strategies import look_ahead
 
 if TYPE_CHECKING:
@@ -129,6 +130,16 @@ class Context:
     def marks(self) -> Marks:
         """Marks of this worker's writes for readers; a Metal kernel writes many parameters."""
         return Marks(self.arena, self.slot, whole=self.metal is not None)
+
+    @cached_property
+    def tables(self) -> Tables | None:
+        """The model's tables of n-grams, as this worker writes them; None if it has none."""
+        return Tables.of(self.arena, self.slot)
+
+    def table_lr(self, lr: float) -> float:
+        """Step size of tables in an update with this `lr`."""
+        assert self.facts.lr is not None
+        return self.facts.ngram_lr * lr / self.facts.lr
 
     @property
     def facts(self) -> RunFacts:

@@ -23,6 +23,7 @@ class RunFacts:
         determinism: value of the option.
         seed: of the run.
         lr: largest step size; None until the model sets it.
+        ngram_lr: largest step size of tables of n-grams.
         clip: norm above which gradients are scaled down; 0 is never.
         optimizer: of the run.
         schedule: of the step size.
@@ -36,6 +37,7 @@ class RunFacts:
     determinism: str
     seed: int
     lr: float | None
+    ngram_lr: float
     clip: float
     optimizer: OptimizerChoice
     schedule: Schedule
@@ -52,6 +54,7 @@ class RunFacts:
             determinism=config.determinism,
             seed=config.seed,
             lr=config.lr,
+            ngram_lr=config.ngram_lr,
             clip=config.clip,
             optimizer=optimizers.of(config),
             schedule=schedules.of(config),

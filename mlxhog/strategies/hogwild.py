@@ -2,6 +2,9 @@
 
 With one worker nothing runs beside it, so this is serial SGD, bit for bit.
 
+Tables of n-grams are read and written row by row; neither looking ahead nor the options of late
+gradients apply to them, since updates rarely meet there.
+
 With several workers a gradient is taken where the parameters are expected to be when it lands, as
 `--predict` says (`look_ahead.py`); a worker looks up their number before every read.
 `--staleness-lr` and related options change the steps of late gradients (`delays.py`).
@@ -9,7 +12,7 @@ With several workers a gradient is taken where the parameters are expected to be
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -17,7 +20,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import NO_END, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.optim import gradients
+from mlxhog.optim import gradients, tables
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.delays import Delays
@@ -30,6 +33,8 @@ class Hogwild(Strategy):
     No worker waits for another, so workers may join and leave during the run: a batch belongs to
     the worker that takes its ticket.
     """
+
+    carries_tables: ClassVar[bool] = True
 
     @property
     def fixed(self) -> str | None:
@@ -127,6 +132,7 @@ class HogwildWorker:
         """
         context = self.context
         entry, counters, ledger = context.entry, context.arena.counters, context.ledger
+        grads, rows = tables.parted(grads, context.tables)
         grads = self._delays.compensated(self.corrected(grads))
         norm = gradients.global_norm(grads)
         entry.phase = Phase.APPLY
@@ -137,6 +143,9 @@ class HogwildWorker:
         context.marks.begin_update()
         if applied:
             self._step(grads, norm, staleness)
+            if context.tables is not None:
+                seed = self._version_read * 65_537 + context.slot
+                context.tables.step(rows, lr=context.table_lr(context.lr()), seed=seed)
             entry.opt_step += 1
         version = counters.add("version", 1) if applied else counters.load("version")
         context.marks.end_update()

@@ -11,9 +11,9 @@ from __future__ import annotations
 import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, Position
@@ -21,8 +21,11 @@ from mlxhog.arena.workers import State
 from mlxhog.backends.backend import Float32
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategy import StrategyChoice
+from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
+from mlxhog.models.ngrams import NgramTables
 from mlxhog.optim import updates
+from mlxhog.strategies import averaged_rows
 from mlxhog.strategies.context import Context, StrategyWorker
 from mlxhog.strategies.facts import RunFacts
 
@@ -40,6 +43,7 @@ class Strategy(ABC):
         workers: number of workers at the start of the run.
         max_workers: worker slots of the arena, if more than that; see `slots`.
         open: whether the run may change to another strategy (`--strategy auto`).
+        tables: of n-grams in the model, set by `with_tables`; None if it has none.
     """
 
     choice: StrategyChoice
@@ -47,12 +51,16 @@ class Strategy(ABC):
     workers: int
     max_workers: int = 0
     open: bool = False
+    tables: NgramTables | None = None
 
     numbered: ClassVar[bool] = False
     """Whether batches are assigned by number; a resumed run then cannot skip single ones."""
 
     probes: ClassVar[bool] = True
     """Whether workers add to the lost-update probe with every step."""
+
+    carries_tables: ClassVar[bool] = False
+    """Whether workers read and write tables row by row, and nothing else of them."""
 
     @property
     def fixed(self) -> str | None:
@@ -81,6 +89,32 @@ class Strategy(ABC):
         Raises:
             ConfigError: they cannot.
         """
+
+    def with_tables(self, tables: NgramTables | None) -> Self:
+        """This for a model with these tables.
+
+        Raises:
+            ConfigError: the strategy averages, copies or records whole arrays of parameters.
+        """
+        if tables is not None and not self.carries_tables:
+            raise ConfigError(
+                f"the model has tables of n-grams (ngram_orders), and {self.without_tables}, or "
+                "train it without tables: --set ngram_orders=[]"
+            )
+        return replace(self, tables=tables)
+
+    @property
+    def without_tables(self) -> str:
+        """Why this strategy does not carry tables, and the way out, as clauses."""
+        return (
+            f"strategy {self.name} copies or averages whole parameters, not rows of tables; take "
+            "--strategy hogwild, locked, serial or sync"
+        )
+
+    def table_segments(self) -> dict[str, tuple[str, int]]:
+        """Segments of strategies that average the gradients of tables."""
+        tokens = self.workers * self.facts.sequences * self.facts.seq_len
+        return averaged_rows.segments(self.workers, self.tables, tokens)
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Extra segments of the arena, as `arena.plan` takes them.

@@ -26,6 +26,7 @@ within a round for one that evaluates, starts again or comes late, and the run m
     segment            dtype    meaning
     grads.1 .. grads.P float32  gradients, laid out as the parameters
     grads.mean         float32  their mean
+    tables.*                    those of tables, see `averaged_rows.py`
     sync.norm          float64  sum of squares of the mean, per parameter
     sync.words         uint8    words of 64 bits (`control_words.py`)
 
@@ -60,9 +61,10 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.config.strategy import InRounds
-from mlxhog.optim import updates
+from mlxhog.optim import tables, updates
 from mlxhog.optim.updates import Rows
 from mlxhog.strategies import division
+from mlxhog.strategies.averaged_rows import AveragedRows
 from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.control_words import LINE, Words
 from mlxhog.strategies.strategy import Strategy, all_reduce_bytes
@@ -127,6 +129,7 @@ class Sync(Strategy):
     """Averaged gradients; with equal shares, reruns with the same workers are bit-identical."""
 
     numbered: ClassVar[bool] = True
+    carries_tables: ClassVar[bool] = True
 
     def batches_per_step(self) -> int:
         """One of every worker."""
@@ -134,7 +137,7 @@ class Sync(Strategy):
 
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """The segments of the table above."""
-        return sync_segments(self.workers, n_params)
+        return {**sync_segments(self.workers, n_params), **self.table_segments()}
 
     def worker(self, context: Context) -> SyncWorker:
         """Prepare one worker."""
@@ -186,6 +189,7 @@ class SyncWorker:
         self._mean = arena.segment("grads.mean")
         self._norms = arena.segment("sync.norm")
         self._target = context.target(state_slot=1)
+        self._rows = AveragedRows(arena, context.workers) if context.tables is not None else None
         self._names = list(arena.layout.slots)
         slots = arena.layout.slots.values()
         self._costs = [division.cost(slot, context.optimizer) for slot in slots]
@@ -388,6 +392,8 @@ class SyncWorker:
         return WriteResult(applied=finite, staleness=0, version=version)
 
     def _write_own(self, grads: Grads) -> None:
+        if self._rows is not None:
+            self._rows.put(self.context.rank, tables.parted(grads, self.context.tables)[1])
         for name, slot in self.context.arena.layout.slots.items():
             grad = grads[name]
             own = self._own[slot.offset : slot.offset + slot.size].reshape(slot.shape)
@@ -399,11 +405,10 @@ class SyncWorker:
 
     def _average(self) -> None:
         slots = self.context.arena.layout.slots
-        of_ranks = [(self._weight(rank), self._all[rank]) for rank in self._ranks]
-        weights, all_grads = zip(*(pair for pair in of_ranks if pair[0]), strict=True)
-        equal = len(set(weights)) == 1
-        shares = [np.float32(1.0 if equal else w * len(weights) / sum(weights)) for w in weights]
-        scale = np.float32(1.0 / len(weights))
+        ranks, shares = zip(*self._shares_of_ranks(), strict=True)
+        all_grads = [self._all[rank] for rank in ranks]
+        equal = len(set(shares)) == 1
+        scale = np.float32(1.0 / len(ranks))
         for index in self._share:
             slot = slots[self._names[index]]
             span = slice(slot.offset, slot.offset + slot.size)
@@ -414,7 +419,28 @@ class SyncWorker:
             mean *= scale
             self._norms[index] = _native.sumsq(mean)
 
+    def _shares_of_ranks(self) -> list[tuple[int, np.float32]]:
+        """Ranks with a gradient, and the weight of each, 1 on average."""
+        weights = {rank: weight for rank in self._ranks if (weight := self._weight(rank))}
+        total, count = sum(weights.values()), len(weights)
+        return [(rank, np.float32(weight * count / total)) for rank, weight in weights.items()]
+
+    def _apply_rows(self) -> None:
+        """Apply the optimizer to this worker's share of the tables."""
+        context, shares = self.context, self._shares_of_ranks()
+        if self._rows is None or context.tables is None:
+            return
+        parts = [(rank, float(share) / len(shares)) for rank, share in shares]
+        own = list(self._ranks).index(context.rank)
+        rows = {
+            name: self._rows.mean(k, parts)
+            for k, name in enumerate(self._rows.names)
+            if k % len(self._ranks) == own
+        }
+        context.tables.step(rows, lr=context.table_lr(self._lr()), seed=context.slot)
+
     def _apply(self, norm: float) -> None:
+        self._apply_rows()
         context = self.context
         grads: Grads = {}
         for index in self._share:

@@ -8,7 +8,7 @@ run that has gone asynchronous stays so when it is resumed. One worker runs no r
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
@@ -33,6 +33,7 @@ class SyncThenHogwild(Strategy):
     """`Sync` until a share of the run is over, then `Hogwild`."""
 
     choice: Hogwild
+    carries_tables: ClassVar[bool] = True
 
     @property
     def fixed(self) -> str | None:
@@ -47,7 +48,7 @@ class SyncThenHogwild(Strategy):
     def segments(self, n_params: int) -> dict[str, tuple[str, int]]:
         """Those of both."""
         ahead = look_ahead.segments(self.facts, self.workers)
-        return {**sync_segments(self.workers, n_params), **ahead}
+        return {**sync_segments(self.workers, n_params), **self.table_segments(), **ahead}
 
     def kept_segments(self) -> tuple[str, ...]:
         """Segments for looking ahead."""

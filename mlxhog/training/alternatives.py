@@ -25,7 +25,7 @@ from mlxhog.data import clients, prepare, stream
 from mlxhog.data.batches import Batches
 from mlxhog.data.clients import ClientBatches, Division
 from mlxhog.data.tokens import TokenFile
-from mlxhog.models import families
+from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
@@ -95,6 +95,7 @@ class Alternative:
         if is_open:
             strategy = replace(strategy, open=True)
         strategy.check(model, config)
+        strategy = strategy.with_tables(ngrams.of(model))
         strategy, batches, n_tickets, division = _batches(
             config, strategy, data, train, stored=stored
         )

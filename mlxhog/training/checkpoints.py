@@ -33,6 +33,7 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.spec import ParamSpec, initial_value
 from mlxhog.optim.delay_feedback import FEEDBACK
 from mlxhog.optim.sparsified import RESIDUAL
+from mlxhog.optim.tables import MEANS
 from mlxhog.report.monitor import Monitor
 from mlxhog.strategies import look_ahead
 from mlxhog.training.held_out_watch import HeldOutWatch
@@ -127,6 +128,7 @@ def begin(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
                 continue  # steps of an optimizer that is reset
             _fill(arena, segment, [segment], saved.optimizer)
     strategy.begin(arena, position)
+    _restore_means(plan, arena, saved)
     message = _restore_moments(plan, arena, saved)
     strategy.restore_state(arena, state)
     return replace(start, messages=(*start.messages, *filter(None, [message])))
@@ -259,6 +261,23 @@ def _fill_moments(plan: Plan, arena: Arena, saved: Moments) -> str | None:
     return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
 
 
+def _restore_means(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> None:
+    """Restore the running means of tables; they begin anew with the optimizer.
+
+    Raises:
+        CheckpointError: they are missing, or those of another number of tables.
+    """
+    if not arena.layout.tables or plan.config.reset_optimizer:
+        return
+    means, ours = saved.optimizer.get(MEANS), arena.segment(MEANS)
+    if means is None or means.shape != ours.shape:
+        raise CheckpointError(
+            f"{saved.path} has no running means of {len(ours)} tables ({MEANS}); resume another "
+            "checkpoint, or add --reset-optimizer to begin without them"
+        )
+    ours[...] = means
+
+
 def _shares(config: TrainConfig) -> str:
     """How rounds divide their sequences among workers, if the strategy has rounds."""
     return config.strategy.shares if isinstance(config.strategy, InRounds) else "equal"
@@ -337,7 +356,8 @@ def n_bytes(plan: Plan, n_slots: int | None = None) -> int:
     private = [f"{name}.1" for name in plan.private_state]
     n_slots = len(plan.workers) if n_slots is None else n_slots
     segments = [*n_slots * private, *plan.shared_state, *plan.strategy.kept_segments()]
-    return 4 * sum(
+    tables = sum(slot.size for slot in plan.layout.tables.values())
+    return 4 * tables + 4 * sum(
         slot.size for name in ("params", *segments) for slot in plan.layout.parts(name).values()
     )
 
@@ -373,8 +393,9 @@ def save(
     Raises:
         EnvironmentLacks: the disk is full; the previous checkpoint is whole.
     """
-    counters, budget = arena.counters, start.budget
+    counters, layout, budget = arena.counters, arena.layout, start.budget
     moments = _moments(plan, arena)
+    means = {MEANS: arena.segment(MEANS)} if layout.tables else {}
     config, stored = plan.config, plan.resolution.stored
     position = ledger.position()
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
@@ -394,9 +415,9 @@ def save(
     return checkpoint.save(
         run,
         step=version,
-        params={name: arena.param(name) for name in arena.layout.slots},
+        params={name: arena.param(name) for name in (*layout.slots, *layout.tables)},
         model_config=plan.model.to_dict(),
-        optimizer=moments.arrays,
+        optimizer={**moments.arrays, **means},
         state={
             "version": version,
             "optimizer": optimizers.of(config).name,
@@ -429,7 +450,7 @@ def save(
             "held_out_sha256": TokenFile.open(plan.data.val).digest,
         },
         tokenizer=plan.data.tokenizer,
-        keep_last=config.keep_last,
+        keep_last=plan.keep_last,
     )
 
 

@@ -24,7 +24,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, DataError, MlxhogError
 from mlxhog.files import mapped
-from mlxhog.models import families
+from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large.config import SPELLINGS
 
@@ -165,6 +165,11 @@ class InitialWeights:
             assert before is not None
             source = _by_text(before, tokenizer, there, model.vocab_size)
         unchanged = same and model.vocab_size == there
+        if not unchanged and ngrams.of(model) is not None:
+            raise CheckpointError(
+                f"{self.opened.path} has tables of n-grams of its own tokenizer's ids, so its "
+                "vocabulary cannot be resized; leave --tokenizer and --resize-vocab out"
+            )
         return replace(self, vocabulary=Vocabulary(source, there, unchanged)), model
 
     def _tokenizer(self) -> Tokenizer | None:

@@ -25,6 +25,7 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import Optimizer
+from mlxhog.optim.tables import segments as means_of_tables
 from mlxhog.strategies import Context, Strategy
 from mlxhog.training.kernel_choice import Writers
 from mlxhog.training.teacher import Teacher
@@ -141,8 +142,10 @@ def plan_layout(
     needs = [_own_segments(one, rule, {*private, *shared}, len(spec)) for one, rule in every]
     common = {name: place for name, place in needs[0].items() if all(name in n for n in needs)}
     slots = range(1, max_workers + 1)
+    ngrams = strategy.tables
     return arena.plan(
         spec,
+        tables=None if ngrams is None else ngrams.specs,
         max_workers=max_workers,
         private=private,
         state=optimizer.state_shapes({name: one.shape for name, one in spec.items()}),
@@ -152,6 +155,7 @@ def plan_layout(
             **{f"ring.{slot}": ("uint8", control.RING_BYTES) for slot in slots},
             **common,
             **tables,
+            **means_of_tables(0 if ngrams is None else len(ngrams.orders)),
             **(published.segments(len(spec), max_workers) if live else {}),
         },
         alternatives=[

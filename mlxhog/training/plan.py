@@ -16,7 +16,8 @@ from mlxhog.data.clients import Division
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
-from mlxhog.models import families, registry
+from mlxhog.files.quantities import format_count
+from mlxhog.models import families, ngrams, registry
 from mlxhog.models.families import ModelConfig, param_count, param_spec
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.registry import load_architecture
@@ -99,6 +100,12 @@ class Plan(Setup):
         """The plan, whatever its strategy will be, with the counts of its teacher."""
         alternatives = tuple(replace(one, teacher=teacher) for one in self.alternatives)
         return replace(self, teacher=teacher, alternatives=alternatives)
+
+    @property
+    def keep_last(self) -> int:
+        """Checkpoints that are kept; tables fill a disk soon, so of those one."""
+        auto = 3 if self.strategy.tables is None else 1
+        return auto if self.config.keep_last is None else self.config.keep_last
 
     @property
     def resumption(self) -> Resumption | None:
@@ -191,6 +198,8 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     model_notes += teacher.check(config, model, data.tokenizer, train)
     spec, sampled = _parameters(config, model, train)
 
+    model_notes = [*model_notes, *_table_notes(config, model)]
+
     parameters, n_workers = param_count(model), len(engines.workers)
     is_open = len(resolutions) > 1
     ways = [
@@ -263,6 +272,27 @@ def _architecture(
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
     return model, config
+
+
+def _table_notes(config: TrainConfig, model: ModelConfig) -> list[str]:
+    """A note on the model's tables of n-grams, if it has any.
+
+    Raises:
+        ConfigError: it has none, and `ngram_lr` is given.
+    """
+    tables, lr = ngrams.of(model), config.ngram_lr
+    if tables is None:
+        if lr != TrainConfig.ngram_lr:
+            raise ConfigError(
+                f"ngram_lr is {lr}, and model {config.model} has no tables of n-grams; add some, "
+                "such as --set ngram_orders=2-8, or leave ngram_lr out"
+            )
+        return []
+    rows = sum(spec.shape[0] for spec in tables.specs.values())
+    return [
+        f"tables of n-grams, orders {', '.join(map(str, tables.orders))}: {rows:,} rows of "
+        f"{tables.dim}, {format_count(tables.floats)} numbers beside the parameters"
+    ]
 
 
 def _fitted_weights(

@@ -167,7 +167,8 @@ def start_backend(job: Job, arena: Arena) -> Backend:
         compute_dtype=job.config.compute_dtype,
     )
     live, setup = live_params(job, arena), job.setup
-    backend.bind(setup.model, arena.layout.slots, arena.params.size, live, setup.sampled)
+    slots, floats = arena.layout.slots, arena.params.size
+    backend.bind(setup.model, slots, floats, live, setup.sampled, arena.tables())
     return backend
 
 

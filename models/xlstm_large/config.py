@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
+from mlxhog.models import ngrams
 from mlxhog.models.fields import MOST_LAYERS, check_most, check_reset, convert, doc, unknown
 
 WEIGHT_MODES = ("single", "fused")
@@ -67,12 +68,19 @@ class XLSTMLargeConfig:
     bos_token_id: int | None = field(
         default=None, metadata=doc("begins a document; a run takes its tokenizer's")
     )
+    ngram_orders: tuple[int, ...] = field(
+        default=(), metadata=doc("tables of n-grams, such as 2-8; [] is none")
+    )
+    ngram_dim: int = field(default=32, metadata=doc("floats in a row of these tables"))
+    ngram_rows: int = field(
+        default=131072, metadata=doc("most rows of one; more n-grams share rows by a hash")
+    )
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a model that cannot be built; every message has the way out."""
         for name, value in self._fields().items():
-            if isinstance(value, bool) or name == "bos_token_id":
+            if isinstance(value, bool) or name in ("bos_token_id", "ngram_orders"):
                 continue
             if not (value > 0 and math.isfinite(value)):
                 raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
@@ -87,6 +95,7 @@ class XLSTMLargeConfig:
                 "out_norm_bias is true and add_out_norm is false; there is no norm to have a bias"
             )
         check_reset(self.reset_at_document_boundaries, self.bos_token_id, self.vocab_size)
+        ngrams.check(self.ngram_dim, self.ngram_rows)
 
     @property
     def model_type(self) -> str:
@@ -153,7 +162,10 @@ class XLSTMLargeConfig:
             elif value is None and name in CAPS:
                 raise ConfigError(f"{key} is null, no bound, which is not supported; set a number")
             elif value is not None:
-                number = convert(key, value, types[name])
+                is_orders = name == "ngram_orders"
+                number = (
+                    ngrams.read_orders(value) if is_orders else convert(key, value, types[name])
+                )
                 if values.setdefault(name, number) != number:
                     raise ConfigError(
                         f"{keys[name]} is {values[name]} and its other spelling {key} is {number}; "
@@ -175,6 +187,8 @@ class XLSTMLargeConfig:
         fields = self._fields()
         if not self.out_norm_bias:  # transformers does not know the field
             del fields["out_norm_bias"]
+        if not self.ngram_orders:  # so that other models are written as before
+            fields = {name: value for name, value in fields.items() if name not in ngrams.FIELDS}
         return names | kernels | dict(self.extra) | fields | single | both
 
     def _fields(self) -> dict[str, Any]:

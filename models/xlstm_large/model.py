@@ -4,6 +4,7 @@ With B batch, S sequence, d = hidden_size, NH heads, DK = d * qk_dim_factor / NH
 DV = d * v_dim_factor / NH, V vocabulary, U the width of the feed-forward layer:
 
     x = E[tokens]                                              (B, S, d)
+    with `ngram_orders`, x = x + rows of n-grams               see models/ngrams.py
     in every block:
         u = RMSNorm(x; norm_mlstm)
         q = Wq u,  k = Wk u,  v = Wv u,  o = Wo u              per head DK, DK, DV, DV
@@ -34,6 +35,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
+from mlxhog.models import ngrams
 from mlxhog.models.forward_pass import CLOSED_GATE, Pass
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.ops.kernels import Ops
@@ -94,6 +96,7 @@ def param_spec(cfg: XLSTMLargeConfig) -> dict[str, ParamSpec]:
 
     # A tied embedding has a dense gradient: every row is also a row of the head.
     add(EMBEDDING, (cfg.vocab_size, d), small, kind="dense" if cfg.tie_word_embeddings else "rows")
+    spec |= {one.name: one for one in ngrams.weight_specs(cfg)}
     for layer in range(cfg.num_hidden_layers):
         block = block_name(layer)
         norm(f"{block}.norm_mlstm", d)

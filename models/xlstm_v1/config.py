@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
+from mlxhog.models import ngrams
 from mlxhog.models.fields import MOST_LAYERS, check_most, check_reset, convert, doc, unknown
 from mlxhog.models.xlstm_v1.block_config import (
     FeedForwardConfig,
@@ -21,7 +22,7 @@ from mlxhog.models.xlstm_v1.block_config import (
     rounded_width,
 )
 
-OURS = ("chunk_size", "bos_token_id", "reset_at_document_boundaries")
+OURS = ("chunk_size", "bos_token_id", "reset_at_document_boundaries", *ngrams.FIELDS)
 """Fields that the xlstm package does not have."""
 
 NO_EFFECT = frozenset(
@@ -76,6 +77,13 @@ class XLSTMV1Config:
     reset_at_document_boundaries: bool = field(
         default=False, metadata=doc("the memory begins anew at every bos_token_id")
     )
+    ngram_orders: tuple[int, ...] = field(
+        default=(), metadata=doc("tables of n-grams, such as 2-8; [] is none")
+    )
+    ngram_dim: int = field(default=32, metadata=doc("floats in a row of these tables"))
+    ngram_rows: int = field(
+        default=131072, metadata=doc("most rows of one; more n-grams share rows by a hash")
+    )
     extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -97,6 +105,7 @@ class XLSTMV1Config:
         if self.slstm_at:
             self._check_slstm_widths()
         check_reset(self.reset_at_document_boundaries, self.bos_token_id, self.vocab_size)
+        ngrams.check(self.ngram_dim, self.ngram_rows)
 
     @property
     def model_type(self) -> str:
@@ -183,6 +192,8 @@ class XLSTMV1Config:
                 if strict and key not in NO_EFFECT:
                     raise ConfigError(unknown(key, [*types, *NO_EFFECT]))
                 extra[key] = value
+            elif key == "ngram_orders":
+                values[key] = ngrams.read_orders(value)
             elif value is not None and (key, value) != ("context_length", -1):
                 values[key] = convert(key, value, types[key])
         if missing := [n for n in ("vocab_size", "embedding_dim", "num_blocks") if n not in values]:
@@ -201,7 +212,8 @@ class XLSTMV1Config:
     def to_dict(self) -> dict[str, Any]:
         """Write the fields of a config.json: the package's own and ours."""
         names = {"architectures": ["xLSTMLMModel"], "model_type": self.model_type}
-        ours = {name: getattr(self, name) for name in OURS}
+        hidden = () if self.ngram_orders else ngrams.FIELDS  # other models are written as before
+        ours = {name: getattr(self, name) for name in OURS if name not in hidden}
         unread = {key: value for key, value in self.extra.items() if key not in BLOCKS}
         return names | unread | self.to_package() | ours
 

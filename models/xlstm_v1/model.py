@@ -52,6 +52,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
+from mlxhog.models import ngrams
 from mlxhog.models.forward_pass import CLOSED_GATE, Pass
 from mlxhog.models.ops.arrays import Array, Arrays
 from mlxhog.models.spec import ParamSpec
@@ -90,6 +91,7 @@ def param_spec(cfg: XLSTMV1Config) -> dict[str, ParamSpec]:
     small = normal(embedding_std(cfg))
     kind: Literal["dense", "rows"] = "dense" if cfg.tie_weights else "rows"
     specs = [ParamSpec(EMBEDDING, shape, small, kind, cfg.weight_decay_on_embedding)]
+    specs += ngrams.weight_specs(cfg)
     for layer in range(cfg.num_blocks):
         specs += block_spec(cfg, layer, block_name(layer))
     if cfg.add_post_blocks_norm:
@@ -103,6 +105,7 @@ def param_count(cfg: XLSTMV1Config) -> int:
     """Number of elements of all parameters, found by listing one block of each kind."""
     count = cfg.vocab_size * cfg.embedding_dim * (1 if cfg.tie_weights else 2)
     count += cfg.embedding_dim if cfg.add_post_blocks_norm else 0
+    count += sum(spec.size for spec in ngrams.weight_specs(cfg))
     slstm = len(cfg.slstm_at)
     for layers, blocks in ((cfg.slstm_at, slstm), (cfg.mlstm_at, cfg.num_blocks - slstm)):
         if blocks:

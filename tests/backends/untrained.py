@@ -18,12 +18,12 @@ def bound(
     kernels: str = "auto",
     compute_dtype: str = "float32",
 ) -> Backend:
-    """A backend that holds these parameters."""
+    """A backend that holds these parameters, and reads the tables among them."""
     backend = backends.create(
         name, threads=1, kernels=kernels, cpu_blas="auto", compute_dtype=compute_dtype
     )
     layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
-    backend.bind(cfg, layout.slots, layout.n_floats, None)
+    backend.bind(cfg, layout.slots, layout.n_floats, None, tables=params)
     for parameter, slot in layout.slots.items():
         backend.inbox[slot.offset : slot.offset + slot.size] = params[parameter].ravel()
     backend.refresh()

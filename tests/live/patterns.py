@@ -72,7 +72,15 @@ class Inbox:
     slots: Any = None
     bound: int = 0
 
-    def bind(self, model: Any, slots: Any, n_floats: int, live: Any, sampled: Any = None) -> None:
+    def bind(
+        self,
+        model: Any,
+        slots: Any,
+        n_floats: int,
+        live: Any,
+        sampled: Any = None,
+        tables: Any = (),
+    ) -> None:
         self.inbox, self.slots = np.full(n_floats, -1, np.float32), slots
         self.bound += 1
 

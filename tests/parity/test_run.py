@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError, WorkerFailed
-from mlxhog.models import lm_numpy
+from mlxhog.models import lm_numpy, ngrams
 from mlxhog.models.families import param_spec
 from mlxhog.parity import cases, optimizers, tolerances
 from mlxhog.parity.comparison import ParityReport, compare_sides
 from mlxhog.parity.compute import computed_results
+from mlxhog.parity.engines import NumPyEngine
 from mlxhog.parity.subject import Array, ModelPlan, ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params
 from tests.parity import made_cases
@@ -119,8 +120,30 @@ def test_a_wrong_gradient_of_the_cell_is_found_and_named(tmp_path: Path) -> None
     assert failures(comparison) == ["numpy recorded_f64 recurrent/grad/i"]
 
 
-def small() -> ParitySubject:
-    cfg = config()
+@pytest.mark.usefixtures("sides_here")
+def test_every_backend_and_form_reads_the_same_rows_of_tables() -> None:
+    tables = {"ngram_orders": (2, 4), "ngram_dim": 4, "ngram_rows": 256}
+    subject = small(reset_at_document_boundaries=True, bos_token_id=1, **tables)
+    comparison = compare_sides(subject, EVERY, quiet)
+    assert comparison.ok, failures(comparison)
+    compared = {row.what for row in comparison.rows}
+    assert {"grad/ngrams.rows", "grad/ngrams.weight", "stepwise/logits"} <= compared
+    name = "ngrams.table_4"
+    rows = ngrams.of(subject.plan.cfg).rows_of(subject.fixed["tokens"])[name]
+    other = dict(subject.inputs, **{name: subject.inputs[name].copy()})
+    other[name][rows[0, 3]] += 1.0
+    logits = []
+    for params in (subject.inputs, other):
+        engine = NumPyEngine()
+        engine.load(subject.plan.cfg, params)
+        logits.append(engine.forward(subject.fixed["tokens"]).logits[0])
+    first, second = logits
+    assert np.array_equal(first[:3], second[:3])
+    assert not np.array_equal(first[3], second[3])
+
+
+def small(**changes: Any) -> ParitySubject:
+    cfg = config(**changes)
     tokens, targets = batch(cfg, 2, 9, seed=1)
     plan = ModelPlan(cfg, steps=2)
     return ParitySubject(

@@ -71,9 +71,10 @@ constexpr Index kRowsWorthAThread = 16;
 // Checks the arrays of a step, and runs it without the GIL: run(first row, row count, threads). Many rows are divided
 // among the threads, which meet at the end of the step alone; a few share each product of the model.
 template <class Run>
-void checked_step(const Tokens& tokens, const In& before, Out& after, Out& logits, Index state_floats, Index V,
-                  int threads, const Run& run) {
+void checked_step(const Tokens& tokens, const std::optional<In>& added, const In& before, Out& after, Out& logits,
+                  Index state_floats, Index d, Index V, int threads, const Run& run) {
   const Index rows = static_cast<Index>(tokens.size());
+  if (added) expect("added", *added, {rows, d});
   expect("before", before, {rows, state_floats});
   expect("after", after, {rows, state_floats});
   expect("logits", logits, {rows, V});
@@ -119,12 +120,14 @@ class Decoder {
 
   Index state_floats() const { return static_cast<Index>(model_.blocks.size()) * model_.block_state(); }
 
-  void step(const Tokens& tokens, const In& before, Out after, Out logits, int threads) const {
+  void step(const Tokens& tokens, const In& before, Out after, Out logits, const std::optional<In>& added,
+            int threads) const {
     const Index width = state_floats(), V = model_.V;
-    checked_step(tokens, before, after, logits, width, V, threads, [&](Index first, Index rows, int inside) {
-      decode_step(model_, rows, tokens.data() + first, before.data() + first * width, after.data() + first * width,
-                  logits.data() + first * V, inside);
-    });
+    const auto run = [&](Index first, Index rows, int inside) {
+      decode_step(model_, rows, tokens.data() + first, added ? added->data() + first * model_.d : nullptr,
+                  before.data() + first * width, after.data() + first * width, logits.data() + first * V, inside);
+    };
+    checked_step(tokens, added, before, after, logits, width, model_.d, V, threads, run);
   }
 
  private:
@@ -177,14 +180,16 @@ class V1Decoder {
     return total;
   }
 
-  void step(const Tokens& tokens, const In& before, Out after, Out logits, int threads) const {
+  void step(const Tokens& tokens, const In& before, Out after, Out logits, const std::optional<In>& added,
+            int threads) const {
     if (before.data() < after.data() + after.size() && after.data() < before.data() + before.size())
       throw nb::value_error("after shares memory with before, which is read while after is written; give it its own");
     const Index width = state_floats(), V = model_.V;
-    checked_step(tokens, before, after, logits, width, V, threads, [&](Index first, Index rows, int inside) {
-      decode_v1_step(model_, rows, tokens.data() + first, before.data() + first * width, after.data() + first * width,
-                     logits.data() + first * V, inside);
-    });
+    const auto run = [&](Index first, Index rows, int inside) {
+      decode_v1_step(model_, rows, tokens.data() + first, added ? added->data() + first * model_.d : nullptr,
+                     before.data() + first * width, after.data() + first * width, logits.data() + first * V, inside);
+    };
+    checked_step(tokens, added, before, after, logits, width, model_.d, V, threads, run);
   }
 
  private:
@@ -236,8 +241,10 @@ void bind_decode(nb::module_& parent) {
            "logit_cap"_a, "reset_token"_a, A("embedding"), A("blocks"), A("out_norm").none(),
            A("out_norm_bias").none(), A("head"))
       .def_prop_ro("state_floats", &Decoder::state_floats, "Floats of one sequence's states.")
-      .def("step", &Decoder::step, A("tokens"), A("before"), A("after"), A("logits"), nb::kw_only(), "threads"_a,
-           "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after` and logits (B, V).");
+      .def("step", &Decoder::step, A("tokens"), A("before"), A("after"), A("logits"), nb::kw_only(),
+           A("added").none() = nb::none(), "threads"_a,
+           "Read tokens (B,) int32 after the states `before` (B, state_floats); write `after` and logits (B, V).\n"
+           "`added` (B, d) is added to the embedded tokens.");
   nb::class_<V1Decoder>(parent, "XlstmV1Decoder", "As XlstmLargeDecoder, of the original xLSTM stack.")
       .def(nb::init<Index, Index, Index, Index, Index, Index, Index, Index, Index, const std::string&, float, float,
                     std::int32_t, In, std::vector<V1Decoder::Block>, std::optional<In>, In>(),
@@ -245,6 +252,6 @@ void bind_decode(nb::module_& parent) {
            "slstm_taps"_a, "U"_a, "activation"_a, "norm_eps"_a, "cell_eps"_a, "reset_token"_a, A("embedding"),
            A("blocks"), A("out_norm").none(), A("head"))
       .def_prop_ro("state_floats", &V1Decoder::state_floats, "Floats of one sequence's states.")
-      .def("step", &V1Decoder::step, A("tokens"), A("before"), A("after"), A("logits"), nb::kw_only(), "threads"_a,
-           "As XlstmLargeDecoder.step; `after` must not be `before`.");
+      .def("step", &V1Decoder::step, A("tokens"), A("before"), A("after"), A("logits"), nb::kw_only(),
+           A("added").none() = nb::none(), "threads"_a, "As XlstmLargeDecoder.step; `after` must not be `before`.");
 }

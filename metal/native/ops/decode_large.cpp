@@ -37,9 +37,12 @@ struct Scratch {
 
 class Step {
  public:
-  Step(const DecodeModel& model, Index rows, const std::int32_t* tokens, int threads)
+  Step(const DecodeModel& model, Index rows, const std::int32_t* tokens, const float* added, int threads)
       : model_(model), rows_(rows), tokens_(tokens), threads_(threads), s_(model, rows) {
-    for (Index r = 0; r < rows; ++r) std::copy_n(model.embedding + tokens[r] * model.d, model.d, &s_.x[r * model.d]);
+    for (Index r = 0; r < rows; ++r) {
+      std::copy_n(model.embedding + tokens[r] * model.d, model.d, &s_.x[r * model.d]);
+      for (Index j = 0; added && j < model.d; ++j) s_.x[r * model.d + j] += added[r * model.d + j];
+    }
   }
 
   // before and after: this block's state of the first sequence; those of the others lie `stride` floats apart.
@@ -100,9 +103,9 @@ class Step {
 
 }  // namespace
 
-void decode_step(const DecodeModel& model, Index rows, const std::int32_t* tokens, const float* before, float* after,
-                 float* logits, int threads) {
-  Step step(model, rows, tokens, threads);
+void decode_step(const DecodeModel& model, Index rows, const std::int32_t* tokens, const float* added,
+                 const float* before, float* after, float* logits, int threads) {
+  Step step(model, rows, tokens, added, threads);
   const Index of_block = model.block_state(), stride = of_block * static_cast<Index>(model.blocks.size());
   for (std::size_t l = 0; l < model.blocks.size(); ++l) {
     const Index at = static_cast<Index>(l) * of_block;

@@ -36,9 +36,9 @@ struct DecodeModel {
 };
 
 // Reads token[r] in [0, V) of every sequence r after the states `before`, and writes the states after it and the
-// logits (rows, V). A sequence's states lie block by block, `block_state` floats each. `after` may be `before`.
+// logits (rows, V). added (rows, d), if not null, is added to the embedded tokens. A sequence's states lie block by block, `block_state` floats each. `after` may be `before`.
 // No row depends on another, to the bit.
-void decode_step(const DecodeModel&, Index rows, const std::int32_t* tokens, const float* before, float* after,
-                 float* logits, int threads);
+void decode_step(const DecodeModel&, Index rows, const std::int32_t* tokens, const float* added, const float* before,
+                 float* after, float* logits, int threads);
 
 }  // namespace mlxhog

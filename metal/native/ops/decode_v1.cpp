@@ -48,10 +48,11 @@ void diagonal(Index groups, Index block, const DecodeLayer& p, const float* x, f
 
 class V1Step {
  public:
-  V1Step(const V1Model& model, Index rows, const std::int32_t* tokens, int threads)
+  V1Step(const V1Model& model, Index rows, const std::int32_t* tokens, const float* added, int threads)
       : model_(model), rows_(rows), threads_(threads), starts_(rows), x_(rows * model.d), u_(x_.size()) {
     for (Index r = 0; r < rows; ++r) {
       std::copy_n(model.embedding + tokens[r] * model.d, model.d, &x_[r * model.d]);
+      for (Index j = 0; added && j < model.d; ++j) x_[r * model.d + j] += added[r * model.d + j];
       starts_[r] = tokens[r] == model.reset_token;
     }
   }
@@ -157,9 +158,9 @@ class V1Step {
 
 }  // namespace
 
-void decode_v1_step(const V1Model& model, Index rows, const std::int32_t* tokens, const float* before, float* after,
-                    float* logits, int threads) {
-  V1Step step(model, rows, tokens, threads);
+void decode_v1_step(const V1Model& model, Index rows, const std::int32_t* tokens, const float* added,
+                    const float* before, float* after, float* logits, int threads) {
+  V1Step step(model, rows, tokens, added, threads);
   Index stride = 0, at = 0;
   for (const V1Block& block : model.blocks) stride += model.block_state(block);
   for (const V1Block& block : model.blocks) {

@@ -50,7 +50,7 @@ struct V1Model {
 };
 
 // As decode_step in decode_large.h; but `after` must not be `before`.
-void decode_v1_step(const V1Model&, Index rows, const std::int32_t* tokens, const float* before, float* after,
-                    float* logits, int threads);
+void decode_v1_step(const V1Model&, Index rows, const std::int32_t* tokens, const float* added, const float* before,
+                    float* after, float* logits, int threads);
 
 }  // namespace mlxhog

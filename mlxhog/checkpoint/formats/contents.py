@@ -29,11 +29,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.checkpoint.formats import table_rows
 from mlxhog.errors import ConfigError
 from mlxhog.files.tensors import TensorSource
-from mlxhog.models import families, translation
+from mlxhog.models import families, ngrams, translation
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad import MADConfig
+from mlxhog.models.ngrams import is_table
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 from mlxhog.models.xlstm_large.config import SPELLINGS
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
@@ -59,6 +61,7 @@ def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLarg
         raise ConfigError(
             f"transformers has no model for {families.of(model).title}; use --to {others}"
         )
+    _refuse_tables(model, "transformers")
     if not model.add_out_norm:
         raise ConfigError(
             "the model has no final norm (add_out_norm false), but transformers always applies "
@@ -70,6 +73,16 @@ def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLarg
             "use --to xlstm or mlxhog"
         )
     return model
+
+
+def _refuse_tables(model: ModelConfig, package: str) -> None:
+    """Raise ConfigError for a model with tables of n-grams."""
+    if (tables := ngrams.of(model)) is not None:
+        orders = ", ".join(map(str, tables.orders))
+        raise ConfigError(
+            f"the model has tables of n-grams (ngram_orders {orders}), which {package} does not "
+            "have; use --to mlxhog"
+        )
 
 
 def hf_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, TensorSource]:
@@ -109,9 +122,12 @@ def hf_config_json(
 
 def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, TensorSource]:
     """Return the tensors of model.safetensors; a tied head of xLSTM Large becomes a copy."""
-    entries = {
-        name: TensorSource(array.shape, array.dtype, (array,)) for name, array in tensors.items()
-    }
+    entries: dict[str, TensorSource] = {}
+    for name, array in tensors.items():
+        if is_table(name):
+            entries |= table_rows.packed(name, array)
+        else:
+            entries[name] = TensorSource(array.shape, array.dtype, (array,))
     if isinstance(model, XLSTMLargeConfig) and model.tie_word_embeddings:
         entries[families.of(model).head] = entries[families.embedding(model)]
     return entries
@@ -130,6 +146,8 @@ def our_config_json(
     if not isinstance(model, XLSTMLargeConfig):
         return model.to_dict() | {"dtype": dtype.name}
     fields = hf_config_json(model, dtype=dtype, portable=portable)
+    if model.ngram_orders:  # without these transformers refuses the model; else it ignores tables
+        fields = {k: v for k, v in fields.items() if k not in ("model_type", "architectures")}
     return fields | ({"out_norm_bias": True} if model.out_norm_bias else {})
 
 
@@ -162,6 +180,7 @@ def package_entries(
         raise ConfigError(
             f"the xlstm package has no model for {families.of(model).title}; use --to mlxhog"
         )
+    _refuse_tables(model, "the xlstm package")
     ours = dict(tensors)
     if model.tie_word_embeddings:  # the package's state dicts hold both names
         ours[families.of(model).head] = ours[families.embedding(model)]

@@ -128,12 +128,16 @@ def _planned(
 def _cast(entries: Mapping[str, TensorSource], conversion: Conversion) -> dict[str, TensorSource]:
     if conversion.dtype is None:
         return dict(entries)
-    return {name: replace(entry, dtype=DTYPES[conversion.dtype]) for name, entry in entries.items()}
+    dtype = DTYPES[conversion.dtype]
+    return {
+        name: replace(entry, dtype=dtype) if entry.dtype in mapped.FLOATS else entry
+        for name, entry in entries.items()
+    }
 
 
 def _dtype(entries: Mapping[str, TensorSource]) -> np.dtype[Any]:
     """The type of a model's tensors; float32 if they have several."""
-    dtypes = {entry.dtype for entry in entries.values()}
+    dtypes = {entry.dtype for entry in entries.values() if entry.dtype in mapped.FLOATS}
     return dtypes.pop() if len(dtypes) == 1 else np.dtype(np.float32)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats import weights
+from mlxhog.checkpoint.formats import table_rows, weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
@@ -338,11 +338,15 @@ def open_checkpoint(
     package = package_of(arrays, fields.get("model_type"), path)
     model = _model_of(fields, package, path, elsewhere)
     tensors = _without_copies(to_ours(arrays, model), model, path)
+    tensors = table_rows.unpacked(tensors, model, path)
     if package == "hf":
         _check_final_norm(tensors, model, path)
     check(
         tensors,
-        {name: spec.shape for name, spec in families.param_spec(model).items()},
+        {
+            name: spec.shape
+            for name, spec in (families.param_spec(model) | families.table_spec(model)).items()
+        },
         path,
         hints={families.of(model).head: "; if the embedding is the head, say so in the config"},
     )

@@ -5,6 +5,7 @@ In this order:
 target      the model: an architecture, settings, a run, a checkpoint
 sampling    blocks of a model; gradients of sampled batches, in a process of their own
 conflicts   Omega, rho, Delta, p_conf of every block; counts of the embedding's rows
+tables      counts of the rows of tables of n-grams
 staleness   updates by others between read and write; the worth of a late gradient
 conditions  the theorems' rules at these numbers
 advice      recommendations

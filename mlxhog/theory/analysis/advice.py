@@ -16,6 +16,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.theory.analysis.conditions import Condition, Lag
 from mlxhog.theory.analysis.conflicts import BlockConflicts, RowStatistics
 from mlxhog.theory.analysis.staleness import ObservedStaleness, StaleGradient
+from mlxhog.theory.analysis.tables import TableConflicts
 
 OFTEN = 0.5
 """Share of parameters, or of pairs of updates, above which conflict is common."""
@@ -55,6 +56,7 @@ class Evidence:
         trained: whether the parameters come from a checkpoint.
         blocks: measured conflicts.
         embedding: rows of the embedding.
+        tables: conflicts of tables of n-grams, if the model has any.
         lag: staleness.
         observed: the staleness of a run; None without a run.
         stale_gradients: the worth of late gradients, by lag.
@@ -71,6 +73,7 @@ class Evidence:
     observed: ObservedStaleness | None
     stale_gradients: Sequence[StaleGradient]
     conditions: Sequence[Condition]
+    tables: Sequence[TableConflicts] = ()
 
     @property
     def dense(self) -> list[BlockConflicts]:

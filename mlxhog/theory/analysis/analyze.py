@@ -22,7 +22,7 @@ from mlxhog.errors import ConfigError, DataError, WorkerFailed, did_you_mean
 from mlxhog.files.quantities import Interval
 from mlxhog.machine import machine
 from mlxhog.machine.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
-from mlxhog.models import families
+from mlxhog.models import families, ngrams
 from mlxhog.report.metrics import Progress
 from mlxhog.report.views import Tell, TellStep
 from mlxhog.theory.analysis import PROBE_S, AnalyzeConfig, conflicts, sampling
@@ -40,6 +40,7 @@ from mlxhog.theory.analysis.staleness import (
     of_run,
     summaries,
 )
+from mlxhog.theory.analysis.tables import MOST_BATCHES, count_tables
 from mlxhog.theory.analysis.target import Target
 from mlxhog.training import trainer
 from mlxhog.training.plan import Plan, make_plan
@@ -170,6 +171,12 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
         tokenizer=plan.data.tokenizer,
         tell=lambda step: tell("rows of the embedding", step),
     )
+    tables = count_tables(
+        batches,
+        _counted_batches(batches, min(options.batches, MOST_BATCHES), target.config.seed),
+        ngrams.of(plan.model),
+        tell=lambda step: tell("rows of tables", step),
+    )
     lag = _lag(observed, target)
     constants = Constants(largest_gradient=float(measured.norms.max()), smoothness=smoothness)
     rules = tuple(
@@ -188,6 +195,7 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
         trained=target.checkpoint is not None,
         blocks=measured.blocks,
         embedding=rows,
+        tables=tables,
         lag=lag,
         observed=observed,
         stale_gradients=stale_gradients,

@@ -23,6 +23,7 @@ from mlxhog.theory.analysis.sampling import (
     STRIPE,
     WRITTEN,
 )
+from mlxhog.theory.analysis.tables import TableConflicts
 from mlxhog.theory.bounds import Bound
 from mlxhog.theory.supports import Estimate
 
@@ -81,6 +82,7 @@ class Analysis:
             "seq_len": self.seq_len,
             "blocks": [_block_json(one, self.updates_per_epoch) for one in self.measured.blocks],
             "embedding": asdict(evidence.embedding),
+            "tables": [asdict(one) for one in evidence.tables],
             "gradients": {
                 "mean_loss": float(self.measured.losses.mean()),
                 "mean_norm": float(self.measured.norms.mean()),
@@ -144,6 +146,8 @@ def sections(analysis: Analysis, *, everything: bool) -> Iterator[Section]:
         return
     yield _conflicts_section(analysis)
     yield _embedding_section(analysis.evidence.embedding)
+    if analysis.evidence.tables:
+        yield _tables_section(analysis.evidence.tables)
     yield _staleness_section(analysis.evidence)
     yield _theorems_section(analysis)
     yield Section("advice", notes=list(_advice_lines(analysis)))
@@ -248,6 +252,28 @@ def _embedding_section(rows: RowStatistics) -> Section:
     )
 
 
+def _tables_section(tables: Sequence[TableConflicts]) -> Section:
+    rows = [
+        (
+            str(one.order),
+            f"{one.rows:,}",
+            f"{one.omega:,}",
+            f"{one.delta:.4g}",
+            f"{one.rho:.4g}",
+            f"{one.p_conf:.4g}",
+            f"{one.shared:.1%}",
+            f"{one.never:,}",
+        )
+        for one in tables
+    ]
+    header = ("order", "rows", "Omega", "Delta", "rho", "p_conf", "shared", "never touched")
+    note = (
+        f"counted in rows, over {tables[0].batches:,} batches; shared: the part of its rows that a "
+        "batch has in common with the next"
+    )
+    return Section("tables of n-grams: do two updates meet?", header, rows, [note])
+
+
 def _staleness_section(evidence: Evidence) -> Section:
     notes = []
     observed = evidence.observed
@@ -283,6 +309,11 @@ def _staleness_section(evidence: Evidence) -> Section:
         "cosine of a batch's gradient with that of the same batch some updates later (steps of "
         f"full lr): {cosines}"
     )
+    if evidence.tables:
+        of_tables = ", ".join(
+            f"{one.lag}: {one.table_cosine:.2f}" for one in evidence.stale_gradients
+        )
+        notes.append(f"the same of the gradients of tables: {of_tables}")
     rows = [
         (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
         for one in (() if observed is None else observed.by_worker)

@@ -27,6 +27,9 @@ from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import GradientSum, Rows
+from mlxhog.optim.rule import parameter as view_of
+from mlxhog.optim.tables import Tables, parted
+from mlxhog.optim.updates import WRITE_MODES
 from mlxhog.theory.analysis.written import WrittenSupport
 
 # -- blocks of a model -----------------------------------------------------------------------------
@@ -257,7 +260,18 @@ class GradientSource:
             compute_dtype=subject.compute_dtype,
         )
         layout = subject.layout
-        self.backend.bind(subject.model, layout.slots, layout.n_floats, None, subject.sampled)
+        tables = np.zeros(sum(slot.size for slot in layout.tables.values()), np.float32)
+        self.tables = Tables(
+            flat=tables,
+            slots=layout.tables,
+            means=np.zeros(len(layout.tables)),
+            locks=None,
+            mode=WRITE_MODES["racy"],
+        )
+        of_tables = {name: view_of(tables, slot) for name, slot in layout.tables.items()}
+        self.backend.bind(
+            subject.model, layout.slots, layout.n_floats, None, subject.sampled, of_tables
+        )
         views = {
             name: self.backend.inbox[slot.offset : slot.offset + slot.size].reshape(slot.shape)
             for name, slot in layout.slots.items()
@@ -266,7 +280,7 @@ class GradientSource:
             for name, value in init_params(subject.model, subject.seed).items():
                 views[name][...] = value
         else:
-            formats.open(subject.checkpoint).copy_into(views)
+            formats.open(subject.checkpoint).copy_into(views | of_tables)
         self.backend.refresh()
         self.batches = subject.batches()
         self.slots = [slot for block in subject.blocks for slot in block.slots]
@@ -280,7 +294,8 @@ class GradientSource:
             for number, block in enumerate(subject.blocks)
         }
         self.flat = np.empty(int(self.starts[-1]), np.float32)
-        self.grads: Grads = {}
+        self.grads_of_parameters: Grads = {}
+        self.table_rows: dict[str, Rows] = {}  # valid until the next gradient, as the others
         self.written: WrittenSupport | None = None
         if subject.sparsified is not None:
             decay = frozenset(
@@ -309,7 +324,7 @@ class GradientSource:
                 total.add(part_grads, share)
                 loss += share * nats
             grads = total.grads()
-        self.grads = grads
+        self.grads_of_parameters, self.table_rows = parted(grads, self.tables)
         self._lay_out(grads)
         return loss
 
@@ -328,7 +343,7 @@ class GradientSource:
 
         Call it once for each gradient: error feedback adds the rest of a step to the next.
         """
-        masks = {} if self.written is None else self.written.of(self.grads)
+        masks = {} if self.written is None else self.written.of(self.grads_of_parameters)
         for number, block in enumerate(self.subject.blocks):
             here = self.flat[self.block_starts[number] : self.block_starts[number + 1]]
             if masks:

@@ -28,7 +28,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import RunError, message_of
-from mlxhog.theory.analysis.sampling import Subject, Ticket, source
+from mlxhog.theory.analysis.sampling import GradientSource, Subject, Ticket, source
 from mlxhog.theory.simulator import Staleness, of_histogram
 
 Float32 = NDArray[np.float32]
@@ -208,11 +208,15 @@ class StaleGradient:
         lag: updates by others since the parameters were read.
         cosine: between the old and the fresh gradient of the same batch, mean over batches.
         change: length of their difference over that of the fresh one, mean over batches.
+        table_cosine: as `cosine`, of the gradients of tables of n-grams; None without tables.
+        table_change: as `change`, of these.
     """
 
     lag: int
     cosine: float
     change: float
+    table_cosine: float | None = None
+    table_change: float | None = None
 
 
 class OptimizerMovement:
@@ -276,7 +280,7 @@ def compare_stale_gradients(
         config: the optimizer, with the full step size.
     """
     ours = source(lane, subject)
-    params_before = ours.backend.inbox.copy()
+    params_before, tables_before = ours.backend.inbox.copy(), ours.tables.flat.copy()
     movement = OptimizerMovement(config, ours.flat.size)
     for ticket in before:
         ours.gradient(ticket)
@@ -284,21 +288,32 @@ def compare_stale_gradients(
     old = []
     for ticket in watched:
         ours.gradient(ticket)
-        old.append(ours.flat.copy())
+        old.append((ours.flat.copy(), _of_tables(ours)))
     results = []
     for done, ticket in enumerate(others[: LAGS[-1]], start=1):
         ours.gradient(ticket)
+        ours.tables.step(ours.table_rows, lr=config.ngram_lr)
         ours.move(movement.learn(ours.flat), -config.top_lr)
         if done in LAGS:
-            pairs = []
-            for one, first in zip(watched, old, strict=True):
+            pairs, of_tables = [], []
+            for one, (first, rows) in zip(watched, old, strict=True):
                 ours.gradient(one)
                 pairs.append(cosine_and_change(first, ours.flat))
-            cosine, change = np.mean(pairs, axis=0)
-            results.append(StaleGradient(done, float(cosine), float(change)))
-    ours.backend.inbox[:] = params_before
+                of_tables.append(cosine_and_change(rows, _of_tables(ours)))
+            means = [float(mean) for mean in np.mean(pairs, axis=0)]
+            if ours.tables.slots:
+                means += [float(mean) for mean in np.mean(of_tables, axis=0)]
+            results.append(StaleGradient(done, *means))
+    ours.backend.inbox[:], ours.tables.flat[:] = params_before, tables_before
     ours.backend.refresh()
     return tuple(results)
+
+
+def _of_tables(ours: GradientSource) -> Float32:
+    """The last gradient's rows of all tables; those of a batch are always the same rows."""
+    return np.concatenate(
+        [np.empty(0, np.float32), *(rows.values.reshape(-1) for rows in ours.table_rows.values())]
+    )
 
 
 def cosine_and_change(old: Float32, fresh: Float32) -> tuple[float, float]:

@@ -12,6 +12,8 @@ import pytest
 
 from mlxhog.arena.child import Lane
 from mlxhog.models.families import hidden_matrices, param_spec
+from mlxhog.optim.gradients import Rows
+from mlxhog.optim.tables import Tables
 from mlxhog.theory.analysis.sampling import (
     ELEMENT,
     EXACT,
@@ -195,6 +197,9 @@ class Quadratic:
         self.backend = SimpleNamespace(inbox=np.ones(len(diagonal), np.float32), refresh=int)
         self.flat = np.zeros(len(diagonal), np.float32)
         self.subject = SimpleNamespace(seed=0)
+        none = np.empty(0, np.float32)
+        self.tables = Tables(flat=none, slots={}, means=np.empty(0), locks=None, mode=0)
+        self.table_rows: dict[str, Rows] = {}
 
     def gradient(self, ticket: object) -> float:
         self.flat[:] = self.diagonal * self.backend.inbox

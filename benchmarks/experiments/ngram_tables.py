@@ -1,0 +1,178 @@
+"""Does staleness cost less where updates are sparse: tables of n-grams under lock-free workers?
+
+    python benchmarks/experiments/ngram_tables.py          250,000 tokens, orders 2-4: 15 minutes
+    python benchmarks/experiments/ngram_tables.py --full   971,000 tokens, orders 2-8: 2 hours
+
+Tokens are counted, and workers are real processes. Where workers outnumber the cores, they take
+turns on them, so that staleness is still P - 1 on average; a busy machine changes no verdict.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from experiment.figures import INKS, Figure, legend, new_panel
+from experiment.language import workers
+from experiment.record import FAILS, HOLDS, UNTOLD, Compared, Experiment, Outcome, Scale, run, say
+from harness.claims import Claim, Sample
+from harness.interleaved import take_turns
+from training.recording import QUIET_OPTIONS
+
+from mlxhog import TrainConfig, train
+from mlxhog.arena.child import Lane
+from mlxhog.theory.pair_runs import score
+from mlxhog.training.plan import make_plan
+
+ABOUT = Experiment(
+    name="ngram_tables",
+    title="Staleness of sparse parameters",
+    source="documents 002 and 004, sparse updates",
+    about=(
+        "`tiny` on bytes, with tables of n-grams and without, trained by one worker, by lock-free "
+        "workers and by averaged gradients, all on as much text. The cost of staleness is the "
+        "held-out loss above that of one worker, in bits per byte. Tables are read and written row "
+        "by row, and two batches in succession share few rows of high orders."
+    ),
+    packages=("torch",),
+)
+BACKEND = "torch:cpu"
+DENSE, TABLES = "without tables", "with tables"
+SERIAL, LOCK_FREE, SYNC = "serial", "hogwild", "sync"
+Arm = tuple[str, str, int]
+"""With or without tables, the strategy, and the number of workers."""
+
+
+def arms(scale: Scale) -> list[Arm]:
+    """One worker, and each strategy with each number of workers."""
+    counts: tuple[int, ...] = scale.pick(tiny=(2,), quick=(2, 4), full=(2, 4))
+    return [
+        (model, *way)
+        for model in (DENSE, TABLES)
+        for way in ((SERIAL, 1), *((s, p) for p in counts for s in (LOCK_FREE, SYNC)))
+    ]
+
+
+def result(scale: Scale) -> Outcome:
+    """Train every arm with every seed."""
+    orders: str = scale.pick(tiny="2-3", quick="2-4", full="2-8")
+    tokens: int = scale.pick(tiny=4_000, quick=250_000, full=971_000)
+    seeds: tuple[int, ...] = scale.pick(tiny=(1,), quick=(1, 2), full=(1, 2))
+    fields = {DENSE: None, TABLES: f"ngram_orders={orders}"}
+
+    def end(arm: Arm, seed: int) -> float:
+        model, strategy, count = arm
+        bits, staleness = _bits(
+            set=fields[model],
+            strategy=strategy,
+            workers=workers(count, BACKEND),
+            tokens=tokens,
+            seed=seed,
+            eval_tokens=scale.pick(tiny=1024, quick=65_536, full=262_144),
+        )
+        say(
+            f"  {model:15} {strategy:8} {count}  seed {seed}  {bits:.3f} bits per byte  "
+            f"staleness {staleness:.2f}"
+        )
+        return bits
+
+    bits = take_turns(seeds, arms(scale), end)
+    costs = {
+        arm: [a - b for a, b in zip(own, bits[arm[0], SERIAL, 1], strict=True)]
+        for arm, own in bits.items()
+    }
+    return Outcome(
+        compared=_compared(scale, costs),
+        table=[
+            {
+                "model": arm[0],
+                "strategy": arm[1],
+                "workers": arm[2],
+                "bits per byte": Sample.of(own).spelt(".3f"),
+                "above one worker": round(median(costs[arm]), 3),
+            }
+            for arm, own in bits.items()
+        ],
+        claims=_claims(scale, bits, costs),
+        settings={"model": "tiny, bytes", "ngram_orders": orders, "tokens": tokens},
+        results={"bits_per_byte": {", ".join(map(str, arm)): own for arm, own in bits.items()}},
+        seeds=seeds,
+    )
+
+
+def _bits(*, eval_tokens: int, **options: Any) -> tuple[float, float]:
+    """Held-out bits per byte at the end of a training, and the mean staleness of its steps."""
+    out = tempfile.mkdtemp(prefix="mlxhog-benchmark-")
+    try:
+        chosen = {**QUIET_OPTIONS, "model": "tiny", "tokenizer": "bytes", "threads": 1}
+        config = TrainConfig(**{**chosen, "out": out, **options})
+        ends = train(config)
+        if ends.status == "interrupted":
+            raise KeyboardInterrupt
+        held_out = make_plan(config).data.val
+        place = (BACKEND, Path(str(ends.checkpoint)), held_out, config.seq_len, eval_tokens)
+        bits = score(Lane(None, 0), *place)
+        steps = max(1, sum(ends.staleness.values()))
+        return bits, sum(k * n for k, n in ends.staleness.items()) / steps
+    finally:
+        shutil.rmtree(out)
+
+
+def _claims(
+    scale: Scale, bits: Mapping[Arm, list[float]], costs: Mapping[Arm, list[float]]
+) -> list[Claim]:
+    if scale.mode == "tiny":
+        return []
+    most = max(arm[2] for arm in bits)
+    gain = median(bits[DENSE, SERIAL, 1]) - median(bits[TABLES, SERIAL, 1])
+    cost = median(costs[TABLES, LOCK_FREE, most])
+    least = {"quick": 0.15, "full": 0.12}[scale.mode]
+    return [
+        Claim("bits per byte that tables gain with one worker", gain, ">=", least, timing=False),
+        Claim(
+            f"bits per byte that {most} lock-free workers cost, with tables", cost, "<=", 0.05,
+            timing=False,
+        ),
+    ]  # fmt: skip
+
+
+def _compared(scale: Scale, costs: Mapping[Arm, list[float]]) -> list[Compared]:
+    counts = sorted({arm[2] for arm in costs if arm[1] == LOCK_FREE})
+    parts, holds = [], True
+    for count in counts:
+        of = {
+            (model, way): costs[model, way, count]
+            for model in (DENSE, TABLES)
+            for way in (LOCK_FREE, SYNC)
+        }
+        parts.append(
+            f"{count} lock-free workers cost {median(of[DENSE, LOCK_FREE]):+.3f} bits per byte "
+            f"without tables and {median(of[TABLES, LOCK_FREE]):+.3f} with them (sync "
+            f"{median(of[DENSE, SYNC]):+.3f} and {median(of[TABLES, SYNC]):+.3f})"
+        )
+        holds = holds and max(of[TABLES, LOCK_FREE]) < min(of[DENSE, LOCK_FREE])
+    verdict = UNTOLD if scale.mode == "tiny" else HOLDS if holds else FAILS
+    claim = "sparse updates make lock-free training as good as serial training"
+    return [Compared(claim, "; ".join(parts) + ".", verdict, timing=False)]
+
+
+def draw(outcome: Outcome) -> Figure:
+    """The cost of each way against the number of workers."""
+    figure, axes = new_panel(x="workers", y="bits per byte above one worker", heading=ABOUT.title)
+    ways = dict.fromkeys((row["model"], row["strategy"]) for row in outcome.table)
+    lines = [way for way in ways if way[1] != SERIAL]
+    for ink, (model, strategy) in zip(INKS, lines, strict=False):
+        rows = [r for r in outcome.table if (r["model"], r["strategy"]) == (model, strategy)]
+        at = [1, *(row["workers"] for row in rows)]
+        cost = [0.0, *(row["above one worker"] for row in rows)]
+        axes.plot(at, cost, "o-", color=ink, markersize=4, label=f"{strategy}, {model}")
+    legend(axes)
+    return figure
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(ABOUT, result, draw))

@@ -1,0 +1,250 @@
+"""Tables of n-grams: rows that the last n ids choose, added to the embedding of the last id.
+
+For every order n, with a table T_n of R_n rows of k floats, and W_n (d, k):
+
+    x_t = E[id_t] + sum over n of W_n T_n[h_n(id_(t-n+1), ..., id_t)]
+
+h_n numbers all sequences of n ids if the table has so many rows. Else it hashes them, by
+multiply-shift with odd 64-bit a_j:
+
+    h_n = (sum over j < n of a_j (id_(t-j) + 1) mod 2^64) >> (64 - log2 R_n)
+
+An id before the sequence, or before the document if the memory is reset there, counts as -1.
+
+T is zero at the start, and W_n normal with std k^-1/2. A batch touches few rows, so T is no
+parameter of `param_spec`: it lies in its own part of the arena, is read and written row by row
+(`mlxhog/optim/tables.py`), and a framework sees only the rows of a batch, r (B, S, orders * k).
+The W_n stand side by side in one matrix, so that the sum is one product with r.
+
+Source: hashed n-grams: Joulin et al. 2016, arXiv:1607.01759; multiply-shift: Dietzfelbinger et al.
+1997, doi:10.1006/jagm.1997.0873, for sequences Dietzfelbinger 1996, doi:10.1007/3-540-60922-9_46.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.errors import ConfigError, shown
+from mlxhog.models.spec import ParamSpec
+
+WEIGHT = "ngrams.weight"
+"""Name of W, (d, orders * k)."""
+
+TABLE = "ngrams.table_"
+"""Beginning of a table's name; its order follows."""
+
+ROWS = "ngrams.rows"
+"""Name of r, the rows of a batch, where its gradient is compared."""
+
+FIELDS = ("ngram_orders", "ngram_dim", "ngram_rows")
+"""Fields of a model's config."""
+
+LEAST_ORDER, MOST_ORDER = 2, 16
+MOST_ROWS = 1 << 24
+MOST_DIM = 1 << 12
+ABSENT = -1
+
+Float32 = NDArray[np.float32]
+Int32 = NDArray[np.int32]
+
+
+def is_table(name: str) -> bool:
+    """Whether a name is that of a table, as `NgramTables.specs` has them."""
+    return name.startswith(TABLE)
+
+
+class Carried(NamedTuple):
+    """A state of a model with tables.
+
+    Attributes:
+        before: (B, largest order - 1) int32, the last ids; `ABSENT` where there is none.
+        state: of the blocks.
+    """
+
+    before: Int32
+    state: Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class NgramTables:
+    """The tables of one model.
+
+    Attributes:
+        orders: n of each table, ascending.
+        dim: k, floats of a row.
+        most_rows: rows of a table that hashes; fewer ids are numbered.
+        vocab_size: V, the ids.
+        reset_token: the id at which a document begins, for a model that is reset there.
+    """
+
+    orders: tuple[int, ...]
+    dim: int
+    most_rows: int
+    vocab_size: int
+    reset_token: int | None
+
+    @cached_property
+    def specs(self) -> dict[str, ParamSpec]:
+        """Name -> spec of every table, ascending in n."""
+        return {
+            (name := f"{TABLE}{n}"): ParamSpec(name, (self._rows(n), self.dim), "zeros", "rows")
+            for n in self.orders
+        }
+
+    @property
+    def floats(self) -> int:
+        """Number of elements of all tables."""
+        return sum(spec.size for spec in self.specs.values())
+
+    @property
+    def width(self) -> int:
+        """Width of r: floats that one position reads."""
+        return len(self.orders) * self.dim
+
+    def nothing_before(self, B: int) -> Int32:
+        """The ids before B sequences that begin: none."""
+        return np.full((B, self.orders[-1] - 1), ABSENT, np.int32)
+
+    def rows_of(self, tokens: Int32, before: Int32 | None = None) -> dict[str, Int32]:
+        """Return the row of every position in each table.
+
+        Args:
+            tokens: (B, S), ids in [0, V).
+            before: the ids before them, as `Carried` has them; None where sequences begin.
+
+        Returns:
+            Name of the table -> (B, S) int32.
+        """
+        (B, S), context = tokens.shape, self.orders[-1] - 1
+        before = self.nothing_before(B) if before is None else before
+        ids = np.concatenate([before, tokens], axis=1, dtype=np.int64)
+        place = np.arange(ids.shape[1])
+        begins = np.zeros_like(ids)  # the place of the document's first id
+        if self.reset_token is not None:
+            begins = np.maximum.accumulate(np.where(ids == self.reset_token, place, 0), axis=1)
+        number, key = np.zeros((B, S), np.int64), np.zeros((B, S), np.uint64)
+        rows: dict[str, Int32] = {}
+        for j in range(context + 1):
+            at = slice(context - j, context - j + S)
+            symbol = np.where(place[at] >= begins[:, context:], ids[:, at], ABSENT) + 1
+            key += _MULTIPLIERS[j] * symbol.astype(np.uint64)
+            if (counted := self._numbers(j)) <= self.most_rows:
+                number += symbol - 1 if j == 0 else counted * symbol
+            if j + 1 in self.orders:
+                exact = self._numbers(j + 1) <= self.most_rows
+                shift = np.uint64(64 - (self.most_rows.bit_length() - 1))
+                row = number if exact else key >> shift
+                rows[f"{TABLE}{j + 1}"] = row.astype(np.int32)
+        return rows
+
+    def gather(self, tables: Mapping[str, Float32], rows: Mapping[str, Int32]) -> Float32:
+        """Copy the rows of a batch from the tables: r, (B, S, width).
+
+        Concurrency: other processes may write the tables meanwhile; each element is whole, elements
+        of a row may be of different ages.
+        """
+        return np.concatenate([tables[name][index] for name, index in rows.items()], axis=-1)
+
+    def parts(
+        self, rows: Mapping[str, Int32], grad: NDArray[Any]
+    ) -> Iterator[tuple[str, Int32, NDArray[Any]]]:
+        """Yield (table, rows (B * S,), their gradients (B * S, k)) of the gradient of r."""
+        columns = np.split(grad.reshape(-1, self.width), len(self.orders), axis=1)
+        for (name, index), values in zip(rows.items(), columns, strict=True):
+            yield name, index.reshape(-1), np.ascontiguousarray(values)
+
+    def _numbers(self, n: int) -> int:
+        """Number of sequences of n ids, of which the last is never absent."""
+        return self.vocab_size * (self.vocab_size + 1) ** (n - 1) if n else 0
+
+    def _rows(self, n: int) -> int:
+        return min(self._numbers(n), self.most_rows)
+
+
+def last_of(tokens: Int32, before: Int32) -> Int32:
+    """The ids before the sequences that continue tokens (B, S), of the shape of `before`."""
+    ids = np.concatenate([before, tokens], axis=1, dtype=np.int32)
+    return ids[:, ids.shape[1] - before.shape[1] :]
+
+
+def _split_mix(count: int) -> list[np.uint64]:
+    """The first numbers of SplitMix64 from 0, made odd.
+
+    Source: Steele, Lea and Flood 2014, doi:10.1145/2660193.2660195.
+    """
+    mask, numbers = (1 << 64) - 1, []
+    for j in range(1, count + 1):
+        z = j * 0x9E3779B97F4A7C15 & mask
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+        numbers.append(np.uint64((z ^ z >> 31) | 1))
+    return numbers
+
+
+_MULTIPLIERS = _split_mix(MOST_ORDER)
+
+
+def weight_specs(cfg: Any) -> list[ParamSpec]:
+    """Declare W for a model with tables; nothing for another."""
+    if (tables := of(cfg)) is None:
+        return []
+    shape = (cfg.hidden_size, tables.width)
+    return [ParamSpec(WEIGHT, shape, f"normal:{tables.dim**-0.5!r}", decay=True)]
+
+
+def of(cfg: Any) -> NgramTables | None:
+    """Return the tables of a model; None if it has none."""
+    orders: tuple[int, ...] = getattr(cfg, "ngram_orders", ())
+    if not orders:
+        return None
+    return NgramTables(
+        orders=orders,
+        dim=cfg.ngram_dim,
+        most_rows=cfg.ngram_rows,
+        vocab_size=cfg.vocab_size,
+        reset_token=cfg.bos_token_id if cfg.reset_at_document_boundaries else None,
+    )
+
+
+def check(dim: int, rows: int) -> None:
+    """Refuse sizes of tables that are out of range.
+
+    Raises:
+        ConfigError: they are.
+    """
+    if not 1 <= dim <= MOST_DIM:
+        raise ConfigError(f"ngram_dim is {dim}; set it to 1 to {MOST_DIM}, such as 32")
+    if not 2 <= rows <= MOST_ROWS or rows & (rows - 1):
+        raise ConfigError(
+            f"ngram_rows is {rows}; set it to a power of two up to 2^{MOST_ROWS.bit_length() - 1}, "
+            "such as 131072"
+        )
+
+
+def read_orders(value: object) -> tuple[int, ...]:
+    """Read orders: a number, a range such as "2-8", or a list.
+
+    Raises:
+        ConfigError: it is none of these, or an order is out of range.
+    """
+    parts = value.split(",") if isinstance(value, str) else value
+    orders: set[int] = set()
+    try:
+        for part in parts if isinstance(parts, list | tuple) else [parts]:
+            if isinstance(part, bool | float):
+                raise ValueError
+            first, dash, last = str(part).strip().partition("-")
+            low, high = int(first), int(last if dash else first)
+            if not LEAST_ORDER <= low <= high <= MOST_ORDER:
+                raise ValueError
+            orders |= set(range(low, high + 1))
+    except ValueError:
+        raise ConfigError(
+            f"ngram_orders is {shown(value)}; give orders from {LEAST_ORDER} to {MOST_ORDER}, such "
+            "as 2-8 or [2, 3, 5]; [] is a model without tables"
+        ) from None
+    return tuple(sorted(orders))

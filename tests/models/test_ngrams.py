@@ -1,0 +1,123 @@
+"""Rows of n-grams: numbered where they fit, else hashed, from the ids of one document only."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.models import families, ngrams
+from mlxhog.models.ngrams import ABSENT, NgramTables
+from mlxhog.models.registry import load_architecture, to_yaml
+from tests.models.sample import config, v1_config
+
+FEW, RESET = 8, 1
+"""Ids, and the one that begins a document."""
+
+
+def tables(*orders: int, rows: int = 1 << 10, reset: int | None = None) -> NgramTables:
+    return NgramTables(orders=orders, dim=4, most_rows=rows, vocab_size=FEW, reset_token=reset)
+
+
+def hashed(ids: list[int], rows: int) -> int:
+    """The formula in Python's own integers; the newest id is the last."""
+    mask, key = (1 << 64) - 1, 0
+    for j, id in enumerate(reversed(ids)):
+        z = (j + 1) * 0x9E3779B97F4A7C15 & mask
+        z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9 & mask
+        z = (z ^ z >> 27) * 0x94D049BB133111EB & mask
+        key += ((z ^ z >> 31) | 1) * (id + 1)
+    return (key & mask) >> (64 - (rows.bit_length() - 1))
+
+
+def test_a_row_of_a_hashed_table_is_the_formula_on_the_last_ids() -> None:
+    some = tables(2, 5, rows=64)
+    ids = np.random.default_rng(0).integers(0, FEW, (3, 20), dtype=np.int32)
+    rows = some.rows_of(ids)
+    for n, b, t in itertools.product((2, 5), range(3), range(20)):
+        before = [ABSENT] * n + ids[b, : t + 1].tolist()
+        assert rows[f"ngrams.table_{n}"][b, t] == hashed(before[-n:], 64)
+
+
+def test_n_grams_that_fit_have_rows_of_their_own() -> None:
+    some = tables(2, 3)
+    assert [spec.shape[0] for spec in some.specs.values()] == [FEW * 9, FEW * 81]
+    every = np.array(list(itertools.product(range(FEW), repeat=3)), np.int32)
+    rows = some.rows_of(every)["ngrams.table_3"]
+    assert len(np.unique(rows[:, 2])) == len(every)
+    assert not set(rows[:, 0]) & set(rows[:, 2])  # an absent id is a symbol of its own
+    assert rows.max() < some.specs["ngrams.table_3"].shape[0]
+
+
+def test_of_an_earlier_document_nothing_is_seen() -> None:
+    some = tables(2, 4, reset=RESET)
+    ids = np.array([[5, 6, RESET, 3, 4, 7]], np.int32)
+    other = np.array([[2, RESET, 3, 4, 7]], np.int32)
+    alone = np.array([[RESET, 3, 4, 7]], np.int32)
+    for name in some.specs:
+        expected = some.rows_of(alone)[name][0]
+        assert (some.rows_of(ids)[name][0, 2:] == expected).all()
+        assert (some.rows_of(other)[name][0, 1:] == expected).all()
+        assert tables(2, 4).rows_of(ids)[name][0, 2] != expected[0]  # without a reset
+
+
+@pytest.mark.parametrize("reset", [None, RESET])
+def test_rows_do_not_depend_on_how_a_sequence_is_cut(reset: int | None) -> None:
+    some = tables(2, 3, 5, rows=64, reset=reset)
+    ids = np.random.default_rng(1).integers(0, FEW, (2, 17), dtype=np.int32)
+    whole, before = some.rows_of(ids), some.nothing_before(2)
+    for cut in (slice(0, 1), slice(1, 3), slice(3, 12), slice(12, 17)):
+        rows = some.rows_of(ids[:, cut], before)
+        before = ngrams.last_of(ids[:, cut], before)
+        assert all((rows[name] == whole[name][:, cut]).all() for name in whole)
+
+
+def test_rows_of_a_long_text_are_spread_over_the_table() -> None:
+    some = NgramTables(orders=(8,), dim=1, most_rows=1 << 12, vocab_size=256, reset_token=None)
+    ids = np.random.default_rng(2).integers(0, 256, (1, 1 << 14), dtype=np.int32)
+    counts = np.bincount(some.rows_of(ids)["ngrams.table_8"][0], minlength=1 << 12)
+    assert counts.max() < 20  # 4 on average
+    assert (counts == 0).mean() < 0.04  # exp(-4) of a random function
+
+
+@pytest.mark.parametrize(
+    ("field", "expected"),
+    [
+        ("ngram_orders=1-8", "ngram_orders is '1-8'; give orders from 2 to 16, such as 2-8"),
+        ("ngram_orders=2-99", "give orders from 2 to 16"),
+        ("ngram_orders=8-2", "give orders from 2 to 16"),
+        ("ngram_orders=many", "ngram_orders is 'many'"),
+        ("ngram_orders=[2, 2.5]", "give orders from 2 to 16"),
+        ("ngram_rows=1000", "ngram_rows is 1000; set it to a power of two"),
+        ("ngram_dim=5000", "ngram_dim is 5000; set it to 1 to 4096"),
+        ("ngram_order=2", "did you mean 'ngram_orders'"),
+    ],
+)
+def test_fields_out_of_range_are_refused_in_words(field: str, expected: str) -> None:
+    for name in ("tiny", "5m-v1"):
+        with pytest.raises(ConfigError, match="model " + name) as refusal:
+            load_architecture(name, field)
+        assert expected in str(refusal.value)
+
+
+def test_a_model_of_mad_layers_has_no_such_field() -> None:
+    with pytest.raises(ConfigError, match="the model has no field 'ngram_orders'"):
+        load_architecture("mad-7to1", "ngram_orders=2-8")
+
+
+@pytest.mark.parametrize("cfg", [config(), v1_config()], ids=["xlstm", "xlstm_v1"])
+def test_another_model_is_written_and_declared_as_before(cfg: families.ModelConfig) -> None:
+    assert not [field for field in cfg.to_dict() if field.startswith("ngram")]
+    assert not [name for name in families.param_spec(cfg) if name.startswith("ngram")]
+    assert families.table_spec(cfg) == {}
+
+
+@pytest.mark.parametrize("name", ["tiny", "5m-v1"])
+def test_a_model_with_tables_is_read_as_it_was_written(name: str) -> None:
+    cfg = load_architecture(name, "ngram_orders=2-4, ngram_dim=8, ngram_rows=4096")
+    assert families.read(cfg.to_dict()) == cfg
+    assert "ngram_orders: [2, 3, 4]" in to_yaml(cfg)
+    count = sum(spec.size for spec in families.param_spec(cfg).values())
+    assert families.param_count(cfg) == count

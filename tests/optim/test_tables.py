@@ -1,0 +1,133 @@
+"""Steps of tables: the formula, rows that nobody touched, and a norm of 0."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from mlxhog import arena
+from mlxhog.errors import ShapeError
+from mlxhog.models.spec import ParamSpec
+from mlxhog.optim.gradients import Rows
+from mlxhog.optim.tables import MEANS, Tables, parted, segments
+from mlxhog.optim.updates import WRITE_MODES
+from tests.threads import in_threads
+
+SPECS = {name: ParamSpec(name, (9, 4), "zeros", "rows") for name in ("ngrams.table_2", "other")}
+ONE, OTHER = SPECS
+
+
+def private(*, native: bool = True) -> Tables:
+    """Two tables of one process."""
+    layout = arena.plan({"w": ParamSpec("w", (3,), "zeros")}, tables=SPECS, n_tickets=1)
+    floats = layout.segments["tables"].count
+    return Tables(
+        flat=np.zeros(floats, np.float32),
+        slots=layout.tables,
+        means=np.zeros(2),
+        locks=None,
+        mode=WRITE_MODES["racy"],
+        native=native,
+    )
+
+
+def table(tables: Tables, name: str) -> np.ndarray:
+    slot = tables.slots[name]
+    return tables.flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
+
+
+def gradient(seed: int, *index: int) -> Rows:
+    values = np.random.default_rng(seed).standard_normal((len(index), 4)).astype(np.float32)
+    return Rows(np.array(index, np.int32), values)
+
+
+def test_a_step_is_the_gradient_over_the_running_norm_of_its_table() -> None:
+    ours, expected, mean = private(), np.zeros((9, 4)), 0.0
+    for step, grad in enumerate((gradient(0, 1, 4), gradient(1, 4, 5, 8), gradient(2, 0))):
+        ours.step({ONE: grad}, lr=0.03 / (step + 1))
+        square = float(np.square(grad.values, dtype=np.float64).mean())
+        mean = square if step == 0 else 0.95 * mean + 0.05 * square
+        expected[grad.index] -= 0.03 / (step + 1) * grad.values / math.sqrt(mean)
+    assert np.allclose(table(ours, ONE), expected, rtol=1e-5, atol=0)
+    assert ours.means[0] == pytest.approx(mean)
+    assert not table(ours, ONE)[[2, 3, 6, 7]].any()  # rows that no batch touched
+    assert not table(ours, OTHER).any()
+
+
+def test_the_size_of_the_loss_does_not_matter() -> None:
+    small, large = private(), private()
+    for seed in range(3):
+        grad = gradient(seed, 2, 3)
+        small.step({ONE: grad}, lr=0.03)
+        large.step({ONE: Rows(grad.index, 256 * grad.values)}, lr=0.03)
+    assert np.array_equal(table(small, ONE), table(large, ONE))
+
+
+def test_native_steps_are_the_reference_bit_for_bit() -> None:
+    native, reference = private(), private(native=False)
+    for seed in range(3):
+        for ours in (native, reference):
+            ours.step({ONE: gradient(seed, 1, 2, 7), OTHER: gradient(seed + 9, 0)}, lr=0.02)
+    assert np.array_equal(native.flat, reference.flat)
+
+
+@pytest.mark.parametrize("value", [0.0, math.nan, math.inf])
+def test_a_gradient_of_zeros_or_one_that_is_not_finite_moves_nothing(value: float) -> None:
+    ours = private()
+    ours.step({ONE: gradient(0, 1)}, lr=0.03)
+    before, means = ours.flat.copy(), ours.means.copy()
+    ours.step({OTHER: Rows(np.array([3], np.int32), np.full((1, 4), value, np.float32))}, lr=0.03)
+    assert np.array_equal(ours.flat, before)
+    assert np.array_equal(ours.means, means)
+
+
+def test_a_foreign_gradient_is_refused_before_anything_is_written() -> None:
+    ours = private()
+    with pytest.raises(ShapeError, match="rows 0 to 8"):
+        ours.step({ONE: gradient(0, 1), OTHER: gradient(0, 9)}, lr=0.03)
+    assert not ours.flat.any()
+
+
+def test_in_an_arena_tables_are_apart_from_all_that_is_laid_out_like_the_parameters() -> None:
+    spec = {"w": ParamSpec("w", (3,), "zeros")}
+    sizes = {"n_tickets": 1, "max_workers": 2, "private": ["m"], "extra": segments(2)}
+    layout, plain = (arena.plan(spec, tables=tables, **sizes) for tables in (SPECS, None))
+    assert layout.n_floats == plain.n_floats
+    assert layout.n_lock_words == plain.n_lock_words + 18
+    assert arena.Layout.from_json(layout.to_json()) == layout
+    with arena.Arena.create(layout) as made:
+        made.param(OTHER)[3] = 1.0
+        ours = Tables.of(made, made.workers.host_slot)
+        assert ours is not None
+        ours.step({ONE: gradient(0, 1), OTHER: gradient(0, 3)}, lr=0.03)
+        assert made.param(OTHER)[3].any()
+        assert made.segment(MEANS).all()
+        assert not made.params.any()
+        del ours
+
+
+def test_two_writers_of_the_same_rows_lose_no_increment() -> None:
+    spec, adds = {"w": ParamSpec("w", (3,), "zeros")}, 3000
+    layout = arena.plan(spec, tables=SPECS, n_tickets=1, max_workers=2, extra=segments(2))
+    ones = Rows(np.arange(9, dtype=np.int32), np.ones((9, 4), np.float32))
+    with arena.Arena.create(layout) as made:
+
+        def add(slot: int) -> None:
+            made.workers.acquire_slot(slot=slot)
+            ours = Tables.of(made, slot)
+            assert ours is not None
+            for seed in range(adds):
+                for name in SPECS:
+                    ours._add(ours.slots[name], ones, -1.0, seed)
+
+        in_threads(add, (1, 2))
+        assert all((made.param(name) == 2 * adds).all() for name in SPECS)
+
+
+def test_gradients_are_parted_by_name() -> None:
+    grads = {"w": np.ones(3, np.float32), ONE: gradient(0, 1)}
+    dense, rows = parted(grads, private())
+    assert (dense.keys(), rows.keys()) == ({"w"}, {ONE})
+    assert parted(grads, None) == (grads, {})

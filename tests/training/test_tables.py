@@ -1,0 +1,202 @@
+"""Runs with tables of n-grams: what they learn, lose, save and refuse."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoConfig
+
+from mlxhog import TrainConfig, load, train
+from mlxhog.checkpoint import checkpoint
+from mlxhog.cli import main
+from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.models import ngrams
+from mlxhog.optim.tables import MEANS
+from mlxhog.report.metrics import Result
+from mlxhog.training.plan import make_plan
+from tests.training.small import identical, parameters, small_config
+from tests.training.test_deaths import train_and_kill_twice
+
+pytestmark = pytest.mark.slow
+
+SET = "ngram_orders=2-4, ngram_dim=8, ngram_rows=1024"
+
+
+def with_tables(tmp_path: Path, **options: object) -> TrainConfig:
+    return small_config(tmp_path, **{"set": SET, **options})
+
+
+def touched(result: Result) -> set[str]:
+    """Names of the tables in which rows have moved."""
+    return {name for name, value in parameters(result).items() if "table" in name and value.any()}
+
+
+def test_tables_learn_what_the_last_ids_say(tmp_path: Path) -> None:
+    options = {"steps": 60, "eval_every": "1h"}
+    plain = train(small_config(tmp_path, **options))
+    result = train(with_tables(tmp_path, **options))
+    assert touched(result) == {"ngrams.table_2", "ngrams.table_3", "ngrams.table_4"}
+    assert result.val_bits_per_byte is not None
+    assert plain.val_bits_per_byte is not None
+    assert result.val_bits_per_byte < plain.val_bits_per_byte - 0.5
+
+
+def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_stopped(tmp_path: Path) -> None:
+    options = {"schedule": "constant"}
+    whole = train(with_tables(tmp_path, steps=20, **options))
+    half = train(with_tables(tmp_path, steps=10, **options))
+    loaded = checkpoint.load(Path(str(half.checkpoint)))
+    assert loaded.optimizer[MEANS].all()
+    resumed = train(with_tables(tmp_path, steps=10, resume=half.run, **options))
+    assert identical(parameters(whole), parameters(resumed))
+
+
+def test_rounds_repeat_bit_for_bit_and_average_rows(tmp_path: Path) -> None:
+    options = {"strategy": "sync", "workers": "mlx:cpu*2", "steps": 10}
+    first, again = (train(with_tables(tmp_path, **options)) for _ in range(2))
+    assert identical(parameters(first), parameters(again))
+    # Two workers with a batch of 2 average to the gradient of one with a batch of 4.
+    alone = train(
+        with_tables(tmp_path, strategy="serial", workers="mlx:cpu", grad_accumulation=2, steps=10)
+    )
+    ours, theirs = parameters(first), parameters(alone)
+    for name in touched(first):
+        assert np.allclose(ours[name], theirs[name], atol=2e-3), name
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "hogwild", "steps": 200},
+        {"strategy": "sync", "steps": 80},
+        {"strategy": "sync", "steps": 40, "sync_shares": "speed", "slow": "1=2"},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())),
+)
+def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    result = train_and_kill_twice(with_tables(tmp_path, workers="mlx:cpu*2", **options))
+    assert len(touched(result)) == 3
+
+
+def test_a_death_changes_no_bit_of_rounds(tmp_path: Path) -> None:
+    options: dict[str, object] = {"strategy": "sync", "workers": "mlx:cpu*2", "steps": 80}
+    killed = train_and_kill_twice(with_tables(tmp_path, **options))
+    whole = train(with_tables(tmp_path, **options))
+    if not killed.torn:  # a step that its worker died in may be half added
+        assert identical(parameters(killed), parameters(whole))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"async_after": 0.5, "workers": "mlx:cpu*2"},
+        {"strategy": "sync", "backup_workers": 1, "workers": "mlx:cpu*2"},
+        {"strategy": "locked", "workers": "mlx:cpu*2"},
+        {"optimizer": "muon", "workers": "mlx:cpu,torch:cpu"},
+        {"grad_accumulation": 2, "sampled_head": 40},
+        {"write": "cas", "workers": "mlx:cpu*2"},
+        {"optimizer": "sgd", "lr": 0.1},
+    ],
+    ids=lambda options: " ".join(map(str, options.values())),
+)
+def test_strategies_and_optimizers_carry_tables(tmp_path: Path, options: dict[str, object]) -> None:
+    result = train(with_tables(tmp_path, **options))
+    assert (result.status, len(touched(result))) == ("done", 3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"strategy": "local_sgd"}, "strategy local_sgd copies or averages whole parameters"),
+        ({"strategy": "diloco"}, "take --strategy hogwild, locked, serial or sync"),
+        ({"strategy": "round_robin"}, "strategy round_robin copies or averages"),
+        ({"strategy": "async_ps"}, "strategy async_ps copies or averages"),
+        ({"strategy": "ssp"}, "strategy ssp copies or averages"),
+        ({"strategy": "sim"}, "strategy sim copies or averages"),
+        ({"strategy": "aig"}, "strategy aig locks parameters"),
+        ({"blocks": "disjoint", "predict": "none"}, "blocks=disjoint divides parameters"),
+        ({"determinism": "record"}, "determinism=record numbers accesses to parameters"),
+        ({"set": None, "ngram_lr": 0.05}, "ngram_lr is 0.05, and model .* has no tables"),
+    ],
+    ids=str,
+)
+def test_what_does_not_carry_tables_says_so_and_names_the_way_out(
+    tmp_path: Path, options: dict[str, object], words: str
+) -> None:
+    workers = "mlx:cpu" if options.get("strategy") == "sim" else "mlx:cpu*2"
+    with pytest.raises(ConfigError, match=words):
+        make_plan(with_tables(tmp_path, **{"workers": workers, "steps": 200, **options}))
+
+
+def test_a_checkpoint_without_tables_gets_none_and_one_with_tables_keeps_them(
+    tmp_path: Path,
+) -> None:
+    plain = train(small_config(tmp_path, steps=2))
+    with pytest.raises(CheckpointError, match="ngram_orders is None there and"):
+        train(with_tables(tmp_path, steps=2, resume=plain.run))
+    begun = {"model": "auto", "tokenizer": "auto", "init_from": str(plain.checkpoint)}
+    with pytest.raises(CheckpointError, match="ngram_orders is None there and"):
+        train(with_tables(tmp_path, **begun))
+    result = train(with_tables(tmp_path, steps=5))
+    with pytest.raises(CheckpointError, match="ngram_orders is \\[2, 3, 4\\] there and None here"):
+        train(small_config(tmp_path, steps=2, resume=result.run))
+    begun["init_from"] = str(result.checkpoint)
+    tuned = train(small_config(tmp_path, **{**begun, "steps": 1, "lr": 1e-9, "ngram_lr": 1e-9}))
+    before, after = parameters(result), parameters(tuned)
+    assert touched(tuned) == touched(result)
+    assert all(np.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+def test_of_a_model_with_tables_one_checkpoint_is_kept(tmp_path: Path) -> None:
+    result = train(with_tables(tmp_path, steps=30, save_every=5))
+    run = Path(str(result.run_dir)) if hasattr(result, "run_dir") else tmp_path / "runs"
+    assert len(list(run.rglob("step-*/model.safetensors"))) == 1
+    assert make_plan(with_tables(tmp_path, keep_last=2)).keep_last == 2
+    assert make_plan(small_config(tmp_path)).keep_last == 3
+
+
+def test_text_is_generated_and_scored_with_the_tables(tmp_path: Path) -> None:
+    result = train(with_tables(tmp_path, steps=40))
+    with load(str(result.checkpoint), backend="torch:cpu") as model:
+        scored = model.score("lock free adds never wait")
+        assert len(model.generate("lock", max_new_tokens=8, temperature=0.0)) > 0
+    with load(str(result.checkpoint), backend="mlx:cpu") as other:
+        assert other.score("lock free adds never wait") == pytest.approx(scored, abs=1e-3)
+
+
+def test_conversion_to_other_programs_is_refused_and_to_ours_keeps_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(with_tables(tmp_path, steps=5))
+    source = str(result.checkpoint)
+    with pytest.raises(ValueError, match="model_type"):
+        AutoConfig.from_pretrained(source)
+    for format in ("hf", "xlstm"):
+        assert main(["convert", source, str(tmp_path / format), "--to", format]) == 2
+        assert "tables of n-grams" in capsys.readouterr().err
+    assert main(["convert", source, str(tmp_path / "ours"), "--to", "mlxhog"]) == 0
+    assert identical(parameters(result), {**checkpoint.formats.open(tmp_path / "ours").tensors})
+
+
+def test_analyze_tells_tables_and_parameters_apart(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(with_tables(tmp_path, steps=5))
+    command = ["analyze", str(result.run), "--samples", "12", "--seconds", "0", "--json"]
+    command += ["--backend", "mlx:cpu", "--batches", "20"]
+    assert main([*command, "--out", str(tmp_path / "runs")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["order"] for one in found["tables"]] == [2, 3, 4]
+    for one in found["tables"]:
+        assert 0 < one["mean_rows"] <= one["omega"] <= one["rows"]
+        assert 0 < one["delta"] <= one["rho"] <= 1
+        assert 0 <= one["shared"] <= 1
+    assert "ngrams" in {block["name"] for block in found["blocks"]}
+    ages = found["gradients"]["ageing"]
+    assert all(-1 <= age["table_cosine"] <= 1 for age in ages)
+    assert ngrams.WEIGHT in parameters(result)
