@@ -90,7 +90,7 @@ OPTIMIZERS = (
     "apollo-mini",
     "apollo-mini --projection-scale 3 --projection-every 3",
     "lion",
-    "lion --beta1 0.85 --beta2 0.9 --lr-workers auto",
+    "lion --beta1 0.85 --beta2 0.9",
     "momentum",
     "momentum --momentum 0.5 --weight-decay 0.2",
     "muon",
