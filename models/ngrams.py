@@ -4,7 +4,7 @@ For every order n, with a table T_n of R_n rows of k floats, and W_n (d, k):
 
     x_t = E[id_t] + sum over n of W_n T_n[h_n(id_(t-n+1), ..., id_t)]
 
-h_n numbers all sequences of n ids if the table has so many rows. Else it hashes them, by
+h_n numbers all sequences of n ids if the table has a row for each. Else it hashes them, by
 multiply-shift with odd 64-bit a_j:
 
     h_n = (sum over j < n of a_j (id_(t-j) + 1) mod 2^64) >> (64 - log2 R_n)
@@ -229,7 +229,7 @@ def read_orders(value: object) -> tuple[int, ...]:
     """Read orders: a number, a range such as "2-8", or a list.
 
     Raises:
-        ConfigError: it is none of these, or an order is out of range.
+        ConfigError: it has another form, or an order is out of range.
     """
     parts = value.split(",") if isinstance(value, str) else value
     orders: set[int] = set()

@@ -44,7 +44,7 @@ OPTIONS: dict[str, Any] = {
 AFTER_TRAINING = (Activity.FINISHING, Activity.EVALUATING, Activity.SCORING)
 
 Disturb = Callable[[list[int], threading.Event, float], None]
-"""Disturbs workers with these pids until an event, in a run of so many seconds."""
+"""Disturbs workers with these pids until an event, in a run of n seconds."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Disturber:
     """An observer of a run: disturbs its workers from their first step to their last."""
 
     def __init__(self, disturb: Disturb | None, seconds: float) -> None:
-        """Prepare for a run of so many seconds."""
+        """Prepare for a run of n seconds."""
         self._disturb, self._seconds = disturb, seconds
         self._end = threading.Event()
         self._thread: threading.Thread | None = None
