@@ -11,6 +11,7 @@ import atexit
 import contextlib
 import os
 import signal
+import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from mlxhog.machine import interrupts
 from mlxhog.machine.processes import FAULT_EXIT_CODE, SpawnedCall, end_spawning, spawning
 
 _TAIL_BYTES = 4096  # last bytes of a process's output, which may explain its death
+_NOTED_WITHIN_S = 10.0  # an exit code that another thread collected is there long before
 
 _processes: weakref.WeakSet[BaseProcess] = weakref.WeakSet()
 """The processes that were spawned here and are not reaped."""
@@ -145,6 +147,20 @@ class WorkerProcess:
         """Kill it, and wait until it has ended; call `reap` afterwards."""
         self.process.kill()
         self.process.join()
+        self._exit_code()
+
+    def _exit_code(self) -> int:
+        """Return the exit code of a process that has ended.
+
+        `multiprocessing` polls all children at each spawn: between another thread's `waitpid` and
+        its note of the result, a `join` here returns without an exit code.
+        """
+        deadline = time.monotonic() + _NOTED_WITHIN_S
+        while (code := self.process.exitcode) is None:
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the exit code of process {self.pid} was taken by someone else")
+            time.sleep(0.001)
+        return code
 
     def end(self, timeout_s: float | None = 0.0) -> None:
         """Wait until it ends, and kill it after `timeout_s`; call `reap` afterwards."""
@@ -160,8 +176,7 @@ class WorkerProcess:
         """
         if self._death is None:
             self.end(timeout_s)
-            assert self.process.exitcode is not None
-            self._death = Death(self.process.exitcode)
+            self._death = Death(self._exit_code())
             self.process.close()
             for table, slot in self._entries:
                 table.mark_dead(slot)

@@ -9,6 +9,7 @@ import resource
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -222,6 +223,18 @@ def test_threads_that_spawn_at_once_leave_the_program_as_it_was() -> None:
         list(pool.map(several, (1, 2, 3, 4)))
     assert sys.modules["__main__"] is main
     assert dict(os.environ) == environ
+
+
+def test_an_exit_code_that_another_thread_collects_is_waited_for() -> None:
+    """A spawn elsewhere polls all children: `waitpid` there, a moment before it notes the code."""
+    process = WorkerProcess(children.leave, (3,), name="mlxhog-test")
+    os.waitpid(process.pid, 0)
+    process.process.join()
+    assert process.process.exitcode is None
+    noted = threading.Timer(0.05, setattr, (process.process._popen, "returncode", 3))
+    noted.start()
+    assert process.reap() == Death(3)
+    noted.join()
 
 
 IMPORTING = """
