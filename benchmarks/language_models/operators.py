@@ -120,7 +120,9 @@ def op_calls() -> dict[str, tuple[int, Callable[[Any, Any], Any], dict[str, np.n
         "soft_cap": (2 * blocks, lambda ops, a: (ops.soft_cap(a["x"], 15.0),), {"x": draw(N, NH)}),
         "linear_cross_entropy": (
             1,
-            lambda ops, a: (ops.linear_cross_entropy(**a, labels=labels_of(ops, labels), cap=30.0)[0],),
+            lambda ops, a: (
+                ops.linear_cross_entropy(**a, labels=labels_of(ops, labels), cap=30.0)[0],
+            ),
             {"x": draw(N, d), "w": draw(V, d)},
         ),
     }
