@@ -187,9 +187,8 @@ def default_command(findings: Findings, chosen: Namespace) -> None:
     parts = [shares(map(vars, one.workers)) for one in runs["mlxhog train"]]
     first_s = [one.first_step_s for one in runs["mlxhog train"]]
     findings.results["default command, shares of a step"] = parts
-    print(
-        f"first step after {Sample.of(first_s).spelt('.1f')} s; a step: {', '.join(in_words(parts[0]))}"
-    )
+    print(f"a step: {', '.join(in_words(parts[0]))}")
+    print(f"first step after {Sample.of(first_s).spelt('.1f')} s")
     spent = median(one["optimizer"] for one in parts)
     findings.at_most("mlxhog train, share of the optimizer", spent, 0.08)
     findings.at_most("mlxhog train, first step after, s", median(first_s), 4.0)
