@@ -72,8 +72,8 @@ BEFORE, NOW = "bytes, 4 blocks (the default of 0.2)", "4,096 pieces, 2 blocks, r
 ARMS: Mapping[str, Arm] = {
     BEFORE: Arm({"model": "tiny", "tokenizer": "bytes", "lr": 0.0042}, 1.0, bytes_per_token=1.0),
     "4,096 pieces, 4 blocks": Arm({"model": "tiny", "lr": 0.0042, **PIECES, **EQUAL}, 1.5),
-    "4,096 pieces, 4 blocks, rates by group": Arm({"model": "tiny", "lr": 0.01, **PIECES}, 1.5),
-    "4,096 pieces, 2 blocks": Arm({"model": "minute", "lr": 0.012, **PIECES, **EQUAL}, 1.0),
+    "4,096 pieces, 4 blocks, rates by group": Arm({"model": "tiny", **PIECES}, 1.5),
+    "4,096 pieces, 2 blocks": Arm({"model": "minute", **PIECES, **EQUAL}, 1.0),
     NOW: Arm({"model": "minute", **PIECES}, 1.0),
 }
 

@@ -258,6 +258,8 @@ def show(claims: Sequence[Claim], others_load: float) -> None:
     marks = {MET: "met   ", MISSED: "MISSED", UNTOLD: "untold"}
     for claim in claims:
         within = "" if claim.interval is None else " ({:.4g} to {:.4g})".format(*claim.interval)
+        if "nan" in within and not math.isnan(claim.value):
+            within = " (one run, so no interval)"
         limit = f"{claim.relation} {claim.limit:g}"
         print(f"  {marks[claim.ended]}  {claim.name}: {claim.value:.4g}{within} (wanted {limit})")
     if others_load > BUSY_SHARE and any(claim.timing for claim in claims):
