@@ -162,9 +162,13 @@ def _heads(r: np.random.Generator) -> dict[str, Array]:
     }
 
 
-def _logits(r: np.random.Generator) -> dict[str, Array]:
-    logits = r.uniform(-3.0, 3.0, (ROWS, VOCAB)).astype(np.float32)
-    return {"logits": logits, "labels": r.integers(0, VOCAB, ROWS).astype(np.int32)}
+def _head(r: np.random.Generator) -> dict[str, Array]:
+    """Factors of logits between -4 and 4, whose sums are exact."""
+    return {
+        "x": r.integers(-2, 3, (ROWS, DH)).astype(np.float32),
+        "w": r.integers(-8, 9, (VOCAB, DH)).astype(np.float32) / 32,
+        "labels": r.integers(0, VOCAB, ROWS).astype(np.int32),
+    }
 
 
 def _pair(r: np.random.Generator) -> dict[str, Array]:
@@ -180,7 +184,7 @@ SLSTM = ("i", "f", "z", "o", "R", "b")
 def _nats(ops: Any, t: Inputs, cap: float | None) -> tuple[Any, Sequence[Any]]:
     """Each row separately: the operator returns a sum, and one number would show little."""
     rows = [
-        ops.capped_cross_entropy(t["logits"][n : n + 1], t["labels"][n : n + 1], cap)[0]
+        ops.linear_cross_entropy(t["x"][n : n + 1], t["w"], t["labels"][n : n + 1], cap)[0]
         for n in range(ROWS)
     ]
     return rows[0], rows[1:]
@@ -256,20 +260,20 @@ OPERATORS = {
         lambda ops, t: ops.mlstm_cell(*(t[name] for name in "qkvif"), chunk_size=CHUNK, eps=EPS),
     ),
     "slstm_cell": Operator(_slstm, lambda ops, t: ops.slstm_cell(*(t[name] for name in SLSTM))),
-    "capped_cross_entropy": Operator(_logits, lambda ops, t: _nats(ops, t, CAP)),
-    "capped_cross_entropy uncapped": Operator(_logits, lambda ops, t: _nats(ops, t, None)),
+    "linear_cross_entropy": Operator(_head, lambda ops, t: _nats(ops, t, CAP)),
+    "linear_cross_entropy uncapped": Operator(_head, lambda ops, t: _nats(ops, t, None)),
 }
 """By the name in `kernels.Ops`, and a word for a variant of it."""
 
 FAMILIES = {
     "xlstm": (
         "linears", "rms_norm", "soft_cap", "mlstm_cell", "head_norm_gate", "swiglu",
-        "capped_cross_entropy",
+        "linear_cross_entropy",
     ),
     "xlstm_v1": (
         "linears", "block_diagonal", "layer_norm", "causal_conv", "causal_conv silu", "mlstm_cell",
         "head_norm_skip_gate", "slstm_cell", "head_norm", *(n for n in OPERATORS if "glu " in n),
-        "capped_cross_entropy uncapped",
+        "linear_cross_entropy uncapped",
     ),
 }  # fmt: skip
 """Operators that the models of a family call."""

@@ -23,8 +23,9 @@ def _slstm_cell(*x: Array, **how: Any) -> tuple[Array, Sequence[Array]]:
 
 
 def _cross_entropy(
-    logits: Array, labels: Array, *, cap: float | None, targets: None
+    x: Array, w: Array, labels: Array, *, cap: float | None, targets: None
 ) -> tuple[Array, int]:
+    logits = x @ w.T
     logits = logits if cap is None else cap * np.tanh(logits / cap)
     labelled: Array = logits[np.arange(len(labels)), labels]
     return (np.log(np.exp(logits).sum(-1)) - labelled).sum(), len(labels)
@@ -52,6 +53,6 @@ FLOAT64 = Ops(
         soft_cap=lambda x, c: layers_numpy.soft_cap(x, c)[0],
         mlstm_cell=lambda *x, chunk_size, **how: mlstm_numpy.recurrent(*x, **how)[:2],
         slstm_cell=_slstm_cell,
-        capped_cross_entropy=_cross_entropy,
+        linear_cross_entropy=_cross_entropy,
     )
 )
