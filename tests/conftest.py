@@ -5,6 +5,7 @@ examples in every run, so that a verdict is about the change; `--hypothesis-prof
 others.
 """
 
+import fcntl
 import gc
 import itertools
 import multiprocessing
@@ -23,7 +24,7 @@ import pytest
 from mlxhog.arena import worker_pool
 from mlxhog.config import plugin_file
 from mlxhog.config.choices import REGISTRIES
-from mlxhog.machine import machine
+from mlxhog.machine import float32, machine
 from mlxhog.metal.host import mlx_text
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import instances
@@ -36,6 +37,7 @@ hypothesis.settings.load_profile("repeatable")
 # NumPy needs none of its own; starting them is a fifth of what a process takes to start.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+float32.promise()  # no product has been computed yet
 
 MAY_SKIP = {"metal", "macos"}
 _skipped: list[str] = []
@@ -98,8 +100,12 @@ def _forked_workers() -> Iterator[None]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _no_crash_of_the_machine() -> Iterator[None]:
-    """Nothing waits for the disk: processes die here, and what they wrote stays."""
+    """Nothing waits for the disk: processes die here, and what they wrote stays.
+
+    On a Mac `durable.flush` then ends in `os.fsync`, too, so tests that replace it hold there.
+    """
     with pytest.MonkeyPatch.context() as patch:
+        patch.delattr(fcntl, "F_FULLFSYNC", raising=False)
         patch.setattr(os, "fsync", os.fstat)
         yield
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import resource
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 
 def alive(pid: int) -> bool:
@@ -33,6 +35,18 @@ def below(pid: int) -> list[int]:
     for parent in results:
         results += [child for child, own in parents if own == parent]
     return results[1:]
+
+
+def limit_memory(n_bytes: int, *, more: bool = False) -> None:
+    """Let this process have at most so many bytes of memory, or so many more than it has now.
+
+    macOS refuses a limit of memory, so there is none there.
+    """
+    if sys.platform == "darwin":
+        return
+    if more:
+        n_bytes += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (n_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
 
 @contextmanager

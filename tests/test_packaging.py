@@ -143,10 +143,11 @@ def test_in_the_checkout_every_way_to_start_python_takes_the_whole_installed_pac
     assert process.returncode == 0, process.stderr
 
 
+@pytest.mark.parametrize(("name", "version"), [("torch", "2.13.0"), ("mlx", "0.32.4")])
 @pytest.mark.parametrize("system", ["linux", "darwin"])
-def test_torch_is_pinned_on_every_system(system):
+def test_a_framework_is_pinned_on_every_system(system, name, version):
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pins = [Requirement(line) for line in lines if line and not line.startswith("#")]
-    (torch,) = [pin for pin in pins if pin.name == "torch"]
-    assert torch.marker is None or torch.marker.evaluate({"sys_platform": system})
-    assert str(torch.specifier) == "==2.13.0"
+    (pinned,) = [pin for pin in pins if pin.name == name]
+    assert pinned.marker is None or pinned.marker.evaluate({"sys_platform": system})
+    assert str(pinned.specifier) == f"=={version}"

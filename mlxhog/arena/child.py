@@ -19,6 +19,7 @@ from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.process import WatchedTime
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import State
+from mlxhog.machine import darwin, float32
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -68,16 +69,19 @@ class Child:
     Args:
         arena: attached by the child, as the worker in each of `slots`; None for no arena.
         slots: free worker slots of the arena, one per lane; without an arena one lane.
+        promises: whether MLX multiplies float32 as float32 there, or as in a training run.
 
     Concurrency: used by one thread of one process.
     """
 
-    def __init__(self, arena: Arena | None = None, slots: tuple[int, ...] = (0,)) -> None:
+    def __init__(
+        self, arena: Arena | None = None, slots: tuple[int, ...] = (0,), *, promises: bool = True
+    ) -> None:
         self._results: dict[int, tuple[str | None, Any]] = {}
         self._output = tempfile.TemporaryFile()
         self._process = WorkerProcess(
             _main,
-            (_Output(self._output.fileno()), arena and arena.handle(), slots),
+            (_Output(self._output.fileno()), arena and arena.handle(), slots, promises),
             name="mlxhog-doctor",
             threads=1,
             pipe=True,
@@ -198,9 +202,15 @@ def _received(inherited: Any) -> _Output:
 
 
 def _main(
-    pipe: Connection, output: _Output, handle: ArenaHandle | None, slots: tuple[int, ...]
+    pipe: Connection,
+    output: _Output,
+    handle: ArenaHandle | None,
+    slots: tuple[int, ...],
+    promises: bool,
 ) -> None:
     """Entry point of the spawned process: pass functions to the lanes until the pipe closes."""
+    if promises:
+        float32.promise()
     os.dup2(output.fd, 1)
     os.dup2(output.fd, 2)
     arena = None if handle is None else Arena.from_handle(handle)
@@ -232,6 +242,7 @@ def _serve(
     sending: threading.Lock,
 ) -> None:
     """Run the functions one after the other, and send back each value or error."""
+    darwin.ask_for_performance_cores()
     while True:
         function, args, keywords = inbox.get()
         error, value = None, None

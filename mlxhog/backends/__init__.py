@@ -5,7 +5,7 @@ from __future__ import annotations
 from mlxhog.backends.backend import NAMES, WEIGHTS, Backend
 from mlxhog.backends.gpu_share import GPUShare, limit_mps
 from mlxhog.errors import ConfigError
-from mlxhog.machine import machine
+from mlxhog.machine import darwin, machine
 from mlxhog.machine.workers import one_backend, resolve_workers
 from mlxhog.models.ops.kernels import resolve
 
@@ -23,6 +23,8 @@ def create(
 ) -> Backend:
     """Start a backend by name; imports its framework.
 
+    On a Mac the calling thread, which will compute, is kept off the efficiency cores from now on.
+
     Args:
         name: one of `NAMES`.
         threads: CPU threads this process may use, >= 1.
@@ -37,6 +39,7 @@ def create(
         ConfigError: unknown name or type, or kernels that do not compute in this type.
         EnvironmentLacks: the framework or the device is missing, or has too little memory.
     """
+    darwin.ask_for_performance_cores()
     share = GPUShare() if share is None else share
     if compute_dtype not in WEIGHTS:
         raise ConfigError(f"compute_dtype is {compute_dtype!r}; choose one of {', '.join(WEIGHTS)}")

@@ -38,12 +38,16 @@ class GPUShare:
     piece_tokens: int = PIECE_TOKENS
 
 
-def limit_mlx(mx: ModuleType, share: GPUShare) -> int:
+def limit_mlx(mx: ModuleType, share: GPUShare, *, on_gpu: bool) -> int:
     """Set MLX's memory, cache and wired limits of this process; call it before the first array.
 
+    They hold for both devices: where there is Metal, arrays of the CPU are of the same allocator,
+    whose cache may by itself grow to one and a half times the recommended memory (mlx issue 3350).
+
     Args:
-        mx: `mlx.core`.
-        share: this worker's share of the GPU.
+        mx: `mlx.core`, on a machine with Metal.
+        share: this worker's share of the GPU; one on the CPU gets as much as one on the GPU.
+        on_gpu: whether this worker computes on the GPU, which then keeps its memory wired.
 
     Returns:
         The memory limit in bytes, including imported memory, which MLX counts as active
@@ -52,18 +56,20 @@ def limit_mlx(mx: ModuleType, share: GPUShare) -> int:
     Raises:
         EnvironmentLacks: the GPU's memory does not suffice for this many workers.
     """
-    recommended = int(mx.device_info()["max_recommended_working_set_size"])
+    # Without an argument it describes the default device, which may be the CPU.
+    recommended = int(mx.device_info(mx.gpu)["max_recommended_working_set_size"])
     limit = int(USABLE * recommended / share.workers)
     own = limit - share.adopted_bytes
-    if own < LEAST_BYTES:
+    if on_gpu and own < LEAST_BYTES:
         raise EnvironmentLacks(
             f"the GPU has {recommended / 2**30:.1f} GiB for programs; {share.workers} workers that "
             f"import {share.adopted_bytes / 2**30:.1f} GiB each leave {own / 2**30:.2f} GiB for "
             "one; use fewer GPU workers, a smaller --model, or --gpu-write cpu"
         )
     mx.set_memory_limit(limit)
-    mx.set_cache_limit(min(own // CACHE_PART, MOST_CACHE_BYTES))
-    mx.set_wired_limit(limit if share.workers == 1 else 0)  # several workers would compete for it
+    mx.set_cache_limit(min(max(own, LEAST_BYTES) // CACHE_PART, MOST_CACHE_BYTES))
+    if on_gpu:
+        mx.set_wired_limit(limit if share.workers == 1 else 0)  # several would compete for it
     return limit
 
 

@@ -82,6 +82,10 @@ class Inference:
     def _constant(self, state: State) -> State:
         """Compute a state, and return it as a constant for a gradient."""
 
+    def _computed(self, state: State) -> State:
+        """Compute a state that is lazy, so that another thread may use it, and return it."""
+        return state
+
     def _ops(self) -> Ops:
         return choose(self._framework, self.kernels, self._device)
 
@@ -219,7 +223,7 @@ class Inference:
                 logits, state = self._forward(tokens[:, span], before, state)
                 parts.append(self._on_host(self._ops().xp.float32(logits)))
             before = self._next(tokens[:, span], before)
-        return np.concatenate(parts, axis=1), self._carried(before, state)
+        return np.concatenate(parts, axis=1), self._carried(before, self._computed(state))
 
     def stack_states(self, states: Sequence[State]) -> State:
         """Concatenate the rows of the states of several batches."""
@@ -232,7 +236,7 @@ class Inference:
         if self._one_token is not None:
             return self._one_token.stack_states(states)
         with self._without_gradient():
-            return lm.stack_states(states, self._ops().xp)
+            return self._computed(lm.stack_states(states, self._ops().xp))
 
     def take_state(self, state: State, rows: Sequence[int]) -> State:
         """Return the state of some rows of a batch, in the order of `rows`."""
@@ -244,7 +248,7 @@ class Inference:
         if self._one_token is not None:
             return self._one_token.take_state(state, rows)
         with self._without_gradient():
-            return lm.take_state(state, rows, self._ops().xp)
+            return self._computed(lm.take_state(state, rows, self._ops().xp))
 
     def _carried(self, before: Int32 | None, state: State) -> State:
         """The state that callers keep."""

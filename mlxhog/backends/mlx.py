@@ -6,11 +6,13 @@ import ctypes
 import os
 import platform
 import sys
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import wraps
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -41,6 +43,9 @@ from mlxhog.models.ops.kernels import choose, resolve
 from mlxhog.models.sampled_head import Candidates, SampledHead
 from mlxhog.optim.gradients import Rows
 
+P = ParamSpec("P")
+T = TypeVar("T")
+_Own = TypeVar("_Own", bound="MLXBackend")
 _MOST_FORMS = 16
 
 
@@ -102,13 +107,27 @@ class Signatures:
             )
 
 
+def _on_its_device(method: Callable[Concatenate[_Own, P], T]) -> Callable[Concatenate[_Own, P], T]:
+    """Let the operations of a method of `MLXBackend` run on the device of the backend."""
+
+    @wraps(method)
+    def on_its_device(self: _Own, /, *args: P.args, **keywords: P.kwargs) -> T:
+        with _stream(self._mx, self._device):
+            return method(self, *args, **keywords)
+
+    return on_its_device
+
+
 class MLXBackend(Inference):
     """MLX on one device. The inbox is a NumPy view of the flat array; parameters are its slices.
 
     MLX's arrays are in host memory on both devices, so a write to the inbox between two evaluations
     needs no refresh. The reference to the flat array keeps MLX from reusing its buffer.
 
-    MLX binds its streams to threads, so only the thread that made a backend may call it.
+    MLX binds its streams to threads, and a lazy array to its stream. Weights and states are never
+    lazy, so one thread may load a model and others read it; `loss_and_grads` is for one thread.
+    Operations name the device: MLX's default is that of the process, which may have backends on
+    both.
     """
 
     def __init__(
@@ -162,9 +181,8 @@ class MLXBackend(Inference):
                 f"{platform.machine()}; use mlx:cpu"
             )
         super().__init__("mlx", name.partition(":")[2], kernels, threads, share)
-        if self.on_gpu:
-            limit_mlx(mx, share)
-        mx.set_default_device(mx.gpu if self.on_gpu else mx.cpu)
+        if mx.metal.is_available():  # then the arrays of a CPU lie in the GPU's memory, too
+            limit_mlx(mx, share, on_gpu=self.on_gpu)
         lazy = self.on_gpu and kernels != "metal-emulated"  # the emulation computes eagerly
         self.compiled = lazy if compiled is None else compiled
         self.signatures = Signatures()
@@ -172,6 +190,7 @@ class MLXBackend(Inference):
         self._mx = mx
         self._built_ns = 0  # when the newest forward pass was built
 
+    @_on_its_device
     def bind(
         self,
         model: ModelConfig,
@@ -191,7 +210,7 @@ class MLXBackend(Inference):
                 )
             from mlxhog.metal.engine_mlx import adopt
 
-            self._flat = adopt(adoptable(live))
+            self._flat: Any = adopt(adoptable(live))
         else:
             self._flat = mx.zeros(n_floats)
             mx.eval(self._flat)
@@ -214,6 +233,7 @@ class MLXBackend(Inference):
         self._take_tables(model, tables)
         self._one_token = self._native_step()
 
+    @_on_its_device
     def load(
         self, model: ModelConfig, tensors: Mapping[str, NDArray[Any]], *, weights: str = "float32"
     ) -> list[str]:
@@ -243,6 +263,7 @@ class MLXBackend(Inference):
                 self.params[name] = Quantized.of(array, bits)
             else:
                 self.params[name] = array.view(mx.bfloat16) if half else array
+                mx.eval(self.params[name])  # a lazy view could not leave this thread
         self._one_token = self._native_step()
         return not_finite
 
@@ -288,6 +309,7 @@ class MLXBackend(Inference):
     def refresh(self) -> None:
         """Nothing to do: the inbox is the memory of the flat array, and nothing is pending."""
 
+    @_on_its_device
     def loss_and_grads(self, batch: Batch, targets: Float32 | None = None) -> tuple[float, Grads]:
         """Mean cross entropy in nats and its gradient, by `mx.value_and_grad`.
 
@@ -364,12 +386,16 @@ class MLXBackend(Inference):
         mx.eval(last, state)
         return _host(last).copy(), state
 
-    def _without_gradient(self) -> AbstractContextManager[None]:
-        return self._native.without_gradient()
+    @contextmanager
+    def _without_gradient(self) -> Iterator[None]:
+        with _stream(self._mx, self._device), self._native.without_gradient():
+            yield
 
-    def _constant(self, state: State) -> State:
+    def _computed(self, state: State) -> State:
         self._mx.eval(state)
         return state
+
+    _constant = _computed
 
     def close(self) -> None:
         """Drop the arrays of the model."""
@@ -377,7 +403,7 @@ class MLXBackend(Inference):
         self.params = {}
         self._trained = []
         self.inbox = np.empty(0, np.float32)
-        self._flat = self._mx.zeros(1)
+        self._flat = None
 
 
 def losses_and_grads_of_many(
@@ -406,7 +432,7 @@ def losses_and_grads_of_many(
         losses = mx.vmap(loss, in_axes=axes)(params, mx.array(x), mx.array(y))
         return losses.sum(), losses
 
-    with mx.stream(mx.Device(mx.gpu if device == "gpu" else mx.cpu, 0)):
+    with _stream(mx, device):
         stack = mx.array(flats)
         params = {
             name: stack[:, slot.offset : slot.offset + slot.size].reshape(-1, *slot.shape)
@@ -419,6 +445,14 @@ def losses_and_grads_of_many(
     return [float(loss) for loss in values], {
         name: np.ascontiguousarray(grad) for name, grad in grads.items()
     }
+
+
+def _stream(mx: ModuleType, device: str) -> AbstractContextManager[Any]:
+    """Let the operations of a block run on "cpu" or "gpu"."""
+    context: AbstractContextManager[Any] = mx.stream(
+        mx.Device(mx.gpu if device == "gpu" else mx.cpu, 0)
+    )
+    return context
 
 
 def _host(array: Any) -> Float32:

@@ -13,7 +13,7 @@ from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.machine.workers import BACKEND_WORDS
+from mlxhog.live import CHECKPOINT, backend_option
 
 if TYPE_CHECKING:
     from mlxhog.checkpoint.run import Run
@@ -60,9 +60,7 @@ class EvalConfig(RunFolder):
         low=2,
         none="auto",
     )
-    backend: str = option(
-        "auto", "backend; auto is MLX on Apple's GPU, torch elsewhere", choices=BACKEND_WORDS
-    )
+    backend: str = backend_option()
 
 
 def run(arguments: list[str]) -> int:
@@ -77,7 +75,6 @@ def run(arguments: list[str]) -> int:
     from mlxhog.checkpoint.run import run_of
     from mlxhog.data import corpora
     from mlxhog.decoding.scoring import Score
-    from mlxhog.live import CHECKPOINT
     from mlxhog.live.opening import open_source
     from mlxhog.models.families import check_length
     from mlxhog.report.views import StatusLine

@@ -14,8 +14,7 @@ from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError
-from mlxhog.live import MODES, wait_option
-from mlxhog.machine.workers import BACKEND_WORDS
+from mlxhog.live import MODES, backend_option, wait_option
 from mlxhog.report.streams import verbatim
 
 if TYPE_CHECKING:
@@ -46,7 +45,7 @@ class GenerateConfig(Sampling, RunFolder):
     )
     batch_size: int = option(16, "answers that are written at a time", low=1)
     prefill_chunk: int = option(2048, "tokens of a prompt that are read at a time", low=1)
-    backend: str = option("torch:cpu", "backend", choices=BACKEND_WORDS)
+    backend: str = backend_option()
     weights: str = option(
         "float32",
         "format of the weights in memory; 8bit and 4bit are for mlx backends",

@@ -15,6 +15,7 @@ from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import expanded
+from mlxhog.machine import float32
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
@@ -148,7 +149,8 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
             seed=config.seed,
             save=save,
         )
-    notes = [*comparison.subject.notes, *comparison.unmet, *lacks]
+    tf32 = filter(None, [float32.user_note()])
+    notes = [*comparison.subject.notes, *comparison.unmet, *lacks, *tf32]
     stepped = {row.what.split("/")[1] for row in comparison.rows if row.kind == "step"}
     notes += [
         f"not compared: {p.name}, which takes no step" for p in plugins if p.name not in stepped

@@ -282,6 +282,9 @@ class TrainConfig(FineTuning):
         "tensorboard: also write losses and tokens/s as events that tensorboard --logdir shows",
         choices=("none", "tensorboard"),
     )
+    keep_awake: bool = _run(
+        True, "on a Mac, keep it from falling asleep while the run trains (caffeinate -i)"
+    )
     seed: int = _run(0, "seed of initial values, data order and samples", low=0, high=2**32 - 1)
     out: str = _run("runs", "folder that holds the runs")
     name: str | None = _run(

@@ -22,7 +22,7 @@ from mlxhog.arena.child import START_S, Child, Failed, Lane, Late
 from mlxhog.arena.process import available_bytes
 from mlxhog.doctor.accessors import Bench, create_arena
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine import darwin, verdicts
+from mlxhog.machine import darwin, float32, verdicts
 from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.machine.machine import Machine
 
@@ -115,7 +115,7 @@ def collect_facts(machine: Machine) -> dict[str, Any]:
         "architecture": machine.architecture,
         "chip": identity.chip,
         "cores": machine.cores,
-        "efficiency_cores": _efficiency_cores(machine),
+        "efficiency_cores": darwin.cores(efficiency=True) if machine.system == "macos" else None,
         "memory_bytes": machine.memory_bytes,
         "page_bytes": mmap.PAGESIZE,
         "apple_gpu": machine.apple_gpu,
@@ -144,6 +144,14 @@ def check_facts(
         environ.get("MLX_METAL_FAST_SYNCH") or "unset",
         "unset",
         "its GPU spins can lock the machine until it is restarted (mlx issue 3830): unset it",
+    )
+    yield check(
+        float32.VARIABLE,
+        not (note := float32.user_note(environ)),
+        environ.get(float32.VARIABLE, "unset"),
+        "unset or 0",
+        note,
+        otherwise=CheckResult.WARN,
     )
     yield _native()
 
@@ -251,10 +259,6 @@ def _native() -> Check:
 def _numbers(version: str) -> tuple[int, ...]:
     """Return the leading numbers of a version: "2.13.0+cpu" gives (2, 13, 0)."""
     return tuple(int(part) for part in re.match(r"[\d.]*", version)[0].split(".") if part)  # type: ignore[index]
-
-
-def _efficiency_cores(machine: Machine) -> int | None:
-    return darwin.sysctl_int("hw.perflevel1.physicalcpu") if machine.system == "macos" else None
 
 
 # -- shared memory ---------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from mlxhog.doctor import accessors, frameworks, kernels
 from mlxhog.doctor.accessors import Accessor
 from mlxhog.doctor.checks import Check, CheckResult, check_facts, check_shared_memory, collect_facts
 from mlxhog.doctor.litmus import READ_MODES, Litmus, broken, cases, try_reader
+from mlxhog.doctor.precision import check_precision
 from mlxhog.machine import machine as machines
 from mlxhog.machine import verdicts
 from mlxhog.machine.machine import Machine
@@ -18,8 +19,8 @@ from mlxhog.metal.registry import instances
 from mlxhog.report.views import Stages, TellStep
 
 STAGES = (
-    "facts", "shared memory", "Metal engines", "kernels", "backends", "memory between frameworks",
-    "litmus", "reads", "a run",
+    "facts", "shared memory", "Metal engines", "kernels", "backends", "precision",
+    "memory between frameworks", "litmus", "reads", "a run",
 )  # fmt: skip
 """A quick examination leaves out the run."""
 QUICK_S = 0.01
@@ -71,6 +72,8 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
     tell("backends", "")
     agreed = _agreed(compared)
     started, speeds = frameworks.check_backends(machine, effort.gradients, agreed=agreed)
+    tell("precision", "")
+    checks += check_precision(machine, agreed)
     tell("memory between frameworks", "")
     imported = frameworks.check_imports(machine, quick=effort.quick)
     rows, read = _litmus(machine, accessors.all_writers(machine, usable), effort, tell)

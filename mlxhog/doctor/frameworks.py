@@ -103,7 +103,7 @@ def _measure(
 ) -> _Measurement:
     watch = LoadWatch()
     try:
-        with Child() as child:
+        with Child(promises=False) as child:  # as fast as in training
             speed, loss = child.call(
                 START_S + PATIENCE_S, measure_gradients, name, kernels, gradients
             )

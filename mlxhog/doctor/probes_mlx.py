@@ -39,7 +39,7 @@ _NEEDS_METAL: Final = {
 
 
 def _gpu() -> Check:
-    info = mx.device_info()
+    info = mx.device_info(mx.gpu)
     description = ", ".join(f"{key} {value}" for key, value in sorted(info.items()))
     return Check("GPU", CheckResult.PASS, description, "a Metal device")
 

@@ -11,6 +11,7 @@ racy                 the shared parameters while workers write them      between
 from typing import Any
 
 from mlxhog.config.options import option
+from mlxhog.machine.workers import BACKEND_WORDS
 
 READ_MODES = ("double_buffer", "pinned_per_sequence", "snapshot", "tensor", "racy")
 """The default first."""
@@ -22,6 +23,17 @@ MODES = (*READ_MODES, CHECKPOINT)
 
 WAIT_S = 60.0
 """Longest wait for a run that is starting, in seconds."""
+
+
+BACKEND = "auto"
+"""The backend of `load` and of every command that computes a trained model, unless it is named."""
+
+
+def backend_option() -> Any:  # as `option`
+    """Declare the option --backend."""
+    return option(
+        BACKEND, "backend; auto is MLX on Apple's GPU, torch elsewhere", choices=BACKEND_WORDS
+    )
 
 
 def wait_option() -> Any:  # as `option`

@@ -20,7 +20,7 @@ from mlxhog.decoding.model import Model
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.decoding.scoring import score_document
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.live import READ_MODES, WAIT_S
+from mlxhog.live import BACKEND, READ_MODES, WAIT_S
 from mlxhog.live.opening import open_newest
 from mlxhog.live.source import WeightFollower, WeightSource
 from mlxhog.models import families
@@ -227,7 +227,7 @@ class LanguageModel:
 def load(
     model: str | Path = "latest",
     *,
-    backend: str = "auto",
+    backend: str = BACKEND,
     weights: str = "float32",
     mode: str = READ_MODES[0],
     out: str | Path = "runs",

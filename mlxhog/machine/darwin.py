@@ -1,6 +1,6 @@
-"""Facts that macOS reports through C calls: sysctl, memory statistics, scheduling class.
+"""Facts and services of macOS: sysctl, memory statistics, scheduling class, sleep.
 
-Only functions with a fixed list of arguments are called: ctypes passes the arguments of variadic
+Only C functions with a fixed list of arguments are called: ctypes passes the arguments of variadic
 ones (`open`, `fcntl`, `shm_open`) in the wrong place on Apple silicon.
 """
 
@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import ctypes
 import mmap
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 _HOST_VM_INFO64 = 4
@@ -55,9 +59,21 @@ def sysctl_text(name: str) -> str:
     return (sysctl(name) or b"").rstrip(b"\0").decode(errors="replace")
 
 
-def performance_cores() -> int:
-    """Number of performance cores; of all cores on a Mac with one kind of core. At least 1."""
-    return sysctl_int("hw.perflevel0.physicalcpu") or sysctl_int("hw.physicalcpu") or 1
+def cores(*, efficiency: bool) -> int:
+    """Number of cores of the level Efficiency, or of all other levels.
+
+    The others are Performance and, on an M5 Pro or Max, Super. 0 if the system names no levels.
+    """
+    return sum(
+        sysctl_int(f"hw.perflevel{level}.physicalcpu") or 0
+        for level in range(sysctl_int("hw.nperflevels") or 0)
+        if (sysctl_text(f"hw.perflevel{level}.name") == "Efficiency") == efficiency
+    )
+
+
+def fast_cores() -> int:
+    """Number of cores that are not efficiency cores; of all on a Mac with one kind. At least 1."""
+    return cores(efficiency=False) or sysctl_int("hw.physicalcpu") or 1
 
 
 def memory_bytes() -> int:
@@ -100,8 +116,41 @@ def ask_for_performance_cores() -> bool:
     Users saw macOS move threads of the default class there after some minutes of full load
     (stan-dev/math 3277). A new thread has the default class, whatever the class of the thread that
     started it (Apple, `sys/qos.h`). The pool of the native operators gives its threads the class of
-    its caller; threads that a framework starts keep the default.
+    its caller; threads that a framework starts keep the default. No effect on another system.
     """
+    if sys.platform != "darwin":
+        return False
     call = _system().pthread_set_qos_class_self_np
     call.argtypes = (ctypes.c_uint, ctypes.c_int)
     return int(call(_QOS_CLASS_USER_INITIATED, 0)) == 0
+
+
+@contextmanager
+def awake() -> Iterator[str]:
+    """Keep a Mac from falling asleep during the block, or until this process dies.
+
+    Yields a sentence for the user if that fails, else "". A Mac whose lid is closed, or whose
+    battery is empty, sleeps all the same; processes continue when it wakes. No effect on another
+    system.
+    """
+    if sys.platform != "darwin":
+        yield ""
+        return
+    command = ["caffeinate", "-i", "-w", str(os.getpid())]
+    nothing = subprocess.DEVNULL
+    try:
+        # A session of its own: Ctrl-C in the terminal lets a run finish its step, still awake.
+        keeper = subprocess.Popen(
+            command, stdin=nothing, stdout=nothing, stderr=nothing, start_new_session=True
+        )
+    except OSError as error:
+        yield (
+            "this Mac may fall asleep while the run trains: caffeinate cannot start "
+            f"({error.strerror}); --keep-awake false leaves it out"
+        )
+        return
+    try:
+        yield ""
+    finally:
+        keeper.terminate()
+        keeper.wait()

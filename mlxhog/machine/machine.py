@@ -20,7 +20,7 @@ class Machine:
     Attributes:
         system: "linux", "macos", or another system's own name.
         architecture: "x86_64", "arm64" or "aarch64".
-        cores: cores this process may use; on a Mac the performance cores.
+        cores: cores this process may use; on a Mac those that are not efficiency cores.
         memory_bytes: memory this process may use.
         chip: marketing name such as "Apple M4 Pro", or "".
         frameworks: which of "mlx" and "torch" are installed.
@@ -52,7 +52,7 @@ def here() -> Machine:
     return Machine(
         system="macos" if macos else platform.system().lower(),
         architecture=platform.machine(),
-        cores=darwin.performance_cores() if macos else _usable_cores(),
+        cores=darwin.fast_cores() if macos else _usable_cores(),
         memory_bytes=darwin.memory_bytes() if macos else _memory_bytes(),
         chip=chip_name() if macos else "",
         frameworks=frozenset(

@@ -30,6 +30,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.machine import darwin
 from mlxhog.machine.interrupts import SIGNALS
 
 FAULTS = (
@@ -127,9 +128,10 @@ class SpawnedCall:
         return vars(self) | {"_call": bytes(reduction.ForkingPickler.dumps(self._call))}
 
     def __call__(self) -> None:
-        """Follow the parent, then make the call."""
+        """Follow the parent, ask for performance cores, then make the call."""
         if self._follows:
             follow_parent()
+        darwin.ask_for_performance_cores()
         call = self._call
         target, arguments = pickle.loads(call) if isinstance(call, bytes) else call
         target(*arguments)

@@ -18,9 +18,11 @@ BACKEND_WORDS = ("auto", "torch", "mlx", *BACKENDS)
 """Names of one backend; for `auto` and for a framework this machine decides the device."""
 GPU_BACKENDS = ("mlx:gpu", "torch:mps")
 
-# Apple chips by the suffix of their name: (GPU workers, MLX CPU workers). First guesses, chosen so
-# that two performance cores stay free to feed the GPU and to add its steps.
+# M chips by the word after their number: (GPU workers, MLX CPU workers). First guesses, chosen so
+# that two performance cores stay free to feed the GPU and to add its steps. Other chips, such as
+# the A18 Pro of a MacBook Neo, have the mix of a plain M chip.
 APPLE_MIX = {"": (1, 1), "Pro": (1, 2), "Max": (1, 2), "Ultra": (2, 4)}
+_M_CHIP = re.compile(r"Apple M\d+ (Pro|Max|Ultra)")
 
 # On Linux more workers mean more staleness, and then a dense model needs more steps; a first guess.
 MOST_AUTO_WORKERS = 4
@@ -264,10 +266,11 @@ def _worth_running(
 
 
 def _apple(machine: Machine, count: int | None) -> list[str]:
-    suffix = machine.chip.split()[-1] if machine.chip else ""
-    gpu, cpu = APPLE_MIX.get(suffix, APPLE_MIX[""])
-    if count is None:
-        return ["mlx:gpu"] * gpu + ["mlx:cpu"] * cpu
+    larger = _M_CHIP.fullmatch(machine.chip)
+    gpu, cpu = APPLE_MIX[larger[1] if larger else ""]
+    if count is None:  # no more workers than cores
+        gpu = min(gpu, machine.cores)
+        return ["mlx:gpu"] * gpu + ["mlx:cpu"] * min(cpu, machine.cores - gpu)
     return ["mlx:gpu"] * min(gpu, count) + ["mlx:cpu"] * max(0, count - gpu)
 
 

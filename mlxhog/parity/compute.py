@@ -20,6 +20,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from mlxhog.arena.child import Child, Failed, Lane
+from mlxhog.backends import precision
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.files import tensors
 from mlxhog.parity import operators, optimizers, results, tolerances
@@ -194,6 +195,7 @@ def side_results(
     engine = engine_of(side)
     if isinstance(plan, ModelPlan):
         yield from operators.results(engine, plan)
+        yield from operators.precision_results(engine)
         steps = partial(optimizers.ours, plugins=plan.plugins)
         yield from results.model(engine, plan, inputs, fixed, steps)
     elif isinstance(plan, MlstmPlan):
@@ -211,6 +213,7 @@ def _reference(
     if isinstance(plan, ModelPlan):
         yield from results.fixed_init(plan)
         yield from operators.reference(plan)
+        yield from precision.exact()
     exact = dict(_float64(plan, inputs, fixed, tokenwise=True))
     yield from exact.items()
     yield from tolerances.measure(exact, inputs, lambda moved: _float64(plan, moved, fixed))

@@ -24,9 +24,9 @@ import numpy as np
 from mlxhog.models import families, ngrams
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.ops.reference import mlstm_numpy, recurrences_numpy
+from mlxhog.models.ops.reference.ops_numpy import FLOAT64
 from mlxhog.models.spec import initial_value
 from mlxhog.parity.engines import Forward, FrameworkEngine, ModelEngine, NumPyEngine
-from mlxhog.parity.operators import FLOAT64
 from mlxhog.parity.optimizers import After
 from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan, ModelPlan
 

@@ -26,6 +26,7 @@ Names of results, the same for every side:
                                               sequence or stepwise of an sLSTM cell
     OP/y                                      an operator alone
     operator/OP                               the same with a model, on inputs of `operators.py`
+    KIND/NAME                                 a probe of `backends/precision.py`
 """
 
 from __future__ import annotations

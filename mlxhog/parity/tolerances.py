@@ -48,6 +48,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from mlxhog.backends import precision
 from mlxhog.parity.subject import Array, Results, parameter_after
 
 
@@ -121,6 +122,11 @@ FLOAT32 = {
     "y": Tolerance("float32 rounding of one operator", atol=1e-6, of_largest=3e-6),
     "operator": Tolerance("units in the last place of a well-conditioned result, operators.py"),
     "step": Tolerance("units of the parameter's rounding per step, optimizers.py"),
+    **{
+        kind: Tolerance("float32 rounding, backends/precision.py", of_largest=most)
+        for kind, most in precision.ALLOWED.items()
+    },
+    precision.TINY: Tolerance("a device may flush them to zero", atol=precision.LEAST_NORMAL),
     "greedy_ids": EXACT,
 }
 

@@ -8,7 +8,7 @@ from typing import Self
 
 from mlxhog.config import rules
 from mlxhog.config.config import TrainConfig
-from mlxhog.machine import machine, verdicts
+from mlxhog.machine import float32, machine, verdicts
 from mlxhog.machine.workers import WorkerSpec, resolve_workers
 from mlxhog.training import kernel_choice
 from mlxhog.training.kernel_choice import Writers
@@ -53,5 +53,6 @@ class RunEngines:
         backends: Sequence[str] = [worker.backend for worker in chosen.workers]
         writers = kernel_choice.choose_writers(config, backends, record)
         kernels = kernel_choice.choose_kernels(config, backends, record)
-        notes = (*chosen.notes, *writers.notes, *kernels.notes)
+        tf32 = float32.note(backends, here, promised=config.determinism != "none")
+        notes = (*chosen.notes, *writers.notes, *kernels.notes, *filter(None, [tf32]))
         return cls(chosen.workers, writers, kernels.of_workers, notes, here.memory_bytes)

@@ -23,7 +23,7 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.files.paths import path_from_here
 from mlxhog.files.quantities import format_bytes, format_count
-from mlxhog.machine import machine
+from mlxhog.machine import float32, machine
 from mlxhog.report.metrics import Doing, Progress, Result, label
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.tensorboard import TensorBoard
@@ -186,6 +186,11 @@ class Reporter:
                 "memory_bytes": here.memory_bytes,
                 "gpu_write": self.plan.writers.gpu_write,
                 "kernels": self.plan.kernels_used,
+                "tf32": float32.multiplies_as_tf32(
+                    {worker.backend for worker in self.plan.workers},
+                    here,
+                    promised=config.determinism != "none",
+                ),
                 "emulated": self.plan.emulated,
                 "model": _model_name(self.plan),
                 "data": config.data,

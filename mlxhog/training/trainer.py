@@ -29,6 +29,7 @@ from mlxhog.errors import (
 )
 from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.files.quantities import Interval
+from mlxhog.machine import darwin
 from mlxhog.machine.processes import require_descriptors
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
@@ -148,6 +149,7 @@ class _Training:
         self._changes: Changes | None = None
         self._deadlines = Deadlines(began_ns, self._start.budget.seconds, whole=whole_time)
         self._stack = stack
+        self._sleepy = stack.enter_context(darwin.awake()) if plan.config.keep_awake else ""
         self._evaluation = FinalEvaluation(
             session,
             plan.held_out,
@@ -176,6 +178,7 @@ class _Training:
             *self.plan.notes,
             *self.plan.data.notes,
             self._arena.note,
+            self._sleepy,
         )
         for message in (summary(self.plan, self.run), *filter(None, notes)):
             self._reporter.report_once(message)

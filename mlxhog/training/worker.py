@@ -24,7 +24,7 @@ from mlxhog.arena.worker_pool import last_lines
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Backend, Float32
 from mlxhog.errors import MlxhogError
-from mlxhog.machine import darwin
+from mlxhog.machine import float32
 from mlxhog.machine.processes import FAULTS, end_by
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models import families
@@ -48,8 +48,6 @@ _METAL_SAYS = "Command buffer execution failed"
 
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
-    if sys.platform == "darwin":
-        darwin.ask_for_performance_cores()
     log = job.run_dir / "logs" / f"worker-{job.slot}.log"
     sys.stdout.flush()
     with _opened(log) as stream:
@@ -158,6 +156,8 @@ class Work:
 
 def start_backend(job: Job, arena: Arena) -> Backend:
     """Start the framework, and lay the model over the memory it reads."""
+    if job.config.determinism != "none":
+        float32.promise()
     backend = backends.create(
         job.spec.backend,
         threads=job.spec.threads,

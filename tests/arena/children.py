@@ -15,6 +15,10 @@ from mlxhog.machine.processes import end_by, follow_parent
 WAIT_S = 60.0
 
 
+def variable(lane, name):
+    return os.environ.get(name)
+
+
 def add_one_to_everything(handle, done):
     with Arena.from_handle(handle, write="lossless") as arena:
         arena.param("w")[:] += 1

@@ -28,13 +28,17 @@ MODEL = SMALLEST
 
 
 class Recorder:
-    """A GPU of a given size that notes the limits it is given."""
+    """MLX with a GPU of a given size that notes the limits it is given."""
+
+    gpu: Any = "gpu"
 
     def __init__(self, recommended_bytes: int) -> None:
         self.recommended_bytes = recommended_bytes
         self.limits: dict[str, int] = {}
 
-    def device_info(self) -> dict[str, int]:
+    def device_info(self, device: Any = None) -> dict[str, int]:
+        if device != self.gpu:
+            return {"device_name": "a CPU"}
         return {"max_recommended_working_set_size": self.recommended_bytes}
 
     def set_memory_limit(self, limit: int) -> None:
@@ -47,9 +51,11 @@ class Recorder:
         self.limits["wired"] = limit
 
 
-def limits(share: GPUShare, recommended_bytes: int = 16 * GIB) -> dict[str, int]:
+def limits(
+    share: GPUShare, recommended_bytes: int = 16 * GIB, *, on_gpu: bool = True
+) -> dict[str, int]:
     gpu: Any = Recorder(recommended_bytes)
-    limit_mlx(gpu, share)
+    limit_mlx(gpu, share, on_gpu=on_gpu)
     result: dict[str, int] = gpu.limits
     return result
 
@@ -67,6 +73,12 @@ def test_imported_memory_counts_once_against_what_mlx_calls_active() -> None:
     result = limits(GPUShare(workers=2, adopted_bytes=4 * GIB))
     assert result["memory"] == 6 * GIB, "MLX counts the imported 4 GiB as active itself"
     assert result["cache"] == 2 * GIB // 8, "what is left for arrays of its own"
+
+
+def test_a_cpu_worker_on_a_mac_gets_a_small_cache_and_wires_nothing() -> None:
+    assert limits(GPUShare(workers=1), on_gpu=False) == {"memory": 12 * GIB, "cache": GIB}
+    adopts_all = GPUShare(workers=1, adopted_bytes=12 * GIB)
+    assert limits(adopts_all, on_gpu=False) == {"memory": 12 * GIB, "cache": 8 << 20}
 
 
 def test_a_gpu_that_is_too_small_for_its_workers_is_refused_with_the_way_out() -> None:
@@ -110,6 +122,7 @@ def bound(backend: Backend) -> Backend:
 def gpu(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     """MLX's CPU device under the name of its GPU."""
     recorder = Recorder(8 * GIB)
+    recorder.gpu = mx.cpu
     monkeypatch.setattr(mx.metal, "is_available", lambda: True)
     monkeypatch.setattr(mx, "gpu", mx.cpu)
     for name in ("device_info", "set_memory_limit", "set_cache_limit", "set_wired_limit"):

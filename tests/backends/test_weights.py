@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import mlx.core as mx
@@ -87,6 +89,24 @@ def test_torch_logits_stay_near_those_of_float32_weights_in_bfloat16(model: str)
     expected, _ = loaded("torch:cpu", cfg, "float32", "reference").logits(TOKENS, None)
     actual, _ = loaded("torch:cpu", cfg, "bfloat16").logits(TOKENS, None)
     assert_close(actual, expected, LOGITS_BFLOAT16)
+
+
+@pytest.mark.parametrize("weights", ["float32", *LOSSY])
+@pytest.mark.parametrize("model", MODELS)
+def test_a_model_may_be_loaded_in_one_thread_and_used_in_others(model: str, weights: str) -> None:
+    cfg = MODELS[model]
+    backend = loaded("mlx:cpu", cfg, weights, "reference")
+
+    def in_another_thread(call: Callable[[], Any]) -> Any:
+        with ThreadPoolExecutor(1) as pool:
+            return pool.submit(call).result()
+
+    _, states = in_another_thread(lambda: backend.every_logits(TOKENS[:, :-1], None))
+    state = in_another_thread(lambda: backend.take_state(states, [1]))
+    both = in_another_thread(lambda: backend.stack_states([state, state]))
+    last, _ = in_another_thread(lambda: backend.logits(TOKENS[[1, 1], -1:], both))
+    expected, _ = backend.logits(TOKENS[[1, 1]], None)
+    assert_close(last, expected, LOSSY.get(weights, LOGITS_F32))
 
 
 def test_fewer_bits_take_less_memory() -> None:

@@ -72,6 +72,19 @@ def test_a_target_that_exists_is_replaced_only_on_request(
     assert entries(tmp_path) == ["b", "hf", "home"]
 
 
+@pytest.mark.parametrize("force", [[], ["--force"]])
+def test_a_file_of_macos_finder_does_not_block_a_target(
+    tmp_path: Path, hf: Path, force: list[str]
+) -> None:
+    target = tmp_path / "b"
+    target.mkdir()
+    if force:
+        assert convert(hf, target, "--to", "hf", "--quiet") == 0
+    (target / ".DS_Store").touch()
+    assert convert(hf, target, "--to", "xlstm", *force) == 0
+    assert formats.open(target).format == "xlstm"
+
+
 @pytest.mark.parametrize("other", ["README.md", ".git"])
 def test_replacing_a_checkpoint_deletes_nothing_else(
     tmp_path: Path, hf: Path, capsys: pytest.CaptureFixture[str], other: str

@@ -68,10 +68,12 @@ def test_the_answer_comes_first_and_all_shows_every_tensor(
 
 
 def test_json_is_one_object_with_a_row_for_every_tensor(
-    architecture: str, capsys: pytest.CaptureFixture[str]
+    architecture: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("MLX_ENABLE_TF32", "1")
     assert main(["parity", architecture, *SMALL, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
+    assert "MLX_ENABLE_TF32=1 is set" in "".join(record["notes"])
     assert record["ok"] is True
     assert record["backends"] == ["numpy", "mlx:cpu"]
     for row in record["rows"]:
@@ -81,6 +83,7 @@ def test_json_is_one_object_with_a_row_for_every_tensor(
     for name in param_spec(load_architecture(architecture)):  # type: ignore[arg-type]
         assert {f"grad/{name}", f"after/adamw/{name}"} <= compared
     assert {"loss", "logits", "hidden/0", "hidden/2", "hidden/out_norm", "state/1/C"} <= compared
+    assert {"products/7 rows", "gates/mlstm_cell", "tiny/products"} <= compared
     itself = {row["what"] for row in record["rows"] if row["a"] == row["b"]}
     assert "stepwise/logits" in itself
 

@@ -41,6 +41,6 @@ def record(environ: dict[str, str]) -> dict[str, Any]:
     with mock.patch.dict(os.environ, environ), redirect_stdout(out), redirect_stderr(err):
         code = main(["doctor", "--quick", "--json"])
     assert code == 0, err.getvalue() + out.getvalue()
-    assert re.findall(r"^(\d) of 8: .+ \.\.\.$", err.getvalue(), re.M) == list("12345678")
+    assert re.findall(r"^(\d) of 9: .+ \.\.\.$", err.getvalue(), re.M) == list("123456789")
     record: dict[str, Any] = json.loads(out.getvalue())
     return record

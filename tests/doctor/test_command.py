@@ -298,6 +298,7 @@ accessors.metal_engines = lambda machine: []
 examine.check_shared_memory = lambda: []
 kernels.check_mlx_text = lambda: checks.absent("MLX's text", "not asked", "nothing")
 frameworks.check_backends = lambda *_, **__: ([], frameworks.Speeds())
+examine.check_precision = lambda *_: []
 frameworks.check_imports = lambda *_, **__: []
 sys.argv[1:] = ["doctor", "--quick", "--seconds", "1"]
 sys.exit(main())

@@ -76,7 +76,7 @@ def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     child = FakeChild()
-    monkeypatch.setattr(frameworks, "Child", lambda: child)
+    monkeypatch.setattr(frameworks, "Child", lambda **_: child)
     checks, speeds = frameworks.check_backends(MAC, 4, agreed={"mlx"})
     assert child.asked == [
         ("mlx:gpu", "reference"),
@@ -100,7 +100,7 @@ def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(
 ) -> None:
     child = FakeChild()
     child.failing = {("mlx:gpu", kernels)}
-    monkeypatch.setattr(frameworks, "Child", lambda: child)
+    monkeypatch.setattr(frameworks, "Child", lambda **_: child)
     checks, speeds = frameworks.check_backends(MAC, 4, agreed={"mlx", "mps"})
     (bad,) = [check for check in checks if check.result != CheckResult.PASS]
     assert (bad.result, bad.found) == (result, "the GPU is gone")

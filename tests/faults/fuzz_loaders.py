@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import faulthandler
 import json
-import resource
 import signal
 import sys
 import tempfile
@@ -28,6 +27,7 @@ from mlxhog.errors import MOST_CHARACTERS, MlxhogError
 from tests.faults.loaders import SUBJECTS
 from tests.faults.mutations import mutate
 from tests.faults.subjects import Subject
+from tests.processes import limit_memory
 
 CASE_S = 10
 """Seconds of one case; the slowest takes less than one on a quiet machine."""
@@ -102,11 +102,7 @@ def main() -> int:
         raise Hang(f"more than {CASE_S} s")
 
     signal.signal(signal.SIGALRM, hang)
-    with open("/proc/self/statm") if sys.platform == "linux" else open("/dev/null") as file:
-        pages = int((file.read().split() or ["0"])[0])
-    if pages:
-        limit = pages * resource.getpagesize() + ROOM_BYTES
-        resource.setrlimit(resource.RLIMIT_AS, (limit, resource.RLIM_INFINITY))
+    limit_memory(ROOM_BYTES, more=True)
     subjects = [s for s in SUBJECTS if options.only in (None, s.name)]
     shares = sum(subject.weight for subject in subjects)
     failures = total = 0

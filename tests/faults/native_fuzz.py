@@ -19,6 +19,7 @@ import numpy as np
 
 from mlxhog import _native
 from mlxhog.errors import ArenaError
+from tests.processes import limit_memory
 
 ANSWERS = (TypeError, ValueError, IndexError, OverflowError, MemoryError, BufferError, ArenaError)
 SIZES = (0, 1, 1, 2, 2, 3, 4, 8, 16, 64, 1024)
@@ -227,7 +228,7 @@ def targets() -> list[tuple[str, Any, Any]]:
 
 def main(seed: int, calls: int) -> None:
     """Make the calls; ends normally if each of them did."""
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    limit_memory(MEMORY)
     resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S))
     fuzz = Fuzz(seed)
     random.seed(seed)

@@ -17,13 +17,14 @@ from mlxhog import _native
 from mlxhog.errors import ArenaError
 from tests.arena.test_ledger import ledger_on
 from tests.faults.native_fuzz import board
+from tests.processes import limit_memory
 
 HUGE = (1 << 64) - 1
 
 
 def limited() -> None:
     """In the child: end rather than fill the machine."""
-    resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30))
+    limit_memory(3 << 30)
     resource.setrlimit(resource.RLIMIT_CPU, (60, 60))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 

@@ -21,11 +21,11 @@ from mlxhog.errors import CheckpointError
 from tests.pairs import each_of
 
 READ = """
-import resource, sys
+import sys
 from pathlib import Path
 import torch  # its libraries are larger than the limit allows for
-used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + (4 << 30),) * 2)
+from tests.processes import limit_memory
+limit_memory(4 << 30, more=True)
 from mlxhog.errors import CheckpointError
 from mlxhog.checkpoint.formats.weights import read
 for path in sys.argv[1:]:

@@ -74,7 +74,7 @@ def test_pieces_are_all_elements_once_and_in_order(tmp_path: Path) -> None:
     arrays = {name: RANDOM.standard_normal(1000 + k) for k, name in enumerate("abc")}
     tensors.write(tmp_path / "x", arrays)
     for name, view in tensors.read(tmp_path / "x").items():
-        pieces = list(mapped.chunks(view[5:]))
+        pieces = [piece.copy() for piece in mapped.chunks(view[5:])]
         assert {piece.size for piece in pieces[:-1]} == {8}
         np.testing.assert_array_equal(np.concatenate(pieces), arrays[name][5:])
 
@@ -87,7 +87,33 @@ def test_a_file_that_is_replaced_or_removed_stays_readable(tmp_path: Path) -> No
     os.replace(tmp_path / "y", tmp_path / "x")
     (tmp_path / "x").unlink()
     np.testing.assert_array_equal(view, array)
-    np.testing.assert_array_equal(np.concatenate(list(mapped.chunks(view))), array)
+    np.testing.assert_array_equal(np.concatenate([x.copy() for x in mapped.chunks(view)]), array)
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_on_macos_pieces_are_read_into_one_buffer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped, "_READS", True)
+    arrays = {str(t): RANDOM.standard_normal(1000 + t.itemsize).astype(t) for t in mapped.FLOATS}
+    tensors.write(tmp_path / "x", arrays)
+    for name, view in tensors.read(tmp_path / "x").items():
+        out = np.empty(view.shape, np.float32)
+        assert mapped.copy(view, out)
+        np.testing.assert_array_equal(out, arrays[name].astype(np.float32))
+        assert len({piece.ctypes.data for piece in mapped.chunks(view)}) == 1
+
+
+@pytest.mark.usefixtures("small_chunks")
+def test_a_file_that_is_shortened_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mapped, "_READS", True)
+    tensors.write(tmp_path / "x", {"x": np.ones(100, np.float32)})
+    view = tensors.read(tmp_path / "x")["x"]
+    os.truncate(tmp_path / "x", 200)
+    with pytest.raises(CheckpointError, match=r"x ends at byte 200, \d+ bytes too early"):
+        mapped.copy(view, np.empty(100, np.float32))
 
 
 N_BYTES = 256 << 20

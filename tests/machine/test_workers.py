@@ -41,6 +41,9 @@ def test_two_linux_cores_run_one_worker_of_each_framework():
         ("Apple M4 Pro", 10, 1, 2),
         ("Apple M3 Max", 12, 1, 2),
         ("Apple M2 Ultra", 16, 2, 4),
+        ("Apple A18 Pro", 2, 1, 1),
+        ("Apple M5 Pro", 2, 1, 1),  # a virtual machine with two of its cores
+        ("Apple M1 (Virtual)", 1, 1, 0),
     ],
 )
 def test_a_mac_runs_gpu_workers_and_mlx_workers_on_performance_cores(chip, cores, gpu, cpu):

@@ -25,7 +25,10 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <sstream>
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "include/libproc.h"
 #include "include/sys/proc.h"
@@ -90,6 +93,18 @@ int give(void* old, std::size_t* size, const void* value, std::size_t n) {
   return 0;
 }
 
+// FAKE_LEVELS, such as "Super:6,Performance:12": the kinds of cores, as `sysctl hw` lists them.
+std::vector<std::pair<std::string, std::int32_t>> levels() {
+  std::vector<std::pair<std::string, std::int32_t>> all;
+  const char* value = setting("FAKE_LEVELS");
+  std::istringstream list(value == nullptr ? "" : value);
+  for (std::string level; std::getline(list, level, ',');) {
+    const std::size_t colon = level.find(':');
+    all.emplace_back(level.substr(0, colon), std::stoi(level.substr(colon + 1)));
+  }
+  return all;
+}
+
 }  // namespace
 
 extern "C" {
@@ -104,17 +119,30 @@ int sysctlbyname(const char* name, void* old, std::size_t* size, const void*, st
     const std::uint64_t bytes = std::uint64_t{info.totalram} * info.mem_unit;
     return give(old, size, &bytes, sizeof bytes);
   }
-  if (is("hw.perflevel0.physicalcpu") || is("hw.physicalcpu")) {
-    const char* cores = setting(is("hw.physicalcpu") ? "FAKE_CORES" : "FAKE_PERFORMANCE_CORES");
-    if (cores == nullptr) return fail(ENOENT);
-    const std::int32_t n = std::atoi(cores);
+  if (is("hw.physicalcpu")) {
+    const std::int32_t n = std::atoi(std::getenv("FAKE_CORES"));
     return give(old, size, &n, sizeof n);
+  }
+  const auto all = levels();
+  if (is("hw.nperflevels") && !all.empty()) {
+    const auto n = static_cast<std::int32_t>(all.size());
+    return give(old, size, &n, sizeof n);
+  }
+  for (std::size_t k = 0; k < all.size(); ++k) {
+    const std::string level = "hw.perflevel" + std::to_string(k);
+    const auto& [called, cores] = all[k];
+    if (name == level + ".name") return give(old, size, called.c_str(), called.size() + 1);
+    if (name == level + ".physicalcpu") return give(old, size, &cores, sizeof cores);
   }
   if (is("sysctl.proc_translated")) {
     const std::int32_t translated = setting("FAKE_ROSETTA") != nullptr;
     return give(old, size, &translated, sizeof translated);
   }
-  if (is("machdep.cpu.brand_string")) return give(old, size, "Apple M2 Pro", 13);
+  if (is("machdep.cpu.brand_string")) {
+    const char* chip = setting("FAKE_CHIP");
+    if (chip == nullptr) chip = "Apple M2 Pro";
+    return give(old, size, chip, std::strlen(chip) + 1);
+  }
   return fail(ENOENT);
 }
 
@@ -157,7 +185,7 @@ int pthread_set_qos_class_self_np(unsigned qos_class, int priority) {
   if (log != nullptr) {
     std::FILE* file = std::fopen(log, "a");
     if (file != nullptr) {
-      std::fprintf(file, "%d\n", getpid());
+      std::fprintf(file, "%d %d\n", getpid(), gettid());
       std::fclose(file);
     }
   }
@@ -174,6 +202,7 @@ std::uint64_t clock_gettime_nsec_np(int) {
 
 int shm_open(const char* name, int flags, mode_t mode) {
   if (std::strlen(name) > kNameBytes) return fail(ENAMETOOLONG);
+  if ((flags & O_CLOEXEC) != 0) return fail(EINVAL);  // from macOS 26.4 on
   const char* group = setting("FAKE_SANDBOX_GROUP");
   if (group != nullptr && std::strncmp(name, group, std::strlen(group)) != 0) return fail(EPERM);
   return NEXT(shm_open)(name, flags, mode);
@@ -240,6 +269,14 @@ int getsockopt(int fd, int level, int option, void* value, socklen_t* size) noex
   *size = *size < sizeof credentials ? *size : sizeof credentials;
   std::memcpy(value, credentials, *size);
   return 0;
+}
+
+int setrlimit(__rlimit_resource_t resource, const struct rlimit* limit) noexcept {
+  return resource == RLIMIT_AS ? fail(EINVAL) : NEXT(setrlimit)(resource, limit);
+}
+
+int setrlimit64(__rlimit_resource_t resource, const struct rlimit64* limit) noexcept {
+  return resource == RLIMIT_AS ? fail(EINVAL) : NEXT(setrlimit64)(resource, limit);
 }
 
 int getrusage(__rusage_who_t who, struct rusage* usage) noexcept {

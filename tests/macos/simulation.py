@@ -59,9 +59,17 @@ def environment(**facts: object) -> dict[str, str]:
         "LD_PRELOAD": str(libsystem()),
         "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(ROOT)]),
         "FAKE_CORES": "4",
-        "FAKE_PERFORMANCE_CORES": "2",
+        "FAKE_LEVELS": "Performance:2,Efficiency:2",
         **{name: str(value) for name, value in facts.items()},
     }
+
+
+def with_caffeinate(folder: Path) -> tuple[Path, str]:
+    """Make a `caffeinate` that keeps nothing awake; returns the log of its words, and a PATH."""
+    program, log = folder / "caffeinate", folder / "caffeinate.log"
+    program.write_text(f'#!/bin/sh\necho "$@" > {log}.part\nmv {log}.part {log}\nexec sleep 600\n')
+    program.chmod(0o755)
+    return log, f"{folder}{os.pathsep}{os.environ['PATH']}"
 
 
 def simulated(code: str, *arguments: object, timeout_s: float = 120, **facts: object) -> str:
@@ -75,5 +83,5 @@ def simulated(code: str, *arguments: object, timeout_s: float = 120, **facts: ob
         timeout=timeout_s,
         check=False,
     )
-    assert process.returncode == 0, process.stderr[-4000:]
+    assert process.returncode == 0, (process.stdout + process.stderr)[-4000:]
     return process.stdout

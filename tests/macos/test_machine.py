@@ -1,6 +1,7 @@
 """What mlxhog learns of a Mac: cores, memory, Rosetta, its own size."""
 
 import json
+import re
 import sys
 
 import pytest
@@ -9,26 +10,37 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine import darwin, machine
 from mlxhog.machine.workers import resolve_workers
 from tests.machine.test_workers import mac
-from tests.macos.simulation import linux_only, simulated
+from tests.macos.simulation import linux_only, simulated, with_caffeinate
 
 HERE = """
 import json
 from dataclasses import asdict
+from mlxhog.doctor.checks import collect_facts
 from mlxhog.machine import machine
 found = machine.here()
-print(json.dumps({**asdict(found), "frameworks": sorted(found.frameworks)}))
+efficiency = {"efficiency_cores": collect_facts(found)["efficiency_cores"]}
+print(json.dumps({**asdict(found), **efficiency, "frameworks": sorted(found.frameworks)}))
 """
 
 
 @linux_only
-def test_cores_are_the_performance_cores():
-    result = json.loads(simulated(HERE, FAKE_PERFORMANCE_CORES=3, FAKE_CORES=11))
-    assert (result["system"], result["cores"], result["chip"]) == ("macos", 3, "Apple M2 Pro")
+@pytest.mark.parametrize(
+    ("chip", "levels", "cores"),
+    [
+        ("Apple M2 Pro", "Performance:8,Efficiency:4", 8),
+        ("Apple M5 Max", "Super:6,Performance:12", 18),
+        ("Apple A18 Pro", "Performance:2,Efficiency:4", 2),
+    ],
+)
+def test_cores_are_all_but_the_efficiency_cores(chip, levels, cores):
+    result = json.loads(simulated(HERE, FAKE_LEVELS=levels, FAKE_CORES=24, FAKE_CHIP=chip))
+    assert (result["system"], result["cores"], result["chip"]) == ("macos", cores, chip)
+    assert result["efficiency_cores"] == sum(map(int, re.findall("Efficiency:(.)", levels)))
 
 
 @linux_only
-def test_on_a_mac_without_efficiency_cores_all_cores_count():
-    assert json.loads(simulated(HERE, FAKE_PERFORMANCE_CORES="", FAKE_CORES=6))["cores"] == 6
+def test_on_a_mac_that_names_no_kinds_of_cores_all_cores_count():
+    assert json.loads(simulated(HERE, FAKE_LEVELS="", FAKE_CORES=6))["cores"] == 6
 
 
 @linux_only
@@ -73,7 +85,7 @@ def test_a_kernel_that_does_not_answer_is_no_error(monkeypatch):
     monkeypatch.setattr(darwin, "_system", Silent)
     assert darwin.sysctl("hw.memsize") is None
     assert darwin.sysctl_text("machdep.cpu.brand_string") == ""
-    assert darwin.performance_cores() == 1
+    assert darwin.fast_cores() == 1
     assert darwin.available_bytes() == 0
     assert not darwin.translated()
     assert not darwin.ask_for_performance_cores()
@@ -83,6 +95,37 @@ def test_a_kernel_that_does_not_answer_is_no_error(monkeypatch):
 def test_elsewhere_nothing_of_macos_is_asked():
     assert darwin.sysctl("hw.memsize") is None
     assert darwin.available_bytes() == 0
+    assert not darwin.ask_for_performance_cores()
+
+
+AWAKE = """
+import os, sys, time
+from pathlib import Path
+from mlxhog.machine import darwin
+log = Path(sys.argv[1])
+with darwin.awake() as note:
+    while note == "" and not log.exists():
+        time.sleep(0.01)
+    print(note or log.read_text().split() == ["-i", "-w", str(os.getpid())])
+try:
+    print(os.waitpid(-1, 0))
+except ChildProcessError:
+    print("no child")
+"""
+
+
+@linux_only
+def test_a_mac_stays_awake_during_the_block_and_no_longer(tmp_path):
+    log, path = with_caffeinate(tmp_path)
+    assert simulated(AWAKE, log, PATH=path).splitlines() == ["True", "no child"]
+
+
+@linux_only
+def test_a_mac_that_cannot_be_kept_awake_says_so(tmp_path):
+    note, child = simulated(AWAKE, tmp_path / "log").splitlines()
+    assert "may fall asleep" in note
+    assert "--keep-awake false" in note
+    assert child == "no child"
 
 
 @pytest.mark.macos
@@ -90,6 +133,6 @@ def test_elsewhere_nothing_of_macos_is_asked():
 def test_this_mac_answers():
     assert darwin.memory_bytes() > 1 << 30
     assert 0 < darwin.available_bytes() < darwin.memory_bytes()
-    assert darwin.performance_cores() >= 1
+    assert darwin.fast_cores() >= 1
     assert darwin.sysctl_text("machdep.cpu.brand_string")
     assert darwin.ask_for_performance_cores()

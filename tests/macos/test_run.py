@@ -11,7 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.macos.simulation import ROOT, environment, linux_only, simulated
+from tests.macos.simulation import (
+    ROOT,
+    environment,
+    linux_only,
+    simulated,
+    with_caffeinate,
+)
 from tests.processes import alive
 from tests.training.test_deaths import run_directory, wait_until, worker_pids
 
@@ -33,11 +39,47 @@ if __name__ == "__main__":
 def test_killed_workers_are_replaced(tmp_path: Path) -> None:
     options = {"kills": 2, "workers": "mlx:cpu*2", "steps": 80}
     log = tmp_path / "qos"
-    printed = simulated(TRAIN, tmp_path, json.dumps(options), FAKE_QOS_LOG=log)
+    awake, path = with_caffeinate(tmp_path)
+    printed = simulated(TRAIN, tmp_path, json.dumps(options), FAKE_QOS_LOG=log, PATH=path)
     status, restarts, steps = json.loads(printed.splitlines()[-1])
     assert (status, restarts) == ("done", 2)
     assert steps >= 78  # a step that died with its worker is not taken
-    assert len(set(log.read_text().split())) == 4, "every worker asks for performance cores"
+    asked = [line.split() for line in log.read_text().splitlines()]
+    assert len({pid for pid, _ in asked}) == 4, "every worker asks for performance cores"
+    option, waits, pid = awake.read_text().split()
+    assert (option, waits) == ("-i", "-w")
+    assert (
+        int(pid) == json.loads(next(tmp_path.glob("runs/*/run.json")).read_text())["supervisor_pid"]
+    )
+
+
+ON_M5 = """
+import json, os, sys
+from pathlib import Path
+if sys.argv[2]:
+    os.environ["MLX_ENABLE_TF32"] = sys.argv[2]
+else:
+    os.environ.pop("MLX_ENABLE_TF32", None)
+from mlxhog.training.trainer import train
+from tests.training.small import small_config
+if __name__ == "__main__":
+    messages = []
+    config = small_config(Path(sys.argv[1]), workers="mlx:gpu", steps=2, strategy="serial")
+    result = train(config, observer=lambda progress: messages.append(progress.message or ""))
+    status = json.loads((Path(result.run) / "run.json").read_text())
+    print(json.dumps([status["tf32"], [one for one in messages if "TF32" in one]]))
+"""
+
+
+@pytest.mark.parametrize(("value", "tf32", "why"), [("", True, "default"), ("0", False, "")])
+def test_a_run_on_an_m5_names_tf32_once_and_records_it(
+    tmp_path: Path, value: str, tf32: bool, why: str
+) -> None:
+    facts = {"FAKE_METAL": 1, "FAKE_CHIP": "Apple M5", "FAKE_LEVELS": "Super:4,Efficiency:6"}
+    recorded, named = json.loads(simulated(ON_M5, tmp_path, value, **facts).splitlines()[-1])
+    assert recorded is tf32
+    assert len(named) == tf32
+    assert all(why in one and "MLX_ENABLE_TF32=0" in one for one in named)
 
 
 def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path: Path) -> None:

@@ -29,6 +29,13 @@ def error(call, *arguments):
     [
         ("a long name", "print(error(shm, '/' + 30 * 'x'), error(shm, '/' + 31 * 'x'))",
          "None ENAMETOOLONG"),
+        ("a flag that shm_open refuses",
+         "print(error(_posixshmem.shm_open, '/a', os.O_CREAT | os.O_RDWR | os.O_CLOEXEC))",
+         "EINVAL"),
+        ("no limit of memory",
+         "import resource; limit = resource.RLIMIT_AS\n"
+         "try: resource.setrlimit(limit, resource.getrlimit(limit))\n"
+         "except (OSError, ValueError) as refusal: print('no')", "no"),
         ("one size for ever", "print(second_size())",
          "EINVAL"),
         ("whole pages, no regular file",
@@ -52,6 +59,15 @@ def error(call, *arguments):
          "try: sumsq(x)\nexcept TypeError: print('no', end=' ')\n"
          "print(x.__dlpack_device__(), sumsq(np.array(x, copy=False)))",
          "no (8, 0) 3.0"),
+        ("a GPU that facts are asked of by its name, beside a default device of the process",
+         "import os; os.environ['FAKE_METAL'] = '1'; import mlx.core as mx\n"
+         "size = 'max_recommended_working_set_size'\n"
+         "with mx.stream(mx.cpu): print(size in mx.device_info(), size in mx.device_info(mx.gpu))\n"
+         "print(size in mx.device_info(), size in mx.device_info(mx.cpu))",
+         "False True\nTrue False"),
+        ("a cache of the drive that every mapping of a file flushes",
+         "mmap.mmap(-1, 9); mmap.mmap(os.open(sys.executable, 0), 9, access=mmap.ACCESS_READ);"
+         "print(mmap.mmap.flushes)", "1"),
         ("pages of 16 KiB", "print(sys.platform, mmap.PAGESIZE)", "darwin 16384"),
     ],
 )  # fmt: skip

@@ -73,7 +73,7 @@ void ChunkGates::compute(const float* i, const float* f, Index stride, Index L, 
     // Not std::max, which would lose a NaN.
     top = opened[t] ? c : top;
     c_hi[t] = static_cast<float>(c);
-    c_lo[t] = static_cast<float>(c - c_hi[t]);
+    c_lo[t] = std::isinf(c_hi[t]) ? 0.0f : static_cast<float>(c - c_hi[t]);  // a gate may be -inf
     top_hi[t] = static_cast<float>(top);
     top_lo[t] = static_cast<float>(top - top_hi[t]);
     floor[t] = static_cast<float>(-(b + top));

@@ -22,6 +22,9 @@ from mlxhog.files.tensors import TensorSource, write_entries
 _REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model"}
 """Suffixes of the files of a checkpoint, in any format."""
 
+_FINDER = ".DS_Store"
+"""macOS writes this file into every folder that its user looks at."""
+
 OnTensor = Callable[[str, int, int], None]
 """Called after each tensor with (its name, bytes written so far, all bytes)."""
 
@@ -57,7 +60,7 @@ def check_target(target: Path, *, force: bool) -> None:
         _clear_remains(target.absolute())
         if not (target.exists() or target.is_symlink()):
             return
-        if target.is_dir() and not any(target.iterdir()):
+        if target.is_dir() and all(entry.name == _FINDER for entry in target.iterdir()):
             return
         if not force:
             raise ConfigError(f"{target} exists; choose another name, or replace it with --force")
@@ -164,8 +167,8 @@ def _check_parents(target: Path) -> None:
 
 
 def _replaceable(entry: Path) -> bool:
-    """Return whether a directory's entry is a file of a checkpoint, by its suffix."""
-    return entry.is_file() and entry.suffix in _REPLACED
+    """Return whether a directory's entry is a file of a checkpoint, by its suffix, or Finder's."""
+    return entry.is_file() and (entry.suffix in _REPLACED or entry.name == _FINDER)
 
 
 def _clear_remains(target: Path) -> None:

@@ -8,9 +8,8 @@ from dataclasses import dataclass
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.live import MODES, READ_MODES, wait_option
+from mlxhog.live import MODES, READ_MODES, backend_option, wait_option
 from mlxhog.machine.http_server import is_own
-from mlxhog.machine.workers import BACKEND_WORDS
 
 KEY_VARIABLE = "MLXHOG_API_KEY"
 
@@ -33,7 +32,7 @@ class ServeConfig:
         "how a run that trains is read (docs/live.md); checkpoint is its newest checkpoint",
         choices=MODES,
     )
-    backend: str = option("torch:cpu", "backend that computes the model", choices=BACKEND_WORDS)
+    backend: str = backend_option()
     weights: str = option(
         "float32",
         "dtype of the backend's weights; all but float32 convert at every load; 8bit and 4bit are "

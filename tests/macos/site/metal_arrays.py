@@ -1,11 +1,14 @@
 """MLX as it is on a Mac, on the CPU: every array lies in Metal's memory, and there may be a GPU.
 
-Sources: MLX 0.32, `python/src/convert.cpp` (`__dlpack__` names Metal wherever there is Metal,
-whatever the default device); DLPack, `DLManagedTensor`, `DLManagedTensorVersioned`.
+The default device is the GPU, one for all threads. Sources: MLX 0.32, `mlx/device.cpp`, and
+`python/src/convert.cpp` (`__dlpack__` names Metal wherever there is Metal, whatever the default
+device); DLPack, `DLManagedTensor`, `DLManagedTensorVersioned`.
 """
 
 import ctypes
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -22,15 +25,28 @@ def install(mx: ModuleType) -> None:
 
 
 def _add_gpu(mx: Any) -> None:
-    facts = {**mx.device_info(), "max_recommended_working_set_size": MEMORY_BYTES}
-    chosen = mx.default_device()
+    of_cpu = mx.device_info()
+    of_gpu = {**of_cpu, "max_recommended_working_set_size": MEMORY_BYTES}
+    chosen = mx.Device(mx.gpu, 0)
 
     def choose(device: Any) -> None:
         nonlocal chosen
         chosen = mx.Device(mx.gpu if device == mx.gpu else mx.cpu, 0)
 
+    @contextmanager
+    def stream(device: Any) -> Iterator[None]:
+        before = chosen
+        choose(device)
+        try:
+            yield
+        finally:
+            choose(before)
+
+    def device_info(device: Any = None) -> dict[str, Any]:
+        return of_gpu if (chosen if device is None else device) == mx.gpu else of_cpu
+
     mx.metal.is_available = lambda: True
-    mx.device_info = lambda: facts
+    mx.device_info, mx.stream = device_info, stream
     mx.set_default_device, mx.default_device = choose, lambda: chosen
     mx.disable_compile()  # it would start a C++ compiler
 

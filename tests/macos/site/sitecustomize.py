@@ -1,5 +1,6 @@
 """Make this Python look like one on macOS where Python itself decides (see `simulation.py`)."""
 
+import fcntl
 import mmap
 import os
 import platform
@@ -7,6 +8,7 @@ import signal
 import socket
 import sys
 import sysconfig
+from typing import Any
 
 import metal_arrays
 from after_import import after_import
@@ -14,6 +16,22 @@ from after_import import after_import
 sysconfig.get_config_vars()  # reads a module named after the platform, so before the change
 sys.platform = "darwin"
 mmap.PAGESIZE = mmap.ALLOCATIONGRANULARITY = 16_384
+
+
+class Mapping(mmap.mmap):
+    """Python's mapping: before it maps a file, it has the drive flush its cache (F_FULLFSYNC)."""
+
+    flushes = 0
+
+    def __new__(cls, fileno: int, *arguments: Any, **keywords: Any) -> Any:
+        """Map a file, or anonymous memory, which has no drive."""
+        Mapping.flushes += fileno != -1
+        return super().__new__(cls, fileno, *arguments, **keywords)
+
+
+mmap.mmap = Mapping
+fcntl.F_FULLFSYNC, _fcntl = 51, fcntl.fcntl
+fcntl.fcntl = lambda fd, command, *more: 0 if command == 51 else _fcntl(fd, command, *more)
 for module, names in {
     os: (
         "posix_fallocate posix_fadvise memfd_create eventfd pidfd_open copy_file_range waitid "

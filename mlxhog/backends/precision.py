@@ -1,0 +1,201 @@
+"""The precision of a backend's float32: small computations whose exact results are known.
+
+Each kind shows a fault that a device, its compiler or a framework has had:
+
+    products   of 1, 7, 9 and 32 rows, for which libraries have kernels of their own. TF32 cuts the
+               operands to 10 bits (mlx issue 3860); more than 8 rows were once wrong (3585).
+    gates      at -inf, -1e4, -88, 0 and 88. Fast mathematics makes NaN of exp(-inf) (3592).
+    chain      operators that depend on each other in one graph, which a lazy framework sends to
+               the device together (3347).
+    tiny       products below 1.2e-38. A device may flush them to zero; that is no fault.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.backends.autodiff import MLXArrays, TorchArrays
+from mlxhog.models.ops.kernels import Ops, choose
+from mlxhog.models.ops.reference.ops_numpy import FLOAT64
+
+Array = NDArray[Any]
+Inputs = Mapping[str, Any]
+
+PRODUCTS, GATES, CHAIN, TINY = "products", "gates", "chain", "tiny"
+ALLOWED = {PRODUCTS: 4e-6, GATES: 1e-4, CHAIN: 2e-5}
+"""Largest error of an entry, as a share of the largest entry. TF32 products have 7e-4."""
+LEAST_NORMAL = 2.0**-126
+"""Largest error of tiny products: the smallest number that no device flushes to zero."""
+
+ROWS = (1, 7, 9, 32)
+EXTREMES = (0.0, -math.inf, -1e4, -88.0, 88.0, 0.0, -math.inf, 0.0)
+FORGETS = (0.0, 88.0, 0.0, 88.0, 0.0, 88.0, -88.0, -1e4)
+"""Forget gates; sums of their logarithms over a chunk cancel little."""
+B, S, NH, DH, CHUNK = 2, 16, 2, 8, 8
+D = NH * DH
+DEPTH = 4
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A computation with operators.
+
+    Attributes:
+        draw: draws its inputs, float32.
+        call: from operators and inputs to the result.
+    """
+
+    draw: Callable[[np.random.Generator], dict[str, Array]]
+    call: Callable[[Any, Inputs], Any]
+
+    def inputs(self) -> dict[str, Array]:
+        """Return its inputs, the same in every process."""
+        return self.draw(np.random.default_rng(0))
+
+    def exact(self) -> Array:
+        """Compute the result in float64."""
+        exact: Array = self.call(
+            FLOAT64, {name: x.astype(np.float64) for name, x in self.inputs().items()}
+        )
+        return exact
+
+
+def _uniform(r: np.random.Generator, *shape: int, low: float = 0.5, high: float = 2.0) -> Array:
+    return r.uniform(low, high, shape).astype(np.float32)
+
+
+def _along(values: tuple[float, ...], *shape: int) -> Array:
+    """Repeat values along the second axis."""
+    column = np.resize(np.array(values, np.float32), shape[1]).reshape(-1, *[1] * (len(shape) - 2))
+    return np.broadcast_to(column, shape).copy()
+
+
+def _product(rows: int) -> Probe:
+    return Probe(
+        lambda r: {"x": _uniform(r, rows, 32), "w": _uniform(r, 40, 32)},
+        lambda ops, t: ops.linears(t["x"], [t["w"]])[0],
+    )
+
+
+def _output_gate(r: np.random.Generator) -> dict[str, Array]:
+    h, o = _uniform(r, B, S, NH, DH), _along(EXTREMES, B, S, D)
+    return {"h": h, "o": o, "w": _uniform(r, D)}
+
+
+def _mlstm(r: np.random.Generator) -> dict[str, Array]:
+    cell = (B, S, NH, DH)
+    gates = {"i": _along(EXTREMES, B, S, NH), "f": _along(FORGETS, B, S, NH)}
+    return {name: _uniform(r, *cell) for name in "qkv"} | gates
+
+
+def _slstm(r: np.random.Generator) -> dict[str, Array]:
+    cell = (B, S, NH, DH)
+    gates = {"i": _along(EXTREMES, *cell), "f": _along(FORGETS, *cell)}
+    others = {"z": _uniform(r, *cell), "o": _along(EXTREMES, *cell)}
+    return gates | others | {"R": _uniform(r, NH, 4 * DH, DH, high=0.6), "b": _uniform(r, 4 * D)}
+
+
+def _chained(r: np.random.Generator) -> dict[str, Array]:
+    gates = {name: _uniform(r, B, S, NH) for name in "if"}
+    return {"x": _uniform(r, B, S, D), "w": _uniform(r, D, D), "norm": _uniform(r, D)} | gates
+
+
+def _chain(ops: Any, t: Inputs) -> Any:
+    x = t["x"]
+    for _ in range(DEPTH):
+        q = ops.linears(x, [t["w"]])[0].reshape(B, S, NH, DH)
+        h, _ = ops.mlstm_cell(q, q, q, t["i"], t["f"], chunk_size=CHUNK, eps=1e-6)
+        x = ops.swiglu(ops.soft_cap(h.reshape(B, S, D), 15.0), x)
+        x = ops.rms_norm(x, t["norm"], 1e-6)
+    return x
+
+
+PROBES = {
+    **{f"{PRODUCTS}/{rows} rows": _product(rows) for rows in ROWS},
+    f"{GATES}/output gate": Probe(
+        _output_gate, lambda ops, t: ops.head_norm_gate(t["h"], t["o"], t["w"], 1e-6)
+    ),
+    f"{GATES}/mlstm_cell": Probe(
+        _mlstm,
+        lambda ops, t: ops.mlstm_cell(*(t[n] for n in "qkvif"), chunk_size=CHUNK, eps=1e-6)[0],
+    ),
+    f"{GATES}/slstm_cell": Probe(
+        _slstm, lambda ops, t: ops.slstm_cell(*(t[n] for n in ("i", "f", "z", "o", "R", "b")))[0]
+    ),
+    f"{CHAIN}/{DEPTH} layers": Probe(_chained, _chain),
+    f"{TINY}/products": Probe(
+        lambda r: {
+            "x": np.float32(2.0) ** -np.arange(120, 140, dtype=np.float32),
+            "y": _uniform(r, 20),
+        },
+        lambda ops, t: t["x"] * t["y"],
+    ),
+}
+"""By kind and name."""
+
+
+def exact() -> Iterator[tuple[str, Array]]:
+    """Yield the exact result of every probe."""
+    for name, probe in PROBES.items():
+        yield name, probe.exact()
+
+
+@dataclass(frozen=True)
+class Precision:
+    """The measured precision of a backend with one form of the operators.
+
+    Attributes:
+        errors: largest error by kind, as in `ALLOWED`; infinite for results that are not finite.
+        keeps_tiny: whether products below 1.2e-38 are not flushed to zero.
+        tiny_error: largest error of tiny products.
+    """
+
+    errors: Mapping[str, float]
+    keeps_tiny: bool
+    tiny_error: float
+
+    @property
+    def bad(self) -> list[str]:
+        """Kinds with a larger error than float32 may have."""
+        bad = [kind for kind, most in ALLOWED.items() if not self.errors[kind] <= most]
+        return bad + [TINY] * (not self.tiny_error <= LEAST_NORMAL)
+
+    def __str__(self) -> str:
+        """Name the error of every kind."""
+        errors = ", ".join(f"{kind} {error:.1e}" for kind, error in self.errors.items())
+        tiny = "kept" if self.keeps_tiny else "flushed to zero"
+        return f"largest errors: {errors}; numbers below 1.2e-38 are {tiny}"
+
+
+def measure(framework: str, device: str, kernels: str) -> Precision:
+    """Measure the precision of a framework, which is imported here, by float64.
+
+    Args:
+        framework: "torch" or "mlx".
+        device: "cpu", "mps" or "gpu".
+        kernels: form of the operators.
+    """
+    arrays = (TorchArrays if framework == "torch" else MLXArrays)(device, threads=1)
+    return compared(arrays, choose(framework, kernels, device))
+
+
+def compared(arrays: TorchArrays | MLXArrays, ops: Ops) -> Precision:
+    """Compute every probe by operators on arrays of a framework, and compare with float64."""
+    errors, tiny_error, keeps_tiny = dict.fromkeys(ALLOWED, 0.0), 0.0, True
+    for name, probe in PROBES.items():
+        inputs = {key: arrays.array(x) for key, x in probe.inputs().items()}
+        y, expected = arrays.host(probe.call(ops, inputs)), probe.exact()
+        off = np.abs(y - expected)
+        error = float(off.max()) if np.isfinite(y).all() else math.inf
+        kind = name.partition("/")[0]
+        if kind == TINY:
+            tiny_error, keeps_tiny = error, bool(y.all())
+        else:
+            errors[kind] = max(errors[kind], error / float(np.abs(expected).max()))
+    return Precision(errors, keeps_tiny, tiny_error)

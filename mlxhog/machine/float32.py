@@ -1,0 +1,68 @@
+"""Whether MLX multiplies float32 as float32, or as TF32, whose operands have 10 bits.
+
+An M5's GPU multiplies as TF32 unless the environment variable MLX_ENABLE_TF32 is 0 when MLX first
+multiplies: the error of a product is then 8e-4 in place of 3e-7 (mlx issues 3534 and 3860). mlxhog
+switches it off where it promises numbers (doctor, parity, recorded runs and their replay, runs with
+`determinism=rounds`); other runs have MLX's default, for its speed. A value of the user stays.
+"""
+
+import os
+import re
+from collections.abc import Collection, Mapping
+
+from mlxhog.machine.machine import Machine
+
+VARIABLE = "MLX_ENABLE_TF32"
+FIRST_CHIP = 5
+_M_CHIP = re.compile(r"Apple M(\d+)")
+_NUMBER = re.compile(r"\s*[+-]?\d+")  # MLX reads the variable by atoi: other text is 0
+
+
+def promise() -> None:
+    """Switch TF32 off in this process and its children, unless the user has set the variable.
+
+    Call it before MLX is imported.
+    """
+    os.environ.setdefault(VARIABLE, "0")
+
+
+def user_value(environ: Mapping[str, str] = os.environ) -> str | None:
+    """The user's value of the variable where it allows TF32; None if it does not, or is not set."""
+    value = environ.get(VARIABLE, "0")
+    number = _NUMBER.match(value)
+    return value if number is not None and int(number[0]) else None
+
+
+def multiplies_as_tf32(backends: Collection[str], machine: Machine, *, promised: bool) -> bool:
+    """Whether workers of these backends multiply float32 as TF32 on a machine.
+
+    Args:
+        backends: of the workers.
+        machine: where they run.
+        promised: whether they call `promise`.
+    """
+    chip = _M_CHIP.match(machine.chip)
+    can = "mlx:gpu" in backends and chip is not None and int(chip[1]) >= FIRST_CHIP
+    by_default = VARIABLE not in os.environ and not promised
+    return can and (by_default or user_value() is not None)
+
+
+def user_note(environ: Mapping[str, str] = os.environ) -> str:
+    """Say what a user's value means for the precision of products; "" if there is none."""
+    if (value := user_value(environ)) is None:
+        return ""
+    return (
+        f"{VARIABLE}={value} is set, so an M5's GPU multiplies float32 of MLX as TF32: the error "
+        f"of a product is 8e-4, not 3e-7; unset {VARIABLE}"
+    )
+
+
+def note(backends: Collection[str], machine: Machine, *, promised: bool) -> str:
+    """Say how MLX multiplies float32, if that is not certain; else ""."""
+    if not multiplies_as_tf32(backends, machine, promised=promised):
+        return ""
+    why = f"{VARIABLE}={user_value()} is set" if user_value() else "MLX's default here"
+    return (
+        f"mlx:gpu multiplies float32 as TF32 from macOS 26.2 on ({why}): the error of a product is "
+        f"8e-4, not 3e-7; {VARIABLE}=0 switches that off"
+    )

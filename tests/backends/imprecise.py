@@ -1,0 +1,73 @@
+"""Stand-ins of a backend that computes less than float32, one for each kind of fault."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.backends import precision
+from mlxhog.backends.autodiff import MLXArrays, TorchArrays
+
+Array = NDArray[Any]
+Arrays = TorchArrays | MLXArrays
+Operator = Callable[..., Any]
+BITS_OF_TF32 = np.uint32(0xFFFFE000)
+
+
+def cut(x: Array) -> Array:
+    """Drop all but 10 bits of each fraction."""
+    return (x.view(np.uint32) & BITS_OF_TF32).view(np.float32)
+
+
+def operands_of_10_bits(right: Operator, arrays: Arrays) -> Operator:
+    """As an M5's GPU multiplies unless MLX_ENABLE_TF32 is 0."""
+
+    def linears(x: Any, weights: Any, biases: Any = None) -> Any:
+        x, *weights = (arrays.array(cut(arrays.host(each))) for each in (x, *weights))
+        return right(x, weights, biases)
+
+    return linears
+
+
+def wrong_in_the_ninth_row(right: Operator, arrays: Arrays) -> Operator:
+    """As a kernel for many rows that was compiled for another system (mlx issue 3585)."""
+
+    def linears(x: Any, weights: Any, biases: Any = None) -> Any:
+        y = arrays.host(right(x, weights, biases)[0]).copy()
+        y[8:] *= np.float32(1.01)
+        return (arrays.array(y),)
+
+    return linears
+
+
+def nan_at_minus_infinity(right: Operator, arrays: Arrays) -> Operator:
+    """As fast mathematics computes a gate (mlx issue 3592)."""
+
+    def head_norm_gate(h: Any, o: Any, w: Any, eps: float) -> Any:
+        y, gate = arrays.host(right(h, o, w, eps)), arrays.host(o)
+        return arrays.array(np.where(np.isneginf(gate), np.float32(np.nan), y))
+
+    return head_norm_gate
+
+
+def result_of_the_call_before(right: Operator, arrays: Arrays) -> Operator:
+    """As a kernel of a graph that does not wait for the one before it (mlx issue 3347)."""
+    last: list[Any] = []
+
+    def soft_cap(x: Any, c: float) -> Any:
+        last.append(right(x, c))
+        return last[-2] if len(last) > 1 else last[-1]
+
+    return soft_cap
+
+
+FAULTS = {
+    operands_of_10_bits: ("linears", precision.PRODUCTS),
+    wrong_in_the_ninth_row: ("linears", precision.PRODUCTS),
+    nan_at_minus_infinity: ("head_norm_gate", precision.GATES),
+    result_of_the_call_before: ("soft_cap", precision.CHAIN),
+}
+"""Fault -> the operator that has it, and the kind of probe that notices it."""

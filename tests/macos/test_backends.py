@@ -1,0 +1,153 @@
+"""Backends on a Mac: two devices in one process, and the threads that ask for performance cores."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.macos.simulation import linux_only, simulated
+
+pytestmark = linux_only
+
+BOTH_DEVICES = """
+import mlx.core as mx
+import numpy as np
+from mlxhog import backends
+from mlxhog.models import lm
+from mlxhog.models.families import init_params
+from tests.models.sample import SMALLEST
+
+forward, devices = lm.forward, []
+def noted(*arguments, **keywords):
+    devices.append(mx.default_device())
+    return forward(*arguments, **keywords)
+lm.forward = noted
+limits = []
+mx.set_cache_limit = limits.append
+
+ids = np.ones((1, 3), np.int32)
+loaded = [backends.create_alone(word) for word in ("mlx:cpu", "auto", "mlx:cpu", "mlx")]
+for backend in loaded:
+    backend.load(SMALLEST, init_params(SMALLEST, 0))
+logits = [backend.logits(ids, None)[0] for backend in loaded]
+assert len(limits) == 4 and max(limits) <= 1 << 30, "arrays of the CPU are Metal's, too"
+assert all(np.allclose(logits[0], each, atol=1e-5) for each in logits)
+print(*(backend.name for backend in loaded), *("gpu" if d == mx.gpu else "cpu" for d in devices))
+assert mx.default_device() == mx.gpu, "that of the program that uses mlxhog"
+"""
+
+
+def test_backends_on_both_devices_work_in_one_process() -> None:
+    printed = simulated(BOTH_DEVICES, FAKE_METAL=1)
+    assert printed == "mlx:cpu mlx:gpu mlx:cpu mlx:gpu cpu gpu cpu gpu\n"
+
+
+ASKING = """
+import json, os, sys, threading
+from pathlib import Path
+from mlxhog import load
+from mlxhog.arena.child import Child
+from mlxhog.classic.config import ClassicConfig
+from mlxhog.classic.session import train
+from mlxhog.live.serving.config import ServeConfig
+from mlxhog.live.serving.engine_thread import EngineThread
+from mlxhog.mad.training import candidate
+from tests.classic.small import hinge
+from tests.mad.training.small_runs import small_run
+from tests.saved import saved_run
+
+def in_thread(call):
+    thread = threading.Thread(target=call)
+    thread.start()
+    thread.join()
+    return thread.native_id
+
+if __name__ == "__main__":
+    out, log = Path(sys.argv[1]), Path(os.environ["FAKE_QOS_LOG"])
+    saved_run(out)
+    asked = {}
+    with Child() as child:  # of doctor and parity
+        child.call(60, repr)
+        asked["lane of a child"] = child.pid
+    train(hinge(), ClassicConfig(workers=2))
+    engine = EngineThread("latest", ServeConfig(out=str(out)))
+    engine.wait()
+    asked["serve"] = engine._thread.native_id
+    engine.stop()
+    asked["generate"] = in_thread(lambda: load(out=out).generate(max_new_tokens=1))
+    asked["mad"] = in_thread(lambda: candidate.train(small_run()))
+    print(json.dumps([os.getpid(), asked]))
+"""
+
+
+@pytest.mark.slow
+def test_every_thread_that_computes_asks_for_performance_cores(tmp_path: Path) -> None:
+    log = tmp_path / "qos"
+    own, asked = json.loads(simulated(ASKING, tmp_path / "runs", FAKE_QOS_LOG=log).splitlines()[-1])
+    lines = [tuple(map(int, line.split())) for line in log.read_text().splitlines()]
+    assert any(pid == asked["lane of a child"] != thread for pid, thread in lines)
+    assert {asked[name] for name in ("serve", "generate", "mad")} <= {
+        thread for pid, thread in lines if pid == own
+    }
+    children = {pid for pid, thread in lines if pid == thread != own}
+    assert len(children) == 3, "the child, and two workers of a classic problem"
+
+
+COMMANDS = """
+import mlxhog
+from mlxhog.backends import create_alone
+from mlxhog.cli.eval import EvalConfig
+from mlxhog.cli.generate import GenerateConfig
+from mlxhog.live.model import load
+from mlxhog.live.serving.config import ServeConfig
+words = [config().backend for config in (ServeConfig, GenerateConfig, EvalConfig)]
+words.append(load.__kwdefaults__["backend"])
+print(*{create_alone(word).name for word in words})
+"""
+
+
+@pytest.mark.parametrize(("facts", "backend"), [({"FAKE_METAL": 1}, "mlx:gpu"), ({}, "torch:cpu")])
+def test_serve_generate_eval_and_load_choose_one_device(facts: Any, backend: str) -> None:
+    assert simulated(COMMANDS, **facts).split() == [backend]
+
+
+LOADING = """
+import mmap, sys
+from pathlib import Path
+import numpy as np
+from mlxhog.files import mapped, tensors
+
+path = Path(sys.argv[1])
+arrays = {name: np.arange(1000, dtype=np.float32) for name in "abc"}
+tensors.write(path, arrays)
+mapped.CHUNK_BYTES, before = 256, mmap.mmap.flushes
+for name, view in tensors.read(path).items():
+    out = np.empty(1000, np.float32)
+    assert mapped.copy(view, out) and (out == arrays[name]).all()
+print(mmap.mmap.flushes - before)
+"""
+
+
+def test_loading_a_file_has_the_drive_flush_its_cache_once(tmp_path: Path) -> None:
+    assert simulated(LOADING, tmp_path / "x.safetensors") == "1\n"
+
+
+FOR_A_MAC = """
+tests/checkpoint/test_run.py::test_a_full_disk_leaves_status_and_metrics_as_they_were
+tests/faults/test_files.py::test_a_refused_write_is_said_in_words_and_the_old_file_stands
+tests/faults/test_native_arguments.py::test_the_classic_problems_refuse_lock_words_whose_last_number_wraps
+tests/faults/test_torch_files.py::test_strides_that_wrap_the_address_space_and_a_dict_that_holds_itself_are_refused
+tests/mad/study/test_store.py::test_a_line_is_on_the_disk_before_anybody_goes_on
+"""
+RUN_TESTS = "import pytest, sys; sys.exit(pytest.main(['-p', 'no:cacheprovider', *sys.argv[1:]]))"
+
+
+@pytest.mark.slow
+def test_tests_that_limit_memory_or_stop_the_disk_pass_on_a_mac() -> None:
+    printed = simulated(RUN_TESTS, *FOR_A_MAC.split())
+    assert re.search(r"\d+ passed", printed)
+    assert "skipped" not in printed
