@@ -31,7 +31,6 @@ from harness.interleaved import answer, quiet_turns, spawned
 from harness.machine import LoadWatch, cores, pin
 
 from mlxhog import _native
-from mlxhog.optim.muon import ORTHOGONALIZATIONS
 from mlxhog.optim.updates import WRITE_MODES
 
 WORKERS = 2
@@ -154,14 +153,10 @@ def halve_adamw(locks: _native.Locks, mode: int, flat: Any, floats: int, seed: i
 
 
 def halve_muon(locks: _native.Locks, mode: int, flat: Any, floats: int, seed: int) -> None:
-    """The part of a step of Muon that halves the mean of all, which lies behind the parameters.
-
-    Single rows are orthogonalised, so that workers spend most of their time on the mean.
-    """
+    """The part of a step of Muon that halves the mean of all, which lies behind the parameters."""
     m, zeros = flat[floats : 2 * floats], flat[2 * floats : 3 * floats].reshape(-1, COLUMNS)
     _native.muon_directions(
-        locks, mode, m, [0], [zeros], [np.empty_like(zeros)], [1.0], ORTHOGONALIZATIONS["polar3"],
-        beta1=0.5, nesterov=0.0, seed=seed, rows=1,
+        locks, mode, m, [0], [zeros], [np.empty_like(zeros)], beta1=0.5, nesterov=0.0, seed=seed,
     )  # fmt: skip
 
 

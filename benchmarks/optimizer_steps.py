@@ -36,7 +36,7 @@ from mlxhog.data.batch import Batch
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import Muon, Optimizer, Target, gradients, updates
-from mlxhog.optim.muon import ORTHOGONALIZATIONS
+from mlxhog.optim.muon import ORTHOGONALIZATIONS, operations
 from mlxhog.optim.rule import new_state
 
 SEQ = 256
@@ -142,16 +142,6 @@ def seconds(work: Callable[[], None]) -> float:
     return time.perf_counter() - began
 
 
-def operations(shapes: list[tuple[int, int]], steps: int) -> float:
-    """Multiplications and additions of the orthogonalisation, one triangle where symmetric."""
-    total = 0.0
-    symmetric = 4 * steps - 3  # products of n x n
-    for rows, cols in shapes:
-        n, longer = min(rows, cols), max(rows, cols)
-        total += n * (n + 1) * longer + symmetric * n * (n + 1) * n + 2 * n * n * longer
-    return total
-
-
 def product_speed(n: int) -> float:
     """Operations per second of our own float32 product of n x n matrices, one thread."""
     rng = np.random.default_rng(0)
@@ -206,7 +196,8 @@ def measure_width(findings: Findings, d: int, rounds: int) -> None:
         rule = bench.optimizers[kind]
         if not isinstance(rule, Muon):
             continue
-        work = operations(bench.hidden(), len(ORTHOGONALIZATIONS[rule.orthogonalization]))
+        steps = len(ORTHOGONALIZATIONS[rule.orthogonalization])
+        work = sum(operations(shape, steps) for shape in bench.hidden())
         bounds[kind] = work / speed
         print(
             f"  bound of {kind:15} {1e3 * bounds[kind]:.2f} ms: {work / 1e9:.2f} GFLOP at "

@@ -24,6 +24,7 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.ngrams import NgramTables
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
+from mlxhog.optim.rule import Coefficients
 
 Float32 = NDArray[np.float32]
 Int32 = NDArray[np.int32]
@@ -131,6 +132,15 @@ class Backend(WeightHolder, Protocol):
 
         Raises:
             DataError: a token or a label is outside the vocabulary.
+        """
+
+    def polar(
+        self, xs: Sequence[Float32], scales: Sequence[float], coefficients: Coefficients
+    ) -> list[Float32]:
+        """Return `scale` times each x (r, c) with its singular values brought near 1, in float32.
+
+        Computed on this device, all matrices of one shape at once. `mlxhog.optim.muon` has the
+        steps; `coefficients` are those of its quintics.
         """
 
     def evaluate(self, batch: Batch) -> Evaluation:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.backends import gpu_share
+from mlxhog.backends import polar as orthogonalisation
 from mlxhog.backends.backend import (
     Evaluation,
     Float32,
@@ -30,6 +31,7 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.lm_native import Decoder
 from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import Ops, choose
+from mlxhog.optim.rule import Coefficients
 
 
 class Inference:
@@ -88,6 +90,20 @@ class Inference:
 
     def _ops(self) -> Ops:
         return choose(self._framework, self.kernels, self._device)
+
+    def polar(
+        self, xs: Sequence[Float32], scales: Sequence[float], coefficients: Coefficients
+    ) -> list[Float32]:
+        """Orthogonalise matrices on this device; see `Backend.polar`."""
+        with self._without_gradient():
+            return orthogonalisation.polar(
+                xs,
+                scales,
+                coefficients,
+                xp=self._ops().xp,
+                from_host=self._from_host,
+                on_host=self._on_host,
+            )
 
     # -- tables of n-grams, which stay in NumPy ---------------------------------------------------
 

@@ -146,6 +146,22 @@ class OptimizerChoice(Choice, ABC):
         """
         return False
 
+    def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
+        """Whether a worker orthogonalises matrices on its own device, in place of the CPU.
+
+        Args:
+            on_gpu: whether that device is a GPU.
+        """
+        return False
+
+    def way_to_lower_share(self, *, on_gpu: bool) -> str:
+        """Return the option that lowers this optimizer's share of a worker's step.
+
+        Args:
+            on_gpu: whether the worker's device is a GPU.
+        """
+        return "a larger --batch-size lowers it"
+
 
 # -- numbers that several optimizers have ----------------------------------------------------------
 
@@ -307,6 +323,12 @@ class Muon(Sharing):
         "polar3 if the CPU multiplies it faster, else float32",
         choices=("auto", "float32", "bfloat16"), flat="orthogonalization_dtype",
     )  # fmt: skip
+    device: str = option(
+        "auto",
+        "where a worker orthogonalises: on the CPU, by native code, or on its own device, by its "
+        "framework in float32; auto is worker for GPU workers, unless the type is bfloat16",
+        choices=("auto", "cpu", "worker"), flat="orthogonalization_device",
+    )  # fmt: skip
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers; AdamW without a hidden matrix."""
@@ -349,6 +371,27 @@ class Muon(Sharing):
                 "orthogonalization_dtype is bfloat16, whose rounding the five steps of ns5 enlarge "
                 "too far; leave it out, or take polar3"
             )
+        if self.device == "worker" and self.dtype == "bfloat16":
+            yield (
+                "orthogonalization_device is worker, which computes in float32, and "
+                "orthogonalization_dtype is bfloat16; leave one of them out"
+            )
+
+    def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
+        """Whether a worker orthogonalises matrices on its own device, in place of the CPU."""
+        if self.device == "auto":
+            return on_gpu and self.dtype != "bfloat16"
+        return self.device == "worker"
+
+    def way_to_lower_share(self, *, on_gpu: bool) -> str:
+        """Return the option that lowers this optimizer's share of a worker's step."""
+        if self.orthogonalizes_on_worker(on_gpu=on_gpu) != on_gpu:
+            better = "worker" if on_gpu else "cpu"
+            return f"--orthogonalization-device {better} lowers it"
+        return (
+            f"{super().way_to_lower_share(on_gpu=on_gpu)}, and so does --orthogonalization-every "
+            "2, at a cost in loss"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -466,6 +509,11 @@ class Soap(Adaptive):
         10, "steps between two refreshes of its eigenbases",
         unit="steps", low=1, flat="precondition_every",
     )  # fmt: skip
+
+    def way_to_lower_share(self, *, on_gpu: bool) -> str:
+        """Return the option that lowers this optimizer's share of a worker's step."""
+        larger = f"--precondition-every {2 * self.every} lowers it"
+        return f"{super().way_to_lower_share(on_gpu=on_gpu)}, and {larger}"
 
 
 for _optimizer in (Muon, AdamW, Adan, Apollo, ApolloMini, Lion, Momentum, SGD, Soap):

@@ -24,8 +24,9 @@ each, and X is multiplied once, at the end.
 State is `m` of every parameter and `v` of those that AdamW moves, private to a worker or one for
 all workers: a shared m is updated under the locks of its parameter, as the arena's mode promises,
 then x is orthogonalised without a lock. Plain SGD's kernels, locks and write modes add the
-directions u. Where Metal kernels add a worker's steps, they compute x and write u; the CPU
-orthogonalises in between.
+directions u. Where Metal kernels add a worker's steps, they compute x and write u. In between x is
+orthogonalised by native code on the CPU, or by the worker's framework on its own device
+(`Target.polar`): all matrices of one shape at once, in float32.
 
 Only steps of hidden matrices are recorded, because looking ahead helps for them
 (`mlxhog.strategies.look_ahead`).
@@ -36,6 +37,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Final
 
 import numpy as np
@@ -46,11 +48,19 @@ from mlxhog.metal.kernels.step_rules import muon_hp
 from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import BesideAdamW, moments_of
 from mlxhog.optim.directions import split
-from mlxhog.optim.rule import Pairs, Step, Target, Use, float32, parameter, rule_of
+from mlxhog.optim.rule import (
+    Coefficients,
+    Pairs,
+    Polar,
+    Step,
+    Target,
+    Use,
+    float32,
+    parameter,
+    rule_of,
+)
 from mlxhog.optim.sgd import SGD
 from mlxhog.optim.updates import WRITE_MODES, Float32, Slot
-
-Coefficients = tuple[tuple[float, float, float], ...]
 
 ORTHOGONALIZATIONS: Final[Mapping[str, Coefficients]] = {
     # The composition of three odd quintics nearest to 1 on [1e-3, 1], each fitted on the range of
@@ -76,6 +86,12 @@ LEAST_NORM: Final = 1e-30
 
 BATCH: Final = 1 << 18
 """Floats of directions computed before they are written: they stay in a core's cache."""
+
+DEVICE_BATCH: Final = 1 << 22
+"""The same on a worker's own device, which wants several matrices at once; 16 MiB."""
+
+MOST_DISTANCE: Final = 1e-4
+"""Largest difference of a device's directions from the CPU's; float32 sums differ by 1e-6."""
 
 
 def direction_reference(
@@ -183,7 +199,8 @@ class Muon(BesideAdamW):
         hidden, rest = split(pairs, self.hidden)
         self.adamw.update(replace(target, record=None), rest, step)
         by = SGD(weight_decay=self.weight_decay, native=self.native)
-        for batch in _batches(hidden, BATCH * self.threads):
+        most = BATCH * self.threads if target.polar is None else DEVICE_BATCH
+        for batch in _batches(hidden, most):
             directions = self._directions(target, batch, step)
             by.update(target, directions, replace(step, grad_scale=1.0))
 
@@ -197,17 +214,54 @@ class Muon(BesideAdamW):
         self, target: Target, batch: Sequence[tuple[Slot, Float32]], step: Step
     ) -> list[tuple[Slot, Float32]]:
         """Update the means of some hidden matrices, and return their directions u."""
-        block, grad_scale = self._block(step.count), step.grad_scale
-        m_flat = target.moments(shared=self.shared)["m"]
+        block = self._block(step.count)
         scales = [
             RMS * math.sqrt(max(min(block or slot.shape[0], slot.shape[0]), slot.shape[1]))
             for slot, _ in batch
         ]
-        coefficients = ORTHOGONALIZATIONS[self.orthogonalization]
+        us = self._orthogonalised(target, self._averaged(target, batch, step), scales, block)
+        return [(slot, u) for (slot, _), u in zip(batch, us, strict=True)]
+
+    def _averaged(
+        self, target: Target, batch: Sequence[tuple[Slot, Float32]], step: Step
+    ) -> list[Float32]:
+        """Update the means of some hidden matrices, and return the x of each."""
+        m_flat = target.moments(shared=self.shared)["m"]
         if target.metal is not None:
             hp = muon_hp(beta1=self.beta1, nesterov=self.nesterov)
-            xs = target.metal.directions(batch, m_flat, hp, grad_scale, shared=self.shared)
-            us = [np.empty(slot.shape, np.float32) for slot, _ in batch]
+            return target.metal.directions(batch, m_flat, hp, step.grad_scale, shared=self.shared)
+        if self.native:
+            xs = [np.empty(slot.shape, np.float32) for slot, _ in batch]
+            _native.muon_directions(
+                target.locks if self.shared else None,
+                target.mode if self.shared else WRITE_MODES["racy"],  # private
+                m_flat,
+                [slot.offset for slot, _ in batch],
+                [grad for _, grad in batch],
+                xs,
+                beta1=self.beta1,
+                nesterov=self.nesterov,
+                grad_scale=step.grad_scale,
+                seed=step.seed,
+                threads=self.threads,
+            )
+            return xs
+        xs = []
+        for slot, grad in batch:
+            m = parameter(m_flat, slot)
+            m[...], x = direction_reference(
+                grad, m, beta1=self.beta1, nesterov=self.nesterov, grad_scale=step.grad_scale
+            )
+            xs.append(x)
+        return xs
+
+    def _orthogonalised(
+        self, target: Target, xs: list[Float32], scales: Sequence[float], block: int
+    ) -> list[Float32]:
+        """Return u of each x: by the worker's device, by native code, or by the reference."""
+        coefficients = ORTHOGONALIZATIONS[self.orthogonalization]
+        if target.polar is None and (self.native or target.metal is not None):
+            us = xs if target.metal is None else [np.empty_like(x) for x in xs]
             _native.polar(
                 xs,
                 us,
@@ -217,41 +271,62 @@ class Muon(BesideAdamW):
                 bfloat16=self.bfloat16,
                 threads=self.threads,
             )
-        elif self.native:
-            us = [np.empty(slot.shape, np.float32) for slot, _ in batch]
-            _native.muon_directions(
-                target.locks if self.shared else None,
-                target.mode if self.shared else WRITE_MODES["racy"],  # private
-                m_flat,
-                [slot.offset for slot, _ in batch],
-                [grad for _, grad in batch],
-                us,
-                scales,
-                coefficients,
-                beta1=self.beta1,
-                nesterov=self.nesterov,
-                grad_scale=grad_scale,
-                seed=step.seed,
-                rows=block,
-                bfloat16=self.bfloat16,
-                threads=self.threads,
-            )
-        else:
-            us = []
-            for (slot, grad), scale in zip(batch, scales, strict=True):
-                m = parameter(m_flat, slot)
-                m[...], x = direction_reference(
-                    grad, m, beta1=self.beta1, nesterov=self.nesterov, grad_scale=grad_scale
-                )
-                together = block or len(x)
-                parts = [
-                    polar_reference(
-                        x[row : row + together], coefficients, scale=scale, bfloat16=self.bfloat16
-                    )
-                    for row in range(0, len(x), together)
-                ]
-                us.append(np.concatenate(parts))
-        return [(slot, u) for (slot, _), u in zip(batch, us, strict=True)]
+            return us
+        parts = [
+            [x[row : row + (block or len(x))] for row in range(0, len(x), block or len(x))]
+            for x in xs
+        ]
+        polar = target.polar or partial(polar_references, bfloat16=self.bfloat16)
+        flat = [part for of_one in parts for part in of_one]
+        own = [scale for scale, of_one in zip(scales, parts, strict=True) for _ in of_one]
+        done = iter(polar(flat, own, coefficients))
+        joined = ([next(done) for _ in of_one] for of_one in parts)
+        return [np.concatenate(us) if len(us) > 1 else us[0] for us in joined]
+
+
+def polar_references(
+    xs: Sequence[Float32],
+    scales: Sequence[float],
+    coefficients: Coefficients,
+    *,
+    bfloat16: bool = False,
+) -> list[Float32]:
+    """Return `polar_reference` of each x with its scale: a `Polar`."""
+    return [
+        polar_reference(x, coefficients, scale=scale, bfloat16=bfloat16)
+        for x, scale in zip(xs, scales, strict=True)
+    ]
+
+
+def distance(polar: Polar) -> float:
+    """Return how far a device's directions are from the reference's, of the largest element.
+
+    NaN if an element is. Products that keep 10 bits of their factors, as TF32 does, are far.
+    """
+    rng, coefficients = np.random.default_rng(0), ORTHOGONALIZATIONS["polar3"]
+    shapes = ((128, 192), (192, 128), (128, 192))  # small ones may take other kernels
+    xs = [rng.standard_normal(shape, dtype=np.float32) for shape in shapes]
+    scales = [1.0, 2.0, 3.0]
+    pairs = zip(
+        polar(xs, scales, coefficients),
+        polar_references(xs, scales, coefficients),
+        strict=True,
+    )
+    return float(np.max([np.abs(u - v).max() / np.abs(v).max() for u, v in pairs]))
+
+
+def operations(shape: Sequence[int], steps: int, *, whole: bool = False) -> int:
+    """Count multiplications and additions of the orthogonalisation of a matrix.
+
+    Args:
+        shape: of the matrix.
+        steps: number of quintics.
+        whole: compute symmetric products whole, as a worker's device does, not one triangle.
+    """
+    n, longer = sorted(shape)
+    symmetric = 4 * steps - 3  # products of n x n
+    triangle = n * n * longer + symmetric * n**3
+    return 2 * n * n * longer + (2 * triangle if whole else triangle)
 
 
 def _batches(

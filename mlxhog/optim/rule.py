@@ -28,6 +28,12 @@ from mlxhog.optim.updates import Float32, Grads, Int32, Rows, Slot, check, row_w
 
 NativeStep = Callable[..., None]
 
+Coefficients = tuple[tuple[float, float, float], ...]
+"""(a, b, c) of each odd quintic a s + b s^3 + c s^5."""
+
+Polar = Callable[[Sequence[Float32], Sequence[float], Coefficients], list[Float32]]
+"""`polar(xs, scales, coefficients)`: each x orthogonalised, times its scale; see `optim.muon`."""
+
 
 class StepTrace(NamedTuple):
     """The last two steps of all workers, (n,) float32, shared and laid out as the parameters.
@@ -92,6 +98,7 @@ class Target:
         places: private segments that are not laid out as `flat`, name -> parameter -> place.
         marks: show readers which parameter is being written.
         watch: counts the time of steps; None counts nothing.
+        polar: orthogonalises on the worker's own device; None does so on the CPU.
     """
 
     flat: Float32
@@ -107,6 +114,7 @@ class Target:
     places: Mapping[str, Mapping[str, Slot]] = field(default_factory=dict)
     marks: Marks | None = None
     watch: StepWatch | None = None
+    polar: Polar | None = None
 
     def moments(self, *, shared: bool) -> Mapping[str, Float32]:
         """The optimizer's state by segment name: shared by all workers, or private."""

@@ -25,7 +25,7 @@ from mlxhog.config.strategy import StrategyChoice
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import Optimizer, Target, gradients, updates
 from mlxhog.optim.metal_steps import MetalSteps
-from mlxhog.optim.rule import StepWatch
+from mlxhog.optim.rule import Polar, StepWatch
 from mlxhog.optim.tables import Tables
 from mlxhog.strategies import look_ahead
 
@@ -125,6 +125,7 @@ class Context:
     decay: frozenset[str]
     model: ModelConfig
     run_dir: Path | None = None
+    polar: Polar | None = None
 
     @cached_property
     def marks(self) -> Marks:
@@ -186,6 +187,7 @@ class Context:
             places=arena.layout.state,
             marks=self.marks,
             watch=StepWatch(self.entry),
+            polar=self.polar,
         )
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from mlxhog.arena.layout import Slot
 from mlxhog.optim import Grouped, Muon, Optimizer
-from mlxhog.optim.muon import ORTHOGONALIZATIONS
+from mlxhog.optim.muon import ORTHOGONALIZATIONS, operations
 from mlxhog.optim.soap import Soap
 from mlxhog.strategies.context import TicketPart
 from mlxhog.strategies.control_words import Words
@@ -110,13 +110,11 @@ def cost(slot: Slot, optimizer: Optimizer) -> float:
         optimizer = optimizer.rule
     if not (isinstance(optimizer, Muon | Soap) and slot.name in optimizer.hidden):
         return slot.size
-    shorter, longer = sorted(slot.shape)
     if isinstance(optimizer, Soap):
-        operations = 8 * slot.size * (shorter + longer)
+        work = 8 * slot.size * sum(slot.shape)
     else:
-        symmetric = 4 * len(ORTHOGONALIZATIONS[optimizer.orthogonalization]) - 3
-        operations = 3 * shorter**2 * longer + symmetric * shorter**3
-    return slot.size + operations / OPERATIONS_PER_NUMBER
+        work = operations(slot.shape, len(ORTHOGONALIZATIONS[optimizer.orthogonalization]))
+    return slot.size + work / OPERATIONS_PER_NUMBER
 
 
 def parameters(costs: Sequence[float], workers: int) -> list[list[int]]:

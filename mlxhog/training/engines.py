@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
-from mlxhog.config import rules
+from mlxhog._native import ops
+from mlxhog.config import optimizers, rules
 from mlxhog.config.config import TrainConfig
 from mlxhog.machine import float32, machine, verdicts
 from mlxhog.machine.workers import WorkerSpec, resolve_workers
@@ -54,5 +56,17 @@ class RunEngines:
         writers = kernel_choice.choose_writers(config, backends, record)
         kernels = kernel_choice.choose_kernels(config, backends, record)
         tf32 = float32.note(backends, here, promised=config.determinism != "none")
-        notes = (*chosen.notes, *writers.notes, *kernels.notes, *filter(None, [tf32]))
+        own = (*_product_notes(config), *filter(None, [tf32]))
+        notes = (*chosen.notes, *writers.notes, *kernels.notes, *own)
         return cls(chosen.workers, writers, kernels.of_workers, notes, here.memory_bytes)
+
+
+def _product_notes(config: TrainConfig) -> list[str]:
+    """A note on the CPU's products on a Mac that lacks those of its matrix units."""
+    if sys.platform != "darwin" or ops.has_blas() or optimizers.of(config).name != "muon":
+        return []
+    return [
+        "muon's products on the CPU are our own, about a tenth as fast as Accelerate's, because "
+        "Accelerate of this macOS has no cblas_sgemm; workers on GPUs need none "
+        "(--orthogonalization-device worker)"
+    ]

@@ -16,16 +16,19 @@ from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint.run import Run, run_of
+from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
 from mlxhog.config.strategy import strategy_name
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.files.paths import path_from_here
-from mlxhog.files.quantities import format_bytes, format_count
+from mlxhog.files.quantities import format_bytes, format_count, format_share
 from mlxhog.machine import float32, machine
+from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.report.metrics import Doing, Progress, Result, label
 from mlxhog.report.monitor import Monitor
+from mlxhog.report.shares import costly_optimizer
 from mlxhog.report.tensorboard import TensorBoard
 from mlxhog.report.views import Observer
 from mlxhog.training import lengths
@@ -64,6 +67,7 @@ class Reporter:
         self._board: TensorBoard | None = None
         self._reported: set[str] = set()
         self._repetition, self._epoch_tokens = False, plan.epoch_tokens
+        self._named_optimizer = False
         self._resumed: list[int] = []
         if plan.resumption is not None:
             earlier = run.read_status().get("resumed")
@@ -139,6 +143,7 @@ class Reporter:
     def append_metrics(self) -> None:
         """Append a line to metrics.jsonl, and to the other reports."""
         now = self.monitor.progress()
+        self._name_costly_optimizer(now)
         with self._continues_without("metrics"):  # counts begin with this command, hence its pid
             self.run.append_metrics({**now.to_json(), "supervisor_pid": os.getpid()})
         if self.plan.config.report_to == "tensorboard":
@@ -147,6 +152,20 @@ class Reporter:
                     steps_before = self.monitor.budget.steps_before
                     self._board = TensorBoard(self.run.directory, steps_before)
                 self._board.write(now)
+
+    def _name_costly_optimizer(self, now: Progress) -> None:
+        """Say once that the optimizer takes much of a worker's step, and what lowers that."""
+        costly = None if self._named_optimizer else costly_optimizer(map(asdict, now.workers))
+        if costly is None:
+            return
+        self._named_optimizer = True
+        worker, share = costly
+        choice = optimizers.of(self.plan.config)
+        way = choice.way_to_lower_share(on_gpu=worker["backend"] in GPU_BACKENDS)
+        self.report(
+            f"the optimizer {choice.name} takes {format_share(share)} of a step of worker "
+            f"{worker['slot']} ({worker['backend']}); {way}"
+        )
 
     @contextlib.contextmanager
     def _continues_without(self, what: str) -> Iterator[None]:

@@ -23,13 +23,15 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.worker_pool import last_lines
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Backend, Float32
-from mlxhog.errors import MlxhogError
+from mlxhog.config import optimizers
+from mlxhog.errors import EnvironmentLacks, MlxhogError
 from mlxhog.machine import float32
 from mlxhog.machine.processes import FAULTS, end_by
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models import families
-from mlxhog.optim import metal_steps
+from mlxhog.optim import metal_steps, muon
 from mlxhog.optim.metal_steps import MetalSteps, NotShared, Rule
+from mlxhog.optim.rule import Polar
 from mlxhog.strategies import Context, look_ahead
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job, SideJobs
@@ -173,7 +175,11 @@ def start_backend(job: Job, arena: Arena) -> Backend:
 
 
 def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Context:
-    """Build the optimizer and the context for a worker of the job's strategy."""
+    """Build the optimizer and the context for a worker of the job's strategy.
+
+    Raises:
+        EnvironmentLacks: of `gpu_steps` and `polar_of_device`.
+    """
     config, setup = job.config, job.setup
     hidden = families.hidden_matrices(setup.model)
     optimizer = optim.build(
@@ -199,7 +205,33 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         decay=setup.decay,
         model=setup.model,
         run_dir=job.run_dir,
+        polar=polar_of_device(job, backend),
     )
+
+
+def polar_of_device(job: Job, backend: Backend) -> Polar | None:
+    """The backend's orthogonalisation, compared with the CPU's; None if the CPU orthogonalises.
+
+    Raises:
+        EnvironmentLacks: it was requested, and is too far from the CPU's.
+    """
+    name, choice = job.spec.backend, optimizers.of(job.config)
+    if not choice.orthogonalizes_on_worker(on_gpu=name in GPU_BACKENDS):
+        return None
+    far = muon.distance(backend.polar)
+    if far <= muon.MOST_DISTANCE:
+        return backend.polar
+    reason = (
+        f"directions of {name} differ from the CPU's by {far:.1g} of the largest element, expected "
+        f"at most {muon.MOST_DISTANCE:g}, as if its products kept fewer bits than float32"
+    )
+    if choice.orthogonalizes_on_worker(on_gpu=False):  # not by auto
+        raise EnvironmentLacks(
+            f"orthogonalization_device=worker: {reason}; set MLX_ENABLE_TF32=0 for MLX, or take "
+            "--orthogonalization-device cpu"
+        )
+    leave_notice(f"worker {job.slot} orthogonalises on the CPU: {reason}")
+    return None
 
 
 def resident_bytes() -> int:

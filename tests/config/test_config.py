@@ -215,6 +215,10 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
             },
             "five steps of ns5 enlarge too far",
         ),
+        (
+            {"orthogonalization_device": "worker", "orthogonalization_dtype": "bfloat16"},
+            "worker, which computes in float32.*leave one of them out",
+        ),
         ({"moments": "shared", "optimizer": "soap"}, "soap has no moments; muon, adamw have"),
         (
             {"beta2_half_life": 1000, "optimizer": "momentum"},
@@ -230,6 +234,7 @@ def test_what_a_run_keeps_of_its_order_decides_the_strategy(determinism, strateg
         ({"orthogonalization_rows": 8, "optimizer": "lion"}, "no orthogonalization_rows; muon has"),
         ({"orthogonalization_every": 2, "optimizer": "soap"}, "soap has no .*_every; muon has"),
         ({"orthogonalization_dtype": "float32", "optimizer": "adan"}, "adan has no .*; muon has"),
+        ({"orthogonalization_device": "cpu", "optimizer": "soap"}, "soap has no .*; muon has"),
         ({"projection_rank": 4, "optimizer": "muon"}, "muon has no projection_rank; apollo has"),
         ({"projection_scale": 4, "optimizer": "muon"}, "apollo, apollo-mini have"),
         ({"projection_every": 4, "optimizer": "muon"}, "apollo, apollo-mini have"),

@@ -37,7 +37,12 @@ bos_token_id: 256
 
 
 @pytest.mark.parametrize(
-    "options", [{"strategy": "serial"}, {"strategy": "sync", "workers": "mlx:cpu*2"}]
+    "options",
+    [
+        {"strategy": "serial"},
+        {"strategy": "sync", "workers": "mlx:cpu*2"},
+        {"strategy": "sync", "workers": "mlx:cpu,torch:cpu", "orthogonalization_device": "worker"},
+    ],
 )
 def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
     tmp_path: Path, options: dict[str, str]
@@ -219,6 +224,31 @@ def test_a_step_is_the_same_whichever_worker_orthogonalises(tmp_path: Path) -> N
     assert largest_difference(parameters(one), parameters(two)) < 1e-4
     shared = train(small_config(tmp_path, strategy="sync", workers="mlx:cpu*2", **common))
     assert largest_difference(parameters(one), parameters(shared)) < 5e-4
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"strategy": "serial"},
+        {"orthogonalization_rows": 5, "orthogonalization_every": 3},
+        {"gpu_write": "metal-emulated"},
+        {"strategy": "sync", "workers": "mlx:cpu,torch:cpu", "beta1": 0.9},
+        {"strategy": "async_ps"},
+        {"strategy": "sim"},
+        {"strategy": "diloco", "average_every": 2},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_a_step_is_the_same_whether_the_cpu_or_the_workers_device_orthogonalises(
+    tmp_path: Path, options: dict[str, object]
+) -> None:
+    common = {**MUON, "steps": 6, "orthogonalization_dtype": "float32", **options}
+    by_cpu, by_worker = (
+        parameters(train(small_config(tmp_path, orthogonalization_device=device, **common)))
+        for device in ("cpu", "worker")
+    )
+    assert not identical(by_cpu, by_worker)  # sums are in another order
+    assert largest_difference(by_cpu, by_worker) < 5e-4
 
 
 def test_a_model_without_hidden_matrices_trains_with_adamw_and_the_plan_says_so(

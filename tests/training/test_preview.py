@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import cast
+from unittest.mock import Mock
 
 import pytest
 
@@ -15,10 +18,10 @@ from mlxhog.cli import main
 from mlxhog.config.budget import Budget
 from mlxhog.machine import verdicts
 from mlxhog.machine.verdicts import Verdicts
-from mlxhog.report.follow import NOTHING
+from mlxhog.report.follow import NO_WORKER, NOTHING
 from mlxhog.report.metrics import Progress
 from mlxhog.report.monitor import Monitor
-from mlxhog.training import lengths, preview
+from mlxhog.training import engines, lengths, preview
 from mlxhog.training.plan import make_plan
 from mlxhog.training.reporting import Reporter
 from tests.training.small import small_config
@@ -189,3 +192,67 @@ def test_a_budget_of_time_is_warned_of_once_the_text_was_read_often(
     reporter.warn_of_repetition()
     assert len(messages) == warned
     assert all("is read 9 times in this budget" in message for message in messages)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "backend", "way"),
+    [
+        ({"optimizer": "muon"}, "mlx:cpu", "batch-size.*--orthogonalization-every 2, at a cost"),
+        ({"optimizer": "muon"}, "mlx:gpu", "batch-size.*--orthogonalization-every 2, at a cost"),
+        (
+            {"optimizer": "muon", "orthogonalization_device": "cpu"},
+            "mlx:gpu",
+            "--orthogonalization-device worker lowers it",
+        ),
+        (
+            {"optimizer": "muon", "orthogonalization_device": "worker"},
+            "mlx:cpu",
+            "--orthogonalization-device cpu lowers it",
+        ),
+        ({"optimizer": "soap"}, "mlx:cpu", "--precondition-every 20 lowers it"),
+        ({"optimizer": "adamw"}, "mlx:cpu", "a larger --batch-size lowers it"),
+    ],
+)
+def test_a_costly_optimizer_is_named_once_with_the_option_that_lowers_its_share(
+    here: Path, optimizer: dict[str, object], backend: str, way: str
+) -> None:
+    costly = replace(
+        NO_WORKER, slot=1, backend=backend, steps=50, compute_s=1.0, apply_s=0.6, optimizer_s=0.5
+    )
+    monitor = Mock(
+        progress=lambda **shown: replace(NOTHING, workers=(costly,), message=shown.get("message")),
+        totals=lambda: (50, 100, 1.6),
+    )
+    messages: list[str] = []
+    plan = make_plan(small_config(here, **optimizer))
+    reporter = Reporter(
+        plan,
+        creation.create(here / "runs", "r"),
+        monitor,
+        lambda progress: messages.extend(filter(None, [progress.message])),
+    )
+    reporter.append_metrics()
+    reporter.append_metrics()
+    (message,) = messages
+    assert message.startswith(f"the optimizer {optimizer['optimizer']} takes 31 % of a step of ")
+    assert re.search(rf"worker 1 \({backend}\); .*{way}", message)
+
+
+@pytest.mark.parametrize(
+    ("system", "has_blas", "optimizer", "notes"),
+    [
+        ("darwin", False, "muon", 1),
+        ("darwin", True, "muon", 0),
+        ("darwin", False, "adamw", 0),
+        ("linux", False, "muon", 0),
+    ],
+)
+def test_a_mac_without_accelerates_product_is_named(
+    here: Path, monkeypatch: pytest.MonkeyPatch, system: str, has_blas: bool, optimizer: str,
+    notes: int,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(engines, "sys", SimpleNamespace(platform=system))
+    monkeypatch.setattr(engines, "ops", SimpleNamespace(has_blas=lambda: has_blas))
+    plan = make_plan(small_config(here, optimizer=optimizer))
+    named = [note for note in plan.notes if "has no cblas_sgemm; workers on GPUs" in note]
+    assert len(named) == notes

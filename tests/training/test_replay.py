@@ -72,8 +72,17 @@ def test_a_recorded_run_with_a_killed_worker_replays_to_its_hashes(
     assert outcome["hashes"] > 4
 
 
-def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path: Path) -> None:
-    config = small_config(tmp_path, workers="mlx:cpu,torch:cpu", determinism="record", steps=40)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"optimizer": "muon", "moments": "private", "orthogonalization_device": "worker"}],
+    ids=["adamw", "muon"],
+)
+def test_mlx_and_torch_workers_with_moments_of_their_own_replay(
+    tmp_path: Path, options: dict[str, str]
+) -> None:
+    config = small_config(
+        tmp_path, workers="mlx:cpu,torch:cpu", determinism="record", steps=40, **options
+    )
     outcome = replay.replay(Run(Path(train(config).run)))
     assert outcome.difference is None
     assert outcome.workers == ("mlx:cpu", "torch:cpu")

@@ -18,9 +18,9 @@ from mlxhog.backends.backend import Grads
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.workers import WorkerSpec
+from mlxhog.machine.workers import BACKENDS, WorkerSpec
 from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.optim import Muon, metal_steps
+from mlxhog.optim import Muon, metal_steps, muon
 from mlxhog.optim.metal_steps import ADAM
 from mlxhog.strategies import Context, Lease, Strategy, WriteResult, build
 from mlxhog.strategies.hogwild import Hogwild
@@ -213,6 +213,47 @@ def a_job(backend: str, engine: str | None = None, **options: object) -> Job:
 
 def with_engine(monkeypatch: pytest.MonkeyPatch, engine: Any) -> None:
     monkeypatch.setattr(metal_steps.engines, "create", lambda name, **_: engine)
+
+
+def a_backend(error: float) -> Any:
+    """A backend that orthogonalises as the CPU does, but for a relative error."""
+
+    def polar(xs: Any, scales: Any, coefficients: Any) -> Any:
+        return [(1 + error) * u for u in muon.polar_references(xs, scales, coefficients)]
+
+    return SimpleNamespace(polar=polar)
+
+
+@pytest.mark.parametrize(
+    ("device", "of"),
+    [
+        ("auto", {"mlx:gpu", "torch:mps"}),
+        ("cpu", set()),
+        ("worker", {"mlx:gpu", "torch:mps", "mlx:cpu", "torch:cpu"}),
+    ],
+)
+def test_each_worker_orthogonalises_where_the_option_says(device: str, of: set[str]) -> None:
+    backend = a_backend(1e-6)
+    for name in BACKENDS:
+        one = a_job(name, optimizer="muon", orthogonalization_device=device)
+        expected = backend.polar if name in of else None
+        assert worker.polar_of_device(one, backend) is expected
+    narrow = a_job("mlx:gpu", optimizer="muon", orthogonalization_dtype="bfloat16")
+    assert worker.polar_of_device(narrow, backend) is None
+    assert worker.polar_of_device(a_job("mlx:gpu"), backend) is None  # AdamW has nothing to do
+
+
+@pytest.mark.parametrize("error", [0.01, np.nan])
+def test_a_device_that_is_too_coarse_is_refused_or_replaced_by_the_cpu_aloud(
+    capsys: pytest.CaptureFixture[str], error: float
+) -> None:
+    backend = a_backend(error)
+    asked = a_job("mlx:cpu", optimizer="muon", orthogonalization_device="worker")
+    with pytest.raises(EnvironmentLacks, match="mlx:cpu differ from the CPU's.*MLX_ENABLE_TF32=0"):
+        worker.polar_of_device(asked, backend)
+    assert worker.polar_of_device(a_job("mlx:gpu", optimizer="muon"), backend) is None
+    notice = capsys.readouterr().out
+    assert notice.startswith("notice: worker 2 orthogonalises on the CPU: directions of mlx:gpu")
 
 
 LIVE: dict[str, object] = {"read": "live", "predict": "none"}

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "blas.h"
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #endif
@@ -163,8 +165,10 @@ void gemm(Index M, Index N, Index K, const float* A, Index am, Index ak, const f
   } while (k < K);
 }
 
-void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* panels, float* C,
-                 Index ldc, bool accumulate) {
+void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const Right& B, float* C, Index ldc,
+                 bool accumulate) {
+  if (has_blas()) return blas_gemm(M, N, K, A, am, ak, B.p, B.k_step, B.n_step, C, ldc, accumulate);
+  const float* panels = B.p;
   // Blocks of C, and the parts of A and B behind them, that fit a cache of 1 MiB together; equal parts of K.
   constexpr Index kRows = 448, kCols = 512, kMost = 512;  // whole tiles of every kernel
   const Index parts = std::max<Index>(1, (K + kMost - 1) / kMost), part = (K + parts - 1) / parts;
@@ -215,6 +219,12 @@ MLXHOG_CLONES void pack(Index K, Index N, const float* from, Index k_step, Index
       }
     }
   }
+}
+
+Right packed(Index K, Index N, const float* from, Index k_step, Index n_step, float* panels) {
+  if (has_blas()) return {from, k_step, n_step};
+  pack(K, N, from, k_step, n_step, 0, (N + kPanel - 1) / kPanel, panels);
+  return {panels, 0, 0};
 }
 
 MLXHOG_CLONES void transpose(const float* W, Index ld, Index rows, Index cols, float* T) {

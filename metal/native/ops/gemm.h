@@ -21,14 +21,23 @@ inline Index packed_floats(Index K, Index N) { return K * ((N + kPanel - 1) / kP
 // Packs panels [first, last) of B[k, n] = from[k * k_step + n * n_step]; one of the steps is 1.
 void pack(Index K, Index N, const float* from, Index k_step, Index n_step, Index first, Index last, float* panels);
 
-// As `gemm`, from panels of B.
-void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const float* panels, float* C,
-                 Index ldc, bool accumulate);
+// The right factor (K, N or more) of `gemm_packed`: its panels, or, where a BLAS multiplies, the matrix where it lies.
+struct Right {
+  const float* p;
+  Index k_step, n_step;  // of the matrix
+};
+
+// As `gemm`, from what `packed` returned; by the system's BLAS where there is one.
+void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, const Right& B, float* C, Index ldc,
+                 bool accumulate);
+
+// B[k, n] = from[k * k_step + n * n_step] as a right factor, in `panels` or where it lies; it must stay as it is there.
+Right packed(Index K, Index N, const float* from, Index k_step, Index n_step, float* panels);
 
 // T[c, r] = W[r, c] for W (rows, cols) with row length ld; T is (cols, rows), packed.
 void transpose(const float* W, Index ld, Index rows, Index cols, float* T);
 
-// Which kernel `gemm` runs on this processor: "avx512" or "portable".
+// Which kernel `gemm` runs on this processor: "avx512" or "portable". It has its own for small products with a BLAS, too.
 const char* gemm_kernel();
 
 }  // namespace mlxhog

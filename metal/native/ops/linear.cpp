@@ -2,7 +2,9 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <optional>
 
+#include "blas.h"
 #include "buffer.h"
 #include "gemm.h"
 #include "pool.h"
@@ -70,12 +72,15 @@ void in_row_pieces(Index rows, int threads, const Work& work) {
 // Columns or rows of a weight, `other` wide, that are packed at once: whole panels.
 Index packed_at_once(Index other) { return std::max<Index>(1, kPacked / std::max<Index>(1, other) / kPanel) * kPanel; }
 
-void pack_all(Index K, Index N, const float* from, Index k_step, Index n_step, float* panels, int threads) {
+// As `packed`, by threads.
+Right pack_all(Index K, Index N, const float* from, Index k_step, Index n_step, float* panels, int threads) {
+  if (has_blas()) return {from, k_step, n_step};
   constexpr Index kPanels = 4;  // per task
   const Index count = (N + kPanel - 1) / kPanel;
   parallel_for((count + kPanels - 1) / kPanels, threads, [&](Index task) {
     pack(K, N, from, k_step, n_step, task * kPanels, std::min(count, (task + 1) * kPanels), panels);
   });
+  return {panels, 0, 0};
 }
 
 }  // namespace
@@ -97,12 +102,12 @@ void linears_forward(Index rows, Index in, const float* x, std::vector<LinearFor
   for (const auto& [out, weight, bias, y_all] : maps)
     for (Index n0 = 0; n0 < out; n0 += at_once) {
       const Index cols = std::min(at_once, out - n0);
-      pack_all(in, cols, weight + n0 * in, 1, in, panels.get(), threads);
+      const Right w = pack_all(in, cols, weight + n0 * in, 1, in, panels.get(), threads);
       in_row_pieces(rows, threads, [&, out = out, bias = bias, y_all = y_all](Index first, Index count) {
         float* y = y_all + first * out + n0;
         if (bias)
           for (Index r = 0; r < count; ++r) std::copy(bias + n0, bias + n0 + cols, y + r * out);
-        gemm_packed(count, cols, in, x + first * in, in, 1, panels.get(), y, out, bias != nullptr);
+        gemm_packed(count, cols, in, x + first * in, in, 1, w, y, out, bias != nullptr);
       });
     }
   stack.for_each([&](const LinearForward& part, Index first) {
@@ -127,17 +132,17 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBa
   for (const LinearBackward& map : maps) longest = std::max(longest, std::min(at_once, map.out));
   Buffer scratch;
   // Rows [k0, k0 + depth) of a right factor (.., in), packed unless they are `short_enough` to be read in place.
-  const auto packed = [&](const float* rows_of, Index k0, Index depth, Index short_enough) -> const float* {
-    if (in <= short_enough && reinterpret_cast<std::uintptr_t>(rows_of) % kLine == 0) return nullptr;
+  const auto right = [&](const float* rows_of, Index k0, Index depth, Index short_enough) -> std::optional<Right> {
+    const bool short_rows = in <= short_enough && reinterpret_cast<std::uintptr_t>(rows_of) % kLine == 0;
+    if (short_rows && !has_blas()) return std::nullopt;
     if (!scratch) scratch = uninitialised(packed_floats(longest, in));
-    pack_all(depth, in, rows_of + k0 * in, in, 1, scratch.get(), threads);
-    return scratch.get();
+    return pack_all(depth, in, rows_of + k0 * in, in, 1, scratch.get(), threads);
   };
   // C (+)= A times those rows; C has rows of `in`.
-  const auto multiply = [&](Index M, Index depth, const float* A, Index am, Index ak, const float* panels,
+  const auto multiply = [&](Index M, Index depth, const float* A, Index am, Index ak, const std::optional<Right>& b,
                             const float* rows_of, float* C, bool accumulate) {
     in_row_pieces(M, threads, [&](Index first, Index count) {
-      if (panels) gemm_packed(count, in, depth, A + first * am, am, ak, panels, C + first * in, in, accumulate);
+      if (b) gemm_packed(count, in, depth, A + first * am, am, ak, *b, C + first * in, in, accumulate);
       else gemm(count, in, depth, A + first * am, am, ak, rows_of, in, C + first * in, in, accumulate);
     });
   };
@@ -146,17 +151,17 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBa
     for (const LinearBackward& map : maps)
       for (Index k0 = 0; k0 < map.out; k0 += at_once) {
         const Index depth = std::min(at_once, map.out - k0);
-        const float* panels = packed(map.weight, k0, depth, kShortWeight);
-        multiply(rows, depth, map.dy + k0, map.out, 1, panels, map.weight + k0 * in, dx, written);
+        const std::optional<Right> w = right(map.weight, k0, depth, kShortWeight);
+        multiply(rows, depth, map.dy + k0, map.out, 1, w, map.weight + k0 * in, dx, written);
         written = true;
       }
     if (!written) std::fill_n(dx, rows * in, 0.0f);  // nothing is computed from x
   }
   for (Index k0 = 0; k0 == 0 || k0 < rows; k0 += at_once) {  // without rows a gradient is 0
     const Index depth = std::min(at_once, rows - k0);
-    const float* panels = packed(x, k0, depth, kShortInput);
+    const std::optional<Right> b = right(x, k0, depth, kShortInput);
     for (const LinearBackward& map : maps)
-      multiply(map.out, depth, map.dy + k0 * map.out, 1, map.out, panels, x + k0 * in, map.d_weight, adds || k0 > 0);
+      multiply(map.out, depth, map.dy + k0 * map.out, 1, map.out, b, x + k0 * in, map.d_weight, adds || k0 > 0);
   }
   stack.for_each([&](const LinearBackward& part, Index first) {
     std::copy_n(&stacked_d_weight[first * in], part.out * in, part.d_weight);

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <utility>
 
+#include "blas.h"
 #include "buffer.h"
 #include "gemm.h"
 #include "gemm_bfloat16.h"
@@ -24,21 +25,25 @@ struct Left {
   Index am, ak;
 };
 
-// Factors as float32: left ones are read where they are, right ones packed.
+Index our_rows_at_once(Index n) { return n <= 256 ? 8 : n <= 512 ? 14 : 112; }
+
+// Factors as float32: left ones are read where they are, right ones packed unless a BLAS reads them, too.
 struct Float32Factors {
   static Index depth(Index K) { return K; }
   static Left left(Index, Index, const float* from, Index ld, float*) { return {from, ld, 1}; }
   static Left left_transposed(Index, Index, const float* from, Index ld, float*) { return {from, 1, ld}; }
-  static void right(Index K, Index N, const float* from, Index ld, float* panels) {
-    pack(K, N, from, ld, 1, 0, (N + kPanel - 1) / kPanel, panels);
+  static Right right(Index K, Index N, const float* from, Index ld, float* panels) {
+    return packed(K, N, from, ld, 1, panels);
   }
-  static void right_transposed(Index K, Index N, const Left& of, float* panels) {
-    pack(K, N, of.p, 1, of.am, 0, (N + kPanel - 1) / kPanel, panels);
+  static Right right_transposed(Index K, Index N, const Left& of, float* panels) {
+    return packed(K, N, of.p, 1, of.am, panels);
   }
-  static void multiply(Index M, Index N, Index K, const Left& a, Index first, const float* panels, float* C,
-                       Index ldc) {
-    gemm_packed(M, N, K, a.p + first * a.am, a.am, a.ak, panels, C, ldc, false);
+  static void multiply(Index M, Index N, Index K, const Left& a, Index first, const Right& b, float* C, Index ldc) {
+    gemm_packed(M, N, K, a.p + first * a.am, a.am, a.ak, b, C, ldc, false);
   }
+  // Rows of a symmetric product at once. A BLAS wants large blocks; ours few columns beyond the diagonal, as long as the
+  // panels stay in a near cache, else whole tiles.
+  static Index rows_at_once(Index n) { return has_blas() ? std::max<Index>(128, n / 4) : our_rows_at_once(n); }
 };
 
 // Factors as pairs of bfloat16 along K.
@@ -53,16 +58,18 @@ struct Bfloat16Factors {
     pair_rows(K, M, from, ld, to, M, kPanel);
     return {to, 1, M};
   }
-  static void right(Index K, Index N, const float* from, Index ld, float* panels) {
+  static Right right(Index K, Index N, const float* from, Index ld, float* panels) {
     pair_rows(K, N, from, ld, panels, kPanel, kPanel * words(K));
+    return {panels, 0, 0};
   }
-  static void right_transposed(Index K, Index N, const Left& of, float* panels) {
+  static Right right_transposed(Index K, Index N, const Left& of, float* panels) {
     pack(words(K), N, of.p, 1, of.am, 0, (N + kPanel - 1) / kPanel, panels);
+    return {panels, 0, 0};
   }
-  static void multiply(Index M, Index N, Index K, const Left& a, Index first, const float* panels, float* C,
-                       Index ldc) {
-    gemm_bfloat16(M, N, words(K), a.p + first * a.am, a.am, a.ak, panels, C, ldc);
+  static void multiply(Index M, Index N, Index K, const Left& a, Index first, const Right& b, float* C, Index ldc) {
+    gemm_bfloat16(M, N, words(K), a.p + first * a.am, a.am, a.ak, b.p, C, ldc);
   }
+  static Index rows_at_once(Index n) { return our_rows_at_once(n); }
 };
 
 // Memory of one thread, kept between calls.
@@ -146,12 +153,11 @@ void mirror(Index n, float* C, Index ld) {
 
 // C (n, n) = A B where the product is known to be symmetric.
 template <class Factors>
-void symmetric_product(Index n, Index K, const Left& a, const float* panels, float* C, Index ld) {
-  // Rows at once: few columns beyond the diagonal, as long as the panels stay in a near cache; else whole tiles.
-  const Index step = n <= 256 ? 8 : n <= 512 ? 14 : 112;
+void symmetric_product(Index n, Index K, const Left& a, const Right& b, float* C, Index ld) {
+  const Index step = Factors::rows_at_once(n);
   for (Index m = 0; m < n; m += step) {
     const Index rows = std::min(step, n - m);
-    Factors::multiply(rows, m + rows, K, a, m, panels, C + m * ld, ld);
+    Factors::multiply(rows, m + rows, K, a, m, b, C + m * ld, ld);
   }
   mirror(n, C, ld);
 }
@@ -198,12 +204,10 @@ void orthogonalize(Index rows, Index cols, const float* x, float* u, const Polar
 
   if (wide) {
     const Left a = Factors::left(rows, cols, x, cols, left_x);
-    Factors::right_transposed(cols, rows, a, right_x);
-    symmetric_product<Factors>(n, longer, a, right_x, A, ld);
+    symmetric_product<Factors>(n, longer, a, Factors::right_transposed(cols, rows, a, right_x), A, ld);
   } else {
     const Left a = Factors::left_transposed(cols, rows, x, cols, left_x);
-    Factors::right(rows, cols, x, cols, right_x);
-    symmetric_product<Factors>(n, longer, a, right_x, A, ld);
+    symmetric_product<Factors>(n, longer, a, Factors::right(rows, cols, x, cols, right_x), A, ld);
   }
   // P is the step as a polynomial of A, Q the product of all so far. The next A is A P^2. Terms cancel in P and A, and
   // later steps enlarge the error: in bfloat16 a direction could be off by a third. Q and the last square tolerate it.
@@ -211,33 +215,33 @@ void orthogonalize(Index rows, Index cols, const float* x, float* u, const Polar
     const bool last = k + 1 == n_steps;
     const Left a = Float32Factors::left(n, n, A, ld, nullptr);
     if (last) {
-      Factors::right(n, n, A, ld, right_a);
-      symmetric_product<Factors>(n, n, Factors::left(n, n, A, ld, left_n), right_a, P, ld);
+      const Right b = Factors::right(n, n, A, ld, right_a);
+      symmetric_product<Factors>(n, n, Factors::left(n, n, A, ld, left_n), b, P, ld);
     } else {
-      Float32Factors::right(n, n, A, ld, right_a);
-      symmetric_product<Float32Factors>(n, n, a, right_a, P, ld);
+      symmetric_product<Float32Factors>(n, n, a, Float32Factors::right(n, n, A, ld, right_a), P, ld);
     }
     polynomial(n, ld, A, P, steps[k]);
+    Right p{};
     if (!last) {
-      Float32Factors::right(n, n, P, ld, right_p);
-      symmetric_product<Float32Factors>(n, n, a, right_p, T, ld);
+      p = Float32Factors::right(n, n, P, ld, right_p);
+      symmetric_product<Float32Factors>(n, n, a, p, T, ld);
     }
     if (k == 0) {
       std::swap(P, Q);
     } else {
-      Factors::right(n, n, Q, ld, right_a);
-      symmetric_product<Factors>(n, n, Factors::left(n, n, P, ld, left_n), right_a, A, ld);
+      const Right q = Factors::right(n, n, Q, ld, right_a);
+      symmetric_product<Factors>(n, n, Factors::left(n, n, P, ld, left_n), q, A, ld);
       std::swap(A, Q);
     }
-    if (!last) symmetric_product<Float32Factors>(n, n, Float32Factors::left(n, n, T, ld, nullptr), right_p, A, ld);
+    if (!last) symmetric_product<Float32Factors>(n, n, Float32Factors::left(n, n, T, ld, nullptr), p, A, ld);
   }
   for (Index r = 0; r < n; ++r) scale_by(n, Q + r * ld, scale);
   if (wide) {
-    Factors::right(rows, cols, x, cols, right_x);
-    Factors::multiply(rows, cols, rows, Factors::left(n, n, Q, ld, left_n), 0, right_x, u, cols);
+    const Right b = Factors::right(rows, cols, x, cols, right_x);
+    Factors::multiply(rows, cols, rows, Factors::left(n, n, Q, ld, left_n), 0, b, u, cols);
   } else {
-    Factors::right(cols, cols, Q, ld, right_a);
-    Factors::multiply(rows, cols, cols, Factors::left(rows, cols, x, cols, left_x), 0, right_a, u, cols);
+    const Right q = Factors::right(cols, cols, Q, ld, right_a);
+    Factors::multiply(rows, cols, cols, Factors::left(rows, cols, x, cols, left_x), 0, q, u, cols);
   }
 }
 

@@ -1,0 +1,78 @@
+"""Muon's orthogonalisation on a backend's device, written once for both frameworks.
+
+The steps are those of `mlxhog.optim.muon.polar_reference`, in float32, with matrices of one shape
+as one array (b, r, c). Symmetric products are computed whole: half of a triangle saves less on a
+GPU than large products gain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.optim.gradients import Float32, global_norm
+from mlxhog.optim.muon import LEAST_NORM, ROOM
+from mlxhog.optim.rule import Coefficients
+
+
+def polar(
+    xs: Sequence[Float32],
+    scales: Sequence[float],
+    coefficients: Coefficients,
+    *,
+    xp: Arrays[Any],
+    from_host: Callable[[Float32], Array],
+    on_host: Callable[[Array], Float32],
+) -> list[Float32]:
+    """Return `scale` times each x with its singular values brought near 1.
+
+    Args:
+        xs: matrices, (r, c) float32 each.
+        scales: factor of each result.
+        coefficients: of the quintics.
+        xp: array functions of the framework.
+        from_host: copies an array to the device.
+        on_host: copies one back.
+    """
+    by_shape: dict[tuple[int, ...], list[int]] = {}
+    for k, x in enumerate(xs):
+        by_shape.setdefault(x.shape, []).append(k)
+    us = list(xs)
+    for members in by_shape.values():
+        stack = from_host(np.stack([xs[k] for k in members]))
+        room = from_host(_column([_to_room(xs[k]) for k in members]))
+        scale = from_host(_column([scales[k] for k in members]))
+        identity = from_host(np.eye(min(xs[members[0]].shape), dtype=np.float32))
+        result = on_host(_orthogonalised(stack * room, scale, identity, coefficients, xp))
+        for k, u in zip(members, result, strict=True):
+            us[k] = u
+    return us
+
+
+def _orthogonalised(
+    x: Array, scale: Array, identity: Array, coefficients: Coefficients, xp: Arrays[Any]
+) -> Array:
+    """The steps, of matrices (b, r, c) shorter than 1."""
+    wide, turned = x.shape[1] <= x.shape[2], xp.permute(x, (0, 2, 1))
+    gram = x @ turned if wide else turned @ x
+    factor = scale
+    for k, (a, b, c) in enumerate(coefficients):
+        step = a * identity + b * gram + c * (gram @ gram)
+        factor = step @ factor if k else step * factor
+        if k + 1 < len(coefficients):
+            gram = gram @ step @ step
+    return factor @ x if wide else x @ factor
+
+
+def _to_room(x: Float32) -> float:
+    """The factor that makes a matrix shorter than 1; 0 for one without a direction."""
+    norm = global_norm({"x": x})
+    return 0.0 if norm < LEAST_NORM else 1.0 / (ROOM * norm)
+
+
+def _column(values: Sequence[float]) -> Float32:
+    """Numbers (b, 1, 1), one for each matrix."""
+    return np.array(values, np.float32).reshape(-1, 1, 1)

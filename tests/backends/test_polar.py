@@ -1,0 +1,98 @@
+"""Muon's orthogonalisation by a worker's framework is that of the CPU's native code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlxhog import _native, backends
+from mlxhog.backends import polar
+from mlxhog.backends.backend import Backend
+from mlxhog.optim import muon
+from mlxhog.optim.muon import ORTHOGONALIZATIONS
+from tests.tolerances import POLAR_DEVICE_F32, assert_close
+
+Float32 = NDArray[np.float32]
+SHAPES = [(64, 128), (128, 64), (64, 128), (96, 96), (1, 7), (64, 128), (5, 1)]
+
+
+@pytest.fixture(scope="module", params=["mlx:cpu", "torch:cpu"])
+def backend(request: pytest.FixtureRequest) -> Backend:
+    return backends.create(request.param, threads=1, kernels="reference", cpu_blas="auto")
+
+
+def drawn() -> tuple[list[Float32], list[float]]:
+    rng = np.random.default_rng(0)
+    xs = [rng.standard_normal(shape, dtype=np.float32) for shape in SHAPES]
+    return xs, [0.2 * k + 0.1 for k in range(len(xs))]
+
+
+def by_native_code(xs: list[Float32], scales: list[float], name: str) -> list[Float32]:
+    us = [np.empty_like(x) for x in xs]
+    _native.polar(xs, us, scales, ORTHOGONALIZATIONS[name])
+    return us
+
+
+@pytest.mark.parametrize("name", ORTHOGONALIZATIONS)
+def test_it_is_ours_to_a_hundred_thousandth(backend: Backend, name: str) -> None:
+    xs, scales = drawn()
+    us = backend.polar(xs, scales, ORTHOGONALIZATIONS[name])
+    for u, ours in zip(us, by_native_code(xs, scales, name), strict=True):
+        assert u.dtype == np.float32
+        assert u.flags.c_contiguous
+        assert_close(u, ours, POLAR_DEVICE_F32)
+
+
+def test_neither_zeros_nor_tiny_nor_huge_numbers_make_it_fail(backend: Backend) -> None:
+    x = drawn()[0][0]
+    sizes = [0.0, 1e-35, 1e-20, 1.0, 1e15]
+    given = [np.asarray(x * np.float64(size), np.float32) for size in sizes]
+    zeros, tiny, *others = backend.polar(given, [1.0] * 5, ORTHOGONALIZATIONS["polar3"])
+    assert not zeros.any()
+    assert not tiny.any()  # shorter than what moves anything
+    (ours,) = by_native_code([x], [1.0], "polar3")
+    for u in others:
+        assert_close(u, ours, POLAR_DEVICE_F32)
+
+
+def test_the_other_matrices_of_a_call_change_nothing_of_importance(backend: Backend) -> None:
+    xs, scales = drawn()
+    together = backend.polar(xs, scales, ORTHOGONALIZATIONS["polar3"])
+    for x, scale, u in zip(xs, scales, together, strict=True):
+        (alone,) = backend.polar([x], [scale], ORTHOGONALIZATIONS["polar3"])
+        assert_close(u, alone, POLAR_DEVICE_F32)
+
+
+def cut(x: Any) -> Float32:
+    """Factors with 10 bits behind the point, as TF32 has them."""
+    bits = np.ascontiguousarray(x, np.float32).view(np.uint32)
+    return ((bits + np.uint32(0x1000)) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+class Coarse(np.ndarray[Any, Any]):
+    """An array whose products keep 10 bits of their factors."""
+
+    def __matmul__(self, other: Any) -> Any:
+        return (cut(self) @ cut(other)).view(Coarse)
+
+
+def test_a_device_is_near_the_cpu_and_one_that_cuts_factors_to_ten_bits_is_not(
+    backend: Backend,
+) -> None:
+    assert muon.distance(backend.polar) < muon.MOST_DISTANCE / 10
+    arrays: Any = type("Arrays", (), {"permute": staticmethod(np.transpose)})
+
+    def coarse(xs: Any, scales: Any, coefficients: Any) -> list[Float32]:
+        return polar.polar(
+            xs,
+            scales,
+            coefficients,
+            xp=arrays,
+            from_host=lambda x: x.view(Coarse),
+            on_host=np.asarray,
+        )
+
+    assert muon.distance(coarse) > muon.MOST_DISTANCE

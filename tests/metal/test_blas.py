@@ -1,0 +1,115 @@
+"""Products by the system's BLAS, as on a Mac, are those of our own code.
+
+The build that a Mac has, with another CBLAS for Accelerate: Debian's OpenBLAS if it is installed,
+else the one that MLX's package for Linux brings.
+"""
+
+from __future__ import annotations
+
+import ctypes.util
+import os
+import shutil
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import mlx.core
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlxhog import _native
+from mlxhog.optim.muon import ORTHOGONALIZATIONS
+from tests.pairs import each_of
+from tests.tolerances import POLAR_F32, PRODUCT_F32, assert_close
+
+ROOT = Path(__file__).resolve().parents[2]
+OPS = ROOT / "metal/native/ops"
+SOURCES = ["blas.cpp", "gemm.cpp", "gemm_bfloat16.cpp", "linear.cpp", "polar.cpp", "pool.cpp"]
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+OF_MLX = list(Path(mlx.core.__file__).parents[1].glob("mlx*.libs/libblas*.so*"))
+
+Float32 = NDArray[np.float32]
+
+pytestmark = [
+    pytest.mark.skipif(COMPILER is None or not OF_MLX, reason="no compiler, or no CBLAS"),
+    pytest.mark.slow,
+]
+
+
+def cblas() -> list[str]:
+    """Linker options of a library with `cblas_sgemm`."""
+    debian = ctypes.util.find_library("openblas")
+    library = str(OF_MLX[0]) if debian is None else f"-l:{debian}"
+    return ["-Wl,--no-as-needed", library, f"-Wl,-rpath,{OF_MLX[0].parent}"]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The program with a BLAS, and one whose library lacks `cblas_sgemm`."""
+    folder = tmp_path_factory.mktemp("blas")
+    command = [str(COMPILER), "-std=c++20", "-O0", "-fPIE", "-pthread", "-fopenmp-simd", f"-I{OPS}"]
+
+    def compiled(source: Path) -> str:
+        result = str(folder / f"{source.stem}-{source.parent.name}.o")
+        subprocess.run([*command, "-DMLXHOG_CBLAS", "-c", source, "-o", result], check=True)
+        return result
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        sources = [ROOT / "tests/metal/blas.cpp", *(OPS / name for name in SOURCES)]
+        objects = list(pool.map(compiled, sources))
+    linked = folder / "linked", folder / "lacking"
+    for program, options in zip(linked, (cblas(), []), strict=True):
+        subprocess.run([*command, "-pie", *objects, "-o", program, *options], check=True)
+    return linked
+
+
+def run(program: Path, *words: object, given: list[Float32] | None = None) -> Float32:
+    """Run the program on arrays; returns the floats that it prints."""
+    ended = subprocess.run(
+        [program, *map(str, words)],
+        input=b"".join(x.tobytes() for x in given or []),
+        capture_output=True,
+        check=True,
+        timeout=60,
+    )
+    return np.frombuffer(ended.stdout, np.float32)
+
+
+def drawn(*shape: int) -> Float32:
+    return np.random.default_rng(shape).standard_normal(shape, dtype=np.float32)
+
+
+@each_of("shape", [(64, 200), (200, 64), (300, 300), (1, 7), (5, 1)], ids=str)
+def test_a_blas_orthogonalises_as_our_own_products_do(
+    programs: tuple[Path, Path], shape: tuple[int, int]
+) -> None:
+    x = drawn(*shape)
+    ours = np.empty_like(x)
+    _native.polar([x], [ours], [1.0], ORTHOGONALIZATIONS["polar3"])
+    u = run(programs[0], "polar", *shape, given=[x]).reshape(shape)
+    assert_close(u, ours, POLAR_F32)
+
+
+@each_of("sizes", [(50, 96, 40), (33, 520, 70), (7, 20, 600)], ids=str)
+def test_a_blas_multiplies_linear_maps_and_their_gradients(
+    programs: tuple[Path, Path], sizes: tuple[int, int, int]
+) -> None:
+    rows, width, out = sizes
+    x, w, dy = drawn(rows, width), drawn(out, width), drawn(rows, out)
+    results = run(programs[0], "linear", *sizes, given=[x, w, dy])
+    expected = [part.astype(np.float64) for part in (x @ w.T, dy @ w, dy.T @ x)]
+    assert_close(results, np.concatenate([part.ravel() for part in expected]), PRODUCT_F32)
+
+
+def test_a_system_without_cblas_sgemm_takes_our_own_products(programs: tuple[Path, Path]) -> None:
+    """The symbol is bound weakly, so the module loads there, too."""
+    with_blas, without = programs
+    assert subprocess.run([with_blas, "found"], check=False).returncode == 0
+    assert subprocess.run([without, "found"], check=False).returncode == 1
+    x = drawn(40, 60)
+    assert_close(
+        run(without, "polar", 40, 60, given=[x]),
+        run(with_blas, "polar", 40, 60, given=[x]),
+        POLAR_F32,
+    )
