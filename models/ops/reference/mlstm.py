@@ -77,11 +77,6 @@ class MLSTMCell(ABC):
 
         With b the sum of logsig(f) from the start of a chunk to t, g = b_L, u = i - b and
         M = b + r: r_t = max(m, max_{j<=t} u_j), so that D_tj - M_t = u_j - r_t.
-
-        The states between chunks are one product over entries: entry 0 is the first state, at the
-        scale s_0 = m, and entry j what chunk j writes, at the scale s_j = g_j + max u. With
-        E_cj = s_j + sum of g after j up to c, the state after chunk c has m_c = max_{j<=c} E_cj,
-        and entry j has the weight exp(E_cj - m_c) in it.
         """
         xp, S, DV = self.xp, x[0].shape[1], x[2].shape[-1]
         L = min(chunk_size, S)
@@ -93,36 +88,50 @@ class MLSTMCell(ABC):
         g = b[..., -1]
         u = i - b
         u_max = self.running_max(u)
-        u_top = u_max[..., -1]
+        top = u_max[..., -1]
 
         # A column of ones after v makes n the last column of C, and the denominator that of h.
         v = xp.pad(v, [(0, 0)] * 4 + [(0, 1)], 1.0)
         C = m = None
         if state is not None:
             C, m = xp.concatenate([state[0], state[1][..., None]], -1), state[2]
-        # Only the first m is not held in the weights: it scales the first state.
-        held = xp.stop_gradient(u_top)
-        written = xp.exp(u - held[..., None])[..., None] * k
-        entries = behind(C, written.swapaxes(-1, -2) @ v, xp)  # (B, NH, NC + 1, DK, DV + 1)
-        kept = sums_after(behind(None, g, xp), xp)
-        E, E_held = (kept + behind(m, g + top, xp)[..., None, :] for top in (u_top, held))
-        ms = xp.amax(E, -1)
-        ms_held = xp.stop_gradient(ms)
-        weights = xp.exp(E_held - ms_held[..., None])
-        before, after = xp.split(weights, [g.shape[-1]], -2)
-        flat = entries.flatten(-2)
-        states = (before @ flat).reshape(*g.shape, *entries.shape[3:])
+        written = xp.exp(u - xp.stop_gradient(top)[..., None])[..., None] * k
+        entries = behind(C, written.swapaxes(-1, -2) @ v, xp)
+        states, last, ms = self._between_chunks(entries, g, top, m)
 
         # Every output: positions of its own chunk, and the state before the chunk.
-        r = xp.maximum(ms[..., :-1, None], u_max)
+        m_before = ms[..., :-1, None]
+        r = xp.maximum(m_before, u_max)
         r_held = xp.stop_gradient(r)
-        w = xp.exp(ms_held[..., :-1, None] - r_held)[..., None]
+        w = xp.exp(xp.stop_gradient(m_before) - r_held)[..., None]
         both = self._weights(q, k, u, r_held) @ v + w * (q @ states)
         num, den = xp.split(both, [DV], -1)
         h = from_chunks(self._normalise(num, den[..., 0], b, r, eps), S)
-        last = (after @ flat).reshape(entries[:, :, 0].shape)
         C, n = xp.split(last, [DV], -1)
         return h, self._rescaled(C, n[..., 0], ms[..., -1])
+
+    def _between_chunks(
+        self, entries: Array, g: Array, top: Array, m: Array | None
+    ) -> tuple[Array, Array, Array]:
+        """Return the states before each of NC chunks, the last, and m of all; by one product.
+
+        Entry 0 (B, NH, NC + 1, DK, DV + 1) is the first state, at the scale s_0 = m. Entry j is
+        what chunk j writes, at the scale s_j = g_j + top_j. With E_cj = s_j + sum of g after j up
+        to c, the state after chunk c has m_c = max_{j<=c} E_cj, and entry j in it the weight
+        exp(E_cj - m_c). Only the first m is not held there: it scales the first state.
+        """
+        xp = self.xp
+        kept = sums_after(behind(None, g, xp), xp)
+        live, held = (
+            kept + behind(m, g + scale, xp)[..., None, :] for scale in (top, xp.stop_gradient(top))
+        )
+        ms = xp.amax(live, -1)
+        weights = xp.exp(held - xp.stop_gradient(ms)[..., None])
+        before, after = xp.split(weights, [g.shape[-1]], -2)
+        B, NH, _, *sizes = entries.shape
+        flat = entries.flatten(-2)
+        states = (before @ flat).reshape(B, NH, -1, *sizes)
+        return states, (after @ flat).reshape(B, NH, *sizes), ms
 
     def mlstm_recurrent(
         self, *x: Array, eps: float, state: Sequence[Array] | None
