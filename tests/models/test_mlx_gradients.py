@@ -54,7 +54,7 @@ CELLS: dict[str, tuple[tuple[tuple[int, ...], ...], Callable[..., Any]]] = {
 
 @each_of("model", MODELS.values(), ids=MODELS)
 @pytest.mark.slow
-def test_the_gradient_of_every_parameter_is_row_major(model: Callable[[], ModelConfig]) -> None:
+def test_the_gradient_of_every_matrix_is_row_major(model: Callable[[], ModelConfig]) -> None:
     cfg = model()
     params = {name: mx.array(value) for name, value in perturbed_params(cfg, seed=0).items()}
     tokens, labels = map(mx.array, batch(cfg, 2, 9, seed=0))
@@ -65,8 +65,8 @@ def test_the_gradient_of_every_parameter_is_row_major(model: Callable[[], ModelC
 
     grads = mx.grad(loss)(params)
     mx.eval(grads)
-    copied = [name for name, g in grads.items() if not np.array(g, copy=False).flags.c_contiguous]
-    assert copied == []
+    views = {name: np.array(grad, copy=False) for name, grad in grads.items() if grad.ndim > 1}
+    assert [name for name, view in views.items() if not view.flags.c_contiguous] == []
 
 
 def gradient(name: str, S: int) -> list[mx.array]:
