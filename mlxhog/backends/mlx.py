@@ -29,7 +29,7 @@ from mlxhog.backends.backend import (
     embedding_rows,
     table_rows,
 )
-from mlxhog.backends.gpu_share import GPUShare, limit_mlx
+from mlxhog.backends.gpu_share import MOST_CACHE_BYTES, GPUShare, limit_mlx
 from mlxhog.backends.inference import Inference
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -185,6 +185,8 @@ class MLXBackend(Inference):
         from mlx.utils import tree_map
 
         mx = self._mx
+        if not self.on_gpu:  # by default 32 MiB: the system would zero every larger array again
+            mx.set_cache_limit(MOST_CACHE_BYTES)
         if live is not None:
             if not mx.metal.is_available():
                 raise ConfigError(
