@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -103,7 +103,7 @@ def softmax(x: array, axis: int = -1) -> array:
 
 
 def linear(x: array, w: array, b: array | None = None) -> array:
-    y = _product(x, w) if differentiable.get() else x @ w.swapaxes(-1, -2)
+    y = cast(array, _product(x, w)) if differentiable.get() else x @ w.swapaxes(-1, -2)
     return y if b is None else y + b
 
 
@@ -113,7 +113,7 @@ def _product(x: array, w: array) -> array:
     return x @ w.swapaxes(-1, -2)
 
 
-@_product.vjp  # type: ignore[attr-defined]
+@_product.vjp
 def _product_gradients(xw: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
     x, w = xw
     dx = dy @ w
