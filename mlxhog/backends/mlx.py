@@ -31,7 +31,7 @@ from mlxhog.backends.backend import (
     embedding_rows,
     table_rows,
 )
-from mlxhog.backends.gpu_share import GPUShare, limit_mlx
+from mlxhog.backends.gpu_share import MOST_CACHE_BYTES, GPUShare, limit_mlx
 from mlxhog.backends.inference import Inference
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -201,7 +201,11 @@ class MLXBackend(Inference):
         tables: Mapping[str, Float32] = NO_TABLES,
     ) -> None:
         """Slice one flat array into parameters; see `Backend.bind`."""
+        from mlx.utils import tree_map
+
         mx = self._mx
+        if not self.on_gpu:  # by default 32 MiB: the system would zero every larger array again
+            mx.set_cache_limit(MOST_CACHE_BYTES)
         if live is not None:
             if not mx.metal.is_available():
                 raise ConfigError(
@@ -227,7 +231,13 @@ class MLXBackend(Inference):
         if sampled is not None:
             self._trained.remove(families.head(model))  # its gradient is one row per candidate
         self._embedded = families.embedding(model) in self._trained  # and not one row per token
-        gradient = mx.value_and_grad(self._loss, argnums=(0, 1, 2, 3))
+        differentiated = mx.value_and_grad(self._loss, argnums=(0, 1, 2, 3))
+
+        def gradient(*inputs: Any) -> Any:
+            """Return the loss, and its gradients row-major: NumPy would copy others on one core."""
+            loss, grads = differentiated(*inputs)
+            return loss, tree_map(mx.contiguous, grads)
+
         # Parameters are inputs: a captured array would be compiled in.
         self._value_and_grad = mx.compile(gradient) if self.compiled else gradient
         self._take_tables(model, tables)
@@ -440,11 +450,10 @@ def losses_and_grads_of_many(
         }
         # The loss of a model depends only on its own parameters: the gradient of the sum is all N.
         (_, losses), grads = mx.value_and_grad(total)(params)
+        grads = {name: mx.contiguous(grad) for name, grad in grads.items()}
         mx.eval(losses, grads)
     values = np.array(losses)
-    return [float(loss) for loss in values], {
-        name: np.ascontiguousarray(grad) for name, grad in grads.items()
-    }
+    return [float(loss) for loss in values], {name: _host(grad) for name, grad in grads.items()}
 
 
 def _stream(mx: ModuleType, device: str) -> AbstractContextManager[Any]:

@@ -90,6 +90,9 @@ class Arrays(Protocol[T]):
     def minimum(self, x: T, bound: float) -> T:
         """Return x, or `bound` where x is above it."""
 
+    def amax(self, x: T, axis: int) -> T:
+        """Return the largest of x along an axis; of equal ones each has a share of the gradient."""
+
     def where(self, condition: T, x: T | float, y: T | float) -> T:
         """Return x where the condition holds, else y; one of the two is an array."""
 
@@ -112,7 +115,11 @@ class Arrays(Protocol[T]):
         """Return x as a constant."""
 
     def linear(self, x: T, w: T, b: T | None = None) -> T:
-        """Return x W^T + b by the framework itself; `Ops.linears` is for products of note."""
+        """Return x W^T + b by the framework itself; `Ops.linears` is for products of note.
+
+        W (..., out, in) may be many matrices, one for each of x (..., N, in). Its gradient is
+        row-major.
+        """
 
     def einsum(self, subscripts: str, *operands: T) -> T:
         """Return the sum of products that NumPy's einsum describes."""
@@ -124,10 +131,10 @@ class Arrays(Protocol[T]):
         """Return arrays one after another along a new axis."""
 
     def unstack(self, x: T, axis: int = 0) -> Sequence[T]:
-        """Return the entries of x along an axis, without that axis."""
+        """Return the entries of x along an axis, without that axis; the gradient is one stack."""
 
-    def split(self, x: T, parts: int, axis: int = 0) -> Sequence[T]:
-        """Return equal parts of x along an axis, whose length they divide."""
+    def split(self, x: T, parts: int | Sequence[int], axis: int = 0) -> Sequence[T]:
+        """Return n equal parts of x along an axis, or the parts between some indices, as views."""
 
     def halves(self, w: T) -> Sequence[T]:
         """Return the first and the second half of a matrix's rows; it may be quantised."""

@@ -1,7 +1,8 @@
 """The array functions of `arrays.py` in MLX, whose arrays lie on no device of their own."""
 
 from collections.abc import Sequence
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -39,7 +40,11 @@ from mlxhog.models.ops.arrays import DType
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 
 framework = "mlx"
+differentiable = ContextVar("differentiable", default=True)
+"""Whether a gradient may follow; a function with a gradient of its own takes longer to call."""
+
 _DTYPES = {"float32": mx.float32, "int32": mx.int32}
+_MOST_PARTS = 10  # that `mx.split` cuts in one operation
 
 
 def zeros(shape: Sequence[int], dtype: DType = "float32", *, like: array | None = None) -> array:
@@ -89,14 +94,32 @@ def log_sigmoid(x: array) -> array:
     return -mx.logaddexp(-x, 0)
 
 
+def amax(x: array, axis: int) -> array:
+    return mx.max(x, axis)
+
+
 def softmax(x: array, axis: int = -1) -> array:
     return mx.softmax(x, axis)
 
 
 def linear(x: array, w: array, b: array | None = None) -> array:
-    """Return x W^T + b."""
-    y = x @ w.T
+    y = cast(array, _product(x, w)) if differentiable.get() else x @ w.swapaxes(-1, -2)
     return y if b is None else y + b
+
+
+@mx.custom_function
+def _product(x: array, w: array) -> array:
+    """Return x W^T; MLX's own gradient would be a transposed view, which NumPy copies slowly."""
+    return x @ w.swapaxes(-1, -2)
+
+
+@_product.vjp
+def _product_gradients(xw: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
+    x, w = xw
+    dx = dy @ w
+    if w.ndim == 2:  # for all rows of x at once
+        x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    return dx, dy.swapaxes(-1, -2) @ x
 
 
 def concatenate(parts: Sequence[array], axis: int = 0) -> array:
@@ -104,10 +127,25 @@ def concatenate(parts: Sequence[array], axis: int = 0) -> array:
 
 
 def unstack(x: array, axis: int = 0) -> Sequence[array]:
-    return mx.unstack(x, axis=axis)
+    """Return the entries of x along an axis, without that axis, as views.
+
+    Each of more than `_MOST_PARTS` entries would be a slice, whose gradient is an array of the size
+    of x. So they are cut off in rounds, whose gradient is one concatenation each.
+    """
+    return [entry.squeeze(axis) for entry in _entries(x, axis)]
 
 
-def split(x: array, parts: int, axis: int = 0) -> Sequence[array]:
+def _entries(x: array, axis: int) -> list[array]:
+    width = 1
+    while x.shape[axis] > _MOST_PARTS * width:
+        width *= _MOST_PARTS
+    parts = mx.split(x, list(range(width, x.shape[axis], width)), axis)
+    return (
+        list(parts) if width == 1 else [entry for part in parts for entry in _entries(part, axis)]
+    )
+
+
+def split(x: array, parts: int | Sequence[int], axis: int = 0) -> Sequence[array]:
     return list(mx.split(x, parts, axis))
 
 

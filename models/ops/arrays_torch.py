@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 from torch import abs as abs
+from torch import amax as amax
 from torch import broadcast_to as broadcast_to
 from torch import diagonal as diagonal
 from torch import einsum as einsum
@@ -110,8 +111,10 @@ def stop_gradient(x: Tensor) -> Tensor:
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:
-    """Return x W^T + b."""
-    return F.linear(x, w, b)
+    if w.ndim == 2:
+        return F.linear(x, w, b)
+    y = x @ w.mT
+    return y if b is None else y + b
 
 
 def concatenate(parts: Sequence[Tensor], axis: int = 0) -> Tensor:
@@ -123,9 +126,8 @@ def unstack(x: Tensor, axis: int = 0) -> Sequence[Tensor]:
     return x.unbind(axis)
 
 
-def split(x: Tensor, parts: int, axis: int = 0) -> Sequence[Tensor]:
-    """Return equal parts of x along an axis, as views."""
-    return x.chunk(parts, axis)
+def split(x: Tensor, parts: int | Sequence[int], axis: int = 0) -> Sequence[Tensor]:
+    return x.tensor_split(parts if isinstance(parts, int) else tuple(parts), axis)
 
 
 def halves(w: Tensor) -> Sequence[Tensor]:

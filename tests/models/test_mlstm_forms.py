@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.reference import mlstm_numpy
+from mlxhog.models.ops.reference.mlstm import MOST_CHUNKS
 from tests.models.golden import CELLS, cell_case
 from tests.models.sample import cell_inputs
 from tests.models.twins import TWINS, Twin
@@ -205,6 +206,22 @@ def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(form: Form) -> None:
         np.testing.assert_allclose(gradient, 0.0, atol=1e-30, err_msg=name)
 
 
+@forms
+@each_of("i, f", [(30.0, 30.0), (88.0, 88.0), (15.0, 60.0)])
+def test_gates_far_out_are_those_of_the_float64_recurrence(form: Form, i: float, f: float) -> None:
+    x, (dh, *_) = sample(33, state=False)
+    rng = np.random.default_rng(0)
+    for name, largest in (("i", i), ("f", f)):
+        levels = np.array([-1.0, -0.2, 0.0, 0.2, 1.0], np.float32) * np.float32(largest)
+        x[name] = rng.choice(levels, x[name].shape)
+    (h, *_), expected = in_float64(x, 1e-6)
+    how: dict[str, Any] = {"chunk_size": 4, "eps": 1e-6}
+    assert_close(form(x, **how)[0], h, CELL_EXTREME_F32)
+    grads = form.grads(x, [dh], **how)
+    for name, gradient in expected(dh).items():
+        assert_close(grads[name], gradient, CELL_EXTREME_F32, label=name)
+
+
 @frameworks
 @each_of("S", [1, 7, 100])
 def test_the_parallel_form_differs_from_the_recurrence_by_eps_alone(framework: str, S: int) -> None:
@@ -245,6 +262,19 @@ def test_the_chunk_size_does_not_change_the_output(twin: Twin, name: str, chunk_
         "mlstm_cell", *case.inputs.values(), chunk_size=chunk_size, eps=case.eps, state=case.state
     )
     assert_close(h, case.h("recurrent_f64"), tolerance(name))
+
+
+@frameworks
+def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framework: str) -> None:
+    S = 2 * MOST_CHUNKS + 3
+    x, weights = sample(S, state=True)
+    form = of_ops(framework, "reference")
+    results, expected = in_float64(x, 1e-6)
+    for result, exact in zip(form(x, chunk_size=1, eps=1e-6), results, strict=True):
+        assert_close(result, exact, CELL_EXTREME_F32)
+    grads = form.grads(x, weights, chunk_size=1, eps=1e-6)
+    for name, gradient in expected(*weights).items():
+        assert_close(grads[name], gradient, GRADIENT_ANY_F32, label=name)
 
 
 @each_of("twin", TWINS.values(), ids=TWINS)

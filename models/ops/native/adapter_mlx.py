@@ -8,7 +8,6 @@ in the cache.
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any, cast
 
 import mlx.core as mx
@@ -28,7 +27,6 @@ FAST_GEMM = sys.platform == "linux"
 """MLX multiplies by Accelerate on a Mac, by a slow reference BLAS in its Linux wheels."""
 
 _threads = 1
-_differentiable = ContextVar("differentiable", default=True)
 
 
 def set_threads(count: int) -> None:
@@ -44,11 +42,11 @@ def without_gradient() -> Iterator[None]:
     Results are already computed. MLX evaluates a result with a gradient again when the next
     operator uses it; in a tiny model this takes as much time as all the rest.
     """
-    token = _differentiable.set(False)
+    token = arrays_mlx.differentiable.set(False)
     try:
         yield
     finally:
-        _differentiable.reset(token)
+        arrays_mlx.differentiable.reset(token)
 
 
 class MLXForm(NativeForm):
@@ -70,7 +68,7 @@ class MLXForm(NativeForm):
         if pair.optional:
             needs = [x is not None for x in inputs]
             arrays = [x for x in inputs if x is not None]
-        if not _differentiable.get():
+        if not arrays_mlx.differentiable.get():
             results, _ = pair.forward(*_at(needs, views(*arrays)), keep=False, **settings)
             return [_copied(x) for x in results]
         saved: Views = ()

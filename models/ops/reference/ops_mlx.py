@@ -1,6 +1,7 @@
 """The plain operators in MLX, as far as `plain.py` leaves them to the framework."""
 
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import cast
 
 import mlx.core as mx
@@ -52,7 +53,7 @@ class MLXPlainForm(PlainForm):
         """Return x W^T, computed in the type of w and returned in that of x."""
         if isinstance(w, Quantized):
             return w.product(x)
-        return (x.astype(w.dtype) @ w.T).astype(x.dtype)
+        return self.xp.linear(x.astype(w.dtype), w).astype(x.dtype)
 
     def attend(self, q: array, k: array, v: array, seen: array | None) -> array:
         """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""
@@ -61,6 +62,15 @@ class MLXPlainForm(PlainForm):
             q, k, v, scale=q.shape[-1] ** -0.5, mask="causal" if seen is None else seen
         )
         return h.swapaxes(1, 2)
+
+    def soft_cap(self, x: array, c: float) -> array:
+        return _soft_cap(c)(x) if arrays_mlx.differentiable.get() else super().soft_cap(x, c)
+
+    def log_total(self, logits: array, cap: float | None) -> array:
+        """Return log(sum(e^logits)); the gradient of exp is exp, that of logsumexp one exp more."""
+        if cap is None or cap > _SAFE_CAP:
+            return mx.logsumexp(logits, -1)
+        return mx.log(mx.exp(logits).sum(-1))
 
     def rms_norm(self, x: array, w: array, eps: float) -> array:
         return mx.fast.rms_norm(x, w, eps)
@@ -81,6 +91,18 @@ class MLXPlainForm(PlainForm):
             offset=0 if offset is None else offset,
         )
         return turned.swapaxes(1, 2)
+
+
+_SAFE_CAP = 60.0
+"""Largest cap of logits whose exponentials have a finite sum in float32, over 10^10 words."""
+
+
+@lru_cache
+def _soft_cap(c: float) -> Callable[[array], array]:
+    """Return the operator with its gradient by its result: MLX's own computes a cosh."""
+    cap = mx.custom_function(lambda x: c * mx.tanh(x / c))
+    cap.vjp(lambda _, dy, y: dy * (1 - mx.square(y / c)))
+    return cast(Callable[[array], array], cap)
 
 
 OPS = Ops(MLXPlainForm())

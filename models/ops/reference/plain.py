@@ -53,7 +53,7 @@ class PlainForm(MLSTMCell, Recurrences):
         outs = []
         for w in weights:
             slices = self.xp.astype(x, w).reshape(-1, w.shape[0], w.shape[2]).swapaxes(0, 1)
-            y = (slices @ w.swapaxes(1, 2)).swapaxes(0, 1).reshape(*x.shape[:-1], -1)
+            y = self.xp.linear(slices, w).swapaxes(0, 1).reshape(*x.shape[:-1], -1)
             outs.append(self.xp.astype(y, x))
         return _biased(outs, biases)
 
@@ -148,6 +148,10 @@ class PlainForm(MLSTMCell, Recurrences):
     def soft_cap(self, x: Array, c: float) -> Array:
         return c * self.xp.tanh(x / c)
 
+    def log_total(self, logits: Array, cap: float | None) -> Array:
+        """Return log(sum(e^logits)) over the last axis; no logit is beyond the cap."""
+        return self.xp.logsumexp(logits, -1)
+
     def capped_cross_entropy(
         self, raw_logits: Array, labels: Array, cap: float | None, targets: Array | None
     ) -> tuple[Array, Array]:
@@ -156,7 +160,7 @@ class PlainForm(MLSTMCell, Recurrences):
             logits = self.soft_cap(logits, c=cap)
         scored = labels != -100
         target = xp.where(scored, labels, 0)[:, None]
-        total = xp.logsumexp(logits, -1)
+        total = self.log_total(logits, cap)
         nats = total - xp.take_along_axis(logits, target, -1)[:, 0]
         if targets is not None:  # this value with that gradient
             mixed = total - (targets * logits).sum(-1)

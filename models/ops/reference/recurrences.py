@@ -42,7 +42,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.reference.mlstm import MASKED, from_chunks, to_chunks
+from mlxhog.models.ops.reference.mlstm import from_chunks, sums_after, to_chunks
 
 
 class Recurrences(ABC):
@@ -58,18 +58,18 @@ class Recurrences(ABC):
         self, *x: Array, state: Sequence[Array] | None, starts: Array | None
     ) -> tuple[Array, tuple[Array, Array, Array, Array]]:
         xp, (*ifzo, R, b) = self.xp, x
-        B, S, NH, DH = ifzo[0].shape
+        B, _, NH, DH = ifzo[0].shape
         pre = xp.stack([xp.float32(gate) for gate in ifzo], 3)
         pre = pre + xp.float32(b).reshape(4, NH, DH).swapaxes(0, 1)
-        R_t = xp.float32(R).swapaxes(1, 2)
+        R = xp.float32(R)
         h, c, n, m = state or [xp.zeros((B, NH, DH), like=pre)] * 4
         outputs = []
-        for t in range(S):
+        for t, pre_t in enumerate(xp.unstack(pre, 1)):
             if starts is not None:
                 first = starts[:, t, None, None] != 0
                 h, c, n, m = (xp.where(first, 0.0, x) for x in (h, c, n, m))
-            mixed = (h.swapaxes(0, 1) @ R_t).swapaxes(0, 1).reshape(B, NH, 4, DH)
-            h, c, n, m = self._slstm_step(pre[:, t] + mixed, c, n, m)
+            mixed = xp.linear(h.swapaxes(0, 1), R).swapaxes(0, 1).reshape(B, NH, 4, DH)
+            h, c, n, m = self._slstm_step(pre_t + mixed, c, n, m)
             outputs.append(h)
         return xp.stack(outputs, 1), (h, c, n, m)
 
@@ -103,20 +103,19 @@ class Recurrences(ABC):
         add = (k * xp.exp(self.sum_after(a))).swapaxes(-1, -2) @ v
         decay = xp.exp(b[..., -1:, :]).swapaxes(-1, -2)
         states = [state]
-        for decay_c, add_c in zip(xp.unstack(decay), xp.unstack(add), strict=True):
+        for decay_c, add_c in zip(xp.unstack(decay, 2), xp.unstack(add, 2), strict=True):
             states.append(decay_c * states[-1] + add_c)
         if a.shape[-1] == 1:
             A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
         else:
             A = self._scores(q, k, a)
-        h = A @ v + (q * xp.exp(b)) @ xp.stack(states[:-1])
-        return from_chunks(h, S, xp), states[-1]
+        h = A @ v + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
+        return from_chunks(h, S), states[-1]
 
     def _between(self, a: Array, *, own: bool = True) -> Array:
         """Return exp(sum of a after j, up to t) (..., L, L) where j < t, or j <= t if `own`."""
-        xp, L = self.xp, a.shape[-1]
-        sums = xp.cumsum(xp.tril(xp.broadcast_to(a[..., None], (*a.shape, L)), -1), -2)
-        return xp.exp(sums + xp.triu(xp.full((L, L), MASKED, like=a), 1 if own else 0))
+        between = self.xp.exp(sums_after(a, self.xp))
+        return between if own else self.xp.tril(between, -1)
 
     def _scores(self, q: Array, k: Array, a: Array) -> Array:
         """Return A (..., L, L), 0 above the diagonal; q, k and a (..., L, DK)."""
@@ -164,13 +163,13 @@ class Recurrences(ABC):
         written = (k * xp.exp(self.sum_after(a))).swapaxes(-1, -2)
         decay = xp.exp(b[..., -1:, :])
         states, us = [state], []
-        parts = map(xp.unstack, (own, seen, written, decay))
+        parts = (xp.unstack(part, 2) for part in (own, seen, written, decay))
         for own_c, seen_c, written_c, decay_c in zip(*parts, strict=True):
             us.append(own_c - seen_c @ states[-1])
             states.append(decay_c * states[-1] + written_c @ us[-1])
         A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
-        h = A @ xp.stack(us) + (q * xp.exp(b)) @ xp.stack(states[:-1])
-        return from_chunks(h, S, xp), states[-1]
+        h = A @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
+        return from_chunks(h, S), states[-1]
 
     def _unit_inverse(self, M: Array) -> Array:
         """Return (I + M)^-1 of strictly lower triangular M (..., L, L), L a power of 2."""

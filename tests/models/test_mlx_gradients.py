@@ -1,0 +1,102 @@
+"""Gradients of MLX's plain operators: row-major weights, and work that is linear in the length."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlxhog.models import lm
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.layers import known
+from mlxhog.models.mad.sequence import parse
+from mlxhog.models.ops import arrays_mlx
+from mlxhog.models.ops.reference.ops_mlx import OPS
+from tests.models.sample import batch, config, perturbed_params, v1_config
+from tests.pairs import each_of
+from tools.mlx_graph import dispatched, primitives
+
+MODELS: dict[str, Callable[[], ModelConfig]] = {
+    "large": partial(config, use_bias=True),
+    "large, tied": partial(config, tie_word_embeddings=True),
+    "v1": v1_config,
+    "v1 of wide blocks": partial(
+        v1_config, mlstm_block={"mlstm": {"num_heads": 2, "qkv_proj_blocksize": 8}}
+    ),
+} | {
+    layer: partial(MADConfig, vocab_size=23, hidden_size=16, layers=parse(layer))
+    for layer in known()
+}
+WIDTH = 3
+CELLS: dict[str, tuple[tuple[tuple[int, ...], ...], Callable[..., Any]]] = {
+    "mlstm": (
+        ((WIDTH,), (WIDTH,), (WIDTH,), (), ()),
+        partial(OPS.mlstm_cell, chunk_size=2, eps=1e-6),
+    ),
+    "mlstm, recurrent": (
+        ((WIDTH,), (WIDTH,), (WIDTH,), (), ()),
+        partial(OPS.form.mlstm_recurrent, eps=1e-6, state=None),
+    ),
+    "slstm": (
+        ((WIDTH,),) * 4,
+        lambda *gates: OPS.slstm_cell(*gates, mx.ones((1, 4 * WIDTH, WIDTH)), mx.ones(4 * WIDTH)),
+    ),
+    "decay": (((WIDTH,),) * 4, partial(OPS.decay_cell, scale=1.0, chunk_size=2)),
+    "delta": (((WIDTH,), (WIDTH,), (WIDTH,), (), ()), partial(OPS.delta_cell, chunk_size=2)),
+}
+"""Shapes of a head's inputs at a position, and the cell."""
+
+
+@each_of("model", MODELS.values(), ids=MODELS)
+@pytest.mark.slow
+def test_the_gradient_of_every_matrix_is_row_major(model: Callable[[], ModelConfig]) -> None:
+    cfg = model()
+    params = {name: mx.array(value) for name, value in perturbed_params(cfg, seed=0).items()}
+    tokens, labels = map(mx.array, batch(cfg, 2, 9, seed=0))
+
+    def loss(params: dict[str, mx.array]) -> mx.array:
+        x = lm.embed(cfg, params, tokens, OPS.xp)
+        return lm.loss_from_embedding(cfg, params, x, labels, ops=OPS)
+
+    grads = mx.grad(loss)(params)
+    mx.eval(grads)
+    views = {name: np.array(grad, copy=False) for name, grad in grads.items() if grad.ndim > 1}
+    assert [name for name, view in views.items() if not view.flags.c_contiguous] == []
+
+
+def gradient(name: str, S: int) -> list[mx.array]:
+    """The graph of a cell's gradients over S positions."""
+    shapes, cell = CELLS[name]
+    inputs = [mx.full((1, S, 1, *shape), -0.1) for shape in shapes]
+    mx.eval(inputs)
+    grads = mx.grad(lambda *x: cell(*x)[0].sum(), argnums=list(range(len(inputs))))(*inputs)
+    return list(grads)
+
+
+@each_of("name", CELLS)
+def test_no_position_or_chunk_has_a_gradient_of_the_size_of_the_sequence(name: str) -> None:
+    short, long = (primitives(gradient(name, S))["SliceUpdate"] for S in (48, 144))
+    assert short == long
+
+
+def test_chunks_of_the_mlstm_dispatch_nothing_of_their_own() -> None:
+    assert dispatched(gradient("mlstm", 48)) == dispatched(gradient("mlstm", 144))
+
+
+@each_of("count", [1, 2, 10, 11, 100, 123])
+def test_the_entries_of_any_number_have_their_gradient(count: int) -> None:
+    x = mx.arange(count * 2, dtype=mx.float32).reshape(2, count)
+    weights = mx.arange(count) + 1
+
+    def total(x: mx.array) -> mx.array:
+        entries = arrays_mlx.unstack(x, 1)
+        return sum(weights[j] * entry.sum() for j, entry in enumerate(entries))
+
+    value, grad = mx.value_and_grad(total)(x)
+    assert value.item() == (weights * x).sum().item()
+    np.testing.assert_array_equal(np.array(grad), np.broadcast_to(np.array(weights), (2, count)))
