@@ -8,6 +8,7 @@ run with the same seed and one call more to see it.
 
 from __future__ import annotations
 
+import math
 import random
 import re
 import resource
@@ -87,7 +88,9 @@ class Fuzz:
         elif odd < 0.11:
             result = np.asfortranarray(result)
         elif odd < 0.13:
-            result = np.broadcast_to(result, (rng.choice((2, 1 << 30)), *result.shape))
+            # NumPy refuses larger arrays, also where another axis is empty.
+            most = 2**62 // math.prod([result.itemsize, *filter(None, result.shape)])
+            result = np.broadcast_to(result, (min(rng.choice((2, 1 << 30)), most), *result.shape))
         elif odd < 0.16 and result.itemsize > 1:
             raw = np.zeros(result.nbytes + 1, np.uint8)
             result = raw[1:].view(result.dtype)[: result.size].reshape(result.shape)

@@ -83,6 +83,8 @@ adapter_mlx.FAST_GEMM = True  # as on Linux
 x, w, b = mx.ones((2, 3, 4)), mx.ones((5, 4)), mx.ones(5)
 d_w = mx.grad(lambda w: adapter_mlx.OPS.linears(x, [w, w], [b, None])[0].sum())(w)
 assert mx.array_equal(d_w, mx.full((5, 4), 6.0))
+labels = mx.zeros(6, mx.int32)
+adapter_mlx.OPS.linear_cross_entropy(x.reshape(6, 4), w, labels, None)
 """
 
 REFUSALS = """
@@ -136,14 +138,15 @@ def test_a_candidate_with_every_mad_layer_trains_and_is_scored(tmp_path: Path) -
     log = tmp_path / "calls"
     simulated(MAD, FAKE_METAL=1, FAKE_NATIVE_LOG=log)
     elsewhere = {"ops.linears", "ops.soft_cap"}  # called by tests above and below
-    elsewhere |= {f"{name}_grad" for name in elsewhere}
+    elsewhere |= {f"{name}_grad" for name in elsewhere} | {"ops.linear_cross_entropy"}
     assert ops_that_mlx_uses() - set(native_calls(log)) == elsewhere
 
 
 def test_no_array_of_mlx_reaches_native_code_in_parity_analyze_and_linears(tmp_path: Path) -> None:
     log = tmp_path / "calls"
     simulated(COMPARE + ANALYZE + LINEARS, tmp_path, FAKE_METAL=1, FAKE_NATIVE_LOG=log)
-    assert {"ops.mlstm_grad", "bitmap_meetings", "ops.linears_grad"} <= set(native_calls(log))
+    of_linears = {"ops.linears_grad", "ops.linear_cross_entropy"}
+    assert {"ops.mlstm_grad", "bitmap_meetings"} | of_linears <= set(native_calls(log))
 
 
 def test_the_check_refuses_arrays_of_mlx_in_functions_lists_and_constructors(
