@@ -20,6 +20,7 @@ from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.optim import SGD, AdamW, Adan, Apollo, Lion, Momentum, Muon, Optimizer, Soap
 from mlxhog.optim.gradients import Rows
+from mlxhog.optim.muon import polar_references
 from mlxhog.optim.rule import StepWatch
 from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, initial, parameter, target
 from tests.pairs import each_of
@@ -155,7 +156,7 @@ def of_numbers() -> list[tuple[str, str]]:
 OTHER: dict[str, object] = {
     "beta1": 0.5, "nesterov": 0.7, "orthogonalization": "ns5", "rows": 2, "dtype": "bfloat16",
     "rank": 2, "scale": 9.0, "compat": "official", "moments": "shared", "beta2_half_life": 100,
-    "every": 2, **dict.fromkeys(optimizers.GROUPS.values(), 3.0),
+    "every": 2, "device": "worker", **dict.fromkeys(optimizers.GROUPS.values(), 3.0),
 }  # fmt: skip
 """Another value of each number than its default; half of it where none stands here."""
 
@@ -177,7 +178,9 @@ def test_every_number_of_an_optimizer_changes_its_steps_or_its_state(
         config = TrainConfig(strategy="serial", optimizer=choice)
         rule = optim.build(config, HIDDEN, groups=GROUPS, tokens_per_step=10)
         flat, random = initial(), np.random.default_rng(1)
-        of = target(rule, flat, "matrix")
+        on_worker = choice.orthogonalizes_on_worker(on_gpu=False)
+        polar = polar_references if on_worker else None
+        of = replace(target(rule, flat, "matrix"), polar=polar)
         for step in range(1, 7):
             scale = np.float32([1.0, 0.0, 0.0, 1.0, 50.0, 1.0][step - 1])
             grads = {
