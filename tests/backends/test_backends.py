@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import mlx.core as mx
 import numpy as np
 import pytest
 
+from mlxhog.backends.gpu_share import MOST_CACHE_BYTES
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
 from mlxhog.models import families, lm_numpy
@@ -110,3 +112,10 @@ def test_a_batch_in_which_nothing_is_scored_has_no_loss_and_no_gradient(name: st
     loss, grads = backend.loss_and_grads(Batch(x, np.full_like(x, IGNORED), n_bytes=0))
     assert loss == 0.0
     assert not grads["lm_head.weight"].any()  # type: ignore[union-attr]
+
+
+def test_a_training_on_a_cpu_lets_mlx_keep_freed_arrays() -> None:
+    mx.set_cache_limit(0)
+    cfg = config()
+    bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1))
+    assert mx.set_cache_limit(MOST_CACHE_BYTES) == MOST_CACHE_BYTES

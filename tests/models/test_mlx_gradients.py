@@ -19,6 +19,7 @@ from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.reference.ops_mlx import OPS
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
+from tests.tolerances import OP_GRADIENT_F32, assert_close
 from tools.mlx_graph import dispatched, primitives
 
 MODELS: dict[str, Callable[[], ModelConfig]] = {
@@ -100,3 +101,23 @@ def test_the_entries_of_any_number_have_their_gradient(count: int) -> None:
     value, grad = mx.value_and_grad(total)(x)
     assert value.item() == (weights * x).sum().item()
     np.testing.assert_array_equal(np.array(grad), np.broadcast_to(np.array(weights), (2, count)))
+
+
+SECOND: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
+    "linear": (lambda x: arrays_mlx.linear(x, x), lambda x: x @ x.T),
+    "soft_cap": (lambda x: OPS.soft_cap(x, 3.0), lambda x: 3.0 * mx.tanh(x / 3.0)),
+}
+"""A function with a gradient of its own, and the same in MLX's."""
+
+
+@each_of("ours, plain", SECOND.values(), ids=SECOND)
+def test_a_gradient_has_the_gradient_that_mlx_gives_it(
+    ours: Callable[..., Any], plain: Callable[..., Any]
+) -> None:
+    x = mx.array(np.random.default_rng(0).standard_normal((4, 4), np.float32))
+
+    def second(function: Callable[..., Any]) -> mx.array:
+        first = mx.grad(lambda x: (function(x) ** 3).sum())
+        return mx.grad(lambda x: (first(x) ** 2).sum())(x)
+
+    assert_close(second(ours), second(plain), OP_GRADIENT_F32)
