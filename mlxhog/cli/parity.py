@@ -18,7 +18,7 @@ from mlxhog.files.paths import expanded
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
-    from mlxhog.config.optimizers import OptimizerChoice
+    from mlxhog.config.optimizer import OptimizerChoice
     from mlxhog.parity.compare import ComparedTensor
     from mlxhog.parity.comparison import ParityReport
 
