@@ -13,7 +13,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from mlxhog.config.optimizers import Decayed
+from mlxhog.config.optimizer import Decayed
 from mlxhog.config.options import option
 from mlxhog.optim import SGD, Float32, OwnOptimizer, Pairs, Step, Target
 from mlxhog.optim.directions import Direction, write

@@ -19,7 +19,7 @@ from mlxhog.machine import float32
 from mlxhog.report.table import AnswerNote, FailureNote, Section
 
 if TYPE_CHECKING:
-    from mlxhog.config.optimizers import OptimizerChoice
+    from mlxhog.config.optimizer import OptimizerChoice
     from mlxhog.parity.compare import ComparedTensor
     from mlxhog.parity.comparison import ParityReport
 

@@ -10,7 +10,7 @@ import yaml
 from mlxhog.config import contradictions, optimizers, plugins
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, TEACHERS, Choice
 from mlxhog.config.fine_tuning import FineTuning
-from mlxhog.config.optimizers import OptimizerChoice
+from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.options import convert_fields, option, options, spelt
 from mlxhog.config.sources import Assignment, expanded, resolve
 from mlxhog.config.strategy import StrategyChoice

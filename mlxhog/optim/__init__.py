@@ -17,6 +17,7 @@ from typing import Any
 
 from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.optimizer import GROUPS
 from mlxhog.config.rules import Selection
 from mlxhog.config.strategy import FedBack, LookAhead, Sparse
 from mlxhog.optim.adamw import AdamW
@@ -57,7 +58,7 @@ def for_model(
     ahead = workers if config.prediction == "last" else 1
     chosen = optimizers.of(config)
     fitted = chosen.fitted(hidden=bool(hidden), averaged=averaged, ahead=ahead)
-    present: Collection[str] = optimizers.GROUPS
+    present: Collection[str] = GROUPS
     if groups is not None:
         present = [name for name, members in groups.items() if members]
     rates = fitted.rates(width, vocabulary, averaged)

@@ -11,6 +11,7 @@ import numpy as np
 
 from mlxhog import _native
 from mlxhog.config import optimizers
+from mlxhog.config.optimizer import Adaptive
 from mlxhog.metal.kernels.step_rules import adam_hp
 from mlxhog.optim import metal_steps
 from mlxhog.optim.rule import (
@@ -165,7 +166,7 @@ class Moments(TypedDict):
     weight_decay: float
 
 
-def moments_of(choice: optimizers.Adaptive) -> Moments:
+def moments_of(choice: Adaptive) -> Moments:
     """Return these numbers of a choice."""
     return {
         "beta1": choice.decay1,

@@ -37,6 +37,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.config import optimizers
+from mlxhog.config.optimizer import EPS
 from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import moments_of
 from mlxhog.optim.directions import Direction, split, write
@@ -309,7 +310,7 @@ class Apollo(Optimizer):
 @rule_of.register(optimizers.Projected)
 def _(choice: optimizers.Projected, use: Use) -> Apollo:
     official = choice.compat == "official"
-    if official and choice.eps == optimizers.EPS:  # not given
+    if official and choice.eps == EPS:  # not given
         choice = replace(choice, eps=OFFICIAL_EPS)
     return Apollo(
         hidden=use.hidden,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from mlxhog.config.optimizers import GROUPS, OptimizerChoice
+from mlxhog.config.optimizer import GROUPS, OptimizerChoice
 from mlxhog.errors import ConfigError
 from mlxhog.optim.rule import Around, Optimizer, Pairs, Step, Target
 

@@ -20,7 +20,7 @@ from mlxhog.arena.layout import place_state
 from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry
-from mlxhog.config.optimizers import OptimizerChoice
+from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.errors import ShapeError
 from mlxhog.optim import metal_steps
 from mlxhog.optim.metal_steps import MetalSteps

@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 
 from mlxhog import arena, optim
-from mlxhog.config.optimizers import SGD, AdamW, Momentum, OptimizerChoice
+from mlxhog.config.optimizer import OptimizerChoice
+from mlxhog.config.optimizers import SGD, AdamW, Momentum
 from mlxhog.errors import ConfigError, message_of
 from mlxhog.models.families import ModelConfig, param_spec, rate_groups
 from mlxhog.optim.adamw import adamw_reference

@@ -40,7 +40,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.config.optimizers import SGD, AdamW, Momentum, OptimizerChoice
+from mlxhog.config.optimizer import OptimizerChoice
+from mlxhog.config.optimizers import SGD, AdamW, Momentum
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, did_you_mean
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing

@@ -8,7 +8,7 @@ from typing import Self
 from mlxhog import optim
 from mlxhog.config import optimizers, schedules
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizers import OptimizerChoice
+from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.schedules import Schedule
 
 

@@ -32,7 +32,7 @@ from mlxhog.arena.process import WatchedTime
 from mlxhog.config import schedules
 from mlxhog.config.schedules import Falling
 from mlxhog.report.metrics import Activity, Doing
-from mlxhog.training import checkpoints, choose_strategy
+from mlxhog.training import checkpoints, choose_strategy, moments
 from mlxhog.training.checkpoints import Start
 from mlxhog.training.choose_strategy import LOCK_FREE, MARGIN, ROUNDS
 from mlxhog.training.plan import Plan
@@ -234,7 +234,7 @@ class Changes:
             budget = checkpoints.start_of(new).budget.continuing(self._start.budget, done)
             limit = budget.step_limit(new.tokens_per_step, steps=done, tokens=tokens)
             sent = checkpoints.network_bytes_of_call(self._plan, arena, self._start)
-            checkpoints.carry_over(self._plan, new, arena)
+            moments.carry_over(self._plan, new, arena)
             session.change(new.place(name), budget, limit, done)
             self._plan, self._start = new, Start(budget, steps=done, network_bytes=sent)
             self._take_up(new, self._start)

@@ -1,20 +1,15 @@
 """Save an arena at rest as a checkpoint, and fill a new arena by the initialiser or a checkpoint.
 
-A checkpoint may be resumed by another number of workers. Every worker then starts from the average
-of the private moments, or from those of the worker with the most steps if they have no average; a
-message says so.
+A checkpoint may be resumed by another number of workers: `moments` has the optimizer's state.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, Position
@@ -36,6 +31,7 @@ from mlxhog.optim.sparsified import RESIDUAL
 from mlxhog.optim.tables import MEANS
 from mlxhog.report.monitor import Monitor
 from mlxhog.strategies import look_ahead
+from mlxhog.training import moments
 from mlxhog.training.held_out_watch import HeldOutWatch
 from mlxhog.training.plan import Plan
 from mlxhog.training.publishing import Publisher
@@ -62,21 +58,6 @@ class Start:
     messages: tuple[str, ...] = ()
     steps: int = 0
     network_bytes: int = 0
-
-
-class Moments(NamedTuple):
-    """The optimizer's state of a run at rest.
-
-    Attributes:
-        steps: of each slot's own state.
-        since: updates of the parameters before the moments of all workers began; None if each
-            worker has its own.
-        arrays: by "segment/parameter".
-    """
-
-    steps: dict[int, int]
-    since: int | None
-    arrays: Mapping[str, NDArray[np.float32]]
 
 
 def restore(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
@@ -126,10 +107,10 @@ def begin(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
         for segment in strategy.kept_segments():
             if segment in look_ahead.SEGMENTS and plan.config.reset_optimizer:
                 continue  # steps of an optimizer that is reset
-            _fill(arena, segment, [segment], saved.optimizer)
+            moments.fill(arena, segment, [segment], saved.optimizer)
     strategy.begin(arena, position)
-    _restore_means(plan, arena, saved)
-    message = _restore_moments(plan, arena, saved)
+    moments.restore_means(plan, arena, saved)
+    message = moments.restore(plan, arena, saved)
     strategy.restore_state(arena, state)
     return replace(start, messages=(*start.messages, *filter(None, [message])))
 
@@ -175,109 +156,6 @@ def _initialise(plan: Plan, arena: Arena) -> None:
         plan.initial_weights.fill(arena, plan.model)
 
 
-def _restore_moments(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> str | None:
-    """Restore every worker's moments, or give it the average if the workers have changed.
-
-    Private moments become their average if the new run shares them; shared moments are copied to
-    every worker if the new run keeps them private.
-    """
-    if plan.config.reset_optimizer:
-        arena.counters.store("moments_since", arena.counters.load("version"))
-        return "the optimizer restarts without moments"
-    steps = {int(slot): int(n) for slot, n in saved.state["opt_steps"].items()}
-    return _fill_moments(
-        plan, arena, Moments(steps, saved.state.get("moments_since"), saved.optimizer)
-    )
-
-
-def _moments(plan: Plan, arena: Arena) -> Moments:
-    """The moments in the arena, as views."""
-    slots = plan.strategy.state_slots(arena)
-    segments = [f"{kind}.{slot}" for kind in plan.private_state for slot in slots]
-    arrays: dict[str, NDArray[np.float32]] = {}
-    for segment in (*segments, *plan.shared_state, *plan.strategy.kept_segments()):
-        flat = arena.segment(segment)
-        for name, slot in arena.layout.parts(segment).items():
-            view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            arrays[f"{segment}/{name}"] = view
-    steps = {slot: arena.workers.entry(slot).opt_step for slot in slots}
-    since = arena.counters.load("moments_since") if plan.shared_state else None
-    return Moments(steps, since, arrays)
-
-
-def carry_over(old: Plan, new: Plan, arena: Arena) -> None:
-    """Give a run at rest the moments and the segments of another of its candidate strategies.
-
-    Segments that only one of them has overlap, so moments are copied out of the arena first.
-    """
-    moments = _moments(old, arena)
-    moments = moments._replace(arrays={name: one.copy() for name, one in moments.arrays.items()})
-    slots = range(1, new.strategy.slots + 1)
-    for segment in (
-        *new.strategy.segments(len(new.layout.slots)),
-        *new.shared_state,
-        *(f"{kind}.{slot}" for kind in new.private_state for slot in slots),
-    ):
-        arena.segment(segment).fill(0)
-    _fill_moments(new, arena, moments)
-
-
-def _fill_moments(plan: Plan, arena: Arena, saved: Moments) -> str | None:
-    """Fill the arena's moments; see `_restore_moments`."""
-    version, steps, saved_slots = arena.counters.load("version"), saved.steps, list(saved.steps)
-    mean_of_all = round(sum(steps.values()) / len(steps))
-    since = max(0, version - mean_of_all) if saved.since is None else saved.since
-    become_private = saved.since is not None and not plan.shared_state
-    # one slot stands for all where their moments are the same
-    now = list(plan.strategy.state_slots(arena))
-    same = saved_slots == now
-    slots = sorted({*range(1, len(plan.workers) + 1), *now})
-    averaged, optimizer = saved_slots, optimizers.of(plan.config)
-    if optimizer.has_own_bases:
-        averaged = [max(saved_slots, key=lambda slot: steps[slot])]
-    for slot in slots:
-        sources = [slot] if same and slot in steps else averaged
-        entry = arena.workers.entry(slot)
-        mean_steps = round(sum(steps[s] for s in sources) / len(sources))
-        entry.opt_step = version - since if become_private else mean_steps
-        for kind in plan.private_state:
-            shared_out = kind in (RESIDUAL, FEEDBACK) and not same  # keeps the sum
-            segments = [f"{kind}.{s}" for s in (saved_slots if shared_out else sources)]
-            _fill(arena, f"{kind}.{slot}", [*segments, kind], saved.arrays)
-            if shared_out:
-                arena.segment(f"{kind}.{slot}")[...] *= np.float32(len(saved_slots) / len(now))
-    for kind in plan.shared_state:
-        _fill(arena, kind, [kind, *(f"{kind}.{s}" for s in saved_slots)], saved.arrays)
-    arena.counters.store("moments_since", since)
-    if same or become_private or not plan.private_state:
-        return None
-    if len(saved_slots) == 1:
-        return f"one worker's moments were copied to each of {len(slots)} workers"
-    if optimizer.has_own_bases:
-        return (
-            f"the moments of the worker with the most steps were copied to each of {len(slots)} "
-            f"workers: {optimizer.name} keeps them in a basis of each worker, without an average"
-        )
-    return f"{len(saved_slots)} workers' moments were averaged for {len(slots)} workers"
-
-
-def _restore_means(plan: Plan, arena: Arena, saved: checkpoint.Checkpoint) -> None:
-    """Restore the running means of tables; they begin anew with the optimizer.
-
-    Raises:
-        CheckpointError: they are missing, or those of another number of tables.
-    """
-    if not arena.layout.tables or plan.config.reset_optimizer:
-        return
-    means, ours = saved.optimizer.get(MEANS), arena.segment(MEANS)
-    if means is None or means.shape != ours.shape:
-        raise CheckpointError(
-            f"{saved.path} has no running means of {len(ours)} tables ({MEANS}); resume another "
-            "checkpoint, or add --reset-optimizer to begin without them"
-        )
-    ours[...] = means
-
-
 def _shares(config: TrainConfig) -> str:
     """How rounds divide their sequences among workers, if the strategy has rounds."""
     return config.strategy.shares if isinstance(config.strategy, InRounds) else "equal"
@@ -292,31 +170,6 @@ def _settle(arena: Arena, saved: checkpoint.Checkpoint, kind: str, sign: float) 
         segment, _, name = key.partition("/")
         if segment.startswith(f"{kind}."):
             arena.param(name)[...] += np.float32(sign) * value
-
-
-def _fill(
-    arena: Arena,
-    segment: str,
-    sources: list[str],
-    saved: Mapping[str, NDArray[np.float32]],
-) -> None:
-    """Set a segment to the mean of saved ones, parameter by parameter; zero without any.
-
-    Raises:
-        CheckpointError: a saved part has another shape than in this run.
-    """
-    flat = arena.segment(segment)
-    for name, slot in arena.layout.parts(segment).items():
-        parts = [saved[key] for s in sources if (key := f"{s}/{name}") in saved]
-        if parts:
-            if parts[0].shape != slot.shape:
-                raise CheckpointError(
-                    f"the checkpoint's optimizer state {sources[0]}/{name} has shape "
-                    f"{parts[0].shape}, this run keeps {slot.shape}; resume with the optimizer's "
-                    "options that the run has, or add --reset-optimizer to begin without moments"
-                )
-            view = flat[slot.offset : slot.offset + slot.size].reshape(slot.shape)
-            mapped.copy(parts[0] if len(parts) == 1 else np.mean(parts, axis=0), view)
 
 
 def _summary(resumption: Resumption) -> str:
@@ -394,7 +247,7 @@ def save(
         EnvironmentLacks: the disk is full; the previous checkpoint is whole.
     """
     counters, layout, budget = arena.counters, arena.layout, start.budget
-    moments = _moments(plan, arena)
+    state = moments.of_arena(plan, arena)
     means = {MEANS: arena.segment(MEANS)} if layout.tables else {}
     config, stored = plan.config, plan.resolution.stored
     position = ledger.position()
@@ -417,13 +270,13 @@ def save(
         step=version,
         params={name: arena.param(name) for name in (*layout.slots, *layout.tables)},
         model_config=plan.model.to_dict(),
-        optimizer={**moments.arrays, **means},
+        optimizer={**state.arrays, **means},
         state={
             "version": version,
             "optimizer": optimizers.of(config).name,
             "strategy": {"strategy": strategy_name(stored), "sync_shares": _shares(stored)},
             "regime": plan.strategy.name if plan.measured else None,
-            **({} if moments.since is None else {"moments_since": moments.since}),
+            **({} if state.since is None else {"moments_since": state.since}),
             "used": used,
             "budget": {
                 unit: getattr(config, unit) for unit in ("steps", "tokens", "time", "epochs")
@@ -445,7 +298,7 @@ def save(
             "writers": {"gpu_write": plan.writers.gpu_write, "write": plan.writers.write},
             "emulated": plan.emulated,
             "joined": (counters.load("workers") or len(plan.workers)) - len(plan.workers),
-            "opt_steps": {str(slot): steps for slot, steps in moments.steps.items()},
+            "opt_steps": {str(slot): steps for slot, steps in state.steps.items()},
             "tokens_sha256": TokenFile.open(plan.data.train).digest,
             "held_out_sha256": TokenFile.open(plan.data.val).digest,
         },

@@ -15,7 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
-from mlxhog.data import tokenizers
+from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, RunError
 from mlxhog.files import tensors
@@ -98,7 +98,7 @@ def test_transformers_generates_text_from_the_link_to_the_newest_checkpoint(run:
 
 
 def test_a_bpe_tokenizer_travels_with_the_checkpoint(run: Run) -> None:
-    tokenizer: Tokenizer = tokenizers.train_bpe([b"the state of the union " * 9], 270)
+    tokenizer: Tokenizer = bpe.train_bpe([b"the state of the union " * 9], 270)
     loaded = checkpoint.load(save(run, tokenizer=tokenizer))
     checkpoint.check_tokenizer(loaded, tokenizer)
     with pytest.raises(CheckpointError, match=rf"{tokenizer.sha256}.*{ByteTokenizer().sha256}"):

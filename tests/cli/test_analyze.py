@@ -154,7 +154,11 @@ def test_the_same_seed_gives_the_same_numbers(
         (["tiny", "--worker", "2"], 2, "did you mean '--workers'?"),
         (["tiny", "--eval-every", "3"], 2, "other options of train are read from a YAML file"),
         (["tiny", "--data", "nowhere"], 2, "no corpus 'nowhere'"),
-        (["tiny", "--seq-len", "90M"], 2, "use more text or a smaller seq_len"),
+        (
+            ["tiny", "--seq-len", "90M", "--tokenizer", "bytes"],
+            2,
+            "use more text or a smaller seq_len",
+        ),
         (["tiny", "--plot", "/dev/null/figures"], 2, "choose another --plot"),
         ([], 2, "CONFIG_OR_RUN is missing"),
     ],

@@ -11,6 +11,7 @@ import pytest
 
 from mlxhog.checkpoint import creation
 from mlxhog.cli import main
+from mlxhog.live import opening
 from mlxhog.machine import machine
 from mlxhog.models.registry import load_architecture
 from tests.pairs import each_of
@@ -140,8 +141,10 @@ def test_a_framework_that_is_not_installed_is_named_with_the_command_that_instal
     ],
 )
 def test_generate_refuses_what_is_no_model(
-    here: Path, words: str, code: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+    here: Path, words: str, code: int, message: str, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(opening, "FIRST_RUN_S", 0.1)
     assert main(["generate", words]) == code
     out, err = capsys.readouterr()
     assert message in err

@@ -70,7 +70,7 @@ def test_what_a_run_killed_at_its_start_is_told_to_do_is_what_resume_says(
     assert Path(command[3]).samefile(run.config_path)
     assert main(["train", "--resume", "latest"]) == 2
     assert f"mlxhog train --config {run.config_path}" in capsys.readouterr().err
-    assert main([*command[1:], "--dry-run"]) == 0
+    assert main([*command[1:], "--dry-run", "--tokenizer", "bytes"]) == 0
 
 
 def test_a_run_that_starts_takes_no_request_and_says_so(

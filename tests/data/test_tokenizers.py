@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from mlxhog.data import tokenizers
+from mlxhog.data import bpe, tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
 from mlxhog.errors import DataError, EnvironmentLacks
 
@@ -23,12 +23,12 @@ TEXT = "The state of the Union is “strong”, 1790\n and naïve. <|bos|> Ünï
 
 
 @pytest.fixture(scope="module")
-def trained() -> tokenizers.BpeTokenizer:
-    return tokenizers.train_bpe([TEXT * 3, b"plain words of the state"], 300)
+def trained() -> bpe.BpeTokenizer:
+    return bpe.train_bpe([TEXT * 3, b"plain words of the state"], 300)
 
 
 @pytest.fixture(params=["bytes", "bpe"])
-def tokenizer(request: pytest.FixtureRequest, trained: tokenizers.BpeTokenizer) -> Tokenizer:
+def tokenizer(request: pytest.FixtureRequest, trained: bpe.BpeTokenizer) -> Tokenizer:
     return ByteTokenizer() if request.param == "bytes" else trained
 
 
@@ -55,7 +55,7 @@ def test_bytes_come_back_exactly(text: bytes) -> None:
 
 @settings(deadline=None, max_examples=100)
 @given(st.text(max_size=100))
-def test_bpe_text_comes_back_exactly(trained: tokenizers.BpeTokenizer, text: str) -> None:
+def test_bpe_text_comes_back_exactly(trained: bpe.BpeTokenizer, text: str) -> None:
     ids = trained.encode(text.encode())
     assert trained.decode(ids) == text.encode()
     assert trained.byte_lengths()[ids].sum() == len(text.encode())
@@ -92,19 +92,19 @@ def test_transformers_reads_our_tokenizer_files(tokenizer: Tokenizer, tmp_path: 
 
 
 def test_bpe_training_is_repeatable_and_learns_from_the_given_text() -> None:
-    first, second = (tokenizers.train_bpe([TEXT * 20], 270) for _ in range(2))
+    first, second = (bpe.train_bpe([TEXT * 20], 270) for _ in range(2))
     assert first.sha256 == second.sha256
     assert (first.n_ids, first.vocab_size, first.bos) == (270, 320, 0)
     assert len(first.encode(TEXT)) < len(TEXT)
 
 
-def test_bpe_replaces_bytes_that_are_not_utf8(trained: tokenizers.BpeTokenizer) -> None:
+def test_bpe_replaces_bytes_that_are_not_utf8(trained: bpe.BpeTokenizer) -> None:
     assert trained.utf8_only
     assert trained.decode(trained.encode(b"caf\xe9")) == "caf\ufffd".encode()
 
 
 def test_the_start_token_is_read_from_the_files_and_never_guessed(
-    trained: tokenizers.BpeTokenizer, tmp_path: Path
+    trained: bpe.BpeTokenizer, tmp_path: Path
 ) -> None:
     save(trained, tmp_path)
     config = tmp_path / "tokenizer_config.json"
@@ -122,7 +122,7 @@ def test_the_start_token_is_read_from_the_files_and_never_guessed(
 
 
 def test_a_text_is_never_cut_or_padded_whatever_the_file_says(
-    trained: tokenizers.BpeTokenizer, tmp_path: Path
+    trained: bpe.BpeTokenizer, tmp_path: Path
 ) -> None:
     save(trained, tmp_path)
     batches = package.Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
@@ -135,7 +135,7 @@ def test_a_text_is_never_cut_or_padded_whatever_the_file_says(
 
 
 def test_the_home_of_a_user_may_begin_the_path_of_a_tokenizer(
-    trained: tokenizers.BpeTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: bpe.BpeTokenizer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(trained, tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -163,7 +163,7 @@ def test_a_damaged_tokenizer_file_is_named(tmp_path: Path, content: bytes, messa
 
 
 def test_a_tokenizer_file_on_which_the_package_panics_is_named(
-    trained: tokenizers.BpeTokenizer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    trained: bpe.BpeTokenizer, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     save(trained, tmp_path)
     path = tmp_path / "tokenizer.json"
@@ -175,9 +175,7 @@ def test_a_tokenizer_file_on_which_the_package_panics_is_named(
     assert "panicked" in capfd.readouterr().err  # what Rust says goes to the terminal
 
 
-def test_a_start_token_that_is_no_text_is_named(
-    trained: tokenizers.BpeTokenizer, tmp_path: Path
-) -> None:
+def test_a_start_token_that_is_no_text_is_named(trained: bpe.BpeTokenizer, tmp_path: Path) -> None:
     save(trained, tmp_path)
     (tmp_path / "special_tokens_map.json").unlink(missing_ok=True)
     (tmp_path / "tokenizer_config.json").write_text('{"bos_token": "\\ud800"}')
@@ -212,7 +210,7 @@ def test_bpe_without_its_package_says_what_to_install(monkeypatch: pytest.Monkey
 
 
 def test_identity_changes_with_the_tokenizer_and_needs_no_training(
-    trained: tokenizers.BpeTokenizer, tmp_path: Path
+    trained: bpe.BpeTokenizer, tmp_path: Path
 ) -> None:
     specs = ["bytes", "bpe:300", "bpe:301", str(save(trained, tmp_path))]
     assert len({tokenizers.identity(spec) for spec in specs}) == 4

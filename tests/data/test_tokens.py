@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxhog.data import tokenizers
+from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
@@ -63,7 +63,7 @@ def test_separators_are_no_bytes_of_text(tmp_path: Path) -> None:
 
 def test_bpe_tokens_count_the_bytes_they_stand_for(tmp_path: Path) -> None:
     text = b"the state of the union " * 20
-    tokenizer = tokenizers.train_bpe([text], 300)
+    tokenizer = bpe.train_bpe([text], 300)
     file = TokenFile.open(write(tmp_path, [text], tokenizer))
     assert file.n_tokens < len(text) / 2
     assert file.batch(np.array([0]), file.n_tokens - 1).n_bytes == len(text)

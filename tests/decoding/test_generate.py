@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from mlxhog.data import tokenizers
+from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
 from mlxhog.decoding.engine import Piece, RecurrentModel
 from mlxhog.decoding.generate import answer
@@ -251,7 +251,7 @@ def test_the_text_ends_at_the_first_stop_string_that_is_whole(text: str, stop: l
 
 def test_a_bpe_tokenizer_streams_the_same_text_and_the_same_stops() -> None:
     text = "the state of the “Union” is naïve. " * 5
-    tokenizer = tokenizers.train_bpe([text.encode()], 270)
+    tokenizer = bpe.train_bpe([text.encode()], 270)
     ids = tokenizer.encode(text.encode()).tolist()
     assert "".join(streamed(ids, tokenizer)) == text
     pieces, stopped = read(text.encode(), "n” is n", tokenizer=tokenizer)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from mlxhog import load
 from mlxhog.checkpoint import creation, run
 from mlxhog.cli import main
-from mlxhog.data.tokenizers import train_bpe
+from mlxhog.data.bpe import train_bpe
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import CheckpointError, EnvironmentLacks
 from mlxhog.files import mapped

@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import doctor, main
+from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.record import sections
-from mlxhog.machine import verdicts
+from mlxhog.machine import machine, verdicts
+from mlxhog.machine.workers import BACKENDS, missing
 from mlxhog.report.table import show
 
 pytestmark = pytest.mark.slow
@@ -61,6 +63,39 @@ def test_naive_writers_of_every_framework_are_measured_too(record: dict[str, Any
     naive = {row["writers"][0] for row in record["litmus"] if row["naive"]}
     assert {"naive:numpy", "naive:torch"} <= naive
     assert len(naive) >= 4  # and the Metal kernel without atomics, through both consumers
+
+
+def test_backends_here_compute_a_gradient_and_are_measured(record: dict[str, Any]) -> None:
+    checks, speeds = record["backends"], record["tokens_per_s"]
+    assert [check["name"] for check in checks] == [f"backend {name}" for name in BACKENDS]
+    for check, name in zip(checks, BACKENDS, strict=True):
+        lack = missing(name, machine.here())
+        assert check["result"] == (CheckResult.PASS if lack is None else CheckResult.ABSENT), check
+        assert (name in speeds) == (lack is None)
+    assert all(speed > 0 for speed in speeds.values())
+
+
+@pytest.mark.usefixtures("no_apple_gpu")
+def test_the_cpu_ways_work_and_those_of_a_gpu_are_absent_without_one(
+    record: dict[str, Any],
+) -> None:
+    by_name = {check["name"]: check for check in record["imports"]}
+    for name in (
+        "NumPy view of an MLX array",
+        "refresh of a flat MLX array",
+        "torch.from_numpy",
+        "DLPack from MLX to torch on the CPU",
+    ):
+        assert by_name[name]["result"] == CheckResult.PASS, by_name[name]
+    for name in (
+        "mx.asarray(host, copy=False)",
+        "donation of imported memory",
+        "import of an unaligned address",
+        "DLPack from MLX to torch on MPS",
+    ):
+        assert by_name[name]["result"] == CheckResult.ABSENT
+        assert "no Apple GPU" in by_name[name]["found"]
+        assert by_name[name]["expected"]
 
 
 def shown(record: dict[str, Any], *, everything: bool = True) -> str:

@@ -20,7 +20,7 @@ from mlxhog.checkpoint import checkpoint, creation, formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import contents
 from mlxhog.config.config import TrainConfig
-from mlxhog.data import tokenizers
+from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import MlxhogError
 from mlxhog.files import tensors
@@ -46,7 +46,7 @@ def _write_hf(folder: Path) -> Iterable[Path]:
     tensors.write(folder / "model.safetensors", params)
     config = contents.our_config_json(model, dtype=np.dtype(np.float32)) | {"bos_token_id": 256}
     (folder / "config.json").write_text(json.dumps(config, indent=1))
-    tokenizer = tokenizers.train_bpe(TEXTS_BYTES, 270)
+    tokenizer = bpe.train_bpe(TEXTS_BYTES, 270)
     for name, content in tokenizer.files().items():
         (folder / name).write_bytes(content)
     return [folder / name for name in ("model.safetensors", "config.json", "tokenizer.json")]

@@ -27,7 +27,7 @@ from mlxhog.classic.loaders.rows import load_cifar10, load_svmlight
 from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
-from mlxhog.data import corpora, prepare, tokenizers
+from mlxhog.data import bpe, corpora, prepare, tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import MlxhogError
@@ -136,7 +136,7 @@ def _read_prepared(folder: Path) -> None:
 
 
 def _write_tokenizer(folder: Path) -> Iterable[Path]:
-    for name, content in tokenizers.train_bpe(TEXTS_BYTES, 270).files().items():
+    for name, content in bpe.train_bpe(TEXTS_BYTES, 270).files().items():
         (folder / name).write_bytes(content)
     return [folder / "tokenizer.json", folder / "tokenizer_config.json"]
 

@@ -57,7 +57,7 @@ def script(body: str) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(2))
 def test_random_calls_of_every_native_function_end_in_a_result_or_an_error(seed: int) -> None:
-    out = child("-m", "tests.faults.native_fuzz", str(seed), "8000")
+    out = child("-m", "tests.faults.native_fuzz", str(seed), "4000")
     assert out.splitlines()[-1].startswith("done")
 
 

@@ -15,6 +15,7 @@ from mlxhog import LanguageModel, errors, load
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.decoding import scoring
+from mlxhog.live import opening
 from mlxhog.machine import machine
 from mlxhog.models.families import init_params
 from tests.saved import SMALL, saved_run
@@ -111,8 +112,9 @@ def test_a_run_goes_by_latest_its_name_its_folder_or_a_checkpoint(saved: run.Run
 
 
 def test_a_run_that_is_not_there_is_answered_with_those_that_are(
-    saved: run.Run, tmp_path: Path
+    saved: run.Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(opening, "FIRST_RUN_S", 0.1)
     with pytest.raises(errors.RunError, match=saved.name):
         load("elsewhere", out=saved.directory.parent)
     with pytest.raises(errors.RunError, match="start one with: mlxhog train"):

@@ -10,7 +10,7 @@ import pytest
 from mlxhog import optim
 from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizers import GROUPS
+from mlxhog.config.optimizer import GROUPS
 from mlxhog.errors import ConfigError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture

@@ -15,6 +15,7 @@ from mlxhog.arena.workers import ENTRY_BYTES, Entry
 from mlxhog.config import optimizers
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.optimizer import GROUPS as FACTORS
 from mlxhog.config.options import options
 from mlxhog.config.strategies import Hogwild
 from mlxhog.errors import ConfigError, ShapeError
@@ -30,7 +31,7 @@ GROUPS = {
     group: frozenset({name})
     for group, name in {"embedding": "embedding", "head": "matrix", "scalar": "bias"}.items()
 }
-EQUAL: dict[str, Any] = dict.fromkeys(optimizers.GROUPS.values(), 1.0)
+EQUAL: dict[str, Any] = dict.fromkeys(FACTORS.values(), 1.0)
 
 
 NUMBERS = {
@@ -156,7 +157,7 @@ def of_numbers() -> list[tuple[str, str]]:
 OTHER: dict[str, object] = {
     "beta1": 0.5, "nesterov": 0.7, "orthogonalization": "ns5", "rows": 2, "dtype": "bfloat16",
     "rank": 2, "scale": 9.0, "compat": "official", "moments": "shared", "beta2_half_life": 100,
-    "every": 2, "device": "worker", **dict.fromkeys(optimizers.GROUPS.values(), 3.0),
+    "every": 2, "device": "worker", **dict.fromkeys(FACTORS.values(), 3.0),
 }  # fmt: skip
 """Another value of each number than its default; half of it where none stands here."""
 

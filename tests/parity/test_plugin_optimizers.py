@@ -19,6 +19,7 @@ from tests.another_process import mlxhog
 from tests.models.sample import config, perturbed_params
 from tests.pairs import each_of
 from tests.parity.test_run import one_gradient
+from tests.training.small import small_config
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "my_optimizer.py"
 
@@ -109,16 +110,17 @@ def test_the_command_compares_it_and_names_a_wrong_one(tmp_path: Path) -> None:
     wrong.write_text(
         EXAMPLE.read_text().replace('"grad_scale": step.grad_scale', '"grad_scale": 1')
     )
-    quick = ("--backends", "numpy,torch:cpu", "--kernels", "auto", "--seq-len", "5", "--steps", "2")
+    small = Path(small_config(tmp_path).model).name
+    quick = ("--backends", "numpy,mlx:cpu", "--kernels", "auto", "--seq-len", "5", "--steps", "2")
     right = mlxhog(tmp_path, "parity", "--plugin", str(EXAMPLE), *quick, "--json")
     assert right.code == 0, right.err
     record = json.loads(right.out)
     steps = [row for row in record["rows"] if row["what"].startswith("step/my_optimizer/")]
     assert record["subject"] == "tiny"
-    assert {(row["a"], row["b"]) for row in steps} == {("torch:cpu", "formula")}
-    found = mlxhog(tmp_path, "parity", "tiny", "--plugin", str(wrong), *quick)
+    assert {(row["a"], row["b"]) for row in steps} == {("mlx:cpu", "formula")}
+    found = mlxhog(tmp_path, "parity", small, "--plugin", str(wrong), *quick)
     assert found.code == 1
     assert "disagree: step/my_optimizer/" in found.err
     assert "FAIL  step/my_optimizer" in found.out
-    untaken = mlxhog(tmp_path, "parity", "tiny", "--plugin", str(EXAMPLE), *quick, "--steps", "0")
+    untaken = mlxhog(tmp_path, "parity", small, "--plugin", str(EXAMPLE), *quick, "--steps", "0")
     assert "not compared: my_optimizer, which takes no step" in untaken.out

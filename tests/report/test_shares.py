@@ -89,7 +89,8 @@ def test_show_and_the_page_have_the_shares_of_the_run_and_of_each_worker(
 
 @pytest.mark.slow
 def test_every_part_is_measured_in_each_worker_of_a_run(tmp_path: Path) -> None:
-    options = {"strategy": "hogwild", "eval_every": "1h", "sample_every": "off"}
+    slow = "0=3,1=3"  # they sleep, so that neither takes all steps
+    options = {"strategy": "hogwild", "eval_every": "1h", "slow": slow}
     result = train(small_config(tmp_path, workers="torch:cpu,mlx:cpu", steps=60, **options))
     parts = set(PARTS) - {"gradient"}
     for worker in result.workers:

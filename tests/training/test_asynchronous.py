@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog import TrainConfig, train
+from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
@@ -18,7 +18,7 @@ from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
 from tests.pairs import each_of
 from tests.training.small import identical, parameters, small_config
-from tests.training.test_deaths import train_and_kill_twice
+from tests.training.test_deaths import train_and_kill
 
 pytestmark = pytest.mark.slow
 
@@ -46,20 +46,10 @@ def test_simulated_staleness_of_p_minus_1_is_p_processes_in_turn_bit_for_bit(
     assert dict(of_turns.staleness) == dict(simulated.staleness) == ages
 
 
-def test_a_simulation_without_staleness_is_serial_and_resumes_as_if_it_had_not_stopped(
-    tmp_path: Path,
-) -> None:
-    common = {"schedule": "constant", "warmup": 0}
-    fresh = train(small_config(tmp_path, strategy="sim", sim_staleness="fixed:0", **common))
-    serial = train(small_config(tmp_path, strategy="serial", **common))
+def test_a_simulation_without_staleness_is_serial(tmp_path: Path) -> None:
+    fresh = train(small_config(tmp_path, strategy="sim", sim_staleness="fixed:0"))
+    serial = train(small_config(tmp_path, strategy="serial"))
     assert identical(parameters(fresh), parameters(serial))
-    late = {"strategy": "sim", "sim_staleness": "speed:1,1,3", "delay_feedback": True, **common}
-    whole = train(small_config(tmp_path, steps=30, **late))
-    first = train(small_config(tmp_path, steps=13, **late))
-    second = train(small_config(tmp_path, steps=17, resume=first.run, **late))
-    assert second.steps == 30
-    assert identical(parameters(whole), parameters(second))
-    assert max(whole.staleness) > 2
 
 
 @pytest.mark.parametrize(
@@ -76,9 +66,7 @@ def test_a_killed_worker_stops_no_other_and_the_run_reaches_its_last_step(
     tmp_path: Path, options: dict[str, object]
 ) -> None:
     """Even one that holds the lock, as it always does under `locked`."""
-    result = train_and_kill_twice(
-        small_config(tmp_path, **{"workers": TWO, "steps": 200, **options})
-    )
+    result = train_and_kill(small_config(tmp_path, **{"workers": TWO, "steps": 200, **options}))
     assert result.lost_update_rate == 0.0
 
 
@@ -114,7 +102,7 @@ def test_a_run_by_staleness_reports_each_workers_part_of_all_step_sizes(served: 
 def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_one(
     tmp_path: Path,
 ) -> None:
-    config = small_config(tmp_path, workers=TWO, slow="1=4", rescale_by_speed=True, steps=200)
+    config = small_config(tmp_path, workers=TWO, slow="1=4", rescale_by_speed=True, steps=120)
     result = train(config)
     slow = result.workers[1]
     assert slow.rate_share is not None
@@ -125,39 +113,37 @@ def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_o
 def test_the_slow_worker_at_the_gate_is_named(tmp_path: Path) -> None:
     messages: list[str] = []
     config = small_config(
-        tmp_path, strategy="ssp", slack=0, slack_notice=0.05, workers=TWO, slow="1=60", steps=8
+        tmp_path, strategy="ssp", slack=0, slack_notice=0.05, workers=TWO, slow="1=60", steps=4
     )
     train(config, observer=lambda progress: messages.append(progress.message or ""))
     assert any(message.startswith("worker 2 is slow: after") for message in messages)
 
 
-def test_a_server_resumes_from_a_checkpoint_with_its_optimizer_state(tmp_path: Path) -> None:
-    common = {"schedule": "constant", "warmup": 0, "strategy": "async_ps"}
-    whole = train(small_config(tmp_path, steps=30, **common))
-    first = train(small_config(tmp_path, steps=13, **common))
-    second = train(small_config(tmp_path, steps=17, resume=first.run, **common))
-    assert identical(parameters(whole), parameters(second))
-    more = train(small_config(tmp_path, steps=10, resume=second.run, **common, workers=TWO))
-    assert more.steps == 40
+def test_a_server_resumes_with_more_workers(tmp_path: Path) -> None:
+    first = train(small_config(tmp_path, steps=10, strategy="async_ps"))
+    more = small_config(tmp_path, steps=10, strategy="async_ps", resume=first.run, workers=TWO)
+    assert train(more).steps == 20
 
 
-def ended_ahead(config: TrainConfig) -> Result:
+@pytest.fixture(scope="module")
+def ahead(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     """A run whose last steps include corrections; in some, one worker is alone at the end."""
+    folder = tmp_path_factory.mktemp("ahead")
     while True:
-        result = train(config)
+        result = train(small_config(folder, workers=TWO, steps=60, delay_feedback=True))
         assert (result.status, result.lost_update_rate) == ("done", 0.0)
         saved = checkpoint.load(Path(str(result.checkpoint))).optimizer
         if any(name.startswith("feedback.") and saved[name].any() for name in saved):
-            return result
+            return folder, result
 
 
-def test_updates_added_in_advance_keep_their_sum_with_other_workers(tmp_path: Path) -> None:
-    common = {"strategy": "hogwild", "delay_feedback": True}
-    first = ended_ahead(small_config(tmp_path, workers=TWO, steps=60, **common))
+def test_updates_added_in_advance_keep_their_sum_with_other_workers(
+    ahead: tuple[Path, Result],
+) -> None:
+    folder, first = ahead
     saved = checkpoint.load(Path(str(first.checkpoint))).optimizer
-    planned = make_plan(
-        small_config(tmp_path, workers="mlx:cpu*3", resume=first.run, steps=10, **common)
-    )
+    three = {"workers": "mlx:cpu*3", "steps": 10, "delay_feedback": True}
+    planned = make_plan(small_config(folder, resume=first.run, **three))
     with Arena.create(planned.layout) as arena:
         restore(planned, arena, Ledger(arena))
         ahead = 0.0
@@ -174,11 +160,11 @@ def test_updates_added_in_advance_keep_their_sum_with_other_workers(tmp_path: Pa
     "changes", [{"delay_feedback": False}, {"delay_feedback": True, "reset_optimizer": True}]
 )
 def test_updates_added_in_advance_are_undone_if_no_worker_will_undo_them(
-    tmp_path: Path, changes: dict[str, bool]
+    ahead: tuple[Path, Result], changes: dict[str, bool]
 ) -> None:
-    first = ended_ahead(small_config(tmp_path, workers=TWO, steps=60, delay_feedback=True))
+    folder, first = ahead
     loaded = checkpoint.load(Path(str(first.checkpoint)))
-    planned = make_plan(small_config(tmp_path, workers=TWO, resume=first.run, steps=10, **changes))
+    planned = make_plan(small_config(folder, workers=TWO, resume=first.run, steps=10, **changes))
     with Arena.create(planned.layout) as arena:
         restore(planned, arena, Ledger(arena))
         ahead = 0.0

@@ -24,17 +24,18 @@ from mlxhog.report.metrics import Result
 from mlxhog.training import session
 from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
-from tests.training.small import identical, parameters, small_config
+from tests.training.small import small_config
 
 pytestmark = pytest.mark.slow
 
-RUN_IN_CHILD = """
+STEPS = 100_000
+RUN_IN_CHILD = f"""
 import sys
 from pathlib import Path
 from mlxhog import train
 from tests.training.small import small_config
 if __name__ == "__main__":
-    options = dict(workers="mlx:cpu*2", steps=100_000, save_every="300ms", restarts=1000)
+    options = dict(workers="mlx:cpu*2", steps={STEPS}, save_every="300ms", restarts=1000)
     train(small_config(Path(sys.argv[1]), resume=(sys.argv[2:] or [None])[0], **options))
 """
 FORKED = """
@@ -120,12 +121,12 @@ class Killer:
             counters.store("pause", int(self.left > 0))
 
 
-def train_and_kill_twice(config: TrainConfig) -> Result:
+def train_and_kill(config: TrainConfig, kills: int = 1) -> Result:
     """A killed worker is replaced, and the run reaches its last step."""
-    result = Killer(kills=2).train(config)
-    assert (result.status, result.restarts) == ("done", 2)
+    result = Killer(kills=kills).train(config)
+    assert (result.status, result.restarts) == ("done", kills)
     assert result.steps == config.steps  # exact: a torn step counts, a returned one is repeated
-    assert result.torn <= 2
+    assert result.torn <= kills
     assert_no_segment_stays()
     return result
 
@@ -143,17 +144,15 @@ def train_and_kill_twice(config: TrainConfig) -> Result:
 def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     tmp_path: Path, options: dict[str, object]
 ) -> None:
-    train_and_kill_twice(small_config(tmp_path, workers="mlx:cpu*2", **options))
+    train_and_kill(small_config(tmp_path, workers="mlx:cpu*2", **options), kills=2)
 
 
-@pytest.mark.parametrize("strategy", ["hogwild", "sync"])
-def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(
-    tmp_path: Path, strategy: str
-) -> None:
+def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(tmp_path: Path) -> None:
+    """In rounds, which wait for both."""
     backends = ["mlx:cpu", "torch:cpu"]
-    config = small_config(tmp_path, workers=",".join(backends), strategy=strategy, steps=200)
+    config = small_config(tmp_path, workers=",".join(backends), strategy="sync", steps=80)
     result = Killer(kills=2, backends=backends).train(config)
-    assert (result.status, result.restarts, result.steps) == ("done", 2, 200)
+    assert (result.status, result.restarts, result.steps) == ("done", 2, 80)
     assert [worker.backend for worker in result.workers] == backends
     assert all(worker.steps > 0 for worker in result.workers)
     assert_no_segment_stays()
@@ -172,27 +171,6 @@ def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(
     result = killer.train(small_config(tmp_path, **options, steps=200))
     assert file.read_text() == "x = (\n"
     assert (result.status, result.restarts, result.steps) == ("done", 1, 200)
-
-
-@pytest.mark.parametrize("strategy", ["round_robin", "local_sgd", "scaffold"])
-def test_a_death_changes_no_bit_of_a_run_in_which_the_order_is_fixed(
-    tmp_path: Path, strategy: str
-) -> None:
-    options: dict[str, object] = {"strategy": strategy, "workers": "mlx:cpu*2", "steps": 100}
-    if strategy != "round_robin":
-        options["average_every"] = 10
-    killed = train_and_kill_twice(small_config(tmp_path, **options))
-    whole = train(small_config(tmp_path, **options))
-    if not killed.torn:  # a step that its worker died in may be half added
-        assert identical(parameters(killed), parameters(whole))
-    assert counts(killed) == counts(whole)
-
-
-def counts(result: Result) -> tuple[object, ...]:
-    """The counts of the checkpoint, exact after any death."""
-    state = checkpoint.load(Path(str(result.checkpoint))).state
-    position = {**state["ledger"], "torn": 0}
-    return position, state["version"], state["opt_steps"], state["left"]["steps"], state["course"]
 
 
 class Deadly(Supervisor):
@@ -223,9 +201,7 @@ class Deadly(Supervisor):
 @pytest.mark.parametrize(
     "options",
     [
-        {},
         {"strategy": "serial", "workers": "mlx:cpu"},
-        {"strategy": "sync"},
         {"strategy": "sync", "sync_shares": "speed", "optimizer": "muon"},
         {"strategy": "round_robin"},
         {"strategy": "local_sgd", "average_every": 10},
@@ -234,7 +210,7 @@ class Deadly(Supervisor):
         {"async_after": 0.5},
         {"optimizer": "muon"},
     ],
-    ids=lambda options: " ".join(map(str, options.values())) or "hogwild",
+    ids=lambda options: " ".join(map(str, options.values())),
 )
 def test_a_run_whose_workers_all_die_together_reaches_its_last_step(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, object]
@@ -316,26 +292,13 @@ def test_when_the_supervisor_is_killed_workers_leave_and_the_run_can_be_resumed(
         child.communicate()
     wait_until(lambda: not any(map(alive, pids)), 60, "the workers to leave")
     assert_no_segment_stays()
-    before = checkpoint.load(checkpoint.latest(Run(run))).state["used"]["steps"]
+    state = checkpoint.load(checkpoint.latest(Run(run))).state
+    before = state["used"]["steps"]
+    assert state["left"]["steps"] == STEPS - before
     result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=5, resume=str(run)))
-    assert result.status == "done"
-    assert result.steps == before + 5
-
-
-def test_the_first_interrupt_saves_a_checkpoint_and_the_run_says_so(tmp_path: Path) -> None:
-    child = start_child(tmp_path)
-    try:
-        run = run_directory(tmp_path)
-        pids = worker_pids(run)
-        child.send_signal(signal.SIGINT)
-        child.communicate(timeout=30)
-    finally:
-        child.kill()
-        child.communicate()
-    status = json.loads((run / "run.json").read_text())
-    assert status["status"] == "interrupted"
-    assert Path(status["checkpoint"]).is_dir()
-    assert not any(map(alive, pids))
+    assert (result.status, result.steps) == ("done", before + 5)
+    after = checkpoint.load(Path(str(result.checkpoint))).state
+    assert (after["used"]["steps"], after["left"]["steps"]) == (before + 5, 0)
 
 
 def test_gradients_that_are_not_finite_are_dropped_counted_and_end_the_run(tmp_path: Path) -> None:
@@ -356,20 +319,20 @@ UNBORN = re.compile(
 """Python's error where a process waits for data of its parent, which is killed before it sends."""
 
 
-def test_fifty_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
+def test_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
     tmp_path: Path,
 ) -> None:
-    """SIGKILL of one worker, of all, or of the supervisor, at random moments, 50 times.
+    """SIGKILL of one worker, of all, or of the supervisor, at random moments, 25 times.
 
-    The workers of the first two supervisors are spawned, and often die before they train.
+    The workers of the first supervisor are spawned, and often die before they train.
     """
     chosen = random.Random(1)
     run: Path | None = None
     deaths = rounds = 0
-    while deaths < 50:
+    while deaths < 25:
         rounds += 1
-        assert rounds < 40, "too few deaths per run"
-        forked = rounds > 2
+        assert rounds < 20, "too few deaths per run"
+        forked = rounds > 1
         child = start_child(tmp_path, *([] if run is None else [run]), forked=forked)
         try:
             pids: list[int] = []

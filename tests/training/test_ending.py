@@ -259,7 +259,7 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(
 
     def stop_the_second_worker(progress: Progress) -> None:
         second = progress.workers[1]
-        if progress.step >= 4 and not stopped:
+        if progress.step >= 1 and not stopped:
             stopped.append(second.pid)
             os.kill(second.pid, signal.SIGSTOP)
 

@@ -39,25 +39,12 @@ def run(tmp_path: Path, **options: object) -> Result:
 # -- promises of a run through Metal source --------------------------------------------------------
 
 
-@pytest.mark.parametrize("workers", ["mlx:cpu", "torch:cpu"])
-def test_steps_through_metal_source_give_the_parameters_of_native_steps(
-    tmp_path: Path, workers: str
-) -> None:
-    options = {"steps": 20, "workers": workers}
-    native = run(tmp_path, **options)
-    metal = run(tmp_path, **options, **EMULATED)
-    assert metal.steps == native.steps == 20
-    # The source runs without fused multiply-adds, so even the bits agree.
-    assert identical(parameters(metal), parameters(native))
-
-
 @pytest.mark.parametrize(
     "options",
     [
         {"optimizer": "sgd", "lr": 0.1, "strategy": "serial"},
-        {"moments": "shared"},
+        {"moments": "shared", "grad_accumulation": 2, "clip": 0.1},
         {"optimizer": "muon", "lr": 0.003},
-        {"grad_accumulation": 2, "clip": 0.1},
         {"optimizer": "momentum", "lr": 0.01, "strategy": "sync", "workers": "mlx:cpu*2"},
     ],
     ids=lambda options: "-".join(map(str, options.values())),
@@ -67,6 +54,8 @@ def test_every_optimizer_and_strategy_takes_the_same_steps_through_metal_source(
 ) -> None:
     native = run(tmp_path, **options)
     metal = run(tmp_path, **options, **EMULATED)
+    assert metal.steps == native.steps == 20
+    # The source runs without fused multiply-adds, so even the bits agree.
     assert identical(parameters(metal), parameters(native))
 
 
@@ -76,25 +65,23 @@ def test_workers_of_both_frameworks_lose_no_update_through_metal_source(tmp_path
     assert result.lost_update_rate == 0
 
 
-def test_a_run_through_metal_source_resumes_where_it_was_and_by_native_steps_too(
-    tmp_path: Path,
-) -> None:
+def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path: Path) -> None:
     schedule = {"schedule": "constant", "warmup": 0}
     whole = run(tmp_path, steps=20, **schedule, **EMULATED)
     first = run(tmp_path, steps=10, **schedule, **EMULATED)
-    second = run(tmp_path, steps=10, **schedule, **EMULATED, resume=first.run)
-    assert identical(parameters(second), parameters(whole))
-    other = run(tmp_path, steps=5, **schedule, gpu_write="cpu", resume=first.run)
-    assert other.gpu_write == "cpu"
+    result = run(tmp_path, steps=10, **schedule, resume=first.run)
+    assert identical(parameters(result), parameters(whole))
+    assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", True)
+    assert "earlier steps of this run came from Metal source on the CPU" in summary(result)
+    assert json.loads((Path(result.run) / "run.json").read_text())["emulated"] is True
 
 
 def test_a_worker_killed_in_mid_step_is_replaced_and_no_other_step_is_lost(
     tmp_path: Path,
 ) -> None:
     config = small_config(tmp_path, workers="mlx:cpu*2", steps=200, **EMULATED)
-    result = Killer(kills=2).train(config)
-    assert result.status == "done"
-    assert result.restarts == 2
+    result = Killer(kills=1).train(config)
+    assert (result.status, result.restarts) == ("done", 1)
     assert result.lost_update_rate == 0  # an add whose worker died before counting it is one more
 
 
@@ -117,14 +104,6 @@ def test_every_output_says_that_steps_were_emulated(tmp_path: Path) -> None:
     assert state["writers"] == {"gpu_write": "metal-emulated", "write": "cas"}
     assert state["emulated"] is True
     assert "gpu-write metal-emulated: Metal source ran on the CPU" in summary(result)
-
-
-def test_a_resumed_run_still_says_that_its_first_steps_were_emulated(tmp_path: Path) -> None:
-    first = train(small_config(tmp_path, workers="mlx:cpu", steps=5, **EMULATED))
-    result = train(small_config(tmp_path, workers="mlx:cpu", steps=5, resume=first.run))
-    assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", True)
-    assert "earlier steps of this run came from Metal source on the CPU" in summary(result)
-    assert json.loads((Path(result.run) / "run.json").read_text())["emulated"] is True
 
 
 def test_a_run_of_native_steps_says_so_too(tmp_path: Path) -> None:

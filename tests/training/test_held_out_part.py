@@ -62,16 +62,14 @@ def end_after(monkeypatch: pytest.MonkeyPatch, batches: int | None) -> None:
     monkeypatch.setattr(FinalEvaluation, "begin", begin)
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
 def test_the_list_shows_a_rise_after_more_training_only_where_all_of_the_text_has_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
-    seed: int,
 ) -> None:
     shown, whole, results = list[float](), list[float](), list[Result]()
     options: dict[str, Any] = {
-        "data": texts(tmp_path), "eval_every": "1h", "eval_tokens": 512, "seed": seed,
+        "data": texts(tmp_path), "eval_every": "1h", "eval_tokens": 512, "seed": 1,
         "schedule": "constant", "warmup": 0.0, "name": "one",
     }  # fmt: skip
     for batches, more in (

@@ -15,7 +15,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import formats
 from mlxhog.cli import main
-from mlxhog.data import tokenizers
+from mlxhog.data import bpe
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
 from mlxhog.models import families
 from mlxhog.models.families import init_params
@@ -106,7 +106,7 @@ def test_rows_of_tokens_with_the_same_text_are_kept_and_others_begin_anew(
     config = tuned(before, tokenizer="bpe:300", resize_vocab=True)
     plan = make_plan(config)
     tokenizer, model = plan.data.tokenizer, plan.model
-    assert isinstance(tokenizer, tokenizers.BpeTokenizer)
+    assert isinstance(tokenizer, bpe.BpeTokenizer)
     assert model.vocab_size == tokenizer.vocab_size
     begin, saved = first_parameters(plan), weights(first.checkpoint)
     fresh = init_params(model, config.seed)

@@ -13,7 +13,8 @@ from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
-from mlxhog.config.optimizers import GROUPS, AdamW, Muon
+from mlxhog.config.optimizer import GROUPS
+from mlxhog.config.optimizers import AdamW, Muon
 from mlxhog.errors import CheckpointError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
@@ -36,25 +37,6 @@ bos_token_id: 256
 """
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"strategy": "serial"},
-        {"strategy": "sync", "workers": "mlx:cpu*2"},
-        {"strategy": "sync", "workers": "mlx:cpu,torch:cpu", "orthogonalization_device": "worker"},
-    ],
-)
-def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
-    tmp_path: Path, options: dict[str, str]
-) -> None:
-    common = {**MUON, **options}
-    whole = train(small_config(tmp_path, steps=30, **common))
-    first = train(small_config(tmp_path, steps=13, **common))
-    second = train(small_config(tmp_path, steps=17, resume=first.run, **common))
-    assert second.steps == 30
-    assert identical(parameters(whole), parameters(second))
-
-
 def test_hidden_matrices_keep_a_mean_and_the_rest_both_moments(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, moments="private", **MUON))
     saved = checkpoint.load(Path(str(result.checkpoint)))
@@ -66,52 +48,27 @@ def test_hidden_matrices_keep_a_mean_and_the_rest_both_moments(tmp_path: Path) -
 
 
 def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
-    """As far as their gradients agree: float32 rounding, which a polar factor enlarges."""
+    """As far as their gradients agree: float32 rounding, which a polar factor enlarges.
+
+    No rule depends on the backend of the gradient, so one optimizer suffices.
+    """
     common = {**MUON, "strategy": "serial", "steps": 5, "orthogonalization_dtype": "float32"}
     by_torch, by_mlx = (
         parameters(train(small_config(tmp_path, workers=backend, **common)))
         for backend in ("torch:cpu", "mlx:cpu")
     )
-    start = parameters(train(small_config(tmp_path, workers="mlx:cpu", **{**common, "steps": 1})))
+    start = families.init_params(load_architecture(str(tmp_path / "small.yaml")), seed=0)
     assert largest_difference(by_torch, start) > 5e-3
     assert largest_difference(by_torch, by_mlx) < 5e-4
 
 
-def test_one_lock_free_worker_is_the_serial_run_bit_for_bit(tmp_path: Path) -> None:
-    lock_free, serial = (
-        train(small_config(tmp_path, strategy=strategy, **MUON))
-        for strategy in ("hogwild", "serial")
+def test_in_turn_a_run_that_looks_ahead_takes_other_steps(tmp_path: Path) -> None:
+    common = {**MUON, "strategy": "round_robin", "workers": "mlx:cpu*2", "moments": "shared"}
+    ahead, plain = (
+        parameters(train(small_config(tmp_path, predict=predict, **common)))
+        for predict in ("last", "none")
     )
-    assert identical(parameters(lock_free), parameters(serial))
-
-
-def test_moments_and_last_steps_of_all_workers_are_saved_and_restored(tmp_path: Path) -> None:
-    common = {**MUON, "workers": "mlx:cpu*2"}
-    first = train(small_config(tmp_path, steps=60, **common))
-    saved = checkpoint.load(Path(str(first.checkpoint)))
-    hidden = families.hidden_matrices(load_architecture(str(tmp_path / "small.yaml")))
-    assert {key.partition("/")[0] for key in saved.optimizer} == {
-        "m", "v", "ahead.last", "ahead.prev",
-    }  # fmt: skip
-    for name in saved.params:
-        assert saved.optimizer[f"m/{name}"].any()
-        assert saved.optimizer[f"ahead.last/{name}"].any() == (name in hidden)
-    second = train(small_config(tmp_path, steps=60, resume=first.run, **common))
-    assert (second.status, second.steps) == ("done", 120)
-
-
-def test_in_turn_a_run_that_looks_ahead_is_reproducible_and_resumes_bit_for_bit(
-    tmp_path: Path,
-) -> None:
-    common = {**MUON, "strategy": "round_robin", "workers": "mlx:cpu*2"}
-    ahead = {**common, "moments": "shared", "predict": "last"}
-    whole, again = (train(small_config(tmp_path, steps=30, **ahead)) for _ in range(2))
-    assert identical(parameters(whole), parameters(again))
-    first = train(small_config(tmp_path, steps=13, **ahead))
-    second = train(small_config(tmp_path, steps=17, resume=first.run, **ahead))
-    assert identical(parameters(whole), parameters(second))
-    plain = train(small_config(tmp_path, steps=30, **{**ahead, "predict": "none"}))
-    assert not identical(parameters(whole), parameters(plain))
+    assert not identical(ahead, plain)
 
 
 def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path: Path) -> None:
@@ -147,7 +104,10 @@ def test_last_steps_are_restored_and_restart_with_another_optimizer_state(
 ) -> None:
     common = {**MUON, **more, "workers": "mlx:cpu*2", "steps": 20}
     first = train(small_config(tmp_path, **common))
-    saved = checkpoint.load(Path(str(first.checkpoint))).optimizer
+    loaded = checkpoint.load(Path(str(first.checkpoint)))
+    saved, hidden = loaded.optimizer, families.hidden_matrices(families.read(loaded.config))
+    for name in loaded.params:
+        assert saved[f"ahead.last/{name}"].any() == (name in hidden)
     for reset in (False, True):
         config = small_config(tmp_path, resume=first.run, reset_optimizer=reset, **common)
         planned = make_plan(config)
@@ -199,13 +159,7 @@ def test_the_stored_configuration_names_options_that_the_model_decided(tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("strategy", "workers"),
-    [
-        ("hogwild", "mlx:cpu*2"),
-        ("sync", "mlx:cpu,torch:cpu"),
-        ("round_robin", "mlx:cpu*2"),
-        ("avg_runs", "mlx:cpu*2"),
-    ],
+    ("strategy", "workers"), [("sync", "mlx:cpu,torch:cpu"), ("avg_runs", "mlx:cpu*2")]
 )
 def test_several_workers_train_with_it(tmp_path: Path, strategy: str, workers: str) -> None:
     config = small_config(tmp_path, strategy=strategy, workers=workers, steps=50, **MUON)

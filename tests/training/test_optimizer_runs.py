@@ -1,4 +1,4 @@
-"""Runs with Lion, Adan, APOLLO and SOAP: either backend, any strategy, saved and resumed."""
+"""Runs with Lion, Adan, APOLLO and SOAP: their state, their step sizes, other workers."""
 
 from __future__ import annotations
 
@@ -15,90 +15,30 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import CheckpointError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
-from mlxhog.report.metrics import Result
 from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
-from tests.training.small import identical, largest_difference, parameters, small_config
+from tests.training.small import identical, parameters, small_config
 
 pytestmark = pytest.mark.slow
 
-RULES = ["lion", "adan", "apollo", "apollo-mini", "soap"]
 COMMON = {"lr": 1e-3, "schedule": "constant", "warmup": 0}
 REFRESHED = {
-    "apollo": {"projection_every": 7}, "apollo-mini": {"projection_every": 7},
+    "apollo": {"projection_every": 7},
     "soap": {"precondition_every": 3},
 }  # fmt: skip
 
 
-def arrays(result: Result) -> dict[str, np.ndarray]:
-    """The final optimizer state of a run."""
-    return dict(checkpoint.load(Path(str(result.checkpoint))).optimizer)
-
-
-@pytest.mark.parametrize("optimizer", RULES)
-def test_a_resumed_run_is_bit_identical_to_one_that_never_stopped(
-    tmp_path: Path, optimizer: str
-) -> None:
-    common = {
-        **COMMON,
-        **REFRESHED.get(optimizer, {}),
-        "strategy": "serial",
-        "optimizer": optimizer,
-    }
-    whole = train(small_config(tmp_path, steps=24, **common))
-    first = train(small_config(tmp_path, steps=10, **common))
-    second = train(small_config(tmp_path, steps=14, resume=first.run, **common))
-    assert second.steps == 24
-    assert identical(parameters(whole), parameters(second))
-    assert identical(arrays(whole), arrays(second))
-
-
-@pytest.mark.parametrize("optimizer", ["adan", "apollo"])
-def test_lock_free_training_with_one_worker_is_serial_training(
-    tmp_path: Path, optimizer: str
-) -> None:
-    serial, hogwild = (
-        train(small_config(tmp_path, strategy=strategy, optimizer=optimizer, **COMMON))
-        for strategy in ("serial", "hogwild")
-    )
-    assert identical(parameters(serial), parameters(hogwild))
-
-
-def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
-    """As far as their gradients agree, to float32 rounding, which turns the sign of small ones.
-
-    A rule does not depend on the gradient's backend, so the most sensitive rule suffices.
-    """
-    common = {**COMMON, "strategy": "serial", "steps": 4, "optimizer": "lion"}
-    by_torch, by_mlx = (
-        parameters(train(small_config(tmp_path, workers=backend, **common)))
-        for backend in ("torch:cpu", "mlx:cpu")
-    )
-    differ = np.concatenate([(by_torch[n] - by_mlx[n]).ravel() for n in by_torch])
-    assert np.sqrt(np.square(differ).mean()) < 1e-4
-    assert largest_difference(by_torch, by_mlx) <= 8.1e-3  # four steps of lr, in both directions
-
-
 @pytest.mark.parametrize(
-    ("optimizer", "strategy", "workers"),
-    [
-        ("soap", "hogwild", "mlx:cpu,torch:cpu"),
-        ("apollo-mini", "sync", "mlx:cpu*2"),
-        ("soap", "round_robin", "mlx:cpu*2"),
-        ("apollo-mini", "avg_runs", "mlx:cpu*2"),
-        ("soap", "sync", "mlx:cpu*2"),
-    ],
+    ("optimizer", "strategy"), [("soap", "hogwild"), ("soap", "sync"), ("apollo", "round_robin")]
 )
-def test_several_workers_train_with_it(
-    tmp_path: Path, optimizer: str, strategy: str, workers: str
-) -> None:
+def test_several_workers_train_with_it(tmp_path: Path, optimizer: str, strategy: str) -> None:
     common = {
         **COMMON,
         **REFRESHED.get(optimizer, {}),
         "optimizer": optimizer,
         "strategy": strategy,
     }
-    result = train(small_config(tmp_path, workers=workers, steps=40, **common))
+    result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=40, **common))
     assert (result.status, result.steps) == ("done", 40)
     assert all(np.isfinite(value).all() for value in parameters(result).values())
 
@@ -156,7 +96,6 @@ def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(
                     span = flat[part.offset : part.offset + part.size]
                     assert np.array_equal(span, value.ravel())
                 assert arena.workers.entry(slot).opt_step == steps[source]
-    assert train(config).steps == 24
 
 
 def test_state_of_another_shape_is_refused_by_name(tmp_path: Path) -> None:
@@ -204,7 +143,7 @@ def test_a_model_without_hidden_matrices_trains_too(tmp_path: Path, optimizer: s
     assert train(config).status == "done"
 
 
-@pytest.mark.parametrize("optimizer", ["lion", "apollo", "soap"])
+@pytest.mark.parametrize("optimizer", ["lion", "soap"])
 def test_metal_kernels_add_the_same_steps_to_a_run(tmp_path: Path, optimizer: str) -> None:
     common = {
         **COMMON,
@@ -217,7 +156,4 @@ def test_metal_kernels_add_the_same_steps_to_a_run(tmp_path: Path, optimizer: st
         parameters(train(small_config(tmp_path, gpu_write=writer, **common)))
         for writer in ("cpu", "metal-emulated")
     )
-    if optimizer == "apollo":  # a matrix's step is rounded in another order
-        assert largest_difference(by_cpu, by_metal) < 1e-5
-    else:
-        assert identical(by_cpu, by_metal)
+    assert identical(by_cpu, by_metal)

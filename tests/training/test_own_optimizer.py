@@ -11,25 +11,17 @@ import yaml
 
 from mlxhog.checkpoint import checkpoint
 from tests.another_process import mlxhog
+from tests.training.small import small_config
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "my_optimizer.py"
 
 
 @pytest.mark.slow
 def test_a_run_with_an_own_optimizer_is_recorded_replayed_and_resumed(tmp_path: Path) -> None:
+    small_config(tmp_path)  # writes a text
     small = (
-        "--set",
-        "hidden_size=32",
-        "--seq-len",
-        "32",
-        "--steps",
-        "3",
-        "--eval-every",
-        "off",
-        "--sample-every",
-        "off",
-        "--quiet",
-        "--json",
+        *("--model", "small.yaml", "--data", "text", "--seq-len", "32", "--steps", "3"),
+        *("--eval-every", "off", "--sample-every", "off", "--quiet", "--json"),
     )
     recorded = ("--workers", "mlx:cpu*2", "--determinism", "record")
     chosen = ("--plugin", str(EXAMPLE), "--optimizer", "my_optimizer(half=0.02)")

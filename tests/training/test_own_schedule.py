@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from tests.another_process import mlxhog
+from tests.training.small import small_config
 
 SCHEDULE = """
 from dataclasses import dataclass
@@ -33,9 +34,10 @@ class Staircase(Schedule):
 def test_a_run_with_an_own_schedule_is_resumed_replayed_and_evaluated(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(SCHEDULE)
     (tmp_path / "conf.yaml").write_text("plugin: mine.py\nschedule: staircase\nsteps: 2\n")
+    small_config(tmp_path)  # writes a text
     off = ("--eval-every", "off", "--sample-every", "off")
-    small = ("--set", "hidden_size=32", "--seq-len", "32", *off, "--steps", "2", "--quiet")
-    new = ("train", "--workers", "mlx:cpu*2", "--determinism", "record", *small)
+    small = ("--model", "small.yaml", "--data", "text", "--seq-len", "32", *off, "--steps", "2")
+    new = ("train", "--workers", "mlx:cpu*2", "--determinism", "record", "--quiet", *small)
     refused = mlxhog(tmp_path, *new, "--config", "conf.yaml")
     assert refused.code == 2
     assert "schedule 'staircase' is not known" in refused.err

@@ -12,24 +12,9 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models import families
-from tests.training.small import (
-    identical,
-    largest_difference,
-    mixed_model,
-    parameters,
-    small_config,
-)
+from tests.training.small import largest_difference, mixed_model, parameters, small_config
 
 pytestmark = pytest.mark.slow
-
-
-def test_a_resumed_serial_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path: Path) -> None:
-    constant = {"strategy": "serial", "schedule": "constant", "warmup": 0.0}
-    whole = train(small_config(tmp_path, steps=30, **constant))
-    first = train(small_config(tmp_path, steps=12, **constant))
-    second = train(small_config(tmp_path, steps=18, resume=first.run, **constant))
-    assert second.run == first.run
-    assert identical(parameters(whole), parameters(second))
 
 
 def test_memory_of_a_run_is_freed_at_its_end_without_the_garbage_collector(

@@ -18,7 +18,7 @@ from mlxhog.optim.tables import MEANS
 from mlxhog.report.metrics import Result
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
-from tests.training.test_deaths import train_and_kill_twice
+from tests.training.test_deaths import train_and_kill
 
 pytestmark = pytest.mark.slow
 
@@ -39,56 +39,24 @@ def test_tables_learn_what_the_last_ids_say(tmp_path: Path) -> None:
     plain = train(small_config(tmp_path, **options))
     result = train(with_tables(tmp_path, **options))
     assert touched(result) == {"ngrams.table_2", "ngrams.table_3", "ngrams.table_4"}
+    assert checkpoint.load(Path(str(result.checkpoint))).optimizer[MEANS].all()
     assert result.val_bits_per_byte is not None
     assert plain.val_bits_per_byte is not None
     assert result.val_bits_per_byte < plain.val_bits_per_byte - 0.5
 
 
-def test_a_resumed_run_ends_with_the_bits_of_one_that_was_not_stopped(tmp_path: Path) -> None:
-    options = {"schedule": "constant"}
-    whole = train(with_tables(tmp_path, steps=20, **options))
-    half = train(with_tables(tmp_path, steps=10, **options))
-    loaded = checkpoint.load(Path(str(half.checkpoint)))
-    assert loaded.optimizer[MEANS].all()
-    resumed = train(with_tables(tmp_path, steps=10, resume=half.run, **options))
-    assert identical(parameters(whole), parameters(resumed))
-
-
-def test_rounds_repeat_bit_for_bit_and_average_rows(tmp_path: Path) -> None:
-    options = {"strategy": "sync", "workers": "mlx:cpu*2", "steps": 10}
-    first, again = (train(with_tables(tmp_path, **options)) for _ in range(2))
-    assert identical(parameters(first), parameters(again))
+def test_rounds_average_rows(tmp_path: Path) -> None:
+    rounds = train(with_tables(tmp_path, strategy="sync", workers="mlx:cpu*2", steps=10))
     # Two workers with a batch of 2 average to the gradient of one with a batch of 4.
-    alone = train(
-        with_tables(tmp_path, strategy="serial", workers="mlx:cpu", grad_accumulation=2, steps=10)
-    )
-    ours, theirs = parameters(first), parameters(alone)
-    for name in touched(first):
+    alone = train(with_tables(tmp_path, strategy="serial", grad_accumulation=2, steps=10))
+    ours, theirs = parameters(rounds), parameters(alone)
+    for name in touched(rounds):
         assert np.allclose(ours[name], theirs[name], atol=2e-3), name
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"strategy": "hogwild", "steps": 200},
-        {"strategy": "sync", "steps": 80},
-        {"strategy": "sync", "steps": 40, "sync_shares": "speed", "slow": "1=2"},
-    ],
-    ids=lambda options: " ".join(map(str, options.values())),
-)
-def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
-    tmp_path: Path, options: dict[str, object]
-) -> None:
-    result = train_and_kill_twice(with_tables(tmp_path, workers="mlx:cpu*2", **options))
+def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path: Path) -> None:
+    result = train_and_kill(with_tables(tmp_path, workers="mlx:cpu*2", steps=200))
     assert len(touched(result)) == 3
-
-
-def test_a_death_changes_no_bit_of_rounds(tmp_path: Path) -> None:
-    options: dict[str, object] = {"strategy": "sync", "workers": "mlx:cpu*2", "steps": 80}
-    killed = train_and_kill_twice(with_tables(tmp_path, **options))
-    whole = train(with_tables(tmp_path, **options))
-    if not killed.torn:  # a step that its worker died in may be half added
-        assert identical(parameters(killed), parameters(whole))
 
 
 @pytest.mark.parametrize(
@@ -97,9 +65,8 @@ def test_a_death_changes_no_bit_of_rounds(tmp_path: Path) -> None:
         {"async_after": 0.5, "workers": "mlx:cpu*2"},
         {"strategy": "sync", "backup_workers": 1, "workers": "mlx:cpu*2"},
         {"strategy": "locked", "workers": "mlx:cpu*2"},
-        {"optimizer": "muon", "workers": "mlx:cpu,torch:cpu"},
+        {"optimizer": "muon", "workers": "mlx:cpu,torch:cpu", "write": "cas"},
         {"grad_accumulation": 2, "sampled_head": 40},
-        {"write": "cas", "workers": "mlx:cpu*2"},
         {"optimizer": "sgd", "lr": 0.1},
     ],
     ids=lambda options: " ".join(map(str, options.values())),

@@ -61,7 +61,7 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
     tmp_path: Path,
 ) -> None:
     observer = Aborter(aborts=2)
-    result = train(small_config(tmp_path, batch_size=4, steps=100), observer=observer)
+    result = train(small_config(tmp_path, batch_size=4, steps=400), observer=observer)
     assert observer.left == 0, "the run ended before every abort"
     assert result.status == "done"
     assert result.restarts == 2

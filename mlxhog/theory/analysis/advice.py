@@ -9,7 +9,8 @@ from typing import Any
 
 from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizers import Momentum, Sharing
+from mlxhog.config.optimizer import Sharing
+from mlxhog.config.optimizers import Momentum
 from mlxhog.config.strategies import Hogwild
 from mlxhog.config.strategy import sparsify
 from mlxhog.errors import ConfigError

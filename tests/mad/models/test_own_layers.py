@@ -19,6 +19,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import canonical, parse
+from tests.training.small import small_config
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "my_layer.py"
 LINE = "my_layer swiglu"
@@ -90,7 +91,7 @@ def undeclared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'mad train --layers "undeclared swiglu" --backend torch --task CR --dim 16 --steps 2',
         'mad train --layers "undeclared swiglu" --backend mlx --task CR --dim 16 --steps 2',
         'mad train --layers "undeclared swiglu" --workers mlx:cpu*2 --task CR --dim 16 --steps 2',
-        "train --model model.yaml --workers mlx:cpu --steps 2",
+        "train --model model.yaml --data text --workers mlx:cpu --steps 2",
         'parity "undeclared swiglu" --seq-len 9 --steps 0',
     ],
 )
@@ -103,6 +104,7 @@ def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    small_config(tmp_path)  # writes a text
     Path("model.yaml").write_text("model: {dim: 16, layers: [undeclared, swiglu]}")
     assert main([*shlex.split(command), "--layers-from", str(undeclared)]) == 2
     assert re.search(

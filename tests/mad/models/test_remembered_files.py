@@ -102,8 +102,9 @@ def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(
     file = tmp_path / "my_layer.py"
     file.write_text(EVIL)
     (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
-    (tmp_path / "conf.yaml").write_text(f"model: arch.yaml\n{key}: my_layer.py\n")
-    words = ("train", "--config", "conf.yaml", "--dry-run", "--workers", "torch:cpu")
+    small_config(tmp_path)  # writes a text
+    (tmp_path / "conf.yaml").write_text(f"model: arch.yaml\ndata: text\n{key}: my_layer.py\n")
+    words = ("train", "--config", "conf.yaml", "--dry-run", "--workers", "mlx:cpu")
     refused = mlxhog(tmp_path, *words)
     assert refused.code == 2
     assert "you have never named that file" in refused.err
@@ -153,13 +154,9 @@ def test_a_study_and_a_run_remember_the_file_for_every_later_command(tmp_path: P
     search = ("mad", "search", "--space", "space.yaml", *STUDY)
     assert mlxhog(tmp_path, *search, "--plugin", "my_layer.py").code == 0
     for words in (
-        ("mad", "board", "s"),
         ("mad", "vote", "s", "--out", "w.yaml"),
-        ("mad", "resume", "s"),
         (*search, "--plugin", "my_layer.py"),
         ("train", "--model", "w.yaml", *SMALL, "--steps", "4", "--quiet"),
-        ("train", "--resume", "latest", "--steps", "2", "--quiet"),
-        ("generate", "latest", "--max-new-tokens", "2", "--backend", "mlx:cpu"),
         ("eval", "latest", "--data", "space.yaml", "--backend", "mlx:cpu"),
         ("convert", "latest", "copy", "--to", "mlxhog", "--check"),
     ):

@@ -1,0 +1,265 @@
+"""Numbers and facts that optimizers share, in base classes; `optimizers` has the optimizers.
+
+Nothing here imports NumPy, so that help and errors about options are fast. `fitted` gives a number
+that is "auto" its value when model and workers are known.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Final, Self
+
+from mlxhog.config.choices import OPTIMIZERS, Choice, Kind
+from mlxhog.config.options import option
+
+LR: Final = 1e-3
+BETA1: Final = 0.9
+EPS: Final = 1e-8
+
+GROUPS: Final = {"embedding": "embedding_lr", "head": "head_lr", "scalar": "scalar_lr"}
+"""Groups of parameters beside the hidden matrices, with the factors of their step sizes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rates:
+    """The step sizes of a model.
+
+    Attributes:
+        lr: largest step size, that of hidden matrices.
+        embedding: factor of it for the embedding.
+        head: for the head.
+        scalar: for gates, biases, norms and all others.
+    """
+
+    lr: float
+    embedding: float = 1.0
+    head: float = 1.0
+    scalar: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerChoice(Choice, ABC):
+    """An optimizer and its numbers.
+
+    Attributes:
+        title: its name as texts spell it.
+        is_adaptive: its steps do not scale with the gradient.
+        has_own_bases: its state has another basis in each worker, so that it has no average.
+        beside: the rule of parameters other than hidden matrices; "" if one rule moves all.
+        lr_workers: the value of `lr_workers=auto`.
+    """
+
+    kind: ClassVar[Kind] = OPTIMIZERS
+    title: ClassVar[str] = ""
+    is_adaptive: ClassVar[bool] = False
+    has_own_bases: ClassVar[bool] = False
+    beside: ClassVar[str] = ""
+    lr_workers: ClassVar[str] = "none"
+
+    def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
+        """Return it with values for its open numbers, or the optimizer that replaces it.
+
+        Args:
+            hidden: whether the model has hidden matrices.
+            averaged: number of workers whose gradients one step averages.
+            ahead: number of workers whose steps `predict=last` extrapolates, itself included.
+        """
+        return self
+
+    def default_lr(self, width: int, averaged: int = 1) -> float:
+        """Return the default of the largest step size.
+
+        Args:
+            width: of the model.
+            averaged: number of workers whose gradients one step averages.
+        """
+        return LR
+
+    def rates(self, width: int, vocabulary: int, averaged: int = 1) -> Rates:
+        """Return the defaults of all step sizes.
+
+        Args:
+            width: of the model.
+            vocabulary: number of rows of its embedding.
+            averaged: as for `default_lr`.
+        """
+        return Rates(lr=self.default_lr(width, averaged))
+
+    def grouped(self, rates: Rates, groups: Collection[str]) -> OptimizerChoice:
+        """Return it with values for its open factors.
+
+        Args:
+            rates: defaults.
+            groups: those of `GROUPS` that the model has.
+        """
+        return self
+
+    def per_step(self, tokens: int) -> Self:
+        """Return it with the numbers that depend on the tokens of one step."""
+        return self
+
+    def workers_factor(self, rule: str, workers: int) -> float:
+        """Return the factor of lr for workers that add their own steps.
+
+        Args:
+            rule: none, sqrt, linear, or auto.
+            workers: number of these workers.
+        """
+        rule = self.lr_workers if rule == "auto" else rule
+        if rule == "sqrt":
+            return 1.0 / math.sqrt(workers)
+        return 1.0 / workers if rule == "linear" else 1.0
+
+    @property
+    def asks_to_share(self) -> bool:
+        """Whether its numbers ask for one pair of moments for all workers."""
+        return False
+
+    def shares_moments(self, lock_free: bool) -> bool:
+        """Whether all workers have one pair of moments.
+
+        Args:
+            lock_free: whether workers add whole steps without waiting for each other.
+        """
+        return False
+
+    def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
+        """Whether a worker orthogonalises matrices on its own device, in place of the CPU.
+
+        Args:
+            on_gpu: whether that device is a GPU.
+        """
+        return False
+
+    def way_to_lower_share(self, *, on_gpu: bool) -> str:
+        """Return the option that lowers this optimizer's share of a worker's step.
+
+        Args:
+            on_gpu: whether the worker's device is a GPU.
+        """
+        return "a larger --batch-size lowers it"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decayed(OptimizerChoice):
+    """Weight decay."""
+
+    weight_decay: float = option(
+        0.1,
+        "decay of weight matrices, decoupled; with momentum it is part of the gradient",
+        low=0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Averaging(Decayed):
+    """Running means of the gradient, and of its square or, Lion, of their own."""
+
+    is_adaptive: ClassVar[bool] = True
+
+    beta1: float | None = option(
+        None,
+        "decay of the first moment; auto is 0.9; for muon 0.75 with averaged gradients (sync), and "
+        "0.95 if it looks ahead of three or more workers",
+        low=0, below=1, none="auto", old=0.9,
+    )  # fmt: skip
+    beta2: float = option(
+        0.95, "decay of the second moment; lion: of its mean", low=0, below=1
+    )  # fmt: skip
+    beta2_half_life: int | None = option(
+        None,
+        "sets beta2 by text: a gradient has half its weight after this number of tokens; beta2 is "
+        "2^(-tokens in one step / half-life)",
+        unit="tokens",
+        low=1,
+        none="off",
+        replaces="beta2",
+    )
+
+    def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
+        """Return it with values for its open numbers."""
+        return self if self.beta1 is not None else replace(self, beta1=BETA1)
+
+    def per_step(self, tokens: int) -> Self:
+        """Return it with `beta2` for its half-life."""
+        if self.beta2_half_life is None:
+            return self
+        beta2 = half_life_decay(tokens, self.beta2_half_life)
+        return replace(self, beta2=beta2, beta2_half_life=None)
+
+    @property
+    def decay1(self) -> float:
+        """Decay of the first moment; the default if it is open."""
+        return BETA1 if self.beta1 is None else self.beta1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adaptive(Averaging):
+    """Steps divided by the root of a second moment."""
+
+    eps: float = option(EPS, "added to the root of the second moment", above=0)
+    embedding_lr: float | None = option(
+        None,
+        "factor of lr for the embedding; auto is 12 for muon and a vocabulary of 1,024 or more, "
+        "else 1",
+        above=0, none="auto", old=1.0,
+    )  # fmt: skip
+    head_lr: float | None = option(
+        None, "factor of lr for the head; auto is likewise 2.4 or 1",
+        above=0, none="auto", old=1.0,
+    )  # fmt: skip
+    scalar_lr: float | None = option(
+        None,
+        "factor of lr for gates, biases, norms and all others that are neither embedding, head "
+        "nor hidden matrices; auto is likewise 1.5 or 1",
+        above=0, none="auto", old=1.0,
+    )  # fmt: skip
+
+    def grouped(self, rates: Rates, groups: Collection[str]) -> Self:
+        """Return it with values for its open factors; 1 for a group that the model lacks."""
+        if "head" not in groups:  # the embedding is the head, too
+            rates = replace(rates, embedding=min(rates.embedding, rates.head))
+        auto: dict[str, Any] = {
+            name: getattr(rates, group) if group in groups else 1.0
+            for group, name in GROUPS.items()
+            if getattr(self, name) is None
+        }
+        return replace(self, **auto)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sharing(Adaptive):
+    """Moments of each worker, or one pair for all.
+
+    Attributes:
+        shares_by_itself: moments=auto is one pair if workers are lock-free.
+    """
+
+    shares_by_itself: ClassVar[bool] = False
+
+    moments: str = option(
+        "auto",
+        "moments of each worker, or one pair for all; auto is shared for muon under hogwild, else "
+        "private",
+        choices=("auto", "private", "shared"),
+        aliases=("second_moment",),
+    )
+
+    @property
+    def asks_to_share(self) -> bool:
+        """Whether its numbers ask for one pair of moments for all workers."""
+        return self.moments == "shared"
+
+    def shares_moments(self, lock_free: bool) -> bool:
+        """Whether all workers have one pair of moments."""
+        if self.moments != "auto":
+            return self.asks_to_share
+        return self.shares_by_itself and lock_free
+
+
+def half_life_decay(tokens_per_step: int, half_life: int) -> float:
+    """Decay per step of a mean in which a gradient has half its weight after `half_life` tokens."""
+    return float(2.0 ** (-tokens_per_step / half_life))

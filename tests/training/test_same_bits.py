@@ -1,0 +1,93 @@
+"""Where the order of steps is fixed, a resume or a death changes no bit of a run.
+
+Each strategy is paired with another optimizer: neither knows the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import train
+from mlxhog.checkpoint import checkpoint
+from mlxhog.report.metrics import Result
+from tests.training.small import identical, parameters, small_config
+from tests.training.test_deaths import train_and_kill
+from tests.training.test_tables import SET
+
+pytestmark = pytest.mark.slow
+
+CONSTANT = {"schedule": "constant", "warmup": 0}
+FALLING = {"schedule": "backoff", "backoff_steps": 10}
+TWO, THREE = {"workers": "mlx:cpu*2"}, {"workers": "mlx:cpu*3"}
+RUNS: dict[str, dict[str, Any]] = {
+    "serial": {"optimizer": "soap", "precondition_every": 3, "teacher": "counts(weight=0.5)"},
+    "hogwild": {"optimizer": "adan", "set": SET},
+    "locked": {"optimizer": "apollo", "projection_every": 7},
+    "async_ps": {"optimizer": "adamw"},
+    "sim": {"optimizer": "adamw", "sim_staleness": "speed:1,1,3", "delay_feedback": True},
+    "sync": {"optimizer": "muon", "set": SET, **TWO},
+    "round_robin": {
+        "optimizer": "muon(device=worker)", "moments": "shared", "predict": "last", **TWO, **FALLING,
+    },
+    "avg_runs": {"optimizer": "apollo-mini", "projection_every": 7, **TWO},
+    "local_sgd": {"optimizer": "lion", "average_every": 4, **TWO},
+    "scaffold": {"optimizer": "momentum", "local_work": "2,4", **TWO},
+    "diloco": {"average_every": 4, "inner_state": "average", **THREE, **FALLING},
+}  # fmt: skip
+STEPS = 60
+
+
+def config_of(folder: Path, strategy: str, **options: object) -> Any:
+    chosen = RUNS[strategy] if "schedule" in RUNS[strategy] else RUNS[strategy] | CONSTANT
+    return small_config(folder, **{"strategy": strategy, "steps": STEPS, **chosen, **options})
+
+
+def saved(result: Result) -> checkpoint.Checkpoint:
+    return checkpoint.load(Path(str(result.checkpoint)))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, Result]]:
+    """The folder of a strategy, and its run from the first to the last step."""
+    runs: dict[str, tuple[Path, Result]] = {}
+
+    def of(strategy: str) -> tuple[Path, Result]:
+        if strategy not in runs:
+            folder = tmp_path_factory.mktemp(strategy)
+            runs[strategy] = folder, train(config_of(folder, strategy))
+        return runs[strategy]
+
+    return of
+
+
+@pytest.mark.parametrize("strategy", RUNS)
+def test_a_run_that_is_saved_evaluated_and_resumed_ends_with_the_bits_of_one_that_is_not(
+    whole: Callable[[str], tuple[Path, Result]], strategy: str
+) -> None:
+    folder, result = whole(strategy)
+    first = train(config_of(folder, strategy, steps=25, save_every=9, eval_every=7))
+    second = train(config_of(folder, strategy, steps=STEPS - 25, resume=first.run))
+    assert (second.run, second.steps) == (first.run, STEPS)
+    assert identical(parameters(second), parameters(result))
+    ours, theirs = saved(second).optimizer, saved(result).optimizer
+    assert identical(dict(ours), dict(theirs))
+
+
+def counts(result: Result) -> tuple[object, ...]:
+    """The counts of the checkpoint, exact after any death."""
+    state = saved(result).state
+    position = {**state["ledger"], "torn": 0}
+    return position, state["version"], state["opt_steps"], state["left"]["steps"], state["course"]
+
+
+@pytest.mark.parametrize("strategy", ["sync", "round_robin", "local_sgd", "scaffold"])
+def test_a_death_changes_no_bit(whole: Callable[[str], tuple[Path, Result]], strategy: str) -> None:
+    folder, result = whole(strategy)
+    killed = train_and_kill(config_of(folder, strategy, slow="0=3,1=3"))
+    if not killed.torn:  # a step that its worker died in may be half added
+        assert identical(parameters(killed), parameters(result))
+    assert counts(killed) == counts(result)
