@@ -177,7 +177,7 @@ void bind_ops(nb::module_& parent) {
   using namespace mlxhog;
   nb::module_ m = parent.def_submodule(
       "ops", "Model operators on float32 arrays; every result is written into an array the caller gives.");
-  m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512' or 'portable'.");
+  m.def("gemm_kernel", &gemm_kernel, "Which matrix product runs here: 'avx512', 'neon' or 'portable'.");
   m.def("empty", &empty, "shape"_a, "An uninitialised float32 NumPy array that starts on a cache line.");
   m.def("keep_freed_memory", &keep_freed_memory,
         "Let malloc keep freed memory for the next step (glibc; process-wide); False where malloc has no such switch.");

@@ -28,7 +28,7 @@ void gemm_packed(Index M, Index N, Index K, const float* A, Index am, Index ak, 
 // T[c, r] = W[r, c] for W (rows, cols) with row length ld; T is (cols, rows), packed.
 void transpose(const float* W, Index ld, Index rows, Index cols, float* T);
 
-// Which kernel `gemm` runs on this processor: "avx512" or "portable".
+// Which kernel `gemm` runs on this processor: "avx512", "neon" or "portable".
 const char* gemm_kernel();
 
 }  // namespace mlxhog
