@@ -208,14 +208,19 @@ def _cross_entropy(
     targets: Array | None = None,
 ) -> tuple[Array, Array]:
     x, _ = _blocks(cfg, params, x, state, run)
-    logits, cap = _raw_logits(cfg, params, x, run), cfg.output_logit_soft_cap
+    cap, labels = cfg.output_logit_soft_cap, labels.reshape(-1)
+    if targets is not None:
+        targets = targets.reshape(-1, targets.shape[-1])
+    if log_inclusion is None and families.head_bias(cfg) is None:
+        rows, head = x.reshape(-1, x.shape[-1]), params[families.head(cfg)]
+        return run.ops.linear_cross_entropy(rows, head, labels, cap, targets)
+    logits = _raw_logits(cfg, params, x, run)
     if log_inclusion is not None:  # subtracted after the cap
         logits = logits if cap is None else run.ops.soft_cap(logits, cap)
         logits, cap = logits - log_inclusion, None
-    flat = logits.reshape(-1, logits.shape[-1])
-    if targets is not None:
-        targets = targets.reshape(flat.shape)
-    return run.ops.capped_cross_entropy(flat, labels.reshape(-1), cap, targets)
+    return run.ops.capped_cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), labels, cap, targets
+    )
 
 
 def _blocks(

@@ -97,7 +97,6 @@ def op_calls() -> dict[str, tuple[int, Callable[[Any, Any], Any], dict[str, np.n
         "linears gate up": (blocks, linears, maps(d, U, U)),
         "linears down": (blocks, linears, maps(U, d)),
         "linears out": (blocks, linears, maps(d, d)),
-        "linears head": (1, linears, maps(d, V)),
         "mlstm_cell": (
             blocks,
             lambda ops, a: ops.mlstm_cell(**a, chunk_size=cfg.chunk_size, eps=1e-6)[:1],
@@ -119,10 +118,12 @@ def op_calls() -> dict[str, tuple[int, Callable[[Any, Any], Any], dict[str, np.n
             {"h": draw(B, S, NH, DV), "o": draw(B, S, d), "w": draw(d)},
         ),
         "soft_cap": (2 * blocks, lambda ops, a: (ops.soft_cap(a["x"], 15.0),), {"x": draw(N, NH)}),
-        "capped_cross_entropy": (
+        "linear_cross_entropy": (
             1,
-            lambda ops, a: (ops.capped_cross_entropy(a["x"], labels_of(ops, labels), 30.0)[0],),
-            {"x": draw(N, V)},
+            lambda ops, a: (
+                ops.linear_cross_entropy(**a, labels=labels_of(ops, labels), cap=30.0)[0],
+            ),
+            {"x": draw(N, d), "w": draw(V, d)},
         ),
     }
 

@@ -27,7 +27,7 @@ MUON_WIDTH: Final = 128
 """Width of the model for which a search found that step size; it is scaled to other widths."""
 PIECES: Final = 1024
 """Smallest vocabulary of pieces of words for which a search was made; below are bytes."""
-PIECES_LR: Final = 0.012
+PIECES_LR: Final = 0.0065
 """As `MUON_LR`, for such a vocabulary."""
 AVERAGED_BETA1: Final = 0.75
 """Muon's beta1 if a step averages the gradients of several workers."""
@@ -335,12 +335,11 @@ class Muon(Sharing):
 
         With bytes one step size is best for all. Rows of a larger vocabulary get few gradients, so
         the embedding wants steps that are many times as long, and hidden matrices want longer ones,
-        too. Twice the batch wanted 1.17 times the step size, about the fourth root of two
-        (`python benchmarks/experiments/minute.py`).
+        too (`python benchmarks/experiments/minute.py`; docs/numbers.md has real runs).
         """
         if vocabulary < PIECES:
             return super().rates(width, vocabulary, averaged)
-        lr = PIECES_LR * averaged**0.25 * math.sqrt(MUON_WIDTH / width)
+        lr = self.default_lr(width, averaged) * PIECES_LR / MUON_LR
         return Rates(lr=lr, embedding=12.0, head=2.4, scalar=1.5)
 
     def broken_rules(self) -> Iterable[str]:

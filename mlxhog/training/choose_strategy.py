@@ -68,7 +68,7 @@ LEAST: Final = 2
 SHARE: Final = 0.1
 """Largest part of a budget of time that the measurement may take."""
 
-MARGIN: Final = 1.05
+MARGIN: Final = 1.1
 """Least ratio of gradients per second, hogwild over sync, at which hogwild is chosen.
 
 Its gradients are late, and each is a step of one worker alone; but it tolerates disturbances that

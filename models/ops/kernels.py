@@ -379,6 +379,22 @@ class Ops:
         nats, count = self.form.capped_cross_entropy(raw_logits, labels, cap=cap, targets=targets)
         return nats, count
 
+    def linear_cross_entropy(
+        self,
+        x: Array,
+        w: Array,
+        labels: Array,
+        cap: float | None,
+        targets: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Return `capped_cross_entropy` of the logits x w^T; x (N, d), w (V, d).
+
+        Forms may compute logits and gradients a few rows at a time, so that the logits never exist
+        as a whole.
+        """
+        nats, count = self.form.linear_cross_entropy(x, w, labels, cap=cap, targets=targets)
+        return nats, count
+
 
 def activation_name(name: str) -> str:
     """Return the name of an activation function, `silu` for `swish`.

@@ -63,6 +63,29 @@ def test_the_gradient_against_targets_is_softmax_less_target_and_the_sum_that_of
         ops.cross_entropy(logits, labels, None, cap=cap, threads=1, targets=targets[:1])
 
 
+@each_of(("rows", "V"), [(0, 3), (1, 1), (70, 33), (900, 1500)])
+@each_of(("threads", "cap"), [(1, 30.0), (3, None)])
+@each_of("mixed", [False, True])
+def test_without_whole_logits_the_loss_and_both_gradients_are_those_of_the_logits(
+    rows: int, V: int, threads: int, cap: float | None, mixed: bool
+) -> None:
+    x, w, labels = draw(rows, 24), draw(V, 24, seed=1), labels_of(rows, V, 0.2)
+    mix = np.random.default_rng(1).random((rows, V), np.float32)
+    how = {"cap": cap, "threads": threads}
+    if mixed:
+        how["targets"] = mix / mix.sum(1, keepdims=True)
+    logits, gradient = unwritten(rows, V), unwritten(rows, V)
+    ops.linears(x, [w], [None], [logits], threads=1)
+    sums = ops.cross_entropy(logits, labels, gradient, **how)
+    dx, dw = unwritten(rows, 24), unwritten(V, 24)
+    own = ops.linear_cross_entropy(x, w, labels, dx, dw, **how)
+    assert own[1] == sums[1]
+    assert_close(own[0], sums[0], OP_F32, label="nats")
+    assert_close(dx, wide(gradient)[0] @ wide(w)[0], OP_F32, label="dx")
+    assert_close(dw, wide(gradient)[0].T @ wide(x)[0], OP_F32, label="dw")
+    assert ops.linear_cross_entropy(x, w, labels, None, None, **how) == own
+
+
 def test_a_large_cap_does_not_underflow() -> None:
     logits = np.array([[900.0, -900.0, 0.0]], np.float32)
     nats, _ = ops.cross_entropy(logits, np.zeros(1, np.int32), None, cap=1000.0, threads=1)
@@ -88,6 +111,8 @@ def test_a_label_outside_the_vocabulary_is_refused_with_its_place(label: int) ->
     labels = np.array([0, label], np.int32)
     with pytest.raises(ValueError, match=rf"label {label} at position 1 .* \[0, 5\)"):
         ops.cross_entropy(draw(2, 5), labels, None, cap=30.0, threads=1)
+    with pytest.raises(ValueError, match=rf"label {label} at position 1 .* \[0, 5\)"):
+        ops.linear_cross_entropy(draw(2, 3), draw(5, 3), labels, None, None, cap=None, threads=1)
 
 
 def test_scale_multiplies_in_place() -> None:

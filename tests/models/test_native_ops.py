@@ -183,6 +183,11 @@ def test_a_second_backward_through_the_loss_says_what_to_do() -> None:
     torch.autograd.grad(nats, logits, retain_graph=True)
     with pytest.raises(RuntimeError, match="run the forward again"):
         torch.autograd.grad(nats, logits)
+    x, w = (torch.tensor(draw(n, 4)).requires_grad_() for n in (3, 5))
+    nats, _ = NATIVE_TORCH.linear_cross_entropy(x, w, torch.tensor([0, 1, -100]), 30.0)
+    torch.autograd.grad(nats, (x, w), retain_graph=True)
+    with pytest.raises(RuntimeError, match="run the forward again"):
+        torch.autograd.grad(nats, w)
 
 
 def test_mlx_ops_without_a_gradient_compute_the_same_as_constants() -> None:

@@ -28,7 +28,7 @@ def test_the_default_is_the_preset_of_a_minute_over_the_shipped_tokenizer(tmp_pa
     assert (stored.model, stored.tokenizer) == ("minute", "sotu")
     assert plan.data.tokenizer.sha256 == tokenizers.SHIPPED_SHA256
     assert (plan.model.vocab_size, plan.model.bos_token_id, plan.parameters) == (4096, 0, 1_477_520)
-    assert stored.lr == 0.012
+    assert stored.lr == 0.0065
     assert isinstance(stored.optimizer, Muon)
     chosen = stored.optimizer
     assert (chosen.embedding_lr, chosen.head_lr, chosen.scalar_lr) == (12, 2.4, 1.5)

@@ -111,7 +111,7 @@ void linears_forward(Index rows, Index in, const float* x, std::vector<LinearFor
 }
 
 void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBackward> maps, float* dx,
-                      int threads) {
+                      int threads, bool adds) {
   for (const LinearBackward& map : maps)
     if (map.d_bias) column_sums(rows, map.out, map.dy, map.d_bias);
   const Stack stack(maps, in);
@@ -156,7 +156,7 @@ void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBa
     const Index depth = std::min(at_once, rows - k0);
     const float* panels = packed(x, k0, depth, kShortInput);
     for (const LinearBackward& map : maps)
-      multiply(map.out, depth, map.dy + k0 * map.out, 1, map.out, panels, x + k0 * in, map.d_weight, k0 > 0);
+      multiply(map.out, depth, map.dy + k0 * map.out, 1, map.out, panels, x + k0 * in, map.d_weight, adds || k0 > 0);
   }
   stack.for_each([&](const LinearBackward& part, Index first) {
     std::copy_n(&stacked_d_weight[first * in], part.out * in, part.d_weight);

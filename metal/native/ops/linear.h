@@ -23,8 +23,9 @@ struct LinearBackward {
 
 void linears_forward(Index rows, Index in, const float* x, std::vector<LinearForward> maps, int threads);
 
-// dx (rows, in) = sum_j dy_j W_j, if dx is not null; the weight gradients.
+// dx (rows, in) = sum_j dy_j W_j, if dx is not null; the weight gradients. With `adds` the weight gradient of a single
+// map is added to d_weight.
 void linears_backward(Index rows, Index in, const float* x, std::vector<LinearBackward> maps, float* dx,
-                      int threads);
+                      int threads, bool adds = false);
 
 }  // namespace mlxhog

@@ -86,8 +86,8 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
       const float* given = logits + r * V;
       if (cap) cap_row(V, *cap, given, capped.data());
       const float* row_logits = cap ? capped.data() : given;
+      const float of_label = row_logits[labels[r]];  // before `partition` writes there, where gradient is logits
       const auto [max, sum] = partition(V, row_logits, row);
-      const float of_label = row_logits[labels[r]];
       parts[task].nats += std::log(static_cast<double>(sum)) + (static_cast<double>(max) - of_label);
       ++parts[task].count;
       if (!gradient) continue;

@@ -19,6 +19,7 @@ struct LossSum {
 // rows whose label is not kIgnoredLabel, and writes the sum's gradient with respect to the raw logits (zero rows where
 // ignored) unless `gradient` is null. Labels must lie in [0, V) or be kIgnoredLabel. With `targets` (rows, V), each row
 // a distribution, the gradient is that of -sum_v target_v log softmax(l)_v; the sum stays that of the labels.
+// `gradient` may be `logits`.
 LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, const float* logits,
                              const std::int32_t* labels, const float* targets, float* gradient, int threads);
 

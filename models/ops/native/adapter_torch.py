@@ -60,6 +60,11 @@ class TorchForm(NativeForm):
         nats, count = super().capped_cross_entropy(*x, **how)
         return nats, count.long()
 
+    def linear_cross_entropy(self, *x: Tensor, **how: Any) -> tuple[Tensor, Tensor]:
+        """Likewise."""
+        nats, count = super().linear_cross_entropy(*x, **how)
+        return nats, count.long()
+
 
 class _Differentiable(Function):
     """(pair, settings, *inputs) -> the pair's results."""

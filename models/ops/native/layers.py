@@ -139,41 +139,46 @@ CAUSAL_CONV = Pair(_causal_conv, _causal_conv_grad, optional=True)
 
 
 def _cross_entropy(
-    logits: View,
-    *,
-    labels: View,
-    cap: float | None,
-    targets: View | None,
-    keep: bool,
-    threads: int,
+    logits: View, *, labels: View, keep: bool, **how: Any
 ) -> tuple[Views, Views]:
     """The gradient is computed with the loss, in one pass, and only scaled by the backward pass."""
     gradient = ops.empty(logits.shape) if keep else None
-    nats, count = ops.cross_entropy(
-        logits, labels, gradient, cap=cap, threads=threads, targets=targets
-    )
-    unused = np.ones((), np.bool_)
-    return (np.array(nats, np.float32), np.array(count, np.int32)), (gradient, unused)
+    return _nats(*ops.cross_entropy(logits, labels, gradient, **how)), (gradient, _unused())
 
 
-def _cross_entropy_grad(
-    saved: Views,
-    d_results: Views,
-    needs: Sequence[bool],
-    *,
-    labels: View,
-    cap: float | None,
-    targets: View | None,
-    threads: int,
+def _linear_cross_entropy(
+    x: View, w: View, *, labels: View, keep: bool, **how: Any
+) -> tuple[Views, Views]:
+    """Likewise, with the gradients of both factors of the logits."""
+    grads = empty_like(x, w) if keep else (None, None)
+    return _nats(*ops.linear_cross_entropy(x, w, labels, *grads, **how)), (*grads, _unused())
+
+
+def _nats(nats: float, count: int) -> Views:
+    return np.array(nats, np.float32), np.array(count, np.int32)
+
+
+def _unused() -> View:
+    """A mark that `_scaled` clears."""
+    return np.ones((), np.bool_)
+
+
+def _scaled(
+    saved: Views, d_results: Views, needs: Sequence[bool], *, threads: int, **_: Any
 ) -> Views:
-    gradient, unused = saved
-    # Scaled in place, without a copy as large as the logits: a second time would scale it again.
+    *grads, unused = saved
+    # Scaled in place, without a copy as large as the gradients: a second time would scale again.
     if not unused:
-        raise RuntimeError("capped_cross_entropy: backward ran twice; run the forward again")
+        raise RuntimeError("the loss's backward ran twice; run the forward again")
     unused[...] = False
-    ops.scale(gradient, float(zeros_if_none(d_results[0], ())), threads=threads)
-    return (gradient,)
+    factor = float(zeros_if_none(d_results[0], ()))
+    for grad in grads:
+        ops.scale(grad, factor, threads=threads)
+    return grads
 
 
-CROSS_ENTROPY = Pair(_cross_entropy, _cross_entropy_grad)
+CROSS_ENTROPY = Pair(_cross_entropy, _scaled)
 """logits -> nats, how many labels count."""
+
+LINEAR_CROSS_ENTROPY = Pair(_linear_cross_entropy, _scaled)
+"""(x, w), the factors of the logits x w^T -> likewise."""

@@ -163,6 +163,12 @@ class PlainForm(MLSTMCell, Recurrences):
             nats = mixed + xp.stop_gradient(nats - mixed)
         return (nats * scored).sum(), scored.sum()
 
+    def linear_cross_entropy(
+        self, x: Array, w: Array, labels: Array, cap: float | None, targets: Array | None
+    ) -> tuple[Array, Array]:
+        (raw_logits,) = self.linears(x, [w], [None])
+        return self.capped_cross_entropy(raw_logits, labels, cap=cap, targets=targets)
+
 
 def _biased(ys: Sequence[Array], biases: Sequence[Array]) -> list[Array]:
     return [y if b is None else y + b for y, b in zip(ys, biases, strict=True)]
