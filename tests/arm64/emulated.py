@@ -10,6 +10,7 @@ comes back: the tests of an operator then hold, or not, for arm64. The format is
 from __future__ import annotations
 
 import os
+import shlex
 import struct
 import subprocess
 import threading
@@ -186,7 +187,7 @@ _here: list[Emulated] = []
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    emulated = Emulated(os.environ["MLXHOG_ARM64"].split())
+    emulated = Emulated(shlex.split(os.environ["MLXHOG_ARM64"]))
     _here.append(emulated)
     install(emulated)
     from tests.models import twins

@@ -7,6 +7,7 @@ CPU: x86 lets a load overtake an earlier store and nothing else, an M1 more (doc
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -101,7 +102,7 @@ def test_the_tests_of_every_native_operator_pass_on_arm64(
     process = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *own, *TESTS],
         cwd=ROOT,
-        env=inherited | {"MLXHOG_ARM64": " ".join(driver)},
+        env=inherited | {"MLXHOG_ARM64": shlex.join(driver)},
         capture_output=True,
         text=True,
         check=False,
