@@ -4,23 +4,27 @@
 
 Every call of a function that the driver knows goes there with its arrays, and what it has written
 comes back: the tests of an operator then hold, or not, for arm64. The format is in
-`include/nanobind/nanobind.h`. The session fails if one of them with arguments was never called.
+`include/nanobind/nanobind.h`. This machine's function gets the same call with copies, and the
+largest differences of its results are printed. The session fails if one is large, or if a function
+with arguments was never called.
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import shlex
 import struct
 import subprocess
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
 
 from mlxhog import _native
+from tests.tolerances import GRADIENT_F32
 
 ERRORS = {b"v": ValueError, b"t": TypeError, b"m": MemoryError}
 
@@ -43,6 +47,7 @@ class Emulated:
         self._from: BinaryIO = self._process.stdout  # type: ignore[assignment]
         self._lock = threading.Lock()
         self.called: set[str] = set()
+        self.apart: dict[str, float] = {}  # largest difference, as a part of the largest element
         self.is_property: dict[str, bool] = {}
         self.operators: set[str] = set()  # functions of arguments
         for _ in range(self._number("I")):
@@ -152,8 +157,34 @@ def _array(array: np.ndarray[Any, Any], arrays: list[np.ndarray[Any, Any]]) -> b
     return b"a" + array.dtype.kind.encode() + head + array.tobytes()
 
 
-def _function(emulated: Emulated, name: str) -> Callable[..., Any]:
-    return lambda *given, **named: emulated.call(name, *given, **named)
+def _function(emulated: Emulated, name: str, here: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*given: Any, **named: Any) -> Any:
+        arguments = [*given, *named.values()]
+        copies = copy.deepcopy(arguments)
+        result = emulated.call(name, *given, **named)
+        here(*copies[: len(given)], **dict(zip(named, copies[len(given) :], strict=True)))
+        apart = [
+            _difference(x, y) for x, y in zip(_arrays(arguments), _arrays(copies), strict=True)
+        ]
+        emulated.apart[name] = max([emulated.apart.get(name, 0.0), *apart])
+        return result
+
+    return call
+
+
+def _arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _arrays(each)
+
+
+def _difference(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
+    both = np.isfinite(x) & np.isfinite(y)
+    wide = x[both].astype(np.float64), y[both].astype(np.float64)
+    apart, largest = (np.abs(each).max(initial=0.0) for each in (wide[0] - wide[1], wide[1]))
+    return float(apart / largest) if apart else 0.0
 
 
 def _class(emulated: Emulated, name: str, members: Sequence[str]) -> type:
@@ -176,7 +207,8 @@ def install(emulated: Emulated) -> None:
     for name in emulated.is_property:
         place, _, last = name.rpartition(".")
         if place in ("", "ops"):
-            setattr(_native.ops if place else _native, last, _function(emulated, name))
+            module = _native.ops if place else _native
+            setattr(module, last, _function(emulated, name, getattr(module, last)))
         else:
             classes.setdefault(place, []).append(last)
     for name, members in classes.items():
@@ -210,13 +242,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if _here[0].operators - _here[0].called:
+    large = max(_here[0].apart.values(), default=0.0) > GRADIENT_F32.of_largest
+    if large or _here[0].operators - _here[0].called:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     missing = sorted(_here[0].operators - _here[0].called)
     terminalreporter.line(f"{len(_here[0].called)} functions called on arm64, never: {missing}")
+    for name, apart in sorted(_here[0].apart.items(), key=lambda each: each[1]):
+        terminalreporter.line(f"{apart:8.1e}  {name}")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
