@@ -1,4 +1,4 @@
-"""The most that memory lets the update kernels do: predicted from their source, not measured.
+"""The most that memory lets the kernels do: predicted from their source, not measured.
 
     python -m tools.roofline
 
@@ -6,6 +6,11 @@ An update of one element moves `Kernel.bytes_per_element` bytes of device memory
 source by a test), and no kernel here computes enough to be limited by anything else. So a chip's
 memory bandwidth divided by those bytes bounds its elements per second. Launches, contended atomics
 and whatever else uses the memory come on top; parameters that fit the chip's cache may beat it.
+
+The kernels of the cells load most bytes more than once: `tests/metal/kernels/traffic.json` has what
+they load and store, counted as they run in the shim. If caches serve every load but the first,
+memory bounds their time by `memory`; how far they do is what only a Mac can show. The sLSTM's
+recurrent matrix counts once for 32 positions.
 
 Bandwidths are Apple's: newsroom announcements of each chip, and the technical specifications of
 Mac mini, MacBook Pro and Mac Studio. Of the M1 Apple says only that the M2's 100 GB/s are half as
@@ -15,7 +20,9 @@ much again: 128 bits of LPDDR4X-4266 are 68.
 from __future__ import annotations
 
 import argparse
+import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from mlxhog.metal.registry import KERNELS
 
@@ -35,9 +42,14 @@ BANDWIDTH_GB_S: Mapping[str, float] = {
     "M4": 120,
     "M4 Pro": 273,
     "M4 Max": 546,
+    "M5": 153,
+    "M5 Pro": 307,
+    "M5 Max": 614,
 }
 """Gigabytes (10^9) per second; of a chip sold in two bandwidths the larger: M3 Max also 300, M4 Max
-also 410. There is no M4 Ultra."""
+also 410, M5 Max also 460. There is no M4 Ultra."""
+
+TRAFFIC = Path(__file__).parents[1] / "tests" / "metal" / "kernels" / "traffic.json"
 
 PARAMETERS: Mapping[str, int] = {"tiny": 939_680, "160m": 162_303_840, "1.3b": 1_420_839_104}
 """Of `tiny`, and of xLSTM Large in the two published sizes (768 x 12 and 2048 x 24, 50,304 ids)."""
@@ -78,23 +90,39 @@ def bytes_moved() -> str:
     return _table(["kernel", "bytes per element"], rows)
 
 
+def cells() -> str:
+    """Return what each kernel of a cell moves per position and head, and its least time there."""
+    counts: Mapping[str, Mapping[str, float]] = json.loads(TRAFFIC.read_text())
+    chips = ("M1", "M2", "M3", "M4", "M5")
+    head = ["kernel", "memory", "loaded", "stored", "group loaded", "group stored", "loads / byte"]
+    rows = []
+    for kernel, n in counts.items():
+        moved = [f"{x:,.0f}" for x in n.values()]
+        reuse = (n["loaded"] + n["stored"]) / n["memory"]
+        times = [f"{n['memory'] / BANDWIDTH_GB_S[chip]:.3g} ns" for chip in chips]
+        rows.append([f"`{kernel}`", *moved, f"{reuse:.1f}", *times])
+    return _table([*head, *chips], rows)
+
+
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print the tables."""
     print("Prediction, not measured: the most that memory bandwidth allows.\n")
     print("Million elements per second, and the least time of one dense AdamW update:\n")
     print(speeds())
     print("\nDevice memory read and written per element, from the kernels' source:\n")
     print(bytes_moved())
+    print("\nBytes per position of one head of 160m parameters, and the least time of each:\n")
+    print(cells())
 
 
 if __name__ == "__main__":
     argparse.ArgumentParser(
         prog="python -m tools.roofline",
-        description="Print how fast memory bandwidth lets the update kernels be: a prediction.",
+        description="Print how fast memory bandwidth lets the kernels be: a prediction.",
     ).parse_args()
     main()

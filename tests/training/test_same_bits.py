@@ -31,7 +31,8 @@ RUNS: dict[str, dict[str, Any]] = {
     "sim": {"optimizer": "adamw", "sim_staleness": "speed:1,1,3", "delay_feedback": True},
     "sync": {"optimizer": "muon", "set": SET, **TWO},
     "round_robin": {
-        "optimizer": "muon(device=worker)", "moments": "shared", "predict": "last", **TWO, **FALLING,
+        "optimizer": "muon(device=worker)", "moments": "shared", "predict": "last",
+        **TWO, **FALLING,
     },
     "avg_runs": {"optimizer": "apollo-mini", "projection_every": 7, **TWO},
     "local_sgd": {"optimizer": "lion", "average_every": 4, **TWO},

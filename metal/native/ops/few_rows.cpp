@@ -11,16 +11,23 @@ namespace {
 // Multiplications a thread has to have: waking one costs about 10 us, in which a core reads 300 KiB of weights.
 constexpr Index kWorthAThread = 1 << 19;
 
+// Sums of a dot product. NEON has 32 vectors of 4 floats: tiles of 4 x 4 or 8 x 1 vectors stay in them, four times as
+// much does not.
+#if defined(__aarch64__)
+constexpr Index kLanes = 4;
+#else
 constexpr Index kLanes = 16;
+#endif
 // Floats of weights that are fetched ahead, rounded to whole tiles: a tile's rows are too short for the processor to
 // see a stream in them. Without it 25 MB of weights take nearly twice as long (V 50,304, d 128).
 constexpr Index kAhead = 4096;
 
 typedef float Lanes __attribute__((vector_size(kLanes * sizeof(float))));
 
-// The first `count` of kLanes numbers; the others are zero.
-MLXHOG_INLINE void load(const float* from, Lanes& to, Index count = kLanes) {
-  if (count < kLanes) to = Lanes{};
+// The first `count` numbers of a vector; the others are zero.
+template <class Vector>
+MLXHOG_INLINE void load(const float* from, Vector& to, Index count = sizeof(Vector) / sizeof(float)) {
+  if (count < static_cast<Index>(sizeof to / sizeof *from)) to = Vector{};
   std::memcpy(&to, from, count * sizeof *from);
 }
 
@@ -93,31 +100,34 @@ MLXHOG_CLONES void outputs(Index rows, Index in, const float* x, const FewRowsMa
 
 // -- as many rows as lanes -------------------------------------------------------------------------------------------
 // With a row in each lane nothing has to be summed across lanes, which is most of the work above where rows are short.
-// The sixteen sums of a dot product, and the order in which they are added up, are those of `tile`.
+// The kLanes sums of a dot product, and the order in which they are added up, are those of `tile`.
 
+constexpr Index kGroup = 16;    // rows, in as many lanes
 constexpr Index kManyRows = 8;  // from here on lanes that no row fills cost less than sums across lanes
 constexpr int kOutputs = 4;     // of a tile: one chain each; AVX2 has registers for these
 
-// x (rows, in) as (group, in, kLanes): the rows of each group beside each other; lanes without a row are zero.
+typedef float Group __attribute__((vector_size(kGroup * sizeof(float))));
+
+// x (rows, in) as (group, in, kGroup): the rows of each group beside each other; lanes without a row are zero.
 std::vector<float> rows_in_lanes(Index rows, Index in, const float* x) {
-  const Index groups = (rows + kLanes - 1) / kLanes;
-  std::vector<float> lanes(groups * in * kLanes);
+  const Index groups = (rows + kGroup - 1) / kGroup;
+  std::vector<float> lanes(groups * in * kGroup);
   for (Index r = 0; r < rows; ++r) {
-    float* to = lanes.data() + r / kLanes * in * kLanes + r % kLanes;
-    for (Index j = 0; j < in; ++j) to[j * kLanes] = x[r * in + j];
+    float* to = lanes.data() + r / kGroup * in * kGroup + r % kGroup;
+    for (Index j = 0; j < in; ++j) to[j * kGroup] = x[r * in + j];
   }
   return lanes;
 }
 
-// Dot products of `Weights` rows of W with the rows in the lanes of x (in, kLanes).
+// Dot products of `Weights` rows of W with the rows in the lanes of x (in, kGroup).
 template <int Weights>
-MLXHOG_INLINE void lanes_tile(Index in, const float* w, const float* x, Lanes (&dots)[Weights]) {
-  Lanes sums[kLanes][Weights];
+MLXHOG_INLINE void lanes_tile(Index in, const float* w, const float* x, Group (&dots)[Weights]) {
+  Group sums[kLanes][Weights];
   for (Index lane = 0; lane < kLanes; ++lane) {
-    Lanes chains[Weights] = {};
+    Group chains[Weights] = {};
     for (Index j = lane; j < in; j += kLanes) {
-      Lanes inputs;
-      load(x + j * kLanes, inputs);
+      Group inputs;
+      load(x + j * kGroup, inputs);
 #pragma GCC unroll 8
       for (int r = 0; r < Weights; ++r) chains[r] += w[r * in + j] * inputs;
     }
@@ -133,13 +143,13 @@ MLXHOG_INLINE void lanes_tile(Index in, const float* w, const float* x, Lanes (&
 
 template <int Weights>
 MLXHOG_INLINE void one_lanes_tile(Index rows, Index in, const float* lanes, const FewRowsMap& map, Index first_out) {
-  for (Index first = 0; first < rows; first += kLanes) {
-    Lanes dots[Weights];
+  for (Index first = 0; first < rows; first += kGroup) {
+    Group dots[Weights];
     lanes_tile<Weights>(in, map.weight + first_out * in, lanes + first * in, dots);
-    const Index count = std::min(kLanes, rows - first);
+    const Index count = std::min(kGroup, rows - first);
     for (int r = 0; r < Weights; ++r) {
       const float bias = map.bias ? map.bias[first_out + r] : 0.0f;
-      float values[kLanes];
+      float values[kGroup];
       std::memcpy(values, &dots[r], sizeof values);
       for (Index c = 0; c < count; ++c) {
         const float value = values[c] + bias;

@@ -6,6 +6,8 @@
 
 #if defined(__x86_64__)
 #include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
 #endif
 
 namespace mlxhog {
@@ -23,6 +25,88 @@ struct Tile {
   bool accumulate;
 };
 
+// Moves the tile along N columns.
+using RowsKernel = void (*)(Tile&, Index, Index);
+
+struct Kernel {
+  const char* name;
+  RowsKernel rows;
+  Index height;
+};
+
+#if defined(__aarch64__)
+// 8 rows x 2 vectors: 16 sums, two vectors of B and the elements of A fit 32 registers; up to 4 rows are 4 vectors wide.
+// No loop over the sums has a bound of run time, for which they would have to be in memory.
+constexpr int kHeight = 8;
+constexpr Index kVector = 4;
+
+// The first `count` floats, 1 to 3; the others are zero.
+MLXHOG_INLINE float32x4_t load_some(const float* from, Index count) {
+  float32x4_t some = vsetq_lane_f32(from[0], vdupq_n_f32(0), 0);
+  if (count > 1) some = vsetq_lane_f32(from[1], some, 1);
+  if (count > 2) some = vsetq_lane_f32(from[2], some, 2);
+  return some;
+}
+
+MLXHOG_INLINE void store_some(float* to, float32x4_t some, Index count) {
+  to[0] = vgetq_lane_f32(some, 0);
+  if (count > 1) to[1] = vgetq_lane_f32(some, 1);
+  if (count > 2) to[2] = vgetq_lane_f32(some, 2);
+}
+
+// `Vectors` whole vectors of columns, or the t.cols first columns of one.
+template <int Rows, int Vectors, bool Whole = true>
+MLXHOG_INLINE void neon_tile(const Tile& t) {
+  const auto load = [&](const float* from) MLXHOG_ALWAYS { return Whole ? vld1q_f32(from) : load_some(from, t.cols); };
+  float32x4_t sums[Rows][Vectors];
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v)
+      sums[i][v] = t.accumulate ? load(t.c + i * t.ldc + kVector * v) : vdupq_n_f32(0);
+  const float *a = t.a, *b = t.b;
+  for (Index k = 0; k < t.depth; ++k, a += t.ak, b += t.bk) {
+    float32x4_t row[Vectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) row[v] = load(b + kVector * v);
+#pragma GCC unroll 8
+    for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 4
+      for (int v = 0; v < Vectors; ++v) sums[i][v] = vfmaq_n_f32(sums[i][v], row[v], a[i * t.am]);
+  }
+#pragma GCC unroll 8
+  for (int i = 0; i < Rows; ++i)
+#pragma GCC unroll 4
+    for (int v = 0; v < Vectors; ++v) {
+      float* c = t.c + i * t.ldc + kVector * v;
+      if (Whole) vst1q_f32(c, sums[i][v]);
+      else store_some(c, sums[i][v], t.cols);
+    }
+}
+
+template <int Rows>
+void neon_rows_of(Tile& t, Index N) {
+  constexpr int kVectors = Rows > 4 ? 2 : 4;
+  const float* b = t.b;
+  float* c = t.c;
+  for (Index n = 0; n < N; n += t.cols) {
+    t.b = b + n / kPanel * t.panel + n % kPanel;
+    t.c = c + n;
+    t.cols = N - n >= kVectors * kVector ? kVectors * kVector : std::min(kVector, N - n);
+    if (t.cols > kVector) neon_tile<Rows, kVectors>(t);
+    else if (t.cols == kVector) neon_tile<Rows, 1>(t);
+    else neon_tile<Rows, 1, false>(t);
+  }
+}
+
+void neon_rows(Tile& t, Index rows, Index N) {
+  constexpr void (*kOf[])(Tile&, Index) = {neon_rows_of<1>, neon_rows_of<2>, neon_rows_of<3>, neon_rows_of<4>,
+                                           neon_rows_of<5>, neon_rows_of<6>, neon_rows_of<7>, neon_rows_of<8>};
+  kOf[rows - 1](t, N);
+}
+
+Kernel plain_kernel() { return {"neon", neon_rows, kHeight}; }
+#else
 // Plain form: 4 x 16 sums that the compiler keeps in vector registers.
 template <int Rows>
 MLXHOG_INLINE void portable_tile(const Tile& t) {
@@ -61,14 +145,8 @@ MLXHOG_CLONES void portable_rows(Tile& t, Index rows, Index N) {
   }
 }
 
-// Moves the tile along N columns.
-using RowsKernel = void (*)(Tile&, Index, Index);
-
-struct Kernel {
-  const char* name;
-  RowsKernel rows;
-  Index height;
-};
+Kernel plain_kernel() { return {"portable", portable_rows, 4}; }
+#endif
 
 #if defined(__x86_64__)
 #define MLXHOG_AVX512 __attribute__((target("avx512f")))
@@ -139,10 +217,10 @@ void avx512_any_rows(Tile& t, Index rows, Index N) { avx512_rows<kHeight>(t, row
 
 Kernel choose_kernel() {
   if (__builtin_cpu_supports("avx512f")) return {"avx512", avx512_any_rows, kHeight};
-  return {"portable", portable_rows, 4};
+  return plain_kernel();
 }
 #else
-Kernel choose_kernel() { return {"portable", portable_rows, 4}; }
+Kernel choose_kernel() { return plain_kernel(); }
 #endif
 
 const Kernel kernel = choose_kernel();

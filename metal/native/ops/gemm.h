@@ -37,7 +37,8 @@ Right packed(Index K, Index N, const float* from, Index k_step, Index n_step, fl
 // T[c, r] = W[r, c] for W (rows, cols) with row length ld; T is (cols, rows), packed.
 void transpose(const float* W, Index ld, Index rows, Index cols, float* T);
 
-// Which kernel `gemm` runs on this processor: "avx512" or "portable". It has its own for small products with a BLAS, too.
+// Which kernel `gemm` runs on this processor: "avx512", "neon" or "portable". It has its own for small products with a
+// BLAS, too.
 const char* gemm_kernel();
 
 }  // namespace mlxhog

@@ -12,7 +12,7 @@
 namespace mlxhog {
 namespace {
 
-constexpr int kLargestKept = 32 << 20;  // what mallopt accepts as a threshold on 64-bit machines
+[[maybe_unused]] constexpr int kLargestKept = 32 << 20;  // what mallopt accepts as a threshold on 64-bit machines
 
 }  // namespace
 

@@ -1,19 +1,31 @@
-// Counts the device memory that a kernel touches: what -fsanitize=thread calls at every access, implemented
-// by ourselves instead of by the sanitizer. A byte counts once as read and once as written, as if every cache
-// were large enough; other memory than the watched arrays does not count.
+// Counts the memory that a kernel touches: what -fsanitize=thread calls at every access, implemented by ourselves
+// instead of by the sanitizer. Of each watched array: its distinct bytes that were read and written, as if every cache
+// were large enough, and the bytes of all loads and stores, as if there were none. Threadgroup memory is one more
+// array, the last. Other memory does not count.
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <vector>
+
+#include "shim/runtime.h"
 
 namespace {
 
 struct Array {
   std::uintptr_t start = 0;
   std::vector<bool> read, written;
+  std::size_t loaded = 0, stored = 0;
 };
 
 std::vector<Array> arrays;
+
+struct Variable {
+  std::uintptr_t start;
+  std::size_t bytes;
+};
+
+std::vector<Variable> variables;  // in threadgroup memory
+Array group;
 
 void note(const volatile void* at, std::size_t size, bool reads, bool writes) {
   const auto address = reinterpret_cast<std::uintptr_t>(at);
@@ -23,6 +35,14 @@ void note(const volatile void* at, std::size_t size, bool reads, bool writes) {
       if (reads) array.read[k] = true;
       if (writes) array.written[k] = true;
     }
+    array.loaded += reads * size;
+    array.stored += writes * size;
+    return;
+  }
+  for (const Variable& variable : variables) {
+    if (address < variable.start || address >= variable.start + variable.bytes) continue;
+    group.loaded += reads * size;
+    group.stored += writes * size;
   }
 }
 
@@ -34,11 +54,22 @@ std::size_t count(const std::vector<bool>& bits) {
 
 }  // namespace
 
+// In place of `poison_once` in an instrumented kernel, which calls it for every variable in threadgroup memory.
+namespace metal_host {
+void watched_poison_once(void* variable, std::size_t bytes, ulong& filled_for) {
+  const auto start = reinterpret_cast<std::uintptr_t>(variable);
+  bool known = false;
+  for (const Variable& other : variables) known |= other.start == start;
+  if (!known) variables.push_back({start, bytes});
+  poison_once(variable, bytes, filled_for);
+}
+}  // namespace metal_host
+
 extern "C" {
 
 // -- for Python ------------------------------------------------------------------------------------------
 
-void traffic_forget() { arrays.clear(); }
+void traffic_forget() { arrays.clear(), variables.clear(), group = {}; }
 
 void traffic_watch(void* start, std::size_t size) {
   arrays.push_back({reinterpret_cast<std::uintptr_t>(start), std::vector<bool>(size), std::vector<bool>(size)});
@@ -46,6 +77,8 @@ void traffic_watch(void* start, std::size_t size) {
 
 std::size_t traffic_read(std::size_t k) { return count(arrays[k].read); }
 std::size_t traffic_written(std::size_t k) { return count(arrays[k].written); }
+std::size_t traffic_loaded(std::size_t k) { return (k < arrays.size() ? arrays[k] : group).loaded; }
+std::size_t traffic_stored(std::size_t k) { return (k < arrays.size() ? arrays[k] : group).stored; }
 
 // -- for the instrumented kernel -------------------------------------------------------------------------
 

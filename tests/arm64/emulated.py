@@ -1,0 +1,258 @@
+"""The native operators of an arm64 machine in place of this one's: a plugin of pytest.
+
+    MLXHOG_ARM64="qemu-aarch64-static DRIVER" python -m pytest -p tests.arm64.emulated tests/metal
+
+Every call of a function that the driver knows goes there with its arrays, and what it has written
+comes back: the tests of an operator then hold, or not, for arm64. The format is in
+`include/nanobind/nanobind.h`. This machine's function gets the same call with copies, and the
+largest differences of its results are printed. The session fails if one is large, or if a function
+with arguments was never called.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import shlex
+import struct
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, BinaryIO
+
+import numpy as np
+import pytest
+
+from mlxhog import _native
+from tests.tolerances import GRADIENT_F32
+
+ERRORS = {b"v": ValueError, b"t": TypeError, b"m": MemoryError}
+
+
+class Emulated:
+    """A driver that runs, and the functions it knows; a method's name is CLASS.NAME.
+
+    Args:
+        command: of the driver.
+
+    Concurrency: calls from several threads take turns.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        pipe = subprocess.PIPE
+        self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe)
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._to: BinaryIO = self._process.stdin  # type: ignore[assignment]
+        self._from: BinaryIO = self._process.stdout  # type: ignore[assignment]
+        self._lock = threading.Lock()
+        self.called: set[str] = set()
+        self.apart: dict[str, float] = {}  # largest difference, as a part of the largest element
+        self.is_property: dict[str, bool] = {}
+        self.operators: set[str] = set()  # functions of arguments
+        for _ in range(self._number("I")):
+            name = self._text()
+            self.is_property[name] = self._number("?")
+            if self._number("?"):
+                self.operators.add(name)
+
+    def close(self) -> None:
+        """End the driver."""
+        self._to.close()
+        self._process.wait(60)
+        self._from.close()
+
+    def call(self, name: str, *given: Any, **named: Any) -> Any:
+        """Call a function there; arrays it writes are written here."""
+        with self._lock:
+            self.called.add(name)
+            arrays: list[np.ndarray[Any, Any]] = []
+            request = [_text(name), struct.pack("<I", len(given))]
+            request += [_value(value, arrays) for value in given]
+            request.append(struct.pack("<I", len(named)))
+            request += [_text(key) + _value(value, arrays) for key, value in named.items()]
+            self._to.write(b"".join(request))
+            self._to.flush()
+            return self._answer(arrays)
+
+    def _answer(self, arrays: Sequence[np.ndarray[Any, Any]]) -> Any:
+        kind = self._read(1)
+        if kind != b"k":
+            raise ERRORS[kind](self._text())
+        result = self._result()
+        for _ in range(self._number("I")):
+            array = arrays[self._number("I")]
+            data = bytearray(self._read(array.nbytes))
+            array[...] = np.ndarray(array.shape, array.dtype, data)
+        return result
+
+    def _result(self) -> Any:
+        tag = self._read(1)
+        if tag == b"l":
+            return tuple(self._result() for _ in range(self._number("I")))
+        if tag == b"s":
+            return self._text()
+        return (
+            None if tag == b"n" else self._number({b"b": "?", b"i": "q", b"d": "d", b"o": "I"}[tag])
+        )
+
+    def _read(self, n: int) -> bytes:
+        data = self._from.read(n)
+        assert len(data) == n, f"the driver ended with {self._process.wait(60)}"
+        return data
+
+    def _number(self, form: str) -> Any:
+        return struct.unpack(f"<{form}", self._read(struct.calcsize(form)))[0]
+
+    def _text(self) -> str:
+        return self._read(self._number("I")).decode()
+
+
+class Remote:
+    """An object of the driver."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+def _text(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<I", len(data)) + data
+
+
+def _value(value: Any, arrays: list[np.ndarray[Any, Any]]) -> bytes:
+    if value is None:
+        return b"n"
+    if isinstance(value, np.ndarray):
+        return _array(value, arrays)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, list | tuple):
+        return b"l" + struct.pack("<I", len(value)) + b"".join(_value(x, arrays) for x in value)
+    if isinstance(value, str):
+        return b"s" + _text(value)
+    forms: Mapping[type, tuple[bytes, str]] = {
+        bool: (b"b", "?"),
+        int: (b"i", "q"),
+        float: (b"d", "d"),
+    }
+    if isinstance(value, Remote):
+        return b"o" + struct.pack("<I", value.number)
+    if type(value) not in forms:
+        raise TypeError(f"incompatible function arguments: {type(value)}")
+    tag, form = forms[type(value)]
+    return tag + struct.pack(f"<{form}", value)
+
+
+def _array(array: np.ndarray[Any, Any], arrays: list[np.ndarray[Any, Any]]) -> bytes:
+    for k, other in enumerate(arrays):  # one memory there, too
+        if array.nbytes and (array.ctypes.data, array.nbytes) == (other.ctypes.data, other.nbytes):
+            return b"r" + struct.pack("<I", k)
+    if not array.flags.c_contiguous:
+        raise TypeError("incompatible function arguments: an array with gaps")
+    arrays.append(array)
+    head = struct.pack("<BB", array.itemsize, array.ndim) + struct.pack(
+        f"<{array.ndim}q", *array.shape
+    )
+    return b"a" + array.dtype.kind.encode() + head + array.tobytes()
+
+
+def _function(emulated: Emulated, name: str, here: Callable[..., Any]) -> Callable[..., Any]:
+    def call(*given: Any, **named: Any) -> Any:
+        arguments = [*given, *named.values()]
+        copies = copy.deepcopy(arguments)
+        result = emulated.call(name, *given, **named)
+        here(*copies[: len(given)], **dict(zip(named, copies[len(given) :], strict=True)))
+        apart = [
+            _difference(x, y) for x, y in zip(_arrays(arguments), _arrays(copies), strict=True)
+        ]
+        emulated.apart[name] = max([emulated.apart.get(name, 0.0), *apart])
+        return result
+
+    return call
+
+
+def _arrays(value: Any) -> Iterator[np.ndarray[Any, Any]]:
+    if isinstance(value, np.ndarray):
+        yield value
+    elif isinstance(value, list | tuple):
+        for each in value:
+            yield from _arrays(each)
+
+
+def _difference(x: np.ndarray[Any, Any], y: np.ndarray[Any, Any]) -> float:
+    both = np.isfinite(x) & np.isfinite(y)
+    wide = x[both].astype(np.float64), y[both].astype(np.float64)
+    apart, largest = (np.abs(each).max(initial=0.0) for each in (wide[0] - wide[1], wide[1]))
+    return float(apart / largest) if apart else 0.0
+
+
+def _class(emulated: Emulated, name: str, members: Sequence[str]) -> type:
+    def method(member: str) -> Any:
+        def call(self: Remote, *given: Any, **named: Any) -> Any:
+            return emulated.call(f"{name}.{member}", self, *given, **named)
+
+        return property(call) if emulated.is_property[f"{name}.{member}"] else call
+
+    def init(self: Remote, *given: Any, **named: Any) -> None:
+        Remote.__init__(self, emulated.call(f"{name}.__init__", *given, **named))
+
+    made = {member: method(member) for member in members if member != "__init__"}
+    return type(name, (Remote,), {**made, "__init__": init})
+
+
+def install(emulated: Emulated) -> None:
+    """Put the driver's functions and classes in the place of the native module's."""
+    classes: dict[str, list[str]] = {}
+    for name in emulated.is_property:
+        place, _, last = name.rpartition(".")
+        if place in ("", "ops"):
+            module = _native.ops if place else _native
+            setattr(module, last, _function(emulated, name, getattr(module, last)))
+        else:
+            classes.setdefault(place, []).append(last)
+    for name, members in classes.items():
+        setattr(_native, name, _class(emulated, name, members))
+
+
+_here: list[Emulated] = []
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    emulated = Emulated(shlex.split(os.environ["MLXHOG_ARM64"]))
+    _here.append(emulated)
+    install(emulated)
+    from tests.models import twins
+
+    for name, twin in list(twins.TWINS.items()):  # one framework is enough to reach the operators
+        if (twin.framework, twin.kernels) != ("torch", "native"):
+            del twins.TWINS[name]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Decode batches of small models only: 41 rows of the large one take most of a minute."""
+    for item in items:
+        _, cases = getattr(getattr(item, "obj", None), "cases", (None, []))
+        cases[:] = [
+            (label, values)
+            for label, values in cases
+            if values.get("name") != "three threads" or "rows" not in values
+        ]
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    large = max(_here[0].apart.values(), default=0.0) > GRADIENT_F32.of_largest
+    if large or _here[0].operators - _here[0].called:
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    missing = sorted(_here[0].operators - _here[0].called)
+    terminalreporter.line(f"{len(_here[0].called)} functions called on arm64, never: {missing}")
+    for name, apart in sorted(_here[0].apart.items(), key=lambda each: each[1]):
+        terminalreporter.line(f"{apart:8.1e}  {name}")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    _here[0].close()

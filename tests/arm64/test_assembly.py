@@ -1,0 +1,124 @@
+"""Native code as instructions of Apple's M1: sums stay in registers, and orders are in them."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests.arm64.cross import NATIVE, assembly
+
+pytestmark = pytest.mark.slow
+
+MULTIPLIES = re.compile(r"fmla|fmadd")
+STORES = re.compile(r"st(r|p|ur|1)\b")
+
+WORDS = """
+#include "control.h"
+using namespace mlxhog;
+using Word = std::uint64_t;
+extern "C" {
+Word read(const Word* word) { return load(word); }
+void write(Word* word, Word value) { store(word, value); }
+Word count(Word* word) { return add(word, Word{1}); }
+bool swap(Word* word, Word old, Word now) { return cas(word, old, now); }
+void begin(Word* mark, Word* data) { begin_writing(mark); *data = 1; }
+void end(Word* mark, Word* data) { *data = 1; end_writing(mark); }
+bool whole(const Word* marks, Word* sum) { return nobody_writes(marks, 1, 1, sum); }
+Word dekel(Word* mine, const Word* other) {
+  __atomic_store_n(mine, 1, __ATOMIC_RELAXED);
+  full_fence();
+  return __atomic_load_n(other, __ATOMIC_RELAXED);
+}
+}
+"""
+
+
+def functions(text: str) -> dict[str, list[str]]:
+    """Instructions and labels of each function, without directives and comments."""
+    found: dict[str, list[str]] = {}
+    lines: list[str] = []
+    for line in text.splitlines():
+        line = line.split(";")[0].rstrip()
+        if re.match(r"_\w+:", line):
+            lines = found.setdefault(line[1:-1], [])
+        elif re.match(r"\s+[a-z]|\.?L\w+:", line):
+            lines.append(line.strip().replace("\t", " "))
+    return found
+
+
+def innermost_loops(lines: list[str]) -> list[list[str]]:
+    """The instructions between a label and a jump back to it, where no other such pair lies."""
+    places = {line[:-1]: k for k, line in enumerate(lines) if line.endswith(":")}
+    jumps = ((places.get(line.split()[-1]), k) for k, line in enumerate(lines) if line[0] in "bct")
+    spans = {(start, end) for start, end in jumps if start is not None and start < end}
+    return [
+        lines[start:end]
+        for start, end in sorted(spans)
+        if not any(start <= low and high <= end for low, high in spans - {(start, end)})
+    ]
+
+
+def product_loops(text: str) -> list[list[str]]:
+    loops = [loop for lines in functions(text).values() for loop in innermost_loops(lines)]
+    return [loop for loop in loops if any(MULTIPLIES.match(line) for line in loop)]
+
+
+@pytest.mark.parametrize("name", ["gemm", "few_rows"])
+def test_no_product_loop_stores_anything_and_the_widest_keeps_sixteen_sums(
+    name: str, tmp_path: Path
+) -> None:
+    text = assembly(NATIVE / "ops" / f"{name}.cpp", tmp_path / f"{name}.s")
+    loops = product_loops(text)
+    storing = [loop for loop in loops if any(STORES.match(line) for line in loop)]
+    assert not storing, "\n".join(storing[0])
+    sums = [sum(bool(MULTIPLIES.match(line)) for line in loop) for loop in loops]
+    assert max(sums, default=0) >= 16, sums
+
+
+def test_the_check_finds_a_store_of_a_product_loop_and_no_other() -> None:
+    text = """
+_f:
+\tstr q0, [sp]
+LBB0_1:                                 ; =>This Loop
+\tstr q1, [x1]
+LBB0_2:
+\tfmla.4s v0, v1, v2[0]
+\tSTORE
+\tb.ne LBB0_2
+\tcbnz x3, LBB0_1
+\tret
+"""
+    (kept,) = product_loops(text.replace("STORE", "ldr q3, [x0]"))
+    assert kept == ["LBB0_2:", "fmla.4s v0, v1, v2[0]", "ldr q3, [x0]"]
+    (spilt,) = product_loops(text.replace("STORE", "stp q3, q4, [sp, #32]"))
+    assert any(STORES.match(line) for line in spilt)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The instructions of every access to the arena's words."""
+    folder = tmp_path_factory.mktemp("words")
+    (folder / "words.cpp").write_text(WORDS)
+    found = functions(assembly(folder / "words.cpp", folder / "words.s"))
+    return {name: "\n".join(lines) for name, lines in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        ("read", r"ldap?r x"),
+        ("write", r"stlr x"),
+        ("count", r"ldaddal x"),
+        ("swap", r"casal x"),
+        ("begin", r"(?s)str x.*dmb ish\b.*str x"),  # odd before the data
+        ("end", r"(?s)str x.*stlr x"),  # even after it
+        ("whole", r"(?s)dmb ishld.*ldap?r x"),  # read after the copy
+        ("dekel", r"(?s)str x.*dmb ish\b.*ldr x"),
+    ],
+)
+def test_every_order_that_the_source_names_is_in_the_instructions(
+    words: dict[str, str], function: str, expected: str
+) -> None:
+    assert re.search(expected, words[function]), words[function]

@@ -1,0 +1,151 @@
+"""Native code as arm64's, run by qemu: operators, updates, locks, marks and the ledger.
+
+Qemu runs each instruction, so results are those of NEON. Its threads have the memory order of this
+CPU: x86 lets a load overtake an earlier store and nothing else, an M1 more (docs/apple.md).
+"""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog import _native
+from mlxhog.optim.muon import ORTHOGONALIZATIONS
+from mlxhog.optim.updates import WRITE_MODES
+from tests.arm64 import cross
+from tests.arm64.cross import HERE, NATIVE, OPERATORS, program, qemu, zig
+from tests.arm64.emulated import Emulated
+from tests.metal.sample import draw
+from tests.metal.test_thread_sanitizer import SOURCES as UPDATES
+from tests.metal.test_thread_sanitizer import build
+from tests.pairs import each_of
+from tests.tolerances import POLAR_F32, assert_close
+
+# Zig compiles its libraries for arm64 first, once for a user: two minutes of a core.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+ROOT = HERE.parents[1]
+TESTS = [
+    *(f"tests/metal/test_ops_{name}.py" for name in
+      ("activation", "block_diagonal", "conv", "linear", "loss", "mlstm", "norm", "slstm")),
+    "tests/models/test_native_sequence_ops.py",
+    "tests/models/test_native_step.py",
+    "tests/models/test_sequence_ops.py",
+    "tests/models/test_v1_ops.py",
+    "tests/optim/test_directions.py",
+    "tests/optim/test_muon.py::test_the_size_of_a_gradient_does_not_matter",
+]  # fmt: skip
+Program = Callable[..., str]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    zig(), qemu()  # before a minute of work: skips without them
+    return tmp_path_factory.mktemp("arm64")
+
+
+@pytest.fixture(scope="module")
+def driver(folder: Path) -> list[str]:
+    """All native operators, behind bindings that read a stream in place of Python's objects."""
+    own = [NATIVE / name for name in OPERATORS]
+    own += sorted((NATIVE / "ops").glob("bind_*.cpp"))
+    own += [NATIVE / f"updates/bind_{name}.cpp" for name in ("directions", "muon")]
+    own += [
+        NATIVE / f"updates/{name}" for name in (*UPDATES, "directions.cpp", "shared_arrays.cpp")
+    ]
+    include = [f"-I{HERE / 'include'}"]
+    return program(folder / "driver", {source: include for source in (*own, HERE / "driver.cpp")})
+
+
+@pytest.fixture(scope="module")
+def emulated(driver: list[str]) -> Iterator[Emulated]:
+    made = Emulated(driver)
+    yield made
+    made.close()
+
+
+def runner(command: list[str]) -> Program:
+    def run(*arguments: object) -> str:
+        full = [*command, *map(str, arguments)]
+        return subprocess.run(full, capture_output=True, text=True, timeout=200, check=True).stdout
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def threads(folder: Path) -> Program:
+    """The updates and locks of tests/metal/threads.cpp."""
+    updates = NATIVE / "updates"
+    sources = [ROOT / "tests/metal/threads.cpp", *(updates / name for name in UPDATES)]
+    return runner(program(folder / "threads", {source: [f"-I{updates}"] for source in sources}))
+
+
+@pytest.fixture(scope="module")
+def litmus(folder: Path) -> Program:
+    return runner(cross.litmus(folder))
+
+
+def test_the_tests_of_every_native_operator_pass_on_arm64(
+    driver: list[str], tmp_path: Path
+) -> None:
+    own = ["-p", "tests.arm64.emulated", "-p", "no:cacheprovider", f"--basetemp={tmp_path / 'own'}"]
+    own += ["-k", "not too_large_for_malloc"]  # about this system's memory, not the processor
+    inherited = {name: x for name, x in os.environ.items() if not name.startswith("PYTEST_")}
+    process = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", *own, *TESTS],
+        cwd=ROOT,
+        env=inherited | {"MLXHOG_ARM64": shlex.join(driver)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stdout[-8000:] + process.stderr[-4000:]
+
+
+def test_an_m1_multiplies_by_neon(emulated: Emulated) -> None:
+    assert emulated.call("ops.gemm_kernel") == "neon"
+
+
+@each_of("shape", [(1, 7), (31, 33), (64, 128), (128, 96)], ids=str)
+def test_the_polar_factor_is_that_of_this_machine(
+    emulated: Emulated, shape: tuple[int, int]
+) -> None:
+    x = draw(*shape)
+    here, there = np.empty_like(x), np.empty_like(x)
+    _native.polar([x], [here], [1.0], ORTHOGONALIZATIONS["polar3"])
+    emulated.call("polar", [x], [there], [1.0], ORTHOGONALIZATIONS["polar3"])
+    assert_close(there, here, POLAR_F32)
+
+
+def test_every_update_rule_has_the_bits_of_this_machine(threads: Program, folder: Path) -> None:
+    here = runner([str(build(folder, "here", "-O3"))])
+    assert threads("digest") == here("digest")
+
+
+@pytest.mark.parametrize("mode", ["lossless", "cas"])
+def test_three_threads_lose_no_update_under_locks_or_compare_and_swap(
+    threads: Program, mode: str
+) -> None:
+    lost, _, all_of_them = threads("count", WRITE_MODES[mode], 60).split()
+    assert int(lost) == 0
+    assert int(all_of_them) > 10**6
+
+
+def test_of_two_threads_with_a_fence_one_sees_the_other(litmus: Program) -> None:
+    assert int(litmus("dekel", 1, 5_000)) == 0
+
+
+def test_a_copy_between_equal_marks_is_of_one_write(litmus: Program) -> None:
+    _, mixed = map(int, litmus("marks", 20_000).split())
+    assert mixed == 0
+
+
+def test_every_ticket_is_done_once_by_threads_that_share_a_small_ring(litmus: Program) -> None:
+    assert litmus("ledger", 20_000).split() == ["0", "20000"]

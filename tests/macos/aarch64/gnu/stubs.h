@@ -1,1 +1,0 @@
-// None: nothing is linked.
