@@ -218,7 +218,9 @@ def _cross_entropy(
     if log_inclusion is not None:  # subtracted after the cap
         logits = logits if cap is None else run.ops.soft_cap(logits, cap)
         logits, cap = logits - log_inclusion, None
-    return run.ops.capped_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, cap, targets)
+    return run.ops.capped_cross_entropy(
+        logits.reshape(-1, logits.shape[-1]), labels, cap, targets
+    )
 
 
 def _blocks(

@@ -138,7 +138,9 @@ CAUSAL_CONV = Pair(_causal_conv, _causal_conv_grad, optional=True)
 """(x, w, b, state or None) -> y, last."""
 
 
-def _cross_entropy(logits: View, *, labels: View, keep: bool, **how: Any) -> tuple[Views, Views]:
+def _cross_entropy(
+    logits: View, *, labels: View, keep: bool, **how: Any
+) -> tuple[Views, Views]:
     """The gradient is computed with the loss, in one pass, and only scaled by the backward pass."""
     gradient = ops.empty(logits.shape) if keep else None
     return _nats(*ops.cross_entropy(logits, labels, gradient, **how)), (gradient, _unused())
