@@ -48,6 +48,10 @@ class Probe:
             if name in PRODUCTS:
                 self.products |= {(tuple(w.shape), str(w.dtype)) for w in args[1]}
                 args_seen = args[:1]
+            elif name == "linear_cross_entropy":  # a product and a loss
+                x, w, *rest = args
+                self.products.add((tuple(w.shape), str(w.dtype)))
+                args_seen = (x, *rest)
             else:
                 args_seen = (*args, *kwargs.values())
             arrays = [x for x in args_seen if isinstance(x, torch.Tensor | mx.array)]
