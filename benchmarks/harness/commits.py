@@ -38,8 +38,8 @@ class _Finder(MetaPathFinder):
         self.commit, self.packages = commit, packages
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
-        _, *below = fullname.split(".")
-        if not below or below[0] not in self.packages:
+        top, *below = fullname.split(".")
+        if top != "mlxhog" or not below or below[0] not in self.packages:
             return None
         stem = "/".join([FOLDERS.get(below[0], f"mlxhog/{below[0]}"), *below[1:]])
         for file in (f"{stem}.py", f"{stem}/__init__.py"):
