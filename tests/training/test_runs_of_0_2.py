@@ -21,7 +21,7 @@ from mlxhog.training.api import configured
 from tests.training.stored_runs import SAMPLES, STORED
 
 LATER = dict.fromkeys(GROUPS.values(), 1.0) | {
-    "teacher": "off", "ngram_lr": 0.03, "orthogonalization_device": "auto",
+    "teacher": "off", "ngram_lr": 0.03, "orthogonalization_device": "cpu",
 }  # fmt: skip
 """Options that 0.2 did not have, and their values for its runs."""
 WITHOUT_EFFECT = {"eval_tokens": "auto"}
