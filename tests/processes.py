@@ -38,9 +38,9 @@ def below(pid: int) -> list[int]:
 
 
 def limit_memory(n_bytes: int, *, more: bool = False) -> None:
-    """Let this process have at most so many bytes of memory, or so many more than it has now.
+    """Limit the memory of this process to n bytes, or to n more than it has now.
 
-    macOS refuses a limit of memory, so there is none there.
+    macOS refuses such a limit, so this does nothing there.
     """
     if sys.platform == "darwin":
         return

@@ -48,8 +48,8 @@ class ChangeRule:
             never late are worth about 13 % (docs/numbers.md). Rounds of two equal workers lose
             7 %, to three barriers and to uneven gradients.
         rounds: number of last rounds that are looked at (N): a second of a small model, so that a
-            worker that becomes slow costs little. One round of five times the usual length ends
-            rounds, but such an error costs little as well: lock-free training is about as good.
+            worker that becomes slow costs little. One round of about three times the usual length
+            ends rounds of two equal workers; they begin again after `gradients`.
         least_lost: share below which rounds begin again: the limit of the choice at the start. It
             is far below `most_lost`, so that a run near one limit does not meet the other.
         gradients: of each worker that show it (M), one after another: four times `rounds`, since a

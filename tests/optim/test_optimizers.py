@@ -259,7 +259,7 @@ BAD_GRADIENTS: dict[str, tuple[str, Any]] = {
 
 
 class Clock:
-    """Stands still, until it is told to go on."""
+    """A clock that stands still unless a test moves it."""
 
     def __init__(self) -> None:
         self.ns = 1_000
@@ -285,7 +285,7 @@ def test_the_time_of_a_step_is_neither_that_of_its_write_nor_of_a_wait(
 
 
 class Writes(StepWatch):
-    """Counts the writes that are told apart."""
+    """Counts the writes whose time is measured by itself."""
 
     writes = 0
 

@@ -1,4 +1,4 @@
-"""Steps of tables: the formula, rows that nobody touched, and a norm of 0."""
+"""Steps of tables: the formula, rows outside of the batch, and a norm of 0."""
 
 from __future__ import annotations
 
