@@ -47,12 +47,12 @@ class ChangeRule:
         most_lost: share of the gradients that rounds may lose to waiting (X). Gradients that are
             never late are worth about 13 % (docs/numbers.md). Rounds of two equal workers lose
             7 %, to three barriers and to uneven gradients.
-        rounds: number of last rounds that are looked at (N): a second of a small model, so that a
-            worker that becomes slow costs little. One round of about three times the usual length
-            ends rounds of two equal workers; they begin again after `gradients`.
+        rounds: number of last rounds that are looked at (N): a second or two of a small model, so
+            that a worker that becomes slow costs little. The longest is left out: one pause of a
+            worker, whatever its reason, does not show that there will be another.
         least_lost: share below which rounds begin again: the limit of the choice at the start. It
             is far below `most_lost`, so that a run near one limit does not meet the other.
-        gradients: of each worker that show it (M), one after another: four times `rounds`, since a
+        gradients: of each worker that show it (M), one after another: twice `rounds`, since a
             late end of rounds costs more than a late begin.
         growth: factor of `gradients` after each end of rounds, so that a run whose workers are
             disturbed now and then changes ever more rarely.
@@ -61,7 +61,7 @@ class ChangeRule:
     """
 
     most_lost: float = 0.15
-    rounds: int = 16
+    rounds: int = 32
     least_lost: float = 1 - 1 / MARGIN
     gradients: int = 64
     growth: int = 2
@@ -75,7 +75,8 @@ class ChangeRule:
         """
         if any(len(own) < self.rounds for own in steps):
             return None
-        lost = lost_in_rounds([own[-self.rounds :] for own in steps])
+        last = [sorted(own[-self.rounds :], key=StepTime.lasted_s)[:-1] for own in steps]
+        lost = lost_in_rounds(last)
         return lost if lost > self.most_lost else None
 
     def begins(self, steps: Sequence[Sequence[StepTime]], sequences: int) -> float | None:
@@ -100,6 +101,10 @@ class StepTime(NamedTuple):
     compute_s: float
     wait_s: float
 
+    def lasted_s(self) -> float:
+        """Seconds of its round."""
+        return self.compute_s + self.wait_s
+
 
 def lost_in_rounds(steps: Sequence[Sequence[StepTime]]) -> float:
     """Share of the gradients that rounds lost to waiting.
@@ -109,7 +114,7 @@ def lost_in_rounds(steps: Sequence[Sequence[StepTime]]) -> float:
     """
     tokens = [sum(one.tokens for one in own) for own in steps]
     computed_s = [sum(one.compute_s for one in own) for own in steps]
-    lasted_s = fmean(sum(one.compute_s + one.wait_s for one in own) for own in steps)
+    lasted_s = fmean(sum(one.lasted_s() for one in own) for own in steps)
     per_s = sum(n / s for n, s in zip(tokens, computed_s, strict=True) if n)
     return 1 - sum(tokens) / (lasted_s * per_s) if per_s else 0.0
 

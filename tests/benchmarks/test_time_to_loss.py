@@ -35,7 +35,11 @@ def test_every_arm_has_settings_and_is_a_run_that_can_be(
         for condition in scale.of(optimizer).values()
         for arm, slow in unequal.arms_under(condition.slow).items()
     ]
-    raced = [(speedup.TARGET, optimizer, arm, None) for optimizer, arm in speedup.RACED]
+    raced = [
+        (contest.target, optimizer, arm, None)
+        for contest in (speedup.BYTES_MODEL, speedup.DEFAULT_MODEL)
+        for optimizer, arm in contest.raced
+    ]
     for target, optimizer, arm, slow in [*slowed, *raced]:
         settings = target.settings(optimizer, arm)
         TrainConfig(**races.arm_options(arm, optimizer), **settings, slow=slow)
@@ -87,9 +91,10 @@ def test_an_amount_of_text_lies_between_two_that_were_tried(races: Any, tokens: 
 
 def test_a_race_of_hours_asks_for_missing_settings_first(load: Any, races: Any) -> None:
     speedup = load("speedup")
-    speedup.TARGET.check(speedup.RACED)
+    raced = speedup.BYTES_MODEL.raced
+    speedup.BYTES_MODEL.target.check(raced)
     with pytest.raises(SystemExit, match=r"no settings .* 1\.2 bits per byte; .*--tune"):
-        races.Target(1.2, {}).check(speedup.RACED)
+        races.Target(1.2, {}).check(raced)
 
 
 def test_serial_runs_are_measured_where_their_only_worker_is_slowed_as_others_are(

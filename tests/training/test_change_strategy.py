@@ -66,6 +66,9 @@ def test_rounds_end_when_the_last_ones_lose_more_than_the_limit() -> None:
     assert RULE.ends(rounds(one, one)) is None
     assert RULE.ends(rounds(one[1:], slow[1:])) is None  # too few
     assert RULE.ends(rounds(one, slow)) == pytest.approx(1 / 5)
+    paused = (0.02,) * (RULE.rounds - 1)
+    assert RULE.ends(rounds(one, (*paused, 9.0))) is None  # once
+    assert RULE.ends(rounds(one, (*paused[1:], 9.0, 9.0))) is not None
     became_fast = rounds(one + one, slow + one)
     assert RULE.ends(became_fast) is None
 
