@@ -1,26 +1,27 @@
 """Training speed of small worker mixes: tokens per second, and time to the same held-out loss.
 
-    python benchmarks/speedup.py                   an hour
+    python benchmarks/speedup.py                   an hour and a half
     python benchmarks/speedup.py --quick           throughput, steps and memory, under 5 minutes
-    python benchmarks/speedup.py --full            also the default model's time to a loss
-    python benchmarks/speedup.py --tune            search the settings of the trainings to a loss,
-                                                   with --full those of the default model
+    python benchmarks/speedup.py --tune            search the settings of the trainings to a loss
     python benchmarks/speedup.py --only loss --seeds 1 2 3
                                                    some of: throughput steps memory command loss
+                                                   default-loss
 
 Model: xLSTM d 128, 4 blocks, 4 heads, bytes of the corpus sotu, S 256. Throughput is at B 8 beside
 the xlstm package (its xLSTMLarge with native kernels and AdamW): one process with one and two
 threads, and two processes that share the model by `share_memory()` with plain in-place adds.
 Time to a loss counts training time only; each strategy and optimizer runs at the settings that a
 search found (`training/time_to_loss.py`), for five seeds, and pairs of runs give intervals.
+`command` and `default-loss` train what `mlxhog train` trains without options, by pieces of words.
 All variants take turns; numbers are medians over turns or seeds.
 """
 
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -77,17 +78,15 @@ FREE = {"strategy": "hogwild", "optimizer": "adamw"}
 
 def main() -> int:
     """Measure what the flags ask for."""
-    parser = flags(
-        __doc__, parts=PARTS, quick="throughput, steps and memory", full="also the default model"
-    )
+    parser = flags(__doc__, parts=PARTS, quick="throughput, steps and memory")
     parser.add_argument("--tune", action="store_true", help="search the settings")
     parser.add_argument("--seeds", nargs="+", type=int, default=SEEDS, metavar="N")
     chosen = parser.parse_args()
     if chosen.tune:
-        target = (DEFAULT_MODEL if chosen.full else BYTES_MODEL).target
-        race = Race(target)
-        for optimizer in target.tokens:
-            race.tune(optimizer)
+        for contest in (BYTES_MODEL, DEFAULT_MODEL):
+            race = Race(contest.target)
+            for optimizer in contest.target.tokens:
+                race.tune(optimizer)
         return 0
     packages = ("mlx", "torch", "xlstm")
     return measured("speedup", chosen, measure, packages=packages, quiet=True)
@@ -232,20 +231,13 @@ def default_command(findings: Findings, chosen: Namespace) -> None:
 # -- time to a loss -------------------------------------------------------------------------------
 
 
-def time_to_loss(findings: Findings, chosen: Namespace) -> None:
+def time_to_loss(contest: Contest, findings: Findings, chosen: Namespace) -> None:
     """Seconds of training until held-out bits per byte fall to a target, for every arm."""
-    contests = (BYTES_MODEL, DEFAULT_MODEL) if chosen.full else (BYTES_MODEL,)
-    for contest in contests:
-        contest.target.check(contest.raced)
-    for contest in contests:
-        _race(findings, contest, chosen.seeds)
-
-
-def _race(findings: Findings, contest: Contest, seeds: Sequence[int]) -> None:
+    contest.target.check(contest.raced)
     target, own = contest.target, contest.own
     race = Race(target)
     times: dict[str, list[float]] = {f"{opt} {arm}": [] for opt, arm in contest.raced}
-    for seed in seeds:
+    for seed in chosen.seeds:
         for optimizer, arm in contest.raced if seed % 2 else reversed(contest.raced):
             times[f"{optimizer} {arm}"].append(race.seconds(arm, optimizer, seed))
     print(f"\nseconds to {target.bits} bits per byte (median, range)")
@@ -264,7 +256,8 @@ PARTS: dict[str, Callable[[Findings, Namespace], None]] = {
     "steps": step_split,
     "memory": memory,
     "command": default_command,
-    "loss": time_to_loss,
+    "loss": partial(time_to_loss, BYTES_MODEL),
+    "default-loss": partial(time_to_loss, DEFAULT_MODEL),
 }
 QUICK_PARTS = ("throughput", "steps", "memory")
 
