@@ -129,6 +129,10 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, help="number of seeds")
     parser.add_argument("--seconds", type=float, help="auto: seconds of each training")
     parser.add_argument(
+        "--drop", type=int, nargs="+", default=(), metavar="R",
+        help="auto: also lock-free training without gradients later than R",
+    )  # fmt: skip
+    parser.add_argument(
         "--condition",
         choices=list(dict.fromkeys((*FULL.conditions, *DISTURBANCES))),
         action="append",
@@ -157,7 +161,8 @@ def main() -> int:
 
         def measure_parts(findings: Findings, _: Namespace) -> None:
             if "auto" in parts:
-                disturbed_runs(disturbed, seeds, chosen.seconds or seconds, findings)
+                lasting = chosen.seconds or seconds
+                disturbed_runs(disturbed, seeds, lasting, findings, chosen.drop)
             if races:
                 measure(scale, races, findings)
 

@@ -136,12 +136,14 @@ class Disturber:
             self._thread.join()
 
 
-def trained(arm: str, disturbance: Disturbance, seed: int, seconds: float) -> tuple[float, str]:
+def trained(
+    arm: dict[str, Any], disturbance: Disturbance, seed: int, seconds: float
+) -> tuple[float, str]:
     """Bits per byte after a training, and the changes of its strategy in words."""
     disturber = Disturber(disturbance.disturb, seconds)
     slow = None if disturbance.slow is None else disturbance.slow(seconds)
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
-        options = {**OPTIONS, **ARMS[arm], "slow": slow, "seed": seed, "time": seconds, "out": out}
+        options = {**OPTIONS, **arm, "slow": slow, "seed": seed, "time": seconds, "out": out}
         try:
             result = train(TrainConfig(**options), observer=disturber, whole_time=True)
         finally:
@@ -161,14 +163,29 @@ def changes(run: Run) -> str:
     return ", ".join(f"{one.elapsed_s:.1f} s {one.text.split(':')[0]}" for one in every)
 
 
-def measure(names: Iterable[str], seeds: Iterable[int], seconds: float, found: Findings) -> None:
+def arms(drops: Iterable[int] = ()) -> dict[str, dict[str, Any]]:
+    """The arms, and lock-free training without gradients that are later than each of `drops`."""
+    dropping = {
+        f"drop:{most}": {**ARMS["hogwild"], "staleness_lr": f"drop:{most}"} for most in drops
+    }
+    return {**ARMS, **dropping}
+
+
+def measure(
+    names: Iterable[str],
+    seeds: Iterable[int],
+    seconds: float,
+    found: Findings,
+    drops: Iterable[int] = (),
+) -> None:
     """Run all arms under some disturbances, seed by seed; every other seed in opposite order."""
-    table: dict[str, dict[str, list[float]]] = {name: {arm: [] for arm in ARMS} for name in names}
+    taken = arms(drops)
+    table: dict[str, dict[str, list[float]]] = {name: {arm: [] for arm in taken} for name in names}
     for seed in seeds:
         for name, bits in table.items():
             print(name, flush=True)
-            for arm in ARMS if seed % 2 else reversed(ARMS):
-                value, changed = trained(arm, DISTURBANCES[name], seed, seconds)
+            for arm in taken if seed % 2 else reversed(taken):
+                value, changed = trained(taken[arm], DISTURBANCES[name], seed, seconds)
                 bits[arm].append(value)
                 print(f"  seed {seed}  {arm:14} {value:.3f}  {changed}", flush=True)
     print(f"\nbits per byte after {seconds:g} s (median, range)")
@@ -184,8 +201,8 @@ def measure(names: Iterable[str], seeds: Iterable[int], seconds: float, found: F
 
 
 def claim(name: str, bits: dict[str, list[float]]) -> Claim:
-    """The claim that `auto` is near the best of the others, seed by seed."""
-    others = zip(*(values for arm, values in bits.items() if arm != AUTO), strict=True)
+    """The claim that `auto` is near the best of the arms that stay, seed by seed."""
+    others = zip(*(bits[arm] for arm in ARMS if arm != AUTO), strict=True)
     ratios = Mean.of(own / min(of_seed) for own, of_seed in zip(bits[AUTO], others, strict=True))
     interval = (ratios.low, ratios.high)
     return Claim(f"{name}: auto / best of the others", ratios.mean, "<=", WITHIN, interval=interval)

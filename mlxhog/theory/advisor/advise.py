@@ -161,7 +161,8 @@ class StrategyAdvice:
         if profile.noise_scale is not None:
             yield (
                 f"gradient noise scale {profile.noise_scale:.3g} sequences, a gradient has "
-                f"{profile.batch}"
+                f"{profile.batch}: Ringmaster ASGD would leave out those that are later than "
+                f"{profile.most_late} steps (--staleness-lr drop:{profile.most_late})"
             )
 
 

@@ -160,6 +160,12 @@ def test_profiles_that_cannot_be_are_refused() -> None:
     assert len({rule.name for rule in RULES}) == len(RULES)
 
 
+def test_a_gradient_may_be_as_late_as_its_variance_over_the_square_of_the_mean() -> None:
+    assert profile([EVEN]).most_late is None
+    assert profile([EVEN], noise_scale=42.0, batch=4).most_late == 11
+    assert profile([EVEN], noise_scale=0.5, batch=4).most_late == 1
+
+
 def test_a_trial_is_decided_by_paired_losses_and_a_tie_goes_to_who_repeats() -> None:
     known = arms(profile([EVEN] * 2))
     pair = (known[Hogwild()], known[Sync()])
