@@ -21,6 +21,7 @@ TOTAL_ADDS = 10**8
 OFFSET = 7  # the slice starts inside a stripe, off every vector's alignment
 TAIL = 123  # and ends in an odd-sized rest
 WIDTH = 64
+BY_ROWS = ("rows", "table")
 
 
 def add_ones(
@@ -39,6 +40,9 @@ def add_ones(
         if kernel == "rows":
             values = ones[: len(rows) * WIDTH]
             _native.add_rows(locks, LOSSLESS, flat, OFFSET, WIDTH, 0, rows, values, seed)
+        elif kernel == "table":
+            place = (flat, OFFSET, WIDTH, 0, np.sort(rows), -ones[: len(rows) * WIDTH])
+            _native.sgd_rows(locks, LOSSLESS, *place, lr=1.0, seed=seed)
         elif kernel == "stripe":
             _native.add_dense(locks, LOSSLESS, flat, OFFSET, ones, seed)
         elif kernel == "racy":
@@ -51,7 +55,7 @@ def concurrent_adds(kernel: str, workers: int, n: int) -> tuple[Float32, int]:
     """The floats after TOTAL_ADDS concurrent adds of 1.0, and what each should be."""
     rounds = max(1, TOTAL_ADDS // (n * workers))
     assert rounds * workers < 2**24, "beyond it float32 cannot count by ones"
-    n_words = n // WIDTH if kernel == "rows" else 0
+    n_words = n // WIDTH if kernel in BY_ROWS else 0
     with shared(OFFSET + n, n_words) as segment:
         barrier = PROCESSES.Barrier(workers)
         jobs = [(segment, barrier, k + 1, kernel, n, rounds) for k in range(workers)]
@@ -63,11 +67,11 @@ def concurrent_adds(kernel: str, workers: int, n: int) -> tuple[Float32, int]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("workers", "n"), [(2, (1 << 20) + TAIL), (4, 16_384 + TAIL)])
-@pytest.mark.parametrize("kernel", ["stripe", "rows", "cas1", "cas2", "cas4"])
+@pytest.mark.parametrize("kernel", ["stripe", *BY_ROWS, "cas1", "cas2", "cas4"])
 def test_no_add_is_lost(kernel: str, workers: int, n: int) -> None:
     if kernel == "cas4" and _native.widest_cas() < 4:
         pytest.skip("this CPU has no compare-and-swap of four floats")
-    if kernel == "rows":
+    if kernel in BY_ROWS:
         n -= n % WIDTH
     floats, expected = concurrent_adds(kernel, workers, n)
     np.testing.assert_array_equal(floats, expected)

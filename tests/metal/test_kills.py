@@ -1,8 +1,8 @@
 """Workers are SIGKILLed at random while they write.
 
 No lock stays taken, no increment of a finished step is lost, and of a dead worker's last step each
-stripe is applied or not, but for the one it was writing. Moments of all workers are counted by
-halves: where gradients are zero and both betas 1/2, a step halves them.
+stripe or row is applied or not, but for the one it was writing. Moments of all workers are counted
+by halves: where gradients are zero and both betas 1/2, a step halves them.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ pytestmark = pytest.mark.slow
 
 WORKERS, KILLS = 3, 50
 STRIPES = 64
+WIDTH = 32  # of a row of a table
 LOSSLESS = 0
 
 
@@ -36,6 +37,21 @@ def add_for_ever(segment: Shared, slot: int, generation: int) -> None:
     seed = os.getpid()
     while True:
         _native.add_dense(locks, LOSSLESS, segment.floats, 0, ones, seed)
+        steps[0] += 1
+        seed += 1
+
+
+def step_a_table_for_ever(segment: Shared, slot: int, generation: int) -> None:
+    """One worker: take a step of every row that adds 1.0 to it, count it, again."""
+    follow_parent()
+    locks = _native.Locks(segment.words, segment.table, slot, generation)
+    rows = np.arange(segment.floats.size // WIDTH, dtype=np.int32)
+    grad = np.full(segment.floats.size, -1.0, np.float32)
+    steps = segment.workers["steps"][slot - 1 : slot]
+    seed = os.getpid()
+    while True:
+        place = (segment.floats, 0, WIDTH, 0, rows, grad)
+        _native.sgd_rows(locks, LOSSLESS, *place, lr=1.0, seed=seed)
         steps[0] += 1
         seed += 1
 
@@ -101,10 +117,14 @@ class Supervisor:
             os.sched_yield()
 
 
-def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step() -> None:
+@pytest.mark.parametrize("work", [add_for_ever, step_a_table_for_ever])
+def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(
+    work: Callable[[Shared, int, int], None],
+) -> None:
     rng = np.random.default_rng(0)
-    with shared(STRIPES * _native.STRIPE, n_workers=WORKERS) as segment:
-        supervisor = Supervisor(segment)
+    n = STRIPES * _native.STRIPE
+    with shared(n, n_words=n // WIDTH, n_workers=WORKERS) as segment:
+        supervisor = Supervisor(segment, work)
         everyone = list(supervisor.processes)
         try:
             for _ in range(KILLS):
