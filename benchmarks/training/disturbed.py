@@ -38,9 +38,10 @@ ARMS: dict[str, dict[str, Any]] = {
     AUTO: {"strategy": "auto"},
 }
 OPTIONS: dict[str, Any] = {
-    "model": "tiny", "tokenizer": "bytes", "seq_len": 256, "batch_size": 4, "threads": 1,
-    "workers": "torch:cpu*2", "eval_every": "1h", "sample_every": "off", "save_every": "off",
+    "workers": "mlx:cpu,torch:cpu", "threads": 1,
+    "eval_every": "1h", "sample_every": "off", "save_every": "off",
 }  # fmt: skip
+"""Of all arms. Model, tokenizer and batch are those of `mlxhog train`."""
 AFTER_TRAINING = (Activity.FINISHING, Activity.EVALUATING, Activity.SCORING)
 
 Disturb = Callable[[list[int], threading.Event, float], None]
