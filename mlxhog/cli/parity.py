@@ -173,6 +173,8 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     _print(comparison, notes, how)
     if comparison.first_bad is not None:
         print(f"disagree: {_describe(comparison.first_bad)}", file=sys.stderr)
+        if why := float32.user_note():
+            print(why, file=sys.stderr)
     elif comparison.missed:
         print(f"{config.perturb} was perturbed, but no comparison failed", file=sys.stderr)
     return 0 if comparison.ok else 1
