@@ -105,7 +105,19 @@ def test_the_entries_of_any_number_have_their_gradient(count: int) -> None:
 
 SECOND: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "linear": (lambda x: arrays_mlx.linear(x, x), lambda x: x @ x.T),
+    "affine": (lambda x: arrays_mlx.linear(x, x, x[0]), lambda x: x @ x.T + x[0]),
+    "two linears": (lambda x: sum(OPS.linears(x, [x, 2 * x])), lambda x: 3 * x @ x.T),
+    "many linears": (
+        lambda x: mx.concatenate(OPS.linears(x, [x, 2 * x, x[:2]], [None, x[0], None]), -1),
+        lambda x: mx.concatenate([x @ x.T, x @ (2 * x).T + x[0], x @ x[:2].T], -1),
+    ),
+    "log_sigmoid": (arrays_mlx.log_sigmoid, lambda x: -mx.logaddexp(-x, 0)),
     "soft_cap": (lambda x: OPS.soft_cap(x, 3.0), lambda x: 3.0 * mx.tanh(x / 3.0)),
+    "swiglu": (lambda x: OPS.swiglu(x, x.T), lambda x: x * mx.sigmoid(x) * x.T),
+    "head_norm_gate": (
+        lambda x: OPS.head_norm_gate(x[None, :, None], x.T[None], x[0], 1e-6)[0],
+        lambda x: mx.sigmoid(x.T) * (x[0] * mx.fast.layer_norm(x, None, None, 1e-6)),
+    ),
 }
 """A function with a gradient of its own, and the same in MLX's."""
 

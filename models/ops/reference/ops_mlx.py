@@ -101,15 +101,13 @@ class MLXPlainForm(PlainForm):
     def swiglu(self, gate: array, up: array) -> array:
         if not arrays_mlx.differentiable.get():
             return super().swiglu(gate, up)
-        y, _ = cast(tuple[array, array], _swiglu(gate, up))
-        return y
+        return cast(array, _swiglu(gate, up))
 
     def head_norm_gate(self, h: array, o: array, w: array, eps: float) -> array:
         if not arrays_mlx.differentiable.get():
             return super().head_norm_gate(h, o, w, eps)
         normed = self.normalised(h, eps).astype(o.dtype).reshape(o.shape)
-        y, _ = cast(tuple[array, array], _gated(o, w, normed))
-        return y
+        return cast(array, _gated(o, w, normed))
 
     def soft_cap(self, x: array, c: float) -> array:
         return _soft_cap(c)(x) if arrays_mlx.differentiable.get() else super().soft_cap(x, c)
@@ -170,34 +168,33 @@ def _two_products_gradients(
 
 
 @mx.custom_function
-def _swiglu(gate: array, up: array) -> tuple[array, array]:
-    """Return silu(gate) * up and sigmoid(gate); MLX's own gradient keeps silu(gate), too."""
-    s = mx.sigmoid(gate)
-    return gate * s * up, s
+def _swiglu(gate: array, up: array) -> array:
+    """Return silu(gate) * up; its gradients are one expression each, of what is kept anyway.
+
+    They share no product with it: `mx.compile` would make that a kernel of its own.
+    """
+    return gate * mx.sigmoid(gate) * up
 
 
 @_swiglu.vjp
-def _swiglu_gradients(
-    inputs: tuple[array, array], d_results: tuple[array, array], results: tuple[array, array]
-) -> tuple[array, array]:
-    (gate, up), (dy, _), (_, s) = inputs, d_results, results
-    return dy * up * s * (1 + gate * (1 - s)), dy * (gate * s)
+def _swiglu_gradients(inputs: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
+    gate, up = inputs
+    s = mx.sigmoid(gate)
+    return dy * up * s * (1 + gate * (1 - s)), dy * gate * s
 
 
 @mx.custom_function
-def _gated(o: array, w: array, normed: array) -> tuple[array, array]:
-    """Return sigmoid(o) * w * normed and sigmoid(o); MLX's own gradient keeps w * normed, too."""
-    s = mx.sigmoid(o)
-    return s * (w * normed), s
+def _gated(o: array, w: array, normed: array) -> array:
+    """Return sigmoid(o) * w * normed; gradients as of `_swiglu`."""
+    return mx.sigmoid(o) * (w * normed)
 
 
 @_gated.vjp
 def _gated_gradients(
-    inputs: tuple[array, array, array],
-    d_results: tuple[array, array],
-    results: tuple[array, array],
+    inputs: tuple[array, array, array], dy: array, y: array
 ) -> tuple[array, array, array]:
-    (_, w, normed), (dy, _), (y, s) = inputs, d_results, results
+    o, w, normed = inputs
+    s = mx.sigmoid(o)
     dw = (dy * normed * s).reshape(-1, w.shape[0]).sum(0)
     return dy * y * (1 - s), dw, dy * s * w
 
