@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,7 +45,7 @@ EXAMPLES = (
     "parity tiny --perturb lm_head.weight; test $? -eq 1",
     "parity 160m --quick",
 )
-QUICK = {"batch_size": 1, "steps": 1}
+QUICK: Mapping[str, Any] = {"batch_size": 1, "steps": 1}
 """Defaults of `--quick`."""
 
 

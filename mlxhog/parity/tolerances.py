@@ -289,7 +289,7 @@ def measure_noise(
     """
     noise: dict[str, float] = {}
     for amount in amounts:
-        moved = rounded(inputs, amount)
+        moved = rounded(inputs, amount) if amount else inputs
         near = rounding(moved)
         for name, grad in exact(moved).items():
             off = float(np.abs(near[name] - grad).max(initial=0.0))

@@ -61,8 +61,7 @@ def driver(folder: Path) -> list[str]:
     own += [
         NATIVE / f"updates/{name}" for name in (*UPDATES, "directions.cpp", "shared_arrays.cpp")
     ]
-    include = [f"-I{HERE / 'include'}"]
-    return program(folder / "driver", {source: include for source in (*own, HERE / "driver.cpp")})
+    return program(folder / "driver", (*own, HERE / "driver.cpp"))
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +82,8 @@ def runner(command: list[str]) -> Program:
 @pytest.fixture(scope="module")
 def threads(folder: Path) -> Program:
     """The updates and locks of tests/metal/threads.cpp."""
-    updates = NATIVE / "updates"
-    sources = [ROOT / "tests/metal/threads.cpp", *(updates / name for name in UPDATES)]
-    return runner(program(folder / "threads", {source: [f"-I{updates}"] for source in sources}))
+    sources = [ROOT / "tests/metal/threads.cpp", *(NATIVE / "updates" / name for name in UPDATES)]
+    return runner(program(folder / "threads", sources))
 
 
 @pytest.fixture(scope="module")

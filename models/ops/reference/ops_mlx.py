@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
-from typing import cast
+from typing import Any, cast
 
 import mlx.core as mx
 import numpy as np
@@ -62,7 +62,7 @@ class MLXPlainForm(PlainForm):
             by_type.setdefault(w.dtype if isinstance(w, array) else place, []).append(place)
         ys: dict[int, array] = {}
         for places in by_type.values():
-            own = [weights[place] for place in places], [biases[place] for place in places]
+            own: Any = [weights[place] for place in places], [biases[place] for place in places]
             together = len(places) > 1 and arrays_mlx.differentiable.get()
             parts = self._together(x, *own) if together else super().linears(x, *own)
             ys |= dict(zip(places, parts, strict=True))
