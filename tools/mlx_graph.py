@@ -92,7 +92,6 @@ def norms_of_a_gpu() -> Iterator[None]:
 
 def gradient(model: ModelConfig, batch: int, seq: int) -> tuple[Callable[..., Any], list[Any]]:
     """The loss of a model with its gradients, and arguments of one number each."""
-    mx.set_default_device(mx.cpu)
     ops, spec = choose("mlx", "reference", "cpu"), families.param_spec(model)
     trained = [name for name, parameter in spec.items() if parameter.kind == "dense"]
     width = spec[families.embedding(model)].shape[-1]
@@ -111,7 +110,7 @@ def gradient(model: ModelConfig, batch: int, seq: int) -> tuple[Callable[..., An
 
 def step_nodes(model: ModelConfig, batch: int = BATCH, seq: int = SEQ) -> int:
     """Dispatched nodes of a compiled gradient, the form in which a GPU gets it."""
-    with norms_of_a_gpu():
+    with mx.stream(mx.cpu), norms_of_a_gpu():
         function, arguments = gradient(model, batch, seq)
         value, (grads, dx) = mx.compile(function)(*arguments)
     return dispatched([value, dx, *grads])

@@ -58,9 +58,12 @@ def gradient(
 ) -> tuple[Callable[..., Any], list[Any]]:
     """The loss of a model with its gradients, and arguments of one number each."""
     of_commit(commit)
+    import mlx.core as mx
+
     from mlxhog.models.registry import load_architecture
     from tools import mlx_graph
 
+    mx.set_default_device(mx.cpu)
     model = load_architecture(name)
     if blocks is not None:
         model = replace(model, num_hidden_layers=blocks)  # type: ignore[call-arg]

@@ -203,7 +203,6 @@ def compute_side(
             kind = name.partition("/")[0]
             stage.write_text(kind)
         computed[name] = np.ascontiguousarray(x).reshape(np.shape(x))
-    stage.unlink()
     save_file(computed, target)
     return list(computed)
 

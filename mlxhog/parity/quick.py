@@ -35,14 +35,14 @@ def is_quick(plan: Plan) -> bool:
 
 
 def stepped(plan: ModelPlan, params: Mapping[str, Array]) -> Mapping[str, Array]:
-    """Return the parameters that optimizers move: all, or one of each role in a quick plan."""
+    """Return the parameters that optimizers move: all, or a small one of each role if quick."""
     if not plan.quick:
         return params
     return {name: params[name] for name in _one_of_each_role(plan)}
 
 
 def _one_of_each_role(plan: ModelPlan) -> list[str]:
-    """Names of the parameters of the last block of each kind, and of those outside of blocks."""
+    """Names of small parameters: of the last block of each kind, and outside of blocks."""
     spec = families.param_spec(plan.cfg)
     small = (name for name, one in spec.items() if one.size <= LARGEST_STEPPED)
     return list({re.sub(r"\d+", "N", name): name for name in small}.values())
@@ -73,7 +73,8 @@ def left_out(plan: ModelPlan) -> str:
     """Say what a quick comparison leaves out."""
     moved, all_of_them = len(_one_of_each_role(plan)), len(families.param_spec(plan.cfg))
     return (
-        f"quick: optimizers move {moved} of {all_of_them} parameters, one of each role; gradients "
-        f"of more than {MOST:,} numbers are compared in every nth row, and their places count "
-        "these rows; nothing is computed token by token; tolerances rest on fewer trials"
+        f"quick: optimizers move {moved} of {all_of_them} parameters, one of each role with up to "
+        f"{LARGEST_STEPPED:,} numbers; gradients of more than {MOST:,} are compared in every nth "
+        "row, and their places count these rows; nothing is computed token by token; tolerances "
+        "rest on fewer trials"
     )

@@ -227,12 +227,14 @@ def check_memory(source: SubjectSource, sides: Sequence[ParitySide]) -> None:
     needed = bytes_needed(source.plan, source.shape, sides)
     present = machine.here().memory_bytes
     if needed > MEMORY_SHARE * present:
-        backends = sorted({side.backend for side in sides})
+        count, less = len({side.backend for side in sides}), "--quick, fewer --backends, --steps 0,"
+        if source.plan.quick:
+            count, less = min(count, quick.AT_ONCE), "a smaller model,"
         raise EnvironmentLacks(
-            f"parity of {source.title} needs about {format_bytes(needed)} in {len(backends)} "
+            f"parity of {source.title} needs about {format_bytes(needed)} in {count} "
             f"processes, but {MEMORY_SHARE:.0%} of this machine's memory are "
-            f"{format_bytes(int(MEMORY_SHARE * present))}; use --quick, fewer --backends, "
-            "--steps 0, or a smaller --batch-size or --seq-len"
+            f"{format_bytes(int(MEMORY_SHARE * present))}; use {less} or a smaller --batch-size "
+            "or --seq-len"
         )
 
 

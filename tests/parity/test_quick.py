@@ -11,14 +11,15 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
-from mlxhog.parity import compute, quick
+from mlxhog.parity import compute, quick, sources
 from mlxhog.parity.comparison import compare_sides
 from mlxhog.parity.sources import (
     TrialSettings,
     bytes_needed,
+    check_memory,
     model_subject,
     open_source,
     perturbed_init,
@@ -180,6 +181,15 @@ def test_a_side_that_takes_long_says_what_it_computes(monkeypatch: pytest.Monkey
     monkeypatch.setattr(compute, "side_results", slow)
     with compute.computed_results(subject(), SIDES[:1], None, tell):
         assert seen.is_set()
+
+
+def test_a_quick_comparison_that_does_not_fit_wants_a_smaller_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(sources, "MEMORY_SHARE", 0.0)
+    settings = TrialSettings(quick=True)
+    with pytest.raises(EnvironmentLacks, match="in 2 processes, .* use a smaller model, or a"):
+        check_memory(open_source("config", "tiny", settings, Path("runs")), SIDES)
 
 
 def test_160m_fits_into_8_gb_and_a_recorded_case_is_never_quick() -> None:

@@ -58,8 +58,9 @@ class MLXPlainForm(PlainForm):
         Each product is three kernels, and its gradient of x is added to those of others.
         """
         by_type: dict[object, list[int]] = {}
-        for place, w in enumerate(weights):
-            by_type.setdefault(w.dtype if isinstance(w, array) else place, []).append(place)
+        for place, (w, b) in enumerate(zip(weights, biases, strict=True)):
+            alike = isinstance(w, array) and (b is None or b.dtype == w.dtype)
+            by_type.setdefault(w.dtype if alike else place, []).append(place)
         ys: dict[int, array] = {}
         for places in by_type.values():
             own: Any = [weights[place] for place in places], [biases[place] for place in places]
