@@ -272,7 +272,7 @@ def _steps(
         )
     formula = Formula(plan.cfg, CHOICES[rule], params)
     for _ in range(plan.steps):
-        optimizer.zero_grad()
+        peer.module.zero_grad()  # of all: earlier results are views of gradients
         _loss(peer, tokens, targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         formula.step(to_ours({name: _host(p.grad) for name, p in own.items()}, plan.cfg))
