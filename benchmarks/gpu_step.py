@@ -39,7 +39,7 @@ DIRECTIONS = 1e-5
 """Largest difference of directions by a worker's device from ours."""
 COPIED_BYTES = 8
 """Of a moment that a kernel returns, and the CPU copies to the arena: read and written."""
-BACKWARD_BYTES = 1_120_645.5
+BACKWARD_BYTES = 1_882_666
 """Of the mLSTM's backward kernels per position, loaded and stored, before they had tiles."""
 FORWARD_LINES = 32
 """Cache lines of the sLSTM's access to R before: each of 32 threads read another row."""
