@@ -1,28 +1,48 @@
 """What a step costs a GPU worker: counts and ratios on this machine, none of a Mac's time.
 
-    python benchmarks/gpu_step.py                    every part, about ten minutes
-    python benchmarks/gpu_step.py --quick            fewer turns
+    python benchmarks/gpu_step.py                    every part, about twenty minutes
+    python benchmarks/gpu_step.py --quick            fewer turns, and no emulated processor
     python benchmarks/gpu_step.py --only gradients   some of the parts
 
 `before` is the commit that the parts changed (`harness/commits.py`), which the repository needs to
-have. Steps take turns, each in a process of its own.
+have. Steps take turns, each in a process of its own. What this machine lacks a tool for is not
+measured, and says so.
 """
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+import tempfile
 from argparse import Namespace
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 from harness.claims import Findings, Sample, flags, measured
 from harness.interleaved import Program, in_turns, once
+from harness.machine import ROOT
+from language_models.directions import DRAWN, GRADED
 from language_models.mlx_graphs import MLSTM, SLSTM
+
+from mlxhog.metal.registry import KERNELS
+from mlxhog.optim.muon import ORTHOGONALIZATIONS
 
 BEFORE = "2a3bab36b9c5a977fcff0975a5384f15df0c0ea4"
 GRAPHS = "language_models.mlx_graphs"
 STEP = {"name": "160m", "batch": 2, "seq": 256}
 SHORT, LONG = 512, 2048
 THREADS = 2
+DIRECTIONS = 1e-5
+"""Largest difference of directions by a worker's device from ours."""
+COPIED_BYTES = 8
+"""Of a moment that a kernel returns, and the CPU copies to the arena: read and written."""
+BACKWARD_BYTES = 1_882_666
+"""Of the mLSTM's backward kernels per position, loaded and stored, before they had tiles."""
+FORWARD_LINES = 32
+"""Cache lines of the sLSTM's access to R before: each of 32 threads read another row."""
 
 
 def counted(function: str, **options: Any) -> Any:
@@ -49,9 +69,12 @@ def gradients(findings: Findings, chosen: Namespace) -> None:
 
 def chunks(findings: Findings, chosen: Namespace) -> None:
     """Backward passes that are linear in the number of chunks."""
-    step = {c: counted("step_nodes", **STEP, commit=c) for c in (BEFORE, None)}
-    print(f"  160m: dispatched nodes of a step: {step[BEFORE]} before")
-    findings.at_most("160m: dispatched nodes of a step", step[None], 1500, timing=False)
+    for gpu, where in ((False, "of a CPU"), (True, "of a GPU")):
+        step = {c: counted("step_nodes", **STEP, commit=c, gpu=gpu) for c in (BEFORE, None)}
+        name = f"160m: dispatched nodes of a step, with the norms {where}"
+        findings.results[name] = step[None]
+        print(f"  {name}: {step[BEFORE]} before, {step[None]} now")
+    findings.at_most(name, step[None], 1500, timing=False)
     cell = {
         (c, seq): counted("cell_nodes", kind=MLSTM, seq=seq, commit=c)
         for c in (BEFORE, None)
@@ -69,9 +92,106 @@ def chunks(findings: Findings, chosen: Namespace) -> None:
         findings.at_most(name, long / short, 1.1, timing=False)
 
 
+def muon(findings: Findings, chosen: Namespace) -> None:
+    """Muon beside a GPU of 0.03 s per gradient: counted operations over rates (docs/apple.md)."""
+    from tools.muon_counts import cpu_share
+
+    for product in ("our own product", "Accelerate"):
+        print(f"  10m: the CPU's share of a step with {product}: {cpu_share('10m', product):.0%}")
+    share = cpu_share("10m", None)
+    findings.at_most("10m: the CPU's share of a Muon step", share, 0.2, timing=False)
+
+
+def polar(findings: Findings, chosen: Namespace) -> None:
+    """Muon's directions by a worker's framework: beside ours, and both beside float64."""
+    from tests.tolerances import POLAR_GRADED_F32
+
+    for backend in ("mlx:cpu", "torch:cpu"):
+        for method in ORTHOGONALIZATIONS:
+            for kind in (DRAWN, GRADED):
+                options = {"backend": backend, "method": method, "kind": kind}
+                off = once(Program("language_models.directions", "apart", options, ()), threads=1)
+                name = f"{backend}, {method}, {kind} matrices"
+                findings.results[f"directions of {name}"] = off
+                print(f"  {name}:", ", ".join(f"{pair} {x:.1e}" for pair, x in off.items()))
+                if kind == DRAWN:
+                    findings.at_most(
+                        f"{name}: beside ours", off["device and ours"], DIRECTIONS, timing=False
+                    )
+                else:
+                    worst = max(off["ours"], off["device"])
+                    most = POLAR_GRADED_F32[method].of_largest
+                    findings.at_most(f"{name}: beside float64", worst, most, timing=False)
+
+
+def metal(findings: Findings, chosen: Namespace) -> None:
+    """What Metal kernels move: AdamW's bytes, which a test counts again, and the cells' records."""
+    adam = KERNELS["adam_apply"]
+    moments = sum(output.name.endswith("_out") for output in adam.outputs)
+    moved = adam.bytes_per_element + COPIED_BYTES * moments
+    findings.at_most("AdamW: bytes per parameter", moved, 28.1, timing=False)
+    record = json.loads((ROOT / "tests" / "metal" / "kernels" / "traffic.json").read_text())
+    if "lines" not in record["slstm_forward"]:
+        not_measured(findings, "bytes and cache lines of cells", "traffic.json has no lines")
+        return
+    backward = [one for name, one in record.items() if name.startswith("mlstm_bwd")]
+    moved = sum(one["loaded"] + one["stored"] for one in backward)
+    name = "mLSTM backward, head of 128 x 256: bytes per position before / now"
+    findings.at_least(name, BACKWARD_BYTES / moved, 4.0, timing=False)
+    lines = max(record["slstm_forward"]["lines"].values())
+    name = "sLSTM forward: most cache lines per access before / now"
+    findings.at_least(name, FORWARD_LINES / lines, 8.0, timing=False)
+
+
+def stores(findings: Findings, chosen: Namespace) -> None:
+    """Stores in the product loops of gemm and few_rows, in the assembly for an M1."""
+    suite(findings, "stores in product loops for apple_m1", "tests/arm64/test_assembly.py")
+
+
+def arm64(findings: Findings, chosen: Namespace) -> None:
+    """All native operators as arm64's instructions, which qemu runs; not with --quick."""
+    if not chosen.quick:
+        suite(findings, "native operators under qemu", "tests/arm64/test_qemu.py")
+
+
+def kernels(findings: Findings, chosen: Namespace) -> None:
+    """Metal kernels beside NumPy, and what chaotic scheduling makes them lose."""
+    suite(findings, "Metal kernels in the shim", "tests/metal/kernels")
+
+
+def suite(findings: Findings, name: str, path: str) -> None:
+    """Run tests: none may fail, and if all are skipped, the reason is the result."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder) / "report.xml"
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+        subprocess.run(
+            [*command, f"--junitxml={report}", path], cwd=ROOT, capture_output=True, check=False
+        )
+        cases = list(ElementTree.parse(report).getroot().iter("testcase"))
+    skipped = [reason for case in cases if (reason := case.find("skipped")) is not None]
+    bad = [c for c in cases if c.find("failure") is not None or c.find("error") is not None]
+    if len(skipped) == len(cases) and skipped:
+        not_measured(findings, name, str(skipped[0].get("message")))
+        return
+    print(f"  {name}: {len(cases) - len(skipped)} tests run, {len(skipped)} skipped")
+    findings.exact(f"{name}: tests that fail", len(bad) if cases else float("nan"), 0)
+
+
+def not_measured(findings: Findings, name: str, why: str) -> None:
+    """Say why there is no number."""
+    findings.results[name] = why
+    print(f"  {name}: {why}")
+
+
 PARTS: dict[str, Callable[[Findings, Namespace], None]] = {
     "gradients": gradients,
     "chunks": chunks,
+    "muon": muon,
+    "polar": polar,
+    "metal": metal,
+    "stores": stores,
+    "arm64": arm64,
+    "kernels": kernels,
 }
 
 

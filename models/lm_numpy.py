@@ -37,7 +37,7 @@ def embed(
     Returns:
         x, (B, S, d) float64.
     """
-    x: Float = params[families.embedding(cfg)].astype(np.float64)[tokens]
+    x: Float = params[families.embedding(cfg)][tokens].astype(np.float64)
     if (tables := ngrams.of(cfg)) is None:
         return x
     for W, (name, rows) in zip(
@@ -125,7 +125,8 @@ def loss_and_grads(
     d_logits /= count
     if (cap := cfg.output_logit_soft_cap) is not None:
         d_logits *= 1.0 - (logits / cap) ** 2
-    grads[families.head(cfg)] = np.einsum("bsv,bsd->vd", d_logits, x)
+    flat = d_logits.reshape(-1, d_logits.shape[-1]), x.reshape(-1, x.shape[-1])
+    grads[families.head(cfg)] = flat[0].T @ flat[1]
     return float(nats.sum() / count), grads, back(d_logits @ w)
 
 
@@ -161,7 +162,7 @@ _NO_OPS: Any = None  # the references do not use operators
 def _float64(params: Params) -> dict[str, Float]:
     """The parameters in float64, without tables, which only `embed` reads."""
     return {
-        name: value.astype(np.float64)
+        name: value.astype(np.float64, copy=False)
         for name, value in params.items()
         if not ngrams.is_table(name)
     }

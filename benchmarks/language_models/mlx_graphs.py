@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
 
@@ -59,39 +60,27 @@ def gradient(
     of_commit(commit)
     import mlx.core as mx
 
-    from mlxhog.models import families, lm
-    from mlxhog.models.ops.kernels import choose
     from mlxhog.models.registry import load_architecture
+    from tools import mlx_graph
 
     mx.set_default_device(mx.cpu)
     model = load_architecture(name)
     if blocks is not None:
         model = replace(model, num_hidden_layers=blocks)  # type: ignore[call-arg]
-    ops, spec = choose("mlx", "reference", "cpu"), families.param_spec(model)
-    trained = [name for name, parameter in spec.items() if parameter.kind == "dense"]
-    width = spec[families.embedding(model)].shape[-1]
-
-    def loss(params: list[Any], x: Any, tokens: Any) -> Any:
-        named = dict(zip(trained, params, strict=True))
-        starts = lm.starts(model, tokens)
-        return lm.loss_from_embedding(model, named, x, tokens, ops=ops, starts=starts)
-
-    params = [mx.broadcast_to(mx.array(0.01), spec[name].shape) for name in trained]
-    x = mx.broadcast_to(mx.array(0.5), (batch, seq, width))
-    tokens = mx.broadcast_to(mx.array(1), (batch, seq))
-    mx.eval(params, x, tokens)  # arguments are no nodes
-    return mx.value_and_grad(loss, argnums=(0, 1)), [params, x, tokens]
+    return mlx_graph.gradient(model, batch, seq)
 
 
-def step_nodes(threads: int, name: str, batch: int, seq: int, commit: str | None) -> int:
-    """Dispatched nodes of a compiled gradient, the form in which a GPU gets it."""
+def step_nodes(threads: int, name: str, batch: int, seq: int, commit: str | None, gpu: bool) -> int:
+    """Dispatched nodes of a compiled gradient; with `gpu` norms count as on one."""
+    of_commit(commit)
     import mlx.core as mx
 
-    from tools.mlx_graph import dispatched
+    from tools import mlx_graph
 
-    function, arguments = gradient(name, batch, seq, commit=commit)
-    value, (grads, dx) = mx.compile(function)(*arguments)
-    return dispatched([value, dx, *grads])
+    with mlx_graph.norms_of_a_gpu() if gpu else nullcontext():
+        function, arguments = gradient(name, batch, seq, commit=None)
+        value, (grads, dx) = mx.compile(function)(*arguments)
+    return mlx_graph.dispatched([value, dx, *grads])
 
 
 def copied(threads: int, name: str, batch: int, seq: int, commit: str | None) -> int:
@@ -128,9 +117,9 @@ def cell(kind: str, seq: int, commit: str | None) -> tuple[Callable[..., Any], l
 
 def cell_nodes(threads: int, kind: str, seq: int, commit: str | None) -> int:
     """Dispatched nodes of a cell's forward pass, not compiled."""
+    function, inputs = cell(kind, seq, commit)
     from tools.mlx_graph import dispatched
 
-    function, inputs = cell(kind, seq, commit)
     return dispatched([function(*inputs)])
 
 

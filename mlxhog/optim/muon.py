@@ -19,7 +19,10 @@ step, and `rows` rows (1 by default) in between.
 Evaluation of the polynomials: each step of `polar` is X <- (a I + b A + c A^2) X with A = X X^T,
 where X has its smaller side as rows. All these A, and the factors, are polynomials of the first A,
 so they commute and are symmetric: the steps need matrices of the smaller side only, one triangle of
-each, and X is multiplied once, at the end.
+each, and X is multiplied once, at the end. A holds the squares of the singular values, so those
+below 1e-3 of the largest drown in its rounding, which the steps multiply by up to 134 (`polar3`) or
+485 (`ns5`): a direction is off by up to 4e-5 or 6e-4 of its largest element, in native code and in
+frameworks alike. Sums in float64 would leave a fifth of that, an A of every X a twentieth.
 
 State is `m` of every parameter and `v` of those that AdamW moves, private to a worker or one for
 all workers: a shared m is updated under the locks of its parameter, as the arena's mode promises,

@@ -8,13 +8,14 @@ their parent.
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
+from itertools import count, groupby
 from multiprocessing import connection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from safetensors.numpy import save_file
@@ -23,7 +24,7 @@ from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.backends import precision
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.files import tensors
-from mlxhog.parity import operators, optimizers, results, tolerances
+from mlxhog.parity import operators, optimizers, quick, results, tolerances
 from mlxhog.parity.engines import FrameworkEngine, NumPyEngine, RoundingEngine
 from mlxhog.parity.subject import (
     NUMPY,
@@ -43,6 +44,8 @@ PATIENCE_S = 60.0  # for the rest of a message that has begun to arrive
 INPUT, FIXED = "input/", "fixed/"
 PERTURBED = "perturbed.safetensors"
 THREADS = 1
+LOOK_S = 1.0  # between two looks at what the sides compute
+STAGE = ".stage"  # of the file that says what a side computes now
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,8 @@ class Perturbation:
 class _Task:
     """A child, its waiting sides, and the one that it computes now."""
 
-    child: Child
     waiting: list[ParitySide]
+    child: Child
     now: ParitySide | None = field(default=None)
 
 
@@ -76,7 +79,8 @@ def computed_results(
         subject: of the computation.
         sides: that compute it; those of one backend follow each other.
         perturbation: another value of an input, for one side.
-        tell: called with (side, "") when a side begins.
+        tell: called with (side, step) when a side begins, and then every second with that side
+            and what all sides compute.
 
     Raises:
         ConfigError: the model cannot be computed, for example a layer of a plugin.
@@ -88,32 +92,45 @@ def computed_results(
         save_file(_flat(subject), arrays)
         if perturbation is not None:
             save_file({INPUT + perturbation.name: perturbation.value}, folder / PERTURBED)
-        groups = [list(group) for _, group in groupby(sides, lambda side: side.backend)]
-        # The last sides first: peers take longest to import.
-        tasks = [_Task(stack.enter_context(Child()), group) for group in reversed(groups)]
+        waiting = [list(group) for _, group in groupby(sides, lambda side: side.backend)]
+        at_once = len(waiting)
+        if quick.is_quick(subject.plan):
+            at_once = quick.AT_ONCE  # NumPy, which takes longest, first
+        else:
+            waiting.reverse()  # peers, which take longest to import
+        running: dict[Any, _Task] = {}
         orders: dict[str, list[str]] = {}
+        latest = ""
 
         def begin(task: _Task) -> None:
             """Start the next side of a child, or end the child."""
+            nonlocal latest
             task.now = task.waiting.pop(0) if task.waiting else None
             if task.now is None:
+                del running[task.child.pipe]
                 task.child.close()
                 return
             side = task.now
-            tell(side.name, "")
+            latest = side.name
+            tell(latest, "")
             changed = perturbation is not None and perturbation.side == side.name
             replacements = folder / PERTURBED if changed else None
             target = _file(folder, side)
             task.child.start(0, compute_side, side, subject.plan, arrays, replacements, target)
 
-        for task in tasks:
-            begin(task)
-        while running := {task.child.pipe: task for task in tasks if task.now is not None}:
-            for pipe in connection.wait(list(running)):
-                task = running[pipe]  # type: ignore[index]  # wait returns what it got
+        while waiting or running:
+            while waiting and len(running) < at_once:
+                task = _Task(waiting.pop(0), stack.enter_context(Child()))
+                running[task.child.pipe] = task
+                begin(task)
+            ready = connection.wait(list(running), LOOK_S)
+            for pipe in ready:
+                task = running[pipe]
                 side, names = _take(task)
                 orders[side.name] = names
                 begin(task)
+            if not ready:
+                tell(latest, ", ".join(_stage(folder, task) for task in running.values()))
         by_side: dict[str, Results] = {}
         for side in sides:
             values = tensors.read(_file(folder, side))
@@ -132,6 +149,13 @@ def _flat(subject: ParitySubject) -> dict[str, Array]:
 
 def _file(folder: Path, side: ParitySide) -> Path:
     return folder / f"{side.name.replace(':', '-')}.safetensors"
+
+
+def _stage(folder: Path, task: _Task) -> str:
+    """Say which side a child computes, and what of it."""
+    assert task.now is not None
+    stage = _file(folder, task.now).with_suffix(STAGE)
+    return f"{task.now.name}: {stage.read_text() if stage.exists() else 'begins'}"
 
 
 def _take(task: _Task) -> tuple[ParitySide, list[str]]:
@@ -171,20 +195,31 @@ def compute_side(
         arrays |= tensors.read(replacements)
     inputs = {k.removeprefix(INPUT): v for k, v in arrays.items() if k.startswith(INPUT)}
     fixed = {k.removeprefix(FIXED): v for k, v in arrays.items() if k.startswith(FIXED)}
-    computed = {
-        name: np.ascontiguousarray(x).reshape(np.shape(x))
-        for name, x in side_results(side, plan, inputs, fixed)
-    }
+    stage = target.with_suffix(STAGE)
+    computed: dict[str, Array] = {}
+    kind = ""
+    for name, x in side_results(side, plan, inputs, fixed, stage.write_text):
+        if name.partition("/")[0] != kind:
+            kind = name.partition("/")[0]
+            stage.write_text(kind)
+        computed[name] = np.ascontiguousarray(x).reshape(np.shape(x))
     save_file(computed, target)
     return list(computed)
 
 
 def side_results(
-    side: ParitySide, plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
+    side: ParitySide,
+    plan: Plan,
+    inputs: Mapping[str, Array],
+    fixed: Mapping[str, Array],
+    tell: Callable[[str], object] = lambda stage: None,
 ) -> Iterator[tuple[str, Array]]:
-    """Compute a side's results in this process; arguments as of `compute_side`."""
+    """Compute a side's results in this process; arguments as of `compute_side`.
+
+    `tell` is called with what the reference computes next.
+    """
     if side.backend == NUMPY:
-        yield from _reference(plan, inputs, fixed)
+        yield from _reference(plan, inputs, fixed, tell)
         return
     if side.backend in PEERS:
         from mlxhog.parity import peers_torch
@@ -207,26 +242,46 @@ def side_results(
 
 
 def _reference(
-    plan: Plan, inputs: Mapping[str, Array], fixed: Mapping[str, Array]
+    plan: Plan,
+    inputs: Mapping[str, Array],
+    fixed: Mapping[str, Array],
+    tell: Callable[[str], object],
 ) -> Iterator[tuple[str, Array]]:
     """Yield NumPy's results and their conditions."""
     if isinstance(plan, ModelPlan):
         yield from results.fixed_init(plan)
         yield from operators.reference(plan)
         yield from precision.exact()
+    tell("results in float64")
     exact = dict(_float64(plan, inputs, fixed, tokenwise=True))
     yield from exact.items()
-    yield from tolerances.measure(exact, inputs, lambda moved: _float64(plan, moved, fixed))
+    amounts, noise_amounts = tolerances.AMOUNTS, tolerances.NOISE_AMOUNTS
+    if quick.is_quick(plan):
+        amounts, noise_amounts = quick.AMOUNTS, quick.NOISE_AMOUNTS
+    turn = count(1)
+
+    def again(moved: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
+        tell(f"rounded inputs, {next(turn)} of {len(amounts)}")
+        return _float64(plan, moved, fixed)
+
+    yield from tolerances.measure(exact, inputs, again, amounts)
     if isinstance(plan, ModelPlan) and any(name.startswith("grad/") for name in exact):
 
         def gradients(engine: NumPyEngine, params: Mapping[str, Array]) -> dict[str, Array]:
             engine.load(plan.cfg, params)
             grads = engine.differentiate(fixed["tokens"], fixed["targets"])[1]
-            return {name: np.asarray(grad) for name, grad in grads.items()}
+            return {name: reduced(name, np.asarray(grad)) for name, grad in grads.items()}
 
-        yield from tolerances.measure_noise(
-            inputs, partial(gradients, NumPyEngine()), partial(gradients, RoundingEngine())
-        )
+        def exact_gradients(params: Mapping[str, Array]) -> dict[str, Array]:
+            if params is not inputs:
+                return gradients(NumPyEngine(), params)
+            named = {name.partition("/")[::2]: grad for name, grad in exact.items()}
+            return {name: grad for (kind, name), grad in named.items() if kind == "grad"}
+
+        tell("noise of gradients")
+        reduced = quick.reduction(plan, fixed)
+        rounding = partial(gradients, RoundingEngine())
+        yield from tolerances.measure_noise(inputs, exact_gradients, rounding, noise_amounts)
 
 
 def _float64(

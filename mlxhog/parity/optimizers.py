@@ -82,7 +82,7 @@ class Formula:
     def __init__(
         self, cfg: ModelConfig, choice: OptimizerChoice, params: Mapping[str, Array]
     ) -> None:
-        """Start from float32 parameters by name."""
+        """Start from float32 parameters by name, all of a model or some."""
         fitted = choice.fitted(hidden=True)
         rule = optim.rule_of(fitted, optim.Use())
         self._factors = factors(fitted, rate_groups(cfg))
@@ -189,7 +189,7 @@ def _new_target(
     dtype: Any, cfg: ModelConfig, params: Mapping[str, Array], optimizer: optim.Optimizer
 ) -> tuple[optim.Target, dict[str, Array]]:
     """Return a target without an arena, and its view of each parameter."""
-    spec = param_spec(cfg)
+    spec = {name: one for name, one in param_spec(cfg).items() if name in params}
     layout = arena.plan(spec, max_workers=1, n_tickets=1)
     n, slots = layout.n_floats, layout.slots
     shapes = optimizer.state_shapes({name: slot.shape for name, slot in slots.items()})

@@ -21,6 +21,7 @@ from mlxhog.models.translation import to_ours, to_xlstm
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.optim.groups import factors
+from mlxhog.parity import quick
 from mlxhog.parity.optimizers import (
     BETA1,
     BETA2,
@@ -76,7 +77,7 @@ def results(
     _load(peer, plan.cfg, params)
     tokens = torch.tensor(fixed["tokens"]).long()
     yield from _forward(peer, plan, tokens)
-    if peer.step is not None:
+    if peer.step is not None and not plan.quick:
         with torch.no_grad():
             yield from _stepwise(peer, tokens)
     if "targets" not in fixed:
@@ -84,12 +85,13 @@ def results(
     targets = torch.tensor(fixed["targets"]).long()
     loss, grads = _differentiate(peer, plan.cfg, tokens, targets)
     yield "loss", np.array(loss, np.float32)
+    reduced = quick.reduction(plan, fixed)
     for parameter in param_spec(plan.cfg):
-        yield f"grad/{parameter}", grads[parameter]
+        yield f"grad/{parameter}", reduced(parameter, grads[parameter])
     if plan.steps:
         for rule in RULES:
             _load(peer, plan.cfg, params)
-            yield from _steps(peer, plan, rule, params, tokens, targets)
+            yield from _steps(peer, plan, rule, quick.stepped(plan, params), tokens, targets)
 
 
 def create(name: str, cfg: ModelConfig) -> Peer:
@@ -248,8 +250,9 @@ def _steps(
     targets: Tensor,
 ) -> NamedArrays:
     decays = {name: spec.decay for name, spec in param_spec(plan.cfg).items()}
-    own = {n: p for n, p in peer.module.named_parameters() if p.requires_grad}
-    ours = {name: next(iter(to_ours({name: np.empty(0)}, plan.cfg))) for name in own}
+    every = {n: p for n, p in peer.module.named_parameters() if p.requires_grad}
+    ours = {name: next(iter(to_ours({name: np.empty(0)}, plan.cfg))) for name in every}
+    own = {name: p for name, p in every.items() if ours[name] in params}
     by_name = factors(CHOICES[rule], rate_groups(plan.cfg))
     kinds = {name: (decays[ours[name]], by_name.get(ours[name], 1.0)) for name in own}
     groups = [
@@ -269,7 +272,7 @@ def _steps(
         )
     formula = Formula(plan.cfg, CHOICES[rule], params)
     for _ in range(plan.steps):
-        optimizer.zero_grad()
+        peer.module.zero_grad()  # of all: earlier results are views of gradients
         _loss(peer, tokens, targets).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         formula.step(to_ours({name: _host(p.grad) for name, p in own.items()}, plan.cfg))

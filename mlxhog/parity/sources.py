@@ -17,13 +17,13 @@ from mlxhog import backends
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.files.quantities import format_bytes
 from mlxhog.machine import machine
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture, load_candidate
-from mlxhog.parity import cases
+from mlxhog.parity import cases, quick
 from mlxhog.parity.subject import (
     Array,
     ModelPlan,
@@ -52,6 +52,8 @@ MEMORY_SHARE = 0.8  # of the machine's memory
 COPIES, COPIES_OF_STEPS = 4, 16
 """Copies of the parameters in one process: values, leaves, gradients and results; then optimizer
 state, formulas in float64, and three results."""
+QUICK_COPIES = 3
+"""The same in a quick comparison, without results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,12 +65,14 @@ class TrialSettings:
         batch_size: sequences.
         seq_len: tokens in each.
         steps: updates with each optimizer.
+        quick: whether to compute a part of the results, see `quick.py`.
     """
 
     seed: int = 0
     batch_size: int = 2
     seq_len: int = 67
     steps: int = 3
+    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -98,11 +102,17 @@ def open_source(kind: str, where: str, sizes: TrialSettings, runs: Path) -> Subj
         runs: the folder of runs.
 
     Raises:
-        ConfigError: the architecture is unknown, or its fields contradict each other.
+        ConfigError: the architecture is unknown, or its fields contradict each other; or a recorded
+            case should be quick.
         CheckpointError, RunError: the checkpoint is missing or damaged.
         DataError: the case is missing or damaged.
     """
     if kind == "case":
+        if sizes.quick:
+            raise ConfigError(
+                f"--quick is for an architecture or a checkpoint; the recorded case {where} is "
+                "compared whole: leave --quick out"
+            )
         return _case(Path(where), sizes)
     if kind == "checkpoint":
         return _checkpoint(checkpoint.locate(where, runs), sizes)
@@ -113,9 +123,8 @@ def open_source(kind: str, where: str, sizes: TrialSettings, runs: Path) -> Subj
         params = perturbed_init(cfg, sizes.seed)
         return model_subject(where, cfg, params, sizes, PERTURBED)
 
-    return SubjectSource(
-        where, ModelPlan(cfg, sizes.steps), (sizes.batch_size, sizes.seq_len), make
-    )
+    plan = ModelPlan(cfg, sizes.steps, quick=sizes.quick)
+    return SubjectSource(where, plan, (sizes.batch_size, sizes.seq_len), make)
 
 
 def _checkpoint(path: Path, sizes: TrialSettings) -> SubjectSource:
@@ -130,7 +139,8 @@ def _checkpoint(path: Path, sizes: TrialSettings) -> SubjectSource:
         return model_subject(title, opened.config, params, sizes, note)
 
     shape = (sizes.batch_size, sizes.seq_len)
-    return SubjectSource(str(path), ModelPlan(opened.config, sizes.steps), shape, make)
+    plan = ModelPlan(opened.config, sizes.steps, quick=sizes.quick)
+    return SubjectSource(str(path), plan, shape, make)
 
 
 def _case(path: Path, sizes: TrialSettings) -> SubjectSource:
@@ -163,6 +173,9 @@ def model_subject(
         notes.append(FORWARD)
     if not families.is_language_model(cfg):
         notes.append(WHOLE)
+    plan = ModelPlan(cfg, steps=sizes.steps, quick=sizes.quick)
+    if sizes.quick:
+        notes.append(quick.left_out(plan))
     if ids.shape[1] > 1:
         targets = next_labels(ids)
         rng = np.random.default_rng([sizes.seed, 1])
@@ -170,9 +183,7 @@ def model_subject(
         fixed["targets"] = targets
     else:
         notes.append("a single token has no target: no loss, no gradient, no steps")
-    return ParitySubject(
-        title, ModelPlan(cfg, steps=sizes.steps), params, fixed, notes=tuple(notes)
-    )
+    return ParitySubject(title, plan, params, fixed, notes=tuple(notes))
 
 
 def perturbed_init(cfg: ModelConfig, seed: int) -> dict[str, Array]:
@@ -216,12 +227,14 @@ def check_memory(source: SubjectSource, sides: Sequence[ParitySide]) -> None:
     needed = bytes_needed(source.plan, source.shape, sides)
     present = machine.here().memory_bytes
     if needed > MEMORY_SHARE * present:
-        backends = sorted({side.backend for side in sides})
+        count, less = len({side.backend for side in sides}), "--quick, fewer --backends, --steps 0,"
+        if source.plan.quick:
+            count, less = min(count, quick.AT_ONCE), "a smaller model,"
         raise EnvironmentLacks(
-            f"parity of {source.title} needs about {format_bytes(needed)} in {len(backends)} "
+            f"parity of {source.title} needs about {format_bytes(needed)} in {count} "
             f"processes, but {MEMORY_SHARE:.0%} of this machine's memory are "
-            f"{format_bytes(int(MEMORY_SHARE * present))}; use fewer --backends, --steps 0, or a "
-            "smaller --batch-size or --seq-len"
+            f"{format_bytes(int(MEMORY_SHARE * present))}; use {less} or a smaller --batch-size "
+            "or --seq-len"
         )
 
 
@@ -231,11 +244,11 @@ def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[Parity
     B, S = shape
     params = families.param_count(plan.cfg)
     width = 16 * plan.cfg.hidden_size * plan.cfg.num_hidden_layers + 4 * plan.cfg.vocab_size
-    total = 4 * params  # of this process
-    for backend in {side.backend for side in sides}:
-        size = 8 if backend == "numpy" else 4
-        total += size * (copies * params + B * S * width)
-    return total
+    sizes = [8 if name == "numpy" else 4 for name in {side.backend for side in sides}]
+    if plan.quick:
+        copies, sizes = QUICK_COPIES, sorted(sizes)[-quick.AT_ONCE :]
+    of_this_process = 4 * params
+    return of_this_process + sum(sizes) * (copies * params + B * S * width)
 
 
 _TOKENS = 64

@@ -43,7 +43,7 @@ largest, and `of_all` alone allowed 28 times the error of any backend.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -218,6 +218,7 @@ def allowed(
 PREFIX = "condition/"
 ROUNDING = 2.0**-24
 AMOUNTS = (1, 16, -16, 32, -32)
+NOISE_AMOUNTS = (0, 1, 16)
 NOISE = 16.0  # allowed error of a gradient in units of its noise; seen: 7
 LEAST_OF_ALL = 4.0 * ROUNDING  # allowed error as a share of the largest gradient; seen: 0.2
 NOISE_PREFIX = "noise/"
@@ -242,6 +243,7 @@ def measure(
     exact: Mapping[str, Array],
     inputs: Mapping[str, Array],
     compute: Callable[[Mapping[str, Array]], Iterable[tuple[str, Array]]],
+    amounts: Sequence[int] = AMOUNTS,
 ) -> Iterator[tuple[str, Array]]:
     """Yield the movement of each result per half unit, as a share of its largest entry.
 
@@ -251,9 +253,10 @@ def measure(
         exact: results by name.
         inputs: their inputs.
         compute: computes all or some of the results from other inputs.
+        amounts: half units by which the inputs are off.
     """
     shares: dict[str, float] = {}
-    for amount in AMOUNTS:
+    for amount in amounts:
         moved = rounded(inputs, amount)
         for name, value in compute(moved):
             parameter = parameter_after(name)
@@ -273,6 +276,7 @@ def measure_noise(
     inputs: Mapping[str, Array],
     exact: Callable[[Mapping[str, Array]], Mapping[str, Array]],
     rounding: Callable[[Mapping[str, Array]], Mapping[str, Array]],
+    amounts: Sequence[int] = NOISE_AMOUNTS,
 ) -> Iterator[tuple[str, Array]]:
     """Yield how far any entry of a gradient moves if every intermediate result is rounded.
 
@@ -281,10 +285,11 @@ def measure_noise(
             one of them may be small by chance.
         exact: computes the gradients.
         rounding: computes them with each result rounded to float32.
+        amounts: half units by which the inputs are off.
     """
     noise: dict[str, float] = {}
-    for amount in (0, *AMOUNTS[:2]):
-        moved = rounded(inputs, amount)
+    for amount in amounts:
+        moved = rounded(inputs, amount) if amount else inputs
         near = rounding(moved)
         for name, grad in exact(moved).items():
             off = float(np.abs(near[name] - grad).max(initial=0.0))

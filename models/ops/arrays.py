@@ -102,6 +102,9 @@ class Arrays(Protocol[T]):
     def cummin(self, x: T, axis: int, *, reverse: bool = False) -> T:
         """Return the smallest of x up to each position along an axis, or from each on."""
 
+    def cummax(self, x: T, axis: int) -> T:
+        """Return the largest of x up to each position along an axis."""
+
     def sort(self, x: T, axis: int = -1) -> T:
         """Return x in ascending order along an axis."""
 

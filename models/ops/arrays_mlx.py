@@ -9,6 +9,7 @@ import numpy as np
 from mlx.core import abs as abs
 from mlx.core import array
 from mlx.core import broadcast_to as broadcast_to
+from mlx.core import cummax as cummax
 from mlx.core import cummin as cummin
 from mlx.core import cumsum as cumsum
 from mlx.core import diagonal as diagonal
@@ -91,7 +92,18 @@ def astype(x: array, like: array) -> array:
 
 
 def log_sigmoid(x: array) -> array:
+    return cast(array, _log_sigmoid(x)) if differentiable.get() else -mx.logaddexp(-x, 0)
+
+
+@mx.custom_function
+def _log_sigmoid(x: array) -> array:
+    """Return log(sigmoid(x)); a gradient in one expression is one kernel, MLX's own is two."""
     return -mx.logaddexp(-x, 0)
+
+
+@_log_sigmoid.vjp
+def _log_sigmoid_gradient(x: array, dy: array, _: array) -> array:
+    return dy * mx.sigmoid(0 - x)  # -x of before would be kept as an array of its own
 
 
 def amax(x: array, axis: int) -> array:
@@ -103,6 +115,8 @@ def softmax(x: array, axis: int = -1) -> array:
 
 
 def linear(x: array, w: array, b: array | None = None) -> array:
+    if b is not None and w.ndim == 2 and differentiable.get():
+        return cast(array, _affine(x, w, b))
     y = cast(array, _product(x, w)) if differentiable.get() else x @ w.swapaxes(-1, -2)
     return y if b is None else y + b
 
@@ -113,13 +127,29 @@ def _product(x: array, w: array) -> array:
     return x @ w.swapaxes(-1, -2)
 
 
-@_product.vjp
+@mx.custom_function
+def _affine(x: array, w: array, b: array) -> array:
+    """Return x W^T + b by one kernel."""
+    return mx.addmm(b, x.reshape(-1, x.shape[-1]), w.T).reshape(*x.shape[:-1], -1)
+
+
+@_affine.vjp
+def _affine_gradients(
+    xwb: tuple[array, array, array], dy: array, y: array
+) -> tuple[array, array, array]:
+    x, w, b = xwb
+    return *_product_gradients((x, w), dy, y), dy.reshape(-1, dy.shape[-1]).sum(0)
+
+
 def _product_gradients(xw: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
     x, w = xw
     dx = dy @ w
     if w.ndim == 2:  # for all rows of x at once
         x, dy = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     return dx, dy.swapaxes(-1, -2) @ x
+
+
+_product.vjp(_product_gradients)
 
 
 def concatenate(parts: Sequence[array], axis: int = 0) -> array:

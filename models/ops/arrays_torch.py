@@ -102,6 +102,10 @@ def cummin(x: Tensor, axis: int, *, reverse: bool = False) -> Tensor:
     return x.flip(axis).cummin(axis).values.flip(axis) if reverse else x.cummin(axis).values
 
 
+def cummax(x: Tensor, axis: int) -> Tensor:
+    return x.cummax(axis).values
+
+
 def sort(x: Tensor, axis: int = -1) -> Tensor:
     return x.sort(axis).values
 

@@ -16,7 +16,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -87,28 +87,31 @@ def assembly(source: Path, result: Path) -> str:
     return result.read_text()
 
 
-def program(result: Path, sources: Mapping[Path, Iterable[str]]) -> list[str]:
-    """Compile sources, each with options of its own beside the usual, and link them.
+def program(result: Path, sources: Iterable[Path]) -> list[str]:
+    """Compile sources and link them; programs in one folder share what both have.
 
     Returns:
         the command that runs the program here.
     """
     command = [*zig(), *LINUX]
-    objects = [result.with_name(f"{result.name}-{k}.o") for k in range(len(sources))]
+    folders = (HERE / "include", NATIVE / "arena", NATIVE / "updates")
+    include = [f"-I{folder}" for folder in folders]
 
-    def compiled(source: Path, more: Iterable[str], to: Path) -> None:
-        run([*command, *options(source), *more, "-c", source, "-o", to])
+    def compiled(source: Path) -> Path:
+        to = result.with_name(f"{source.parent.name}-{source.stem}.o")
+        if not to.exists():
+            run([*command, *options(source), *include, "-c", source, "-o", to])
+        return to
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(compiled, sources, sources.values(), objects))
+        objects = list(pool.map(compiled, sources))
     run([*command, *objects, "-o", result])
     return [qemu(), str(result)]
 
 
 def litmus(folder: Path) -> list[str]:
     """Compile `litmus.cpp`; returns its command."""
-    sources = (HERE / "litmus.cpp", NATIVE / "arena/ledger.cpp")
-    return program(folder / "litmus", {each: [f"-I{NATIVE / 'arena'}"] for each in sources})
+    return program(folder / "litmus", (HERE / "litmus.cpp", NATIVE / "arena/ledger.cpp"))
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
 import pytest
@@ -27,6 +27,9 @@ from mlxhog import _native
 from tests.tolerances import GRADIENT_F32
 
 ERRORS = {b"v": ValueError, b"t": TypeError, b"m": MemoryError}
+MOST_CASES = 4
+"""Of a test: its cases differ in shapes, of which an emulated instruction takes long."""
+Case = TypeVar("Case")
 
 
 class Emulated:
@@ -230,14 +233,30 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Decode batches of small models only: 41 rows of the large one take most of a minute."""
+    """Keep some cases of each test, and of batches that are decoded those of small models.
+
+    41 rows of the large model take most of a minute.
+    """
+    by_test: dict[str, list[pytest.Item]] = {}
     for item in items:
+        by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
         _, cases = getattr(getattr(item, "obj", None), "cases", (None, []))
-        cases[:] = [
-            (label, values)
-            for label, values in cases
-            if values.get("name") != "three threads" or "rows" not in values
-        ]
+        cases[:] = _spread(
+            [
+                (label, values)
+                for label, values in cases
+                if values.get("name") != "three threads" or "rows" not in values
+            ]
+        )
+    items[:] = [item for same in by_test.values() for item in _spread(same)]
+
+
+def _spread(cases: list[Case]) -> list[Case]:
+    """The first of some cases, the last, and others between."""
+    if len(cases) <= MOST_CASES:
+        return cases
+    step = (len(cases) - 1) / (MOST_CASES - 1)
+    return [cases[round(k * step)] for k in range(MOST_CASES)]
 
 
 @pytest.hookimpl(trylast=True)

@@ -13,7 +13,7 @@ from mlxhog.backends import polar
 from mlxhog.backends.backend import Backend
 from mlxhog.optim import muon
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
-from tests.tolerances import POLAR_DEVICE_F32, assert_close
+from tests.tolerances import POLAR_DEVICE_F32, POLAR_GRADED_F32, assert_close
 
 Float32 = NDArray[np.float32]
 SHAPES = [(64, 128), (128, 64), (64, 128), (96, 96), (1, 7), (64, 128), (5, 1)]
@@ -44,6 +44,22 @@ def test_it_is_ours_to_a_hundred_thousandth(backend: Backend, name: str) -> None
         assert u.dtype == np.float32
         assert u.flags.c_contiguous
         assert_close(u, ours, POLAR_DEVICE_F32)
+
+
+@pytest.mark.parametrize("name", ORTHOGONALIZATIONS)
+def test_of_graded_singular_values_it_is_as_near_to_float64_as_ours(
+    backend: Backend, name: str
+) -> None:
+    u, s, v = np.linalg.svd(drawn()[0][0].astype(np.float64), full_matrices=False)
+    x = ((u * np.geomspace(1.0, 1e-5, len(s))) @ v).astype(np.float32)
+    wide = x.astype(np.float64)
+    u, s, v = np.linalg.svd(wide / (muon.ROOM * np.linalg.norm(wide)), full_matrices=False)
+    for a, b, c in ORTHOGONALIZATIONS[name]:
+        s = a * s + b * s**3 + c * s**5
+    exact = (u * s) @ v
+    for result in (*backend.polar([x], [1.0], ORTHOGONALIZATIONS[name]),
+                   *by_native_code([x], [1.0], name)):  # fmt: skip
+        assert_close(result, exact, POLAR_GRADED_F32[name])
 
 
 def test_neither_zeros_nor_tiny_nor_huge_numbers_make_it_fail(backend: Backend) -> None:

@@ -15,12 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlxhog.backends.autodiff import MLXArrays
 from mlxhog.cli import main
 from mlxhog.files import tensors
+from mlxhog.machine import float32
+from mlxhog.models.ops.kernels import choose
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec
 from mlxhog.parity import comparison
 from mlxhog.parity.sources import perturbed_init
+from tests.backends import imprecise
 from tests.pairs import each_of
 from tests.parity import made_cases
 
@@ -99,6 +103,24 @@ def test_a_perturbed_parameter_ends_with_1_and_the_first_bad_tensor(
     assert record["perturbed"] == {"name": "lm_head.weight", "side": "mlx:cpu"}
     assert record["first_bad"]["what"] == "logits"
     assert "disagree: logits[" in err
+
+
+@pytest.mark.usefixtures("sides_here")
+def test_products_of_10_bits_disagree_and_a_users_tf32_is_kept_and_named(
+    architecture: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ops = choose("mlx", "native", "cpu")
+    cut = imprecise.operands_of_10_bits(ops.linears, MLXArrays("cpu", 1))
+    monkeypatch.setattr(ops, "linears", cut)
+    command = ["parity", architecture, *QUICK, "--seq-len", "1", "--quiet"]
+    assert main(command) == 1
+    assert "TF32" not in capsys.readouterr().err
+    monkeypatch.setenv(float32.VARIABLE, "1")
+    assert main(command) == 1
+    err = capsys.readouterr().err
+    assert "disagree: " in err
+    assert "MLX_ENABLE_TF32=1 is set, so an M5's GPU" in err
+    assert os.environ[float32.VARIABLE] == "1"
 
 
 def test_a_parameter_to_perturb_that_is_unknown_is_answered_with_the_nearest(
@@ -225,6 +247,24 @@ def test_one_token_is_compared_without_a_loss(
     assert any("no loss" in note for note in record["notes"])
 
 
+def test_quick_computes_a_part_and_says_what_it_leaves_out(
+    architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["parity", architecture, "--quick", "--backends", "numpy,mlx:cpu", "--kernels"]
+    assert main([*command, "auto", "--json"]) == 0
+    out, err = capsys.readouterr()
+    record = json.loads(out)
+    assert "2 of 2: mlx:cpu ..." in err
+    assert "quick: optimizers move" in "".join(record["notes"])
+    assert "(B, S) = (1, 67)" in "".join(record["notes"])
+    kinds = {row["kind"] for row in record["rows"]}
+    assert {"loss", "grad", "after", "products", "gates", "chain", "tiny"} <= kinds
+    assert main([*command, "auto", "--json", "--batch-size", "2", "--steps", "0"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert "(B, S) = (2, 67)" in "".join(record["notes"])  # what the user wrote stays
+    assert not [row for row in record["rows"] if row["kind"] == "after"]
+
+
 @each_of(
     ("words", "code", "message"),
     [
@@ -237,7 +277,8 @@ def test_one_token_is_compared_without_a_loss(
         (["tiny", "--backends", "numpy"], 2, "numpy is the only side"),
         (["tiny", "--steps", "-1"], 2, "wanted a whole number at least 0"),
         (["tiny", "--kernel", "auto"], 2, "did you mean '--kernels'?"),
-        (["7b"], 3, "fewer --backends"),
+        (["7b"], 3, "use --quick, fewer --backends"),
+        (["--case", "gone.safetensors", "--quick"], 2, "compared whole: leave --quick out"),
     ],
 )
 def test_wrong_input_is_answered_with_the_way_out(

@@ -26,6 +26,7 @@ EXPRESSIONS = {
         lambda xp, x: xp.cumsum(x, 1, reverse=True),
         X[:, ::-1].cumsum(1)[:, ::-1],
     ),
+    "cummax": (lambda xp, x: xp.cummax(x, 1), np.maximum.accumulate(X, 1)),
     "cummin": (lambda xp, x: xp.cummin(-x, 1), np.minimum.accumulate(-X, 1)),
     "least from there": (
         lambda xp, x: xp.cummin(x, 1, reverse=True),

@@ -19,7 +19,7 @@ from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.reference.ops_mlx import OPS
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.pairs import each_of
-from tests.tolerances import OP_GRADIENT_F32, assert_close
+from tests.tolerances import OP_F32, OP_GRADIENT_F32, assert_close
 from tools.mlx_graph import dispatched, primitives
 
 MODELS: dict[str, Callable[[], ModelConfig]] = {
@@ -105,9 +105,33 @@ def test_the_entries_of_any_number_have_their_gradient(count: int) -> None:
 
 SECOND: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "linear": (lambda x: arrays_mlx.linear(x, x), lambda x: x @ x.T),
+    "affine": (lambda x: arrays_mlx.linear(x, x, x[0]), lambda x: x @ x.T + x[0]),
+    "two linears": (lambda x: sum(OPS.linears(x, [x, 2 * x])), lambda x: 3 * x @ x.T),
+    "many linears": (
+        lambda x: mx.concatenate(OPS.linears(x, [x, 2 * x, x[:2]], [None, x[0], None]), -1),
+        lambda x: mx.concatenate([x @ x.T, x @ (2 * x).T + x[0], x @ x[:2].T], -1),
+    ),
+    "log_sigmoid": (arrays_mlx.log_sigmoid, lambda x: -mx.logaddexp(-x, 0)),
     "soft_cap": (lambda x: OPS.soft_cap(x, 3.0), lambda x: 3.0 * mx.tanh(x / 3.0)),
+    "swiglu": (lambda x: OPS.swiglu(x, x.T), lambda x: x * mx.sigmoid(x) * x.T),
+    "head_norm_gate": (
+        lambda x: OPS.head_norm_gate(x[None, :, None], x.T[None], x[0], 1e-6)[0],
+        lambda x: mx.sigmoid(x.T) * (x[0] * mx.fast.layer_norm(x, None, None, 1e-6)),
+    ),
 }
 """A function with a gradient of its own, and the same in MLX's."""
+
+
+def test_matrices_of_16_bits_are_products_of_16_bits_also_beside_biases_of_32() -> None:
+    rng = np.random.default_rng(0)
+    x, w, b = (mx.array(rng.standard_normal(shape, np.float32)) for shape in ((5, 8), (3, 8), (3,)))
+    narrow = w.astype(mx.bfloat16)
+    product = (x.astype(mx.bfloat16) @ narrow.T).astype(mx.float32)
+    ys = OPS.linears(x, [narrow, w, narrow, narrow, w, w], [b, b, None, None, None, b])
+    for y, expected in zip(ys, [product + b, x @ w.T + b, *[product] * 2, x @ w.T, x @ w.T + b],
+                           strict=True):  # fmt: skip
+        assert y.dtype == mx.float32
+        assert_close(y, expected, OP_F32)
 
 
 @each_of("ours, plain", SECOND.values(), ids=SECOND)

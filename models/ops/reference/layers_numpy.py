@@ -25,7 +25,7 @@ def linear(params: Params, name: str, x: Float, grads: Grads) -> tuple[Float, Ba
     w, b = params[f"{name}.weight"], params.get(f"{name}.bias")
 
     def back(dy: Float) -> Float:
-        grads[f"{name}.weight"] = np.einsum("bso,bsi->oi", dy, x)
+        grads[f"{name}.weight"] = dy.reshape(-1, dy.shape[-1]).T @ x.reshape(-1, x.shape[-1])
         if b is not None:
             grads[f"{name}.bias"] = dy.sum((0, 1))
         return dy @ w

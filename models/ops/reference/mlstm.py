@@ -3,15 +3,15 @@
 Every form takes (q, k, v, i, f) as `Ops.mlstm_cell` in `kernels.py` says; computed in float32. The
 equations of all three stand in `mlstm_numpy.py`.
 
-The gradient is exact. h depends on the state, not on its scale, so a stabiliser is treated as a
-constant wherever it cancels, which avoids rounding errors. The terms that depend on it are added
-separately: eps, and the scale of the first and the last state.
+The gradient is exact. h depends on the state, not on its scale, so a stabiliser is a constant
+wherever it cancels, which avoids rounding errors. The terms that depend on it get its gradient
+separately (`_moved`): eps, and the scale of the first and the last state.
 
 Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517 (recurrent and parallel forms);
 Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376 (chunkwise form).
 """
 
-from abc import ABC, abstractmethod
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -30,14 +30,10 @@ LARGEST = 80.0
 """Largest exponent of a floor: an overflow would also give h = 0, but a NaN gradient."""
 
 
-class MLSTMCell(ABC):
+class MLSTMCell:
     """The forms of the cell over a framework's array functions."""
 
     xp: Arrays[Array]
-
-    @abstractmethod
-    def running_max(self, u: Array) -> Array:
-        """Return the largest of u up to each position of the last axis, which has the gradient."""
 
     def mlstm_cell(
         self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
@@ -64,11 +60,13 @@ class MLSTMCell(ABC):
         """
         xp = self.xp
         q, k, v, i, f = self._heads_first(*x)
-        b = xp.cumsum(xp.log_sigmoid(f), -1)
+        lf = xp.log_sigmoid(f)
+        b = xp.cumsum(lf, -1)
         u = i - b
-        r = self.running_max(u)
-        A = self._weights(q, k, u, xp.stop_gradient(r))
-        return self._normalise(A @ v, A.sum(-1), b, r, eps).swapaxes(1, 2)
+        r = xp.cummax(xp.stop_gradient(u), -1)
+        A = self._weights(q, k, u, r)
+        moved = self._moved(i, lf, u, r, None) - (b - xp.stop_gradient(b))
+        return self._normalise(A @ v, A.sum(-1), b + r, moved, eps).swapaxes(1, 2)
 
     def mlstm_chunkwise(
         self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
@@ -87,7 +85,7 @@ class MLSTMCell(ABC):
         b = xp.cumsum(lf, -1)
         g = b[..., -1]
         u = i - b
-        u_max = self.running_max(u)
+        u_max = xp.cummax(xp.stop_gradient(u), -1)
         top = u_max[..., -1]
 
         # A column of ones after v makes n the last column of C, and the denominator that of h.
@@ -95,43 +93,57 @@ class MLSTMCell(ABC):
         C = m = None
         if state is not None:
             C, m = xp.concatenate([state[0], state[1][..., None]], -1), state[2]
-        written = xp.exp(u - xp.stop_gradient(top)[..., None])[..., None] * k
-        entries = behind(C, written.swapaxes(-1, -2) @ v, xp)
-        states, last, ms = self._between_chunks(entries, g, top, m)
+        written = xp.exp(u - top[..., None])[..., None] * k
+        states, last, ms = self._between_chunks(C, written.swapaxes(-1, -2) @ v, g, top, m)
 
         # Every output: positions of its own chunk, and the state before the chunk.
         m_before = ms[..., :-1, None]
         r = xp.maximum(m_before, u_max)
-        r_held = xp.stop_gradient(r)
-        w = xp.exp(xp.stop_gradient(m_before) - r_held)[..., None]
-        both = self._weights(q, k, u, r_held) @ v + w * (q @ states)
+        w = (q.shape[-1] ** -0.5 * xp.exp(m_before - r))[..., None]
+        both = self._weights(q, k, u, r) @ v + w * (q @ states)
         num, den = xp.split(both, [DV], -1)
-        h = from_chunks(self._normalise(num, den[..., 0], b, r, eps), S)
+        moved = self._moved(i, lf, u, r, m)
+        of_r = moved - (b - xp.stop_gradient(b))
+        h = self._normalise(num, den[..., 0], b + r, of_r, eps)
         C, n = xp.split(last, [DV], -1)
-        return h, self._rescaled(C, n[..., 0], ms[..., -1])
+        return from_chunks(h, S), self._rescaled(C, n[..., 0], ms[..., -1] + moved[..., -1, -1])
 
     def _between_chunks(
-        self, entries: Array, g: Array, top: Array, m: Array | None
+        self, C: Array | None, entries: Array, g: Array, top: Array, m: Array | None
     ) -> tuple[Array, Array, Array]:
         """Return the states before each of NC chunks, the last, and m of all; by one product.
 
-        Entry 0 (B, NH, NC + 1, DK, DV + 1) is the first state, at the scale s_0 = m. Entry j is
-        what chunk j writes, at the scale s_j = g_j + top_j. With E_cj = s_j + sum of g after j up
+        Entry j (B, NH, NC, DK, DV + 1) is what chunk j writes, at the scale s_j = g_j + top_j;
+        the first state C is the entry before, at the scale m. With E_cj = s_j + sum of g after j up
         to c, the state after chunk c has m_c = max_{j<=c} E_cj, and entry j in it the weight
-        exp(E_cj - m_c). Only the first m is not held there: it scales the first state.
+        exp(E_cj - m_c). These m are constants; the first one is not, it scales C.
         """
         xp = self.xp
-        kept = sums_after(behind(None, g, xp), xp)
-        live, held = (
-            kept + behind(m, g + scale, xp)[..., None, :] for scale in (top, xp.stop_gradient(top))
-        )
-        ms = xp.amax(live, -1)
-        weights = xp.exp(held - xp.stop_gradient(ms)[..., None])
-        before, after = xp.split(weights, [g.shape[-1]], -2)
-        B, NH, _, *sizes = entries.shape
-        flat = entries.flatten(-2)
-        states = (before @ flat).reshape(B, NH, -1, *sizes)
-        return states, (after @ flat).reshape(B, NH, *sizes), ms
+        g = behind(None, g, xp)
+        E = sums_after(g, xp) + g[..., None, :] + behind(m, top, xp)[..., None, :]
+        ms = xp.amax(xp.stop_gradient(E), -1)
+        weights = xp.exp(E - ms[..., None])
+        if C is not None:
+            entries = behind(C, entries, xp)
+        B, NH, count, *sizes = entries.shape
+        flat, first = entries.flatten(-2), g.shape[-1] - count
+        states = (weights[:, :, :-1, first:] @ flat).reshape(B, NH, -1, *sizes)
+        return states, (weights[:, :, -1:, first:] @ flat).reshape(B, NH, *sizes), ms
+
+    def _moved(self, i: Array, lf: Array, u: Array, r: Array, m: Array | None) -> Array:
+        """Return zeros with the gradient of the stabilisers M_t = max(lf_t + M_{t-1}, i_t).
+
+        M_t is the input gate of the last position where u reached r, or else the first m, plus all
+        logsig(f) after it. All are (B, NH, S) or (B, NH, NC, L), m (B, NH); None is 0.
+        """
+        xp = self.xp
+        i, lf, u, r, shape = (*(x.flatten(2) for x in (i, lf, u, r)), r.shape)
+        total = xp.cumsum(lf, -1)
+        number = xp.from_numpy(np.arange(1, 1 + i.shape[-1], dtype=np.int32), like=i)
+        last = xp.stop_gradient(xp.cummax(xp.where(u >= r, number, 0), -1))
+        origin = xp.take_along_axis(behind(m, i - total, xp), last, -1)
+        origin, total = origin.reshape(shape), total.reshape(shape)
+        return (origin + total) - (xp.stop_gradient(origin) + xp.stop_gradient(total))
 
     def mlstm_recurrent(
         self, *x: Array, eps: float, state: Sequence[Array] | None
@@ -140,7 +152,7 @@ class MLSTMCell(ABC):
         xp, (q, _, v, *_) = self.xp, x
         C, n, m = self.zero_state(q, v) if state is None else state
         q, k, v, i, f = self._heads_first(*x)
-        lf = xp.log_sigmoid(f)
+        q, lf = q * q.shape[-1] ** -0.5, xp.log_sigmoid(f)
         m_before = m  # not held, it scales the first state
         hs = []
         positions = zip(*(xp.unstack(y, 2) for y in (q, k, v, i, lf)), strict=True)
@@ -153,21 +165,24 @@ class MLSTMCell(ABC):
             n = decay[..., None] * n + write[..., None] * k_t
             num = (q_t[..., None, :] @ C)[..., 0, :]
             den = (q_t * n).sum(-1)
-            hs.append(self._normalise(num, den, 0.0, m, eps))
+            hs.append(self._normalise(num, den, m_after, m - m_after, eps))
             m_before = m_after
         return xp.stack(hs, 1), self._rescaled(C, n, m)
 
     def _weights(self, q: Array, k: Array, u: Array, r: Array) -> Array:
         """Weights of the values up to each position, (..., L, L)."""
-        xp, after = self.xp, later(u.shape[-1], self.xp, u)
+        xp, log_scale = self.xp, -0.5 * math.log(q.shape[-1])
+        after = later(u.shape[-1], xp, u, log_scale)
         return (q @ k.swapaxes(-1, -2)) * xp.exp(u[..., None, :] - r[..., None] + after)
 
-    def _normalise(self, num: Array, den: Array, b: Array | float, r: Array, eps: float) -> Array:
-        """Return h for the stabiliser M = b + r; without eps, h would not depend on M."""
+    def _normalise(self, num: Array, den: Array, M: Array, moved: Array, eps: float) -> Array:
+        """Return h for the stabiliser M; `moved` has the gradient of what num is relative to.
+
+        Only eps depends on it: num, den and the floor have the same scale.
+        """
         xp = self.xp
-        held = xp.stop_gradient(r)
-        floor = xp.exp(xp.minimum(-(b + held), LARGEST))
-        N = xp.maximum(xp.abs(den), floor) + eps * (1.0 + (r - held))
+        floor = xp.exp(xp.minimum(-M, LARGEST))
+        N = xp.maximum(xp.abs(den), floor) + eps * (1.0 + moved)
         return num / N[..., None]
 
     def _rescaled(self, C: Array, n: Array, m: Array) -> State:
@@ -183,9 +198,8 @@ class MLSTMCell(ABC):
         return C, n, m
 
     def _heads_first(self, *x: Array) -> tuple[Array, ...]:
-        """(B, S, NH, ...) -> (B, NH, S, ...) in float32, the queries, which come first, scaled."""
-        q, *others = (self.xp.float32(y).swapaxes(1, 2) for y in x)
-        return q * q.shape[-1] ** -0.5, *others
+        """(B, S, NH, ...) -> (B, NH, S, ...) in float32."""
+        return tuple(self.xp.float32(y).swapaxes(1, 2) for y in x)
 
 
 def to_chunks(x: Array, L: int, xp: Arrays[Array], value: float = 0.0) -> Array:
@@ -218,6 +232,7 @@ def sums_after(a: Array, xp: Arrays[Array]) -> Array:
     return xp.cumsum(xp.where(is_after, a[..., None], 0.0), -2) + later(L, xp, a)
 
 
-def later(L: int, xp: Arrays[Array], like: Array) -> Array:
-    """Return `MASKED` above the diagonal of (L, L), where a key is later than a query, else 0."""
-    return xp.from_numpy(np.triu(np.full((L, L), MASKED, np.float32), 1), like=like)
+def later(L: int, xp: Arrays[Array], like: Array, value: float = 0.0) -> Array:
+    """Return `MASKED` above the diagonal of (L, L), where a key is later than a query, or value."""
+    is_later = np.triu(np.ones((L, L), bool), 1)
+    return xp.from_numpy(np.where(is_later, np.float32(MASKED), np.float32(value)), like=like)

@@ -1,10 +1,12 @@
 """The plain operators in MLX, as far as `plain.py` leaves them to the framework."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import cast
+from itertools import accumulate
+from typing import Any, cast
 
 import mlx.core as mx
+import numpy as np
 from mlx.core import array
 
 from mlxhog.models.ops import arrays_mlx
@@ -34,13 +36,6 @@ class MLXPlainForm(PlainForm):
         "softplus": lambda x: mx.logaddexp(x, 0),
     }
 
-    def running_max(self, u: array) -> array:
-        """Return the largest of u up to each position of the last axis."""
-        held = mx.stop_gradient(u)
-        top = mx.cummax(held, -1)
-        latest = mx.cummax(mx.where(held == top, mx.arange(u.shape[-1]), 0), -1)
-        return mx.take_along_axis(u, latest, -1)
-
     def sum_after(self, a: array) -> array:
         """Return the sum of a (..., L, D) over the positions after each."""
         return mx.cumsum(a, -2, reverse=True, inclusive=False)
@@ -55,6 +50,47 @@ class MLXPlainForm(PlainForm):
             return w.product(x)
         return self.xp.linear(x.astype(w.dtype), w).astype(x.dtype)
 
+    def linears(
+        self, x: array, weights: Sequence[array | Quantized], biases: Sequence[array | None]
+    ) -> list[array]:
+        """Return the products; if gradients follow, those of several matrices of one type at once.
+
+        Each product is three kernels, and its gradient of x is added to those of others.
+        """
+        by_type: dict[object, list[int]] = {}
+        for place, (w, b) in enumerate(zip(weights, biases, strict=True)):
+            alike = isinstance(w, array) and (b is None or b.dtype == w.dtype)
+            by_type.setdefault(w.dtype if alike else place, []).append(place)
+        ys: dict[int, array] = {}
+        for places in by_type.values():
+            own: Any = [weights[place] for place in places], [biases[place] for place in places]
+            together = len(places) > 1 and arrays_mlx.differentiable.get()
+            parts = self._together(x, *own) if together else super().linears(x, *own)
+            ys |= dict(zip(places, parts, strict=True))
+        return [ys[place] for place in range(len(weights))]
+
+    def _together(
+        self, x: array, weights: Sequence[array], biases: Sequence[array | None]
+    ) -> Sequence[array]:
+        """Return x W^T + b of matrices of one type; more than two are copied into one.
+
+        A copy of the six matrices of an mLSTM layer takes less time than five more products and
+        their sum, one of the two large ones of a feed-forward layer more.
+        """
+        narrow = x.astype(weights[0].dtype)
+        if len(weights) == 2:
+            pair = cast(tuple[array, array], _two_products(narrow, *weights))
+            ys = [y.astype(x.dtype) for y in pair]
+            return [y if b is None else y + b for y, b in zip(ys, biases, strict=True)]
+        bias = None
+        if any(b is not None for b in biases):
+            zeros = (mx.array(np.zeros(len(w), np.float32)) for w in weights)
+            bias = mx.concatenate(
+                [z if b is None else b for z, b in zip(zeros, biases, strict=True)]
+            )
+        y = self.xp.linear(narrow, mx.concatenate(list(weights)), bias).astype(x.dtype)
+        return mx.split(y, list(accumulate(map(len, weights)))[:-1], -1)
+
     def attend(self, q: array, k: array, v: array, seen: array | None) -> array:
         """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""
         q, k, v = (x.swapaxes(1, 2) for x in (q, k, v))
@@ -62,6 +98,17 @@ class MLXPlainForm(PlainForm):
             q, k, v, scale=q.shape[-1] ** -0.5, mask="causal" if seen is None else seen
         )
         return h.swapaxes(1, 2)
+
+    def swiglu(self, gate: array, up: array) -> array:
+        if not arrays_mlx.differentiable.get():
+            return super().swiglu(gate, up)
+        return cast(array, _swiglu(gate, up))
+
+    def head_norm_gate(self, h: array, o: array, w: array, eps: float) -> array:
+        if not arrays_mlx.differentiable.get():
+            return super().head_norm_gate(h, o, w, eps)
+        normed = self.normalised(h, eps).astype(o.dtype).reshape(o.shape)
+        return cast(array, _gated(o, w, normed))
 
     def soft_cap(self, x: array, c: float) -> array:
         return _soft_cap(c)(x) if arrays_mlx.differentiable.get() else super().soft_cap(x, c)
@@ -103,6 +150,54 @@ def _soft_cap(c: float) -> Callable[[array], array]:
     cap = mx.custom_function(lambda x: c * mx.tanh(x / c))
     cap.vjp(lambda _, dy, y: dy * (1 - mx.square(y / c)))
     return cast(Callable[[array], array], cap)
+
+
+@mx.custom_function
+def _two_products(x: array, a: array, b: array) -> tuple[array, array]:
+    """Return x A^T and x B^T, whose gradient of x is added up by the second product."""
+    return x @ a.T, x @ b.T
+
+
+@_two_products.vjp
+def _two_products_gradients(
+    xab: tuple[array, array, array], d_results: tuple[array, array], _: tuple[array, array]
+) -> tuple[array, array, array]:
+    x, a, b = xab
+    da, db = (dy.reshape(-1, dy.shape[-1]) for dy in d_results)
+    rows = x.reshape(-1, x.shape[-1])
+    return mx.addmm(da @ a, db, b).reshape(x.shape), da.T @ rows, db.T @ rows
+
+
+@mx.custom_function
+def _swiglu(gate: array, up: array) -> array:
+    """Return silu(gate) * up; its gradients are one expression each, of what is kept anyway.
+
+    They share no product with it: `mx.compile` would make that a kernel of its own.
+    """
+    return gate * mx.sigmoid(gate) * up
+
+
+@_swiglu.vjp
+def _swiglu_gradients(inputs: tuple[array, array], dy: array, _: array) -> tuple[array, array]:
+    gate, up = inputs
+    s = mx.sigmoid(gate)
+    return dy * up * s * (1 + gate * (1 - s)), dy * gate * s
+
+
+@mx.custom_function
+def _gated(o: array, w: array, normed: array) -> array:
+    """Return sigmoid(o) * w * normed; gradients as of `_swiglu`."""
+    return mx.sigmoid(o) * (w * normed)
+
+
+@_gated.vjp
+def _gated_gradients(
+    inputs: tuple[array, array, array], dy: array, y: array
+) -> tuple[array, array, array]:
+    o, w, normed = inputs
+    s = mx.sigmoid(o)
+    dw = (dy * normed * s).reshape(-1, w.shape[0]).sum(0)
+    return dy * y * (1 - s), dw, dy * s * w
 
 
 OPS = Ops(MLXPlainForm())

@@ -29,10 +29,6 @@ class TorchPlainForm(PlainForm):
         "softplus": F.softplus,
     }
 
-    def running_max(self, u: Tensor) -> Tensor:
-        """Return the largest of u up to each position of the last axis."""
-        return torch.cummax(u, -1).values
-
     def sum_after(self, a: Tensor) -> Tensor:
         """Return the sum of a (..., L, D) over the positions after each."""
         return F.pad(a[..., 1:, :], (0, 0, 0, 1)).flip(-2).cumsum(-2).flip(-2)

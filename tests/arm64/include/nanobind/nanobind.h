@@ -134,6 +134,10 @@ struct From<ndarray<Options...>> {
   static ndarray<Options...> get(const Value& value) { return ndarray<Options...>(value.array); }
 };
 template <class T>
+struct From<T*> {  // an object that only other bindings make, such as locks: None alone can come
+  static T* get(const Value& value) { return expect_tag(value, "n"), nullptr; }
+};
+template <class T>
 struct From<std::optional<T>> {
   static std::optional<T> get(const Value& value) {
     return value.tag == 'n' ? std::nullopt : std::optional<T>(From<T>::get(value));
@@ -233,10 +237,10 @@ inline constexpr bool kArray = false;
 template <class... Options>
 inline constexpr bool kArray<ndarray<Options...>> = true;
 
-// Functions that return an array, or take an object other than their own, are left out: they are about Python's memory.
+// Functions that return an array are left out: they are about Python's memory.
 template <class R, class... Args, class Call, class... Extras>
 void define(const std::string& name, bool method, const Call& call, const Extras&... extras) {
-  if constexpr (!kArray<R> && !(std::is_pointer_v<Args> || ...)) {
+  if constexpr (!kArray<R>) {
     Function made;
     made.method = method;
     (note(made, extras), ...);
