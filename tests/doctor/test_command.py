@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import doctor, main
+from mlxhog.doctor import accessors
 from mlxhog.doctor.checks import CheckResult
+from mlxhog.doctor.litmus import READ_MODES
 from mlxhog.doctor.record import sections
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, missing
@@ -32,8 +34,9 @@ def test_the_object_has_the_promised_keys(record: dict[str, Any]) -> None:
         assert len(row["writers"]) == 2
         assert row["where"] in ("threads", "processes")
         assert row["mode"] in ("lossless", "cas", "racy", "naive")
-        assert row["adds"] > 0
-        assert {"kernel", "lost", "torn", "adds_per_s", "emulated"} <= row.keys()
+        assert min(row["adds"], row["adds_per_s"]) > 0
+        assert "error" not in row
+        assert {"kernel", "lost", "torn", "emulated"} <= row.keys()
     for row in record["kernels"]:
         assert row["ran"]
         assert row["max_error"] <= row["tolerance"]
@@ -57,6 +60,16 @@ def test_nothing_of_ours_lost_or_tore_a_value(record: dict[str, Any]) -> None:
         assert row["torn"] == 0, row
         if row["mode"] in ("lossless", "cas"):
             assert row["lost"] == 0, row
+
+
+def test_readers_see_whole_values_in_order(record: dict[str, Any]) -> None:
+    readers = accessors.all_readers(machine.here())
+    assert len(record["reads"]) == len(readers) * len(READ_MODES)
+    for row in record["reads"]:
+        assert "error" not in row
+        assert row["samples"] > 0
+        assert (row["torn"], row["backwards"]) == (0, 0)
+        assert 0 < row["visible_s"] < 10
 
 
 def test_naive_writers_of_every_framework_are_measured_too(record: dict[str, Any]) -> None:

@@ -1,0 +1,30 @@
+"""Files of a user's that a block executes, forgotten after it, and before it where that is asked.
+
+A block that forgets those before it is as a process of its own, such as a later command's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from unittest import mock
+
+from mlxhog.config import plugin_file, plugins
+from mlxhog.config.choices import REGISTRIES
+
+
+@contextmanager
+def own_plugins(*, forgets: bool = False) -> Iterator[None]:
+    """Forget after the block what it has executed; with `forgets`, in it what came before."""
+    with ExitStack() as stack:
+        for memory in (plugin_file._loaded, plugin_file._sources):
+            stack.enter_context(mock.patch.dict(memory, clear=forgets))
+        for name in ("_named", "_said"):
+            before = set() if forgets else set(getattr(plugins, name))
+            stack.enter_context(mock.patch.object(plugins, name, before))
+        for registry in REGISTRIES:
+            stack.enter_context(mock.patch.dict(registry._by_name))
+            for name, choice in list(registry._by_name.items()):
+                if forgets and registry.module_of(choice).startswith(plugin_file._PREFIX):
+                    del registry._by_name[name]
+        yield
