@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.arena import process
 from mlxhog.arena.child import START_S, Child, Failed
 from mlxhog.arena.workers import State
 from mlxhog.doctor import accessors
@@ -109,21 +108,3 @@ def test_a_child_leaves_when_its_parent_is_killed(tmp_path: Path) -> None:
                 time.sleep(0.01)
         finally:
             parent.kill()
-
-
-def test_a_pause_of_the_whole_group_is_no_silence_of_a_child(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now, pauses = [10**12], [3]
-    child = Child.__new__(Child)
-    child._results, child._pipe = {}, None  # type: ignore[assignment]
-
-    def wait(pipes: object, timeout: float) -> bool:
-        now[0] += 3600 * 10**9  # Ctrl-Z, or the lid of a laptop
-        pauses[0] -= 1
-        return not pauses[0]
-
-    monkeypatch.setattr(process, "monotonic_ns", lambda: now[0])
-    monkeypatch.setattr("mlxhog.arena.child.connection.wait", wait)
-    monkeypatch.setattr(Child, "receive", lambda self: self._results.update({0: (None, "here")}))
-    assert child.take(0, timeout_s=10.0) == "here"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.arena import process
 from mlxhog.classic import dispatcher
 from mlxhog.classic.config import ClassicConfig, claim_size
 from mlxhog.classic.result import ClassicProgress
@@ -161,18 +160,3 @@ def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():
     result = train(MANY, ClassicConfig(workers=2, epochs=10_000, beta=1.0), impatient)
     assert (result.status, len(result.epochs)) == ("interrupted", 3)
     assert not worker_pids()
-
-
-def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
-    now, looks = [10**12], [0]
-
-    def look(self):
-        now[0] += 3600 * 10**9  # Ctrl-Z, or the lid of a laptop
-        looks[0] += 1
-        return ()
-
-    monkeypatch.setattr(process, "monotonic_ns", lambda: now[0])
-    monkeypatch.setattr(dispatcher.Dispatcher, "_look", look)
-    monkeypatch.setattr(dispatcher.Dispatcher, "_examples", lambda self: 0)
-    waiting = dispatcher.Dispatcher.__new__(dispatcher.Dispatcher)  # without processes to kill
-    assert waiting._until(lambda rank: looks[0] > 5, {0, 1}) == {0, 1}

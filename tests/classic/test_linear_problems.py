@@ -69,15 +69,8 @@ def test_sequential_sgd_follows_the_recorded_trace_of_svm100():
         assert_close(measures["train_error"], expected["err"], SGD_TRACE_F32, label=epoch)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"workers": 10, "write": "racy"},
-        {"workers": 2, "write": "lossless", "handout": "queue"},
-    ],
-    ids=str,
-)
-def test_the_synthetic_svm_reaches_its_reference_with_any_number_of_workers(options):
+def test_the_synthetic_svm_reaches_its_reference_with_many_racy_workers():
+    options = {"workers": 10, "write": "racy", "handout": "queue"}
     result = train(create("synthetic-svm", ClassicConfig()), ClassicConfig(**options))
     assert len(result.epochs) == 200
     assert result.measures["train_loss"] <= SVM100_MOST

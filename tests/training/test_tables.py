@@ -65,7 +65,7 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path:
         {"async_after": 0.5, "workers": "mlx:cpu*2"},
         {"strategy": "sync", "backup_workers": 1, "workers": "mlx:cpu*2"},
         {"strategy": "locked", "workers": "mlx:cpu*2"},
-        {"optimizer": "muon", "workers": "mlx:cpu,torch:cpu", "write": "cas"},
+        {"optimizer": "muon", "workers": "mlx:cpu*2", "write": "cas"},
         {"grad_accumulation": 2, "sampled_head": 40},
         {"optimizer": "sgd", "lr": 0.1},
     ],

@@ -3,6 +3,7 @@
 import csv
 import importlib.util
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,9 +23,14 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return study(tmp_path_factory.mktemp("studies"))
+
+
 @pytest.fixture
-def first() -> Store:
-    return study(Path("studies"))
+def first(whole: Store) -> Store:
+    return Store(Path(shutil.copytree(whole.directory, Path("studies", "first"))))
 
 
 @pytest.mark.usefixtures("first")
