@@ -188,13 +188,3 @@ def test_a_signal_ends_the_command_with_130_and_leaves_no_process():
     while any(map(alive, children)):
         assert time.monotonic() < deadline
         time.sleep(0.02)
-
-
-def test_help_and_the_list_are_shown_without_numpy():
-    code = (
-        "import sys\n"
-        "from mlxhog.cli import main\n"
-        "assert main(['classic']) == 0\n"
-        "assert 'numpy' not in sys.modules\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

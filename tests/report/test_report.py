@@ -217,8 +217,11 @@ def test_a_killed_worker_and_what_followed_is_in_the_report(tmp_path, capsys, mo
 def written(tmp_path_factory):
     """The page of a run with hostile texts, as a URL."""
     events = [event("sample", HOSTILE), event("message", HOSTILE), event("checkpoint", "here")]
-    run = write_run(tmp_path_factory.mktemp("written"), metrics=lines(200, workers=3),
-                    events=events, config=f"data: {json.dumps(HOSTILE)}\nseq_len: 64\n")  # fmt: skip
+    folder, config = (
+        tmp_path_factory.mktemp("written"),
+        f"data: {json.dumps(HOSTILE)}\nseq_len: 64\n",
+    )
+    run = write_run(folder, metrics=lines(200, workers=3), events=events, config=config)
     assert cli.main(["report", str(run.directory)]) == 0
     return f"file://{run.directory}/report.html"
 

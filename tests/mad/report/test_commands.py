@@ -4,8 +4,6 @@ import csv
 import importlib.util
 import json
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -158,21 +156,3 @@ def test_help_has_examples(capsys, command):
         main(["mad", command, "--help"])
     assert end.value.code == 0
     assert f"mlxhog mad {command} first" in capsys.readouterr().out
-
-
-def test_the_board_needs_no_framework_and_no_matplotlib(first):
-    code = "from mlxhog.cli import main; main(['mad', 'board', 'first'])"
-    loaded = loaded_after(code)
-    assert "mlxhog.mad.report.ranking" in loaded
-    assert not loaded & {"torch", "mlx.core", "matplotlib", "rich"}
-
-
-def loaded_after(code: str) -> set[str]:
-    """The modules of a fresh process that ran some code."""
-    ended = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return set(ended.stdout.splitlines()[-1].split())
