@@ -5,10 +5,14 @@ A block that forgets those before it is as a process of its own, such as a later
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
 from unittest import mock
 
+from mlxhog.cli import main
 from mlxhog.config import plugin_file, plugins
 from mlxhog.config.choices import REGISTRIES
 
@@ -28,3 +32,20 @@ def own_plugins(*, forgets: bool = False) -> Iterator[None]:
                 if forgets and registry.module_of(choice).startswith(plugin_file._PREFIX):
                     del registry._by_name[name]
         yield
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def mlxhog(folder: Path, *words: str) -> Ended:
+    """Run a command in a folder, as in a process that has executed no file of a user's."""
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(folder), own_plugins(forgets=True), redirect_stdout(out), redirect_stderr(err):
+        code = main(list(words))
+    return Ended(code, out.getvalue(), err.getvalue())

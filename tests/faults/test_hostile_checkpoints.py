@@ -21,7 +21,7 @@ from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
 from mlxhog.files import reading
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
-from tests.another_process import mlxhog
+from tests.own_plugins import mlxhog
 from tests.pairs import each_of
 
 pytestmark = pytest.mark.slow

@@ -22,8 +22,8 @@ from mlxhog.mad.report.page import page
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.report.streams import cell, console, printable_output
 from mlxhog.report.views import StatusLine
-from tests.another_process import mlxhog
 from tests.mad.report import sample
+from tests.own_plugins import mlxhog
 
 CLEARS = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e"
 """Clears the screen and sets the title, in seven and in eight bits; then writes backwards."""

@@ -12,10 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mlxhog.cli import main
 from mlxhog.files import cache
-from tests.another_process import Ended, mlxhog
-from tests.own_plugins import own_plugins
+from tests.own_plugins import Ended, mlxhog
 from tests.training.small import small_config
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "my_layer.py"
@@ -148,17 +146,11 @@ SMALL = (
 
 @pytest.mark.slow
 def test_a_study_and_a_run_remember_the_file_for_every_later_command(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path,
 ) -> None:
     """Also in a folder whose name has a comma, which divides the files that are named."""
     folder = tmp_path / "a, b"
     folder.mkdir()
-    monkeypatch.chdir(folder)
-
-    def code(*words: str) -> int:
-        with own_plugins(forgets=True):
-            return main([*words])
-
     file = folder / "my_layer.py"
     file.write_text(EXAMPLE.read_text())
     small_config(folder)  # writes a text
@@ -175,14 +167,17 @@ def test_a_study_and_a_run_remember_the_file_for_every_later_command(
         ("eval", "latest", "--data", "space.yaml", "--backend", "mlx:cpu"),
         ("convert", "latest", "copy", "--to", "mlxhog", "--check"),
     ):
-        assert code(*words) == 0, (words, capsys.readouterr().err)
+        ended = mlxhog(folder, *words)
+        assert ended.code == 0, (words, ended.err)
     file.write_text(file.read_text() + "# edited\n")
-    assert code("mad", "resume", "s", "--plugin", "my_layer.py") == 2
-    assert f"were made with another version of {file}" in capsys.readouterr().err
-    assert code("mad", "board", "s", "--plugin", "my_layer.py") == 0
-    assert code(*goes_on) == 2
-    assert code(*goes_on, "--plugin", "my_layer.py") == 0
-    assert "is not the version that was remembered" in capsys.readouterr().err
+    refused = mlxhog(folder, "mad", "resume", "s", "--plugin", "my_layer.py")
+    assert refused.code == 2
+    assert f"were made with another version of {file}" in refused.err
+    assert mlxhog(folder, "mad", "board", "s", "--plugin", "my_layer.py").code == 0
+    assert mlxhog(folder, *goes_on).code == 2
+    taken = mlxhog(folder, *goes_on, "--plugin", "my_layer.py")
+    assert taken.code == 0
+    assert "is not the version that was remembered" in taken.err
 
 
 PROGRAM = """
