@@ -318,7 +318,7 @@ def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path)
 
     from tests.training.test_bad_days import flags
 
-    config = small_config(tmp_path, steps=10**6)
+    config = small_config(tmp_path, steps=10**6, slow="0=5")
     command = [sys.executable, "-m", "mlxhog", "train", "--quiet", *flags(config)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:
