@@ -21,6 +21,7 @@ from mlxhog.doctor.record import sections
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, missing
 from mlxhog.report.table import show
+from tests.processes import alive, below
 
 pytestmark = pytest.mark.slow
 
@@ -324,15 +325,6 @@ def test_help_has_examples_and_says_what_emulated_rows_are_worth(
     assert "--seconds" in out
 
 
-def children(pid: int) -> set[int]:
-    """Processes below one, as Linux lists them."""
-    pids: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            pids |= {child} | children(child)
-    return pids
-
-
 def heed_interrupts() -> None:
     """Take Ctrl-C as a terminal's child does; a shell's background jobs inherit a deaf ear."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -380,12 +372,12 @@ def test_no_process_and_no_memory_is_left_when_doctor_is_killed(
     started: subprocess.Popen[str], number: int
 ) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while len(below := children(started.pid)) < 2:
+    while len(children := below(started.pid)) < 2:
         assert time.monotonic() < deadline, "it has no children"
         time.sleep(0.01)
     started.send_signal(number)
     code = started.wait(PATIENCE_S)
     assert code == (-number if number == signal.SIGKILL else 130)
-    while alive := {pid for pid in below if Path(f"/proc/{pid}").exists()}:
-        assert time.monotonic() < deadline, f"processes {alive} outlived it"
+    while living := [*filter(alive, children)]:
+        assert time.monotonic() < deadline, f"processes {living} outlived it"
         time.sleep(0.01)
