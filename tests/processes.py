@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-
 HAS_PROC = Path("/proc/self/stat").exists()  # not on macOS, nor where a test simulates it
 
 
