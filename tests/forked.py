@@ -35,6 +35,10 @@ MODULES = [
     "mlxhog.decoding.engine",
     "mlxhog.mad.study.worker",
     "mlxhog.classic.worker",
+    "mlxhog.cli.train",  # what commands in processes of their own take
+    "mlxhog.training.trainer",
+    "mlxhog.live.serving.server",
+    "mlxhog.report.board",
 ]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """For the server: threads would not survive in what it forks. A worker asks for its own."""
