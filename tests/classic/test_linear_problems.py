@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sklearn.datasets import dump_svmlight_file, load_digits
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import ProblemMemory
@@ -185,6 +184,8 @@ def test_the_logistic_loss_does_not_overflow():
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """Real images of digits as svmlight text, labels 0 (odd) and 2 (even): train and test files."""
+    from sklearn.datasets import dump_svmlight_file, load_digits
+
     data = load_digits()
     folder, labels = tmp_path_factory.mktemp("digits"), np.where(data.target % 2 == 0, 2, 0)
     for name, rows in (("train.svm", slice(0, 1400)), ("test.svm", slice(1400, None))):

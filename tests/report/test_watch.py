@@ -233,7 +233,7 @@ def test_the_trainers_death_ends_it(training):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("columns", "environ"), [(40, {}), (100, {}), (100, {"NO_COLOR": "1"})])
+@pytest.mark.parametrize(("columns", "environ"), [(40, {}), (100, {"NO_COLOR": "1"})])
 def test_on_a_terminal_the_table_is_redrawn_and_fits(tmp_path, columns, environ):
     run = write_run(tmp_path, metrics=lines(20))
     ours, theirs = pty.openpty()

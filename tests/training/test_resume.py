@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 import yaml
-from transformers import AutoModelForCausalLM
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
@@ -289,7 +289,7 @@ def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(
     loaded = checkpoint.load(Path(str(result.checkpoint)))
     tokens = np.frombuffer(b"\0never wait lock free adds", np.uint8).astype(np.int32)[None]
     tokens[0, 0] = 256
-    model: Any = AutoModelForCausalLM.from_pretrained(result.checkpoint)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(result.checkpoint)
     with torch.no_grad():
         expected = model.eval()(torch.from_numpy(tokens).long(), use_cache=False).logits.numpy()
     config = XLSTMLargeConfig.from_dict(loaded.config)
