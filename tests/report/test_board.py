@@ -5,14 +5,11 @@ from __future__ import annotations
 import json
 import signal
 import socket
-import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 
@@ -20,7 +17,6 @@ from mlxhog import cli
 from mlxhog.checkpoint.run import Run
 from mlxhog.files import durable
 from tests.another_process import Program
-from tests.processes import descriptors_limited
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 from tests.report.test_report import HOSTILE
 
@@ -30,8 +26,8 @@ pytestmark = pytest.mark.slow
 class Server:
     """`mlxhog board` of one run, in a process of its own."""
 
-    def __init__(self, run: Run, start: Callable[..., Any] = Program) -> None:
-        self.process = start("board", str(run.directory), "--port", "0", "--json")
+    def __init__(self, run: Run) -> None:
+        self.process = Program("board", str(run.directory), "--port", "0", "--json")
         output = json.loads(self.process.stdout.readline())
         self.url, self.token = output["url"], output["token"]
 
@@ -57,8 +53,8 @@ def serve() -> Iterator[Any]:
     """Starts boards; they are ended with the test."""
     started: list[Server] = []
 
-    def start(run: Run, *how: Any) -> Server:
-        started.append(Server(run, *how))
+    def start(run: Run) -> Server:
+        started.append(Server(run))
         return started[-1]
 
     yield start
@@ -152,35 +148,6 @@ def test_ctrl_c_ends_it_while_a_page_listens(tmp_path, serve):
     with urllib.request.urlopen(server.url + "events?rows=3&starts=1&told=3", timeout=30) as stream:
         stream.readline()
         assert server.end() == 0
-
-
-def spawned(*words: str) -> subprocess.Popen[str]:
-    """A program that has the limits of this process."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "mlxhog", *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(tmp_path, serve):
-    run = write_run(tmp_path, metrics=lines(3))
-    with descriptors_limited(80):
-        server = serve(run, spawned)
-    address = urlsplit(server.url)
-    with ExitStack() as stack:
-        for _ in range(100):
-            stack.enter_context(
-                socket.create_connection((address.hostname, address.port), timeout=60)
-            )
-        line = server.process.stderr.readline()
-        assert "no more files can be opened, so connections wait" in line
-    assert server.open("data")[0] == 200
-    server.process.send_signal(signal.SIGINT)
-    _, err = server.process.communicate(timeout=30)
-    assert err == "the board has ended; it changed nothing in the run\n"
-    assert server.process.returncode == 0
 
 
 def test_a_port_in_use_is_one_clear_line(tmp_path, capsys):
