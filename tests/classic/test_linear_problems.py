@@ -8,7 +8,7 @@ import pytest
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import ProblemMemory
-from mlxhog.classic.problems import create
+from mlxhog.classic.problems import create, linear
 from mlxhog.classic.problems.linear import SparseLinear, loss_values
 from mlxhog.classic.session import train
 from mlxhog.errors import ConfigError, DataError
@@ -118,8 +118,10 @@ def test_two_workers_reach_the_recorded_loss_of_cifar_dense(images):
     )
 
 
-def test_the_svm_reaches_the_losses_of_the_recorded_run():
+def test_the_svm_reaches_the_losses_of_the_recorded_run(text, monkeypatch):
     """Those of the recorded run, whose rows were drawn from the same law in another order."""
+    made = {(linear.TEXT_ROWS, 0): text}
+    monkeypatch.setattr(linear, "rcv1_like", lambda n, *, seed: made[n, seed])
     problem = create("svm", ClassicConfig())
     *_, measures = sequential(problem, 10, lr=0.5, decay=0.8, batch=1)
     recorded = {
