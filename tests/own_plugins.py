@@ -6,10 +6,12 @@ A block that forgets those before it is as a process of its own, such as a later
 from __future__ import annotations
 
 import io
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from unittest import mock
 
 from mlxhog.cli import main
@@ -20,7 +22,9 @@ from mlxhog.config.choices import REGISTRIES
 @contextmanager
 def own_plugins(*, forgets: bool = False) -> Iterator[None]:
     """Forget after the block what it has executed; with `forgets`, in it what came before."""
+    modules = _modules()
     with ExitStack() as stack:
+        stack.callback(sys.modules.update, modules)  # a file may be executed again in the block
         for memory in (plugin_file._loaded, plugin_file._sources):
             stack.enter_context(mock.patch.dict(memory, clear=forgets))
         for name in ("_named", "_said"):
@@ -32,6 +36,11 @@ def own_plugins(*, forgets: bool = False) -> Iterator[None]:
                 if forgets and registry.module_of(choice).startswith(plugin_file._PREFIX):
                     del registry._by_name[name]
         yield
+
+
+def _modules() -> dict[str, ModuleType]:
+    """The modules of files: pickles find their classes there."""
+    return {name: one for name, one in sys.modules.items() if name.startswith(plugin_file._PREFIX)}
 
 
 @dataclass(frozen=True)
