@@ -135,7 +135,6 @@ def train_and_kill(config: TrainConfig, kills: int = 1) -> Result:
     "options",
     [
         {"strategy": "hogwild", "steps": 200},
-        {"strategy": "sync", "steps": 80},
         {"strategy": "sync", "steps": 80, "sync_shares": "speed", "slow": "1=3",
          "optimizer": "muon"},
     ],
