@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.arena import process
 from mlxhog.arena.child import START_S, Child, Failed
 from mlxhog.arena.workers import State
 from mlxhog.doctor import accessors
@@ -65,6 +67,16 @@ def test_a_function_that_never_returns_is_given_up(child: Child) -> None:
     child.call(START_S, planted.count_up)
     with pytest.raises(Failed, match="no answer within 0 s"):
         child.call(0.2, planted.hang)
+
+
+def test_a_pause_of_the_whole_group_is_no_silence_of_a_child(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look at its pipe is an hour after the one before, as by Ctrl-Z."""
+    hours = itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "monotonic_ns", lambda: next(hours) * 3600 * 10**9)
+        assert child.call(START_S, planted.count_up) == 1
 
 
 def test_the_slots_of_a_child_are_free_when_it_has_gone() -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.arena import process
 from mlxhog.classic import dispatcher
 from mlxhog.classic.config import ClassicConfig, claim_size
 from mlxhog.classic.result import ClassicProgress
@@ -125,6 +126,25 @@ def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
     assert result.replaced >= 1
     assert "no example was done for 1 s" in watch.messages[0]
     assert not worker_pids()
+
+
+def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
+    class Pauser(Killer):
+        """Stops a worker for 40 looks, an hour each, as Ctrl-Z stops all."""
+
+        signum, hours = signal.SIGSTOP, 0
+
+        def __call__(self, progress: ClassicProgress) -> None:
+            super().__call__(progress)
+            if not self.kills and self.hours < 40:
+                self.hours += 1
+                for pid in worker_pids() if self.hours == 40 else ():
+                    os.kill(pid, signal.SIGCONT)
+
+    watch, now_ns = Pauser(kills=1, n=MANY.n_examples), process.monotonic_ns
+    monkeypatch.setattr(process, "monotonic_ns", lambda: now_ns() + watch.hours * 3600 * 10**9)
+    result = train(MANY, ClassicConfig(workers=2, epochs=60, beta=1.0), watch)
+    assert (watch.hours, result.status, result.replaced) == (40, "done", 0)
 
 
 def wait_for(holds: Callable[[], bool]) -> None:
