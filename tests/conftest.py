@@ -1,4 +1,4 @@
-"""A cache of its own for every test, compiled Metal kernels apart; the option `--forbid-skips`.
+"""A cache of its own for every test, compiled code apart; the option `--forbid-skips`.
 
 With `--forbid-skips` only tests of Apple hardware may be left out. Hypothesis draws the same
 examples in every run, so that a verdict is about the change; `--hypothesis-profile=random` draws
@@ -22,12 +22,12 @@ import hypothesis
 import pytest
 
 from mlxhog.arena import worker_pool
-from mlxhog.config import plugin_file
-from mlxhog.config.choices import REGISTRIES
 from mlxhog.machine import float32, machine
 from mlxhog.metal.host import mlx_text
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import instances
+from tests import kept
+from tests.own_plugins import own_plugins
 
 hypothesis.settings.register_profile("random", deadline=None)
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
@@ -44,15 +44,9 @@ _skipped: list[str] = []
 
 
 @pytest.fixture(scope="session")
-def shim_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Compiled Metal kernels, named after their content, so that all tests can share them.
-
-    The processes of pytest-xdist, too: their own temporary folders lie in one of the run's.
-    """
-    own = tmp_path_factory.getbasetemp()
-    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shim"
-    folder.mkdir(exist_ok=True)
-    return folder
+def shim_cache() -> Path:
+    """Compiled Metal kernels, named after their content: tests and sessions share them."""
+    return kept.folder("shim")
 
 
 @pytest.fixture(scope="session")
@@ -74,12 +68,8 @@ def _own_cache(_caches: Iterator[Path], monkeypatch: pytest.MonkeyPatch, shim_ca
 @pytest.fixture(autouse=True, scope="module")
 def _own_choices() -> Iterator[None]:
     """What a plugin adds is known to the tests of a module only."""
-    before = [dict(registry._by_name) for registry in REGISTRIES]
-    yield
-    for registry, known in zip(REGISTRIES, before, strict=True):
-        for name, choice in list(registry._by_name.items()):
-            if name not in known and registry.module_of(choice).startswith(plugin_file._PREFIX):
-                del registry._by_name[name]
+    with own_plugins():
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -204,6 +194,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also under nohup, which programs respect
+    if not hasattr(config, "workerinput"):  # before the processes of pytest-xdist start
+        kept.drop_old()
     gc.disable()  # while modules are imported and tests collected, which stay to the end
 
 

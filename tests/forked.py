@@ -1,15 +1,17 @@
 """Worker processes of tests come from a server that has imported what they need, and forks.
 
-A spawned worker imports NumPy and the package before it does anything: half a second of a
-core, as much as a small run takes. MLX and torch are never imported before a fork: each worker
-imports its own. The server is that of `multiprocessing`; each worker has the environment of its own
-start. Workers of commands in `tests/another_process.py` come from it, too. Programs that a test
-starts, whatever workers start themselves, and tests with `spawned_workers` spawn as users do.
+A spawned worker imports NumPy, the package and a framework before it does anything: as much of a
+core as a small run takes. Torch starts no thread before its first operation, and holds the matrix
+product of MLX, so the server has it; MLX is never imported before a fork. The server is that of
+`multiprocessing`; each worker has the environment of its own start. Workers of commands in
+`tests/another_process.py` come from it, too. Programs that a test starts, whatever workers start
+themselves, and tests with `spawned_workers` spawn as users do.
 """
 
 from __future__ import annotations
 
 import os
+from importlib.util import find_spec
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from typing import Any
@@ -35,6 +37,12 @@ MODULES = [
     "mlxhog.decoding.engine",
     "mlxhog.mad.study.worker",
     "mlxhog.classic.worker",
+    "mlxhog.cli.train",  # what commands in processes of their own take
+    "mlxhog.training.trainer",
+    "mlxhog.live.serving.server",
+    "mlxhog.report.board",
+    "mlxhog.backends.mlx",
+    *(["mlxhog.backends.torch"] if find_spec("torch") else []),
 ]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """For the server: threads would not survive in what it forks. A worker asks for its own."""

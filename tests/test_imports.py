@@ -2,9 +2,11 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from tests.mad.report.sample import study
 from tools.structure import ORDER, ROOT, circles, imports, modules, part
 
 NATIVE_USERS = {
@@ -58,22 +60,48 @@ def test_models_and_metal_are_imported_by_their_installed_names():
     assert not wrong, "\n".join(wrong)
 
 
-def loaded_after(code: str) -> set[str]:
+def loaded_after(code: str, folder: Path = ROOT) -> set[str]:
     """The modules of a fresh process, started where `import models` would work by accident."""
     process = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
-        cwd=ROOT,
+        cwd=folder,
         capture_output=True,
         text=True,
         check=False,
     )
     assert process.returncode == 0, process.stderr
-    return set(process.stdout.split())
+    return set(process.stdout.splitlines()[-1].split())
 
 
 def test_importing_mlxhog_loads_no_framework_and_nothing_slow():
     loaded = loaded_after("import mlxhog; mlxhog.TrainConfig; mlxhog.ConfigError")
     assert not loaded & {"torch", "mlx", "mlx.core", "rich", "numpy", "transformers"}
+
+
+LIGHT = """
+import contextlib, sys
+from pathlib import Path
+from mlxhog.cli import main
+for words in (["--help"], ["train", "--help"], ["train", "--lrr", "1"], ["trian"], ["classic"],
+              ["completion", "bash", "--", "train", "--st"]):
+    with contextlib.suppress(SystemExit):
+        main(words)
+assert not {"torch", "mlx", "numpy", "rich"} & set(sys.modules)
+from mlxhog.models import families, registry
+from mlxhog.models.ops import kernels
+from mlxhog.report.tensorboard import TensorBoard
+families.init_params(registry.load_architecture("tiny"), 0)
+TensorBoard(Path.cwd())
+main(["mad", "train", "--layers", "swigl"])
+assert main(["mad", "board", "first"]) == 0
+"""
+
+
+def test_help_mistakes_lists_and_reading_load_no_framework_and_nothing_slow(tmp_path):
+    study(tmp_path / "studies")
+    loaded = loaded_after(LIGHT, tmp_path)
+    assert "mlxhog.mad.report.ranking" in loaded
+    assert not loaded & {"torch", "mlx.core", "matplotlib", "rich", "tensorflow"}
 
 
 @pytest.mark.slow

@@ -130,7 +130,7 @@ def test_in_the_checkout_every_way_to_start_python_takes_the_whole_installed_pac
     script = here / "script.py"
     script.write_text(
         "import mlxhog\n"
-        "result = mlxhog.train(steps=2, workers='mlx:cpu*2', strategy='hogwild', model='tiny',\n"
+        "result = mlxhog.train(steps=2, workers='mlx:cpu', strategy='hogwild', model='tiny',\n"
         "                      data='text.txt', batch_size=1, seq_len=32, observer=None)\n"
         "print(result.status, result.steps, mlxhog.__file__)\n"
     )

@@ -65,7 +65,8 @@ def result(scale: Scale) -> Outcome:
 def _schemes(
     scale: Scale, epochs: int, counts: tuple[int, ...]
 ) -> tuple[list[dict[str, Any]], dict[str, list[float]]]:
-    problem = create("synthetic-svm", ClassicConfig())
+    rows = scale.pick(tiny=1_000, quick=None, full=None)
+    problem = create("synthetic-svm", ClassicConfig(size=rows))
     table, curves = [], {}
     for scheme in SCHEMES:
         # Ten processes that wait for each other on two cores take a minute: once will do.

@@ -118,9 +118,6 @@ def assume_hogwild(facts: Facts) -> tuple[Assumption, ...]:
 
 # -- the rules -------------------------------------------------------------------------------------
 
-GAMMA_LAG_SQUARED = 4
-"""Factor of tau^2 Omega sqrt(Delta) in the step size of Proposition 4.1."""
-
 K_LAG_SQUARED = 6
 """Factor of tau^2 Omega sqrt(Delta) in the number of updates of Proposition 4.1."""
 
@@ -161,72 +158,13 @@ class Bound:
         return all_hold(self.assumptions)
 
 
-def proposition_4_1(
-    *,
-    c: float,
-    L: float,  # noqa: N803
-    M: float,  # noqa: N803
-    eps: float,
-    D0: float,  # noqa: N803
-    theta: float,
-    omega: float,
-    rho: float,
-    delta: float,
-    tau: float,
-    facts: Facts,
-) -> Bound:
-    """Step size gamma, and updates k after which the expected error is at most eps.
-
-    gamma = theta eps c / (2 L M^2 Omega (1 + 6 rho tau + 4 tau^2 Omega sqrt(Delta)))
-    k = 2 L M^2 Omega (1 + 6 rho tau + 6 tau^2 Omega sqrt(Delta)) ln(L D0 / eps) / (c^2 theta eps)
-
-    The proof is for updates that change one coordinate of an example at a time, drawn with
-    replacement; the program changes all of them.
-
-    Args:
-        c: strong convexity.
-        L: Lipschitz constant of the gradient.
-        M: largest gradient of an example, times the number of examples.
-        eps: f(x) - f(x*) to reach.
-        D0: |x0 - x*|^2.
-        theta: in (0, 1).
-        omega: largest support, a count.
-        rho: largest share of the examples that one example meets.
-        delta: share of the examples at the busiest coordinate.
-        tau: largest lag between read and write, in updates.
-        facts: for the assumptions.
-
-    Raises:
-        DataError: theta or a constant is outside its range.
-    """
-    _check_positive(c=c, L=L, M=M, eps=eps, D0=D0, omega=omega)
-    _check_conflict(tau, rho, delta)
-    if not 0 < theta < 1:
-        raise DataError(f"theta = {theta}: wanted a number between 0 and 1")
-    scale = 2 * L * M**2 * omega
-    squared = tau * (tau * omega * math.sqrt(delta))
-    gamma = theta * eps * c / (scale * (1 + LAG * rho * tau + GAMMA_LAG_SQUARED * squared))
-    lag = 1 + LAG * rho * tau + K_LAG_SQUARED * squared
-    k = math.ceil(scale * lag * math.log(L * D0 / eps) / (c**2 * theta * eps))
-    return Bound(
-        name="proposition 4.1",
-        source=HOGWILD,
-        inputs=dict(
-            c=c, L=L, M=M, eps=eps, D0=D0, theta=theta, omega=omega, rho=rho, delta=delta, tau=tau
-        ),
-        values={"gamma": gamma, "k": max(0, k)},
-        assumptions=(
-            *assume_hogwild(facts),
-            Assumption("gamma c < 1", gamma * c < 1, f"gamma c = {gamma * c:.3g}"),
-        ),
-        words=f"with step size {gamma:.3g}, {max(0, k):,} updates suffice for an error of {eps:g}",
-    )
-
-
 def penalty(*, tau: float, omega: float, rho: float, delta: float, facts: Facts) -> Bound:
     """Return the updates of Proposition 4.1 at lag tau, over those of serial SGD.
 
     pen(tau) = 1 + 6 rho tau + 6 tau^2 Omega sqrt(Delta)
+
+    The proof is for updates that change one coordinate of an example at a time, drawn with
+    replacement; the program changes all of them.
     """
     _check_conflict(tau, rho, delta)
     value = 1 + LAG * rho * tau + K_LAG_SQUARED * tau * (tau * omega * math.sqrt(delta))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import subprocess
@@ -68,6 +69,16 @@ def test_a_function_that_never_returns_is_given_up(child: Child) -> None:
         child.call(0.2, planted.hang)
 
 
+def test_a_pause_of_the_whole_group_is_no_silence_of_a_child(
+    child: Child, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every look at its pipe is an hour after the one before, as by Ctrl-Z."""
+    hours = itertools.count()
+    with monkeypatch.context() as patch:
+        patch.setattr(process, "monotonic_ns", lambda: next(hours) * 3600 * 10**9)
+        assert child.call(START_S, planted.count_up) == 1
+
+
 def test_the_slots_of_a_child_are_free_when_it_has_gone() -> None:
     arena = accessors.create_arena(2)
     try:
@@ -109,21 +120,3 @@ def test_a_child_leaves_when_its_parent_is_killed(tmp_path: Path) -> None:
                 time.sleep(0.01)
         finally:
             parent.kill()
-
-
-def test_a_pause_of_the_whole_group_is_no_silence_of_a_child(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    now, pauses = [10**12], [3]
-    child = Child.__new__(Child)
-    child._results, child._pipe = {}, None  # type: ignore[assignment]
-
-    def wait(pipes: object, timeout: float) -> bool:
-        now[0] += 3600 * 10**9  # Ctrl-Z, or the lid of a laptop
-        pauses[0] -= 1
-        return not pauses[0]
-
-    monkeypatch.setattr(process, "monotonic_ns", lambda: now[0])
-    monkeypatch.setattr("mlxhog.arena.child.connection.wait", wait)
-    monkeypatch.setattr(Child, "receive", lambda self: self._results.update({0: (None, "here")}))
-    assert child.take(0, timeout_s=10.0) == "here"

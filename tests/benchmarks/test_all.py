@@ -103,6 +103,8 @@ def test_an_experiment_runs_and_ends_on_the_page(tmp_path: Path) -> None:
     document = json.loads((out / "linear_regression.json").read_text())
     assert document["mode"] == "tiny"
     assert document["compared"]
+    assert document["table"]
+    assert all(claim["met"] for claim in document["claims"])
     assert "python benchmarks/experiments/linear_regression.py --tiny" in page
     assert f"![{document['title']}](results/{document['figure']})" in page
     assert (out / document["figure"]).stat().st_size > 5000

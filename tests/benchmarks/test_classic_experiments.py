@@ -16,7 +16,6 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        "linear_regression",
         "synthetic_svm",
         "image_svm",
         "paper_tables",

@@ -76,16 +76,16 @@ def test_every_registered_instance_is_counted(shim: Any) -> None:
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 @pytest.mark.slow
 def test_an_atomic_kernel_loses_nothing_and_makes_as_many_adds_as_it_says(
-    shim: Any, tmp_path: Path
+    shim: Any, shim_cache: Path
 ) -> None:
-    lost, added = shim.count_lost("dense_axpy", tmp_path, 1000)
+    lost, added = shim.count_lost("dense_axpy", shim_cache, 1000)
     assert (lost, added) == (0, shim.counting.ADDS // 1000 // 64 * 64)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
 @pytest.mark.slow
 def test_lost_adds_are_counted_as_lost(
-    shim: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shim: Any, shim_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def racy() -> Any:
         arena, ones = np.zeros(64, np.float32), np.ones(64, np.float32)
@@ -94,9 +94,9 @@ def test_lost_adds_are_counted_as_lost(
 
     monkeypatch.setitem(shim.counting.CASES, "planted", racy)
     monkeypatch.setattr(shim, "THREADS", 1)  # chaos alone: the same schedule every time
-    lost, added = shim.count_lost("planted", tmp_path, 100)
+    lost, added = shim.count_lost("planted", shim_cache, 100)
     assert 0 < lost < added
-    assert 0 < shim.count_lost_by_racy(tmp_path, 100)[0] < added
+    assert 0 < shim.count_lost_by_racy(shim_cache, 100)[0] < added
 
 
 MODELS = (2, 3)  # small ones: a Large, and a stack of both kinds of blocks

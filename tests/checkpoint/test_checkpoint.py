@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+import transformers
 
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
@@ -69,14 +69,14 @@ def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(
     sizes = model_of(hidden_size)
     config, params = sizes.to_dict(), init_params(sizes, seed=1)
     path = save(run, model_config=config, params=params)
-    loaded: Any = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
+    loaded: Any = transformers.AutoModelForCausalLM.from_pretrained(path, output_loading_info=True)
     model, info = loaded
     assert type(model).__name__ == "xLSTMForCausalLM"
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert model.dtype == torch.float32
 
-    transformers_model: Any = AutoModelForCausalLM
-    direct = transformers_model.from_config(AutoConfig.for_model(**config))
+    transformers_model: Any = transformers.AutoModelForCausalLM
+    direct = transformers_model.from_config(transformers.AutoConfig.for_model(**config))
     direct.load_state_dict({name: torch.from_numpy(array) for name, array in params.items()})
     tokens = torch.arange(40)[None] * 7 % 257
     with torch.no_grad():
@@ -88,8 +88,8 @@ def test_transformers_loads_a_checkpoint_and_computes_the_same_logits(
 
 def test_transformers_generates_text_from_the_link_to_the_newest_checkpoint(run: Run) -> None:
     save(run)
-    model: Any = AutoModelForCausalLM.from_pretrained(run.model)
-    tokenizer = AutoTokenizer.from_pretrained(run.model)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(run.model)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(run.model)
     prompt = tokenizer("The ", return_tensors="pt")
     assert prompt["input_ids"].tolist() == [[256, *b"The "]]
     tokens = model.generate(**prompt, max_new_tokens=5, do_sample=False)

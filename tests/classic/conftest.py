@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from mlxhog.classic.datasets import Ratings
-from mlxhog.classic.generators import netflix_like
+from mlxhog.classic.datasets import Ratings, SparseRows
+from mlxhog.classic.generators import netflix_like, rcv1_like
 
 
 @pytest.fixture(scope="package")
 def netflix() -> Ratings:
     """The ratings of the default size."""
     return netflix_like()
+
+
+@pytest.fixture(scope="package")
+def text() -> SparseRows:
+    """The rows like RCV1 of the default number."""
+    return rcv1_like()

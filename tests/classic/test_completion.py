@@ -57,20 +57,6 @@ def test_three_workers_come_near_to_serial(small, scheme, write):
     assert_close(run.objective, serial.objective, COMPLETION_NEAR_SERIAL)
 
 
-@pytest.mark.parametrize("scheme", ["round_robin", "sync"])
-def test_turns_give_the_same_result_in_every_run(small, scheme):
-    config = ClassicConfig(scheme=scheme, workers=2, epochs=1, batch_size=16)
-    runs = [train(small, config) for _ in range(2)]
-    assert runs[0].measures == runs[1].measures
-
-
-@pytest.mark.parametrize("scheme", ["hogwild", "aig", "round_robin", "sync", "avg_runs"])
-def test_one_worker_of_any_scheme_is_serial_bit_for_bit(small, scheme):
-    serial = train(small, ClassicConfig(scheme="serial", epochs=2))
-    run = train(small, ClassicConfig(scheme=scheme, workers=1, epochs=2))
-    assert run.measures == serial.measures
-
-
 def test_a_step_that_is_too_large_is_found_out(small):
     assert train(small, ClassicConfig(scheme="serial", lr=2.0)).status == "diverged"
 

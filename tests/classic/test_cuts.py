@@ -6,7 +6,6 @@ import json
 from itertools import pairwise
 from pathlib import Path
 
-import networkx
 import numpy as np
 import pytest
 
@@ -215,6 +214,8 @@ def test_a_graph_from_a_file_is_cut_between_its_terminals(tmp_path):
 
 def test_the_karate_club_is_cut_at_its_maximum_flow(tmp_path):
     """Zachary's club split between instructor (0) and officer (33), as networkx ships it."""
+    import networkx  # while this runs, and not while tests are collected
+
     club = networkx.karate_club_graph()
     path = tmp_path / "club.txt"
     path.write_text("".join(f"{u} {v} {w}\n" for u, v, w in club.edges(data="weight")))

@@ -4,7 +4,6 @@ import math
 
 import numpy as np
 import pytest
-from sklearn.datasets import load_sample_images
 
 from mlxhog.classic.datasets import DenseRows, Graph, Ratings, SparseRows
 from mlxhog.classic.loaders.rows import load_cifar10
@@ -169,6 +168,8 @@ def test_ratings_and_graphs_that_are_right_are_taken_as_they_are():
 @pytest.fixture(scope="module")
 def records():
     """520 real pieces of 32 x 32 pixels: class 0 of a temple, class 1 of a flower."""
+    from sklearn.datasets import load_sample_images
+
     images = []
     for label, photo in enumerate(load_sample_images().images):
         pieces = photo[:416, :640].reshape(13, 32, 20, 32, 3).transpose(0, 2, 4, 1, 3)

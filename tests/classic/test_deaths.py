@@ -128,6 +128,25 @@ def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
     assert not worker_pids()
 
 
+def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
+    class Pauser(Killer):
+        """Stops a worker for 40 looks, an hour each, as Ctrl-Z stops all."""
+
+        signum, hours = signal.SIGSTOP, 0
+
+        def __call__(self, progress: ClassicProgress) -> None:
+            super().__call__(progress)
+            if not self.kills and self.hours < 40:
+                self.hours += 1
+                for pid in worker_pids() if self.hours == 40 else ():
+                    os.kill(pid, signal.SIGCONT)
+
+    watch, now_ns = Pauser(kills=1, n=MANY.n_examples), process.monotonic_ns
+    monkeypatch.setattr(process, "monotonic_ns", lambda: now_ns() + watch.hours * 3600 * 10**9)
+    result = train(MANY, ClassicConfig(workers=2, epochs=60, beta=1.0), watch)
+    assert (watch.hours, result.status, result.replaced) == (40, "done", 0)
+
+
 def wait_for(holds: Callable[[], bool]) -> None:
     deadline = time.monotonic() + PATIENCE_S
     while not holds():
@@ -161,18 +180,3 @@ def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():
     result = train(MANY, ClassicConfig(workers=2, epochs=10_000, beta=1.0), impatient)
     assert (result.status, len(result.epochs)) == ("interrupted", 3)
     assert not worker_pids()
-
-
-def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
-    now, looks = [10**12], [0]
-
-    def look(self):
-        now[0] += 3600 * 10**9  # Ctrl-Z, or the lid of a laptop
-        looks[0] += 1
-        return ()
-
-    monkeypatch.setattr(process, "monotonic_ns", lambda: now[0])
-    monkeypatch.setattr(dispatcher.Dispatcher, "_look", look)
-    monkeypatch.setattr(dispatcher.Dispatcher, "_examples", lambda self: 0)
-    waiting = dispatcher.Dispatcher.__new__(dispatcher.Dispatcher)  # without processes to kill
-    assert waiting._until(lambda rank: looks[0] > 5, {0, 1}) == {0, 1}

@@ -34,11 +34,6 @@ ABDOMEN = json.loads((HERE / "abdomen_like.json").read_text())
 # -- rows -----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def text():
-    return rcv1_like()
-
-
 def meeting(rows, number: int) -> float:
     """The share of rows that have a feature in common with one of them."""
     marked = np.zeros(rows.n_features, bool)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import kept
 from tests.metal import test_thread_sanitizer as sanitizer
 
 ROOT = sanitizer.ROOT / "metal" / "native"
@@ -18,16 +19,14 @@ SOURCES += ["updates/process_life.cpp"]
 KINDS = ("racy", "lossless", "hot_cold", "aig", "round_robin", "sync")
 EXAMPLES = 3 * 5 * 200
 
-directory, launcher = sanitizer.directory, sanitizer.launcher  # fixtures
+launcher = sanitizer.launcher  # a fixture
 pytestmark = sanitizer.pytestmark
 
 
-def build(directory: Path, name: str, *options: str) -> Path:
-    program = directory / name
-    if not program.exists():
-        files = [Path(__file__).with_name("threads.cpp"), *(ROOT / source for source in SOURCES)]
-        sanitizer.compiled(program, files, f"-I{ROOT / 'classic'}", *sanitizer.WATCHED, *options)
-    return program
+def build(name: str, *options: str) -> Path:
+    files = [Path(__file__).with_name("threads.cpp"), *(ROOT / source for source in SOURCES)]
+    usual = (*sanitizer.OPTIONS, f"-I{ROOT / 'classic'}", *sanitizer.WATCHED)
+    return kept.linked(f"classic-{name}", files, *usual, *options)
 
 
 @pytest.mark.parametrize(
@@ -36,9 +35,9 @@ def build(directory: Path, name: str, *options: str) -> Path:
     + [(kind, "dense") for kind in KINDS if kind != "hot_cold"],
 )
 def test_no_data_race_in_the_relaxed_atomic_build(
-    directory: Path, launcher: list[str], kind: str, rows: str
+    launcher: list[str], kind: str, rows: str
 ) -> None:
-    program = build(directory, "atomic", "-DMLXHOG_ATOMIC_KERNELS=1")
+    program = build("atomic", "-DMLXHOG_ATOMIC_KERNELS=1")
     ended = sanitizer.finish(*launcher, program, kind, rows)
     assert ended.returncode == 0, ended.stderr[:4000]
     assert "WARNING" not in ended.stderr
@@ -46,8 +45,8 @@ def test_no_data_race_in_the_relaxed_atomic_build(
 
 
 def test_the_sanitizer_sees_the_races_of_the_plain_build_on_dense_rows(
-    directory: Path, launcher: list[str]
+    launcher: list[str],
 ) -> None:
-    ended = sanitizer.finish(*launcher, build(directory, "plain"), "racy", "dense")
+    ended = sanitizer.finish(*launcher, build("plain"), "racy", "dense")
     assert ended.returncode == sanitizer.RACE_FOUND
     assert "data race" in ended.stderr

@@ -7,8 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scipy.sparse
-from sklearn.datasets import dump_svmlight_file, load_breast_cancer, load_digits
 
 from mlxhog.classic.loaders.rows import load_svmlight, parse_label_map
 from mlxhog.classic.loaders.text import blocks
@@ -25,11 +23,14 @@ def written(folder: Path, text: str, name: str = "rows.svm") -> Path:
 @pytest.fixture(scope="module")
 def digits(tmp_path_factory):
     """Real data, half zeros: is the digit even? With the file that scikit-learn makes of them."""
+    from scipy.sparse import csr_matrix
+    from sklearn.datasets import dump_svmlight_file, load_digits
+
     data = load_digits()
     labels = np.where(data.target % 2 == 0, 1, -1)
     path = tmp_path_factory.mktemp("digits") / "digits.svm"
     dump_svmlight_file(data.data, labels, str(path), zero_based=False, comment="even digits")
-    return scipy.sparse.csr_matrix(data.data), labels, path
+    return csr_matrix(data.data), labels, path
 
 
 def test_what_scikit_learn_writes_is_read_back(digits):
@@ -62,6 +63,8 @@ def test_files_of_many_blocks_are_the_same_rows(digits, monkeypatch):
 
 
 def test_targets_of_a_regression_stay_as_they_are(tmp_path):
+    from sklearn.datasets import dump_svmlight_file, load_breast_cancer
+
     data = load_breast_cancer()
     path = tmp_path / "cancer.svm"
     dump_svmlight_file(data.data, data.data[:, 0], str(path), zero_based=False)

@@ -3,7 +3,6 @@
 import gzip
 from pathlib import Path
 
-import networkx
 import numpy as np
 import pytest
 
@@ -111,6 +110,8 @@ def test_a_rating_out_of_range_in_a_later_block_is_named(tmp_path, monkeypatch):
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_real_graph_is_read_as_it_is(tmp_path, packed):
     """Zachary's karate club, 34 members and 78 ties with weights, as networkx ships it."""
+    import networkx  # while this runs, and not while tests are collected
+
     club = networkx.karate_club_graph()
     text = "# u v w\n" + "".join(f"{u + 5} {v + 5} {w}\n" for u, v, w in club.edges(data="weight"))
     path = tmp_path / ("club.txt.gz" if packed else "club.txt")

@@ -426,28 +426,6 @@ def test_help_of_an_unknown_command_suggests_the_nearest(capsys):
     assert "did you mean 'train'?" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ["--help"],
-        ["train", "--help"],
-        ["train", "--lrr", "1"],
-        ["trian"],
-        ["completion", "bash", "--", "train", "--st"],
-    ],
-)
-def test_help_and_mistakes_load_no_framework_and_nothing_slow(words):
-    probe = (
-        "import sys\nfrom mlxhog.cli import main\n"
-        f"try: main({words!r})\nexcept SystemExit: pass\n"
-        "print([m for m in ('torch', 'mlx', 'numpy', 'rich') if m in sys.modules])"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", probe], capture_output=True, text=True, check=True
-    )
-    assert process.stdout.splitlines()[-1] == "[]"
-
-
 def test_the_module_runs_as_a_command_and_tells_its_version():
     process = command("--version")
     assert process.returncode == 0

@@ -171,27 +171,27 @@ def test_budgets_of_the_sides_must_be_equal_where_the_command_has_none(
     assert "equal time or tokens" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("ending", [signal.SIGKILL, signal.SIGINT])
-def test_pairs_that_are_done_survive_the_end_of_the_command(
-    compare: Any, words: list[str], ending: signal.Signals
+def test_pairs_that_are_done_survive_every_end_of_the_command(
+    compare: Any, words: list[str]
 ) -> None:
-    with Program("compare", *words, "--pairs", "2") as process:
-        text = []
-        for line in process.stderr:
-            text.append(line)
-            if line.startswith("pair 2 of 2"):
-                break
-        while not list(Path("comparisons").glob("*/runs/*-pair-02-b/run.json")):
-            assert process.poll() is None, text
-            time.sleep(0.01)
-        process.send_signal(ending)
-        rest = process.stderr.read()
-        assert process.wait(60) == (130 if ending == signal.SIGINT else -ending)
-    if ending == signal.SIGINT:
-        assert "interrupted; 1 of 2 pairs are kept" in rest
-    (record,) = Path("comparisons").glob("*/pairs.jsonl")
-    first = record.read_text()
-    assert first.count("\n") == 1
+    """First that of Ctrl-C, then that of the command that continues, which is killed."""
+    for ending in (signal.SIGINT, signal.SIGKILL):
+        with Program("compare", *words, "--pairs", "2") as process:
+            text = []
+            for line in process.stderr:
+                text.append(line)
+                if line.startswith("pair 2 of 2"):
+                    break
+            while not list(Path("comparisons").glob("*/runs/*-pair-02-b/run.json")):
+                assert process.poll() is None, text
+                time.sleep(0.01)
+            process.send_signal(ending)
+            rest = process.stderr.read()
+            assert process.wait(60) == (130 if ending == signal.SIGINT else -ending)
+        assert (ending != signal.SIGINT) or "interrupted; 1 of 2 pairs are kept" in rest
+        (record,) = Path("comparisons").glob("*/pairs.jsonl")
+        first = record.read_text()
+        assert first.count("\n") == 1
     result, err = compare("--pairs", "2")
     assert "1 pairs are done already" in err
     assert record.read_text().startswith(first)

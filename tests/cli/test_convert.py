@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 import yaml
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
 from xlstm import xLSTMLMModel
 from xlstm.xlstm_large.from_pretrained import load_from_pretrained
 from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
@@ -80,7 +80,9 @@ def test_transformers_loads_what_came_from_the_package_and_computes_the_same(
     source = peers.save_package(model, tmp_path / "a")
     assert convert(source, tmp_path / "b", "--to", "hf", "--shard-size", shard_size) == 0
     assert (tmp_path / "b" / "model.safetensors.index.json").exists() == (shard_size == "300kB")
-    theirs, info = AutoModelForCausalLM.from_pretrained(tmp_path / "b", output_loading_info=True)
+    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "b", output_loading_info=True
+    )
     assert not any(info.values()), info
     assert_close(transformers_logits(theirs.eval()), package_logits(model), LOGITS_F32)
 
@@ -91,7 +93,7 @@ def test_the_package_loads_what_came_from_transformers_and_computes_the_same(
 ) -> None:
     assert convert(hf, tmp_path / "b", "--to", "xlstm", "--shard-size", shard_size) == 0
     theirs = loaded_large(tmp_path / "b")
-    expected = transformers_logits(AutoModelForCausalLM.from_pretrained(hf).eval())
+    expected = transformers_logits(transformers.AutoModelForCausalLM.from_pretrained(hf).eval())
     assert_close(package_logits(theirs), expected, LOGITS_F32)
 
 
@@ -100,7 +102,7 @@ def test_the_package_loads_fused_weights(tmp_path: Path, hf: Path) -> None:
     fields = yaml.safe_load((tmp_path / "b" / "config.yaml").read_text())
     theirs = xLSTMLarge(xLSTMLargeConfig(**fields)).eval()
     theirs.load_state_dict(state_dict(tmp_path / "b"), strict=True)
-    expected = transformers_logits(AutoModelForCausalLM.from_pretrained(hf).eval())
+    expected = transformers_logits(transformers.AutoModelForCausalLM.from_pretrained(hf).eval())
     assert_close(package_logits(theirs), expected, LOGITS_F32)
     assert convert(tmp_path / "b", tmp_path / "c", "--to", "hf") == 0
     assert_same(state_dict(tmp_path / "c"), state_dict(hf))
@@ -113,7 +115,7 @@ def test_a_run_becomes_a_directory_of_transformers(tmp_path: Path) -> None:
     for k, source in enumerate(("latest", source_run.name, source_run.directory)):
         target = tmp_path / f"to-{k}"
         assert convert(source, target, "--to", "hf", "--out", tmp_path / "runs") == 0
-        tensors = AutoModelForCausalLM.from_pretrained(target).state_dict()
+        tensors = transformers.AutoModelForCausalLM.from_pretrained(target).state_dict()
         assert_same(dict(tensors), {name: torch.from_numpy(v) for name, v in params.items()})
         assert formats.open(target).tokenizer().bos == 256
 
@@ -128,7 +130,7 @@ def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(
     expected = {k: v for k, v in weights.items() if k != "lm_head.weight"}
     save_file(expected, hf / "model.safetensors", {"format": "pt"})
     assert convert(hf, tmp_path / "b", "--to", "hf") == 0
-    theirs = AutoModelForCausalLM.from_pretrained(tmp_path / "b")
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "b")
     assert_same(dict(theirs.state_dict()), weights)
     assert convert(tmp_path / "b", tmp_path / "c", "--to", "xlstm") == 0
     assert torch.equal(
@@ -155,7 +157,7 @@ def test_a_tied_head_is_written_out_since_transformers_does_not_tie_it(
 def test_transformers_weights_and_unknown_fields_survive_every_way_around(
     tmp_path: Path, hf: Path, between: list[str], dtype: torch.dtype
 ) -> None:
-    model = AutoModelForCausalLM.from_pretrained(hf, dtype=dtype)
+    model = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=dtype)
     model.save_pretrained(hf)
     source = hf
     for k, to in enumerate([*between, "hf"]):

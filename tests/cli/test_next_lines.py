@@ -1,7 +1,7 @@
 """Every `next:` line of a command is a valid command line, with and without the user's layers.
 
-Lines run in this process, split as in a shell; with the user's layers, and for observers of a run,
-in other processes. A long line is shortened, and ended by Ctrl-C as soon as it trains.
+Lines run in this process, split as in a shell; with the user's layers as in a new process, which
+does not know them. A long line is shortened, and ended by Ctrl-C as soon as it trains.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ import pytest
 
 import mlxhog
 from mlxhog.cli import main
-from mlxhog.machine.interrupts import raise_keyboard_interrupt
-from tests.another_process import TIMEOUT_S
-from tests.forked import CONTEXT, join_server
+from tests.own_plugins import own_plugins
 from tests.training.small import small_config
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -56,29 +54,11 @@ class Output(io.StringIO):
         return size
 
 
-def run_here(words: list[str], output: Output) -> int:
-    """Run a command; return its exit code."""
-    with redirect_stdout(output), redirect_stderr(output):
-        return main(words)
-
-
-def run_apart(words: list[str], until: re.Pattern[str] | None, log: Path) -> None:
-    """Run a command in a new process without the user's layers."""
-    join_server()
-    raise_keyboard_interrupt()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])  # which the server holds back
-    output = Output(until)
-    code = run_here(words, output)
-    log.write_text(output.getvalue())
-    os._exit(code)
-
-
 class Shell:
     """A folder in which lines run, and the `next:` lines of their output."""
 
-    def __init__(self, folder: Path, *, apart: bool = False) -> None:
-        """Run lines in a folder, each in a new process if `apart` is set."""
-        self.folder, self._apart = folder, apart
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self.next: list[str] = []
         self.environment = {
             "XDG_CACHE_HOME": str(folder / "cache"),
@@ -92,18 +72,17 @@ class Shell:
         assert program == "mlxhog"
         words, file = (words[:-2], words[-1]) if words[-2:-1] == [">"] else (words, ".log")
         log = self.folder / file
-        with chdir(self.folder), mock.patch.dict(os.environ, self.environment):
-            if self._apart:
-                process = CONTEXT.Process(target=run_apart, args=(words, until, log))
-                process.start()
-                process.join(TIMEOUT_S)
-                process.kill()
-                code = process.exitcode
-            else:
-                output = Output(until)
-                code = run_here(words, output)
-                log.write_text(output.getvalue())
-        text = log.read_text()
+        output = Output(until)
+        with (
+            chdir(self.folder),
+            mock.patch.dict(os.environ, self.environment),
+            own_plugins(forgets=True),
+            redirect_stdout(output),
+            redirect_stderr(output),
+        ):
+            code = main(words)
+        text = output.getvalue()
+        log.write_text(text)
         assert code in ((0,) if until is None else (0, INTERRUPTED)), f"$ {line}\n{text}"
         return self._kept(text)
 
@@ -234,7 +213,7 @@ OWN = "--plugin my_layer.py"
 def own(tmp_path: Path) -> Shell:
     """A shell with a layer of the user."""
     (tmp_path / "my_layer.py").write_text(EXAMPLE.read_text())
-    return Shell(tmp_path, apart=True)
+    return Shell(tmp_path)
 
 
 def test_every_next_line_after_a_run_with_own_layers_can_be_pasted(own: Shell) -> None:

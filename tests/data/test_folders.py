@@ -260,7 +260,7 @@ def test_what_a_packed_file_unpacks_to_is_bounded(
 def test_a_long_text_is_read_in_documents_of_at_most_a_mebibyte_and_in_little_memory(
     tmp_path: Path, line: bytes, split: bool
 ) -> None:
-    text = line * ((40 << 20) // len(line))
+    text = line * ((20 << 20) // len(line))
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress(text, 1))
     rest = memoryview(text)
     tracemalloc.start()

@@ -6,7 +6,6 @@ import gzip
 import importlib
 from pathlib import Path
 
-import datasets
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -142,6 +141,8 @@ def test_a_package_that_is_missing_is_named_with_its_command(
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder for data sets; the package keeps what it makes of them in another."""
+    import datasets
+
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
     (tmp_path / "set").mkdir()
@@ -161,7 +162,9 @@ def test_a_folder_of_data_files_is_a_data_set_with_its_own_held_out_text(hub: Pa
 
 
 def test_a_saved_data_set_is_read_by_its_column(hub: Path) -> None:
-    datasets.Dataset.from_dict({"body": ["one", "two"], "n": [1, 2]}).save_to_disk(str(hub))
+    from datasets import Dataset
+
+    Dataset.from_dict({"body": ["one", "two"], "n": [1, 2]}).save_to_disk(str(hub))
     corpus = corpora.find(f"hf:{hub}", "body")
     assert list(corpus.documents()) == [b"one", b"two"]
     assert Inventory.of(corpus, "body").field == "body"
@@ -170,12 +173,14 @@ def test_a_saved_data_set_is_read_by_its_column(hub: Path) -> None:
 
 
 def test_a_data_set_that_is_not_there_or_has_no_training_split_is_named(hub: Path) -> None:
+    from datasets import Dataset, DatasetDict
+
     with pytest.raises(DataError, match=r"hf:no/such cannot be loaded: .*hf:OWNER/NAME,SUBSET"):
         corpora.find("hf:no/such")
     with pytest.raises(DataError, match="the corpus is 'hf:'"):
         corpora.find("hf:")
-    parts = {name: datasets.Dataset.from_dict({"text": ["x"]}) for name in ("a", "b")}
-    datasets.DatasetDict(parts).save_to_disk(str(hub))
+    parts = {name: Dataset.from_dict({"text": ["x"]}) for name in ("a", "b")}
+    DatasetDict(parts).save_to_disk(str(hub))
     with pytest.raises(DataError, match=r"no split 'train'; its splits are 'a', 'b'"):
         corpora.find(f"hf:{hub}")
 

@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 import tokenizers as package
+import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
 from mlxhog.data import bpe, tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
@@ -84,7 +84,7 @@ def test_a_saved_tokenizer_is_the_same_one(tokenizer: Tokenizer, tmp_path: Path)
 
 
 def test_transformers_reads_our_tokenizer_files(tokenizer: Tokenizer, tmp_path: Path) -> None:
-    theirs: Any = AutoTokenizer.from_pretrained(save(tokenizer, tmp_path))
+    theirs: Any = transformers.AutoTokenizer.from_pretrained(save(tokenizer, tmp_path))
     text = TEXT.replace(b"<|bos|>", b"")
     ids = theirs(text.decode())["input_ids"]
     assert ids == [tokenizer.bos, *tokenizer.encode(text).tolist()]

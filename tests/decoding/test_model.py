@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from safetensors.numpy import load_file, save_file
-from transformers import AutoModelForCausalLM
 
 from mlxhog import load
 from mlxhog.checkpoint import creation, run
@@ -102,7 +102,7 @@ def hf(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
 def test_a_directory_of_transformers_writes_what_transformers_would(hf, backend):
     model = load(hf, backend=backend)
-    theirs = AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).eval()
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(hf, dtype=torch.float32).eval()
     ids = [model.tokenizer.bos, *model.tokenizer.encode(b"the states")]
     assert ids[0] == json.loads((hf / "config.json").read_text())["bos_token_id"]
     with torch.no_grad():

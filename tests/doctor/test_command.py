@@ -14,11 +14,14 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import doctor, main
+from mlxhog.doctor import accessors
 from mlxhog.doctor.checks import CheckResult
+from mlxhog.doctor.litmus import READ_MODES
 from mlxhog.doctor.record import sections
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, missing
 from mlxhog.report.table import show
+from tests.processes import alive, below
 
 pytestmark = pytest.mark.slow
 
@@ -32,8 +35,9 @@ def test_the_object_has_the_promised_keys(record: dict[str, Any]) -> None:
         assert len(row["writers"]) == 2
         assert row["where"] in ("threads", "processes")
         assert row["mode"] in ("lossless", "cas", "racy", "naive")
-        assert row["adds"] > 0
-        assert {"kernel", "lost", "torn", "adds_per_s", "emulated"} <= row.keys()
+        assert min(row["adds"], row["adds_per_s"]) > 0
+        assert "error" not in row
+        assert {"kernel", "lost", "torn", "emulated"} <= row.keys()
     for row in record["kernels"]:
         assert row["ran"]
         assert row["max_error"] <= row["tolerance"]
@@ -57,6 +61,16 @@ def test_nothing_of_ours_lost_or_tore_a_value(record: dict[str, Any]) -> None:
         assert row["torn"] == 0, row
         if row["mode"] in ("lossless", "cas"):
             assert row["lost"] == 0, row
+
+
+def test_readers_see_whole_values_in_order(record: dict[str, Any]) -> None:
+    readers = accessors.all_readers(machine.here())
+    assert len(record["reads"]) == len(readers) * len(READ_MODES)
+    for row in record["reads"]:
+        assert "error" not in row
+        assert row["samples"] > 0
+        assert (row["torn"], row["backwards"]) == (0, 0)
+        assert 0 < row["visible_s"] < 10
 
 
 def test_naive_writers_of_every_framework_are_measured_too(record: dict[str, Any]) -> None:
@@ -311,15 +325,6 @@ def test_help_has_examples_and_says_what_emulated_rows_are_worth(
     assert "--seconds" in out
 
 
-def children(pid: int) -> set[int]:
-    """Processes below one, as Linux lists them."""
-    pids: set[int] = set()
-    for task in Path(f"/proc/{pid}/task").glob("*/children"):
-        for child in map(int, task.read_text().split()):
-            pids |= {child} | children(child)
-    return pids
-
-
 def heed_interrupts() -> None:
     """Take Ctrl-C as a terminal's child does; a shell's background jobs inherit a deaf ear."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
@@ -367,12 +372,12 @@ def test_no_process_and_no_memory_is_left_when_doctor_is_killed(
     started: subprocess.Popen[str], number: int
 ) -> None:
     deadline = time.monotonic() + PATIENCE_S
-    while len(below := children(started.pid)) < 2:
+    while len(children := below(started.pid)) < 2:
         assert time.monotonic() < deadline, "it has no children"
         time.sleep(0.01)
     started.send_signal(number)
     code = started.wait(PATIENCE_S)
     assert code == (-number if number == signal.SIGKILL else 130)
-    while alive := {pid for pid in below if Path(f"/proc/{pid}").exists()}:
-        assert time.monotonic() < deadline, f"processes {alive} outlived it"
+    while living := [*filter(alive, children)]:
+        assert time.monotonic() < deadline, f"processes {living} outlived it"
         time.sleep(0.01)

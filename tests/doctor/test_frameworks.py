@@ -119,7 +119,7 @@ def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
     broken, good = frameworks._run_probes(
         [
             Probe("memory of MLX", "no_such_module:examine"),
-            Probe("memory of torch", "probes_torch:examine"),
+            Probe("memory of MLX", "probes_mlx:examine", (1 << 20,)),
         ]
     )[:2]
     assert (broken.name, broken.result) == ("memory of MLX", CheckResult.FAIL)
@@ -133,7 +133,7 @@ def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
 
 @pytest.mark.slow
 def test_this_machine_trains_and_replaces_a_killed_worker() -> None:
-    run, pace = frameworks.check_training(steps=120)
+    run, pace = frameworks.check_training(steps=frameworks.FEWEST_STEPS)
     assert run.result == CheckResult.PASS, run.found
     assert "1 replaced" in run.found
     assert pace.name == "step time"

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 
 from mlxhog.doctor import accessors, examine
-from mlxhog.doctor.accessors import COUNTS, KERNELS, Accessor
+from mlxhog.doctor.accessors import COUNTS, KERNELS
 from mlxhog.doctor.litmus import (
     HIGH,
     LOW,
-    READ_MODES,
     WHERE,
     Case,
     Litmus,
@@ -81,31 +80,6 @@ def test_a_machine_without_a_framework_tries_the_rest() -> None:
     assert [(how, kind.name) for how, kind in accessors.all_readers(BARE)] == [
         ("snapshot", "native")
     ]
-
-
-OURS = [case for case in cases([NATIVE]) if case.mode != "racy"]
-
-
-@pytest.mark.parametrize("case", OURS, ids=map(str, OURS))
-def test_native_writers_lose_and_tear_nothing(litmus: Litmus, case: Case) -> None:
-    row = litmus.run(case)
-    assert "error" not in row
-    assert row["adds"] > 0
-    assert (row["lost"], row["torn"]) == (0, 0)
-    assert row["adds_per_s"] > 0
-    assert not broken(row)
-
-
-@pytest.mark.parametrize("name", ["torch:cpu", "mlx:cpu", *EMULATED])
-@pytest.mark.parametrize("kernel", KERNELS)
-def test_writers_of_every_framework_lose_nothing_beside_native_ones(
-    litmus: Litmus, name: str, kernel: str
-) -> None:
-    (other,) = (kind for kind in accessors.all_writers(LINUX, EMULATED) if kind.name == name)
-    row = litmus.run(Case((NATIVE, other), kernel, "processes", "cas"))
-    assert "error" not in row
-    assert (row["lost"], row["torn"]) == (0, 0)
-    assert row["emulated"] == name.startswith("emulated:")
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -176,28 +150,12 @@ def test_the_native_writer_comes_first_on_any_machine() -> None:
 
 # -- a reader beside a writer ----------------------------------------------------------------------
 
-READERS = accessors.all_readers(LINUX)
-
 
 @pytest.fixture(scope="module")
 def reading() -> Iterator[Litmus]:
     litmus = Litmus(0.04)
     yield litmus
     litmus.close()
-
-
-@pytest.mark.parametrize("mode", READ_MODES)
-@pytest.mark.parametrize(
-    ("kind", "reader"), READERS, ids=[f"{kind} {reader.name}" for kind, reader in READERS]
-)
-def test_readers_see_whole_values_in_order(
-    reading: Litmus, kind: str, reader: Accessor, mode: str
-) -> None:
-    row = try_reader(reading, kind, reader, NATIVE, mode)
-    assert "error" not in row
-    assert row["samples"] > 0
-    assert (row["torn"], row["backwards"]) == (0, 0)
-    assert 0 < row["visible_s"] < 10
 
 
 def test_the_two_values_of_the_tear_test_have_no_byte_in_common() -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
 from mlxhog.files import reading
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from tests.own_plugins import mlxhog
 from tests.pairs import each_of
 
 pytestmark = pytest.mark.slow
@@ -127,24 +126,10 @@ def test_the_command_refuses_a_sparse_file_in_one_line(tmp_path: Path, foreign: 
     (foreign / "tokenizer.json").unlink()
     (foreign / "vocab.json").touch()
     os.truncate(foreign / "vocab.json", HUGE)
-    process = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "mlxhog",
-            "convert",
-            str(foreign),
-            str(tmp_path / "x"),
-            "--to",
-            "hf",
-        ],
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert (process.returncode, process.stdout) == (2, ""), process.stderr[-1000:]
-    assert "vocab.json has 200 GB" in process.stderr
-    assert len(process.stderr.splitlines()) == 1
+    ended = mlxhog(tmp_path, "convert", str(foreign), str(tmp_path / "x"), "--to", "hf")
+    assert (ended.code, ended.out) == (2, ""), ended.err[-1000:]
+    assert "vocab.json has 200 GB" in ended.err
+    assert len(ended.err.splitlines()) == 1
 
 
 # -- digests ---------------------------------------------------------------------------------------
@@ -164,12 +149,9 @@ def test_one_bit_in_the_tensors_of_ours_is_noticed_by_open_and_convert(
     flip_a_bit(ours / "model.safetensors")
     with pytest.raises(CheckpointError, match=r"model\.safetensors has digest .*, expected "):
         formats.open(ours)
-    arguments = ["convert", str(ours), str(tmp_path / "new"), "--to", "hf"]
-    process = subprocess.run(
-        [sys.executable, "-m", "mlxhog", *arguments], capture_output=True, text=True, timeout=120
-    )
-    assert process.returncode == 2, process.stderr[-1000:]
-    assert "model.safetensors has digest" in process.stderr
+    ended = mlxhog(tmp_path, "convert", str(ours), str(tmp_path / "new"), "--to", "hf")
+    assert ended.code == 2, ended.err[-1000:]
+    assert "model.safetensors has digest" in ended.err
     assert not (tmp_path / "new").exists()
 
 

@@ -6,7 +6,6 @@ import csv
 import io
 import json
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.report.streams import cell, console, printable_output
 from mlxhog.report.views import StatusLine
 from tests.mad.report import sample
+from tests.own_plugins import mlxhog
 
 CLEARS = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e"
 """Clears the screen and sets the title, in seven and in eight bits; then writes backwards."""
@@ -42,12 +42,10 @@ def test_a_tensors_name_cannot_send_escape_sequences_to_the_terminal(tmp_path: P
     names = {f"backbone.{CLEARS}.weight": np.ones((2, 2), np.float32)}
     save_file(names, tmp_path / "model.safetensors")
     arguments = ["convert", str(tmp_path), str(tmp_path / "new"), "--to", "hf"]
-    process = subprocess.run(
-        [sys.executable, "-m", "mlxhog", *arguments], capture_output=True, text=True, timeout=120
-    )
-    assert process.returncode == 2
-    assert "backbone." in process.stderr
-    assert not CONTROLS & set(process.stderr)
+    ended = mlxhog(tmp_path, *arguments)
+    assert ended.code == 2
+    assert "backbone." in ended.err
+    assert not CONTROLS & set(ended.err)
 
 
 def test_a_runs_name_cannot_either_and_json_escapes_it(

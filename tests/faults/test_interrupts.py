@@ -30,10 +30,7 @@ FIRST_MOMENTS = {
 }
 
 
-@pytest.mark.parametrize(
-    ("moment", "number"),
-    [*zip(FIRST_MOMENTS, SIGNALS, strict=True), ("the arena is created", signal.SIGINT)],
-)
+@pytest.mark.parametrize(("moment", "number"), zip(FIRST_MOMENTS, SIGNALS, strict=True))
 def test_a_signal_before_training_is_a_message_and_130(
     tmp_path: Path, moment: str, number: int
 ) -> None:
@@ -66,7 +63,8 @@ def test_a_signal_before_training_is_a_message_and_130(
 
 
 def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path: Path) -> None:
-    with Command(small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000)) as command:
+    config = small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000, slow="0=5,1=5")
+    with Command(config) as command:
         command.train()
         for pid in (command.process.pid, *command.workers):  # to the group, as the kernel does
             os.kill(pid, signal.SIGHUP)

@@ -85,7 +85,7 @@ class Watcher:
 def test_a_version_is_the_parameters_after_so_many_updates(
     strategy: str, workers: int, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """These strategies give the same parameters again: reruns say what a version holds."""
+    """These strategies give the same parameters again: a rerun says what a version holds."""
     monkeypatch.setattr(publishing, "POLL_S", 0.002)
     steady = {"schedule": "constant", "warmup": 0.0}
     options = {**steady, "strategy": strategy, "workers": f"mlx:cpu*{workers}", "steps": 40}
@@ -107,10 +107,10 @@ def test_a_version_is_the_parameters_after_so_many_updates(
         train(config)
     versions = sorted(by_version)
     assert len(versions) >= 3
-    for version in (versions[len(versions) // 2], versions[-1]):
-        again = small_config(tmp_path, **{**options, "steps": version})
-        params = checkpoint.load(Path(str(train(again).checkpoint))).params
-        assert b"".join(params[name].tobytes() for name in sorted(params)) == by_version[version]
+    version = versions[len(versions) // 2]
+    again = small_config(tmp_path, **{**options, "steps": version})
+    params = checkpoint.load(Path(str(train(again).checkpoint))).params
+    assert b"".join(params[name].tobytes() for name in sorted(params)) == by_version[version]
     assert_no_segment_stays()
 
 
@@ -318,7 +318,7 @@ def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path)
 
     from tests.training.test_bad_days import flags
 
-    config = small_config(tmp_path, steps=10**6)
+    config = small_config(tmp_path, steps=10**6, slow="0=5")
     command = [sys.executable, "-m", "mlxhog", "train", "--quiet", *flags(config)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
         try:

@@ -9,43 +9,41 @@ show: real scheduling, memory pressure, Metal.
 
 from __future__ import annotations
 
-import atexit
 import os
-import shutil
 import subprocess
 import sys
 from functools import cache
 from pathlib import Path
-from tempfile import mkdtemp
 
 import pytest
 
+from tests import kept
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
 linux_only = pytest.mark.skipif(
-    sys.platform != "linux" or COMPILER is None,
+    sys.platform != "linux" or kept.COMPILER is None,
     reason="a simulation of macOS on Linux, which needs a C++ compiler",
 )
 
 
 @cache
-def build(name: str, *sources: str) -> Path:
-    """Compile a shared library for these tests, once per session."""
-    folder = Path(mkdtemp(prefix="mlxhog-macos-"))
-    atexit.register(shutil.rmtree, folder)
-    library = folder / f"{name}.so"
-    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-shared", "-fPIC", "-pthread"]
-    includes = [f"-I{HERE}", f"-I{ROOT / 'metal/native/updates'}"]
-    command = [str(COMPILER), *flags, *includes, *sources, "-o", str(library), "-ldl"]
-    subprocess.run(command, check=True)
-    return library
+def build(name: str, *words: str | Path, link: tuple[str, ...] = ()) -> Path:
+    """Compile a shared library for these tests, of sources and with options."""
+    sources = [word for word in words if isinstance(word, Path)]
+    options = [word for word in words if isinstance(word, str)]
+    flags = ["-std=c++20", "-O1", "-Wall", "-Wextra", "-fPIC", "-pthread"]
+    flags += [f"-I{HERE}", f"-I{ROOT / 'metal/native/updates'}", *options]
+    headers = sorted((HERE / "include").rglob("*.h"))
+    return kept.linked(
+        f"{name}.so", sources, *flags, link=["-shared", *link, "-ldl"], headers=headers
+    )
 
 
 def libsystem() -> Path:
     """The preloaded library."""
-    return build("libsystem", str(HERE / "libsystem.cpp"))
+    return build("libsystem", HERE / "libsystem.cpp")
 
 
 def environment(**facts: object) -> dict[str, str]:

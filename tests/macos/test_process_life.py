@@ -30,19 +30,9 @@ USER_INITIATED = 0x19
 @pytest.fixture(scope="module")
 def life() -> ctypes.CDLL:
     """The macOS branch of process_life.cpp, and the locks, as C functions."""
-    result = ctypes.CDLL(
-        str(
-            build(
-                "life",
-                "-D__APPLE__",
-                f"-isystem{HERE / 'include'}",
-                str(HERE / "life.cpp"),
-                str(UPDATES / "process_life.cpp"),
-                str(UPDATES / "locks.cpp"),
-                str(libsystem()),
-            )
-        )
-    )
+    sources = [HERE / "life.cpp", UPDATES / "process_life.cpp", UPDATES / "locks.cpp"]
+    options = ["-D__APPLE__", f"-isystem{HERE / 'include'}"]
+    result = ctypes.CDLL(str(build("life", *options, *sources, link=(str(libsystem()),))))
     result.start_time.argtypes = (ctypes.c_int64,)
     result.start_time.restype = result.now_ns.restype = result.take.restype = ctypes.c_uint64
     result.gone.argtypes = (ctypes.c_int64, ctypes.c_uint64)
@@ -131,7 +121,7 @@ def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life: Any)
 
 def test_helpers_of_the_pool_have_the_class_of_their_caller() -> None:
     flags = ["-D__APPLE__", f"-isystem{HERE / 'include'}", f"-I{OPS}"]
-    pool = ctypes.CDLL(str(build("pool", *flags, str(HERE / "pool.cpp"), str(OPS / "pool.cpp"))))
+    pool = ctypes.CDLL(str(build("pool", *flags, HERE / "pool.cpp", OPS / "pool.cpp")))
     classes = (ctypes.c_uint * 3)()
     pool.classes(USER_INITIATED, 3, classes)
     assert list(classes) == [USER_INITIATED] * 3

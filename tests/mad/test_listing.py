@@ -12,7 +12,7 @@ from mlxhog.cli import main
 from mlxhog.mad.tasks import BENCHMARK
 from mlxhog.models.mad.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
-from tests.another_process import mlxhog
+from tests.own_plugins import mlxhog
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

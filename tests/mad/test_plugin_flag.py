@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from tests.another_process import mlxhog
+from tests.own_plugins import mlxhog
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LAYER, TASK = EXAMPLES / "my_layer.py", EXAMPLES / "my_task.py"

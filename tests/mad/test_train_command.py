@@ -220,17 +220,6 @@ def test_wrong_input_is_answered_with_the_way_out(
     assert out == ""
 
 
-def test_wrong_input_imports_no_framework() -> None:
-    code = (
-        "import sys; from mlxhog.cli import main; main(['mad', 'train', '--layers', 'swigl']); "
-        "print(*sorted({'torch', 'mlx.core', 'rich'} & set(sys.modules)))"
-    )
-    process = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
-    assert process.stdout.strip() == ""
-
-
 def line(stream: io.StringIO, *, quiet: bool = False) -> RunLine:
     clock = iter(range(100))
     return RunLine(

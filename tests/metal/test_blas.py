@@ -7,10 +7,7 @@ else the one that MLX's package for Linux brings.
 from __future__ import annotations
 
 import ctypes.util
-import os
-import shutil
 import subprocess
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import mlx.core
@@ -20,19 +17,19 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.optim.muon import ORTHOGONALIZATIONS
+from tests import kept
 from tests.pairs import each_of
 from tests.tolerances import POLAR_F32, PRODUCT_F32, assert_close
 
 ROOT = Path(__file__).resolve().parents[2]
 OPS = ROOT / "metal/native/ops"
 SOURCES = ["blas.cpp", "gemm.cpp", "gemm_bfloat16.cpp", "linear.cpp", "polar.cpp", "pool.cpp"]
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 OF_MLX = list(Path(mlx.core.__file__).parents[1].glob("mlx*.libs/libblas*.so*"))
 
 Float32 = NDArray[np.float32]
 
 pytestmark = [
-    pytest.mark.skipif(COMPILER is None or not OF_MLX, reason="no compiler, or no CBLAS"),
+    pytest.mark.skipif(kept.COMPILER is None or not OF_MLX, reason="no compiler, or no CBLAS"),
     pytest.mark.slow,
 ]
 
@@ -45,23 +42,13 @@ def cblas() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def programs() -> tuple[Path, Path]:
     """The program with a BLAS, and one whose library lacks `cblas_sgemm`."""
-    folder = tmp_path_factory.mktemp("blas")
-    command = [str(COMPILER), "-std=c++20", "-O0", "-fPIE", "-pthread", "-fopenmp-simd", f"-I{OPS}"]
-
-    def compiled(source: Path) -> str:
-        result = str(folder / f"{source.stem}-{source.parent.name}.o")
-        subprocess.run([*command, "-DMLXHOG_CBLAS", "-c", source, "-o", result], check=True)
-        return result
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        sources = [ROOT / "tests/metal/blas.cpp", *(OPS / name for name in SOURCES)]
-        objects = list(pool.map(compiled, sources))
-    linked = folder / "linked", folder / "lacking"
-    for program, options in zip(linked, (cblas(), []), strict=True):
-        subprocess.run([*command, "-pie", *objects, "-o", program, *options], check=True)
-    return linked
+    sources = [ROOT / "tests/metal/blas.cpp", *(OPS / name for name in SOURCES)]
+    options = ["-std=c++20", "-O0", "-fPIE", "-pthread", "-fopenmp-simd", f"-I{OPS}"]
+    options += ["-DMLXHOG_CBLAS"]
+    with_blas = kept.linked("blas", sources, *options, link=["-pie", *cblas()])
+    return with_blas, kept.linked("no-blas", sources, *options, link=["-pie"])
 
 
 def run(program: Path, *words: object, given: list[Float32] | None = None) -> Float32:

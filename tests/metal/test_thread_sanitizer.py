@@ -10,43 +10,27 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from mlxhog.optim.updates import WRITE_MODES
+from tests import kept
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ["elements.cpp", "cas_add.cpp", "locks.cpp", "process_life.cpp", "turns.cpp"]
 OPTIONS = ["-std=c++20", "-O2", "-g1", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
 WATCHED = ["-fsanitize=thread", "-O1"]
 RACE_FOUND = 66  # the sanitizer's exit code
-COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 
-pytestmark = [pytest.mark.skipif(COMPILER is None, reason="no C++ compiler"), pytest.mark.slow]
-
-
-def compiled(program: Path, sources: Sequence[Path], *options: str) -> Path:
-    """Compile the sources of a program, with a compiler on every core, and link it."""
-    command = [str(COMPILER), *OPTIONS, *options]
-    objects = [program.with_name(f"{program.name}-{source.stem}.o") for source in sources]
-
-    def compile_one(source: Path, result: Path) -> None:
-        subprocess.run([*command, "-c", str(source), "-o", str(result)], check=True)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        list(pool.map(compile_one, sources, objects))
-    subprocess.run([*command, *map(str, objects), "-o", str(program)], check=True)
-    return program
+pytestmark = [pytest.mark.skipif(kept.COMPILER is None, reason="no C++ compiler"), pytest.mark.slow]
 
 
-def build(directory: Path, name: str, *options: str) -> Path:
-    """Compile threads.cpp with the kernels' sources."""
+def build(name: str, *options: str) -> Path:
+    """threads.cpp with the kernels' sources."""
     folder = ROOT / "metal/native/updates"
     sources = [ROOT / "tests/metal/threads.cpp", *(folder / source for source in SOURCES)]
-    return compiled(directory / name, sources, f"-I{folder}", *options)
+    return kept.linked(name, sources, *OPTIONS, f"-I{folder}", *options)
 
 
 def finish(*command: str | Path) -> subprocess.CompletedProcess[str]:
@@ -62,20 +46,16 @@ def finish(*command: str | Path) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("threads")
-
-
-@pytest.fixture(scope="module")
-def launcher(directory: Path) -> list[str]:
+def launcher(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What to put before a sanitized program; skips where the sanitizer cannot run at all.
 
     Some of its versions do not survive some kernels' address randomisation, which `setarch -R`
     switches off, where that is permitted.
     """
+    directory = tmp_path_factory.mktemp("threads")
     probe, source = directory / "probe", directory / "probe.cpp"
     source.write_text("int main() { return 0; }\n")
-    if finish(str(COMPILER), "-fsanitize=thread", source, "-o", probe).returncode != 0:
+    if finish(str(kept.COMPILER), "-fsanitize=thread", source, "-o", probe).returncode != 0:
         pytest.skip("this compiler has no thread sanitizer")
     for prefix in ([], ["setarch", "-R"]):
         if (not prefix or shutil.which(prefix[0])) and finish(*prefix, probe).returncode == 0:
@@ -83,35 +63,28 @@ def launcher(directory: Path) -> list[str]:
     pytest.skip("the thread sanitizer does not run on this system")
 
 
-def atomic(directory: Path) -> Path:
+def atomic() -> Path:
     """The relaxed-atomic build, watched."""
-    if not (directory / "atomic").exists():
-        build(directory, "atomic", *WATCHED, "-DMLXHOG_ATOMIC_KERNELS=1")
-    return directory / "atomic"
+    return build("atomic", *WATCHED, "-DMLXHOG_ATOMIC_KERNELS=1")
 
 
 @pytest.mark.parametrize("mode", ["lossless", "racy", "cas"])
-def test_no_data_race_in_the_relaxed_atomic_build(
-    directory: Path, launcher: list[str], mode: str
-) -> None:
-    ended = finish(*launcher, atomic(directory), "race", str(WRITE_MODES[mode]))
+def test_no_data_race_in_the_relaxed_atomic_build(launcher: list[str], mode: str) -> None:
+    ended = finish(*launcher, atomic(), "race", str(WRITE_MODES[mode]))
     assert ended.returncode == 0, ended.stderr[:4000]
     assert "WARNING" not in ended.stderr
 
 
-def test_the_sanitizer_sees_the_races_of_the_plain_build(
-    directory: Path, launcher: list[str]
-) -> None:
-    program = build(directory, "watched", *WATCHED)
-    ended = finish(*launcher, program, "race", str(WRITE_MODES["racy"]))
+def test_the_sanitizer_sees_the_races_of_the_plain_build(launcher: list[str]) -> None:
+    ended = finish(*launcher, build("watched", *WATCHED), "race", str(WRITE_MODES["racy"]))
     assert ended.returncode == RACE_FOUND
     assert "data race" in ended.stderr
 
 
 @pytest.fixture(scope="module")
-def plain(directory: Path) -> Path:
+def plain() -> Path:
     """The kernels as the wheel has them."""
-    return build(directory, "plain", "-O3")
+    return build("plain", "-O3")
 
 
 @pytest.mark.parametrize("mode", ["lossless", "cas"])
@@ -122,10 +95,8 @@ def test_shared_moments_lose_none_of_a_hundred_million_updates(plain: Path, mode
     assert int(all_of_them) > 10**8
 
 
-def test_both_builds_give_the_same_bits_with_one_worker(
-    directory: Path, launcher: list[str], plain: Path
-) -> None:
-    watched = finish(*launcher, atomic(directory), "digest").stdout
+def test_both_builds_give_the_same_bits_with_one_worker(launcher: list[str], plain: Path) -> None:
+    watched = finish(*launcher, atomic(), "digest").stdout
     digests = {finish(plain, "digest").stdout, watched}
     assert len(digests) == 1
     assert len(digests.pop()) == 17

@@ -159,23 +159,6 @@ def test_the_cell_equals_its_reference_at_any_size(
 
 
 @all_twins
-def test_a_sequence_in_pieces_equals_the_whole_sequence(twin: Twin) -> None:
-    cfg = config()
-    params = perturbed_params(cfg, seed=1)
-    tokens, _ = batch(cfg, 2, 21, seed=1)
-    whole, last = twin.logits(cfg, params, tokens)
-    state, pieces = None, []
-    for piece in np.split(tokens, [7, 8, 16], axis=1):
-        logits, state = twin.logits(cfg, params, piece, state)
-        pieces.append(logits)
-    assert_close(np.concatenate(pieces, 1), whole, LOGITS_F32)
-    assert state is not None
-    for parts, expected_parts in zip(state, last, strict=True):
-        for part, expected in zip(parts, expected_parts, strict=True):
-            assert_close(part, expected, STATE_F32)
-
-
-@all_twins
 def test_no_state_means_the_state_of_zeros(twin: Twin) -> None:
     cfg = config()
     params = perturbed_params(cfg, seed=2)
@@ -238,20 +221,23 @@ def test_dropout_is_where_the_package_has_it() -> None:
     assert not dropout_sites(v1_config())
 
 
-@in_pairs(twin=TWINS, model=V1, parts=[[1] * 11, [3, 1, 5, 2]])
-def test_a_sequence_in_parts_gives_the_logits_of_the_whole(
+@in_pairs(twin=TWINS, model={"plain": config} | V1, parts=[[1] * 11, [3, 1, 5, 2]])
+def test_a_sequence_in_parts_gives_the_logits_and_the_state_of_the_whole(
     twin: Twin, model: Model, parts: list[int]
 ) -> None:
     cfg = model()
     params = perturbed_params(cfg, seed=1)
     tokens, _ = batch(cfg, 2, sum(parts), seed=1)
-    whole, _ = twin.logits(cfg, params, tokens)
+    whole, last = twin.logits(cfg, params, tokens)
 
     state, result = twin.zero_state(cfg, 2), []
     for part in np.split(tokens, np.cumsum(parts)[:-1], axis=1):
         logits, state = twin.logits(cfg, params, np.ascontiguousarray(part), state)
         result.append(logits)
     assert_close(np.concatenate(result, 1), whole, LOGITS_F32)
+    for parts_of_block, expected_parts in zip(state, last, strict=True):
+        for part, expected in zip(parts_of_block, expected_parts, strict=True):
+            assert_close(part, expected, STATE_F32)
 
 
 @all_twins

@@ -15,8 +15,8 @@ from mlxhog.errors import ConfigError
 from mlxhog.optim.rule import parameter
 from mlxhog.parity import optimizers, tolerances
 from mlxhog.parity.subject import Array
-from tests.another_process import mlxhog
 from tests.models.sample import config, perturbed_params
+from tests.own_plugins import mlxhog
 from tests.pairs import each_of
 from tests.parity.test_run import one_gradient
 from tests.training.small import small_config

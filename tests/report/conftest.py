@@ -14,6 +14,14 @@ from tests.report.running import Training
 DRAWN = "html[data-drawn]"
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 
+CUT = """width => {
+  document.querySelectorAll("details").forEach((each) => { each.open = true; });
+  return [...document.querySelectorAll("body *")].filter((each) =>
+    each.getBoundingClientRect().right > width + 1 && !each.closest(".chart, option"))
+    .map((each) => each.tagName + " " + each.textContent.slice(0, 40));
+}"""
+"""What reaches beyond the right edge of the window, with everything unfolded."""
+
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
@@ -24,7 +32,8 @@ def chromium() -> Iterator[Any]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        options = ["--no-sandbox", "--disable-gpu"]  # no process that draws in a GPU's place
+        browser = playwright.chromium.launch(executable_path=path, args=options)
         yield browser
         browser.close()
 
@@ -49,6 +58,13 @@ class Visit:
         self.page.goto(url)
         self.page.locator(DRAWN).wait_for(state="attached")  # polling needs what the pages forbid
         return self.page
+
+    def cut(self, width: int) -> list[str]:
+        """What of the page reaches beyond the right edge of a window of this width."""
+        self.page.set_viewport_size({"width": width, "height": 700})
+        cut: list[str] = self.page.evaluate(CUT, width)
+        whole = self.page.evaluate("document.scrollingElement.scrollWidth")
+        return cut if whole <= width else [*cut, f"the page is {whole} wide"]
 
 
 @pytest.fixture

@@ -13,10 +13,15 @@ import pytest
 
 from mlxhog import cli, train
 from mlxhog.files import durable
+from mlxhog.mad.report.page import page as page_of_study
+from mlxhog.mad.report.plots import plots
+from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.report import charts, figures
 from mlxhog.report.record import RunRecord
 from mlxhog.training import reporting
+from tests.mad.report.sample import TASKS, study
 from tests.pairs import each_of
+from tests.report.conftest import Visit
 from tests.report.sample_run import event, lines, write_run
 from tests.training.small import small_config
 
@@ -208,20 +213,31 @@ def test_a_killed_worker_and_what_followed_is_in_the_report(tmp_path, capsys, mo
 # -- in a browser ----------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def written(tmp_path, capsys):
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
     """The page of a run with hostile texts, as a URL."""
     events = [event("sample", HOSTILE), event("message", HOSTILE), event("checkpoint", "here")]
-    run = write_run(tmp_path, metrics=lines(200, workers=3), events=events,
-                    config=f"data: {json.dumps(HOSTILE)}\nseq_len: 64\n")  # fmt: skip
-    report(capsys, run.directory)
+    folder, config = (
+        tmp_path_factory.mktemp("written"),
+        f"data: {json.dumps(HOSTILE)}\nseq_len: 64\n",
+    )
+    run = write_run(folder, metrics=lines(200, workers=3), events=events, config=config)
+    assert cli.main(["report", str(run.directory)]) == 0
     return f"file://{run.directory}/report.html"
 
 
+@pytest.fixture(scope="module")
+def window(chromium, written):
+    """A window without a network that shows it."""
+    window = Visit(chromium, offline=True)
+    window.open(written)
+    yield window
+    window.context.close()
+
+
 @pytest.mark.slow
-def test_a_browser_draws_every_chart_and_runs_nothing_else(written, visit):
-    window = visit(offline=True)
-    page = window.open(written)
+def test_a_browser_draws_every_chart_and_runs_nothing_else(window, written):
+    page = window.page
     assert page.locator("#charts canvas").count() == 6
     assert page.locator("#flat").inner_text() == "Not drawn, because always 0: lost updates."
     assert page.locator('[data-part="workers"] rect').count() == 3
@@ -234,21 +250,37 @@ def test_a_browser_draws_every_chart_and_runs_nothing_else(written, visit):
 
 
 @pytest.mark.slow
-def test_curves_are_drawn_on_three_axes_chosen_by_keyboard(written, visit):
-    page = visit().open(written)
-    at = page.locator("#loss .legend .at")
-    page.locator("input[name=axis][value=time]").focus()
-    for axis in ("samples 6000", "updates 6000"):
-        page.keyboard.press("ArrowRight")
-        page.locator("#loss .chart").focus()
-        page.keyboard.press("End")
-        assert at.inner_text() == axis
-        page.locator("input[name=axis]:checked").focus()
+def test_a_legend_has_the_newest_number_of_every_line(window):
+    keys = window.page.locator(".legend .key").all_inner_texts()
+    assert len(keys) == 2 + 1 + 1 + 3 + 3 + 3 + 4
+    assert all(key.split()[-1].replace(".", "").rstrip("kM").isdigit() for key in keys), keys
+    assert window.page.locator("#bits .key").first.inner_text() == "train 0.495"
 
 
 @pytest.mark.slow
-def test_a_chart_is_read_and_zoomed_by_keyboard(written, visit):
-    page = visit().open(written)
+def test_a_worker_has_one_color_in_all_charts(window):
+    page = window.page
+    colors = [
+        page.locator(f"#{chart} .key", has_text="2 torch:cpu").locator("i").get_attribute("style")
+        for chart in ("speed", "late", "memory")
+    ]
+    bar = page.locator('[data-part="workers"] rect').nth(1).get_attribute("style")
+    assert len(set(colors)) == 1
+    assert colors[0].removeprefix("background: ") in bar
+
+
+@pytest.mark.slow
+def test_the_page_is_dark_where_the_reader_prefers_that(window):
+    colors = []
+    for scheme in ("dark", "light"):
+        window.page.emulate_media(color_scheme=scheme)
+        colors.append(window.page.evaluate("getComputedStyle(document.body).backgroundColor"))
+    assert colors == ["rgb(22, 24, 28)", "rgb(255, 255, 255)"]
+
+
+@pytest.mark.slow
+def test_a_chart_is_read_and_zoomed_by_keyboard(window):
+    page = window.page
     value = page.locator("#loss .legend .at")
     page.locator("#loss .chart").focus()
     page.keyboard.press("Home")
@@ -261,25 +293,40 @@ def test_a_chart_is_read_and_zoomed_by_keyboard(written, visit):
     page.keyboard.press("0")
 
 
-CUT = """width => {
-  document.querySelectorAll("details").forEach((each) => { each.open = true; });
-  return [...document.querySelectorAll("body *")].filter((each) =>
-    each.getBoundingClientRect().right > width + 1 && !each.closest(".chart, option"))
-    .map((each) => each.tagName + " " + each.textContent.slice(0, 40));
-}"""
-"""What reaches beyond the right edge of the window, with everything unfolded."""
+@pytest.mark.slow
+def test_curves_are_drawn_on_three_axes_chosen_by_keyboard(window):
+    page = window.page
+    at = page.locator("#loss .legend .at")
+    page.locator("input[name=axis][value=time]").focus()
+    for axis in ("samples 6000", "updates 6000"):
+        page.keyboard.press("ArrowRight")
+        page.locator("#loss .chart").focus()
+        page.keyboard.press("End")
+        assert at.inner_text() == axis
+        page.locator("input[name=axis]:checked").focus()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [320, 390, 1400])
-def test_nothing_is_wider_than_the_window(written, visit, width):
-    page = visit(viewport={"width": width, "height": 700}).open(written)
-    assert page.evaluate(CUT, width) == []
-    assert page.evaluate("document.scrollingElement.scrollWidth") <= width
-    widths = page.evaluate(
-        "[...document.querySelectorAll('#charts canvas')].map(c => c.clientWidth)"
-    )
-    assert all(0 < each <= width for each in widths)
+def test_nothing_is_wider_than_the_window(window, written):
+    for width in (320, 390, 1400):
+        window.page.set_viewport_size({"width": width, "height": 700})
+        window.open(written)
+        assert window.cut(width) == []
+        widths = window.page.evaluate(
+            "[...document.querySelectorAll('#charts canvas')].map(c => c.clientWidth)"
+        )
+        assert all(0 < each <= width for each in widths)
+
+
+@pytest.mark.slow
+def test_nothing_on_the_page_of_a_study_is_wider_than_the_window(tmp_path, visit):
+    ranking = read_ranking(study(tmp_path, tasks=TASKS[:2]), curves=True)
+    file = tmp_path / "page.html"
+    file.write_text(page_of_study(ranking, [next(plots(ranking))], version="0.0"))
+    window = visit()
+    window.page.goto(f"file://{file}")
+    for width in (390, 1280):
+        assert window.cut(width) == []
 
 
 @pytest.mark.slow
@@ -319,27 +366,6 @@ def test_five_samples_are_shown_the_newest_first_and_the_others_folded(tmp_path,
 
 
 @pytest.mark.slow
-def test_a_legend_has_the_newest_number_of_every_line(written, visit):
-    page = visit().open(written)
-    keys = page.locator(".legend .key").all_inner_texts()
-    assert len(keys) == 2 + 1 + 1 + 3 + 3 + 3 + 4
-    assert all(key.split()[-1].replace(".", "").rstrip("kM").isdigit() for key in keys), keys
-    assert page.locator("#bits .key").first.inner_text() == "train 0.495"
-
-
-@pytest.mark.slow
-def test_a_worker_has_one_color_in_all_charts(written, visit):
-    page = visit().open(written)
-    colors = [
-        page.locator(f"#{chart} .key", has_text="2 torch:cpu").locator("i").get_attribute("style")
-        for chart in ("speed", "late", "memory")
-    ]
-    bar = page.locator('[data-part="workers"] rect').nth(1).get_attribute("style")
-    assert len(set(colors)) == 1
-    assert colors[0].removeprefix("background: ") in bar
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("state", ["running", "done"])
 def test_before_there_are_numbers_nothing_is_drawn_empty(tmp_path, capsys, visit, state):
     run = write_run(tmp_path, events=[], status={"status": state})
@@ -358,17 +384,6 @@ def test_before_there_are_numbers_nothing_is_drawn_empty(tmp_path, capsys, visit
         "Run and machine", "Configuration", "Commands",
     ]  # fmt: skip
     assert not re.search(r"nan|undefined|null|infinity", text, re.I)
-
-
-@pytest.mark.slow
-def test_the_page_is_dark_where_the_reader_prefers_that(written, visit):
-    colors = [
-        visit(color_scheme=scheme)
-        .open(written)
-        .evaluate("getComputedStyle(document.body).backgroundColor")
-        for scheme in ("light", "dark")
-    ]
-    assert colors == ["rgb(255, 255, 255)", "rgb(22, 24, 28)"]
 
 
 @pytest.mark.slow

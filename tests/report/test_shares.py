@@ -9,11 +9,10 @@ from typing import Any
 
 import pytest
 
-from mlxhog import cli, train
+from mlxhog import cli
 from mlxhog.report.record import RunRecord
 from mlxhog.report.shares import PARTS, costly_optimizer, in_words, rows, shares
 from tests.report.sample_run import Line, lines, write_run
-from tests.training.small import small_config
 
 CPU = {
     "read_s": 1.0, "compute_s": 80.0, "forward_s": 30.0, "apply_s": 10.0, "optimizer_s": 6.0,
@@ -85,29 +84,6 @@ def test_show_and_the_page_have_the_shares_of_the_run_and_of_each_worker(
     page = RunRecord(run).to_json(100)["shares"]
     assert [row[0] for row in page] == ["", *expected]
     assert page[2][:3] == ["1 torch:cpu", "30 %", "50 %"]
-
-
-@pytest.mark.slow
-def test_every_part_is_measured_in_each_worker_of_a_run(tmp_path: Path) -> None:
-    slow = "0=3,1=3"  # they sleep, so that neither takes all steps
-    options = {"strategy": "hogwild", "eval_every": "1h", "slow": slow}
-    result = train(small_config(tmp_path, workers="torch:cpu,mlx:cpu", steps=60, **options))
-    parts = set(PARTS) - {"gradient"}
-    for worker in result.workers:
-        assert set(shares([vars(worker)])) == parts
-        for name in ("forward_s", "optimizer_s", "other_s"):
-            assert getattr(worker, name) > 0, name
-        assert worker.forward_s < worker.compute_s
-        assert worker.optimizer_s < worker.apply_s
-        steps_s = worker.read_s + worker.compute_s + worker.apply_s + worker.wait_s + worker.other_s
-        assert steps_s <= result.seconds + 0.01  # rounding
-    output = result.to_json()
-    assert output["shares"] == shares(map(vars, result.workers))
-    assert [each["shares"] for each in output["workers"]] == [
-        shares([vars(worker)]) for worker in result.workers
-    ]
-    (line, *_) = reversed(Path(result.run, "metrics.jsonl").read_text().splitlines())
-    assert json.loads(line)["first_step_s"] == result.first_step_s
 
 
 def test_a_run_of_an_older_version_is_shown_without_shares(

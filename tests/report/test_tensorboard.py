@@ -7,7 +7,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report import tensorboard
@@ -31,6 +30,8 @@ def progress(step: int, *, loss: float = 2.0, val_loss: float | None = None) -> 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     """Tag -> (step, value) as TensorBoard shows them."""
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
     read = EventAccumulator(str(folder))
     read.Reload()
     return {

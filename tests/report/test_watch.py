@@ -26,18 +26,13 @@ from mlxhog.files import durable
 from mlxhog.report.follow import NOTHING, RunFollower, follow, progress_of
 from mlxhog.report.metrics import Activity, Doing, Progress
 from mlxhog.report.record import RunRecord
+from tests.another_process import Program
 from tests.report.running import Training, wait_until
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 
 
-def watch(*words: object, **options: object) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "mlxhog", "watch", *map(str, words)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,  # type: ignore[call-overload]
-    )
+def watch(run: Run) -> Program:
+    return Program("watch", str(run.directory))
 
 
 def states(run: Run, slot: int) -> set[str]:
@@ -171,7 +166,7 @@ def going_on(tmp_path_factory):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_the_watching_and_not_the_run(going_on):
-    with watch(going_on.run.directory) as watching:
+    with watch(going_on.run) as watching:
         watching.stdout.readline()
         watching.send_signal(signal.SIGINT)
         _, err = watching.communicate(timeout=60)
@@ -183,7 +178,12 @@ def test_ctrl_c_ends_the_watching_and_not_the_run(going_on):
 
 @pytest.mark.slow
 def test_a_reader_that_leaves_ends_it_without_a_word(going_on):
-    with watch(going_on.run.directory, "--json") as watching:
+    with subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", "watch", str(going_on.run.directory), "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as watching:
         watching.stdout.readline()
         watching.stdout.close()
         assert watching.wait(60) == 0
@@ -203,7 +203,7 @@ def test_a_run_is_watched_through_its_shared_memory_and_not_disturbed_and_pipes_
         if len(steps) > 6 or len(reports) == 100:  # of 10 s, in which its files get five lines
             going_on.stop()
 
-    with RunFollower(going_on.run) as follower, watch(going_on.run.directory) as in_a_pipe:
+    with RunFollower(going_on.run) as follower, watch(going_on.run) as in_a_pipe:
         in_a_pipe.stdout.readline()
         follow(follower, reports.append, pause=enough)
         assert follower.ending().startswith("interrupted: ")
@@ -223,7 +223,7 @@ def test_a_run_is_watched_through_its_shared_memory_and_not_disturbed_and_pipes_
 @pytest.mark.slow
 def test_the_trainers_death_ends_it(training):
     trained = training(60)
-    with watch(trained.run.directory) as watching:
+    with watch(trained.run) as watching:
         watching.stdout.readline()
         trained.process.kill()
         out, _ = watching.communicate(timeout=60)
@@ -233,7 +233,7 @@ def test_the_trainers_death_ends_it(training):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("columns", "environ"), [(40, {}), (100, {}), (100, {"NO_COLOR": "1"})])
+@pytest.mark.parametrize(("columns", "environ"), [(40, {}), (100, {"NO_COLOR": "1"})])
 def test_on_a_terminal_the_table_is_redrawn_and_fits(tmp_path, columns, environ):
     run = write_run(tmp_path, metrics=lines(20))
     ours, theirs = pty.openpty()

@@ -57,12 +57,6 @@ inline void axpy(const device float* arena, threadgroup float* tile, float x, ui
 }
 #endif
 """
-ALLOWED_KERNEL = """
-[[kernel]] void f(device float* a [[buffer(30)]], uint3 i [[thread_position_in_grid]]) {
-  threadgroup float tile[8192];
-  g(tile, i);
-}
-"""
 
 
 def found(name, text):

@@ -77,7 +77,7 @@ class Command:
 
 @pytest.fixture
 def endless(tmp_path: Path) -> TrainConfig:
-    return small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000)
+    return small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000, slow="0=5,1=5")
 
 
 def test_an_interrupt_saves_and_ends_with_130(endless: TrainConfig) -> None:

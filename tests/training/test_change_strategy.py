@@ -293,10 +293,10 @@ def test_a_death_at_any_moment_of_a_change_loses_no_batch(
     monkeypatch.setattr(session, "Supervisor", Deadly)
     monkeypatch.setattr(Deadly, "kills", kills, raising=False)
     # Workers that sleep leave their cores to the supervisor, so that there are enough changes.
-    config = small_config(tmp_path, steps=300, restarts=20, slow="0=5,1=5", **AUTO)
+    config = small_config(tmp_path, steps=200, restarts=20, slow="0=5,1=5", **AUTO)
     result = train(config)
     assert not kills
-    assert (result.status, result.steps, result.restarts) == ("done", 300, 9)
+    assert (result.status, result.steps, result.restarts) == ("done", 200, 9)
     assert len(changes(Path(result.run))) >= 6
     check_tickets(result, "sync")
 

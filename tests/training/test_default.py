@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import transformers
 import yaml
-from transformers import AutoModelForCausalLM
 
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint import checkpoint
@@ -59,7 +59,7 @@ def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(
     plan = make_plan(small_config(tmp_path, **tuned))
     assert plan.config.lr == Muon().default_lr(32)  # its embedding is trained
     saved = checkpoint.load(Path(str(second.checkpoint)))
-    model: Any = AutoModelForCausalLM.from_pretrained(saved.path)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(saved.path)
     assert model.get_input_embeddings().weight.shape == (4096, 32)
 
 

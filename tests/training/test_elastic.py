@@ -21,6 +21,7 @@ from mlxhog.training import requests
 from mlxhog.training.memory import Memory
 from mlxhog.training.plan import make_plan
 from tests.processes import alive
+from tests.strategies.test_sync import context
 from tests.training.asking import Client, endless, trained, until
 from tests.training.small import small_config
 
@@ -53,7 +54,7 @@ def test_a_worker_that_joins_takes_batches_of_the_same_ledger(tmp_path):
         assert answer.startswith("worker 2 (torch:cpu, 1 thread) joins")
         until(directory, works(2, steps=5))
 
-    result = trained(endless(tmp_path), join)
+    result = trained(endless(tmp_path, slow="0=5"), join)  # the other has a core to start on
     tickets_done, state = tickets(result)
     assert (
         result.steps
@@ -283,14 +284,11 @@ def test_state_is_copied_while_its_owner_does_not_write_it(monkeypatch):
         assert arena.workers.entry(2).opt_step == 4
 
 
-def test_step_sizes_follow_the_number_of_workers(tmp_path):
-    config = TrainConfig(lr_workers="sqrt", optimizer="sgd")
-    strategy = strategies.build(config, 4, 16)
+def test_step_sizes_follow_the_number_of_workers():
+    strategy = strategies.build(TrainConfig(lr_workers="sqrt", optimizer="sgd"), 4, 16)
     with arena_of_three() as arena:
-        context: Any = object.__new__(strategies.Context)
-        context.arena, context.strategy = arena, strategy
-        context.schedule = lambda progress, update: 0.5  # as for the 4 that it began with
-        context.progress = lambda: 0.0
+        one = context(arena, 1, strategy)
+        one.schedule = lambda progress, update: 0.5  # as for the 4 that it began with
         for live, lr in ((0, 0.5), (4, 0.5), (16, 0.25), (1, 1.0)):
             arena.counters.store("workers", live)
-            assert context.lr() == pytest.approx(lr)
+            assert one.lr() == pytest.approx(lr)

@@ -158,16 +158,6 @@ def test_the_stored_configuration_names_options_that_the_model_decided(tmp_path:
     assert stored["lr"] == Muon().default_lr(32)
 
 
-@pytest.mark.parametrize(
-    ("strategy", "workers"), [("sync", "mlx:cpu,torch:cpu"), ("avg_runs", "mlx:cpu*2")]
-)
-def test_several_workers_train_with_it(tmp_path: Path, strategy: str, workers: str) -> None:
-    config = small_config(tmp_path, strategy=strategy, workers=workers, steps=50, **MUON)
-    result = train(config)
-    assert (result.status, result.steps) == ("done", 50)
-    assert all(np.isfinite(value).all() for value in parameters(result).values())
-
-
 def test_a_step_is_the_same_whichever_worker_orthogonalises(tmp_path: Path) -> None:
     """Each thread of a worker, or each worker of a round, takes its own matrices."""
     common = {**MUON, "beta1": 0.9, "steps": 5, "orthogonalization_dtype": "float32"}

@@ -28,9 +28,7 @@ REFRESHED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "strategy"), [("soap", "hogwild"), ("soap", "sync"), ("apollo", "round_robin")]
-)
+@pytest.mark.parametrize(("optimizer", "strategy"), [("soap", "sync"), ("apollo", "round_robin")])
 def test_several_workers_train_with_it(tmp_path: Path, optimizer: str, strategy: str) -> None:
     common = {
         **COMMON,

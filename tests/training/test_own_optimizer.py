@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from mlxhog.checkpoint import checkpoint
-from tests.another_process import mlxhog
+from tests.own_plugins import mlxhog
 from tests.training.small import small_config
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "my_optimizer.py"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.another_process import mlxhog
+from tests.own_plugins import mlxhog
 from tests.training.small import small_config
 
 SCHEDULE = """

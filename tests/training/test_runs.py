@@ -92,9 +92,9 @@ def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(
         "eval_every": "1h",
         "steps": 40,
     }
-    both, one = {"workers": "torch:cpu,mlx:cpu", **common}, {"workers": "mlx:cpu*2", **common}
-    first = train(small_config(tmp_path, strategy="sync", **both))
-    second = train(small_config(tmp_path, strategy="hogwild", resume=first.run, **one))
+    two = {"workers": "mlx:cpu*2", **common}
+    first = train(small_config(tmp_path, strategy="sync", **two))
+    second = train(small_config(tmp_path, strategy="hogwild", resume=first.run, **two))
     assert (first.status, second.status) == ("done", "done")
     assert first.val_bits_per_byte is not None
     assert second.val_bits_per_byte is not None

@@ -39,7 +39,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "scaffold": {"optimizer": "momentum", "local_work": "2,4", **TWO},
     "diloco": {"average_every": 4, "inner_state": "average", **THREE, **FALLING},
 }  # fmt: skip
-STEPS = 60
+STEPS = 40
 
 
 def config_of(folder: Path, strategy: str, **options: object) -> Any:
@@ -70,8 +70,8 @@ def test_a_run_that_is_saved_evaluated_and_resumed_ends_with_the_bits_of_one_tha
     whole: Callable[[str], tuple[Path, Result]], strategy: str
 ) -> None:
     folder, result = whole(strategy)
-    first = train(config_of(folder, strategy, steps=25, save_every=9, eval_every=7))
-    second = train(config_of(folder, strategy, steps=STEPS - 25, resume=first.run))
+    first = train(config_of(folder, strategy, steps=17, save_every=9, eval_every=7))
+    second = train(config_of(folder, strategy, steps=STEPS - 17, resume=first.run))
     assert (second.run, second.steps) == (first.run, STEPS)
     assert identical(parameters(second), parameters(result))
     ours, theirs = saved(second).optimizer, saved(result).optimizer

@@ -16,7 +16,6 @@ pytestmark = pytest.mark.slow
 
 FAMILIES: dict[str, dict[str, object]] = {
     "lock-free": {"strategy": "hogwild"},
-    "locked": {"strategy": "locked"},
     "in turn": {"strategy": "round_robin"},
     "synchronous": {"strategy": "sync"},
     "first synchronous, then lock-free": {"strategy": "hogwild", "async_after": 0.5},

@@ -1,3 +1,4 @@
+import json
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +7,8 @@ import pytest
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import ConfigError
+from mlxhog.report.metrics import Result
+from mlxhog.report.shares import PARTS, shares
 from mlxhog.training.plan import make_plan
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, largest_difference, parameters, small_config
@@ -144,12 +147,21 @@ def test_a_late_worker_joins_a_run_and_a_synchronous_one_waits_for_it(tmp_path: 
     assert [worker.steps for worker in together.workers] == [5, 5]
 
 
-def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def side_by_side(tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A lock-free run of workers of both frameworks."""
     config = small_config(
-        tmp_path, workers="mlx:cpu,torch:cpu", steps=120, lr=1e-2, eval_every="1h",
+        tmp_path_factory.mktemp("both"), workers="mlx:cpu,torch:cpu", strategy="hogwild",
+        steps=120, lr=1e-2, eval_every="1h",
         slow="0=2,1=2",  # they sleep, so that neither takes all steps
     )  # fmt: skip
-    result = train(config)
+    return train(config)
+
+
+def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(
+    side_by_side: Result,
+) -> None:
+    result = side_by_side
     assert result.status == "done"
     assert result.steps == 120
     assert sum(worker.steps for worker in result.workers) == 120
@@ -158,6 +170,25 @@ def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(tmp_path
     # words of five letters and spaces: far below the 8 bits of a uniform guess
     assert result.val_bits_per_byte is not None
     assert result.val_bits_per_byte < 3.0
+
+
+def test_every_part_of_a_step_is_measured_in_each_worker(side_by_side: Result) -> None:
+    parts = set(PARTS) - {"gradient"}
+    for worker in side_by_side.workers:
+        assert set(shares([vars(worker)])) == parts
+        for name in ("forward_s", "optimizer_s", "other_s"):
+            assert getattr(worker, name) > 0, name
+        assert worker.forward_s < worker.compute_s
+        assert worker.optimizer_s < worker.apply_s
+        steps_s = worker.read_s + worker.compute_s + worker.apply_s + worker.wait_s + worker.other_s
+        assert steps_s <= side_by_side.seconds + 0.01  # rounding
+    output = side_by_side.to_json()
+    assert output["shares"] == shares(map(vars, side_by_side.workers))
+    assert [each["shares"] for each in output["workers"]] == [
+        shares([vars(worker)]) for worker in side_by_side.workers
+    ]
+    (line, *_) = reversed(Path(side_by_side.run, "metrics.jsonl").read_text().splitlines())
+    assert json.loads(line)["first_step_s"] == side_by_side.first_step_s
 
 
 def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path: Path) -> None:

@@ -224,9 +224,9 @@ def test_memory_stays_flat_over_hundreds_of_requests(server: Server, client: ope
                 connection.sendall(long_stream(server))
                 connection.recv(1000)
 
-    some(60)
+    some(40)
     before = server.rss_bytes()
-    some(160)
+    some(100)
     assert server.rss_bytes() - before < 8 << 20
 
 

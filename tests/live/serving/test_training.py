@@ -12,7 +12,9 @@ from typing import Any
 
 import pytest
 
+from mlxhog.arena import Arena
 from mlxhog.checkpoint import run as runs
+from mlxhog.cli import main
 from mlxhog.live.opening import open_source
 from tests.another_process import Program
 from tests.live.serving.servers import END_S, MLX, Server, serving
@@ -35,7 +37,7 @@ class Served:
 @contextmanager
 def trained_and_served(folder: Path) -> Iterator[Served]:
     """A run without end, and its server, until the block ends."""
-    config = small_config(folder, steps=10**6, batch_size=1, live_every=1)
+    config = small_config(folder, steps=10**6, batch_size=1, live_every=1, slow="0=8")  # it sleeps
     with ExitStack() as stack:
         cache = str(folder / "cache")
         training = Program("train", "--quiet", *flags(config), cwd=folder, XDG_CACHE_HOME=cache)
@@ -139,23 +141,26 @@ def test_a_server_of_an_ended_run_takes_its_newer_checkpoint(tmp_path: Path) -> 
         assert server.health()["weights"].startswith("checkpoint step-00000008 of run")
 
 
-def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(tmp_path: Path) -> None:
+def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    connect = Arena.connect
+    monkeypatch.setattr(Arena, "connect", lambda path, patience_s: connect(path, 0.5))
+    monkeypatch.chdir(tmp_path)
     config = small_config(tmp_path, steps=10**6, save_every=5, batch_size=1)
     cache = str(tmp_path / "cache")
     training = Program("train", "--quiet", *flags(config), cwd=tmp_path, XDG_CACHE_HOME=cache)
-    words = ("generate", "latest", MLX, "--prompt=a", "--max-new-tokens=2")
+    words = ["generate", "latest", MLX, "--prompt=a", "--max-new-tokens=2"]
     try:
         until(lambda: list(tmp_path.glob("runs/*/checkpoints/latest")))
         training.send_signal(signal.SIGSTOP)
-        generating = Program(*words, cwd=tmp_path)
-        _, err = generating.communicate(timeout=60)
+        assert main(words) == 0
     finally:
         training.kill()
         training.communicate(timeout=END_S)
-    assert generating.returncode == 0, err
     (run,) = runs.list_runs(tmp_path / "runs")
     saved = (run.checkpoints / "latest").read_text().strip()
-    note, weights, _ = err.splitlines()
+    note, weights, _ = capsys.readouterr().err.splitlines()
     assert note.startswith(f"the process that trains run {run.name} does not answer")
     expected = f"weights of checkpoint {saved} of run {run.name}, version {int(saved[5:])}"
     assert weights == expected

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from mlxhog.files import cache
-from tests.another_process import Ended, mlxhog
+from tests.own_plugins import Ended, mlxhog
 from tests.training.small import small_config
 
 EXAMPLE = Path(__file__).parents[3] / "examples" / "my_layer.py"
@@ -145,32 +145,37 @@ SMALL = (
 
 
 @pytest.mark.slow
-def test_a_study_and_a_run_remember_the_file_for_every_later_command(tmp_path: Path) -> None:
-    file = tmp_path / "my_layer.py"
+def test_a_study_and_a_run_remember_the_file_for_every_later_command(
+    tmp_path: Path,
+) -> None:
+    """Also in a folder whose name has a comma, which divides the files that are named."""
+    folder = tmp_path / "a, b"
+    folder.mkdir()
+    file = folder / "my_layer.py"
     file.write_text(EXAMPLE.read_text())
-    small_config(tmp_path)  # writes a text
+    small_config(folder)  # writes a text
     space = "space: {depth: 2, mixers: [my_layer], channels: [swiglu], dim: 16}"
-    (tmp_path / "space.yaml").write_text(space)
+    (folder / "space.yaml").write_text(space)
     search = ("mad", "search", "--space", "space.yaml", *STUDY)
-    assert mlxhog(tmp_path, *search, "--plugin", "my_layer.py").code == 0
+    goes_on = ("train", "--resume", "latest", "--steps", "2", "--quiet")
     for words in (
+        (*search, "--plugin", "my_layer.py"),
         ("mad", "vote", "s", "--out", "w.yaml"),
         (*search, "--plugin", "my_layer.py"),
-        ("train", "--model", "w.yaml", *SMALL, "--steps", "4", "--quiet"),
+        ("train", "--model", "w.yaml", *SMALL, "--steps", "2", "--quiet"),
+        goes_on,
         ("eval", "latest", "--data", "space.yaml", "--backend", "mlx:cpu"),
         ("convert", "latest", "copy", "--to", "mlxhog", "--check"),
     ):
-        ended = mlxhog(tmp_path, *words)
+        ended = mlxhog(folder, *words)
         assert ended.code == 0, (words, ended.err)
     file.write_text(file.read_text() + "# edited\n")
-    refused = mlxhog(tmp_path, "mad", "resume", "s", "--plugin", "my_layer.py")
+    refused = mlxhog(folder, "mad", "resume", "s", "--plugin", "my_layer.py")
     assert refused.code == 2
     assert f"were made with another version of {file}" in refused.err
-    board = mlxhog(tmp_path, "mad", "board", "s", "--plugin", "my_layer.py")
-    assert board.code == 0
-    goes_on = ("train", "--resume", "latest", "--steps", "2", "--quiet")
-    assert mlxhog(tmp_path, *goes_on).code == 2
-    taken = mlxhog(tmp_path, *goes_on, "--plugin", "my_layer.py")
+    assert mlxhog(folder, "mad", "board", "s", "--plugin", "my_layer.py").code == 0
+    assert mlxhog(folder, *goes_on).code == 2
+    taken = mlxhog(folder, *goes_on, "--plugin", "my_layer.py")
     assert taken.code == 0
     assert "is not the version that was remembered" in taken.err
 
@@ -179,7 +184,7 @@ PROGRAM = """
 import sys
 import mlxhog
 options = dict(
-    data="text", workers="mlx:cpu*2", seq_len=32, batch_size=1, eval_tokens=512, steps=2
+    data="text", workers="mlx:cpu", seq_len=32, batch_size=1, eval_tokens=512, steps=2
 )
 run = mlxhog.train(model="arch.yaml", plugin="my_layer.py", observer=None, **options).run
 print(mlxhog.load(run, backend="mlx:cpu").config.layers[0].name)
@@ -201,16 +206,3 @@ def test_python_takes_the_file_as_an_argument(tmp_path: Path) -> None:
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (process.returncode, process.stderr) == (0, "")
-
-
-@pytest.mark.slow
-def test_a_run_is_resumed_whose_file_lies_in_a_folder_with_a_comma(tmp_path: Path) -> None:
-    folder = tmp_path / "a, b"
-    folder.mkdir()
-    small_config(folder)  # writes a text
-    (folder / "my_layer.py").write_text(EXAMPLE.read_text())
-    (folder / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
-    new = ("--model", "arch.yaml", "--plugin", "my_layer.py", *SMALL)
-    for words in (new, ("--resume", "latest")):
-        ended = mlxhog(folder, "train", *words, "--steps", "2", "--quiet")
-        assert ended.code == 0, ended.err

@@ -3,8 +3,7 @@
 import csv
 import importlib.util
 import json
-import subprocess
-import sys
+import shutil
 from pathlib import Path
 
 import pytest
@@ -22,9 +21,14 @@ def _here(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Store:
+    return study(tmp_path_factory.mktemp("studies"))
+
+
 @pytest.fixture
-def first() -> Store:
-    return study(Path("studies"))
+def first(whole: Store) -> Store:
+    return Store(Path(shutil.copytree(whole.directory, Path("studies", "first"))))
 
 
 @pytest.mark.usefixtures("first")
@@ -152,21 +156,3 @@ def test_help_has_examples(capsys, command):
         main(["mad", command, "--help"])
     assert end.value.code == 0
     assert f"mlxhog mad {command} first" in capsys.readouterr().out
-
-
-def test_the_board_needs_no_framework_and_no_matplotlib(first):
-    code = "from mlxhog.cli import main; main(['mad', 'board', 'first'])"
-    loaded = loaded_after(code)
-    assert "mlxhog.mad.report.ranking" in loaded
-    assert not loaded & {"torch", "mlx.core", "matplotlib", "rich"}
-
-
-def loaded_after(code: str) -> set[str]:
-    """The modules of a fresh process that ran some code."""
-    ended = subprocess.run(
-        [sys.executable, "-c", f"{code}\nimport sys\nprint(*sys.modules)"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    return set(ended.stdout.splitlines()[-1].split())

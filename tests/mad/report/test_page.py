@@ -13,10 +13,6 @@ from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.report import charts
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, study
 from tests.mad.report.sample import TASKS as ALL_TASKS
-from tests.report.conftest import chromium, visit
-from tests.report.test_report import CUT
-
-__all__ = ["chromium", "visit"]  # fixtures
 
 pytestmark = pytest.mark.slow
 
@@ -121,15 +117,6 @@ def test_every_figure_is_on_the_page_for_light_and_dark_screens(parsed):
     assert not {*light} & {*dark}
 
 
-@pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_is_wider_than_the_window(html, tmp_path, visit, width):
-    (tmp_path / "page.html").write_text(html)
-    window = visit(viewport={"width": width, "height": 700})
-    window.page.goto(f"file://{tmp_path}/page.html")
-    assert window.page.evaluate(CUT, width) == []
-    assert window.page.evaluate("document.scrollingElement.scrollWidth") <= width
-
-
 def test_the_table_has_the_numbers(ranking, parsed):
     head, *rows = parsed.table[: 1 + len(ranking.rows)]
     assert head == ["#", "layers", "score", *TASKS, "params", "state", "time", "status"]
@@ -169,22 +156,17 @@ def test_the_front_holds_no_candidate_that_lacks_runs(ranking):
     assert [ranking.rows[k].candidate for k in on_front(ranking, state)] == [CHANNELS, CONV]
 
 
-def test_a_title_is_said_once_on_the_page_and_with_the_study_in_a_file(ranking, parsed):
+def test_a_figure_has_its_title_once_on_the_page_and_the_study_in_a_file(ranking, parsed):
     for plot in plots(ranking):
+        figure = plot.figure(charts.LIGHT)
         assert parsed.text.count(plot.title) == 1
-        assert not any(axes.get_title("left") for axes in plot.figure(charts.LIGHT).axes)
-        figure = plot.figure(charts.LIGHT)
-        replace(plot, figure=lambda theme, figure=figure: figure).png(charts.LIGHT)
-        assert figure.get_suptitle() == f"{ranking.study}: {plot.title}"
-
-
-def test_no_axis_is_empty_or_ends_beyond_the_scores(ranking):
-    for plot in plots(ranking):
-        figure = plot.figure(charts.LIGHT)
+        assert not any(axes.get_title("left") for axes in figure.axes)
         assert all(axes.has_data() for axes in figure.axes), plot.name
         if plot.name.startswith("score-"):
             low, high = figure.axes[0].get_ylim()
             assert -0.02 <= low < high <= 1.02
+        replace(plot, figure=lambda theme, figure=figure: figure).png(charts.LIGHT)
+        assert figure.get_suptitle() == f"{ranking.study}: {plot.title}"
 
 
 def test_a_task_without_a_curve_has_no_figure(ranking):

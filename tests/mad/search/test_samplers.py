@@ -46,7 +46,7 @@ def search(result: CandidateSet, name: str, seed: int, budget: int) -> list[Laye
 
 @NAMES
 def test_every_candidate_is_proposed_once_and_then_none(name: str):
-    choices = candidates(**FEW, depth=[2, 4])
+    choices = candidates(mixers=[{"type": "gated-conv", "kernel": [1, 2]}], depth=[2, 4])
     proposed = search(choices, name, 0, 10**6)
     assert len(proposed) == choices.count
     assert set(proposed) == set(choices)

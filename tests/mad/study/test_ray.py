@@ -73,7 +73,7 @@ def test_nothing_of_ray_outlives_a_killed_search_which_goes_on_to_the_scores_of_
     tmp_path, monkeypatch
 ):
     monkeypatch.chdir(tmp_path)
-    words = ["--space", small.space(tmp_path), *TINY, *ON_MLX, "--no-prune", "--seeds", "2"]
+    words = ["--space", small.space(tmp_path), *TINY, *ON_MLX, "--no-prune", "--seeds", "1"]
     through_ray = ["mad", "search", *words, "--study", "killed", "--executor", "ray"]
     process = subprocess.Popen(
         [sys.executable, "-m", "mlxhog", *through_ray, "--parallel", "2"],
@@ -88,10 +88,10 @@ def test_nothing_of_ray_outlives_a_killed_search_which_goes_on_to_the_scores_of_
         process.kill()
         process.wait()
     wait_for(lambda: not any(map(alive, children)))
-    assert 1 <= lines(studies / "killed") < 8
+    assert 1 <= lines(studies / "killed") < 4
     for name in ("killed", "local"):
         assert main(["mad", "search", *words, "--study", name, "--parallel", "2"]) == 0
-    assert lines(studies / "killed") == 8
+    assert lines(studies / "killed") == 4
     assert_same_studies(Store(studies / "killed"), Store(studies / "local"))
 
 

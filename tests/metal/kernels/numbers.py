@@ -12,7 +12,6 @@ Float32 = NDArray[np.float32]
 
 # Around 8 (MLX's small arrays), a threadgroup and a block, and larger than all with an odd rest.
 SIZES = (0, 1, 2, 7, 8, 9, 255, 256, 257, 4095, 4097, 1_000_003)
-SMALL_SIZES = SIZES[:-1]
 
 INFO = np.finfo(np.float32)
 ODDITIES = np.array(

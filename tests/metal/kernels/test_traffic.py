@@ -49,28 +49,19 @@ def elements(launch: Launch) -> int:
 
 @pytest.fixture(scope="module")
 def texts(host_engine: Callable[..., HostEngine], shim_cache: Path) -> Path:
-    """Where MLX's texts of all kernels are."""
-    return shim_cache
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, texts: Path) -> Path:
-    """Where the kernels are compiled."""
-    folder = tmp_path_factory.mktemp("traffic")
+    """Where MLX's texts of all kernels are, which are compiled."""
     counted = [(KERNELS[name], instance) for name, instance in MEMORY_BOUND]
-    traffic.compile_all(counted, folder, texts)
-    return folder
+    traffic.compile_all(counted, shim_cache)
+    return shim_cache
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("name", "instance"), MEMORY_BOUND)
-def test_a_kernel_moves_as_many_bytes_as_it_says(
-    name: str, instance: str, folder: Path, texts: Path
-) -> None:
+def test_a_kernel_moves_as_many_bytes_as_it_says(name: str, instance: str, texts: Path) -> None:
     """And besides only what does not grow with its elements: rates, row numbers, factors."""
     launch = dense(KERNELS[name].sample(np.random.default_rng(1), N))
     launch = replace(launch, instance=instance)
-    result = traffic.of(launch, folder, texts)
+    result = traffic.of(launch, texts)
     moved = sum(argument.read + argument.written for argument in result.values())
     declared = launch.kernel.bytes_per_element * elements(launch)
     besides = {"hp", "s", "rows", "failures", "found", "added", "done"}
@@ -80,9 +71,9 @@ def test_a_kernel_moves_as_many_bytes_as_it_says(
     assert moved - aside == pytest.approx(declared, rel=2 / N), result
 
 
-def test_the_count_sees_reads_writes_and_atomic_adds(folder: Path, texts: Path) -> None:
+def test_the_count_sees_reads_writes_and_atomic_adds(texts: Path) -> None:
     launch = dense(KERNELS["dense_axpy"].sample(np.random.default_rng(1), N))
-    result = traffic.of(launch, folder, texts)
+    result = traffic.of(launch, texts)
     assert result["g"] == traffic.Traffic(4 * N, 0, 4 * N, 0)
     # An add of floats loads, then compares and exchanges.
     assert result["arena"] == traffic.Traffic(4 * N, 4 * N, 8 * N, 4 * N)
@@ -91,10 +82,10 @@ def test_the_count_sees_reads_writes_and_atomic_adds(folder: Path, texts: Path) 
 
 
 @pytest.mark.slow
-def test_the_kernels_of_the_cells_move_what_is_recorded(folder: Path, texts: Path) -> None:
+def test_the_kernels_of_the_cells_move_what_is_recorded(texts: Path) -> None:
     """A kernel that moves fewer bytes is recorded again: python -m tests.metal.kernels.traffic."""
     record = json.loads(traffic.RECORD.read_text())
-    counted = traffic.model_counts(folder, texts)
+    counted = traffic.model_counts(texts)
     assert counted.keys() == record.keys()
     for name, numbers in counted.items():
         # Loads are those of an optimised text: another compiler may keep some more in registers.

@@ -11,7 +11,6 @@ import ctypes
 import json
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import buffers, call
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import mlstm, slstm
+from tests import kept
 
 HERE = Path(__file__).parent
 RECORD = HERE / "traffic.json"
@@ -45,17 +45,16 @@ class Traffic:
     stored: int = 0
 
 
-def of(launch: Launch, folder: Path, cache: Path) -> dict[str, Traffic]:
+def of(launch: Launch, cache: Path) -> dict[str, Traffic]:
     """Run a launch and return the traffic of every array argument by name.
 
     Args:
         launch: as for an engine.
-        folder: for libraries.
         cache: of the texts that MLX compiles.
     """
     kernel = launch.kernel
     program = translate.mlx(kernel, launch.instance, cache)
-    path = _library(program.text, folder, program.name)
+    path = _library(program.text, program.name)
     outputs = launch.zero_outputs()
     arrays = buffers(launch, program.signature, outputs, mlx=True)
     watched = [
@@ -108,17 +107,17 @@ def model_launches() -> Iterator[Launch]:
     yield slstm.slstm_backward(x)
 
 
-def model_counts(folder: Path, cache: Path) -> dict[str, dict[str, float]]:
+def model_counts(cache: Path) -> dict[str, dict[str, float]]:
     """Return bytes per position and head of the models' kernels, by kernel.
 
     `memory` is read or written once if caches are large enough, `loaded` and `stored` are all
     accesses to device memory, `group_loaded` and `group_stored` those to threadgroup memory.
     """
     launches = list(model_launches())
-    compile_all([(launch.kernel, launch.instance) for launch in launches], folder, cache)
+    compile_all([(launch.kernel, launch.instance) for launch in launches], cache)
     result = {}
     for launch in launches:
-        counted = of(launch, folder, cache)
+        counted = of(launch, cache)
         group = counted.pop(THREADGROUP)
         numbers: dict[str, Any] = {
             "memory": sum(t.read + t.written for t in counted.values()),
@@ -132,29 +131,33 @@ def model_counts(folder: Path, cache: Path) -> dict[str, dict[str, float]]:
     return result
 
 
-def compile_all(kernels: Iterable[tuple[Kernel, str]], folder: Path, cache: Path) -> None:
+def compile_all(kernels: Iterable[tuple[Kernel, str]], cache: Path) -> None:
     """Compile kernels in their instances, with a compiler on every core."""
     programs = [translate.mlx(kernel, instance, cache) for kernel, instance in kernels]
-    first, *others = ((program.text, folder, program.name) for program in programs)
+    first, *others = ((program.text, program.name) for program in programs)
     _library(*first)  # with the headers and the runtime, which all share
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda one: _library(*one), others))
 
 
-def _library(text: str, folder: Path, name: str) -> Path:
-    """Compile a kernel with accesses that report themselves, and the rest without."""
-    kernel, path = folder / f"{name}.o", folder / f"{name}.so"
-    if path.exists():
-        return path
+def _library(text: str, name: str) -> Path:
+    """A kernel with accesses that report themselves, and the rest without."""
     reports = ("-fsanitize=thread", "-O1", "-Dpoison_once=watched_poison_once")
-    parsed = build._prelude(folder, "g++", (*build._flags("g++"), *reports))
-    _compile(*reports, *parsed, "-c", "-x", "c++", "-", "-o", kernel, text=text)
-    rest = folder / "rest.so"
-    if not rest.exists():
-        runtime = sorted((build.HOST / "runtime").glob("*.cpp"))
-        _compile(*runtime, HERE / "traffic.cpp", "-I", build.HOST / "runtime", "-o", rest)
-    _compile(kernel, rest, f"-Wl,-rpath,{folder}", "-o", path)
-    return path
+    usual = [build._version("g++"), *build._flags("g++"), build._shim_text()]
+    runtime = sorted((build.HOST / "runtime").glob("*.cpp"))
+
+    def kernel(result: Path) -> None:
+        parsed = build._prelude(kept.folder("shim"), "g++", (*build._flags("g++"), *reports))
+        _compile(*reports, *parsed, "-c", "-x", "c++", "-", "-o", result, text=text)
+
+    def rest(result: Path) -> None:
+        _compile(*runtime, HERE / "traffic.cpp", "-I", build.HOST / "runtime", "-o", result)
+
+    parts = (
+        kept.made(f"{name}.o", kernel, *usual, *reports, text),
+        kept.made("traffic.so", rest, *usual, HERE / "traffic.cpp"),
+    )
+    return kept.made(f"{name}.so", lambda result: _compile(*parts, "-o", result), *map(str, parts))
 
 
 def _compile(*arguments: str | Path, text: str = "") -> None:
@@ -163,6 +166,4 @@ def _compile(*arguments: str | Path, text: str = "") -> None:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:
-        counts = model_counts(Path(folder), build.kernel_cache())
-    RECORD.write_text(json.dumps(counts, indent=2) + "\n")
+    RECORD.write_text(json.dumps(model_counts(build.kernel_cache()), indent=2) + "\n")

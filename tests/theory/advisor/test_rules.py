@@ -31,6 +31,12 @@ QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 EVEN, TAIL = Constant(0.1), ShiftedExponential(0.05, 0.05)
 
 
+@pytest.fixture(autouse=True)
+def _fewer_updates(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rules decide by the profile; predictions, of which all but one are only shown, are rough."""
+    monkeypatch.setattr(rules, "SIMULATED", 1000)
+
+
 def profile(times: list[ComputeTime], sync_s: float = 0.002, **known: Any) -> Profile:
     workers = [Worker(name="w", compute=time) for time in times]
     alone = known.pop("alone", Worker(name="w", compute=times[-1]))

@@ -161,16 +161,17 @@ def test_a_later_token_changes_no_earlier_output(text: str, name: str) -> None:
 def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text: str, name: str) -> None:
     cfg, params, tokens, _ = example(text, 39)
     expected, last = TWINS[name].logits(cfg, params, tokens)
-    for pieces in ((1, 2, 30, 1, 5), (1,) * 8 + (31,)):
-        state = TWINS[name].zero_state(cfg, len(tokens))
-        results = []
-        for end, length in zip(np.cumsum(pieces), pieces, strict=True):
-            logits, state = TWINS[name].logits(cfg, params, tokens[:, end - length : end], state)
-            results.append(logits)
-        assert_close(np.concatenate(results, 1), expected, LOGITS_F32)
-        for own, whole in zip(state, last, strict=True):
-            for part, wanted_part in zip(own, whole, strict=True):
-                assert_close(part, wanted_part, STATE_F32)
+    number = SEQUENCES.index(text) + list(TWINS).index(name)
+    pieces = ((1, 2, 30, 1, 5), (1,) * 8 + (31,))[number % 2]
+    state = TWINS[name].zero_state(cfg, len(tokens))
+    results = []
+    for end, length in zip(np.cumsum(pieces), pieces, strict=True):
+        logits, state = TWINS[name].logits(cfg, params, tokens[:, end - length : end], state)
+        results.append(logits)
+    assert_close(np.concatenate(results, 1), expected, LOGITS_F32)
+    for own, whole in zip(state, last, strict=True):
+        for part, wanted_part in zip(own, whole, strict=True):
+            assert_close(part, wanted_part, STATE_F32)
 
 
 @each_of("framework", FRAMEWORKS)

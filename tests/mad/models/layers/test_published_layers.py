@@ -1,4 +1,7 @@
-"""Mixers equal the published implementations in transformers, weight by weight."""
+"""Mixers equal the published implementations in transformers, weight by weight.
+
+These are imported by the tests, since an import takes seconds and every process collects tests.
+"""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,15 +10,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import Lfm2Config, Mamba2Config, MambaConfig, Qwen3NextConfig
-from transformers.models.lfm2.modeling_lfm2 import (
-    Lfm2Attention,
-    Lfm2RotaryEmbedding,
-    Lfm2ShortConv,
-)
-from transformers.models.mamba.modeling_mamba import MambaMixer
-from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
-from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
 
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad import MADConfig
@@ -51,6 +45,9 @@ def theirs(module: torch.nn.Module, weights: Mapping[str, Tensor], x: Tensor, **
 
 
 def test_mamba_is_the_published_one() -> None:
+    from transformers import MambaConfig
+    from transformers.models.mamba.modeling_mamba import MambaMixer
+
     p, x, y = ours("mamba")
     config = MambaConfig(hidden_size=D, state_size=4, time_step_rank=2, num_hidden_layers=1)
     weights = {name.replace("conv.", "conv1d."): value for name, value in p.items()}
@@ -58,6 +55,9 @@ def test_mamba_is_the_published_one() -> None:
 
 
 def test_ssd_is_the_mixer_of_mamba_2() -> None:
+    from transformers import Mamba2Config
+    from transformers.models.mamba2.modeling_mamba2 import Mamba2Mixer
+
     p, x, y = ours("ssd")
     config = Mamba2Config(
         hidden_size=D,
@@ -79,6 +79,9 @@ def test_ssd_is_the_mixer_of_mamba_2() -> None:
 
 
 def test_gated_delta_net_is_that_of_qwen3_next() -> None:
+    from transformers import Qwen3NextConfig
+    from transformers.models.qwen3_next.modeling_qwen3_next import Qwen3NextGatedDeltaNet
+
     p, x, y = ours("gated-delta-net")
     config = Qwen3NextConfig(
         hidden_size=D,
@@ -101,7 +104,9 @@ def test_gated_delta_net_is_that_of_qwen3_next() -> None:
 
 
 @pytest.fixture
-def lfm2() -> Lfm2Config:
+def lfm2() -> Any:
+    from transformers import Lfm2Config
+
     return Lfm2Config(
         hidden_size=D,
         num_attention_heads=8,
@@ -116,7 +121,9 @@ def lfm2() -> Lfm2Config:
     )
 
 
-def test_attention_with_its_options_is_that_of_lfm2(lfm2: Lfm2Config) -> None:
+def test_attention_with_its_options_is_that_of_lfm2(lfm2: Any) -> None:
+    from transformers.models.lfm2.modeling_lfm2 import Lfm2Attention, Lfm2RotaryEmbedding
+
     p, x, y = ours("mh-attention", heads=8, kv_heads=2, base=1e6, qk_norm=True, bias=False)
     weights = {name.replace("_norm.", "_layernorm."): value for name, value in p.items()}
     turns = Lfm2RotaryEmbedding(lfm2)(x, torch.arange(S)[None])
@@ -127,6 +134,8 @@ def test_attention_with_its_options_is_that_of_lfm2(lfm2: Lfm2Config) -> None:
     assert_close(y, actual, LOGITS_F32)
 
 
-def test_gated_conv_is_the_short_convolution_of_lfm2(lfm2: Lfm2Config) -> None:
+def test_gated_conv_is_the_short_convolution_of_lfm2(lfm2: Any) -> None:
+    from transformers.models.lfm2.modeling_lfm2 import Lfm2ShortConv
+
     p, x, y = ours("gated-conv")
     assert_close(y, theirs(Lfm2ShortConv(lfm2, 0), p, x), LOGITS_F32)

@@ -1,0 +1,95 @@
+"""Files that tests compile, kept for later tests and sessions, in a cache of this user.
+
+A file's name is a digest of all that it is made of, the compiler's version among it: what has not
+changed is compiled once, as zig does (`tests/arm64/cross.py`) and the emulation of Metal.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+from mlxhog.files.cache import is_kept, private_directory, user_cache_directory
+
+COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
+NATIVE = Path(__file__).resolve().parents[1] / "metal" / "native"
+FOLDER = user_cache_directory() / "tests"  # that of the session: a test has a cache of its own
+OLD_S = 14 * 86400.0
+
+
+@cache
+def folder(name: str) -> Path:
+    """A folder for files that are named after their content."""
+    return private_directory(FOLDER / name)
+
+
+def made(name: str, make: Callable[[Path], object], *parts: Path | str) -> Path:
+    """A file, which `make` writes to the path that it gets unless the file is kept.
+
+    Args:
+        name: begins the file's name.
+        make: must raise where it fails; no other caller sees its file before it returns.
+        parts: all that decides the file's content: words, and files.
+    """
+    digest = hashlib.sha256()
+    for part in parts:
+        content = part.read_bytes() if isinstance(part, Path) else part.encode()
+        digest.update(b"%d:" % len(content) + content)
+    path = folder("made") / f"{name}-{digest.hexdigest()[:20]}"
+    if not is_kept(path):
+        with tempfile.TemporaryDirectory(dir=path.parent) as own:
+            part = Path(own) / name
+            make(part)
+            part.chmod(0o700)
+            os.replace(part, path)
+    return path
+
+
+def linked(
+    name: str,
+    sources: Sequence[Path],
+    *options: str,
+    link: Iterable[str] = (),
+    headers: Iterable[Path] = (),
+) -> Path:
+    """A program or a library, compiled by a compiler on every core.
+
+    Args:
+        name: as for `made`.
+        sources: may include headers of `metal/native`.
+        options: for compiling and linking.
+        link: options for linking alone.
+        headers: others that the sources include.
+    """
+    command = [str(COMPILER), *options]
+    compiler = _run([str(COMPILER), "--version"])
+    included = [*sorted(NATIVE.rglob("*.h")), *headers]
+
+    def compiled(source: Path) -> Path:
+        once = [*command, "-c", str(source), "-o"]
+        parts = (compiler, *command, *included, source)
+        return made(f"{source.stem}.o", lambda result: _run([*once, str(result)]), *parts)
+
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        objects = list(pool.map(compiled, sources))
+    whole = [*command, *map(str, objects), *link]
+    return made(name, lambda result: _run([*whole, "-o", str(result)]), compiler, *whole)
+
+
+def _run(command: Sequence[str]) -> str:
+    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+
+
+def drop_old() -> None:
+    """Remove files of two weeks ago, which may belong to a tree that is gone."""
+    for file in FOLDER.rglob("*"):
+        if file.is_file() and time.time() - file.stat().st_mtime > OLD_S:
+            file.unlink(missing_ok=True)

@@ -1,0 +1,60 @@
+"""Files of a user's that a block executes, forgotten after it, and before it where that is asked.
+
+A block that forgets those before it is as a process of its own, such as a later command's.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+from mlxhog.cli import main
+from mlxhog.config import plugin_file, plugins
+from mlxhog.config.choices import REGISTRIES
+
+
+@contextmanager
+def own_plugins(*, forgets: bool = False) -> Iterator[None]:
+    """Forget after the block what it has executed; with `forgets`, in it what came before."""
+    modules = _modules()
+    with ExitStack() as stack:
+        stack.callback(sys.modules.update, modules)  # a file may be executed again in the block
+        for memory in (plugin_file._loaded, plugin_file._sources):
+            stack.enter_context(mock.patch.dict(memory, clear=forgets))
+        for name in ("_named", "_said"):
+            before = set() if forgets else set(getattr(plugins, name))
+            stack.enter_context(mock.patch.object(plugins, name, before))
+        for registry in REGISTRIES:
+            stack.enter_context(mock.patch.dict(registry._by_name))
+            for name, choice in list(registry._by_name.items()):
+                if forgets and registry.module_of(choice).startswith(plugin_file._PREFIX):
+                    del registry._by_name[name]
+        yield
+
+
+def _modules() -> dict[str, ModuleType]:
+    """The modules of files: pickles find their classes there."""
+    return {name: one for name, one in sys.modules.items() if name.startswith(plugin_file._PREFIX)}
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A command that has ended: its exit code and what it wrote."""
+
+    code: int
+    out: str
+    err: str
+
+
+def mlxhog(folder: Path, *words: str) -> Ended:
+    """Run a command in a folder, as in a process that has executed no file of a user's."""
+    out, err = io.StringIO(), io.StringIO()
+    with chdir(folder), own_plugins(forgets=True), redirect_stdout(out), redirect_stderr(err):
+        code = main(list(words))
+    return Ended(code, out.getvalue(), err.getvalue())
