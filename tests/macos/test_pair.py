@@ -1,0 +1,181 @@
+"""The pair of the mission on a simulated macOS: mlx:gpu and torch:mps train one set of parameters.
+
+Both engines are stand-ins that the CPU computes (`site/metal_arrays.py`, `site/mps_tensors.py`), so
+this tests our code around them and nothing of a Mac's GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.macos.simulation import linux_only, simulated
+
+pytestmark = linux_only
+
+PAIR = ["mlx:gpu", "torch:mps"]
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+from unittest import mock
+from mlxhog.arena.workers import State
+from mlxhog.cli import main
+from mlxhog.training.supervisor import Supervisor
+from tests.training.small import small_config
+from tests.training.test_deaths import Killer
+
+class Watching(Killer):
+    def train(self, config):
+        self.alone = []  # steps of the other worker, from a kill until its successor trains
+        poll = Supervisor.poll
+
+        def watch(supervisor, timeout_s):
+            poll(supervisor, timeout_s)
+            entries = [supervisor.entry(seat) for seat in supervisor.seats]
+            down = [one.pid in self._killed or one.state == State.STARTING for one in entries]
+            if self._killed and sum(down) == 1:
+                self.alone.append(entries[down.index(False)].steps)
+
+        with mock.patch.object(Supervisor, "poll", watch):
+            return super().train(config)
+
+if __name__ == "__main__":
+    folder, options, killed = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
+    config = small_config(folder, workers="mlx:gpu,torch:mps", **options)
+    watching = Watching(kills=1, backends=[killed])
+    result = watching.train(config)
+    if config.determinism == "record":
+        main(["replay", result.run, "--json"])
+    print(json.dumps({
+        "status": result.status, "steps": result.steps, "restarts": result.restarts,
+        "torn": result.torn, "lost": result.lost_update_rate,
+        "alone": watching.alone[-1] - watching.alone[0],
+        "workers": {worker.backend: worker.steps for worker in result.workers},
+    }))
+"""
+
+
+def trained(folder: Path, killed: str, **options: object) -> list[dict[str, Any]]:
+    """Train the pair and kill one; returns what its replay says, if any, and facts of the run."""
+    printed = simulated(TRAIN, folder, json.dumps(options), killed, FAKE_METAL=1)
+    facts = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    run = facts[-1]
+    assert (run["status"], run["restarts"]) == ("done", 1)
+    assert run["steps"] == options["steps"], "exact: a torn step counts, a returned one is repeated"
+    assert list(run["workers"]) == PAIR
+    assert all(steps > 0 for steps in run["workers"].values()), "both write"
+    assert run["alone"] > 0, "the other continues"
+    assert run["torn"] <= 1
+    assert run["lost"] == 0 or run["torn"]
+    return facts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", PAIR)
+def test_both_write_and_each_continues_when_the_other_is_killed(
+    tmp_path: Path, killed: str
+) -> None:
+    trained(tmp_path, killed, steps=200)
+
+
+@pytest.mark.slow
+def test_a_recorded_run_with_a_killed_worker_replays_bit_for_bit(tmp_path: Path) -> None:
+    options = {"determinism": "record", "force": True, "optimizer": "muon", "steps": 60}
+    replay, _ = trained(tmp_path, "torch:mps", **options)
+    assert (replay["equal"], replay["deaths"]) == (True, 1)
+    assert replay["workers"] == PAIR
+
+
+REFUSED = """
+import sys
+from pathlib import Path
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.training.trainer import train
+from tests.training.small import small_config
+if __name__ == "__main__":
+    try:
+        train(small_config(Path(sys.argv[1]), workers="mlx:gpu,torch:mps"))
+    except EnvironmentLacks as refusal:
+        print("refused:", refusal)
+"""
+
+
+@pytest.mark.slow
+def test_the_pair_is_refused_where_torch_sees_no_gpu(tmp_path: Path) -> None:
+    printed = simulated(REFUSED, tmp_path, FAKE_METAL=1, FAKE_NO_MPS=1)
+    assert "refused: " in printed
+    assert "torch:mps needs an Apple GPU that torch supports" in printed
+    assert "use torch:cpu" in printed
+
+
+CHOSEN = """
+import json, sys
+from dataclasses import asdict
+from mlxhog.config.config import TrainConfig
+from mlxhog.machine import verdicts
+from mlxhog.training.engines import RunEngines
+
+here = verdicts.identity()
+empty = {"format": verdicts.FORMAT, "litmus": [], "reads": [], "kernels": [], "tokens_per_s": {}}
+for changes in json.loads(sys.argv[1]):
+    if changes is not None:
+        identity = asdict(here) | changes.pop("identity", {})
+        verdicts.save({**empty, "identity": identity, **changes}, here)
+    engines = RunEngines.of(TrainConfig())
+    (note,) = [note for note in engines.notes if note.startswith("workers auto")]
+    print(json.dumps([[worker.backend for worker in engines.workers], note]))
+"""
+ROW = {"model": "10m", "pairs": 4, "gain": 1.2, "low": 1.1, "high": 1.3}
+
+
+def test_auto_follows_the_record_of_this_mac_and_these_versions_and_says_so(
+    tmp_path: Path,
+) -> None:
+    records = [
+        None,
+        {},
+        {"pair": ROW},
+        {"pair": {**ROW, "low": 0.99}},
+        {"pair": ROW, "identity": {"torch": "2.12.0"}},
+    ]
+    facts = {"FAKE_METAL": 1, "FAKE_LEVELS": "Performance:3,Efficiency:4"}
+    printed = simulated(CHOSEN, json.dumps(records), XDG_CACHE_HOME=tmp_path, **facts)
+    chosen = [json.loads(line) for line in printed.splitlines()]
+    gained = [*PAIR, "mlx:cpu"]
+    usual = ["mlx:gpu", "mlx:cpu", "mlx:cpu"]
+    assert [workers for workers, _ in chosen] == [usual, usual, gained, usual, usual]
+    words = ["run `mlxhog doctor`"] * 2 + ["1.20 times", "0.99 to 1.30", "torch 2.12.0"]
+    assert all(word in note for word, (_, note) in zip(words, chosen, strict=True))
+
+
+DOCTOR = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from mlxhog.doctor import pair
+from mlxhog.machine import machine
+from mlxhog.machine.load import Load
+from tests.training.small import small_config
+
+class Quiet:
+    def look(self):
+        return Load(0.0, 2, 0.0)
+
+if __name__ == "__main__":
+    pair.PAIRS, pair.LoadWatch = 2, Quiet
+    model = small_config(Path(sys.argv[1])).model
+    check, row = pair.check_pair(machine.here(), lambda *_: None, model=model, time=0.3)
+    print(json.dumps([asdict(check), row]))
+"""
+
+
+@pytest.mark.slow
+def test_doctor_compares_runs_of_the_pair_with_runs_of_one(tmp_path: Path) -> None:
+    check, row = json.loads(simulated(DOCTOR, tmp_path, FAKE_METAL=1).splitlines()[-1])
+    assert check["result"] == "PASS"
+    assert row["pairs"] == 2
+    assert 0 < row["low"] < row["gain"] < row["high"]
