@@ -119,11 +119,12 @@ class Verdicts:
         row = self.record.get("pair")
         if row is None:
             return Verdict(False, "the two have not been measured together: run `mlxhog doctor`")
+        gains = row["low"] > 1
         return Verdict(
-            row["low"] > 1,
+            gains,
             f"together they train {row['gain']:.2f} times the tokens/s of mlx:gpu alone "
             f"({row['low']:.2f} to {row['high']:.2f}, {row['pairs']} pairs of runs of "
-            f"{row['model']})",
+            f"{row['model']}){'' if gains else ', no certain gain'}",
         )
 
     def repeats(self, backend: str, kernels: str) -> Verdict:

@@ -212,7 +212,7 @@ def test_the_model_goes_through_metal_kernels_that_are_right_and_faster(
     ("row", "ok", "message"),
     [
         (PAIR, True, r"1\.20 times .* of mlx:gpu alone \(1\.10 to 1\.30, 4 pairs of runs of 10m\)"),
-        ({**PAIR, "low": 1.0}, False, r"1\.20 times .* \(1\.00 to 1\.30"),
+        ({**PAIR, "low": 1.0}, False, r"1\.20 times .* \(1\.00 to 1\.30.*no certain gain"),
         ({**PAIR, "gain": 0.8, "low": 0.7, "high": 0.9}, False, r"0\.80 times"),
     ],
 )
