@@ -16,6 +16,7 @@ from mlxhog.doctor.precision import check_precision
 from mlxhog.doctor.repeats import check_repeats
 from mlxhog.machine import machine as machines
 from mlxhog.machine import verdicts
+from mlxhog.machine.load import LoadWatch
 from mlxhog.machine.machine import Machine
 from mlxhog.metal.registry import instances
 from mlxhog.report.views import Stages, TellStep
@@ -59,7 +60,7 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
     and no shared memory behind.
     """
     tell = Stages(tell, len(STAGES) - LONG * effort.quick)
-    machine = machines.here()
+    machine, watch = machines.here(), LoadWatch()
     facts = collect_facts(machine)
     tell("facts", "")
     checks = list(check_facts(machine, facts))
@@ -89,7 +90,7 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
         tell("a run", "")
         checks += frameworks.check_training()
         tell(PART, "")
-        both, pair = check_pair(machine, tell)
+        both, pair = check_pair(machine, watch, tell)
         checks.append(both)
     record: dict[str, Any] = {
         "format": verdicts.FORMAT,

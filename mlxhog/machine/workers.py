@@ -77,8 +77,8 @@ def resolve_workers(
         serial: the strategy runs one worker; `auto` then means one with every core.
         tokens_per_s: speed of one worker by backend, where `mlxhog doctor` has measured it; `auto`
             leaves out CPU workers that are not worth running.
-        pair: whether both engines of a GPU train faster than mlx:gpu alone, by `mlxhog doctor`;
-            `auto` then takes both. None asks nothing.
+        pair: whether torch:mps beside mlx:gpu trains faster than mlx:gpu alone, by `mlxhog
+            doctor`; `auto` then takes both. None leaves torch:mps out.
 
     Raises:
         ConfigError: the option cannot be read, has too many workers, or more threads than cores.
@@ -244,13 +244,13 @@ def _auto(
 
     A framework that is not installed is named in `notes` and replaced by the other one.
     """
-    engines: list[str] = []
+    both = False
     able_to_pair = machine.cores > 1 and not any(missing(name, machine) for name in GPU_BACKENDS)
     if pair is not None and able_to_pair:
-        engines = list(GPU_BACKENDS) if pair.ok else []
-        words = "torch:mps beside mlx:gpu" if pair.ok else "mlx:gpu without torch:mps"
+        both = pair.ok
+        words = "torch:mps beside mlx:gpu" if both else "mlx:gpu without torch:mps"
         notes.append(f"workers auto: {words}: {pair.reason}")
-    names = _apple(machine, count, engines) if machine.apple_gpu else _linux(machine, count)
+    names = _apple(machine, count, both) if machine.apple_gpu else _linux(machine, count)
     lacks = {name: missing(name, machine) for name in dict.fromkeys([*names, *BACKENDS])}
     able = [name for name in names if lacks[name] is None]
     if not able:
@@ -281,12 +281,12 @@ def _worth_running(
     return [name for name in backends if name not in slow]
 
 
-def _apple(machine: Machine, count: int | None, engines: list[str]) -> list[str]:
-    """The mix of the chip; `engines` that were measured together take the place of its GPU's."""
+def _apple(machine: Machine, count: int | None, both: bool) -> list[str]:
+    """The mix of the chip, with a worker of torch:mps beside those of mlx:gpu for `both`."""
     larger = _M_CHIP.fullmatch(machine.chip)
     gpu, cpu = APPLE_MIX[larger[1] if larger else ""]
     if count is None:  # no more workers than cores
-        on_gpu = engines or ["mlx:gpu"] * min(gpu, machine.cores)
+        on_gpu = ["mlx:gpu"] * min(gpu, machine.cores - both) + ["torch:mps"] * both
         return on_gpu + ["mlx:cpu"] * min(cpu, machine.cores - len(on_gpu))
     return ["mlx:gpu"] * min(gpu, count) + ["mlx:cpu"] * max(0, count - gpu)
 

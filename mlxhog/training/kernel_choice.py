@@ -219,7 +219,7 @@ def check_recorded(
         record: doctor's results on this machine.
 
     Raises:
-        EnvironmentLacks: the run is recorded, and has another GPU worker.
+        EnvironmentLacks: the run is recorded, and the gradients of a GPU worker may not repeat.
     """
     if config.determinism != "record" or config.force:
         return

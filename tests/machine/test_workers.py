@@ -201,7 +201,7 @@ def test_auto_keeps_workers_that_are_fast_enough_unmeasured_or_alone(speeds):
     [
         ("Apple M1", 4, ["mlx:gpu", "torch:mps", "mlx:cpu"]),
         ("Apple M4 Pro", 10, ["mlx:gpu", "torch:mps", "mlx:cpu", "mlx:cpu"]),
-        ("Apple M2 Ultra", 16, ["mlx:gpu", "torch:mps", *["mlx:cpu"] * 4]),
+        ("Apple M2 Ultra", 16, ["mlx:gpu", "mlx:gpu", "torch:mps", *["mlx:cpu"] * 4]),
         ("Apple M1", 2, ["mlx:gpu", "torch:mps"]),
     ],
 )

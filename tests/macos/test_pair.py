@@ -158,17 +158,13 @@ from dataclasses import asdict
 from pathlib import Path
 from mlxhog.doctor import pair
 from mlxhog.machine import machine
-from mlxhog.machine.load import Load
+from tests.doctor.test_frameworks import QUIET
+from tests.doctor.test_pair import Watch
 from tests.training.small import small_config
 
-class Quiet:
-    def look(self):
-        return Load(0.0, 2, 0.0)
-
 if __name__ == "__main__":
-    pair.PAIRS, pair.LoadWatch = 2, Quiet
-    model = small_config(Path(sys.argv[1])).model
-    check, row = pair.check_pair(machine.here(), lambda *_: None, model=model, time=0.3)
+    pair.PAIRS, pair.RUN_S, pair.MODEL = 2, 0.3, small_config(Path(sys.argv[1])).model
+    check, row = pair.check_pair(machine.here(), Watch(QUIET), lambda *_: None)
     print(json.dumps([asdict(check), row]))
 """
 
