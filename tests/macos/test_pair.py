@@ -70,7 +70,7 @@ def trained(folder: Path, killed: str, **options: object) -> list[dict[str, Any]
     assert all(steps > 0 for steps in run["workers"].values()), "both write"
     assert run["alone"] > 0, "the other continues"
     assert run["torn"] <= 1
-    assert run["lost"] == 0 or run["torn"]
+    assert not run["lost"] or run["torn"]  # a recorded run does not count them
     return facts
 
 
@@ -116,8 +116,17 @@ CHOSEN = """
 import json, sys
 from dataclasses import asdict
 from mlxhog.config.config import TrainConfig
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine import verdicts
 from mlxhog.training.engines import RunEngines
+
+def recordable():
+    try:
+        RunEngines.of(TrainConfig(determinism="record", workers="mlx:gpu,torch:mps"))
+    except EnvironmentLacks as refusal:
+        assert "is not known to compute the same bits" in str(refusal), refusal
+        return False
+    return True
 
 here = verdicts.identity()
 empty = {"format": verdicts.FORMAT, "litmus": [], "reads": [], "kernels": [], "tokens_per_s": {}}
@@ -127,29 +136,31 @@ for changes in json.loads(sys.argv[1]):
         verdicts.save({**empty, "identity": identity, **changes}, here)
     engines = RunEngines.of(TrainConfig())
     (note,) = [note for note in engines.notes if note.startswith("workers auto")]
-    print(json.dumps([[worker.backend for worker in engines.workers], note]))
+    print(json.dumps([[worker.backend for worker in engines.workers], note, recordable()]))
 """
 ROW = {"model": "10m", "pairs": 4, "gain": 1.2, "low": 1.1, "high": 1.3}
 
 
-def test_auto_follows_the_record_of_this_mac_and_these_versions_and_says_so(
+def test_auto_and_recorded_runs_follow_the_record_of_this_mac_and_these_versions(
     tmp_path: Path,
 ) -> None:
+    repeats = {name: {"reference": True} for name in PAIR}
     records = [
         None,
         {},
-        {"pair": ROW},
-        {"pair": {**ROW, "low": 0.99}},
-        {"pair": ROW, "identity": {"torch": "2.12.0"}},
+        {"pair": ROW, "repeats": repeats},
+        {"pair": {**ROW, "low": 0.99}, "repeats": {**repeats, "torch:mps": {"reference": False}}},
+        {"pair": ROW, "repeats": repeats, "identity": {"torch": "2.12.0"}},
     ]
     facts = {"FAKE_METAL": 1, "FAKE_LEVELS": "Performance:3,Efficiency:4"}
     printed = simulated(CHOSEN, json.dumps(records), XDG_CACHE_HOME=tmp_path, **facts)
     chosen = [json.loads(line) for line in printed.splitlines()]
     gained = [*PAIR, "mlx:cpu"]
     usual = ["mlx:gpu", "mlx:cpu", "mlx:cpu"]
-    assert [workers for workers, _ in chosen] == [usual, usual, gained, usual, usual]
+    assert [workers for workers, _, _ in chosen] == [usual, usual, gained, usual, usual]
     words = ["run `mlxhog doctor`"] * 2 + ["1.20 times", "0.99 to 1.30", "torch 2.12.0"]
-    assert all(word in note for word, (_, note) in zip(words, chosen, strict=True))
+    assert all(word in note for word, (_, note, _) in zip(words, chosen, strict=True))
+    assert [recordable for *_, recordable in chosen] == [False, False, True, False, False]
 
 
 DOCTOR = """

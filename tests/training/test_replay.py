@@ -9,6 +9,7 @@ import signal
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -19,6 +20,8 @@ from mlxhog.arena.requests import Refused, ask
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks, RunError
+from mlxhog.machine import machine
+from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.report.metrics import Result
 from mlxhog.training import recording, replay
@@ -207,7 +210,14 @@ def test_rounds_refuses_a_strategy_whose_runs_differ_and_names_those_that_do_not
 
 
 def test_workers_that_join_and_leave_a_recorded_run_are_replayed(tmp_path: Path) -> None:
+    mac = Machine("macos", "arm64", 4, 8 << 30, "Apple M4", frozenset({"mlx"}))
+
     def join_and_leave(directory: Path) -> None:
+        with (
+            mock.patch.object(machine, "here", return_value=mac),
+            pytest.raises(Refused, match="mlx:gpu is not known to compute the same bits"),
+        ):
+            ask(directory, "join", workers="mlx:gpu")
         ask(directory, "join", workers="mlx:cpu")
         until(directory, lambda workers: 2 in workers and workers[2]["steps"] >= 5)
         ask(directory, "leave", worker=1)
