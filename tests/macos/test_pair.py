@@ -90,6 +90,30 @@ def test_a_recorded_run_with_a_killed_worker_replays_bit_for_bit(tmp_path: Path)
     assert replay["workers"] == PAIR
 
 
+GRADIENTS = """
+import numpy as np
+from mlxhog.doctor.frameworks import prepared
+from mlxhog.optim.gradients import Rows
+
+def gradients(name):
+    backend, batch = prepared(name, "reference")
+    backend.inbox *= 0.5  # the parameters as other workers have changed them
+    backend.refresh()
+    loss, grads = backend.loss_and_grads(batch)
+    return {"loss": loss, **{k: g.values if isinstance(g, Rows) else g for k, g in grads.items()}}
+
+expected, *others = map(gradients, ("torch:cpu", "torch:mps", "mlx:gpu"))
+for other in others:
+    for name, value in expected.items():
+        np.testing.assert_allclose(other[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
+"""
+
+
+@pytest.mark.slow
+def test_both_compute_the_gradient_at_the_parameters_of_the_last_refresh() -> None:
+    simulated(GRADIENTS, FAKE_METAL=1)
+
+
 REFUSED = """
 import sys
 from pathlib import Path
