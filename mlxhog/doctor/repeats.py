@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import hashlib
 
-import numpy as np
-
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.doctor.checks import Check, CheckResult, check, failed
 from mlxhog.doctor.frameworks import PATIENCE_S, Speeds, prepared
@@ -60,5 +58,5 @@ def gradient_sha256(lane: Lane, name: str, kernels: str) -> str:
     digest = hashlib.sha256()
     for grad in backend.loss_and_grads(batch)[1].values():
         for part in (grad.index, grad.values) if isinstance(grad, Rows) else (grad,):
-            digest.update(np.ascontiguousarray(part))
+            digest.update(part.tobytes())
     return digest.hexdigest()
