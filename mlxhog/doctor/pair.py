@@ -2,9 +2,10 @@
 
 Two engines share one GPU: the second one fills gaps of the first, or takes its time. So runs with
 the GPU workers that `--workers auto` has here and runs with one of torch:mps beside them are
-compared in pairs, each with all that a step of training does. Which of the two runs comes first
-alternates, since a warm chip is slower. `paired_test` judges the logarithm of their speeds, and
-ends the comparison when its interval excludes equal speeds.
+compared in pairs, each with all that a step of training does, and with the kernels that the record
+before this one allows. Which of the two runs comes first alternates, since a warm chip is slower.
+`paired_test` judges the logarithm of their speeds, and ends the comparison when its interval
+excludes equal speeds.
 """
 
 from __future__ import annotations

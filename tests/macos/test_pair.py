@@ -45,7 +45,7 @@ class Watching(Killer):
 
 if __name__ == "__main__":
     folder, options, killed = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
-    config = small_config(folder, workers="mlx:gpu,torch:mps", **options)
+    config = small_config(folder, workers="mlx:gpu,torch:mps", kernels="reference", **options)
     watching = Watching(kills=1, backends=[killed])
     result = watching.train(config)
     if config.determinism == "record":
@@ -146,7 +146,8 @@ from mlxhog.training.engines import RunEngines
 
 def recordable():
     try:
-        RunEngines.of(TrainConfig(determinism="record", workers="mlx:gpu,torch:mps"))
+        options = dict(workers="mlx:gpu,torch:mps", kernels="reference")
+        RunEngines.of(TrainConfig(determinism="record", **options))
     except EnvironmentLacks as refusal:
         assert "is not known to compute the same bits" in str(refusal), refusal
         return False
