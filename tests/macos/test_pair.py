@@ -17,6 +17,7 @@ from tests.macos.simulation import linux_only, simulated
 pytestmark = linux_only
 
 PAIR = ["mlx:gpu", "torch:mps"]
+LIMIT_S = 400.0  # on a busy machine four runs took 80 s
 
 TRAIN = """
 import json, sys
@@ -61,7 +62,8 @@ if __name__ == "__main__":
 
 def trained(folder: Path, killed: str, **options: object) -> list[dict[str, Any]]:
     """Train the pair and kill one; returns what its replay says, if any, and facts of the run."""
-    printed = simulated(TRAIN, folder, json.dumps(options), killed, FAKE_METAL=1)
+    arguments = (folder, json.dumps(options), killed)
+    printed = simulated(TRAIN, *arguments, timeout_s=LIMIT_S, FAKE_METAL=1)
     facts = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     run = facts[-1]
     assert (run["status"], run["restarts"]) == ("done", 1)
@@ -207,7 +209,8 @@ if __name__ == "__main__":
 
 @pytest.mark.slow
 def test_doctor_compares_runs_of_the_pair_with_runs_of_one(tmp_path: Path) -> None:
-    check, row = json.loads(simulated(DOCTOR, tmp_path, FAKE_METAL=1).splitlines()[-1])
+    printed = simulated(DOCTOR, tmp_path, timeout_s=LIMIT_S, FAKE_METAL=1)
+    check, row = json.loads(printed.splitlines()[-1])
     assert check["result"] == "PASS"
     assert row["pairs"] == 2
     assert 0 < row["low"] < row["gain"] < row["high"]
