@@ -11,8 +11,9 @@ from mlxhog.errors import EnvironmentLacks
 
 ABOUT = """\
 Test everything that mlxhog relies on here: backends, shared memory, every pair of writers at once,
-every Metal kernel. This takes about a minute. The answer comes first; --all shows every table. The
-result is stored for this machine and these versions; --gpu-write, --read and --workers of `mlxhog
+every Metal kernel, and on a Mac whether torch:mps beside mlx:gpu makes runs faster. This takes a
+minute, on a Mac up to three. The answer comes first; --all shows every table. The result is stored
+for this machine and these versions; --workers, --gpu-write, --read and --determinism of `mlxhog
 train` use it. Without an Apple GPU the Metal source runs on the CPU; such rows are marked emulated
 and permit nothing. A check that other programs leave too little processor time is unclear, which is
 no failure. Exit code 1 if a promise of mlxhog does not hold here."""

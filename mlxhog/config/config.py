@@ -182,7 +182,8 @@ class TrainConfig(FineTuning):
     )
     force: bool = _strategy(
         False,
-        "allow gpu_write=metal, kernels=metal and read=live also if doctor has not found them safe",
+        "allow gpu_write=metal, kernels=metal, read=live and, with GPU workers, determinism=record "
+        "also if doctor has not found them safe",
     )
 
     sampled_head: int | None = _sparse(

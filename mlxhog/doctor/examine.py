@@ -11,18 +11,22 @@ from mlxhog.doctor import accessors, frameworks, kernels
 from mlxhog.doctor.accessors import Accessor
 from mlxhog.doctor.checks import Check, CheckResult, check_facts, check_shared_memory, collect_facts
 from mlxhog.doctor.litmus import READ_MODES, Litmus, broken, cases, try_reader
+from mlxhog.doctor.pair import PART, check_pair
 from mlxhog.doctor.precision import check_precision
+from mlxhog.doctor.repeats import check_repeats
 from mlxhog.machine import machine as machines
 from mlxhog.machine import verdicts
+from mlxhog.machine.load import LoadWatch
 from mlxhog.machine.machine import Machine
 from mlxhog.metal.registry import instances
 from mlxhog.report.views import Stages, TellStep
 
 STAGES = (
     "facts", "shared memory", "Metal engines", "kernels", "backends", "precision",
-    "memory between frameworks", "litmus", "reads", "a run",
+    "memory between frameworks", "litmus", "reads", "a run", PART,
 )  # fmt: skip
-"""A quick examination leaves out the run."""
+LONG = 2
+"""The last stages, which a quick examination leaves out."""
 QUICK_S = 0.01
 
 
@@ -52,10 +56,11 @@ class Effort:
 def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
     """Examine this machine and return the record, without a verdict.
 
-    Takes about a minute. Leaves no process and no shared memory behind.
+    Takes about a minute, and up to two more where both engines of a GPU train. Leaves no process
+    and no shared memory behind.
     """
-    tell = Stages(tell, len(STAGES) - effort.quick)
-    machine = machines.here()
+    tell = Stages(tell, len(STAGES) - LONG * effort.quick)
+    machine, watch = machines.here(), LoadWatch()
     facts = collect_facts(machine)
     tell("facts", "")
     checks = list(check_facts(machine, facts))
@@ -72,15 +77,21 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
     tell("backends", "")
     agreed = _agreed(compared)
     started, speeds = frameworks.check_backends(machine, effort.gradients, agreed=agreed)
+    again, repeats = check_repeats(speeds)
+    checks += again
     tell("precision", "")
     checks += check_precision(machine, agreed)
     tell("memory between frameworks", "")
     imported = frameworks.check_imports(machine, quick=effort.quick)
     rows, read = _litmus(machine, accessors.all_writers(machine, usable), effort, tell)
     checks += [*started_engines, texts]
+    pair = None
     if not effort.quick:
         tell("a run", "")
         checks += frameworks.check_training()
+        tell(PART, "")
+        both, pair = check_pair(machine, watch, tell)
+        checks.append(both)
     record: dict[str, Any] = {
         "format": verdicts.FORMAT,
         "identity": asdict(verdicts.identity()),
@@ -96,7 +107,9 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
         "tokens_per_s": speeds.usual,
     }
     if machine.apple_gpu:
-        record["tokens_per_s_metal"] = speeds.metal
+        record |= {"tokens_per_s_metal": speeds.metal, "repeats": repeats}
+    if pair is not None:
+        record["pair"] = pair
     everything = (*checks, *started, *imported)
     record["failed"] = [
         *(each.name for each in everything if each.result == CheckResult.FAIL),

@@ -21,7 +21,7 @@ import numpy as np
 
 from mlxhog import arena, backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
-from mlxhog.backends.backend import Grads
+from mlxhog.backends.backend import Backend, Grads
 from mlxhog.data.batch import Batch
 from mlxhog.doctor.checks import AGAIN, Check, CheckResult, absent, check, failed
 from mlxhog.errors import MlxhogError
@@ -126,6 +126,19 @@ def measure_gradients(lane: Lane, name: str, kernels: str, gradients: int) -> tu
     Raises:
         ValueError: the gradient is not finite, or zero.
     """
+    backend, batch = prepared(name, kernels)
+    loss, grads = backend.loss_and_grads(batch)
+    _check_gradients(loss, grads)
+    times = []
+    for _ in range(gradients):
+        begin = time.perf_counter()
+        backend.loss_and_grads(batch)
+        times.append(time.perf_counter() - begin)
+    return batch.x.size / fmean(sorted(times)[: -(-gradients // 2)]), loss
+
+
+def prepared(name: str, kernels: str) -> tuple[Backend, Batch]:
+    """A backend with the initial model, and a batch for it."""
     backend = backends.create(name, threads=1, kernels=kernels, cpu_blas="auto")
     model = load_architecture(MODEL)
     layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
@@ -136,15 +149,7 @@ def measure_gradients(lane: Lane, name: str, kernels: str, gradients: int) -> tu
     backend.refresh()
     tokens = np.random.default_rng(0).integers(0, 256, (BATCH, LENGTH + 1), dtype=np.int32)
     x, y = np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
-    batch = Batch(x, y, x.size)
-    loss, grads = backend.loss_and_grads(batch)
-    _check_gradients(loss, grads)
-    times = []
-    for _ in range(gradients):
-        begin = time.perf_counter()
-        backend.loss_and_grads(batch)
-        times.append(time.perf_counter() - begin)
-    return x.size / fmean(sorted(times)[: -(-gradients // 2)]), loss
+    return backend, Batch(x, y, x.size)
 
 
 def _check_gradients(loss: float, grads: Grads) -> None:
@@ -291,7 +296,7 @@ STEPS: Final = 600  # some while the worker is replaced; the rest measure the ti
 FEWEST_STEPS: Final = 100  # with fewer the loss is not judged; a repeated text takes 20
 MOST_S: Final = 60.0
 LEARNT: Final = 1.0  # nats below a uniform guess; a repeated text is learnt at once
-_TEXT: Final = "Never wait: read, compute, add without a lock. " * 4000
+TEXT: Final = "Never wait: read, compute, add without a lock. " * 4000
 _KILL_AT: Final = 10  # steps
 _RUN: Final = "a run"
 
@@ -313,7 +318,7 @@ def check_training(steps: int = STEPS) -> list[Check]:
     watch, load_watch = WorkerKiller(), LoadWatch()
     with tempfile.TemporaryDirectory(prefix="mlxhog-doctor-") as folder:
         text = Path(folder) / "text.txt"
-        text.write_text(_TEXT)
+        text.write_text(TEXT)
         try:
             result = train(
                 data=str(text), model=MODEL, tokenizer="bytes", seq_len=64, steps=steps,

@@ -37,8 +37,8 @@ def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
 
     Returns:
         The choice and its reason for `--workers auto`, `--gpu-write auto` and, for each backend,
-        `--kernels auto`; whether each backend may use `--read live` and `--gpu-write metal`, and
-        why.
+        `--kernels auto`; whether each backend may use `--read live`, `--gpu-write metal` and
+        `--determinism record`, and why.
     """
     workers, backends = _workers(verdicts, machine)
     here = [name for name in BACKENDS if missing(name, machine) is None]
@@ -47,13 +47,16 @@ def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
         "kernels": {name: _kernels(verdicts, name) for name in here},
         "gpu_write": _gpu_write(verdicts, backends),
         "gpu_write_metal": {name: _metal(verdicts, name) for name in here if name in GPU_BACKENDS},
+        "record": {name: _record(verdicts, name) for name in here if name in GPU_BACKENDS},
         "read_live": {name: asdict(verdicts.live_read(name)) for name in here if name in LIVE},
     }
 
 
 def _workers(verdicts: Verdicts, machine: Machine) -> tuple[dict[str, str], list[str]]:
     try:
-        chosen = resolve_workers("auto", machine=machine, tokens_per_s=verdicts.tokens_per_s)
+        chosen = resolve_workers(
+            "auto", machine=machine, tokens_per_s=verdicts.tokens_per_s, pair=verdicts.pair()
+        )
     except EnvironmentLacks as error:
         return {"auto": "", "why": str(error)}, []
     backends = [worker.backend for worker in chosen.workers]
@@ -87,6 +90,11 @@ def _metal(verdicts: Verdicts, name: str) -> dict[str, Any]:
     """Return whether a single worker of a backend may add its own steps, and the reason."""
     refusal = doctors_refusal([name], verdicts)
     return {"ok": refusal is None, "reason": refusal or verdicts.gpu_write([name]).reason}
+
+
+def _record(verdicts: Verdicts, name: str) -> dict[str, Any]:
+    """Return whether a worker of a GPU may be recorded, and the reason."""
+    return asdict(verdicts.repeats(name, _kernels(verdicts, name)["auto"]))
 
 
 # -- its tables ------------------------------------------------------------------------------------
@@ -312,6 +320,10 @@ def _verdict_section(record: Row) -> Section:
         *(
             (f"--gpu-write metal, {name}", _may(each), each["reason"])
             for name, each in verdict["gpu_write_metal"].items()
+        ),
+        *(
+            (f"--determinism record, {name}", _may(each), each["reason"])
+            for name, each in verdict["record"].items()
         ),
         ("--read snapshot", "yes", "the default: a private copy for every step"),
         *(

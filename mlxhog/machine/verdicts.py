@@ -51,6 +51,10 @@ _ROWS: Mapping[str, Mapping[str, type]] = {
     "kernels": {"name": str, "instance": str, "engine": str, "ok": bool, "emulated": bool},
 }  # fmt: skip
 """Every field that a verdict uses, with its type."""
+_PAIR: Mapping[str, type] = {
+    "model": str, "pairs": int, "gain": float, "low": float, "high": float
+}  # fmt: skip
+"""The same of the row `pair`, which a record has where both engines of a GPU trained."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +108,39 @@ class Verdicts:
         The speed of a GPU is measured with the framework's own operations.
         """
         return dict(self.record.get("tokens_per_s", {}))
+
+    def pair(self) -> Verdict:
+        """Whether a torch:mps worker beside an mlx:gpu worker trains more tokens/s than that alone.
+
+        Both share one GPU, so only an interval above 1 counts.
+        """
+        if self.problem is not None:
+            return Verdict(False, self.problem)
+        row = self.record.get("pair")
+        if row is None:
+            return Verdict(False, "the two have not been measured together: run `mlxhog doctor`")
+        gains = row["low"] > 1
+        return Verdict(
+            gains,
+            f"together they train {row['gain']:.2f} times the tokens/s of mlx:gpu alone "
+            f"({row['low']:.2f} to {row['high']:.2f}, {row['pairs']} pairs of runs of "
+            f"{row['model']}){'' if gains else ', no certain gain'}",
+        )
+
+    def repeats(self, backend: str, kernels: str) -> Verdict:
+        """Whether two processes computed the same bits of a gradient on a GPU.
+
+        Args:
+            backend: of a GPU worker, such as "mlx:gpu".
+            kernels: form of the model's operations.
+        """
+        if self.problem is not None:
+            return Verdict(False, self.problem)
+        same = self.record.get("repeats", {}).get(backend, {}).get(kernels)
+        if same is None:
+            return Verdict(False, f"doctor has not compared two gradients of {backend} ({kernels})")
+        words = "computed the same bits" if same else "differed in their bits"
+        return Verdict(same, f"two processes of {backend} ({kernels}) {words}")
 
     def gpu_write(self, backends: Iterable[str]) -> Verdict:
         """Whether the GPU workers of a run may add their own steps to the arena.
@@ -293,6 +330,12 @@ def _check_form(record: Any) -> None:
     for speeds in (record["tokens_per_s"], record.get("tokens_per_s_metal", {})):
         for speed in speeds.values():
             _check_kind("a speed", speed, float)
+    if "pair" in record:
+        for key, kind in _PAIR.items():
+            _check_kind(f"{key} of pair", record["pair"][key], kind)
+    for forms in record.get("repeats", {}).values():
+        for same in forms.values():
+            _check_kind("a value of repeats", same, bool)
 
 
 def _check_kind(what: str, value: object, kind: type, *, optional: bool = False) -> None:

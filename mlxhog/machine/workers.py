@@ -5,18 +5,25 @@ auto                    as many as suit this machine
 mlx:gpu,torch:cpu*3     exactly these
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import TYPE_CHECKING
 
 from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
 from mlxhog.machine.machine import Machine
+
+if TYPE_CHECKING:
+    from mlxhog.machine.verdicts import Verdict
 
 BACKENDS = ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")
 BACKEND_WORDS = ("auto", "torch", "mlx", *BACKENDS)
 """Names of one backend; for `auto` and for a framework this machine decides the device."""
 GPU_BACKENDS = ("mlx:gpu", "torch:mps")
+"""The two engines of an Apple GPU."""
 
 # M chips by the word after their number: (GPU workers, MLX CPU workers). First guesses, chosen so
 # that two performance cores stay free to feed the GPU and to add its steps. Other chips, such as
@@ -58,6 +65,7 @@ def resolve_workers(
     max_workers: int | None = None,
     serial: bool = False,
     tokens_per_s: Mapping[str, float] | None = None,
+    pair: Verdict | None = None,
 ) -> WorkerChoice:
     """Return the workers that the option means on this machine.
 
@@ -69,6 +77,8 @@ def resolve_workers(
         serial: the strategy runs one worker; `auto` then means one with every core.
         tokens_per_s: speed of one worker by backend, where `mlxhog doctor` has measured it; `auto`
             leaves out CPU workers that are not worth running.
+        pair: whether torch:mps beside mlx:gpu trains faster than mlx:gpu alone, by `mlxhog
+            doctor`; `auto` then takes both. None leaves torch:mps out.
 
     Raises:
         ConfigError: the option cannot be read, has too many workers, or more threads than cores.
@@ -83,7 +93,7 @@ def resolve_workers(
     text = workers.strip()
     notes: list[str] = []
     if text == "auto":
-        backends = _auto(machine, 1 if serial else None, notes)
+        backends = _auto(machine, 1 if serial else None, notes, None if serial else pair)
         backends = _worth_running(backends, tokens_per_s or {}, notes)
     elif re.fullmatch(r"[+-]?\d+", text):
         if int(text) < 1:
@@ -94,8 +104,7 @@ def resolve_workers(
         backends = _parse_backends(
             text, partial(_check_count, max_workers=max_workers, serial=False)
         )
-        for backend in dict.fromkeys(backends):
-            _require(backend, machine)
+        _require(backends, machine)
     _check_count(len(backends), max_workers, serial)
     return WorkerChoice(_with_threads(backends, threads, machine, notes), tuple(notes))
 
@@ -134,8 +143,7 @@ def joining_workers(
         backends = _auto(machine, int(text), [])
     else:
         backends = _parse_backends(text, check)
-        for backend in dict.fromkeys(backends):
-            _require(backend, machine)
+        _require(backends, machine)
     if threads is not None and threads > machine.cores:
         raise ConfigError(
             f"threads is {threads}, and this machine has {machine.cores} cores; give at most "
@@ -223,18 +231,26 @@ def missing(backend: str, machine: Machine) -> str | None:
     return None
 
 
-def _require(backend: str, machine: Machine) -> None:
-    lack = missing(backend, machine)
-    if lack is not None:
-        raise EnvironmentLacks(lack)
+def _require(backends: list[str], machine: Machine) -> None:
+    lacks = [missing(backend, machine) for backend in dict.fromkeys(backends)]
+    if any(lacks):
+        raise EnvironmentLacks("; ".join(filter(None, lacks)))
 
 
-def _auto(machine: Machine, count: int | None, notes: list[str]) -> list[str]:
+def _auto(
+    machine: Machine, count: int | None, notes: list[str], pair: Verdict | None = None
+) -> list[str]:
     """Return `count` backends that suit the machine; for None the machine decides the number.
 
     A framework that is not installed is named in `notes` and replaced by the other one.
     """
-    names = _apple(machine, count) if machine.apple_gpu else _linux(machine, count)
+    both = False
+    able_to_pair = machine.cores > 1 and not any(missing(name, machine) for name in GPU_BACKENDS)
+    if pair is not None and able_to_pair:
+        both = pair.ok
+        words = "torch:mps beside mlx:gpu" if both else "mlx:gpu without torch:mps"
+        notes.append(f"workers auto: {words}: {pair.reason}")
+    names = _apple(machine, count, both) if machine.apple_gpu else _linux(machine, count)
     lacks = {name: missing(name, machine) for name in dict.fromkeys([*names, *BACKENDS])}
     able = [name for name in names if lacks[name] is None]
     if not able:
@@ -265,12 +281,13 @@ def _worth_running(
     return [name for name in backends if name not in slow]
 
 
-def _apple(machine: Machine, count: int | None) -> list[str]:
+def _apple(machine: Machine, count: int | None, both: bool) -> list[str]:
+    """The mix of the chip, with a worker of torch:mps beside those of mlx:gpu for `both`."""
     larger = _M_CHIP.fullmatch(machine.chip)
     gpu, cpu = APPLE_MIX[larger[1] if larger else ""]
     if count is None:  # no more workers than cores
-        gpu = min(gpu, machine.cores)
-        return ["mlx:gpu"] * gpu + ["mlx:cpu"] * min(cpu, machine.cores - gpu)
+        on_gpu = ["mlx:gpu"] * min(gpu, machine.cores - both) + ["torch:mps"] * both
+        return on_gpu + ["mlx:cpu"] * min(cpu, machine.cores - len(on_gpu))
     return ["mlx:gpu"] * min(gpu, count) + ["mlx:cpu"] * max(0, count - gpu)
 
 

@@ -50,11 +50,13 @@ class RunEngines:
             max_workers=config.max_workers,
             serial=config.strategy is not None and config.strategy.one_process,
             tokens_per_s=record.tokens_per_s,
+            pair=record.pair(),
         )
         rules.check_ranks(config.slow, len(chosen.workers))
         backends: Sequence[str] = [worker.backend for worker in chosen.workers]
         writers = kernel_choice.choose_writers(config, backends, record)
         kernels = kernel_choice.choose_kernels(config, backends, record)
+        kernel_choice.check_recorded(config, backends, kernels.of_workers, record)
         tf32 = float32.note(backends, here, promised=config.determinism != "none")
         own = (*_product_notes(config), *filter(None, [tf32]))
         notes = (*chosen.notes, *writers.notes, *kernels.notes, *own)

@@ -207,6 +207,31 @@ def choose_kernels(config: TrainConfig, backends: Sequence[str], record: Verdict
     return ModelKernels(tuple(chosen[name] for name in backends), tuple(filter(None, notes)))
 
 
+def check_recorded(
+    config: TrainConfig, backends: Sequence[str], forms: Sequence[str], record: Verdicts
+) -> None:
+    """Refuse GPU workers in a recorded run, unless doctor found that their gradients repeat.
+
+    Args:
+        config: of the run.
+        backends: of its workers.
+        forms: of the model's operations, of each worker.
+        record: doctor's results on this machine.
+
+    Raises:
+        EnvironmentLacks: the run is recorded, and the gradients of a GPU worker may not repeat.
+    """
+    if config.determinism != "record" or config.force:
+        return
+    for name, form in zip(backends, forms, strict=True):
+        if name in GPU_BACKENDS and not (verdict := record.repeats(name, form)).ok:
+            raise EnvironmentLacks(
+                f"determinism=record: {name} is not known to compute the same bits again here: "
+                f"{verdict.reason}; record workers on the CPU, such as --workers "
+                "mlx:cpu,torch:cpu, run mlxhog doctor, or insist with --force"
+            )
+
+
 def _check_right(backend: str, record: Verdicts) -> None:
     verdict = record.kernels(GPU_ENGINES[backend])
     if not verdict.ok:

@@ -15,6 +15,7 @@ from mlxhog.errors import RunError
 from mlxhog.files.paths import printable
 from mlxhog.files.quantities import format_bytes, format_count, format_duration
 from mlxhog.machine import verdicts
+from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models import families
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
@@ -123,8 +124,12 @@ def tokens_per_s(plan: Plan) -> tuple[float, str] | None:
     if not all(backend in measured for backend in backends):
         return None
     size = param_count(load_architecture(MEASURED)) / plan.parameters
+    on_cpu = [worker for worker in plan.workers if worker.backend not in GPU_BACKENDS]
+    speeds = [measured[worker.backend] * worker.threads for worker in on_cpu]
+    # All workers on a GPU share it.
+    speeds.append(max((measured[name] for name in backends if name in GPU_BACKENDS), default=0.0))
     return (
-        size * sum(measured[worker.backend] * worker.threads for worker in plan.workers),
+        size * sum(speeds),
         f"mlxhog doctor's speed of {MEASURED}, by parameters and threads: a rough guess",
     )
 

@@ -21,11 +21,11 @@ import numpy as np
 from mlxhog.arena import Arena, Layout, event_log
 from mlxhog.arena.event_log import Begin, UInt32
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, message_of, shown
+from mlxhog.errors import EnvironmentLacks, RunError, message_of, shown
 from mlxhog.files import plain_json
 from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.machine import machine
-from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, MOST_WORKERS, WorkerSpec
+from mlxhog.machine.workers import BACKENDS, MOST_WORKERS, WorkerSpec
 from mlxhog.models.ops import kernels
 from mlxhog.optim import updates
 from mlxhog.report.views import Tell
@@ -35,20 +35,6 @@ from mlxhog.training.plan import Plan
 MOST_THREADS = 4096
 CONFIG = "config.yaml"
 """The recorded configuration, beside the logs; a resume replaces that in the run's folder."""
-
-
-def check(plan: Plan) -> None:
-    """Refuse workers of a recorded run whose gradients may not be reproducible.
-
-    Raises:
-        ConfigError: the run has such a worker.
-    """
-    on_gpu = [worker.backend for worker in plan.workers if worker.backend in GPU_BACKENDS]
-    if on_gpu and plan.config.determinism == "record":
-        raise ConfigError(
-            f"determinism=record: {on_gpu[0]} is not known to compute the same bits again; "
-            "record workers on the CPU, such as --workers mlx:cpu,torch:cpu"
-        )
 
 
 @dataclass(frozen=True)

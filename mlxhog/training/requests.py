@@ -244,10 +244,11 @@ class Elastic:
                 free=len(free),
             )
             record, backends = verdicts.load(), [spec.backend for spec in specs]
-            self._check_record(backends)
+            self._check_record()
             self._check_writers(backends, record)
             plan.memory.check_joined(plan.arena_bytes, plan.worker_bytes, present + len(specs))
             kernels = kernel_choice.choose_kernels(plan.config, backends, record)
+            kernel_choice.check_recorded(plan.config, backends, kernels.of_workers, record)
         except (ConfigError, EnvironmentLacks) as error:
             raise Refused(str(error), error.exit_code) from error
         for slot, spec, form in zip(free, specs, kernels.of_workers, strict=False):
@@ -304,22 +305,18 @@ class Elastic:
                 "hogwild: --strategy hogwild --max-workers N, for a new run or with --resume"
             )
 
-    def _check_record(self, backends: list[str]) -> None:
-        """Refuse workers that cannot be recorded.
+    def _check_record(self) -> None:
+        """Refuse to join a recorded run whose workers have moments of their own.
 
         Raises:
-            ConfigError: the run is recorded, and one of them cannot be.
+            ConfigError: it is one.
         """
-        if self.plan.config.determinism != "record":
-            return
-        if self.plan.private_state:
+        if self.plan.config.determinism == "record" and self.plan.private_state:
             raise ConfigError(
                 "no worker can join this recorded run: it would begin with another worker's "
                 "moments, copied while that worker trains; record with shared moments "
                 "(--moments shared), or begin with all workers"
             )
-        if on_gpu := [backend for backend in backends if backend in GPU_BACKENDS]:
-            raise ConfigError(f"{on_gpu[0]} cannot join a recorded run: only CPU results repeat")
 
     def _check_writers(self, backends: list[str], record: Verdicts) -> None:
         """Refuse workers that require another way to write.

@@ -85,7 +85,6 @@ def train(
         run = run or hold.enter_context(new_run(config))
         require_descriptors(DESCRIPTORS, "a run")
         plan = make_plan(config, progress=observer is not None)
-        recording.check(plan)
         if run is None:
             assert plan.resumption is not None
             run = plan.resumption.run

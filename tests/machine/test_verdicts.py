@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.verdicts import FORMAT, Identity, Verdicts, identity, load, save
 from tests.pairs import each_of
 
+PAIR = {"model": "10m", "pairs": 4, "gain": 1.2, "low": 1.1, "high": 1.3}
 MAC = Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")
 
 
@@ -68,6 +70,8 @@ def test_an_untested_machine_permits_nothing_and_says_what_to_run(tmp_path: Path
         record.live_read("torch:cpu"),
         record.kernels("mlx"),
         record.model_kernels("mlx:gpu"),
+        record.pair(),
+        record.repeats("mlx:gpu", "reference"),
     ):
         assert not verdict.ok
         assert "mlxhog doctor" in verdict.reason
@@ -98,6 +102,8 @@ def test_a_record_of_another_machine_or_version_does_not_count(tmp_path: Path, f
         '{"format": 1}',
         '{"format": 1, "litmus": [{}]}',
         ODD,
+        ODD.replace("tokens_per_s_metal", "pair"),
+        ODD.replace('"fast"', '{"reference": 1}').replace("tokens_per_s_metal", "repeats"),
     ],
 )
 def test_a_damaged_record_is_named_and_permits_nothing(tmp_path: Path, text: str) -> None:
@@ -200,6 +206,35 @@ def test_the_model_goes_through_metal_kernels_that_are_right_and_faster(
     assert verdict.ok is ok
     assert message in verdict.reason
     assert not verdicts(tmp_path, **good).model_kernels("mlx:cpu").ok
+
+
+@each_of(
+    ("row", "ok", "message"),
+    [
+        (PAIR, True, r"1\.20 times .* of mlx:gpu alone \(1\.10 to 1\.30, 4 pairs of runs of 10m\)"),
+        ({**PAIR, "low": 1.0}, False, r"1\.20 times .* \(1\.00 to 1\.30.*no certain gain"),
+        ({**PAIR, "gain": 0.8, "low": 0.7, "high": 0.9}, False, r"0\.80 times"),
+    ],
+)
+def test_both_engines_of_a_gpu_train_where_the_whole_interval_is_a_gain(
+    tmp_path: Path, row: dict[str, Any], ok: bool, message: str
+) -> None:
+    verdict = verdicts(tmp_path, pair=row).pair()
+    assert verdict.ok is ok
+    assert re.search(message, verdict.reason)
+
+
+def test_a_record_without_the_pair_names_doctor(tmp_path: Path) -> None:
+    verdict = verdicts(tmp_path).pair()
+    assert not verdict.ok
+    assert "`mlxhog doctor`" in verdict.reason
+
+
+def test_a_form_repeats_where_two_processes_computed_the_same_bits(tmp_path: Path) -> None:
+    record = verdicts(tmp_path, repeats={"mlx:gpu": {"reference": True, "metal": False}})
+    assert record.repeats("mlx:gpu", "reference").ok
+    assert not record.repeats("mlx:gpu", "metal").ok
+    assert "not compared" in record.repeats("torch:mps", "reference").reason
 
 
 def test_measured_speeds_come_back_by_backend(tmp_path: Path) -> None:

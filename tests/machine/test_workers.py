@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.machine.machine import Machine, here
+from mlxhog.machine.verdicts import Verdict
 from mlxhog.machine.workers import (
     BACKENDS,
     WorkerChoice,
@@ -131,6 +132,8 @@ def test_a_backend_asked_for_by_name_must_be_there():
         resolve_workers("torch:cpu", machine=linux(2, frozenset({"mlx"})))
     with pytest.raises(EnvironmentLacks, match="mlx:gpu needs macOS on Apple silicon.*mlx:cpu"):
         resolve_workers("mlx:gpu", machine=linux())
+    with pytest.raises(EnvironmentLacks, match="mlx:gpu needs .*; torch:mps needs .*torch:cpu"):
+        resolve_workers("mlx:gpu,torch:mps", machine=linux())
     with pytest.raises(EnvironmentLacks, match="torch:mps needs macOS"):
         resolve_workers("torch:mps", machine=Machine("macos", "x86_64", 4, 8 << 30, "Intel", BOTH))
 
@@ -191,6 +194,44 @@ def test_auto_leaves_out_cpu_workers_that_doctor_measured_to_be_far_slower():
 def test_auto_keeps_workers_that_are_fast_enough_unmeasured_or_alone(speeds):
     result = resolve_workers("auto", machine=mac(), tokens_per_s=speeds)
     assert listed(result) == listed(resolve_workers("auto", machine=mac()))
+
+
+@each_of(
+    ("chip", "cores", "backends"),
+    [
+        ("Apple M1", 4, ["mlx:gpu", "torch:mps", "mlx:cpu"]),
+        ("Apple M4 Pro", 10, ["mlx:gpu", "torch:mps", "mlx:cpu", "mlx:cpu"]),
+        ("Apple M2 Ultra", 16, ["mlx:gpu", "mlx:gpu", "torch:mps", *["mlx:cpu"] * 4]),
+        ("Apple M1", 2, ["mlx:gpu", "torch:mps"]),
+    ],
+)
+def test_auto_takes_both_engines_of_a_gpu_that_were_faster_together(chip, cores, backends):
+    choice = resolve_workers("auto", machine=mac(chip, cores), pair=Verdict(True, "1.2 times"))
+    assert [backend for backend, _ in listed(choice)] == backends
+    assert choice.notes == ("workers auto: torch:mps beside mlx:gpu: 1.2 times",)
+
+
+def test_auto_leaves_the_second_engine_out_unless_it_was_faster_and_says_why():
+    choice = resolve_workers("auto", machine=mac(), pair=Verdict(False, "not measured"))
+    assert listed(choice) == listed(resolve_workers("auto", machine=mac()))
+    assert choice.notes == ("workers auto: mlx:gpu without torch:mps: not measured",)
+
+
+@each_of(
+    ("workers", "machine", "serial"),
+    [
+        ("auto", linux(), False),
+        ("auto", mac(), True),
+        ("auto", mac(cores=1), False),
+        ("auto", Machine(**{**vars(mac()), "frameworks": frozenset({"mlx"})}), False),
+        ("3", mac(), False),
+        ("mlx:gpu", mac(), False),
+    ],
+)
+def test_nothing_is_said_of_the_pair_where_auto_has_no_such_choice(workers, machine, serial):
+    usual = resolve_workers(workers, machine=machine, serial=serial)
+    pair = Verdict(True, "1.2 times")
+    assert resolve_workers(workers, machine=machine, serial=serial, pair=pair) == usual
 
 
 def test_this_machine_has_cores_memory_and_a_name():

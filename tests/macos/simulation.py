@@ -3,8 +3,8 @@
 `libsystem.cpp` is preloaded and changes what the C library answers: shared memory with short names
 and one size for ever, no /proc, Apple's system calls beside the others. `site/sitecustomize.py`
 changes what Python says of itself and where MLX's arrays lie; FAKE_METAL=1 adds Apple silicon with
-a GPU that the CPU stands in for, FAKE_NATIVE_LOG=file a check of every native call. What it cannot
-show: real scheduling, memory pressure, Metal.
+a GPU that the CPU stands in for, in MLX and (without FAKE_NO_MPS) in PyTorch; FAKE_NATIVE_LOG=file
+adds a check of every native call. What it cannot show: real scheduling, memory pressure, Metal.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def environment(**facts: object) -> dict[str, str]:
     """The environment that puts a process and its children on "macOS".
 
     Args:
-        facts: FAKE_* settings of `libsystem.cpp`, FAKE_METAL and FAKE_NATIVE_LOG.
+        facts: FAKE_* settings of `libsystem.cpp`, FAKE_METAL, FAKE_NO_MPS and FAKE_NATIVE_LOG.
     """
     return {
         **os.environ,

@@ -65,6 +65,15 @@ def error(call, *arguments):
          "with mx.stream(mx.cpu): print(size in mx.device_info(), size in mx.device_info(mx.gpu))\n"
          "print(size in mx.device_info(), size in mx.device_info(mx.cpu))",
          "False True\nTrue False"),
+        ("tensors of a GPU, copies that no operation joins with the host's",
+         "import os; os.environ['FAKE_METAL'] = '1'; import numpy as np, torch\n"
+         "host = np.ones(3, np.float32); x = torch.from_numpy(host).to('mps'); host[:] = 5\n"
+         "def refused(call, *arguments):\n"
+         "    try: call(*arguments)\n"
+         "    except (RuntimeError, TypeError): return True\n"
+         "print(x.device, (x * 2 + torch.tensor(1.0)).cpu().numpy(),"
+         "refused(torch.add, x, torch.ones(3)), refused((2 * x).numpy),"
+         "torch.zeros(1, device=x.device).device)", "mps [3. 3. 3.] True True mps"),
         ("a cache of the drive that every mapping of a file flushes",
          "mmap.mmap(-1, 9); mmap.mmap(os.open(sys.executable, 0), 9, access=mmap.ACCESS_READ);"
          "print(mmap.mmap.flushes)", "1"),

@@ -18,6 +18,7 @@ from mlxhog.cli import main
 from mlxhog.config.budget import Budget
 from mlxhog.machine import verdicts
 from mlxhog.machine.verdicts import Verdicts
+from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.follow import NO_WORKER, NOTHING
 from mlxhog.report.metrics import Progress
 from mlxhog.report.monitor import Monitor
@@ -118,6 +119,18 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(
     assert (like["tokens_per_s"], like["seconds"]) == (500.0, 20.0)
     assert like["tokens_per_s_from"].startswith("run ")
     assert "about 20 s" in preview.text(plan, config)
+
+
+def test_workers_on_one_gpu_count_once_in_the_estimate(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    team = [WorkerSpec(name, 1) for name in ("mlx:gpu", "torch:mps", "mlx:cpu")]
+    plan = replace(make_plan(small_config(here)), workers=tuple(team))
+    record = {"tokens_per_s": {"mlx:gpu": 9000.0, "torch:mps": 7000.0, "mlx:cpu": 1000.0}}
+    monkeypatch.setattr(verdicts, "load", lambda: Verdicts(Path("none"), None, record))
+    estimate = preview.tokens_per_s(plan)
+    assert estimate is not None
+    assert estimate[0] == pytest.approx(10_000 * 939_680 / plan.parameters)
 
 
 def test_notes_and_the_warning_of_repetition_are_shown(

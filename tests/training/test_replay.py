@@ -7,21 +7,25 @@ import os
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
+from unittest import mock
 
 import pytest
 
-from mlxhog import train
+from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
 from mlxhog.arena.event_log import Step
 from mlxhog.arena.requests import Refused, ask
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks, RunError
+from mlxhog.machine import machine
+from mlxhog.machine.machine import Machine
+from mlxhog.machine.verdicts import Verdicts
 from mlxhog.report.metrics import Result
 from mlxhog.training import recording, replay
+from mlxhog.training.kernel_choice import check_recorded
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, parameters, small_config
 
@@ -163,12 +167,23 @@ def test_a_recorded_run_resumes_only_without_a_record_which_stays(
     assert replay.replay(Run(copy)).difference is None
 
 
-def test_workers_on_a_gpu_are_not_recorded() -> None:
-    worker = SimpleNamespace(backend="mlx:gpu")
-    config = SimpleNamespace(determinism="record")
-    plan: Any = SimpleNamespace(workers=[worker], config=config)
-    with pytest.raises(ConfigError, match="mlx:gpu is not known to compute the same bits"):
-        recording.check(plan)
+def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by_force() -> None:
+    config = TrainConfig(determinism="record")
+    workers = (["torch:cpu", "mlx:gpu"], ["native", "reference"])
+
+    def record(**forms: bool) -> Verdicts:
+        return Verdicts(Path("none"), None, {"repeats": {"mlx:gpu": forms}})
+
+    check_recorded(config, *workers, record(reference=True))
+    check_recorded(replace(config, force=True), *workers, record(reference=False))
+    check_recorded(TrainConfig(), *workers, record())
+    for refusing, reason in (
+        (record(reference=False), "differed in their bits"),
+        (record(), "has not compared two gradients of mlx:gpu"),
+        (Verdicts(Path("none"), "this machine has not been tested"), "has not been tested"),
+    ):
+        with pytest.raises(EnvironmentLacks, match=f"mlx:gpu is not known.*{reason}.*doctor"):
+            check_recorded(config, *workers, refusing)
 
 
 def test_a_run_in_rounds_ends_with_the_same_bits_again(tmp_path: Path) -> None:
@@ -189,7 +204,14 @@ def test_rounds_refuses_a_strategy_whose_runs_differ_and_names_those_that_do_not
 
 
 def test_workers_that_join_and_leave_a_recorded_run_are_replayed(tmp_path: Path) -> None:
+    mac = Machine("macos", "arm64", 4, 8 << 30, "Apple M4", frozenset({"mlx"}))
+
     def join_and_leave(directory: Path) -> None:
+        with (
+            mock.patch.object(machine, "here", return_value=mac),
+            pytest.raises(Refused, match="mlx:gpu is not known to compute the same bits"),
+        ):
+            ask(directory, "join", workers="mlx:gpu")
         ask(directory, "join", workers="mlx:cpu")
         until(directory, lambda workers: 2 in workers and workers[2]["steps"] >= 5)
         ask(directory, "leave", worker=1)

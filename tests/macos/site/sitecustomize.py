@@ -11,6 +11,7 @@ import sysconfig
 from typing import Any
 
 import metal_arrays
+import mps_tensors
 from after_import import after_import
 
 sysconfig.get_config_vars()  # reads a module named after the platform, so before the change
@@ -46,6 +47,7 @@ for module, names in {
 if "FAKE_METAL" in os.environ:
     platform.machine = lambda: "arm64"
 after_import("mlx.core", metal_arrays.install)
+after_import("torch", mps_tensors.install)
 if "FAKE_NATIVE_LOG" in os.environ:
     from native_arguments import install  # with NumPy, so only where it is wanted
 

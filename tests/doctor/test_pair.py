@@ -1,0 +1,108 @@
+"""Doctor's comparison of both engines of a GPU with one of them, with speeds that tests choose."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from mlxhog.doctor import pair
+from mlxhog.doctor.checks import CheckResult
+from mlxhog.errors import WorkerFailed
+from mlxhog.machine.load import Load, LoadWatch
+from mlxhog.machine.machine import Machine
+from tests.doctor.test_frameworks import BUSY, MAC, QUIET
+from tests.pairs import each_of
+
+Measured = Callable[..., Any]
+
+NOISE = (1.0, 1.01, 0.99, 1.005, 0.995, 1.0)
+ALONE, TOGETHER = "mlx:gpu", "mlx:gpu,torch:mps"
+
+
+class Watch(LoadWatch):
+    """A watch that saw this load."""
+
+    def __init__(self, load: Load) -> None:
+        self.load = load
+
+    def look(self) -> Load:
+        return self.load
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
+    """Doctor's check where a run with torch:mps is faster by each of some factors, in turn."""
+
+    def check(gains: Iterable[float], load: Load = QUIET, here: Machine = MAC) -> Any:
+        runs, of_pairs = list[str](), iter(gains)
+
+        def speed(workers: str) -> float:
+            runs.append(workers)
+            return 1000.0 * (next(of_pairs) if "torch:mps" in workers else 1.0)
+
+        monkeypatch.setattr(pair, "tokens_per_s", speed)
+        return *pair.check_pair(here, Watch(load), lambda part, step: None), runs
+
+    return check
+
+
+def test_a_gain_is_kept_with_its_interval(measured: Measured) -> None:
+    check, row, _ = measured(1.3 * one for one in NOISE)
+    assert check.result == CheckResult.PASS
+    assert 1 < row["low"] < row["gain"] < row["high"]
+    assert row["gain"] == pytest.approx(1.3, rel=0.01)
+    assert row["model"] in check.found
+
+
+def test_a_loss_and_no_difference_are_results_too(measured: Measured) -> None:
+    check, row, _ = measured(0.8 * one for one in NOISE)
+    assert check.result == CheckResult.PASS
+    assert row["high"] < 1
+    check, row, _ = measured(NOISE)
+    assert (check.result, row["pairs"]) == (CheckResult.PASS, pair.PAIRS)
+    assert row["low"] < 1 < row["high"]
+
+
+def test_the_first_run_of_a_pair_alternates(measured: Measured) -> None:
+    *_, runs = measured(NOISE)
+    assert runs == [ALONE, TOGETHER, TOGETHER, ALONE] * (pair.PAIRS // 2)
+
+
+def test_the_other_team_has_the_gpu_workers_that_auto_has_on_this_chip(measured: Measured) -> None:
+    ultra = replace(MAC, chip="Apple M2 Ultra", cores=16)
+    *_, runs = measured(NOISE, here=ultra)
+    assert set(runs) == {f"{ALONE},{ALONE}", f"{ALONE},{TOGETHER}"}
+
+
+def test_a_busy_machine_has_no_result(measured: Measured) -> None:
+    check, row, _ = measured(NOISE, BUSY)
+    assert (check.result, row) == (CheckResult.UNCLEAR, None)
+    assert check.found.startswith("cannot be told: busy machine")
+
+
+def test_a_pair_that_cannot_train_fails_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(workers: str) -> float:
+        raise WorkerFailed("worker 2 lost its GPU")
+
+    monkeypatch.setattr(pair, "tokens_per_s", fail)
+    check, row = pair.check_pair(MAC, Watch(QUIET), lambda part, step: None)
+    assert (check.result, check.found, row) == (CheckResult.FAIL, "worker 2 lost its GPU", None)
+    assert f"--workers {TOGETHER}" in check.consequence
+
+
+@each_of(
+    ("here", "lack"),
+    [
+        (Machine("linux", "x86_64", 2, 8 << 30, "", MAC.frameworks), "macOS on Apple silicon"),
+        (replace(MAC, frameworks=frozenset({"mlx"})), "torch:mps needs torch"),
+    ],
+)
+def test_a_machine_without_both_engines_has_nothing_to_compare(
+    measured: Measured, here: Machine, lack: str
+) -> None:
+    check, row, runs = measured(NOISE, here=here)
+    assert (check.result, row, runs) == (CheckResult.ABSENT, None, [])
+    assert lack in check.found

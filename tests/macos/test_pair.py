@@ -1,0 +1,216 @@
+"""The pair of the mission on a simulated macOS: mlx:gpu and torch:mps train one set of parameters.
+
+Both engines are stand-ins that the CPU computes (`site/metal_arrays.py`, `site/mps_tensors.py`), so
+this tests our code around them and nothing of a Mac's GPU.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.macos.simulation import linux_only, simulated
+
+pytestmark = linux_only
+
+PAIR = ["mlx:gpu", "torch:mps"]
+LIMIT_S = 400.0  # on a busy machine four runs took 80 s
+
+TRAIN = """
+import json, sys
+from pathlib import Path
+from unittest import mock
+from mlxhog.arena.workers import State
+from mlxhog.cli import main
+from mlxhog.training.supervisor import Supervisor
+from tests.training.small import small_config
+from tests.training.test_deaths import Killer
+
+class Watching(Killer):
+    def train(self, config):
+        self.alone = []  # steps of the other worker, from a kill until its successor trains
+        poll = Supervisor.poll
+
+        def watch(supervisor, timeout_s):
+            poll(supervisor, timeout_s)
+            entries = [supervisor.entry(seat) for seat in supervisor.seats]
+            down = [one.pid in self._killed or one.state == State.STARTING for one in entries]
+            if self._killed and sum(down) == 1:
+                self.alone.append(entries[down.index(False)].steps)
+
+        with mock.patch.object(Supervisor, "poll", watch):
+            return super().train(config)
+
+if __name__ == "__main__":
+    folder, options, killed = Path(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3]
+    config = small_config(folder, workers="mlx:gpu,torch:mps", kernels="reference", **options)
+    watching = Watching(kills=1, backends=[killed])
+    result = watching.train(config)
+    if config.determinism == "record":
+        main(["replay", result.run, "--json"])
+    print(json.dumps({
+        "status": result.status, "steps": result.steps, "restarts": result.restarts,
+        "torn": result.torn, "lost": result.lost_update_rate,
+        "alone": watching.alone[-1] - watching.alone[0],
+        "workers": {worker.backend: worker.steps for worker in result.workers},
+    }))
+"""
+
+
+def trained(folder: Path, killed: str, **options: object) -> list[dict[str, Any]]:
+    """Train the pair and kill one; returns what its replay says, if any, and facts of the run."""
+    arguments = (folder, json.dumps(options), killed)
+    printed = simulated(TRAIN, *arguments, timeout_s=LIMIT_S, FAKE_METAL=1)
+    facts = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    run = facts[-1]
+    assert (run["status"], run["restarts"]) == ("done", 1)
+    assert run["steps"] == options["steps"], "exact: a torn step counts, a returned one is repeated"
+    assert list(run["workers"]) == PAIR
+    assert all(steps > 0 for steps in run["workers"].values()), "both write"
+    assert run["alone"] > 0, "the other continues"
+    assert run["torn"] <= 1
+    assert not run["lost"] or run["torn"]  # a recorded run does not count them
+    return facts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("killed", PAIR)
+def test_both_write_and_each_continues_when_the_other_is_killed(
+    tmp_path: Path, killed: str
+) -> None:
+    trained(tmp_path, killed, steps=200)
+
+
+@pytest.mark.slow
+def test_a_recorded_run_with_a_killed_worker_replays_bit_for_bit(tmp_path: Path) -> None:
+    options = {"determinism": "record", "force": True, "optimizer": "muon", "steps": 60}
+    replay, _ = trained(tmp_path, "torch:mps", **options)
+    assert (replay["equal"], replay["deaths"]) == (True, 1)
+    assert replay["workers"] == PAIR
+
+
+GRADIENTS = """
+import numpy as np
+from mlxhog.doctor.frameworks import prepared
+from mlxhog.optim.gradients import Rows
+
+def gradients(name):
+    backend, batch = prepared(name, "reference")
+    backend.inbox *= 0.5  # the parameters as other workers have changed them
+    backend.refresh()
+    loss, grads = backend.loss_and_grads(batch)
+    return {"loss": loss, **{k: g.values if isinstance(g, Rows) else g for k, g in grads.items()}}
+
+expected, *others = map(gradients, ("torch:cpu", "torch:mps", "mlx:gpu"))
+for other in others:
+    for name, value in expected.items():
+        np.testing.assert_allclose(other[name], value, rtol=1e-3, atol=1e-6, err_msg=name)
+"""
+
+
+@pytest.mark.slow
+def test_both_compute_the_gradient_at_the_parameters_of_the_last_refresh() -> None:
+    simulated(GRADIENTS, FAKE_METAL=1)
+
+
+REFUSED = """
+import sys
+from pathlib import Path
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.training.trainer import train
+from tests.training.small import small_config
+if __name__ == "__main__":
+    try:
+        train(small_config(Path(sys.argv[1]), workers="mlx:gpu,torch:mps"))
+    except EnvironmentLacks as refusal:
+        print("refused:", refusal)
+"""
+
+
+@pytest.mark.slow
+def test_the_pair_is_refused_where_torch_sees_no_gpu(tmp_path: Path) -> None:
+    printed = simulated(REFUSED, tmp_path, FAKE_METAL=1, FAKE_NO_MPS=1)
+    assert "refused: " in printed
+    assert "torch:mps needs an Apple GPU that torch supports" in printed
+    assert "use torch:cpu" in printed
+
+
+CHOSEN = """
+import json, sys
+from dataclasses import asdict
+from mlxhog.config.config import TrainConfig
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine import verdicts
+from mlxhog.training.engines import RunEngines
+
+def recordable():
+    try:
+        options = dict(workers="mlx:gpu,torch:mps", kernels="reference")
+        RunEngines.of(TrainConfig(determinism="record", **options))
+    except EnvironmentLacks as refusal:
+        assert "is not known to compute the same bits" in str(refusal), refusal
+        return False
+    return True
+
+here = verdicts.identity()
+empty = {"format": verdicts.FORMAT, "litmus": [], "reads": [], "kernels": [], "tokens_per_s": {}}
+for changes in json.loads(sys.argv[1]):
+    if changes is not None:
+        identity = asdict(here) | changes.pop("identity", {})
+        verdicts.save({**empty, "identity": identity, **changes}, here)
+    engines = RunEngines.of(TrainConfig())
+    (note,) = [note for note in engines.notes if note.startswith("workers auto")]
+    print(json.dumps([[worker.backend for worker in engines.workers], note, recordable()]))
+"""
+ROW = {"model": "10m", "pairs": 4, "gain": 1.2, "low": 1.1, "high": 1.3}
+
+
+def test_auto_and_recorded_runs_follow_the_record_of_this_mac_and_these_versions(
+    tmp_path: Path,
+) -> None:
+    repeats = {name: {"reference": True} for name in PAIR}
+    records = [
+        None,
+        {},
+        {"pair": ROW, "repeats": repeats},
+        {"pair": {**ROW, "low": 0.99}, "repeats": {**repeats, "torch:mps": {"reference": False}}},
+        {"pair": ROW, "repeats": repeats, "identity": {"torch": "2.12.0"}},
+    ]
+    facts = {"FAKE_METAL": 1, "FAKE_LEVELS": "Performance:3,Efficiency:4"}
+    printed = simulated(CHOSEN, json.dumps(records), XDG_CACHE_HOME=tmp_path, **facts)
+    chosen = [json.loads(line) for line in printed.splitlines()]
+    gained = [*PAIR, "mlx:cpu"]
+    usual = ["mlx:gpu", "mlx:cpu", "mlx:cpu"]
+    assert [workers for workers, _, _ in chosen] == [usual, usual, gained, usual, usual]
+    words = ["run `mlxhog doctor`"] * 2 + ["1.20 times", "0.99 to 1.30", "torch 2.12.0"]
+    assert all(word in note for word, (_, note, _) in zip(words, chosen, strict=True))
+    assert [recordable for *_, recordable in chosen] == [False, False, True, False, False]
+
+
+DOCTOR = """
+import json, sys
+from dataclasses import asdict
+from pathlib import Path
+from mlxhog.doctor import pair
+from mlxhog.machine import machine
+from tests.doctor.test_frameworks import QUIET
+from tests.doctor.test_pair import Watch
+from tests.training.small import small_config
+
+if __name__ == "__main__":
+    pair.PAIRS, pair.RUN_S, pair.MODEL = 2, 0.3, small_config(Path(sys.argv[1])).model
+    check, row = pair.check_pair(machine.here(), Watch(QUIET), lambda *_: None)
+    print(json.dumps([asdict(check), row]))
+"""
+
+
+@pytest.mark.slow
+def test_doctor_compares_runs_of_the_pair_with_runs_of_one(tmp_path: Path) -> None:
+    printed = simulated(DOCTOR, tmp_path, timeout_s=LIMIT_S, FAKE_METAL=1)
+    check, row = json.loads(printed.splitlines()[-1])
+    assert check["result"] == "PASS"
+    assert row["pairs"] == 2
+    assert 0 < row["low"] < row["gain"] < row["high"]
