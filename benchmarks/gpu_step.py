@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 from harness.claims import Findings, Sample, flags, measured
 from harness.interleaved import Program, in_turns, once
 from harness.machine import ROOT
-from language_models.directions import DRAWN, GRADED
+from language_models.directions import BESIDE_OURS, DRAWN, GRADED
 from language_models.mlx_graphs import MLSTM, SLSTM
 
 from mlxhog.metal.registry import KERNELS
@@ -35,8 +35,6 @@ GRAPHS = "language_models.mlx_graphs"
 STEP = {"name": "160m", "batch": 2, "seq": 256}
 SHORT, LONG = 512, 2048
 THREADS = 2
-DIRECTIONS = 1e-5
-"""Largest difference of directions by a worker's device from ours."""
 COPIED_BYTES = 8
 """Of a moment that a kernel returns, and the CPU copies to the arena: read and written."""
 BACKWARD_BYTES = 1_882_666
@@ -104,7 +102,7 @@ def muon(findings: Findings, chosen: Namespace) -> None:
 
 def polar(findings: Findings, chosen: Namespace) -> None:
     """Muon's directions by a worker's framework: beside ours, and both beside float64."""
-    from tests.tolerances import POLAR_GRADED_F32
+    from tests.tolerances import POLAR_DEVICE_F32, POLAR_GRADED_F32
 
     for backend in ("mlx:cpu", "torch:cpu"):
         for method in ORTHOGONALIZATIONS:
@@ -115,9 +113,8 @@ def polar(findings: Findings, chosen: Namespace) -> None:
                 findings.results[f"directions of {name}"] = off
                 print(f"  {name}:", ", ".join(f"{pair} {x:.1e}" for pair, x in off.items()))
                 if kind == DRAWN:
-                    findings.at_most(
-                        f"{name}: beside ours", off["device and ours"], DIRECTIONS, timing=False
-                    )
+                    most = POLAR_DEVICE_F32.atol
+                    findings.at_most(f"{name}: beside ours", off[BESIDE_OURS], most, timing=False)
                 else:
                     worst = max(off["ours"], off["device"])
                     most = POLAR_GRADED_F32[method].of_largest
