@@ -194,6 +194,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also under nohup, which programs respect
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # also as a shell's background job
     if not hasattr(config, "workerinput"):  # before the processes of pytest-xdist start
         kept.drop_old()
     gc.disable()  # while modules are imported and tests collected, which stay to the end

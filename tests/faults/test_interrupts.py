@@ -30,7 +30,7 @@ FIRST_MOMENTS = {
 }
 
 
-@pytest.mark.parametrize(("moment", "number"), zip(FIRST_MOMENTS, SIGNALS, strict=True))
+@pytest.mark.parametrize(("moment", "number"), [*zip(FIRST_MOMENTS, SIGNALS, strict=True)])
 def test_a_signal_before_training_is_a_message_and_130(
     tmp_path: Path, moment: str, number: int
 ) -> None:
