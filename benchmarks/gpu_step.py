@@ -10,12 +10,14 @@ have. Steps take turns, each in a process of its own.
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
 from harness.claims import Findings, Sample, flags, measured
 from harness.interleaved import Program, in_turns, once
+from harness.machine import ROOT
 from language_models.mlx_graphs import MLSTM, SLSTM
 
 BEFORE = "2a3bab36b9c5a977fcff0975a5384f15df0c0ea4"
@@ -23,6 +25,9 @@ GRAPHS = "language_models.mlx_graphs"
 STEP = {"name": "160m", "batch": 2, "seq": 256}
 SHORT, LONG = 512, 2048
 THREADS = 2
+TOUCHED = ROOT / "tests" / "metal" / "kernels" / "traffic.json"
+LINES_BEFORE, BYTES_BEFORE = 31.48, 1_882_666
+"""Of the sLSTM's forward and the mLSTM's backward kernels before, counted in the same way."""
 
 
 def counted(function: str, **options: Any) -> Any:
@@ -69,9 +74,25 @@ def chunks(findings: Findings, chosen: Namespace) -> None:
         findings.at_most(name, long / short, 1.1, timing=False)
 
 
+def kernels(findings: Findings, _: Namespace) -> None:
+    """Metal kernels of the cells: what they touch in device memory, as a test counts it."""
+    touched = json.loads(TOUCHED.read_text())
+    forward = touched["slstm_forward"]
+    lines = forward["line_bytes"] / 128 / forward["accesses"]
+    backward = [numbers for name, numbers in touched.items() if name.startswith("mlstm_bwd_")]
+    moved = sum(numbers["loaded"] + numbers["stored"] for numbers in backward)
+    print(f"  sLSTM forward, DH 192: {LINES_BEFORE} lines of an access before, {lines:.2f} now")
+    name = "sLSTM forward: cache lines of an access, before / now"
+    findings.at_least(name, LINES_BEFORE / lines, 8, timing=False)
+    print(f"  mLSTM backward, 128 x 256: {BYTES_BEFORE:,} bytes before, {moved:,.0f} now")
+    name = "mLSTM backward: bytes loaded and stored for a position, before / now"
+    findings.at_least(name, BYTES_BEFORE / moved, 4, timing=False)
+
+
 PARTS: dict[str, Callable[[Findings, Namespace], None]] = {
     "gradients": gradients,
     "chunks": chunks,
+    "kernels": kernels,
 }
 
 
