@@ -40,7 +40,7 @@ _FLAGS = (
     *("-Wno-unknown-attributes", "-I", str(_INCLUDE)),
 )
 _NAMES = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
-_KERNEL = re.compile(r"(?:template\s*<typename (\w+)>\s*)?\[\[kernel\]\]")
+_KERNEL = re.compile(r"(?:template\s*<(?:typename|int) (\w+)>\s*)?\[\[kernel\]\]")
 _TEMPLATE_ARGUMENT = re.compile(r"<(\w+)>")
 
 
@@ -96,8 +96,8 @@ def check_all(named: Mapping[str, str]) -> list[str]:
 def _for_opencl(text: str) -> str:
     """Say `__kernel` where Metal says `[[kernel]]`.
 
-    A kernel of OpenCL cannot be a template. MLX instantiates its kernels once, so that the template
-    argument can be a type of that name.
+    A kernel of OpenCL cannot be a template, so the template argument becomes a macro: that of the
+    first instance. MLX instantiates its kernels once.
     """
     instance = INSTANTIATION.search(text)
     argument = _TEMPLATE_ARGUMENT.search(instance["function"]) if instance else None
@@ -107,7 +107,7 @@ def _for_opencl(text: str) -> str:
             return "__kernel"
         if argument is None:
             raise MetalError(f"a template kernel without an instance: {match[0]!r}")
-        return f"typedef {argument[1]} {match[1]};\n__kernel"
+        return f"#define {match[1]} {argument[1]}\n__kernel"
 
     return _KERNEL.sub(kernel, INSTANTIATION.sub("", text))
 

@@ -8,9 +8,10 @@ memory bandwidth divided by those bytes bounds its elements per second. Launches
 and whatever else uses the memory come on top; parameters that fit the chip's cache may beat it.
 
 The kernels of the cells load most bytes more than once: `tests/metal/kernels/traffic.json` has what
-they load and store, counted as they run in the shim. If caches serve every load but the first,
-memory bounds their time by `memory`; how far they do is what only a Mac can show. The sLSTM's
-recurrent matrix counts once for 32 positions.
+they touch, counted as they run in the shim. If caches serve every load but the first, memory bounds
+their time by `memory`; if they serve none, by `line_bytes`, 128 for every cache line that an access
+of a simdgroup touches. Where between the two a GPU is, only a Mac can show. The sLSTM's recurrent
+matrix counts once for 32 positions.
 
 Bandwidths are Apple's: newsroom announcements of each chip, and the technical specifications of
 Mac mini, MacBook Pro and Mac Studio. Of the M1 Apple says only that the M2's 100 GB/s are half as
@@ -23,6 +24,7 @@ import argparse
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from mlxhog.metal.registry import KERNELS
 
@@ -91,17 +93,24 @@ def bytes_moved() -> str:
 
 
 def cells() -> str:
-    """Return what each kernel of a cell moves per position and head, and its least time there."""
-    counts: Mapping[str, Mapping[str, float]] = json.loads(TRAFFIC.read_text())
+    """Return what each kernel of a cell touches per position and head, and its bounds on time."""
+    counts: Mapping[str, Mapping[str, Any]] = json.loads(TRAFFIC.read_text())
     chips = ("M1", "M2", "M3", "M4", "M5")
-    head = ["kernel", "memory", "loaded", "stored", "group loaded", "group stored", "loads / byte"]
+    sums = ("memory", "loaded", "stored", "line_bytes", "group_loaded", "group_stored")
+    head = [*(name.replace("_", " ") for name in sums), "bytes of a group", "lines / access"]
     rows = []
-    for kernel, n in counts.items():
-        moved = [f"{x:,.0f}" for x in n.values()]
-        reuse = (n["loaded"] + n["stored"]) / n["memory"]
-        times = [f"{n['memory'] / BANDWIDTH_GB_S[chip]:.3g} ns" for chip in chips]
-        rows.append([f"`{kernel}`", *moved, f"{reuse:.1f}", *times])
-    return _table([*head, *chips], rows)
+    for name, n in counts.items():
+        kernel = KERNELS.get(name)
+        if kernel is None or kernel.bytes_per_element:
+            continue
+        worst = max(n["lines"], key=n["lines"].get)
+        bounds = [
+            f"{n['memory'] / speed:,.4g} - {n['line_bytes'] / speed:,.4g} ns"
+            for speed in (BANDWIDTH_GB_S[chip] for chip in chips)
+        ]
+        touched = [f"{n[name]:,.0f}" for name in (*sums, "group_bytes")]
+        rows.append([f"`{name}`", *touched, f"{n['lines'][worst]:.1f} ({worst})", *bounds])
+    return _table(["kernel", *head, *chips], rows)
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -116,7 +125,8 @@ def main() -> None:
     print(speeds())
     print("\nDevice memory read and written per element, from the kernels' source:\n")
     print(bytes_moved())
-    print("\nBytes per position of one head of 160m parameters, and the least time of each:\n")
+    print("\nBytes per position of one head, and the time that memory bounds them by, with caches")
+    print("that keep everything and with none; an mLSTM head of 128 x 256, an sLSTM head of 192:\n")
     print(cells())
 
 

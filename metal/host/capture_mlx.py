@@ -36,7 +36,10 @@ def _text(request: dict[str, Any]) -> str:
     def launch(*inputs: mx.array) -> Any:
         return kernel(  # type: ignore[operator]
             inputs=list(inputs),
-            template=[(name, getattr(mx, dtype)) for name, dtype in request["template"]],
+            template=[
+                (name, value if isinstance(value, int) else getattr(mx, value))
+                for name, value in request["template"]
+            ],
             grid=(1, 1, 1),
             threadgroup=(1, 1, 1),
             output_shapes=[(1,) for _ in request["outputs"]],

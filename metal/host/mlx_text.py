@@ -45,7 +45,7 @@ class TextRequest:
         outputs: name and dtype.
         source: the body.
         header: text before the kernel.
-        template: template arguments with MLX's names of types.
+        template: template arguments: MLX's names of types, or numbers.
         atomic_outputs: outputs are declared atomic.
     """
 
@@ -54,7 +54,7 @@ class TextRequest:
     outputs: tuple[tuple[str, str], ...]
     source: str
     header: str
-    template: tuple[tuple[str, str], ...] = ()
+    template: tuple[tuple[str, str | int], ...] = ()
     atomic_outputs: bool = False
 
     def plain(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ def request_of(kernel: Kernel, instance: str = "") -> TextRequest:
         outputs=tuple((argument.name, argument.dtype) for argument in kernel.outputs),
         source=kernel.source,
         header=read_source(kernel.header),
-        template=(("T", DTYPES[instance]),) if instance else (),
+        template=(("T", DTYPES.get(instance) or int(instance)),) if instance else (),
     )
 
 
@@ -186,10 +186,15 @@ def stated(request: TextRequest) -> str:
     bindings += [
         f"{kind} {name} [[{name}]]" for name, kind in _ATTRIBUTES.items() if name in request.source
     ]
-    types = ", ".join(_TYPES[dtype] for _, dtype in request.template)
+    types = ", ".join(
+        str(value) if isinstance(value, int) else _TYPES[value] for _, value in request.template
+    )
     function = f"custom_kernel_{request.name}" + re.sub(r"\W+", "_", f"_<{types}" if types else "")
     function += suffix
-    template = ", ".join(f"typename {name}" for name, _ in request.template)
+    template = ", ".join(
+        f"{'int' if isinstance(value, int) else 'typename'} {name}"
+        for name, value in request.template
+    )
     head = f"template <{template}>\n" if template else ""
     tail = (
         f'template [[host_name("{function}")]] [[kernel]] '

@@ -70,7 +70,13 @@ def launch(
 
     def shape_of(name: str) -> tuple[int, ...]:
         words = shapes[name].split()
-        return tuple(int(word) if word.isdigit() else numbers[word] for word in words)
+        shape = tuple(int(word) if word.isdigit() else numbers[word] for word in words)
+        if prod(shape) >= 2**32:
+            raise ShapeError(
+                f"{kernel.name}: {name} of shape {shape} has 2^32 elements or more, "
+                "and a kernel counts in 32 bits; run fewer sequences at once"
+            )
+        return shape
 
     inputs = {}
     for argument in kernel.inputs:
@@ -78,11 +84,6 @@ def launch(
             inputs[argument.name] = numbers[argument.name]
             continue
         array, expected = x[argument.name], shape_of(argument.name)
-        if prod(expected) >= 2**32:
-            raise ShapeError(
-                f"{kernel.name}: {argument.name} of shape {expected} has 2^32 elements or more, "
-                "and a kernel counts in 32 bits; run fewer sequences at once"
-            )
         if tuple(array.shape) != expected:
             raise ShapeError(
                 f"{kernel.name}: {argument.name} has shape {tuple(array.shape)}, the other "

@@ -1,9 +1,10 @@
-"""The mLSTM cell: three launches forward, `mlstm.h`, and three backward, `mlstm_backward.h`.
+"""The mLSTM cell: three launches forward, `mlstm.h`, and four backward, `mlstm_backward.h`.
 
-Forward they compute gates, states and outputs, backward denominators, states and outputs. Arrays
-keep the layout of the model, so that nothing is transposed; a last chunk that is shorter is handled
-in the kernels, so that nothing is padded. `SHAPES` has all that the kernels read and write; a
-launch whose arrays have other shapes raises `ShapeError`.
+Forward they compute gates, states and outputs, backward denominators, states, scores and outputs,
+these by products of tiles in threadgroup memory. Arrays keep the layout of the model, so that
+nothing is transposed; a last chunk that is shorter is handled in the kernels, so that nothing is
+padded. `SHAPES` has all that the kernels read and write; a launch whose arrays have other shapes
+raises `ShapeError`.
 
 Backward, the stabilisers m and M are constants. The gradient of M, on which h depends through eps,
 is a separate output, dM; the gradients of the forget gates are outputs as those of their sums b in
@@ -28,7 +29,8 @@ from mlxhog.metal.kernels.arguments import arrays, launch, sizes
 LANES = 32
 STATE_ROWS = 4  # kMlstmStateRows in mlstm.h
 OUT_ROWS = 8  # kMlstmOutRows
-BACKWARD_ROWS = 8  # kMlstmBackwardRows in mlstm_backward.h
+POSITIONS = 8  # of a group of mlstm_bwd_pre, a simdgroup each
+TILE_ROWS, TILE_COLUMNS, TILE_SIMDGROUPS = 64, 32, 4  # kTileRows and the others in tiles.h
 LONGEST_CHUNK = 64
 """Keys and scores of a longer chunk would not fit 32 KiB of threadgroup memory."""
 
@@ -49,6 +51,9 @@ SHAPES = {
     **{f"d{name}": shape for name, shape in _FORWARD.items()},
     "dC_last": "B NH DK DV", "dn_last": "B NH DK",  # of the state after the last position
     "rN": "B NH S",  # 1 / N of every position
+    "wN": "B NH S", "we": "B NH S", "y": "B NH S",  # weights of states in the gradient
+    "X": "B NH S L", "A": "B NH S L",  # of every position and every key of its chunk
+    "zq": "B NH S", "zk": "B NH S",  # sums over pairs, by position and by key
 }  # fmt: skip
 """Shape of every array by its name, float32; NC chunks have NB borders. dX is the gradient of X."""
 
@@ -136,25 +141,37 @@ def mlstm_out(x: Arrays, *, chunk: int, eps: float) -> Launch:
     return s.launch(OUT, x, grid, (LANES, OUT_ROWS, 1), eps=eps)
 
 
-def mlstm_bwd_pre(x: Arrays, *, eps: float) -> Launch:
-    """Differentiate the denominators: rN, dden and dM."""
-    B, S, NH, DV = x["h"].shape
-    s = MLSTMSizes(B=B, S=S, NH=NH, L=1, DV=DV)
-    return s.launch(BWD_PRE, x, (S, B * NH, 1), (256, 1, 1), eps=eps)
+def mlstm_bwd_pre(x: Arrays, *, chunk: int, eps: float) -> Launch:
+    """Differentiate the denominators: rN, dden, dM, and the weights wN, we and y of the states."""
+    s = _sizes(x["q"], x["h"], chunk)
+    # Whole groups: a simdgroup is a position.
+    grid = (LANES, _round_up(s.S, POSITIONS), s.B * s.NH)
+    return s.launch(BWD_PRE, x, grid, (LANES, POSITIONS, 1), eps=eps)
 
 
 def mlstm_bwd_states(x: Arrays, *, chunk: int) -> Launch:
     """Carry the state's gradient from the last chunk to the first: dC and dn."""
     s = _sizes(x["q"], x["dh"], chunk)
-    return s.launch(BWD_STATES, x, (s.DV, s.DK, s.B * s.NH), (LANES, 8, 1))
+    return _tiled(s, BWD_STATES, x, -(-s.DV // TILE_COLUMNS), -(-s.DK // TILE_ROWS), s.B * s.NH)
+
+
+def mlstm_bwd_scores(x: Arrays, *, chunk: int) -> Launch:
+    """Differentiate the product of every query with every key of its chunk: X, A, zq and zk."""
+    s = _sizes(x["q"], x["v"], chunk)
+    return _tiled(s, BWD_SCORES, x, 1, 1, s.B * s.NH * s.NC)
 
 
 def mlstm_bwd_out(x: Arrays, *, chunk: int) -> Launch:
     """Differentiate every position: dq, dk, dv, di and db."""
     s = _sizes(x["q"], x["v"], chunk)
-    # Whole groups: a simdgroup is a position.
-    grid = (LANES, _round_up(s.S, BACKWARD_ROWS), s.B * s.NH)
-    return s.launch(BWD_OUT, x, grid, (LANES, BACKWARD_ROWS, 1))
+    return _tiled(s, BWD_OUT, x, 2, 1, s.B * s.NH * s.NC)
+
+
+def _tiled(s: MLSTMSizes, kernel: Kernel, x: Arrays, *groups: int) -> Launch:
+    """Launch this number of groups along x, y and z."""
+    x_groups, y_groups, z_groups = groups
+    grid = (LANES * x_groups, TILE_SIMDGROUPS * y_groups, z_groups)
+    return s.launch(kernel, x, grid, (LANES, TILE_SIMDGROUPS, 1))
 
 
 def _round_up(x: int, multiple: int) -> int:
@@ -170,9 +187,10 @@ def forward_launches(x: Arrays, *, chunk: int, eps: float) -> Iterator[Launch]:
 
 
 def backward_launches(x: Arrays, *, chunk: int, eps: float) -> Iterator[Launch]:
-    """Yield the three launches; the caller adds the outputs of each to x before the next."""
-    yield mlstm_bwd_pre(x, eps=eps)
+    """Yield the four launches; the caller adds the outputs of each to x before the next."""
+    yield mlstm_bwd_pre(x, chunk=chunk, eps=eps)
     yield mlstm_bwd_states(x, chunk=chunk)
+    yield mlstm_bwd_scores(x, chunk=chunk)
     yield mlstm_bwd_out(x, chunk=chunk)
 
 
@@ -282,14 +300,15 @@ BWD_PRE = Kernel(
     name="mlstm_bwd_pre",
     header="mlstm_backward.h",
     source="""
-        mlxhog::mlstm_bwd_pre(den, M, h, dh, rN, dden, dM,
-                              mlxhog::MlstmShape{B, NH, S, 1, 0, DV}, eps,
+        mlxhog::mlstm_bwd_pre(i, b, m, den, M, h, dh, rN, dden, dM, wN, we, y,
+                              mlxhog::MlstmShape{B, NH, S, L, DK, DV}, eps,
                               thread_position_in_grid);
     """,
-    inputs=(*arrays("den M h dh"), *sizes("B NH S DV"), _EPS),
-    outputs=arrays("rN dden dM"),
+    inputs=(*arrays("i b m den M h dh"), *ALL_SIZES, _EPS),
+    outputs=arrays("rN dden dM wN we y"),
     reference=reference.mlstm_bwd_pre,
     sample=_sample("mlstm_bwd_pre"),
+    lockstep=True,
     rtol=2e-5,
 )
 
@@ -297,28 +316,51 @@ BWD_STATES = Kernel(
     name="mlstm_bwd_states",
     header="mlstm_backward.h",
     source="""
-        mlxhog::mlstm_bwd_states(q, b, m, M, rN, dden, dh, dC_last, dn_last, dC, dn,
-                                 mlxhog::MlstmShape{B, NH, S, L, DK, DV},
-                                 thread_position_in_grid);
+        threadgroup float tiles[mlxhog::kTileFloats];
+        static_assert(sizeof(tiles) <= 32768, "more threadgroup memory than a chip has");
+        mlxhog::mlstm_bwd_states(q, b, m, wN, we, dh, dC_last, dn_last, dC, dn,
+                                 mlxhog::MlstmShape{B, NH, S, L, DK, DV}, tiles,
+                                 threadgroup_position_in_grid, thread_position_in_threadgroup);
     """,
-    inputs=(*arrays("q b m M rN dden dh dC_last dn_last"), *ALL_SIZES),
+    inputs=(*arrays("q b m wN we dh dC_last dn_last"), *ALL_SIZES),
     outputs=arrays("dC dn"),
     reference=reference.mlstm_bwd_states,
     sample=_sample("mlstm_bwd_states"),
+    lockstep=True,
     rtol=2e-5,
+)
+
+BWD_SCORES = Kernel(
+    name="mlstm_bwd_scores",
+    header="mlstm_backward.h",
+    source="""
+        threadgroup float tiles[mlxhog::kTileFloats];
+        threadgroup float sums[mlxhog::kMlstmScoreSums];
+        static_assert(sizeof(tiles) + sizeof(sums) <= 32768, "more than a chip has");
+        mlxhog::mlstm_bwd_scores(q, k, v, i, b, M, rN, dden, dh, X, A, zq, zk,
+                                 mlxhog::MlstmShape{B, NH, S, L, DK, DV}, tiles, sums,
+                                 threadgroup_position_in_grid, thread_position_in_threadgroup);
+    """,
+    inputs=(*arrays("q k v i b M rN dden dh"), *ALL_SIZES),
+    outputs=arrays("X A zq zk"),
+    reference=reference.mlstm_bwd_scores,
+    sample=_sample("mlstm_bwd_scores"),
+    lockstep=True,
+    rtol=1e-4,
 )
 
 BWD_OUT = Kernel(
     name="mlstm_bwd_out",
     header="mlstm_backward.h",
     source="""
-        threadgroup float weights[mlxhog::kMlstmBackwardWeights];
-        static_assert(sizeof(weights) <= 32768, "more than a chip has");
-        mlxhog::mlstm_bwd_out(q, k, v, i, b, C, n, m, M, rN, dden, dh, dC, dn, dq, dk, dv, di, db,
-                              mlxhog::MlstmShape{B, NH, S, L, DK, DV}, weights,
-                              thread_position_in_grid, thread_position_in_threadgroup);
+        threadgroup float tiles[mlxhog::kTileFloats];
+        threadgroup float sums[mlxhog::kMlstmOutSums];
+        static_assert(sizeof(tiles) + sizeof(sums) <= 32768, "more than a chip has");
+        mlxhog::mlstm_bwd_out(q, k, v, C, n, wN, we, y, X, A, zq, zk, dh, dC, dn, dq, dk, dv, di,
+                              db, mlxhog::MlstmShape{B, NH, S, L, DK, DV}, tiles, sums,
+                              threadgroup_position_in_grid, thread_position_in_threadgroup);
     """,
-    inputs=(*arrays("q k v i b C n m M rN dden dh dC dn"), *ALL_SIZES),
+    inputs=(*arrays("q k v C n wN we y X A zq zk dh dC dn"), *ALL_SIZES),
     outputs=arrays("dq dk dv di db"),
     reference=reference.mlstm_bwd_out,
     sample=_sample("mlstm_bwd_out"),
@@ -326,4 +368,4 @@ BWD_OUT = Kernel(
     rtol=1e-4,
 )
 
-KERNELS = (GATES, STATES, OUT, BWD_PRE, BWD_STATES, BWD_OUT)
+KERNELS = (GATES, STATES, OUT, BWD_PRE, BWD_STATES, BWD_SCORES, BWD_OUT)

@@ -7,168 +7,241 @@
 // and dC', dn' the gradients of the state after the chunk:
 //
 //     dC = exp(g + m - m') dC' + sum_t s w_t q_t u_t^T                          mlstm_bwd_states
+//     zq_t = sum_{j<t} Z_tj - sum_{t'>t} Z_t't         zk_j = sum_t Z_tj        mlstm_bwd_scores
 //     dq_t = sum_j X_tj k_j + s w_t (C u_t + n e_t)                             mlstm_bwd_out
 //     dk_j = sum_t X_tj q_t + y_j (dC' v_j + dn')
 //     dv_j = sum_t s E_tj (q_t . k_j) u_t + y_j dC'^T k_j
-//     di_j = sum_t Z_tj + r_j                                                   r_j = y_j k_j . (dC' v_j + dn')
-//     db_t = sum_{j<t} Z_tj - sum_{t'>t} Z_t't - r_t + s w_t q_t . (C u_t + n e_t)
+//     di_j = zk_j + r_j                                                         r_j = y_j k_j . (dC' v_j + dn')
+//     db_t = zq_t - r_t + s w_t q_t . (C u_t + n e_t)
 //
 // dn is dC with e_t in place of u_t^T. These hold the stabilisers m and M constant, which h does not depend on but
 // through eps, dM_t = -(dh_t . h_t) eps / N_t. The sum g = b_L also has all that the state after the chunk depends on,
-// <C', dC'> + n' . dn'. `models/ops/metal/cells.py` says what follows from both.
+// <C', dC'> + n' . dn'. `models/ops/metal/cells.py` says what follows from both. Z_tt counts in zk alone: where the
+// gates forget all, the rest is far smaller than it.
+//
+// All sums over more than a position are products of tiles, `tiles.h`, in which a chunk is kTileRows positions. Weights
+// with an exponential are computed once: those of a position by mlstm_bwd_pre, those of a pair by mlstm_bwd_scores.
 #pragma once
 
 #include "mlstm_shape.h"
+#include "tiles.h"
 
 namespace mlxhog {
 
 enum : uint {
-  kMlstmBackwardRows = 8,  // positions that a group of mlstm_bwd_out differentiates, a simdgroup each
-  kMlstmBackwardWeights = kMlstmBackwardRows * 2 * kMlstmChunk,
+  kMlstmScoreSums = (2 + kTileSimdgroups) * kTileRows,  // floats that mlstm_bwd_scores shares
+  kMlstmOutSums = 2 * kTileRows,                        // and mlstm_bwd_out
 };
+static_assert(uint(kMlstmChunk) == uint(kTileRows), "a chunk is as many positions as a tile has rows");
 
-// A thread per position: rN = 1 / N_t, dden = e_t and dM.
-inline void mlstm_bwd_pre(const device float* den, const device float* M, const device float* h,
-                          const device float* dh, device float* rN, device float* dden, device float* dM,
+// A simdgroup per position: rN = 1 / N_t, dden = e_t, dM, and the weights of the states wN = s w_t / N_t,
+// we = s w_t e_t and y.
+inline void mlstm_bwd_pre(const device float* i, const device float* b, const device float* m, const device float* den,
+                          const device float* M, const device float* h, const device float* dh, device float* rN,
+                          device float* dden, device float* dM, device float* wN, device float* we, device float* y,
                           MlstmShape s, float eps, uint3 id) {
-  const uint t = id.x, head = id.y;
-  if (t >= s.S || head >= s.B * s.NH) return;
-  const uint at = head * s.S + t, row = mlstm_row(s, head, t) * s.DV;
+  const uint lane = id.x, t = id.y, head = id.z;
+  if (t >= s.S) return;  // the whole simdgroup
+  const uint at = head * s.S + t, row = mlstm_row(s, head, t);
+  float dot = 0.0f;
+  for (uint d = lane; d < s.DV; d += kMlstmLanes) dot += dh[row * s.DV + d] * h[row * s.DV + d];
+  dot = simd_sum(dot);
+  if (lane != 0) return;
   const float denominator = den[at], magnitude = fabs(denominator), bound = precise::exp(-M[at]);
   const float inverse = 1.0f / (max(magnitude, bound) + eps);
-  float dot = 0.0f;
-  for (uint d = 0; d < s.DV; ++d) dot += dh[row + d] * h[row + d];
+  const float e = magnitude > bound ? -copysign(inverse, denominator) * dot : 0.0f;
+  const uint c = t / s.L, state = mlstm_state(s, head, c), last = head * s.S + c * s.L + mlstm_count(s, c) - 1;
+  const float weight = mlstm_scale(s) * precise::exp(b[at] + m[state] - M[at]);
   rN[at] = inverse;
-  dden[at] = magnitude > bound ? -copysign(inverse, denominator) * dot : 0.0f;
+  dden[at] = e;
   dM[at] = -eps * inverse * dot;
+  wN[at] = weight * inverse;
+  we[at] = weight * e;
+  y[at] = precise::exp(b[last] - b[at] + i[row] - m[state + 1]);
 }
 
-// A thread per element of C, which goes through the chunks from the last to the first; those of column 0 keep dn.
-// Entry c of dC and dn is the gradient of the state before chunk c, which is the state after chunk c - 1.
+// A group per kTileRows rows and kTileColumns columns of C, which goes through the chunks from the last to the first;
+// those of column 0 keep dn. Entry c of dC and dn is the gradient of the state before chunk c, which is the state after
+// chunk c - 1. `tiles` has kTileFloats floats.
 inline void mlstm_bwd_states(const device float* q, const device float* b, const device float* m,
-                             const device float* M, const device float* rN, const device float* dden,
-                             const device float* dh, const device float* dC_last, const device float* dn_last,
-                             device float* dC, device float* dn, MlstmShape s, uint3 id) {
-  const uint column = id.x, d = id.y, head = id.z;
-  if (column >= s.DV || d >= s.DK || head >= s.B * s.NH) return;
-  const float scale = mlstm_scale(s);
-  float dC_now = dC_last[(head * s.DK + d) * s.DV + column], dn_now = dn_last[head * s.DK + d];
+                             const device float* wN, const device float* we, const device float* dh,
+                             const device float* dC_last, const device float* dn_last, device float* dC,
+                             device float* dn, MlstmShape s, threadgroup float* tiles, uint3 group,
+                             uint3 thread_in_group) {
+  const uint lane = thread_in_group.x, simdgroup = thread_in_group.y, own = simdgroup * kTileOwnRows, head = group.z;
+  const uint first = group.y * kTileRows, column = group.x * kTileColumns, thread_index = simdgroup * kTileLanes + lane;
+  const uint d = first + thread_index, end = min(s.DK, first + kTileRows);  // of dn
+  const bool keeps_dn = column == 0 && d < end, inside = column + lane < s.DV;
+  float dn_now = keeps_dn ? dn_last[head * s.DK + d] : 0.0f;
+  for (uint r = own; r < own + kTileOwnRows; ++r) {
+    const bool exists = inside && first + r < s.DK;
+    tiles[r * kTileStride + lane] = exists ? dC_last[(head * s.DK + first + r) * s.DV + column + lane] : 0.0f;
+  }
   for (uint c = mlstm_chunks(s);; --c) {
-    const uint state = mlstm_state(s, head, c), at = state * s.DK + d;
-    dC[at * s.DV + column] = dC_now;
-    if (column == 0) dn[at] = dn_now;
+    const uint state = mlstm_state(s, head, c), at = state * s.DK + first;
+    for (uint r = own; r < own + kTileOwnRows && first + r < s.DK; ++r)
+      if (inside) dC[(at + r) * s.DV + column + lane] = tiles[r * kTileStride + lane];
+    if (keeps_dn) dn[state * s.DK + d] = dn_now;
     if (c == 0) return;
 
-    const uint start = (c - 1) * s.L, count = mlstm_count(s, c - 1);
-    const float m_before = m[state - 1], decay = precise::exp(b[head * s.S + start + count - 1] + m_before - m[state]);
-    dC_now *= decay;
-    dn_now *= decay;
-    for (uint j = 0; j < count; ++j) {
-      const uint position = head * s.S + start + j, row = mlstm_row(s, head, start + j);
-      const float query = scale * precise::exp(b[position] + m_before - M[position]) * q[row * s.DK + d];
-      dC_now += query * rN[position] * dh[row * s.DV + column];
-      dn_now += query * dden[position];
+    const uint start = (c - 1) * s.L, count = mlstm_count(s, c - 1), position = head * s.S + start;
+    const uint row = mlstm_row(s, head, start);
+    const float decay = precise::exp(b[position + count - 1] + m[state - 1] - m[state]);
+    for (uint r = own; r < own + kTileOwnRows; ++r) tiles[r * kTileStride + lane] *= decay;
+    if (keeps_dn) {
+      dn_now *= decay;
+      for (uint t = 0; t < count; ++t) dn_now += we[position + t] * q[(row + t * s.NH) * s.DK + d];
     }
+    simdgroup_float8x8 sum[kTileMatrices];
+    tile_load(sum, tiles, simdgroup);
+    const TileMatrix queries = {q + row * s.DK + first, wN + position, s.NH * s.DK, count, s.DK - first};
+    const TileMatrix gradients = {dh + row * s.DV + column, nullptr, s.NH * s.DV, count, s.DV - column};
+    tile_add_product<true, false>(sum, queries, gradients, count, tiles, simdgroup, lane);
+    tile_store(sum, tiles, simdgroup);
   }
 }
 
-// The product of two rows, to all lanes of a simdgroup.
-inline float mlstm_dot(const device float* x, const device float* y, uint width, uint lane) {
-  float sum = 0.0f;
-  for (uint d = lane; d < width; d += kMlstmLanes) sum += x[d] * y[d];
-  return simd_sum(sum);
+// A group per chunk: X_tj and A_tj = s E_tj (q_t . k_j) / N_t of its pairs, (B, NH, S, L), 0 where j > t, and their
+// sums zq and zk. `tiles` has kTileFloats floats, `sums` kMlstmScoreSums.
+inline void mlstm_bwd_scores(const device float* q, const device float* k, const device float* v,
+                             const device float* i, const device float* b, const device float* M,
+                             const device float* rN, const device float* dden, const device float* dh, device float* X,
+                             device float* A, device float* zq, device float* zk, MlstmShape s,
+                             threadgroup float* tiles, threadgroup float* sums, uint3 group, uint3 thread_in_group) {
+  const uint lane = thread_in_group.x, simdgroup = thread_in_group.y, own = simdgroup * kTileOwnRows;
+  const uint NC = mlstm_chunks(s), head = group.z / NC, c = group.z % NC, start = c * s.L, count = mlstm_count(s, c);
+  const uint position = head * s.S + start, row = mlstm_row(s, head, start);
+  const float scale = mlstm_scale(s);
+  threadgroup float* before = sums;  // of each position, over the keys before it
+  threadgroup float* diagonal = before + kTileRows;
+  threadgroup float* after = diagonal + kTileRows;  // of each key, over a simdgroup's positions after it
+  if (lane < kTileOwnRows) before[own + lane] = 0.0f;
+  const TileMatrix queries = {q + row * s.DK, nullptr, s.NH * s.DK, count, s.DK};
+  const TileMatrix gradients = {dh + row * s.DV, nullptr, s.NH * s.DV, count, s.DV};
+  for (uint first = 0; first < s.L; first += kTileColumns) {
+    const uint j = first + lane, keys = count - min(count, first), key_row = row + first * s.NH;
+    simdgroup_float8x8 sum[kTileMatrices];
+    tile_zero(sum);
+    const TileMatrix some_keys = {k + key_row * s.DK, nullptr, s.NH * s.DK, keys, s.DK};
+    tile_add_product<false, true>(sum, queries, some_keys, s.DK, tiles, simdgroup, lane);
+    tile_store(sum, tiles, simdgroup);
+    float q_k[kTileOwnRows];  // in registers, as the loops that index it are unrolled
+#pragma clang loop unroll(full)
+    for (uint r = 0; r < kTileOwnRows; ++r) q_k[r] = tiles[(own + r) * kTileStride + lane];
+    tile_zero(sum);
+    const TileMatrix some_values = {v + key_row * s.DV, nullptr, s.NH * s.DV, keys, s.DV};
+    tile_add_product<false, true>(sum, gradients, some_values, s.DV, tiles, simdgroup, lane);
+    tile_store(sum, tiles, simdgroup);
+
+    const float b_j = j < count ? b[position + j] : 0.0f, i_j = j < count ? i[row + j * s.NH] : 0.0f;
+    float later = 0.0f;
+#pragma clang loop unroll(full)
+    for (uint r = 0; r < kTileOwnRows; ++r) {
+      const uint t = own + r;
+      float X_tj = 0.0f, A_tj = 0.0f;
+      if (t < count && j <= t) {
+        const float weight = scale * precise::exp(b[position + t] - b_j + i_j - M[position + t]);
+        const float inverse = rN[position + t];
+        X_tj = weight * (tiles[t * kTileStride + lane] * inverse + dden[position + t]);
+        A_tj = weight * q_k[r] * inverse;
+      }
+      if (t < count && j < s.L) {
+        X[(position + t) * s.L + j] = X_tj;
+        A[(position + t) * s.L + j] = A_tj;
+      }
+      const float Z_tj = X_tj * q_k[r], earlier = simd_sum(j < t ? Z_tj : 0.0f);
+      if (lane == 0) before[t] += earlier;
+      if (j < t) later += Z_tj;
+      if (j == t) diagonal[t] = Z_tj;
+    }
+    after[simdgroup * kTileRows + j] = later;
+  }
+  threadgroup_barrier(mem_flags::mem_threadgroup);  // all sums are written
+  const uint j = simdgroup * kTileLanes + lane;
+  if (j >= count) return;
+  float later = 0.0f;
+  for (uint other = 0; other < kTileSimdgroups; ++other) later += after[other * kTileRows + j];
+  zq[position + j] = before[j] - later;
+  zk[position + j] = later + diagonal[j];
 }
 
-// A simdgroup per position, first as a query of the keys up to it, then as a key of the queries from it on: it alone
-// writes its rows, so nothing is added atomically. A thread per column. The simdgroup keeps the weights of its chunk
-// in its own part of `weights`, which has kMlstmBackwardWeights floats.
-inline void mlstm_bwd_out(const device float* q, const device float* k, const device float* v, const device float* i,
-                          const device float* b, const device float* C, const device float* n,
-                          const device float* m, const device float* M, const device float* rN,
-                          const device float* dden, const device float* dh, const device float* dC,
+// The part of mlstm_bwd_out that dq and dk have in common, with P = X for dq and its transpose for dk:
+//
+//     d_mine_t = sum_j P_tj other_j + from_state_t         from_state = part state^T + factor vector^T
+//
+// Adds mine_t . from_state_t to `dots`, of the simdgroup's own positions.
+template <bool kOfKeys>
+inline void mlstm_bwd_rows(TileMatrix part, const device float* state, const device float* factor,
+                           const device float* vector, TileMatrix pairs, const device float* other,
+                           const device float* mine, device float* d_mine, MlstmShape s, threadgroup float* tiles,
+                           threadgroup float* dots, uint simdgroup, uint lane) {
+  const uint own = simdgroup * kTileOwnRows, count = part.rows, stride = s.NH * s.DK;
+  if (lane < kTileOwnRows) dots[own + lane] = 0.0f;
+  for (uint first = 0; first < s.DK; first += kTileColumns) {
+    const uint d = first + lane;
+    const float vector_d = d < s.DK ? vector[d] : 0.0f;
+    simdgroup_float8x8 sum[kTileMatrices];
+    tile_zero(sum);
+    const TileMatrix rows = {state + first * s.DV, nullptr, s.DV, s.DK - first, s.DV};
+    tile_add_product<false, true>(sum, part, rows, s.DV, tiles, simdgroup, lane);
+    tile_store(sum, tiles, simdgroup);
+    for (uint t = own; t < own + kTileOwnRows; ++t) {
+      float dot = 0.0f;
+      if (t < count && d < s.DK) dot = mine[t * stride + d] * (tiles[t * kTileStride + lane] + factor[t] * vector_d);
+      dot = simd_sum(dot);
+      if (lane == 0) dots[t] += dot;
+    }
+    const TileMatrix others = {other + first, nullptr, stride, count, s.DK - first};
+    tile_add_product<kOfKeys, false>(sum, pairs, others, count, tiles, simdgroup, lane);
+    tile_store(sum, tiles, simdgroup);
+    for (uint t = own; t < own + kTileOwnRows; ++t)
+      if (t < count && d < s.DK) d_mine[t * stride + d] = tiles[t * kTileStride + lane] + factor[t] * vector_d;
+  }
+}
+
+// Two groups per chunk: the first for dq, dk and the gates, the second for dv. `tiles` has kTileFloats floats, `sums`
+// kMlstmOutSums.
+inline void mlstm_bwd_out(const device float* q, const device float* k, const device float* v, const device float* C,
+                          const device float* n, const device float* wN, const device float* we,
+                          const device float* y, const device float* X, const device float* A, const device float* zq,
+                          const device float* zk, const device float* dh, const device float* dC,
                           const device float* dn, device float* dq, device float* dk, device float* dv,
-                          device float* di, device float* db, MlstmShape s, threadgroup float* weights, uint3 id,
-                          uint3 thread_in_group) {
-  if (id.y >= s.S) return;  // the whole simdgroup
-  const uint lane = thread_in_group.x, head = id.z, c = id.y / s.L, here = id.y % s.L, start = c * s.L;
-  const uint count = mlstm_count(s, c), position = head * s.S + start, before = mlstm_state(s, head, c);
-  const uint after = before + 1, row = mlstm_row(s, head, id.y), q_row = row * s.DK, v_row = row * s.DV;
-  const float scale = mlstm_scale(s), b_t = b[position + here], M_t = M[position + here];
-  threadgroup float* X = weights + thread_in_group.y * 2 * kMlstmChunk;
-  threadgroup float* A = X + kMlstmChunk;
-
-  // As the query t, of keys j <= t.
-  const float inverse = rN[position + here], e_t = dden[position + here];
-  float db_t = 0.0f, di_t = 0.0f;
-  for (uint j = 0; j <= here; ++j) {
-    const uint other = mlstm_row(s, head, start + j);
-    const float q_k = mlstm_dot(q + q_row, k + other * s.DK, s.DK, lane);
-    const float dh_v = mlstm_dot(dh + v_row, v + other * s.DV, s.DV, lane);
-    const float weight = scale * precise::exp(b_t - b[position + j] + i[other] - M_t) * (dh_v * inverse + e_t);
-    if (lane == 0) X[j] = weight;
-    if (j < here) db_t += weight * q_k;
+                          device float* di, device float* db, MlstmShape s, threadgroup float* tiles,
+                          threadgroup float* sums, uint3 group, uint3 thread_in_group) {
+  const uint lane = thread_in_group.x, simdgroup = thread_in_group.y, own = simdgroup * kTileOwnRows;
+  const uint NC = mlstm_chunks(s), head = group.z / NC, c = group.z % NC, start = c * s.L, count = mlstm_count(s, c);
+  const uint position = head * s.S + start, row = mlstm_row(s, head, start), q_row = row * s.DK, v_row = row * s.DV;
+  const uint before = mlstm_state(s, head, c), after = before + 1, width = s.NH * s.DV;
+  const device float* dC_after = dC + after * s.DK * s.DV;
+  if (group.x == 0) {
+    threadgroup float* of_queries = sums;
+    threadgroup float* of_keys = sums + kTileRows;
+    const TileMatrix pairs = {X + position * s.L, nullptr, s.L, count, count};
+    const TileMatrix gradients = {dh + v_row, wN + position, width, count, s.DV};
+    mlstm_bwd_rows<false>(gradients, C + before * s.DK * s.DV, we + position, n + before * s.DK, pairs, k + q_row,
+                          q + q_row, dq + q_row, s, tiles, of_queries, simdgroup, lane);
+    const TileMatrix values = {v + v_row, y + position, width, count, s.DV};
+    mlstm_bwd_rows<true>(values, dC_after, y + position, dn + after * s.DK, pairs, q + q_row, k + q_row, dk + q_row, s,
+                         tiles, of_keys, simdgroup, lane);
+    simdgroup_barrier(mem_flags::mem_threadgroup);  // its own sums are written
+    const uint t = own + lane;
+    if (lane >= kTileOwnRows || t >= count) return;
+    di[row + t * s.NH] = zk[position + t] + of_keys[t];
+    db[position + t] = zq[position + t] - of_keys[t] + of_queries[t];
+    return;
   }
-  simdgroup_barrier(mem_flags::mem_threadgroup);
-  const float from_state = scale * precise::exp(b_t + m[before] - M_t);
-  float q_state = 0.0f;
-  for (uint strip = 0; strip < s.DK; strip += kMlstmLanes) {
-    const uint width = min(uint(kMlstmLanes), s.DK - strip), d = strip + lane;
-    float sum = 0.0f;  // C u of the thread's own column
-    for (uint e = 0; e < width; ++e) {
-      const float C_dh = mlstm_dot(C + (before * s.DK + strip + e) * s.DV, dh + v_row, s.DV, lane);
-      if (e == lane) sum = C_dh * inverse;
-    }
-    if (lane >= width) continue;
-    sum = from_state * (sum + n[before * s.DK + d] * e_t);
-    q_state += q[q_row + d] * sum;
-    for (uint j = 0; j <= here; ++j) sum += X[j] * k[mlstm_row(s, head, start + j) * s.DK + d];
-    dq[q_row + d] = sum;
-  }
-  q_state = simd_sum(q_state);
-  simdgroup_barrier(mem_flags::mem_threadgroup);  // X has been read
-
-  // As the key j, of queries t >= j.
-  const float i_j = i[row];
-  for (uint t = here; t < count; ++t) {
-    const uint other = mlstm_row(s, head, start + t);
-    const float q_k = mlstm_dot(q + other * s.DK, k + q_row, s.DK, lane);
-    const float dh_v = mlstm_dot(dh + other * s.DV, v + v_row, s.DV, lane);
-    const float weight = scale * precise::exp(b[position + t] - b_t + i_j - M[position + t]);
-    const float X_t = weight * (dh_v * rN[position + t] + dden[position + t]);
-    if (lane == 0) {
-      X[t] = X_t;
-      A[t] = weight * q_k * rN[position + t];
-    }
-    di_t += X_t * q_k;
-    if (t > here) db_t -= X_t * q_k;
-  }
-  simdgroup_barrier(mem_flags::mem_threadgroup);
-  const float to_state = precise::exp(b[position + count - 1] - b_t + i_j - m[after]);
-  float k_state = 0.0f;
-  for (uint strip = 0; strip < s.DK; strip += kMlstmLanes) {
-    const uint width = min(uint(kMlstmLanes), s.DK - strip), d = strip + lane;
-    float sum = 0.0f;  // dC' v of the thread's own column
-    for (uint e = 0; e < width; ++e) {
-      const float dC_v = mlstm_dot(dC + (after * s.DK + strip + e) * s.DV, v + v_row, s.DV, lane);
-      if (e == lane) sum = dC_v;
-    }
-    if (lane >= width) continue;
-    sum = to_state * (sum + dn[after * s.DK + d]);
-    k_state += k[q_row + d] * sum;
-    for (uint t = here; t < count; ++t) sum += X[t] * q[mlstm_row(s, head, start + t) * s.DK + d];
-    dk[q_row + d] = sum;
-  }
-  k_state = simd_sum(k_state);
-  for (uint e = lane; e < s.DV; e += kMlstmLanes) {
-    float sum = 0.0f;
-    for (uint d = 0; d < s.DK; ++d) sum += k[q_row + d] * dC[(after * s.DK + d) * s.DV + e];
-    sum *= to_state;
-    for (uint t = here; t < count; ++t) sum += A[t] * dh[mlstm_row(s, head, start + t) * s.DV + e];
-    dv[v_row + e] = sum;
-  }
-  if (lane == 0) {
-    di[row] = di_t + k_state;
-    db[position + here] = db_t - k_state + q_state;
+  const TileMatrix keys = {k + q_row, y + position, s.NH * s.DK, count, s.DK};
+  const TileMatrix pairs = {A + position * s.L, nullptr, s.L, count, count};
+  for (uint first = 0; first < s.DV; first += kTileColumns) {
+    simdgroup_float8x8 sum[kTileMatrices];
+    tile_zero(sum);
+    const TileMatrix columns = {dC_after + first, nullptr, s.DV, s.DK, s.DV - first};
+    tile_add_product<false, false>(sum, keys, columns, s.DK, tiles, simdgroup, lane);
+    const TileMatrix gradients = {dh + v_row + first, nullptr, width, count, s.DV - first};
+    tile_add_product<true, false>(sum, pairs, gradients, count, tiles, simdgroup, lane);
+    tile_store(sum, tiles, simdgroup);
+    for (uint t = own; t < own + kTileOwnRows; ++t)
+      if (t < count && first + lane < s.DV) dv[v_row + t * width + first + lane] = tiles[t * kTileStride + lane];
   }
 }
 

@@ -77,42 +77,60 @@ def mlstm_out(
         den[..., at], M[..., at] = total, top
 
 
-def mlstm_bwd_pre(
-    *, h: Array, dh: Array, eps: float, rN: Array, dden: Array, dM: Array, **x: Array
-) -> None:
-    """1 / N of every position, and the gradients of its denominator and of its stabiliser."""
-    den, M = _float64(x, "den M")
+def mlstm_bwd_pre(*, S: int, L: int, DK: int, h: Array, dh: Array, eps: float, **x: Array) -> None:
+    """1 / N of every position, the gradients of its denominator and of its stabiliser, weights."""
+    den, m, b, M = _float64(x, "den m b M")
     floor = np.exp(-M)
     inverse = 1.0 / (np.maximum(np.abs(den), floor) + float(eps))
     dot = (heads_first(h) * heads_first(dh)).sum(-1)
-    rN[...] = inverse
-    dden[...] = np.where(np.abs(den) > floor, -np.sign(den) * inverse * dot, 0.0)
-    dM[...] = -float(eps) * inverse * dot
+    e = np.where(np.abs(den) > floor, -np.sign(den) * inverse * dot, 0.0)
+    x["rN"][...], x["dden"][...], x["dM"][...] = inverse, e, -float(eps) * inverse * dot
+    for c, at in enumerate(chunks(S, L)):
+        w = float(DK) ** -0.5 * np.exp(b[..., at] + m[..., c, None] - M[..., at])
+        x["wN"][..., at], x["we"][..., at] = w * inverse[..., at], w * e[..., at]
+        weight = b[..., at][..., -1:] - b[..., at] + heads_first(x["i"])[..., at]
+        x["y"][..., at] = np.exp(weight - m[..., c + 1, None])
 
 
-def mlstm_bwd_states(*, S: int, L: int, DK: int, dC: Array, dn: Array, **x: Array) -> None:
+def mlstm_bwd_states(*, S: int, L: int, dC: Array, dn: Array, **x: Array) -> None:
     """The gradient of the state before every chunk, and after the last."""
     q, dh = _heads_first(x, "q dh")
-    b, m, M, rN, dden = _float64(x, "b m M rN dden")
-    s = float(DK) ** -0.5
+    b, m, wN, we = _float64(x, "b m wN we")
     dC_now, dn_now = _float64(x, "dC_last dn_last")
     parts = chunks(S, L)
     dC[:, :, len(parts)], dn[:, :, len(parts)] = dC_now, dn_now
     for c, at in reversed(list(enumerate(parts))):
         decay = np.exp(b[..., at][..., -1] + m[..., c] - m[..., c + 1])
-        w = s * np.exp(b[..., at] + m[..., c, None] - M[..., at])
-        queries = (w[..., None] * q[:, :, at]).swapaxes(-1, -2)
-        u = rN[..., at, None] * dh[:, :, at]
-        dC_now = decay[..., None, None] * dC_now + queries @ u
-        dn_now = decay[..., None] * dn_now + (queries @ dden[..., at, None])[..., 0]
+        queries = q[:, :, at].swapaxes(-1, -2)
+        dC_now = decay[..., None, None] * dC_now
+        dC_now = dC_now + (queries * wN[..., None, at]) @ dh[:, :, at]
+        dn_now = decay[..., None] * dn_now + (queries * we[..., None, at]).sum(-1)
         dC[:, :, c], dn[:, :, c] = dC_now, dn_now
+
+
+def mlstm_bwd_scores(
+    *, S: int, L: int, DK: int, X: Array, A: Array, zq: Array, zk: Array, **x: Array
+) -> None:
+    """Gradients of products of queries and keys, weights of values; sums by position and key."""
+    q, k, v, i, dh = _heads_first(x, "q k v i dh")
+    b, M, rN, dden = _float64(x, "b M rN dden")
+    X[...], A[...] = 0.0, 0.0
+    for at in chunks(S, L):
+        b_c, rN_c, e = b[..., at], rN[..., at, None], dden[..., at, None]
+        D = b_c[..., :, None] - b_c[..., None, :] + i[..., None, at] - M[..., at, None]
+        E = float(DK) ** -0.5 * np.exp(np.where(np.tri(D.shape[-1], dtype=bool), D, -np.inf))
+        q_k = q[:, :, at] @ k[:, :, at].swapaxes(-1, -2)
+        weights = E * (rN_c * (dh[:, :, at] @ v[:, :, at].swapaxes(-1, -2)) + e)
+        X[..., at, : D.shape[-1]], A[..., at, : D.shape[-1]] = weights, E * q_k * rN_c
+        Z = weights * q_k
+        off = np.tril(Z, -1)
+        zq[..., at], zk[..., at] = off.sum(-1) - off.sum(-2), Z.sum(-2)
 
 
 def mlstm_bwd_out(
     *,
     S: int,
     L: int,
-    DK: int,
     dq: Array,
     dk: Array,
     dv: Array,
@@ -121,25 +139,19 @@ def mlstm_bwd_out(
     **x: Array,
 ) -> None:
     """The gradients of every position; for the forget gates those of their sums b."""
-    q, k, v, i, dh = _heads_first(x, "q k v i dh")
-    b, C, n, m, M = _float64(x, "b C n m M")
-    rN, dden, dC, dn = _float64(x, "rN dden dC dn")
-    s = float(DK) ** -0.5
+    q, k, v, dh = _heads_first(x, "q k v dh")
+    C, n, dC, dn, X, A, zq, zk = _float64(x, "C n dC dn X A zq zk")
+    wN, we, y = (part[..., None] for part in _float64(x, "wN we y"))
     for c, at in enumerate(chunks(S, L)):
-        q_c, k_c, v_c, b_c, i_c = q[:, :, at], k[:, :, at], v[:, :, at], b[..., at], i[..., at]
-        u, e = rN[..., at, None] * dh[:, :, at], dden[..., at, None]
-        D = b_c[..., :, None] - b_c[..., None, :] + i_c[..., None, :] - M[..., at, None]
-        E = s * np.exp(np.where(np.tri(D.shape[-1], dtype=bool), D, -np.inf))
-        X = E * (u @ v_c.swapaxes(-1, -2) + e)
-        A = E * (q_c @ k_c.swapaxes(-1, -2))
-        Z = X * (q_c @ k_c.swapaxes(-1, -2))
-        w = s * np.exp(b_c + m[..., c, None] - M[..., at])[..., None]
-        y = np.exp(b_c[..., -1:] - b_c + i_c - m[..., c + 1, None])[..., None]
-        query_state = w * (u @ C[:, :, c].swapaxes(-1, -2) + e * n[:, :, c, None])
-        key_state = y * (v_c @ dC[:, :, c + 1].swapaxes(-1, -2) + dn[:, :, c + 1, None])
-        r = (k_c * key_state).sum(-1)
-        dq[:, at] = (X @ k_c + query_state).swapaxes(1, 2)
-        dk[:, at] = (X.swapaxes(-1, -2) @ q_c + key_state).swapaxes(1, 2)
-        dv[:, at] = (A.swapaxes(-1, -2) @ u + y * (k_c @ dC[:, :, c + 1])).swapaxes(1, 2)
-        di[:, at] = (Z.sum(-2) + r).swapaxes(1, 2)
-        db[..., at] = Z.sum(-1) - Z.sum(-2) - r + (q_c * query_state).sum(-1)
+        q_c, k_c, v_c, dh_c = (part[:, :, at] for part in (q, k, v, dh))
+        X_c, A_c = (part[..., at, : q_c.shape[2]] for part in (X, A))
+        states = C[:, :, c].swapaxes(-1, -2), dC[:, :, c + 1].swapaxes(-1, -2)
+        of_query = (wN[:, :, at] * dh_c) @ states[0] + we[:, :, at] * n[:, :, c, None]
+        of_key = y[:, :, at] * (v_c @ states[1] + dn[:, :, c + 1, None])
+        r = (k_c * of_key).sum(-1)
+        dq[:, at] = (X_c @ k_c + of_query).swapaxes(1, 2)
+        dk[:, at] = (X_c.swapaxes(-1, -2) @ q_c + of_key).swapaxes(1, 2)
+        of_value = y[:, :, at] * (k_c @ dC[:, :, c + 1])
+        dv[:, at] = (A_c.swapaxes(-1, -2) @ dh_c + of_value).swapaxes(1, 2)
+        di[:, at] = (zk[..., at] + r).swapaxes(1, 2)
+        db[..., at] = zq[..., at] - r + (q_c * of_query).sum(-1)

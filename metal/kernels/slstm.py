@@ -1,15 +1,17 @@
 """The sLSTM cell over a whole sequence in one launch, and its gradient in another (`slstm.h`).
 
 Time is sequential, so a head of a sequence is one group of threads, a thread per unit; a GPU allows
-at most 1024. The recurrent matrices are read from device memory, through its cache. Their gradient
-and that of the bias are sums over all positions; the caller computes them by one matrix product,
-which adds in a fixed order:
+at most 1024. A group has threadgroup memory for the next number of units in `UNITS`. The recurrent
+matrices are read from device memory, through its cache, neighbouring threads from neighbouring
+addresses: forward transposed, backward as they are. Their gradient and that of the bias are sums
+over all positions; the caller computes them by one matrix product, which adds in a fixed order:
 
     dR[:, g] = sum_t dG[t, g] h[t - 1]^T        dbias = sum_t dG[t]
 
 with h[t - 1] = 0 where a document starts at t. R and bias are laid out as the xlstm package stores
-them for the CPU. A launch with other shapes than those in `SHAPES`, or with too wide heads, raises
-`ShapeError`.
+them for the CPU; R_T has the last two axes of R exchanged. The forward pass keeps the
+pre-activations of the gates, so that the backward pass does not multiply with R_T again. A launch
+with other shapes than those in `SHAPES`, or with too wide heads, raises `ShapeError`.
 
 Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 """
@@ -17,6 +19,7 @@ Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -30,7 +33,9 @@ Array = NDArray[Any]
 Arrays = Mapping[str, Any]
 """Arrays by name; those that a launch does not take are ignored."""
 
-MOST_UNITS = 1024
+UNITS = (64, 256, 1024)
+"""Units that a head may have, by instance of a kernel: the `T` of its threadgroup memory."""
+MOST_UNITS = UNITS[-1]
 _STATE = ("h0", "c0", "n0", "m0")
 _EVERY = ("h", "c", "n", "m")
 _LAST = ("dc_last", "dn_last", "dm_last")
@@ -38,11 +43,13 @@ _LAST = ("dc_last", "dn_last", "dm_last")
 SHAPES = {
     "G": "B S 4 NH DH",  # parts of the gates i, f, z, o from the inputs
     "R": "NH 4 DH DH",  # from the last index to the one before
+    "R_T": "NH 4 DH DH",  # the other way round
     "bias": "4 NH DH",
     **dict.fromkeys(_STATE, "B NH DH"),  # before the first position; where n0 is 0 the stabiliser
     # starts at the first input gate
     "starts": "B S",  # int32, not 0 where a document starts: the state before it counts as zero
     **dict.fromkeys(_EVERY, "B S NH DH"),  # the state after every position
+    "pre": "B S 4 NH DH",  # pre-activations of the gates
     "dh": "B S NH DH",  # gradient of h, that of the last state's h included
     **dict.fromkeys(_LAST, "B NH DH"),
     "dG": "B S 4 NH DH",
@@ -52,7 +59,7 @@ SHAPES = {
 
 
 def slstm_forward(x: Arrays) -> Launch:
-    """Run the cell over a sequence: h, c, n and m after every position."""
+    """Run the cell over a sequence: h, c, n and m after every position, and `pre`."""
     return _launch(FORWARD, x)
 
 
@@ -62,26 +69,28 @@ def slstm_backward(x: Arrays) -> Launch:
 
 
 def _launch(kernel: Kernel, x: Arrays) -> Launch:
-    B, S, _, NH, DH = x["G"].shape
+    B, S, _, NH, DH = x["G" if kernel is FORWARD else "pre"].shape
     if DH > MOST_UNITS:
         raise ShapeError(
             f"{kernel.name}: heads of {DH} units, and a group of threads has at most {MOST_UNITS}; "
             "use more heads, or the framework's own operations"
         )
     numbers = {"B": B, "S": S, "NH": NH, "DH": DH}
-    return launch(kernel, x, SHAPES, numbers, grid=(DH, B * NH, 1), group=(DH, 1, 1))
+    one = launch(kernel, x, SHAPES, numbers, grid=(DH, B * NH, 1), group=(DH, 1, 1))
+    return replace(one, instance=str(next(units for units in UNITS if units >= DH)))
 
 
 def sample_slstm(
     rng: np.random.Generator, *, B: int, S: int, NH: int, DH: int, fresh: bool, packed: bool = False
 ) -> dict[str, Any]:
-    """Random arguments of `slstm_forward`; a fresh state is zeros, packed are several documents."""
+    """Random arguments of `slstm_forward`, and R; a fresh state is zeros, packed are documents."""
     letters = {"B": B, "S": S, "NH": NH, "DH": DH, "4": 4}
     x: dict[str, Any] = {
         name: rng.standard_normal([letters[word] for word in SHAPES[name].split()], np.float32)
         for name in ("G", "R", "bias", *_STATE)
     }
     x["R"] *= np.float32(DH**-0.5)
+    x["R_T"] = np.ascontiguousarray(x["R"].swapaxes(2, 3))
     x["n0"] = 0.5 + np.abs(x["n0"])
     if fresh:
         x |= {name: np.zeros_like(x[name]) for name in _STATE}
@@ -90,13 +99,14 @@ def sample_slstm(
 
 
 def _forward_reference(
-    *, starts: Array, h: Array, c: Array, n: Array, m: Array, **x: Array
+    *, starts: Array, h: Array, c: Array, n: Array, m: Array, pre: Array, **x: Array
 ) -> None:
-    """Run the cell in float64, step by step, and keep the state after every step."""
-    G, R, bias, *now = _float64(*(x[name] for name in ("G", "R", "bias", *_STATE)))
+    """Run the cell in float64, step by step, and keep gates and state of every step."""
+    G, R_T, bias, *now = _float64(*(x[name] for name in ("G", "R_T", "bias", *_STATE)))
     for t in range(G.shape[1]):
         h_now, c_now, n_now, m_now = (_unless(starts[:, t], part) for part in now)
-        i, f, z, o = _gates(G, R, bias, h_now, t)
+        pre[:, t] = gates = G[:, t] + np.einsum("ngje,bnj->bgne", R_T, h_now) + bias
+        i, f, z, o = gates.swapaxes(0, 1)
         lf = m_now - np.logaddexp(0.0, -f)
         m_now = np.where(n_now == 0, i, np.maximum(i, lf))
         I, F = _weights(i, lf, m_now)  # noqa: E741  the papers' letter
@@ -108,15 +118,15 @@ def _forward_reference(
 
 def _backward_reference(*, starts: Array, dG: Array, **x: Array) -> None:
     """Differentiate the cell in float64, step by step."""
-    G, R, bias, dh, dc, dn, dm = _float64(*(x[name] for name in ("G", "R", "bias", "dh", *_LAST)))
-    h, c, n, m = (
+    R, pre, dh, dc, dn, dm = _float64(*(x[name] for name in ("R", "pre", "dh", *_LAST)))
+    c, n, m = (
         _with_start(*_float64(x[start], x[every]))
-        for start, every in zip(_STATE, _EVERY, strict=True)
+        for start, every in zip(_STATE[1:], _EVERY[1:], strict=True)
     )
     dh_through, free = np.zeros_like(dc), dm - dc * c[:, -1] - dn * n[:, -1]
-    for t in reversed(range(G.shape[1])):
-        h_old, c_old, n_old, m_old = (_unless(starts[:, t], part[:, t]) for part in (h, c, n, m))
-        i, f, z, o = _gates(G, R, bias, h_old, t)
+    for t in reversed(range(pre.shape[1])):
+        c_old, n_old, m_old = (_unless(starts[:, t], part[:, t]) for part in (c, n, m))
+        i, f, z, o = pre[:, t].swapaxes(0, 1)
         lf = m_old - np.logaddexp(0.0, -f)
         by_input = (n_old == 0) | (i >= lf)  # m' = i
         I, F = _weights(i, lf, m[:, t + 1])  # noqa: E741
@@ -126,7 +136,7 @@ def _backward_reference(*, starts: Array, dG: Array, **x: Array) -> None:
         dratio = dh_now * o / n[:, t + 1]
         dc = dc + dratio
         dn = dn - dratio * ratio
-        d_pre = np.stack(
+        d_gates = np.stack(
             [
                 (dc * z + dn) * I + np.where(by_input, free, 0.0),
                 ((dc * c_old + dn * n_old) * F + np.where(by_input, 0.0, free)) * _sigmoid(-f),
@@ -135,8 +145,8 @@ def _backward_reference(*, starts: Array, dG: Array, **x: Array) -> None:
             ],
             1,
         )
-        dG[:, t] = d_pre
-        dh_through = np.einsum("ngej,bgne->bnj", R, d_pre)
+        dG[:, t] = d_gates
+        dh_through = np.einsum("ngej,bgne->bnj", R, d_gates)
         before = (dh_through, dc * F, dn * F, np.where(by_input, 0.0, free))
         dh_through, dc, dn, free = (_unless(starts[:, t], part) for part in before)
     x["dh0"][...], x["dc0"][...], x["dn0"][...] = dh_through, dc, dn
@@ -158,12 +168,6 @@ def _with_start(start: Array, steps: Array) -> Array:
     return np.concatenate([start[:, None], steps], 1)
 
 
-def _gates(G: Array, R: Array, bias: Array, h: Array, t: int) -> Array:
-    """Pre-activations (4, B, NH, DH) of step t from the h before it."""
-    total: Array = G[:, t] + np.einsum("ngej,bnj->bgne", R, h) + bias
-    return total.swapaxes(0, 1)
-
-
 def _weights(i: Array, lf: Array, m: Array) -> tuple[Array, Array]:
     return np.exp(np.minimum(i - m, 0.0)), np.exp(np.minimum(lf - m, 0.0))
 
@@ -180,7 +184,7 @@ def _sample_forward(rng: np.random.Generator, n: int) -> Launch:
 
 def _sample_backward(rng: np.random.Generator, n: int) -> Launch:
     forward = _sample_forward(rng, n)
-    x = dict(forward.inputs)
+    x = {**forward.inputs, "R": np.ascontiguousarray(forward.inputs["R_T"].swapaxes(2, 3))}
     x |= {name: np.zeros(shape, np.float32) for name, shape in forward.outputs.items()}
     forward.kernel.reference(**x)
     x |= {name: rng.standard_normal(x["h"][:, 0].shape, np.float32) for name in _LAST}
@@ -188,22 +192,23 @@ def _sample_backward(rng: np.random.Generator, n: int) -> Launch:
     return slstm_backward(x)
 
 
-_INPUTS = (*arrays("G R bias h0 c0 n0 m0"), *arrays("starts", "int32"))
+_STARTS = arrays("starts", "int32")
 
 FORWARD = Kernel(
     name="slstm_forward",
     header="slstm.h",
     source="""
-        threadgroup float shared_h[mlxhog::kSlstmUnits];
+        threadgroup float shared_h[T];
         static_assert(sizeof(shared_h) <= 32768, "more threadgroup memory than a chip has");
-        mlxhog::slstm_forward(G, R, bias, h0, c0, n0, m0, starts, h, c, n, m,
+        mlxhog::slstm_forward(G, R_T, bias, h0, c0, n0, m0, starts, h, c, n, m, pre,
                               mlxhog::SlstmShape{B, S, NH, DH}, shared_h,
                               thread_position_in_grid);
     """,
-    inputs=(*_INPUTS, *sizes("B S NH DH")),
-    outputs=arrays("h c n m"),
+    inputs=(*arrays("G R_T bias h0 c0 n0 m0"), *_STARTS, *sizes("B S NH DH")),
+    outputs=arrays("h c n m pre"),
     reference=_forward_reference,
     sample=_sample_forward,
+    instances=tuple(map(str, UNITS)),
     lockstep=True,
     rtol=1e-5,
 )
@@ -212,16 +217,22 @@ BACKWARD = Kernel(
     name="slstm_backward",
     header="slstm.h",
     source="""
-        threadgroup float shared[mlxhog::kSlstmShared];
-        static_assert(sizeof(shared) <= 32768, "more threadgroup memory than a chip has");
-        mlxhog::slstm_backward(G, R, bias, h0, c0, n0, m0, starts, h, c, n, m, dh, dc_last, dn_last,
-                               dm_last, dG, dh0, dc0, dn0, dm0, mlxhog::SlstmShape{B, S, NH, DH},
-                               shared, thread_position_in_grid);
+        threadgroup float shared_dG[4 * T];
+        static_assert(sizeof(shared_dG) <= 32768, "more threadgroup memory than a chip has");
+        mlxhog::slstm_backward(R, c0, n0, m0, starts, c, n, m, pre, dh, dc_last, dn_last, dm_last,
+                               dG, dh0, dc0, dn0, dm0, mlxhog::SlstmShape{B, S, NH, DH}, shared_dG,
+                               thread_position_in_grid);
     """,
-    inputs=(*_INPUTS, *arrays("h c n m dh dc_last dn_last dm_last"), *sizes("B S NH DH")),
+    inputs=(
+        *arrays("R c0 n0 m0"),
+        *_STARTS,
+        *arrays("c n m pre dh dc_last dn_last dm_last"),
+        *sizes("B S NH DH"),
+    ),
     outputs=arrays("dG dh0 dc0 dn0 dm0"),
     reference=_backward_reference,
     sample=_sample_backward,
+    instances=tuple(map(str, UNITS)),
     lockstep=True,
     rtol=1e-5,
 )

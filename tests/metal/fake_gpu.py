@@ -93,7 +93,7 @@ class FakeMLX:
                 given["output_shapes"],
                 grid=given["grid"],
                 group=given["threadgroup"],
-                instance=instances[template["T"]] if template else "",
+                instance=instances.get(template["T"]) or str(template["T"]) if template else "",
             )
             return [
                 mx.array(output, dtype)

@@ -49,5 +49,5 @@ def test_the_tables_call_themselves_a_prediction_and_name_every_chip_and_kernel(
     assert all(f"| `{name}` |" in process.stdout for name in bound)
     widths = {line.count("|") for line in process.stdout.splitlines() if line.startswith("|")}
     assert len(widths) == 3
-    for name in ("mlstm_out", "mlstm_bwd_out", "slstm_forward", "slstm_backward"):
+    for name in ("mlstm_out", "mlstm_bwd_scores", "slstm_forward", "slstm_backward"):
         assert f"| `{name}` |" in process.stdout

@@ -106,9 +106,12 @@ void Threadgroup::run_fibers() {
     member.shown = 0;
     member.fiber.begin((*stacks_)[i], fiber_main, &member);
   }
+  // Under chaos any thread is next, or, in half of the groups, a simd-group is as far ahead as the others let it be.
+  const bool one_ahead = launch_.lockstep != 0 && random_.below(2) == 0;
+  const uint ahead = one_ahead ? random_.below((n_ + simd_width - 1) / simd_width) * simd_width : 0;
   std::size_t next = 0;
   while (!alive_.empty()) {
-    if (launch_.chaos_period != 0) next = random_.below(static_cast<uint>(alive_.size()));
+    if (launch_.chaos_period != 0) next = one_ahead ? ahead : random_.below(static_cast<uint>(alive_.size()));
     next = next_ready(next);
     Member& member = members_[alive_[next]];
     current_ = &member;

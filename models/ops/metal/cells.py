@@ -28,14 +28,18 @@ MLSTM_SAVED = ("q", "k", "v", "i", *MLSTM_RESULTS, "dh", "dC_last", "dn_last")
 MLSTM_GRADIENTS = ("dq", "dk", "dv", "di", "db", "dC", "dn", "dM")
 """Results of `mlstm_grad`; `mlstm_gradients` combines them."""
 
-SLSTM_INPUTS = ("G", "R", "bias", "h0", "c0", "n0", "m0", "starts")
+SLSTM_INPUTS = ("G", "R_T", "bias", "h0", "c0", "n0", "m0", "starts")
 """Inputs of the sLSTM cell, in order; starts is int32; layouts as in `slstm_forward`."""
 
-SLSTM_STATES = ("h", "c", "n", "m")
-"""Results of `slstm`: the state after every position, (B, S, NH, DH)."""
+SLSTM_RESULTS = ("h", "c", "n", "m", "pre")
+"""Results of `slstm`: the state after every position, (B, S, NH, DH), and the gates for the
+gradient."""
 
-SLSTM_SAVED = (*SLSTM_INPUTS, *SLSTM_STATES, "dh", "dc_last", "dn_last", "dm_last")
-"""Arguments of `slstm_grad`: inputs, states, and the gradients of every h and the last c, n, m."""
+SLSTM_SAVED = (
+    *("R", "c0", "n0", "m0", "starts", *SLSTM_RESULTS[1:]),
+    *("dh", "dc_last", "dn_last", "dm_last"),
+)
+"""Arguments of `slstm_grad`: inputs, results, and the gradients of every h and the last c, n, m."""
 
 SLSTM_GRADIENTS = ("dG", "dh0", "dc0", "dn0", "dm0")
 """Results of `slstm_grad`; the caller computes those of R and bias, `metal/kernels/slstm.py`."""
@@ -123,15 +127,15 @@ def mlstm_grad(
 
 
 def slstm(engine: Engine, inputs: Mapping[str, Any]) -> tuple[Any, ...]:
-    """Run the sLSTM cell over a sequence: `SLSTM_INPUTS` by name -> `SLSTM_STATES`.
+    """Run the sLSTM cell over a sequence: `SLSTM_INPUTS` by name -> `SLSTM_RESULTS`.
 
     A head has a group of threads, so at most `MOST_UNITS` units.
 
     Raises:
         ShapeError: shapes differ, or a head is too wide.
     """
-    states = engine.run(slstm_forward(inputs))
-    return tuple(states[name] for name in SLSTM_STATES)
+    results = engine.run(slstm_forward(inputs))
+    return tuple(results[name] for name in SLSTM_RESULTS)
 
 
 def slstm_grad(engine: Engine, saved: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -269,18 +273,29 @@ class MetalCells(PlainForm):
         return h, (h[:, -1], c, n, m)
 
     def slstm_results(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
-        """`SLSTM_INPUTS` -> `SLSTM_STATES`."""
-        inputs_by_name = dict(zip(SLSTM_INPUTS, self.enter(inputs), strict=True))
+        """`SLSTM_INPUTS`, with R in place of R_T -> `SLSTM_RESULTS`."""
+        G, R, *others = inputs
+        entered = self.enter((G, R.swapaxes(2, 3), *others))
+        inputs_by_name = dict(zip(SLSTM_INPUTS, entered, strict=True))
         return self.leave(slstm(self.engine, inputs_by_name))
 
     def slstm_gradients(
-        self, inputs: Sequence[Array], states: Sequence[Array], d_results: Sequence[Array]
+        self, inputs: Sequence[Array], results: Sequence[Array], d_results: Sequence[Array]
     ) -> tuple[Array, ...]:
-        """Return those of `SLSTM_INPUTS` but starts; d_results are of h and the last c, n, m."""
-        _, _, _, h0, *_, starts = inputs
-        saved = dict(zip(SLSTM_SAVED, self.enter((*inputs, *states, *d_results)), strict=True))
-        dG, *d_state = self.leave(slstm_grad(self.engine, saved))
-        dR, db = self._parameter_gradients(dG, h0, states[0], starts)
+        """Return those of G, R, bias, h0, c0, n0 and m0.
+
+        Args:
+            inputs: R, h0, c0, n0, m0 and starts.
+            results: `SLSTM_RESULTS`.
+            d_results: gradients of h and of the last c, n, m.
+        """
+        R, h0, *others = inputs
+        h, *kept = results
+        entered = self.enter((R, *others, *kept, *d_results))
+        dG, *d_state = self.leave(
+            slstm_grad(self.engine, dict(zip(SLSTM_SAVED, entered, strict=True)))
+        )
+        dR, db = self._parameter_gradients(dG, h0, h, others[-1])
         return dG, dR, db, *d_state
 
     def _parameter_gradients(

@@ -50,7 +50,7 @@ class MetalForm(MetalCells, MLXPlainForm):
 
     def slstm(self, *inputs: array) -> tuple[array, ...]:
         """Return every h and the last c, n and m of `slstm_results`, differentiable."""
-        h, *states = self._slstm(*inputs)
+        h, *states = self._slstm(*inputs)[:4]
         return h, *(x[:, -1] for x in states)
 
     def _conv_of(self, silu: bool) -> Callable[..., Any]:
@@ -67,10 +67,11 @@ class MetalForm(MetalCells, MLXPlainForm):
 
         return _differentiable(lambda *x: self.mlstm_results(chunk, eps, x), backward)
 
-    def _slstm_back(self, inputs: Any, d_results: Any, states: Any) -> Any:
-        dh, *d_states = d_results
+    def _slstm_back(self, inputs: Any, d_results: Any, results: Any) -> Any:
+        _, R, _, *state = inputs
+        dh, *d_states = d_results[:4]
         d_last = (dh, *(x[:, -1] for x in d_states))
-        return *self.slstm_gradients(inputs, states, d_last), mx.zeros_like(inputs[-1])
+        return *self.slstm_gradients((R, *state), results, d_last), mx.zeros_like(inputs[-1])
 
 
 def _differentiable(

@@ -83,19 +83,21 @@ class _MLSTM(Function):
 class _SLSTM(Function):
     @staticmethod
     def forward(ctx: Any, ops: MetalForm, *inputs: Tensor) -> tuple[Tensor, ...]:
-        h, *states = ops.slstm_results(inputs)
-        ctx.save_for_backward(*inputs, h, *states)
+        _, R, _, *state = inputs
+        results = ops.slstm_results(inputs)
+        ctx.save_for_backward(R, *state, *results)  # not G and bias: `pre` has them
         ctx.set_materialize_grads(False)
         ctx.ops = ops
+        h, *states = results[:4]
         return h, *(x[:, -1].clone() for x in states)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
-        inputs, states = ctx.saved_tensors[:8], ctx.saved_tensors[8:]
-        h, *others = states
-        d_last = _or_zeros(d_results, (h, *(x[:, 0] for x in others)))
-        return None, *ctx.ops.slstm_gradients(inputs, states, d_last), None
+        inputs, results = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        h, *states = results[:4]
+        d_last = _or_zeros(d_results, (h, *(x[:, 0] for x in states)))
+        return None, *ctx.ops.slstm_gradients(inputs, results, d_last), None
 
 
 def _or_zeros(grads: Sequence[Tensor | None], likes: Sequence[Tensor]) -> list[Tensor]:

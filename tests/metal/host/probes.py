@@ -85,6 +85,22 @@ DIVERGENT = probe(
     (Y,),
     lockstep=True,
 )
+MATRIX_PRODUCT = probe(
+    "matrix_product",
+    "meeting.h",
+    "threadgroup float tile[64];\nmlxhog::matrix_product(x, y, tile, thread_position_in_grid.x);",
+    (X,),
+    (Y,),
+    lockstep=True,
+)
+STRIDED = probe(
+    "strided",
+    "meeting.h",
+    "threadgroup float tile[32];\nmlxhog::strided(x, y, tile, stride, thread_position_in_grid.x);",
+    (X, Argument(name="stride", dtype="uint32", scalar=True)),
+    (Y,),
+    lockstep=True,
+)
 UNWRITTEN = probe(
     "unwritten",
     "meeting.h",

@@ -49,16 +49,28 @@ def test_simd_functions_see_the_existing_lanes_of_their_simd_group(shim: HostEng
         assert (actual[:, 11] == 1 + 2 * (lanes.max() > 30)).all()
 
 
+def test_a_simdgroup_multiplies_matrices_of_8_x_8(shim: HostEngine):
+    rng = np.random.default_rng(0)
+    x = rng.integers(-9, 9, (2, 8, 10)).astype(np.float32)
+    y = shim.run(on(probes.MATRIX_PRODUCT, x.reshape(-1), n=32, width=2))["y"]
+    np.testing.assert_array_equal(y.reshape(8, 8), 2 + x[0, :, :8] @ x[1, :, :8].T)
+
+
+def test_fewer_threads_than_a_simdgroup_have_no_matrices(shim: HostEngine):
+    y = shim.run(on(probes.MATRIX_PRODUCT, np.ones(160, np.float32), n=16, width=2))["y"]
+    assert np.isnan(y).all()
+
+
 def test_threads_at_two_barriers_are_reported_with_both_places(shim: HostEngine):
     x = np.ones(64, np.float32)
-    with pytest.raises(MetalError, match=r"divergent barrier: thread 32 .*meeting\.h:44.*h:42"):
+    with pytest.raises(MetalError, match=r"divergent barrier: thread 32 .*meeting\.h:45.*h:43"):
         shim.run(on(probes.DIVERGENT, x, returns=0))
 
 
 def test_a_barrier_that_others_never_reach_is_reported(shim: HostEngine):
     x = np.ones(64, np.float32)
     with pytest.raises(
-        MetalError, match=r"divergent barrier: .*meeting\.h:42, 32 of the group's 64 threads have"
+        MetalError, match=r"divergent barrier: .*meeting\.h:43, 32 of the group's 64 threads have"
     ):
         shim.run(on(probes.DIVERGENT, x, returns=1))
 

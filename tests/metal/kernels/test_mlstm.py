@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from mlxhog.errors import ShapeError
 from mlxhog.metal.engine import ReferenceEngine
@@ -60,7 +61,7 @@ def all_launches(x: Arrays, chunk: int) -> Iterator[Launch]:
 
 
 def run_cell(engine: Any, x: Arrays, chunk: int) -> Arrays:
-    """x with the outputs of all six kernels, each fed by those before it."""
+    """x with the outputs of all seven kernels, each fed by those before it."""
     x = dict(x)
     for launch in all_launches(x, chunk):
         x |= engine.run(launch)
@@ -194,7 +195,10 @@ def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(
         assert (gradients[f"d{name}"] * direction).sum() == pytest.approx(expected, rel=1e-4), name
 
 
-@each_of("kernel", [mlstm.GATES, mlstm.OUT, mlstm.BWD_OUT], ids=lambda kernel: kernel.name)
+LOCKSTEP = [kernel for kernel in mlstm.KERNELS if kernel.lockstep]
+
+
+@each_of("kernel", LOCKSTEP, ids=lambda kernel: kernel.name)
 def test_any_order_of_threads_gives_the_same_bits(
     host_engine: Callable[..., HostEngine], consumer: str, kernel: Kernel
 ) -> None:
@@ -229,3 +233,14 @@ def test_states_beyond_32_bits_are_refused() -> None:
 
     with pytest.raises(ShapeError, match="too many elements; run fewer sequences at once"):
         mlstm.mlstm_bwd_states({"q": Huge(), "dh": Huge()}, chunk=1)
+
+
+def test_pairs_of_positions_beyond_32_bits_are_refused() -> None:
+    def huge(*shape: int) -> NDArray[np.float32]:
+        return np.broadcast_to(np.float32(0), shape)
+
+    B, S, NH = 64, 2**15, 64
+    x = {name: huge(B, NH, S) for name in ("b", "M", "rN", "dden")}
+    x |= {name: huge(B, S, NH, 1) for name in ("q", "k", "v", "dh")} | {"i": huge(B, S, NH)}
+    with pytest.raises(ShapeError, match=r"mlstm_bwd_scores: X of shape .* 2\^32 elements"):
+        mlstm.mlstm_bwd_scores(x, chunk=64)

@@ -1,8 +1,9 @@
-"""Bytes that a launch reads, writes, loads and stores, counted as its kernel runs in the shim.
+"""What a launch touches: bytes of memory, loads and stores, cache lines of each access.
 
     python -m tests.metal.kernels.traffic
 
-writes those of the models' kernels to `traffic.json`, which `tools/roofline.py` shows.
+runs every kernel in the shim, counts, and writes the counts to `traffic.json`, which
+`tools/roofline.py` shows.
 """
 
 from __future__ import annotations
@@ -13,9 +14,8 @@ import os
 import subprocess
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -23,26 +23,36 @@ from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import buffers, call
 from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels import mlstm, slstm
+from mlxhog.metal.registry import instances
 from tests import kept
 
 HERE = Path(__file__).parent
 RECORD = HERE / "traffic.json"
 THREADGROUP = "threadgroup"  # in place of an argument's name
-POSITIONS, DK, DV = 256, 96, 192  # of a head of xLSTM Large with 160m parameters
-STEPS, UNITS = 32, 192  # of a head of the original xLSTM of that width
+LINE_BYTES = 128
+POSITIONS, DK, DV = 128, 128, 256  # of a head of the mLSTM
+STEPS, UNITS = 32, 192  # of a head of the sLSTM
+ELEMENTS = 4096  # of a launch of the other kernels
+_COUNTERS = ("read", "written", "loaded", "stored", "accesses", "lines")
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Distinct bytes of one argument that were read and written; bytes of all loads and stores.
+    """What a launch does to one argument, or to threadgroup memory.
 
-    Of threadgroup memory only loads and stores are counted.
+    Attributes:
+        read, written: distinct bytes; for threadgroup memory `written` is all of it, `read` 0.
+        loaded, stored: bytes of all loads and stores.
+        accesses: one for all threads of a simdgroup that run one instruction together.
+        lines: cache lines of 128 bytes that each access touches, summed over the accesses.
     """
 
     read: int
     written: int
     loaded: int = 0
     stored: int = 0
+    accesses: int = 0
+    lines: int = 0
 
 
 def of(launch: Launch, cache: Path) -> dict[str, Traffic]:
@@ -64,9 +74,9 @@ def of(launch: Launch, cache: Path) -> dict[str, Traffic]:
     ]
     counts = ctypes.CDLL(str(path))
     counts.traffic_watch.argtypes = (ctypes.c_void_p, ctypes.c_size_t)
-    names = ("read", "written", "loaded", "stored")
-    for name in (f"traffic_{name}" for name in names):
+    for name in (f"traffic_{name}" for name in _COUNTERS):
         counts[name].argtypes, counts[name].restype = (ctypes.c_size_t,), ctypes.c_size_t
+    counts.traffic_group_bytes.restype = ctypes.c_size_t
     counts.traffic_forget()
     for _, array in watched:
         counts.traffic_watch(array.ctypes.data, array.nbytes)
@@ -84,14 +94,15 @@ def of(launch: Launch, cache: Path) -> dict[str, Traffic]:
     )
     assert not failure, failure
     result = {
-        name: Traffic(*(counts[f"traffic_{each}"](k) for each in names))
+        name: Traffic(*(counts[f"traffic_{each}"](k) for each in _COUNTERS))
         for k, (name, _) in enumerate(watched)
     }
-    of_group = (counts.traffic_loaded(len(watched)), counts.traffic_stored(len(watched)))
-    return result | {THREADGROUP: Traffic(0, 0, *of_group)}
+    group = len(watched)
+    accesses = counts.traffic_loaded(group), counts.traffic_stored(group)
+    return result | {THREADGROUP: Traffic(0, counts.traffic_group_bytes(), *accesses)}
 
 
-def model_launches() -> Iterator[Launch]:
+def cell_launches() -> Iterator[Launch]:
     """Yield a launch of every kernel of the cells, of one head."""
     rng = np.random.default_rng(0)
     x = mlstm.sample_cell(rng, B=1, S=POSITIONS, NH=1, DK=DK, DV=DV)
@@ -100,35 +111,75 @@ def model_launches() -> Iterator[Launch]:
     yield from mlstm.run_reference(x, mlstm.forward_launches(x, chunk=chunk, eps=1e-6))
     yield from mlstm.run_reference(x, mlstm.backward_launches(x, chunk=chunk, eps=1e-6))
     x = slstm.sample_slstm(rng, B=1, S=STEPS, NH=1, DH=UNITS, fresh=True)
-    yield slstm.slstm_forward(x)
-    for name in ("h", "c", "n", "m", "dh"):
-        x[name] = np.ones((1, STEPS, 1, UNITS), np.float32)
+    yield from mlstm.run_reference(x, iter([slstm.slstm_forward(x)]))
+    x["dh"] = np.ones((1, STEPS, 1, UNITS), np.float32)
     x |= {name: np.ones((1, 1, UNITS), np.float32) for name in ("dc_last", "dn_last", "dm_last")}
     yield slstm.slstm_backward(x)
 
 
-def model_counts(cache: Path) -> dict[str, dict[str, float]]:
-    """Return bytes per position and head of the models' kernels, by kernel.
+def memory_bound() -> dict[str, Launch]:
+    """Return a launch of every other kernel, in each instance, by its name."""
+    return {
+        f"{kernel.name}-{instance}".rstrip("-"): replace(
+            dense(kernel.sample(np.random.default_rng(1), ELEMENTS)), instance=instance
+        )
+        for kernel, instance in instances()
+        if kernel.bytes_per_element
+    }
 
-    `memory` is read or written once if caches are large enough, `loaded` and `stored` are all
-    accesses to device memory, `group_loaded` and `group_stored` those to threadgroup memory.
-    """
-    launches = list(model_launches())
-    compile_all([(launch.kernel, launch.instance) for launch in launches], cache)
-    result = {}
-    for launch in launches:
-        counted = of(launch, cache)
-        group = counted.pop(THREADGROUP)
-        numbers: dict[str, Any] = {
-            "memory": sum(t.read + t.written for t in counted.values()),
-            "loaded": sum(t.loaded for t in counted.values()),
-            "stored": sum(t.stored for t in counted.values()),
-            "group_loaded": group.loaded,
-            "group_stored": group.stored,
-        }
-        positions = launch.inputs["S"]
-        result[launch.kernel.name] = {name: n / positions for name, n in numbers.items()}
-    return result
+
+def dense(launch: Launch) -> Launch:
+    """The launch without the zeros and repeated rows that samples have, which would move less."""
+    inputs = dict(launch.inputs)
+    if "rows" in inputs:
+        inputs["rows"] = np.arange(inputs["rows"].size, dtype=np.int32)
+    if "blocks" in inputs:
+        inputs["blocks"] = np.arange(inputs["blocks"].size, dtype=np.int32)
+    if "added" in inputs:
+        inputs["g"] = np.ones_like(inputs["g"])
+    return replace(launch, inputs=inputs)
+
+
+def elements(launch: Launch) -> int:
+    """What `bytes_per_element` counts: the floats, halves or blocks that come in."""
+    names = ("g", "x", "dpre", "part", "blocks")
+    counted = next(name for name in names if name in launch.inputs)
+    halves = 2 if launch.kernel.name == "packed16_add" else 1
+    return int(launch.inputs[counted].size) * halves
+
+
+Counts = dict[str, float | dict[str, float]]
+"""Of one kernel, in bytes per position and head, or per element of a memory-bound kernel: `memory`
+is read or written once if caches are large enough, `loaded` and `stored` are all loads and stores
+of device memory, `line_bytes` the cache lines that they touch, `group_loaded` and `group_stored`
+are of threadgroup memory. `accesses` are a simdgroup's, not bytes; `lines` are those that one of
+them touches on average, by argument. A threadgroup has `group_bytes`."""
+
+
+def counts(cache: Path) -> dict[str, Counts]:
+    """Count every kernel of the registry, by its name and instance."""
+    launches = {one.kernel.name: (one, one.inputs["S"]) for one in cell_launches()}
+    launches |= {name: (one, elements(one)) for name, one in memory_bound().items()}
+    programs = [(one.kernel, one.instance) for one, _ in launches.values()]
+    compile_all(programs, cache)
+    return {name: _counts(of(one, cache), n) for name, (one, n) in launches.items()}
+
+
+def _counts(counted: dict[str, Traffic], n: int) -> Counts:
+    group = counted.pop(THREADGROUP)
+    each = counted.values()
+    sums = {
+        "memory": sum(t.read + t.written for t in each),
+        "loaded": sum(t.loaded for t in each),
+        "stored": sum(t.stored for t in each),
+        "accesses": sum(t.accesses for t in each),
+        "line_bytes": LINE_BYTES * sum(t.lines for t in each),
+        "group_loaded": group.loaded,
+        "group_stored": group.stored,
+    }
+    lines = {name: round(t.lines / t.accesses, 3) for name, t in counted.items() if t.accesses}
+    per_unit: Counts = {name: round(total / n, 3) for name, total in sums.items()}
+    return per_unit | {"group_bytes": group.written, "lines": lines}
 
 
 def compile_all(kernels: Iterable[tuple[Kernel, str]], cache: Path) -> None:
@@ -142,7 +193,8 @@ def compile_all(kernels: Iterable[tuple[Kernel, str]], cache: Path) -> None:
 
 def _library(text: str, name: str) -> Path:
     """A kernel with accesses that report themselves, and the rest without."""
-    reports = ("-fsanitize=thread", "-O1", "-Dpoison_once=watched_poison_once")
+    watched = ("poison_once", "run", "wait_for_group", "wait_for_simdgroup", "show")
+    reports = ("-fsanitize=thread", "-O1", *(f"-D{name}=watched_{name}" for name in watched))
     usual = [build._version("g++"), *build._flags("g++"), build._shim_text()]
     runtime = sorted((build.HOST / "runtime").glob("*.cpp"))
 
@@ -166,4 +218,6 @@ def _compile(*arguments: str | Path, text: str = "") -> None:
 
 
 if __name__ == "__main__":
-    RECORD.write_text(json.dumps(model_counts(build.kernel_cache()), indent=2) + "\n")
+    record = counts(build.kernel_cache())
+    lines = (f"{json.dumps(name)}: {json.dumps(numbers)}" for name, numbers in record.items())
+    RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n")

@@ -109,5 +109,6 @@ using uint2 = vec2<uint>;
 using uint3 = vec3<uint>;
 using uint4 = vec4<uint>;
 using uchar4 = vec4<uchar>;
+using ulong2 = vec2<ulong>;
 
 }  // namespace metal

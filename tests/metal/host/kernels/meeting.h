@@ -3,6 +3,7 @@
 #define MLXHOG_TEST_MEETING_H
 
 #include <metal_stdlib>
+#include <metal_simdgroup_matrix>
 using namespace metal;
 
 namespace mlxhog {
@@ -44,6 +45,25 @@ inline void divergent(const device float* x, device float* y, uint returns, uint
     threadgroup_barrier(mem_flags::mem_device);
   }
   y[i] = x[i];
+}
+
+// y[i] = 2 x[stride i], which is read before and after a barrier.
+inline void strided(const device float* x, device float* y, threadgroup float* tile, uint stride, uint i) {
+  tile[i % 32] = x[stride * i];
+  threadgroup_barrier(mem_flags::mem_threadgroup);
+  y[i] = tile[i % 32] + x[stride * i];
+}
+
+// y = A B^T + 2 of the matrices of 8 x 8 at x and x + 80, whose rows are 10 floats apart, through threadgroup memory.
+inline void matrix_product(const device float* x, device float* y, threadgroup float* tile, uint i) {
+  simdgroup_float8x8 a, b, sum = make_filled_simdgroup_matrix<float, 8, 8>(2.0f);
+  simdgroup_load(a, x, 10);
+  simdgroup_load(b, x + 80, 10, ulong2(0), true);
+  simdgroup_multiply_accumulate(sum, a, b, sum);
+  simdgroup_store(sum, tile, 8);
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+  y[2 * i] = tile[2 * i];
+  y[2 * i + 1] = tile[2 * i + 1];
 }
 
 // Copies threadgroup memory to y, of which the group's thread 0 has written one word.

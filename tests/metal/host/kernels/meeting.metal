@@ -20,6 +20,18 @@
   mlxhog::divergent(x, y, returns, at.x, size.x);
 }
 
+[[kernel]] void strided(const device float* x [[buffer(0)]], constant uint& stride [[buffer(1)]],
+                        device float* y [[buffer(2)]], uint3 at [[thread_position_in_grid]]) {
+  threadgroup float tile[32];
+  mlxhog::strided(x, y, tile, stride, at.x);
+}
+
+[[kernel]] void matrix_product(const device float* x [[buffer(0)]], device float* y [[buffer(1)]],
+                               uint3 at [[thread_position_in_grid]]) {
+  threadgroup float tile[64];
+  mlxhog::matrix_product(x, y, tile, at.x);
+}
+
 [[kernel]] void unwritten(const device float* x [[buffer(0)]], device float* y [[buffer(1)]],
                           uint3 at [[thread_position_in_grid]],
                       uint in_group [[thread_index_in_threadgroup]]) {

@@ -1,0 +1,110 @@
+// Products of matrices by a group of threads: tiles of both come to threadgroup memory, where simdgroups multiply them
+// as matrices of 8 x 8. A result has kTileRows x kTileColumns elements; each simdgroup holds kTileOwnRows rows of it.
+#pragma once
+
+#include <metal_stdlib>
+#include <metal_simdgroup_matrix>
+
+using namespace metal;
+
+namespace mlxhog {
+
+enum : uint {
+  kTileRows = 64,
+  kTileColumns = 32,
+  kTileDepth = 32,  // of what a result sums over, at once: a line of 128 bytes
+  kTileLanes = 32,  // a simdgroup
+  kTileSimdgroups = 4,
+  kTileOwnRows = kTileRows / kTileSimdgroups,
+  kTilePad = 4,  // floats, so that rows do not begin in the same bank
+  kTileStride = kTileColumns + kTilePad,
+  kTileLeft = kTileRows * (kTileDepth + kTilePad),
+  kTileFloats = kTileLeft + kTileDepth * kTileStride,  // of both tiles, and of a result in their place
+  kTileMatrices = 8,  // of a simdgroup's part of a result: 2 x 4
+};
+
+// A matrix in device memory, row by row; what is outside counts as 0.
+struct TileMatrix {
+  const device float* at;
+  const device float* factors;  // of the rows, or null
+  uint stride, rows, columns;
+};
+
+// Copy kHeight x kWidth elements from `row`, `column` on.
+template <uint kHeight, uint kWidth>
+inline void tile_copy(threadgroup float* tile, TileMatrix x, uint row, uint column, uint thread_index) {
+  for (uint at = thread_index; at < kHeight * kWidth; at += kTileSimdgroups * kTileLanes) {
+    const uint r = at / kWidth, c = at % kWidth;
+    float value = 0.0f;
+    if (row + r < x.rows && column + c < x.columns) {
+      value = x.at[(row + r) * x.stride + column + c];
+      if (x.factors != nullptr) value *= x.factors[row + r];
+    }
+    tile[r * (kWidth + kTilePad) + c] = value;
+  }
+}
+
+inline void tile_zero(thread simdgroup_float8x8* result) {
+  for (uint k = 0; k < kTileMatrices; ++k) result[k] = make_filled_simdgroup_matrix<float, 8, 8>(0.0f);
+}
+
+// Add a product over `depth`: of `a`, or its transpose if kTurnedA, and `b`, or its transpose. Every thread of the
+// group comes here; `tiles` has kTileFloats floats, of which a thread that comes has read what it needs.
+template <bool kTurnedA, bool kTurnedB>
+inline void tile_add_product(thread simdgroup_float8x8* result, TileMatrix a, TileMatrix b, uint depth,
+                             threadgroup float* tiles, uint simdgroup, uint lane) {
+  threadgroup float* left = tiles;
+  threadgroup float* right = tiles + kTileLeft;
+  const uint thread_index = simdgroup * kTileLanes + lane, own = simdgroup * kTileOwnRows;
+  for (uint k = 0; k < depth; k += kTileDepth) {
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // what the tiles held before has been read
+    if (kTurnedA)
+      tile_copy<kTileDepth, kTileRows>(left, a, k, 0, thread_index);
+    else
+      tile_copy<kTileRows, kTileDepth>(left, a, 0, k, thread_index);
+    if (kTurnedB)
+      tile_copy<kTileColumns, kTileDepth>(right, b, 0, k, thread_index);
+    else
+      tile_copy<kTileDepth, kTileColumns>(right, b, k, 0, thread_index);
+    threadgroup_barrier(mem_flags::mem_threadgroup);  // the tiles are written
+    for (uint step = 0; step < kTileDepth; step += 8) {
+      simdgroup_float8x8 a_part[2], b_part;
+      for (uint r = 0; r < 2; ++r) {
+        const uint row = own + 8 * r;
+        if (kTurnedA)
+          simdgroup_load(a_part[r], left + step * (kTileRows + kTilePad) + row, kTileRows + kTilePad, ulong2(0), true);
+        else
+          simdgroup_load(a_part[r], left + row * (kTileDepth + kTilePad) + step, kTileDepth + kTilePad);
+      }
+      for (uint c = 0; c < 4; ++c) {
+        if (kTurnedB)
+          simdgroup_load(b_part, right + 8 * c * kTileStride + step, kTileStride, ulong2(0), true);
+        else
+          simdgroup_load(b_part, right + step * kTileStride + 8 * c, kTileStride);
+        for (uint r = 0; r < 2; ++r)
+          simdgroup_multiply_accumulate(result[4 * r + c], a_part[r], b_part, result[4 * r + c]);
+      }
+    }
+  }
+}
+
+// Write a result over the tiles of its product; a simdgroup may then use its own rows, kTileStride floats apart.
+inline void tile_store(thread simdgroup_float8x8* result, threadgroup float* tiles, uint simdgroup) {
+  threadgroup_barrier(mem_flags::mem_threadgroup);  // both tiles have been read
+  for (uint k = 0; k < kTileMatrices; ++k) {
+    const uint row = simdgroup * kTileOwnRows + 8 * (k / 4);
+    simdgroup_store(result[k], tiles + row * kTileStride + 8 * (k % 4), kTileStride);
+  }
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+}
+
+// Read a simdgroup's own rows back, after it has changed them.
+inline void tile_load(thread simdgroup_float8x8* result, threadgroup float* tiles, uint simdgroup) {
+  simdgroup_barrier(mem_flags::mem_threadgroup);
+  for (uint k = 0; k < kTileMatrices; ++k) {
+    const uint row = simdgroup * kTileOwnRows + 8 * (k / 4);
+    simdgroup_load(result[k], tiles + row * kTileStride + 8 * (k % 4), kTileStride);
+  }
+}
+
+}  // namespace mlxhog
