@@ -18,6 +18,8 @@ from harness.claims import Findings, Sample, flags, measured
 from harness.interleaved import Program, in_turns, once
 from language_models.mlx_graphs import MLSTM, SLSTM
 
+from mlxhog.metal.registry import KERNELS
+
 BEFORE = "2a3bab36b9c5a977fcff0975a5384f15df0c0ea4"
 GRAPHS = "language_models.mlx_graphs"
 STEP = {"name": "160m", "batch": 2, "seq": 256}
@@ -69,9 +71,17 @@ def chunks(findings: Findings, chosen: Namespace) -> None:
         findings.at_most(name, long / short, 1.1, timing=False)
 
 
+def updates(findings: Findings, chosen: Namespace) -> None:
+    """Bytes per parameter that a Metal update moves; tests/metal/kernels/test_traffic.py counts."""
+    for kernel, most in (("adam_apply", 28.1), ("momentum_apply", 20.1), ("muon_direction", 16.1)):
+        moved = KERNELS[kernel].bytes_per_element
+        findings.at_most(f"{kernel}: bytes per parameter", moved, most, timing=False)
+
+
 PARTS: dict[str, Callable[[Findings, Namespace], None]] = {
     "gradients": gradients,
     "chunks": chunks,
+    "updates": updates,
 }
 
 
