@@ -5,7 +5,7 @@ checks.py        `Check`; checks of the machine, the versions and shared memory
 frameworks.py    starts every backend; memory between frameworks; a run whose worker is killed
 accessors.py     the arena of the litmus tests, its writers and its readers
 litmus.py        two writers at once: lost and torn values, speed; a reader beside a writer
-kernels.py       every Metal kernel against its reference, and MLX's text of it
+kernels.py       every Metal kernel against its reference, and its operator; MLX's text of it
 record.py        consequences for --workers, --gpu-write and --read; the tables
 
 Only `probes_mlx.py` and `probes_torch.py` import a framework. They run in a child process
