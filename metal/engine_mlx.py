@@ -1,8 +1,10 @@
 """Metal kernels through `mx.fast.metal_kernel`: MLX wraps a call of ours into a kernel of its own.
 
-MLX does not support inputs that are written in place. It lets kernels overlap and orders them only
-by their declared outputs. So such a launch waits for its inputs, runs alone, and the caller waits
-for its end. Other launches stay lazy, like operations of MLX: the models' forward passes need this.
+MLX does not support inputs that are written in place: a result always has memory of its own. MLX
+lets kernels overlap and orders them only by their declared outputs. So such a launch waits for its
+inputs, runs alone, and the caller waits for its end. An operation that was built on a written array
+and is not evaluated yet reads it after the launch: evaluate it first. Other launches stay lazy,
+like operations of MLX: the models' forward passes need this.
 
 Host memory becomes an MLX array without a copy (`adopt`): MLX wraps the pages in a Metal buffer.
 `adoptable_pieces` selects memory that fits. Versions of MLX that may reuse an adopted buffer for

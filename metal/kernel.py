@@ -192,6 +192,7 @@ def check(launch: Launch, flat_dtype: Callable[[Any], str | None], framework: st
         )
     for argument in kernel.inputs:
         _check_input(kernel.name, argument, launch.inputs[argument.name], flat_dtype, framework)
+    _check_aliases(launch)
 
 
 def _check_input(
@@ -214,6 +215,18 @@ def _check_input(
             f"kernel {kernel}: {argument.name} is {got}; expected a row-major {framework} array "
             f"of {argument.dtype}"
         )
+
+
+def _check_aliases(launch: Launch) -> None:
+    """Refuse an array that is written in place and passed as another argument, too."""
+    arrays = {one.name: launch.inputs[one.name] for one in launch.kernel.inputs if not one.scalar}
+    for written in (one.name for one in launch.kernel.inputs if one.writes):
+        for other, array in arrays.items():
+            if other != written and array is arrays[written]:
+                raise ShapeError(
+                    f"kernel {launch.kernel.name}: {written}, which it writes in place, is the "
+                    f"same array as {other}; pass an array of its own for each"
+                )
 
 
 def number(argument: Argument, value: Any) -> int | float:

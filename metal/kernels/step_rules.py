@@ -97,23 +97,17 @@ def _rate(decays: Places, rate: np.float32) -> Float32:
     return np.where(decays != 0, rate, np.float32(0))
 
 
-def dense_reference(
-    formula: Formula, private: Sequence[str], shared: Sequence[str]
-) -> Callable[..., None]:
+def dense_reference(formula: Formula, moments: Sequence[str]) -> Callable[..., None]:
     """Return the reference of a kernel that steps a run of dense parameters."""
 
-    def reference(*, n: int, **x: Any) -> None:
-        at = np.arange(n)
-        _step(formula, private, shared, at, at, x)
-        if "done" in x:
-            x["done"][:] = 1
+    def reference(*, n: int, done: UInt32, **x: Any) -> None:
+        _step(formula, moments, np.arange(n), np.arange(n), x)
+        done[:] = 1
 
     return reference
 
 
-def rows_reference(
-    formula: Formula, private: Sequence[str], shared: Sequence[str]
-) -> Callable[..., None]:
+def rows_reference(formula: Formula, moments: Sequence[str]) -> Callable[..., None]:
     """Return the reference of a kernel that steps some rows of a parameter."""
 
     def reference(*, d: int, n_rows: int, height: int, done: UInt32, **x: Any) -> None:
@@ -122,72 +116,45 @@ def rows_reference(
         done[:] = inside
         at = rows[inside].astype(np.int64)[:, None] * d + column
         at_g = np.flatnonzero(inside)[:, None] * d + column
-        _step(formula, private, shared, at.reshape(-1), at_g.reshape(-1), x)
+        _step(formula, moments, at.reshape(-1), at_g.reshape(-1), x)
 
     return reference
 
 
 def _step(
-    formula: Formula,
-    private: Sequence[str],
-    shared: Sequence[str],
-    at: Places,
-    at_g: Places,
-    x: dict[str, Any],
+    formula: Formula, moments: Sequence[str], at: Places, at_g: Places, x: dict[str, Any]
 ) -> None:
-    """Step elements `at` of a parameter by elements `at_g` of the gradient.
-
-    The state is first the private segments, which belong to the parameter, then the shared ones,
-    which have the arena's layout. New private state is written at the gradient's elements.
-    """
+    """Step elements `at` of a parameter, and their moments, by elements `at_g` of the gradient."""
     arena, in_arena = x["arena"], x["offset"] + at
     g = np.float32(x["grad_scale"]) * x["g"].reshape(-1)[at_g]
-    state = [x[name].reshape(-1)[at] for name in private] + [x[name][in_arena] for name in shared]
+    state = [x[name][in_arena] for name in moments]
     decays = x["decays"][in_arena // FLAG_FLOATS]
     delta, *new = formula(x["hp"], arena[in_arena], g, decays, *state)
     arena[in_arena] += delta
     if "last" in x:
         x["prev"][in_arena] = x["last"][in_arena]
         x["last"][in_arena] = delta
-    for name, value in zip((*private, *shared), new, strict=True):
-        if name in shared:
-            x[name][in_arena] = value
-        else:
-            x[f"{name}_out"].reshape(-1)[at_g] = value
+    for name, value in zip(moments, new, strict=True):
+        x[name][in_arena] = value
 
 
 def muon_direction_reference(
     *,
-    g: Float32,
     m: Float32,
-    hp: Float32,
-    grad_scale: Any,
-    n: int,
-    m_out: Float32,
-    x_out: Float32,
-) -> None:
-    """Take m, the exponential mean of s = grad_scale * g, and x = (1 - nesterov) m + nesterov s."""
-    beta1, one_minus_beta1, nesterov, one_minus_nesterov = hp[:4]
-    s = np.float32(grad_scale) * g.reshape(-1)[:n]
-    m_out[:] = beta1 * m.reshape(-1)[:n] + one_minus_beta1 * s
-    x_out[:] = one_minus_nesterov * m_out + nesterov * s
-
-
-def muon_direction_shared_reference(
-    *,
-    m: Float32,
-    failures: UInt32,
     g: Float32,
     hp: Float32,
     grad_scale: Any,
     n: int,
     offset: int,
     x_out: Float32,
+    failures: UInt32 | None = None,
 ) -> None:
-    """As `muon_direction_reference`, of a mean that is laid out as the arena and moved in place."""
+    """Move m, the exponential mean of s = grad_scale * g; x = (1 - nesterov) m + nesterov s."""
+    beta1, one_minus_beta1, nesterov, one_minus_nesterov = hp[:4]
+    s = np.float32(grad_scale) * g.reshape(-1)[:n]
     mean = m[offset : offset + n]
-    rates = {"hp": hp, "grad_scale": grad_scale, "n": n}
-    muon_direction_reference(g=g, m=mean.copy(), **rates, m_out=mean, x_out=x_out)
+    mean[:] = beta1 * mean + one_minus_beta1 * s
+    x_out[:] = one_minus_nesterov * mean + nesterov * s
 
 
 def channel_scale_reference(

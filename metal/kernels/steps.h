@@ -1,9 +1,9 @@
 // Optimizer steps that end in an atomic add: the arithmetic of metal/native/updates/elements.cpp, rounding for
 // rounding, so that one writer gets the same bits from both.
 //
-// State that only this worker has (m, v) comes in and goes out; shared state changes in place. `decays` has
-// one flag per kFlagFloats floats of the arena, which is how parameters are aligned. `hp` holds the rates, so
-// that a new learning rate is new data and never a new kernel.
+// State (m, v) has the arena's layout and changes in place: plainly if only this worker writes it, by
+// compare-and-swap if all workers share it. `decays` has one flag per kFlagFloats floats of the arena, which is how
+// parameters are aligned. `hp` holds the rates, so that a new learning rate is new data and never a new kernel.
 #pragma once
 
 #include "atomics.h"
@@ -40,27 +40,24 @@ inline float sgd_delta(const device float* arena, uint at, float g, float weight
   return -(hp[kLr] * d);
 }
 
-// Returns the new momentum.
-inline float momentum_element(const device float* arena, uint at, float g, float m, float weight_decay,
-                              const device float* hp, float grad_scale) {
-  const float d = grad_scale * g + weight_decay * load(arena, at);
-  const float mean = hp[kMomentum] * m + d;
-  const float step = hp[kNesterov] != 0.0f ? d + hp[kMomentum] * mean : mean;
-  add(arena, at, -(hp[kLr] * step));
-  return mean;
+// Moves the momentum of an element, and returns its step.
+inline float momentum_delta(const device float* arena, const device float* m, uint at, float g, float weight_decay,
+                            const device float* hp, float grad_scale) {
+  const float d = grad_scale * g + weight_decay * load(arena, at), momentum = hp[kMomentum];
+  const float mean = momentum * load(m, at) + d;
+  store(m, at, mean);
+  return -(hp[kLr] * (hp[kNesterov] != 0.0f ? d + momentum * mean : mean));
 }
 
-inline float adam_mean(float m, float s, const device float* hp) {
-  return hp[kBeta1] * m + hp[kOneMinusBeta1] * s;
+// The new value of an element of a mean that only this worker writes, beta * mean + one_minus_beta * x.
+inline float own_mean(const device float* mean, uint at, float x, float beta, float one_minus_beta) {
+  const float next = beta * load(mean, at) + one_minus_beta * x;
+  store(mean, at, next);
+  return next;
 }
 
-inline float adam_square(float v, float s, const device float* hp) {
-  return hp[kBeta2] * v + hp[kOneMinusBeta2] * (s * s);
-}
-
-// The new value of an element of a mean that all workers share, beta * mean + one_minus_beta * x. It moves by
-// compare-and-swap, as on the CPU: an atomic add of the difference could bring a mean of squares below zero.
-// After kMost failures it stays, and is counted.
+// The same of a mean that all workers share. It moves by compare-and-swap, as on the CPU: an atomic add of the
+// difference could bring a mean of squares below zero. After kMost failures it stays, and is counted.
 template <uint kMost>
 inline float shared_mean(const device float* mean, uint at, float x, float beta, float one_minus_beta,
                          const device uint* failures) {
@@ -81,7 +78,15 @@ inline float adam_delta(const device float* arena, uint at, float mean, float sq
   return -(decay * load(arena, at) + hp[kStep] * (mean / denominator));
 }
 
-// The step of an element whose moments all workers share; they are laid out as the arena.
+// The step of an element whose moments only this worker writes.
+inline float adam_own_delta(const device float* arena, const device float* m, const device float* v, uint at,
+                            float s, float decay, const device float* hp) {
+  const float mean = own_mean(m, at, s, hp[kBeta1], hp[kOneMinusBeta1]);
+  const float square = own_mean(v, at, s * s, hp[kBeta2], hp[kOneMinusBeta2]);
+  return adam_delta(arena, at, mean, square, decay, hp);
+}
+
+// The step of an element whose moments all workers share.
 template <uint kMost>
 inline float adam_shared_delta(const device float* arena, const device float* m, const device float* v,
                                const device uint* failures, uint at, float s, float decay,
@@ -119,38 +124,35 @@ inline void sgd_recorded_apply(const device float* arena, const device float* la
   add_recorded(arena, last, prev, at, sgd_delta(arena, at, g[i], weight_decay, hp, grad_scale));
 }
 
-inline void momentum_apply(const device float* arena, const device float* g, const device float* m,
+inline void momentum_apply(const device float* arena, const device float* m, const device float* g,
                            const device uchar* decays, const device float* hp, float grad_scale, uint n,
-                           uint offset, device float* m_out, uint i) {
+                           uint offset, device uint* done, uint i) {
   if (i >= n) return;
+  if (i == 0) done[0] = 1u;
   const uint at = offset + i;
   const float weight_decay = decay_rate(decays, at, hp[kWeightDecay]);
-  m_out[i] = momentum_element(arena, at, g[i], m[i], weight_decay, hp, grad_scale);
+  add(arena, at, momentum_delta(arena, m, at, g[i], weight_decay, hp, grad_scale));
 }
 
-inline void adam_apply(const device float* arena, const device float* g, const device float* m,
-                       const device float* v, const device uchar* decays, const device float* hp,
-                       float grad_scale, uint n, uint offset, device float* m_out, device float* v_out, uint i) {
+inline void adam_apply(const device float* arena, const device float* m, const device float* v,
+                       const device float* g, const device uchar* decays, const device float* hp,
+                       float grad_scale, uint n, uint offset, device uint* done, uint i) {
   if (i >= n) return;
+  if (i == 0) done[0] = 1u;
   const uint at = offset + i;
-  const float s = grad_scale * g[i];
-  const float mean = adam_mean(m[i], s, hp), square = adam_square(v[i], s, hp);
-  add(arena, at, adam_delta(arena, at, mean, square, decay_rate(decays, at, hp[kDecay]), hp));
-  m_out[i] = mean;
-  v_out[i] = square;
+  const float decay = decay_rate(decays, at, hp[kDecay]);
+  add(arena, at, adam_own_delta(arena, m, v, at, grad_scale * g[i], decay, hp));
 }
 
 // Not a step yet: the direction still has to be orthogonalised. The arena is not written.
-inline void muon_direction(const device float* g, const device float* m, const device float* hp, float grad_scale,
-                           uint n, device float* m_out, device float* x_out, uint i) {
+inline void muon_direction(const device float* m, const device float* g, const device float* hp, float grad_scale,
+                           uint n, uint offset, device float* x_out, uint i) {
   if (i >= n) return;
   const float s = grad_scale * g[i];
-  const float mean = hp[kMuonBeta1] * m[i] + hp[kMuonOneMinusBeta1] * s;
-  m_out[i] = mean;
+  const float mean = own_mean(m, offset + i, s, hp[kMuonBeta1], hp[kMuonOneMinusBeta1]);
   x_out[i] = hp[kOneMinusNesterovWeight] * mean + hp[kNesterovWeight] * s;
 }
 
-// `m` is laid out as the arena.
 template <uint kMost = kTries>
 inline void muon_direction_shared(const device float* m, const device uint* failures, const device float* g,
                                   const device float* hp, float grad_scale, uint n, uint offset,

@@ -17,21 +17,21 @@
   mlxhog::sgd_recorded_apply(arena, last, prev, g, decays, hp, grad_scale, n, offset, done, at.x);
 }
 
-[[kernel]] void momentum_apply(device float* arena [[buffer(0)]], const device float* g [[buffer(1)]],
-                               const device float* m [[buffer(2)]], const device uchar* decays [[buffer(3)]],
+[[kernel]] void momentum_apply(device float* arena [[buffer(0)]], device float* m [[buffer(1)]],
+                               const device float* g [[buffer(2)]], const device uchar* decays [[buffer(3)]],
                                const device float* hp [[buffer(4)]], constant float& grad_scale [[buffer(5)]],
                                constant uint& n [[buffer(6)]], constant uint& offset [[buffer(7)]],
-                               device float* m_out [[buffer(8)]], uint3 at [[thread_position_in_grid]]) {
-  mlxhog::momentum_apply(arena, g, m, decays, hp, grad_scale, n, offset, m_out, at.x);
+                               device uint* done [[buffer(8)]], uint3 at [[thread_position_in_grid]]) {
+  mlxhog::momentum_apply(arena, m, g, decays, hp, grad_scale, n, offset, done, at.x);
 }
 
-[[kernel]] void adam_apply(device float* arena [[buffer(0)]], const device float* g [[buffer(1)]],
-                           const device float* m [[buffer(2)]], const device float* v [[buffer(3)]],
+[[kernel]] void adam_apply(device float* arena [[buffer(0)]], device float* m [[buffer(1)]],
+                           device float* v [[buffer(2)]], const device float* g [[buffer(3)]],
                            const device uchar* decays [[buffer(4)]], const device float* hp [[buffer(5)]],
                            constant float& grad_scale [[buffer(6)]], constant uint& n [[buffer(7)]],
-                           constant uint& offset [[buffer(8)]], device float* m_out [[buffer(9)]],
-                           device float* v_out [[buffer(10)]], uint3 at [[thread_position_in_grid]]) {
-  mlxhog::adam_apply(arena, g, m, v, decays, hp, grad_scale, n, offset, m_out, v_out, at.x);
+                           constant uint& offset [[buffer(8)]], device uint* done [[buffer(9)]],
+                           uint3 at [[thread_position_in_grid]]) {
+  mlxhog::adam_apply(arena, m, v, g, decays, hp, grad_scale, n, offset, done, at.x);
 }
 
 [[kernel]] void adam_shared_apply(device float* arena [[buffer(0)]], device float* m [[buffer(1)]],
@@ -54,11 +54,11 @@
                                      at.x);
 }
 
-[[kernel]] void muon_direction(const device float* g [[buffer(0)]], const device float* m [[buffer(1)]],
+[[kernel]] void muon_direction(device float* m [[buffer(0)]], const device float* g [[buffer(1)]],
                                const device float* hp [[buffer(2)]], constant float& grad_scale [[buffer(3)]],
-                               constant uint& n [[buffer(4)]], device float* m_out [[buffer(5)]],
+                               constant uint& n [[buffer(4)]], constant uint& offset [[buffer(5)]],
                                device float* x_out [[buffer(6)]], uint3 at [[thread_position_in_grid]]) {
-  mlxhog::muon_direction(g, m, hp, grad_scale, n, m_out, x_out, at.x);
+  mlxhog::muon_direction(m, g, hp, grad_scale, n, offset, x_out, at.x);
 }
 
 [[kernel]] void muon_direction_shared(device float* m [[buffer(0)]], device uint* failures [[buffer(1)]],

@@ -9,16 +9,16 @@ Arrays of a step, by name:
 
     arena       (floats,) float32, shared, written in place
     g           float32: n values of any shape; of rows (r, d)
-    m, v        float32, private state: n values, or the whole parameter's, height * d. The new
-                values are outputs `m_out`, `v_out`, (n,) or (r, d); other rows keep theirs, as in
-                torch's SparseAdam
-    m, v        of a rule that shares them: float32, with the arena's layout, written in place
-    failures    beside them, (8 or more,) uint32: its first element is increased by the number of
-                elements whose moment is unchanged, because 64 tries of a compare-and-swap failed
+    m, v        float32, the moments, with the arena's layout, written in place; rows that a
+                gradient does not touch keep theirs, as in torch's SparseAdam
+    failures    beside moments that all workers share, (8 or more,) uint32: its first element is
+                increased by the number of elements whose moment is unchanged, because 64 tries of a
+                compare-and-swap failed
     last, prev  of a rule that records its steps: float32, with the arena's layout, written in
                 place: the step, and the step recorded before it
     rows        (r,) int32, ascending, each once: a step updates a row's state once. Checked only in
-                NumPy arrays; in others, if a row repeats, one of the repetitions sets its new state
+                NumPy arrays; in others, if a row repeats, each of its moments is that after one of
+                the repetitions
 
 Rates of a step:
 
@@ -31,8 +31,13 @@ The output `done` of rows is 1 for every row that was updated, and 0 for a row o
 parameter, which is skipped.
 
 Concurrency: no add is lost beside others of the same GPU; w is read once, possibly between two
-adds of others. Private state belongs to one worker. A shared mean is updated by compare-and-swap,
-so no square is lost unless it is counted in `failures`.
+adds of others. A private moment is loaded and stored once, so only its worker may write it, by one
+launch at a time; a reader sees each element whole, before or after the step. A shared moment is
+updated by compare-and-swap, so nothing is lost unless it is counted in `failures`. Nothing orders
+the writes of a launch: if it does not end, some elements have their whole step, some nothing, and
+some only a part of it. No framework knows of writes in place. So an operation that still has to
+read such an array is evaluated before the launch, and no array is passed twice to one that writes
+it (refused).
 """
 
 from __future__ import annotations
@@ -78,8 +83,8 @@ class Rule:
         formula: the same in NumPy.
         bytes_per_element: bytes read and written per element: w, inputs and outputs, without the
             share in `decays`, or a row's number, flag and `done`.
-        private: segments that are inputs `<name>` and outputs `<name>_out`.
-        shared: segments that are written in place, with a counter of failed tries.
+        private: moments that only this worker writes.
+        shared: moments that all workers write, with a counter of failed tries.
         records: whether the step is written to `last` and `prev`; then there is no kernel for rows.
         muon: whether some of the matrices are stepped by Muon's directions and SGD's kernels.
     """
@@ -95,26 +100,23 @@ class Rule:
     @property
     def written(self) -> tuple[str, ...]:
         """Names of the arrays with the arena's layout that are written in place."""
-        return (*(("last", "prev") if self.records else ()), *self.shared)
+        return (*(("last", "prev") if self.records else ()), *self.private, *self.shared)
 
     def dense(
         self, x: Mapping[str, Any], *, decays: Any, hp: Any, grad_scale: Any = 1.0, offset: int
     ) -> Launch:
         """Launch the step of the run of parameters that begins at float `offset` of the arena.
 
-        The outputs are the new private state, or `done` where there is none.
-
         Raises:
             ShapeError: arrays that do not fit each other, or a run outside the arena.
         """
-        self._check_shared(x)
+        self._check_written(x)
         n = size(x["g"])
         rates = self._checked_rates(x, decays, hp, grad_scale, offset, n)
-        kernel = _DENSE[self.name]
         return Launch(
-            kernel=kernel,
+            kernel=_DENSE[self.name],
             inputs={**x, **rates, "n": n, "offset": offset},
-            outputs={o.name: (1,) if o is DONE else (n,) for o in kernel.outputs},
+            outputs={"done": (1,)},
             grid=(n, 1, 1),
         )
 
@@ -130,26 +132,25 @@ class Rule:
     ) -> Launch:
         """Launch the step of some rows of the parameter at float `offset` of the arena.
 
-        It has `height` rows. The outputs are `done` and the new private state.
+        It has `height` rows.
 
         Raises:
             ShapeError: arrays that do not fit each other, a parameter outside the arena, or (NumPy
                 only) rows that do not ascend or lie outside the parameter.
         """
-        self._check_shared(x)
+        self._check_written(x)
         n_rows, d = check_rows(x["rows"], x["g"], height, distinct=True)
         rates = self._checked_rates(x, decays, hp, grad_scale, offset, height * d)
-        kernel = _ROWS[self.name]
         numbers = {"d": d, "n_rows": n_rows, "height": height, "offset": offset}
         return Launch(
-            kernel=kernel,
+            kernel=_ROWS[self.name],
             inputs={**x, **rates, **numbers},
-            outputs={o.name: (n_rows,) if o is DONE else (n_rows, d) for o in kernel.outputs},
+            outputs={"done": (n_rows,)},
             grid=(d, n_rows, 1),
             group=row_group(d),
         )
 
-    def _check_shared(self, x: Mapping[str, Any]) -> None:
+    def _check_written(self, x: Mapping[str, Any]) -> None:
         for name in self.written:
             check_size(f"{name}, which is laid out as the arena,", x[name], size(x["arena"]))
             check_written(name, x[name])
@@ -169,8 +170,6 @@ class Rule:
                 f"decays has {flags} flags, for {flags * FLAG_FLOATS} floats; the launch ends at "
                 f"float {end} of the arena: pass one flag per {FLAG_FLOATS} floats of the arena"
             )
-        for name in self.private:
-            check_size(name, x[name], floats)
         return {"decays": decays, "hp": hp, "grad_scale": grad_scale}
 
 
@@ -192,47 +191,30 @@ RECORDED = {rule.name.removesuffix("_recorded"): rule for rule in RULES if rule.
 """Name of a rule -> the same rule, recording its steps."""
 
 
-def muon_direction(x: Mapping[str, Any], *, hp: Any, grad_scale: Any = 1.0) -> Launch:
-    """Launch Muon's direction x, from `g` and `m` of n values; outputs `m_out` and `x_out`.
+def muon_direction(x: Mapping[str, Any], *, hp: Any, grad_scale: Any = 1.0, offset: int) -> Launch:
+    """Launch Muon's direction of a parameter; output `x_out`, (n,).
 
-    With s = grad_scale * g, m is the exponential mean of s and x = (1 - nesterov) m + nesterov s.
-
-    Raises:
-        ShapeError: arrays that do not fit each other.
-    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/.
-    """
-    n = size(x["g"])
-    check_size("m", x["m"], n)
-    check_size("hp", hp, HP)
-    return Launch(
-        kernel=MUON_DIRECTION,
-        inputs={**x, "hp": hp, "grad_scale": grad_scale, "n": n},
-        outputs={"m_out": (n,), "x_out": (n,)},
-        grid=(n, 1, 1),
-    )
-
-
-def muon_direction_shared(
-    x: Mapping[str, Any], *, hp: Any, grad_scale: Any = 1.0, offset: int
-) -> Launch:
-    """Launch Muon's direction x of a mean that all workers share; output `x_out`, (n,).
+    With s = grad_scale * g, m moves to its exponential mean with s, and x = (1 - nesterov) m +
+    nesterov s.
 
     Args:
-        x: `g`, n values; `m`, float32, laid out as the arena, and `failures`, written in place.
+        x: `g`, n values; `m`, float32, laid out as the arena, written in place; and `failures`, if
+            other workers write the same m.
         hp: (8,) float32, Muon's rates.
         grad_scale: multiplies g first.
         offset: first float of the parameter.
 
     Raises:
         ShapeError: arrays that do not fit each other, or a parameter outside the arena.
+    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon/.
     """
     n = size(x["g"])
     check_range("m", x["m"], offset, n)
     check_size("hp", hp, HP)
-    for name in ("m", "failures"):
-        check_written(name, x[name])
+    if "failures" in x:
+        check_written("failures", x["failures"])
     return Launch(
-        kernel=MUON_DIRECTION_SHARED,
+        kernel=MUON_DIRECTION_SHARED if "failures" in x else MUON_DIRECTION,
         inputs={**x, "hp": hp, "grad_scale": grad_scale, "n": n, "offset": offset},
         outputs={"x_out": (n,)},
         grid=(n, 1, 1),
@@ -292,11 +274,9 @@ def _normal(rng: np.random.Generator, *shape: int) -> Float32:
     return rng.standard_normal(shape, dtype=np.float32)
 
 
-def _state(rng: np.random.Generator, rule: Rule, n: int, floats: int) -> dict[str, Any]:
-    """Private state of n elements and shared state of an arena; squares are not negative."""
-    state: dict[str, Any] = {name: _normal(rng, n) for name in rule.private}
-    if "v" in state:
-        state["v"] = np.square(state["v"])
+def _state(rng: np.random.Generator, rule: Rule, floats: int) -> dict[str, Any]:
+    """State of an arena; squares are not negative."""
+    state: dict[str, Any] = {}
     for name in rule.written:
         values = _normal(rng, floats)
         state[name] = np.square(values) if name == "v" else values
@@ -312,7 +292,7 @@ def _rates(rng: np.random.Generator, rule: Rule, floats: int) -> dict[str, Any]:
 
 
 def _sample_dense(rule: Rule, rng: np.random.Generator, n: int) -> Launch:
-    x = {"arena": _normal(rng, n + 8), "g": _normal(rng, n), **_state(rng, rule, n, n + 8)}
+    x = {"arena": _normal(rng, n + 8), "g": _normal(rng, n), **_state(rng, rule, n + 8)}
     return rule.dense(x, **_rates(rng, rule, n + 8), offset=3)
 
 
@@ -325,20 +305,15 @@ def _sample_rows(rule: Rule, rng: np.random.Generator, n: int) -> Launch:
         "arena": _normal(rng, height * d + 8),
         "rows": np.sort(rng.choice(height, r, replace=False)).astype(np.int32),
         "g": _normal(rng, r, d),
-        **_state(rng, rule, height * d, height * d + 8),
+        **_state(rng, rule, height * d + 8),
     }
     return rule.rows(x, **_rates(rng, rule, height * d + FLAG_FLOATS), offset=5, height=height)
 
 
-def _sample_muon(rng: np.random.Generator, n: int) -> Launch:
-    x = {"g": _normal(rng, n), "m": _normal(rng, n)}
-    return muon_direction(x, hp=muon_hp(beta1=0.9, nesterov=0.2), grad_scale=0.75)
-
-
-def _sample_shared_muon(rng: np.random.Generator, n: int) -> Launch:
-    x = {"g": _normal(rng, n), "m": _normal(rng, n + 8), "failures": np.zeros(8, np.uint32)}
-    hp = muon_hp(beta1=0.9, nesterov=0.2)
-    return muon_direction_shared(x, hp=hp, grad_scale=0.75, offset=3)
+def _sample_muon(rng: np.random.Generator, n: int, *, shared: bool = False) -> Launch:
+    x: dict[str, Any] = {"g": _normal(rng, n), "m": _normal(rng, n + 8)}
+    x |= {"failures": np.zeros(8, np.uint32)} if shared else {}
+    return muon_direction(x, hp=muon_hp(beta1=0.9, nesterov=0.2), grad_scale=0.75, offset=3)
 
 
 def _sample_channel(rng: np.random.Generator, n: int) -> Launch:
@@ -364,64 +339,53 @@ def _kernel(rule: Rule, *, rows: bool) -> Kernel:
         *(written(segment) for segment in rule.written),
         *([written("failures", "uint32")] if rule.shared else ()),
         *(arrays("rows", "int32") if rows else ()),
-        *arrays(" ".join(("g", *rule.private))),
+        *arrays("g"),
         *arrays("decays", "uint8"),
         *arrays("hp"),
         Argument(name="grad_scale", scalar=True),
         *sizes("d n_rows height offset" if rows else "n offset"),
     )
-    private = arrays(" ".join(f"{segment}_out" for segment in rule.private))
-    outputs = (DONE, *private) if rows or not private else private
     reference = step_rules.rows_reference if rows else step_rules.dense_reference
     sample = _sample_rows if rows else _sample_dense
     at = "thread_position_in_grid" if rows else "thread_position_in_grid.x"
     return Kernel(
         name=name,
         header="row_steps.h" if rows else "steps.h",
-        source=_call(name, inputs + outputs, at),
+        source=_call(name, (*inputs, DONE), at),
         inputs=inputs,
-        outputs=outputs,
-        reference=reference(rule.formula, rule.private, rule.shared),
+        outputs=(DONE,),
+        reference=reference(rule.formula, (*rule.private, *rule.shared)),
         sample=lambda rng, n: sample(rule, rng, n),
         bytes_per_element=rule.bytes_per_element + (0 if rows else 1 / FLAG_FLOATS),
     )
 
 
+def _muon_kernel(name: str, *, shared: bool) -> Kernel:
+    """Declare the kernel of Muon's directions, of a private or of a shared mean."""
+    inputs = (
+        written("m"),
+        *([written("failures", "uint32")] if shared else ()),
+        *arrays("g hp"),
+        Argument(name="grad_scale", scalar=True),
+        *sizes("n offset"),
+    )
+    outputs = arrays("x_out")
+    return Kernel(
+        name=name,
+        header="steps.h",
+        source=_call(name, inputs + outputs, "thread_position_in_grid.x"),
+        inputs=inputs,
+        outputs=outputs,
+        reference=step_rules.muon_direction_reference,
+        sample=lambda rng, n: _sample_muon(rng, n, shared=shared),
+        bytes_per_element=16,
+    )
+
+
 _DENSE = {rule.name: _kernel(rule, rows=False) for rule in RULES}
 _ROWS = {rule.name: _kernel(rule, rows=True) for rule in RULES if not rule.records}
-_MUON_INPUTS = (*arrays("g m hp"), Argument(name="grad_scale", scalar=True), *sizes("n"))
-_MUON_OUTPUTS = arrays("m_out x_out")
-MUON_DIRECTION = Kernel(
-    name="muon_direction",
-    header="steps.h",
-    source=_call("muon_direction", _MUON_INPUTS + _MUON_OUTPUTS, "thread_position_in_grid.x"),
-    inputs=_MUON_INPUTS,
-    outputs=_MUON_OUTPUTS,
-    reference=step_rules.muon_direction_reference,
-    sample=_sample_muon,
-    bytes_per_element=16,
-)
-_SHARED_MUON_INPUTS = (
-    written("m"),
-    written("failures", "uint32"),
-    *arrays("g hp"),
-    Argument(name="grad_scale", scalar=True),
-    *sizes("n offset"),
-)
-MUON_DIRECTION_SHARED = Kernel(
-    name="muon_direction_shared",
-    header="steps.h",
-    source=_call(
-        "muon_direction_shared",
-        (*_SHARED_MUON_INPUTS, *arrays("x_out")),
-        "thread_position_in_grid.x",
-    ),
-    inputs=_SHARED_MUON_INPUTS,
-    outputs=arrays("x_out"),
-    reference=step_rules.muon_direction_shared_reference,
-    sample=_sample_shared_muon,
-    bytes_per_element=16,
-)
+MUON_DIRECTION = _muon_kernel("muon_direction", shared=False)
+MUON_DIRECTION_SHARED = _muon_kernel("muon_direction_shared", shared=True)
 _SCALE_INPUTS = (
     written("arena"),
     *arrays("g s"),

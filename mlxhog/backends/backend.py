@@ -118,6 +118,15 @@ class Backend(WeightHolder, Protocol):
     name: str
     forward_share: float | None
 
+    def check_kernels(self) -> dict[str, str]:
+        """Check each operator that has Metal kernels against the framework's plain operator.
+
+        The plain one is used from now on where there is a fault. Call it before `bind`.
+
+        Returns:
+            The fault by operator; see `mlxhog.backends.self_check`.
+        """
+
     def loss_and_grads(self, batch: Batch, targets: Float32 | None = None) -> tuple[float, Grads]:
         """Mean cross entropy in nats, and its gradient.
 

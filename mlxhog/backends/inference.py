@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.backends import gpu_share
+from mlxhog.backends import gpu_share, self_check
 from mlxhog.backends import polar as orthogonalisation
 from mlxhog.backends.backend import (
     Evaluation,
@@ -56,6 +56,7 @@ class Inference:
         self.name = f"{framework}:{device}"
         self.on_gpu = device != "cpu"
         self.kernels = self._kernels_option = kernels
+        self._plain = frozenset[str]()  # operators whose Metal kernels failed their check
         self._framework, self._device = framework, device
         self._threads, self._share = threads, share
         self._one_token: OneToken | None = None
@@ -89,7 +90,15 @@ class Inference:
         return state
 
     def _ops(self) -> Ops:
-        return choose(self._framework, self.kernels, self._device)
+        return choose(self._framework, self.kernels, self._device, plain=self._plain)
+
+    def check_kernels(self) -> dict[str, str]:
+        """Check the Metal kernels, and use only those without a fault; see `Backend`."""
+        faults = self_check.faults(
+            self._framework, self._device, self._ops(), threads=self._threads
+        )
+        self._plain = frozenset(faults)
+        return faults
 
     def polar(
         self, xs: Sequence[Float32], scales: Sequence[float], coefficients: Coefficients

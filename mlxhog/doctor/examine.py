@@ -81,6 +81,7 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
     checks += again
     tell("precision", "")
     checks += check_precision(machine, agreed)
+    checks += kernels.check_operators(machine, usable)
     tell("memory between frameworks", "")
     imported = frameworks.check_imports(machine, quick=effort.quick)
     rows, read = _litmus(machine, accessors.all_writers(machine, usable), effort, tell)

@@ -1,10 +1,14 @@
-"""Every Metal kernel against its NumPy reference on every engine, and against MLX's text of it."""
+"""Every Metal kernel against its NumPy reference on every engine, and against MLX's text of it.
+
+Operators of models are compared with the plain ones, too, as a worker does when it starts.
+"""
 
 from __future__ import annotations
 
 import mmap
 import re
 import subprocess
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from typing import Any, Final
 
@@ -12,9 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.backends import self_check
 from mlxhog.doctor.checks import Check, CheckResult, absent, check
 from mlxhog.errors import MlxhogError
-from mlxhog.machine.verdicts import NONE
+from mlxhog.machine.machine import Machine
+from mlxhog.machine.verdicts import GPU_ENGINES, NONE
+from mlxhog.machine.workers import missing
 from mlxhog.metal import engine as engines
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.metal.host import build, mlx_text
@@ -22,6 +29,7 @@ from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.kernels.adds import dense_axpy
 from mlxhog.metal.kernels.packed16 import packed16_add
 from mlxhog.metal.registry import KERNELS, instances
+from mlxhog.models.ops.kernels import choose
 
 SIZE: Final = 10_007  # elements of a sample: not a multiple of any group
 _COMPILE_S: Final = 120.0
@@ -181,6 +189,43 @@ def _numbers(array: NDArray[Any], packed: str) -> NDArray[np.float64]:
         return array.reshape(-1).view(np.float16).astype(np.float64)
     bits = array.reshape(-1).view(np.uint16).astype(np.uint32) << 16
     return bits.view(np.float32).astype(np.float64)
+
+
+# -- operators of models on a GPU ------------------------------------------------------------------
+
+
+def check_operators(machine: Machine, usable: Collection[str]) -> Iterator[Check]:
+    """Check the operators with Metal kernels on each GPU backend, as its workers do.
+
+    Args:
+        machine: this one.
+        usable: engines that work here.
+    """
+    expected = ", ".join(self_check.CHECKS) + " agree with the plain operators, gradients too"
+    for name, engine in GPU_ENGINES.items():
+        if engine not in usable or missing(name, machine) is not None:
+            continue  # other checks say so
+        title = f"Metal operators of {name}"
+        with Child() as child:
+            try:
+                faults = child.call(START_S + _COMPILE_S, operator_faults, name)
+            except Failed as failure:
+                faults = {"all": str(failure)}
+        yield check(
+            title,
+            not faults,
+            "; ".join(f"{operator}: {fault}" for operator, fault in faults.items()) or "they agree",
+            expected,
+            "with --kernels auto workers compute these by the plain operators",
+            otherwise=CheckResult.WARN,
+        )
+
+
+def operator_faults(lane: Lane, name: str) -> dict[str, str]:
+    """In a child: return the faults of a worker's check."""
+    framework, _, device = name.partition(":")
+    ops = choose(framework, "metal", device)
+    return self_check.faults(framework, device, ops, threads=1)
 
 
 # -- MLX's text of the kernels ---------------------------------------------------------------------

@@ -230,11 +230,14 @@ class Verdicts:
         Args:
             backend: backend of the worker, such as "mlx:gpu".
 
-        All kernels must agree with their references on that engine, and a gradient must take less
-        time than with the framework's own operations.
+        By a record, all kernels must agree with their references on that engine, and a gradient
+        must take less time than with the framework's own operations. Without a record the check of
+        each worker decides (`mlxhog.backends.self_check`).
         """
         if backend not in GPU_ENGINES:
             return Verdict(False, f"{backend} does not compute on a GPU")
+        if self.problem is not None:
+            return Verdict(True, f"which each worker checks when it starts; {self.problem}")
         right = self.kernels(GPU_ENGINES[backend])
         if not right.ok:
             return right
@@ -269,7 +272,8 @@ def load(directory: Path | None = None, here: Identity | None = None) -> Verdict
         here: the identity that the record must have; None is that of this process.
 
     Returns:
-        Verdicts in every case; without a valid record they permit nothing and state the reason.
+        Verdicts in every case. Without a valid record they permit nothing but Metal kernels of the
+        model, which every worker checks itself, and state the reason.
     """
     here = identity() if here is None else here
     path = (directory or user_cache_directory()) / here.file_name

@@ -1,9 +1,8 @@
 """Optimizer steps through Metal kernels: from NumPy gradients to launches on the adopted arena.
 
 Neighbouring dense parameters share a launch; each parameter with touched rows has its own. The
-shared segments are adopted once; gradients and rates are copied to the engine, new private moments
-are copied back to the worker's segments. Launches that write the arena finish before the next
-begins.
+parameters and the segments of moments, private or shared, are adopted once, and kernels write them
+in place; only gradients and rates are copied to the engine. A launch ends before the next begins.
 
 A GPU uses the arena in place only if the system lets it import the memory without a copy
 (`NotShared`).
@@ -34,10 +33,9 @@ from mlxhog.metal.kernels.steps import (
     Rule,
     channel_scale_apply,
     muon_direction,
-    muon_direction_shared,
 )
 from mlxhog.optim.gradients import Float32, Rows
-from mlxhog.optim.updates import Slot, row_width
+from mlxhog.optim.updates import Slot
 
 __all__ = [
     "ADAM", "ADAM_SHARED", "MOMENTUM", "MUON", "MUON_SHARED", "RECORDED", "SGD", "MetalSteps",
@@ -194,7 +192,8 @@ class MetalSteps:
             KeyError: there is a record, and no kernel of this rule writes one.
 
         Concurrency: no add is lost beside others of one GPU, nor in emulation; `mlxhog doctor`
-        measures whether one is lost beside a CPU. Only this worker may write its private segments.
+        measures whether one is lost beside a CPU. Only this worker may write its private segments;
+        another process that reads one meanwhile sees each element before or after the step.
         """
         rates = {"decays": self._decays, "hp": self.engine.array(hp), "grad_scale": grad_scale}
         for run in runs(pairs):
@@ -216,15 +215,12 @@ class MetalSteps:
     ) -> None:
         """One launch over neighbouring parameters; the padding between them has gradient zero."""
         first, last = run[0][0], run[-1][0]
-        span = slice(first.offset, last.offset + last.size)
-        staged = np.zeros(span.stop - span.start, np.float32)
+        staged = np.zeros(last.offset + last.size - first.offset, np.float32)
         for slot, grad in run:
             at = slot.offset - first.offset
             staged[at : at + slot.size] = grad.reshape(-1)
-        x = {"g": self.engine.array(staged), **self._state(rule, state, span)}
-        outputs = self.engine.run(rule.dense(x, **rates, offset=first.offset))
-        for name in rule.private:
-            state[name][span] = self.engine.host(outputs[f"{name}_out"])
+        x = {"g": self.engine.array(staged), **self._state(rule, state)}
+        self.engine.run(rule.dense(x, **rates, offset=first.offset))
 
     def _rows(
         self,
@@ -235,17 +231,12 @@ class MetalSteps:
         rates: Mapping[str, Any],
     ) -> None:
         """One launch over the touched rows of a parameter."""
-        span = slice(slot.offset, slot.offset + slot.size)
         touched = {
             "rows": self.engine.array(grad.index),
             "g": self.engine.array(grad.values),
         }
-        x = {**touched, **self._state(rule, state, span)}
-        launch = rule.rows(x, **rates, offset=slot.offset, height=slot.shape[0])
-        outputs = self.engine.run(launch)
-        for name in rule.private:
-            own = state[name][span].reshape(slot.shape[0], row_width(slot))
-            own[grad.index] = self.engine.host(outputs[f"{name}_out"])
+        x = {**touched, **self._state(rule, state)}
+        self.engine.run(rule.rows(x, **rates, offset=slot.offset, height=slot.shape[0]))
 
     def directions(
         self,
@@ -256,7 +247,7 @@ class MetalSteps:
         *,
         shared: bool,
     ) -> list[Float32]:
-        """Update the means of some matrices; return Muon's directions x, on the host.
+        """Update the means of some matrices in place; return Muon's directions x, on the host.
 
         Args:
             pairs: parameters with their gradients.
@@ -269,16 +260,11 @@ class MetalSteps:
             MetalError: the kernel failed.
         """
         rates = {"hp": self.engine.array(hp), "grad_scale": grad_scale}
+        means = {"m": self.adopt(m_flat), **({"failures": self._failures} if shared else {})}
         directions = []
         for slot, grad in pairs:
-            g, means = self.engine.array(grad), self.adopt(m_flat)
-            if shared:
-                x = {"g": g, "m": means, "failures": self._failures}
-                outputs = self.engine.run(muon_direction_shared(x, **rates, offset=slot.offset))
-            else:
-                span = slice(slot.offset, slot.offset + slot.size)
-                outputs = self.engine.run(muon_direction({"g": g, "m": means[span]}, **rates))
-                m_flat[span] = self.engine.host(outputs["m_out"])
+            x = {"g": self.engine.array(grad), **means}
+            outputs = self.engine.run(muon_direction(x, **rates, offset=slot.offset))
             directions.append(self.engine.host(outputs["x_out"]).reshape(slot.shape))
         return directions
 
@@ -320,32 +306,23 @@ class MetalSteps:
         """Build the kernels of a rule, by launches on scratch memory."""
         array = self.engine.array
         n = FLAG_FLOATS
-        names = ("arena", *rule.private, *rule.written)
-        x = {name: array(np.zeros(n, np.float32)) for name in names}
+        x = {name: array(np.zeros(n, np.float32)) for name in ("arena", *rule.written)}
         x |= {"g": array(np.zeros((1, n), np.float32))} | self._failed(rule)
         rates = {"decays": array(np.zeros(1, np.uint8)), "hp": array(np.ones(HP, np.float32))}
         self.engine.run(rule.dense(x, **rates, offset=0))
         if rule.records:
             return
         if rule.muon:
-            self._warm_up_directions(rule, x, rates["hp"])
+            means = {"g": x["g"], "m": x["m"], **self._failed(rule)}
+            self.engine.run(muon_direction(means, hp=rates["hp"], offset=0))
+            self.warm_up(SGD)
         x |= {"rows": array(np.zeros(1, np.int32))}
         self.engine.run(rule.rows(x, **rates, offset=0, height=1))
 
-    def _warm_up_directions(self, rule: Rule, x: Mapping[str, Any], hp: Any) -> None:
-        """Build the kernels of Muon's directions, and those that add them."""
-        if rule.shared:
-            means = {name: x[name] for name in ("g", "m", "failures")}
-            self.engine.run(muon_direction_shared(means, hp=hp, offset=0))
-        else:
-            self.engine.run(muon_direction({"g": x["g"], "m": x["m"]}, hp=hp))
-        self.warm_up(SGD)
-
-    def _state(self, rule: Rule, state: Mapping[str, Float32], span: slice) -> dict[str, Any]:
-        """The arena and the state of a launch, which keeps `span` of the private segments."""
-        private = {name: self.adopt(state[name])[span] for name in rule.private}
-        shared = {name: self.adopt(state[name]) for name in rule.written}
-        return {"arena": self.arena, **private, **shared, **self._failed(rule)}
+    def _state(self, rule: Rule, state: Mapping[str, Float32]) -> dict[str, Any]:
+        """The arrays that a launch writes in place."""
+        written = {name: self.adopt(state[name]) for name in rule.written}
+        return {"arena": self.arena, **written, **self._failed(rule)}
 
     def _failed(self, rule: Rule) -> dict[str, Any]:
         return {"failures": self._failures} if rule.shared else {}

@@ -44,11 +44,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from mlxhog.backends import precision
+from mlxhog.backends.self_check import ALLOWED
 from mlxhog.parity.subject import Array, Results, parameter_after
 
 
@@ -100,16 +101,14 @@ FLOAT32 = {
     "loss": Tolerance("float32 rounding of a mean of order 4", atol=1e-5),
     "state": Tolerance(
         "C and n carry the scale exp(-m), so only their size relative to the largest counts",
-        atol=1e-5,
-        of_largest=1e-4,
+        **asdict(ALLOWED["state"]),
     ),
-    "states": Tolerance("as state, after every position", atol=1e-5, of_largest=1e-4),
+    "states": Tolerance("as state, after every position", **asdict(ALLOWED["state"])),
     "grad": Tolerance(
         "reordering chunks alone moves xlstm's float32 gradients by 1.4e-4 of a tensor's largest "
         "entry, and a stabiliser held constant by 1e-5; tensors behind a closed gate are noise of "
         "the others",
-        of_largest=2e-3,
-        of_all=1e-7,
+        **asdict(ALLOWED["grad"]),
     ),
     "after": Tolerance(
         "relative to the movement, with gradients within their own tolerance; AdamW divides by "
@@ -118,8 +117,8 @@ FLOAT32 = {
         of_largest=1e-2,
     ),
     "init": Tolerance("float32 rounding of values up to 12", atol=2e-6),
-    "h": Tolerance("float32 rounding of a cell alone", atol=1e-6, of_largest=2e-5),
-    "y": Tolerance("float32 rounding of one operator", atol=1e-6, of_largest=3e-6),
+    "h": Tolerance("float32 rounding of a cell alone", **asdict(ALLOWED["h"])),
+    "y": Tolerance("float32 rounding of one operator", **asdict(ALLOWED["y"])),
     "operator": Tolerance("units in the last place of a well-conditioned result, operators.py"),
     "step": Tolerance("units of the parameter's rounding per step, optimizers.py"),
     **{

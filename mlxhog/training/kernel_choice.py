@@ -14,12 +14,14 @@ this machine, and without its verdict `metal` and live reads of a GPU are refuse
 The form of the model's operations (`kernels`), by worker:
 
     kernels      worker on a CPU                          worker on a GPU
-    auto         native, where it is built; reference     metal, where doctor found it right and
-                 where compute_dtype is bfloat16          faster; else reference
+    auto         native, where it is built; reference     metal, unless doctor found it wrong or
+                 where compute_dtype is bfloat16          slower; then reference
     metal        refused                                  metal, where doctor found it right
     others       as `models.ops.kernels.resolve` says
 
-All choices are made before any worker starts, so no worker fails for lack of a kernel.
+All choices are made before any worker starts, so no worker fails for lack of a kernel. A worker
+with Metal kernels checks them when it starts; with auto it replaces each operator whose kernels
+have a fault by the plain one, and says so (`mlxhog.training.worker.check_kernels`).
 """
 
 from __future__ import annotations

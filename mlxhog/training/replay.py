@@ -38,7 +38,6 @@ from mlxhog.optim import updates
 from mlxhog.strategies import Lease, access_order
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
 from mlxhog.training import checkpoints, recording, teacher, worker
-from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.steps import Steps
@@ -115,10 +114,9 @@ def main(pipe: Connection, job: Job, directory: Path, number: int) -> None:
     part = parts(directory, job.slot)[number]
     arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
     entry = arena.workers.entry(job.slot)
-    gradients = Gradients(job, arena, entry, worker.start_backend(job, arena))
+    gradients = worker.start_gradients(job, arena, entry)
     context = worker.make_context(job, arena, entry, gradients.backend)
     steps = Steps(job, context, control.Ring(arena.segment(f"ring.{job.slot}")), gradients)
-    gradients.warm_up()
     repeated, limits = steps.strategy, access_order.limits(arena.layout)
     assert isinstance(repeated, ReplayedWorker)
     for k, frame in enumerate(part.frames):

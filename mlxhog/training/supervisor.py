@@ -94,6 +94,7 @@ class Supervisor:
         self.removed = 0
         self.torn = 0
         self.messages: list[str] = []
+        self.notices: dict[str, None] = {}  # of workers, each once, in order
         self._held_up: str | None = None  # as last reported
 
     # -- life ------------------------------------------------------------------------------------
@@ -143,7 +144,9 @@ class Supervisor:
                 continue
             if not seat.notices_read and self.entry(seat).state == State.RUNNING:
                 seat.notices_read = True
-                self.messages += worker.read_notices(self._log(seat.slot), seat.log_begin)
+                notices = worker.read_notices(self._log(seat.slot), seat.log_begin)
+                self.messages += notices
+                self.notices |= dict.fromkeys(notices)
                 if seat.joined and not seat.up:
                     seat.up = True
                     self._count()

@@ -437,6 +437,7 @@ class _Training:
             status=self._status,
             checkpoint=self._saver.newest,
             automatic=self.plan.resolution.automatic,
+            notices=list(self._supervisor.notices),
             **more,
         )
 

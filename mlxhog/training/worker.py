@@ -24,7 +24,7 @@ from mlxhog.arena.worker_pool import last_lines
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Backend, Float32
 from mlxhog.config import optimizers
-from mlxhog.errors import EnvironmentLacks, MlxhogError
+from mlxhog.errors import EnvironmentLacks, MetalError, MlxhogError, ShapeError, message_of
 from mlxhog.machine import float32
 from mlxhog.machine.processes import FAULTS, end_by
 from mlxhog.machine.workers import GPU_BACKENDS
@@ -83,9 +83,8 @@ def _run(job: Job) -> None:
     arena = Arena.from_handle(job.handle, write=job.setup.writers.write)
     entry = arena.workers.entry(job.slot)
     entry.beat(Phase.STARTING)
-    gradients = Gradients(job, arena, entry, start_backend(job, arena))
+    gradients = start_gradients(job, arena, entry)
     work = Work.of(job, arena, entry, gradients)
-    gradients.warm_up()
     entry.state = State.RUNNING
     while (command := Command(arena.counters.load("command"))) != Command.EXIT:
         if entry.state == State.LEAVING:
@@ -156,22 +155,68 @@ class Work:
         return False
 
 
-def start_backend(job: Job, arena: Arena) -> Backend:
-    """Start the framework, and lay the model over the memory it reads."""
+def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:
+    """Start the framework, and compute a first, unused gradient.
+
+    If the Metal kernels that `auto` chose cannot compute this model, plain operators do: a head may
+    be wider than a group of threads on this GPU.
+    """
+    gradients = Gradients(job, arena, entry, start_backend(job, arena, job.kernels))
+    try:
+        gradients.warm_up()
+    except (MetalError, ShapeError, RuntimeError, ValueError) as error:
+        if job.kernels != "metal" or job.config.kernels == "metal" or is_lost_gpu(error):
+            raise
+        leave_notice(
+            f"worker {job.slot} ({job.spec.backend}) uses plain operators only: its Metal kernels "
+            f"do not compute this model ({message_of(error)})"
+        )
+        gradients.backend.close()
+        gradients = Gradients(job, arena, entry, start_backend(job, arena, "reference"))
+        gradients.warm_up()
+    return gradients
+
+
+def start_backend(job: Job, arena: Arena, kernels: str) -> Backend:
+    """Start the framework with a form of its operators, and lay the model over its memory."""
     if job.config.determinism != "none":
         float32.promise()
     backend = backends.create(
         job.spec.backend,
         threads=job.spec.threads,
-        kernels=job.kernels,
+        kernels=kernels,
         cpu_blas=job.config.cpu_blas,
         share=job.gpu_share,
         compute_dtype=job.config.compute_dtype,
     )
+    if kernels == "metal":
+        check_kernels(job, backend)
     live, setup = live_params(job, arena), job.setup
     slots, floats = arena.layout.slots, arena.params.size
     backend.bind(setup.model, slots, floats, live, setup.sampled, arena.tables())
     return backend
+
+
+def check_kernels(job: Job, backend: Backend) -> None:
+    """Let a worker check its Metal kernels; `auto` replaces those with a fault.
+
+    Raises:
+        EnvironmentLacks: kernels=metal was requested, and a kernel has a fault.
+    """
+    name, requested = job.spec.backend, job.config.kernels == "metal"
+    faults = {} if requested and job.config.force else backend.check_kernels()
+    if not faults:
+        return
+    found = "; ".join(f"{operator}: {fault}" for operator, fault in faults.items())
+    if requested:
+        raise EnvironmentLacks(
+            f"kernels=metal: on {name} Metal kernels differ from the plain operators ({found}); "
+            "use --kernels auto, which replaces them, or insist with --force"
+        )
+    leave_notice(
+        f"worker {job.slot} ({name}) uses the plain {name.partition(':')[0]} operators "
+        f"{', '.join(faults)}, whose Metal kernels failed their check ({found})"
+    )
 
 
 def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Context:

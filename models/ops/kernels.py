@@ -412,11 +412,20 @@ def arrays(framework: str) -> Arrays[Any]:
     return cast(Arrays[Any], _load(ARRAYS[framework]))
 
 
-def choose(framework: str, kernels: str, device: str) -> Ops:
-    """Return the ops of a framework; arguments and errors as `resolve`."""
+def choose(
+    framework: str, kernels: str, device: str, *, plain: frozenset[str] = frozenset()
+) -> Ops:
+    """Return the ops of a framework; arguments and errors as `resolve`.
+
+    Args:
+        framework: see `resolve`.
+        kernels: see `resolve`.
+        device: see `resolve`.
+        plain: names of operators whose Metal kernels are not used.
+    """
     kernels = resolve(framework, kernels, device)
     if (framework, kernels) in ENGINES:
-        return _metal(framework, ENGINES[framework, kernels])
+        return _metal(framework, ENGINES[framework, kernels], plain)
     return cast(Ops, _load(MODULES[framework, kernels]).OPS)
 
 
@@ -435,11 +444,10 @@ def resolve(
         kernels: "reference" for the plain ops of the framework, which run on every device;
             "native" for the C++ kernels, which run on the CPU; "metal" for the Metal kernels, on an
             Apple GPU; "metal-emulated" for their source run on the CPU by the host shim, for tests;
-            "auto" for native on a CPU where it is built, for metal on a GPU where it is verified,
+            "auto" for native on a CPU where it is built, for metal on a GPU where it may be used,
             else for reference.
         device: device of the arrays: "cpu", "gpu" or "mps".
-        metal_verified: whether `mlxhog doctor` on this machine found the Metal kernels correct and
-            faster, see `Verdicts.model_kernels`.
+        metal_verified: whether "auto" may use Metal kernels, see `Verdicts.model_kernels`.
         weights: type of the matrices in products that are not quantised. The native kernels only
             support float32, so with another type "auto" is reference on a CPU.
 
@@ -472,8 +480,8 @@ def resolve(
 
 
 @lru_cache
-def _metal(framework: str, engine_name: str) -> Ops:
-    return Ops(_load(METAL[framework]).MetalForm(engine.create(engine_name)))
+def _metal(framework: str, engine_name: str, plain: frozenset[str]) -> Ops:
+    return Ops(_load(METAL[framework]).MetalForm(engine.create(engine_name), plain))
 
 
 @lru_cache

@@ -89,5 +89,5 @@ def test_a_worker_of_a_run_that_promises_numbers_has_it_off(
     job: Any = MagicMock()
     job.config.determinism = determinism
     with pytest.raises(ImportError, match="would be imported"):
-        worker.start_backend(job, MagicMock())
+        worker.start_backend(job, MagicMock(), "native")
     assert os.environ.get(VARIABLE) == expected

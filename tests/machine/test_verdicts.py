@@ -69,13 +69,21 @@ def test_an_untested_machine_permits_nothing_and_says_what_to_run(tmp_path: Path
         record.gpu_write(["mlx:gpu"]),
         record.live_read("torch:cpu"),
         record.kernels("mlx"),
-        record.model_kernels("mlx:gpu"),
         record.pair(),
         record.repeats("mlx:gpu", "reference"),
     ):
         assert not verdict.ok
         assert "mlxhog doctor" in verdict.reason
     assert record.tokens_per_s == {}
+
+
+def test_without_a_record_the_check_of_each_worker_decides_on_kernels_of_the_model(
+    tmp_path: Path,
+) -> None:
+    verdict = load(tmp_path, MAC).model_kernels("mlx:gpu")
+    assert verdict.ok
+    assert "each worker checks" in verdict.reason
+    assert "run `mlxhog doctor`" in verdict.reason
 
 
 def test_a_record_is_named_by_chip_system_and_mlx() -> None:

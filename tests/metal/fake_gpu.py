@@ -38,6 +38,7 @@ class FakeMLX:
     engine: Engine = field(default_factory=ReferenceEngine)
     built: list[dict[str, Any]] = field(default_factory=list)
     calls: list[dict[str, Any]] = field(default_factory=list)
+    launched: list[Kernel] = field(default_factory=list)  # of `calls`
     lent: dict[int, mx.array] = field(default_factory=dict)
     breaks: str = ""  # what the Metal compiler says instead
     most_threads: int = 1024  # in a group, of every compiled kernel
@@ -69,6 +70,7 @@ class FakeMLX:
 
         def call(**given: Any) -> list[mx.array]:
             self.calls.append(given)
+            self.launched.append(kernel)
             if self.breaks:
                 raise RuntimeError(self.breaks)
             if (threads := math.prod(given["threadgroup"])) > self.most_threads:

@@ -193,6 +193,20 @@ def test_the_engines_of_both_frameworks_take_the_native_steps(
     native = train(arena, RULES[rule], None, steps=3)
     for name in names:
         np.testing.assert_array_equal(lent[name], native[name], err_msg=name)
+    if which == "mlx":
+        assert_in_place(lender, [goal.flat, *goal.private.values(), *goal.shared.values()])
+
+
+def assert_in_place(lender: FakeMLX, segments: list[Any]) -> None:
+    """Kernels were given the segments themselves, and returned none of the state."""
+    own = {segment.ctypes.data for segment in segments}
+    written: set[int] = set()
+    for kernel, call in zip(lender.launched, lender.calls, strict=True):
+        assert {output.name for output in kernel.outputs} <= {"done", "x_out"}
+        for argument, value in zip(kernel.inputs, call["inputs"], strict=True):
+            if argument.writes and argument.name != "failures":
+                written.add(np.array(value, copy=False).ctypes.data)
+    assert written == own
 
 
 def test_neighbouring_dense_parameters_are_one_launch_and_rows_another(arena: Arena) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,18 @@ from mlxhog.machine import machine, verdicts
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.report.metrics import Progress, kernels_used, label
-from mlxhog.training import kernel_choice
+from mlxhog.training import kernel_choice, worker
 from mlxhog.training.plan import make_plan
 from tests.machine.test_verdicts import kernel
 from tests.pairs import each_of
-from tests.training.small import largest_difference, mixed_model, parameters, small_config
+from tests.training import stand_in_gpu as stand_in_gpu_worker
+from tests.training.small import (
+    identical,
+    largest_difference,
+    mixed_model,
+    parameters,
+    small_config,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -50,7 +58,7 @@ def resolved(backends: str, record: Verdicts, **options: object) -> kernel_choic
     ("backends", "record", "options", "expected"),
     [
         ("mlx:cpu torch:cpu", UNTESTED, {}, "native native"),
-        ("mlx:gpu mlx:cpu", UNTESTED, {}, "reference native"),
+        ("mlx:gpu mlx:cpu", UNTESTED, {}, "metal native"),
         ("mlx:gpu mlx:cpu mlx:gpu", FASTER, {}, "metal native metal"),
         ("mlx:gpu torch:mps", FASTER, {}, "metal reference"),
         ("mlx:gpu", SLOWER, {}, "reference"),
@@ -77,7 +85,7 @@ def test_a_choice_of_kernels_has_one_meaning_for_each_worker(
     [
         ("mlx:gpu mlx:gpu", FASTER, ["metal on mlx:gpu, 300 tokens/s"]),
         ("mlx:gpu", WRONG, ["reference on mlx:gpu, because on mlx these differ from reference"]),
-        ("mlx:gpu", UNTESTED, ["reference on mlx:gpu, because this machine has not been tested"]),
+        ("mlx:gpu", UNTESTED, ["metal on mlx:gpu, which each worker checks when it starts; this"]),
         ("mlx:gpu", SLOWER, []),
         ("mlx:cpu torch:cpu", UNTESTED, []),
     ],
@@ -196,3 +204,82 @@ def test_a_mixed_stack_trains_on_emulated_kernels_to_the_parameters_of_the_refer
     )
     # Three steps of 1e-3; both compute in float32, in other orders.
     assert largest_difference(parameters(emulated), parameters(reference)) < 1e-4
+
+
+# -- the check of Metal kernels when a worker starts -----------------------------------------------
+
+
+@pytest.fixture
+def stand_in_gpu(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """This machine has Apple's GPU, as its workers see it."""
+    here = replace(machine.here(), chip="Apple M4 Pro")
+    monkeypatch.setattr(Machine, "apple_gpu", True)
+    monkeypatch.setattr(machine, "here", lambda: here)
+    monkeypatch.setattr(worker, "main", stand_in_gpu_worker.main)
+    return monkeypatch
+
+
+def plant(monkeypatch: pytest.MonkeyPatch, **fault: Any) -> None:
+    monkeypatch.setenv(stand_in_gpu_worker.FAULTY, json.dumps(fault))
+
+
+def events(run: str) -> list[str]:
+    lines = (Path(run) / "events.jsonl").read_text().splitlines()
+    return [event["text"] for event in map(json.loads, lines) if event["kind"] == "message"]
+
+
+def test_a_run_with_a_wrong_kernel_trains_by_the_plain_operator_and_says_so(
+    stand_in_gpu: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    options = {"steps": 4, "workers": "mlx:gpu", "strategy": "serial", "batch_size": 4}
+    plant(stand_in_gpu, kernel="mlstm_out")
+    messages: list[str] = []
+    faulty = train(
+        small_config(tmp_path, **options),
+        observer=lambda progress: messages.append(progress.message or ""),
+    )
+    plain = train(small_config(tmp_path, **options, kernels="reference"))
+    assert identical(parameters(faulty), parameters(plain))
+    (said,) = [one for one in messages if "failed their check" in one]
+    assert said.startswith(
+        "worker 1 (mlx:gpu) uses the plain mlx operators mlstm_cell, whose Metal"
+    )
+    assert "is off by " in said
+    assert said in events(faulty.run)
+    status = json.loads((Path(faulty.run) / "run.json").read_text())
+    assert (status["kernels"], status["notices"]) == ("metal", [said])
+    assert json.loads((Path(plain.run) / "run.json").read_text())["notices"] == []
+
+
+def test_a_run_with_right_kernels_uses_them_and_says_nothing(
+    stand_in_gpu: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plant(stand_in_gpu, kernel="none")
+    result = train(small_config(tmp_path, steps=2, workers="mlx:gpu", batch_size=4))
+    assert result.to_json()["kernels"] == "metal"
+    assert json.loads((Path(result.run) / "run.json").read_text())["notices"] == []
+
+
+def test_requested_kernels_that_are_wrong_end_the_run_with_the_way_out(
+    stand_in_gpu: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    stand_in_gpu.setattr(verdicts, "load", lambda: FASTER)
+    plant(stand_in_gpu, kernel="mlstm_out")
+    options: dict[str, Any] = {"steps": 2, "workers": "mlx:gpu", "batch_size": 4}
+    with pytest.raises(EnvironmentLacks, match=r"mlstm_cell: .* is off by .*--kernels auto"):
+        train(small_config(tmp_path, **options, kernels="metal"))
+    assert train(small_config(tmp_path, **options, kernels="metal", force=True)).status == "done"
+
+
+def test_a_model_that_the_kernels_do_not_compute_is_trained_by_plain_operators(
+    stand_in_gpu: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    plant(stand_in_gpu, kernel="mlstm_out", by=None, only={"B": 4})  # the check has fewer
+    options = {"steps": 4, "workers": "mlx:gpu", "strategy": "serial", "batch_size": 4}
+    result = train(small_config(tmp_path, **options))
+    plain = train(small_config(tmp_path, **options, kernels="reference"))
+    assert identical(parameters(result), parameters(plain))
+    (said,) = json.loads((Path(result.run) / "run.json").read_text())["notices"]
+    assert said.startswith("worker 1 (mlx:gpu) uses plain operators only: its Metal kernels")
+    assert "mlstm_out does not compile" in said
+    assert said in events(result.run)

@@ -148,7 +148,7 @@ def test_the_threads_of_a_worker_are_those_of_its_optimizer(
             setup=plan.for_workers(), handle=arena.handle(), slot=1, budget=Budget(steps=1),
             step_limit=1, run_dir=tmp_path,
         )  # fmt: skip
-        backend = worker.start_backend(job, arena)
+        backend = worker.start_backend(job, arena, job.kernels)
         context = worker.make_context(job, arena, arena.workers.entry(1), backend)
         assert isinstance(context.optimizer, Muon)
         assert context.optimizer.threads == threads

@@ -181,6 +181,8 @@ def measure(plans: Sequence[RunPlan]) -> TimedChoice:
         backend, threads=plan.workers[0].threads, kernels=plan.kernels[0], cpu_blas="auto"
     )
     try:
+        if plan.kernels[0] == "metal":  # as its worker does, which reports the faults
+            one.check_kernels()
         one.bind(plan.model, plan.layout.slots, plan.layout.n_floats, None)
         one.inbox[:] = flats[0]
         one.refresh()

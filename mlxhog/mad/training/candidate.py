@@ -226,7 +226,7 @@ class OneWorker(TrainingRun):
         entry = self.arena.workers.acquire_slot(pid, process_start_time(pid), slot=1)
         job = self._job(entry.slot)
         with _starting, contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
-            backend = worker.start_backend(job, self.arena)
+            backend = worker.start_backend(job, self.arena, job.kernels)
             self.context = worker.make_context(job, self.arena, entry, backend)
         self._stack.callback(self.context.backend.close)
         self._prepare(self.context)

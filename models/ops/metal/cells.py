@@ -145,10 +145,17 @@ def slstm_grad(engine: Engine, saved: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 class MetalCells(PlainForm):
-    """The operators on one engine; those without a Metal kernel are the framework's plain ones."""
+    """The operators on one engine; those without a Metal kernel are the framework's plain ones.
 
-    def __init__(self, engine: Engine) -> None:
+    Args:
+        engine: runs the kernels.
+        plain: names of operators that are the plain ones, too.
+    """
+
+    def __init__(self, engine: Engine, plain: frozenset[str] = frozenset()) -> None:
         self.engine = engine
+        for name in plain:
+            setattr(self, name, getattr(super(), name))
 
     @abstractmethod
     def enter(self, arrays: Sequence[Array]) -> list[Any]:

@@ -20,8 +20,8 @@ from mlxhog.models.ops.reference.ops_mlx import MLXPlainForm
 class MetalForm(MetalCells, MLXPlainForm):
     """The operators on one engine: `mlx` takes MLX's arrays as they are, others NumPy arrays."""
 
-    def __init__(self, engine: Engine) -> None:
-        super().__init__(engine)
+    def __init__(self, engine: Engine, plain: frozenset[str] = frozenset()) -> None:
+        super().__init__(engine, plain)
         self._conv, self._mlstm = lru_cache(self._conv_of), lru_cache(self._mlstm_of)
         self._slstm = _differentiable(lambda *x: self.slstm_results(x), self._slstm_back)
 

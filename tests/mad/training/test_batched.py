@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from mlxhog import backends
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import RunConfig, RunResult
@@ -150,6 +151,20 @@ def test_runs_that_cannot_be_batched_are_trained_one_after_the_other_and_it_is_s
     assert math.isinf(choice.together_s)
     assert "no batching rule for this operator" in messages[0]
     assert numbers(results[1]) == numbers(train(configs[1]))
+
+
+def test_metal_kernels_are_checked_before_they_are_timed(monkeypatch):
+    plans = [replace(make_run_plan(config), kernels=("metal",)) for config in points(small_run())]
+    create, checked = backends.create, []
+
+    def on_a_gpu(name, *, kernels, **options):
+        backend = create(name, kernels="reference", **options)
+        backend.check_kernels = lambda: checked.append(kernels)
+        return backend
+
+    monkeypatch.setattr(backends, "create", on_a_gpu)
+    batched.measure(plans)
+    assert checked == ["metal"]
 
 
 def test_only_runs_of_one_shape_and_one_worker_are_taken():

@@ -1,9 +1,9 @@
-[[kernel]] void custom_kernel_adam_apply_rows_float_int32_t_float_float_float_uint8_t_float_floats_uint32_ts_uint32_ts_uint32_ts_uint32_ts_uint32_t_float_float(
+[[kernel]] void custom_kernel_adam_apply_rows_float_float_float_int32_t_float_uint8_t_float_floats_uint32_ts_uint32_ts_uint32_ts_uint32_ts_uint32_t(
   const device float* arena [[buffer(0)]],
-  const device int32_t* rows [[buffer(1)]],
-  const device float* g [[buffer(2)]],
-  const device float* m [[buffer(3)]],
-  const device float* v [[buffer(4)]],
+  const device float* m [[buffer(1)]],
+  const device float* v [[buffer(2)]],
+  const device int32_t* rows [[buffer(3)]],
+  const device float* g [[buffer(4)]],
   const device uint8_t* decays [[buffer(5)]],
   const device float* hp [[buffer(6)]],
   const constant float& grad_scale [[buffer(7)]],
@@ -12,9 +12,7 @@
   const constant uint32_t& height [[buffer(10)]],
   const constant uint32_t& offset [[buffer(11)]],
   device uint32_t* done [[buffer(12)]],
-  device float* m_out [[buffer(13)]],
-  device float* v_out [[buffer(14)]],
   uint3 thread_position_in_grid [[thread_position_in_grid]]) {
-mlxhog::adam_apply_rows(arena, rows, g, m, v, decays, hp, grad_scale, d, n_rows, height, offset, done, m_out, v_out, thread_position_in_grid);
+mlxhog::adam_apply_rows(arena, m, v, rows, g, decays, hp, grad_scale, d, n_rows, height, offset, done, thread_position_in_grid);
 }
 

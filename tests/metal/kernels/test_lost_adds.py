@@ -7,6 +7,7 @@ grid that the kernel does not look at.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,7 +18,7 @@ from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import adds, packed16, steps
 from mlxhog.metal.kernels.packed16 import from_bfloat_bits
-from mlxhog.metal.kernels.step_rules import momentum_hp, sgd_hp
+from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, momentum_hp, sgd_hp
 from mlxhog.metal.registry import KERNELS
 from tests.metal.kernels.numbers import Array, counter
 
@@ -79,7 +80,7 @@ RULES = {
 
 def step(name: str, *, rows: bool) -> Count:
     rule, hp = RULES[name]
-    x: dict[str, Any] = {name: zeros() for name in ("arena", *rule.private, *rule.written)}
+    x: dict[str, Any] = {name: zeros() for name in ("arena", *rule.written)}
     x |= {"failures": counter()} if rule.shared else {}
     rates = {"decays": np.zeros(2, np.uint8), "hp": hp, "offset": 0}
     if rows:
@@ -93,7 +94,7 @@ def step(name: str, *, rows: bool) -> Count:
 def muon_direction_shared() -> Count:
     m, hp = zeros(), np.array([1, 1, 0, 1, 0, 0, 0, 0], np.float32)  # m = 1 * m + 1 * g
     x = {"m": m, "failures": counter(), "g": ones()}
-    return Count(steps.muon_direction_shared(x, hp=hp, offset=0), (m,))
+    return Count(steps.muon_direction(x, hp=hp, offset=0), (m,))
 
 
 def channel_scale_apply() -> Count:
@@ -159,4 +160,43 @@ def test_every_kernel_that_writes_shared_memory_is_held_to_it() -> None:
         for instance in kernel.instances or ("",)
         if any(argument.writes for argument in kernel.inputs)
     }
-    assert writers - {"racy_axpy"} == set(CASES)
+    own = "muon_direction"  # writes nothing but its worker's mean
+    assert writers - {"racy_axpy", own} == set(CASES)
+
+
+def own_steps(seed: int, arena: Array, shim: HostEngine, rule: steps.Rule, hp: Array) -> Any:
+    """The moments of a worker after some steps on an arena that another worker writes, too."""
+    moments = {name: zeros(len(arena)) for name in rule.written}
+    rates = {"decays": np.zeros(len(arena) // FLAG_FLOATS, np.uint8), "hp": hp, "offset": 0}
+    for step in range(STEPS):
+        g = np.random.default_rng((seed, step)).integers(-9, 10, len(arena)).astype(np.float32)
+        shim.run(rule.dense({"arena": arena, "g": g, **moments}, **rates))
+    return moments
+
+
+STEPS, WORKERS = 12, 2
+OWN = {
+    # Every number is whole, so that sums are exact in any order.
+    "momentum": momentum_hp(lr=1, momentum=1, nesterov=False, weight_decay=0),
+    "adam": np.array([0, 1, 1, 1, 1, 1, 0, 1], np.float32),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OWN)
+def test_workers_at_once_move_their_own_moments_as_alone_and_lose_no_step(
+    host_engine: Callable[..., HostEngine], name: str
+) -> None:
+    rule, hp = RULES[name][0], OWN[name]
+    together, apart = zeros(4096), zeros(4096)
+    shims = [host_engine("mlx", chaos=seed, threads=2) for seed in range(WORKERS)]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        moments = [
+            pool.submit(own_steps, seed, together, shim, rule, hp)
+            for seed, shim in enumerate(shims)
+        ]
+    for seed, moved in enumerate(moments):
+        alone = own_steps(seed, apart, host_engine("mlx", threads=1), rule, hp)
+        for moment, values in moved.result().items():
+            np.testing.assert_array_equal(values, alone[moment], err_msg=moment)
+    np.testing.assert_array_equal(together, apart)

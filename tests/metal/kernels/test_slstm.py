@@ -28,6 +28,7 @@ SHAPES = {
     "one unit": {"B": 2, "S": 5, "NH": 1, "DH": 1},
     "one step": {"B": 1, "S": 1, "NH": 3, "DH": 5},
     "odd width": {"B": 1, "S": 7, "NH": 1, "DH": 45},
+    "another instance": {"B": 1, "S": 3, "NH": 2, "DH": 70},
 }
 shapes = each_of("shape", SHAPES.values(), ids=SHAPES)
 fresh_or_not = each_of("fresh", [True, False], ids=["from zeros", "from a state"])
@@ -158,6 +159,14 @@ def test_any_order_of_threads_gives_the_same_bits(
             np.testing.assert_array_equal(actual[name], calm[name])
 
 
+@each_of(("DH", "instance"), [(1, "64"), (64, "64"), (65, "256"), (192, "256"), (257, "1024")])
+def test_a_group_has_threadgroup_memory_for_the_next_number_of_units(
+    DH: int, instance: str
+) -> None:
+    x = sample({"B": 1, "S": 1, "NH": 1, "DH": DH}, fresh=True)
+    assert forward(x).instance == instance
+
+
 def test_a_head_that_is_too_wide_is_refused_with_the_limit() -> None:
     class Wide:
         shape = (1, 1, 4, 1, 1025)
@@ -168,6 +177,6 @@ def test_a_head_that_is_too_wide_is_refused_with_the_limit() -> None:
 
 def test_arrays_that_do_not_belong_together_are_refused_by_name() -> None:
     x = sample(SHAPES["several heads"], fresh=True)
-    x["R"] = x["R"][:1]
-    with pytest.raises(ShapeError, match=r"slstm_forward: R has shape \(1, 4, 8, 8\)"):
+    x["R_T"] = x["R_T"][:1]
+    with pytest.raises(ShapeError, match=r"slstm_forward: R_T has shape \(1, 4, 8, 8\)"):
         forward(x)

@@ -81,28 +81,20 @@ class Worker:
 
     def dense_step(self, engine: Engine, g: Array, offset: int, step: int) -> None:
         """One launch over a run of parameters."""
-        here = slice(offset, offset + g.size)
-        x = {"g": g, **self.state(here)}
-        outputs = engine.run(self.rule.metal_rule.dense(x, **self.rates(step), offset=offset))
-        for name in self.rule.state_segments:
-            getattr(self, name)[here] = outputs[f"{name}_out"]
+        x = {"g": g, **self.state()}
+        engine.run(self.rule.metal_rule.dense(x, **self.rates(step), offset=offset))
 
     def row_step(self, engine: Engine, grad: Rows, slot: Slot, step: int) -> None:
         """One launch over the rows that a gradient touches."""
-        here = slice(slot.offset, slot.offset + slot.size)
         more = {**self.rates(step), "offset": slot.offset, "height": slot.shape[0]}
-        x = {"rows": grad.index, "g": grad.values, **self.state(here)}
-        outputs = engine.run(self.rule.metal_rule.rows(x, **more))
-        for name in self.rule.state_segments:
-            state = getattr(self, name)[here].reshape(slot.shape)
-            state[grad.index] = outputs[f"{name}_out"]
+        x = {"rows": grad.index, "g": grad.values, **self.state()}
+        engine.run(self.rule.metal_rule.rows(x, **more))
 
-    def state(self, here: slice) -> dict[str, Any]:
-        """The arena and the rule's state, of which `here` is a run of parameters."""
-        x: dict[str, Any] = {name: getattr(self, name)[here] for name in self.rule.state_segments}
-        shared = {name: getattr(self, name) for name in self.rule.shared_segments}
-        failures = {"failures": counter()} if shared else {}
-        return {"arena": self.flat, **x, **shared, **failures}
+    def state(self) -> dict[str, Any]:
+        """The arrays that a launch writes in place."""
+        moments = {name: getattr(self, name) for name in self.rule.metal_rule.written}
+        failures = {"failures": counter()} if self.rule.shared_segments else {}
+        return {"arena": self.flat, **moments, **failures}
 
 
 def two_alike(name: str, floats: int, decay: set[str], *slots: Slot) -> tuple[Worker, Worker]:
@@ -205,10 +197,10 @@ def test_rows_that_python_cannot_see_are_left_out_and_reported(engine: Engine) -
 def test_an_empty_run_changes_nothing(engine: Engine) -> None:
     flat, nothing = normal(64), np.zeros(0, np.float32)
     before = flat.copy()
-    x = {"arena": flat, **dict.fromkeys(("g", "m", "v"), nothing)}
-    outputs = engine.run(steps.ADAM.dense(x, **RATES, offset=64))
-    assert outputs["m_out"].shape == outputs["v_out"].shape == (0,)
-    assert_same_bits(flat, before)
+    x = {"arena": flat, "g": nothing, "m": flat.copy(), "v": flat.copy()}
+    engine.run(steps.ADAM.dense(x, **RATES, offset=64))
+    for name in ("arena", "m", "v"):
+        assert_same_bits(x[name], before)
 
 
 @each_of("axis", [0, 1, None])
@@ -277,32 +269,32 @@ def test_a_recorded_step_is_the_same_step_and_is_kept_beside_the_one_before(
 
 def test_a_shared_mean_moves_as_a_private_one(engine: Engine) -> None:
     m, g = normal(50, seed=1), normal(32, seed=2)
-    hp = muon_hp(beta1=0.9, nesterov=0.2)
-    private = engine.run(
-        steps.muon_direction({"g": g, "m": m[9:41].copy()}, hp=hp, grad_scale=GRAD_SCALE)
-    )
-    before = m.copy()
-    x = {"g": g, "m": m, "failures": counter()}
-    shared = engine.run(steps.muon_direction_shared(x, hp=hp, grad_scale=GRAD_SCALE, offset=9))
-    assert_same_bits(m[9:41], private["m_out"])
-    assert_same_bits(shared["x_out"], private["x_out"])
+    rates: dict[str, Any] = {"hp": muon_hp(beta1=0.9, nesterov=0.2), "grad_scale": GRAD_SCALE}
+    means, directions = [m.copy(), m.copy()], []
+    for mean, failures in zip(means, ({}, {"failures": counter()}), strict=True):
+        launch = steps.muon_direction({"g": g, "m": mean, **failures}, **rates, offset=9)
+        directions.append(engine.run(launch)["x_out"])
+    assert_same_bits(*means)
+    assert_same_bits(*directions)
+    s = np.float32(GRAD_SCALE) * g
+    assert_same_bits(means[0][9:41], np.float32(0.9) * m[9:41] + np.float32(0.1) * s)
     outside = np.r_[0:9, 41:50]
-    assert_same_bits(m[outside], before[outside])
+    assert_same_bits(means[0][outside], m[outside])
 
 
 FLAT, G8, M8 = np.zeros(64, np.float32), np.ones(8, np.float32), np.zeros(8, np.float32)
+M64, V64 = np.zeros(64, np.float32), np.zeros(64, np.float32)
 RATES: dict[str, Any] = {"decays": np.zeros(2, np.uint8), "hp": np.zeros(8, np.float32)}
 FEW: dict[str, Any] = {**RATES, "decays": np.zeros(1, np.uint8)}
 SGD8 = {"arena": FLAT, "g": G8}
 G2 = np.ones((2, 4), np.float32)
-M16 = np.zeros(16, np.float32)
 
 
 def index(*rows: int) -> Array:
     return np.array(rows, np.int32)
 
 
-def rows_of(rows: Array, m: Array = M16, **rates: Any) -> Launch:
+def rows_of(rows: Array, m: Array = M64, **rates: Any) -> Launch:
     x = {"arena": FLAT, "rows": rows, "g": G2, "m": m}
     return steps.MOMENTUM.rows(x, **rates, offset=32, height=4)
 
@@ -319,19 +311,23 @@ BAD: dict[str, tuple[Callable[[], Any], str]] = {
         r"hp has shape \(4,\), 4 elements; this launch needs 8",
     ),
     "state": (
-        lambda: steps.ADAM.dense({**SGD8, "m": M8, "v": M16}, **RATES, offset=0),
-        r"v has shape \(16,\), 16 elements; this launch needs 8",
+        lambda: steps.ADAM.dense({**SGD8, "m": M64, "v": M8}, **RATES, offset=0),
+        r"v, which is laid out as the arena, has shape \(8,\), 8 elements; this launch needs 64",
     ),
     "shared state": (
         lambda: steps.ADAM_SHARED.dense(
-            {**SGD8, "m": M8, "v": M16, "failures": counter()}, **RATES, offset=0
+            {**SGD8, "m": M8, "v": V64, "failures": counter()}, **RATES, offset=0
         ),
         "m, which is laid out as the arena, has shape",
+    ),
+    "mean": (
+        lambda: steps.muon_direction({"g": G8, "m": M64}, hp=RATES["hp"], offset=60),
+        "60 to 68 of m, which has 64",
     ),
     "rows repeat": (lambda: rows_of(index(1, 1), **RATES), "rows repeat or do not ascend"),
     "rows descend": (lambda: rows_of(index(2, 1), **RATES), "rows repeat or do not ascend"),
     "row outside": (lambda: rows_of(index(1, 4), **RATES), "rows run from 1 to 4"),
-    "row state": (lambda: rows_of(index(1, 2), m=M8, **RATES), "m has shape"),
+    "row state": (lambda: rows_of(index(1, 2), m=M8, **RATES), "m, which is .* has shape"),
     "row flags": (lambda: rows_of(index(1, 2), **FEW), "decays has 1 flags"),
     "no matrix": (
         lambda: steps.channel_scale_apply(FLAT, G8, M8, axis=0, coef=1, offset=0),
@@ -359,9 +355,22 @@ def test_arrays_that_do_not_fit_each_other_are_refused(case: str) -> None:
 def test_another_dtype_is_refused_and_nothing_written(shim: HostEngine, name: str) -> None:
     arena = normal(64)
     before = arena.copy()
-    x = {"arena": arena, "g": G8, "m": M8, "v": M8}
+    x = {"arena": arena, "g": G8, "m": M64, "v": V64}
     launch = steps.ADAM.dense(x, **RATES, offset=0)
     wrong = launch.inputs[name].astype(np.float64)
     with pytest.raises(ShapeError, match=f"adam_apply: {name}"):
         shim.run(replace(launch, inputs={**launch.inputs, name: wrong}))
     assert_same_bits(arena, before)
+
+
+@each_of("other", ["arena", "v", "g"])
+def test_an_array_that_a_kernel_writes_is_no_other_argument_too(
+    shim: HostEngine, other: str
+) -> None:
+    x = {name: normal(64) for name in ("arena", "m", "v", "g")}
+    before = {name: array.copy() for name, array in x.items()}
+    launch = steps.ADAM.dense(x, **RATES, offset=0)
+    with pytest.raises(ShapeError, match="which it writes in place, is the same array as"):
+        shim.run(replace(launch, inputs={**launch.inputs, "m": x[other]}))
+    for name, array in x.items():
+        assert_same_bits(array, before[name])

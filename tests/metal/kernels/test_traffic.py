@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from mlxhog.arena import Arena, plan
 from mlxhog.metal.host.engine import HostEngine
+from mlxhog.metal.kernel import HostArrays, Launch
+from mlxhog.models.spec import ParamSpec
+from mlxhog.optim import AdamW, Momentum, Optimizer, Target
+from mlxhog.optim.metal_steps import MetalSteps
+from mlxhog.optim.updates import WRITE_MODES
 from tests.metal.host import probes
 from tests.metal.kernels import traffic
 from tests.pairs import each_of
@@ -53,6 +61,66 @@ def test_the_count_sees_reads_writes_and_atomic_adds(texts: Path) -> None:
     assert arena.accesses == 2 * N // 32
     done = result["done"]
     assert (done.read, done.written) == (0, 4)
+
+
+class Counted(HostArrays):
+    """Counts the bytes of launches, and of what an optimizer takes from them on the host."""
+
+    name, emulated = "counted", True
+
+    def __init__(self, texts: Path) -> None:
+        self.texts = texts
+        self.moved: Counter[str] = Counter()
+        self.launched: list[str] = []
+
+    def host(self, array: Any) -> Any:
+        self.moved["copies"] += 2 * array.nbytes  # read there, written here
+        return array
+
+    def run(self, launch: Launch) -> dict[str, Any]:
+        self.launched.append(launch.kernel.name)
+        for name, counted in traffic.of(launch, self.texts).items():
+            self.moved[name] += counted.read + counted.written
+        return {}
+
+
+MOST_BYTES = 28.1
+
+
+@each_of(
+    ("optimizer", "kernel", "each"),
+    [
+        (AdamW(weight_decay=0.1), "adam_apply", {"arena": 8, "m": 8, "v": 8, "g": 4}),
+        (AdamW(shared=True), "adam_shared_apply", {"arena": 8, "m": 8, "v": 8, "g": 4}),
+        (Momentum(), "momentum_apply", {"arena": 8, "m": 8, "g": 4}),
+    ],
+)
+def test_a_step_moves_each_moment_once_in_and_once_out(
+    optimizer: Optimizer, kernel: str, each: dict[str, int], texts: Path
+) -> None:
+    layout = plan(
+        {"w": ParamSpec("w", (N,), "zeros")},
+        max_workers=1,
+        private=optimizer.state_segments,
+        shared=optimizer.shared_segments,
+        n_tickets=1,
+    )
+    with Arena.create(layout, write="cas") as arena:
+        engine = Counted(texts)
+        target = Target(
+            flat=arena.params,
+            slots=layout.slots,
+            locks=None,
+            mode=WRITE_MODES["cas"],
+            private={name: arena.segment(f"{name}.1") for name in optimizer.state_segments},
+            shared={name: arena.segment(name) for name in optimizer.shared_segments},
+            decay=frozenset({"w"}),
+            metal=MetalSteps(engine, arena.params, layout.slots, frozenset({"w"})),
+        )
+        optimizer.step(target, {"w": np.ones(N, np.float32)}, lr=0.1, step=1)
+    assert engine.launched == [kernel]
+    assert {name: engine.moved[name] / N for name in each} == each
+    assert sum(engine.moved.values()) / N <= MOST_BYTES, engine.moved
 
 
 @each_of(("stride", "lines"), [(0, 1), (1, 1), (2, 2), (3, 3), (32, 32), (33, 32)])

@@ -1,0 +1,195 @@
+"""The self-check of a GPU worker's Metal kernels: what it finds, and what a worker does then.
+
+NumPy's references stand in for the GPU: kernels compute in them, by the engines' own code.
+"""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import mlx.core as mx
+import numpy as np
+import pytest
+
+from mlxhog import backends
+from mlxhog.backends import self_check
+from mlxhog.backends.self_check import CHECKS, SIZES, Sizes, faults
+from mlxhog.doctor import kernels as doctor_kernels
+from mlxhog.doctor.checks import CheckResult
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.metal.engine import Engine, ReferenceEngine
+from mlxhog.metal.registry import KERNELS
+from mlxhog.models.ops import kernels
+from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.metal import ops_mlx as metal_mlx
+from mlxhog.models.ops.metal import ops_torch as metal_torch
+from mlxhog.optim.gradients import Rows
+from mlxhog.parity import tolerances
+from mlxhog.training import worker
+from tests.backends.test_gpu_worker import Recorder, batch, bound, gpu
+from tests.doctor.test_frameworks import MAC
+from tests.doctor.test_precision import Here
+from tests.metal.fake_gpu import FakeMLX
+from tests.metal.faulty import FaultyEngine
+from tests.pairs import each_of
+
+__all__ = ["gpu"]  # the fixture
+
+FORMS: dict[str, Any] = {"mlx": metal_mlx.MetalForm, "torch": metal_torch.MetalForm}
+OPERATOR_OF = {"conv": "causal_conv", "mlstm": "mlstm_cell", "slstm": "slstm_cell"}
+OF_MODELS = [name for name in KERNELS if name.partition("_")[0] in OPERATOR_OF]
+
+
+def found(framework: str, engine: Engine) -> dict[str, str]:
+    return faults(framework, "cpu", Ops(FORMS[framework](engine)), threads=1)
+
+
+@pytest.mark.parametrize("framework", FORMS)
+def test_right_kernels_pass_with_room(framework: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    allowed = {
+        kind: self_check.Allowed(one.atol / 2, one.of_largest / 2, one.of_all / 2)
+        for kind, one in self_check.ALLOWED.items()
+    }
+    monkeypatch.setattr(self_check, "ALLOWED", allowed)
+    assert found(framework, ReferenceEngine()) == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("framework", FORMS)
+def test_the_metal_source_passes(framework: str, host_engine: Any) -> None:
+    assert found(framework, host_engine({"mlx": "mlx", "torch": "mps"}[framework])) == {}
+
+
+@each_of("kernel", OF_MODELS)
+def test_a_kernel_off_by_a_hundredth_is_found_in_its_operator_and_in_no_other(
+    kernel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(self_check, "SIZES", SIZES[:1])
+    (operator,) = (faulty := found("mlx", FaultyEngine(kernel)))
+    assert operator == OPERATOR_OF[kernel.partition("_")[0]]
+    assert "is off by " in faulty[operator]
+    assert "of its largest entry, expected " in faulty[operator]
+
+
+def test_a_fault_says_where_and_by_how_much() -> None:
+    fault = found("torch", FaultyEngine("slstm_forward"))["slstm_cell"]
+    assert fault == "h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at most"
+
+
+@each_of("sizes", SIZES)
+def test_a_kernel_that_is_wrong_in_one_size_is_found(sizes: Sizes) -> None:
+    assert set(found("mlx", FaultyEngine("mlstm_out", only={"DK": sizes.DK}))) == {"mlstm_cell"}
+
+
+@pytest.mark.parametrize("framework", FORMS)
+def test_a_kernel_that_does_not_run_or_gives_no_number_is_a_fault(framework: str) -> None:
+    broken = found(framework, FaultyEngine("mlstm_bwd_out", by=None))
+    assert broken == {
+        "mlstm_cell": "kernel mlstm_bwd_out does not compile: error: unknown type 'flaot'"
+    }
+    assert "off by nan" in found(framework, FaultyEngine("conv_forward", by=np.nan))["causal_conv"]
+
+
+def test_every_operator_with_a_kernel_is_checked_with_the_tolerances_of_parity() -> None:
+    metal, plain = FORMS["mlx"], kernels.choose("mlx", "reference", "cpu").form
+    names = [name for name in vars(Ops) if not name.startswith("_")]
+    own = {name for name in names if getattr(metal, name) is not getattr(type(plain), name)}
+    assert own == set(CHECKS)
+    for kind, allowed in self_check.ALLOWED.items():
+        row = tolerances.FLOAT32[kind]
+        assert (row.atol, row.of_largest, row.of_all) == (
+            allowed.atol, allowed.of_largest, allowed.of_all,
+        )  # fmt: skip
+
+
+# -- a worker --------------------------------------------------------------------------------------
+
+
+def backend_of(monkeypatch: pytest.MonkeyPatch, engine: Engine) -> tuple[Any, FakeMLX]:
+    """An "mlx:gpu" worker's backend with Metal kernels, whose GPU is stood in for."""
+    mlx = FakeMLX(dict(KERNELS), engine=engine).install(monkeypatch)
+    monkeypatch.setattr(mx, "compile", lambda function: function)  # the stand-in evaluates
+    kernels._metal.cache_clear()
+    return backends.create("mlx:gpu", threads=1, kernels="metal", cpu_blas="reference"), mlx
+
+
+def grads_of(backend: Any) -> dict[str, Any]:
+    _, grads = bound(backend).loss_and_grads(batch(2, 20))
+    return {k: v.values if isinstance(v, Rows) else v.copy() for k, v in grads.items()}
+
+
+def test_an_operator_with_a_fault_is_the_plain_one_and_the_others_stay_kernels(
+    gpu: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, mlx = backend_of(monkeypatch, FaultyEngine("slstm_backward"))
+    faulty = backend.check_kernels()
+    assert set(faulty) == {"slstm_cell"}, faulty
+    form, plain = backend._ops().form, kernels.choose("mlx", "reference", "cpu").form
+    assert form.slstm_cell.__func__ is type(plain).slstm_cell
+    assert form.mlstm_cell.__func__ is not type(plain).mlstm_cell
+    mlx.calls.clear()
+    grads_of(backend)
+    assert mlx.calls, "the model's convolution is launches"
+
+
+def test_with_a_fault_the_gradient_is_that_of_the_plain_operators(
+    gpu: Recorder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend, mlx = backend_of(monkeypatch, FaultyEngine("conv_forward"))
+    wrong = grads_of(backend)
+    backend.check_kernels()
+    mlx.calls.clear()
+    checked = grads_of(backend)
+    assert not mlx.calls
+    plain = backends.create("mlx:gpu", threads=1, kernels="reference", cpu_blas="reference")
+    expected = grads_of(plain)
+    for name, grad in expected.items():
+        np.testing.assert_array_equal(checked[name], grad, err_msg=name)
+    assert any(not np.array_equal(wrong[name], grad) for name, grad in expected.items())
+
+
+FAULTS = {"slstm_cell": "h is off by 1.0e-02 of its largest entry, expected 2.1e-05 at most"}
+
+
+def checked(faulty: dict[str, str], *, requested: str, force: bool = False) -> bool:
+    config = SimpleNamespace(kernels=requested, force=force)
+    job: Any = SimpleNamespace(config=config, slot=2, spec=SimpleNamespace(backend="mlx:gpu"))
+    asked: list[bool] = []
+    backend: Any = SimpleNamespace(check_kernels=lambda: asked.append(True) or faulty)
+    worker.check_kernels(job, backend)
+    return bool(asked)
+
+
+def test_a_worker_names_the_kernel_the_error_and_what_it_uses(capfd: Any) -> None:
+    assert checked(FAULTS, requested="auto")
+    assert capfd.readouterr().out == (
+        "notice: worker 2 (mlx:gpu) uses the plain mlx operators slstm_cell, whose Metal kernels "
+        "failed their check (slstm_cell: h is off by 1.0e-02 of its largest entry, expected "
+        "2.1e-05 at most)\n"
+    )
+    assert checked({}, requested="auto")
+    assert capfd.readouterr().out == ""
+
+
+def test_requested_kernels_with_a_fault_are_refused_with_the_way_out() -> None:
+    with pytest.raises(EnvironmentLacks, match=r"slstm_cell: h is off .*--kernels auto.*--force"):
+        checked(FAULTS, requested="metal")
+    assert not checked(FAULTS, requested="metal", force=True)
+
+
+# -- doctor ----------------------------------------------------------------------------------------
+
+
+def test_doctor_checks_the_operators_of_each_gpu_as_its_workers_do(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    found = {"mlx:gpu": FAULTS, "torch:mps": {}}
+    monkeypatch.setattr(doctor_kernels, "operator_faults", lambda _, name: found[name])
+    monkeypatch.setattr(doctor_kernels, "Child", Here)
+    wrong, right = doctor_kernels.check_operators(MAC, {"mlx", "mps"})
+    assert (wrong.name, wrong.result) == ("Metal operators of mlx:gpu", CheckResult.WARN)
+    assert wrong.found == f"slstm_cell: {FAULTS['slstm_cell']}"
+    assert "--kernels auto" in wrong.consequence
+    assert (right.name, right.result) == ("Metal operators of torch:mps", CheckResult.PASS)
+    assert [one.name for one in doctor_kernels.check_operators(MAC, {"mps"})] == [right.name]

@@ -1,0 +1,37 @@
+"""A worker process whose GPU is the CPU under its name; children import it.
+
+FAULTY_ENGINE has the arguments of `FaultyEngine`, which computes its Metal kernels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+import pytest
+
+from mlxhog.training import worker
+from mlxhog.training.job import Job
+
+FAULTY = "FAULTY_ENGINE"
+
+
+def main(job: Job) -> None:
+    """A usual worker on the stand-in."""
+    import mlx.core as mx
+
+    from mlxhog.backends import self_check
+    from mlxhog.metal.registry import KERNELS
+    from tests.metal.fake_gpu import FakeMLX
+    from tests.metal.faulty import FaultyEngine
+
+    self_check.SIZES = self_check.SIZES[:1]  # NumPy computes all kernels
+    changed: Any = mx
+    changed.gpu = mx.cpu
+    changed.device_info = lambda *_: {"max_recommended_working_set_size": 8 << 30}
+    changed.set_memory_limit = changed.set_cache_limit = changed.set_wired_limit = lambda _: None
+    mx.disable_compile()  # the stand-in evaluates
+    engine = FaultyEngine(**json.loads(os.environ[FAULTY]))
+    FakeMLX(dict(KERNELS), engine=engine).install(pytest.MonkeyPatch())
+    worker.main(job)
