@@ -255,7 +255,8 @@ def _reference(
     tell("results in float64")
     exact = dict(_float64(plan, inputs, fixed, tokenwise=True))
     yield from exact.items()
-    amounts, noise_amounts = tolerances.AMOUNTS, tolerances.NOISE_AMOUNTS
+    amounts: Sequence[int] = tolerances.AMOUNTS
+    noise_amounts: Sequence[int] = tolerances.NOISE_AMOUNTS
     if quick.is_quick(plan):
         amounts, noise_amounts = quick.AMOUNTS, quick.NOISE_AMOUNTS
     turn = count(1)

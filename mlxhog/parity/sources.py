@@ -243,7 +243,7 @@ def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[Parity
     copies = COPIES + (COPIES_OF_STEPS if plan.steps else 0)
     B, S = shape
     params = families.param_count(plan.cfg)
-    width = 16 * plan.cfg.hidden_size * plan.cfg.num_hidden_layers + 4 * plan.cfg.vocab_size
+    width: int = 16 * plan.cfg.hidden_size * plan.cfg.num_hidden_layers + 4 * plan.cfg.vocab_size
     sizes = [8 if name == "numpy" else 4 for name in {side.backend for side in sides}]
     if plan.quick:
         copies, sizes = QUICK_COPIES, sorted(sizes)[-quick.AT_ONCE :]

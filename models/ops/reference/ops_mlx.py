@@ -89,7 +89,7 @@ class MLXPlainForm(PlainForm):
                 [z if b is None else b for z, b in zip(zeros, biases, strict=True)]
             )
         y = self.xp.linear(narrow, mx.concatenate(list(weights)), bias).astype(x.dtype)
-        return mx.split(y, list(accumulate(map(len, weights)))[:-1], -1)
+        return self.xp.split(y, list(accumulate(map(len, weights)))[:-1], -1)
 
     def attend(self, q: array, k: array, v: array, seen: array | None) -> array:
         """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""
@@ -101,12 +101,12 @@ class MLXPlainForm(PlainForm):
 
     def swiglu(self, gate: array, up: array) -> array:
         if not arrays_mlx.differentiable.get():
-            return super().swiglu(gate, up)
+            return cast(array, super().swiglu(gate, up))
         return cast(array, _swiglu(gate, up))
 
     def head_norm_gate(self, h: array, o: array, w: array, eps: float) -> array:
         if not arrays_mlx.differentiable.get():
-            return super().head_norm_gate(h, o, w, eps)
+            return cast(array, super().head_norm_gate(h, o, w, eps))
         normed = self.normalised(h, eps).astype(o.dtype).reshape(o.shape)
         return cast(array, _gated(o, w, normed))
 
