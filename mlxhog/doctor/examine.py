@@ -20,9 +20,9 @@ from mlxhog.report.views import Stages, TellStep
 
 STAGES = (
     "facts", "shared memory", "Metal engines", "kernels", "backends", "precision",
-    "memory between frameworks", "litmus", "reads", "a run",
+    "memory between frameworks", "litmus", "reads", "batch sizes", "a run",
 )  # fmt: skip
-"""A quick examination leaves out the run."""
+"""A quick examination leaves out the last two."""
 QUICK_S = 0.01
 
 
@@ -54,7 +54,7 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
 
     Takes about a minute. Leaves no process and no shared memory behind.
     """
-    tell = Stages(tell, len(STAGES) - effort.quick)
+    tell = Stages(tell, len(STAGES) - 2 * effort.quick)
     machine = machines.here()
     facts = collect_facts(machine)
     tell("facts", "")
@@ -78,7 +78,11 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
     imported = frameworks.check_imports(machine, quick=effort.quick)
     rows, read = _litmus(machine, accessors.all_writers(machine, usable), effort, tell)
     checks += [*started_engines, texts]
+    batch = None
     if not effort.quick:
+        tell("batch sizes", "")
+        check_of_batch, batch = frameworks.check_batch()
+        checks.append(check_of_batch)
         tell("a run", "")
         checks += frameworks.check_training()
     record: dict[str, Any] = {
@@ -94,6 +98,7 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
         "reads": read,
         "kernels": compared,
         "tokens_per_s": speeds.usual,
+        "batch_size": batch,
     }
     if machine.apple_gpu:
         record["tokens_per_s_metal"] = speeds.metal
