@@ -76,7 +76,7 @@ class Lane:
         self.train = Batches.open(
             planned.data.train,
             seq_len=config.seq_len,
-            batch_size=config.batch_size,
+            batch_size=config.micro_batch,
             seed=config.seed,
         )
         self.held_out = planned.data.open(config.seq_len)[1]

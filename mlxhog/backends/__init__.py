@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from mlxhog.backends.backend import NAMES, WEIGHTS, Backend
-from mlxhog.backends.gpu_share import GPUShare, limit_mps
+from mlxhog.backends.gpu_share import GPUShare, limit_mps, relax_watchdog
 from mlxhog.errors import ConfigError
 from mlxhog.machine import darwin, machine
-from mlxhog.machine.workers import one_backend, resolve_workers
+from mlxhog.machine.workers import GPU_BACKENDS, one_backend, resolve_workers
 from mlxhog.models.ops.kernels import resolve
 
 __all__ = ["create", "create_alone"]
@@ -47,6 +47,8 @@ def create(
     if narrow and name in NAMES:
         framework, device = name.split(":")
         kernels = resolve(framework, kernels, device, weights=compute_dtype)
+    if name in GPU_BACKENDS:
+        relax_watchdog()
     if name.startswith("mlx:"):
         from mlxhog.backends.mlx import MLXBackend
 

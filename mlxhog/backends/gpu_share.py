@@ -3,12 +3,17 @@
 Work is sent to the GPU in pieces: macOS kills a process whose GPU work delays the display. A piece
 is the work between two waits for the GPU. The longest time of a piece is not documented (mlx issue
 3267), so the supervisor halves the pieces of a worker that was killed.
+
+A gradient is one piece. MLX keeps the arrays that it frees for the next gradient; how many bytes of
+them is `MLXCache`.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 
@@ -16,11 +21,13 @@ from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks
 
 USABLE = 0.75  # share of the recommended memory; the rest is for the display and other programs
-CACHE_PART = 8
-MOST_CACHE_BYTES = 1 << 30
+CACHE_PART = 8  # of a worker's memory that MLX keeps of freed arrays before the first gradient
+MOST_CACHE_BYTES = 1 << 30  # the same, at most
+CPU_CACHE_BYTES = 32 << 20  # MLX's own limit without Metal
 PIECE_TOKENS = 4096  # a start value: several times a training step of our largest preset
 LEAST_BYTES = 64 << 20  # too little for any model
 LOW_WATERMARK = 0.9  # share of the high watermark from which torch frees cached memory
+WATCHDOG = "AGX_RELAX_CDM_CTXSTORE_TIMEOUT"
 
 
 @dataclass(frozen=True)
@@ -37,12 +44,75 @@ class GPUShare:
     adopted_bytes: int = 0
     piece_tokens: int = PIECE_TOKENS
 
+    def own_bytes(self, recommended_bytes: int) -> int:
+        """The memory for arrays of this worker, of what the device recommends for all programs."""
+        return int(USABLE * recommended_bytes / self.workers) - self.adopted_bytes
 
-def limit_mlx(mx: ModuleType, share: GPUShare, *, on_gpu: bool) -> int:
+
+def recommended_bytes(backend: str) -> int:
+    """The memory that the GPU's driver recommends for programs; imports the framework.
+
+    Args:
+        backend: one on a GPU.
+    """
+    if backend.startswith("mlx:"):
+        import mlx.core as mx
+
+        return _recommended_to_mlx(mx)
+    import torch
+
+    return int(torch.mps.recommended_max_memory())
+
+
+def _recommended_to_mlx(mx: ModuleType) -> int:
+    # Without an argument it describes the default device, which may be the CPU.
+    return int(mx.device_info(mx.gpu)["max_recommended_working_set_size"])
+
+
+def relax_watchdog() -> None:
+    """Give this process's work on the GPU more time beside the display; a user's value stays.
+
+    Apple's driver ends work that keeps the display waiting. It does so later, though not never, if
+    the variable is 1 when the process opens the GPU, so call this before a framework is imported.
+    The display may answer later meanwhile. Apple does not document the variable; MLX's authors
+    name it in mlx issue 3267, and llama.cpp sets it in the same way.
+    """
+    os.environ.setdefault(WATCHDOG, "1")
+
+
+class MLXCache:
+    """MLX's cache of freed arrays, which grows to what the largest gradient so far needed.
+
+    MLX takes an array from its cache rather than from the system, which zeroes it first. Its own
+    limits do not fit a run: without Metal 32 MiB, so that each gradient asks the system again, and
+    with Metal one and a half times the recommended memory (mlx issue 3350). The bytes that a
+    gradient allocates beyond those in use before it are what the next gradient can use.
+    """
+
+    def __init__(
+        self, mx: ModuleType, limit_bytes: int = CPU_CACHE_BYTES, most_bytes: int = sys.maxsize
+    ) -> None:
+        """Change nothing yet; MLX's present limit is `limit_bytes`, and `most_bytes` the last."""
+        self._mx, self.limit_bytes, self._most_bytes = mx, limit_bytes, most_bytes
+
+    @contextmanager
+    def of_gradient(self) -> Iterator[None]:
+        """Measure the memory of the gradient that the block computes, and keep that much."""
+        before_bytes = self._mx.get_active_memory()
+        self._mx.reset_peak_memory()
+        yield
+        n_bytes = min(self._mx.get_peak_memory() - before_bytes, self._most_bytes)
+        if n_bytes > self.limit_bytes:
+            self.limit_bytes = n_bytes
+            self._mx.set_cache_limit(n_bytes)
+
+
+def limit_mlx(mx: ModuleType, share: GPUShare, *, on_gpu: bool) -> MLXCache:
     """Set MLX's memory, cache and wired limits of this process; call it before the first array.
 
-    They hold for both devices: where there is Metal, arrays of the CPU are of the same allocator,
-    whose cache may by itself grow to one and a half times the recommended memory (mlx issue 3350).
+    They hold for both devices: where there is Metal, arrays of the CPU are of the same allocator.
+    The memory limit includes imported memory, which MLX counts as active
+    (`MetalAllocator::make_buffer`). Above it MLX waits for the GPU after every operation.
 
     Args:
         mx: `mlx.core`, on a machine with Metal.
@@ -50,16 +120,14 @@ def limit_mlx(mx: ModuleType, share: GPUShare, *, on_gpu: bool) -> int:
         on_gpu: whether this worker computes on the GPU, which then keeps its memory wired.
 
     Returns:
-        The memory limit in bytes, including imported memory, which MLX counts as active
-        (`MetalAllocator::make_buffer`). Above it MLX waits for the GPU after every operation.
+        The cache, which gradients may enlarge to the memory for arrays of this worker.
 
     Raises:
         EnvironmentLacks: the GPU's memory does not suffice for this many workers.
     """
-    # Without an argument it describes the default device, which may be the CPU.
-    recommended = int(mx.device_info(mx.gpu)["max_recommended_working_set_size"])
-    limit = int(USABLE * recommended / share.workers)
-    own = limit - share.adopted_bytes
+    recommended = _recommended_to_mlx(mx)
+    own = share.own_bytes(recommended)
+    limit = own + share.adopted_bytes
     if on_gpu and own < LEAST_BYTES:
         raise EnvironmentLacks(
             f"the GPU has {recommended / 2**30:.1f} GiB for programs; {share.workers} workers that "
@@ -67,10 +135,12 @@ def limit_mlx(mx: ModuleType, share: GPUShare, *, on_gpu: bool) -> int:
             "one; use fewer GPU workers, a smaller --model, or --gpu-write cpu"
         )
     mx.set_memory_limit(limit)
-    mx.set_cache_limit(min(max(own, LEAST_BYTES) // CACHE_PART, MOST_CACHE_BYTES))
+    most = max(own, LEAST_BYTES)
+    cache = min(most // CACHE_PART, MOST_CACHE_BYTES)
+    mx.set_cache_limit(cache)
     if on_gpu:
         mx.set_wired_limit(limit if share.workers == 1 else 0)  # several would compete for it
-    return limit
+    return MLXCache(mx, cache, most)
 
 
 def limit_mps(share: GPUShare) -> None:

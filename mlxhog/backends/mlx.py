@@ -31,7 +31,7 @@ from mlxhog.backends.backend import (
     embedding_rows,
     table_rows,
 )
-from mlxhog.backends.gpu_share import MOST_CACHE_BYTES, GPUShare, limit_mlx
+from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
 from mlxhog.backends.inference import Inference
 from mlxhog.data.batch import Batch
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -181,8 +181,9 @@ class MLXBackend(Inference):
                 f"{platform.machine()}; use mlx:cpu"
             )
         super().__init__("mlx", name.partition(":")[2], kernels, threads, share)
+        self._cache = MLXCache(mx)
         if mx.metal.is_available():  # then the arrays of a CPU lie in the GPU's memory, too
-            limit_mlx(mx, share, on_gpu=self.on_gpu)
+            self._cache = limit_mlx(mx, share, on_gpu=self.on_gpu)
         lazy = self.on_gpu and kernels != "metal-emulated"  # the emulation computes eagerly
         self.compiled = lazy if compiled is None else compiled
         self.signatures = Signatures()
@@ -204,8 +205,6 @@ class MLXBackend(Inference):
         from mlx.utils import tree_map
 
         mx = self._mx
-        if not self.on_gpu:  # by default 32 MiB: the system would zero every larger array again
-            mx.set_cache_limit(MOST_CACHE_BYTES)
         if live is not None:
             if not mx.metal.is_available():
                 raise ConfigError(
@@ -350,17 +349,19 @@ class MLXBackend(Inference):
             head = self.params[families.head(self.model)][ids]
             log_inclusion = mx.array(candidates.log_inclusion)
         mix = None if targets is None else mx.array(targets)
-        loss, (d_params, dx, d_head, d_read) = self._value_and_grad(
+        inputs = (
             trained, x, head, read, tokens, mx.array(labels), masks, ids, log_inclusion, state, mix
-        )
-        if self.on_gpu or self.compiled:
-            mx.eval(loss, d_params, dx, d_head, d_read)
-        else:
-            graph_ns = monotonic_ns()
-            mx.eval(loss)
-            forward_ns = self._built_ns - began_ns + monotonic_ns() - graph_ns
-            mx.eval(d_params, dx, d_head, d_read)
-            self.forward_share = forward_ns / (monotonic_ns() - began_ns)
+        )  # fmt: skip
+        with self._cache.of_gradient():
+            loss, (d_params, dx, d_head, d_read) = self._value_and_grad(*inputs)
+            if self.on_gpu or self.compiled:
+                mx.eval(loss, d_params, dx, d_head, d_read)
+            else:
+                graph_ns = monotonic_ns()
+                mx.eval(loss)
+                forward_ns = self._built_ns - began_ns + monotonic_ns() - graph_ns
+                mx.eval(d_params, dx, d_head, d_read)
+                self.forward_share = forward_ns / (monotonic_ns() - began_ns)
         grads: Grads = {
             name: _host(grad) for name, grad in zip(self._trained, d_params, strict=True)
         }
@@ -449,9 +450,10 @@ def losses_and_grads_of_many(
             for name, slot in slots.items()
         }
         # The loss of a model depends only on its own parameters: the gradient of the sum is all N.
-        (_, losses), grads = mx.value_and_grad(total)(params)
-        grads = {name: mx.contiguous(grad) for name, grad in grads.items()}
-        mx.eval(losses, grads)
+        with MLXCache(mx).of_gradient():
+            (_, losses), grads = mx.value_and_grad(total)(params)
+            grads = {name: mx.contiguous(grad) for name, grad in grads.items()}
+            mx.eval(losses, grads)
     values = np.array(losses)
     return [float(loss) for loss in values], {name: _host(grad) for name, grad in grads.items()}
 

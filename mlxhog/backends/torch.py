@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -44,7 +44,13 @@ except ImportError as error:
 
 
 class TorchBackend(Inference):
-    """PyTorch on one device. On the CPU the model computes directly in the inbox's memory."""
+    """PyTorch on one device. On the CPU the model computes directly in the inbox's memory.
+
+    A Mac's CPU and GPU share their memory. From 2.13 on torch gives the CPU a view of a tensor on
+    the GPU (`torch.mps._host_alias_storage`, private). In a training with it the inbox is the
+    memory of the parameters, and gradients are read where they lie, after one wait for the GPU.
+    Without it every tensor is copied, and every copy waits.
+    """
 
     def __init__(
         self, name: str, *, threads: int, kernels: str, share: GPUShare, narrow: bool = False
@@ -69,6 +75,7 @@ class TorchBackend(Inference):
             )
         super().__init__("torch", device, kernels, threads, share)
         self.device = torch.device(device)
+        self._aliased = False  # the CPU sees the tensors of the GPU
         self.narrow = narrow
         torch.set_num_threads(threads)
 
@@ -82,16 +89,20 @@ class TorchBackend(Inference):
         tables: Mapping[str, Float32] = NO_TABLES,
     ) -> None:
         """Slice one flat tensor into leaf parameters; see `Backend.bind`."""
-        if live is not None and self.device.type != "cpu":
+        if live is not None and self.on_gpu:
             raise ConfigError(
                 f"--read live: {self.name} cannot alias the arena; use --read snapshot"
             )
         self.model = model
-        self._host = (
-            torch.from_numpy(live) if live is not None else torch.zeros(n_floats)
-        )  # float32 on the CPU
+        if not self.on_gpu:
+            self._flat = torch.zeros(n_floats) if live is None else torch.from_numpy(live)
+            self._host = self._flat
+        else:
+            self._flat = torch.zeros(n_floats, device=self.device)
+            self._host, self._aliased = _host_form(self._flat)
+            how = "read where they lie" if self._aliased else "copied, each with a wait for the GPU"
+            print(f"gradients of {self.name} are {how}", flush=True)
         self.inbox: Float32 = self._host.numpy()
-        self._flat = self._host if self.device.type == "cpu" else self._host.to(self.device)
         self.params = {
             name: self._flat[slot.offset : slot.offset + slot.size].view(slot.shape).detach()
             for name, slot in slots.items()
@@ -127,7 +138,7 @@ class TorchBackend(Inference):
             if name in self.tables:
                 continue
             dtype = WEIGHTS[weights if name in narrow else "float32"]
-            host, finite = _host_tensor(tensor, dtype, where_it_lies=self.device.type == "cpu")
+            host, finite = _host_tensor(tensor, dtype, where_it_lies=not self.on_gpu)
             self.params[name] = host.to(self.device)
             if not finite:
                 not_finite.append(name)
@@ -135,8 +146,13 @@ class TorchBackend(Inference):
         return not_finite
 
     def refresh(self) -> None:
-        """Copy the inbox to the device; on the CPU they are the same memory."""
-        if self._flat is not self._host:
+        """Let the device see the inbox: by a copy, unless they are the same memory.
+
+        torch asks for a wait between the CPU's writes and the GPU's next work; nothing is pending.
+        """
+        if self._aliased:
+            torch.mps.synchronize()
+        elif self.on_gpu:
             self._flat.copy_(self._host)
 
     def _tokens(self, tokens: Int32) -> torch.Tensor:
@@ -183,7 +199,7 @@ class TorchBackend(Inference):
             targets=None if targets is None else torch.from_numpy(targets).to(self.device),
         )
         forward_ns = monotonic_ns() - began_ns
-        arrays = [self._on_host(grad) for grad in torch.autograd.grad(loss, leaves)]
+        *arrays, mean = self._on_hosts([*torch.autograd.grad(loss, leaves), loss])
         if not self.on_gpu:
             self.forward_share = forward_ns / (monotonic_ns() - began_ns)
         grads: Grads = dict(zip(names, arrays, strict=True))
@@ -196,7 +212,7 @@ class TorchBackend(Inference):
         if families.embedding(model) not in self._trained:
             embedded = arrays[names.index(families.embedding(model))]
             grads[families.embedding(model)] = embedding_rows(batch.x, embedded)
-        return float(loss.detach()), grads
+        return mean.item(), grads
 
     def _of_candidates(self, ids: Int32) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
         """The parameters with the head's rows of some words only, and these rows, a leaf (C, d)."""
@@ -209,7 +225,15 @@ class TorchBackend(Inference):
         return params, rows
 
     def _on_host(self, array: torch.Tensor) -> NDArray[Any]:
-        return array.detach().cpu().contiguous().numpy()
+        return self._on_hosts([array])[0]
+
+    def _on_hosts(self, tensors: Sequence[torch.Tensor]) -> list[NDArray[Any]]:
+        """Tensors as C-contiguous NumPy arrays, after one wait for the GPU if the CPU sees them."""
+        tensors = [tensor.detach().contiguous() for tensor in tensors]
+        if not self._aliased:
+            return [tensor.cpu().numpy() for tensor in tensors]
+        torch.mps.synchronize()
+        return [_alias(tensor).numpy() for tensor in tensors]
 
     def _from_host(self, array: Float32) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -231,6 +255,30 @@ class TorchBackend(Inference):
         self._trained = []
         self.inbox = np.empty(0, np.float32)
         self._flat = self._host = torch.empty(0)
+
+
+def _host_form(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:
+    """A view of a GPU's tensor for the CPU, and True; memory of the CPU, and False, without one.
+
+    torch has no view before 2.13, nor where the memory is the GPU's alone.
+    """
+    try:
+        view = _alias(tensor)
+    except (AttributeError, RuntimeError, ValueError):
+        return torch.zeros(tensor.shape), False
+    torch.mps.synchronize()
+    return view, True
+
+
+def _alias(tensor: torch.Tensor) -> torch.Tensor:
+    """A tensor of the CPU in the memory of one on the GPU, which stays alive with it.
+
+    Call `torch.mps.synchronize` before it is read or written, and before the GPU's next work.
+    Source: torch 2.13, `torch/mps/__init__.py`.
+    """
+    storage = torch.mps._host_alias_storage(tensor.untyped_storage())
+    view = torch.empty(0, dtype=tensor.dtype)
+    return view.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
 def losses_and_grads_of_many(

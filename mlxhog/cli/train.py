@@ -47,9 +47,10 @@ def run(arguments: list[str]) -> int:
     parsed = flags().parse(arguments)
     config = configuration(parsed)
     if parsed.other.dry_run:
+        from mlxhog.training.batch_size import planned
         from mlxhog.training.plan import make_plan
 
-        plan = make_plan(config)
+        plan, _ = planned(config, make_plan)
         from mlxhog.training import preview
 
         as_json = parsed.other.json

@@ -108,7 +108,13 @@ class TrainConfig(FineTuning):
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
     )
-    batch_size: int = _model(4, "sequences in one gradient of one worker", low=1)
+    batch_size: int | None = _model(
+        4,
+        "sequences in one gradient of one worker; auto is measured before training: twice as many "
+        "until tokens/s stop to rise, or memory is full",
+        low=1,
+        none="auto",
+    )
     grad_accumulation: int = _model(
         1, "gradients averaged into one step", low=1, aliases=("grad_accumulation_steps",)
     )
@@ -332,9 +338,19 @@ class TrainConfig(FineTuning):
             object.__setattr__(self, "time", DEFAULT_TIME_S)
 
     @property
+    def micro_batch(self) -> int:
+        """`batch_size` as a number, which it is once `mlxhog.training.batch_size` has measured."""
+        if self.batch_size is None:
+            raise ConfigError(
+                "batch_size is auto, which only mlxhog train measures; give a number, such as "
+                "--batch-size 4"
+            )
+        return self.batch_size
+
+    @property
     def sequences_per_ticket(self) -> int:
         """Sequences in one batch, which may be several micro-batches."""
-        return self.batch_size * self.grad_accumulation
+        return self.micro_batch * self.grad_accumulation
 
     @property
     def top_lr(self) -> float:

@@ -134,6 +134,9 @@ def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
             if getattr(config, option) is not None:
                 problem = f"rounds, but {option} ends each run at another step"
                 pairs.append((name, f"{problem}; leave {option} out"))
+        if config.batch_size is None and config.resume is None:
+            problem = "rounds, but batch_size=auto follows a measurement, which no run repeats"
+            pairs.append((name, f"{problem}; give --batch-size a number"))
     if config.determinism not in ("record", "replay"):
         return pairs
     for wrong, problem in (

@@ -23,9 +23,9 @@ from mlxhog.report.views import Stages, TellStep
 
 STAGES = (
     "facts", "shared memory", "Metal engines", "kernels", "backends", "precision",
-    "memory between frameworks", "litmus", "reads", "a run", PART,
+    "memory between frameworks", "litmus", "reads", "batch sizes", "a run", PART,
 )  # fmt: skip
-LONG = 2
+LONG = 3
 """The last stages, which a quick examination leaves out."""
 QUICK_S = 0.01
 
@@ -86,8 +86,11 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
     imported = frameworks.check_imports(machine, quick=effort.quick)
     rows, read = _litmus(machine, accessors.all_writers(machine, usable), effort, tell)
     checks += [*started_engines, texts]
-    pair = None
+    batch = pair = None
     if not effort.quick:
+        tell("batch sizes", "")
+        check_of_batch, batch = frameworks.check_batch()
+        checks.append(check_of_batch)
         tell("a run", "")
         checks += frameworks.check_training()
         tell(PART, "")
@@ -106,6 +109,7 @@ def examine(effort: Effort, tell: TellStep) -> dict[str, Any]:
         "reads": read,
         "kernels": compared,
         "tokens_per_s": speeds.usual,
+        "batch_size": batch,
     }
     if machine.apple_gpu:
         record |= {"tokens_per_s_metal": speeds.metal, "repeats": repeats}

@@ -22,6 +22,7 @@ import numpy as np
 from mlxhog import arena, backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Backend, Grads
+from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
 from mlxhog.doctor.checks import AGAIN, Check, CheckResult, absent, check, failed
 from mlxhog.errors import MlxhogError
@@ -34,7 +35,9 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.optim.gradients import Rows
 from mlxhog.report.metrics import Progress
 from mlxhog.report.metrics import Result as RunResult
+from mlxhog.training import batch_size
 from mlxhog.training.api import train
+from mlxhog.training.plan import make_plan
 
 MODEL: Final = "tiny"
 BATCH, LENGTH = 2, 256  # the defaults of `mlxhog train`
@@ -244,6 +247,32 @@ def call_by_name(lane: Lane, target: str, *args: Any) -> list[Check]:
     module, _, function = target.partition(":")
     checks: list[Check] = getattr(importlib.import_module(module), function)(lane, *args)
     return checks
+
+
+# -- batches ---------------------------------------------------------------------------------------
+
+BATCH_TITLE: Final = "--batch-size auto"
+
+
+def check_batch() -> tuple[Check, dict[str, Any] | None]:
+    """Measure the batch of the default run, and keep its speeds for `--batch-size auto`.
+
+    Returns:
+        A check, and the choice as JSON; None if runs will measure it themselves.
+    """
+    expected = "all workers compute gradients of growing batches, and their speeds are kept"
+    with tempfile.TemporaryDirectory(prefix="mlxhog-doctor-") as folder:
+        config = TrainConfig(batch_size=None, out=folder)
+        try:
+            _, choice = batch_size.planned(config, make_plan, again=True)
+        except MlxhogError as error:
+            consequence = f"{BATCH_TITLE} fails; give a number"
+            return Check(BATCH_TITLE, CheckResult.WARN, str(error), expected, consequence), None
+    assert choice is not None
+    observed = f"{choice.sequences} for model {config.model}: {choice.why}"
+    if choice.unkept:
+        return Check(BATCH_TITLE, CheckResult.UNCLEAR, observed, expected, choice.unkept), None
+    return Check(BATCH_TITLE, CheckResult.PASS, observed, expected), choice.to_json()
 
 
 # -- a short run -----------------------------------------------------------------------------------

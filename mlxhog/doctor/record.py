@@ -10,6 +10,7 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
+from mlxhog.config.config import DEFAULT_MODEL
 from mlxhog.doctor.accessors import KERNELS
 from mlxhog.doctor.checks import AGAIN, CheckResult
 from mlxhog.doctor.litmus import broken
@@ -36,15 +37,16 @@ def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
         machine: this one.
 
     Returns:
-        The choice and its reason for `--workers auto`, `--gpu-write auto` and, for each backend,
-        `--kernels auto`; whether each backend may use `--read live`, `--gpu-write metal` and
-        `--determinism record`, and why.
+        The choice and its reason for `--workers auto`, `--gpu-write auto`, `--batch-size auto` of
+        the default run and, for each backend, `--kernels auto`; whether each backend may use
+        `--read live`, `--gpu-write metal` and `--determinism record`, and why.
     """
     workers, backends = _workers(verdicts, machine)
     here = [name for name in BACKENDS if missing(name, machine) is None]
     return {
         "workers": workers,
         "kernels": {name: _kernels(verdicts, name) for name in here},
+        "batch_size": verdicts.record.get("batch_size"),
         "gpu_write": _gpu_write(verdicts, backends),
         "gpu_write_metal": {name: _metal(verdicts, name) for name in here if name in GPU_BACKENDS},
         "record": {name: _record(verdicts, name) for name in here if name in GPU_BACKENDS},
@@ -170,6 +172,7 @@ def _choices_section(record: Row) -> Section:
         ("--workers auto", verdict["workers"]["auto"] or "none"),
         *((f"--kernels auto, {name}", each["auto"]) for name, each in verdict["kernels"].items()),
         ("--gpu-write auto", verdict["gpu_write"]["auto"]),
+        *(row[:2] for row in _batch_rows(verdict)),
     ]
     notes = [*_about_record(record), f"--all shows all {len(_tried(record))} checks."]
     return Section("", ("option", "here"), rows, notes)
@@ -317,6 +320,7 @@ def _verdict_section(record: Row) -> Section:
             for name, each in verdict["kernels"].items()
         ),
         ("--gpu-write auto", verdict["gpu_write"]["auto"], verdict["gpu_write"]["why"]),
+        *_batch_rows(verdict),
         *(
             (f"--gpu-write metal, {name}", _may(each), each["reason"])
             for name, each in verdict["gpu_write_metal"].items()
@@ -333,6 +337,14 @@ def _verdict_section(record: Row) -> Section:
     ]
     notes = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
     return Section("verdict", ("option", "here", "why"), rows, [*notes, *_about_record(record)])
+
+
+def _batch_rows(verdict: Row) -> list[tuple[str, str, str]]:
+    """The row of the default run's batch, if it was measured."""
+    batch = verdict.get("batch_size")
+    if batch is None:
+        return []
+    return [(f"--batch-size auto, {DEFAULT_MODEL}", str(batch["sequences"]), batch["why"])]
 
 
 def _about_record(record: Row) -> Iterator[str]:

@@ -233,7 +233,7 @@ class Job:
     @property
     def micro_batch(self) -> int:
         """Sequences per gradient of the backend."""
-        return max(1, self.config.batch_size >> self.halvings)
+        return max(1, self.config.micro_batch >> self.halvings)
 
     @property
     def gpu_share(self) -> GPUShare:

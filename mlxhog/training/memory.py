@@ -9,9 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 from mlxhog.arena import Layout
-from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.backends.gpu_share import USABLE, GPUShare, recommended_bytes
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategy import FedBack, Sparse
 from mlxhog.errors import EnvironmentLacks
@@ -27,6 +29,7 @@ FREE_SLOTS = 2  # for workers that join, without --max-workers
 FREE_SLOTS_SHARE = 1 / 16  # largest part of a run's memory for free slots
 LIVE_PART = 0.1  # largest part of a run's memory for copies for readers, with --live auto
 ACTIVATIONS_PER_TOKEN = 40  # floats per token, block and unit of width that a backward pass keeps
+SURELY_RECOMMENDED = 0.5  # of a Mac's memory for its GPU: macOS recommends two thirds or more
 
 
 @dataclass(frozen=True)
@@ -140,19 +143,44 @@ class Memory:
         return strategy, layout
 
 
-def worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> int:
-    """Private memory of a worker: snapshots, gradients, activations, and the process itself."""
-    copies = 1 + (config.read != "live")
-    strategy = config.strategy
-    if isinstance(strategy, Sparse) and strategy.sparsify != "none":
-        copies += not strategy.error_feedback  # steps before selection
-    copies += config.prediction == "own" and workers > 1
-    if isinstance(strategy, FedBack):
-        copies += strategy.delay_feedback  # the correction that was added before
-    per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
-    per_token += (4 + (config.teacher is not None)) * model.vocab_size
-    tokens = config.batch_size * config.seq_len
-    return WORKER_BASE_BYTES + 4 * (copies * layout.n_floats + tokens * per_token)
+@dataclass(frozen=True)
+class GradientMemory:
+    """Private memory of a worker's gradients, an estimate.
+
+    Attributes:
+        fixed_bytes: of snapshots and gradients.
+        sequence_bytes: of the activations of one sequence.
+    """
+
+    fixed_bytes: int
+    sequence_bytes: int
+
+    @classmethod
+    def of(cls, config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> Self:
+        """Estimate it for each worker of a run."""
+        copies = 1 + (config.read != "live")
+        strategy = config.strategy
+        if isinstance(strategy, Sparse) and strategy.sparsify != "none":
+            copies += not strategy.error_feedback  # steps before selection
+        copies += config.prediction == "own" and workers > 1
+        if isinstance(strategy, FedBack):
+            copies += strategy.delay_feedback  # the correction that was added before
+        per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
+        per_token += (4 + (config.teacher is not None)) * model.vocab_size
+        return cls(4 * copies * layout.n_floats, 4 * config.seq_len * per_token)
+
+    def of_batch(self, sequences: int) -> int:
+        """Bytes with a batch of this many sequences."""
+        return self.fixed_bytes + sequences * self.sequence_bytes
+
+    def most_sequences(self, n_bytes: float) -> int:
+        """The largest batch that fits in so many bytes; 0 if none does."""
+        return max(0, int((n_bytes - self.fixed_bytes) // self.sequence_bytes))
+
+
+def worker_bytes(gradient: GradientMemory, sequences: int) -> int:
+    """Private memory of a worker: a gradient of a batch, and the process itself."""
+    return WORKER_BASE_BYTES + gradient.of_batch(sequences)
 
 
 def gpu_share(
@@ -169,4 +197,68 @@ def gpu_share(
     return GPUShare(
         workers=max(1, sum(worker.backend in GPU_BACKENDS for worker in workers)),
         adopted_bytes=segments * 4 * layout.n_floats,
+    )
+
+
+def own_gpu_bytes(share: GPUShare, workers: Sequence[WorkerSpec]) -> int | None:
+    """The memory for a GPU worker's own arrays, as its driver says; None without such workers.
+
+    Raises:
+        EnvironmentLacks: the driver does not answer.
+    """
+    backends = [worker.backend for worker in workers if worker.backend in GPU_BACKENDS]
+    if not backends:
+        return None
+    try:
+        with Child() as child:  # this process imports no framework
+            return share.own_bytes(child.call(START_S, _recommended_bytes, backends[0]))
+    except Failed as failure:
+        raise EnvironmentLacks(
+            f"{backends[0]} does not say how much memory the GPU has: {failure}; see mlxhog doctor"
+        ) from failure
+
+
+def _recommended_bytes(lane: Lane, backend: str) -> int:
+    """In a child: see `recommended_bytes`."""
+    return recommended_bytes(backend)
+
+
+def check_gpu(
+    sequences: int,
+    gradient: GradientMemory,
+    share: GPUShare,
+    workers: Sequence[WorkerSpec],
+    machine_bytes: int,
+) -> None:
+    """Refuse a batch whose gradient does not fit in a GPU worker's part of the GPU's memory.
+
+    The driver is asked only if the batch might not fit, since that takes half a second.
+
+    Args:
+        sequences: of the batch.
+        gradient: memory of a worker's gradients.
+        share: of the GPU for each worker that uses it.
+        workers: at the start.
+        machine_bytes: memory of this machine, which the GPU shares.
+
+    Raises:
+        EnvironmentLacks: it does not fit, or the driver does not answer.
+    """
+    need = gradient.of_batch(sequences)
+    if need <= share.own_bytes(int(SURELY_RECOMMENDED * machine_bytes)):
+        return
+    own = own_gpu_bytes(share, workers)
+    if own is None or need <= own:
+        return
+    most = gradient.most_sequences(own)
+    way = (
+        f"the largest batch that fits is {most} (--batch-size {most}); --grad-accumulation makes a "
+        "step of several"
+        if most
+        else "not even one sequence fits: take a smaller --model or --seq-len, or fewer GPU workers"
+    )
+    raise EnvironmentLacks(
+        f"batch_size is {sequences}: its gradient needs about {need / 2**30:.1f} GiB on the GPU, "
+        f"and a worker has {max(own, 0) / 2**30:.1f} GiB ({USABLE:g} of the recommended memory for "
+        f"{share.workers} GPU worker{'s' * (share.workers > 1)}, without imported memory); {way}"
     )

@@ -39,7 +39,7 @@ from mlxhog.training.engines import RunEngines
 from mlxhog.training.evaluation import HeldOutPart, Text
 from mlxhog.training.init_from import InitialWeights
 from mlxhog.training.job import Setup
-from mlxhog.training.memory import Memory, gpu_share, worker_bytes
+from mlxhog.training.memory import GradientMemory, Memory, check_gpu, gpu_share, worker_bytes
 from mlxhog.training.resolve import Resolution, resolve, resumed
 from mlxhog.training.resume import Resumption
 from mlxhog.training.teacher import Teacher
@@ -55,6 +55,7 @@ class Plan(Setup):
         parameters: numbers in the model.
         memory: limits of the run's memory.
         arena_bytes: shared memory.
+        gradient_memory: of a worker's gradients.
         worker_bytes: estimate of the private memory of one worker.
         private_state: optimizer segments kept per worker slot.
         shared_state: optimizer segments kept once.
@@ -72,6 +73,7 @@ class Plan(Setup):
     parameters: int
     memory: Memory
     arena_bytes: int
+    gradient_memory: GradientMemory
     worker_bytes: int
     private_state: tuple[str, ...]
     shared_state: tuple[str, ...]
@@ -122,6 +124,12 @@ class Plan(Setup):
         """Tokens in one update, on average over a budget in steps."""
         of_batch = self.config.sequences_per_ticket * self.config.seq_len
         return of_batch * mean_batches_per_step(self.strategy, self.resumption)
+
+    @property
+    def shared_bytes(self) -> int:
+        """The arena, and the memory to count the text for a teacher."""
+        train = TokenFile.open(self.data.train)
+        return self.arena_bytes + teacher.counted_bytes(self.config, train)
 
     @property
     def epoch_tokens(self) -> int:
@@ -217,6 +225,10 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     of_gpu = [
         gpu_share(w.config, engines.workers, engines.writers, w.optimizer, layout) for w in ways
     ]
+    share = max(of_gpu, key=lambda share: share.adopted_bytes)
+    of_ways = [GradientMemory.of(way.config, model, layout, n_workers) for way in ways]
+    gradient = max(of_ways, key=lambda gradient: gradient.fixed_bytes)
+    check_gpu(config.micro_batch, gradient, share, engines.workers, engines.machine_bytes)
 
     plans = tuple(
         Plan(
@@ -233,11 +245,12 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
             parameters=parameters,
             memory=memory,
             arena_bytes=layout.occupied_bytes,
-            worker_bytes=worker_bytes(way.config, model, layout, n_workers),
+            gradient_memory=gradient,
+            worker_bytes=worker_bytes(gradient, config.micro_batch),
             private_state=tuple(way.optimizer.state_segments),
             shared_state=tuple(way.optimizer.shared_segments),
             decay=frozenset(name for name, one in spec.items() if one.decay),
-            gpu_share=max(of_gpu, key=lambda share: share.adopted_bytes),
+            gpu_share=share,
             batches=way.batches,
             schedule=way.schedule(),
             side_jobs=Text(data.val, data.tokenizer, held_out.asked_bytes).open,
@@ -249,9 +262,8 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         )
         for way in ways
     )
-    counted_bytes = teacher.counted_bytes(config, train)
     for plan in plans:
-        memory.check_run(plan.arena_bytes + counted_bytes, plan.worker_bytes, n_workers)
+        memory.check_run(plan.shared_bytes, plan.worker_bytes, n_workers)
     if len(plans) == 1:
         return plans[0]
     common = [note for note in plans[0].notes if all(note in plan.notes for plan in plans)]

@@ -33,7 +33,8 @@ from mlxhog.machine import darwin
 from mlxhog.machine.processes import require_descriptors
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import checkpoints, choose_strategy, init_from, recording, teacher
+from mlxhog.training import batch_size, checkpoints, choose_strategy, init_from, recording, teacher
+from mlxhog.training.batch_size import BatchChoice
 from mlxhog.training.change_strategy import Changes
 from mlxhog.training.deadlines import Deadlines
 from mlxhog.training.final_evaluation import FinalEvaluation, write_sample
@@ -84,7 +85,8 @@ def train(
     with ExitStack() as hold:
         run = run or hold.enter_context(new_run(config))
         require_descriptors(DESCRIPTORS, "a run")
-        plan = make_plan(config, progress=observer is not None)
+        plan_of = partial(make_plan, progress=observer is not None)
+        plan, batch = batch_size.planned(config, plan_of)
         if run is None:
             assert plan.resumption is not None
             run = plan.resumption.run
@@ -94,7 +96,7 @@ def train(
             plan = plan.with_teacher(
                 stack.enter_context(teacher.of_run(plan.config.teacher, train))
             )
-            return _Training(plan, observer, stack, began_ns, whole_time, run).execute()
+            return _Training(plan, observer, stack, began_ns, whole_time, run, batch).execute()
 
 
 class _Training:
@@ -108,11 +110,13 @@ class _Training:
         began_ns: int,
         whole_time: bool,
         run: Run,
+        batch: BatchChoice | None,
     ) -> None:
         """Create the arena of a run that this process has locked."""
         if plan.resumption is not None:
             plan.resumption.check_newest()
         self.run, directory = run, run.directory
+        self._batch = batch_size.record_of(batch, plan)
         self._following = Following.of(plan, directory)
         if self._following is not None:
             assert not plan.alternatives  # they have batches of their own
@@ -434,6 +438,7 @@ class _Training:
     def _write_status(self, **more: Any) -> None:
         """Replace run.json."""
         self._reporter.write_status(
+            batch_size=self._batch,
             status=self._status,
             checkpoint=self._saver.newest,
             automatic=self.plan.resolution.automatic,

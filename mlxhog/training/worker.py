@@ -41,8 +41,8 @@ from mlxhog.training.terms import Terms
 LOST_GPU_EXIT_CODE = 75  # of a worker whose framework reported the loss: EX_TEMPFAIL
 MOST_HALVINGS = 3
 HINTS = (
-    "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, a display that is "
-    "off, or AGX_RELAX_CDM_CTXSTORE_TIMEOUT=1 may help"
+    "a shorter --seq-len, the environment variable MLX_MAX_OPS_PER_BUFFER=8, or a display that is "
+    "off may help"
 )
 _NOTICE = "notice: "
 _METAL_SAYS = "Command buffer execution failed"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import mlx.core as mx
 import numpy as np
 import pytest
 
-from mlxhog.backends.gpu_share import MOST_CACHE_BYTES
+from mlxhog.backends.gpu_share import MLXCache
 from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.errors import DataError
 from mlxhog.models import families, lm_numpy
@@ -114,8 +116,16 @@ def test_a_batch_in_which_nothing_is_scored_has_no_loss_and_no_gradient(name: st
     assert not grads["lm_head.weight"].any()  # type: ignore[union-attr]
 
 
-def test_a_training_on_a_cpu_lets_mlx_keep_freed_arrays() -> None:
-    mx.set_cache_limit(0)
-    cfg = config()
-    bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1))
-    assert mx.set_cache_limit(MOST_CACHE_BYTES) == MOST_CACHE_BYTES
+def test_mlx_keeps_the_freed_arrays_of_a_gradient_for_the_next(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    cfg, limits = config(), list[int]()
+    backend: Any = bound("mlx:cpu", cfg, perturbed_params(cfg, seed=1))
+    monkeypatch.setattr(mx, "set_cache_limit", limits.append)
+    backend._cache = MLXCache(mx, 0)
+    batches = [Batch(*sample_batch(cfg, 4, S, seed=0), n_bytes=0) for S in (16, 64, 16)]
+    for batch in batches:
+        backend.loss_and_grads(batch)
+    one, four_times = limits
+    assert four_times > 2 * one
+    assert one > 4 * 4 * 16 * cfg.vocab_size, "the logits alone"

@@ -50,6 +50,17 @@ class Recorder:
     def set_wired_limit(self, limit: int) -> None:
         self.limits["wired"] = limit
 
+    active_bytes = peak_bytes = 0
+
+    def get_active_memory(self) -> int:
+        return self.active_bytes
+
+    def get_peak_memory(self) -> int:
+        return self.peak_bytes
+
+    def reset_peak_memory(self) -> None:
+        self.peak_bytes = 0
+
 
 def limits(
     share: GPUShare, recommended_bytes: int = 16 * GIB, *, on_gpu: bool = True
@@ -79,6 +90,19 @@ def test_a_cpu_worker_on_a_mac_gets_a_small_cache_and_wires_nothing() -> None:
     assert limits(GPUShare(workers=1), on_gpu=False) == {"memory": 12 * GIB, "cache": GIB}
     adopts_all = GPUShare(workers=1, adopted_bytes=12 * GIB)
     assert limits(adopts_all, on_gpu=False) == {"memory": 12 * GIB, "cache": 8 << 20}
+
+
+def test_the_cache_grows_to_the_largest_gradient_and_stays_in_the_workers_memory() -> None:
+    gpu: Any = Recorder(16 * GIB)
+    cache, kept = limit_mlx(gpu, GPUShare(workers=2, adopted_bytes=GIB), on_gpu=True), []
+    for peak_gib in (2.5, 3, 5, 4, 100):
+        gpu.active_bytes = 2 * GIB
+        with cache.of_gradient():
+            gpu.peak_bytes = int(peak_gib * GIB)
+        kept.append(gpu.limits["cache"] / GIB)
+    assert kept == [5 / 8, 1, 3, 3, 5], (
+        "an eighth of the worker's 5 GiB at first, all of it at last"
+    )
 
 
 def test_a_gpu_that_is_too_small_for_its_workers_is_refused_with_the_way_out() -> None:

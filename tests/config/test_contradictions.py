@@ -89,6 +89,7 @@ from tests.pairs import each_of
         ({"strategy": "avg_runs", "moments": "shared"}, "runs are independent"),
         ({"determinism": "rounds", "time": 5}, "give --steps or --tokens"),
         ({"determinism": "rounds"}, "needs a budget in steps or tokens"),
+        ({"determinism": "rounds", "steps": 5, "batch_size": "auto"}, "give --batch-size a number"),
         ({"determinism": "rounds", "steps": 5, "sync_shares": "speed"}, "times that are measured"),
         ({"determinism": "rounds", "steps": 5, "backup_workers": 1}, "leave backup_workers out"),
         ({"determinism": "record", "delay_compensation": "constant:1"}, "without a lock"),

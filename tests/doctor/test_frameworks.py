@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed
+from mlxhog.config.config import DEFAULT_MODEL, TrainConfig
 from mlxhog.doctor import frameworks
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.frameworks import PaceSample, Probe, judge_pace
@@ -15,6 +16,8 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.load import Load
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.workers import BACKENDS
+from mlxhog.training import batch_size
+from mlxhog.training.batch_size import BatchChoice
 from tests.cli.test_cli import PROGRESS, RESULT, WORKER
 
 QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
@@ -276,3 +279,35 @@ def test_a_run_with_few_samples_or_steps_tells_nothing(
     pace = judge_pace(samples, QUIET)
     assert pace.result == CheckResult.ABSENT
     assert message in pace.found
+
+
+# -- the batch of the default run ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("unkept", "result"), [("", CheckResult.PASS), ("a busy machine", CheckResult.UNCLEAR)]
+)
+def test_the_batch_of_the_default_run_is_measured_again(
+    monkeypatch: pytest.MonkeyPatch, unkept: str, result: CheckResult
+) -> None:
+    def planned(config: TrainConfig, plan_of: object, *, again: bool) -> tuple[None, BatchChoice]:
+        assert again
+        assert config.batch_size is None
+        assert config.model == DEFAULT_MODEL
+        return None, BatchChoice(sequences=8, why="16 change nothing", unkept=unkept)
+
+    monkeypatch.setattr(batch_size, "planned", planned)
+    found, row = frameworks.check_batch()
+    assert found.result == result
+    assert found.found == f"8 for model {DEFAULT_MODEL}: 16 change nothing"
+    assert found.consequence == unkept
+    assert (row or {}).get("sequences") == (None if unkept else 8)
+
+
+def test_a_batch_that_cannot_be_measured_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    def planned(config: TrainConfig, plan_of: object, *, again: bool) -> None:
+        raise EnvironmentLacks("no memory")
+
+    monkeypatch.setattr(batch_size, "planned", planned)
+    found, row = frameworks.check_batch()
+    assert (found.result, found.found, row) == (CheckResult.WARN, "no memory", None)

@@ -9,7 +9,7 @@ import pytest
 
 from mlxhog.doctor.accessors import Accessor
 from mlxhog.doctor.litmus import Case, Litmus
-from mlxhog.doctor.record import conclude
+from mlxhog.doctor.record import _batch_rows, conclude
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import BACKENDS
@@ -85,6 +85,13 @@ def test_auto_kernels_are_reported_for_every_backend() -> None:
     assert "150,000 tokens/s with the Metal kernels" in lines["mlx:gpu"]["why"]
     assert "ran no kernel on mps" in lines["torch:mps"]["why"]
     assert set(conclude(record(), LINUX)["kernels"]) == {"mlx:cpu", "torch:cpu"}
+
+
+def test_the_measured_batch_of_the_default_run_is_reported() -> None:
+    assert conclude(record(), LINUX)["batch_size"] is None
+    verdict = conclude(record(batch_size={"sequences": 8, "why": "16 gain 1 %"}), LINUX)
+    assert _batch_rows(verdict) == [("--batch-size auto, minute", "8", "16 gain 1 %")]
+    assert _batch_rows({"batch_size": None}) == []
 
 
 def test_live_reads_are_as_the_record_permits_them() -> None:

@@ -82,7 +82,7 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
 @pytest.mark.usefixtures("gpu")
 def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path: Path) -> None:
     observer = Aborter(aborts=4)
-    with pytest.raises(WorkerFailed, match=r"ever smaller micro-batches.*--seq-len.*AGX_RELAX"):
+    with pytest.raises(WorkerFailed, match=r"ever smaller micro-batches.*--seq-len.*MLX_MAX_OPS"):
         train(small_config(tmp_path, batch_size=16, steps=100_000, restarts=10), observer=observer)
     assert observer.left == 0
 
@@ -123,7 +123,7 @@ def job(**options: Any) -> Job:
 
 
 def test_every_abort_halves_micro_batches_and_pieces_down_to_one() -> None:
-    config = SimpleNamespace(batch_size=6)
+    config = SimpleNamespace(micro_batch=6)
     setup = SimpleNamespace(config=config, gpu_share=GPUShare(piece_tokens=4096))
     jobs = [job(setup=setup, halvings=halvings) for halvings in range(4)]
     assert [job.micro_batch for job in jobs] == [6, 3, 1, 1]

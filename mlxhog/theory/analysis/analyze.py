@@ -301,7 +301,7 @@ def subject_of(target: Target, plan: Plan, *, parts: bool = False) -> Subject:
         checkpoint=target.checkpoint,
         tokens=plan.data.train,
         seq_len=config.seq_len,
-        micro_batch=config.batch_size,
+        micro_batch=config.micro_batch,
         batch_size=config.sequences_per_ticket,
         seed=config.seed,
         frozen=config.context == "frozen",

@@ -18,7 +18,13 @@ MEMORY_BYTES = 8 << 30
 
 
 def install(mx: ModuleType) -> None:
-    """Change `mlx.core`; with FAKE_METAL it has a GPU, too, whose arrays the CPU computes."""
+    """Change `mlx.core`; with FAKE_METAL it has a GPU, too, whose arrays the CPU computes.
+
+    The file FAKE_MLX_LOG gets a line for each process: its id, and the GPU watchdog's variable.
+    """
+    if log := os.environ.get("FAKE_MLX_LOG"):
+        with open(log, "a") as lines:
+            print(os.getpid(), os.environ.get("AGX_RELAX_CDM_CTXSTORE_TIMEOUT"), file=lines)
     _export_metal(mx.array)
     if "FAKE_METAL" in os.environ:
         _add_gpu(mx)

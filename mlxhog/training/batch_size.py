@@ -1,0 +1,406 @@
+"""The choice of a batch by measured tokens per second (`--batch-size auto`).
+
+A device computes more tokens per second with a larger batch until it is busy; a larger one then
+only lets a step take longer. So before training all workers of the run compute gradients at the
+same time, each in a process of its own, with batches of 1, 2, 4, ... sequences of the run's text.
+The chosen batch B is the first for which
+
+    tokens per second of 2 B  <  (1 + margin) tokens per second of B
+    margin = max(LEAST_RISE, 2 standard errors of the ratio)
+
+or the last one that memory, text and time allow. Times are of gradients alone: the optimizer's time
+does not depend on the batch, and the run reports its share. The number of measured gradients and
+the largest part of a budget of time are those of the measurement for a strategy
+(`choose_strategy.py`).
+
+The speeds stay in a file of this machine (`mlxhog.machine.batch_speeds`), so a later run of the
+same model, context, workers and versions measures at most larger batches. Speeds of a busy machine
+are used, but not kept. A resumed run keeps its batch.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property, partial
+from pathlib import Path
+from statistics import fmean, pstdev
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from mlxhog import backends
+from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.backends.backend import Backend
+from mlxhog.checkpoint import checkpoint
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.sources import read_stored
+from mlxhog.data.batch import Batch, joined
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.files import plain_json
+from mlxhog.files.quantities import format_count, format_share, parse_count
+from mlxhog.machine import batch_speeds, float32, machine
+from mlxhog.machine.batch_speeds import BatchSpeed
+from mlxhog.machine.load import LoadWatch
+from mlxhog.training import choose_strategy
+from mlxhog.training.job import Setup
+from mlxhog.training.memory import WORKER_BASE_BYTES, own_gpu_bytes
+
+if TYPE_CHECKING:
+    from mlxhog.training.plan import Plan
+
+LEAST_RISE: Final = 0.05
+"""A doubling that gains less than this is not worth a step that takes twice as long."""
+
+MOST: Final = 1024
+"""No larger batch is tried."""
+
+MEASURE_S: Final = 20.0
+"""Seconds of gradients, at most, without a budget of time."""
+
+PATIENCE_S: Final = 600.0
+"""Limit of one measurement of a batch, for a worker that hangs."""
+
+Measure = Callable[[int, Sequence[BatchSpeed]], BatchSpeed | str]
+"""Returns the speed of a batch after those of smaller ones, or why it cannot measure it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchChoice:
+    """The chosen batch and the reason.
+
+    Attributes:
+        sequences: of the batch.
+        why: no larger one is taken.
+        speeds: of all measured batches, by growing batch.
+        measured: number of them that this call has measured; the others were known.
+        unkept: why the speeds are not kept for later runs; "" if they are.
+    """
+
+    sequences: int
+    why: str
+    speeds: tuple[BatchSpeed, ...] = ()
+    measured: int = 0
+    unkept: str = ""
+
+    def __str__(self) -> str:
+        """One line for the user."""
+        line = f"batch_size auto: {_sequences(self.sequences)}, because {self.why}"
+        if self.speeds:
+            each = (f"{format_count(one.tokens_per_s)} with {one.sequences}" for one in self.speeds)
+            source = "measured now" if self.measured else "measured by an earlier run"
+            line += f"; tokens/s of all workers: {', '.join(each)} ({source})"
+        return f"{line}; {self.unkept}" if self.unkept else line
+
+    def to_json(self) -> dict[str, Any]:
+        """For run.json."""
+        return {
+            "sequences": self.sequences,
+            "why": self.why,
+            "tokens_per_s": [asdict(one) for one in self.speeds],
+            "measured": self.measured,
+        }
+
+
+@dataclass(frozen=True)
+class Limit:
+    """The largest batch that a run can have, and what limits it, as a clause."""
+
+    sequences: int
+    why: str
+
+
+def planned(
+    config: TrainConfig, plan_of: Callable[[TrainConfig], Plan], *, again: bool = False
+) -> tuple[Plan, BatchChoice | None]:
+    """Plan a run; if its batch is open, decide that first.
+
+    Args:
+        config: of the call.
+        plan_of: `make_plan`.
+        again: whether to measure what is known, too.
+
+    Returns:
+        The plan, with a note on the choice, and the choice; None if the call gives the batch.
+
+    Raises:
+        ConfigError, DataError, CheckpointError, RunError: bad input.
+        EnvironmentLacks: no batch fits, a backend is missing, or a worker fails.
+    """
+    if config.batch_size is not None:
+        return plan_of(config), None
+    if config.resume is not None:
+        choice = BatchChoice(sequences=_of_run(config), why="the run began with it")
+    else:
+        plan = plan_of(replace(config, batch_size=1))
+        choice = _measured(plan, limit_of(plan), again=again)
+    plan = plan_of(replace(config, batch_size=choice.sequences))
+    return replace(plan, notes=(*plan.notes, str(choice))), choice
+
+
+def record_of(choice: BatchChoice | None, plan: Plan) -> dict[str, Any] | None:
+    """The choice for run.json; a resumed run keeps its own while it has that batch."""
+    if plan.resumption is not None:
+        earlier = plan.resumption.run.read_status().get("batch_size")
+        if isinstance(earlier, dict) and earlier.get("sequences") == plan.config.batch_size:
+            return earlier
+    return None if choice is None else choice.to_json()
+
+
+def _of_run(config: TrainConfig) -> int:
+    """The batch of the run that is resumed; that of the defaults if its options are lost."""
+    assert config.resume is not None
+    run, _ = checkpoint.resumable(config.resume, Path(config.out))
+    stored = read_stored(run.config_path) if run.config_path.is_file() else []
+    values = [one.value for one in stored if one.name == "batch_size"]
+    return parse_count(values[-1]) if values else TrainConfig().micro_batch
+
+
+def limit_of(plan: Plan) -> Limit:
+    """The largest batch that memory and text allow.
+
+    Args:
+        plan: of the run with a batch of one sequence.
+
+    Raises:
+        EnvironmentLacks: the GPU's driver does not say how much memory it has.
+    """
+    config, workers, gradient = plan.config, len(plan.workers), plan.gradient_memory
+    ram_bytes = (plan.memory.limit_bytes - plan.shared_bytes) / workers - WORKER_BASE_BYTES
+    limits = [
+        Limit(MOST, f"no more than {MOST} are tried"),
+        Limit(gradient.most_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),
+    ]
+    if config.follow is None:
+        text = plan.epoch_tokens // config.seq_len
+        each = text // (workers * config.grad_accumulation)
+        why = f"the {_sequences(text)} of the text are at most {each} for each gradient of a step"
+        limits.append(Limit(each, why))
+    own_bytes = own_gpu_bytes(plan.gpu_share, plan.workers)
+    if own_bytes is not None:
+        most = gradient.most_sequences(own_bytes)
+        limits.append(Limit(most, "more do not fit in the memory of the GPU"))
+    least = min(limits, key=lambda limit: limit.sequences)
+    return replace(least, sequences=max(1, least.sequences))  # the plan has one sequence
+
+
+def next_batch(speeds: Sequence[BatchSpeed]) -> int | None:
+    """The batch to measure next; None if the last doubling gained too little.
+
+    Args:
+        speeds: of 1, 2, 4, ... sequences.
+    """
+    if len(speeds) > 1 and _rise(*speeds[-2:]) < _margin(*speeds[-2:]):
+        return None
+    return 2 * speeds[-1].sequences if speeds else 1
+
+
+def _rise(one: BatchSpeed, twice: BatchSpeed) -> float:
+    return twice.tokens_per_s / one.tokens_per_s - 1.0
+
+
+def _margin(one: BatchSpeed, twice: BatchSpeed) -> float:
+    return max(LEAST_RISE, 2.0 * math.hypot(one.error, twice.error))
+
+
+def choose(known: Sequence[BatchSpeed], limit: Limit, measure: Measure) -> BatchChoice:
+    """Choose a batch by the speeds of growing ones.
+
+    Args:
+        known: speeds of 1, 2, 4, ... sequences that need no measurement.
+        limit: the largest batch that is possible.
+        measure: returns the speed of a batch behind these, or why it cannot measure it.
+    """
+    by_size, speeds, measured = {one.sequences: one for one in known}, list[BatchSpeed](), 0
+    why = ""
+    while (following := next_batch(speeds)) is not None and not why:
+        if following > limit.sequences:
+            why = limit.why
+        elif following in by_size:
+            speeds.append(by_size[following])
+        elif isinstance(speed := measure(following, speeds), str):
+            why = speed
+        else:
+            speeds.append(speed)
+            measured += 1
+    chosen = speeds[-1]
+    if following is None:
+        chosen, twice = speeds[-2:]
+        rise, margin = (format_share(f(chosen, twice)) for f in (_rise, _margin))
+        why = (
+            f"with {_sequences(twice.sequences)} tokens/s change by {rise}, less than the margin "
+            f"of {margin}"
+        )
+    return BatchChoice(
+        sequences=chosen.sequences,
+        why=why,
+        speeds=tuple(speeds),
+        measured=measured,
+    )
+
+
+def _sequences(n: int) -> str:
+    return f"{n} sequence{'s' * (n != 1)}"
+
+
+# -- the measurement -------------------------------------------------------------------------------
+
+
+def _measured(plan: Plan, limit: Limit, *, again: bool) -> BatchChoice:
+    """Choose the batch of a run, and keep what was measured for it."""
+    key = _key(plan)
+    known = () if again else batch_speeds.load(key)
+    with ExitStack() as stack:
+        watch = LoadWatch()
+        choice = choose(known, limit, _Workers(plan, stack).measure)
+        load = watch.look()
+    if not choice.measured:
+        return choice
+    if load.busy:
+        others = f"{load.others:.1f} of {load.processors} processors"
+        return replace(choice, unkept=f"not kept, since other programs used {others}")
+    try:
+        batch_speeds.save(key, choice.speeds)
+    except EnvironmentLacks as error:
+        return replace(choice, unkept=str(error))
+    return choice
+
+
+def _key(plan: Plan) -> batch_speeds.Key:
+    """What the speeds depend on, beside the machine and the versions in use."""
+    config, workers = plan.config, zip(plan.workers, plan.kernels, strict=True)
+    text = TokenFile.open(plan.data.train)
+    return {
+        "model": hashlib.sha256(plain_json.dumps(plan.model.to_dict())).hexdigest(),
+        "seq_len": config.seq_len,
+        "context": config.context,
+        "lengths": None if text.prompts is None else text.digest,  # other sequences are full
+        "sampled_head": config.sampled_head,
+        "compute_dtype": config.compute_dtype,
+        "cpu_blas": config.cpu_blas,
+        "workers": [[worker.backend, worker.threads, kernels] for worker, kernels in workers],
+        "tf32": float32.multiplies_as_tf32(
+            [worker.backend for worker in plan.workers],
+            machine.here(),
+            promised=config.determinism != "none",
+        ),
+    }
+
+
+class _Workers:
+    """The workers of a run, each in a process that computes nothing but gradients."""
+
+    def __init__(self, plan: Plan, stack: ExitStack) -> None:
+        """Start nothing yet; the processes end with `stack`."""
+        self._plan, self._stack, self._setup = plan, stack, plan.for_workers()
+        self._rest_s = self._limit_s = min(MEASURE_S, choose_strategy.limit_s(plan.config.time))
+
+    @cached_property
+    def _children(self) -> list[Child]:
+        promises = self._plan.config.determinism != "none"
+        return [self._stack.enter_context(Child(promises=promises)) for _ in self._plan.workers]
+
+    def measure(self, sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed | str:
+        """The speed of a batch, or why it cannot be measured; see `Measure`.
+
+        Raises:
+            EnvironmentLacks: a worker cannot compute the smallest batch.
+        """
+        expected_s = (1 + choose_strategy.LEAST) * 2 * before[-1].gradient_s if before else 0.0
+        if expected_s > self._rest_s:
+            return (
+                f"gradients of {_sequences(sequences)} would take the measurement over "
+                f"{self._limit_s:.3g} s"
+            )
+        try:
+            self._together(warm_up, sequences)
+            found = self._together(gradient_times, sequences, self._rest_s)
+        except Failed as failure:
+            if before:
+                return f"a worker fails with {_sequences(sequences)} ({failure})"
+            raise EnvironmentLacks(
+                f"batch_size=auto: a worker cannot compute {_sequences(sequences)}: {failure}; "
+                "give --batch-size a number, or see mlxhog doctor"
+            ) from failure
+        self._rest_s -= max(sum(times) + fmean(times) for _, times in found)
+        return speed_of(sequences, found)
+
+    def _together(self, function: Callable[..., Any], *args: Any) -> list[Any]:
+        """What a function returns in each process; they begin at the same time."""
+        for rank, child in enumerate(self._children):
+            child.start(0, function, self._setup, rank, *args)
+        return [child.take(0, START_S + PATIENCE_S) for child in self._children]
+
+
+def speed_of(sequences: int, found: Sequence[tuple[int, list[float]]]) -> BatchSpeed:
+    """The speed of all workers from each one's tokens per gradient and times."""
+    rates, errors = [], []
+    for tokens, times in found:
+        # Other programs may delay some: the faster half counts.
+        fast = sorted(times)[: -(-len(times) // 2)]
+        rates.append(tokens / fmean(fast))
+        errors.append(rates[-1] * pstdev(fast) / fmean(fast) / math.sqrt(len(fast)))
+    return BatchSpeed(
+        sequences=sequences,
+        tokens_per_s=sum(rates),
+        error=math.hypot(*errors) / sum(rates),
+        gradient_s=max(fmean(times) for _, times in found),
+    )
+
+
+def warm_up(lane: Lane, setup: Setup, rank: int, sequences: int) -> None:
+    """In a child: start a worker's backend, and let it compute one gradient of this shape."""
+    backend = lane.keep("backend", partial(_backend, setup, rank))
+    backend.loss_and_grads(_batch(setup, sequences))
+
+
+def gradient_times(
+    lane: Lane, setup: Setup, rank: int, sequences: int, limit_s: float
+) -> tuple[int, list[float]]:
+    """In a child, after `warm_up`: tokens of a gradient of one worker, and the times of several.
+
+    Args:
+        lane: has the backend.
+        setup: of the run.
+        rank: of the worker.
+        sequences: of the batch.
+        limit_s: time for all gradients.
+    """
+    backend: Backend = lane.store["backend"]
+    batch, times = _batch(setup, sequences), list[float]()
+    while not choose_strategy.is_enough(len(times), sum(times), limit_s):
+        began_s = time.perf_counter()
+        backend.loss_and_grads(batch)
+        times.append(time.perf_counter() - began_s)
+    return batch.n_tokens, times
+
+
+def _backend(setup: Setup, rank: int) -> Backend:
+    """A worker's backend, bound to small random parameters: their values do not change the time."""
+    spec, config, layout = setup.workers[rank], setup.config, setup.layout
+    backend = backends.create(
+        spec.backend,
+        threads=spec.threads,
+        kernels=setup.kernels[rank],
+        cpu_blas=config.cpu_blas,
+        share=setup.gpu_share,
+        compute_dtype=config.compute_dtype,
+    )
+    tables = {name: np.zeros(slot.shape, np.float32) for name, slot in layout.tables.items()}
+    backend.bind(setup.model, layout.slots, layout.n_floats, None, setup.sampled, tables)
+    noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
+    backend.inbox[:] = np.resize(noise, backend.inbox.shape)
+    backend.refresh()
+    return backend
+
+
+def _batch(setup: Setup, sequences: int) -> Batch:
+    """The first sequences of the run's text; from its beginning again if it has fewer."""
+    source = setup.batches()
+    rows = [source.at(0, k % source.n_tickets) for k in range(sequences)]
+    return joined(rows).part(0, sequences)

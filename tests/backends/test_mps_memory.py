@@ -1,0 +1,152 @@
+"""torch:mps reads gradients where they lie, after one wait for the GPU, or copies every tensor.
+
+The CPU stands in for the GPU: its work on gradients is pending until somebody waits.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mlxhog.backends import torch as backend_torch
+from mlxhog.backends.backend import Grads
+from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.backends.torch import TorchBackend
+from mlxhog.models.families import param_spec
+from tests.backends.test_gpu_worker import MODEL, batch, bound
+
+
+class MPS:
+    """What torch does with its GPU, counted.
+
+    Attributes:
+        waits: calls of `torch.mps.synchronize`.
+        copies: tensors that were copied to the CPU, each with a wait.
+        pending: whether a gradient is still being computed.
+    """
+
+    def __init__(self) -> None:
+        self.waits = self.copies = 0
+        self.pending = False
+
+    def synchronize(self) -> None:
+        self.waits += 1
+        self.pending = False
+
+    def host_alias(self, storage: Any) -> Any:
+        assert not self.pending, "the CPU looks at what the GPU still writes"
+        return storage
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        grad, cpu = torch.autograd.grad, torch.Tensor.cpu
+
+        def pending_grad(*arguments: Any, **keywords: Any) -> Any:
+            self.pending = True
+            return grad(*arguments, **keywords)
+
+        def copied(tensor: torch.Tensor) -> torch.Tensor:
+            self.copies, self.pending = self.copies + 1, False
+            return cpu(tensor).clone()
+
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+        monkeypatch.setattr(torch.mps, "synchronize", self.synchronize)
+        monkeypatch.setattr(torch.mps, "_host_alias_storage", self.host_alias, raising=False)
+        monkeypatch.setattr(torch.autograd, "grad", pending_grad)
+        monkeypatch.setattr(torch.Tensor, "cpu", copied)
+
+
+@pytest.fixture
+def mps(monkeypatch: pytest.MonkeyPatch) -> MPS:
+    result = MPS()
+    result.install(monkeypatch)
+    return result
+
+
+def worker(name: str = "torch:mps") -> Any:
+    backend: Any = TorchBackend(name, threads=1, kernels="reference", share=GPUShare())
+    backend.device = torch.device("cpu")
+    return bound(backend)
+
+
+def arrays(grads: Grads) -> dict[str, Any]:
+    return {name: getattr(grad, "values", grad) for name, grad in grads.items()}
+
+
+def assert_same_gradients(backend: Any, other: Any) -> None:
+    loss, grads = backend.loss_and_grads(batch(2, 16))
+    expected_loss, expected = other.loss_and_grads(batch(2, 16))
+    assert loss == expected_loss
+    found = arrays(grads)
+    for name, grad in arrays(expected).items():
+        assert found[name].flags.c_contiguous
+        assert np.array_equal(found[name], grad), name
+
+
+def test_one_wait_serves_all_gradients_and_no_tensor_is_copied(
+    mps: MPS, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plain, backend = worker("torch:cpu"), worker()
+    assert "gradients of torch:mps are read where they lie" in capsys.readouterr().out
+    mps.waits = mps.copies = 0
+    backend.loss_and_grads(batch(2, 16))
+    assert (mps.waits, mps.copies) == (1, 0)
+    assert_same_gradients(backend, plain)
+
+
+def test_the_inbox_is_the_memory_of_the_parameters_and_the_gpu_waits_for_it(mps: MPS) -> None:
+    plain, backend = worker("torch:cpu"), worker()
+    for one in (backend, plain):
+        one.inbox[:] *= np.float32(1.5)
+    mps.waits = 0
+    backend.refresh()
+    assert mps.waits == 1, "between writes of the CPU and the next work of the GPU"
+    assert_same_gradients(backend, plain)
+    backend.inbox[:] = 7.0
+    assert all((parameter == 7.0).all() for parameter in backend.params.values())
+
+
+@pytest.mark.parametrize("refusal", [AttributeError, RuntimeError])
+def test_an_older_torch_and_memory_of_the_gpu_alone_have_copies(
+    mps: MPS,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    refusal: type[Exception],
+) -> None:
+    def refuse(storage: Any) -> Any:
+        raise refusal("not backed by a shared-storage MTLBuffer")
+
+    if refusal is AttributeError:
+        monkeypatch.delattr(torch.mps, "_host_alias_storage")
+    else:
+        monkeypatch.setattr(torch.mps, "_host_alias_storage", refuse)
+    plain, backend = worker("torch:cpu"), worker()
+    assert "gradients of torch:mps are copied" in capsys.readouterr().out
+    mps.copies = 0
+    backend.loss_and_grads(batch(2, 16))
+    assert mps.copies == len(param_spec(MODEL)) + 1, "every gradient, and the loss"
+    backend.inbox[:] *= np.float32(1.5)
+    plain.inbox[:] *= np.float32(1.5)
+    backend.refresh()
+    assert_same_gradients(backend, plain)
+
+
+def test_a_gradient_outlives_the_next_one(mps: MPS) -> None:
+    backend = worker()
+    first = arrays(backend.loss_and_grads(batch(2, 16))[1])
+    before = {name: grad.copy() for name, grad in first.items()}
+    backend.loss_and_grads(batch(2, 16, seed=1))
+    assert all(np.array_equal(first[name], grad) for name, grad in before.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+@pytest.mark.usefixtures("mps")
+def test_the_view_of_a_part_has_its_place_shape_and_type(dtype: torch.dtype) -> None:
+    part = torch.arange(12, dtype=dtype).reshape(3, 4)[1:, ::2]
+    view = backend_torch._alias(part)
+    assert view.dtype == dtype
+    assert view.tolist() == part.tolist() == [[4, 6], [8, 10]]
+    part[0, 1] = 99
+    assert view[0, 1] == 99

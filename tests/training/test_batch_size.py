@@ -1,0 +1,389 @@
+"""`--batch-size auto`: speeds of growing batches choose one, and memory bounds it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from mlxhog import TrainConfig, train
+from mlxhog.arena.child import Failed
+from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.checkpoint.run import Run
+from mlxhog.cli import main
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.machine import batch_speeds
+from mlxhog.machine.batch_speeds import BatchSpeed
+from mlxhog.machine.load import Load
+from mlxhog.machine.workers import WorkerSpec
+from mlxhog.report.metrics import Progress
+from mlxhog.training import batch_size, memory
+from mlxhog.training.batch_size import BatchChoice, Limit, choose, limit_of, planned, speed_of
+from mlxhog.training.memory import GradientMemory, check_gpu, worker_bytes
+from mlxhog.training.plan import make_plan
+from tests.training.small import small_config
+
+NO_LIMIT = Limit(1024, "no more are tried")
+
+
+class Watch:
+    """Sees what other programs do, here nothing."""
+
+    others = 0.0
+
+    def look(self) -> Load:
+        return Load(self.others, 2, 0.0)
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_size, "LoadWatch", Watch)
+
+
+def speeds(*tokens_per_s: float, error: float = 0.0) -> list[BatchSpeed]:
+    """Of 1, 2, 4, ... sequences."""
+    return [BatchSpeed(2**k, speed, error, 1.0) for k, speed in enumerate(tokens_per_s)]
+
+
+# -- the rule --------------------------------------------------------------------------------------
+
+
+def chosen(
+    these: Sequence[BatchSpeed], limit: Limit = NO_LIMIT, known: int = 0
+) -> tuple[BatchChoice, list[int]]:
+    """The choice, and the batches that it had measured; it must not ask for others."""
+    by_size, asked = {one.sequences: one for one in these}, list[int]()
+
+    def measure(sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed:
+        asked.append(sequences)
+        return by_size[sequences]
+
+    return choose(these[:known], limit, measure), asked
+
+
+def test_a_batch_grows_until_tokens_per_second_stop_to_rise() -> None:
+    choice, asked = chosen(speeds(100, 190, 300, 309, 999))
+    assert (choice.sequences, asked) == (4, [1, 2, 4, 8])
+    assert str(choice) == (
+        "batch_size auto: 4 sequences, because with 8 sequences tokens/s change by 3 %, less than "
+        "the margin of 5 %; tokens/s of all workers: "
+        "100 with 1, 190 with 2, 300 with 4, 309 with 8 (measured now)"
+    )
+
+
+def test_a_rise_within_two_standard_errors_does_not_count() -> None:
+    assert chosen(speeds(100, 110, 112, error=0.02))[0].sequences == 2
+    assert chosen(speeds(100, 110, 112, error=0.04))[0].sequences == 1
+
+
+def test_the_limit_ends_the_growth_and_is_the_reason() -> None:
+    choice, asked = chosen(speeds(100, 200, 400, 800), Limit(7, "the text ends"))
+    assert (choice.sequences, choice.why, asked) == (4, "the text ends", [1, 2, 4])
+
+
+def test_known_speeds_are_not_measured_again() -> None:
+    choice, asked = chosen(speeds(100, 200, 300, 301), known=2)
+    assert (choice.sequences, choice.measured, asked) == (4, 2, [4, 8])
+    choice, asked = chosen(speeds(100, 200, 300, 301), known=4)
+    assert (choice.sequences, choice.measured, asked) == (4, 0, [])
+    assert "(measured by an earlier run)" in str(choice)
+
+
+def test_workers_add_up_and_what_delays_a_few_gradients_does_not_count() -> None:
+    speed = speed_of(2, [(512, [0.5, 0.5, 9.0, 0.5]), (512, [1.0, 1.0])])
+    assert speed == BatchSpeed(2, 512 / 0.5 + 512, 0.0, 10.5 / 4)
+    assert speed_of(2, [(512, [0.4, 0.6, 9.0])]).error == pytest.approx(0.2 / 2**0.5)
+
+
+# -- the measurement -------------------------------------------------------------------------------
+
+
+class FakeChild:
+    """One of two workers whose gradients take a second per sequence, and fail from some batch on.
+
+    Neither is waited for before both have begun.
+    """
+
+    fails_from = 4
+    begun = 0
+
+    def __init__(self, *, promises: bool) -> None:
+        self.result: Any = None
+
+    def __enter__(self) -> FakeChild:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def start(
+        self, lane: int, function: Callable[..., Any], setup: object, rank: int, sequences: int,
+        *limit_s: float,
+    ) -> None:  # fmt: skip
+        assert (function is batch_size.gradient_times) == bool(limit_s)
+        FakeChild.begun += 1
+        self.result = (sequences * 32, [float(sequences)] * 2) if limit_s else None
+        self.failed = sequences >= self.fails_from
+
+    def take(self, lane: int, timeout_s: float) -> Any:
+        assert FakeChild.begun % 2 == 0
+        if self.failed:
+            raise Failed("MemoryError: out of memory")
+        return self.result
+
+
+def open_config(tmp_path: Path, **options: object) -> TrainConfig:
+    return small_config(tmp_path, batch_size="auto", **options)
+
+
+TWO = {"workers": "mlx:cpu*2"}
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that only seem to compute, and a batch that grows as long as it can."""
+    monkeypatch.setattr(batch_size, "Child", FakeChild)
+    monkeypatch.setattr(batch_size, "LEAST_RISE", -1.0)
+
+
+@pytest.mark.usefixtures("fake")
+def test_a_worker_that_fails_bounds_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_size, "MEASURE_S", 60.0)
+    plan, choice = planned(open_config(tmp_path, **TWO), make_plan)
+    assert choice is not None
+    assert plan.config.batch_size == choice.sequences == 2
+    assert "a worker fails with 4 sequences (MemoryError: out of memory)" in choice.why
+    assert [one.tokens_per_s for one in choice.speeds] == [64, 64]
+    monkeypatch.setattr(FakeChild, "fails_from", 1)
+    with pytest.raises(EnvironmentLacks, match="cannot compute 1 sequence: .*give --batch-size a"):
+        planned(open_config(tmp_path, **TWO), make_plan, again=True)
+
+
+@pytest.mark.usefixtures("fake")
+def test_the_measurement_has_a_tenth_of_a_budget_of_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeChild, "fails_from", 1000)
+    for time_s, sequences, limit_s in ((80, 1, 8), (100, 2, 10), (1000, 2, 20), (None, 2, 20)):
+        _, choice = planned(open_config(tmp_path, time=time_s, **TWO), make_plan, again=True)
+        assert choice is not None
+        assert choice.sequences == sequences
+        assert f"would take the measurement over {limit_s} s" in choice.why
+
+
+def test_workers_compute_gradients_of_the_runs_text(tmp_path: Path) -> None:
+    setup = make_plan(small_config(tmp_path, batch_size=1, grad_accumulation=2)).for_workers()
+    text = setup.batches()
+    batch = batch_size._batch(setup, 3)
+    assert np.array_equal(batch.x, [*text.at(0, 0).x, *text.at(0, 1).x[:1]])
+
+
+@pytest.mark.slow
+def test_real_workers_are_measured_and_their_speeds_kept(tmp_path: Path) -> None:
+    tables = {"set": "ngram_orders=2-3,ngram_rows=64", "sampled_head": 8}
+    config = open_config(tmp_path, workers="mlx:cpu,torch:cpu", time=16, **tables)
+    plan, choice = planned(config, make_plan)
+    assert choice is not None
+    assert choice.measured == len(choice.speeds) > 1
+    assert batch_speeds.load(batch_size._key(plan)) == choice.speeds
+    assert plan.config.batch_size == choice.sequences
+    assert str(choice) in plan.notes
+
+
+# -- limits ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("grad_accumulation", [1, 3])
+def test_every_gradient_of_a_step_has_text_of_its_own(
+    tmp_path: Path, grad_accumulation: int
+) -> None:
+    more = {**TWO, "grad_accumulation": grad_accumulation}
+    plan = make_plan(small_config(tmp_path, batch_size=1, **more))
+    limit = limit_of(plan)
+    text = plan.epoch_tokens // 32
+    assert limit.sequences == text // (2 * grad_accumulation)
+    assert f"{text} sequences of the text" in limit.why
+
+
+@pytest.mark.parametrize("more", [{}, {"teacher": "counts"}])
+def test_the_largest_batch_is_the_largest_that_a_run_may_have(tmp_path: Path, more: Any) -> None:
+    config = small_config(tmp_path, batch_size=1, strategy="serial", **more)
+    plan = make_plan(config)
+    room = plan.shared_bytes + worker_bytes(plan.gradient_memory, 40) + 1000
+    config = replace(config, memory_limit=room / plan.memory.machine_bytes)
+    limit = limit_of(make_plan(config))
+    assert (limit.sequences, limit.why) == (40, "more do not fit in memory (--memory-limit)")
+    make_plan(replace(config, batch_size=40))
+    with pytest.raises(EnvironmentLacks, match="smaller --batch-size"):
+        make_plan(replace(config, batch_size=41))
+
+
+GPU, CPU = WorkerSpec("mlx:gpu", 1), WorkerSpec("mlx:cpu", 1)
+GIB = 1 << 30
+GRADIENT = GradientMemory(fixed_bytes=GIB, sequence_bytes=GIB // 2)
+
+
+def test_the_memory_of_the_gpu_bounds_the_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(small_config(tmp_path, batch_size=1))
+    own = plan.gradient_memory.of_batch(5)
+    monkeypatch.setattr(batch_size, "own_gpu_bytes", lambda share, workers: own)
+    limit = limit_of(plan)
+    assert (limit.sequences, limit.why) == (5, "more do not fit in the memory of the GPU")
+
+
+def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "own_gpu_bytes", lambda share, workers: 6 * GIB)
+    share = GPUShare(workers=2)
+    check_gpu(10, GRADIENT, share, [GPU, GPU], machine_bytes=1)
+    with pytest.raises(EnvironmentLacks) as refusal:
+        check_gpu(11, GRADIENT, share, [GPU, GPU], machine_bytes=1)
+    for words in (
+        "batch_size is 11: its gradient needs about 6.5 GiB on the GPU, and a worker has 6.0 GiB",
+        "2 GPU workers",
+        "the largest batch that fits is 10 (--batch-size 10)",
+    ):
+        assert words in str(refusal.value)
+
+
+def test_a_model_of_which_no_sequence_fits_the_gpu_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "own_gpu_bytes", lambda share, workers: -GIB)
+    with pytest.raises(EnvironmentLacks, match=r"has 0\.0 GiB .*not even one sequence fits: take"):
+        check_gpu(1, GRADIENT, GPUShare(), [GPU], machine_bytes=1)
+
+
+def test_the_driver_is_asked_only_if_the_batch_may_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = list[object]()
+    monkeypatch.setattr(memory, "own_gpu_bytes", lambda *arguments: asked.append(arguments))
+    share = GPUShare(workers=1)
+    check_gpu(6, GRADIENT, share, [GPU], machine_bytes=12 * GIB)  # 4 GiB of 0.75 * 6
+    assert not asked
+    check_gpu(8, GRADIENT, share, [GPU], machine_bytes=12 * GIB)
+    assert asked
+    assert memory.GPU_BACKENDS == ("mlx:gpu", "torch:mps")
+
+
+def test_a_run_without_gpu_workers_asks_no_driver() -> None:
+    assert memory.own_gpu_bytes(GPUShare(), [CPU]) is None
+
+
+@pytest.mark.usefixtures("no_apple_gpu")
+def test_a_driver_that_does_not_answer_is_named() -> None:
+    with pytest.raises(EnvironmentLacks, match="mlx:gpu does not say how much memory the GPU has"):
+        memory.own_gpu_bytes(GPUShare(), [GPU])
+
+
+# -- runs ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfig], None]:
+    """Keeps speeds by which the batch of a run is 2; nothing can be measured."""
+
+    def keep(config: TrainConfig) -> None:
+        plan = make_plan(replace(config, batch_size=1))
+        batch_speeds.save(batch_size._key(plan), speeds(100, 200, 201))
+
+    monkeypatch.setattr(batch_size, "Child", None)
+    return keep
+
+
+def test_a_run_has_the_batch_that_was_measured_and_a_resume_keeps_it(
+    tmp_path: Path, two: Callable[[TrainConfig], None]
+) -> None:
+    config, messages = open_config(tmp_path, steps=3), list[str]()
+
+    def observer(progress: Progress) -> None:
+        messages.append(progress.message or "")
+
+    two(config)
+    first = train(config, observer=observer)
+    (line,) = (text for text in messages if text.startswith("batch_size auto: "))
+    assert "2 sequences, because with 4 sequences tokens/s change by 0.5 %" in line
+    assert first.tokens == 3 * 2 * 32
+    directory = Path(first.run)
+    assert yaml.safe_load((directory / "config.yaml").read_text())["batch_size"] == 2
+    kept = Run(directory).read_status()["batch_size"]
+    assert kept["sequences"] == 2
+    assert [one["tokens_per_s"] for one in kept["tokens_per_s"]] == [100, 200, 201]
+
+    plan = make_plan(replace(config, batch_size=1))
+    batch_speeds.save(batch_size._key(plan), speeds(100, 100))  # measured now, it would be 1
+    again = train(open_config(tmp_path, steps=3, resume=first.run), observer=observer)
+    assert (again.steps, again.tokens) == (6, 6 * 2 * 32)
+    assert any("2 sequences, because the run began with it" in text for text in messages)
+    assert Run(directory).read_status()["batch_size"] == kept
+
+
+def test_a_run_with_a_number_measures_nothing_and_records_no_choice(tmp_path: Path) -> None:
+    result = train(small_config(tmp_path, steps=1))
+    assert Run(Path(result.run)).read_status()["batch_size"] is None
+
+
+def test_a_dry_run_has_the_batch_too(
+    tmp_path: Path,
+    two: Callable[[TrainConfig], None],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = open_config(tmp_path, steps=3)
+    two(config)
+    path = tmp_path / "run.yaml"
+    path.write_text(config.to_yaml())
+    assert "batch_size: auto" in path.read_text()
+    assert main(["train", "--dry-run", "--json", "--config", str(path)]) == 0
+    known = json.loads(capsys.readouterr().out)
+    assert known["decided"]["batch_size"] == 2
+    assert any(note.startswith("batch_size auto: 2 sequences") for note in known["notes"])
+
+
+@pytest.mark.usefixtures("fake")
+def test_speeds_that_cannot_be_kept_are_used_and_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(key: object, speeds: object) -> None:
+        raise EnvironmentLacks("the measured batches cannot be kept")
+
+    monkeypatch.setattr(batch_speeds, "save", save)
+    plan, _ = planned(open_config(tmp_path, **TWO), make_plan)
+    assert plan.notes[-1].endswith("; the measured batches cannot be kept")
+
+
+@pytest.mark.usefixtures("fake")
+def test_speeds_of_a_busy_machine_are_used_but_not_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Watch, "others", 1.2)
+    for _ in range(2):
+        plan, choice = planned(open_config(tmp_path, **TWO), make_plan)
+        assert choice is not None
+        assert choice.measured == 2
+    assert plan.notes[-1].endswith("; not kept, since other programs used 1.2 of 2 processors")
+
+
+def test_other_commands_ask_for_a_number(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="only mlxhog train measures; give a number"):
+        make_plan(open_config(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"seq_len": 64}, {"workers": "mlx:cpu*2"}, {"kernels": "reference"},
+     {"set": "hidden_size=64"}, {"compute_dtype": "bfloat16"}],
+)  # fmt: skip
+def test_speeds_of_another_kind_of_run_do_not_count(tmp_path: Path, other: Any) -> None:
+    options: tuple[dict[str, Any], ...] = ({}, other, {"lr": 1})
+    keys = [batch_size._key(make_plan(small_config(tmp_path, **more))) for more in options]
+    assert keys[0] == keys[2] != keys[1]
