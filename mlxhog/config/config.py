@@ -125,7 +125,10 @@ class TrainConfig(FineTuning):
 
     workers: str = _workers("auto", "a number, or backends such as mlx:gpu,torch:cpu*3")
     threads: int | None = _workers(
-        None, "threads of each worker; auto shares the cores", low=1, none="auto"
+        None,
+        "threads of each worker, for gradient, norm, step and read; auto shares the cores",
+        low=1,
+        none="auto",
     )
     max_workers: int | None = _workers(
         None,

@@ -20,7 +20,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import NO_END, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.optim import gradients, tables
+from mlxhog.optim import tables
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.delays import Delays
@@ -122,7 +122,7 @@ class HogwildWorker:
         context.entry.version_read = self._version_read
         if self._live:
             return
-        self._reader.read(context.backend.inbox)
+        self._reader.read(context.backend.inbox, context.threads)
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
@@ -134,7 +134,7 @@ class HogwildWorker:
         entry, counters, ledger = context.entry, context.arena.counters, context.ledger
         grads, rows = tables.parted(grads, context.tables)
         grads = self._delays.compensated(self.corrected(grads))
-        norm = gradients.global_norm(grads)
+        norm = context.norm(grads)
         entry.phase = Phase.APPLY
         ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
         staleness = counters.load("version") - self._version_read

@@ -79,7 +79,7 @@ def record(arena: Arena, facts: RunFacts, workers: int) -> StepTrace | None:
 class ParameterReader(Protocol):
     """One worker's reads of the parameters."""
 
-    def read(self, dst: Float32) -> None:
+    def read(self, dst: Float32, threads: int = 1) -> None:
         """Write the parameters that the next gradient is taken at into `dst`, (n,) float32.
 
         Concurrency: others may be writing; elements are whole, of any age.
@@ -96,9 +96,9 @@ class AsTheyAre:
         """Read from the shared parameters, (n,) float32."""
         self._params = params
 
-    def read(self, dst: Float32) -> None:
+    def read(self, dst: Float32, threads: int = 1) -> None:
         """A plain snapshot."""
-        updates.snapshot(dst, self._params)
+        updates.snapshot(dst, self._params, threads=threads)
 
     def landed(self, staleness: int) -> None:
         """No effect."""
@@ -133,10 +133,10 @@ class OwnMovement(_Ahead):
         self.previous = np.empty_like(arena.params)
         updates.snapshot(self.previous, arena.params)
 
-    def read(self, dst: Float32) -> None:
+    def read(self, dst: Float32, threads: int = 1) -> None:
         """Take an extrapolated snapshot."""
-        horizon = self.horizon(self._counters.load("version"))
-        updates.snapshot_predict(dst, self._params, self.previous, horizon / self._workers)
+        share = self.horizon(self._counters.load("version")) / self._workers
+        updates.snapshot_predict(dst, self._params, self.previous, share, threads=threads)
 
     def horizon(self, version: int) -> float:
         """Number of steps that a read looks ahead, if the movement since the last read counts as P.
@@ -159,9 +159,12 @@ class LastSteps(_Ahead):
         super().__init__(params, workers)
         self._record = record
 
-    def read(self, dst: Float32) -> None:
+    def read(self, dst: Float32, threads: int = 1) -> None:
         """Take an extrapolated snapshot."""
-        updates.snapshot_ahead(dst, self._params, *self._record, horizon=self.others, trend=TREND)
+        last, prev = self._record
+        updates.snapshot_ahead(
+            dst, self._params, last, prev, horizon=self.others, trend=TREND, threads=threads
+        )
 
 
 def reader(arena: Arena, facts: RunFacts, workers: int) -> ParameterReader:

@@ -206,6 +206,7 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         model=setup.model,
         run_dir=job.run_dir,
         polar=polar_of_device(job, backend),
+        threads=job.spec.threads,
     )
 
 
