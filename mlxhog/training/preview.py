@@ -15,6 +15,7 @@ from mlxhog.errors import RunError
 from mlxhog.files.paths import printable
 from mlxhog.files.quantities import format_bytes, format_count, format_duration
 from mlxhog.machine import verdicts
+from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.models import families
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
@@ -124,7 +125,11 @@ def tokens_per_s(plan: Plan) -> tuple[float, str] | None:
         return None
     size = param_count(load_architecture(MEASURED)) / plan.parameters
     return (
-        size * sum(measured[worker.backend] * worker.threads for worker in plan.workers),
+        size
+        * sum(
+            measured[one.backend] * (1 if one.backend in GPU_BACKENDS else one.threads)
+            for one in plan.workers
+        ),
         f"mlxhog doctor's speed of {MEASURED}, by parameters and threads: a rough guess",
     )
 
