@@ -2,7 +2,7 @@
 
     python benchmarks/gpu_step.py                    every part, about ten minutes
     python benchmarks/gpu_step.py --quick            fewer turns
-    python benchmarks/gpu_step.py --only gradients   some of the parts
+    python benchmarks/gpu_step.py --only stripes     some of the parts: gradients, chunks, stripes
 
 `before` is the commit that the parts changed (`harness/commits.py`), which the repository needs to
 have. Steps take turns, each in a process of its own.
@@ -14,7 +14,7 @@ from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
-from harness.claims import Findings, Sample, flags, measured
+from harness.claims import Findings, Mean, Sample, flags, measured
 from harness.interleaved import Program, in_turns, once
 from language_models.mlx_graphs import MLSTM, SLSTM
 
@@ -69,9 +69,31 @@ def chunks(findings: Findings, chosen: Namespace) -> None:
         findings.at_most(name, long / short, 1.1, timing=False)
 
 
+def stripes(findings: Findings, chosen: Namespace) -> None:
+    """Norm, AdamW's step and read of 160m on the CPU: one thread against two, in pairs."""
+    options = {"name": STEP["name"], "turns": 5 if chosen.quick else 15}
+    program = Program("language_models.worker_side", "pairs", options, ("mlxhog.optim",))
+    seconds: dict[str, list[list[float]]] = once(program, threads=THREADS)
+    for name, (one, two) in seconds.items():
+        ratios = [a / b for a, b in zip(one, two, strict=True)]
+        ratio, mean = Sample.of(ratios), Mean.of(ratios)
+        findings.results[f"160m, {name}: seconds by 1 and by 2 threads"] = [
+            Sample.of(one), Sample.of(two),
+        ]  # fmt: skip
+        findings.results[f"160m, {name}: 95 % interval of the ratio"] = [mean.low, mean.high]
+        print(
+            f"  160m, {name}: {Sample.of(one).spelt('.4f')} s by one thread, "
+            f"{Sample.of(two).spelt('.4f')} s by two; {ratio.spelt('.2f')} times as fast, "
+            f"mean {mean.mean:.2f} ({mean.low:.2f} to {mean.high:.2f})"
+        )
+        if name == "all three":
+            findings.at_least("160m: CPU side of a step, one thread / two", ratio.median, 1.8)
+
+
 PARTS: dict[str, Callable[[Findings, Namespace], None]] = {
     "gradients": gradients,
     "chunks": chunks,
+    "stripes": stripes,
 }
 
 
