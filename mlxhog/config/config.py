@@ -165,6 +165,11 @@ class TrainConfig(FineTuning):
         "parameters that a worker computes with: a copy, or the shared ones themselves",
         choices=("snapshot", "live"),
     )
+    overlap: bool = _strategy(
+        False,
+        "add each step beside the computation of the worker's next gradient, which is then one "
+        "update later; hogwild only",
+    )
     write: str = _strategy(
         "auto",
         "how a CPU adds a step: under stripe locks, by plain adds, which may get lost, or by "

@@ -76,7 +76,7 @@ class WriteResult:
 
     Attributes:
         applied: whether it has changed the parameters.
-        staleness: updates by others between its read and its write.
+        staleness: updates between its read and its write.
         version: updates of the run, this one included.
         too_late: whether it was finite and left out for its staleness.
     """
@@ -112,6 +112,7 @@ class Context:
 
     Attributes:
         threads: for norm, step and read of this worker.
+        settle: adds the step that waits for the next read, if any (`--overlap`).
     """
 
     arena: Arena
@@ -131,6 +132,7 @@ class Context:
     run_dir: Path | None = None
     polar: Polar | None = None
     threads: int = 1
+    settle: Callable[[], None] = lambda: None
 
     @cached_property
     def marks(self) -> Marks:
@@ -191,7 +193,7 @@ class Context:
             record=look_ahead.record(arena, self.facts, self.live_workers),
             places=arena.layout.state,
             marks=self.marks,
-            watch=StepWatch(self.entry),
+            watch=None if self.facts.overlap else StepWatch(self.entry),
             polar=self.polar,
             threads=self.threads,
         )

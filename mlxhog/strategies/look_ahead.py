@@ -7,11 +7,11 @@ not seen. `--predict` chooses the point that it reads:
     own   moved on by (P - 1)/P of their movement between this worker's last two reads: each of the
           other P - 1 adds about one step while this one takes two reads. Where n > P steps came
           between the reads (it evaluated, or came late), by h/n of it if that is less; h is as
-          below, P - 1 at least. It needs a private copy.
+          below, P - 1 at least. It needs a private copy. With --overlap the share is P/P.
           Related published method: DANA, arXiv:1907.11612 (there from the workers' momenta)
     last  moved on by h (u + (u - u')/2): u is the last step of any worker, u' the one before,
           element by element; h is the expected number of steps by others before this gradient
-          lands, a running mean of the numbers so far (P - 1 at first)
+          lands, a running mean of the numbers so far (P - 1 at first; P with --overlap)
 
 A prediction is better the fresher it is: `last` sees the step that was added a moment ago. With
 moments of all workers that step is also the best guess of the next one, so it suits
@@ -110,8 +110,7 @@ class _Ahead(AsTheyAre):
     def __init__(self, params: Float32, workers: int) -> None:
         """Read from the shared parameters, (n,) float32, as one of `workers` workers."""
         super().__init__(params)
-        self._workers = workers
-        self.others = float(workers - 1)
+        self._usual = self.others = workers - 1.0
 
     def landed(self, staleness: int) -> None:
         """Update the running mean."""
@@ -125,9 +124,16 @@ class OwnMovement(_Ahead):
         previous: the parameters at the last read.
     """
 
-    def __init__(self, arena: Arena, workers: int) -> None:
-        """Begin without movement."""
-        super().__init__(arena.params, workers)
+    def __init__(self, arena: Arena, workers: int, *, overlap: bool = False) -> None:
+        """Begin without movement.
+
+        Args:
+            arena: of the run.
+            workers: of the run.
+            overlap: whether a step of this worker is pending, too, when it reads.
+        """
+        super().__init__(arena.params, workers + overlap)
+        self._workers = workers
         self._counters = arena.counters
         self._version = self._counters.load("version")
         self.previous = np.empty_like(arena.params)
@@ -144,7 +150,7 @@ class OwnMovement(_Ahead):
         Args:
             version: updates before this read.
         """
-        usual, steps = self._workers - 1.0, version - self._version
+        usual, steps = self._usual, version - self._version
         self._version = version
         if steps <= self._workers:
             return usual
@@ -170,7 +176,7 @@ class LastSteps(_Ahead):
 def reader(arena: Arena, facts: RunFacts, workers: int) -> ParameterReader:
     """The reader of one of `workers` lock-free workers."""
     if (recorded := record(arena, facts, workers)) is not None:
-        return LastSteps(arena.params, recorded, workers)
+        return LastSteps(arena.params, recorded, workers + facts.overlap)
     if facts.prediction == "own" and workers > 1:
-        return OwnMovement(arena, workers)
+        return OwnMovement(arena, workers, overlap=facts.overlap)
     return AsTheyAre(arena.params)

@@ -142,7 +142,7 @@ class Memory:
 
 def worker_bytes(config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> int:
     """Private memory of a worker: snapshots, gradients, activations, and the process itself."""
-    copies = 1 + (config.read != "live")
+    copies = 1 + (config.read != "live") + config.overlap
     strategy = config.strategy
     if isinstance(strategy, Sparse) and strategy.sparsify != "none":
         copies += not strategy.error_feedback  # steps before selection

@@ -216,7 +216,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
             ("MEMORY * self.others + (1.0 - MEMORY)", "MEMORY * self.others + MEMORY"),
             ('load("version")) / self._workers', 'load("version")) * self._workers'),
             ("if steps <= self._workers:", "if True:"),
-            ("self.others = float(workers - 1)", "self.others = float(workers)"),
+            ("self.others = workers - 1.0", "self.others = workers + 0.0"),
         ],
     ),
     "mlxhog/strategies/hogwild.py": (
