@@ -137,7 +137,7 @@ class Backend(WeightHolder, Protocol):
         Gradients are C-contiguous float32 arrays in the parameters' shapes. The gradient of a
         sampled head is `Rows`, and so are those of tables of n-grams, and that of an embedding,
         unless it is tied to the head.
-        Gradients stay valid until the next call.
+        No later call changes them: their steps may be added meanwhile.
 
         Raises:
             DataError: a token or a label is outside the vocabulary.

@@ -131,7 +131,10 @@ class TrainConfig(FineTuning):
 
     workers: str = _workers("auto", "a number, or backends such as mlx:gpu,torch:cpu*3")
     threads: int | None = _workers(
-        None, "threads of each worker; auto shares the cores", low=1, none="auto"
+        None,
+        "threads of each worker, for gradient, norm, step and read; auto shares the cores",
+        low=1,
+        none="auto",
     )
     max_workers: int | None = _workers(
         None,
@@ -167,6 +170,11 @@ class TrainConfig(FineTuning):
         "snapshot",
         "parameters that a worker computes with: a copy, or the shared ones themselves",
         choices=("snapshot", "live"),
+    )
+    overlap: bool = _strategy(
+        False,
+        "add each step beside the computation of the worker's next gradient, which is then one "
+        "update later; hogwild only",
     )
     write: str = _strategy(
         "auto",

@@ -101,6 +101,7 @@ def implied_strategy(config: TrainConfig) -> str | None:
         or config.write == "racy"
         or config.follow is not None
         or config.max_workers is not None
+        or config.overlap
     )
     return "hogwild" if lock_free else None
 
@@ -148,6 +149,8 @@ def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
          "locks the order of writes to an element is unknown; set write=lossless"),
         (config.gpu_write != "cpu", f"gpu_write is {config.gpu_write}; set gpu_write=cpu"),
         (config.follow is not None, "a record has no arriving text; leave follow out"),
+        (config.overlap, "a record has the read, the gradient and the step of a worker one after "
+         "the other; leave overlap out"),
         (config.resume is not None, "a record begins with its run; add --determinism none to "
          "resume without one, and the record stays as it is"),
     ):  # fmt: skip

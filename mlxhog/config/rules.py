@@ -1,6 +1,7 @@
 """Rules spelt as a word with numbers: of late gradients, sparse steps, workers made slow.
 
-Step size by `staleness_lr` of a gradient that comes tau updates late, with P workers:
+Step size by `staleness_lr` of a gradient that comes tau updates late, with P workers (with
+`--overlap` P is one more, since the worker's own last step comes in between, too):
 
     staleness_lr      step size
     none              lr

@@ -101,6 +101,11 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced):
         """Whether workers take any batch from the first step to the last."""
         return self.async_after == 0 and self.blocks == "all"
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a worker may read for its next gradient before it adds the step of the last."""
+        return self.is_lock_free
+
     def broken_rules(self) -> Iterable[str]:
         """Yield numbers that have no effect together, or contradict each other."""
         yield from super().broken_rules()
@@ -133,6 +138,22 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced):
     def beside(self, config: TrainConfig) -> Pairs:
         """Yield options that lock-free workers exclude."""
         yield from super().beside(config)
+        if config.overlap:
+            for is_set, problem in (
+                (self.delay_compensation != "none", "delay_compensation needs the parameters of a "
+                 "gradient, which the next read replaces; leave it out"),
+                (self.delay_feedback, "delay_feedback counts the updates since a read that follows "
+                 "the worker's own step; leave it out"),
+                (config.read == "live", "live reads would see the step in the middle of the next "
+                 "gradient; set read=snapshot"),
+                (config.gpu_write != "cpu", f"gpu_write is {config.gpu_write}: the device that "
+                 "adds the step computes the gradient; set gpu_write=cpu"),
+                (optimizers.of(config).orthogonalizes_on_worker(on_gpu=False),
+                 "orthogonalization_device is worker, which computes the next gradient meanwhile; "
+                 "set orthogonalization_device=cpu"),
+            ):  # fmt: skip
+                if is_set:
+                    yield "overlap", problem
         if self.blocks == "disjoint" and optimizers.of(config).asks_to_share:
             problem = "the moments of disjoint blocks go from worker to worker with the block"
             yield "moments", f"{problem}; leave it out"

@@ -80,6 +80,11 @@ class StrategyChoice(Choice, ABC):
         """Whether workers take any batch from the first step to the last."""
         return self.elastic
 
+    @property
+    def overlaps(self) -> bool:
+        """Whether a worker may read for its next gradient before it adds the step of the last."""
+        return False
+
     def beside(self, config: TrainConfig) -> Pairs:
         """Yield options of a run that contradict this choice, and the way out."""
         if self.reads_copies and config.read == "live":
@@ -87,6 +92,9 @@ class StrategyChoice(Choice, ABC):
         if self.writes_alone and config.write == "racy":
             alone = f"racy, but in {self.name} no other process writes beside a worker"
             yield "write", f"{alone}; leave it out"
+        if config.overlap and not self.overlaps:
+            problem = f"a worker of {self} reads after its own step, in rounds or in an order"
+            yield "overlap", f"{problem}; set strategy=hogwild, or leave overlap out"
 
 
 def of(config: TrainConfig, kind: type[C]) -> C:

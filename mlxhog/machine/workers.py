@@ -29,6 +29,8 @@ GPU_BACKENDS = ("mlx:gpu", "torch:mps")
 # that two performance cores stay free to feed the GPU and to add its steps. Other chips, such as
 # the A18 Pro of a MacBook Neo, have the mix of a plain M chip.
 APPLE_MIX = {"": (1, 1), "Pro": (1, 2), "Max": (1, 2), "Ultra": (2, 4)}
+FED_BY = 2
+"""Cores that CPU workers leave to each GPU worker: one feeds the GPU, both add its steps."""
 _M_CHIP = re.compile(r"Apple M\d+ (Pro|Max|Ultra)")
 
 # On Linux more workers mean more staleness, and then a dense model needs more steps; a first guess.
@@ -71,7 +73,8 @@ def resolve_workers(
 
     Args:
         workers: `auto`, a number, or a list of backends.
-        threads: threads of each worker; None shares the cores, at least one each.
+        threads: threads of each worker, at most those on a GPU; None shares the cores, at least one
+            each.
         machine: where they will run.
         max_workers: slots in the arena; None means one per worker.
         serial: the strategy runs one worker; `auto` then means one with every core.
@@ -151,7 +154,8 @@ def joining_workers(
         )
     share = max(1, machine.cores // (present + len(backends)))
     return tuple(
-        WorkerSpec(name, 1 if name in GPU_BACKENDS else threads or share) for name in backends
+        WorkerSpec(name, min(threads or share, share) if name in GPU_BACKENDS else threads or share)
+        for name in backends
     )
 
 
@@ -301,7 +305,10 @@ def _linux(machine: Machine, count: int | None) -> list[str]:
 def _with_threads(
     backends: list[str], threads: int | None, machine: Machine, notes: list[str]
 ) -> tuple[WorkerSpec, ...]:
-    """Share the cores: a GPU worker uses one to feed the GPU, CPU workers split the rest evenly."""
+    """Share the cores: CPU workers leave two to each GPU worker, if they can, and split the rest.
+
+    GPU workers have equal shares of the cores that no CPU worker has, up to `threads` each.
+    """
     on_gpu = sum(backend in GPU_BACKENDS for backend in backends)
     on_cpu = len(backends) - on_gpu
     if threads is not None:
@@ -313,16 +320,18 @@ def _with_threads(
             )
         share, rest = threads, 0
     else:
-        share, rest = divmod(max(machine.cores - on_gpu, 0), max(on_cpu, 1))
+        left = max(on_gpu, min(FED_BY * on_gpu, machine.cores - on_cpu))
+        share, rest = divmod(max(machine.cores - left, 0), max(on_cpu, 1))
     if len(backends) > machine.cores:
         notes.append(
             f"{len(backends)} workers share {machine.cores} cores; more workers than cores "
             "add staleness, not speed"
         )
+    own = max(1, (machine.cores - on_cpu * share - rest) // max(on_gpu, 1))
     specs = []
     for backend in backends:
         if backend in GPU_BACKENDS:
-            specs.append(WorkerSpec(backend, 1))
+            specs.append(WorkerSpec(backend, min(own, threads or own)))
             continue
         specs.append(WorkerSpec(backend, max(1, share + (rest > 0))))
         rest -= 1

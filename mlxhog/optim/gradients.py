@@ -56,7 +56,7 @@ Grads = Mapping[str, "Float32 | Rows"]
 
 
 class GradientSum:
-    """A weighted sum of gradients over micro-batches; copies, since backends reuse their arrays."""
+    """A weighted sum of gradients over micro-batches, in arrays of its own."""
 
     def __init__(self) -> None:
         """Start with nothing."""
@@ -85,16 +85,16 @@ class GradientSum:
         return total
 
 
-def global_norm(grads: Grads) -> float:
+def global_norm(grads: Grads, threads: int = 1) -> float:
     """Euclidean norm of the whole gradient, summed in float64 in the order of `grads`.
 
     Finite exactly if every element is, so a caller needs no second pass to find NaN or infinity.
-    Duplicate rows are summed up first, as in an update.
+    Duplicate rows are summed up first, as in an update. The bits do not depend on `threads`.
     """
-    total = 0.0
-    for grad in grads.values():
-        total += _native.sumsq(grad.coalesced().values if isinstance(grad, Rows) else grad)
-    return math.sqrt(total)
+    arrays = [
+        grad.coalesced().values if isinstance(grad, Rows) else grad for grad in grads.values()
+    ]
+    return math.sqrt(_native.sumsq_of_all(arrays, threads))
 
 
 def clip_factor(norm: float, max_norm: float) -> float:

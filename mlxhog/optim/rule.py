@@ -99,6 +99,7 @@ class Target:
         marks: show readers which parameter is being written.
         watch: counts the time of steps; None counts nothing.
         polar: orthogonalises on the worker's own device; None does so on the CPU.
+        threads: of one pass over a dense parameter; the result does not depend on their number.
     """
 
     flat: Float32
@@ -115,6 +116,7 @@ class Target:
     marks: Marks | None = None
     watch: StepWatch | None = None
     polar: Polar | None = None
+    threads: int = 1
 
     def moments(self, *, shared: bool) -> Mapping[str, Float32]:
         """The optimizer's state by segment name: shared by all workers, or private."""
@@ -157,11 +159,10 @@ class Target:
             elif slot.kind == "rows":
                 whole = (row_width(slot), slot.row_word0, None, grad)
                 rows(*common, *whole, *state, **rates, pending=self.pending)
-            elif self.record is None:
-                dense(*common, grad, *state, **rates, pending=self.pending)
             else:
-                last, prev = self.record
-                dense(*common, grad, *state, **rates, last=last, prev=prev)
+                last, prev = self.record or (None, None)
+                how = {"threads": self.threads, "pending": self.pending, "last": last, "prev": prev}
+                dense(*common, grad, *state, **rates, **how)
 
     def writing(self) -> AbstractContextManager[None]:
         """Count a block as the write of finished steps, unless they go to `pending`."""

@@ -179,15 +179,17 @@ def add_packed16(words: UInt32, offset: int, delta: UInt32, *, bfloat: bool) -> 
     return _native.add_packed16(words, offset, delta, bfloat)
 
 
-def snapshot(dst: Float32, src: Float32) -> None:
-    """Copy the shared floats `src` into the private `dst`, both (n,) float32.
+def snapshot(dst: Float32, src: Float32, *, threads: int = 1) -> None:
+    """Copy the shared floats `src` into the private `dst`, both (n,) float32, by some threads.
 
     Concurrency: takes no lock; each element is whole, elements may be of different ages.
     """
-    _native.snapshot(dst, src)
+    _native.snapshot(dst, src, threads)
 
 
-def snapshot_predict(dst: Float32, src: Float32, prev: Float32, coef: float) -> None:
+def snapshot_predict(
+    dst: Float32, src: Float32, prev: Float32, coef: float, *, threads: int = 1
+) -> None:
     """Set `dst = src + coef * (src - prev)`, then `prev = src`, in one pass over (n,) float32.
 
     It predicts the parameters at the time a gradient lands from their last movement
@@ -195,11 +197,18 @@ def snapshot_predict(dst: Float32, src: Float32, prev: Float32, coef: float) -> 
 
     Concurrency: `src` is shared, see `snapshot`; `dst` and `prev` are private.
     """
-    _native.snapshot_predict(dst, src, prev, coef)
+    _native.snapshot_predict(dst, src, prev, coef, threads)
 
 
 def snapshot_ahead(
-    dst: Float32, src: Float32, last: Float32, prev: Float32, *, horizon: float, trend: float
+    dst: Float32,
+    src: Float32,
+    last: Float32,
+    prev: Float32,
+    *,
+    horizon: float,
+    trend: float,
+    threads: int = 1,
 ) -> None:
     """Set `dst = src + horizon * (last + trend * (last - prev))`, in one pass over (n,) float32.
 
@@ -207,7 +216,7 @@ def snapshot_ahead(
 
     Concurrency: all but `dst` are shared, see `snapshot`.
     """
-    _native.snapshot_ahead(dst, src, last, prev, horizon, trend)
+    _native.snapshot_ahead(dst, src, last, prev, horizon, trend, threads)
 
 
 def add_probe(place: Place, probe: Float32, *, scattered: bool = False) -> None:

@@ -26,7 +26,7 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.optim import gradients, updates
+from mlxhog.optim import updates
 from mlxhog.strategies.context import Context, Lease, WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.strategies.locked import StepLock, lock_segment
@@ -76,7 +76,7 @@ class AsyncPSWorker(HogwildWorker):
         context = self.context
         self._server.acquire()
         self._version_read = context.arena.counters.load("version")
-        updates.snapshot(context.backend.inbox, context.arena.params)
+        updates.snapshot(context.backend.inbox, context.arena.params, threads=context.threads)
         self._server.release()
         context.entry.version_read = self._version_read
         context.backend.refresh()
@@ -90,7 +90,7 @@ class AsyncPSWorker(HogwildWorker):
         version = counters.load("version")
         staleness = version - self._version_read
         grads = self._delays.compensated(grads)
-        norm = gradients.global_norm(grads)
+        norm = context.norm(grads)
         late = self._delays.is_too_late(staleness)
         applied = bool(np.isfinite(norm)) and not late
         ledger.begin_apply(lease.epoch, lease.ticket, context.owner)

@@ -76,7 +76,7 @@ class WriteResult:
 
     Attributes:
         applied: whether it has changed the parameters.
-        staleness: updates by others between its read and its write.
+        staleness: updates between its read and its write.
         version: updates of the run, this one included.
         too_late: whether it was finite and left out for its staleness.
     """
@@ -108,7 +108,12 @@ class StrategyWorker(Protocol):
 
 @dataclass
 class Context:
-    """One worker's view of the run."""
+    """One worker's view of the run.
+
+    Attributes:
+        threads: for norm, step and read of this worker.
+        settle: adds the step that waits for the next read, if any (`--overlap`).
+    """
 
     arena: Arena
     ledger: Ledger
@@ -126,6 +131,8 @@ class Context:
     model: ModelConfig
     run_dir: Path | None = None
     polar: Polar | None = None
+    threads: int = 1
+    settle: Callable[[], None] = lambda: None
 
     @cached_property
     def marks(self) -> Marks:
@@ -186,8 +193,9 @@ class Context:
             record=look_ahead.record(arena, self.facts, self.live_workers),
             places=arena.layout.state,
             marks=self.marks,
-            watch=StepWatch(self.entry),
+            watch=None if self.facts.overlap else StepWatch(self.entry),
             polar=self.polar,
+            threads=self.threads,
         )
 
     @property
@@ -254,13 +262,17 @@ class Context:
             lr *= rule(live) / rule(self.workers)
         return lr
 
+    def norm(self, grads: Grads) -> float:
+        """Euclidean norm of a gradient; finite exactly if every element is."""
+        return gradients.global_norm(grads, self.threads)
+
     def grad_scale(self, norm: float) -> float:
         """The factor that clips a gradient of this norm."""
         return gradients.clip_factor(norm, self.facts.clip)
 
     def copy_to_inbox(self) -> None:
         """Copy the current model to the backend, without any prediction."""
-        show_model(self.strategy, self.arena, self.backend)
+        show_model(self.strategy, self.arena, self.backend, self.threads)
 
 
 def reads_live(arena: Arena, backend: Backend) -> bool:
@@ -268,9 +280,9 @@ def reads_live(arena: Arena, backend: Backend) -> bool:
     return backend.inbox.ctypes.data == arena.params.ctypes.data
 
 
-def show_model(strategy: Strategy, arena: Arena, backend: Backend) -> None:
+def show_model(strategy: Strategy, arena: Arena, backend: Backend, threads: int = 1) -> None:
     """Copy the current model to a backend, without any prediction."""
     if not reads_live(arena, backend):
         training = arena.counters.load("command") == Command.TRAIN
-        strategy.load(arena, backend.inbox, training=training)
+        strategy.load(arena, backend.inbox, training=training, threads=threads)
         backend.refresh()

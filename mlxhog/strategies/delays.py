@@ -65,7 +65,10 @@ class Delays:
 
     @property
     def _workers(self) -> int:
-        return self._context.live_workers if self._simulated is None else self._simulated
+        """P, or P + 1 with `--overlap`: a worker's own step then lands between, as another's."""
+        if self._simulated is not None:
+            return self._simulated
+        return self._context.live_workers + self._context.facts.overlap
 
     def is_too_late(self, staleness: int) -> bool:
         """Whether a gradient is left out."""

@@ -29,6 +29,7 @@ class RunFacts:
         schedule: of the step size.
         state_segments: kinds of private optimizer state of each worker.
         fresh_optimizer: whether a resumed run begins without its optimizer state.
+        overlap: whether a worker reads for its next gradient before it adds the last one's step.
     """
 
     sequences: int
@@ -43,6 +44,7 @@ class RunFacts:
     schedule: Schedule
     state_segments: tuple[str, ...]
     fresh_optimizer: bool
+    overlap: bool = False
 
     @classmethod
     def of(cls, config: TrainConfig) -> Self:
@@ -60,4 +62,5 @@ class RunFacts:
             schedule=schedules.of(config),
             state_segments=optim.build(config).state_segments,
             fresh_optimizer=config.reset_optimizer,
+            overlap=config.overlap,
         )

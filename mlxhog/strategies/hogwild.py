@@ -8,10 +8,15 @@ gradients apply to them, since updates rarely meet there.
 With several workers a gradient is taken where the parameters are expected to be when it lands, as
 `--predict` says (`look_ahead.py`); a worker looks up their number before every read.
 `--staleness-lr` and related options change the steps of late gradients (`delays.py`).
+
+With `--overlap` a worker reads for its next gradient before it adds its last step, beside which it
+computes that gradient (`mlxhog.training.overlap`). It holds two tickets then: if it dies, the
+ledger gives out both again, or counts the one whose step was being added as torn.
 """
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,7 +25,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import NO_END, TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.optim import gradients, tables
+from mlxhog.optim import tables
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.delays import Delays
@@ -56,7 +61,7 @@ class Hogwild(Strategy):
 
     def worker(self, context: Context) -> HogwildWorker:
         """Prepare one worker."""
-        return HogwildWorker(context)
+        return OverlappedWorker(context) if self.facts.overlap else HogwildWorker(context)
 
 
 class HogwildWorker:
@@ -122,7 +127,7 @@ class HogwildWorker:
         context.entry.version_read = self._version_read
         if self._live:
             return
-        self._reader.read(context.backend.inbox)
+        self._reader.read(context.backend.inbox, context.threads)
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
@@ -134,7 +139,7 @@ class HogwildWorker:
         entry, counters, ledger = context.entry, context.arena.counters, context.ledger
         grads, rows = tables.parted(grads, context.tables)
         grads = self._delays.compensated(self.corrected(grads))
-        norm = gradients.global_norm(grads)
+        norm = context.norm(grads)
         entry.phase = Phase.APPLY
         ledger.begin_apply(lease.epoch, lease.ticket, context.owner)
         staleness = counters.load("version") - self._version_read
@@ -175,3 +180,31 @@ class HogwildWorker:
             shared_step=context.shared_steps() + 1,
             feedback=self._delays.feedback(staleness, since=staleness + 1),
         )
+
+
+class OverlappedWorker(HogwildWorker):
+    """Reads for its next gradient before it adds the step of the last one.
+
+    A step is late by the worker's own last one, too, which counts in its staleness.
+
+    Concurrency: `write` may run in another thread than the others, but beside none of them.
+    """
+
+    def __init__(self, context: Context) -> None:
+        """Prepare one worker."""
+        super().__init__(context)
+        self._reads = deque[int]()  # versions of reads whose steps are not added, the oldest first
+
+    def read(self) -> None:
+        """Take a snapshot, which has no part of the steps that this worker has not added."""
+        super().read()
+        self._reads.append(self._version_read)
+
+    def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
+        """Add the step of the oldest gradient."""
+        entry, self._version_read = self.context.entry, self._reads.popleft()
+        held = entry.ticket
+        outcome = super().write(grads, lease, samples)
+        if held != lease.ticket:  # that of the next gradient
+            entry.ticket = held
+        return outcome

@@ -29,7 +29,7 @@ from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Float32, Grads
-from mlxhog.optim import gradients, updates
+from mlxhog.optim import updates
 from mlxhog.strategies.context import Context, Idle, Lease, TicketPart, WriteResult
 from mlxhog.strategies.control_words import StepRecord
 from mlxhog.strategies.rounds import (
@@ -237,12 +237,12 @@ class Local(Strategy):
         ended = len(self.stages) * rounds.of_run(DECIDED)
         return all(stages == ended for stages in rounds.of_all(STAGES))
 
-    def load(self, arena: Arena, out: Float32, *, training: bool) -> None:
+    def load(self, arena: Arena, out: Float32, *, training: bool, threads: int = 1) -> None:
         """Average the replicas while they are trained; the parameters are outdated then."""
         if training:
             self._show(arena, out)
         else:
-            super().load(arena, out, training=False)
+            super().load(arena, out, training=False, threads=threads)
 
     def network_bytes(self, arena: Arena, steps: int) -> int:
         """One all-reduce among the replicas at each meeting, and if the run ends within a round.
@@ -335,7 +335,7 @@ class LocalWorker:
         context = self.context
         self._version_read = self._replica_version()
         context.entry.version_read = context.arena.counters.load("version")
-        updates.snapshot(context.backend.inbox, self._copy)
+        updates.snapshot(context.backend.inbox, self._copy, threads=context.threads)
         context.backend.refresh()
 
     def _replica_version(self) -> int:
@@ -347,7 +347,7 @@ class LocalWorker:
         context, rounds = self.context, self._rounds
         entry, ledger = context.entry, context.ledger
         direction = self.corrected(grads)
-        norm = gradients.global_norm(direction)
+        norm = context.norm(direction)
         context.marks.begin_update()
         staleness = self._replica_version() - self._version_read
         if self._leased:  # else its predecessor died after the step

@@ -7,11 +7,11 @@ not seen. `--predict` chooses the point that it reads:
     own   moved on by (P - 1)/P of their movement between this worker's last two reads: each of the
           other P - 1 adds about one step while this one takes two reads. Where n > P steps came
           between the reads (it evaluated, or came late), by h/n of it if that is less; h is as
-          below, P - 1 at least. It needs a private copy.
+          below, P - 1 at least. It needs a private copy. With --overlap the share is P/P.
           Related published method: DANA, arXiv:1907.11612 (there from the workers' momenta)
     last  moved on by h (u + (u - u')/2): u is the last step of any worker, u' the one before,
           element by element; h is the expected number of steps by others before this gradient
-          lands, a running mean of the numbers so far (P - 1 at first)
+          lands, a running mean of the numbers so far (P - 1 at first; P with --overlap)
 
 A prediction is better the fresher it is: `last` sees the step that was added a moment ago. With
 moments of all workers that step is also the best guess of the next one, so it suits
@@ -79,7 +79,7 @@ def record(arena: Arena, facts: RunFacts, workers: int) -> StepTrace | None:
 class ParameterReader(Protocol):
     """One worker's reads of the parameters."""
 
-    def read(self, dst: Float32) -> None:
+    def read(self, dst: Float32, threads: int = 1) -> None:
         """Write the parameters that the next gradient is taken at into `dst`, (n,) float32.
 
         Concurrency: others may be writing; elements are whole, of any age.
@@ -96,9 +96,9 @@ class AsTheyAre:
         """Read from the shared parameters, (n,) float32."""
         self._params = params
 
-    def read(self, dst: Float32) -> None:
+    def read(self, dst: Float32, threads: int = 1) -> None:
         """A plain snapshot."""
-        updates.snapshot(dst, self._params)
+        updates.snapshot(dst, self._params, threads=threads)
 
     def landed(self, staleness: int) -> None:
         """No effect."""
@@ -110,8 +110,7 @@ class _Ahead(AsTheyAre):
     def __init__(self, params: Float32, workers: int) -> None:
         """Read from the shared parameters, (n,) float32, as one of `workers` workers."""
         super().__init__(params)
-        self._workers = workers
-        self.others = float(workers - 1)
+        self._usual = self.others = workers - 1.0
 
     def landed(self, staleness: int) -> None:
         """Update the running mean."""
@@ -125,18 +124,25 @@ class OwnMovement(_Ahead):
         previous: the parameters at the last read.
     """
 
-    def __init__(self, arena: Arena, workers: int) -> None:
-        """Begin without movement."""
-        super().__init__(arena.params, workers)
+    def __init__(self, arena: Arena, workers: int, *, overlap: bool = False) -> None:
+        """Begin without movement.
+
+        Args:
+            arena: of the run.
+            workers: of the run.
+            overlap: whether a step of this worker is pending, too, when it reads.
+        """
+        super().__init__(arena.params, workers + overlap)
+        self._workers = workers
         self._counters = arena.counters
         self._version = self._counters.load("version")
         self.previous = np.empty_like(arena.params)
         updates.snapshot(self.previous, arena.params)
 
-    def read(self, dst: Float32) -> None:
+    def read(self, dst: Float32, threads: int = 1) -> None:
         """Take an extrapolated snapshot."""
-        horizon = self.horizon(self._counters.load("version"))
-        updates.snapshot_predict(dst, self._params, self.previous, horizon / self._workers)
+        share = self.horizon(self._counters.load("version")) / self._workers
+        updates.snapshot_predict(dst, self._params, self.previous, share, threads=threads)
 
     def horizon(self, version: int) -> float:
         """Number of steps that a read looks ahead, if the movement since the last read counts as P.
@@ -144,7 +150,7 @@ class OwnMovement(_Ahead):
         Args:
             version: updates before this read.
         """
-        usual, steps = self._workers - 1.0, version - self._version
+        usual, steps = self._usual, version - self._version
         self._version = version
         if steps <= self._workers:
             return usual
@@ -159,15 +165,18 @@ class LastSteps(_Ahead):
         super().__init__(params, workers)
         self._record = record
 
-    def read(self, dst: Float32) -> None:
+    def read(self, dst: Float32, threads: int = 1) -> None:
         """Take an extrapolated snapshot."""
-        updates.snapshot_ahead(dst, self._params, *self._record, horizon=self.others, trend=TREND)
+        last, prev = self._record
+        updates.snapshot_ahead(
+            dst, self._params, last, prev, horizon=self.others, trend=TREND, threads=threads
+        )
 
 
 def reader(arena: Arena, facts: RunFacts, workers: int) -> ParameterReader:
     """The reader of one of `workers` lock-free workers."""
     if (recorded := record(arena, facts, workers)) is not None:
-        return LastSteps(arena.params, recorded, workers)
+        return LastSteps(arena.params, recorded, workers + facts.overlap)
     if facts.prediction == "own" and workers > 1:
-        return OwnMovement(arena, workers)
+        return OwnMovement(arena, workers, overlap=facts.overlap)
     return AsTheyAre(arena.params)

@@ -35,7 +35,7 @@ from mlxhog.arena.ledger import Ledger, TicketState
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
-from mlxhog.optim import gradients, updates
+from mlxhog.optim import updates
 from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.control_words import LINE, StepJournal, StepRecord, Words
@@ -176,14 +176,14 @@ class RoundRobinWorker:
         """Load the copy that was made in this worker's last turn."""
         context = self.context
         context.entry.version_read = self._words.load(1 + context.rank, 0)
-        updates.snapshot(context.backend.inbox, self._copy)
+        updates.snapshot(context.backend.inbox, self._copy, threads=context.threads)
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Wait for the turn, add the step, copy the parameters, pass the turn on."""
         context, words = self.context, self._words
         entry, ledger = context.entry, context.ledger
-        norm = gradients.global_norm(grads)
+        norm = context.norm(grads)
         self._wait_for_turn()
         entry.phase = Phase.APPLY
         context.marks.begin_update()

@@ -34,7 +34,7 @@ from mlxhog.backends.backend import Grads
 from mlxhog.config import strategies as choices
 from mlxhog.config.ages import Course, SimulatedStaleness, SimulatedStep
 from mlxhog.errors import ConfigError
-from mlxhog.optim import gradients, updates
+from mlxhog.optim import updates
 from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.control_words import LINE, StepJournal, StepRecord, Words
 from mlxhog.strategies.delays import Delays
@@ -214,7 +214,8 @@ class SimWorker:
         age = strategy.simulated(self._step).staleness
         self._read_from = strategy.copy_of(self._step - age)
         context.entry.version_read = self._words.load(1 + self._read_from, 0)
-        updates.snapshot(context.backend.inbox, self._copies[self._read_from])
+        copy = self._copies[self._read_from]
+        updates.snapshot(context.backend.inbox, copy, threads=context.threads)
         context.backend.refresh()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
@@ -227,7 +228,7 @@ class SimWorker:
         if self._leased:  # else its predecessor died after the step
             staleness = context.arena.counters.load("version") - entry.version_read
             grads = self._delays.compensated(grads)
-            norm = gradients.global_norm(grads)
+            norm = context.norm(grads)
             late = self._delays.is_too_late(staleness)
             lr = self._lr(staleness)
             record = self._record(lease, bool(np.isfinite(norm)) and not late, samples)

@@ -275,9 +275,9 @@ class Strategy(ABC):
 
     # -- evaluation ------------------------------------------------------------------------------
 
-    def load(self, arena: Arena, out: Float32, *, training: bool) -> None:
+    def load(self, arena: Arena, out: Float32, *, training: bool, threads: int = 1) -> None:
         """Write the current model into `out`, laid out as the parameters."""
-        updates.snapshot(out, arena.params)
+        updates.snapshot(out, arena.params, threads=threads)
 
     def copies(self) -> tuple[str, ...]:
         """Segments of each worker's own parameters, where the model is their average."""

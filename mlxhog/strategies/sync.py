@@ -417,7 +417,7 @@ class SyncWorker:
             for other, share in zip(all_grads[1:], shares[1:], strict=True):
                 mean += other[span] if equal else other[span] * share
             mean *= scale
-            self._norms[index] = _native.sumsq(mean)
+            self._norms[index] = _native.sumsq_of_all([mean], self.context.threads)
 
     def _shares_of_ranks(self) -> list[tuple[int, np.float32]]:
         """Ranks with a gradient, and the weight of each, 1 on average."""

@@ -331,7 +331,10 @@ def takes_on(context: Context, requests: str, starts: str) -> bool:
     """
     counters = context.arena.counters
     n = counters.load(starts)
-    return counters.load(requests) > n and counters.compare_exchange(starts, n, n + 1)
+    if not (counters.load(requests) > n and counters.compare_exchange(starts, n, n + 1)):
+        return False
+    context.settle()  # a worker with a request holds no ticket (`Supervisor.holding_still`)
+    return True
 
 
 @dataclass(frozen=True)

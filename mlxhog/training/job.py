@@ -20,7 +20,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Rate
 from mlxhog.data.batch import Batch
-from mlxhog.machine.workers import WorkerSpec
+from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.models.spec import ParamSpec
@@ -219,6 +219,21 @@ class Job:
     def spec(self) -> WorkerSpec:
         """Backend and threads."""
         return self.setup.workers[self.slot - 1]
+
+    @property
+    def compute_threads(self) -> int:
+        """Threads of its gradients: a CPU worker leaves one of its threads to overlapped steps."""
+        return max(1, self.spec.threads - self._is_split)
+
+    @property
+    def step_threads(self) -> int:
+        """Threads of norm, step and read."""
+        return 1 if self._is_split else self.spec.threads
+
+    @property
+    def _is_split(self) -> bool:
+        """Whether its threads compute gradients and add steps at once."""
+        return self.config.overlap and self.spec.backend not in GPU_BACKENDS
 
     @property
     def kernels(self) -> str:

@@ -158,7 +158,7 @@ class GradientMemory:
     @classmethod
     def of(cls, config: TrainConfig, model: ModelConfig, layout: Layout, workers: int) -> Self:
         """Estimate it for each worker of a run."""
-        copies = 1 + (config.read != "live")
+        copies = 1 + (config.read != "live") + config.overlap
         strategy = config.strategy
         if isinstance(strategy, Sparse) and strategy.sparsify != "none":
             copies += not strategy.error_feedback  # steps before selection

@@ -4,17 +4,69 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import dataclass
 
 import numpy as np
 
 from mlxhog.arena import control
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
+from mlxhog.backends.backend import Grads
 from mlxhog.config.strategy import sparsify
 from mlxhog.optim import updates
 from mlxhog.strategies import Context, Idle, Lease, WriteResult
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A gradient whose step is not added yet.
+
+    Attributes:
+        lease: of its batch.
+        grads: by parameter.
+        loss: mean of the labels, in nats.
+        samples: sequences.
+        tokens: of these.
+        labels: that count.
+        n_bytes: of text.
+        began_ns: when its read began.
+        read_ns: time of the read, without waits.
+        compute_ns: time of the gradient.
+        forward_ns: of it, the forward pass; 0 if it was not measured.
+        wait_ns: waits of the read.
+    """
+
+    lease: Lease
+    grads: Grads
+    loss: float
+    samples: int
+    tokens: int
+    labels: int
+    n_bytes: int
+    began_ns: int
+    read_ns: int
+    compute_ns: int
+    forward_ns: int
+    wait_ns: int
+
+
+@dataclass(frozen=True)
+class Written:
+    """A step that was added.
+
+    Attributes:
+        outcome: of the strategy.
+        ended_ns: when it was complete.
+        apply_ns: time that it took, without waits for locks.
+        wait_ns: these waits.
+    """
+
+    outcome: WriteResult
+    ended_ns: int
+    apply_ns: int
+    wait_ns: int
 
 
 class Steps:
@@ -37,67 +89,93 @@ class Steps:
             lease: Lease | Idle = Idle.DONE
         else:
             lease = Idle.WAIT if self._is_late() else self.strategy.claim()
+        if isinstance(lease, Lease):
+            waited_ns = entry.wait_ns - waited_ns
+            busy_ns = self._take(lease)
+            entry.other_ns += monotonic_ns() - asked_ns - busy_ns - waited_ns
+            return
+        self.context.settle()
         if lease is Idle.WAIT:
             waits_ns = entry.beat(Phase.WAITING)
             time.sleep(0.0002)
             entry.wait_ns += monotonic_ns() - waits_ns
-        elif isinstance(lease, Idle):
+        else:
             entry.beat(Phase.IDLE)
             time.sleep(0.002)
-        else:
-            self._take(lease, asked_ns, waited_ns)
 
-    def _take(self, lease: Lease, asked_ns: int, waited_ns: int) -> None:
-        """Read, compute, write, record.
+    def _take(self, lease: Lease) -> int:
+        """Read, compute, write, record; returns the nanoseconds of the first three."""
+        step = self._computed(lease)
+        written = self._written(step)
+        self.context.entry.apply_ns += written.apply_ns
+        self._record(step, written)
+        return written.ended_ns - step.began_ns
 
-        Args:
-            lease: of the batch.
-            asked_ns: when the worker asked for it.
-            waited_ns: its waits until then, over the whole run.
-        """
-        context, entry = self.context, self.context.entry
+    def _computed(self, lease: Lease) -> Computed:
+        """Read, and compute the gradient."""
+        entry = self.context.entry
         batches = self.gradients.micro_batches(lease)
-        samples = sum(len(batch.x) for batch in batches)
-        tokens = sum(batch.n_tokens for batch in batches)
-        labels = sum(batch.n_labels for batch in batches)
-        waited_before = entry.wait_ns
+        number, waited_ns = entry.steps, entry.wait_ns
         began_ns = entry.beat(Phase.READ)
         self.strategy.read()
-        read_ns, waited_to_read = monotonic_ns(), entry.wait_ns
+        read_ns, waited_ns = monotonic_ns(), entry.wait_ns - waited_ns
         entry.beat(Phase.COMPUTE)
+        self._after_read()
         loss, grads = self.gradients.of(batches) if batches else (math.nan, {})
-        self.gradients.slow_down(monotonic_ns() - read_ns, entry.steps, context.training)
-        computed_ns = monotonic_ns()
-        outcome = self.strategy.write(grads, lease, samples)
-        if outcome.applied and context.strategy.probes:
+        self.gradients.slow_down(monotonic_ns() - read_ns, number, self.context.training)
+        compute_ns = monotonic_ns() - read_ns
+        share = self.gradients.backend.forward_share
+        return Computed(
+            lease=lease,
+            grads=grads,
+            loss=loss,
+            samples=sum(len(batch.x) for batch in batches),
+            tokens=sum(batch.n_tokens for batch in batches),
+            labels=sum(batch.n_labels for batch in batches),
+            n_bytes=sum(batch.n_bytes for batch in batches),
+            began_ns=began_ns,
+            read_ns=read_ns - began_ns - waited_ns,
+            compute_ns=compute_ns,
+            forward_ns=round((share or 0.0) * compute_ns),
+            wait_ns=waited_ns,
+        )
+
+    def _after_read(self) -> None:
+        """Before each gradient."""
+
+    def _written(self, step: Computed) -> Written:
+        """Add a step, and the lost-update probe."""
+        entry = self.context.entry
+        began_ns, waited_ns = monotonic_ns(), entry.wait_ns
+        outcome = self.strategy.write(step.grads, step.lease, step.samples)
+        if outcome.applied and self.context.strategy.probes:
             self._probe()  # all workers write it, unlike the parameters of disjoint blocks
-        applied_ns = monotonic_ns()
-        reading_ns = read_ns - began_ns - (waited_to_read - waited_before)
+        ended_ns, waited_ns = monotonic_ns(), entry.wait_ns - waited_ns
         # Threads of a worker may wait for locks at once, for longer together than this took.
-        applying_ns = max(0, applied_ns - computed_ns - (entry.wait_ns - waited_to_read))
-        entry.read_ns += reading_ns
-        entry.compute_ns += computed_ns - read_ns
-        if (share := self.gradients.backend.forward_share) is not None:
-            entry.forward_ns += round(share * (computed_ns - read_ns))
-        entry.apply_ns += applying_ns
-        self._count(outcome, loss, tokens)
+        return Written(outcome, ended_ns, max(0, ended_ns - began_ns - waited_ns), waited_ns)
+
+    def _record(self, step: Computed, written: Written) -> None:
+        """Count a step that was added, and append its record."""
+        entry, outcome = self.context.entry, written.outcome
+        entry.read_ns += step.read_ns
+        entry.compute_ns += step.compute_ns
+        entry.forward_ns += step.forward_ns
+        self._count(outcome, step.loss, step.tokens)
         self.ring.append(
             kind=control.RecordKind.STEP,
             worker=self.job.slot,
             version=outcome.version,
-            t_ns=applied_ns,
-            loss=loss,
-            tokens=tokens,
-            nats=loss * labels,
-            n_bytes=sum(batch.n_bytes for batch in batches),
+            t_ns=written.ended_ns,
+            loss=step.loss,
+            tokens=step.tokens,
+            nats=step.loss * step.labels,
+            n_bytes=step.n_bytes,
             staleness=outcome.staleness,
-            read_s=reading_ns / 1e9,
-            compute_s=(computed_ns - read_ns) / 1e9,
-            apply_s=applying_ns / 1e9,
-            wait_s=(entry.wait_ns - waited_before) / 1e9,
+            read_s=step.read_ns / 1e9,
+            compute_s=step.compute_ns / 1e9,
+            apply_s=written.apply_ns / 1e9,
+            wait_s=(step.wait_ns + written.wait_ns) / 1e9,
         )
-        waited_to_claim = waited_before - waited_ns
-        entry.other_ns += monotonic_ns() - asked_ns - (applied_ns - began_ns) - waited_to_claim
 
     def _count(self, outcome: WriteResult, loss: float, tokens: int) -> None:
         """Add a step to this worker's entry and to the run's counters."""

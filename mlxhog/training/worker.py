@@ -35,6 +35,7 @@ from mlxhog.optim.rule import Polar
 from mlxhog.strategies import Context, look_ahead
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job, SideJobs
+from mlxhog.training.overlap import OverlappedSteps
 from mlxhog.training.steps import Steps
 from mlxhog.training.terms import Terms
 
@@ -100,6 +101,8 @@ def _run(job: Job) -> None:
             continue
         entry.beat(Phase.IDLE)
         time.sleep(0.002)
+    if work is not None:
+        work.settle()
     entry.state = State.FINISHED
     gradients.backend.close()
 
@@ -132,7 +135,8 @@ class Work:
             return None
         context = make_context(chosen, arena, entry, gradients.backend)
         ring = control.Ring(arena.segment(f"ring.{job.slot}"))
-        steps = Steps(chosen, context, ring, gradients)
+        take_steps = OverlappedSteps if chosen.config.overlap else Steps
+        steps = take_steps(chosen, context, ring, gradients)
         work = cls(context, steps, chosen.setup.side_jobs(chosen, context, ring), counter)
         if terms is not None:
             terms.note_built(job.slot, counter)
@@ -143,6 +147,8 @@ class Work:
 
         At rest, it finishes a round in progress.
         """
+        if command not in (Command.TRAIN, Command.REST):
+            self.settle()
         if command == Command.TRAIN:
             self._context.take_limit()
         if command in (Command.TRAIN, Command.SAMPLE):
@@ -153,6 +159,10 @@ class Work:
         if command == Command.EVALUATE:
             self._side_jobs.evaluate_rest()
         return False
+
+    def settle(self) -> None:
+        """Add the step that waits for the next read, if any."""
+        self._context.settle()
 
 
 def start_gradients(job: Job, arena: Arena, entry: Entry) -> Gradients:
@@ -183,7 +193,7 @@ def start_backend(job: Job, arena: Arena, kernels: str) -> Backend:
         float32.promise()
     backend = backends.create(
         job.spec.backend,
-        threads=job.spec.threads,
+        threads=job.compute_threads,
         kernels=kernels,
         cpu_blas=job.config.cpu_blas,
         share=job.gpu_share,
@@ -231,7 +241,7 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         config,
         hidden,
         groups=families.rate_groups(setup.model),
-        threads=job.spec.threads,
+        threads=job.step_threads,
         tokens_per_step=setup.strategy.tokens_per_step,
     )
     return Context(
@@ -251,6 +261,7 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         model=setup.model,
         run_dir=job.run_dir,
         polar=polar_of_device(job, backend),
+        threads=job.step_threads,
     )
 
 
@@ -261,7 +272,8 @@ def polar_of_device(job: Job, backend: Backend) -> Polar | None:
         EnvironmentLacks: it was requested, and is too far from the CPU's.
     """
     name, choice = job.spec.backend, optimizers.of(job.config)
-    if not choice.orthogonalizes_on_worker(on_gpu=name in GPU_BACKENDS):
+    on_gpu = name in GPU_BACKENDS and not job.config.overlap  # then it computes the next gradient
+    if not choice.orthogonalizes_on_worker(on_gpu=on_gpu):
         return None
     far = muon.distance(backend.polar)
     if far <= muon.MOST_DISTANCE:

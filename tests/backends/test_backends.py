@@ -48,6 +48,24 @@ def test_gradients_of_a_batch_equal_the_float64_reference(
 
 @on_both
 @pytest.mark.parametrize("kernels", ["native", "reference"])
+def test_a_gradient_is_not_changed_by_the_next_one(name: str, kernels: str) -> None:
+    """Its step may be added meanwhile."""
+    cfg = config()
+    backend = bound(name, cfg, perturbed_params(cfg, seed=1), kernels)
+    first, other = (Batch(*sample_batch(cfg, 2, 11, seed=k), n_bytes=0) for k in (1, 2))
+    _, grads = backend.loss_and_grads(first)
+    before = {name: getattr(grad, "values", grad).copy() for name, grad in grads.items()}
+    backend.inbox *= 0.5
+    backend.refresh()
+    _, later = backend.loss_and_grads(other)
+    for parameter, grad in grads.items():
+        kept = getattr(grad, "values", grad)
+        np.testing.assert_array_equal(kept, before[parameter])
+        assert not np.shares_memory(kept, getattr(later[parameter], "values", later[parameter]))
+
+
+@on_both
+@pytest.mark.parametrize("kernels", ["native", "reference"])
 def test_a_cpu_tells_the_forward_pass_of_a_gradient_from_the_rest(name: str, kernels: str) -> None:
     cfg = config()
     backend = bound(name, cfg, perturbed_params(cfg, seed=1), kernels)

@@ -35,6 +35,22 @@ from tests.pairs import each_of
         ({"predict": "own", "strategy": "round_robin"}, "none and last only; set one of them"),
         ({"optimizer": "muon", "predict": "last", "sparsify": "topk:0.1"}, "add moments=shared"),
         ({"reset_optimizer": True}, "add --resume"),
+        ({"overlap": True, "strategy": "sync"}, "overlap: a worker of sync reads after its own"),
+        ({"overlap": True, "strategy": "serial"}, "overlap: a worker of serial reads after"),
+        ({"overlap": True, "strategy": "round_robin"}, "set strategy=hogwild, or leave overlap"),
+        ({"overlap": True, "strategy": "diloco"}, "overlap: a worker of diloco reads after"),
+        ({"overlap": True, "async_after": 0.1}, "overlap: a worker of hogwild.*leave overlap out"),
+        ({"overlap": True, "blocks": "disjoint"}, "overlap: a worker of hogwild.*in an order"),
+        ({"overlap": True, "determinism": "record"}, "record, but a record has the read, the"),
+        ({"overlap": True, "determinism": "rounds", "steps": 9}, "overlap: a worker of sync"),
+        ({"overlap": True, "read": "live"}, "overlap: live reads would see.*read=snapshot"),
+        ({"overlap": True, "gpu_write": "metal-emulated"}, "overlap: gpu_write is metal-emul"),
+        ({"overlap": True, "delay_compensation": "constant:1"}, "overlap: delay_compensation"),
+        ({"overlap": True, "delay_feedback": True}, "overlap: delay_feedback counts the updates"),
+        (
+            {"overlap": True, "orthogonalization_device": "worker"},
+            "overlap: orthogonalization_device is worker.*set orthogonalization_device=cpu",
+        ),
         (
             {
                 "optimizer": "muon",

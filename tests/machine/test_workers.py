@@ -76,11 +76,24 @@ def test_cpu_workers_share_the_cores_evenly():
     ]
 
 
-def test_a_gpu_worker_leaves_the_other_cores_to_cpu_workers():
-    assert listed(resolve_workers("mlx:gpu,torch:cpu", machine=mac(cores=10))) == [
-        ("mlx:gpu", 1),
-        ("torch:cpu", 9),
-    ]
+@each_of(
+    ("workers", "cores", "threads", "expected"),
+    [
+        ("mlx:gpu", 10, None, [10]),
+        ("mlx:gpu,torch:cpu", 10, None, [2, 8]),
+        ("mlx:gpu,torch:cpu*2", 10, None, [2, 4, 4]),
+        ("mlx:gpu,torch:cpu*2", 10, 3, [3, 3, 3]),
+        ("mlx:gpu,torch:cpu*2", 10, 4, [2, 4, 4]),
+        ("mlx:gpu,mlx:cpu*3", 4, None, [1, 1, 1, 1]),
+        ("mlx:gpu*2,mlx:cpu*2", 5, None, [1, 1, 1, 1]),
+        ("mlx:gpu*2,mlx:cpu", 8, None, [2, 2, 4]),
+        ("mlx:gpu,mlx:cpu", 1, None, [1, 1]),
+        ("mlx:gpu", 10, 1, [1]),
+    ],
+)
+def test_a_gpu_worker_has_the_cores_that_cpu_workers_leave_to_it(workers, cores, threads, expected):
+    choice = resolve_workers(workers, threads, machine=mac(cores=cores))
+    assert [threads for _, threads in listed(choice)] == expected
 
 
 @given(

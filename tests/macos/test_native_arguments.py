@@ -26,10 +26,11 @@ from mlxhog import load, train
 from mlxhog.decoding.options import Sampling
 from tests.training.small import mixed_model, small_config
 
-folder, family = Path(sys.argv[1]), sys.argv[2]
+folder, family, overlap = Path(sys.argv[1]), sys.argv[2], bool(sys.argv[3])
 model = {"model": mixed_model(folder)} if family == "xlstm_v1" else {}
 often = {"eval_every": "10", "sample_every": "10", "save_every": "10"}
-result = train(small_config(folder, steps=30, workers="auto", **often, **model))
+config = small_config(folder, steps=30, workers="auto", overlap=overlap, **often, **model)
+result = train(config)
 assert (result.status, result.restarts, result.steps) == ("done", 0, 30), result
 assert [w.backend for w in result.workers] == ["mlx:gpu", "mlx:cpu", "mlx:cpu"], result.workers
 written = load("latest", out=folder / "runs", backend="mlx:cpu")
@@ -121,11 +122,13 @@ def ops_that_mlx_uses() -> set[str]:
     return {name for text in texts for name in re.findall(r"(?<!models\.)\bops\.[a-z]\w+", text)}
 
 
-@pytest.mark.parametrize("family", ["xlstm", "xlstm_v1"])
-def test_the_default_workers_train_evaluate_and_write_text(tmp_path: Path, family: str) -> None:
+@pytest.mark.parametrize(("family", "overlap"), [("xlstm", ""), ("xlstm_v1", "overlap")])
+def test_the_default_workers_train_evaluate_and_write_text(
+    tmp_path: Path, family: str, overlap: str
+) -> None:
     log = tmp_path / "calls"
     mac = {"FAKE_METAL": 1, "FAKE_LEVELS": "Performance:3,Efficiency:4"}
-    simulated(TRAIN_AND_WRITE, tmp_path, family, FAKE_NATIVE_LOG=log, **mac)
+    simulated(TRAIN_AND_WRITE, tmp_path, family, overlap, FAKE_NATIVE_LOG=log, **mac)
     calls = native_calls(log)
     # Each mlx:cpu worker computes a gradient before it is ready.
     own = {"xlstm": "ops.soft_cap_grad", "xlstm_v1": "ops.slstm_grad"}[family]

@@ -2,7 +2,8 @@
 
 No lock stays taken, no increment of a finished step is lost, and of a dead worker's last step each
 stripe or row is applied or not, but for the one it was writing. Moments of all workers are counted
-by halves: where gradients are zero and both betas 1/2, a step halves them.
+by halves: where gradients are zero and both betas 1/2, a step halves them. A worker writes by one
+thread, or by several, each of which may die in a stripe.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from multiprocessing.process import BaseProcess
 
 import numpy as np
@@ -23,12 +25,12 @@ from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, shared
 pytestmark = pytest.mark.slow
 
 WORKERS, KILLS = 3, 50
-STRIPES = 64
 WIDTH = 32  # of a row of a table
 LOSSLESS = 0
+by_threads = pytest.mark.parametrize("threads", [1, 2])
 
 
-def add_for_ever(segment: Shared, slot: int, generation: int) -> None:
+def add_for_ever(segment: Shared, slot: int, generation: int, threads: int) -> None:
     """One worker: add 1.0 to every float, count the finished step, again."""
     follow_parent()  # it must not outlive a test that is killed
     locks = _native.Locks(segment.words, segment.table, slot, generation)
@@ -36,9 +38,14 @@ def add_for_ever(segment: Shared, slot: int, generation: int) -> None:
     steps = segment.workers["steps"][slot - 1 : slot]
     seed = os.getpid()
     while True:
-        _native.add_dense(locks, LOSSLESS, segment.floats, 0, ones, seed)
+        _native.sgd_step(
+            locks, LOSSLESS, segment.floats, 0, ones, lr=-1.0, seed=seed, threads=threads
+        )
         steps[0] += 1
         seed += 1
+
+
+add_by_one, add_by_two = partial(add_for_ever, threads=1), partial(add_for_ever, threads=2)
 
 
 def step_a_table_for_ever(segment: Shared, slot: int, generation: int) -> None:
@@ -62,7 +69,7 @@ def moments_of(segment: Shared) -> list[Float32]:
     return np.split(segment.floats, [n, 2 * n, 3 * n])
 
 
-def halve_as_often_as_allowed(segment: Shared, slot: int, generation: int) -> None:
+def halve_as_often_as_allowed(segment: Shared, slot: int, generation: int, threads: int) -> None:
     """One worker: steps of AdamW with moments of all, as many as `moments_of` says it may take."""
     follow_parent()
     locks = _native.Locks(segment.words, segment.table, slot, generation)
@@ -76,6 +83,7 @@ def halve_as_often_as_allowed(segment: Shared, slot: int, generation: int) -> No
         _native.adamw_step(
             locks, LOSSLESS, w, 0, zeros, m, v, lr=1e-3, beta1=0.5, beta2=0.5, eps=1e-8, bias1=1.0,
             bias2=1.0, weight_decay=0.0, grad_scale=1.0, seed=os.getpid(), shared=True,
+            threads=threads,
         )  # fmt: skip
         steps[0] += 1
 
@@ -83,9 +91,7 @@ def halve_as_often_as_allowed(segment: Shared, slot: int, generation: int) -> No
 class Supervisor:
     """The part of a supervisor that deaths need: reap, mark dead, sweep, reuse the slot."""
 
-    def __init__(
-        self, segment: Shared, work: Callable[[Shared, int, int], None] = add_for_ever
-    ) -> None:
+    def __init__(self, segment: Shared, work: Callable[[Shared, int, int], None]) -> None:
         self.segment, self.workers, self.work = segment, segment.workers, work
         self.processes = {slot: self.spawn(slot) for slot in range(1, WORKERS + 1)}
 
@@ -117,12 +123,20 @@ class Supervisor:
             os.sched_yield()
 
 
-@pytest.mark.parametrize("work", [add_for_ever, step_a_table_for_ever])
+@pytest.mark.parametrize(
+    ("work", "threads", "stripes", "steps"),
+    [
+        (add_by_one, 1, 64, 400),
+        (add_by_two, 2, 1024, 25),
+        (step_a_table_for_ever, 1, 64, 400),
+    ],
+)
 def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(
-    work: Callable[[Shared, int, int], None],
+    work: Callable[[Shared, int, int], None], threads: int, stripes: int, steps: int
 ) -> None:
+    """By two threads a step has more stripes, so that locks, not wake-ups, take its time."""
     rng = np.random.default_rng(0)
-    n = STRIPES * _native.STRIPE
+    n = stripes * _native.STRIPE
     with shared(n, n_words=n // WIDTH, n_workers=WORKERS) as segment:
         supervisor = Supervisor(segment, work)
         everyone = list(supervisor.processes)
@@ -130,7 +144,7 @@ def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(
             for _ in range(KILLS):
                 victim = int(rng.integers(1, WORKERS + 1))
                 survivors = [slot for slot in everyone if slot != victim]
-                supervisor.wait_for_steps([victim], int(rng.integers(1, 400)))
+                supervisor.wait_for_steps([victim], int(rng.integers(1, steps)))
                 supervisor.kill(victim)
                 supervisor.wait_for_steps(survivors, 2)  # they pass every stripe, also the victim's
                 supervisor.processes[victim] = supervisor.spawn(victim)
@@ -143,20 +157,21 @@ def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(
         print(f"{KILLS} kills of 1 of {WORKERS} workers: {takeovers} takeovers")
         assert not segment.words.any(), "a lock word is stuck"
         assert takeovers > 0, "no worker died while it held a lock; the test shows nothing"
-        assert takeovers <= KILLS
+        assert takeovers <= KILLS * threads
         finished = int(segment.workers["steps"].sum())
         deaths = KILLS + WORKERS
         assert segment.floats.min() >= finished, "an increment of a finished step is lost"
         assert segment.floats.max() <= finished + deaths, "more than the dead workers' last steps"
 
 
-def test_random_kills_lose_no_moment_of_a_finished_step() -> None:
+@by_threads
+def test_random_kills_lose_no_moment_of_a_finished_step(threads: int) -> None:
     kills, each, begin = 10, 4, 110  # 2^110 is halved 200 times at most
     rng = np.random.default_rng(0)
     with shared(3 * (1 << 20) + WORKERS, n_workers=WORKERS) as segment:
         w, m, v, allowed = moments_of(segment)
         m[:], v[:] = 2.0**begin, 2.0**begin
-        supervisor = Supervisor(segment, halve_as_often_as_allowed)
+        supervisor = Supervisor(segment, partial(halve_as_often_as_allowed, threads=threads))
         everyone = list(supervisor.processes)
         took = segment.workers["steps"]
         try:

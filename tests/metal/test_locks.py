@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +103,33 @@ def test_an_unreaped_zombie_counts_as_gone(segment: Shared, holder: Holder) -> N
     locks = segment.locks(WAITER)
     locks.acquire(3)
     assert locks.takeovers == 1
+
+
+FIRST_THREAD_ENDS = """
+import ctypes, threading
+threading.Thread(target=input).start()
+print("begins", flush=True)
+ctypes.CDLL(None).pthread_exit(None)
+"""
+
+
+def test_a_process_whose_first_thread_has_ended_lives_while_another_may_write() -> None:
+    """On Linux it is a zombie in the list of processes; a killed worker is one, for a moment."""
+    words = [sys.executable, "-c", FIRST_THREAD_ENDS]
+    with subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        started = _native.process_start_time(process.pid)
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"begins\n"
+            status = Path(f"/proc/{process.pid}/stat")
+            end = time.monotonic() + TIMEOUT_S
+            while status.exists() and ") Z " not in status.read_text():
+                assert time.monotonic() < end, "the first thread has not ended"
+            assert not _native.process_is_gone(process.pid, started)
+        finally:
+            process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        assert _native.process_is_gone(process.pid, started)
 
 
 def test_a_stopped_worker_is_waited_for(segment: Shared, holder: Holder) -> None:

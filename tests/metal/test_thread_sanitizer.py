@@ -18,7 +18,9 @@ from mlxhog.optim.updates import WRITE_MODES
 from tests import kept
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ["elements.cpp", "cas_add.cpp", "locks.cpp", "process_life.cpp", "turns.cpp"]
+SOURCES = [
+    "elements.cpp", "cas_add.cpp", "locks.cpp", "process_life.cpp", "turns.cpp", "../ops/pool.cpp",
+]  # fmt: skip
 OPTIONS = ["-std=c++20", "-O2", "-g1", "-ffp-contract=off", "-fno-math-errno", "-pthread"]
 WATCHED = ["-fsanitize=thread", "-O1"]
 RACE_FOUND = 66  # the sanitizer's exit code
@@ -68,9 +70,12 @@ def atomic() -> Path:
     return build("atomic", *WATCHED, "-DMLXHOG_ATOMIC_KERNELS=1")
 
 
+@pytest.mark.parametrize("work", ["race", "striped"])
 @pytest.mark.parametrize("mode", ["lossless", "racy", "cas"])
-def test_no_data_race_in_the_relaxed_atomic_build(launcher: list[str], mode: str) -> None:
-    ended = finish(*launcher, atomic(), "race", str(WRITE_MODES[mode]))
+def test_no_data_race_in_the_relaxed_atomic_build(
+    launcher: list[str], mode: str, work: str
+) -> None:
+    ended = finish(*launcher, atomic(), work, str(WRITE_MODES[mode]))
     assert ended.returncode == 0, ended.stderr[:4000]
     assert "WARNING" not in ended.stderr
 

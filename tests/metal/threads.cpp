@@ -2,6 +2,7 @@
 //
 //   threads digest                 one worker runs every kernel; prints a hash of all the bits it made
 //   threads race MODE              three workers write one array in that mode while a fourth reads it
+//   threads striped MODE           one writes by three threads, another by one, and a third reads by three
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -9,7 +10,7 @@
 #include <vector>
 
 #include "locks.h"
-#include "walk.h"
+#include "striped.h"
 
 using namespace mlxhog;
 
@@ -108,6 +109,48 @@ int race(Mode mode) {
   return 0;
 }
 
+// Alone, three threads have the bits of one. Beside another worker no add is lost in modes that promise it, and no lock
+// is left.
+int striped(Mode mode) {
+  constexpr std::size_t kMany = 4 * kLeastStripes * kStripe + 99, kEach = 10;
+  const std::vector<float> ones(kMany, 1.0f);
+  std::vector<std::uint32_t> words(stripes(kMany + kOffset));
+  std::vector<WorkerEntry> workers(3);
+  std::vector<std::vector<float>> alone;
+  for (const int threads : {1, 3}) {
+    std::vector<float> w(kMany + kOffset, 0.5f), m(w.size()), v(w.size());
+    Locks locks(words.data(), words.size(), workers.data(), 3, 1, 0);
+    const AdamwRates adamw{0.001f, 0.02f, 0.9f, 0.1f, 0.95f, 0.05f, 1.3f, 1e-8f, 0.7f};
+    const AdamwRule rule{w.data() + kOffset, ones.data(), m.data() + kOffset, v.data() + kOffset, adamw, true};
+    for (std::uint64_t k = 0; k < 3; ++k) walk_dense(&locks, mode, kOffset, kMany, k, threads, Step<AdamwRule>{rule});
+    for (const auto* floats : {&w, &m, &v}) alone.push_back(*floats);
+  }
+  for (std::size_t k = 0; k < 3; ++k)
+    if (alone[k] != alone[k + 3]) return 5;
+  std::vector<float> w(kMany + kOffset);
+  std::vector<std::thread> programs;
+  for (std::uint32_t slot = 1; slot <= 2; ++slot) {
+    programs.emplace_back([&, slot] {
+      Locks locks(words.data(), words.size(), workers.data(), 3, slot, 0);
+      const AddStep add{w.data() + kOffset, ones.data(), widest_cas()};
+      for (std::uint64_t k = 0; k < kEach; ++k) {
+        walk_dense(&locks, mode, kOffset, kMany, slot * 100 + k, slot == 1 ? 3 : 1, add);
+      }
+    });
+  }
+  programs.emplace_back([&] {
+    std::vector<float> dst(w.size());
+    for (std::size_t k = 0; k < kEach; ++k)
+      in_parts(w.size(), 3, [&](std::size_t i, std::size_t n) { mlxhog_copy(dst.data() + i, w.data() + i, n); });
+  });
+  for (std::thread& program : programs) program.join();
+  for (const std::uint32_t word : words)
+    if (word != 0) return 3;
+  for (std::size_t i = kOffset; i < w.size(); ++i)
+    if (mode != Mode::racy && w[i] != 2.0f * kEach) return 4;
+  return 0;
+}
+
 // Moments that count: every update adds 1 to each element, `updates` from each of three threads.
 int count(Mode mode, int updates) {
   Shared shared;
@@ -141,8 +184,9 @@ int count(Mode mode, int updates) {
 int main(int argc, char** argv) {
   if (argc == 2 && std::strcmp(argv[1], "digest") == 0) return digest();
   if (argc == 3 && std::strcmp(argv[1], "race") == 0) return race(static_cast<Mode>(std::atoi(argv[2])));
+  if (argc == 3 && std::strcmp(argv[1], "striped") == 0) return striped(static_cast<Mode>(std::atoi(argv[2])));
   if (argc == 4 && std::strcmp(argv[1], "count") == 0)
     return count(static_cast<Mode>(std::atoi(argv[2])), std::atoi(argv[3]));
-  std::fprintf(stderr, "usage: threads digest | threads race MODE | threads count MODE UPDATES\n");
+  std::fprintf(stderr, "usage: threads digest | threads race MODE | threads striped MODE | threads count MODE UPDATES\n");
   return 2;
 }

@@ -125,7 +125,7 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         [
             ("<= delta.index.max() < slot.shape[0]", "<= delta.index.max() <= slot.shape[0]"),
             ("np.add.at(param, delta.index, delta.values)", "param[delta.index] += delta.values"),
-            ("snapshot_predict(dst, src, prev, coef)", "snapshot_predict(dst, src, prev, -coef)"),
+            ("(dst, src, prev, coef, threads)", "(dst, src, prev, -coef, threads)"),
         ],
     ),
     "mlxhog/optim/gradients.py": (
@@ -214,9 +214,9 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
         ("tests/strategies/test_look_ahead.py",),
         [
             ("MEMORY * self.others + (1.0 - MEMORY)", "MEMORY * self.others + MEMORY"),
-            ("horizon / self._workers", "self._workers / horizon"),
+            ('load("version")) / self._workers', 'load("version")) * self._workers'),
             ("if steps <= self._workers:", "if True:"),
-            ("self.others = float(workers - 1)", "self.others = float(workers)"),
+            ("self.others = workers - 1.0", "self.others = workers + 0.0"),
         ],
     ),
     "mlxhog/strategies/hogwild.py": (

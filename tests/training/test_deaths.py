@@ -208,6 +208,7 @@ class Deadly(Supervisor):
         {"blocks": "disjoint", "predict": "none"},
         {"async_after": 0.5},
         {"optimizer": "muon"},
+        {"overlap": True},
     ],
     ids=lambda options: " ".join(map(str, options.values())),
 )

@@ -45,6 +45,7 @@ class Worker:
             backend=None,
             training=lambda: False,
             copy_to_inbox=lambda: None,
+            settle=lambda: None,
         )
         job: Any = SimpleNamespace(config=None, slot=1, setup=SimpleNamespace(model=None))
         of_run: Any = SimpleNamespace(val=Path(), asked_bytes=1)

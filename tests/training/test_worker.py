@@ -135,7 +135,7 @@ def test_a_slowed_gradient_takes_longer_with_signs_of_life_and_ends_with_the_run
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_the_threads_of_a_worker_are_those_of_its_optimizer(
+def test_the_threads_of_a_worker_are_those_of_its_optimizer_and_its_passes(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, threads: int
 ) -> None:
     config = small_config(tmp_path, strategy="serial", optimizer="muon", threads=threads)
@@ -152,6 +152,7 @@ def test_the_threads_of_a_worker_are_those_of_its_optimizer(
         context = worker.make_context(job, arena, arena.workers.entry(1), backend)
         assert isinstance(context.optimizer, Muon)
         assert context.optimizer.threads == threads
+        assert context.threads == context.target(1).threads == threads
 
 
 # -- unified memory --------------------------------------------------------------------------------

@@ -5,6 +5,7 @@
 #include <optional>
 
 #include "shared_arrays.h"
+#include "striped.h"
 
 using namespace mlxhog;
 using namespace nb::literals;
@@ -27,7 +28,7 @@ struct Record {
 // Checks and walk shared by every optimizer; `make(offset)` builds its rule for a parameter there.
 template <class Make>
 void step_dense(LocksObject* object, int mode_number, const Flat& flat, std::size_t offset, const Values& g,
-                std::uint64_t seed, const std::optional<Flat>& pending, const Record& record, Make make) {
+                std::uint64_t seed, int threads, const std::optional<Flat>& pending, const Record& record, Make make) {
   const Mode mode = pending ? Mode::racy : mode_of(mode_number);  // nothing shared is written
   Locks* locks = locks_for(object, mode);
   check_dense(flat, offset, g.size(), locks, mode);
@@ -35,12 +36,16 @@ void step_dense(LocksObject* object, int mode_number, const Flat& flat, std::siz
   record.check(flat, pending);
   nb::gil_scoped_release nogil;
   Step step{make(offset)};
-  if (pending) return step.add_to(pending->data() + offset, 0, 0, g.size());
+  if (pending) {
+    return in_parts(g.size(), threads, [&](std::size_t begin, std::size_t count) {
+      step.add_to(pending->data() + offset, begin, begin, count);
+    });
+  }
   if (record.last) {
     step.last = record.last->data() + offset;
     step.prev = record.prev->data() + offset;
   }
-  walk_stripes(locks, mode, offset, 0, 0, g.size(), seed, step);
+  walk_dense(locks, mode, offset, g.size(), seed, threads, step);
 }
 
 template <class Make>
@@ -94,15 +99,15 @@ AdamwRates adamw_rates(double lr, double beta1, double beta2, double eps, double
 void bind_steps(nb::module_& m) {
   m.def("sgd_step",
         [](LocksObject* locks, int mode, Flat flat, std::size_t offset, Values g, double lr, double weight_decay,
-           double grad_scale, std::uint64_t seed,
+           double grad_scale, std::uint64_t seed, int threads,
            std::optional<Flat> pending, std::optional<Flat> last, std::optional<Flat> prev) {
-          step_dense(locks, mode, flat, offset, g, seed, pending, {last, prev}, [&](std::size_t at) {
+          step_dense(locks, mode, flat, offset, g, seed, threads, pending, {last, prev}, [&](std::size_t at) {
             return SgdRule{flat.data() + at, g.data(), sgd_rates(lr, weight_decay, grad_scale)};
           });
         },
         "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a, "g"_a.noconvert(), nb::kw_only(), "lr"_a,
-        "weight_decay"_a = 0.0, "grad_scale"_a = 1.0, "seed"_a = 0, "pending"_a.noconvert() = nb::none(),
-        "last"_a.noconvert() = nb::none(), "prev"_a.noconvert() = nb::none(),
+        "weight_decay"_a = 0.0, "grad_scale"_a = 1.0, "seed"_a = 0, "threads"_a = 1,
+        "pending"_a.noconvert() = nb::none(), "last"_a.noconvert() = nb::none(), "prev"_a.noconvert() = nb::none(),
         "w -= lr * (grad_scale * g + weight_decay * w).");
   m.def("sgd_rows",
         [](LocksObject* locks, int mode, Flat flat, std::size_t offset, std::size_t width,
@@ -119,17 +124,17 @@ void bind_steps(nb::module_& m) {
         "sgd_step on distinct ascending rows only.");
   m.def("momentum_step",
         [](LocksObject* locks, int mode, Flat flat, std::size_t offset, Values g, Flat m_flat, double lr,
-           double momentum, bool nesterov, double weight_decay, double grad_scale, std::uint64_t seed,
+           double momentum, bool nesterov, double weight_decay, double grad_scale, std::uint64_t seed, int threads,
            std::optional<Flat> pending, std::optional<Flat> last, std::optional<Flat> prev) {
           check_state("m", m_flat, flat);
-          step_dense(locks, mode, flat, offset, g, seed, pending, {last, prev}, [&](std::size_t at) {
+          step_dense(locks, mode, flat, offset, g, seed, threads, pending, {last, prev}, [&](std::size_t at) {
             return MomentumRule{flat.data() + at, g.data(), m_flat.data() + at,
                                 momentum_rates(lr, momentum, weight_decay, grad_scale, nesterov)};
           });
         },
         "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a, "g"_a.noconvert(), "m_flat"_a.noconvert(),
         nb::kw_only(), "lr"_a, "momentum"_a, "nesterov"_a = false, "weight_decay"_a = 0.0, "grad_scale"_a = 1.0,
-        "seed"_a = 0, "pending"_a.noconvert() = nb::none(),
+        "seed"_a = 0, "threads"_a = 1, "pending"_a.noconvert() = nb::none(),
         "last"_a.noconvert() = nb::none(), "prev"_a.noconvert() = nb::none(),
         "d = grad_scale * g + weight_decay * w; m = momentum * m + d; w -= lr * m.");
   m.def("momentum_rows",
@@ -151,12 +156,12 @@ void bind_steps(nb::module_& m) {
   m.def("adamw_step",
         [](LocksObject* locks, int mode, Flat flat, std::size_t offset, Values g, Flat m_flat, Flat v_flat,
            double lr, double beta1, double beta2, double eps, double weight_decay, double bias1, double bias2,
-           double grad_scale, std::uint64_t seed, bool shared,
+           double grad_scale, std::uint64_t seed, bool shared, int threads,
            std::optional<Flat> pending, std::optional<Flat> last, std::optional<Flat> prev) {
           check_private(pending, shared);
           check_state("m", m_flat, flat);
           check_state("v", v_flat, flat);
-          step_dense(locks, mode, flat, offset, g, seed, pending, {last, prev}, [&](std::size_t at) {
+          step_dense(locks, mode, flat, offset, g, seed, threads, pending, {last, prev}, [&](std::size_t at) {
             return AdamwRule{flat.data() + at, g.data(), m_flat.data() + at, v_flat.data() + at,
                              adamw_rates(lr, beta1, beta2, eps, weight_decay, bias1, bias2, grad_scale),
                              shared};
@@ -165,7 +170,7 @@ void bind_steps(nb::module_& m) {
         "locks"_a.none(), "mode"_a, "flat"_a.noconvert(), "offset"_a, "g"_a.noconvert(), "m_flat"_a.noconvert(),
         "v_flat"_a.noconvert(), nb::kw_only(), "lr"_a, "beta1"_a, "beta2"_a, "eps"_a, "weight_decay"_a = 0.0,
         "bias1"_a = 1.0, "bias2"_a = 1.0, "grad_scale"_a = 1.0, "seed"_a = 0, "shared"_a = false,
-        "pending"_a.noconvert() = nb::none(), "last"_a.noconvert() = nb::none(),
+        "threads"_a = 1, "pending"_a.noconvert() = nb::none(), "last"_a.noconvert() = nb::none(),
         "prev"_a.noconvert() = nb::none(),
         "AdamW: bias1 and bias2 are 1 - beta^t; m and v are private, or shared and laid out as the parameters.");
   m.def("adamw_rows",

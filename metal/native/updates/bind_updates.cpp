@@ -1,12 +1,20 @@
 // Python bindings of locks, adds and snapshots; bind_steps.cpp has the fused optimizer steps,
 // bind_sparse.cpp the adds at scattered elements, bind_muon.cpp and bind_directions.cpp the directions of Muon and
 // other rules, bind_turns.cpp accesses whose order is noted.
+#include <nanobind/stl/vector.h>
+
+#include <functional>
+#include <numeric>
+#include <utility>
+#include <vector>
+
 #include "cas_add.h"
 #include "elements.h"
 #include "packed16.h"
 #include "private_arrays.h"
 #include "process_life.h"
 #include "shared_arrays.h"
+#include "striped.h"
 
 using namespace mlxhog;
 using namespace nb::literals;
@@ -66,32 +74,52 @@ void check_same_size(const char* name, std::size_t size, std::size_t wanted) {
   }
 }
 
-void snapshot(Flat dst, Values src) {
+void snapshot(Flat dst, Values src, int threads) {
   check_same_size("dst", dst.size(), src.size());
   nb::gil_scoped_release nogil;
-  mlxhog_copy(dst.data(), src.data(), src.size());
+  in_parts(dst.size(), threads, [&](std::size_t i, std::size_t n) { mlxhog_copy(dst.data() + i, src.data() + i, n); });
 }
 
-void snapshot_predict(Flat dst, Values src, Flat prev, double coef) {
+void snapshot_predict(Flat dst, Values src, Flat prev, double coef, int threads) {
   check_same_size("dst", dst.size(), src.size());
   check_same_size("prev", prev.size(), src.size());
   nb::gil_scoped_release nogil;
-  mlxhog_predict(dst.data(), src.data(), prev.data(), static_cast<float>(coef), src.size());
+  in_parts(dst.size(), threads, [&](std::size_t i, std::size_t n) {
+    mlxhog_predict(dst.data() + i, src.data() + i, prev.data() + i, static_cast<float>(coef), n);
+  });
 }
 
-void snapshot_ahead(Flat dst, Values src, Values last, Values prev, double horizon, double trend) {
+void snapshot_ahead(Flat dst, Values src, Values last, Values prev, double horizon, double trend, int threads) {
   check_same_size("dst", dst.size(), src.size());
   check_same_size("last", last.size(), src.size());
   check_same_size("prev", prev.size(), src.size());
   const double a = horizon * (1.0 + trend), b = horizon * trend;
   nb::gil_scoped_release nogil;
-  mlxhog_look_ahead(dst.data(), src.data(), last.data(), prev.data(), static_cast<float>(a), static_cast<float>(b),
-                    src.size());
+  in_parts(dst.size(), threads, [&](std::size_t i, std::size_t n) {
+    mlxhog_look_ahead(dst.data() + i, src.data() + i, last.data() + i, prev.data() + i, static_cast<float>(a),
+                      static_cast<float>(b), n);
+  });
 }
 
 double sumsq(Values g) {
   nb::gil_scoped_release nogil;
   return sum_of_squares(g.data(), g.size());
+}
+
+double sumsq_of_all(std::vector<Values> gs, int threads) {
+  std::vector<std::pair<const float*, std::size_t>> parts;
+  std::size_t floats = 0;
+  for (const Values& g : gs) {
+    floats += g.size();
+    for (std::size_t i = 0; i < g.size(); i += kSummed) {
+      parts.emplace_back(g.data() + i, std::min(kSummed, g.size() - i));
+    }
+  }
+  std::vector<double> sums(parts.size());
+  nb::gil_scoped_release nogil;
+  const auto sum = [&](Index k) { sums[k] = sum_of_squares(parts[k].first, parts[k].second); };
+  parallel_for(static_cast<Index>(parts.size()), floats < 2 * kSummed ? 1 : threads, std::ref(sum));
+  return std::accumulate(sums.begin(), sums.end(), 0.0);
 }
 
 void sum_rows_into(IndexArray target, Values values, Flat out, std::size_t width) {
@@ -156,14 +184,16 @@ void bind_updates(nb::module_& m) {
         "flat[offset:offset+k] += delta by compare-and-swap of 1, 2 or 4 floats.");
   m.def("add_packed16", &add_packed16, "words"_a.noconvert(), "offset"_a, "delta"_a.noconvert(),
         "bfloat"_a, "words[offset:offset+k] += delta, two 16-bit floats in each word; returns words given up.");
-  m.def("snapshot", &snapshot, "dst"_a.noconvert(), "src"_a.noconvert(),
+  m.def("snapshot", &snapshot, "dst"_a.noconvert(), "src"_a.noconvert(), "threads"_a = 1,
         "Copy shared floats that others may be writing; no element is torn.");
   m.def("snapshot_predict", &snapshot_predict, "dst"_a.noconvert(), "src"_a.noconvert(), "prev"_a.noconvert(),
-        "coef"_a, "dst = src + coef * (src - prev); prev = src, in one pass.");
+        "coef"_a, "threads"_a = 1, "dst = src + coef * (src - prev); prev = src, in one pass.");
   m.def("snapshot_ahead", &snapshot_ahead, "dst"_a.noconvert(), "src"_a.noconvert(), "last"_a.noconvert(),
-        "prev"_a.noconvert(), "horizon"_a, "trend"_a,
+        "prev"_a.noconvert(), "horizon"_a, "trend"_a, "threads"_a = 1,
         "dst = src + horizon * (last + trend * (last - prev)), in one pass.");
   m.def("sumsq", &sumsq, "g"_a.noconvert(), "Sum of squares in float64; NaN and infinity propagate.");
+  m.def("sumsq_of_all", &sumsq_of_all, "gs"_a.noconvert(), "threads"_a = 1,
+        "Sum of squares of all arrays in float64, in an order that depends on their sizes only.");
   m.def("sum_rows", &sum_rows_into, "target"_a.noconvert(), "values"_a.noconvert(), "out"_a.noconvert(),
         "width"_a, "out[target[k]] += values[k], row by row.");
   bind_steps(m);

@@ -45,11 +45,13 @@ ProcessStatus read_status(std::int64_t pid) {
   const char* at = std::strrchr(text, ')');
   if (at == nullptr || at[1] == 0) return {};
   ++at;
-  ProcessStatus status{true, at[1] == 'Z' || at[1] == 'X', 0};
-  for (int field = 2; field < 22; ++field) {
+  const bool ended = at[1] == 'Z' || at[1] == 'X';  // its first thread; others may still write
+  ProcessStatus status{true, false, 0};
+  for (int field = 3; field <= 22; ++field) {
     at = std::strchr(at, ' ');
     if (at == nullptr) return {};
     ++at;
+    if (field == 20) status.zombie = ended && std::strtoull(at, nullptr, 10) <= 1;
   }
   status.start_time = std::strtoull(at, nullptr, 10);
   return status;

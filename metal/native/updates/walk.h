@@ -2,7 +2,7 @@
 //
 // Stripe i of the lock words guards floats [1024 i, 1024 (i + 1)) of the parameter segment. Workers start at
 // different stripes and then ascend: the prefetcher still sees a line, and two workers do not fall into
-// lockstep on the same cache lines. A worker holds one lock at a time.
+// lockstep on the same cache lines. A thread holds one lock at a time (striped.h has walks by several threads).
 #pragma once
 
 #include <algorithm>
