@@ -391,6 +391,8 @@ def _backend(setup: Setup, rank: int) -> Backend:
         share=setup.gpu_share,
         compute_dtype=config.compute_dtype,
     )
+    if setup.kernels[rank] == "metal" and config.kernels != "metal":
+        backend.check_kernels()  # as the worker does
     tables = {name: np.zeros(slot.shape, np.float32) for name, slot in layout.tables.items()}
     backend.bind(setup.model, layout.slots, layout.n_floats, None, setup.sampled, tables)
     noise = np.random.default_rng(0).normal(0.0, 0.02, 1 << 16).astype(np.float32)
