@@ -86,10 +86,10 @@ def test_a_round_is_the_mean_of_the_first_and_no_worker_waits_for_the_last() -> 
 def test_a_late_worker_continues_with_the_newest_round_and_leaves_no_ticket_behind() -> None:
     with new_arena() as arena:
         slow, *fast = [worker(arena, rank) for rank in (1, 0, 2)]
-        threads = together(*fast)
-        while not isinstance(lease := slow.claim(), Lease):
-            pass
-        join(threads)
+        begun = fast[0].claim()  # rank 0 decides on the first round
+        lease = slow.claim()
+        first = together(fast[0], run=lambda one: (write(one, begun), take_rounds(one)))
+        join([*first, *together(fast[1])])
         write(slow, lease)
         while (lease := slow.claim()) is not Idle.DONE:
             assert lease is Idle.WAIT
