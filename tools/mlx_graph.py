@@ -23,10 +23,10 @@ from typing import Any
 
 import mlx.core as mx
 
+from mlxhog.config.choices import LAYERS
 from mlxhog.models import families, lm
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.models.mad.layers import known
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.registry import load_architecture
@@ -119,7 +119,9 @@ def step_nodes(model: ModelConfig, batch: int = BATCH, seq: int = SEQ) -> int:
 def counted() -> dict[str, int]:
     """Nodes of a step of each of `MODELS`, and of one more block of each kind."""
     counts = {name: step_nodes(load_architecture(name)) for name in MODELS}
-    for layer in known():
+    for layer, definition in LAYERS.known().items():
+        if not LAYERS.module_of(definition).startswith("mlxhog."):
+            continue  # a plugin's
         one, two = (_of_layers(layer, count) for count in (1, 2))
         counts[f"block {layer}"] = two - one
     return counts

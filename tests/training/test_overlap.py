@@ -25,7 +25,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.training import evaluation, worker
-from mlxhog.training.memory import worker_bytes
+from mlxhog.training.memory import GradientMemory
 from mlxhog.training.overlap import OverlappedSteps
 from mlxhog.training.plan import make_plan
 from tests.strategies.test_hogwild_claims import new_arena
@@ -160,10 +160,11 @@ def test_a_cpu_worker_has_no_more_threads_than_it_was_given(
 
 def test_the_gradient_that_waits_counts_in_the_memory_of_a_worker(tmp_path: Path) -> None:
     one, two = (make_plan(small_config(tmp_path, overlap=on)) for on in (False, True))
-    more = worker_bytes(two.config, two.model, two.layout, 1) - worker_bytes(
-        one.config, one.model, one.layout, 1
+    without, waiting = (
+        GradientMemory.of(each.config, each.model, each.layout, 1).fixed_bytes
+        for each in (one, two)
     )
-    assert more == 4 * one.layout.n_floats
+    assert waiting - without == 4 * one.layout.n_floats
 
 
 @pytest.mark.slow
