@@ -50,7 +50,7 @@ def run(arguments: list[str]) -> int:
         from mlxhog.training.batch_size import planned
         from mlxhog.training.plan import make_plan
 
-        plan, _ = planned(config, make_plan)
+        plan, _ = planned(config, make_plan, progress=not parsed.other.quiet)
         from mlxhog.training import preview
 
         as_json = parsed.other.json

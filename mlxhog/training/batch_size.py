@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -47,6 +48,7 @@ from mlxhog.files.quantities import format_count, format_share, parse_count
 from mlxhog.machine import batch_speeds, float32, machine
 from mlxhog.machine.batch_speeds import BatchSpeed
 from mlxhog.machine.load import LoadWatch
+from mlxhog.report.views import StatusLine
 from mlxhog.training import choose_strategy
 from mlxhog.training.job import Setup
 from mlxhog.training.memory import WORKER_BASE_BYTES, own_gpu_bytes
@@ -116,7 +118,11 @@ class Limit:
 
 
 def planned(
-    config: TrainConfig, plan_of: Callable[[TrainConfig], Plan], *, again: bool = False
+    config: TrainConfig,
+    plan_of: Callable[[TrainConfig], Plan],
+    *,
+    again: bool = False,
+    progress: bool = False,
 ) -> tuple[Plan, BatchChoice | None]:
     """Plan a run; if its batch is open, decide that first.
 
@@ -124,6 +130,7 @@ def planned(
         config: of the call.
         plan_of: `make_plan`.
         again: whether to measure what is known, too.
+        progress: whether a line of a terminal shows what is measured.
 
     Returns:
         The plan, with a note on the choice, and the choice; None if the call gives the batch.
@@ -138,7 +145,7 @@ def planned(
         choice = BatchChoice(sequences=_of_run(config), why="the run began with it")
     else:
         plan = plan_of(replace(config, batch_size=1))
-        choice = _measured(plan, limit_of(plan), again=again)
+        choice = _measured(plan, limit_of(plan), again=again, progress=progress)
     plan = plan_of(replace(config, batch_size=choice.sequences))
     return replace(plan, notes=(*plan.notes, str(choice))), choice
 
@@ -251,13 +258,13 @@ def _sequences(n: int) -> str:
 # -- the measurement -------------------------------------------------------------------------------
 
 
-def _measured(plan: Plan, limit: Limit, *, again: bool) -> BatchChoice:
+def _measured(plan: Plan, limit: Limit, *, again: bool, progress: bool) -> BatchChoice:
     """Choose the batch of a run, and keep what was measured for it."""
     key = _key(plan)
     known = () if again else batch_speeds.load(key)
     with ExitStack() as stack:
-        watch = LoadWatch()
-        choice = choose(known, limit, _Workers(plan, stack).measure)
+        watch, line = LoadWatch(), stack.enter_context(StatusLine(sys.stderr, quiet=not progress))
+        choice = choose(known, limit, _Workers(plan, stack, line.show).measure)
         load = watch.look()
     if not choice.measured:
         return choice
@@ -295,9 +302,10 @@ def _key(plan: Plan) -> batch_speeds.Key:
 class _Workers:
     """The workers of a run, each in a process that computes nothing but gradients."""
 
-    def __init__(self, plan: Plan, stack: ExitStack) -> None:
-        """Start nothing yet; the processes end with `stack`."""
+    def __init__(self, plan: Plan, stack: ExitStack, show: Callable[[str], None]) -> None:
+        """Start nothing yet; the processes end with `stack`, `show` gets what is measured."""
         self._plan, self._stack, self._setup = plan, stack, plan.for_workers()
+        self._show = show
         self._rest_s = self._limit_s = min(MEASURE_S, choose_strategy.limit_s(plan.config.time))
 
     @cached_property
@@ -317,6 +325,7 @@ class _Workers:
                 f"gradients of {_sequences(sequences)} would take the measurement over "
                 f"{self._limit_s:.3g} s"
             )
+        self._show(f"measuring tokens/s with {_sequences(sequences)} in a batch")
         try:
             self._together(warm_up, sequences)
             found = self._together(gradient_times, sequences, self._rest_s)

@@ -174,7 +174,7 @@ class GradientMemory:
         return self.fixed_bytes + sequences * self.sequence_bytes
 
     def most_sequences(self, n_bytes: float) -> int:
-        """The largest batch that fits in so many bytes; 0 if none does."""
+        """The largest batch that fits in `n_bytes`; 0 if none does."""
         return max(0, int((n_bytes - self.fixed_bytes) // self.sequence_bytes))
 
 

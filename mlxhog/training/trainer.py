@@ -85,8 +85,9 @@ def train(
     with ExitStack() as hold:
         run = run or hold.enter_context(new_run(config))
         require_descriptors(DESCRIPTORS, "a run")
-        plan_of = partial(make_plan, progress=observer is not None)
-        plan, batch = batch_size.planned(config, plan_of)
+        progress = observer is not None
+        plan_of = partial(make_plan, progress=progress)
+        plan, batch = batch_size.planned(config, plan_of, progress=progress)
         if run is None:
             assert plan.resumption is not None
             run = plan.resumption.run

@@ -23,6 +23,7 @@ from mlxhog.machine.batch_speeds import BatchSpeed
 from mlxhog.machine.load import Load
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress
+from mlxhog.report.views import StatusLine
 from mlxhog.training import batch_size, memory
 from mlxhog.training.batch_size import BatchChoice, Limit, choose, limit_of, planned, speed_of
 from mlxhog.training.memory import GradientMemory, check_gpu, worker_bytes
@@ -156,8 +157,14 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_worker_that_fails_bounds_the_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    shown: list[str] = []
     monkeypatch.setattr(batch_size, "MEASURE_S", 60.0)
-    plan, choice = planned(open_config(tmp_path, **TWO), make_plan)
+    monkeypatch.setattr(StatusLine, "show", lambda _, text: shown.append(text))
+    plan, choice = planned(open_config(tmp_path, **TWO), make_plan, progress=True)
+    assert shown == [
+        f"measuring tokens/s with {n} in a batch"
+        for n in ("1 sequence", "2 sequences", "4 sequences")
+    ]
     assert choice is not None
     assert plan.config.batch_size == choice.sequences == 2
     assert "a worker fails with 4 sequences (MemoryError: out of memory)" in choice.why
