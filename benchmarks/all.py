@@ -34,6 +34,7 @@ MEANS = {
     "missed": "a limit that we set ourselves is missed",
     "not_measurable": "others used the machine meanwhile, so times say nothing",
     "cannot_be_told": "the repeats are too few, or too far apart",
+    "no_limit": "no limit of our own",
     "failed": "the script ended with an error",
 }
 MODE_NOTES = {

@@ -12,7 +12,9 @@ import tempfile
 from argparse import Namespace
 from pathlib import Path
 
-from harness.claims import Claim, Findings, Mean, Sample, flags, measured
+from harness.claims import Findings, Sample, flags, measured
+from harness.estimates import Mean, Ratio
+from harness.interleaved import with_twin
 from training.recording import BYTES
 
 from mlxhog import TrainConfig, train
@@ -35,32 +37,24 @@ def one_run(folder: Path, workers: str, determinism: str, seconds: float) -> tup
 
 
 def measure(findings: Findings, chosen: Namespace) -> None:
-    """Measure pairs."""
-    shares, rates = [], []
+    """Measure pairs, and unrecorded runs twice in each."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for pair in range(chosen.pairs):
-            order = ("none", "record") if pair % 2 == 0 else ("record", "none")
-            speeds = {}
-            for determinism in order:
-                speeds[determinism], rate = one_run(
-                    folder, chosen.workers, determinism, chosen.time
-                )
-                if determinism == "record":
-                    rates.append(rate)
-            shares.append(speeds["record"] / speeds["none"])
-            print(
-                f"{pair + 1:3}  {speeds['none']:.0f} tok/s, recorded {speeds['record']:.0f} "
-                f"({shares[-1]:.3f}), log {rates[-1] / 1e6:.3f} MB/s",
-                flush=True,
-            )
-    name, share = "throughput of recorded runs, as a share", Mean.of(shares)
-    interval = (share.low, share.high)
-    findings.claims.append(Claim(name, share.mean, ">=", LEAST_SHARE, interval=interval))
-    findings.at_most("log, MB per second", max(rates) / 1e6, MOST_MB_PER_S)
-    findings.results |= {
-        "shares": shares, "share": Sample.of(shares), "bytes_per_s": Sample.of(rates),
-    }  # fmt: skip
+
+        def turn(determinism: str, pair: int) -> tuple[float, float]:
+            speed, rate = one_run(folder, chosen.workers, determinism, chosen.time)
+            line = f"{pair + 1:3}  {determinism:6} {speed:.0f} tok/s, {rate / 1e6:.3f} MB/s of log"
+            print(line, flush=True)
+            return speed, rate
+
+        runs, again = with_twin(range(chosen.pairs), ("none", "record"), turn, twin="none")
+    speeds = {name: [speed for speed, _ in own] for name, own in runs.items()}
+    rates = [rate / 1e6 for _, rate in runs["record"]]
+    share = Ratio.of(speeds["record"], speeds["none"])
+    findings.same("not recorded, tokens per second", speeds["none"], [speed for speed, _ in again])
+    findings.at_least("throughput of recorded runs, as a share", share, LEAST_SHARE)
+    findings.at_most("log, MB per second", Mean.of(rates), MOST_MB_PER_S)
+    findings.results |= {"tokens_per_s": speeds, "share": share, "mb_per_s": Sample.of(rates)}
 
 
 def main() -> int:

@@ -26,10 +26,11 @@ from statistics import median
 from typing import Any
 
 from harness.claims import Findings, Sample, flags, measured
+from harness.estimates import Ratio
 from harness.interleaved import Program, once, take_turns
 from language_models import xlstm_package
 from training.recording import count_parameters, model_file, record
-from training.time_to_loss import ARMS, Pair, Race, Target
+from training.time_to_loss import ARMS, Race, Target
 
 from mlxhog.report.shares import in_words, shares
 
@@ -243,12 +244,12 @@ def time_to_loss(contest: Contest, findings: Findings, chosen: Namespace) -> Non
     print(f"\nseconds to {target.bits} bits per byte (median, range)")
     for name, values in times.items():
         line = f"  {name:32} {Sample.of(values).spelt('.1f')}"
-        print(line + ("" if name == own else f"   {Pair.of(times[own], values)}"))
+        print(line + ("" if name == own else f"   {Ratio.of(values, times[own])}"))
     print(f"  (behind each: how many times sooner {own} is)")
     findings.results[f"seconds to {target.bits}, by seed"] = times
     for rival, least in contest.rivals.items():
-        pair = Pair.of(times[own], times[rival])
-        findings.claims.append(pair.claim(f"{rival} / {own}, to {target.bits}", least))
+        sooner = Ratio.of(times[rival], times[own])
+        findings.at_least(f"{rival} / {own}, to {target.bits}", sooner, least)
 
 
 PARTS: dict[str, Callable[[Findings, Namespace], None]] = {

@@ -37,9 +37,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harness.claims import Claim, Findings, Sample, flags, measured
+from harness.estimates import Ratio
 from training.disturbed import DISTURBANCES
 from training.disturbed import measure as disturbed_runs
-from training.time_to_loss import GRIDS, Pair, Race, Target
+from training.time_to_loss import GRIDS, Race, Target
 
 from mlxhog.data.corpora import read_sotu
 
@@ -251,7 +252,7 @@ def show(times: Times, bits: dict[str, float], optimizer: str) -> None:
         for arm, values in arms.items():
             line = f"    {arm:17} {Sample.of(values).spelt('.1f')}"
             if arm != "hogwild":
-                line += f"   hogwild: {Pair.of(arms['hogwild'], values)}"
+                line += f"   / hogwild: {Ratio.of(values, arms['hogwild'])}"
             print(line)
 
 
@@ -265,8 +266,11 @@ def claims_of(times: Times, optimizer: str) -> list[Claim]:
         (QUARTER, "sync by speed", 1.0),
     )
     return [
-        Pair.of(times[condition]["hogwild"], times[condition][rival]).claim(
-            f"{optimizer}, {condition}: {rival} / hogwild", least
+        Claim.of(
+            f"{optimizer}, {condition}: {rival} / hogwild",
+            Ratio.of(times[condition][rival], times[condition]["hogwild"]),
+            ">=",
+            least,
         )
         for condition, rival, least in limits
         if condition in times

@@ -7,27 +7,50 @@ A script says what it measures, and ends with `raise SystemExit(main())`:
         return measured("name", chosen, measure, packages=("torch",), quiet=True)
 
 `measure(findings, chosen)` adds claims and numbers to the findings. The frame prints them, then one
-JSON line. The exit code is 0 (met), 1 (missed) or 3 (not measurable on a machine that others keep
-busy, or not to be decided by so few repeats). The frame of `experiments/` rests on this one.
+JSON line. The exit code is 0 (met, or no limit of our own), 1 (missed) or 3 (not measurable on a
+machine that others keep busy, or not to be decided by these repeats). The frame of `experiments/`
+rests on this one.
+
+A limit is compared with an estimate (`harness.estimates`), which brings its interval, its n and its
+p-value; the p-values of all claims of a script are corrected together (`corrected`):
+
+    times = take_turns(seeds, ("auto", "sync"), seconds)
+    findings.at_least("sync / auto", Ratio.of(times["sync"], times["auto"]), 1.1)
+
+An A/A arm is an arm that runs twice. It shows how often this script tells equal arms apart:
+
+    times, again = with_twin(seeds, ("auto", "sync"), seconds, twin="sync")
+    findings.same("sync", times["sync"], again)
 """
 
 from __future__ import annotations
 
 import argparse
+import datetime
 import math
 import os
 import statistics
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
+from harness.estimates import ERROR, Estimate, Mean, Ratio, holm
 from harness.machine import BUSY_SHARE, LoadWatch, commit, machine, versions, wait_until_quiet
 
 from mlxhog.files import plain_json
 
 MET, MISSED, NOT_MEASURABLE, UNTOLD = "met", "missed", "not_measurable", "cannot_be_told"
-EXIT_CODES = {MET: 0, MISSED: 1, NOT_MEASURABLE: 3, UNTOLD: 3}
+NO_LIMIT = "no_limit"
+EXIT_CODES = {MET: 0, NO_LIMIT: 0, MISSED: 1, NOT_MEASURABLE: 3, UNTOLD: 3}
+WORDS = {
+    MET: "met",
+    MISSED: "missed",
+    UNTOLD: "cannot be told",
+    NOT_MEASURABLE: "not measurable",
+    NO_LIMIT: "no limit of our own",
+}
+"""How verdicts are printed."""
 TINY, QUICK, FULL = "tiny", "quick", "full"
 MODES = {
     QUICK: "one seed, minutes (default)",
@@ -35,7 +58,6 @@ MODES = {
     TINY: "does it run? its numbers mean nothing",
 }
 """Flags of experiments."""
-CONFIDENCE = 0.95
 
 
 # -- repeated measurements -------------------------------------------------------------------------
@@ -71,36 +93,6 @@ class Sample:
         return f"{self.median:{form}} ({self.low:{form}} - {self.high:{form}})"
 
 
-@dataclass(frozen=True)
-class Mean:
-    """A mean and half of its 95 % interval by Student's t; NaN with fewer than two values."""
-
-    mean: float
-    half: float
-
-    @classmethod
-    def of(cls, values: Iterable[float]) -> Self:
-        """Of independent values, taken as normal."""
-        from scipy import stats
-
-        values = list(values)
-        n = len(values)
-        if n < 2:
-            return cls(statistics.fmean(values), math.nan)
-        share = float(stats.t.ppf(0.5 + CONFIDENCE / 2, n - 1))
-        return cls(statistics.fmean(values), share * statistics.stdev(values) / math.sqrt(n))
-
-    @property
-    def low(self) -> float:
-        """Lower end of the interval."""
-        return self.mean - self.half
-
-    @property
-    def high(self) -> float:
-        """Upper end of the interval."""
-        return self.mean + self.half
-
-
 # -- claims ----------------------------------------------------------------------------------------
 
 
@@ -110,11 +102,15 @@ class Claim:
 
     Attributes:
         name: what was measured, with its unit.
-        value: the measurement (a median, where repeated).
-        relation: "<=" or ">=" or "==".
+        value: the measurement.
+        relation: "<=", ">=" or "=="; "within" is from `least` to `limit`.
         limit: what `value` must be in relation to.
         timing: False for a claim that holds on a busy machine as well (a count).
         interval: where the value lies by its repeats; None for a number without one.
+        n: how many measurements, or pairs of them, it rests on.
+        p: two-sided p-value of the value being at its limit; None for a number without one.
+        least: the lower limit of "within".
+        p_of_page: `p`, corrected for the number of claims beside it (`corrected`).
     """
 
     name: str
@@ -123,25 +119,124 @@ class Claim:
     limit: float
     timing: bool = True
     interval: tuple[float, float] | None = None
+    n: int | None = None
+    p: float | None = None
+    least: float | None = None
+    p_of_page: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        estimate: Estimate,
+        relation: str,
+        limit: float,
+        *,
+        least: float | None = None,
+        timing: bool = True,
+    ) -> Self:
+        """Claim what an estimate is.
+
+        Args:
+            name: what was measured, with its unit.
+            estimate: of it.
+            relation: "<=", ">=", or "within" for two arms that should not differ by much.
+            limit: of the estimate.
+            least: the lower limit of "within".
+            timing: whether other load can spoil it.
+        """
+        # To lie within limits, or outside them, a value has to differ from both.
+        limits = [limit] if least is None else [least, limit]
+        p = max(map(estimate.p, limits))
+        interval = (estimate.low, estimate.high)
+        return cls(name, estimate.value, relation, limit, timing, interval, estimate.n, p, least)
 
     @property
     def met(self) -> bool:
-        """Whether the value, with all of its interval, keeps the limit; NaN keeps none."""
-        return all(map(self._keeps, self.interval or (self.value,)))
+        """Whether it keeps its limit with all of its interval."""
+        return self.ended == MET
 
     @property
     def ended(self) -> str:
-        """How it ended: met, missed, or undecided where its interval holds the limit."""
-        if self.met:
-            return MET
+        """How it ended: met, missed, or untold where its interval has the limit or is missing."""
         ends = self.interval or (self.value,)
-        unknown = any(map(math.isnan, ends)) and not math.isnan(self.value)
-        return UNTOLD if unknown or any(map(self._keeps, ends)) else MISSED
+        p = self.p if self.p_of_page is None else self.p_of_page
+        if self.interval and any(map(math.isnan, ends)):
+            return UNTOLD
+        if p is not None and not p <= ERROR:
+            return UNTOLD
+        if all(map(self._keeps, ends)):
+            return MET
+        return UNTOLD if any(map(self._keeps, ends)) else MISSED
+
+    @property
+    def measured(self) -> str:
+        """The value with its interval and n."""
+        if self.interval is None:
+            return f"{self.value:.4g}"
+        if any(map(math.isnan, self.interval)):
+            return f"{self.value:.4g} (n {self.n}, no interval)"
+        low, high = self.interval
+        n = "" if self.n is None else f", n {self.n}"
+        return f"{self.value:.4g} ({low:.4g} to {high:.4g}{n})"
+
+    @property
+    def wanted(self) -> str:
+        """The limit with its relation."""
+        if self.least is not None:
+            return f"{self.least:g} to {self.limit:g}"
+        return f"{self.relation} {self.limit:g}"
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a result."""
+        return {**asdict(self), "met": self.met, "ended": self.ended}
 
     def _keeps(self, value: float) -> bool:
+        if self.least is not None:
+            return self.least <= value <= self.limit
         if self.relation == "<=":
             return value <= self.limit
         return value >= self.limit if self.relation == ">=" else value == self.limit
+
+
+def corrected(claims: Sequence[Claim]) -> list[Claim]:
+    """Correct the p-values of a page's claims for their number (`harness.estimates.holm`), once."""
+    if any(claim.p_of_page is not None for claim in claims):
+        return list(claims)
+    known = [math.nan if claim.p is None else claim.p for claim in claims]
+    return [
+        claim if claim.p is None else replace(claim, p_of_page=p)
+        for claim, p in zip(claims, holm(known), strict=True)
+    ]
+
+
+@dataclass(frozen=True)
+class Twin:
+    """An arm that ran twice in pairs (A/A), and whether the harness told it from itself.
+
+    Attributes:
+        name: of the arm.
+        estimate: ratio of the two, or their mean difference where a value is not above 0.
+        p: that the true ratio is 1, or the difference 0.
+    """
+
+    name: str
+    estimate: Estimate
+    p: float
+
+    @classmethod
+    def of(cls, name: str, own: Sequence[float], again: Sequence[float]) -> Twin:
+        """Compare an arm with itself."""
+        if all(value > 0 for value in (*own, *again)):
+            ratio = Ratio.of(own, again)
+            return cls(name, ratio, ratio.p(1.0))
+        difference = Mean.of_differences(own, again)
+        return cls(name, difference, difference.p(0.0))
+
+
+def false_verdicts(twins: Sequence[Twin]) -> int:
+    """Return how many A/A arms differ from themselves; corrected for their number."""
+    return sum(p <= ERROR for p in holm([twin.p for twin in twins]))
 
 
 @dataclass
@@ -150,29 +245,60 @@ class Findings:
 
     Attributes:
         claims: numbers with limits.
-        results: further numbers for the JSON line; `Sample`s become objects.
+        results: further numbers for the JSON line; `Sample`s and estimates become objects.
+        twins: A/A arms.
+        seeds: of the measurements, where they have any.
         others_load: cores' worth of CPU that others used while it counted; None is all the time.
     """
 
     claims: list[Claim] = field(default_factory=list)
     results: dict[str, Any] = field(default_factory=dict)
+    twins: list[Twin] = field(default_factory=list)
+    seeds: tuple[int, ...] = ()
     others_load: float | None = None
 
-    def at_least(self, name: str, value: float, limit: float, *, timing: bool = True) -> None:
+    def at_least(
+        self, name: str, value: float | Estimate, limit: float, *, timing: bool = True
+    ) -> None:
         """Claim a number that should be large; `timing=False` where other load cannot spoil it."""
-        self.claims.append(Claim(name, value, ">=", limit, timing))
+        self._claim(name, value, ">=", limit, timing)
 
-    def at_most(self, name: str, value: float, limit: float, *, timing: bool = True) -> None:
+    def at_most(
+        self, name: str, value: float | Estimate, limit: float, *, timing: bool = True
+    ) -> None:
         """Claim a number that should be small; `timing=False` where other load cannot spoil it."""
-        self.claims.append(Claim(name, value, "<=", limit, timing))
+        self._claim(name, value, "<=", limit, timing)
+
+    def within(
+        self, name: str, value: Estimate, least: float, limit: float, *, timing: bool = True
+    ) -> None:
+        """Claim that two arms hardly differ: the interval lies between two limits."""
+        self.claims.append(Claim.of(name, value, "within", limit, least=least, timing=timing))
 
     def exact(self, name: str, value: float, expected: float) -> None:
         """Claim a number that holds on any machine."""
         self.claims.append(Claim(name, value, "==", expected, timing=False))
 
+    def same(self, name: str, own: Sequence[float], again: Sequence[float]) -> None:
+        """Add an A/A arm: what one arm measured, and what it measured again in the same pairs."""
+        self.twins.append(Twin.of(name, own, again))
+
+    def _claim(
+        self, name: str, value: float | Estimate, relation: str, limit: float, timing: bool
+    ) -> None:
+        if isinstance(value, Estimate):
+            self.claims.append(Claim.of(name, value, relation, limit, timing=timing))
+        else:
+            self.claims.append(Claim(name, value, relation, limit, timing))
+
 
 def verdict(claims: Sequence[Claim], *, others_load: float) -> str:
-    """Missed if a count is wrong; else not measurable if others spoilt timings; else the worst."""
+    """Missed if a count is wrong; else not measurable if others spoilt timings; else the worst.
+
+    Without a claim it is `NO_LIMIT`: the script has no limit of our own.
+    """
+    if not claims:
+        return NO_LIMIT
     if any(claim.ended == MISSED for claim in claims if not claim.timing):
         return MISSED
     if others_load > BUSY_SHARE and any(claim.timing for claim in claims):
@@ -236,16 +362,28 @@ def measured(
     measure(findings, chosen)
     others_load = watch.stop() if findings.others_load is None else findings.others_load
     print()
-    show(findings.claims, others_load)
+    show(findings, others_load)
     return finish({"benchmark": name, **document(findings, others_load, packages)})
 
 
 def document(findings: Findings, others_load: float, packages: Sequence[str]) -> dict[str, Any]:
     """Verdict, claims and numbers of a result, and what they were measured with."""
+    claims = corrected(findings.claims)
+    numbers = _as_objects(findings.results)
+    seeds = {"seeds": findings.seeds} if findings.seeds else {}
     return {
-        "verdict": verdict(findings.claims, others_load=others_load),
-        "claims": [{**asdict(claim), "met": claim.met} for claim in findings.claims],
-        **_as_objects(findings.results),
+        "verdict": verdict(claims, others_load=others_load),
+        "claims": [claim.to_json() for claim in claims],
+        "twins": {
+            "comparisons": [
+                {"name": twin.name, **twin.estimate.to_json(), "p": twin.p}
+                for twin in findings.twins
+            ],
+            "false_verdicts": false_verdicts(findings.twins),
+        },
+        **seeds,
+        **numbers,
+        "date": datetime.datetime.now(datetime.UTC).date().isoformat(),
         "others_load": round(others_load, 3),
         "machine": machine(),
         "versions": versions("mlxhog", "numpy", *packages),
@@ -253,16 +391,18 @@ def document(findings: Findings, others_load: float, packages: Sequence[str]) ->
     }
 
 
-def show(claims: Sequence[Claim], others_load: float) -> None:
-    """Print the claims, and whether others kept the machine busy."""
-    marks = {MET: "met   ", MISSED: "MISSED", UNTOLD: "untold"}
-    for claim in claims:
-        within = "" if claim.interval is None else " ({:.4g} to {:.4g})".format(*claim.interval)
-        if "nan" in within and not math.isnan(claim.value):
-            within = " (one run, so no interval)"
-        limit = f"{claim.relation} {claim.limit:g}"
-        print(f"  {marks[claim.ended]}  {claim.name}: {claim.value:.4g}{within} (wanted {limit})")
-    if others_load > BUSY_SHARE and any(claim.timing for claim in claims):
+def show(findings: Findings, others_load: float) -> None:
+    """Print the claims, the A/A arms, and whether others kept the machine busy."""
+    for claim in corrected(findings.claims):
+        ended = WORDS[claim.ended]
+        ended = ended.upper() if claim.ended == MISSED else ended
+        print(f"  {ended:14}  {claim.name}: {claim.measured} (wanted {claim.wanted})")
+    if not findings.claims:
+        print(f"  {WORDS[NO_LIMIT]}")
+    if twins := findings.twins:
+        values = "; ".join(f"{twin.name} {twin.estimate.spelt('.3f')}" for twin in twins)
+        print(f"  A/A: {false_verdicts(twins)} false verdicts in {len(twins)} ({values})")
+    if others_load > BUSY_SHARE and any(claim.timing for claim in findings.claims):
         print(
             f"  busy machine: others used {others_load:.2f} cores meanwhile (load average "
             f"{os.getloadavg()[0]:.2f}); timings are not measurable, stop them and run this again"
@@ -276,9 +416,11 @@ def finish(result: Mapping[str, Any]) -> int:
 
 
 def _as_objects(value: Any) -> Any:
-    """Samples as objects, at any depth."""
+    """Samples and estimates as objects, at any depth."""
     if isinstance(value, Sample):
         return asdict(value)
+    if isinstance(value, Estimate):
+        return value.to_json()
     if isinstance(value, list | tuple):
         return [_as_objects(item) for item in value]
     if isinstance(value, Mapping):

@@ -31,13 +31,48 @@ START_S = 300.0
 """How long an arm may take to import its framework, to build its model or to end a turn."""
 
 
-def take_turns(turns: Iterable[T], arms: Iterable[A], run: Callable[[A, T], R]) -> dict[A, list[R]]:
-    """Run every arm with every turn (a number, a seed), all arms before the next turn."""
-    results: dict[A, list[R]] = {arm: [] for arm in arms}
-    for turn in turns:
-        for arm, own in results.items():
-            own.append(run(arm, turn))
+def take_turns(
+    turns: Iterable[T], arms: Iterable[A], run: Callable[[A, T], R], *, warm_up: bool = False
+) -> dict[A, list[R]]:
+    """Run every arm with every turn (a number, a seed), all arms before the next turn.
+
+    The order of the arms is reversed after each turn, so that a machine that becomes slower or
+    faster meanwhile favours none.
+
+    Args:
+        turns: what pairs the arms' results.
+        arms: what takes turns.
+        run: the result of one arm in one turn.
+        warm_up: whether every arm runs once before the first turn, with that turn, uncounted.
+    """
+    turns, results = list(turns), {arm: list[R]() for arm in arms}
+    if warm_up:
+        for arm in results:
+            run(arm, turns[0])
+    for k, turn in enumerate(turns):
+        for arm in results if k % 2 == 0 else reversed(results):
+            results[arm].append(run(arm, turn))
     return results
+
+
+def with_twin(
+    turns: Iterable[T],
+    arms: Iterable[A],
+    run: Callable[[A, T], R],
+    *,
+    twin: A,
+    warm_up: bool = False,
+) -> tuple[dict[A, list[R]], list[R]]:
+    """Run arms as `take_turns` does, and one of them a second time in each turn (A/A).
+
+    Returns:
+        the results by arm, and the second results of the twin, for `Findings.same`.
+    """
+    arms = list(arms)
+    places = [*enumerate(arms), (len(arms), twin)]
+    own = take_turns(turns, places, lambda place, turn: run(place[1], turn), warm_up=warm_up)
+    again = own.pop(places[-1])
+    return {arm: values for (_, arm), values in own.items()}, again
 
 
 def quiet_turns(

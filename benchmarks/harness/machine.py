@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import resource
 import subprocess
 import time
@@ -13,17 +14,26 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
+LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M"}
+"""Letters of machines in docs/numbers.md: N is a Zen 4, M a Zen 5."""
 BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores this process may use, memory and system."""
+    """Letter, processor, cores this process may use, memory and system."""
     return {
+        "letter": LETTERS.get(_cpu_family(), "unknown"),
         "cpu": _cpu_model(),
         "cores": len(cores()),
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
     }
+
+
+def _cpu_family() -> str:
+    info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    facts = dict(re.findall(r"^(vendor_id|cpu family)\s*: (.*)$", info, re.MULTILINE))
+    return " ".join(facts.values())
 
 
 def _cpu_model() -> str:

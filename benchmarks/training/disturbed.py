@@ -20,7 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.claims import Claim, Findings, Mean, Sample
+from harness.claims import Claim, Findings, Sample
+from harness.estimates import Ratio
 
 from mlxhog import TrainConfig
 from mlxhog.checkpoint.run import Run
@@ -204,6 +205,5 @@ def measure(
 def claim(name: str, bits: dict[str, list[float]]) -> Claim:
     """The claim that `auto` is near the best of the arms that stay, seed by seed."""
     others = zip(*(bits[arm] for arm in ARMS if arm != AUTO), strict=True)
-    ratios = Mean.of(own / min(of_seed) for own, of_seed in zip(bits[AUTO], others, strict=True))
-    interval = (ratios.low, ratios.high)
-    return Claim(f"{name}: auto / best of the others", ratios.mean, "<=", WITHIN, interval=interval)
+    ratio = Ratio.of(bits[AUTO], list(map(min, others)))
+    return Claim.of(f"{name}: auto / best of the others", ratio, "<=", WITHIN)

@@ -19,7 +19,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from harness.claims import Claim, Mean
 from training.recording import BYTES, HeldOut, Recorded, record
 
 from mlxhog import TrainConfig
@@ -241,51 +240,3 @@ def _document() -> dict[str, Any]:
 
 def _write(document: Mapping[str, Any]) -> None:
     SETTINGS.write_text(json.dumps(document, indent=1) + "\n")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """How many times sooner one arm is than another, by runs in pairs.
-
-    Attributes:
-        ratio: geometric mean of the other's times over the arm's own; above 1 it is sooner.
-        low: lower end of the 95 % interval of that ratio; NaN for a single pair.
-        high: its upper end.
-        p: two-sided p-value of a ratio of 1; NaN for a single pair.
-        pairs: how many there were.
-    """
-
-    ratio: float
-    low: float
-    high: float
-    p: float
-    pairs: int
-
-    @classmethod
-    def of(cls, own: Sequence[float], others: Sequence[float]) -> Pair:
-        """Compare times in the order of their seeds; one that is infinite tells nothing."""
-        from scipy import stats
-
-        logs = [math.log(o) - math.log(s) for s, o in zip(own, others, strict=True)]
-        if not all(map(math.isfinite, logs)):
-            return cls(math.nan, math.nan, math.nan, math.nan, len(logs))
-        log = Mean.of(logs)
-        p = float(stats.ttest_1samp(logs, 0.0).pvalue) if len(logs) > 1 else math.nan
-        return cls(math.exp(log.mean), math.exp(log.low), math.exp(log.high), p, len(logs))
-
-    def claim(self, name: str, least: float) -> Claim:
-        """The claim that the arm is sooner by some factor."""
-        return Claim(name, self.ratio, ">=", least, interval=(self.low, self.high))
-
-    @property
-    def verdict(self) -> str:
-        """`sooner` or `later` where the interval lies on one side of 1."""
-        if self.low > 1:
-            return "sooner"
-        return "later" if self.high < 1 else UNTOLD
-
-    def __str__(self) -> str:
-        """Ratio, interval, p and verdict in one line."""
-        return (
-            f"{self.ratio:.2f}x ({self.low:.2f} - {self.high:.2f}, p {self.p:.2g}): {self.verdict}"
-        )

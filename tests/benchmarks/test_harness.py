@@ -76,6 +76,35 @@ def test_an_interval_that_holds_the_limit_tells_nothing(
     assert harness.verdict([claim, *claims(harness, time=1.2, lost=0)], others_load=0.0) == "missed"
 
 
+def test_a_script_without_limits_has_no_verdict_and_no_failure(
+    harness: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert harness.measured("nothing", Namespace(), lambda findings, chosen: None) == 0
+    printed = capsys.readouterr().out
+    assert "no limit of our own" in printed
+    assert json.loads(printed.splitlines()[-1])["verdict"] == "no_limit"
+
+
+def test_what_cannot_be_told_is_printed_as_such(
+    harness: Any, load: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    estimates = load("harness.estimates")
+
+    def measure(findings: Any, _: Namespace) -> None:
+        findings.others_load = 0.0
+        findings.at_least("faster", estimates.Ratio.of([1.0, 2.0, 3.0], [1.5, 1.5, 1.5]), 1.0)
+        findings.same("serial", [1.0, 1.1, 1.2], [1.1, 1.2, 1.0])
+
+    assert harness.measured("speeds", Namespace(), measure) == 3
+    printed = capsys.readouterr().out
+    assert "cannot be told  faster: 1.211 (" in printed
+    assert "n 3) (wanted >= 1)" in printed
+    assert "A/A: 0 false verdicts in 1" in printed
+    line = json.loads(printed.splitlines()[-1])
+    assert line["claims"][0]["n"] == 3
+    assert line["twins"]["false_verdicts"] == 0
+
+
 def test_our_own_work_is_not_others_load(load: Any) -> None:
     import time
 
@@ -197,9 +226,28 @@ def test_a_busy_machine_leaves_no_verdict_on_times_and_a_tiny_run_none_at_all(
     assert verdicts == {"it falls": falls, "it is fast": fast}
 
 
-def test_full_repeats_with_three_seeds_and_quick_with_one(experiment: Any) -> None:
-    assert len(experiment.Scale("full").seeds) == 3
-    assert len(experiment.Scale("quick").seeds) == 1
+def test_the_estimates_of_a_claim_decide_its_verdict_together_with_all_of_the_page(
+    load: Any, harness: Any, experiment: Any
+) -> None:
+    ratio = load("harness.estimates").Ratio
+    clear = ratio.of([2.0, 2.1, 2.2, 2.0, 2.1], [1.0] * 5)
+    weak = ratio.of([1.05, 1.3, 1.25, 1.04, 1.2], [1.0] * 5)
+    assert weak.low > 1.0
+    alone = experiment.Compared.of("it is faster", harness.Claim.of("weak", weak, ">=", 1.0))
+    assert alone.verdict == experiment.HOLDS
+    others = [harness.Claim.of(f"{k}", weak, ">=", 1.0) for k in range(9)]
+    slow = experiment.Compared.of("it is slower", harness.Claim.of("clear", clear, "<=", 1.0))
+    page = experiment.together_corrected(
+        experiment.Outcome(compared=[alone, slow], table=[], claims=others)
+    )
+    assert [one.verdict for one in page.compared] == [experiment.UNTOLD, experiment.FAILS]
+    assert {claim.ended for claim in page.claims} == {"cannot_be_told"}
+
+
+def test_every_mode_has_the_seeds_that_its_experiment_states(experiment: Any) -> None:
+    one = experiment.Experiment("falling", "", "", "", quick_seeds=2, full_seeds=7)
+    seeds = {mode: experiment.Scale.of(one, mode).seeds for mode in ("tiny", "quick", "full")}
+    assert seeds == {"tiny": (1,), "quick": (1, 2), "full": (1, 2, 3, 4, 5, 6, 7)}
 
 
 def test_settings_that_were_never_searched_are_asked_for_by_name(load: Any) -> None:

@@ -8,13 +8,18 @@ An experiment asks whether a claim of a document holds here. Its script has thre
     if __name__ == "__main__":
         raise SystemExit(run(ABOUT, result, draw))
 
-    python benchmarks/experiments/NAME.py           one seed, minutes (--quick, the default)
-    python benchmarks/experiments/NAME.py --full    three seeds, the documents' own sizes
+    python benchmarks/experiments/NAME.py           minutes (--quick, the default)
+    python benchmarks/experiments/NAME.py --full    more seeds, the documents' own sizes
     python benchmarks/experiments/NAME.py --tiny    does it run at all: its numbers mean nothing
     python benchmarks/experiments/NAME.py --tune    where offered: search settings and record them
 
 It writes `NAME.json` and `NAME.png` into `--out` (benchmarks/results), prints the same as one JSON
-line last, and ends with 0 (limits met), 1 (missed) or 3 (not measurable on a busy machine).
+last, and ends with the exit code of `harness.claims`. Estimates decide on claims of documents:
+
+    faster = Ratio.of(times["serial"], times["hogwild"])             pairs, by seed
+    Compared.of("8-10x speedup", Claim.of("serial / hogwild, seconds", faster, ">=", 8.0))
+
+All such claims of a script, its own limits and its documents', are corrected together.
 """
 
 from __future__ import annotations
@@ -22,24 +27,28 @@ from __future__ import annotations
 import textwrap
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from harness.claims import (
     FULL,
+    MET,
+    MISSED,
     MODES,
     QUICK,
     TINY,
     Claim,
     Findings,
-    Mean,
+    Twin,
+    corrected,
     document,
     finish,
     flags,
     mode_of,
     show,
 )
+from harness.estimates import Mean
 from harness.machine import BUSY_SHARE, ROOT, LoadWatch, wait_until_quiet
 
 from experiment.figures import Figure
@@ -61,6 +70,8 @@ class Experiment:
         source: the document and the place in it.
         about: what is done, two or three plain sentences for a reader of RESULTS.md.
         packages: whose versions are recorded, beside mlxhog and numpy.
+        quick_seeds: number of seeds of `--quick`; below two nothing about a training can be told.
+        full_seeds: number of seeds of `--full`.
     """
 
     name: str
@@ -68,6 +79,8 @@ class Experiment:
     source: str
     about: str
     packages: tuple[str, ...] = ()
+    quick_seeds: int = 3
+    full_seeds: int = 5
 
 
 @dataclass(frozen=True)
@@ -77,20 +90,23 @@ class Scale:
     Attributes:
         mode: "tiny", "quick" or "full".
         out: folder of the results, where another experiment's may lie.
+        seeds: of the trainings.
     """
 
     mode: str
     out: Path = RESULTS
+    seeds: tuple[int, ...] = (1,)
 
     @property
     def quick(self) -> bool:
         """Whether minutes have to do; true of tiny as well."""
         return self.mode != FULL
 
-    @property
-    def seeds(self) -> tuple[int, ...]:
-        """One seed, or three."""
-        return (1, 2, 3) if self.mode == FULL else (1,)
+    @classmethod
+    def of(cls, about: Experiment, mode: str, out: Path = RESULTS) -> Scale:
+        """Return the scale of an experiment's mode, with its seeds."""
+        count = {TINY: 1, QUICK: about.quick_seeds, FULL: about.full_seeds}[mode]
+        return cls(mode, out, tuple(range(1, count + 1)))
 
     def pick(self, *, tiny: Any, quick: Any, full: Any) -> Any:
         """Return the one of three values that is for this mode."""
@@ -106,12 +122,32 @@ class Compared:
         measured: in ours, with the numbers.
         verdict: `HOLDS`, `PARTLY`, `FAILS` or `UNTOLD`; `--tiny` turns it into `UNTOLD`.
         timing: whether others' load would spoil it; a busy machine turns it into `UNTOLD`.
+        rests_on: the estimates beside their limits that decide it.
     """
 
     claim: str
     measured: str
     verdict: str
     timing: bool = True
+    rests_on: tuple[Claim, ...] = ()
+
+    @classmethod
+    def of(cls, claim: str, *rests_on: Claim, measured: str = "") -> Compared:
+        """Compare a claim directly with estimates; they decide the verdict.
+
+        Args:
+            claim: in the document's words.
+            rests_on: the claim in numbers; several hold together.
+            measured: in our words; by default names and values of the numbers.
+        """
+        text = measured or "; ".join(f"{one.name}: {one.measured}" for one in rests_on)
+        timing = any(one.timing for one in rests_on)
+        return cls(claim, text, _of_claims(rests_on), timing, rests_on)
+
+    def to_json(self) -> dict[str, Any]:
+        """As it stands in a result."""
+        own = {name: getattr(self, name) for name in ("claim", "measured", "verdict", "timing")}
+        return {**own, "rests_on": [one.to_json() for one in self.rests_on]}
 
 
 @dataclass
@@ -125,6 +161,7 @@ class Outcome:
         settings: sizes, step sizes, budgets: what a second person needs to repeat it.
         results: every other number, `Sample`s included.
         seeds: of the measurements, where they are not the scale's.
+        twins: A/A arms (`harness.interleaved.with_twin`).
     """
 
     compared: list[Compared]
@@ -133,6 +170,7 @@ class Outcome:
     settings: dict[str, Any] = field(default_factory=dict)
     results: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
+    twins: list[Twin] = field(default_factory=list)
 
 
 # -- verdicts from intervals over seeds ------------------------------------------------------------
@@ -168,6 +206,30 @@ def together(verdicts: Sequence[str]) -> str:
     return PARTLY if HOLDS in verdicts else FAILS
 
 
+def _of_claims(claims: Sequence[Claim]) -> str:
+    """`UNTOLD` if one of several cannot be told and none is missed."""
+    ends = {claim.ended for claim in claims}
+    if ends == {MET}:
+        return HOLDS
+    if MISSED not in ends:
+        return UNTOLD
+    return PARTLY if MET in ends else FAILS
+
+
+def together_corrected(outcome: Outcome) -> Outcome:
+    """Correct the p-values of all numbers that decide a verdict, and decide anew."""
+    deciding = [claim for one in outcome.compared for claim in one.rests_on]
+    claims = list(dict.fromkeys([*outcome.claims, *deciding]))
+    of_page = dict(zip(claims, corrected(claims), strict=True))
+    compared = []
+    for one in outcome.compared:
+        rests_on = tuple(of_page[claim] for claim in one.rests_on)
+        decided = _of_claims(rests_on) if rests_on else one.verdict
+        compared.append(replace(one, rests_on=rests_on, verdict=decided))
+    own = [of_page[claim] for claim in outcome.claims]
+    return replace(outcome, claims=own, compared=compared)
+
+
 def say(text: str) -> None:
     """Print one line of progress at once."""
     print(text, flush=True)
@@ -201,11 +263,11 @@ def run(
     if tune is not None and chosen.tune:
         tune()
         return 0
-    scale = Scale(mode_of(chosen), chosen.out)
+    scale = Scale.of(about, mode_of(chosen), chosen.out)
     if scale.mode != TINY:
         wait_until_quiet(patience_s=10.0)
     watch, began = LoadWatch(), time.monotonic()
-    outcome = result(scale)
+    outcome = together_corrected(result(scale))
     seconds = time.monotonic() - began
     written = document_of(about, scale, outcome, watch.stop(), seconds)
     chosen.out.mkdir(parents=True, exist_ok=True)
@@ -227,17 +289,17 @@ def document_of(
         "mode": scale.mode,
         "command": f"python benchmarks/experiments/{about.name}.py --{scale.mode}",
         "compared": [
-            asdict(replace(one, verdict=UNTOLD) if tiny or (busy and one.timing) else one)
+            (replace(one, verdict=UNTOLD) if tiny or (busy and one.timing) else one).to_json()
             for one in outcome.compared
         ],
         "table": outcome.table,
         "settings": outcome.settings,
         "results": outcome.results,
-        "seeds": scale.seeds if outcome.seeds is None else outcome.seeds,
         "seconds": round(seconds, 1),
         "busy": busy,
     }
-    findings = Findings(outcome.claims, numbers)
+    seeds = scale.seeds if outcome.seeds is None else outcome.seeds
+    findings = Findings(outcome.claims, numbers, outcome.twins, seeds)
     return {"experiment": about.name, **document(findings, others_load, about.packages)}
 
 
@@ -260,7 +322,7 @@ def _show(outcome: Outcome, written: Mapping[str, Any]) -> None:
         say("  " + "  ".join(f"{name} {_cell(value)}" for name, value in row.items()))
     for one in written["compared"]:
         say(f"\n  claim     {one['claim']}\n  measured  {one['measured']}\n  {one['verdict']}")
-    show(outcome.claims, written["others_load"])
+    show(Findings(outcome.claims, twins=outcome.twins), written["others_load"])
 
 
 def _cell(value: Any) -> str:
