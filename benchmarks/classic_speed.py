@@ -25,6 +25,10 @@ from harness.machine import LoadWatch, pin, unpin
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
 
+BUDGET = {
+    "order": 10, "quick_s": 65, "quick": ["--quick"], "full_s": 600, "full": [],
+    "tiny": ["--turns", "1", "--size", "500"],
+}  # fmt: skip
 # Million entries a second on a quiet Zen 5 core, of one set, as the specification records them.
 RECORDED = {"scikit-learn": 243.0, "2011, 1 worker": 147.0, "2011, 2 workers": 298.0}
 LOSS_SHARE = 0.005  # of the serial loss

@@ -12,6 +12,7 @@ from experiment.searches import cheapest
 from harness.claims import Claim
 from harness.interleaved import take_turns
 
+BUDGET = {"order": 200, "quick_s": 90, "full_s": 3600}
 ABOUT = Experiment(
     name="outer_steps",
     title="DiLoCo against Local SGD on a language model",

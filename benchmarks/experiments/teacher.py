@@ -21,6 +21,7 @@ from harness.interleaved import take_turns
 
 from mlxhog.config.optimizers import MUON_LR
 
+BUDGET = {"order": 140, "quick_s": 60, "full_s": 1800}
 ABOUT = Experiment(
     name="teacher",
     title="Counted n-grams as a teacher",

@@ -22,6 +22,7 @@ from training.alone import ALONE, model_of, train_alone
 from mlxhog import TrainConfig
 from mlxhog.config import optimizers
 
+BUDGET = {"order": 120, "quick_s": 100, "full_s": 3600}
 ABOUT = Experiment(
     name="widths",
     title="One step size for every width",
