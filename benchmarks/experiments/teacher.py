@@ -13,7 +13,7 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from experiment.figures import INKS, Figure, new_panel
+from experiment.figures import Figure, intervals, new_panel
 from experiment.language import Bench, Training, setup, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, run
 from harness.claims import Claim, Sample
@@ -101,12 +101,9 @@ def result(scale: Scale) -> Outcome:
 
 
 def draw(outcome: Outcome) -> Figure:
-    """The loss of each arm with its range."""
+    """The loss of each arm with its interval."""
     figure, axes = new_panel(x="held-out bits per byte", y="", heading=ABOUT.title)
-    bits = outcome.results["bits_per_byte"]
-    for place, values in enumerate(bits.values()):
-        axes.plot(values, [place] * len(values), "o-", color=INKS[place], markersize=4)
-    axes.set_yticks(range(len(bits)), list(bits), fontsize=7)
+    intervals(axes, outcome.results["bits_per_byte"])
     return figure
 
 
