@@ -27,7 +27,7 @@ from typing import Any
 
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Ratio
-from harness.interleaved import Program, once, take_turns
+from harness.interleaved import Program, once, take_turns, with_twin
 from language_models import xlstm_package
 from training.recording import count_parameters, model_file, record
 from training.time_to_loss import ARMS, Race, Target
@@ -134,7 +134,9 @@ def throughput(findings: Findings, chosen: Namespace) -> None:
         "xlstm package 2 threads": lambda: package_alone(2, seconds),
         "xlstm package shared": lambda: xlstm_package.shared(seconds),
     }
-    rates = take_turns(range(turns), arms, lambda name, _: arms[name]())
+    twin = "torch 2 threads"
+    rates, again = with_twin(range(turns), arms, lambda name, _: arms[name](), twin=twin)
+    findings.same(f"{twin}, tokens per second", rates[twin], again)
     print("\ntokens per second (median, range)")
     for name, values in rates.items():
         print(f"  {name:26} {Sample.of(values).spelt(',.0f')}")

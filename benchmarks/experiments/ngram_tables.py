@@ -19,9 +19,9 @@ from typing import Any
 from experiment.figures import Figure, intervals, new_panel
 from experiment.language import workers
 from experiment.record import Compared, Experiment, Outcome, Scale, run, say
-from harness.claims import FULL, Claim, Sample
+from harness.claims import FULL, Claim, Sample, Twin
 from harness.estimates import Mean
-from harness.interleaved import take_turns
+from harness.interleaved import with_twin
 from training.recording import QUIET_OPTIONS
 
 from mlxhog import TrainConfig, train
@@ -83,7 +83,8 @@ def result(scale: Scale) -> Outcome:
         )
         return bits
 
-    bits = take_turns(seeds, arms(scale), end)
+    twin = (DENSE, LOCK_FREE, 2)
+    bits, again = with_twin(seeds, arms(scale), end, twin=twin)
     costs = {
         arm: [a - b for a, b in zip(own, bits[arm[0], SERIAL, 1], strict=True)]
         for arm, own in bits.items()
@@ -104,6 +105,7 @@ def result(scale: Scale) -> Outcome:
         settings={"model": "tiny, bytes", "ngram_orders": orders, "tokens": tokens},
         results={"bits_per_byte": {", ".join(map(str, arm)): own for arm, own in bits.items()}},
         seeds=seeds,
+        twins=[Twin.of(f"bits per byte of {', '.join(map(str, twin))}", bits[twin], again)],
     )
 
 

@@ -16,9 +16,9 @@ from typing import Any
 from experiment.figures import Figure, intervals, new_panel
 from experiment.language import Bench, Training, setup, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, run
-from harness.claims import Claim, Sample
+from harness.claims import Claim, Sample, Twin
 from harness.estimates import Mean, Ratio
-from harness.interleaved import take_turns
+from harness.interleaved import with_twin
 
 from mlxhog.config.optimizers import MUON_LR
 
@@ -56,7 +56,7 @@ def result(scale: Scale) -> Outcome:
         }  # fmt: skip
         return bench.train(name, seed=seed, tokens=tokens, **options)
 
-    trainings = take_turns(seeds, ARMS, trained)
+    trainings, again = with_twin(seeds, ARMS, trained, twin=WITHOUT)
     bits = {name: [one.end for one in every] for name, every in trainings.items()}
     costs = {
         name: [
@@ -96,6 +96,13 @@ def result(scale: Scale) -> Outcome:
             "tokens": tokens,
         },
         results={"bits_per_byte": bits, "costs": costs},
+        twins=[
+            Twin.of(
+                "tokens per second without the teacher",
+                [one.tokens_per_s for one in trainings[WITHOUT]],
+                [one.tokens_per_s for one in again],
+            )
+        ],
         seeds=seeds,
     )
 

@@ -52,3 +52,10 @@ def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -
     assert "| README | D | derived: by hand | **holds** | - [numbers](numbers.md) |" in text
     assert f"| README | E | {page.LACKS} gone | **cannot be told** |" in text
     assert "| one | `python one.py` |" in text
+
+
+def test_the_constants_of_the_advisor_lie_in_the_intervals_of_the_results(load: Any) -> None:
+    constants = load("advisor").constants(ROOT / "benchmarks" / "results")
+    assert set(constants) == {"LOCAL_COST", "STALENESS_COST"}
+    for name, (value, estimate) in constants.items():
+        assert estimate.low <= value <= estimate.high, f"{name}: {estimate.spelt('.3f')}"
