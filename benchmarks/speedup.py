@@ -240,10 +240,12 @@ def time_to_loss(contest: Contest, findings: Findings, chosen: Namespace) -> Non
     contest.target.check(contest.raced)
     target, own = contest.target, contest.own
     race = Race(target)
-    times: dict[str, list[float]] = {f"{opt} {arm}": [] for opt, arm in contest.raced}
-    for seed in chosen.seeds:
-        for optimizer, arm in contest.raced if seed % 2 else reversed(contest.raced):
-            times[f"{optimizer} {arm}"].append(race.seconds(arm, optimizer, seed))
+    twin = next(one for one in contest.raced if "serial" in one[1])
+    runs, again = with_twin(
+        chosen.seeds, contest.raced, lambda one, seed: race.seconds(one[1], one[0], seed), twin=twin
+    )
+    times = {" ".join(one): seconds for one, seconds in runs.items()}
+    findings.same(f"{' '.join(twin)}, seconds to {target.bits}", runs[twin], again)
     print(f"\nseconds to {target.bits} bits per byte (median, range)")
     for name, values in times.items():
         line = f"  {name:32} {Sample.of(values).spelt('.1f')}"
