@@ -36,7 +36,7 @@ from training.recording import count_parameters, model_file
 
 from mlxhog.theory.bounds import Facts, penalty, step_koloskova
 
-BUDGET = {"order": 60, "quick_s": 190}
+BUDGET = {"order": 60, "quick_s": 180}
 ABOUT = Experiment(
     name="staleness",
     title="What staleness costs in gradients",

@@ -15,7 +15,7 @@ import numpy as np
 from harness.machine import cores
 from training.recording import HeldOut, Point, model_file, record
 
-from experiment.figures import Figure, curves, legend, new_panels
+from experiment.figures import Figure, curves, new_panels
 from experiment.record import Outcome, Scale, say
 from mlxhog import TrainConfig
 
@@ -234,5 +234,4 @@ def loss_figure(outcome: Outcome, *, most: float | None = None) -> Figure:
         curves(axes, {name: (one[at], one["bits_per_byte"]) for name, one in firsts.items()})
         if most is not None:
             axes.set_ylim(top=min(most, axes.get_ylim()[1]))
-    legend(panels[-1])
     return figure
