@@ -7,11 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from harness.claims import Sample
-from harness.interleaved import take_turns
+from harness.claims import Sample, Twin
+from harness.estimates import Ratio
+from harness.interleaved import with_twin
 from harness.machine import cores
 
-from experiment.figures import INKS, Figure, legend, new_panels
+from experiment.figures import Figure, inks, legend, new_panels
 from experiment.record import Outcome, say
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import Problem
@@ -37,31 +38,63 @@ class Arm:
         return cls(name, ClassicConfig(**options))
 
 
-def interleaved(
-    problem: Problem, arms: Sequence[Arm], *, repeats: int, seed: int = 0
-) -> dict[str, list[ClassicResult]]:
-    """Run all arms one after the other, `repeats` times over, so that all see the same machine."""
-    configs = {arm.name: arm.config for arm in arms}
+Runs = dict[str, list[ClassicResult]]
+"""Of each arm, one by each seed."""
 
-    def run(name: str, seed: int) -> ClassicResult:
-        result = train(problem, replace(configs[name], seed=seed))
+
+def interleaved(
+    problem: Problem, arms: Sequence[Arm], seeds: Sequence[int], *, name: str = ""
+) -> tuple[Runs, list[Twin]]:
+    """Run all arms with each seed, in turns, so that all see the same machine.
+
+    The first arm runs an epoch before anything counts, and twice with each seed (A/A).
+
+    Args:
+        problem: of all arms.
+        arms: the first one is compared with itself.
+        seeds: of the order of the rows.
+        name: of the problem, where it is not its own.
+
+    Returns:
+        the results by arm, and whether the first arm differs from itself in seconds.
+    """
+    configs = {arm.name: arm.config for arm in arms}
+    first = arms[0]
+
+    def run(arm: str, seed: int) -> ClassicResult:
+        result = train(problem, replace(configs[arm], seed=seed))
         say(
-            f"{problem.name} {name}: objective {result.objective:.5g} in {result.seconds:.3g} s, "
-            f"{result.status}"
+            f"{name or problem.name} {arm}: objective {result.objective:.5g} in "
+            f"{result.seconds:.3g} s, {result.status}"
         )
         return result
 
-    return take_turns(range(seed, seed + repeats), configs, run)
+    train(problem, replace(first.config, epochs=1))
+    runs, again = with_twin(seeds, configs, run, twin=first.name)
+    twin = f"{name or problem.name}, {first.name}, seconds"
+    return runs, [Twin.of(twin, seconds(runs[first.name]), seconds(again))]
 
 
-def seconds(results: Sequence[ClassicResult]) -> Sample:
-    """Seconds of all epochs, over repeats."""
-    return Sample.of([result.seconds for result in results])
+def seconds(results: Sequence[ClassicResult]) -> list[float]:
+    """Seconds of all epochs, of each run."""
+    return [result.seconds for result in results]
+
+
+def ends(results: Sequence[ClassicResult], measure: str) -> list[float]:
+    """A measure after the last epoch, of each run."""
+    return [result.measures[measure] for result in results]
+
+
+def speedup(slow: Sequence[ClassicResult], fast: Sequence[ClassicResult]) -> Ratio:
+    """How many times as fast the second are, by seconds of all epochs."""
+    return Ratio.of(seconds(slow), seconds(fast))
 
 
 def summary(results: Sequence[ClassicResult], *measures: str) -> dict[str, float]:
-    """Median seconds of all epochs, and each measure after the last, over repeats."""
-    return {"seconds": seconds(results).median, **{name: last(results, name) for name in measures}}
+    """Median and range of the seconds of all epochs, and the median of each measure at the end."""
+    times = Sample.of(seconds(results))
+    medians = {name: Sample.of(ends(results, name)).median for name in measures}
+    return {"seconds": times.median, "fastest": times.low, "slowest": times.high, **medians}
 
 
 def with_a_core(counts: Sequence[int]) -> int:
@@ -84,19 +117,20 @@ def seconds_to(result: ClassicResult, target: float) -> float:
     return math.nan
 
 
-def last(results: Sequence[ClassicResult], measure: str) -> float:
-    """The median of a measure after the last epoch."""
-    return Sample.of([result.measures[measure] for result in results]).median
-
-
 def curve(result: ClassicResult, measure: str) -> list[float]:
     """A measure after every epoch."""
     return [epoch.measures[measure] for epoch in result.epochs]
 
 
-def ratios(base: Sequence[float], others: Mapping[str, Sequence[float]]) -> dict[str, Sample]:
-    """`base` over each of the others, repeat by repeat."""
-    return {name: Sample.of_ratios(base, values) for name, values in others.items()}
+def time_bars(axes: Any, rows: Sequence[Mapping[str, Any]], ink: str, name: str) -> None:
+    """Draw the seconds of rows of `summary` by their workers, with the range over seeds."""
+    middles = [row["seconds"] for row in rows]
+    ranges = [
+        [middle - row["fastest"] for middle, row in zip(middles, rows, strict=True)],
+        [row["slowest"] - middle for middle, row in zip(middles, rows, strict=True)],
+    ]
+    at = [row["workers"] for row in rows]
+    axes.errorbar(at, middles, yerr=ranges, fmt="o-", color=ink, capsize=2, label=name)
 
 
 def workers_figure(
@@ -117,14 +151,17 @@ def workers_figure(
         ("workers", "test error", "Test error"),
         ("epoch", "training error", "Training error, most workers"),
     )
-    for ink, (value, name) in zip(INKS, names.items(), strict=False):
+    colors = inks(names.values())
+    for value, name in names.items():
+        ink = colors[name]
         rows = [row for row in outcome.table if row[column] == value]
         counts = [row["workers"] for row in rows]
-        times.plot(counts, [row["seconds"] for row in rows], "o-", color=ink, label=name)
+        time_bars(times, rows, ink, name)
         errors.plot(counts, [row["test_error"] for row in rows], "o-", color=ink, label=name)
         trace = outcome.results["train_error"][f"{value} {counts[-1]}"]
         course.plot(range(1, len(trace) + 1), trace, color=ink, label=f"{name}, {counts[-1]}")
-        for axes in (times, errors):
-            axes.set_xticks(counts)
+    every = sorted({row["workers"] for row in outcome.table})
+    for axes in (times, errors):
+        axes.set_xticks(every)
     legend(course)
     return figure, times, errors

@@ -58,6 +58,7 @@ from mlxhog.report.charts import png
 
 RESULTS = ROOT / "benchmarks" / "results"
 HOLDS, PARTLY, FAILS, UNTOLD = "holds", "holds in part", "does not hold", "cannot be told here"
+DESCRIBED = "follows from the definitions"
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,11 @@ class Scale:
         return {TINY: tiny, QUICK: quick, FULL: full}[self.mode]
 
 
+def other_seed(seed: int) -> int:
+    """The seed of an arm's second run (A/A) where runs of one seed repeat bit for bit."""
+    return seed + 1000
+
+
 @dataclass(frozen=True)
 class Compared:
     """A document's claim beside what was measured.
@@ -122,7 +128,8 @@ class Compared:
     Attributes:
         claim: in the document's words.
         measured: in ours, with the numbers.
-        verdict: `HOLDS`, `PARTLY`, `FAILS` or `UNTOLD`; `--tiny` turns it into `UNTOLD`.
+        verdict: `HOLDS`, `PARTLY`, `FAILS`, `UNTOLD`, or `DESCRIBED` where no measurement could
+            end otherwise; `--tiny` turns it into `UNTOLD`.
         timing: whether others' load would spoil it; a busy machine turns it into `UNTOLD`.
         rests_on: the estimates beside their limits that decide it.
     """
@@ -145,6 +152,11 @@ class Compared:
         text = measured or "; ".join(f"{one.name}: {one.measured}" for one in rests_on)
         timing = any(one.timing for one in rests_on)
         return cls(claim, text, _of_claims(rests_on), timing, rests_on)
+
+    @classmethod
+    def described(cls, claim: str, reason: str) -> Compared:
+        """State what follows from definitions: a measurement of it could not end otherwise."""
+        return cls(claim, reason, DESCRIBED, timing=False)
 
     def to_json(self) -> dict[str, Any]:
         """As it stands in a result."""
@@ -293,7 +305,11 @@ def document_of(
         "mode": scale.mode,
         "command": f"python benchmarks/experiments/{about.name}.py --{scale.mode}",
         "compared": [
-            (replace(one, verdict=UNTOLD) if tiny or (busy and one.timing) else one).to_json()
+            (
+                replace(one, verdict=UNTOLD)
+                if one.verdict != DESCRIBED and (tiny or (busy and one.timing))
+                else one
+            ).to_json()
             for one in outcome.compared
         ],
         "table": outcome.table,
@@ -303,7 +319,9 @@ def document_of(
         "busy": busy,
     }
     seeds = scale.seeds if outcome.seeds is None else outcome.seeds
-    findings = Findings(outcome.claims, numbers, outcome.twins, seeds)
+    # The sizes of tiny decide nothing but counts.
+    claims = [one for one in outcome.claims if not tiny or one.interval is None]
+    findings = Findings(claims, numbers, outcome.twins, seeds)
     return {"experiment": about.name, **document(findings, others_load, about.packages)}
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +13,71 @@ from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
 
 
-def cheapest(rates: Sequence[float], cost: Callable[[float], Any]) -> float:
-    """The step size of the lowest cost; a single one is not tried."""
-    return rates[0] if len(rates) == 1 else min(rates, key=cost)
+@dataclass(frozen=True)
+class Search:
+    """Step sizes that were tried.
+
+    Attributes:
+        costs: of each, in any order; the smaller the better, infinite or None if it diverged.
+    """
+
+    costs: Mapping[float, Any]
+
+    @property
+    def best(self) -> float:
+        """The step size of the lowest cost, the smallest of several."""
+        return min(sorted(self.costs), key=lambda rate: _comparable(self.costs[rate]))
+
+    @property
+    def missing_side(self) -> int:
+        """-1 or 1 if no smaller or no larger step size is worse than the best; else 0."""
+        lowest, best = _comparable(self.costs[self.best]), self.best
+        worse = [rate for rate, cost in self.costs.items() if _comparable(cost) > lowest]
+        if not any(rate < best for rate in worse):
+            return -1
+        return 0 if any(rate > best for rate in worse) else 1
+
+    def to_json(self) -> dict[str, Any]:
+        """Costs by step size; None where a training diverged."""
+        return {
+            f"{rate:.6g}": None if _comparable(self.costs[rate]) == math.inf else self.costs[rate]
+            for rate in sorted(self.costs)
+        }
+
+
+def _comparable(cost: Any) -> Any:
+    return math.inf if cost is None or cost != cost else cost
+
+
+def search(
+    rates: Sequence[float], cost: Callable[[float], Any], *, factor: float = 2.0, most: int = 8
+) -> Search:
+    """Try step sizes, and further ones until one on either side of the best is worse.
+
+    Args:
+        rates: to begin with; a single one is not tried.
+        cost: of a step size, comparable; the smaller the better.
+        factor: between a step size at the edge and the next one, above 1.
+        most: number of further step sizes.
+
+    Raises:
+        SystemExit: the best of them is still at an edge.
+    """
+    if len(rates) == 1:
+        return Search({rates[0]: None})
+    costs = {rate: cost(rate) for rate in rates}
+    for _ in range(most):
+        side = Search(costs).missing_side
+        if side == 0:
+            return Search(costs)
+        rate = max(costs) * factor if side > 0 else min(costs) / factor
+        costs[rate] = cost(rate)
+    if Search(costs).missing_side == 0:
+        return Search(costs)
+    raise SystemExit(
+        f"no step size of {min(costs):g} to {max(costs):g} has a worse one on either side; begin "
+        "the search elsewhere, or check that the step size changes the cost at all"
+    )
 
 
 def descend(score: Callable[[float], Any], first: float, factor: float = 2.0) -> float:

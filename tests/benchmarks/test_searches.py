@@ -1,0 +1,71 @@
+"""Searched step sizes: a worse one on either side, or an error; also of those that are recorded."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+EXPERIMENTS = Path(__file__).resolve().parents[2] / "benchmarks" / "experiments"
+RECORDED = {
+    "paper_tables": "objective",
+    "image_svm": "test_loss",
+    "sparsified": "searched",
+}
+"""The key of the costs in the settings of each experiment."""
+
+
+@pytest.fixture(scope="module")
+def searches(load: Any) -> Any:
+    return load("experiment.searches")
+
+
+@pytest.mark.parametrize("best", [0.01, 0.3, 40.0])
+def test_a_search_ends_with_a_worse_step_size_on_either_side(searches: Any, best: float) -> None:
+    found = searches.search((0.5, 1.0), lambda rate: abs(math.log(rate / best)), most=20)
+    assert found.missing_side == 0
+    assert abs(math.log(found.best / best)) <= math.log(2.0)
+    assert min(found.costs) < found.best < max(found.costs)
+
+
+def test_a_training_that_diverges_is_worse_than_any(searches: Any) -> None:
+    found = searches.search((0.5, 1.0), lambda rate: 1 / rate if rate < 3 else math.nan)
+    assert found.best == 2.0
+    assert found.to_json()["4"] is None
+
+
+def test_a_search_whose_best_stays_at_an_edge_is_refused(searches: Any) -> None:
+    with pytest.raises(SystemExit, match="no step size of 1 to 64 has a worse one on either side"):
+        searches.search((1.0, 2.0), lambda rate: 1 / rate, most=5)
+
+
+@pytest.mark.parametrize(("costs", "side"), [
+    ({1.0: 3, 2.0: 2, 4.0: 1}, 1),
+    ({1.0: 1, 2.0: 2, 4.0: 3}, -1),
+    ({1.0: 1, 2.0: 1, 4.0: 3}, -1),
+    ({1.0: 2, 2.0: 1, 4.0: None}, 0),
+])  # fmt: skip
+def test_a_step_size_at_an_edge_is_noticed(searches: Any, costs: Any, side: int) -> None:
+    assert searches.Search(costs).missing_side == side
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_no_recorded_step_size_is_at_an_edge(searches: Any, name: str) -> None:
+    settings = json.loads((EXPERIMENTS / f"{name}_settings.json").read_text())
+    arms = dict(_arms(settings["lr"], settings[RECORDED[name]], ()))
+    assert arms
+    for arm, (rate, costs) in arms.items():
+        tried = searches.Search({float(lr): cost for lr, cost in costs.items()})
+        assert tried.best == pytest.approx(rate, rel=1e-4), arm
+        assert tried.missing_side == 0, f"{arm}: {rate:g} is at an edge of {sorted(tried.costs)}"
+
+
+def _arms(rates: Any, costs: Any, path: tuple[str, ...]) -> Any:
+    for name, rate in rates.items():
+        if isinstance(rate, dict):
+            yield from _arms(rate, costs[name], (*path, name))
+        else:
+            yield (*path, name), (rate, costs[name])
