@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import Any
 
-from experiment.figures import INKS, Figure, curves, legend, new_panels
+from experiment.figures import Figure, inks, legend, new_panels
 from experiment.language import Bench, Training, setup, trainings_json, workers
-from experiment.record import Compared, Experiment, Outcome, Scale, run, told
-from harness.claims import Claim
+from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run
+from harness.claims import Claim, Twin
+from harness.estimates import Mean
 from harness.interleaved import take_turns
 
-BUDGET = {"order": 160, "quick_s": 60, "full_s": 1800}
+BUDGET = {"order": 160, "quick_s": 80, "full_s": 5400}
 ABOUT = Experiment(
     name="late_gradients",
     title="A parameter server with sixteen workers, and step sizes by staleness",
@@ -19,7 +19,8 @@ ABOUT = Experiment(
     about=(
         "The mean staleness of P workers that never wait, lock-free and with a server, with equal "
         "workers and with one slow one; and what rules for late gradients do to the loss where "
-        "every gradient is as late as sixteen equal workers make it (simulated, one process)."
+        "every gradient is as late as the most equal workers make it (simulated, one process). The "
+        "most are sixteen, with --quick four."
     ),
     packages=("mlx",),
 )
@@ -33,75 +34,109 @@ RULES: dict[str, dict[str, Any]] = {
     "DC-ASGD": {"delay_compensation": "constant"},
     "error feedback": {"delay_feedback": True},
 }
+QUICK_RULES = ("lr", "linear:0.5", "exp:0.9")
 LR = 3e-3
-NEAR = 0.02  # share of P - 1 by which a measured mean may differ
-TIE = 0.02  # bits per byte within which two losses are called equal: what seeds differ by
+NEAR, QUICK_NEAR = 0.02, 0.1
+"""Share of P - 1 by which a mean may differ; in short runs the first gradients, which find fewer
+workers at work, count for more."""
+TIE = 0.02  # bits per byte that a rule must gain
+SLOW = "0=4"
+
+Cell = tuple[str, int, str | None]
+"""Strategy, number of workers, and the slow one of them."""
+
+
+def cells(scale: Scale) -> list[Cell]:
+    """What staleness is measured of; the last two are the most workers, equal and with a slow."""
+    most: int = scale.pick(tiny=2, quick=4, full=16)
+    fewer: tuple[int, ...] = scale.pick(tiny=(), quick=(), full=(2, 4, 8))
+    servers: tuple[int, ...] = scale.pick(tiny=(2,), quick=(2,), full=(2, 4, 8, 16))
+    return [
+        *(("hogwild", count, None) for count in fewer),
+        *(("async_ps", count, None) for count in servers),
+        ("hogwild", most, None),
+        ("hogwild", most, SLOW),
+    ]
 
 
 def result(scale: Scale) -> Outcome:
     """Measure the staleness of real workers, then losses at a simulated one."""
-    counts = scale.pick(tiny=(2,), quick=(2, 4, 16), full=(2, 4, 8, 16))
     bench = Bench(setup(scale))
-    measured = [
-        {
-            "workers": count,
-            "strategy": strategy,
-            "slow": slow,
-            **_staleness(scale, bench, count, strategy, slow),
-        }
-        for count in counts
-        for strategy in ("hogwild", "async_ps")
-        for slow in (None, *(("0=4",) if count == counts[-1] else ()))
-    ]
-    trainings = _by_rule(scale, bench, late=counts[-1] - 1)
-    losses = {name: median(one.end for one in runs) for name, runs in trainings.items()}
+    measured = take_turns(
+        scale.seeds, cells(scale), lambda cell, seed: _staleness(scale, bench, cell, seed)
+    )
+    count, near = cells(scale)[-1][1], NEAR if scale.mode == "full" else QUICK_NEAR
+    trainings, again = _by_rule(scale, bench, late=count - 1)
     return Outcome(
-        compared=_compared(measured, losses, counts[-1]),
+        compared=_compared(measured, trainings, count, near),
         table=[
-            *measured,
-            *({"rule": name, "bits per byte": losses[name]} for name in losses),
+            *(
+                {
+                    "workers": workers,
+                    "strategy": strategy,
+                    "slow": slow,
+                    "mean": Mean.of(one.staleness for one in own).spelt(),
+                    "most": max(one.max_staleness for one in own),
+                }
+                for (strategy, workers, slow), own in measured.items()
+            ),
+            *(
+                {"rule": name, "bits per byte": Mean.of(one.end for one in own).spelt(".3f")}
+                for name, own in trainings.items()
+            ),
         ],
         claims=[
-            Claim(
-                f"|mean staleness / (P - 1) - 1|, {row['strategy']}, {row['workers']} workers"
-                + (", one slow" if row["slow"] else ""),
-                abs(row["mean"] / (row["workers"] - 1) - 1),
-                "<=",
-                NEAR if scale.mode != "tiny" else 1.0,
-                timing=False,
+            Claim.of(
+                f"mean staleness / (P - 1), {strategy}, {workers} workers"
+                + (", one slow" if slow else ""),
+                Mean.of(one.staleness / (workers - 1) for one in own), "within", 1 + near,
+                least=1 - near, timing=False,
             )
-            for row in measured
+            for (strategy, workers, slow), own in measured.items()
         ],
-        settings={**bench.setup.to_json(), "lr": LR, "simulated_staleness": counts[-1] - 1},
-        results={"trainings": trainings_json(trainings)},
-    )
-
-
-def _staleness(
-    scale: Scale, bench: Bench, count: int, strategy: str, slow: str | None
-) -> dict[str, Any]:
-    """Mean and largest staleness of real workers, with so many gradients each."""
-    each = scale.pick(tiny=10, quick=max(100, 1000 // count), full=max(400, 4000 // count))
-    tokens = each * count * bench.setup.batch * bench.setup.seq_len
-    training = bench.train(
-        f"{strategy}, {count} workers" + (", one slow" if slow else ""),
-        seed=0, tokens=tokens, lr=1e-4, strategy=strategy, predict="none", slow=slow,
-        workers=workers(count, "mlx:cpu"), max_workers=count,
+        settings={**bench.setup.to_json(), "lr": LR, "simulated_staleness": count - 1},
+        results={
+            "trainings": trainings_json(trainings),
+            "staleness": {
+                f"{strategy}, {workers}{', one slow' if slow else ''}": [
+                    one.staleness for one in own
+                ]
+                for (strategy, workers, slow), own in measured.items()
+            },
+        },
+        twins=[Twin.of("lr", [one.end for one in trainings["lr"]], [one.end for one in again])],
     )  # fmt: skip
-    return {"mean": round(training.staleness, 3), "most": training.max_staleness}
 
 
-def _by_rule(scale: Scale, bench: Bench, late: int) -> dict[str, list[Training]]:
-    tokens = scale.pick(tiny=6_000, quick=400_000, full=1_500_000)
-    common: dict[str, Any] = {"workers": "mlx:cpu", "predict": "none", "tokens": tokens, "lr": LR}
+def _staleness(scale: Scale, bench: Bench, cell: Cell, seed: int) -> Training:
+    """A training of real workers, with equally many gradients of each."""
+    strategy, count, slow = cell
+    each = scale.pick(tiny=10, quick=100, full=max(400, 4000 // count))
+    tokens = each * count * bench.setup.batch * bench.setup.seq_len
+    plain = {"predict": "none"} if strategy == "hogwild" else {}  # the server predicts nothing
+    return bench.train(
+        f"{strategy}, {count} workers" + (", one slow" if slow else ""),
+        seed=seed, tokens=tokens, lr=1e-4, strategy=strategy, slow=slow,
+        workers=workers(count, "mlx:cpu"), max_workers=count, **plain,
+    )  # fmt: skip
+
+
+def _by_rule(
+    scale: Scale, bench: Bench, late: int
+) -> tuple[dict[str, list[Training]], list[Training]]:
+    """Trainings of every rule and of one serial worker, and of plain lr with other seeds (A/A)."""
+    tokens = scale.pick(tiny=6_000, quick=25_000, full=1_500_000)
+    common: dict[str, Any] = {"workers": "mlx:cpu", "tokens": tokens, "lr": LR}
     simulated = {"strategy": "sim", "sim_staleness": f"fixed:{late}"}
-    arms = {name: {**simulated, **options} for name, options in RULES.items()}
-    arms["serial"] = {"strategy": "serial"}
+    rules = scale.pick(tiny=QUICK_RULES[:2], quick=QUICK_RULES, full=tuple(RULES))
+    arms = {name: {**simulated, **RULES[name]} for name in rules}
+    arms["serial"] = {"strategy": "serial", "predict": "none"}
 
     def train(name: str, seed: int) -> Training:
         return bench.train(name, seed=seed, **common, **arms[name])
 
-    return take_turns(scale.seeds, arms, train)
+    again = [train("lr", other_seed(seed)) for seed in scale.seeds]
+    return take_turns(scale.seeds, arms, train), again
 
 
 def waits_for_ever(slack: int, workers: int = 3, pushes: int = 1000) -> bool:
@@ -124,44 +159,51 @@ def waits_for_ever(slack: int, workers: int = 3, pushes: int = 1000) -> bool:
 
 
 def _compared(
-    measured: list[dict[str, Any]], losses: dict[str, float], count: int
+    measured: dict[Cell, list[Training]],
+    trainings: dict[str, list[Training]],
+    count: int,
+    near: float,
 ) -> list[Compared]:
-    equal = next(r for r in measured if r["workers"] == count and not r["slow"])
-    slow = next(r for r in measured if r["workers"] == count and r["slow"])
+    equal, slow = measured["hogwild", count, None], measured["hogwild", count, SLOW]
     half = (count - 1) / 2
-    best = min((name for name in losses if name != "serial"), key=losses.__getitem__)
+    stuck = sum(map(waits_for_ever, range(1, 9)))
+    by_rule = {name: [one.end for one in own] for name, own in trainings.items()}
 
     return [
-        Compared(
+        Compared.of(
             f"The expected staleness of {count} workers is (P - 1)/2 = {half:g}",
-            f"measured {equal['mean']:.2f}, which is P - 1: each update is counted once by each of "
-            "the others' gradients in hand. (P - 1)/2 is the mean where all read the same version.",
-            told(abs(equal["mean"] - half) < NEAR * half),
-            timing=False,
+            Claim.of(
+                "mean staleness / ((P - 1)/2)", Mean.of(one.staleness / half for one in equal),
+                "within", 1 + near, least=1 - near, timing=False,
+            ),
         ),
-        Compared(
+        Compared.of(
             f"The largest staleness is P - 1 = {count - 1}",
-            f"{equal['most']} with equal workers, {slow['most']} with one four times slower, whose "
-            "mean over all workers stays P - 1.",
-            told(slow["most"] <= count - 1),
-            timing=False,
+            Claim(
+                f"largest staleness, {count} workers, one four times slower",
+                max(one.max_staleness for one in slow), "<=", count - 1, timing=False,
+            ),
         ),
-        Compared(
+        Compared.of(
             "A server bounds staleness by letting a push wait while version - worker version > s",
-            "The version only grows, and what the worker has read does not, so the first that is "
-            "too late waits for ever, at every s from 1 to 8. The gate of ssp is where workers "
-            "pull (python benchmarks/gate.py: runs with kills, clocks within s + 1).",
-            told(not all(map(waits_for_ever, range(1, 9)))),
-            timing=False,
+            Claim("bounds s of 1 to 8 at which a worker waits for ever", stuck, "==", 0,
+                  timing=False),
+            measured=f"at {stuck} of the bounds 1 to 8 the first worker that is too late waits for "
+            "ever: the version only grows, and what the worker has read does not. The gate of ssp "
+            "is where workers pull (python benchmarks/gate.py).",
         ),
-        Compared(
+        Compared.of(
             "eta / (1 + c tau) with c = .5 is the recommended rule, eta d^tau the server's",
-            ", ".join(f"{name} {bits:.3f}" for name, bits in losses.items())
-            + f" bits per byte at the same lr of {LR:g}; best: {best}.",
-            told(losses["linear:0.5"] < losses["lr"] - TIE),
-            timing=False,
+            *(
+                Claim.of(
+                    f"bits per byte of {name} less those of plain lr",
+                    Mean.of_differences(by_rule[name], by_rule["lr"]), "<=", -TIE, timing=False,
+                )
+                for name in ("linear:0.5", "exp:0.9")
+                if name in by_rule
+            ),
         ),
-    ]
+    ]  # fmt: skip
 
 
 def draw(outcome: Outcome) -> Figure:
@@ -169,17 +211,17 @@ def draw(outcome: Outcome) -> Figure:
     figure, (late, course) = new_panels(
         ("workers", "mean staleness", "Measured"), ("gradients", "bits per byte", "By rule")
     )
-    rows = [row for row in outcome.table if "strategy" in row and not row["slow"]]
-    counts = sorted({row["workers"] for row in rows})
-    means = {
-        strategy: (counts, [row["mean"] for row in rows if row["strategy"] == strategy])
-        for strategy in ("hogwild", "async_ps")
-    }
-    curves(late, means, "o-")
-    late.plot(counts, [count - 1 for count in counts], ":", color="gray", label="P - 1")
-    for k, (name, runs) in enumerate(outcome.results["trainings"].items()):
-        ink = INKS[k % len(INKS)]
-        course.plot(runs[0]["steps"], runs[0]["bits_per_byte"], color=ink, label=name)
+    measured = outcome.results["staleness"]
+    for name, ink in inks(measured).items():
+        means = measured[name]
+        count = int(name.split(", ")[1])
+        late.plot([count] * len(means), means, "o", color=ink, label=name)
+    most = outcome.settings["simulated_staleness"]
+    late.plot([1, most + 1], [0, most], ":", color="gray", label="P - 1")
+    trainings = outcome.results["trainings"]
+    for name, ink in inks(trainings).items():
+        for k, one in enumerate(trainings[name]):
+            course.plot(one["steps"], one["bits_per_byte"], color=ink, label=None if k else name)
     legend(late)
     legend(course)
     return figure

@@ -1,0 +1,132 @@
+"""Claims of documents as experiments test them: what they say, and that each can come out wrong."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def stragglers(load: Any) -> Any:
+    return load("stragglers")
+
+
+def verdicts(load: Any, compared: Any) -> dict[str, str]:
+    outcome = load("experiment.record").Outcome(compared=compared, table=[])
+    corrected = load("experiment.record").together_corrected(outcome)
+    return {one.claim: one.verdict for one in corrected.compared}
+
+
+def test_exp_of_a_half_has_the_rate_a_half_and_so_the_mean_two(stragglers: Any) -> None:
+    assert stragglers.DELAY == 2.0
+    harmonic = stragglers.expected(0.0, 1.0, 1000)
+    assert harmonic == pytest.approx(7.485, abs=0.001)
+    shifted = stragglers.expected(stragglers.LEAST, stragglers.DELAY, 1000) / 3.0
+    assert shifted == pytest.approx((1 + 2 * harmonic) / 3)
+    assert shifted == pytest.approx(5.32, abs=0.01)
+
+
+def test_the_slowest_of_n_is_simulated_as_the_formula_says(stragglers: Any) -> None:
+    rng = np.random.default_rng(0)
+    for n in (2, 16, 1000):
+        slow = stragglers.slowest(lambda n: 1 + rng.exponential(2.0, n), n, 2000, 3.0)
+        assert slow.mean == pytest.approx(stragglers.expected(1.0, 2.0, n) / 3.0, rel=0.03)
+
+
+@pytest.mark.parametrize(("mean", "expected"), [(1.0, "holds"), (0.5, "does not hold")])
+def test_seven_times_the_mean_is_true_of_exponential_times_only(
+    load: Any, stragglers: Any, mean: float, expected: str
+) -> None:
+    rng = np.random.default_rng(0)
+    least = 1 - mean
+
+    def draw(n: int) -> Any:
+        return least + rng.exponential(mean, n)
+
+    both = {n: stragglers.slowest(draw, n, 1000, 1.0) for n in (16, 1000)}
+    simulated = {"exponential": both, "1 + Exp(0.5)": both}
+    steps = {seed: draw(20_000) for seed in range(6)}
+    compared = stragglers.compared(simulated, steps, rng, 200)
+    ends = verdicts(load, compared)
+    assert next(end for claim, end in ends.items() if "document 003" in claim) == expected
+    fit = next(end for claim, end in ends.items() if claim.startswith("Steps of workers"))
+    assert fit == "holds"
+
+
+def test_the_rows_from_which_two_workers_are_faster_lie_where_their_times_cross(load: Any) -> None:
+    svm = load("synthetic_svm")
+    alone = {1_000: [1.0, 1.0], 10_000: [2.0, 2.0], 100_000: [8.0, 8.0]}
+    several = {1_000: [4.0, 4.0], 10_000: [4.0, 8.0], 100_000: [4.0, 4.0]}
+    least = svm.least_rows({rows: (alone[rows], several[rows]) for rows in alone})
+    assert least.n == 2
+    assert least.value == pytest.approx((4.5 + 4 + 2 / 3) / 2)
+    never = svm.least_rows({rows: (alone[rows], [9.0, 3.0]) for rows in alone})
+    assert math.isnan(never.value)
+
+
+def ends_of(load: Any, gap: float) -> dict[str, list[float]]:
+    steps = load("outer_steps")
+    noise = np.random.default_rng(0).normal(0, 0.01, (3, 5))
+    means = {steps.SGD: 3.0, steps.ADAMW: 2.5, steps.DILOCO: 2.5 + gap}
+    return {
+        arm: (mean + own).tolist() for (arm, mean), own in zip(means.items(), noise, strict=True)
+    }
+
+
+@pytest.mark.parametrize(
+    ("gap", "expected"), [(-0.2, "holds"), (0.2, "does not hold"), (0.0, "cannot be told here")]
+)
+def test_the_outer_step_is_told_from_the_inner_optimizer(
+    load: Any, gap: float, expected: str
+) -> None:
+    ends = verdicts(load, load("outer_steps").compared(ends_of(load, gap)))
+    assert ends["because of its outer momentum, beside the inner optimizer"] == expected
+    assert ends["Communication volume is the same"] == load("experiment.record").DESCRIBED
+
+
+@pytest.mark.parametrize(("gap", "expected"), [(0.05, "holds"), (-0.05, "does not hold")])
+def test_scaffold_is_compared_with_fedprox_itself(load: Any, gap: float, expected: str) -> None:
+    clients, course = load("clients"), load("experiment.digits").Course
+    rng = np.random.default_rng(0)
+
+    def runs(accuracy: float) -> list[Any]:
+        return [
+            course(accuracy=[accuracy + noise] * 3, network_bytes=[1])
+            for noise in rng.normal(0, 0.001, 5)
+        ]
+
+    by = {alpha: {"local_sgd": runs(0.7), "fedprox": runs(0.75), "scaffold": runs(0.75 + gap)}
+          for alpha in (1.0, 0.01)}  # fmt: skip
+    ends = verdicts(load, clients.compared(by, {"document": 0.0, "ours": 0.3}))
+    assert ends["SCAFFOLD is better than FedProx at every division"] == expected
+    assert ends["FedProx is better than Local SGD at every division"] == "holds"
+    assert ends["The class with momentum correction corrects client drift"] == "does not hold"
+
+
+@pytest.mark.parametrize(("worse", "expected"), [(1.5, "does not hold"), (1.0, "holds")])
+def test_sparse_problems_can_be_worse_without_locks_as_well(
+    load: Any, worse: float, expected: str
+) -> None:
+    noise = np.random.default_rng(0).normal(1, 0.001, (3, 5))
+    losses = {
+        density: {
+            name: (ratio * own).tolist()
+            for (name, ratio), own in zip(
+                {"serial": 1.0, "racy": worse, "aig": 1.0}.items(), noise, strict=True
+            )
+        }
+        | {"delayed": [1.0, 1.001, 0.999, 1.0, 1.002]}
+        for density in (0.01, 0.25, 0.5)
+    }
+    ends = verdicts(load, load("density").compared(losses, 16))
+    assert next(end for claim, end in ends.items() if "up to a density" in claim) == expected
+    assert next(end for claim, end in ends.items() if "diverges" in claim) == "does not hold"
+
+
+def test_the_documents_bounded_server_stops_and_a_gate_at_the_pull_would_not(load: Any) -> None:
+    late = load("late_gradients")
+    assert all(map(late.waits_for_ever, range(1, 9)))
+    assert not late.waits_for_ever(10**6)
