@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -130,3 +131,27 @@ def test_the_documents_bounded_server_stops_and_a_gate_at_the_pull_would_not(loa
     late = load("late_gradients")
     assert all(map(late.waits_for_ever, range(1, 9)))
     assert not late.waits_for_ever(10**6)
+
+
+def problem_of(*writes: str) -> Any:
+    return SimpleNamespace(defaults=SimpleNamespace(lr=0.1, writes=writes))
+
+
+def test_hogwild_of_the_papers_tables_is_lock_free_and_locks_are_an_arm_of_their_own(
+    load: Any,
+) -> None:
+    tables = load("paper_tables")
+    for problem in (problem_of("lossless", "racy"), problem_of("hot-cold", "racy", "lossless")):
+        arms = {arm.name: arm.config for arm in tables.arms_of(problem, 2, {}, 1)}
+        assert arms["hogwild"].write == "racy"
+        assert arms["lossless"].write == "lossless"
+        assert ("hot-cold" in arms) == ("hot-cold" in problem.defaults.writes)
+
+
+def test_the_papers_tables_are_refused_without_a_step_size_of_every_arm(load: Any) -> None:
+    tables = load("paper_tables")
+    rates = {"RCV1": {"serial": 0.5, "hogwild": 0.5, "lossless": 0.5, "aig": 0.5}}
+    with pytest.raises(
+        SystemExit, match="RCV1 has no recorded step size for round_robin; .*--tune"
+    ):
+        tables._measured_arms("RCV1", problem_of("lossless", "racy"), 2, rates)
