@@ -151,7 +151,5 @@ def test_hogwild_of_the_papers_tables_is_lock_free_and_locks_are_an_arm_of_their
 def test_the_papers_tables_are_refused_without_a_step_size_of_every_arm(load: Any) -> None:
     tables = load("paper_tables")
     rates = {"RCV1": {"serial": 0.5, "hogwild": 0.5, "lossless": 0.5, "aig": 0.5}}
-    with pytest.raises(
-        SystemExit, match="RCV1 has no recorded step size for round_robin; .*--tune"
-    ):
+    with pytest.raises(SystemExit, match="RCV1 has no .* for round_robin; .*--tune"):
         tables._measured_arms("RCV1", problem_of("lossless", "racy"), 2, rates)
