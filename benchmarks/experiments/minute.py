@@ -14,10 +14,9 @@ from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from itertools import product
-from statistics import median
 from typing import Any
 
-from experiment.figures import INKS, Figure, new_panel
+from experiment.figures import Figure, intervals, new_panel
 from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run, say
 from harness.claims import Claim, Twin
 from harness.estimates import Mean, Ratio
@@ -44,6 +43,11 @@ EQUAL = {"embedding_lr": 1, "head_lr": 1, "scalar_lr": 1}
 PIECES: Mapping[str, Any] = {"tokenizer": "sotu"}
 
 
+def tokens_of(scale: Scale) -> float:
+    """The budget, in tokens of the first arm."""
+    return scale.pick(tiny=4096, quick=MINUTE / 32, full=MINUTE)
+
+
 @dataclass(frozen=True)
 class Arm:
     """One way to spend the budget.
@@ -60,7 +64,7 @@ class Arm:
 
     def bits(self, scale: Scale, seed: int) -> float:
         """Held-out bits per byte at the end."""
-        minute = scale.pick(tiny=4096, quick=MINUTE / 32, full=MINUTE)
+        minute = tokens_of(scale)
         held_out = scale.pick(tiny=4096, quick=HELD_OUT / 32, full=HELD_OUT)
         config = TrainConfig(**{**ALONE, **self.options, "seed": seed}, steps=1)
         steps = round(minute / self.cost / (config.batch_size * config.seq_len))
@@ -91,10 +95,14 @@ def result(scale: Scale) -> Outcome:
     jobs = [(name, scale, seed) for seed, name in product(scale.seeds, ARMS)]
     bits: dict[str, list[float]] = {name: [] for name in ARMS}
     with ProcessPoolExecutor(len(cores()), multiprocessing.get_context("spawn")) as pool:
-        ends = list(pool.map(_bits, [*jobs, *again]))
-    for (name, _, seed), end in zip(jobs, ends, strict=False):
+        ends = []
+        for (name, _, seed), end in zip(
+            [*jobs, *again], pool.map(_bits, [*jobs, *again]), strict=True
+        ):
+            ends.append(end)
+            say(f"  {name:40} seed {seed}  {end:.3f} bits per byte")
+    for (name, _, _), end in zip(jobs, ends, strict=False):
         bits[name].append(end)
-        say(f"  {name:40} seed {seed}  {end:.3f} bits per byte")
     ratios = {name: Ratio.of(bits[NOW], own) for name, own in bits.items() if name != NOW}
     return Outcome(
         compared=[
@@ -121,7 +129,7 @@ def result(scale: Scale) -> Outcome:
                      scale.pick(tiny=1.0, quick=1.0, full=0.87), timing=False)
         ],
         settings={
-            "tokens": MINUTE,
+            "tokens": round(tokens_of(scale)),
             "arms": {name: dict(arm.options) for name, arm in ARMS.items()},
         },
         results={"bits_per_byte": bits},
@@ -130,14 +138,9 @@ def result(scale: Scale) -> Outcome:
 
 
 def draw(outcome: Outcome) -> Figure:
-    """The losses of each arm, and a line at the median of today's default."""
+    """The losses of each arm, every seed, with their intervals."""
     figure, axes = new_panel(x="held-out bits per byte", y="", heading=ABOUT.title)
-    bits = outcome.results["bits_per_byte"]
-    for place, (name, values) in enumerate(reversed(bits.items())):
-        ink = INKS[0] if name == NOW else INKS[1]
-        axes.plot(values, [place] * len(values), "o-", color=ink, markersize=4)
-    axes.axvline(median(bits[NOW]), color="gray", linestyle=":")
-    axes.set_yticks(range(len(bits)), list(reversed(bits)), fontsize=7)
+    intervals(axes, outcome.results["bits_per_byte"])
     return figure
 
 
