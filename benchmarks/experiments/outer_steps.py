@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from experiment.figures import INKS, Figure, curves, legend, new_panels
+from experiment.figures import Figure, curves, inks, legend, new_panels
 from experiment.language import Bench, Training, setup, trainings_json, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run
 from experiment.searches import Search, search
@@ -132,8 +132,9 @@ def draw(outcome: Outcome) -> Figure:
     trainings = outcome.results["trainings"]
     firsts = {name: (own[0]["steps"], own[0]["bits_per_byte"]) for name, own in trainings.items()}
     curves(losses, firsts)
-    for k, (ink, own) in enumerate(zip(INKS, trainings.values(), strict=False)):
-        ends.plot([k] * len(own), [one["bits_per_byte"][-1] for one in own], "o", color=ink)
+    for k, (name, ink) in enumerate(inks(trainings).items()):
+        last = [one["bits_per_byte"][-1] for one in trainings[name]]
+        ends.plot([k] * len(last), last, "o", color=ink)
     ends.set_xticks(range(len(ARMS)), ["SGD", "AdamW", "DiLoCo"])
     legend(losses)
     return figure
