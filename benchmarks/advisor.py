@@ -38,6 +38,7 @@ from mlxhog.theory.simulator.times import (
 )
 from mlxhog.theory.simulator.workers import Worker
 
+BUDGET = {"order": 390, "full_s": 900, "full": []}
 STRATEGIES = (
     Serial(), Sync(), BY_SPEED, Hogwild(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
 )  # fmt: skip

@@ -1,16 +1,30 @@
-"""Run every experiment and write benchmarks/RESULTS.md: the documents' claims, measured.
+"""Run the experiments and benchmarks that state a budget, and write the pages of their results.
 
-    python benchmarks/all.py --quick             few seeds, about an hour and a half on two cores
-    python benchmarks/all.py --full              three seeds, the documents' sizes: hours, or days
+    python benchmarks/all.py --quick             half an hour on two idle cores
+    python benchmarks/all.py --full              more seeds, the documents' sizes: two nights
     python benchmarks/all.py --only scaling      one of them, or several
-    python benchmarks/all.py --page              RESULTS.md again, from the results there are
+    python benchmarks/all.py --page              the pages again, from the results there are
 
-Every script runs in a process of its own. One that fails is shown, and does not stop the others;
-Ctrl-C ends the run and still writes the page. The exit code is 0 where every script ran, else 1.
+A script takes part by a literal `BUDGET`:
+
+    BUDGET = {"order": 30, "quick_s": 120, "full_s": 5400}                         # an experiment
+    BUDGET = {"order": 10, "quick_s": 60, "quick": ["--quick"], "full_s": 600, "full": []}
+
+`order` is its place, `quick_s` and `full_s` are seconds on two idle cores. Experiments have the
+modes' own flags; another benchmark is run in the modes for which it states flags. A mode without
+seconds is left out.
+
+Every script runs in a process of its own. Results and logs are in `results/MODE/`. A script that
+has ended with this mode at this commit, with no changes, is not run again without --again; so a run
+continues where it was interrupted. A script that fails does not stop the others.
+
+The exit code is 0 (every limit of our own is kept), 1 (one is missed), 3 (none is missed; one
+cannot be told or measured) or 4 (a script failed).
 """
 
 from __future__ import annotations
 
+import ast
 import json
 import subprocess
 import sys
@@ -20,60 +34,39 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.claims import EXIT_CODES, MODES, flags, mode_of
-from harness.machine import ROOT
+from harness.claims import EXIT_CODES, MET, MODES, NO_LIMIT, NOT_MEASURABLE, WORDS, flags, mode_of
+from harness.claims_page import CLAIMS, claims_page
+from harness.machine import ROOT, commit
+from harness.results_page import FAILED, read, results_page
 
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
 from mlxhog.files.quantities import format_clock
 
-Document = Mapping[str, Any]
-
-MEANS = {
-    "met": "every limit that we set ourselves is kept",
-    "missed": "a limit that we set ourselves is missed",
-    "not_measurable": "others used the machine meanwhile, so times say nothing",
-    "cannot_be_told": "the repeats are too few, or too far apart",
-    "no_limit": "no limit of our own",
-    "failed": "the script ended with an error",
-}
-MODE_NOTES = {
-    "tiny": "a test of the scripts: the numbers mean nothing",
-    "quick": "one seed, sizes of minutes",
-    "full": "three seeds, the documents' sizes",
-}
 HERE = Path(__file__).resolve().parent
-ORDER = (
-    "classic_speed", "paper_tables", "synthetic_svm", "image_svm", "linear_regression",
-    "staleness", "scaling", "schemes", "mixed_backends", "sparsified", "backoff",
-    "widths", "minute", "teacher", "density", "late_gradients", "stragglers", "local_steps",
-    "clients", "outer_steps", "ngram_tables",
-)  # fmt: skip
-"""The classic problems first; scaling after staleness, which it reads."""
-
-QUICK_S = {
-    "classic_speed": 150, "staleness": 540, "scaling": 60, "schemes": 120, "mixed_backends": 60,
-    "backoff": 480, "widths": 300, "minute": 280, "teacher": 120, "density": 180,
-    "late_gradients": 200, "ngram_tables": 900,
-}  # fmt: skip
-"""What scripts take with --quick, for the first estimate; the last run's own time is better."""
-
-ELSEWHERE = {
-    "classic_speed": {"tiny": ("--turns", "1", "--size", "500"), "quick": ("--quick",), "full": ()}
-}
-"""Scripts beside this one, which write no file: their flags for each mode."""
-
-UNKNOWN_S = 60
-FULL_FACTOR = 40  # how many times as long as --quick, until it has been measured
+UNKNOWN_S = 60.0
+TINY_SHARE = 0.3  # of --quick's seconds
 
 
 @dataclass(frozen=True)
 class Script:
-    """One script and how it is called."""
+    """One script and how it is called.
+
+    Attributes:
+        name: of the script and its files.
+        path: of the script.
+        flags: of the mode.
+        order: place among the others.
+        expected_s: seconds that it states for the mode.
+        writes: whether it writes its result itself, as experiments do, with a figure.
+    """
 
     name: str
     path: Path
     flags: tuple[str, ...]
+    order: int = 0
+    expected_s: float = UNKNOWN_S
+    writes: bool = False
 
     @property
     def command(self) -> str:
@@ -81,38 +74,59 @@ class Script:
         return " ".join(["python", str(self.path.relative_to(ROOT)), *self.flags])
 
 
+def budget(path: Path) -> Mapping[str, Any]:
+    """Return the literal `BUDGET` of a script, without importing it; empty without one."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "BUDGET":
+            value: Mapping[str, Any] = ast.literal_eval(node.value)
+            return value
+    return {}
+
+
 def scripts(mode: str) -> list[Script]:
-    """Every experiment there is, in order."""
-    entries = [
-        Script(name, HERE / f"{name}.py", flags[mode])
-        for name, flags in ELSEWHERE.items()
-        if (HERE / f"{name}.py").exists()
-    ]
-    entries += [
-        Script(path.stem, path, (f"--{mode}",))
-        for path in sorted((HERE / "experiments").glob("*.py"))
-    ]
-    places = {name: k for k, name in enumerate(ORDER)}
-    return sorted(entries, key=lambda script: (places.get(script.name, len(ORDER)), script.name))
+    """Every script that takes part in a mode, in order."""
+    entries = []
+    for folder in (HERE / "experiments", HERE):
+        for path in sorted(folder.glob("*.py")):
+            stated, experiment = budget(path), folder != HERE
+            own = [f"--{mode}"] if experiment else stated.get(mode)
+            if own is None or (mode != "tiny" and f"{mode}_s" not in stated):
+                continue
+            quick_s = stated.get("quick_s", UNKNOWN_S)
+            seconds = stated.get(f"{mode}_s", TINY_SHARE * quick_s)
+            order = stated.get("order", sys.maxsize)
+            entries.append(Script(path.stem, path, tuple(own), order, seconds, experiment))
+    return sorted(entries, key=lambda script: (script.order, script.name))
 
 
 def expected_s(script: Script, mode: str, out: Path) -> float:
-    """Seconds a script is going to take: as long as last time, or a guess."""
-    result = out / f"{script.name}.json"
-    if result.exists():
-        last = json.loads(result.read_text())
-        if last.get("mode") == mode and last.get("seconds"):
-            return float(last["seconds"])
-    quick = QUICK_S.get(script.name, UNKNOWN_S)
-    return quick * {"tiny": 0.3, "quick": 1.0, "full": FULL_FACTOR}[mode]
+    """Seconds a script is going to take: as long as last time, or what it states."""
+    last = _result(script, out)
+    if last.get("mode") == mode and last.get("seconds"):
+        return float(last["seconds"])
+    return script.expected_s
+
+
+def finished(script: Script, mode: str, out: Path, at: str | None) -> bool:
+    """Whether its result is of this mode, of this commit without changes, and was measurable."""
+    last = _result(script, out)
+    clean = at is not None and not at.endswith("+")
+    again = last.get("verdict") in (None, FAILED, NOT_MEASURABLE)
+    return clean and not again and (last.get("mode"), last.get("commit")) == (mode, at)
+
+
+def _result(script: Script, out: Path) -> Mapping[str, Any]:
+    path = out / f"{script.name}.json"
+    result: Mapping[str, Any] = json.loads(path.read_text()) if path.exists() else {}
+    return result
 
 
 def run(script: Script, mode: str, out: Path) -> Mapping[str, Any]:
     """Run a script, pass its lines on, and return its result, or what is to be said of its end.
 
-    The result lies in the folder afterwards, whatever happened.
+    Result and log lie in the folder afterwards, whatever happened.
     """
-    own = [] if script.name in ELSEWHERE else ["--out", str(out)]
+    own = ["--out", str(out)] if script.writes else []
     command = [sys.executable, str(script.path), *script.flags, *own]
     began = time.monotonic()
     with subprocess.Popen(
@@ -129,7 +143,7 @@ def run(script: Script, mode: str, out: Path) -> Mapping[str, Any]:
         last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
         result = {
             "experiment": script.name,
-            "verdict": "failed",
+            "verdict": FAILED,
             "error": f"exit code {process.returncode}: {last.strip()}",
         }
     whole = {
@@ -139,6 +153,8 @@ def run(script: Script, mode: str, out: Path) -> Mapping[str, Any]:
         "command": script.command,
         "seconds": seconds,
     }
+    text = "".join(line for line in lines if not line.startswith('{"'))
+    replace_file(out / f"{script.name}.txt", f"$ {script.command}\n{text}".encode())
     replace_file(out / f"{script.name}.json", plain_json.dumps(whole, indent=1) + b"\n")
     return whole
 
@@ -165,36 +181,55 @@ def _last_json(lines: Sequence[str]) -> dict[str, Any] | None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run what the flags ask for."""
-    parser = flags(__doc__, **MODES, page="only write RESULTS.md")
-    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the experiments")
+    parser = flags(__doc__, **MODES, page="only write the pages")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="some of the scripts")
+    parser.add_argument("--again", action="store_true", help="also those of this commit and mode")
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of results")
     chosen = parser.parse_args(arguments)
     asked = mode_of(chosen)
-    out: Path = chosen.out.resolve()
+    folder: Path = chosen.out.resolve()
+    out = folder / asked
     out.mkdir(parents=True, exist_ok=True)
     todo = scripts(asked)
     known = [script.name for script in todo]
     if unknown := sorted(set(chosen.only or ()) - set(known)):
-        parser.error(f"no experiment {', '.join(unknown)}; there are {', '.join(known)}")
+        parser.error(f"no script {', '.join(unknown)} with --{asked}; there are {', '.join(known)}")
     if chosen.only:
         todo = [script for script in todo if script.name in chosen.only]
     try:
-        failed = [] if chosen.page else run_all(todo, asked, out)
+        ends = {} if chosen.page else run_all(todo, asked, out, again=chosen.again)
     finally:
-        results = out.parent / "RESULTS.md"
-        documents = read(out, ORDER)
-        if documents:
-            replace_file(results, page(documents, folder=out.name).encode())
-            print(f"\n{results}")
-    if failed:
-        print(f"failed: {', '.join(failed)}", file=sys.stderr)
-    return 1 if failed else 0
+        write_pages(folder)
+    return exit_code(ends)
 
 
-def run_all(todo: Sequence[Script], mode: str, out: Path) -> list[str]:
-    """Run scripts one after another; returns the names of those that failed."""
+def write_pages(folder: Path) -> None:
+    """Write RESULTS.md beside the folder; and docs/claims.md, if it is the folder of this tree."""
+    order = {script.name: script.order for script in [*scripts("full"), *scripts("quick")]}
+    documents = read(folder, sorted(order, key=lambda name: order[name]))
+    pages = {folder.parent / "RESULTS.md": results_page(documents, folder=folder.name)}
+    if folder == HERE / "results":
+        pages[ROOT / "docs" / "claims.md"] = claims_page(CLAIMS.read_text("utf-8"), documents)
+    for path, text in pages.items():
+        replace_file(path, text.encode())
+        print(f"\n{path}")
+
+
+def run_all(
+    todo: Sequence[Script], mode: str, out: Path, *, again: bool = False
+) -> dict[str, Mapping[str, Any]]:
+    """Run scripts one after another; returns the result of each, also of those kept."""
+    at = commit()
+    ends = {
+        script.name: _result(script, out)
+        for script in todo
+        if not again and finished(script, mode, out, at)
+    }
+    if ends:
+        print(f"kept, of commit {at}: {', '.join(ends)} (--again runs them again)", flush=True)
+    todo = [script for script in todo if script.name not in ends]
     waits = {script.name: expected_s(script, mode, out) for script in todo}
-    began, failed = time.monotonic(), []
+    began = time.monotonic()
     for k, script in enumerate(todo):
         wait_s = sum(waits[later.name] for later in todo[k:])
         print(
@@ -202,163 +237,41 @@ def run_all(todo: Sequence[Script], mode: str, out: Path) -> list[str]:
             f"{format_clock(time.monotonic() - began)} so far, about {format_clock(wait_s)} to go",
             flush=True,
         )
-        document = run(script, mode, out)
-        if document["verdict"] == "failed":
-            failed.append(script.name)
-        print(f"    {script.name}: {document['verdict']}, {document['seconds']:.0f} s", flush=True)
-        if document["verdict"] == "failed":
+        document = ends[script.name] = run(script, mode, out)
+        took = f"{document['seconds']:.0f} s, stated {script.expected_s:.0f} s"
+        print(f"    {script.name}: {_word(document)}, {took}", flush=True)
+        if document["verdict"] == FAILED:
             print(f"    {document['error']}", flush=True)
     print(f"\nall took {format_clock(time.monotonic() - began)}", flush=True)
-    return failed
+    _summarise(ends)
+    return ends
 
 
-def read(folder: Path, order: Sequence[str] = ()) -> list[Document]:
-    """Every result of a folder, those that `order` names first."""
-    results = {path.stem: json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))}
-    names = [name for name in order if name in results]
-    return [results[name] for name in [*names, *(name for name in results if name not in names)]]
+def _word(document: Mapping[str, Any]) -> str:
+    return WORDS.get(document["verdict"], document["verdict"])
 
 
-def page(documents: Sequence[Document], *, folder: str) -> str:
-    """The page in Markdown.
-
-    Args:
-        documents: results, in the order in which they are shown.
-        folder: of the figures, seen from the page.
-    """
-    lines = [
-        "# Results of the experiments",
-        "",
-        "What the [source documents](../docs/claims.md) (000 to 004) claim, beside what was "
-        "measured. Written by "
-        "`python benchmarks/all.py` from the JSON files beside the figures; do not edit it.",
-        "",
-        *_where(documents),
-        "",
-        "| experiment | claims of the documents | limits of our own | time |",
-        "|---|---|---|---|",
-        *(_summary(document) for document in documents),
-    ]
-    for document in documents:
-        lines += ["", *_section(document, folder)]
-    return "\n".join(lines) + "\n"
+def _summarise(ends: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print the scripts by verdict, every limit that is missed, and the A/A arms."""
+    for word in dict.fromkeys(map(_word, ends.values())):
+        print(f"{word}: {', '.join(name for name, one in ends.items() if _word(one) == word)}")
+    for name, document in ends.items():
+        for claim in document.get("claims", []):
+            if claim.get("ended") == "missed":
+                print(f"  missed in {name}: {claim['name']}: {claim['value']:.4g}")
+    twins = [one["twins"] for one in ends.values() if "twins" in one]
+    n, wrong = (sum(len(t["comparisons"]) for t in twins), sum(t["false_verdicts"] for t in twins))
+    print(f"A/A: {wrong} false verdicts in {n} comparisons of an arm with itself")
 
 
-def _where(documents: Sequence[Document]) -> list[str]:
-    """Machine, versions and commits; each once, since all are usually the same."""
-    whole = [document for document in documents if "machine" in document]
-    machines = dict.fromkeys(_machine(document["machine"]) for document in whole)
-    versions: dict[str, dict[str, None]] = {}
-    for document in whole:
-        for package, version in document["versions"].items():
-            versions.setdefault(package, {})[version or "missing"] = None
-    modes = dict.fromkeys(document.get("mode", "") for document in documents)
-    commits = dict.fromkeys(document["commit"] or "unknown" for document in whole)
-    packages = ", ".join(f"{package} {' and '.join(seen)}" for package, seen in versions.items())
-    return [
-        f"- Machine: {'; '.join(machines)}",
-        f"- Versions: {packages}",
-        f"- Commit: {', '.join(commits)} (`+`: with changes)",
-        *(f"- Mode {mode}: {MODE_NOTES[mode]}" for mode in modes if mode in MODE_NOTES),
-    ]
-
-
-def _machine(facts: Mapping[str, Any]) -> str:
-    memory = facts["memory_bytes"] / 2**30
-    return f"{facts['cpu']}, {facts['cores']} cores, {memory:.0f} GiB, {facts['system']}"
-
-
-def _summary(document: Document) -> str:
-    verdicts = [one["verdict"] for one in document.get("compared", [])]
-    counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts)) or "-"
-    name = document["experiment"]
-    seconds = document.get("seconds")
-    duration = "-" if seconds is None else f"{seconds:.0f} s"
-    return f"| [{name}](#{_anchor(document)}) | {counts} | {document['verdict']} | {duration} |"
-
-
-def _heading(document: Document) -> str:
-    return str(document.get("title") or document["experiment"])
-
-
-def _anchor(document: Document) -> str:
-    """The anchor that a heading gets."""
-    letters = "".join(c for c in _heading(document).lower() if c.isalnum() or c in " -_")
-    return letters.replace(" ", "-")
-
-
-def _section(document: Document, folder: str) -> list[str]:
-    lines = [f"## {_heading(document)}", ""]
-    if document["verdict"] == "failed":
-        return [*lines, f"    {document['command']}", "", f"**Failed**: {document['error']}"]
-    if "source" in document:
-        lines += [f"From {document['source']}. {document['about']}", ""]
-    lines += [f"    {document['command']}", ""]
-    if document.get("compared"):
-        lines += ["| the document says | measured here | so the claim |", "|---|---|---|"]
-        lines += [
-            _row([one["claim"], one["measured"], f"**{one['verdict']}**"])
-            for one in document["compared"]
-        ]
-        lines.append("")
-    lines += _table(document.get("table", []))
-    if document.get("figure"):
-        lines += [f"![{_heading(document)}]({folder}/{document['figure']})", ""]
-    if document.get("claims"):
-        lines += ["| limit of our own | measured | wanted | |", "|---|---|---|---|"]
-        lines += [
-            _row(
-                [
-                    claim["name"],
-                    _cell(claim["value"]),
-                    f"{claim['relation']} {claim['limit']:g}",
-                    "met" if claim["met"] else "**missed**",
-                ]
-            )
-            for claim in document["claims"]
-        ]
-        lines.append("")
-    if document.get("settings"):
-        settings = "; ".join(f"{name} {_setting(v)}" for name, v in document["settings"].items())
-        lines += [f"Settings: {settings}.", ""]
-    load = f"others used {document['others_load']:.2f} cores meanwhile"
-    return [*lines, f"Verdict: {document['verdict']} ({MEANS[document['verdict']]}); {load}."]
-
-
-def _setting(value: object) -> str:
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name}: {_setting(one)}" for name, one in value.items())
-    if isinstance(value, list):
-        return ", ".join(map(_setting, value))
-    return _cell(value)
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    if not rows:
-        return []
-    columns = list(dict.fromkeys(column for row in rows for column in row))
-    ruler = ["---:" if _is_number(rows, column) else "---" for column in columns]
-    body = [_row([_cell(row.get(column)) for column in columns]) for row in rows]
-    return [_row(columns), f"|{'|'.join(ruler)}|", *body, ""]
-
-
-def _is_number(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
-    return any(isinstance(row.get(column), int | float) for row in rows)
-
-
-def _row(cells: Sequence[str]) -> str:
-    escaped = [cell.replace("|", "\\|") for cell in cells]
-    return f"| {' | '.join(escaped)} |"
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, int):
-        return f"{value:,}"
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
+def exit_code(ends: Mapping[str, Mapping[str, Any]]) -> int:
+    """The worst of the scripts' exit codes; 4 if one failed."""
+    verdicts = {document["verdict"] for document in ends.values()}
+    if FAILED in verdicts:
+        return 4
+    if "missed" in verdicts:
+        return 1
+    return 3 if verdicts - {MET, NO_LIMIT} else 0
 
 
 if __name__ == "__main__":

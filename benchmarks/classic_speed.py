@@ -19,12 +19,17 @@ from dataclasses import dataclass
 from classic import peers
 from classic.workers import CORES, Run, Scheme, WorkerPool, worker_pool
 from harness.claims import Findings, Sample, flags, measured
+from harness.estimates import Ratio
 from harness.interleaved import quiet_turns
 from harness.machine import LoadWatch, pin, unpin
 
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
 
+BUDGET = {
+    "order": 10, "quick_s": 65, "quick": ["--quick"], "full_s": 600, "full": [],
+    "tiny": ["--turns", "1", "--size", "500"],
+}  # fmt: skip
 # Million entries a second on a quiet Zen 5 core, of one set, as the specification records them.
 RECORDED = {"scikit-learn": 243.0, "2011, 1 worker": 147.0, "2011, 2 workers": 298.0}
 LOSS_SHARE = 0.005  # of the serial loss
@@ -82,10 +87,10 @@ def all_arms(
     return rounds["all arms"], load
 
 
-def ratio(turns: list[Turn], slow: str, fast: str) -> float:
-    """How many times the epoch of one arm takes the time of another's: the median over turns."""
+def ratio(turns: list[Turn], slow: str, fast: str) -> Ratio:
+    """How many times the epoch of one arm takes the time of another's, turn by turn."""
     slow_s, fast_s = ([turn.seconds[arm] for turn in turns] for arm in (slow, fast))
-    return Sample.of_ratios(slow_s, fast_s).median
+    return Ratio.of(slow_s, fast_s)
 
 
 def apart(turns: list[Turn], arm: str, measure: str) -> float:
@@ -145,8 +150,8 @@ def sparse_svm(findings: Findings, *, turns: int, epochs: int, size: int | None)
         "vs_round_robin_ordered": ratio(rounds, "round-robin 2, ordered", "hot-cold 2"),
         "vs_lossless": ratio(rounds, "lossless 2", "hot-cold 2"),
         "vs_2011_by_recorded_ratios": {
-            "1 worker": per_core * RECORDED["scikit-learn"] / RECORDED["2011, 1 worker"],
-            "2 workers": pair * RECORDED["scikit-learn"] / RECORDED["2011, 2 workers"],
+            "1 worker": per_core.value * RECORDED["scikit-learn"] / RECORDED["2011, 1 worker"],
+            "2 workers": pair.value * RECORDED["scikit-learn"] / RECORDED["2011, 2 workers"],
         },
         "measures": {arm: run.measures for arm, run in rounds[-1].runs.items()},
     }

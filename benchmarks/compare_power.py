@@ -36,6 +36,7 @@ from mlxhog.theory.pair_runs import PairLog, run_pair
 from mlxhog.theory.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
 from mlxhog.theory.pairs import Comparison, Side, Terms
 
+BUDGET = {"order": 370, "full_s": 14400, "full": []}
 PLANNED = 6
 GAIN = 0.01
 FALSE_TESTS, POWER_TESTS = 100, 1000

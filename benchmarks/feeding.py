@@ -46,6 +46,7 @@ from mlxhog.errors import RunError
 sys.path.insert(0, str(ROOT))  # the small disk is that of the tests
 from tests.small_disk import small_disk  # noqa: E402
 
+BUDGET = {"order": 360, "full_s": 600, "full": []}
 CLIENTS = 8
 LIMIT_S = 300.0
 STOP_S = 60.0
@@ -301,9 +302,11 @@ def measure(findings: Findings, count: int) -> None:
         findings.exact(
             "examples posted and not acknowledged in the end", count - len(posted.acknowledged), 0
         )
-        findings.exact("acknowledged examples and good files that are in no segment", lost, 0)
-        findings.exact("acknowledged examples not trained once or twice", others, 0)
-        findings.exact("tickets of the stream that were not trained", untrained, 0)
+        findings.exact(
+            "acknowledged examples and good files that are in no segment", lost, 0, n=len(wanted)
+        )
+        findings.exact("acknowledged examples not trained once or twice", others, 0, n=len(wanted))
+        findings.exact("tickets of the stream that were not trained", untrained, 0, n=tickets)
         if disk:
             findings.at_least("posts refused by a full disk", len(posted.refused), 1, timing=False)
         findings.exact(

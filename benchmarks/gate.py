@@ -27,6 +27,7 @@ from mlxhog.errors import ArenaError
 from mlxhog.report.metrics import Result
 from mlxhog.strategies.ssp import clocks_of
 
+BUDGET = {"order": 350, "full_s": 600, "full": []}
 WORKERS, STEPS, KILLS = 3, 400, 2
 
 
@@ -99,9 +100,9 @@ def measure(findings: Findings, chosen: Namespace) -> None:
             f"by {clocks.spread} at most in {clocks.reads} reads, staleness up to {most}",
             flush=True,
         )
-    findings.exact("runs that reached their last step", reached, runs)
-    findings.exact("runs whose clocks were within slack + 1 whenever read", within, runs)
-    findings.exact("runs with a gradient later than (P - 1)(2 s + 1)", late, 0)
+    findings.exact("runs that reached their last step", reached, runs, n=runs)
+    findings.exact("runs whose clocks were within slack + 1 whenever read", within, runs, n=runs)
+    findings.exact("runs with a gradient later than (P - 1)(2 s + 1)", late, 0, n=runs)
     findings.results |= {"kills": kills, "reads": reads, "largest spread less slack": worst}
 
 

@@ -110,7 +110,7 @@ def beside_peers(report: Report, layer: str, thread_counts: Sequence[int]) -> No
         ratio = turns.ratio(PACKAGE, OURS)
         report.at_least(f"{row}: {OURS} / {PACKAGE}", ratio, LIMITS[layer])
         beside = turns.ratio(LSTM, OURS)
-        print(f"  {OURS} / {LSTM}: {beside:.2f}")
+        print(f"  {OURS} / {LSTM}: {beside}")
         report.results[row] |= {f"{OURS} / {LSTM}": beside}
 
 

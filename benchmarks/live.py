@@ -35,6 +35,7 @@ from typing import Any
 import numpy as np
 import serving
 from harness.claims import Findings, Sample, flags, measured
+from harness.estimates import Ratio
 from harness.interleaved import answer, spawned
 from harness.machine import ROOT, cores, pin, unpin
 
@@ -213,9 +214,9 @@ def training(scale: Scale, findings: Findings) -> None:
                 offline.append(answer(pipe, "the reader")["tokens_per_s"])
             print(f"alone {alone[-1]:.0f}  beside a reader {beside[-1]:.0f} tokens/s;", end=" ")
             print(f"reader {live[-1]:.0f}, of a checkpoint {offline[-1]:.0f}", flush=True)
-    ratio = Sample.of_ratios(beside, alone).median
+    ratio = Ratio.of(beside, alone)
     findings.at_least("training beside a reader on another core, of that without", ratio, 0.9)
-    ratio = Sample.of_ratios(live, offline).median
+    ratio = Ratio.of(live, offline)
     findings.at_least("the reader, of a generator of a checkpoint", ratio, 0.9)
     findings.results["training"] = {
         "alone_tokens_per_s": Sample.of(alone),

@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
+from harness.estimates import Ratio
 from harness.interleaved import Program, once, take_turns
 from harness.machine import LoadWatch, wait_until_quiet
 from language_models.load_programs import Loaded
@@ -122,9 +123,9 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         memory = Sample.of([one.most - one.before for one in own]).median / weights
         rows[row] = {"seconds": seconds, "memory_of_weights": memory}
         if row in RATIOS:
-            of = Sample.of_ratios(times[row], times[RATIOS[row]]).median
+            of = Ratio.of(times[row], times[RATIOS[row]])
             rows[row]["time_of_safetensors"] = of
-            ratio = f"{of:.2f}"
+            ratio = f"{of.value:.2f}"
             findings.at_most(f"{row}: time of {RATIOS[row]}", of, MOST_TIME)
         if row.startswith("ours"):
             findings.at_most(f"{row}: memory of the weights", memory, MOST_MEMORY, timing=False)

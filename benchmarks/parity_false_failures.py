@@ -41,6 +41,7 @@ from mlxhog.parity.subject import Array, ModelPlan, ParitySide, ParitySubject, R
 sys.path.insert(0, str(ROOT))  # the faults are those of the tests
 from tests.parity.planted import Fault, OperatorFault, SignFault, every_engine  # noqa: E402
 
+BUDGET = {"order": 330, "full_s": 1200, "full": []}
 FAMILIES = ("xlstm", "xlstm_v1")
 RUNS, QUICK_RUNS = 200, 20
 NUMPY = ParitySide("numpy", "numpy")
@@ -189,12 +190,20 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         )
     for line in (*tally.failed, *(line for lines in tally.missed.values() for line in lines)):
         print(f"  {line}")
-    for name, faults in (
-        (f"false failures in {runs} models", tally.failed),
-        ("faults of 4 units in an operator missed", tally.missed.get("operator", ())),
-        ("wrong signs in a gradient missed", tally.missed.get("sign", ())),
+    for name, faults, n in (
+        ("false failures of correct models", tally.failed, runs),
+        (
+            "faults of 4 units in an operator missed",
+            tally.missed.get("operator", ()),
+            tally.planted.get("operator"),
+        ),
+        (
+            "wrong signs in a gradient missed",
+            tally.missed.get("sign", ()),
+            tally.planted.get("sign"),
+        ),
     ):
-        findings.exact(name, len(faults), 0)
+        findings.exact(name, len(faults), 0, n=n)
     findings.results |= {
         "runs": runs,
         "comparisons": tally.rows,

@@ -15,10 +15,10 @@ from __future__ import annotations
 import tempfile
 from argparse import Namespace
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 from harness.claims import Findings, flags, measured
+from harness.estimates import Mean
 from training.recording import QUIET_OPTIONS, model_file
 
 from mlxhog import TrainConfig, train
@@ -36,6 +36,7 @@ from mlxhog.theory.simulator.schemes import (
 )
 from mlxhog.theory.simulator.workers import Worker, worker_of
 
+BUDGET = {"order": 380, "full_s": 600, "full": []}
 STEPS = 400
 WITHIN = 0.10
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4}
@@ -90,7 +91,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     findings.results |= {"measured": rates, "predicted": predicted}
     for name in ARMS:
         pairs = zip(predicted[name], rates[name], strict=True)
-        error = median(abs(expected / rate - 1) for expected, rate in pairs)
+        error = Mean.of(abs(expected / rate - 1) for expected, rate in pairs)
         findings.at_most(f"{name}: relative error of the prediction", error, WITHIN)
 
 

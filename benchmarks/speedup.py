@@ -34,6 +34,7 @@ from training.time_to_loss import ARMS, Race, Target
 
 from mlxhog.report.shares import in_words, shares
 
+BUDGET = {"order": 430, "full_s": 5400, "full": []}
 MINUTE = {"model": "minute", "tokenizer": "auto"}
 """What `mlxhog train` trains without options."""
 TORCH, MLX, BOTH = "torch:cpu*2", "mlx:cpu*2", "mlx:cpu,torch:cpu"
@@ -143,11 +144,11 @@ def throughput(findings: Findings, chosen: Namespace) -> None:
     for pair in ("torch+torch", "mlx+mlx", "mlx+torch"):
         a, b = pair.split("+")
         sums = [x + y for x, y in zip(one[a], one[b], strict=True)]
-        share = Sample.of_ratios(rates[pair], sums).median
+        share = Ratio.of(rates[pair], sums)
         findings.at_least(f"{pair} / sum of its members alone", share, 0.92)
     best = max(("torch+torch", "mlx+mlx", "mlx+torch"), key=lambda name: median(rates[name]))
     for peer, limit in (("xlstm package 2 threads", 1.3), ("xlstm package shared", 1.0)):
-        ratio = Sample.of_ratios(rates[best], rates[peer]).median
+        ratio = Ratio.of(rates[best], rates[peer])
         findings.at_least(f"best pair ({best}) / {peer}", ratio, limit)
 
 
@@ -217,7 +218,7 @@ def default_command(findings: Findings, chosen: Namespace) -> None:
         print(f"  {arm:18} {Sample.of(values).spelt('.3f')}")
     findings.results["default command, bits per byte"] = bits
     findings.at_most("mlxhog train, held-out bits per byte", median(ours), 1.44)
-    ratio = Sample.of_ratios(ours, before).median
+    ratio = Ratio.of(ours, before)
     findings.at_most("mlxhog train / the default of 0.2, bits per byte", ratio, 0.835)
     parts = [shares(map(vars, one.workers)) for one in runs["mlxhog train"]]
     first_s = [one.first_step_s for one in runs["mlxhog train"]]

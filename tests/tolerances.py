@@ -46,9 +46,9 @@ POLAR_GRADED_F32 = {
 }
 """By method, for singular values of any size."""
 POLAR_BFLOAT16 = Tolerance(
-    "8 bits in some factors: where sums in another order fall on the other side of a rounding, an "
-    "element of a factor is off by 0.4 %, and terms of eight times the result cancel",
-    of_largest=0.08,
+    "by norm, of a direction with factors of 8 bits beside float64: of 100 seeds and each shape of "
+    "64 rows or columns and more the reference was off by at most 2.4 %, native code by 2.5 %",
+    of_largest=0.03,
 )
 APOLLO_GOLDEN = Tolerance(
     "an independent float64 derivation agrees with the recorded float32 steps to 5e-7",
@@ -212,7 +212,9 @@ LOSS_OF_OTHER_DRAWS = Tolerance(
     of_largest=0.03,
 )
 HOGWILD_DENSE_OBJECTIVE = Tolerance(
-    "every step meets every other, so what is lost follows the machine's schedule: 0.8 % was seen",
+    "every step meets every other, so what is lost follows the machine's schedule: 37 runs with "
+    "orders of their own, beside other programs, ended -0.24 % from the recorded loss in the mean, "
+    "with a standard deviation of 0.40 %, at most 0.83 % off; this is four deviations",
     of_largest=0.02,
 )
 

@@ -36,6 +36,7 @@ from training.schedules import (
     train,
 )
 
+BUDGET = {"order": 110, "quick_s": 160, "full_s": 10800}
 ABOUT = Experiment(
     name="backoff",
     title="Exponential back-off beside 1/k and constant steps",

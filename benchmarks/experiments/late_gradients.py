@@ -11,6 +11,7 @@ from experiment.record import Compared, Experiment, Outcome, Scale, run, told
 from harness.claims import Claim
 from harness.interleaved import take_turns
 
+BUDGET = {"order": 160, "quick_s": 60, "full_s": 1800}
 ABOUT = Experiment(
     name="late_gradients",
     title="A parameter server with sixteen workers, and step sizes by staleness",

@@ -13,6 +13,7 @@ from harness.machine import cores
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
 
+BUDGET = {"order": 50, "quick_s": 15, "full_s": 120}
 ABOUT = Experiment(
     name="linear_regression",
     title="Linear regression on one cache line",

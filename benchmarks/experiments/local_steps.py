@@ -27,6 +27,7 @@ from harness.interleaved import take_turns
 
 from mlxhog.theory.local_steps import growth_of, interval_by_cost, time_to_loss
 
+BUDGET = {"order": 180, "quick_s": 90, "full_s": 1800}
 ABOUT = Experiment(
     name="local_steps",
     title="Synchronous steps against local ones, and which interval is best",

@@ -1,7 +1,7 @@
 """What a minute of training is worth: tokens of bytes or of pieces of words, depth, step sizes.
 
-    python benchmarks/experiments/minute.py          a quarter of the text, two seeds: 4 minutes
-    python benchmarks/experiments/minute.py --full   all of it, three seeds: half an hour
+    python benchmarks/experiments/minute.py          a sixteenth of the text, three seeds: 2 minutes
+    python benchmarks/experiments/minute.py --full   all of it, five seeds: an hour
 
 Every arm gets the compute of the same number of byte tokens in `tiny`: its own tokens are these,
 divided by what one of them costs. Nothing is timed, so a busy machine changes no loss.
@@ -25,6 +25,7 @@ from training.alone import ALONE, train_alone
 
 from mlxhog import TrainConfig
 
+BUDGET = {"order": 130, "quick_s": 120, "full_s": 1800}
 ABOUT = Experiment(
     name="minute",
     title="What a minute of training is worth",
@@ -58,8 +59,8 @@ class Arm:
 
     def bits(self, scale: Scale, seed: int) -> float:
         """Held-out bits per byte at the end."""
-        minute = scale.pick(tiny=4096, quick=MINUTE / 4, full=MINUTE)
-        held_out = scale.pick(tiny=4096, quick=HELD_OUT / 4, full=HELD_OUT)
+        minute = scale.pick(tiny=4096, quick=MINUTE / 16, full=MINUTE)
+        held_out = scale.pick(tiny=4096, quick=HELD_OUT / 16, full=HELD_OUT)
         config = TrainConfig(**{**ALONE, **self.options, "seed": seed}, steps=1)
         steps = round(minute / self.cost / (config.batch_size * config.seq_len))
         return train_alone(
@@ -85,7 +86,7 @@ def _bits(job: tuple[str, Scale, int]) -> float:
 
 def result(scale: Scale) -> Outcome:
     """Train every arm with every seed, one on each core."""
-    seeds: tuple[int, ...] = scale.pick(tiny=(1,), quick=(1, 2), full=(1, 2, 3))
+    seeds: tuple[int, ...] = scale.pick(tiny=(1,), quick=(1, 2, 3), full=(1, 2, 3, 4, 5))
     jobs = [(name, scale, seed) for seed, name in product(seeds, ARMS)]
     bits: dict[str, list[float]] = {name: [] for name in ARMS}
     with ProcessPoolExecutor(len(cores()), multiprocessing.get_context("spawn")) as pool:

@@ -20,6 +20,7 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim.updates import Rows
 
+BUDGET = {"order": 90, "quick_s": 60, "full_s": 1800}
 ABOUT = Experiment(
     name="mixed_backends",
     title="MLX and PyTorch workers together against one backend alone",

@@ -12,6 +12,7 @@ from experiment.searches import cheapest
 from harness.claims import Claim
 from harness.interleaved import take_turns
 
+BUDGET = {"order": 200, "quick_s": 90, "full_s": 3600}
 ABOUT = Experiment(
     name="outer_steps",
     title="DiLoCo against Local SGD on a language model",
@@ -38,7 +39,7 @@ SGD, ADAMW, DILOCO = ARMS
 def result(scale: Scale) -> Outcome:
     """Train the three."""
     bench = Bench(setup(scale))
-    tokens = scale.pick(tiny=2_048, quick=150_000, full=600_000)
+    tokens = scale.pick(tiny=2_048, quick=30_000, full=600_000)
     every = scale.pick(tiny=4, quick=20, full=50)
     best = {name: tuned(bench, scale, name, tokens, every) for name in ARMS}
     seeds = scale.pick(tiny=(1,), quick=(1, 2, 3), full=(1, 2, 3, 4, 5))

@@ -34,6 +34,7 @@ from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.classic.session import train
 from mlxhog.theory.hypergraph import Hypergraph
 
+BUDGET = {"order": 20, "quick_s": 110, "full_s": 1800}
 ABOUT = Experiment(
     name="paper_tables",
     title="The paper's problems by Hogwild, AIG and round-robin",

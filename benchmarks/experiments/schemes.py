@@ -12,6 +12,7 @@ from experiment.searches import Trials, descend, recorded
 from harness.claims import Sample
 from harness.interleaved import take_turns
 
+BUDGET = {"order": 80, "quick_s": 200, "full_s": 14400}
 ABOUT = Experiment(
     name="schemes",
     title="Lock-free against round-robin, averaged runs and averaged gradients on xLSTM",

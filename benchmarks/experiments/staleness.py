@@ -36,6 +36,7 @@ from training.recording import count_parameters, model_file
 
 from mlxhog.theory.bounds import Facts, penalty, step_koloskova
 
+BUDGET = {"order": 60, "quick_s": 190}
 ABOUT = Experiment(
     name="staleness",
     title="What staleness costs in gradients",
@@ -50,6 +51,7 @@ ABOUT = Experiment(
         "--quick trains a model of width 64 with 3 blocks, --full one of width 128 with 4."
     ),
     packages=("mlx",),
+    full=False,  # no step sizes were searched for it: --tune
 )
 MUON = {"optimizer": "muon"}
 AHEAD = {**MUON, "moments": "shared", "predict": "last"}

@@ -22,6 +22,7 @@ from harness.machine import cores
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
 
+BUDGET = {"order": 30, "quick_s": 90, "full_s": 900}
 ABOUT = Experiment(
     name="synthetic_svm",
     title="A synthetic SVM by Hogwild, round-robin and synchronous SGD",

@@ -35,7 +35,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
-from harness.estimates import ERROR, Estimate, Mean, Ratio, holm
+from harness.estimates import ERROR, Estimate, Mean, Ratio, Share, holm
 from harness.machine import BUSY_SHARE, LoadWatch, commit, machine, versions, wait_until_quiet
 
 from mlxhog.files import plain_json
@@ -53,8 +53,8 @@ WORDS = {
 """How verdicts are printed."""
 TINY, QUICK, FULL = "tiny", "quick", "full"
 MODES = {
-    QUICK: "one seed, minutes (default)",
-    FULL: "three seeds, the documents' sizes",
+    QUICK: "minutes (default)",
+    FULL: "more seeds, the documents' sizes",
     TINY: "does it run? its numbers mean nothing",
 }
 """Flags of experiments."""
@@ -171,9 +171,13 @@ class Claim:
 
     @property
     def measured(self) -> str:
-        """The value with its interval and n."""
+        """The value with its interval and n; of a count, how often its trials may fail."""
         if self.interval is None:
-            return f"{self.value:.4g}"
+            if not self.n or self.relation != "==":
+                return f"{self.value:.4g}"
+            failures = Share(round(abs(self.value - self.limit)), self.n)
+            rate = f"failures {failures.low:.2g} to {failures.high:.2g}"
+            return f"{self.value:.4g} (n {self.n:,}, {rate})"
         if any(map(math.isnan, self.interval)):
             return f"{self.value:.4g} (n {self.n}, no interval)"
         low, high = self.interval
@@ -275,9 +279,9 @@ class Findings:
         """Claim that two arms hardly differ: the interval lies between two limits."""
         self.claims.append(Claim.of(name, value, "within", limit, least=least, timing=timing))
 
-    def exact(self, name: str, value: float, expected: float) -> None:
-        """Claim a number that holds on any machine."""
-        self.claims.append(Claim(name, value, "==", expected, timing=False))
+    def exact(self, name: str, value: float, expected: float, *, n: int | None = None) -> None:
+        """Claim a number that holds on any machine; n is the number of trials that it counts."""
+        self.claims.append(Claim(name, value, "==", expected, timing=False, n=n))
 
     def same(self, name: str, own: Sequence[float], again: Sequence[float]) -> None:
         """Add an A/A arm: what one arm measured, and what it measured again in the same pairs."""
@@ -334,7 +338,7 @@ def flags(about: str | None, *, parts: Iterable[str] = (), **modes: str) -> argp
 
 def mode_of(chosen: Namespace) -> str:
     """The one of `MODES` that the flags ask for."""
-    return next((mode for mode in (FULL, TINY) if getattr(chosen, mode)), QUICK)
+    return next((mode for mode in (FULL, TINY) if getattr(chosen, mode, False)), QUICK)
 
 
 def measured(

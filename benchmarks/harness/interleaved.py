@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, TypeVar
 
-from harness.claims import Sample
+from harness.estimates import Ratio
 from harness.machine import BUSY_SHARE, resident
 
 from mlxhog.machine.processes import follow_parent, thread_limits
@@ -224,9 +224,9 @@ class Turns:
     seconds: dict[str, list[float]]
     peaks: dict[str, Peak]
 
-    def ratio(self, slow: str, fast: str) -> float:
-        """How many times faster `fast` is: the median of the turns' own ratios."""
-        return Sample.of_ratios(self.seconds[slow], self.seconds[fast]).median
+    def ratio(self, slow: str, fast: str) -> Ratio:
+        """How many times faster `fast` is, turn by turn."""
+        return Ratio.of(self.seconds[slow], self.seconds[fast])
 
     def median(self, name: str) -> float:
         """Median seconds per step."""

@@ -16,6 +16,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M"}
 """Letters of machines in docs/numbers.md: N is a Zen 4, M a Zen 5."""
+WRITTEN = ("benchmarks/results", "benchmarks/RESULTS.md", "docs/claims.md")
 BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
 
 
@@ -76,7 +77,10 @@ def versions(*packages: str) -> dict[str, str | None]:
 
 
 def commit() -> str | None:
-    """The checked-out commit, with "+" when files differ from it; None outside a checkout."""
+    """The checked-out commit, with "+" when files differ from it; None outside a checkout.
+
+    Files that `benchmarks/all.py` writes do not count: the first of its scripts changes them.
+    """
 
     def git(*arguments: str) -> str | None:
         command = ["git", "-C", str(ROOT), *arguments]
@@ -87,7 +91,9 @@ def commit() -> str | None:
         return ended.stdout.strip() if ended.returncode == 0 else None
 
     head = git("rev-parse", "--short=12", "HEAD")
-    return head and head + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    paths = [".", *(f":(exclude){path}" for path in WRITTEN)]
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", *paths)
+    return head and head + ("+" if changed else "")
 
 
 def resident(pid: int | None = None) -> tuple[int, int]:

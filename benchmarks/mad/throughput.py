@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from harness.claims import Findings, Sample
+from harness.estimates import Ratio
 
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
@@ -181,7 +182,7 @@ def throughput(findings: Findings, folder: Path, *, rounds: int, baseline: bool)
             accuracies[name].append(scores)
             starts += again(own)
             print(f"  {name:20} {spent:7.1f} s", flush=True)
-    ratio = Sample.of_ratios(*seconds.values()).median
+    ratio = Ratio.of(*seconds.values())
     findings.at_least("parallel 2 / serial: searches per second", ratio, THROUGHPUT)
     findings.exact("largest difference of an accuracy from serial", _difference(accuracies), 0.0)
     name = "reused worker: seconds from the end of a run to the next first step, at most"

@@ -31,7 +31,7 @@ from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, Slot, initial, paramet
 from tests.optim.test_optimizers import chosen
 from tests.pairs import each_of
 from tests.threads import in_threads
-from tests.tolerances import POLAR_BFLOAT16, POLAR_F32, Tolerance, assert_close
+from tests.tolerances import POLAR_BFLOAT16, POLAR_F32, assert_close
 
 SHAPES = [(1, 1), (1, 7), (5, 1), (6, 9), (31, 33), (64, 128), (128, 128), (200, 70), (530, 520)]
 HIDDEN = frozenset({"matrix"})
@@ -112,31 +112,25 @@ def test_the_reference_changes_singular_values_and_nothing_else(
     assert_close(polar_reference(x, ORTHOGONALIZATIONS[name]), exact(x, name), POLAR_F32)
 
 
+@each_of("seed", range(5))
 @each_of("shape", [(64, 128), (128, 128), (200, 70)], ids=str)
-def test_bfloat16_factors_change_a_direction_by_less_than_four_percent(
-    shape: tuple[int, int],
+def test_bfloat16_factors_change_a_direction_by_less_than_three_percent(
+    shape: tuple[int, int], seed: int
 ) -> None:
-    x = drawn(*shape)
+    x = drawn(*shape, seed=seed)
     expected = exact(x, "polar3")
+    most = POLAR_BFLOAT16.of_largest * np.linalg.norm(expected)
     rounded = polar_reference(x, ORTHOGONALIZATIONS["polar3"], bfloat16=True)
-    assert np.linalg.norm(rounded - expected) < 0.04 * np.linalg.norm(expected)
+    assert np.linalg.norm(rounded - expected) < most
+    assert np.linalg.norm(native_polar(x, "polar3", bfloat16=True) - expected) < most
 
 
-@each_of(
-    ("name", "bfloat16", "tolerance"),
-    [
-        ("polar3", False, POLAR_F32),
-        ("ns5", False, POLAR_F32),
-        ("polar3", True, POLAR_BFLOAT16),
-    ],
-)
+@each_of("name", ORTHOGONALIZATIONS)
 @each_of("shape", SHAPES, ids=str)
-def test_native_code_agrees_with_the_reference(
-    shape: tuple[int, int], name: str, bfloat16: bool, tolerance: Tolerance
-) -> None:
+def test_native_code_agrees_with_the_reference(shape: tuple[int, int], name: str) -> None:
     x = drawn(*shape)
-    expected = polar_reference(x, ORTHOGONALIZATIONS[name], bfloat16=bfloat16)
-    assert_close(native_polar(x, name, bfloat16=bfloat16), expected, tolerance)
+    expected = polar_reference(x, ORTHOGONALIZATIONS[name])
+    assert_close(native_polar(x, name), expected, POLAR_F32)
 
 
 @each_of("size", [1e-20, 1e15])

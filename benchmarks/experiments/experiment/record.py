@@ -13,7 +13,7 @@ An experiment asks whether a claim of a document holds here. Its script has thre
     python benchmarks/experiments/NAME.py --tiny    does it run at all: its numbers mean nothing
     python benchmarks/experiments/NAME.py --tune    where offered: search settings and record them
 
-It writes `NAME.json` and `NAME.png` into `--out` (benchmarks/results), prints the same as one JSON
+It writes `NAME.json` and `NAME.png` into `--out` (benchmarks/results/MODE), prints the same as JSON
 last, and ends with the exit code of `harness.claims`. Estimates decide on claims of documents:
 
     faster = Ratio.of(times["serial"], times["hogwild"])             pairs, by seed
@@ -72,6 +72,7 @@ class Experiment:
         packages: whose versions are recorded, beside mlxhog and numpy.
         quick_seeds: number of seeds of `--quick`; below two nothing about a training can be told.
         full_seeds: number of seeds of `--full`.
+        full: whether `--full` is offered; its `BUDGET` says so by `full_s`.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Experiment:
     packages: tuple[str, ...] = ()
     quick_seeds: int = 3
     full_seeds: int = 5
+    full: bool = True
 
 
 @dataclass(frozen=True)
@@ -255,24 +257,26 @@ def run(
         tune: searches settings and records them (`experiment.searches`); offers `--tune`.
         arguments: of the command; those of this process by default.
     """
-    modes = MODES | ({} if tune is None else {"tune": "search settings and record them"})
+    modes = {mode: what for mode, what in MODES.items() if mode != FULL or about.full}
+    modes |= {} if tune is None else {"tune": "search settings and record them"}
     text = f"{about.title} ({about.source}). {about.about}"
     parser = flags(textwrap.fill(text, 100), **modes)
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of NAME.json, NAME.png")
+    parser.add_argument("--out", type=Path, help="folder of NAME.json, NAME.png")
     chosen = parser.parse_args(arguments)
     if tune is not None and chosen.tune:
         tune()
         return 0
-    scale = Scale.of(about, mode_of(chosen), chosen.out)
+    mode = mode_of(chosen)
+    scale = Scale.of(about, mode, chosen.out or RESULTS / mode)
     if scale.mode != TINY:
         wait_until_quiet(patience_s=10.0)
     watch, began = LoadWatch(), time.monotonic()
     outcome = together_corrected(result(scale))
     seconds = time.monotonic() - began
     written = document_of(about, scale, outcome, watch.stop(), seconds)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    written["figure"] = _write_figure(about, draw, outcome, chosen.out)
-    replace_file(chosen.out / f"{about.name}.json", plain_json.dumps(written, indent=1) + b"\n")
+    scale.out.mkdir(parents=True, exist_ok=True)
+    written["figure"] = _write_figure(about, draw, outcome, scale.out)
+    replace_file(scale.out / f"{about.name}.json", plain_json.dumps(written, indent=1) + b"\n")
     _show(outcome, written)
     return finish(written)
 

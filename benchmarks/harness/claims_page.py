@@ -1,0 +1,104 @@
+"""docs/claims.md: what README and the source documents claim, beside the results of `all.py`.
+
+`benchmarks/claims.yaml` has the claims. Number and verdict of a row with a `result` come from that
+script's result file, so they change with it; a row without one states what was derived.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from harness.claims import MET, MISSED, UNTOLD, WORDS
+from harness.machine import ROOT
+from harness.results_page import FAILED, Document, anchor, ended, measured, name_of, row, where
+
+CLAIMS = ROOT / "benchmarks" / "claims.yaml"
+RESULTS = "../benchmarks/RESULTS.md"
+HEAD = """\
+# Claims and measurements
+
+The project began from five texts about lock-free training, the *source documents*. They are not in the repository. Some of their claims hold, others do
+not. This page puts each claim of theirs, and each promise of README, beside a measurement. `python benchmarks/all.py` writes it from
+`benchmarks/claims.yaml` and the results that [RESULTS.md](../benchmarks/RESULTS.md) shows in full; do not edit it.
+
+| document | content |
+|---|---|
+| 000 | a note on one process that trains a large model with APOLLO while a server (vLLM) reads the same weights, without a lock or a pause |
+| 001 | an analysis of Hogwild (Niu et al. 2011) for xLSTM models on Apple silicon: why their gradients would be sparse, the expected gain of 24 cores, four tests |
+| 002 | slides of a course, *Lifting Synchronization Barriers*: slow workers in synchronous rounds, Hogwild on sparse problems, a proof of its rate |
+| 003 | a chapter of a textbook, *Asynchrony and Local SGD*: parameter servers, staleness, local steps, a decision tree, exercises |
+| 004 | a course project of 2020 that reimplements Hogwild and compares it with synchronous SGD: three experiments |
+
+Where a number has an interval, it is one of 95 %, and n is the number of pairs, runs or trials. A verdict whose interval has the limit is "cannot be told";
+the verdicts of one script are corrected together for their number (Holm). "derived" is a statement without a measurement.
+"""  # noqa: E501
+NOT_YET = "not measured by this version yet"
+LACKS = "the result has no"
+"""Where a row names a claim or limit that its script no longer has."""
+
+
+def claims_page(table: str, documents: Sequence[Document]) -> str:
+    """The page in Markdown.
+
+    Args:
+        table: text of `CLAIMS`.
+        documents: results of `all.py`.
+    """
+    results = {name_of(document): document for document in documents}
+    lines, used = [HEAD], dict.fromkeys(results, False)
+    for group in yaml.safe_load(table):
+        lines += [f"## {group['title']}", "", *([group["note"], ""] if "note" in group else [])]
+        lines += ["| document | claim | measured | verdict | correction |", "|---|---|---|---|---|"]
+        for claim in group["rows"]:
+            text, verdict = measured_of(claim, results)
+            used[claim.get("result", "")] = True
+            fix = f"{claim['correction']} {_link(claim, results)}".strip()
+            document = claim.get("document", "README")
+            lines.append(row([document, claim["claim"], text, f"**{verdict}**", fix]))
+        lines.append("")
+    lines += ["## How it was measured", "", "| script | command | where |", "|---|---|---|"]
+    lines += [
+        row([name, f"`{result['command']}`", where(result)])
+        for name, result in results.items()
+        if used[name]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def measured_of(claim: Mapping[str, Any], results: Mapping[str, Document]) -> tuple[str, str]:
+    """What was measured of a row's claim, and the verdict in words."""
+    if "result" not in claim:
+        return f"derived: {claim['measured']}", str(claim["verdict"])
+    result = results.get(claim["result"])
+    if result is None:
+        return NOT_YET, WORDS[UNTOLD]
+    if result["verdict"] == FAILED:
+        return "the script failed", WORDS[UNTOLD]
+    key, starts = ("claim", [claim["compared"]]) if "compared" in claim else ("name", [])
+    starts = starts or claim.get("limit", [])
+    entries = result["compared" if "compared" in claim else "claims"]
+    chosen = [one for start in starts for one in entries if one[key].startswith(start)]
+    if len(chosen) < len(starts):
+        return f"{LACKS} {' and '.join(starts)}", WORDS[UNTOLD]
+    if "compared" in claim:
+        return chosen[0]["measured"], chosen[0]["verdict"]
+    limits = chosen or entries
+    if not limits:
+        compared = result.get("compared", [])
+        return (
+            " ".join(one["measured"] for one in compared),
+            "; ".join(dict.fromkeys(one["verdict"] for one in compared)) or WORDS[UNTOLD],
+        )
+    ends = [ended(limit) for limit in limits]
+    worst = next((end for end in (MISSED, UNTOLD) if end in ends), MET)
+    return "; ".join(f"{one['name']}: {measured(one)}" for one in limits), WORDS[worst]
+
+
+def _link(claim: Mapping[str, Any], results: Mapping[str, Document]) -> str:
+    """Where a row's claim is described: its page, or its section of RESULTS.md."""
+    if target := claim.get("link"):
+        return f"[{target.partition('.md')[0]}]({target})"
+    name = claim.get("result")
+    return f"[{name}]({RESULTS}#{anchor(results[name])})" if name in results else ""
