@@ -122,9 +122,9 @@ def test_a_run_continues_after_the_scripts_of_its_commit_and_mode(
 
 def test_quick_is_half_an_hour_of_what_every_script_states(everything: Any) -> None:
     quick = everything.scripts("quick")
-    assert {path.stem for path in (BENCHMARKS / "experiments").glob("*.py")} <= {
-        script.name for script in quick
-    }
+    experiments = {path.stem for path in (BENCHMARKS / "experiments").glob("*.py")}
+    # Its settings are still to be searched: --tune.
+    assert experiments - {script.name for script in quick} == {"lock_free_schedules"}
     assert sum(script.expected_s for script in quick) <= 1800
 
 
