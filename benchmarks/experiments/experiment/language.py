@@ -67,13 +67,11 @@ class Setup:
         }
 
 
-def setup(scale: Scale, *, wide: bool = False) -> Setup:
-    """The trainings of a mode; `wide` is the document's 512 x 6 in --full."""
+def setup(scale: Scale) -> Setup:
+    """The trainings of a mode."""
     tiny = Setup({"hidden_size": 32, "num_hidden_layers": 1}, seq_len=32, looks=4, eval_tokens=1024)
     small = Setup({"hidden_size": 128, "num_hidden_layers": 4})
     full = Setup(small.sizes, looks=24, eval_tokens=65_536)
-    if wide:
-        full = Setup({"hidden_size": 512, "num_hidden_layers": 6}, looks=24, eval_tokens=65_536)
     sizes: Setup = scale.pick(tiny=tiny, quick=small, full=full)
     return sizes
 
@@ -128,6 +126,12 @@ class Training:
                 share = (self.bits[k - 1] - target) / (self.bits[k - 1] - bits)
                 return axis[k - 1] + share * (axis[k] - axis[k - 1])
         return math.inf
+
+    @classmethod
+    def of_json(cls, value: Mapping[str, Any]) -> Training:
+        """Read it back."""
+        fields = dict(value)
+        return cls(bits=fields.pop("bits_per_byte"), **fields)
 
     def to_json(self) -> dict[str, Any]:
         """All of it, rounded."""
