@@ -15,8 +15,7 @@ import numpy as np
 from harness.machine import cores
 from training.recording import HeldOut, Point, model_file, record
 
-from experiment.figures import Figure, curves, legend, new_panels
-from experiment.record import Outcome, Scale, say
+from experiment.record import Scale, say
 from mlxhog import TrainConfig
 
 BATCH, SEQ = 2, 256
@@ -220,23 +219,3 @@ def enough_cores(count: int) -> bool:
 def trainings_json(trainings: Mapping[Any, list[Training]]) -> dict[str, Any]:
     """All of them for the result."""
     return {f"{name}": [one.to_json() for one in own] for name, own in trainings.items()}
-
-
-def loss_figure(outcome: Outcome, *, most: float | None = None) -> Figure:
-    """The loss of each arm's first training against gradients and against time.
-
-    Args:
-        outcome: with `trainings_json` among its results.
-        most: bits per byte up to which is drawn; None is all.
-    """
-    figure, panels = new_panels(
-        ("gradients", "held-out bits per byte", "After equally many gradients"),
-        ("seconds", "held-out bits per byte", "After equal time"),
-    )
-    firsts = {name: own[0] for name, own in outcome.results["trainings"].items()}
-    for axes, at in zip(panels, ("steps", "seconds"), strict=True):
-        curves(axes, {name: (one[at], one["bits_per_byte"]) for name, one in firsts.items()})
-        if most is not None:
-            axes.set_ylim(top=min(most, axes.get_ylim()[1]))
-    legend(panels[-1])
-    return figure
