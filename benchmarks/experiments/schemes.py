@@ -24,7 +24,7 @@ from training.recording import model_file
 from training.time_to_loss import Race, Target
 from unequal_workers import EQUAL, HIGH, LOW, QUARTER, SLEEPS
 
-BUDGET = {"order": 80, "quick_s": 170}
+BUDGET = {"order": 80, "quick_s": 180}
 ABOUT = Experiment(
     name="schemes",
     title="Lock-free against round-robin, averaged runs and averaged gradients on xLSTM",

@@ -34,6 +34,10 @@ class Runs:
         known = [line for line in map(_read, lines) if line.get("commit") == self._commit]
         self._known = {_name(line["run"]): line for line in known}
 
+    def knows(self, run: Mapping[str, Any]) -> bool:
+        """Whether a training is finished."""
+        return _name(run) in self._known
+
     def of(
         self, run: Mapping[str, Any], train: Callable[[], Mapping[str, Any]]
     ) -> Mapping[str, Any]:
