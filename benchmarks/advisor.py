@@ -2,6 +2,8 @@
 
     python benchmarks/advisor.py           ten scenarios, four seeds
     python benchmarks/advisor.py --quick   two seeds
+    python benchmarks/advisor.py --constants
+                                           the two constants of its prediction, from results
 
 Each scenario is a set of synthetic workers with known times and a noisy quadratic, made so that one
 strategy wins. Every strategy trains it by simulation, at the best of eight step sizes, until the
@@ -15,17 +17,29 @@ from __future__ import annotations
 
 import math
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 from harness.claims import Findings, flags, measured
+from harness.estimates import Mean
+from harness.machine import ROOT
+from harness.results_page import name_of, read
 
 from mlxhog.config.local_strategies import LocalSGD, Scaffold
 from mlxhog.config.strategies import SSP, Hogwild, RoundRobin, Serial, Sync
 from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.advisor.rules import BY_SPEED, Arm, arms, recommend
+from mlxhog.theory.advisor.rules import (
+    BY_SPEED,
+    LOCAL_COST,
+    STALENESS_COST,
+    Arm,
+    arms,
+    recommend,
+)
 from mlxhog.theory.simulator import descend
 from mlxhog.theory.simulator.objectives import Learner, Quadratic
 from mlxhog.theory.simulator.times import (
@@ -189,9 +203,62 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     findings.results["rows"] = rows
 
 
+# -- the constants of its prediction ---------------------------------------------------------------
+
+LOCAL_STEPS = 10
+TURN, AVERAGED = "Muon in turn, looking ahead", "Muon averaged"
+
+
+def local_cost(result: Mapping[str, Any]) -> Mean:
+    """Share of the steps that a local step costs, by the result of the experiment local_steps."""
+    steps = result["results"]["steps"]
+    pairs = zip(steps[f"{LOCAL_STEPS}"], steps["1"], strict=True)
+    return Mean.of((many / one - 1) / (LOCAL_STEPS - 1) for many, one in pairs)
+
+
+def staleness_cost(result: Mapping[str, Any]) -> Mean:
+    """Share of the samples that a unit of staleness costs, by the experiment staleness.
+
+    Beside averaged gradients of as many workers, which have the same batch; the mean over the
+    numbers of workers, seed by seed.
+    """
+    numbers, n = result["results"], result["settings"]["gradients"]
+    curves = list(numbers["serial"].values())
+    counts = [k for k in (2, 4, 8) if f"{TURN}, {k}" in numbers["bits_per_byte"]]
+
+    def gradients(arm: str, seed: int) -> float:
+        """Of serial training for the same loss."""
+        bits, lengths = zip(*sorted((bits, k) for k, bits in curves[seed]), strict=True)
+        end = numbers["bits_per_byte"][arm][seed]
+        return math.exp(float(np.interp(end, bits, np.log(lengths)))) / n
+
+    return Mean.of(
+        fmean(
+            (gradients(f"{AVERAGED}, {k}", seed) / gradients(f"{TURN}, {k}", seed) - 1) / (k - 1)
+            for k in counts
+        )
+        for seed in range(len(curves))
+    )
+
+
+def constants(folder: Path) -> dict[str, tuple[float, Mean]]:
+    """Each constant beside its estimate from the newest results, of --full where there are any."""
+    results = {name_of(document): document for document in read(folder)}
+    return {
+        "LOCAL_COST": (LOCAL_COST, local_cost(results["local_steps"])),
+        "STALENESS_COST": (STALENESS_COST, staleness_cost(results["staleness"])),
+    }
+
+
 def main() -> int:
     """Read the flags, and judge."""
-    return measured("advisor", flags(__doc__, quick="two seeds").parse_args(), measure)
+    parser = flags(__doc__, quick="two seeds", constants="only the constants, from results")
+    chosen = parser.parse_args()
+    if chosen.constants:
+        for name, (value, estimate) in constants(ROOT / "benchmarks" / "results").items():
+            print(f"{name} is {value:g}; measured {estimate.spelt('.3f')}")
+        return 0
+    return measured("advisor", chosen, measure)
 
 
 if __name__ == "__main__":

@@ -199,20 +199,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         ends = {} if chosen.page else run_all(todo, asked, out, again=chosen.again)
     finally:
-        write_pages(folder)
+        for path, text in pages(folder).items():
+            replace_file(path, text.encode())
+            print(f"\n{path}")
     return exit_code(ends)
 
 
-def write_pages(folder: Path) -> None:
-    """Write RESULTS.md beside the folder; and docs/claims.md, if it is the folder of this tree."""
+def pages(folder: Path) -> dict[Path, str]:
+    """RESULTS.md beside a folder of results; and docs/claims.md, if it is the one of this tree."""
     order = {script.name: script.order for script in [*scripts("full"), *scripts("quick")]}
     documents = read(folder, sorted(order, key=lambda name: order[name]))
-    pages = {folder.parent / "RESULTS.md": results_page(documents, folder=folder.name)}
+    texts = {folder.parent / "RESULTS.md": results_page(documents, folder=folder.name)}
     if folder == HERE / "results":
-        pages[ROOT / "docs" / "claims.md"] = claims_page(CLAIMS.read_text("utf-8"), documents)
-    for path, text in pages.items():
-        replace_file(path, text.encode())
-        print(f"\n{path}")
+        texts[ROOT / "docs" / "claims.md"] = claims_page(CLAIMS.read_text("utf-8"), documents)
+    return texts
 
 
 def run_all(

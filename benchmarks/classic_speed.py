@@ -32,6 +32,7 @@ BUDGET = {
 }  # fmt: skip
 # Million entries a second on a quiet Zen 5 core, of one set, as the specification records them.
 RECORDED = {"scikit-learn": 243.0, "2011, 1 worker": 147.0, "2011, 2 workers": 298.0}
+AGAIN = "serial again"  # A/A
 LOSS_SHARE = 0.005  # of the serial loss
 
 HOT, RACY, LOSSLESS = "hot_cold", "racy", "lossless"
@@ -78,6 +79,7 @@ def all_arms(
         watch, cpu = LoadWatch(), pool.cpu_s()
         runs = {name: pool.run(scheme, epochs) for name, scheme in schemes.items()}
         seconds = {name: run.seconds / epochs for name, run in runs.items()}
+        seconds[AGAIN] = pool.run(schemes["serial"], epochs).seconds / epochs
         seconds |= {name: peer(epochs) for name, peer in others.items()}
         load = watch.stop(pool.cpu_s() - cpu)
         disturbed = any(run.disturbed for run in runs.values())  # others had a worker's core
@@ -99,6 +101,12 @@ def apart(turns: list[Turn], arm: str, measure: str) -> float:
         abs(turn.runs[arm].measures[measure] / turn.runs["serial"].measures[measure] - 1)
         for turn in turns
     )
+
+
+def same(findings: Findings, problem: str, turns: list[Turn]) -> None:
+    """Add the A/A arm: the serial one, which runs twice in each turn."""
+    own, again = ([turn.seconds[arm] for turn in turns] for arm in ("serial", AGAIN))
+    findings.same(f"{problem}, serial, seconds", own, again)
 
 
 def objectives(findings: Findings, problem: str, turns: list[Turn], *arms: str) -> None:
@@ -136,6 +144,7 @@ def sparse_svm(findings: Findings, *, turns: int, epochs: int, size: int | None)
             "vowpal wabbit": stack.enter_context(peers.vowpal_wabbit(rows, lr)),
         }
         rounds, load = all_arms(pool, SVM, others, epochs=epochs, turns=turns)
+    same(findings, "svm", rounds)
     findings.results["svm_mnnz_per_s"] = show(rounds, len(rows.indices), "entries")
     per_core = ratio(rounds, "scikit-learn", "serial")
     pair = ratio(rounds, "scikit-learn", "hot-cold 2")
@@ -185,6 +194,7 @@ def matrix_completion(findings: Findings, *, turns: int, epochs: int, size: int 
     with worker_pool(problem, {}, 2) as pool:
         others = {"implicit BPR": peers.implicit_bpr(problem.train, rank)}
         rounds, load = all_arms(pool, COMPLETION, others, epochs=epochs, turns=turns)
+    same(findings, "completion", rounds)
     findings.results["completion_mratings_per_s"] = show(rounds, problem.n_examples, "ratings")
     findings.results["completion"] = {
         "about": problem.about,

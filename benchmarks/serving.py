@@ -30,6 +30,7 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
+from harness.estimates import Ratio
 from harness.interleaved import take_turns
 from harness.machine import resident
 from language_models.decoding import Ids, load_backend
@@ -99,8 +100,8 @@ def together(scale: Scale, findings: Findings, name: str, cfg: ModelConfig) -> N
         lambda count, _: tokens_per_s(backend, cfg, count, scale.tokens),
     )
     one, many = Sample.of(rates[1]), Sample.of(rates[STREAMS])
-    gain = many.median / one.median
-    print(f"{name}: {one.median:,.0f} tok/s alone, {many.median:,.0f} together, {gain:.1f}x")
+    gain = Ratio.of(rates[STREAMS], rates[1])
+    print(f"{name}: {one.median:,.0f} tok/s alone, {many.median:,.0f} together, {gain} times")
     findings.results[f"streams {name}"] = {"one": one, "together": many}
     findings.at_least(f"{STREAMS} streams over one, {THREADS} threads, {name}", gain, GAIN)
 

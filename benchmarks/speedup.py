@@ -26,8 +26,8 @@ from statistics import median
 from typing import Any
 
 from harness.claims import Findings, Sample, flags, measured
-from harness.estimates import Ratio
-from harness.interleaved import Program, once, take_turns
+from harness.estimates import Mean, Ratio
+from harness.interleaved import Program, once, take_turns, with_twin
 from language_models import xlstm_package
 from training.recording import count_parameters, model_file, record
 from training.time_to_loss import Race, Target
@@ -140,7 +140,9 @@ def throughput(findings: Findings, chosen: Namespace) -> None:
         "xlstm package 2 threads": lambda: package_alone(2, seconds),
         "xlstm package shared": lambda: xlstm_package.shared(seconds),
     }
-    rates = take_turns(range(turns), arms, lambda name, _: arms[name]())
+    twin = "torch 2 threads"
+    rates, again = with_twin(range(turns), arms, lambda name, _: arms[name](), twin=twin)
+    findings.same(f"{twin}, tokens per second", rates[twin], again)
     print("\ntokens per second (median, range)")
     for name, values in rates.items():
         print(f"  {name:26} {Sample.of(values).spelt(',.0f')}")
@@ -223,7 +225,7 @@ def default_command(findings: Findings, chosen: Namespace) -> None:
     for arm, values in bits.items():
         print(f"  {arm:18} {Sample.of(values).spelt('.3f')}")
     findings.results["default command, bits per byte"] = bits
-    findings.at_most("mlxhog train, held-out bits per byte", median(ours), 1.44)
+    findings.at_most("mlxhog train, held-out bits per byte", Mean.of(ours), 1.44)
     ratio = Ratio.of(ours, before)
     findings.at_most("mlxhog train / the default of 0.2, bits per byte", ratio, 0.835)
     parts = [shares(map(vars, one.workers)) for one in runs["mlxhog train"]]
@@ -231,9 +233,9 @@ def default_command(findings: Findings, chosen: Namespace) -> None:
     findings.results["default command, shares of a step"] = parts
     print(f"a step: {', '.join(in_words(parts[0]))}")
     print(f"first step after {Sample.of(first_s).spelt('.1f')} s")
-    spent = median(one["optimizer"] for one in parts)
+    spent = Mean.of(one["optimizer"] for one in parts)
     findings.at_most("mlxhog train, share of the optimizer", spent, 0.08)
-    findings.at_most("mlxhog train, first step after, s", median(first_s), 4.0)
+    findings.at_most("mlxhog train, first step after, s", Mean.of(first_s), 4.0)
 
 
 # -- time to a loss -------------------------------------------------------------------------------
@@ -244,10 +246,12 @@ def time_to_loss(contest: Contest, findings: Findings, chosen: Namespace) -> Non
     contest.target.check(contest.raced)
     target, own = contest.target, contest.own
     race = Race(target)
-    times: dict[str, list[float]] = {f"{opt} {arm}": [] for opt, arm in contest.raced}
-    for seed in chosen.seeds:
-        for optimizer, arm in contest.raced if seed % 2 else reversed(contest.raced):
-            times[f"{optimizer} {arm}"].append(race.seconds(arm, optimizer, seed))
+    twin = next(one for one in contest.raced if "serial" in one[1])
+    runs, again = with_twin(
+        chosen.seeds, contest.raced, lambda one, seed: race.seconds(one[1], one[0], seed), twin=twin
+    )
+    times = {" ".join(one): seconds for one, seconds in runs.items()}
+    findings.same(f"{' '.join(twin)}, seconds to {target.bits}", runs[twin], again)
     print(f"\nseconds to {target.bits} bits per byte (median, range)")
     for name, values in times.items():
         line = f"  {name:32} {Sample.of(values).spelt('.1f')}"

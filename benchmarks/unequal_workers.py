@@ -34,10 +34,12 @@ import re
 import tempfile
 from argparse import Namespace
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from harness.claims import Claim, Findings, Sample, flags, measured
 from harness.estimates import Ratio
+from harness.interleaved import with_twin
 from training.disturbed import DISTURBANCES
 from training.disturbed import measure as disturbed_runs
 from training.time_to_loss import GRIDS, Race, Target
@@ -203,7 +205,7 @@ def measure(scale: Scale, races: dict[str, Race], findings: Findings) -> None:
     bits = {name: condition.target.bits for name, condition in scale.conditions.items()}
     findings.results |= {"targets": bits, "seeds": scale.seeds}
     for optimizer in scale.optimizers:
-        times = seconds_to_target(races, scale, optimizer)
+        times = seconds_to_target(races, scale, optimizer, findings)
         show(times, bits, optimizer)
         findings.claims += claims_of(times, optimizer)
         findings.results[optimizer] = {
@@ -229,20 +231,22 @@ def arms_under(slow: str | None) -> dict[str, str | None]:
     }
 
 
-def seconds_to_target(races: dict[str, Race], scale: Scale, optimizer: str) -> Times:
-    """Run all arms under all conditions, seed by seed; every other seed in the opposite order."""
-    times: Times = {
-        name: {arm: [] for arm in arms_under(condition.slow)}
-        for name, condition in scale.of(optimizer).items()
-    }
-    for seed in scale.seeds:
-        for name, condition in scale.of(optimizer).items():
-            print(name)
-            race, arms = races[condition.target.key], arms_under(condition.slow)
-            for arm in arms if seed % 2 else reversed(arms):
-                took = race.seconds(arm, optimizer, seed, slow=arms[arm])
-                times[name][arm].append(took)
+def seconds_to_target(
+    races: dict[str, Race], scale: Scale, optimizer: str, findings: Findings
+) -> Times:
+    """Run all arms under all conditions, seed by seed, and `sync` twice."""
+    times: Times = {}
+    for name, condition in scale.of(optimizer).items():
+        print(name)
+        slow, race = arms_under(condition.slow), races[condition.target.key]
+        run = partial(_seconds, race, optimizer, slow)
+        times[name], again = with_twin(scale.seeds, slow, run, twin="sync")
+        findings.same(f"{optimizer}, {name}, sync, seconds", times[name]["sync"], again)
     return times
+
+
+def _seconds(race: Race, optimizer: str, slow: dict[str, str | None], arm: str, seed: int) -> float:
+    return race.seconds(arm, optimizer, seed, slow=slow[arm])
 
 
 def show(times: Times, bits: dict[str, float], optimizer: str) -> None:

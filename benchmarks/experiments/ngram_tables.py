@@ -16,12 +16,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from experiment.figures import INKS, Figure, legend, new_panel
+from experiment.figures import Figure, intervals, new_panel
 from experiment.language import workers
 from experiment.record import Compared, Experiment, Outcome, Scale, run, say
-from harness.claims import FULL, Claim, Sample
+from harness.claims import FULL, Claim, Sample, Twin
 from harness.estimates import Mean
-from harness.interleaved import take_turns
+from harness.interleaved import with_twin
 from training.recording import QUIET_OPTIONS
 
 from mlxhog import TrainConfig, train
@@ -83,7 +83,8 @@ def result(scale: Scale) -> Outcome:
         )
         return bits
 
-    bits = take_turns(seeds, arms(scale), end)
+    twin = (DENSE, LOCK_FREE, 2)
+    bits, again = with_twin(seeds, arms(scale), end, twin=twin)
     costs = {
         arm: [a - b for a, b in zip(own, bits[arm[0], SERIAL, 1], strict=True)]
         for arm, own in bits.items()
@@ -104,6 +105,7 @@ def result(scale: Scale) -> Outcome:
         settings={"model": "tiny, bytes", "ngram_orders": orders, "tokens": tokens},
         results={"bits_per_byte": {", ".join(map(str, arm)): own for arm, own in bits.items()}},
         seeds=seeds,
+        twins=[Twin.of(f"bits per byte of {', '.join(map(str, twin))}", bits[twin], again)],
     )
 
 
@@ -171,16 +173,9 @@ def _compared(costs: Mapping[Arm, list[float]]) -> list[Compared]:
 
 
 def draw(outcome: Outcome) -> Figure:
-    """The cost of each way against the number of workers."""
-    figure, axes = new_panel(x="workers", y="bits per byte above one worker", heading=ABOUT.title)
-    ways = dict.fromkeys((row["model"], row["strategy"]) for row in outcome.table)
-    lines = [way for way in ways if way[1] != SERIAL]
-    for ink, (model, strategy) in zip(INKS, lines, strict=False):
-        rows = [r for r in outcome.table if (r["model"], r["strategy"]) == (model, strategy)]
-        at = [1, *(row["workers"] for row in rows)]
-        cost = [0.0, *(row["above one worker"] for row in rows)]
-        axes.plot(at, cost, "o-", color=ink, markersize=4, label=f"{strategy}, {model}")
-    legend(axes)
+    """The loss of every arm, all seeds."""
+    figure, axes = new_panel(x="held-out bits per byte", y="", heading=ABOUT.title)
+    intervals(axes, outcome.results["bits_per_byte"])
     return figure
 
 

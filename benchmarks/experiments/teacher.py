@@ -13,12 +13,12 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from experiment.figures import INKS, Figure, new_panel
+from experiment.figures import Figure, intervals, new_panel
 from experiment.language import Bench, Training, setup, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, run
-from harness.claims import Claim, Sample
+from harness.claims import Claim, Sample, Twin
 from harness.estimates import Mean, Ratio
-from harness.interleaved import take_turns
+from harness.interleaved import with_twin
 
 from mlxhog.config.optimizers import MUON_LR
 
@@ -56,7 +56,7 @@ def result(scale: Scale) -> Outcome:
         }  # fmt: skip
         return bench.train(name, seed=seed, tokens=tokens, **options)
 
-    trainings = take_turns(seeds, ARMS, trained)
+    trainings, again = with_twin(seeds, ARMS, trained, twin=WITHOUT)
     bits = {name: [one.end for one in every] for name, every in trainings.items()}
     costs = {
         name: [
@@ -96,17 +96,21 @@ def result(scale: Scale) -> Outcome:
             "tokens": tokens,
         },
         results={"bits_per_byte": bits, "costs": costs},
+        twins=[
+            Twin.of(
+                "tokens per second without the teacher",
+                [one.tokens_per_s for one in trainings[WITHOUT]],
+                [one.tokens_per_s for one in again],
+            )
+        ],
         seeds=seeds,
     )
 
 
 def draw(outcome: Outcome) -> Figure:
-    """The loss of each arm with its range."""
+    """The loss of each arm with its interval."""
     figure, axes = new_panel(x="held-out bits per byte", y="", heading=ABOUT.title)
-    bits = outcome.results["bits_per_byte"]
-    for place, values in enumerate(bits.values()):
-        axes.plot(values, [place] * len(values), "o-", color=INKS[place], markersize=4)
-    axes.set_yticks(range(len(bits)), list(bits), fontsize=7)
+    intervals(axes, outcome.results["bits_per_byte"])
     return figure
 
 

@@ -125,7 +125,7 @@ def verdict_word(document: Document) -> str:
 
 def ended(claim: Mapping[str, Any]) -> str:
     """How a recorded claim ended."""
-    return str(claim.get("ended") or (MET if claim["met"] else UNTOLD))
+    return str(claim.get("ended") or (MET if claim["met"] else MISSED))
 
 
 def measured(claim: Mapping[str, Any]) -> str:

@@ -22,6 +22,7 @@ from typing import Any
 
 from harness.claims import Claim, Findings, Sample
 from harness.estimates import Ratio
+from harness.interleaved import with_twin
 
 from mlxhog import TrainConfig
 from mlxhog.checkpoint.run import Run
@@ -180,16 +181,19 @@ def measure(
     found: Findings,
     drops: Iterable[int] = (),
 ) -> None:
-    """Run all arms under some disturbances, seed by seed; every other seed in opposite order."""
+    """Run all arms under some disturbances, seed by seed, and `sync` twice."""
     taken = arms(drops)
-    table: dict[str, dict[str, list[float]]] = {name: {arm: [] for arm in taken} for name in names}
-    for seed in seeds:
-        for name, bits in table.items():
-            print(name, flush=True)
-            for arm in taken if seed % 2 else reversed(taken):
-                value, changed = trained(taken[arm], DISTURBANCES[name], seed, seconds)
-                bits[arm].append(value)
-                print(f"  seed {seed}  {arm:14} {value:.3f}  {changed}", flush=True)
+    seeds = list(seeds)
+
+    def run(name: str, arm: str, seed: int) -> float:
+        value, changed = trained(taken[arm], DISTURBANCES[name], seed, seconds)
+        print(f"  {name}, seed {seed}  {arm:14} {value:.3f}  {changed}", flush=True)
+        return value
+
+    table: dict[str, dict[str, list[float]]] = {}
+    for name in names:
+        table[name], again = with_twin(seeds, taken, partial(run, name), twin="sync")
+        found.same(f"{name}, sync, bits per byte", table[name]["sync"], again)
     print(f"\nbits per byte after {seconds:g} s (median, range)")
     for name, bits in table.items():
         print(f"  {name}")

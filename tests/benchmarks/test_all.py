@@ -140,32 +140,6 @@ def test_every_recorded_setting_of_an_offered_mode_exists(load: Any) -> None:
             assert load(name).settings(scale(mode))
 
 
-def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(load: Any) -> None:
-    page = load("harness.claims_page")
-    result = {
-        "benchmark": "one", "verdict": "missed", "mode": "quick", "command": "python one.py",
-        "claims": [{"name": "ratio, x", "value": 1.1, "relation": ">=", "limit": 1.2, "met": False,
-                    "ended": "missed", "interval": [1.05, 1.15], "n": 5}],
-        "compared": [{"claim": "it is fast", "measured": "twice", "verdict": "holds"}],
-    }  # fmt: skip
-    table = """
-- title: Group
-  rows:
-    - {claim: A, result: one, limit: [ratio], correction: It is not.}
-    - {claim: B, result: one, compared: it is, correction: Yes., document: "001"}
-    - {claim: C, result: two, correction: "-"}
-    - {claim: D, measured: by hand, verdict: holds, correction: "-", link: numbers.md}
-    - {claim: E, result: one, limit: [gone], correction: "-"}
-"""
-    text = page.claims_page(table, [result])
-    assert "| README | A | ratio, x: 1.1 (1.05 to 1.15, n 5) | **missed** | It is not." in text
-    assert "| 001 | B | twice | **holds** | Yes." in text
-    assert f"| README | C | {page.NOT_YET} | **cannot be told** |" in text
-    assert "| README | D | derived: by hand | **holds** | - [numbers](numbers.md) |" in text
-    assert f"| README | E | {page.LACKS} gone | **cannot be told** |" in text
-    assert "| one | `python one.py` |" in text
-
-
 def test_the_next_estimate_is_the_last_runs_time(
     everything: Any, inside: Any, tmp_path: Path
 ) -> None:

@@ -121,7 +121,7 @@ def main() -> int:
                 with tempfile.TemporaryDirectory() as folder:
                     try:
                         how = interrupted(Path(folder), cause, moment, delay_s=delay_s)
-                    except AssertionError as error:
+                    except (AssertionError, subprocess.TimeoutExpired) as error:
                         how = f"WRONG: {error}"
                 counts[how.partition(":")[0]] += 1
                 print(f"{cause:4}  {name:13}  {delay_s:.2f} s  {how}", flush=True)

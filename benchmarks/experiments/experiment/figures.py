@@ -1,9 +1,16 @@
-"""Figures of experiments, in the colors of all our figures."""
+"""Figures of experiments: one color for a scheme in all of them, direct labels, every repeat shown.
+
+A figure shows each repeat as a point, and the estimate of an arm with its 95 % interval as a bar
+(`intervals`), or one curve for an arm with its name at its end (`curves`).
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+
+from harness.estimates import Estimate, Mean
 
 from mlxhog.report import charts
 from mlxhog.report.charts import LIGHT, panel, style, title
@@ -14,6 +21,30 @@ else:
     Figure = Any  # matplotlib is imported where something is drawn
 
 INKS = LIGHT.inks
+SCHEMES = {
+    "sync by speed": 5, "runs averaged": 4, "averaged runs": 4, "avg_runs": 4, "local": 4,
+    "diloco": 6, "round-robin": 3, "round_robin": 3, "in turn": 3, "row locks": 7, "aig": 7,
+    "sync": 2, "averaged": 2, "lock-free": 1, "hogwild": 1, "racy": 1, "hot-cold": 1, "serial": 0,
+    "one worker": 0,
+}  # fmt: skip
+"""The ink of a scheme by a word in the name of an arm; the first word that is in it counts."""
+LINE_POINTS = 8.0
+STYLES = ("-", "--", ":", "-.")
+"""Of the arms of one figure that have the same scheme."""
+
+
+def inks(names: Iterable[str]) -> dict[str, str]:
+    """The color of every arm: that of its scheme; for an arm without one, a color of no other."""
+    names = list(names)
+    places = {name: _scheme(name) for name in names}
+    free = [k for k in range(len(INKS)) if k not in places.values()] or list(range(len(INKS)))
+    without = [name for name in names if places[name] is None]
+    places |= {name: free[k % len(free)] for k, name in enumerate(without)}
+    return {name: INKS[place] for name, place in places.items() if place is not None}
+
+
+def _scheme(name: str) -> int | None:
+    return next((ink for word, ink in SCHEMES.items() if word in name.lower()), None)
 
 
 def new_panel(*, x: str, y: str, heading: str = "") -> tuple[Figure, Any]:
@@ -45,7 +76,55 @@ def legend(axes: Any) -> None:
     charts.legend(axes, LIGHT)
 
 
-def curves(axes: Any, lines: Mapping[str, tuple[Any, Any]], mark: str = "-") -> None:
-    """Draw a line for each name from its x and y, in the order of the inks."""
-    for ink, (name, (x, y)) in zip(INKS, lines.items(), strict=False):
-        axes.plot(x, y, mark, color=ink, label=name)
+def curves(axes: Any, lines: Mapping[str, tuple[Any, Any]], mark: str = "") -> None:
+    """Draw a line for each name from its x and y, and write the name at its end.
+
+    Args:
+        axes: of a figure.
+        lines: x and y by the name of an arm.
+        mark: of every point; "o-" as in matplotlib, whose line arms of one scheme share.
+    """
+    colors, seen = inks(lines), dict.fromkeys(INKS, 0)
+    for name, (x, y) in lines.items():
+        ink = colors[name]
+        style = STYLES[seen[ink] % len(STYLES)]
+        seen[ink] += 1
+        axes.plot(x, y, mark or style, color=ink, label=name)
+    _label_ends(axes, {name: (x[-1], y[-1]) for name, (x, y) in lines.items() if len(x)}, colors)
+
+
+def _label_ends(
+    axes: Any, ends: Mapping[str, tuple[float, float]], colors: Mapping[str, str]
+) -> None:
+    """Write names at the ends of lines, one below the other where the ends are close."""
+    axes.autoscale_view()
+    points = 72 / axes.figure.dpi
+    at = {name: float(axes.transData.transform(end)[1]) * points for name, end in ends.items()}
+    lowest = -math.inf
+    for name in sorted(at, key=lambda name: at[name]):
+        lowest = max(at[name], lowest + LINE_POINTS)
+        axes.annotate(
+            name, ends[name], (4, lowest - at[name]), textcoords="offset points",
+            color=colors[name], fontsize=7, va="center",
+        )  # fmt: skip
+
+
+def intervals(
+    axes: Any, arms: Mapping[str, Sequence[float]], estimates: Mapping[str, Estimate] | None = None
+) -> None:
+    """Draw the repeats of each arm as points in a row of its own, and its estimate with a bar.
+
+    Args:
+        axes: of a figure; its y axis becomes the names.
+        arms: repeats by the name of an arm.
+        estimates: of an arm; the mean of its repeats where it is missing.
+    """
+    colors = inks(arms)
+    for place, (name, values) in enumerate(arms.items()):
+        estimate = (estimates or {}).get(name) or Mean.of(values)
+        axes.plot(values, [place - 0.15] * len(values), "o", color=colors[name], markersize=3)
+        reach = [[estimate.value - estimate.low], [estimate.high - estimate.value]]
+        axes.errorbar([estimate.value], [place + 0.1], xerr=reach, fmt="D", color=colors[name],
+                      markersize=4, capsize=3)  # fmt: skip
+    axes.set_yticks(range(len(arms)), list(arms), fontsize=7)
+    axes.invert_yaxis()

@@ -19,13 +19,14 @@ from mlxhog.training.choose_strategy import MARGIN, lock_free_pays
 # -- arms: strategies of train, each with its scheme in the simulator ------------------------------
 
 LEAST_PERIOD, MOST_PERIOD = 4, 512
-LOCAL_COST = 0.01
-"""Share of the steps that each local step beyond the first costs; a guess before it is measured."""
+LOCAL_COST = 0.05
+"""Share of the steps that each local step beyond the first costs: of ten, each took 0.050 (0.028 to
+0.072, n 8) more steps (`python benchmarks/advisor.py --constants`)."""
 
 STALENESS_COST = 0.01
-"""Share of the samples that a mean staleness of one costs if every update meets every other; a
-guess, too. The cost of the larger batch is not in it: at staleness 3 Muon in turn takes 1.266 times
-serial's samples, averaged gradients of as many workers 1.218 (benchmarks/RESULTS.md)."""
+"""Share of the samples that a mean staleness of one costs if every update meets every other, beyond
+the cost of the larger batch: Muon in turn beside averaged gradients of as many workers, 0.00 (-0.04
+to 0.03, n 3) for each unit (the same command), so it cannot be told from 0."""
 
 BY_SPEED = Sync(shares="speed")
 CANDIDATES: tuple[StrategyChoice, ...] = (

@@ -1,0 +1,61 @@
+"""RESULTS.md and docs/claims.md are what their generators write from the committed results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+AGAIN = "run python benchmarks/all.py --page"
+
+
+@pytest.fixture(scope="module")
+def page(load: Any) -> Any:
+    return load("harness.claims_page")
+
+
+def test_both_pages_are_what_all_writes_from_the_results(load: Any) -> None:
+    pages = load("all").pages(ROOT / "benchmarks" / "results")
+    assert len(pages) == 2
+    for path, text in pages.items():
+        assert path.read_text(encoding="utf-8") == text, AGAIN
+
+
+def test_every_row_finds_its_claim_in_the_result_of_its_script(page: Any) -> None:
+    text = (ROOT / "docs" / "claims.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if page.LACKS in line]
+    assert not rows, "\n".join(rows)
+
+
+def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -> None:
+    result = {
+        "benchmark": "one", "verdict": "missed", "mode": "quick", "command": "python one.py",
+        "claims": [{"name": "ratio, x", "value": 1.1, "relation": ">=", "limit": 1.2, "met": False,
+                    "ended": "missed", "interval": [1.05, 1.15], "n": 5}],
+        "compared": [{"claim": "it is fast", "measured": "twice", "verdict": "holds"}],
+    }  # fmt: skip
+    table = """
+- title: Group
+  rows:
+    - {claim: A, result: one, limit: [ratio], correction: It is not.}
+    - {claim: B, result: one, compared: it is, correction: Yes., document: "001"}
+    - {claim: C, result: two, correction: "-"}
+    - {claim: D, measured: by hand, verdict: holds, correction: "-", link: numbers.md}
+    - {claim: E, result: one, limit: [gone], correction: "-"}
+"""
+    text = page.claims_page(table, [result])
+    assert "| README | A | ratio, x: 1.1 (1.05 to 1.15, n 5) | **missed** | It is not." in text
+    assert "| 001 | B | twice | **holds** | Yes." in text
+    assert f"| README | C | {page.NOT_YET} | **cannot be told** |" in text
+    assert "| README | D | derived: by hand | **holds** | - [numbers](numbers.md) |" in text
+    assert f"| README | E | {page.LACKS} gone | **cannot be told** |" in text
+    assert "| one | `python one.py` |" in text
+
+
+def test_the_constants_of_the_advisor_lie_in_the_intervals_of_the_results(load: Any) -> None:
+    constants = load("advisor").constants(ROOT / "benchmarks" / "results")
+    assert set(constants) == {"LOCAL_COST", "STALENESS_COST"}
+    for name, (value, estimate) in constants.items():
+        assert estimate.low <= value <= estimate.high, f"{name}: {estimate.spelt('.3f')}"
