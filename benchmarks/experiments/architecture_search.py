@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from experiment.figures import INKS, Figure, new_panel
+from experiment.figures import Figure, intervals, new_panel
 from experiment.record import Compared, Experiment, Outcome, Scale, run, say
 from harness.claims import Claim, Twin
 from harness.estimates import Mean, Ratio
@@ -131,12 +131,9 @@ def outcome(
 
 def draw(outcome: Outcome) -> Figure:
     """Seconds of every search."""
-    figure, axes = new_panel(x="", y="seconds", heading="A search of ten architectures")
-    for x, (way, own) in enumerate(outcome.results["seconds"].items()):
-        axes.plot([x] * len(own), own, "o", color=INKS[x], label=way)
-    axes.set_xticks(range(len(outcome.results["seconds"])), list(outcome.results["seconds"]))
-    axes.set_xlim(-0.5, len(outcome.results["seconds"]) - 0.5)
-    axes.set_ylim(bottom=0)
+    figure, axes = new_panel(x="seconds", y="", heading="A search of ten architectures")
+    intervals(axes, outcome.results["seconds"])
+    axes.set_xlim(left=0)
     return figure
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from experiment.figures import INKS, Figure, new_panels
+from experiment.figures import Figure, intervals, new_panels
 from experiment.language import Bench, Setup, setup, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, run, say
 from experiment.runs import Runs
@@ -193,19 +193,13 @@ def _compared(bits: Mapping[Arm, Sequence[float]]) -> list[Compared]:
 
 
 def draw(outcome: Outcome) -> Figure:
-    """Bits per byte of every seed, by schedule, and their means."""
-    by_optimizer: dict[str, list[Mapping[str, Any]]] = {}
+    """Bits per byte of every seed, by schedule."""
+    by_optimizer: dict[str, dict[str, list[float]]] = {}
     for one in outcome.results["bits"]:
-        by_optimizer.setdefault(one["optimizer"], []).append(one)
-    figure, panels = new_panels(*(("", "held-out bits per byte", name) for name in by_optimizer))
-    for axes, arms in zip(panels, by_optimizer.values(), strict=True):
-        for x, one in enumerate(arms):
-            mean = Mean.of(one["bits"])
-            axes.plot([x] * len(one["bits"]), one["bits"], ".", color=INKS[0], alpha=0.5)
-            if mean.half >= 0:
-                axes.errorbar([x], [mean.value], yerr=mean.half, fmt="_", color=INKS[0], capsize=3)
-        names = [one["schedule"] for one in arms]
-        axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=7)
+        by_optimizer.setdefault(one["optimizer"], {})[one["schedule"]] = one["bits"]
+    figure, panels = new_panels(*(("held-out bits per byte", "", name) for name in by_optimizer))
+    for axes, bits in zip(panels, by_optimizer.values(), strict=True):
+        intervals(axes, bits)
     return figure
 
 

@@ -11,7 +11,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from experiment.figures import INKS, Figure, new_panel
+from experiment.figures import Figure, intervals, new_panel
 from experiment.language import Bench, Training, enough_cores, setup, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, run
 from experiment.runs import Runs
@@ -28,7 +28,7 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim.updates import Rows
 
-BUDGET = {"order": 90, "quick_s": 50, "full_s": 3600}
+BUDGET = {"order": 90, "quick_s": 60, "full_s": 3600}
 ABOUT = Experiment(
     name="mixed_backends",
     title="MLX and PyTorch workers together against one backend alone",
@@ -68,7 +68,7 @@ def arms(scale: Scale) -> list[Arm]:
 def result(scale: Scale) -> Outcome:
     """Train by every mix, and compare the backends number by number."""
     bench, runs = Bench(setup(scale)), Runs(ABOUT, scale)
-    tokens = scale.pick(tiny=12_000, quick=60_000, full=600_000)
+    tokens = scale.pick(tiny=12_000, quick=40_000, full=600_000)
 
     def train(arm: Arm, seed: int) -> Training:
         def trained() -> dict[str, Any]:
@@ -152,15 +152,9 @@ def _same_numbers(
 
 def draw(outcome: Outcome) -> Figure:
     """Bits per byte of every seed, by mix and number of processes."""
-    figure, axes = new_panel(x="", y="held-out bits per byte", heading="After the same text")
+    figure, axes = new_panel(x="held-out bits per byte", y="", heading="After the same text")
     shown = outcome.results["ends"]
-    for x, one in enumerate(shown):
-        mean, ink = Mean.of(one["bits"]), INKS[[TORCH, MLX, BOTH, AGAIN].index(one["mix"])]
-        axes.plot([x] * len(one["bits"]), one["bits"], ".", color=ink)
-        if mean.half >= 0:
-            axes.errorbar([x], [mean.value], yerr=mean.half, fmt="_", color=ink, capsize=3)
-    names = [f"{one['mix']}, {one['processes']}" for one in shown]
-    axes.set_xticks(range(len(names)), names, rotation=30, ha="right", fontsize=7)
+    intervals(axes, {f"{one['mix']}, {one['processes']}": one["bits"] for one in shown})
     return figure
 
 

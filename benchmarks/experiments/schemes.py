@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from statistics import median
 from typing import Any
 
-from experiment.figures import INKS, Figure, new_panels
+from experiment.figures import Figure, intervals, new_panels
 from experiment.record import Compared, Experiment, Outcome, Scale, run
 from experiment.runs import Runs
 from harness.claims import Claim, Twin
@@ -24,7 +24,7 @@ from training.recording import model_file
 from training.time_to_loss import Race, Target
 from unequal_workers import EQUAL, HIGH, LOW, QUARTER, SLEEPS
 
-BUDGET = {"order": 80, "quick_s": 180}
+BUDGET = {"order": 80, "quick_s": 150}
 ABOUT = Experiment(
     name="schemes",
     title="Lock-free against round-robin, averaged runs and averaged gradients on xLSTM",
@@ -46,9 +46,9 @@ ABOUT = Experiment(
 RULE = "muon"
 ALONE = ("serial 1 thread", "serial 2 threads")
 ROUNDS, FREE, BLOCKS = ("sync", "sync by speed"), "hogwild", "hogwild by blocks"
-TURNS, ONCE = "round-robin", "averaged once"
+TURNS, ONCE = "round-robin", "runs averaged once"
 TOGETHER = (*ROUNDS, FREE, BLOCKS)
-ONLY_TWO = (TURNS, "averaged every 20 steps", ONCE)
+ONLY_TWO = (TURNS, "runs averaged every 20 steps", ONCE)
 TWIN = "hogwild again"
 """The A/A arm: it differs from `hogwild` in its name only."""
 LEVEL = (0.9, 1.1)
@@ -296,29 +296,24 @@ def _averaged_once(times: Times) -> list[Claim]:
 
 
 def draw(outcome: Outcome) -> Figure:
-    """Seconds of every scheme over those of lock-free workers: pairs, geometric mean, interval."""
+    """Seconds of every scheme over those of lock-free workers: each pair, and the ratio."""
     trained = {
         (one["condition"], one["scheme"], one["workers"]): one["runs"]
         for one in outcome.results["trainings"]
     }
     times = Times(trained)
     conditions = list(dict.fromkeys(condition for condition, _, _ in trained))
-    x = "seconds / those of hogwild"
-    figure, panels = new_panels(*((x, "", condition) for condition in conditions))
+    figure, panels = new_panels(*(("seconds / hogwild's", "", name) for name in conditions))
     for axes, condition in zip(panels, conditions, strict=True):
-        shown = [arm for arm in trained if arm[0] == condition and arm[1] != FREE][::-1]
-        for y, (_, scheme, workers) in enumerate(shown):
-            ratio = times.ratio(condition, scheme, workers)
-            own = times.of((condition, scheme, workers))
-            free = times.of((condition, FREE, max(2, workers)))
-            pairs = [a / b for a, b in zip(own, free, strict=True) if math.isfinite(a / b)]
-            ink = INKS[{1: 2, 2: 0, 4: 1}[workers]]
-            axes.plot(pairs, [y + 0.18] * len(pairs), ".", color=ink, alpha=0.5, markersize=4)
-            if math.isfinite(ratio.low):
-                axes.plot([ratio.low, ratio.high], [y, y], "-", color=ink)
-            if math.isfinite(ratio.value):
-                axes.plot([ratio.value], [y], "o", color=ink, markersize=5)
-        axes.set_yticks(range(len(shown)), [f"{s}, {_crowd(w)}" for _, s, w in shown], fontsize=7)
+        pairs, ratios = {}, {}
+        for arm in trained:
+            if arm[0] == condition and arm[1] != FREE:
+                name = f"{arm[1]}, {_crowd(arm[2])}"
+                free = times.of((condition, FREE, max(2, arm[2])))
+                own = zip(times.of(arm), free, strict=True)
+                pairs[name] = [a / b for a, b in own if math.isfinite(a / b)]
+                ratios[name] = times.ratio(*arm)
+        intervals(axes, pairs, ratios)
         axes.axvline(1.0, color="0.6", linewidth=0.8)
         axes.set_xscale("log")
     return figure

@@ -33,7 +33,7 @@ from training.recording import count_parameters, model_file
 
 from mlxhog.theory.bounds import Facts, penalty
 
-BUDGET = {"order": 60, "quick_s": 110}
+BUDGET = {"order": 60, "quick_s": 140}
 ABOUT = Experiment(
     name="staleness",
     title="What staleness costs in gradients",
@@ -67,7 +67,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 SERIAL, SERIAL_ADAMW = "Muon serial", "AdamW serial"
 BEST, BEST_ADAMW = "Muon in turn, looking ahead", "AdamW in turn, looking ahead"
-LOCK_FREE = "Muon lock-free, looking ahead"
+LOCK_FREE, AVERAGED = "Muon lock-free, looking ahead", "Muon averaged"
 COUNTS: dict[str, tuple[int, ...]] = {
     BEST: (2, 4, 8, 16, 32),
     BEST_ADAMW: (2, 4, 8, 16, 32),
@@ -75,7 +75,7 @@ COUNTS: dict[str, tuple[int, ...]] = {
     "AdamW in turn": (2, 4, 8),
     "Muon in turn, shared moments": (2, 4),
     "AdamW in turn, shared moments": (2, 4),
-    "Muon averaged": (2, 4, 8),
+    AVERAGED: (2, 4, 8),
     LOCK_FREE: (2,),
 }
 """Workers of --full, real or simulated: the staleness is one less."""
@@ -101,14 +101,14 @@ def first_rate(name: str, count: int) -> float:
     """Where the search for a step size begins."""
     if "AdamW" in name:
         return 2e-3 if count == 1 else 2e-3 / count
-    if name == "Muon averaged":
+    if name == AVERAGED:
         return 3e-3 * min(count, 4)
     return 3e-3 if count < 8 or name == SERIAL else 2e-3
 
 
 def momentum(name: str, count: int) -> dict[str, float]:
     """Momentum by rule and number of workers, as the study of `--predict last` found it."""
-    if name == "Muon averaged":
+    if name == AVERAGED:
         return {"beta1": 0.9 if count == 1 else 0.75}
     return {"beta1": 0.95, "nesterov": 0.15} if "Muon" in name and count >= 4 else {}
 
@@ -118,7 +118,7 @@ def arms(scale: Scale) -> list[Arm]:
     if scale.mode == "tiny":
         return [(BEST, 2), (BEST_ADAMW, 2)]
     if scale.mode == "quick":
-        return [(BEST, 2), (BEST, 4)]
+        return [(BEST, 2), (BEST, 4), (AVERAGED, 2)]
     return [(SERIAL_ADAMW, 1), *((name, count) for name, of in COUNTS.items() for count in of)]
 
 
@@ -341,7 +341,8 @@ def outcome(scale: Scale, measured: Sequence[Measured], chosen: Mapping[str, Any
             "models": {one.model: f"{one.parameters:,} parameters" for one in measured},
         },
         results={
-            "serial": {one.model: one.curves for one in measured},
+            "serial": measured[0].curves,
+            "bits_per_byte": {f"{name}, {k}": v for (name, k), v in measured[0].bits.items()},
             "costs": [
                 {"model": one.model, "rule": name, "workers": count, "costs": costs}
                 for one in measured
