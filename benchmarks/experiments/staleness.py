@@ -242,6 +242,7 @@ class Measured:
         curves: of each seed, gradients and bits per byte where serial trainings end.
         bits: of each arm, by seed.
         costs: gradients of each arm, as multiples of those of serial Muon for the same loss.
+        again: bits of the lock-free arm, which runs twice (A/A); all others repeat bit for bit.
     """
 
     def __init__(
@@ -259,15 +260,15 @@ class Measured:
             ]
             for seed in scale.seeds
         }
-        self.bits, self.staleness = ({}, {})
-        again: list[float] = []
+        self.bits: dict[Arm, list[float]] = {}
+        self.staleness: dict[Arm, list[float]] = {}
+        self.again: list[float] = []
         for job, end in own.items():
             if job.again:
-                again.append(float(end["bits"]))
+                self.again.append(float(end["bits"]))
             elif job.arm != (SERIAL, 1):
                 self.bits.setdefault(job.arm, []).append(float(end["bits"]))
                 self.staleness.setdefault(job.arm, []).append(float(end["staleness"]))
-        self.again = again
         self.costs = {
             arm: [
                 times_serial(self.curves[seed], n, bits)
@@ -313,8 +314,13 @@ def proposition(tau: int, n_params: int) -> float:
 
 
 def times_serial(curve: Sequence[tuple[int, float]], n: int, bits: float) -> float:
-    """How many times the gradients of serial trainings a loss took; beyond their ends, a bound."""
+    """How many times the gradients of serial trainings a loss took.
+
+    Infinite if it is above that of the shortest one; at least what the longest one took.
+    """
     losses, lengths = zip(*sorted((loss, k) for k, loss in curve), strict=True)
+    if not bits <= losses[-1]:
+        return math.inf
     return n / math.exp(float(np.interp(bits, losses, np.log(lengths))))
 
 
@@ -341,7 +347,7 @@ def outcome(scale: Scale, measured: Sequence[Measured], chosen: Mapping[str, Any
             "models": {one.model: f"{one.parameters:,} parameters" for one in measured},
         },
         results={
-            "serial": measured[0].curves,
+            "serial": {f"{seed}": curve for seed, curve in measured[0].curves.items()},
             "bits_per_byte": {f"{name}, {k}": v for (name, k), v in measured[0].bits.items()},
             "costs": [
                 {"model": one.model, "rule": name, "workers": count, "costs": costs}
@@ -374,13 +380,14 @@ def _limits(one: Measured) -> list[Claim]:
 def _graceful(one: Measured) -> list[Claim]:
     """A unit of staleness costs less than a serial run, and as much as it did at half of it.
 
-    Only a staleness as large as the document's decides; a smaller one is one number without an
+    Only a staleness as large as the document's decides; a smaller one is a number without an
     interval.
     """
     most = max(one.of(BEST))
     slopes, name = one.slopes(BEST, most), f"each unit of staleness {most - 1}, in serial runs"
     decides = most > CLAIMED
-    unit = Mean.of(slopes if decides else [float(np.mean(slopes))])
+    told = decides and all(map(math.isfinite, slopes))
+    unit = Mean.of(slopes) if told else Mean(float(np.mean(slopes)), math.nan, len(slopes))
     claims = [Claim.of(f"{one.model}: {name}", unit, "<=", 1.0, timing=False)]
     if decides:
         bend = Ratio.of(slopes, one.slopes(BEST, most // 2))
