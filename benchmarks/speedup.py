@@ -102,6 +102,7 @@ def main() -> int:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure the parts."""
+    findings.seeds = tuple(chosen.seeds)
     for name in chosen.only or (QUICK_PARTS if chosen.quick else PARTS):
         PARTS[name](findings, chosen)
 

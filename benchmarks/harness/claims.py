@@ -163,7 +163,7 @@ class Claim:
         p = self.p if self.p_of_page is None else self.p_of_page
         if self.interval and any(map(math.isnan, ends)):
             return UNTOLD
-        if p is not None and not p <= ERROR:
+        if p is not None and not p <= ERROR and ends[0] < ends[-1]:
             return UNTOLD
         if all(map(self._keeps, ends)):
             return MET

@@ -93,7 +93,8 @@ def measured_of(claim: Mapping[str, Any], results: Mapping[str, Document]) -> tu
         )
     ends = [ended(limit) for limit in limits]
     worst = next((end for end in (MISSED, UNTOLD) if end in ends), MET)
-    return "; ".join(f"{one['name']}: {measured(one)}" for one in limits), WORDS[worst]
+    text = "; ".join(f"{one['name']}: {measured(one)}" for one in limits)
+    return text, claim.get("means", {}).get(worst, WORDS[worst])
 
 
 def _link(claim: Mapping[str, Any], results: Mapping[str, Document]) -> str:

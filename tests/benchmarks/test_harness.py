@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from argparse import Namespace
 from pathlib import Path
 from typing import Any
@@ -103,6 +104,32 @@ def test_what_cannot_be_told_is_printed_as_such(
     line = json.loads(printed.splitlines()[-1])
     assert line["claims"][0]["n"] == 3
     assert line["twins"]["false_verdicts"] == 0
+
+
+def test_results_that_a_run_writes_leave_its_commit_clean(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = load("harness.machine")
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    result, code = tmp_path / "benchmarks" / "results" / "one.json", tmp_path / "code.py"
+    result.parent.mkdir(parents=True)
+    for path in (result, code):
+        path.write_text("before")
+    author = ("-c", "user.name=n", "-c", "user.email=e@e")
+    for words in (("init", "-q"), ("add", "."), (*author, "commit", "-qm", "first")):
+        subprocess.run(["git", "-C", str(tmp_path), *words], check=True)
+    clean = machine.commit()
+    result.write_text("after")
+    assert machine.commit() == clean
+    assert not clean.endswith("+")
+    code.write_text("after")
+    assert machine.commit() == f"{clean}+"
+
+
+def test_a_claim_at_its_limit_without_any_spread_keeps_it(load: Any, harness: Any) -> None:
+    mean = load("harness.estimates").Mean.of([0.0, 0.0, 0.0])
+    assert harness.Claim.of("zeros", mean, "<=", 0.0).ended == "met"
+    assert harness.Claim.of("zeros", mean, ">=", 0.1).ended == "missed"
 
 
 def test_our_own_work_is_not_others_load(load: Any) -> None:

@@ -44,6 +44,7 @@ def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -
     - {claim: C, result: two, correction: "-"}
     - {claim: D, measured: by hand, verdict: holds, correction: "-", link: numbers.md}
     - {claim: E, result: one, limit: [gone], correction: "-"}
+    - {claim: F, result: one, limit: [ratio], means: {missed: holds}, correction: "-"}
 """
     text = page.claims_page(table, [result])
     assert "| README | A | ratio, x: 1.1 (1.05 to 1.15, n 5) | **missed** | It is not." in text
@@ -51,6 +52,7 @@ def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -
     assert f"| README | C | {page.NOT_YET} | **cannot be told** |" in text
     assert "| README | D | derived: by hand | **holds** | - [numbers](numbers.md) |" in text
     assert f"| README | E | {page.LACKS} gone | **cannot be told** |" in text
+    assert "| README | F | ratio, x: 1.1 (1.05 to 1.15, n 5) | **holds** |" in text
     assert "| one | `python one.py` |" in text
 
 

@@ -56,14 +56,7 @@ def interleaved(
 
 def seconds(results: Sequence[ClassicResult]) -> Sample:
     """Seconds of all epochs, over repeats."""
-    return Sample.of(each(results))
-
-
-def each(results: Sequence[ClassicResult], measure: str = "seconds") -> list[float]:
-    """The seconds, or a measure after the last epoch, of every repeat."""
-    if measure == "seconds":
-        return [result.seconds for result in results]
-    return [result.measures[measure] for result in results]
+    return Sample.of([result.seconds for result in results])
 
 
 def summary(results: Sequence[ClassicResult], *measures: str) -> dict[str, float]:
@@ -93,7 +86,7 @@ def seconds_to(result: ClassicResult, target: float) -> float:
 
 def last(results: Sequence[ClassicResult], measure: str) -> float:
     """The median of a measure after the last epoch."""
-    return Sample.of(each(results, measure)).median
+    return Sample.of([result.measures[measure] for result in results]).median
 
 
 def curve(result: ClassicResult, measure: str) -> list[float]:
