@@ -224,7 +224,8 @@ def staleness_cost(result: Mapping[str, Any]) -> Mean:
     """
     numbers, n = result["results"], result["settings"]["gradients"]
     curves = list(numbers["serial"].values())
-    counts = [k for k in (2, 4, 8) if f"{TURN}, {k}" in numbers["bits_per_byte"]]
+    known = numbers["bits_per_byte"]
+    counts = [k for k in (2, 4, 8) if {f"{TURN}, {k}", f"{AVERAGED}, {k}"} <= known.keys()]
 
     def gradients(arm: str, seed: int) -> float:
         """Of serial training for the same loss."""

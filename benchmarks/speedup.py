@@ -30,7 +30,7 @@ from harness.estimates import Mean, Ratio
 from harness.interleaved import Program, once, take_turns, with_twin
 from language_models import xlstm_package
 from training.recording import count_parameters, model_file, record
-from training.time_to_loss import ARMS, Race, Target
+from training.time_to_loss import Race, Target
 
 from mlxhog.report.shares import in_words, shares
 
@@ -39,6 +39,12 @@ MINUTE = {"model": "minute", "tokenizer": "auto"}
 """What `mlxhog train` trains without options."""
 TORCH, MLX, BOTH = "torch:cpu*2", "mlx:cpu*2", "mlx:cpu,torch:cpu"
 SEEDS = (1, 2, 3, 4, 5)
+
+
+RACED = (
+    "serial 1 thread", "serial 2 threads", "sync", "sync by speed", "hogwild",
+    "sync by speed mlx+torch", "hogwild mlx+torch",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,7 +66,7 @@ class Contest:
 
 BYTES_MODEL = Contest(
     target=Target(1.8, {"muon": 700_000, "adamw": 1_200_000}),
-    raced=(*(("muon", arm) for arm in ARMS), ("adamw", "serial 1 thread"), ("adamw", "hogwild")),
+    raced=(*(("muon", arm) for arm in RACED), ("adamw", "serial 1 thread"), ("adamw", "hogwild")),
     own="muon hogwild",
     rivals={
         "muon serial 1 thread": 1 / 0.58,
@@ -71,7 +77,7 @@ BYTES_MODEL = Contest(
 )
 DEFAULT_MODEL = Contest(
     target=Target(1.6, {"muon": 400_000}, options=MINUTE),
-    raced=tuple(("muon", arm) for arm in ARMS if arm != "serial 1 thread"),
+    raced=tuple(("muon", arm) for arm in RACED if arm != "serial 1 thread"),
     own="muon sync by speed mlx+torch",  # what `auto` chooses for equal workers
     rivals={"muon serial 2 threads": 1.3},
 )
@@ -88,7 +94,7 @@ def main() -> int:
         for contest in (BYTES_MODEL, DEFAULT_MODEL):
             race = Race(contest.target)
             for optimizer in contest.target.tokens:
-                race.tune(optimizer)
+                race.tune(optimizer, [arm for rule, arm in contest.raced if rule == optimizer])
         return 0
     packages = ("mlx", "torch", "xlstm")
     return measured("speedup", chosen, measure, packages=packages, quiet=True)

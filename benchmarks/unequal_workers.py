@@ -196,7 +196,7 @@ def tune(scale: Scale, races: dict[str, Race]) -> int:
         targets = {one.target.key: one.target for one in scale.of(optimizer).values()}
         for key, target in targets.items():
             if target.like is None:
-                races[key].tune(optimizer)
+                races[key].tune(optimizer, ARMS)
     return 0
 
 

@@ -30,6 +30,7 @@ from training.schedules import (
     Rule,
     Trained,
     Training,
+    best_settings,
     search,
     slope,
     stage_ends,
@@ -415,27 +416,12 @@ def tune() -> None:
             else:
                 futures = {name: workers.submit(search, *each) for name, each in todo.items()}
                 by.update({name: future.result() for name, future in futures.items()})
-            best = {name: {s: _best(by[s]) for s in SCHEDULES} for name, by in found.items()}
+            best = {
+                name: {s: best_settings(by[s]) for s in SCHEDULES} for name, by in found.items()
+            }
             write_recorded(ABOUT.name, {"best": best, "searched": found})
             for schedule, one in best[problem].items():
                 say(f"{TITLES[problem]}, {schedule}: {one}")
-
-
-def _best(searched: Sequence[Sequence[float]]) -> dict[str, Any]:
-    """The settings with the smallest loss, and the losses beside them."""
-    losses = {(share, lr): loss for share, lr, loss in searched}
-    share, lr = min(losses, key=lambda at: (losses[at], -at[0]))
-    sides = [f"{losses[share, r]:.4f} at {r:g}" for r in (lr / 2, 2 * lr)]
-    others = [
-        f"{min(losses[at] for at in losses if at[0] == s):.4f} with K {s:g}"
-        for s in (share / 2, 2 * share)
-        if share and any(at[0] == s for at in losses)
-    ]
-    return {
-        "lr": lr,
-        "share": share,
-        "bracket": ", ".join([f"{losses[share, lr]:.4f} at {lr:g}", *sides, *others]),
-    }
 
 
 if __name__ == "__main__":

@@ -1,16 +1,24 @@
-"""MLX beside PyTorch on one set of parameters: convergence, and whether both compute the same."""
+"""MLX beside PyTorch on one set of parameters: convergence, and whether both compute the same.
+
+python benchmarks/experiments/mixed_backends.py          two workers
+python benchmarks/experiments/mixed_backends.py --full   and 4 + 4, 8 + 8 processes
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import median
+from typing import Any
 
 import numpy as np
-from experiment.language import Bench, Training, loss_figure, setup, trainings_json, workers
-from experiment.record import Compared, Experiment, Outcome, Scale, run, told
-from harness.claims import Claim
+from experiment.figures import Figure, intervals, new_panel
+from experiment.language import Bench, Training, enough_cores, setup, workers
+from experiment.record import Compared, Experiment, Outcome, Scale, run
+from experiment.runs import Runs
+from harness.claims import Claim, Twin
+from harness.estimates import Mean
 from harness.interleaved import take_turns
 from language_models.decoding import load_backend
-from schemes import settings
 
 from mlxhog.backends.backend import Float32, Grads
 from mlxhog.data.batch import Batch
@@ -20,84 +28,134 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim.updates import Rows
 
-BUDGET = {"order": 90, "quick_s": 50, "full_s": 1800}
+BUDGET = {"order": 90, "quick_s": 60, "full_s": 3600}
 ABOUT = Experiment(
     name="mixed_backends",
     title="MLX and PyTorch workers together against one backend alone",
     source="document 001, Test 2",
     about=(
-        "Two lock-free workers on the same parameters: two of PyTorch, two of MLX, one of each, "
-        "all at the same step size on the same text. Beside it, both backends compute loss and "
-        "gradient of the same batches at the same parameters."
+        "Lock-free workers on the same parameters, Muon with its defaults: all of PyTorch, all of "
+        "MLX, half of each; 2, 8 and 16 processes, as many as the document asks for. Where they "
+        "are more than the cores, this shows whether they work and converge, and no speed. Beside "
+        "it, both backends compute loss and gradient of the same batches at the same parameters."
     ),
     packages=("torch", "mlx"),
+    full_seeds=3,
 )
-MIXES = {
-    "torch+torch": workers(2),
-    "mlx+mlx": workers(2, "mlx:cpu"),
-    "mlx+torch": "mlx:cpu,torch:cpu",
-}
+TORCH, MLX, BOTH, AGAIN = "torch", "mlx", "mlx+torch", "mlx+torch again"
+"""The last is the A/A arm."""
 TIE = 0.05  # bits per byte: what two runs of one mix differ by
 PARITY = 1e-3  # of losses and gradients, relative: float32 sums in another order
+
+Arm = tuple[str, int]
+"""Mix, processes."""
+
+
+def mix(kind: str, count: int) -> str:
+    """The option `workers` of an arm."""
+    if kind in (TORCH, MLX):
+        return workers(count, f"{kind}:cpu")
+    return f"{workers(count // 2, 'mlx:cpu')},{workers(count // 2)}"
+
+
+def arms(scale: Scale) -> list[Arm]:
+    """Every mix with every number of processes."""
+    counts: tuple[int, ...] = scale.pick(tiny=(2,), quick=(2,), full=(2, 8, 16))
+    kinds = [(kind, count) for count in counts for kind in (TORCH, MLX, BOTH)]
+    return [*kinds, (AGAIN, 2)]
 
 
 def result(scale: Scale) -> Outcome:
     """Train by every mix, and compare the backends number by number."""
-    chosen, bench = settings(scale), Bench(setup(scale))
-    lr, tokens = chosen["lr"]["hogwild, predicted read"], chosen["tokens"]
+    bench, runs = Bench(setup(scale)), Runs(ABOUT, scale)
+    tokens = scale.pick(tiny=12_000, quick=40_000, full=600_000)
 
-    def train(name: str, seed: int) -> Training:
-        return bench.train(name, seed=seed, tokens=tokens, lr=lr, workers=MIXES[name])
+    def train(arm: Arm, seed: int) -> Training:
+        def trained() -> dict[str, Any]:
+            title = f"{arm[0]}, {arm[1]} processes"
+            options = {"optimizer": "muon", "schedule": "cosine", "workers": mix(*arm)}
+            return bench.train(title, seed=seed, tokens=tokens, **options).to_json()
 
-    trainings = take_turns(scale.seeds, MIXES, train)
+        return Training.of_json(runs.of({"arm": arm, "seed": seed, "tokens": tokens}, trained))
+
+    trainings = take_turns(scale.seeds, arms(scale), train)
     by_kernels = {
         kernels: _parity(bench, kernels, batches=2 if scale.quick else 8)
         for kernels in ("auto", "reference")
     }
-    parity = {
-        what: max(apart[what] for apart in by_kernels.values()) for what in ("loss", "gradient")
-    }
-    ends = {name: median(one.end for one in v) for name, v in trainings.items()}
-    lost = max(one.lost_update_rate for v in trainings.values() for one in v)
-    alone = [ends["torch+torch"], ends["mlx+mlx"]]
-    apart = ends["mlx+torch"] - max(alone)
+    ends = {arm: [one.end for one in own] for arm, own in trainings.items()}
+    claims = _same_numbers(by_kernels, trainings)
     return Outcome(
         compared=[
-            Compared(
-                "same convergence as homogeneous",
-                f"after the same text: mlx+torch {ends['mlx+torch']:.3f}, torch+torch "
-                f"{ends['torch+torch']:.3f}, mlx+mlx {ends['mlx+mlx']:.3f} bits per byte.",
-                told(apart <= TIE),
-                timing=False,
-            ),
-            Compared(
-                "outputs match within epsilon; validates atomic ops",
-                f"relative difference of losses at most {parity['loss']:.1e}, of gradients "
-                f"{parity['gradient']:.1e}; with native kernels "
-                f"{by_kernels['auto']['gradient']:.1e}. Lost updates {lost:.1e}: none is lost "
-                "because of stripe locks; neither framework adds atomically by itself.",
-                told(max(parity.values()) <= PARITY and lost == 0),
-                timing=False,
-            ),
+            Compared.of("same convergence as homogeneous", *_same_convergence(ends)),
+            Compared.of("outputs match within epsilon; validates atomic ops", *claims),
         ],
-        table=[
-            {
-                "workers": name,
-                "bits per byte": ends[name],
-                "tokens per second": round(median(one.tokens_per_s for one in v)),
-                "staleness": round(median(one.staleness for one in v), 2),
-                "lost updates": max(one.lost_update_rate for one in v),
-            }
-            for name, v in trainings.items()
-        ],
-        claims=[
-            Claim("relative difference of losses", parity["loss"], "<=", PARITY, timing=False),
-            Claim("... of gradients", parity["gradient"], "<=", PARITY, timing=False),
-            Claim("lost updates", lost, "==", 0, timing=False),
-        ],
-        settings={**bench.setup.to_json(), "lr": lr, "tokens": tokens},
-        results={"parity": by_kernels, "trainings": trainings_json(trainings)},
+        table=[_row(arm, own) for arm, own in trainings.items()],
+        claims=claims,
+        settings={
+            **bench.setup.to_json(),
+            "optimizer": "muon",
+            "schedule": "cosine",
+            "tokens": tokens,
+        },
+        results={
+            "parity": by_kernels,
+            "ends": [{"mix": kind, "processes": n, "bits": own} for (kind, n), own in ends.items()],
+        },
+        twins=[Twin.of("mlx+torch, 2 processes", ends[BOTH, 2], ends[AGAIN, 2])],
+        others_load=runs.others_load,
     )
+
+
+def _row(arm: Arm, own: list[Training]) -> dict[str, Any]:
+    kind, count = arm
+    return {
+        "workers": kind,
+        "processes": count,
+        "bits per byte": Mean.of(one.end for one in own).spelt(".3f"),
+        "tokens per second": round(median(one.tokens_per_s for one in own)),
+        "speed": "measured" if enough_cores(count) else "says nothing: more processes than cores",
+        "staleness": round(median(one.staleness for one in own), 2),
+        "lost updates": max(one.lost_update_rate for one in own),
+    }
+
+
+def _same_convergence(ends: Mapping[Arm, list[float]]) -> list[Claim]:
+    """The mix ends neither better nor worse than either backend alone."""
+    return [
+        Claim.of(
+            f"{count} processes: mlx+torch less {alone}, bits per byte",
+            Mean.of_differences(ends[BOTH, count], ends[alone, count]),
+            "within",
+            TIE,
+            least=-TIE,
+            timing=False,
+        )
+        for count in dict.fromkeys(count for _, count in ends)
+        for alone in (TORCH, MLX)
+    ]
+
+
+def _same_numbers(
+    by_kernels: Mapping[str, Mapping[str, float]], trainings: Mapping[Arm, list[Training]]
+) -> list[Claim]:
+    apart = {what: max(one[what] for one in by_kernels.values()) for what in ("loss", "gradient")}
+    lost = max(one.lost_update_rate for own in trainings.values() for one in own)
+    return [
+        Claim("relative difference of losses", apart["loss"], "<=", PARITY, timing=False),
+        Claim("... of gradients", apart["gradient"], "<=", PARITY, timing=False),
+        Claim(
+            "lost updates (stripe locks; no framework adds atomically)", lost, "==", 0, timing=False
+        ),
+    ]
+
+
+def draw(outcome: Outcome) -> Figure:
+    """Bits per byte of every seed, by mix and number of processes."""
+    figure, axes = new_panel(x="held-out bits per byte", y="", heading="After the same text")
+    shown = outcome.results["ends"]
+    intervals(axes, {f"{one['mix']}, {one['processes']}": one["bits"] for one in shown})
+    return figure
 
 
 def _parity(bench: Bench, kernels: str, *, batches: int) -> dict[str, float]:
@@ -149,4 +207,4 @@ def _flat(grads: Grads, shapes: dict[str, tuple[int, ...]]) -> Float32:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(ABOUT, result, loss_figure))
+    raise SystemExit(run(ABOUT, result, draw))

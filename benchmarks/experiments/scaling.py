@@ -1,26 +1,32 @@
-"""Serial against lock-free workers: time to a loss here, and a prediction for a larger machine."""
+"""Serial against lock-free workers: time to a loss here, and a prediction for a larger machine.
+
+python benchmarks/experiments/scaling.py          PyTorch, d 128 x 4, two workers
+python benchmarks/experiments/scaling.py --full   MLX too, 1 to 16 workers; once 512 x 6
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from experiment.figures import INKS, Figure, curves, legend, new_panels
-from experiment.language import Bench, Training, enough_cores, setup, trainings_json, workers
-from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run, told
-from harness.claims import Claim, Sample
+from experiment.figures import INKS, Figure, legend, new_panels
+from experiment.language import Bench, Setup, Training, enough_cores, setup, workers
+from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run
+from experiment.runs import Runs
+from harness.claims import Claim, Twin
+from harness.estimates import Mean, Ratio
 from harness.interleaved import take_turns
 from harness.machine import cores
-from staleness import BEST as LOOKING_AHEAD
 from training.recording import count_parameters, model_file
 
 from mlxhog.theory.simulator import Prediction, schemes, simulate, time_to_loss
 from mlxhog.theory.simulator.times import Constant
 from mlxhog.theory.simulator.workers import Worker
 
-BUDGET = {"order": 70, "quick_s": 60, "full_s": 14400}
+BUDGET = {"order": 70, "quick_s": 80, "full_s": 7200}
 ABOUT = Experiment(
     name="scaling",
     title="Serial against Hogwild with 1 to 16 workers",
@@ -28,11 +34,12 @@ ABOUT = Experiment(
     about=(
         "One serial worker and 2 or more lock-free ones (each with one thread), Muon with its "
         "defaults, which are shared moments and looking ahead, train the same xLSTM on the same "
-        "text; the time counts until the lowest held-out loss that all of them reach. What a "
-        "larger machine would do is predicted by an event-driven simulator from the costs of a "
-        "step that were measured here, and from what staleness costs by the experiment staleness."
+        "text; the time counts until the lowest held-out loss that all trainings of a seed reach. "
+        "More workers than cores show what staleness costs in gradients, not a speedup. What a "
+        "larger machine would do is predicted, seed by seed, by an event-driven simulator from the "
+        "costs of a serial step and from the gradients that these workers took to that loss."
     ),
-    packages=("torch",),
+    packages=("torch", "mlx"),
 )
 TIE = 0.02  # bits per byte by which final losses may differ and still be called identical
 PREDICTION = "M2 Ultra of the document: 24 cores, 800 GB/s"
@@ -43,235 +50,372 @@ COUNTS = (1, 2, 4, 8, 16, 24)
 # recorded u.
 READ_BYTES, COMPUTE_BYTES, APPLY_BYTES = 8, 16, 32
 MUON = {"optimizer": "muon", "schedule": "cosine"}
-TOKENS = 300_000
 SIMULATED = 3000  # updates of a prediction
-WITHIN = 0.15  # relative error of the simulator for two workers here
+WITHIN = 1.15
+"""What a prediction for two workers here may differ from what they do."""
+AGAIN = -2
+"""The A/A arm: two workers, in place of their number."""
 
 
-def settings(scale: Scale) -> dict[str, Any]:
-    """Worker counts and the amount of text."""
-    counts = scale.pick(tiny=(1, 2), quick=(1, 2), full=(1, 2, 4, 8, 16))
-    return {"workers": counts, "tokens": scale.pick(tiny=12_000, quick=TOKENS, full=4 * TOKENS)}
+@dataclass(frozen=True)
+class Cell:
+    """One model with one backend.
+
+    Attributes:
+        name: for people.
+        setup: of all its trainings.
+        backend: of all workers.
+        workers: numbers of them, 1 and 2 first.
+        tokens: of each training.
+        once: whether it is trained with one seed.
+    """
+
+    name: str
+    setup: Setup
+    backend: str
+    workers: tuple[int, ...]
+    tokens: int
+    once: bool = False
+
+
+def settings(scale: Scale) -> tuple[Cell, ...]:
+    """The models, backends and numbers of workers of a mode."""
+    common, torch, mlx = setup(scale), "torch:cpu", "mlx:cpu"
+    if scale.quick:
+        tokens = scale.pick(tiny=12_000, quick=80_000, full=0)
+        return (Cell("torch", common, torch, (1, 2), tokens),)
+    every = (1, 2, 4, 8, 16)
+    wide = Setup({"hidden_size": 512, "num_hidden_layers": 6}, looks=12, eval_tokens=16_384)
+    return (
+        Cell("torch", common, torch, every, 600_000),
+        Cell("mlx", common, mlx, every, 600_000),
+        Cell("torch, 512 x 6", wide, torch, every, 100_000, once=True),
+    )
 
 
 def result(scale: Scale) -> Outcome:
     """Train with every number of workers, then predict."""
-    chosen, bench = settings(scale), Bench(setup(scale, wide=True))
-
-    def train(n: int, seed: int) -> Training:
-        return bench.train(
-            "serial" if n == 1 else f"hogwild, {n} workers",
-            seed=seed,
-            tokens=chosen["tokens"],
-            workers=workers(n),
-            strategy="serial" if n == 1 else "hogwild",
-            **MUON,
-        )
-
-    trainings = take_turns(scale.seeds, chosen["workers"], train)
-    rows = _rows(trainings, len(scale.seeds))
-    n_params = count_parameters(model_file(**bench.setup.sizes))
-    per_step = bench.setup.batch * bench.setup.seq_len
-    predicted = _predict(trainings, rows, n_params, per_step, _penalties(scale))
-    error = predicted["two workers here"]["relative_error"]
+    runs = Runs(ABOUT, scale)
+    measured = {cell.name: Measured(cell, scale, runs) for cell in settings(scale)}
+    first = next(iter(measured.values()))
     return Outcome(
-        compared=_compared(rows, predicted),
-        table=[*rows, *predicted["rows"]],
-        claims=[
-            Claim("simulator's throughput of 2 workers here, relative error", error, "<=", WITHIN),
-            Claim(
-                "lost updates",
-                max(one.lost_update_rate for v in trainings.values() for one in v),
-                "==",
-                0,
-                timing=False,
-            ),
-        ],
-        settings={**bench.setup.to_json(), **MUON, **chosen, "parameters": n_params},
-        results={"prediction": predicted, "trainings": trainings_json(trainings)},
+        compared=_compared(list(measured.values())),
+        table=[row for one in measured.values() for row in one.rows()] + first.predicted_rows(),
+        claims=[*first.claims(), _lost(measured.values())],
+        settings={
+            **first.cell.setup.to_json(),
+            **MUON,
+            "parameters": first.parameters,
+            "prediction": {
+                "machine": PREDICTION,
+                "every core there": "as fast as one here, and none slower than another",
+                "bytes per parameter of read, gradient, step": [
+                    READ_BYTES,
+                    COMPUTE_BYTES,
+                    APPLY_BYTES,
+                ],
+                "gradients to the loss": "as measured here at each staleness, on straight lines "
+                "between and beyond",
+            },
+        },
+        results={
+            "points": {name: one.points() for name, one in measured.items()},
+            "predictions": [one.to_json() for one in first.predictions],
+            "trainings": {
+                name: {f"{n}": [t.to_json() for t in own] for n, own in one.trainings.items()}
+                for name, one in measured.items()
+            },
+        },
+        twins=[Twin.of(f"2 workers, {first.cell.name}", *first.twin())],
+        others_load=runs.others_load,
     )
 
 
-def _rows(trainings: Mapping[int, list[Training]], seeds: int) -> list[dict[str, Any]]:
-    """One row per number of workers; times are to a loss that all of a seed's trainings reach."""
-    targets = [max(min(v[k].bits) for v in trainings.values()) for k in range(seeds)]
+class Measured:
+    """The trainings of a cell, and what they predict.
 
-    def ratio(n: int) -> list[float]:
-        return [
-            trainings[1][k].seconds_to(targets[k]) / max(1e-9, trainings[n][k].seconds_to(target))
-            for k, target in enumerate(targets)
+    Attributes:
+        trainings: by number of workers, one for each seed.
+        targets: of each seed, the lowest loss that all its trainings reach.
+        predictions: of each seed.
+    """
+
+    def __init__(self, cell: Cell, scale: Scale, runs: Runs) -> None:
+        """Train what was not trained before."""
+        self.cell, bench = cell, Bench(cell.setup)
+        seeds = scale.seeds[:1] if cell.once else scale.seeds
+        self.parameters = count_parameters(model_file(**cell.setup.sizes))
+        arms = cell.workers if cell.once else (*cell.workers, AGAIN)
+
+        def train(arm: int, seed: int) -> Training:
+            n = abs(arm)
+            which = {"cell": cell.name, "arm": arm, "seed": seed, "tokens": cell.tokens}
+
+            def trained() -> dict[str, Any]:
+                one = bench.train(
+                    f"{cell.name}, " + ("serial" if n == 1 else f"hogwild, {n} workers"),
+                    seed=seed,
+                    tokens=cell.tokens,
+                    workers=workers(n, cell.backend),
+                    strategy="serial" if n == 1 else "hogwild",
+                    **MUON,
+                )
+                return one.to_json()
+
+            return Training.of_json(runs.of(which, trained))
+
+        self.trainings = take_turns(seeds, arms, train)
+        every = list(zip(*self.trainings.values(), strict=True))
+        self.targets = [max(min(one.bits) for one in of_seed) for of_seed in every]
+        self.predictions = [
+            SeedPrediction.of(cell, self.parameters, dict(zip(arms, of_seed, strict=True)), target)
+            for of_seed, target in zip(every, self.targets, strict=True)
         ]
 
-    return [
-        {
+    def seconds(self, arm: int) -> list[float]:
+        """Seconds to the loss, by seed."""
+        pairs = zip(self.trainings[arm], self.targets, strict=True)
+        return [one.seconds_to(target) for one, target in pairs]
+
+    def speedup(self, arm: int) -> Ratio:
+        """How many times sooner than serial."""
+        return Ratio.of(self.seconds(1), self.seconds(arm))
+
+    def cost(self, arm: int) -> Ratio:
+        """How many times the gradients of serial it takes to the loss."""
+        serial, own = (
+            [one.steps_to(target) for one, target in zip(of_arm, self.targets, strict=True)]
+            for of_arm in (self.trainings[1], self.trainings[arm])
+        )
+        return Ratio.of(own, serial)
+
+    def points(self) -> dict[str, dict[str, dict[str, Any]]]:
+        """Both ratios of every number of workers."""
+        return {
+            f"{n}": {"seconds": self.speedup(n).to_json(), "gradients": self.cost(n).to_json()}
+            for n in self.cell.workers
+        }
+
+    def twin(self) -> tuple[list[float], list[float]]:
+        """Seconds of two workers, and again."""
+        return self.seconds(2), self.seconds(AGAIN)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row per number of workers."""
+        return [self._row(n) for n in self.cell.workers]
+
+    def _row(self, n: int) -> dict[str, Any]:
+        own = self.trainings[n]
+        speed = Ratio.of(
+            [one.tokens_per_s for one in own], [one.tokens_per_s for one in self.trainings[1]]
+        )
+        return {
+            "cell": self.cell.name,
             "workers": n,
             "kind": "measured" if enough_cores(n) else f"measured on {len(cores())} cores",
-            "tokens per second": round(median(one.tokens_per_s for one in own)),
+            "throughput / serial": speed.spelt(),
             "staleness": round(median(one.staleness for one in own), 2),
-            "bits per byte": median(one.end for one in own),
-            "seconds to the loss": median(
-                one.seconds_to(t) for one, t in zip(own, targets, strict=True)
-            ),
-            "gradients to the loss": median(
-                one.steps_to(t) for one, t in zip(own, targets, strict=True)
-            ),
-            "speedup": Sample.of(ratio(n)).median,
+            "bits per byte": Mean.of(one.end for one in own).spelt(".3f"),
+            "gradients / serial": self.cost(n).spelt(),
+            "speedup": self.speedup(n).value,
+            "interval": self.speedup(n).spelt(),
         }
-        for n, own in trainings.items()
-    ]
+
+    def predicted_rows(self) -> list[dict[str, Any]]:
+        """One row per number of cores of the larger machine."""
+        ones = [1.0] * len(self.predictions)
+        rows = []
+        for n in COUNTS:
+            speedup = Ratio.of([one.mac[n] for one in self.predictions], ones)
+            speed = Ratio.of([one.mac_throughput[n] for one in self.predictions], ones)
+            rows.append(
+                {
+                    "cell": self.cell.name,
+                    "workers": n,
+                    "kind": "PREDICTED, 24-core Mac"
+                    + (", extrapolated" if n > max(self.cell.workers) else ""),
+                    "throughput / serial": speed.spelt(),
+                    "staleness": n - 1.0,
+                    "bits per byte": None,
+                    "gradients / serial": None,
+                    "speedup": speedup.value,
+                    "interval": speedup.spelt(),
+                }
+            )
+        return rows
+
+    def claims(self) -> list[Claim]:
+        """The prediction for two workers here, beside what they do."""
+        two = [a / b for a, b in zip(self.seconds(1), self.seconds(2), strict=True)]
+        rates = [one.tokens_per_s for one in self.trainings[2]]
+        return [
+            Claim.of(
+                f"2 workers here, {what}, predicted / measured",
+                Ratio.of([getattr(one, number) for one in self.predictions], measured),
+                "within",
+                WITHIN,
+                least=1 / WITHIN,
+            )
+            for what, number, measured in (
+                ("tokens per second", "two_tokens_per_s", rates),
+                ("speedup", "two_speedup", two),
+            )
+        ]
 
 
-def _penalties(scale: Scale) -> dict[float, float]:
-    """Steps to a loss by staleness, as multiples of serial's, if that experiment has been run."""
-    path = scale.out / "staleness.json"
-    document = json.loads(path.read_text()) if path.exists() else {}
-    if not document or document["mode"] != scale.mode:
-        return {}
-    rows = [row for row in document["table"] if row.get("rule") == LOOKING_AHEAD]
-    costs = {row["staleness"]: row["times the gradients of serial"] for row in rows}
-    return {0.0: 1.0, **costs} if costs else {}
+@dataclass(frozen=True)
+class SeedPrediction:
+    """What the simulator says of one seed's costs.
 
+    Attributes:
+        costs_s: seconds of a serial step's parts.
+        updates: gradients to the loss, by staleness.
+        two_tokens_per_s: of two workers on this machine.
+        two_speedup: of the same, to the loss.
+        mac: speedups to the loss on the larger machine, by workers.
+        mac_throughput: its throughput over that of one worker there.
+    """
 
-def _predict(
-    trainings: Mapping[int, list[Training]],
-    rows: list[dict[str, Any]],
-    n_params: int,
-    per_step: int,
-    penalties: dict[float, float],
-) -> dict[str, Any]:
-    """The simulator's answers for the costs of a serial step."""
-    costs = {
-        part: median(one.costs_s[part] for one in trainings[1])
-        for part in ("read", "compute", "apply")
-    }
-    worker = Worker(
-        name="torch:cpu",
-        compute=Constant(costs["compute"]),
-        read_s=costs["read"],
-        apply_s=costs["apply"],
-        read_bytes=READ_BYTES * n_params,
-        compute_bytes=COMPUTE_BYTES * n_params,
-        apply_bytes=APPLY_BYTES * n_params,
-    )
-    serial, two = rows[0], rows[1]
-    here = simulate([worker] * 2, schemes.Hogwild(), updates=SIMULATED, cores=len(cores()))
-    measured = two["tokens per second"] / per_step
-    updates_at = {0.0: serial["gradients to the loss"]} | (
-        {tau: ratio * serial["gradients to the loss"] for tau, ratio in penalties.items() if tau}
-        or {max(0.01, two["staleness"]): two["gradients to the loss"]}
-    )
-    mac = {
-        n: simulate(
-            [worker] * n,
-            schemes.Hogwild(),
-            updates=SIMULATED,
-            cores=MAC_CORES,
-            bandwidth=MAC_BYTES_PER_S,
+    costs_s: Mapping[str, float]
+    updates: Mapping[float, float]
+    two_tokens_per_s: float
+    two_speedup: float
+    mac: Mapping[int, float]
+    mac_throughput: Mapping[int, float]
+
+    @classmethod
+    def of(
+        cls, cell: Cell, n_params: int, trained: Mapping[int, Training], target: float
+    ) -> SeedPrediction:
+        """Simulate with the costs of the serial training."""
+        serial = trained[1]
+        worker = Worker(
+            name=cell.backend,
+            compute=Constant(serial.costs_s["compute"]),
+            read_s=serial.costs_s["read"],
+            apply_s=serial.costs_s["apply"],
+            read_bytes=READ_BYTES * n_params,
+            compute_bytes=COMPUTE_BYTES * n_params,
+            apply_bytes=APPLY_BYTES * n_params,
         )
-        for n in COUNTS
-    }
-    times = {n: time_to_loss(prediction, updates_at) for n, prediction in mac.items()}
-    return {
-        "name": PREDICTION,
-        "assumptions": [
-            "every core of that machine is as fast as one here",
-            f"a step moves {READ_BYTES}, {COMPUTE_BYTES} and {APPLY_BYTES} bytes per parameter "
-            "while reading, computing and applying (counted, not measured)",
-            "every step takes the same time; no core is slower than another",
-            "step sizes are tuned for each staleness, as they were where it was measured; beyond 3 "
-            "every unit of staleness costs what it does between 1 and 3",
-        ],
-        "inputs": {
-            "costs_s": costs,
-            "parameters": n_params,
-            "updates_to_loss": {f"{tau:g}": updates for tau, updates in updates_at.items()},
-            "staleness_from": "experiment staleness" if penalties else "the two workers here",
-        },
-        "two workers here": {
-            "predicted_gradients_per_s": here.gradients_per_s,
-            "measured_gradients_per_s": measured,
-            "relative_error": abs(here.gradients_per_s / measured - 1),
-        },
-        "rows": [_predicted_row(n, mac[n], mac[1], times, serial) for n in COUNTS],
-        "simulations": {f"{n}": prediction.to_json() for n, prediction in mac.items()},
-    }
+        updates = {
+            max(0.01 * n, one.staleness) if n > 1 else 0.0: one.steps_to(target)
+            for n, one in trained.items()
+            if n > 0
+        }
+
+        def here(n: int) -> Prediction:
+            return simulate([worker] * n, schemes.Hogwild(), updates=SIMULATED, cores=len(cores()))
+
+        def there(n: int) -> Prediction:
+            return simulate(
+                [worker] * n,
+                schemes.Hogwild(),
+                updates=SIMULATED,
+                cores=MAC_CORES,
+                bandwidth=MAC_BYTES_PER_S,
+            )
+
+        one_here, two, mac = here(1), here(2), {n: there(n) for n in COUNTS}
+        seconds = {n: time_to_loss(prediction, updates).seconds for n, prediction in mac.items()}
+        per_step = cell.setup.batch * cell.setup.seq_len
+        return cls(
+            serial.costs_s,
+            updates,
+            two.gradients_per_s * per_step,
+            time_to_loss(one_here, updates).seconds / time_to_loss(two, updates).seconds,
+            {n: seconds[1] / s for n, s in seconds.items()},
+            {n: one.gradients_per_s / mac[1].gradients_per_s for n, one in mac.items()},
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it; keys of objects are text."""
+        by_text = {
+            name: {f"{key:g}": value for key, value in getattr(self, name).items()}
+            for name in ("updates", "mac", "mac_throughput")
+        }
+        return {**vars(self), "costs_s": dict(self.costs_s), **by_text}
 
 
-def _predicted_row(
-    n: int,
-    prediction: Prediction,
-    one: Prediction,
-    times: Mapping[int, Any],
-    serial: dict[str, Any],
-) -> dict[str, Any]:
-    throughput = prediction.gradients_per_s / one.gradients_per_s
-    return {
-        "workers": n,
-        "kind": "PREDICTED, 24-core Mac" + (", extrapolated" if times[n].extrapolated else ""),
-        "tokens per second": round(throughput * serial["tokens per second"]),
-        "staleness": round(prediction.staleness.mean, 2),
-        "bits per byte": None,
-        "seconds to the loss": times[n].seconds,
-        "gradients to the loss": times[n].updates,
-        "speedup": times[1].seconds / times[n].seconds,
-    }
+# -- compare --------------------------------------------------------------------------------------
 
 
-def _compared(rows: list[dict[str, Any]], predicted: dict[str, Any]) -> list[Compared]:
-    most = max((row for row in rows if enough_cores(row["workers"])), key=lambda r: r["workers"])
-    sixteen = next(row for row in predicted["rows"] if row["workers"] == 16)
-    throughput = sixteen["tokens per second"] / predicted["rows"][0]["tokens per second"]
-    apart = max(abs(row["bits per byte"] - rows[0]["bits per byte"]) for row in rows)
-    text = (
-        f"{most['workers']} workers reach the loss {most['speedup']:.2f} times as soon as one, at "
-        f"{most['tokens per second'] / rows[0]['tokens per second']:.2f} times its throughput."
+def _lost(measured: Any) -> Claim:
+    rates = [
+        one.lost_update_rate for each in measured for own in each.trainings.values() for one in own
+    ]
+    return Claim("lost updates", max(rates), "==", 0, timing=False)
+
+
+def _compared(measured: Sequence[Measured]) -> list[Compared]:
+    first, claim = measured[0], "8-10x speedup with 16 workers"
+    repeated = [one for one in measured if not one.cell.once]
+    most = max(n for n in first.cell.workers if enough_cores(n))
+    text = "; ".join(
+        f"{one.cell.name}: {n} workers {one.speedup(n)}"
+        for one in measured
+        for n in one.cell.workers
+        if 1 < n <= most
     )
     if enough_cores(16):
-        speedup = next(row for row in rows if row["workers"] == 16)["speedup"]
-        verdict = told(speedup >= 8)
-        text += f" 16 workers: {speedup:.1f}."
+        least = [
+            Claim.of(f"{one.cell.name}: 16 workers, times sooner", one.speedup(16), ">=", 8.0)
+            for one in repeated
+        ]
+        speedup = Compared.of(claim, *least)
     else:
-        verdict = UNTOLD
-        text += (
-            f" This machine has {len(cores())} cores. Prediction for {predicted['name']}: 16 "
-            f"workers {throughput:.1f} times the throughput, {sixteen['speedup']:.1f} times as soon"
-            + (" (staleness extrapolated)." if "extrapolated" in sixteen["kind"] else ".")
+        sixteen = next(row for row in first.predicted_rows() if row["workers"] == 16)
+        extrapolated = " (staleness extrapolated)" if "extra" in sixteen["kind"] else ""
+        speedup = Compared(
+            claim,
+            f"Times sooner at a loss than serial: {text}. This machine has {len(cores())} cores. "
+            f"Prediction for {PREDICTION}: 16 workers {sixteen['interval']} times sooner"
+            f"{extrapolated}, at {sixteen['throughput / serial']} times the throughput.",
+            UNTOLD,
         )
-    return [
-        Compared("8-10x speedup with 16 workers", text, verdict),
-        Compared(
-            "final loss identical to serial",
-            f"after the same text, losses differ by up to {apart:.3f} bits per byte (serial "
-            f"{rows[0]['bits per byte']:.3f}).",
-            told(apart <= TIE),
+    apart = [
+        Claim.of(
+            f"{one.cell.name}: final loss, {n} workers less serial, bits per byte",
+            Mean.of_differences(
+                [t.end for t in one.trainings[n]], [t.end for t in one.trainings[1]]
+            ),
+            "within",
+            TIE,
+            least=-TIE,
             timing=False,
-        ),
+        )
+        for one in repeated
+        for n in one.cell.workers[1:]
     ]
+    return [speedup, Compared.of("final loss identical to serial", *apart)]
 
 
 def draw(outcome: Outcome) -> Figure:
-    """Loss against time, and speedup against workers."""
+    """Speedup and gradients against workers, with intervals where there are several seeds."""
     figure, (left, right) = new_panels(
-        ("seconds", "held-out bits per byte", "Loss against time, measured"),
-        ("workers", "times as soon as serial", "Time to a loss"),
+        ("workers", "times sooner than serial", "Time to a loss"),
+        ("workers", "gradients, multiples of serial's", "Gradients to a loss"),
     )
-    firsts = {
-        "serial" if n == "1" else f"{n} workers": (own[0]["seconds"], own[0]["bits_per_byte"])
-        for n, own in outcome.results["trainings"].items()
-    }
-    curves(left, firsts)
+    for ink, (name, points) in zip(INKS, outcome.results["points"].items(), strict=False):
+        for axes, number in ((left, "seconds"), (right, "gradients")):
+            ratios = [one[number] for one in points.values()]
+            values = [one["value"] for one in ratios]
+            ends = [
+                [abs(one["value"] - one[end]) if math.isfinite(one[end]) else 0.0 for one in ratios]
+                for end in ("low", "high")
+            ]
+            at = [int(n) for n in points]
+            axes.errorbar(at, values, yerr=ends, fmt="o-", color=ink, label=name, capsize=2)
+    rows = [row for row in outcome.table if row["kind"].startswith("PREDICTED")]
+    left.plot(
+        [row["workers"] for row in rows],
+        [row["speedup"] for row in rows],
+        "s--",
+        color=INKS[4],
+        label="predicted, 24-core Mac",
+    )
+    left.axhspan(8, 10, xmin=0.6, color=INKS[5], alpha=0.25, label="the document, 16 workers")
     left.legend(frameon=False, fontsize=7)
-    for ink, style, kind in ((INKS[0], "o-", "measured"), (INKS[1], "s--", "PREDICTED")):
-        rows = [row for row in outcome.table if row["kind"].startswith(kind)]
-        label = kind.lower() if kind == "measured" else "predicted, 24-core Mac"
-        right.plot(
-            [row["workers"] for row in rows],
-            [row["speedup"] for row in rows],
-            style,
-            color=ink,
-            label=label,
-        )
-    right.axhspan(8, 10, xmin=0.6, color=INKS[4], alpha=0.25, label="the document, 16 workers")
     legend(right)
     return figure
 

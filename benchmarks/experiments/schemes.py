@@ -1,160 +1,321 @@
-"""Ways to train one xLSTM with two workers: loss at equal time, and at equal gradients."""
+"""Ways to train one xLSTM with two and with four workers: who reaches a loss sooner?
+
+    python benchmarks/experiments/schemes.py          two equal workers, to 2.1 bits per byte
+    python benchmarks/experiments/schemes.py --full   every arm and condition, to 1.8: a night
+    python benchmarks/experiments/schemes.py --tune   search the settings of --full; hours
+
+Each finished training is a line of `schemes.runs.jsonl`; an interrupted run continues after them.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from statistics import median
 from typing import Any
 
-from experiment.figures import Figure
-from experiment.language import Bench, Training, loss_figure, setup, trainings_json, workers
-from experiment.record import Compared, Experiment, Outcome, Scale, run, told
-from experiment.searches import Trials, descend, recorded
-from harness.claims import Sample
+from experiment.figures import Figure, intervals, new_panels
+from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run
+from experiment.runs import Runs
+from harness.claims import Claim, Twin
+from harness.estimates import Ratio
 from harness.interleaved import take_turns
+from training.recording import model_file
+from training.time_to_loss import Race, Target
+from unequal_workers import EQUAL, HIGH, LOW, QUARTER, SLEEPS
 
-BUDGET = {"order": 80, "quick_s": 200, "full_s": 14400}
+BUDGET = {"order": 80, "quick_s": 150}
 ABOUT = Experiment(
     name="schemes",
     title="Lock-free against round-robin, averaged runs and averaged gradients on xLSTM",
     source="document 001, Comparison to Alternatives; document 002",
     about=(
-        "One worker, and five ways for two workers to train the same model together, each at the "
-        "step size that a search found for it, on the same amount of text. The loss is compared "
-        "after equally many gradients, and after equal time: that of the fastest scheme."
+        "One process with one and two threads, and two and four workers of one thread each, train "
+        "the same model with Muon until a held-out loss: in rounds (equal shares, or shares by "
+        "speed), lock-free (each worker writes all parameters, or by blocks: only those that no "
+        "other worker writes), in turn, and each on its own with averages. A search has chosen "
+        "the step size of each, with a worse one on either side, and its amount of text. Workers "
+        "are equal; one is four times slower; or all take six times as long for one gradient in "
+        "ten, at random. Ratios are of pairs with the same seed. Four workers share the two cores "
+        "of this machine."
     ),
     packages=("torch",),
+    full_seeds=8,
+    full=False,  # no step sizes were searched for it: --tune
 )
-TWO = workers(2)
-SCHEMES: dict[str, dict[str, Any]] = {
-    "serial": {"strategy": "serial", "workers": workers(1)},
-    "hogwild, predicted read": {"workers": TWO, "predict": "own"},
-    "hogwild, plain": {"workers": TWO, "predict": "none"},
-    "round-robin": {"strategy": "round_robin", "workers": TWO},
-    "gradients averaged (sync)": {"strategy": "sync", "workers": TWO},
-    "runs averaged once": {"strategy": "avg_runs", "workers": TWO},
-    "runs averaged every 20 steps": {
-        "strategy": "local_sgd", "average_every": 20, "workers": TWO,
-    },
-}  # fmt: skip
-LOCK_FREE = ("hogwild, predicted read", "hogwild, plain")
-FIRST_RATE = 1e-3
-TIE = 0.02  # bits per byte within which two losses are called equal: what seeds differ by
+RULE = "muon"
+ALONE = ("serial 1 thread", "serial 2 threads")
+ROUNDS, FREE, BLOCKS = ("sync", "sync by speed"), "hogwild", "hogwild by blocks"
+TURNS, ONCE = "round-robin", "runs averaged once"
+TOGETHER = (*ROUNDS, FREE, BLOCKS)
+ONLY_TWO = (TURNS, "runs averaged every 20 steps", ONCE)
+TWIN = "hogwild again"
+"""The A/A arm: it differs from `hogwild` in its name only."""
+LEVEL = (0.9, 1.1)
+"""Ratios of seconds within which two arms count as level."""
+
+Arm = tuple[str, str, int]
+"""Condition, scheme, workers."""
+
+
+def arms(scale: Scale) -> list[Arm]:
+    """Every arm of a mode, fixed before it runs."""
+    if scale.quick:
+        few = ("sync", FREE, TWIN)
+        return [(EQUAL, scheme, 2) for scheme in few]
+    alone = [(EQUAL, scheme, 1) for scheme in ALONE]
+    equal = [(EQUAL, scheme, 2) for scheme in (*TOGETHER, *ONLY_TWO, TWIN)]
+    four = [(EQUAL, scheme, 4) for scheme in TOGETHER]
+    unequal = [
+        (condition, scheme, workers)
+        for condition in (QUARTER, SLEEPS)
+        for workers in (2, 4)
+        for scheme in TOGETHER
+    ]
+    return [*alone, *equal, *four, *unequal]
+
+
+def race_arm(scheme: str, workers: int) -> str:
+    """The arm's name among those of `training.time_to_loss`."""
+    name = FREE if scheme == TWIN else scheme
+    return f"{name}, {workers} workers" if workers > 2 else name
+
+
+def slow(condition: str, workers: int) -> str | None:
+    """The option that makes workers slow on purpose."""
+    if condition == QUARTER:
+        return "1=4"
+    return ",".join(f"{k}=random:0.1:6" for k in range(workers)) if condition == SLEEPS else None
+
+
+def target(scale: Scale) -> Target:
+    """The loss to reach; in --tiny any loss, with any settings."""
+    tiny = Target(
+        7.9,
+        {},
+        1024,
+        options={
+            "model": model_file(hidden_size=32, num_hidden_layers=1),
+            "seq_len": 32,
+        },
+        fixed={"lr": 3e-3, "tokens": 12_000},
+    )
+    chosen: Target = scale.pick(tiny=tiny, quick=HIGH, full=LOW)
+    return chosen
 
 
 def settings(scale: Scale) -> dict[str, Any]:
-    """Recorded step sizes and the amount of text; arbitrary ones where numbers mean nothing."""
-    if scale.mode == "tiny":
-        return {"tokens": 12_000, "lr": dict.fromkeys(SCHEMES, 1e-3)}
-    values: dict[str, Any] = recorded(ABOUT.name)[scale.mode]
-    return values
+    """The recorded settings of every arm.
+
+    Raises:
+        SystemExit: nothing was searched for one of them.
+    """
+    names = dict.fromkeys(race_arm(scheme, workers) for _, scheme, workers in arms(scale))
+    return {name: target(scale).settings(RULE, name) for name in names}
 
 
 def result(scale: Scale) -> Outcome:
-    """Train by every scheme and compare the losses."""
-    chosen, bench = settings(scale), Bench(setup(scale))
+    """Train every arm with every seed, all arms of a seed before the next seed."""
+    chosen, goal, runs = settings(scale), target(scale), Runs(ABOUT, scale)
+    race = Race(goal)
 
-    def train(name: str, seed: int) -> Training:
-        budget = {"tokens": chosen["tokens"], "lr": chosen["lr"][name]}
-        return bench.train(name, seed=seed, **budget, **SCHEMES[name])
+    def train(arm: Arm, seed: int) -> Mapping[str, Any]:
+        condition, scheme, workers = arm
+        name = race_arm(scheme, workers)
+        which = {"arm": arm, "seed": seed, "bits": goal.bits, "settings": chosen[name]}
 
-    trainings = take_turns(scale.seeds, SCHEMES, train)
-    rows = [_row(name, trainings, chosen["lr"][name], len(scale.seeds)) for name in SCHEMES]
+        def reached() -> dict[str, Any]:
+            own = race.run(name, RULE, seed, slow=slow(condition, workers))
+            finite = math.isfinite(own.seconds)
+            return {
+                "seconds": own.seconds if finite else None,
+                "tokens": own.tokens if finite else None,
+                "tokens_per_s": own.tokens_per_s,
+                "staleness": own.staleness,
+            }
+
+        return runs.of(which, reached)
+
+    return outcome(scale, take_turns(scale.seeds, arms(scale), train), chosen, runs.others_load)
+
+
+# -- compare --------------------------------------------------------------------------------------
+
+
+class Times:
+    """The trainings of every arm, by seed."""
+
+    def __init__(self, trained: Mapping[Arm, list[Mapping[str, Any]]]) -> None:
+        """Take what came of them."""
+        self.trained = trained
+
+    def of(self, arm: Arm, number: str = "seconds") -> list[float]:
+        """A number of each seed; infinite where a run did not reach the loss."""
+        return [
+            math.inf if one[number] is None else float(one[number]) for one in self.trained[arm]
+        ]
+
+    def ratio(self, condition: str, rival: str, workers: int, own: str = FREE) -> Ratio:
+        """Seconds of a rival over those of as many lock-free workers."""
+        crowd = max(2, workers)
+        return Ratio.of(self.of((condition, rival, workers)), self.of((condition, own, crowd)))
+
+    def claims(
+        self, condition: str, rivals: Iterable[tuple[str, int]], least: float = 1.0
+    ) -> list[Claim]:
+        """Lock-free workers are so many times sooner than each rival that was run."""
+        return [
+            Claim.of(
+                f"{condition}, {_crowd(workers)}: {rival} / {FREE}, seconds",
+                self.ratio(condition, rival, workers),
+                ">=",
+                least,
+            )
+            for rival, workers in rivals
+            if (condition, rival, workers) in self.trained
+        ]
+
+
+def _crowd(workers: int) -> str:
+    return "1 process" if workers == 1 else f"{workers} workers"
+
+
+def outcome(
+    scale: Scale,
+    trained: Mapping[Arm, list[Mapping[str, Any]]],
+    chosen: Mapping[str, Any],
+    others_load: float,
+) -> Outcome:
+    """Compare the arms in pairs of seeds."""
+    times = Times(trained)
+    goal = target(scale)
     return Outcome(
-        compared=_compared({row["scheme"]: row for row in rows}),
-        table=rows,
-        settings={**bench.setup.to_json(), **chosen},
-        results={
-            "trainings": trainings_json(trainings),
-            "at_equal_gradients": {k: Sample.of([o.end for o in v]) for k, v in trainings.items()},
+        compared=_compared(times),
+        table=[_row(times, arm) for arm in trained],
+        claims=[*_level(times), *times.claims(SLEEPS, [(name, 2) for name in ROUNDS])],
+        settings={
+            "model": "xlstm d 32, 1 block" if scale.mode == "tiny" else "xlstm d 128, 4 blocks",
+            "optimizer": RULE,
+            "schedule": "cosine after a warm-up over 3 % of the text",
+            "target, bits per byte": goal.bits,
+            "held_out_tokens": goal.eval_tokens,
+            "searched": {name: dict(one) for name, one in chosen.items()},
         },
+        results={
+            "trainings": [
+                {"condition": condition, "scheme": scheme, "workers": workers, "runs": list(own)}
+                for (condition, scheme, workers), own in trained.items()
+            ]
+        },
+        twins=[
+            Twin.of(f"{FREE}, 2 workers", times.of((EQUAL, FREE, 2)), times.of((EQUAL, TWIN, 2)))
+        ],
+        others_load=others_load,
     )
 
 
-def _row(name: str, trainings: dict[str, list[Training]], lr: float, seeds: int) -> dict[str, Any]:
-    own = trainings[name]
-    shortest = [min(v[k].seconds[-1] for v in trainings.values()) for k in range(seeds)]
-    equal_time = [one.at_seconds(s) for one, s in zip(own, shortest, strict=True)]
+def _row(times: Times, arm: Arm) -> dict[str, Any]:
+    condition, scheme, workers = arm
+    own = times.trained[arm]
+    ratio = times.ratio(condition, scheme, workers)
     return {
-        "scheme": name,
-        "step size": lr,
-        "tokens per second": round(median(one.tokens_per_s for one in own)),
-        "bits per byte, equal gradients": median(one.end for one in own),
-        "bits per byte, equal time": median(equal_time),
-        "seconds": median(one.seconds[-1] for one in own),
-        "staleness": round(median(one.staleness for one in own), 2),
+        "condition": condition,
+        "scheme": scheme,
+        "workers": workers,
+        "seconds to the loss": median(times.of(arm)),
+        "seconds / hogwild": "" if scheme == FREE else ratio.spelt(),
+        "gradients / hogwild": ""
+        if scheme == FREE
+        else Ratio.of(
+            times.of(arm, "tokens"), times.of((condition, FREE, max(2, workers)), "tokens")
+        ).spelt(),
+        "tokens per second": round(median(one["tokens_per_s"] for one in own)),
+        "staleness": round(median(one["staleness"] for one in own), 2),
     }
 
 
-def _compared(rows: dict[str, dict[str, Any]]) -> list[Compared]:
-    per_time, per_gradient = "bits per byte, equal time", "bits per byte, equal gradients"
-    free = min(LOCK_FREE, key=lambda name: rows[name][per_time])
-
-    def both(other: str, axis: str) -> str:
-        return f"{free} {rows[free][axis]:.3f}, {other} {rows[other][axis]:.3f}"
-
-    def ahead(other: str, axis: str) -> bool:
-        return bool(rows[free][axis] < rows[other][axis] - TIE)
-
-    speed = rows[free]["tokens per second"] / rows["round-robin"]["tokens per second"]
-    averaged = min(
-        ("runs averaged once", "runs averaged every 20 steps"),
-        key=lambda name: rows[name][per_gradient],
-    )
-    once = "runs averaged once"
-    no_gain = bool(rows[once][per_time] > rows["serial"][per_time] - TIE)
+def _level(times: Times) -> list[Claim]:
+    """Equal lock-free workers are level with those that average (README)."""
     return [
-        Compared(
-            "Round-Robin is 10x slower than Hogwild! for fast gradients, a bad fit for xLSTM",
-            f"lock-free computes {speed:.2f} times the gradients of round-robin; at equal time "
-            f"{both('round-robin', per_time)} bits per byte. A gradient takes tens of "
-            "milliseconds here, against which waiting for a turn is nothing.",
-            told(speed >= 5),
-        ),
-        Compared(
-            "MapReduce (independent runs, averaged): no improvement over serial",
-            f"averaged once: {rows[once][per_time]:.3f} bits per byte at equal time, serial "
-            f"{rows['serial'][per_time]:.3f}; averaged every 20 steps "
-            f"{rows['runs averaged every 20 steps'][per_time]:.3f}.",
-            told(no_gain),
-        ),
-        Compared(
-            "Gradient averaging is slower; Hogwild! is optimal for xLSTM",
-            f"at equal time {both('gradients averaged (sync)', per_time)}; after equally many "
-            f"gradients {both('gradients averaged (sync)', per_gradient)} bits per byte, and "
-            f"{averaged} {rows[averaged][per_gradient]:.3f}.",
-            told(
-                all(ahead(other, per_time) for other in rows if other not in (*LOCK_FREE, "serial"))
-            ),
-        ),
+        Claim.of(
+            f"{EQUAL}, {_crowd(workers)}: {rival} / {FREE}, seconds",
+            times.ratio(EQUAL, rival, workers),
+            "within",
+            LEVEL[1],
+            least=LEVEL[0],
+        )
+        for rival, workers in (("sync", 2), ("sync by speed", 2))
+        if (EQUAL, rival, workers) in times.trained
     ]
 
 
+def _compared(times: Times) -> list[Compared]:
+    """The documents' claims; those whose arms were not run cannot be told."""
+    rounds = [(name, workers) for workers in (2, 4) for name in ROUNDS]
+    optimal = [
+        *rounds,
+        *((name, 2) for name in ONLY_TWO),
+        ("serial 2 threads", 1),
+    ]
+    every = {
+        "Round-Robin is 10x slower than Hogwild! for fast gradients, a bad fit for xLSTM": (
+            times.claims(EQUAL, [(TURNS, 2)], least=10.0)
+        ),
+        "MapReduce (independent runs, averaged): no improvement over serial": (
+            _averaged_once(times)
+        ),
+        "Gradient averaging is slower; Hogwild! is optimal for xLSTM": times.claims(EQUAL, optimal),
+        "Natural load balancing: no barriers, adapts to varying gradient times": (
+            times.claims(QUARTER, rounds) + times.claims(SLEEPS, rounds)
+        ),
+    }
+    return [
+        Compared.of(words, *claims)
+        if claims
+        else Compared(words, "its arms are those of --full", UNTOLD)
+        for words, claims in every.items()
+    ]
+
+
+def _averaged_once(times: Times) -> list[Claim]:
+    if (EQUAL, ONCE, 2) not in times.trained:
+        return []
+    sooner = Ratio.of(times.of((EQUAL, ALONE[0], 1)), times.of((EQUAL, ONCE, 2)))
+    return [Claim.of(f"{ALONE[0]} / {ONCE} (2 workers), seconds", sooner, "<=", 1.0)]
+
+
+# -- draw -----------------------------------------------------------------------------------------
+
+
 def draw(outcome: Outcome) -> Figure:
-    """Loss against gradients and against time."""
-    return loss_figure(outcome, most=5.0)
+    """Seconds of every scheme over those of lock-free workers: each pair, and the ratio."""
+    trained = {
+        (one["condition"], one["scheme"], one["workers"]): one["runs"]
+        for one in outcome.results["trainings"]
+    }
+    times = Times(trained)
+    conditions = list(dict.fromkeys(condition for condition, _, _ in trained))
+    figure, panels = new_panels(*(("seconds / hogwild's", "", name) for name in conditions))
+    for axes, condition in zip(panels, conditions, strict=True):
+        pairs, ratios = {}, {}
+        for arm in trained:
+            if arm[0] == condition and arm[1] != FREE:
+                name = f"{arm[1]}, {_crowd(arm[2])}"
+                free = times.of((condition, FREE, max(2, arm[2])))
+                own = zip(times.of(arm), free, strict=True)
+                pairs[name] = [a / b for a, b in own if math.isfinite(a / b)]
+                ratios[name] = times.ratio(*arm)
+        intervals(axes, pairs, ratios)
+        axes.axvline(1.0, color="0.6", linewidth=0.8)
+        axes.set_xscale("log")
+    return figure
 
 
 def tune() -> None:
-    """Find each scheme's step size: the lowest loss at the text of --quick.
-
-    What an earlier search has tried is not tried again.
-    """
-    bench, tokens, trials = Bench(setup(Scale("quick"))), 200_000, Trials(ABOUT.name)
-
-    def best(name: str, options: dict[str, Any]) -> float:
-        def bits(lr: float) -> float:
-            title = f"{name}, lr {lr:g}"
-            return bench.train(title, seed=0, tokens=tokens, lr=lr, **options).end
-
-        return descend(
-            lambda lr: trials.score({"scheme": name, "lr": lr}, lambda: bits(lr)), FIRST_RATE
-        )
-
-    lr = {name: best(name, options) for name, options in SCHEMES.items()}
-    trials.settings = {
-        "quick": {"tokens": tokens, "lr": lr}, "full": {"tokens": 6 * tokens, "lr": lr},
-    }  # fmt: skip
-    trials.write()
+    """Search the settings of --quick and --full; what was tried is not tried again."""
+    for mode in ("quick", "full"):
+        scale = Scale.of(ABOUT, mode)
+        Race(target(scale)).tune(RULE, [race_arm(s, workers) for _, s, workers in arms(scale)])
 
 
 if __name__ == "__main__":

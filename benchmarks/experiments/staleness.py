@@ -1,336 +1,436 @@
-"""The cost of staleness in gradients: exact staleness by workers that apply in turn.
+"""The cost of staleness in gradients: exact staleness, simulated by one process.
 
-    python benchmarks/experiments/staleness.py          d 64 x 3, up to 4 workers: under 10 minutes
-    python benchmarks/experiments/staleness.py --full   d 128 x 4, up to 8 workers, more arms
+    python benchmarks/experiments/staleness.py          d 64 x 3, staleness 1 and 3: minutes
+    python benchmarks/experiments/staleness.py --full   d 128 x 4 as well, up to 31: a night
+    python benchmarks/experiments/staleness.py --tune   search the step sizes of both; a night
 
-Both compute 1,200 gradients of 512 tokens, three seeds. What staleness costs shrinks with the
-length of a training, so a limit belongs to a budget and a model: after 300 gradients of d 128 x 4
-looking ahead cost 1.14 at staleness 1 and 1.88 at 3.
+All compute 1,200 gradients of 512 tokens. What staleness costs shrinks with the length of a
+training, so a limit belongs to a budget and a model: after 300 gradients of d 128 x 4 looking ahead
+cost 1.14 at staleness 1 and 1.88 at 3.
 """
 
 from __future__ import annotations
 
 import math
+import multiprocessing
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from statistics import median
 from typing import Any
 
 import numpy as np
 from experiment.figures import INKS, Figure, legend, new_panels
 from experiment.language import Bench, Setup, setup, workers
-from experiment.record import (
-    FAILS,
-    HOLDS,
-    PARTLY,
-    UNTOLD,
-    Compared,
-    Experiment,
-    Outcome,
-    Scale,
-    run,
-)
+from experiment.record import Compared, Experiment, Outcome, Scale, run
+from experiment.runs import Runs
 from experiment.searches import Trials, descend, recorded
-from harness.claims import Claim, Sample
+from harness.claims import Claim, Twin
+from harness.estimates import Mean, Ratio
+from harness.machine import cores
 from training.recording import count_parameters, model_file
 
-from mlxhog.theory.bounds import Facts, penalty, step_koloskova
+from mlxhog.theory.bounds import Facts, penalty
 
-BUDGET = {"order": 60, "quick_s": 180}
+BUDGET = {"order": 60, "quick_s": 140}
 ABOUT = Experiment(
     name="staleness",
     title="What staleness costs in gradients",
     source="document 001, Test 4",
     about=(
-        "P workers that apply in turn (round_robin) make every gradient exactly P - 1 updates old, "
-        "on any machine, however many cores it has. All trainings compute equally many gradients "
-        "and end there, by a cosine schedule; every one has its own step size, found by a search. "
-        "What staleness costs is how many times the gradients that serial Muon needs for the same "
-        "loss, by trainings of its own that end after fewer. Averaged gradients (sync) and two "
-        "lock-free workers stand beside them. Counting gradients, a busy machine changes nothing. "
-        "--quick trains a model of width 64 with 3 blocks, --full one of width 128 with 4."
+        "One process takes every gradient at parameters that are exactly tau updates old "
+        "(`--strategy sim`), as tau + 1 workers that apply in turn do. All trainings compute "
+        "equally many gradients and end there, by a cosine schedule; every one has its own step "
+        "size, found by a search. What staleness costs is how many times the gradients that serial "
+        "Muon needs for the same loss, by trainings of its own that end after fewer. Muon and "
+        "AdamW have the same cures: moments of all workers, and gradients taken where the "
+        "parameters will be. Averaged gradients (sync) and two lock-free workers stand beside "
+        "them. Counting gradients, a busy machine changes nothing."
     ),
     packages=("mlx",),
+    full_seeds=3,
     full=False,  # no step sizes were searched for it: --tune
 )
 MUON = {"optimizer": "muon"}
-AHEAD = {**MUON, "moments": "shared", "predict": "last"}
+ADAMW = {"optimizer": "adamw"}
+CURED = {"moments": "shared", "predict": "last"}
 ARMS: dict[str, dict[str, Any]] = {
-    "AdamW in turn": {"optimizer": "adamw", "strategy": "round_robin"},
-    "Muon in turn, own moments": {**MUON, "strategy": "round_robin"},
-    "Muon in turn, shared moments": {**MUON, "strategy": "round_robin", "moments": "shared"},
-    "Muon in turn, looking ahead": {**AHEAD, "strategy": "round_robin"},
+    "Muon in turn, looking ahead": {**MUON, **CURED, "strategy": "sim"},
+    "AdamW in turn, looking ahead": {**ADAMW, **CURED, "strategy": "sim"},
+    "Muon in turn, own moments": {**MUON, "strategy": "sim"},
+    "AdamW in turn": {**ADAMW, "strategy": "sim"},
+    "Muon in turn, shared moments": {**MUON, "moments": "shared", "strategy": "sim"},
+    "AdamW in turn, shared moments": {**ADAMW, "moments": "shared", "strategy": "sim"},
     "Muon averaged": {**MUON, "strategy": "sync"},
-    "Muon lock-free, looking ahead": {**AHEAD, "strategy": "hogwild"},
+    "Muon lock-free, looking ahead": {**MUON, **CURED, "strategy": "hogwild"},
 }
-SERIAL = "Muon serial"
-SERIAL_ADAMW = "AdamW serial"
-BEST = "Muon in turn, looking ahead"
-PARTS = ("Muon in turn, own moments", "Muon in turn, shared moments")
-"""What the best rule consists of, tried with the fewest workers."""
-BACKEND = "mlx:cpu"  # starts soonest, and eight of them have to
+SERIAL, SERIAL_ADAMW = "Muon serial", "AdamW serial"
+BEST, BEST_ADAMW = "Muon in turn, looking ahead", "AdamW in turn, looking ahead"
+LOCK_FREE, AVERAGED = "Muon lock-free, looking ahead", "Muon averaged"
+COUNTS: dict[str, tuple[int, ...]] = {
+    BEST: (2, 4, 8, 16, 32),
+    BEST_ADAMW: (2, 4, 8, 16, 32),
+    "Muon in turn, own moments": (2, 4, 8),
+    "AdamW in turn": (2, 4, 8),
+    "Muon in turn, shared moments": (2, 4),
+    "AdamW in turn, shared moments": (2, 4),
+    AVERAGED: (2, 4, 8),
+    LOCK_FREE: (2,),
+}
+"""Workers of --full, real or simulated: the staleness is one less."""
+BACKEND = "mlx:cpu"  # starts soonest
 MOST = {1: 1.10, 3: 1.25, 7: 1.6}
 """What staleness may cost the best rule, after `GRADIENTS`."""
-SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25)
-FEW_SHARES = (0.125, 0.25, 0.5, 0.75, 1.0, 1.25)
+SHARES = (0.03125, 0.0625, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25)
+FEW_SHARES = (0.5, 0.75, 1.0)
 """Of the gradients: where serial trainings end."""
 GRADIENTS = 1200
 MINI = {"hidden_size": 64, "num_hidden_layers": 3}
 FACTOR = 1.5
+CLAIMED = 20
+"""The document's least staleness up to which the cost is linear."""
+LINEAR = 2.0
+"""Largest ratio of two slopes of a line."""
+
+Arm = tuple[str, int]
+"""Rule, workers."""
 
 
 def first_rate(name: str, count: int) -> float:
     """Where the search for a step size begins."""
     if "AdamW" in name:
         return 2e-3 if count == 1 else 2e-3 / count
-    if name == "Muon averaged":
+    if name == AVERAGED:
         return 3e-3 * min(count, 4)
     return 3e-3 if count < 8 or name == SERIAL else 2e-3
 
 
 def momentum(name: str, count: int) -> dict[str, float]:
     """Momentum by rule and number of workers, as the study of `--predict last` found it."""
-    if name == "Muon averaged":
+    if name == AVERAGED:
         return {"beta1": 0.9 if count == 1 else 0.75}
     return {"beta1": 0.95, "nesterov": 0.15} if "Muon" in name and count >= 4 else {}
 
 
-def counts(scale: Scale) -> tuple[int, ...]:
-    """Numbers of workers."""
-    values: tuple[int, ...] = scale.pick(tiny=(2,), quick=(2, 4), full=(2, 4, 8))
-    return values
-
-
-def rows_of(scale: Scale) -> list[tuple[str, int]]:
-    """The arms with their numbers of workers; lock-free ones only as many as cores are sure."""
-    rows = [(SERIAL_ADAMW, 1)]
-    for name in ARMS:
-        if scale.mode == "quick" and name in PARTS:
-            continue
-        few = name in PARTS or "lock-free" in name
-        rows += [(name, count) for count in ((2,) if few else counts(scale))]
-    return rows
+def arms(scale: Scale) -> list[Arm]:
+    """The arms of a mode, beside the curve of serial Muon."""
+    if scale.mode == "tiny":
+        return [(BEST, 2), (BEST_ADAMW, 2)]
+    if scale.mode == "quick":
+        return [(BEST, 2), (BEST, 4), (AVERAGED, 2)]
+    return [(SERIAL_ADAMW, 1), *((name, count) for name, of in COUNTS.items() for count in of)]
 
 
 def options(name: str, count: int) -> dict[str, Any]:
     """Options of `TrainConfig`."""
     if count == 1:
-        rule = {"optimizer": "adamw"} if name == SERIAL_ADAMW else MUON
+        rule = ADAMW if name == SERIAL_ADAMW else MUON
         return {**rule, "strategy": "serial", "workers": BACKEND, "schedule": "cosine"}
     rule = {**ARMS[name], **momentum(name, count), "schedule": "cosine"}
+    if rule["strategy"] == "sim":
+        return {**rule, "sim_staleness": f"fixed:{count - 1}", "workers": BACKEND}
     return {**rule, "workers": workers(count, BACKEND)}
 
 
+def models(scale: Scale) -> dict[str, Setup]:
+    """Setups of a mode, by the name of their model; the first has the limits of our own."""
+    held_out = 1024 if scale.mode == "tiny" else 65_536
+    mini = Setup(MINI)
+    some: tuple[Setup, ...] = scale.pick(
+        tiny=(setup(scale),), quick=(mini,), full=(mini, setup(scale))
+    )
+    every = [replace(one, looks=2, eval_tokens=held_out) for one in some]
+    return {one.to_json()["model"]: one for one in every}
+
+
 def settings(scale: Scale) -> dict[str, Any]:
-    """Recorded step sizes and budgets; arbitrary ones where numbers mean nothing."""
+    """Gradients, and the recorded step sizes by model and arm; none where numbers mean nothing.
+
+    Raises:
+        SystemExit: nothing was searched for an arm.
+    """
     if scale.mode == "tiny":
         return {"gradients": 40, "lr": {}}
-    values = recorded(ABOUT.name)
-    missing = [f"{n}, {k}" for n, k in rows_of(scale) if f"{n}, {k}" not in _rates(values, scale)]
+    rates = recorded(ABOUT.name).get("lr", {})
+    needed = [(SERIAL, 1), *arms(scale)]
+    missing = [
+        f"{name}, {count} ({model})"
+        for model in models(scale)
+        for name, count in needed
+        if f"{name}, {count}" not in rates.get(model, {})
+    ]
     if missing:
         raise SystemExit(
             f"no step size was searched for --{scale.mode} of {'; '.join(missing)}; run "
             f"python benchmarks/experiments/{ABOUT.name}.py --tune"
         )
-    chosen: dict[str, Any] = values[scale.mode]
-    return chosen
+    return {"gradients": GRADIENTS, "lr": {model: rates[model] for model in models(scale)}}
 
 
-def _rates(values: Mapping[str, Any], scale: Scale) -> Mapping[str, float]:
-    """The searched step sizes of a mode, by arm."""
-    rates: Mapping[str, float] = values.get(scale.mode, {}).get("lr", {})
-    return rates
+@dataclass(frozen=True)
+class Job:
+    """One training, for a pool of processes; what it ends with depends on nothing else.
+
+    Attributes:
+        arm: rule and workers.
+        model: its name.
+        seed: of the training.
+        gradients: that it computes.
+        lr: its step size.
+        again: whether it is the second of two equal ones (A/A).
+    """
+
+    arm: Arm
+    model: str
+    seed: int
+    gradients: int
+    lr: float
+    again: bool = False
 
 
-def rate(chosen: Mapping[str, Any], name: str, count: int) -> float:
-    """The step size of an arm."""
-    lr: float = chosen["lr"].get(f"{name}, {count}", first_rate(name, count))
-    return lr
+@lru_cache
+def _bench(mode: str, model: str) -> Bench:
+    return Bench(models(Scale(mode))[model])
+
+
+def train(mode: str, job: Job) -> dict[str, float]:
+    """Held-out bits per byte after all gradients, and the staleness that was seen."""
+    bench, (name, count) = _bench(mode, job.model), job.arm
+    one = bench.train(
+        f"{name}, {count}, {job.gradients}, lr {job.lr:.2g}",
+        seed=job.seed,
+        tokens=job.gradients * bench.setup.batch * bench.setup.seq_len,
+        lr=job.lr,
+        **options(name, count),
+    )
+    return {"bits": one.end, "staleness": one.staleness}
 
 
 def result(scale: Scale) -> Outcome:
     """Train every arm with every seed, and compare with serial trainings of the same seed."""
-    chosen, bench = settings(scale), _bench(scale)
-    seeds = (1,) if scale.mode == "tiny" else (1, 2, 3)
+    chosen, runs = settings(scale), Runs(ABOUT, scale)
     shares: tuple[float, ...] = scale.pick(tiny=(0.5, 1.0), quick=FEW_SHARES, full=SHARES)
     n = chosen["gradients"]
-    curves: dict[int, list[tuple[int, float]]] = {}
-    ends: dict[tuple[str, int], list[float]] = {arm: [] for arm in rows_of(scale)}
-    observed: dict[tuple[str, int], list[float]] = {arm: [] for arm in ends}
-    for seed in seeds:
-        lr = rate(chosen, SERIAL, 1)
-        curves[seed] = [
-            (k, _end(bench, SERIAL, 1, seed=seed, gradients=k, lr=lr)[0])
-            for k in (round(n * share) for share in shares)
+
+    def job(arm: Arm, model: str, seed: int, gradients: int = n, again: bool = False) -> Job:
+        name, count = arm
+        lr = chosen["lr"].get(model, {}).get(f"{name}, {count}", first_rate(name, count))
+        return Job(arm, model, seed, gradients, lr, again)
+
+    jobs = []
+    for seed in scale.seeds:
+        for model in models(scale):
+            jobs += [job((SERIAL, 1), model, seed, round(n * share)) for share in shares]
+            jobs += [job(arm, model, seed) for arm in arms(scale)]
+            if (LOCK_FREE, 2) in arms(scale):
+                jobs.append(job((LOCK_FREE, 2), model, seed, again=True))
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(2, len(cores())), spawn) as pool:
+        waiting = {
+            one: pool.submit(train, scale.mode, one) for one in jobs if not runs.knows(vars(one))
+        }
+        ends = {one: runs.of(vars(one), lambda one=one: waiting[one].result()) for one in jobs}
+    measured = [Measured(model, scale, n, ends) for model in models(scale)]
+    return outcome(scale, measured, chosen)
+
+
+class Measured:
+    """The trainings of one model.
+
+    Attributes:
+        curves: of each seed, gradients and bits per byte where serial trainings end.
+        bits: of each arm, by seed.
+        costs: gradients of each arm, as multiples of those of serial Muon for the same loss.
+        again: bits of the lock-free arm, which runs twice (A/A); all others repeat bit for bit.
+    """
+
+    def __init__(
+        self, model: str, scale: Scale, n: int, ends: Mapping[Job, Mapping[str, Any]]
+    ) -> None:
+        """Sort what came of the trainings."""
+        own = {job: end for job, end in ends.items() if job.model == model}
+        self.model, self.n = model, n
+        self.parameters = count_parameters(model_file(**models(scale)[model].sizes))
+        self.curves = {
+            seed: [
+                (job.gradients, float(end["bits"]))
+                for job, end in own.items()
+                if (job.arm, job.seed) == ((SERIAL, 1), seed)
+            ]
+            for seed in scale.seeds
+        }
+        self.bits: dict[Arm, list[float]] = {}
+        self.staleness: dict[Arm, list[float]] = {}
+        self.again: list[float] = []
+        for job, end in own.items():
+            if job.again:
+                self.again.append(float(end["bits"]))
+            elif job.arm != (SERIAL, 1):
+                self.bits.setdefault(job.arm, []).append(float(end["bits"]))
+                self.staleness.setdefault(job.arm, []).append(float(end["staleness"]))
+        self.costs = {
+            arm: [
+                times_serial(self.curves[seed], n, bits)
+                for seed, bits in zip(scale.seeds, of_seeds, strict=True)
+            ]
+            for arm, of_seeds in self.bits.items()
+        }
+
+    def cost(self, arm: Arm) -> Ratio:
+        """What an arm costs, over seeds."""
+        return Ratio.of(self.costs[arm], [1.0] * len(self.costs[arm]))
+
+    def slopes(self, name: str, count: int) -> list[float]:
+        """What each unit of staleness costs, as a share of a serial run, by seed."""
+        return [(cost - 1.0) / (count - 1) for cost in self.costs[name, count]]
+
+    def rows(self, lr: Mapping[str, float]) -> list[dict[str, Any]]:
+        """One row per arm."""
+        return [
+            {
+                "model": self.model,
+                "rule": name,
+                "workers": count,
+                "staleness": round(median(self.staleness[name, count]), 2),
+                "bits per byte": Mean.of(self.bits[name, count]).spelt(".3f"),
+                "gradients / serial Muon": self.cost((name, count)).spelt(".3f"),
+                "step size": lr.get(f"{name}, {count}", first_rate(name, count)),
+                "penalty of Proposition 4.1": proposition(count - 1, self.parameters),
+            }
+            for name, count in self.bits
         ]
-        for arm in ends:
-            bits, staleness = _end(bench, *arm, seed=seed, gradients=n, lr=rate(chosen, *arm))
-            ends[arm].append(bits)
-            observed[arm].append(staleness)
-    costs = {
-        arm: [
-            times_serial(curves[seed], n, bits) for seed, bits in zip(seeds, of_seeds, strict=True)
-        ]
-        for arm, of_seeds in ends.items()
-    }
-    n_params = count_parameters(model_file(**bench.setup.sizes))
-    table = [
-        _row(arm, ends[arm], costs[arm], median(observed[arm]), rate(chosen, *arm), n_params)
-        for arm in ends
-    ]
-    return Outcome(
-        compared=_compared(scale, costs, table),
-        table=table,
-        claims=_claims(scale, bench, n, costs),
-        settings={
-            **bench.setup.to_json(),
-            "schedule": "cosine to a tenth of lr, warm-up over 3 %",
-            "optimizer": "by arm",
-            **chosen,
-            "parameters": n_params,
-        },
-        results={
-            "serial": {f"{seed}": curve for seed, curve in curves.items()},
-            "bits_per_byte": {f"{name}, {count}": v for (name, count), v in ends.items()},
-            "costs": {f"{name}, {count}": Sample.of(v) for (name, count), v in costs.items()},
-        },
-        seeds=seeds,
-    )
+
+    def of(self, rule: str) -> list[int]:
+        """The numbers of workers that a rule was trained with."""
+        return [count for name, count in self.bits if name == rule]
 
 
-def _bench(scale: Scale) -> Bench:
-    of_mode: Setup = scale.pick(tiny=setup(scale), quick=Setup(MINI), full=setup(scale))
-    return Bench(replace(of_mode, looks=2, eval_tokens=1024 if scale.mode == "tiny" else 65_536))
-
-
-def _end(
-    bench: Bench, name: str, count: int, *, seed: int, gradients: int, lr: float
-) -> tuple[float, float]:
-    """Held-out bits per byte after so many gradients, and the staleness that was seen."""
-    chosen = options(name, count)
-    one = bench.train(
-        f"{name}, {count}, {gradients}, lr {lr:.2g}",
-        seed=seed,
-        tokens=gradients * bench.setup.batch * bench.setup.seq_len,
-        lr=lr,
-        **chosen,
-    )
-    return one.end, one.staleness
+def proposition(tau: int, n_params: int) -> float:
+    """Gradients by Proposition 4.1 as multiples of serial's, if it applied: rho = Delta = 1."""
+    facts = Facts(strongly_convex=False, smooth=True, bounded_gradients=False, sgd=False, delta=1.0)
+    bound = penalty(tau=tau, omega=n_params, rho=1.0, delta=1.0, facts=facts)
+    return float(bound.values["penalty"])
 
 
 def times_serial(curve: Sequence[tuple[int, float]], n: int, bits: float) -> float:
-    """How many times the gradients of serial trainings a loss took; beyond their ends, a bound."""
+    """How many times the gradients of serial trainings a loss took.
+
+    Infinite if it is above that of the shortest one; at least what the longest one took.
+    """
     losses, lengths = zip(*sorted((loss, k) for k, loss in curve), strict=True)
+    if not bits <= losses[-1]:
+        return math.inf
     return n / math.exp(float(np.interp(bits, losses, np.log(lengths))))
 
 
-def _row(
-    arm: tuple[str, int],
-    bits: Sequence[float],
-    costs: Sequence[float],
-    staleness: float,
-    lr: float,
-    n_params: int,
-) -> dict[str, Any]:
-    name, count = arm
-    facts = Facts(strongly_convex=False, smooth=True, bounded_gradients=False, sgd=False, delta=1.0)
-    tau = staleness
-    bound = penalty(tau=tau, omega=n_params, rho=1.0, delta=1.0, facts=facts)
-    rule = step_koloskova(tau_concurrency=tau, tau_max=tau, facts=facts)
-    loss, cost = Sample.of(bits), Sample.of(costs)
-    return {
-        "rule": name,
-        "workers": count,
-        "staleness": round(staleness, 2),
-        "bits per byte": loss.spelt(".3f"),
-        "times the gradients of serial": round(cost.median, 3),
-        "least": round(cost.low, 3),
-        "most": round(cost.high, 3),
-        "step size": lr,
-        "Koloskova's rule": rule.values["constant_step"],
-        "penalty of Proposition 4.1": bound.values["penalty"],
-    }
+def outcome(scale: Scale, measured: Sequence[Measured], chosen: Mapping[str, Any]) -> Outcome:
+    """Compare with serial Muon, seed by seed."""
+    lock_free = [one for one in measured if one.again]
+    return Outcome(
+        compared=[
+            Compared.of(
+                "graceful degradation, linear up to tau of about 20-30",
+                *(claim for one in measured for claim in _graceful(one)),
+            ),
+            Compared.of(
+                "compare to the prediction of Proposition 4.1",
+                *(_beside_proposition(one) for one in measured),
+            ),
+        ],
+        table=[row for one in measured for row in one.rows(chosen["lr"].get(one.model, {}))],
+        claims=[] if scale.mode == "tiny" else _limits(measured[0]),
+        settings={
+            "gradients": chosen["gradients"],
+            "tokens of a gradient": 512,
+            "schedule": "cosine to a tenth of lr, warm-up over 3 %",
+            "models": {one.model: f"{one.parameters:,} parameters" for one in measured},
+        },
+        results={
+            "serial": {f"{seed}": curve for seed, curve in measured[0].curves.items()},
+            "bits_per_byte": {f"{name}, {k}": v for (name, k), v in measured[0].bits.items()},
+            "costs": [
+                {"model": one.model, "rule": name, "workers": count, "costs": costs}
+                for one in measured
+                for (name, count), costs in one.costs.items()
+            ],
+        },
+        twins=[
+            Twin.of(f"{LOCK_FREE}, {one.model}", one.bits[LOCK_FREE, 2], one.again)
+            for one in lock_free
+        ],
+    )
 
 
-def _claims(
-    scale: Scale, bench: Bench, n: int, costs: Mapping[tuple[str, int], Sequence[float]]
-) -> list[Claim]:
-    if scale.mode == "tiny":
-        return []
-    model = bench.setup.to_json()["model"]
+def _limits(one: Measured) -> list[Claim]:
+    """What staleness may cost the best rule."""
     return [
-        Claim(
-            f"gradients at staleness {lag}, looking ahead / serial, {n:,} gradients of {model}",
-            median(costs[BEST, lag + 1]),
+        Claim.of(
+            f"staleness {lag}, looking ahead / serial, gradients, {one.n:,} of {one.model}",
+            one.cost((BEST, lag + 1)),
             "<=",
             most,
             timing=False,
         )
         for lag, most in MOST.items()
-        if (BEST, lag + 1) in costs
+        if (BEST, lag + 1) in one.bits
     ]
 
 
-def _compared(
-    scale: Scale,
-    costs: Mapping[tuple[str, int], Sequence[float]],
-    table: Sequence[Mapping[str, Any]],
-) -> list[Compared]:
-    by_lag = {count - 1: Sample.of(costs[BEST, count]) for count in counts(scale)}
-    text = ", ".join(f"{cost.spelt('.2f')} at {lag}" for lag, cost in by_lag.items())
-    largest = max(by_lag)
-    # Linear with a slope below 1: each worker more still brings something.
-    slopes = {lag: ((s.low - 1) / lag, (s.high - 1) / lag) for lag, s in by_lag.items()}
-    lowest, highest = (max(slope[k] for slope in slopes.values()) for k in (0, 1))
-    if lowest < 1.0 <= highest:
-        verdict = UNTOLD
-    elif highest < 1.0:
-        verdict = HOLDS if largest >= 20 else PARTLY
-    else:
-        verdict = FAILS
-    last = next(row for row in table if (row["rule"], row["workers"]) == (BEST, largest + 1))
-    bound = last["penalty of Proposition 4.1"]
-    return [
-        Compared(
-            "graceful degradation, linear up to tau of about 20-30",
-            f"gradients of {BEST}, as multiples of serial's: {text}. Each unit of staleness costs "
-            f"up to {highest:.2f} of a serial run; staleness above {largest} was not tried.",
-            verdict,
-            timing=False,
-        ),
-        Compared(
-            "compare to the prediction of Proposition 4.1",
-            f"its penalty at staleness {largest} is {bound:.3g}, measured "
-            f"{by_lag[largest].median:.2f}. The proposition does not apply: the loss is not "
-            "convex, the rule is not SGD, and every gradient touches every parameter "
-            "(rho = Delta = 1), so its bound says nothing here.",
-            FAILS,
-            timing=False,
-        ),
-    ]
+def _graceful(one: Measured) -> list[Claim]:
+    """A unit of staleness costs less than a serial run, and as much as it did at half of it.
+
+    Only a staleness as large as the document's decides; a smaller one is a number without an
+    interval.
+    """
+    most = max(one.of(BEST))
+    slopes, name = one.slopes(BEST, most), f"each unit of staleness {most - 1}, in serial runs"
+    decides = most > CLAIMED
+    told = decides and all(map(math.isfinite, slopes))
+    unit = Mean.of(slopes) if told else Mean(float(np.mean(slopes)), math.nan, len(slopes))
+    claims = [Claim.of(f"{one.model}: {name}", unit, "<=", 1.0, timing=False)]
+    if decides:
+        bend = Ratio.of(slopes, one.slopes(BEST, most // 2))
+        name = f"the same / each unit of staleness {most // 2 - 1}"
+        claims.append(Claim.of(f"{one.model}: {name}", bend, "<=", LINEAR, timing=False))
+    return claims
+
+
+def _beside_proposition(one: Measured) -> Claim:
+    most = max(one.of(BEST))
+    predicted = proposition(most - 1, one.parameters)
+    costs = one.costs[BEST, most]
+    return Claim.of(
+        f"{one.model}: cost of staleness {most - 1} / Proposition 4.1 with rho = Delta = 1",
+        Ratio.of(costs, [predicted] * len(costs)),
+        "within",
+        2.0,
+        least=0.5,
+        timing=False,
+    )
 
 
 def draw(outcome: Outcome) -> Figure:
-    """Gradients against staleness, and the losses of serial trainings."""
-    figure, (left, right) = new_panels(
-        ("staleness", "gradients, multiples of serial's", "What staleness costs"),
-        ("gradients", "held-out bits per byte", "Serial Muon"),
-    )
-    for ink, name in zip(INKS, dict.fromkeys(row["rule"] for row in outcome.table), strict=False):
-        rows = [row for row in outcome.table if row["rule"] == name]
-        at = [row["workers"] - 1 for row in rows]
-        cost = [row["times the gradients of serial"] for row in rows]
-        spread = [
-            [c - row["least"] for c, row in zip(cost, rows, strict=True)],
-            [row["most"] - c for c, row in zip(cost, rows, strict=True)],
-        ]
-        left.errorbar(at, cost, yerr=spread, fmt="o-", color=ink, label=name, markersize=4)
-    left.set_yscale("log")
-    left.legend(frameon=False, fontsize=7)
-    for seed, curve in outcome.results["serial"].items():
-        steps, bits = zip(*curve, strict=True)
-        right.plot(steps, bits, "o-", color=INKS[0], markersize=3, label=f"seed {seed}")
-    legend(right)
+    """Gradients against staleness, every seed, and their mean by rule; one panel for each model."""
+    points = outcome.results["costs"]
+    names = list(dict.fromkeys(one["model"] for one in points))
+    inks = dict(zip(ARMS, INKS, strict=False))
+    y = "gradients, multiples of serial Muon's"
+    figure, panels = new_panels(*(("staleness", y, name) for name in names))
+    for axes, model in zip(panels, names, strict=True):
+        for rule in ARMS:
+            own = [one for one in points if (one["model"], one["rule"]) == (model, rule)]
+            ink = inks.get(rule, INKS[-1])
+            for one in own:
+                at = [one["workers"] - 1] * len(one["costs"])
+                axes.plot(at, one["costs"], ".", color=ink, alpha=0.5, markersize=4)
+            means = [Ratio.of(one["costs"], [1.0] * len(one["costs"])).value for one in own]
+            if own:
+                at = [one["workers"] - 1 for one in own]
+                axes.plot(at, means, "o-", color=ink, label=rule, markersize=4)
+        axes.set_xscale("log", base=2)
+        axes.set_yscale("log")
+    legend(panels[-1])
     return figure
 
 
@@ -340,25 +440,25 @@ def tune() -> None:
     What an earlier search has tried is not tried again.
     """
     trials = Trials(ABOUT.name)
-
-    def best(bench: Bench, name: str, count: int, first: float) -> float:
-        model = bench.setup.to_json()["model"]
-        arm = {"model": model, "rule": name, "workers": count, "gradients": GRADIENTS}
-
-        def bits(lr: float) -> float:
-            return _end(bench, name, count, seed=0, gradients=GRADIENTS, lr=lr)[0]
-
-        return descend(lambda lr: trials.score({**arm, "lr": lr}, lambda: bits(lr)), first, FACTOR)
-
+    rates: dict[str, dict[str, float]] = trials.settings.setdefault("lr", {})
     for mode in ("quick", "full"):
-        bench = _bench(Scale(mode))
-        chosen: dict[str, Any] = {"gradients": GRADIENTS, "lr": {}}
-        for name, count in [(SERIAL, 1), *rows_of(Scale(mode))]:
-            known = _rates(trials.settings, Scale("quick"))
-            first = known.get(f"{name}, {count}", first_rate(name, count))
-            chosen["lr"][f"{name}, {count}"] = best(bench, name, count, first)
-            trials.settings[mode] = chosen
-            trials.write()
+        for model in models(Scale(mode)):
+            known = rates.setdefault(model, {})
+            for arm in [(SERIAL, 1), *arms(Scale(mode))]:
+                name = f"{arm[0]}, {arm[1]}"
+                first = known.get(name, first_rate(*arm))
+                known[name] = _best_rate(trials, mode, model, arm, first)
+                trials.write()
+
+
+def _best_rate(trials: Trials, mode: str, model: str, arm: Arm, first: float) -> float:
+    what = {"model": model, "rule": arm[0], "workers": arm[1], "gradients": GRADIENTS}
+
+    def score(lr: float) -> float:
+        job = Job(arm, model, 0, GRADIENTS, lr)
+        return trials.score({**what, "lr": lr}, lambda: train(mode, job)["bits"])
+
+    return descend(score, first, FACTOR)
 
 
 if __name__ == "__main__":

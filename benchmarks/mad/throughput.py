@@ -1,24 +1,18 @@
-"""Studies as `mad bench` runs them, and the throughput of a search: serial, and two runs at once.
+"""Studies as `mad bench` runs them, and when their runs start and end.
 
-Test 3 of the benchmark: ten layer sequences, five epochs each; and how soon a worker that is used
-again takes its first step. What workers execute lies here, beside the script, so that spawned
-processes can import it.
+What workers execute lies here, beside the scripts, so that spawned processes can import it.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-from harness.claims import Findings, Sample
-from harness.estimates import Ratio
 
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
@@ -29,24 +23,7 @@ from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study, open_store
 from mlxhog.mad.training.candidate import train
-from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
-
-SEQUENCES = (
-    "ssd swiglu ssd swiglu",
-    "gla swiglu gla swiglu",
-    "gla swiglu mlstm swiglu",
-    "mlstm swiglu mlstm swiglu",
-    "slstm swiglu mlstm swiglu",
-    "mlstm swiglu slstm swiglu",
-    "mh-attention(h16) swiglu mlstm swiglu",
-    "mh-attention(h16) swiglu mh-attention(h16) swiglu",
-    "slstm swiglu slstm swiglu",
-    "gated-conv swiglu gated-conv swiglu",
-)
-"""The slowest first, so that no long run is left alone at the end."""
-EPOCHS = 5
-THROUGHPUT, START_S = 1.9, 1.5
 
 
 @dataclass(frozen=True)
@@ -146,80 +123,22 @@ def execute(
     return store, time.monotonic() - began
 
 
-def study(*, baseline: bool) -> Study:
-    """Two tasks with settings of suite smoke (d 64, batch 64, 6,400 rows), or their baselines.
-
-    Nothing stops before its last epoch, so that both ways do the same work.
-    """
-    ends = {"epochs": EPOCHS, "steps": None, "eval_every": None, "stop_accuracy": 2.0}
-    return Study(
-        candidates=tuple(canonical(parse(sequence)) for sequence in SEQUENCES),
-        suite="lite" if baseline else "smoke",
-        tasks=("in-context-recall", "selective-copying"),
-        protocol={**ends, "lr": 2e-3},
-        seeds=(0,),
-    )
-
-
-def throughput(findings: Findings, folder: Path, *, rounds: int, baseline: bool) -> None:
-    """Search one after the other and two at once, in turns.
-
-    Args:
-        findings: takes claims and results.
-        folder: for the studies.
-        rounds: of both.
-        baseline: the benchmark's own sizes instead of small ones.
-    """
-    ways = {"serial": 1, "parallel 2": 2}
-    seconds: dict[str, list[float]] = {name: [] for name in ways}
-    accuracies: dict[str, list[dict[str, float]]] = {name: [] for name in ways}
-    starts: list[float] = []
-    for turn in range(rounds):
-        for name, parallel in ways.items():
-            run = f"{name.replace(' ', '-')}-{turn}"
-            spent, scores, own = _search(folder, run, parallel, baseline)
-            seconds[name].append(spent)
-            accuracies[name].append(scores)
-            starts += again(own)
-            print(f"  {name:20} {spent:7.1f} s", flush=True)
-    ratio = Ratio.of(*seconds.values())
-    findings.at_least("parallel 2 / serial: searches per second", ratio, THROUGHPUT)
-    findings.exact("largest difference of an accuracy from serial", _difference(accuracies), 0.0)
-    name = "reused worker: seconds from the end of a run to the next first step, at most"
-    findings.at_most(name, max(starts), START_S)
-    findings.results["throughput"] = {
-        "study": study(baseline=baseline).to_dict(),
-        "epochs": EPOCHS,
-        "seconds": {name: Sample.of(values) for name, values in seconds.items()},
-        "acc_token": accuracies["serial"][0],
-        "start_s": Sample.of(starts),
-    }
-    print("\n  accuracy after five epochs, serial and parallel alike")
-    for run, accuracy in sorted(accuracies["serial"][0].items()):
-        print(f"  {accuracy:6.3f}  {run}")
-    sys.stdout.flush()
-
-
-def _search(
-    folder: Path, name: str, parallel: int, baseline: bool
+def searched(
+    folder: Path, name: str, study: Study, parallel: int
 ) -> tuple[float, dict[str, float], list[Times]]:
-    """Run the ten sequences; returns seconds, accuracies, and when each run started."""
+    """Search; returns seconds, the accuracy of each run, and when each run started.
+
+    Raises:
+        SystemExit: a run did not end.
+    """
     out = folder / f"{name}.jsonl"
-    store, spent = execute(
-        folder, name, study(baseline=baseline), partial(timed, str(out)), parallel=parallel
-    )
+    store, spent = execute(folder, name, study, partial(timed, str(out)), parallel=parallel)
     records = store.records()
     for record in records:
         if record.status != "done":
             raise SystemExit(f"{record.candidate} {record.status}: {record.reason}")
     scores = {f"{record.candidate} on {record.task}": record.acc_token for record in records}
     return spent, scores, times(out)
-
-
-def _difference(accuracies: Mapping[str, list[dict[str, float]]]) -> float:
-    """The largest difference between any search and the first one."""
-    every = [scores for way in accuracies.values() for scores in way]
-    return max(abs(one[name] - every[0][name]) for one in every for name in every[0])
 
 
 def again(runs: Sequence[Times]) -> list[float]:

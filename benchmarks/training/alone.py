@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -77,7 +76,6 @@ def train_alone(config: TrainConfig, held_out: int) -> float:
     return bits if math.isfinite(bits) else WORST_BITS
 
 
-@lru_cache
 def model_of(width: int, blocks: int) -> str:
     """The file of a model like `tiny` of another width and depth."""
     return model_file(hidden_size=width, num_hidden_layers=blocks)

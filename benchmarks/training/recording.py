@@ -7,9 +7,11 @@ takes time from it. Times are seconds since all workers were ready.
 
 from __future__ import annotations
 
+import atexit
 import shutil
 import tempfile
 from dataclasses import dataclass, field
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -116,10 +118,9 @@ def model_of(arena: Arena) -> NDArray[np.float32]:
     return params
 
 
+@lru_cache
 def model_file(**sizes: int) -> str:
-    """A YAML architecture like `tiny` but for some sizes, in a temporary file."""
-    import tempfile
-
+    """A YAML architecture like `tiny` but for some sizes, in a file that ends with this process."""
     import yaml
 
     from mlxhog.models.registry import load_architecture
@@ -129,6 +130,7 @@ def model_file(**sizes: int) -> str:
         fields.pop(other, None)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml", delete=False) as file:
         yaml.safe_dump(fields, file)
+    atexit.register(partial(Path(file.name).unlink, missing_ok=True))
     return file.name
 
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from statistics import fmean
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from experiment.searches import descend
@@ -26,13 +26,14 @@ from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SparseLinear
 from mlxhog.classic.session import train as solve
 from mlxhog.config.schedules import BETA, backoff_start
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import Protocol as MadProtocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import resolve
 from mlxhog.mad.training.candidate import train as train_candidate
 from mlxhog.models.mad.sequence import parse
 
 CONSTANT, INVERSE, BACKOFF, USUAL = "constant", "1/k", "back-off", "usual"
+COSINE, STABLE = "cosine", "wsd"
 SCHEDULES = (CONSTANT, INVERSE, BACKOFF, USUAL)
 """`USUAL` is what the program does elsewhere: the paper's .9 per twentieth of the run on least
 squares, half a cosine on models."""
@@ -47,7 +48,7 @@ class Rule:
     """A schedule with its settings.
 
     Attributes:
-        schedule: of `SCHEDULES`.
+        schedule: of `SCHEDULES`, or another of `TrainConfig`.
         lr: largest step size.
         share: of the run's gradients that have the first step size of back-off, or after which
             that of 1/k is half; 0 for others.
@@ -60,7 +61,7 @@ class Rule:
     def options(self, gradients: int, usual: str) -> dict[str, Any]:
         """The options of `TrainConfig` and of a MAD `Protocol`."""
         if self.schedule not in FALLING:
-            return {"schedule": usual if self.schedule == USUAL else CONSTANT, "lr": self.lr}
+            return {"schedule": usual if self.schedule == USUAL else self.schedule, "lr": self.lr}
         steps = max(1, round(self.share * gradients))
         return {"schedule": FALLING[self.schedule], "lr": self.lr, "backoff_steps": steps}
 
@@ -247,7 +248,7 @@ class Candidate:
 
     def train(self, rule: Rule, seed: int) -> Trained:
         """Share of the scored test positions that are wrong."""
-        protocol = Protocol(
+        protocol = MadProtocol(
             batch_size=self.batch,
             steps=self.gradients,
             eval_every=self.gradients,
@@ -278,8 +279,15 @@ def train(training: Training, rule: Rule, seed: int) -> Trained:
     return training.train(rule, seed)
 
 
+class Trains(Protocol):
+    """What can be searched."""
+
+    def train(self, rule: Rule, seed: int) -> Trained:
+        """Return how a training under a rule went."""
+
+
 def search(
-    training: Training, schedule: str, lr: float, share: float, seeds: Sequence[int]
+    training: Trains, schedule: str, lr: float, share: float, seeds: Sequence[int]
 ) -> list[tuple[float, float, float]]:
     """Triples (K's share, step size, mean loss), from a first guess until every side is worse.
 
@@ -314,6 +322,23 @@ def search(
     else:
         best(0.0)
     return [(share, rate, value) for (share, rate), value in sorted(losses.items())]
+
+
+def best_settings(searched: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """The settings with the smallest loss of a search, and the losses beside them."""
+    losses = {(share, lr): loss for share, lr, loss in searched}
+    share, lr = min(losses, key=lambda at: (losses[at], -at[0]))
+    sides = [f"{losses[share, r]:.4f} at {r:g}" for r in (lr / 2, 2 * lr)]
+    others = [
+        f"{min(losses[at] for at in losses if at[0] == s):.4f} with K {s:g}"
+        for s in (share / 2, 2 * share)
+        if share and any(at[0] == s for at in losses)
+    ]
+    return {
+        "lr": lr,
+        "share": share,
+        "bracket": ", ".join([f"{losses[share, lr]:.4f} at {lr:g}", *sides, *others]),
+    }
 
 
 def stage_ends(rule: Rule, epochs: int) -> list[int]:

@@ -28,14 +28,24 @@ UNTOLD = "cannot be told"
 SHORTER = 0.85  # factor between two amounts that are tried
 
 TORCH = {"workers": "torch:cpu*2", "threads": 1}
+FOUR = {"workers": "torch:cpu*4", "threads": 1}
 BOTH = {"workers": "mlx:cpu,torch:cpu", "threads": 1}
 SPEED = {"strategy": "sync", "sync_shares": "speed"}
+BY_BLOCKS = {"strategy": "hogwild", "blocks": "disjoint"}
 ARMS: dict[str, dict[str, Any]] = {
     "serial 1 thread": {"strategy": "serial", "workers": "torch:cpu", "threads": 1},
     "serial 2 threads": {"strategy": "serial", "workers": "torch:cpu", "threads": 2},
     "sync": {"strategy": "sync", **TORCH},
     "sync by speed": {**SPEED, **TORCH},
     "hogwild": {"strategy": "hogwild", **TORCH},
+    "hogwild by blocks": {**BY_BLOCKS, **TORCH},
+    "round-robin": {"strategy": "round_robin", **TORCH},
+    "runs averaged every 20 steps": {"strategy": "local_sgd", "average_every": 20, **TORCH},
+    "runs averaged once": {"strategy": "avg_runs", **TORCH},
+    "sync, 4 workers": {"strategy": "sync", **FOUR},
+    "sync by speed, 4 workers": {**SPEED, **FOUR},
+    "hogwild, 4 workers": {"strategy": "hogwild", **FOUR},
+    "hogwild by blocks, 4 workers": {**BY_BLOCKS, **FOUR},
     "sync by speed mlx+torch": {**SPEED, **BOTH},
     "hogwild mlx+torch": {"strategy": "hogwild", **BOTH},
 }
@@ -43,6 +53,7 @@ ARMS: dict[str, dict[str, Any]] = {
 TUNED_AS = {
     "serial 2 threads": "serial 1 thread",
     "sync by speed": "sync",
+    "sync by speed, 4 workers": "sync, 4 workers",
     "sync by speed mlx+torch": "sync",
     "hogwild mlx+torch": "hogwild",
 }
@@ -78,6 +89,13 @@ GRIDS: dict[str, dict[str, Grid]] = {
         "serial 1 thread": Grid(3e-3, 6e-3),
         "sync": Grid(4.2e-3, 8.5e-3, 0.75, (0.7, 0.8)),
         "hogwild": Grid(2.1e-3, 4.2e-3),
+        "hogwild by blocks": Grid(2.1e-3, 4.2e-3),
+        "round-robin": Grid(2.1e-3, 4.2e-3),
+        "runs averaged every 20 steps": Grid(4.2e-3, 8.5e-3),
+        "runs averaged once": Grid(3e-3, 6e-3),
+        "sync, 4 workers": Grid(6e-3, 1.2e-2, 0.75, (0.7, 0.8)),
+        "hogwild, 4 workers": Grid(1.5e-3, 3e-3),
+        "hogwild by blocks, 4 workers": Grid(1.5e-3, 3e-3),
     },
 }
 BATCH_SIZES = {"adamw": 2, "muon": 4}
@@ -95,6 +113,7 @@ class Target:
         text: what it is of, where that is not the default text.
         options: of `TrainConfig`, for that text.
         like: the target whose searched settings serve for this one, by its key.
+        fixed: settings of every arm, where none are searched (tests).
         margin: bits per byte below it at which the chosen amount of text ends; more than seeds
             differ by, or some runs never get there.
     """
@@ -106,6 +125,7 @@ class Target:
     options: Mapping[str, Any] = field(default_factory=dict)
     like: str | None = None
     margin: float = 0.05
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
     def settings(self, optimizer: str, arm: str) -> dict[str, Any]:
         """What the search found for an arm.
@@ -113,6 +133,8 @@ class Target:
         Raises:
             SystemExit: nothing was searched.
         """
+        if self.fixed:
+            return dict(self.fixed)
         searched = _document().get(self.like or self.key, {}).get(optimizer, {}).get("settings", {})
         name = TUNED_AS.get(arm, arm)
         if name not in searched:
@@ -151,6 +173,23 @@ def arm_options(arm: str, optimizer: str) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@dataclass(frozen=True)
+class Reached:
+    """When a run reached its target.
+
+    Attributes:
+        seconds: of training; infinite where it did not.
+        tokens: likewise.
+        tokens_per_s: over the whole run.
+        staleness: mean over all workers.
+    """
+
+    seconds: float
+    tokens: float
+    tokens_per_s: float
+    staleness: float
+
+
 class Race:
     """Runs of arms to one target, and their times."""
 
@@ -161,16 +200,23 @@ class Race:
 
     def seconds(self, arm: str, optimizer: str, seed: int, **options: Any) -> float:
         """Train an arm at its settings; infinity where it does not reach the target."""
+        return self.run(arm, optimizer, seed, **options).seconds
+
+    def run(self, arm: str, optimizer: str, seed: int, **options: Any) -> Reached:
+        """Train an arm at its settings."""
         chosen = {**self.target.options, **self.target.settings(optimizer, arm), **options}
         run = run_arm(arm, optimizer, seed, chosen)
         crossing = self._held_out.crossing(run.points, self.target.bits)
-        took = crossing[0] if crossing else math.inf
+        took, tokens = crossing or (math.inf, math.inf)
         speed = f"{run.result.tokens_per_s:7,.0f} tok/s"
-        print(f"  seed {seed}  {optimizer:6} {arm:24} {took:6.1f} s  {speed}", flush=True)
-        return took
+        print(f"  seed {seed}  {optimizer:6} {arm:28} {took:6.1f} s  {speed}", flush=True)
+        reports = run.result.workers
+        late = sum(report.mean_staleness * report.steps for report in reports)
+        steps = max(1, sum(report.steps for report in reports))
+        return Reached(took, tokens, run.result.tokens_per_s, late / steps)
 
-    def tune(self, optimizer: str) -> None:
-        """Search the settings of every arm, and write them down; known trials are not repeated."""
+    def tune(self, optimizer: str, arms: Iterable[str]) -> None:
+        """Search the settings of arms, and write them down; known trials are not repeated."""
         document = _document()
         searched = document.setdefault(self.target.key, {}).setdefault(optimizer, {})
         trials: list[dict[str, Any]] = searched.setdefault("trials", [])
@@ -189,7 +235,8 @@ class Race:
             return float(trials[-1]["bits_per_byte"])
 
         most = self.target.tokens[optimizer]
-        for arm, grid in GRIDS[optimizer].items():
+        for arm in dict.fromkeys(TUNED_AS.get(arm, arm) for arm in arms):
+            grid = GRIDS[optimizer][arm]
             best = best_point(grid, RATES[optimizer], partial(trial, arm, most))
             limit = self.target.bits - self.target.margin
             tokens = enough(most, limit, partial(trial, arm, point=best))

@@ -283,7 +283,7 @@ class Aig(Paced):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Sim(FedBack, LateSteps):
+class Sim(FedBack, LookAhead, LateSteps):
     """One process that simulates workers."""
 
     name: ClassVar[str] = "sim"
@@ -320,9 +320,19 @@ class Sim(FedBack, LateSteps):
         return self.rule.workers
 
     def broken_rules(self) -> Iterable[str]:
-        """Yield ages that cannot be read, too."""
+        """Yield ages that cannot be read, and predictions of what is not known, too."""
         yield from super().broken_rules()
         yield from unread("staleness", lambda _: self.rule, self.staleness)
+        if self.predict == "own":
+            yield "predict: own, but sim has none and last only; set one of them"
+        if self.predict != "last":
+            return
+        if not self.staleness.startswith("fixed:"):
+            problem = f"last looks ahead by a fixed age, and staleness is {self.staleness}"
+            yield f"predict: {problem}; set staleness=fixed:N, or leave predict out"
+        if self.delay_feedback:
+            problem = "last already expects the pending steps of other workers"
+            yield f"predict: {problem}; leave it out, or delay_feedback"
 
 
 for _strategy in (

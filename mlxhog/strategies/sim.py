@@ -6,6 +6,8 @@ simulated worker, which has its own optimizer state. So a run is a function of i
 whatever the machine does meanwhile: with tau = 0 it is `serial`, and with `fixed:N` it is
 `round_robin` with N + 1 processes, bit for bit.
 
+With `predict=last` the copies are extrapolated by N steps like the last ones (`look_ahead.py`).
+
     segment                    dtype    meaning
     sim.after.0 .. sim.after.D float32  parameters after step k, of the last D + 1 steps: in k mod
                                         (D + 1), D being the largest tau; step 0 is the beginning
@@ -21,6 +23,7 @@ checkpoint keeps them.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar
 
@@ -35,6 +38,7 @@ from mlxhog.config import strategies as choices
 from mlxhog.config.ages import Course, SimulatedStaleness, SimulatedStep
 from mlxhog.errors import ConfigError
 from mlxhog.optim import updates
+from mlxhog.strategies import look_ahead
 from mlxhog.strategies.context import Context, Idle, Lease, WriteResult
 from mlxhog.strategies.control_words import LINE, StepJournal, StepRecord, Words
 from mlxhog.strategies.delays import Delays
@@ -86,8 +90,17 @@ class Sim(Strategy):
         }
 
     def kept_segments(self) -> tuple[str, ...]:
-        """The parameters after each of the last steps."""
-        return tuple(f"sim.after.{k}" for k in range(self.rule.most + 1))
+        """The parameters after each of the last steps, and what looking ahead needs."""
+        return (*self.copies(), *look_ahead.segments(self.facts, self.in_flight))
+
+    def copies(self) -> tuple[str, ...]:
+        """Segments of the parameters after each of the last steps."""
+        return tuple(f"sim.after.{k}" for k in range(self.in_flight))
+
+    @property
+    def in_flight(self) -> int:
+        """Most gradients that are computed at once: a gradient, and the steps it does not see."""
+        return self.rule.most + 1
 
     def state_slots(self, arena: Arena) -> tuple[int, ...]:
         """Those of the simulated workers."""
@@ -100,7 +113,7 @@ class Sim(Strategy):
     def begin(self, arena: Arena, position: Mapping[str, Any] | None = None) -> None:
         """Begin with the arena's parameters, or where it was left off."""
         words, version = Words(arena.segment("sim.words")), arena.counters.load("version")
-        names = self.kept_segments()
+        names = self.copies()
         # Another rule keeps other copies: the age of a gradient begins at 0 again.
         continues = position is not None and len(position["versions"]) == len(names)
         if position is None or not continues:
@@ -118,7 +131,7 @@ class Sim(Strategy):
         words = Words(arena.segment("sim.words"))
         return {
             "step": words.load(0, _STEP),
-            "versions": [words.load(1 + k, 0) for k in range(self.rule.most + 1)],
+            "versions": [words.load(1 + k, 0) for k in range(self.in_flight)],
         }
 
     def steps_done(self, arena: Arena, ledger: Ledger) -> int:
@@ -157,7 +170,7 @@ class Sim(Strategy):
 
     def copy_of(self, step: int) -> int:
         """Index of the copy of the parameters after `step` steps."""
-        return step % (self.rule.most + 1)
+        return step % self.in_flight
 
     def take_in(self, arena: Arena, words: Words, step: int, record: StepRecord) -> None:
         """Store the counts of a step's record, and copy; doing it twice changes nothing."""
@@ -165,7 +178,8 @@ class Sim(Strategy):
         arena.counters.store("version", record.version)
         words.store(0, _TOKENS, record.tokens)
         copy = self.copy_of(step + 1)
-        updates.snapshot(arena.segment(f"sim.after.{copy}"), arena.params)
+        reader = look_ahead.reader(arena, self.facts, self.in_flight)
+        reader.read(arena.segment(f"sim.after.{copy}"))
         words.store(1 + copy, 0, record.version)
 
 
@@ -178,8 +192,11 @@ class SimWorker:
         arena = context.arena
         self._words = Words(arena.segment("sim.words"))
         self._journal = strategy.journal(self._words)
-        self._copies = [arena.segment(name) for name in strategy.kept_segments()]
-        self._targets = [context.target(slot) for slot in strategy.state_slots(arena)]
+        self._copies = [arena.segment(name) for name in strategy.copies()]
+        steps = look_ahead.record(arena, strategy.facts, strategy.in_flight)
+        self._targets = [
+            replace(context.target(slot), record=steps) for slot in strategy.state_slots(arena)
+        ]
         self._delays = Delays(context, workers=strategy.rule.workers)
         self._first = self._words.load(0, _FIRST)
         self._step = 0

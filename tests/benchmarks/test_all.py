@@ -122,9 +122,9 @@ def test_a_run_continues_after_the_scripts_of_its_commit_and_mode(
 
 def test_quick_is_half_an_hour_of_what_every_script_states(everything: Any) -> None:
     quick = everything.scripts("quick")
-    assert {path.stem for path in (BENCHMARKS / "experiments").glob("*.py")} <= {
-        script.name for script in quick
-    }
+    experiments = {path.stem for path in (BENCHMARKS / "experiments").glob("*.py")}
+    # Its settings are still to be searched: --tune.
+    assert experiments - {script.name for script in quick} == {"lock_free_schedules"}
     assert sum(script.expected_s for script in quick) <= 1800
 
 
@@ -177,7 +177,7 @@ def test_what_one_and_two_workers_take_here_predicts_a_larger_machine(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scaling = load("scaling")
-    monkeypatch.setattr(scaling, "workers", lambda n: f"mlx:cpu*{n}")  # they start soon
+    monkeypatch.setattr(scaling, "workers", lambda n, _: f"mlx:cpu*{n}")  # they start soon
     arguments = ["--tiny", "--out", str(tmp_path)]
     run, codes = load("experiment.record").run, load("harness.claims").EXIT_CODES
     code = run(scaling.ABOUT, scaling.result, scaling.draw, arguments=arguments)
@@ -185,6 +185,7 @@ def test_what_one_and_two_workers_take_here_predicts_a_larger_machine(
     document = json.loads((tmp_path / "scaling.json").read_text())
     predicted = [row for row in document["table"] if row["kind"].startswith("PREDICTED")]
     assert [row["workers"] for row in predicted] == [1, 2, 4, 8, 16, 24]
-    prediction = document["results"]["prediction"]
-    assert {"name", "assumptions", "inputs", "two workers here"} <= prediction.keys()
-    assert prediction["inputs"]["staleness_from"] == "the two workers here"
+    (prediction,) = document["results"]["predictions"]
+    assert {"costs_s", "updates", "two_tokens_per_s", "two_speedup", "mac"} <= prediction.keys()
+    assert list(prediction["updates"].values())[0] > 0
+    assert prediction["mac"]["1"] == 1.0

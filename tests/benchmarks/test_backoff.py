@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from mlxhog import TrainConfig
+
 
 @pytest.fixture(scope="module")
 def backoff(load: Any) -> Any:
@@ -74,3 +76,30 @@ def test_the_experiment_writes_its_claims_its_numbers_and_its_figure(
     assert len(document["compared"]) == 5
     assert len(document["table"]) == 16
     assert (tmp_path / "backoff.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("rivals", "verdict"),
+    [
+        ([2.1, 2.11, 2.09, 2.1], "holds"),
+        ([1.9, 1.91, 1.89, 1.9], "does not hold"),
+        ([2.0, 1.9, 2.1, 2.02], "cannot be told here"),
+    ],
+)
+def test_lock_free_back_off_is_compared_with_each_schedule_seed_by_seed(
+    load: Any, rivals: list[float], verdict: str
+) -> None:
+    cell = load("lock_free_schedules")
+    bits = {("muon", name): rivals for name in cell.RIVALS}
+    bits["muon", cell.BACKOFF] = [2.0, 2.01, 1.99, 2.0]
+    assert [one.verdict for one in cell._compared(bits)] == [verdict, verdict]
+
+
+def test_every_schedule_of_lock_free_workers_is_a_training_that_can_be(load: Any) -> None:
+    cell, schedules = load("lock_free_schedules"), load("training.schedules")
+    for name in (cell.BACKOFF, *cell.RIVALS):
+        rule = schedules.Rule(name, 1e-3, 0.5)
+        options = rule.options(100, cell.COSINE)
+        assert TrainConfig(strategy="hogwild", workers="torch:cpu*2", **options).strategy
+    with pytest.raises(SystemExit, match="--tune"):
+        cell.settings(load("experiment.record").Scale("full"))

@@ -29,7 +29,7 @@ from tests.pairs import each_of
             "sync has no predict; hogwild,",
         ),
         ({"predict": "last", "strategy": "serial"}, "not for serial"),
-        ({"predict": "own", "strategy": "sync"}, "no predict; hogwild, serial, round_robin have"),
+        ({"predict": "own", "strategy": "sync"}, "no predict; hogwild, serial, "),
         ({"predict": "own", "strategy": "avg_runs"}, "avg_runs has no predict"),
         ({"predict": "own", "strategy": "diloco"}, "diloco has no predict"),
         ({"predict": "own", "strategy": "round_robin"}, "none and last only; set one of them"),

@@ -30,6 +30,8 @@ TWO = "mlx:cpu*2"
     [
         (3, {"optimizer": "muon", "lr": 3e-3, "schedule": "constant"}),
         (2, {"optimizer": "adamw", "clip": 0.01, "delay_feedback": True}),
+        (3, {"optimizer": "muon", "moments": "shared", "predict": "last"}),
+        (2, {"optimizer": "adamw", "moments": "shared", "predict": "last"}),
     ],
 )
 def test_simulated_staleness_of_p_minus_1_is_p_processes_in_turn_bit_for_bit(
@@ -201,6 +203,9 @@ def test_an_option_of_one_strategy_chooses_it(tmp_path: Path) -> None:
         ({"strategy": "hogwild", "staleness_lr": "best"}, "wanted none, linear:C"),
         ({"strategy": "hogwild", "delay_compensation": "4"}, "wanted none, constant:F"),
         ({"strategy": "sim", "sim_staleness": "fixed:x"}, "wanted fixed:N"),
+        ({"strategy": "sim", "predict": "own"}, "sim has none and last only"),
+        ({"strategy": "sim", "sim_staleness": "uniform:0:3", "predict": "last"}, "by a fixed age"),
+        ({"strategy": "sim", "delay_feedback": True, "predict": "last"}, "leave .* delay_feedback"),
         ({"strategy": "async_ps", "predict": "own"}, "async_ps has no predict; hogwild, serial"),
         ({"strategy": "async_ps", "read": "live"}, "computes with copies"),
         ({"strategy": "async_ps", "moments": "shared"}, "one optimizer state anyway"),

@@ -15,8 +15,7 @@ import numpy as np
 from harness.machine import cores
 from training.recording import HeldOut, Point, model_file, record
 
-from experiment.figures import Figure, curves, new_panels
-from experiment.record import Outcome, Scale, say
+from experiment.record import Scale, say
 from mlxhog import TrainConfig
 
 BATCH, SEQ = 2, 256
@@ -67,13 +66,11 @@ class Setup:
         }
 
 
-def setup(scale: Scale, *, wide: bool = False) -> Setup:
-    """The trainings of a mode; `wide` is the document's 512 x 6 in --full."""
+def setup(scale: Scale) -> Setup:
+    """The trainings of a mode."""
     tiny = Setup({"hidden_size": 32, "num_hidden_layers": 1}, seq_len=32, looks=4, eval_tokens=1024)
     small = Setup({"hidden_size": 128, "num_hidden_layers": 4})
     full = Setup(small.sizes, looks=24, eval_tokens=65_536)
-    if wide:
-        full = Setup({"hidden_size": 512, "num_hidden_layers": 6}, looks=24, eval_tokens=65_536)
     sizes: Setup = scale.pick(tiny=tiny, quick=small, full=full)
     return sizes
 
@@ -128,6 +125,12 @@ class Training:
                 share = (self.bits[k - 1] - target) / (self.bits[k - 1] - bits)
                 return axis[k - 1] + share * (axis[k] - axis[k - 1])
         return math.inf
+
+    @classmethod
+    def of_json(cls, value: Mapping[str, Any]) -> Training:
+        """Read it back."""
+        fields = dict(value)
+        return cls(bits=fields.pop("bits_per_byte"), **fields)
 
     def to_json(self) -> dict[str, Any]:
         """All of it, rounded."""
@@ -216,22 +219,3 @@ def enough_cores(count: int) -> bool:
 def trainings_json(trainings: Mapping[Any, list[Training]]) -> dict[str, Any]:
     """All of them for the result."""
     return {f"{name}": [one.to_json() for one in own] for name, own in trainings.items()}
-
-
-def loss_figure(outcome: Outcome, *, most: float | None = None) -> Figure:
-    """The loss of each arm's first training against gradients and against time.
-
-    Args:
-        outcome: with `trainings_json` among its results.
-        most: bits per byte up to which is drawn; None is all.
-    """
-    figure, panels = new_panels(
-        ("gradients", "held-out bits per byte", "After equally many gradients"),
-        ("seconds", "held-out bits per byte", "After equal time"),
-    )
-    firsts = {name: own[0] for name, own in outcome.results["trainings"].items()}
-    for axes, at in zip(panels, ("steps", "seconds"), strict=True):
-        curves(axes, {name: (one[at], one["bits_per_byte"]) for name, one in firsts.items()})
-        if most is not None:
-            axes.set_ylim(top=min(most, axes.get_ylim()[1]))
-    return figure

@@ -176,6 +176,7 @@ class Outcome:
         results: every other number, `Sample`s included.
         seeds: of the measurements, where they are not the scale's.
         twins: A/A arms (`harness.interleaved.with_twin`).
+        others_load: as that of `Findings`, where trainings were run before (`experiment.runs`).
     """
 
     compared: list[Compared]
@@ -185,6 +186,7 @@ class Outcome:
     results: dict[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] | None = None
     twins: list[Twin] = field(default_factory=list)
+    others_load: float | None = None
 
 
 # -- verdicts from intervals over seeds ------------------------------------------------------------
@@ -285,7 +287,8 @@ def run(
     watch, began = LoadWatch(), time.monotonic()
     outcome = together_corrected(result(scale))
     seconds = time.monotonic() - began
-    written = document_of(about, scale, outcome, watch.stop(), seconds)
+    others_load = watch.stop() if outcome.others_load is None else outcome.others_load
+    written = document_of(about, scale, outcome, others_load, seconds)
     scale.out.mkdir(parents=True, exist_ok=True)
     written["figure"] = _write_figure(about, draw, outcome, scale.out)
     replace_file(scale.out / f"{about.name}.json", plain_json.dumps(written, indent=1) + b"\n")

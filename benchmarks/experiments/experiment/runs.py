@@ -1,0 +1,87 @@
+"""Trainings of an experiment, one line of a file each, so that an interrupted one continues.
+
+The file is `NAME.runs.jsonl` beside the experiment's result. A line has the commit, what was
+trained, what came of it, and what others used of the machine meanwhile. A training of this commit
+is not run again; with changed files there is no such commit, and every training is run.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from harness.machine import LoadWatch, commit
+
+from experiment.record import Experiment, Scale
+
+
+class Runs:
+    """The trainings of one experiment at one scale.
+
+    Attributes:
+        used: the lines of this run of the script, read or written.
+    """
+
+    def __init__(self, about: Experiment, scale: Scale) -> None:
+        """Read what an earlier run of the script has finished."""
+        self.used: list[dict[str, Any]] = []
+        self._path = scale.out / f"{about.name}.runs.jsonl"
+        self._commit = commit()
+        clean = self._commit is not None and not self._commit.endswith("+")
+        lines = self._path.read_text().splitlines() if clean and self._path.exists() else []
+        known = [line for line in map(_read, lines) if line.get("commit") == self._commit]
+        self._known = {_name(line["run"]): line for line in known}
+
+    def knows(self, run: Mapping[str, Any]) -> bool:
+        """Whether a training is finished."""
+        return _name(run) in self._known
+
+    def of(
+        self, run: Mapping[str, Any], train: Callable[[], Mapping[str, Any]]
+    ) -> Mapping[str, Any]:
+        """What came of a training: read if it is known, else trained and written.
+
+        Args:
+            run: what is trained, completely: arm, seed, sizes, rates.
+            train: trains it; its numbers become a part of the line.
+        """
+        name = _name(run)
+        if name not in self._known:
+            watch, began = LoadWatch(), time.monotonic()
+            result = train()
+            line = {
+                "commit": self._commit,
+                "run": dict(run),
+                "result": dict(result),
+                "took_s": round(time.monotonic() - began, 2),
+                "others_load": round(watch.stop(), 3),
+            }
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with self._path.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+            self._known[name] = _read(json.dumps(line))
+        self.used.append(self._known[name])
+        result = self._known[name]["result"]
+        return result
+
+    @property
+    def others_load(self) -> float:
+        """Cores' worth of CPU that others used, on average over all these trainings."""
+        seconds = sum(line["took_s"] for line in self.used)
+        loads = sum(line["took_s"] * line["others_load"] for line in self.used)
+        return float(loads / seconds) if seconds else 0.0
+
+
+def _name(run: Mapping[str, Any]) -> str:
+    return json.dumps(run, sort_keys=True)
+
+
+def _read(line: str) -> dict[str, Any]:
+    """A line as it was written; empty if the process died while it wrote it."""
+    try:
+        value: dict[str, Any] = json.loads(line)
+    except json.JSONDecodeError:
+        return {}
+    return value

@@ -1,0 +1,117 @@
+"""The experiment on schemes: arms that can run, verdicts from pairs, runs that continue."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import TrainConfig
+
+
+@pytest.fixture(scope="module")
+def schemes(load: Any) -> Any:
+    return load("schemes")
+
+
+def trained(schemes: Any, scale: Any, seconds: dict[str, list[float]]) -> Any:
+    """Trainings of every arm of a mode; those without seconds take 10 s and a little by seed."""
+    usual = [10.0, 10.1, 9.9, 10.05, 9.95]
+    return {
+        arm: [
+            {"seconds": s, "tokens": 1000 * s, "tokens_per_s": 1000.0, "staleness": 1.0}
+            for s in seconds.get(arm[1], usual)
+        ]
+        for arm in schemes.arms(scale)
+    }
+
+
+def compared(schemes: Any, load: Any, seconds: dict[str, list[float]]) -> dict[str, str]:
+    record = load("experiment.record")
+    scale = record.Scale("full", seeds=(1, 2, 3, 4, 5))
+    outcome = schemes.outcome(scale, trained(schemes, scale, seconds), {}, 0.0)
+    decided = record.together_corrected(outcome)
+    return {one.claim.split()[0]: one.verdict for one in decided.compared}
+
+
+def test_every_arm_of_a_full_run_is_a_training_that_can_be_and_has_a_search(
+    schemes: Any, load: Any
+) -> None:
+    races, scale = load("training.time_to_loss"), load("experiment.record").Scale("full")
+    for condition, scheme, workers in schemes.arms(scale):
+        name = schemes.race_arm(scheme, workers)
+        options = races.arm_options(name, schemes.RULE)
+        TrainConfig(**options, slow=schemes.slow(condition, workers), lr=3e-3)
+        assert races.TUNED_AS.get(name, name) in races.GRIDS[schemes.RULE]
+
+
+def test_verdicts_of_schemes_follow_from_the_pairs(schemes: Any, load: Any) -> None:
+    level = compared(schemes, load, {})
+    assert level["Round-Robin"] == "does not hold"
+    assert level["Gradient"] == "cannot be told here"
+    rivals = (*schemes.ROUNDS, *schemes.ONLY_TWO, *schemes.ALONE)
+    slow = {name: [20.0, 20.3, 19.9, 20.2, 20.1] for name in rivals}
+    slower = compared(schemes, load, slow)
+    assert slower["Gradient"] == slower["Natural"] == "holds"
+    turns = compared(schemes, load, {"round-robin": [200.0, 205.0, 201.0, 202.0, 204.0]})
+    assert turns["Round-Robin"] == "holds"
+    fast = compared(schemes, load, {name: [5.0, 5.1, 4.9, 5.0, 5.1] for name in rivals})
+    assert fast["Gradient"] == fast["Natural"] == "does not hold"
+
+
+def test_a_run_that_did_not_reach_the_loss_decides_nothing(schemes: Any, load: Any) -> None:
+    seconds: Any = {"sync": [20.0, 20.0, None, 20.0, 20.0]}
+    scale = load("experiment.record").Scale("full", seeds=(1, 2, 3, 4, 5))
+    runs = trained(schemes, scale, {})
+    runs[schemes.EQUAL, "sync", 2] = [
+        {"seconds": s, "tokens": s, "tokens_per_s": 1.0, "staleness": 0.0} for s in seconds["sync"]
+    ]
+    outcome = schemes.outcome(scale, runs, {}, 0.0)
+    level = next(claim for claim in outcome.claims if ": sync / hogwild" in claim.name)
+    assert level.ended == "cannot_be_told"
+
+
+def test_recorded_step_sizes_have_a_worse_one_on_either_side(load: Any) -> None:
+    races = load("training.time_to_loss")
+    document, checked = json.loads(races.SETTINGS.read_text()), 0
+    for of_target in document.values():
+        for optimizer, searched in of_target.items():
+            for arm, chosen in searched["settings"].items():
+                first = races.GRIDS[optimizer][arm].beta1
+                losses = {
+                    trial["lr"]: trial["bits_per_byte"]
+                    for trial in reversed(searched["trials"])
+                    if trial["arm"] == arm and trial.get("beta1") == first
+                }
+                below = [losses[lr] for lr in losses if lr < chosen["lr"]]
+                above = [losses[lr] for lr in losses if lr > chosen["lr"]]
+                assert min(*below, *above) >= losses[chosen["lr"]], (optimizer, arm)
+                checked += 1
+    assert checked >= 12
+
+
+def test_a_training_of_this_commit_is_not_run_again(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module, record = load("experiment.runs"), load("experiment.record")
+    about, scale = record.Experiment("one", "", "", ""), record.Scale("quick", tmp_path)
+    key, count = {"arm": ("equal", 2), "seed": 1}, []
+
+    def train() -> dict[str, float]:
+        count.append(1)
+        return {"seconds": float(len(count))}
+
+    def seconds(commit: str | None) -> float:
+        monkeypatch.setattr(module, "commit", lambda: commit)
+        return float(module.Runs(about, scale).of(key, train)["seconds"])
+
+    assert [seconds(commit) for commit in ("a", "a", "b", "b")] == [1.0, 1.0, 2.0, 2.0]
+    assert [seconds(commit) for commit in ("a+", "a+", None)] == [3.0, 4.0, 5.0]
+    with (tmp_path / "one.runs.jsonl").open("a") as file:
+        file.write('{"commit": "a", "ru')  # killed while it wrote
+    assert seconds("a") == 1.0
+    runs = module.Runs(about, scale)
+    runs.of(key, train)
+    assert runs.others_load == pytest.approx(runs.used[0]["others_load"])
