@@ -320,6 +320,42 @@ class Ops:
         h, last = self.form.delta_cell(q, k, v, log_decay, beta, chunk_size=chunk_size, state=state)
         return h, last
 
+    def dplr_cell(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        log_decay: Array,
+        read: Array,
+        removal: Array | None = None,
+        *,
+        chunk_size: int,
+        state: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Run the delta rule whose transition is a diagonal matrix plus one of rank 1.
+
+        S_t = diag(exp(log_decay_t)) S_{t-1} - removal_t (S_{t-1}^T read_t)^T + k_t v_t^T,
+        h_t = S_t^T q_t.
+
+        Args:
+            q: (B, S, NH, DK).
+            k: as q.
+            v: (B, S, NH, DV).
+            log_decay: (B, S, NH, DK), at most 0 and of any size: no form may overflow.
+            read: as q; the key whose value is removed. Transitions of a length above 1 may let the
+                state grow without bound.
+            removal: as q, from where that value is removed; None is k, which takes half the work.
+            chunk_size: positions computed in parallel, a power of 2.
+            state: S before the first position, (B, NH, DK, DV); None is zeros.
+
+        Returns:
+            h (B, S, NH, DV) and S after the last position, float32, with exact gradients.
+        """
+        h, last = self.form.dplr_cell(
+            q, k, v, log_decay, read, removal, chunk_size=chunk_size, state=state
+        )
+        return h, last
+
     def selective_scan(
         self, u: Array, dt: Array, A: Array, Bt: Array, Ct: Array, *, state: Array | None = None
     ) -> tuple[Array, Array]:

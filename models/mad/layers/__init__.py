@@ -11,14 +11,18 @@ from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models.fields import check_most, check_names, convert
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers.attention import MHAttention, MHSlidingAttention
+from mlxhog.models.mad.layers.delta_net import DeltaNet
 from mlxhog.models.mad.layers.feed_forward import GEGLU, MLP, SwiGLU
 from mlxhog.models.mad.layers.gated_conv import GatedConv
 from mlxhog.models.mad.layers.gated_delta_net import GatedDeltaNet
+from mlxhog.models.mad.layers.gated_delta_product import GatedDeltaProduct
 from mlxhog.models.mad.layers.gla import GLA
 from mlxhog.models.mad.layers.hyena import Hyena, MHHyena
+from mlxhog.models.mad.layers.kda import KDA
 from mlxhog.models.mad.layers.linear_attention import LinearAttention
 from mlxhog.models.mad.layers.mamba import Mamba
 from mlxhog.models.mad.layers.moe_swiglu import MoESwiGLU
+from mlxhog.models.mad.layers.rwkv7 import RWKV7
 from mlxhog.models.mad.layers.ssd import SSD
 from mlxhog.models.mad.layers.xlstm import MLSTM, SLSTM
 from mlxhog.models.mad.layers.xlstm_v1 import MLSTMV1, SLSTMV1
@@ -30,7 +34,11 @@ BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
     GLA,
     SSD,
     Mamba,
+    DeltaNet,
     GatedDeltaNet,
+    GatedDeltaProduct,
+    KDA,
+    RWKV7,
     GatedConv,
     Hyena,
     MHHyena,

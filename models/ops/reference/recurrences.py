@@ -27,6 +27,16 @@ u_t = beta_t (v_t - a_t S_{t-1}^T k_t), so that
 I + M is inverted by halves, from blocks of size 1 on. No power of M is computed: with similar keys
 powers of M would grow beyond all digits.
 
+`dplr_cell` does so with a decay per element of a key, and with keys r and e in the place of k where
+it reads and removes. A position removes e_t x_t^T, x_t = S_{t-1}^T r_t, from a memory that the
+position has not decayed yet. With A as above and its last row moved to the first, of zeros,
+
+    P_tj(e) = r_t^T diag(exp(b_{t-1} - b_j)) e_j = A_{t-1,j} for the queries r_{t+1}, j < t
+    (I + P(e)) X = P(k) V + diag(exp(b_{t-1})) R S_0
+    h_t = S_0^T (q_t exp(b_t)) + sum_{j<=t} (A_tj(k) v_j - A_tj(e) x_j)
+
+If e is k, what a position writes is k_t u_t^T, u_t = v_t - x_t, (I + P(k)) U = V - diag(..) R S_0.
+
 `selective_scan` takes log2(S) rounds. Two positions of S_t = a_t S_{t-1} + x_t combine to one,
 (a' a, a' x + x'), which halves the sequence. The states after every second position come from the
 halved sequence, the others from the states before them. There is no division by a decay.
@@ -170,6 +180,37 @@ class Recurrences(ABC):
         A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
         h = A @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
         return from_chunks(h, S), states[-1]
+
+    def dplr_cell(
+        self, *x: Array | None, chunk_size: int, state: Array | None
+    ) -> tuple[Array, Array]:
+        xp, S = self.xp, x[0].shape[1]
+        arrays = [xp.float32(y).swapaxes(1, 2) for y in x if y is not None]
+        q, k, v, *_ = arrays
+        if state is None:
+            state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
+        L = _chunk_length(chunk_size, S)
+        q, k, v, a, r, *removal = (to_chunks(y, L, xp) for y in arrays)
+        below = [(0, 0)] * 3 + [(1, 0), (0, 0)]  # moves rows to the next position
+        b = xp.cumsum(a, -2)
+        keys = xp.stack([*removal, k])
+        next_r = xp.pad(r, [(0, 0)] * 3 + [(0, 1), (0, 0)])[..., 1:, :]
+        A = self._scores(xp.stack([q, next_r])[:, None], keys, a)
+        A, P = xp.unstack(A)
+        P = xp.pad(P, [(0, 0), *below])[..., :-1, :]
+        inverse = self._unit_inverse(P[0])
+        own = inverse @ (-P[1] @ v if removal else v)
+        seen = inverse @ (r * xp.exp(xp.pad(b, below)[..., :-1, :]))
+        written = (keys * xp.exp(self.sum_after(a))).swapaxes(-1, -2)
+        decay = xp.exp(b[..., -1:, :]).swapaxes(-1, -2)
+        add = written[1] @ v if removal else xp.zeros_like(decay)
+        states, us = [state], []
+        parts = (xp.unstack(part, 2) for part in (own, seen, written[0], decay, add))
+        for own_c, seen_c, written_c, decay_c, add_c in zip(*parts, strict=True):
+            us.append(own_c - seen_c @ states[-1])
+            states.append(decay_c * states[-1] + written_c @ us[-1] + add_c)
+        h = A[0] @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
+        return from_chunks(h + A[1] @ v if removal else h, S), states[-1]
 
     def _unit_inverse(self, M: Array) -> Array:
         """Return (I + M)^-1 of strictly lower triangular M (..., L, L), L a power of 2."""

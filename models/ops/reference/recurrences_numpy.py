@@ -140,6 +140,28 @@ def delta_cell(
     return h, S
 
 
+def dplr_cell(
+    q: Float,
+    k: Float,
+    v: Float,
+    log_decay: Float,
+    read: Float,
+    removal: Float | None = None,
+    *,
+    state: Float | None = None,
+) -> tuple[Float, Float]:
+    """Return h (B, S, NH, DV) and the last S (B, NH, DK, DV); all but v (B, S, NH, DK)."""
+    S = zero_state(q, v)[0] if state is None else state
+    removal = k if removal is None else removal
+    h = np.empty(v.shape)
+    for t in range(q.shape[1]):
+        held = np.einsum("bhkv,bhk->bhv", S, read[:, t])
+        S = np.exp(log_decay[:, t])[..., None] * S + k[:, t, :, :, None] * v[:, t, :, None]
+        S = S - removal[:, t, :, :, None] * held[:, :, None]
+        h[:, t] = np.einsum("bhkv,bhk->bhv", S, q[:, t])
+    return h, S
+
+
 def selective_scan(
     u: Float, dt: Float, A: Float, Bt: Float, Ct: Float, *, state: Float | None = None
 ) -> tuple[Float, Float]:
