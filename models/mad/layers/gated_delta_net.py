@@ -1,7 +1,7 @@
 """Gated DeltaNet: a memory that replaces the value of a key, and decays as a whole.
 
     q, k, v = SiLU(conv_k(W u))                  depthwise, causal; heads of dh = d / heads
-    q, k = q / |q| / sqrt(dh), k / |k|           of every head, by RMSNorm
+    q, k = q / |q| / sqrt(dh), k / |k|           of every head
     beta = sigmoid(W_b u)                        (B, S, heads)
     a = -exp(A_log) softplus(W_a u + bias)       (B, S, heads), or 0 with decay = false
     S_t = exp(a_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T
@@ -128,18 +128,14 @@ def check_taps(conv: int) -> None:
 
 
 def unit(ops: Ops, x: Array, eps: float, length: float = 1.0) -> Array:
-    """Return heads x (..., dh) scaled to a length.
-
-    An RMSNorm makes heads of length sqrt(dh) wherever they are longer than its eps.
-    """
+    """Return heads x (..., dh) scaled to a length, length * x / sqrt(|x|^2 + eps)."""
     dh = x.shape[-1]
-    return ops.rms_norm(x, ops.xp.full((dh,), length * dh**-0.5, like=x), eps)
+    return ops.rms_norm(x, ops.xp.full((dh,), length * dh**-0.5, like=x), eps / dh)
 
 
 def unit_float64(x: Float, eps: float) -> Float:
-    """Return heads x (..., dh) scaled to length 1."""
-    dh = x.shape[-1]
-    return rms_norm(x, np.full(dh, dh**-0.5), eps)
+    """Return x / sqrt(|x|^2 + eps) of heads x (..., dh)."""
+    return x / np.sqrt((x * x).sum(-1, keepdims=True) + eps)
 
 
 def write_strength(ops: Ops, b: Array, negative: bool = False) -> Array:
