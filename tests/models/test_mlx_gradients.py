@@ -49,6 +49,7 @@ CELLS: dict[str, tuple[tuple[tuple[int, ...], ...], Callable[..., Any]]] = {
     ),
     "decay": (((WIDTH,),) * 4, partial(OPS.decay_cell, scale=1.0, chunk_size=2)),
     "delta": (((WIDTH,), (WIDTH,), (WIDTH,), (), ()), partial(OPS.delta_cell, chunk_size=2)),
+    "dplr": (((WIDTH,),) * 6, partial(OPS.dplr_cell, chunk_size=2)),
 }
 """Shapes of a head's inputs at a position, and the cell."""
 

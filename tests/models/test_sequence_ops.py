@@ -102,6 +102,39 @@ def delta(
     return Case("delta_cell", recurrences_numpy.delta_cell, inputs, {}, {"chunk_size": chunk})
 
 
+def dplr(
+    B: int,
+    S: int,
+    NH: int,
+    DK: int,
+    DV: int,
+    *,
+    speed: float = 0.3,
+    chunk: int = 8,
+    own: bool = True,
+    alike: bool = False,
+    state: bool = True,
+) -> Case:
+    """q, v, the decay and unit keys to read; `own` removes elsewhere than it writes."""
+    read = draw(B, S, NH, DK, seed=1)
+    if alike:
+        read = np.broadcast_to(read[:, :1], read.shape) + 0.01 * read
+    read = read / np.sqrt((read * read).sum(-1, keepdims=True))
+    rate = 1 / (1 + np.exp(-draw(B, S, NH, DK, seed=5)))
+    inputs = {
+        "q": draw(B, S, NH, DK),
+        "k": draw(B, S, NH, DK, seed=6) if own else rate[..., :1] * read,
+        "v": draw(B, S, NH, DV, seed=2),
+        "log_decay": -speed * np.abs(draw(B, S, NH, DK, seed=3)),
+        "read": read,
+    }
+    if own:
+        inputs["removal"] = rate * read
+    if state:
+        inputs["state"] = draw(B, NH, DK, DV, seed=4)
+    return Case("dplr_cell", recurrences_numpy.dplr_cell, inputs, {}, {"chunk_size": chunk})
+
+
 def scan(B: int, S: int, C: int, N: int, *, speed: float = 0.3, state: bool = True) -> Case:
     """u, dt and the matrices of a selective scan; `speed` is the largest dt."""
     inputs = {
@@ -165,6 +198,15 @@ CASES = {
     "the delta rule, from zeros": delta(2, 16, 2, 4, 3, state=False),
     "the delta rule, of one position": delta(2, 1, 2, 6, 5),
     "the delta rule, with keys alike": delta(1, 64, 1, 4, 4, alike=True, speed=0.0, chunk=64),
+    "a diagonal and rank 1": dplr(2, 21, 2, 6, 5),
+    "a diagonal and rank 1, of one key": dplr(2, 21, 2, 6, 5, own=False),
+    "a diagonal and rank 1, in one chunk": dplr(1, 7, 1, 4, 4, chunk=64),
+    "a diagonal and rank 1, of wide heads": dplr(1, 50, 1, 37, 21, chunk=16, own=False),
+    "a diagonal and rank 1, from zeros": dplr(2, 16, 2, 4, 3, state=False),
+    "a diagonal and rank 1, of one position": dplr(2, 1, 2, 6, 5),
+    "a diagonal and rank 1, with keys alike": dplr(
+        1, 64, 1, 4, 4, alike=True, own=False, speed=0.0, chunk=64
+    ),
     "a selective scan": scan(2, 21, 7, 4),
     "a selective scan of many channels": scan(2, 35, 37, 9),
     "a selective scan, from zeros": scan(2, 8, 5, 3, state=False),
@@ -232,15 +274,24 @@ def _moved(inputs: dict[str, Array], name: str, direction: Array, step: float) -
     return inputs | {name: inputs[name].astype(np.float64) + step * direction}
 
 
-@in_pairs(twin=TWINS, speed=[1e-3, 10.0, 200.0, 1e4], scalar=[False, True])
+@in_pairs(
+    twin=TWINS,
+    speed=[1e-3, 10.0, 200.0, 1e4],
+    make={
+        "per element": decay,
+        "per head": partial(decay, scalar=True),
+        "and removal": dplr,
+        "and removal by the key": partial(dplr, own=False),
+    },
+)
 def test_a_head_that_forgets_at_any_speed_is_computed_exactly(
-    twin: Twin, speed: float, scalar: bool
+    twin: Twin, speed: float, make: Callable[..., Case]
 ) -> None:
-    case = decay(2, 33, 2, 4, 4, speed=speed, scalar=scalar, chunk=32)
+    case = make(2, 33, 2, 4, 4, speed=speed, chunk=32)
     for result, expected in zip(case.result(twin), case.expected(**case.inputs), strict=True):
         assert_close(result, expected, SEQUENCE_F32)
     grads = twin.op_grads(
-        lambda ops, p: sum(y.sum() for y in ops.decay_cell(**p, **case.fixed, **case.form)),
+        lambda ops, p: sum(y.sum() for y in getattr(ops, case.op)(**p, **case.fixed, **case.form)),
         case.inputs,
     )
     assert all(np.isfinite(grad).all() for grad in grads.values())
@@ -263,6 +314,7 @@ def test_the_other_recurrences_do_not_overflow_either(
         "decay": decay(2, 21, 2, 4, 4),
         "decay of heads": decay(2, 21, 2, 4, 4, scalar=True),
         "delta": delta(2, 21, 2, 4, 4),
+        "dplr": dplr(2, 21, 2, 4, 4),
     },
     chunk=[1, 2, 16, 32],
 )

@@ -57,6 +57,10 @@ OTHERS = (
     "moe-swiglu(experts=5,active=3,inner=4,router=mad)",
     "mlstm(conv=0) mh-attention swiglu gla",
 )
+LONG = (
+    *("gla", "ssd", "mlstm", "mamba", "mh-attention"),
+    *("gated-delta-net", "delta-net(negative=true)", "gated-delta-product", "kda", "rwkv7"),
+)
 plugins.load(Path(__file__).parents[4] / "examples" / "my_layer.py")
 SEQUENCES = (*(layer.name for layer in BUILT_IN), "my_layer(expand=2)", *OTHERS)
 sequences = each_of("text", SEQUENCES)
@@ -111,7 +115,7 @@ def test_a_twin_computes_what_the_reference_does_position_by_position(text: str,
 
 
 @twins
-@each_of("text", ["gla", "ssd", "mlstm", "mamba", "gated-delta-net", "mh-attention"])
+@each_of("text", LONG)
 def test_a_thousand_positions_add_up_no_errors(text: str, name: str) -> None:
     cfg, params, tokens, expected = with_reference(text, 1024, 1)
     actual, _ = TWINS[name].logits(cfg, params, tokens)

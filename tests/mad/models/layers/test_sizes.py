@@ -30,6 +30,10 @@ STATES = {
     "ssd": {"cell": 4 * 64 * 16, "conv": 288 * 3},
     "mamba": {"cell": 1024, "conv": 768},
     "gated-delta-net": {"cell": 4 * 32 * 32, "conv": 384 * 3},
+    "delta-net": {"cell": 4 * 32 * 32, "conv": 384 * 3},
+    "gated-delta-product": {"cell": 4 * 32 * 32, "conv": 640 * 3},
+    "kda": {"cell": 4 * 32 * 32, "conv": 384 * 3},
+    "rwkv7": {"cell": 4 * 32 * 32, "shift": 128},
     "gated-conv": {"conv": 256},
     "mlstm": {"cell": 4228, "conv": 384},
     "mlstm(h1,conv=0)": {"cell": 16513},
@@ -48,6 +52,11 @@ PARAMETERS = {
     "mamba": D * 512 + 256 * 5 + 16 * 256 + 256 * 9 + 256 * 5 + 256 * D,
     "gated-delta-net": 5 * D * D + 384 * 4 + 2 * 4 * D + 2 * 4 + 32,
     "gated-delta-net(decay=false)": 5 * D * D + 384 * 4 + 4 * D + 32,
+    "delta-net": 4 * D * D + 384 * 4 + 4 * D + 32,
+    "gated-delta-product": 7 * D * D + 640 * 4 + (8 + 4) * D + 2 * 4 + 32,
+    "gated-delta-product(householders=3,decay=false)": 9 * D * D + 896 * 4 + 12 * D + 32,
+    "kda": 4 * D * D + 384 * 4 + 4 * D + 4 * 32 * D + D + 4 + 32,
+    "rwkv7": 4 * D * D + 2 * (32 + 32 + 64) * D + (6 + 5 + 2) * D,
     "mlstm": 5 * D * D + 2 * (4 * D + 4) + 5 * D + D,
     "slstm": 5 * D * D + 4 * D * 32 + 4 * D + D,
     "mlp": 8 * D * D + 5 * D,
@@ -91,6 +100,11 @@ def test_the_parameters_at_width_128_are_counted_by_hand(text: str) -> None:
         ("mamba(rank=0)", "rank is 0; set it to at least 1"),
         ("mamba(expand=0)", "expand is 0"),
         ("gated-delta-net(conv=0)", "conv is 0; a convolution has at least 1 tap"),
+        ("delta-net(h3)", "heads is 3, and the width is 32; choose one of 1, 2"),
+        ("kda(conv=0)", "conv is 0; a convolution has at least 1 tap"),
+        ("kda(rank=0)", "rank is 0; the maps to decay and gate need at least 1"),
+        ("gated-delta-product(householders=0)", "householders is 0; a token takes at least 1 step"),
+        ("rwkv7(gate_rank=0)", "gate_rank is 0; a low-rank map needs at least 1"),
         ("mlstm(conv=-1)", "conv is -1; give a number of taps, or 0 for none"),
         ("mlstm-v1(conv=0)", "conv is 0; a convolution has at least 1 tap"),
         ("mlstm-v1(qkv_block=3)", "inner.*does not divide into blocks|qkv_proj_blocksize 3"),
@@ -108,7 +122,7 @@ def test_what_cannot_be_built_is_refused_with_the_way_out(text: str, message: st
         MADConfig(vocab_size=23, hidden_size=32, layers=parse(text))
 
 
-@each_of("text", ["ssd", "mamba", "gated-delta-net"])
+@each_of("text", ["ssd", "mamba", "gated-delta-net", "gated-delta-product", "kda"])
 def test_what_forgets_starts_between_slow_and_fast(text: str) -> None:
     (layer,) = parse(text)
     start = {spec.name: initial_value(spec, 7) for spec in layer.param_spec(D)}
@@ -123,7 +137,7 @@ def test_what_forgets_starts_between_slow_and_fast(text: str) -> None:
         assert speeds.max() <= 16.001
 
 
-@each_of("text", ["ssd", "mamba", "gated-delta-net", "gla", "mh-attention"])
+@each_of("text", ["ssd", "mamba", "gated-delta-net", "kda", "rwkv7", "gla", "mh-attention"])
 def test_decay_of_weights_spares_gates_norms_and_biases(text: str) -> None:
     (layer,) = parse(text)
     for spec in layer.param_spec(D):
@@ -140,6 +154,36 @@ def test_gla_forgets_by_the_sixteenth_root_of_its_gate() -> None:
     # The first position writes into the first channel of the value, the second into the other.
     _, last = layer.reference(cfg, p, np.eye(2)[None])[0]
     assert last[0] / last[1] == pytest.approx(0.5 ** (1 / 16))
+
+
+def test_rwkv7_begins_as_its_published_first_layer() -> None:
+    (layer,) = parse("rwkv7")
+    start = {spec.name: initial_value(spec, 7) for spec in layer.param_spec(D)}
+    way = np.arange(D) / D
+    for name, exponent in {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}.items():
+        np.testing.assert_allclose(start[f"mu_{name}"], 1 - way**exponent, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(start["w0"], -6 + 6 * np.arange(D) / (D - 1) + 0.5, atol=1e-6)
+    assert not start["out_proj.weight"].any()
+    assert [dict(make("rwkv7").state(d, 9))["shift"] for d in (64, 256)] == [64, 256]
+    assert [layer.ranks(d) for d in (64, 128, 1024, 2048)] == [  # type: ignore[attr-defined]
+        (32, 32),
+        (32, 64),
+        (64, 160),
+        (128, 224),
+    ]
+
+
+def test_one_step_of_a_delta_product_is_gated_delta_net() -> None:
+    one, other = (
+        make("gated-delta-product", {"householders": 1, "negative": False}),
+        make("gated-delta-net"),
+    )
+    assert list(one.param_spec(32)) == list(other.param_spec(32))
+    cfg = MADConfig(vocab_size=2, hidden_size=32, layers=(one,))
+    rng = np.random.default_rng(0)
+    p = {spec.name: rng.standard_normal(spec.shape) for spec in one.param_spec(32)}
+    x = rng.standard_normal((2, 9, 32))
+    np.testing.assert_allclose(one.reference(cfg, p, x), other.reference(cfg, p, x), atol=1e-12)
 
 
 @each_of(("text", "bias"), [("mlstm", "fgate.bias"), ("slstm", "recurrent.bias")])
