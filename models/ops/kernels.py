@@ -344,7 +344,7 @@ class Ops:
             log_decay: (B, S, NH, DK), at most 0 and of any size: no form may overflow.
             read: as q; the key whose value is removed. Transitions of a length above 1 may let the
                 state grow without bound.
-            removal: as q, from where that value is removed; None is k, which takes half the work.
+            removal: as q, from where that value is removed; None is k.
             chunk_size: positions computed in parallel, a power of 2.
             state: S before the first position, (B, NH, DK, DV); None is zeros.
 

@@ -62,6 +62,21 @@ def delta_run(threads: int) -> list[Any]:
     return [h, last, *grads]
 
 
+def dplr_run(threads: int) -> list[Any]:
+    """As `delta_run`, with values wider than a vector."""
+    B, S, NH, DK, DV = 2, 45, 3, 17, 21
+    q, read, v, dh = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1) / 5, draw(B, S, NH, DV), draw(S)
+    dh = np.broadcast_to(dh[None, :, None, None], v.shape).copy()
+    state = draw(B, NH, DK, DV)
+    states = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
+    h, last, held = empty_like(v, state, v)
+    inputs = (q, q, v, -np.abs(q), read, np.abs(read))
+    ops.dplr(*inputs, state, h, last, states, held, threads=threads)
+    grads = empty_like(*inputs, state)
+    ops.dplr_grad(*inputs, states, held, dh, state, *grads, threads=threads)
+    return [h, last, *grads]
+
+
 def scan_run(threads: int) -> list[Any]:
     """More positions than a chunk, and channels and states that fill no vector."""
     B, S, C, N = 5, 37, 21, 6
@@ -84,7 +99,9 @@ def long_conv_run(threads: int) -> list[Any]:
     return [y, dx, df]
 
 
-@pytest.mark.parametrize("run", [attention_run, decay_run, delta_run, scan_run, long_conv_run])
+@pytest.mark.parametrize(
+    "run", [attention_run, decay_run, delta_run, dplr_run, scan_run, long_conv_run]
+)
 def test_the_bits_do_not_depend_on_the_number_of_threads(run: Run) -> None:
     alone, three = run(1), run(3)
     for one, other in zip(alone, three, strict=True):

@@ -136,8 +136,9 @@ class NativeForm(ABC):
     def delta_cell(self, *x: Array, chunk_size: int, state: Array | None) -> Sequence[Array]:
         return self.apply(sequence.DELTA, *x, state)
 
-    def dplr_cell(self, *x: Array | None, **how: Any) -> tuple[Array, Array]:
-        return self.plain.dplr_cell(*x, **how)
+    def dplr_cell(self, *x: Array | None, chunk_size: int, state: Array | None) -> Sequence[Array]:
+        *inputs, removal = x
+        return self.apply(sequence.DPLR, *inputs, inputs[1] if removal is None else removal, state)
 
     def selective_scan(self, *x: Array, state: Array | None) -> Sequence[Array]:
         return self.apply(sequence.SCAN, *x, state)

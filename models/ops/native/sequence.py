@@ -176,6 +176,9 @@ DECAY = _recurrence(ops.decay, ops.decay_grad, _head_shapes)
 DELTA = _recurrence(ops.delta, ops.delta_grad, lambda *x: (*_head_shapes(*x), x[2].shape))
 """(q, k, v, log_decay, beta, state or None) -> h, last."""
 
+DPLR = _recurrence(ops.dplr, ops.dplr_grad, lambda *x: (*_head_shapes(*x), x[2].shape))
+"""(q, k, v, log_decay, read, removal, state or None) -> h, last."""
+
 SCAN = _recurrence(ops.scan, ops.scan_grad, _channel_shapes)
 """(u, dt, A, Bt, Ct, state or None) -> y, last."""
 
