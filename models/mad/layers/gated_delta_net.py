@@ -135,7 +135,8 @@ def unit(ops: Ops, x: Array, eps: float, length: float = 1.0) -> Array:
 
 def unit_float64(x: Float, eps: float) -> Float:
     """Return x / sqrt(|x|^2 + eps) of heads x (..., dh)."""
-    return x / np.sqrt((x * x).sum(-1, keepdims=True) + eps)
+    y: Float = x / np.sqrt((x * x).sum(-1, keepdims=True) + eps)
+    return y
 
 
 def write_strength(ops: Ops, b: Array, negative: bool = False) -> Array:

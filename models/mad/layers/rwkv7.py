@@ -164,4 +164,5 @@ class RWKV7(FixedState):
         normed = layer_norm(h, heads[-1] * EPS)[0].reshape(B, S, d)
         o = p["head_norm.weight"] * normed + p["head_norm.bias"]
         bonus = np.einsum("bshk,hk->bsh", r * k, p["r_k"].reshape(heads[2:]))[..., None] * v
-        return ((o + bonus.reshape(B, S, d)) * g) @ p["out_proj.weight"].T
+        y: Float = ((o + bonus.reshape(B, S, d)) * g) @ p["out_proj.weight"].T
+        return y

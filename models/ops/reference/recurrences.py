@@ -181,9 +181,7 @@ class Recurrences(ABC):
         h = A @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
         return from_chunks(h, S), states[-1]
 
-    def dplr_cell(
-        self, *x: Array | None, chunk_size: int, state: Array | None
-    ) -> tuple[Array, Array]:
+    def dplr_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
         xp, S = self.xp, x[0].shape[1]
         arrays = [xp.float32(y).swapaxes(1, 2) for y in x if y is not None]
         q, k, v, *_ = arrays
