@@ -8,7 +8,7 @@
     y = W_out RMSNorm_head(h)
 
 The transition of S has the eigenvalue 1 - beta in the direction of k. A beta above 1 makes it
-negative: such a memory can count modulo 2 and track permutations, which others cannot.
+negative, which a linear recurrence needs to count modulo 2 at any length.
 `gated-delta-net(decay=false)` is this layer with a gate at its output.
 
 Sources: Yang et al. 2024, DeltaNet, arXiv:2406.06484; Grazzi et al. 2024, Unlocking State-Tracking

@@ -173,6 +173,23 @@ def test_rwkv7_begins_as_its_published_first_layer() -> None:
     ]
 
 
+@each_of("text", ["delta-net({})", "gated-delta-product({},householders=1)", "kda({})"])
+def test_a_memory_of_negative_eigenvalues_counts_modulo_2(text: str) -> None:
+    outputs = {}
+    for negative in ("true", "false"):
+        (layer,) = parse(text.format(f"h1,conv=1,negative={negative}"))
+        cfg = MADConfig(vocab_size=2, hidden_size=4, layers=(layer,))
+        p = {spec.name: np.ones(spec.shape) for spec in layer.param_spec(4)}
+        p["b_proj.weight"] *= 20  # beta at its bound
+        if "A_log" in p:
+            p["A_log"] -= 100  # no decay
+        outputs[negative] = layer.reference(cfg, p, np.ones((1, 6, 4)))[0, :, 0]
+    counting, held = outputs["true"], outputs["false"]
+    assert (np.abs(counting[::2]) > 0.1).all()
+    np.testing.assert_allclose(counting[1::2], 0, atol=1e-6)
+    np.testing.assert_allclose(held, held[0])
+
+
 def test_one_step_of_a_delta_product_is_gated_delta_net() -> None:
     one, other = (
         make("gated-delta-product", {"householders": 1, "negative": False}),
