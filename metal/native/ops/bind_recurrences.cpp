@@ -250,5 +250,6 @@ void bind_recurrences(nb::module_& m) {
   m.def("scan_grad", &scan_grad, A("u"), A("dt"), A("A"), A("Bt"), A("Ct"), A("kept"), A("dy"), A("d_last").none(),
         A("du"), A("ddt"), A("dA"), A("dBt"), A("dCt"), A("d_state").none(), nb::kw_only(), "threads"_a);
   m.def("scan_kept", &scan_kept, nb::kw_only(), "B"_a, "S"_a, "C"_a, "N"_a, "How many floats `scan` keeps.");
-  m.def("decay_chunks", &decay_chunks, nb::kw_only(), "S"_a, "DK"_a, "How many states `decay`, `delta` and `dplr` keep per head.");
+  m.def("decay_chunks", &decay_chunks, nb::kw_only(), "S"_a, "DK"_a,
+        "How many states `decay`, `delta` and `dplr` keep per head.");
 }
