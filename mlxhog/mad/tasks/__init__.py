@@ -31,9 +31,11 @@ from mlxhog.errors import ConfigError, DataError, WorkerFailed
 from mlxhog.machine.processes import follow_parent, spawning
 from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import Dataset
+from mlxhog.mad.tasks.depo import DEPO
 from mlxhog.mad.tasks.findings import Failure, Findings
 from mlxhog.mad.tasks.fuzzy_in_context_recall import FUZZY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTEXT_RECALL
+from mlxhog.mad.tasks.mano import MANO
 from mlxhog.mad.tasks.memorization import MEMORIZATION
 from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rows, Settings, TaskType
@@ -62,7 +64,10 @@ BENCHMARK: Mapping[str, TaskType] = {
 register = choices.TASKS.register
 known = choices.TASKS.known
 
-for _task in BENCHMARK.values():
+TASKS_BESIDE: Mapping[str, TaskType] = {task.name: task for task in (DEPO, MANO)}
+"""Tasks of other papers, which have suites of their own."""
+
+for _task in (*BENCHMARK.values(), *TASKS_BESIDE.values()):
     register(_task)
 
 
