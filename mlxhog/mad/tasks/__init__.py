@@ -7,9 +7,10 @@ The invariants of `check` have the numbers of the golden data's description:
     1 - 7    in-context recall and noisy recall     13 - 15  selective copying
     8 - 12   fuzzy recall                           16       compression
                                                     17, 18   memorization
+    30 - 32  depo                                   33 - 35  mano
 
 Source: Poli et al. 2024, arXiv:2403.17844; the modules of the tasks list differences from the code
-of its authors.
+of its authors, and the sources of the tasks beside the benchmark.
 """
 
 from __future__ import annotations
@@ -309,5 +310,6 @@ def check(data: Dataset) -> Findings:
 
 __all__ = [
     "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "Dataset", "Failure",
-    "Findings", "Settings", "TaskType", "check", "find", "make_task", "meta", "register", "resolve",
+    "Findings", "Settings", "TASKS_BESIDE", "TaskType", "check", "find", "make_task", "meta",
+    "register", "resolve",
 ]  # fmt: skip

@@ -1,7 +1,8 @@
 """Depo: the node k edges further along a directed cycle, whose edges are shown in a random order.
 
-    row: begin | n edges, each `from to` | min(n, M) queries, each `hop k`, start, answer marker,
-         answer | begin markers to the end
+    row:   begin | n edges | min(n, M) queries | begin markers to the end
+    edge:  edge marker (with `marked`) | from | to
+    query: hop k | start | answer marker | answer
 
 The answer is the target of the answer marker, and the only one of a query; the reference also
 trains on the marker, which is certain. Training rows have n = 3 .. N nodes with weights
@@ -41,26 +42,32 @@ from mlxhog.mad.tasks.task import (
 FEWEST = 3
 """Nodes of the smallest cycle."""
 
+QUERY = 4
+"""Tokens of a query with its answer."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Depo(Settings):
-    """Settings; names are 0 .. W-1, `hop k` is W+k-1, the answer marker V-2, the begin marker V-1.
-
-    W is V - K - 2.
-    """
+    """Settings; names are 0 .. W-1, `hop k` is W+k-1, then markers: edge, answer, begin (V-1)."""
 
     task: ClassVar[str] = "depo"
 
     vocab: int = vocab(32)
-    seq_len: int = seq_len(48)
+    seq_len: int = seq_len(56)
     nodes: int = option(8, "N, nodes of the largest cycle", low=FEWEST)
     hops: int = option(2, "K, most edges from the start of a query to its answer", low=1)
     queries: int = option(8, "M, queries of a row, one for a node", low=1)
+    marked: bool = option(True, "a marker begins each edge")
 
     @property
     def names(self) -> int:
         """W."""
-        return self.vocab - self.hops - 2
+        return self.vocab - self.hops - 3
+
+    @property
+    def edge(self) -> int:
+        """Tokens of an edge."""
+        return 3 if self.marked else 2
 
     @property
     def tested_hops(self) -> list[int]:
@@ -76,15 +83,16 @@ class Depo(Settings):
 
     def broken_rules(self) -> Iterator[str]:
         """Yield the broken rules."""
-        why = f"{self.nodes} names beside {self.hops} hops and two markers"
-        yield from too_small("vocab", self.vocab, why, self.nodes + self.hops + 2)
+        why = f"{self.nodes} names beside {self.hops} hops and three markers"
+        yield from too_small("vocab", self.vocab, why, self.nodes + self.hops + 3)
         if self.queries > self.nodes:
             yield (
                 f"queries is {self.queries}, and a row has {self.nodes} nodes, each the start of "
                 f"one query: at most {self.nodes}"
             )
-        why = f"{self.nodes} edges of 2 tokens and {self.queries} queries of 4"
-        yield from too_small("seq_len", self.seq_len, why, 2 * self.nodes + 4 * self.queries)
+        why = f"{self.nodes} edges of {self.edge} tokens and {self.queries} queries of 4"
+        least = self.edge * self.nodes + QUERY * self.queries
+        yield from too_small("seq_len", self.seq_len, why, least)
 
 
 def draw(
@@ -97,13 +105,20 @@ def draw(
     shown = np.arange(s.nodes) < size
     order = np.where(shown, rng.random((n, s.nodes)), 2.0).argsort(axis=1)
     text = np.full((n, s.seq_len + 1), s.vocab - 1, np.int32)
-    for column, place in enumerate((order, (order + 1) % size)):
-        text[:, 1 + column : 1 + 2 * s.nodes : 2][shown] = cycle[row, place][shown]
+    edges = text[:, 1 : 1 + s.edge * s.nodes].reshape(n, s.nodes, s.edge)
+    edges[shown, 0] = s.vocab - 3  # replaced without markers
+    for place, part in ((-2, order), (-1, (order + 1) % size)):
+        edges[shown, place] = cycle[row, part][shown]
+    text[:, 1 : 1 + s.edge * s.nodes] = edges.reshape(n, -1)
     start = np.where(shown, rng.random((n, s.nodes)), 2.0).argsort(axis=1)[:, : s.queries]
-    k = rng.integers(1, s.hops + 1, start.shape) if train else rng.choice(s.tested_hops, start.shape)
+    k = (
+        rng.integers(1, s.hops + 1, start.shape)
+        if train
+        else rng.choice(s.tested_hops, start.shape)
+    )
     answer = cycle[row, (start + k) % size]
     asked = shown[:, : s.queries]
-    at = 1 + 2 * size + 4 * np.arange(s.queries)
+    at = 1 + s.edge * size + QUERY * np.arange(s.queries)
     parts = (s.names - 1 + k, cycle[row, start], np.full_like(k, s.vocab - 2), answer)
     row = np.broadcast_to(row, at.shape)[asked]
     for place, part in enumerate(parts):
@@ -130,15 +145,16 @@ def _check_rows(s: Depo, findings: Findings, split: str, x: Ints, y: Ints) -> No
     T, V, W, train = s.seq_len, s.vocab, s.names, split == "train"
     row, at = np.arange(len(x))[:, None], np.arange(T + 1)
     text = np.concatenate([x, np.where(y[:, -1:] == IGNORED, V - 1, y[:, -1:])], axis=1)
-    name, hop = (text >= 0) & (text < W), (text >= W) & (text < V - 2)
-    size = (hop.argmax(axis=1)[:, None] - 1) // 2
+    name, hop = (text >= 0) & (text < W), (text >= W) & (text < V - 3)
+    size = (hop.argmax(axis=1)[:, None] - 1) // s.edge
     queries = np.minimum(size, s.queries)
-    place = at - 1 - 2 * size  # from the first query on
-    asked = (place >= 0) & (place < 4 * queries)
-    kinds = (hop, name, text == V - 2, name)
+    place = at - 1 - s.edge * size  # from the first query on
+    asked = (place >= 0) & (place < QUERY * queries)
     right = np.where((at > 0) & (place < 0), name, text == V - 1)
-    for part, kind in enumerate(kinds):
-        right = np.where(asked & (place % 4 == part), kind, right)
+    if s.marked:
+        right = np.where((at > 0) & (place < 0) & (place % s.edge == 0), text == V - 3, right)
+    for part, kind in enumerate((hop, name, text == V - 2, name)):
+        right = np.where(asked & (place % QUERY == part), kind, right)
     fewest = FEWEST if train else s.nodes
     sized = (size[:, 0] >= fewest) & (size[:, 0] <= s.nodes)
 
@@ -154,13 +170,14 @@ def _check_rows(s: Depo, findings: Findings, split: str, x: Ints, y: Ints) -> No
 
     good = findings.rows(30, split, ~right.all(1) | ~sized, say_layout, np.ones(len(x), bool))
     after = _successors(s, text, size, good)
-    ends = np.where(good, text[:, 1], 0)
+    first = np.where(good, text[:, s.edge - 1], 0)
+    ends = first
     visited = np.zeros((len(x), W + 1), bool)
     for step in range(s.nodes):
         going = good & (step < size[:, 0])
-        visited[row[going, 0], ends[going]] = True
-        ends[going] = after[row[going, 0], ends[going]]
-    closed = (ends == text[:, 1]) & (visited[:, :W].sum(1) == size[:, 0])
+        visited[going, ends[going]] = True
+        ends = np.where(going, after[row[:, 0], ends], ends)
+    closed = (ends == first) & (visited[:, :W].sum(1) == size[:, 0])
     good = findings.rows(
         31,
         split,
@@ -176,15 +193,23 @@ def _successors(s: Depo, text: Ints, size: Ints, good: Bools) -> Ints:
     after = np.full((len(text), s.names + 1), s.names)
     for edge in range(s.nodes):
         there = np.flatnonzero(good & (edge < size[:, 0]))
-        after[there, text[there, 1 + 2 * edge]] = text[there, 2 + 2 * edge]
+        to = s.edge * (edge + 1)
+        after[there, text[there, to - 1]] = text[there, to]
     return after
 
 
 def _check_queries(
-    s: Depo, findings: Findings, split: str, text: Ints, y: Ints, size: Ints, after: Ints, good: Bools
+    s: Depo,
+    findings: Findings,
+    split: str,
+    text: Ints,
+    y: Ints,
+    size: Ints,
+    after: Ints,
+    good: Bools,
 ) -> None:
     """Invariant 32, of the hops, the start nodes and the answers."""
-    at = 1 + 2 * size + 4 * np.arange(s.queries)
+    at = 1 + s.edge * size + QUERY * np.arange(s.queries)
     asked = good[:, None] & (np.arange(s.queries) < size)
     row, at = np.nonzero(asked)[0], at[asked]
     hop, start, answer = text[row, at] - s.names + 1, text[row, at + 1], text[row, at + 3]
@@ -220,7 +245,9 @@ def _check_queries(
         findings.uniform("uniform hops", split, drawn, 0, len(hops))
         if split == "train":
             sizes, share = s.sizes()
-            findings.mean("mean number of nodes", split, size[good, 0], float((sizes * share).sum()))
+            findings.mean(
+                "mean number of nodes", split, size[good, 0], float((sizes * share).sum())
+            )
 
 
 DEPO = TaskType(

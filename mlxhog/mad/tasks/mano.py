@@ -1,14 +1,15 @@
 """Mano: arithmetic modulo p on random expressions, whose tables only the parameters can hold.
 
     row:     problems one after the other, as many as fit, then begin markers to the end
-    problem: begin | `l operations` | expression of l operations, prefix form | answer marker | answer
+    problem: begin | `l operations` | expression of l operations | answer marker | answer
 
 The answer is the target of the answer marker, and the only one of a problem. Training rows have l
-uniform over 1 .. L, test rows L operations. An expression of l operations is an operation of + - *
-and two expressions, the first of which has 0 .. l-1 of the other l-1 operations, uniformly; one of
-0 operations is a uniform number below p. The reference packs problems as it packs texts, trains on
-every token, has a second, interchangeable name for each marker and operation, and repeats l in the
-answer marker.
+uniform over 1 .. L, test rows L operations. An expression of l operations is, in prefix form, one
+of + - * and two expressions, the first of which has 0 .. l-1 of the other l-1 operations,
+uniformly; one of 0 operations is a uniform number below p.
+
+The reference packs problems as it packs texts, trains on every token, has a second, interchangeable
+name for each marker and operation, and repeats l in the answer marker.
 
 Source: Allen-Zhu 2025, Physics of Language Models 4.1, arXiv:2512.17351, and its generator of Mano,
 which is the model of the statistics.
@@ -81,7 +82,7 @@ def draw(
     fits = end <= T + 1
     row, length, end = np.nonzero(fits)[0], length[fits], end[fits]
     tokens = _expressions(s, rng, length)
-    answer = value(s, tokens, length)
+    answer = value(s, tokens)
     text = np.full((n, T + 1), s.vocab - 1, np.int32)
     text[row, end - 2 * length - FRAME] = p + OPERATIONS - 1 + length
     inside = np.arange(2 * L + 1) <= 2 * length[:, None]
@@ -96,43 +97,37 @@ def draw(
 
 def _expressions(s: Mano, rng: np.random.Generator, length: Ints) -> Ints:
     """Draw expressions of `length` operations (n,): tokens (n, 2 L + 1), of which 2 l + 1 count."""
-    n, width = len(length), 2 * s.operations + 1
-    tokens = rng.integers(0, s.modulus, (n, width))
-    operations = rng.integers(s.modulus, s.modulus + OPERATIONS, (n, width))
-    cut = rng.random((n, width))
-    row, top = np.arange(n), np.zeros(n, np.int64)
-    waiting = np.zeros((n, s.operations + 2), np.int64)  # operations of the expressions to come
-    waiting[:, 0] = length
-    for at in range(width):
-        size = waiting[row, top]
+    n, width, row = len(length), 2 * s.operations + 1, np.arange(len(length))
+    tokens = rng.integers(0, s.modulus, (width, n))
+    operations = rng.integers(s.modulus, s.modulus + OPERATIONS, (width, n))
+    cut = rng.random((width, n))
+    sizes = np.zeros((width + 1, n), np.int64)  # operations of the expression that begins there
+    sizes[0] = length
+    for at in range(width - 1):
+        size = sizes[at].copy()
         inner = size > 0
-        tokens[:, at] = np.where(inner, operations[:, at], tokens[:, at])
-        first = (cut[:, at] * size).astype(np.int64)
-        waiting[row, top], waiting[row, top + 1] = size - 1 - first, first
-        top = np.maximum(top + np.where(inner, 1, -1), 0)  # a number removes itself
-    return tokens
+        first = (cut[at] * size).astype(np.int64)
+        sizes[at + 1] = np.where(inner, first, sizes[at + 1])
+        sizes[np.where(inner, at + 2 * first + 2, width), row] = size - 1 - first
+        tokens[at] = np.where(inner, operations[at], tokens[at])
+    return tokens.T
 
 
-def value(s: Mano, tokens: Ints, length: Ints) -> Ints:
-    """Return the values (n,) of well-formed expressions in prefix form.
-
-    Args:
-        s: settings.
-        tokens: (n, 2 L + 1), of which the first 2 l + 1 count.
-        length: l, (n,).
-    """
-    p, row = s.modulus, np.arange(len(tokens))
-    values = np.zeros((len(tokens), s.operations + 3), np.int64)
-    top = np.zeros(len(tokens), np.int64)  # number of values
-    for at in range(2 * s.operations, -1, -1):
-        token = tokens[:, at]
-        counts = at <= 2 * length
-        number = token < p
-        a, b = values[row, top], values[row, top - 1]
-        result = np.select([number, token == p, token == p + 1], [token, a + b, a - b], a * b) % p
-        top = np.where(counts, top + np.where(number, 1, -1), top)
-        values[row, top] = np.where(counts, result, values[row, top])
-    return values[:, 1]
+def value(s: Mano, tokens: Ints) -> Ints:
+    """Return the values (n,) of tokens (n, width) that begin with an expression in prefix form."""
+    width, row = tokens.shape[1], np.arange(len(tokens))
+    values = np.zeros((width + 1, len(tokens)), np.int64)  # of the expression that begins there
+    spans = np.ones((width + 1, len(tokens)), np.int64)  # its tokens
+    for at in reversed(range(width)):
+        token, first = tokens[:, at], spans[at + 1]
+        right = np.minimum(at + 1 + first, width)
+        a, b = values[at + 1], values[right, row]
+        plus_minus = np.where(token == s.modulus, a + b, a - b)
+        result = np.where(token == s.modulus + 2, a * b, plus_minus) % s.modulus
+        number = token < s.modulus
+        values[at] = np.where(number, token, result)
+        spans[at] = np.where(number, 1, np.minimum(1 + first + spans[right, row], width))
+    return values[0]
 
 
 def check(s: Mano, findings: Findings, data: Dataset) -> None:
@@ -168,7 +163,7 @@ def _check_rows(s: Mano, findings: Findings, split: str, x: Ints, y: Ints) -> No
         framed &= (text[row, begin] == V - 1) & (text[row, end - 2] == V - 2)
         tokens = text[row[:, None], begin[:, None] + 2 + np.arange(2 * L + 1)]
         formed = _well_formed(s, tokens, size)
-        answer = np.where(going, value(s, tokens, np.where(formed, size, 0)), answer)
+        answer = np.where(going, value(s, tokens), answer)
         right = text[row, end - 1] == answer
         fault = np.where(going, np.select([~framed, ~formed, ~right], [33, 34, 35]), fault)
         going &= fault == 0
@@ -184,12 +179,15 @@ def _check_rows(s: Mano, findings: Findings, split: str, x: Ints, y: Ints) -> No
     def say(number: int) -> str:
         at = begin[number]
         problem = f"the problem at {at}: {text[number, at : at + s.longest].tolist()}"
-        return problem + {
-            33: f"; expected {V - 1}, a length of {fewest}..{L} operations, its expression, "
-            f"{V - 2} and an answer, or fewer than {s.longest} begin markers at the end",
-            34: "; its expression is not one of that many operations in prefix form",
-            35: f"; its answer is {answer[number]}",
-        }[int(fault[number])]
+        return (
+            problem
+            + {
+                33: f"; expected {V - 1}, a length of {fewest}..{L} operations, its expression, "
+                f"{V - 2} and an answer, or fewer than {s.longest} begin markers at the end",
+                34: "; its expression is not one of that many operations in prefix form",
+                35: f"; its answer is {answer[number]}",
+            }[int(fault[number])]
+        )
 
     good = np.ones(len(x), bool)
     for rule in (33, 34, 35):

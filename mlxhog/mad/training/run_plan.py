@@ -6,7 +6,7 @@ It checks the whole configuration.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 
@@ -171,6 +171,28 @@ def model_of(config: RunConfig) -> MADConfig:
         position=config.position,
         backbone=task.backbone,
     )
+
+
+def check_reach(origin: str, architecture: MADConfig, rows: Iterable[Settings]) -> None:
+    """Refuse tasks with longer rows than an architecture's file is made for.
+
+    Args:
+        origin: the name of the file, for the message.
+        architecture: of the file.
+        rows: settings of the tasks.
+
+    Raises:
+        ConfigError: a part of the architecture ends before a row does.
+    """
+    parts, most = architecture.bounded_parts, architecture.max_length
+    longest = max(rows, key=lambda settings: settings.length)
+    if parts and longest.length > most:
+        raise ConfigError(
+            f"{origin} has max_length {most}, at which {' and '.join(parts)} "
+            f"{'end' if len(parts) > 1 else 'ends'}, and {longest.task} has rows of "
+            f"{longest.length} tokens; set max_length to at least {longest.length} in the file, "
+            "or choose shorter rows"
+        )
 
 
 def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None = None) -> RunPlan:

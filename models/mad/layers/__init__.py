@@ -11,6 +11,7 @@ from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models.fields import check_most, check_names, convert
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers.attention import MHAttention, MHSlidingAttention
+from mlxhog.models.mad.layers.canon import Canon
 from mlxhog.models.mad.layers.feed_forward import GEGLU, MLP, SwiGLU
 from mlxhog.models.mad.layers.gated_conv import GatedConv
 from mlxhog.models.mad.layers.gated_delta_net import GatedDeltaNet
@@ -32,6 +33,7 @@ BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
     Mamba,
     GatedDeltaNet,
     GatedConv,
+    Canon,
     Hyena,
     MHHyena,
     MLSTM,
