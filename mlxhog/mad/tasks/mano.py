@@ -127,7 +127,8 @@ def value(s: Mano, tokens: Ints) -> Ints:
         number = token < s.modulus
         values[at] = np.where(number, token, result)
         spans[at] = np.where(number, 1, np.minimum(1 + first + spans[right, row], width))
-    return values[0]
+    whole: Ints = values[0]
+    return whole
 
 
 def check(s: Mano, findings: Findings, data: Dataset) -> None:
@@ -151,7 +152,8 @@ def _check_rows(s: Mano, findings: Findings, split: str, x: Ints, y: Ints) -> No
     text = np.pad(text, ((0, 0), (0, s.longest)), constant_values=V - 1)
     targets = np.full(text.shape, IGNORED)
     begin, fault, answer = (np.zeros(len(x), np.int64) for _ in range(3))
-    lengths, firsts = [], []
+    lengths: list[Ints] = []
+    firsts: list[Ints] = []
     while True:  # one problem of every row at a time; a row with a fault stays at that problem
         going = (fault == 0) & (text[row, begin + 1] != V - 1)
         if not going.any():
@@ -207,7 +209,8 @@ def _well_formed(s: Mano, tokens: Ints, length: Ints) -> Bools:
     at, last = np.arange(tokens.shape[1]), 2 * length[:, None]
     known = (tokens >= 0) & (tokens < s.modulus + OPERATIONS)
     missing = 1 + np.where(tokens < s.modulus, -1, 1).cumsum(axis=1)  # expressions still to come
-    return ((known & ((missing > 0) == (at < last))) | (at > last)).all(axis=1)
+    right: Bools = ((known & ((missing > 0) == (at < last))) | (at > last)).all(axis=1)
+    return right
 
 
 MANO = TaskType(
