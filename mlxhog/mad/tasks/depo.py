@@ -99,25 +99,22 @@ def draw(
     s: Depo, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
 ) -> Rows:
     """Draw n rows; test rows have the largest cycle, and hops of `tested_hops`."""
-    size = rng.choice(*s.sizes()[:1], n, p=s.sizes()[1]) if train else np.full(n, s.nodes)
-    row, size = np.arange(n)[:, None], size[:, None]
-    cycle = rng.random((n, s.names)).argsort(axis=1)[:, : s.nodes]
-    shown = np.arange(s.nodes) < size
-    order = np.where(shown, rng.random((n, s.nodes)), 2.0).argsort(axis=1)
+    sizes, share = s.sizes()
+    size = rng.choice(sizes, (n, 1), p=share) if train else np.full((n, 1), s.nodes)
+    row, shown = np.arange(n)[:, None], np.arange(s.nodes) < size
+    cycle = rng.random((n, s.names)).argsort(axis=1)
+    order, start = (
+        np.where(shown, rng.random((n, s.nodes)), 2.0).argsort(axis=1) for _ in range(2)
+    )
     text = np.full((n, s.seq_len + 1), s.vocab - 1, np.int32)
     edges = text[:, 1 : 1 + s.edge * s.nodes].reshape(n, s.nodes, s.edge)
-    edges[shown, 0] = s.vocab - 3  # replaced without markers
+    edges[shown, 0] = s.vocab - 3  # without markers it is replaced
     for place, part in ((-2, order), (-1, (order + 1) % size)):
         edges[shown, place] = cycle[row, part][shown]
     text[:, 1 : 1 + s.edge * s.nodes] = edges.reshape(n, -1)
-    start = np.where(shown, rng.random((n, s.nodes)), 2.0).argsort(axis=1)[:, : s.queries]
-    k = (
-        rng.integers(1, s.hops + 1, start.shape)
-        if train
-        else rng.choice(s.tested_hops, start.shape)
-    )
+    start, asked = start[:, : s.queries], shown[:, : s.queries]
+    k = rng.choice(np.arange(1, s.hops + 1) if train else s.tested_hops, start.shape)
     answer = cycle[row, (start + k) % size]
-    asked = shown[:, : s.queries]
     at = 1 + s.edge * size + QUERY * np.arange(s.queries)
     parts = (s.names - 1 + k, cycle[row, start], np.full_like(k, s.vocab - 2), answer)
     row = np.broadcast_to(row, at.shape)[asked]
@@ -133,12 +130,19 @@ def check(s: Depo, findings: Findings, data: Dataset) -> None:
     for split, (x, y) in data.splits().items():
         if findings.has_width(30, split, x, s.seq_len):
             _check_rows(s, findings, split, x, y)
-    sizes, share = s.sizes()
-    cycles = [math.perm(s.names, n) // n * math.factorial(n) for n in sizes.tolist()]
-    queries = [min(n, s.queries) for n in sizes.tolist()]
-    asked = [math.perm(n, m) * s.hops**m for n, m in zip(sizes.tolist(), queries, strict=True)]
-    kinds = np.array([a * b for a, b in zip(cycles, asked, strict=True)], float)
-    findings.duplicates(data, float((share**2 / kinds).sum()))
+    chance = 0.0
+    for n, share in zip(*(part.tolist() for part in s.sizes()), strict=True):
+        m = min(n, s.queries)
+        cycles = _log_arrangements(s.names, n) - math.log(n) + math.lgamma(n + 1)
+        chance += math.exp(
+            2 * math.log(share) - cycles - _log_arrangements(n, m) - m * math.log(s.hops)
+        )
+    findings.duplicates(data, chance)
+
+
+def _log_arrangements(n: int, k: int) -> float:
+    """Return the logarithm of the number of ways to draw k of n things in an order."""
+    return math.lgamma(n + 1) - math.lgamma(n - k + 1)
 
 
 def _check_rows(s: Depo, findings: Findings, split: str, x: Ints, y: Ints) -> None:
@@ -214,8 +218,8 @@ def _check_queries(
     row, at = np.nonzero(asked)[0], at[asked]
     hop, start, answer = text[row, at] - s.names + 1, text[row, at + 1], text[row, at + 3]
     expected = start
-    for step in range(s.hops):
-        expected = np.where(step < hop, after[row, expected], expected)
+    for step in range(s.nodes):
+        expected = np.where(step < hop % size[row, 0], after[row, expected], expected)
     times = np.zeros((len(text), s.names + 1), int)
     np.add.at(times, (row, start), 1)
     known = times[row, start] == 1

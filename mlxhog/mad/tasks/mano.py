@@ -55,7 +55,7 @@ class Mano(Settings):
     vocab: int = vocab(16)
     seq_len: int = seq_len(64)
     modulus: int = option(7, "p, numbers are taken modulo p", low=2)
-    operations: int = option(2, "L, most operations of an expression", low=1)
+    operations: int = option(2, "L, most operations of an expression", low=1, high=256)
 
     @property
     def longest(self) -> int:

@@ -128,6 +128,7 @@ ACCEPTED = [
     ("depo", {}),
     ("depo", {"marked": False, "nodes": 5, "hops": 7, "queries": 2}),
     ("depo", {"nodes": 3, "hops": 1, "queries": 1, "vocab": 7, "seq_len": 13}),
+    ("depo", {"nodes": 180, "hops": 99, "queries": 2, "vocab": 300, "seq_len": 548}),
     ("mano", {}),
     ("mano", {"operations": 10, "modulus": 23, "vocab": 64, "seq_len": 24}),
     ("mano", {"operations": 1, "modulus": 2, "vocab": 8, "seq_len": 6}),
