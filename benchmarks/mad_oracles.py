@@ -50,7 +50,7 @@ ORACLES = (
     Oracle("memorization", 200),
     Oracle("selective-copying", 600),
     Oracle("depo", 400, "knowledge", "hops=1"),
-    Oracle("mano", 600, "knowledge", "operations=1"),
+    Oracle("mano", 200, "knowledge", "operations=1"),
 )
 
 

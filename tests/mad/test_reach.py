@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.cli import main
+from mlxhog.mad.tasks.depo import Depo
 from mlxhog.mad.training import run_plan
 from tests.pairs import each_of
 
@@ -48,6 +49,31 @@ def test_a_task_with_longer_rows_than_a_candidate_is_made_for_is_refused(
     assert main(words.split()) == 2
     assert message in capsys.readouterr().err
     assert [path.name for path in Path().iterdir()] == ["a.yaml"]
+
+
+def test_scored_rows_longer_than_those_to_train_on_are_refused_with_learned_positions(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Depo, "test_length", property(lambda settings: 2048))
+    monkeypatch.setattr(run_plan, "make_task", None)
+    message = (
+        "position is learned, and depo trains on rows of 56 tokens and scores rows of 2048: no row "
+        "trains the positions from 56 on; choose position none or sincos"
+    )
+    file(position="learned", layers="mlstm", max_length=4096)
+    space = "space: {depth: 1, position: learned, mixers: [mlstm], channels: [mlp]}"
+    Path("s.yaml").write_text(space)
+    for words in (
+        "mad train --layers mlstm --task depo --position learned --dry-run",
+        "mad bench --config a.yaml --suite knowledge --dry-run",
+        "mad search --space s.yaml --suite knowledge --dry-run",
+    ):
+        assert main(words.split()) == 2
+        assert message in capsys.readouterr().err
+    file(layers="hyena swiglu", max_length=64)
+    assert main(f"{TRAIN} depo".split()) == 2
+    assert "and depo has rows of 2048 tokens" in capsys.readouterr().err
+    assert sorted(path.name for path in Path().iterdir()) == ["a.yaml", "s.yaml"]
 
 
 @each_of(
