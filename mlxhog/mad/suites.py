@@ -3,6 +3,7 @@
     smoke   small settings of the six tasks, seconds to a minute or two each on one core
     lite    the six baselines
     full    the difficulty grid of the benchmark: 66 settings, 6 points each
+    knowledge  hops along a cycle in the context; arithmetic and a map in the parameters
 
 Source: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid.
 """
@@ -123,7 +124,28 @@ def _grid() -> Iterator[Setting]:
                 yield Setting(task, asdict(resolve(task, {name: value})), f"{name}={value}")
 
 
-_MAKE = {"smoke": _smoke, "lite": _lite, "full": _full}
+_KNOWLEDGE: Mapping[str, tuple[Mapping[str, Any], Mapping[str, tuple[float, ...]]]] = {
+    "depo": ({"train_rows": 25_600}, {"hops": (1, 2, 4)}),
+    "mano": ({}, {"operations": (1, 2, 3)}),
+    "memorization": ({"train_rows": 256}, {"vocab": (256, 1024, 4096)}),
+}
+"""Settings of the task that replace its baseline's, and the one that changes."""
+
+
+def _knowledge() -> Suite:
+    settings = tuple(
+        Setting(
+            task, asdict(resolve(task, {"test_rows": 256, **own, name: value})), f"{name}={value}"
+        )
+        for task, (own, axis) in _KNOWLEDGE.items()
+        for name, values in axis.items()
+        for value in values
+    )
+    protocol = dict(schedule="constant", clip=1.0, batch_size=32, steps=800, eval_every=50)
+    return Suite("knowledge", settings, ({"lr": 2e-3, "weight_decay": 0.0},), protocol, dim=64)
+
+
+_MAKE = {"smoke": _smoke, "lite": _lite, "full": _full, "knowledge": _knowledge}
 SUITES = tuple(_MAKE)
 
 
@@ -143,9 +165,14 @@ def only(chosen: Suite, tasks: Iterable[str]) -> Suite:
     """Return a suite with the settings of some tasks only, by their full or short names.
 
     Raises:
-        ConfigError: no such task.
+        ConfigError: no such task, or one without a setting in the suite.
     """
     names = {find(task).name for task in tasks}
+    present = list(dict.fromkeys(setting.task for setting in chosen.settings))
+    if absent := sorted(names - set(present)):
+        raise ConfigError(
+            f"suite {chosen.name} has no {absent[0]}; its tasks are {', '.join(present)}"
+        )
     settings = tuple(setting for setting in chosen.settings if setting.task in names)
     return replace(chosen, settings=settings)
 

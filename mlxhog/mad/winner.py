@@ -174,9 +174,16 @@ How = Literal["stack", "stretch"]
 
 
 def unit_of(layers: tuple[Layer, ...]) -> int:
-    """Return 2 for a sequence of blocks, each a mixer and then a channel map; 1 for any other."""
-    kinds = [layer.kind for layer in layers]
-    return 2 if kinds == ["mixer", "channel"] * (len(kinds) // 2) else 1
+    """Return the layers of a block, a mixer and then a channel map; 1 if the layers are not blocks.
+
+    A block has 4 layers if the same layer is before each mixer and each channel map.
+    """
+    for step in (1, 2):
+        kinds = [layer.kind for layer in layers[step - 1 :: step]]
+        before = set(layers[::2]) if step == 2 else ()
+        if kinds and len(before) < 2 and kinds == ["mixer", "channel"] * (len(kinds) // 2):
+            return 2 * step
+    return 1
 
 
 def scaled(layers: tuple[Layer, ...], depth: int, how: How, unit: int) -> tuple[Layer, ...]:

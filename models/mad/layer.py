@@ -52,6 +52,9 @@ class Layer(Protocol):
     Attributes:
         name: its name in a line of layers and in YAML: letters, digits, `-` and `_`.
         kind: "mixer" if it mixes positions, else "channel".
+
+    A layer that is made for sequences of `Sizes.max_length` also has `bounded: ClassVar[bool]`,
+    True; candidates with one are refused on tasks with longer rows.
     """
 
     name: ClassVar[str]

@@ -9,7 +9,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.suites import SUITES, Suite, expand, fixed, only, suite
-from mlxhog.mad.tasks import BENCHMARK, make_task, resolve
+from mlxhog.mad.tasks import BENCHMARK, find, make_task, resolve
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import make
 
@@ -118,7 +118,7 @@ def test_every_setting_of_a_suite_can_be_drawn_and_has_a_model(name):
             hidden_size=suite(name).dim,
             layers=LAYERS,
             max_length=settings.length,
-            backbone=BENCHMARK[setting.task].backbone,
+            backbone=find(setting.task).backbone,
         )
         assert data.train_x.shape == (2, model.max_length)
 
@@ -146,12 +146,16 @@ def test_a_suite_can_be_cut_to_some_tasks():
     assert [setting.task for setting in cut.settings] == ["in-context-recall", "memorization"]
     with pytest.raises(ConfigError, match="no task"):
         only(suite("lite"), ["CRR"])
+    with pytest.raises(
+        ConfigError, match="suite lite has no depo; its tasks are in-context-recall,"
+    ):
+        only(suite("lite"), ["CR", "depo"])
 
 
 def test_a_suite_that_does_not_exist_is_answered_with_those_that_do():
     with pytest.raises(ConfigError, match="did you mean 'smoke'"):
         suite("smke")
-    with pytest.raises(ConfigError, match="choose one of smoke, lite, full"):
+    with pytest.raises(ConfigError, match="choose one of smoke, lite, full, .*knowledge"):
         suite("x")
 
 

@@ -26,7 +26,7 @@ COMMANDS = {
 """Command -> its function in this package, and a line of help."""
 
 HELP = """\
-mlxhog mad: Mechanistic Architecture Design, six tasks that distinguish architectures
+mlxhog mad: Mechanistic Architecture Design, tasks that distinguish architectures
 
 usage: mlxhog mad COMMAND [options]
 

@@ -127,6 +127,8 @@ def run_bench(arguments: list[str]) -> int:
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.study import Study
+    from mlxhog.mad.tasks import resolve
+    from mlxhog.mad.training.run_plan import check_reach
     from mlxhog.models.mad.sequence import canonical, parse
     from mlxhog.models.registry import load_candidate
 
@@ -142,6 +144,9 @@ def run_bench(arguments: list[str]) -> int:
         **session.common(shared, parsed),
     ).remembering()
     planning = Planning(study)
+    rows = [resolve(one.task, one.settings) for one in planning.suite.settings]
+    for origin, architecture in zip(parsed.other.config, architectures, strict=True):
+        check_reach(origin, architecture, rows)
     check_execution(how, study)
     name = parsed.other.study or _name(study.to_dict())
     return session.begin(study, planning, name, how, parsed.other)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
-from mlxhog.cli.mad.data import SET_FLAG, add_task_flags, read_settings
+from mlxhog.cli.mad.data import SET_FLAG, TASK_LIST, add_task_flags, read_settings
 from mlxhog.cli.mad.session import part
 from mlxhog.cli.output import print_json
 from mlxhog.config.config import TrainConfig
@@ -24,13 +24,11 @@ if TYPE_CHECKING:
     from mlxhog.mad.run import RunConfig, RunResult
     from mlxhog.mad.training.run_plan import RunPlan
 
-ABOUT = """\
-Train one candidate on one of the six tasks and score it on held-out rows. By default it is the
-benchmark's baseline, for at most 2,000 steps; it ends as soon as 0.999 of the test positions are
-right.
+ABOUT = f"""\
+Train one candidate on one task and score it on held-out rows. By default it is the task's baseline,
+for at most 2,000 steps; it ends as soon as 0.999 of the test positions are right.
 
-tasks: in-context-recall (CR), fuzzy-in-context-recall (FR), noisy-in-context-recall (NR),
-selective-copying (SC), compression (C), memorization (M)"""
+{TASK_LIST}"""
 EXAMPLES = (
     'mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"',
     'mad train --task CR --set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3',
@@ -189,6 +187,7 @@ def _run_config(
     from mlxhog.machine.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.mad import tasks
     from mlxhog.mad.run import RunConfig
+    from mlxhog.mad.training.run_plan import check_reach
     from mlxhog.models.mad.config import MADConfig
     from mlxhog.models.mad.sequence import parse
     from mlxhog.models.registry import load_candidate
@@ -206,6 +205,9 @@ def _run_config(
             f"{candidate.arch} has norm_eps {architecture.norm_eps:g}, candidates are compared "
             f"with {MADConfig.norm_eps:g}; leave it out of the file"
         )
+    position = candidate.position or (architecture.position if architecture else "none")
+    if candidate.arch is not None and architecture is not None:
+        check_reach(candidate.arch, replace(architecture, position=position), [chosen])
     if candidate.workers is not None:
         workers = candidate.workers
     else:
@@ -216,7 +218,7 @@ def _run_config(
         settings=asdict(chosen),
         layers=parse(" ".join(layers or ())) if architecture is None else architecture.layers,
         dim=candidate.dim or (architecture.hidden_size if architecture else 128),
-        position=candidate.position or (architecture.position if architecture else "none"),
+        position=position,
         protocol=protocol,
         seed=candidate.seed,
         workers=",".join(worker.backend for worker in resolved),

@@ -7,7 +7,7 @@ another, so an early decision compares fewer candidates; no decision is made wit
 candidates, or on one task only.
 
 Recall is learned in a sudden jump (plain attention makes no progress for 880 steps before it), so
-the recall tasks have no rung before step 1,000.
+the recall tasks, and depo, which looks up edges, have no rung before step 1,000.
 
 Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning, arXiv:1810.05934.
 """
@@ -58,7 +58,7 @@ FIRST_OF_RECALL = 1000
 def rungs_of(config: RunConfig) -> tuple[int, ...]:
     """Return the steps at which a run may be pruned, rising; () for a short run."""
     limit = most_steps(config)
-    earliest = FIRST_OF_RECALL if "recall" in config.task else FIRST
+    earliest = FIRST_OF_RECALL if "recall" in config.task or config.task == "depo" else FIRST
     first = max(earliest, limit // ETA**RUNGS)
     return tuple(step for k in range(RUNGS) if (step := first * ETA**k) < limit)
 

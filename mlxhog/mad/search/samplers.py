@@ -237,13 +237,9 @@ def deleted(plan: Layers, space: Space, stream: random.Random) -> Layers:
 MUTATIONS: tuple[Mutation, ...] = (replaced, swapped, inserted, deleted)
 
 
-def _unit(space: Space) -> int:
-    return 2 if space.template == "alternate" else 1
-
-
 def _insert(plan: Layers, space: Space, stream: random.Random) -> Layers:
-    unit = _unit(space)
-    slots = space.slots(unit)
+    slots = space.block
+    unit = len(slots)
     if not all(slots):
         return plan  # one layer deep: there are no channel maps to insert
     at = unit * stream.randrange(len(plan) // unit + 1)
@@ -251,7 +247,7 @@ def _insert(plan: Layers, space: Space, stream: random.Random) -> Layers:
 
 
 def _delete(plan: Layers, space: Space, stream: random.Random) -> Layers:
-    unit = _unit(space)
+    unit = len(space.block)
     if len(plan) < unit:
         return plan
     at = unit * stream.randrange(len(plan) // unit)

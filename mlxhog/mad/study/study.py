@@ -118,7 +118,7 @@ class Study:
         if not self.space:
             return tuple(layer for text in self.candidates for layer in parse(text))
         space = to_space(self.space)
-        return (*space.mixers, *space.channels, *itertools.chain(*space.start))
+        return (*space.layers, *itertools.chain(*space.start))
 
     def remembering(self) -> Study:
         """Return the study with the user's files of layers."""

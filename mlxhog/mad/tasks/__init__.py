@@ -7,9 +7,10 @@ The invariants of `check` have the numbers of the golden data's description:
     1 - 7    in-context recall and noisy recall     13 - 15  selective copying
     8 - 12   fuzzy recall                           16       compression
                                                     17, 18   memorization
+    30 - 32  depo                                   33 - 35  mano
 
 Source: Poli et al. 2024, arXiv:2403.17844; the modules of the tasks list differences from the code
-of its authors.
+of its authors, and the sources of the tasks beside the benchmark.
 """
 
 from __future__ import annotations
@@ -31,9 +32,11 @@ from mlxhog.errors import ConfigError, DataError, WorkerFailed
 from mlxhog.machine.processes import follow_parent, spawning
 from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import Dataset
+from mlxhog.mad.tasks.depo import DEPO
 from mlxhog.mad.tasks.findings import Failure, Findings
 from mlxhog.mad.tasks.fuzzy_in_context_recall import FUZZY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTEXT_RECALL
+from mlxhog.mad.tasks.mano import MANO
 from mlxhog.mad.tasks.memorization import MEMORIZATION
 from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rows, Settings, TaskType
@@ -62,7 +65,10 @@ BENCHMARK: Mapping[str, TaskType] = {
 register = choices.TASKS.register
 known = choices.TASKS.known
 
-for _task in BENCHMARK.values():
+TASKS_BESIDE: Mapping[str, TaskType] = {task.name: task for task in (DEPO, MANO)}
+"""Tasks of other papers, which have suites of their own."""
+
+for _task in (*BENCHMARK.values(), *TASKS_BESIDE.values()):
     register(_task)
 
 
@@ -304,5 +310,6 @@ def check(data: Dataset) -> Findings:
 
 __all__ = [
     "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "Dataset", "Failure",
-    "Findings", "Settings", "TaskType", "check", "find", "make_task", "meta", "register", "resolve",
+    "Findings", "Settings", "TASKS_BESIDE", "TaskType", "check", "find", "make_task", "meta",
+    "register", "resolve",
 ]  # fmt: skip

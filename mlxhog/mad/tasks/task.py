@@ -80,8 +80,13 @@ class Settings:
 
     @property
     def length(self) -> int:
-        """Tokens of a row of the arrays; not always T."""
+        """Tokens of a row to train on; not always T."""
         return self.seq_len
+
+    @property
+    def test_length(self) -> int:
+        """Tokens of a scored row."""
+        return self.length
 
     def broken_rules(self) -> Iterator[str]:
         """Yield every broken rule of the task, with the possible values."""

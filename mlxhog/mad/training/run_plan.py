@@ -6,7 +6,7 @@ It checks the whole configuration.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 
@@ -159,18 +159,46 @@ def model_of(config: RunConfig) -> MADConfig:
     """Return the candidate as a model for its task.
 
     Raises:
-        ConfigError: a setting of the task, or a size, is impossible.
+        ConfigError: a setting of the task, or a size, is impossible, or the training would leave
+            out positions of the scored rows.
     """
     task = tasks.find(config.task)
     settings = tasks.resolve(task.name, config.settings)
+    if config.position == "learned" and settings.test_length > settings.length:
+        raise ConfigError(
+            f"position is learned, and {task.name} trains on rows of {settings.length} tokens and "
+            f"scores rows of {settings.test_length}: no row trains the positions from "
+            f"{settings.length} on; choose position none or sincos"
+        )
     return MADConfig(
         vocab_size=settings.vocab,
         hidden_size=config.dim,
         layers=config.layers,
-        max_length=settings.length,
+        max_length=max(settings.length, settings.test_length),
         position=config.position,
         backbone=task.backbone,
     )
+
+
+def check_reach(origin: str, architecture: MADConfig, rows: Iterable[Settings]) -> None:
+    """Refuse tasks with longer rows than an architecture's file is made for.
+
+    Args:
+        origin: the name of the file, for the message.
+        architecture: of the file.
+        rows: settings of the tasks.
+
+    Raises:
+        ConfigError: a part of the architecture ends before a row does.
+    """
+    parts, most = architecture.bounded_parts, architecture.max_length
+    length, task = max((max(one.length, one.test_length), one.task) for one in rows)
+    if parts and length > most:
+        raise ConfigError(
+            f"{origin} has max_length {most}, at which {' and '.join(parts)} "
+            f"{'end' if len(parts) > 1 else 'ends'}, and {task} has rows of {length} tokens; set "
+            f"max_length to at least {length} in the file, or choose shorter rows"
+        )
 
 
 def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None = None) -> RunPlan:

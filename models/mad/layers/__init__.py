@@ -11,6 +11,7 @@ from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models.fields import check_most, check_names, convert
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers.attention import MHAttention, MHSlidingAttention
+from mlxhog.models.mad.layers.canon import Canon
 from mlxhog.models.mad.layers.delta_net import DeltaNet
 from mlxhog.models.mad.layers.feed_forward import GEGLU, MLP, SwiGLU
 from mlxhog.models.mad.layers.gated_conv import GatedConv
@@ -40,6 +41,7 @@ BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
     KDA,
     RWKV7,
     GatedConv,
+    Canon,
     Hyena,
     MHHyena,
     MLSTM,

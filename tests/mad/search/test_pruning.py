@@ -94,12 +94,12 @@ class Study:
         self.end(planned(candidate, task), [point(300, at_300), point(3000, end)])
 
 
-@pytest.mark.parametrize("name", ["smoke", "lite", "full"])
+@pytest.mark.parametrize("name", ["smoke", "lite", "full", "knowledge"])
 def test_recall_is_never_asked_before_1000_steps(name: str):
     for setting, config in expand(suite(name), layers("gated-conv swiglu"), [0]):
         rungs = rungs_of(config)
         assert list(rungs) == sorted(set(rungs))
-        if "recall" in setting.task:
+        if "recall" in setting.task or setting.task == "depo":
             assert not [step for step in rungs if step < 1000]
 
 

@@ -165,15 +165,18 @@ def test_children_differ_from_a_recent_candidate_in_one_change():
 @given(
     template=st.sampled_from(["alternate", "free"]),
     depth=st.sampled_from([1, 2, 4, [2, 6]]),
+    before=st.sampled_from([None, "canon"]),
     mutation=st.sampled_from(MUTATIONS),
     number=st.integers(0, 10**9),
     stream=st.randoms(use_true_random=False),
 )
 @settings(deadline=None)
 def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
-    template: str, depth: Any, mutation: Mutation, number: int, stream: Any
+    template: str, depth: Any, before: Any, mutation: Mutation, number: int, stream: Any
 ):
-    choices = candidates(template=template, depth=depth)
+    choices = candidates(
+        template=template, depth=2 if before and depth == 1 else depth, before=before
+    )
     plan = choices[number % choices.count]
     child = mutation(plan, choices.space, stream)
     slots = choices.space.slots(len(child))

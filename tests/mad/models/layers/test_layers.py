@@ -53,6 +53,8 @@ OTHERS = (
     "mlstm(h2,conv=0)",
     "slstm(h2,conv=3)",
     "slstm-v1(h2,conv=0)",
+    "canon(kernel=1)",
+    "canon mlstm(h2) canon swiglu",
     "mlp(inner=24)",
     "moe-swiglu(experts=5,active=3,inner=4,router=mad)",
     "mlstm(conv=0) mh-attention swiglu gla",
