@@ -35,7 +35,9 @@ from mlxhog.mad.tasks.findings import Failure, Findings
 from mlxhog.mad.tasks.fuzzy_in_context_recall import FUZZY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.memorization import MEMORIZATION
+from mlxhog.mad.tasks.multi_query_associative_recall import MULTI_QUERY_ASSOCIATIVE_RECALL
 from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
+from mlxhog.mad.tasks.selective_grammar import SELECTIVE_GRAMMAR
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rows, Settings, TaskType
 
 BLOCK_ROWS = 256
@@ -59,10 +61,15 @@ BENCHMARK: Mapping[str, TaskType] = {
 }
 """The tasks of the benchmark by their full names, in the order of the paper."""
 
+TASKS_BESIDE: Mapping[str, TaskType] = {
+    task.name: task for task in (MULTI_QUERY_ASSOCIATIVE_RECALL, SELECTIVE_GRAMMAR)
+}
+"""The other tasks of the package by their full names; suites beside the benchmark's use them."""
+
 register = choices.TASKS.register
 known = choices.TASKS.known
 
-for _task in BENCHMARK.values():
+for _task in (*BENCHMARK.values(), *TASKS_BESIDE.values()):
     register(_task)
 
 
