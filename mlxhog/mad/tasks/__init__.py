@@ -64,7 +64,7 @@ BENCHMARK: Mapping[str, TaskType] = {
 TASKS_BESIDE: Mapping[str, TaskType] = {
     task.name: task for task in (MULTI_QUERY_ASSOCIATIVE_RECALL, SELECTIVE_GRAMMAR)
 }
-"""The other tasks of the package by their full names; suites beside the benchmark's use them."""
+"""The tasks of the package that are not part of the benchmark."""
 
 register = choices.TASKS.register
 known = choices.TASKS.known

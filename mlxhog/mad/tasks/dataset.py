@@ -144,7 +144,10 @@ def read(path: Path) -> Dataset:
     kv = {name: arrays[name] for name in ("kv_keys", "kv_values") if name in arrays}
     if kv and (len(kv) < 2 or len({array.shape for array in kv.values()} | {(0,)}) > 2):
         raise DataError(f"{path}: kv_keys and kv_values are not two arrays of one length")
-    return Dataset(**splits, **kv, grammar=arrays.get("grammar"), meta=meta)
+    grammar = arrays.get("grammar")
+    if grammar is not None and grammar.ndim != 2:
+        raise DataError(f"{path}: grammar has shape {grammar.shape}, expected (states, tokens)")
+    return Dataset(**splits, **kv, grammar=grammar, meta=meta)
 
 
 def _check_sizes(content: IO[bytes]) -> None:

@@ -31,7 +31,7 @@ from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings, first_place
 from mlxhog.mad.tasks.task import Fixed, Ints, Rows, Settings, TaskType, seq_len, vocab
 
 TRIES = 1000
-"""Most draws of a grammar whose states all reach the end."""
+"""Most draws for a grammar whose states all reach the end."""
 NOT_ALLOWED = -1
 
 
@@ -76,21 +76,26 @@ def draw_grammar(s: SelectiveGrammar, rng: np.random.Generator) -> Fixed:
     V, L, D = s.vocab, s.letters, s.depth
     chance = np.full(L + 1, s.density)
     chance[0] = s.density / D
+    poor = np.ones(V, bool)
+    allowed = np.empty((V, L + 1), bool)
     for _ in range(TRIES):
-        allowed = rng.random((V, L + 1)) < chance
+        allowed[poor] = rng.random((poor.sum(), L + 1)) < chance
         # Each state needs a next token and, so that a distractor is possible, another one.
-        while (poor := allowed.all(1) | ~allowed.any(1)).any():
-            allowed[poor] = rng.random((poor.sum(), L + 1)) < chance
+        poor = allowed.all(1) | ~allowed.any(1)
+        if poor.any():
+            continue
         state = rng.integers(0, D, (V, L + 1)) + np.arange(-D, D * L, D) + 1
         state[:, 0] = 0
-        allowed[0] = False
-        allowed[0, 1 + rng.permutation(L)[: s.starts]] = True
-        grammar = np.where(allowed, state, NOT_ALLOWED)
+        begins = np.zeros(L + 1, bool)
+        begins[1 + rng.permutation(L)[: s.starts]] = True
+        grammar = np.where(np.vstack([begins, allowed[1:]]), state, NOT_ALLOWED)
         if _ends(grammar).all():
             return {"grammar": grammar}
+        poor[:] = True
     raise ConfigError(
-        f"{s.task}: no way to the end from some state in each of {TRIES} grammars with density "
-        f"{s.density:g}, vocab {V} and depth {D}; give a larger density, or a smaller depth"
+        f"{s.task}: density is {s.density:g}, depth {D} and vocab {V}; {TRIES} draws have no grammar "
+        "in which each state has a way to the end and a token that is not allowed: another density, "
+        "or a smaller depth"
     )
 
 
