@@ -58,7 +58,7 @@ train_targets, test_inputs, test_targets, and meta (JSON). Targets are aligned w
 ignored. One seed draws the same rows on every machine, with any number of processes.
 
 tasks: in-context-recall (CR), fuzzy-in-context-recall (FR), noisy-in-context-recall (NR),
-selective-copying (SC), compression (C), memorization (M)"""
+selective-copying (SC), compression (C), memorization (M); mad tasks lists those of other suites"""
 DATA_EXAMPLES = (
     "mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz",
     "mad data --task NR --set frac_noise=0.4 --train-rows 6400 --out noisy.npz --json",
@@ -207,13 +207,14 @@ def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
 
 
 CHECK_ABOUT = """\
-Check data sets of MAD tasks, from any program: the 18 invariants of every row, and the bounds of
+Check data sets of MAD tasks, from any program: the invariants of every row, and the bounds of
 random statistics. The files are .npz, in the format of `mlxhog mad data`.
 Exit code 1 if a check fails, with the invariant, the row and the values.
 
   1-7    in-context recall, noisy recall      13-15  selective copying
   8-12   fuzzy recall                         16     compression
-                                              17-18  memorization"""
+  25-27  multi-query recall                   17-18  memorization
+  28-29  selective grammar"""
 CHECK_EXAMPLES = (
     "mad check cr.npz",
     "mad check data/*.npz --json",

@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from mlxhog.mad.training.run_plan import RunPlan
 
 ABOUT = """\
-Train one candidate on one of the six tasks and score it on held-out rows. By default it is the
+Train one candidate on one task and score it on held-out rows. By default it is the
 benchmark's baseline, for at most 2,000 steps; it ends as soon as 0.999 of the test positions are
 right.
 
 tasks: in-context-recall (CR), fuzzy-in-context-recall (FR), noisy-in-context-recall (NR),
-selective-copying (SC), compression (C), memorization (M)"""
+selective-copying (SC), compression (C), memorization (M); mad tasks lists those of other suites"""
 EXAMPLES = (
     'mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"',
     'mad train --task CR --set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3',

@@ -6,10 +6,11 @@ The invariants of `check` have the numbers of the golden data's description:
 
     1 - 7    in-context recall and noisy recall     13 - 15  selective copying
     8 - 12   fuzzy recall                           16       compression
-                                                    17, 18   memorization
+    25 - 27  multi-query recall                     17, 18   memorization
+    28, 29   selective grammar
 
 Source: Poli et al. 2024, arXiv:2403.17844; the modules of the tasks list differences from the code
-of its authors.
+of its authors, and the sources of the tasks beside the benchmark.
 """
 
 from __future__ import annotations

@@ -93,9 +93,9 @@ def draw_grammar(s: SelectiveGrammar, rng: np.random.Generator) -> Fixed:
             return {"grammar": grammar}
         poor[:] = True
     raise ConfigError(
-        f"{s.task}: density is {s.density:g}, depth {D} and vocab {V}; {TRIES} draws have no grammar "
-        "in which each state has a way to the end and a token that is not allowed: another density, "
-        "or a smaller depth"
+        f"{s.task}: density is {s.density:g}, depth {D} and vocab {V}; in {TRIES} draws no grammar "
+        "has a way to the end and a token that is not allowed in each state: another density, or "
+        "a smaller depth"
     )
 
 

@@ -68,7 +68,7 @@ def test_every_key_is_queried_once_and_answered_where_it_stands():
 
 
 def test_without_random_fill_only_pairs_and_queries_are_there():
-    data = make_task("MQAR", random_fill=False, train_rows=200, test_rows=130)
+    data = make_task("MQAR", train_rows=200, test_rows=130)
     assert ((data.train_x != 0).sum(1) == 3 * 4).all()
     assert check(data).ok
 
@@ -78,7 +78,7 @@ def test_without_random_fill_only_pairs_and_queries_are_there():
     [
         {"vocab": 4, "n_pairs": 1, "seq_len": 4},
         {"vocab": 34, "n_pairs": 16, "seq_len": 64},
-        {"vocab": 8192, "n_pairs": 64, "seq_len": 512, "power_a": 1.0},
+        {"vocab": 8192, "n_pairs": 64, "seq_len": 512, "power_a": 1.0, "random_fill": True},
     ],
 )
 def test_the_least_and_the_largest_settings_are_drawn_and_accepted(settings):
@@ -107,7 +107,7 @@ def test_settings_that_cannot_be_are_answered_with_what_can_be(settings, message
 def small(**settings) -> Dataset:
     """Rows with pairs at 0..7 and queries at even places from 8 on."""
     return make_task(
-        "MQAR", vocab=64, n_pairs=4, seq_len=32, train_rows=256, test_rows=130, **settings
+        "MQAR", seq_len=32, train_rows=256, test_rows=130, **{"random_fill": True, **settings}
     )
 
 
@@ -218,6 +218,6 @@ def a_filler_less(data):
     ],
 )
 def test_rows_of_other_distributions_are_noticed(rule, spoil):
-    data = make_task("MQAR", vocab=64, seq_len=64, train_rows=4096, test_rows=1)
+    data = make_task("MQAR", random_fill=True, train_rows=4096, test_rows=1)
     spoil(data)
     assert rule in {failure.rule for failure in check(data).failures}
