@@ -186,7 +186,7 @@ def _check_pairs(s: MultiQueryAssociativeRecall, findings: Findings, split: str,
             kind = f"another {'value' if at % 2 else 'key'} of {ids}"
         return f"token {x[row, at]} at {at}, expected {kind}"
 
-    return findings.rows(25, split, strange.any(1), say, np.ones(len(x), bool))
+    return findings.rows(25, split, np.any(strange, axis=1), say, np.ones(len(x), bool))
 
 
 def _again(ids: Ints) -> NDArray[Any]:

@@ -76,12 +76,12 @@ def draw_grammar(s: SelectiveGrammar, rng: np.random.Generator) -> Fixed:
     V, L, D = s.vocab, s.letters, s.depth
     chance = np.full(L + 1, s.density)
     chance[0] = s.density / D
-    poor = np.ones(V, bool)
+    poor: Bools = np.ones(V, bool)
     allowed = np.empty((V, L + 1), bool)
     for _ in range(TRIES):
         allowed[poor] = rng.random((poor.sum(), L + 1)) < chance
         # Each state needs a next token and, so that a distractor is possible, another one.
-        poor = allowed.all(1) | ~allowed.any(1)
+        poor = np.all(allowed, axis=1) | ~np.any(allowed, axis=1)
         if poor.any():
             continue
         state = rng.integers(0, D, (V, L + 1)) + np.arange(-D, D * L, D) + 1
@@ -146,7 +146,8 @@ class _Choices:
         """Return a token that is not allowed in each state, for uniform numbers."""
         allowed = self.counts[state]
         n_other = self.grammar.shape[1] - allowed
-        return self.tokens[state, allowed + (uniform * n_other).astype(np.intp)]
+        tokens: Ints = self.tokens[state, allowed + (uniform * n_other).astype(np.intp)]
+        return tokens
 
 
 def draw(
@@ -223,7 +224,7 @@ def _check_rows(
         at = first_place(strange[row])
         return f"token {x[row, at]} at {at}, expected 0..{L}"
 
-    good = findings.rows(29, split, strange.any(1), say, np.ones(n, bool))
+    good = findings.rows(29, split, np.any(strange, axis=1), say, np.ones(n, bool))
     tokens, before = np.where(strange, 0, x), np.zeros((n, T), np.intp)
     state = np.zeros(n, np.intp)
     held = np.zeros((n, T), bool)
@@ -244,7 +245,7 @@ def _check_rows(
         expected = places if s.gap_prob else "none"
         return f"distractor {x[row, at]} at {at}, expected {expected}"
 
-    good = findings.rows(29, split, wrong.any(1), say_distractor, good)
+    good = findings.rows(29, split, np.any(wrong, axis=1), say_distractor, good)
     if n >= ENOUGH_ROWS and good.any():
         if s.gap_prob:
             follows = held[good, 1:][may_follow[good, :-1]]
