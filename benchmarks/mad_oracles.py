@@ -48,8 +48,8 @@ ORACLES = (
     Oracle("in-context-recall", 300),
     Oracle("memorization", 200),
     Oracle("selective-copying", 600),
-    Oracle("multi-query-associative-recall", 600, "recall"),
-    Oracle("selective-grammar", 600, "recall"),
+    Oracle("multi-query-associative-recall", 300, "recall"),
+    Oracle("selective-grammar", 300, "recall"),
 )
 
 

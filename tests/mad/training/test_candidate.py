@@ -266,7 +266,7 @@ def test_what_training_rows_never_show_is_the_ceiling_of_a_result() -> None:
     [
         ("smoke", "in-context-recall", 300, "torch:cpu"),
         ("smoke", "memorization", 200, "mlx:cpu"),
-        ("recall", "multi-query-associative-recall", 600, "torch:cpu"),
+        ("recall", "multi-query-associative-recall", 300, "torch:cpu"),
         ("recall", "selective-grammar", 300, "mlx:cpu"),
     ],
 )
