@@ -192,7 +192,7 @@ def at_dim(chosen: Suite, dim: int) -> Suite:
         ConfigError: some settings have widths of their own, which compare state sizes.
     """
     own = [setting for setting in chosen.settings if setting.dim is not None]
-    if own:
+    if own and dim != chosen.dim:
         tasks = dict.fromkeys(setting.task for setting in own)
         widths = dict.fromkeys(setting.dim for setting in own)
         raise ConfigError(

@@ -165,6 +165,7 @@ def _own(config: RunConfig) -> dict[str, object]:
 def test_a_suite_that_compares_widths_has_no_other_width():
     with pytest.raises(ConfigError, match=r"on multi-query-.*: 64 and 32, 16; leave the width out"):
         at_dim(suite("recall"), 128)
+    assert at_dim(suite("recall"), 64) == suite("recall")
     copies = at_dim(only(suite("recall"), ["SC"]), 128)
     assert {config.dim for config in runs(copies, LAYERS, [0])} == {128}
 
