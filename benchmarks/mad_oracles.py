@@ -3,7 +3,7 @@
     python benchmarks/mad_oracles.py                    three seeds, about a minute
     python benchmarks/mad_oracles.py --seeds 1
 
-Each oracle is a setting of suite `smoke` or `knowledge` (width 64, four layers
+Each oracle is one setting of suite `smoke`, `recall` or `knowledge` (width 64, four layers
 `mlstm swiglu mlstm swiglu`, AdamW with a constant step size of 2e-3, clipped at 1) that has to
 answer 0.99 of the scored test positions within a number of steps; the median of the seeds counts.
 Beside it stands what the best constant answer would reach. As many runs at once as there are cores,
@@ -51,6 +51,8 @@ ORACLES = (
     Oracle("selective-copying", 600),
     Oracle("depo", 400, "knowledge", "hops=1"),
     Oracle("mano", 200, "knowledge", "operations=1"),
+    Oracle("multi-query-associative-recall", 300, "recall", "n_pairs=4, dim=64"),
+    Oracle("selective-grammar", 300, "recall", "gap_prob=0.0"),
 )
 
 
@@ -60,7 +62,7 @@ def configured(
     """The run of an oracle, which ends as soon as it passes."""
     chosen = only(suite(oracle.suite), [oracle.task])
     settings = tuple(one for one in chosen.settings if one.label == oracle.label)
-    ((_, config),) = expand(
+    runs = expand(
         replace(chosen, settings=settings),
         parse(LAYERS),
         [seed],
@@ -71,7 +73,7 @@ def configured(
             "stop_accuracy": SOLVED,
         },
     )
-    return config
+    return next(config for _, config in runs)
 
 
 def trained(oracle: Oracle, backend: str, seed: int) -> tuple[RunResult, float]:

@@ -124,8 +124,8 @@ class CandidateScore:
         acc_token: task -> mean share of right positions, of the same runs.
         ceiling: task -> the best possible score.
         best: the runs in the score, with 0 for lost ones.
-        params: parameters of the layers, see `budget.params`.
-        state: numbers kept per sequence after the longest row.
+        params: parameters of the layers at the suite's width, see `budget.params`.
+        state: numbers kept per sequence after the longest row, at the suite's width.
         seconds: of all runs together.
         status: "done", "partial" (runs are missing), "pruned" (stopped early, as worse than
             others), "diverged" or "failed" (every run was lost, the last one so).
@@ -160,6 +160,24 @@ class CandidateScore:
     def worth(self) -> float:
         """The score that orders candidates: of validation rows if they select."""
         return self.score if self.select == "test" or self.val_score is None else self.val_score
+
+    @property
+    def settings(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Task -> label -> accuracy of the best points (mean over seeds), width and state."""
+        runs_of: dict[str, dict[str, list[StudyRecord]]] = {}
+        for run in self.best:
+            runs_of.setdefault(run.task, {}).setdefault(run.label, []).append(run)
+        return {
+            task: {
+                label: {
+                    "acc_macro": fmean(run.acc_macro for run in runs),
+                    "dim": runs[0].config["dim"],
+                    "state": runs[0].state,
+                }
+                for label, runs in by_label.items()
+            }
+            for task, by_label in runs_of.items()
+        }
 
 
 def scores(
@@ -213,6 +231,8 @@ def _row(
     val = [(run.task, run.val_macro) for run in counted if run.val_macro is not None]
     config = next(iter(runs.values())).config
     statuses = [run.status for run in runs.values()]
+    # Settings with a width of their own count only while there is no other run.
+    sized = [run for run in runs.values() if run.config["dim"] == suite.dim] or runs.values()
     return CandidateScore(
         candidate=candidate,
         layers=tuple(candidate.split()),
@@ -224,8 +244,8 @@ def _row(
         acc_token=_tasks((run.task, run.acc_token) for run in counted),
         ceiling=_tasks((run.task, run.ceiling) for run in counted),
         best=tuple(counted),
-        params=params(_layers(config), config["dim"]),
-        state=max(run.state for run in runs.values()),
+        params=params(_layers(config), suite.dim),
+        state=max(run.state for run in sized),
         seconds=sum(run.seconds for run in runs.values()),
         status=_status(statuses, partial=bool(missing)),
         n_runs=len(runs),

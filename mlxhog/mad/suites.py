@@ -3,9 +3,10 @@
     smoke   small settings of the six tasks, seconds to a minute or two each on one core
     lite    the six baselines
     full    the difficulty grid of the benchmark: 66 settings, 6 points each
+    recall  recall of several pairs at several state sizes, copies over several lengths, a grammar
     knowledge  hops along a cycle in the context; arithmetic and a map in the parameters
 
-Source: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid.
+Source: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid; the modules of the tasks.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ class Setting:
         settings: every setting of the task.
         label: the difference from the task's first setting, such as "vocab=32", or "baseline".
         protocol: its fields of the protocol, which replace those of the suite.
+        dim: width of a candidate on this setting only; None is the suite's.
     """
 
     task: str
     settings: Mapping[str, Any]
     label: str
     protocol: Mapping[str, Any] = field(default_factory=dict)
+    dim: int | None = None
 
 
 @dataclass(frozen=True)
@@ -48,7 +51,7 @@ class Suite:
         settings: in the order of the tasks.
         points: lr and weight_decay of the runs on each setting; the best one counts.
         protocol: other fields of `Protocol`.
-        dim: width of a candidate.
+        dim: width of a candidate; its parameters and its state are counted at this width.
     """
 
     name: str
@@ -124,6 +127,38 @@ def _grid() -> Iterator[Setting]:
                 yield Setting(task, asdict(resolve(task, {name: value})), f"{name}={value}")
 
 
+def _recall() -> Suite:
+    """Return settings of small candidates, about five minutes of one core for one of them.
+
+    Copies over 256 tokens and more are the published ones; that of Mamba's paper
+    (arXiv:2312.00752) has 4,096.
+    """
+    rows = {"train_rows": 6400, "test_rows": 256}
+
+    def setting(
+        task: str, label: str, *, dim: int | None = None, batch_size: int = 64, **values: object
+    ) -> Setting:
+        settings = asdict(resolve(task, {**rows, **values}))
+        return Setting(task, settings, label, {"batch_size": batch_size}, dim)
+
+    mqar, copying, grammar = (find(short).name for short in ("MQAR", "SC", "SG"))
+    settings = [
+        setting(mqar, f"n_pairs={n_pairs}, dim={dim or 64}", n_pairs=n_pairs, dim=dim)
+        for dim in (None, 32, 16)
+        for n_pairs in (4, 16)
+    ]
+    settings += [
+        setting(copying, f"seq_len={length}", seq_len=length, tokens_to_copy=8, batch_size=batch)
+        for length, batch in ((64, 64), (128, 64), (256, 32), (512, 16))
+    ]
+    settings += [
+        setting(grammar, f"gap_prob={gap_prob}", gap_prob=gap_prob) for gap_prob in (0.0, 0.1)
+    ]
+    protocol = dict(schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50)
+    points = ({"lr": 2e-3, "weight_decay": 0.0},)
+    return Suite("recall", tuple(settings), points, protocol, dim=64)
+
+
 _KNOWLEDGE: Mapping[str, tuple[Mapping[str, Any], Mapping[str, tuple[float, ...]]]] = {
     "depo": ({"train_rows": 25_600}, {"hops": (1, 2, 4)}),
     "mano": ({}, {"operations": (1, 2, 3)}),
@@ -145,7 +180,7 @@ def _knowledge() -> Suite:
     return Suite("knowledge", settings, ({"lr": 2e-3, "weight_decay": 0.0},), protocol, dim=64)
 
 
-_MAKE = {"smoke": _smoke, "lite": _lite, "full": _full, "knowledge": _knowledge}
+_MAKE = {"smoke": _smoke, "lite": _lite, "full": _full, "recall": _recall, "knowledge": _knowledge}
 SUITES = tuple(_MAKE)
 
 
@@ -177,6 +212,24 @@ def only(chosen: Suite, tasks: Iterable[str]) -> Suite:
     return replace(chosen, settings=settings)
 
 
+def at_dim(chosen: Suite, dim: int) -> Suite:
+    """Return a suite for candidates of another width.
+
+    Raises:
+        ConfigError: some settings have widths of their own, which compare state sizes.
+    """
+    own = [setting for setting in chosen.settings if setting.dim is not None]
+    if own and dim != chosen.dim:
+        tasks = dict.fromkeys(setting.task for setting in own)
+        widths = dict.fromkeys(setting.dim for setting in own)
+        raise ConfigError(
+            f"the width is {dim}, but suite {chosen.name} compares widths on {', '.join(tasks)}: "
+            f"{chosen.dim} and {', '.join(map(str, widths))}; leave the width out of the command "
+            "and of the space, give layers instead of an architecture, or choose other --tasks"
+        )
+    return replace(chosen, dim=dim)
+
+
 def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
     """Return a suite whose points have the fixed values of a protocol; equal points become one."""
     points = [{name: protocol.get(name, value) for name, value in p.items()} for p in chosen.points]
@@ -189,7 +242,6 @@ def expand(
     layers: tuple[Layer, ...],
     seeds: Iterable[int],
     *,
-    dim: int | None = None,
     position: str = "none",
     workers: str = "torch:cpu",
     threads: int = 1,
@@ -201,7 +253,6 @@ def expand(
         chosen: the suite.
         layers: the candidate.
         seeds: one set of runs for each.
-        dim: width; None is the suite's.
         position: positional embedding.
         workers: backends of the workers of a run.
         threads: of each worker.
@@ -223,7 +274,7 @@ def expand(
                         task=setting.task,
                         settings=_for_protocol(setting.settings, how),
                         layers=layers,
-                        dim=chosen.dim if dim is None else dim,
+                        dim=chosen.dim if setting.dim is None else setting.dim,
                         protocol=how,
                         seed=seed,
                         position=position,

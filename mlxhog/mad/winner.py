@@ -33,7 +33,6 @@ from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.store import ROOT, Store, find, is_study
-from mlxhog.mad.suites import suite
 from mlxhog.models.mad.architecture import VOCABULARY, to_yaml
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
@@ -56,7 +55,7 @@ def finished(store: Store) -> list[CandidateScore]:
 def model(store: Store, layers: tuple[Layer, ...]) -> MADConfig:
     """Return layers as a language model for bytes, of the width of a study."""
     study = studies.read(store)
-    dim = suite(study.suite).dim if study.dim is None else study.dim
+    dim = study.measured().dim
     return MADConfig(vocab_size=VOCABULARY, hidden_size=dim, layers=layers, position=study.position)
 
 

@@ -50,6 +50,25 @@ def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_ta
     assert (row.status, row.missing, row.n_runs, row.seconds) == ("done", (), 6, 12.0)
 
 
+def test_parameters_and_state_are_those_of_the_suites_width_whatever_widths_settings_have():
+    def run(label: str, dim: int, acc: float, seed: int) -> StudyRecord:
+        one = record(A, "one", acc, label=label, seed=seed)
+        return replace(one, config={**one.config, "dim": dim}, state=10 * dim)
+
+    wide = replace(setting("one", "dim=64"), dim=64)
+    measured = suite(wide, setting("one", "dim=32"))
+    runs = [run("dim=64", 64, 0.9, 0), run("dim=32", 32, 0.5, 0), run("dim=64", 64, 0.7, 1)]
+    runs.append(run("dim=32", 32, 0.3, 1))
+    (row,) = scores(runs, measured)
+    assert (row.params, row.state) == (scores(runs[1:2], measured)[0].params, 320)
+    assert row.settings == {
+        "one": {
+            "dim=64": {"acc_macro": pytest.approx(0.8), "dim": 64, "state": 640},
+            "dim=32": {"acc_macro": pytest.approx(0.4), "dim": 32, "state": 320},
+        }
+    }
+
+
 def test_a_diverged_run_scores_0_is_counted_and_loses_to_any_that_learned():
     measured = suite(setting("one"), points=({"lr": 1e-3}, {"lr": 1e-4}))
     lost = [

@@ -8,7 +8,7 @@ import pytest
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.suites import SUITES, Suite, expand, fixed, only, suite
+from mlxhog.mad.suites import SUITES, Suite, at_dim, expand, fixed, only, suite
 from mlxhog.mad.tasks import BENCHMARK, find, make_task, resolve
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import make
@@ -115,7 +115,7 @@ def test_every_setting_of_a_suite_can_be_drawn_and_has_a_model(name):
         data = make_task(setting.task, **{**setting.settings, "train_rows": 2, "test_rows": 2})
         model = MADConfig(
             vocab_size=settings.vocab,
-            hidden_size=suite(name).dim,
+            hidden_size=setting.dim or suite(name).dim,
             layers=LAYERS,
             max_length=settings.length,
             backbone=find(setting.task).backbone,
@@ -135,10 +135,39 @@ def test_every_seed_has_its_runs_and_the_protocol_reaches_the_task():
 
 
 def test_a_run_of_a_suite_is_the_one_that_its_parts_make():
-    setting, config = next(expand(suite("lite"), LAYERS, [7], dim=32, threads=2))
+    setting, config = next(expand(at_dim(suite("lite"), 32), LAYERS, [7], threads=2))
     assert setting.label == "baseline"
     assert isinstance(config, RunConfig)
     assert (config.dim, config.threads, config.seed, config.layers) == (32, 2, 7, LAYERS)
+
+
+def test_recall_compares_numbers_of_pairs_at_three_widths_and_copies_of_four_lengths():
+    configs = {}
+    for setting, config in expand(suite("recall"), LAYERS, [0]):
+        configs[setting.label] = config
+        assert all(f"{name}={value}" in setting.label for name, value in _own(config).items())
+    widths = Counter((config.task, config.dim) for config in configs.values())
+    assert widths == {
+        **{("multi-query-associative-recall", dim): 2 for dim in (64, 32, 16)},
+        ("selective-copying", 64): 4,
+        ("selective-grammar", 64): 2,
+    }
+    assert len({config.key() for config in configs.values()}) == len(configs) == 12
+
+
+def _own(config: RunConfig) -> dict[str, object]:
+    """What a label of suite recall says."""
+    names = {"MQAR": ("n_pairs",), "SC": ("seq_len",), "SG": ("gap_prob",)}[find(config.task).short]
+    own = {name: config.settings[name] for name in names}
+    return {**own, "dim": config.dim} if names == ("n_pairs",) else own
+
+
+def test_a_suite_that_compares_widths_has_no_other_width():
+    with pytest.raises(ConfigError, match=r"on multi-query-.*: 64 and 32, 16; leave the width out"):
+        at_dim(suite("recall"), 128)
+    assert at_dim(suite("recall"), 64) == suite("recall")
+    copies = at_dim(only(suite("recall"), ["SC"]), 128)
+    assert {config.dim for config in runs(copies, LAYERS, [0])} == {128}
 
 
 def test_a_suite_can_be_cut_to_some_tasks():
@@ -155,7 +184,7 @@ def test_a_suite_can_be_cut_to_some_tasks():
 def test_a_suite_that_does_not_exist_is_answered_with_those_that_do():
     with pytest.raises(ConfigError, match="did you mean 'smoke'"):
         suite("smke")
-    with pytest.raises(ConfigError, match="choose one of smoke, lite, full, .*knowledge"):
+    with pytest.raises(ConfigError, match="choose one of smoke, lite, full, recall, .*knowledge"):
         suite("x")
 
 

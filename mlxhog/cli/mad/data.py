@@ -55,7 +55,7 @@ def read_settings(words: Sequence[str]) -> dict[str, str]:
 TASK_LIST = """\
 tasks of the benchmark: in-context-recall (CR), fuzzy-in-context-recall (FR),
 noisy-in-context-recall (NR), selective-copying (SC), compression (C), memorization (M)
-other tasks: depo (D), mano (MA)"""
+other tasks: multi-query-associative-recall (MQAR), selective-grammar (SG), depo (D), mano (MA)"""
 DATA_ABOUT = f"""\
 Draw the training and test rows of a MAD task, and write them to an .npz file: train_inputs,
 train_targets, test_inputs, test_targets, and meta (JSON). Targets are aligned with inputs; -100 is
@@ -216,7 +216,8 @@ Exit code 1 if a check fails, with the invariant, the row and the values.
 
   1-7    in-context recall, noisy recall      13-15  selective copying
   8-12   fuzzy recall                         16     compression
-                                              17-18  memorization
+  25-27  multi-query recall                   17-18  memorization
+  28-29  selective grammar
   30-32  depo                                 33-35  mano"""
 CHECK_EXAMPLES = (
     "mad check cr.npz",

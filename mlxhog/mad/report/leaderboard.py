@@ -74,6 +74,7 @@ def _candidate(row: CandidateScore) -> dict[str, Any]:
         **{name: getattr(row, name) for name in NUMBERS},
         "seeds": {str(seed): value for seed, value in row.seeds.items()},
         "tasks": dict(row.tasks),
+        "settings": row.settings,
         "acc_token": dict(row.acc_token),
         "ceiling": dict(row.ceiling),
         "missing": list(row.missing),

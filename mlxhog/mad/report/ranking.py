@@ -213,7 +213,7 @@ def _facts(
         ("tasks", f"{tasks}: {len(measured.settings)} settings of suite {study.suite}"),
         ("optimiser points", points),
         ("seeds", ", ".join(map(str, study.seeds))),
-        ("width", str(study.dim or measured.dim)),
+        ("width", _widths(measured)),
         ("position", "" if study.position == "none" else study.position),
         ("protocol", ", ".join(f"{name} {format_value(value)}" for name, value in own.items())),
         ("selected by", f"{select} rows"),
@@ -225,6 +225,12 @@ def _facts(
         ("hosts", ", ".join(hosts)),
     ]
     return tuple((name, value) for name, value in facts if value)
+
+
+def _widths(measured: Suite) -> str:
+    """Return the width of the candidates, and those of settings with their own."""
+    own = sorted({setting.dim for setting in measured.settings if setting.dim is not None})
+    return str(measured.dim) + f"; some settings {', '.join(map(str, own))}" * bool(own)
 
 
 def ranks(values: Sequence[float]) -> NDArray[np.float64]:

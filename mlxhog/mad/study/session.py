@@ -57,7 +57,7 @@ class Planning:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.suite: Suite = study.measured()
-        self.dim = study.dim or self.suite.dim
+        self.dim = self.suite.dim
         listed = (at_width(parse(text), self.dim) for text in study.candidates)
         self.listed = list(dict.fromkeys(listed))
         self._space: CandidateSet | None = None
@@ -115,7 +115,6 @@ class Planning:
             self.suite,
             parse(candidate),
             study.seeds,
-            dim=self.dim,
             position=study.position,
             workers=study.workers,
             threads=study.threads,

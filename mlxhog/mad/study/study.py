@@ -20,7 +20,7 @@ from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import Select
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.store import Store, check_name, create, is_study
-from mlxhog.mad.suites import Suite, fixed, only, suite
+from mlxhog.mad.suites import Suite, at_dim, fixed, only, suite
 from mlxhog.mad.tasks import GENERATOR_VERSION
 from mlxhog.models.fields import MOST_WIDTH
 from mlxhog.models.mad.layer import Layer
@@ -125,13 +125,14 @@ class Study:
         return replace(self, layers_from=tuple(remembered(self.layers)))
 
     def measured(self) -> Suite:
-        """Return the suite with the study's tasks and fixed values.
+        """Return the suite with the study's tasks, fixed values and width.
 
         Raises:
-            ConfigError: no such suite or task.
+            ConfigError: no such suite or task, or the suite compares widths.
         """
-        whole = fixed(suite(self.suite), self.protocol)
-        return only(whole, self.tasks) if self.tasks else whole
+        chosen = fixed(suite(self.suite), self.protocol)
+        chosen = only(chosen, self.tasks) if self.tasks else chosen
+        return chosen if self.dim is None else at_dim(chosen, self.dim)
 
     @property
     def cores(self) -> int:

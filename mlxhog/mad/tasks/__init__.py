@@ -6,7 +6,8 @@ The invariants of `check` have the numbers of the golden data's description:
 
     1 - 7    in-context recall and noisy recall     13 - 15  selective copying
     8 - 12   fuzzy recall                           16       compression
-                                                    17, 18   memorization
+    25 - 27  multi-query recall                     17, 18   memorization
+    28, 29   selective grammar
     30 - 32  depo                                   33 - 35  mano
 
 Source: Poli et al. 2024, arXiv:2403.17844; the modules of the tasks list differences from the code
@@ -38,7 +39,9 @@ from mlxhog.mad.tasks.fuzzy_in_context_recall import FUZZY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.mano import MANO
 from mlxhog.mad.tasks.memorization import MEMORIZATION
+from mlxhog.mad.tasks.multi_query_associative_recall import MULTI_QUERY_ASSOCIATIVE_RECALL
 from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
+from mlxhog.mad.tasks.selective_grammar import SELECTIVE_GRAMMAR
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rows, Settings, TaskType
 
 BLOCK_ROWS = 256
@@ -62,11 +65,13 @@ BENCHMARK: Mapping[str, TaskType] = {
 }
 """The tasks of the benchmark by their full names, in the order of the paper."""
 
+TASKS_BESIDE: Mapping[str, TaskType] = {
+    task.name: task for task in (MULTI_QUERY_ASSOCIATIVE_RECALL, SELECTIVE_GRAMMAR, DEPO, MANO)
+}
+"""The tasks of the package that are not part of the benchmark."""
+
 register = choices.TASKS.register
 known = choices.TASKS.known
-
-TASKS_BESIDE: Mapping[str, TaskType] = {task.name: task for task in (DEPO, MANO)}
-"""Tasks of other papers, which have suites of their own."""
 
 for _task in (*BENCHMARK.values(), *TASKS_BESIDE.values()):
     register(_task)

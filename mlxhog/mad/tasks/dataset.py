@@ -5,6 +5,7 @@ A file has the format of the golden data:
     train_inputs, train_targets, test_inputs, test_targets [, val_inputs, val_targets]
                              (rows, length) int16 if every id fits, else int32
     kv_keys, kv_values       memorization's map
+    grammar                  selective grammar's: the state after each state and token, -1 for none
     meta                     JSON: task, seed and every setting
 
 `acc_macro` is the multiclass accuracy of torchmetrics, over the whole set. The reference takes the
@@ -49,6 +50,7 @@ class Dataset:
         val_y: its targets.
         kv_keys: the keys of memorization's map.
         kv_values: their values, in the same order.
+        grammar: selective grammar's, (states, tokens).
         meta: task, seed and every setting, under the names of the files.
     """
 
@@ -60,6 +62,7 @@ class Dataset:
     val_y: Int32 | None = None
     kv_keys: Int32 | None = None
     kv_values: Int32 | None = None
+    grammar: Int32 | None = None
     meta: Mapping[str, Any]
 
     @property
@@ -88,6 +91,8 @@ def write(path: Path, data: Dataset) -> int:
     if data.kv_keys is not None and data.kv_values is not None:
         arrays["kv_keys"] = data.kv_keys.astype(narrow)
         arrays["kv_values"] = data.kv_values.astype(narrow)
+    if data.grammar is not None:
+        arrays["grammar"] = data.grammar.astype(narrow)
     content = io.BytesIO()
     meta = json.dumps(data.meta, sort_keys=True)
     np.savez_compressed(content, **arrays, meta=np.array(meta))
@@ -139,7 +144,10 @@ def read(path: Path) -> Dataset:
     kv = {name: arrays[name] for name in ("kv_keys", "kv_values") if name in arrays}
     if kv and (len(kv) < 2 or len({array.shape for array in kv.values()} | {(0,)}) > 2):
         raise DataError(f"{path}: kv_keys and kv_values are not two arrays of one length")
-    return Dataset(**splits, **kv, meta=meta)
+    grammar = arrays.get("grammar")
+    if grammar is not None and grammar.ndim != 2:
+        raise DataError(f"{path}: grammar has shape {grammar.shape}, expected (states, tokens)")
+    return Dataset(**splits, **kv, grammar=grammar, meta=meta)
 
 
 def _check_sizes(content: IO[bytes]) -> None:

@@ -149,6 +149,7 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
         ("bench", 2, "give an architecture, as in mlxhog mad bench --layers"),
         ("bench --layers gated-kong", 2, "did you mean 'gated-conv'"),
         ("bench --layers gated-conv(kernel=0)", 2, "kernel is 0"),
+        ("bench --layers gated-conv --suite recall --dim 32", 2, "compares widths on multi-query"),
         ("resume", 2, "STUDY is missing"),
         ("resume fisrt", 2, "no study 'fisrt'"),
     ],

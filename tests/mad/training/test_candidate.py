@@ -262,17 +262,23 @@ def test_what_training_rows_never_show_is_the_ceiling_of_a_result() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "within", "backend"),
-    [("in-context-recall", 300, "torch:cpu"), ("memorization", 200, "mlx:cpu")],
+    ("name", "task", "within", "backend"),
+    [
+        ("smoke", "in-context-recall", 300, "torch:cpu"),
+        ("smoke", "memorization", 200, "mlx:cpu"),
+        ("recall", "multi-query-associative-recall", 300, "torch:cpu"),
+        ("recall", "selective-grammar", 300, "mlx:cpu"),
+    ],
 )
 def test_mlstm_with_its_convolution_answers_99_percent_in_time(
-    task: str, within: int, backend: str
+    name: str, task: str, within: int, backend: str
 ) -> None:
-    ((_, config),) = expand(
-        only(suite("smoke"), [task]),
+    runs = expand(
+        only(suite(name), [task]),
         parse("mlstm swiglu mlstm swiglu"),
         [1],
         workers=backend,
         protocol={"steps": within, "eval_every": 50, "stop_accuracy": 0.99},
     )
-    assert train(config).acc_token >= 0.99
+    first = next(config for _, config in runs)
+    assert train(first).acc_token >= 0.99
