@@ -15,10 +15,14 @@ from mlxhog.models.mad.layers.feed_forward import GEGLU, MLP, SwiGLU
 from mlxhog.models.mad.layers.gated_conv import GatedConv
 from mlxhog.models.mad.layers.gated_delta_net import GatedDeltaNet
 from mlxhog.models.mad.layers.gla import GLA
+from mlxhog.models.mad.layers.gsa import GSA
 from mlxhog.models.mad.layers.hyena import Hyena, MHHyena
 from mlxhog.models.mad.layers.linear_attention import LinearAttention
 from mlxhog.models.mad.layers.mamba import Mamba
+from mlxhog.models.mad.layers.mamba3 import Mamba3
+from mlxhog.models.mad.layers.mesa import Mesa
 from mlxhog.models.mad.layers.moe_swiglu import MoESwiGLU
+from mlxhog.models.mad.layers.path import PaTH
 from mlxhog.models.mad.layers.ssd import SSD
 from mlxhog.models.mad.layers.xlstm import MLSTM, SLSTM
 from mlxhog.models.mad.layers.xlstm_v1 import MLSTMV1, SLSTMV1
@@ -26,11 +30,15 @@ from mlxhog.models.mad.layers.xlstm_v1 import MLSTMV1, SLSTMV1
 BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
     MHAttention,
     MHSlidingAttention,
+    PaTH,
     LinearAttention,
     GLA,
+    GSA,
     SSD,
     Mamba,
+    Mamba3,
     GatedDeltaNet,
+    Mesa,
     GatedConv,
     Hyena,
     MHHyena,
