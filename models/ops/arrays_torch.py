@@ -116,7 +116,8 @@ def stop_gradient(x: Tensor) -> Tensor:
 
 
 def with_gradient(x: Tensor, gradient: Callable[..., Tensor], *constants: Tensor) -> Tensor:
-    return cast(Tensor, _WithGradient.apply(x, gradient, *constants))
+    result: Tensor = cast(Any, _WithGradient).apply(x, gradient, *constants)
+    return result
 
 
 class _WithGradient(torch.autograd.Function):
@@ -132,7 +133,7 @@ class _WithGradient(torch.autograd.Function):
         ctx.save_for_backward(*constants)
 
     @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.gradient(dy, *ctx.saved_tensors), None, *[None] * len(ctx.saved_tensors)
 
     @staticmethod
@@ -142,7 +143,7 @@ class _WithGradient(torch.autograd.Function):
         of_x, _, *of_constants = in_dims
         assert of_x is not None
         rows = torch.vmap(gradient, (of_x, *of_constants), of_x)
-        return _WithGradient.apply(x, rows, *constants), of_x
+        return with_gradient(x, rows, *constants), of_x
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:

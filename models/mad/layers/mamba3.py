@@ -156,16 +156,15 @@ class Mamba3(FixedState):
             return y
 
         Bt, Ct = turned(Bt), turned(Ct)
-        writes = Bt[..., None] * u[..., None, :]
-        state, before = np.zeros(writes[:, 0].shape), np.zeros(writes[:, 0].shape)
-        h = np.empty(u.shape)
+        writes = np.pad(Bt[..., None] * u[..., None, :], [(0, 0), (1, 0), *[(0, 0)] * 3])
+        state, h = np.zeros_like(writes[:, 0]), np.empty(u.shape)
         for t in range(S):
             keep, step, share = (y[:, t, :, None, None] for y in (alpha, dt, own))
-            state = keep * (state + (1 - share) * step * before) + share * step * writes[:, t]
-            before = writes[:, t]
+            state = keep * (state + (1 - share) * step * writes[:, t])
+            state = state + share * step * writes[:, t + 1]
             h[:, t] = np.einsum("bhnp,bhn->bhp", state, Ct[:, t])
-        h = (h + p["D"][:, None] * u).reshape(B, S, -1)
-        return (silu(x @ p["z_proj.weight"].T) * h) @ p["out_proj.weight"].T
+        y = (h + p["D"][:, None] * u).reshape(B, S, -1)
+        return (silu(x @ p["z_proj.weight"].T) * y) @ p["out_proj.weight"].T
 
 
 def turning_cell(

@@ -11,9 +11,9 @@
 
 h_t is what the ridge regression of the decayed v on the decayed k says for q_t. The inverse is
 `steps` steps of conjugate gradients for all positions at once: H_t x_t is a `decay_cell` with the
-queries x, the keys beta k and the values k. The published layer takes 30 steps. Without forgetting,
-at heads of width 32 and the least lambda, 20 were off by 2e-5 of the solution after 128 positions,
-by 9e-5 after 1,024; with forgetting fewer steps suffice.
+queries x and sqrt(beta) k as keys and values. The published layer takes 30 steps. Without
+forgetting, at heads of width 32 and the least lambda, 20 were off by 2e-5 of the solution after 128
+positions, by 9e-5 after 1,024; with forgetting fewer steps suffice.
 
 The gradient goes through the solution and not through the steps: with r = q - (H + lambda) x, whose
 value is about 0, the gradient of x is that of (H + lambda)^-1 r with a constant inverse, the same
@@ -113,13 +113,20 @@ class Mesa(FixedState):
             for y in (qk[..., :d], qk[..., d:])
         )
         log_decay = xp.log_sigmoid(xp.float32(a))[..., None]
-        beta = xp.sigmoid(xp.float32(b))[..., None]
+        root = xp.exp(0.5 * xp.log_sigmoid(xp.float32(b)))[..., None]  # of beta
+        k = root * k
         ridge = ops.activate(p["lambda"], "softplus") + LEAST_LAMBDA
         x_star, H = regression(
-            ops, q, k, beta, log_decay, ridge.reshape(heads[-2:]), steps=self.steps, state=H
+            ops, q, k, log_decay, ridge.reshape(heads[-2:]), steps=self.steps, state=H
         )
         h, G = ops.decay_cell(
-            x_star, beta * k, v.reshape(heads), log_decay, scale=1.0, chunk_size=CHUNK_SIZE, state=G
+            x_star,
+            k,
+            root * v.reshape(heads),
+            log_decay,
+            scale=1.0,
+            chunk_size=CHUNK_SIZE,
+            state=G,
         )
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
         (y,) = ops.linears(xp.astype(h, x).reshape(B, S, d), [p["out_proj.weight"]])
@@ -158,7 +165,6 @@ def regression(
     ops: Ops,
     q: Array,
     k: Array,
-    beta: Array,
     log_decay: Array,
     ridge: Array,
     *,
@@ -170,21 +176,19 @@ def regression(
     Args:
         ops: the operators.
         q: (B, S, heads, dh).
-        k: as q.
-        beta: (B, S, heads, 1), at least 0.
-        log_decay: as beta, at most 0.
+        k: as q, times the root of beta.
+        log_decay: (B, S, heads, 1), at most 0.
         ridge: lambda, (heads, dh), above 0.
         steps: of conjugate gradients.
         state: H before the first position, (B, heads, dh, dh); None is zeros.
     """
     xp = ops.xp
-    if state is None:
-        state = xp.zeros((q.shape[0], *q.shape[2:], q.shape[-1]), like=q)
-    system = (k, beta * k, log_decay, ridge, state)
+    system = (k, log_decay, ridge, *(() if state is None else (state,)))
 
-    def applied(x: Array, *system: Array) -> tuple[Array, Array]:
-        k, write, log_decay, ridge, state = system
-        y, H = ops.decay_cell(x, write, k, log_decay, scale=1.0, chunk_size=CHUNK_SIZE, state=state)
+    def applied(
+        x: Array, k: Array, log_decay: Array, ridge: Array, state: Array | None = None
+    ) -> tuple[Array, Array]:
+        y, H = ops.decay_cell(x, k, k, log_decay, scale=1.0, chunk_size=CHUNK_SIZE, state=state)
         return y + ridge * x, H
 
     def solved(b: Array, *system: Array) -> Array:

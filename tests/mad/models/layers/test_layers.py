@@ -44,7 +44,7 @@ OTHERS = (
     "ssd(h2,expand=1,states=3,conv=1)",
     "path(h2,rank=3,conv=1,forget=true)",
     "gsa(h2,slots=3)",
-    "mesa(h2,conv=1,steps=25)",
+    "mesa(h2,conv=1,steps=16)",
     "mamba3(h2,expand=1,states=5,rope_fraction=1)",
     "mamba(expand=1,states=2,conv=2,rank=5)",
     "gated-delta-net(h2,conv=1,decay=false)",
@@ -111,7 +111,10 @@ def test_a_twin_computes_what_the_reference_does_position_by_position(text: str,
 
 
 @twins
-@each_of("text", ["gla", "ssd", "mlstm", "mamba", "gated-delta-net", "mh-attention"])
+@each_of(
+    "text",
+    ["gla", "gsa", "ssd", "mlstm", "mamba", "mamba3", "gated-delta-net", "mh-attention"],
+)
 def test_a_thousand_positions_add_up_no_errors(text: str, name: str) -> None:
     cfg, params, tokens, expected = with_reference(text, 1024, 1)
     actual, _ = TWINS[name].logits(cfg, params, tokens)

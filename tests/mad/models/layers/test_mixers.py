@@ -41,9 +41,11 @@ def assert_recorded(twin: Twin, actual: Any, layer: str, name: str = "h") -> Non
 def test_mesa_solves_what_the_exact_code_of_fla_does(twin: Twin) -> None:
     names = ("q", "k", "v", "log_decay", "beta", "ridge")
     q, k, v, log_decay, beta, ridge = recorded(twin, "mesa", *names)
-    log_decay, beta = log_decay[..., None], beta[..., None]
-    x, _ = mesa.regression(twin.ops, q, k, beta, log_decay, ridge, steps=8, state=None)
-    h, _ = twin.ops.decay_cell(x, beta * k, v, log_decay, scale=1.0, chunk_size=4, state=None)
+    log_decay, root = log_decay[..., None], beta[..., None] ** 0.5
+    x, _ = mesa.regression(twin.ops, q, root * k, log_decay, ridge, steps=8, state=None)
+    h, _ = twin.ops.decay_cell(
+        x, root * k, root * v, log_decay, scale=1.0, chunk_size=4, state=None
+    )
     assert_recorded(twin, h, "mesa")
 
 
