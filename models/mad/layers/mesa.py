@@ -9,11 +9,11 @@
     h_t = G_t^T (H_t + diag(lambda))^-1 q_t      lambda = softplus(l) + 1 / 4, of every key channel
     y = W_out RMSNorm_head(h)
 
-h_t is what the ridge regression of the decayed v on the decayed k says for q_t. The inverse is
-`steps` steps of conjugate gradients for all positions at once: H_t x_t is a `decay_cell` with the
-queries x and sqrt(beta) k as keys and values. The published layer takes 30 steps. Without
-forgetting, at heads of width 32 and the least lambda, 20 were off by 2e-5 of the solution after 128
-positions, by 9e-5 after 1,024; with forgetting fewer steps suffice.
+h_t is the prediction for q_t of the ridge regression of v on k, with beta and the decay as weights.
+The inverse is `steps` steps of conjugate gradients for all positions at once: H_t x_t is a
+`decay_cell` with the queries x and sqrt(beta) k as keys and values. The published layer takes 30
+steps. Without forgetting, at heads of width 32 and the least lambda, 20 were off by 2e-5 of the
+solution after 128 positions, by 9e-5 after 1,024; with forgetting fewer steps suffice.
 
 The gradient goes through the solution and not through the steps: with r = q - (H + lambda) x, whose
 value is about 0, the gradient of x is that of (H + lambda)^-1 r with a constant inverse, the same
