@@ -130,7 +130,7 @@ class PaTH:
         ops, xp = run.ops, run.ops.xp
         B, S, d = x.shape
         heads = self.heads_at(d)
-        *cache, conv, count = state or self.init_state(d, B, xp)
+        conv, count = (None, xp.zeros((B,), "int32", like=x)) if state is None else state[-2:]
         names = ["q_proj", "k_proj", "v_proj", "w_down", "b_proj", "f_proj"][: 5 + self.forget]
         q, k, v, low, *gates = ops.linears(
             x, [p[f"{name}.weight"] for name in names], [p.get(f"{name}.bias") for name in names]
@@ -141,7 +141,7 @@ class PaTH:
             w,
             filters,
             xp.zeros_like(filters[:, 0, 0]),
-            state=None if state is None else conv,
+            state=conv,
             silu=True,
         )
         q, k, v, w = (y.reshape(B, S, heads, d // heads) for y in (q, k, v, w))
@@ -149,6 +149,8 @@ class PaTH:
         beta, *logs = (xp.float32(gate) for gate in gates)
         beta = 2 * xp.sigmoid(beta)
         log_forget = xp.log_sigmoid(logs[0]) if self.forget else None
+        cache = (k[:, :0], v[:, :0], beta[:, :0]) if state is None else state
+        cache = cache[: 2 + self.forget]
         h, cache = reflected_attention(ops, q, k, v, w, beta, log_forget, cache, count)
         (y,) = ops.linears(xp.astype(h, x).reshape(B, S, d), [p["out_proj.weight"]])
         return y, (*cache, conv, count + S)
@@ -189,9 +191,9 @@ def reflected_attention(
     w: Array,
     beta: Array,
     log_forget: Array | None,
-    cache: Sequence[Array],
+    cache: State,
     count: Array,
-) -> tuple[Array, list[Array]]:
+) -> tuple[Array, State]:
     """Return h (B, S, heads, dh), and the cache with these positions.
 
     Args:
@@ -259,5 +261,5 @@ def reflected_attention(
         if gate is not None:
             sums = xp.concatenate([sums + gate[..., -1:], gate[..., -1:] - gate], -1)
     h = xp.concatenate(outputs, 2)[:, :, :S].swapaxes(1, 2)
-    kept = [xp.permute(keys[..., : L + S], (0, 3, 1, 2)), values]
-    return h, kept if log_forget is None else [*kept, sums[..., : L + S].swapaxes(1, 2)]
+    kept = xp.permute(keys[..., : L + S], (0, 3, 1, 2)), values
+    return h, kept if log_forget is None else (*kept, sums[..., : L + S].swapaxes(1, 2))
