@@ -2,8 +2,8 @@
 
 Fixed-state mixers are compared at equal state, so a space bounds parameters and state. A candidate
 above a bound is rejected, or with `rescale` shrunk. Its state shrinks with more heads (they divide
-that of a matrix memory), fewer states of a channel, or a shorter window; its parameters with
-narrower channel maps.
+that of a matrix memory), fewer states of a channel or slots, or a shorter window; its parameters
+with narrower channel maps.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ def state(layers: Iterable[Layer], d: int, length: int) -> int:
 SHRINK: dict[str, Callable[[int], int]] = {
     "heads": lambda heads: 2 * heads,
     "states": lambda states: states // 2,
+    "slots": lambda slots: slots // 2,
     "window": lambda window: window // 2,
 }
 """Numbers of a layer that decide its state -> the number of the next smaller state."""

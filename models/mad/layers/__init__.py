@@ -18,11 +18,15 @@ from mlxhog.models.mad.layers.gated_conv import GatedConv
 from mlxhog.models.mad.layers.gated_delta_net import GatedDeltaNet
 from mlxhog.models.mad.layers.gated_delta_product import GatedDeltaProduct
 from mlxhog.models.mad.layers.gla import GLA
+from mlxhog.models.mad.layers.gsa import GSA
 from mlxhog.models.mad.layers.hyena import Hyena, MHHyena
 from mlxhog.models.mad.layers.kda import KDA
 from mlxhog.models.mad.layers.linear_attention import LinearAttention
 from mlxhog.models.mad.layers.mamba import Mamba
+from mlxhog.models.mad.layers.mamba3 import Mamba3
+from mlxhog.models.mad.layers.mesa import Mesa
 from mlxhog.models.mad.layers.moe_swiglu import MoESwiGLU
+from mlxhog.models.mad.layers.path import PaTH
 from mlxhog.models.mad.layers.rwkv7 import RWKV7
 from mlxhog.models.mad.layers.ssd import SSD
 from mlxhog.models.mad.layers.xlstm import MLSTM, SLSTM
@@ -31,15 +35,19 @@ from mlxhog.models.mad.layers.xlstm_v1 import MLSTMV1, SLSTMV1
 BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
     MHAttention,
     MHSlidingAttention,
+    PaTH,
     LinearAttention,
     GLA,
+    GSA,
     SSD,
     Mamba,
+    Mamba3,
     DeltaNet,
     GatedDeltaNet,
     GatedDeltaProduct,
     KDA,
     RWKV7,
+    Mesa,
     GatedConv,
     Canon,
     Hyena,

@@ -42,6 +42,10 @@ OTHERS = (
     "linear-attention(h2,floor=0.5)",
     "gla(h2,rank=3)",
     "ssd(h2,expand=1,states=3,conv=1)",
+    "path(h2,rank=3,conv=1,forget=true)",
+    "gsa(h2,slots=3)",
+    "mesa(h2,conv=1,steps=16)",
+    "mamba3(h2,expand=1,states=5,rope_fraction=1)",
     "mamba(expand=1,states=2,conv=2,rank=5)",
     "gated-delta-net(h2,conv=1,decay=false)",
     "delta-net(h2,conv=1,negative=true)",
@@ -60,7 +64,7 @@ OTHERS = (
     "mlstm(conv=0) mh-attention swiglu gla",
 )
 LONG = (
-    *("gla", "ssd", "mlstm", "mamba", "mh-attention"),
+    *("gla", "gsa", "ssd", "mlstm", "mamba", "mamba3", "mh-attention"),
     *("gated-delta-net", "delta-net(negative=true)", "gated-delta-product", "kda", "rwkv7"),
 )
 plugins.load(Path(__file__).parents[4] / "examples" / "my_layer.py")

@@ -24,7 +24,12 @@ STATES = {
     "mh-attention": {"cache": 2 * 128 * 1000},
     "mh-attention(kv_heads=4)": {"cache": 2 * 32 * 1000},
     "mh-sliding-attention": {"cache": 2 * 128 * 33},
+    "path": {"cache": 2 * 128 * 1000, "conv": 2 * 128},
+    "path(forget=true)": {"cache": (2 * 128 + 16) * 1000, "conv": 2 * 128},
     "linear-attention": {"cell": 1152},
+    "gsa": {"cell": 2 * 4 * 32 * 32},
+    "mamba3": {"cell": 4 * (16 * 64 + 4 + 16 + 64)},
+    "mesa": {"cell": 2 * 4 * 32 * 32, "conv": 256 * 3},
     "gla": {"cell": 2048},
     "gla(h1)": {"cell": 16384},
     "ssd": {"cell": 4 * 64 * 16, "conv": 288 * 3},
@@ -47,7 +52,12 @@ PARAMETERS = {
     "mh-attention": 4 * D * D + 4 * D,
     "mh-attention(bias=false,kv_heads=4,qk_norm=true)": 2 * D * D + 2 * D * D // 4 + 2 * 8,
     "mh-sliding-attention": 4 * D * D + 4 * D,
+    "path": 4 * D * D + 2 * 32 * D + 3 * D + 16 * D + 16,
+    "path(forget=true)": 4 * D * D + 2 * 32 * D + 3 * D + 2 * (16 * D + 16),
     "linear-attention": 4 * D * D + 4 * 8 * 8,
+    "gsa": 4 * D * D + 4 * 32 * D + D,
+    "mamba3": D * (2 * 256 + 2 * 16 + 3 * 4 + 4) + 4 + 2 * 16 + 2 * 4 * 16 + 4 + 256 * D,
+    "mesa": 4 * D * D + 256 * 4 + 2 * (4 * D + 4) + D + 32,
     "gla": 5 * D * D + 2 * 16 * D + D + 16,
     "ssd": D * (256 + 288 + 4) + 3 * 4 + 288 * 5 + 256 + 256 * D,
     "mamba": D * 512 + 256 * 5 + 16 * 256 + 256 * 9 + 256 * 5 + 256 * D,
@@ -92,6 +102,17 @@ def test_the_parameters_at_width_128_are_counted_by_hand(text: str) -> None:
         ("mh-attention(kv_heads=0)", "kv_heads is 0"),
         ("mh-attention(base=1)", "base is 1.0; wavelengths need one above 1"),
         ("mh-sliding-attention(window=-1)", "window is -1; a position sees 0 or more"),
+        ("path(h5)", "heads is 5"),
+        ("path(rank=0)", "rank is 0; the map to w needs at least 1"),
+        ("path(conv=0)", "conv is 0; a convolution has at least 1 tap"),
+        ("gsa(slots=0)", "slots is 0; a head needs at least 1"),
+        ("mesa(conv=0)", "conv is 0; a convolution has at least 1 tap"),
+        ("mesa(steps=0)", "steps is 0; conjugate gradients take at least 1"),
+        ("mamba3(h5)", "heads is 5, and the inner width is 64"),
+        ("mamba3(states=0)", "states is 0; set it to at least 1"),
+        ("mamba3(states=3)", "rope_fraction is 0.5 of 3 states; .* at least 2 states turn"),
+        ("mamba3(rope_fraction=1.5)", "rope_fraction is 1.5 of 16 states; choose up to 1"),
+        ("mamba3(rope_fraction=-1)", "rope_fraction is -1.0"),
         ("linear-attention(floor=0)", "floor is 0.0; outputs are divided by it"),
         ("linear-attention(h3)", "heads is 3"),
         ("gla(rank=0)", "rank is 0"),
@@ -140,7 +161,13 @@ def test_what_forgets_starts_between_slow_and_fast(text: str) -> None:
         assert speeds.max() <= 16.001
 
 
-@each_of("text", ["ssd", "mamba", "gated-delta-net", "kda", "rwkv7", "gla", "mh-attention"])
+@each_of(
+    "text",
+    [
+        "ssd", "mamba", "gated-delta-net", "kda", "rwkv7", "gla", "gsa", "mesa", "mh-attention",
+        "path",
+    ],
+)  # fmt: skip
 def test_decay_of_weights_spares_gates_norms_and_biases(text: str) -> None:
     (layer,) = parse(text)
     for spec in layer.param_spec(D):
@@ -219,7 +246,7 @@ def test_forget_gates_of_xlstm_begin_open_at_3_to_6(text: str, bias: str) -> Non
 def test_heads_of_attention_that_says_none_are_16_wide_below_the_width_of_mad_lab(
     d: int, heads: int
 ) -> None:
-    for text in ("mh-attention", "mh-sliding-attention"):
+    for text in ("mh-attention", "mh-sliding-attention", "path"):
         assert at_width(parse(text), d) == parse(f"{text}(h{heads})")
         assert at_width(parse(f"{text}(h2)"), d) == parse(f"{text}(h2)")
 
