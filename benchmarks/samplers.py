@@ -60,7 +60,7 @@ def main() -> int:
     if chosen.repeats is not None and chosen.repeats < 2:
         parser.error(f"--repeats is {chosen.repeats}; an interval needs 2 at least")
     try:
-        return measured("samplers", chosen, measure, packages=("optuna", "scipy"))
+        return measured("samplers", chosen, measure, packages=("scipy",))
     except MlxhogError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,3 @@
-import sys
 from statistics import fmean
 from typing import Any
 
@@ -6,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.errors import ConfigError
 from mlxhog.mad.search.candidates import CandidateSet, Layers
 from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS, Evolution, Mutation, make_sampler
 from mlxhog.models.mad.sequence import canonical
@@ -194,12 +193,6 @@ def test_every_kind_of_change_leads_to_other_candidates(mutation: Mutation):
 def test_an_unknown_sampler_is_answered_with_its_neighbour():
     with pytest.raises(ConfigError, match="did you mean 'evolution'"):
         make_sampler("evolutoin", candidates(), 0)
-
-
-def test_tpe_without_optuna_names_the_package(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(EnvironmentLacks, match="pip install optuna"):
-        make_sampler("tpe", candidates(), 0)
 
 
 @NAMES
