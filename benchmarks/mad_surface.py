@@ -43,7 +43,7 @@ CHANNELS = ("swiglu", "mlp")
 TUNED = ("in-context-recall", "selective-copying")
 HELD_OUT = ("noisy-in-context-recall", "compression")
 """Changes of samplers are chosen on the first half of the tasks, and reported on the second."""
-STEPS = 300
+STEPS = 240
 EVALUATIONS = 20
 """So that every rung of a replayed halving is an evaluation."""
 WIDTH = 32

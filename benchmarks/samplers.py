@@ -120,9 +120,7 @@ class Replays:
         return np.array(counts, float)
 
     def kept(self, budget: int) -> Float64:
-        """Regret of the best of the first proposals on the other seeds; NaN with one seed."""
-        if len(self.scores) == 1:
-            return np.full(len(self.orders), math.nan)
+        """Regret of the best of the first proposals on the other seeds, of which there are some."""
         regrets = []
         for k, order in enumerate(self.orders):
             others = np.delete(self.scores, k % len(self.scores), axis=0).mean(axis=0)
@@ -185,14 +183,17 @@ def replay_samplers(findings: Findings, surface: Surface, repeats: int) -> None:
     verdicts = {
         key: verdict(values, p) for key, values, p in zip(keys, differences, adjusted, strict=True)
     }
-    rows: dict[str, Any] = {}
-    for arm, own in replays.items():
-        rows[arm] = {
-            name: asdict(Mean.of(of(own)))
-            | ({} if arm == "random" else {"verdict": verdicts[arm, name]})
+    rows: dict[str, Any] = {
+        arm: {
+            name: asdict(Mean.of(of(own).tolist())) | {"verdict": verdicts.get((arm, name), "")}
             for name, of in quantities.items()
         }
-        rows[arm]["kept"] = asdict(Mean.of(own.kept(max(budgets, default=len(surface.runs)))))
+        for arm, own in replays.items()
+    }
+    if len(surface.seeds) > 1:
+        for arm, own in replays.items():
+            kept = own.kept(max(budgets, default=len(surface.runs)))
+            rows[arm]["kept"] = asdict(Mean.of(kept.tolist())) | {"verdict": ""}
     _print(rows)
     told = sum(verdicts["random again", name] != EQUAL for name in quantities)
     findings.exact("comparisons that tell random draws from random draws", told, 0)
@@ -234,8 +235,7 @@ def _print(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
         for name, cell in row.items():
             form = ".1f" if name.startswith("needed") else ".4f"
             print(
-                f"    {name:18} {cell['mean']:8{form}} ± {cell['half']:{form}}"
-                f"   {cell.get('verdict', '')}"
+                f"    {name:18} {cell['mean']:8{form}} ± {cell['half']:{form}}   {cell['verdict']}"
             )
 
 

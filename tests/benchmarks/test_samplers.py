@@ -231,6 +231,19 @@ def test_equal_samplers_are_rarely_told_apart_and_a_clear_gain_always(samplers: 
     assert samplers.verdict(clear, 0.05) == "cannot be told"
 
 
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_the_report_compares_every_sampler_and_cannot_tell_random_from_random(
+    samplers: ModuleType, surface: Any, seeds: tuple[int, ...]
+) -> None:
+    findings = samplers.Findings()
+    samplers.replay_samplers(findings, replace(surface, study=replace(STUDY, seeds=seeds)), 10)
+    assert [claim.met for claim in findings.claims] == [True]
+    rows = findings.results["samplers"]
+    assert set(rows) == {"random", *samplers.ARMS}
+    assert rows["evolution"]["regret at 20"]["verdict"] in ("better", "worse", "cannot be told")
+    assert ("kept" in rows["tpe"]) == (len(seeds) > 1)
+
+
 @pytest.fixture(scope="module")
 def halving(load: Callable[[str], ModuleType]) -> ModuleType:
     return load("mad.halving")

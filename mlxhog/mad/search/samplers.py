@@ -151,16 +151,24 @@ MOST_CHANGES = 64
 class Evolution(SpaceSampler):
     """Proposes changes to good recent candidates.
 
-    Parents are among the last `population` candidates that ended, and as many are proposed before
-    the first child. The best of `sample` random ones becomes the parent.
+    Parents are among the last `population` candidates that ended; the best of `sample` random ones
+    becomes the parent. `start` candidates are proposed before the first child. With few candidates
+    a large sample finds more: see `benchmarks/samplers.py`.
+
+    Source: Real et al. 2019, Regularized Evolution, arXiv:1802.01548.
     """
 
     def __init__(
-        self, candidates: CandidateSet, seed: int, *, population: int = 16, sample: int = 4
+        self,
+        candidates: CandidateSet,
+        seed: int,
+        *,
+        population: int = 16,
+        sample: int = 8,
+        start: int = 10,
     ) -> None:
         super().__init__(candidates, seed)
-        self._population = population
-        self._sample = sample
+        self._population, self._sample, self._start = population, sample, start
 
     def choose(self) -> Layers | None:
         """Return a candidate of `start`, a child of a good one, or a random one."""
@@ -176,7 +184,7 @@ class Evolution(SpaceSampler):
         """A changed good candidate; None while there are too few, or if no change is new."""
         candidates, stream, scores = self.candidates, self.stream(), self.scores
         parents = list(scores)[-self._population :]
-        if not parents or len(self.proposed) < self._population:
+        if not parents or len(self.proposed) < self._start:
             return None
         for _ in range(MOST_CHANGES):
             drawn = stream.sample(parents, min(self._sample, len(parents)))

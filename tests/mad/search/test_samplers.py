@@ -146,7 +146,7 @@ def test_an_evolution_begins_with_what_the_space_says():
 
 def test_children_differ_from_a_recent_candidate_in_one_change():
     choices = candidates(**DEEP)
-    sampler = Evolution(choices, 0, population=4, sample=4)
+    sampler = Evolution(choices, 0, population=4, sample=4, start=4)
     for _ in range(4):
         layers = sampler.ask()
         sampler.tell(layers, score(layers))
