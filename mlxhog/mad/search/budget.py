@@ -72,12 +72,13 @@ KEPT = 4096
 
 
 @lru_cache(maxsize=KEPT)
-def _cost(layer: Layer, d: int, length: int) -> Cost:
-    return Cost(params([layer], d), state([layer], d, length))
+def _cost(layers: tuple[Layer, ...], d: int, length: int) -> Cost:
+    return Cost(params(layers, d), state(layers, d, length))
 
 
 @lru_cache(maxsize=KEPT)
-def _fixed_numbers(layer: Layer, rescale: bool) -> tuple[object, ...]:
+def _fixed_numbers(layers: tuple[Layer, ...], rescale: bool) -> tuple[object, ...]:
+    (layer,) = layers
     free = {*SHRINK, "inner"} if rescale else set()
     numbers = {field.name for field in fields(layer)} - free  # type: ignore[arg-type]
     return (layer.name, *(getattr(layer, name) for name in sorted(numbers)))
@@ -93,7 +94,7 @@ class Scale:
 
     def cost(self, layers: Sequence[Layer]) -> Cost:
         """Return the cost of layers without rescaling."""
-        costs = [_cost(layer, self._d, self._length) for layer in layers]
+        costs = [_cost((layer,), self._d, self._length) for layer in layers]
         return Cost(sum(one.params for one in costs), sum(one.state for one in costs))
 
     def least(self, layer: Layer) -> Cost:
@@ -113,7 +114,7 @@ class Scale:
     def same(self, one: Layer, other: Layer) -> bool:
         """Whether two layers are equal in the numbers that `fit` never changes."""
         rescale = self.budget.rescale
-        return _fixed_numbers(one, rescale) == _fixed_numbers(other, rescale)
+        return _fixed_numbers((one,), rescale) == _fixed_numbers((other,), rescale)
 
     def _fits(self, cost: Cost) -> bool:
         return (self.budget.params is None or cost.params <= self.budget.params) and (
