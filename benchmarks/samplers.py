@@ -245,10 +245,11 @@ def _print(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
 def replay_halving(findings: Findings, surface: Surface, repeats: int) -> None:
     """Report saved time and lost score of several eta."""
     names = list(surface.runs)
+    planned = [run.planned for run in surface.runs[names[0]]]
     count = min(HALVED, len(names))
     rows = {}
     for eta in ETAS:
-        rungs = rungs_of(surface, eta)
+        rungs = rungs_of(planned, eta)
         replays = [HalvingReplay(surface, rungs, seed) for seed in surface.seeds]
         own = [
             replays[k % len(replays)].search(Random(f"{k}").sample(names, count))

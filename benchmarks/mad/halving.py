@@ -10,7 +10,7 @@ both trained to the end.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mad.surface import RecordedRun, Surface
@@ -18,14 +18,14 @@ from mad.surface import RecordedRun, Surface
 from mlxhog.mad.search.pruning import Halving, Pruner, Rungs
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import StudyRecord
+from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.suites import suite
 from mlxhog.mad.training.evaluation import most_steps
 
 
-def rungs_of(surface: Surface, eta: int) -> Rungs:
-    """Return the rungs of `mad search`, in proportion to the length of the surface's runs."""
-    runs = next(iter(surface.runs.values()))
-    share = max(most_steps(run.planned.config) for run in runs) / suite("lite").protocol["steps"]
+def rungs_of(runs: Iterable[PlannedRun], eta: int) -> Rungs:
+    """Return the rungs of `mad search`, in proportion to the length of a candidate's runs."""
+    share = max(most_steps(run.config) for run in runs) / suite("lite").protocol["steps"]
     usual = Rungs()
     return Rungs(
         eta=eta,

@@ -257,9 +257,27 @@ def replayed(halving: ModuleType, surface: Any, rungs: Rungs) -> Any:
     return halving.HalvingReplay(surface, rungs, 0).search([*rest, candidates[-1]])
 
 
-def test_rungs_are_earlier_in_proportion_to_shorter_runs(halving: ModuleType, surface: Any) -> None:
-    rungs = halving.rungs_of(surface, 2)
+def rungs_of(halving: ModuleType, study: Study, eta: int) -> Any:
+    planning = Planning(study)
+    return halving.rungs_of(planning.runs(planning.first), eta)
+
+
+def test_rungs_are_earlier_in_proportion_to_shorter_runs(halving: ModuleType) -> None:
+    rungs = rungs_of(halving, STUDY, 2)
     assert (rungs.eta, rungs.first, rungs.first_of_recall) == (2, 45, 150)  # 300 of 2,000 steps
+
+
+def test_every_rung_of_a_halving_is_an_evaluation_of_the_recorded_surface(
+    load: Callable[[str], ModuleType], halving: ModuleType, samplers: ModuleType
+) -> None:
+    study = load("mad_surface").study_of(quick=False)
+    planning = Planning(study)
+    assert 280 <= planning.candidates <= 330
+    for eta in samplers.ETAS:
+        rungs = rungs_of(halving, study, eta)
+        steps = {step for run in planning.runs(planning.first) for step in rungs.of(run.config)}
+        assert steps
+        assert not [step for step in steps if step % study.protocol["eval_every"]]
 
 
 def test_halving_without_a_rung_saves_and_loses_nothing(halving: ModuleType, surface: Any) -> None:
@@ -268,7 +286,7 @@ def test_halving_without_a_rung_saves_and_loses_nothing(halving: ModuleType, sur
 
 
 def test_halving_keeps_a_best_candidate_that_shows_early(halving: ModuleType, surface: Any) -> None:
-    ended = replayed(halving, surface, halving.rungs_of(surface, 3))
+    ended = replayed(halving, surface, rungs_of(halving, STUDY, 3))
     assert ended.lost_score == 0
     assert 0.3 < ended.pruned < 0.9
     # A run of recall is trained at least to 150 of 300 steps, and it is the first of three tasks.
@@ -282,5 +300,5 @@ def test_halving_loses_a_best_candidate_that_shows_late(
     surfaces.write(record(tmp_path, late), tmp_path / "surface.json.xz")
     surface = surfaces.load(tmp_path / "surface.json.xz")
     best, second = np.sort(surface.scores()[0])[:-3:-1]
-    ended = replayed(halving, surface, halving.rungs_of(surface, 3))
+    ended = replayed(halving, surface, rungs_of(halving, STUDY, 3))
     assert ended.lost_score == pytest.approx(best - second)
