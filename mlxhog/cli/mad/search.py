@@ -46,7 +46,7 @@ class SearchConfig:
     space: str | None = option(None, "the search space: a YAML file or a name")
     sampler: str = option(
         "grid",
-        "sampler of candidates; tpe needs the extra [search]",
+        "sampler of candidates",
         choices=("grid", "random", "evolution", "tpe"),
     )
     prune: bool = option(True, "end runs early if their candidate has a low rank at a rung")
@@ -84,7 +84,6 @@ def run_search(arguments: list[str]) -> int:
     ).remembering()
     planning = Planning(study)
     check_execution(how, study)
-    planning.sampler()  # refuses one that needs a missing package
     name = parsed.other.study or Path(config.space).stem
     return session.begin(study, planning, name, how, parsed.other)
 

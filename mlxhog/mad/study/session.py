@@ -94,7 +94,6 @@ class Planning:
 
         Raises:
             ConfigError: no such sampler.
-            EnvironmentLacks: it needs a package that is not installed.
         """
         if self._space is None:
             return ListSampler(self.listed)

@@ -261,4 +261,5 @@ DEPO = TaskType(
     draw,
     check=check,
     about="the node k edges further along a cycle, whose edges are shown in a random order",
+    sudden=True,
 )

@@ -235,4 +235,5 @@ MULTI_QUERY_ASSOCIATIVE_RECALL = TaskType(
     draw,
     check=check,
     about="the values of several keys from the beginning of the sequence",
+    sudden=True,
 )

@@ -171,6 +171,7 @@ class TaskType:
         backbone: of the model, one of `models.mad.config.BACKBONES`.
         check: (settings, findings, data) checks rows by the rules of the task; None without rules.
         about: the tested skill, in a line.
+        sudden: learned in a sudden jump, late in a run; early steps do not rank candidates.
     """
 
     kind: ClassVar[choices.Registry[Any]] = choices.TASKS
@@ -183,3 +184,4 @@ class TaskType:
     backbone: str = "language-model"
     check: Callable[[Any, Findings, Dataset], None] | None = None
     about: str = ""
+    sudden: bool = False
