@@ -60,8 +60,8 @@ class Rungs:
         eta: the best 1 / eta of the candidates at a rung continue; the next one is eta times later.
         count: of rungs.
         first: earliest one.
-        first_of_sudden: likewise, of tasks with `sudden`: before you lower it, measure at which step the
-            oracles jump.
+        first_of_sudden: likewise, of tasks with `sudden`: before you lower it, measure at which
+            step the oracles jump.
     """
 
     eta: int = 3
