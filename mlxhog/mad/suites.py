@@ -48,6 +48,7 @@ class Suite:
         points: lr and weight_decay of the runs on each setting; the best one counts.
         protocol: other fields of `Protocol`.
         dim: width of a candidate.
+        own_lr: the fixed step size, if others were added to `points`.
     """
 
     name: str
@@ -55,6 +56,17 @@ class Suite:
     points: tuple[Mapping[str, float], ...]
     protocol: Mapping[str, Any]
     dim: int = 128
+    own_lr: float | None = None
+
+    @property
+    def lrs(self) -> list[float]:
+        """The step sizes of the points, ascending."""
+        return sorted({point["lr"] for point in self.points})
+
+    @property
+    def fixed_lr(self) -> float:
+        """The step size of the score at a fixed one: the suite's middle one, the lower of two."""
+        return self.lrs[(len(self.lrs) - 1) // 2] if self.own_lr is None else self.own_lr
 
     @property
     def runs(self) -> int:
@@ -155,6 +167,18 @@ def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
     points = [{name: protocol.get(name, value) for name, value in p.items()} for p in chosen.points]
     once = tuple(point for k, point in enumerate(points) if point not in points[:k])
     return replace(chosen, points=once)
+
+
+def with_rates(chosen: Suite, rates: Iterable[float]) -> Suite:
+    """Return a suite with other step sizes in its points, and its fixed one for comparison."""
+    decays = [{k: v for k, v in point.items() if k != "lr"} for point in chosen.points]
+    points = (
+        {"lr": lr, **other}
+        for lr in sorted({chosen.fixed_lr, *rates})
+        for k, other in enumerate(decays)
+        if other not in decays[:k]
+    )
+    return replace(chosen, points=tuple(points), own_lr=chosen.fixed_lr)
 
 
 def expand(

@@ -8,7 +8,7 @@ import pytest
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.suites import SUITES, Suite, expand, fixed, only, suite
+from mlxhog.mad.suites import SUITES, Suite, expand, fixed, only, suite, with_rates
 from mlxhog.mad.tasks import BENCHMARK, make_task, resolve
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import make
@@ -165,3 +165,13 @@ def test_a_protocol_that_fixes_the_step_size_leaves_one_point_for_each_other_val
     assert len(results) == full.runs == 66 * 2
     assert {config.protocol.lr for _, config in results} == {3e-3}
     assert fixed(suite("lite"), {}) == suite("lite")
+
+
+def test_rates_replace_the_step_sizes_and_keep_the_suites_own_for_comparison():
+    full = with_rates(suite("full"), (2e-3, 4e-3))
+    assert full.fixed_lr == 5e-4
+    assert full.points == tuple(
+        {"lr": lr, "weight_decay": decay} for lr in (5e-4, 2e-3, 4e-3) for decay in (0.0, 0.1)
+    )
+    assert with_rates(suite("smoke"), (1e-3, 2e-3)).lrs == [1e-3, 2e-3]
+    assert [suite(name).fixed_lr for name in ("smoke", "lite")] == [2e-3, 5e-4]

@@ -34,8 +34,8 @@ SEARCH_EXAMPLES = (
 )
 
 SEARCH_MAIN = (
-    "space", "suite", "tasks", "sampler", "seeds", "dim", "steps", "backend", "workers", "parallel",
-    "budget", "study", "no_prune", "dry_run", "json",
+    "space", "suite", "tasks", "sampler", "seeds", "rates", "dim", "steps", "backend",
+    "workers", "parallel", "budget", "study", "no_prune", "dry_run", "json",
 )  # fmt: skip
 
 
@@ -99,8 +99,8 @@ BENCH_EXAMPLES = (
 )
 
 BENCH_MAIN = (
-    "layers", "config", "suite", "tasks", "seeds", "seed", "dim", "steps", "backend", "workers",
-    "parallel", "budget", "study", "dry_run", "json",
+    "layers", "config", "suite", "tasks", "seeds", "seed", "rates", "dim", "steps", "backend",
+    "workers", "parallel", "budget", "study", "dry_run", "json",
 )  # fmt: skip
 
 
