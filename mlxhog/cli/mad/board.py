@@ -92,7 +92,7 @@ def run_board(arguments: list[str]) -> int:
 
         for path, text in ((config.csv, to_csv), (config.markdown, to_markdown)):
             if path is not None:
-                _write(path, text(ranking))
+                write(path, text(ranking))
     elif not parsed.other.json:
         print("\n".join(_lines(ranking, sys.stdout)))
     return 0
@@ -111,7 +111,12 @@ def _lines(ranking: Ranking, stream: TextIO) -> list[str]:
     return lines(ranking, width)
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
+    """Write a text to a file, or to stdout for "-".
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     if path == "-":
         print(text, end="")
         return

@@ -338,7 +338,8 @@ def go(
         retry_failed=retry_failed,
     )
     if as_json:
-        print(json.dumps(record(store, outcome)))
+        row = {} if study.space else {"row": _row(store)}
+        print(json.dumps({**record(store, outcome), **row}))
     elif not quiet:
         print(summary(store, outcome, how))
     return ALL_FAILED if _all_failed(outcome) else EXIT_CODES[outcome.status]
@@ -355,6 +356,12 @@ def record(store: Store, outcome: SessionResult) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "best": best,
     }
+
+
+def _row(store: Store) -> dict[str, Any] | None:
+    from mlxhog.mad.report.results_row import row_of
+
+    return row_of(store)
 
 
 def summary(store: Store, outcome: SessionResult, how: ExecutionConfig) -> str:

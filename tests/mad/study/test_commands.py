@@ -85,6 +85,7 @@ def test_bench_scores_given_architectures_and_finds_its_study_again(capsys):
     assert main(command) == 0
     first = said(capsys)
     assert first["runs"]["done"] == 8
+    assert [one["n_runs"] for one in first["row"]["candidates"]] == [4, 4]
     assert main([*command[:-1], "--dry-run", "--json"]) == 0
     plan = said(capsys)
     assert (plan["ended"], plan["candidates"], plan["runs_each"]) == (8, 2, 4)
