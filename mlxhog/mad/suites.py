@@ -3,6 +3,7 @@
     smoke   small settings of the six tasks, seconds to a minute or two each on one core
     lite    the six baselines
     full    the difficulty grid of the benchmark: 66 settings, 6 points each
+    reduced 15 settings of that grid's axes at the sizes of smoke: a quarter of an hour on one core
 
 Source: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid.
 """
@@ -98,20 +99,46 @@ _SMALL: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "memorization": ({"train_rows": 256}, {"batch_size": 32}),
 }
 """Of smoke: settings of the task, and their fields of the protocol."""
+_SMALL_PROTOCOL: Mapping[str, Any] = dict(
+    schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50
+)
+_REDUCED: Mapping[str, Mapping[str, tuple[float, ...]]] = {
+    "in-context-recall": {"vocab": (32,), "seq_len": (64,)},
+    "fuzzy-in-context-recall": {"seq_len": (128,)},
+    "noisy-in-context-recall": {"frac_noise": (0.6,)},
+    "selective-copying": {"seq_len": (80,), "tokens_to_copy": (8,)},
+    "compression": {"vocab": (64,)},
+    "memorization": {"vocab": (1024, 4096)},
+}
+"""Beside the settings of smoke; one setting changes at a time."""
 
 
 def _baseline(task: str) -> Setting:
     return Setting(task, asdict(BENCHMARK[task].settings()), "baseline")
 
 
-def _smoke() -> Suite:
+def _small(task: str, label: str = "baseline", **harder: float) -> Setting:
+    values, protocol = _SMALL[task]
     rows = {"train_rows": 6400, "test_rows": 256}
-    settings = tuple(
-        Setting(task, asdict(resolve(task, {**rows, **values})), "baseline", protocol)
-        for task, (values, protocol) in _SMALL.items()
-    )
-    protocol = dict(schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50)
-    return Suite("smoke", settings, ({"lr": 2e-3, "weight_decay": 0.0},), protocol, dim=64)
+    return Setting(task, asdict(resolve(task, {**rows, **values, **harder})), label, protocol)
+
+
+def _smoke() -> Suite:
+    point = {"lr": 2e-3, "weight_decay": 0.0}
+    return Suite("smoke", tuple(map(_small, _SMALL)), (point,), _SMALL_PROTOCOL, dim=64)
+
+
+def _reduced() -> Suite:
+    settings = []
+    for task, axes in _REDUCED.items():
+        settings += [_small(task)]
+        settings += [
+            _small(task, f"{name}={value}", **{name: value})
+            for name, values in axes.items()
+            for value in values
+        ]
+    protocol = {**_SMALL_PROTOCOL, "steps": 1200}
+    return replace(_smoke(), name="reduced", settings=tuple(settings), protocol=protocol)
 
 
 def _lite() -> Suite:
@@ -135,7 +162,7 @@ def _grid() -> Iterator[Setting]:
                 yield Setting(task, asdict(resolve(task, {name: value})), f"{name}={value}")
 
 
-_MAKE = {"smoke": _smoke, "lite": _lite, "full": _full}
+_MAKE = {"smoke": _smoke, "lite": _lite, "full": _full, "reduced": _reduced}
 SUITES = tuple(_MAKE)
 
 

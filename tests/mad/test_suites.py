@@ -123,6 +123,21 @@ def test_every_setting_of_a_suite_can_be_drawn_and_has_a_model(name):
         assert data.train_x.shape == (2, model.max_length)
 
 
+def test_reduced_changes_one_setting_at_a_time_beside_those_of_smoke():
+    reduced, smoke = suite("reduced"), suite("smoke")
+    firsts = [setting for setting in reduced.settings if setting.label == "baseline"]
+    assert firsts == list(smoke.settings)
+    first = {setting.task: setting.settings for setting in firsts}
+    for setting in reduced.settings:
+        changed = {
+            f"{name}={value}"
+            for name, value in setting.settings.items()
+            if value != first[setting.task][name]
+        }
+        assert changed == {setting.label} - {"baseline"}
+    assert (reduced.runs, reduced.points, reduced.dim) == (15, smoke.points, smoke.dim)
+
+
 def test_every_seed_has_its_runs_and_the_protocol_reaches_the_task():
     seeds = (seed for seed in (1, 2, 3))
     configs = list(

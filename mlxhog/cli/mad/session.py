@@ -40,7 +40,9 @@ class StudyConfig:
     """Options of the definition of a study."""
 
     suite: str | None = option(
-        None, "tasks and optimiser points: smoke, lite or full", none="the space's, or smoke"
+        None,
+        "tasks and optimiser points: smoke, lite, full or reduced",
+        none="the space's, or smoke",
     )
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
     seeds: str = option(

@@ -159,7 +159,7 @@ def cells(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     """Return the leaderboard as a header and a row for every candidate, with full numbers."""
     val = ["val"] if has_validation(ranking.rows) else []
     fixed = ["fixed"] if has_fixed(ranking.rows) else []
-    costs = ["params", "state", "time", "status"]
+    costs = ["params", "state bytes", "time", "status"]
     header = ["#", "layers", "score", *fixed, *val, *ranking.tasks, *costs]
     rows = [
         [
@@ -170,7 +170,7 @@ def cells(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
             *(accuracy(row.val_score) for _ in val),
             *(accuracy(row.tasks.get(task)) for task in ranking.tasks),
             f"{row.params:,}",
-            format_bytes(row.state_bytes),
+            f"{row.state_bytes:,}",
             format_duration(row.seconds),
             status(row),
         ]
