@@ -8,6 +8,8 @@ import pytest
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
+from mlxhog.mad.study.session import Planning
+from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import SUITES, Suite, expand, fixed, only, suite, with_rates
 from mlxhog.mad.tasks import BENCHMARK, make_task, resolve
 from mlxhog.models.mad.config import MADConfig
@@ -154,6 +156,15 @@ def test_a_run_of_a_suite_is_the_one_that_its_parts_make():
     assert setting.label == "baseline"
     assert isinstance(config, RunConfig)
     assert (config.dim, config.threads, config.seed, config.layers) == (32, 2, 7, LAYERS)
+
+
+def test_the_longest_runs_of_a_candidate_come_first_unless_runs_may_be_pruned():
+    study = Study(candidates=("gated-conv",), suite="reduced", tasks=("in-context-recall",))
+    lengths = [
+        [run.config.settings["seq_len"] for run in Planning(one).runs("gated-conv")]
+        for one in (study, replace(study, prune=True))
+    ]
+    assert lengths == [[64, 32, 32], [32, 32, 64]]
 
 
 def test_a_suite_can_be_cut_to_some_tasks():
