@@ -136,7 +136,7 @@ def main() -> int:
     folder = ROOT / "benchmarks" if suffix is not None else Path(how.out) / table.name
     path = Path(chosen.out or folder) / f"mad_record{suffix or ''}"
     text = markdown(table, ranking, parallel)
-    document = {**table.document(ranking, parallel), **comparison(table, ranking)}
+    document = {**table.document(ranking, parallel), "replication": comparison(table, ranking)}
     write(path, text, document)
     print(*answers(table, ranking), sep="\n")
     return 130 if ended == "interrupted" else 0
@@ -205,8 +205,12 @@ def answers(table: Table, ranking: Ranking) -> list[str]:
                 f"(95 % {low:.2f} to {high:.2f}, bootstrap over rows)"
                 + (f"; at least {GOAL}: {_told(low >= GOAL, high < GOAL)}" * (word == "spearman"))
             )
-    if tasks := [f"{find(task).short} {rho:.2f}" for task, rho in result["tasks"].items()]:
-        lines.append(f"Spearman by task: {', '.join(tasks)}")
+    if tasks := {find(task).short: rho for task, rho in result["tasks"].items()}:
+        # undefined if all rows are equal
+        texts = (
+            f"{name} {'-' if math.isnan(rho) else f'{rho:.2f}'}" for name, rho in tasks.items()
+        )
+        lines.append(f"Spearman by task: {', '.join(texts)}")
     if "mlstm" in result:
         difference, interval = result["mlstm"].values()
         half = math.inf if interval is None else interval
