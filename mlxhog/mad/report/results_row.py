@@ -38,7 +38,7 @@ _STAMP = {"row": "a row of format", "mlxhog": "mlxhog", "generator": "generator"
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
+    return type(value) in (int, float) and abs(value) < 1e12
 
 
 def _is_count(value: object) -> bool:
@@ -57,7 +57,9 @@ _KINDS: Mapping[str, Callable[[Any], bool]] = {
     ),
     **dict.fromkeys(("params", "state", "n_runs", "n_diverged", "n_failed"), _is_count),
     **dict.fromkeys(("tasks", "intervals", "solved", "acc_token", "ceiling"), _are_numbers),
-    "seeds": lambda value: _are_numbers(value) and all(seed.isdecimal() for seed in value),
+    "seeds": lambda value: (
+        _are_numbers(value) and all(seed.isdecimal() and len(seed) <= 10 for seed in value)
+    ),
     "missing": lambda value: value == [],
 }
 """Field of a candidate -> check of its value."""
@@ -81,7 +83,7 @@ def row_of(store: Store) -> dict[str, Any] | None:
         "protocol": protocol,
         "points": list(measured.points),
         "select": study.select,
-        "settings": _digest([asdict(one) for one in measured.settings]),
+        "settings": digest([asdict(one) for one in measured.settings]),
         "fixed_lr": measured.fixed_lr,
         "solved_at": solved_accuracy(Protocol(**protocol).stop_accuracy),
         "seeds": list(study.seeds),
@@ -93,15 +95,15 @@ def row_of(store: Store) -> dict[str, Any] | None:
             {**candidate(row), "command": command(study, row.candidate)} for row in ranking.rows
         ],
     }
-    return {**content, "digest": _digest(content)}
+    return {**content, "digest": digest(content)}
 
 
 def _stamp() -> dict[str, object]:
     return {"row": FORMAT, "mlxhog": version("mlxhog"), "generator": GENERATOR_VERSION}
 
 
-def _digest(content: object) -> str:
-    """SHA-256 that neither the order of keys nor white space changes."""
+def digest(content: object) -> str:
+    """Return the SHA-256, which neither the order of keys nor white space changes."""
     plain = json.dumps(plain_json.loads(plain_json.dumps(content)), sort_keys=True)
     return hashlib.sha256(plain.encode()).hexdigest()
 
@@ -151,7 +153,7 @@ def read_row(path: Path) -> dict[str, Any]:
         content = content.get("row")
     if not isinstance(content, dict) or not _STAMP.keys() <= content.keys():
         raise ConfigError(f"{path} has no row; write one with mlxhog mad bench --json >FILE")
-    if content.get("digest") != _digest({k: v for k, v in content.items() if k != "digest"}):
+    if content.get("digest") != digest({k: v for k, v in content.items() if k != "digest"}):
         raise ConfigError(
             f"{path} was edited: its content does not have its digest; take the original, or run "
             "its command again"
@@ -163,11 +165,12 @@ def read_row(path: Path) -> dict[str, Any]:
                 "their scores do not compare; run its command with this one"
             )
     candidates = content.get("candidates")
-    if not _is_count(content.get("dim")) or not isinstance(candidates, list) or not candidates:
-        raise ConfigError(f"{path} has no candidates; write a row with mlxhog mad bench --json")
+    whole = _is_count(content.get("dim")) and content.keys() >= set(COMMON)
+    if not whole or not isinstance(candidates, list) or not candidates:
+        raise ConfigError(f"{path} lacks parts of a row; write one with mlxhog mad bench --json")
     for one in candidates:
         one = one if isinstance(one, dict) else {}  # it lacks everything
-        wrong = [name for name, fits in _KINDS.items() if not fits(one.get(name))]
+        wrong = [name for name, fits in _KINDS.items() if name not in one or not fits(one[name])]
         if wrong:
             raise ConfigError(
                 f"{path} has a candidate with {wrong[0]} {shown(one.get(wrong[0]))}, which no "

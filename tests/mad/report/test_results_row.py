@@ -82,7 +82,7 @@ def test_a_row_of_another_suite_or_protocol_is_refused_by_name(tmp_path):
         merged([first, other])
     content = {k: v for k, v in json.loads(first.read_text()).items() if k != "digest"}
     content["suite"] = "lite"
-    lite = written("c.json", {**content, "digest": results_row._digest(content)})
+    lite = written("c.json", {**content, "digest": results_row.digest(content)})
     with pytest.raises(ConfigError, match=r"^c.json has the suite 'lite', a.json 'smoke'"):
         merged([first, lite])
 
@@ -102,7 +102,7 @@ def test_an_edited_row_is_refused_and_a_reformatted_one_is_not(tmp_path):
         ({"mlxhog": "0.1.0"}, "was made by mlxhog '0.1.0', this is"),
         ({"generator": 0}, "was made by generator 0, this is"),
         ({"row": 9}, "was made by a row of format 9, this is 1"),
-        ({"candidates": []}, "has no candidates"),
+        ({"candidates": []}, "lacks parts of a row"),
         ({"candidates": [{"score": "best"}]}, "has a candidate with layers"),
         ({"candidates": [1]}, "has a candidate with layers"),
     ],
@@ -110,7 +110,7 @@ def test_an_edited_row_is_refused_and_a_reformatted_one_is_not(tmp_path):
 def test_a_row_of_another_version_or_form_is_refused_by_name(tmp_path, change, message):
     content = {**row(tmp_path, CONV), **change}
     del content["digest"]
-    content["digest"] = results_row._digest(content)
+    content["digest"] = results_row.digest(content)
     with pytest.raises(ConfigError, match=f"^it.json {message}"):
         read_row(written("it.json", content))
 
