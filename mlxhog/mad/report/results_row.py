@@ -38,7 +38,7 @@ _STAMP = {"row": "a row of format", "mlxhog": "mlxhog", "generator": "generator"
 
 
 def _is_number(value: object) -> bool:
-    return type(value) in (int, float) and abs(value) < 1e12
+    return isinstance(value, int | float) and not isinstance(value, bool) and -1e12 < value < 1e12
 
 
 def _is_count(value: object) -> bool:
