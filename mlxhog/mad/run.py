@@ -89,6 +89,15 @@ class RunConfig:
         return json.dumps(values, sort_keys=True)
 
 
+SOLVED = 0.99
+"""acc_token of the selecting rows at which a task is solved; a lower stop accuracy replaces it."""
+
+
+def solved_accuracy(stop_accuracy: float) -> float:
+    """Return the acc_token at which a run has solved its task."""
+    return min(SOLVED, stop_accuracy)
+
+
 STATUSES = ("done", "diverged", "pruned", "failed", "interrupted")
 
 
@@ -117,6 +126,7 @@ class RunResult:
         val_token: as acc_token, of the validation rows; None without them.
         val_macro: likewise.
         ceiling: the best possible accuracy on these rows.
+        solved: step of the first evaluation with `solved_accuracy`; None without one.
         curve: every evaluation.
         reason: of the failure, else "".
     """
@@ -130,6 +140,7 @@ class RunResult:
     val_token: float | None = None
     val_macro: float | None = None
     ceiling: float = 1.0
+    solved: int | None = None
     curve: tuple[Point, ...] = ()
     reason: str = ""
 

@@ -3,6 +3,7 @@
     smoke   small settings of the six tasks, seconds to a minute or two each on one core
     lite    the six baselines
     full    the difficulty grid of the benchmark: 66 settings, 6 points each
+    reduced 15 settings of that grid's axes at the sizes of smoke: a quarter of an hour on one core
     recall  recall of several pairs at several state sizes, copies over several lengths, a grammar
     knowledge  hops along a cycle in the context; arithmetic and a map in the parameters
 
@@ -52,6 +53,7 @@ class Suite:
         points: lr and weight_decay of the runs on each setting; the best one counts.
         protocol: other fields of `Protocol`.
         dim: width of a candidate; its parameters and its state are counted at this width.
+        own_lr: the fixed step size, if others were added to `points`.
     """
 
     name: str
@@ -59,6 +61,17 @@ class Suite:
     points: tuple[Mapping[str, float], ...]
     protocol: Mapping[str, Any]
     dim: int = 128
+    own_lr: float | None = None
+
+    @property
+    def lrs(self) -> list[float]:
+        """The step sizes of the points, ascending."""
+        return sorted({point["lr"] for point in self.points})
+
+    @property
+    def fixed_lr(self) -> float:
+        """The step size of the score at a fixed one: the suite's middle one, the lower of two."""
+        return self.lrs[(len(self.lrs) - 1) // 2] if self.own_lr is None else self.own_lr
 
     @property
     def runs(self) -> int:
@@ -90,20 +103,46 @@ _SMALL: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "memorization": ({"train_rows": 256}, {"batch_size": 32}),
 }
 """Of smoke: settings of the task, and their fields of the protocol."""
+_SMALL_PROTOCOL: Mapping[str, Any] = dict(
+    schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50
+)
+_REDUCED: Mapping[str, Mapping[str, tuple[float, ...]]] = {
+    "in-context-recall": {"vocab": (32,), "seq_len": (64,)},
+    "fuzzy-in-context-recall": {"seq_len": (128,)},
+    "noisy-in-context-recall": {"frac_noise": (0.6,)},
+    "selective-copying": {"seq_len": (80,), "tokens_to_copy": (8,)},
+    "compression": {"vocab": (64,)},
+    "memorization": {"vocab": (1024, 4096)},
+}
+"""Beside the settings of smoke; one setting changes at a time."""
 
 
 def _baseline(task: str) -> Setting:
     return Setting(task, asdict(BENCHMARK[task].settings()), "baseline")
 
 
-def _smoke() -> Suite:
+def _small(task: str, label: str = "baseline", **harder: float) -> Setting:
+    values, protocol = _SMALL[task]
     rows = {"train_rows": 6400, "test_rows": 256}
-    settings = tuple(
-        Setting(task, asdict(resolve(task, {**rows, **values})), "baseline", protocol)
-        for task, (values, protocol) in _SMALL.items()
-    )
-    protocol = dict(schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50)
-    return Suite("smoke", settings, ({"lr": 2e-3, "weight_decay": 0.0},), protocol, dim=64)
+    return Setting(task, asdict(resolve(task, {**rows, **values, **harder})), label, protocol)
+
+
+def _smoke() -> Suite:
+    point = {"lr": 2e-3, "weight_decay": 0.0}
+    return Suite("smoke", tuple(map(_small, _SMALL)), (point,), _SMALL_PROTOCOL, dim=64)
+
+
+def _reduced() -> Suite:
+    settings = []
+    for task, axes in _REDUCED.items():
+        settings += [_small(task)]
+        settings += [
+            _small(task, f"{name}={value}", **{name: value})
+            for name, values in axes.items()
+            for value in values
+        ]
+    protocol = {**_SMALL_PROTOCOL, "steps": 1200}
+    return replace(_smoke(), name="reduced", settings=tuple(settings), protocol=protocol)
 
 
 def _lite() -> Suite:
@@ -180,7 +219,14 @@ def _knowledge() -> Suite:
     return Suite("knowledge", settings, ({"lr": 2e-3, "weight_decay": 0.0},), protocol, dim=64)
 
 
-_MAKE = {"smoke": _smoke, "lite": _lite, "full": _full, "recall": _recall, "knowledge": _knowledge}
+_MAKE = {
+    "smoke": _smoke,
+    "lite": _lite,
+    "full": _full,
+    "reduced": _reduced,
+    "recall": _recall,
+    "knowledge": _knowledge,
+}
 SUITES = tuple(_MAKE)
 
 
@@ -235,6 +281,18 @@ def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
     points = [{name: protocol.get(name, value) for name, value in p.items()} for p in chosen.points]
     once = tuple(point for k, point in enumerate(points) if point not in points[:k])
     return replace(chosen, points=once)
+
+
+def with_rates(chosen: Suite, rates: Iterable[float]) -> Suite:
+    """Return a suite with other step sizes in its points, and its fixed one for comparison."""
+    decays = [{k: v for k, v in point.items() if k != "lr"} for point in chosen.points]
+    points = (
+        {"lr": lr, **other}
+        for lr in sorted({chosen.fixed_lr, *rates})
+        for k, other in enumerate(decays)
+        if other not in decays[:k]
+    )
+    return replace(chosen, points=tuple(points), own_lr=chosen.fixed_lr)
 
 
 def expand(

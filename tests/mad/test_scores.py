@@ -130,6 +130,38 @@ def test_several_seeds_give_their_mean_and_a_95_percent_t_interval():
     assert one.interval is None
 
 
+def test_every_task_has_its_interval_over_seeds():
+    runs = [run for seed, acc in enumerate((0.5, 0.6)) for run in complete(A, acc, 0.3, seed)]
+    (row,) = scores(runs, TWO_TASKS)
+    assert row.intervals == pytest.approx({"one": 12.706205 * 0.05, "two": 0.0})
+
+
+def test_the_best_step_size_of_each_setting_counts_beside_the_fixed_one():
+    points = ({"lr": 1e-4}, {"lr": 1e-3}, {"lr": 1e-2})
+    runs = [
+        record(A, task, acc, lr=lr)
+        for task, accuracies in (("one", (0.9, 0.4, 0.1)), ("two", (0.2, 0.6, 0.8)))
+        for lr, acc in zip((1e-4, 1e-3, 1e-2), accuracies, strict=True)
+    ]
+    (row,) = scores(runs, suite(setting("one"), setting("two"), points=points))
+    assert (row.score, row.fixed_score) == pytest.approx((0.85, 0.5))
+    (row,) = scores(complete(A, 0.5, 0.5), TWO_TASKS)
+    assert row.fixed_score is None
+
+
+def test_a_task_is_solved_at_the_step_by_which_more_than_half_of_its_runs_are():
+    runs = [
+        replace(record(A, task, 1.0, seed=seed), solved=step)
+        for task, steps in (("one", (50, None, 100)), ("two", (50, None, None)))
+        for seed, step in enumerate(steps)
+    ]
+    (row,) = scores(runs, TWO_TASKS)
+    assert row.solved == {"one": 100, "two": None}
+    runs[0] = replace(runs[0], status="diverged")
+    (row,) = scores(runs, TWO_TASKS)
+    assert row.solved["one"] is None
+
+
 def test_a_seed_that_lacks_a_run_is_left_out_of_the_mean_and_named():
     runs = [*complete(A, 0.5, 0.5, 0), record(A, "two", 1.0, seed=1)]
     (row,) = scores(runs, TWO_TASKS)

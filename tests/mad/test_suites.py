@@ -8,7 +8,9 @@ import pytest
 from mlxhog.errors import ConfigError
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.suites import SUITES, Suite, at_dim, expand, fixed, only, suite
+from mlxhog.mad.study.session import Planning
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.suites import SUITES, Suite, at_dim, expand, fixed, only, suite, with_rates
 from mlxhog.mad.tasks import BENCHMARK, find, make_task, resolve
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import make
@@ -123,6 +125,21 @@ def test_every_setting_of_a_suite_can_be_drawn_and_has_a_model(name):
         assert data.train_x.shape == (2, model.max_length)
 
 
+def test_reduced_changes_one_setting_at_a_time_beside_those_of_smoke():
+    reduced, smoke = suite("reduced"), suite("smoke")
+    firsts = [setting for setting in reduced.settings if setting.label == "baseline"]
+    assert firsts == list(smoke.settings)
+    first = {setting.task: setting.settings for setting in firsts}
+    for setting in reduced.settings:
+        changed = {
+            f"{name}={value}"
+            for name, value in setting.settings.items()
+            if value != first[setting.task][name]
+        }
+        assert changed == {setting.label} - {"baseline"}
+    assert (reduced.runs, reduced.points, reduced.dim) == (15, smoke.points, smoke.dim)
+
+
 def test_every_seed_has_its_runs_and_the_protocol_reaches_the_task():
     seeds = (seed for seed in (1, 2, 3))
     configs = list(
@@ -170,6 +187,15 @@ def test_a_suite_that_compares_widths_has_no_other_width():
     assert {config.dim for config in runs(copies, LAYERS, [0])} == {128}
 
 
+def test_the_longest_runs_of_a_candidate_come_first_unless_runs_may_be_pruned():
+    study = Study(candidates=("gated-conv",), suite="reduced", tasks=("in-context-recall",))
+    lengths = [
+        [run.config.settings["seq_len"] for run in Planning(one).runs("gated-conv")]
+        for one in (study, replace(study, prune=True))
+    ]
+    assert lengths == [[64, 32, 32], [32, 32, 64]]
+
+
 def test_a_suite_can_be_cut_to_some_tasks():
     cut = only(suite("lite"), ["CR", "memorization"])
     assert [setting.task for setting in cut.settings] == ["in-context-recall", "memorization"]
@@ -198,3 +224,13 @@ def test_a_protocol_that_fixes_the_step_size_leaves_one_point_for_each_other_val
     assert len(results) == full.runs == 66 * 2
     assert {config.protocol.lr for _, config in results} == {3e-3}
     assert fixed(suite("lite"), {}) == suite("lite")
+
+
+def test_rates_replace_the_step_sizes_and_keep_the_suites_own_for_comparison():
+    full = with_rates(suite("full"), (2e-3, 4e-3))
+    assert full.fixed_lr == 5e-4
+    assert full.points == tuple(
+        {"lr": lr, "weight_decay": decay} for lr in (5e-4, 2e-3, 4e-3) for decay in (0.0, 0.1)
+    )
+    assert with_rates(suite("smoke"), (1e-3, 2e-3)).lrs == [1e-3, 2e-3]
+    assert [suite(name).fixed_lr for name in ("smoke", "lite")] == [2e-3, 5e-4]

@@ -10,13 +10,14 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.options import option, options
 from mlxhog.config.sources import Config, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import format_count, format_duration
+from mlxhog.files.quantities import format_count, format_duration, parse_number
 from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.report.streams import console
 from mlxhog.report.views import Observer, Silence, may_redraw
@@ -40,12 +41,18 @@ class StudyConfig:
 
     suite: str | None = option(
         None,
-        "tasks and optimiser points: smoke, lite, full, recall, state or knowledge",
+        "tasks and optimiser points: smoke, lite, full, reduced, recall, state or knowledge",
         none="the space's, or smoke",
     )
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
     seeds: str = option(
         "1", f"number of seeds of every run, from {FIRST_SEED} on; or a list: 1,2,3"
+    )
+    rates: str | None = option(
+        None,
+        "step sizes such as 5e-4,1e-3,2e-3: the best one of each setting counts; the suite's own "
+        "is always among them, and its score stands beside the best",
+        none="the suite's",
     )
     dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
     backend: str | None = option(
@@ -150,6 +157,27 @@ def seeds(text: str) -> tuple[int, ...]:
     return numbers
 
 
+def rates(text: str) -> tuple[float, ...]:
+    """Read step sizes such as `5e-4,1e-3,2e-3`.
+
+    Raises:
+        ConfigError: there is none, one is not a number above 0, or they do not ascend.
+    """
+    try:
+        values = tuple(map(parse_number, text.split(",")))
+    except ValueError:
+        values = ()
+    if not values or min(values) <= 0:
+        raise ConfigError(f"--rates is {text!r}; give step sizes above 0, such as 5e-4,1e-3,2e-3")
+    if twice := [f"{one:g}" for one, after in pairwise(sorted(values)) if one == after]:
+        raise ConfigError(f"--rates is {text!r} and has {twice[0]} twice; leave one out")
+    ascending = sorted(values)
+    if list(values) != ascending:
+        spelt = ",".join(f"{one:g}" for one in ascending)
+        raise ConfigError(f"--rates is {text!r}, which does not ascend; give {spelt}")
+    return values
+
+
 def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
     """Return the fields of `Study` from the shared options.
 
@@ -169,13 +197,17 @@ def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
     workers = config.workers or backend_here(config.backend or "torch:cpu", here)
     resolved = resolve_workers(workers, config.threads, machine=here).workers
     _check_one_worker(config, len(resolved))
+    fields_set = protocol(parsed)
+    if config.rates is not None and "lr" in fields_set:
+        raise ConfigError("--lr is one step size and --rates are several; keep one")
     names = (
         [] if config.tasks is None else [tasks.find(name).name for name in config.tasks.split(",")]
     )
     return {
         "tasks": tuple(name for name in tasks.known() if name in names),
-        "protocol": protocol(parsed),
+        "protocol": fields_set,
         "seeds": seeds(config.seeds),
+        "rates": () if config.rates is None else rates(config.rates),
         "workers": ",".join(worker.backend for worker in resolved),
         "threads": config.threads,
         "share_embedding": config.share_embedding,
@@ -308,7 +340,8 @@ def go(
         retry_failed=retry_failed,
     )
     if as_json:
-        print(json.dumps(record(store, outcome)))
+        row = {} if study.space else {"row": _row(store)}
+        print(json.dumps({**record(store, outcome), **row}))
     elif not quiet:
         print(summary(store, outcome, how))
     return ALL_FAILED if _all_failed(outcome) else EXIT_CODES[outcome.status]
@@ -325,6 +358,12 @@ def record(store: Store, outcome: SessionResult) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "best": best,
     }
+
+
+def _row(store: Store) -> dict[str, Any] | None:
+    from mlxhog.mad.report.results_row import row_of
+
+    return row_of(store)
 
 
 def summary(store: Store, outcome: SessionResult, how: ExecutionConfig) -> str:

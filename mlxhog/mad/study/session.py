@@ -106,6 +106,8 @@ class Planning:
     def runs(self, candidate: str) -> list[PlannedRun]:
         """Return the runs of a candidate, setting after setting.
 
+        If none may be pruned, those with most tokens come first, so that workers end together.
+
         Raises:
             ConfigError: it cannot be built at this width.
         """
@@ -119,7 +121,7 @@ class Planning:
             threads=study.threads,
             protocol=study.protocol,
         )
-        return [
+        runs = [
             PlannedRun(
                 candidate=candidate,
                 config=config,
@@ -130,6 +132,7 @@ class Planning:
             )
             for setting, config in configs
         ]
+        return runs if study.prune else sorted(runs, key=_tokens, reverse=True)
 
     def cost(self) -> StudyCost:
         """Return the most runs and steps of the study."""
@@ -149,6 +152,12 @@ class Planning:
         return Best(candidate=row.candidate, score=score, interval=row.interval, missing=lacks)
 
 
+def _tokens(run: PlannedRun) -> int:
+    """Tokens of a run that does not stop early."""
+    config = run.config
+    return most_steps(config) * config.protocol.batch_size * int(config.settings["seq_len"])
+
+
 MATRIX_SIZE = 512
 EFFICIENCY = 0.4
 """Speed of training in that of a matrix product: measured for a candidate of width 64 on torch CPU.
@@ -166,9 +175,7 @@ def seconds_of_a_run(planning: Planning, records: Sequence[StudyRecord], cores: 
     runs = planning.runs(planning.first)
     operations = 0.0
     for run in runs:
-        config = run.config
-        tokens = config.protocol.batch_size * config.settings["seq_len"]
-        operations += 6.0 * run.params * tokens * most_steps(config)
+        operations += 6.0 * run.params * _tokens(run)
     return operations / len(runs) / (EFFICIENCY * _operations_per_s() / cores)
 
 

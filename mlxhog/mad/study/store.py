@@ -68,6 +68,7 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("candidate", "label", "reason", "host", "at"), _is_text),
     **dict.fromkeys(("steps", "params", "state"), _is_count),
     **dict.fromkeys((*_NUMBERS, "val_token", "val_macro"), _is_number),
+    "solved": lambda value: value is None or _is_count(value),
     "config": _is_config,
     "status": STATUSES.__contains__,
     "key": lambda value: isinstance(value, str) and Path(value).name == value,
@@ -77,7 +78,7 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
 
 RESULT_FIELDS = (
     "status", "acc_token", "acc_macro", "val_token", "val_macro", "ceiling", "loss", "steps",
-    "seconds", "reason",
+    "seconds", "solved", "reason",
 )  # fmt: skip
 """Fields of a record that are those of the run's result."""
 
@@ -98,6 +99,7 @@ class StudyRecord:
         reason: of its failure, else "".
         host: name of its machine.
         at: its end, ISO 8601 in UTC.
+        solved: see `RunResult`.
     """
 
     key: str
@@ -118,6 +120,7 @@ class StudyRecord:
     reason: str
     host: str
     at: str
+    solved: int | None = None
 
     @property
     def task(self) -> str:

@@ -27,7 +27,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Backend
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
+from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult, solved_accuracy
 from mlxhog.mad.tasks import Dataset
 from mlxhog.mad.tasks.dataset import acc_macro, acc_token
 from mlxhog.models.mad.config import MADConfig
@@ -146,6 +146,8 @@ class Evaluations:
         if status == "diverged":
             none = None if scores.val_token is None else 0.0
             scores = Accuracies(0.0, 0.0, none, none)
+        enough = solved_accuracy(self._protocol.stop_accuracy)
+        solved = (point.step for point in self.curve if point.acc_token >= enough)
         return RunResult(
             status=status,
             steps=steps,
@@ -155,6 +157,7 @@ class Evaluations:
             acc_macro=scores.acc_macro,
             val_token=scores.val_token,
             val_macro=scores.val_macro,
+            solved=next(solved, None),
             curve=tuple(self.curve),
         )
 
