@@ -87,7 +87,7 @@ def row_of(store: Store) -> dict[str, Any] | None:
         "fixed_lr": measured.fixed_lr,
         "solved_at": solved_accuracy(Protocol(**protocol).stop_accuracy),
         "seeds": list(study.seeds),
-        "dim": study.dim or measured.dim,
+        "dim": measured.dim,
         "position": study.position,
         "workers": study.workers,
         "threads": study.threads,
