@@ -3,6 +3,7 @@
     smoke   small settings of the six tasks, seconds to a minute or two each on one core
     lite    the six baselines
     full    the difficulty grid of the benchmark: 66 settings, 6 points each
+    state   word problems of five groups, and Dyck: rows of 40 to train on, scored to 2,048
 
 Source: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid.
 """
@@ -18,6 +19,7 @@ from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import BENCHMARK, find, resolve
+from mlxhog.mad.tasks.state_tracking import ORDERS
 from mlxhog.models.mad.layer import Layer
 
 
@@ -123,7 +125,20 @@ def _grid() -> Iterator[Setting]:
                 yield Setting(task, asdict(resolve(task, {name: value})), f"{name}={value}")
 
 
-_MAKE = {"smoke": _smoke, "lite": _lite, "full": _full}
+def _state() -> Suite:
+    word_problems = (
+        Setting("state-tracking", asdict(resolve("state-tracking", {"group": group})), f"group={group}")
+        for group in ORDERS
+    )
+    settings = (*word_problems, Setting("dyck", asdict(resolve("dyck", {})), "baseline"))
+    protocol = dict(
+        schedule="constant", beta2=0.95, clip=1.0, batch_size=64, steps=2000, eval_every=100,
+        stop_accuracy=1.0,
+    )  # fmt: skip
+    return Suite("state", settings, ({"lr": 4e-3, "weight_decay": 0.0},), protocol, dim=32)
+
+
+_MAKE = {"smoke": _smoke, "lite": _lite, "full": _full, "state": _state}
 SUITES = tuple(_MAKE)
 
 

@@ -39,7 +39,7 @@ class StudyConfig:
     """Options of the definition of a study."""
 
     suite: str | None = option(
-        None, "tasks and optimiser points: smoke, lite or full", none="the space's, or smoke"
+        None, "tasks and optimiser points: smoke, lite, full or state", none="the space's, or smoke"
     )
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
     seeds: str = option(
@@ -171,7 +171,7 @@ def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
         [] if config.tasks is None else [tasks.find(name).name for name in config.tasks.split(",")]
     )
     return {
-        "tasks": tuple(name for name in tasks.BENCHMARK if name in names),
+        "tasks": tuple(name for name in tasks.known() if name in names),
         "protocol": protocol(parsed),
         "seeds": seeds(config.seeds),
         "workers": ",".join(worker.backend for worker in resolved),

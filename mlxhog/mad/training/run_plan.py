@@ -167,7 +167,7 @@ def model_of(config: RunConfig) -> MADConfig:
         vocab_size=settings.vocab,
         hidden_size=config.dim,
         layers=config.layers,
-        max_length=settings.length,
+        max_length=max(settings.length, settings.test_length),
         position=config.position,
         backbone=task.backbone,
     )
