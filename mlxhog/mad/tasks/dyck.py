@@ -26,6 +26,7 @@ import numpy as np
 from mlxhog.config.options import option
 from mlxhog.mad.tasks.dataset import Dataset
 from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings, first_place
+from mlxhog.mad.tasks.state_tracking import states
 from mlxhog.mad.tasks.task import Fixed, Ints, LongerTest, Rows, TaskType
 
 
@@ -49,36 +50,28 @@ def draw(
 ) -> Rows:
     """Draw n rows; scored rows are longer."""
     length = s.seq_len if train else s.test_length
-    opens = _walk(rng.integers(0, 2, (length, n), dtype=np.int8).astype(bool), s.depth)
+    m = s.depth
+    walk = np.arange(m + 1, dtype=np.int32)[:, None] + np.array([-1, 1], np.int32)
+    walk[0], walk[m] = 1, m - 1
+    depth = states(walk, rng.integers(0, 2, (n, length), dtype=np.int8))
+    opens = np.diff(depth, axis=1, prepend=0) > 0
     kind = rng.integers(0, s.kinds, (n, length), dtype=np.int32)
-    y = _closing(opens, kind, s)
+    y = _closing(opens, depth, kind, s)
     before = np.concatenate([np.full((n, 1), 2 * s.kinds, np.int32), y[:, :-1]], axis=1)
     return np.where(opens, kind, before), y
 
 
-def _walk(coins: Bools, m: int) -> Bools:
-    """Return where a bracket opens (n, length), of coins (length, n): both walls reflect."""
-    depth = np.zeros(coins.shape[1], np.int32)
-    for at, coin in enumerate(coins):
-        coin |= depth == 0
-        coin &= depth < m
-        depth += 2 * coin.astype(np.int32) - 1
-    return coins.T
-
-
-def _closing(opens: Bools, kind: Ints, s: Dyck) -> Ints:
+def _closing(opens: Bools, depth: Ints, kind: Ints, s: Dyck) -> Ints:
     """Return the bracket that closes the last open one after each position, or the end.
 
     The last open one at depth d is the newest that was opened from depth d - 1.
     """
-    steps = np.where(opens, 1, -1)
-    depth = steps.cumsum(1)
-    places = np.arange(opens.shape[1])
-    y = np.full(opens.shape, 2 * s.kinds, np.int32)
+    places = np.arange(opens.shape[1], dtype=np.int32)
+    newest = np.zeros(opens.shape, np.int32)
     for d in range(1, s.depth + 1):
-        newest = np.maximum.accumulate(np.where(opens & (depth == d), places, 0), axis=1)
-        y = np.where(depth == d, s.kinds + np.take_along_axis(kind, newest, 1), y)
-    return y
+        here = depth == d
+        newest += here * np.maximum.accumulate(np.where(opens & here, places, 0), axis=1)
+    return np.where(depth > 0, s.kinds + np.take_along_axis(kind, newest, 1), 2 * s.kinds)
 
 
 def check(s: Dyck, findings: Findings, data: Dataset) -> None:

@@ -79,16 +79,18 @@ def draw(
 ) -> Rows:
     """Draw n rows; scored rows are longer."""
     x = rng.integers(0, s.tokens, (n, s.seq_len if train else s.test_length), dtype=np.int32)
-    return x, running_products(s.group, x)
+    return x, states(product_table(s.group), x)
 
 
-def running_products(group: str, x: Ints) -> Ints:
-    """Return the product of the elements up to each position, of rows (n, length)."""
-    table = product_table(group)
+def states(table: NDArray[np.int32], x: Ints) -> NDArray[np.int32]:
+    """Return the states of an automaton after each token of rows (n, length).
+
+    It begins at state 0, the identity of a group, and table[state, token] is its next state.
+    """
     y = np.empty((x.shape[1], len(x)), np.int32)
-    last = y[0] = x[:, 0]
-    for at in range(1, x.shape[1]):
-        last = y[at] = table[last, x[:, at]]
+    state = np.zeros(len(x), np.int32)
+    for at, tokens in enumerate(np.ascontiguousarray(x.T)):
+        state = y[at] = table[state, tokens]
     return y.T
 
 
@@ -106,7 +108,7 @@ def check(s: StateTracking, findings: Findings, data: Dataset) -> None:
         good = findings.rows(20, split, outside.any(1), say, np.ones(len(x), bool))
         expected = np.full(y.shape, IGNORED)
         if good.any():
-            expected[good] = running_products(s.group, x[good])
+            expected[good] = states(product_table(s.group), x[good])
         good = findings.targets(21, split, y, expected, good)
         if len(x) >= ENOUGH_ROWS and good.any():
             findings.uniform("uniform elements", split, x[good].ravel(), 0, s.tokens)

@@ -16,7 +16,7 @@ The cell of one head, with the state C (DH, DH), n (DH), m, zero at the start:
     h = C^T q / (sqrt(DH) max(|n^T q| / sqrt(DH), exp(-m)))
 
 which equals the parallel form with L[t, j] = sum_{j < s <= t} logsig(f~_s) + i~_j in its exponents.
-Forget biases begin at 3 to 6, spread over the heads.
+Forget biases begin at 3 to 6, spread over the heads; with `signed` at -3 to 3.
 
 With `signed` the state may change its sign: F has the factor 2 sigmoid(f~) - 1 in (-1, 1) in place
 of sigmoid(f~), as eigenvalues that a positive gate cannot have are needed for parity. The logarithm
@@ -65,6 +65,7 @@ from mlxhog.models.mad.layer import (
     Sizes,
     State,
     check_heads,
+    later,
     linear,
     taps,
 )
@@ -140,13 +141,14 @@ class MLSTM(_CellLayer):
     name: ClassVar[str] = "mlstm"
     about: ClassVar[str] = "mLSTM: a matrix memory with exponential gates"
 
-    signed: bool = False
+    signed: bool = later(False)
 
     def cell_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters of the projections and the cell; gates begin closed to x."""
         for name in ("q_proj", "k_proj", "v_proj", "ogate"):
             yield linear(f"{name}.weight", d, d)
-        for name, bias in (("igate", "zeros"), ("fgate", "linspace:3.0:6.0")):
+        forget = "linspace:-3.0:3.0" if self.signed else "linspace:3.0:6.0"
+        for name, bias in (("igate", "zeros"), ("fgate", forget)):
             yield ParamSpec(f"{name}.weight", (self.heads, d), "zeros", decay=True)
             yield ParamSpec(f"{name}.bias", (self.heads,), bias)
 
@@ -242,8 +244,8 @@ class SLSTM(_CellLayer):
     about: ClassVar[str] = "sLSTM: a scalar memory whose gates see its last output"
 
     conv: int = 0
-    bias_init: str = "small"
-    recurrent_init: str = "zeros"
+    bias_init: str = later("small")
+    recurrent_init: str = later("zeros")
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d, and unknown initial values."""
