@@ -127,7 +127,9 @@ def _grid() -> Iterator[Setting]:
 
 def _state() -> Suite:
     word_problems = (
-        Setting("state-tracking", asdict(resolve("state-tracking", {"group": group})), f"group={group}")
+        Setting(
+            "state-tracking", asdict(resolve("state-tracking", {"group": group})), f"group={group}"
+        )
         for group in ORDERS
     )
     settings = (*word_problems, Setting("dyck", asdict(resolve("dyck", {})), "baseline"))

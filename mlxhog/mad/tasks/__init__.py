@@ -317,5 +317,6 @@ def check(data: Dataset) -> Findings:
 
 __all__ = [
     "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "Dataset", "Failure",
-    "Findings", "Settings", "TASKS_BESIDE", "TaskType", "check", "find", "make_task", "meta", "register", "resolve",
+    "Findings", "Settings", "TASKS_BESIDE", "TaskType", "check", "find", "make_task", "meta",
+    "register", "resolve",
 ]  # fmt: skip

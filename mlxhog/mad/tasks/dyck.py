@@ -17,7 +17,6 @@ possible next brackets at every position.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -88,7 +87,7 @@ def check(s: Dyck, findings: Findings, data: Dataset) -> None:
                 f"bracket 0..{2 * s.kinds - 1}, nested at most {s.depth} deep"
             )
 
-        good = findings.rows(23, split, bad.any(1), say, np.ones(len(x), bool))
+        good = findings.rows(23, split, np.any(bad, 1), say, np.ones(len(x), bool))
         good = findings.targets(24, split, y, expected, good)
         if len(x) >= ENOUGH_ROWS and good.any():
             opens = x[good] < s.kinds

@@ -18,7 +18,6 @@ Siems et al. 2025, DeltaProduct, arXiv:2502.10297.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import permutations
@@ -99,13 +98,13 @@ def check(s: StateTracking, findings: Findings, data: Dataset) -> None:
     for split, (x, y) in data.splits().items():
         if not s.has_length(findings, 19, split, x):
             continue
-        outside = (x < 0) | (x >= s.tokens)
+        outside: Bools = (x < 0) | (x >= s.tokens)
 
         def say(row: int, x: Ints = x, outside: Bools = outside) -> str:
             at = first_place(outside[row])
             return f"token {x[row, at]} at {at}, expected an element 0..{s.tokens - 1}"
 
-        good = findings.rows(20, split, outside.any(1), say, np.ones(len(x), bool))
+        good = findings.rows(20, split, np.any(outside, 1), say, np.ones(len(x), bool))
         expected = np.full(y.shape, IGNORED)
         if good.any():
             expected[good] = states(product_table(s.group), x[good])

@@ -191,16 +191,18 @@ def score(
     backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[], object]
 ) -> Accuracies:
     """Score test and validation rows at the parameters in the backend's inbox."""
-    values: list[float] = []
+    values: dict[str, float] = {}
     by_length: ByLength = ()
     for split, (x, y) in rows.splits().items():
-        if split != "train":
-            predictions = predict(backend, x, model, beat=beat)
-            values += [acc_token(y, predictions), acc_macro(y, predictions)]
+        if split == "train":
+            continue
+        predictions = predict(backend, x, model, beat=beat)
+        kind = "acc" if split == "test" else "val"
+        values[f"{kind}_token"] = acc_token(y, predictions)
+        values[f"{kind}_macro"] = acc_macro(y, predictions)
         if split == "test":
             by_length = acc_by_length(rows, predictions)
-    token, macro, *val = values
-    return Accuracies(token, macro, *val, by_length=by_length)
+    return Accuracies(**values, by_length=by_length)
 
 
 def predict(
@@ -273,9 +275,9 @@ class ScoreSlot:
             return None
         self._last_taken = count
         steps, t_ns, token, macro, *val, parts = self._place(count).copy()[0].item()
-        val = [None if math.isnan(number) else number for number in val]
+        val_token, val_macro = (None if math.isnan(number) else number for number in val)
         by_length = tuple((int(end), float(a)) for end, a in parts if not math.isnan(end))
-        return steps, t_ns, Accuracies(token, macro, *val, by_length=by_length)
+        return steps, t_ns, Accuracies(token, macro, val_token, val_macro, by_length)
 
 
 class ScoreJobs:

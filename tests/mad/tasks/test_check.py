@@ -498,8 +498,10 @@ def test_arrays_that_do_not_fit_together_are_refused(tmp_path):
         ({"train_inputs": good["train_inputs"] + 0.5}, "train_inputs is float"),
         ({"meta": np.array("{}")}, "names no task"),
         ({"meta": np.array('{"task": "memorization", "seq_len": 15}')}, "an even number"),
-        ({f"test_{part}": good[f"test_{part}"][:, :8] for part in ("inputs", "targets")},
-         "test and train have rows of different lengths"),
+        (
+            {f"test_{part}": good[f"test_{part}"][:, :8] for part in ("inputs", "targets")},
+            "test and train have rows of different lengths",
+        ),
     ):
         np.savez(path, **{k: v for k, v in {**good, **change}.items() if v is not None})
         with pytest.raises(DataError) as refusal:
