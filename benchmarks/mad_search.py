@@ -9,8 +9,8 @@
                  accuracies of both; how soon a worker that is used again takes its first step
     steps        attention + swiglu at B 128, T 128, d 128 against `mad/reference.py`, the
                  reference's model and step in plain torch; one thread and two
-    rows         in-context recall, generated in one process, against 20 times the 3,500 rows per
-                 second of the reference's generator
+    rows         of several tasks, generated in one process; of in-context recall against 20 times
+                 the 3,500 rows per second of the reference's generator
     scheduler    a thousand trivial runs, while another process reads the store
 
 What the layers learn, and in how many steps: python benchmarks/mad_oracles.py

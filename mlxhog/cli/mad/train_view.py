@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from math import floor
 from typing import Any, TextIO
 
 from mlxhog.cli.output import print_json
@@ -139,7 +140,7 @@ def summary(plan: RunPlan, result: RunResult, save: str | None) -> str:
             f"{result.val_macro:.4f} mean over classes"
         )
     if result.by_length:
-        parts = [f"{accuracy:.3f} to {end:,}" for end, accuracy in result.by_length]
+        parts = [f"{floor(1000 * a) / 1000:.3f} to {end:,}" for end, a in result.by_length]
         held = f"{HELD} held to {held_length(result.by_length):,}"
         lines.append(f"by length: {', '.join(parts)}; {held}")
     lines.append(

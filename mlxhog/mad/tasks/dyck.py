@@ -63,14 +63,15 @@ def draw(
 def _closing(opens: Bools, depth: Ints, kind: Ints, s: Dyck) -> Ints:
     """Return the bracket that closes the last open one after each position, or the end.
 
-    The last open one at depth d is the newest that was opened from depth d - 1.
+    It is the top of the row's stack, whose bottom is the end.
     """
-    places = np.arange(opens.shape[1], dtype=np.int32)
-    newest = np.zeros(opens.shape, np.int32)
-    for d in range(1, s.depth + 1):
-        here = depth == d
-        newest += here * np.maximum.accumulate(np.where(opens & here, places, 0), axis=1)
-    return np.where(depth > 0, s.kinds + np.take_along_axis(kind, newest, 1), 2 * s.kinds)
+    n, length = opens.shape
+    stacks = np.full((s.depth + 1) * n, 2 * s.kinds, np.int32)
+    tops = depth.T * n + np.arange(n)
+    y = np.empty((length, n), np.int32)
+    for at, top in enumerate(tops):
+        stacks[top] = y[at] = np.where(opens[:, at], s.kinds + kind[:, at], stacks[top])
+    return y.T
 
 
 def check(s: Dyck, findings: Findings, data: Dataset) -> None:
