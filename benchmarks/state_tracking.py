@@ -6,8 +6,7 @@
 Two blocks of mixer and swiglu are trained by suite `state` on rows of 40 elements, and scored at
 every position of rows of 2,048 (`mlxhog/mad/tasks/state_tracking.py`). Units of an sLSTM see each
 other's past, so it keeps a running product at any length; the gates of the mLSTM see the present
-token only, and are positive. With signed gates it approaches parity, but not S3, whose products do
-not commute. A run ends as soon as every scored position is right. Each has a process of its own
+token only, and are positive. Signed ones help with parity, whose products commute. A run ends as soon as every scored position is right. Each has a process of its own
 with one thread; as many at once as there are cores.
 """
 
@@ -24,20 +23,23 @@ from harness.machine import cores
 from mlxhog.machine.processes import thread_limits
 from mlxhog.mad.run import RunResult
 from mlxhog.mad.suites import expand, suite
+from mlxhog.mad.tasks.state_tracking import ORDERS
 from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import parse
 
 SLSTM = "slstm(heads=1,bias_init=powerlaw,recurrent_init=uniform)"
 STACKS = {
     "[sLSTM, sLSTM]": f"{SLSTM} swiglu {SLSTM} swiglu",
-    "[mLSTM, sLSTM]": f"mlstm swiglu {SLSTM} swiglu",
+    "[sLSTM, mLSTM]": f"{SLSTM} swiglu mlstm swiglu",
     "[mLSTM, mLSTM]": "mlstm swiglu mlstm swiglu",
     "[mLSTM, mLSTM], signed": "mlstm(signed=true) swiglu mlstm(signed=true) swiglu",
 }
-GROUPS = {"parity": 2, "S3": 6}
-"""Group -> number of its elements."""
-
-MEMORY_MIXING = ("[sLSTM, sLSTM]", "[mLSTM, sLSTM]")
+MEMORY_MIXING = ("[sLSTM, sLSTM]", "[sLSTM, mLSTM]")
+MLSTM = "[mLSTM, mLSTM]"
+CASES = (
+    *(("parity", stack) for stack in STACKS),
+    *(("S3", stack) for stack in (*MEMORY_MIXING, MLSTM)),
+)
 NEAR_CHANCE = 0.25
 """Highest scaled accuracy of the mLSTM at 1,025 to 2,048, of 0 at chance and 1 without an error."""
 
@@ -61,11 +63,8 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         ProcessPoolExecutor(len(cores()), mp_context=get_context("spawn")) as pool,
     ):
         waiting = {
-            (group, stack): [
-                pool.submit(trained, group, stack, seed, chosen.backend) for seed in seeds
-            ]
-            for group in GROUPS
-            for stack in STACKS
+            case: [pool.submit(trained, *case, seed, chosen.backend) for seed in seeds]
+            for case in CASES
         }
         outcomes = {at: [one.result() for one in futures] for at, futures in waiting.items()}
     show(outcomes)
@@ -121,9 +120,9 @@ def claim(findings: Findings, outcomes: Outcomes) -> None:
         if stack in MEMORY_MIXING:
             what = f"{group}, {stack}: lowest accuracy of all lengths and seeds"
             findings.exact(what, min(lowest.values()), 1.0)
-        elif stack == "[mLSTM, mLSTM]":
+        elif stack == MLSTM:
             best = max(result.by_length[-1][1] for result in results)
-            chance = 1 / GROUPS[group]
+            chance = 1 / ORDERS[group]
             what = f"{group}, {stack}: highest scaled accuracy of the seeds at the last length"
             findings.at_most(what, (best - chance) / (1 - chance), NEAR_CHANCE, timing=False)
 

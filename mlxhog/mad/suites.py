@@ -134,7 +134,7 @@ def _state() -> Suite:
     )
     settings = (*word_problems, Setting("dyck", asdict(resolve("dyck", {})), "baseline"))
     protocol = dict(
-        schedule="constant", beta2=0.95, clip=1.0, batch_size=64, steps=2000, eval_every=100,
+        schedule="constant", beta2=0.95, clip=0.5, batch_size=32, steps=3000, eval_every=100,
         stop_accuracy=1.0,
     )  # fmt: skip
     return Suite("state", settings, ({"lr": 4e-3, "weight_decay": 0.0},), protocol, dim=32)
