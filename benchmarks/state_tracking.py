@@ -6,8 +6,10 @@
 Two blocks of mixer and swiglu are trained by suite `state` on rows of 40 elements, and scored at
 every position of rows of 2,048 (`mlxhog/mad/tasks/state_tracking.py`). Units of an sLSTM see each
 other's past, so it keeps a running product at any length; the gates of the mLSTM see the present
-token only, and are positive. Signed ones help with parity, whose products commute. A run ends as soon as every scored position is right. Each has a process of its own
-with one thread; as many at once as there are cores.
+token only, and are positive. Signed ones help with parity, whose products commute.
+
+A run ends as soon as every scored position is right. Each has a process of its own with one thread;
+as many at once as there are cores.
 """
 
 from __future__ import annotations

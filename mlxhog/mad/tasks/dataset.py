@@ -134,6 +134,8 @@ def read(path: Path) -> Dataset:
         ) from error
     try:
         meta = plain_json.loads(str(stored.pop("meta")))
+        if not isinstance(meta, dict):
+            raise DataError("meta is not a JSON object")
         arrays = {name: _ints(name, values) for name, values in stored.items()}
         splits: dict[str, Any] = {}
         for split in ("train", "test", "val"):
@@ -145,8 +147,6 @@ def read(path: Path) -> Dataset:
                 if x.shape[1] != arrays[f"{first}_inputs"].shape[1]:
                     raise DataError(f"{split} and {first} have rows of different lengths")
                 splits |= {f"{split}_x": x, f"{split}_y": y}
-        if not isinstance(meta, dict):
-            raise DataError("meta is not a JSON object")
     except KeyError as error:
         raise DataError(f"{path}: lacks {error}; see `mlxhog mad data --help`") from None
     except ValueError as error:

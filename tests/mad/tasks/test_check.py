@@ -494,6 +494,7 @@ def test_arrays_that_do_not_fit_together_are_refused(tmp_path):
         ({"meta": None}, "lacks 'meta'"),
         ({"meta": np.array("{")}, "meta is not JSON"),
         ({"meta": np.array("[]")}, "not a JSON object"),
+        ({"meta": np.array("7")}, "not a JSON object"),
         ({"train_inputs": good["train_inputs"][:5]}, "inputs (5, 16) and targets (128, 16)"),
         ({"train_inputs": good["train_inputs"] + 0.5}, "train_inputs is float"),
         ({"meta": np.array("{}")}, "names no task"),
