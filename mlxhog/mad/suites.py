@@ -134,10 +134,10 @@ def _state() -> Suite:
     )
     settings = (*word_problems, Setting("dyck", asdict(resolve("dyck", {})), "baseline"))
     protocol = dict(
-        schedule="constant", beta2=0.95, clip=0.5, batch_size=32, steps=3000, eval_every=100,
+        schedule="cosine", beta2=0.95, clip=0.25, batch_size=32, steps=3000, eval_every=100,
         stop_accuracy=1.0,
     )  # fmt: skip
-    return Suite("state", settings, ({"lr": 4e-3, "weight_decay": 0.0},), protocol, dim=32)
+    return Suite("state", settings, ({"lr": 8e-3, "weight_decay": 0.0},), protocol, dim=32)
 
 
 _MAKE = {"smoke": _smoke, "lite": _lite, "full": _full, "state": _state}
