@@ -6,6 +6,7 @@
     reduced 15 settings of that grid's axes at the sizes of smoke: a quarter of an hour on one core
     recall  recall of several pairs at several state sizes, copies over several lengths, a grammar
     knowledge  hops along a cycle in the context; arithmetic and a map in the parameters
+    state   word problems of five groups, and Dyck: rows of 40 to train on, scored to 2,048
 
 Source: Poli et al. 2024, arXiv:2403.17844, and its code, for the grid; the modules of the tasks.
 """
@@ -21,6 +22,7 @@ from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import BENCHMARK, find, resolve
+from mlxhog.mad.tasks.state_tracking import ORDERS
 from mlxhog.models.mad.layer import Layer
 
 
@@ -219,12 +221,28 @@ def _knowledge() -> Suite:
     return Suite("knowledge", settings, ({"lr": 2e-3, "weight_decay": 0.0},), protocol, dim=64)
 
 
+def _state() -> Suite:
+    word_problems = (
+        Setting(
+            "state-tracking", asdict(resolve("state-tracking", {"group": group})), f"group={group}"
+        )
+        for group in ORDERS
+    )
+    settings = (*word_problems, Setting("dyck", asdict(resolve("dyck", {})), "baseline"))
+    protocol = dict(
+        schedule="cosine", beta2=0.95, clip=0.25, batch_size=32, steps=3000, eval_every=100,
+        stop_accuracy=1.0,
+    )  # fmt: skip
+    return Suite("state", settings, ({"lr": 8e-3, "weight_decay": 0.0},), protocol, dim=32)
+
+
 _MAKE = {
     "smoke": _smoke,
     "lite": _lite,
     "full": _full,
     "reduced": _reduced,
     "recall": _recall,
+    "state": _state,
     "knowledge": _knowledge,
 }
 SUITES = tuple(_MAKE)

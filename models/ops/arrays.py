@@ -63,6 +63,9 @@ class Arrays(Protocol[T]):
     def exp(self, x: T) -> T:
         """Return e^x."""
 
+    def log(self, x: T) -> T:
+        """Return the natural logarithm."""
+
     def sin(self, x: T) -> T:
         """Return the sine."""
 

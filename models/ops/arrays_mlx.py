@@ -16,6 +16,7 @@ from mlx.core import cumsum as cumsum
 from mlx.core import diagonal as diagonal
 from mlx.core import einsum as einsum
 from mlx.core import exp as exp
+from mlx.core import log as log
 from mlx.core import logsumexp as logsumexp
 from mlx.core import maximum as maximum
 from mlx.core import minimum as minimum

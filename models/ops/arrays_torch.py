@@ -15,6 +15,7 @@ from torch import cos as cos
 from torch import diagonal as diagonal
 from torch import einsum as einsum
 from torch import exp as exp
+from torch import log as log
 from torch import logsumexp as logsumexp
 from torch import ones_like as ones_like
 from torch import permute as permute

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlxhog.mad.report.ranking import read_ranking
+from mlxhog.mad.run import failed
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.study import open_store
 from mlxhog.mad.suites import suite
@@ -167,3 +168,17 @@ def _standing(table: Any, root: Path, *, change=sample.unchanged, but=lambda rec
             if but(record):
                 store.append(record)
     return read_ranking(store)
+
+
+def test_states_are_held_if_every_seed_makes_no_error_at_any_length(load):
+    script, claims = load("state_tracking"), load("harness.claims")
+
+    def ended(*accuracies):
+        by_length = tuple(zip((40, 2048), accuracies, strict=True))
+        return replace(failed("", seconds=1.0), by_length=by_length)
+
+    for errors, met in ((0.0, True), (1e-5, False)):
+        findings = claims.Findings()
+        held, lost = [ended(1.0, 1.0), ended(1.0, 1.0 - errors)], [ended(0.9, 0.5)]
+        script.claim(findings, {("S3", "[mLSTM, sLSTM]"): held, ("parity", script.MLSTM): lost})
+        assert [claim.met for claim in findings.claims] == [met, True]

@@ -119,10 +119,20 @@ def test_every_setting_of_a_suite_can_be_drawn_and_has_a_model(name):
             vocab_size=settings.vocab,
             hidden_size=setting.dim or suite(name).dim,
             layers=LAYERS,
-            max_length=settings.length,
+            max_length=settings.test_length,
             backbone=find(setting.task).backbone,
         )
-        assert data.train_x.shape == (2, model.max_length)
+        assert data.train_x.shape == (2, settings.length)
+        assert data.test_x.shape == (2, model.max_length)
+
+
+def test_the_state_suite_trains_on_rows_of_40_and_scores_rows_of_2048():
+    configs = runs(suite("state"), LAYERS, seeds=[0])
+    groups = [config.settings.get("group", config.task) for config in configs]
+    assert groups == ["parity", "Z60", "S3", "A5", "S5", "dyck"]
+    lengths = {(one.settings["seq_len"], one.settings["test_length"]) for one in configs}
+    assert lengths == {(40, 2048)}
+    assert {config.protocol.stop_accuracy for config in configs} == {1.0}
 
 
 def test_reduced_changes_one_setting_at_a_time_beside_those_of_smoke():

@@ -63,7 +63,7 @@ class Planning:
         self._space: CandidateSet | None = None
         if study.space:
             settings = (tasks.resolve(one.task, one.settings) for one in self.suite.settings)
-            longest = max(one.length for one in settings)
+            longest = max(one.test_length for one in settings)
             self._space = CandidateSet(to_space(study.space), self.dim, longest)
         for candidate in study.candidates:
             self.runs(candidate)  # refuses one that cannot be built

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -282,3 +285,37 @@ def test_mlstm_with_its_convolution_answers_99_percent_in_time(
     )
     first = next(config for _, config in runs)
     assert train(first).acc_token >= 0.99
+
+
+SLSTM = "slstm(heads=1,bias_init=powerlaw,recurrent_init=uniform) swiglu"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("task", "settings", "layers", "held"),
+    [
+        ("state-tracking", {"group": "parity", "vocab": 2}, SLSTM, True),
+        ("state-tracking", {"group": "parity", "vocab": 2}, "mlstm swiglu", False),
+        ("dyck", {"kinds": 2, "depth": 2, "vocab": 5}, SLSTM, True),
+    ],
+)
+def test_an_slstm_holds_a_state_at_16_times_the_training_length_and_an_mlstm_does_not(
+    task: str, settings: dict[str, Any], layers: str, held: bool, backend: str
+) -> None:
+    config = small_run(
+        workers=backend,
+        task=task,
+        settings={**settings, "test_length": 256, "train_rows": 6400, "test_rows": 16},
+        lr=2e-2,
+        beta2=0.95,
+        clip=1.0,
+        schedule="constant",
+        batch_size=32,
+        steps=300,
+        eval_every=50,
+        stop_accuracy=1.0,
+    )
+    result = train(replace(config, layers=parse(layers)))
+    assert [end for end, _ in result.by_length] == [16, 32, 64, 128, 256]
+    assert all((accuracy == 1.0) == held for _, accuracy in result.by_length)

@@ -103,6 +103,8 @@ def test_a_diverged_run_scores_0_whatever_it_had_reached() -> None:
         0,
     )
     assert evaluator.curve[0].acc_token == 0.7
+    long = Accuracies(0.7, 0.6, by_length=((40, 1.0), (64, 0.9)))
+    assert evaluations(0.7).result("diverged", 14, 1.0, long).by_length == ((40, 0), (64, 0))
 
 
 @pytest.mark.parametrize(("stop", "step"), [(0.999, 20), (0.95, 10), (2.0, 20)])

@@ -10,7 +10,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.models import lm_numpy
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.architecture import to_yaml
-from mlxhog.models.mad.layers import at_width, make
+from mlxhog.models.mad.layers import at_width, make, to_dict
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.spec import initial_value
 from tests.mad.training.small_runs import small_run
@@ -130,6 +130,8 @@ def test_the_parameters_at_width_128_are_counted_by_hand(text: str) -> None:
         ("rwkv7(gate_rank=0)", "gate_rank is 0; a low-rank map needs at least 1"),
         ("canon(kernel=0)", "kernel is 0; a convolution has at least 1 tap"),
         ("mlstm(conv=-1)", "conv is -1; give a number of taps, or 0 for none"),
+        ("slstm(bias_init=open)", "bias_init is 'open'; choose one of small, powerlaw"),
+        ("slstm(recurrent_init=x)", "recurrent_init is 'x'; choose one of zeros, uniform"),
         ("mlstm-v1(conv=0)", "conv is 0; a convolution has at least 1 tap"),
         ("mlstm-v1(qkv_block=3)", "inner.*does not divide into blocks|qkv_proj_blocksize 3"),
         ("mlp(inner=0)", "inner is 0; set it to at least 1"),
@@ -240,6 +242,29 @@ def test_forget_gates_of_xlstm_begin_open_at_3_to_6(text: str, bias: str) -> Non
     opened = start[start != 0]
     assert (opened.min(), opened.max()) == (3.0, 6.0)
     assert len(opened) == {"mlstm": 4, "slstm": D}[text]
+
+
+@each_of(
+    ("text", "name", "low", "high"),
+    [
+        ("mlstm(signed=true)", "fgate.bias", -3.0, 3.0),
+        ("slstm(bias_init=powerlaw)", "recurrent.bias", -7.0, 5.0),
+        ("slstm(recurrent_init=uniform)", "recurrent.weight", -(32**-0.5), 32**-0.5),
+    ],
+)
+def test_other_initial_values_have_their_ranges(
+    text: str, name: str, low: float, high: float
+) -> None:
+    (layer,) = parse(text)
+    (start,) = (initial_value(spec, 7) for spec in layer.param_spec(D) if spec.name == name)
+    assert (start.min(), start.max()) == (pytest.approx(low, 0.01), pytest.approx(high, 0.01))
+
+
+def test_numbers_since_version_0_2_are_written_if_they_differ_from_their_defaults() -> None:
+    assert to_dict(*parse("mlstm")) == {"type": "mlstm", "heads": 4, "conv": 4}
+    assert to_dict(*parse("mlstm(signed=true)"))["signed"] is True
+    signed = MADConfig(vocab_size=8, hidden_size=32, layers=parse("mlstm(signed=true)"))
+    assert MADConfig.from_dict(signed.to_dict()) == signed
 
 
 @each_of(("d", "heads"), [(16, 1), (48, 3), (64, 4), (96, 6), (100, 5), (128, 16), (256, 16)])
