@@ -15,7 +15,7 @@ from typing import Any
 
 from mlxhog.config.plugin_file import files_of
 from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import BENCHMARK, find, resolve
 from mlxhog.models.mad.layer import Layer
@@ -98,21 +98,25 @@ def _smoke() -> Suite:
         Setting(task, asdict(resolve(task, {**rows, **values})), "baseline", protocol)
         for task, (values, protocol) in _SMALL.items()
     )
-    protocol = dict(schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50)
+    protocol = dict(
+        optimizer=PUBLISHED, schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50
+    )
     return Suite("smoke", settings, ({"lr": 2e-3, "weight_decay": 0.0},), protocol, dim=64)
 
 
 def _lite() -> Suite:
     points = tuple({"lr": lr, "weight_decay": 0.0} for lr in (5e-4, 2e-3))
     settings = tuple(_baseline(task) for task in BENCHMARK)
-    return Suite("lite", settings, points, {"steps": 2000, "eval_every": 100})
+    return Suite(
+        "lite", settings, points, {"optimizer": PUBLISHED, "steps": 2000, "eval_every": 100}
+    )
 
 
 def _full() -> Suite:
     points = tuple(
         {"lr": lr, "weight_decay": decay} for lr in (1e-4, 5e-4, 1e-3) for decay in (0.0, 0.1)
     )
-    return Suite("full", tuple(_grid()), points, {"epochs": 200})
+    return Suite("full", tuple(_grid()), points, {"optimizer": PUBLISHED, "epochs": 200})
 
 
 def _grid() -> Iterator[Setting]:
@@ -151,8 +155,13 @@ def only(chosen: Suite, tasks: Iterable[str]) -> Suite:
 
 
 def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
-    """Return a suite whose points have the fixed values of a protocol; equal points become one."""
-    points = [{name: protocol.get(name, value) for name, value in p.items()} for p in chosen.points]
+    """Return a suite whose points have the fixed values of a protocol; equal points become one.
+
+    The points are those of the suite's optimizer: another one has its own step size and decay,
+    unless the protocol fixes them.
+    """
+    of_suite = ({},) if "optimizer" in protocol else chosen.points
+    points = [{name: protocol.get(name, value) for name, value in p.items()} for p in of_suite]
     once = tuple(point for k, point in enumerate(points) if point not in points[:k])
     return replace(chosen, points=once)
 

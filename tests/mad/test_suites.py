@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.suites import SUITES, Suite, expand, fixed, only, suite
 from mlxhog.mad.tasks import BENCHMARK, make_task, resolve
@@ -68,7 +68,7 @@ def test_the_full_suite_is_trained_by_the_protocol_of_the_reference_with_its_fix
     assert points == {(lr, decay) for lr in (1e-4, 5e-4, 1e-3) for decay in (0.0, 0.1)}
     assert {replace(how, lr=1.0, weight_decay=0.0) for how in hows} == {
         Protocol(
-            lr=1.0, beta2=0.999, clip=0.0, schedule="cosine", lr_floor=1e-6, batch_size=128,
+            optimizer=PUBLISHED, lr=1.0, clip=0.0, schedule="cosine", lr_floor=1e-6, batch_size=128,
             epochs=200, eval_every=None, stop_accuracy=0.999, patience=None, labels="dense",
             select="test", wd_all=False, fuzzy_compat=False,
         )

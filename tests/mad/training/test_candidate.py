@@ -45,7 +45,7 @@ def torch_losses(config: RunConfig) -> NDArray[np.float64]:
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=protocol.lr,
-        betas=(0.9, protocol.beta2),
+        betas=(0.9, protocol.optimizer.beta2),
         weight_decay=protocol.weight_decay,
     )
     epochs = plan.limit // plan.per_epoch
