@@ -52,7 +52,7 @@ class Suite:
 
     name: str
     settings: tuple[Setting, ...]
-    points: tuple[Mapping[str, float], ...]
+    points: tuple[Mapping[str, float | None], ...]
     protocol: Mapping[str, Any]
     dim: int = 128
 
@@ -160,7 +160,7 @@ def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
     The points are those of the suite's optimizer: another one has its own step size and decay,
     unless the protocol fixes them.
     """
-    of_suite = ({},) if "optimizer" in protocol else chosen.points
+    of_suite = ({"lr": None},) if "optimizer" in protocol else chosen.points
     points = [{name: protocol.get(name, value) for name, value in p.items()} for p in of_suite]
     once = tuple(point for k, point in enumerate(points) if point not in points[:k])
     return replace(chosen, points=once)
