@@ -155,6 +155,22 @@ def test_a_suite_that_does_not_exist_is_answered_with_those_that_do():
         suite("x")
 
 
+def test_another_optimizer_has_its_own_step_size_in_place_of_the_suites_points():
+    lite = fixed(suite("lite"), {"optimizer": "muon"})
+    assert lite.points == ({"lr": None},)
+    configs = [one for _, one in expand(lite, LAYERS, [0], protocol={"optimizer": "muon"})]
+    assert {(one.protocol.optimizer.name, one.protocol.lr) for one in configs} == {("muon", None)}
+    chosen = fixed(suite("lite"), {"optimizer": "muon", "lr": 1e-2})
+    assert chosen.points == ({"lr": 1e-2},)
+
+
+def test_numbers_without_an_optimizer_are_those_of_the_suites():
+    (*_, config) = expand(suite("smoke"), LAYERS, [0], protocol={"beta2": 0.95})
+    assert config[1].protocol.optimizer == replace(PUBLISHED, beta2=0.95)
+    with pytest.raises(ConfigError, match="adamw has no nesterov; muon has"):
+        list(expand(suite("smoke"), LAYERS, [0], protocol={"nesterov": 0.1}))
+
+
 def test_a_protocol_that_fixes_the_step_size_leaves_one_point_for_each_other_value():
     full = fixed(suite("full"), {"lr": 3e-3})
     assert full.points == (

@@ -52,7 +52,7 @@ def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
         The function that executes a run, in this process or in one spawned from the block.
 
     Raises:
-        ConfigError: a run has several workers.
+        ConfigError: a run has several workers, or an optimizer whose moments have other shapes.
         EnvironmentLacks: there is not enough memory.
     """
     names: dict[str, str] = {}
@@ -62,6 +62,11 @@ def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
             raise ConfigError(
                 f"--share-embedding is for candidates of one worker, these have {config.workers}; "
                 "leave out one of the two"
+            )
+        if (optimizer := config.protocol.optimizer).has_own_bases:
+            raise ConfigError(
+                f"--share-embedding needs moments of the table's shape, and {optimizer.name} has "
+                "others; use --optimizer muon or adamw, or leave out one of the two"
             )
         name = f"table.{len(names):05}"
         names[common(config)] = name
