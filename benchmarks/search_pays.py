@@ -94,8 +94,8 @@ class Scale:
     steps: int | None = None
     dim: int | None = None
     width: int = 128
-    tokens: int = 1_000_000
-    seconds: float = 120.0
+    tokens: int = 2_000_000
+    seconds: float = 180.0
     n_seeds: int = 5
     mad_seeds: int = 2
     architectures: int = len(ARCHITECTURES)
