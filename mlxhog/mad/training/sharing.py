@@ -18,6 +18,7 @@ from mlxhog import arena
 from mlxhog.arena import Arena, ArenaHandle, Slot
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import FILES, Callbacks, RunConfig, RunResult
 from mlxhog.mad.training import candidate
 from mlxhog.models.mad.model import EMBEDDING
@@ -39,6 +40,15 @@ def common(config: RunConfig) -> str:
     del values["layers"]
     values.pop(FILES, None)
     return json.dumps(values, sort_keys=True)
+
+
+def check_optimizer(protocol: Protocol) -> None:
+    """Refuse an optimizer whose moments have other shapes than a table."""
+    if (optimizer := protocol.optimizer).has_own_bases:
+        raise ConfigError(
+            f"--share-embedding needs moments of the table's shape, and {optimizer.name} has "
+            "others; use --optimizer muon or adamw, or leave out one of the two"
+        )
 
 
 @contextmanager
@@ -63,11 +73,7 @@ def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
                 f"--share-embedding is for candidates of one worker, these have {config.workers}; "
                 "leave out one of the two"
             )
-        if (optimizer := config.protocol.optimizer).has_own_bases:
-            raise ConfigError(
-                f"--share-embedding needs moments of the table's shape, and {optimizer.name} has "
-                "others; use --optimizer muon or adamw, or leave out one of the two"
-            )
+        check_optimizer(config.protocol)
         name = f"table.{len(names):05}"
         names[common(config)] = name
         vocab = tasks.resolve(config.task, config.settings).vocab
