@@ -18,7 +18,7 @@ from harness.claims import Findings, Sample
 from harness.interleaved import Program, in_turns
 from mad.reference import MADSize
 
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.tasks import make_task, resolve
 from mlxhog.mad.training.candidate import train
@@ -92,7 +92,12 @@ def ours(size: MADSize, threads: int) -> Callable[[], None]:
         layers=parse(LAYERS),
         dim=size.d,
         protocol=Protocol(
-            batch_size=size.batch, steps=1_000_000, eval_every=1_000_000, schedule="constant"
+            optimizer=PUBLISHED,
+            lr=5e-4,
+            batch_size=size.batch,
+            steps=1_000_000,
+            eval_every=1_000_000,
+            schedule="constant",
         ),
         seed=0,
         threads=threads,

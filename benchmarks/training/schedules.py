@@ -26,7 +26,7 @@ from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SparseLinear
 from mlxhog.classic.session import train as solve
 from mlxhog.config.schedules import BETA, backoff_start
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import resolve
 from mlxhog.mad.training.candidate import train as train_candidate
@@ -248,6 +248,7 @@ class Candidate:
     def train(self, rule: Rule, seed: int) -> Trained:
         """Share of the scored test positions that are wrong."""
         protocol = Protocol(
+            optimizer=PUBLISHED,
             batch_size=self.batch,
             steps=self.gradients,
             eval_every=self.gradients,

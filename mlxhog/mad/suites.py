@@ -19,7 +19,7 @@ from typing import Any
 
 from mlxhog.config.plugin_file import files_of
 from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import BENCHMARK, find, resolve
 from mlxhog.mad.tasks.state_tracking import ORDERS
@@ -53,27 +53,34 @@ class Suite:
         name: one of `SUITES`.
         settings: in the order of the tasks.
         points: lr and weight_decay of the runs on each setting; the best one counts.
-        protocol: other fields of `Protocol`.
+        protocol: other fields of `Protocol`; the optimizer is the published one by default, so that
+            scores compare with earlier ones, whatever `mlxhog train` has.
         dim: width of a candidate; its parameters and its state are counted at this width.
         own_lr: the fixed step size, if others were added to `points`.
     """
 
     name: str
     settings: tuple[Setting, ...]
-    points: tuple[Mapping[str, float], ...]
+    points: tuple[Mapping[str, float | None], ...]
     protocol: Mapping[str, Any]
     dim: int = 128
     own_lr: float | None = None
 
     @property
-    def lrs(self) -> list[float]:
-        """The step sizes of the points, ascending."""
-        return sorted({point["lr"] for point in self.points})
+    def lrs(self) -> list[float | None]:
+        """The step sizes of the points, ascending; None is the optimizer's own."""
+        return sorted({point["lr"] for point in self.points}, key=lambda lr: lr or 0.0)
 
     @property
-    def fixed_lr(self) -> float:
+    def fixed_lr(self) -> float | None:
         """The step size of the score at a fixed one: the suite's middle one, the lower of two."""
-        return self.lrs[(len(self.lrs) - 1) // 2] if self.own_lr is None else self.own_lr
+        if None in self.lrs or self.own_lr is None:
+            return None if None in self.lrs else self.lrs[(len(self.lrs) - 1) // 2]
+        return self.own_lr
+
+    def __post_init__(self) -> None:
+        """Set the optimizer."""
+        object.__setattr__(self, "protocol", {"optimizer": PUBLISHED, **self.protocol})
 
     @property
     def runs(self) -> int:
@@ -230,8 +237,8 @@ def _state() -> Suite:
     )
     settings = (*word_problems, Setting("dyck", asdict(resolve("dyck", {})), "baseline"))
     protocol = dict(
-        schedule="cosine", beta2=0.95, clip=0.25, batch_size=32, steps=3000, eval_every=100,
-        stop_accuracy=1.0,
+        optimizer=replace(PUBLISHED, beta2=0.95), schedule="cosine", clip=0.25, batch_size=32,
+        steps=3000, eval_every=100, stop_accuracy=1.0,
     )  # fmt: skip
     return Suite("state", settings, ({"lr": 8e-3, "weight_decay": 0.0},), protocol, dim=32)
 
@@ -295,8 +302,13 @@ def at_dim(chosen: Suite, dim: int) -> Suite:
 
 
 def fixed(chosen: Suite, protocol: Mapping[str, Any]) -> Suite:
-    """Return a suite whose points have the fixed values of a protocol; equal points become one."""
-    points = [{name: protocol.get(name, value) for name, value in p.items()} for p in chosen.points]
+    """Return a suite whose points have the fixed values of a protocol; equal points become one.
+
+    The points are those of the suite's optimizer: another one has its own step size and decay,
+    unless the protocol fixes them.
+    """
+    of_suite = ({"lr": None},) if "optimizer" in protocol else chosen.points
+    points = [{name: protocol.get(name, value) for name, value in p.items()} for p in of_suite]
     once = tuple(point for k, point in enumerate(points) if point not in points[:k])
     return replace(chosen, points=once)
 
@@ -306,7 +318,7 @@ def with_rates(chosen: Suite, rates: Iterable[float]) -> Suite:
     decays = [{k: v for k, v in point.items() if k != "lr"} for point in chosen.points]
     points = (
         {"lr": lr, **other}
-        for lr in sorted({chosen.fixed_lr, *rates})
+        for lr in sorted({chosen.fixed_lr, *rates}, key=lambda lr: lr or 0.0)
         for k, other in enumerate(decays)
         if other not in decays[:k]
     )

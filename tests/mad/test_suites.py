@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.study import Study
@@ -70,7 +70,7 @@ def test_the_full_suite_is_trained_by_the_protocol_of_the_reference_with_its_fix
     assert points == {(lr, decay) for lr in (1e-4, 5e-4, 1e-3) for decay in (0.0, 0.1)}
     assert {replace(how, lr=1.0, weight_decay=0.0) for how in hows} == {
         Protocol(
-            lr=1.0, beta2=0.999, clip=0.0, schedule="cosine", lr_floor=1e-6, batch_size=128,
+            optimizer=PUBLISHED, lr=1.0, clip=0.0, schedule="cosine", lr_floor=1e-6, batch_size=128,
             epochs=200, eval_every=None, stop_accuracy=0.999, patience=None, labels="dense",
             select="test", wd_all=False, fuzzy_compat=False,
         )
@@ -222,6 +222,22 @@ def test_a_suite_that_does_not_exist_is_answered_with_those_that_do():
         suite("smke")
     with pytest.raises(ConfigError, match="choose one of smoke, lite, full, recall, .*knowledge"):
         suite("x")
+
+
+def test_another_optimizer_has_its_own_step_size_in_place_of_the_suites_points():
+    lite = fixed(suite("lite"), {"optimizer": "muon"})
+    assert lite.points == ({"lr": None},)
+    configs = [one for _, one in expand(lite, LAYERS, [0], protocol={"optimizer": "muon"})]
+    assert {(one.protocol.optimizer.name, one.protocol.lr) for one in configs} == {("muon", None)}
+    chosen = fixed(suite("lite"), {"optimizer": "muon", "lr": 1e-2})
+    assert chosen.points == ({"lr": 1e-2},)
+
+
+def test_numbers_without_an_optimizer_are_those_of_the_suites():
+    (*_, config) = expand(suite("smoke"), LAYERS, [0], protocol={"beta2": 0.95})
+    assert config[1].protocol.optimizer == replace(PUBLISHED, beta2=0.95)
+    with pytest.raises(ConfigError, match="adamw has no nesterov; muon has"):
+        list(expand(suite("smoke"), LAYERS, [0], protocol={"nesterov": 0.1}))
 
 
 def test_a_protocol_that_fixes_the_step_size_leaves_one_point_for_each_other_value():

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.options import option, options
-from mlxhog.config.sources import Config, resolve
+from mlxhog.config.sources import Config, flat_values, resolve
 from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import format_count, format_duration, parse_number
-from mlxhog.mad.options import ExecutionConfig, Protocol
+from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
 from mlxhog.report.streams import console
 from mlxhog.report.views import Observer, Silence, may_redraw
 
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study
 
 FIRST_SEED = 12345
-PROTOCOL = tuple(field.name for field in fields(Protocol))
-"""Fields that may differ from the suite's; lr and weight_decay replace its optimiser points."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,14 +118,19 @@ def parts(parsed: Parsed, *classes: type[Any]) -> list[Any]:
 
 
 def protocol(parsed: Parsed) -> dict[str, object]:
-    """Return the given fields of the protocol; steps replace a suite's epochs."""
+    """Return the given fields of the protocol as plain values; steps replace a suite's epochs.
+
+    Numbers of an optimizer that is not named are those of the suite's.
+    """
     chosen = part(Protocol, parsed, [], PROTOCOL)
+    assert chosen is not None, "`parts` has refused wrong ones"
     named = {value.name for value in parsed.values}
     aliases = {alias: name for name, one in options(Protocol).items() for alias in one.aliases}
     named = {aliases.get(name, name) for name in named}
-    fields_set: dict[str, object] = {
-        name: getattr(chosen, name) for name in PROTOCOL if name in named
-    }
+    values = {**flat_values(chosen), "optimizer": str(chosen.optimizer)}
+    if "optimizer" in named:
+        named -= set(PROTOCOL) - set(options(Protocol))
+    fields_set = {name: values[name] for name in PROTOCOL if name in named}
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if fields_set.get(one) is not None:
             fields_set.setdefault(other, None)

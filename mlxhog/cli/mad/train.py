@@ -17,7 +17,7 @@ from mlxhog.config.options import flat_numbers, option
 from mlxhog.config.sources import flat_values
 from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.files.paths import expanded
-from mlxhog.mad.options import WORKER_OPTIONS, Protocol
+from mlxhog.mad.options import PROTOCOL, WORKER_OPTIONS, Protocol
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -37,8 +37,8 @@ EXAMPLES = (
     'mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR',
 )
 MAIN = (
-    "task", "set", "layers", "arch", "dim", "backend", "workers", "batch_size", "lr", "steps",
-    "epochs", "seed", "save", "dry_run", "json",
+    "task", "set", "layers", "arch", "dim", "backend", "workers", "batch_size", "optimizer", "lr",
+    "steps", "epochs", "seed", "save", "dry_run", "json",
 )  # fmt: skip
 LAYERS_HELP = 'the layers, as words or one text, such as "(mlstm swiglu)*2"'
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
@@ -123,7 +123,7 @@ def _flags() -> Flags:
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.quiet()
     flags.options(CandidateConfig)
-    flags.options(Protocol)
+    flags.options(Protocol, only=PROTOCOL)
     flags.options(TrainConfig, only=WORKER_OPTIONS)
     return flags
 
@@ -136,7 +136,7 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
     """
     problems = list(parsed.problems)
     candidate = part(CandidateConfig, parsed, problems)
-    protocol = part(Protocol, parsed, problems)
+    protocol = part(Protocol, parsed, problems, PROTOCOL)
     problems += [] if protocol is None else protocol.unused
     together = part(TrainConfig, parsed, problems, WORKER_OPTIONS)
     layers, arch = parsed.other.layers, None if candidate is None else candidate.arch

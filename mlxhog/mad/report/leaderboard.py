@@ -11,6 +11,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.files.quantities import format_bytes, format_count, format_duration
+from mlxhog.mad.options import point_name
 from mlxhog.mad.report.board import accuracy, cut, folded, score, short, styled
 from mlxhog.mad.report.ranking import WITHIN, OrderComparison, Ranking, equal_cost
 from mlxhog.mad.scores import LOST, CandidateScore
@@ -227,9 +228,7 @@ def lost(ranking: Ranking) -> list[StudyRecord]:
 def run_name(record: StudyRecord) -> str:
     """Return the name of a run within its candidate: task, setting, optimiser point, seed."""
     protocol: Mapping[str, Any] = record.config.get("protocol", {})
-    decay = protocol.get("weight_decay", 0)
-    point = f"lr {protocol.get('lr', math.nan):.0e}" + (f" wd {decay:g}" if decay else "")
-    return f"{record.task} {record.label}, {point}, seed {record.seed}"
+    return f"{record.task} {record.label}, {point_name(protocol)}, seed {record.seed}"
 
 
 def ceiling_note(ranking: Ranking) -> str:

@@ -215,7 +215,7 @@ def _facts(
         ("optimiser points", points),
         (
             "step sizes",
-            f"score: the best of each setting; fixed: {format_value(measured.fixed_lr)}"
+            f"score: the best of each setting; fixed: {format_value(measured.fixed_lr or 'auto')}"
             if len(measured.lrs) > 1
             else "",
         ),

@@ -83,7 +83,7 @@ class _Cell(NamedTuple):
     task: str
     label: str
     seed: int
-    lr: float
+    lr: float | None
     weight_decay: float
 
 

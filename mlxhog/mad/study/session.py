@@ -14,7 +14,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
 from mlxhog.machine.workers import resolve_workers
 from mlxhog.mad import tasks
-from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.mad.scores import scores
 from mlxhog.mad.search.budget import state
 from mlxhog.mad.search.candidates import CandidateSet
@@ -32,7 +32,7 @@ from mlxhog.mad.suites import Suite, expand
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import most_steps
 from mlxhog.mad.training.run_plan import model_of
-from mlxhog.mad.training.sharing import shared_tables
+from mlxhog.mad.training.sharing import check_optimizer, shared_tables
 from mlxhog.models.families import param_count
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
@@ -194,8 +194,8 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
     """Refuse an execution that is impossible here, before a study is created.
 
     Raises:
-        ConfigError: candidates share an embedding, but Ray may run them on several machines; or
-            the number of candidates at once on a cluster is missing.
+        ConfigError: candidates share an embedding, but Ray may run them on several machines, or
+            their optimizer cannot; or the number of candidates at once on a cluster is missing.
         EnvironmentLacks: a backend, or Ray, is not installed.
     """
     if how.ray_address is None:
@@ -204,6 +204,8 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
         raise ConfigError(
             "--ray-address needs --parallel, the candidates at once on the cluster; add it"
         )
+    if study.share_embedding:
+        check_optimizer(Protocol(**{**study.measured().protocol, **study.protocol}))
     if how.executor == "ray":
         if study.share_embedding:
             raise ConfigError(

@@ -65,7 +65,8 @@ def _is_config(value: object) -> bool:
         _is_text(value.get("task"))
         and _is_count(value.get("seed"))
         and isinstance(protocol, Mapping)
-        and all(isinstance(protocol.get(name), int | float) for name in ("lr", "weight_decay"))
+        and _is_number(protocol.get("lr"))
+        and _is_number(protocol.get("weight_decay"))
     )
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from mlxhog.config.plugins import KEY, recalled, remembered, same_files
 from mlxhog.errors import ConfigError, StudyError, did_you_mean, shown
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import Protocol, point_name
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import Select
 from mlxhog.mad.search.space import to_space
@@ -300,8 +300,5 @@ class PlannedRun:
     @property
     def title(self) -> str:
         """Its task, setting, optimiser point and seed."""
-        protocol = self.config.protocol
-        parts = [self.config.task, self.label, f"lr {protocol.lr:.0e}"]
-        if protocol.weight_decay:
-            parts.append(f"wd {protocol.weight_decay:g}")
-        return " ".join([*parts, f"seed {self.config.seed}"])
+        point = point_name(self.config.protocol.to_dict())
+        return f"{self.config.task} {self.label} {point} seed {self.config.seed}"

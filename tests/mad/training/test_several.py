@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from mlxhog import backends
 from mlxhog.arena import Arena
 from mlxhog.arena.control import RECORD, Ring
+from mlxhog.config.strategies import SSP, Hogwild, Sync
 from mlxhog.errors import ConfigError, WorkerFailed
+from mlxhog.machine.workers import WorkerSpec
 from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.training import evaluation
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import Accuracies, score
 from mlxhog.mad.training.run_plan import make_run_plan
+from mlxhog.training import choose_strategy
 from tests.mad.training.small_runs import Recorder, small_run
 
 pytestmark = pytest.mark.slow
@@ -68,7 +71,7 @@ def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]
 @pytest.mark.parametrize(
     ("workers", "worker_options"),
     [
-        (TWO, {}),
+        (TWO, {"strategy": "hogwild"}),
         ("mlx:cpu,torch:cpu", {"predict": "none"}),
         (TWO, {"async_after": 0.5}),
         (TWO, {"strategy": "round_robin"}),
@@ -110,6 +113,16 @@ def test_an_epoch_has_fewer_steps_where_some_of_them_are_rounds_of_all_workers()
     config = small_run(workers="mlx:cpu*3", epochs=2, steps=None)
     plans = [make_run_plan(config, {"async_after": share}) for share in (0.0, 0.5)]
     assert [plan.limit for plan in plans] == [12, 6]  # of one batch, and of two on average
+
+
+def test_workers_without_a_strategy_have_the_one_of_mlxhog_train_for_their_devices() -> None:
+    alike = make_run_plan(small_run(workers=TWO)).config.strategy
+    assert isinstance(alike, Sync)
+    assert alike.shares == "speed"
+    unlike = (WorkerSpec("mlx:gpu", 1), WorkerSpec("torch:cpu", 1))
+    assert choose_strategy.by_likelihood(unlike)[0] == Hogwild()
+    numbers = make_run_plan(small_run(workers=TWO), {"slack": 1}).config.strategy
+    assert isinstance(numbers, SSP)
 
 
 def test_simulated_workers_are_refused_whatever_the_workers() -> None:
