@@ -76,11 +76,12 @@ def row_of(store: Store) -> dict[str, Any] | None:
         return None
     measured = study.measured()
     protocol = {**measured.protocol, **study.protocol}
+    optimizer = str(protocol["optimizer"])
     content = {
         **_stamp(),
         "suite": study.suite,
         "tasks": list(dict.fromkeys(find(one.task).short for one in measured.settings)),
-        "protocol": protocol,
+        "protocol": {**protocol, "optimizer": optimizer},
         "points": list(measured.points),
         "select": study.select,
         "settings": digest([asdict(one) for one in measured.settings]),

@@ -22,7 +22,7 @@ from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, assert_close
 
 B, S, D, H = 2, 21, 32, 4
-FLA = Path(__file__).parents[2] / "golden" / "fla_layers.npz"
+FLA = Path(__file__).parent / "golden" / "fla_layers.npz"
 Params = dict[str, Tensor]
 
 
