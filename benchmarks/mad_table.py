@@ -86,7 +86,7 @@ def markdown(table: Table, ranking: Ranking, parallel: int) -> str:
         lines += [about, "", *table.rows(deep, ranking.tasks), ""]
     if ranking.suite != "full":
         lines += [
-            "Not the benchmark's own difficulty grid: see `mlxhog/mad/suites.py` for the settings. "
+            "Not the benchmark's own difficulty grid: see `mlxhog/mad/suites/` for the settings. "
             "These scores say what each stack learns within the steps below, and do not compare "
             "with published ones.",
             "",
