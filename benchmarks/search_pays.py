@@ -65,8 +65,8 @@ TIMED_S = 10.0
 """Seconds of training of a dry run."""
 
 MIXERS = (
-    "mlstm", "slstm(conv=4)", "mh-attention", "mh-sliding-attention", "gla", "ssd",
-    "gated-delta-net", "gated-conv",
+    "mlstm", "slstm(conv=4)", "mh-attention", "mh-sliding-attention", "path", "gla", "ssd",
+    "mamba3", "delta-net", "gated-delta-net", "gated-delta-product", "kda", "rwkv7", "gated-conv",
 )  # fmt: skip
 
 
