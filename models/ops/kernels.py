@@ -268,24 +268,27 @@ class Ops:
         scale: float,
         chunk_size: int,
         state: Array | None = None,
+        by_value: bool = False,
     ) -> tuple[Array, Array]:
         """Run S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T, h_t = scale S_t^T q_t.
 
         Args:
-            q: (B, S, NH, DK).
-            k: as q.
+            q: (B, S, NH, DK); as v with `by_value`.
+            k: (B, S, NH, DK).
             v: (B, S, NH, DV).
             log_decay: (B, S, NH, DK), or (B, S, NH, 1) for one of the whole head; <= 0 and of any
                 size: no form may overflow.
             scale: of h.
             chunk_size: positions computed in parallel, a power of 2.
             state: S before the first position, (B, NH, DK, DV); None is zeros.
+            by_value: h_t = scale S_t q_t instead, a key that belongs to a value.
 
         Returns:
-            h (B, S, NH, DV) and S after the last position, float32, with exact gradients.
+            h (B, S, NH, DV), as k with `by_value`, and S after the last position, float32, with
+            exact gradients.
         """
         h, last = self.form.decay_cell(
-            q, k, v, log_decay, scale=scale, chunk_size=chunk_size, state=state
+            q, k, v, log_decay, scale=scale, chunk_size=chunk_size, state=state, by_value=by_value
         )
         return h, last
 

@@ -59,10 +59,11 @@ def decay(
     speed: float = 0.3,
     chunk: int = 8,
     state: bool = True,
+    by_value: bool = False,
 ) -> Case:
     """q, k, v and the decay of a linear recurrence; `speed` is that of forgetting."""
     inputs = {
-        "q": draw(B, S, NH, DK),
+        "q": draw(B, S, NH, DV if by_value else DK),
         "k": draw(B, S, NH, DK, seed=1),
         "v": draw(B, S, NH, DV, seed=2),
         "log_decay": -speed * np.abs(draw(B, S, NH, 1 if scalar else DK, seed=3)),
@@ -70,7 +71,8 @@ def decay(
     if state:
         inputs["state"] = draw(B, NH, DK, DV, seed=4)
     reference = recurrences_numpy.decay_cell
-    return Case("decay_cell", reference, inputs, {"scale": 0.5}, {"chunk_size": chunk})
+    fixed = {"scale": 0.5, "by_value": by_value}
+    return Case("decay_cell", reference, inputs, fixed, {"chunk_size": chunk})
 
 
 def delta(
@@ -189,6 +191,12 @@ CASES = {
     "a decay per element, from zeros": decay(2, 16, 2, 4, 3, state=False),
     "a decay per element, of one position": decay(2, 1, 2, 6, 5),
     "a decay per element, of wide heads": decay(1, 50, 1, 36, 21, chunk=16),
+    "a read by value": decay(2, 21, 2, 6, 5, by_value=True),
+    "a read by value, in one chunk": decay(1, 7, 1, 4, 4, chunk=64, by_value=True),
+    "a read by value, from zeros": decay(2, 16, 2, 4, 3, state=False, by_value=True),
+    "a read by value, of one position": decay(2, 1, 2, 6, 5, by_value=True),
+    "a read by value, of wide heads": decay(1, 50, 1, 36, 21, chunk=16, by_value=True),
+    "a read by value, of a decay per head": decay(2, 21, 3, 4, 6, scalar=True, by_value=True),
     "a decay per head": decay(2, 21, 3, 4, 6, scalar=True),
     "a decay per head, from zeros": decay(1, 9, 2, 4, 6, scalar=True, state=False),
     "keys of one number": decay(2, 10, 2, 1, 3, scalar=True),
@@ -280,6 +288,7 @@ def _moved(inputs: dict[str, Array], name: str, direction: Array, step: float) -
     make={
         "per element": decay,
         "per head": partial(decay, scalar=True),
+        "by value": partial(decay, by_value=True),
         "and removal": dplr,
         "and removal by the key": partial(dplr, own=False),
     },
@@ -312,6 +321,7 @@ def test_the_other_recurrences_do_not_overflow_either(
     twin=TWINS,
     case={
         "decay": decay(2, 21, 2, 4, 4),
+        "decay by value": decay(2, 21, 2, 4, 4, by_value=True),
         "decay of heads": decay(2, 21, 2, 4, 4, scalar=True),
         "delta": delta(2, 21, 2, 4, 4),
         "dplr": dplr(2, 21, 2, 4, 4),

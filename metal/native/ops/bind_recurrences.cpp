@@ -13,27 +13,27 @@ namespace mlxhog {
 namespace {
 
 DecayShape decay_shape(const In& q, const In& k, const In& v, const In& log_decay, const std::optional<In>& state,
-                       float scale) {
-  if (q.ndim() != 4 || v.ndim() != 4 || log_decay.ndim() != 4)
-    throw nb::value_error("q, v and log_decay must be (B, S, NH, D)");
-  const DecayShape s{axis(q, 0), axis(q, 1), axis(q, 2), axis(q, 3), axis(v, 3), axis(log_decay, 3), scale};
+                       float scale, bool by_value) {
+  if (k.ndim() != 4 || v.ndim() != 4 || log_decay.ndim() != 4)
+    throw nb::value_error("k, v and log_decay must be (B, S, NH, D)");
+  const DecayShape s{axis(k, 0), axis(k, 1), axis(k, 2), axis(k, 3), axis(v, 3), axis(log_decay, 3), scale, by_value};
   const Index positions = product({s.B, s.S, s.NH});
   if (s.A != 1 && s.A != s.DK)
     throw nb::value_error(("log_decay has " + std::to_string(s.A) + " numbers per head, expected 1 or " +
                            std::to_string(s.DK))
                               .c_str());
-  expect("k", k, size(q));
   expect("v", v, {positions, s.DV});
+  expect("q", q, size(by_value ? v : k));
   expect("log_decay", log_decay, {positions, s.A});
   if (state) expect("state", *state, {s.B, s.NH, s.DK, s.DV});
   return s;
 }
 
 void decay(const In& q, const In& k, const In& v, const In& log_decay, const std::optional<In>& state, Out h, Out last,
-           std::optional<Out> kept, float scale, int threads) {
-  const DecayShape s = decay_shape(q, k, v, log_decay, state, scale);
+           std::optional<Out> kept, float scale, bool by_value, int threads) {
+  const DecayShape s = decay_shape(q, k, v, log_decay, state, scale, by_value);
   const Index matrix = product({s.B, s.NH, s.DK, s.DV});
-  expect("h", h, size(v));
+  expect("h", h, size(by_value ? k : v));
   expect("last", last, matrix);
   if (kept) expect("kept", *kept, {matrix, s.chunks()});
   nb::gil_scoped_release release;
@@ -43,11 +43,11 @@ void decay(const In& q, const In& k, const In& v, const In& log_decay, const std
 
 void decay_grad(const In& q, const In& k, const In& v, const In& log_decay, const In& kept, const In& dh,
                 const std::optional<In>& d_last, Out dq, Out dk, Out dv, Out d_log_decay, std::optional<Out> d_state,
-                float scale, int threads) {
-  const DecayShape s = decay_shape(q, k, v, log_decay, std::nullopt, scale);
+                float scale, bool by_value, int threads) {
+  const DecayShape s = decay_shape(q, k, v, log_decay, std::nullopt, scale, by_value);
   const Index matrix = product({s.B, s.NH, s.DK, s.DV});
   expect("kept", kept, {matrix, s.chunks()});
-  expect("dh", dh, size(v));
+  expect("dh", dh, size(by_value ? k : v));
   if (d_last) expect("d_last", *d_last, matrix);
   expect("dq", dq, size(q));
   expect("dk", dk, size(k));
@@ -221,12 +221,13 @@ void bind_recurrences(nb::module_& m) {
   using namespace nb::literals;
   using namespace mlxhog;
   m.def("decay", &decay, A("q"), A("k"), A("v"), A("log_decay"), A("state").none(), A("h"), A("last"),
-        A("kept").none(), nb::kw_only(), "scale"_a, "threads"_a,
-        "S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T, h_t = scale S_t^T q_t. q, k (B,S,NH,DK); v, h "
-        "(B,S,NH,DV); log_decay (B,S,NH,DK or 1); state and last (B,NH,DK,DV); kept (B,NH,decay_chunks,DK,DV), for "
+        A("kept").none(), nb::kw_only(), "scale"_a, "by_value"_a = false, "threads"_a,
+        "S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T, h_t = scale S_t^T q_t, by value scale S_t q_t. q, k "
+        "(B,S,NH,DK); v, h (B,S,NH,DV), but q as v and h as k by value; log_decay (B,S,NH,DK or 1); state and last (B,NH,DK,DV); kept (B,NH,decay_chunks,DK,DV), for "
         "the gradient.");
   m.def("decay_grad", &decay_grad, A("q"), A("k"), A("v"), A("log_decay"), A("kept"), A("dh"), A("d_last").none(),
-        A("dq"), A("dk"), A("dv"), A("d_log_decay"), A("d_state").none(), nb::kw_only(), "scale"_a, "threads"_a);
+        A("dq"), A("dk"), A("dv"), A("d_log_decay"), A("d_state").none(), nb::kw_only(), "scale"_a, "by_value"_a = false,
+        "threads"_a);
   m.def("delta", &delta, A("q"), A("k"), A("v"), A("log_decay"), A("beta"), A("state").none(), A("h"), A("last"),
         A("kept").none(), A("held").none(), nb::kw_only(), "threads"_a,
         "S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T with a_t = exp(log_decay_t), h_t = S_t^T q_t. q, "

@@ -7,8 +7,7 @@
     h_t = V_t^T softmax(K_t q_t)
     y = W_out RMSNorm( SiLU(h) )
 
-V is the recurrence of `decay_cell`. In K the decay is on the side of the result, K_t q_t, as in
-`selective_scan`, whose channels are the slots: it writes dt (1 - alpha) / dt with dt = -log alpha.
+Both are the recurrence of `decay_cell`, whose keys are the slots. K_t q_t reads it by value.
 
 Source: Zhang et al. 2024, Gated Slot Attention, arXiv:2409.07146; flash-linear-attention.
 """
@@ -17,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -41,8 +41,6 @@ from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
 CHUNK_SIZE = 32
 SLOWNESS = 8.0
 """Root that is taken of the gate, so that a slot forgets slowly to begin with."""
-SMALLEST = 1e-30
-"""Bound of dt, which is 0 for gates above 100; a slot then writes nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,11 +96,7 @@ class GSA(FixedState):
         log_alpha = -softplus(-x @ p["f_proj.weight"].T) / SLOWNESS
         log_alpha = log_alpha.reshape(B, S, self.heads, -1)
         write = 1.0 - np.exp(log_alpha)
-        scores = np.empty(write.shape)
-        K = np.zeros((B, self.heads, self.slots, d // self.heads))
-        for t in range(S):
-            K = np.exp(log_alpha[:, t])[..., None] * K + write[:, t, :, :, None] * k[:, t, :, None]
-            scores[:, t] = np.einsum("bhmk,bhk->bhm", K, q[:, t])
+        scores, _ = decay_cell(q, write, k, log_alpha, scale=1.0, by_value=True)
         share = np.exp(scores - scores.max(-1, keepdims=True))
         h, _ = decay_cell(share / share.sum(-1, keepdims=True), write, v, log_alpha, scale=1.0)
         h = rms_norm(silu(h.reshape(B, S, d)), p["out_norm.weight"], cfg.norm_eps)
@@ -122,16 +116,9 @@ def slot_attention(
         dt: -log alpha, (B, S, heads, slots), at least 0.
         state: K and V before the first position; None is zeros.
     """
-    xp, (B, S, heads, slots) = ops.xp, dt.shape
-    dt = xp.maximum(dt, SMALLEST)
+    xp, (K, V) = ops.xp, state or (None, None)
     write = xp.tanh(dt / 2) * (1 + xp.exp(-dt))  # 1 - exp(-dt) without its cancellation
-    rows = (x.swapaxes(1, 2).reshape(B * heads, S, -1) for x in (write / dt, dt, k, q))
-    u, steps, keys, queries = rows
-    before = None if state is None else state[0].reshape(B * heads, slots, -1)
-    rates = xp.full((slots, q.shape[-1]), -1.0, like=q)
-    scores, K = ops.selective_scan(u, steps, rates, keys, queries, state=before)
-    share = xp.softmax(scores.reshape(B, heads, S, slots).swapaxes(1, 2))
-    h, V = ops.decay_cell(
-        share, write, v, -dt, scale=1.0, chunk_size=CHUNK_SIZE, state=state and state[1]
-    )
-    return h, (K.reshape(B, heads, slots, -1), V)
+    decay_cell = partial(ops.decay_cell, scale=1.0, chunk_size=CHUNK_SIZE)
+    scores, K = decay_cell(q, write, k, -dt, state=K, by_value=True)
+    h, V = decay_cell(xp.softmax(scores), write, v, -dt, state=V)
+    return h, (K, V)

@@ -129,9 +129,10 @@ class NativeForm(ABC):
         return h, tuple(last)
 
     def decay_cell(
-        self, *x: Array, scale: float, chunk_size: int, state: Array | None
+        self, *x: Array, scale: float, chunk_size: int, state: Array | None, by_value: bool
     ) -> Sequence[Array]:
-        return self.apply(sequence.DECAY, *x, state, scale=scale)
+        pair = sequence.DECAY_BY_VALUE if by_value else sequence.DECAY
+        return self.apply(pair, *x, state, scale=scale)
 
     def delta_cell(self, *x: Array, chunk_size: int, state: Array | None) -> Sequence[Array]:
         return self.apply(sequence.DELTA, *x, state)

@@ -5,6 +5,7 @@ recurrences compute position by position, at any chunk size.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -172,6 +173,13 @@ def _channel_shapes(u: View, dt: View, A: View, *_: View) -> Sequence[Any]:
 
 DECAY = _recurrence(ops.decay, ops.decay_grad, _head_shapes)
 """(q, k, v, log_decay, state or None) -> h, last."""
+
+DECAY_BY_VALUE = _recurrence(
+    partial(ops.decay, by_value=True),
+    partial(ops.decay_grad, by_value=True),
+    lambda q, k, v, *_: (k.shape, *_head_shapes(k, k, v)[1:]),
+)
+"""As `DECAY`; q has the shape of v, and h that of k."""
 
 DELTA = _recurrence(ops.delta, ops.delta_grad, lambda *x: (*_head_shapes(*x), x[2].shape))
 """(q, k, v, log_decay, beta, state or None) -> h, last."""

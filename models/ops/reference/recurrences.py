@@ -16,6 +16,8 @@ the difference of two longer sums, which would have their rounding error. If eve
 has its own decay, A is computed by halves: the scores of the later half of a block with its earlier
 half split the decay at the border of the halves, (q_t exp(sum up to t)) . (k_j exp(sum after j)).
 The scores inside each half are computed in the same way.
+`by_value`, h_t = scale ( diag(exp(b_t)) S_0 q_t + sum_{j<=t} (q_t . v_j) diag(exp(b_t - b_j)) k_j ),
+by the same halves: the earlier half's sum, decayed up to the border, decays on to t.
 
 `delta_cell` runs chunk by chunk, too. A position writes k_t u_t^T with
 u_t = beta_t (v_t - a_t S_{t-1}^T k_t), so that
@@ -98,15 +100,22 @@ class Recurrences(ABC):
         return xp.sigmoid(o) * c / n, c, n, m
 
     def decay_cell(
-        self, q: Array, *kva: Array, scale: float, chunk_size: int, state: Array | None
+        self,
+        q: Array,
+        *kva: Array,
+        scale: float,
+        chunk_size: int,
+        state: Array | None,
+        by_value: bool,
     ) -> tuple[Array, Array]:
         xp, S = self.xp, q.shape[1]
         q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (scale * q, *kva))
         if state is None:
-            state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
+            state = xp.zeros((*k.shape[:2], k.shape[-1], v.shape[-1]), like=q)
         if S == 1:
             state = xp.exp(a).swapaxes(-1, -2) * state + k.swapaxes(-1, -2) * v
-            return (q @ state).swapaxes(1, 2), state
+            h = q @ (state.swapaxes(-1, -2) if by_value else state)
+            return h.swapaxes(1, 2), state
         L = _chunk_length(chunk_size, S)
         q, k, v, a = (to_chunks(x, L, xp) for x in (q, k, v, a))
         b = xp.cumsum(a, -2)
@@ -115,11 +124,16 @@ class Recurrences(ABC):
         states = [state]
         for decay_c, add_c in zip(xp.unstack(decay, 2), xp.unstack(add, 2), strict=True):
             states.append(decay_c * states[-1] + add_c)
-        if a.shape[-1] == 1:
-            A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
+        before, per_head = xp.stack(states[:-1], 2), a.shape[-1] == 1
+        reads, writes = (v, k) if by_value else (k, v)
+        if per_head:
+            h = (q @ reads.swapaxes(-1, -2)) * self._between(a[..., 0]) @ writes
         else:
-            A = self._scores(q, k, a)
-        h = A @ v + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
+            h = self._read_by_value(q, k, v, a) if by_value else self._scores(q, k, a) @ v
+        if by_value:
+            h = h + q @ before.swapaxes(-1, -2) * xp.exp(b)
+        else:
+            h = h + (q * xp.exp(b)) @ before
         return from_chunks(h, S), states[-1]
 
     def _between(self, a: Array, *, own: bool = True) -> Array:
@@ -140,6 +154,21 @@ class Recurrences(ABC):
             A = self._joined(A, across)
             m *= 2
         return A.squeeze(-3)
+
+    def _read_by_value(self, q: Array, k: Array, v: Array, a: Array) -> Array:
+        """Return sum_{j<=t} (q_t . v_j) exp(b_t - b_j) k_j, as k; q and v (..., L, DV)."""
+        xp = self.xp
+        h = (q * v).sum(-1)[..., None] * k
+        m = 1
+        while m < q.shape[-2]:
+            a_early, a_late = self._halves(a, m)
+            k_early, v_early, q_late = (self._halves(x, m)[x is q] for x in (k, v, q))
+            own = q_late @ v_early.swapaxes(-1, -2)
+            across = own @ (k_early * xp.exp(self.sum_after(a_early)))
+            across = across * xp.exp(xp.cumsum(a_late, -2))
+            h = h + xp.stack([xp.zeros_like(across), across], -3).reshape(*h.shape)
+            m *= 2
+        return h
 
     def _halves(self, x: Array, m: int) -> Sequence[Array]:
         """Cut x (..., L, D) into blocks of 2 m: earlier and later halves (..., blocks, m, D)."""

@@ -114,14 +114,22 @@ def slstm_cell(
 
 
 def decay_cell(
-    q: Float, k: Float, v: Float, log_decay: Float, *, scale: float, state: Float | None = None
+    q: Float,
+    k: Float,
+    v: Float,
+    log_decay: Float,
+    *,
+    scale: float,
+    state: Float | None = None,
+    by_value: bool = False,
 ) -> tuple[Float, Float]:
-    """Return h (B, S, NH, DV) and the last S (B, NH, DK, DV); q, k (B, S, NH, DK)."""
-    S = zero_state(q, v)[0] if state is None else state
-    h = np.empty(v.shape)
+    """Return h, as v or, `by_value`, as k, and the last S (B, NH, DK, DV); k (B, S, NH, DK)."""
+    S = zero_state(k, v)[0] if state is None else state
+    h = np.empty(k.shape if by_value else v.shape)
+    product = "bhkv,bhv->bhk" if by_value else "bhkv,bhk->bhv"
     for t in range(q.shape[1]):
         S = np.exp(log_decay[:, t])[..., None] * S + k[:, t, :, :, None] * v[:, t, :, None]
-        h[:, t] = scale * np.einsum("bhkv,bhk->bhv", S, q[:, t])
+        h[:, t] = scale * np.einsum(product, S, q[:, t])
     return h, S
 
 
