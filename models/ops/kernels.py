@@ -281,7 +281,7 @@ class Ops:
             scale: of h.
             chunk_size: positions computed in parallel, a power of 2.
             state: S before the first position, (B, NH, DK, DV); None is zeros.
-            by_value: h_t = scale S_t q_t instead, a key that belongs to a value.
+            by_value: h_t = scale S_t q_t instead, the key that belongs to a value.
 
         Returns:
             h (B, S, NH, DV), as k with `by_value`, and S after the last position, float32, with
@@ -291,6 +291,38 @@ class Ops:
             q, k, v, log_decay, scale=scale, chunk_size=chunk_size, state=state, by_value=by_value
         )
         return h, last
+
+    def regression_cell(
+        self,
+        q: Array,
+        k: Array,
+        log_decay: Array,
+        ridge: Array,
+        *,
+        steps: int,
+        chunk_size: int,
+        state: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Run S_t = exp(log_decay_t) S_{t-1} + k_t k_t^T, x_t = (S_t + diag(ridge))^-1 q_t.
+
+        Args:
+            q: (B, S, NH, D).
+            k: as q.
+            log_decay: (B, S, NH, 1), at most 0.
+            ridge: (NH, D), above 0.
+            steps: of conjugate gradients, at most; a form may end them when |q - (S + ridge) x| is
+                1e-7 of |q|.
+            chunk_size: positions computed in parallel, a power of 2.
+            state: S before the first position, (B, NH, D, D), symmetric; None is zeros.
+
+        Returns:
+            x, as q, and S after the last position, float32. The gradient is that of the solution,
+            not of the steps, solved in the same way.
+        """
+        x, last = self.form.regression_cell(
+            q, k, log_decay, ridge, steps=steps, chunk_size=chunk_size, state=state
+        )
+        return x, last
 
     def delta_cell(
         self,

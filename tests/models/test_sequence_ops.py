@@ -75,6 +75,24 @@ def decay(
     return Case("decay_cell", reference, inputs, fixed, {"chunk_size": chunk})
 
 
+def regression(
+    B: int, S: int, NH: int, D: int, *, speed: float = 0.3, chunk: int = 8, state: bool = True
+) -> Case:
+    """q, unit keys and a ridge; `speed` is that of forgetting."""
+    k = draw(B, S, NH, D, seed=1)
+    inputs = {
+        "q": draw(B, S, NH, D),
+        "k": k / np.sqrt((k * k).sum(-1, keepdims=True)),
+        "log_decay": -speed * np.abs(draw(B, S, NH, 1, seed=3)),
+        "ridge": 0.25 + np.abs(draw(NH, D, seed=5)),
+    }
+    if state:  # symmetric and positive, as every state that the cell reaches
+        root = draw(B, NH, D, D, seed=4) / np.sqrt(np.float32(D))
+        inputs["state"] = root @ root.swapaxes(-1, -2)
+    form = {"chunk_size": chunk, "steps": 40}
+    return Case("regression_cell", recurrences_numpy.regression_cell, inputs, {}, form)
+
+
 def delta(
     B: int,
     S: int,
@@ -200,6 +218,10 @@ CASES = {
     "a decay per head": decay(2, 21, 3, 4, 6, scalar=True),
     "a decay per head, from zeros": decay(1, 9, 2, 4, 6, scalar=True, state=False),
     "keys of one number": decay(2, 10, 2, 1, 3, scalar=True),
+    "a regression": regression(2, 21, 2, 6),
+    "a regression, from zeros": regression(2, 16, 2, 4, state=False),
+    "a regression, of one position": regression(2, 1, 2, 6),
+    "a regression, of wide heads": regression(1, 70, 1, 21, chunk=16),
     "the delta rule": delta(2, 21, 2, 6, 5),
     "the delta rule, in one chunk": delta(1, 7, 1, 4, 4, chunk=64),
     "the delta rule, of wide heads": delta(1, 50, 1, 37, 21, chunk=16),
@@ -304,6 +326,20 @@ def test_a_head_that_forgets_at_any_speed_is_computed_exactly(
         case.inputs,
     )
     assert all(np.isfinite(grad).all() for grad in grads.values())
+
+
+@twins
+def test_a_regression_of_one_step_goes_along_the_query(twin: Twin) -> None:
+    case = regression(2, 5, 2, 6)
+    q, ridge = case.inputs["q"].copy(), case.inputs["ridge"]
+    q[:, 2] = 0
+    inputs = case.inputs | {"q": q}
+    x, _ = twin.op("regression_cell", **inputs, steps=1, chunk_size=8)
+    k, log_decay, state = (inputs[name] for name in ("k", "log_decay", "state"))
+    image, _ = recurrences_numpy.decay_cell(q, k, k, log_decay, scale=1.0, state=state)
+    curvature = (q * (image + ridge * q)).sum(-1, keepdims=True)
+    step = (q * q).sum(-1, keepdims=True) / np.where(curvature > 0, curvature, 1)
+    assert_close(x, step * q, SEQUENCE_F32)
 
 
 @twins

@@ -7,6 +7,7 @@
 #include "decay.h"
 #include "delta.h"
 #include "dplr.h"
+#include "regression.h"
 #include "scan.h"
 
 namespace mlxhog {
@@ -166,6 +167,20 @@ void dplr_grad(const In& q, const In& k, const In& v, const In& log_decay, const
                 threads);
 }
 
+void bound_regression(const In& q, const In& k, const In& log_decay, const In& ridge, const std::optional<In>& state,
+                      Out x, std::optional<Out> last, std::optional<Out> kept, Index steps, int threads) {
+  const DecayShape s = decay_shape(q, k, k, log_decay, state, 1.0f, false);
+  const Index matrix = product({s.B, s.NH, s.DK, s.DK});
+  expect("log_decay", log_decay, {s.B, s.S, s.NH, 1});
+  expect("ridge", ridge, {s.NH, s.DK});
+  expect("x", x, size(q));
+  if (last) expect("last", *last, matrix);
+  if (kept) expect("kept", *kept, {matrix, s.chunks()});
+  nb::gil_scoped_release release;
+  regression(s, {q.data(), k.data(), log_decay.data(), ridge.data(), data_or_null(state)}, steps, x.data(),
+             data_or_null(last), data_or_null(kept), threads);
+}
+
 ScanShape scan_shape(const In& u, const In& dt, const In& A, const In& Bt, const In& Ct,
                      const std::optional<In>& state) {
   if (u.ndim() != 3 || A.ndim() != 2) throw nb::value_error("u must be (B, S, C) and A (C, N)");
@@ -228,6 +243,10 @@ void bind_recurrences(nb::module_& m) {
   m.def("decay_grad", &decay_grad, A("q"), A("k"), A("v"), A("log_decay"), A("kept"), A("dh"), A("d_last").none(),
         A("dq"), A("dk"), A("dv"), A("d_log_decay"), A("d_state").none(), nb::kw_only(), "scale"_a, "by_value"_a = false,
         "threads"_a);
+  m.def("regression", &bound_regression, A("q"), A("k"), A("log_decay"), A("ridge"), A("state").none(), A("x"),
+        A("last").none(), A("kept").none(), nb::kw_only(), "steps"_a, "threads"_a,
+        "S_t = exp(log_decay_t) S_{t-1} + k_t k_t^T, x_t = (S_t + diag(ridge))^-1 q_t by conjugate gradients. q, k, x "
+        "(B,S,NH,D); log_decay (B,S,NH,1); ridge (NH,D); state and last (B,NH,D,D); kept as that of `decay`.");
   m.def("delta", &delta, A("q"), A("k"), A("v"), A("log_decay"), A("beta"), A("state").none(), A("h"), A("last"),
         A("kept").none(), A("held").none(), nb::kw_only(), "threads"_a,
         "S_t = a_t (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T with a_t = exp(log_decay_t), h_t = S_t^T q_t. q, "

@@ -10,14 +10,10 @@
     y = W_out RMSNorm_head(h)
 
 h_t is the prediction for q_t of the ridge regression of v on k, with beta and the decay as weights.
-The inverse is `steps` steps of conjugate gradients for all positions at once: H_t x_t is a
-`decay_cell` with the queries x and sqrt(beta) k as keys and values. The published layer takes 30
-steps. Without forgetting, at heads of width 32 and the least lambda, 20 were off by 2e-5 of the
-solution after 128 positions, by 9e-5 after 1,024; with forgetting fewer steps suffice.
-
-The gradient goes through the solution and not through the steps: with r = q - (H + lambda) x, whose
-value is about 0, the gradient of x is that of (H + lambda)^-1 r with a constant inverse, the same
-conjugate gradients on the way back. lambda begins at 1.
+The inverse is at most `steps` steps of conjugate gradients, `regression_cell` with the keys
+sqrt(beta) k. The published layer takes 30 steps. Without forgetting, at heads of width 32 and the
+least lambda, 20 were off by 2e-5 of the solution after 128 positions, by 9e-5 after 1,024; with
+forgetting fewer steps suffice. lambda begins at 1.
 
 Sources: von Oswald et al. 2025, MesaNet, arXiv:2506.05233; flash-linear-attention.
 """
@@ -45,7 +41,6 @@ from mlxhog.models.mad.layer import (
     linear,
     taps,
 )
-from mlxhog.models.ops.kernels import Ops
 from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, softplus
 
 CHUNK_SIZE = 32
@@ -116,8 +111,14 @@ class Mesa(FixedState):
         root = xp.exp(0.5 * xp.log_sigmoid(xp.float32(b)))[..., None]  # of beta
         k = root * k
         ridge = ops.activate(p["lambda"], "softplus") + LEAST_LAMBDA
-        x_star, H = regression(
-            ops, q, k, log_decay, ridge.reshape(heads[-2:]), steps=self.steps, state=H
+        x_star, H = ops.regression_cell(
+            q,
+            k,
+            log_decay,
+            ridge.reshape(heads[-2:]),
+            steps=self.steps,
+            chunk_size=CHUNK_SIZE,
+            state=H,
         )
         h, G = ops.decay_cell(
             x_star,
@@ -159,52 +160,3 @@ class Mesa(FixedState):
             h[:, t] = np.einsum("bhkv,bhk->bhv", G, x_star[..., 0])
         h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
         return h.reshape(B, S, d) @ p["out_proj.weight"].T
-
-
-def regression(
-    ops: Ops,
-    q: Array,
-    k: Array,
-    log_decay: Array,
-    ridge: Array,
-    *,
-    steps: int,
-    state: Array | None,
-) -> tuple[Array, Array]:
-    """Return (H_t + diag(ridge))^-1 q_t of every position, (B, S, heads, dh), and the last H.
-
-    Args:
-        ops: the operators.
-        q: (B, S, heads, dh).
-        k: as q, times the root of beta.
-        log_decay: (B, S, heads, 1), at most 0.
-        ridge: lambda, (heads, dh), above 0.
-        steps: of conjugate gradients.
-        state: H before the first position, (B, heads, dh, dh); None is zeros.
-    """
-    xp = ops.xp
-    system = (k, log_decay, ridge, *(() if state is None else (state,)))
-
-    def applied(
-        x: Array, k: Array, log_decay: Array, ridge: Array, state: Array | None = None
-    ) -> tuple[Array, Array]:
-        y, H = ops.decay_cell(x, k, k, log_decay, scale=1.0, chunk_size=CHUNK_SIZE, state=state)
-        return y + ridge * x, H
-
-    def solved(b: Array, *system: Array) -> Array:
-        x, rest, direction = xp.zeros_like(b), b, b
-        size = (b * b).sum(-1)
-        for _ in range(steps):
-            image, _ = applied(direction, *system)
-            curvature = (direction * image).sum(-1)
-            step = (size / xp.where(curvature > 0, curvature, 1.0))[..., None]
-            x, rest, before = x + step * direction, rest - step * image, size
-            size = (rest * rest).sum(-1)
-            direction = rest + (size / xp.where(before > 0, before, 1.0))[..., None] * direction
-        return x
-
-    constants = [xp.stop_gradient(part) for part in system]
-    x = solved(xp.stop_gradient(q), *constants)
-    image, H = applied(x, *system)
-    rest = xp.with_gradient(q - image, solved, *constants)
-    return x + (rest - xp.stop_gradient(rest)), H

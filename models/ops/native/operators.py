@@ -134,6 +134,11 @@ class NativeForm(ABC):
         pair = sequence.DECAY_BY_VALUE if by_value else sequence.DECAY
         return self.apply(pair, *x, state, scale=scale)
 
+    def regression_cell(
+        self, *x: Array, steps: int, chunk_size: int, state: Array | None
+    ) -> Sequence[Array]:
+        return self.apply(sequence.REGRESSION, *x, state, steps=steps)
+
     def delta_cell(self, *x: Array, chunk_size: int, state: Array | None) -> Sequence[Array]:
         return self.apply(sequence.DELTA, *x, state)
 

@@ -16,8 +16,14 @@ the difference of two longer sums, which would have their rounding error. If eve
 has its own decay, A is computed by halves: the scores of the later half of a block with its earlier
 half split the decay at the border of the halves, (q_t exp(sum up to t)) . (k_j exp(sum after j)).
 The scores inside each half are computed in the same way.
-`by_value`, h_t = scale ( diag(exp(b_t)) S_0 q_t + sum_{j<=t} (q_t . v_j) diag(exp(b_t - b_j)) k_j ),
-by the same halves: the earlier half's sum, decayed up to the border, decays on to t.
+Read by value, the same halves give
+
+    h_t = scale ( diag(exp(b_t)) S_0 q_t + sum_{j<=t} (q_t . v_j) diag(exp(b_t - b_j)) k_j )
+
+`regression_cell` applies S_t + diag(ridge) to all positions at once by `decay_cell`, in each step
+of conjugate gradients. Its gradient goes through the solution and not through the steps: with
+r = q - (S + ridge) x, whose value is about 0, the gradient of x is that of (S + ridge)^-1 r with a
+constant inverse, the same conjugate gradients on the way back.
 
 `delta_cell` runs chunk by chunk, too. A position writes k_t u_t^T with
 u_t = beta_t (v_t - a_t S_{t-1}^T k_t), so that
@@ -124,14 +130,14 @@ class Recurrences(ABC):
         states = [state]
         for decay_c, add_c in zip(xp.unstack(decay, 2), xp.unstack(add, 2), strict=True):
             states.append(decay_c * states[-1] + add_c)
-        before, per_head = xp.stack(states[:-1], 2), a.shape[-1] == 1
-        reads, writes = (v, k) if by_value else (k, v)
-        if per_head:
-            h = (q @ reads.swapaxes(-1, -2)) * self._between(a[..., 0]) @ writes
+        if a.shape[-1] == 1:
+            read, written = (v, k) if by_value else (k, v)
+            h = ((q @ read.swapaxes(-1, -2)) * self._between(a[..., 0])) @ written
         else:
             h = self._read_by_value(q, k, v, a) if by_value else self._scores(q, k, a) @ v
+        before = xp.stack(states[:-1], 2)
         if by_value:
-            h = h + q @ before.swapaxes(-1, -2) * xp.exp(b)
+            h = h + (q @ before.swapaxes(-1, -2)) * xp.exp(b)
         else:
             h = h + (q * xp.exp(b)) @ before
         return from_chunks(h, S), states[-1]
@@ -184,6 +190,38 @@ class Recurrences(ABC):
         xp, (early, late) = self.xp, self._pairs(A)
         above = xp.concatenate([early, xp.zeros_like(below)], -1)
         return xp.concatenate([above, xp.concatenate([below, late], -1)], -2)
+
+    def regression_cell(
+        self, *x: Array, steps: int, chunk_size: int, state: Array | None
+    ) -> tuple[Array, Array]:
+        xp, (q, k, a, ridge) = self.xp, (self.xp.float32(y) for y in x)
+        system = (k, a, ridge, *(() if state is None else (state,)))
+
+        def applied(
+            x: Array, k: Array, a: Array, ridge: Array, state: Array | None = None
+        ) -> tuple[Array, Array]:
+            y, S = self.decay_cell(
+                x, k, k, a, scale=1.0, chunk_size=chunk_size, state=state, by_value=False
+            )
+            return y + ridge * x, S
+
+        def solved(b: Array, *system: Array) -> Array:
+            x, rest, direction = xp.zeros_like(b), b, b
+            size = (b * b).sum(-1)
+            for _ in range(steps):
+                image, _ = applied(direction, *system)
+                curvature = (direction * image).sum(-1)
+                step = (size / xp.where(curvature > 0, curvature, 1.0))[..., None]
+                x, rest, before = x + step * direction, rest - step * image, size
+                size = (rest * rest).sum(-1)
+                direction = rest + (size / xp.where(before > 0, before, 1.0))[..., None] * direction
+            return x
+
+        constants = [xp.stop_gradient(part) for part in system]
+        solution = solved(xp.stop_gradient(q), *constants)
+        image, S = applied(solution, *system)
+        rest = xp.with_gradient(q - image, solved, *constants)
+        return solution + (rest - xp.stop_gradient(rest)), S
 
     def delta_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
         xp, (q, k, v, *gates) = self.xp, x

@@ -133,6 +133,22 @@ def decay_cell(
     return h, S
 
 
+def regression_cell(
+    q: Float, k: Float, log_decay: Float, ridge: Float, *, state: Float | None = None
+) -> tuple[Float, Float]:
+    """Return x (B, S, NH, D), solved exactly, and the last S (B, NH, D, D); ridge (NH, D).
+
+    S is read transposed, as in `decay_cell`; it is symmetric, but its central differences are not.
+    """
+    S = zero_state(k, k)[0] if state is None else state
+    x = np.empty(q.shape)
+    for t in range(q.shape[1]):
+        S = np.exp(log_decay[:, t])[..., None] * S + k[:, t, :, :, None] * k[:, t, :, None]
+        system = S.swapaxes(-1, -2) + ridge[..., None] * np.eye(ridge.shape[-1])
+        x[:, t] = np.linalg.solve(system, q[:, t, ..., None])[..., 0]
+    return x, S
+
+
 def delta_cell(
     q: Float, k: Float, v: Float, log_decay: Float, beta: Float, *, state: Float | None = None
 ) -> tuple[Float, Float]:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad import MADConfig
-from mlxhog.models.mad.layers import gsa, mamba3, mesa, path
+from mlxhog.models.mad.layers import gsa, mamba3, path
 from mlxhog.models.mad.sequence import parse
 from tests.models.twins import TWINS, Twin
 from tests.pairs import each_of
@@ -42,7 +42,7 @@ def test_mesa_solves_what_the_exact_code_of_fla_does(twin: Twin) -> None:
     names = ("q", "k", "v", "log_decay", "beta", "ridge")
     q, k, v, log_decay, beta, ridge = recorded(twin, "mesa", *names)
     log_decay, root = log_decay[..., None], beta[..., None] ** 0.5
-    x, _ = mesa.regression(twin.ops, q, root * k, log_decay, ridge, steps=8, state=None)
+    x, _ = twin.ops.regression_cell(q, root * k, log_decay, ridge, steps=8, chunk_size=8)
     h, _ = twin.ops.decay_cell(
         x, root * k, root * v, log_decay, scale=1.0, chunk_size=4, state=None
     )
