@@ -1,12 +1,13 @@
-"""Small candidates on tasks that they should learn: mLSTM on three tasks, on both backends.
+"""Small candidates on tasks that they should learn: mLSTM on five tasks, on both backends.
 
     python benchmarks/mad_oracles.py                    three seeds, about a minute
     python benchmarks/mad_oracles.py --seeds 1
 
-Each oracle is a setting of suite `smoke` (width 64, four layers `mlstm swiglu mlstm swiglu`, AdamW
-with a constant step size of 2e-3, clipped at 1) that has to answer 0.99 of the scored test
-positions within a number of steps; the median of the seeds counts. Beside it stands what the best
-constant answer would reach. As many runs at once as there are cores, with one thread each.
+Each oracle is one setting of suite `smoke`, `recall` or `knowledge` (width 64, four layers
+`mlstm swiglu mlstm swiglu`, AdamW with a constant step size of 2e-3, clipped at 1) that has to
+answer 0.99 of the scored test positions within a number of steps; the median of the seeds counts.
+Beside it stands what the best constant answer would reach. As many runs at once as there are cores,
+with one thread each.
 """
 
 from __future__ import annotations
@@ -40,12 +41,18 @@ class Oracle:
 
     task: str
     within: int
+    suite: str = "smoke"
+    label: str = "baseline"
 
 
 ORACLES = (
     Oracle("in-context-recall", 300),
     Oracle("memorization", 200),
     Oracle("selective-copying", 600),
+    Oracle("depo", 400, "knowledge", "hops=1"),
+    Oracle("mano", 200, "knowledge", "operations=1"),
+    Oracle("multi-query-associative-recall", 300, "recall", "n_pairs=4, dim=64"),
+    Oracle("selective-grammar", 300, "recall", "gap_prob=0.0"),
 )
 
 
@@ -53,8 +60,10 @@ def configured(
     oracle: Oracle, backend: str, seed: int, *, look_every: int = LOOK_EVERY
 ) -> RunConfig:
     """The run of an oracle, which ends as soon as it passes."""
-    ((_, config),) = expand(
-        only(suite("smoke"), [oracle.task]),
+    chosen = only(suite(oracle.suite), [oracle.task])
+    settings = tuple(one for one in chosen.settings if one.label == oracle.label)
+    runs = expand(
+        replace(chosen, settings=settings),
         parse(LAYERS),
         [seed],
         workers=backend,
@@ -64,7 +73,7 @@ def configured(
             "stop_accuracy": SOLVED,
         },
     )
-    return config
+    return next(config for _, config in runs)
 
 
 def trained(oracle: Oracle, backend: str, seed: int) -> tuple[RunResult, float]:

@@ -21,10 +21,11 @@ class ParamSpec:
         name: dotted name, as in a transformers checkpoint.
         shape: sizes, outermost first; a linear map is (out, in).
         init: initial values as text, read by `initial_value`: "zeros", "ones", "constant:V",
-            "normal:STD", "uniform:BOUND", "linspace:FIRST:LAST", "inverse_softplus:LOW:HIGH", whose
-            softplus is log-uniform, "log_of_uniform:LOW:HIGH", "log_of_count", the logarithms of 1,
-            2, ... along the last axis, or the bias of an sLSTM of NH heads, whose forget gates
-            alone are not 0: "slstm_linspace:NH:FIRST:LAST" or "slstm_powerlaw:NH:EXPONENT".
+            "normal:STD", "uniform:BOUND", "linspace:FIRST:LAST", "powerlaw:FIRST:LAST:EXPONENT",
+            FIRST + (LAST - FIRST) (i / size)^EXPONENT, "inverse_softplus:LOW:HIGH", whose softplus
+            is log-uniform, "log_of_uniform:LOW:HIGH", "log_of_count", the logarithms of 1, 2, ...
+            along the last axis, or the bias of an sLSTM of NH heads, whose forget gates alone are
+            not 0: "slstm_linspace:NH:FIRST:LAST" or "slstm_powerlaw:NH:EXPONENT".
         kind: "rows" if one step touches few rows (an embedding), else "dense".
         decay: True if weight decay applies.
         product: True if it only multiplies activations, which may be computed in bfloat16; never
@@ -74,6 +75,9 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
             return np.full(spec.shape, value, np.float32)
         case "linspace", [first, last]:
             return np.linspace(first, last, spec.size, dtype=np.float32).reshape(spec.shape)
+        case "powerlaw", [first, last, exponent]:
+            way = (np.arange(spec.size) / spec.size) ** exponent
+            return (first + (last - first) * way).astype(np.float32).reshape(spec.shape)
         case "normal", [std]:
             array = _generator(spec.name, seed).standard_normal(spec.shape, np.float32)
             array *= np.float32(std)
@@ -100,9 +104,9 @@ def initial_value(spec: ParamSpec, seed: int) -> NDArray[np.float32]:
             return _slstm_bias(spec, int(heads), 5.0 - 12.0 * spread)
     raise ConfigError(
         f"parameter {spec.name} has the initialiser {spec.init!r}; known are zeros, ones, "
-        "constant:V, normal:STD, uniform:BOUND, linspace:FIRST:LAST, inverse_softplus:LOW:HIGH, "
-        "log_of_uniform:LOW:HIGH, log_of_count, slstm_linspace:NH:FIRST:LAST and "
-        "slstm_powerlaw:NH:EXPONENT"
+        "constant:V, normal:STD, uniform:BOUND, linspace:FIRST:LAST, powerlaw:FIRST:LAST:EXPONENT, "
+        "inverse_softplus:LOW:HIGH, log_of_uniform:LOW:HIGH, log_of_count, "
+        "slstm_linspace:NH:FIRST:LAST and slstm_powerlaw:NH:EXPONENT"
     )
 
 

@@ -26,6 +26,7 @@ from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SparseLinear
 from mlxhog.classic.session import train as solve
 from mlxhog.config.schedules import BETA, backoff_start
+from mlxhog.mad.options import PUBLISHED
 from mlxhog.mad.options import Protocol as MadProtocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import resolve
@@ -249,6 +250,7 @@ class Candidate:
     def train(self, rule: Rule, seed: int) -> Trained:
         """Share of the scored test positions that are wrong."""
         protocol = MadProtocol(
+            optimizer=PUBLISHED,
             batch_size=self.batch,
             steps=self.gradients,
             eval_every=self.gradients,

@@ -37,7 +37,7 @@ _run = partial(option, group="run")
 _safety = partial(option, group="safety")
 
 
-def _taking_flat_names(cls: type[T]) -> type[T]:
+def taking_flat_names(cls: type[T]) -> type[T]:
     """Let a configuration, and `replace`, take numbers of its choices by their flat names."""
     init: Any = cls.__init__  # the dataclass's
 
@@ -51,7 +51,7 @@ def _taking_flat_names(cls: type[T]) -> type[T]:
     return cls
 
 
-@_taking_flat_names
+@taking_flat_names
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig(FineTuning):
     """One training run. Defaults < YAML < flags; an unknown key is an error.

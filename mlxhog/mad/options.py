@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from mlxhog.config.choices import SCHEDULES
+from mlxhog.config import optimizers
+from mlxhog.config.choices import OPTIMIZERS, SCHEDULES
+from mlxhog.config.config import taking_flat_names
+from mlxhog.config.optimizer import Decayed, OptimizerChoice
+from mlxhog.config.optimizers import AdamW
 from mlxhog.config.options import convert_fields, is_set, option, options, to_flag
 from mlxhog.config.schedules import BETA, FALLING
 from mlxhog.errors import ConfigError
@@ -17,19 +22,32 @@ if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study
 
 
+PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
+"""The benchmark's optimizer, at one of its points; suites `lite` and `full` have it."""
+
+
+@taking_flat_names
 @dataclass(frozen=True, kw_only=True)
 class Protocol:
-    """Training and scoring of a candidate: by default those of the benchmark, with fixes.
+    """Training and scoring of a candidate: the optimizer of `mlxhog train`, else the benchmark's.
 
-    A switch undoes each fix, for comparison with numbers of the reference (athms/mad-lab).
+    Numbers of the optimizer have their flat names as shorthand: `Protocol(beta2=0.99)`. A switch
+    undoes each fix, for comparison with numbers of the reference (athms/mad-lab).
 
     Raises:
         ConfigError: naming every wrong value at once.
     """
 
-    lr: float = option(5e-4, "step size of AdamW", above=0, aliases=("learning_rate",))
-    weight_decay: float = option(0.0, "decay of weight matrices, decoupled", low=0)
-    beta2: float = option(0.999, "AdamW: decay of the second moment", low=0, below=1)
+    optimizer: OptimizerChoice = option(
+        optimizers.DEFAULT.name,
+        f"update rule, as in mlxhog train; the benchmark's is {PUBLISHED}",
+        kind=OPTIMIZERS,
+    )
+    lr: float | None = option(
+        None,
+        "largest step size; auto is the optimizer's own, by width, vocabulary and strategy",
+        above=0, aliases=("learning_rate",), none="auto",
+    )  # fmt: skip
     clip: float = option(0.0, "largest gradient norm; 0 switches clipping off", low=0)
     schedule: str = option(
         "cosine",
@@ -115,26 +133,51 @@ class Protocol:
         ]
         return unused + [
             f"{to_flag(other)} has no effect beside {to_flag(spec.flat)}; leave one out"
-            for other, spec in SCHEDULES.replaced(asdict(self)).items()
+            for other, spec in SCHEDULES.replaced(vars(self)).items()
             if is_set(self, other)
         ]
 
+    @property
+    def weight_decay(self) -> float:
+        """Weight decay of the optimizer; 0 if it has none."""
+        return float(getattr(self.optimizer, "weight_decay", 0.0))
+
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values; those of back-off only if the schedule has them."""
-        values = asdict(self)
+        """Return plain values; those of back-off only if the schedule has them.
+
+        The weight decay of the optimizer stands apart from its other numbers. AdamW is not named:
+        as in version 0.2 it is its `beta2`, so that the keys of its runs stay.
+        """
+        values = {name: getattr(self, name) for name in options(type(self))}
         if self.schedule not in FALLING:
             values = {name: v for name, v in values.items() if not name.startswith("backoff_")}
-        return values
+        optimizer = values["optimizer"]
+        if isinstance(optimizer, Decayed):
+            values["weight_decay"] = optimizer.weight_decay
+            optimizer = replace(optimizer, weight_decay=PUBLISHED.weight_decay)
+        if isinstance(optimizer, AdamW) and replace(optimizer, beta2=PUBLISHED.beta2) == PUBLISHED:
+            del values["optimizer"]
+            return values | {"beta2": optimizer.beta2}
+        return values | {"optimizer": str(optimizer)}
+
+
+def point_name(protocol: Mapping[str, Any]) -> str:
+    """Return the optimiser point of a protocol as plain values: "lr 2e-03 wd 0.1"."""
+    lr, decay = protocol.get("lr"), protocol.get("weight_decay", 0)
+    return f"lr {'auto' if lr is None else f'{lr:.0e}'}" + (f" wd {decay:g}" if decay else "")
 
 
 WORKER_OPTIONS: Final = (
     "strategy", "predict", "async_after", "average_every", "local_after", "local_work",
-    "inner_state", "prox_mu", "prox", "replicas", "outer_lr", "outer_momentum", "moments",
+    "inner_state", "prox_mu", "prox", "replicas", "outer_lr", "outer_momentum",
     "staleness_lr", "delay_compensation", "delay_feedback", "rescale_by_speed", "lock_scope",
     "slack", "backup_workers", "read", "write", "gpu_write", "kernels", "force", "restarts",
     "heartbeat_timeout_s", "max_nonfinite", "on_torn",
 )  # fmt: skip
 """Options of `mlxhog train` for several workers of one candidate; with one they have no effect."""
+
+PROTOCOL: Final = (*options(Protocol), "weight_decay", "beta2", "moments")
+"""Flags of the protocol: its options, and some numbers of the optimizer by their flat names."""
 
 
 _GROUP = "execution; it may change from session to session"

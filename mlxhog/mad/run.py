@@ -13,6 +13,7 @@ from typing import Any
 
 from mlxhog.config.plugin_file import Plugin
 from mlxhog.mad.options import Protocol
+from mlxhog.mad.tasks.dataset import ByLength
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width, to_dict
@@ -89,6 +90,15 @@ class RunConfig:
         return json.dumps(values, sort_keys=True)
 
 
+SOLVED = 0.99
+"""acc_token of the selecting rows at which a task is solved; a lower stop accuracy replaces it."""
+
+
+def solved_accuracy(stop_accuracy: float) -> float:
+    """Return the acc_token at which a run has solved its task."""
+    return min(SOLVED, stop_accuracy)
+
+
 STATUSES = ("done", "diverged", "pruned", "failed", "interrupted")
 
 
@@ -116,7 +126,9 @@ class RunResult:
         acc_macro: mean recall over classes, see `tasks.dataset`; the base of the score.
         val_token: as acc_token, of the validation rows; None without them.
         val_macro: likewise.
+        by_length: ends of the parts of longer test rows, with the acc_token in each part; else ().
         ceiling: the best possible accuracy on these rows.
+        solved: step of the first evaluation with `solved_accuracy`; None without one.
         curve: every evaluation.
         reason: of the failure, else "".
     """
@@ -129,7 +141,9 @@ class RunResult:
     acc_macro: float
     val_token: float | None = None
     val_macro: float | None = None
+    by_length: ByLength = ()
     ceiling: float = 1.0
+    solved: int | None = None
     curve: tuple[Point, ...] = ()
     reason: str = ""
 

@@ -18,7 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from statistics import fmean
+from statistics import fmean, median_high
 from typing import Any, Literal
 
 import numpy as np
@@ -105,6 +105,7 @@ def best_points(runs: Iterable[StudyRecord], select: Select) -> list[StudyRecord
 
 
 UNFINISHED = ("partial", "pruned")
+STATE_BYTES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,14 +119,19 @@ class CandidateScore:
             no seed is complete.
         interval: half width of the 95 % interval of the score (Student's t over the seeds); None
             with fewer than two complete seeds.
+        fixed_score: as score, with the suite's fixed step size instead of the best one; None if
+            that is the only one.
         val_score: as score, of the validation rows, of the same runs; None without them.
         seeds: seed -> score, of the seeds in the score.
         tasks: task -> score, in the suite's order; a task without a run is absent.
+        intervals: task -> as interval, of its score.
+        solved: task -> step by which more than half of its runs in the score had solved it, see
+            `RunResult.solved`; None without such a step.
         acc_token: task -> mean share of right positions, of the same runs.
         ceiling: task -> the best possible score.
         best: the runs in the score, with 0 for lost ones.
-        params: parameters of the layers, see `budget.params`.
-        state: numbers kept per sequence after the longest row.
+        params: parameters of the layers at the suite's width, see `budget.params`.
+        state: numbers kept per sequence after the longest row, at the suite's width.
         seconds: of all runs together.
         status: "done", "partial" (runs are missing), "pruned" (stopped early, as worse than
             others), "diverged" or "failed" (every run was lost, the last one so).
@@ -140,9 +146,12 @@ class CandidateScore:
     layers: tuple[str, ...]
     score: float
     interval: float | None
+    fixed_score: float | None
     val_score: float | None
     seeds: Mapping[int, float]
     tasks: Mapping[str, float]
+    intervals: Mapping[str, float | None]
+    solved: Mapping[str, int | None]
     acc_token: Mapping[str, float]
     ceiling: Mapping[str, float]
     best: tuple[StudyRecord, ...]
@@ -157,9 +166,32 @@ class CandidateScore:
     select: Select = "test"
 
     @property
+    def state_bytes(self) -> int:
+        """Bytes of the state, whose numbers are float32."""
+        return STATE_BYTES * self.state
+
+    @property
     def worth(self) -> float:
         """The score that orders candidates: of validation rows if they select."""
         return self.score if self.select == "test" or self.val_score is None else self.val_score
+
+    @property
+    def settings(self) -> dict[str, dict[str, dict[str, float]]]:
+        """Task -> label -> accuracy of the best points (mean over seeds), width and state."""
+        runs_of: dict[str, dict[str, list[StudyRecord]]] = {}
+        for run in self.best:
+            runs_of.setdefault(run.task, {}).setdefault(run.label, []).append(run)
+        return {
+            task: {
+                label: {
+                    "acc_macro": fmean(run.acc_macro for run in runs),
+                    "dim": runs[0].config["dim"],
+                    "state": runs[0].state,
+                }
+                for label, runs in by_label.items()
+            }
+            for task, by_label in runs_of.items()
+        }
 
 
 def scores(
@@ -205,27 +237,39 @@ def _row(
 ) -> CandidateScore:
     missing = [cell for cell in expected if cell not in runs]
     whole = {cell.seed for cell in expected} - {cell.seed for cell in missing}
-    counted = [run for run in best_points(runs.values(), select) if run.seed in whole or not whole]
-    seeds = {
-        seed: _score((run.task, run.acc_macro) for run in counted if run.seed == seed)
-        for seed in sorted({run.seed for run in counted})
-    }
+
+    def best(of: Iterable[StudyRecord]) -> list[StudyRecord]:
+        return [run for run in best_points(of, select) if run.seed in whole or not whole]
+
+    counted = best(runs.values())
+    tasks = _by_seed(counted)
+    seeds = {seed: fmean(own.values()) for seed, own in tasks.items()}
+    at_fixed = [run for run in runs.values() if run.config["protocol"]["lr"] == suite.fixed_lr]
+    fixed = _by_seed(best(at_fixed)) if len(suite.lrs) > 1 else {}
     val = [(run.task, run.val_macro) for run in counted if run.val_macro is not None]
     config = next(iter(runs.values())).config
     statuses = [run.status for run in runs.values()]
+    # Settings with a width of their own count only while there is no other run.
+    sized = [run for run in runs.values() if run.config["dim"] == suite.dim] or runs.values()
     return CandidateScore(
         candidate=candidate,
         layers=tuple(candidate.split()),
         score=fmean(seeds.values()),
         interval=half_width(list(seeds.values())) if whole else None,
+        fixed_score=fmean(fmean(own.values()) for own in fixed.values()) if fixed else None,
         val_score=_score(val) if len(val) == len(counted) else None,
         seeds=seeds,
         tasks=_tasks((run.task, run.acc_macro) for run in counted),
+        intervals={
+            task: half_width([own[task] for own in tasks.values()]) if whole else None
+            for task in next(iter(tasks.values()))
+        },
+        solved=_solved(counted),
         acc_token=_tasks((run.task, run.acc_token) for run in counted),
         ceiling=_tasks((run.task, run.ceiling) for run in counted),
         best=tuple(counted),
-        params=params(_layers(config), config["dim"]),
-        state=max(run.state for run in runs.values()),
+        params=params(_layers(config), suite.dim),
+        state=max(run.state for run in sized),
         seconds=sum(run.seconds for run in runs.values()),
         status=_status(statuses, partial=bool(missing)),
         n_runs=len(runs),
@@ -238,6 +282,23 @@ def _row(
 
 def _score(values: Iterable[tuple[str, float]]) -> float:
     return fmean(_tasks(values).values())
+
+
+def _by_seed(runs: Sequence[StudyRecord]) -> dict[int, dict[str, float]]:
+    """Score of every task, by seed."""
+    return {
+        seed: _tasks((run.task, run.acc_macro) for run in runs if run.seed == seed)
+        for seed in sorted({run.seed for run in runs})
+    }
+
+
+def _solved(runs: Sequence[StudyRecord]) -> dict[str, int | None]:
+    steps: dict[str, list[float]] = {}
+    for run in runs:
+        solved = run.solved if run.status not in LOST else None
+        steps.setdefault(run.task, []).append(math.inf if solved is None else solved)
+    medians = {task: median_high(own) for task, own in steps.items()}
+    return {task: int(step) if step < math.inf else None for task, step in medians.items()}
 
 
 def _tasks(values: Iterable[tuple[str, float]]) -> dict[str, float]:

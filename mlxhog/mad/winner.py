@@ -33,7 +33,6 @@ from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.store import ROOT, Store, find, is_study
-from mlxhog.mad.suites import suite
 from mlxhog.models.mad.architecture import VOCABULARY, to_yaml
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
@@ -56,7 +55,7 @@ def finished(store: Store) -> list[CandidateScore]:
 def model(store: Store, layers: tuple[Layer, ...]) -> MADConfig:
     """Return layers as a language model for bytes, of the width of a study."""
     study = studies.read(store)
-    dim = suite(study.suite).dim if study.dim is None else study.dim
+    dim = study.measured().dim
     return MADConfig(vocab_size=VOCABULARY, hidden_size=dim, layers=layers, position=study.position)
 
 
@@ -174,9 +173,16 @@ How = Literal["stack", "stretch"]
 
 
 def unit_of(layers: tuple[Layer, ...]) -> int:
-    """Return 2 for a sequence of blocks, each a mixer and then a channel map; 1 for any other."""
-    kinds = [layer.kind for layer in layers]
-    return 2 if kinds == ["mixer", "channel"] * (len(kinds) // 2) else 1
+    """Return the layers of a block, a mixer and then a channel map; 1 if the layers are not blocks.
+
+    A block has 4 layers if the same layer is before each mixer and each channel map.
+    """
+    for step in (1, 2):
+        kinds = [layer.kind for layer in layers[step - 1 :: step]]
+        before = set(layers[::2]) if step == 2 else ()
+        if kinds and len(before) < 2 and kinds == ["mixer", "channel"] * (len(kinds) // 2):
+            return 2 * step
+    return 1
 
 
 def scaled(layers: tuple[Layer, ...], depth: int, how: How, unit: int) -> tuple[Layer, ...]:

@@ -24,9 +24,12 @@ from mlx.core import array
 from mlx.nn.layers.base import Module
 from mlx.utils import tree_flatten, tree_unflatten
 
+from mlxhog.models import lm
+from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.native.adapter_mlx import set_threads
 from mlxhog.models.spec import initial_value
+from mlxhog.nn.language_model import opened
 from mlxhog.nn.layers import Stack, both_directions, check_directions
 from mlxhog.nn.options import (
     BlockOptions,
@@ -43,7 +46,7 @@ State: TypeAlias = tuple[tuple[array, ...], ...]
 
 Lengths: TypeAlias = array | list[int]
 
-__all__ = ["MLSTM", "SLSTM", "Bidirectional", "XLSTMBlock", "set_threads"]
+__all__ = ["MLSTM", "SLSTM", "Bidirectional", "LanguageModel", "XLSTMBlock", "set_threads"]
 
 
 class Layers(Module):
@@ -122,6 +125,37 @@ class Layers(Module):
 
     def _extra_repr(self) -> str:
         return self.stack.describe()
+
+
+class LanguageModel(Module):
+    """A language model of any family, such as the winner of a search: tokens in, logits out."""
+
+    def __init__(
+        self, source: str | Path | ModelConfig, *, seed: int = 0, kernels: str = "auto"
+    ) -> None:
+        """Make the model; arguments and errors as of `mlxhog.nn.torch.LanguageModel`."""
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.architecture, values = opened(source, seed)
+        self.kernels = kernels
+        self._names = {_own(name): name for name in values}
+        tree = tree_unflatten([(_own(name), mx.array(value)) for name, value in values.items()])
+        for name, branch in cast(dict[str, Any], tree).items():
+            setattr(self, name, _modules(branch))
+
+    def __call__(self, tokens: array, state: Any = None) -> tuple[array, Any]:
+        """Return the logits (B, S, V) of tokens (B, S), and the state after the last position.
+
+        Args:
+            tokens: (B, S) integers in [0, V).
+            state: result of an earlier call for the same rows; None is the start.
+        """
+        own: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
+        params = {self._names[name]: value for name, value in own.items()}
+        ops = choose("mlx", self.kernels, "cpu" if mx.default_device().type == mx.cpu else "gpu")
+        x = lm.embed(self.architecture, params, tokens, ops.xp)
+        starts = lm.starts(self.architecture, tokens)
+        logits, after = lm.forward(self.architecture, params, x, state, ops=ops, starts=starts)
+        return cast(array, logits), after
 
 
 class SLSTM(Layers):

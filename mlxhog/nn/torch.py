@@ -14,16 +14,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from operator import attrgetter
-from typing import Any, TypeAlias, Unpack
+from pathlib import Path
+from typing import Any, TypeAlias, Unpack, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from mlxhog.errors import ConfigError
+from mlxhog.models import lm
+from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
+from mlxhog.nn.language_model import opened
 from mlxhog.nn.layers import Stack, both_directions, check_directions
 from mlxhog.nn.options import (
     BlockOptions,
@@ -40,7 +46,7 @@ State: TypeAlias = tuple[tuple[Tensor, ...], ...]
 
 Lengths: TypeAlias = Tensor | list[int]
 
-__all__ = ["MLSTM", "SLSTM", "Bidirectional", "XLSTMBlock", "detach"]
+__all__ = ["MLSTM", "SLSTM", "Bidirectional", "LanguageModel", "XLSTMBlock", "detach"]
 
 
 class Layers(nn.Module):
@@ -50,14 +56,9 @@ class Layers(nn.Module):
         """Create the parameters of some layers; their values depend on `torch.manual_seed`."""
         super().__init__()
         self.stack = stack
-        for name, spec in stack.parameters.items():
-            *path, leaf = name.split(".")
-            module: nn.Module = self
-            for part in path:
-                if part not in dict(module.named_children()):
-                    module.add_module(part, nn.Module())
-                module = module.get_submodule(part)
-            module.register_parameter(leaf, nn.Parameter(torch.empty(spec.shape)))
+        add_parameters(
+            self, {name: np.empty(s.shape, np.float32) for name, s in stack.parameters.items()}
+        )
         self.register_load_state_dict_pre_hook(_translate)  # type: ignore[no-untyped-call]
         self.reset_parameters()
 
@@ -145,6 +146,70 @@ class Layers(nn.Module):
     def extra_repr(self) -> str:
         """Return sizes and variant for `repr`."""
         return self.stack.describe()
+
+
+class LanguageModel(nn.Module):
+    """A language model of any family, such as the winner of a search: tokens in, logits out."""
+
+    def __init__(
+        self, source: str | Path | ModelConfig, *, seed: int = 0, kernels: str = "auto"
+    ) -> None:
+        """Make the model of a name, a model file, a checkpoint's config.json, or a configuration.
+
+        Args:
+            source: as `mlxhog train --model` takes it; a checkpoint gives its weights, too.
+            seed: of the initial values, those of `mlxhog train`.
+            kernels: "auto" for the fastest of the device, "reference" for PyTorch's own operations.
+
+        Raises:
+            ConfigError: no such model, or no language model.
+            CheckpointError: the weights of a checkpoint do not fit.
+        """
+        super().__init__()
+        self.architecture, values = opened(source, seed)
+        self.kernels = kernels
+        add_parameters(self, values)
+
+    def forward(self, tokens: Tensor, state: Any = None) -> tuple[Tensor, Any]:
+        """Return the logits (B, S, V) of tokens (B, S), and the state after the last position.
+
+        Args:
+            tokens: (B, S) integers in [0, V).
+            state: result of an earlier call for the same rows; None is the start.
+        """
+        return logits_and_state(self, self.architecture, tokens, state, kernels=self.kernels)
+
+
+def add_parameters(module: nn.Module, values: Mapping[str, NDArray[np.float32]]) -> None:
+    """Give a module parameters by their dotted names, in modules of their own."""
+    for name, value in values.items():
+        *path, leaf = name.split(".")
+        inner = module
+        for part in path:
+            if part not in dict(inner.named_children()):
+                inner.add_module(part, nn.Module())
+            inner = inner.get_submodule(part)
+        parameter = nn.Parameter(torch.empty(value.shape))
+        with torch.no_grad():
+            parameter.copy_(torch.tensor(value))
+        inner.register_parameter(leaf, parameter)
+
+
+def logits_and_state(
+    module: nn.Module,
+    architecture: ModelConfig,
+    tokens: Tensor,
+    state: Any = None,
+    *,
+    kernels: str = "auto",
+) -> tuple[Tensor, Any]:
+    """Run a language model with the parameters of a module; see `LanguageModel.forward`."""
+    ops = choose("torch", kernels, tokens.device.type)
+    params = dict(module.named_parameters())
+    x = lm.embed(architecture, params, tokens, ops.xp)
+    starts = lm.starts(architecture, tokens)
+    logits, after = lm.forward(architecture, params, x, state, ops=ops, starts=starts)
+    return cast(Tensor, logits), after
 
 
 class SLSTM(Layers):

@@ -1,4 +1,6 @@
-"""A sequential test of paired differences: which of two is better, or no decision.
+"""Tests of paired differences: which of two is better, or no decision.
+
+`single_look` is the t-test of a fixed number of pairs; the rest of this file is sequential.
 
 After each pair, from the third on, Student's t of the differences (their mean over its standard
 error) is compared with a boundary. The first crossing decides, and ends the comparison. Without a
@@ -66,6 +68,7 @@ class PairedResult:
         mean: of the differences.
         low: lower end of the interval; minus infinity before the first look.
         high: its upper end.
+        p: two-sided p-value, of a single look; NaN without it.
     """
 
     pairs: int
@@ -73,6 +76,7 @@ class PairedResult:
     mean: float
     low: float
     high: float
+    p: float = math.nan
 
     @property
     def sign(self) -> int:
@@ -118,3 +122,21 @@ def look(differences: Sequence[float], planned: int) -> PairedResult:
         return PairedResult(k, planned, mean, -math.inf, math.inf)
     half = limit * stdev(differences) / math.sqrt(k)
     return PairedResult(k, planned, mean, mean - half, mean + half)
+
+
+def single_look(differences: Sequence[float], error: float = 0.05) -> PairedResult:
+    """Return the mean with its t-interval and p-value after all pairs; their number is no choice.
+
+    The interval excludes zero if and only if p is below `error`. One pair has neither.
+    """
+    k, mean = len(differences), fmean(differences)
+    if k < 2:
+        return PairedResult(k, k, mean, -math.inf, math.inf)
+    from scipy.special import stdtr, stdtrit  # .1 s
+
+    deviation = stdev(differences) / math.sqrt(k)
+    if deviation == 0:
+        return PairedResult(k, k, mean, mean, mean, p=float(mean == 0))
+    half = float(stdtrit(k - 1, 1 - error / 2)) * deviation
+    p = 2 * float(stdtr(k - 1, -abs(mean) / deviation))
+    return PairedResult(k, k, mean, mean - half, mean + half, p)

@@ -138,7 +138,7 @@ def resolve(
             groups=groups,
         )
         resolved, end_notes = _without_end(numbers)
-        factor = _workers_factor(resolved, len(workers))
+        factor = workers_factor(resolved, len(workers))
         before = {} if resumption is None else resumption.automatic()
         own = None if resumption is None else resumption.own_budget
         return Resolution(
@@ -160,7 +160,7 @@ def resolve(
     return tuple(map(with_strategy, likely))
 
 
-def _workers_factor(config: TrainConfig, n_workers: int) -> float:
+def workers_factor(config: TrainConfig, n_workers: int) -> float:
     """The factor of `lr_workers`, by the number of workers with separate steps."""
     strategy = of(config, StrategyChoice)
     return optimizers.of(config).workers_factor(strategy.lr_rule, strategy.steppers(n_workers))

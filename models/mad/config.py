@@ -93,6 +93,13 @@ class MADConfig:
         """Never: sequences are independent rows."""
         return False
 
+    @property
+    def bounded_parts(self) -> tuple[str, ...]:
+        """The parts that are made for `max_length` positions, by name."""
+        positions = () if self.position == "none" else (f"position {self.position}",)
+        layers = (layer.name for layer in self.layers if getattr(layer, "bounded", False))
+        return tuple(dict.fromkeys((*positions, *layers)))
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, strict: bool = False) -> Self:
         """Read the result of `to_dict`.

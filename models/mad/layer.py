@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from dataclasses import field
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +29,14 @@ State: TypeAlias = tuple[Array, ...]
 """A layer's memory of the positions that it has read; the first axis is the batch."""
 
 Float: TypeAlias = NDArray[np.float64]
+
+
+def later(default: Any) -> Any:  # a dataclass field
+    """Declare a number of a layer that version 0.2 did not have.
+
+    It is written only if it differs from its default, so that runs and models keep their keys.
+    """
+    return field(default=default, metadata={"later": True})
 
 
 class Sizes(Protocol):
@@ -52,6 +61,9 @@ class Layer(Protocol):
     Attributes:
         name: its name in a line of layers and in YAML: letters, digits, `-` and `_`.
         kind: "mixer" if it mixes positions, else "channel".
+
+    A layer that is made for sequences of `Sizes.max_length` also has `bounded: ClassVar[bool]`,
+    True; candidates with one are refused on tasks with longer rows.
     """
 
     name: ClassVar[str]

@@ -6,7 +6,7 @@ comparisons, `@`, `x[...]`, `x.shape`, `x.T`, `x.reshape`, `x.sum(axis)`. A new 
 `like` is on the framework's default device. This module imports no framework.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol, TypeAlias, TypeVar
 
 from numpy.typing import NDArray
@@ -63,8 +63,14 @@ class Arrays(Protocol[T]):
     def exp(self, x: T) -> T:
         """Return e^x."""
 
+    def log(self, x: T) -> T:
+        """Return the natural logarithm."""
+
     def sin(self, x: T) -> T:
         """Return the sine."""
+
+    def cos(self, x: T) -> T:
+        """Return the cosine."""
 
     def tanh(self, x: T) -> T:
         """Return the hyperbolic tangent."""
@@ -116,6 +122,13 @@ class Arrays(Protocol[T]):
 
     def stop_gradient(self, x: T) -> T:
         """Return x as a constant."""
+
+    def with_gradient(self, x: T, gradient: Callable[..., T], *constants: T) -> T:
+        """Return x, through which dy becomes gradient(dy, *constants).
+
+        `gradient` is linear in dy, uses no other array of the computation, and is itself not
+        differentiated.
+        """
 
     def linear(self, x: T, w: T, b: T | None = None) -> T:
         """Return x W^T + b by the framework itself; `Ops.linears` is for products of note.

@@ -1,6 +1,6 @@
 """The array functions of `arrays.py` in MLX, whose arrays lie on no device of their own."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -9,12 +9,14 @@ import numpy as np
 from mlx.core import abs as abs
 from mlx.core import array
 from mlx.core import broadcast_to as broadcast_to
+from mlx.core import cos as cos
 from mlx.core import cummax as cummax
 from mlx.core import cummin as cummin
 from mlx.core import cumsum as cumsum
 from mlx.core import diagonal as diagonal
 from mlx.core import einsum as einsum
 from mlx.core import exp as exp
+from mlx.core import log as log
 from mlx.core import logsumexp as logsumexp
 from mlx.core import maximum as maximum
 from mlx.core import minimum as minimum
@@ -104,6 +106,30 @@ def _log_sigmoid(x: array) -> array:
 @_log_sigmoid.vjp
 def _log_sigmoid_gradient(x: array, dy: array, _: array) -> array:
     return dy * mx.sigmoid(0 - x)  # -x of before would be kept as an array of its own
+
+
+def with_gradient(x: array, gradient: Callable[..., array], *constants: array) -> array:
+    if not differentiable.get():
+        return x
+
+    @mx.custom_function
+    def identity(x: array, *constants: array) -> array:
+        return x
+
+    @identity.vjp
+    def _(inputs: Sequence[array], dy: array, __: array) -> tuple[array, ...]:
+        _, *constants = inputs
+        return gradient(dy, *constants), *(mx.zeros_like(part) for part in constants)
+
+    @identity.vmap
+    def _(inputs: Sequence[array], axes: Sequence[Any]) -> tuple[array, int]:
+        of_x: int = axes[0]
+        rows = mx.vmap(gradient, list(axes), of_x)
+        return with_gradient(inputs[0], rows, *inputs[1:]), of_x
+
+    # In `mx.compile` MLX 0.32 fails on a broadcast product that a gradient uses, too, unless
+    # another node, which copies nothing, is between them.
+    return cast(array, identity(x, *map(mx.contiguous, constants)))
 
 
 def amax(x: array, axis: int) -> array:

@@ -1,7 +1,7 @@
 """The array functions of `arrays.py` in PyTorch."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,9 +11,11 @@ from torch import Tensor
 from torch import abs as abs
 from torch import amax as amax
 from torch import broadcast_to as broadcast_to
+from torch import cos as cos
 from torch import diagonal as diagonal
 from torch import einsum as einsum
 from torch import exp as exp
+from torch import log as log
 from torch import logsumexp as logsumexp
 from torch import ones_like as ones_like
 from torch import permute as permute
@@ -112,6 +114,37 @@ def sort(x: Tensor, axis: int = -1) -> Tensor:
 
 def stop_gradient(x: Tensor) -> Tensor:
     return x.detach()
+
+
+def with_gradient(x: Tensor, gradient: Callable[..., Tensor], *constants: Tensor) -> Tensor:
+    result: Tensor = cast(Any, _WithGradient).apply(x, gradient, *constants)
+    return result
+
+
+class _WithGradient(torch.autograd.Function):
+    """The identity with a gradient of one's own; under vmap that of all rows at once."""
+
+    @staticmethod
+    def forward(x: Tensor, gradient: Callable[..., Tensor], *constants: Tensor) -> Tensor:
+        return x.view_as(x)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        _, ctx.gradient, *constants = inputs
+        ctx.save_for_backward(*constants)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.gradient(dy, *ctx.saved_tensors), None, *[None] * len(ctx.saved_tensors)
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: Any, x: Tensor, gradient: Callable[..., Tensor], *constants: Tensor
+    ) -> tuple[Tensor, int]:
+        of_x, _, *of_constants = in_dims
+        assert of_x is not None
+        rows = torch.vmap(gradient, (of_x, *of_constants), of_x)
+        return with_gradient(x, rows, *constants), of_x
 
 
 def linear(x: Tensor, w: Tensor, b: Tensor | None = None) -> Tensor:

@@ -268,26 +268,61 @@ class Ops:
         scale: float,
         chunk_size: int,
         state: Array | None = None,
+        by_value: bool = False,
     ) -> tuple[Array, Array]:
         """Run S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T, h_t = scale S_t^T q_t.
 
         Args:
-            q: (B, S, NH, DK).
-            k: as q.
+            q: (B, S, NH, DK); as v with `by_value`.
+            k: (B, S, NH, DK).
             v: (B, S, NH, DV).
             log_decay: (B, S, NH, DK), or (B, S, NH, 1) for one of the whole head; <= 0 and of any
                 size: no form may overflow.
             scale: of h.
             chunk_size: positions computed in parallel, a power of 2.
             state: S before the first position, (B, NH, DK, DV); None is zeros.
+            by_value: h_t = scale S_t q_t instead, the key that belongs to a value.
 
         Returns:
-            h (B, S, NH, DV) and S after the last position, float32, with exact gradients.
+            h (B, S, NH, DV), as k with `by_value`, and S after the last position, float32, with
+            exact gradients.
         """
         h, last = self.form.decay_cell(
-            q, k, v, log_decay, scale=scale, chunk_size=chunk_size, state=state
+            q, k, v, log_decay, scale=scale, chunk_size=chunk_size, state=state, by_value=by_value
         )
         return h, last
+
+    def regression_cell(
+        self,
+        q: Array,
+        k: Array,
+        log_decay: Array,
+        ridge: Array,
+        *,
+        steps: int,
+        chunk_size: int,
+        state: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Run S_t = exp(log_decay_t) S_{t-1} + k_t k_t^T, x_t = (S_t + diag(ridge))^-1 q_t.
+
+        Args:
+            q: (B, S, NH, D).
+            k: as q.
+            log_decay: (B, S, NH, 1), at most 0.
+            ridge: (NH, D), above 0.
+            steps: of conjugate gradients, at most; a form may end them when |q - (S + ridge) x| is
+                1e-7 of |q|.
+            chunk_size: positions computed in parallel, a power of 2.
+            state: S before the first position, (B, NH, D, D), symmetric; None is zeros.
+
+        Returns:
+            x, as q, and S after the last position, float32. The gradient is that of the solution,
+            not of the steps, solved in the same way.
+        """
+        x, last = self.form.regression_cell(
+            q, k, log_decay, ridge, steps=steps, chunk_size=chunk_size, state=state
+        )
+        return x, last
 
     def delta_cell(
         self,
@@ -318,6 +353,42 @@ class Ops:
             h (B, S, NH, DV) and S after the last position, float32, with exact gradients.
         """
         h, last = self.form.delta_cell(q, k, v, log_decay, beta, chunk_size=chunk_size, state=state)
+        return h, last
+
+    def dplr_cell(
+        self,
+        q: Array,
+        k: Array,
+        v: Array,
+        log_decay: Array,
+        read: Array,
+        removal: Array | None = None,
+        *,
+        chunk_size: int,
+        state: Array | None = None,
+    ) -> tuple[Array, Array]:
+        """Run the delta rule whose transition is a diagonal matrix plus one of rank 1.
+
+        S_t = diag(exp(log_decay_t)) S_{t-1} - removal_t (S_{t-1}^T read_t)^T + k_t v_t^T,
+        h_t = S_t^T q_t.
+
+        Args:
+            q: (B, S, NH, DK).
+            k: as q.
+            v: (B, S, NH, DV).
+            log_decay: (B, S, NH, DK), at most 0 and of any size: no form may overflow.
+            read: as q; the key whose value is removed. Transitions of a length above 1 may let the
+                state grow without bound.
+            removal: as q, from where that value is removed; None is k.
+            chunk_size: positions computed in parallel, a power of 2.
+            state: S before the first position, (B, NH, DK, DV); None is zeros.
+
+        Returns:
+            h (B, S, NH, DV) and S after the last position, float32, with exact gradients.
+        """
+        h, last = self.form.dplr_cell(
+            q, k, v, log_decay, read, removal, chunk_size=chunk_size, state=state
+        )
         return h, last
 
     def selective_scan(

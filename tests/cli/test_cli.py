@@ -289,9 +289,7 @@ def test_a_broken_import_of_another_package_keeps_its_traceback(trainer, monkeyp
 def test_what_a_lacking_package_is_installed_by_is_the_name_in_pyproject():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     optional = project["optional-dependencies"]
-    needed = {
-        one for key in ("data", "hf", "tensorboard", "ray", "search") for one in optional[key]
-    }
+    needed = {one for key in ("data", "hf", "tensorboard", "ray") for one in optional[key]}
     names = [
         {re.match(r"[\w.-]+", one)[0] for one in ones}
         for ones in ({*project["dependencies"], *needed}, optional["peers"])

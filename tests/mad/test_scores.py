@@ -50,6 +50,25 @@ def test_a_score_is_the_best_point_then_the_mean_of_settings_then_the_mean_of_ta
     assert (row.status, row.missing, row.n_runs, row.seconds) == ("done", (), 6, 12.0)
 
 
+def test_parameters_and_state_are_those_of_the_suites_width_whatever_widths_settings_have():
+    def run(label: str, dim: int, acc: float, seed: int) -> StudyRecord:
+        one = record(A, "one", acc, label=label, seed=seed)
+        return replace(one, config={**one.config, "dim": dim}, state=10 * dim)
+
+    wide = replace(setting("one", "dim=64"), dim=64)
+    measured = suite(wide, setting("one", "dim=32"))
+    runs = [run("dim=64", 64, 0.9, 0), run("dim=32", 32, 0.5, 0), run("dim=64", 64, 0.7, 1)]
+    runs.append(run("dim=32", 32, 0.3, 1))
+    (row,) = scores(runs, measured)
+    assert (row.params, row.state) == (scores(runs[1:2], measured)[0].params, 320)
+    assert row.settings == {
+        "one": {
+            "dim=64": {"acc_macro": pytest.approx(0.8), "dim": 64, "state": 640},
+            "dim=32": {"acc_macro": pytest.approx(0.4), "dim": 32, "state": 320},
+        }
+    }
+
+
 def test_a_diverged_run_scores_0_is_counted_and_loses_to_any_that_learned():
     measured = suite(setting("one"), points=({"lr": 1e-3}, {"lr": 1e-4}))
     lost = [
@@ -109,6 +128,38 @@ def test_several_seeds_give_their_mean_and_a_95_percent_t_interval():
     assert row.interval == pytest.approx(4.302653 * 0.1 / math.sqrt(3))
     (one,) = scores(complete(A, 0.5, 0.5), TWO_TASKS)
     assert one.interval is None
+
+
+def test_every_task_has_its_interval_over_seeds():
+    runs = [run for seed, acc in enumerate((0.5, 0.6)) for run in complete(A, acc, 0.3, seed)]
+    (row,) = scores(runs, TWO_TASKS)
+    assert row.intervals == pytest.approx({"one": 12.706205 * 0.05, "two": 0.0})
+
+
+def test_the_best_step_size_of_each_setting_counts_beside_the_fixed_one():
+    points = ({"lr": 1e-4}, {"lr": 1e-3}, {"lr": 1e-2})
+    runs = [
+        record(A, task, acc, lr=lr)
+        for task, accuracies in (("one", (0.9, 0.4, 0.1)), ("two", (0.2, 0.6, 0.8)))
+        for lr, acc in zip((1e-4, 1e-3, 1e-2), accuracies, strict=True)
+    ]
+    (row,) = scores(runs, suite(setting("one"), setting("two"), points=points))
+    assert (row.score, row.fixed_score) == pytest.approx((0.85, 0.5))
+    (row,) = scores(complete(A, 0.5, 0.5), TWO_TASKS)
+    assert row.fixed_score is None
+
+
+def test_a_task_is_solved_at_the_step_by_which_more_than_half_of_its_runs_are():
+    runs = [
+        replace(record(A, task, 1.0, seed=seed), solved=step)
+        for task, steps in (("one", (50, None, 100)), ("two", (50, None, None)))
+        for seed, step in enumerate(steps)
+    ]
+    (row,) = scores(runs, TWO_TASKS)
+    assert row.solved == {"one": 100, "two": None}
+    runs[0] = replace(runs[0], status="diverged")
+    (row,) = scores(runs, TWO_TASKS)
+    assert row.solved["one"] is None
 
 
 def test_a_seed_that_lacks_a_run_is_left_out_of_the_mean_and_named():

@@ -6,10 +6,12 @@ from dataclasses import replace
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import RunConfig
-from mlxhog.mad.suites import SUITES, Suite, expand, fixed, only, suite
-from mlxhog.mad.tasks import BENCHMARK, make_task, resolve
+from mlxhog.mad.study.session import Planning
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.suites import SUITES, Suite, at_dim, expand, fixed, only, suite, with_rates
+from mlxhog.mad.tasks import BENCHMARK, find, make_task, resolve
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layers import make
 
@@ -68,7 +70,7 @@ def test_the_full_suite_is_trained_by_the_protocol_of_the_reference_with_its_fix
     assert points == {(lr, decay) for lr in (1e-4, 5e-4, 1e-3) for decay in (0.0, 0.1)}
     assert {replace(how, lr=1.0, weight_decay=0.0) for how in hows} == {
         Protocol(
-            lr=1.0, beta2=0.999, clip=0.0, schedule="cosine", lr_floor=1e-6, batch_size=128,
+            optimizer=PUBLISHED, lr=1.0, clip=0.0, schedule="cosine", lr_floor=1e-6, batch_size=128,
             epochs=200, eval_every=None, stop_accuracy=0.999, patience=None, labels="dense",
             select="test", wd_all=False, fuzzy_compat=False,
         )
@@ -115,12 +117,37 @@ def test_every_setting_of_a_suite_can_be_drawn_and_has_a_model(name):
         data = make_task(setting.task, **{**setting.settings, "train_rows": 2, "test_rows": 2})
         model = MADConfig(
             vocab_size=settings.vocab,
-            hidden_size=suite(name).dim,
+            hidden_size=setting.dim or suite(name).dim,
             layers=LAYERS,
-            max_length=settings.length,
-            backbone=BENCHMARK[setting.task].backbone,
+            max_length=settings.test_length,
+            backbone=find(setting.task).backbone,
         )
-        assert data.train_x.shape == (2, model.max_length)
+        assert data.train_x.shape == (2, settings.length)
+        assert data.test_x.shape == (2, model.max_length)
+
+
+def test_the_state_suite_trains_on_rows_of_40_and_scores_rows_of_2048():
+    configs = runs(suite("state"), LAYERS, seeds=[0])
+    groups = [config.settings.get("group", config.task) for config in configs]
+    assert groups == ["parity", "Z60", "S3", "A5", "S5", "dyck"]
+    lengths = {(one.settings["seq_len"], one.settings["test_length"]) for one in configs}
+    assert lengths == {(40, 2048)}
+    assert {config.protocol.stop_accuracy for config in configs} == {1.0}
+
+
+def test_reduced_changes_one_setting_at_a_time_beside_those_of_smoke():
+    reduced, smoke = suite("reduced"), suite("smoke")
+    firsts = [setting for setting in reduced.settings if setting.label == "baseline"]
+    assert firsts == list(smoke.settings)
+    first = {setting.task: setting.settings for setting in firsts}
+    for setting in reduced.settings:
+        changed = {
+            f"{name}={value}"
+            for name, value in setting.settings.items()
+            if value != first[setting.task][name]
+        }
+        assert changed == {setting.label} - {"baseline"}
+    assert (reduced.runs, reduced.points, reduced.dim) == (15, smoke.points, smoke.dim)
 
 
 def test_every_seed_has_its_runs_and_the_protocol_reaches_the_task():
@@ -135,10 +162,48 @@ def test_every_seed_has_its_runs_and_the_protocol_reaches_the_task():
 
 
 def test_a_run_of_a_suite_is_the_one_that_its_parts_make():
-    setting, config = next(expand(suite("lite"), LAYERS, [7], dim=32, threads=2))
+    setting, config = next(expand(at_dim(suite("lite"), 32), LAYERS, [7], threads=2))
     assert setting.label == "baseline"
     assert isinstance(config, RunConfig)
     assert (config.dim, config.threads, config.seed, config.layers) == (32, 2, 7, LAYERS)
+
+
+def test_recall_compares_numbers_of_pairs_at_three_widths_and_copies_of_four_lengths():
+    configs = {}
+    for setting, config in expand(suite("recall"), LAYERS, [0]):
+        configs[setting.label] = config
+        assert all(f"{name}={value}" in setting.label for name, value in _own(config).items())
+    widths = Counter((config.task, config.dim) for config in configs.values())
+    assert widths == {
+        **{("multi-query-associative-recall", dim): 2 for dim in (64, 32, 16)},
+        ("selective-copying", 64): 4,
+        ("selective-grammar", 64): 2,
+    }
+    assert len({config.key() for config in configs.values()}) == len(configs) == 12
+
+
+def _own(config: RunConfig) -> dict[str, object]:
+    """What a label of suite recall says."""
+    names = {"MQAR": ("n_pairs",), "SC": ("seq_len",), "SG": ("gap_prob",)}[find(config.task).short]
+    own = {name: config.settings[name] for name in names}
+    return {**own, "dim": config.dim} if names == ("n_pairs",) else own
+
+
+def test_a_suite_that_compares_widths_has_no_other_width():
+    with pytest.raises(ConfigError, match=r"on multi-query-.*: 64 and 32, 16; leave the width out"):
+        at_dim(suite("recall"), 128)
+    assert at_dim(suite("recall"), 64) == suite("recall")
+    copies = at_dim(only(suite("recall"), ["SC"]), 128)
+    assert {config.dim for config in runs(copies, LAYERS, [0])} == {128}
+
+
+def test_the_longest_runs_of_a_candidate_come_first_unless_runs_may_be_pruned():
+    study = Study(candidates=("gated-conv",), suite="reduced", tasks=("in-context-recall",))
+    lengths = [
+        [run.config.settings["seq_len"] for run in Planning(one).runs("gated-conv")]
+        for one in (study, replace(study, prune=True))
+    ]
+    assert lengths == [[64, 32, 32], [32, 32, 64]]
 
 
 def test_a_suite_can_be_cut_to_some_tasks():
@@ -146,13 +211,33 @@ def test_a_suite_can_be_cut_to_some_tasks():
     assert [setting.task for setting in cut.settings] == ["in-context-recall", "memorization"]
     with pytest.raises(ConfigError, match="no task"):
         only(suite("lite"), ["CRR"])
+    with pytest.raises(
+        ConfigError, match="suite lite has no depo; its tasks are in-context-recall,"
+    ):
+        only(suite("lite"), ["CR", "depo"])
 
 
 def test_a_suite_that_does_not_exist_is_answered_with_those_that_do():
     with pytest.raises(ConfigError, match="did you mean 'smoke'"):
         suite("smke")
-    with pytest.raises(ConfigError, match="choose one of smoke, lite, full"):
+    with pytest.raises(ConfigError, match="choose one of smoke, lite, full, .*knowledge"):
         suite("x")
+
+
+def test_another_optimizer_has_its_own_step_size_in_place_of_the_suites_points():
+    lite = fixed(suite("lite"), {"optimizer": "muon"})
+    assert lite.points == ({"lr": None},)
+    configs = [one for _, one in expand(lite, LAYERS, [0], protocol={"optimizer": "muon"})]
+    assert {(one.protocol.optimizer.name, one.protocol.lr) for one in configs} == {("muon", None)}
+    chosen = fixed(suite("lite"), {"optimizer": "muon", "lr": 1e-2})
+    assert chosen.points == ({"lr": 1e-2},)
+
+
+def test_numbers_without_an_optimizer_are_those_of_the_suites():
+    (*_, config) = expand(suite("smoke"), LAYERS, [0], protocol={"beta2": 0.95})
+    assert config[1].protocol.optimizer == replace(PUBLISHED, beta2=0.95)
+    with pytest.raises(ConfigError, match="adamw has no nesterov; muon has"):
+        list(expand(suite("smoke"), LAYERS, [0], protocol={"nesterov": 0.1}))
 
 
 def test_a_protocol_that_fixes_the_step_size_leaves_one_point_for_each_other_value():
@@ -165,3 +250,13 @@ def test_a_protocol_that_fixes_the_step_size_leaves_one_point_for_each_other_val
     assert len(results) == full.runs == 66 * 2
     assert {config.protocol.lr for _, config in results} == {3e-3}
     assert fixed(suite("lite"), {}) == suite("lite")
+
+
+def test_rates_replace_the_step_sizes_and_keep_the_suites_own_for_comparison():
+    full = with_rates(suite("full"), (2e-3, 4e-3))
+    assert full.fixed_lr == 5e-4
+    assert full.points == tuple(
+        {"lr": lr, "weight_decay": decay} for lr in (5e-4, 2e-3, 4e-3) for decay in (0.0, 0.1)
+    )
+    assert with_rates(suite("smoke"), (1e-3, 2e-3)).lrs == [1e-3, 2e-3]
+    assert [suite(name).fixed_lr for name in ("smoke", "lite")] == [2e-3, 5e-4]

@@ -29,7 +29,8 @@ pytestmark = pytest.mark.slow
 
 SMALL = (
     "--task CR --set vocab=8 --set seq_len=16 --set train_rows=96 --set test_rows=32 --dim 16 "
-    "--batch-size 16 --eval-every 6 --threads 1 --seed 3 --lr 2e-3"
+    "--batch-size 16 --eval-every 6 --threads 1 --seed 3 --lr 2e-3 "
+    "--optimizer adamw(weight_decay=0,beta2=0.999)"
 ).split()
 MIXER = ["--layers", "gated-conv swiglu"]
 

@@ -127,6 +127,9 @@ def test_blocks_are_found_where_mixers_and_channel_maps_alternate():
     assert unit_of(FREE) == 1
     assert unit_of(parse("swiglu mlstm")) == 1
     assert unit_of(parse("mlstm swiglu mlstm")) == 1
+    assert unit_of(parse("mlstm")) == 1
+    assert unit_of(parse("canon mlstm canon swiglu canon slstm canon mlp")) == 4
+    assert unit_of(parse("canon mlstm gated-conv swiglu")) == 1
 
 
 @given(copies=st.integers(1, 5), how=st.sampled_from(get_args(How)), unit=st.sampled_from([1, 2]))

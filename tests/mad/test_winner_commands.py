@@ -1,14 +1,25 @@
 """`mad vote` and `mad scale`: from a study to a model for `mlxhog train`."""
 
+import importlib
 import json
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import mlx.core as mx
+import numpy as np
 import pytest
+import torch
 
 from mlxhog.cli import main
+from mlxhog.errors import ConfigError
+from mlxhog.models.families import init_params
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.models.registry import load_architecture
+from mlxhog.nn.mlx import LanguageModel as MLXModel
+from mlxhog.nn.torch import LanguageModel as TorchModel
 from tests.mad.report.sample import CONV, study
+from tests.tolerances import LOGITS_F32, assert_close
 
 pytestmark = pytest.mark.slow
 
@@ -122,3 +133,57 @@ def test_a_scaled_winner_trains_as_a_language_model(capsys: pytest.CaptureFixtur
     assert main([*train, *small, "--steps", "2", "--json", "--quiet"]) == 0
     result = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (result["status"], result["steps"]) == ("done", 2)
+
+
+def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both_frameworks(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    transformers = pytest.importorskip("transformers", reason="the extra [peers]")
+    dynamic = importlib.import_module("transformers.dynamic_module_utils")
+    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(Path("modules").absolute()))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    space = "space: {depth: 2, mixers: [mlstm(h2), gated-conv], channels: [swiglu(inner=16)]}"
+    Path("space.yaml").write_text(space)
+    small = "--tasks M --steps 2 --dim 16 --no-prune --parallel 1 --quiet"
+    assert run("search", "--space", "space.yaml", "--study", "s", *small.split()) == 0
+    assert run("vote", "s", "--out", "winner.yaml") == 0
+    assert run("scale", "winner.yaml", "--depth", "4", "--out", "deep.yaml") == 0
+    Path("text.txt").write_text("lock free adds never wait " * 1000)
+    train = "train --model deep.yaml --data text.txt --workers mlx:cpu --seq-len 16 --steps 2"
+    assert main([*train.split(), "--batch-size", "2", "--eval-tokens", "512", "--quiet"]) == 0
+    assert main(["convert", "latest", "exported", "--to", "hf", "--check", "--quiet"]) == 0
+
+    tokens = np.random.default_rng(0).integers(0, 256, (2, 12))
+    theirs = transformers.AutoModelForCausalLM.from_pretrained("exported", trust_remote_code=True)
+    ours = TorchModel("exported")
+    with torch.no_grad():
+        answer = theirs(torch.tensor(tokens), labels=torch.tensor(tokens))
+        whole, _ = ours(torch.tensor(tokens))
+        first, state = ours(torch.tensor(tokens[:, :7]))
+        rest, _ = ours(torch.tensor(tokens[:, 7:]), state)
+        written = theirs.generate(torch.tensor(tokens[:1]), max_new_tokens=3, do_sample=False)
+    expected = whole.numpy()
+    assert_close(answer.logits.numpy(), expected, LOGITS_F32)
+    assert_close(torch.cat([first, rest], 1).numpy(), expected, LOGITS_F32)
+    assert_close(np.array(MLXModel("exported")(mx.array(tokens))[0]), expected, LOGITS_F32)
+    assert torch.isfinite(answer.loss)
+    assert written.shape == (1, 15)
+    with pytest.raises(ValueError, match="rows without padding"):
+        theirs(torch.tensor(tokens), attention_mask=torch.zeros(2, 12))
+    capsys.readouterr()
+
+
+def test_a_module_of_a_model_file_has_the_initial_values_of_training_and_learns() -> None:
+    Path("m.yaml").write_text("model: {dim: 16, layers: 'mlstm(h2) swiglu(inner=16)'}")
+    model = TorchModel("m.yaml", seed=3)
+    values = init_params(load_architecture("m.yaml"), 3)
+    assert {name: p.shape for name, p in model.named_parameters()} == {
+        name: value.shape for name, value in values.items()
+    }
+    for name, parameter in model.named_parameters():
+        np.testing.assert_array_equal(parameter.detach().numpy(), values[name])
+    logits, _ = model(torch.zeros(1, 8, dtype=torch.long))
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in model.parameters())
+    with pytest.raises(ConfigError, match="cannot write text"):
+        TorchModel(replace(model.architecture, backbone="autoencoder"))

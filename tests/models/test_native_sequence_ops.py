@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from mlxhog._native import ops
-from mlxhog.models.ops.native.sequence import MLSTM
+from mlxhog.models.ops.native.sequence import MLSTM, REGRESSION
 from tests.models.test_native_ops import draw
 
 Run = Callable[[int], list[Any]]
@@ -47,6 +47,29 @@ def decay_run(threads: int) -> list[Any]:
     return [h, last, *grads]
 
 
+def decay_by_value_run(threads: int) -> list[Any]:
+    """As `decay_run`, with a decay per key."""
+    B, S, NH, DK, DV = 2, 45, 3, 18, 5
+    q, k, v = draw(B, S, NH, DV), draw(B, S, NH, DK), draw(B, S, NH, DV, seed=1)
+    log_decay, state = -np.abs(draw(B, S, NH, DK, seed=1)), draw(B, NH, DK, DV)
+    states = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
+    h, last, *grads = empty_like(k, state, q, k, v, log_decay, state)
+    how: dict[str, Any] = {"scale": 0.5, "by_value": True, "threads": threads}
+    ops.decay(q, k, v, log_decay, state, h, last, states, **how)
+    ops.decay_grad(q, k, v, log_decay, states, k, state, *grads, **how)
+    return [h, last, *grads]
+
+
+def regression_run(threads: int) -> list[Any]:
+    """Heads wider than a vector, a state, and all gradients."""
+    B, S, NH, D = 2, 45, 3, 18
+    q, k, root = draw(B, S, NH, D), draw(B, S, NH, D, seed=1), draw(B, NH, D, D)
+    inputs = (q, k / 4, -np.abs(draw(B, S, NH, 1)), 1 + np.abs(draw(NH, D)), root @ root.mT)
+    how: dict[str, Any] = {"steps": 20, "threads": threads}
+    (x, last), saved = REGRESSION.forward(*inputs, keep=True, **how)
+    return [x, last, *REGRESSION.backward((*saved, x), (q, last), [True] * 5, **how)]
+
+
 def delta_run(threads: int) -> list[Any]:
     """As `decay_run`, with an odd number of rows."""
     B, S, NH, DK, DV = 2, 45, 3, 17, 5
@@ -59,6 +82,21 @@ def delta_run(threads: int) -> list[Any]:
     ops.delta(*inputs, state, h, last, states, held, threads=threads)
     grads = empty_like(*inputs, state)
     ops.delta_grad(*inputs, states, held, v, state, *grads, threads=threads)
+    return [h, last, *grads]
+
+
+def dplr_run(threads: int) -> list[Any]:
+    """As `delta_run`, with values wider than a vector."""
+    B, S, NH, DK, DV = 2, 45, 3, 17, 21
+    q, read, v, dh = draw(B, S, NH, DK), draw(B, S, NH, DK, seed=1) / 5, draw(B, S, NH, DV), draw(S)
+    dh = np.broadcast_to(dh[None, :, None, None], v.shape).copy()
+    state = draw(B, NH, DK, DV)
+    states = np.empty((B, NH, ops.decay_chunks(S=S, DK=DK), DK, DV), np.float32)
+    h, last, held = empty_like(v, state, v)
+    inputs = (q, q, v, -np.abs(q), read, np.abs(read))
+    ops.dplr(*inputs, state, h, last, states, held, threads=threads)
+    grads = empty_like(*inputs, state)
+    ops.dplr_grad(*inputs, states, held, dh, state, *grads, threads=threads)
     return [h, last, *grads]
 
 
@@ -84,12 +122,24 @@ def long_conv_run(threads: int) -> list[Any]:
     return [y, dx, df]
 
 
-@pytest.mark.parametrize("run", [attention_run, decay_run, delta_run, scan_run, long_conv_run])
+@pytest.mark.parametrize(
+    "run",
+    [attention_run, decay_run, decay_by_value_run, regression_run]
+    + [delta_run, dplr_run, scan_run, long_conv_run],
+)
 def test_the_bits_do_not_depend_on_the_number_of_threads(run: Run) -> None:
     alone, three = run(1), run(3)
     for one, other in zip(alone, three, strict=True):
         assert np.isfinite(one).all()
         np.testing.assert_array_equal(one, other)
+
+
+def test_a_regression_of_a_tiny_query_is_finite_and_of_an_infinite_one_is_not() -> None:
+    q, k = draw(1, 4, 1, 3), draw(1, 4, 1, 3, seed=1)
+    q[0, :3] *= np.array([1e-25, np.nan, 1e30], np.float32)[:, None, None]
+    inputs = (q, k, -np.abs(draw(1, 4, 1, 1)), np.ones((1, 3), np.float32), None)
+    (x, _), _ = REGRESSION.forward(*inputs, steps=20, keep=False, threads=1)
+    assert np.isfinite(x).all(-1).ravel().tolist() == [True, False, False, True]
 
 
 @pytest.mark.parametrize("keep", [False, True])

@@ -59,10 +59,11 @@ def decay(
     speed: float = 0.3,
     chunk: int = 8,
     state: bool = True,
+    by_value: bool = False,
 ) -> Case:
     """q, k, v and the decay of a linear recurrence; `speed` is that of forgetting."""
     inputs = {
-        "q": draw(B, S, NH, DK),
+        "q": draw(B, S, NH, DV if by_value else DK),
         "k": draw(B, S, NH, DK, seed=1),
         "v": draw(B, S, NH, DV, seed=2),
         "log_decay": -speed * np.abs(draw(B, S, NH, 1 if scalar else DK, seed=3)),
@@ -70,7 +71,26 @@ def decay(
     if state:
         inputs["state"] = draw(B, NH, DK, DV, seed=4)
     reference = recurrences_numpy.decay_cell
-    return Case("decay_cell", reference, inputs, {"scale": 0.5}, {"chunk_size": chunk})
+    fixed = {"scale": 0.5, "by_value": by_value}
+    return Case("decay_cell", reference, inputs, fixed, {"chunk_size": chunk})
+
+
+def regression(
+    B: int, S: int, NH: int, D: int, *, speed: float = 0.3, chunk: int = 8, state: bool = True
+) -> Case:
+    """q, unit keys and a ridge; `speed` is that of forgetting."""
+    k = draw(B, S, NH, D, seed=1)
+    inputs = {
+        "q": draw(B, S, NH, D),
+        "k": k / np.sqrt((k * k).sum(-1, keepdims=True)),
+        "log_decay": -speed * np.abs(draw(B, S, NH, 1, seed=3)),
+        "ridge": 0.25 + np.abs(draw(NH, D, seed=5)),
+    }
+    if state:  # symmetric and positive, as every state that the cell reaches
+        root = draw(B, NH, D, D, seed=4) / np.sqrt(np.float32(D))
+        inputs["state"] = root @ root.swapaxes(-1, -2)
+    form = {"chunk_size": chunk, "steps": 40}
+    return Case("regression_cell", recurrences_numpy.regression_cell, inputs, {}, form)
 
 
 def delta(
@@ -100,6 +120,39 @@ def delta(
     if state:
         inputs["state"] = draw(B, NH, DK, DV, seed=4)
     return Case("delta_cell", recurrences_numpy.delta_cell, inputs, {}, {"chunk_size": chunk})
+
+
+def dplr(
+    B: int,
+    S: int,
+    NH: int,
+    DK: int,
+    DV: int,
+    *,
+    speed: float = 0.3,
+    chunk: int = 8,
+    own: bool = True,
+    alike: bool = False,
+    state: bool = True,
+) -> Case:
+    """q, v, the decay and unit keys to read; `own` removes elsewhere than it writes."""
+    read = draw(B, S, NH, DK, seed=1)
+    if alike:
+        read = np.broadcast_to(read[:, :1], read.shape) + 0.01 * read
+    read = read / np.sqrt((read * read).sum(-1, keepdims=True))
+    rate = 1 / (1 + np.exp(-draw(B, S, NH, DK, seed=5)))
+    inputs = {
+        "q": draw(B, S, NH, DK),
+        "k": draw(B, S, NH, DK, seed=6) if own else rate[..., :1] * read,
+        "v": draw(B, S, NH, DV, seed=2),
+        "log_decay": -speed * np.abs(draw(B, S, NH, DK, seed=3)),
+        "read": read,
+    }
+    if own:
+        inputs["removal"] = rate * read
+    if state:
+        inputs["state"] = draw(B, NH, DK, DV, seed=4)
+    return Case("dplr_cell", recurrences_numpy.dplr_cell, inputs, {}, {"chunk_size": chunk})
 
 
 def scan(B: int, S: int, C: int, N: int, *, speed: float = 0.3, state: bool = True) -> Case:
@@ -156,15 +209,34 @@ CASES = {
     "a decay per element, from zeros": decay(2, 16, 2, 4, 3, state=False),
     "a decay per element, of one position": decay(2, 1, 2, 6, 5),
     "a decay per element, of wide heads": decay(1, 50, 1, 36, 21, chunk=16),
+    "a read by value": decay(2, 21, 2, 6, 5, by_value=True),
+    "a read by value, in one chunk": decay(1, 7, 1, 4, 4, chunk=64, by_value=True),
+    "a read by value, from zeros": decay(2, 16, 2, 4, 3, state=False, by_value=True),
+    "a read by value, of one position": decay(2, 1, 2, 6, 5, by_value=True),
+    "a read by value, of wide heads": decay(1, 50, 1, 36, 21, chunk=16, by_value=True),
+    "a read by value, of a decay per head": decay(2, 21, 3, 4, 6, scalar=True, by_value=True),
     "a decay per head": decay(2, 21, 3, 4, 6, scalar=True),
     "a decay per head, from zeros": decay(1, 9, 2, 4, 6, scalar=True, state=False),
     "keys of one number": decay(2, 10, 2, 1, 3, scalar=True),
+    "a regression": regression(2, 21, 2, 6),
+    "a regression, from zeros": regression(2, 16, 2, 4, state=False),
+    "a regression, of one position": regression(2, 1, 2, 6),
+    "a regression, of wide heads": regression(1, 70, 1, 21, chunk=16),
     "the delta rule": delta(2, 21, 2, 6, 5),
     "the delta rule, in one chunk": delta(1, 7, 1, 4, 4, chunk=64),
     "the delta rule, of wide heads": delta(1, 50, 1, 37, 21, chunk=16),
     "the delta rule, from zeros": delta(2, 16, 2, 4, 3, state=False),
     "the delta rule, of one position": delta(2, 1, 2, 6, 5),
     "the delta rule, with keys alike": delta(1, 64, 1, 4, 4, alike=True, speed=0.0, chunk=64),
+    "a diagonal and rank 1": dplr(2, 21, 2, 6, 5),
+    "a diagonal and rank 1, of one key": dplr(2, 21, 2, 6, 5, own=False),
+    "a diagonal and rank 1, in one chunk": dplr(1, 7, 1, 4, 4, chunk=64),
+    "a diagonal and rank 1, of wide heads": dplr(1, 50, 1, 37, 21, chunk=16, own=False),
+    "a diagonal and rank 1, from zeros": dplr(2, 16, 2, 4, 3, state=False),
+    "a diagonal and rank 1, of one position": dplr(2, 1, 2, 6, 5),
+    "a diagonal and rank 1, with keys alike": dplr(
+        1, 64, 1, 4, 4, alike=True, own=False, speed=0.0, chunk=64
+    ),
     "a selective scan": scan(2, 21, 7, 4),
     "a selective scan of many channels": scan(2, 35, 37, 9),
     "a selective scan, from zeros": scan(2, 8, 5, 3, state=False),
@@ -232,18 +304,42 @@ def _moved(inputs: dict[str, Array], name: str, direction: Array, step: float) -
     return inputs | {name: inputs[name].astype(np.float64) + step * direction}
 
 
-@in_pairs(twin=TWINS, speed=[1e-3, 10.0, 200.0, 1e4], scalar=[False, True])
+@in_pairs(
+    twin=TWINS,
+    speed=[1e-3, 10.0, 200.0, 1e4],
+    make={
+        "per element": decay,
+        "per head": partial(decay, scalar=True),
+        "by value": partial(decay, by_value=True),
+        "and removal": dplr,
+        "and removal by the key": partial(dplr, own=False),
+    },
+)
 def test_a_head_that_forgets_at_any_speed_is_computed_exactly(
-    twin: Twin, speed: float, scalar: bool
+    twin: Twin, speed: float, make: Callable[..., Case]
 ) -> None:
-    case = decay(2, 33, 2, 4, 4, speed=speed, scalar=scalar, chunk=32)
+    case = make(2, 33, 2, 4, 4, speed=speed, chunk=32)
     for result, expected in zip(case.result(twin), case.expected(**case.inputs), strict=True):
         assert_close(result, expected, SEQUENCE_F32)
     grads = twin.op_grads(
-        lambda ops, p: sum(y.sum() for y in ops.decay_cell(**p, **case.fixed, **case.form)),
+        lambda ops, p: sum(y.sum() for y in getattr(ops, case.op)(**p, **case.fixed, **case.form)),
         case.inputs,
     )
     assert all(np.isfinite(grad).all() for grad in grads.values())
+
+
+@twins
+def test_a_regression_of_one_step_goes_along_the_query(twin: Twin) -> None:
+    case = regression(2, 5, 2, 6)
+    q, ridge = case.inputs["q"].copy(), case.inputs["ridge"]
+    q[:, 2] = 0
+    inputs = case.inputs | {"q": q}
+    x, _ = twin.op("regression_cell", **inputs, steps=1, chunk_size=8)
+    k, log_decay, state = (inputs[name] for name in ("k", "log_decay", "state"))
+    image, _ = recurrences_numpy.decay_cell(q, k, k, log_decay, scale=1.0, state=state)
+    curvature = (q * (image + ridge * q)).sum(-1, keepdims=True)
+    step = (q * q).sum(-1, keepdims=True) / np.where(curvature > 0, curvature, 1)
+    assert_close(x, step * q, SEQUENCE_F32)
 
 
 @twins
@@ -261,8 +357,10 @@ def test_the_other_recurrences_do_not_overflow_either(
     twin=TWINS,
     case={
         "decay": decay(2, 21, 2, 4, 4),
+        "decay by value": decay(2, 21, 2, 4, 4, by_value=True),
         "decay of heads": decay(2, 21, 2, 4, 4, scalar=True),
         "delta": delta(2, 21, 2, 4, 4),
+        "dplr": dplr(2, 21, 2, 4, 4),
     },
     chunk=[1, 2, 16, 32],
 )

@@ -16,7 +16,9 @@ MLXHOG_CLONES void exponentials(Index count, float* x) {
   for (Index j = 0; j < count; ++j) x[j] = exp_f32(x[j]);
 }
 
-// One chunk's inputs of one head, rows of whole lanes (the rest is 0): a, k, q (L, PK); v and dh (L, PV).
+// One chunk's inputs of one head, rows of whole lanes (the rest is 0): a, k, q (L, PK); v and dh (L, PV). All gradients
+// are those of the sum of q_t^T S_t dh_t, which also has the two ways to read: h is its gradient of dh, by value that of
+// q. So by value the query is in dh, and the gradient of the result in q.
 struct Chunk {
   Index L = 0, PK, PV;
   Buffer a, k, q, v, dh;
@@ -34,7 +36,10 @@ struct Chunk {
     L = std::min(s.chunk(), s.S - c * s.chunk());
     const Index row = (b * s.S + c * s.chunk()) * s.NH + head;
     copy_rows(L, s.DK, in.k + row * s.DK, s.NH * s.DK, k.get(), PK, PK);
-    copy_rows(L, s.DK, in.q + row * s.DK, s.NH * s.DK, q.get(), PK, PK, s.scale);
+    if (s.by_value)
+      copy_rows(L, s.DV, in.q + row * s.DV, s.NH * s.DV, dh.get(), PV, PV, s.scale);
+    else
+      copy_rows(L, s.DK, in.q + row * s.DK, s.NH * s.DK, q.get(), PK, PK, s.scale);
     copy_rows(L, s.DV, in.v + row * s.DV, s.NH * s.DV, v.get(), PV, PV);
     if (s.A == 1) {
       for (Index t = 0; t < L; ++t) std::fill_n(&a[t * PK], PK, in.log_decay[row + t * s.NH]);
@@ -46,7 +51,10 @@ struct Chunk {
 
   void load_gradient(const DecayShape& s, const float* from, Index b, Index head, Index c) {
     const Index row = (b * s.S + c * s.chunk()) * s.NH + head;
-    copy_rows(L, s.DV, from + row * s.DV, s.NH * s.DV, dh.get(), PV, PV);
+    if (s.by_value)
+      copy_rows(L, s.DK, from + row * s.DK, s.NH * s.DK, q.get(), PK, PK);
+    else
+      copy_rows(L, s.DV, from + row * s.DV, s.NH * s.DV, dh.get(), PV, PV);
   }
 };
 
@@ -67,6 +75,26 @@ MLXHOG_CLONES void advance(const Chunk& c, Index d, Index column, float* S, floa
     store(sum, h);
   }
   for (Index i = 0; i < kRows; ++i) store(s[i], S + (d + i) * c.PV + column);
+}
+
+// The same of the transposed state S_T (columns, PK), by value, for four columns and sixteen rows: h_t += S_t dh_t.
+MLXHOG_CLONES void advance_columns(const Chunk& c, Index column, Index d, float* S_T, float* h) {
+  Lanes s[kRows];
+  for (Index i = 0; i < kRows; ++i) load(S_T + (column + i) * c.PK + d, s[i]);
+  const float *v = &c.v[column], *dh = &c.dh[column];
+  for (Index t = 0; t < c.L; ++t, v += c.PV, dh += c.PV) {
+    const Index at = t * c.PK + d;
+    Lanes a, k, sum;
+    load(&c.a[at], a);
+    load(&c.k[at], k);
+    load(h + at, sum);
+    for (Index i = 0; i < kRows; ++i) {
+      s[i] = a * s[i] + v[i] * k;
+      sum += dh[i] * s[i];
+    }
+    store(sum, h + at);
+  }
+  for (Index i = 0; i < kRows; ++i) store(s[i], S_T + (column + i) * c.PK + d);
 }
 
 // dS (rows, PV) back over one chunk, as `advance`: dv_t += dS_t^T k_t.
@@ -140,16 +168,26 @@ MLXHOG_CLONES void retreat_columns(const Chunk& c, Index column, Index d, const 
 
 struct Forward {
   Chunk chunk;
-  Buffer S, h;
+  Buffer S, S_T, h;
 
   explicit Forward(const DecayShape& s)
-      : chunk(s), S(uninitialised(chunk.PK * chunk.PV)), h(uninitialised(s.chunk() * chunk.PV)) {}
+      : chunk(s),
+        S(uninitialised(chunk.PK * chunk.PV)),
+        S_T(s.by_value ? uninitialised(chunk.PK * chunk.PV) : Buffer{}),
+        h(uninitialised(s.chunk() * (s.by_value ? chunk.PK : chunk.PV))) {}
 };
 
 // A state (DK, DV) in whole lanes; zeros if it is null.
 void load_state(const DecayShape& s, const Chunk& c, const float* state, float* S) {
   std::fill_n(S, c.PK * c.PV, 0.0f);
   if (state) copy_rows(s.DK, s.DV, state, s.DV, S, c.PV);
+}
+
+// h (L, PV) of a chunk, and the state S (PK, PV) after it.
+void read_keys(const DecayShape& s, const Chunk& c, float* S, float* h) {
+  std::fill_n(h, c.L * c.PV, 0.0f);
+  for (Index column = 0; column < c.PV; column += kLaneCount)
+    for (Index d = 0; d < s.DK; d += kRows) advance(c, d, column, S, h);
 }
 
 void forward_head(const DecayShape& s, const DecayInputs& in, Index b, Index head, Forward& work, float* h, float* last,
@@ -160,18 +198,26 @@ void forward_head(const DecayShape& s, const DecayInputs& in, Index b, Index hea
   for (Index n = 0; n < s.chunks(); ++n) {
     c.load(s, in, b, head, n);
     if (kept) copy_rows(s.DK, s.DV, work.S.get(), c.PV, kept + (pair * s.chunks() + n) * state, s.DV);
-    std::fill_n(work.h.get(), c.L * c.PV, 0.0f);
-    for (Index column = 0; column < c.PV; column += kLaneCount)
-      for (Index d = 0; d < s.DK; d += kRows) advance(c, d, column, work.S.get(), work.h.get());
     const Index row = (b * s.S + n * s.chunk()) * s.NH + head;
-    copy_rows(c.L, s.DV, work.h.get(), c.PV, h + row * s.DV, s.NH * s.DV);
+    if (s.by_value) {
+      transpose(work.S.get(), c.PV, c.PK, c.PV, work.S_T.get());
+      std::fill_n(work.h.get(), c.L * c.PK, 0.0f);
+      for (Index d = 0; d < c.PK; d += kLaneCount)
+        for (Index column = 0; column < s.DV; column += kRows)
+          advance_columns(c, column, d, work.S_T.get(), work.h.get());
+      transpose(work.S_T.get(), c.PK, c.PV, c.PK, work.S.get());
+      copy_rows(c.L, s.DK, work.h.get(), c.PK, h + row * s.DK, s.NH * s.DK);
+    } else {
+      read_keys(s, c, work.S.get(), work.h.get());
+      copy_rows(c.L, s.DV, work.h.get(), c.PV, h + row * s.DV, s.NH * s.DV);
+    }
   }
   copy_rows(s.DK, s.DV, work.S.get(), c.PV, last + pair * state, s.DV);
 }
 
 struct Backward {
   Chunk chunk;
-  Buffer S, S_T, dS, dS_T, history, dv, dq, dk, d_log;
+  Buffer S, S_T, dS, dS_T, history, dv, dq, dk, d_log;  // dq is that of Chunk::q
 
   explicit Backward(const DecayShape& s) : chunk(s) {
     const Index state = chunk.PK * chunk.PV, rows = s.chunk() * chunk.PK;
@@ -185,7 +231,7 @@ struct Backward {
 void store_gradients(const DecayShape& s, const Backward& work, Index row, const DecayGradients& grad) {
   const Chunk& c = work.chunk;
   copy_rows(c.L, s.DV, work.dv.get(), c.PV, grad.v + row * s.DV, s.NH * s.DV);
-  copy_rows(c.L, s.DK, work.dq.get(), c.PK, grad.q + row * s.DK, s.NH * s.DK, 0, s.scale);
+  if (!s.by_value) copy_rows(c.L, s.DK, work.dq.get(), c.PK, grad.q + row * s.DK, s.NH * s.DK, 0, s.scale);
   copy_rows(c.L, s.DK, work.dk.get(), c.PK, grad.k + row * s.DK, s.NH * s.DK);
   if (s.A != 1) return copy_rows(c.L, s.A, work.d_log.get(), c.PK, grad.log_decay + row * s.A, s.NH * s.A);
   for (Index t = 0; t < c.L; ++t) {
@@ -214,7 +260,11 @@ void backward_head(const DecayShape& s, const DecayInputs& in, const float* kept
       for (Index column = 0; column < s.DV; column += kRows)
         retreat_columns(c, column, d, work.S_T.get(), work.dS_T.get(), work.history.get(),
                         {work.dq.get(), work.dk.get(), work.d_log.get()});
-    store_gradients(s, work, (b * s.S + n * s.chunk()) * s.NH + head, grad);
+    const Index row = (b * s.S + n * s.chunk()) * s.NH + head;
+    store_gradients(s, work, row, grad);
+    if (!s.by_value) continue;
+    read_keys(s, c, work.S.get(), work.dv.get());
+    copy_rows(c.L, s.DV, work.dv.get(), c.PV, grad.q + row * s.DV, s.NH * s.DV, 0, s.scale);
   }
   if (grad.state) copy_rows(s.DK, s.DV, work.dS.get(), c.PV, grad.state + pair * state, s.DV);
 }

@@ -3,8 +3,8 @@
 #include <algorithm>
 #include <vector>
 
+#include "delta_heads.h"
 #include "gemm.h"
-#include "heads.h"
 #include "lanes.h"
 
 namespace mlxhog {
@@ -173,37 +173,6 @@ MLXHOG_CLONES void retreat_columns(const Chunk& c, Index column, Index d, const 
   for (Index i = 0; i < kRows; ++i) store(s[i], dS_T + (column + i) * c.PK + d);
 }
 
-// A state (DK, DV) in whole lanes; zeros if it is null.
-void load_state(const DeltaShape& s, const Chunk& c, const float* state, float* S) {
-  std::fill_n(S, c.PK * c.PV, 0.0f);
-  if (state) copy_rows(s.DK, s.DV, state, s.DV, S, c.PV);
-}
-
-struct Forward {
-  Chunk chunk;
-  Buffer S, h;
-
-  explicit Forward(const DeltaShape& s)
-      : chunk(s), S(uninitialised(chunk.PK * chunk.PV)), h(uninitialised(s.chunk() * chunk.PV)) {}
-};
-
-void forward_head(const DeltaShape& s, const DeltaInputs& in, Index b, Index head, Forward& work, float* h, float* last,
-                  float* kept, float* held) {
-  Chunk& c = work.chunk;
-  const Index pair = b * s.NH + head, state = s.DK * s.DV, ld = s.NH * s.DV;
-  load_state(s, c, in.state ? in.state + pair * state : nullptr, work.S.get());
-  for (Index n = 0; n < s.chunks(); ++n) {
-    const Index row = (b * s.S + n * s.chunk()) * s.NH + head;
-    c.load_inputs(s, in, b, head, n);
-    if (kept) copy_rows(s.DK, s.DV, work.S.get(), c.PV, kept + (pair * s.chunks() + n) * state, s.DV);
-    for (Index column = 0; column < c.PV; column += kLaneCount)
-      advance(c, s.DK, column, work.S.get(), work.h.get(), c.held.get());
-    copy_rows(c.L, s.DV, work.h.get(), c.PV, h + row * s.DV, ld);
-    if (held) copy_rows(c.L, s.DV, c.held.get(), c.PV, held + row * s.DV, ld);
-  }
-  copy_rows(s.DK, s.DV, work.S.get(), c.PV, last + pair * state, s.DV);
-}
-
 struct Backward {
   Chunk chunk;
   Buffer S, S_T, dS, dS_T, history, w, dw, du, dq, dk, d_log;
@@ -276,8 +245,7 @@ void backward_head(const DeltaShape& s, const DeltaInputs& in, const float* kept
 
 void delta_forward(const DeltaShape& s, const DeltaInputs& in, float* h, float* last, float* kept, float* held,
                    int threads) {
-  for_each_head(s.B, s.NH, std::min(s.DK, s.DV), threads, [&] { return Forward(s); },
-                [&](Index b, Index head, Forward& work) { forward_head(s, in, b, head, work, h, last, kept, held); });
+  forward_heads<Chunk>(s, in, h, last, kept, held, threads);
 }
 
 void delta_backward(const DeltaShape& s, const DeltaInputs& in, const float* kept, const float* held, const float* dh,

@@ -24,12 +24,14 @@ Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py`; transformers 5.23.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.checkpoint.formats import table_rows
+from mlxhog.config import plugins
 from mlxhog.errors import ConfigError
 from mlxhog.files.tensors import TensorSource
 from mlxhog.models import families, ngrams, translation
@@ -57,9 +59,8 @@ def refuse(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> XLSTMLarg
         ConfigError: transformers has no such model; the message gives the reason.
     """
     if not isinstance(model, XLSTMLargeConfig):
-        others = "mlxhog" if isinstance(model, MADConfig) else "xlstm or mlxhog"
         raise ConfigError(
-            f"transformers has no model for {families.of(model).title}; use --to {others}"
+            f"transformers has no model for {families.of(model).title}; use --to xlstm or mlxhog"
         )
     _refuse_tables(model, "transformers")
     if not model.add_out_norm:
@@ -118,6 +119,33 @@ def hf_config_json(
         fields |= PORTABLE
     whole = all(width % 64 == 0 for width in (model.qk_dim, model.v_dim))
     return fields | {"use_cache": bool(fields.get("use_cache", True)) and whole}
+
+
+MODELING = Path(__file__).parents[2] / "nn" / "modeling_torch.py"
+"""The code that transformers needs for sequences of layers; never imported here."""
+
+
+def hf_code_json(model: MADConfig, *, dtype: np.dtype[Any]) -> dict[str, Any]:
+    """Return config.json of a model that transformers loads by `MODELING`, and mlxhog as its own.
+
+    Raises:
+        ConfigError: transformers cannot generate with the model, or would need a user's file.
+    """
+    families.check_language_model(model)
+    fields = our_config_json(model, dtype=dtype)
+    if files := fields.get(plugins.KEY):
+        raise ConfigError(
+            f"the model has layers of {files[0].partition(' ')[0]}, which an export does not "
+            "carry; use --to mlxhog"
+        )
+    return fields | {
+        "architectures": ["MlxhogForCausalLM"],
+        "auto_map": {
+            "AutoConfig": f"{MODELING.stem}.MlxhogConfig",
+            "AutoModelForCausalLM": f"{MODELING.stem}.MlxhogForCausalLM",
+        },
+        "use_cache": False,
+    }
 
 
 def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, TensorSource]:

@@ -18,6 +18,7 @@ from mlxhog.checkpoint.formats.saving import OnTensor
 from mlxhog.errors import ConfigError
 from mlxhog.files import mapped, plain_json, reading
 from mlxhog.files.tensors import TensorSource
+from mlxhog.models.mad import MADConfig
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
@@ -115,6 +116,11 @@ def _planned(
         text = yaml.safe_dump(json.loads(plain_json.dumps(inside)), sort_keys=False)
         rest = {"config.json": plain_json.dumps(beside, indent=1)} if beside else {}
         return entries, {"config.yaml": text.encode(), **rest}
+    if conversion.to == "hf" and isinstance(model, MADConfig):
+        entries = _cast(contents.our_entries(model, tensors), conversion)
+        fields = contents.hf_code_json(model, dtype=_dtype(entries))
+        code = {contents.MODELING.name: contents.MODELING.read_bytes()}
+        return entries, {"config.json": plain_json.dumps(fields, indent=1), **code}
     if conversion.to == "hf":
         checked = contents.refuse(model, tensors)
         entries = _cast(contents.hf_entries(model, tensors), conversion)

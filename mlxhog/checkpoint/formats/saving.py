@@ -19,7 +19,7 @@ from mlxhog.files import mapped, plain_json
 from mlxhog.files.durable import full_disk, new_directory, require_space, write_synced
 from mlxhog.files.tensors import TensorSource, write_entries
 
-_REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model"}
+_REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model", ".py"}
 """Suffixes of the files of a checkpoint, in any format."""
 
 _FINDER = ".DS_Store"

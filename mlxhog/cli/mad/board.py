@@ -1,4 +1,4 @@
-"""`mlxhog mad board` and `mlxhog mad plot`: the leaderboard of a study, and its plots."""
+"""`mlxhog mad board`, `compare` and `plot`: the leaderboard of a study, two rows, its plots."""
 
 from __future__ import annotations
 
@@ -37,14 +37,20 @@ LOOK_EVERY_S = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingConfig:
-    """Options of both commands."""
+class SelectConfig:
+    """Options of all commands."""
 
     select: str | None = option(
         None,
         "rows whose accuracy selects between optimiser points; none: those of the study",
         choices=("test", "val"),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RankingConfig(SelectConfig):
+    """Options of board and plot."""
+
     against: str | None = option(None, "another study: the rank correlation of both orders")
 
 
@@ -86,7 +92,7 @@ def run_board(arguments: list[str]) -> int:
 
         for path, text in ((config.csv, to_csv), (config.markdown, to_markdown)):
             if path is not None:
-                _write(path, text(ranking))
+                write(path, text(ranking))
     elif not parsed.other.json:
         print("\n".join(_lines(ranking, sys.stdout)))
     return 0
@@ -105,7 +111,12 @@ def _lines(ranking: Ranking, stream: TextIO) -> list[str]:
     return lines(ranking, width)
 
 
-def _write(path: str, text: str) -> None:
+def write(path: str, text: str) -> None:
+    """Write a text to a file, or to stdout for "-".
+
+    Raises:
+        ConfigError: the file cannot be written.
+    """
     if path == "-":
         print(text, end="")
         return
@@ -149,6 +160,37 @@ def _watch_live(now: Callable[[], Ranking]) -> None:
             if not ranking.running:
                 return
             time.sleep(LOOK_EVERY_S)
+
+
+COMPARE_ABOUT = """\
+Compare two candidates of a study, run by run: same task, same setting, same seed. Prints the mean
+difference with its 95 % interval and the p-value of the paired t-test, for each task and for the
+score; an interval that holds 0 is no answer: cannot be told.
+A and B are places on the board, such as 1 and 3, or layers."""
+COMPARE_EXAMPLES = (
+    "mad compare first 1 2",
+    'mad compare first "mlstm swiglu mlstm swiglu" "gla swiglu gla swiglu" --json',
+)
+
+
+def run_compare(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("mad compare", COMPARE_ABOUT, COMPARE_EXAMPLES, ("STUDY", "A", "B"))
+    flags.argument("study", metavar="STUDY", help="a name under studies/, or a path")
+    flags.argument("a", metavar="A", help="a place on the board, or layers")
+    flags.argument("b", metavar="B", help="the other one")
+    flags.plugin()
+    flags.argument("--json", action="store_true", help="one JSON object")
+    parsed, config = flags.read(SelectConfig, arguments)
+    from mlxhog.mad.report.comparison import candidate_of, compare, lines, to_json
+    from mlxhog.mad.report.ranking import read_ranking
+    from mlxhog.mad.study.store import find
+
+    ranking = read_ranking(find(parsed.other.study), select=config.select)  # type: ignore[arg-type]
+    a, b = (candidate_of(ranking, text) for text in (parsed.other.a, parsed.other.b))
+    comparison = compare(a, b)
+    print(json.dumps(to_json(comparison)) if parsed.other.json else "\n".join(lines(comparison)))
+    return 0
 
 
 PLOT_ABOUT = """\

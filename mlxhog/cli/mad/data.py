@@ -52,13 +52,17 @@ def read_settings(words: Sequence[str]) -> dict[str, str]:
     return settings
 
 
-DATA_ABOUT = """\
+TASK_LIST = """\
+tasks of the benchmark: in-context-recall (CR), fuzzy-in-context-recall (FR),
+noisy-in-context-recall (NR), selective-copying (SC), compression (C), memorization (M)
+other tasks: multi-query-associative-recall (MQAR), selective-grammar (SG), state-tracking (ST),
+dyck (Dyck), depo (D), mano (MA)"""
+DATA_ABOUT = f"""\
 Draw the training and test rows of a MAD task, and write them to an .npz file: train_inputs,
 train_targets, test_inputs, test_targets, and meta (JSON). Targets are aligned with inputs; -100 is
 ignored. One seed draws the same rows on every machine, with any number of processes.
 
-tasks: in-context-recall (CR), fuzzy-in-context-recall (FR), noisy-in-context-recall (NR),
-selective-copying (SC), compression (C), memorization (M)"""
+{TASK_LIST}"""
 DATA_EXAMPLES = (
     "mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz",
     "mad data --task NR --set frac_noise=0.4 --train-rows 6400 --out noisy.npz --json",
@@ -144,10 +148,12 @@ def _planned(settings: Settings, config: DataConfig) -> dict[str, Any]:
     began = time.perf_counter()
     tasks.make_task(settings.task, seed=config.seed, **{**asdict(settings), **one})
     block_s = (time.perf_counter() - began) / 2
-    rows = settings.train_rows + settings.test_rows + settings.val_rows
+    scored = settings.test_rows + settings.val_rows
+    rows = settings.train_rows + scored
+    tokens = settings.train_rows * settings.length + scored * settings.test_length
     return {
         **_facts(settings, config.seed),
-        "array_bytes": rows * settings.length * 2 * (2 if settings.vocab <= 2**15 else 4),
+        "array_bytes": tokens * 2 * (2 if settings.vocab <= 2**15 else 4),
         "seconds": round(block_s * rows / BLOCK_ROWS / config.processes, 3),
         "dry_run": True,
     }
@@ -160,6 +166,7 @@ def _facts(settings: Settings, seed: int) -> dict[str, Any]:
         "vocab": settings.vocab,
         "seq_len": settings.seq_len,
         "length": settings.length,
+        "test_length": settings.test_length,
         "train_rows": settings.train_rows,
         "test_rows": settings.test_rows,
         "val_rows": settings.val_rows,
@@ -191,6 +198,8 @@ def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
     rows = f"{facts['train_rows']:,} train, {facts['test_rows']:,} test"
     rows += f", {facts['val_rows']:,} val" if facts["val_rows"] else ""
     what = f"{facts['task']}, vocab {facts['vocab']}, {rows} rows of {facts['length']} tokens"
+    if facts["test_length"] != facts["length"]:
+        what += f" to train on, {facts['test_length']} to score"
     if facts.get("dry_run"):
         size = format_bytes(facts["array_bytes"])
         clock = format_duration(facts["seconds"])
@@ -207,13 +216,16 @@ def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
 
 
 CHECK_ABOUT = """\
-Check data sets of MAD tasks, from any program: the 18 invariants of every row, and the bounds of
+Check data sets of MAD tasks, from any program: the invariants of every row, and the bounds of
 random statistics. The files are .npz, in the format of `mlxhog mad data`.
 Exit code 1 if a check fails, with the invariant, the row and the values.
 
   1-7    in-context recall, noisy recall      13-15  selective copying
   8-12   fuzzy recall                         16     compression
-                                              17-18  memorization"""
+  19-21  state tracking                       17-18  memorization
+  22-24  Dyck                                 25-27  multi-query recall
+  28-29  selective grammar                    30-32  depo
+  33-35  mano"""
 CHECK_EXAMPLES = (
     "mad check cr.npz",
     "mad check data/*.npz --json",

@@ -14,8 +14,8 @@ from mlxhog.errors import ConfigError
 from mlxhog.report.streams import wrapped
 
 TASKS_ABOUT = """\
-List the tasks: the skill that each tests, and its settings with the values of the benchmark's
-baseline, which --set of mad train and mad data changes."""
+List the tasks: the skill that each tests, and its settings with the values of its baseline,
+which --set of mad train and mad data changes."""
 TASKS_EXAMPLES = (
     "mad tasks",
     "mad tasks --plugin examples/my_task.py --json",
@@ -27,16 +27,19 @@ def run_tasks(arguments: list[str]) -> int:
     flags = Flags("mad tasks", TASKS_ABOUT, TASKS_EXAMPLES)
     flags.plugin()
     as_json = _as_json(flags, arguments)
-    from mlxhog.mad.tasks import known
+    from mlxhog.mad.tasks import BENCHMARK, known
 
     facts = [_task(task) for task in known().values()]
     if as_json:
         print_json(facts)
         return 0
-    for one in facts:
-        settings = {name: each["value"] for name, each in one["settings"].items()}
-        print(f"{one['name']} ({one['short']})  {one['about']}".rstrip())
-        print("\n".join(wrapped(f"    {_assignments(settings)}")))
+    for title, published in (("tasks of the benchmark", True), ("other tasks", False)):
+        print(title)
+        for one in facts:
+            if (one["name"] in BENCHMARK) == published:
+                settings = {name: each["value"] for name, each in one["settings"].items()}
+                print(f"  {one['name']} ({one['short']})  {one['about']}".rstrip())
+                print("\n".join(wrapped(f"      {_assignments(settings)}")))
     small = '--set seq_len=32 --layers "mlstm swiglu" --dim 64 --steps 50'
     print(f"next: mlxhog mad train --task CR {small}")
     return 0

@@ -34,8 +34,8 @@ SEARCH_EXAMPLES = (
 )
 
 SEARCH_MAIN = (
-    "space", "suite", "tasks", "sampler", "seeds", "dim", "steps", "backend", "workers", "parallel",
-    "budget", "study", "no_prune", "dry_run", "json",
+    "space", "suite", "tasks", "sampler", "seeds", "rates", "dim", "steps", "backend",
+    "workers", "parallel", "budget", "study", "no_prune", "dry_run", "json",
 )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ class SearchConfig:
     space: str | None = option(None, "the search space: a YAML file or a name")
     sampler: str = option(
         "grid",
-        "sampler of candidates; tpe needs the extra [search]",
+        "sampler of candidates",
         choices=("grid", "random", "evolution", "tpe"),
     )
     prune: bool = option(True, "end runs early if their candidate has a low rank at a rung")
@@ -84,23 +84,24 @@ def run_search(arguments: list[str]) -> int:
     ).remembering()
     planning = Planning(study)
     check_execution(how, study)
-    planning.sampler()  # refuses one that needs a missing package
     name = parsed.other.study or Path(config.space).stem
     return session.begin(study, planning, name, how, parsed.other)
 
 
 BENCH_ABOUT = """\
 Score architectures over a suite of tasks: a study with a list of candidates, in which no run ends
-early. After a kill, the same line or mad resume continues."""
+early. After a kill, the same line or mad resume continues. The JSON has a row for mad table, with
+the command that repeats each candidate on a CPU."""
 BENCH_EXAMPLES = (
     'mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke',
     'mad bench --layers "(mlstm swiglu)*2" --layers "(gla swiglu)*2" --suite lite --seeds 3',
     "mad bench --config arch.yaml --suite full --parallel 2 --study mine",
+    'mad bench --layers "(slstm swiglu)*2" --rates 5e-4,1e-3,2e-3 --json >row.json',
 )
 
 BENCH_MAIN = (
-    "layers", "config", "suite", "tasks", "seeds", "seed", "dim", "steps", "backend", "workers",
-    "parallel", "budget", "study", "dry_run", "json",
+    "layers", "config", "suite", "tasks", "seeds", "seed", "rates", "dim", "steps", "backend",
+    "workers", "parallel", "budget", "study", "dry_run", "json",
 )  # fmt: skip
 
 
@@ -114,6 +115,7 @@ def run_bench(arguments: list[str]) -> int:
         "-c", "--config", action="append", default=[], metavar="NAME_OR_FILE",
         help="an architecture; both flags may be given several times",
     )  # fmt: skip
+    flags.argument("--position", metavar="KIND", help="positional embedding: learned or sincos")
     flags.argument("--seed", metavar="N", help="the one seed of every run, instead of --seeds")
     session.add(flags)
     parsed = flags.parse(arguments)
@@ -127,11 +129,13 @@ def run_bench(arguments: list[str]) -> int:
     # These import NumPy: wrong flags are reported before.
     from mlxhog.mad.study.session import Planning, check_execution
     from mlxhog.mad.study.study import Study
+    from mlxhog.mad.tasks import resolve
+    from mlxhog.mad.training.run_plan import check_reach
     from mlxhog.models.mad.sequence import canonical, parse
     from mlxhog.models.registry import load_candidate
 
     architectures = [load_candidate(name) for name in parsed.other.config]
-    dim, position = _shared_sizes(architectures, shared.dim)
+    dim, position = _shared_sizes(architectures, shared.dim, parsed.other.position)
     texts = [canonical(parse(text)) for text in parsed.other.layers]
     texts += [canonical(architecture.layers) for architecture in architectures]
     study = Study(
@@ -142,25 +146,34 @@ def run_bench(arguments: list[str]) -> int:
         **session.common(shared, parsed),
     ).remembering()
     planning = Planning(study)
+    rows = [resolve(one.task, one.settings) for one in planning.suite.settings]
+    for origin, architecture in zip(parsed.other.config, architectures, strict=True):
+        check_reach(origin, architecture, rows)
     check_execution(how, study)
     name = parsed.other.study or _name(study.to_dict())
     return session.begin(study, planning, name, how, parsed.other)
 
 
-def _shared_sizes(architectures: list[MADConfig], dim: int | None) -> tuple[int | None, str]:
-    """Return the common width and positions of the architectures.
+def _shared_sizes(
+    architectures: list[MADConfig], dim: int | None, position: str | None
+) -> tuple[int | None, str]:
+    """Return the common width and positions of the architectures, or those of the flags.
 
     Raises:
-        ConfigError: they differ.
+        ConfigError: they differ, or the position is unknown.
     """
+    from mlxhog.models.mad.config import POSITIONS
+
+    if position is not None and position not in POSITIONS:
+        raise ConfigError(f"--position is {position!r}; give one of {', '.join(POSITIONS)}")
     widths = {architecture.hidden_size for architecture in architectures} if dim is None else {dim}
-    positions = {architecture.position for architecture in architectures}
+    positions = {position or architecture.position for architecture in architectures}
     if len(widths) > 1 or len(positions) > 1:
         raise ConfigError(
             f"the architectures have widths {sorted(widths)} and positions {sorted(positions)}; "
-            "bench them one by one, or give --dim"
+            "bench them one by one, or give --dim and --position"
         )
-    return next(iter(widths), None), next(iter(positions), "none")
+    return next(iter(widths), None), next(iter(positions), position or "none")
 
 
 def _name(definition: dict[str, Any]) -> str:

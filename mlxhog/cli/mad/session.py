@@ -10,14 +10,15 @@ from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.options import option, options
-from mlxhog.config.sources import Config, resolve
+from mlxhog.config.sources import Config, flat_values, resolve
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import format_count, format_duration
-from mlxhog.mad.options import ExecutionConfig, Protocol
+from mlxhog.files.quantities import format_count, format_duration, parse_number
+from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
 from mlxhog.report.streams import console
 from mlxhog.report.views import Observer, Silence, may_redraw
 
@@ -30,8 +31,6 @@ if TYPE_CHECKING:
     from mlxhog.mad.study.study import Study
 
 FIRST_SEED = 12345
-PROTOCOL = tuple(field.name for field in fields(Protocol))
-"""Fields that may differ from the suite's; lr and weight_decay replace its optimiser points."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,11 +38,19 @@ class StudyConfig:
     """Options of the definition of a study."""
 
     suite: str | None = option(
-        None, "tasks and optimiser points: smoke, lite or full", none="the space's, or smoke"
+        None,
+        "tasks and optimiser points: smoke, lite, full, reduced, recall, state or knowledge",
+        none="the space's, or smoke",
     )
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")
     seeds: str = option(
         "1", f"number of seeds of every run, from {FIRST_SEED} on; or a list: 1,2,3"
+    )
+    rates: str | None = option(
+        None,
+        "step sizes such as 5e-4,1e-3,2e-3: the best one of each setting counts; the suite's own "
+        "is always among them, and its score stands beside the best",
+        none="the suite's",
     )
     dim: int | None = option(None, "width", low=1, none="the architecture's, or the suite's")
     backend: str | None = option(
@@ -111,14 +118,19 @@ def parts(parsed: Parsed, *classes: type[Any]) -> list[Any]:
 
 
 def protocol(parsed: Parsed) -> dict[str, object]:
-    """Return the given fields of the protocol; steps replace a suite's epochs."""
+    """Return the given fields of the protocol as plain values; steps replace a suite's epochs.
+
+    Numbers of an optimizer that is not named are those of the suite's.
+    """
     chosen = part(Protocol, parsed, [], PROTOCOL)
+    assert chosen is not None, "`parts` has refused wrong ones"
     named = {value.name for value in parsed.values}
     aliases = {alias: name for name, one in options(Protocol).items() for alias in one.aliases}
     named = {aliases.get(name, name) for name in named}
-    fields_set: dict[str, object] = {
-        name: getattr(chosen, name) for name in PROTOCOL if name in named
-    }
+    values = {**flat_values(chosen), "optimizer": str(chosen.optimizer)}
+    if "optimizer" in named:
+        named -= set(PROTOCOL) - set(options(Protocol))
+    fields_set = {name: values[name] for name in PROTOCOL if name in named}
     for one, other in (("steps", "epochs"), ("epochs", "steps")):
         if fields_set.get(one) is not None:
             fields_set.setdefault(other, None)
@@ -148,6 +160,27 @@ def seeds(text: str) -> tuple[int, ...]:
     return numbers
 
 
+def rates(text: str) -> tuple[float, ...]:
+    """Read step sizes such as `5e-4,1e-3,2e-3`.
+
+    Raises:
+        ConfigError: there is none, one is not a number above 0, or they do not ascend.
+    """
+    try:
+        values = tuple(map(parse_number, text.split(",")))
+    except ValueError:
+        values = ()
+    if not values or min(values) <= 0:
+        raise ConfigError(f"--rates is {text!r}; give step sizes above 0, such as 5e-4,1e-3,2e-3")
+    if twice := [f"{one:g}" for one, after in pairwise(sorted(values)) if one == after]:
+        raise ConfigError(f"--rates is {text!r} and has {twice[0]} twice; leave one out")
+    ascending = sorted(values)
+    if list(values) != ascending:
+        spelt = ",".join(f"{one:g}" for one in ascending)
+        raise ConfigError(f"--rates is {text!r}, which does not ascend; give {spelt}")
+    return values
+
+
 def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
     """Return the fields of `Study` from the shared options.
 
@@ -167,13 +200,17 @@ def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
     workers = config.workers or backend_here(config.backend or "torch:cpu", here)
     resolved = resolve_workers(workers, config.threads, machine=here).workers
     _check_one_worker(config, len(resolved))
+    fields_set = protocol(parsed)
+    if config.rates is not None and "lr" in fields_set:
+        raise ConfigError("--lr is one step size and --rates are several; keep one")
     names = (
         [] if config.tasks is None else [tasks.find(name).name for name in config.tasks.split(",")]
     )
     return {
-        "tasks": tuple(name for name in tasks.BENCHMARK if name in names),
-        "protocol": protocol(parsed),
+        "tasks": tuple(name for name in tasks.known() if name in names),
+        "protocol": fields_set,
         "seeds": seeds(config.seeds),
+        "rates": () if config.rates is None else rates(config.rates),
         "workers": ",".join(worker.backend for worker in resolved),
         "threads": config.threads,
         "share_embedding": config.share_embedding,
@@ -306,7 +343,8 @@ def go(
         retry_failed=retry_failed,
     )
     if as_json:
-        print(json.dumps(record(store, outcome)))
+        row = {} if study.space else {"row": _row(store)}
+        print(json.dumps({**record(store, outcome), **row}))
     elif not quiet:
         print(summary(store, outcome, how))
     return ALL_FAILED if _all_failed(outcome) else EXIT_CODES[outcome.status]
@@ -323,6 +361,12 @@ def record(store: Store, outcome: SessionResult) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "best": best,
     }
+
+
+def _row(store: Store) -> dict[str, Any] | None:
+    from mlxhog.mad.report.results_row import row_of
+
+    return row_of(store)
 
 
 def summary(store: Store, outcome: SessionResult, how: ExecutionConfig) -> str:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
-from mlxhog.cli.mad.data import SET_FLAG, add_task_flags, read_settings
+from mlxhog.cli.mad.data import SET_FLAG, TASK_LIST, add_task_flags, read_settings
 from mlxhog.cli.mad.session import part
 from mlxhog.cli.output import print_json
 from mlxhog.config.config import TrainConfig
@@ -17,20 +17,18 @@ from mlxhog.config.options import flat_numbers, option
 from mlxhog.config.sources import flat_values
 from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.files.paths import expanded
-from mlxhog.mad.options import WORKER_OPTIONS, Protocol
+from mlxhog.mad.options import PROTOCOL, WORKER_OPTIONS, Protocol
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
     from mlxhog.mad.run import RunConfig, RunResult
     from mlxhog.mad.training.run_plan import RunPlan
 
-ABOUT = """\
-Train one candidate on one of the six tasks and score it on held-out rows. By default it is the
-benchmark's baseline, for at most 2,000 steps; it ends as soon as 0.999 of the test positions are
-right.
+ABOUT = f"""\
+Train one candidate on one task and score it on held-out rows. By default it is the task's baseline,
+for at most 2,000 steps; it ends as soon as 0.999 of the test positions are right.
 
-tasks: in-context-recall (CR), fuzzy-in-context-recall (FR), noisy-in-context-recall (NR),
-selective-copying (SC), compression (C), memorization (M)"""
+{TASK_LIST}"""
 EXAMPLES = (
     'mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"',
     'mad train --task CR --set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3',
@@ -39,8 +37,8 @@ EXAMPLES = (
     'mad train --plugin examples/my_layer.py --layers "my_layer swiglu" --task CR',
 )
 MAIN = (
-    "task", "set", "layers", "arch", "dim", "backend", "workers", "batch_size", "lr", "steps",
-    "epochs", "seed", "save", "dry_run", "json",
+    "task", "set", "layers", "arch", "dim", "backend", "workers", "batch_size", "optimizer", "lr",
+    "steps", "epochs", "seed", "save", "dry_run", "json",
 )  # fmt: skip
 LAYERS_HELP = 'the layers, as words or one text, such as "(mlstm swiglu)*2"'
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
@@ -125,7 +123,7 @@ def _flags() -> Flags:
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.quiet()
     flags.options(CandidateConfig)
-    flags.options(Protocol)
+    flags.options(Protocol, only=PROTOCOL)
     flags.options(TrainConfig, only=WORKER_OPTIONS)
     return flags
 
@@ -138,7 +136,7 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
     """
     problems = list(parsed.problems)
     candidate = part(CandidateConfig, parsed, problems)
-    protocol = part(Protocol, parsed, problems)
+    protocol = part(Protocol, parsed, problems, PROTOCOL)
     problems += [] if protocol is None else protocol.unused
     together = part(TrainConfig, parsed, problems, WORKER_OPTIONS)
     layers, arch = parsed.other.layers, None if candidate is None else candidate.arch
@@ -189,6 +187,7 @@ def _run_config(
     from mlxhog.machine.workers import GPU_BACKENDS, backend_here, resolve_workers
     from mlxhog.mad import tasks
     from mlxhog.mad.run import RunConfig
+    from mlxhog.mad.training.run_plan import check_reach
     from mlxhog.models.mad.config import MADConfig
     from mlxhog.models.mad.sequence import parse
     from mlxhog.models.registry import load_candidate
@@ -206,6 +205,9 @@ def _run_config(
             f"{candidate.arch} has norm_eps {architecture.norm_eps:g}, candidates are compared "
             f"with {MADConfig.norm_eps:g}; leave it out of the file"
         )
+    position = candidate.position or (architecture.position if architecture else "none")
+    if candidate.arch is not None and architecture is not None:
+        check_reach(candidate.arch, replace(architecture, position=position), [chosen])
     if candidate.workers is not None:
         workers = candidate.workers
     else:
@@ -216,7 +218,7 @@ def _run_config(
         settings=asdict(chosen),
         layers=parse(" ".join(layers or ())) if architecture is None else architecture.layers,
         dim=candidate.dim or (architecture.hidden_size if architecture else 128),
-        position=candidate.position or (architecture.position if architecture else "none"),
+        position=position,
         protocol=protocol,
         seed=candidate.seed,
         workers=",".join(worker.backend for worker in resolved),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from math import floor
 from typing import Any, TextIO
 
 from mlxhog.cli.output import print_json
 from mlxhog.files.quantities import format_bytes, format_duration
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.run import Callbacks, Point, RunResult
+from mlxhog.mad.tasks.dataset import HELD, held_length
 from mlxhog.mad.training.candidate import estimate
 from mlxhog.mad.training.run_plan import RunPlan
 from mlxhog.models.mad import param_count, state_sizes
@@ -119,7 +121,8 @@ def record(plan: RunPlan, result: RunResult) -> dict[str, Any]:
     """Return the object of `--json`."""
     own = facts(plan)
     first = {name: own.pop(name) for name in ("task", "layers", "backend")}
-    return {**first, **asdict(result), **own}
+    held = {"held_length": held_length(result.by_length)} if result.by_length else {}
+    return {**first, **asdict(result), **held, **own}
 
 
 def summary(plan: RunPlan, result: RunResult, save: str | None) -> str:
@@ -136,6 +139,10 @@ def summary(plan: RunPlan, result: RunResult, save: str | None) -> str:
             f"validation rows: {result.val_token:.4f} of tokens, "
             f"{result.val_macro:.4f} mean over classes"
         )
+    if result.by_length:
+        parts = [f"{floor(1000 * a) / 1000:.3f} to {end:,}" for end, a in result.by_length]
+        held = f"{HELD} held to {held_length(result.by_length):,}"
+        lines.append(f"by length: {', '.join(parts)}; {held}")
     lines.append(
         f"{own['layers']}: {own['params']:,} parameters, {own['state']:,} numbers of state"
     )

@@ -186,7 +186,9 @@ def run_scale(arguments: list[str]) -> int:
 
     path = winner.output_path(config.out)
     source, cfg = winner.read_source(" ".join(parsed.other.what))
-    unit = {"auto": unit_of(cfg.layers), "layer": 1, "block": 2}[config.unit]
+    unit = {"auto": unit_of(cfg.layers), "layer": 1, "block": max(2, unit_of(cfg.layers))}[
+        config.unit
+    ]
     deep = replace(
         cfg,
         layers=scaled(

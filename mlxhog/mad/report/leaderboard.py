@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
-from mlxhog.files.quantities import format_count, format_duration
+from mlxhog.files.quantities import format_bytes, format_count, format_duration
+from mlxhog.mad.options import point_name
 from mlxhog.mad.report.board import accuracy, cut, folded, score, short, styled
-from mlxhog.mad.report.ranking import OrderComparison, Ranking
+from mlxhog.mad.report.ranking import WITHIN, OrderComparison, Ranking, equal_cost
 from mlxhog.mad.scores import LOST, CandidateScore
 from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.tasks import find
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 
 def to_json(ranking: Ranking) -> dict[str, Any]:
     """Return the whole ranking as plain values; scores and accuracies are in [0, 1]."""
+    equal = {"params": equal_cost(ranking.rows, "params")}
+    equal["state"] = equal_cost(ranking.rows, "state_bytes")
     return {
         "study": ranking.study,
         "suite": ranking.suite,
@@ -34,7 +37,13 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
         "runs_planned": ranking.planned,
         "statuses": ranking.statuses,
         "seconds": ranking.seconds,
-        "candidates": [_candidate(row) for row in ranking.rows],
+        "candidates": [
+            {
+                **candidate(row),
+                **{f"rank_equal_{name}": own.get(row.candidate) for name, own in equal.items()},
+            }
+            for row in ranking.rows
+        ],
         "troubles": [
             {
                 "layers": record.candidate,
@@ -63,17 +72,21 @@ def _against(against: OrderComparison | None) -> dict[str, Any] | None:
 
 
 NUMBERS = (
-    "score", "interval", "val_score", "params", "state", "seconds", "status", "n_runs",
-    "n_diverged", "n_failed",
+    "score", "interval", "fixed_score", "val_score", "params", "state", "state_bytes", "seconds",
+    "status", "n_runs", "n_diverged", "n_failed",
 )  # fmt: skip
 
 
-def _candidate(row: CandidateScore) -> dict[str, Any]:
+def candidate(row: CandidateScore) -> dict[str, Any]:
+    """Return a candidate's numbers as plain values."""
     return {
         "layers": row.candidate,
         **{name: getattr(row, name) for name in NUMBERS},
         "seeds": {str(seed): value for seed, value in row.seeds.items()},
         "tasks": dict(row.tasks),
+        "settings": row.settings,
+        "intervals": dict(row.intervals),
+        "solved": dict(row.solved),
         "acc_token": dict(row.acc_token),
         "ceiling": dict(row.ceiling),
         "missing": list(row.missing),
@@ -85,14 +98,17 @@ def to_csv(ranking: Ranking) -> str:
     tasks = ranking.tasks
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    of_tasks = [f"{kind}.{task}" for kind in ("score", "acc_token") for task in tasks]
+    of_tasks = [f"{kind}.{task}" for kind in ("score", "acc_token", "solved") for task in tasks]
     writer.writerow(["rank", "layers", *NUMBERS, "missing", *of_tasks])
     for rank, row in enumerate(ranking.rows, start=1):
         values = [getattr(row, name) for name in NUMBERS]
         own = [row.tasks.get(task) for task in tasks]
         token = [row.acc_token.get(task) for task in tasks]
         texts = [cell(value) if isinstance(value, str) else value for value in values]
-        writer.writerow([rank, cell(row.candidate), *texts, len(row.missing), *own, *token])
+        solved = [row.solved.get(task) for task in tasks]
+        writer.writerow(
+            [rank, cell(row.candidate), *texts, len(row.missing), *own, *token, *solved]
+        )
     return out.getvalue()
 
 
@@ -103,7 +119,8 @@ def to_markdown(ranking: Ranking) -> str:
         lines += [f"**{ranking.lacking}.**", ""]
     lines += _markdown_table(ranking) if ranking.rows else []
     notes = [f"- {name}: {value}" for name, value in ranking.facts]
-    notes += [f"- {note}" for note in (NOTE, ceiling_note(ranking), order_note(ranking)) if note]
+    notes += [f"- {note}" for note in (NOTE, *remarks(ranking.rows))]
+    notes += [f"- {note}" for note in (ceiling_note(ranking), order_note(ranking)) if note]
     notes += [f"- {trouble}" for trouble in troubles(ranking)]
     return "\n".join([*lines, "", *map(_text, notes)]).strip() + "\n"
 
@@ -114,24 +131,48 @@ def _text(line: str) -> str:
 
 
 NOTE = (
-    "score: mean of acc_macro of the test rows over the tasks, ± 95 % interval over seeds; params: "
-    "parameters of the layers; state: numbers that the layers keep per sequence; time: all runs"
+    "score: mean of acc_macro of the test rows over the tasks, ± 95 % interval over seeds; fixed: "
+    "at the suite's own step size; params: parameters of the layers; state: what the layers keep "
+    "per sequence, in float32; time: all runs"
 )
+
+
+def remarks(rows: Sequence[CandidateScore]) -> list[str]:
+    """Return the order at equal parameters and at equal state, and steps to the solution.
+
+    The steps are those of `CandidateScore.solved`, of the first few candidates.
+    """
+    places = {row.candidate: f"#{rank}" for rank, row in enumerate(rows, start=1)}
+    notes = []
+    for cost, name in (("params", "parameters"), ("state_bytes", "state bytes")):
+        alike = [places[candidate] for candidate in equal_cost(rows, cost)]
+        if len(rows) > 1 and alike:
+            others = f", before {', '.join(alike[1:])}" if alike[1:] else " alone"
+            notes.append(f"at equal {name} (within {WITHIN:.0%}): {alike[0]}{others}")
+    for rank, row in enumerate(rows[:MOST_LISTED], start=1):
+        steps = [(find(task).short, step) for task, step in row.solved.items() if step is not None]
+        if steps:
+            texts = (f"{task} at step {step:,}" for task, step in steps)
+            notes.append(f"#{rank} solved {', '.join(texts)}")
+    return notes
 
 
 def cells(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
     """Return the leaderboard as a header and a row for every candidate, with full numbers."""
     val = ["val"] if has_validation(ranking.rows) else []
-    header = ["#", "layers", "score", *val, *ranking.tasks, "params", "state", "time", "status"]
+    fixed = ["fixed"] if has_fixed(ranking.rows) else []
+    costs = ["params", "state bytes", "time", "status"]
+    header = ["#", "layers", "score", *fixed, *val, *ranking.tasks, *costs]
     rows = [
         [
             str(rank),
             row.candidate,
             score(row.score, row.interval),
+            *(accuracy(row.fixed_score) for _ in fixed),
             *(accuracy(row.val_score) for _ in val),
             *(accuracy(row.tasks.get(task)) for task in ranking.tasks),
             f"{row.params:,}",
-            f"{row.state:,}",
+            f"{row.state_bytes:,}",
             format_duration(row.seconds),
             status(row),
         ]
@@ -151,6 +192,11 @@ def _markdown_table(ranking: Ranking) -> list[str]:
 def has_validation(rows: Sequence[CandidateScore]) -> bool:
     """Whether any candidate has a score on validation rows."""
     return any(row.val_score is not None for row in rows)
+
+
+def has_fixed(rows: Sequence[CandidateScore]) -> bool:
+    """Whether any candidate has a score at the fixed step size beside the best."""
+    return any(row.fixed_score is not None for row in rows)
 
 
 def status(row: CandidateScore) -> str:
@@ -182,9 +228,7 @@ def lost(ranking: Ranking) -> list[StudyRecord]:
 def run_name(record: StudyRecord) -> str:
     """Return the name of a run within its candidate: task, setting, optimiser point, seed."""
     protocol: Mapping[str, Any] = record.config.get("protocol", {})
-    decay = protocol.get("weight_decay", 0)
-    point = f"lr {protocol.get('lr', math.nan):.0e}" + (f" wd {decay:g}" if decay else "")
-    return f"{record.task} {record.label}, {point}, seed {record.seed}"
+    return f"{record.task} {record.label}, {point_name(protocol)}, seed {record.seed}"
 
 
 def ceiling_note(ranking: Ranking) -> str:
@@ -219,8 +263,8 @@ def order_note(ranking: Ranking) -> str:
 
 _LAYERS_WIDTH = 20
 """Least columns of the layers, before other columns are left out."""
-MOST_TROUBLES = 5
-"""Most failed and diverged runs in the list; the page and --json have all."""
+MOST_LISTED = 5
+"""Most failed and diverged runs, and candidates with their steps; --json has all."""
 
 
 @dataclass(frozen=True)
@@ -240,9 +284,10 @@ def lines(ranking: Ranking, width: int | None = None, height: int | None = None)
     Args:
         ranking: of the study.
         width: longest line; None for every column and whole layers.
-        height: most lines; a note counts the candidates that are left out.
+        height: most lines, without remarks; a note counts the candidates that are left out.
     """
     notes = [
+        *([] if height is not None else remarks(ranking.rows)),
         *_listed_troubles(ranking),
         *filter(None, [ceiling_note(ranking), order_note(ranking), ranking.lacking]),
     ]
@@ -274,6 +319,7 @@ def _table(rows: Sequence[CandidateScore], tasks: Sequence[str], width: int | No
     rank = _Column("#", [str(k + 1) for k in range(len(rows))])
     scored = _Column("score", [score(row.score, row.interval) for row in rows])
     statuses = [_Column("status", [status(row) for row in rows], is_text=True)]
+    fixed = [_Column("fixed", [accuracy(row.fixed_score) for row in rows])]
     validated = [_Column("val", [accuracy(row.val_score) for row in rows])]
     scored_tasks = [
         _Column(find(task).short, [accuracy(row.tasks.get(task)) for row in rows]) for task in tasks
@@ -281,12 +327,13 @@ def _table(rows: Sequence[CandidateScore], tasks: Sequence[str], width: int | No
     is_plain = all(row.status == "done" and not row.n_diverged + row.n_failed for row in rows)
     essential = [
         *([] if is_plain else [statuses]),
+        *([fixed] if has_fixed(rows) else []),
         *([validated] if has_validation(rows) else []),
         scored_tasks,
     ]
     costs = [
         [_Column("params", [format_count(row.params) for row in rows])],
-        [_Column("state", [format_count(row.state) for row in rows])],
+        [_Column("state", [format_bytes(row.state_bytes) for row in rows])],
         [_Column("time", [format_duration(row.seconds) for row in rows])],
     ]
     groups = [*essential, *costs]
@@ -317,11 +364,11 @@ def _table(rows: Sequence[CandidateScore], tasks: Sequence[str], width: int | No
 
 def _listed_troubles(ranking: Ranking) -> list[str]:
     lines_of_troubles = troubles(ranking)
-    if len(lines_of_troubles) <= MOST_TROUBLES:
+    if len(lines_of_troubles) <= MOST_LISTED:
         return lines_of_troubles
     return [
-        f"... {len(lines_of_troubles) - MOST_TROUBLES} more, see --json",
-        *lines_of_troubles[-MOST_TROUBLES:],
+        f"... {len(lines_of_troubles) - MOST_LISTED} more, see --json",
+        *lines_of_troubles[-MOST_LISTED:],
     ]
 
 

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from mlxhog.errors import StudyError
 from mlxhog.files.quantities import format_value
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Point
+from mlxhog.mad.run import Point, solved_accuracy
 from mlxhog.mad.scores import UNFINISHED, CandidateScore, Select, scores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.session import Planning
@@ -207,13 +207,21 @@ def _facts(
         for name, value in protocol.to_dict().items()
         if value is not None and not any(name in point for point in measured.points)
     }
+    enough = solved_accuracy(protocol.stop_accuracy)
     tasks = ", ".join(dict.fromkeys(setting.task for setting in measured.settings))
     hosts = sorted({record.host for record in records})
     facts = [
         ("tasks", f"{tasks}: {len(measured.settings)} settings of suite {study.suite}"),
         ("optimiser points", points),
+        (
+            "step sizes",
+            f"score: the best of each setting; fixed: {format_value(measured.fixed_lr or 'auto')}"
+            if len(measured.lrs) > 1
+            else "",
+        ),
+        ("solved", f"at the first evaluation with acc_token >= {format_value(enough)}"),
         ("seeds", ", ".join(map(str, study.seeds))),
-        ("width", str(study.dim or measured.dim)),
+        ("width", _widths(measured)),
         ("position", "" if study.position == "none" else study.position),
         ("protocol", ", ".join(f"{name} {format_value(value)}" for name, value in own.items())),
         ("selected by", f"{select} rows"),
@@ -225,6 +233,30 @@ def _facts(
         ("hosts", ", ".join(hosts)),
     ]
     return tuple((name, value) for name, value in facts if value)
+
+
+def _widths(measured: Suite) -> str:
+    """Return the width of the candidates, and those of settings with their own."""
+    own = sorted({setting.dim for setting in measured.settings if setting.dim is not None})
+    return str(measured.dim) + f"; some settings {', '.join(map(str, own))}" * bool(own)
+
+
+WITHIN = 0.05
+"""Largest difference of a cost from the first candidate's that counts as equal."""
+
+
+def equal_cost(rows: Sequence[CandidateScore], cost: str) -> dict[str, int]:
+    """Return candidate -> rank among the finished ones that cost as much as the first.
+
+    Args:
+        rows: the best first.
+        cost: "params" or "state_bytes".
+    """
+    finished = [row for row in rows if row.status not in UNFINISHED]
+    costs = {row.candidate: getattr(row, cost) for row in finished}
+    first = next(iter(costs.values()), 0)
+    alike = [name for name, own in costs.items() if abs(own - first) <= WITHIN * first]
+    return {name: rank for rank, name in enumerate(alike, start=1)}
 
 
 def ranks(values: Sequence[float]) -> NDArray[np.float64]:

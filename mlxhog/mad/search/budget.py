@@ -2,14 +2,15 @@
 
 Fixed-state mixers are compared at equal state, so a space bounds parameters and state. A candidate
 above a bound is rejected, or with `rescale` shrunk. Its state shrinks with more heads (they divide
-that of a matrix memory), fewer states of a channel, or a shorter window; its parameters with
-narrower channel maps.
+that of a matrix memory), fewer states of a channel or slots, or a shorter window; its parameters
+with narrower channel maps.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
+from functools import lru_cache
 from typing import Any
 
 from mlxhog.errors import ConfigError
@@ -33,6 +34,7 @@ def state(layers: Iterable[Layer], d: int, length: int) -> int:
 SHRINK: dict[str, Callable[[int], int]] = {
     "heads": lambda heads: 2 * heads,
     "states": lambda states: states // 2,
+    "slots": lambda slots: slots // 2,
     "window": lambda window: window // 2,
 }
 """Numbers of a layer that decide its state -> the number of the next smaller state."""
@@ -66,6 +68,23 @@ class Cost:
     state: int
 
 
+KEPT = 4096
+"""Layers whose numbers are kept: a space has few, and a sampler builds each many times."""
+
+
+@lru_cache(maxsize=KEPT)
+def _cost(layers: tuple[Layer, ...], d: int, length: int) -> Cost:
+    return Cost(params(layers, d), state(layers, d, length))
+
+
+@lru_cache(maxsize=KEPT)
+def _fixed_numbers(layers: tuple[Layer, ...], rescale: bool) -> tuple[object, ...]:
+    (layer,) = layers
+    free = {*SHRINK, "inner"} if rescale else set()
+    numbers = {field.name for field in fields(layer)} - free  # type: ignore[arg-type]
+    return (layer.name, *(getattr(layer, name) for name in sorted(numbers)))
+
+
 class Scale:
     """A budget at width d; `length` is used if the budget has none."""
 
@@ -76,7 +95,8 @@ class Scale:
 
     def cost(self, layers: Sequence[Layer]) -> Cost:
         """Return the cost of layers without rescaling."""
-        return Cost(params(layers, self._d), state(layers, self._d, self._length))
+        costs = [_cost((layer,), self._d, self._length) for layer in layers]
+        return Cost(sum(one.params for one in costs), sum(one.state for one in costs))
 
     def least(self, layer: Layer) -> Cost:
         """Return the cost of the smallest version of a layer that `fit` may choose."""
@@ -94,12 +114,8 @@ class Scale:
 
     def same(self, one: Layer, other: Layer) -> bool:
         """Whether two layers are equal in the numbers that `fit` never changes."""
-        return self._fixed_numbers(one) == self._fixed_numbers(other)
-
-    def _fixed_numbers(self, layer: Layer) -> tuple[object, ...]:
-        free = {*SHRINK, "inner"} if self.budget.rescale else set()
-        numbers = {field.name for field in fields(layer)} - free  # type: ignore[arg-type]
-        return (layer.name, *(getattr(layer, name) for name in sorted(numbers)))
+        rescale = self.budget.rescale
+        return _fixed_numbers((one,), rescale) == _fixed_numbers((other,), rescale)
 
     def _fits(self, cost: Cost) -> bool:
         return (self.budget.params is None or cost.params <= self.budget.params) and (

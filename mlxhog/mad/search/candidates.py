@@ -110,7 +110,7 @@ class CandidateSet:
         """Return the choices that no candidate has: their cost leaves no room for the rest."""
         return tuple(
             layer
-            for layer in dict.fromkeys((*self.space.mixers, *self.space.channels))
+            for layer in self.space.layers
             if not any(self._has(layer, depth) for depth in self._sequences)
         )
 
@@ -142,7 +142,7 @@ class CandidateSet:
         return (*(layer.name == name for name in self._limited), least.params, least.state)
 
     def _check_layers(self) -> None:
-        choices = [*self.space.mixers, *self.space.channels]
+        choices = self.space.layers
         for number, layer in enumerate(choices):
             try:
                 layer.check(self.d)

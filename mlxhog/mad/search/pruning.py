@@ -1,13 +1,13 @@
 """Asynchronous successive halving: candidates that rank low at a rung are pruned.
 
-A rung is a number of training steps before the end of a run: r0, 3 r0, 9 r0. When a run reaches
-one, its candidate is compared with all others that have reached it on the same runs, by the mean
-over tasks of the accuracies there. It continues if it is among the best third. No run waits for
-another, so an early decision compares fewer candidates; no decision is made with fewer than three
-candidates, or on one task only.
+A rung is a number of training steps before the end of a run: r0, 3 r0, 9 r0 (`Rungs`). When a run
+reaches one, its candidate is compared with all others that have reached it on the same runs, by the
+mean over tasks of the accuracies there. It continues if it is among the best third. No run waits
+for another, so an early decision compares fewer candidates; no decision is made with fewer than
+three candidates, or on one task only.
 
 Recall is learned in a sudden jump (plain attention makes no progress for 880 steps before it), so
-the recall tasks have no rung before step 1,000.
+tasks with `sudden`, recall and depo, have no rung before step 1,000.
 
 Source: Li et al. 2020, A System for Massively Parallel Hyperparameter Tuning, arXiv:1810.05934.
 """
@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from statistics import fmean
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.scores import LOST
 from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.study.study import PlannedRun
+from mlxhog.mad.tasks import find
 from mlxhog.mad.training.evaluation import most_steps
 
 
@@ -46,21 +48,33 @@ class Pruner:
         """Take the result of a run, of this session or an earlier one."""
 
 
-ETA = 3
-RUNGS = 3
 TASKS = 2
 """The fewest tasks for a decision."""
-FIRST = 300
-FIRST_OF_RECALL = 1000
-"""Earliest rungs: before you lower them, measure at which step the oracles jump."""
 
 
-def rungs_of(config: RunConfig) -> tuple[int, ...]:
-    """Return the steps at which a run may be pruned, rising; () for a short run."""
-    limit = most_steps(config)
-    earliest = FIRST_OF_RECALL if "recall" in config.task else FIRST
-    first = max(earliest, limit // ETA**RUNGS)
-    return tuple(step for k in range(RUNGS) if (step := first * ETA**k) < limit)
+@dataclass(frozen=True, kw_only=True)
+class Rungs:
+    """The steps at which a run may be pruned.
+
+    Attributes:
+        eta: the best 1 / eta of the candidates at a rung continue; the next one is eta times later.
+        count: of rungs.
+        first: earliest one.
+        first_of_sudden: likewise, of tasks with `sudden`: before you lower it, measure at which
+            step the oracles jump.
+    """
+
+    eta: int = 3
+    count: int = 3
+    first: int = 300
+    first_of_sudden: int = 1000
+
+    def of(self, config: RunConfig) -> tuple[int, ...]:
+        """Return the rungs of a run, rising; () for a short run."""
+        limit = most_steps(config)
+        earliest = self.first_of_sudden if find(config.task).sudden else self.first
+        first = max(earliest, limit // self.eta**self.count)
+        return tuple(step for k in range(self.count) if (step := first * self.eta**k) < limit)
 
 
 class _Cell(NamedTuple):
@@ -69,7 +83,7 @@ class _Cell(NamedTuple):
     task: str
     label: str
     seed: int
-    lr: float
+    lr: float | None
     weight_decay: float
 
 
@@ -80,8 +94,8 @@ class Halving(Pruner):
     earlier sessions.
     """
 
-    def __init__(self, curve: Callable[[str], Sequence[Point]]) -> None:
-        self._curve = curve
+    def __init__(self, curve: Callable[[str], Sequence[Point]], rungs: Rungs = Rungs()) -> None:  # noqa: B008  frozen
+        self._curve, self._rungs = curve, rungs
         self._pruned: set[str] = set()
         # rung -> candidate -> cell -> accuracy there
         self._reached: dict[int, dict[str, dict[_Cell, float]]] = defaultdict(
@@ -90,11 +104,11 @@ class Halving(Pruner):
 
     def rungs(self, run: PlannedRun) -> tuple[int, ...]:
         """Return the rungs before the end of the run."""
-        return rungs_of(run.config)
+        return self._rungs.of(run.config)
 
     def should_prune(self, run: PlannedRun, point: Point) -> bool:
         """Compare the candidate with all others that have reached the rung on the same runs."""
-        passed = [k for k, step in enumerate(rungs_of(run.config)) if step <= point.step]
+        passed = [k for k, step in enumerate(self._rungs.of(run.config)) if step <= point.step]
         for k in passed:
             self._reached[k][run.candidate].setdefault(_cell(run), point.acc_macro)
         if passed and not self._is_worth_it(run.candidate, passed[-1]):
@@ -110,9 +124,9 @@ class Halving(Pruner):
         lost, pruned = record.status in LOST, record.status == "pruned"
         if pruned:
             self._pruned.add(run.candidate)
-        rungs = rungs_of(run.config)
+        rungs = self._rungs.of(run.config)
         curve = () if lost else self._curve(run.key)
-        for k in range(RUNGS):
+        for k in range(self._rungs.count):
             step = rungs[k] if k < len(rungs) else math.inf
             if pruned and step > record.steps:
                 return
@@ -130,10 +144,10 @@ class Halving(Pruner):
             for name, values in reached.items()
             if cells <= values.keys()
         }
-        if len(scores) < ETA:
+        if len(scores) < self._rungs.eta:
             return True
         better = sum(score > scores[candidate] for score in scores.values())
-        return better < math.ceil(len(scores) / ETA)
+        return better < math.ceil(len(scores) / self._rungs.eta)
 
 
 def _cell(run: PlannedRun) -> _Cell:

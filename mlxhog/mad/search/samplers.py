@@ -7,20 +7,18 @@ the records, in their order, and with one candidate at a time continues as if it
 
 from __future__ import annotations
 
+import math
 import random
-import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
-from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
+from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.search.candidates import CandidateSet, Layers
 from mlxhog.mad.search.space import Space
-from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.sequence import canonical
 
-if TYPE_CHECKING:
-    import optuna
+T = TypeVar("T")
 
 
 class CandidateSampler(ABC):
@@ -153,16 +151,24 @@ MOST_CHANGES = 64
 class Evolution(SpaceSampler):
     """Proposes changes to good recent candidates.
 
-    Parents are among the last `population` candidates that ended, and as many are proposed before
-    the first child. The best of `sample` random ones becomes the parent.
+    Parents are among the last `population` candidates that ended; the best of `sample` random ones
+    becomes the parent. `start` candidates are proposed before the first child. With few candidates
+    a large sample finds more: see `benchmarks/samplers.py`.
+
+    Source: Real et al. 2019, Regularized Evolution, arXiv:1802.01548.
     """
 
     def __init__(
-        self, candidates: CandidateSet, seed: int, *, population: int = 16, sample: int = 4
+        self,
+        candidates: CandidateSet,
+        seed: int,
+        *,
+        population: int = 16,
+        sample: int = 8,
+        start: int = 10,
     ) -> None:
         super().__init__(candidates, seed)
-        self._population = population
-        self._sample = sample
+        self._population, self._sample, self._start = population, sample, start
 
     def choose(self) -> Layers | None:
         """Return a candidate of `start`, a child of a good one, or a random one."""
@@ -178,7 +184,7 @@ class Evolution(SpaceSampler):
         """A changed good candidate; None while there are too few, or if no change is new."""
         candidates, stream, scores = self.candidates, self.stream(), self.scores
         parents = list(scores)[-self._population :]
-        if not parents or len(self.proposed) < self._population:
+        if not parents or len(self.proposed) < self._start:
             return None
         for _ in range(MOST_CHANGES):
             drawn = stream.sample(parents, min(self._sample, len(parents)))
@@ -237,13 +243,9 @@ def deleted(plan: Layers, space: Space, stream: random.Random) -> Layers:
 MUTATIONS: tuple[Mutation, ...] = (replaced, swapped, inserted, deleted)
 
 
-def _unit(space: Space) -> int:
-    return 2 if space.template == "alternate" else 1
-
-
 def _insert(plan: Layers, space: Space, stream: random.Random) -> Layers:
-    unit = _unit(space)
-    slots = space.slots(unit)
+    slots = space.block
+    unit = len(slots)
     if not all(slots):
         return plan  # one layer deep: there are no channel maps to insert
     at = unit * stream.randrange(len(plan) // unit + 1)
@@ -251,38 +253,47 @@ def _insert(plan: Layers, space: Space, stream: random.Random) -> Layers:
 
 
 def _delete(plan: Layers, space: Space, stream: random.Random) -> Layers:
-    unit = _unit(space)
+    unit = len(space.block)
     if len(plan) < unit:
         return plan
     at = unit * stream.randrange(len(plan) // unit)
     return (*plan[:at], *plan[at + unit :])
 
 
-MOST_TRIALS = 24
-"""Proposals that may leave the space or repeat a candidate, before a random one is taken."""
+GOOD = 0.2
+MOST_GOOD = 25
+DRAWS = 24
+MOST_DRAWS = 20 * DRAWS
+"""Draws that may leave the space or repeat a candidate, before a random candidate is taken."""
+
+Choice = tuple[str, object]
+"""A choice of a plan: the name of its depth or of a slot, and the number or the layer there."""
 
 
 class TPE(SpaceSampler):
-    """Tree-structured Parzen estimator: layers frequent in good candidates and rare in bad ones.
+    """Tree-structured Parzen estimator: choices frequent in good candidates and rare in others.
 
-    It is Optuna's, by ask and tell: the depth and every slot are categorical choices. Candidates
-    are random until `start` of them have ended.
+    The depth and every slot are categorical. Good are the best fifth of the candidates that ended,
+    25 at most; candidates in training count among the others, so that their neighbours are not
+    crowded. A frequency counts one observation more, spread evenly over all choices. Of 24 new
+    candidates drawn from the frequencies of the good ones, the one with the largest product of
+    ratios, good to others, is proposed. Candidates are random until `start` of them have ended.
+
     Source: Bergstra et al. 2011, Algorithms for Hyper-Parameter Optimization, NeurIPS.
     """
 
     def __init__(self, candidates: CandidateSet, seed: int, *, start: int = 10) -> None:
-        try:
-            import optuna
-        except ImportError as error:
-            raise EnvironmentLacks(
-                "sampler tpe needs Optuna, which is not installed; "
-                "python -m pip install optuna, or take --sampler evolution"
-            ) from error
         super().__init__(candidates, seed)
         self._start = start
-        optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._study = optuna.create_study(direction="maximize")
-        self._trials: dict[Layers, int] = {}
+        self._plans: dict[Layers, Layers] = {}
+
+    def recall(self, layers: Layers) -> None:
+        """Record the proposal and its plan."""
+        if layers not in self._plans:
+            plan = self.candidates.plan(layers)
+            assert plan is not None  # recalled candidates are of this space
+            self._plans[layers] = plan
+        super().recall(layers)
 
     def choose(self) -> Layers | None:
         """Return an estimated candidate, or a random one."""
@@ -291,73 +302,70 @@ class TPE(SpaceSampler):
         estimated = self._estimated() if len(self.scores) >= self._start else None
         return estimated or self.any_unseen()
 
-    def tell(self, layers: Layers, score: float) -> None:
-        """Tell Optuna a score."""
-        is_first = layers not in self.scores
-        super().tell(layers, score)
-        if is_first:
-            self._study.tell(self._trials[layers], score)
-
-    def recall(self, layers: Layers) -> None:
-        """Give Optuna a running trial of the candidate."""
-        from optuna.distributions import BaseDistribution, CategoricalDistribution
-        from optuna.trial import TrialState, create_trial
-
-        plan = self.candidates.plan(layers)
-        assert plan is not None  # recalled candidates are of this space
-        if layers in self._trials:
-            return
-        distributions: dict[str, BaseDistribution] = {
-            name: CategoricalDistribution(words) for name, words in self._words(len(plan)).items()
-        }
-        values = [str(len(plan)), *(canonical([layer]) for layer in plan)]
-        self._trials[layers] = len(self._study.get_trials(deepcopy=False))
-        self._study.add_trial(
-            create_trial(
-                state=TrialState.RUNNING,
-                params=dict(zip(distributions, values, strict=True)),
-                distributions=distributions,
-            )
-        )
-        super().recall(layers)
-
     def _estimated(self) -> Layers | None:
-        """A candidate of Optuna's; None if it only suggests repeated or impossible ones."""
-        import optuna
+        """The best of some draws; None if they only repeat candidates or leave the space."""
+        stream = self.stream()
+        ranked = sorted(self.scores, key=self.scores.__getitem__, reverse=True)
+        good = ranked[: min(MOST_GOOD, math.ceil(GOOD * len(ranked)))]
+        others = self._plans.keys() - good
+        ratio = _Ratio(self.candidates.space, *(
+            [self._plans[layers] for layers in own] for own in (good, others)
+        ))  # fmt: skip
+        drawn: dict[Layers, float] = {}
+        for _ in range(MOST_DRAWS):
+            plan = ratio.draw(stream)
+            layers = self.candidates.build(plan)
+            if layers is not None and self.is_new(layers):
+                drawn[layers] = ratio.log(plan)
+            if len(drawn) == DRAWS:
+                break
+        return max(drawn, key=drawn.__getitem__, default=None)
 
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            self._study.sampler = optuna.samplers.TPESampler(
-                # Candidates in training count as bad, so that their neighbours are not crowded.
-                constant_liar=True,
-                n_startup_trials=0,
-                seed=self.stream().randrange(2**32),
-            )
-        for _ in range(MOST_TRIALS):
-            trial = self._study.ask()
-            layers = self.candidates.build(self._suggested(trial))
-            self._study.tell(trial, state=optuna.trial.TrialState.FAIL)  # it has a trial of its own
-            if self.is_new(layers):
-                return layers
-        return None
 
-    def _suggested(self, trial: optuna.Trial) -> list[Layer]:
-        space = self.candidates.space
-        depth = int(trial.suggest_categorical("depth", [str(depth) for depth in space.depths]))
-        layers = []
-        for (name, words), choices in zip(
-            list(self._words(depth).items())[1:], space.slots(depth), strict=True
-        ):
-            layers.append(choices[words.index(trial.suggest_categorical(name, words))])
-        return layers
+class _Ratio:
+    """The frequencies of choices in good plans, and their ratios to those in other plans."""
 
-    def _words(self, depth: int) -> dict[str, list[str]]:
-        """Name -> the possible words: of the depth, and of every slot of a plan."""
-        space = self.candidates.space
-        words = {"depth": [str(depth) for depth in space.depths]}
-        for slot, choices in enumerate(space.slots(depth)):
-            words[f"slot {slot}"] = [canonical([layer]) for layer in choices]
-        return words
+    def __init__(self, space: Space, good: list[Layers], others: list[Layers]) -> None:
+        self._space, self._good = space, good
+        self._in_good, self._in_others = _Frequencies(good), _Frequencies(others)
+
+    def draw(self, stream: random.Random) -> Layers:
+        """Return a plan of the frequencies in good plans."""
+        depth = self._pick([len(plan) for plan in self._good], self._space.depths, stream)
+        deep = [plan for plan in self._good if len(plan) == depth]
+        return tuple(
+            self._pick([plan[slot] for plan in deep], layers, stream)
+            for slot, layers in enumerate(self._space.slots(depth))
+        )
+
+    @staticmethod
+    def _pick(seen: Sequence[T], possible: Sequence[T], stream: random.Random) -> T:
+        """One of those seen, or, as one observation more, any possible one."""
+        return stream.choice(seen if stream.randrange(len(seen) + 1) else possible)
+
+    def log(self, plan: Layers) -> float:
+        """Return the logarithm of the product of a plan's ratios."""
+        sizes = [len(self._space.depths), *map(len, self._space.slots(len(plan)))]
+        return sum(
+            self._in_good.log(choice, size) - self._in_others.log(choice, size)
+            for choice, size in zip(_choices(plan), sizes, strict=True)
+        )
+
+
+class _Frequencies:
+    """How often the plans that have a slot have each choice in it."""
+
+    def __init__(self, plans: Iterable[Layers]) -> None:
+        choices = [choice for plan in plans for choice in _choices(plan)]
+        self._counts, self._slots = Counter(choices), Counter(name for name, _ in choices)
+
+    def log(self, choice: Choice, size: int) -> float:
+        """Return the logarithm of the frequency of one of `size` choices."""
+        return math.log((self._counts[choice] + 1 / size) / (self._slots[choice[0]] + 1))
+
+
+def _choices(plan: Layers) -> list[Choice]:
+    return [("depth", len(plan)), *((f"slot {slot}", layer) for slot, layer in enumerate(plan))]
 
 
 SAMPLERS: Mapping[str, Callable[[CandidateSet, int], CandidateSampler]] = {
@@ -374,7 +382,6 @@ def make_sampler(name: str, candidates: CandidateSet, seed: int) -> CandidateSam
 
     Raises:
         ConfigError: no such sampler.
-        EnvironmentLacks: it needs a package that is not installed.
     """
     if name not in SAMPLERS:
         near = did_you_mean(name, SAMPLERS)

@@ -14,7 +14,8 @@
       suite: lite
 
 If a number of a layer is a list, each of its values is a choice. In an alternating space, [4, 8]
-are the even depths from 4 to 8.
+are the even depths from 4 to 8. `before: canon` puts that layer before each of the others; depth
+counts both, so [4, 12] are then 4, 8 and 12.
 """
 
 from __future__ import annotations
@@ -49,6 +50,7 @@ class Space:
         template: "alternate" begins with a mixer and changes kind from layer to layer.
         mixers: choices of a mixer's slot, with all their numbers.
         channels: choices of a channel map's slot.
+        before: the layer before each of the others; None for none.
         max_count: name of a layer -> its largest number in one candidate, with any numbers.
         budget: bounds of one candidate.
         start: the first candidates of an evolution.
@@ -61,6 +63,7 @@ class Space:
     template: str = "alternate"
     mixers: tuple[Layer, ...]
     channels: tuple[Layer, ...]
+    before: Layer | None = None
     max_count: Mapping[str, int] = field(default_factory=dict)
     budget: SizeBudget = SizeBudget()
     start: tuple[tuple[Layer, ...], ...] = ()
@@ -68,11 +71,23 @@ class Space:
     position: str = "none"
     suite: str | None = None
 
+    @property
+    def block(self) -> list[tuple[Layer, ...]]:
+        """The choices of every layer of the part that repeats."""
+        free = self.template == "free"
+        own = [self.mixers + self.channels] if free else [self.mixers, self.channels]
+        if self.before is None:
+            return own
+        return [choices for slot in own for choices in ((self.before,), slot)]
+
+    @property
+    def layers(self) -> tuple[Layer, ...]:
+        """Every choice of some slot, once."""
+        return tuple(dict.fromkeys(itertools.chain(*self.block)))
+
     def slots(self, depth: int) -> list[tuple[Layer, ...]]:
         """Return the choices of every layer of a candidate of that depth."""
-        if self.template == "free":
-            return [self.mixers + self.channels] * depth
-        return [(self.mixers, self.channels)[slot % 2] for slot in range(depth)]
+        return list(itertools.islice(itertools.cycle(self.block), depth))
 
     def at_width(self, d: int) -> Space:
         """Return the space with the numbers of its layers that follow from width d."""
@@ -80,6 +95,7 @@ class Space:
             self,
             mixers=tuple(dict.fromkeys(at_width(self.mixers, d))),
             channels=tuple(dict.fromkeys(at_width(self.channels, d))),
+            before=None if self.before is None else at_width((self.before,), d)[0],
             start=tuple(at_width(layers, d) for layers in self.start),
         )
 
@@ -90,6 +106,7 @@ class Space:
             "template": self.template,
             "mixers": [to_dict(layer) for layer in self.mixers],
             "channels": [to_dict(layer) for layer in self.channels],
+            **({} if self.before is None else {"before": canonical((self.before,))}),
             "max_count": dict(sorted(self.max_count.items())),
             "budget": asdict(self.budget),
             "start": [canonical(layers) for layers in self.start],
@@ -100,8 +117,8 @@ class Space:
 
 
 KEYS = (
-    "depth", "template", "mixers", "channels", "defaults", "max_count", "budget", "start", "dim",
-    "position", "suite",
+    "depth", "template", "mixers", "channels", "before", "defaults", "max_count", "budget",
+    "start", "dim", "position", "suite",
 )  # fmt: skip
 DEEPEST = 256
 MOST_CHOICES = 4096
@@ -159,7 +176,11 @@ def to_space(data: object) -> Space:
         raise ConfigError("space has no depth; add one, such as 'depth: 4'")
     defaults = _defaults(keys.get("defaults") or {})
     template = _word("template", keys.get("template", TEMPLATES[0]), TEMPLATES)
-    depths = _depths(keys["depth"], step=2 if template == "alternate" else 1)
+    before = _before(keys.get("before"), defaults)
+    block = (2 if template == "alternate" else 1) * (1 if before is None else 2)
+    depths = _depths(keys["depth"], step=block)
+    if before is not None and (odd := [depth for depth in depths if depth % 2]):
+        raise ConfigError(f"depth is {odd[0]}; with a layer before each other, give an even depth")
     mixers = _choices("mixer", keys.get("mixers") or [], defaults)
     channels = _choices("channel", keys.get("channels") or [], defaults)
     for kind, choices, needed in (
@@ -173,6 +194,7 @@ def to_space(data: object) -> Space:
         template=template,
         mixers=mixers,
         channels=channels,
+        before=before,
         max_count=_max_count(keys.get("max_count") or {}, (*mixers, *channels)),
         budget=_budget(keys.get("budget") or {}),
         start=_start(keys.get("start") or [], defaults),
@@ -233,6 +255,16 @@ def _defaults(value: object) -> dict[str, dict[str, object]]:
             raise ConfigError(f"defaults of {name} are {numbers!r}; write {{field: number}}")
         defaults[name] = dict(numbers)
     return defaults
+
+
+def _before(value: object, defaults: Mapping[str, Mapping[str, object]]) -> Layer | None:
+    """The layer before each of the others."""
+    if value is None:
+        return None
+    layers = parse(value, defaults) if isinstance(value, str) else ()
+    if len(layers) != 1:
+        raise ConfigError(f"before is {value!r}; give one layer, such as canon")
+    return layers[0]
 
 
 def _choices(

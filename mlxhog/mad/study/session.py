@@ -14,7 +14,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
 from mlxhog.machine.workers import resolve_workers
 from mlxhog.mad import tasks
-from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.options import ExecutionConfig, Protocol
 from mlxhog.mad.scores import scores
 from mlxhog.mad.search.budget import state
 from mlxhog.mad.search.candidates import CandidateSet
@@ -32,7 +32,7 @@ from mlxhog.mad.suites import Suite, expand
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import most_steps
 from mlxhog.mad.training.run_plan import model_of
-from mlxhog.mad.training.sharing import shared_tables
+from mlxhog.mad.training.sharing import check_optimizer, shared_tables
 from mlxhog.models.families import param_count
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
@@ -57,13 +57,13 @@ class Planning:
     def __init__(self, study: Study) -> None:
         self.study = study
         self.suite: Suite = study.measured()
-        self.dim = study.dim or self.suite.dim
+        self.dim = self.suite.dim
         listed = (at_width(parse(text), self.dim) for text in study.candidates)
         self.listed = list(dict.fromkeys(listed))
         self._space: CandidateSet | None = None
         if study.space:
             settings = (tasks.resolve(one.task, one.settings) for one in self.suite.settings)
-            longest = max(one.length for one in settings)
+            longest = max(one.test_length for one in settings)
             self._space = CandidateSet(to_space(study.space), self.dim, longest)
         for candidate in study.candidates:
             self.runs(candidate)  # refuses one that cannot be built
@@ -94,7 +94,6 @@ class Planning:
 
         Raises:
             ConfigError: no such sampler.
-            EnvironmentLacks: it needs a package that is not installed.
         """
         if self._space is None:
             return ListSampler(self.listed)
@@ -107,6 +106,8 @@ class Planning:
     def runs(self, candidate: str) -> list[PlannedRun]:
         """Return the runs of a candidate, setting after setting.
 
+        If none may be pruned, those with most tokens come first, so that workers end together.
+
         Raises:
             ConfigError: it cannot be built at this width.
         """
@@ -115,13 +116,12 @@ class Planning:
             self.suite,
             parse(candidate),
             study.seeds,
-            dim=self.dim,
             position=study.position,
             workers=study.workers,
             threads=study.threads,
             protocol=study.protocol,
         )
-        return [
+        runs = [
             PlannedRun(
                 candidate=candidate,
                 config=config,
@@ -132,6 +132,7 @@ class Planning:
             )
             for setting, config in configs
         ]
+        return runs if study.prune else sorted(runs, key=_tokens, reverse=True)
 
     def cost(self) -> StudyCost:
         """Return the most runs and steps of the study."""
@@ -151,6 +152,12 @@ class Planning:
         return Best(candidate=row.candidate, score=score, interval=row.interval, missing=lacks)
 
 
+def _tokens(run: PlannedRun) -> int:
+    """Tokens of a run that does not stop early."""
+    config = run.config
+    return most_steps(config) * config.protocol.batch_size * int(config.settings["seq_len"])
+
+
 MATRIX_SIZE = 512
 EFFICIENCY = 0.4
 """Speed of training in that of a matrix product: measured for a candidate of width 64 on torch CPU.
@@ -168,9 +175,7 @@ def seconds_of_a_run(planning: Planning, records: Sequence[StudyRecord], cores: 
     runs = planning.runs(planning.first)
     operations = 0.0
     for run in runs:
-        config = run.config
-        tokens = config.protocol.batch_size * config.settings["seq_len"]
-        operations += 6.0 * run.params * tokens * most_steps(config)
+        operations += 6.0 * run.params * _tokens(run)
     return operations / len(runs) / (EFFICIENCY * _operations_per_s() / cores)
 
 
@@ -189,8 +194,8 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
     """Refuse an execution that is impossible here, before a study is created.
 
     Raises:
-        ConfigError: candidates share an embedding, but Ray may run them on several machines; or
-            the number of candidates at once on a cluster is missing.
+        ConfigError: candidates share an embedding, but Ray may run them on several machines, or
+            their optimizer cannot; or the number of candidates at once on a cluster is missing.
         EnvironmentLacks: a backend, or Ray, is not installed.
     """
     if how.ray_address is None:
@@ -199,6 +204,8 @@ def check_execution(how: ExecutionConfig, study: Study) -> None:
         raise ConfigError(
             "--ray-address needs --parallel, the candidates at once on the cluster; add it"
         )
+    if study.share_embedding:
+        check_optimizer(Protocol(**{**study.measured().protocol, **study.protocol}))
     if how.executor == "ray":
         if study.share_embedding:
             raise ConfigError(

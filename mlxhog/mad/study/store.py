@@ -29,6 +29,7 @@ from mlxhog.files import durable, plain_json, plain_yaml, reading
 from mlxhog.files.durable import append_lines, disk_errors, replace_file
 from mlxhog.files.paths import expanded
 from mlxhog.mad.run import STATUSES, Point
+from mlxhog.mad.tasks.dataset import ByLength
 
 ROOT = Path("studies")
 DEFINITION = "study.yaml"
@@ -52,6 +53,10 @@ def _is_number(value: object) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
+def _is_share(value: object) -> bool:
+    return isinstance(value, int | float) and 0 <= value <= 1
+
+
 def _is_config(value: object) -> bool:
     if not isinstance(value, Mapping) or not isinstance(value.get("settings"), Mapping):
         return False
@@ -60,7 +65,8 @@ def _is_config(value: object) -> bool:
         _is_text(value.get("task"))
         and _is_count(value.get("seed"))
         and isinstance(protocol, Mapping)
-        and all(isinstance(protocol.get(name), int | float) for name in ("lr", "weight_decay"))
+        and _is_number(protocol.get("lr"))
+        and _is_number(protocol.get("weight_decay"))
     )
 
 
@@ -68,16 +74,22 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("candidate", "label", "reason", "host", "at"), _is_text),
     **dict.fromkeys(("steps", "params", "state"), _is_count),
     **dict.fromkeys((*_NUMBERS, "val_token", "val_macro"), _is_number),
+    "solved": lambda value: value is None or _is_count(value),
     "config": _is_config,
     "status": STATUSES.__contains__,
+    "by_length": lambda value: (
+        isinstance(value, list | tuple)
+        and all(isinstance(part, list | tuple) and len(part) == 2 for part in value)
+        and all(_is_count(end) and _is_share(share) for end, share in value)
+    ),
     "key": lambda value: isinstance(value, str) and Path(value).name == value,
 }
 """Field -> check of its value: an edited file may have any value."""
 
 
 RESULT_FIELDS = (
-    "status", "acc_token", "acc_macro", "val_token", "val_macro", "ceiling", "loss", "steps",
-    "seconds", "reason",
+    "status", "acc_token", "acc_macro", "val_token", "val_macro", "by_length", "ceiling", "loss",
+    "steps", "seconds", "solved", "reason",
 )  # fmt: skip
 """Fields of a record that are those of the run's result."""
 
@@ -92,12 +104,13 @@ class StudyRecord:
         config: of the run, see `RunConfig.to_dict`.
         label: of the setting, such as "baseline" or "vocab=32".
         status: one of `run.STATUSES`, but never "interrupted".
-        acc_token: see `RunResult`, as are the next ones.
+        acc_token: see `RunResult`, as are the next ones and `by_length`.
         params: elements of all parameters of the model.
         state: numbers kept per sequence at the task's length, in all layers.
         reason: of its failure, else "".
         host: name of its machine.
         at: its end, ISO 8601 in UTC.
+        solved: see `RunResult`.
     """
 
     key: str
@@ -118,6 +131,8 @@ class StudyRecord:
     reason: str
     host: str
     at: str
+    solved: int | None = None
+    by_length: ByLength = ()
 
     @property
     def task(self) -> str:
@@ -137,6 +152,7 @@ class StudyRecord:
             StudyError: a field is missing or unknown (another version wrote it), or wrong.
         """
         names = {field.name for field in fields(cls)}
+        entry = {"by_length": (), **entry}  # which 0.2 did not have
         if wrong := names ^ entry.keys():
             raise StudyError(
                 f"a record of run {shown(entry.get('key', '?'))} and this mlxhog differ in the "
@@ -149,7 +165,8 @@ class StudyRecord:
                 "mlxhog writes; remove its line, and resume the study to repeat the run"
             )
         empty = {name: math.nan for name in _NUMBERS if entry[name] is None}
-        return cls(**{**entry, **empty})
+        parts = {"by_length": tuple((end, share) for end, share in entry["by_length"])}
+        return cls(**{**entry, **empty, **parts})
 
 
 class Store:

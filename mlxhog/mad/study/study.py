@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mlxhog.config.plugins import KEY, recalled, remembered, same_files
 from mlxhog.errors import ConfigError, StudyError, did_you_mean, shown
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import Protocol, point_name
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import Select
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.store import Store, check_name, create, is_study
-from mlxhog.mad.suites import Suite, fixed, only, suite
+from mlxhog.mad.suites import Suite, at_dim, fixed, only, suite, with_rates
 from mlxhog.mad.tasks import GENERATOR_VERSION
 from mlxhog.models.fields import MOST_WIDTH
 from mlxhog.models.mad.layer import Layer
@@ -28,7 +28,9 @@ from mlxhog.models.mad.sequence import parse
 
 FORMAT = 1
 _STAMP = {"format": "a format", "mlxhog": "mlxhog", "generator": "the tasks' generators"}
-_LISTS = ("candidates", "tasks", "seeds", "layers_from")
+_LISTS = ("candidates", "tasks", "seeds", "rates", "layers_from")
+_IF_SET = ("rates", KEY)
+"""Fields that `study.yaml` has only if they are not empty."""
 
 
 def _is_whole(value: object) -> bool:
@@ -43,6 +45,10 @@ def _are_texts(value: object) -> bool:
     return isinstance(value, list) and all(isinstance(one, str) for one in value)
 
 
+def _are_rates(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(r, float) and 0 < r < 1e9 for r in value)
+
+
 def _is_mapping(value: object) -> bool:
     return isinstance(value, dict) and all(isinstance(name, str) for name in value)
 
@@ -54,6 +60,7 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("prune", "share_embedding"), lambda v: isinstance(v, bool)),
     **dict.fromkeys(("threads", "batch_candidates"), _is_size),
     "seeds": lambda value: isinstance(value, list) and all(map(_is_whole, value)),
+    "rates": _are_rates,
     "dim": lambda value: value is None or _is_size(value),
     "sampler_seed": _is_whole,
 }
@@ -71,6 +78,7 @@ class Study:
         tasks: full names of the counting tasks of the suite; empty for all.
         protocol: fields of `Protocol` that differ from the suite's.
         seeds: every run is repeated with each.
+        rates: step sizes of the points, ascending; empty for the suite's.
         dim: width; None is the suite's.
         position: positional embedding.
         workers: backends of the workers of a candidate.
@@ -89,6 +97,7 @@ class Study:
     tasks: tuple[str, ...] = ()
     protocol: Mapping[str, Any] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0,)
+    rates: tuple[float, ...] = ()
     dim: int | None = None
     position: str = "none"
     workers: str = "torch:cpu"
@@ -101,12 +110,12 @@ class Study:
     layers_from: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the content of `study.yaml`: versions first, and files only if there are some."""
+        """Return the content of `study.yaml`, versions first."""
         stamp = {"format": FORMAT, "mlxhog": version("mlxhog"), "generator": GENERATOR_VERSION}
         values = asdict(self)
         lists = {name: list(values[name]) for name in _LISTS}
         whole = {**stamp, **values, **lists}
-        return whole if self.layers_from else {k: v for k, v in whole.items() if k != KEY}
+        return {name: v for name, v in whole.items() if v or name not in _IF_SET}
 
     @property
     def layers(self) -> tuple[Layer, ...]:
@@ -118,20 +127,22 @@ class Study:
         if not self.space:
             return tuple(layer for text in self.candidates for layer in parse(text))
         space = to_space(self.space)
-        return (*space.mixers, *space.channels, *itertools.chain(*space.start))
+        return (*space.layers, *itertools.chain(*space.start))
 
     def remembering(self) -> Study:
         """Return the study with the user's files of layers."""
         return replace(self, layers_from=tuple(remembered(self.layers)))
 
     def measured(self) -> Suite:
-        """Return the suite with the study's tasks and fixed values.
+        """Return the suite with the study's tasks, fixed values, step sizes and width.
 
         Raises:
-            ConfigError: no such suite or task.
+            ConfigError: no such suite or task, or the suite compares widths.
         """
-        whole = fixed(suite(self.suite), self.protocol)
-        return only(whole, self.tasks) if self.tasks else whole
+        chosen = fixed(suite(self.suite), self.protocol)
+        chosen = with_rates(chosen, self.rates) if self.rates else chosen
+        chosen = only(chosen, self.tasks) if self.tasks else chosen
+        return chosen if self.dim is None else at_dim(chosen, self.dim)
 
     @property
     def cores(self) -> int:
@@ -208,11 +219,14 @@ def refuse_another(store: Store, study: Study) -> None:
         StudyError: naming every difference, and the ways out.
     """
     refuse_other_files(store, study)
-    stored = {**read(store).to_dict(), KEY: list(study.layers_from)}  # wherever the files lie
+    stored = replace(read(store), layers_from=study.layers_from)  # wherever the files lie
+    values = {
+        one.name: (getattr(stored, one.name), getattr(study, one.name)) for one in fields(study)
+    }
     differences = [
-        f"  {name}: it has {_short(stored[name])}, the command {_short(value)}"
-        for name, value in study.to_dict().items()
-        if stored[name] != value
+        f"  {name}: it has {_short(had)}, the command {_short(value)}"
+        for name, (had, value) in values.items()
+        if had != value
     ]
     if differences:
         raise StudyError(
@@ -258,7 +272,8 @@ def _refuse_other_version(store: Store, definition: Mapping[str, Any]) -> None:
 
 
 def _short(value: object) -> str:
-    text = "nothing" if value in ("", None, [], {}, ()) else str(value)
+    text = str(list(value) if isinstance(value, tuple) else value)
+    text = "nothing" if value in ("", None, [], {}, ()) else text
     return text if len(text) <= 100 else text[:98] + ".."
 
 
@@ -285,8 +300,5 @@ class PlannedRun:
     @property
     def title(self) -> str:
         """Its task, setting, optimiser point and seed."""
-        protocol = self.config.protocol
-        parts = [self.config.task, self.label, f"lr {protocol.lr:.0e}"]
-        if protocol.weight_decay:
-            parts.append(f"wd {protocol.weight_decay:g}")
-        return " ".join([*parts, f"seed {self.config.seed}"])
+        point = point_name(self.config.protocol.to_dict())
+        return f"{self.config.task} {self.label} {point} seed {self.config.seed}"

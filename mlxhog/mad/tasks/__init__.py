@@ -6,10 +6,13 @@ The invariants of `check` have the numbers of the golden data's description:
 
     1 - 7    in-context recall and noisy recall     13 - 15  selective copying
     8 - 12   fuzzy recall                           16       compression
-                                                    17, 18   memorization
+    19 - 21  state tracking                         17, 18   memorization
+    22 - 24  Dyck                                   25 - 27  multi-query recall
+    28, 29   selective grammar                      30 - 32  depo
+    33 - 35  mano
 
 Source: Poli et al. 2024, arXiv:2403.17844; the modules of the tasks list differences from the code
-of its authors.
+of its authors, and the sources of the tasks beside the benchmark.
 """
 
 from __future__ import annotations
@@ -31,11 +34,17 @@ from mlxhog.errors import ConfigError, DataError, WorkerFailed
 from mlxhog.machine.processes import follow_parent, spawning
 from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import Dataset
+from mlxhog.mad.tasks.depo import DEPO
+from mlxhog.mad.tasks.dyck import DYCK
 from mlxhog.mad.tasks.findings import Failure, Findings
 from mlxhog.mad.tasks.fuzzy_in_context_recall import FUZZY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTEXT_RECALL
+from mlxhog.mad.tasks.mano import MANO
 from mlxhog.mad.tasks.memorization import MEMORIZATION
+from mlxhog.mad.tasks.multi_query_associative_recall import MULTI_QUERY_ASSOCIATIVE_RECALL
 from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
+from mlxhog.mad.tasks.selective_grammar import SELECTIVE_GRAMMAR
+from mlxhog.mad.tasks.state_tracking import STATE_TRACKING
 from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rows, Settings, TaskType
 
 BLOCK_ROWS = 256
@@ -59,10 +68,23 @@ BENCHMARK: Mapping[str, TaskType] = {
 }
 """The tasks of the benchmark by their full names, in the order of the paper."""
 
+TASKS_BESIDE: Mapping[str, TaskType] = {
+    task.name: task
+    for task in (
+        MULTI_QUERY_ASSOCIATIVE_RECALL,
+        SELECTIVE_GRAMMAR,
+        STATE_TRACKING,
+        DYCK,
+        DEPO,
+        MANO,
+    )
+}
+"""The tasks of the package that are not part of the benchmark."""
+
 register = choices.TASKS.register
 known = choices.TASKS.known
 
-for _task in BENCHMARK.values():
+for _task in (*BENCHMARK.values(), *TASKS_BESIDE.values()):
     register(_task)
 
 
@@ -264,7 +286,8 @@ def _draw_blocks(
     """Draw whole blocks `first` to `end` (n x BLOCK_ROWS, length), int32; also in a child."""
     task = find(name)
     fixed = draw_fixed(task, settings, seed)
-    shape = ((end - first) * BLOCK_ROWS, settings.length)
+    length = settings.length if split == "train" else settings.test_length
+    shape = ((end - first) * BLOCK_ROWS, length)
     x, y = np.empty(shape, np.int32), np.empty(shape, np.int32)
     for number in range(first, end):
         block = slice((number - first) * BLOCK_ROWS, (number - first + 1) * BLOCK_ROWS)
@@ -304,5 +327,6 @@ def check(data: Dataset) -> Findings:
 
 __all__ = [
     "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "Dataset", "Failure",
-    "Findings", "Settings", "TaskType", "check", "find", "make_task", "meta", "register", "resolve",
+    "Findings", "Settings", "TASKS_BESIDE", "TaskType", "check", "find", "make_task", "meta",
+    "register", "resolve",
 ]  # fmt: skip

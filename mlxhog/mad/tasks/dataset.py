@@ -5,6 +5,7 @@ A file has the format of the golden data:
     train_inputs, train_targets, test_inputs, test_targets [, val_inputs, val_targets]
                              (rows, length) int16 if every id fits, else int32
     kv_keys, kv_values       memorization's map
+    grammar                  selective grammar's: the state after each state and token, -1 for none
     meta                     JSON: task, seed and every setting
 
 `acc_macro` is the multiclass accuracy of torchmetrics, over the whole set. The reference takes the
@@ -19,6 +20,7 @@ import math
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 from pathlib import Path
 from typing import IO, Any
 
@@ -31,6 +33,9 @@ from mlxhog.files.durable import replace_file, require_space
 from mlxhog.mad.tasks.task import IGNORED, Ints
 
 Int32 = NDArray[np.int32]
+
+ByLength = tuple[tuple[int, float], ...]
+"""Ends of the parts of scored rows with the accuracy in each part, see `acc_by_length`."""
 
 MOST_BYTES = 1 << 32
 """Most bytes of the arrays of one file: a small compressed file may unpack to any size."""
@@ -49,6 +54,7 @@ class Dataset:
         val_y: its targets.
         kv_keys: the keys of memorization's map.
         kv_values: their values, in the same order.
+        grammar: selective grammar's, (states, tokens).
         meta: task, seed and every setting, under the names of the files.
     """
 
@@ -60,6 +66,7 @@ class Dataset:
     val_y: Int32 | None = None
     kv_keys: Int32 | None = None
     kv_values: Int32 | None = None
+    grammar: Int32 | None = None
     meta: Mapping[str, Any]
 
     @property
@@ -73,6 +80,18 @@ class Dataset:
         if self.val_x is not None and self.val_y is not None:
             splits["val"] = (self.val_x, self.val_y)
         return splits
+
+    @property
+    def lengths(self) -> tuple[int, ...]:
+        """Ends of the parts of a test row whose accuracies are reported; () for one part.
+
+        The first part is as long as a row to train on; the next ones end at powers of two.
+        """
+        short, long = self.train_x.shape[1], self.test_x.shape[1]
+        if long <= short:
+            return ()
+        powers = (2**k for k in range(short.bit_length(), long.bit_length()))
+        return tuple(dict.fromkeys((short, *powers, long)))
 
 
 def write(path: Path, data: Dataset) -> int:
@@ -88,6 +107,8 @@ def write(path: Path, data: Dataset) -> int:
     if data.kv_keys is not None and data.kv_values is not None:
         arrays["kv_keys"] = data.kv_keys.astype(narrow)
         arrays["kv_values"] = data.kv_values.astype(narrow)
+    if data.grammar is not None:
+        arrays["grammar"] = data.grammar.astype(narrow)
     content = io.BytesIO()
     meta = json.dumps(data.meta, sort_keys=True)
     np.savez_compressed(content, **arrays, meta=np.array(meta))
@@ -118,6 +139,8 @@ def read(path: Path) -> Dataset:
         ) from error
     try:
         meta = plain_json.loads(str(stored.pop("meta")))
+        if not isinstance(meta, dict):
+            raise DataError("meta is not a JSON object")
         arrays = {name: _ints(name, values) for name, values in stored.items()}
         splits: dict[str, Any] = {}
         for split in ("train", "test", "val"):
@@ -125,11 +148,10 @@ def read(path: Path) -> Dataset:
                 x, y = arrays[f"{split}_inputs"], arrays[f"{split}_targets"]
                 if x.ndim != 2 or x.shape != y.shape or not x.size:
                     raise DataError(f"{split} has inputs {x.shape} and targets {y.shape}")
-                if x.shape[1] != arrays["train_inputs"].shape[1]:
-                    raise DataError(f"{split} and train have rows of different lengths")
+                first = "train" if "test_length" not in meta or split == "train" else "test"
+                if x.shape[1] != arrays[f"{first}_inputs"].shape[1]:
+                    raise DataError(f"{split} and {first} have rows of different lengths")
                 splits |= {f"{split}_x": x, f"{split}_y": y}
-        if not isinstance(meta, dict):
-            raise DataError("meta is not a JSON object")
     except KeyError as error:
         raise DataError(f"{path}: lacks {error}; see `mlxhog mad data --help`") from None
     except ValueError as error:
@@ -139,7 +161,10 @@ def read(path: Path) -> Dataset:
     kv = {name: arrays[name] for name in ("kv_keys", "kv_values") if name in arrays}
     if kv and (len(kv) < 2 or len({array.shape for array in kv.values()} | {(0,)}) > 2):
         raise DataError(f"{path}: kv_keys and kv_values are not two arrays of one length")
-    return Dataset(**splits, **kv, meta=meta)
+    grammar = arrays.get("grammar")
+    if grammar is not None and grammar.ndim != 2:
+        raise DataError(f"{path}: grammar has shape {grammar.shape}, expected (states, tokens)")
+    return Dataset(**splits, **kv, grammar=grammar, meta=meta)
 
 
 def _check_sizes(content: IO[bytes]) -> None:
@@ -199,6 +224,29 @@ def acc_macro(targets: Ints, predictions: Ints) -> float:
     right_of = np.bincount(expected[expected == predicted], minlength=classes)
     occurs = targets_of + np.bincount(predicted, minlength=classes) > 0
     return float((right_of[occurs] / np.maximum(targets_of[occurs], 1)).mean())
+
+
+def acc_by_length(data: Dataset, predictions: Ints) -> ByLength:
+    """Return each end of `data.lengths` with the `acc_token` of the test positions up to it.
+
+    The positions begin at the end before; parts without a scored position are left out.
+    """
+    parts = [
+        (end, data.test_y[:, begin:end], predictions[:, begin:end])
+        for begin, end in pairwise((0, *data.lengths))
+    ]
+    return tuple(
+        (end, acc_token(y, predicted)) for end, y, predicted in parts if (y != IGNORED).any()
+    )
+
+
+HELD = 0.99
+
+
+def held_length(by_length: ByLength) -> int:
+    """Return the last end up to which every part has an accuracy of at least `HELD`, or 0."""
+    held = takewhile(lambda part: part[1] >= HELD, by_length)
+    return max((end for end, _ in held), default=0)
 
 
 def ceiling(data: Dataset) -> float:

@@ -442,4 +442,5 @@ FUZZY_IN_CONTEXT_RECALL = TaskType(
     draw,
     check=check,
     about="in-context recall with keys and values of one to a few tokens each",
+    sudden=True,
 )

@@ -398,6 +398,7 @@ IN_CONTEXT_RECALL = TaskType(
     draw,
     check=check,
     about="the value of a key from earlier in the sequence",
+    sudden=True,
 )
 NOISY_IN_CONTEXT_RECALL = TaskType(
     "noisy-in-context-recall",
@@ -406,4 +407,5 @@ NOISY_IN_CONTEXT_RECALL = TaskType(
     draw,
     check=check,
     about="in-context recall among noise tokens",
+    sudden=True,
 )

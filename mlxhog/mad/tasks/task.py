@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -80,8 +81,13 @@ class Settings:
 
     @property
     def length(self) -> int:
-        """Tokens of a row of the arrays; not always T."""
+        """Tokens of a row to train on; not always T."""
         return self.seq_len
+
+    @property
+    def test_length(self) -> int:
+        """Tokens of a scored row."""
+        return self.length
 
     def broken_rules(self) -> Iterator[str]:
         """Yield every broken rule of the task, with the possible values."""
@@ -102,6 +108,48 @@ class NoiseSettings(Settings):
                 f"frac_noise is {self.frac_noise:g} and noise_vocab 0; noise needs tokens of its "
                 "own: noise_vocab at least 1, or frac_noise 0"
             )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LongerTest(Settings):
+    """Settings of a task whose scored rows are longer than those to train on.
+
+    V follows from other settings, see `tokens`.
+    """
+
+    vocab: int = option(
+        0, "V, which follows from the task: 0, or this number", low=0, aliases=("vocab_size",)
+    )
+    seq_len: int = seq_len(40)
+    test_length: int = option(
+        2048, "tokens of a scored row; by length, accuracy is reported", low=1, high=2**20
+    )
+    test_rows: int = rows(64, "scoring", "num_test")
+
+    def __post_init__(self) -> None:
+        """Convert and check every value, and set V."""
+        super().__post_init__()
+        object.__setattr__(self, "vocab", self.tokens)
+
+    @property
+    @abstractmethod
+    def tokens(self) -> int:
+        """V."""
+
+    def broken_rules(self) -> Iterator[str]:
+        """Yield a message if V is another number, or scored rows are shorter."""
+        if self.vocab not in (0, self.tokens):
+            yield f"vocab is {self.vocab}, but the task has {self.tokens} tokens; leave it out"
+        if self.test_length < self.seq_len:
+            yield (
+                f"test_length is {self.test_length}, shorter than the rows to train on: at least "
+                f"{self.seq_len}"
+            )
+
+    def has_length(self, findings: Findings, rule: int, split: str, x: Ints) -> bool:
+        """Apply the rule about the length of the rows of a split; return whether it holds."""
+        name = "seq_len" if split == "train" else "test_length"
+        return findings.has_width(rule, split, x, getattr(self, name), f", the {name}")
 
 
 def too_small(name: str, value: int, why: str, least: int) -> Iterator[str]:
@@ -166,6 +214,7 @@ class TaskType:
         backbone: of the model, one of `models.mad.config.BACKBONES`.
         check: (settings, findings, data) checks rows by the rules of the task; None without rules.
         about: the tested skill, in a line.
+        sudden: learned in a sudden jump, late in a run; early steps do not rank candidates.
     """
 
     kind: ClassVar[choices.Registry[Any]] = choices.TASKS
@@ -178,3 +227,4 @@ class TaskType:
     backbone: str = "language-model"
     check: Callable[[Any, Findings, Dataset], None] | None = None
     about: str = ""
+    sudden: bool = False

@@ -4,8 +4,8 @@ Rows are scored in the process that trains, or as a side job of one of several w
 writes its newest score into the arena, where it stays until it is read:
 
     segment  byte        type    meaning
-    scores   256 k       u64     n, the number of scores from the worker of slot k + 1
-             256 k + 8   RECORD  the newest if n is even; if n is odd, it is at 256 k + 128
+    scores   1024 k        u64     n, the number of scores from the worker of slot k + 1
+             1024 k + 64   RECORD  the newest if n is even; if n is odd, it is at 1024 k + 512
 
 The worker writes the next score beside the newest; the supervisor requests one after it has read
 the last.
@@ -27,9 +27,9 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Backend
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
+from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult, solved_accuracy
 from mlxhog.mad.tasks import Dataset
-from mlxhog.mad.tasks.dataset import acc_macro, acc_token
+from mlxhog.mad.tasks.dataset import ByLength, acc_by_length, acc_macro, acc_token
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.strategies import Context
 from mlxhog.training.evaluation import takes_on
@@ -67,13 +67,14 @@ def interval(protocol: Protocol, per_epoch: int) -> int:
 class Accuracies:
     """Accuracies over the scored positions, in [0, 1]; see `mad/tasks/dataset.py`.
 
-    Those of the validation rows are None if there are none.
+    Those of the validation rows are None if there are none; `by_length` is that of the test rows.
     """
 
     acc_token: float
     acc_macro: float
     val_token: float | None = None
     val_macro: float | None = None
+    by_length: ByLength = ()
 
     def deciding(self, select: str) -> tuple[float, float]:
         """Return both accuracies of the selecting rows, "test" or "val"."""
@@ -145,7 +146,10 @@ class Evaluations:
         """Return the result of the run; accuracies of a diverged one are 0."""
         if status == "diverged":
             none = None if scores.val_token is None else 0.0
-            scores = Accuracies(0.0, 0.0, none, none)
+            by_length = tuple((end, 0.0) for end, _ in scores.by_length)
+            scores = Accuracies(0.0, 0.0, none, none, by_length)
+        enough = solved_accuracy(self._protocol.stop_accuracy)
+        solved = (point.step for point in self.curve if point.acc_token >= enough)
         return RunResult(
             status=status,
             steps=steps,
@@ -155,6 +159,8 @@ class Evaluations:
             acc_macro=scores.acc_macro,
             val_token=scores.val_token,
             val_macro=scores.val_macro,
+            solved=next(solved, None),
+            by_length=scores.by_length,
             curve=tuple(self.curve),
         )
 
@@ -188,12 +194,18 @@ def score(
     backend: Backend, rows: Dataset, model: MADConfig, *, beat: Callable[[], object]
 ) -> Accuracies:
     """Score test and validation rows at the parameters in the backend's inbox."""
-    values: list[float] = []
+    values: dict[str, float] = {}
+    by_length: ByLength = ()
     for split, (x, y) in rows.splits().items():
-        if split != "train":
-            predictions = predict(backend, x, model, beat=beat)
-            values += [acc_token(y, predictions), acc_macro(y, predictions)]
-    return Accuracies(*values)
+        if split == "train":
+            continue
+        predictions = predict(backend, x, model, beat=beat)
+        kind = "acc" if split == "test" else "val"
+        values[f"{kind}_token"] = acc_token(y, predictions)
+        values[f"{kind}_macro"] = acc_macro(y, predictions)
+        if split == "test":
+            by_length = acc_by_length(rows, predictions)
+    return Accuracies(**values, by_length=by_length)
 
 
 def predict(
@@ -211,7 +223,8 @@ def predict(
 
 
 SCORES_SEGMENT = "scores"
-SLOT_BYTES = 256
+SLOT_BYTES = 1024
+MOST_PARTS = 24  # a row of 2**20 tokens has 22
 RECORD = np.dtype(
     [
         ("steps", "<u8"),  # of the run before it
@@ -220,6 +233,7 @@ RECORD = np.dtype(
         ("acc_macro", "<f8"),
         ("val_token", "<f8"),  # of the validation rows, NaN without them
         ("val_macro", "<f8"),
+        ("by_length", "<f8", (MOST_PARTS, 2)),  # NaN behind the last part
     ]
 )
 
@@ -244,14 +258,17 @@ class ScoreSlot:
         return _native.load_u64(self._line, 0)
 
     def _place(self, count: int) -> NDArray[np.void]:
-        begin = 128 if count % 2 else 8
+        begin = 512 if count % 2 else 64
         return self._line[begin : begin + RECORD.itemsize].view(RECORD)
 
     def leave(self, steps: int, t_ns: int, scores: Accuracies) -> None:
         """Write a score, then publish it."""
         count = self._count() + 1
-        numbers = [math.nan if number is None else number for number in astuple(scores)]
-        self._place(count)[0] = (steps, t_ns, *numbers)
+        *numbers, by_length = astuple(scores)
+        parts = np.full((MOST_PARTS, 2), math.nan)
+        parts[: len(by_length)] = np.reshape(by_length, (-1, 2))
+        numbers = [math.nan if number is None else number for number in numbers]
+        self._place(count)[0] = (steps, t_ns, *numbers, parts)
         _native.store_u64(self._line, 0, count)
 
     def take(self) -> tuple[int, int, Accuracies] | None:
@@ -260,8 +277,10 @@ class ScoreSlot:
         if count == self._last_taken:
             return None
         self._last_taken = count
-        steps, t_ns, token, macro, *val = self._place(count).copy()[0].item()
-        return steps, t_ns, Accuracies(token, macro, *(None if math.isnan(n) else n for n in val))
+        steps, t_ns, token, macro, *val, parts = self._place(count).copy()[0].item()
+        val_token, val_macro = (None if math.isnan(number) else number for number in val)
+        by_length = tuple((int(end), float(a)) for end, a in parts if not math.isnan(end))
+        return steps, t_ns, Accuracies(token, macro, val_token, val_macro, by_length)
 
 
 class ScoreJobs:

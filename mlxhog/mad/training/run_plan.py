@@ -6,8 +6,8 @@ It checks the whole configuration.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache, partial
 
 import numpy as np
@@ -19,23 +19,24 @@ from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.config import schedules
 from mlxhog.config.choices import SCHEDULES, STRATEGIES
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizers import AdamW
 from mlxhog.config.options import options
-from mlxhog.config.strategies import Hogwild, Serial, Sim
+from mlxhog.config.strategies import Serial, Sim
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Order
 from mlxhog.errors import ConfigError
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.mad import tasks
-from mlxhog.mad.options import WORKER_OPTIONS
+from mlxhog.mad.options import WORKER_OPTIONS, Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import Dataset, Settings, make_task
 from mlxhog.mad.training.evaluation import SCORES_SEGMENT, ScoreJobs, scores_segment, step_limit
+from mlxhog.models import families
 from mlxhog.models.families import init_params, param_spec
 from mlxhog.models.mad.config import MADConfig
-from mlxhog.training import kernel_choice
+from mlxhog.training import choose_strategy, kernel_choice
 from mlxhog.training.job import Setup, plan_layout
+from mlxhog.training.resolve import workers_factor
 
 KEPT = 2
 """Data sets in the memory of a process: candidates are mostly compared on the same one."""
@@ -138,9 +139,10 @@ class RunPlan(Setup):
         self.strategy.begin(shared)
 
 
-def _schedule(config: RunConfig, limit: int, per_epoch: int) -> Callable[[], schedules.Rate]:
+def _schedule(
+    protocol: Protocol, lr: float, limit: int, per_epoch: int
+) -> Callable[[], schedules.Rate]:
     """The step sizes of the protocol."""
-    protocol = config.protocol
     by_name: dict[str, schedules.Schedule | schedules.CosineByEpoch] = {
         "cosine": schedules.CosineByEpoch(protocol.lr_floor, limit, per_epoch),
         "constant": schedules.Constant(warmup=0.0),
@@ -152,25 +154,53 @@ def _schedule(config: RunConfig, limit: int, per_epoch: int) -> Callable[[], sch
         numbers = {name: values[name] for name in own - SCHEDULES.replaced(values).keys()}
         by_name[protocol.schedule] = schedules.checked(SCHEDULES.make(chosen, numbers))
     epochs = schedules.Epochs(per_epoch)
-    return partial(by_name[protocol.schedule].of_run, protocol.lr, epochs)
+    return partial(by_name[protocol.schedule].of_run, lr, epochs)
 
 
 def model_of(config: RunConfig) -> MADConfig:
     """Return the candidate as a model for its task.
 
     Raises:
-        ConfigError: a setting of the task, or a size, is impossible.
+        ConfigError: a setting of the task, or a size, is impossible, or the training would leave
+            out positions of the scored rows.
     """
     task = tasks.find(config.task)
     settings = tasks.resolve(task.name, config.settings)
+    if config.position == "learned" and settings.test_length > settings.length:
+        raise ConfigError(
+            f"position is learned, and {task.name} trains on rows of {settings.length} tokens and "
+            f"scores rows of {settings.test_length}: no row trains the positions from "
+            f"{settings.length} on; choose position none or sincos"
+        )
     return MADConfig(
         vocab_size=settings.vocab,
         hidden_size=config.dim,
         layers=config.layers,
-        max_length=settings.length,
+        max_length=max(settings.length, settings.test_length),
         position=config.position,
         backbone=task.backbone,
     )
+
+
+def check_reach(origin: str, architecture: MADConfig, rows: Iterable[Settings]) -> None:
+    """Refuse tasks with longer rows than an architecture's file is made for.
+
+    Args:
+        origin: the name of the file, for the message.
+        architecture: of the file.
+        rows: settings of the tasks.
+
+    Raises:
+        ConfigError: a part of the architecture ends before a row does.
+    """
+    parts, most = architecture.bounded_parts, architecture.max_length
+    length, task = max((max(one.length, one.test_length), one.task) for one in rows)
+    if parts and length > most:
+        raise ConfigError(
+            f"{origin} has max_length {most}, at which {' and '.join(parts)} "
+            f"{'end' if len(parts) > 1 else 'ends'}, and {task} has rows of {length} tokens; set "
+            f"max_length to at least {length} in the file, or choose shorter rows"
+        )
 
 
 def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None = None) -> RunPlan:
@@ -199,12 +229,19 @@ def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None
         serial=worker_options.get("strategy") == Serial.name,
     )
     workers = chosen.workers
-    training = _training(config, workers, worker_options)
+    training = _training(config, model, workers, worker_options)
     backends, record = [worker.backend for worker in workers], verdicts.load()
     writers = kernel_choice.choose_writers(training, backends, record)
     kernels = kernel_choice.choose_kernels(training, backends, record)
     n_tickets = math.ceil(settings.train_rows / protocol.batch_size)
     strategy = strategies.build(training, len(workers))
+    rule = optim.build(
+        training,
+        families.hidden_matrices(model),
+        groups=families.rate_groups(model),
+        tokens_per_step=strategy.tokens_per_step,
+    )
+    lr = training.top_lr * workers_factor(training, len(workers))
     per_epoch = max(1, int(n_tickets / strategy.mean_batches_per_step()))
     limit = step_limit(protocol, per_epoch)
     spec = param_spec(model)
@@ -225,11 +262,11 @@ def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None
         writers=writers,
         kernels=kernels.of_workers,
         notes=(*chosen.notes, *writers.notes, *kernels.notes),
-        layout=plan_layout(spec, strategy, optim.build(training), n_tickets, scores),
+        layout=plan_layout(spec, strategy, rule, n_tickets, scores),
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
         gpu_share=GPUShare(workers=max(1, sum(w.backend in GPU_BACKENDS for w in workers))),
         batches=task_rows.batches,
-        schedule=_schedule(config, limit, per_epoch),
+        schedule=_schedule(protocol, lr, limit, per_epoch),
         side_jobs=partial(ScoreJobs, task_rows, model),
         limit=limit,
         per_epoch=per_epoch,
@@ -237,13 +274,19 @@ def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None
 
 
 def _training(
-    config: RunConfig, workers: tuple[WorkerSpec, ...], worker_options: Mapping[str, object]
+    config: RunConfig,
+    model: MADConfig,
+    workers: tuple[WorkerSpec, ...],
+    worker_options: Mapping[str, object],
 ) -> TrainConfig:
-    """Return the protocol as options of `mlxhog train`."""
+    """Return the protocol as options of `mlxhog train`, with values for the open ones.
+
+    Runs are short, so several workers are not measured: without a strategy, or a number of one,
+    they have the one that `mlxhog train` gives to workers that it cannot measure.
+    """
     assert set(worker_options) <= set(WORKER_OPTIONS)
-    protocol = config.protocol
-    how: dict[str, object] = {"strategy": Hogwild.name, **worker_options}
-    if how["strategy"] == Sim.name:
+    protocol, how = config.protocol, dict(worker_options)
+    if how.get("strategy") == Sim.name:
         raise ConfigError(
             "strategy sim is for mlxhog train: workers of a candidate are processes; with "
             "strategy=round_robin their gradients are P - 1 steps old, and runs repeat bit for bit"
@@ -253,11 +296,21 @@ def _training(
         numbers = STRATEGIES.numbers()
         how = {name: value for name, value in how.items() if name not in numbers}
         how |= {"strategy": Serial(), "read": "live" if live else "snapshot"}
-    return TrainConfig(
-        optimizer=AdamW(beta2=protocol.beta2, weight_decay=protocol.weight_decay),
+    training = TrainConfig(
+        optimizer=protocol.optimizer,
         lr=protocol.lr,
         clip=protocol.clip,
         batch_size=protocol.batch_size,
         seed=config.seed,
         **how,  # type: ignore[arg-type]  # checked by TrainConfig itself
+    )
+    if training.strategy is None:
+        training = replace(training, strategy=choose_strategy.by_likelihood(workers)[0])
+    return optim.for_model(
+        training,
+        model.hidden_size,
+        families.hidden_matrices(model),
+        len(workers),
+        vocabulary=model.vocab_size,
+        groups=families.rate_groups(model),
     )

@@ -18,6 +18,7 @@ from mlxhog import arena
 from mlxhog.arena import Arena, ArenaHandle, Slot
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import FILES, Callbacks, RunConfig, RunResult
 from mlxhog.mad.training import candidate
 from mlxhog.models.mad.model import EMBEDDING
@@ -41,6 +42,15 @@ def common(config: RunConfig) -> str:
     return json.dumps(values, sort_keys=True)
 
 
+def check_optimizer(protocol: Protocol) -> None:
+    """Refuse an optimizer whose moments have other shapes than a table."""
+    if (optimizer := protocol.optimizer).has_own_bases:
+        raise ConfigError(
+            f"--share-embedding needs moments of the table's shape, and {optimizer.name} has "
+            "others; use --optimizer muon or adamw, or leave out one of the two"
+        )
+
+
 @contextmanager
 def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
     """Create a table for each run of a candidate; the end of the block removes them.
@@ -52,7 +62,7 @@ def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
         The function that executes a run, in this process or in one spawned from the block.
 
     Raises:
-        ConfigError: a run has several workers.
+        ConfigError: a run has several workers, or an optimizer whose moments have other shapes.
         EnvironmentLacks: there is not enough memory.
     """
     names: dict[str, str] = {}
@@ -63,6 +73,7 @@ def shared_tables(configs: Iterable[RunConfig]) -> Iterator[SharedRun]:
                 f"--share-embedding is for candidates of one worker, these have {config.workers}; "
                 "leave out one of the two"
             )
+        check_optimizer(config.protocol)
         name = f"table.{len(names):05}"
         names[common(config)] = name
         vocab = tasks.resolve(config.task, config.settings).vocab

@@ -11,14 +11,23 @@ from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.models.fields import check_most, check_names, convert
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers.attention import MHAttention, MHSlidingAttention
+from mlxhog.models.mad.layers.canon import Canon
+from mlxhog.models.mad.layers.delta_net import DeltaNet
 from mlxhog.models.mad.layers.feed_forward import GEGLU, MLP, SwiGLU
 from mlxhog.models.mad.layers.gated_conv import GatedConv
 from mlxhog.models.mad.layers.gated_delta_net import GatedDeltaNet
+from mlxhog.models.mad.layers.gated_delta_product import GatedDeltaProduct
 from mlxhog.models.mad.layers.gla import GLA
+from mlxhog.models.mad.layers.gsa import GSA
 from mlxhog.models.mad.layers.hyena import Hyena, MHHyena
+from mlxhog.models.mad.layers.kda import KDA
 from mlxhog.models.mad.layers.linear_attention import LinearAttention
 from mlxhog.models.mad.layers.mamba import Mamba
+from mlxhog.models.mad.layers.mamba3 import Mamba3
+from mlxhog.models.mad.layers.mesa import Mesa
 from mlxhog.models.mad.layers.moe_swiglu import MoESwiGLU
+from mlxhog.models.mad.layers.path import PaTH
+from mlxhog.models.mad.layers.rwkv7 import RWKV7
 from mlxhog.models.mad.layers.ssd import SSD
 from mlxhog.models.mad.layers.xlstm import MLSTM, SLSTM
 from mlxhog.models.mad.layers.xlstm_v1 import MLSTMV1, SLSTMV1
@@ -26,12 +35,21 @@ from mlxhog.models.mad.layers.xlstm_v1 import MLSTMV1, SLSTMV1
 BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
     MHAttention,
     MHSlidingAttention,
+    PaTH,
     LinearAttention,
     GLA,
+    GSA,
     SSD,
     Mamba,
+    Mamba3,
+    DeltaNet,
     GatedDeltaNet,
+    GatedDeltaProduct,
+    KDA,
+    RWKV7,
+    Mesa,
     GatedConv,
+    Canon,
     Hyena,
     MHHyena,
     MLSTM,
@@ -113,5 +131,8 @@ def at_width(layers: Iterable[Layer], d: int) -> tuple[Layer, ...]:
 
 
 def to_dict(layer: Layer) -> dict[str, Any]:
-    """Return a layer as YAML writes it, with every number."""
-    return {"type": layer.name, **asdict(layer)}  # type: ignore[call-overload]
+    """Return a layer as YAML writes it, with every number; of those since 0.2, the changed ones."""
+    numbers: dict[str, Any] = asdict(layer)  # type: ignore[call-overload]
+    since = {field.name for field in fields(layer) if field.metadata.get("later")}  # type: ignore[arg-type]
+    unchanged = {name for name in since if numbers[name] == getattr(type(layer), name)}
+    return {"type": layer.name, **{k: v for k, v in numbers.items() if k not in unchanged}}

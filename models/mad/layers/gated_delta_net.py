@@ -1,7 +1,7 @@
 """Gated DeltaNet: a memory that replaces the value of a key, and decays as a whole.
 
     q, k, v = SiLU(conv_k(W u))                  depthwise, causal; heads of dh = d / heads
-    q, k = q / |q| / sqrt(dh), k / |k|           of every head, by RMSNorm
+    q, k = q / |q| / sqrt(dh), k / |k|           of every head
     beta = sigmoid(W_b u)                        (B, S, heads)
     a = -exp(A_log) softplus(W_a u + bias)       (B, S, heads), or 0 with decay = false
     S_t = exp(a_t) (I - beta_t k_t k_t^T) S_{t-1} + beta_t k_t v_t^T
@@ -37,6 +37,7 @@ from mlxhog.models.mad.layer import (
     linear,
     taps,
 )
+from mlxhog.models.ops.kernels import Ops
 from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, silu, softplus
 from mlxhog.models.ops.reference.recurrences_numpy import delta_cell
 
@@ -58,8 +59,7 @@ class GatedDeltaNet(FixedState):
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
-        if self.conv < 1:
-            raise ConfigError(f"conv is {self.conv}; a convolution has at least 1 tap")
+        check_taps(self.conv)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
@@ -92,16 +92,9 @@ class GatedDeltaNet(FixedState):
         taps = p["conv.weight"]
         qkv, conv = ops.causal_conv(qkv, taps, xp.zeros_like(taps[:, 0, 0]), state=conv, silu=True)
         q, k, v = (qkv[..., i * d : (i + 1) * d].reshape(B, S, self.heads, dh) for i in range(3))
-        # An RMSNorm makes heads of length sqrt(dh) wherever they are longer than its eps.
-        unit = xp.full_like(p["head_norm.weight"], dh**-0.5)
-        q = ops.rms_norm(q, unit * dh**-0.5, cfg.norm_eps)
-        k = ops.rms_norm(k, unit, cfg.norm_eps)
-        beta = ops.activate(xp.float32(b), "sigmoid")
-        if self.decay:
-            dt = ops.activate(xp.float32(a[0]) + p["dt_bias"], "softplus")
-            log_decay = -xp.exp(p["A_log"]) * dt
-        else:
-            log_decay = xp.zeros_like(beta)
+        q, k = unit(ops, q, cfg.norm_eps, dh**-0.5), unit(ops, k, cfg.norm_eps)
+        beta = write_strength(ops, b)
+        log_decay = log_decay_of_heads(ops, p, a[0]) if self.decay else xp.zeros_like(beta)
         h, cell = ops.delta_cell(q, k, v, log_decay, beta, chunk_size=CHUNK_SIZE, state=cell)
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
         (y,) = ops.linears(ops.swiglu(g, h.reshape(B, S, d)), [p["out_proj.weight"]])
@@ -115,8 +108,7 @@ class GatedDeltaNet(FixedState):
             x @ p["qkv_proj.weight"].T, p["conv.weight"], np.zeros(3 * d), silu=True
         )
         q, k, v = (y.reshape(B, S, self.heads, dh) for y in np.split(qkv, 3, axis=-1))
-        q = rms_norm(q, np.full(dh, 1 / dh), cfg.norm_eps)
-        k = rms_norm(k, np.full(dh, dh**-0.5), cfg.norm_eps)
+        q, k = unit_float64(q, cfg.norm_eps) / np.sqrt(dh), unit_float64(k, cfg.norm_eps)
         beta = sigmoid(x @ p["b_proj.weight"].T)
         log_decay = np.zeros(beta.shape)
         if self.decay:
@@ -124,3 +116,36 @@ class GatedDeltaNet(FixedState):
         h, _ = delta_cell(q, k, v, log_decay, beta)
         h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
         return (silu(x @ p["g_proj.weight"].T) * h) @ p["out_proj.weight"].T
+
+
+# -- shared with the other layers of the delta rule ------------------------------------------------
+
+
+def check_taps(conv: int) -> None:
+    """Refuse a convolution without taps."""
+    if conv < 1:
+        raise ConfigError(f"conv is {conv}; a convolution has at least 1 tap")
+
+
+def unit(ops: Ops, x: Array, eps: float, length: float = 1.0) -> Array:
+    """Return heads x (..., dh) scaled to a length, length * x / sqrt(|x|^2 + eps)."""
+    dh = x.shape[-1]
+    return ops.rms_norm(x, ops.xp.full((dh,), length * dh**-0.5, like=x), eps / dh)
+
+
+def unit_float64(x: Float, eps: float) -> Float:
+    """Return x / sqrt(|x|^2 + eps) of heads x (..., dh)."""
+    y: Float = x / np.sqrt((x * x).sum(-1, keepdims=True) + eps)
+    return y
+
+
+def write_strength(ops: Ops, b: Array, negative: bool = False) -> Array:
+    """Return beta of its pre-activation: 0 to 1, or 0 to 2 where eigenvalues may be negative."""
+    beta = ops.activate(ops.xp.float32(b), "sigmoid")
+    return 2.0 * beta if negative else beta
+
+
+def log_decay_of_heads(ops: Ops, p: Params, a: Array) -> Array:
+    """Return -exp(A_log) softplus(a + dt_bias) of a (B, S, heads)."""
+    dt = ops.activate(ops.xp.float32(a) + p["dt_bias"], "softplus")
+    return -ops.xp.exp(p["A_log"]) * dt

@@ -65,6 +65,7 @@ class _LongConvolution(ABC):
     """The projections, the short convolution and the filter that both kinds share."""
 
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    bounded: ClassVar[bool] = True
     groups: int
     kernel: int
     filter_width: int

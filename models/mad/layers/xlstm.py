@@ -16,7 +16,13 @@ The cell of one head, with the state C (DH, DH), n (DH), m, zero at the start:
     h = C^T q / (sqrt(DH) max(|n^T q| / sqrt(DH), exp(-m)))
 
 which equals the parallel form with L[t, j] = sum_{j < s <= t} logsig(f~_s) + i~_j in its exponents.
-Forget biases begin at 3 to 6, spread over the heads.
+Forget biases begin at 3 to 6, spread over the heads; with `signed` at -3 to 3.
+
+With `signed` the state may change its sign: F has the factor 2 sigmoid(f~) - 1 in (-1, 1) in place
+of sigmoid(f~), as eigenvalues that a positive gate cannot have are needed for parity. The logarithm
+of its size takes the place of logsig(f~); its sign s_t is moved out of the recurrence,
+
+    P_t = s_1 s_2 ... s_t        h_t = P_t mLSTM(q, P k, v, i~, f~)
 
 sLSTM, sequential in S, where memory mixes inside a head:
 
@@ -30,9 +36,12 @@ The cell of one head, with the state h, c, n, m (DH each), zero at the start:
     F = exp(logsig(f~) + m - m')
     c = F c + I tanh(z~)     n = F n + I     m = m'     h = sigmoid(o~) c / n
 
-Forget biases begin at 3 to 6, spread over the units of a head; recurrent matrices begin at 0.
+Forget biases begin at 3 to 6, spread over the units of a head (`bias_init` small), or at 5 to -7,
+so that some units forget at once (powerlaw; the package's, with exponent 1); recurrent matrices
+begin at 0 (`recurrent_init` zeros) or uniform within DH^-1/2.
 
-Source: Beck et al. 2024, xLSTM, arXiv:2405.04517.
+Sources: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6; Grazzi et al. 2024,
+Unlocking state-tracking in linear RNNs through negative eigenvalues, arXiv:2411.12537, for signs.
 """
 
 from __future__ import annotations
@@ -47,6 +56,7 @@ import numpy as np
 from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
+    Arrays,
     FixedState,
     Float,
     Params,
@@ -55,11 +65,12 @@ from mlxhog.models.mad.layer import (
     Sizes,
     State,
     check_heads,
+    later,
     linear,
     taps,
 )
 from mlxhog.models.ops.reference.layers_numpy import causal_conv, layer_norm, sigmoid
-from mlxhog.models.ops.reference.mlstm_numpy import recurrent
+from mlxhog.models.ops.reference.mlstm_numpy import recurrent, zero_state
 from mlxhog.models.ops.reference.recurrences_numpy import slstm_cell
 
 CHUNK_SIZE = 64
@@ -122,16 +133,22 @@ class _CellLayer(FixedState, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class MLSTM(_CellLayer):
-    """Numbers of the layer: `heads` is NH, `conv` is k, the taps of the convolution, 0 for none."""
+    """Numbers of the layer: `heads` is NH, `conv` is k, the taps of the convolution, 0 for none.
+
+    `signed` lets the forget gate be negative.
+    """
 
     name: ClassVar[str] = "mlstm"
     about: ClassVar[str] = "mLSTM: a matrix memory with exponential gates"
+
+    signed: bool = later(False)
 
     def cell_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters of the projections and the cell; gates begin closed to x."""
         for name in ("q_proj", "k_proj", "v_proj", "ogate"):
             yield linear(f"{name}.weight", d, d)
-        for name, bias in (("igate", "zeros"), ("fgate", "linspace:3.0:6.0")):
+        forget = "linspace:-3.0:3.0" if self.signed else "linspace:3.0:6.0"
+        for name, bias in (("igate", "zeros"), ("fgate", forget)):
             yield ParamSpec(f"{name}.weight", (self.heads, d), "zeros", decay=True)
             yield ParamSpec(f"{name}.bias", (self.heads,), bias)
 
@@ -153,7 +170,14 @@ class MLSTM(_CellLayer):
         )
         q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
         cell = state and state[-3:]
+        P = None
+        if self.signed:
+            f, P = _size_and_sign(f, run.ops.xp)
+            k = k * P
         h, cell = ops.mlstm_cell(q, k, v, i, f, chunk_size=CHUNK_SIZE, eps=CELL_EPS, state=cell)
+        if P is not None:
+            (C, n, m), last = cell, P[:, -1]
+            h, cell = h * P, (C * last[..., None], n * last, m)
         y = ops.head_norm_gate(h, o, p["head_norm.weight"], cfg.norm_eps)
         (y,) = ops.linears(y, [p["out_proj.weight"]])
         return y, (*inputs, *cell)
@@ -165,28 +189,82 @@ class MLSTM(_CellLayer):
         q, k = ((c @ p[f"{name}_proj.weight"].T).reshape(heads) for name in "qk")
         v = (x @ p["v_proj.weight"].T).reshape(heads)
         i, f = (x @ p[f"{name}.weight"].T + p[f"{name}.bias"] for name in ("igate", "fgate"))
-        h, _, _ = recurrent(q, k, v, i, f, eps=CELL_EPS)
+        if self.signed:
+            h = _signed_cell(q, k, v, i, 2 * sigmoid(f) - 1)
+        else:
+            h, _, _ = recurrent(q, k, v, i, f, eps=CELL_EPS)
         normed, _ = layer_norm(h, cfg.norm_eps)
         y = sigmoid(x @ p["ogate.weight"].T) * (p["head_norm.weight"] * normed.reshape(x.shape))
         return np.asarray(y) @ p["out_proj.weight"].T
 
 
+SMALLEST = 1e-6
+"""Size of a signed forget gate of 0, twice."""
+
+
+def _size_and_sign(f: Array, xp: Arrays[Array]) -> tuple[Array, Array]:
+    """Return f' with sigmoid(f') = |2 sigmoid(f) - 1|, and P (B, S, NH, 1) of f (B, S, NH)."""
+    size = xp.abs(f)
+    open_by = xp.maximum(1.0 - xp.exp(-size), SMALLEST) / 2
+    flips = xp.cumsum(xp.where(f < 0, xp.ones_like(f), xp.zeros_like(f)), 1)
+    return size + xp.log(open_by), (1.0 - 2.0 * (flips % 2.0))[..., None]
+
+
+def _signed_cell(q: Float, k: Float, v: Float, i: Float, F: Float) -> Float:
+    """Return h (B, S, NH, DH) of the recurrence whose forget gate F (B, S, NH) has a sign."""
+    C, n, m = zero_state(q, v)
+    h = np.empty_like(v)
+    for t in range(q.shape[1]):
+        before, size = m, np.log(np.maximum(np.abs(F[:, t]), SMALLEST / 2))
+        m = np.maximum(size + before, i[:, t])
+        keep = (np.sign(F[:, t]) * np.exp(size + before - m))[..., None]
+        write = np.exp(i[:, t] - m)[..., None] * k[:, t]
+        C = keep[..., None] * C + write[..., None] * v[:, t, :, None]
+        n = keep * n + write
+        num, den = np.einsum("bhk,bhkv->bhv", q[:, t], C), np.einsum("bhk,bhk->bh", q[:, t], n)
+        s = q.shape[-1] ** -0.5
+        h[:, t] = s * num / (np.maximum(np.abs(s * den), np.exp(-m)) + CELL_EPS)[..., None]
+    return h
+
+
+BIAS_INIT = {"small": "3.0:6.0", "powerlaw": "5.0:-7.0"}
+"""First and last forget bias of a head."""
+
+RECURRENT_INIT = ("zeros", "uniform")
+
+
 @dataclass(frozen=True, kw_only=True)
 class SLSTM(_CellLayer):
-    """Numbers of the layer: `heads` is NH, `conv` is k, the taps of the convolution, 0 for none."""
+    """Numbers of the layer: `heads` is NH, `conv` is k, the taps of the convolution, 0 for none.
+
+    `bias_init` and `recurrent_init` choose the initial values of the cell.
+    """
 
     name: ClassVar[str] = "slstm"
     about: ClassVar[str] = "sLSTM: a scalar memory whose gates see its last output"
 
     conv: int = 0
+    bias_init: str = later("small")
+    recurrent_init: str = later("zeros")
+
+    def check(self, d: int) -> None:
+        """Refuse numbers that cannot be built at width d, and unknown initial values."""
+        super().check(d)
+        for name, choices in (("bias_init", BIAS_INIT), ("recurrent_init", RECURRENT_INIT)):
+            if getattr(self, name) not in choices:
+                raise ConfigError(
+                    f"{name} is {getattr(self, name)!r}; choose one of {', '.join(choices)}"
+                )
 
     def cell_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters of the projections and the cell."""
         NH, DH = self.heads, d // self.heads
         for gate in "ifzo":
             yield linear(f"{gate}gate.weight", d, d, product=False)
-        yield ParamSpec("recurrent.weight", (NH, 4 * DH, DH), "zeros", decay=True)
-        yield ParamSpec("recurrent.bias", (4 * d,), f"slstm_linspace:{NH}:3.0:6.0")
+        recurrent = f"uniform:{DH**-0.5!r}" if self.recurrent_init == "uniform" else "zeros"
+        forget = f"slstm_linspace:{NH}:{BIAS_INIT[self.bias_init]}"
+        yield ParamSpec("recurrent.weight", (NH, 4 * DH, DH), recurrent, decay=True)
+        yield ParamSpec("recurrent.bias", (4 * d,), forget)
 
     def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
         """Return the shapes of h, c, n and m of one sequence."""

@@ -5,6 +5,7 @@ recurrences compute position by position, at any chunk size.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -173,8 +174,49 @@ def _channel_shapes(u: View, dt: View, A: View, *_: View) -> Sequence[Any]:
 DECAY = _recurrence(ops.decay, ops.decay_grad, _head_shapes)
 """(q, k, v, log_decay, state or None) -> h, last."""
 
+DECAY_BY_VALUE = _recurrence(
+    partial(ops.decay, by_value=True),
+    partial(ops.decay_grad, by_value=True),
+    lambda q, k, v, *_: (k.shape, *_head_shapes(k, k, v)[1:]),
+)
+"""As `DECAY`; q has the shape of v, and h that of k."""
+
+
+def _regression(*inputs: Any, steps: int, keep: bool, threads: int) -> tuple[Views, Views]:
+    q, k, log_decay, ridge, state = inputs
+    shape, matrix, chunks = _head_shapes(q, k, k)
+    x, last = ops.empty(shape), ops.empty(matrix)
+    kept = ops.empty(chunks) if keep else None
+    ops.regression(q, k, log_decay, ridge, state, x, last, kept, steps=steps, threads=threads)
+    return (x, last), (k, log_decay, ridge, state, kept)
+
+
+def _regression_grad(
+    saved: Views, d_results: Views, _: Sequence[bool], *, steps: int, threads: int
+) -> Views:
+    k, log_decay, ridge, state, kept, x = saved
+    dx, d_last = d_results
+    dq, d_unused, dk, dv, d_log = empty_like(k, k, k, k, log_decay)
+    d_state = None if state is None else ops.empty(state.shape)
+    how: dict[str, Any] = {"steps": steps, "threads": threads}
+    d_solution = zeros_if_none(dx, k.shape)
+    ops.regression(d_solution, k, log_decay, ridge, state, dq, None, None, **how)
+    recurrence = (x, k, k, log_decay, kept, -dq, d_last, d_unused, dk, dv, d_log, d_state)
+    ops.decay_grad(*recurrence, scale=1.0, threads=threads)
+    return dq, dk + dv, d_log, -(dq * x).sum((0, 1)), d_state
+
+
+REGRESSION = Pair(_regression, _regression_grad, optional=True, saved_results=(0,))
+"""(q, k, log_decay, ridge, state or None) -> x, last.
+
+The gradient of q solves the same systems; the others are those of S_t x_t, a `DECAY` of k and k.
+"""
+
 DELTA = _recurrence(ops.delta, ops.delta_grad, lambda *x: (*_head_shapes(*x), x[2].shape))
 """(q, k, v, log_decay, beta, state or None) -> h, last."""
+
+DPLR = _recurrence(ops.dplr, ops.dplr_grad, lambda *x: (*_head_shapes(*x), x[2].shape))
+"""(q, k, v, log_decay, read, removal, state or None) -> h, last."""
 
 SCAN = _recurrence(ops.scan, ops.scan_grad, _channel_shapes)
 """(u, dt, A, Bt, Ct, state or None) -> y, last."""

@@ -16,6 +16,14 @@ the difference of two longer sums, which would have their rounding error. If eve
 has its own decay, A is computed by halves: the scores of the later half of a block with its earlier
 half split the decay at the border of the halves, (q_t exp(sum up to t)) . (k_j exp(sum after j)).
 The scores inside each half are computed in the same way.
+Read by value, the same halves give
+
+    h_t = scale ( diag(exp(b_t)) S_0 q_t + sum_{j<=t} (q_t . v_j) diag(exp(b_t - b_j)) k_j )
+
+`regression_cell` applies S_t + diag(ridge) to all positions at once by `decay_cell`, in each step
+of conjugate gradients. Its gradient goes through the solution and not through the steps: with
+r = q - (S + ridge) x, whose value is about 0, the gradient of x is that of (S + ridge)^-1 r with a
+constant inverse, the same conjugate gradients on the way back.
 
 `delta_cell` runs chunk by chunk, too. A position writes k_t u_t^T with
 u_t = beta_t (v_t - a_t S_{t-1}^T k_t), so that
@@ -26,6 +34,16 @@ u_t = beta_t (v_t - a_t S_{t-1}^T k_t), so that
 
 I + M is inverted by halves, from blocks of size 1 on. No power of M is computed: with similar keys
 powers of M would grow beyond all digits.
+
+`dplr_cell` does so with a decay per element of a key, and with keys r and e in the place of k where
+it reads and removes. A position removes e_t x_t^T, x_t = S_{t-1}^T r_t, from a memory that the
+position has not decayed yet. With A as above and its last row moved to the first, of zeros,
+
+    P_tj(e) = r_t^T diag(exp(b_{t-1} - b_j)) e_j = A_{t-1,j} for the queries r_{t+1}, j < t
+    (I + P(e)) X = P(k) V + diag(exp(b_{t-1})) R S_0
+    h_t = S_0^T (q_t exp(b_t)) + sum_{j<=t} (A_tj(k) v_j - A_tj(e) x_j)
+
+If e is k, what a position writes is k_t u_t^T, u_t = v_t - x_t, (I + P(k)) U = V - diag(..) R S_0.
 
 `selective_scan` takes log2(S) rounds. Two positions of S_t = a_t S_{t-1} + x_t combine to one,
 (a' a, a' x + x'), which halves the sequence. The states after every second position come from the
@@ -88,15 +106,22 @@ class Recurrences(ABC):
         return xp.sigmoid(o) * c / n, c, n, m
 
     def decay_cell(
-        self, q: Array, *kva: Array, scale: float, chunk_size: int, state: Array | None
+        self,
+        q: Array,
+        *kva: Array,
+        scale: float,
+        chunk_size: int,
+        state: Array | None,
+        by_value: bool,
     ) -> tuple[Array, Array]:
         xp, S = self.xp, q.shape[1]
         q, k, v, a = (xp.float32(x).swapaxes(1, 2) for x in (scale * q, *kva))
         if state is None:
-            state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
+            state = xp.zeros((*k.shape[:2], k.shape[-1], v.shape[-1]), like=q)
         if S == 1:
             state = xp.exp(a).swapaxes(-1, -2) * state + k.swapaxes(-1, -2) * v
-            return (q @ state).swapaxes(1, 2), state
+            h = q @ (state.swapaxes(-1, -2) if by_value else state)
+            return h.swapaxes(1, 2), state
         L = _chunk_length(chunk_size, S)
         q, k, v, a = (to_chunks(x, L, xp) for x in (q, k, v, a))
         b = xp.cumsum(a, -2)
@@ -106,10 +131,15 @@ class Recurrences(ABC):
         for decay_c, add_c in zip(xp.unstack(decay, 2), xp.unstack(add, 2), strict=True):
             states.append(decay_c * states[-1] + add_c)
         if a.shape[-1] == 1:
-            A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
+            read, written = (v, k) if by_value else (k, v)
+            h = ((q @ read.swapaxes(-1, -2)) * self._between(a[..., 0])) @ written
         else:
-            A = self._scores(q, k, a)
-        h = A @ v + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
+            h = self._read_by_value(q, k, v, a) if by_value else self._scores(q, k, a) @ v
+        before = xp.stack(states[:-1], 2)
+        if by_value:
+            h = h + (q @ before.swapaxes(-1, -2)) * xp.exp(b)
+        else:
+            h = h + (q * xp.exp(b)) @ before
         return from_chunks(h, S), states[-1]
 
     def _between(self, a: Array, *, own: bool = True) -> Array:
@@ -131,6 +161,21 @@ class Recurrences(ABC):
             m *= 2
         return A.squeeze(-3)
 
+    def _read_by_value(self, q: Array, k: Array, v: Array, a: Array) -> Array:
+        """Return sum_{j<=t} (q_t . v_j) exp(b_t - b_j) k_j, as k; q and v (..., L, DV)."""
+        xp = self.xp
+        h = (q * v).sum(-1)[..., None] * k
+        m = 1
+        while m < q.shape[-2]:
+            a_early, a_late = self._halves(a, m)
+            k_early, v_early, q_late = (self._halves(x, m)[x is q] for x in (k, v, q))
+            own = q_late @ v_early.swapaxes(-1, -2)
+            across = own @ (k_early * xp.exp(self.sum_after(a_early)))
+            across = across * xp.exp(xp.cumsum(a_late, -2))
+            h = h + xp.stack([xp.zeros_like(across), across], -3).reshape(*h.shape)
+            m *= 2
+        return h
+
     def _halves(self, x: Array, m: int) -> Sequence[Array]:
         """Cut x (..., L, D) into blocks of 2 m: earlier and later halves (..., blocks, m, D)."""
         return self.xp.unstack(x.reshape(*x.shape[:-2], -1, 2, m, x.shape[-1]), -3)
@@ -145,6 +190,38 @@ class Recurrences(ABC):
         xp, (early, late) = self.xp, self._pairs(A)
         above = xp.concatenate([early, xp.zeros_like(below)], -1)
         return xp.concatenate([above, xp.concatenate([below, late], -1)], -2)
+
+    def regression_cell(
+        self, *x: Array, steps: int, chunk_size: int, state: Array | None
+    ) -> tuple[Array, Array]:
+        xp, (q, k, a, ridge) = self.xp, (self.xp.float32(y) for y in x)
+        system = (k, a, ridge, *(() if state is None else (state,)))
+
+        def applied(
+            x: Array, k: Array, a: Array, ridge: Array, state: Array | None = None
+        ) -> tuple[Array, Array]:
+            y, S = self.decay_cell(
+                x, k, k, a, scale=1.0, chunk_size=chunk_size, state=state, by_value=False
+            )
+            return y + ridge * x, S
+
+        def solved(b: Array, *system: Array) -> Array:
+            x, rest, direction = xp.zeros_like(b), b, b
+            size = (b * b).sum(-1)
+            for _ in range(steps):
+                image, _ = applied(direction, *system)
+                curvature = (direction * image).sum(-1)
+                step = (size / xp.where(curvature > 0, curvature, 1.0))[..., None]
+                x, rest, before = x + step * direction, rest - step * image, size
+                size = (rest * rest).sum(-1)
+                direction = rest + (size / xp.where(before > 0, before, 1.0))[..., None] * direction
+            return x
+
+        constants = [xp.stop_gradient(part) for part in system]
+        solution = solved(xp.stop_gradient(q), *constants)
+        image, S = applied(solution, *system)
+        rest = xp.with_gradient(q - image, solved, *constants)
+        return solution + (rest - xp.stop_gradient(rest)), S
 
     def delta_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
         xp, (q, k, v, *gates) = self.xp, x
@@ -170,6 +247,35 @@ class Recurrences(ABC):
         A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
         h = A @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
         return from_chunks(h, S), states[-1]
+
+    def dplr_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
+        xp, S = self.xp, x[0].shape[1]
+        arrays = [xp.float32(y).swapaxes(1, 2) for y in x if y is not None]
+        q, k, v, *_ = arrays
+        if state is None:
+            state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
+        L = _chunk_length(chunk_size, S)
+        q, k, v, a, r, *removal = (to_chunks(y, L, xp) for y in arrays)
+        below = [(0, 0)] * 3 + [(1, 0), (0, 0)]  # moves rows to the next position
+        b = xp.cumsum(a, -2)
+        keys = xp.stack([*removal, k])
+        next_r = xp.pad(r, [(0, 0)] * 3 + [(0, 1), (0, 0)])[..., 1:, :]
+        A = self._scores(xp.stack([q, next_r])[:, None], keys, a)
+        A, P = xp.unstack(A)
+        P = xp.pad(P, [(0, 0), *below])[..., :-1, :]
+        inverse = self._unit_inverse(P[0])
+        own = inverse @ (-P[1] @ v if removal else v)
+        seen = inverse @ (r * xp.exp(xp.pad(b, below)[..., :-1, :]))
+        written = (keys * xp.exp(self.sum_after(a))).swapaxes(-1, -2)
+        decay = xp.exp(b[..., -1:, :]).swapaxes(-1, -2)
+        add = written[1] @ v if removal else xp.zeros_like(decay)
+        states, us = [state], []
+        parts = (xp.unstack(part, 2) for part in (own, seen, written[0], decay, add))
+        for own_c, seen_c, written_c, decay_c, add_c in zip(*parts, strict=True):
+            us.append(own_c - seen_c @ states[-1])
+            states.append(decay_c * states[-1] + written_c @ us[-1] + add_c)
+        h = A[0] @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
+        return from_chunks(h + A[1] @ v if removal else h, S), states[-1]
 
     def _unit_inverse(self, M: Array) -> Array:
         """Return (I + M)^-1 of strictly lower triangular M (..., L, L), L a power of 2."""

@@ -163,6 +163,42 @@ def test_a_pipe_gets_every_column_and_the_layers_as_they_are(partial):
     assert all(row.candidate in line for row, line in zip(partial.rows, rows, strict=True))
 
 
+def test_equal_costs_and_steps_to_the_solution_are_in_every_form(tmp_path):
+    def solves(record):
+        step = 150 if (record.candidate, record.task) == (CONV, TASKS[0]) else None
+        return replace(record, solved=step, state=130 if record.candidate == MIXED else 128)
+
+    ranking = read_ranking(study(tmp_path, change=solves))
+    first, second, third = to_json(ranking)["candidates"]
+    assert first["solved"] == {**dict.fromkeys(TASKS), TASKS[0]: 150}
+    assert first["intervals"] == pytest.approx(dict.fromkeys(TASKS, INTERVAL))
+    assert (first["state_bytes"], second["state_bytes"]) == (512, 520)
+    assert [row["rank_equal_state"] for row in (first, second, third)] == [1, 2, 3]
+    assert [row["rank_equal_params"] for row in (first, second, third)] == [1, 2, None]
+    row = next(csv.DictReader(io.StringIO(to_csv(ranking))))
+    assert row[f"solved.{TASKS[0]}"] == "150"
+    for text in ("\n".join(lines(ranking)), to_markdown(ranking)):
+        assert "at equal state bytes (within 5%): #1, before #2, #3" in text
+        assert "#1 solved CR at step 150" in text
+
+
+def test_a_study_of_several_rates_shows_the_score_at_the_fixed_one(tmp_path):
+    def at_other_rates(record):
+        return replace(record, acc_macro=0.1)
+
+    store = study(tmp_path, change=at_other_rates, rates=(1e-3, 2e-3))
+    for record in store.records():
+        protocol = {**record.config["protocol"], "lr": 1e-3}
+        config = {**record.config, "protocol": protocol}
+        store.append(replace(record, key=f"other-{record.key}", config=config, acc_macro=0.6))
+    ranking = read_ranking(store)
+    row = to_json(ranking)["candidates"][0]
+    assert (row["score"], row["fixed_score"]) == pytest.approx((0.6, 0.1))
+    assert "fixed" in lines(ranking)[1].split()
+    assert "| fixed |" in to_markdown(ranking)
+    assert ("step sizes", "score: the best of each setting; fixed: 0.002") in ranking.facts
+
+
 def test_a_low_terminal_says_how_many_candidates_it_leaves_out(whole):
     shown = lines(whole, 100, 6)
     assert len(shown) <= 6

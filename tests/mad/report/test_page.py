@@ -119,12 +119,12 @@ def test_every_figure_is_on_the_page_for_light_and_dark_screens(parsed):
 
 def test_the_table_has_the_numbers(ranking, parsed):
     head, *rows = parsed.table[: 1 + len(ranking.rows)]
-    assert head == ["#", "layers", "score", *TASKS, "params", "state", "time", "status"]
+    assert head == ["#", "layers", "score", *TASKS, "params", "state bytes", "time", "status"]
     for cells, row in zip(rows, ranking.rows, strict=True):
         assert cells[1] == row.candidate
         assert cells[2] == f"{row.score:.3f} ± {row.interval:.3f}"
         assert cells[3 : 3 + len(TASKS)] == [f"{row.tasks[task]:.3f}" for task in TASKS]
-        assert cells[-4] == f"{row.params:,}"
+        assert cells[-4:-2] == [f"{row.params:,}", f"{4 * row.state:,}"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from mlxhog.models.mad.layers import make
 
 
 def suite(*settings: Setting, points: tuple[dict[str, Any], ...] = ({"lr": 1e-3},)) -> Suite:
-    return Suite("made", settings, points, {})
+    return Suite("made", settings, points, {}, dim=32)
 
 
 def setting(task: str, label: str = "baseline") -> Setting:

@@ -15,9 +15,9 @@ from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
 pytestmark = pytest.mark.slow
 
 MIXERS = [layer.name for layer in BUILT_IN if layer.kind == "mixer"]
-GROWS = {"mh-attention", "hyena", "mh-hyena"}
+GROWS = {"mh-attention", "hyena", "mh-hyena", "path"}
 """Caches and filters as long as the sequence: no number of theirs makes them shorter."""
-FLAT = {"gated-conv", "slstm", "slstm-v1"}
+FLAT = {"canon", "gated-conv", "slstm", "slstm-v1"}
 """A few numbers per channel of the model."""
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
-from mlxhog.mad.search.pruning import Halving, rungs_of
+from mlxhog.mad.search.pruning import Halving, Rungs
 from mlxhog.mad.study import study as definition
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import StudyRecord
@@ -94,18 +94,18 @@ class Study:
         self.end(planned(candidate, task), [point(300, at_300), point(3000, end)])
 
 
-@pytest.mark.parametrize("name", ["smoke", "lite", "full"])
+@pytest.mark.parametrize("name", ["smoke", "lite", "full", "knowledge"])
 def test_recall_is_never_asked_before_1000_steps(name: str):
     for setting, config in expand(suite(name), layers("gated-conv swiglu"), [0]):
-        rungs = rungs_of(config)
+        rungs = Rungs().of(config)
         assert list(rungs) == sorted(set(rungs))
-        if "recall" in setting.task:
+        if "recall" in setting.task or setting.task == "depo":
             assert not [step for step in rungs if step < 1000]
 
 
 def test_rungs_are_three_and_each_three_times_the_one_before():
     def rungs(task: str, steps: int) -> tuple[int, ...]:
-        return rungs_of(planned(A, task, steps=steps).config)
+        return Rungs().of(planned(A, task, steps=steps).config)
 
     assert rungs(COPY, 3000) == (300, 900, 2700)
     assert rungs(COPY, 900) == (300,)

@@ -52,6 +52,18 @@ def test_defaults_hold_where_an_item_says_nothing():
     assert names(to_space(BASE | text).mixers) == "mlstm(h2) mlstm(h8)"
 
 
+def test_a_layer_before_each_other_is_in_every_block_of_an_alternating_and_of_a_free_space():
+    space = to_space(BASE | {"before": "canon(kernel=2)", "depth": [4, 12]})
+    canon = "canon(kernel=2)"
+    assert [names(slot) for slot in space.slots(6)] == [
+        canon, "mlstm(h4) slstm(h4)", canon, "swiglu", canon, "mlstm(h4) slstm(h4)"
+    ]  # fmt: skip
+    assert space.depths == (4, 8, 12)
+    free = to_space(BASE | {"before": "canon", "template": "free", "depth": [2, 5]})
+    assert free.depths == (2, 4)
+    assert [names(slot) for slot in free.slots(2)] == ["canon", "mlstm(h4) slstm(h4) swiglu"]
+
+
 @each_of(
     ("template", "depth", "expected"),
     [
@@ -80,6 +92,7 @@ def test_a_depth_is_a_number_or_a_range(template: str, depth: object, expected: 
             "mixers": [{"type": "mlstm", "heads": [1, 2]}],
             "start": ["mlstm(h1) swiglu mlstm(h2) swiglu"],
         },
+        {"before": "canon(kernel=2)", "depth": [4, 8]},
         {"dim": 64, "position": "sincos", "suite": "lite", "channels": ["mlp(inner=48)"]},
     ],
 )
@@ -103,6 +116,10 @@ def test_a_space_written_out_is_the_same_space(keys: dict[str, Any]):
         ({"mixers": [["mlstm"]]}, r"\['mlstm'\] is not a layer"),
         ({"mixers": "mlstm"}, "mixers is 'mlstm'; give a list"),
         ({"mixers": []}, "space has no mixers"),
+        ({"before": "canon", "depth": 3}, "depth is 3; with a layer before each other, .* even"),
+        ({"before": "canon mlstm"}, "before is 'canon mlstm'; give one layer"),
+        ({"before": ["canon"]}, r"before is \['canon'\]; give one layer"),
+        ({"before": "cannon"}, "did you mean 'canon'"),
         ({"channels": []}, "space has no channels"),
         ({"template": "alternating"}, "did you mean 'alternate'"),
         ({"depth": 0}, "depth is 0; give a whole number above 0"),

@@ -17,7 +17,7 @@ import numpy as np
 import yaml
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import Point, RunConfig, RunResult
 from mlxhog.mad.search.samplers import ListSampler
 from mlxhog.mad.study.pool import Ended, Evaluated, Event, Pool, RunFunction, Task
@@ -42,7 +42,7 @@ def config(candidate: str = "gated-conv", *, dim: int = 8, seed: int = 0, **sett
         settings=settings,
         layers=parse(candidate),
         dim=dim,
-        protocol=Protocol(steps=2),
+        protocol=Protocol(optimizer=PUBLISHED, lr=5e-4, steps=2),
         seed=seed,
     )
 

@@ -85,6 +85,7 @@ def test_bench_scores_given_architectures_and_finds_its_study_again(capsys):
     assert main(command) == 0
     first = said(capsys)
     assert first["runs"]["done"] == 8
+    assert [one["n_runs"] for one in first["row"]["candidates"]] == [4, 4]
     assert main([*command[:-1], "--dry-run", "--json"]) == 0
     plan = said(capsys)
     assert (plan["ended"], plan["candidates"], plan["runs_each"]) == (8, 2, 4)
@@ -135,6 +136,15 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
         ("search --space SPACE --tasks CX", 2, "'CX'"),
         ("search --space SPACE --seeds 1,1", 2, "--seeds is '1,1'; give a number"),
         ("search --space SPACE --seeds 0", 2, "--seeds is '0'; give a number"),
+        (
+            "search --space SPACE --rates ,",
+            2,
+            "--rates is ','; give step sizes above 0",
+        ),
+        ("bench --layers swiglu --rates 0,1e-3", 2, "give step sizes above 0"),
+        ("bench --layers swiglu --rates 2e-3,1e-3", 2, "does not ascend; give 0.001,0.002"),
+        ("bench --layers swiglu --rates 1e-3,1e-3", 2, "has 0.001 twice; leave one out"),
+        ("bench --layers swiglu --rates 1e-3,2e-3 --lr 1e-3", 2, "--rates are several; keep one"),
         ("search --space SPACE --budget soon", 2, "--budget is 'soon'; give a number of runs"),
         ("search --space SPACE --memory-limit much", 2, "--memory-limit is 'much'"),
         ("search --space SPACE --ray-address auto", 2, "without --executor ray"),
@@ -149,6 +159,7 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
         ("bench", 2, "give an architecture, as in mlxhog mad bench --layers"),
         ("bench --layers gated-kong", 2, "did you mean 'gated-conv'"),
         ("bench --layers gated-conv(kernel=0)", 2, "kernel is 0"),
+        ("bench --layers gated-conv --suite recall --dim 32", 2, "compares widths on multi-query"),
         ("resume", 2, "STUDY is missing"),
         ("resume fisrt", 2, "no study 'fisrt'"),
     ],
@@ -213,6 +224,18 @@ def test_another_space_in_a_study_is_refused_with_the_way_out(space, capsys, tmp
     assert "holds another study:\n  space: it has" in said
     assert "mlxhog mad resume s" in said
     assert (tmp_path / "studies" / "s" / "runs.jsonl").read_bytes() == before
+
+
+def test_a_bench_with_other_rates_is_refused_in_the_same_study_and_both_are_named(capsys):
+    bench = ["mad", "bench", "--layers", "swiglu", *TINY, *ON_MLX, "--study", "s", "--budget", "1"]
+    assert main([*bench, "--rates", "1e-3,2e-3"]) == 0
+    assert main([*bench, "--rates", "1e-3,4e-3"]) == 2
+    text = capsys.readouterr().err
+    assert "rates: it has [0.001, 0.002], the command [0.001, 0.004]" in text
+    assert "continue it unchanged: mlxhog mad resume s" in text
+    assert main([*bench]) == 2
+    assert "rates: it has [0.001, 0.002], the command nothing" in capsys.readouterr().err
+    assert main([*bench, "--rates", "1e-3,2e-3"]) == 0
 
 
 def test_without_ray_the_command_says_what_to_install(space, capsys, monkeypatch, tmp_path):

@@ -9,8 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mlxhog.errors import DataError, ShapeError
-from mlxhog.mad.tasks import BENCHMARK, IGNORED, make_task, resolve
-from mlxhog.mad.tasks.dataset import acc_macro, acc_token, ceiling, unigram
+from mlxhog.mad.tasks import BENCHMARK, IGNORED, Dataset, make_task, resolve
+from mlxhog.mad.tasks.dataset import (
+    acc_by_length,
+    acc_macro,
+    acc_token,
+    ceiling,
+    held_length,
+    unigram,
+)
 from mlxhog.mad.tasks.in_context_recall import dense_loss_floor
 
 
@@ -24,6 +31,23 @@ def test_ignored_positions_count_for_nothing():
     targets, predictions = np.array([[3, IGNORED], [1, IGNORED]]), np.array([[3, 7], [2, 9]])
     assert acc_token(targets, predictions) == 1 / 2
     assert acc_macro(targets, predictions) == 1 / 3
+
+
+def long_rows(train: int, test: int) -> Dataset:
+    short, long = (np.zeros((2, length), np.int32) for length in (train, test))
+    return Dataset(train_x=short, train_y=short, test_x=long, test_y=long, meta={})
+
+
+def test_accuracy_by_length_is_that_of_the_positions_since_the_end_before():
+    data = long_rows(40, 300)
+    assert data.lengths == (40, 64, 128, 256, 300)
+    predictions = np.zeros((2, 300), int)
+    predictions[1, 50:70] = 1
+    by_length = acc_by_length(data, predictions)
+    assert by_length == ((40, 1.0), (64, 34 / 48), (128, 122 / 128), (256, 1.0), (300, 1.0))
+    assert held_length(by_length) == 40
+    assert held_length(((40, 0.98), (64, 1.0))) == 0
+    assert (long_rows(16, 64).lengths, long_rows(16, 16).lengths) == ((16, 32, 64), ())
 
 
 @settings(deadline=None, max_examples=30)

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import DataError
-from mlxhog.mad.tasks import BENCHMARK, IGNORED, Dataset, check, make_task
+from mlxhog.mad.tasks import BENCHMARK, IGNORED, TASKS_BESIDE, Dataset, check, make_task
 from mlxhog.mad.tasks.dataset import read, write
+from mlxhog.mad.tasks.state_tracking import ORDERS, product_table
 from tests.pairs import each_of
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -44,6 +45,10 @@ def test_in_our_own_rows_it_is_a_failure():
     assert "was not shown before" in findings.failures[0].message
 
 
+FEW = {"train_rows": 64, "test_rows": 40, "test_length": 100}
+"""Of tasks without a golden file."""
+
+
 @each_of("seed", [0, 1])
 @each_of(
     ("task", "settings"),
@@ -67,6 +72,11 @@ def test_in_our_own_rows_it_is_a_failure():
         ("C", {"vocab": 20, "noise_vocab": 5, "frac_noise": 0.3}),
         ("M", {}),
         ("M", {"vocab": 40, "noise_vocab": 9, "frac_noise": 0.4, "seq_len": 8}),
+        *(("ST", {"group": group, "test_length": 300}) for group in ORDERS),
+        ("ST", {"group": "parity", "seq_len": 20, "test_length": 20}),
+        ("Dyck", {"test_length": 300}),
+        ("Dyck", {"kinds": 1, "depth": 1, "seq_len": 30, "test_length": 64}),
+        ("Dyck", {"kinds": 9, "depth": 12, "test_length": 300}),
     ],
 )
 def test_our_rows_are_accepted(task, settings, seed):
@@ -288,6 +298,42 @@ def two_keys_of_one_value(w):
         y[y == old] = new
 
 
+def element_outside(w):
+    w.x[5, 4] = 6
+
+
+def wrong_product(w):
+    w.y[5, 4] = (w.y[5, 4] + 1) % 6
+
+
+def product_of_the_other_side(w):
+    table = product_table("S3")
+    for at in range(1, w.x.shape[1]):
+        w.y[5, at] = table[w.x[5, at], w.y[5, at - 1]]
+
+
+def closing_bracket_of_another_kind(w):
+    at = np.flatnonzero(w.x[5] >= 4)[0]
+    w.x[5, at] = 4 + (w.x[5, at] - 4 + 1) % 4
+
+
+def too_deep(w):
+    w.x[5, :5] = 0
+
+
+def closed_before_it_opens(w):
+    w.x[5, 0] = 4
+
+
+def bracket_beneath_the_last(w):
+    at = np.flatnonzero(w.y[5] < 8)[0]
+    w.y[5, at] = 4 + (w.y[5, at] - 4 + 1) % 4
+
+
+def end_while_a_bracket_is_open(w):
+    w.y[5, np.flatnonzero(w.y[5] < 8)[0]] = 8
+
+
 CASES: list[tuple[int, str, str, Callable[[Whole], None]]] = [
     (1, "icr_v16_t32", "train", outside_of_the_vocabulary),
     (1, "icr_v16_t32", "test", outside_of_the_vocabulary),
@@ -332,6 +378,17 @@ CASES: list[tuple[int, str, str, Callable[[Whole], None]]] = [
     (18, "mem_v256_t32_baseline", "test", value_at_the_key),
     (18, "mem_v256_t32_baseline", "train", key_missing_in_the_map),
     (18, "mem_v256_t32_baseline", "test", two_keys_of_one_value),
+    (19, "ST", "train", shorter),
+    (20, "ST", "train", element_outside),
+    (20, "ST", "test", element_outside),
+    (21, "ST", "train", wrong_product),
+    (21, "ST", "test", product_of_the_other_side),
+    (22, "Dyck", "train", shorter),
+    (23, "Dyck", "train", closing_bracket_of_another_kind),
+    (23, "Dyck", "train", too_deep),
+    (23, "Dyck", "test", closed_before_it_opens),
+    (24, "Dyck", "train", bracket_beneath_the_last),
+    (24, "Dyck", "test", end_while_a_bracket_is_open),
 ]
 
 
@@ -340,7 +397,7 @@ CASES: list[tuple[int, str, str, Callable[[Whole], None]]] = [
     [pytest.param(*case, id=f"{case[0]}-{case[3].__name__}-{case[2]}") for case in CASES],
 )
 def test_a_spoilt_row_breaks_the_invariant_it_should_and_no_other(rule, name, split, mutate):
-    data = golden(name)
+    data = golden(name) if name in FILES else make_task(name, **FEW)
     mutate(Whole(data, split))
     failures = check(data).failures
     assert {failure.rule for failure in failures} == {rule}, [str(one) for one in failures]
@@ -348,7 +405,7 @@ def test_a_spoilt_row_breaks_the_invariant_it_should_and_no_other(rule, name, sp
 
 
 def test_every_invariant_is_broken_by_some_case():
-    assert {case[0] for case in CASES} == set(range(1, 19))
+    assert {case[0] for case in CASES} == set(range(1, 25))
 
 
 @each_of(
@@ -389,7 +446,7 @@ def test_blanks_that_gather_at_the_end_are_noticed():
     assert failures == {"variance of blank gaps", "blanks before the last content token"}
 
 
-@each_of("name", BENCHMARK)
+@each_of("name", [*BENCHMARK, *TASKS_BESIDE])
 def test_a_file_reads_back_as_it_was_written(name, tmp_path):
     data = make_task(name, train_rows=20, test_rows=10, val_rows=5)
     write(tmp_path / "a.npz", data)
@@ -437,10 +494,15 @@ def test_arrays_that_do_not_fit_together_are_refused(tmp_path):
         ({"meta": None}, "lacks 'meta'"),
         ({"meta": np.array("{")}, "meta is not JSON"),
         ({"meta": np.array("[]")}, "not a JSON object"),
+        ({"meta": np.array("7")}, "not a JSON object"),
         ({"train_inputs": good["train_inputs"][:5]}, "inputs (5, 16) and targets (128, 16)"),
         ({"train_inputs": good["train_inputs"] + 0.5}, "train_inputs is float"),
         ({"meta": np.array("{}")}, "names no task"),
         ({"meta": np.array('{"task": "memorization", "seq_len": 15}')}, "an even number"),
+        (
+            {f"test_{part}": good[f"test_{part}"][:, :8] for part in ("inputs", "targets")},
+            "test and train have rows of different lengths",
+        ),
     ):
         np.savez(path, **{k: v for k, v in {**good, **change}.items() if v is not None})
         with pytest.raises(DataError) as refusal:

@@ -1,12 +1,13 @@
-"""Data sets of all six tasks: dependence of their rows, and impossible settings."""
+"""Data sets of all tasks: dependence of their rows, and impossible settings."""
 
 import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks import BENCHMARK, IGNORED, find, make_task, resolve
+from mlxhog.mad.tasks import BENCHMARK, IGNORED, TASKS_BESIDE, find, make_task, resolve
 from tests.pairs import each_of
 
+TASKS = {**BENCHMARK, **TASKS_BESIDE}
 SMALL = {"train_rows": 600, "test_rows": 40, "val_rows": 30}
 
 
@@ -35,9 +36,9 @@ def test_there_are_six_tasks_with_the_baselines_of_the_benchmark():
     assert set(rows.values()) == {12_800}
 
 
-@each_of("name", BENCHMARK)
+@each_of("name", TASKS)
 def test_a_task_goes_by_its_full_and_its_short_name_in_any_case(name):
-    task = BENCHMARK[name]
+    task = TASKS[name]
     assert find(name.upper()) is task
     assert find(task.short.lower()) is task
 
@@ -49,7 +50,7 @@ def test_a_task_that_does_not_exist_is_answered_with_the_nearest():
         find("xyz")
 
 
-@each_of("name", BENCHMARK)
+@each_of("name", TASKS)
 def test_one_seed_draws_the_same_rows_and_another_one_others(name):
     a = make_task(name, seed=1, **SMALL)
     assert same(a, make_task(name, seed=1, **SMALL))
@@ -64,7 +65,7 @@ def test_any_number_of_processes_draws_the_same_rows(name):
     assert same(make_task(name, **rows), make_task(name, processes=2, **rows))
 
 
-@each_of("name", BENCHMARK)
+@each_of("name", TASKS)
 def test_splits_share_no_stream_and_a_smaller_set_is_the_beginning_of_a_larger_one(name):
     data = make_task(name, **SMALL)
     part = make_task(name, train_rows=100, test_rows=40, val_rows=30)
@@ -74,12 +75,13 @@ def test_splits_share_no_stream_and_a_smaller_set_is_the_beginning_of_a_larger_o
     assert not rows & {x.tobytes() for x in (*data.test_x, *data.val_x)}
 
 
-@each_of("name", BENCHMARK)
+@each_of("name", TASKS)
 def test_rows_are_int32_of_the_length_that_the_settings_name(name):
     data, settings = make_task(name, **SMALL), resolve(name, SMALL)
     for split, (x, y) in data.splits().items():
         assert x.dtype == y.dtype == np.int32
-        assert x.shape == y.shape == (SMALL[f"{split}_rows"], settings.length)
+        length = settings.length if split == "train" else settings.test_length
+        assert x.shape == y.shape == (SMALL[f"{split}_rows"], length)
         assert x.min() >= 0
         assert max(x.max(), y.max()) < settings.vocab
         assert ((y == IGNORED) | (y >= 0)).all()
@@ -125,6 +127,10 @@ def test_a_final_query_of_fuzzy_recall_can_always_be_answered_but_not_in_the_ref
         ("FR", {"seq_len": 12}, "a pair of 6 tokens must fit in twice: at least 13"),
         ("FR", {"vocab": 5000, "k_motif": 8}, "keys are numbered in 63 bits: at most 5"),
         ("M", {"train_rows": 0}, "at least 1"),
+        ("ST", {"group": "S6"}, "wanted one of parity, Z60, S3, A5, S5"),
+        ("ST", {"group": "S3", "vocab": 7}, "the task has 6 tokens; leave it out"),
+        ("ST", {"test_length": 39}, "shorter than the rows to train on: at least 40"),
+        ("Dyck", {"kinds": 0}, "kinds is 0; wanted a whole number at least 1"),
     ],
 )
 def test_a_setting_that_cannot_be_is_answered_with_what_is_allowed(task, settings, message):
@@ -142,6 +148,8 @@ def test_a_setting_that_cannot_be_is_answered_with_what_is_allowed(task, setting
         ("SC", {"vocab": 3, "seq_len": 4, "tokens_to_copy": 1}),
         ("C", {"vocab": 2, "seq_len": 2}),
         ("M", {"vocab": 3, "seq_len": 2}),
+        ("ST", {"group": "parity", "seq_len": 1, "test_length": 1}),
+        ("Dyck", {"kinds": 1, "depth": 1, "seq_len": 1, "test_length": 1}),
         ("FR", {"vocab": 7, "seq_len": 13}),
         ("FR", {"vocab": 3, "seq_len": 5, "k_motif": 1, "v_motif": 1}),
         ("FR", {"vocab": 4, "seq_len": 5, "k_motif": 1, "v_motif": 1, "multi_query": False}),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import Point, RunConfig, RunResult
 from mlxhog.models.mad.layers import make
 
@@ -23,7 +23,14 @@ def small_run(
     **protocol: Any,
 ) -> RunConfig:
     """A run of six steps an epoch; `protocol` replaces fields of the protocol."""
-    chosen = {"lr": 2e-3, "batch_size": 16, "steps": 12, "eval_every": 6, **protocol}
+    chosen = {
+        "optimizer": PUBLISHED,
+        "lr": 2e-3,
+        "batch_size": 16,
+        "steps": 12,
+        "eval_every": 6,
+        **protocol,
+    }
     return RunConfig(
         task=task,
         settings=SETTINGS | (settings or {}),

@@ -58,16 +58,19 @@ def assert_same(actual: RunResult, expected: RunResult) -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "backend"),
+    ("task", "backend", "optimizer"),
     [
-        ("in-context-recall", "torch:cpu"),
-        ("memorization", "mlx:cpu"),
-        ("compression", "torch:cpu"),
+        ("in-context-recall", "torch:cpu", "adamw"),
+        ("memorization", "mlx:cpu", "adamw"),
+        ("compression", "torch:cpu", "adamw"),
+        ("in-context-recall", "mlx:cpu", "muon"),
     ],
 )
-def test_runs_that_are_computed_together_come_to_what_each_comes_to_alone(backend, task):
+def test_runs_that_are_computed_together_come_to_what_each_comes_to_alone(backend, task, optimizer):
     settings = {"vocab": 24} if task == "memorization" else {}
-    base = small_run(workers=backend, task=task, settings=settings, clip=1.0, eval_every=4)
+    base = small_run(
+        workers=backend, task=task, settings=settings, clip=1.0, eval_every=4, optimizer=optimizer
+    )
     configs = points(base)
     for actual, config in zip(together(configs), configs, strict=True):
         assert_same(actual, train(config))

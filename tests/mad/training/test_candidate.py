@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
+from mlxhog.config.optimizers import Muon
 from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.suites import expand, only, suite
 from mlxhog.mad.training.candidate import train
@@ -45,7 +50,7 @@ def torch_losses(config: RunConfig) -> NDArray[np.float64]:
     optimizer = torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=protocol.lr,
-        betas=(0.9, protocol.beta2),
+        betas=(0.9, protocol.optimizer.beta2),
         weight_decay=protocol.weight_decay,
     )
     epochs = plan.limit // plan.per_epoch
@@ -99,6 +104,45 @@ def test_a_run_is_that_of_torchs_adamw_stepped_by_epoch(
     actual = losses(config)
     assert len(actual) == 24
     assert_close(actual, torch_losses(config), STEP_LOSSES_F32)
+
+
+@pytest.mark.parametrize("layers", ["mlstm swiglu", "slstm mh-attention", "gated-conv gla"])
+def test_both_backends_have_the_same_rows_and_values_and_near_equal_first_losses(
+    layers: str,
+) -> None:
+    """So a rung ranks candidates alike: `python benchmarks/mad_rungs.py`."""
+    runs = [
+        replace(
+            small_run(workers=backend, layers=layers, dim=32, steps=8, eval_every=1),
+            protocol=Protocol(steps=8, batch_size=16, eval_every=1, stop_accuracy=2),
+        )
+        for backend in BACKENDS
+    ]
+    first, second = map(make_run_plan, runs)
+    assert isinstance(first.config.optimizer, Muon)
+    values = [init_params(plan.model, plan.asked.seed) for plan in (first, second)]
+    for name, value in values[0].items():
+        np.testing.assert_array_equal(value, values[1][name])
+    batches = [plan.task_rows.batches().at(1, 2) for plan in (first, second)]
+    np.testing.assert_array_equal(batches[0].x, batches[1].x)
+    assert_close(losses(runs[0]), losses(runs[1]), STEP_LOSSES_F32)
+
+
+def test_an_open_step_size_is_that_of_mlxhog_train_for_the_candidates_width() -> None:
+    config = small_run(optimizer="muon", lr=None)
+    assert make_run_plan(config).config.top_lr == Muon().default_lr(config.dim)
+    assert config.to_dict()["protocol"]["lr"] is None
+    wide = small_run(optimizer="muon", lr=None, dim=32)
+    assert make_run_plan(wide).config.top_lr == Muon().default_lr(32)
+
+
+def test_the_numbers_of_the_optimizer_are_part_of_a_run() -> None:
+    spelt = ("muon", "muon(nesterov=0.3)", "muon(weight_decay=0)", "adamw", "lion")
+    assert len({small_run(optimizer=one).key() for one in spelt}) == len(spelt)
+    short = small_run(optimizer="adamw", beta2=0.999, weight_decay=0.0)
+    assert short.key() == small_run().key()
+    with pytest.raises(ConfigError, match="adamw has no nesterov"):
+        small_run(optimizer="adamw(nesterov=0.3)")
 
 
 def test_options_of_back_off_are_part_of_a_run_only_where_its_schedule_has_them() -> None:
@@ -262,17 +306,57 @@ def test_what_training_rows_never_show_is_the_ceiling_of_a_result() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("task", "within", "backend"),
-    [("in-context-recall", 300, "torch:cpu"), ("memorization", 200, "mlx:cpu")],
+    ("name", "task", "within", "backend"),
+    [
+        ("smoke", "in-context-recall", 300, "torch:cpu"),
+        ("smoke", "memorization", 200, "mlx:cpu"),
+        ("recall", "multi-query-associative-recall", 300, "torch:cpu"),
+        ("recall", "selective-grammar", 300, "mlx:cpu"),
+    ],
 )
 def test_mlstm_with_its_convolution_answers_99_percent_in_time(
-    task: str, within: int, backend: str
+    name: str, task: str, within: int, backend: str
 ) -> None:
-    ((_, config),) = expand(
-        only(suite("smoke"), [task]),
+    runs = expand(
+        only(suite(name), [task]),
         parse("mlstm swiglu mlstm swiglu"),
         [1],
         workers=backend,
         protocol={"steps": within, "eval_every": 50, "stop_accuracy": 0.99},
     )
-    assert train(config).acc_token >= 0.99
+    first = next(config for _, config in runs)
+    assert train(first).acc_token >= 0.99
+
+
+SLSTM = "slstm(heads=1,bias_init=powerlaw,recurrent_init=uniform) swiglu"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize(
+    ("task", "settings", "layers", "held"),
+    [
+        ("state-tracking", {"group": "parity", "vocab": 2}, SLSTM, True),
+        ("state-tracking", {"group": "parity", "vocab": 2}, "mlstm swiglu", False),
+        ("dyck", {"kinds": 2, "depth": 2, "vocab": 5}, SLSTM, True),
+    ],
+)
+def test_an_slstm_holds_a_state_at_16_times_the_training_length_and_an_mlstm_does_not(
+    task: str, settings: dict[str, Any], layers: str, held: bool, backend: str
+) -> None:
+    config = small_run(
+        workers=backend,
+        task=task,
+        settings={**settings, "test_length": 256, "train_rows": 6400, "test_rows": 16},
+        lr=2e-2,
+        beta2=0.95,
+        clip=1.0,
+        schedule="constant",
+        batch_size=32,
+        steps=300,
+        eval_every=50,
+        stop_accuracy=1.0,
+    )
+    result = train(replace(config, layers=parse(layers)))
+    assert [end for end, _ in result.by_length] == [16, 32, 64, 128, 256]
+    assert all((accuracy == 1.0) == held for _, accuracy in result.by_length)

@@ -103,6 +103,16 @@ def test_a_diverged_run_scores_0_whatever_it_had_reached() -> None:
         0,
     )
     assert evaluator.curve[0].acc_token == 0.7
+    long = Accuracies(0.7, 0.6, by_length=((40, 1.0), (64, 0.9)))
+    assert evaluations(0.7).result("diverged", 14, 1.0, long).by_length == ((40, 0), (64, 0))
+
+
+@pytest.mark.parametrize(("stop", "step"), [(0.999, 20), (0.95, 10), (2.0, 20)])
+def test_a_task_is_solved_at_99_percent_or_at_a_lower_stop_accuracy(stop: float, step: int) -> None:
+    run = evaluations(0.95, 0.99, 0.5, stop_accuracy=stop)
+    assert run.result("done", 30, 1.0, Accuracies(0.5, 0.5)).solved == step
+    run = evaluations(0.9, stop_accuracy=stop)
+    assert run.result("done", 10, 1.0, Accuracies(0.9, 0.9)).solved is None
 
 
 def test_a_run_without_an_evaluation_has_no_loss() -> None:

@@ -14,12 +14,15 @@ from numpy.typing import NDArray
 from mlxhog import backends
 from mlxhog.arena import Arena
 from mlxhog.arena.control import RECORD, Ring
+from mlxhog.config.strategies import SSP, Hogwild, Sync
 from mlxhog.errors import ConfigError, WorkerFailed
+from mlxhog.machine.workers import WorkerSpec
 from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.training import evaluation
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import Accuracies, score
 from mlxhog.mad.training.run_plan import make_run_plan
+from mlxhog.training import choose_strategy
 from tests.mad.training.small_runs import Recorder, small_run
 
 pytestmark = pytest.mark.slow
@@ -68,7 +71,7 @@ def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]
 @pytest.mark.parametrize(
     ("workers", "worker_options"),
     [
-        (TWO, {}),
+        (TWO, {"strategy": "hogwild"}),
         ("mlx:cpu,torch:cpu", {"predict": "none"}),
         (TWO, {"async_after": 0.5}),
         (TWO, {"strategy": "round_robin"}),
@@ -98,10 +101,28 @@ def test_workers_take_every_step_of_the_budget_and_the_last_parameters_are_score
     assert result.curve[-1].loss < 0.9 * np.log(8)  # at its begin
 
 
+def test_accuracies_by_length_arrive_from_several_workers() -> None:
+    rows = {"group": "parity", "vocab": 2, "test_rows": 8, "seq_len": 8, "test_length": 40}
+    config = small_run(workers=TWO, task="state-tracking", settings=rows)
+    result, end, _ = train_two(config)
+    assert [length for length, _ in result.by_length] == [8, 16, 32, 40]
+    assert result.by_length == end.scores(config).by_length
+
+
 def test_an_epoch_has_fewer_steps_where_some_of_them_are_rounds_of_all_workers() -> None:
     config = small_run(workers="mlx:cpu*3", epochs=2, steps=None)
     plans = [make_run_plan(config, {"async_after": share}) for share in (0.0, 0.5)]
     assert [plan.limit for plan in plans] == [12, 6]  # of one batch, and of two on average
+
+
+def test_workers_without_a_strategy_have_the_one_of_mlxhog_train_for_their_devices() -> None:
+    alike = make_run_plan(small_run(workers=TWO)).config.strategy
+    assert isinstance(alike, Sync)
+    assert alike.shares == "speed"
+    unlike = (WorkerSpec("mlx:gpu", 1), WorkerSpec("torch:cpu", 1))
+    assert choose_strategy.by_likelihood(unlike)[0] == Hogwild()
+    numbers = make_run_plan(small_run(workers=TWO), {"slack": 1}).config.strategy
+    assert isinstance(numbers, SSP)
 
 
 def test_simulated_workers_are_refused_whatever_the_workers() -> None:
@@ -187,10 +208,12 @@ def test_the_newest_score_of_a_worker_stays_until_it_is_taken() -> None:
     worker, supervisor = evaluation.ScoreSlot(memory, 2), evaluation.ScoreSlot(memory, 2)
     other = evaluation.ScoreSlot(memory, 1)
     assert supervisor.take() is None
+    ends = (1, *(2**k for k in range(1, 21)), 2**20)  # of the longest row that a task may have
+    scores = Accuracies(0.5, 0.25, 0.75, 0.125, tuple((end, 0.5) for end in ends))
     for steps in (10, 20, 30):
-        worker.leave(steps, 1, Accuracies(0.5, 0.25, 0.75, 0.125))
+        worker.leave(steps, 1, scores)
         if steps == 10:
             continue
-        assert supervisor.take() == (steps, 1, Accuracies(0.5, 0.25, 0.75, 0.125))
+        assert supervisor.take() == (steps, 1, scores)
         assert supervisor.take() is None
     assert other.take() is None

@@ -33,10 +33,17 @@ def go(run: SharedRun, config: RunConfig):
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("task", ["in-context-recall", "memorization"])
-def test_a_candidate_that_has_the_table_to_itself_trains_as_with_its_own(backend, task):
+@pytest.mark.parametrize(
+    ("task", "optimizer"),
+    [
+        ("in-context-recall", "adamw(weight_decay=0.1)"),
+        ("memorization", "adamw(weight_decay=0.1)"),
+        ("in-context-recall", "muon(embedding_lr=3)"),
+    ],
+)
+def test_a_candidate_that_has_the_table_to_itself_trains_as_with_its_own(backend, task, optimizer):
     settings = {"vocab": 24} if task == "memorization" else {}
-    config = small_run(workers=backend, task=task, settings=settings, clip=1.0, weight_decay=0.1)
+    config = small_run(workers=backend, task=task, settings=settings, clip=1.0, optimizer=optimizer)
     params = {}
     expected = train(config, on_end=lambda arena: params.update(own=arena.param(EMBEDDING).copy()))
     with shared_tables([config]) as run:
@@ -150,6 +157,14 @@ def test_what_is_done_to_a_run_before_its_first_step_is_still_done():
         run(config, callbacks=Callbacks(), rungs=(), prepare=called.append)
     assert len(called) == 1
     assert no_preparation(called[0]) is None
+
+
+def test_candidates_whose_moments_have_other_shapes_do_not_share():
+    with (
+        pytest.raises(ConfigError, match="soap has others; use --optimizer muon or adamw"),
+        shared_tables([small_run(optimizer="soap")]),
+    ):
+        pass
 
 
 def test_candidates_of_several_workers_do_not_share():

@@ -42,16 +42,32 @@ OTHERS = (
     "linear-attention(h2,floor=0.5)",
     "gla(h2,rank=3)",
     "ssd(h2,expand=1,states=3,conv=1)",
+    "path(h2,rank=3,conv=1,forget=true)",
+    "gsa(h2,slots=3)",
+    "mesa(h2,conv=1,steps=16)",
+    "mamba3(h2,expand=1,states=5,rope_fraction=1)",
     "mamba(expand=1,states=2,conv=2,rank=5)",
     "gated-delta-net(h2,conv=1,decay=false)",
+    "delta-net(h2,conv=1,negative=true)",
+    "gated-delta-product(h2,householders=3,decay=false,negative=false)",
+    "kda(h2,conv=2,rank=3,negative=true)",
+    "rwkv7(h2,rank=3,gate_rank=5)",
     "hyena(expand=1,groups=1,kernel=2,filter_width=5)",
     "mh-hyena(h2,groups=1,kernel=1)",
     "mlstm(h2,conv=0)",
+    "mlstm(h2,signed=true)",
     "slstm(h2,conv=3)",
+    "slstm(h2,bias_init=powerlaw,recurrent_init=uniform)",
     "slstm-v1(h2,conv=0)",
+    "canon(kernel=1)",
+    "canon mlstm(h2) canon swiglu",
     "mlp(inner=24)",
     "moe-swiglu(experts=5,active=3,inner=4,router=mad)",
     "mlstm(conv=0) mh-attention swiglu gla",
+)
+LONG = (
+    *("gla", "gsa", "ssd", "mlstm", "mamba", "mamba3", "mh-attention"),
+    *("gated-delta-net", "delta-net(negative=true)", "gated-delta-product", "kda", "rwkv7"),
 )
 plugins.load(Path(__file__).parents[4] / "examples" / "my_layer.py")
 SEQUENCES = (*(layer.name for layer in BUILT_IN), "my_layer(expand=2)", *OTHERS)
@@ -107,7 +123,7 @@ def test_a_twin_computes_what_the_reference_does_position_by_position(text: str,
 
 
 @twins
-@each_of("text", ["gla", "ssd", "mlstm", "mamba", "gated-delta-net", "mh-attention"])
+@each_of("text", LONG)
 def test_a_thousand_positions_add_up_no_errors(text: str, name: str) -> None:
     cfg, params, tokens, expected = with_reference(text, 1024, 1)
     actual, _ = TWINS[name].logits(cfg, params, tokens)

@@ -1,9 +1,11 @@
-"""Mixers equal the published implementations in transformers, weight by weight.
+"""Mixers equal the published implementations, weight by weight.
 
-These are imported by the tests, since an import takes seconds and every process collects tests.
+Those in transformers are imported by the tests, since an import takes seconds and every process
+collects tests. The outputs of those in flash-linear-attention are recorded by `record_fla.py`.
 """
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,18 +15,20 @@ from torch import Tensor
 
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.mad import MADConfig
-from mlxhog.models.mad.layers import make
+from mlxhog.models.mad.sequence import parse
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
+from tests.pairs import each_of
 from tests.tolerances import LOGITS_F32, assert_close
 
-B, S, D = 2, 21, 32
+B, S, D, H = 2, 21, 32, 4
+FLA = Path(__file__).parent / "golden" / "fla_layers.npz"
 Params = dict[str, Tensor]
 
 
-def ours(name: str, **numbers: object) -> tuple[Params, Tensor, Tensor]:
+def ours(text: str) -> tuple[Params, Tensor, Tensor]:
     """A layer's parameters, none of them at a special value, an input, and the output."""
-    layer = make(name, numbers)
+    (layer,) = parse(text)
     rng = np.random.default_rng(0)
     params = {}
     for spec in layer.param_spec(D):
@@ -103,6 +107,69 @@ def test_gated_delta_net_is_that_of_qwen3_next() -> None:
     assert_close(y, theirs(Qwen3NextGatedDeltaNet(config, 0), weights, x), LOGITS_F32)
 
 
+def test_a_delta_product_of_one_step_is_the_gated_delta_net_of_olmo_hybrid() -> None:
+    from transformers import OlmoHybridConfig
+    from transformers.models.olmo_hybrid.modeling_olmo_hybrid import OlmoHybridGatedDeltaNet
+
+    p, x, y = ours("gated-delta-product(householders=1)")
+    config = OlmoHybridConfig(
+        hidden_size=D,
+        linear_num_value_heads=H,
+        linear_num_key_heads=H,
+        linear_key_head_dim=D // H,
+        linear_value_head_dim=D // H,
+        num_hidden_layers=2,
+        layer_types=["linear_attention", "full_attention"],
+    )
+    weights = dict(zip(("q_proj.weight", "k_proj.weight", "v_proj.weight"), thirds(p), strict=True))
+    weights |= {f"{name}_proj.weight": p[f"{name}_proj.weight"] for name in "abg"}
+    weights |= {"conv1d.weight": p["conv.weight"], "o_norm.weight": p["head_norm.weight"]}
+    weights |= {"o_proj.weight": p["out_proj.weight"], "A_log": p["A_log"], "dt_bias": p["dt_bias"]}
+    mixer = OlmoHybridGatedDeltaNet(config, 0)
+    mixer.o_norm.variance_epsilon = 1e-6  # theirs is fixed at 1e-5
+    assert_close(y, theirs(mixer, weights, x), LOGITS_F32)
+
+
+def test_kda_is_that_of_kimi_linear() -> None:
+    from transformers import KimiLinearConfig
+    from transformers.models.kimi_linear.modeling_kimi_linear import KimiLinearDeltaAttention
+
+    p, x, y = ours("kda")
+    config = KimiLinearConfig(
+        hidden_size=D,
+        linear_num_heads=H,
+        linear_head_dim=D // H,
+        num_hidden_layers=1,
+        rms_norm_eps=1e-6,
+    )
+    weights = dict(zip(("q_proj.weight", "k_proj.weight", "v_proj.weight"), thirds(p), strict=True))
+    weights |= {
+        "conv1d.weight": p["conv.weight"],
+        "b_proj.weight": p["b_proj.weight"],
+        "forget_gate.f_a_proj.weight": p["decay_down.weight"],
+        "forget_gate.f_b_proj.weight": p["decay_up.weight"],
+        "forget_gate.dt_bias": p["dt_bias"],
+        "forget_gate.A_log": p["A_log"].reshape(1, 1, H, 1),
+        "g_a_proj.weight": p["gate_down.weight"],
+        "g_b_proj.weight": p["gate_up.weight"],
+        "o_norm.weight": p["head_norm.weight"],
+        "o_proj.weight": p["out_proj.weight"],
+    }
+    assert_close(y, theirs(KimiLinearDeltaAttention(config, 0), weights, x), LOGITS_F32)
+
+
+def thirds(p: Params) -> list[Tensor]:
+    return list(p["qkv_proj.weight"].chunk(3))
+
+
+RECORDED = dict(np.load(FLA)) if FLA.exists() else {}
+
+
+@each_of("text", RECORDED)
+def test_layers_of_the_delta_rule_are_those_of_flash_linear_attention(text: str) -> None:
+    assert_close(ours(text)[2], RECORDED[text], LOGITS_F32)
+
+
 @pytest.fixture
 def lfm2() -> Any:
     from transformers import Lfm2Config
@@ -124,7 +191,7 @@ def lfm2() -> Any:
 def test_attention_with_its_options_is_that_of_lfm2(lfm2: Any) -> None:
     from transformers.models.lfm2.modeling_lfm2 import Lfm2Attention, Lfm2RotaryEmbedding
 
-    p, x, y = ours("mh-attention", heads=8, kv_heads=2, base=1e6, qk_norm=True, bias=False)
+    p, x, y = ours("mh-attention(h8,kv_heads=2,base=1e6,qk_norm=true,bias=false)")
     weights = {name.replace("_norm.", "_layernorm."): value for name, value in p.items()}
     turns = Lfm2RotaryEmbedding(lfm2)(x, torch.arange(S)[None])
     mask = torch.full((S, S), -torch.inf).triu(1)[None, None]

@@ -10,7 +10,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.models import lm_numpy
 from mlxhog.models.mad import MADConfig
 from mlxhog.models.mad.architecture import to_yaml
-from mlxhog.models.mad.layers import at_width, make
+from mlxhog.models.mad.layers import at_width, make, to_dict
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.spec import initial_value
 from tests.mad.training.small_runs import small_run
@@ -24,13 +24,23 @@ STATES = {
     "mh-attention": {"cache": 2 * 128 * 1000},
     "mh-attention(kv_heads=4)": {"cache": 2 * 32 * 1000},
     "mh-sliding-attention": {"cache": 2 * 128 * 33},
+    "path": {"cache": 2 * 128 * 1000, "conv": 2 * 128},
+    "path(forget=true)": {"cache": (2 * 128 + 16) * 1000, "conv": 2 * 128},
     "linear-attention": {"cell": 1152},
+    "gsa": {"cell": 2 * 4 * 32 * 32},
+    "mamba3": {"cell": 4 * (16 * 64 + 4 + 16 + 64)},
+    "mesa": {"cell": 2 * 4 * 32 * 32, "conv": 256 * 3},
     "gla": {"cell": 2048},
     "gla(h1)": {"cell": 16384},
     "ssd": {"cell": 4 * 64 * 16, "conv": 288 * 3},
     "mamba": {"cell": 1024, "conv": 768},
     "gated-delta-net": {"cell": 4 * 32 * 32, "conv": 384 * 3},
+    "delta-net": {"cell": 4 * 32 * 32, "conv": 384 * 3},
+    "gated-delta-product": {"cell": 4 * 32 * 32, "conv": 640 * 3},
+    "kda": {"cell": 4 * 32 * 32, "conv": 384 * 3},
+    "rwkv7": {"cell": 4 * 32 * 32, "shift": 128},
     "gated-conv": {"conv": 256},
+    "canon": {"conv": 384},
     "mlstm": {"cell": 4228, "conv": 384},
     "mlstm(h1,conv=0)": {"cell": 16513},
     "slstm": {"cell": 512},
@@ -42,12 +52,23 @@ PARAMETERS = {
     "mh-attention": 4 * D * D + 4 * D,
     "mh-attention(bias=false,kv_heads=4,qk_norm=true)": 2 * D * D + 2 * D * D // 4 + 2 * 8,
     "mh-sliding-attention": 4 * D * D + 4 * D,
+    "path": 4 * D * D + 2 * 32 * D + 3 * D + 16 * D + 16,
+    "path(forget=true)": 4 * D * D + 2 * 32 * D + 3 * D + 2 * (16 * D + 16),
     "linear-attention": 4 * D * D + 4 * 8 * 8,
+    "gsa": 4 * D * D + 4 * 32 * D + D,
+    "mamba3": D * (2 * 256 + 2 * 16 + 3 * 4 + 4) + 4 + 2 * 16 + 2 * 4 * 16 + 4 + 256 * D,
+    "mesa": 4 * D * D + 256 * 4 + 2 * (4 * D + 4) + D + 32,
     "gla": 5 * D * D + 2 * 16 * D + D + 16,
     "ssd": D * (256 + 288 + 4) + 3 * 4 + 288 * 5 + 256 + 256 * D,
     "mamba": D * 512 + 256 * 5 + 16 * 256 + 256 * 9 + 256 * 5 + 256 * D,
     "gated-delta-net": 5 * D * D + 384 * 4 + 2 * 4 * D + 2 * 4 + 32,
     "gated-delta-net(decay=false)": 5 * D * D + 384 * 4 + 4 * D + 32,
+    "delta-net": 4 * D * D + 384 * 4 + 4 * D + 32,
+    "gated-delta-product": 7 * D * D + 640 * 4 + (8 + 4) * D + 2 * 4 + 32,
+    "gated-delta-product(householders=3,decay=false)": 9 * D * D + 896 * 4 + 12 * D + 32,
+    "kda": 4 * D * D + 384 * 4 + 4 * D + 4 * 32 * D + D + 4 + 32,
+    "rwkv7": 4 * D * D + 2 * (32 + 32 + 64) * D + (6 + 5 + 2) * D,
+    "canon": 4 * D,
     "mlstm": 5 * D * D + 2 * (4 * D + 4) + 5 * D + D,
     "slstm": 5 * D * D + 4 * D * 32 + 4 * D + D,
     "mlp": 8 * D * D + 5 * D,
@@ -81,6 +102,17 @@ def test_the_parameters_at_width_128_are_counted_by_hand(text: str) -> None:
         ("mh-attention(kv_heads=0)", "kv_heads is 0"),
         ("mh-attention(base=1)", "base is 1.0; wavelengths need one above 1"),
         ("mh-sliding-attention(window=-1)", "window is -1; a position sees 0 or more"),
+        ("path(h5)", "heads is 5"),
+        ("path(rank=0)", "rank is 0; the map to w needs at least 1"),
+        ("path(conv=0)", "conv is 0; a convolution has at least 1 tap"),
+        ("gsa(slots=0)", "slots is 0; a head needs at least 1"),
+        ("mesa(conv=0)", "conv is 0; a convolution has at least 1 tap"),
+        ("mesa(steps=0)", "steps is 0; conjugate gradients take at least 1"),
+        ("mamba3(h5)", "heads is 5, and the inner width is 64"),
+        ("mamba3(states=0)", "states is 0; set it to at least 1"),
+        ("mamba3(states=3)", "rope_fraction is 0.5 of 3 states; .* at least 2 states turn"),
+        ("mamba3(rope_fraction=1.5)", "rope_fraction is 1.5 of 16 states; choose up to 1"),
+        ("mamba3(rope_fraction=-1)", "rope_fraction is -1.0"),
         ("linear-attention(floor=0)", "floor is 0.0; outputs are divided by it"),
         ("linear-attention(h3)", "heads is 3"),
         ("gla(rank=0)", "rank is 0"),
@@ -91,7 +123,15 @@ def test_the_parameters_at_width_128_are_counted_by_hand(text: str) -> None:
         ("mamba(rank=0)", "rank is 0; set it to at least 1"),
         ("mamba(expand=0)", "expand is 0"),
         ("gated-delta-net(conv=0)", "conv is 0; a convolution has at least 1 tap"),
+        ("delta-net(h3)", "heads is 3, and the width is 32; choose one of 1, 2"),
+        ("kda(conv=0)", "conv is 0; a convolution has at least 1 tap"),
+        ("kda(rank=0)", "rank is 0; the maps to decay and gate need at least 1"),
+        ("gated-delta-product(householders=0)", "householders is 0; a token takes at least 1 step"),
+        ("rwkv7(gate_rank=0)", "gate_rank is 0; a low-rank map needs at least 1"),
+        ("canon(kernel=0)", "kernel is 0; a convolution has at least 1 tap"),
         ("mlstm(conv=-1)", "conv is -1; give a number of taps, or 0 for none"),
+        ("slstm(bias_init=open)", "bias_init is 'open'; choose one of small, powerlaw"),
+        ("slstm(recurrent_init=x)", "recurrent_init is 'x'; choose one of zeros, uniform"),
         ("mlstm-v1(conv=0)", "conv is 0; a convolution has at least 1 tap"),
         ("mlstm-v1(qkv_block=3)", "inner.*does not divide into blocks|qkv_proj_blocksize 3"),
         ("mlp(inner=0)", "inner is 0; set it to at least 1"),
@@ -108,7 +148,7 @@ def test_what_cannot_be_built_is_refused_with_the_way_out(text: str, message: st
         MADConfig(vocab_size=23, hidden_size=32, layers=parse(text))
 
 
-@each_of("text", ["ssd", "mamba", "gated-delta-net"])
+@each_of("text", ["ssd", "mamba", "gated-delta-net", "gated-delta-product", "kda"])
 def test_what_forgets_starts_between_slow_and_fast(text: str) -> None:
     (layer,) = parse(text)
     start = {spec.name: initial_value(spec, 7) for spec in layer.param_spec(D)}
@@ -123,7 +163,13 @@ def test_what_forgets_starts_between_slow_and_fast(text: str) -> None:
         assert speeds.max() <= 16.001
 
 
-@each_of("text", ["ssd", "mamba", "gated-delta-net", "gla", "mh-attention"])
+@each_of(
+    "text",
+    [
+        "ssd", "mamba", "gated-delta-net", "kda", "rwkv7", "gla", "gsa", "mesa", "mh-attention",
+        "path",
+    ],
+)  # fmt: skip
 def test_decay_of_weights_spares_gates_norms_and_biases(text: str) -> None:
     (layer,) = parse(text)
     for spec in layer.param_spec(D):
@@ -142,6 +188,53 @@ def test_gla_forgets_by_the_sixteenth_root_of_its_gate() -> None:
     assert last[0] / last[1] == pytest.approx(0.5 ** (1 / 16))
 
 
+def test_rwkv7_begins_as_its_published_first_layer() -> None:
+    (layer,) = parse("rwkv7")
+    start = {spec.name: initial_value(spec, 7) for spec in layer.param_spec(D)}
+    way = np.arange(D) / D
+    for name, exponent in {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}.items():
+        np.testing.assert_allclose(start[f"mu_{name}"], 1 - way**exponent, rtol=1e-6, atol=1e-7)
+    np.testing.assert_allclose(start["w0"], -6 + 6 * np.arange(D) / (D - 1) + 0.5, atol=1e-6)
+    assert not start["out_proj.weight"].any()
+    assert [dict(make("rwkv7").state(d, 9))["shift"] for d in (64, 256)] == [64, 256]
+    assert [layer.ranks(d) for d in (64, 128, 1024, 2048)] == [  # type: ignore[attr-defined]
+        (32, 32),
+        (32, 64),
+        (64, 160),
+        (128, 224),
+    ]
+
+
+@each_of("text", ["delta-net({})", "gated-delta-product({},householders=1)", "kda({})"])
+def test_a_memory_of_negative_eigenvalues_counts_modulo_2(text: str) -> None:
+    outputs = {}
+    for negative in ("true", "false"):
+        (layer,) = parse(text.format(f"h1,conv=1,negative={negative}"))
+        cfg = MADConfig(vocab_size=2, hidden_size=4, layers=(layer,))
+        p = {spec.name: np.ones(spec.shape) for spec in layer.param_spec(4)}
+        p["b_proj.weight"] *= 20  # beta at its bound
+        if "A_log" in p:
+            p["A_log"] -= 100  # no decay
+        outputs[negative] = layer.reference(cfg, p, np.ones((1, 6, 4)))[0, :, 0]
+    counting, held = outputs["true"], outputs["false"]
+    assert (np.abs(counting[::2]) > 0.1).all()
+    np.testing.assert_allclose(counting[1::2], 0, atol=0.01)  # keys are not quite of length 1
+    np.testing.assert_allclose(held, held[0], rtol=1e-4)
+
+
+def test_one_step_of_a_delta_product_is_gated_delta_net() -> None:
+    one, other = (
+        make("gated-delta-product", {"householders": 1, "negative": False}),
+        make("gated-delta-net"),
+    )
+    assert list(one.param_spec(32)) == list(other.param_spec(32))
+    cfg = MADConfig(vocab_size=2, hidden_size=32, layers=(one,))
+    rng = np.random.default_rng(0)
+    p = {spec.name: rng.standard_normal(spec.shape) for spec in one.param_spec(32)}
+    x = rng.standard_normal((2, 9, 32))
+    np.testing.assert_allclose(one.reference(cfg, p, x), other.reference(cfg, p, x), atol=1e-12)
+
+
 @each_of(("text", "bias"), [("mlstm", "fgate.bias"), ("slstm", "recurrent.bias")])
 def test_forget_gates_of_xlstm_begin_open_at_3_to_6(text: str, bias: str) -> None:
     (layer,) = parse(text)
@@ -151,11 +244,34 @@ def test_forget_gates_of_xlstm_begin_open_at_3_to_6(text: str, bias: str) -> Non
     assert len(opened) == {"mlstm": 4, "slstm": D}[text]
 
 
+@each_of(
+    ("text", "name", "low", "high"),
+    [
+        ("mlstm(signed=true)", "fgate.bias", -3.0, 3.0),
+        ("slstm(bias_init=powerlaw)", "recurrent.bias", -7.0, 5.0),
+        ("slstm(recurrent_init=uniform)", "recurrent.weight", -(32**-0.5), 32**-0.5),
+    ],
+)
+def test_other_initial_values_have_their_ranges(
+    text: str, name: str, low: float, high: float
+) -> None:
+    (layer,) = parse(text)
+    (start,) = (initial_value(spec, 7) for spec in layer.param_spec(D) if spec.name == name)
+    assert (start.min(), start.max()) == (pytest.approx(low, 0.01), pytest.approx(high, 0.01))
+
+
+def test_numbers_since_version_0_2_are_written_if_they_differ_from_their_defaults() -> None:
+    assert to_dict(*parse("mlstm")) == {"type": "mlstm", "heads": 4, "conv": 4}
+    assert to_dict(*parse("mlstm(signed=true)"))["signed"] is True
+    signed = MADConfig(vocab_size=8, hidden_size=32, layers=parse("mlstm(signed=true)"))
+    assert MADConfig.from_dict(signed.to_dict()) == signed
+
+
 @each_of(("d", "heads"), [(16, 1), (48, 3), (64, 4), (96, 6), (100, 5), (128, 16), (256, 16)])
 def test_heads_of_attention_that_says_none_are_16_wide_below_the_width_of_mad_lab(
     d: int, heads: int
 ) -> None:
-    for text in ("mh-attention", "mh-sliding-attention"):
+    for text in ("mh-attention", "mh-sliding-attention", "path"):
         assert at_width(parse(text), d) == parse(f"{text}(h{heads})")
         assert at_width(parse(f"{text}(h2)"), d) == parse(f"{text}(h2)")
 

@@ -1,0 +1,403 @@
+"""Whether a search on MAD pays: its winner as a language model, beside xLSTM and a Transformer.
+
+    python benchmarks/search_pays.py --quick               the whole way, small: about five minutes
+    python benchmarks/search_pays.py --dry-run             how long the long run takes here
+    python benchmarks/search_pays.py                       the long run, hours: stage after stage
+    python benchmarks/search_pays.py --only correlation    one stage
+
+    search        `mlxhog mad search` over mixers and channel maps for two hours, then `mad vote`
+                  and `mad scale` to eight layers
+    models        the winner, xLSTM[7:1] and a Transformer (attention with rotary positions and
+                  SwiGLU; its step size is the best of three, the others have the default) as
+                  language models of about a million parameters, within 2 %: five seeds each, with
+                  equal tokens and with equal seconds
+    correlation   the MAD score (suite smoke) of 24 architectures, and their loss as language models
+                  of that size: Spearman's rho, with a bootstrap interval
+
+Interrupt it at any time: the same command continues. Each finished run is a line of `runs.jsonl` in
+--out; a folder of other settings is refused. Gains are 1 - (bits per byte of the winner) / (of the
+other), paired by seed, with a 95 % interval by Student's t: `better` or `worse` if the interval
+excludes 0, else `cannot be told`. The claim is a gain of 2 % over both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import yaml
+from harness.claims import Claim, Findings, Mean, flags, measured
+from harness.machine import ROOT, cores
+from mad.probes import ARCHITECTURES, Budget, RankCorrelation, bits_per_byte, fitted, sequence
+from mad.stages import Piece, Stages
+
+from mlxhog.cli import main as mlxhog_main
+from mlxhog.cli.mad.session import observer, seeds
+from mlxhog.errors import ConfigError, MlxhogError
+from mlxhog.files.quantities import format_clock
+from mlxhog.mad.options import ExecutionConfig
+from mlxhog.mad.report.ranking import read_ranking
+from mlxhog.mad.study.session import Planning, execute
+from mlxhog.mad.study.study import Study, open_store
+from mlxhog.mad.tasks import BENCHMARK, find
+from mlxhog.mad.training.candidate import estimate
+from mlxhog.mad.training.run_plan import make_run_plan
+from mlxhog.models.families import param_count
+from mlxhog.models.mad.config import MADConfig
+from mlxhog.models.mad.sequence import canonical
+from mlxhog.models.registry import load_candidate
+
+CLAIM = 0.02
+"""Gain in bits per byte."""
+WINNER, XLSTM, TRANSFORMER = "winner", "xLSTM[7:1]", "Transformer"
+RATES = (0.5, 1.0, 2.0)
+"""Factors of the Transformer's default step size."""
+DEPTH = 8
+TIMED_S = 10.0
+"""Seconds of training of a dry run."""
+
+MIXERS = (
+    "mlstm", "slstm(conv=4)", "mh-attention", "mh-sliding-attention", "path", "gla", "ssd",
+    "mamba3", "delta-net", "gated-delta-net", "gated-delta-product", "kda", "rwkv7", "gated-conv",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Scale:
+    """The sizes of a mode; they decide the numbers.
+
+    Attributes:
+        search_budget: time, or runs, of the search.
+        mixers: of the space.
+        tasks: of suite smoke, by commas; None is all six.
+        steps: most steps of a candidate; None is the suite's.
+        dim: width of candidates; None is the suite's.
+        width: of xLSTM[7:1], whose number of parameters the other language models have.
+        tokens: of a training at equal tokens.
+        seconds: of a training at equal seconds.
+        n_seeds: of the language models.
+        mad_seeds: of the MAD scores of the correlation.
+        architectures: first ones of the list.
+    """
+
+    search_budget: str = "2h"
+    mixers: tuple[str, ...] = MIXERS
+    tasks: str | None = None
+    steps: int | None = None
+    dim: int | None = None
+    width: int = 128
+    tokens: int = 2_000_000
+    seconds: float = 180.0
+    n_seeds: int = 5
+    mad_seeds: int = 2
+    architectures: int = len(ARCHITECTURES)
+
+
+LONG = Scale()
+QUICK = Scale(
+    search_budget="6", mixers=("mlstm", "gated-conv"), tasks="CR,M", steps=50, dim=32,
+    width=48, tokens=20_000, seconds=8.0, n_seeds=2, mad_seeds=1, architectures=4,
+)  # fmt: skip
+
+
+@dataclass
+class Run:
+    """One session: its sizes, its folder, its finished pieces, and what it found."""
+
+    scale: Scale
+    folder: Path
+    stages: Stages
+    findings: Findings
+
+    @property
+    def protocol(self) -> list[str]:
+        """Flags of the runs on MAD tasks."""
+        values = {"tasks": self.scale.tasks, "steps": self.scale.steps, "dim": self.scale.dim}
+        return [word for k, v in values.items() if v is not None for word in (f"--{k}", str(v))]
+
+
+def main() -> int:
+    """Run what is missing; say what was found."""
+    parser = flags(__doc__, parts=PARTS, quick="small sizes, about five minutes; proves the way")
+    parser.add_argument("--out", default=None, help="folder of the runs [studies/search-pays]")
+    parser.add_argument("--dry-run", action="store_true", help="measure how long it will take")
+    chosen = parser.parse_args()
+    if chosen.dry_run:
+        return dry_run(QUICK if chosen.quick else LONG, chosen.only or list(PARTS))
+    try:
+        return measured("search_pays", chosen, measure, packages=("torch", "mlx"))
+    except MlxhogError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+
+
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Run the stages."""
+    scale = QUICK if chosen.quick else LONG
+    name = "search-pays-quick" if chosen.quick else "search-pays"
+    folder = Path(chosen.out or ROOT / "studies" / name).absolute()
+    folder.mkdir(parents=True, exist_ok=True)
+    settings = {**asdict(scale), "cores": len(cores())}
+    run = Run(scale, folder, Stages(folder / "runs.jsonl", settings), findings)
+    for part in chosen.only or PARTS:
+        print(f"\n{part}", flush=True)
+        PARTS[part](run)
+    findings.results |= {"quick": chosen.quick, "settings": settings}
+
+
+# -- search ---------------------------------------------------------------------------------------
+
+
+def search(run: Run) -> None:
+    """Search, vote and scale by the commands of a user; the winner becomes a piece."""
+    run.stages.run([("search",)], lambda piece: _search(run))
+    run.findings.results["search"] = run.stages[("search",)]
+
+
+def _search(run: Run) -> dict[str, Any]:
+    space = {
+        "depth": 4,
+        "template": "alternate",
+        "mixers": list(run.scale.mixers),
+        "channels": ["swiglu", "mlp"],
+    }
+    space_file = run.folder / "space.yaml"
+    space_file.write_text(yaml.safe_dump({"space": space}))
+    found = ["--space", str(space_file), "--suite", "smoke", "--sampler", "evolution"]
+    how = ["--budget", run.scale.search_budget, "--parallel", str(len(cores()))]
+    where = ["--study", "search", "--out", str(run.folder), "--quiet"]
+    _mlxhog("search", *found, *how, *where, *run.protocol)
+    study = str(run.folder / "search")
+    winner, deep = run.folder / "winner.yaml", run.folder / "winner-deep.yaml"
+    vote = json.loads(_mlxhog("vote", study, "--out", str(winner), "--json"))
+    _mlxhog("scale", str(winner), "--depth", str(DEPTH), "--how", "stack", "--out", str(deep))
+    return {
+        "layers": canonical(load_candidate(str(deep)).layers),
+        "voted": vote["layers"],
+        "candidates": vote["candidates"],
+    }
+
+
+def _mlxhog(*words: str) -> str:
+    """Run a command of `mlxhog mad`; returns its output.
+
+    Raises:
+        ConfigError: its exit code is not 0.
+    """
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        code = mlxhog_main(["mad", *words])
+    if code:
+        raise ConfigError(f"mlxhog mad {' '.join(words)} ended with exit code {code}")
+    return out.getvalue()
+
+
+# -- language models ------------------------------------------------------------------------------
+
+
+def models_of(run: Run) -> dict[str, MADConfig]:
+    """The three models, of equal parameters.
+
+    Raises:
+        ConfigError: there is no winner yet.
+    """
+    if ("search",) not in run.stages:
+        raise ConfigError(f"{run.stages.path} has no winner yet; run --only search first")
+    layers = sequence(run.stages[("search",)]["layers"])
+    return {WINNER: fitted(layers, param_count(xlstm(run.scale))), **rivals(run.scale)}
+
+
+def rivals(scale: Scale) -> dict[str, MADConfig]:
+    """The two models that the winner has to beat."""
+    transformer = sequence("mh-attention swiglu", DEPTH // 2)
+    return {XLSTM: xlstm(scale), TRANSFORMER: fitted(transformer, param_count(xlstm(scale)))}
+
+
+def xlstm(scale: Scale) -> MADConfig:
+    """XLSTM[7:1] of the first paper, in eight blocks."""
+    return replace(load_candidate("mad-7to1-v1"), hidden_size=scale.width)
+
+
+def budgets(scale: Scale) -> dict[str, Budget]:
+    """Both ways to end a training."""
+    return {"tokens": Budget(tokens=scale.tokens), "seconds": Budget(seconds=scale.seconds)}
+
+
+def language_models(run: Run) -> None:
+    """Tune the Transformer, train all three, and compare."""
+    models, ends = models_of(run), budgets(run.scale)
+    tuning: list[Piece] = [("rate", str(factor)) for factor in RATES]
+
+    def tune(piece: Piece) -> dict[str, Any]:
+        model, factor = models[TRANSFORMER], float(piece[1])
+        return bits_per_byte(model, ends["tokens"], seed=1000, lr_factor=factor)
+
+    run.stages.run(tuning, tune)
+    best = min(RATES, key=lambda factor: run.stages[("rate", str(factor))]["bits_per_byte"])
+
+    def train(piece: Piece) -> dict[str, Any]:
+        _, name, end, seed = piece
+        factor = best if name == TRANSFORMER else 1.0
+        return bits_per_byte(models[name], ends[end], seed=int(seed), lr_factor=factor)
+
+    run.stages.run(
+        [
+            ("model", name, end, str(seed))
+            for seed in range(run.scale.n_seeds)
+            for end in ends
+            for name in models
+        ],
+        train,
+    )
+    run.findings.results["models"] = {
+        "layers": {name: canonical(model.layers) for name, model in models.items()},
+        "params": {name: param_count(model) for name, model in models.items()},
+        "transformer_lr_factor": best,
+        "comparisons": [
+            _compare(run, rival, end) for end in ends for rival in (XLSTM, TRANSFORMER)
+        ],
+    }
+
+
+def _compare(run: Run, rival: str, end: str) -> dict[str, Any]:
+    """The gain of the winner over a rival, as a claim unless the sizes are those of --quick."""
+    bits = {
+        name: [
+            run.stages[("model", name, end, str(seed))]["bits_per_byte"]
+            for seed in range(run.scale.n_seeds)
+        ]
+        for name in (WINNER, rival)
+    }
+    gain = Mean.of(
+        1 - ours / theirs for ours, theirs in zip(bits[WINNER], bits[rival], strict=True)
+    )
+    verdict = verdict_of(gain)
+    within = f"{gain.mean:+.2%} ({gain.low:+.2%} to {gain.high:+.2%})"
+    print(f"  equal {end}, winner against {rival}: {verdict}, gain {within}")
+    if run.scale is LONG:
+        name, timing = f"gain over {rival} at equal {end}", end == "seconds"
+        ends = (gain.low, gain.high)
+        run.findings.claims.append(Claim(name, gain.mean, ">=", CLAIM, timing, ends))
+    means = {name: round(fmean(values), 4) for name, values in bits.items()}
+    return {"rival": rival, "equal": end, "verdict": verdict, **asdict(gain), "mean_bits": means}
+
+
+BETTER, WORSE, CANNOT = "better", "worse", "cannot be told"
+
+
+def verdict_of(gain: Mean) -> str:
+    """Better or worse if the interval excludes 0; without an interval nothing can be told."""
+    if gain.low > 0:
+        return BETTER
+    return WORSE if gain.high < 0 else CANNOT
+
+
+# -- correlation ----------------------------------------------------------------------------------
+
+
+def correlation(run: Run) -> None:
+    """Compare the order by MAD score with the order by loss as language models."""
+    names = list(ARCHITECTURES)[: run.scale.architectures]
+    end, params = budgets(run.scale)["tokens"], param_count(xlstm(run.scale))
+    probes = {name: fitted(sequence(ARCHITECTURES[name], DEPTH // 4), params) for name in names}
+    run.stages.run(
+        [("probe", name) for name in names],
+        lambda piece: bits_per_byte(probes[piece[1]], end, seed=0),
+    )
+    run.stages.run([("scores",)], lambda piece: {"scores": _scores(run, names)})
+    scores = run.stages[("scores",)]["scores"]
+    losses = {name: run.stages[("probe", name)]["bits_per_byte"] for name in names}
+    rank = RankCorrelation.of([scores[name] for name in names], [-losses[name] for name in names])
+    rows = sorted(names, key=lambda name: losses[name])
+    print("\n  architecture            MAD score  bits per byte")
+    for name in rows:
+        print(f"  {name:22}  {scores[name]:9.3f}  {losses[name]:13.4f}")
+    print(f"  Spearman's rho {rank.rho:.3f} ({rank.low:.3f} to {rank.high:.3f})")
+    table = [{"name": n, "score": scores[n], "bits_per_byte": losses[n]} for n in rows]
+    run.findings.results["correlation"] = {**asdict(rank), "architectures": table}
+
+
+def study_of(scale: Scale, names: Sequence[str]) -> Study:
+    """The study that scores the architectures."""
+    chosen = {} if scale.tasks is None else {find(task).name for task in scale.tasks.split(",")}
+    return Study(
+        candidates=tuple(canonical(sequence(ARCHITECTURES[name])) for name in names),
+        suite="smoke",
+        dim=scale.dim,
+        tasks=tuple(task for task in BENCHMARK if task in chosen),
+        seeds=seeds(str(scale.mad_seeds)),
+        protocol={} if scale.steps is None else {"steps": scale.steps},
+    )
+
+
+def _scores(run: Run, names: Sequence[str]) -> dict[str, float]:
+    study = study_of(run.scale, names)
+    planning, how = Planning(study), ExecutionConfig(parallel=len(cores()), out=str(run.folder))
+    store = open_store(study, how.out, "correlation")
+    board = observer(sys.stderr, quiet=True)
+    ended = execute(store, planning, how, len(cores()), board).status
+    if ended != "done":
+        raise ConfigError(f"the study {store.directory} was {ended}; the same command continues")
+    by_layers = {row.candidate: row.worth for row in read_ranking(store).rows}
+    listed = zip(names, planning.listed, strict=True)
+    return {name: round(by_layers[canonical(layers)], 5) for name, layers in listed}
+
+
+PARTS: dict[str, Callable[[Run], None]] = {
+    "search": search,
+    "models": language_models,
+    "correlation": correlation,
+}
+
+
+# -- how long it takes ----------------------------------------------------------------------------
+
+
+def dry_run(scale: Scale, parts: Sequence[str]) -> int:
+    """Train every model for some seconds, and say what all stages take here."""
+    total_s = 0.0
+    if "search" in parts:
+        print(f"search        {scale.search_budget} by its budget, then seconds")
+        total_s += ExecutionConfig(budget=scale.search_budget).limit.seconds or 0.0
+    if "models" in parts:
+        paces = {name: _pace(model) for name, model in rivals(scale).items()}
+        paces[WINNER] = min(paces.values())  # of unknown layers; not faster than the slower rival
+        at_tokens = sum(scale.tokens / pace for pace in paces.values()) * scale.n_seeds
+        tuning = len(RATES) * scale.tokens / paces[TRANSFORMER]
+        at_seconds = scale.seconds * len(paces) * scale.n_seeds
+        total_s += (seconds := at_tokens + tuning + at_seconds)
+        print(f"models        {format_clock(seconds)}")
+    if "correlation" in parts:
+        names = list(ARCHITECTURES)[: scale.architectures]
+        planning, probes_s, runs_s = Planning(study_of(scale, names)), 0.0, 0.0
+        for name, layers in zip(names, planning.listed, strict=True):
+            model = fitted(sequence(ARCHITECTURES[name], DEPTH // 4), param_count(xlstm(scale)))
+            probes_s += scale.tokens / _pace(model)
+            for one in planning.runs(canonical(layers))[:: scale.mad_seeds]:
+                timed = estimate(make_run_plan(one.config))
+                assert timed is not None, "one worker in each run"
+                runs_s += timed.total_s * scale.mad_seeds / len(cores())
+        total_s += probes_s + runs_s
+        print(
+            f"correlation   {format_clock(probes_s)} for the language models, at most "
+            f"{format_clock(runs_s)} for the scores"
+        )
+    print(f"in all        {format_clock(total_s)} on {len(cores())} cores")
+    return 0
+
+
+def _pace(model: MADConfig) -> float:
+    """Tokens per second in training, of a short run."""
+    return float(bits_per_byte(model, Budget(seconds=TIMED_S), seed=0)["tokens_per_s"])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,129 @@
+#include "regression.h"
+
+#include <algorithm>
+#include <limits>
+
+#include "heads.h"
+#include "lanes.h"
+
+namespace mlxhog {
+namespace {
+
+constexpr float kExact = 1e-14f;     // of |rest|^2 / |q|^2
+constexpr float kSmallest = 1e-36f;  // |rest|^2 whose quotients have all digits
+constexpr Index kRows = 4;           // of S, in separate sums
+
+// S (rows, P) of D rows: S = a S + k k^T.
+MLXHOG_CLONES void update(Index D, Index P, float a, const float* k, float* S) {
+  for (Index i = 0; i < D; ++i)
+    for (Index j = 0; j < P; j += kLaneCount) {
+      Lanes s, key;
+      load(S + i * P + j, s);
+      load(k + j, key);
+      s = a * s + k[i] * key;
+      store(s, S + i * P + j);
+    }
+}
+
+// The linear system of a position and the vectors of its solution, whole lanes whose rest is 0.
+struct System {
+  Index P;
+  Buffer S, k, ridge, x, rest, direction, image;
+
+  explicit System(Index D) : P(whole_lanes(D)), S(uninitialised(P * P)) {
+    for (Buffer* vector : {&k, &ridge, &x, &rest, &direction, &image}) *vector = uninitialised(P);
+  }
+};
+
+MLXHOG_INLINE float sum(const Lanes& x) {
+  float total = 0;
+  for (Index j = 0; j < kLaneCount; ++j) total += x[j];
+  return total;
+}
+
+// x = (S + diag(ridge))^-1 rest; overwrites rest, direction and image.
+MLXHOG_CLONES void solve(const System& system, Index steps) {
+  const Index P = system.P;
+  float *x = system.x.get(), *rest = system.rest.get(), *direction = system.direction.get();
+  float* image = system.image.get();
+  Lanes squares{};
+  for (Index j = 0; j < P; j += kLaneCount) {
+    Lanes r;
+    load(rest + j, r);
+    store(r, direction + j);
+    store(Lanes{}, x + j);
+    squares += r * r;
+  }
+  float size = sum(squares);
+  const float exact = std::clamp(kExact * size, kSmallest, std::numeric_limits<float>::max());
+  for (Index step = 0; step < steps && !(size <= exact); ++step) {  // also of a NaN or infinity, which is then in x
+    Lanes curvatures{};
+    for (Index j = 0; j < P; j += kLaneCount) {
+      Lanes sums[kRows] = {}, own, ridge;
+      for (Index i = 0; i < P; i += kRows)
+        for (Index r = 0; r < kRows; ++r) {
+          Lanes s;
+          load(&system.S[(i + r) * P + j], s);  // S is symmetric
+          sums[r] += direction[i + r] * s;
+        }
+      load(direction + j, own);
+      load(&system.ridge[j], ridge);
+      const Lanes y = (sums[0] + sums[1]) + (sums[2] + sums[3]) + ridge * own;
+      store(y, image + j);
+      curvatures += own * y;
+    }
+    const float curvature = sum(curvatures), before = size;
+    const float length = curvature == 0 ? 0 : size / curvature;
+    squares = Lanes{};
+    for (Index j = 0; j < P; j += kLaneCount) {
+      Lanes to, r, along, y;
+      load(x + j, to);
+      load(rest + j, r);
+      load(direction + j, along);
+      load(image + j, y);
+      to += length * along;
+      r -= length * y;
+      store(to, x + j);
+      store(r, rest + j);
+      squares += r * r;
+    }
+    size = sum(squares);
+    for (Index j = 0; j < P; j += kLaneCount) {
+      Lanes r, along;
+      load(rest + j, r);
+      load(direction + j, along);
+      along = r + (size / before) * along;
+      store(along, direction + j);
+    }
+  }
+}
+
+void regression_head(const DecayShape& s, const RegressionInputs& in, Index steps, Index b, Index head, System& work,
+                     float* x, float* last, float* kept) {
+  const Index D = s.DK, P = work.P, pair = b * s.NH + head, state = D * D;
+  std::fill_n(work.S.get(), P * P, 0.0f);
+  if (in.state) copy_rows(D, D, in.state + pair * state, D, work.S.get(), P);
+  copy_rows(1, D, in.ridge + head * D, D, work.ridge.get(), P, P);
+  for (Index t = 0; t < s.S; ++t) {
+    const Index row = (b * s.S + t) * s.NH + head;
+    if (kept && t % s.chunk() == 0)
+      copy_rows(D, D, work.S.get(), P, kept + (pair * s.chunks() + t / s.chunk()) * state, D);
+    copy_rows(1, D, in.k + row * D, D, work.k.get(), P, P);
+    copy_rows(1, D, in.q + row * D, D, work.rest.get(), P, P);
+    update(D, P, exp_f32(in.log_decay[row]), work.k.get(), work.S.get());
+    solve(work, steps);
+    copy_rows(1, D, work.x.get(), P, x + row * D, D);
+  }
+  if (last) copy_rows(D, D, work.S.get(), P, last + pair * state, D);
+}
+
+}  // namespace
+
+void regression(const DecayShape& s, const RegressionInputs& in, Index steps, float* x, float* last, float* kept,
+                int threads) {
+  for_each_head(s.B, s.NH, s.DK, threads, [&] { return System(s.DK); }, [&](Index b, Index head, System& work) {
+    regression_head(s, in, steps, b, head, work, x, last, kept);
+  });
+}
+
+}  // namespace mlxhog

@@ -1,0 +1,239 @@
+"""Multi-query associative recall (MQAR): pairs of key and value, then every key once more.
+
+    k1 v1 ... kP vP | (T - 2P) / 2 places of two tokens; P of them begin with a key
+
+A key is answered at its own position, by its value, which is not in the row again. Keys are taken
+in the order of the pairs, and each draws a free place g = 1, 2, ... with weight g^(a - 1): in text,
+the gap before a repetition follows a power law. All other tokens are 0, as in the paper's runs, or
+random ones of the whole vocabulary, which is harder: some repeat keys.
+
+Source: Arora et al. 2023, Zoology, arXiv:2312.04927; HazyResearch/zoology, whose distributions are
+the same. Differences: the default has 64 tokens instead of 8,192, so that small candidates solve it
+in minutes; the vocabulary need not be larger than T; pairs are shown once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.config.options import option
+from mlxhog.mad.tasks.dataset import Dataset
+from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings, first_place
+from mlxhog.mad.tasks.task import (
+    IGNORED,
+    Fixed,
+    Ints,
+    Rows,
+    Settings,
+    TaskType,
+    seq_len,
+    too_small,
+    vocab,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiQueryAssociativeRecall(Settings):
+    """Settings; 0 is a filler, keys are 1 .. K, values K+1 .. V-1."""
+
+    task: ClassVar[str] = "multi-query-associative-recall"
+
+    vocab: int = vocab(64)
+    seq_len: int = seq_len(64)
+    n_pairs: int = option(
+        4, "P, pairs of key and value, and queries", low=1, aliases=("num_kv_pairs", "pairs")
+    )
+    power_a: float = option(
+        0.01, "a of the power law of gaps; 1 is uniform, less has more short gaps", above=0, high=1
+    )
+    random_fill: bool = option(
+        False, "random tokens beside pairs and queries, not 0", aliases=("random_non_queries",)
+    )
+
+    @property
+    def keys(self) -> int:
+        """K."""
+        return self.vocab // 2 - 1
+
+    @property
+    def context(self) -> int:
+        """Tokens of the pairs."""
+        return 2 * self.n_pairs
+
+    @property
+    def weights(self) -> NDArray[np.float64]:
+        """Probability of each place for the first key."""
+        places = np.arange(1, (self.seq_len - self.context) // 2 + 1)
+        weights = places ** (self.power_a - 1)
+        return np.asarray(weights / weights.sum())
+
+    def broken_rules(self) -> Iterator[str]:
+        """Yield the broken rules."""
+        P, T = self.n_pairs, self.seq_len
+        why = f"{P} keys in its first half, beside the filler 0, and {P} values in its second half"
+        yield from too_small("vocab", self.vocab, why, 2 * P + 2)
+        if T % 2 or T < 4 * P:
+            most = f", or n_pairs at most {T // 4}" if T >= 4 and T < 4 * P else ""
+            yield (
+                f"seq_len is {T}; {P} pairs and as many queries have two tokens each: an even "
+                f"number, at least {4 * P}{most}"
+            )
+
+
+def draw(
+    s: MultiQueryAssociativeRecall,
+    rng: np.random.Generator,
+    n: int,
+    *,
+    train: bool,
+    dense: bool,
+    fixed: Fixed,
+) -> Rows:
+    """Draw n rows; training and test rows are of one kind, with targets at the queries only."""
+    shape = (n, s.seq_len)
+    x = rng.integers(0, s.vocab, shape, np.int32) if s.random_fill else np.zeros(shape, np.int32)
+    y = np.full(shape, IGNORED, np.int32)
+    key = _different(rng, n, s.n_pairs, 1, s.keys + 1)
+    value = _different(rng, n, s.n_pairs, s.keys + 1, s.vocab)
+    x[:, 0 : s.context : 2], x[:, 1 : s.context : 2] = key, value
+    row, at = np.arange(n)[:, None], s.context + 2 * _places(s, rng, n)
+    x[row, at], y[row, at] = key, value
+    return x, y
+
+
+def _different(rng: np.random.Generator, n: int, count: int, low: int, high: int) -> Ints:
+    """Draw different numbers of low .. high - 1 (n, count), in any order alike.
+
+    The choice is Floyd's, whose time does not depend on the range (Bentley and Floyd 1987).
+    """
+    chosen = np.empty((n, count), np.int32)
+    for at, last in enumerate(range(high - count, high)):
+        one = rng.integers(low, last + 1, n, np.int32)
+        taken = (chosen[:, :at] == one[:, None]).any(1)
+        chosen[:, at] = np.where(taken, last, one)
+    return rng.permuted(chosen, axis=1)
+
+
+def _places(s: MultiQueryAssociativeRecall, rng: np.random.Generator, n: int) -> Ints:
+    """Draw a place for each key (n, P), from 0, one after the other among the free ones.
+
+    The first of exponential clocks with the weights as rates to ring is a draw by weight, and the
+    next ones are draws among the others (Efraimidis and Spirakis 2006).
+    """
+    rings = rng.standard_exponential((n, len(s.weights)), np.float32) / s.weights.astype(np.float32)
+    if s.n_pairs < len(s.weights):
+        first = np.argpartition(rings, s.n_pairs - 1, axis=1)[:, : s.n_pairs]
+    else:
+        first = np.tile(np.arange(s.n_pairs), (n, 1))
+    order = np.argsort(np.take_along_axis(rings, first, 1), axis=1)
+    places: Ints = np.take_along_axis(first, order, 1)
+    return places
+
+
+def check(s: MultiQueryAssociativeRecall, findings: Findings, data: Dataset) -> None:
+    """Apply invariants 25 to 27, and the bounds."""
+    for split, (x, y) in data.splits().items():
+        if findings.has_width(25, split, x, s.seq_len):
+            _check_rows(s, findings, split, x, y)
+    P, fillers = s.n_pairs, s.seq_len - 3 * s.n_pairs
+    pairs = math.perm(s.keys, P) * math.perm(s.vocab - 1 - s.keys, P)
+    findings.duplicates(data, 1 / (pairs * (s.vocab**fillers if s.random_fill else 1)))
+
+
+def _check_rows(
+    s: MultiQueryAssociativeRecall, findings: Findings, split: str, x: Ints, y: Ints
+) -> None:
+    good = _check_pairs(s, findings, split, x)
+    good = _check_queries(s, findings, split, x, y, good)
+    key, value = x[good, 0 : s.context : 2], x[good, 1 : s.context : 2]
+    at = np.nonzero(y[good] != IGNORED)[1].reshape(-1, s.n_pairs)
+    by_key, by_query = key.argsort(1), np.take_along_axis(x[good], at, 1).argsort(1)
+    at = np.take_along_axis(at, by_query, 1)  # in the order of the keys' ids
+    own = np.full((len(key), s.seq_len), IGNORED)
+    np.put_along_axis(own, at, np.take_along_axis(value, by_key, 1), 1)
+    expected = np.full(y.shape, IGNORED)
+    expected[good] = own
+    right = findings.targets(27, split, y, expected, good)[good]
+    if len(x) >= ENOUGH_ROWS and right.any():
+        findings.uniform("uniform keys", split, key[right].ravel(), 1, s.keys + 1)
+        findings.uniform("uniform values", split, value[right].ravel(), s.keys + 1, s.vocab)
+        place = (at[np.arange(len(at)), by_key.argmin(1)][right] - s.context) // 2
+        mean = float(s.weights @ np.arange(len(s.weights)))
+        findings.mean("place of the first key", split, place, mean)
+        if s.random_fill:
+            fill = x[good][right][:, s.context + 1 :: 2]  # no query is there
+            findings.uniform("uniform fillers", split, fill.ravel(), 0, s.vocab)
+
+
+def _check_pairs(s: MultiQueryAssociativeRecall, findings: Findings, split: str, x: Ints) -> Bools:
+    """Invariant 25: tokens exist, and rows begin with pairs of different keys and values."""
+    key, value = x[:, 0 : s.context : 2], x[:, 1 : s.context : 2]
+    strange = (x < 0) | (x >= s.vocab)
+    strange[:, 0 : s.context : 2] |= (key < 1) | (key > s.keys) | _again(key)
+    strange[:, 1 : s.context : 2] |= (value <= s.keys) | _again(value)
+
+    def say(row: int) -> str:
+        at = first_place(strange[row])
+        kind = f"a token 0..{s.vocab - 1}"
+        if at < s.context:
+            ids = f"{s.keys + 1}..{s.vocab - 1}" if at % 2 else f"1..{s.keys}"
+            kind = f"another {'value' if at % 2 else 'key'} of {ids}"
+        return f"token {x[row, at]} at {at}, expected {kind}"
+
+    return findings.rows(25, split, np.any(strange, axis=1), say, np.ones(len(x), bool))
+
+
+def _again(ids: Ints) -> NDArray[Any]:
+    """Whether ids (n, P) are equal to an earlier one of their row."""
+    order = ids.argsort(1, kind="stable")
+    ranked = np.take_along_axis(ids, order, 1)
+    equal = np.zeros(ids.shape, bool)
+    np.put_along_axis(equal, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], 1)
+    return equal
+
+
+def _check_queries(
+    s: MultiQueryAssociativeRecall,
+    findings: Findings,
+    split: str,
+    x: Ints,
+    y: Ints,
+    good: Bools,
+) -> Bools:
+    """Invariant 26: each key is queried once, at an even place; without random fill, else 0."""
+    scored = y != IGNORED
+    possible = np.zeros(s.seq_len, bool)
+    possible[s.context :: 2] = True
+    queries = np.where(scored & possible, x, 0)
+    asked = np.sort(queries, axis=1)[:, -s.n_pairs :]
+    wrong = (scored & ~possible).any(1) | (scored.sum(1) != s.n_pairs)
+    wrong |= (asked != np.sort(x[:, 0 : s.context : 2], axis=1)).any(1)
+    if not s.random_fill:
+        wrong |= ((x != 0) & ~scored)[:, s.context :].any(1)
+
+    def say(row: int) -> str:
+        at = np.flatnonzero(scored[row])
+        fill = "" if s.random_fill else ", and 0 elsewhere"
+        return (
+            f"targets at {at.tolist()} of tokens {x[row, at].tolist()}, expected one for each of "
+            f"{x[row, 0 : s.context : 2].tolist()} at even places from {s.context} on{fill}"
+        )
+
+    return findings.rows(26, split, wrong, say, good)
+
+
+MULTI_QUERY_ASSOCIATIVE_RECALL = TaskType(
+    "multi-query-associative-recall",
+    "MQAR",
+    MultiQueryAssociativeRecall,
+    draw,
+    check=check,
+    about="the values of several keys from the beginning of the sequence",
+    sudden=True,
+)

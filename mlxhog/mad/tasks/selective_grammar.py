@@ -1,0 +1,269 @@
+"""Selective grammar: the state of a random grammar after every token, among distractors.
+
+A letter belongs to D states, so it alone does not show the state. From each state a letter is
+allowed with probability `density`, and then leads to one of its D states; the end of a string,
+`density / D`. A string begins in one of a few states, takes each allowed letter alike, and ends
+with the end token; strings follow each other to the end of the row. After a token, a distractor
+may follow: a letter that is not allowed there, which leaves the state as it is. So a model has to
+ignore what the grammar, which it learns from the rows, does not allow.
+
+Source: Bouhadjar et al. 2026, SelectivBench, arXiv:2601.12598, task 3;
+symseqbench/selectivbench. Differences: the defaults are smaller (8 letters of 4 states for 40 of
+40); the begins of strings differ in their letters, and no distractor is one of them after an end,
+so that the letters always determine the state; a row has T tokens with its distractors, and strings
+of any length; every position is scored.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.config.options import option
+from mlxhog.errors import ConfigError
+from mlxhog.mad.tasks.dataset import Dataset
+from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings, first_place
+from mlxhog.mad.tasks.task import Fixed, Ints, Rows, Settings, TaskType, seq_len, vocab
+
+TRIES = 1000
+"""Most draws for a grammar whose states all reach the end."""
+NOT_ALLOWED = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class SelectiveGrammar(Settings):
+    """Settings; tokens are the end 0 and the letters 1 .. L, states the end 0 and 1 .. V-1.
+
+    The states of letter l are (l - 1) D + 1 .. l D.
+    """
+
+    task: ClassVar[str] = "selective-grammar"
+
+    vocab: int = vocab(33)
+    seq_len: int = seq_len(64)
+    depth: int = option(4, "D, states of each letter", low=1, aliases=("ambiguity_depth",))
+    density: float = option(0.4, "probability that a letter is allowed", above=0, below=1)
+    starts: int = option(4, "states in which a string may begin", low=1)
+    gap_prob: float = option(0.1, "probability of a distractor after a token", low=0, below=1)
+    gap_start: int = option(0, "tokens of a row without a distractor", unit="tokens", low=0)
+
+    @property
+    def letters(self) -> int:
+        """L."""
+        return (self.vocab - 1) // self.depth
+
+    def broken_rules(self) -> Iterator[str]:
+        """Yield the broken rules."""
+        least = self.starts * self.depth + 1
+        if self.vocab < least or (self.vocab - 1) % self.depth:
+            yield (
+                f"vocab is {self.vocab}; an end and letters of {self.depth} states each, of which "
+                f"{self.starts} begin a string: {least}, or a multiple of {self.depth} more"
+            )
+
+
+def draw_grammar(s: SelectiveGrammar, rng: np.random.Generator) -> Fixed:
+    """Draw the state after each state and token (V, L + 1), `NOT_ALLOWED` for none.
+
+    Raises:
+        ConfigError: no grammar has a way to the end from every state.
+    """
+    V, L, D = s.vocab, s.letters, s.depth
+    chance = np.full(L + 1, s.density)
+    chance[0] = s.density / D
+    poor: Bools = np.ones(V, bool)
+    allowed = np.empty((V, L + 1), bool)
+    for _ in range(TRIES):
+        allowed[poor] = rng.random((poor.sum(), L + 1)) < chance
+        # Each state needs a next token and, so that a distractor is possible, another one.
+        poor = np.all(allowed, axis=1) | ~np.any(allowed, axis=1)
+        if poor.any():
+            continue
+        state = rng.integers(0, D, (V, L + 1)) + np.arange(-D, D * L, D) + 1
+        state[:, 0] = 0
+        begins = np.zeros(L + 1, bool)
+        begins[1 + rng.permutation(L)[: s.starts]] = True
+        grammar = np.where(np.vstack([begins, allowed[1:]]), state, NOT_ALLOWED)
+        if _ends(grammar).all():
+            return {"grammar": grammar}
+        poor[:] = True
+    raise ConfigError(
+        f"{s.task}: density is {s.density:g}, depth {D} and vocab {V}; in {TRIES} draws no grammar "
+        "has a way to the end and a token that is not allowed in each state: another density, or "
+        "a smaller depth"
+    )
+
+
+def _ends(grammar: Ints) -> Bools:
+    """Whether a string may end after each state (V,)."""
+    ends = np.zeros(len(grammar) + 1, bool)  # the last one is for `NOT_ALLOWED`
+    ends[0] = True
+    while (more := ends[grammar].any(1) & ~ends[:-1]).any():
+        ends[:-1] |= more
+    return ends[:-1]
+
+
+@dataclass(frozen=True)
+class _Choices:
+    """The allowed tokens of every state, and the others.
+
+    Attributes:
+        grammar: the state after each state and token (V, L + 1).
+    """
+
+    grammar: Ints
+
+    @cached_property
+    def tokens(self) -> Ints:
+        """The allowed tokens of each state in their order, then the others (V, L + 1)."""
+        return np.argsort(self.grammar == NOT_ALLOWED, axis=1, kind="stable")
+
+    @cached_property
+    def counts(self) -> Ints:
+        """The number of allowed tokens of each state (V,)."""
+        counts: Ints = (self.grammar != NOT_ALLOWED).sum(1)
+        return counts
+
+    def walk(self, uniform: NDArray[np.float64]) -> Ints:
+        """Return the states of n walks from the end (n, T), for uniform numbers (T, n)."""
+        width = self.grammar.shape[1]
+        # Indices of rows of the flat table instead of states: a step is two look-ups.
+        after = np.take_along_axis(self.grammar, self.tokens, 1).ravel() * width
+        counts = np.repeat(self.counts, width).astype(np.float64)
+        rows = np.empty(uniform.shape, np.int32)
+        row = np.zeros(uniform.shape[1], np.intp)
+        for at, one in enumerate(uniform):
+            rows[at] = row = after[row + (one * counts[row]).astype(np.intp)]
+        states: Ints = rows.T // width
+        return states
+
+    def other(self, state: Ints, uniform: NDArray[np.float64]) -> Ints:
+        """Return a token that is not allowed in each state, for uniform numbers."""
+        allowed = self.counts[state]
+        n_other = self.grammar.shape[1] - allowed
+        tokens: Ints = self.tokens[state, allowed + (uniform * n_other).astype(np.intp)]
+        return tokens
+
+
+def draw(
+    s: SelectiveGrammar, rng: np.random.Generator, n: int, *, train: bool, dense: bool, fixed: Fixed
+) -> Rows:
+    """Draw n rows; training and test rows are of one kind."""
+    T, choices = s.seq_len, _Choices(fixed["grammar"])
+    states = choices.walk(rng.random((T, n)))
+    if not s.gap_prob:
+        return _letter(s, states), states
+    gap = rng.random((n, T)) < s.gap_prob
+    gap[:, : s.gap_start] = False
+    place = np.arange(T) + np.cumsum(gap, 1, np.int32) - gap
+    shown = np.zeros((n, 2 * T), bool)
+    np.put_along_axis(shown, place, True, 1)
+    shown = shown[:, :T]
+    y = np.take_along_axis(states, np.cumsum(shown, 1, np.int32) - 1, 1)
+    x = _letter(s, y)
+    x[~shown] = choices.other(y[~shown], rng.random((~shown).sum()))
+    return x, y
+
+
+def _letter(s: SelectiveGrammar, state: Ints) -> Ints:
+    """Return the token that leads to each state."""
+    return (state + s.depth - 1) // s.depth
+
+
+def check(s: SelectiveGrammar, findings: Findings, data: Dataset) -> None:
+    """Apply invariants 28 and 29, and the bounds."""
+    grammar = _checked_grammar(s, findings, data)
+    if grammar is None:
+        return
+    choices = _Choices(grammar)
+    for split, (x, y) in data.splits().items():
+        if findings.has_width(29, split, x, s.seq_len):
+            _check_rows(s, findings, split, choices, x, y)
+    # Two walks are equal with the product of 1 / allowed tokens, averaged over walks.
+    alike = np.zeros((s.vocab, s.vocab))
+    for state, row in enumerate(grammar):
+        alike[state, row[row != NOT_ALLOWED]] = choices.counts[state] ** -2.0
+    begun = np.eye(s.vocab)[0]
+    walks = begun @ np.linalg.matrix_power(alike, int(s.seq_len / (1 + s.gap_prob)))
+    findings.duplicates(data, float(walks.sum()))
+
+
+def _checked_grammar(s: SelectiveGrammar, findings: Findings, data: Dataset) -> Ints | None:
+    """Apply invariant 28; return the grammar if the rows can be read by it."""
+    grammar, V, L = data.grammar, s.vocab, s.letters
+    if grammar is None or grammar.shape != (V, L + 1):
+        got = "no grammar" if grammar is None else f"a grammar {grammar.shape}"
+        wanted = f"the state after each state and token, ({V}, {L + 1})"
+        findings.holds(28, "", False, f"the file has {got}, expected {wanted}")
+        return None
+    allowed = grammar != NOT_ALLOWED
+    wrong = allowed & ((grammar >= V) | (_letter(s, grammar) != np.arange(L + 1)))
+    wrong[:, 0] |= allowed[:, 0] & (grammar[:, 0] != 0)
+    wrong[~_ends(np.where(wrong, NOT_ALLOWED, grammar))] = True
+    wrong[0] |= allowed[0].sum() != s.starts
+    wrong[allowed.all(1)] = True
+    state, token = np.argwhere(wrong)[0] if wrong.any() else (0, 0)
+    expected = f"a way to the end and a token that is not allowed, from the end {s.starts} letters"
+    message = f"state {state} has {grammar[state].tolist()}, expected states of their letters"
+    return grammar if findings.holds(28, "", not wrong.any(), f"{message}, {expected}") else None
+
+
+def _check_rows(
+    s: SelectiveGrammar, findings: Findings, split: str, choices: _Choices, x: Ints, y: Ints
+) -> None:
+    """Invariant 29: the states of the tokens, and single distractors in their places."""
+    n, T, L = len(x), s.seq_len, s.letters
+    strange = (x < 0) | (x > L)
+
+    def say(row: int) -> str:
+        at = first_place(strange[row])
+        return f"token {x[row, at]} at {at}, expected 0..{L}"
+
+    good = findings.rows(29, split, np.any(strange, axis=1), say, np.ones(n, bool))
+    tokens, before = np.where(strange, 0, x), np.zeros((n, T), np.intp)
+    state = np.zeros(n, np.intp)
+    held = np.zeros((n, T), bool)
+    expected = np.empty((n, T), np.intp)
+    for at in range(T):
+        before[:, at] = state
+        after = choices.grammar[state, tokens[:, at]]
+        held[:, at] = after == NOT_ALLOWED
+        expected[:, at] = state = np.where(held[:, at], state, after)
+    good = findings.targets(29, split, y, expected, good)
+    may_follow = (np.cumsum(~held, 1) > s.gap_start) & ~held & (s.gap_prob > 0)
+    wrong = held.copy()
+    wrong[:, 1:] &= ~may_follow[:, :-1]
+
+    def say_distractor(row: int) -> str:
+        at = first_place(wrong[row])
+        places = "one at most after a token" + f", from {s.gap_start} on" * (s.gap_start > 0)
+        expected = places if s.gap_prob else "none"
+        return f"distractor {x[row, at]} at {at}, expected {expected}"
+
+    good = findings.rows(29, split, np.any(wrong, axis=1), say_distractor, good)
+    if n >= ENOUGH_ROWS and good.any():
+        if s.gap_prob:
+            follows = held[good, 1:][may_follow[good, :-1]]
+            findings.share("distractors", split, follows, s.gap_prob, s.gap_prob)
+        walked = ~held & good[:, None]
+        rank = (choices.tokens[before[walked]] == tokens[walked][:, None]).argmax(1)
+        counts = choices.counts[before[walked]]
+        findings.mean("choice of the next token", split, (rank + 0.5) / counts, 0.5)
+        begins = np.searchsorted(choices.tokens[0, : s.starts], x[good, 0])
+        findings.uniform("uniform starts", split, begins, 0, s.starts)
+
+
+SELECTIVE_GRAMMAR = TaskType(
+    "selective-grammar",
+    "SG",
+    SelectiveGrammar,
+    draw,
+    draw_grammar,
+    check=check,
+    about="the state of a random grammar, through tokens that it does not allow",
+)

@@ -1,0 +1,124 @@
+"""Gated slot attention: softmax attention to a fixed number of slots that forget.
+
+    q, k, v = SiLU(W u)                          each (B, S, d), cut into heads of dh = d / heads
+    alpha = sigmoid(W_f u)^(1 / 8)               (B, S, heads, slots)
+    K_t = diag(alpha_t) K_{t-1} + (1 - alpha_t) k_t^T        (slots, dh): a key of every slot
+    V_t = diag(alpha_t) V_{t-1} + (1 - alpha_t) v_t^T        (slots, dh): a value of every slot
+    h_t = V_t^T softmax(K_t q_t)
+    y = W_out RMSNorm( SiLU(h) )
+
+Both are the recurrence of `decay_cell`, whose keys are the slots. K_t q_t reads it by value.
+
+Source: Zhang et al. 2024, Gated Slot Attention, arXiv:2409.07146; flash-linear-attention.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import numpy as np
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import (
+    Array,
+    FixedState,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    check_heads,
+    linear,
+)
+from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.reference.layers_numpy import rms_norm, silu, softplus
+from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
+
+CHUNK_SIZE = 32
+SLOWNESS = 8.0
+"""Root that is taken of the gate, so that a slot forgets slowly to begin with."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GSA(FixedState):
+    """Numbers of the layer: its heads, and the slots of each."""
+
+    name: ClassVar[str] = "gsa"
+    about: ClassVar[str] = "gated slot attention: softmax attention to slots that forget"
+    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+
+    heads: int = 4
+    slots: int = 32
+
+    def check(self, d: int) -> None:
+        """Refuse numbers that cannot be built at width d."""
+        check_heads(self.heads, d)
+        if self.slots < 1:
+            raise ConfigError(f"slots is {self.slots}; a head needs at least 1")
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
+        yield linear("qkv_proj.weight", 3 * d, d)
+        yield linear("f_proj.weight", self.heads * self.slots, d, product=False)
+        yield ParamSpec("out_norm.weight", (d,), "ones")
+        yield linear("out_proj.weight", d, d)
+
+    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
+        """Return the shapes of K and V of every head."""
+        return {"cell": [(self.heads, self.slots, d // self.heads)] * 2}
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        ops, xp = run.ops, run.ops.xp
+        B, S, d = x.shape
+        qkv, f = ops.linears(x, [p["qkv_proj.weight"], p["f_proj.weight"]])
+        qkv = ops.activate(qkv, "silu").reshape(B, S, 3, self.heads, -1)
+        dt = ops.activate(-xp.float32(f), "softplus") / SLOWNESS
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        h, last = slot_attention(ops, q, k, v, dt.reshape(B, S, self.heads, -1), state)
+        h = ops.rms_norm(
+            ops.activate(h.reshape(B, S, d), "silu"), p["out_norm.weight"], cfg.norm_eps
+        )
+        (y,) = ops.linears(h, [p["out_proj.weight"]])
+        return y, last
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        B, S, d = x.shape
+        qkv = silu(x @ p["qkv_proj.weight"].T).reshape(B, S, 3, self.heads, -1)
+        q, k, v = (qkv[:, :, i] for i in range(3))
+        log_alpha = -softplus(-x @ p["f_proj.weight"].T) / SLOWNESS
+        log_alpha = log_alpha.reshape(B, S, self.heads, -1)
+        write = 1.0 - np.exp(log_alpha)
+        scores, _ = decay_cell(q, write, k, log_alpha, scale=1.0, by_value=True)
+        share = np.exp(scores - scores.max(-1, keepdims=True))
+        h, _ = decay_cell(share / share.sum(-1, keepdims=True), write, v, log_alpha, scale=1.0)
+        h = rms_norm(silu(h.reshape(B, S, d)), p["out_norm.weight"], cfg.norm_eps)
+        return h @ p["out_proj.weight"].T
+
+
+def slot_attention(
+    ops: Ops, q: Array, k: Array, v: Array, dt: Array, state: State | None
+) -> tuple[Array, State]:
+    """Return h (B, S, heads, dh) and the last K and V, (B, heads, slots, dh) each.
+
+    Args:
+        ops: the operators.
+        q: (B, S, heads, dh).
+        k: as q.
+        v: as q.
+        dt: -log alpha, (B, S, heads, slots), at least 0.
+        state: K and V before the first position; None is zeros.
+    """
+    xp, (K, V) = ops.xp, state or (None, None)
+    write = xp.tanh(dt / 2) * (1 + xp.exp(-dt))  # 1 - exp(-dt) without its cancellation
+    decay_cell = partial(ops.decay_cell, scale=1.0, chunk_size=CHUNK_SIZE)
+    scores, K = decay_cell(q, write, k, -dt, state=K, by_value=True)
+    h, V = decay_cell(xp.softmax(scores), write, v, -dt, state=V)
+    return h, (K, V)

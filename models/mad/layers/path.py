@@ -1,0 +1,265 @@
+"""PaTH attention: softmax attention whose keys are reflected by every position that they pass.
+
+    q, k, v = W u                                cut into heads of dh = d / heads
+    w = SiLU(conv_k(W_up W_down u)), w = w / |w| of every head, by RMSNorm; a bottleneck of `rank`
+    beta = 2 sigmoid(W_b u + b)                  (B, S, heads)
+    H_t = I - beta_t w_t w_t^T                   a reflection at beta = 2
+    a_tj = q_t . (H_t H_{t-1} ... H_{j+1} k_j) / sqrt(dh)    for j <= t
+    y = W_out softmax(a) v
+
+With `forget` (PaTH-FoX) a_tj also has the sum of logsigmoid(W_f u + b) over j < s <= t, over
+sqrt(dh). The cache has every key as the last position sees it, H_t ... H_{j+1} k_j.
+
+Positions are read in chunks. With W, K, Q the rows of a chunk, M_tj = beta_t w_t . w_j for j < t
+and T = (I + M)^-1 diag(beta), the product of its H is I - W^T T W (the UT transform), so with
+R = tril(Q W^T) T and X = tril(W K^T, -1)
+
+    A = tril(Q K^T) - R X          the scores inside the chunk
+    Q' = Q - R W                   the queries as the start of the chunk sees them
+    K' = K - (W^T T X)^T           the keys as its end sees them
+
+R X, R W, W^T T X and W^T T W are the outputs and the last state of one `delta_cell` with keys W and
+values (X, W). Then the chunks follow one another; each reads all keys before it and moves them on.
+
+Source: Yang et al. 2025, PaTH Attention, arXiv:2505.16381; flash-linear-attention; Lin et al. 2025,
+Forgetting Transformer, arXiv:2503.02130.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self
+
+import numpy as np
+
+from mlxhog.errors import ConfigError
+from mlxhog.models.mad.layer import (
+    Array,
+    Arrays,
+    Float,
+    Params,
+    ParamSpec,
+    Pass,
+    Sizes,
+    State,
+    bias,
+    check_heads,
+    linear,
+    taps,
+)
+from mlxhog.models.mad.layers.attention import default_heads
+from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, softplus
+
+CHUNK_SIZE = 32
+UNSEEN = -1e30
+"""Score of a key that a query does not see."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PaTH:
+    """Numbers of the layer.
+
+    Attributes:
+        heads: heads; None depends on the width, see `default_heads`.
+        rank: width of the bottleneck of w.
+        conv: taps of the convolution of w.
+        forget: scores decay with the distance, at a speed that depends on the positions between.
+    """
+
+    name: ClassVar[str] = "path"
+    about: ClassVar[str] = "PaTH: softmax attention with keys reflected by the positions after them"
+    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+
+    heads: int | None = None
+    rank: int = 32
+    conv: int = 3
+    forget: bool = False
+
+    def heads_at(self, d: int) -> int:
+        """Return the heads at width d."""
+        return default_heads(d, None) if self.heads is None else self.heads
+
+    def at_width(self, d: int) -> Self:
+        """Return the layer with the numbers that depend on width d."""
+        return replace(self, heads=self.heads_at(d))
+
+    def check(self, d: int) -> None:
+        """Refuse numbers that cannot be built at width d."""
+        check_heads(self.heads_at(d), d)
+        if self.rank < 1:
+            raise ConfigError(f"rank is {self.rank}; the map to w needs at least 1")
+        if self.conv < 1:
+            raise ConfigError(f"conv is {self.conv}; a convolution has at least 1 tap")
+
+    def param_spec(self, d: int) -> Iterable[ParamSpec]:
+        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
+        heads = self.heads_at(d)
+        for name in ("q_proj", "k_proj", "v_proj"):
+            yield linear(f"{name}.weight", d, d)
+        yield linear("w_down.weight", self.rank, d)
+        yield linear("w_up.weight", d, self.rank)
+        yield taps("conv.weight", d, self.conv)
+        for name in ("b_proj", *(("f_proj",) if self.forget else ())):
+            yield linear(f"{name}.weight", heads, d, product=False)
+            yield bias(f"{name}.bias", heads, d)
+        yield linear("out_proj.weight", d, d)
+
+    def state(self, d: int, length: int) -> Mapping[str, int]:
+        """Return the sizes of the cache and of the convolution's last inputs."""
+        forgotten = self.heads_at(d) if self.forget else 0
+        return {"cache": (2 * d + forgotten) * length, "conv": (self.conv - 1) * d}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return an empty cache.
+
+        It has keys and values (B, L, heads, dh), with `forget` the sums of the gates after each key
+        (B, L, heads), then the convolution's last inputs and the positions read, (B,) int32. The
+        keys of a row with fewer than L positions are the last ones.
+        """
+        heads = self.heads_at(d)
+        empty = xp.zeros((B, 0, heads, d // heads))
+        gates = (xp.zeros((B, 0, heads)),) if self.forget else ()
+        return empty, empty, *gates, xp.zeros((B, self.conv - 1, d)), xp.zeros((B,), "int32")
+
+    def forward(
+        self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
+    ) -> tuple[Array, State]:
+        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
+        ops, xp = run.ops, run.ops.xp
+        B, S, d = x.shape
+        heads = self.heads_at(d)
+        conv, count = (None, xp.zeros((B,), "int32", like=x)) if state is None else state[-2:]
+        names = ["q_proj", "k_proj", "v_proj", "w_down", "b_proj", "f_proj"][: 5 + self.forget]
+        q, k, v, low, *gates = ops.linears(
+            x, [p[f"{name}.weight"] for name in names], [p.get(f"{name}.bias") for name in names]
+        )
+        (w,) = ops.linears(low, [p["w_up.weight"]])
+        filters = p["conv.weight"]
+        w, conv = ops.causal_conv(
+            w,
+            filters,
+            xp.zeros_like(filters[:, 0, 0]),
+            state=conv,
+            silu=True,
+        )
+        q, k, v, w = (y.reshape(B, S, heads, d // heads) for y in (q, k, v, w))
+        w = ops.rms_norm(w, xp.full((w.shape[-1],), w.shape[-1] ** -0.5, like=w), cfg.norm_eps)
+        beta, *logs = (xp.float32(gate) for gate in gates)
+        beta = 2 * xp.sigmoid(beta)
+        log_forget = xp.log_sigmoid(logs[0]) if self.forget else None
+        cache = (k[:, :0], v[:, :0], beta[:, :0]) if state is None else state
+        cache = cache[: 2 + self.forget]
+        h, cache = reflected_attention(ops, q, k, v, w, beta, log_forget, cache, count)
+        (y,) = ops.linears(xp.astype(h, x).reshape(B, S, d), [p["out_proj.weight"]])
+        return y, (*cache, conv, count + S)
+
+    def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
+        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
+        B, S, d = x.shape
+        heads = self.heads_at(d)
+        low = x @ p["w_down.weight"].T @ p["w_up.weight"].T
+        w, _, _ = causal_conv(low, p["conv.weight"], np.zeros(d), silu=True)
+        q, k, v, w = (
+            y.reshape(B, S, heads, d // heads)
+            for y in (*(x @ p[f"{name}_proj.weight"].T for name in "qkv"), w)
+        )
+        width = d // heads
+        w = rms_norm(w, np.full(width, width**-0.5), cfg.norm_eps)
+        beta = 2 * sigmoid(x @ p["b_proj.weight"].T + p["b_proj.bias"])
+        log_forget = np.zeros(beta.shape)
+        if self.forget:
+            log_forget = -softplus(-x @ p["f_proj.weight"].T - p["f_proj.bias"])
+        keys, sums = np.empty((B, 0, heads, width)), np.empty((B, 0, heads))
+        h = np.empty(v.shape)
+        for t in range(S):
+            along = np.einsum("blhd,bhd->blh", keys, w[:, t]) * beta[:, None, t]
+            keys = np.concatenate([keys - along[..., None] * w[:, None, t], k[:, None, t]], 1)
+            sums = np.pad(sums + log_forget[:, None, t], [(0, 0), (0, 1), (0, 0)])
+            scores = (np.einsum("blhd,bhd->blh", keys, q[:, t]) + sums) / np.sqrt(width)
+            share = np.exp(scores - scores.max(1, keepdims=True))
+            h[:, t] = np.einsum("blh,blhd->bhd", share / share.sum(1, keepdims=True), v[:, : t + 1])
+        return h.reshape(B, S, d) @ p["out_proj.weight"].T
+
+
+def reflected_attention(
+    ops: Ops,
+    q: Array,
+    k: Array,
+    v: Array,
+    w: Array,
+    beta: Array,
+    log_forget: Array | None,
+    cache: State,
+    count: Array,
+) -> tuple[Array, State]:
+    """Return h (B, S, heads, dh), and the cache with these positions.
+
+    Args:
+        ops: the operators.
+        q: (B, S, heads, dh).
+        k: as q.
+        v: as q.
+        w: as q, of length 1 at most.
+        beta: (B, S, heads), 0 to 2.
+        log_forget: as beta, at most 0; None without a forget gate.
+        cache: keys, values (B, L, heads, dh) and, with a gate, its sums (B, L, heads).
+        count: (B,), the number of positions before; the cache has the last ones.
+    """
+    xp, (B, S, _, D) = ops.xp, q.shape
+    C = min(CHUNK_SIZE, 1 << (S - 1).bit_length())
+    rest = [(0, 0), (0, -S % C), (0, 0), (0, 0)]
+
+    def chunks(x: Array) -> Array:
+        x = xp.pad(xp.float32(x), rest[: x.ndim])
+        return x.reshape(-1, C, *x.shape[2:])
+
+    def in_turn(x: Array) -> Sequence[Array]:
+        return xp.unstack(x.reshape(B, -1, *x.shape[1:]), 1)
+
+    q, k, w, beta = chunks(D**-0.5 * q), chunks(k), chunks(w), chunks(beta)
+    rows, columns = q.swapaxes(1, 2), xp.permute(k, (0, 2, 3, 1))
+    X = xp.tril(w.swapaxes(1, 2) @ columns, -1).swapaxes(1, 2)
+    removed, moves = ops.delta_cell(
+        q,
+        w,
+        xp.concatenate([X, w], -1),
+        xp.zeros_like(beta),
+        beta,
+        chunk_size=CHUNK_SIZE,
+        state=None,
+    )
+    removed = removed.swapaxes(1, 2)
+    inside = rows @ columns - removed[..., :C]
+    of_start, of_end = rows - removed[..., C:], columns - moves[..., :C]
+    gates: Sequence[Array | None] = [None] * (-(-S // C))
+    if log_forget is not None:
+        passed = xp.cumsum(chunks(D**-0.5 * log_forget), 1).swapaxes(1, 2)  # up to each
+        inside = inside + passed[..., None] - passed[..., None, :]
+        gates = in_turn(passed)
+    position = xp.arange(0, C, like=q)
+    inside = xp.where(position <= position[:, None], inside, UNSEEN)
+    L, values = cache[0].shape[1], xp.concatenate([cache[1], v], 1)
+    padded = xp.pad(values, rest).swapaxes(1, 2)
+    keys = xp.permute(cache[0], (0, 2, 3, 1))  # (B, heads, dh, n)
+    sums = cache[-1].swapaxes(1, 2)  # (B, heads, n), with a gate
+    outputs = []
+    parts = (in_turn(x) for x in (inside, of_start, of_end, moves[..., C:]))
+    for scores, queries, new_keys, move, gate in zip(*parts, gates, strict=True):
+        if n := keys.shape[-1]:
+            earlier = queries @ keys
+            if gate is not None:
+                earlier = earlier + gate[..., None] + sums[:, :, None]
+            if L:
+                is_read = xp.arange(0, n, like=q) >= L - count[:, None]
+                earlier = xp.where(is_read[:, None, None], earlier, UNSEEN)
+            scores = xp.concatenate([earlier, scores], -1)
+            new_keys = xp.concatenate([keys - move @ keys, new_keys], -1)
+        keys = new_keys
+        outputs.append(xp.softmax(scores) @ padded[:, :, : n + C])
+        if gate is not None:
+            sums = xp.concatenate([sums + gate[..., -1:], gate[..., -1:] - gate], -1)
+    h = xp.concatenate(outputs, 2)[:, :, :S].swapaxes(1, 2)
+    kept = xp.permute(keys[..., : L + S], (0, 3, 1, 2)), values
+    return h, kept if log_forget is None else (*kept, sums[..., : L + S].swapaxes(1, 2))

@@ -1,0 +1,134 @@
+"""What mesa, gsa, path and mamba3 promise beside the promises of every layer.
+
+They equal published code that runs on a CPU (`record_mixers.py`), hold where gates are at their
+ends, and become simpler layers at special values of their gates.
+"""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from mlxhog.models.forward_pass import Pass
+from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.layers import gsa, mamba3, path
+from mlxhog.models.mad.sequence import parse
+from tests.models.twins import TWINS, Twin
+from tests.pairs import each_of
+from tests.tolerances import SEQUENCE_F32, STATE_F32, assert_close
+
+pytestmark = pytest.mark.slow
+
+RECORDED = Path(__file__).parent / "golden" / "mixers.npz"
+D = 16
+twins = each_of("twin", TWINS.values(), ids=TWINS)
+
+
+def recorded(twin: Twin, layer: str, *names: str) -> list[Any]:
+    with np.load(RECORDED) as arrays:
+        return [twin.array(arrays[f"{layer}.{name}"]) for name in names]
+
+
+def assert_recorded(twin: Twin, actual: Any, layer: str, name: str = "h") -> None:
+    with np.load(RECORDED) as arrays:
+        assert_close(twin.numpy(actual), arrays[f"{layer}.{name}"], SEQUENCE_F32)
+
+
+@twins
+def test_mesa_solves_what_the_exact_code_of_fla_does(twin: Twin) -> None:
+    names = ("q", "k", "v", "log_decay", "beta", "ridge")
+    q, k, v, log_decay, beta, ridge = recorded(twin, "mesa", *names)
+    log_decay, root = log_decay[..., None], beta[..., None] ** 0.5
+    x, _ = twin.ops.regression_cell(q, root * k, log_decay, ridge, steps=8, chunk_size=8)
+    h, _ = twin.ops.decay_cell(
+        x, root * k, root * v, log_decay, scale=1.0, chunk_size=4, state=None
+    )
+    assert_recorded(twin, h, "mesa")
+
+
+@twins
+def test_gated_slot_attention_is_that_of_fla(twin: Twin) -> None:
+    q, k, v, log_alpha = recorded(twin, "gsa", "q", "k", "v", "log_alpha")
+    h, _ = gsa.slot_attention(twin.ops, q, k, v, -log_alpha, None)
+    assert_recorded(twin, h, "gsa")
+
+
+@each_of(("gate", "name"), [(False, "h"), (True, "h_forget")])
+@twins
+def test_path_attention_is_that_of_fla(twin: Twin, gate: bool, name: str) -> None:
+    q, k, v, w, beta, log_forget = recorded(twin, "path", "q", "k", "v", "w", "beta", "log_forget")
+    cache = (q[:, :0], q[:, :0], *((beta[:, :0],) if gate else ()))
+    gates = log_forget if gate else None
+    h, _ = path.reflected_attention(twin.ops, q, k, v, w, beta, gates, cache, beta[:, 0, 0])
+    assert_recorded(twin, h, "path", name)
+
+
+@twins
+def test_the_cell_of_mamba3_is_that_of_its_authors(twin: Twin) -> None:
+    names = ("q", "k", "v", "log_decay", "dt", "own", "w")
+    q, k, v, log_decay, dt, own, w = recorded(twin, "mamba3", *names)
+    angle = math.pi * twin.ops.xp.tanh(w) * dt[..., None]
+    own = twin.ops.xp.sigmoid(own)
+    h, _ = mamba3.turning_cell(twin.ops, q, k, v, log_decay, dt, own, angle, None)
+    assert_recorded(twin, h, "mamba3")
+
+
+def layer(
+    text: str, twin: Twin, gates: dict[str, float] | None = None, S: int = 41
+) -> tuple[NDArray[Any], NDArray[Any], Any]:
+    """Outputs of one layer and of its reference, and its last state; some parameters are scaled."""
+    cfg = MADConfig(vocab_size=8, hidden_size=D, layers=parse(text))
+    (one,) = cfg.layers
+    rng = np.random.default_rng(4)
+    p = {
+        spec.name: rng.normal(0, 0.5, spec.shape) * (gates or {}).get(spec.name, 1.0)
+        for spec in one.param_spec(D)
+    }
+    x = rng.standard_normal((2, S, D))
+    run: Pass[Any] = Pass(twin.ops)
+    y, state = one.forward(cfg, twin.array(p), twin.array(x), None, run)
+    return twin.numpy(y), one.reference(cfg, p, x), state
+
+
+@each_of(
+    ("text", "gates"),
+    [
+        ("gsa(h2,slots=3)", {"f_proj.weight": 300.0}),
+        ("mesa(h2)", {"a_proj.weight": 300.0, "b_proj.weight": 300.0}),
+        ("path(h2,forget=true)", {"f_proj.weight": 300.0, "b_proj.weight": 300.0}),
+        ("mamba3(h2)", {"dt_bias": 20.0}),
+    ],
+)
+@twins
+def test_gates_at_their_ends_overflow_nowhere(
+    twin: Twin, text: str, gates: dict[str, float]
+) -> None:
+    actual, expected, _ = layer(text, twin, gates)
+    assert_close(actual, expected, STATE_F32)
+
+
+@twins
+def test_path_whose_reflections_are_closed_is_attention_without_positions(twin: Twin) -> None:
+    with np.load(RECORDED) as arrays:
+        q, k, v, w, beta = (twin.array(arrays[f"path.{name}"]) for name in "q k v w beta".split())
+    cache = (q[:, :0], q[:, :0])
+    h, _ = path.reflected_attention(twin.ops, q, k, v, w, 0 * beta, None, cache, beta[:, 0, 0])
+    assert_close(twin.numpy(h), twin.numpy(twin.ops.attention(q, k, v)), SEQUENCE_F32)
+
+
+@twins
+def test_the_angle_that_mamba3_keeps_is_within_a_turn(twin: Twin) -> None:
+    _, _, (_, theta, *_) = layer("mamba3(h2)", twin, {"dt_bias": 20.0}, S=120)
+    kept = twin.numpy(theta)
+    assert (kept >= -1e-4).all()
+    assert (kept <= 2 * math.pi + 1e-4).all()
+    assert np.ptp(kept) > 1
+
+
+def test_fewer_steps_of_conjugate_gradients_are_another_layer() -> None:
+    twin = TWINS["torch-reference"]
+    few, exact, _ = layer("mesa(h1,steps=2)", twin)
+    assert np.abs(few - exact).max() > 1e-2

@@ -1,0 +1,106 @@
+"""Two candidates of a study, compared run by run."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from scipy import stats
+
+from mlxhog.cli import main
+from mlxhog.errors import ConfigError
+from mlxhog.mad.report.comparison import candidate_of, compare, lines, to_json
+from mlxhog.mad.report.ranking import read_ranking
+from mlxhog.theory.paired_test import single_look
+from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, TASKS, study
+
+pytestmark = pytest.mark.slow
+
+
+def near(record):
+    """Brings two candidates so close that their seeds overlap."""
+    if record.candidate != MIXED:
+        return record
+    return replace(record, acc_macro=0.9 - 0.01 * (record.config["seed"] - 1))
+
+
+def compared(root, a=CONV, b=MIXED, **how):
+    ranking = read_ranking(study(root, **how))
+    return compare(candidate_of(ranking, a), candidate_of(ranking, b))
+
+
+def test_a_single_look_is_students_paired_t_test():
+    differences = [0.1, 0.3, 0.2, 0.0]
+    result, expected = single_look(differences), stats.ttest_1samp(differences, 0.0)
+    interval = expected.confidence_interval(0.95)
+    assert (result.mean, result.p) == pytest.approx((0.15, expected.pvalue))
+    assert (result.low, result.high) == pytest.approx((interval.low, interval.high))
+    assert result.sign == 0
+    assert single_look([0.1, 0.12, 0.11]).sign == 1
+    assert single_look([0.5]).sign == 0
+    assert (single_look([0.0, 0.0]).sign, single_look([0.2, 0.2]).sign) == (0, 1)
+
+
+def test_runs_are_paired_by_task_setting_and_seed(tmp_path):
+    def shifted(record):  # the seeds differ by far more than the candidates
+        far = 0.3 * record.config["seed"]
+        small = 0.01 + 0.001 * record.config["seed"] if record.candidate == CONV else 0.0
+        return replace(record, acc_macro=far + small)
+
+    comparison = compared(tmp_path, change=shifted)
+    assert comparison.whole.pairs == len(TASKS) * len(SEEDS)
+    assert comparison.whole.mean == pytest.approx(0.011)
+    assert comparison.whole.sign == 1
+    assert comparison.unpaired == 0
+
+
+def test_candidates_that_seeds_do_not_tell_apart_cannot_be_told(tmp_path):
+    comparison = compared(tmp_path, change=near)
+    assert comparison.whole.low < 0 < comparison.whole.high
+    assert lines(comparison)[-1].startswith("cannot be told: difference of the scores")
+    assert to_json(comparison)["answer"] == "cannot be told"
+
+
+def test_every_task_has_the_same_share_also_if_one_has_more_runs(tmp_path):
+    def two_of_the_first_task(record):
+        run = (record.config["seed"], TASKS.index(record.task))
+        gain = 0.6 if run[1] == 0 and record.candidate == CONV else 0.0
+        kept = run in ((0, 0), (1, 0), (1, 1)) or (run[0] == 0 and run[1] > 1)
+        return replace(record, acc_macro=0.2 + gain) if kept else None
+
+    comparison = compared(tmp_path, change=two_of_the_first_task)
+    assert comparison.tasks[TASKS[0]].pairs == 2
+    assert comparison.whole.mean == pytest.approx(0.6 / len(TASKS))
+
+
+def test_a_run_that_the_other_lacks_is_counted_and_left_out(tmp_path):
+    def lacking(record):
+        return None if (record.candidate, record.seed) == (MIXED, 2) else record
+
+    comparison = compared(tmp_path, change=lacking)
+    assert comparison.whole.pairs == 2 * len(TASKS)
+    assert comparison.unpaired == len(TASKS)
+    assert lines(comparison)[-1].startswith(f"{len(TASKS)} runs without")
+
+
+def test_the_command_takes_places_and_layers(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    study(tmp_path / "studies")
+    assert main(["mad", "compare", "first", "1", CHANNELS, "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["a"], result["b"], result["answer"]) == (CONV, CHANNELS, "A is better")
+    assert result["p"] < 1e-4
+    assert main(["mad", "compare", "first", "#2", "1"]) == 0
+    assert "B is better: difference of the scores -0.300" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "message"),
+    [
+        ("4", "1", "has 3 candidates, none at 4; see mlxhog mad board first"),
+        ("1", "swiglu", "has no run of 'swiglu'"),
+        ("1", CONV, "A and B are both gated-conv swiglu"),
+    ],
+)
+def test_a_candidate_that_is_not_there_is_named(tmp_path, a, b, message):
+    with pytest.raises(ConfigError, match=message):
+        compared(tmp_path, a, b)
