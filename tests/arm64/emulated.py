@@ -28,7 +28,9 @@ from tests.tolerances import GRADIENT_F32
 
 ERRORS = {b"v": ValueError, b"t": TypeError, b"m": MemoryError}
 MOST_CASES = 4
-"""Of a test: its cases differ in shapes, of which an emulated instruction takes long."""
+"""Of a test: its cases differ in shapes, of which an emulated instruction takes long.
+
+Cases with a parameter `run` differ in the operators that they call; all of them run."""
 Case = TypeVar("Case")
 
 
@@ -239,7 +241,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     by_test: dict[str, list[pytest.Item]] = {}
     for item in items:
-        by_test.setdefault(item.nodeid.partition("[")[0], []).append(item)
+        of_operators = "run" in getattr(getattr(item, "callspec", None), "params", {})
+        name = item.nodeid if of_operators else item.nodeid.partition("[")[0]
+        by_test.setdefault(name, []).append(item)
         _, cases = getattr(getattr(item, "obj", None), "cases", (None, []))
         cases[:] = _spread(
             [

@@ -109,6 +109,7 @@ def test_a_record_of_a_run_takes_any_value_or_refuses_it(name: str, value: objec
     entry: dict[str, Any] = dict.fromkeys((f.name for f in dataclasses.fields(StudyRecord)), "x")
     entry |= dict.fromkeys(("acc_token", "acc_macro", "ceiling", "loss", "seconds"), 1.0)
     entry |= {"val_token": None, "val_macro": None, "steps": 1, "params": 1, "state": 1}
+    entry |= {"by_length": (), "solved": None}
     protocol = Protocol(steps=1).to_dict()
     entry |= {"config": {"task": "x", "seed": 0, "settings": {}, "protocol": protocol}}
     entry |= {"status": "done"}
