@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 from experiment.figures import INKS, Figure, curves, legend, new_panels
-from experiment.record import Compared, Difference, Experiment, Outcome, Scale, run, say, together
+from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run, say
 from experiment.searches import is_recorded, recorded, write_recorded
-from harness.claims import Claim
+from harness.claims import Claim, Twin
+from harness.estimates import Mean
 from harness.machine import cores
 from training.schedules import (
     BACKOFF,
@@ -77,6 +78,8 @@ RATE = 0.9
 
 Losses = Mapping[str, Mapping[float, Sequence[Trained]]]
 """Schedule -> factor -> a training of each seed."""
+Slopes = Mapping[str, Mapping[tuple[str, float], Sequence[float]]]
+"""Problem -> schedule and factor -> exponent of the excess, of each seed."""
 
 
 def problems(scale: Scale) -> dict[str, Training]:
@@ -145,10 +148,14 @@ def result(scale: Scale) -> Outcome:
         for problem, by in best_of(scale).items()
     }
     losses: dict[str, Losses] = {}
+    twins = []
     with pool() as workers:
         for name, training in trainings.items():
             one_by_one = name == "hogwild"  # it needs the cores itself
-            losses[name] = measure(training, rules[name], seeds, None if one_by_one else workers)
+            losses[name], again = measure(
+                training, rules[name], seeds, None if one_by_one else workers
+            )
+            twins.append(Twin.of(f"back-off, {TITLES[name]}", tuned(losses[name], BACKOFF), again))
             say(f"{TITLES[name]}: {4 * len(FACTORS) * len(seeds)} trainings")
     convex = trainings["serial"]
     assert isinstance(convex, LeastSquares)
@@ -162,16 +169,7 @@ def result(scale: Scale) -> Outcome:
     return Outcome(
         compared=compared(losses, slopes),
         table=[row for name in TITLES for row in rows(name, losses[name], rules[name])],
-        claims=[
-            Claim(
-                f"exponent of the excess, back-off, {TITLES[name]}",
-                fmean(slopes[name][BACKOFF, 1.0]),
-                "<=",
-                scale.pick(tiny=99.0, quick=-RATE, full=-RATE),
-                timing=False,
-            )
-            for name in CONVEX
-        ],
+        claims=falls(slopes, BACKOFF, 1.0),
         settings={
             "seeds": " ".join(map(str, seeds)),
             "factors": " ".join(f"{factor:g}" for factor in FACTORS),
@@ -205,6 +203,7 @@ def result(scale: Scale) -> Outcome:
             "differences": {name: differences(losses[name]) for name in TITLES},
         },
         seeds=seeds,
+        twins=twins,
     )
 
 
@@ -213,14 +212,22 @@ def measure(
     rules: Mapping[str, Rule],
     seeds: Sequence[int],
     workers: Executor | None,
-) -> dict[str, dict[float, list[Trained]]]:
-    """Train under every schedule, with every factor and seed; None is in this process."""
+) -> tuple[dict[str, dict[float, list[Trained]]], list[float]]:
+    """Train under every schedule, with every factor and seed, and back-off twice (A/A).
+
+    Args:
+        training: the problem.
+        rules: its schedules at their best settings.
+        seeds: of the trainings.
+        workers: that train side by side; None is in this process.
+    """
     jobs = {
         (name, factor, seed): Rule(name, rule.lr / factor, rule.share)
         for seed in seeds
         for name, rule in rules.items()
         for factor in FACTORS
     }
+    jobs |= {(BACKOFF, 1.0, other_seed(seed)): rules[BACKOFF] for seed in seeds}
     if workers is None:
         trained = {key: train(training, rule, key[2]) for key, rule in jobs.items()}
     else:
@@ -228,10 +235,11 @@ def measure(
             key: workers.submit(train, training, rule, key[2]) for key, rule in jobs.items()
         }
         trained = {key: future.result() for key, future in futures.items()}
-    return {
+    of_rules = {
         name: {factor: [trained[name, factor, seed] for seed in seeds] for factor in FACTORS}
         for name in rules
     }
+    return of_rules, [trained[BACKOFF, 1.0, other_seed(seed)].loss for seed in seeds]
 
 
 def rates(losses: Losses, ends: Sequence[int]) -> dict[tuple[str, float], list[float]]:
@@ -270,80 +278,83 @@ MEASURES: Mapping[str, Callable[[Losses, str], list[float]]] = {
 """From the losses of a schedule to a number for each seed."""
 
 
-def beside(losses: Losses, other: str, measure: str) -> Difference:
+def beside(losses: Losses, other: str, measure: str) -> Mean:
     """Back-off less another schedule, seed by seed; below 0 where back-off is better."""
     ours, theirs = (MEASURES[measure](losses, name) for name in (BACKOFF, other))
-    return Difference.of(a - b for a, b in zip(ours, theirs, strict=True))
+    return Mean.of_differences(ours, theirs)
 
 
-def differences(losses: Losses) -> dict[str, dict[str, str]]:
+def differences(losses: Losses) -> dict[str, dict[str, Mean]]:
     """Back-off beside every other schedule."""
     return {
-        measure: {
-            other: str(beside(losses, other, measure)) for other in SCHEDULES if other != BACKOFF
-        }
+        measure: {other: beside(losses, other, measure) for other in SCHEDULES if other != BACKOFF}
         for measure in MEASURES
     }
 
 
-def compared(
-    losses: Mapping[str, Losses],
-    slopes: Mapping[str, Mapping[tuple[str, float], list[float]]],
-) -> list[Compared]:
+def falls(slopes: Slopes, schedule: str, factor: float) -> list[Claim]:
+    """The excess falls as 1/k, on both convex problems."""
+    return [
+        Claim.of(
+            f"exponent of the excess, {schedule}, curvature x {factor:g}, {TITLES[name]}",
+            Mean.of(slopes[name][schedule, factor]),
+            "<=",
+            -RATE,
+            timing=False,
+        )
+        for name in CONVEX
+    ]
+
+
+def compared(losses: Mapping[str, Losses], slopes: Slopes) -> list[Compared]:
     """The document's claims beside what was measured."""
 
-    def claimed(claim: str, parts: Sequence[tuple[str, str]], end: str = "") -> Compared:
-        measured = "; ".join(text for text, _ in parts) + (f". {end}" if end else ".")
-        return Compared(claim, measured, together([each for _, each in parts]), timing=False)
+    def claimed(claim: str, rests_on: Sequence[Claim], end: str) -> Compared:
+        return Compared.of(claim, *rests_on, measured=f"{spelt(rests_on)}. {end}")
 
-    def against(other: str, measure: str, names: Sequence[str]) -> list[tuple[str, str]]:
-        ours = {name: beside(losses[name], other, measure) for name in names}
-        return [(f"{TITLES[name]} {one}", one.below()) for name, one in ours.items()]
+    def spelt(numbers: Sequence[Claim]) -> str:
+        return "; ".join(f"{one.name} {one.measured}" for one in numbers)
 
-    def rate(schedule: str, factor: float) -> list[tuple[str, str]]:
-        ours = {name: Difference.of(slopes[name][schedule, factor]) for name in CONVEX}
-        return [(f"{TITLES[name]} k^({one})", one.below(-RATE)) for name, one in ours.items()]
+    def against(other: str, measure: str, names: Sequence[str]) -> list[Claim]:
+        return [
+            Claim.of(
+                f"back-off less {other}, {measure}, {TITLES[name]}",
+                beside(losses[name], other, measure),
+                "<=",
+                0.0,
+                timing=False,
+            )
+            for name in names
+        ]
 
-    log10 = "log10 of the excess on least squares"
-    itself = "; ".join(text for text, _ in rate(INVERSE, 1.0))
-    slower = "; ".join(text for text, _ in rate(INVERSE, FACTORS[-1]))
+    rivals = (CONSTANT, USUAL)
+    worst = [one for other in rivals for one in against(other, "worst", MODELS)]
     return [
         claimed(
             "Constant stepsize + exponential backoff achieves a 1/k rate.",
-            rate(BACKOFF, 1.0),
-            "By the ends of stages in the last nine tenths of the run; 1/k itself: "
-            f"{itself}. Counted as 1/k where the exponent is below -{RATE:g}.",
+            falls(slopes, BACKOFF, 1.0),
+            "By the ends of stages in the last nine tenths of the run; beside it "
+            f"{spelt(falls(slopes, INVERSE, 1.0))}. Below -{RATE:g} counts as 1/k.",
         ),
         claimed(
             "Faster in practice than 1/k (larger steps early on).",
             against(INVERSE, "tuned", list(TITLES)),
-            f"Back-off less 1/k, both at their best step size: {log10}, and losses.",
+            "Both at their best step size: log10 of the excess on least squares, and losses.",
         ),
         claimed(
             "More robust than 1/k to curvature misestimation.",
             against(INVERSE, "worst", list(TITLES)),
-            "Back-off less 1/k where the step size is worst of a quarter, half, 1, 2 and 4 times "
-            "its best.",
+            "The step size is the worst of a quarter, half, 1, 2 and 4 times its best.",
         ),
         claimed(
             "No exponential slowdown if c is overestimated: still 1/k.",
-            rate(BACKOFF, FACTORS[-1]),
-            f"c four times too large; 1/k itself then: {slower}.",
+            falls(slopes, BACKOFF, FACTORS[-1]),
+            f"c four times too large; beside it {spelt(falls(slopes, INVERSE, FACTORS[-1]))}.",
         ),
         claimed(
             "For xLSTM: use constant stepsize with exponential backoff.",
-            [
-                (f"beside {name} {text}", verdict)
-                for name, other in (("constant", CONSTANT), ("cosine", USUAL))
-                for text, verdict in against(other, "tuned", MODELS)
-            ],
-            "At the best step size of each. Where it is worst: "
-            + "; ".join(
-                f"beside {name} {text}"
-                for name, other in (("constant", CONSTANT), ("cosine", USUAL))
-                for text, _ in against(other, "worst", MODELS)
-            )
-            + ".",
+            [one for other in rivals for one in against(other, "tuned", MODELS)],
+            f"At the best step size of each. Where it is worst: {spelt(worst)}.",
         ),
     ]
 

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from experiment.figures import INKS, Figure, legend, new_panels
-from experiment.record import Compared, Experiment, Outcome, Scale, run, say
-from harness.claims import Claim
+from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run, say
+from harness.claims import Claim, Twin
 from harness.estimates import Mean
 from harness.machine import cores
 from training.alone import ALONE, model_of, train_alone
@@ -22,7 +22,7 @@ from training.alone import ALONE, model_of, train_alone
 from mlxhog import TrainConfig
 from mlxhog.config import optimizers
 
-BUDGET = {"order": 120, "quick_s": 90, "full_s": 3600}
+BUDGET = {"order": 120, "full_s": 3600}
 ABOUT = Experiment(
     name="widths",
     title="One step size for every width",
@@ -117,7 +117,9 @@ def result(scale: Scale) -> Outcome:
         for factor in FACTORS
         for seed in size.seeds
     ]
-    of = dict(zip(trainings, bits_of(trainings), strict=True))
+    narrow = size.widths[0]
+    again = [Training(size, "muon", narrow, 1.0, other_seed(seed)) for seed in size.seeds]
+    of = dict(zip([*trainings, *again], bits_of([*trainings, *again]), strict=True))
 
     def bits_at(optimizer: str, width: int, factor: float) -> list[float]:
         return [of[Training(size, optimizer, width, factor, seed)] for seed in size.seeds]
@@ -166,6 +168,13 @@ def result(scale: Scale) -> Outcome:
         },
         results={"bits_per_byte": [[t.optimizer, t.width, t.lr, t.seed, of[t]] for t in trainings]},
         seeds=size.seeds,
+        twins=[
+            Twin.of(
+                f"muon, d {narrow}, bits per byte",
+                bits_at("muon", narrow, 1.0),
+                [of[one] for one in again],
+            )
+        ],
     )
 
 

@@ -79,15 +79,6 @@ class Sample:
             return cls(math.nan, math.nan, math.nan, 0)
         return cls(statistics.median(values), min(values), max(values), len(values))
 
-    @classmethod
-    def of_ratios(cls, dividends: Sequence[float], divisors: Sequence[float]) -> Sample:
-        """Summarise the ratios of the same turns, so that a slow spell hits both sides.
-
-        A turn whose divisor is not above 0 (a time to a goal that was not reached) is left out.
-        """
-        pairs = zip(dividends, divisors, strict=True)
-        return cls.of([dividend / divisor for dividend, divisor in pairs if divisor > 0])
-
     def spelt(self, form: str) -> str:
         """The median and, in brackets, the range."""
         return f"{self.median:{form}} ({self.low:{form}} - {self.high:{form}})"

@@ -32,25 +32,42 @@ def losses(backoff: Any, by_schedule: dict[str, list[float]]) -> Any:
 @pytest.mark.parametrize(
     ("ours", "verdict"),
     [
-        ([1.0, 1.1, 0.9], "holds"),
-        ([3.0, 3.1, 2.9], "does not hold"),
+        ([1.0, 1.11, 0.9], "holds"),
+        ([3.0, 3.11, 2.9], "does not hold"),
         ([2.0, 1.0, 3.0], "cannot be told here"),
     ],
 )
-def test_a_claim_is_told_where_the_interval_of_the_difference_leaves_out_0(
+def test_claims_on_schedules_follow_from_differences_of_seeds(
     backoff: Any, ours: list[float], verdict: str
 ) -> None:
-    by_schedule = losses(backoff, {"back-off": ours, "1/k": [2.0, 2.1, 1.9]})
-    for measure in ("tuned", "worst", "average"):
-        assert backoff.beside(by_schedule, "1/k", measure).below() == verdict
+    others = dict.fromkeys(backoff.SCHEDULES, [2.0, 2.1, 1.9])
+    by_schedule = losses(backoff, {**others, "back-off": ours})
+    slopes = {(s, factor): ours for s in ("back-off", "1/k") for factor in (1.0, 4.0)}
+    ends = backoff.compared(
+        dict.fromkeys(backoff.TITLES, by_schedule), dict.fromkeys(backoff.CONVEX, slopes)
+    )
+    assert [one.verdict for one in ends if "1/k rate" not in one.claim][0::3] == [verdict] * 2
     assert backoff.beside(by_schedule, "1/k", "tuned").mean == pytest.approx(sum(ours) / 3 - 2.0)
     assert backoff.MEASURES["worst"](by_schedule, "1/k") == pytest.approx([3.0, 3.1, 2.9])
 
 
-def test_parts_that_disagree_hold_in_part(backoff: Any) -> None:
-    assert backoff.together(["holds", "does not hold"]) == "holds in part"
-    assert backoff.together(["cannot be told here", "does not hold"]) == "does not hold"
-    assert backoff.together(["cannot be told here"] * 2) == "cannot be told here"
+@pytest.mark.parametrize(
+    ("exponents", "verdict"),
+    [
+        ([-1.0, -1.02, -0.99], "holds"),
+        ([-0.5, -0.52, -0.49], "does not hold"),
+        ([-0.9, -1.1, -0.7], "cannot be told here"),
+    ],
+)
+def test_an_excess_falls_as_1_over_k_where_the_interval_of_its_exponent_says_so(
+    backoff: Any, exponents: list[float], verdict: str
+) -> None:
+    by_schedule = losses(backoff, dict.fromkeys(backoff.SCHEDULES, [2.0, 2.1, 1.9]))
+    slopes = {(s, factor): exponents for s in ("back-off", "1/k") for factor in (1.0, 4.0)}
+    rate, *_, slower, _ = backoff.compared(
+        dict.fromkeys(backoff.TITLES, by_schedule), dict.fromkeys(backoff.CONVEX, slopes)
+    )
+    assert (rate.verdict, slower.verdict) == (verdict, verdict)
 
 
 def test_stages_of_8_epochs_end_after_8_30_and_89(backoff: Any) -> None:

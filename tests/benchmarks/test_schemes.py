@@ -17,12 +17,12 @@ def schemes(load: Any) -> Any:
 
 
 def trained(schemes: Any, scale: Any, seconds: dict[str, list[float]]) -> Any:
-    """Trainings of every arm of a mode; those without seconds take 10 s and a little by seed."""
-    usual = [10.0, 10.1, 9.9, 10.05, 9.95]
+    """Trainings of every arm of a mode; those without seconds take 10 s, by seed and arm more."""
+    free = [10.0, 10.1, 9.9, 10.05, 9.95]
     return {
         arm: [
             {"seconds": s, "tokens": 1000 * s, "tokens_per_s": 1000.0, "staleness": 1.0}
-            for s in seconds.get(arm[1], usual)
+            for s in seconds.get(arm[1], free if arm[1] == schemes.FREE else free[::-1])
         ]
         for arm in schemes.arms(scale)
     }

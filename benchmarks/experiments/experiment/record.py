@@ -48,7 +48,6 @@ from harness.claims import (
     mode_of,
     show,
 )
-from harness.estimates import Mean
 from harness.machine import BUSY_SHARE, ROOT, LoadWatch, wait_until_quiet
 
 from experiment.figures import Figure
@@ -189,37 +188,7 @@ class Outcome:
     others_load: float | None = None
 
 
-# -- verdicts from intervals over seeds ------------------------------------------------------------
-
-
-class Difference(Mean):
-    """A mean over seeds, and what its interval says of a limit; nothing with one seed."""
-
-    def below(self, limit: float = 0.0) -> str:
-        """Whether it is below a limit: `HOLDS`, `FAILS`, or `UNTOLD` where the interval has it."""
-        if self.high < limit:
-            return HOLDS
-        return FAILS if self.low > limit else UNTOLD
-
-    def above(self, limit: float = 0.0) -> str:
-        """Whether it is above a limit, likewise."""
-        return {HOLDS: FAILS, FAILS: HOLDS, UNTOLD: UNTOLD}[self.below(limit)]
-
-    def __str__(self) -> str:
-        """The mean with its interval."""
-        return f"{self.mean:+.3f}" + (f" ± {self.half:.3f}" if self.half >= 0 else "")
-
-
-def told(holds: bool) -> str:
-    """`HOLDS` or `FAILS`."""
-    return HOLDS if holds else FAILS
-
-
-def together(verdicts: Sequence[str]) -> str:
-    """One verdict of several: `PARTLY` where some hold, `FAILS` where some do not and none does."""
-    if len(set(verdicts)) == 1:
-        return verdicts[0]
-    return PARTLY if HOLDS in verdicts else FAILS
+# -- verdicts --------------------------------------------------------------------------------------
 
 
 def _of_claims(claims: Sequence[Claim]) -> str:
