@@ -1,10 +1,11 @@
 """Ways to train one xLSTM with two and with four workers: who reaches a loss sooner?
 
-    python benchmarks/experiments/schemes.py          two equal workers, to 2.1 bits per byte
-    python benchmarks/experiments/schemes.py --full   every arm and condition, to 1.8: a night
-    python benchmarks/experiments/schemes.py --tune   search the settings of --full; hours
+    python benchmarks/experiments/schemes.py          two equal workers, three seeds
+    python benchmarks/experiments/schemes.py --full   every arm and condition, six seeds: two hours
+    python benchmarks/experiments/schemes.py --tune   search the settings of --full: half an hour
 
-Each finished training is a line of `schemes.runs.jsonl`; an interrupted run continues after them.
+All train to 2.1 bits per byte, as `unequal_workers.py --quick` does. Each finished training is a
+line of `schemes.runs.jsonl`; an interrupted run continues after them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from harness.estimates import Ratio
 from harness.interleaved import take_turns
 from training.recording import model_file
 from training.time_to_loss import Race, Target
-from unequal_workers import EQUAL, HIGH, LOW, QUARTER, SLEEPS
+from unequal_workers import EQUAL, HIGH, QUARTER, SLEEPS
 
 BUDGET = {"order": 80, "quick_s": 150}
 ABOUT = Experiment(
@@ -40,8 +41,8 @@ ABOUT = Experiment(
         "of this machine."
     ),
     packages=("torch",),
-    full_seeds=8,
-    full=False,  # no step sizes were searched for it: --tune
+    full_seeds=6,
+    full=False,  # until --tune has searched its step sizes; then BUDGET has "full_s": 6300
 )
 RULE = "muon"
 ALONE = ("serial 1 thread", "serial 2 threads")
@@ -100,8 +101,7 @@ def target(scale: Scale) -> Target:
         },
         fixed={"lr": 3e-3, "tokens": 12_000},
     )
-    chosen: Target = scale.pick(tiny=tiny, quick=HIGH, full=LOW)
-    return chosen
+    return tiny if scale.mode == "tiny" else HIGH
 
 
 def settings(scale: Scale) -> dict[str, Any]:
@@ -312,10 +312,9 @@ def draw(outcome: Outcome) -> Figure:
 
 
 def tune() -> None:
-    """Search the settings of --quick and --full; what was tried is not tried again."""
-    for mode in ("quick", "full"):
-        scale = Scale.of(ABOUT, mode)
-        Race(target(scale)).tune(RULE, [race_arm(s, workers) for _, s, workers in arms(scale)])
+    """Search the settings of every arm; what was tried is not tried again."""
+    full = Scale.of(ABOUT, "full")
+    Race(target(full)).tune(RULE, [race_arm(scheme, workers) for _, scheme, workers in arms(full)])
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The cost of staleness in gradients: exact staleness, simulated by one process.
 
     python benchmarks/experiments/staleness.py          d 64 x 3, staleness 1 and 3: minutes
-    python benchmarks/experiments/staleness.py --full   d 128 x 4 as well, up to 31: a night
-    python benchmarks/experiments/staleness.py --tune   search the step sizes of both; a night
+    python benchmarks/experiments/staleness.py --full   d 128 x 4 as well, up to 31: two hours
+    python benchmarks/experiments/staleness.py --tune   search the step sizes of both: two hours
 
 All compute 1,200 gradients of 512 tokens. What staleness costs shrinks with the length of a
 training, so a limit belongs to a budget and a model: after 300 gradients of d 128 x 4 looking ahead
@@ -14,9 +14,9 @@ from __future__ import annotations
 import math
 import multiprocessing
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from statistics import median
 from typing import Any
 
@@ -33,7 +33,7 @@ from training.recording import count_parameters, model_file
 
 from mlxhog.theory.bounds import Facts, penalty
 
-BUDGET = {"order": 60, "quick_s": 140}
+BUDGET = {"order": 60, "quick_s": 250}
 ABOUT = Experiment(
     name="staleness",
     title="What staleness costs in gradients",
@@ -50,7 +50,7 @@ ABOUT = Experiment(
     ),
     packages=("mlx",),
     full_seeds=3,
-    full=False,  # no step sizes were searched for it: --tune
+    full=False,  # until --tune has searched its step sizes; then BUDGET has "full_s": 7200
 )
 MUON = {"optimizer": "muon"}
 ADAMW = {"optimizer": "adamw"}
@@ -83,7 +83,7 @@ BACKEND = "mlx:cpu"  # starts soonest
 MOST = {1: 1.10, 3: 1.25, 7: 1.6}
 """What staleness may cost the best rule, after `GRADIENTS`."""
 SHARES = (0.03125, 0.0625, 0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.25)
-FEW_SHARES = (0.5, 0.75, 1.0)
+FEW_SHARES = (0.7, 1.0)
 """Of the gradients: where serial trainings end."""
 GRADIENTS = 1200
 MINI = {"hidden_size": 64, "num_hidden_layers": 3}
@@ -207,6 +207,11 @@ def train(mode: str, job: Job) -> dict[str, float]:
     return {"bits": one.end, "staleness": one.staleness}
 
 
+def pool() -> ProcessPoolExecutor:
+    """A process on every core, two at most."""
+    return ProcessPoolExecutor(min(2, len(cores())), multiprocessing.get_context("spawn"))
+
+
 def result(scale: Scale) -> Outcome:
     """Train every arm with every seed, and compare with serial trainings of the same seed."""
     chosen, runs = settings(scale), Runs(ABOUT, scale)
@@ -225,10 +230,11 @@ def result(scale: Scale) -> Outcome:
             jobs += [job(arm, model, seed) for arm in arms(scale)]
             if (LOCK_FREE, 2) in arms(scale):
                 jobs.append(job((LOCK_FREE, 2), model, seed, again=True))
-    spawn = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(2, len(cores())), spawn) as pool:
+    with pool() as processes:
         waiting = {
-            one: pool.submit(train, scale.mode, one) for one in jobs if not runs.knows(vars(one))
+            one: processes.submit(train, scale.mode, one)
+            for one in jobs
+            if not runs.knows(vars(one))
         }
         ends = {one: runs.of(vars(one), lambda one=one: waiting[one].result()) for one in jobs}
     measured = [Measured(model, scale, n, ends) for model in models(scale)]
@@ -437,28 +443,39 @@ def draw(outcome: Outcome) -> Figure:
 def tune() -> None:
     """Find every arm's step size: the lowest loss after the gradients of --quick and of --full.
 
-    What an earlier search has tried is not tried again.
+    What an earlier search has tried is not tried again. Two searches run side by side.
     """
     trials = Trials(ABOUT.name)
     rates: dict[str, dict[str, float]] = trials.settings.setdefault("lr", {})
-    for mode in ("quick", "full"):
-        for model in models(Scale(mode)):
-            known = rates.setdefault(model, {})
-            for arm in [(SERIAL, 1), *arms(Scale(mode))]:
-                name = f"{arm[0]}, {arm[1]}"
-                first = known.get(name, first_rate(*arm))
-                known[name] = _best_rate(trials, mode, model, arm, first)
+    with pool() as processes, ThreadPoolExecutor(2) as searches:
+        for mode in ("quick", "full"):
+            for model in models(Scale(mode)):
+                known = rates.setdefault(model, {})
+                every = [(SERIAL, 1), *arms(Scale(mode))]
+                best = searches.map(
+                    partial(_best_rate, processes, trials, mode, model, known), every
+                )
+                known |= {f"{name}, {k}": rate for (name, k), rate in zip(every, best, strict=True)}
                 trials.write()
 
 
-def _best_rate(trials: Trials, mode: str, model: str, arm: Arm, first: float) -> float:
+def _best_rate(
+    processes: Executor,
+    trials: Trials,
+    mode: str,
+    model: str,
+    known: Mapping[str, float],
+    arm: Arm,
+) -> float:
     what = {"model": model, "rule": arm[0], "workers": arm[1], "gradients": GRADIENTS}
 
     def score(lr: float) -> float:
         job = Job(arm, model, 0, GRADIENTS, lr)
-        return trials.score({**what, "lr": lr}, lambda: train(mode, job)["bits"])
+        return trials.score(
+            {**what, "lr": lr}, lambda: processes.submit(train, mode, job).result()["bits"]
+        )
 
-    return descend(score, first, FACTOR)
+    return descend(score, known.get(f"{arm[0]}, {arm[1]}", first_rate(*arm)), FACTOR)
 
 
 if __name__ == "__main__":

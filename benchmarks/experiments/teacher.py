@@ -22,7 +22,7 @@ from harness.interleaved import with_twin
 
 from mlxhog.config.optimizers import MUON_LR
 
-BUDGET = {"order": 140, "quick_s": 50, "full_s": 1800}
+BUDGET = {"order": 140, "full_s": 1800}
 ABOUT = Experiment(
     name="teacher",
     title="Counted n-grams as a teacher",

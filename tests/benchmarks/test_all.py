@@ -123,8 +123,9 @@ def test_a_run_continues_after_the_scripts_of_its_commit_and_mode(
 def test_quick_is_half_an_hour_of_what_every_script_states(everything: Any) -> None:
     quick = everything.scripts("quick")
     experiments = {path.stem for path in (BENCHMARKS / "experiments").glob("*.py")}
-    # Its settings are still to be searched: --tune.
-    assert experiments - {script.name for script in quick} == {"lock_free_schedules"}
+    # Not claims of the documents; the settings of the last one are still to be searched: --tune.
+    left_out = {"widths", "teacher", "ngram_tables", "lock_free_schedules"}
+    assert experiments - {script.name for script in quick} == left_out
     assert sum(script.expected_s for script in quick) <= 1800
 
 

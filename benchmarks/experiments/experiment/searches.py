@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from mlxhog.files import plain_json
@@ -119,21 +120,23 @@ def write_recorded(name: str, settings: Mapping[str, Any]) -> None:
 
 
 class Trials:
-    """What the search of an experiment has tried; nothing is tried twice."""
+    """What the search of an experiment has tried; nothing is tried twice, also by threads."""
 
     def __init__(self, name: str) -> None:
         """Read what an earlier search has recorded."""
         self.name = name
         self.settings: dict[str, Any] = recorded(name) if is_recorded(name) else {}
         self.trials: list[dict[str, Any]] = self.settings.pop("trials", [])
+        self._writing = Lock()
 
     def score(self, trial: Mapping[str, Any], measure: Callable[[], float]) -> float:
         """The bits per byte of a trial, measured and recorded if it is a new one."""
         known = next((each for each in self.trials if trial.items() <= each.items()), None)
         if known is None:
             known = {**trial, "bits_per_byte": round(measure(), 4)}
-            self.trials.append(known)
-            self.write()
+            with self._writing:
+                self.trials.append(known)
+                self.write()
         return float(known["bits_per_byte"])
 
     def write(self) -> None:
