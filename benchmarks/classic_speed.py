@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from classic import peers
 from classic.workers import CORES, Run, Scheme, WorkerPool, worker_pool
 from harness.claims import Findings, Sample, flags, measured
-from harness.estimates import Ratio
+from harness.estimates import Mean, Ratio
 from harness.interleaved import quiet_turns
 from harness.machine import LoadWatch, pin, unpin
 
@@ -95,9 +95,9 @@ def ratio(turns: list[Turn], slow: str, fast: str) -> Ratio:
     return Ratio.of(slow_s, fast_s)
 
 
-def apart(turns: list[Turn], arm: str, measure: str) -> float:
-    """Largest distance of an arm's measure from serial's, as a share of serial's."""
-    return max(
+def apart(turns: list[Turn], arm: str, measure: str) -> Mean:
+    """Distance of an arm's measure from serial's, as a share of serial's."""
+    return Mean.of(
         abs(turn.runs[arm].measures[measure] / turn.runs["serial"].measures[measure] - 1)
         for turn in turns
     )
@@ -175,11 +175,11 @@ def sparse_svm(findings: Findings, *, turns: int, epochs: int, size: int | None)
         findings.at_least(f"svm, {name}", ratio(rounds, slow, fast), limit)
     objectives(findings, "svm", rounds, "hot-cold 2", "racy 2", "lossless 2", "AIG 2",
                "round-robin 2")  # fmt: skip
-    worse = min(
-        turn.runs["averaged runs 2"].measures["train_loss"]
-        / turn.runs["hot-cold 2"].measures["train_loss"]
-        for turn in rounds
+    averaged, free = (
+        [turn.runs[arm].measures["train_loss"] for turn in rounds]
+        for arm in ("averaged runs 2", "hot-cold 2")
     )
+    worse = Ratio.of(averaged, free)
     findings.at_least("svm, loss of averaged runs / hot-cold", worse, 1.0, timing=False)
     return load
 

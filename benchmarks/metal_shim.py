@@ -35,6 +35,7 @@ from tools.proof import PROOFS, verify  # noqa: E402
 
 CHAOS, THREADS = 11, 4
 ELEMENTS = 20_000
+MOST_FIRST_S, MOST_CACHED_S = 5, 1
 TEST_LIMIT_S = 300
 
 
@@ -126,11 +127,12 @@ def launches(findings: Findings, cache: Path, share: int) -> None:
     registered = len(CONSUMERS) * len(list(instances()))
     print(f"{len(ran)} of {registered} instances ran ({' and '.join(CONSUMERS)})")
     findings.exact("% of kernel instances run", 100 * len(ran) / registered, 100)
-    slowest = max(one.first_s for one in started)
-    findings.at_most("seconds from source to first launch, slowest", slowest, 5)
-    slowest = max(one.cached_s for one in started)
-    name = "seconds to first launch of a new engine from the cache, slowest"
-    findings.at_most(name, slowest, 1)
+    late = sum(one.first_s > MOST_FIRST_S for one in started)
+    name = f"instances whose first launch, from source, takes more than {MOST_FIRST_S} s"
+    findings.exact(name, late, 0, n=len(started), timing=True)
+    late = sum(one.cached_s > MOST_CACHED_S for one in started)
+    name = f"instances whose first launch, from the cache, takes more than {MOST_CACHED_S} s"
+    findings.exact(name, late, 0, n=len(started), timing=True)
     for name in counting.CASES:
         lost, added = count_lost(name, cache, share)
         print(f"{name:28}{lost:8} of {added:,} adds lost")

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
+from harness.estimates import Mean
 from harness.machine import cores, pin, unpin
 from language_models.ours import large
 from language_models.sizes import LargeSize
@@ -217,10 +218,10 @@ def measure_width(findings: Findings, d: int, rounds: int) -> None:
         MINI_STATE,
         timing=False,
     )
-    for tokens, share in TOKENS.items():
-        findings.at_most(
-            f"share of a Muon step, width {d}, {tokens} tokens", shares["muon"][tokens], share
-        )
+    for k, (tokens, limit) in enumerate(TOKENS.items()):
+        turns = zip(times["muon"][k :: len(TOKENS)], times[str(tokens)], strict=True)
+        share = Mean.of(step / (step + gradient) for step, gradient in turns)
+        findings.at_most(f"share of a Muon step, width {d}, {tokens} tokens", share, limit)
     findings.results[f"width {d}"] = {
         "seconds": samples,
         "shares": shares,

@@ -38,7 +38,7 @@ from training.schedules import (
     train,
 )
 
-BUDGET = {"order": 110, "quick_s": 250, "full_s": 10800}
+BUDGET = {"order": 110, "quick_s": 190, "full_s": 8400}
 ABOUT = Experiment(
     name="backoff",
     title="Exponential back-off beside 1/k and constant steps",
@@ -124,11 +124,6 @@ def factors(scale: Scale) -> tuple[float, ...]:
     return chosen
 
 
-def seeds_of(scale: Scale) -> tuple[int, ...]:
-    """Seeds of the measurements; the search has others."""
-    return tuple(range(1, 1 + scale.pick(tiny=1, quick=4, full=10)))
-
-
 def best_of(scale: Scale) -> dict[str, dict[str, dict[str, Any]]]:
     """Problem -> schedule -> recorded settings; arbitrary ones where numbers mean nothing."""
     if scale.mode == "tiny":
@@ -149,7 +144,7 @@ def pool() -> ProcessPoolExecutor:
 
 def result(scale: Scale) -> Outcome:
     """Train everything and compare."""
-    trainings, seeds, misjudged = problems(scale), seeds_of(scale), factors(scale)
+    trainings, seeds, misjudged = problems(scale), scale.seeds, factors(scale)
     rules = {
         problem: {name: Rule(name, one["lr"], one["share"]) for name, one in by.items()}
         for problem, by in best_of(scale).items()
@@ -178,7 +173,6 @@ def result(scale: Scale) -> Outcome:
         table=[row for name in TITLES for row in rows(name, losses[name], rules[name])],
         claims=falls(slopes, BACKOFF, 1.0),
         settings={
-            "seeds": " ".join(map(str, seeds)),
             "factors": " ".join(f"{factor:g}" for factor in misjudged),
             "curvature": {
                 "c": round(low, 6),
@@ -209,7 +203,6 @@ def result(scale: Scale) -> Outcome:
             },
             "differences": {name: differences(losses[name]) for name in TITLES},
         },
-        seeds=seeds,
         twins=twins,
     )
 

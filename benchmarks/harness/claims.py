@@ -270,9 +270,17 @@ class Findings:
         """Claim that two arms hardly differ: the interval lies between two limits."""
         self.claims.append(Claim.of(name, value, "within", limit, least=least, timing=timing))
 
-    def exact(self, name: str, value: float, expected: float, *, n: int | None = None) -> None:
-        """Claim a number that holds on any machine; n is the number of trials that it counts."""
-        self.claims.append(Claim(name, value, "==", expected, timing=False, n=n))
+    def exact(
+        self,
+        name: str,
+        value: float,
+        expected: float,
+        *,
+        n: int | None = None,
+        timing: bool = False,
+    ) -> None:
+        """Claim a count; n is the number of trials, `timing` whether other load can spoil it."""
+        self.claims.append(Claim(name, value, "==", expected, timing=timing, n=n))
 
     def same(self, name: str, own: Sequence[float], again: Sequence[float]) -> None:
         """Add an A/A arm: what one arm measured, and what it measured again in the same pairs."""

@@ -100,6 +100,20 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims: Any, estimates: An
     assert sum(map(decided, pages)) > 3 * wrong  # what the correction prevents
 
 
+def test_at_most_5_of_100_pages_tell_an_arm_from_itself(claims: Any) -> None:
+    rng = np.random.default_rng(33)
+
+    def twin() -> Any:
+        spell = rng.normal(0, 0.3, PAIRS)
+        own, again = (np.exp(spell + rng.normal(0, 0.05, PAIRS)).tolist() for _ in range(2))
+        return claims.Twin.of("an arm", own, again)
+
+    pages = [[twin() for _ in range(COMPARISONS)] for _ in range(PAGES)]
+    wrong = sum(claims.false_verdicts(page) > 0 for page in pages)
+    assert wrong <= PAGES * 0.05 + 2 * math.sqrt(PAGES * 0.05 * 0.95)
+    assert claims.false_verdicts([claims.Twin.of("not the same", [1.0, 1.1, 1.2], [2.0, 2.2, 2.4])])
+
+
 def test_pages_of_arms_that_do_differ_say_so(claims: Any, estimates: Any) -> None:
     rng = np.random.default_rng(33)
     pages = [simulated_page(claims, estimates, rng, 1.5) for _ in range(50)]
