@@ -12,7 +12,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from experiment.figures import INKS, Figure, curves, legend, new_panels
+from experiment.figures import INKS, Figure, curves, label_lines, new_panels
 from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run, say
 from experiment.searches import is_recorded, recorded, write_recorded
 from harness.claims import Claim, Twin
@@ -402,7 +402,7 @@ def draw(outcome: Outcome) -> Figure:
             )
         axes.set_xscale("log", base=2)
         axes.set_xticks(misjudged, [f"{factor:g}" for factor in misjudged])
-    legend(panels[-1])
+    label_lines(*panels)
     return figure
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from experiment.digits import Course, Images, digits, divided, train
-from experiment.figures import Figure, inks, legend, new_panels
+from experiment.figures import Figure, inks, label_lines, new_panels
 from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run, say
 from experiment.searches import Search, search
 from harness.claims import Claim, Twin
@@ -265,7 +265,7 @@ def draw(outcome: Outcome) -> Figure:
             axes.plot(at, np.median(np.array(of_seeds), axis=0), color=ink, label=name)
             for own in of_seeds:
                 axes.plot(at, own, color=ink, linewidth=0.4, alpha=0.5)
-    legend(panels[-1])
+    label_lines(*panels)
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 from experiment.classic import Arm, ends, interleaved, speedup
-from experiment.figures import INKS, Figure, inks, legend, new_panels
+from experiment.figures import INKS, Figure, inks, label_lines, new_panels
 from experiment.record import Compared, Experiment, Outcome, Scale, run
 from harness.claims import Claim, Sample, Twin
 from harness.estimates import Ratio
@@ -186,7 +186,7 @@ def draw(outcome: Outcome) -> Figure:
     for axes in (losses, speed):
         axes.set_xscale("log")
     losses.set_yscale("log")
-    legend(losses)
+    label_lines(losses)
     return figure
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from experiment.figures import Figure, inks, legend, new_panels
+from experiment.figures import Figure, inks, label_lines, new_panels
 from experiment.language import Bench, Training, setup, trainings_json, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run
 from harness.claims import Claim, Twin
@@ -222,8 +222,7 @@ def draw(outcome: Outcome) -> Figure:
     for name, ink in inks(trainings).items():
         for k, one in enumerate(trainings[name]):
             course.plot(one["steps"], one["bits_per_byte"], color=ink, label=None if k else name)
-    legend(late)
-    legend(course)
+    label_lines(late, course)
     return figure
 
 

@@ -14,7 +14,7 @@ from experiment.classic import (
     time_bars,
     with_a_core,
 )
-from experiment.figures import Figure, curves, inks, legend, new_panels
+from experiment.figures import Figure, curves, inks, label_lines, new_panels
 from experiment.record import Compared, Experiment, Outcome, Scale, run
 from harness.claims import Claim
 from harness.estimates import Mean, Ratio
@@ -113,10 +113,9 @@ def draw(outcome: Outcome) -> Figure:
     times.set_ylim(bottom=0.0)
     traces = outcome.results["train_loss"].items()
     racy = {name: trace for name, trace in traces if name.startswith("racy")}
-    curves(course, {name: (range(1, len(y) + 1), y) for name, y in racy.items()})
     course.set_yscale("log")
-    legend(times)
-    legend(course)
+    curves(course, {name: (range(1, len(y) + 1), y) for name, y in racy.items()})
+    label_lines(times)
     return figure
 
 

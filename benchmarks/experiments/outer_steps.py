@@ -5,7 +5,7 @@ from __future__ import annotations
 from statistics import median
 from typing import Any
 
-from experiment.figures import Figure, curves, inks, legend, new_panels
+from experiment.figures import Figure, curves, inks, new_panels
 from experiment.language import Bench, Training, setup, trainings_json, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run
 from experiment.searches import Search, search
@@ -136,7 +136,6 @@ def draw(outcome: Outcome) -> Figure:
         last = [one["bits_per_byte"][-1] for one in trainings[name]]
         ends.plot([k] * len(last), last, "o", color=ink)
     ends.set_xticks(range(len(ARMS)), ["SGD", "AdamW", "DiLoCo"])
-    legend(losses)
     return figure
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from experiment.classic import Arm, Runs, ends, interleaved, seconds, seconds_to, summary
-from experiment.figures import Figure, inks, legend, new_panel
+from experiment.figures import Figure, inks, label_lines, new_panel
 from experiment.record import Compared, Experiment, Outcome, Scale, run, say
 from experiment.searches import is_recorded, recorded, search, write_recorded
 from harness.claims import Claim, Twin
@@ -370,7 +370,7 @@ def draw(outcome: Outcome) -> Figure:
                       label=f"{scheme}, paper, 10")  # fmt: skip
     axes.axhline(1.0, color="0.5", linewidth=0.8)
     axes.set_xticks(np.arange(len(names)), names)
-    legend(axes)
+    label_lines(axes)
     return figure
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
-from experiment.figures import INKS, Figure, legend, new_panels
+from experiment.figures import INKS, Figure, label_lines, new_panels
 from experiment.language import Bench, Setup, Training, enough_cores, setup, workers
 from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run
 from experiment.runs import Runs
@@ -414,9 +414,9 @@ def draw(outcome: Outcome) -> Figure:
         color=INKS[4],
         label="predicted, 24-core Mac",
     )
-    left.axhspan(8, 10, xmin=0.6, color=INKS[5], alpha=0.25, label="the document, 16 workers")
-    left.legend(frameon=False, fontsize=7)
-    legend(right)
+    left.axhspan(8, 10, xmin=0.6, color=INKS[5], alpha=0.25)
+    left.annotate("the document, 16 workers", (16, 9), ha="right", fontsize=7, color=INKS[5])
+    label_lines(left, right)
     return figure
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from experiment.figures import INKS, Figure, new_panels
+from experiment.figures import INKS, Figure, label_lines, new_panels
 from experiment.record import Compared, Experiment, Outcome, Scale, run, say
 from experiment.searches import is_recorded, recorded, search, write_recorded
 from harness.claims import Claim, Sample, Twin
@@ -348,7 +348,7 @@ def draw(outcome: Outcome) -> Figure:
         left.plot([share] * len(one["loss"]), one["loss"], "o", color=ink, label=way)
         right.plot([common] * len(one["loss"]), one["loss"], "o", color=ink, label=way)
     left.set_xscale("log")
-    left.legend(fontsize=7)
+    label_lines(left, right)
     return figure
 
 

@@ -21,7 +21,7 @@ from statistics import median
 from typing import Any
 
 import numpy as np
-from experiment.figures import INKS, Figure, legend, new_panels
+from experiment.figures import Figure, curves, inks, new_panels
 from experiment.language import Bench, Setup, setup, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, run
 from experiment.runs import Runs
@@ -420,23 +420,24 @@ def draw(outcome: Outcome) -> Figure:
     """Gradients against staleness, every seed, and their mean by rule; one panel for each model."""
     points = outcome.results["costs"]
     names = list(dict.fromkeys(one["model"] for one in points))
-    inks = dict(zip(ARMS, INKS, strict=False))
     y = "gradients, multiples of serial Muon's"
     figure, panels = new_panels(*(("staleness", y, name) for name in names))
     for axes, model in zip(panels, names, strict=True):
-        for rule in ARMS:
-            own = [one for one in points if (one["model"], one["rule"]) == (model, rule)]
-            ink = inks.get(rule, INKS[-1])
-            for one in own:
-                at = [one["workers"] - 1] * len(one["costs"])
-                axes.plot(at, one["costs"], ".", color=ink, alpha=0.5, markersize=4)
-            means = [Ratio.of(one["costs"], [1.0] * len(one["costs"])).value for one in own]
-            if own:
-                at = [one["workers"] - 1 for one in own]
-                axes.plot(at, means, "o-", color=ink, label=rule, markersize=4)
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-    legend(panels[-1])
+        costs: dict[str, dict[int, list[float]]] = {}
+        for one in points:
+            if one["model"] == model:
+                costs.setdefault(one["rule"], {})[one["workers"] - 1] = one["costs"]
+        colors = inks(costs)
+        for rule, of_rule in costs.items():
+            for tau, values in of_rule.items():
+                axes.plot([tau] * len(values), values, ".", color=colors[rule], alpha=0.5)
+        means = {
+            rule: [Ratio.of(values, [1.0] * len(values)).value for values in of_rule.values()]
+            for rule, of_rule in costs.items()
+        }
+        curves(axes, {rule: (list(costs[rule]), own) for rule, own in means.items()})
     return figure
 
 

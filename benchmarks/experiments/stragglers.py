@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from experiment.figures import INKS, Figure, legend, new_panels
+from experiment.figures import INKS, Figure, label_lines, new_panels
 from experiment.language import setup, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, run
 from harness.claims import Claim, Twin
@@ -196,7 +196,7 @@ def draw(outcome: Outcome) -> Figure:
         growth.plot(at, [row[name] for row in outcome.table], style, color=ink, label=name)
     growth.axhline(DOCUMENTED, color=INKS[-1], linewidth=0.8, linestyle=":")
     growth.set_xscale("log")
-    legend(growth)
+    label_lines(growth)
     fitted, measured = (
         [s * 1e3 for s in outcome.results[f"{which}_quantiles_s"]]
         for which in ("fitted", "measured")

@@ -12,7 +12,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from statistics import fmean
 
-from experiment.figures import INKS, Figure, legend, new_panels
+from experiment.figures import INKS, Figure, label_lines, new_panels
 from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run, say
 from harness.claims import Claim, Twin
 from harness.estimates import Mean
@@ -191,7 +191,7 @@ def draw(outcome: Outcome) -> Figure:
             bits = [row["at half of it"], row["at lr auto"], row["at twice as much"]]
             axes.plot(lrs, bits, "o-", color=ink, markersize=4, label=f"d {row['width']}")
         axes.set_xscale("log")
-    legend(panels[-1])
+    label_lines(*panels)
     return figure
 
 

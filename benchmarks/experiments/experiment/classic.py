@@ -12,7 +12,7 @@ from harness.estimates import Ratio
 from harness.interleaved import with_twin
 from harness.machine import cores
 
-from experiment.figures import Figure, inks, legend, new_panels
+from experiment.figures import Figure, inks, label_lines, new_panels
 from experiment.record import Outcome, say
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import Problem
@@ -163,5 +163,5 @@ def workers_figure(
     every = sorted({row["workers"] for row in outcome.table})
     for axes in (times, errors):
         axes.set_xticks(every)
-    legend(course)
+    label_lines(course)
     return figure, times, errors

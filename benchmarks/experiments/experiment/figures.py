@@ -10,6 +10,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from harness.estimates import Estimate, Mean
 
 from mlxhog.report import charts
@@ -71,11 +72,6 @@ def _label(axes: Any, x: str, y: str, heading: str) -> None:
         title(axes, LIGHT, heading)
 
 
-def legend(axes: Any) -> None:
-    """Put the legend beside the axes; what was drawn last comes first."""
-    charts.legend(axes, LIGHT)
-
-
 def curves(axes: Any, lines: Mapping[str, tuple[Any, Any]], mark: str = "") -> None:
     """Draw a line for each name from its x and y, and write the name at its end.
 
@@ -90,23 +86,28 @@ def curves(axes: Any, lines: Mapping[str, tuple[Any, Any]], mark: str = "") -> N
         style = STYLES[seen[ink] % len(STYLES)]
         seen[ink] += 1
         axes.plot(x, y, mark or style, color=ink, label=name)
-    _label_ends(axes, {name: (x[-1], y[-1]) for name, (x, y) in lines.items() if len(x)}, colors)
+    label_lines(axes)
 
 
-def _label_ends(
-    axes: Any, ends: Mapping[str, tuple[float, float]], colors: Mapping[str, str]
-) -> None:
-    """Write names at the ends of lines, one below the other where the ends are close."""
-    axes.autoscale_view()
-    points = 72 / axes.figure.dpi
-    at = {name: float(axes.transData.transform(end)[1]) * points for name, end in ends.items()}
-    lowest = -math.inf
-    for name in sorted(at, key=lambda name: at[name]):
-        lowest = max(at[name], lowest + LINE_POINTS)
-        axes.annotate(
-            name, ends[name], (4, lowest - at[name]), textcoords="offset points",
-            color=colors[name], fontsize=7, va="center",
-        )  # fmt: skip
+def label_lines(*panels: Any) -> None:
+    """Write the name of each line at its end, one below the other where the ends are close."""
+    for axes in panels:
+        axes.autoscale_view()
+        points = 72 / axes.figure.dpi
+        ends: list[tuple[float, Any, str, str]] = []
+        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
+            line = handle[0] if isinstance(handle, tuple) else handle  # with error bars
+            known = [end for end in zip(*line.get_data(), strict=True) if np.isfinite(end).all()]
+            if known:
+                height = float(axes.transData.transform(known[-1])[1]) * points
+                ends.append((height, known[-1], name, line.get_color()))
+        lowest = -math.inf
+        for height, end, name, color in sorted(ends, key=lambda one: one[0]):
+            lowest = max(height, lowest + LINE_POINTS)
+            axes.annotate(
+                name, end, (4, lowest - height), textcoords="offset points", color=color,
+                fontsize=7, va="center",
+            )  # fmt: skip
 
 
 def intervals(
