@@ -54,6 +54,7 @@ def gradients(findings: Findings, chosen: Namespace) -> None:
     }
     turns = in_turns(programs, threads=THREADS, turns=3 if chosen.quick else 7, seconds=0.0)
     seconds = {name: Sample.of(values) for name, values in turns.seconds.items()}
+    findings.same("160m: step before, seconds", turns.seconds["before"], turns.again)
     findings.results["160m, S 256, B 2, seconds"] = seconds
     for name, sample in seconds.items():
         print(f"  160m, S 256, B 2, {THREADS} threads, {name}: {sample.spelt('.2f')} s")

@@ -91,7 +91,7 @@ def _step(module: Any, forward: Callable[[Any], Any], size: Size, threads: int) 
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Every layer that was asked for."""
-    report = Report(findings.claims, findings.results, quick=chosen.quick)
+    report = Report(findings.claims, findings.results, findings.twins, quick=chosen.quick)
     for layer in chosen.only or LIMITS:
         beside_peers(report, layer, [1, 2])
 

@@ -43,7 +43,7 @@ def main() -> int:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure the parts."""
-    report = Report(findings.claims, findings.results, quick=chosen.quick)
+    report = Report(findings.claims, findings.results, findings.twins, quick=chosen.quick)
     for name in chosen.only or UNASKED:
         PARTS[name](report, chosen.threads)
 

@@ -30,7 +30,7 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
-from harness.estimates import Ratio
+from harness.estimates import Mean, Ratio
 from harness.interleaved import take_turns
 from harness.machine import resident
 from language_models.decoding import Ids, load_backend
@@ -206,7 +206,7 @@ def requests(scale: Scale, findings: Findings) -> None:
     findings.results["requests"] = {
         "seconds": Sample.of(seconds), "versions": len(versions), "failed": failed[:5],
     }  # fmt: skip
-    findings.exact(f"requests that failed or hung, of {scale.requests}", len(failed), 0)
+    findings.exact("requests that failed or hung", len(failed), 0, n=scale.requests)
     findings.at_most("memory that the server took on, bytes", grown, MEMORY_BYTES, timing=False)
 
 
@@ -238,10 +238,10 @@ def first(scale: Scale, findings: Findings) -> None:
                 seconds.clear()  # connections and caches begin
             time.sleep(0.02)
     late = float(np.quantile(seconds, 0.95))
-    middle = statistics.median(seconds)
-    print(f"first token: median {middle:.4f} s, 95 % below {late:.4f} s")
+    mean = Mean.of(seconds)
+    print(f"first token: {mean.spelt('.4f')} s, 95 % below {late:.4f} s")
     findings.results["first"] = {"seconds": Sample.of(seconds), "95 %": late}
-    findings.at_most("seconds to the first token while training, median", middle, FIRST_S)
+    findings.at_most("seconds to the first token while training", mean, FIRST_S)
 
 
 PARTS: dict[str, Callable[[Scale, Findings], None]] = {

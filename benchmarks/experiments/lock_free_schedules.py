@@ -33,7 +33,7 @@ from training.schedules import (
 )
 
 BUDGET = {"order": 115}
-"""With "quick_s": 150 and "full_s": 2400 once --tune has searched its settings."""
+"""With "full_s": 2400 once --tune has searched its settings."""
 ABOUT = Experiment(
     name="lock_free_schedules",
     title="Lock-free workers on an xLSTM: back-off beside 1/k, constant steps, cosine and wsd",

@@ -25,7 +25,7 @@ from training.alone import ALONE, train_alone
 
 from mlxhog import TrainConfig
 
-BUDGET = {"order": 130, "quick_s": 65, "full_s": 1800}
+BUDGET = {"order": 130, "full_s": 1800}
 ABOUT = Experiment(
     name="minute",
     title="What a minute of training is worth",

@@ -219,10 +219,12 @@ class Turns:
     Attributes:
         seconds: per program, one value per turn; the same turn has the same place everywhere.
         peaks: memory per program.
+        again: seconds of the first program's second process (A/A).
     """
 
     seconds: dict[str, list[float]]
     peaks: dict[str, Peak]
+    again: list[float]
 
     def ratio(self, slow: str, fast: str) -> Ratio:
         """How many times faster `fast` is, turn by turn."""
@@ -234,7 +236,7 @@ class Turns:
 
 
 def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, seconds: float) -> Turns:
-    """Measure programs turn by turn.
+    """Measure programs turn by turn; the first of them in two processes (A/A).
 
     Args:
         programs: by the name of their arm.
@@ -242,11 +244,18 @@ def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, secon
         turns: at least 1.
         seconds: least length of one arm's turn; one step where a step takes longer.
     """
+    twice = next(iter(programs.values()))
     arms = {name: Arm(program, threads=threads) for name, program in programs.items()}
-    for arm in arms.values():
+    own = [*arms.values(), Arm(twice, threads=threads)]
+    for arm in own:
         arm.ready()
-    seconds_of = take_turns(range(turns), arms, lambda name, _: arms[name].run(seconds))
-    return Turns(seconds_of, {name: arm.close() for name, arm in arms.items()})
+    values = take_turns(range(turns), own, lambda arm, _: arm.run(seconds))
+    peaks = [arm.close() for arm in own]
+    return Turns(
+        {name: values[arm] for name, arm in arms.items()},
+        dict(zip(arms, peaks, strict=False)),
+        values[own[-1]],
+    )
 
 
 def once(program: Program, *, threads: int) -> Any:

@@ -61,6 +61,8 @@ class Report(Findings):
             threads: of each.
         """
         turns = in_turns(programs, threads=threads, turns=self.turns, seconds=self.seconds)
+        first = next(iter(programs))
+        self.same(f"{row}: {first}, seconds of a step", turns.seconds[first], turns.again)
         rates = {
             name: Sample.of([tokens / s for s in seconds])
             for name, seconds in turns.seconds.items()

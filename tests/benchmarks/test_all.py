@@ -123,8 +123,8 @@ def test_a_run_continues_after_the_scripts_of_its_commit_and_mode(
 def test_quick_is_half_an_hour_of_what_every_script_states(everything: Any) -> None:
     quick = everything.scripts("quick")
     experiments = {path.stem for path in (BENCHMARKS / "experiments").glob("*.py")}
-    # Not claims of the documents; the settings of the last one are still to be searched: --tune.
-    left_out = {"widths", "teacher", "ngram_tables", "lock_free_schedules"}
+    # No claims of the documents; of the last one a schedule takes more than minutes.
+    left_out = {"widths", "teacher", "ngram_tables", "minute", "lock_free_schedules"}
     assert experiments - {script.name for script in quick} == left_out
     assert sum(script.expected_s for script in quick) <= 1800
 

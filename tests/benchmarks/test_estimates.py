@@ -100,6 +100,19 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims: Any, estimates: An
     assert sum(map(decided, pages)) > 3 * wrong  # what the correction prevents
 
 
+def test_the_first_of_several_programs_has_a_second_process(load: Any) -> None:
+    interleaved = load("harness.interleaved")
+
+    def taking(seconds: float) -> Any:
+        return interleaved.Program("unittest.mock", "MagicMock", {"return_value": seconds})
+
+    programs = {"ours": taking(0.5), "theirs": taking(1.0)}
+    turns = interleaved.in_turns(programs, threads=1, turns=2, seconds=0.0)
+    assert turns.seconds == {"ours": [0.5, 0.5], "theirs": [1.0, 1.0]}
+    assert turns.again == [0.5, 0.5]
+    assert turns.ratio("theirs", "ours").value == pytest.approx(2.0)
+
+
 def test_at_most_5_of_100_pages_tell_an_arm_from_itself(claims: Any) -> None:
     rng = np.random.default_rng(33)
 
