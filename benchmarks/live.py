@@ -200,7 +200,7 @@ def trained(out: str, seconds: float, core: int, *, with_reader: int | None) -> 
 def training(scale: Scale, findings: Findings) -> None:
     """The same training with and without a reader, in turns."""
     core, other = cores()[0], cores()[-1]
-    alone, beside, live, offline = [], [], [], []
+    alone, beside, live, offline, again = [], [], [], [], []
     extra: list[dict[str, float]] = []
     with tempfile.TemporaryDirectory() as out:
         for _ in range(scale.turns):
@@ -212,8 +212,10 @@ def training(scale: Scale, findings: Findings) -> None:
             with reading("latest", out, CHECKPOINT, other) as pipe:
                 pipe.send(max(2.0, scale.seconds * 0.3))
                 offline.append(answer(pipe, "the reader")["tokens_per_s"])
+            again.append(trained(out, scale.seconds, core, with_reader=None)["tokens_per_s"])
             print(f"alone {alone[-1]:.0f}  beside a reader {beside[-1]:.0f} tokens/s;", end=" ")
             print(f"reader {live[-1]:.0f}, of a checkpoint {offline[-1]:.0f}", flush=True)
+    findings.same("training alone, tokens per second", alone, again)
     ratio = Ratio.of(beside, alone)
     findings.at_least("training beside a reader on another core, of that without", ratio, 0.9)
     ratio = Ratio.of(live, offline)

@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Mean, Ratio
-from harness.interleaved import take_turns
+from harness.interleaved import with_twin
 from harness.machine import resident
 from language_models.decoding import Ids, load_backend
 
@@ -94,11 +94,13 @@ def together(scale: Scale, findings: Findings, name: str, cfg: ModelConfig) -> N
     """One answer and many at once, in turns, by one model."""
     backend = load_backend("torch:cpu", cfg, threads=THREADS)
     tokens_per_s(backend, cfg, 2, 20)
-    rates = take_turns(
+    rates, again = with_twin(
         range(scale.turns),
         (1, STREAMS),
         lambda count, _: tokens_per_s(backend, cfg, count, scale.tokens),
+        twin=1,
     )
+    findings.same(f"one stream, tokens per second, {name}", rates[1], again)
     one, many = Sample.of(rates[1]), Sample.of(rates[STREAMS])
     gain = Ratio.of(rates[STREAMS], rates[1])
     print(f"{name}: {one.median:,.0f} tok/s alone, {many.median:,.0f} together, {gain} times")

@@ -266,6 +266,7 @@ def claims_of(times: Times, optimizer: str) -> list[Claim]:
 
     limits = (
         (EQUAL, "sync by speed", 0.95),
+        (SLEEPS, "sync", 1.0),
         (SLEEPS, "sync by speed", 1.2),
         (QUARTER, "sync", 1.2),
         (QUARTER, "sync by speed", 1.0),
