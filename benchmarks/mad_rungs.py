@@ -56,7 +56,9 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     if not chosen.quick:
         name = "Spearman's rho of a rung on torch and on mlx"
         interval = (backends.low, backends.high)
-        findings.claims.append(Claim(name, backends.rho, ">=", LEAST, False, interval))
+        findings.claims.append(
+            Claim(name, backends.rho, ">=", LEAST, False, interval, len(candidates))
+        )
     findings.results |= {
         "candidates": candidates,
         "rung": steps,

@@ -34,7 +34,7 @@ from statistics import fmean
 from typing import Any
 
 import yaml
-from harness.claims import Claim, Findings, Mean, flags, measured
+from harness.claims import Findings, Mean, flags, measured
 from harness.machine import ROOT, cores
 from mad.probes import ARCHITECTURES, Budget, RankCorrelation, bits_per_byte, fitted, sequence
 from mad.stages import Piece, Stages
@@ -284,8 +284,7 @@ def _compare(run: Run, rival: str, end: str) -> dict[str, Any]:
     print(f"  equal {end}, winner against {rival}: {verdict}, gain {within}")
     if run.scale is LONG:
         name, timing = f"gain over {rival} at equal {end}", end == "seconds"
-        ends = (gain.low, gain.high)
-        run.findings.claims.append(Claim(name, gain.mean, ">=", CLAIM, timing, ends))
+        run.findings.at_least(name, gain, CLAIM, timing=timing)
     means = {name: round(fmean(values), 4) for name, values in bits.items()}
     return {"rival": rival, "equal": end, "verdict": verdict, **asdict(gain), "mean_bits": means}
 

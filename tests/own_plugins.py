@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, chdir, contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 from unittest import mock
 
 from mlxhog.cli import main
 from mlxhog.config import plugin_file, plugins
-from mlxhog.config.choices import REGISTRIES
+from mlxhog.config.choices import REGISTRIES, Registry
 
 
 @contextmanager
@@ -31,11 +32,22 @@ def own_plugins(*, forgets: bool = False) -> Iterator[None]:
             before = set() if forgets else set(getattr(plugins, name))
             stack.enter_context(mock.patch.object(plugins, name, before))
         for registry in REGISTRIES:
-            stack.enter_context(mock.patch.dict(registry._by_name))
+            stack.callback(_restore, registry, dict(registry._by_name))
             for name, choice in list(registry._by_name.items()):
                 if forgets and registry.module_of(choice).startswith(plugin_file._PREFIX):
                     del registry._by_name[name]
         yield
+
+
+def _restore(registry: Registry[Any], before: Mapping[str, Any]) -> None:
+    """What was known before, and what modules of the package have registered since: once."""
+    since = {
+        name: choice
+        for name, choice in registry._by_name.items()
+        if registry.module_of(choice).startswith("mlxhog.")
+    }
+    registry._by_name.clear()
+    registry._by_name.update({**before, **since})
 
 
 def _modules() -> dict[str, ModuleType]:
