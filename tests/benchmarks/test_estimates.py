@@ -100,13 +100,31 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims: Any, estimates: An
     assert sum(map(decided, pages)) > 3 * wrong  # what the correction prevents
 
 
-def test_the_first_of_several_programs_has_a_second_process(load: Any) -> None:
+class Taking:
+    """An arm whose steps take as long as its program says, in no process."""
+
+    def __init__(self, program: Any, *, threads: int) -> None:
+        self.seconds = float(program.options["seconds"])
+
+    def ready(self) -> None:
+        pass
+
+    def run(self, seconds: float) -> float:
+        return self.seconds
+
+    def close(self) -> None:
+        pass
+
+
+def test_the_first_of_several_programs_runs_twice_in_each_turn(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     interleaved = load("harness.interleaved")
-
-    def taking(seconds: float) -> Any:
-        return interleaved.Program("unittest.mock", "MagicMock", {"return_value": seconds})
-
-    programs = {"ours": taking(0.5), "theirs": taking(1.0)}
+    monkeypatch.setattr(interleaved, "Arm", Taking)
+    programs = {
+        name: interleaved.Program("module", "step", {"seconds": seconds})
+        for name, seconds in (("ours", 0.5), ("theirs", 1.0))
+    }
     turns = interleaved.in_turns(programs, threads=1, turns=2, seconds=0.0)
     assert turns.seconds == {"ours": [0.5, 0.5], "theirs": [1.0, 1.0]}
     assert turns.again == [0.5, 0.5]
