@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-PAGES, COMPARISONS, PAIRS = 400, 6, 5
+PAGES, COMPARISONS, PAIRS = 200, 6, 5
 
 
 @pytest.fixture(scope="module")
