@@ -172,7 +172,7 @@ class Claim:
         if any(map(math.isnan, self.interval)):
             return f"{self.value:.4g} (n {self.n}, no interval)"
         low, high = self.interval
-        n = "" if self.n is None else f", n {self.n}"
+        n = "" if self.n is None else f", n {self.n:,}"
         return f"{self.value:.4g} ({low:.4g} to {high:.4g}{n})"
 
     @property
