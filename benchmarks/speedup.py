@@ -168,12 +168,13 @@ def step_split(findings: Findings, chosen: Namespace) -> None:
         ("d 128, 4 blocks", 60, {"batch_size": 8}, 0.10),
         ("d 512, 6 blocks", 6, {"batch_size": 8, "model": model_file(**wide)}, 0.15),
     ):
-        steps *= 1 if chosen.quick else 3
-        run = record(workers=TORCH, threads=1, steps=steps, **FREE, **options)
-        parts = shares(map(vars, run.result.workers))
-        print(f"\nstep at {name}: {', '.join(in_words(parts))}")
+        seeds = SEEDS[:3] if chosen.quick else SEEDS
+        runs = [record(workers=TORCH, threads=1, steps=steps, seed=n, **FREE, **options)
+                for n in seeds]  # fmt: skip
+        parts = [shares(map(vars, one.result.workers)) for one in runs]
+        print(f"\nstep at {name}: {', '.join(in_words(parts[0]))}")
         findings.results[f"step split, {name}"] = parts
-        spent = sum(parts[part] for part in ("read", "optimizer", "write"))
+        spent = Mean.of(sum(own[part] for part in ("read", "optimizer", "write")) for own in parts)
         findings.at_most(f"read, optimizer and write, {name}", spent, limit)
 
 
