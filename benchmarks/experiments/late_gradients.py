@@ -11,7 +11,7 @@ from harness.claims import Claim, Twin
 from harness.estimates import Mean
 from harness.interleaved import take_turns
 
-BUDGET = {"order": 160, "quick_s": 80, "full_s": 5400}
+BUDGET = {"order": 160, "quick_s": 170, "full_s": 5400}
 ABOUT = Experiment(
     name="late_gradients",
     title="A parameter server with sixteen workers, and step sizes by staleness",
@@ -111,7 +111,7 @@ def result(scale: Scale) -> Outcome:
 def _staleness(scale: Scale, bench: Bench, cell: Cell, seed: int) -> Training:
     """A training of real workers, with equally many gradients of each."""
     strategy, count, slow = cell
-    each = scale.pick(tiny=10, quick=100, full=max(400, 4000 // count))
+    each = scale.pick(tiny=10, quick=50, full=max(400, 4000 // count))
     tokens = each * count * bench.setup.batch * bench.setup.seq_len
     plain = {"predict": "none"} if strategy == "hogwild" else {}  # the server predicts nothing
     return bench.train(
