@@ -108,7 +108,7 @@ class Ops:
         self,
         x: Array,
         w: Array,
-        b: Array,
+        b: Array | None,
         *,
         state: Array | None = None,
         starts: Array | None = None,
@@ -119,7 +119,7 @@ class Ops:
         Args:
             x: (B, S, C).
             w: (C, 1, K), K >= 1; the last tap is for the position itself.
-            b: (C,).
+            b: (C,); None is all zeros.
             state: (B, K - 1, C), the inputs before the first position; None is all zeros.
             starts: (B, S) bool, the first token of each document; no tap sees earlier documents.
             silu: return silu(y).
@@ -128,6 +128,7 @@ class Ops:
             y (B, S, C), of the type of x, and the state after the last position, float32: the last
             K - 1 inputs, of which those of earlier documents are zero.
         """
+        b = self.xp.zeros_like(w[:, 0, 0]) if b is None else b
         y, last = self.form.causal_conv(x, w, b, state=state, starts=starts, silu=silu)
         return y, last
 
