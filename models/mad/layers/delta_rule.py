@@ -25,7 +25,7 @@ from mlxhog.models.mad.layer import (
     check_positive,
     linear,
 )
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference.layers_numpy import causal_conv, softplus
 
 CHUNK_SIZE = 16

@@ -131,5 +131,5 @@ class GatedDeltaProduct(DeltaRule):
                 write = beta_i * (v_i - np.einsum("bhkv,bhk->bhv", H, k_i))
                 H = H + k_i[..., None] * write[:, :, None]
             h[:, t] = np.einsum("bhkv,bhk->bhv", H, q[:, t])
-        h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
-        return (silu(x @ p["g_proj.weight"].T) * h) @ p["out_proj.weight"].T
+        normed = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
+        return (silu(x @ p["g_proj.weight"].T) * normed) @ p["out_proj.weight"].T

@@ -49,7 +49,7 @@ from mlxhog.models.mad.layer import (
     taps,
 )
 from mlxhog.models.mad.layers.attention import default_heads
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, softplus
 
 CHUNK_SIZE = 32
