@@ -18,7 +18,7 @@ from dataclasses import asdict
 from statistics import fmean
 
 from harness.claims import Claim, Findings, flags, measured
-from mad.probes import RankCorrelation
+from mad.ranks import RankCorrelation
 
 from mlxhog.mad.suites import at_dim, expand, fixed, only, suite
 from mlxhog.mad.training.candidate import train

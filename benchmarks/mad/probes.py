@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from harness.machine import cores
 
 import mlxhog
 from mlxhog.config import optimizers
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.mad import winner
-from mlxhog.mad.report.ranking import spearman
 from mlxhog.models.families import param_count
 from mlxhog.models.mad.architecture import VOCABULARY
 from mlxhog.models.mad.config import MADConfig
@@ -149,24 +147,3 @@ def bits_per_byte(
             "tokens": result.tokens,
             "tokens_per_s": round(result.tokens_per_s),
         }
-
-
-@dataclass(frozen=True)
-class RankCorrelation:
-    """Spearman's rho of two rankings, with a 95 % interval by the bootstrap over their members."""
-
-    rho: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, a: list[float], b: list[float], *, draws: int = 4000) -> RankCorrelation:
-        """Compare two lists of values of the same members."""
-        random, n = np.random.default_rng(0), len(a)
-        x, y = np.asarray(a), np.asarray(b)
-        rhos = []
-        for _ in range(draws):
-            chosen = random.integers(0, n, n)
-            rhos.append(spearman(x[chosen].tolist(), y[chosen].tolist()))
-        low, high = np.nanpercentile(rhos, [2.5, 97.5])
-        return cls(spearman(a, b), float(low), float(high))
