@@ -59,6 +59,10 @@ class Budget:
     tokens: int | None = None
     seconds: float | None = None
 
+    def __str__(self) -> str:
+        """The end in words."""
+        return f"{self.tokens:,} tokens" if self.seconds is None else f"{self.seconds:g} s"
+
     def options(self) -> dict[str, Any]:
         """Options of `mlxhog.train`."""
         return {"tokens": self.tokens} if self.seconds is None else {"time": self.seconds}
