@@ -7,12 +7,16 @@ import inspect
 import re
 import sys
 from collections import Counter
-from typing import Any, get_type_hints
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json
 from mlxhog.errors import ConfigError
 from mlxhog.report.streams import wrapped
+
+if TYPE_CHECKING:
+    from mlxhog.mad.suites import Suite
 
 TASKS_ABOUT = """\
 List the tasks: the skill that each tests, and its settings with the values of its baseline,
@@ -72,16 +76,7 @@ def run_suites(arguments: list[str]) -> int:
     as_json = _as_json(Flags("mad suites", SUITES_ABOUT, SUITES_EXAMPLES), arguments)
     from mlxhog.mad.suites import SUITES
 
-    facts = [
-        {
-            "name": name,
-            "about": (inspect.getdoc(make) or "").partition("\n")[0],
-            "dim": (one := make()).dim,
-            "runs": one.runs,
-            "tasks": Counter(setting.task for setting in one.settings for _ in one.points),
-        }
-        for name, make in SUITES.items()
-    ]
+    facts = [_suite(make) for make in SUITES.values()]
     if as_json:
         print_json(facts)
         return 0
@@ -91,6 +86,17 @@ def run_suites(arguments: list[str]) -> int:
         print("\n".join(wrapped(f"    {one['runs']} runs, width {one['dim']}: {tasks}")))
     print('next: mlxhog mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke --dry-run')
     return 0
+
+
+def _suite(make: Callable[[], Suite]) -> dict[str, Any]:
+    suite = make()
+    return {
+        "name": suite.name,
+        "about": (inspect.getdoc(make) or "").partition("\n")[0],
+        "dim": suite.dim,
+        "runs": suite.runs,
+        "tasks": Counter(setting.task for setting in suite.settings for _ in suite.points),
+    }
 
 
 LAYERS_ABOUT = """\
