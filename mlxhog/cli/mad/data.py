@@ -230,6 +230,7 @@ def run_check(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad check", CHECK_ABOUT, CHECK_EXAMPLES, ("FILE...",))
     flags.argument("files", nargs="+", metavar="FILE", help=".npz files of rows")
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object with ok and failed")
     parsed = flags.parse(arguments)
     if parsed.problems:
@@ -251,6 +252,9 @@ def run_check(arguments: list[str]) -> int:
 
 
 def _print_findings(file: str, task: str, findings: Findings) -> None:
+    if not findings.checked:
+        print(f"{file}: task {task} has no checks")
+        return
     rules = ", ".join(map(str, findings.invariants))
     checks = f"invariants {rules} and {len(findings.bounds)} bounds"
     print(f"{file}: {task}, {checks}: {'ok' if findings.ok else 'FAIL'}")
