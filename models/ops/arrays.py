@@ -176,9 +176,6 @@ class Arrays(Protocol[T]):
     def tril(self, x: T, k: int) -> T:
         """Return matrices with zeros above diagonal k."""
 
-    def triu(self, x: T, k: int) -> T:
-        """Return matrices with zeros below diagonal k."""
-
     def pad(self, x: T, widths: Sequence[tuple[int, int]], value: float = 0.0) -> T:
         """Return x with a value before and after it, (before, after) times along every axis."""
 
