@@ -69,7 +69,7 @@ class Budget:
 
 
 def fitted(layers: tuple[Layer, ...], params: int) -> MADConfig:
-    """Return a language model of these layers with about so many parameters.
+    """Return a language model of these layers with about this number of parameters.
 
     The width is the one of `WIDTHS` nearest to them, else the second nearest; the inner widths of
     `mlp`, `swiglu` and `geglu` make up for the rest.
