@@ -99,7 +99,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         for (oracle, backend), futures in waiting.items():
             runs_done = [future.result() for future in futures]
             rows.append(row(oracle, backend, runs_done))
-            steps = Sample.of([row_steps(oracle, result) for result, _ in runs_done])
+            steps = Sample.of([row_steps(result) for result, _ in runs_done])
             what = f"{backend} {oracle.task}: median steps to {SOLVED}"
             findings.at_most(what, steps.median, oracle.within, timing=False)
     print(f"\n{'':10} {'task':20} {'steps to pass':>16} {'accuracy':>9} {'constant':>9}")
@@ -120,7 +120,7 @@ def main() -> int:
     return measured("mad_oracles", parser.parse_args(), measure, packages=("torch", "mlx"))
 
 
-def row_steps(oracle: Oracle, result: RunResult) -> float:
+def row_steps(result: RunResult) -> float:
     """Steps until it passed; infinite where it did not."""
     return result.steps if result.acc_token >= SOLVED else float("inf")
 
@@ -131,7 +131,7 @@ def row(oracle: Oracle, backend: str, outcomes: list[tuple[RunResult, float]]) -
         "task": oracle.task,
         "backend": backend,
         "within": oracle.within,
-        "steps": Sample.of([row_steps(oracle, result) for result, _ in outcomes]),
+        "steps": Sample.of([row_steps(result) for result, _ in outcomes]),
         "seconds": Sample.of([result.seconds for result, _ in outcomes]),
         "acc_token": min(result.acc_token for result, _ in outcomes),
         "chance": sum(chance for _, chance in outcomes) / len(outcomes),

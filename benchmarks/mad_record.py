@@ -26,14 +26,14 @@ arXiv:2503.14456.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 from harness.machine import ROOT, cores
+from mad.ranks import RankCorrelation, kendall
 from mad.table import MEANINGS, Table, table_flags, write
 
 from mlxhog.cli.mad.session import rates, seeds
@@ -144,26 +144,7 @@ def main() -> int:
 
 # -- the comparison -------------------------------------------------------------------------------
 
-Correlation = Callable[[Sequence[float], Sequence[float]], float]
 DRAWS = 2000
-
-
-def kendall(a: Sequence[float], b: Sequence[float]) -> float:
-    """Kendall's tau-b in [-1, 1]; NaN if all values of one side are equal."""
-    from scipy.stats import kendalltau
-
-    return float(kendalltau(a, b).statistic)
-
-
-def bootstrap(
-    a: Sequence[float], b: Sequence[float], correlation: Correlation
-) -> tuple[float, float, float]:
-    """A rank correlation, and its 95 % percentile interval over draws of the rows."""
-    pairs, rng = np.array([a, b]), np.random.default_rng(0)
-    draws = (pairs[:, rng.integers(0, len(a), len(a))] for _ in range(DRAWS))
-    values = [correlation(*draw) for draw in draws if np.ptp(draw, axis=1).all()]
-    low, high = np.quantile(values, (0.025, 0.975)) if values else (math.nan, math.nan)
-    return correlation(a, b), float(low), float(high)
 
 
 def published(tasks: Sequence[str]) -> dict[str, float]:
@@ -182,7 +163,7 @@ def comparison(table: Table, ranking: Ranking) -> dict[str, Any]:
     if len(shared) > 2:
         scores = [ours[name].score for name in shared], [theirs[name] for name in shared]
         for word, correlation in (("spearman", spearman), ("kendall", kendall)):
-            result[word] = bootstrap(*scores, correlation)
+            result[word] = astuple(RankCorrelation.of(*scores, correlation, draws=DRAWS))
         for task in ranking.tasks:
             own = published([task])
             pairs = [ours[name].tasks[task] for name in shared], [own[name] for name in shared]

@@ -18,9 +18,9 @@ from dataclasses import asdict
 from statistics import fmean
 
 from harness.claims import Claim, Findings, flags, measured
-from mad.probes import RankCorrelation
+from mad.ranks import RankCorrelation
 
-from mlxhog.mad.suites import expand, fixed, only, suite
+from mlxhog.mad.suites import at_dim, expand, fixed, only, suite
 from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import parse
 
@@ -71,8 +71,8 @@ def measure(findings: Findings, chosen: Namespace) -> None:
 def accuracy(layers: str, backend: str, seed: int, steps: int, dim: int) -> float:
     """Mean accuracy of a candidate over the tasks, at a rung."""
     protocol = {"steps": steps, "eval_every": steps}
-    chosen = only(fixed(suite("smoke"), protocol), TASKS)
-    runs = expand(chosen, parse(layers), [seed], dim=dim, workers=backend, protocol=protocol)
+    chosen = at_dim(only(fixed(suite("smoke"), protocol), TASKS), dim)
+    runs = expand(chosen, parse(layers), [seed], workers=backend, protocol=protocol)
     return fmean(train(config).acc_macro for _, config in runs)
 
 

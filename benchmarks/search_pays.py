@@ -28,7 +28,7 @@ import json
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -36,18 +36,31 @@ from typing import Any
 import yaml
 from harness.claims import Findings, Mean, flags, measured
 from harness.machine import ROOT, cores
-from mad.probes import ARCHITECTURES, Budget, RankCorrelation, bits_per_byte, fitted, sequence
+from mad.probes import ARCHITECTURES, Budget, bits_per_byte, fitted, sequence
+from mad.ranks import RankCorrelation
+from mad.sizes import (
+    DEPTH,
+    LONG,
+    QUICK,
+    TRANSFORMER,
+    XLSTM,
+    Scale,
+    budgets,
+    probe,
+    rivals,
+    study_of,
+    xlstm,
+)
 from mad.stages import Piece, Stages
 
 from mlxhog.cli import main as mlxhog_main
-from mlxhog.cli.mad.session import observer, seeds
+from mlxhog.cli.mad.session import observer
 from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.files.quantities import format_clock
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.study.session import Planning, execute
-from mlxhog.mad.study.study import Study, open_store
-from mlxhog.mad.tasks import BENCHMARK, find
+from mlxhog.mad.study.study import open_store
 from mlxhog.mad.training.candidate import estimate
 from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.models.families import param_count
@@ -57,55 +70,11 @@ from mlxhog.models.registry import load_candidate
 
 CLAIM = 0.02
 """Gain in bits per byte."""
-WINNER, XLSTM, TRANSFORMER = "winner", "xLSTM[7:1]", "Transformer"
+WINNER = "winner"
 RATES = (0.5, 1.0, 2.0)
 """Factors of the Transformer's default step size."""
-DEPTH = 8
 TIMED_S = 10.0
 """Seconds of training of a dry run."""
-
-MIXERS = (
-    "mlstm", "slstm(conv=4)", "mh-attention", "mh-sliding-attention", "path", "gla", "ssd",
-    "mamba3", "delta-net", "gated-delta-net", "gated-delta-product", "kda", "rwkv7", "gated-conv",
-)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Scale:
-    """The sizes of a mode; they decide the numbers.
-
-    Attributes:
-        search_budget: time, or runs, of the search.
-        mixers: of the space.
-        tasks: of suite smoke, by commas; None is all six.
-        steps: most steps of a candidate; None is the suite's.
-        dim: width of candidates; None is the suite's.
-        width: of xLSTM[7:1], whose number of parameters the other language models have.
-        tokens: of a training at equal tokens.
-        seconds: of a training at equal seconds.
-        n_seeds: of the language models.
-        mad_seeds: of the MAD scores of the correlation.
-        architectures: first ones of the list.
-    """
-
-    search_budget: str = "2h"
-    mixers: tuple[str, ...] = MIXERS
-    tasks: str | None = None
-    steps: int | None = None
-    dim: int | None = None
-    width: int = 128
-    tokens: int = 2_000_000
-    seconds: float = 180.0
-    n_seeds: int = 5
-    mad_seeds: int = 2
-    architectures: int = len(ARCHITECTURES)
-
-
-LONG = Scale()
-QUICK = Scale(
-    search_budget="6", mixers=("mlstm", "gated-conv"), tasks="CR,M", steps=50, dim=32,
-    width=48, tokens=20_000, seconds=8.0, n_seeds=2, mad_seeds=1, architectures=4,
-)  # fmt: skip
 
 
 @dataclass
@@ -215,22 +184,6 @@ def models_of(run: Run) -> dict[str, MADConfig]:
     return {WINNER: fitted(layers, param_count(xlstm(run.scale))), **rivals(run.scale)}
 
 
-def rivals(scale: Scale) -> dict[str, MADConfig]:
-    """The two models that the winner has to beat."""
-    transformer = sequence("mh-attention swiglu", DEPTH // 2)
-    return {XLSTM: xlstm(scale), TRANSFORMER: fitted(transformer, param_count(xlstm(scale)))}
-
-
-def xlstm(scale: Scale) -> MADConfig:
-    """XLSTM[7:1] of the first paper, in eight blocks."""
-    return replace(load_candidate("mad-7to1-v1"), hidden_size=scale.width)
-
-
-def budgets(scale: Scale) -> dict[str, Budget]:
-    """Both ways to end a training."""
-    return {"tokens": Budget(tokens=scale.tokens), "seconds": Budget(seconds=scale.seconds)}
-
-
 def language_models(run: Run) -> None:
     """Tune the Transformer, train all three, and compare."""
     models, ends = models_of(run), budgets(run.scale)
@@ -305,8 +258,8 @@ def verdict_of(gain: Mean) -> str:
 def correlation(run: Run) -> None:
     """Compare the order by MAD score with the order by loss as language models."""
     names = list(ARCHITECTURES)[: run.scale.architectures]
-    end, params = budgets(run.scale)["tokens"], param_count(xlstm(run.scale))
-    probes = {name: fitted(sequence(ARCHITECTURES[name], DEPTH // 4), params) for name in names}
+    end = budgets(run.scale)["tokens"]
+    probes = {name: probe(name, run.scale) for name in names}
     run.stages.run(
         [("probe", name) for name in names],
         lambda piece: bits_per_byte(probes[piece[1]], end, seed=0),
@@ -322,19 +275,6 @@ def correlation(run: Run) -> None:
     print(f"  Spearman's rho {rank.rho:.3f} ({rank.low:.3f} to {rank.high:.3f})")
     table = [{"name": n, "score": scores[n], "bits_per_byte": losses[n]} for n in rows]
     run.findings.results["correlation"] = {**asdict(rank), "architectures": table}
-
-
-def study_of(scale: Scale, names: Sequence[str]) -> Study:
-    """The study that scores the architectures."""
-    chosen = {} if scale.tasks is None else {find(task).name for task in scale.tasks.split(",")}
-    return Study(
-        candidates=tuple(canonical(sequence(ARCHITECTURES[name])) for name in names),
-        suite="smoke",
-        dim=scale.dim,
-        tasks=tuple(task for task in BENCHMARK if task in chosen),
-        seeds=seeds(str(scale.mad_seeds)),
-        protocol={} if scale.steps is None else {"steps": scale.steps},
-    )
 
 
 def _scores(run: Run, names: Sequence[str]) -> dict[str, float]:
@@ -378,8 +318,7 @@ def dry_run(scale: Scale, parts: Sequence[str]) -> int:
         names = list(ARCHITECTURES)[: scale.architectures]
         planning, probes_s, runs_s = Planning(study_of(scale, names)), 0.0, 0.0
         for name, layers in zip(names, planning.listed, strict=True):
-            model = fitted(sequence(ARCHITECTURES[name], DEPTH // 4), param_count(xlstm(scale)))
-            probes_s += scale.tokens / _pace(model)
+            probes_s += scale.tokens / _pace(probe(name, scale))
             for one in planning.runs(canonical(layers))[:: scale.mad_seeds]:
                 timed = estimate(make_run_plan(one.config))
                 assert timed is not None, "one worker in each run"

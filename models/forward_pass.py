@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 
 T = TypeVar("T")
 

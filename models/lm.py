@@ -2,7 +2,7 @@
 
 `params` maps every name of `families.param_spec(cfg)` to an array of that shape. `ops` are the
 operators, and `xp` the array functions, of the framework that the arrays belong to
-(`models/ops/kernels.py`). All functions are pure: they write no input.
+(`models/ops/operators.py`). All functions are pure: they write no input.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig, Params, State
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 
 
 def init_state(cfg: ModelConfig, B: int, xp: Arrays[Array]) -> State:

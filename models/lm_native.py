@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from mlxhog._native import XlstmLargeDecoder, XlstmV1Decoder
 from mlxhog.models import families, ngrams, xlstm_large, xlstm_v1
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.kernels import activation_name, resolve
+from mlxhog.models.ops.kernels import resolve
+from mlxhog.models.ops.operators import activation_name
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 

@@ -13,14 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from harness.machine import cores
 
 import mlxhog
 from mlxhog.config import optimizers
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.mad import winner
-from mlxhog.mad.report.ranking import spearman
 from mlxhog.models.families import param_count
 from mlxhog.models.mad.architecture import VOCABULARY
 from mlxhog.models.mad.config import MADConfig
@@ -61,13 +59,17 @@ class Budget:
     tokens: int | None = None
     seconds: float | None = None
 
+    def __str__(self) -> str:
+        """The end in words."""
+        return f"{self.tokens:,} tokens" if self.seconds is None else f"{self.seconds:g} s"
+
     def options(self) -> dict[str, Any]:
         """Options of `mlxhog.train`."""
         return {"tokens": self.tokens} if self.seconds is None else {"time": self.seconds}
 
 
 def fitted(layers: tuple[Layer, ...], params: int) -> MADConfig:
-    """Return a language model of these layers with about so many parameters.
+    """Return a language model of these layers with about this number of parameters.
 
     The width is the one of `WIDTHS` nearest to them, else the second nearest; the inner widths of
     `mlp`, `swiglu` and `geglu` make up for the rest.
@@ -149,24 +151,3 @@ def bits_per_byte(
             "tokens": result.tokens,
             "tokens_per_s": round(result.tokens_per_s),
         }
-
-
-@dataclass(frozen=True)
-class RankCorrelation:
-    """Spearman's rho of two rankings, with a 95 % interval by the bootstrap over their members."""
-
-    rho: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, a: list[float], b: list[float], *, draws: int = 4000) -> RankCorrelation:
-        """Compare two lists of values of the same members."""
-        random, n = np.random.default_rng(0), len(a)
-        x, y = np.asarray(a), np.asarray(b)
-        rhos = []
-        for _ in range(draws):
-            chosen = random.integers(0, n, n)
-            rhos.append(spearman(x[chosen].tolist(), y[chosen].tolist()))
-        low, high = np.nanpercentile(rhos, [2.5, 97.5])
-        return cls(spearman(a, b), float(low), float(high))

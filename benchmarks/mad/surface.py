@@ -46,7 +46,7 @@ FORMAT = 1
 DIGITS = 4
 MOST_BYTES = 64 << 20
 """Of the JSON of a surface: `write` makes no larger file."""
-AGAIN = "record it again with python benchmarks/mad_surface.py"
+AGAIN = "record one with python benchmarks/mad_surface.py record"
 Layers = tuple[Layer, ...]
 
 
@@ -220,7 +220,9 @@ def _content(path: Path) -> dict[str, Any]:
         decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ)
         text = decompressor.decompress(path.read_bytes(), MOST_BYTES)
         content = plain_json.loads(text, strict=False) if decompressor.eof else None
-    except (OSError, ValueError, lzma.LZMAError) as error:
+    except OSError as error:
+        raise StudyError(f"{path} cannot be read: {error.strerror}; {AGAIN}") from error
+    except (ValueError, lzma.LZMAError) as error:
         raise StudyError(f"{path} cannot be read as a surface: {error}; {AGAIN}") from error
     if not isinstance(content, dict):
         raise StudyError(f"{path} is not a surface; {AGAIN}")

@@ -30,7 +30,8 @@ from mlxhog.models import lm, lm_native, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.lm_native import Decoder
 from mlxhog.models.ngrams import Carried
-from mlxhog.models.ops.kernels import Ops, choose
+from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.rule import Coefficients
 
 

@@ -21,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
-from mlxhog.models.ops.kernels import Ops, choose
+from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference.ops_numpy import FLOAT64
 
 Array = NDArray[Any]

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.errors import MlxhogError, message_of
-from mlxhog.models.ops.kernels import Ops, choose
+from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.operators import Ops
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Any]

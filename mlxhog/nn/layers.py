@@ -30,7 +30,7 @@ from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models import xlstm_large, xlstm_v1
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.ops.arrays import Array
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec
 from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import XLSTMLargeConfig

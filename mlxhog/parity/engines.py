@@ -17,7 +17,8 @@ from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.models import lm, lm_numpy, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ngrams import Carried
-from mlxhog.models.ops.kernels import Ops, choose
+from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.operators import Ops
 from mlxhog.parity.subject import Array
 
 State = Any

@@ -263,7 +263,7 @@ OPERATORS = {
     "linear_cross_entropy": Operator(_head, lambda ops, t: _nats(ops, t, CAP)),
     "linear_cross_entropy uncapped": Operator(_head, lambda ops, t: _nats(ops, t, None)),
 }
-"""By the name in `kernels.Ops`, and a word for a variant of it."""
+"""By the name in `Ops`, and a word for a variant of it."""
 
 FAMILIES = {
     "xlstm": (

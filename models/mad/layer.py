@@ -127,6 +127,17 @@ def check_heads(heads: int, d: int, width: str = "width") -> None:
         raise ConfigError(f"heads is {heads}, and the {width} is {d}; choose one of {possible}")
 
 
+def check_positive(**numbers: int) -> None:
+    """Refuse a number below 1.
+
+    Raises:
+        ConfigError: the message names the first one.
+    """
+    for name, value in numbers.items():
+        if value < 1:
+            raise ConfigError(f"{name} is {value}; set it to at least 1")
+
+
 def linear(name: str, out: int, inputs: int, *, product: bool = True) -> ParamSpec:
     """Declare the matrix (out, inputs) of a linear map, initialised as in torch.nn.Linear."""
     return ParamSpec(name, (out, inputs), bound(inputs), decay=True, product=product)

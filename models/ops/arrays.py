@@ -1,6 +1,6 @@
 """The array functions that models need, as `arrays_torch` and `arrays_mlx` offer them.
 
-A layer or a family is written once over these and the operators of `Ops` in `kernels.py`; it finds
+A layer or a family is written once over these and the operators of `operators.py`; it finds
 them as `run.ops.xp`. Operations with the same spelling in both frameworks are not here: arithmetic,
 comparisons, `@`, `x[...]`, `x.shape`, `x.T`, `x.reshape`, `x.sum(axis)`. A new array without a
 `like` is on the framework's default device. This module imports no framework.
@@ -175,9 +175,6 @@ class Arrays(Protocol[T]):
 
     def tril(self, x: T, k: int) -> T:
         """Return matrices with zeros above diagonal k."""
-
-    def triu(self, x: T, k: int) -> T:
-        """Return matrices with zeros below diagonal k."""
 
     def pad(self, x: T, widths: Sequence[tuple[int, int]], value: float = 0.0) -> T:
         """Return x with a value before and after it, (before, after) times along every axis."""

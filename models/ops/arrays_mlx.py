@@ -32,7 +32,6 @@ from mlx.core import take_along_axis as take_along_axis
 from mlx.core import tanh as tanh
 from mlx.core import tile as tile
 from mlx.core import tril as tril
-from mlx.core import triu as triu
 from mlx.core import where as where
 from mlx.core import zeros_like as zeros_like
 from mlx.core.fft import irfft as irfft

@@ -25,7 +25,6 @@ from torch import stack as stack
 from torch import tanh as tanh
 from torch import tile as tile
 from torch import tril as tril
-from torch import triu as triu
 from torch import where as where
 from torch import zeros_like as zeros_like
 from torch.fft import irfft as irfft

@@ -38,7 +38,7 @@ from typing import Literal
 from mlxhog.models import ngrams
 from mlxhog.models.forward_pass import CLOSED_GATE, Pass
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.spec import ParamSpec
 from mlxhog.models.xlstm_large.config import XLSTMLargeConfig
 

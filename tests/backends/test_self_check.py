@@ -21,9 +21,9 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal.engine import Engine, ReferenceEngine
 from mlxhog.metal.registry import KERNELS
 from mlxhog.models.ops import kernels
-from mlxhog.models.ops.kernels import Ops
 from mlxhog.models.ops.metal import ops_mlx as metal_mlx
 from mlxhog.models.ops.metal import ops_torch as metal_torch
+from mlxhog.models.ops.operators import Ops
 from mlxhog.optim.gradients import Rows
 from mlxhog.parity import tolerances
 from mlxhog.training import worker

@@ -182,3 +182,18 @@ def test_states_are_held_if_every_seed_makes_no_error_at_any_length(load):
         held, lost = [ended(1.0, 1.0), ended(1.0, 1.0 - errors)], [ended(0.9, 0.5)]
         script.claim(findings, {("S3", "[mLSTM, sLSTM]"): held, ("parity", script.MLSTM): lost})
         assert [claim.met for claim in findings.claims] == [met, True]
+
+
+def test_a_rung_has_the_width_the_backend_and_the_end_of_its_script(load, monkeypatch):
+    script, trained = load("mad_rungs"), []
+
+    def train(config):
+        trained.append(config)
+        return replace(failed("", seconds=1.0), acc_macro=len(trained))
+
+    monkeypatch.setattr(script, "train", train)
+    assert script.accuracy("mlstm swiglu", "mlx:cpu", seed=7, steps=40, dim=32) == 1.5
+    assert [one.task for one in trained] == list(script.TASKS)
+    for one in trained:
+        assert (one.dim, one.workers, one.seed) == (32, "mlx:cpu", 7)
+        assert (one.protocol.steps, one.protocol.eval_every) == (40, 40)

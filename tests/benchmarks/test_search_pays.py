@@ -72,25 +72,24 @@ def test_a_damaged_line_before_the_last_is_named(load: Load, tmp_path: Path) -> 
 
 @pytest.mark.parametrize("number", range(24))
 def test_every_architecture_has_the_parameters_of_xlstm(load: Load, number: int) -> None:
-    pays, probes = load("search_pays"), load("mad.probes")
-    params = param_count(pays.xlstm(pays.LONG))
-    text = list(probes.ARCHITECTURES.values())[number]
-    model = probes.fitted(probes.sequence(text, 2), params)
+    sizes, probes = load("mad.sizes"), load("mad.probes")
+    params = param_count(sizes.xlstm(sizes.LONG))
+    model = sizes.probe(list(probes.ARCHITECTURES)[number], sizes.LONG)
     assert abs(param_count(model) / params - 1) <= probes.TOLERANCE
 
 
 def test_both_rivals_have_equal_parameters_and_an_impossible_number_is_refused(load: Load) -> None:
-    pays, probes = load("search_pays"), load("mad.probes")
+    sizes, probes = load("mad.sizes"), load("mad.probes")
     assert len(probes.ARCHITECTURES) == 24
-    for scale in (pays.LONG, pays.QUICK):
-        counts = [param_count(model) for model in pays.rivals(scale).values()]
+    for scale in (sizes.LONG, sizes.QUICK):
+        counts = [param_count(model) for model in sizes.rivals(scale).values()]
         assert max(counts) / min(counts) - 1 <= probes.TOLERANCE
     with pytest.raises(ConfigError, match="1,000 parameters within 2%"):
         probes.fitted(parse("mlstm swiglu"), 1000)
 
 
 def test_the_interval_of_a_rank_correlation_covers_equal_and_unrelated_orders(load: Load) -> None:
-    rank = load("mad.probes").RankCorrelation
+    rank = load("mad.ranks").RankCorrelation
     values = list(range(24))
     equal = rank.of(values, [3 * one for one in values])
     assert equal.rho == equal.low == equal.high == pytest.approx(1)

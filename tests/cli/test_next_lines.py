@@ -185,8 +185,8 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     search(shell, "[gated-conv, mlstm]")
     shell.run("mlxhog mad scale w.yaml --depth 4 --out 'four layers.yaml'")
     shell.run(f"mlxhog classic svm --data {rows(shell.folder)} --save svm.safetensors --epochs 1")
-    for line in ("mlxhog models", "mlxhog mad tasks", "mlxhog mad layers"):
-        shell.run(line)
+    for command in ("models", "mad tasks", "mad suites", "mad layers"):
+        shell.run(f"mlxhog {command}")
     return shell
 
 

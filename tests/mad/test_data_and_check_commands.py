@@ -1,6 +1,7 @@
 """`mlxhog mad data` and `mlxhog mad check`, through the real commands."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog.cli import main
+from mlxhog.mad.tasks import BENCHMARK, TASKS_BESIDE, check, make_task
 
 GOLDEN = Path(__file__).parent / "golden"
 SMALL = "--train-rows 300 --test-rows 40".split()
@@ -32,6 +34,17 @@ def test_data_that_was_written_passes_the_check(capsys):
     assert (
         "cr.npz: in-context-recall, invariants 1, 2, 3, 4, 5, 6, 7 and" in capsys.readouterr().out
     )
+
+
+def test_the_help_of_check_has_the_invariants_of_every_task(capsys):
+    with pytest.raises(SystemExit):
+        mad("check", "--help")
+    listed = set()
+    for first, last in re.findall(r"(?<![\w.])(\d+)(?:-(\d+))?  ", capsys.readouterr().out):
+        listed |= set(range(int(first), int(last or first) + 1))
+    few = {"train_rows": 20, "test_rows": 10}
+    rows = (make_task(name, **few) for name in (*BENCHMARK, *TASKS_BESIDE))
+    assert listed == {rule for data in rows for rule in check(data).invariants}
 
 
 def test_the_seed_and_not_the_number_of_processes_decides_what_is_written():

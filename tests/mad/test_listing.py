@@ -1,4 +1,4 @@
-"""`mlxhog mad tasks` and `mlxhog mad layers` list all tasks and layers, also those of the user."""
+"""`mlxhog mad tasks`, `suites` and `layers` list all of them, also those of the user."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import main
+from mlxhog.mad.suites import SUITES, suite
 from mlxhog.mad.tasks import BENCHMARK
 from mlxhog.models.mad.layers import BUILT_IN
 from mlxhog.models.mad.sequence import parse
@@ -46,6 +47,20 @@ def test_every_layer_is_listed_with_a_line_a_source_and_numbers_that_can_be_set(
         for name, number in one["numbers"].items():
             value = str(number["default"]).lower()
             assert parse(f"{layer.name}({name}={value})") == parse(layer.name)
+
+
+def test_every_suite_is_listed_with_its_runs_and_what_it_measures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = listed(capsys, "suites")
+    assert [one["name"] for one in facts] == list(SUITES)
+    for one in facts:
+        chosen = suite(one["name"])
+        assert (one["runs"], one["dim"]) == (chosen.runs, chosen.dim)
+        assert sum(one["tasks"].values()) == chosen.runs
+        assert one["about"] != ""
+    assert main(["mad", "suites"]) == 0
+    assert "compression 66, memorization 36" in capsys.readouterr().out
 
 
 def test_the_lines_name_numbers_as_a_line_of_layers_takes_them(

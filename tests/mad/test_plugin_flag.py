@@ -47,3 +47,19 @@ def test_tasks_from_is_a_spelling_of_plugin_and_its_file_may_register_the_task(
     how = ("--tasks-from", "old.py", "--task", "reverse", "--train-rows", "600", "--out", "r.npz")
     ended = mlxhog(tmp_path, "mad", "data", *how, "--processes", "2")
     assert ended.code == 0, ended.err
+
+
+def test_the_rows_of_a_task_from_a_file_are_checked_by_its_rules(tmp_path: Path) -> None:
+    text = TASK.read_text()
+    (tmp_path / "plain.py").write_text(text)
+    rule = 'lambda s, findings, data: findings.has_width(1, "train", data.train_x, 17))'
+    (tmp_path / "ruled.py").write_text(text.removesuffix(")\n") + f", check={rule}\n")
+    rows = ("--task", "reverse", "--train-rows", "20", "--test-rows", "9", "--out", "r.npz")
+    assert mlxhog(tmp_path, "mad", "data", "--plugin", "plain.py", *rows).code == 0
+    for plugin, answer in (("ruled", "reverse, invariants 1 and"), ("plain", "has no checks")):
+        ended = mlxhog(tmp_path, "mad", "check", "r.npz", "--plugin", f"{plugin}.py")
+        assert (ended.code, answer in ended.out) == (0, True), ended
+    ended = mlxhog(tmp_path, "mad", "check", "r.npz")
+    assert ended.code != 0
+    assert "no task 'reverse'" in ended.err
+    assert "--plugin FILE" in ended.err

@@ -3,7 +3,7 @@
 import numpy as np
 
 from mlxhog._native import ops
-from mlxhog.models.ops.kernels import ACTIVATIONS, activation_name
+from mlxhog.models.ops.operators import ACTIVATIONS, activation_name
 from mlxhog.models.ops.reference import layers_numpy
 from tests.metal import reference
 from tests.metal.sample import draw, unwritten, wide

@@ -5,7 +5,8 @@ import pytest
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops.kernels import CHOICES, Ops, choose, resolve
+from mlxhog.models.ops.kernels import CHOICES, choose, resolve
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference import ops_mlx, ops_torch
 from tests.pairs import each_of
 

@@ -79,10 +79,9 @@ def regression(
     B: int, S: int, NH: int, D: int, *, speed: float = 0.3, chunk: int = 8, state: bool = True
 ) -> Case:
     """q, unit keys and a ridge; `speed` is that of forgetting."""
-    k = draw(B, S, NH, D, seed=1)
     inputs = {
         "q": draw(B, S, NH, D),
-        "k": k / np.sqrt((k * k).sum(-1, keepdims=True)),
+        "k": unit_keys(B, S, NH, D),
         "log_decay": -speed * np.abs(draw(B, S, NH, 1, seed=3)),
         "ridge": 0.25 + np.abs(draw(NH, D, seed=5)),
     }
@@ -91,6 +90,14 @@ def regression(
         inputs["state"] = root @ root.swapaxes(-1, -2)
     form = {"chunk_size": chunk, "steps": 40}
     return Case("regression_cell", recurrences_numpy.regression_cell, inputs, {}, form)
+
+
+def unit_keys(*shape: int, alike: bool = False) -> Array:
+    """Keys of length 1, (B, S, NH, DK); nearly equal ones of a head with `alike`."""
+    k = draw(*shape, seed=1)
+    if alike:
+        k = np.broadcast_to(k[:, :1], k.shape) + 0.01 * k
+    return k / np.sqrt((k * k).sum(-1, keepdims=True))
 
 
 def delta(
@@ -106,13 +113,9 @@ def delta(
     state: bool = True,
 ) -> Case:
     """q, unit keys, v and the gates of the delta rule; `alike` makes all keys of a head equal."""
-    k = draw(B, S, NH, DK, seed=1)
-    if alike:
-        k = np.broadcast_to(k[:, :1], k.shape) + 0.01 * k
-    k = k / np.sqrt((k * k).sum(-1, keepdims=True))
     inputs = {
         "q": draw(B, S, NH, DK),
-        "k": k,
+        "k": unit_keys(B, S, NH, DK, alike=alike),
         "v": draw(B, S, NH, DV, seed=2),
         "log_decay": -speed * np.abs(draw(B, S, NH, seed=3)),
         "beta": 1 / (1 + np.exp(-2 * draw(B, S, NH, seed=5))),
@@ -136,10 +139,7 @@ def dplr(
     state: bool = True,
 ) -> Case:
     """q, v, the decay and unit keys to read; `own` removes elsewhere than it writes."""
-    read = draw(B, S, NH, DK, seed=1)
-    if alike:
-        read = np.broadcast_to(read[:, :1], read.shape) + 0.01 * read
-    read = read / np.sqrt((read * read).sum(-1, keepdims=True))
+    read = unit_keys(B, S, NH, DK, alike=alike)
     rate = 1 / (1 + np.exp(-draw(B, S, NH, DK, seed=5)))
     inputs = {
         "q": draw(B, S, NH, DK),

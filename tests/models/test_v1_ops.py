@@ -14,8 +14,8 @@ from safetensors.numpy import load_file
 
 from mlxhog._native import ops
 from mlxhog.errors import ConfigError
-from mlxhog.models.ops.kernels import ACTIVATIONS, activation_name
 from mlxhog.models.ops.native import adapter_mlx, adapter_torch
+from mlxhog.models.ops.operators import ACTIVATIONS, activation_name
 from mlxhog.models.ops.reference import layers_numpy
 from tests.models.golden import FOLDER
 from tests.models.twins import TWINS, Twin

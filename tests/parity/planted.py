@@ -28,7 +28,7 @@ class OperatorFault:
     """The first result of an operator is off by some units in the last place.
 
     Attributes:
-        operator: name in `kernels.Ops`.
+        operator: name in `Ops`.
         entries: "all" are further from 0; "random" are, each, further from it or nearer to it;
             "one" is further from it, the entry in the middle of the flat array.
         ulps: how many units of each entry's own.

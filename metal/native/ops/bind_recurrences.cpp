@@ -238,8 +238,8 @@ void bind_recurrences(nb::module_& m) {
   m.def("decay", &decay, A("q"), A("k"), A("v"), A("log_decay"), A("state").none(), A("h"), A("last"),
         A("kept").none(), nb::kw_only(), "scale"_a, "by_value"_a = false, "threads"_a,
         "S_t = diag(exp(log_decay_t)) S_{t-1} + k_t v_t^T, h_t = scale S_t^T q_t, by value scale S_t q_t. q, k "
-        "(B,S,NH,DK); v, h (B,S,NH,DV), but q as v and h as k by value; log_decay (B,S,NH,DK or 1); state and last (B,NH,DK,DV); kept (B,NH,decay_chunks,DK,DV), for "
-        "the gradient.");
+        "(B,S,NH,DK); v, h (B,S,NH,DV), but q as v and h as k by value; log_decay (B,S,NH,DK or 1); state and last "
+        "(B,NH,DK,DV); kept (B,NH,decay_chunks,DK,DV), for the gradient.");
   m.def("decay_grad", &decay_grad, A("q"), A("k"), A("v"), A("log_decay"), A("kept"), A("dh"), A("d_last").none(),
         A("dq"), A("dk"), A("dv"), A("d_log_decay"), A("d_state").none(), nb::kw_only(), "scale"_a, "by_value"_a = false,
         "threads"_a);

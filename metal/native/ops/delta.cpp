@@ -4,29 +4,21 @@
 #include <vector>
 
 #include "delta_heads.h"
-#include "gemm.h"
 #include "lanes.h"
 
 namespace mlxhog {
 namespace {
 
-constexpr Index kRows = 4;  // of a state, in registers together
-
 // One chunk's inputs of one head, rows of whole lanes (the rest is 0): k and q (L, PK) with a row of zeros before and
-// after; v, held and dh (L, PV).
-struct Chunk {
-  Index L = 0, PK, PV;
-  Buffer k_rows, q_rows, v, held, dh;
+// after.
+struct Chunk : ChunkRows {
+  Buffer k_rows, q_rows;
   std::vector<float> a, beta;
 
   explicit Chunk(const DeltaShape& s)
-      : PK(whole_lanes(s.DK)),
-        PV(whole_lanes(s.DV)),
+      : ChunkRows(s),
         k_rows(uninitialised((s.chunk() + 2) * PK)),
         q_rows(uninitialised((s.chunk() + 2) * PK)),
-        v(uninitialised(s.chunk() * PV)),
-        held(uninitialised(s.chunk() * PV)),
-        dh(uninitialised(s.chunk() * PV)),
         a(s.chunk()),
         beta(s.chunk()) {}
 
@@ -40,11 +32,6 @@ struct Chunk {
     load_rows(s, in.q + row * s.DK, q_rows.get());
     load_columns(s, in.v, row, v.get());
     load_gates(in.log_decay + row, in.beta + row, s.NH);
-  }
-
-  // An array of the shape of v, from a row on.
-  void load_columns(const DeltaShape& s, const float* from, Index row, float* to) const {
-    copy_rows(L, s.DV, from + row * s.DV, s.NH * s.DV, to, PV, PV);
   }
 
  private:
@@ -173,16 +160,12 @@ MLXHOG_CLONES void retreat_columns(const Chunk& c, Index column, Index d, const 
   for (Index i = 0; i < kRows; ++i) store(s[i], dS_T + (column + i) * c.PK + d);
 }
 
-struct Backward {
-  Chunk chunk;
-  Buffer S, S_T, dS, dS_T, history, w, dw, du, dq, dk, d_log;
+struct Backward : BackwardStates<Chunk> {
+  Buffer w, dw, du, dq, dk, d_log;
 
-  explicit Backward(const DeltaShape& s) : chunk(s) {
-    const Index state = chunk.PK * chunk.PV;
-    for (Buffer* buffer : {&S, &S_T, &dS, &dS_T}) *buffer = uninitialised(state);
+  explicit Backward(const DeltaShape& s) : BackwardStates(s) {
     for (Buffer* buffer : {&w, &dw, &du}) *buffer = uninitialised(s.chunk() * chunk.PV);
     for (Buffer* buffer : {&dq, &dk, &d_log}) *buffer = uninitialised(s.chunk() * chunk.PK);
-    history = uninitialised((s.chunk() + 1) * kRows * kLaneCount);
   }
 };
 
@@ -212,33 +195,21 @@ MLXHOG_CLONES void finish_gates(const Chunk& c, Index ld, const float* d_log, fl
   }
 }
 
-void backward_head(const DeltaShape& s, const DeltaInputs& in, const float* kept, const float* held, const float* dh,
-                   const float* d_last, Index b, Index head, Backward& work, const DeltaGradients& grad) {
-  Chunk& c = work.chunk;
-  const Index pair = b * s.NH + head, state = s.DK * s.DV;
-  load_state(s, c, d_last ? d_last + pair * state : nullptr, work.dS.get());
-  transpose(work.dS.get(), c.PV, c.PK, c.PV, work.dS_T.get());
-  for (Index n = s.chunks() - 1; n >= 0; --n) {
-    const Index row = (b * s.S + n * s.chunk()) * s.NH + head;
-    c.load_inputs(s, in, b, head, n);
-    c.load_columns(s, held, row, c.held.get());
-    c.load_columns(s, dh, row, c.dh.get());
-    load_state(s, c, kept + (pair * s.chunks() + n) * state, work.S.get());
-    transpose(work.S.get(), c.PV, c.PK, c.PV, work.S_T.get());
-    writes(c, work.w.get());
-    for (Buffer* sums : {&work.dq, &work.dk, &work.d_log}) std::fill_n(sums->get(), c.L * c.PK, 0.0f);
-    for (Index column = 0; column < c.PV; column += kLaneCount)
-      retreat(c, s.DK, column, work.dS.get(), work.dw.get(), work.du.get());
-    for (Index d = 0; d < c.PK; d += kLaneCount)
-      for (Index column = 0; column < s.DV; column += kRows)
-        retreat_columns(c, column, d, work.w.get(), work.du.get(), work.S_T.get(), work.dS_T.get(), work.history.get(),
-                        {work.dq.get(), work.dk.get(), work.d_log.get()});
-    finish_gates(c, s.NH, work.d_log.get(), work.dw.get(), grad.log_decay + row, grad.beta + row);
-    copy_rows(c.L, s.DV, work.dw.get(), c.PV, grad.v + row * s.DV, s.NH * s.DV);
-    copy_rows(c.L, s.DK, work.dq.get(), c.PK, grad.q + row * s.DK, s.NH * s.DK);
-    copy_rows(c.L, s.DK, work.dk.get(), c.PK, grad.k + row * s.DK, s.NH * s.DK);
-  }
-  if (grad.state) copy_rows(s.DK, s.DV, work.dS.get(), c.PV, grad.state + pair * state, s.DV);
+// dS and dS_T back over the chunk in `work`, whose gradients are stored from a row on.
+void backward_chunk(const DeltaShape& s, Index row, Backward& work, const DeltaGradients& grad) {
+  const Chunk& c = work.chunk;
+  writes(c, work.w.get());
+  for (Buffer* sums : {&work.dq, &work.dk, &work.d_log}) std::fill_n(sums->get(), c.L * c.PK, 0.0f);
+  for (Index column = 0; column < c.PV; column += kLaneCount)
+    retreat(c, s.DK, column, work.dS.get(), work.dw.get(), work.du.get());
+  for (Index d = 0; d < c.PK; d += kLaneCount)
+    for (Index column = 0; column < s.DV; column += kRows)
+      retreat_columns(c, column, d, work.w.get(), work.du.get(), work.S_T.get(), work.dS_T.get(), work.history.get(),
+                      {work.dq.get(), work.dk.get(), work.d_log.get()});
+  finish_gates(c, s.NH, work.d_log.get(), work.dw.get(), grad.log_decay + row, grad.beta + row);
+  copy_rows(c.L, s.DV, work.dw.get(), c.PV, grad.v + row * s.DV, s.NH * s.DV);
+  copy_rows(c.L, s.DK, work.dq.get(), c.PK, grad.q + row * s.DK, s.NH * s.DK);
+  copy_rows(c.L, s.DK, work.dk.get(), c.PK, grad.k + row * s.DK, s.NH * s.DK);
 }
 
 }  // namespace
@@ -253,7 +224,8 @@ void delta_backward(const DeltaShape& s, const DeltaInputs& in, const float* kep
   // The gates' gradients are one float per head: neighbours share lines, whatever the width of the heads.
   for_each_head(s.B, s.NH, 1, threads, [&] { return Backward(s); },
                 [&](Index b, Index head, Backward& work) {
-                  backward_head(s, in, kept, held, dh, d_last, b, head, work, grad);
+                  backward_head(s, in, kept, held, dh, d_last, grad.state, b, head, work,
+                                [&](Index row) { backward_chunk(s, row, work, grad); });
                 });
 }
 

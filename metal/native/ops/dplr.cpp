@@ -4,30 +4,21 @@
 #include <utility>
 
 #include "delta_heads.h"
-#include "gemm.h"
 #include "lanes.h"
 
 namespace mlxhog {
 namespace {
 
-constexpr Index kRows = 4;  // of a transposed state, in registers together
-
 // One chunk's inputs of one head, rows of whole lanes (the rest is 0): those of a key's width (L, PK) with a row of
-// zeros before and after, for which w is 1; v, held and dh (L, PV).
-struct Chunk {
+// zeros before and after, for which w is 1.
+struct Chunk : ChunkRows {
   enum Row { kQ, kK, kW, kRead, kRemoval, kCount };
 
-  Index L = 0, PK, PV, length;
-  Buffer rows, v, held, dh;
+  Index length;
+  Buffer rows;
 
   explicit Chunk(const DeltaShape& s)
-      : PK(whole_lanes(s.DK)),
-        PV(whole_lanes(s.DV)),
-        length((s.chunk() + 2) * PK),
-        rows(uninitialised(kCount * length)),
-        v(uninitialised(s.chunk() * PV)),
-        held(uninitialised(s.chunk() * PV)),
-        dh(uninitialised(s.chunk() * PV)) {}
+      : ChunkRows(s), length((s.chunk() + 2) * PK), rows(uninitialised(kCount * length)) {}
 
   const float* row(Row of, Index t) const { return &rows[of * length + (t + 1) * PK]; }
 
@@ -43,11 +34,6 @@ struct Chunk {
     }
     exponentials(&rows[kW * length], (L + 2) * PK);
     load_columns(s, in.v, first, v.get());
-  }
-
-  // An array of the shape of v, from a row on.
-  void load_columns(const DeltaShape& s, const float* from, Index first, float* to) const {
-    copy_rows(L, s.DV, from + first * s.DV, s.NH * s.DV, to, PV, PV);
   }
 
  private:
@@ -112,17 +98,16 @@ MLXHOG_CLONES void retreat(const Chunk& c, Index DK, Index column, float* dS, fl
   }
 }
 
-// The gradients of a chunk's rows (L, PK), and room for the states (L + 1, kRows, lanes) of some columns.
+// The gradients of a chunk's rows, (L, PK) each.
 struct RowSums {
-  Buffer q, k, log_decay, read, removal, history;
+  Buffer q, k, log_decay, read, removal;
 };
 
 // The same of transposed states, S_T before the chunk and dS_T after it (columns, PK), for four columns and sixteen
-// rows, with dx known. Adds to the sums over columns.
+// rows, with dx known. Adds to the sums over columns. `history` holds (L + 1) * kRows * 16 floats.
 MLXHOG_CLONES void retreat_columns(const Chunk& c, Index column, Index d, const float* dx, const float* S_T,
-                                   float* dS_T, RowSums& sums) {
+                                   float* dS_T, float* history, RowSums& sums) {
   constexpr Index kStep = kRows * kLaneCount;
-  float* history = sums.history.get();
   Lanes s[kRows];
   for (Index i = 0; i < kRows; ++i) load(S_T + (column + i) * c.PK + d, s[i]);
   for (Index t = 0; t < c.L; ++t) {
@@ -171,49 +156,34 @@ MLXHOG_CLONES void retreat_columns(const Chunk& c, Index column, Index d, const 
   for (Index i = 0; i < kRows; ++i) store(s[i], dS_T + (column + i) * c.PK + d);
 }
 
-struct Backward {
-  Chunk chunk;
-  Buffer S, S_T, dS, dS_T, dv, dx;
+struct Backward : BackwardStates<Chunk> {
+  Buffer dv, dx;
   RowSums sums;
 
-  explicit Backward(const DeltaShape& s) : chunk(s) {
-    for (Buffer* buffer : {&S, &S_T, &dS, &dS_T}) *buffer = uninitialised(chunk.PK * chunk.PV);
+  explicit Backward(const DeltaShape& s) : BackwardStates(s) {
     for (Buffer* buffer : {&dv, &dx}) *buffer = uninitialised(s.chunk() * chunk.PV);
     for (Buffer* buffer : {&sums.q, &sums.k, &sums.log_decay, &sums.read, &sums.removal})
       *buffer = uninitialised(s.chunk() * chunk.PK);
-    sums.history = uninitialised((s.chunk() + 1) * kRows * kLaneCount);
   }
 };
 
-void backward_head(const DeltaShape& s, const DplrInputs& in, const float* kept, const float* held, const float* dh,
-                   const float* d_last, Index b, Index head, Backward& work, const DplrGradients& grad) {
-  Chunk& c = work.chunk;
-  const Index pair = b * s.NH + head, state = s.DK * s.DV;
+// dS and dS_T back over the chunk in `work`, whose gradients are stored from a row on.
+void backward_chunk(const DeltaShape& s, Index row, Backward& work, const DplrGradients& grad) {
+  const Chunk& c = work.chunk;
   RowSums& sums = work.sums;
   const std::pair<Buffer*, float*> results[] = {{&sums.q, grad.q},
                                                 {&sums.k, grad.k},
                                                 {&sums.log_decay, grad.log_decay},
                                                 {&sums.read, grad.read},
                                                 {&sums.removal, grad.removal}};
-  load_state(s, c, d_last ? d_last + pair * state : nullptr, work.dS.get());
-  transpose(work.dS.get(), c.PV, c.PK, c.PV, work.dS_T.get());
-  for (Index n = s.chunks() - 1; n >= 0; --n) {
-    const Index row = (b * s.S + n * s.chunk()) * s.NH + head;
-    c.load_inputs(s, in, b, head, n);
-    c.load_columns(s, held, row, c.held.get());
-    c.load_columns(s, dh, row, c.dh.get());
-    load_state(s, c, kept + (pair * s.chunks() + n) * state, work.S.get());
-    transpose(work.S.get(), c.PV, c.PK, c.PV, work.S_T.get());
-    for (auto& [sum, to] : results) std::fill_n(sum->get(), c.L * c.PK, 0.0f);
-    for (Index column = 0; column < c.PV; column += kLaneCount)
-      retreat(c, s.DK, column, work.dS.get(), work.dv.get(), work.dx.get());
-    for (Index d = 0; d < c.PK; d += kLaneCount)
-      for (Index column = 0; column < s.DV; column += kRows)
-        retreat_columns(c, column, d, work.dx.get(), work.S_T.get(), work.dS_T.get(), sums);
-    copy_rows(c.L, s.DV, work.dv.get(), c.PV, grad.v + row * s.DV, s.NH * s.DV);
-    for (auto& [sum, to] : results) copy_rows(c.L, s.DK, sum->get(), c.PK, to + row * s.DK, s.NH * s.DK);
-  }
-  if (grad.state) copy_rows(s.DK, s.DV, work.dS.get(), c.PV, grad.state + pair * state, s.DV);
+  for (auto& [sum, to] : results) std::fill_n(sum->get(), c.L * c.PK, 0.0f);
+  for (Index column = 0; column < c.PV; column += kLaneCount)
+    retreat(c, s.DK, column, work.dS.get(), work.dv.get(), work.dx.get());
+  for (Index d = 0; d < c.PK; d += kLaneCount)
+    for (Index column = 0; column < s.DV; column += kRows)
+      retreat_columns(c, column, d, work.dx.get(), work.S_T.get(), work.dS_T.get(), work.history.get(), sums);
+  copy_rows(c.L, s.DV, work.dv.get(), c.PV, grad.v + row * s.DV, s.NH * s.DV);
+  for (auto& [sum, to] : results) copy_rows(c.L, s.DK, sum->get(), c.PK, to + row * s.DK, s.NH * s.DK);
 }
 
 }  // namespace
@@ -227,7 +197,8 @@ void dplr_backward(const DeltaShape& s, const DplrInputs& in, const float* kept,
                    const float* d_last, const DplrGradients& grad, int threads) {
   for_each_head(s.B, s.NH, std::min(s.DK, s.DV), threads, [&] { return Backward(s); },
                 [&](Index b, Index head, Backward& work) {
-                  backward_head(s, in, kept, held, dh, d_last, b, head, work, grad);
+                  backward_head(s, in, kept, held, dh, d_last, grad.state, b, head, work,
+                                [&](Index row) { backward_chunk(s, row, work, grad); });
                 });
 }
 

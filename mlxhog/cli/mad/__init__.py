@@ -7,6 +7,7 @@ from mlxhog.errors import did_you_mean
 
 COMMANDS = {
     "tasks": ("listing.run_tasks", "the tasks: what each tests, its settings"),
+    "suites": ("listing.run_suites", "the suites: their tasks, runs and width"),
     "layers": ("listing.run_layers", "the layers a candidate may have, and their numbers"),
     "data": ("data.run_data", "write the rows of a task to a file"),
     "check": ("data.run_check", "check the rows of a task for its invariants"),

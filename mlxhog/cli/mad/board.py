@@ -55,11 +55,16 @@ class RankingConfig(SelectConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LeaderboardConfig(RankingConfig):
-    """Options of `mlxhog mad board`."""
+class TableConfig:
+    """Options of `mlxhog mad table`, and of board."""
 
     csv: str | None = option(None, "write a table with every number to this file; - is stdout")
     markdown: str | None = option(None, "write a Markdown table to this file; - is stdout")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardConfig(TableConfig, RankingConfig):
+    """Options of `mlxhog mad board`."""
 
 
 def run_board(arguments: list[str]) -> int:
@@ -85,17 +90,21 @@ def run_board(arguments: list[str]) -> int:
         _watch(now, as_json=parsed.other.json)
         return 0
     ranking = now()
-    if parsed.other.json:
-        print(_json(ranking))
-    if config.csv or config.markdown:
-        from mlxhog.mad.report.leaderboard import to_csv, to_markdown
-
-        for path, text in ((config.csv, to_csv), (config.markdown, to_markdown)):
-            if path is not None:
-                write(path, text(ranking))
-    elif not parsed.other.json:
+    if not show(ranking, config, as_json=parsed.other.json):
         print("\n".join(_lines(ranking, sys.stdout)))
     return 0
+
+
+def show(ranking: Ranking, config: TableConfig, *, as_json: bool) -> bool:
+    """Print a ranking as JSON, and write its files; return False if neither is chosen."""
+    from mlxhog.mad.report.leaderboard import to_csv, to_markdown
+
+    if as_json:
+        print(_json(ranking))
+    for path, text in ((config.csv, to_csv), (config.markdown, to_markdown)):
+        if path is not None:
+            _write(path, text(ranking))
+    return as_json or config.csv is not None or config.markdown is not None
 
 
 def _json(ranking: Ranking) -> str:
@@ -111,7 +120,7 @@ def _lines(ranking: Ranking, stream: TextIO) -> list[str]:
     return lines(ranking, width)
 
 
-def write(path: str, text: str) -> None:
+def _write(path: str, text: str) -> None:
     """Write a text to a file, or to stdout for "-".
 
     Raises:

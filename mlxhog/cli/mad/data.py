@@ -52,17 +52,11 @@ def read_settings(words: Sequence[str]) -> dict[str, str]:
     return settings
 
 
-TASK_LIST = """\
-tasks of the benchmark: in-context-recall (CR), fuzzy-in-context-recall (FR),
-noisy-in-context-recall (NR), selective-copying (SC), compression (C), memorization (M)
-other tasks: multi-query-associative-recall (MQAR), selective-grammar (SG), state-tracking (ST),
-dyck (Dyck), depo (D), mano (MA)"""
-DATA_ABOUT = f"""\
+DATA_ABOUT = """\
 Draw the training and test rows of a MAD task, and write them to an .npz file: train_inputs,
 train_targets, test_inputs, test_targets, and meta (JSON). Targets are aligned with inputs; -100 is
 ignored. One seed draws the same rows on every machine, with any number of processes.
-
-{TASK_LIST}"""
+`mlxhog mad tasks` lists the tasks and their settings."""
 DATA_EXAMPLES = (
     "mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz",
     "mad data --task NR --set frac_noise=0.4 --train-rows 6400 --out noisy.npz --json",
@@ -74,7 +68,7 @@ DATA_EXAMPLES = (
 class DataConfig:
     """Options of `mlxhog mad data`."""
 
-    task: str | None = option(None, "full or short name of the task")
+    task: str | None = option(None, "full or short name of the task, as in mlxhog mad tasks")
     out: str | None = option(None, "file to write or replace")
     seed: int = option(12345, "seed of all draws", low=0)
     train_rows: int | None = option(None, "rows to train on", low=1, none="the task's")
@@ -236,6 +230,7 @@ def run_check(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     flags = Flags("mad check", CHECK_ABOUT, CHECK_EXAMPLES, ("FILE...",))
     flags.argument("files", nargs="+", metavar="FILE", help=".npz files of rows")
+    flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object with ok and failed")
     parsed = flags.parse(arguments)
     if parsed.problems:
@@ -257,6 +252,9 @@ def run_check(arguments: list[str]) -> int:
 
 
 def _print_findings(file: str, task: str, findings: Findings) -> None:
+    if not findings.checked:
+        print(f"{file}: task {task} has no checks")
+        return
     rules = ", ".join(map(str, findings.invariants))
     checks = f"invariants {rules} and {len(findings.bounds)} bounds"
     print(f"{file}: {task}, {checks}: {'ok' if findings.ok else 'FAIL'}")

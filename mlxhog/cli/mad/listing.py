@@ -1,4 +1,4 @@
-"""`mlxhog mad tasks` and `mlxhog mad layers`: the tasks, and the layers of candidates."""
+"""`mlxhog mad tasks`, `mad suites` and `mad layers`: the possible choices of each."""
 
 from __future__ import annotations
 
@@ -6,12 +6,17 @@ import dataclasses
 import inspect
 import re
 import sys
-from typing import Any, get_type_hints
+from collections import Counter
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, get_type_hints
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json
 from mlxhog.errors import ConfigError
 from mlxhog.report.streams import wrapped
+
+if TYPE_CHECKING:
+    from mlxhog.mad.suites import Suite
 
 TASKS_ABOUT = """\
 List the tasks: the skill that each tests, and its settings with the values of its baseline,
@@ -55,6 +60,43 @@ def _task(task: Any) -> dict[str, Any]:
     }
     about = task.about or _first_line(task.settings)
     return {"name": task.name, "short": task.short, "about": about, "settings": settings}
+
+
+SUITES_ABOUT = """\
+List the suites of mad bench and mad search: the runs of one candidate with one seed, its width, and
+the tasks. The score is the mean over the tasks."""
+SUITES_EXAMPLES = (
+    "mad suites",
+    "mad suites --json",
+)
+
+
+def run_suites(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    as_json = _as_json(Flags("mad suites", SUITES_ABOUT, SUITES_EXAMPLES), arguments)
+    from mlxhog.mad.suites import SUITES
+
+    facts = [_suite(make) for make in SUITES.values()]
+    if as_json:
+        print_json(facts)
+        return 0
+    for one in facts:
+        tasks = ", ".join(f"{task} {runs}" for task, runs in one["tasks"].items())
+        print(f"{one['name']}  {one['about']}")
+        print("\n".join(wrapped(f"    {one['runs']} runs, width {one['dim']}: {tasks}")))
+    print('next: mlxhog mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke --dry-run')
+    return 0
+
+
+def _suite(make: Callable[[], Suite]) -> dict[str, Any]:
+    suite = make()
+    return {
+        "name": suite.name,
+        "about": (inspect.getdoc(make) or "").partition("\n")[0],
+        "dim": suite.dim,
+        "runs": suite.runs,
+        "tasks": Counter(setting.task for setting in suite.settings for _ in suite.points),
+    }
 
 
 LAYERS_ABOUT = """\

@@ -39,7 +39,7 @@ class StudyConfig:
 
     suite: str | None = option(
         None,
-        "tasks and optimiser points: smoke, lite, full, reduced, recall, state or knowledge",
+        "tasks and optimiser points, such as smoke, lite or full; mlxhog mad suites lists all",
         none="the space's, or smoke",
     )
     tasks: str | None = option(None, "only these tasks of the suite, by commas", none="all")

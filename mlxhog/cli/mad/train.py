@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
-from mlxhog.cli.mad.data import SET_FLAG, TASK_LIST, add_task_flags, read_settings
+from mlxhog.cli.mad.data import SET_FLAG, add_task_flags, read_settings
 from mlxhog.cli.mad.session import part
 from mlxhog.cli.output import print_json
 from mlxhog.config.config import TrainConfig
@@ -24,11 +24,10 @@ if TYPE_CHECKING:
     from mlxhog.mad.run import RunConfig, RunResult
     from mlxhog.mad.training.run_plan import RunPlan
 
-ABOUT = f"""\
+ABOUT = """\
 Train one candidate on one task and score it on held-out rows. By default it is the task's baseline,
 for at most 2,000 steps; it ends as soon as 0.999 of the test positions are right.
-
-{TASK_LIST}"""
+`mlxhog mad tasks` lists the tasks and their settings, `mlxhog mad layers` the layers."""
 EXAMPLES = (
     'mad train --task in-context-recall --layers "mlstm swiglu mlstm swiglu"',
     'mad train --task CR --set seq_len=32 --layers "(gla swiglu)*2" --dim 64 --lr 2e-3',

@@ -143,13 +143,15 @@ def read_row(path: Path) -> dict[str, Any]:
     """
     try:
         content = plain_json.read(path)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not JSON: {error}") from error
     if isinstance(content, dict) and "digest" not in content:
         if content.get("row", "") is None:
             raise ConfigError(
                 f"{path} has no row: runs of its study are missing, or its candidates shared an "
-                "embedding; resume the study, and write the row of its end"
+                "embedding; mlxhog mad resume STUDY --json ends with the row of a whole study"
             )
         content = content.get("row")
     if not isinstance(content, dict) or not _STAMP.keys() <= content.keys():

@@ -312,8 +312,12 @@ class TPE(SpaceSampler):
             [self._plans[layers] for layers in own] for own in (good, others)
         ))  # fmt: skip
         drawn: dict[Layers, float] = {}
+        tried = set[Layers]()
         for _ in range(MOST_DRAWS):
             plan = ratio.draw(stream)
+            if plan in tried:  # a budget makes `build` slow
+                continue
+            tried.add(plan)
             layers = self.candidates.build(plan)
             if layers is not None and self.is_new(layers):
                 drawn[layers] = ratio.log(plan)

@@ -200,7 +200,7 @@ def to_space(data: object) -> Space:
         start=_start(keys.get("start") or [], defaults),
         dim=None if keys.get("dim") is None else _count("dim", keys["dim"]),
         position=_word("position", keys.get("position", POSITIONS[0]), POSITIONS),
-        suite=None if keys.get("suite") is None else _word("suite", keys["suite"], SUITES),
+        suite=None if keys.get("suite") is None else _word("suite", keys["suite"], tuple(SUITES)),
     )
 
 

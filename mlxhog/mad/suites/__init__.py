@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 from mlxhog.errors import ConfigError, did_you_mean
 from mlxhog.mad.suites import benchmark, skills
 from mlxhog.mad.suites.suite import Setting as Setting
@@ -12,7 +14,7 @@ from mlxhog.mad.suites.suite import fixed as fixed
 from mlxhog.mad.suites.suite import only as only
 from mlxhog.mad.suites.suite import with_rates as with_rates
 
-_MAKE = {
+SUITES: Mapping[str, Callable[[], Suite]] = {
     make.__name__: make
     for make in (
         benchmark.smoke,
@@ -24,7 +26,7 @@ _MAKE = {
         skills.knowledge,
     )
 }
-SUITES = tuple(_MAKE)
+"""Suites by their names; a docstring says what a suite measures."""
 
 
 def suite(name: str) -> Suite:
@@ -33,7 +35,7 @@ def suite(name: str) -> Suite:
     Raises:
         ConfigError: no such suite.
     """
-    if name not in _MAKE:
-        near = did_you_mean(name, _MAKE) or f"; choose one of {', '.join(_MAKE)}"
+    if name not in SUITES:
+        near = did_you_mean(name, SUITES) or f"; choose one of {', '.join(SUITES)}"
         raise ConfigError(f"no suite {name!r}{near}")
-    return _MAKE[name]()
+    return SUITES[name]()

@@ -36,9 +36,11 @@ _SMALL: Mapping[str, tuple[Mapping[str, Any], Mapping[str, Any]]] = {
     "memorization": ({"train_rows": 256}, {"batch_size": 32}),
 }
 """Of smoke: settings of the task, and their fields of the protocol."""
-_SMALL_PROTOCOL: Mapping[str, Any] = dict(
+SMALL_PROTOCOL: Mapping[str, Any] = dict(
     schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50
 )
+SMALL_ROWS = {"train_rows": 6400, "test_rows": 256}
+SMALL_POINTS: tuple[Mapping[str, float], ...] = ({"lr": 2e-3, "weight_decay": 0.0},)
 _REDUCED: Mapping[str, Mapping[str, tuple[float, ...]]] = {
     "in-context-recall": {"vocab": (32,), "seq_len": (64,)},
     "fuzzy-in-context-recall": {"seq_len": (128,)},
@@ -56,14 +58,12 @@ def _baseline(task: str) -> Setting:
 
 def _small(task: str, label: str = "baseline", **harder: float) -> Setting:
     values, protocol = _SMALL[task]
-    rows = {"train_rows": 6400, "test_rows": 256}
-    return Setting(task, asdict(resolve(task, {**rows, **values, **harder})), label, protocol)
+    return Setting(task, asdict(resolve(task, {**SMALL_ROWS, **values, **harder})), label, protocol)
 
 
 def smoke() -> Suite:
     """Small settings of the six tasks, seconds to a minute or two each on one core."""
-    point = {"lr": 2e-3, "weight_decay": 0.0}
-    return Suite("smoke", tuple(map(_small, _SMALL)), (point,), _SMALL_PROTOCOL, dim=64)
+    return Suite("smoke", tuple(map(_small, _SMALL)), SMALL_POINTS, SMALL_PROTOCOL, dim=64)
 
 
 def reduced() -> Suite:
@@ -76,7 +76,7 @@ def reduced() -> Suite:
             for name, values in axes.items()
             for value in values
         ]
-    protocol = {**_SMALL_PROTOCOL, "steps": 1200}
+    protocol = {**SMALL_PROTOCOL, "steps": 1200}
     return replace(smoke(), name="reduced", settings=tuple(settings), protocol=protocol)
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from mlxhog.mad.options import PUBLISHED
+from mlxhog.mad.suites.benchmark import SMALL_POINTS, SMALL_PROTOCOL, SMALL_ROWS
 from mlxhog.mad.suites.suite import Setting, Suite
 from mlxhog.mad.tasks import find, resolve
 from mlxhog.mad.tasks.state_tracking import ORDERS
@@ -21,12 +22,11 @@ def recall() -> Suite:
     Copies over 256 tokens and more are the published ones; that of Mamba's paper
     (arXiv:2312.00752) has 4,096.
     """
-    rows = {"train_rows": 6400, "test_rows": 256}
 
     def setting(
         task: str, label: str, *, dim: int | None = None, batch_size: int = 64, **values: object
     ) -> Setting:
-        settings = asdict(resolve(task, {**rows, **values}))
+        settings = asdict(resolve(task, {**SMALL_ROWS, **values}))
         return Setting(task, settings, label, {"batch_size": batch_size}, dim)
 
     mqar, copying, grammar = (find(short).name for short in ("MQAR", "SC", "SG"))
@@ -42,9 +42,7 @@ def recall() -> Suite:
     settings += [
         setting(grammar, f"gap_prob={gap_prob}", gap_prob=gap_prob) for gap_prob in (0.0, 0.1)
     ]
-    protocol = dict(schedule="constant", clip=1.0, batch_size=64, steps=600, eval_every=50)
-    points = ({"lr": 2e-3, "weight_decay": 0.0},)
-    return Suite("recall", tuple(settings), points, protocol, dim=64)
+    return Suite("recall", tuple(settings), SMALL_POINTS, SMALL_PROTOCOL, dim=64)
 
 
 _KNOWLEDGE: Mapping[str, tuple[Mapping[str, Any], Mapping[str, tuple[float, ...]]]] = {
@@ -65,8 +63,8 @@ def knowledge() -> Suite:
         for name, values in axis.items()
         for value in values
     )
-    protocol = dict(schedule="constant", clip=1.0, batch_size=32, steps=800, eval_every=50)
-    return Suite("knowledge", settings, ({"lr": 2e-3, "weight_decay": 0.0},), protocol, dim=64)
+    protocol = {**SMALL_PROTOCOL, "batch_size": 32, "steps": 800}
+    return Suite("knowledge", settings, SMALL_POINTS, protocol, dim=64)
 
 
 def state() -> Suite:

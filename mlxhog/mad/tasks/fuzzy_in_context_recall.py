@@ -331,7 +331,7 @@ def _read_row(s: FuzzyInContextRecall, split: str, x: list[int], y: list[int]) -
     if split == "train":
         _check_dense(whole, y)
     else:
-        _check_scored(s, whole, y, pairs)
+        _check_scored(s, y, pairs)
     return pairs
 
 
@@ -394,9 +394,7 @@ def _check_dense(whole: list[int], y: list[int]) -> None:
         raise BrokenRule(11, f"target {y[at]} at {at}, expected the next token, {whole[at + 1]}")
 
 
-def _check_scored(
-    s: FuzzyInContextRecall, whole: list[int], y: list[int], pairs: list[MotifPair]
-) -> None:
+def _check_scored(s: FuzzyInContextRecall, y: list[int], pairs: list[MotifPair]) -> None:
     """Invariant 12: values of repeated keys, and always the last."""
     expected = [IGNORED] * len(y)
     keys_before: set[Motif] = set()

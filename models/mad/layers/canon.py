@@ -17,7 +17,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
     FixedState,
@@ -27,6 +26,7 @@ from mlxhog.models.mad.layer import (
     Pass,
     Sizes,
     State,
+    check_positive,
     taps,
 )
 
@@ -43,8 +43,7 @@ class Canon(FixedState):
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        if self.kernel < 1:
-            raise ConfigError(f"kernel is {self.kernel}; a convolution has at least 1 tap")
+        check_positive(kernel=self.kernel)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; taps begin as torch's do."""
@@ -58,9 +57,8 @@ class Canon(FixedState):
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
         """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
-        w = p["conv.weight"]
-        b = run.ops.xp.zeros_like(w[:, 0, 0])
-        y, last = run.ops.causal_conv(x, w, b, state=state and state[0], silu=False)
+        before = state and state[0]
+        y, last = run.ops.causal_conv(x, p["conv.weight"], None, state=before, silu=False)
         return y, (last,)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:

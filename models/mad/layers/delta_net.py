@@ -17,7 +17,7 @@ in Linear RNNs Through Negative Eigenvalues, arXiv:2411.12537.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -25,44 +25,29 @@ import numpy as np
 
 from mlxhog.models.mad.layer import (
     Array,
-    FixedState,
     Float,
     Params,
     ParamSpec,
     Pass,
     Sizes,
     State,
-    check_heads,
     linear,
     taps,
 )
-from mlxhog.models.mad.layers.gated_delta_net import (
-    CHUNK_SIZE,
-    check_taps,
-    unit,
-    unit_float64,
-    write_strength,
-)
-from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid
+from mlxhog.models.mad.layers.delta_rule import CHUNK_SIZE, DeltaRule, write_strength
+from mlxhog.models.ops.reference.layers_numpy import rms_norm, sigmoid
 from mlxhog.models.ops.reference.recurrences_numpy import delta_cell
 
 
 @dataclass(frozen=True, kw_only=True)
-class DeltaNet(FixedState):
-    """Numbers of the layer: heads, taps of the convolution, and whether beta reaches 2."""
+class DeltaNet(DeltaRule):
+    """Numbers of the layer: those of the delta rule, and whether beta reaches 2."""
 
     name: ClassVar[str] = "delta-net"
     about: ClassVar[str] = "a memory that replaces the value of a key"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
-    heads: int = 4
-    conv: int = 4
     negative: bool = False
-
-    def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
-        check_heads(self.heads, d)
-        check_taps(self.conv)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
@@ -72,43 +57,25 @@ class DeltaNet(FixedState):
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
         yield linear("out_proj.weight", d, d)
 
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return the shapes of S of every head, and of the convolution's last inputs."""
-        dh = d // self.heads
-        return {"cell": [(self.heads, dh, dh)], "conv": [(self.conv - 1, 3 * d)]}
-
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
         """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
-        ops, xp = run.ops, run.ops.xp
-        B, S, d = x.shape
-        dh = d // self.heads
+        ops = run.ops
         cell, conv = (None, None) if state is None else state
-        qkv, b = ops.linears(x, [p["qkv_proj.weight"], p["b_proj.weight"]])
-        taps = p["conv.weight"]
-        qkv, conv = ops.causal_conv(qkv, taps, xp.zeros_like(taps[:, 0, 0]), state=conv, silu=True)
-        q, k, v = (y.reshape(B, S, self.heads, dh) for y in xp.split(qkv, 3, -1))
-        q, k = unit(ops, q, cfg.norm_eps, dh**-0.5), unit(ops, k, cfg.norm_eps)
+        u, b = ops.linears(x, [p["qkv_proj.weight"], p["b_proj.weight"]])
+        q, k, v, conv = self.query_key_value(ops, p["conv.weight"], u, conv, cfg.norm_eps)
         beta = write_strength(ops, b, self.negative)
-        h, cell = ops.delta_cell(
-            q, k, v, xp.zeros_like(beta), beta, chunk_size=CHUNK_SIZE, state=cell
-        )
+        no_decay = ops.xp.zeros_like(beta)
+        h, cell = ops.delta_cell(q, k, v, no_decay, beta, chunk_size=CHUNK_SIZE, state=cell)
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
-        (y,) = ops.linears(h.reshape(B, S, d), [p["out_proj.weight"]])
+        (y,) = ops.linears(h.reshape(x.shape), [p["out_proj.weight"]])
         return y, (cell, conv)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
         """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
-        B, S, d = x.shape
-        dh = d // self.heads
-        u, _, _ = causal_conv(
-            x @ p["qkv_proj.weight"].T, p["conv.weight"], np.zeros(3 * d), silu=True
-        )
-        q, k, v = (y.reshape(B, S, self.heads, dh) for y in np.split(u, 3, axis=-1))
-        q, k = unit_float64(q, cfg.norm_eps) / np.sqrt(dh), unit_float64(k, cfg.norm_eps)
+        q, k, v = self.query_key_value_float64(p, x, cfg.norm_eps)
         beta = (1 + self.negative) * sigmoid(x @ p["b_proj.weight"].T)
         h, _ = delta_cell(q, k, v, np.zeros(beta.shape), beta)
-        return rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d) @ (
-            p["out_proj.weight"].T
-        )
+        h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(x.shape)
+        return h @ p["out_proj.weight"].T

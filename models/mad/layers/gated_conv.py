@@ -14,7 +14,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
     FixedState,
@@ -24,6 +23,7 @@ from mlxhog.models.mad.layer import (
     Pass,
     Sizes,
     State,
+    check_positive,
     linear,
     taps,
 )
@@ -41,8 +41,7 @@ class GatedConv(FixedState):
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        if self.kernel < 1:
-            raise ConfigError(f"kernel is {self.kernel}; a convolution has at least 1 tap")
+        check_positive(kernel=self.kernel)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
@@ -58,13 +57,10 @@ class GatedConv(FixedState):
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
         """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
-        ops, xp = run.ops, run.ops.xp
-        d, w = x.shape[-1], p["in_proj.weight"]
+        ops, d, w = run.ops, x.shape[-1], p["in_proj.weight"]
         b, c, v = ops.linears(x, [w[:d], w[d : 2 * d], w[2 * d :]])
-        conv = p["conv.weight"]
-        y, last = ops.causal_conv(
-            b * v, conv, xp.zeros_like(conv[:, 0, 0]), state=state and state[0], silu=False
-        )
+        before = state and state[0]
+        y, last = ops.causal_conv(b * v, p["conv.weight"], None, state=before, silu=False)
         (y,) = ops.linears(c * y, [p["out_proj.weight"]])
         return y, (last,)
 

@@ -18,39 +18,37 @@ Source: Siems et al. 2025, DeltaProduct, arXiv:2502.10297.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
-    FixedState,
     Float,
     Params,
     ParamSpec,
     Pass,
     Sizes,
     State,
-    check_heads,
+    check_positive,
     linear,
     taps,
 )
-from mlxhog.models.mad.layers.gated_delta_net import (
+from mlxhog.models.mad.layers.delta_rule import (
     CHUNK_SIZE,
-    check_taps,
-    log_decay_of_heads,
-    unit,
-    unit_float64,
+    DeltaRule,
+    decay_spec,
+    log_decay,
+    log_decay_float64,
     write_strength,
 )
-from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, silu, softplus
+from mlxhog.models.ops.reference.layers_numpy import rms_norm, sigmoid, silu
 
 
 @dataclass(frozen=True, kw_only=True)
-class GatedDeltaProduct(FixedState):
+class GatedDeltaProduct(DeltaRule):
     """Numbers of the layer.
 
     Attributes:
@@ -65,25 +63,19 @@ class GatedDeltaProduct(FixedState):
     about: ClassVar[str] = "a memory that replaces the values of several keys per token"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
-    heads: int = 4
-    conv: int = 4
     householders: int = 2
     decay: bool = True
     negative: bool = True
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        check_heads(self.heads, d)
-        check_taps(self.conv)
-        if self.householders < 1:
-            raise ConfigError(
-                f"householders is {self.householders}; a token takes at least 1 step of the delta "
-                "rule"
-            )
+        super().check(d)
+        check_positive(householders=self.householders)
 
-    def channels(self, d: int) -> int:
-        """Channels of the convolution: a query, n keys and n values."""
-        return (1 + 2 * self.householders) * d
+    @property
+    def keys(self) -> int:
+        """n, keys and values of a token."""
+        return self.householders
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
@@ -91,17 +83,10 @@ class GatedDeltaProduct(FixedState):
         yield taps("conv.weight", self.channels(d), self.conv)
         yield linear("b_proj.weight", self.householders * self.heads, d, product=False)
         if self.decay:
-            yield linear("a_proj.weight", self.heads, d, product=False)
-            yield ParamSpec("dt_bias", (self.heads,), "inverse_softplus:0.001:0.1")
-            yield ParamSpec("A_log", (self.heads,), "log_of_uniform:1:16")
+            yield from decay_spec(self.heads, d)
         yield linear("g_proj.weight", d, d)
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
         yield linear("out_proj.weight", d, d)
-
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return the shapes of S of every head, and of the convolution's last inputs."""
-        dh = d // self.heads
-        return {"cell": [(self.heads, dh, dh)], "conv": [(self.conv - 1, self.channels(d))]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
@@ -113,28 +98,17 @@ class GatedDeltaProduct(FixedState):
         dh = d // NH
         cell, conv = (None, None) if state is None else state
         names = ("qkv_proj", "g_proj", "b_proj", *(("a_proj",) if self.decay else ()))
-        qkv, g, b, *a = ops.linears(x, [p[f"{name}.weight"] for name in names])
-        taps = p["conv.weight"]
-        qkv, conv = ops.causal_conv(qkv, taps, xp.zeros_like(taps[:, 0, 0]), state=conv, silu=True)
-        q, k, v = xp.split(qkv, [d, d + n * d], -1)
-        q = unit(ops, q.reshape(B, S, 1, NH, dh), cfg.norm_eps, dh**-0.5)
-        q = xp.pad(q, [(0, 0), (0, 0), (n - 1, 0), (0, 0), (0, 0)]).reshape(B, S * n, NH, dh)
-        k = unit(ops, k.reshape(B, S * n, NH, dh), cfg.norm_eps)
+        u, g, b, *a = ops.linears(x, [p[f"{name}.weight"] for name in names])
+        q, k, v, conv = self.query_key_value(ops, p["conv.weight"], u, conv, cfg.norm_eps)
+        # The last of a token's steps reads.
+        q = xp.pad(q[:, :, None], [(0, 0), (0, 0), (n - 1, 0), (0, 0), (0, 0)]).reshape(k.shape)
         beta = write_strength(ops, b.reshape(B, S * n, NH), self.negative)
-        if self.decay:
-            log_decay = log_decay_of_heads(ops, p, a[0])[:, :, None]
-            log_decay = xp.pad(log_decay, [(0, 0), (0, 0), (0, n - 1), (0, 0)])
+        if self.decay:  # before the first of a token's steps
+            first = log_decay(ops, p, a[0])[:, :, None]
+            decay = xp.pad(first, [(0, 0), (0, 0), (0, n - 1), (0, 0)]).reshape(beta.shape)
         else:
-            log_decay = xp.zeros_like(beta)
-        h, cell = ops.delta_cell(
-            q,
-            k,
-            v.reshape(B, S * n, NH, dh),
-            log_decay.reshape(B, S * n, NH),
-            beta,
-            chunk_size=CHUNK_SIZE,
-            state=cell,
-        )
+            decay = xp.zeros_like(beta)
+        h, cell = ops.delta_cell(q, k, v, decay, beta, chunk_size=CHUNK_SIZE, state=cell)
         h = h.reshape(B, S, n, NH, dh)[:, :, -1]
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
         (y,) = ops.linears(ops.swiglu(g, h.reshape(B, S, d)), [p["out_proj.weight"]])
@@ -144,19 +118,11 @@ class GatedDeltaProduct(FixedState):
         """Map x (B, S, d) to y (B, S, d) in float64, step by step of every position."""
         B, S, d = x.shape
         n, NH = self.householders, self.heads
-        dh, channels = d // NH, self.channels(d)
-        u, _, _ = causal_conv(
-            x @ p["qkv_proj.weight"].T, p["conv.weight"], np.zeros(channels), silu=True
-        )
-        q, k, v = np.split(u, [d, d + n * d], axis=-1)
-        q = unit_float64(q.reshape(B, S, NH, dh), cfg.norm_eps) / np.sqrt(dh)
+        q, k, v = self.query_key_value_float64(p, x, cfg.norm_eps)
+        dh = q.shape[-1]
         k, v = (y.reshape(B, S, n, NH, dh) for y in (k, v))
-        k = unit_float64(k, cfg.norm_eps)
         beta = (1 + self.negative) * sigmoid(x @ p["b_proj.weight"].T).reshape(B, S, n, NH)
-        keep = np.ones((B, S, NH))
-        if self.decay:
-            dt = softplus(x @ p["a_proj.weight"].T + p["dt_bias"])
-            keep = np.exp(-np.exp(p["A_log"]) * dt)
+        keep = np.exp(log_decay_float64(p, x)) if self.decay else np.ones((B, S, NH))
         H, h = np.zeros((B, NH, dh, dh)), np.empty((B, S, NH, dh))
         for t in range(S):
             H = keep[:, t, :, None, None] * H
@@ -165,5 +131,5 @@ class GatedDeltaProduct(FixedState):
                 write = beta_i * (v_i - np.einsum("bhkv,bhk->bhv", H, k_i))
                 H = H + k_i[..., None] * write[:, :, None]
             h[:, t] = np.einsum("bhkv,bhk->bhv", H, q[:, t])
-        h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
-        return (silu(x @ p["g_proj.weight"].T) * h) @ p["out_proj.weight"].T
+        normed = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
+        return (silu(x @ p["g_proj.weight"].T) * normed) @ p["out_proj.weight"].T

@@ -20,7 +20,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
     FixedState,
@@ -32,6 +31,7 @@ from mlxhog.models.mad.layer import (
     State,
     bias,
     check_heads,
+    check_positive,
 )
 from mlxhog.models.ops.reference.layers_numpy import rms_norm, sigmoid, silu
 from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
@@ -55,8 +55,7 @@ class GLA(FixedState):
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
-        if self.rank < 1:
-            raise ConfigError(f"rank is {self.rank}; the gate's map needs at least 1")
+        check_positive(rank=self.rank)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters."""

@@ -21,7 +21,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
     FixedState,
@@ -32,9 +31,10 @@ from mlxhog.models.mad.layer import (
     Sizes,
     State,
     check_heads,
+    check_positive,
     linear,
 )
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference.layers_numpy import rms_norm, silu, softplus
 from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
 
@@ -57,8 +57,7 @@ class GSA(FixedState):
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
-        if self.slots < 1:
-            raise ConfigError(f"slots is {self.slots}; a head needs at least 1")
+        check_positive(slots=self.slots)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; linear maps begin as torch.nn.Linear's do."""

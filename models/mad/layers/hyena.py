@@ -51,6 +51,7 @@ from mlxhog.models.mad.layer import (
     State,
     bias,
     check_heads,
+    check_positive,
     linear,
     taps,
 )
@@ -80,10 +81,7 @@ class _LongConvolution(ABC):
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        if self.kernel < 1:
-            raise ConfigError(f"kernel is {self.kernel}; a convolution has at least 1 tap")
-        if self.filter_width < 1:
-            raise ConfigError(f"filter_width is {self.filter_width}; set it to at least 1")
+        check_positive(kernel=self.kernel, filter_width=self.filter_width)
         channels = 3 * self.inner(d)
         if self.groups < 1 or channels % self.groups:
             raise ConfigError(
@@ -157,8 +155,7 @@ class Hyena(_LongConvolution):
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        if self.expand < 1:
-            raise ConfigError(f"expand is {self.expand}; set it to at least 1")
+        check_positive(expand=self.expand)
         super().check(d)
 
     def state(self, d: int, length: int) -> Mapping[str, int]:

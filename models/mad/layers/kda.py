@@ -17,38 +17,30 @@ Source: Kimi Team 2025, Kimi Linear, arXiv:2510.26692.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 import numpy as np
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
-    FixedState,
     Float,
     Params,
     ParamSpec,
     Pass,
     Sizes,
     State,
-    check_heads,
+    check_positive,
     linear,
     taps,
 )
-from mlxhog.models.mad.layers.gated_delta_net import (
-    CHUNK_SIZE,
-    check_taps,
-    unit,
-    unit_float64,
-    write_strength,
-)
-from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, softplus
+from mlxhog.models.mad.layers.delta_rule import CHUNK_SIZE, DeltaRule, write_strength
+from mlxhog.models.ops.reference.layers_numpy import rms_norm, sigmoid, softplus
 
 
 @dataclass(frozen=True, kw_only=True)
-class KDA(FixedState):
+class KDA(DeltaRule):
     """Numbers of the layer.
 
     Attributes:
@@ -62,8 +54,6 @@ class KDA(FixedState):
     about: ClassVar[str] = "the delta rule in a memory whose key elements decay at their own speeds"
     kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
-    heads: int = 4
-    conv: int = 4
     rank: int | None = None
     negative: bool = False
 
@@ -73,10 +63,8 @@ class KDA(FixedState):
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        check_heads(self.heads, d)
-        check_taps(self.conv)
-        if self.low_rank(d) < 1:
-            raise ConfigError(f"rank is {self.rank}; the maps to decay and gate need at least 1")
+        super().check(d)
+        check_positive(rank=self.low_rank(d))
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
@@ -93,55 +81,40 @@ class KDA(FixedState):
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
         yield linear("out_proj.weight", d, d)
 
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return the shapes of S of every head, and of the convolution's last inputs."""
-        dh = d // self.heads
-        return {"cell": [(self.heads, dh, dh)], "conv": [(self.conv - 1, 3 * d)]}
-
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
         """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
-        B, S, d = x.shape
-        heads = (B, S, self.heads, d // self.heads)
         cell, conv = (None, None) if state is None else state
         names = ("qkv_proj", "b_proj", "decay_down", "gate_down")
-        qkv, b, a, g = ops.linears(x, [p[f"{name}.weight"] for name in names])
+        u, b, a, g = ops.linears(x, [p[f"{name}.weight"] for name in names])
         (a,) = ops.linears(a, [p["decay_up.weight"]])
         (g,) = ops.linears(g, [p["gate_up.weight"]])
-        taps = p["conv.weight"]
-        qkv, conv = ops.causal_conv(qkv, taps, xp.zeros_like(taps[:, 0, 0]), state=conv, silu=True)
-        q, k, v = (y.reshape(heads) for y in xp.split(qkv, 3, -1))
-        q, k = unit(ops, q, cfg.norm_eps, heads[-1] ** -0.5), unit(ops, k, cfg.norm_eps)
+        q, k, v, conv = self.query_key_value(ops, p["conv.weight"], u, conv, cfg.norm_eps)
         beta = write_strength(ops, b, self.negative)[..., None]
-        dt = ops.activate(xp.float32(a) + p["dt_bias"], "softplus").reshape(heads)
+        dt = ops.activate(xp.float32(a) + p["dt_bias"], "softplus").reshape(q.shape)
         log_decay = -xp.exp(p["A_log"])[:, None] * dt
         # The cell reads what is held before the decay, and writes with one key.
         read = xp.exp(log_decay) * k
         h, cell = ops.dplr_cell(q, beta * k, v, log_decay, read, chunk_size=CHUNK_SIZE, state=cell)
-        h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
+        h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(x.shape)
         (y,) = ops.linears(ops.glu(g, h, "sigmoid"), [p["out_proj.weight"]])
         return y, (cell, conv)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
         """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
-        B, S, d = x.shape
-        heads = (B, S, self.heads, d // self.heads)
-        u, _, _ = causal_conv(
-            x @ p["qkv_proj.weight"].T, p["conv.weight"], np.zeros(3 * d), silu=True
-        )
-        q, k, v = (y.reshape(heads) for y in np.split(u, 3, axis=-1))
-        q, k = unit_float64(q, cfg.norm_eps) / np.sqrt(heads[-1]), unit_float64(k, cfg.norm_eps)
+        q, k, v = self.query_key_value_float64(p, x, cfg.norm_eps)
+        B, S, NH, dh = q.shape
         beta = (1 + self.negative) * sigmoid(x @ p["b_proj.weight"].T)
         low = x @ p["decay_down.weight"].T @ p["decay_up.weight"].T + p["dt_bias"]
-        keep = np.exp(-np.exp(p["A_log"])[:, None] * softplus(low).reshape(heads))
-        memory, h = np.zeros((B, heads[2], heads[3], heads[3])), np.empty(heads)
+        keep = np.exp(-np.exp(p["A_log"])[:, None] * softplus(low).reshape(q.shape))
+        memory, h = np.zeros((B, NH, dh, dh)), np.empty(q.shape)
         for t in range(S):
             memory = keep[:, t, ..., None] * memory
             write = v[:, t] - np.einsum("bhkv,bhk->bhv", memory, k[:, t])
             memory += beta[:, t, :, None, None] * k[:, t, ..., None] * write[:, :, None]
             h[:, t] = np.einsum("bhkv,bhk->bhv", memory, q[:, t])
-        h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(B, S, d)
+        h = rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(x.shape)
         gate = sigmoid(x @ p["gate_down.weight"].T @ p["gate_up.weight"].T)
         return (gate * h) @ p["out_proj.weight"].T

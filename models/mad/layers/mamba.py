@@ -21,7 +21,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
     FixedState,
@@ -33,6 +32,7 @@ from mlxhog.models.mad.layer import (
     State,
     bias,
     bound,
+    check_positive,
     linear,
     taps,
 )
@@ -66,14 +66,7 @@ class Mamba(FixedState):
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        for name, value in (
-            ("expand", self.expand),
-            ("states", self.states),
-            ("conv", self.conv),
-            ("rank", self.dt_rank(d)),
-        ):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; set it to at least 1")
+        check_positive(expand=self.expand, states=self.states, conv=self.conv, rank=self.dt_rank(d))
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; linear maps begin as torch.nn.Linear's do."""

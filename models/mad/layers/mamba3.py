@@ -41,9 +41,10 @@ from mlxhog.models.mad.layer import (
     Sizes,
     State,
     check_heads,
+    check_positive,
     linear,
 )
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference.layers_numpy import rms_norm, sigmoid, silu, softplus
 
 CHUNK_SIZE = 32
@@ -78,9 +79,7 @@ class Mamba3(FixedState):
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        for name in ("expand", "states"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; set it to at least 1")
+        check_positive(expand=self.expand, states=self.states)
         check_heads(self.heads, self.expand * d, "inner width")
         if not (0 < self.rope_fraction <= 1 and self.turns):
             raise ConfigError(

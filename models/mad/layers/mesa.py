@@ -26,7 +26,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
     FixedState,
@@ -38,6 +37,7 @@ from mlxhog.models.mad.layer import (
     State,
     bias,
     check_heads,
+    check_positive,
     linear,
     taps,
 )
@@ -62,10 +62,7 @@ class Mesa(FixedState):
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
-        if self.conv < 1:
-            raise ConfigError(f"conv is {self.conv}; a convolution has at least 1 tap")
-        if self.steps < 1:
-            raise ConfigError(f"steps is {self.steps}; conjugate gradients take at least 1")
+        check_positive(conv=self.conv, steps=self.steps)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
@@ -97,10 +94,7 @@ class Mesa(FixedState):
         qk, v, a, b = ops.linears(
             x, [p[f"{name}.weight"] for name in names], [p.get(f"{name}.bias") for name in names]
         )
-        filters = p["conv.weight"]
-        qk, conv = ops.causal_conv(
-            qk, filters, xp.zeros_like(filters[:, 0, 0]), state=conv, silu=True
-        )
+        qk, conv = ops.causal_conv(qk, p["conv.weight"], None, state=conv, silu=True)
         # An RMSNorm makes heads of length 1 wherever they are longer than its eps.
         unit = xp.full_like(p["head_norm.weight"], heads[-1] ** -0.5)
         q, k = (

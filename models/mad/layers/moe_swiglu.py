@@ -32,6 +32,7 @@ from mlxhog.models.mad.layer import (
     State,
     bias,
     bound,
+    check_positive,
     linear,
 )
 from mlxhog.models.ops.reference.layers_numpy import silu
@@ -54,8 +55,7 @@ class MoESwiGLU(FixedState):
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        if self.inner < 1:
-            raise ConfigError(f"inner is {self.inner}; set it to at least 1")
+        check_positive(inner=self.inner)
         if not 1 <= self.active <= self.experts:
             raise ConfigError(
                 f"active is {self.active} of {self.experts} experts; take 1 to {self.experts}"

@@ -33,7 +33,6 @@ from typing import ClassVar, Literal, Self
 
 import numpy as np
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
     Arrays,
@@ -45,11 +44,12 @@ from mlxhog.models.mad.layer import (
     State,
     bias,
     check_heads,
+    check_positive,
     linear,
     taps,
 )
 from mlxhog.models.mad.layers.attention import default_heads
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, softplus
 
 CHUNK_SIZE = 32
@@ -88,10 +88,7 @@ class PaTH:
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads_at(d), d)
-        if self.rank < 1:
-            raise ConfigError(f"rank is {self.rank}; the map to w needs at least 1")
-        if self.conv < 1:
-            raise ConfigError(f"conv is {self.conv}; a convolution has at least 1 tap")
+        check_positive(rank=self.rank, conv=self.conv)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
@@ -136,14 +133,7 @@ class PaTH:
             x, [p[f"{name}.weight"] for name in names], [p.get(f"{name}.bias") for name in names]
         )
         (w,) = ops.linears(low, [p["w_up.weight"]])
-        filters = p["conv.weight"]
-        w, conv = ops.causal_conv(
-            w,
-            filters,
-            xp.zeros_like(filters[:, 0, 0]),
-            state=conv,
-            silu=True,
-        )
+        w, conv = ops.causal_conv(w, p["conv.weight"], None, state=conv, silu=True)
         q, k, v, w = (y.reshape(B, S, heads, d // heads) for y in (q, k, v, w))
         w = ops.rms_norm(w, xp.full((w.shape[-1],), w.shape[-1] ** -0.5, like=w), cfg.norm_eps)
         beta, *logs = (xp.float32(gate) for gate in gates)

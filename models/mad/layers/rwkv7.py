@@ -29,7 +29,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
     FixedState,
@@ -40,8 +39,9 @@ from mlxhog.models.mad.layer import (
     Sizes,
     State,
     check_heads,
+    check_positive,
 )
-from mlxhog.models.mad.layers.gated_delta_net import CHUNK_SIZE, unit, unit_float64
+from mlxhog.models.mad.layers.delta_rule import CHUNK_SIZE, unit, unit_float64
 from mlxhog.models.ops.reference.layers_numpy import layer_norm, sigmoid
 from mlxhog.models.ops.reference.recurrences_numpy import dplr_cell
 
@@ -84,9 +84,8 @@ class RWKV7(FixedState):
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
-        for name, value in zip(("rank", "gate_rank"), self.ranks(d), strict=True):
-            if value < 1:
-                raise ConfigError(f"{name} is {value}; a low-rank map needs at least 1")
+        rank, gate_rank = self.ranks(d)
+        check_positive(rank=rank, gate_rank=gate_rank)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters."""

@@ -21,7 +21,6 @@ from typing import ClassVar, Literal
 
 import numpy as np
 
-from mlxhog.errors import ConfigError
 from mlxhog.models.mad.layer import (
     Array,
     FixedState,
@@ -33,6 +32,7 @@ from mlxhog.models.mad.layer import (
     State,
     bias,
     check_heads,
+    check_positive,
     linear,
     taps,
 )
@@ -64,9 +64,7 @@ class SSD(FixedState):
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        for name in ("expand", "states", "conv"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; set it to at least 1")
+        check_positive(expand=self.expand, states=self.states, conv=self.conv)
         check_heads(self.heads, self.expand * d, "inner width")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:

@@ -28,6 +28,7 @@ from mlxhog.models.mad.layer import (
     Sizes,
     State,
     check_heads,
+    check_positive,
 )
 from mlxhog.models.xlstm_v1 import XLSTMV1Config, model, reference
 from mlxhog.models.xlstm_v1.block_config import (
@@ -104,8 +105,7 @@ class MLSTMV1(_V1Layer):
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d."""
-        if self.conv < 1:
-            raise ConfigError(f"conv is {self.conv}; a convolution has at least 1 tap")
+        check_positive(conv=self.conv)
         if self.qkv_block < 1:
             raise ConfigError(f"qkv_block is {self.qkv_block}; set it to a divisor, such as 4")
         check_heads(self.heads, 64 * -(-2 * d // 64), "inner width")

@@ -86,7 +86,7 @@ def mlstm(engine: Engine, inputs: Mapping[str, Any], *, chunk: int, eps: float) 
 
     Args:
         engine: engine of all arrays.
-        inputs: `MLSTM_INPUTS` by name; layouts as in `models/ops/kernels.py`.
+        inputs: `MLSTM_INPUTS` by name; layouts as in `models/ops/operators.py`.
         chunk: from `chunk_of`.
         eps: added to the denominator.
 

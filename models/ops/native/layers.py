@@ -1,6 +1,6 @@
 """The layers around the cells as (forward, backward) pairs: norms, linear maps, gates, the loss.
 
-`kernels.py` has the promises of the operators, `metal/native/ops` the kernels.
+`operators.py` has the promises of the operators, `metal/native/ops` the kernels.
 """
 
 from collections.abc import Callable, Sequence

@@ -1,6 +1,6 @@
 """The operators along a sequence as (forward, backward) pairs: attention, cells, recurrences.
 
-`kernels.py` has the promises of the operators, `metal/native/ops` the kernels. The linear
+`operators.py` has the promises of the operators, `metal/native/ops` the kernels. The linear
 recurrences compute position by position, at any chunk size.
 """
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models.ops.kernels import activation_name
+from mlxhog.models.ops.operators import activation_name
 from mlxhog.models.ops.reference.mlstm_numpy import Float
 
 Params = Mapping[str, NDArray[Any]]
@@ -80,7 +80,7 @@ def causal_conv(
     starts: NDArray[Any] | None = None,
     silu: bool,
 ) -> tuple[Float, Float, Callable[[Float, Float | None], tuple[Float, Float, Float, Float]]]:
-    """Convolve causally, channel by channel; arguments as in `kernels.py`.
+    """Convolve causally, channel by channel; arguments as in `operators.py`.
 
     Returns:
         y, the state after the last position, and a function from their gradients (None is all
@@ -150,7 +150,7 @@ def glu(gate: Float, up: Float, name: str) -> tuple[Float, Callable[[Float], tup
 
 
 def activation(name: str, x: Float) -> tuple[Float, Float]:
-    """Return act(x) and act'(x), for a name of `kernels.ACTIVATIONS`."""
+    """Return act(x) and act'(x), for a name of `operators.ACTIVATIONS`."""
     s = sigmoid(x)
     match activation_name(name):
         case "gelu":

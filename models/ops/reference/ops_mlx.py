@@ -11,7 +11,7 @@ from mlx.core import array
 
 from mlxhog.models.ops import arrays_mlx
 from mlxhog.models.ops.arrays import Arrays
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference.plain import PlainForm
 from mlxhog.models.ops.reference.quantized_mlx import Quantized
 

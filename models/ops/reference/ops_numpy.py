@@ -1,4 +1,4 @@
-"""The operators in NumPy's float64, without their gradients, behind `kernels.Ops`."""
+"""The operators in NumPy's float64, without their gradients, behind `Ops`."""
 
 from collections.abc import Sequence
 from types import SimpleNamespace
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference import layers_numpy, mlstm_numpy, recurrences_numpy
 
 Array = NDArray[Any]

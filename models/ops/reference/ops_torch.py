@@ -10,7 +10,7 @@ from torch import Tensor
 
 from mlxhog.models.ops import arrays_torch
 from mlxhog.models.ops.arrays import Arrays
-from mlxhog.models.ops.kernels import Ops
+from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference.plain import PlainForm
 
 

@@ -1,4 +1,4 @@
-"""The plain operators over a framework's array functions; `kernels.py` defines each of them.
+"""The plain operators over a framework's array functions; `operators.py` defines each of them.
 
 The cells are in `mlstm.py` and `recurrences.py`; the operators that differ between frameworks in
 `ops_torch.py` and `ops_mlx.py`.

@@ -1,4 +1,4 @@
-"""The cells beside mLSTM, plain, over either framework; `kernels.py` defines each of them.
+"""The cells beside mLSTM, plain, over either framework; `operators.py` defines each of them.
 
 All compute in float32. `slstm_cell` runs position by position; its equations are in
 `recurrences_numpy.py`. The others are linear recurrences. All their exponents are at most 0, so

@@ -1,6 +1,6 @@
 """The cells beside mLSTM in float64 NumPy, position by position: the reference of every other form.
 
-`kernels.py` defines each of them. `slstm_cell` also has its gradient, written by hand. Per head,
+`operators.py` defines each of them. `slstm_cell` also has its gradient, written by hand. Per head,
 with the gates' pre-activations i, f, z, o from the input, and h, c, n, m = 0 at the start, it is:
 
     i~ = i_t + R_i h + b_i                     likewise f~, z~, o~: memory mixes inside a head

@@ -118,13 +118,15 @@ def test_a_row_of_another_version_or_form_is_refused_by_name(tmp_path, change, m
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "it.json cannot be read"),
+        ("{", "it.json is not JSON: "),
         ("[1]", "it.json has no row; write one with"),
         ('{"study": "s", "row": null}', "it.json has no row: runs of its study are missing"),
+        (None, "it.json cannot be read: No such file or directory\n"),
     ],
 )
 def test_a_file_without_a_row_is_refused_by_name(capsys, text, message):
-    Path("it.json").write_text(text)
+    if text is not None:
+        Path("it.json").write_text(text)
     assert main(["mad", "table", "it.json"]) == 2
     assert message in capsys.readouterr().err
 

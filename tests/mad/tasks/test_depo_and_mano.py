@@ -13,8 +13,6 @@ import pytest
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.tasks import IGNORED, Dataset, check, make_task, resolve
-from mlxhog.mad.training.candidate import train
-from tests.mad.training.small_runs import small_run
 from tests.pairs import each_of
 
 SMALL = {"train_rows": 600, "test_rows": 150, "val_rows": 130}
@@ -236,28 +234,3 @@ def test_settings_that_cannot_be_drawn_are_refused_with_the_possible_values(
 ):
     with pytest.raises(ConfigError, match=message):
         resolve(task, settings)
-
-
-@each_of(
-    ("task", "settings"),
-    [
-        ("depo", {"hops": 1, "nodes": 4, "queries": 4, "vocab": 12, "seq_len": 28}),
-        ("mano", {"operations": 1, "modulus": 5, "vocab": 11, "seq_len": 32}),
-    ],
-)
-def test_one_mlstm_of_width_32_learns_a_small_setting_in_200_steps(task, settings):
-    config = small_run(
-        task=task,
-        settings={**SMALL, "train_rows": 6400, **settings},
-        layers="mlstm swiglu",
-        dim=32,
-        seed=0,
-        lr=5e-3,
-        batch_size=32,
-        steps=200,
-        eval_every=20,
-        schedule="constant",
-        clip=1.0,
-        stop_accuracy=0.95,
-    )
-    assert train(config).acc_token >= 0.95

@@ -1,0 +1,77 @@
+"""A file of rows reads back as it was written, and a damaged or foreign one is refused."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import DataError
+from mlxhog.mad.tasks import BENCHMARK, TASKS_BESIDE, check, make_task
+from mlxhog.mad.tasks.dataset import read, write
+from tests.pairs import each_of
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+@each_of("name", [*BENCHMARK, *TASKS_BESIDE])
+def test_a_file_reads_back_as_it_was_written(name, tmp_path):
+    data = make_task(name, train_rows=20, test_rows=10, val_rows=5)
+    write(tmp_path / "a.npz", data)
+    with np.load(tmp_path / "a.npz") as file:
+        assert {file[key].dtype for key in file.files if key != "meta"} == {np.dtype(np.int16)}
+    again = read(tmp_path / "a.npz")
+    assert again.meta == data.meta
+    for split, arrays in data.splits().items():
+        for a, b in zip(arrays, again.splits()[split], strict=True):
+            np.testing.assert_array_equal(a, b)
+    if name == "memorization":
+        np.testing.assert_array_equal(again.kv_values, data.kv_values)
+
+
+@each_of("name", ["icr_v16_t32", "mem_v32_t16"])
+def test_a_file_of_ours_has_what_a_golden_one_has(name, tmp_path):
+    golden = read(GOLDEN / f"{name}.npz")
+    write(tmp_path / "a.npz", make_task(golden.task, train_rows=4, test_rows=4))
+    with np.load(GOLDEN / f"{name}.npz") as theirs, np.load(tmp_path / "a.npz") as ours:
+        assert set(theirs.files) == set(ours.files)
+        for key in theirs.files:
+            assert theirs[key].ndim == ours[key].ndim
+    assert set(golden.meta) <= set(read(tmp_path / "a.npz").meta)
+
+
+@each_of(
+    ("content", "message"),
+    [
+        (b"", "not an .npz file"),
+        (b"PK\x03\x04 nothing", "not an .npz file"),
+        (b"text", "not an .npz file"),
+    ],
+)
+def test_a_file_of_another_kind_is_refused(content, message, tmp_path):
+    (tmp_path / "a.npz").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "a.npz")
+
+
+def test_arrays_that_do_not_fit_together_are_refused(tmp_path):
+    path = tmp_path / "a.npz"
+    good = dict(np.load(GOLDEN / "mem_v32_t16.npz"))
+    for change, text in (
+        ({"test_targets": None}, "lacks 'test_targets'"),
+        ({"meta": None}, "lacks 'meta'"),
+        ({"meta": np.array("{")}, "meta is not JSON"),
+        ({"meta": np.array("[]")}, "not a JSON object"),
+        ({"meta": np.array("7")}, "not a JSON object"),
+        ({"train_inputs": good["train_inputs"][:5]}, "inputs (5, 16) and targets (128, 16)"),
+        ({"train_inputs": good["train_inputs"] + 0.5}, "train_inputs is float"),
+        ({"meta": np.array("{}")}, "names no task"),
+        ({"meta": np.array('{"task": "memorization", "seq_len": 15}')}, "an even number"),
+        (
+            {f"test_{part}": good[f"test_{part}"][:, :8] for part in ("inputs", "targets")},
+            "test and train have rows of different lengths",
+        ),
+    ):
+        np.savez(path, **{k: v for k, v in {**good, **change}.items() if v is not None})
+        with pytest.raises(DataError) as refusal:
+            check(read(path))
+        assert text in str(refusal.value)
