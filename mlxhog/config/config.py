@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import yaml
 
 from mlxhog.config import contradictions, optimizers, plugins
-from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, TEACHERS, Choice
+from mlxhog.config.choices import CLUSTERS, OPTIMIZERS, SCHEDULES, STRATEGIES, TEACHERS, Choice
+from mlxhog.config.cluster import Cluster
 from mlxhog.config.fine_tuning import FineTuning
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.options import convert_fields, option, options, spelt
@@ -193,6 +194,13 @@ class TrainConfig(FineTuning):
         "rounds: only options with which runs repeat bit for bit; record: lock-free, with a log "
         "from which mlxhog replay repeats the run bit for bit",
         choices=("none", "rounds", "record", "replay"),
+    )
+    cluster: Cluster | None = _strategy(
+        None,
+        "train one model with other machines: HOST:PORT of the lighthouse that mlxhog cluster "
+        "start began",
+        kind=CLUSTERS,
+        none="off",
     )
     force: bool = _strategy(
         False,

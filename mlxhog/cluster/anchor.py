@@ -1,0 +1,245 @@
+"""A link's state in the arena: theta_s, the outer momentum, and how far a round has come.
+
+A link may be killed at any instruction; the next one begins from here. All that a round changes is
+written to the side that is not in use; one atomic store, of `generation`, makes it valid.
+
+    segment          dtype    meaning
+    link.anchor.S    float32  theta_s of side S; the side in use is generation mod 2
+    link.velocity.S  float32  v of the outer step
+    link.residual.S  float32  rounding that the next buffer makes up for; with bfloat16 only
+    link.read        float32  the parameters that the link read, or what stands for them: the
+                              difference of the side's theta_s from it is added to the parameters
+    link.numbers     uint8    the words of `WORDS`, then the words of `RECORD` for each side
+
+The difference is added parameter by parameter. `adding` and `added` count them, so the next link
+continues behind the last one. If the last link died while it added to a parameter, the next sets
+this parameter to theta_s: the machine loses what it trained there in this round, and nothing counts
+twice. `sent` marks a buffer whose mean another member may have committed; a link that cannot know
+gives up that round's own movement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from mlxhog import _native
+from mlxhog.arena import Arena
+from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.arena.marks import Marks
+from mlxhog.cluster.group import Float32, State
+from mlxhog.optim import updates
+
+NUMBERS, READ = "link.numbers", "link.read"
+SIDES = (0, 1)
+WORDS = (
+    "generation",  # 1 + number of changes of theta_s
+    "sent",  # the generation whose buffer was given to the group; 0 for none
+    "sent_tokens",  # tokens of this machine when that buffer was read
+    "adding", "added",  # 2^32 generation + number of parameters, see above
+    "rounds",  # committed by this machine
+    "refused",  # rounds that were not committed
+    "loads",  # states taken over from others
+    "unequal",  # rounds in which members had another theta_s
+    "torn",  # parameters that were set to theta_s
+    "committed",  # tokens of this machine in committed rounds
+    "lost",  # tokens of this machine that are declared lost
+    "members", "rank",  # of the last round that this machine joined
+    "joined_ns",  # when that was, monotonic
+    "bytes",  # of averaged buffers
+)  # fmt: skip
+RECORD = ("round", "tokens", "cursor", "seen")
+"""Of a side: as in `State`; tokens of this machine that need not be sent any more."""
+_HIGH = 1 << 32
+_BYTES = 8 * (len(WORDS) + len(RECORD) * len(SIDES))
+
+
+def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
+    """The segments of the table above, as `arena.plan` takes them."""
+    kinds = ("anchor", "velocity", *(("residual",) if residual else ()))
+    copies = [f"link.{kind}.{side}" for kind in kinds for side in SIDES]
+    return {
+        **dict.fromkeys((*copies, READ), ("float32", PARAMETER_COPY)),
+        NUMBERS: ("uint8", _BYTES),
+    }
+
+
+class Anchor:
+    """The state of the link; one process writes it, and any may read its numbers."""
+
+    def __init__(self, arena: Arena, slot: int | None = None) -> None:
+        """Wrap the segments.
+
+        Args:
+            arena: with the segments of this module.
+            slot: worker slot of the link, for its locks; None only reads numbers.
+        """
+        self.arena, self._slot = arena, slot
+        self._numbers = arena.segment(NUMBERS)
+        self._places = list(arena.layout.slots.values())
+        self.n = arena.layout.probe.offset
+        self.has_residual = "link.residual.0" in arena.layout.segments
+
+    # -- numbers ---------------------------------------------------------------------------------
+
+    def number(self, name: str) -> int:
+        """One of `WORDS`, or of `RECORD` for the side in use."""
+        return _native.load_u64(self._numbers, self._at(name, self.side))
+
+    def store(self, name: str, value: int) -> None:
+        """Set such a number."""
+        _native.store_u64(self._numbers, self._at(name, self.side), value)
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to such a number."""
+        _native.add_u64(self._numbers, self._at(name, self.side), by)
+
+    @staticmethod
+    def _at(name: str, side: int) -> int:
+        if name in WORDS:
+            return 8 * WORDS.index(name)
+        return 8 * (len(WORDS) + len(RECORD) * side + RECORD.index(name))
+
+    @property
+    def side(self) -> int:
+        """The side in use."""
+        return _native.load_u64(self._numbers, 0) % 2
+
+    def of(self, kind: str, side: int | None = None) -> Float32:
+        """The numbers of a kind that stand for parameters, (n,) float32, shared."""
+        side = self.side if side is None else side
+        return self.arena.segment(f"link.{kind}.{side}")[: self.n]
+
+    def state(self) -> State:
+        """A copy of the state, for a member that joins."""
+        return State(
+            self.number("round"),
+            self.number("tokens"),
+            self.number("cursor"),
+            self.of("anchor").copy(),
+            self.of("velocity").copy(),
+        )
+
+    def trained(self) -> int:
+        """Tokens that this machine has trained on."""
+        return self.arena.counters.load("tokens")
+
+    # -- the round -------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start at the parameters, without momentum; in an arena of zeros, before the first link.
+
+        Concurrency: no worker may move.
+        """
+        if self.number("generation"):
+            return
+        self.of("anchor", 1)[:] = self.arena.params[: self.n]
+        self.store("added", _HIGH + len(self._places))
+        self.store("generation", 1)
+
+    def read(self) -> int:
+        """Copy the parameters to `link.read`; returns tokens of this machine that are in it."""
+        tokens = self.trained()  # first: a step that ends meanwhile counts in the next round
+        updates.snapshot(self.arena.segment(READ)[: self.n], self.arena.params[: self.n])
+        return tokens
+
+    def movement(self) -> Float32:
+        """theta_s less the parameters that were read, (n,) float32."""
+        return self.of("anchor") - self.arena.segment(READ)[: self.n]
+
+    def send(self, tokens: int) -> None:
+        """Note that the group gets what was read; `commit`, `load` or `keep` follow."""
+        self.store("sent_tokens", tokens)
+        self.store("sent", self.number("generation"))
+
+    def keep(self) -> None:
+        """Note that no member has committed what was sent; it goes into a later round."""
+        self.store("sent", 0)
+
+    def commit(self, state: State, residual: Float32 | None) -> None:
+        """Take the state after a round whose mean has this machine's movement in it."""
+        seen = self.number("sent_tokens")
+        self.count("committed", seen - self.number("seen"))
+        self.count("rounds")
+        self._turn(state, seen, residual)
+        self.finish()
+
+    def load(self, state: State) -> None:
+        """Take over the members' state, and add this machine's own movement to it.
+
+        What this machine sent last may be in that state already, if it was about to be committed.
+        Then its movement up to that reading is given up, and its tokens are declared lost.
+        """
+        sent = self.number("sent") == self.number("generation")
+        seen = self.number("seen")
+        if sent and state.round > self.number("round"):
+            self.count("lost", self.number("sent_tokens") - seen)
+            seen = self.number("sent_tokens")
+        else:
+            self.arena.segment(READ)[: self.n] = self.of("anchor")
+        self.count("loads")
+        self._turn(state, seen, None)
+        self.finish()
+
+    def _turn(self, state: State, seen: int, residual: Float32 | None) -> None:
+        """Write the other side, then use it."""
+        old, other = self.side, 1 - self.side
+        np.copyto(self.of("anchor", other), state.anchor)
+        np.copyto(self.of("velocity", other), state.velocity)
+        if self.has_residual:
+            value = self.of("residual", old) if residual is None else residual
+            np.copyto(self.of("residual", other), value)
+        record: Mapping[str, int] = {
+            "round": state.round, "tokens": state.tokens, "cursor": state.cursor, "seen": seen,
+        }  # fmt: skip
+        for name, value_ in record.items():
+            _native.store_u64(self._numbers, self._at(name, other), value_)
+        _native.add_u64(self._numbers, 0, 1)
+
+    def finish(self) -> None:
+        """Add the rest of the difference to the parameters, lock-free beside the workers.
+
+        A link calls it first: the last one may have died before its end. The update counts in the
+        version, so gradients that were read before it are one update older.
+        """
+        base = self.number("generation") * _HIGH
+        done = max(0, self.number("added") - base)
+        if done == len(self._places):
+            return
+        arena = self.arena
+        locks, mode = arena.locks(self._slot), updates.WRITE_MODES[arena.write]
+        marks = Marks(arena, arena.workers.host_slot if self._slot is None else self._slot)
+        anchor, read = self.of("anchor"), arena.segment(READ)
+        marks.begin_update()
+        for k, slot in enumerate(self._places[done:], start=done):
+            span = slice(slot.offset, slot.offset + slot.size)
+            before = read[span]
+            if self.number("adding") == base + k + 1:
+                self.count("torn")
+                before = arena.params[span].copy()
+            self.store("adding", base + k + 1)
+            marks.begin(slot.name)
+            step = (anchor[span] - before).reshape(slot.shape)
+            updates.add(arena.params, slot, step, locks=locks, mode=mode)
+            marks.end(slot.name)
+            self.store("added", base + k + 1)
+        arena.counters.add("version")
+        marks.end_update()
+
+    # -- the report ------------------------------------------------------------------------------
+
+    def report(self) -> dict[str, object]:
+        """The machine's part in the cluster, for run.json and reports."""
+        names = ("rounds", "refused", "loads", "unequal", "torn", "members", "rank", "bytes")
+        trained = self.trained()
+        return {
+            **{name: self.number(name) for name in names},
+            "round": self.number("round"),
+            "cluster_tokens": self.number("tokens"),
+            "tokens_trained": trained,
+            "tokens_committed": self.number("committed"),
+            "tokens_lost": self.number("lost"),
+            "tokens_waiting": trained - self.number("seen"),
+            "theta_s": self.state().digest.hex(),
+        }
