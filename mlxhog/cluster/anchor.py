@@ -20,8 +20,6 @@ gives up that round's own movement.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 
 from mlxhog import _native
@@ -38,19 +36,17 @@ WORDS = (
     "sent",  # the generation whose buffer was given to the group; 0 for none
     "sent_tokens",  # tokens of this machine when that buffer was read
     "adding", "added",  # 2^32 generation + number of parameters, see above
-    "rounds",  # committed by this machine
     "refused",  # rounds that were not committed
     "loads",  # states taken over from others
     "unequal",  # rounds in which members had another theta_s
     "torn",  # parameters that were set to theta_s
-    "committed",  # tokens of this machine in committed rounds
-    "lost",  # tokens of this machine that are declared lost
     "members", "rank",  # of the last round that this machine joined
     "joined_ns",  # when that was, monotonic
     "bytes",  # of averaged buffers
 )  # fmt: skip
-RECORD = ("round", "tokens", "cursor", "seen")
-"""Of a side: as in `State`; tokens of this machine that need not be sent any more."""
+RECORD = ("round", "tokens", "cursor", "rounds", "committed", "lost")
+"""Of a side: as in `State`; rounds that this machine committed, its tokens in them, and its tokens
+that are declared lost."""
 _HIGH = 1 << 32
 _BYTES = 8 * (len(WORDS) + len(RECORD) * len(SIDES))
 
@@ -159,10 +155,8 @@ class Anchor:
 
     def commit(self, state: State, residual: Float32 | None) -> None:
         """Take the state after a round whose mean has this machine's movement in it."""
-        seen = self.number("sent_tokens")
-        self.count("committed", seen - self.number("seen"))
-        self.count("rounds")
-        self._turn(state, seen, residual)
+        fresh = self.fresh(self.number("sent_tokens"))
+        self._turn(state, residual, rounds=1, committed=fresh)
         self.finish()
 
     def load(self, state: State) -> None:
@@ -171,18 +165,20 @@ class Anchor:
         What this machine sent last may be in that state already, if it was about to be committed.
         Then its movement up to that reading is given up, and its tokens are declared lost.
         """
-        sent = self.number("sent") == self.number("generation")
-        seen = self.number("seen")
+        sent, lost = self.number("sent") == self.number("generation"), 0
         if sent and state.round > self.number("round"):
-            self.count("lost", self.number("sent_tokens") - seen)
-            seen = self.number("sent_tokens")
+            lost = self.fresh(self.number("sent_tokens"))
         else:
             self.arena.segment(READ)[: self.n] = self.of("anchor")
         self.count("loads")
-        self._turn(state, seen, None)
+        self._turn(state, None, lost=lost)
         self.finish()
 
-    def _turn(self, state: State, seen: int, residual: Float32 | None) -> None:
+    def fresh(self, tokens: int) -> int:
+        """Of the first `tokens` tokens of this machine, those that are not committed or lost."""
+        return tokens - self.number("committed") - self.number("lost")
+
+    def _turn(self, state: State, residual: Float32 | None, **more: int) -> None:
         """Write the other side, then use it."""
         old, other = self.side, 1 - self.side
         np.copyto(self.of("anchor", other), state.anchor)
@@ -190,11 +186,10 @@ class Anchor:
         if self.has_residual:
             value = self.of("residual", old) if residual is None else residual
             np.copyto(self.of("residual", other), value)
-        record: Mapping[str, int] = {
-            "round": state.round, "tokens": state.tokens, "cursor": state.cursor, "seen": seen,
-        }  # fmt: skip
-        for name, value_ in record.items():
-            _native.store_u64(self._numbers, self._at(name, other), value_)
+        record = {"round": state.round, "tokens": state.tokens, "cursor": state.cursor}
+        record |= {n: self.number(n) + more.get(n, 0) for n in ("rounds", "committed", "lost")}
+        for name, number in record.items():
+            _native.store_u64(self._numbers, self._at(name, other), number)
         _native.add_u64(self._numbers, 0, 1)
 
     def finish(self) -> None:
@@ -240,6 +235,6 @@ class Anchor:
             "tokens_trained": trained,
             "tokens_committed": self.number("committed"),
             "tokens_lost": self.number("lost"),
-            "tokens_waiting": trained - self.number("seen"),
+            "tokens_waiting": self.fresh(trained),
             "theta_s": self.state().digest.hex(),
         }

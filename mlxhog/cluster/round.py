@@ -89,7 +89,7 @@ def play(own: Anchor, group: Group, identity: Identity, cluster: Cluster) -> Out
 
 def _packed(own: Anchor, tokens: int) -> tuple[Float32, Float32 | None]:
     """The buffer of this machine, and the part of its movement that rounding leaves out."""
-    fresh = tokens - own.number("seen")
+    fresh = own.fresh(tokens)
     weighted = np.float32(fresh) * own.movement()
     if not np.isfinite(weighted).all():
         raise ClusterError(
