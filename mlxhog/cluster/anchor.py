@@ -9,7 +9,7 @@ written to the side that is not in use; one atomic store, of `generation`, makes
     link.residual.S  float32  rounding that the next buffer makes up for; with bfloat16 only
     link.read        float32  the parameters that the link read, or what stands for them: the
                               difference of the side's theta_s from it is added to the parameters
-    link.numbers     uint8    the words of `WORDS`, then the words of `RECORD` for each side
+    link.numbers     uint8    a line with `WORDS`, then a line with `RECORD` for each side
 
 The difference is added parameter by parameter. `adding` and `added` count them, so the next link
 continues behind the last one. If the last link died while it added to a parameter, the next sets
@@ -20,14 +20,17 @@ gives up that round's own movement.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
 import numpy as np
 
-from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.arena.marks import Marks
 from mlxhog.cluster.group import Float32, State
 from mlxhog.optim import updates
+from mlxhog.strategies.control_words import LINE, Words
 
 NUMBERS, READ = "link.numbers", "link.read"
 SIDES = (0, 1)
@@ -48,7 +51,6 @@ RECORD = ("round", "tokens", "cursor", "rounds", "committed", "lost")
 """Of a side: as in `State`; rounds that this machine committed, its tokens in them, and its tokens
 that are declared lost."""
 _HIGH = 1 << 32
-_BYTES = 8 * (len(WORDS) + len(RECORD) * len(SIDES))
 
 
 def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
@@ -57,22 +59,29 @@ def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
     copies = [f"link.{kind}.{side}" for kind in kinds for side in SIDES]
     return {
         **dict.fromkeys((*copies, READ), ("float32", PARAMETER_COPY)),
-        NUMBERS: ("uint8", _BYTES),
+        NUMBERS: ("uint8", LINE * (1 + len(SIDES))),
     }
 
 
 class Anchor:
     """The state of the link; one process writes it, and any may read its numbers."""
 
-    def __init__(self, arena: Arena, slot: int | None = None) -> None:
+    def __init__(
+        self,
+        arena: Arena,
+        slot: int | None = None,
+        writing: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
         """Wrap the segments.
 
         Args:
             arena: with the segments of this module.
-            slot: worker slot of the link, for its locks; None only reads numbers.
+            slot: worker slot of the link, for its locks; None is that of the arena's creator.
+            writing: entered while the difference is added to the parameters.
         """
         self.arena, self._slot = arena, slot
-        self._numbers = arena.segment(NUMBERS)
+        self._words = Words(arena.segment(NUMBERS))
+        self.writing = writing
         self._places = list(arena.layout.slots.values())
         self.n = arena.layout.probe.offset
         self.has_residual = "link.residual.0" in arena.layout.segments
@@ -81,26 +90,24 @@ class Anchor:
 
     def number(self, name: str) -> int:
         """One of `WORDS`, or of `RECORD` for the side in use."""
-        return _native.load_u64(self._numbers, self._at(name, self.side))
+        return self._words.load(*self._place(name, self.side))
 
     def store(self, name: str, value: int) -> None:
         """Set such a number."""
-        _native.store_u64(self._numbers, self._at(name, self.side), value)
+        self._words.store(*self._place(name, self.side), value)
 
     def count(self, name: str, by: int = 1) -> None:
-        """Add to such a number."""
-        _native.add_u64(self._numbers, self._at(name, self.side), by)
+        """Add to such a number, which only this process writes."""
+        self.store(name, self.number(name) + by)
 
     @staticmethod
-    def _at(name: str, side: int) -> int:
-        if name in WORDS:
-            return 8 * WORDS.index(name)
-        return 8 * (len(WORDS) + len(RECORD) * side + RECORD.index(name))
+    def _place(name: str, side: int) -> tuple[int, int]:
+        return (0, WORDS.index(name)) if name in WORDS else (1 + side, RECORD.index(name))
 
     @property
     def side(self) -> int:
         """The side in use."""
-        return _native.load_u64(self._numbers, 0) % 2
+        return self._words.load(0, 0) % 2
 
     def of(self, kind: str, side: int | None = None) -> Float32:
         """The numbers of a kind that stand for parameters, (n,) float32, shared."""
@@ -189,8 +196,8 @@ class Anchor:
         record = {"round": state.round, "tokens": state.tokens, "cursor": state.cursor}
         record |= {n: self.number(n) + more.get(n, 0) for n in ("rounds", "committed", "lost")}
         for name, number in record.items():
-            _native.store_u64(self._numbers, self._at(name, other), number)
-        _native.add_u64(self._numbers, 0, 1)
+            self._words.store(*self._place(name, other), number)
+        self.count("generation")
 
     def finish(self) -> None:
         """Add the rest of the difference to the parameters, lock-free beside the workers.
@@ -200,8 +207,12 @@ class Anchor:
         """
         base = self.number("generation") * _HIGH
         done = max(0, self.number("added") - base)
-        if done == len(self._places):
-            return
+        if done < len(self._places):
+            with self.writing():
+                self._add(base, done)
+
+    def _add(self, base: int, done: int) -> None:
+        """Add the difference to all parameters but the first `done`."""
         arena = self.arena
         locks, mode = arena.locks(self._slot), updates.WRITE_MODES[arena.write]
         marks = Marks(arena, arena.workers.host_slot if self._slot is None else self._slot)

@@ -24,6 +24,7 @@ CODES: dict[str, CodeType] = {
     for function in (
         round.play, round._packed, round._after,
         Anchor.read, Anchor.send, Anchor.commit, Anchor.load, Anchor._turn, Anchor.finish,
+        Anchor._add,
     )
 }  # fmt: skip
 
@@ -120,9 +121,9 @@ def test_a_death_within_an_add_gives_up_the_movement_of_that_parameter_only() ->
     try:
         one.train(1.0)
         before = one.arena.param("b").copy()
-        source, first = inspect.getsourcelines(Anchor.finish)
+        source, first = inspect.getsourcelines(Anchor._add)
         (add,) = (first + k for k, line in enumerate(source) if "updates.add(" in line)
-        assert dies(one, "finish", add, 2)
+        assert dies(one, "_add", add, 2)
         one.arena.param("b")[...] = before - 0.1  # a part of the difference was added
         one.begin_link()
         one.own.finish()
