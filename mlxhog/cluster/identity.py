@@ -53,9 +53,7 @@ class Identity:
     system: str
 
     @classmethod
-    def of(
-        cls, cluster: Cluster, layout: Layout, *, tokenizer: str, data: str, seed: int
-    ) -> Self:
+    def of(cls, cluster: Cluster, layout: Layout, *, tokenizer: str, data: str, seed: int) -> Self:
         """Describe this machine's run; numbers of its own, such as its workers, do not count.
 
         Args:

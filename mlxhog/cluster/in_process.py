@@ -87,9 +87,7 @@ class Table:
                 self._mean = np.mean(whole, axis=0) if len(whole) == members else None
                 self._averages += 1
                 self._changed.notify_all()
-            elif not self._changed.wait_for(
-                lambda: self._averages > averages, self.join_timeout_s
-            ):
+            elif not self._changed.wait_for(lambda: self._averages > averages, self.join_timeout_s):
                 self._mean, self._averages = None, averages + 1
                 self._changed.notify_all()
             return self._mean

@@ -37,18 +37,14 @@ class Cluster(Choice):
     token: str | None = option(
         None, "the shared secret that mlxhog cluster start printed", flat="cluster_token"
     )
-    round_every: float = option(
-        10.0, "time between two rounds", unit="s", above=0
-    )
+    round_every: float = option(10.0, "time between two rounds", unit="s", above=0)
     round_dtype: str = option(
         "float32",
         "numbers on the wire; bfloat16 halves the bytes, and its rounding is made up for in the "
         "next round (error feedback)",
         choices=("float32", "bfloat16"),
     )
-    outer_lr: float = option(
-        0.7, "step size of the outer step", above=0, flat="cluster_outer_lr"
-    )
+    outer_lr: float = option(0.7, "step size of the outer step", above=0, flat="cluster_outer_lr")
     outer_momentum: float = option(
         0.9, "Nesterov momentum of the outer step", low=0, below=1, flat="cluster_outer_momentum"
     )

@@ -51,7 +51,7 @@ def of(config: TrainConfig) -> list[tuple[str, str]]:
         problem = "is for lock-free workers, which take any batch; set strategy=hogwild"
         pairs.append(("follow", f"{problem}, without async_after and blocks=disjoint"))
     if config.cluster is not None:
-        if strategy is not None and not strategy.is_lock_free:
+        if strategy is not None and (strategy.one_process or not strategy.is_lock_free):
             problem = "adds to parameters that workers train lock-free; set strategy=hogwild"
             pairs.append(("cluster", problem))
         if config.determinism != "none":

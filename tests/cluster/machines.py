@@ -38,9 +38,7 @@ class Machine:
             for name, shape in SHAPES.items()
         }
         residual = self.cluster.round_dtype == "bfloat16"
-        layout = plan(
-            spec, max_workers=2, n_tickets=8, extra=anchor.segments(residual=residual)
-        )
+        layout = plan(spec, max_workers=2, n_tickets=8, extra=anchor.segments(residual=residual))
         self.arena = Arena.create(layout)
         self.identity = Identity.of(self.cluster, layout, tokenizer="t", data="d", seed=self.seed)
         self.own = Anchor(self.arena)

@@ -132,4 +132,3 @@ def test_a_death_within_an_add_gives_up_the_movement_of_that_parameter_only() ->
         assert one.arena.counters.load("version") == 1
     finally:
         one.close()
-
