@@ -149,7 +149,8 @@ class Anchor:
 
     def movement(self) -> Float32:
         """theta_s less the parameters that were read, (n,) float32."""
-        return self.of("anchor") - self.arena.segment(READ)[: self.n]
+        movement: Float32 = self.of("anchor") - self.arena.segment(READ)[: self.n]
+        return movement
 
     def send(self, tokens: int) -> None:
         """Note that the group gets what was read; `commit`, `load` or `keep` follow."""

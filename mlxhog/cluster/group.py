@@ -70,7 +70,7 @@ class State:
     @property
     def digest(self) -> bytes:
         """SHA-256 of theta_s, 32 bytes; the same on all members."""
-        return hashlib.sha256(np.ascontiguousarray(self.anchor)).digest()
+        return hashlib.sha256(self.anchor.tobytes()).digest()
 
 
 class Group(Protocol):

@@ -22,6 +22,7 @@ arXiv:2604.21428.
 
 from __future__ import annotations
 
+import struct
 from enum import Enum
 
 import numpy as np
@@ -108,7 +109,7 @@ def _packed(own: Anchor, tokens: int) -> tuple[Float32, Float32 | None]:
 
 def _words(own: Anchor) -> list[int]:
     """Four words of 16 bits of the digest of theta_s."""
-    return np.frombuffer(own.state().digest[:8], np.uint16).tolist()
+    return list(struct.unpack("<4H", own.state().digest[:8]))
 
 
 def _check_equal(own: Anchor, member: Membership, words: Float32) -> None:

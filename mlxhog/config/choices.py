@@ -332,7 +332,7 @@ class _Clusters(Kind):
 
     def parts(self, value: object) -> tuple[str, dict[str, object]]:
         """As of any kind; an address is that of the default engine."""
-        if isinstance(value, str) and re.fullmatch(r"[^(){}]+:\d+", value):
+        if isinstance(value, str) and "(" not in value and value not in self.known():
             return "torchft", {"address": value}
         return super().parts(value)
 

@@ -85,7 +85,9 @@ class Cluster(Choice):
     def broken_rules(self) -> Iterable[str]:
         """Yield an address that cannot be one, and a heartbeat that outlasts the join."""
         match = ADDRESS.fullmatch(self.address)
-        if match is None or not 0 < int(match["port"]) < 2**16:
+        if not self.address:
+            yield "address: none is given; add --cluster HOST:PORT as cluster start prints it"
+        elif match is None or not 0 < int(match["port"]) < 2**16:
             yield (
                 f"address: {shown(self.address)}; wanted HOST:PORT as mlxhog cluster start prints "
                 "it, such as 192.168.1.5:8600"
