@@ -20,15 +20,16 @@ gives up that round's own movement.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
 from mlxhog.arena import Arena
-from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.arena.layout import PARAMETER_COPY, Slot
 from mlxhog.arena.marks import Marks
 from mlxhog.cluster.group import Float32, State
+from mlxhog.errors import CheckpointError
 from mlxhog.optim import updates
 from mlxhog.strategies.control_words import LINE, Words
 
@@ -233,6 +234,49 @@ class Anchor:
             self.store("added", base + k + 1)
         arena.counters.add("version")
         marks.end_update()
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def saved(self) -> tuple[dict[str, Float32], dict[str, int]]:
+        """Arrays by segment and parameter, and numbers, for a checkpoint; no link may write.
+
+        Every machine of a cluster saves the same theta_s of a round, so any of them can resume it.
+        """
+        kinds = ("anchor", "velocity", *(("residual",) if self.has_residual else ()))
+        arrays = {
+            f"link.{kind}/{place.name}": self._part(kind, place)
+            for kind in kinds
+            for place in self._places
+        }
+        return arrays, {name: self.number(name) for name in ("round", "tokens", "cursor")}
+
+    def resume(self, arrays: Mapping[str, Float32], numbers: Mapping[str, int]) -> None:
+        """Start as `begin`, but at the theta_s and v of a checkpoint.
+
+        Tokens that waited count as none; the movement that they made is sent with the next ones.
+
+        Raises:
+            CheckpointError: a part of it is missing, or has another shape than in this run.
+        """
+        self.begin()
+        for kind in ("anchor", "velocity", *(("residual",) if self.has_residual else ())):
+            for place in self._places:
+                value = arrays.get(name := f"link.{kind}/{place.name}")
+                part = self._part(kind, place)
+                if value is None and kind == "residual":
+                    continue  # the rounds before were in float32
+                if value is None or value.shape != part.shape:
+                    raise CheckpointError(
+                        f"the checkpoint's {name} has shape "
+                        f"{None if value is None else value.shape}, this run wants {part.shape}; "
+                        "resume another checkpoint, or leave --cluster out"
+                    )
+                part[...] = value
+        for name in ("round", "tokens", "cursor"):
+            self.store(name, numbers[name])
+
+    def _part(self, kind: str, place: Slot) -> Float32:
+        return self.of(kind)[place.offset : place.offset + place.size].reshape(place.shape)
 
     # -- the report ------------------------------------------------------------------------------
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import platform
 import sys
 import time
 import traceback
@@ -37,6 +38,7 @@ from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError
 from mlxhog.machine.processes import FAULTS, end_by
 
 NAP_S = 0.01
+GROUP_PARTS = 6  # limit of a join or a transfer, in times of the wait for members
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
 REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
 OpenGroup = Callable[[Cluster, Offer], Group]
@@ -44,8 +46,21 @@ OpenGroup = Callable[[Cluster, Offer], Group]
 
 def open_torchft(cluster: Cluster, offer: Offer) -> Group:
     """Open the group of the network; it imports torch, so only the link does."""
+    lighthouse = importlib.import_module("mlxhog.cluster.lighthouse")
+    lighthouse.check_torchft()
     engine = importlib.import_module("mlxhog.cluster.torchft_group")
-    group: Group = engine.open_group(cluster, offer)
+    address = lighthouse.parse_address(cluster.address)
+    group: Group = engine.TorchftGroup(
+        address,
+        cluster.machine or platform.node(),
+        offer,
+        round=offer().round,
+        token=lighthouse.token_of(cluster.token or "", address),
+        own=cluster.own_address or "",
+        dtype=cluster.round_dtype,
+        quorum=cluster.quorum,
+        timeout_s=GROUP_PARTS * cluster.join_timeout_s,
+    )
     return group
 
 

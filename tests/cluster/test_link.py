@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog import train
+from mlxhog import TrainConfig, train
 from mlxhog.arena.control import Command
 from mlxhog.cluster.link import Link, LinkJob, OpenGroup
 from mlxhog.errors import ConfigError
@@ -152,3 +152,7 @@ def test_a_run_in_a_cluster_trains_commits_and_reports_its_part(
     assert part["tokens_committed"] == part["cluster_tokens"] > 0
     assert part["tokens_committed"] + part["tokens_waiting"] == part["tokens_trained"]
     assert part["tokens_trained"] == result.tokens
+    again = train(TrainConfig(resume=result.run, steps=20))
+    resumed = json.loads((Path(again.run) / "run.json").read_text())["cluster"]
+    assert resumed["cluster_tokens"] >= part["cluster_tokens"]
+    assert resumed["round"] >= part["round"]

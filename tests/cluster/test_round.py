@@ -10,7 +10,7 @@ import pytest
 from mlxhog.cluster.group import ClusterError
 from mlxhog.cluster.in_process import Script
 from mlxhog.cluster.round import Outcome
-from mlxhog.errors import ConfigError
+from mlxhog.errors import CheckpointError, ConfigError
 from tests.cluster.machines import Machine, Table, choice
 from tests.strategies import local_runs
 from tests.strategies.test_sync import LR
@@ -200,3 +200,25 @@ def test_an_outer_step_counts_in_the_version_that_staleness_is_measured_by(machi
     one.train(1.0)
     rounds([one])
     assert one.arena.counters.load("version") == 1
+
+
+def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines: Make) -> None:
+    pair = machines(2)
+    for one in pair:
+        one.train(1.0)
+    rounds(pair)
+    arrays, numbers = pair[0].own.saved()
+    copies = {name: value.copy() for name, value in arrays.items()}
+    fresh = Machine(Table(1))
+    try:
+        fresh.own.store("generation", 0)  # as before its first link
+        fresh.train(7.0, tokens=0)
+        fresh.own.resume(copies, numbers)
+        assert fresh.own.state().digest == pair[1].own.state().digest
+        np.testing.assert_array_equal(fresh.own.of("velocity"), pair[1].own.of("velocity"))
+        assert fresh.own.number("tokens") == 200
+        del copies["link.velocity/b"]
+        with pytest.raises(CheckpointError, match="link.velocity/b has shape None"):
+            fresh.own.resume(copies, numbers)
+    finally:
+        fresh.close()
