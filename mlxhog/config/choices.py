@@ -332,7 +332,8 @@ class _Clusters(Kind):
 
     def parts(self, value: object) -> tuple[str, dict[str, object]]:
         """As of any kind; an address is that of the default engine."""
-        if isinstance(value, str) and "(" not in value and value not in self.known():
+        names = ("off", *self.known())
+        if isinstance(value, str) and "(" not in value and value not in names:
             return "torchft", {"address": value}
         return super().parts(value)
 

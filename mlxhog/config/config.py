@@ -396,12 +396,15 @@ class TrainConfig(FineTuning):
     def to_yaml(self) -> str:
         """Return a YAML text with which `train --config` repeats this run.
 
-        `resume` and `reset_optimizer` are left out: they describe one command, not the run.
+        `resume` and `reset_optimizer` are left out: they describe one command, not the run. So is
+        the token of a cluster, which is a secret.
         """
         values = spelt(self)
         del values["resume"], values["reset_optimizer"]
         chosen = {name: getattr(self, name) for name in values}
         values |= {name: one.to_dict() for name, one in chosen.items() if isinstance(one, Choice)}
+        if self.cluster is not None:
+            values["cluster"] = {**self.cluster.to_dict(), "token": None}
         # ASCII only: PyYAML does not read back every character that it writes as itself.
         return yaml.safe_dump(values, sort_keys=False)
 

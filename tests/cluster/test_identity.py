@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import fields, replace
 
 import pytest
+import yaml
 
 from mlxhog import TrainConfig
 from mlxhog.cluster.identity import Identity
+from mlxhog.config.config import train_config
+from mlxhog.config.sources import Assignment, flattened
 from mlxhog.errors import ConfigError
 
 OWN = Identity(
@@ -64,6 +67,22 @@ def test_the_identity_of_another_version_is_refused_in_words(text: str) -> None:
 def test_a_wrong_choice_of_a_cluster_is_refused(options: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         TrainConfig(**options)  # type: ignore[arg-type]
+
+
+def test_a_run_without_a_cluster_is_read_back_from_its_own_options() -> None:
+    stored = yaml.safe_load(TrainConfig().to_yaml())
+    entries = [Assignment(name, value, "config.yaml:1") for name, value in stored.items()]
+    assert train_config([flattened(entries)]).cluster is None
+
+
+def test_the_token_of_a_cluster_is_not_stored_with_the_run() -> None:
+    config = TrainConfig(cluster="here:1", cluster_token="a secret")  # type: ignore[arg-type, call-arg]
+    assert config.cluster is not None
+    assert config.cluster.token == "a secret"
+    stored = config.to_yaml()
+    assert "a secret" not in stored
+    again = TrainConfig(cluster=yaml.safe_load(stored)["cluster"])
+    assert again.cluster == replace(config.cluster, token=None)
 
 
 def test_an_address_and_numbers_beside_it_make_the_choice() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog import TrainConfig, train
+from mlxhog import train
 from mlxhog.arena.control import Command
 from mlxhog.cluster.link import Link, LinkJob, OpenGroup
 from mlxhog.errors import ConfigError
@@ -139,11 +139,8 @@ def test_a_run_in_a_cluster_trains_commits_and_reports_its_part(
         return None if job is None else replace(job, open_group=children.alone)
 
     monkeypatch.setattr(plan, "_link", with_group)
-    result = train(
-        small_config(
-            tmp_path, strategy="auto", steps=300, cluster="127.0.0.1:8600", round_every=0.05
-        )
-    )
+    options = {"strategy": "auto", "cluster": "127.0.0.1:8600", "round_every": 0.05}
+    result = train(small_config(tmp_path, steps=300, **options))
     part = json.loads((Path(result.run) / "run.json").read_text())["cluster"]
     assert result.status == "done"
     assert part["rounds"] > 0
@@ -152,7 +149,7 @@ def test_a_run_in_a_cluster_trains_commits_and_reports_its_part(
     assert part["tokens_committed"] == part["cluster_tokens"] > 0
     assert part["tokens_committed"] + part["tokens_waiting"] == part["tokens_trained"]
     assert part["tokens_trained"] == result.tokens
-    again = train(TrainConfig(resume=result.run, steps=20))
+    again = train(small_config(tmp_path, steps=20, resume=result.run, **options))
     resumed = json.loads((Path(again.run) / "run.json").read_text())["cluster"]
     assert resumed["cluster_tokens"] >= part["cluster_tokens"]
     assert resumed["round"] >= part["round"]
