@@ -28,6 +28,7 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY, Slot
 from mlxhog.arena.marks import Marks
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster.group import Float32, State
 from mlxhog.errors import CheckpointError
 from mlxhog.optim import updates
@@ -281,12 +282,17 @@ class Anchor:
     # -- the report ------------------------------------------------------------------------------
 
     def report(self) -> dict[str, object]:
-        """The machine's part in the cluster, for run.json and reports."""
+        """The machine's part in the cluster, for run.json and reports; plain JSON values.
+
+        Tokens that this machine trained are committed, declared lost, or wait for a round.
+        `joined_s_ago` is the age of its last join, None before the first.
+        """
         names = ("rounds", "refused", "loads", "unequal", "torn", "members", "rank", "bytes")
-        trained = self.trained()
+        trained, joined_ns = self.trained(), self.number("joined_ns")
         return {
             **{name: self.number(name) for name in names},
             "round": self.number("round"),
+            "joined_s_ago": (monotonic_ns() - joined_ns) / 1e9 if joined_ns else None,
             "cluster_tokens": self.number("tokens"),
             "tokens_trained": trained,
             "tokens_committed": self.number("committed"),

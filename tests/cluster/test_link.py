@@ -145,6 +145,7 @@ def test_a_run_in_a_cluster_trains_commits_and_reports_its_part(
     assert result.status == "done"
     assert part["rounds"] > 0
     assert part["members"] == 1
+    assert part["joined_s_ago"] > 0
     assert part["tokens_lost"] == 0
     assert part["tokens_committed"] == part["cluster_tokens"] > 0
     assert part["tokens_committed"] + part["tokens_waiting"] == part["tokens_trained"]
