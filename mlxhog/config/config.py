@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import yaml
 
 from mlxhog.config import contradictions, optimizers, plugins
-from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, TEACHERS, Choice
+from mlxhog.config.choices import CLUSTERS, OPTIMIZERS, SCHEDULES, STRATEGIES, TEACHERS, Choice
+from mlxhog.config.cluster import Cluster
 from mlxhog.config.fine_tuning import FineTuning
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.options import convert_fields, option, options, spelt
@@ -193,6 +194,13 @@ class TrainConfig(FineTuning):
         "rounds: only options with which runs repeat bit for bit; record: lock-free, with a log "
         "from which mlxhog replay repeats the run bit for bit",
         choices=("none", "rounds", "record", "replay"),
+    )
+    cluster: Cluster | None = _strategy(
+        None,
+        "train one model with other machines: HOST:PORT of the lighthouse that mlxhog cluster "
+        "start began",
+        kind=CLUSTERS,
+        none="off",
     )
     force: bool = _strategy(
         False,
@@ -388,12 +396,15 @@ class TrainConfig(FineTuning):
     def to_yaml(self) -> str:
         """Return a YAML text with which `train --config` repeats this run.
 
-        `resume` and `reset_optimizer` are left out: they describe one command, not the run.
+        `resume` and `reset_optimizer` are left out: they describe one command, not the run. So is
+        the token of a cluster, which is a secret.
         """
         values = spelt(self)
         del values["resume"], values["reset_optimizer"]
         chosen = {name: getattr(self, name) for name in values}
         values |= {name: one.to_dict() for name, one in chosen.items() if isinstance(one, Choice)}
+        if self.cluster is not None:
+            values["cluster"] = {**self.cluster.to_dict(), "token": None}
         # ASCII only: PyYAML does not read back every character that it writes as itself.
         return yaml.safe_dump(values, sort_keys=False)
 

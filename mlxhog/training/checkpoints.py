@@ -17,6 +17,7 @@ from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
+from mlxhog.cluster.anchor import Anchor
 from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -85,6 +86,8 @@ def fill_parameters(plan: Plan, arena: Arena) -> None:
     for kind, sign in ((RESIDUAL, 1.0), (FEEDBACK, -1.0)):
         if kind not in plan.private_state or plan.config.reset_optimizer:
             _settle(arena, saved, kind, sign)  # before a strategy takes copies of the parameters
+    if plan.link is not None and "cluster" in saved.state:
+        Anchor(arena).resume(saved.optimizer, saved.state["cluster"])
     arena.counters.store("version", int(saved.state["version"]))
 
 
@@ -249,6 +252,7 @@ def save(
     counters, layout, budget = arena.counters, arena.layout, start.budget
     state = moments.of_arena(plan, arena)
     means = {MEANS: arena.segment(MEANS)} if layout.tables else {}
+    link, cluster = Anchor(arena).saved() if plan.link is not None else ({}, None)
     config, stored = plan.config, plan.resolution.stored
     position = ledger.position()
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
@@ -270,9 +274,10 @@ def save(
         step=version,
         params={name: arena.param(name) for name in (*layout.slots, *layout.tables)},
         model_config=plan.model.to_dict(),
-        optimizer={**state.arrays, **means},
+        optimizer={**state.arrays, **means, **link},
         state={
             "version": version,
+            **({} if cluster is None else {"cluster": cluster}),
             "optimizer": optimizers.of(config).name,
             "strategy": {"strategy": strategy_name(stored), "sync_shares": _shares(stored)},
             "regime": plan.strategy.name if plan.measured else None,

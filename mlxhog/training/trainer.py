@@ -444,8 +444,14 @@ class _Training:
             checkpoint=self._saver.newest,
             automatic=self.plan.resolution.automatic,
             notices=list(self._supervisor.notices),
+            **self._cluster(),
             **more,
         )
+
+    def _cluster(self) -> dict[str, object]:
+        """The machine's part in the run's cluster, if it has one."""
+        link = self._supervisor.link
+        return {} if link is None else {"cluster": link.report()}
 
     def _result(self, error: MlxhogError | None) -> Result:
         return self._reporter.result(

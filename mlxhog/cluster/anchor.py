@@ -1,0 +1,302 @@
+"""A link's state in the arena: theta_s, the outer momentum, and how far a round has come.
+
+A link may be killed at any instruction; the next one begins from here. All that a round changes is
+written to the side that is not in use; one atomic store, of `generation`, makes it valid.
+
+    segment          dtype    meaning
+    link.anchor.S    float32  theta_s of side S; the side in use is generation mod 2
+    link.velocity.S  float32  v of the outer step
+    link.residual.S  float32  rounding that the next buffer makes up for; with bfloat16 only
+    link.read        float32  the parameters that the link read, or what stands for them: the
+                              difference of the side's theta_s from it is added to the parameters
+    link.numbers     uint8    a line with `WORDS`, then a line with `RECORD` for each side
+
+The difference is added parameter by parameter. `adding` and `added` count them, so the next link
+continues behind the last one. If the last link died while it added to a parameter, the next sets
+this parameter to theta_s: the machine loses what it trained there in this round, and nothing counts
+twice. `sent` marks a buffer whose mean another member may have committed; a link that cannot know
+gives up that round's own movement.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.arena.layout import PARAMETER_COPY, Slot
+from mlxhog.arena.marks import Marks
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.cluster.group import Float32, State
+from mlxhog.errors import CheckpointError
+from mlxhog.optim import updates
+from mlxhog.strategies.control_words import LINE, Words
+
+NUMBERS, READ = "link.numbers", "link.read"
+SIDES = (0, 1)
+WORDS = (
+    "generation",  # 1 + number of changes of theta_s
+    "sent",  # the generation whose buffer was given to the group; 0 for none
+    "sent_tokens",  # tokens of this machine when that buffer was read
+    "adding", "added",  # 2^32 generation + number of parameters, see above
+    "refused",  # rounds that were not committed
+    "loads",  # states taken over from others
+    "unequal",  # rounds in which members had another theta_s
+    "torn",  # parameters that were set to theta_s
+    "members", "rank",  # of the last round that this machine joined
+    "joined_ns",  # when that was, monotonic
+    "bytes",  # of averaged buffers
+)  # fmt: skip
+RECORD = ("round", "tokens", "cursor", "rounds", "committed", "lost")
+"""Of a side: as in `State`; rounds that this machine committed, its tokens in them, and its tokens
+that are declared lost."""
+_HIGH = 1 << 32
+
+
+def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
+    """The segments of the table above, as `arena.plan` takes them."""
+    kinds = ("anchor", "velocity", *(("residual",) if residual else ()))
+    copies = [f"link.{kind}.{side}" for kind in kinds for side in SIDES]
+    return {
+        **dict.fromkeys((*copies, READ), ("float32", PARAMETER_COPY)),
+        NUMBERS: ("uint8", LINE * (1 + len(SIDES))),
+    }
+
+
+class Anchor:
+    """The state of the link; one process writes it, and any may read its numbers."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        slot: int | None = None,
+        writing: Callable[[], AbstractContextManager[object]] = nullcontext,
+    ) -> None:
+        """Wrap the segments.
+
+        Args:
+            arena: with the segments of this module.
+            slot: worker slot of the link, for its locks; None is that of the arena's creator.
+            writing: entered while the difference is added to the parameters.
+        """
+        self.arena, self._slot = arena, slot
+        self._words = Words(arena.segment(NUMBERS))
+        self.writing = writing
+        self._places = list(arena.layout.slots.values())
+        self.n = arena.layout.probe.offset
+        self.has_residual = "link.residual.0" in arena.layout.segments
+
+    # -- numbers ---------------------------------------------------------------------------------
+
+    def number(self, name: str) -> int:
+        """One of `WORDS`, or of `RECORD` for the side in use."""
+        return self._words.load(*self._place(name, self.side))
+
+    def store(self, name: str, value: int) -> None:
+        """Set such a number."""
+        self._words.store(*self._place(name, self.side), value)
+
+    def count(self, name: str, by: int = 1) -> None:
+        """Add to such a number, which only this process writes."""
+        self.store(name, self.number(name) + by)
+
+    @staticmethod
+    def _place(name: str, side: int) -> tuple[int, int]:
+        return (0, WORDS.index(name)) if name in WORDS else (1 + side, RECORD.index(name))
+
+    @property
+    def side(self) -> int:
+        """The side in use."""
+        return self._words.load(0, 0) % 2
+
+    def of(self, kind: str, side: int | None = None) -> Float32:
+        """The numbers of a kind that stand for parameters, (n,) float32, shared."""
+        side = self.side if side is None else side
+        return self.arena.segment(f"link.{kind}.{side}")[: self.n]
+
+    def state(self) -> State:
+        """A copy of the state, for a member that joins."""
+        return State(
+            self.number("round"),
+            self.number("tokens"),
+            self.number("cursor"),
+            self.of("anchor").copy(),
+            self.of("velocity").copy(),
+        )
+
+    def trained(self) -> int:
+        """Tokens that this machine has trained on."""
+        return self.arena.counters.load("tokens")
+
+    # -- the round -------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Start at the parameters, without momentum; in an arena of zeros, before the first link.
+
+        Concurrency: no worker may move.
+        """
+        if self.number("generation"):
+            return
+        self.of("anchor", 1)[:] = self.arena.params[: self.n]
+        self.store("added", _HIGH + len(self._places))
+        self.store("generation", 1)
+
+    def read(self) -> int:
+        """Copy the parameters to `link.read`; returns tokens of this machine that are in it."""
+        tokens = self.trained()  # first: a step that ends meanwhile counts in the next round
+        updates.snapshot(self.arena.segment(READ)[: self.n], self.arena.params[: self.n])
+        return tokens
+
+    def movement(self) -> Float32:
+        """theta_s less the parameters that were read, (n,) float32."""
+        movement: Float32 = self.of("anchor") - self.arena.segment(READ)[: self.n]
+        return movement
+
+    def send(self, tokens: int) -> None:
+        """Note that the group gets what was read; `commit`, `load` or `keep` follow."""
+        self.store("sent_tokens", tokens)
+        self.store("sent", self.number("generation"))
+
+    def keep(self) -> None:
+        """Note that no member has committed what was sent; it goes into a later round."""
+        self.store("sent", 0)
+
+    def commit(self, state: State, residual: Float32 | None) -> None:
+        """Take the state after a round whose mean has this machine's movement in it."""
+        fresh = self.fresh(self.number("sent_tokens"))
+        self._turn(state, residual, rounds=1, committed=fresh)
+        self.finish()
+
+    def load(self, state: State) -> None:
+        """Take over the members' state, and add this machine's own movement to it.
+
+        What this machine sent last may be in that state already, if it was about to be committed.
+        Then its movement up to that reading is given up, and its tokens are declared lost.
+        """
+        sent, lost = self.number("sent") == self.number("generation"), 0
+        if sent and state.round > self.number("round"):
+            lost = self.fresh(self.number("sent_tokens"))
+        else:
+            self.arena.segment(READ)[: self.n] = self.of("anchor")
+        self.count("loads")
+        self._turn(state, None, lost=lost)
+        self.finish()
+
+    def fresh(self, tokens: int) -> int:
+        """Of the first `tokens` tokens of this machine, those that are not committed or lost."""
+        return tokens - self.number("committed") - self.number("lost")
+
+    def _turn(self, state: State, residual: Float32 | None, **more: int) -> None:
+        """Write the other side, then use it."""
+        old, other = self.side, 1 - self.side
+        np.copyto(self.of("anchor", other), state.anchor)
+        np.copyto(self.of("velocity", other), state.velocity)
+        if self.has_residual:
+            value = self.of("residual", old) if residual is None else residual
+            np.copyto(self.of("residual", other), value)
+        record = {"round": state.round, "tokens": state.tokens, "cursor": state.cursor}
+        record |= {n: self.number(n) + more.get(n, 0) for n in ("rounds", "committed", "lost")}
+        for name, number in record.items():
+            self._words.store(*self._place(name, other), number)
+        self.count("generation")
+
+    def finish(self) -> None:
+        """Add the rest of the difference to the parameters, lock-free beside the workers.
+
+        A link calls it first: the last one may have died before its end. The update counts in the
+        version, so gradients that were read before it are one update older.
+        """
+        base = self.number("generation") * _HIGH
+        done = max(0, self.number("added") - base)
+        if done < len(self._places):
+            with self.writing():
+                self._add(base, done)
+
+    def _add(self, base: int, done: int) -> None:
+        """Add the difference to all parameters but the first `done`."""
+        arena = self.arena
+        locks, mode = arena.locks(self._slot), updates.WRITE_MODES[arena.write]
+        marks = Marks(arena, arena.workers.host_slot if self._slot is None else self._slot)
+        anchor, read = self.of("anchor"), arena.segment(READ)
+        marks.begin_update()
+        for k, slot in enumerate(self._places[done:], start=done):
+            span = slice(slot.offset, slot.offset + slot.size)
+            before = read[span]
+            if self.number("adding") == base + k + 1:
+                self.count("torn")
+                before = arena.params[span].copy()
+            self.store("adding", base + k + 1)
+            marks.begin(slot.name)
+            step = (anchor[span] - before).reshape(slot.shape)
+            updates.add(arena.params, slot, step, locks=locks, mode=mode)
+            marks.end(slot.name)
+            self.store("added", base + k + 1)
+        arena.counters.add("version")
+        marks.end_update()
+
+    # -- checkpoints -----------------------------------------------------------------------------
+
+    def saved(self) -> tuple[dict[str, Float32], dict[str, int]]:
+        """Arrays by segment and parameter, and numbers, for a checkpoint; no link may write.
+
+        Every machine of a cluster saves the same theta_s of a round, so any of them can resume it.
+        """
+        kinds = ("anchor", "velocity", *(("residual",) if self.has_residual else ()))
+        arrays = {
+            f"link.{kind}/{place.name}": self._part(kind, place)
+            for kind in kinds
+            for place in self._places
+        }
+        return arrays, {name: self.number(name) for name in ("round", "tokens", "cursor")}
+
+    def resume(self, arrays: Mapping[str, Float32], numbers: Mapping[str, int]) -> None:
+        """Start as `begin`, but at the theta_s and v of a checkpoint.
+
+        Tokens that waited count as none; the movement that they made is sent with the next ones.
+
+        Raises:
+            CheckpointError: a part of it is missing, or has another shape than in this run.
+        """
+        self.begin()
+        for kind in ("anchor", "velocity", *(("residual",) if self.has_residual else ())):
+            for place in self._places:
+                value = arrays.get(name := f"link.{kind}/{place.name}")
+                part = self._part(kind, place)
+                if value is None and kind == "residual":
+                    continue  # the rounds before were in float32
+                if value is None or value.shape != part.shape:
+                    raise CheckpointError(
+                        f"the checkpoint's {name} has shape "
+                        f"{None if value is None else value.shape}, this run wants {part.shape}; "
+                        "resume another checkpoint, or leave --cluster out"
+                    )
+                part[...] = value
+        for name in ("round", "tokens", "cursor"):
+            self.store(name, numbers[name])
+
+    def _part(self, kind: str, place: Slot) -> Float32:
+        return self.of(kind)[place.offset : place.offset + place.size].reshape(place.shape)
+
+    # -- the report ------------------------------------------------------------------------------
+
+    def report(self) -> dict[str, object]:
+        """The machine's part in the cluster, for run.json and reports; plain JSON values.
+
+        Tokens that this machine trained are committed, declared lost, or wait for a round.
+        `joined_s_ago` is the age of its last join, None before the first.
+        """
+        names = ("rounds", "refused", "loads", "unequal", "torn", "members", "rank", "bytes")
+        trained, joined_ns = self.trained(), self.number("joined_ns")
+        return {
+            **{name: self.number(name) for name in names},
+            "round": self.number("round"),
+            "joined_s_ago": (monotonic_ns() - joined_ns) / 1e9 if joined_ns else None,
+            "cluster_tokens": self.number("tokens"),
+            "tokens_trained": trained,
+            "tokens_committed": self.number("committed"),
+            "tokens_lost": self.number("lost"),
+            "tokens_waiting": self.fresh(trained),
+            "theta_s": self.state().digest.hex(),
+        }

@@ -1,0 +1,108 @@
+"""The seam between a link and its cluster: who takes part in a round, and their average.
+
+`torchft_group.py` implements it over a network, `in_process.py` on one machine, for tests. A link
+makes these calls, in this order, for every round:
+
+    join     wait for the members of the next round
+    state    what the members have, if it is not what this one has; the link takes it over
+    average  the mean of the members' buffers, or none for any of them
+
+A group may raise any error at any time. The link then ends, and the next one begins from the arena.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.cluster.identity import Identity
+from mlxhog.errors import MlxhogError
+
+Float32 = NDArray[np.float32]
+TAIL = 6
+"""Floats at the end of a buffer that every group sends as float32, also with `bfloat16`."""
+
+
+class ClusterError(MlxhogError):
+    """A round cannot go on: members are out of reach, or do not have the same theta_s."""
+
+    exit_code = 1  # of a link; a new one is started
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The members of one round.
+
+    Attributes:
+        round: number of the round, from 0; the committed rounds before it.
+        members: number of members, at least 1.
+        rank: of this member, 0 <= rank < members.
+    """
+
+    round: int
+    members: int
+    rank: int
+
+
+@dataclass(frozen=True)
+class State:
+    """What all members have after the same rounds, and a joiner loads.
+
+    Attributes:
+        round: committed rounds.
+        tokens: tokens in them, of all members; the position of the schedule.
+        cursor: next block of the order of the data, see `order.py`.
+        anchor: theta_s, (n,) float32.
+        velocity: v of the outer optimizer, (n,) float32.
+    """
+
+    round: int
+    tokens: int
+    cursor: int
+    anchor: Float32
+    velocity: Float32
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of theta_s, 32 bytes; the same on all members."""
+        return hashlib.sha256(self.anchor.tobytes()).digest()
+
+
+class Group(Protocol):
+    """One member's view of a cluster; used by one thread."""
+
+    def join(self, identity: Identity) -> Membership:
+        """Wait for the members of the next round.
+
+        Raises:
+            ConfigError: this member does not fit the others, see `Identity.check`.
+            ClusterError, OSError, RuntimeError: the authority or a member is out of reach.
+        """
+
+    def state(self) -> State | None:
+        """The members' state after `join`; None if this member's own is of the same round.
+
+        In round 0 it is that of rank 0, so that all begin at the same parameters.
+        """
+
+    def average(self, buffer: Float32) -> bool:
+        """Replace a buffer by the mean over all members, the same bits for each.
+
+        Args:
+            buffer: (n + `TAIL`,) float32; of undefined content if the result is False.
+
+        Returns:
+            Whether all members have the mean; else none of them may use it.
+        """
+
+    def leave(self) -> None:
+        """Leave the cluster; no other call follows."""
+
+
+Offer = Callable[[], State]
+"""Gives the state of this member, for one that joins; called from any thread during `join`."""
