@@ -1,0 +1,173 @@
+"""The authority of a cluster: where it listens, who may join, and what a machine needs for it.
+
+One process of the first machine, `mlxhog cluster start`, owns the address HOST:PORT. A store there
+says where torchft's lighthouse listens, which decides who takes part in a round, and holds the
+identity that all members share. It has no state worth keeping: after its death machines train on
+alone, and members join the next one. A new lighthouse has a new port, so a member that talked to
+the old one fails and joins again; quorums of both never mix.
+
+    key of the store   value
+    token              digest of the token that members need
+    lighthouse         URL of torchft's lighthouse
+    identity           JSON of the first member's identity
+
+The token keeps out machines that join by mistake. It does not encrypt: whoever can reach the ports
+of the members can read the parameters and disturb rounds.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mlxhog.cluster.group import ClusterError
+from mlxhog.config.options import option
+from mlxhog.errors import ConfigError, EnvironmentLacks, shown
+
+TOKEN_VARIABLE = "MLXHOG_CLUSTER_TOKEN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lighthouse:
+    """Options of `mlxhog cluster start`."""
+
+    address: str = option(
+        "127.0.0.1:8600", "HOST:PORT for the machines of the cluster; port 0 is any free port"
+    )
+    token: str = option(
+        "",
+        f"word that machines need to join; {TOKEN_VARIABLE} is safer, because other users of the "
+        "machine do not see it; if other machines reach the address, a random one by default",
+    )
+    quorum: int = option(1, "least number of machines in a round", unit="machines", low=1)
+    join_timeout: float = option(
+        10.0, "longest wait of a round for machines that are alive", unit="s", low=0.1
+    )
+    heartbeat: float = option(
+        2.0, "silence after which a round does not wait for a machine", unit="s", low=0.1
+    )
+
+
+@dataclass(frozen=True)
+class Address:
+    """A numeric IPv4 address and a port, with the host as it was named."""
+
+    host: str
+    ip: str
+    port: int
+
+    def __str__(self) -> str:
+        """HOST:PORT, as other machines write it."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether only this machine reaches it."""
+        return ipaddress.ip_address(self.ip).is_loopback
+
+
+def parse_address(text: str) -> Address:
+    """Resolve HOST:PORT.
+
+    Raises:
+        ConfigError: it is malformed, or the name has no IPv4 address.
+    """
+    host, _, digits = text.rpartition(":")
+    if not (host and digits.isascii() and digits.isdigit() and int(digits) < 65536):
+        raise ConfigError(
+            f"{shown(text)} is not HOST:PORT; an example is 192.168.1.20:8600, the address of the "
+            "machine that runs mlxhog cluster start"
+        )
+    try:
+        found = socket.getaddrinfo(host, int(digits), socket.AF_INET, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        way_out = "name its IPv4 address, which `ip addr` or on a Mac `ifconfig` shows"
+        if host.lower().endswith(".local"):
+            way_out = f"names in .local need mDNS on every machine of the cluster; {way_out}"
+        raise ConfigError(f"the host {shown(host)} has no IPv4 address here; {way_out}") from error
+    return Address(host, str(found[0][4][0]), int(digits))
+
+
+def listen(address: Address) -> socket.socket:
+    """Return a socket that listens on an address.
+
+    Raises:
+        ConfigError: it is in use, or is not an address of this machine.
+        EnvironmentLacks: the system does not allow this user to listen there.
+    """
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address.ip, address.port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"{address} is in use by another program, perhaps another mlxhog cluster start; "
+                "choose another port"
+            ) from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"{address.host} ({address.ip}) is not an address of this machine; start the "
+                "cluster on that machine, or name an address of this one"
+            ) from error
+        raise EnvironmentLacks(
+            f"cannot listen on {address}: {error.strerror}; choose a port above 1023"
+        ) from error
+    return listener
+
+
+def own_ip(lighthouse: Address, timeout_s: float) -> str:
+    """Return the address of this machine from which it reaches a lighthouse.
+
+    Raises:
+        ClusterError: nothing listens there.
+    """
+    try:
+        with socket.create_connection((lighthouse.ip, lighthouse.port), timeout_s) as connection:
+            return str(connection.getsockname()[0])
+    except OSError as error:
+        raise ClusterError(
+            f"no cluster answers at {lighthouse} ({error.strerror or error}); on its first machine "
+            f"run mlxhog cluster start --address {lighthouse}"
+        ) from error
+
+
+def token_of(token: str, address: Address, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the token of a new cluster: the given one, else a random one where others reach it."""
+    token = token or environment.get(TOKEN_VARIABLE, "")
+    return token or ("" if address.is_own else secrets.token_urlsafe(12))
+
+
+def digest(token: str) -> str:
+    """Return the digest of a token that the store shows."""
+    return hashlib.sha256(f"mlxhog cluster {token}".encode()).hexdigest()
+
+
+def check_token(token: str, expected_digest: str, address: Address) -> None:
+    """Raise ConfigError unless a token is that of the cluster."""
+    if not secrets.compare_digest(digest(token), expected_digest):
+        raise ConfigError(
+            f"the cluster at {address} has another token than "
+            f"{'this machine' if token else 'none, as this machine has'}; copy the line that "
+            f"mlxhog cluster start printed, or set {TOKEN_VARIABLE}"
+        )
+
+
+def check_torchft() -> None:
+    """Raise EnvironmentLacks if torchft is not installed; imports nothing."""
+    if importlib.util.find_spec("torchft") is None:
+        raise EnvironmentLacks(
+            "several machines need torchft, the extra [cluster]: python -m pip install "
+            "-c constraints.txt '.[cluster]'; where torchft has no wheel (macOS, Linux on ARM, "
+            "Python 3.14) pip compiles it, which needs Rust and protoc: on a Mac first "
+            "brew install rust protobuf"
+        )
