@@ -1,0 +1,1 @@
+"""Several machines that train one model: membership, rounds, the order of the data."""
