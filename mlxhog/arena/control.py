@@ -11,6 +11,8 @@ steps           steps of this call, including dropped ones, as workers report th
 version         updates applied to the parameters, since the model was initialised
 moments_since   the version at which the optimizer's shared moments began
 tokens          tokens computed by this call
+tokens_elsewhere tokens that other machines of the cluster computed since this call began; the link
+                writes it
 workers         workers of the run now: the first ones and those that have joined and started,
                 without those that have left; the supervisor writes it
 first_ticket    first ticket of synchronous rounds, counted from the beginning of training
@@ -57,6 +59,7 @@ NAMES = (
     "first_ticket", "end_ticket", "stream_end", "tickets_before",
     "eval_asked", "eval_taken", "eval_next", "eval_first", "eval_end", "side_until_ns",
     "sample_asked", "sample_taken", "strategy",
+    "tokens_elsewhere",
 )  # fmt: skip
 _OFFSETS = {name: LINE * i for i, name in enumerate(NAMES)}
 _MODULUS = 1 << 64

@@ -225,7 +225,7 @@ class Context:
         step_s = self.entry.step_s if step_s is None else step_s
         if seconds is not None and self.seconds() + step_s >= seconds:
             return True
-        return tokens is not None and self.arena.counters.load("tokens") >= tokens
+        return tokens is not None and self._tokens() >= tokens
 
     def stopping(self) -> bool:
         """Whether the supervisor has ended the training phase."""
@@ -243,8 +243,13 @@ class Context:
         """Share of the whole run that is done, in [0, 1]."""
         counters = self.arena.counters
         return self.budget.progress(
-            steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=self.seconds()
+            steps=counters.load("steps"), tokens=self._tokens(), seconds=self.seconds()
         )
+
+    def _tokens(self) -> int:
+        """Tokens since this call began, those of other machines of the cluster included."""
+        counters = self.arena.counters
+        return counters.load("tokens") + counters.load("tokens_elsewhere")
 
     def shared_steps(self) -> int:
         """Updates of the moments that all workers share."""

@@ -11,12 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog.arena import Arena
+from mlxhog.arena import Arena, blocks
 from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
+from mlxhog.cluster import order
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
@@ -101,11 +102,15 @@ def begin(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     start = start_of(plan)
     if plan.resumption is None:
         strategy.begin(arena)
+        if blocks.SEGMENT in arena.layout.segments:
+            order.begin(arena, ledger, None, keep=False)
         return start
     saved = plan.resumption.checkpoint
     fresh = Position(epoch=0, watermark=0, done=[], torn=0, n=ledger.n)
     state = {**saved.state, "ledger": plan.resumption.position() or fresh}
     position = strategy.resume(arena, ledger, state)
+    if blocks.SEGMENT in arena.layout.segments:
+        order.begin(arena, ledger, state.get("blocks"), keep=_ended_there(plan.resumption))
     if position is not None:
         for segment in strategy.kept_segments():
             if segment in look_ahead.SEGMENTS and plan.config.reset_optimizer:
@@ -175,15 +180,20 @@ def _settle(arena: Arena, saved: checkpoint.Checkpoint, kind: str, sign: float) 
             arena.param(name)[...] += np.float32(sign) * value
 
 
+def _ended_there(resumption: Resumption) -> bool:
+    """Whether the run ended with this checkpoint, so that nothing was trained after it."""
+    return resumption.run.read_status().get("checkpoint") == str(resumption.checkpoint.path)
+
+
 def _summary(resumption: Resumption) -> str:
     """A message with the step at which the run resumes.
 
     The held-out score is the run's result if the evaluation followed the checkpoint.
     """
     saved, rest = resumption.checkpoint, resumption.own_budget
-    bits, status = saved.state.get("val_bits_per_byte"), resumption.run.read_status()
-    if status.get("checkpoint") == str(saved.path):
-        bits = status.get("result", {}).get("val_bits_per_byte") or bits
+    bits = saved.state.get("val_bits_per_byte")
+    if _ended_there(resumption):
+        bits = resumption.run.read_status().get("result", {}).get("val_bits_per_byte") or bits
     held_out = "" if bits is None else f" (held-out {bits:.3f})"
     is_over = rest is not None and rest.is_used_up
     only = ", its training is over: only the evaluation is left" if is_over else ""
@@ -294,6 +304,7 @@ def save(
             "best": watch.to_json(),
             "ended": watch.ended,
             "ledger": position,
+            **_blocks(arena, ledger),
             "followed": config.follow is not None,
             "ledgers": {
                 **earlier.get("ledgers", {"data": earlier["ledger"]} if earlier else {}),
@@ -310,6 +321,13 @@ def save(
         tokenizer=plan.data.tokenizer,
         keep_last=plan.keep_last,
     )
+
+
+def _blocks(arena: Arena, ledger: Ledger) -> dict[str, blocks.BlocksPosition]:
+    """The blocks of a cluster's order; nothing without a cluster."""
+    if blocks.SEGMENT not in arena.layout.segments:
+        return {}
+    return {"blocks": blocks.Blocks(arena, ledger).position()}
 
 
 class Saver:
