@@ -6,10 +6,10 @@
     python benchmarks/mad_record.py --full --executor ray --ray-address auto --parallel 64
                                                  the published grid, 396 runs a row, on a cluster
 
-It is a study, studies/mad-record-...: interrupt it at any time, and the same command goes on; other
-`--seeds` or `--rates` are refused, with both values named. The table is written beside this script
-(of --quick into the study's folder) after every session; one that lacks runs says so. A layer that
-this mlxhog does not have is an error.
+It is a study, studies/mad-record-...: interrupt it at any time, and the same command continues;
+other `--seeds` or `--rates` are refused, with both values named. The table is written beside this
+script (of --quick into the study's folder) after every session; one that lacks runs says so. A
+layer that this mlxhog does not have is an error.
 
 The layers follow the scripts of the published table: one head, two for PaTH and the Transformer,
 SwiGLU between them but for Mamba, width 128. Three differences are known. Its Transformer script

@@ -5,7 +5,7 @@
     python benchmarks/mad_table.py --suite lite           the six baselines of the benchmark
 
 It is a study (`mlxhog mad board studies/mad-table-smoke`): interrupt it at any time, and the same
-command goes on. The table is written beside this script after every session; one that lacks runs
+command continues. The table is written beside this script after every session; one that lacks runs
 says so. Every candidate has four layers at the suite's width, but xLSTM[7:1], whose ratio needs
 eight blocks: it stands apart, with what it costs.
 """

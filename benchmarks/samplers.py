@@ -195,8 +195,8 @@ def replay_samplers(findings: Findings, surface: Surface, repeats: int) -> None:
             kept = own.kept(max(budgets, default=len(surface.runs)))
             rows[arm]["kept"] = asdict(Mean.of(kept.tolist())) | {"verdict": ""}
     _print(rows)
-    told = sum(verdicts["random again", name] != EQUAL for name in quantities)
-    findings.exact("comparisons that tell random draws from random draws", told, 0)
+    false_verdicts = sum(verdicts["random again", name] != EQUAL for name in quantities)
+    findings.exact("comparisons that tell random draws from random draws", false_verdicts, 0)
     findings.results["samplers"] = rows
 
 

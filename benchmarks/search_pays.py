@@ -171,10 +171,10 @@ def _search(run: Run) -> dict[str, Any]:
     }
     space_file = run.folder / "space.yaml"
     space_file.write_text(yaml.safe_dump({"space": space}))
-    found = ["--space", str(space_file), "--suite", "smoke", "--sampler", "evolution"]
+    sampling = ["--space", str(space_file), "--suite", "smoke", "--sampler", "evolution"]
     how = ["--budget", run.scale.search_budget, "--parallel", str(len(cores()))]
     where = ["--study", "search", "--out", str(run.folder), "--quiet"]
-    _mlxhog("search", *found, *how, *where, *run.protocol)
+    _mlxhog("search", *sampling, *how, *where, *run.protocol)
     study = str(run.folder / "search")
     winner, deep = run.folder / "winner.yaml", run.folder / "winner-deep.yaml"
     vote = json.loads(_mlxhog("vote", study, "--out", str(winner), "--json"))

@@ -45,7 +45,7 @@ from mlxhog.models.mad.sequence import parse
 FORMAT = 1
 DIGITS = 4
 MOST_BYTES = 64 << 20
-"""Of the JSON of a surface: a larger file is none that `write` made."""
+"""Of the JSON of a surface: `write` makes no larger file."""
 AGAIN = "record it again with python benchmarks/mad_surface.py"
 Layers = tuple[Layer, ...]
 

@@ -108,7 +108,7 @@ class Table:
             ended = execute(store, planning, how, parallel, board).status
         ranking = read_ranking(store)
         if ranking.lacking:
-            print(f"{ranking.lacking}; the same command goes on", file=sys.stderr)
+            print(f"{ranking.lacking}; the same command continues", file=sys.stderr)
         return ranking, ended
 
     # -- the table --------------------------------------------------------------------------------

@@ -164,7 +164,7 @@ def rates(text: str) -> tuple[float, ...]:
     """Read step sizes such as `5e-4,1e-3,2e-3`.
 
     Raises:
-        ConfigError: there is none, one is not a number above 0, or they do not ascend.
+        ConfigError: the list is empty, a value is not above 0, or they do not ascend.
     """
     try:
         values = tuple(map(parse_number, text.split(",")))

@@ -193,7 +193,7 @@ def _check_rows(s: Depo, findings: Findings, split: str, x: Ints, y: Ints) -> No
 
 
 def _successors(s: Depo, text: Ints, size: Ints, good: Bools) -> Ints:
-    """Return the node after each name (rows, W + 1); W where there is none."""
+    """Return the node after each name (rows, W + 1); W without one."""
     after = np.full((len(text), s.names + 1), s.names)
     for edge in range(s.nodes):
         there = np.flatnonzero(good & (edge < size[:, 0]))

@@ -115,8 +115,8 @@ def _different(rng: np.random.Generator, n: int, count: int, low: int, high: int
     chosen = np.empty((n, count), np.int32)
     for at, last in enumerate(range(high - count, high)):
         one = rng.integers(low, last + 1, n, np.int32)
-        taken = (chosen[:, :at] == one[:, None]).any(1)
-        chosen[:, at] = np.where(taken, last, one)
+        is_taken = (chosen[:, :at] == one[:, None]).any(1)
+        chosen[:, at] = np.where(is_taken, last, one)
     return rng.permuted(chosen, axis=1)
 
 

@@ -198,8 +198,8 @@ def _checked_grammar(s: SelectiveGrammar, findings: Findings, data: Dataset) -> 
     grammar, V, L = data.grammar, s.vocab, s.letters
     if grammar is None or grammar.shape != (V, L + 1):
         got = "no grammar" if grammar is None else f"a grammar {grammar.shape}"
-        wanted = f"the state after each state and token, ({V}, {L + 1})"
-        findings.holds(28, "", False, f"the file has {got}, expected {wanted}")
+        arrays = f"the state after each state and token, ({V}, {L + 1})"
+        findings.holds(28, "", False, f"the file has {got}, expected {arrays}")
         return None
     allowed = grammar != NOT_ALLOWED
     wrong = allowed & ((grammar >= V) | (_letter(s, grammar) != np.arange(L + 1)))
