@@ -43,6 +43,7 @@ def run(arguments: list[str]) -> int:
     try:
         _say(str(authority.address), token, parsed.other.json)
         while True:
+            authority.keep()
             sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
     except KeyboardInterrupt:
         print("ended; the machines train on alone", file=sys.stderr)

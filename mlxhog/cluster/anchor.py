@@ -9,7 +9,7 @@ written to the side that is not in use; one atomic store, of `generation`, makes
     link.residual.S  float32  rounding that the next buffer makes up for; with bfloat16 only
     link.read        float32  the parameters that the link read, or what stands for them: the
                               difference of the side's theta_s from it is added to the parameters
-    link.numbers     uint8    a line with `WORDS`, then a line with `RECORD` for each side
+    link.numbers     uint8    two lines with `WORDS`, then a line with `RECORD` for each side
 
 The difference is added parameter by parameter. `adding` and `added` count them, so the next link
 continues behind the last one. If the last link died while it added to a parameter, the next sets
@@ -20,6 +20,7 @@ gives up that round's own movement.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -48,6 +49,10 @@ WORDS = (
     "members", "rank",  # of the last round that this machine joined
     "joined_ns",  # when that was, monotonic
     "bytes",  # of averaged buffers
+    "committed_before", "ms_before",  # of this run's earlier calls: tokens, and time of training
+    "call",  # random number of this call of `train`
+    "ready",  # whether a link has claimed the first blocks of the order, see `order.py`
+    "last",  # whether a link may play a round after training
 )  # fmt: skip
 RECORD = ("round", "tokens", "cursor", "rounds", "committed", "lost")
 """Of a side: as in `State`; rounds that this machine committed, its tokens in them, and its tokens
@@ -61,7 +66,7 @@ def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
     copies = [f"link.{kind}.{side}" for kind in kinds for side in SIDES]
     return {
         **dict.fromkeys((*copies, READ), ("float32", PARAMETER_COPY)),
-        NUMBERS: ("uint8", LINE * (1 + len(SIDES))),
+        NUMBERS: ("uint8", LINE * (2 + len(SIDES))),
     }
 
 
@@ -73,6 +78,7 @@ class Anchor:
         arena: Arena,
         slot: int | None = None,
         writing: Callable[[], AbstractContextManager[object]] = nullcontext,
+        stopped: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Wrap the segments.
 
@@ -80,10 +86,11 @@ class Anchor:
             arena: with the segments of this module.
             slot: worker slot of the link, for its locks; None is that of the arena's creator.
             writing: entered while the difference is added to the parameters.
+            stopped: entered from the reading of a round until its difference is added.
         """
         self.arena, self._slot = arena, slot
         self._words = Words(arena.segment(NUMBERS))
-        self.writing = writing
+        self.writing, self.stopped = writing, stopped
         self._places = list(arena.layout.slots.values())
         self.n = arena.layout.probe.offset
         self.has_residual = "link.residual.0" in arena.layout.segments
@@ -104,7 +111,7 @@ class Anchor:
 
     @staticmethod
     def _place(name: str, side: int) -> tuple[int, int]:
-        return (0, WORDS.index(name)) if name in WORDS else (1 + side, RECORD.index(name))
+        return (0, WORDS.index(name)) if name in WORDS else (2 + side, RECORD.index(name))
 
     @property
     def side(self) -> int:
@@ -124,7 +131,15 @@ class Anchor:
             self.number("cursor"),
             self.of("anchor").copy(),
             self.of("velocity").copy(),
+            self.seconds(),
         )
+
+    def seconds(self) -> float:
+        """Seconds of training since the cluster began, as far as this machine knows."""
+        counters = self.arena.counters
+        start_ns = counters.load("start_ns")
+        own_ms = (monotonic_ns() - start_ns) / 1e6 if start_ns else 0.0
+        return (self.number("ms_before") + counters.load("ms_elsewhere") + own_ms) / 1e3
 
     def trained(self) -> int:
         """Tokens that this machine has trained on."""
@@ -141,6 +156,7 @@ class Anchor:
             return
         self.of("anchor", 1)[:] = self.arena.params[: self.n]
         self.store("added", _HIGH + len(self._places))
+        self.store("call", secrets.randbits(32))
         self.store("generation", 1)
 
     def read(self) -> int:
@@ -166,8 +182,9 @@ class Anchor:
     def commit(self, state: State, residual: Float32 | None) -> None:
         """Take the state after a round whose mean has this machine's movement in it."""
         fresh = self.fresh(self.number("sent_tokens"))
-        self._turn(state, residual, rounds=1, committed=fresh)
-        self.finish()
+        with self.writing():
+            self._turn(state, residual, rounds=1, committed=fresh)
+            self._add()
 
     def load(self, state: State) -> None:
         """Take over the members' state, and add this machine's own movement to it.
@@ -175,14 +192,17 @@ class Anchor:
         What this machine sent last may be in that state already, if it was about to be committed.
         Then its movement up to that reading is given up, and its tokens are declared lost.
         """
-        sent, lost = self.number("sent") == self.number("generation"), 0
-        if sent and state.round > self.number("round"):
+        lost = 0
+        if self._has_sent() and state.round > self.number("round"):
             lost = self.fresh(self.number("sent_tokens"))
         else:
             self.arena.segment(READ)[: self.n] = self.of("anchor")
         self.count("loads")
-        self._turn(state, None, lost=lost)
-        self.finish()
+        if (ahead_s := state.seconds - self.seconds()) > 0:
+            self.arena.counters.add("ms_elsewhere", round(1e3 * ahead_s))
+        with self.writing():
+            self._turn(state, None, lost=lost)
+            self._add()
 
     def fresh(self, tokens: int) -> int:
         """Of the first `tokens` tokens of this machine, those that are not committed or lost."""
@@ -201,6 +221,12 @@ class Anchor:
         for name, number in record.items():
             self._words.store(*self._place(name, other), number)
         self.count("generation")
+        self._count_elsewhere()
+
+    def _count_elsewhere(self) -> None:
+        """Move the schedule to the tokens of all machines."""
+        own = self.number("committed_before") + self.number("committed")
+        self.arena.counters.store("tokens_elsewhere", max(0, self.number("tokens") - own))
 
     def finish(self) -> None:
         """Add the rest of the difference to the parameters, lock-free beside the workers.
@@ -208,15 +234,20 @@ class Anchor:
         A link calls it first: the last one may have died before its end. The update counts in the
         version, so gradients that were read before it are one update older.
         """
-        base = self.number("generation") * _HIGH
-        done = max(0, self.number("added") - base)
-        if done < len(self._places):
+        if self._added() < len(self._places):
             with self.writing():
-                self._add(base, done)
+                self._add()
 
-    def _add(self, base: int, done: int) -> None:
-        """Add the difference to all parameters but the first `done`."""
-        arena = self.arena
+    def _added(self) -> int:
+        """Parameters to which the difference is added."""
+        return max(0, self.number("added") - self.number("generation") * _HIGH)
+
+    def _add(self) -> None:
+        """Add the difference to the other parameters."""
+        arena, done = self.arena, self._added()
+        if done == len(self._places):
+            return  # the supervisor has done it, for a checkpoint
+        base = self.number("generation") * _HIGH
         locks, mode = arena.locks(self._slot), updates.WRITE_MODES[arena.write]
         marks = Marks(arena, arena.workers.host_slot if self._slot is None else self._slot)
         anchor, read = self.of("anchor"), arena.segment(READ)
@@ -242,19 +273,45 @@ class Anchor:
         """Arrays by segment and parameter, and numbers, for a checkpoint; no link may write.
 
         Every machine of a cluster saves the same theta_s of a round, so any of them can resume it.
+        The parameters are saved after this call.
         """
+        self.finish()
         kinds = ("anchor", "velocity", *(("residual",) if self.has_residual else ()))
         arrays = {
             f"link.{kind}/{place.name}": self._part(kind, place)
             for kind in kinds
             for place in self._places
         }
-        return arrays, {name: self.number(name) for name in ("round", "tokens", "cursor")}
+        return arrays, {
+            **{name: self.number(name) for name in ("round", "tokens", "cursor")},
+            "committed": self.number("committed_before") + self.number("committed"),
+            "ms_elsewhere": self.arena.counters.load("ms_elsewhere"),
+            "sent": int(self._has_sent()),
+        }
 
-    def resume(self, arrays: Mapping[str, Float32], numbers: Mapping[str, int]) -> None:
+    def _has_sent(self) -> bool:
+        """Whether other members may have committed what this one gave to the group last."""
+        return self.number("sent") == self.number("generation")
+
+    def resume(
+        self,
+        arrays: Mapping[str, Float32],
+        numbers: Mapping[str, int],
+        *,
+        seconds: float,
+        is_last: bool,
+    ) -> None:
         """Start as `begin`, but at the theta_s and v of a checkpoint.
 
         Tokens that waited count as none; the movement that they made is sent with the next ones.
+        If training continued after the checkpoint, other members may have committed the movement:
+        it is given up if they are ahead.
+
+        Args:
+            arrays: of `saved`.
+            numbers: likewise.
+            seconds: of training of this run until then.
+            is_last: whether nothing was trained after it.
 
         Raises:
             CheckpointError: a part of it is missing, or has another shape than in this run.
@@ -275,6 +332,13 @@ class Anchor:
                 part[...] = value
         for name in ("round", "tokens", "cursor"):
             self.store(name, numbers[name])
+        self.store("committed_before", numbers["committed"])
+        self.store("ms_before", round(1e3 * seconds))
+        self.arena.counters.store("ms_elsewhere", numbers["ms_elsewhere"])
+        self._count_elsewhere()
+        if numbers["sent"] or not is_last:
+            self.read()
+            self.send(0)
 
     def _part(self, kind: str, place: Slot) -> Float32:
         return self.of(kind)[place.offset : place.offset + place.size].reshape(place.shape)

@@ -30,7 +30,6 @@ import numpy as np
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.group import TAIL, ClusterError, Float32, Group, Membership, State
-from mlxhog.cluster.identity import Identity
 from mlxhog.config.cluster import Cluster
 from mlxhog.optim.muon import to_bfloat16
 from mlxhog.strategies.diloco import nesterov
@@ -46,22 +45,20 @@ class Outcome(Enum):
     ALONE = "alone"  # fewer members than the quorum
 
 
-def play(own: Anchor, group: Group, identity: Identity, cluster: Cluster) -> Outcome:
+def play(own: Anchor, group: Group, cluster: Cluster) -> Outcome:
     """Take part in one round.
 
     Args:
         own: state of this machine; any error leaves it such that the next round can begin.
         group: of this machine.
-        identity: of this machine's run.
         cluster: the choice of the run.
 
     Raises:
-        ConfigError: this machine does not fit the others.
         ClusterError: members have another theta_s, or parameters are not finite.
         Exception: any error of the group.
     """
     own.finish()
-    member = group.join(identity)
+    member = group.join()
     own.store("members", member.members)
     own.store("rank", member.rank)
     own.store("joined_ns", monotonic_ns())
@@ -75,16 +72,17 @@ def play(own: Anchor, group: Group, identity: Identity, cluster: Cluster) -> Out
         )
     if member.members < cluster.quorum:
         return Outcome.ALONE
-    tokens = own.read()
-    buffer, residual = _packed(own, tokens)
-    own.send(tokens)
-    if not group.average(buffer):
-        own.keep()
-        own.count("refused")
-        return Outcome.REFUSED
-    own.count("bytes", buffer.nbytes // (1 + own.has_residual))
-    _check_equal(own, member, buffer[-4:])
-    own.commit(_after(own, member, buffer, cluster), residual)
+    with own.stopped():
+        tokens = own.read()
+        buffer, residual = _packed(own, tokens)
+        own.send(tokens)
+        if not group.average(buffer):
+            own.keep()
+            own.count("refused")
+            return Outcome.REFUSED
+        own.count("bytes", buffer.nbytes // (1 + own.has_residual))
+        _check_equal(own, member, buffer[-4:])
+        own.commit(_after(own, member, buffer, cluster), residual)
     return Outcome.COMMITTED
 
 

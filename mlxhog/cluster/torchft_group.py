@@ -39,6 +39,7 @@ from torchft.checkpointing._serialization import _streaming_load
 from torchft.coordination import LighthouseClient, LighthouseServer
 from torchft.process_group import create_store_client
 
+from mlxhog.cluster.claims import Reserve
 from mlxhog.cluster.group import TAIL, ClusterError, Float32, Membership, Offer, State
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.lighthouse import (
@@ -48,6 +49,7 @@ from mlxhog.cluster.lighthouse import (
     digest,
     listen,
     own_ip,
+    reserve_path,
 )
 from mlxhog.errors import message_of
 
@@ -59,6 +61,7 @@ class Authority:
 
     Raises:
         ConfigError: the address is in use, or not one of this machine.
+        RunError, EnvironmentLacks: see `Reserve`.
     """
 
     def __init__(self, address: Address, token: str, options: Lighthouse) -> None:
@@ -72,13 +75,18 @@ class Authority:
             heartbeat_timeout_ms=round(1000 * options.heartbeat),
         )
         port = self._lighthouse.address().rpartition(":")[2]
+        self._reserve = Reserve(self._store, reserve_path(self.address))
         self._store.set("lighthouse", f"http://{address.ip}:{port}")
         self._store.set("token", digest(token))  # last: members wait for it
+
+    def keep(self) -> None:
+        """Reserve data for the machines; see `Reserve.keep`."""
+        self._reserve.keep()
 
     def close(self) -> None:
         """End both servers."""
         self._lighthouse.shutdown()
-        del self._store
+        del self._store, self._reserve
 
 
 class TorchftGroup:
@@ -118,7 +126,6 @@ class TorchftGroup:
         self._address = address
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._loaded: State | None = None
-        self._has_checked = False
         own = own or own_ip(address, connect_s)
         connect, timeout = timedelta(seconds=connect_s), timedelta(seconds=timeout_s)
         with _failures(f"joining the cluster at {address}"):
@@ -126,6 +133,7 @@ class TorchftGroup:
                 address.ip, address.port, is_master=False, wait_for_workers=False, timeout=connect
             )
             check_token(token, self._store.get("token").decode(), address)
+            self.counters = self._store.clone()  # a call of `_store` blocks others of it
             lighthouse = self._store.get("lighthouse").decode()
             listener = listen(Address(own, own, 0))
             port = listener.getsockname()[1]
@@ -155,14 +163,16 @@ class TorchftGroup:
             self._be_seen()  # from now on a round waits for this member
         self._be_at(round)
 
-    def join(self, identity: Identity) -> Membership:
+    def check(self, identity: Identity) -> None:
+        """See `Group`."""
+        with _failures("comparing with the other machines"):
+            first = self._store.compare_set("identity", "", identity.to_json()).decode()
+        identity.check(Identity.from_json(first))
+
+    def join(self) -> Membership:
         """See `Group`."""
         self._loaded = None
         with _failures("joining a round"):
-            if not self._has_checked:
-                first = self._store.compare_set("identity", "", identity.to_json()).decode()
-                identity.check(type(identity).from_json(first))
-                self._has_checked = True
             self._be_seen()  # else a dead lighthouse costs `timeout_s`
             self._manager.start_quorum()
         self._compare(self._connections.take_greetings())

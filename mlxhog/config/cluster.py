@@ -35,7 +35,11 @@ class Cluster(Choice):
         flat="cluster_machine",
     )  # fmt: skip
     token: str | None = option(
-        None, "the shared secret that mlxhog cluster start printed", flat="cluster_token"
+        None,
+        "the shared secret that mlxhog cluster start printed; auto is that of the environment, "
+        "MLXHOG_CLUSTER_TOKEN",
+        none="auto",
+        flat="cluster_token",
     )
     round_every: float = option(10.0, "time between two rounds", unit="s", above=0)
     round_dtype: str = option(
@@ -48,23 +52,26 @@ class Cluster(Choice):
     outer_momentum: float = option(
         0.9, "Nesterov momentum of the outer step", low=0, below=1, flat="cluster_outer_momentum"
     )
-    join_timeout_s: float = option(
-        10.0,
-        "how long a round waits for members; more than the spread of their arrivals",
+    timeout_s: float | None = option(
+        None,
+        "limit of each join, transfer and average, above round_every, because a machine that joins "
+        "waits for the others' next round; auto is six times round_every, and at least 60 s",
+        none="auto",
         unit="s",
         above=0,
-        flat="cluster_join_timeout_s",
+        flat="cluster_timeout_s",
     )
-    heartbeat_s: float = option(
-        2.0,
-        "silence after which a member counts as gone",
-        unit="s",
-        above=0,
-        flat="cluster_heartbeat_s",
+    stop_workers: bool = option(
+        False, "stop the workers for each round, as DiLoCo does, instead of adding beside them"
     )
     quorum: int = option(
         1, "least members of a round; fewer train on alone", low=1, flat="cluster_quorum"
     )
+
+    @property
+    def limit_s(self) -> float:
+        """Limit of each call of a group."""
+        return max(60.0, 6 * self.round_every) if self.timeout_s is None else self.timeout_s
 
     @property
     def host(self) -> str:
@@ -83,7 +90,7 @@ class Cluster(Choice):
         return match
 
     def broken_rules(self) -> Iterable[str]:
-        """Yield an address that cannot be one, and a heartbeat that outlasts the join."""
+        """Yield an address that cannot be one, and a limit below the time between rounds."""
         match = ADDRESS.fullmatch(self.address)
         if not self.address:
             yield "address: none is given; add --cluster HOST:PORT as cluster start prints it"
@@ -92,11 +99,11 @@ class Cluster(Choice):
                 f"address: {shown(self.address)}; wanted HOST:PORT as mlxhog cluster start prints "
                 "it, such as 192.168.1.5:8600"
             )
-        if self.join_timeout_s <= self.heartbeat_s:
+        if self.timeout_s is not None and self.timeout_s <= self.round_every:
             yield (
-                f"join_timeout_s: {self.join_timeout_s:g} s, not above the heartbeat of "
-                f"{self.heartbeat_s:g} s, so machines would take turns and lose rounds; give more, "
-                "such as 10s"
+                f"timeout_s: {self.timeout_s:g} s, not above round_every, {self.round_every:g} s, "
+                "so a machine could not wait for the next round of the others; set more, such as "
+                f"{6 * self.round_every:g}s"
             )
 
 
