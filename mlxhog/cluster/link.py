@@ -13,6 +13,7 @@ first round; that ends the run. Later errors are reported once, and the machine 
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import platform
 import sys
@@ -38,12 +39,15 @@ from mlxhog.cluster.claims import Claims
 from mlxhog.cluster.group import ClusterError, Group, Offer
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.order import Order
-from mlxhog.cluster.round import play
+from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.cluster import Cluster
 from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError
 from mlxhog.machine.processes import FAULTS, end_by
 
 NAP_S = 0.01
+ROUNDS = "rounds.jsonl"
+"""Beside the log: a line for each round that this machine committed, with its own tokens in it, all
+tokens of the cluster, and the digest of theta_s after it."""
 REFILL_S = 0.5  # between two claims of data
 CALLS = 4  # of a group in a round; each has a limit
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
@@ -165,7 +169,9 @@ def _run(job: LinkJob) -> None:
             time.sleep(NAP_S)
             continue
         refills.check()
-        play(own, group, job.cluster)
+        before = own.number("committed")
+        if play(own, group, job.cluster) is Outcome.COMMITTED:
+            _record(job.log.with_name(ROUNDS), own, own.number("committed") - before)
         table.raise_cursor(own.number("cursor"))
         # All members have left `join` together, so their next rounds begin together.
         next_ns = own.number("joined_ns") + int(job.cluster.round_every * 1e9)
@@ -175,6 +181,21 @@ def _run(job: LinkJob) -> None:
     refills.end()
     group.leave()
     entry.state = State.FINISHED
+
+
+def _record(path: Path, own: Anchor, tokens: int) -> None:
+    """Add a committed round to the file of rounds; a full disk costs its line only."""
+    state = own.state()
+    record = {
+        "round": state.round - 1,
+        "members": own.number("members"),
+        "rank": own.number("rank"),
+        "tokens": tokens,
+        "cluster_tokens": state.tokens,
+        "theta_s": state.digest.hex(),
+    }
+    with suppress(OSError), path.open("a") as stream:
+        stream.write(json.dumps(record) + "\n")
 
 
 def _await_workers(arena: Arena, job: LinkJob) -> None:
