@@ -163,7 +163,7 @@ def _calls(
         own="127.0.0.1", **options,
     )  # fmt: skip
     pipe.send(None)
-    membership, has_loaded = Membership(0, 0, 0), False
+    membership, has_loaded, has_checked = Membership(0, 0, 0), False, False
     while True:
         (word,) = pipe.recv()
         commits = None
@@ -172,7 +172,9 @@ def _calls(
             pipe.send(None)
             return
         if word in ("join", "round"):
-            group.check(identity)
+            if not has_checked:
+                group.check(identity)
+                has_checked = True
             membership = group.join()
             loaded = group.state()
             own, has_loaded = loaded or own, loaded is not None
