@@ -13,6 +13,7 @@ from mlxhog.cluster.lighthouse import (
     parse_address,
     token_of,
 )
+from mlxhog.errors import EnvironmentLacks
 
 LOOK_S = 0.5  # between two looks for a signal
 EXAMPLES = (
@@ -34,16 +35,24 @@ def run(arguments: list[str]) -> int:
     flags.argument("action", metavar="start", choices=("start",), help="the only action")
     flags.argument("--json", action="store_true", help="one JSON object when the cluster is ready")
     parsed, options = flags.read(Lighthouse, arguments)
+    options.check()
     check_torchft()
     address = parse_address(options.address)
     token = token_of(options.token, address)
     from mlxhog.cluster.torchft_group import Authority
 
-    authority = Authority(address, token, options)
+    authority = Authority(address, token, options, options.order_file(address))
+    told = ""
     try:
         _say(str(authority.address), token, parsed.other.json)
         while True:
             sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
+            try:
+                authority.tend()
+            except EnvironmentLacks as error:
+                if str(error) != told:
+                    told = str(error)
+                    print(f"warning: {told}; machines train on", file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         print("ended; the machines train on alone", file=sys.stderr)
     finally:

@@ -9,13 +9,14 @@ written to the side that is not in use; one atomic store, of `generation`, makes
     link.residual.S  float32  rounding that the next buffer makes up for; with bfloat16 only
     link.read        float32  the parameters that the link read, or what stands for them: the
                               difference of the side's theta_s from it is added to the parameters
+    link.included.S  int64    `State.included`: pairs (id, rounds), id 0 for none
     link.numbers     uint8    a line with `WORDS`, then a line with `RECORD` for each side
 
 The difference is added parameter by parameter. `adding` and `added` count them, so the next link
 continues behind the last one. If the last link died while it added to a parameter, the next sets
 this parameter to theta_s: the machine loses what it trained there in this round, and nothing counts
-twice. `sent` marks a buffer whose mean another member may have committed; a link that cannot know
-gives up that round's own movement.
+twice. `sent` marks a buffer whose mean another member may have committed; the state that this
+machine loads next says whether it did (`State.included`).
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster.group import Float32, State
 from mlxhog.errors import CheckpointError
 from mlxhog.optim import updates
+from mlxhog.report import machines
 from mlxhog.strategies.control_words import LINE, Words
 
 NUMBERS, READ = "link.numbers", "link.read"
@@ -49,10 +51,13 @@ WORDS = (
     "joined_ns",  # when that was, monotonic
     "bytes",  # of averaged buffers
 )  # fmt: skip
-RECORD = ("round", "tokens", "cursor", "rounds", "committed", "lost")
-"""Of a side: as in `State`; rounds that this machine committed, its tokens in them, and its tokens
-that are declared lost."""
+RECORD = ("round", "tokens", "cursor", "rounds", "committed", "lost", "last")
+"""Of a side: as in `State`; rounds that this machine committed, its tokens in them, its tokens that
+are declared lost, and those of the last round that it committed."""
+MOST_MACHINES = 256
+"""Machines in `State.included`; beyond these the ones are dropped that are away for longest."""
 _HIGH = 1 << 32
+_OF = "included."  # names the rounds of a machine in a checkpoint
 
 
 def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
@@ -61,7 +66,9 @@ def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
     copies = [f"link.{kind}.{side}" for kind in kinds for side in SIDES]
     return {
         **dict.fromkeys((*copies, READ), ("float32", PARAMETER_COPY)),
+        **{f"link.included.{side}": ("int64", 2 * MOST_MACHINES) for side in SIDES},
         NUMBERS: ("uint8", LINE * (1 + len(SIDES))),
+        **machines.segment(),
     }
 
 
@@ -124,7 +131,13 @@ class Anchor:
             self.number("cursor"),
             self.of("anchor").copy(),
             self.of("velocity").copy(),
+            self.included(),
         )
+
+    def included(self) -> dict[int, int]:
+        """`State.included` of the side in use."""
+        table = self.arena.segment(f"link.included.{self.side}").reshape(-1, 2)
+        return {id: rounds for id, rounds in table.tolist() if id}
 
     def trained(self) -> int:
         """Tokens that this machine has trained on."""
@@ -166,29 +179,38 @@ class Anchor:
     def commit(self, state: State, residual: Float32 | None) -> None:
         """Take the state after a round whose mean has this machine's movement in it."""
         fresh = self.fresh(self.number("sent_tokens"))
-        self._turn(state, residual, rounds=1, committed=fresh)
+        self._turn(state, residual, fresh, rounds=1, committed=fresh)
         self.finish()
 
-    def load(self, state: State) -> None:
+    def load(self, state: State, machine: int) -> None:
         """Take over the members' state, and add this machine's own movement to it.
 
-        What this machine sent last may be in that state already, if it was about to be committed.
-        Then its movement up to that reading is given up, and its tokens are declared lost.
+        If that state has what this machine sent last, only its movement since then is added, and
+        the tokens are committed. If it lacks this machine's last committed round, which the others
+        did not commit, the tokens of that round are declared lost.
+
+        Args:
+            state: of the members.
+            machine: id of this machine.
         """
-        sent, lost = self.number("sent") == self.number("generation"), 0
-        if sent and state.round > self.number("round"):
-            lost = self.fresh(self.number("sent_tokens"))
+        sent = self.number("sent") == self.number("generation")
+        reached, last, more = state.included.get(machine, 0), 0, {}
+        if sent and reached > self.number("round"):
+            last = self.fresh(self.number("sent_tokens"))
+            more = {"rounds": 1, "committed": last}
         else:
             self.arena.segment(READ)[: self.n] = self.of("anchor")
+            if reached < self.included().get(machine, 0):
+                more = {"committed": -self.number("last"), "lost": self.number("last")}
         self.count("loads")
-        self._turn(state, None, lost=lost)
+        self._turn(state, None, last, **more)
         self.finish()
 
     def fresh(self, tokens: int) -> int:
         """Of the first `tokens` tokens of this machine, those that are not committed or lost."""
         return tokens - self.number("committed") - self.number("lost")
 
-    def _turn(self, state: State, residual: Float32 | None, **more: int) -> None:
+    def _turn(self, state: State, residual: Float32 | None, last: int, **more: int) -> None:
         """Write the other side, then use it."""
         old, other = self.side, 1 - self.side
         np.copyto(self.of("anchor", other), state.anchor)
@@ -197,10 +219,18 @@ class Anchor:
             value = self.of("residual", old) if residual is None else residual
             np.copyto(self.of("residual", other), value)
         record = {"round": state.round, "tokens": state.tokens, "cursor": state.cursor}
+        record["last"] = last
+        self._set_included(other, state.included)
         record |= {n: self.number(n) + more.get(n, 0) for n in ("rounds", "committed", "lost")}
         for name, number in record.items():
             self._words.store(*self._place(name, other), number)
         self.count("generation")
+
+    def _set_included(self, side: int, included: Mapping[int, int]) -> None:
+        newest = sorted(included.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_MACHINES]
+        table = self.arena.segment(f"link.included.{side}").reshape(-1, 2)
+        table[:] = 0
+        table[: len(newest)] = np.array(newest, np.int64).reshape(-1, 2)
 
     def finish(self) -> None:
         """Add the rest of the difference to the parameters, lock-free beside the workers.
@@ -249,7 +279,8 @@ class Anchor:
             for kind in kinds
             for place in self._places
         }
-        return arrays, {name: self.number(name) for name in ("round", "tokens", "cursor")}
+        numbers = {name: self.number(name) for name in ("round", "tokens", "cursor")}
+        return arrays, numbers | {f"{_OF}{id}": n for id, n in self.included().items()}
 
     def resume(self, arrays: Mapping[str, Float32], numbers: Mapping[str, int]) -> None:
         """Start as `begin`, but at the theta_s and v of a checkpoint.
@@ -275,6 +306,8 @@ class Anchor:
                 part[...] = value
         for name in ("round", "tokens", "cursor"):
             self.store(name, numbers[name])
+        ids = {name.removeprefix(_OF): n for name, n in numbers.items() if name.startswith(_OF)}
+        self._set_included(self.side, {int(id): n for id, n in ids.items()})
 
     def _part(self, kind: str, place: Slot) -> Float32:
         return self.of(kind)[place.offset : place.offset + place.size].reshape(place.shape)

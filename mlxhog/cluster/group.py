@@ -13,8 +13,8 @@ A group may raise any error at any time. The link then ends, and the next one be
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -35,18 +35,53 @@ class ClusterError(MlxhogError):
 
 
 @dataclass(frozen=True)
+class Machine:
+    """A machine of a cluster, as it describes itself at each join.
+
+    Attributes:
+        id: no other machine has it, 0 < id < 2^63.
+        name: for people; several machines may have it.
+        tokens: of its committed rounds.
+        rounds: that it has committed.
+        seen_s: seconds since its last join, by the clock of the lighthouse.
+    """
+
+    id: int
+    name: str
+    tokens: int = 0
+    rounds: int = 0
+    seen_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Membership:
     """The members of one round.
 
     Attributes:
         round: number of the round, from 0; the committed rounds before it.
-        members: number of members, at least 1.
-        rank: of this member, 0 <= rank < members.
+        rank: of this member.
+        ids: of the members, by rank.
+        quorum: least members of a round that is committed.
+        machines: members and others that the lighthouse has seen.
+        notes: what users of this machine should know, by subject.
     """
 
     round: int
-    members: int
     rank: int
+    ids: tuple[int, ...]
+    quorum: int = 1
+    machines: tuple[Machine, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def members(self) -> int:
+        """Number of members, at least 1."""
+        return len(self.ids)
+
+    @property
+    def id(self) -> int:
+        """The id of this member."""
+        return self.ids[self.rank]
 
 
 @dataclass(frozen=True)
@@ -59,6 +94,7 @@ class State:
         cursor: next block of the order of the data, see `order.py`.
         anchor: theta_s, (n,) float32.
         velocity: v of the outer optimizer, (n,) float32.
+        included: id of a machine -> rounds after the last one that has its movement.
     """
 
     round: int
@@ -66,6 +102,7 @@ class State:
     cursor: int
     anchor: Float32
     velocity: Float32
+    included: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> bytes:
@@ -106,3 +143,5 @@ class Group(Protocol):
 
 Offer = Callable[[], State]
 """Gives the state of this member, for one that joins; called from any thread during `join`."""
+Describe = Callable[[], Machine]
+"""Gives this member as the others shall see it."""

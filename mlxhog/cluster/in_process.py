@@ -7,12 +7,13 @@ its own call, and the others' round is not committed.
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from mlxhog.cluster.group import ClusterError, Float32, Membership, Offer, State
+from mlxhog.cluster.group import ClusterError, Float32, Machine, Membership, Offer, State
 from mlxhog.cluster.identity import Identity
 
 Script = Callable[[str, str, int], bool]
@@ -31,11 +32,13 @@ class Table:
         expected: members that a round waits for, within the limit.
         join_timeout_s: how long a round waits for them.
         script: disturbs calls.
+        quorum: see `Membership`.
     """
 
     expected: int
     join_timeout_s: float = 10.0
     script: Script = _undisturbed
+    quorum: int = 1
     identity: Identity | None = None
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _waiting: dict[str, State] = field(default_factory=dict)
@@ -74,7 +77,9 @@ class Table:
         rank, own = self._members.index(name), self._states[name]
         old = own.round < newest or (newest == 0 and name != source)
         state = self._states[source] if old else None
-        return Membership(newest, len(self._members), rank), state
+        ids = tuple(zlib.crc32(one.encode()) for one in self._members)
+        machines = tuple(map(Machine, ids, self._members))
+        return Membership(newest, rank, ids, self.quorum, machines), state
 
     def mean(self, name: str, buffer: Float32 | None) -> Float32 | None:
         """The mean of all members' buffers; None if one of them has none or does not come."""

@@ -11,15 +11,17 @@ first link joins; that ends the run. Later errors are reported once, and trainin
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import os
 import platform
 import sys
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -30,38 +32,42 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import Phase, State
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.group import Group, Offer
+from mlxhog.cluster.group import Describe, Group, Machine, Membership, Offer
 from mlxhog.cluster.identity import Identity
-from mlxhog.cluster.round import play
+from mlxhog.cluster.lighthouse import check_torchft, parse_address, token_of_member
+from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.cluster import Cluster
 from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError
+from mlxhog.files.quantities import format_duration
 from mlxhog.machine.processes import FAULTS, end_by
+from mlxhog.report.machines import Roster
 
 NAP_S = 0.01
-GROUP_PARTS = 6  # limit of a join or a transfer, in times of the wait for members
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
 REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
-OpenGroup = Callable[[Cluster, Offer], Group]
+OpenGroup = Callable[[Cluster, Offer, Describe], Group]
 
 
-def open_torchft(cluster: Cluster, offer: Offer) -> Group:
+def open_torchft(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
     """Open the group of the network; it imports torch, so only the link does."""
-    lighthouse = importlib.import_module("mlxhog.cluster.lighthouse")
-    lighthouse.check_torchft()
     engine = importlib.import_module("mlxhog.cluster.torchft_group")
-    address = lighthouse.parse_address(cluster.address)
     group: Group = engine.TorchftGroup(
-        address,
-        cluster.machine or platform.node(),
+        parse_address(cluster.address),
+        describe,
         offer,
         round=offer().round,
-        token=lighthouse.token_of(cluster.token or "", address),
+        token=token_of_member(cluster.token or ""),
         own=cluster.own_address or "",
         dtype=cluster.round_dtype,
-        quorum=cluster.quorum,
-        timeout_s=GROUP_PARTS * cluster.join_timeout_s,
+        round_every=cluster.round_every,
     )
     return group
+
+
+def machine_id(run_id: str) -> int:
+    """The id of this machine in its cluster; another run of it has another one."""
+    names = f"{platform.node()}/{uuid.getnode()}/{run_id}".encode()
+    return int.from_bytes(hashlib.blake2b(names, digest_size=8).digest()) >> 1 or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,19 +136,58 @@ def _run(job: LinkJob) -> None:
         entry.beat(Phase.IDLE)
 
     own = Anchor(arena, job.slot, writing)
-    group = job.open_group(job.cluster, own.state)
+
+    def describe() -> Machine:
+        name = job.cluster.machine or platform.node()
+        return Machine(
+            machine_id(arena.run_id), name, own.number("committed"), own.number("rounds")
+        )
+
+    group = job.open_group(job.cluster, own.state, describe)
+    roster = Roster(arena)
+    seen = list[Membership]()
+
+    def show(member: Membership, outcome: Outcome) -> None:
+        now = replace(describe(), id=member.id)
+        roster.write(
+            [asdict(now if one.id == member.id else one) for one in member.machines],
+            () if outcome is Outcome.ALONE else member.ids,
+            member.id,
+            {**member.notes, **_slowness(own, outcome, job.cluster.round_every)},
+        )
+
     next_ns = monotonic_ns()
     while (command := Command(counters.load("command"))) != Command.EXIT:
         entry.beat()
         if command in ENDS or monotonic_ns() < next_ns:
             time.sleep(NAP_S)
             continue
-        play(own, group, job.identity, job.cluster)
+        seen.clear()
+        outcome = play(own, group, job.identity, job.cluster, show=seen.append)
+        show(seen[0], outcome)
         # All members have left `join` together, so their next rounds begin together.
         next_ns = own.number("joined_ns") + int(job.cluster.round_every * 1e9)
         entry.state = State.RUNNING
     group.leave()
     entry.state = State.FINISHED
+
+
+def _slowness(own: Anchor, outcome: Outcome, round_every: float) -> dict[str, str]:
+    """Why this machine is too slow for its rounds, if it is."""
+    took_s = (monotonic_ns() - own.number("joined_ns")) / 1e9
+    every = format_duration(round_every)
+    if took_s > round_every:
+        return {
+            "slow": f"a round took {format_duration(took_s)} on the wire, longer than the "
+            f"{every} between rounds; raise --round-every on all machines, or take "
+            "--round-dtype bfloat16"
+        }
+    if outcome is Outcome.COMMITTED and own.number("rounds") > 1 and not own.number("last"):
+        return {
+            "idle": f"no step of this machine ended within the {every} of a round, so the round "
+            "has nothing of it; raise --round-every on all machines, or lower --batch-size"
+        }
+    return {}
 
 
 # -- the supervisor's side -----------------------------------------------------------------------
@@ -158,20 +203,27 @@ class Link:
             arena: created by this process, with the segments of `anchor.py`.
             job: without slot and handle.
         """
-        self.arena, self._job = arena, job
+        self.arena, self._job, self._roster = arena, job, Roster(arena)
         self.slot: int | None = None
         self.messages: list[str] = []
         self._process: WorkerProcess | None = None
         self._started_ns = 0
-        self._is_alone = False  # as last reported
+        self._told = dict[str, str]()
         self._faulty = False
         self._rounds = 0
 
     def start(self, slot: int) -> None:
         """Make theta_s the parameters, and start the first link in a free worker slot.
 
+        Raises:
+            ConfigError: the address has no machine.
+            EnvironmentLacks: torchft is not installed.
+
         Concurrency: no worker may move yet.
         """
+        if self._job.open_group is open_torchft:
+            check_torchft()
+            parse_address(self._job.cluster.address)
         Anchor(self.arena).begin()
         self.slot = slot
         self._spawn()
@@ -203,6 +255,9 @@ class Link:
             members = Anchor(self.arena).number("members")
             self.messages.append(f"the link is back, in a round of {members} machines")
         self._rounds = rounds
+        notes = self._roster.notes()
+        self.messages += [text for subject, text in notes.items() if subject not in self._told]
+        self._told = notes
         if self._process is not None and not self._process.is_alive():
             self._reap()
         elapsed_s = (monotonic_ns() - self._started_ns) / 1e9
@@ -257,3 +312,12 @@ class Link:
     def report(self) -> dict[str, object]:
         """The machine's part in the cluster, see `Anchor.report`."""
         return {"alone": self._is_alone, **Anchor(self.arena).report()}
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether no link reaches the cluster, as last reported."""
+        return self._roster.is_alone
+
+    @_is_alone.setter
+    def _is_alone(self, value: bool) -> None:
+        self._roster.is_alone = value

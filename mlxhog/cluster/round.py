@@ -23,6 +23,7 @@ arXiv:2604.21428.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from enum import Enum
 
 import numpy as np
@@ -46,7 +47,14 @@ class Outcome(Enum):
     ALONE = "alone"  # fewer members than the quorum
 
 
-def play(own: Anchor, group: Group, identity: Identity, cluster: Cluster) -> Outcome:
+def play(
+    own: Anchor,
+    group: Group,
+    identity: Identity,
+    cluster: Cluster,
+    *,
+    show: Callable[[Membership], object] = lambda member: None,
+) -> Outcome:
     """Take part in one round.
 
     Args:
@@ -54,6 +62,7 @@ def play(own: Anchor, group: Group, identity: Identity, cluster: Cluster) -> Out
         group: of this machine.
         identity: of this machine's run.
         cluster: the choice of the run.
+        show: gets the members, after the join.
 
     Raises:
         ConfigError: this machine does not fit the others.
@@ -65,22 +74,22 @@ def play(own: Anchor, group: Group, identity: Identity, cluster: Cluster) -> Out
     own.store("members", member.members)
     own.store("rank", member.rank)
     own.store("joined_ns", monotonic_ns())
+    show(member)
     if (state := group.state()) is not None:
-        own.load(state)
+        own.load(state, member.id)
     own.keep()  # the members have committed nothing that is not in theta_s now
     if member.round != own.number("round"):
         raise ClusterError(
             f"cluster: the members begin round {member.round}, and this machine has "
             f"{own.number('round')} rounds and got no state; a new link loads it"
         )
-    if member.members < cluster.quorum:
+    if member.members < member.quorum:
         return Outcome.ALONE
     tokens = own.read()
     buffer, residual = _packed(own, tokens)
     own.send(tokens)
     if not group.average(buffer):
-        own.keep()
-        own.count("refused")
+        own.count("refused")  # another member may have committed it: the next join will tell
         return Outcome.REFUSED
     own.count("bytes", buffer.nbytes // (1 + own.has_residual))
     _check_equal(own, member, buffer[-4:])
@@ -136,6 +145,7 @@ def _after(own: Anchor, member: Membership, mean: Float32, cluster: Cluster) -> 
         anchor, velocity = nesterov(
             anchor, velocity, movement, lr=cluster.outer_lr, momentum=cluster.outer_momentum
         )
-    return State(
-        member.round + 1, own.number("tokens") + tokens, own.number("cursor"), anchor, velocity
-    )
+    after = member.round + 1
+    included = own.included() | dict.fromkeys(member.ids, after)
+    tokens += own.number("tokens")
+    return State(after, tokens, own.number("cursor"), anchor, velocity, included)

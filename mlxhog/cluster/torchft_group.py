@@ -5,7 +5,9 @@ member that is behind, and says whether a round is committed. What this file add
 
 - connections, store and transfers use the machine's address in the cluster, not its hostname;
 - a transferred state is loaded as data; torchft by itself would execute what a peer pickled;
-- members exchange rounds and digests of theta_s whenever the membership changes. If equal rounds
+- each machine describes itself in the store at each join, beside the time on the clock of the
+  lighthouse, so what one reads about the others depends on no clock of theirs;
+- members exchange ids, rounds and digests of theta_s whenever the membership changes. If equal rounds
   have unequal digests, as after two lighthouses, no member commits; those that differ from the
   first count as behind, and load a state at their next `join`.
 
@@ -18,13 +20,15 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import timedelta
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, Final, NamedTuple
 
 # Read at the imports below. Errors are raised; a line for every quorum would hide them.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -39,11 +43,22 @@ from torchft.checkpointing._serialization import _streaming_load
 from torchft.coordination import LighthouseClient, LighthouseServer
 from torchft.process_group import create_store_client
 
-from mlxhog.cluster.group import TAIL, ClusterError, Float32, Membership, Offer, State
+from mlxhog.cluster.authority import Reserve
+from mlxhog.cluster.group import (
+    TAIL,
+    ClusterError,
+    Describe,
+    Float32,
+    Machine,
+    Membership,
+    Offer,
+    State,
+)
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.lighthouse import (
     Address,
     Lighthouse,
+    check_clock,
     check_token,
     digest,
     listen,
@@ -52,28 +67,55 @@ from mlxhog.cluster.lighthouse import (
 from mlxhog.errors import message_of
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
+LEAST_QUORUM: Final = 1
+"""Of torchft's lighthouse: a machine learns that it is alone, and does not wait for others."""
 
 
 class Authority:
     """The store at a named address and torchft's lighthouse, until `close`.
 
+    Args:
+        address: where the store listens.
+        token: that members need.
+        options: of the command.
+        reserve: file of the reserved blocks, see `authority.py`.
+
     Raises:
         ConfigError: the address is in use, or not one of this machine.
+        RunError: the file is damaged.
+        EnvironmentLacks: the file cannot be written.
     """
 
-    def __init__(self, address: Address, token: str, options: Lighthouse) -> None:
+    def __init__(self, address: Address, token: str, options: Lighthouse, reserve: Path) -> None:
         listener = listen(address)
         self.address = Address(address.host, address.ip, listener.getsockname()[1])
         self._store = _serve_store(self.address, listener.detach())
+        self._reserve = Reserve(self._store, reserve)
         self._lighthouse = LighthouseServer(
             bind=f"{address.ip}:0",
-            min_replicas=options.quorum,
+            min_replicas=LEAST_QUORUM,
             join_timeout_ms=round(1000 * options.join_timeout),
             heartbeat_timeout_ms=round(1000 * options.heartbeat),
         )
         port = self._lighthouse.address().rpartition(":")[2]
         self._store.set("lighthouse", f"http://{address.ip}:{port}")
+        self._store.set("quorum", str(options.quorum))
+        self._store.set("join_timeout", str(options.join_timeout))
+        self._store.append("machines", " ")
+        self._set_clock()
         self._store.set("token", digest(token))  # last: members wait for it
+
+    def tend(self) -> None:
+        """Set the clock and keep the reserve; to be called each second.
+
+        Raises:
+            EnvironmentLacks: the disk is full; machines use what is reserved, then own blocks.
+        """
+        self._set_clock()
+        self._reserve.keep()
+
+    def _set_clock(self) -> None:
+        self._store.set("clock", f"{time.monotonic()} {time.time()}")
 
     def close(self) -> None:
         """End both servers."""
@@ -86,15 +128,19 @@ class TorchftGroup:
 
     Args:
         address: of the cluster.
-        machine: name of this member in torchft's logs.
+        describe: see `group.py`; the name is in torchft's logs, too.
         offer: see `group.py`. Its arrays must not change before `average` returns.
         round: rounds that this member has committed, 0 for a new one.
         token: of the cluster.
         own: address of this machine; by default the one from which it reaches the cluster.
         dtype: of the numbers on the wire but the last `TAIL`: float32 or bfloat16.
-        quorum: least number of members for a commit.
-        timeout_s: limit for a join, for a transfer, and for an average.
+        round_every: seconds between two rounds of all members.
+        timeout_s: limit for a join, for a transfer, and for an average; above `round_every`, since
+            a join waits for members that are between two rounds. None is `limit_s`.
         connect_s: limit for each connection.
+
+    Attributes:
+        counters: the store of `authority.py`.
 
     Raises:
         ConfigError: wrong token.
@@ -104,29 +150,36 @@ class TorchftGroup:
     def __init__(
         self,
         address: Address,
-        machine: str,
+        describe: Describe,
         offer: Offer,
         *,
         round: int = 0,
         token: str = "",
         own: str = "",
         dtype: str = "float32",
-        quorum: int = 1,
-        timeout_s: float = 60.0,
+        round_every: float = 10.0,
+        timeout_s: float | None = None,
         connect_s: float = 10.0,
     ) -> None:
-        self._address = address
+        self._address, self._describe = address, describe
+        self._id = describe().id
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._loaded: State | None = None
         self._has_checked = False
         own = own or own_ip(address, connect_s)
-        connect, timeout = timedelta(seconds=connect_s), timedelta(seconds=timeout_s)
+        connect = timedelta(seconds=connect_s)
         with _failures(f"joining the cluster at {address}"):
-            self._store = dist.TCPStore(
+            self._store = self.counters = dist.TCPStore(
                 address.ip, address.port, is_master=False, wait_for_workers=False, timeout=connect
             )
             check_token(token, self._store.get("token").decode(), address)
-            lighthouse = self._store.get("lighthouse").decode()
+            lighthouse, quorum, wait_s = (
+                self._store.get(key).decode() for key in ("lighthouse", "quorum", "join_timeout")
+            )
+            self._quorum = int(quorum)
+            timeout = timedelta(seconds=timeout_s or limit_s(float(wait_s), round_every))
+            if f" {self._id} ".encode() not in self._store.get("machines"):
+                self._store.append("machines", f" {self._id} ")
             listener = listen(Address(own, own, 0))
             port = listener.getsockname()[1]
             self._rendezvous = _serve_store(Address(own, own, port), listener.detach())
@@ -135,7 +188,7 @@ class TorchftGroup:
                 pg=self._connections,
                 state_dict=lambda: _to_tensors(offer()),
                 load_state_dict=self._keep_loaded,
-                min_replica_size=quorum,
+                min_replica_size=self._quorum,
                 use_async_quorum=False,
                 timeout=timeout,
                 quorum_timeout=timeout,
@@ -145,7 +198,7 @@ class TorchftGroup:
                 store_addr=own,
                 store_port=port,
                 lighthouse_addr=lighthouse,
-                replica_id=machine,
+                replica_id=describe().name,
                 hostname=own,
                 checkpoint_transport=_Transport(own, timeout),
             )
@@ -164,13 +217,36 @@ class TorchftGroup:
                 identity.check(type(identity).from_json(first))
                 self._has_checked = True
             self._be_seen()  # else a dead lighthouse costs `timeout_s`
+            machines, notes = self._meet_machines()
             self._manager.start_quorum()
-        self._compare(self._connections.take_greetings())
+        if self._connections.take_change():
+            self._compare(self._connections.greetings)
+        ids = tuple(one.id for one in self._connections.greetings)
         return Membership(
             self._manager.current_step(),
-            self._manager.num_participants(),
             self._connections.rank,
+            ids,
+            self._quorum,
+            tuple(replace(one, seen_s=0.0) if one.id in ids else one for one in machines),
+            notes,
         )
+
+    def _meet_machines(self) -> tuple[list[Machine], dict[str, str]]:
+        """Describe this machine in the store; returns all, and what its user should know."""
+        own, clock = self._describe(), self._store.get("clock").decode()
+        now_s, wall_s = map(float, clock.split())
+        text = json.dumps([own.name[:64], own.tokens, own.rounds, now_s])
+        self._store.set(f"machine/{own.id}", text)
+        ids = list(dict.fromkeys(self._store.get("machines").split()))
+        known = [id for id in ids if self._store.check([f"machine/{id.decode()}"])]
+        texts = self._store.multi_get([f"machine/{id.decode()}" for id in known])
+        machines = [
+            Machine(int(id), name, tokens, rounds, max(0.0, now_s - seen_s))
+            for id, (name, tokens, rounds, seen_s) in zip(
+                known, map(json.loads, texts), strict=True
+            )
+        ]
+        return machines, check_clock(time.time(), wall_s)
 
     def state(self) -> State | None:
         """See `Group`."""
@@ -197,7 +273,7 @@ class TorchftGroup:
         self._manager.load_state_dict({"step": round, "batches_committed": 0})
 
     def _greeting(self, offer: Offer) -> _Greeting:
-        return _Greeting(self._manager.current_step(), offer().digest.hex())
+        return _Greeting(self._manager.current_step(), offer().digest.hex(), self._id)
 
     def _compare(self, greetings: list[_Greeting]) -> None:
         """Prevent a commit if members of the latest round differ; then only the first keeps it."""
@@ -218,11 +294,17 @@ class TorchftGroup:
         self._loaded = State(**values)
 
 
+def limit_s(join_timeout: float, round_every: float) -> float:
+    """The limit for a join, a transfer and an average, in seconds."""
+    return 4 * join_timeout + 2 * round_every
+
+
 class _Greeting(NamedTuple):
-    """What a member says when the membership changes: its round, and the digest of theta_s."""
+    """What a member says when the membership changes: its round, digest of theta_s, and id."""
 
     round: int
     digest: str
+    id: int
 
 
 class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no types
@@ -231,7 +313,8 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
     def __init__(self, own: str, timeout: timedelta, greeting: Callable[[], _Greeting]) -> None:
         super().__init__(timeout)
         self._own, self._greeting = own, greeting
-        self._greetings: list[_Greeting] = []
+        self.greetings: list[_Greeting] = []
+        self._has_changed = False
         self.rank = 0
 
     def configure(
@@ -241,13 +324,14 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
         store = create_store_client(store_addr, self._timeout)
         store.set(f"greeting/{rank}", json.dumps(self._greeting()))
         texts = [store.get(f"greeting/{other}") for other in range(world_size)]
-        self._greetings, self.rank = [_Greeting(*json.loads(text)) for text in texts], rank
+        self.greetings, self.rank = [_Greeting(*json.loads(text)) for text in texts], rank
+        self._has_changed = True
         super().configure(store_addr, replica_id, rank, world_size, *more)
 
-    def take_greetings(self) -> list[_Greeting]:
-        """Return the greetings of a new membership; [] if it has not changed."""
-        greetings, self._greetings = self._greetings, []
-        return greetings
+    def take_change(self) -> bool:
+        """Whether the membership has changed since the last call."""
+        changed, self._has_changed = self._has_changed, False
+        return changed
 
     def _create_pg(self, store: dist.Store, rank: int, world_size: int) -> dist.ProcessGroup:
         """Connect as torchft does, but by this machine's address and not by its hostname."""

@@ -48,23 +48,6 @@ class Cluster(Choice):
     outer_momentum: float = option(
         0.9, "Nesterov momentum of the outer step", low=0, below=1, flat="cluster_outer_momentum"
     )
-    join_timeout_s: float = option(
-        10.0,
-        "how long a round waits for members; more than the spread of their arrivals",
-        unit="s",
-        above=0,
-        flat="cluster_join_timeout_s",
-    )
-    heartbeat_s: float = option(
-        2.0,
-        "silence after which a member counts as gone",
-        unit="s",
-        above=0,
-        flat="cluster_heartbeat_s",
-    )
-    quorum: int = option(
-        1, "least members of a round; fewer train on alone", low=1, flat="cluster_quorum"
-    )
 
     @property
     def host(self) -> str:
@@ -83,7 +66,7 @@ class Cluster(Choice):
         return match
 
     def broken_rules(self) -> Iterable[str]:
-        """Yield an address that cannot be one, and a heartbeat that outlasts the join."""
+        """Yield an address that cannot be one."""
         match = ADDRESS.fullmatch(self.address)
         if not self.address:
             yield "address: none is given; add --cluster HOST:PORT as cluster start prints it"
@@ -91,12 +74,6 @@ class Cluster(Choice):
             yield (
                 f"address: {shown(self.address)}; wanted HOST:PORT as mlxhog cluster start prints "
                 "it, such as 192.168.1.5:8600"
-            )
-        if self.join_timeout_s <= self.heartbeat_s:
-            yield (
-                f"join_timeout_s: {self.join_timeout_s:g} s, not above the heartbeat of "
-                f"{self.heartbeat_s:g} s, so machines would take turns and lose rounds; give more, "
-                "such as 10s"
             )
 
 
