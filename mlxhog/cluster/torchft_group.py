@@ -7,9 +7,9 @@ member that is behind, and says whether a round is committed. What this file add
 - a transferred state is loaded as data; torchft by itself would execute what a peer pickled;
 - each machine describes itself in the store at each join, beside the time on the clock of the
   lighthouse, so what one reads about the others depends on no clock of theirs;
-- members exchange ids, rounds and digests of theta_s whenever the membership changes. If equal rounds
-  have unequal digests, as after two lighthouses, no member commits; those that differ from the
-  first count as behind, and load a state at their next `join`.
+- members exchange ids, rounds and digests of theta_s whenever the membership changes. If equal
+  rounds have unequal digests, as after two lighthouses, no member commits; those that differ from
+  the first count as behind, and load a state at their next `join`.
 
 A group is used once: after an exception from `join` its process ends, since a torchft manager
 raises the error of a failed quorum at every later one.
@@ -237,15 +237,11 @@ class TorchftGroup:
         now_s, wall_s = map(float, clock.split())
         text = json.dumps([own.name[:64], own.tokens, own.rounds, now_s])
         self._store.set(f"machine/{own.id}", text)
-        ids = list(dict.fromkeys(self._store.get("machines").split()))
-        known = [id for id in ids if self._store.check([f"machine/{id.decode()}"])]
-        texts = self._store.multi_get([f"machine/{id.decode()}" for id in known])
-        machines = [
-            Machine(int(id), name, tokens, rounds, max(0.0, now_s - seen_s))
-            for id, (name, tokens, rounds, seen_s) in zip(
-                known, map(json.loads, texts), strict=True
-            )
-        ]
+        machines = []
+        for id in dict.fromkeys(self._store.get("machines").decode().split()):
+            if self._store.check([key := f"machine/{id}"]):  # else it has not joined yet
+                *rest, seen_s = json.loads(self._store.get(key))
+                machines.append(Machine(int(id), *rest, max(0.0, now_s - seen_s)))
         return machines, check_clock(time.time(), wall_s)
 
     def state(self) -> State | None:
