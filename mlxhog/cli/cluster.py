@@ -19,7 +19,7 @@ LOOK_S = 0.5  # between two looks for a signal
 EXAMPLES = (
     "cluster start",
     "cluster start --address 192.168.1.20:8600",
-    "cluster start --address 192.168.1.20:8600 --quorum 2",
+    "cluster start --address 192.168.1.20:8600 --join-timeout 30s",
 )
 
 
@@ -41,18 +41,18 @@ def run(arguments: list[str]) -> int:
     token = token_of(options.token, address)
     from mlxhog.cluster.torchft_group import Authority
 
-    authority = Authority(address, token, options, options.order_file(address))
-    told = ""
+    authority = Authority(address, token, options)
+    warned = ""
     try:
         _say(str(authority.address), token, parsed.other.json)
         while True:
-            sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
             try:
-                authority.tend()
-            except EnvironmentLacks as error:
-                if str(error) != told:
-                    told = str(error)
-                    print(f"warning: {told}; machines train on", file=sys.stderr, flush=True)
+                authority.keep()
+            except EnvironmentLacks as error:  # machines train on with what is reserved
+                if warned != str(error):
+                    warned = str(error)
+                    print(f"warning: {warned}", file=sys.stderr, flush=True)
+            sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
     except KeyboardInterrupt:
         print("ended; the machines train on alone", file=sys.stderr)
     finally:

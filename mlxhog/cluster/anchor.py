@@ -10,17 +10,18 @@ written to the side that is not in use; one atomic store, of `generation`, makes
     link.read        float32  the parameters that the link read, or what stands for them: the
                               difference of the side's theta_s from it is added to the parameters
     link.included.S  int64    `State.included`: pairs (id, rounds), id 0 for none
-    link.numbers     uint8    a line with `WORDS`, then a line with `RECORD` for each side
+    link.numbers     uint8    two lines with `WORDS`, then a line with `RECORD` for each side
 
 The difference is added parameter by parameter. `adding` and `added` count them, so the next link
 continues behind the last one. If the last link died while it added to a parameter, the next sets
 this parameter to theta_s: the machine loses what it trained there in this round, and nothing counts
 twice. `sent` marks a buffer whose mean another member may have committed; the state that this
-machine loads next says whether it did (`State.included`).
+machine loads next says whether one did (`State.included`).
 """
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 
@@ -50,10 +51,14 @@ WORDS = (
     "members", "rank",  # of the last round that this machine joined
     "joined_ns",  # when that was, monotonic
     "bytes",  # of averaged buffers
+    "committed_before", "ms_before",  # of this run's earlier calls: tokens, and time of training
+    "call",  # random number of this call of `train`
+    "ready",  # whether a link has claimed the first blocks of the order, see `order.py`
+    "last",  # whether a link may play a round after training
 )  # fmt: skip
-RECORD = ("round", "tokens", "cursor", "rounds", "committed", "lost", "last")
+RECORD = ("round", "tokens", "cursor", "rounds", "committed", "lost", "newest")
 """Of a side: as in `State`; rounds that this machine committed, its tokens in them, its tokens that
-are declared lost, and those of the last round that it committed."""
+are declared lost, and its tokens in the newest round that it committed."""
 MOST_MACHINES = 256
 """Machines in `State.included`; beyond these the ones are dropped that are away for longest."""
 _HIGH = 1 << 32
@@ -67,7 +72,7 @@ def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
     return {
         **dict.fromkeys((*copies, READ), ("float32", PARAMETER_COPY)),
         **{f"link.included.{side}": ("int64", 2 * MOST_MACHINES) for side in SIDES},
-        NUMBERS: ("uint8", LINE * (1 + len(SIDES))),
+        NUMBERS: ("uint8", LINE * (2 + len(SIDES))),
         **machines.segment(),
     }
 
@@ -80,6 +85,7 @@ class Anchor:
         arena: Arena,
         slot: int | None = None,
         writing: Callable[[], AbstractContextManager[object]] = nullcontext,
+        stopped: Callable[[], AbstractContextManager[object]] = nullcontext,
     ) -> None:
         """Wrap the segments.
 
@@ -87,10 +93,11 @@ class Anchor:
             arena: with the segments of this module.
             slot: worker slot of the link, for its locks; None is that of the arena's creator.
             writing: entered while the difference is added to the parameters.
+            stopped: entered from the reading of a round until its difference is added.
         """
         self.arena, self._slot = arena, slot
         self._words = Words(arena.segment(NUMBERS))
-        self.writing = writing
+        self.writing, self.stopped = writing, stopped
         self._places = list(arena.layout.slots.values())
         self.n = arena.layout.probe.offset
         self.has_residual = "link.residual.0" in arena.layout.segments
@@ -111,7 +118,7 @@ class Anchor:
 
     @staticmethod
     def _place(name: str, side: int) -> tuple[int, int]:
-        return (0, WORDS.index(name)) if name in WORDS else (1 + side, RECORD.index(name))
+        return (0, WORDS.index(name)) if name in WORDS else (2 + side, RECORD.index(name))
 
     @property
     def side(self) -> int:
@@ -131,6 +138,7 @@ class Anchor:
             self.number("cursor"),
             self.of("anchor").copy(),
             self.of("velocity").copy(),
+            self.seconds(),
             self.included(),
         )
 
@@ -138,6 +146,13 @@ class Anchor:
         """`State.included` of the side in use."""
         table = self.arena.segment(f"link.included.{self.side}").reshape(-1, 2)
         return {id: rounds for id, rounds in table.tolist() if id}
+
+    def seconds(self) -> float:
+        """Seconds of training since the cluster began, as far as this machine knows."""
+        counters = self.arena.counters
+        start_ns = counters.load("start_ns")
+        own_ms = (monotonic_ns() - start_ns) / 1e6 if start_ns else 0.0
+        return (self.number("ms_before") + counters.load("ms_elsewhere") + own_ms) / 1e3
 
     def trained(self) -> int:
         """Tokens that this machine has trained on."""
@@ -154,6 +169,7 @@ class Anchor:
             return
         self.of("anchor", 1)[:] = self.arena.params[: self.n]
         self.store("added", _HIGH + len(self._places))
+        self.store("call", secrets.randbits(32))
         self.store("generation", 1)
 
     def read(self) -> int:
@@ -179,38 +195,41 @@ class Anchor:
     def commit(self, state: State, residual: Float32 | None) -> None:
         """Take the state after a round whose mean has this machine's movement in it."""
         fresh = self.fresh(self.number("sent_tokens"))
-        self._turn(state, residual, fresh, rounds=1, committed=fresh)
-        self.finish()
+        with self.writing():
+            self._turn(state, residual, fresh, rounds=1, committed=fresh)
+            self._add()
 
     def load(self, state: State, machine: int) -> None:
         """Take over the members' state, and add this machine's own movement to it.
 
         If that state has what this machine sent last, only its movement since then is added, and
-        the tokens are committed. If it lacks this machine's last committed round, which the others
-        did not commit, the tokens of that round are declared lost.
+        the tokens are committed. If it lacks the newest round that this machine committed, which
+        the others did not, the tokens of that round are declared lost.
 
         Args:
             state: of the members.
             machine: id of this machine.
         """
-        sent = self.number("sent") == self.number("generation")
-        reached, last, more = state.included.get(machine, 0), 0, {}
-        if sent and reached > self.number("round"):
-            last = self.fresh(self.number("sent_tokens"))
-            more = {"rounds": 1, "committed": last}
+        reached, newest, more = state.included.get(machine, 0), 0, dict[str, int]()
+        if self._has_sent() and reached > self.number("round"):
+            newest = self.fresh(self.number("sent_tokens"))
+            more = {"rounds": 1, "committed": newest}
         else:
             self.arena.segment(READ)[: self.n] = self.of("anchor")
             if reached < self.included().get(machine, 0):
-                more = {"committed": -self.number("last"), "lost": self.number("last")}
+                more = {"committed": -self.number("newest"), "lost": self.number("newest")}
         self.count("loads")
-        self._turn(state, None, last, **more)
-        self.finish()
+        if (ahead_s := state.seconds - self.seconds()) > 0:
+            self.arena.counters.add("ms_elsewhere", round(1e3 * ahead_s))
+        with self.writing():
+            self._turn(state, None, newest, **more)
+            self._add()
 
     def fresh(self, tokens: int) -> int:
         """Of the first `tokens` tokens of this machine, those that are not committed or lost."""
         return tokens - self.number("committed") - self.number("lost")
 
-    def _turn(self, state: State, residual: Float32 | None, last: int, **more: int) -> None:
+    def _turn(self, state: State, residual: Float32 | None, newest: int, **more: int) -> None:
         """Write the other side, then use it."""
         old, other = self.side, 1 - self.side
         np.copyto(self.of("anchor", other), state.anchor)
@@ -219,18 +238,24 @@ class Anchor:
             value = self.of("residual", old) if residual is None else residual
             np.copyto(self.of("residual", other), value)
         record = {"round": state.round, "tokens": state.tokens, "cursor": state.cursor}
-        record["last"] = last
+        record["newest"] = newest
         self._set_included(other, state.included)
         record |= {n: self.number(n) + more.get(n, 0) for n in ("rounds", "committed", "lost")}
         for name, number in record.items():
             self._words.store(*self._place(name, other), number)
         self.count("generation")
+        self._count_elsewhere()
 
     def _set_included(self, side: int, included: Mapping[int, int]) -> None:
-        newest = sorted(included.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_MACHINES]
+        latest = sorted(included.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_MACHINES]
         table = self.arena.segment(f"link.included.{side}").reshape(-1, 2)
         table[:] = 0
-        table[: len(newest)] = np.array(newest, np.int64).reshape(-1, 2)
+        table[: len(latest)] = np.array(latest, np.int64).reshape(-1, 2)
+
+    def _count_elsewhere(self) -> None:
+        """Move the schedule to the tokens of all machines."""
+        own = self.number("committed_before") + self.number("committed")
+        self.arena.counters.store("tokens_elsewhere", max(0, self.number("tokens") - own))
 
     def finish(self) -> None:
         """Add the rest of the difference to the parameters, lock-free beside the workers.
@@ -238,15 +263,20 @@ class Anchor:
         A link calls it first: the last one may have died before its end. The update counts in the
         version, so gradients that were read before it are one update older.
         """
-        base = self.number("generation") * _HIGH
-        done = max(0, self.number("added") - base)
-        if done < len(self._places):
+        if self._added() < len(self._places):
             with self.writing():
-                self._add(base, done)
+                self._add()
 
-    def _add(self, base: int, done: int) -> None:
-        """Add the difference to all parameters but the first `done`."""
-        arena = self.arena
+    def _added(self) -> int:
+        """Parameters to which the difference is added."""
+        return max(0, self.number("added") - self.number("generation") * _HIGH)
+
+    def _add(self) -> None:
+        """Add the difference to the other parameters."""
+        arena, done = self.arena, self._added()
+        if done == len(self._places):
+            return  # the supervisor has done it, for a checkpoint
+        base = self.number("generation") * _HIGH
         locks, mode = arena.locks(self._slot), updates.WRITE_MODES[arena.write]
         marks = Marks(arena, arena.workers.host_slot if self._slot is None else self._slot)
         anchor, read = self.of("anchor"), arena.segment(READ)
@@ -272,20 +302,46 @@ class Anchor:
         """Arrays by segment and parameter, and numbers, for a checkpoint; no link may write.
 
         Every machine of a cluster saves the same theta_s of a round, so any of them can resume it.
+        The parameters are saved after this call.
         """
+        self.finish()
         kinds = ("anchor", "velocity", *(("residual",) if self.has_residual else ()))
         arrays = {
             f"link.{kind}/{place.name}": self._part(kind, place)
             for kind in kinds
             for place in self._places
         }
-        numbers = {name: self.number(name) for name in ("round", "tokens", "cursor")}
-        return arrays, numbers | {f"{_OF}{id}": n for id, n in self.included().items()}
+        return arrays, {
+            **{name: self.number(name) for name in ("round", "tokens", "cursor")},
+            "committed": self.number("committed_before") + self.number("committed"),
+            "ms_elsewhere": self.arena.counters.load("ms_elsewhere"),
+            "sent": int(self._has_sent()),
+            **{f"{_OF}{id}": rounds for id, rounds in self.included().items()},
+        }
 
-    def resume(self, arrays: Mapping[str, Float32], numbers: Mapping[str, int]) -> None:
+    def _has_sent(self) -> bool:
+        """Whether other members may have committed what this one gave to the group last."""
+        return self.number("sent") == self.number("generation")
+
+    def resume(
+        self,
+        arrays: Mapping[str, Float32],
+        numbers: Mapping[str, int],
+        *,
+        seconds: float,
+        is_last: bool,
+    ) -> None:
         """Start as `begin`, but at the theta_s and v of a checkpoint.
 
         Tokens that waited count as none; the movement that they made is sent with the next ones.
+        If training continued after the checkpoint, other members may have committed the movement:
+        it is given up if they have.
+
+        Args:
+            arrays: of `saved`.
+            numbers: likewise.
+            seconds: of training of this run until then.
+            is_last: whether nothing was trained after it.
 
         Raises:
             CheckpointError: a part of it is missing, or has another shape than in this run.
@@ -306,8 +362,17 @@ class Anchor:
                 part[...] = value
         for name in ("round", "tokens", "cursor"):
             self.store(name, numbers[name])
-        ids = {name.removeprefix(_OF): n for name, n in numbers.items() if name.startswith(_OF)}
-        self._set_included(self.side, {int(id): n for id, n in ids.items()})
+        included = {name: n for name, n in numbers.items() if name.startswith(_OF)}
+        self._set_included(
+            self.side, {int(name.removeprefix(_OF)): n for name, n in included.items()}
+        )
+        self.store("committed_before", numbers["committed"])
+        self.store("ms_before", round(1e3 * seconds))
+        self.arena.counters.store("ms_elsewhere", numbers["ms_elsewhere"])
+        self._count_elsewhere()
+        if numbers["sent"] or not is_last:
+            self.read()
+            self.send(0)
 
     def _part(self, kind: str, place: Slot) -> Float32:
         return self.of(kind)[place.offset : place.offset + place.size].reshape(place.shape)

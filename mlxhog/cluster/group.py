@@ -1,8 +1,9 @@
 """The seam between a link and its cluster: who takes part in a round, and their average.
 
 `torchft_group.py` implements it over a network, `in_process.py` on one machine, for tests. A link
-makes these calls, in this order, for every round:
+makes these calls, in this order; `check` once, the others for every round:
 
+    check    compare what all members must have in common
     join     wait for the members of the next round
     state    what the members have, if it is not what this one has; the link takes it over
     average  the mean of the members' buffers, or none for any of them
@@ -20,6 +21,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.cluster.claims import Store
 from mlxhog.cluster.identity import Identity
 from mlxhog.errors import MlxhogError
 
@@ -61,15 +63,13 @@ class Membership:
         round: number of the round, from 0; the committed rounds before it.
         rank: of this member.
         ids: of the members, by rank.
-        quorum: least members of a round that is committed.
-        machines: members and others that the lighthouse has seen.
-        notes: what users of this machine should know, by subject.
+        machines: members, and others that the lighthouse has seen.
+        notes: what the user of this machine should know, by subject.
     """
 
     round: int
     rank: int
     ids: tuple[int, ...]
-    quorum: int = 1
     machines: tuple[Machine, ...] = ()
     notes: Mapping[str, str] = field(default_factory=dict)
 
@@ -94,6 +94,7 @@ class State:
         cursor: next block of the order of the data, see `order.py`.
         anchor: theta_s, (n,) float32.
         velocity: v of the outer optimizer, (n,) float32.
+        seconds: of training since the cluster began.
         included: id of a machine -> rounds after the last one that has its movement.
     """
 
@@ -102,6 +103,7 @@ class State:
     cursor: int
     anchor: Float32
     velocity: Float32
+    seconds: float = 0.0
     included: Mapping[int, int] = field(default_factory=dict)
 
     @property
@@ -111,13 +113,26 @@ class State:
 
 
 class Group(Protocol):
-    """One member's view of a cluster; used by one thread."""
+    """One member's view of a cluster; used by one thread.
 
-    def join(self, identity: Identity) -> Membership:
+    Attributes:
+        counters: of the authority; another thread may use them at any time.
+    """
+
+    counters: Store
+
+    def check(self, identity: Identity) -> None:
+        """Refuse this member if it does not fit the others.
+
+        Raises:
+            ConfigError: see `Identity.check`.
+            ClusterError, OSError, RuntimeError: the authority is out of reach.
+        """
+
+    def join(self) -> Membership:
         """Wait for the members of the next round.
 
         Raises:
-            ConfigError: this member does not fit the others, see `Identity.check`.
             ClusterError, OSError, RuntimeError: the authority or a member is out of reach.
         """
 

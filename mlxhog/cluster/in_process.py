@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from mlxhog.arena.blocks import MOST_BLOCKS
+from mlxhog.cluster.claims import RESERVED, STORE
 from mlxhog.cluster.group import ClusterError, Float32, Machine, Membership, Offer, State
 from mlxhog.cluster.identity import Identity
 
@@ -24,6 +26,19 @@ def _undisturbed(member: str, call: str, round: int) -> bool:
     return False
 
 
+class Counters:
+    """Counters of the members; see `claims.Store`."""
+
+    def __init__(self, values: Mapping[str, int]) -> None:
+        self._values, self._lock = dict(values), threading.Lock()
+
+    def add(self, key: str, amount: int) -> int:
+        """Add to a counter, and return its new value."""
+        with self._lock:
+            self._values[key] = self._values.get(key, 0) + amount
+            return self._values[key]
+
+
 @dataclass
 class Table:
     """Where the members of one cluster meet.
@@ -32,14 +47,13 @@ class Table:
         expected: members that a round waits for, within the limit.
         join_timeout_s: how long a round waits for them.
         script: disturbs calls.
-        quorum: see `Membership`.
     """
 
     expected: int
     join_timeout_s: float = 10.0
     script: Script = _undisturbed
-    quorum: int = 1
     identity: Identity | None = None
+    counters: Counters = field(default_factory=lambda: Counters({STORE: 1, RESERVED: MOST_BLOCKS}))
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _waiting: dict[str, State] = field(default_factory=dict)
     _members: tuple[str, ...] = ()
@@ -49,12 +63,16 @@ class Table:
     _meetings: int = 0
     _averages: int = 0
 
-    def meet(self, name: str, identity: Identity, state: State) -> tuple[Membership, State | None]:
-        """Wait for the members of a round; see `Group.join` and `Group.state`."""
+    def check(self, identity: Identity) -> None:
+        """See `Group.check`."""
         with self._changed:
             if self.identity is not None:
                 identity.check(self.identity)
             self.identity = identity
+
+    def meet(self, name: str, state: State) -> tuple[Membership, State | None]:
+        """Wait for the members of a round; see `Group.join` and `Group.state`."""
+        with self._changed:
             self._waiting[name] = state
             meetings = self._meetings
             complete = self._changed.wait_for(
@@ -78,8 +96,7 @@ class Table:
         old = own.round < newest or (newest == 0 and name != source)
         state = self._states[source] if old else None
         ids = tuple(zlib.crc32(one.encode()) for one in self._members)
-        machines = tuple(map(Machine, ids, self._members))
-        return Membership(newest, rank, ids, self.quorum, machines), state
+        return Membership(newest, rank, ids, tuple(map(Machine, ids, self._members))), state
 
     def mean(self, name: str, buffer: Float32 | None) -> Float32 | None:
         """The mean of all members' buffers; None if one of them has none or does not come."""
@@ -116,6 +133,7 @@ class InProcess:
             offer: gives the state of this member.
         """
         self._table, self._name, self._offer = table, name, offer
+        self.counters = table.counters
         self._round = 0
         self._state: State | None = None
 
@@ -123,12 +141,16 @@ class InProcess:
         if self._table.script(self._name, call, self._round):
             raise ClusterError(f"cluster: {self._name} cannot reach the table to {call}")
 
-    def join(self, identity: Identity) -> Membership:
+    def check(self, identity: Identity) -> None:
+        """Compare with the first member."""
+        self._table.check(identity)
+
+    def join(self) -> Membership:
         """Wait for the members of the next round."""
         state = self._offer()
         self._round = state.round
         self._call("join")
-        member, self._state = self._table.meet(self._name, identity, state)
+        member, self._state = self._table.meet(self._name, state)
         self._round = member.round
         return member
 

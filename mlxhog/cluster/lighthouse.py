@@ -2,18 +2,17 @@
 
 One process of the first machine, `mlxhog cluster start`, owns the address HOST:PORT. A store there
 says where torchft's lighthouse listens, which decides who takes part in a round, and holds the
-identity that all members share. It has no state worth keeping: after its death machines train on
-alone, and members join the next one. A new lighthouse has a new port, so a member that talked to
+identity that all members share, and counts the data that they claim (`claims.py`). After its death
+machines train on alone, and members join the next one; one small file in the cache folder prevents
+that it gives out data twice. A new lighthouse has a new port, so a member that talked to
 the old one fails and joins again; quorums of both never mix.
 
     key of the store   value
     token              digest of the token that members need
-    quorum             least machines of a committed round
-    join_timeout       seconds that a round waits for machines that are alive
-    clock              seconds of the lighthouse, monotonic and since 1970, set each second
+    clock              JSON: seconds of the lighthouse, monotonic and since 1970, set each second
     machines           ids of all machines that have joined
-    machine/ID         JSON: name, tokens, rounds, and the clock at its last join
-    order/...          see `authority.py`
+    machine/ID         JSON: name, tokens, rounds, and the clock at the last join
+    order/...          see `claims.py`
     lighthouse         URL of torchft's lighthouse
     identity           JSON of the first member's identity
 
@@ -39,6 +38,7 @@ from mlxhog.cluster.group import ClusterError
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
 from mlxhog.files.cache import user_cache_directory
+from mlxhog.files.durable import disk_errors
 from mlxhog.files.quantities import format_duration
 
 TOKEN_VARIABLE: Final = "MLXHOG_CLUSTER_TOKEN"
@@ -58,15 +58,6 @@ class Lighthouse:
         f"word that machines need to join; {TOKEN_VARIABLE} is safer, because other users of the "
         "machine do not see it; if other machines reach the address, a random one by default",
     )
-    order: str | None = option(
-        None,
-        "file of what machines have claimed of the text, which a restart reads; another model "
-        "needs another file, or none",
-        none="auto",
-    )
-    quorum: int = option(
-        1, "least machines of a round; fewer train on alone", unit="machines", low=1
-    )
     join_timeout: float = option(
         10.0, "longest wait of a round for machines that are alive", unit="s", low=0.1
     )
@@ -78,16 +69,10 @@ class Lighthouse:
         """Raise ConfigError if a round would not wait until a lost machine counts as silent."""
         if self.join_timeout <= self.heartbeat:
             raise ConfigError(
-                f"--join-timeout {self.join_timeout:g} is not above --heartbeat "
-                f"{self.heartbeat:g}, so machines would take turns and lose rounds; take more, "
-                "such as 10s"
+                f"--join-timeout {self.join_timeout:g} s is not above --heartbeat "
+                f"{self.heartbeat:g} s, so machines would take turns and lose rounds; take more, "
+                f"such as {5 * self.heartbeat:g}s"
             )
-
-    def order_file(self, address: Address) -> Path:
-        """The file of the reserved blocks of the cluster at an address."""
-        if self.order is not None:
-            return Path(self.order)
-        return user_cache_directory() / f"cluster-{address.ip}-{address.port}.json"
 
 
 @dataclass(frozen=True)
@@ -125,7 +110,7 @@ def parse_address(text: str) -> Address:
     except (OSError, UnicodeError) as error:
         way_out = "name its IPv4 address, which `ip addr` or on a Mac `ifconfig` shows"
         if ":" in host:
-            way_out = f"IPv6 does not work here; {way_out}"
+            way_out = f"machines of a cluster do not use IPv6; {way_out}"
         if host.lower().endswith(".local"):
             way_out = f"names in .local need mDNS on every machine of the cluster; {way_out}"
         raise ConfigError(f"the host {shown(host)} has no IPv4 address here; {way_out}") from error
@@ -162,6 +147,14 @@ def listen(address: Address) -> socket.socket:
     return listener
 
 
+def reserve_path(address: Address) -> Path:
+    """Return the file of a cluster's reserve, by which a restart gives out no data twice."""
+    folder = user_cache_directory() / "clusters"
+    with disk_errors(f"making {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{address.ip}-{address.port}.json"
+
+
 def own_ip(lighthouse: Address, timeout_s: float) -> str:
     """Return the address of this machine from which it reaches a lighthouse.
 
@@ -194,11 +187,11 @@ def check_clock(own_s: float, lighthouse_s: float) -> dict[str, str]:
     ahead_s = own_s - lighthouse_s
     if abs(ahead_s) < CLOCK_S:
         return {}
-    direction = "ahead of" if ahead_s > 0 else "behind"
     return {
-        "clock": f"the clock of this machine is {format_duration(abs(ahead_s))} {direction} that "
-        "of the lighthouse's; rounds do not use it, but dates of runs and logs do: set it, "
-        "with timedatectl set-ntp true, or on a Mac in Settings, Date & Time"
+        "clock": f"the clock of this machine is {format_duration(abs(ahead_s))} "
+        f"{'ahead of' if ahead_s > 0 else 'behind'} that of the lighthouse's machine; rounds do "
+        "not use it, but dates of runs and logs do: set it with timedatectl set-ntp true, or on a "
+        "Mac in System Settings, Date & Time"
     }
 
 

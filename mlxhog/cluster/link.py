@@ -2,11 +2,12 @@
 
 It is crash-only. After any error it ends; the supervisor starts a new one, no sooner than a round
 later, which begins from the arena (`anchor.py`). Workers never wait for it and never touch the
-network. It waits for them in two cases only: while a checkpoint is taken (`pause`), and when
-training is over, it adds nothing to the parameters.
+network; but training begins when the first link has claimed data, or has failed. It adds nothing to
+the parameters while a checkpoint is taken (`pause`), and after training only in the last round,
+which the supervisor asks for when the workers rest.
 
-A machine that does not fit the cluster (`Identity.check`), or lacks torchft, is refused when its
-first link joins; that ends the run. Later errors are reported once, and training goes on alone.
+A machine that does not fit the cluster (`Identity.check`), or lacks torchft, is refused before its
+first round; that ends the run. Later errors are reported once, and the machine trains on alone.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import importlib
 import os
 import platform
 import sys
+import threading
 import time
 import traceback
 import uuid
@@ -26,15 +28,19 @@ from io import BytesIO
 from pathlib import Path
 
 from mlxhog.arena import Arena, ArenaHandle
+from mlxhog.arena.blocks import Blocks
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.marks import Marks
-from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
-from mlxhog.arena.workers import Phase, State
+from mlxhog.arena.workers import STILL, Phase, State
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.group import Describe, Group, Machine, Membership, Offer
+from mlxhog.cluster.claims import Claims
+from mlxhog.cluster.group import ClusterError, Describe, Group, Machine, Membership, Offer
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.lighthouse import check_torchft, parse_address, token_of_member
+from mlxhog.cluster.order import Order
 from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.cluster import Cluster
 from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError
@@ -43,6 +49,8 @@ from mlxhog.machine.processes import FAULTS, end_by
 from mlxhog.report.machines import Roster
 
 NAP_S = 0.01
+REFILL_S = 0.5  # between two claims of data
+CALLS = 4  # of a group in a round; each has a limit
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
 REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
 OpenGroup = Callable[[Cluster, Offer, Describe], Group]
@@ -59,7 +67,8 @@ def open_torchft(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
         token=token_of_member(cluster.token or ""),
         own=cluster.own_address or "",
         dtype=cluster.round_dtype,
-        round_every=cluster.round_every,
+        quorum=cluster.quorum,
+        timeout_s=cluster.limit_s,
     )
     return group
 
@@ -126,7 +135,7 @@ def _run(job: LinkJob) -> None:
         while True:
             entry.beat(Phase.APPLY)
             command = Command(counters.load("command"))
-            if not counters.load("pause") and command not in ENDS:
+            if not counters.load("pause") and (command not in ENDS or own.number("last")):
                 break
             if command == Command.EXIT:
                 os._exit(0)
@@ -135,19 +144,34 @@ def _run(job: LinkJob) -> None:
         yield
         entry.beat(Phase.IDLE)
 
-    own = Anchor(arena, job.slot, writing)
+    @contextmanager
+    def stopped() -> Iterator[None]:
+        """Stop the workers after their step, for the whole block."""
+        if job.cluster.stop_workers:
+            counters.store("round_pause", 1)
+            _await_workers(arena, job)
+        yield
+        counters.store("round_pause", 0)
+
+    own = Anchor(arena, job.slot, writing, stopped)
+    ledger = Ledger(arena)
+    table = Blocks(arena, ledger)
+    table.raise_cursor(own.number("cursor"))
+    id = machine_id(arena.run_id)
 
     def describe() -> Machine:
+        tokens = own.number("committed_before") + own.number("committed")
         name = job.cluster.machine or platform.node()
-        return Machine(
-            machine_id(arena.run_id), name, own.number("committed"), own.number("rounds")
-        )
+        return Machine(id, name, tokens, own.number("rounds"))
 
-    group = job.open_group(job.cluster, own.state, describe)
-    roster = Roster(arena)
-    seen = list[Membership]()
+    group = job.open_group(job.cluster, lambda: replace(own.state(), cursor=table.cursor), describe)
+    group.check(job.identity)
+    # A link continues the counts of the last one of this call; a resumed run has its own.
+    order = Order(arena, ledger, Claims(group.counters, f"{id}/{own.number('call')}"))
+    roster, seen = Roster(arena), list[Membership]()
 
-    def show(member: Membership, outcome: Outcome) -> None:
+    def show(member: Membership, outcome: Outcome | None = None) -> None:
+        seen[:] = [member]
         now = replace(describe(), id=member.id)
         roster.write(
             [asdict(now if one.id == member.id else one) for one in member.machines],
@@ -156,38 +180,102 @@ def _run(job: LinkJob) -> None:
             {**member.notes, **_slowness(own, outcome, job.cluster.round_every)},
         )
 
+    refills = _Refills(order)
+    own.store("ready", 1)
     next_ns = monotonic_ns()
     while (command := Command(counters.load("command"))) != Command.EXIT:
         entry.beat()
-        if command in ENDS or monotonic_ns() < next_ns:
+        if not own.number("last") and (command in ENDS or monotonic_ns() < next_ns):
             time.sleep(NAP_S)
             continue
-        seen.clear()
-        outcome = play(own, group, job.identity, job.cluster, show=seen.append)
+        refills.check()
+        outcome = play(own, group, job.cluster, show)
         show(seen[0], outcome)
+        table.raise_cursor(own.number("cursor"))
         # All members have left `join` together, so their next rounds begin together.
         next_ns = own.number("joined_ns") + int(job.cluster.round_every * 1e9)
         entry.state = State.RUNNING
+        if not own.fresh(own.trained()):
+            own.store("last", 0)
+    refills.end()
     group.leave()
     entry.state = State.FINISHED
 
 
-def _slowness(own: Anchor, outcome: Outcome, round_every: float) -> dict[str, str]:
-    """Why this machine is too slow for its rounds, if it is."""
+def _slowness(own: Anchor, outcome: Outcome | None, round_every: float) -> dict[str, str]:
+    """Why this machine is too slow for its rounds, by subject."""
+    if outcome is not Outcome.COMMITTED:
+        return {}
     took_s = (monotonic_ns() - own.number("joined_ns")) / 1e9
-    every = format_duration(round_every)
     if took_s > round_every:
         return {
-            "slow": f"a round took {format_duration(took_s)} on the wire, longer than the "
-            f"{every} between rounds; raise --round-every on all machines, or take "
-            "--round-dtype bfloat16"
+            "slow": f"a round took {format_duration(took_s)}, longer than the "
+            f"{format_duration(round_every)} between rounds: this machine or a link is too slow "
+            "for them; raise --round-every on all machines, or take --round-dtype bfloat16"
         }
-    if outcome is Outcome.COMMITTED and own.number("rounds") > 1 and not own.number("last"):
+    if own.number("rounds") > 1 and not own.number("newest"):
         return {
-            "idle": f"no step of this machine ended within the {every} of a round, so the round "
-            "has nothing of it; raise --round-every on all machines, or lower --batch-size"
+            "idle": f"no step of this machine ended within the {format_duration(round_every)} of a "
+            "round, so that round has nothing of it; raise --round-every on all machines, or lower "
+            "--batch-size"
         }
     return {}
+
+
+def _await_workers(arena: Arena, job: LinkJob) -> None:
+    """Wait until no worker is inside a step, seen twice with no step in between.
+
+    Raises:
+        ClusterError: that takes longer than a join may.
+    """
+    others = [one for one in arena.workers if one.slot != job.slot]
+    until_ns = monotonic_ns() + int(job.cluster.limit_s * 1e9)
+    before: list[int] | None = None
+    while True:
+        running = [one for one in others if one.state in (State.RUNNING, State.LEAVING)]
+        steps = [one.steps for one in others]
+        still = all(one.phase in STILL for one in running)
+        if still and steps == before:
+            return
+        before = steps if still else None
+        if monotonic_ns() > until_ns:
+            raise ClusterError(
+                f"cluster: workers took more than {job.cluster.limit_s:g} s to stop for a round; "
+                "set cluster_timeout_s higher, or leave stop_workers out"
+            )
+        arena.workers.entry(job.slot).beat()
+        time.sleep(NAP_S)
+
+
+class _Refills(threading.Thread):
+    """Claims data ahead of the workers, however long a round takes."""
+
+    def __init__(self, order: Order) -> None:
+        """Claim the first data, then more in another thread."""
+        super().__init__(name="refills", daemon=True)
+        self._order, self._over = order, threading.Event()
+        self._error: Exception | None = None
+        order.refill()
+        self.start()
+
+    def run(self) -> None:
+        try:
+            while not self._over.wait(REFILL_S):
+                self._order.refill()
+        except Exception as error:  # a round that has begun still ends
+            self._error = error
+
+    def check(self) -> None:
+        """Raise the error that ended the thread, if there was one."""
+        if self._error is not None:
+            raise self._error
+
+    def end(self) -> None:
+        """Report the last counts and end the thread."""
+        self._over.set()
+        self.join()
+        self.check()
+        self._order.report()
 
 
 # -- the supervisor's side -----------------------------------------------------------------------
@@ -211,6 +299,8 @@ class Link:
         self._told = dict[str, str]()
         self._faulty = False
         self._rounds = 0
+        self._watched = WatchedTime()
+        self._beat_ns, self._beat_seen_s = 0, 0.0
 
     def start(self, slot: int) -> None:
         """Make theta_s the parameters, and start the first link in a free worker slot.
@@ -258,11 +348,25 @@ class Link:
         notes = self._roster.notes()
         self.messages += [text for subject, text in notes.items() if subject not in self._told]
         self._told = notes
+        self._kill_stale()
         if self._process is not None and not self._process.is_alive():
             self._reap()
         elapsed_s = (monotonic_ns() - self._started_ns) / 1e9
-        if self._process is None and not self._faulty and elapsed_s > self._job.cluster.round_every:
+        is_due = elapsed_s > self._job.cluster.round_every
+        is_over = self.arena.counters.load("command") in ENDS
+        if self._process is None and is_due and not is_over and not self._faulty:
             self._spawn()
+
+    def _kill_stale(self) -> None:
+        """Kill a link without a sign of life for longer than its calls may take."""
+        if self._process is None or self.slot is None:
+            return
+        beat_ns, now_s = self.arena.workers.entry(self.slot).heartbeat_ns, self._watched.look()
+        if beat_ns != self._beat_ns:
+            self._beat_ns, self._beat_seen_s = beat_ns, now_s
+        if now_s - self._beat_seen_s > CALLS * self._job.cluster.limit_s:
+            self._beat_seen_s = now_s
+            self._process.kill()
 
     def _reap(self) -> None:
         assert self._process is not None
@@ -271,6 +375,7 @@ class Link:
         death = self._process.reap()
         self._process = None
         Marks(self.arena, self.slot).settle()
+        self.arena.counters.store("round_pause", 0)
         if state == State.FINISHED:
             return
         line = self._last_line()
@@ -299,6 +404,25 @@ class Link:
         if self._process is None or self.slot is None:
             return True
         return self.arena.workers.entry(self.slot).phase != Phase.APPLY
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether workers may start: there is data of the cluster, or the first link has failed."""
+        return self._is_alone or self._faulty or bool(Anchor(self.arena).number("ready"))
+
+    def ask_for_last_round(self) -> None:
+        """Let the link send what is trained, now that workers rest."""
+        Anchor(self.arena).store("last", 1)
+
+    @property
+    def has_sent_all(self) -> bool:
+        """Whether no token waits for a round, or there is no link that could send it."""
+        return self._process is None or not Anchor(self.arena).number("last")
+
+    def end_rounds(self) -> None:
+        """Kill a link that has not sent all yet, so that a checkpoint knows what it has sent."""
+        if not self.has_sent_all:
+            self.stop(0.0)
 
     def stop(self, timeout_s: float) -> None:
         """Let it leave the cluster, after the command to exit; kill it if that takes long."""

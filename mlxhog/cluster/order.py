@@ -5,7 +5,7 @@ reports what is done. If the authority cannot be reached, workers use up the blo
 and then train on own ones (`mlxhog/arena/blocks.py`), which count as repeats.
 
 A machine that leaves, or is killed, has claimed blocks that it has not done. They are lost, and
-counted (`authority.py`). A machine that resumes the last checkpoint of a run that ended keeps the
+counted (`claims.py`). A machine that resumes the last checkpoint of a run that ended keeps the
 blocks in it. After a kill it begins with new ones: the cluster's parameters may have been trained
 on blocks that the checkpoint calls free.
 """
@@ -14,45 +14,18 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import dataclass, replace
 from typing import Final
 
 from mlxhog.arena import blocks
 from mlxhog.arena.arena import Arena
 from mlxhog.arena.blocks import Blocks, BlocksPosition
 from mlxhog.arena.ledger import Ledger
-from mlxhog.cluster.authority import Authority
-from mlxhog.config.budget import Budget
+from mlxhog.cluster.claims import Claims
 
 LEAST_AHEAD: Final = 4
 """Blocks that a link keeps ahead of its workers at least."""
 MARGIN: Final = 3
 """A link keeps this many times the tickets ahead that workers took since its last visit."""
-
-
-@dataclass(frozen=True)
-class SchedulePosition:
-    """How far a cluster has come when a machine joins it.
-
-    Attributes:
-        tokens: computed by all machines.
-        seconds: of training since the cluster began.
-    """
-
-    tokens: int
-    seconds: float
-
-    def of(self, budget: Budget) -> Budget:
-        """The budget of a joiner: its schedule continues where the cluster stands.
-
-        A limit in tokens is the whole cluster's, so its rest is what the cluster has left. A limit
-        in seconds is this machine's, behind the seconds of the cluster. A limit in steps is this
-        machine's, too, and has no part before it.
-        """
-        tokens = None if budget.tokens is None else max(0, budget.tokens - self.tokens)
-        return replace(
-            budget, tokens=tokens, tokens_before=self.tokens, seconds_before=self.seconds
-        )
 
 
 def begin(arena: Arena, ledger: Ledger, position: BlocksPosition | None, *, keep: bool) -> None:
@@ -85,27 +58,27 @@ class Order:
     the arena, and blocks that it had claimed and not mapped are lost.
     """
 
-    def __init__(self, arena: Arena, ledger: Ledger, authority: Authority) -> None:
+    def __init__(self, arena: Arena, ledger: Ledger, claims: Claims) -> None:
         """Open the table of a run, and let the store begin behind all blocks that it knows of.
 
         Args:
             arena: of the run.
             ledger: of the run.
-            authority: of the cluster; for another store, another link.
+            claims: of the cluster; for another store, another link.
 
         Raises:
             ConnectionError: the store is not prepared.
             Exception: the authority cannot be reached.
         """
-        self.table, self._ledger, self._authority = Blocks(arena, ledger), ledger, authority
+        self.table, self._ledger, self._claims = Blocks(arena, ledger), ledger, claims
         self._claimed = list[int]()
         self._handed_out = ledger.handed_out
-        if not (store := authority.number):
+        if not (store := claims.number):
             raise ConnectionError(
                 "the store of the lighthouse has no number yet, so its reserve of blocks is not "
                 "prepared; ask again, or restart the lighthouse"
             )
-        authority.skip_to(self.table.cursor)
+        claims.skip_to(self.table.cursor)
         self._base = self.table.meet(store)
 
     def refill(self) -> int:
@@ -122,7 +95,7 @@ class Order:
         target = max(MARGIN * used, LEAST_AHEAD * table.length)
         lacking = -(-(target - table.ahead) // table.length)
         if (count := min(lacking, table.room) - len(self._claimed)) > 0:
-            claimed = self._authority.claim(count)
+            claimed = self._claims.claim(count)
             table.raise_cursor(claimed.stop)
             self._claimed += claimed
         while self._claimed and table.append(self._claimed[0]) is not None:
@@ -133,7 +106,7 @@ class Order:
     def report(self) -> None:
         """Report this machine's blocks to the cluster."""
         counts = self.table.counts
-        self._authority.report(
+        self._claims.report(
             claimed=counts.mapped - self._base + len(self._claimed),
             done=max(0, counts.done - self._base),  # the blocks of other stores are done first
             repeats=counts.own_done,

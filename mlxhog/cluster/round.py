@@ -31,7 +31,6 @@ import numpy as np
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.group import TAIL, ClusterError, Float32, Group, Membership, State
-from mlxhog.cluster.identity import Identity
 from mlxhog.config.cluster import Cluster
 from mlxhog.optim.muon import to_bfloat16
 from mlxhog.strategies.diloco import nesterov
@@ -50,9 +49,7 @@ class Outcome(Enum):
 def play(
     own: Anchor,
     group: Group,
-    identity: Identity,
     cluster: Cluster,
-    *,
     show: Callable[[Membership], object] = lambda member: None,
 ) -> Outcome:
     """Take part in one round.
@@ -60,17 +57,15 @@ def play(
     Args:
         own: state of this machine; any error leaves it such that the next round can begin.
         group: of this machine.
-        identity: of this machine's run.
         cluster: the choice of the run.
         show: gets the members, after the join.
 
     Raises:
-        ConfigError: this machine does not fit the others.
         ClusterError: members have another theta_s, or parameters are not finite.
         Exception: any error of the group.
     """
     own.finish()
-    member = group.join(identity)
+    member = group.join()
     own.store("members", member.members)
     own.store("rank", member.rank)
     own.store("joined_ns", monotonic_ns())
@@ -83,17 +78,18 @@ def play(
             f"cluster: the members begin round {member.round}, and this machine has "
             f"{own.number('round')} rounds and got no state; a new link loads it"
         )
-    if member.members < member.quorum:
+    if member.members < cluster.quorum:
         return Outcome.ALONE
-    tokens = own.read()
-    buffer, residual = _packed(own, tokens)
-    own.send(tokens)
-    if not group.average(buffer):
-        own.count("refused")  # another member may have committed it: the next join will tell
-        return Outcome.REFUSED
-    own.count("bytes", buffer.nbytes // (1 + own.has_residual))
-    _check_equal(own, member, buffer[-4:])
-    own.commit(_after(own, member, buffer, cluster), residual)
+    with own.stopped():
+        tokens = own.read()
+        buffer, residual = _packed(own, tokens)
+        own.send(tokens)
+        if not group.average(buffer):
+            own.count("refused")  # another member may have committed it: the next join tells
+            return Outcome.REFUSED
+        own.count("bytes", buffer.nbytes // (1 + own.has_residual))
+        _check_equal(own, member, buffer[-4:])
+        own.commit(_after(own, member, buffer, cluster), residual)
     return Outcome.COMMITTED
 
 
@@ -147,5 +143,5 @@ def _after(own: Anchor, member: Membership, mean: Float32, cluster: Cluster) -> 
         )
     after = member.round + 1
     included = own.included() | dict.fromkeys(member.ids, after)
-    tokens += own.number("tokens")
-    return State(after, tokens, own.number("cursor"), anchor, velocity, included)
+    tokens, seconds = own.number("tokens") + tokens, own.seconds()
+    return State(after, tokens, own.number("cursor"), anchor, velocity, seconds, included)

@@ -5,8 +5,8 @@ member that is behind, and says whether a round is committed. What this file add
 
 - connections, store and transfers use the machine's address in the cluster, not its hostname;
 - a transferred state is loaded as data; torchft by itself would execute what a peer pickled;
-- each machine describes itself in the store at each join, beside the time on the clock of the
-  lighthouse, so what one reads about the others depends on no clock of theirs;
+- each machine describes itself in the store at each join, with the time on the lighthouse's clock,
+  so what others read of it depends on no other clock;
 - members exchange ids, rounds and digests of theta_s whenever the membership changes. If equal
   rounds have unequal digests, as after two lighthouses, no member commits; those that differ from
   the first count as behind, and load a state at their next `join`.
@@ -27,7 +27,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields, replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 # Read at the imports below. Errors are raised; a line for every quorum would hide them.
@@ -43,7 +42,7 @@ from torchft.checkpointing._serialization import _streaming_load
 from torchft.coordination import LighthouseClient, LighthouseServer
 from torchft.process_group import create_store_client
 
-from mlxhog.cluster.authority import Reserve
+from mlxhog.cluster.claims import Reserve
 from mlxhog.cluster.group import (
     TAIL,
     ClusterError,
@@ -63,64 +62,57 @@ from mlxhog.cluster.lighthouse import (
     digest,
     listen,
     own_ip,
+    reserve_path,
 )
 from mlxhog.errors import message_of
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
-LEAST_QUORUM: Final = 1
-"""Of torchft's lighthouse: a machine learns that it is alone, and does not wait for others."""
+LEAST_REPLICAS: Final = 1
+"""Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
+MOST_NAME: Final = 64
 
 
 class Authority:
     """The store at a named address and torchft's lighthouse, until `close`.
 
-    Args:
-        address: where the store listens.
-        token: that members need.
-        options: of the command.
-        reserve: file of the reserved blocks, see `authority.py`.
-
     Raises:
         ConfigError: the address is in use, or not one of this machine.
-        RunError: the file is damaged.
-        EnvironmentLacks: the file cannot be written.
+        RunError, EnvironmentLacks: see `Reserve`.
     """
 
-    def __init__(self, address: Address, token: str, options: Lighthouse, reserve: Path) -> None:
+    def __init__(self, address: Address, token: str, options: Lighthouse) -> None:
         listener = listen(address)
         self.address = Address(address.host, address.ip, listener.getsockname()[1])
         self._store = _serve_store(self.address, listener.detach())
-        self._reserve = Reserve(self._store, reserve)
         self._lighthouse = LighthouseServer(
             bind=f"{address.ip}:0",
-            min_replicas=LEAST_QUORUM,
+            min_replicas=LEAST_REPLICAS,
             join_timeout_ms=round(1000 * options.join_timeout),
             heartbeat_timeout_ms=round(1000 * options.heartbeat),
         )
         port = self._lighthouse.address().rpartition(":")[2]
+        self._reserve = Reserve(self._store, reserve_path(self.address))
         self._store.set("lighthouse", f"http://{address.ip}:{port}")
-        self._store.set("quorum", str(options.quorum))
-        self._store.set("join_timeout", str(options.join_timeout))
         self._store.append("machines", " ")
         self._set_clock()
         self._store.set("token", digest(token))  # last: members wait for it
 
-    def tend(self) -> None:
-        """Set the clock and keep the reserve; to be called each second.
+    def keep(self) -> None:
+        """Set the clock, and reserve data for the machines; to be called each second.
 
         Raises:
-            EnvironmentLacks: the disk is full; machines use what is reserved, then own blocks.
+            EnvironmentLacks: see `Reserve.keep`.
         """
         self._set_clock()
         self._reserve.keep()
 
     def _set_clock(self) -> None:
-        self._store.set("clock", f"{time.monotonic()} {time.time()}")
+        self._store.set("clock", json.dumps([time.monotonic(), time.time()]))
 
     def close(self) -> None:
         """End both servers."""
         self._lighthouse.shutdown()
-        del self._store
+        del self._store, self._reserve
 
 
 class TorchftGroup:
@@ -128,19 +120,15 @@ class TorchftGroup:
 
     Args:
         address: of the cluster.
-        describe: see `group.py`; the name is in torchft's logs, too.
+        describe: see `group.py`; the name is also that of torchft's logs.
         offer: see `group.py`. Its arrays must not change before `average` returns.
         round: rounds that this member has committed, 0 for a new one.
         token: of the cluster.
         own: address of this machine; by default the one from which it reaches the cluster.
         dtype: of the numbers on the wire but the last `TAIL`: float32 or bfloat16.
-        round_every: seconds between two rounds of all members.
-        timeout_s: limit for a join, for a transfer, and for an average; above `round_every`, since
-            a join waits for members that are between two rounds. None is `limit_s`.
+        quorum: least number of members for a commit.
+        timeout_s: limit for a join, for a transfer, and for an average.
         connect_s: limit for each connection.
-
-    Attributes:
-        counters: the store of `authority.py`.
 
     Raises:
         ConfigError: wrong token.
@@ -157,29 +145,24 @@ class TorchftGroup:
         token: str = "",
         own: str = "",
         dtype: str = "float32",
-        round_every: float = 10.0,
-        timeout_s: float | None = None,
+        quorum: int = 1,
+        timeout_s: float = 60.0,
         connect_s: float = 10.0,
     ) -> None:
-        self._address, self._describe = address, describe
-        self._id = describe().id
+        self._describe, self._id = describe, describe().id
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._loaded: State | None = None
-        self._has_checked = False
         own = own or own_ip(address, connect_s)
-        connect = timedelta(seconds=connect_s)
+        connect, timeout = timedelta(seconds=connect_s), timedelta(seconds=timeout_s)
         with _failures(f"joining the cluster at {address}"):
-            self._store = self.counters = dist.TCPStore(
+            self._store = dist.TCPStore(
                 address.ip, address.port, is_master=False, wait_for_workers=False, timeout=connect
             )
             check_token(token, self._store.get("token").decode(), address)
-            lighthouse, quorum, wait_s = (
-                self._store.get(key).decode() for key in ("lighthouse", "quorum", "join_timeout")
-            )
-            self._quorum = int(quorum)
-            timeout = timedelta(seconds=timeout_s or limit_s(float(wait_s), round_every))
-            if f" {self._id} ".encode() not in self._store.get("machines"):
-                self._store.append("machines", f" {self._id} ")
+            self.counters = self._store.clone()  # a call of `_store` blocks others of it
+            if str(self._id) not in self._known():
+                self._store.append("machines", f"{self._id} ")
+            lighthouse = self._store.get("lighthouse").decode()
             listener = listen(Address(own, own, 0))
             port = listener.getsockname()[1]
             self._rendezvous = _serve_store(Address(own, own, port), listener.detach())
@@ -188,7 +171,7 @@ class TorchftGroup:
                 pg=self._connections,
                 state_dict=lambda: _to_tensors(offer()),
                 load_state_dict=self._keep_loaded,
-                min_replica_size=self._quorum,
+                min_replica_size=quorum,
                 use_async_quorum=False,
                 timeout=timeout,
                 quorum_timeout=timeout,
@@ -208,41 +191,41 @@ class TorchftGroup:
             self._be_seen()  # from now on a round waits for this member
         self._be_at(round)
 
-    def join(self, identity: Identity) -> Membership:
+    def check(self, identity: Identity) -> None:
+        """See `Group`."""
+        with _failures("comparing with the other machines"):
+            first = self._store.compare_set("identity", "", identity.to_json()).decode()
+        identity.check(Identity.from_json(first))
+
+    def join(self) -> Membership:
         """See `Group`."""
         self._loaded = None
         with _failures("joining a round"):
-            if not self._has_checked:
-                first = self._store.compare_set("identity", "", identity.to_json()).decode()
-                identity.check(type(identity).from_json(first))
-                self._has_checked = True
             self._be_seen()  # else a dead lighthouse costs `timeout_s`
             machines, notes = self._meet_machines()
             self._manager.start_quorum()
+        greetings = self._connections.greetings
         if self._connections.take_change():
-            self._compare(self._connections.greetings)
-        ids = tuple(one.id for one in self._connections.greetings)
-        return Membership(
-            self._manager.current_step(),
-            self._connections.rank,
-            ids,
-            self._quorum,
-            tuple(replace(one, seen_s=0.0) if one.id in ids else one for one in machines),
-            notes,
-        )
+            self._compare(greetings)
+        ids = tuple(one.id for one in greetings)
+        here = tuple(replace(one, seen_s=0.0) if one.id in ids else one for one in machines)
+        return Membership(self._manager.current_step(), self._connections.rank, ids, here, notes)
+
+    def _known(self) -> list[str]:
+        """Ids of all machines that have joined, in their order."""
+        return list(dict.fromkeys(self._store.get("machines").decode().split()))
 
     def _meet_machines(self) -> tuple[list[Machine], dict[str, str]]:
         """Describe this machine in the store; returns all, and what its user should know."""
-        own, clock = self._describe(), self._store.get("clock").decode()
-        now_s, wall_s = map(float, clock.split())
-        text = json.dumps([own.name[:64], own.tokens, own.rounds, now_s])
-        self._store.set(f"machine/{own.id}", text)
+        own, (now_s, date_s) = self._describe(), json.loads(self._store.get("clock"))
+        words = [own.name[:MOST_NAME], own.tokens, own.rounds, now_s]
+        self._store.set(f"machine/{own.id}", json.dumps(words))
         machines = []
-        for id in dict.fromkeys(self._store.get("machines").decode().split()):
-            if self._store.check([key := f"machine/{id}"]):  # else it has not joined yet
-                *rest, seen_s = json.loads(self._store.get(key))
-                machines.append(Machine(int(id), *rest, max(0.0, now_s - seen_s)))
-        return machines, check_clock(time.time(), wall_s)
+        for id in self._known():
+            if self._store.check([f"machine/{id}"]):  # else it has not joined yet
+                name, tokens, rounds, seen_s = json.loads(self._store.get(f"machine/{id}"))
+                machines.append(Machine(int(id), name, tokens, rounds, max(0.0, now_s - seen_s)))
+        return machines, check_clock(time.time(), date_s)
 
     def state(self) -> State | None:
         """See `Group`."""
@@ -288,11 +271,6 @@ class TorchftGroup:
             for name, value in state.items()
         }
         self._loaded = State(**values)
-
-
-def limit_s(join_timeout: float, round_every: float) -> float:
-    """The limit for a join, a transfer and an average, in seconds."""
-    return 4 * join_timeout + 2 * round_every
 
 
 class _Greeting(NamedTuple):

@@ -11,7 +11,7 @@ from mlxhog.config.choices import CLUSTERS, Choice, Kind
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, shown
 
-ADDRESS = re.compile(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.%]+\]):(?P<port>\d{1,5})")
+ADDRESS = re.compile(r"[\w.-]+:(?P<port>\d{1,5})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +35,11 @@ class Cluster(Choice):
         flat="cluster_machine",
     )  # fmt: skip
     token: str | None = option(
-        None, "the shared secret that mlxhog cluster start printed", flat="cluster_token"
+        None,
+        "the shared secret that mlxhog cluster start printed; auto is that of the environment, "
+        "MLXHOG_CLUSTER_TOKEN",
+        none="auto",
+        flat="cluster_token",
     )
     round_every: float = option(10.0, "time between two rounds", unit="s", above=0)
     round_dtype: str = option(
@@ -48,32 +52,42 @@ class Cluster(Choice):
     outer_momentum: float = option(
         0.9, "Nesterov momentum of the outer step", low=0, below=1, flat="cluster_outer_momentum"
     )
+    timeout_s: float | None = option(
+        None,
+        "limit of each join, transfer and average, above round_every, because a machine that joins "
+        "waits for the others' next round; auto is six times round_every, and at least 60 s",
+        none="auto",
+        unit="s",
+        above=0,
+        flat="cluster_timeout_s",
+    )
+    stop_workers: bool = option(
+        False, "stop the workers for each round, as DiLoCo does, instead of adding beside them"
+    )
+    quorum: int = option(
+        1, "least members of a round; fewer train on alone", low=1, flat="cluster_quorum"
+    )
 
     @property
-    def host(self) -> str:
-        """Host of the lighthouse."""
-        return self._parts["host"].strip("[]")
-
-    @property
-    def port(self) -> int:
-        """Port of the lighthouse."""
-        return int(self._parts["port"])
-
-    @property
-    def _parts(self) -> re.Match[str]:
-        match = ADDRESS.fullmatch(self.address)
-        assert match is not None  # `broken_rules` has refused all others
-        return match
+    def limit_s(self) -> float:
+        """Limit of each call of a group."""
+        return max(60.0, 6 * self.round_every) if self.timeout_s is None else self.timeout_s
 
     def broken_rules(self) -> Iterable[str]:
-        """Yield an address that cannot be one."""
+        """Yield an address that cannot be one, and a limit below the time between rounds."""
         match = ADDRESS.fullmatch(self.address)
         if not self.address:
             yield "address: none is given; add --cluster HOST:PORT as cluster start prints it"
         elif match is None or not 0 < int(match["port"]) < 2**16:
             yield (
                 f"address: {shown(self.address)}; wanted HOST:PORT as mlxhog cluster start prints "
-                "it, such as 192.168.1.5:8600"
+                "it, a name or an IPv4 address, such as 192.168.1.5:8600"
+            )
+        if self.timeout_s is not None and self.timeout_s <= self.round_every:
+            yield (
+                f"timeout_s: {self.timeout_s:g} s, not above round_every, {self.round_every:g} s, "
+                "so a machine could not wait for the next round of the others; set more, such as "
+                f"{6 * self.round_every:g}s"
             )
 
 

@@ -311,7 +311,9 @@ class TrainConfig(FineTuning):
     seed: int = _run(0, "seed of initial values, data order and samples", low=0, high=2**32 - 1)
     out: str = _run("runs", "folder that holds the runs")
     name: str | None = _run(
-        None, "name of the run, after the date; the corpus by default", aliases=("project_name",)
+        None,
+        "name of the run, after the date; the corpus by default",
+        aliases=("run", "project_name"),
     )
 
     restarts: int = _safety(5, "restarts of one worker in ten minutes before the run ends", low=0)

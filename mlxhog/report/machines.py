@@ -143,9 +143,8 @@ class Roster:
         reports, names = list[MachineReport](), list[str]()
         for one in machines:
             is_own, name = one["id"] == view["own"], printable(one["name"])
-            state = IN_QUORUM if one["id"] in view["members"] else AWAY
-            if self.is_alone:
-                state = ALONE if is_own else AWAY
+            is_in = one["id"] in view["members"] and not self.is_alone
+            state = IN_QUORUM if is_in else ALONE if is_own else AWAY
             names.append(name)
             reports.append(
                 MachineReport(

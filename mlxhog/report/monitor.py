@@ -293,7 +293,9 @@ class Monitor:
         """The state of the run, for the terminal and for metrics.jsonl."""
         counters, seconds = self.arena.counters, self.seconds()
         fraction = self.budget.fraction(
-            steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=seconds
+            steps=counters.load("steps"),
+            tokens=counters.load("tokens") + counters.load("tokens_elsewhere"),
+            seconds=seconds,
         )
         steps, tokens, elapsed_s = self.totals()
         reports = self.worker_reports()

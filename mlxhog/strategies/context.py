@@ -236,13 +236,15 @@ class Context:
         return self.arena.counters.load("command") == Command.TRAIN
 
     def paused(self) -> bool:
-        """Whether the supervisor has asked the workers to hold still (for a checkpoint)."""
-        return bool(self.arena.counters.load("pause"))
+        """Whether workers must hold still, for a checkpoint or for a round between machines."""
+        counters = self.arena.counters
+        return bool(counters.load("pause") or counters.load("round_pause"))
 
     def progress(self) -> float:
         """Share of the whole run that is done, in [0, 1]."""
-        counters = self.arena.counters
-        return self.budget.progress(
+        counters, ahead_s = self.arena.counters, self.arena.counters.load("ms_elsewhere") / 1e3
+        budget = replace(self.budget, seconds_before=self.budget.seconds_before + ahead_s)
+        return budget.progress(
             steps=counters.load("steps"), tokens=self._tokens(), seconds=self.seconds()
         )
 

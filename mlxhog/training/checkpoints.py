@@ -88,7 +88,12 @@ def fill_parameters(plan: Plan, arena: Arena) -> None:
         if kind not in plan.private_state or plan.config.reset_optimizer:
             _settle(arena, saved, kind, sign)  # before a strategy takes copies of the parameters
     if plan.link is not None and "cluster" in saved.state:
-        Anchor(arena).resume(saved.optimizer, saved.state["cluster"])
+        Anchor(arena).resume(
+            saved.optimizer,
+            saved.state["cluster"],
+            seconds=saved.state["used"]["seconds"],
+            is_last=_ended_there(plan.resumption),
+        )
     arena.counters.store("version", int(saved.state["version"]))
 
 

@@ -24,7 +24,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
-from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.arena.workers import STILL, Entry, Phase, State
 from mlxhog.cluster.link import Link
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
@@ -41,7 +41,6 @@ LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
 START_S = 120.0  # a framework that is being imported gives no sign of life
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
 SIDE_JOBS = (Phase.EVALUATE, Phase.SAMPLE)
-STILL = (Phase.IDLE, Phase.WAITING, Phase.STARTING, *SIDE_JOBS)
 EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
 
 
@@ -349,8 +348,10 @@ class Supervisor:
         self.arena.counters.store("command", command)
 
     def ready(self) -> bool:
-        """Whether every worker is up."""
-        return all(self.entry(seat).state == State.RUNNING for seat in self.seats)
+        """Whether every worker is up, and the link of a cluster has data for them."""
+        return (self.link is None or self.link.is_ready) and all(
+            self.entry(seat).state == State.RUNNING for seat in self.seats
+        )
 
     def ends(self) -> int:
         """Number of ended workers, which may have left accepted jobs undone."""

@@ -15,7 +15,7 @@ def alone(cluster: Cluster, offer: Offer) -> Group:
 
 
 class _Refusing(InProcess):
-    def join(self, identity: Identity) -> Membership:
+    def check(self, identity: Identity) -> None:
         raise ConfigError("cluster: the token is wrong; take that of the line that start printed")
 
 
@@ -25,7 +25,7 @@ def refusing(cluster: Cluster, offer: Offer) -> Group:
 
 
 class _OutOfReach(InProcess):
-    def join(self, identity: Identity) -> Membership:
+    def join(self) -> Membership:
         raise ClusterError("cluster: no lighthouse answers")
 
 
@@ -35,7 +35,7 @@ def out_of_reach(cluster: Cluster, offer: Offer) -> Group:
 
 
 class _Faulty(InProcess):
-    def join(self, identity: Identity) -> Membership:
+    def join(self) -> Membership:
         raise TypeError("a fault of the program")
 
 

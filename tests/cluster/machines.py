@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.arena import Arena, plan
-from mlxhog.cluster import anchor, in_process, round
+from mlxhog.arena import Arena, blocks, plan
+from mlxhog.arena.ledger import Ledger
+from mlxhog.cluster import anchor, in_process, order, round
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.in_process import InProcess, Table
@@ -38,9 +39,11 @@ class Machine:
             for name, shape in SHAPES.items()
         }
         residual = self.cluster.round_dtype == "bfloat16"
-        layout = plan(spec, max_workers=2, n_tickets=8, extra=anchor.segments(residual=residual))
+        extra = {**anchor.segments(residual=residual), **blocks.segment(8)}
+        layout = plan(spec, max_workers=2, n_tickets=8, extra=extra)
         self.arena = Arena.create(layout)
         self.identity = Identity.of(self.cluster, layout, tokenizer="t", data="d", seed=self.seed)
+        order.begin(self.arena, Ledger(self.arena), None, keep=False)
         self.own = Anchor(self.arena)
         self.own.begin()
         self.begin_link()
@@ -51,7 +54,8 @@ class Machine:
         self.group = InProcess(self.table, self.name, self.own.state)
 
     def play(self) -> round.Outcome:
-        return round.play(self.own, self.group, self.identity, self.cluster)
+        self.group.check(self.identity)
+        return round.play(self.own, self.group, self.cluster)
 
     def train(self, step: float, tokens: int = 100) -> None:
         """Add a number to every parameter, as workers would."""

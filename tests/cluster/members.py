@@ -172,7 +172,8 @@ def _calls(
             pipe.send(None)
             return
         if word in ("join", "round"):
-            membership = group.join(identity)
+            group.check(identity)
+            membership = group.join()
             loaded = group.state()
             own, has_loaded = loaded or own, loaded is not None
         if word in ("average", "round"):

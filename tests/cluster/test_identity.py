@@ -60,7 +60,7 @@ def test_the_identity_of_another_version_is_refused_in_words(text: str) -> None:
         ({"cluster": "here:1", "strategy": "serial"}, "set strategy=hogwild"),
         ({"cluster": "here:1", "determinism": "record"}, "leave determinism out"),
         ({"cluster": "here:1", "round_dtype": "int8"}, "float32, bfloat16"),
-        ({"cluster": "here:1", "cluster_join_timeout_s": 1}, "not above the heartbeat"),
+        ({"cluster": "here:1", "cluster_timeout_s": 5}, "not above round_every"),
         ({"round_every": 3}, "add --cluster HOST:PORT"),
     ],
 )

@@ -11,11 +11,10 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from mlxhog.arena import blocks
 from mlxhog.arena.blocks import OWN_EPOCHS, Blocks
-from mlxhog.cluster import authority as authority_module
+from mlxhog.cluster import claims as claims_module
 from mlxhog.cluster import order
-from mlxhog.cluster.authority import NEXT, RESERVED, Authority, Reserve
-from mlxhog.cluster.order import Order, SchedulePosition
-from mlxhog.config.budget import Budget
+from mlxhog.cluster.claims import NEXT, RESERVED, Claims, Reserve
+from mlxhog.cluster.order import Order
 from mlxhog.errors import ArenaError, CheckpointError, RunError
 from tests.cluster.stores import MemoryStore, arena_of, ledger_of, train
 
@@ -31,7 +30,7 @@ class Machine:
         self.held, self.owner = {}, 1  # ticket -> owner
 
     def link_to(self, store):
-        self.link = Order(self.arena, self.ledger, Authority(store, self.name))
+        self.link = Order(self.arena, self.ledger, Claims(store, self.name))
 
 
 class ClusterMachine(RuleBasedStateMachine):
@@ -43,7 +42,7 @@ class ClusterMachine(RuleBasedStateMachine):
     def begin(self, n, ring, per_epoch):
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(blocks, "BLOCKS_PER_EPOCH", per_epoch)
-        self.patch.setattr(authority_module, "RESERVE", 16)
+        self.patch.setattr(claims_module, "RESERVE", 16)
         self.folder = tempfile.TemporaryDirectory()
         self.n, self.ring, self.names = n, ring, 0
         self.machines, self.gone = [], []
@@ -131,7 +130,7 @@ class ClusterMachine(RuleBasedStateMachine):
     @rule(data=st.data(), count=st.integers(1, 3))
     def link_is_killed_between_claim_and_table(self, data, count):
         machine = self.pick(data, lambda m: m.link)
-        Authority(self.store, machine.name).claim(count)
+        Claims(self.store, machine.name).claim(count)
         machine.link = None
 
     @precondition(lambda self: any(m.link is None for m in self.machines))
@@ -169,7 +168,7 @@ class ClusterMachine(RuleBasedStateMachine):
         for machine in self.machines:
             if machine.link is not None:
                 machine.link.report()
-        counts = Authority(self.store, "reader").blocks(
+        counts = Claims(self.store, "reader").blocks(
             [m.name for m in self.machines], [m.name for m in self.gone]
         )
         assert counts.lost >= 0
@@ -215,7 +214,7 @@ def test_two_machines_train_every_batch_of_the_cluster_once(store):
             machine.link.refill()
     assert len({*batches}) == len(batches)
     assert max(epoch for epoch, _ in batches) < OWN_EPOCHS
-    counts = Authority(store, "c").blocks("ab")
+    counts = Claims(store, "c").blocks("ab")
     assert counts.lost == counts.repeats == 0
 
 
@@ -228,7 +227,7 @@ def test_a_machine_without_the_authority_trains_on_own_blocks_and_counts_them(st
     assert len({*alone}) == len(alone)
     assert machine.table.counts.own_done == 2
     machine.link.refill()
-    assert Authority(store, "b").blocks("a").repeats == 2
+    assert Claims(store, "b").blocks("a").repeats == 2
     assert train(machine.ledger, machine.table)[0][0] < OWN_EPOCHS
 
 
@@ -242,32 +241,32 @@ def test_the_blocks_of_a_machine_that_left_are_lost(store):
     train(a.ledger, a.table, 2 * a.table.length)
     a.link.report()
     claimed = a.table.counts.mapped
-    counts = Authority(store, "c").blocks("b", gone="a")
+    counts = Claims(store, "c").blocks("b", gone="a")
     assert counts.lost == claimed - 2
     assert counts.held == b.table.counts.mapped
 
 
 def test_a_link_that_is_killed_after_its_claim_loses_those_blocks_and_no_others(store):
     machine = linked(store, "a")
-    Authority(store, "a").claim(3)
+    Claims(store, "a").claim(3)
     machine.link_to(store)
     machine.link.refill()
-    assert Authority(store, "b").blocks("a").lost == 3
+    assert Claims(store, "b").blocks("a").lost == 3
 
 
 def test_a_restarted_lighthouse_begins_behind_every_claim(tmp_path):
     path, first = tmp_path / "order.json", MemoryStore()
     Reserve(first, path)
-    claimed = Authority(first, "a").claim(1000)
+    claimed = Claims(first, "a").claim(1000)
     second = MemoryStore()
     Reserve(second, path)
-    assert Authority(second, "b").claim(1).start >= claimed.stop
+    assert Claims(second, "b").claim(1).start >= claimed.stop
 
 
 def test_no_machine_claims_what_the_disk_does_not_know(tmp_path):
     store = MemoryStore()
     Reserve(store, tmp_path / "order.json")
-    machine = Authority(store, "a")
+    machine = Claims(store, "a")
     claims = [*machine.claim(10**6), *machine.claim(1)]
     assert max(claims) < store.add(RESERVED, 0)
     assert store.add(NEXT, 0) <= store.add(RESERVED, 0)
@@ -281,10 +280,10 @@ def test_two_machines_that_claim_the_last_reserved_blocks_stay_below_the_reserve
     class Interrupted:
         def add(self, key, amount):
             if key == NEXT and amount:
-                Authority(store, "b").claim(rest)
+                Claims(store, "b").claim(rest)
             return store.add(key, amount)
 
-    claimed = Authority(Interrupted(), "a").claim(5)
+    claimed = Claims(Interrupted(), "a").claim(5)
     assert list(claimed) == [rest, rest + 1]
 
 
@@ -292,7 +291,7 @@ def test_two_machines_that_claim_the_last_reserved_blocks_stay_below_the_reserve
 def test_a_store_that_begins_anew_within_a_claim_gives_no_block_twice(tmp_path, call):
     path, first, second = tmp_path / "order.json", MemoryStore(), MemoryStore()
     Reserve(first, path)
-    claims = [*Authority(first, "b").claim(100)]
+    claims = [*Claims(first, "b").claim(100)]
 
     class Restarting:
         calls = 0
@@ -303,8 +302,8 @@ def test_a_store_that_begins_anew_within_a_claim_gives_no_block_twice(tmp_path, 
                 Reserve(second, path)
             return (first if self.calls < call else second).add(key, amount)
 
-    claims += Authority(Restarting(), "a").claim(5)
-    claims += Authority(second, "b").claim(100)
+    claims += Claims(Restarting(), "a").claim(5)
+    claims += Claims(second, "b").claim(100)
     assert len({*claims}) == len(claims)
 
 
@@ -316,11 +315,11 @@ def test_the_counts_of_a_restarted_lighthouse_leave_out_earlier_blocks(store, tm
     machine.link_to(second)
     train(machine.ledger, machine.table, machine.table.length)
     machine.link.refill()
-    counts = Authority(second, "b").blocks("a")
+    counts = Claims(second, "b").blocks("a")
     assert (counts.claimed, counts.done, counts.held) == (1, 0, 1)
     train(machine.ledger, machine.table, earlier)
     machine.link.report()
-    counts = Authority(second, "b").blocks("a")
+    counts = Claims(second, "b").blocks("a")
     assert (counts.claimed, counts.done, counts.held, counts.lost) == (1, 1, 0, 0)
 
 
@@ -331,7 +330,7 @@ def test_a_store_that_lost_its_record_begins_behind_the_blocks_of_a_member(store
     reserve = Reserve(other, tmp_path / "of another folder.json")
     machine.link_to(other)
     reserve.keep()
-    assert Authority(other, "b").claim(1).start >= claimed
+    assert Claims(other, "b").claim(1).start >= claimed
 
 
 def test_a_full_ring_of_tickets_in_flight_keeps_its_batches(monkeypatch):
@@ -422,13 +421,3 @@ def test_a_damaged_position_is_refused_with_its_problem(store, change, problem):
     position = machine.table.position()
     with pytest.raises(CheckpointError, match=problem):
         machine.table.begin(0, {**position, **change})
-
-
-def test_a_joiner_continues_the_schedule_of_the_cluster():
-    cluster = SchedulePosition(tokens=750, seconds=30.0)
-    by_tokens = cluster.of(Budget(tokens=1000))
-    assert by_tokens.tokens == 250
-    assert by_tokens.progress(steps=0, tokens=0, seconds=0) == 0.75
-    by_time = cluster.of(Budget(seconds=10.0))
-    assert by_time.progress(steps=0, tokens=0, seconds=5.0) == 35 / 40
-    assert cluster.of(Budget(tokens=100)).is_used_up

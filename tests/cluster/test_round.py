@@ -11,12 +11,13 @@ from mlxhog.cluster.group import ClusterError
 from mlxhog.cluster.in_process import Script
 from mlxhog.cluster.round import Outcome
 from mlxhog.errors import CheckpointError, ConfigError
-from tests.cluster.machines import Machine, Table, choice
+from tests.cluster.machines import SHAPES, Machine, Table, choice
 from tests.strategies import local_runs
 from tests.strategies.test_sync import LR
 from tests.threads import in_threads
 
 Make = Callable[..., list[Machine]]
+BOUNDS = np.cumsum([np.prod(shape) for shape in SHAPES.values()])[:-1]
 
 
 @pytest.fixture
@@ -202,23 +203,68 @@ def test_an_outer_step_counts_in_the_version_that_staleness_is_measured_by(machi
     assert one.arena.counters.load("version") == 1
 
 
+def resumed(one: Machine, *, is_last: bool) -> Machine:
+    """A machine that starts from the checkpoint of another; nothing of the other is shared."""
+    arrays, numbers = one.own.saved()
+    arrays, theta = {name: value.copy() for name, value in arrays.items()}, one.theta
+    again = Machine(one.table, one.name, one.cluster)
+    again.own.store("generation", 0)  # as before its first link
+    for name, part in zip(SHAPES, np.split(theta, BOUNDS), strict=True):
+        again.arena.param(name)[...] = part.reshape(SHAPES[name])
+    again.own.resume(arrays, numbers, seconds=30.0, is_last=is_last)
+    return again
+
+
 def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines: Make) -> None:
     pair = machines(2)
     for one in pair:
         one.train(1.0)
     rounds(pair)
-    arrays, numbers = pair[0].own.saved()
-    copies = {name: value.copy() for name, value in arrays.items()}
-    fresh = Machine(Table(1))
+    again = resumed(pair[0], is_last=True)
     try:
-        fresh.own.store("generation", 0)  # as before its first link
-        fresh.train(7.0, tokens=0)
-        fresh.own.resume(copies, numbers)
-        assert fresh.own.state().digest == pair[1].own.state().digest
-        np.testing.assert_array_equal(fresh.own.of("velocity"), pair[1].own.of("velocity"))
-        assert fresh.own.number("tokens") == 200
-        del copies["link.velocity/b"]
+        assert again.own.state().digest == pair[1].own.state().digest
+        np.testing.assert_array_equal(again.own.of("velocity"), pair[1].own.of("velocity"))
+        assert again.own.number("tokens") == 200
+        assert again.arena.counters.load("tokens_elsewhere") == 100
+        assert again.own.seconds() == 30.0
+        arrays, numbers = pair[0].own.saved()
+        del arrays["link.velocity/b"]
         with pytest.raises(CheckpointError, match="link.velocity/b has shape None"):
-            fresh.own.resume(copies, numbers)
+            again.own.resume(arrays, numbers, seconds=0.0, is_last=True)
     finally:
-        fresh.close()
+        again.close()
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(
+    machines: Make, is_last: bool
+) -> None:
+    (one,) = machines(1, outer_lr=1.0, outer_momentum=0.0)
+    one.train(1.0)
+    again = resumed(one, is_last=is_last)
+    try:
+        rounds([one])  # the cluster commits the movement of the checkpoint
+        one.train(1.0)
+        rounds([one])
+        again.own.load(one.own.state())
+        np.testing.assert_array_equal(again.theta_s, 2.0)
+        np.testing.assert_array_equal(again.theta, 3.0 if is_last else 2.0)
+    finally:
+        again.close()
+
+
+def test_a_joiner_takes_over_the_position_of_the_schedule_and_of_the_data(machines: Make) -> None:
+    pair = machines(2)
+    a, b = pair
+    a.table.expected = 1
+    a.arena.counters.store("start_ns", 1)
+    a.train(1.0, tokens=300)
+    rounds([a])
+    a.table.expected = 2
+    a.own.store("cursor", 7)
+    b.train(1.0, tokens=50)
+    rounds(pair)
+    assert b.arena.counters.load("tokens_elsewhere") == 300
+    assert a.arena.counters.load("tokens_elsewhere") == 50
+    assert b.own.seconds() == pytest.approx(a.own.seconds(), abs=5.0)
+    assert b.own.number("cursor") == 7

@@ -1,4 +1,4 @@
-"""The authority over a cluster's order: which block is claimed next, and by whom.
+"""The claims on a cluster's order: which block is next, and who has which.
 
 The counters lie in one store, that of the lighthouse, whose only operation is an atomic addition
 (`add` of PyTorch's TCPStore). A read is an addition of 0.
@@ -71,7 +71,7 @@ class BlockCounts:
         return self.claimed - self.done - self.held
 
 
-class Authority:
+class Claims:
     """The counters, as one machine uses them.
 
     Concurrency: any number of machines at once. A process may be killed between any two calls: a
