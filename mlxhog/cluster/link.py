@@ -213,11 +213,16 @@ def _slowness(own: Anchor, outcome: Outcome | None, round_every: float) -> dict[
             f"{format_duration(round_every)} between rounds: this machine or a link is too slow "
             "for them; raise --round-every on all machines, or take --round-dtype bfloat16"
         }
-    if own.number("rounds") > 1 and not own.number("newest"):
+    steps_s = [
+        (one.read_ns + one.compute_ns + one.apply_ns) / one.steps / 1e9
+        for one in own.arena.workers
+        if one.steps
+    ]
+    if steps_s and min(steps_s) > round_every:
         return {
-            "idle": f"no step of this machine ended within the {format_duration(round_every)} of a "
-            "round, so that round has nothing of it; raise --round-every on all machines, or lower "
-            "--batch-size"
+            "slow steps": f"a step of this machine takes {format_duration(min(steps_s))}, longer "
+            f"than the {format_duration(round_every)} between rounds, so most rounds have nothing "
+            "of it; raise --round-every on all machines, or lower --batch-size"
         }
     return {}
 

@@ -24,7 +24,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import timedelta
 from typing import Any, Final, NamedTuple
@@ -245,6 +245,8 @@ class TorchftGroup:
 
     def leave(self) -> None:
         """See `Group`."""
+        with suppress(ClusterError), _failures("leaving"):
+            self._meet_machines()  # with what the last round has committed
         self._manager.shutdown()
         self._connections.abort(errored=False)
 
