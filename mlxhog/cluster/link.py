@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import os
 import platform
 import sys
@@ -49,6 +50,9 @@ from mlxhog.machine.processes import FAULTS, end_by
 from mlxhog.report.machines import Roster
 
 NAP_S = 0.01
+ROUNDS = "rounds.jsonl"
+"""Beside the log: a line for each round that this machine committed, with its own tokens in it, all
+tokens of the cluster, and the digest of theta_s after it."""
 REFILL_S = 0.5  # between two claims of data
 CALLS = 4  # of a group in a round; each has a limit
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
@@ -189,8 +193,11 @@ def _run(job: LinkJob) -> None:
             time.sleep(NAP_S)
             continue
         refills.check()
+        before = own.number("committed")
         outcome = play(own, group, job.cluster, show)
         show(seen[0], outcome)
+        if outcome is Outcome.COMMITTED:
+            _record(job.log.with_name(ROUNDS), own, own.number("committed") - before)
         table.raise_cursor(own.number("cursor"))
         # All members have left `join` together, so their next rounds begin together.
         next_ns = own.number("joined_ns") + int(job.cluster.round_every * 1e9)
@@ -225,6 +232,21 @@ def _slowness(own: Anchor, outcome: Outcome | None, round_every: float) -> dict[
             "of it; raise --round-every on all machines, or lower --batch-size"
         }
     return {}
+
+
+def _record(path: Path, own: Anchor, tokens: int) -> None:
+    """Add a committed round to the file of rounds; a full disk costs its line only."""
+    state = own.state()
+    record = {
+        "round": state.round - 1,
+        "members": own.number("members"),
+        "rank": own.number("rank"),
+        "tokens": tokens,
+        "cluster_tokens": state.tokens,
+        "theta_s": state.digest.hex(),
+    }
+    with suppress(OSError), path.open("a") as stream:
+        stream.write(json.dumps(record) + "\n")
 
 
 def _await_workers(arena: Arena, job: LinkJob) -> None:
