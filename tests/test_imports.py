@@ -10,7 +10,7 @@ from tests.mad.report.sample import study
 from tools.structure import ORDER, ROOT, circles, imports, modules, part
 
 NATIVE_USERS = {
-    "arena", "data", "models", "optim", "strategies", "cluster", "training", "theory", "mad", "classic",
+    "arena", "data", "models", "optim", "strategies", "training", "theory", "mad", "classic",
 }  # fmt: skip
 FRAMEWORKS = {"torch", "torchft", "mlx", "transformers", "xlstm", "mlstm_kernels"}
 

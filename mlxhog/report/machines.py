@@ -13,12 +13,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any, Final
 
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.files.quantities import format_count, format_duration
+from mlxhog.report.metrics import MachineReport
 from mlxhog.report.streams import printable
 from mlxhog.strategies.control_words import LINE, Words
 
@@ -26,35 +26,6 @@ MACHINES: Final = "link.machines"
 VIEW_BYTES: Final = 1 << 15
 _HEAD = 2 * LINE
 IN_QUORUM, ALONE, AWAY = "in the quorum", "alone", "away"
-
-
-@dataclass(frozen=True, kw_only=True)
-class MachineReport:
-    """One machine of a cluster.
-
-    Attributes:
-        name: of the machine; of equal names the later ones have a number.
-        state: "in the quorum" of the newest round, "alone" (this machine, without the others) or
-            "away".
-        tokens: of its committed rounds.
-        rounds: that it has committed.
-        seen_s: seconds since its last join.
-        is_own: whether it is the machine of this run.
-    """
-
-    name: str
-    state: str
-    tokens: int
-    rounds: int
-    seen_s: float
-    is_own: bool
-
-    def __str__(self) -> str:
-        """Spell it, such as "in the quorum, 1.2M tokens in 40 rounds, seen 3 s ago"."""
-        return (
-            f"{self.state}, {format_count(self.tokens)} tokens in {self.rounds} rounds, seen "
-            f"{format_duration(self.seen_s)} ago"
-        )
 
 
 def segment() -> dict[str, tuple[str, int]]:

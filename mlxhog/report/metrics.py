@@ -9,8 +9,7 @@ from statistics import median
 from typing import Any
 
 from mlxhog.config.config import EMULATED
-from mlxhog.files.quantities import format_clock, format_share
-from mlxhog.report.machines import MachineReport
+from mlxhog.files.quantities import format_clock, format_count, format_duration, format_share
 from mlxhog.report.shares import shares
 
 # Bits per byte of simple models of the `sotu` corpus, for comparison. Measured on the whole text; a
@@ -135,6 +134,35 @@ class WorkerReport:
     optimizer_s: float = 0.0
     other_s: float = 0.0
     rate_share: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineReport:
+    """One machine of a cluster.
+
+    Attributes:
+        name: of the machine; of equal names the later ones have a number.
+        state: "in the quorum" of the newest round, "alone" (this machine, without the others) or
+            "away".
+        tokens: of its committed rounds.
+        rounds: that it has committed.
+        seen_s: seconds since its last join.
+        is_own: whether it is the machine of this run.
+    """
+
+    name: str
+    state: str
+    tokens: int
+    rounds: int
+    seen_s: float
+    is_own: bool
+
+    def __str__(self) -> str:
+        """Spell it, such as "in the quorum, 1.2M tokens in 40 rounds, seen 3 s ago"."""
+        return (
+            f"{self.state}, {format_count(self.tokens)} tokens in {self.rounds} rounds, seen "
+            f"{format_duration(self.seen_s)} ago"
+        )
 
 
 class Activity(Enum):
