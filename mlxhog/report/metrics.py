@@ -158,7 +158,7 @@ class MachineReport:
     is_own: bool
 
     def __str__(self) -> str:
-        """Spell it, such as "in the quorum, 1.2M tokens in 40 rounds, seen 3 s ago"."""
+        """Spell it, such as "in the quorum, 1.20M tokens in 40 rounds, seen 3 s ago"."""
         return (
             f"{self.state}, {format_count(self.tokens)} tokens in {self.rounds} rounds, seen "
             f"{format_duration(self.seen_s)} ago"
