@@ -53,6 +53,7 @@ NAP_S = 0.01
 ROUNDS = "rounds.jsonl"
 """Beside the log: a line for each round that this machine committed, with its own tokens in it, all
 tokens of the cluster, and the digest of theta_s after it."""
+LEAST_SLOW_S = 1.0  # a shorter round or step is never reported as slow
 REFILL_S = 0.5  # between two claims of data
 CALLS = 4  # of a group in a round; each has a limit
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
@@ -181,7 +182,7 @@ def _run(job: LinkJob) -> None:
             [asdict(now if one.id == member.id else one) for one in member.machines],
             () if outcome is Outcome.ALONE else member.ids,
             member.id,
-            {**member.notes, **_slowness(own, outcome, job.cluster.round_every)},
+            {**member.notes, **slowness(own, outcome, job.cluster.round_every)},
         )
 
     refills = _Refills(order)
@@ -209,12 +210,13 @@ def _run(job: LinkJob) -> None:
     entry.state = State.FINISHED
 
 
-def _slowness(own: Anchor, outcome: Outcome | None, round_every: float) -> dict[str, str]:
+def slowness(own: Anchor, outcome: Outcome | None, round_every: float) -> dict[str, str]:
     """Why this machine is too slow for its rounds, by subject."""
     if outcome is not Outcome.COMMITTED:
         return {}
+    limit_s = max(round_every, LEAST_SLOW_S)
     took_s = (monotonic_ns() - own.number("joined_ns")) / 1e9
-    if took_s > round_every:
+    if took_s > limit_s:
         return {
             "slow": f"a round took {format_duration(took_s)}, longer than the "
             f"{format_duration(round_every)} between rounds: this machine or a link is too slow "
@@ -225,7 +227,7 @@ def _slowness(own: Anchor, outcome: Outcome | None, round_every: float) -> dict[
         for one in own.arena.workers
         if one.steps
     ]
-    if steps_s and min(steps_s) > round_every:
+    if steps_s and min(steps_s) > limit_s:
         return {
             "slow steps": f"a step of this machine takes {format_duration(min(steps_s))}, longer "
             f"than the {format_duration(round_every)} between rounds, so most rounds have nothing "

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from time import monotonic
+from time import monotonic, time
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
@@ -153,10 +154,13 @@ def _calls(
     anchor: float = 0.0,
     identity: Identity = IDENTITY,
     timeout_s: float = 20.0,
+    clock_ahead_s: float = 0.0,
     **options: Any,
 ) -> None:
+    from mlxhog.cluster import torchft_group
     from mlxhog.cluster.torchft_group import TorchftGroup
 
+    torchft_group.time = SimpleNamespace(time=lambda: time() + clock_ahead_s)  # type: ignore[assignment]
     theta, zeros = np.full(4, anchor, np.float32), np.zeros(4, np.float32)
     own = State(round=round, tokens=0, cursor=0, anchor=theta, velocity=zeros)
 
@@ -168,7 +172,7 @@ def _calls(
         own="127.0.0.1", **options,
     )  # fmt: skip
     pipe.send(None)
-    membership, has_loaded = Membership(0, 0, ()), False
+    membership, has_loaded, has_checked = Membership(0, 0, ()), False, False
     while True:
         (word,) = pipe.recv()
         commits = None
@@ -177,7 +181,9 @@ def _calls(
             pipe.send(None)
             return
         if word in ("join", "round"):
-            group.check(identity)
+            if not has_checked:
+                group.check(identity)
+                has_checked = True
             membership = group.join()
             loaded = group.state()
             own, has_loaded = loaded or own, loaded is not None

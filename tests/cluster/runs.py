@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
 from typing import Any
 
 from mlxhog import train
-from mlxhog.cluster.link import ROUNDS
 from tests.another_process import Running
+from tests.cluster.rounds import Lines, rounds_in
 from tests.processes import alive, below
 from tests.report.running import wait_until
 from tests.training.small import small_config
 
 FOREVER = 10**6
-
-
-def rounds_in(root: Path) -> list[dict[str, Any]]:
-    """The rounds that the newest run below a folder has committed, the last line maybe cut off."""
-    runs = sorted((root / "runs").glob("*"))
-    path = runs[-1] / "logs" / ROUNDS if runs else root / "none"
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
-
-
-def part_of(root: Path) -> dict[str, Any]:
-    """The part of the newest run below a folder in its cluster, of run.json."""
-    newest = max((root / "runs").glob("*"))
-    part: dict[str, Any] = json.loads((newest / "run.json").read_text())["cluster"]
-    return part
 
 
 def options_of(address: str, **more: Any) -> dict[str, Any]:
@@ -56,7 +39,7 @@ class Machine:
         self._earlier = set((root / "runs").glob("*"))
         self._process = Running(_train, root, options_of(address, **more))
 
-    def rounds(self) -> list[dict[str, Any]]:
+    def rounds(self) -> Lines:
         """The rounds of this run; none before it has a folder."""
         runs = set((self.root / "runs").glob("*")) - self._earlier
         return rounds_in(self.root) if runs else []
