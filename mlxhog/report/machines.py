@@ -66,7 +66,7 @@ class Roster:
             for one in before.get("machines", [])
         }
         known |= {one["id"]: dict(one) for one in machines}
-        view = {
+        view: dict[str, Any] = {
             "at_ns": now_ns,
             "own": own,
             "members": list(members),
