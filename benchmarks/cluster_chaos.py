@@ -40,7 +40,7 @@ from tests.processes import alive  # noqa: E402
 from tests.training.small import small_config  # noqa: E402
 
 LINK = Link.parse("1Gbit:1ms")
-FOREVER = 10**8
+FOREVER, INTERRUPTED = 10**8, 130
 PORT, MOST, LEAST = 8600, 4, 2
 QUICK_FAULTS, FAULTS = 6, 100
 HANG_S = 240.0  # without a round of all machines
@@ -87,7 +87,7 @@ class Fleet:
     """The machines of a cluster, and what was found about them.
 
     Attributes:
-        hangs: descriptions of what did not happen in time.
+        hangs: descriptions of what did not happen in time, or ended with an error.
         orphans: processes that outlived their run.
         unbalanced: runs whose tokens do not add up.
     """
@@ -217,7 +217,11 @@ class Fleet:
         if not self._until(lambda: one.process.poll() is not None, "the end of a run"):
             os.killpg(one.process.pid, signal.SIGKILL)
         self._forget(one, pids)
-        self.unbalanced += one.process.returncode != 0 or not is_balanced(part_of(one.root))
+        if one.process.returncode != INTERRUPTED:
+            self.hangs.append(f"a run ended with exit code {one.process.returncode}")
+        elif not is_balanced(part := part_of(one.root)):
+            print(f"out of balance: {part}", flush=True)
+            self.unbalanced += 1
 
     def _forget(self, one: Member, pids: list[int]) -> None:
         one.process.wait()

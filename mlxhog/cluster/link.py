@@ -54,7 +54,8 @@ ROUNDS = "rounds.jsonl"
 """Beside the log: a line for each round that this machine committed, with its own tokens in it, all
 tokens of the cluster, and the digest of theta_s after it."""
 LEAST_SLOW_S = 1.0  # a shorter round or step is never reported as slow
-REFILL_S = 0.5  # between two claims of data
+START_S = 120.0  # the import of torch gives no sign of life
+REFILL_S = 0.2  # between two claims of data
 CALLS = 4  # of a group in a round; each has a limit
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
 REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
@@ -187,6 +188,7 @@ def _run(job: LinkJob) -> None:
 
     refills = _Refills(order)
     own.store("ready", 1)
+    entry.state = State.RUNNING
     next_ns = monotonic_ns()
     while (command := Command(counters.load("command"))) != Command.EXIT:
         entry.beat()
@@ -202,7 +204,6 @@ def _run(job: LinkJob) -> None:
         table.raise_cursor(own.number("cursor"))
         # All members have left `join` together, so their next rounds begin together.
         next_ns = own.number("joined_ns") + int(job.cluster.round_every * 1e9)
-        entry.state = State.RUNNING
         if not own.fresh(own.trained()):
             own.store("last", 0)
     refills.end()
@@ -390,10 +391,13 @@ class Link:
         """Kill a link without a sign of life for longer than its calls may take."""
         if self._process is None or self.slot is None:
             return
-        beat_ns, now_s = self.arena.workers.entry(self.slot).heartbeat_ns, self._watched.look()
-        if beat_ns != self._beat_ns:
-            self._beat_ns, self._beat_seen_s = beat_ns, now_s
-        if now_s - self._beat_seen_s > CALLS * self._job.cluster.limit_s:
+        entry, now_s = self.arena.workers.entry(self.slot), self._watched.look()
+        if entry.heartbeat_ns != self._beat_ns:
+            self._beat_ns, self._beat_seen_s = entry.heartbeat_ns, now_s
+        limit_s = CALLS * self._job.cluster.limit_s
+        if entry.state == State.STARTING:
+            limit_s = max(limit_s, START_S)
+        if now_s - self._beat_seen_s > limit_s:
             self._beat_seen_s = now_s
             self._process.kill()
 

@@ -23,7 +23,8 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.cluster.claims import Claims
 
 LEAST_AHEAD: Final = 4
-"""Blocks that a link keeps ahead of its workers at least."""
+"""Blocks that a link keeps ahead of its workers at least, and tickets: a part of an epoch."""
+LEAST_TICKETS, LEAST_PART = 64, 16
 MARGIN: Final = 3
 """A link keeps this many times the tickets ahead that workers took since its last visit."""
 
@@ -92,7 +93,8 @@ class Order:
         """
         table, handed_out = self.table, self._ledger.handed_out
         used, self._handed_out = handed_out - self._handed_out, handed_out
-        target = max(MARGIN * used, LEAST_AHEAD * table.length)
+        tickets = min(LEAST_TICKETS, self._ledger.n // LEAST_PART)
+        target = max(MARGIN * used, LEAST_AHEAD * table.length, tickets)
         lacking = -(-(target - table.ahead) // table.length)
         if (count := min(lacking, table.room) - len(self._claimed)) > 0:
             claimed = self._claims.claim(count)

@@ -66,7 +66,8 @@ def nesterov(
     """
     rate, beta = np.float32(lr), np.float32(momentum)
     velocity = beta * velocity + mean
-    return anchor - rate * (mean + beta * velocity), velocity
+    ahead: Float32 = mean + beta * velocity
+    return anchor - rate * ahead, velocity
 
 
 def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> None:

@@ -15,7 +15,9 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena.control import Command
-from mlxhog.cluster.link import Link, LinkJob, OpenGroup
+from mlxhog.cluster.group import State
+from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
+from mlxhog.cluster.link import Link, LinkJob, OpenGroup, open_torchft
 from mlxhog.errors import ConfigError
 from mlxhog.training import plan
 from tests.cluster import children
@@ -110,6 +112,45 @@ def test_a_fault_of_the_program_is_reported_and_not_tried_again(start: Start) ->
     link.poll()
     assert "please report it" in link.messages[0]
     assert link.pid is None
+
+
+def test_a_stopped_link_is_killed_and_replaced(tmp_path: Path) -> None:
+    machine = Machine(Table(1), cluster=choice(round_every=0.02, timeout_s=0.5))
+    machine.arena.counters.store("command", Command.TRAIN)
+    log = tmp_path / "link.log"
+    link = Link(
+        machine.arena,
+        LinkJob(
+            cluster=machine.cluster, identity=machine.identity, log=log, open_group=children.alone
+        ),
+    )
+    try:
+        link.start(2)
+        poll_until(link, lambda: machine.own.number("rounds") > 0)
+        first = link.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        poll_until(link, lambda: link.pid not in (None, first))
+        assert "signal SIGKILL" in link.messages[0]
+    finally:
+        machine.arena.counters.store("command", Command.EXIT)
+        link.stop(0.0)
+        machine.close()
+
+
+def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torchft_group = pytest.importorskip("mlxhog.cluster.torchft_group")
+    tokens: list[str] = []
+    monkeypatch.setattr(
+        torchft_group, "TorchftGroup", lambda *_, token, **more: tokens.append(token)
+    )
+    monkeypatch.setenv(TOKEN_VARIABLE, "of the environment")
+    state = State(0, 0, 0, np.zeros(1, np.float32), np.zeros(1, np.float32))
+    for cluster in (choice(), choice(token="of the option")):
+        open_torchft(cluster, lambda: state)
+    assert tokens == ["of the environment", "of the option"]
 
 
 def test_a_link_changes_no_parameter_during_a_pause(machine: Machine, start: Start) -> None:

@@ -13,6 +13,7 @@ from mlxhog import train
 from mlxhog.arena import Arena, blocks, plan
 from mlxhog.arena.blocks import OWN_EPOCHS, Blocks
 from mlxhog.arena.ledger import Ledger
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster import order
 from mlxhog.cluster.claims import Claims, Reserve
 from mlxhog.cluster.order import Order
@@ -83,6 +84,10 @@ def test_tokens_of_other_machines_move_the_schedule_and_end_the_budget() -> None
         assert not context.used_up()
         arena.counters.store("tokens_elsewhere", 900)
         assert context.used_up()
+        arena.counters.store("start_ns", monotonic_ns())
+        arena.counters.store("ms_elsewhere", 10**9)
+        context.budget = Budget(seconds=1e6)
+        assert context.progress() == pytest.approx(0.5)  # a joiner continues the schedule
 
 
 def test_a_run_counts_its_own_blocks_over_a_resume_and_learns_on_them(

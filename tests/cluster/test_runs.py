@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mlxhog import train
+from mlxhog.checkpoint import checkpoint
 from mlxhog.cluster.link import LinkJob
 from mlxhog.report.metrics import Progress
 from mlxhog.training import plan
@@ -86,9 +87,13 @@ def test_a_run_whose_links_are_killed_commits_what_it_has_trained(tmp_path: Path
 def test_a_run_ends_with_a_round_of_all_that_it_has_trained(
     tmp_path: Path, stop_workers: bool
 ) -> None:
-    part = watched(tmp_path, lambda rounds: rounds > 2, stop_workers=stop_workers)
+    options = {"stop_workers": stop_workers, "slow": "0=4"}
+    part = watched(tmp_path, lambda rounds: rounds > 2, **options)
     assert part["tokens_committed"] == part["tokens_trained"] > 0
     assert sum(one["tokens"] for one in rounds_in(tmp_path)) == part["tokens_trained"]
+    run = checkpoint.run_of("latest", tmp_path / "runs")
+    blocks = checkpoint.load(checkpoint.latest(run)).state["blocks"]
+    assert blocks["own"] == 0  # every batch was one that the cluster gave to this machine
 
 
 def test_machines_that_join_die_and_come_again_have_one_model(tmp_path: Path) -> None:
