@@ -13,12 +13,13 @@ from mlxhog.cluster.lighthouse import (
     parse_address,
     token_of,
 )
+from mlxhog.errors import EnvironmentLacks
 
 LOOK_S = 0.5  # between two looks for a signal
 EXAMPLES = (
     "cluster start",
     "cluster start --address 192.168.1.20:8600",
-    "cluster start --address 192.168.1.20:8600 --quorum 2",
+    "cluster start --address 192.168.1.20:8600 --join-timeout 30s",
 )
 
 
@@ -34,16 +35,23 @@ def run(arguments: list[str]) -> int:
     flags.argument("action", metavar="start", choices=("start",), help="the only action")
     flags.argument("--json", action="store_true", help="one JSON object when the cluster is ready")
     parsed, options = flags.read(Lighthouse, arguments)
+    options.check()
     check_torchft()
     address = parse_address(options.address)
     token = token_of(options.token, address)
     from mlxhog.cluster.torchft_group import Authority
 
     authority = Authority(address, token, options)
+    warned = ""
     try:
         _say(str(authority.address), token, parsed.other.json)
         while True:
-            authority.keep()
+            try:
+                authority.keep()
+            except EnvironmentLacks as error:  # machines train on with what is reserved
+                if warned != str(error):
+                    warned = str(error)
+                    print(f"warning: {warned}", file=sys.stderr, flush=True)
             sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
     except KeyboardInterrupt:
         print("ended; the machines train on alone", file=sys.stderr)

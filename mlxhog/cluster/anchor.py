@@ -9,13 +9,14 @@ written to the side that is not in use; one atomic store, of `generation`, makes
     link.residual.S  float32  rounding that the next buffer makes up for; with bfloat16 only
     link.read        float32  the parameters that the link read, or what stands for them: the
                               difference of the side's theta_s from it is added to the parameters
+    link.included.S  int64    `State.included`: pairs (id, rounds), id 0 for none
     link.numbers     uint8    two lines with `WORDS`, then a line with `RECORD` for each side
 
 The difference is added parameter by parameter. `adding` and `added` count them, so the next link
 continues behind the last one. If the last link died while it added to a parameter, the next sets
 this parameter to theta_s: the machine loses what it trained there in this round, and nothing counts
-twice. `sent` marks a buffer whose mean another member may have committed; a link that cannot know
-gives up that round's own movement.
+twice. `sent` marks a buffer whose mean another member may have committed; the state that this
+machine loads next says whether one did (`State.included`).
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster.group import Float32, State
 from mlxhog.errors import CheckpointError
 from mlxhog.optim import updates
+from mlxhog.report import machines
 from mlxhog.strategies.control_words import LINE, Words
 
 NUMBERS, READ = "link.numbers", "link.read"
@@ -54,10 +56,13 @@ WORDS = (
     "ready",  # whether a link has claimed the first blocks of the order, see `order.py`
     "last",  # whether a link may play a round after training
 )  # fmt: skip
-RECORD = ("round", "tokens", "cursor", "rounds", "committed", "lost")
-"""Of a side: as in `State`; rounds that this machine committed, its tokens in them, and its tokens
-that are declared lost."""
+RECORD = ("round", "tokens", "cursor", "rounds", "committed", "lost", "newest")
+"""Of a side: as in `State`; rounds that this machine committed, its tokens in them, its tokens that
+are declared lost, and its tokens in the newest round that it committed."""
+MOST_MACHINES = 256
+"""Machines in `State.included`; beyond these the ones are dropped that are away for longest."""
 _HIGH = 1 << 32
+_OF = "included."  # names the rounds of a machine in a checkpoint
 
 
 def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
@@ -66,7 +71,9 @@ def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
     copies = [f"link.{kind}.{side}" for kind in kinds for side in SIDES]
     return {
         **dict.fromkeys((*copies, READ), ("float32", PARAMETER_COPY)),
+        **{f"link.included.{side}": ("int64", 2 * MOST_MACHINES) for side in SIDES},
         NUMBERS: ("uint8", LINE * (2 + len(SIDES))),
+        **machines.segment(),
     }
 
 
@@ -132,7 +139,13 @@ class Anchor:
             self.of("anchor").copy(),
             self.of("velocity").copy(),
             self.seconds(),
+            self.included(),
         )
+
+    def included(self) -> dict[int, int]:
+        """`State.included` of the side in use."""
+        table = self.arena.segment(f"link.included.{self.side}").reshape(-1, 2)
+        return {id: rounds for id, rounds in table.tolist() if id}
 
     def seconds(self) -> float:
         """Seconds of training since the cluster began, as far as this machine knows."""
@@ -183,32 +196,40 @@ class Anchor:
         """Take the state after a round whose mean has this machine's movement in it."""
         fresh = self.fresh(self.number("sent_tokens"))
         with self.writing():
-            self._turn(state, residual, rounds=1, committed=fresh)
+            self._turn(state, residual, fresh, rounds=1, committed=fresh)
             self._add()
 
-    def load(self, state: State) -> None:
+    def load(self, state: State, machine: int) -> None:
         """Take over the members' state, and add this machine's own movement to it.
 
-        What this machine sent last may be in that state already, if it was about to be committed.
-        Then its movement up to that reading is given up, and its tokens are declared lost.
+        If that state has what this machine sent last, only its movement since then is added, and
+        the tokens are committed. If it lacks the newest round that this machine committed, which
+        the others did not, the tokens of that round are declared lost.
+
+        Args:
+            state: of the members.
+            machine: id of this machine.
         """
-        lost = 0
-        if self._has_sent() and state.round > self.number("round"):
-            lost = self.fresh(self.number("sent_tokens"))
+        reached, newest, more = state.included.get(machine, 0), 0, dict[str, int]()
+        if self._has_sent() and reached > self.number("round"):
+            newest = self.fresh(self.number("sent_tokens"))
+            more = {"rounds": 1, "committed": newest}
         else:
             self.arena.segment(READ)[: self.n] = self.of("anchor")
+            if reached < self.included().get(machine, 0):
+                more = {"committed": -self.number("newest"), "lost": self.number("newest")}
         self.count("loads")
         if (ahead_s := state.seconds - self.seconds()) > 0:
             self.arena.counters.add("ms_elsewhere", round(1e3 * ahead_s))
         with self.writing():
-            self._turn(state, None, lost=lost)
+            self._turn(state, None, newest, **more)
             self._add()
 
     def fresh(self, tokens: int) -> int:
         """Of the first `tokens` tokens of this machine, those that are not committed or lost."""
         return tokens - self.number("committed") - self.number("lost")
 
-    def _turn(self, state: State, residual: Float32 | None, **more: int) -> None:
+    def _turn(self, state: State, residual: Float32 | None, newest: int, **more: int) -> None:
         """Write the other side, then use it."""
         old, other = self.side, 1 - self.side
         np.copyto(self.of("anchor", other), state.anchor)
@@ -217,11 +238,19 @@ class Anchor:
             value = self.of("residual", old) if residual is None else residual
             np.copyto(self.of("residual", other), value)
         record = {"round": state.round, "tokens": state.tokens, "cursor": state.cursor}
+        record["newest"] = newest
+        self._set_included(other, state.included)
         record |= {n: self.number(n) + more.get(n, 0) for n in ("rounds", "committed", "lost")}
         for name, number in record.items():
             self._words.store(*self._place(name, other), number)
         self.count("generation")
         self._count_elsewhere()
+
+    def _set_included(self, side: int, included: Mapping[int, int]) -> None:
+        latest = sorted(included.items(), key=lambda pair: (-pair[1], pair[0]))[:MOST_MACHINES]
+        table = self.arena.segment(f"link.included.{side}").reshape(-1, 2)
+        table[:] = 0
+        table[: len(latest)] = np.array(latest, np.int64).reshape(-1, 2)
 
     def _count_elsewhere(self) -> None:
         """Move the schedule to the tokens of all machines."""
@@ -287,6 +316,7 @@ class Anchor:
             "committed": self.number("committed_before") + self.number("committed"),
             "ms_elsewhere": self.arena.counters.load("ms_elsewhere"),
             "sent": int(self._has_sent()),
+            **{f"{_OF}{id}": rounds for id, rounds in self.included().items()},
         }
 
     def _has_sent(self) -> bool:
@@ -305,7 +335,7 @@ class Anchor:
 
         Tokens that waited count as none; the movement that they made is sent with the next ones.
         If training continued after the checkpoint, other members may have committed the movement:
-        it is given up if they are ahead.
+        it is given up if they have.
 
         Args:
             arrays: of `saved`.
@@ -332,6 +362,10 @@ class Anchor:
                 part[...] = value
         for name in ("round", "tokens", "cursor"):
             self.store(name, numbers[name])
+        included = {name: n for name, n in numbers.items() if name.startswith(_OF)}
+        self._set_included(
+            self.side, {int(name.removeprefix(_OF)): n for name, n in included.items()}
+        )
         self.store("committed_before", numbers["committed"])
         self.store("ms_before", round(1e3 * seconds))
         self.arena.counters.store("ms_elsewhere", numbers["ms_elsewhere"])

@@ -14,8 +14,8 @@ A group may raise any error at any time. The link then ends, and the next one be
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import numpy as np
@@ -37,18 +37,51 @@ class ClusterError(MlxhogError):
 
 
 @dataclass(frozen=True)
+class Machine:
+    """A machine of a cluster, as it describes itself at each join.
+
+    Attributes:
+        id: no other machine has it, 0 < id < 2^63.
+        name: for people; several machines may have it.
+        tokens: of its committed rounds.
+        rounds: that it has committed.
+        seen_s: seconds since its last join, by the clock of the lighthouse.
+    """
+
+    id: int
+    name: str
+    tokens: int = 0
+    rounds: int = 0
+    seen_s: float = 0.0
+
+
+@dataclass(frozen=True)
 class Membership:
     """The members of one round.
 
     Attributes:
         round: number of the round, from 0; the committed rounds before it.
-        members: number of members, at least 1.
-        rank: of this member, 0 <= rank < members.
+        rank: of this member.
+        ids: of the members, by rank.
+        machines: members, and others that the lighthouse has seen.
+        notes: what the user of this machine should know, by subject.
     """
 
     round: int
-    members: int
     rank: int
+    ids: tuple[int, ...]
+    machines: tuple[Machine, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def members(self) -> int:
+        """Number of members, at least 1."""
+        return len(self.ids)
+
+    @property
+    def id(self) -> int:
+        """The id of this member."""
+        return self.ids[self.rank]
 
 
 @dataclass(frozen=True)
@@ -62,6 +95,7 @@ class State:
         anchor: theta_s, (n,) float32.
         velocity: v of the outer optimizer, (n,) float32.
         seconds: of training since the cluster began.
+        included: id of a machine -> rounds after the last one that has its movement.
     """
 
     round: int
@@ -70,6 +104,7 @@ class State:
     anchor: Float32
     velocity: Float32
     seconds: float = 0.0
+    included: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> bytes:
@@ -123,3 +158,5 @@ class Group(Protocol):
 
 Offer = Callable[[], State]
 """Gives the state of this member, for one that joins; called from any thread during `join`."""
+Describe = Callable[[], Machine]
+"""Gives this member as the others shall see it."""

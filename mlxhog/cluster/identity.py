@@ -19,6 +19,7 @@ _WAYS_OUT = {
     "tokenizer": "give all machines the same --tokenizer, such as a tokenizer.json",
     "data": "give all machines the same --data and --seq-len",
     "seed": "give all machines the same --seed",
+    "round_every": "give all machines the same --round-every",
     "outer_lr": "give all machines the same --cluster-outer-lr",
     "outer_momentum": "give all machines the same --cluster-outer-momentum",
     "round_dtype": "give all machines the same --round-dtype",
@@ -36,6 +37,7 @@ class Identity:
         tokenizer: digest of the tokenizer.
         data: digest of the training text, with the length of a sequence.
         seed: of initial values and of the order of the data.
+        round_every: seconds between two rounds.
         outer_lr: of the outer optimizer.
         outer_momentum: likewise.
         round_dtype: type of the numbers on the wire.
@@ -47,6 +49,7 @@ class Identity:
     tokenizer: str
     data: str
     seed: int
+    round_every: float
     outer_lr: float
     outer_momentum: float
     round_dtype: str
@@ -69,6 +72,7 @@ class Identity:
             tokenizer=tokenizer,
             data=data,
             seed=seed,
+            round_every=cluster.round_every,
             outer_lr=cluster.outer_lr,
             outer_momentum=cluster.outer_momentum,
             round_dtype=cluster.round_dtype,

@@ -7,6 +7,7 @@ its own call, and the others' round is not committed.
 from __future__ import annotations
 
 import threading
+import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ import numpy as np
 
 from mlxhog.arena.blocks import MOST_BLOCKS
 from mlxhog.cluster.claims import RESERVED, STORE
-from mlxhog.cluster.group import ClusterError, Float32, Membership, Offer, State
+from mlxhog.cluster.group import ClusterError, Float32, Machine, Membership, Offer, State
 from mlxhog.cluster.identity import Identity
 
 Script = Callable[[str, str, int], bool]
@@ -94,7 +95,8 @@ class Table:
         rank, own = self._members.index(name), self._states[name]
         old = own.round < newest or (newest == 0 and name != source)
         state = self._states[source] if old else None
-        return Membership(newest, len(self._members), rank), state
+        ids = tuple(zlib.crc32(one.encode()) for one in self._members)
+        return Membership(newest, rank, ids, tuple(map(Machine, ids, self._members))), state
 
     def mean(self, name: str, buffer: Float32 | None) -> Float32 | None:
         """The mean of all members' buffers; None if one of them has none or does not come."""

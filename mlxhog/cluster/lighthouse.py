@@ -9,6 +9,10 @@ the old one fails and joins again; quorums of both never mix.
 
     key of the store   value
     token              digest of the token that members need
+    clock              JSON: seconds of the lighthouse, monotonic and since 1970, set each second
+    machines           ids of all machines that have joined
+    machine/ID         JSON: name, tokens, rounds, and the clock at the last join
+    order/...          see `claims.py`
     lighthouse         URL of torchft's lighthouse
     identity           JSON of the first member's identity
 
@@ -28,14 +32,18 @@ import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from mlxhog.cluster.group import ClusterError
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
 from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import disk_errors
+from mlxhog.files.quantities import format_duration
 
-TOKEN_VARIABLE = "MLXHOG_CLUSTER_TOKEN"
+TOKEN_VARIABLE: Final = "MLXHOG_CLUSTER_TOKEN"
+CLOCK_S: Final = 30.0
+"""Difference between two clocks that is reported."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +58,21 @@ class Lighthouse:
         f"word that machines need to join; {TOKEN_VARIABLE} is safer, because other users of the "
         "machine do not see it; if other machines reach the address, a random one by default",
     )
-    quorum: int = option(1, "least number of machines in a round", unit="machines", low=1)
     join_timeout: float = option(
         10.0, "longest wait of a round for machines that are alive", unit="s", low=0.1
     )
     heartbeat: float = option(
         2.0, "silence after which a round does not wait for a machine", unit="s", low=0.1
     )
+
+    def check(self) -> None:
+        """Raise ConfigError if a round would not wait until a lost machine counts as silent."""
+        if self.join_timeout <= self.heartbeat:
+            raise ConfigError(
+                f"--join-timeout {self.join_timeout:g} s is not above --heartbeat "
+                f"{self.heartbeat:g} s, so machines would take turns and lose rounds; take more, "
+                f"such as {5 * self.heartbeat:g}s"
+            )
 
 
 @dataclass(frozen=True)
@@ -93,6 +109,8 @@ def parse_address(text: str) -> Address:
         found = socket.getaddrinfo(host, int(digits), socket.AF_INET, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         way_out = "name its IPv4 address, which `ip addr` or on a Mac `ifconfig` shows"
+        if ":" in host:
+            way_out = f"machines of a cluster do not use IPv6; {way_out}"
         if host.lower().endswith(".local"):
             way_out = f"names in .local need mDNS on every machine of the cluster; {way_out}"
         raise ConfigError(f"the host {shown(host)} has no IPv4 address here; {way_out}") from error
@@ -155,8 +173,26 @@ def own_ip(lighthouse: Address, timeout_s: float) -> str:
 
 def token_of(token: str, address: Address, environment: Mapping[str, str] = os.environ) -> str:
     """Return the token of a new cluster: the given one, else a random one where others reach it."""
-    token = token or environment.get(TOKEN_VARIABLE, "")
+    token = token_of_member(token, environment)
     return token or ("" if address.is_own else secrets.token_urlsafe(12))
+
+
+def token_of_member(token: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the token of a machine that joins; "" for none."""
+    return token or environment.get(TOKEN_VARIABLE, "")
+
+
+def check_clock(own_s: float, lighthouse_s: float) -> dict[str, str]:
+    """Return what the user should know about this machine's clock, by subject."""
+    ahead_s = own_s - lighthouse_s
+    if abs(ahead_s) < CLOCK_S:
+        return {}
+    return {
+        "clock": f"the clock of this machine is {format_duration(abs(ahead_s))} "
+        f"{'ahead of' if ahead_s > 0 else 'behind'} that of the lighthouse's machine; rounds do "
+        "not use it, but dates of runs and logs do: set it with timedatectl set-ntp true, or on a "
+        "Mac in System Settings, Date & Time"
+    }
 
 
 def digest(token: str) -> str:

@@ -12,6 +12,7 @@ first round; that ends the run. Later errors are reported once, and the machine 
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -20,9 +21,10 @@ import sys
 import threading
 import time
 import traceback
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from io import BytesIO
 from pathlib import Path
 
@@ -36,44 +38,51 @@ from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import STILL, Phase, State
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.claims import Claims
-from mlxhog.cluster.group import ClusterError, Group, Offer
+from mlxhog.cluster.group import ClusterError, Describe, Group, Machine, Membership, Offer
 from mlxhog.cluster.identity import Identity
+from mlxhog.cluster.lighthouse import check_torchft, parse_address, token_of_member
 from mlxhog.cluster.order import Order
 from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.cluster import Cluster
 from mlxhog.errors import ConfigError, EnvironmentLacks, MlxhogError
+from mlxhog.files.quantities import format_duration
 from mlxhog.machine.processes import FAULTS, end_by
+from mlxhog.report.machines import Roster
 
 NAP_S = 0.01
 ROUNDS = "rounds.jsonl"
 """Beside the log: a line for each round that this machine committed, with its own tokens in it, all
 tokens of the cluster, and the digest of theta_s after it."""
+LEAST_SLOW_S = 1.0  # a shorter round or step is never reported as slow
 START_S = 120.0  # the import of torch gives no sign of life
 REFILL_S = 0.2  # between two claims of data
 CALLS = 4  # of a group in a round; each has a limit
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
 REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
-OpenGroup = Callable[[Cluster, Offer], Group]
+OpenGroup = Callable[[Cluster, Offer, Describe], Group]
 
 
-def open_torchft(cluster: Cluster, offer: Offer) -> Group:
+def open_torchft(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
     """Open the group of the network; it imports torch, so only the link does."""
-    lighthouse = importlib.import_module("mlxhog.cluster.lighthouse")
-    lighthouse.check_torchft()
     engine = importlib.import_module("mlxhog.cluster.torchft_group")
-    address = lighthouse.parse_address(cluster.address)
     group: Group = engine.TorchftGroup(
-        address,
-        cluster.machine or "",
+        parse_address(cluster.address),
+        describe,
         offer,
         round=offer().round,
-        token=cluster.token or os.environ.get(lighthouse.TOKEN_VARIABLE, ""),
+        token=token_of_member(cluster.token or ""),
         own=cluster.own_address or "",
         dtype=cluster.round_dtype,
         quorum=cluster.quorum,
         timeout_s=cluster.limit_s,
     )
     return group
+
+
+def machine_id(run_id: str) -> int:
+    """The id of this machine in its cluster; another run of it has another one."""
+    names = f"{platform.node()}/{uuid.getnode()}/{run_id}".encode()
+    return int.from_bytes(hashlib.blake2b(names, digest_size=8).digest()) >> 1 or 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +163,29 @@ def _run(job: LinkJob) -> None:
     ledger = Ledger(arena)
     table = Blocks(arena, ledger)
     table.raise_cursor(own.number("cursor"))
-    name = f"{job.cluster.machine or platform.node()}/{arena.run_id}"
-    group = job.open_group(
-        replace(job.cluster, machine=name), lambda: replace(own.state(), cursor=table.cursor)
-    )
+    id = machine_id(arena.run_id)
+
+    def describe() -> Machine:
+        tokens = own.number("committed_before") + own.number("committed")
+        name = job.cluster.machine or platform.node()
+        return Machine(id, name, tokens, own.number("rounds"))
+
+    group = job.open_group(job.cluster, lambda: replace(own.state(), cursor=table.cursor), describe)
     group.check(job.identity)
     # A link continues the counts of the last one of this call; a resumed run has its own.
-    order = Order(arena, ledger, Claims(group.counters, f"{name}/{own.number('call')}"))
+    order = Order(arena, ledger, Claims(group.counters, f"{id}/{own.number('call')}"))
+    roster, seen = Roster(arena), list[Membership]()
+
+    def show(member: Membership, outcome: Outcome | None = None) -> None:
+        seen[:] = [member]
+        now = replace(describe(), id=member.id)
+        roster.write(
+            [asdict(now if one.id == member.id else one) for one in member.machines],
+            () if outcome is Outcome.ALONE else member.ids,
+            member.id,
+            {**member.notes, **slowness(own, outcome, job.cluster.round_every)},
+        )
+
     refills = _Refills(order)
     own.store("ready", 1)
     entry.state = State.RUNNING
@@ -172,7 +197,9 @@ def _run(job: LinkJob) -> None:
             continue
         refills.check()
         before = own.number("committed")
-        if play(own, group, job.cluster) is Outcome.COMMITTED:
+        outcome = play(own, group, job.cluster, show)
+        show(seen[0], outcome)
+        if outcome is Outcome.COMMITTED:
             _record(job.log.with_name(ROUNDS), own, own.number("committed") - before)
         table.raise_cursor(own.number("cursor"))
         # All members have left `join` together, so their next rounds begin together.
@@ -182,6 +209,32 @@ def _run(job: LinkJob) -> None:
     refills.end()
     group.leave()
     entry.state = State.FINISHED
+
+
+def slowness(own: Anchor, outcome: Outcome | None, round_every: float) -> dict[str, str]:
+    """Why this machine is too slow for its rounds, by subject."""
+    if outcome is not Outcome.COMMITTED:
+        return {}
+    limit_s = max(round_every, LEAST_SLOW_S)
+    took_s = (monotonic_ns() - own.number("joined_ns")) / 1e9
+    if took_s > limit_s:
+        return {
+            "slow": f"a round took {format_duration(took_s)}, longer than the "
+            f"{format_duration(round_every)} between rounds: this machine or a link is too slow "
+            "for them; raise --round-every on all machines, or take --round-dtype bfloat16"
+        }
+    steps_s = [
+        (one.read_ns + one.compute_ns + one.apply_ns) / one.steps / 1e9
+        for one in own.arena.workers
+        if one.steps
+    ]
+    if steps_s and min(steps_s) > limit_s:
+        return {
+            "slow steps": f"a step of this machine takes {format_duration(min(steps_s))}, longer "
+            f"than the {format_duration(round_every)} between rounds, so most rounds have nothing "
+            "of it; raise --round-every on all machines, or lower --batch-size"
+        }
+    return {}
 
 
 def _record(path: Path, own: Anchor, tokens: int) -> None:
@@ -268,12 +321,12 @@ class Link:
             arena: created by this process, with the segments of `anchor.py`.
             job: without slot and handle.
         """
-        self.arena, self._job = arena, job
+        self.arena, self._job, self._roster = arena, job, Roster(arena)
         self.slot: int | None = None
         self.messages: list[str] = []
         self._process: WorkerProcess | None = None
         self._started_ns = 0
-        self._is_alone = False  # as last reported
+        self._told = dict[str, str]()
         self._faulty = False
         self._rounds = 0
         self._watched = WatchedTime()
@@ -282,8 +335,15 @@ class Link:
     def start(self, slot: int) -> None:
         """Make theta_s the parameters, and start the first link in a free worker slot.
 
+        Raises:
+            ConfigError: the address has no machine.
+            EnvironmentLacks: torchft is not installed.
+
         Concurrency: no worker may move yet.
         """
+        if self._job.open_group is open_torchft:
+            check_torchft()
+            parse_address(self._job.cluster.address)
         Anchor(self.arena).begin()
         self.slot = slot
         self._spawn()
@@ -315,6 +375,9 @@ class Link:
             members = Anchor(self.arena).number("members")
             self.messages.append(f"the link is back, in a round of {members} machines")
         self._rounds = rounds
+        notes = self._roster.notes()
+        self.messages += [text for subject, text in notes.items() if subject not in self._told]
+        self._told = notes
         self._kill_stale()
         if self._process is not None and not self._process.is_alive():
             self._reap()
@@ -406,3 +469,12 @@ class Link:
     def report(self) -> dict[str, object]:
         """The machine's part in the cluster, see `Anchor.report`."""
         return {"alone": self._is_alone, **Anchor(self.arena).report()}
+
+    @property
+    def _is_alone(self) -> bool:
+        """Whether no link reaches the cluster, as last reported."""
+        return self._roster.is_alone
+
+    @_is_alone.setter
+    def _is_alone(self, value: bool) -> None:
+        self._roster.is_alone = value

@@ -23,6 +23,7 @@ arXiv:2604.21428.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from enum import Enum
 
 import numpy as np
@@ -45,13 +46,19 @@ class Outcome(Enum):
     ALONE = "alone"  # fewer members than the quorum
 
 
-def play(own: Anchor, group: Group, cluster: Cluster) -> Outcome:
+def play(
+    own: Anchor,
+    group: Group,
+    cluster: Cluster,
+    show: Callable[[Membership], object] = lambda member: None,
+) -> Outcome:
     """Take part in one round.
 
     Args:
         own: state of this machine; any error leaves it such that the next round can begin.
         group: of this machine.
         cluster: the choice of the run.
+        show: gets the members, after the join.
 
     Raises:
         ClusterError: members have another theta_s, or parameters are not finite.
@@ -62,8 +69,9 @@ def play(own: Anchor, group: Group, cluster: Cluster) -> Outcome:
     own.store("members", member.members)
     own.store("rank", member.rank)
     own.store("joined_ns", monotonic_ns())
+    show(member)
     if (state := group.state()) is not None:
-        own.load(state)
+        own.load(state, member.id)
     own.keep()  # the members have committed nothing that is not in theta_s now
     if member.round != own.number("round"):
         raise ClusterError(
@@ -77,8 +85,7 @@ def play(own: Anchor, group: Group, cluster: Cluster) -> Outcome:
         buffer, residual = _packed(own, tokens)
         own.send(tokens)
         if not group.average(buffer):
-            own.keep()
-            own.count("refused")
+            own.count("refused")  # another member may have committed it: the next join tells
             return Outcome.REFUSED
         own.count("bytes", buffer.nbytes // (1 + own.has_residual))
         _check_equal(own, member, buffer[-4:])
@@ -134,6 +141,7 @@ def _after(own: Anchor, member: Membership, mean: Float32, cluster: Cluster) -> 
         anchor, velocity = nesterov(
             anchor, velocity, movement, lr=cluster.outer_lr, momentum=cluster.outer_momentum
         )
-    return State(
-        member.round + 1, own.number("tokens") + tokens, own.number("cursor"), anchor, velocity
-    )
+    after = member.round + 1
+    included = own.included() | dict.fromkeys(member.ids, after)
+    tokens, seconds = own.number("tokens") + tokens, own.seconds()
+    return State(after, tokens, own.number("cursor"), anchor, velocity, seconds, included)

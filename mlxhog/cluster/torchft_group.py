@@ -5,9 +5,11 @@ member that is behind, and says whether a round is committed. What this file add
 
 - connections, store and transfers use the machine's address in the cluster, not its hostname;
 - a transferred state is loaded as data; torchft by itself would execute what a peer pickled;
-- members exchange rounds and digests of theta_s whenever the membership changes. If equal rounds
-  have unequal digests, as after two lighthouses, no member commits; those that differ from the
-  first count as behind, and load a state at their next `join`.
+- each machine describes itself in the store at each join, with the time on the lighthouse's clock,
+  so what others read of it depends on no other clock;
+- members exchange ids, rounds and digests of theta_s whenever the membership changes. If equal
+  rounds have unequal digests, as after two lighthouses, no member commits; those that differ from
+  the first count as behind, and load a state at their next `join`.
 
 A group is used once: after an exception from `join` its process ends, since a torchft manager
 raises the error of a failed quorum at every later one.
@@ -18,13 +20,14 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import fields
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
 from datetime import timedelta
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 # Read at the imports below. Errors are raised; a line for every quorum would hide them.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -40,11 +43,21 @@ from torchft.coordination import LighthouseClient, LighthouseServer
 from torchft.process_group import create_store_client
 
 from mlxhog.cluster.claims import Reserve
-from mlxhog.cluster.group import TAIL, ClusterError, Float32, Membership, Offer, State
+from mlxhog.cluster.group import (
+    TAIL,
+    ClusterError,
+    Describe,
+    Float32,
+    Machine,
+    Membership,
+    Offer,
+    State,
+)
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.lighthouse import (
     Address,
     Lighthouse,
+    check_clock,
     check_token,
     digest,
     listen,
@@ -54,6 +67,9 @@ from mlxhog.cluster.lighthouse import (
 from mlxhog.errors import message_of
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
+LEAST_REPLICAS: Final = 1
+"""Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
+MOST_NAME: Final = 64
 
 
 class Authority:
@@ -70,18 +86,28 @@ class Authority:
         self._store = _serve_store(self.address, listener.detach())
         self._lighthouse = LighthouseServer(
             bind=f"{address.ip}:0",
-            min_replicas=options.quorum,
+            min_replicas=LEAST_REPLICAS,
             join_timeout_ms=round(1000 * options.join_timeout),
             heartbeat_timeout_ms=round(1000 * options.heartbeat),
         )
         port = self._lighthouse.address().rpartition(":")[2]
         self._reserve = Reserve(self._store, reserve_path(self.address))
         self._store.set("lighthouse", f"http://{address.ip}:{port}")
+        self._store.append("machines", " ")
+        self._set_clock()
         self._store.set("token", digest(token))  # last: members wait for it
 
     def keep(self) -> None:
-        """Reserve data for the machines; see `Reserve.keep`."""
+        """Set the clock, and reserve data for the machines; to be called each second.
+
+        Raises:
+            EnvironmentLacks: see `Reserve.keep`.
+        """
+        self._set_clock()
         self._reserve.keep()
+
+    def _set_clock(self) -> None:
+        self._store.set("clock", json.dumps([time.monotonic(), time.time()]))
 
     def close(self) -> None:
         """End both servers."""
@@ -94,7 +120,7 @@ class TorchftGroup:
 
     Args:
         address: of the cluster.
-        machine: name of this member in torchft's logs.
+        describe: see `group.py`; the name is also that of torchft's logs.
         offer: see `group.py`. Its arrays must not change before `average` returns.
         round: rounds that this member has committed, 0 for a new one.
         token: of the cluster.
@@ -112,7 +138,7 @@ class TorchftGroup:
     def __init__(
         self,
         address: Address,
-        machine: str,
+        describe: Describe,
         offer: Offer,
         *,
         round: int = 0,
@@ -123,7 +149,7 @@ class TorchftGroup:
         timeout_s: float = 60.0,
         connect_s: float = 10.0,
     ) -> None:
-        self._address = address
+        self._describe, self._id = describe, describe().id
         self._dtype: torch.dtype = getattr(torch, dtype)
         self._loaded: State | None = None
         own = own or own_ip(address, connect_s)
@@ -134,6 +160,8 @@ class TorchftGroup:
             )
             check_token(token, self._store.get("token").decode(), address)
             self.counters = self._store.clone()  # a call of `_store` blocks others of it
+            if str(self._id) not in self._known():
+                self._store.append("machines", f"{self._id} ")
             lighthouse = self._store.get("lighthouse").decode()
             listener = listen(Address(own, own, 0))
             port = listener.getsockname()[1]
@@ -153,7 +181,7 @@ class TorchftGroup:
                 store_addr=own,
                 store_port=port,
                 lighthouse_addr=lighthouse,
-                replica_id=machine,
+                replica_id=describe().name,
                 hostname=own,
                 checkpoint_transport=_Transport(own, timeout),
             )
@@ -174,13 +202,30 @@ class TorchftGroup:
         self._loaded = None
         with _failures("joining a round"):
             self._be_seen()  # else a dead lighthouse costs `timeout_s`
+            machines, notes = self._meet_machines()
             self._manager.start_quorum()
-        self._compare(self._connections.take_greetings())
-        return Membership(
-            self._manager.current_step(),
-            self._manager.num_participants(),
-            self._connections.rank,
-        )
+        greetings = self._connections.greetings
+        if self._connections.take_change():
+            self._compare(greetings)
+        ids = tuple(one.id for one in greetings)
+        here = tuple(replace(one, seen_s=0.0) if one.id in ids else one for one in machines)
+        return Membership(self._manager.current_step(), self._connections.rank, ids, here, notes)
+
+    def _known(self) -> list[str]:
+        """Ids of all machines that have joined, in their order."""
+        return list(dict.fromkeys(self._store.get("machines").decode().split()))
+
+    def _meet_machines(self) -> tuple[list[Machine], dict[str, str]]:
+        """Describe this machine in the store; returns all, and what its user should know."""
+        own, (now_s, date_s) = self._describe(), json.loads(self._store.get("clock"))
+        words = [own.name[:MOST_NAME], own.tokens, own.rounds, now_s]
+        self._store.set(f"machine/{own.id}", json.dumps(words))
+        machines = []
+        for id in self._known():
+            if self._store.check([f"machine/{id}"]):  # else it has not joined yet
+                name, tokens, rounds, seen_s = json.loads(self._store.get(f"machine/{id}"))
+                machines.append(Machine(int(id), name, tokens, rounds, max(0.0, now_s - seen_s)))
+        return machines, check_clock(time.time(), date_s)
 
     def state(self) -> State | None:
         """See `Group`."""
@@ -200,6 +245,8 @@ class TorchftGroup:
 
     def leave(self) -> None:
         """See `Group`."""
+        with suppress(ClusterError), _failures("leaving"):
+            self._meet_machines()  # with what the last round has committed
         self._manager.shutdown()
         self._connections.abort(errored=False)
 
@@ -207,7 +254,7 @@ class TorchftGroup:
         self._manager.load_state_dict({"step": round, "batches_committed": 0})
 
     def _greeting(self, offer: Offer) -> _Greeting:
-        return _Greeting(self._manager.current_step(), offer().digest.hex())
+        return _Greeting(self._manager.current_step(), offer().digest.hex(), self._id)
 
     def _compare(self, greetings: list[_Greeting]) -> None:
         """Prevent a commit if members of the latest round differ; then only the first keeps it."""
@@ -229,10 +276,11 @@ class TorchftGroup:
 
 
 class _Greeting(NamedTuple):
-    """What a member says when the membership changes: its round, and the digest of theta_s."""
+    """What a member says when the membership changes: its round, digest of theta_s, and id."""
 
     round: int
     digest: str
+    id: int
 
 
 class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no types
@@ -241,7 +289,8 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
     def __init__(self, own: str, timeout: timedelta, greeting: Callable[[], _Greeting]) -> None:
         super().__init__(timeout)
         self._own, self._greeting = own, greeting
-        self._greetings: list[_Greeting] = []
+        self.greetings: list[_Greeting] = []
+        self._has_changed = False
         self.rank = 0
 
     def configure(
@@ -251,13 +300,14 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
         store = create_store_client(store_addr, self._timeout)
         store.set(f"greeting/{rank}", json.dumps(self._greeting()))
         texts = [store.get(f"greeting/{other}") for other in range(world_size)]
-        self._greetings, self.rank = [_Greeting(*json.loads(text)) for text in texts], rank
+        self.greetings, self.rank = [_Greeting(*json.loads(text)) for text in texts], rank
+        self._has_changed = True
         super().configure(store_addr, replica_id, rank, world_size, *more)
 
-    def take_greetings(self) -> list[_Greeting]:
-        """Return the greetings of a new membership; [] if it has not changed."""
-        greetings, self._greetings = self._greetings, []
-        return greetings
+    def take_change(self) -> bool:
+        """Whether the membership has changed since the last call."""
+        changed, self._has_changed = self._has_changed, False
+        return changed
 
     def _create_pg(self, store: dist.Store, rank: int, world_size: int) -> dist.ProcessGroup:
         """Connect as torchft does, but by this machine's address and not by its hostname."""

@@ -11,7 +11,7 @@ from mlxhog.config.choices import CLUSTERS, Choice, Kind
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, shown
 
-ADDRESS = re.compile(r"(?P<host>[\w.-]+|\[[0-9a-fA-F:.%]+\]):(?P<port>\d{1,5})")
+ADDRESS = re.compile(r"[\w.-]+:(?P<port>\d{1,5})")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +73,6 @@ class Cluster(Choice):
         """Limit of each call of a group."""
         return max(60.0, 6 * self.round_every) if self.timeout_s is None else self.timeout_s
 
-    @property
-    def host(self) -> str:
-        """Host of the lighthouse."""
-        return self._parts["host"].strip("[]")
-
-    @property
-    def port(self) -> int:
-        """Port of the lighthouse."""
-        return int(self._parts["port"])
-
-    @property
-    def _parts(self) -> re.Match[str]:
-        match = ADDRESS.fullmatch(self.address)
-        assert match is not None  # `broken_rules` has refused all others
-        return match
-
     def broken_rules(self) -> Iterable[str]:
         """Yield an address that cannot be one, and a limit below the time between rounds."""
         match = ADDRESS.fullmatch(self.address)
@@ -97,7 +81,7 @@ class Cluster(Choice):
         elif match is None or not 0 < int(match["port"]) < 2**16:
             yield (
                 f"address: {shown(self.address)}; wanted HOST:PORT as mlxhog cluster start prints "
-                "it, such as 192.168.1.5:8600"
+                "it, a name or an IPv4 address, such as 192.168.1.5:8600"
             )
         if self.timeout_s is not None and self.timeout_s <= self.round_every:
             yield (

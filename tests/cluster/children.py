@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from mlxhog.cluster.group import ClusterError, Group, Membership, Offer
+from mlxhog.cluster.group import ClusterError, Describe, Group, Membership, Offer
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.in_process import InProcess, Table
 from mlxhog.config.cluster import Cluster
 from mlxhog.errors import ConfigError
 
 
-def alone(cluster: Cluster, offer: Offer) -> Group:
+def alone(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
     """A cluster of one machine."""
     return InProcess(Table(1), "a", offer)
 
@@ -19,7 +19,7 @@ class _Refusing(InProcess):
         raise ConfigError("cluster: the token is wrong; take that of the line that start printed")
 
 
-def refusing(cluster: Cluster, offer: Offer) -> Group:
+def refusing(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
     """A cluster that this machine does not fit."""
     return _Refusing(Table(1), "a", offer)
 
@@ -29,7 +29,7 @@ class _OutOfReach(InProcess):
         raise ClusterError("cluster: no lighthouse answers")
 
 
-def out_of_reach(cluster: Cluster, offer: Offer) -> Group:
+def out_of_reach(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
     """A cluster whose lighthouse does not answer."""
     return _OutOfReach(Table(1), "a", offer)
 
@@ -39,6 +39,6 @@ class _Faulty(InProcess):
         raise TypeError("a fault of the program")
 
 
-def faulty(cluster: Cluster, offer: Offer) -> Group:
+def faulty(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
     """A group with a fault that a restart repeats."""
     return _Faulty(Table(1), "a", offer)

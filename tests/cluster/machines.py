@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -52,6 +53,11 @@ class Machine:
         """A new link, such as after the death of the last."""
         self.own = Anchor(self.arena)
         self.group = InProcess(self.table, self.name, self.own.state)
+
+    @property
+    def id(self) -> int:
+        """Its id in the table."""
+        return zlib.crc32(self.name.encode())
 
     def play(self) -> round.Outcome:
         self.group.check(self.identity)

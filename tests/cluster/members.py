@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import os
 import signal
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
-from time import monotonic
+from time import monotonic, time
+from types import SimpleNamespace
 from typing import Any, Self
 
 import numpy as np
 
-from mlxhog.cluster.group import TAIL, Membership, State
+from mlxhog.cluster.group import TAIL, Machine, Membership, State
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.lighthouse import Lighthouse, parse_address
 from tests.forked import CONTEXT
@@ -21,8 +23,8 @@ from tests.forked import CONTEXT
 ANSWER_S = 60.0  # for a process that hangs; none should come near it
 QUICK = Lighthouse(heartbeat=0.5, join_timeout=5.0)
 IDENTITY = Identity(
-    version="1", layout="l", tokenizer="t", data="d", seed=0, outer_lr=0.7, outer_momentum=0.9,
-    round_dtype="float32", system="Linux",
+    version="1", layout="l", tokenizer="t", data="d", seed=0, round_every=10.0,
+    outer_lr=0.7, outer_momentum=0.9, round_dtype="float32", system="Linux",
 )  # fmt: skip
 
 
@@ -152,18 +154,25 @@ def _calls(
     anchor: float = 0.0,
     identity: Identity = IDENTITY,
     timeout_s: float = 20.0,
+    clock_ahead_s: float = 0.0,
     **options: Any,
 ) -> None:
+    from mlxhog.cluster import torchft_group
     from mlxhog.cluster.torchft_group import TorchftGroup
 
+    torchft_group.time = SimpleNamespace(time=lambda: time() + clock_ahead_s)  # type: ignore[assignment]
     theta, zeros = np.full(4, anchor, np.float32), np.zeros(4, np.float32)
     own = State(round=round, tokens=0, cursor=0, anchor=theta, velocity=zeros)
+
+    def describe() -> Machine:
+        return Machine(zlib.crc32(name.encode()), name, tokens=own.round, rounds=own.round)
+
     group = TorchftGroup(
-        parse_address(address), name, lambda: own, round=round, timeout_s=timeout_s,
+        parse_address(address), describe, lambda: own, round=round, timeout_s=timeout_s,
         own="127.0.0.1", **options,
     )  # fmt: skip
     pipe.send(None)
-    membership, has_loaded, has_checked = Membership(0, 0, 0), False, False
+    membership, has_loaded, has_checked = Membership(0, 0, ()), False, False
     while True:
         (word,) = pipe.recv()
         commits = None

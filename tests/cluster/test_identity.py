@@ -14,11 +14,11 @@ from mlxhog.config.sources import Assignment, flattened
 from mlxhog.errors import ConfigError
 
 OWN = Identity(
-    version="1.0", layout="l1", tokenizer="t1", data="d1", seed=3, outer_lr=0.7,
+    version="1.0", layout="l1", tokenizer="t1", data="d1", seed=3, round_every=10.0, outer_lr=0.7,
     outer_momentum=0.9, round_dtype="float32", system="Linux",
 )  # fmt: skip
 OTHER = Identity(
-    version="2.0", layout="l2", tokenizer="t2", data="d2", seed=4, outer_lr=0.6,
+    version="2.0", layout="l2", tokenizer="t2", data="d2", seed=4, round_every=20.0, outer_lr=0.6,
     outer_momentum=0.8, round_dtype="bfloat16", system="Darwin",
 )  # fmt: skip
 
@@ -56,6 +56,7 @@ def test_the_identity_of_another_version_is_refused_in_words(text: str) -> None:
     [
         ({"cluster": "nowhere"}, "'nowhere'; wanted HOST:PORT"),
         ({"cluster": "here:99999"}, "wanted HOST:PORT"),
+        ({"cluster": "[::1]:8600"}, "a name or an IPv4 address"),
         ({"cluster": "here:1", "strategy": "sync"}, "set strategy=hogwild"),
         ({"cluster": "here:1", "strategy": "serial"}, "set strategy=hogwild"),
         ({"cluster": "here:1", "determinism": "record"}, "leave determinism out"),
@@ -86,9 +87,9 @@ def test_the_token_of_a_cluster_is_not_stored_with_the_run() -> None:
 
 
 def test_an_address_and_numbers_beside_it_make_the_choice() -> None:
-    config = TrainConfig(cluster="[::1]:8600", round_every="1m")  # type: ignore[arg-type, call-arg]
+    config = TrainConfig(cluster="mac.lan:8600", round_every="1m")  # type: ignore[arg-type, call-arg]
     assert config.cluster is not None
-    assert (config.cluster.host, config.cluster.port) == ("::1", 8600)
+    assert config.cluster.address == "mac.lan:8600"
     assert config.cluster.round_every == 60.0
     assert config.strategy is not None
     assert config.strategy.name == "hogwild"

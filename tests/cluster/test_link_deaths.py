@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from types import CodeType, FrameType
 from typing import Any
 
@@ -90,8 +91,10 @@ def test_a_link_that_dies_at_any_line_loses_at_most_its_round(times: int) -> Non
     assert reached > (60 if times == 1 else 10)
 
 
-def test_a_link_that_dies_while_others_go_on_counts_no_movement_twice() -> None:
-    lost_rounds = 0
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_link_that_dies_while_others_go_on_counts_each_movement_once(has_it: bool) -> None:
+    """Args: has_it: whether the others have committed what it sent."""
+    committed_rounds = 0
     for name, number in lines():
         dead, other = Machine(Table(1), "a", MEAN), Machine(Table(1), "b", MEAN)
         try:
@@ -103,17 +106,18 @@ def test_a_link_that_dies_while_others_go_on_counts_no_movement_twice() -> None:
             dead.own.finish()
             if dead.own.number("round"):
                 continue  # it had committed
-            lost = dead.own.number("sent") == dead.own.number("generation")
-            dead.own.load(other.own.state())
-            assert dead.own.number("lost") == (100 if lost else 0)
-            assert dead.own.fresh(100) == (0 if lost else 100)
-            expected = 1.0 if lost else 2.0  # its own movement goes into the next round, or not
+            sent = has_it and dead.own.number("sent") == dead.own.number("generation")
+            included = {dead.id: 1} if sent else {}
+            dead.own.load(replace(other.own.state(), included=included), dead.id)
+            assert dead.own.number("lost") == 0
+            assert dead.own.number("committed") == (100 if sent else 0)
+            expected = 1.0 if sent else 2.0  # its own movement goes into the next round, or not
             np.testing.assert_allclose(dead.theta, expected, rtol=1e-6, err_msg=name)
-            lost_rounds += lost
+            committed_rounds += sent
         finally:
             dead.close()
             other.close()
-    assert lost_rounds > 5
+    assert has_it == (committed_rounds > 5)
 
 
 def test_a_death_within_an_add_gives_up_the_movement_of_that_parameter_only() -> None:

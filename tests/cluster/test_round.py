@@ -246,11 +246,50 @@ def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(
         rounds([one])  # the cluster commits the movement of the checkpoint
         one.train(1.0)
         rounds([one])
-        again.own.load(one.own.state())
+        again.own.load(one.own.state(), one.id)
         np.testing.assert_array_equal(again.theta_s, 2.0)
         np.testing.assert_array_equal(again.theta, 3.0 if is_last else 2.0)
     finally:
         again.close()
+
+
+def test_a_round_that_one_member_commits_and_another_does_not_see_counts_once(
+    machines: Make,
+) -> None:
+    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
+    a, b = pair
+    for one in pair:
+        one.train(1.0)
+    average = b.group.average
+    b.group.average = lambda buffer: average(buffer) and False  # type: ignore[method-assign]
+    assert rounds(pair) == [Outcome.COMMITTED, Outcome.REFUSED]
+    b.begin_link()
+    b.train(1.0)
+    rounds(pair)
+    assert [one.own.number("committed") for one in pair] == [100, 200]
+    assert [one.own.number("lost") for one in pair] == [0, 0]
+    assert a.own.number("tokens") == b.own.number("tokens") == 300
+    for one in pair:
+        np.testing.assert_allclose(one.theta, 2.0, rtol=1e-6)
+
+
+def test_the_tokens_of_a_round_that_only_its_first_member_committed_are_declared_lost(
+    machines: Make,
+) -> None:
+    pair = machines(2)
+    a, b = pair
+    a.train(1.0, tokens=30)
+    rounds(pair)
+    a.train(1.0, tokens=70)
+    a.table.expected = 1
+    rounds([a])  # b does not know of it
+    for _ in range(2):
+        b.train(1.0)
+        rounds([b])
+    a.table.expected = 2
+    rounds(pair)
+    assert [one.own.number("lost") for one in pair] == [70, 0]
+    assert a.own.number("tokens") == sum(one.own.number("committed") for one in pair) == 230
 
 
 def test_a_joiner_takes_over_the_position_of_the_schedule_and_of_the_data(machines: Make) -> None:
