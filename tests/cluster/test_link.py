@@ -16,6 +16,7 @@ import pytest
 from mlxhog import train
 from mlxhog.arena.control import Command
 from mlxhog.cluster import group
+from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
 from mlxhog.cluster.link import Link, LinkJob, OpenGroup, open_torchft
 from mlxhog.errors import ConfigError
@@ -147,9 +148,9 @@ def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(
         torchft_group, "TorchftGroup", lambda *_, token, **more: tokens.append(token)
     )
     monkeypatch.setenv(TOKEN_VARIABLE, "of the environment")
-    state = group.State(0, 0, 0, np.zeros(1, np.float32), np.zeros(1, np.float32))
+    state = State(0, 0, 0, np.zeros(1, np.float32), np.zeros(1, np.float32))
     for cluster in (choice(), choice(token="of the option")):
-        open_torchft(cluster, lambda: state, lambda: group.Machine(1, "m"))
+        open_torchft(cluster, lambda: state, lambda: group.Machine(1, "a"))
     assert tokens == ["of the environment", "of the option"]
 
 
