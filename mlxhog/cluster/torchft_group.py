@@ -378,4 +378,5 @@ def _failures(what: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, OSError) as error:
-        raise ClusterError(f"{what} failed: {message_of(error)}") from error
+        reason = message_of(error).partition(", details:")[0]  # the rest is gRPC's metadata
+        raise ClusterError(f"{what} failed: {reason}") from error
