@@ -43,6 +43,7 @@ MODULES = [
     "mlxhog.report.board",
     "mlxhog.backends.mlx",
     *(["mlxhog.backends.torch"] if find_spec("torch") else []),
+    *(["mlxhog.cluster.torchft_group"] if find_spec("torchft") else []),
 ]
 ONE_THREAD = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 """For the server: threads would not survive in what it forks. A worker asks for its own."""

@@ -12,7 +12,7 @@ from tools.structure import ORDER, ROOT, circles, imports, modules, part
 NATIVE_USERS = {
     "arena", "data", "models", "optim", "strategies", "training", "theory", "mad", "classic",
 }  # fmt: skip
-FRAMEWORKS = {"torch", "mlx", "transformers", "xlstm", "mlstm_kernels"}
+FRAMEWORKS = {"torch", "torchft", "mlx", "transformers", "xlstm", "mlstm_kernels"}
 
 
 def test_every_folder_has_a_place_in_the_order():
@@ -48,7 +48,7 @@ def test_only_backends_operators_and_files_named_for_it_import_a_framework():
         if edge.target.split(".")[0] in FRAMEWORKS
         and part(edge.module) not in ("backends", "nn")
         and not (
-            edge.file.stem.endswith(("_mlx", "_torch"))
+            edge.file.stem.endswith(("_mlx", "_torch", "torchft_group"))
             and (part(edge.module) != "models" or edge.module.startswith("mlxhog.models.ops."))
         )
     ]

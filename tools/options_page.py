@@ -19,7 +19,7 @@ from mlxhog.config.options import Option, options
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.mad.options import Protocol
 from mlxhog.theory.advisor import AdviseConfig
-from mlxhog.theory.simulator.what_if import SimulateConfig
+from mlxhog.theory.simulator.inputs import SimulateConfig
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "options.md"
 

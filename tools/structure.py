@@ -22,8 +22,8 @@ PACKAGES = {"mlxhog": "mlxhog", "mlxhog.models": "models", "mlxhog.metal": "meta
 
 ORDER = (
     "errors", "_native", "files", "config", "machine", "arena", "data", "metal", "models",
-    "optim", "backends", "checkpoint", "nn", "strategies", "report", "decoding", "live", "training",
-    "classic", "theory", "mad", "doctor", "parity", "cli", "__main__",
+    "optim", "backends", "checkpoint", "nn", "strategies", "report", "decoding", "live", "cluster",
+    "training", "classic", "theory", "mad", "doctor", "parity", "cli", "__main__",
 )  # fmt: skip
 """The folders and files of `mlxhog`: imports stay inside one, or point to one further up here."""
 

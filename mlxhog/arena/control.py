@@ -6,11 +6,17 @@ command         the current command to the workers (`Command`); the supervisor w
 start_ns        start of training, monotonic; the supervisor writes it when all workers are ready
 limit_ns        time limit of training, set at its start; 0 for no limit
 pause           1 while a checkpoint is taken: no worker may change the arena
+round_pause     1 while a cluster's link plays a round with stopped workers; the link writes it, and
+                the supervisor after its death
 steps           steps of this call, including dropped ones, as workers report them; the step of a
                 worker that died before its report is missing until `Strategy.settle`
 version         updates applied to the parameters, since the model was initialised
 moments_since   the version at which the optimizer's shared moments began
 tokens          tokens computed by this call
+tokens_elsewhere tokens that other machines of the cluster computed, from its beginning; the link
+                writes it
+ms_elsewhere    milliseconds of training that the cluster was ahead when this machine joined it; the
+                link writes it
 workers         workers of the run now: the first ones and those that have joined and started,
                 without those that have left; the supervisor writes it
 first_ticket    first ticket of synchronous rounds, counted from the beginning of training
@@ -57,6 +63,7 @@ NAMES = (
     "first_ticket", "end_ticket", "stream_end", "tickets_before",
     "eval_asked", "eval_taken", "eval_next", "eval_first", "eval_end", "side_until_ns",
     "sample_asked", "sample_taken", "strategy",
+    "round_pause", "tokens_elsewhere", "ms_elsewhere",
 )  # fmt: skip
 _OFFSETS = {name: LINE * i for i, name in enumerate(NAMES)}
 _MODULUS = 1 << 64

@@ -14,7 +14,7 @@
     <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params`, or as
                                  `Layout.state` says where it has other shapes
     <shared>            float32  optimizer state of all, laid out like `params`
-    <extra>             any      segments that a strategy declares
+    <extra>             any      segments that a strategy or a cluster (`blocks.py`) declares
     <alternative>       any      segments of one of several strategies among which the run chooses
                                  later; those of different strategies share the same bytes
 
@@ -267,7 +267,7 @@ def plan(
     blocks: list[tuple[str, str, int]] = [
         ("counters", "uint8", PAGE),
         ("ledger", "uint8", PAGE),
-        ("tickets", "uint64", _ring(n_tickets, max_workers)),
+        ("tickets", "uint64", ring(n_tickets, max_workers)),
         ("workers", "uint8", (max_workers + 1) * ENTRY_BYTES),
         ("locks", "uint32", n_lock_words),
         ("params", "float32", n_floats),
@@ -419,7 +419,7 @@ def _in_one_piece(offset: int, nbytes: int) -> bool:
     return offset + nbytes <= (piece + 1) * PIECE_ENDS
 
 
-def _ring(n_tickets: int, max_workers: int) -> int:
+def ring(n_tickets: int, max_workers: int) -> int:
     """Slots of the ticket ring: two epochs and twice the workers, within bounds; a power of two."""
     least = max(RING_LEAST, 2 * max_workers)
     return 1 << (min(max(2 * n_tickets, least), max(RING_MOST, least)) - 1).bit_length()

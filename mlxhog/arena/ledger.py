@@ -111,7 +111,8 @@ class Ledger:
             raise ConfigError(f"on_torn is {on_torn!r}; choose from {', '.join(ON_TORN)}")
         self.n = arena.layout.n_tickets
         self._retry_torn = on_torn == "retry"
-        self._native = _native.TicketLedger(arena.segment("ledger"), arena.segment("tickets"))
+        self._words = arena.segment("ledger")
+        self._native = _native.TicketLedger(self._words, arena.segment("tickets"))
         self._orphans: dict[int, int] = {}  # ticket -> time at which a sweep first saw it
 
     def claim(self, owner: int, end: int = NO_END) -> tuple[int, int] | None:
@@ -177,6 +178,11 @@ class Ledger:
     def watermark(self) -> int:
         """Every ticket below is done; counted from the beginning of training."""
         return self._native.watermark()
+
+    @property
+    def handed_out(self) -> int:
+        """Every ticket below has been handed out; counted from the beginning of training."""
+        return _native.load_u64(self._words, 0)
 
     def count_done(self) -> int:
         """Number of tickets done since the beginning of training, including torn ones.

@@ -125,6 +125,10 @@ class Phase(IntEnum):
     SAMPLE = 8
 
 
+STILL = (Phase.IDLE, Phase.WAITING, Phase.STARTING, Phase.EVALUATE, Phase.SAMPLE)
+"""Phases in which a worker changes nothing, and holds no ticket that it works on."""
+
+
 class _Plain:
     """A field read and written by one aligned access, without a memory order."""
 

@@ -37,6 +37,7 @@ GROUPS = {
         "join": "add workers to a run while it trains",
         "leave": "take a worker away from a run",
         "stop": "end a run from another terminal, with a checkpoint",
+        "cluster": "start a cluster, so that several machines train one model",
     },
     "models": {
         "models": "list the architectures, or print one as a file to change",

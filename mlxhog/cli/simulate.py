@@ -19,7 +19,8 @@ Simulate the strategies with given workers, event by event, without training: gr
 staleness, and the waiting times of workers. Times of gradients are constant, exponential,
 log-normal, Pareto, or alternate between slow and fast; some workers may be slower, die and return,
 or join later. With --run the times are those of a recorded run. With --objective a small problem
-with a known minimum is trained."""
+with a known minimum is trained. With --machines and --link the workers are on several machines:
+rounds of cluster by the clock, beside strategies whose every step or merge waits for the link."""
 EXAMPLES = (
     "simulate --workers 16 --slow 1=10",
     "simulate --workers 8 --times exponential:1s:2s --sync-time 100ms",
@@ -27,12 +28,13 @@ EXAMPLES = (
     "simulate --workers 4 --kill 1=30s:10s --join 3=1m --json",
     "simulate --times markov:20ms:200ms:0.01:0.1 --objective quadratic",
     "simulate --run latest",
+    "simulate --machines 2 --link 100Mbit:50ms --params 4M --unplug 1=30s:60s",
     "simulate --strategies version_naive,push_gate,version_bound --max-staleness 2",
 )
 
 MAIN = (
     "run", "workers", "times", "slow", "kill", "join", "strategies", "sync_time", "cores",
-    "objective", "updates", "seed", "json",
+    "machines", "link", "params", "round_every", "unplug", "objective", "updates", "seed", "json",
 )  # fmt: skip
 
 RECORDED = ("workers", "times", "read", "apply")
@@ -42,7 +44,7 @@ RECORDED = ("workers", "times", "read", "apply")
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     # The options need NumPy, which takes .1 s.
-    from mlxhog.theory.simulator.what_if import SimulateConfig
+    from mlxhog.theory.simulator.inputs import SimulateConfig
 
     flags = Flags("simulate", ABOUT, EXAMPLES, main=MAIN)
     flags.argument("--json", action="store_true", help="one JSON object with everything")

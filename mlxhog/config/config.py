@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 import yaml
 
 from mlxhog.config import contradictions, optimizers, plugins
-from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES, TEACHERS, Choice
+from mlxhog.config.choices import CLUSTERS, OPTIMIZERS, SCHEDULES, STRATEGIES, TEACHERS, Choice
+from mlxhog.config.cluster import Cluster
 from mlxhog.config.fine_tuning import FineTuning
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.options import convert_fields, option, options, spelt
@@ -194,6 +195,13 @@ class TrainConfig(FineTuning):
         "from which mlxhog replay repeats the run bit for bit",
         choices=("none", "rounds", "record", "replay"),
     )
+    cluster: Cluster | None = _strategy(
+        None,
+        "train one model with other machines: HOST:PORT of the lighthouse that mlxhog cluster "
+        "start began",
+        kind=CLUSTERS,
+        none="off",
+    )
     force: bool = _strategy(
         False,
         "allow gpu_write=metal, kernels=metal, read=live and, with GPU workers, determinism=record "
@@ -303,7 +311,9 @@ class TrainConfig(FineTuning):
     seed: int = _run(0, "seed of initial values, data order and samples", low=0, high=2**32 - 1)
     out: str = _run("runs", "folder that holds the runs")
     name: str | None = _run(
-        None, "name of the run, after the date; the corpus by default", aliases=("project_name",)
+        None,
+        "name of the run, after the date; the corpus by default",
+        aliases=("run", "project_name"),
     )
 
     restarts: int = _safety(5, "restarts of one worker in ten minutes before the run ends", low=0)
@@ -388,12 +398,15 @@ class TrainConfig(FineTuning):
     def to_yaml(self) -> str:
         """Return a YAML text with which `train --config` repeats this run.
 
-        `resume` and `reset_optimizer` are left out: they describe one command, not the run.
+        `resume` and `reset_optimizer` are left out: they describe one command, not the run. So is
+        the token of a cluster, which is a secret.
         """
         values = spelt(self)
         del values["resume"], values["reset_optimizer"]
         chosen = {name: getattr(self, name) for name in values}
         values |= {name: one.to_dict() for name, one in chosen.items() if isinstance(one, Choice)}
+        if self.cluster is not None:
+            values["cluster"] = {**self.cluster.to_dict(), "token": None}
         # ASCII only: PyYAML does not read back every character that it writes as itself.
         return yaml.safe_dump(values, sort_keys=False)
 

@@ -50,6 +50,13 @@ def of(config: TrainConfig) -> list[tuple[str, str]]:
     if config.follow is not None and not (strategy is not None and strategy.is_lock_free):
         problem = "is for lock-free workers, which take any batch; set strategy=hogwild"
         pairs.append(("follow", f"{problem}, without async_after and blocks=disjoint"))
+    if config.cluster is not None:
+        if strategy is not None and (strategy.one_process or not strategy.is_lock_free):
+            problem = "adds to parameters that workers train lock-free; set strategy=hogwild"
+            pairs.append(("cluster", problem))
+        if config.determinism != "none":
+            problem = "its rounds follow the clock, so no run repeats; leave determinism out"
+            pairs.append(("cluster", problem))
     if config.teacher is not None:
         for name, reason in (
             ("follow", "needs the whole text when the run begins"),
@@ -101,6 +108,7 @@ def implied_strategy(config: TrainConfig) -> str | None:
         or config.write == "racy"
         or config.follow is not None
         or config.max_workers is not None
+        or config.cluster is not None
         or config.overlap
     )
     return "hogwild" if lock_free else None

@@ -25,6 +25,7 @@ from mlxhog.errors import ArenaError, RunError, message_of
 from mlxhog.files import reading
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.history import MOST_LINE, workers_of
+from mlxhog.report.machines import machines_in
 from mlxhog.report.metrics import ANY_TEXT, Activity, Doing, Progress, WorkerReport
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.record import EventLog, RunRecord
@@ -229,7 +230,7 @@ def progress_of(record: Mapping[str, Any]) -> Progress:
     progress = _filled(NOTHING, record)
     if "call_s" not in record:  # written by an older version
         progress = replace(progress, call_s=progress.elapsed_s)
-    return replace(progress, workers=workers)
+    return replace(progress, workers=workers, machines=machines_in(record))
 
 
 def marks_of(record: Mapping[str, Any]) -> Mapping[str, float]:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Any
 
 from mlxhog.config.config import EMULATED
-from mlxhog.files.quantities import format_clock, format_share
+from mlxhog.files.quantities import format_clock, format_count, format_duration, format_share
 from mlxhog.report.shares import shares
 
 # Bits per byte of simple models of the `sotu` corpus, for comparison. Measured on the whole text; a
@@ -136,6 +136,35 @@ class WorkerReport:
     rate_share: float | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class MachineReport:
+    """One machine of a cluster.
+
+    Attributes:
+        name: of the machine; of equal names the later ones have a number.
+        state: "in the quorum" of the newest round, "alone" (this machine, without the others) or
+            "away".
+        tokens: of its committed rounds.
+        rounds: that it has committed.
+        seen_s: seconds since its last join.
+        is_own: whether it is the machine of this run.
+    """
+
+    name: str
+    state: str
+    tokens: int
+    rounds: int
+    seen_s: float
+    is_own: bool
+
+    def __str__(self) -> str:
+        """Spell it, such as "in the quorum, 1.20M tokens in 40 rounds, seen 3 s ago"."""
+        return (
+            f"{self.state}, {format_count(self.tokens)} tokens in {self.rounds} rounds, seen "
+            f"{format_duration(self.seen_s)} ago"
+        )
+
+
 class Activity(Enum):
     """An activity of a run besides training, in the words that users see."""
 
@@ -201,6 +230,7 @@ class Progress:
         doing: activity besides training.
         marks: bits per byte of simple models of the text, by their names.
         first_step_s: seconds from the start of the command to the end of its first step.
+        machines: of the run's cluster; none without one.
     """
 
     step: int
@@ -231,6 +261,7 @@ class Progress:
     marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
     call_s: float = 0.0
     first_step_s: float | None = None
+    machines: tuple[MachineReport, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """Return the fields as JSON types; `doing` in the words that users see."""
@@ -277,6 +308,7 @@ class Result:
         start_s: seconds from the start of the command until training began, including the
             measurement of workers; None if it did not begin.
         first_step_s: seconds from the start of the command to the end of its first step.
+        machines: of the run's cluster; none without one.
         network_bytes: bytes that a network would have carried for the whole run, if each worker
             were on a machine of its own.
         copies_bits_per_byte: avg_runs: held-out bits per byte of each worker's own parameters.
@@ -317,6 +349,7 @@ class Result:
     start_s: float | None = None
     counts_bits_per_byte: float | None = None
     first_step_s: float | None = None
+    machines: tuple[MachineReport, ...] = ()
 
     @property
     def emulated(self) -> bool:
@@ -369,6 +402,7 @@ class Result:
             "final_tokens": self.final_tokens,
             "final_share": self.final_share,
             "counts_bits_per_byte": self.counts_bits_per_byte,
+            **({"machines": [asdict(one) for one in self.machines]} if self.machines else {}),
             **(
                 {"copies_bits_per_byte": list(copies)}
                 if (copies := self.copies_bits_per_byte)

@@ -22,6 +22,7 @@ from mlxhog.data.heldout import bits_per_byte
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import MlxhogError
 from mlxhog.machine.workers import WorkerSpec
+from mlxhog.report.machines import machines_of
 from mlxhog.report.metrics import (
     ANY_TEXT,
     COUNTS,
@@ -292,7 +293,9 @@ class Monitor:
         """The state of the run, for the terminal and for metrics.jsonl."""
         counters, seconds = self.arena.counters, self.seconds()
         fraction = self.budget.fraction(
-            steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=seconds
+            steps=counters.load("steps"),
+            tokens=counters.load("tokens") + counters.load("tokens_elsewhere"),
+            seconds=seconds,
         )
         steps, tokens, elapsed_s = self.totals()
         reports = self.worker_reports()
@@ -325,6 +328,7 @@ class Monitor:
             doing=doing,
             marks=self._all_marks(),
             first_step_s=self.first_step_s(),
+            machines=machines_of(self.arena),
         )
 
 

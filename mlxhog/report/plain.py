@@ -88,6 +88,7 @@ def line(progress: Progress) -> str:
         f"lost {rate(progress.lost_update_rate)}",
         *filter(None, [label(progress.gpu_write, progress.kernels)]),
         *_workers(progress.workers),
+        *(f"[{one.name} {one}]" for one in progress.machines),
     ]
     return "  ".join(parts)
 

@@ -225,7 +225,7 @@ class Context:
         step_s = self.entry.step_s if step_s is None else step_s
         if seconds is not None and self.seconds() + step_s >= seconds:
             return True
-        return tokens is not None and self.arena.counters.load("tokens") >= tokens
+        return tokens is not None and self._tokens() >= tokens
 
     def stopping(self) -> bool:
         """Whether the supervisor has ended the training phase."""
@@ -236,15 +236,22 @@ class Context:
         return self.arena.counters.load("command") == Command.TRAIN
 
     def paused(self) -> bool:
-        """Whether the supervisor has asked the workers to hold still (for a checkpoint)."""
-        return bool(self.arena.counters.load("pause"))
+        """Whether workers must hold still, for a checkpoint or for a round between machines."""
+        counters = self.arena.counters
+        return bool(counters.load("pause") or counters.load("round_pause"))
 
     def progress(self) -> float:
         """Share of the whole run that is done, in [0, 1]."""
-        counters = self.arena.counters
-        return self.budget.progress(
-            steps=counters.load("steps"), tokens=counters.load("tokens"), seconds=self.seconds()
+        counters, ahead_s = self.arena.counters, self.arena.counters.load("ms_elsewhere") / 1e3
+        budget = replace(self.budget, seconds_before=self.budget.seconds_before + ahead_s)
+        return budget.progress(
+            steps=counters.load("steps"), tokens=self._tokens(), seconds=self.seconds()
         )
+
+    def _tokens(self) -> int:
+        """Tokens since this call began, those of other machines of the cluster included."""
+        counters = self.arena.counters
+        return counters.load("tokens") + counters.load("tokens_elsewhere")
 
     def shared_steps(self) -> int:
         """Updates of the moments that all workers share."""

@@ -32,6 +32,7 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.layout import PARAMETER_COPY
+from mlxhog.backends.backend import Float32
 from mlxhog.config import local_strategies as choices
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
@@ -48,6 +49,27 @@ from mlxhog.strategies.rounds import Rounds
 VELOCITY, NEXT = "outer.v", "outer.next"
 
 
+def nesterov(
+    anchor: Float32, velocity: Float32, mean: Float32, *, lr: float, momentum: float
+) -> tuple[Float32, Float32]:
+    """The outer step, also that between machines (`mlxhog/cluster/round.py`).
+
+    Args:
+        anchor: theta_s, (n,) float32.
+        velocity: v, (n,) float32.
+        mean: D, (n,) float32.
+        lr: eta.
+        momentum: beta.
+
+    Returns:
+        theta_s and v after the step, new arrays; element by element, so parts give the same bits.
+    """
+    rate, beta = np.float32(lr), np.float32(momentum)
+    velocity = beta * velocity + mean
+    ahead: Float32 = mean + beta * velocity
+    return anchor - rate * ahead, velocity
+
+
 def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> None:
     """First stage: a worker's share of theta_s and v after the outer step."""
     span, chosen = strategy.share(arena, rank), strategy.choice
@@ -58,10 +80,11 @@ def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> Non
         mean += anchor - other
     if others:
         mean *= np.float32(1.0 / strategy.replicas)
-    rate, momentum = np.float32(chosen.outer_lr), np.float32(chosen.outer_momentum)
-    velocity_after = momentum * velocity + mean
+    theta, velocity_after = nesterov(
+        anchor, velocity, mean, lr=chosen.outer_lr, momentum=chosen.outer_momentum
+    )
     np.copyto(arena.segment(NEXT)[span], velocity_after)
-    np.copyto(arena.params[span], anchor - rate * (mean + momentum * velocity_after))
+    np.copyto(arena.params[span], theta)
     average_state(strategy, arena, span)
 
 

@@ -11,12 +11,14 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog.arena import Arena
+from mlxhog.arena import Arena, blocks
 from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
+from mlxhog.cluster import order
+from mlxhog.cluster.anchor import Anchor
 from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -85,6 +87,13 @@ def fill_parameters(plan: Plan, arena: Arena) -> None:
     for kind, sign in ((RESIDUAL, 1.0), (FEEDBACK, -1.0)):
         if kind not in plan.private_state or plan.config.reset_optimizer:
             _settle(arena, saved, kind, sign)  # before a strategy takes copies of the parameters
+    if plan.link is not None and "cluster" in saved.state:
+        Anchor(arena).resume(
+            saved.optimizer,
+            saved.state["cluster"],
+            seconds=saved.state["used"]["seconds"],
+            is_last=_ended_there(plan.resumption),
+        )
     arena.counters.store("version", int(saved.state["version"]))
 
 
@@ -98,11 +107,15 @@ def begin(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     start = start_of(plan)
     if plan.resumption is None:
         strategy.begin(arena)
+        if blocks.SEGMENT in arena.layout.segments:
+            order.begin(arena, ledger, None, keep=False)
         return start
     saved = plan.resumption.checkpoint
     fresh = Position(epoch=0, watermark=0, done=[], torn=0, n=ledger.n)
     state = {**saved.state, "ledger": plan.resumption.position() or fresh}
     position = strategy.resume(arena, ledger, state)
+    if blocks.SEGMENT in arena.layout.segments:
+        order.begin(arena, ledger, state.get("blocks"), keep=_ended_there(plan.resumption))
     if position is not None:
         for segment in strategy.kept_segments():
             if segment in look_ahead.SEGMENTS and plan.config.reset_optimizer:
@@ -172,15 +185,20 @@ def _settle(arena: Arena, saved: checkpoint.Checkpoint, kind: str, sign: float) 
             arena.param(name)[...] += np.float32(sign) * value
 
 
+def _ended_there(resumption: Resumption) -> bool:
+    """Whether the run ended with this checkpoint, so that nothing was trained after it."""
+    return resumption.run.read_status().get("checkpoint") == str(resumption.checkpoint.path)
+
+
 def _summary(resumption: Resumption) -> str:
     """A message with the step at which the run resumes.
 
     The held-out score is the run's result if the evaluation followed the checkpoint.
     """
     saved, rest = resumption.checkpoint, resumption.own_budget
-    bits, status = saved.state.get("val_bits_per_byte"), resumption.run.read_status()
-    if status.get("checkpoint") == str(saved.path):
-        bits = status.get("result", {}).get("val_bits_per_byte") or bits
+    bits = saved.state.get("val_bits_per_byte")
+    if _ended_there(resumption):
+        bits = resumption.run.read_status().get("result", {}).get("val_bits_per_byte") or bits
     held_out = "" if bits is None else f" (held-out {bits:.3f})"
     is_over = rest is not None and rest.is_used_up
     only = ", its training is over: only the evaluation is left" if is_over else ""
@@ -249,6 +267,7 @@ def save(
     counters, layout, budget = arena.counters, arena.layout, start.budget
     state = moments.of_arena(plan, arena)
     means = {MEANS: arena.segment(MEANS)} if layout.tables else {}
+    link, cluster = Anchor(arena).saved() if plan.link is not None else ({}, None)
     config, stored = plan.config, plan.resolution.stored
     position = ledger.position()
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
@@ -270,9 +289,10 @@ def save(
         step=version,
         params={name: arena.param(name) for name in (*layout.slots, *layout.tables)},
         model_config=plan.model.to_dict(),
-        optimizer={**state.arrays, **means},
+        optimizer={**state.arrays, **means, **link},
         state={
             "version": version,
+            **({} if cluster is None else {"cluster": cluster}),
             "optimizer": optimizers.of(config).name,
             "strategy": {"strategy": strategy_name(stored), "sync_shares": _shares(stored)},
             "regime": plan.strategy.name if plan.measured else None,
@@ -289,6 +309,7 @@ def save(
             "best": watch.to_json(),
             "ended": watch.ended,
             "ledger": position,
+            **_blocks(arena, ledger),
             "followed": config.follow is not None,
             "ledgers": {
                 **earlier.get("ledgers", {"data": earlier["ledger"]} if earlier else {}),
@@ -305,6 +326,13 @@ def save(
         tokenizer=plan.data.tokenizer,
         keep_last=plan.keep_last,
     )
+
+
+def _blocks(arena: Arena, ledger: Ledger) -> dict[str, blocks.BlocksPosition]:
+    """The blocks of a cluster's order; nothing without a cluster."""
+    if blocks.SEGMENT not in arena.layout.segments:
+        return {}
+    return {"blocks": blocks.Blocks(arena, ledger).position()}
 
 
 class Saver:

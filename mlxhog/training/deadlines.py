@@ -87,6 +87,17 @@ class Deadlines:
         """
         return self._rest_s() - save_s
 
+    def round_s(self, longest_s: float, save_s: float) -> float:
+        """How long the last round of a cluster may take; an evaluation gets as much.
+
+        Args:
+            longest_s: without a budget of time.
+            save_s: time of a checkpoint.
+        """
+        if self._seconds is None or self._whole:
+            return longest_s
+        return min(longest_s, max(0.0, self._rest_s() - save_s) / 2)
+
     def leaving_s(self) -> float:
         """How long workers may take to leave."""
         if self._seconds is None:

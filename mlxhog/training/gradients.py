@@ -9,8 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from mlxhog.arena import Arena
+from mlxhog.arena import Arena, blocks
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry, Phase
 from mlxhog.backends.backend import Backend, Grads
@@ -49,6 +50,9 @@ class Gradients:
         """
         self._job, self._arena, self._entry, self.backend = job, arena, entry, backend
         self._batches = job.setup.batches()
+        self._blocks = None
+        if blocks.SEGMENT in arena.layout.segments:
+            self._blocks = blocks.Blocks(arena, Ledger(arena))
         self._rank = job.slot - 1
         self.slowdown = parse_slowdowns(job.config.slow).get(self._rank, Slowdown())
         self._measured = False
@@ -62,13 +66,21 @@ class Gradients:
     def micro_batches(self, lease: Lease) -> list[Batch]:
         """The lease's sequences, `micro_batch` at a time."""
         if lease.parts is None:
-            parts = [self._batches.at(lease.epoch, lease.ticket)]
-        else:
-            every = (
-                self._batches.at(part.epoch, part.ticket).part(part.begin, part.end)
-                for part in lease.parts
-            )
-            parts = [part for part in every if len(part.x)]  # an epoch's last ticket may have fewer
+            return self._divided([self._batch(lease.epoch, lease.ticket)])
+        every = (
+            self._batch(part.epoch, part.ticket).part(part.begin, part.end) for part in lease.parts
+        )
+        # An epoch's last ticket may have fewer sequences.
+        return self._divided([part for part in every if len(part.x)])
+
+    def _batch(self, epoch: int, ticket: int) -> Batch:
+        """The batch of a ticket that a worker holds; in a cluster, that of its block."""
+        if self._blocks is not None:
+            epoch, ticket = self._blocks.at(epoch, ticket)
+        return self._batches.at(epoch, ticket)
+
+    def _divided(self, parts: list[Batch]) -> list[Batch]:
+        """The sequences of all parts, `micro_batch` at a time."""
         if not parts:
             return []
         batch, rows = joined(parts), self._job.micro_batch
@@ -138,7 +150,8 @@ class Gradients:
         while self._asked_to_measure() and not choose_strategy.is_enough(
             len(times), sum(times), limit_s
         ):
-            batches = self.micro_batches(Lease(0, len(times) % self._batches.n_tickets))
+            unused = self._batches.at(0, len(times) % self._batches.n_tickets)
+            batches = self._divided([unused])
             began_ns = monotonic_ns()
             self._entry.beat(Phase.COMPUTE)
             self.of(batches)

@@ -16,6 +16,7 @@ from mlxhog.arena import ArenaHandle, Layout, control, published
 from mlxhog.arena.control import Ring
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.cluster.link import LinkJob
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.schedules import Rate
@@ -77,6 +78,7 @@ class Setup:
         side_jobs: opens the side jobs.
         sampled: words of the training loss; None for the whole vocabulary.
         teacher: gives the targets of the training loss; None for the labels alone.
+        link: of the run's cluster, which the supervisor starts; None without a cluster.
     """
 
     config: TrainConfig
@@ -94,6 +96,7 @@ class Setup:
     side_jobs: Callable[[Job, Context, Ring], SideJobs]
     sampled: SampledHead | None = None
     teacher: Teacher | None = None
+    link: LinkJob | None = None
 
     def for_workers(self) -> Setup:
         """This without the further fields of a plan: small enough to send to every worker."""

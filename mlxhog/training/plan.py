@@ -7,7 +7,12 @@ the training takes its values from the plan.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
+from mlxhog.arena import Layout, blocks
+from mlxhog.cluster import anchor
+from mlxhog.cluster.identity import Identity
+from mlxhog.cluster.link import LinkJob
 from mlxhog.config import plugins
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -207,6 +212,11 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     spec, sampled = _parameters(config, model, train)
 
     model_notes = [*model_notes, *_table_notes(config, model)]
+    if config.cluster is not None and ngrams.of(model) is not None:
+        raise ConfigError(
+            f"cluster: model {config.model} has tables of n-grams, which machines do not average; "
+            "take a model without them, or leave cluster out"
+        )
 
     parameters, n_workers = param_count(model), len(engines.workers)
     is_open = len(resolutions) > 1
@@ -220,7 +230,12 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     if is_open:
         tables |= {**choose_strategy.segment(n_workers), **terms.segment(n_workers)}
     live, live_notes = memory.keeps_copies(config.live, parameters)
-    ways, layout = laid_out(ways, memory, config.max_workers, spec, tables, live=live)
+    max_workers = config.max_workers
+    if config.cluster is not None:
+        tables |= anchor.segments(residual=config.cluster.round_dtype == "bfloat16")
+        tables |= blocks.segment(ways[0].n_tickets)
+        max_workers = None if max_workers is None else max_workers + 1  # the link's slot
+    ways, layout = laid_out(ways, memory, max_workers, spec, tables, live=live)
     notes = (*model_notes, *lengths.notes(train, val, config.seq_len), *engines.notes, *live_notes)
     of_gpu = [
         gpu_share(w.config, engines.workers, engines.writers, w.optimizer, layout) for w in ways
@@ -259,6 +274,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
             resolution=way.resolution,
             division=way.division,
             initial_weights=weights,
+            link=_link(way.config, layout, data, train),
         )
         for way in ways
     )
@@ -268,6 +284,22 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         return plans[0]
     common = [note for note in plans[0].notes if all(note in plan.notes for plan in plans)]
     return replace(plans[0], notes=tuple(common), alternatives=plans)
+
+
+def _link(
+    config: TrainConfig, layout: Layout, data: prepare.Prepared, train: TokenFile
+) -> LinkJob | None:
+    """The job of the link to the run's cluster, if it has one; its log is in the run's folder."""
+    if config.cluster is None:
+        return None
+    identity = Identity.of(
+        config.cluster,
+        layout,
+        tokenizer=data.tokenizer.sha256,
+        data=f"{train.digest} in sequences of {config.seq_len}",
+        seed=config.seed,
+    )
+    return LinkJob(cluster=config.cluster, identity=identity, log=Path("link.log"))
 
 
 def _architecture(

@@ -26,6 +26,7 @@ from mlxhog.files.paths import path_from_here
 from mlxhog.files.quantities import format_bytes, format_count, format_share
 from mlxhog.machine import float32, machine
 from mlxhog.machine.workers import GPU_BACKENDS
+from mlxhog.report.machines import machines_of
 from mlxhog.report.metrics import Doing, Progress, Result, label
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.shares import costly_optimizer
@@ -245,6 +246,7 @@ class Reporter:
             seconds=seconds,
             start_s=self.monitor.start_s,
             first_step_s=self.monitor.first_step_s(),
+            machines=machines_of(self.monitor.arena),
             tokens_per_s=tokens / seconds if seconds else 0.0,
             val_bits_per_byte=self.monitor.val_bits_per_byte,
             val_tokens=self.monitor.val_tokens,

@@ -18,6 +18,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.cluster.link import Link, LinkJob
 from mlxhog.config.budget import Budget
 from mlxhog.errors import WorkerFailed
 from mlxhog.machine.workers import WorkerSpec
@@ -85,12 +86,16 @@ class WorkerSession(ABC):
             setup.config,
             run_dir,
             self._job,
+            None if setup.link is None else self._link(setup.link),
         )
         stack.callback(self.supervisor.kill)
         self._wait_s = FIRST_WAIT_S
         self._budget = Budget()
         self.step_limit: int | None = None
         self._alternatives: tuple[StrategyTerms, ...] = ()
+
+    def _link(self, job: LinkJob) -> Link:
+        return Link(self.arena, replace(job, log=self.run_dir / "logs" / "link.log"))
 
     def _job(self, slot: int, halvings: int = 0) -> Job:
         job = Job(

@@ -24,7 +24,8 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
-from mlxhog.arena.workers import Entry, Phase, State
+from mlxhog.arena.workers import STILL, Entry, Phase, State
+from mlxhog.cluster.link import Link
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.files.durable import disk_errors
@@ -35,11 +36,11 @@ from mlxhog.training.job import Job
 from mlxhog.training.terms import Terms
 
 RESTART_WINDOW_S = 600.0
+LINK_LEAVES_S = 1.0
 LEAVE_S = 10.0  # how long a worker that leaves may take to finish its step
 START_S = 120.0  # a framework that is being imported gives no sign of life
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
 SIDE_JOBS = (Phase.EVALUATE, Phase.SAMPLE)
-STILL = (Phase.IDLE, Phase.WAITING, Phase.STARTING, *SIDE_JOBS)
 EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
 
 
@@ -72,6 +73,7 @@ class Supervisor:
         config: TrainConfig,
         run_dir: Path,
         make_job: Callable[[int, int], Job],
+        link: Link | None = None,
     ) -> None:
         """Prepare one seat per worker; this spawns no process.
 
@@ -83,12 +85,13 @@ class Supervisor:
             config: limits restarts, heartbeats and steps that are not finite.
             run_dir: worker logs go to its `logs` folder.
             make_job: builds the job of a slot, its micro-batch halved a given number of times.
+            link: of the run's cluster; None without one.
         """
         self.arena, self.ledger, self.run_dir = arena, ledger, run_dir
         self.strategy, self.config = strategy, config
         self.seats = [_Seat(slot=k + 1, spec=spec) for k, spec in enumerate(workers)]
         self.pool = WorkerPool()
-        self._make_job = make_job
+        self._make_job, self.link = make_job, link
         self._watched = WatchedTime()
         self.restarts = 0
         self.removed = 0
@@ -103,6 +106,10 @@ class Supervisor:
         """Spawn every worker."""
         with disk_errors(f"making the folder for the workers' logs in {self.run_dir}"):
             (self.run_dir / "logs").mkdir(exist_ok=True)
+        if self.link is not None:
+            if not (slots := self.free_slots()):
+                raise ConfigError("the arena has no slot for the cluster's link; set --max-workers")
+            self.link.start(slots[-1])
         for seat in self.seats:
             self._spawn(seat)
         self._count()
@@ -138,6 +145,10 @@ class Supervisor:
         """
         self._kill_stale()
         dead = self.pool.wait(timeout_s)
+        if self.link is not None:
+            self.link.poll()
+            self.messages += self.link.messages
+            self.link.messages.clear()
         for seat in list(self.seats):
             if seat.slot in dead:
                 self._settle(seat)
@@ -267,7 +278,7 @@ class Supervisor:
 
     def free_slots(self) -> list[int]:
         """Slots in which workers could join, unused ones first."""
-        used = {seat.slot for seat in self.seats}
+        used = {seat.slot for seat in self.seats} | {self.link.slot if self.link else None}
         free = [entry for entry in self.arena.workers if entry.slot not in used]
         return [entry.slot for entry in sorted(free, key=lambda one: (one.generation, one.slot))]
 
@@ -337,8 +348,10 @@ class Supervisor:
         self.arena.counters.store("command", command)
 
     def ready(self) -> bool:
-        """Whether every worker is up."""
-        return all(self.entry(seat).state == State.RUNNING for seat in self.seats)
+        """Whether every worker is up, and the link of a cluster has data for them."""
+        return (self.link is None or self.link.is_ready) and all(
+            self.entry(seat).state == State.RUNNING for seat in self.seats
+        )
 
     def ends(self) -> int:
         """Number of ended workers, which may have left accepted jobs undone."""
@@ -354,7 +367,7 @@ class Supervisor:
         A dead or starting worker does not rest: it may have left work half done that others wait
         for.
         """
-        return self._twice(lambda: [self._rests(seat) for seat in self.seats])
+        return self._twice(lambda: [*map(self._rests, self.seats), self._link_is_still()])
 
     def holding_still(self) -> bool:
         """Whether no worker changes the state of a checkpoint while `pause` is set.
@@ -368,9 +381,12 @@ class Supervisor:
         def look() -> list[bool]:
             entries = [self.entry(seat) for seat in self.seats]
             still = [e.phase in STILL for e in entries]
-            return [*still, self.strategy.between_steps(self.arena)]
+            return [*still, self.strategy.between_steps(self.arena), self._link_is_still()]
 
         return self._twice(look)
+
+    def _link_is_still(self) -> bool:
+        return self.link is None or self.link.still()
 
     def one_rests(self) -> bool:
         """Whether any worker is up and not inside a step."""
@@ -419,6 +435,8 @@ class Supervisor:
                 starting = self.entry(seat).state == State.STARTING
                 rest_s = (deadline - monotonic_ns()) / 1e9
                 self._reap(seat, 0.0 if starting else max(0.0, rest_s))
+        if self.link is not None:
+            self.link.stop(min(timeout_s, LINK_LEAVES_S))
 
     def abandon(self) -> None:
         """End every worker that does not rest, at once and without a replacement.
@@ -430,6 +448,8 @@ class Supervisor:
                 phase = Phase(self.entry(seat).phase).name.lower()
                 self.messages.append(f"{_name(seat)} was still in phase {phase}; ended")
                 self._reap(seat)
+        if self.link is not None and not self.link.still():
+            self.link.stop(0.0)
 
     def kill(self) -> None:
         """End every worker at once and reap it."""

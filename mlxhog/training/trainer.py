@@ -49,6 +49,7 @@ from mlxhog.training.session import StrategyTerms
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
 COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
+ROUND_S = 5.0  # limit of the last round, beyond the time until the other machines play one
 GRACE_S = 3.0  # limit of the current step when a budget of time is over
 
 
@@ -348,7 +349,10 @@ class _Training:
                 self._session.step_limit is not None
                 and self._session.steps_done() >= self._session.step_limit
             )
-            or (budget.tokens is not None and counters.load("tokens") >= budget.tokens)
+            or (
+                budget.tokens is not None
+                and counters.load("tokens") + counters.load("tokens_elsewhere") >= budget.tokens
+            )
         )
 
     def _time_is_over(self) -> bool:
@@ -379,6 +383,7 @@ class _Training:
             self._session.abandon()
         self._monitor.ended_ns = self._monitor.ended_ns or monotonic_ns()
         self._session.settle()
+        self._end_rounds()
         self._end_publishing()
         if warning := self._monitor.share_warning():
             self._session.report(warning)
@@ -392,6 +397,18 @@ class _Training:
                 "no step was finished in the time; give more with --time, or choose a smaller "
                 "--model, --batch-size or --seq-len"
             )
+
+    def _end_rounds(self) -> None:
+        """Let the cluster take what this machine has trained since the last round."""
+        if (link := self._supervisor.link) is None or self.plan.config.cluster is None:
+            return
+        save_s = checkpoints.save_s(self.plan, self._arena)
+        limit_s = self._deadlines.round_s(self.plan.config.cluster.round_every + ROUND_S, save_s)
+        link.ask_for_last_round()
+        until = partial(self._session.until, doing=Doing(Activity.FINISHING))
+        if not until(lambda: link.has_sent_all, limit_s=limit_s, even_if_interrupted=True):
+            until(lambda: not link.is_in_doubt, limit_s=ROUND_S, even_if_interrupted=True)
+        link.end_rounds()
 
     def _save_and_evaluate(self) -> None:
         """Save the final state while workers evaluate it."""
@@ -444,8 +461,14 @@ class _Training:
             checkpoint=self._saver.newest,
             automatic=self.plan.resolution.automatic,
             notices=list(self._supervisor.notices),
+            **self._cluster(),
             **more,
         )
+
+    def _cluster(self) -> dict[str, object]:
+        """The machine's part in the run's cluster, if it has one."""
+        link = self._supervisor.link
+        return {} if link is None else {"cluster": link.report()}
 
     def _result(self, error: MlxhogError | None) -> Result:
         return self._reporter.result(

@@ -132,6 +132,7 @@ def test_beside_other_programs_the_answer_is_that_it_cannot_be_told_and_a_guess(
     [
         (["--workers", "mlx:cpu"], "advise on two or more, as in --workers 2"),
         (["--link", "1"], "add --no-try"),
+        (["--link", "quick", "--no-try"], "the link 'quick' cannot be read"),
         (["--samples", "3"], "--samples is '3'; wanted"),
         (["--try", "0"], "wanted seconds"),
         (["--strateg", "sync"], "no flag '--strateg'"),

@@ -22,7 +22,7 @@ from tests.training.stored_runs import SAMPLES, STORED
 
 LATER = dict.fromkeys(GROUPS.values(), 1.0) | {
     "teacher": "off", "ngram_lr": 0.03, "orthogonalization_device": "cpu", "keep_awake": True,
-    "overlap": False,
+    "overlap": False, "cluster": "off",
 }  # fmt: skip
 """Options that 0.2 did not have, and their values for its runs."""
 WITHOUT_EFFECT = {"eval_tokens": "auto"}

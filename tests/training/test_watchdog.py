@@ -153,7 +153,7 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
     setup = SimpleNamespace(batches=lambda: data, teacher=None)
     config = SimpleNamespace(slow=None)
     job: Any = SimpleNamespace(micro_batch=micro_batch, slot=1, setup=setup, config=config)
-    arena: Any = None
+    arena: Any = SimpleNamespace(layout=SimpleNamespace(segments={}))
     result = Gradients(job, arena, entry, backend)
     batches = result.micro_batches(Lease(0, 0))
     loss, grads = result.of(batches)

@@ -34,6 +34,7 @@ class AdviseConfig:
         "batch's gradient",
         low=0,
     )
-    link: float | None = option(
-        None, "if workers are on several machines: Gbit/s between them", above=0
+    link: str | None = option(
+        None, "between machines, if workers are on several: as --link of simulate, or Gbit/s"
     )
+    machines: int = option(2, "with --link: their number", low=2)

@@ -27,6 +27,7 @@ from mlxhog.theory.advisor.measuring import SLICES, Trial, measured_profile, try
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import PredictedArm, Recommendation, recommend
 from mlxhog.theory.analysis.target import Target
+from mlxhog.theory.simulator.links import Link
 
 PROFILE_PARTS, TRIAL_PARTS = 4, 2 * SLICES + 1
 """Three short runs and the gradients; the turns of both arms and their evaluation."""
@@ -144,6 +145,8 @@ class StrategyAdvice:
 
     def _measured_notes(self) -> Iterator[str]:
         profile = self.profile
+        if profile.cluster is not None:
+            yield profile.cluster
         times = ", ".join(
             f"{1e3 * one['mean_s']:.3g} ms (cv {one['cv']:.2f}, 99 % {1e3 * one['p99_s']:.3g})"
             for one in profile.to_json()["workers"]
@@ -185,10 +188,12 @@ def advise_on(
         MlxhogError: bad input, or a failed measurement; see `measured_profile`.
     """
     began = time.monotonic()
-    if options.link is not None and tries:
-        raise ConfigError(
-            "--link describes several machines, and a trial runs on this one; add --no-try"
-        )
+    if options.link is not None:
+        Link.parse(options.link)  # a wrong one is refused before anything is measured
+        if tries:
+            raise ConfigError(
+                "--link describes several machines, and a trial runs on this one; add --no-try"
+            )
     if target.config.strategy is None:
         target = replace(target, config=replace(target.config, strategy=Hogwild()))
     tell = Stages(tell, PROFILE_PARTS + (TRIAL_PARTS if tries else 0))

@@ -40,6 +40,7 @@ from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
 from mlxhog.theory.analysis.sampling import GradientSource, Subject, Ticket, source
 from mlxhog.theory.analysis.target import Target
+from mlxhog.theory.simulator.links import FLOAT_BYTES, Link
 from mlxhog.theory.simulator.workers import Worker, worker_of
 from mlxhog.training import trainer
 
@@ -175,10 +176,13 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
     alone = short("one worker", strategy=Serial(), workers=one, threads=workers[0].threads)
     rounds = short(f"{len(workers)} workers, in rounds", strategy=Sync())
     p_conf, density, noise = _gradients(target, subject, how, tell)
+    link = None if how.link is None else Link.parse(how.link)
+    n_params = subject.layout.n_floats
     return Profile(
         workers=together.workers,
         alone=alone.workers[0],
-        sync_s=_round_s(rounds),
+        sync_s=_round_s(rounds)
+        + (link.all_reduce_s(FLOAT_BYTES * n_params, how.machines) if link is not None else 0.0),
         p_conf=p_conf,
         density=density,
         noise_scale=noise,
@@ -187,7 +191,9 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
         adaptive=optimizers.of(target.config).is_adaptive,
         reproducible=how.reproducible,
         heterogeneity=how.heterogeneity or 0.0,
-        link_gbit_s=how.link,
+        link=link,
+        machines=how.machines,
+        n_params=n_params,
         seed=target.config.seed,
     )
 

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import DataError
+from mlxhog.files.quantities import format_bytes
 from mlxhog.theory.local_steps import interval_by_overhead
+from mlxhog.theory.simulator.links import FLOAT_BYTES, Link, sent_bytes
 from mlxhog.theory.simulator.times import Constant, MeasuredTimes, ShiftedExponential
 from mlxhog.theory.simulator.workers import Worker
 from mlxhog.training import choose_strategy
@@ -39,7 +41,9 @@ class Profile:
         reproducible: whether the strategy has to repeat bit for bit.
         heterogeneity: zeta^2 / sigma^2, variance of the workers' mean gradients over that of a
             batch's gradient; 0 if all draw from the same data.
-        link_gbit_s: between the machines; None on one machine.
+        link: between the machines; None on one machine.
+        machines: their number, if there is a link.
+        n_params: parameters of the model, which a link carries.
         backend: of a worker that trains alone; "" without a training.
         source: of the numbers.
     """
@@ -54,7 +58,9 @@ class Profile:
     adaptive: bool = False
     reproducible: bool = False
     heterogeneity: float = 0.0
-    link_gbit_s: float | None = None
+    link: Link | None = None
+    machines: int = 2
+    n_params: int = 0
     backend: str = ""
     source: str = "measured here"
     seed: int = field(default=0, repr=False)
@@ -180,6 +186,26 @@ class Profile:
         rank = int(np.argmax(means))
         return rank if means[rank] > LASTING * float(np.median(means)) else None
 
+    @property
+    def round_every_s(self) -> float | None:
+        """Advised time between rounds of a cluster; None on one machine."""
+        if self.link is None:
+            return None
+        return self.link.round_every_s(FLOAT_BYTES * self.n_params, self.machines)
+
+    @property
+    def cluster(self) -> str | None:
+        """What to run on several machines, and what its rounds cost; None on one machine."""
+        if self.link is None or self.round_every_s is None:
+            return None
+        once = FLOAT_BYTES * self.n_params
+        return (
+            f"predicted for {self.machines} machines ({self.link}): mlxhog train --cluster "
+            f"HOST:PORT --round-every {self.round_every_s:g}s; a round takes "
+            f"{self.link.round_s(once, self.machines):.2g} s, each machine sends "
+            f"{format_bytes(sent_bytes(once, self.machines))}, and no worker waits for it"
+        )
+
     def period(self) -> int:
         """H_min: local steps after which a merge takes no more than a tenth of the time."""
         return interval_by_overhead(step_s=self.mean_s, sync_s=self.sync_s)
@@ -213,4 +239,7 @@ class Profile:
             "density": self.density,
             "noise_scale": self.noise_scale,
             "heterogeneity": self.heterogeneity,
+            "link": None if self.link is None else str(self.link),
+            "machines": 1 if self.link is None else self.machines,
+            "round_every_s": self.round_every_s,
         }

@@ -119,7 +119,6 @@ def _scheme(strategy: StrategyChoice, barrier_s: float) -> schemes.Scheme:
 
 SATURATED = 1.15
 LARGE_PERIOD = 32
-SLOW_LINK_GBIT_S = 1.0
 SIMULATED = 3000
 """Gradients of a prediction."""
 
@@ -182,7 +181,7 @@ RULES = (
     ),
     Rule(
         "updates seldom meet",
-        lambda p: (p.count - 1) * p.p_conf <= 0.5 and p.link_gbit_s is None,
+        lambda p: (p.count - 1) * p.p_conf <= 0.5 and p.link is None,
         lambda p: (Hogwild(),),
         lambda p: (
             f"(P - 1) p_conf = {(p.count - 1) * p.p_conf:.2g} is at most 1/2, so asynchrony adds "
@@ -226,7 +225,7 @@ RULES = (
     ),
     Rule(
         "merging dominates within a machine",
-        lambda p: p.link_gbit_s is None and p.period() < LARGE_PERIOD,
+        lambda p: p.link is None and p.period() < LARGE_PERIOD,
         lambda p: (
             (DiLoCo(), LocalSGD(), Hogwild()) if p.adaptive else (LocalSGD(), Hogwild())
         ),
@@ -244,8 +243,8 @@ RULES = (
             f"barrier and average take {p.overhead:.3g} gradients, so {p.period()} local steps lie "
             "between two merges"
             + (
-                f" (a link of {p.link_gbit_s:g} Gbit/s: send fragments, or sparse ones)"
-                if p.link_gbit_s is not None and p.link_gbit_s < SLOW_LINK_GBIT_S
+                f" (a link of {p.link}: meet by the clock, so that no worker waits)"
+                if p.link is not None
                 else ""
             )
         ),

@@ -9,6 +9,8 @@ prediction, and it holds its inputs.
     gates       schemes that bound staleness by waiting
     objectives  small problems that simulated updates solve
     machine     the clock: shared cores and memory, deaths and joins
+    links       links between machines, and rounds of a cluster
+    inputs      options of `mlxhog simulate`: strategies by name, workers, events
     what_if     `mlxhog simulate`: every strategy on one set of workers
 """
 

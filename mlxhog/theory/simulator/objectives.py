@@ -6,7 +6,7 @@ quadratic and the logistic loss are convex, unlike the loss of a neural network.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
@@ -238,6 +238,8 @@ class Learner:
         self._updates = 0
         self._control: dict[int, Float64] = {}  # of SCAFFOLD: c at SHARED, c_i by replica
         self._steps: dict[int, int] = {}  # of each replica since the last merge
+        self._anchors: dict[int, Float64] = {}  # the outer parameters that each replica knows
+        self._sent: dict[int, Float64] = {}
 
     @property
     def model(self) -> Float64:
@@ -262,6 +264,7 @@ class Learner:
         """Make replicas of the parameters, numbered from 1."""
         for key in range(1, replicas + 1):
             self._params[key] = self._params[SHARED].copy()
+            self._anchors[key] = self._params[SHARED]
         if corrected:
             self._control = {key: np.zeros_like(self._velocity) for key in self._params}
             self._steps = dict.fromkeys(self._params, 0)
@@ -276,13 +279,38 @@ class Learner:
         option II.
         """
         self._correct(keys)
-        gone = self._params[SHARED] - np.mean([self._params[key] for key in keys], axis=0)
-        self._velocity = self.outer_momentum * self._velocity + gone
-        step = gone + self.outer_momentum * self._velocity
-        self._params[SHARED] = self._params[SHARED] - self.outer_lr * step
+        self._outer(self._params[SHARED] - np.mean([self._params[key] for key in keys], axis=0))
         for key in self._params:
             if key != SHARED:
                 self._params[key] = self._params[SHARED].copy()
+
+    def send(self, keys: Sequence[int]) -> None:
+        """Read some replicas for a round; one that missed rounds adds what these changed before."""
+        for key in keys:
+            self._params[key] += self._params[SHARED] - self._anchors[key]
+            self._anchors[key] = self._params[SHARED]
+            self._sent[key] = self._params[key].copy()
+
+    def receive(self, gradients: Mapping[int, int]) -> None:
+        """Make an outer step on the mean of what was sent, and add its result to those replicas.
+
+        Args:
+            gradients: of each replica in its movement, which weigh it; 0 for all is no step.
+        """
+        total = sum(gradients.values())
+        if not total:
+            return
+        before = self._params[SHARED]
+        gone = [before - self._sent[key] for key in gradients]
+        self._outer(np.average(gone, axis=0, weights=list(gradients.values())))
+        for key in gradients:
+            self._anchors[key] = self._params[SHARED]
+            self._params[key] += self._params[SHARED] - self._sent[key]
+
+    def _outer(self, gone: Float64) -> None:
+        self._velocity = self.outer_momentum * self._velocity + gone
+        step = gone + self.outer_momentum * self._velocity
+        self._params[SHARED] = self._params[SHARED] - self.outer_lr * step
 
     def _correct(self, keys: Sequence[int]) -> None:
         if not self._control:

@@ -24,6 +24,7 @@ from mlxhog.theory.advisor.advise import score_history
 from mlxhog.theory.advisor.measuring import PLAIN, TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import RULES, Recommendation, arms, recommend
+from mlxhog.theory.simulator.links import Link
 from mlxhog.theory.simulator.times import ComputeTime, Constant, ShiftedExponential
 from mlxhog.theory.simulator.workers import Worker
 
@@ -77,7 +78,7 @@ def advised(one: Profile, *strategies: StrategyChoice) -> Recommendation:
             "scaffold",
             "merging dominates, and data differ",
         ),
-        (profile([EVEN] * 4, 0.2, link_gbit_s=0.1), "diloco", "merging is very expensive"),
+        (profile([EVEN] * 4, 0.2, link=Link.parse("0.1")), "diloco", "merging is very expensive"),
     ],
 )
 def test_every_row_of_the_table_decides_where_its_number_says(
@@ -87,6 +88,20 @@ def test_every_row_of_the_table_decides_where_its_number_says(
     assert (advice.first.arm.name, advice.rule) == (name, rule)
     assert advice.because
     assert advice.otherwise
+
+
+def test_rounds_of_several_machines_are_advised_so_that_the_link_is_seldom_busy() -> None:
+    link = Link.parse("100Mbit:50ms")
+    one = profile([EVEN] * 4, 2.0, link=link, machines=3, n_params=1_000_000)
+    every_s = one.round_every_s
+    assert every_s is not None
+    assert link.round_s(4e6, 3) <= 0.1 * every_s
+    assert one.cluster is not None
+    assert f"--round-every {every_s:g}s" in one.cluster
+    assert "predicted for 3 machines" in one.cluster
+    assert one.to_json()["round_every_s"] == every_s
+    assert profile([EVEN] * 4).cluster is None
+    assert "no worker waits" in recommend(one).because
 
 
 def test_only_the_strategies_to_choose_among_are_advised() -> None:

@@ -10,11 +10,12 @@ import pytest
 
 from mlxhog.errors import DataError
 from mlxhog.theory.simulator import descend
+from mlxhog.theory.simulator.inputs import SimulateConfig
 from mlxhog.theory.simulator.machine import Event
 from mlxhog.theory.simulator.objectives import Learner, Objective, Quadratic, SparseLogistic
 from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, RoundRobin, Scheme, Sync
 from mlxhog.theory.simulator.times import Constant
-from mlxhog.theory.simulator.what_if import SimulateConfig, best_time
+from mlxhog.theory.simulator.what_if import best_time
 from mlxhog.theory.simulator.workers import Worker
 
 BOWL = Quadratic((1.0, 0.5, 0.1))

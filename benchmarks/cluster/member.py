@@ -1,0 +1,39 @@
+"""One machine of a race: it trains with a recorder, and prints when its held-out loss fell so far.
+
+    python -m cluster.member '{"bits": 1.8, "eval_tokens": 65536, "options": {"time": 60}}'
+
+`across_machines.py` starts it in a namespace of its own. The last line is a JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+
+from training.recording import BYTES, HeldOut, record
+
+from mlxhog import TrainConfig
+
+
+def main() -> int:
+    """Train, evaluate and print."""
+    asked = json.loads(sys.argv[1])
+    run = record(keep_params=True, **asked["options"])
+    crossing = HeldOut(TrainConfig(**BYTES), asked["eval_tokens"]).crossing(
+        run.points, asked["bits"]
+    )
+    reached_s, reached_tokens = crossing or (math.inf, math.inf)
+    answer = {
+        "reached": crossing is not None,
+        "seconds": reached_s if crossing else None,
+        "tokens": reached_tokens if crossing else None,
+        "trained_s": run.result.seconds,
+        "trained_tokens": run.result.tokens,
+    }
+    print(json.dumps(answer), flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

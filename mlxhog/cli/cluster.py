@@ -1,0 +1,72 @@
+"""`mlxhog cluster start`: the authority of a cluster, on its first machine."""
+
+import json
+import os
+import sys
+from time import sleep
+
+from mlxhog.cli.flags import Flags
+from mlxhog.cluster.lighthouse import (
+    TOKEN_VARIABLE,
+    Lighthouse,
+    check_torchft,
+    parse_address,
+    token_of,
+)
+from mlxhog.errors import EnvironmentLacks
+
+LOOK_S = 0.5  # between two looks for a signal
+EXAMPLES = (
+    "cluster start",
+    "cluster start --address 192.168.1.20:8600",
+    "cluster start --address 192.168.1.20:8600 --join-timeout 30s",
+)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command until a signal; returns its exit code."""
+    flags = Flags(
+        "cluster",
+        "Start a cluster on its first machine; the others join with mlxhog train --cluster. It may "
+        "be killed and started again: meanwhile machines train on alone.",
+        EXAMPLES,
+        ("start",),
+    )
+    flags.argument("action", metavar="start", choices=("start",), help="the only action")
+    flags.argument("--json", action="store_true", help="one JSON object when the cluster is ready")
+    parsed, options = flags.read(Lighthouse, arguments)
+    options.check()
+    check_torchft()
+    address = parse_address(options.address)
+    token = token_of(options.token, address)
+    from mlxhog.cluster.torchft_group import Authority
+
+    authority = Authority(address, token, options)
+    warned = ""
+    try:
+        _say(str(authority.address), token, parsed.other.json)
+        while True:
+            try:
+                authority.keep()
+            except EnvironmentLacks as error:  # machines train on with what is reserved
+                if warned != str(error):
+                    warned = str(error)
+                    print(f"warning: {warned}", file=sys.stderr, flush=True)
+            sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
+    except KeyboardInterrupt:
+        print("ended; the machines train on alone", file=sys.stderr)
+    finally:
+        authority.close()
+    return 0
+
+
+def _say(address: str, token: str, as_json: bool) -> None:
+    """Print how machines join."""
+    if as_json:
+        print(json.dumps({"address": address, "token": token, "pid": os.getpid()}), flush=True)
+        return
+    variable = f"{TOKEN_VARIABLE}={token} " if token else ""
+    print(f"on each machine, this one too:\n  {variable}mlxhog train --cluster {address}")
+    if token:
+        print(f"to start it again:\n  {variable}mlxhog cluster start --address {address}")
+    sys.stdout.flush()

@@ -1,0 +1,162 @@
+"""The seam between a link and its cluster: who takes part in a round, and their average.
+
+`torchft_group.py` implements it over a network, `in_process.py` on one machine, for tests. A link
+makes these calls, in this order; `check` once, the others for every round:
+
+    check    compare what all members must have in common
+    join     wait for the members of the next round
+    state    what the members have, if it is not what this one has; the link takes it over
+    average  the mean of the members' buffers, or none for any of them
+
+A group may raise any error at any time. The link then ends, and the next one begins from the arena.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog.cluster.claims import Store
+from mlxhog.cluster.identity import Identity
+from mlxhog.errors import MlxhogError
+
+Float32 = NDArray[np.float32]
+TAIL = 6
+"""Floats at the end of a buffer that every group sends as float32, also with `bfloat16`."""
+
+
+class ClusterError(MlxhogError):
+    """A round cannot go on: members are out of reach, or do not have the same theta_s."""
+
+    exit_code = 1  # of a link; a new one is started
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine of a cluster, as it describes itself at each join.
+
+    Attributes:
+        id: no other machine has it, 0 < id < 2^63.
+        name: for people; several machines may have it.
+        tokens: of its committed rounds.
+        rounds: that it has committed.
+        seen_s: seconds since its last join, by the clock of the lighthouse.
+    """
+
+    id: int
+    name: str
+    tokens: int = 0
+    rounds: int = 0
+    seen_s: float = 0.0
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The members of one round.
+
+    Attributes:
+        round: number of the round, from 0; the committed rounds before it.
+        rank: of this member.
+        ids: of the members, by rank.
+        machines: members, and others that the lighthouse has seen.
+        notes: what the user of this machine should know, by subject.
+    """
+
+    round: int
+    rank: int
+    ids: tuple[int, ...]
+    machines: tuple[Machine, ...] = ()
+    notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def members(self) -> int:
+        """Number of members, at least 1."""
+        return len(self.ids)
+
+    @property
+    def id(self) -> int:
+        """The id of this member."""
+        return self.ids[self.rank]
+
+
+@dataclass(frozen=True)
+class State:
+    """What all members have after the same rounds, and a joiner loads.
+
+    Attributes:
+        round: committed rounds.
+        tokens: tokens in them, of all members; the position of the schedule.
+        cursor: next block of the order of the data, see `order.py`.
+        anchor: theta_s, (n,) float32.
+        velocity: v of the outer optimizer, (n,) float32.
+        seconds: of training since the cluster began.
+        included: id of a machine -> rounds after the last one that has its movement.
+    """
+
+    round: int
+    tokens: int
+    cursor: int
+    anchor: Float32
+    velocity: Float32
+    seconds: float = 0.0
+    included: Mapping[int, int] = field(default_factory=dict)
+
+    @property
+    def digest(self) -> bytes:
+        """SHA-256 of theta_s, 32 bytes; the same on all members."""
+        return hashlib.sha256(self.anchor.data).digest()
+
+
+class Group(Protocol):
+    """One member's view of a cluster; used by one thread.
+
+    Attributes:
+        counters: of the authority; another thread may use them at any time.
+    """
+
+    counters: Store
+
+    def check(self, identity: Identity) -> None:
+        """Refuse this member if it does not fit the others.
+
+        Raises:
+            ConfigError: see `Identity.check`.
+            ClusterError, OSError, RuntimeError: the authority is out of reach.
+        """
+
+    def join(self) -> Membership:
+        """Wait for the members of the next round.
+
+        Raises:
+            ClusterError, OSError, RuntimeError: the authority or a member is out of reach.
+        """
+
+    def state(self) -> State | None:
+        """The members' state after `join`; None if this member's own is of the same round.
+
+        In round 0 it is that of rank 0, so that all begin at the same parameters.
+        """
+
+    def average(self, buffer: Float32) -> bool:
+        """Replace a buffer by the mean over all members, the same bits for each.
+
+        Args:
+            buffer: (n + `TAIL`,) float32; of undefined content if the result is False.
+
+        Returns:
+            Whether all members have the mean; else none of them may use it.
+        """
+
+    def leave(self) -> None:
+        """Leave the cluster; no other call follows."""
+
+
+Offer = Callable[[], State]
+"""Gives the state of this member, for one that joins; called from any thread during `join`."""
+Describe = Callable[[], Machine]
+"""Gives this member as the others shall see it."""

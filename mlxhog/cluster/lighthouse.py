@@ -1,0 +1,221 @@
+"""The authority of a cluster: where it listens, who may join, and what a machine needs for it.
+
+One process of the first machine, `mlxhog cluster start`, owns the address HOST:PORT. A store there
+says where torchft's lighthouse listens, which decides who takes part in a round, and holds the
+identity that all members share, and counts the data that they claim (`claims.py`). After its death
+machines train on alone, and members join the next one; one small file in the cache folder prevents
+that it gives out data twice. A new lighthouse has a new port, so a member that talked to
+the old one fails and joins again; quorums of both never mix.
+
+    key of the store   value
+    token              digest of the token that members need
+    clock              JSON: seconds of the lighthouse, monotonic and since 1970, set each second
+    machines           ids of all machines that have joined
+    machine/ID         JSON: name, tokens, rounds, and the clock at the last join
+    order/...          see `claims.py`
+    lighthouse         URL of torchft's lighthouse
+    identity           JSON of the first member's identity
+
+The token keeps out machines that join by mistake. It does not encrypt: whoever can reach the ports
+of the members can read the parameters and disturb rounds.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import importlib.util
+import ipaddress
+import os
+import secrets
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from mlxhog.cluster.group import ClusterError
+from mlxhog.config.options import option
+from mlxhog.errors import ConfigError, EnvironmentLacks, shown
+from mlxhog.files.cache import user_cache_directory
+from mlxhog.files.durable import disk_errors
+from mlxhog.files.quantities import format_duration
+
+TOKEN_VARIABLE: Final = "MLXHOG_CLUSTER_TOKEN"
+CLOCK_S: Final = 30.0
+"""Difference between two clocks that is reported."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lighthouse:
+    """Options of `mlxhog cluster start`."""
+
+    address: str = option(
+        "127.0.0.1:8600", "HOST:PORT for the machines of the cluster; port 0 is any free port"
+    )
+    token: str = option(
+        "",
+        f"word that machines need to join; {TOKEN_VARIABLE} is safer, because other users of the "
+        "machine do not see it; if other machines reach the address, a random one by default",
+    )
+    join_timeout: float = option(
+        10.0, "longest wait of a round for machines that are alive", unit="s", low=0.1
+    )
+    heartbeat: float = option(
+        2.0, "silence after which a round does not wait for a machine", unit="s", low=0.1
+    )
+
+    def check(self) -> None:
+        """Raise ConfigError if a round would not wait until a lost machine counts as silent."""
+        if self.join_timeout <= self.heartbeat:
+            raise ConfigError(
+                f"--join-timeout {self.join_timeout:g} s is not above --heartbeat "
+                f"{self.heartbeat:g} s, so machines would take turns and lose rounds; take more, "
+                f"such as {5 * self.heartbeat:g}s"
+            )
+
+
+@dataclass(frozen=True)
+class Address:
+    """A numeric IPv4 address and a port, with the host as it was named."""
+
+    host: str
+    ip: str
+    port: int
+
+    def __str__(self) -> str:
+        """HOST:PORT, as other machines write it."""
+        return f"{self.host}:{self.port}"
+
+    @property
+    def is_own(self) -> bool:
+        """Whether only this machine reaches it."""
+        return ipaddress.ip_address(self.ip).is_loopback
+
+
+def parse_address(text: str) -> Address:
+    """Resolve HOST:PORT.
+
+    Raises:
+        ConfigError: it is malformed, or the name has no IPv4 address.
+    """
+    host, _, digits = text.rpartition(":")
+    if not (host and digits.isascii() and digits.isdigit() and int(digits) < 65536):
+        raise ConfigError(
+            f"{shown(text)} is not HOST:PORT; an example is 192.168.1.20:8600, the address of the "
+            "machine that runs mlxhog cluster start"
+        )
+    try:
+        found = socket.getaddrinfo(host, int(digits), socket.AF_INET, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        way_out = "name its IPv4 address, which `ip addr` or on a Mac `ifconfig` shows"
+        if ":" in host:
+            way_out = f"machines of a cluster do not use IPv6; {way_out}"
+        if host.lower().endswith(".local"):
+            way_out = f"names in .local need mDNS on every machine of the cluster; {way_out}"
+        raise ConfigError(f"the host {shown(host)} has no IPv4 address here; {way_out}") from error
+    return Address(host, str(found[0][4][0]), int(digits))
+
+
+def listen(address: Address) -> socket.socket:
+    """Return a socket that listens on an address.
+
+    Raises:
+        ConfigError: it is in use, or is not an address of this machine.
+        EnvironmentLacks: the system does not allow this user to listen there.
+    """
+    listener = socket.socket()
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((address.ip, address.port))
+        listener.listen(128)
+    except OSError as error:
+        listener.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ConfigError(
+                f"{address} is in use by another program, perhaps another mlxhog cluster start; "
+                "choose another port"
+            ) from error
+        if error.errno == errno.EADDRNOTAVAIL:
+            raise ConfigError(
+                f"{address.host} ({address.ip}) is not an address of this machine; start the "
+                "cluster on that machine, or name an address of this one"
+            ) from error
+        raise EnvironmentLacks(
+            f"cannot listen on {address}: {error.strerror}; choose a port above 1023"
+        ) from error
+    return listener
+
+
+def reserve_path(address: Address) -> Path:
+    """Return the file of a cluster's reserve, by which a restart gives out no data twice."""
+    folder = user_cache_directory() / "clusters"
+    with disk_errors(f"making {folder}"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder / f"{address.ip}-{address.port}.json"
+
+
+def own_ip(lighthouse: Address, timeout_s: float) -> str:
+    """Return the address of this machine from which it reaches a lighthouse.
+
+    Raises:
+        ClusterError: nothing listens there.
+    """
+    try:
+        with socket.create_connection((lighthouse.ip, lighthouse.port), timeout_s) as connection:
+            return str(connection.getsockname()[0])
+    except OSError as error:
+        raise ClusterError(
+            f"no cluster answers at {lighthouse} ({error.strerror or error}); on its first machine "
+            f"run mlxhog cluster start --address {lighthouse}"
+        ) from error
+
+
+def token_of(token: str, address: Address, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the token of a new cluster: the given one, else a random one where others reach it."""
+    token = token_of_member(token, environment)
+    return token or ("" if address.is_own else secrets.token_urlsafe(12))
+
+
+def token_of_member(token: str, environment: Mapping[str, str] = os.environ) -> str:
+    """Return the token of a machine that joins; "" for none."""
+    return token or environment.get(TOKEN_VARIABLE, "")
+
+
+def check_clock(own_s: float, lighthouse_s: float) -> dict[str, str]:
+    """Return what the user should know about this machine's clock, by subject."""
+    ahead_s = own_s - lighthouse_s
+    if abs(ahead_s) < CLOCK_S:
+        return {}
+    return {
+        "clock": f"the clock of this machine is {format_duration(abs(ahead_s))} "
+        f"{'ahead of' if ahead_s > 0 else 'behind'} that of the lighthouse's machine; rounds do "
+        "not use it, but dates of runs and logs do: set it with timedatectl set-ntp true, or on a "
+        "Mac in System Settings, Date & Time"
+    }
+
+
+def digest(token: str) -> str:
+    """Return the digest of a token that the store shows."""
+    return hashlib.sha256(f"mlxhog cluster {token}".encode()).hexdigest()
+
+
+def check_token(token: str, expected_digest: str, address: Address) -> None:
+    """Raise ConfigError unless a token is that of the cluster."""
+    if not secrets.compare_digest(digest(token), expected_digest):
+        raise ConfigError(
+            f"the cluster at {address} has another token than "
+            f"{'this machine' if token else 'none, as this machine has'}; copy the line that "
+            f"mlxhog cluster start printed, or set {TOKEN_VARIABLE}"
+        )
+
+
+def check_torchft() -> None:
+    """Raise EnvironmentLacks if torchft is not installed; imports nothing."""
+    if importlib.util.find_spec("torchft") is None:
+        raise EnvironmentLacks(
+            "several machines need torchft, the extra [cluster]: python -m pip install "
+            "-c constraints.txt '.[cluster]'; where torchft has no wheel (macOS, Linux on ARM, "
+            "Python 3.14) pip compiles it, which needs Rust and protoc: on a Mac first "
+            "brew install rust protobuf"
+        )

@@ -1,0 +1,382 @@
+"""A cluster on torchft: the store and lighthouse of its first machine, and a member's group.
+
+torchft decides who takes part in a round, replaces connections after a change, moves the state to a
+member that is behind, and says whether a round is committed. What this file adds:
+
+- connections, store and transfers use the machine's address in the cluster, not its hostname;
+- a transferred state is loaded as data; torchft by itself would execute what a peer pickled;
+- each machine describes itself in the store at each join, with the time on the lighthouse's clock,
+  so what others read of it depends on no other clock;
+- members exchange ids, rounds and digests of theta_s whenever the membership changes. If equal
+  rounds have unequal digests, as after two lighthouses, no member commits; those that differ from
+  the first count as behind, and load a state at their next `join`.
+
+A group is used once: after an exception from `join` its process ends, since a torchft manager
+raises the error of a failed quorum at every later one.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import time
+import urllib.request
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import fields, replace
+from datetime import timedelta
+from typing import Any, Final, NamedTuple
+
+# Read at the imports below. Errors are raised; a line for every quorum would hide them.
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
+os.environ.setdefault("RUST_LOG", "warn")
+
+import numpy as np
+import torch
+import torch.distributed as dist
+import torchft
+from torchft.checkpointing import HTTPTransport
+from torchft.checkpointing._serialization import _streaming_load
+from torchft.coordination import LighthouseClient, LighthouseServer
+from torchft.process_group import create_store_client
+
+from mlxhog.cluster.claims import Reserve
+from mlxhog.cluster.group import (
+    TAIL,
+    ClusterError,
+    Describe,
+    Float32,
+    Machine,
+    Membership,
+    Offer,
+    State,
+)
+from mlxhog.cluster.identity import Identity
+from mlxhog.cluster.lighthouse import (
+    Address,
+    Lighthouse,
+    check_clock,
+    check_token,
+    digest,
+    listen,
+    own_ip,
+    reserve_path,
+)
+from mlxhog.errors import message_of
+
+logging.getLogger("torchft").setLevel(logging.ERROR)
+LEAST_REPLICAS: Final = 1
+"""Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
+MOST_NAME: Final = 64
+
+
+class Authority:
+    """The store at a named address and torchft's lighthouse, until `close`.
+
+    Raises:
+        ConfigError: the address is in use, or not one of this machine.
+        RunError, EnvironmentLacks: see `Reserve`.
+    """
+
+    def __init__(self, address: Address, token: str, options: Lighthouse) -> None:
+        listener = listen(address)
+        self.address = Address(address.host, address.ip, listener.getsockname()[1])
+        self._store = _serve_store(self.address, listener.detach())
+        self._lighthouse = LighthouseServer(
+            bind=f"{address.ip}:0",
+            min_replicas=LEAST_REPLICAS,
+            join_timeout_ms=round(1000 * options.join_timeout),
+            heartbeat_timeout_ms=round(1000 * options.heartbeat),
+        )
+        port = self._lighthouse.address().rpartition(":")[2]
+        self._reserve = Reserve(self._store, reserve_path(self.address))
+        self._store.set("lighthouse", f"http://{address.ip}:{port}")
+        self._store.append("machines", " ")
+        self._set_clock()
+        self._store.set("token", digest(token))  # last: members wait for it
+
+    def keep(self) -> None:
+        """Set the clock, and reserve data for the machines; to be called each second.
+
+        Raises:
+            EnvironmentLacks: see `Reserve.keep`.
+        """
+        self._set_clock()
+        self._reserve.keep()
+
+    def _set_clock(self) -> None:
+        self._store.set("clock", json.dumps([time.monotonic(), time.time()]))
+
+    def close(self) -> None:
+        """End both servers."""
+        self._lighthouse.shutdown()
+        del self._store, self._reserve
+
+
+class TorchftGroup:
+    """A member of the cluster at an address; a `Group`.
+
+    Args:
+        address: of the cluster.
+        describe: see `group.py`; the name is also that of torchft's logs.
+        offer: see `group.py`. Its arrays must not change before `average` returns.
+        round: rounds that this member has committed, 0 for a new one.
+        token: of the cluster.
+        own: address of this machine; by default the one from which it reaches the cluster.
+        dtype: of the numbers on the wire but the last `TAIL`: float32 or bfloat16.
+        quorum: least number of members for a commit.
+        timeout_s: limit for a join, for a transfer, and for an average.
+        connect_s: limit for each connection.
+
+    Raises:
+        ConfigError: wrong token.
+        ClusterError: no cluster answers.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        describe: Describe,
+        offer: Offer,
+        *,
+        round: int = 0,
+        token: str = "",
+        own: str = "",
+        dtype: str = "float32",
+        quorum: int = 1,
+        timeout_s: float = 60.0,
+        connect_s: float = 10.0,
+    ) -> None:
+        self._describe, self._id = describe, describe().id
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._loaded: State | None = None
+        own = own or own_ip(address, connect_s)
+        connect, timeout = timedelta(seconds=connect_s), timedelta(seconds=timeout_s)
+        with _failures(f"joining the cluster at {address}"):
+            self._store = dist.TCPStore(
+                address.ip, address.port, is_master=False, wait_for_workers=False, timeout=connect
+            )
+            check_token(token, self._store.get("token").decode(), address)
+            self.counters = self._store.clone()  # a call of `_store` blocks others of it
+            if str(self._id) not in self._known():
+                self._store.append("machines", f"{self._id} ")
+            lighthouse = self._store.get("lighthouse").decode()
+            listener = listen(Address(own, own, 0))
+            port = listener.getsockname()[1]
+            self._rendezvous = _serve_store(Address(own, own, port), listener.detach())
+            self._connections = _Connections(own, timeout, lambda: self._greeting(offer))
+            self._manager = torchft.Manager(
+                pg=self._connections,
+                state_dict=lambda: _to_tensors(offer()),
+                load_state_dict=self._keep_loaded,
+                min_replica_size=quorum,
+                use_async_quorum=False,
+                timeout=timeout,
+                quorum_timeout=timeout,
+                connect_timeout=connect,
+                rank=0,
+                world_size=1,
+                store_addr=own,
+                store_port=port,
+                lighthouse_addr=lighthouse,
+                replica_id=describe().name,
+                hostname=own,
+                checkpoint_transport=_Transport(own, timeout),
+            )
+            client = LighthouseClient(lighthouse, connect)
+            replica_id = self._rendezvous.get(torchft.manager.REPLICA_ID_KEY).decode()
+            self._be_seen: Callable[[], None] = lambda: client.heartbeat(replica_id, connect)
+            self._be_seen()  # from now on a round waits for this member
+        self._be_at(round)
+
+    def check(self, identity: Identity) -> None:
+        """See `Group`."""
+        with _failures("comparing with the other machines"):
+            first = self._store.compare_set("identity", "", identity.to_json()).decode()
+        identity.check(Identity.from_json(first))
+
+    def join(self) -> Membership:
+        """See `Group`."""
+        self._loaded = None
+        with _failures("joining a round"):
+            self._be_seen()  # else a dead lighthouse costs `timeout_s`
+            machines, notes = self._meet_machines()
+            self._manager.start_quorum()
+        greetings = self._connections.greetings
+        if self._connections.take_change():
+            self._compare(greetings)
+        ids = tuple(one.id for one in greetings)
+        here = tuple(replace(one, seen_s=0.0) if one.id in ids else one for one in machines)
+        return Membership(self._manager.current_step(), self._connections.rank, ids, here, notes)
+
+    def _known(self) -> list[str]:
+        """Ids of all machines that have joined, in their order."""
+        return list(dict.fromkeys(self._store.get("machines").decode().split()))
+
+    def _meet_machines(self) -> tuple[list[Machine], dict[str, str]]:
+        """Describe this machine in the store; returns all, and what its user should know."""
+        own, (now_s, date_s) = self._describe(), json.loads(self._store.get("clock"))
+        words = [own.name[:MOST_NAME], own.tokens, own.rounds, now_s]
+        self._store.set(f"machine/{own.id}", json.dumps(words))
+        machines = []
+        for id in self._known():
+            if self._store.check([f"machine/{id}"]):  # else it has not joined yet
+                name, tokens, rounds, seen_s = json.loads(self._store.get(f"machine/{id}"))
+                machines.append(Machine(int(id), name, tokens, rounds, max(0.0, now_s - seen_s)))
+        return machines, check_clock(time.time(), date_s)
+
+    def state(self) -> State | None:
+        """See `Group`."""
+        return self._loaded
+
+    def average(self, buffer: Float32) -> bool:
+        """See `Group`."""
+        tensor = torch.from_numpy(buffer)
+        parts = [tensor[:-TAIL].to(self._dtype), tensor[-TAIL:]]  # float32: of the same memory
+        with _failures("averaging"):
+            for part in parts:
+                self._manager.allreduce(part, reduce_op=dist.ReduceOp.SUM).wait()
+            commits = bool(self._manager.should_commit())
+        tensor[:-TAIL].copy_(parts[0])
+        tensor.div_(self._manager.num_participants())
+        return commits
+
+    def leave(self) -> None:
+        """See `Group`."""
+        with suppress(ClusterError), _failures("leaving"):
+            self._meet_machines()  # with what the last round has committed
+        self._manager.shutdown()
+        self._connections.abort(errored=False)
+
+    def _be_at(self, round: int) -> None:
+        self._manager.load_state_dict({"step": round, "batches_committed": 0})
+
+    def _greeting(self, offer: Offer) -> _Greeting:
+        return _Greeting(self._manager.current_step(), offer().digest.hex(), self._id)
+
+    def _compare(self, greetings: list[_Greeting]) -> None:
+        """Prevent a commit if members of the latest round differ; then only the first keeps it."""
+        newest = max((one.round for one in greetings), default=0)
+        digests = [one.digest for one in greetings if one.round == newest]
+        if newest == 0 or len(set(digests)) == 1:
+            return
+        self._manager.report_error(RuntimeError(f"theta_s of round {newest} differs"))
+        own = greetings[self._connections.rank]
+        if own.round == newest and own.digest != digests[0]:
+            self._be_at(0)
+
+    def _keep_loaded(self, state: dict[str, Any]) -> None:
+        values: dict[str, Any] = {
+            name: value.numpy().copy() if isinstance(value, torch.Tensor) else value
+            for name, value in state.items()
+        }
+        self._loaded = State(**values)
+
+
+class _Greeting(NamedTuple):
+    """What a member says when the membership changes: its round, digest of theta_s, and id."""
+
+    round: int
+    digest: str
+    id: int
+
+
+class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no types
+    """Gloo on one address of this machine; members greet each other when it is configured."""
+
+    def __init__(self, own: str, timeout: timedelta, greeting: Callable[[], _Greeting]) -> None:
+        super().__init__(timeout)
+        self._own, self._greeting = own, greeting
+        self.greetings: list[_Greeting] = []
+        self._has_changed = False
+        self.rank = 0
+
+    def configure(
+        self, store_addr: str, replica_id: str, rank: int, world_size: int, *more: Any
+    ) -> None:
+        """Greet the members of a new membership, and connect to them."""
+        store = create_store_client(store_addr, self._timeout)
+        store.set(f"greeting/{rank}", json.dumps(self._greeting()))
+        texts = [store.get(f"greeting/{other}") for other in range(world_size)]
+        self.greetings, self.rank = [_Greeting(*json.loads(text)) for text in texts], rank
+        self._has_changed = True
+        super().configure(store_addr, replica_id, rank, world_size, *more)
+
+    def take_change(self) -> bool:
+        """Whether the membership has changed since the last call."""
+        changed, self._has_changed = self._has_changed, False
+        return changed
+
+    def _create_pg(self, store: dist.Store, rank: int, world_size: int) -> dist.ProcessGroup:
+        """Connect as torchft does, but by this machine's address and not by its hostname."""
+        group = dist.ProcessGroup(store, rank, world_size)
+        gloo, cpu = dist.ProcessGroup.BackendType.GLOO, torch.device("cpu")
+        options = dist.ProcessGroupGloo._Options()
+        options._devices = [dist.ProcessGroupGloo.create_device(hostname=self._own)]
+        options._timeout = self._timeout
+        backend = dist.ProcessGroupGloo(store, rank, world_size, options)
+        backend._set_sequence_number_for_group()
+        group._set_default_backend(gloo)
+        group._register_backend(cpu, gloo, backend)
+        return group
+
+
+class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
+    """torchft's HTTP transfer by address; what arrives is loaded as data, never executed."""
+
+    def __init__(self, own: str, timeout: timedelta) -> None:
+        self._own = own
+        super().__init__(timeout, num_chunks=0)
+
+    def address(self) -> str:
+        """The URL of this server; torchft's names the host."""
+        return f"http://{self._own}:{self._server.socket.getsockname()[1]}/checkpoint/"
+
+    def shutdown(self, wait: bool = True) -> None:
+        """End the server and close its socket."""
+        super().shutdown(wait)
+        self._server.server_close()
+
+    def recv_checkpoint(
+        self, src_rank: int, metadata: str, step: int, timeout: timedelta
+    ) -> dict[str, Any]:
+        """Load the state of a round from the member at a URL."""
+        url = f"{metadata}{step}/full"
+        with (
+            urllib.request.urlopen(url, timeout=timeout.total_seconds()) as stream,
+            warnings.catch_warnings(),
+        ):
+            warnings.filterwarnings("ignore", "The given buffer is not writable")  # it is copied
+            loaded: dict[str, Any] = _streaming_load(stream, weights_only=True)
+        return loaded
+
+
+def _serve_store(address: Address, descriptor: int) -> dist.TCPStore:
+    """Return a store that serves the listening socket of an address."""
+    return dist.TCPStore(
+        address.ip,
+        address.port,
+        is_master=True,
+        wait_for_workers=False,
+        master_listen_fd=descriptor,
+    )
+
+
+def _to_tensors(state: State) -> dict[str, Any]:
+    values = {field.name: getattr(state, field.name) for field in fields(state)}
+    return {
+        name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
+        for name, value in values.items()
+    }
+
+
+@contextmanager
+def _failures(what: str) -> Iterator[None]:
+    """Turn errors of torch and torchft into `ClusterError`."""
+    try:
+        yield
+    except (RuntimeError, OSError) as error:
+        reason = message_of(error).partition(", details:")[0]  # the rest is gRPC's metadata
+        raise ClusterError(f"{what} failed: {reason}") from error

@@ -1,0 +1,150 @@
+"""The machines of a cluster as one of them sees them, for the live table, the board and reports.
+
+The link writes what it learns at each join into a segment of the arena, so that the display needs
+no network:
+
+    link.machines  uint8  line 0: views since the beginning, written by the link
+                          line 1: whether this machine trains alone, written by its supervisor
+                          then two views of `VIEW_BYTES`, each JSON behind its length; view k is
+                          at place k mod 2
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Final
+
+from mlxhog.arena import Arena
+from mlxhog.arena.process import monotonic_ns
+from mlxhog.report.metrics import MachineReport
+from mlxhog.report.streams import printable
+from mlxhog.strategies.control_words import LINE, Words
+
+MACHINES: Final = "link.machines"
+VIEW_BYTES: Final = 1 << 15
+_HEAD = 2 * LINE
+IN_QUORUM, ALONE, AWAY = "in the quorum", "alone", "away"
+
+
+def segment() -> dict[str, tuple[str, int]]:
+    """The segment of the table above, as `arena.plan` takes it."""
+    return {MACHINES: ("uint8", _HEAD + 2 * VIEW_BYTES)}
+
+
+class Roster:
+    """The machines that the link of an arena knows.
+
+    Concurrency: one link writes views, the supervisor's process `is_alone`; any process reads.
+    """
+
+    def __init__(self, arena: Arena) -> None:
+        """Wrap the segment."""
+        self._data = arena.segment(MACHINES)
+        self._words = Words(self._data[:_HEAD])
+
+    def write(
+        self,
+        machines: Iterable[Mapping[str, Any]],
+        members: Iterable[int],
+        own: int,
+        notes: Mapping[str, str],
+    ) -> None:
+        """Replace the view; machines of earlier views stay in it.
+
+        Args:
+            machines: id, name, tokens, rounds and seen_s of each.
+            members: ids of those of the newest round.
+            own: id of this machine.
+            notes: what its user should know, by subject.
+        """
+        before, now_ns = self._read(), monotonic_ns()
+        passed_s = (now_ns - before.get("at_ns", now_ns)) / 1e9
+        known = {
+            one["id"]: {**one, "seen_s": one["seen_s"] + passed_s}
+            for one in before.get("machines", [])
+        }
+        known |= {one["id"]: dict(one) for one in machines}
+        view: dict[str, Any] = {
+            "at_ns": now_ns,
+            "own": own,
+            "members": list(members),
+            "notes": {**before.get("notes", {}), **notes},
+            "machines": sorted(known.values(), key=lambda one: one["seen_s"]),
+        }
+        while len(text := json.dumps(view).encode()) > VIEW_BYTES - 8:
+            view["machines"].pop()  # away for longest
+        n = self._words.load(0, 0) + 1
+        start = _HEAD + n % 2 * VIEW_BYTES
+        length = len(text).to_bytes(8, "little")
+        self._data[start : start + 8 + len(text)] = memoryview(length + text)
+        self._words.store(0, 0, n)
+
+    def _read(self) -> dict[str, Any]:
+        """The newest view; {} before the first."""
+        if not (n := self._words.load(0, 0)):
+            return {}
+        start = _HEAD + n % 2 * VIEW_BYTES
+        view = self._data[start : start + VIEW_BYTES].tobytes()
+        loaded: dict[str, Any] = json.loads(view[8 : 8 + int.from_bytes(view[:8], "little")])
+        return loaded
+
+    @property
+    def is_alone(self) -> bool:
+        """Whether this machine trains alone, as its supervisor last reported."""
+        return bool(self._words.load(1, 0))
+
+    @is_alone.setter
+    def is_alone(self, value: bool) -> None:
+        self._words.store(1, 0, int(value))
+
+    def notes(self) -> dict[str, str]:
+        """What the user should know, by subject."""
+        return dict(self._read().get("notes", {}))
+
+    def reports(self) -> tuple[MachineReport, ...]:
+        """One report per machine, this one first, then by name."""
+        view = self._read()
+        passed_s = (monotonic_ns() - view.get("at_ns", 0)) / 1e9
+        machines = sorted(
+            view.get("machines", []),
+            key=lambda one: (one["id"] != view["own"], one["name"], one["id"]),
+        )
+        reports, names = list[MachineReport](), list[str]()
+        for one in machines:
+            is_own, name = one["id"] == view["own"], printable(one["name"])
+            is_in = one["id"] in view["members"] and not self.is_alone
+            state = IN_QUORUM if is_in else ALONE if is_own else AWAY
+            names.append(name)
+            reports.append(
+                MachineReport(
+                    name=name if names.count(name) == 1 else f"{name} ({names.count(name)})",
+                    state=state,
+                    tokens=one["tokens"],
+                    rounds=one["rounds"],
+                    seen_s=one["seen_s"] + passed_s,
+                    is_own=is_own,
+                )
+            )
+        return tuple(reports)
+
+
+def machines_of(arena: Arena) -> tuple[MachineReport, ...]:
+    """The machines of a run's cluster; () without one."""
+    return Roster(arena).reports() if MACHINES in arena.layout.segments else ()
+
+
+def machines_in(record: Mapping[str, Any]) -> tuple[MachineReport, ...]:
+    """The machines in a line of metrics or in run.json; what is not one is skipped."""
+    listed = record.get("machines")
+    types = {name: type(value) for name, value in asdict(_ANY).items()}
+    return tuple(
+        MachineReport(**{name: one[name] for name in types})
+        for one in (listed if isinstance(listed, list) else [])
+        if isinstance(one, dict)
+        and all(type(one.get(name)) is type_ for name, type_ in types.items())
+    )
+
+
+_ANY = MachineReport(name="", state="", tokens=0, rounds=0, seen_s=0.0, is_own=False)

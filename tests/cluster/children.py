@@ -1,0 +1,44 @@
+"""Groups that the links of these tests open in their own process."""
+
+from __future__ import annotations
+
+from mlxhog.cluster.group import ClusterError, Describe, Group, Membership, Offer
+from mlxhog.cluster.identity import Identity
+from mlxhog.cluster.in_process import InProcess, Table
+from mlxhog.config.cluster import Cluster
+from mlxhog.errors import ConfigError
+
+
+def alone(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
+    """A cluster of one machine."""
+    return InProcess(Table(1), "a", offer)
+
+
+class _Refusing(InProcess):
+    def check(self, identity: Identity) -> None:
+        raise ConfigError("cluster: the token is wrong; take that of the line that start printed")
+
+
+def refusing(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
+    """A cluster that this machine does not fit."""
+    return _Refusing(Table(1), "a", offer)
+
+
+class _OutOfReach(InProcess):
+    def join(self) -> Membership:
+        raise ClusterError("cluster: no lighthouse answers")
+
+
+def out_of_reach(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
+    """A cluster whose lighthouse does not answer."""
+    return _OutOfReach(Table(1), "a", offer)
+
+
+class _Faulty(InProcess):
+    def join(self) -> Membership:
+        raise TypeError("a fault of the program")
+
+
+def faulty(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
+    """A group with a fault that a restart repeats."""
+    return _Faulty(Table(1), "a", offer)

@@ -1,0 +1,91 @@
+"""Machines of one process: an arena each, whose workers are the test itself."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from mlxhog.arena import Arena, blocks, plan
+from mlxhog.arena.ledger import Ledger
+from mlxhog.cluster import anchor, in_process, order, round
+from mlxhog.cluster.anchor import Anchor
+from mlxhog.cluster.identity import Identity
+from mlxhog.cluster.in_process import InProcess, Table
+from mlxhog.config.cluster import Cluster
+
+SHAPES = {"a": (40,), "b": (7, 30), "c": (2500,)}
+
+
+def choice(**numbers: Any) -> Cluster:
+    """A cluster's numbers; its address is never used."""
+    return Cluster(**{"address": "127.0.0.1:8600", **numbers})
+
+
+@dataclass
+class Machine:
+    """One machine; threads of the test may use several of them at once."""
+
+    table: Table
+    name: str = "a"
+    cluster: Cluster = field(default_factory=choice)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        spec = {
+            name: SimpleNamespace(shape=shape, init="zeros", kind="dense")
+            for name, shape in SHAPES.items()
+        }
+        residual = self.cluster.round_dtype == "bfloat16"
+        extra = {**anchor.segments(residual=residual), **blocks.segment(8)}
+        layout = plan(spec, max_workers=2, n_tickets=8, extra=extra)
+        self.arena = Arena.create(layout)
+        self.identity = Identity.of(self.cluster, layout, tokenizer="t", data="d", seed=self.seed)
+        order.begin(self.arena, Ledger(self.arena), None, keep=False)
+        self.own = Anchor(self.arena)
+        self.own.begin()
+        self.begin_link()
+
+    def begin_link(self) -> None:
+        """A new link, such as after the death of the last."""
+        self.own = Anchor(self.arena)
+        self.group = InProcess(self.table, self.name, self.own.state)
+
+    @property
+    def id(self) -> int:
+        """Its id in the table."""
+        return zlib.crc32(self.name.encode())
+
+    def play(self) -> round.Outcome:
+        self.group.check(self.identity)
+        return round.play(self.own, self.group, self.cluster)
+
+    def train(self, step: float, tokens: int = 100) -> None:
+        """Add a number to every parameter, as workers would."""
+        for name in SHAPES:
+            self.arena.param(name)[...] += np.float32(step)
+        self.arena.counters.add("tokens", tokens)
+
+    @property
+    def theta(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """All parameters, a copy."""
+        return np.concatenate([self.arena.param(name).ravel() for name in SHAPES])
+
+    @property
+    def theta_s(self) -> np.ndarray[Any, np.dtype[np.float32]]:
+        """theta_s of the same parameters, a copy."""
+        flat = self.own.of("anchor")
+        slots = self.arena.layout.slots
+        return np.concatenate(
+            [flat[slots[name].offset : slots[name].offset + slots[name].size] for name in SHAPES]
+        )
+
+    def close(self) -> None:
+        del self.own, self.group
+        self.arena.close()
+
+
+__all__ = ["Machine", "Table", "choice", "in_process"]

@@ -1,0 +1,195 @@
+"""Members of a cluster and its lighthouse in processes of their own, which tests kill and stop."""
+
+from __future__ import annotations
+
+import os
+import signal
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, replace
+from multiprocessing.connection import Connection
+from time import monotonic, time
+from types import SimpleNamespace
+from typing import Any, Self
+
+import numpy as np
+
+from mlxhog.cluster.group import TAIL, Machine, Membership, State
+from mlxhog.cluster.identity import Identity
+from mlxhog.cluster.lighthouse import Lighthouse, parse_address
+from tests.forked import CONTEXT
+
+ANSWER_S = 60.0  # for a process that hangs; none should come near it
+QUICK = Lighthouse(heartbeat=0.5, join_timeout=5.0)
+IDENTITY = Identity(
+    version="1", layout="l", tokenizer="t", data="d", seed=0, round_every=10.0,
+    outer_lr=0.7, outer_momentum=0.9, round_dtype="float32", system="Linux",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A member after a call."""
+
+    membership: Membership
+    commits: bool | None
+    has_loaded: bool
+    state: State
+
+
+class Running:
+    """A process of a test that answers over a pipe."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self._pipe, its = CONTEXT.Pipe()
+        self._process = CONTEXT.Process(target=function, args=(its, *arguments), daemon=True)
+        self._process.start()
+        its.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def call(self, *words: Any) -> Any:
+        self.send(*words)
+        return self.answer()
+
+    def send(self, *words: Any) -> None:
+        self._pipe.send(words)
+
+    def answer(self) -> Any:
+        assert self._pipe.poll(ANSWER_S), "no answer"
+        answer = self._pipe.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def signal(self, number: int) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError):
+            self.signal(signal.SIGKILL)
+        self._process.join(ANSWER_S)
+        assert self._process.exitcode is not None
+
+
+class Member(Running):
+    """A machine with four parameters; each round moves them by the mean of the members' ones."""
+
+    def __init__(self, address: str, name: str, value: float = 1.0, **options: Any) -> None:
+        super().__init__(_member, address, name, value, options)
+
+    def __enter__(self) -> Self:
+        assert self.answer() is None  # the lighthouse knows it
+        return self
+
+
+def together(members: Sequence[Running], *words: Any) -> list[Any]:
+    """Give all members a command, then wait for all answers."""
+    for member in members:
+        member.send(*words)
+    return [member.answer() for member in members]
+
+
+def admit(old: Sequence[Running], new: Sequence[Running]) -> list[Any]:
+    """Play rounds until one has the new members, too; return all answers to that one.
+
+    A round of all members of the one before does not wait for others that have not asked yet.
+    """
+    for member in new:
+        member.send("round")
+    until_s = monotonic() + ANSWER_S
+    while True:
+        answers = together(old, "round")
+        if answers[0].membership.members == len(old) + len(new):
+            return answers + [member.answer() for member in new]
+        assert monotonic() < until_s, "the new members are not admitted"
+
+
+@contextmanager
+def cluster(*values: float, **options: Any) -> Iterator[tuple[str, list[Member]]]:
+    """Run a lighthouse and a member for each value; nothing of them is left afterwards."""
+    with lighthouse() as (_, address):
+        members = [Member(address, f"m{n}", value, **options) for n, value in enumerate(values)]
+        with ExitStack() as stack:
+            yield address, [stack.enter_context(member) for member in members]
+
+
+@contextmanager
+def lighthouse(address: str = "127.0.0.1:0", token: str = "") -> Iterator[tuple[Running, str]]:
+    """Run a lighthouse and return its address."""
+    with Running(_lighthouse, address, token) as running:
+        yield running, running.answer()
+
+
+def _lighthouse(pipe: Connection, address: str, token: str) -> None:
+    from mlxhog.cluster.torchft_group import Authority
+
+    authority = Authority(parse_address(address), token, QUICK)
+    pipe.send(str(authority.address))
+    with suppress(EOFError):
+        pipe.recv()
+
+
+def _member(pipe: Connection, address: str, name: str, value: float, options: Any) -> None:
+    try:
+        with suppress(EOFError):
+            _calls(pipe, address, name, value, **options)
+    except Exception as error:
+        pipe.send(error)
+
+
+def _calls(
+    pipe: Connection,
+    address: str,
+    name: str,
+    value: float,
+    *,
+    round: int = 0,
+    anchor: float = 0.0,
+    identity: Identity = IDENTITY,
+    timeout_s: float = 20.0,
+    clock_ahead_s: float = 0.0,
+    **options: Any,
+) -> None:
+    from mlxhog.cluster import torchft_group
+    from mlxhog.cluster.torchft_group import TorchftGroup
+
+    torchft_group.time = SimpleNamespace(time=lambda: time() + clock_ahead_s)  # type: ignore[assignment]
+    theta, zeros = np.full(4, anchor, np.float32), np.zeros(4, np.float32)
+    own = State(round=round, tokens=0, cursor=0, anchor=theta, velocity=zeros)
+
+    def describe() -> Machine:
+        return Machine(zlib.crc32(name.encode()), name, tokens=own.round, rounds=own.round)
+
+    group = TorchftGroup(
+        parse_address(address), describe, lambda: own, round=round, timeout_s=timeout_s,
+        own="127.0.0.1", **options,
+    )  # fmt: skip
+    pipe.send(None)
+    membership, has_loaded, has_checked = Membership(0, 0, ()), False, False
+    while True:
+        (word,) = pipe.recv()
+        commits = None
+        if word == "leave":
+            group.leave()
+            pipe.send(None)
+            return
+        if word in ("join", "round"):
+            if not has_checked:
+                group.check(identity)
+                has_checked = True
+            membership = group.join()
+            loaded = group.state()
+            own, has_loaded = loaded or own, loaded is not None
+        if word in ("average", "round"):
+            buffer = np.full(4 + TAIL, value, np.float32)
+            commits = group.average(buffer)
+            if commits:
+                own = replace(own, round=own.round + 1, anchor=own.anchor + buffer[:-TAIL])
+        pipe.send(Answer(membership, commits, has_loaded, own))

@@ -1,0 +1,71 @@
+"""The rounds that runs have recorded, and what must hold between them."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mlxhog.cluster.link import ROUNDS
+
+Lines = list[dict[str, Any]]
+
+
+def rounds_in(root: Path) -> Lines:
+    """The rounds of the newest run below a folder; its last line may be cut off."""
+    runs = sorted((root / "runs").glob("*"))
+    path = runs[-1] / "logs" / ROUNDS if runs else root / "none"
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
+
+
+def part_of(root: Path) -> dict[str, Any]:
+    """The part of the newest run below a folder in its cluster, of run.json."""
+    newest = max((root / "runs").glob("*"))
+    part: dict[str, Any] = json.loads((newest / "run.json").read_text())["cluster"]
+    return part
+
+
+def is_balanced(part: dict[str, Any]) -> bool:
+    """Whether all tokens that a machine trained are committed, declared lost, or wait."""
+    counted = sum(part[f"tokens_{what}"] for what in ("committed", "lost", "waiting"))
+    return bool(counted == part["tokens_trained"])
+
+
+@dataclass
+class Audit:
+    """What the rounds of all runs of a cluster say.
+
+    Attributes:
+        rounds: that any run has recorded.
+        unequal: of these, rounds after which members had unequal theta_s, or tokens.
+        unbalanced: rounds that counted other tokens than those of their members.
+        partial: rounds without the line of a member, which was killed after its commit.
+    """
+
+    rounds: int = 0
+    unequal: int = 0
+    unbalanced: int = 0
+    partial: int = 0
+
+    @classmethod
+    def of(cls, runs: Iterable[Lines]) -> Audit:
+        """Compare the lines of all runs."""
+        by_round: dict[int, Lines] = defaultdict(list)
+        for lines in runs:
+            for line in lines:
+                by_round[line["round"]].append(line)
+        audit, before, tokens = cls(rounds=len(by_round)), -1, 0
+        for number, lines in sorted(by_round.items()):
+            audit.unequal += len({(line["theta_s"], line["cluster_tokens"]) for line in lines}) > 1
+            total = lines[0]["cluster_tokens"]
+            if len(lines) < lines[0]["members"]:
+                audit.partial += 1
+            elif number == before + 1:
+                audit.unbalanced += total - tokens != sum(line["tokens"] for line in lines)
+            before, tokens = number, total
+        return audit

@@ -1,0 +1,70 @@
+"""Whole runs of a cluster, each in a process of its own with its own folder, as on a machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+from mlxhog import train
+from tests.another_process import Running
+from tests.cluster.rounds import Lines, rounds_in
+from tests.processes import alive, below
+from tests.report.running import wait_until
+from tests.training.small import small_config
+
+FOREVER = 10**6
+
+
+def options_of(address: str, **more: Any) -> dict[str, Any]:
+    """Options of a run in a cluster; its worker leaves the cores to others."""
+    return {"cluster": address, "round_every": 0.3, "steps": FOREVER, "slow": "0=4", **more}
+
+
+def _train(root: Path, options: dict[str, Any]) -> None:
+    null = os.open(os.devnull, os.O_WRONLY)
+    errors = os.open(root / "errors.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(null, 1)
+    os.dup2(errors, 2)
+    train(small_config(root, **options))
+
+
+class Machine:
+    """A run in a cluster."""
+
+    def __init__(self, root: Path, address: str, **more: Any) -> None:
+        root.mkdir(exist_ok=True)
+        self.root = root
+        self._earlier = set((root / "runs").glob("*"))
+        self._process = Running(_train, root, options_of(address, **more))
+
+    def rounds(self) -> Lines:
+        """The rounds of this run; none before it has a folder."""
+        runs = set((self.root / "runs").glob("*")) - self._earlier
+        return rounds_in(self.root) if runs else []
+
+    def await_round_of(self, members: int) -> None:
+        """Wait for one more round of a number of members."""
+        before = len(self.rounds())
+
+        def has_come() -> bool:
+            assert self._process.poll() is None, (self.root / "errors.txt").read_text()
+            return any(one["members"] == members for one in self.rounds()[before:])
+
+        wait_until(has_come)
+
+    def interrupt(self) -> None:
+        self._process.send_signal(signal.SIGINT)
+
+    def wait(self) -> None:
+        """Wait for its end, which reports no error."""
+        code = self._process.wait(60)
+        assert code == 0, (self.root / "errors.txt").read_text()
+
+    def kill(self) -> None:
+        """Kill the run; its workers and its link follow."""
+        children = below(self._process.pid)
+        self._process.kill()
+        self._process.wait(60)
+        wait_until(lambda: not any(map(alive, children)))

@@ -1,0 +1,167 @@
+"""What a machine cannot join with, or cannot do, is said: the value, what it must be, a way out."""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import socket
+import time
+from dataclasses import replace
+
+import pytest
+
+from mlxhog.cli import main
+from mlxhog.cluster.lighthouse import check_clock, parse_address
+from mlxhog.cluster.link import Link, LinkJob, slowness
+from mlxhog.cluster.round import Outcome
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.training import trainer
+from tests.cluster import children
+from tests.cluster.machines import Machine, Table, choice
+from tests.cluster.members import IDENTITY, Member, admit, cluster
+from tests.cluster.test_lighthouse import needs_torchft, unresolvable
+from tests.training.small import small_config
+
+
+@pytest.fixture
+def machine():
+    one = Machine(Table(1))
+    yield one
+    one.close()
+
+
+def installed(monkeypatch, *, torchft):
+    find = importlib.util.find_spec
+
+    def find_spec(name):
+        return (name if torchft else None) if name == "torchft" else find(name)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+
+
+@needs_torchft
+@pytest.mark.parametrize(
+    ("difference", "words"),
+    [
+        ({"version": "2"}, "version is '2' here and '1' on the other machines; install the same"),
+        ({"layout": "b"}, "layout is 'b' here and 'l' on the other machines; .* the same --model"),
+        ({"tokenizer": "b"}, "tokenizer is 'b' here and 't' .* the same --tokenizer"),
+        ({"data": "b"}, "data is 'b' here and 'd' .* the same --data and --seq-len"),
+        ({"round_every": 2.0}, "round_every is 2.0 here and 10.0 .* the same --round-every"),
+        ({"system": "Darwin"}, "system is 'Darwin' here and 'Linux' .*Gloo cannot mix macOS"),
+    ],
+)
+def test_a_machine_that_does_not_fit_is_refused_at_its_join_and_the_others_play_on(
+    difference, words
+):
+    with cluster(1.0) as (address, (first,)):
+        first.call("round")
+        with Member(address, "m1", identity=replace(IDENTITY, **difference)) as other:
+            with pytest.raises(ConfigError, match=words):
+                other.call("round")
+        assert first.call("round").commits
+
+
+def test_an_address_without_a_machine_ends_a_run_before_its_workers_start(tmp_path, monkeypatch):
+    installed(monkeypatch, torchft=True)
+    monkeypatch.setattr(socket, "getaddrinfo", unresolvable)
+    with pytest.raises(ConfigError, match="'mac.local' has no IPv4 address here; .*mDNS"):
+        trainer.train(small_config(tmp_path, steps=3, cluster="mac.local:8600"))
+
+
+def test_without_torchft_a_run_ends_before_its_workers_start_and_names_the_extra(
+    tmp_path, monkeypatch
+):
+    installed(monkeypatch, torchft=False)
+    with pytest.raises(EnvironmentLacks, match=r"\[cluster\].*brew install rust protobuf"):
+        trainer.train(small_config(tmp_path, steps=3, cluster="127.0.0.1:8600"))
+
+
+@pytest.mark.parametrize("text", ["[::1]:8600", "fe80::1:8600"])
+def test_an_ipv6_address_is_refused_with_the_way_to_its_ipv4_address(text):
+    with pytest.raises(ConfigError, match="do not use IPv6; name its IPv4 address"):
+        parse_address(text)
+
+
+def test_a_wait_below_the_heartbeat_is_refused(capsys):
+    assert main(["cluster", "start", "--join-timeout", "2", "--heartbeat", "2"]) == 2
+    assert "--join-timeout 2 s is not above --heartbeat 2 s" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("ahead_s", "words"), [(7200.0, "2 h ahead of"), (-45.0, "45 s behind")])
+def test_a_clock_that_is_off_is_reported_with_the_difference(ahead_s, words):
+    note = check_clock(1e9 + ahead_s, 1e9)["clock"]
+    assert words in note
+    assert "timedatectl" in note
+    assert check_clock(1e9 + 5.0, 1e9) == {}
+
+
+@needs_torchft
+def test_a_machine_whose_clock_is_off_takes_part_and_others_read_when_it_was_seen():
+    with cluster(1.0) as (address, (first,)):
+        with Member(address, "late", 3.0, clock_ahead_s=3600.0) as late:
+            answer, own = admit([first], [late])
+        again = first.call("round")
+    assert answer.commits
+    assert own.commits
+    assert "1 h ahead of" in own.membership.notes["clock"]
+    assert answer.membership.notes == {}
+    names = {one.name: one for one in again.membership.machines}
+    assert set(names) == {"m0", "late"}
+    assert names["late"].seen_s < 60.0
+    assert names["m0"].rounds == again.membership.round
+
+
+def test_a_round_and_a_step_that_outlast_the_time_between_rounds_are_reported(machine):
+    machine.own.store("joined_ns", time.monotonic_ns() - 14 * 10**9)
+    note = slowness(machine.own, Outcome.COMMITTED, 10.0)["slow"]
+    assert note.startswith("a round took 14 s, longer than the 10 s between rounds")
+    assert "--round-dtype bfloat16" in note
+    assert slowness(machine.own, Outcome.COMMITTED, 60.0) == {}
+    entry = machine.arena.workers.entry(1)
+    entry.steps, entry.compute_ns = 2, 2 * 75 * 10**9
+    note = slowness(machine.own, Outcome.COMMITTED, 60.0)["slow steps"]
+    assert note.startswith("a step of this machine takes 1 min 15 s, longer than the 1 min")
+
+
+@pytest.mark.usefixtures("spawned_workers")
+def test_a_member_whose_disk_is_full_commits_its_rounds(machine, tmp_path):
+    from mlxhog.arena.control import Command
+    from mlxhog.cluster.link import ROUNDS
+    from tests.cluster.test_link import PATIENCE_S, poll_until
+
+    for name in ("link.log", ROUNDS):
+        (tmp_path / name).symlink_to("/dev/full")
+    machine.arena.counters.store("command", Command.TRAIN)
+    job = LinkJob(
+        cluster=choice(round_every=0.02),
+        identity=machine.identity,
+        log=tmp_path / "link.log",
+        open_group=children.alone,
+    )
+    link = Link(machine.arena, job)
+    link.start(2)
+    try:
+        machine.train(1.0)
+        poll_until(link, lambda: machine.own.number("committed") == 100)
+        assert link.messages == []
+    finally:
+        machine.arena.counters.store("command", Command.EXIT)
+        link.stop(PATIENCE_S)
+
+
+@needs_torchft
+def test_a_full_disk_of_the_lighthouse_is_reported_once_and_it_runs_on(monkeypatch, capsys):
+    from mlxhog.cluster import torchft_group
+
+    calls = []
+
+    def full(self):
+        calls.append(self)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        raise EnvironmentLacks(f"writing the reserve: {errno.errorcode[errno.ENOSPC]}")
+
+    monkeypatch.setattr(torchft_group.Authority, "keep", full)
+    assert main(["cluster", "start", "--address", "127.0.0.1:0"]) == 0
+    assert capsys.readouterr().err.count("warning: writing the reserve: ENOSPC") == 1

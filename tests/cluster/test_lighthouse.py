@@ -1,0 +1,116 @@
+"""The address and the token of a cluster, and the command that starts one."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from mlxhog.cli import main
+from mlxhog.cluster.group import ClusterError
+from mlxhog.cluster.lighthouse import (
+    TOKEN_VARIABLE,
+    check_token,
+    check_torchft,
+    digest,
+    listen,
+    own_ip,
+    parse_address,
+    token_of,
+)
+from mlxhog.errors import ConfigError, EnvironmentLacks
+
+HERE = parse_address("127.0.0.1:8600")
+needs_torchft = pytest.mark.skipif(not importlib.util.find_spec("torchft"), reason="needs torchft")
+
+
+def unresolvable(*words, **more):
+    raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+@pytest.mark.parametrize("text", ["", "8600", "host:", ":8600", "host:port", "host:65536", "h:²"])
+def test_what_is_no_host_and_port_is_refused_with_an_example(text):
+    with pytest.raises(ConfigError, match=r"not HOST:PORT; an example is 192.168.1.20:8600"):
+        parse_address(text)
+
+
+@pytest.mark.parametrize(("host", "hint"), [("mac.local", "mDNS"), ("nowhere", "ifconfig")])
+def test_a_name_without_an_address_is_refused_with_the_way_out(host, hint, monkeypatch):
+    monkeypatch.setattr(socket, "getaddrinfo", unresolvable)
+    with pytest.raises(ConfigError, match=f"'{host}' has no IPv4 address here; .*{hint}"):
+        parse_address(f"{host}:8600")
+
+
+def test_an_address_in_use_or_of_another_machine_is_refused():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        busy = parse_address(f"127.0.0.1:{other.getsockname()[1]}")
+        with pytest.raises(ConfigError, match=f"{busy} is in use by another program"):
+            listen(busy)
+    with pytest.raises(ConfigError, match="192.0.2.1 .* is not an address of this machine"):
+        listen(parse_address("192.0.2.1:0"))
+
+
+def test_a_machine_finds_its_address_by_the_way_to_the_cluster_or_learns_how_to_start_it():
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = parse_address(f"127.0.0.1:{server.getsockname()[1]}")
+        assert own_ip(address, 10.0) == "127.0.0.1"
+    with pytest.raises(ClusterError, match=f"mlxhog cluster start --address {address}"):
+        own_ip(address, 10.0)
+
+
+def test_a_cluster_that_others_reach_has_a_token_unless_the_user_names_one():
+    lan = parse_address("192.0.2.1:8600")
+    assert token_of("", HERE, {}) == ""
+    assert token_of("", lan, {}) != token_of("", lan, {})
+    assert token_of("", lan, {TOKEN_VARIABLE: "word"}) == "word"
+    assert token_of("given", lan, {TOKEN_VARIABLE: "word"}) == "given"
+
+
+@pytest.mark.parametrize("token", ["", "other"])
+def test_a_wrong_token_is_refused_and_not_shown(token):
+    check_token("secret", digest("secret"), HERE)
+    with pytest.raises(ConfigError, match=TOKEN_VARIABLE) as refusal:
+        check_token(token, digest("secret"), HERE)
+    assert "secret" not in str(refusal.value)
+
+
+def test_without_torchft_the_error_names_the_extra_and_the_commands_of_a_mac(monkeypatch, capsys):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(EnvironmentLacks, match=r"'.\[cluster\]'.*brew install rust protobuf"):
+        check_torchft()
+    assert main(["cluster", "start"]) == 3
+    assert "[cluster]" in capsys.readouterr().err
+
+
+@needs_torchft
+def test_an_address_in_use_ends_the_command_with_exit_code_2(capsys):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        words = ["cluster", "start", "--address", f"127.0.0.1:{other.getsockname()[1]}"]
+        assert main(words) == 2
+    assert "is in use by another program" in capsys.readouterr().err
+
+
+@needs_torchft
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_command_says_where_it_listens_and_ends_with_a_signal(number):
+    words = ["cluster", "start", "--address", "127.0.0.1:0", "--json"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "mlxhog", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        ready = json.loads(process.stdout.readline())
+        host, port = ready["address"].split(":")
+        socket.create_connection((host, int(port)), 10.0).close()
+        process.send_signal(number)
+        assert process.wait(60) == 0
+        assert process.stderr.read() == "ended; the machines train on alone\n"

@@ -1,0 +1,198 @@
+"""A link is replaced when it dies, and neither its life nor its death stops the workers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mlxhog import train
+from mlxhog.arena.control import Command
+from mlxhog.cluster import group
+from mlxhog.cluster.group import State
+from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
+from mlxhog.cluster.link import Link, LinkJob, OpenGroup, open_torchft
+from mlxhog.errors import ConfigError
+from mlxhog.training import plan
+from tests.cluster import children
+from tests.cluster.machines import Machine, Table, choice
+from tests.processes import alive
+from tests.training.small import small_config
+
+pytestmark = pytest.mark.usefixtures("spawned_workers")
+
+PATIENCE_S = 60.0
+Start = Callable[[OpenGroup], Link]
+
+
+@pytest.fixture
+def machine() -> Iterator[Machine]:
+    one = Machine(Table(1), cluster=choice(round_every=0.02, outer_lr=1.0, outer_momentum=0.0))
+    one.arena.counters.store("command", Command.TRAIN)
+    yield one
+    one.close()
+
+
+@pytest.fixture
+def start(machine: Machine, tmp_path: Path) -> Iterator[Start]:
+    """Starts a link in the second worker slot of the machine."""
+    links: list[Link] = []
+
+    def begin(open_group: OpenGroup) -> Link:
+        job = LinkJob(
+            cluster=machine.cluster,
+            identity=machine.identity,
+            log=tmp_path / "link.log",
+            open_group=open_group,
+        )
+        links.append(Link(machine.arena, job))
+        links[0].start(2)
+        return links[0]
+
+    yield begin
+    machine.arena.counters.store("command", Command.EXIT)
+    for link in links:
+        link.stop(PATIENCE_S)
+
+
+def poll_until(link: Link, condition: Callable[[], bool]) -> None:
+    """Watch a link as its supervisor does."""
+    until = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < until, f"{link.messages}, {link.report()}"
+        link.poll()
+        time.sleep(0.005)
+
+
+def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(
+    machine: Machine, start: Start
+) -> None:
+    machine.train(1.0)
+    link = start(children.alone)
+    poll_until(link, lambda: machine.own.number("rounds") > 1)
+    first = link.pid
+    assert first is not None
+    os.kill(first, signal.SIGKILL)
+    machine.train(1.0)
+    poll_until(link, lambda: link.pid not in (None, first))
+    poll_until(link, lambda: machine.own.number("tokens") == 200)
+    poll_until(link, lambda: len(link.messages) > 1)
+    ended, back = link.messages
+    assert "signal SIGKILL" in ended
+    assert "trains alone" in ended
+    assert back == "the link is back, in a round of 1 machines"
+    assert not alive(first)
+
+
+def test_a_machine_that_does_not_fit_is_refused_with_the_reason(start: Start) -> None:
+    link = start(children.refusing)
+    with pytest.raises(ConfigError, match="the token is wrong; take that of the line"):
+        poll_until(link, lambda: False)
+
+
+def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(
+    start: Start, tmp_path: Path
+) -> None:
+    link = start(children.out_of_reach)
+    log = tmp_path / "link.log"
+    poll_until(link, lambda: log.exists() and log.read_text().count("no lighthouse answers") > 1)
+    (message,) = link.messages
+    assert "no lighthouse answers" in message
+
+
+def test_a_fault_of_the_program_is_reported_and_not_tried_again(start: Start) -> None:
+    link = start(children.faulty)
+    poll_until(link, lambda: bool(link.messages))
+    link.poll()
+    assert "please report it" in link.messages[0]
+    assert link.pid is None
+
+
+def test_a_stopped_link_is_killed_and_replaced(tmp_path: Path) -> None:
+    machine = Machine(Table(1), cluster=choice(round_every=0.02, timeout_s=0.5))
+    machine.arena.counters.store("command", Command.TRAIN)
+    log = tmp_path / "link.log"
+    link = Link(
+        machine.arena,
+        LinkJob(
+            cluster=machine.cluster, identity=machine.identity, log=log, open_group=children.alone
+        ),
+    )
+    try:
+        link.start(2)
+        poll_until(link, lambda: machine.own.number("rounds") > 0)
+        first = link.pid
+        assert first is not None
+        os.kill(first, signal.SIGSTOP)
+        poll_until(link, lambda: link.pid not in (None, first))
+        assert "signal SIGKILL" in link.messages[0]
+    finally:
+        machine.arena.counters.store("command", Command.EXIT)
+        link.stop(0.0)
+        machine.close()
+
+
+def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torchft_group = pytest.importorskip("mlxhog.cluster.torchft_group")
+    tokens: list[str] = []
+    monkeypatch.setattr(
+        torchft_group, "TorchftGroup", lambda *_, token, **more: tokens.append(token)
+    )
+    monkeypatch.setenv(TOKEN_VARIABLE, "of the environment")
+    state = State(0, 0, 0, np.zeros(1, np.float32), np.zeros(1, np.float32))
+    for cluster in (choice(), choice(token="of the option")):
+        open_torchft(cluster, lambda: state, lambda: group.Machine(1, "a"))
+    assert tokens == ["of the environment", "of the option"]
+
+
+def test_a_link_changes_no_parameter_during_a_pause(machine: Machine, start: Start) -> None:
+    link = start(children.alone)
+    machine.train(1.0)
+    machine.arena.counters.store("pause", 1)
+    poll_until(link, link.still)
+    time.sleep(0.02)  # as the supervisor, which looks twice
+    poll_until(link, link.still)
+    before = machine.theta
+    asked = machine.arena.workers.entry(2).heartbeat_ns
+    poll_until(link, lambda: machine.arena.workers.entry(2).heartbeat_ns > asked)
+    np.testing.assert_array_equal(machine.theta, before)
+    machine.arena.counters.store("pause", 0)
+    machine.train(1.0)
+    poll_until(link, lambda: machine.own.number("tokens") == 200)
+
+
+@pytest.mark.slow
+def test_a_run_in_a_cluster_trains_commits_and_reports_its_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_of = plan._link
+
+    def with_group(*arguments: object) -> LinkJob | None:
+        job = job_of(*arguments)  # type: ignore[arg-type]
+        return None if job is None else replace(job, open_group=children.alone)
+
+    monkeypatch.setattr(plan, "_link", with_group)
+    options = {"strategy": "auto", "cluster": "127.0.0.1:8600", "round_every": 0.05}
+    result = train(small_config(tmp_path, steps=300, **options))
+    part = json.loads((Path(result.run) / "run.json").read_text())["cluster"]
+    assert result.status == "done"
+    assert part["rounds"] > 0
+    assert part["members"] == 1
+    assert part["joined_s_ago"] > 0
+    assert part["tokens_lost"] == 0
+    assert part["tokens_committed"] == part["cluster_tokens"] > 0
+    assert part["tokens_committed"] + part["tokens_waiting"] == part["tokens_trained"]
+    assert part["tokens_trained"] == result.tokens
+    again = train(small_config(tmp_path, steps=20, resume=result.run, **options))
+    resumed = json.loads((Path(again.run) / "run.json").read_text())["cluster"]
+    assert resumed["cluster_tokens"] >= part["cluster_tokens"]
+    assert resumed["round"] >= part["round"]

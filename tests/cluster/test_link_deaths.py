@@ -1,0 +1,138 @@
+"""A link that dies at any line is followed by one that continues from the arena."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from types import CodeType, FrameType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.cluster import round
+from mlxhog.cluster.anchor import Anchor
+from mlxhog.cluster.round import Outcome
+from tests.cluster.machines import Machine, Table, choice
+from tests.strategies.deaths import Died
+
+MEAN = choice(outer_lr=1.0, outer_momentum=0.0)
+"""With these numbers theta_s is the mean of all movements: its value tells what is in it."""
+CODES: dict[str, CodeType] = {
+    function.__name__: function.__code__
+    for function in (
+        round.play, round._packed, round._after,
+        Anchor.read, Anchor.send, Anchor.commit, Anchor.load, Anchor._turn, Anchor.finish,
+        Anchor._add,
+    )
+}  # fmt: skip
+
+
+def lines() -> Iterator[tuple[str, int]]:
+    """Every line of a round, as (function, its number)."""
+    for name, code in CODES.items():
+        found = {line for _, _, line in code.co_lines() if line and line > code.co_firstlineno}
+        yield from ((name, line) for line in sorted(found))
+
+
+def dies_at(name: str, number: int, times: int) -> Any:
+    """A trace function that raises where a line is about to run for the n-th time."""
+    left = times
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal left
+        if frame.f_code is CODES[name] and event == "line" and frame.f_lineno == number:
+            left -= 1
+            if not left:
+                sys.settrace(None)
+                raise Died
+        return trace
+
+    return trace
+
+
+def dies(one: Machine, name: str, number: int, times: int) -> bool:
+    """Play a round that ends at a line; returns whether the line was reached."""
+    before = sys.gettrace()
+    sys.settrace(dies_at(name, number, times))
+    try:
+        one.play()
+    except Died:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_link_that_dies_at_any_line_loses_at_most_its_round(times: int) -> None:
+    reached = 0
+    for name, number in lines():
+        one = Machine(Table(1), "a", MEAN)
+        try:
+            one.train(1.0)
+            one.play()
+            one.train(1.0)
+            reached += dies(one, name, number, times)
+            one.begin_link()
+            one.train(0.25)
+            assert one.play() is Outcome.COMMITTED
+            trained, n = one.own.trained(), one.own
+            assert n.number("tokens") == n.number("committed") == trained - n.number("lost")
+            assert n.number("lost") == 0  # no member was ahead
+            np.testing.assert_array_equal(one.theta, one.theta_s)
+            whole = one.theta == 2.25  # all but a parameter in whose add the link died
+            np.testing.assert_array_equal(one.theta[~whole], 2.0, err_msg=f"{name} {number}")
+            assert whole.all() or n.number("torn") == 1
+        finally:
+            one.close()
+    assert reached > (60 if times == 1 else 10)
+
+
+@pytest.mark.parametrize("has_it", [True, False])
+def test_a_link_that_dies_while_others_go_on_counts_each_movement_once(has_it: bool) -> None:
+    """Args: has_it: whether the others have committed what it sent."""
+    committed_rounds = 0
+    for name, number in lines():
+        dead, other = Machine(Table(1), "a", MEAN), Machine(Table(1), "b", MEAN)
+        try:
+            for one in (dead, other):
+                one.train(1.0)
+            other.play()
+            dies(dead, name, number, 1)
+            dead.begin_link()
+            dead.own.finish()
+            if dead.own.number("round"):
+                continue  # it had committed
+            sent = has_it and dead.own.number("sent") == dead.own.number("generation")
+            included = {dead.id: 1} if sent else {}
+            dead.own.load(replace(other.own.state(), included=included), dead.id)
+            assert dead.own.number("lost") == 0
+            assert dead.own.number("committed") == (100 if sent else 0)
+            expected = 1.0 if sent else 2.0  # its own movement goes into the next round, or not
+            np.testing.assert_allclose(dead.theta, expected, rtol=1e-6, err_msg=name)
+            committed_rounds += sent
+        finally:
+            dead.close()
+            other.close()
+    assert has_it == (committed_rounds > 5)
+
+
+def test_a_death_within_an_add_gives_up_the_movement_of_that_parameter_only() -> None:
+    one = Machine(Table(1), "a", choice(outer_lr=0.5, outer_momentum=0.0))
+    try:
+        one.train(1.0)
+        before = one.arena.param("b").copy()
+        source, first = inspect.getsourcelines(Anchor._add)
+        (add,) = (first + k for k, line in enumerate(source) if "updates.add(" in line)
+        assert dies(one, "_add", add, 2)
+        one.arena.param("b")[...] = before - 0.1  # a part of the difference was added
+        one.begin_link()
+        one.own.finish()
+        np.testing.assert_allclose(one.theta, 0.5, rtol=1e-6)
+        assert one.own.number("torn") == 1
+        assert one.arena.counters.load("version") == 1
+    finally:
+        one.close()

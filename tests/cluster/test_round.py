@@ -1,0 +1,309 @@
+"""A round between machines is an outer step of DiLoCo, and the same bits on all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+
+from mlxhog.cluster.group import ClusterError
+from mlxhog.cluster.in_process import Script
+from mlxhog.cluster.round import Outcome
+from mlxhog.errors import CheckpointError, ConfigError
+from tests.cluster.machines import SHAPES, Machine, Table, choice
+from tests.strategies import local_runs
+from tests.strategies.test_sync import LR
+from tests.threads import in_threads
+
+Make = Callable[..., list[Machine]]
+BOUNDS = np.cumsum([np.prod(shape) for shape in SHAPES.values()])[:-1]
+
+
+@pytest.fixture
+def machines() -> Iterator[Make]:
+    """Makes machines of one table."""
+    made: list[Machine] = []
+
+    def make(n: int, *, script: Script | None = None, **numbers: object) -> list[Machine]:
+        table = Table(n, join_timeout_s=5.0)
+        if script is not None:
+            table.script = script
+        made.extend(Machine(table, name, choice(**numbers)) for name in "abcd"[:n])
+        return made
+
+    yield make
+    for one in made:
+        one.close()
+
+
+def rounds(machines: list[Machine]) -> list[Outcome | Exception]:
+    """One round of every machine; an error ends its link, and a new one is made."""
+    outcomes: dict[str, Outcome | Exception] = {}
+
+    def play(one: Machine) -> None:
+        try:
+            outcomes[one.name] = one.play()
+        except (ClusterError, ConfigError) as error:
+            outcomes[one.name] = error
+            one.begin_link()
+
+    in_threads(play, machines)
+    return [outcomes[one.name] for one in machines]
+
+
+def test_rounds_of_two_stopped_machines_equal_diloco_in_one_process(machines: Make) -> None:
+    of = local_runs.method("diloco", 2, average_every=1)
+    pair = machines(2)
+    for k in range(6):
+        for rank, one in enumerate(pair):
+            at = float(one.theta[0])
+            one.train(-LR * local_runs.gradient(2 * k + rank, at))
+        assert rounds(pair) == [Outcome.COMMITTED] * 2
+    with local_runs.new_arena(of) as arena:
+        local_runs.run(arena, of, steps=12)
+        expected = float(arena.param("w")[0])
+    assert expected != 0.0
+    for one in pair:
+        np.testing.assert_allclose(one.theta, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_theta_s_has_the_same_bits_on_all_machines_after_every_round(
+    machines: Make, dtype: str
+) -> None:
+    team, rng = machines(3, round_dtype=dtype), np.random.default_rng(0)
+    for _ in range(5):
+        for one in team:
+            one.train(float(rng.normal()), tokens=int(rng.integers(1, 10**6)))
+        assert rounds(team) == [Outcome.COMMITTED] * 3
+        assert len({one.own.state().digest for one in team}) == 1
+        assert len({one.own.number("tokens") for one in team}) == 1
+    assert team[0].own.number("tokens") == sum(one.own.trained() for one in team)
+
+
+def test_machines_weigh_by_their_tokens(machines: Make) -> None:
+    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
+    pair[0].train(1.0, tokens=300)
+    pair[1].train(5.0, tokens=100)
+    rounds(pair)
+    for one in pair:
+        np.testing.assert_allclose(one.theta, 2.0, rtol=1e-6)
+
+
+def test_what_workers_add_during_a_round_stays_and_goes_into_the_next(machines: Make) -> None:
+    def script(member: str, call: str, number: int) -> bool:
+        if (member, call, number) == ("a", "average", 0):
+            pair[0].train(0.5)
+        return False
+
+    pair = machines(2, script=script, outer_lr=1.0, outer_momentum=0.0)
+    for one in pair:
+        one.train(1.0)
+    rounds(pair)
+    np.testing.assert_allclose(pair[0].theta, 1.5, rtol=1e-6)
+    np.testing.assert_allclose(pair[1].theta, 1.0, rtol=1e-6)
+    pair[1].train(0.5)
+    rounds(pair)
+    for one in pair:
+        np.testing.assert_allclose(one.theta, 1.5, rtol=1e-6)
+
+
+def test_a_machine_that_missed_rounds_loads_theta_s_and_keeps_its_own_movement(
+    machines: Make,
+) -> None:
+    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
+    a, b = pair
+    a.table.expected = 1
+    for one in pair:
+        one.train(1.0)
+    rounds([a])
+    a.train(1.0)
+    rounds([a])  # a is at 2, b at its own 1 of round 0
+    a.table.expected = 2
+    rounds(pair)
+    assert b.own.number("loads") == 1
+    assert b.own.number("lost") == 0
+    np.testing.assert_allclose(a.theta, 3.0, rtol=1e-6)
+    np.testing.assert_allclose(b.theta, 3.0, rtol=1e-6)
+    assert a.own.number("tokens") == 300
+
+
+def test_a_member_that_is_lost_in_the_average_leaves_the_others_round_uncommitted(
+    machines: Make,
+) -> None:
+    pair = machines(2, script=lambda member, call, _: (member, call) == ("b", "average"))
+    before = pair[0].own.state().digest
+    for one in pair:
+        one.train(1.0)
+    refused, error = rounds(pair)
+    assert refused is Outcome.REFUSED
+    assert isinstance(error, ClusterError)
+    assert pair[0].own.state().digest == before
+    np.testing.assert_array_equal(pair[0].theta, 1.0)
+    pair[0].table.script = lambda *_: False
+    assert rounds(pair) == [Outcome.COMMITTED] * 2
+    assert pair[0].own.number("tokens") == 200
+    assert [one.own.number("lost") for one in pair] == [0, 0]
+
+
+def test_fewer_members_than_the_quorum_train_on_and_do_not_commit(machines: Make) -> None:
+    (one,) = machines(1, quorum=2)
+    one.train(1.0)
+    assert rounds([one]) == [Outcome.ALONE]
+    assert one.own.number("round") == 0
+    np.testing.assert_array_equal(one.theta, 1.0)
+
+
+def test_members_of_unequal_theta_s_drop_the_round_and_take_that_of_the_first(
+    machines: Make,
+) -> None:
+    pair = machines(2)
+    rounds(pair)
+    pair[1].own.of("anchor")[3] += 1
+    errors = rounds(pair)
+    assert all("unequal theta_s" in str(error) for error in errors)
+    assert rounds(pair) == [Outcome.COMMITTED] * 2
+    assert len({one.own.state().digest for one in pair}) == 1
+
+
+def test_parameters_that_are_not_finite_do_not_reach_the_others(machines: Make) -> None:
+    pair = machines(2)
+    pair[0].table.join_timeout_s = 0.2
+    pair[1].train(float("nan"))
+    pair[0].train(1.0)
+    refused, error = rounds(pair)
+    assert refused is Outcome.REFUSED
+    assert "not finite" in str(error)
+    assert np.isfinite(pair[0].theta).all()
+
+
+def test_rounding_to_bfloat16_is_made_up_for_in_later_rounds(machines: Make) -> None:
+    (one,) = machines(1, round_dtype="bfloat16", outer_lr=1.0, outer_momentum=0.0)
+    step, n = 1.0 + 1 / 300, 40  # lies between two numbers of bfloat16
+    for _ in range(n):
+        one.train(step, tokens=1)
+        rounds([one])
+    np.testing.assert_allclose(one.theta_s, n * step, atol=1 / 128)
+
+
+def test_the_probe_and_the_padding_of_the_arena_stay_as_they_are(machines: Make) -> None:
+    pair = machines(2)
+    pair[0].arena.probe[:] = 5.0
+    pair[0].train(1.0)
+    rounds(pair)
+    np.testing.assert_array_equal(pair[0].arena.probe, 5.0)
+    np.testing.assert_array_equal(pair[1].arena.probe, 0.0)
+
+
+def test_an_outer_step_counts_in_the_version_that_staleness_is_measured_by(machines: Make) -> None:
+    (one,) = machines(1)
+    one.train(1.0)
+    rounds([one])
+    assert one.arena.counters.load("version") == 1
+
+
+def resumed(one: Machine, *, is_last: bool) -> Machine:
+    """A machine that starts from the checkpoint of another; nothing of the other is shared."""
+    arrays, numbers = one.own.saved()
+    arrays, theta = {name: value.copy() for name, value in arrays.items()}, one.theta
+    again = Machine(one.table, one.name, one.cluster)
+    again.own.store("generation", 0)  # as before its first link
+    for name, part in zip(SHAPES, np.split(theta, BOUNDS), strict=True):
+        again.arena.param(name)[...] = part.reshape(SHAPES[name])
+    again.own.resume(arrays, numbers, seconds=30.0, is_last=is_last)
+    return again
+
+
+def test_a_checkpoint_has_theta_s_and_the_momentum_of_any_machine(machines: Make) -> None:
+    pair = machines(2)
+    for one in pair:
+        one.train(1.0)
+    rounds(pair)
+    again = resumed(pair[0], is_last=True)
+    try:
+        assert again.own.state().digest == pair[1].own.state().digest
+        np.testing.assert_array_equal(again.own.of("velocity"), pair[1].own.of("velocity"))
+        assert again.own.number("tokens") == 200
+        assert again.arena.counters.load("tokens_elsewhere") == 100
+        assert again.own.seconds() == 30.0
+        arrays, numbers = pair[0].own.saved()
+        del arrays["link.velocity/b"]
+        with pytest.raises(CheckpointError, match="link.velocity/b has shape None"):
+            again.own.resume(arrays, numbers, seconds=0.0, is_last=True)
+    finally:
+        again.close()
+
+
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_movement_in_an_old_checkpoint_that_others_may_have_is_not_sent_again(
+    machines: Make, is_last: bool
+) -> None:
+    (one,) = machines(1, outer_lr=1.0, outer_momentum=0.0)
+    one.train(1.0)
+    again = resumed(one, is_last=is_last)
+    try:
+        rounds([one])  # the cluster commits the movement of the checkpoint
+        one.train(1.0)
+        rounds([one])
+        again.own.load(one.own.state(), one.id)
+        np.testing.assert_array_equal(again.theta_s, 2.0)
+        np.testing.assert_array_equal(again.theta, 3.0 if is_last else 2.0)
+    finally:
+        again.close()
+
+
+def test_a_round_that_one_member_commits_and_another_does_not_see_counts_once(
+    machines: Make,
+) -> None:
+    pair = machines(2, outer_lr=1.0, outer_momentum=0.0)
+    a, b = pair
+    for one in pair:
+        one.train(1.0)
+    average = b.group.average
+    b.group.average = lambda buffer: average(buffer) and False  # type: ignore[method-assign]
+    assert rounds(pair) == [Outcome.COMMITTED, Outcome.REFUSED]
+    b.begin_link()
+    b.train(1.0)
+    rounds(pair)
+    assert [one.own.number("committed") for one in pair] == [100, 200]
+    assert [one.own.number("lost") for one in pair] == [0, 0]
+    assert a.own.number("tokens") == b.own.number("tokens") == 300
+    for one in pair:
+        np.testing.assert_allclose(one.theta, 2.0, rtol=1e-6)
+
+
+def test_the_tokens_of_a_round_that_only_its_first_member_committed_are_declared_lost(
+    machines: Make,
+) -> None:
+    pair = machines(2)
+    a, b = pair
+    a.train(1.0, tokens=30)
+    rounds(pair)
+    a.train(1.0, tokens=70)
+    a.table.expected = 1
+    rounds([a])  # b does not know of it
+    for _ in range(2):
+        b.train(1.0)
+        rounds([b])
+    a.table.expected = 2
+    rounds(pair)
+    assert [one.own.number("lost") for one in pair] == [70, 0]
+    assert a.own.number("tokens") == sum(one.own.number("committed") for one in pair) == 230
+
+
+def test_a_joiner_takes_over_the_position_of_the_schedule_and_of_the_data(machines: Make) -> None:
+    pair = machines(2)
+    a, b = pair
+    a.table.expected = 1
+    a.arena.counters.store("start_ns", 1)
+    a.train(1.0, tokens=300)
+    rounds([a])
+    a.table.expected = 2
+    a.own.store("cursor", 7)
+    b.train(1.0, tokens=50)
+    rounds(pair)
+    assert b.arena.counters.load("tokens_elsewhere") == 300
+    assert a.arena.counters.load("tokens_elsewhere") == 50
+    assert b.own.seconds() == pytest.approx(a.own.seconds(), abs=5.0)
+    assert b.own.number("cursor") == 7

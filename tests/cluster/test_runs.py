@@ -1,0 +1,128 @@
+"""Whole runs in a cluster: links and machines are killed, and no token is lost unnoticed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog import train
+from mlxhog.checkpoint import checkpoint
+from mlxhog.cluster.link import LinkJob
+from mlxhog.report.metrics import Progress
+from mlxhog.training import plan
+from tests.cluster import children
+from tests.cluster.members import lighthouse
+from tests.cluster.rounds import Audit, is_balanced, part_of, rounds_in
+from tests.cluster.runs import Machine, options_of
+from tests.training.small import small_config
+
+pytestmark = pytest.mark.slow
+KILLS = 3
+
+
+@pytest.fixture
+def _one_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Links open a cluster of one machine, without a network."""
+    job_of = plan._link
+
+    def with_group(*arguments: Any) -> LinkJob | None:
+        job = job_of(*arguments)
+        return None if job is None else replace(job, open_group=children.alone)
+
+    monkeypatch.setattr(plan, "_link", with_group)
+
+
+def watched(root: Path, act: Callable[[int], bool], **options: Any) -> dict[str, Any]:
+    """Train until an action that sees the number of rounds is over; the run's part."""
+
+    is_over = False
+
+    def look(progress: Progress) -> None:
+        nonlocal is_over
+        if not is_over and (is_over := act(len(rounds_in(root)))):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    choices = options_of("127.0.0.1:8600", **{"round_every": 0.05, "slow": None, **options})
+    result = train(small_config(root, **choices), observer=look)
+    assert result.status == "interrupted"
+    return part_of(root)
+
+
+def link_processes() -> list[Any]:
+    return [one for one in multiprocessing.active_children() if one.name == "mlxhog-link"]
+
+
+@pytest.mark.usefixtures("_one_machine")
+def test_a_run_whose_links_are_killed_commits_what_it_has_trained(tmp_path: Path) -> None:
+    killed_at: list[int] = []
+
+    def act(rounds: int) -> bool:
+        if killed_at and rounds <= killed_at[-1] + 1:
+            return False  # the killed link may have added one line since
+        if len(killed_at) == KILLS:
+            return True
+        for process in link_processes():
+            process.kill()
+            killed_at.append(rounds)
+        return False
+
+    part = watched(tmp_path, act)
+    assert len(killed_at) == KILLS
+    assert part["tokens_trained"] > 0
+    assert part["tokens_committed"] + part["tokens_lost"] == part["tokens_trained"]
+    assert part["tokens_waiting"] == part["tokens_lost"] == 0  # no other member was ahead
+    assert part["cluster_tokens"] == part["tokens_committed"]
+    assert not link_processes()
+
+
+@pytest.mark.usefixtures("_one_machine")
+@pytest.mark.parametrize("stop_workers", [False, True])
+def test_a_run_ends_with_a_round_of_all_that_it_has_trained(
+    tmp_path: Path, stop_workers: bool
+) -> None:
+    options = {"stop_workers": stop_workers, "slow": "0=4"}
+    part = watched(tmp_path, lambda rounds: rounds > 2, **options)
+    assert part["tokens_committed"] == part["tokens_trained"] > 0
+    assert sum(one["tokens"] for one in rounds_in(tmp_path)) == part["tokens_trained"]
+    run = checkpoint.run_of("latest", tmp_path / "runs")
+    blocks = checkpoint.load(checkpoint.latest(run)).state["blocks"]
+    assert blocks["own"] == 0  # every batch was one that the cluster gave to this machine
+
+
+def test_machines_that_join_die_and_come_again_have_one_model(tmp_path: Path) -> None:
+    pytest.importorskip("torchft")
+    with lighthouse() as (_, address):
+        first = Machine(tmp_path / "a", address)
+        second = Machine(tmp_path / "b", address)
+        machines = [first, second]
+        try:
+            first.await_round_of(2)
+            second.kill()
+            lines = second.rounds()
+            first.await_round_of(1)
+            again = Machine(tmp_path / "b", address)
+            late = Machine(tmp_path / "c", address)
+            machines += [again, late]
+            first.await_round_of(3)
+            for one in (first, again, late):
+                one.interrupt()
+            for one in (first, again, late):
+                one.wait()
+        finally:
+            for one in machines:
+                one.kill()
+    parts = [part_of(one.root) for one in (first, again, late)]
+    for part in parts:
+        assert part["unequal"] == part["tokens_waiting"] == 0
+        assert is_balanced(part)
+    audit = Audit.of([lines, *(one.rounds() for one in (first, again, late))])
+    assert audit.rounds > 3
+    assert audit.unequal == audit.unbalanced == 0
+    assert audit.partial <= 1  # that in which the second was killed

@@ -1,0 +1,206 @@
+"""Members on torchft in processes: what they commit, and what a death, a stop or a split costs."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import threading
+from dataclasses import replace
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import numpy as np
+import pytest
+
+from mlxhog.cluster.group import ClusterError
+from mlxhog.errors import ConfigError
+from tests.cluster.members import IDENTITY, Member, admit, cluster, lighthouse, together
+
+pytest.importorskip("torchft")
+
+
+def same(answers):
+    return len({answer.state.digest for answer in answers}) == 1
+
+
+def test_members_commit_the_mean_of_their_buffers_and_have_the_same_bits():
+    with cluster(1.0, 2.0, 6.0) as (_, members):
+        first = together(members, "round")
+        second = together(members, "round")
+    assert [answer.commits for answer in first + second] == [True] * 6
+    assert sorted(answer.membership.rank for answer in first) == [0, 1, 2]
+    assert {(a.membership.round, a.membership.members) for a in second} == {(1, 3)}
+    assert same(second)
+    assert np.array_equal(second[0].state.anchor, np.full(4, 6.0, np.float32))
+
+
+def test_bfloat16_on_the_wire_rounds_the_movements_alike_on_all_members():
+    with cluster(1.0, 3.0, dtype="bfloat16") as (_, members):
+        answers = together(members, "round")
+    assert same(answers)
+    assert np.array_equal(answers[0].state.anchor, np.full(4, 2.0, np.float32))
+
+
+def test_a_member_killed_in_a_round_prevents_its_commit_and_the_others_go_on():
+    with cluster(1.0, 3.0, 5.0) as (_, members):
+        together(members, "join")
+        members[2].kill()
+        broken = together(members[:2], "average")
+        after = together(members[:2], "round")
+    assert [answer.commits for answer in broken] == [False, False]
+    assert {answer.state.round for answer in broken} == {0}
+    assert [(a.commits, a.membership.members) for a in after] == [(True, 2)] * 2
+    assert same(after)
+
+
+def test_a_member_killed_between_rounds_is_not_in_the_next_one():
+    with cluster(1.0, 3.0) as (_, members):
+        together(members, "round")
+        members[1].kill()
+        alone = members[0].call("round")
+    assert (alone.commits, alone.membership.members, alone.state.round) == (True, 1, 2)
+
+
+def test_a_member_that_joins_while_the_others_play_rounds_is_admitted():
+    with cluster(1.0, 3.0) as (address, members):
+        together(members, "round")
+        with Member(address, "late", 5.0) as late:
+            answers = admit(members, [late])
+    assert answers[-1].has_loaded
+    assert all(answer.commits for answer in answers)
+    assert same(answers)
+
+
+def test_a_late_member_and_a_restarted_one_load_the_state_and_take_part_at_once():
+    with cluster(1.0, 3.0) as (address, members):
+        together(members, "round")
+        members[1].kill()
+        with Member(address, "m1", 5.0) as again, Member(address, "late", 7.0) as late:
+            answers = together([members[0], again, late], "round")
+    assert [answer.has_loaded for answer in answers] == [False, True, True]
+    assert [(a.commits, a.membership.members, a.state.round) for a in answers] == [(True, 3, 2)] * 3
+    assert same(answers)
+
+
+def test_a_new_process_of_a_member_that_is_not_behind_loads_nothing():
+    with cluster(1.0, 3.0) as (address, members):
+        together(members, "round")
+        members[1].kill()
+        with Member(address, "m1", 3.0, round=1, anchor=2.0) as again:
+            answers = together([members[0], again], "round")
+    assert [(answer.commits, answer.has_loaded) for answer in answers] == [(True, False)] * 2
+    assert same(answers)
+
+
+def test_a_member_that_leaves_is_not_waited_for():
+    with cluster(1.0, 3.0) as (_, members):
+        together(members, "round")
+        members[1].call("leave")
+        alone = members[0].call("round")
+    assert (alone.commits, alone.membership.members) == (True, 1)
+
+
+def test_the_stale_round_of_a_stopped_member_is_refused_and_it_loads_what_it_missed():
+    with cluster(1.0, 3.0, timeout_s=3.0) as (_, members):
+        together(members, "join")
+        members[1].signal(signal.SIGSTOP)
+        assert members[0].call("average").commits is False
+        alone = members[0].call("round")
+        assert (alone.commits, alone.membership.members) == (True, 1)
+        members[1].signal(signal.SIGCONT)
+        assert members[1].call("average").commits is False
+        answers = admit(members[:1], members[1:])
+    assert [answer.has_loaded for answer in answers] == [False, True]
+    assert [answer.commits for answer in answers] == [True, True]
+    assert same(answers)
+
+
+def test_without_the_lighthouse_no_round_begins_and_with_the_next_one_members_join_again():
+    with lighthouse() as (first, address):
+        with Member(address, "m0", 1.0) as one, Member(address, "m1", 3.0) as other:
+            before = together([one, other], "round")
+            first.kill()
+            for member in (one, other):
+                with pytest.raises(ClusterError, match=" failed: "):
+                    member.call("round")
+        with lighthouse(address) as (_, same_address):
+            assert same_address == address
+            kept = {"round": 1, "anchor": 2.0}
+            with Member(address, "m0", **kept) as one, Member(address, "m1", **kept) as other:
+                after = together([one, other], "round")
+    assert [answer.commits for answer in before + after] == [True] * 4
+    assert not any(answer.has_loaded for answer in after)
+    assert same(after)
+
+
+def test_a_member_of_a_dead_lighthouse_does_not_meet_members_of_the_next_one():
+    with lighthouse() as (first, address), Member(address, "m0") as old:
+        old.call("round")
+        first.kill()
+        with lighthouse(address), Member(address, "m1") as new:
+            assert new.call("round").membership.members == 1
+            with pytest.raises(ClusterError):
+                old.call("round")
+
+
+def test_members_with_another_theta_of_the_same_round_do_not_commit_and_the_second_loads():
+    with lighthouse() as (_, address):
+        one = Member(address, "m0", 1.0, round=5, anchor=1.0)
+        other = Member(address, "m1", 1.0, round=5, anchor=2.0)
+        with one, other:
+            split = together([one, other], "round")
+            healed = together([one, other], "round")
+    assert [answer.commits for answer in split] == [False, False]
+    assert sum(answer.has_loaded for answer in healed) == 1
+    assert [(answer.commits, answer.state.round) for answer in healed] == [(True, 6)] * 2
+    assert same(healed)
+
+
+def test_another_identity_is_refused_by_name_with_both_values():
+    foreign = replace(IDENTITY, tokenizer="other")
+    with cluster(1.0) as (address, members):
+        members[0].call("round")
+        with Member(address, "m1", identity=foreign) as member:
+            with pytest.raises(ConfigError, match="tokenizer is 'other' here and 't'"):
+                member.call("round")
+        assert members[0].call("round").commits
+
+
+@pytest.mark.parametrize("token", ["", "wrong"])
+def test_a_wrong_token_is_refused(token):
+    with lighthouse(token="right") as (_, address):
+        with Member(address, "m0", token="right") as member:
+            assert member.call("round").commits
+        with pytest.raises(ConfigError, match="has another token"):
+            Member(address, "m1", token=token).__enter__()  # its process has ended
+
+
+class Harm:
+    def __reduce__(self):
+        return os.abort, ()
+
+
+def test_what_a_peer_sends_is_not_executed():
+    from torch.distributed._serialization import _streaming_save
+
+    from mlxhog.cluster.torchft_group import _Transport
+
+    class Sender(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            _streaming_save({"user": Harm()}, self.wfile)
+
+        def log_message(self, *words):
+            pass
+
+    transport = _Transport("127.0.0.1", timedelta(seconds=20))
+    with HTTPServer(("127.0.0.1", 0), Sender) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        url = f"http://127.0.0.1:{server.server_port}/checkpoint/"
+        with pytest.raises(pickle.UnpicklingError, match="abort"):
+            transport.recv_checkpoint(0, url, 1, timedelta(seconds=20))
+        thread.join()
+    transport.shutdown()

@@ -1,0 +1,60 @@
+"""NUMA nodes as the kernel describes them, and command lines that keep to one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine.numa import Node, nodes, numactl, numbers, require_numactl
+
+
+def describe(root: Path, number: int, cores: str, kilobytes: int) -> None:
+    folder = root / f"node{number}"
+    folder.mkdir()
+    (folder / "cpulist").write_text(f"{cores}\n")
+    (folder / "meminfo").write_text(
+        f"Node {number} MemTotal:  {kilobytes} kB\nNode {number} MemFree:  1 kB\n"
+    )
+
+
+def test_nodes_have_the_cores_that_this_process_may_use_and_their_memory(tmp_path: Path) -> None:
+    describe(tmp_path, 10, "4-7", 2048)
+    describe(tmp_path, 0, "0-1,3", 1024)
+    (tmp_path / "node_list").mkdir()  # other files of the kernel
+    assert nodes(tmp_path, frozenset({0, 3, 5, 9})) == (
+        Node(0, (0, 3), 1024 * 1024),
+        Node(10, (5,), 2048 * 1024),
+    )
+
+
+def test_a_node_without_memory_or_without_usable_cores_is_left_out(tmp_path: Path) -> None:
+    describe(tmp_path, 0, "0-1", 1024)
+    describe(tmp_path, 1, "", 1024)
+    describe(tmp_path, 2, "2-3", 0)
+    describe(tmp_path, 3, "4", 1024)
+    assert [node.number for node in nodes(tmp_path, frozenset(range(4)))] == [0]
+
+
+def test_a_system_that_describes_no_nodes_has_none(tmp_path: Path) -> None:
+    assert nodes(tmp_path / "absent") == ()
+
+
+@pytest.mark.parametrize(
+    ("text", "listed"), [("0", {0}), ("0-2,5\n", {0, 1, 2, 5}), ("", set()), ("3,1-1", {1, 3})]
+)
+def test_lists_of_the_kernel_are_read(text: str, listed: set[int]) -> None:
+    assert numbers(text) == listed
+
+
+def test_a_command_is_kept_to_the_cores_and_the_memory_of_its_node() -> None:
+    assert numactl(Node(1, (4, 6), 1), ["mlxhog", "train"]) == [
+        "numactl", "--physcpubind=4,6", "--membind=1", "--", "mlxhog", "train",
+    ]  # fmt: skip
+
+
+def test_without_numactl_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    with pytest.raises(EnvironmentLacks, match="apt install numactl"):
+        require_numactl()

@@ -1,0 +1,109 @@
+"""Every view of a run shows the machines of its cluster."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, replace
+
+import pytest
+from rich.console import Console
+
+from mlxhog.arena import Arena
+from mlxhog.arena.layout import plan
+from mlxhog.report import machines
+from mlxhog.report.follow import progress_of
+from mlxhog.report.machines import VIEW_BYTES, Roster
+from mlxhog.report.metrics import MachineReport
+from mlxhog.report.plain import line
+from mlxhog.report.record import RunRecord
+from mlxhog.report.terminal import render
+from tests.report.sample_run import PROGRESS, lines, write_run
+
+HERE = {"id": 7, "name": "studio", "tokens": 1_200_000, "rounds": 40, "seen_s": 0.0}
+AWAY = {"id": 9, "name": "air", "tokens": 300_000, "rounds": 12, "seen_s": 90.0}
+TWO = replace(
+    PROGRESS,
+    machines=(
+        MachineReport(name="studio", state="in the quorum", tokens=1_200_000, rounds=40,
+                      seen_s=3.0, is_own=True),
+        MachineReport(name="air", state="away", tokens=300_000, rounds=12, seen_s=90.0,
+                      is_own=False),
+    ),
+)  # fmt: skip
+
+
+@pytest.fixture
+def roster() -> Iterator[Roster]:
+    arena = Arena.create(plan({}, max_workers=1, n_tickets=8, extra=machines.segment()))
+    one = Roster(arena)
+    yield one
+    del one
+    arena.close()
+
+
+def states(roster: Roster) -> dict[str, str]:
+    return {one.name: one.state for one in roster.reports()}
+
+
+def test_a_machine_is_in_the_quorum_away_or_alone(roster):
+    assert roster.reports() == ()
+    roster.write([AWAY, HERE], [7], 7, {})
+    assert states(roster) == {"studio": "in the quorum", "air": "away"}
+    roster.write([HERE, AWAY], [7, 9], 7, {})
+    assert states(roster) == {"studio": "in the quorum", "air": "in the quorum"}
+    roster.is_alone = True
+    assert states(roster) == {"studio": "alone", "air": "away"}
+    roster.is_alone = False
+    roster.write([HERE], [], 7, {})  # fewer members than the quorum
+    assert states(roster) == {"studio": "alone", "air": "away"}
+
+
+def test_a_machine_that_a_new_lighthouse_does_not_know_stays_and_grows_older(roster):
+    roster.write([HERE, AWAY], [7, 9], 7, {"clock": "off"})
+    roster.write([HERE], [7], 7, {})
+    away = roster.reports()[1]
+    assert (away.name, away.state, away.rounds) == ("air", "away", 12)
+    assert away.seen_s > 90.0
+    assert roster.notes() == {"clock": "off"}
+
+
+def test_two_machines_of_one_name_are_told_apart_and_control_characters_are_not_shown(roster):
+    roster.write(
+        [HERE, {**AWAY, "name": "studio"}, {**AWAY, "id": 8, "name": "a\x1b[2J"}], [], 7, {}
+    )
+    names = [one.name for one in roster.reports()]
+    assert names[0] == "studio"
+    assert "studio (2)" in names
+    assert not any("\x1b" in name for name in names)
+
+
+def test_more_machines_than_fit_leave_out_those_away_for_longest(roster):
+    many = [{**AWAY, "id": k, "name": "x" * 60, "seen_s": float(k)} for k in range(1, 1000)]
+    roster.write(many, [1], 1, {})
+    shown = roster.reports()
+    assert len(shown) > VIEW_BYTES // 200
+    assert max(one.seen_s for one in shown) < 900
+
+
+def test_the_live_table_a_line_and_json_show_machines():
+    console = Console(record=True, width=100, file=io.StringIO())
+    console.print(render(TWO))
+    text = console.export_text()
+    assert "studio (this one)  in the quorum" in text
+    assert "1 min 30 s ago" in text
+    assert "[air away, 300k tokens in 12 rounds, seen 1 min 30 s ago]" in line(TWO)
+    record = json.loads(json.dumps(TWO.to_json()))
+    assert progress_of(record).machines == TWO.machines
+    record["machines"][0]["tokens"] = "many"
+    record["machines"].append("no machine")
+    assert progress_of(record).machines == TWO.machines[1:]
+
+
+def test_the_report_of_a_run_names_all_machines(tmp_path):
+    result = {"machines": [asdict(one) for one in TWO.machines]}
+    run = write_run(tmp_path, metrics=lines(3), status={"result": result})
+    facts = RunRecord(run).facts()
+    assert facts["machine studio"] == "in the quorum, 1.20M tokens in 40 rounds, seen 3 s ago"
+    assert "300k tokens in 12 rounds" in facts["machine air"]

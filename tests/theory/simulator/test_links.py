@@ -1,0 +1,183 @@
+"""Rounds between machines against closed forms: what they take, send, and keep while unplugged."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.theory.simulator import descend, simulate
+from mlxhog.theory.simulator.links import ClusterRounds, Link, Outage, sent_bytes
+from mlxhog.theory.simulator.objectives import Learner, Quadratic
+from mlxhog.theory.simulator.schemes import OuterLoop, Scheme
+from mlxhog.theory.simulator.times import Constant
+from mlxhog.theory.simulator.workers import Worker
+
+SLOW = Link.parse("100Mbit:50ms")
+FAST = Link(1e12)
+BOWL = Quadratic((1.0, 0.5, 0.1))
+
+
+def cluster(link: Link = SLOW, machines: int = 2, **more: Any) -> ClusterRounds:
+    return ClusterRounds(machines=machines, link=link, n_params=1e6, **more)
+
+
+def workers_of(*steps_s: float) -> list[Worker]:
+    return [Worker(name="w", compute=Constant(step_s)) for step_s in steps_s]
+
+
+def learned(scheme: Scheme, workers: list[Worker], updates: int, **outer: float) -> Learner:
+    learner = Learner(BOWL, lr=0.1, **outer)  # type: ignore[arg-type]
+    descend(workers, scheme, learner, updates=updates)
+    return learner
+
+
+# -- links -----------------------------------------------------------------------------------------
+
+
+def test_a_ring_all_reduce_takes_the_time_of_its_stages() -> None:
+    assert SLOW.transfer_s(4e6) == pytest.approx(0.05 + 0.32)
+    for machines in (2, 3, 8):
+        stages = 2 * (machines - 1)
+        expected = stages * (0.05 + 4e6 / machines * 8 / 100e6)
+        assert SLOW.all_reduce_s(4e6, machines) == pytest.approx(expected)
+        assert sent_bytes(4e6, machines) == pytest.approx(stages * 4e6 / machines)
+    assert SLOW.round_s(4e6, 1) == 0
+
+
+def test_rounds_by_the_advised_time_use_a_tenth_of_the_link() -> None:
+    every_s = SLOW.round_every_s(4e6, 2)
+    assert SLOW.round_s(4e6, 2) <= 0.1 * every_s < SLOW.round_s(4e6, 2) + 0.1
+    assert FAST.round_every_s(4, 2) == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "link"),
+    [
+        ("100Mbit:50ms", Link(12.5e6, 0.05)),
+        ("1gbit/s", Link(125e6)),
+        ("0.1", Link(12.5e6)),
+        ("2.5Gbit:1s", Link(312.5e6, 1.0)),
+    ],
+)
+def test_a_link_is_read_and_spelt(text: str, link: Link) -> None:
+    read = Link.parse(text)
+    assert (read.bytes_per_s, read.latency_s) == pytest.approx((link.bytes_per_s, link.latency_s))
+    again = Link.parse(str(read))
+    assert (again.bytes_per_s, again.latency_s) == pytest.approx((read.bytes_per_s, read.latency_s))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "fast", "0Mbit", "-1", "inf", "nan", "1Gbit:soon", "1Gbit:-1s"]
+)
+def test_other_links_are_refused_with_the_form(text: str) -> None:
+    with pytest.raises(ConfigError, match="wanted"):
+        Link.parse(text)
+
+
+# -- rounds ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("link", [FAST, SLOW, Link(1e5, 1.0)])
+def test_workers_never_wait_for_a_link(link: Link) -> None:
+    workers = workers_of(0.25, 0.5, 0.25, 0.5)
+    assert simulate(workers, cluster(link)).gradients_per_s == pytest.approx(12, rel=0.01)
+
+
+def test_stopped_workers_lose_the_time_of_the_rounds() -> None:
+    scheme = cluster(round_every_s=4.0, stop_workers=True)
+    rate = simulate(workers_of(0.001, 0.001), scheme, updates=40_000).gradients_per_s
+    lost = SLOW.round_s(4e6, 2) / 4.0
+    assert rate == pytest.approx(2000 * (1 - lost), rel=0.01)
+
+
+def test_rounds_begin_by_the_clock_and_their_bytes_are_counted() -> None:
+    use = cluster(round_every_s=10.0).use(105.0)
+    assert (use.rounds, use.failed) == (10, 0)
+    assert use.bytes_per_s == pytest.approx(10 * 4e6 / 105)  # of each of two machines
+    assert use.share == pytest.approx(10 * SLOW.round_s(4e6, 2) / 105)
+    half = cluster(round_every_s=10.0, float_bytes=2).use(105.0)
+    assert half.bytes_per_s == pytest.approx(use.bytes_per_s / 2)
+
+
+def test_rounds_that_take_longer_than_their_interval_follow_each_other() -> None:
+    link = Link(1e6)  # a round of 4 MB takes 4 s
+    first, second = islice(cluster(link, round_every_s=1.0).rounds(), 2)
+    assert second.begin_s == first.end_s == pytest.approx(5.0)
+
+
+@pytest.mark.parametrize(("at_s", "failed"), [(25.0, 0), (20.1, 1)])
+def test_an_outage_costs_at_most_the_round_that_it_interrupts(at_s: float, failed: int) -> None:
+    scheme = cluster(machines=3, outages=(Outage(2, at_s, 60.0),))
+    assert scheme.use(200.0).failed == failed
+    rounds = [one for one in islice(scheme.rounds(), 20) if one.committed]
+    away = [one for one in rounds if at_s <= one.begin_s < at_s + 60]
+    assert away
+    assert all(one.members == (0, 1) for one in away)
+    assert all(one.members == (0, 1, 2) for one in rounds if one not in away)
+
+
+def test_a_machine_that_returns_also_loads_the_state() -> None:
+    scheme = cluster(outages=(Outage(1, 15.0, 10.0),))
+    durations = [one.end_s - one.begin_s for one in islice(scheme.rounds(), 4)]
+    plain = SLOW.round_s(4e6, 2)
+    assert durations == pytest.approx([plain, 0.0, plain + SLOW.transfer_s(8e6), plain])
+
+
+def test_without_the_first_machine_nobody_else_commits() -> None:
+    scheme = cluster(machines=3, outages=(Outage(0, 5.0, 100.0),))
+    assert [one.members for one in islice(scheme.rounds(), 3)] == [(0,)] * 3
+
+
+def test_wrong_clusters_are_refused() -> None:
+    with pytest.raises(ConfigError, match="2 machines with 3 workers"):
+        simulate(workers_of(1, 1, 1), cluster())
+    with pytest.raises(ConfigError, match="machine 2 is to be unplugged, and there are 2"):
+        simulate(workers_of(1, 1), cluster(outages=(Outage(2, 1.0, 1.0),)))
+
+
+# -- what they learn -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_one_machine_alone_makes_the_outer_steps_of_diloco(momentum: float) -> None:
+    outer = {"outer_lr": 0.7, "outer_momentum": momentum}
+    ours = learned(cluster(machines=1, round_every_s=4.0), workers_of(1.0), 21, **outer)
+    theirs = learned(OuterLoop(4), workers_of(1.0), 21, **outer)
+    assert ours.model == pytest.approx(theirs.model, rel=1e-12)
+
+
+def test_machines_that_stop_make_the_outer_steps_of_diloco() -> None:
+    ours, theirs = (
+        Learner(BOWL, lr=0.1, outer_lr=0.7, outer_momentum=0.9) for _ in range(2)
+    )  # fmt: skip
+    for learner in (ours, theirs):
+        learner.replicate(2)
+    for _ in range(3):
+        for learner in (ours, theirs):
+            for rank, of in ((0, 1), (1, 2), (1, 2)):
+                learner.read(rank, of=of)
+                learner.apply((rank,), of=of)
+        ours.send([1, 2])
+        ours.receive({1: 5, 2: 5})
+        theirs.merge([1, 2])
+        assert ours.model == pytest.approx(theirs.model, rel=1e-12)
+
+
+def test_machines_weigh_by_their_gradients() -> None:
+    """One takes four steps in a round, the other one."""
+    learner = learned(cluster(FAST, round_every_s=4.5), workers_of(1.0, 4.0), 6)
+    h = np.array(BOWL.curvatures)
+    mean = (4 * (1 - 0.1 * h) ** 4 + (1 - 0.1 * h)) / 5
+    assert learner._params[0] == pytest.approx(mean)
+
+
+def test_what_an_unplugged_machine_computed_is_in_the_round_after_its_return() -> None:
+    """The other machine computes nothing, so without momentum all its movement is committed."""
+    idle = Worker(name="w", compute=Constant(1000.0))
+    scheme = cluster(FAST, round_every_s=10.0, outages=(Outage(1, 5.0, 20.0),))
+    learner = learned(scheme, [idle, *workers_of(1.0)], 31)
+    assert learner._params[0] == pytest.approx((1 - 0.1 * np.array(BOWL.curvatures)) ** 30)
