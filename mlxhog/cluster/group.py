@@ -109,7 +109,7 @@ class State:
     @property
     def digest(self) -> bytes:
         """SHA-256 of theta_s, 32 bytes; the same on all members."""
-        return hashlib.sha256(self.anchor.tobytes()).digest()
+        return hashlib.sha256(self.anchor.data).digest()
 
 
 class Group(Protocol):
