@@ -211,7 +211,7 @@ class Anchor:
             machine: id of this machine.
         """
         reached, newest, more = state.included.get(machine, 0), 0, dict[str, int]()
-        if self._has_sent() and reached > self.number("round"):
+        if self.has_sent() and reached > self.number("round"):
             newest = self.fresh(self.number("sent_tokens"))
             more = {"rounds": 1, "committed": newest}
         else:
@@ -315,11 +315,11 @@ class Anchor:
             **{name: self.number(name) for name in ("round", "tokens", "cursor")},
             "committed": self.number("committed_before") + self.number("committed"),
             "ms_elsewhere": self.arena.counters.load("ms_elsewhere"),
-            "sent": int(self._has_sent()),
+            "sent": int(self.has_sent()),
             **{f"{_OF}{id}": rounds for id, rounds in self.included().items()},
         }
 
-    def _has_sent(self) -> bool:
+    def has_sent(self) -> bool:
         """Whether other members may have committed what this one gave to the group last."""
         return self.number("sent") == self.number("generation")
 

@@ -452,6 +452,11 @@ class Link:
         """Whether no token waits for a round, or there is no link that could send it."""
         return self._process is None or not Anchor(self.arena).number("last")
 
+    @property
+    def is_in_doubt(self) -> bool:
+        """Whether other machines may have committed what the link does not know of yet."""
+        return self._process is not None and Anchor(self.arena).has_sent()
+
     def end_rounds(self) -> None:
         """Kill a link that has not sent all yet, so that a checkpoint knows what it has sent."""
         if not self.has_sent_all:

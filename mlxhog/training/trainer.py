@@ -405,9 +405,9 @@ class _Training:
         save_s = checkpoints.save_s(self.plan, self._arena)
         limit_s = self._deadlines.round_s(self.plan.config.cluster.round_every + ROUND_S, save_s)
         link.ask_for_last_round()
-        self._session.until(
-            lambda: link.has_sent_all, Doing(Activity.FINISHING), limit_s, even_if_interrupted=True
-        )
+        until = partial(self._session.until, doing=Doing(Activity.FINISHING))
+        if not until(lambda: link.has_sent_all, limit_s=limit_s, even_if_interrupted=True):
+            until(lambda: not link.is_in_doubt, limit_s=ROUND_S, even_if_interrupted=True)
         link.end_rounds()
 
     def _save_and_evaluate(self) -> None:
