@@ -200,7 +200,7 @@ class Members:
         for process in self._running:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+            process.communicate()  # which closes the pipe, too
 
 
 def train(
