@@ -10,11 +10,11 @@ and two lock-free workers, whose steps meet as the machine has it. Their budget 
 that other programs change little. `--folder` keeps them, and goes on with them.
 
 Resampled from these: 100 tests of up to six pairs each, every pair in a random order of its sides;
-what is told is a false win. Then 1,000 tests in which side A has been made better by .01.
+each win found is a false one. Then 1,000 tests in which side A has been made better by .01.
 
 Simulated: the same test on differences that a generator draws, normal ones and with the longer
 tails of Student's t with 3 degrees of freedom; their spread changes nothing. False wins, and the
-spread up to which a gain of .01 is told in nine tests of ten.
+spread up to which a gain of .01 is found in nine tests of ten.
 """
 
 from __future__ import annotations
@@ -107,13 +107,13 @@ def real_runs(
 
 
 def simulations(findings: Findings) -> None:
-    """False wins in simulated tests, and the spread up to which a gain is told."""
+    """False wins in simulated tests, and the spread up to which a gain is found."""
     for name, tails in (("normal", "normal"), ("long tails", "long")):
         rates = [simulated_rate(tails, 0.0, seed) for seed in range(1, 1 + FALSE_SEEDS)]
         wins = Share(round(SIMULATED * sum(rates)), SIMULATED * FALSE_SEEDS)
         findings.at_most(f"simulated false wins, {name}", wins, ERROR, timing=False)
     largest = largest_spread()
-    print(f"simulated: {GAIN} is told in 9 of 10 tests up to a spread of {largest:.4f}")
+    print(f"simulated: {GAIN} is found in 9 of 10 tests up to a spread of {largest:.4f}")
     findings.results["spread_told"] = largest
 
 
@@ -157,7 +157,7 @@ def students(differences: Float64) -> Float64:
 
 
 def simulated_rate(tails: str, gain: float, seed: int = 1) -> float:
-    """How often A is told to be better (or either, without a gain), at a spread of one."""
+    """How often A is found to be better (or either, without a gain), at a spread of one."""
     rng = np.random.default_rng(seed)
     shape = (SIMULATED, PLANNED)
     drawn = rng.standard_normal(shape) if tails == "normal" else rng.standard_t(3, shape)
@@ -170,7 +170,7 @@ def simulated_rate(tails: str, gain: float, seed: int = 1) -> float:
 
 
 def largest_spread() -> float:
-    """The standard deviation of differences at which a gain of .01 is told in nine of ten tests."""
+    """The spread of differences at which a gain of .01 is found in nine of ten tests."""
     low, high = 1.0, 6.0
     for _ in range(12):
         middle = (low + high) / 2

@@ -99,7 +99,7 @@ class Proxy:
         return self._back.sent
 
     def unplug(self) -> None:
-        """Pull the cable: nothing arrives, and no side is told."""
+        """Pull the cable: nothing arrives, and neither side learns of it."""
         self._plugged.clear()
 
     def plug(self) -> None:

@@ -392,8 +392,8 @@ def _graceful(one: Measured) -> list[Claim]:
     most = max(one.of(BEST))
     slopes, name = one.slopes(BEST, most), f"each unit of staleness {most - 1}, in serial runs"
     decides = most > CLAIMED
-    told = decides and all(map(math.isfinite, slopes))
-    unit = Mean.of(slopes) if told else Mean(float(np.mean(slopes)), math.nan, len(slopes))
+    has_unit = decides and all(map(math.isfinite, slopes))
+    unit = Mean.of(slopes) if has_unit else Mean(float(np.mean(slopes)), math.nan, len(slopes))
     claims = [Claim.of(f"{one.model}: {name}", unit, "<=", 1.0, timing=False)]
     if decides:
         bend = Ratio.of(slopes, one.slopes(BEST, most // 2))

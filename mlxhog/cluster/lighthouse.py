@@ -16,8 +16,8 @@ the old one fails and joins again; quorums of both never mix.
     lighthouse         URL of torchft's lighthouse
     identity           JSON of the first member's identity
 
-The token keeps out machines that join by mistake. It does not encrypt: whoever can reach the ports
-of the members can read the parameters and disturb rounds.
+The token keeps out machines that join by mistake. It does not encrypt: a program that reaches the
+ports of the members can read the parameters and disturb rounds.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A machine's part of the cluster's order: no sequence is twice in an epoch, whoever leaves.
+"""A machine's part of the cluster's order: no sequence is twice in an epoch when machines leave.
 
 The link calls `refill` now and then: it claims blocks of the cluster ahead of the workers and
 reports what is done. If the authority cannot be reached, workers use up the blocks that are mapped

@@ -1,4 +1,4 @@
-"""No batch of a cluster is trained twice, whoever joins, leaves or dies: a model, and promises."""
+"""No batch of a cluster is trained twice while machines join, leave and die: model and promises."""
 
 import tempfile
 from collections import Counter

@@ -37,9 +37,9 @@ def row(tmp_path, *candidates: str, **how) -> dict:
     def chosen(record):
         return record if record.candidate in candidates else None
 
-    made = row_of(study(tmp_path, name, change=chosen, candidates=candidates, **how))
-    assert made is not None
-    return made
+    result = row_of(study(tmp_path, name, change=chosen, candidates=candidates, **how))
+    assert result is not None
+    return result
 
 
 def test_a_row_has_every_number_and_rows_of_several_people_make_one_table(tmp_path, capsys):
