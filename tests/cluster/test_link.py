@@ -18,7 +18,8 @@ from mlxhog.arena.control import Command
 from mlxhog.cluster import group
 from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
-from mlxhog.cluster.link import Link, LinkJob, OpenGroup, open_torchft
+from mlxhog.cluster.link import LinkJob, OpenGroup, open_torchft
+from mlxhog.cluster.watched_link import Link
 from mlxhog.errors import ConfigError
 from mlxhog.training import plan
 from tests.cluster import children
