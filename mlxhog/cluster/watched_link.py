@@ -11,6 +11,8 @@ from dataclasses import replace
 from io import BytesIO
 
 from mlxhog.arena import Arena
+from mlxhog.arena.blocks import Blocks
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
@@ -187,8 +189,19 @@ class Link:
             self.slot = None
 
     def report(self) -> dict[str, object]:
-        """The machine's part in the cluster, see `Anchor.report`."""
-        return {"alone": self._is_alone, **Anchor(self.arena).report()}
+        """The machine's part in the cluster, see `Anchor.report`, and its blocks of text.
+
+        `blocks_claimed` of the cluster's order; of these `blocks_done`, the others are lost unless
+        a checkpoint keeps them; `blocks_repeated` are own ones that it trained on alone.
+        """
+        blocks = Blocks(self.arena, Ledger(self.arena)).counts
+        return {
+            "alone": self._is_alone,
+            **Anchor(self.arena).report(),
+            "blocks_claimed": blocks.mapped,
+            "blocks_done": blocks.done,
+            "blocks_repeated": blocks.own_done,
+        }
 
     @property
     def _is_alone(self) -> bool:
