@@ -67,7 +67,7 @@ class Scale:
     down_s: float
 
 
-QUICK = Scale((1,), 30.0, Target(3.0, {}, 16_384, like="2.1"), ("muon",), 5.0)
+QUICK = Scale((1,), 30.0, Target(4.0, {}, 16_384, like="2.1"), ("muon",), 5.0)
 FULL = Scale((1, 2, 3), 600.0, Target(1.8, {}), ("muon", "adamw"), 60.0)
 
 
