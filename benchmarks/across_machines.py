@@ -1,15 +1,18 @@
 """Do two machines on a slow cable train like one, and what do faults cost?
 
-    python benchmarks/across_machines.py            three seeds, ten minutes a training: hours
-    python benchmarks/across_machines.py --quick    one seed, a minute a training, a higher loss
+    python benchmarks/across_machines.py            three seeds, ten minutes each; says its hours
+    python benchmarks/across_machines.py --keep across.jsonl  likewise; again it continues
+    python benchmarks/across_machines.py --quick    one seed, half a minute each, a higher loss
     python benchmarks/across_machines.py --only predicted     seconds, trains nothing
 
 Machines are network namespaces, joined by a cable of 100 Mbit/s and 50 ms (`cluster/cable.py`).
 
 `loss`: time to a held-out loss of two arenas with a worker each, over that of one arena with both
-workers. With AdamW and with Muon as the inner optimizer.
+workers. With AdamW and with Muon as the inner optimizer, whose times are compared, too.
+`stopped`: two arenas whose workers stop for each round, beside two whose workers train on.
 `bytes`: what two machines send until then, over what synchronous steps send: an all-reduce of Gloo
-on the same cable for each step that `--strategy sync` needs to the loss on one machine.
+on the same cable for each step that `--strategy sync` needs to the loss on one machine. The time of
+sync over the cable is computed: its time on one machine, and these all-reduces.
 `faults`: the same race while machine 1 is unplugged, killed and started again, stopped, or eight
 times slower. Nothing of the first machine may end with an error.
 `outer`: one arena with outer steps (SNOO, arXiv:2510.15830: one replica) beside one without.
@@ -20,19 +23,13 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import tempfile
-import time
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from cluster.cable import Cable
+from cluster.races import FAULTS, LINK, Fault, Outcome, all_reduce, train
 from harness.claims import Findings, flags, measured
 from harness.estimates import Ratio
 from training.time_to_loss import BATCH_SIZES, Target
@@ -44,15 +41,11 @@ from mlxhog.theory.simulator.schemes import Sync
 from mlxhog.theory.simulator.times import LogNormal
 from mlxhog.theory.simulator.workers import Worker
 
-PARTS = ("loss", "bytes", "faults", "outer", "predicted")
-LINK = Link.parse("100Mbit:50ms")
-PORT = 8600
+PARTS = ("loss", "stopped", "bytes", "faults", "outer", "predicted")
 MOST_RATIO, LEAST_BYTES = 1.25, 50.0
 """Limits of issue 34."""
-LATE_S = 120.0
-"""Seconds that a member may take beyond its training: start, and evaluation of its records."""
-CHECKED = 20
-"""All-reduces on the cable."""
+OVERHEAD_S = 60.0
+"""Of a training: its start, and the evaluation of its records."""
 
 
 @dataclass(frozen=True)
@@ -74,55 +67,41 @@ class Scale:
     down_s: float
 
 
-QUICK = Scale((1,), 60.0, Target(2.1, {}, 16_384), ("muon",), 15.0)
+QUICK = Scale((1,), 30.0, Target(4.0, {}, 16_384, like="2.1"), ("muon",), 5.0)
 FULL = Scale((1, 2, 3), 600.0, Target(1.8, {}), ("muon", "adamw"), 60.0)
 
 
 @dataclass(frozen=True)
-class Fault:
-    """What happens to machine 1 after a third of the training.
+class Arm:
+    """What trains.
 
     Attributes:
-        signals: to its processes, before and after the time that it is down.
-        unplugs: whether its cable is pulled meanwhile.
-        returns: whether a new member takes its place afterwards.
-        slow: option of `TrainConfig`.
+        machines: one with both workers, or two with one each.
+        fault: of machine 1.
+        tuned_as: the arm whose searched settings it has.
+        options: further ones of `TrainConfig`.
     """
 
-    signals: tuple[signal.Signals, ...] = ()
-    unplugs: bool = False
-    returns: bool = False
-    slow: str | None = None
+    machines: int = 1
+    fault: Fault | None = None
+    tuned_as: str = "hogwild"
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-FAULTS = {
-    "unplugged": Fault(unplugs=True),
-    "killed": Fault((signal.SIGKILL,), returns=True),
-    "stopped": Fault((signal.SIGSTOP, signal.SIGCONT)),
-    "8 times slower": Fault(slow="0=8"),
-}
+class Kept:
+    """Outcomes in a file with a line for each, so that a measurement can continue; or in none."""
 
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        lines = path.read_text().splitlines() if path is not None and path.exists() else []
+        self.outcomes = {one.pop("key"): Outcome(**one) for one in map(json.loads, lines)}
 
-@dataclass(frozen=True)
-class Outcome:
-    """One training.
-
-    Attributes:
-        seconds: until the first machine reached the loss; infinite if it did not.
-        tokens: of the first machine until then.
-        sent: bytes of all machines.
-        trained_s: seconds of the whole training.
-    """
-
-    seconds: float
-    tokens: float
-    sent: int
-    trained_s: float
-
-    @property
-    def sent_until(self) -> float:
-        """Bytes of all machines until the loss, at an even rate."""
-        return self.sent * self.seconds / self.trained_s
+    def add(self, key: str, outcome: Outcome) -> None:
+        """Append one; infinity is written as Python reads it."""
+        self.outcomes[key] = outcome
+        if self._path is not None:
+            with self._path.open("a") as file:
+                file.write(json.dumps({"key": key, **asdict(outcome)}) + "\n")
 
 
 def member_options(
@@ -135,147 +114,6 @@ def member_options(
         "threads": 1, "seed": seed, "time": seconds,
         **{name: value for name, value in searched.items() if name != "tokens"},
     }  # fmt: skip
-
-
-class Members:
-    """The members of one training, in a folder that is removed with them."""
-
-    def __init__(self, cable: Cable, target: Target, folder: Path) -> None:
-        self._cable, self._target, self._folder = cable, target, folder
-        self._running: list[subprocess.Popen[str]] = []
-
-    def start(self, machine: int, words: Sequence[str]) -> subprocess.Popen[str]:
-        """Start a program on a machine; its temporary files are in the folder."""
-        here = str(Path(__file__).resolve().parent)
-        process = self._cable.popen(
-            machine,
-            words,
-            stdout=subprocess.PIPE,
-            env={
-                **os.environ,
-                "TMPDIR": str(self._folder),
-                "PYTHONPATH": here,
-                "MLXHOG_CLUSTER_TOKEN": "across-machines",
-            },
-        )
-        self._running.append(process)
-        return process
-
-    def lead(self, address: str) -> None:
-        """Start the authority on machine 0, and wait until it is ready.
-
-        Raises:
-            SystemExit: it ended.
-        """
-        words = ["-m", "mlxhog", "cluster", "start", "--address", address, "--json"]
-        process = self.start(0, [sys.executable, *words])
-        assert process.stdout is not None, "start gives a pipe"
-        if not process.stdout.readline():
-            raise SystemExit(f"mlxhog cluster start ended with exit code {process.wait()}")
-
-    def train(self, machine: int, options: Mapping[str, Any]) -> subprocess.Popen[str]:
-        """Start a training that tells when it reached the target."""
-        asked = {
-            "bits": self._target.bits, "eval_tokens": self._target.eval_tokens, "options": options,
-        }  # fmt: skip
-        return self.start(machine, [sys.executable, "-m", "cluster.member", json.dumps(asked)])
-
-    def answer(self, process: subprocess.Popen[str], limit_s: float) -> dict[str, Any]:
-        """Wait for a program's last line.
-
-        Raises:
-            SystemExit: it ended with an error, or hangs.
-        """
-        try:
-            text, _ = process.communicate(timeout=limit_s)
-        except subprocess.TimeoutExpired:
-            raise SystemExit(f"a member has not ended after {limit_s:.0f} s") from None
-        if process.returncode:
-            raise SystemExit(f"a member ended with exit code {process.returncode}; see above")
-        answer: dict[str, Any] = json.loads(text.splitlines()[-1])
-        return answer
-
-    def end(self) -> None:
-        """Kill those that still run."""
-        for process in self._running:
-            if process.poll() is None:
-                os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()  # which closes the pipe, too
-
-
-def train(
-    machines: int, target: Target, options: Mapping[str, Any], fault: Fault | None, down_s: float
-) -> Outcome:
-    """Train on machines that have a worker each, or on one that has two.
-
-    Raises:
-        SystemExit: the first machine ended with an error, or hangs.
-    """
-    seconds = options["time"]
-    with (
-        tempfile.TemporaryDirectory(prefix="mlxhog-across-") as folder,
-        Cable(LINK, max(2, machines)) as cable,
-    ):
-        members = Members(cable, target, Path(folder))
-        try:
-            if machines == 1:
-                first = members.train(0, {**options, "workers": "torch:cpu*2"})
-            else:
-                address = f"{cable.address(0)}:{PORT}"
-                members.lead(address)
-                own = {**options, "workers": "torch:cpu"}
-                first = members.train(0, {**own, "cluster": joined(address, 0)})
-                others = {**own, "cluster": joined(address, 1), "slow": fault and fault.slow}
-                second = members.train(1, others)
-                if fault is not None:
-                    time.sleep(seconds / 3)
-                    happen(fault, cable, second, down_s)
-                    if fault.returns:
-                        members.train(1, {**others, "time": seconds / 3})
-            answer = members.answer(first, seconds + LATE_S)
-        finally:
-            members.end()
-        return Outcome(
-            seconds=answer["seconds"] if answer["reached"] else math.inf,
-            tokens=answer["tokens"] if answer["reached"] else math.inf,
-            sent=sum(cable.sent),
-            trained_s=answer["trained_s"],
-        )
-
-
-def joined(address: str, machine: int) -> dict[str, str]:
-    """The option `cluster` of a member; all have the host name of this machine."""
-    return {"name": "torchft", "address": address, "machine": f"machine {machine}"}
-
-
-def happen(fault: Fault, cable: Cable, process: subprocess.Popen[str], down_s: float) -> None:
-    """Do to machine 1 what a fault is, and undo it."""
-    for number in fault.signals[:1]:
-        os.killpg(process.pid, number)
-    if fault.unplugs:
-        cable.unplug(1)
-    if fault.slow is None:
-        time.sleep(down_s)
-    cable.plug(1)
-    for number in fault.signals[1:]:
-        os.killpg(process.pid, number)
-
-
-def all_reduce(machines: int, floats: int) -> tuple[float, float]:
-    """Measure an all-reduce on the cable: its seconds, and the bytes of all machines."""
-    with (
-        tempfile.TemporaryDirectory(prefix="mlxhog-across-") as folder,
-        Cable(LINK, machines) as cable,
-    ):
-        members = Members(cable, QUICK.target, Path(folder))
-        words = [sys.executable, "-m", "cluster.all_reduce", cable.address(0)]
-        numbers = [str(machines), str(floats), str(CHECKED)]
-        try:
-            started = [members.start(m, [*words, str(m), *numbers]) for m in range(machines)]
-            seconds = max(members.answer(one, LATE_S)["seconds"] for one in started)
-        finally:
-            members.end()
-        return seconds, sum(cable.sent) / (CHECKED + 1)
 
 
 # -- predictions -----------------------------------------------------------------------------------
@@ -318,6 +156,22 @@ def predicted(machines: int, link: Link) -> dict[str, float]:
 # -- the script ------------------------------------------------------------------------------------
 
 
+def arms_of(parts: Sequence[str]) -> dict[str, Arm]:
+    """The arms that some parts need, in the order in which they run."""
+    arms = {"one arena": Arm()}
+    if "outer" in parts:
+        arms["outer steps"] = Arm(options={"strategy": "diloco(replicas=1)"})
+    if {"loss", "stopped", "bytes"} & set(parts):
+        arms["two arenas"] = Arm(2)
+    if "stopped" in parts:
+        arms["workers stopped"] = Arm(2, options={"stop_workers": True})
+    if "bytes" in parts:
+        arms["sync"] = Arm(tuned_as="sync", options={"strategy": "sync"})
+    if "faults" in parts:
+        arms |= {name: Arm(2, fault) for name, fault in FAULTS.items()}
+    return arms
+
+
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure the chosen parts."""
     parts, scale = chosen.only or PARTS, QUICK if chosen.quick else FULL
@@ -327,56 +181,89 @@ def measure(findings: Findings, chosen: Namespace) -> None:
             name: [predicted(machines, link) for machines in MACS] for name, link in CABLES.items()
         }
         show_predictions(findings.results["predicted, not measured"])
-    for optimizer in scale.optimizers if set(parts) - {"predicted"} else ():
-        measure_optimizer(findings, parts, scale, optimizer)
+    if not set(parts) - {"predicted"}:
+        return
+    arms, kept = arms_of(parts), Kept(chosen.keep)
+    runs = len(arms) * len(scale.seeds) * len(scale.optimizers)
+    hours = runs * (scale.seconds + OVERHEAD_S) / 3600
+    print(f"{runs} trainings, about {hours:.1f} hours; {len(kept.outcomes)} are kept", flush=True)
+    first = dict[str, list[float]]()
+    for optimizer in scale.optimizers:
+        raced = race(arms, scale, optimizer, kept)
+        compare(findings, parts, scale, optimizer, raced)
+        name = "two arenas" if "two arenas" in raced else "one arena"
+        first[optimizer] = seconds(raced[name])
+    if len(first) > 1:
+        ratio = Ratio.of(first["muon"], first["adamw"])
+        findings.results[f"Muon / AdamW inside {name}, time"] = ratio
 
 
-def measure_optimizer(
-    findings: Findings, parts: Sequence[str], scale: Scale, optimizer: str
-) -> None:
-    """Race one arena and two to a loss, with an inner optimizer."""
-    arms: dict[str, list[Outcome]] = {}
-
-    def race(name: str, machines: int, fault: Fault | None = None, **more: str) -> None:
-        arm = "sync" if more.get("strategy") == "sync" else "hogwild"
-        for seed in scale.seeds:
-            options = member_options(scale.target, optimizer, arm, seed, scale.seconds)
-            outcome = train(machines, scale.target, {**options, **more}, fault, scale.down_s)
-            arms.setdefault(name, []).append(outcome)
+def race(
+    arms: Mapping[str, Arm], scale: Scale, optimizer: str, kept: Kept
+) -> dict[str, list[Outcome]]:
+    """Train every arm with every seed; arms of a seed run one after the other."""
+    raced: dict[str, list[Outcome]] = {name: [] for name in arms}
+    for seed in scale.seeds:
+        for name, arm in arms.items():
+            key = f"{scale.target.bits:g} {scale.seconds:g} {optimizer} {name} {seed}"
+            options = member_options(scale.target, optimizer, arm.tuned_as, seed, scale.seconds)
+            if (outcome := kept.outcomes.get(key)) is None:
+                outcome = train(
+                    arm.machines, scale.target, {**options, **arm.options}, arm.fault, scale.down_s
+                )
+                kept.add(key, outcome)
+            raced[name].append(outcome)
             print(f"  seed {seed}  {optimizer:6} {name:16} {outcome.seconds:6.1f} s", flush=True)
+    return raced
 
-    def seconds(name: str) -> list[float]:
-        return [outcome.seconds for outcome in arms[name]]
 
-    race("one arena", 1)
+def seconds(outcomes: Sequence[Outcome]) -> list[float]:
+    """Their times to the loss."""
+    return [outcome.seconds for outcome in outcomes]
+
+
+def compare(
+    findings: Findings,
+    parts: Sequence[str],
+    scale: Scale,
+    optimizer: str,
+    raced: Mapping[str, list[Outcome]],
+) -> None:
+    """Add the ratios of the arms of an inner optimizer."""
+
+    def ratio(name: str, other: str) -> Ratio:
+        return Ratio.of(seconds(raced[name]), seconds(raced[other]))
+
     bits = f"{scale.target.bits:g} bits per byte, {optimizer}"
     if "outer" in parts:
-        race("outer steps", 1, strategy="diloco(replicas=1)")
-        ratio = Ratio.of(seconds("outer steps"), seconds("one arena"))
-        findings.results[f"outer steps / none, time to {bits}"] = ratio
-    if {"loss", "bytes"} & set(parts):
-        race("two arenas", 2)
-        ratio = Ratio.of(seconds("two arenas"), seconds("one arena"))
-        findings.at_most(f"two arenas / one, time to {bits}", ratio, MOST_RATIO)
+        findings.results[f"outer steps / none, time to {bits}"] = ratio("outer steps", "one arena")
+    if "loss" in parts:
+        findings.at_most(
+            f"two arenas / one, time to {bits}", ratio("two arenas", "one arena"), MOST_RATIO
+        )
+    if "stopped" in parts:
+        findings.results[f"workers stopped / not, time to {bits}"] = ratio(
+            "workers stopped", "two arenas"
+        )
     if "bytes" in parts:
-        race("sync", 1, strategy="sync")
         reduce_s, reduce_bytes = all_reduce(2, parameters())
         batch = 2 * BATCH_SIZES[optimizer] * TrainConfig().seq_len
-        sync = [outcome.tokens / batch * reduce_bytes for outcome in arms["sync"]]
-        ours = [outcome.sent_until for outcome in arms["two arenas"]]
+        steps = [outcome.tokens / batch for outcome in raced["sync"]]
+        ours = [outcome.sent_until for outcome in raced["two arenas"]]
         findings.at_least(
-            f"bytes of sync / two arenas, to {bits}", Ratio.of(sync, ours), LEAST_BYTES,
-            timing=False,
+            f"bytes of sync / two arenas, to {bits}",
+            Ratio.of([n * reduce_bytes for n in steps], ours), LEAST_BYTES, timing=False,
         )  # fmt: skip
+        over = [t + n * reduce_s for t, n in zip(seconds(raced["sync"]), steps, strict=True)]
+        findings.results[f"sync over the cable (computed) / two arenas, time to {bits}"] = Ratio.of(
+            over, seconds(raced["two arenas"])
+        )
         findings.results[f"all-reduce, {optimizer}"] = {
             "seconds": reduce_s, "bytes": reduce_bytes,
             "predicted_s": LINK.all_reduce_s(FLOAT_BYTES * parameters(), 2),
         }  # fmt: skip
-    if "faults" in parts:
-        for name, fault in FAULTS.items():
-            race(name, 2, fault)
-            lost = Ratio.of(seconds(name), seconds("one arena"))
-            findings.results[f"{name} / one arena, {optimizer}"] = lost
+    for name in FAULTS if "faults" in parts else ():
+        findings.results[f"{name} / one arena, {optimizer}"] = ratio(name, "one arena")
 
 
 def parameters() -> int:
@@ -401,7 +288,8 @@ def show_predictions(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
 
 def main() -> int:
     """Measure what the flags ask for."""
-    parser = flags(__doc__, parts=PARTS, quick="one seed, a minute a training, a higher loss")
+    parser = flags(__doc__, parts=PARTS, quick="one seed, half a minute each, a higher loss")
+    parser.add_argument("--keep", type=Path, metavar="FILE", help="of outcomes; again it continues")
     chosen = parser.parse_args()
     quiet = chosen.only != ["predicted"]
     return measured("across_machines", chosen, measure, packages=("torch", "torchft"), quiet=quiet)

@@ -1,7 +1,8 @@
-"""`mlxhog cluster start`: the authority of a cluster, on its first machine."""
+"""`mlxhog cluster`: the authority of a cluster on its first machine; commands for NUMA nodes."""
 
 import json
 import os
+import shlex
 import sys
 from time import sleep
 
@@ -14,12 +15,14 @@ from mlxhog.cluster.lighthouse import (
     token_of,
 )
 from mlxhog.errors import EnvironmentLacks
+from mlxhog.machine.numa import nodes, numactl, require_numactl
 
 LOOK_S = 0.5  # between two looks for a signal
 EXAMPLES = (
     "cluster start",
     "cluster start --address 192.168.1.20:8600",
     "cluster start --address 192.168.1.20:8600 --join-timeout 30s",
+    "cluster numa",
 )
 
 
@@ -28,16 +31,23 @@ def run(arguments: list[str]) -> int:
     flags = Flags(
         "cluster",
         "Start a cluster on its first machine; the others join with mlxhog train --cluster. It may "
-        "be killed and started again: meanwhile machines train on alone.",
+        "be killed and started again: meanwhile machines train on alone. For a Linux box with "
+        "several NUMA nodes, cluster numa prints a command for each, which trains there.",
         EXAMPLES,
-        ("start",),
+        ("start|numa",),
     )
-    flags.argument("action", metavar="start", choices=("start",), help="the only action")
+    flags.argument(
+        "action", metavar="start|numa", choices=("start", "numa"), help="begin, or print commands"
+    )
     flags.argument("--json", action="store_true", help="one JSON object when the cluster is ready")
     parsed, options = flags.read(Lighthouse, arguments)
     options.check()
-    check_torchft()
     address = parse_address(options.address)
+    if parsed.other.action == "numa":
+        require_numactl()
+        print("\n".join(node_commands(str(address))))
+        return 0
+    check_torchft()
     token = token_of(options.token, address)
     from mlxhog.cluster.torchft_group import Authority
 
@@ -58,6 +68,12 @@ def run(arguments: list[str]) -> int:
     finally:
         authority.close()
     return 0
+
+
+def node_commands(address: str) -> list[str]:
+    """Return a command for each NUMA node that trains on its cores and in its memory."""
+    words = ["mlxhog", "train", "--cluster", address, "--cluster-machine"]
+    return [shlex.join(numactl(node, [*words, f"node{node.number}"])) for node in nodes()]
 
 
 def _say(address: str, token: str, as_json: bool) -> None:

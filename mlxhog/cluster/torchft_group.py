@@ -24,6 +24,7 @@ import time
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import timedelta
@@ -70,6 +71,8 @@ logging.getLogger("torchft").setLevel(logging.ERROR)
 LEAST_REPLICAS: Final = 1
 """Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
 MOST_NAME: Final = 64
+LOOK_S: Final = 0.2
+"""Between two looks for the lighthouse, in a wait for members."""
 
 
 class Authority:
@@ -189,6 +192,7 @@ class TorchftGroup:
             replica_id = self._rendezvous.get(torchft.manager.REPLICA_ID_KEY).decode()
             self._be_seen: Callable[[], None] = lambda: client.heartbeat(replica_id, connect)
             self._be_seen()  # from now on a round waits for this member
+        self._threads = ThreadPoolExecutor(2)
         self._be_at(round)
 
     def check(self, identity: Identity) -> None:
@@ -201,15 +205,31 @@ class TorchftGroup:
         """See `Group`."""
         self._loaded = None
         with _failures("joining a round"):
-            self._be_seen()  # else a dead lighthouse costs `timeout_s`
+            self._be_seen()
             machines, notes = self._meet_machines()
-            self._manager.start_quorum()
+            self._form_quorum()
         greetings = self._connections.greetings
         if self._connections.take_change():
             self._compare(greetings)
         ids = tuple(one.id for one in greetings)
         here = tuple(replace(one, seen_s=0.0) if one.id in ids else one for one in machines)
         return Membership(self._manager.current_step(), self._connections.rank, ids, here, notes)
+
+    def _form_quorum(self) -> None:
+        """Wait for members; if the lighthouse dies, raise at once and not after `timeout_s`.
+
+        Two threads wait, since a look for a lighthouse that is unplugged has no limit.
+        """
+        quorum = self._threads.submit(self._manager.start_quorum)
+        look = self._threads.submit(self._look_until, quorum)
+        done, _ = wait((quorum, look), return_when=FIRST_COMPLETED)
+        for one in done:
+            one.result()
+
+    def _look_until(self, quorum: Future[None]) -> None:
+        """Raise the error of the store if its process dies before the quorum is formed."""
+        while not wait((quorum,), LOOK_S).done:
+            self._store.check(["token"])
 
     def _known(self) -> list[str]:
         """Ids of all machines that have joined, in their order."""

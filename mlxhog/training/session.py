@@ -18,7 +18,8 @@ from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import WatchedTime, monotonic_ns
-from mlxhog.cluster.link import Link, LinkJob
+from mlxhog.cluster.link import LinkJob
+from mlxhog.cluster.watched_link import Link
 from mlxhog.config.budget import Budget
 from mlxhog.errors import WorkerFailed
 from mlxhog.machine.workers import WorkerSpec

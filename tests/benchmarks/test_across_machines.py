@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import signal
+from importlib import import_module
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -18,28 +20,53 @@ def across(load: Any) -> ModuleType:
     return module
 
 
+@pytest.fixture(scope="module")
+def races(across: ModuleType) -> ModuleType:
+    return import_module("cluster.races")
+
+
 def test_every_arm_has_settings_and_is_a_run_that_can_be(across: ModuleType) -> None:
+    cluster = {"name": "torchft", "address": "10.77.0.1:8600"}
     for scale in (across.QUICK, across.FULL):
         for optimizer in scale.optimizers:
-            for arm in ("hogwild", "sync"):
-                options = across.member_options(scale.target, optimizer, arm, 1, scale.seconds)
-                assert options["time"] == scale.seconds
-                TrainConfig(**options, strategy=arm)
+            for arm in across.arms_of(across.PARTS).values():
+                options = across.member_options(scale.target, optimizer, arm.tuned_as, 1, 5.0)
+                more = {"cluster": cluster} if arm.machines > 1 else {}
+                TrainConfig(**options, **more, **arm.options)
     for fault in across.FAULTS.values():
         TrainConfig(workers="torch:cpu", slow=fault.slow)
 
 
-def test_a_fault_is_undone_unless_it_kills(
-    across: ModuleType, monkeypatch: pytest.MonkeyPatch
+def test_a_measurement_continues_behind_the_trainings_that_it_kept(
+    across: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for name, fault in across.FAULTS.items():
+    trained: list[dict[str, Any]] = []
+
+    def train(machines: int, target: Any, options: dict[str, Any], *fault: Any) -> Any:
+        trained.append(options)
+        return across.Outcome(float("inf"), 1e6, 600, 60.0)
+
+    monkeypatch.setattr(across, "train", train)
+    arms, path = across.arms_of(["outer"]), tmp_path / "kept.jsonl"
+    first = across.race(arms, across.FULL, "muon", across.Kept(path))
+    assert len(trained) == len(arms) * len(across.FULL.seeds)
+    path.write_text("".join(path.read_text().splitlines(True)[:-1]))
+    trained.clear()
+    assert across.race(arms, across.FULL, "muon", across.Kept(path)) == first
+    assert [one["seed"] for one in trained] == [across.FULL.seeds[-1]]
+
+
+def test_a_fault_is_undone_unless_it_kills(
+    races: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, fault in races.FAULTS.items():
         done: list[Any] = []
-        monkeypatch.setattr(across.os, "killpg", lambda pid, number, done=done: done.append(number))
+        monkeypatch.setattr(races.os, "killpg", lambda pid, number, done=done: done.append(number))
         cable = SimpleNamespace(
             unplug=lambda m, done=done: done.append("unplug"),
             plug=lambda m, done=done: done.append("plug"),
         )
-        across.happen(fault, cable, SimpleNamespace(pid=1), 0.0)
+        races.happen(fault, cable, SimpleNamespace(pid=1), 0.0)
         assert (done[0] == "unplug") == fault.unplugs
         assert (signal.SIGSTOP in done) == (signal.SIGCONT in done)
         assert (signal.SIGKILL in done) == fault.returns, name
@@ -47,12 +74,12 @@ def test_a_fault_is_undone_unless_it_kills(
 
 
 def test_a_member_that_fails_or_hangs_is_named_and_none_is_left(
-    across: ModuleType, tmp_path: Any
+    races: ModuleType, tmp_path: Any
 ) -> None:
     def popen(machine: int, words: Any, **more: Any) -> Any:
-        return across.subprocess.Popen(words, start_new_session=True, text=True, **more)
+        return races.subprocess.Popen(words, start_new_session=True, text=True, **more)
 
-    members = across.Members(SimpleNamespace(popen=popen), across.QUICK.target, tmp_path)
+    members = races.Members(SimpleNamespace(popen=popen), None, tmp_path)
     answers = members.start(0, ["sh", "-c", "echo other words; echo '{\"seconds\": 1}'"])
     assert members.answer(answers, 10) == {"seconds": 1}
     with pytest.raises(SystemExit, match="exit code 3"):
@@ -64,8 +91,8 @@ def test_a_member_that_fails_or_hangs_is_named_and_none_is_left(
     assert hangs.returncode == -signal.SIGKILL
 
 
-def test_bytes_until_the_loss_are_a_share_of_all(across: ModuleType) -> None:
-    outcome = across.Outcome(seconds=20.0, tokens=1e6, sent=600, trained_s=60.0)
+def test_bytes_until_the_loss_are_a_share_of_all(races: ModuleType) -> None:
+    outcome = races.Outcome(seconds=20.0, tokens=1e6, sent=600, trained_s=60.0)
     assert outcome.sent_until == pytest.approx(200)
 
 

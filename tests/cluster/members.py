@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from time import monotonic, time
 from types import SimpleNamespace
 from typing import Any, Self
+from urllib.request import urlopen
 
 import numpy as np
 
@@ -121,19 +122,25 @@ def cluster(*values: float, **options: Any) -> Iterator[tuple[str, list[Member]]
 
 
 @contextmanager
-def lighthouse(address: str = "127.0.0.1:0", token: str = "") -> Iterator[tuple[Running, str]]:
-    """Run a lighthouse and return its address."""
-    with Running(_lighthouse, address, token) as running:
+def lighthouse(
+    address: str = "127.0.0.1:0", token: str = "", options: Lighthouse = QUICK
+) -> Iterator[tuple[Running, str]]:
+    """Run a lighthouse, which answers every call with its status; return its address, too."""
+    with Running(_lighthouse, address, token, options) as running:
         yield running, running.answer()
 
 
-def _lighthouse(pipe: Connection, address: str, token: str) -> None:
+def _lighthouse(pipe: Connection, address: str, token: str, options: Lighthouse) -> None:
     from mlxhog.cluster.torchft_group import Authority
 
-    authority = Authority(parse_address(address), token, QUICK)
+    authority = Authority(parse_address(address), token, options)
     pipe.send(str(authority.address))
+    port = authority._lighthouse.address().rpartition(":")[2]
     with suppress(EOFError):
-        pipe.recv()
+        while True:
+            pipe.recv()
+            with urlopen(f"http://{authority.address.ip}:{port}/status") as page:
+                pipe.send(page.read().decode())
 
 
 def _member(pipe: Connection, address: str, name: str, value: float, options: Any) -> None:

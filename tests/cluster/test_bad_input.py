@@ -12,8 +12,9 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.cluster.lighthouse import check_clock, parse_address
-from mlxhog.cluster.link import Link, LinkJob, slowness
+from mlxhog.cluster.link import LinkJob, slowness
 from mlxhog.cluster.round import Outcome
+from mlxhog.cluster.watched_link import Link
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.training import trainer
 from tests.cluster import children

@@ -14,11 +14,14 @@ import numpy as np
 import pytest
 
 from mlxhog import train
+from mlxhog.arena.blocks import Blocks
 from mlxhog.arena.control import Command
+from mlxhog.arena.ledger import Ledger
 from mlxhog.cluster import group
 from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
-from mlxhog.cluster.link import Link, LinkJob, OpenGroup, open_torchft
+from mlxhog.cluster.link import LinkJob, OpenGroup, open_torchft
+from mlxhog.cluster.watched_link import Link
 from mlxhog.errors import ConfigError
 from mlxhog.training import plan
 from tests.cluster import children
@@ -152,6 +155,24 @@ def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(
     for cluster in (choice(), choice(token="of the option")):
         open_torchft(cluster, lambda: state, lambda: group.Machine(1, "a"))
     assert tokens == ["of the environment", "of the option"]
+
+
+def test_the_report_counts_blocks_that_a_machine_trained_alone(
+    machine: Machine, tmp_path: Path
+) -> None:
+    log = tmp_path / "link.log"
+    link = Link(machine.arena, LinkJob(cluster=machine.cluster, identity=machine.identity, log=log))
+    ledger = Ledger(machine.arena)
+    table = Blocks(machine.arena, ledger)
+    for _ in range(3 * table.length):
+        ticket = ledger.claim(1)
+        assert ticket is not None
+        table.at(*ticket)
+        assert ledger.begin_apply(*ticket, 1)
+        assert ledger.finish(*ticket, 1)
+    report = link.report()
+    assert (report["blocks_claimed"], report["blocks_done"]) == (0, 0)
+    assert report["blocks_repeated"] == 3
 
 
 def test_a_link_changes_no_parameter_during_a_pause(machine: Machine, start: Start) -> None:

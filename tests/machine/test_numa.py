@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 import pytest
 
+from mlxhog.cli import cluster
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.numa import Node, nodes, numactl, numbers, require_numactl
 
@@ -58,3 +60,17 @@ def test_without_numactl_the_package_is_named(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr("shutil.which", lambda name: None)
     with pytest.raises(EnvironmentLacks, match="apt install numactl"):
         require_numactl()
+
+
+def test_a_cluster_of_nodes_has_a_command_for_each_that_stays_on_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    two = Node(0, (0, 1), 1024), Node(1, (2, 3), 1024)
+    monkeypatch.setattr(cluster, "nodes", lambda: two)
+    monkeypatch.setattr(cluster, "require_numactl", lambda: None)
+    assert cluster.run(["numa", "--address", "127.0.0.1:8601"]) == 0
+    first, second = (shlex.split(line) for line in capsys.readouterr().out.splitlines())
+    assert second[:4] == ["numactl", "--physcpubind=2,3", "--membind=1", "--"]
+    assert first[4:] == [
+        "mlxhog", "train", "--cluster", "127.0.0.1:8601", "--cluster-machine", "node0",
+    ]  # fmt: skip

@@ -1,0 +1,218 @@
+"""Trainings on machines of one cable (`cable.py`), with a fault of machine 1; `across_machines.py`
+compares them."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster.cable import Cable
+from training.time_to_loss import Target
+
+from mlxhog.theory.simulator.links import Link
+
+LINK = Link.parse("100Mbit:50ms")
+PORT = 8600
+LATE_S = 120.0
+"""Seconds that a member may take beyond its training: start, and evaluation of its records."""
+CHECKED = 20
+"""All-reduces on the cable."""
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What happens to machine 1 after a third of the training.
+
+    Attributes:
+        signals: to its processes, before and after the time that it is down.
+        unplugs: whether its cable is pulled meanwhile.
+        returns: whether a new member takes its place afterwards.
+        slow: option of `TrainConfig`.
+    """
+
+    signals: tuple[signal.Signals, ...] = ()
+    unplugs: bool = False
+    returns: bool = False
+    slow: str | None = None
+
+
+FAULTS = {
+    "unplugged": Fault(unplugs=True),
+    "killed": Fault((signal.SIGKILL,), returns=True),
+    "stopped": Fault((signal.SIGSTOP, signal.SIGCONT)),
+    "8 times slower": Fault(slow="0=8"),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One training.
+
+    Attributes:
+        seconds: until the first machine reached the loss; infinite if it did not.
+        tokens: of the first machine until then.
+        sent: bytes of all machines.
+        trained_s: seconds of the whole training.
+    """
+
+    seconds: float
+    tokens: float
+    sent: int
+    trained_s: float
+
+    @property
+    def sent_until(self) -> float:
+        """Bytes of all machines until the loss, at an even rate."""
+        return self.sent * self.seconds / self.trained_s
+
+
+class Members:
+    """The members of one training, in a folder that is removed with them."""
+
+    def __init__(self, cable: Cable, target: Target | None, folder: Path) -> None:
+        self._cable, self._target, self._folder = cable, target, folder
+        self._running: list[subprocess.Popen[str]] = []
+
+    def start(self, machine: int, words: Sequence[str]) -> subprocess.Popen[str]:
+        """Start a program on a machine; its temporary files are in the folder."""
+        here = str(Path(__file__).resolve().parents[1])
+        process = self._cable.popen(
+            machine,
+            words,
+            stdout=subprocess.PIPE,
+            env={
+                **os.environ,
+                "TMPDIR": str(self._folder),
+                "PYTHONPATH": here,
+                "MLXHOG_CLUSTER_TOKEN": "across-machines",
+            },
+        )
+        self._running.append(process)
+        return process
+
+    def lead(self, address: str) -> None:
+        """Start the authority on machine 0, and wait until it is ready.
+
+        Raises:
+            SystemExit: it ended.
+        """
+        words = ["-m", "mlxhog", "cluster", "start", "--address", address, "--json"]
+        process = self.start(0, [sys.executable, *words])
+        assert process.stdout is not None, "start gives a pipe"
+        if not process.stdout.readline():
+            raise SystemExit(f"mlxhog cluster start ended with exit code {process.wait()}")
+
+    def train(self, machine: int, options: Mapping[str, Any]) -> subprocess.Popen[str]:
+        """Start a training that tells when it reached the target."""
+        assert self._target is not None, "members train to one"
+        asked = {
+            "bits": self._target.bits, "eval_tokens": self._target.eval_tokens, "options": options,
+        }  # fmt: skip
+        return self.start(machine, [sys.executable, "-m", "cluster.member", json.dumps(asked)])
+
+    def answer(self, process: subprocess.Popen[str], limit_s: float) -> dict[str, Any]:
+        """Wait for a program's last line.
+
+        Raises:
+            SystemExit: it ended with an error, or hangs.
+        """
+        try:
+            text, _ = process.communicate(timeout=limit_s)
+        except subprocess.TimeoutExpired:
+            raise SystemExit(f"a member has not ended after {limit_s:.0f} s") from None
+        if process.returncode:
+            raise SystemExit(f"a member ended with exit code {process.returncode}; see above")
+        answer: dict[str, Any] = json.loads(text.splitlines()[-1])
+        return answer
+
+    def end(self) -> None:
+        """Kill those that still run."""
+        for process in self._running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.communicate()  # which closes the pipe, too
+
+
+def train(
+    machines: int, target: Target, options: Mapping[str, Any], fault: Fault | None, down_s: float
+) -> Outcome:
+    """Train on machines that have a worker each, or on one that has two.
+
+    Raises:
+        SystemExit: the first machine ended with an error, or hangs.
+    """
+    seconds = options["time"]
+    with (
+        tempfile.TemporaryDirectory(prefix="mlxhog-across-") as folder,
+        Cable(LINK, max(2, machines)) as cable,
+    ):
+        members = Members(cable, target, Path(folder))
+        try:
+            if machines == 1:
+                first = members.train(0, {**options, "workers": "torch:cpu*2"})
+            else:
+                address = f"{cable.address(0)}:{PORT}"
+                members.lead(address)
+                own = {**options, "workers": "torch:cpu"}
+                first = members.train(0, {**own, "cluster": joined(address, 0)})
+                others = {**own, "cluster": joined(address, 1), "slow": fault and fault.slow}
+                second = members.train(1, others)
+                if fault is not None:
+                    time.sleep(seconds / 3)
+                    happen(fault, cable, second, down_s)
+                    if fault.returns:
+                        members.train(1, {**others, "time": seconds / 3})
+            answer = members.answer(first, seconds + LATE_S)
+        finally:
+            members.end()
+        return Outcome(
+            seconds=answer["seconds"] if answer["reached"] else math.inf,
+            tokens=answer["tokens"] if answer["reached"] else math.inf,
+            sent=sum(cable.sent),
+            trained_s=answer["trained_s"],
+        )
+
+
+def joined(address: str, machine: int) -> dict[str, str]:
+    """The option `cluster` of a member; all have the host name of this machine."""
+    return {"name": "torchft", "address": address, "machine": f"machine {machine}"}
+
+
+def happen(fault: Fault, cable: Cable, process: subprocess.Popen[str], down_s: float) -> None:
+    """Do to machine 1 what a fault is, and undo it."""
+    for number in fault.signals[:1]:
+        os.killpg(process.pid, number)
+    if fault.unplugs:
+        cable.unplug(1)
+    if fault.slow is None:
+        time.sleep(down_s)
+    cable.plug(1)
+    for number in fault.signals[1:]:
+        os.killpg(process.pid, number)
+
+
+def all_reduce(machines: int, floats: int) -> tuple[float, float]:
+    """Measure an all-reduce on the cable: its seconds, and the bytes of all machines."""
+    with (
+        tempfile.TemporaryDirectory(prefix="mlxhog-across-") as folder,
+        Cable(LINK, machines) as cable,
+    ):
+        members = Members(cable, None, Path(folder))
+        words = [sys.executable, "-m", "cluster.all_reduce", cable.address(0)]
+        numbers = [str(machines), str(floats), str(CHECKED)]
+        try:
+            started = [members.start(m, [*words, str(m), *numbers]) for m in range(machines)]
+            seconds = max(members.answer(one, LATE_S)["seconds"] for one in started)
+        finally:
+            members.end()
+        return seconds, sum(cable.sent) / (CHECKED + 1)
