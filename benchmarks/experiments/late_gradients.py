@@ -125,7 +125,7 @@ def _by_rule(
     scale: Scale, bench: Bench, late: int
 ) -> tuple[dict[str, list[Training]], list[Training]]:
     """Trainings of every rule and of one serial worker, and of plain lr with other seeds (A/A)."""
-    tokens = scale.pick(tiny=6_000, quick=25_000, full=1_500_000)
+    tokens = scale.pick(tiny=1_500, quick=25_000, full=1_500_000)
     common: dict[str, Any] = {"workers": "mlx:cpu", "tokens": tokens, "lr": LR}
     simulated = {"strategy": "sim", "sim_staleness": f"fixed:{late}"}
     rules = scale.pick(tiny=QUICK_RULES[:2], quick=QUICK_RULES, full=tuple(RULES))

@@ -38,7 +38,7 @@ ABOUT = Experiment(
 MODEL = """
 model_type: xlstm_v1
 vocab_size: 2048
-embedding_dim: 128
+embedding_dim: WIDTH
 num_blocks: 4
 slstm_at: [1]
 mlstm_block: {mlstm: {num_heads: 4}}
@@ -60,7 +60,6 @@ WAYS: dict[str, dict[str, Any]] = {
 LITTLE, SOME = "top 1 %", "top 10 %"
 QUICK_WAYS = (DENSE, SOME, LITTLE, DISJOINT)
 RATES, TUNED_ON = (0.002, 0.004, 0.008), 1  # no other training has that seed
-SETTLING = 20  # steps until a residual has its usual size
 FREE = 0.15  # nats per token: the most that two runs here differed by their races alone
 OVERHEAD = 2.0  # of a sparsified step's CPU time over a dense one's, at most
 
@@ -74,12 +73,19 @@ class Size:
     timed: int
     held_out: int
     replay: int
+    width: int = 128
+    settling: int = 20  # steps until a residual has its usual size
+
+    @property
+    def model(self) -> str:
+        """The architecture, as YAML."""
+        return MODEL.replace("WIDTH", str(self.width))
 
 
 def size_of(scale: Scale) -> Size:
     """The size of a mode."""
     return scale.pick(
-        tiny=Size(steps=12, supports=4, timed=2, held_out=2048, replay=20),
+        tiny=Size(steps=4, supports=2, timed=2, held_out=1024, replay=2, width=16, settling=2),
         quick=Size(steps=300, supports=20, timed=16, held_out=16_384, replay=400),
         full=Size(steps=2000, supports=96, timed=60, held_out=131_072, replay=4000),
     )
@@ -120,10 +126,10 @@ class Measured:
         return [a + b for a, b in zip(self.gradient_ms, self.write_ms, strict=True)]
 
 
-def config(folder: Path, way: str, *, steps: int, seed: int, lr: float) -> TrainConfig:
+def config(folder: Path, way: str, *, size: Size, seed: int, lr: float) -> TrainConfig:
     """A run of two lock-free workers that write in one of the ways."""
     model = folder / "model.yaml"
-    model.write_text(MODEL)
+    model.write_text(size.model)
     return TrainConfig(
         model=str(model),
         tokenizer="bpe:2000",
@@ -131,7 +137,7 @@ def config(folder: Path, way: str, *, steps: int, seed: int, lr: float) -> Train
         batch_size=2,
         workers="torch:cpu*2",
         threads=1,
-        steps=steps,
+        steps=size.steps,
         strategy="hogwild",
         optimizer="adamw",
         lr=lr,
@@ -154,7 +160,7 @@ def trained(options: TrainConfig) -> tuple[Path, float]:
 
 def measured(lane: Lane, size: Size, losses: list[float], tokens_per_s: float) -> Measured:
     """Supports of both workers, and what is lost where they write without locks."""
-    bits = [np.stack(lane.supports(size.supports, SETTLING, worker)) for worker in (0, 1)]
+    bits = [np.stack(lane.supports(size.supports, size.settling, worker)) for worker in (0, 1)]
     first, second = (Supports(part, lane.layout.n_floats) for part in bits)
     both = Supports(np.concatenate(bits), lane.layout.n_floats)
     return Measured(
@@ -192,7 +198,7 @@ def result(scale: Scale) -> Outcome:
     speeds: dict[str, float] = {}
 
     def end(way: str, seed: int) -> float:
-        options = config(folder, way, steps=size.steps, seed=seed, lr=step_sizes[way])
+        options = config(folder, way, size=size, seed=seed, lr=step_sizes[way])
         saved, speeds[way] = trained(options)
         lane = Lane(options, saved)
         loss = lane.loss(size.held_out)
@@ -223,12 +229,11 @@ def result(scale: Scale) -> Outcome:
             )
         ],
         settings={
-            "model": MODEL,
+            "model": size.model,
             "parameters": n,
             "lr": step_sizes,
             "ways": {way: WAYS[way] for way in chosen},
             "workers": "torch:cpu*2",
-            "settling_steps": SETTLING,
             **asdict(size),
         },
         results={way: asdict(one) for way, one in ways.items()},
@@ -320,7 +325,7 @@ def tune() -> None:
     def loss(way: str, lr: float) -> float:
         tried = {float(rate): one for rate, one in losses[way].items()}
         if lr not in tried:
-            options = config(folder, way, steps=size.steps, seed=TUNED_ON, lr=lr)
+            options = config(folder, way, size=size, seed=TUNED_ON, lr=lr)
             lane = Lane(options, trained(options)[0])
             losses[way][f"{lr:g}"] = lane.loss(size.held_out)
             lane.close()

@@ -77,16 +77,14 @@ def trained(folder: Path, killed: str, **options: object) -> list[dict[str, Any]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("killed", PAIR)
-def test_both_write_and_each_continues_when_the_other_is_killed(
-    tmp_path: Path, killed: str
-) -> None:
-    trained(tmp_path, killed, steps=200)
+def test_both_write_and_one_continues_when_the_other_is_killed(tmp_path: Path) -> None:
+    """The recorded run below kills the other of the two."""
+    trained(tmp_path, "mlx:gpu", steps=60)
 
 
 @pytest.mark.slow
 def test_a_recorded_run_with_a_killed_worker_replays_bit_for_bit(tmp_path: Path) -> None:
-    options = {"determinism": "record", "force": True, "optimizer": "muon", "steps": 60}
+    options = {"determinism": "record", "force": True, "optimizer": "muon", "steps": 40}
     replay, _ = trained(tmp_path, "torch:mps", **options)
     assert (replay["equal"], replay["deaths"]) == (True, 1)
     assert replay["workers"] == PAIR

@@ -59,7 +59,7 @@ def test_a_simulation_without_staleness_is_serial(tmp_path: Path) -> None:
     [
         {"strategy": "ssp", "slack": 1},
         {"strategy": "locked"},
-        {"strategy": "sim", "workers": "mlx:cpu", "sim_staleness": "uniform:0:3", "steps": 150},
+        {"strategy": "sim", "workers": "mlx:cpu", "sim_staleness": "uniform:0:3"},
         {"strategy": "hogwild", "delay_feedback": True},
     ],
     ids=lambda options: str(options["strategy"]),
@@ -68,7 +68,7 @@ def test_a_killed_worker_stops_no_other_and_the_run_reaches_its_last_step(
     tmp_path: Path, options: dict[str, object]
 ) -> None:
     """Even one that holds the lock, as it always does under `locked`."""
-    result = train_and_kill(small_config(tmp_path, **{"workers": TWO, "steps": 200, **options}))
+    result = train_and_kill(small_config(tmp_path, **{"workers": TWO, "steps": 60, **options}))
     assert result.lost_update_rate == 0.0
 
 

@@ -134,8 +134,8 @@ def train_and_kill(config: TrainConfig, kills: int = 1) -> Result:
 @pytest.mark.parametrize(
     "options",
     [
-        {"strategy": "hogwild", "steps": 200},
-        {"strategy": "sync", "steps": 80, "sync_shares": "speed", "slow": "1=3",
+        {"strategy": "hogwild", "steps": 60},
+        {"strategy": "sync", "steps": 40, "sync_shares": "speed", "slow": "1=3",
          "optimizer": "muon"},
     ],
     ids=lambda options: " ".join(map(str, options.values())),
@@ -149,9 +149,9 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
 def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(tmp_path: Path) -> None:
     """In rounds, which wait for both."""
     backends = ["mlx:cpu", "torch:cpu"]
-    config = small_config(tmp_path, workers=",".join(backends), strategy="sync", steps=80)
+    config = small_config(tmp_path, workers=",".join(backends), strategy="sync", steps=40)
     result = Killer(kills=2, backends=backends).train(config)
-    assert (result.status, result.restarts, result.steps) == ("done", 2, 80)
+    assert (result.status, result.restarts, result.steps) == ("done", 2, 40)
     assert [worker.backend for worker in result.workers] == backends
     assert all(worker.steps > 0 for worker in result.workers)
     assert_no_segment_stays()
@@ -167,9 +167,9 @@ def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(
     architecture.write_text("model: {dim: 16, layers: [edited, swiglu]}")
     options = {"model": str(architecture), "plugin": str(file), "workers": "mlx:cpu*2"}
     killer = Killer(kills=1, before=lambda: file.write_text("x = (\n"))
-    result = killer.train(small_config(tmp_path, **options, steps=200))
+    result = killer.train(small_config(tmp_path, **options, steps=60))
     assert file.read_text() == "x = (\n"
-    assert (result.status, result.restarts, result.steps) == ("done", 1, 200)
+    assert (result.status, result.restarts, result.steps) == ("done", 1, 60)
 
 
 class Deadly(Supervisor):
@@ -217,16 +217,16 @@ def test_a_run_whose_workers_all_die_together_reaches_its_last_step(
 ) -> None:
     monkeypatch.setattr(Deadly, "at", {"step"}, raising=False)
     monkeypatch.setattr(session, "Supervisor", Deadly)
-    config = small_config(tmp_path, **{"workers": "mlx:cpu*2", "steps": 50, **options})
+    config = small_config(tmp_path, **{"workers": "mlx:cpu*2", "steps": 30, **options})
     result = train(config)
     assert Deadly.at == set()
     assert result.restarts == len(result.workers)
-    assert (result.status, result.steps) == ("done", 50)
+    assert (result.status, result.steps) == ("done", 30)
     state = checkpoint.load(Path(str(result.checkpoint))).state
-    assert (state["used"]["steps"], state["left"]["steps"]) == (50, 0)
+    assert (state["used"]["steps"], state["left"]["steps"]) == (30, 0)
 
 
-@pytest.mark.parametrize(("strategy", "steps"), [("sync", 60), ("avg_runs", 100)])
+@pytest.mark.parametrize(("strategy", "steps"), [("sync", 30), ("avg_runs", 50)])
 def test_workers_that_die_at_every_command_cost_no_step_and_no_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, steps: int
 ) -> None:
