@@ -38,7 +38,7 @@ from training.schedules import (
     train,
 )
 
-BUDGET = {"order": 110, "quick_s": 190, "full_s": 8400}
+BUDGET = {"order": 110, "quick_s": 190, "full_s": 750}
 ABOUT = Experiment(
     name="backoff",
     title="Exponential back-off beside 1/k and constant steps",
@@ -84,7 +84,7 @@ Slopes = Mapping[str, Mapping[tuple[str, float], Sequence[float]]]
 
 def problems(scale: Scale) -> dict[str, Training]:
     """What is trained in a mode."""
-    rows, epochs = scale.pick(tiny=(200, 12), quick=(5000, 256), full=(20_000, 256))
+    rows, epochs = scale.pick(tiny=(200, 12), quick=(5000, 256), full=(5000, 256))
     squares = LeastSquares(
         rows=rows,
         features=scale.pick(tiny=20, quick=500, full=500),
@@ -95,7 +95,7 @@ def problems(scale: Scale) -> dict[str, Training]:
     rows_of_copying = (
         ("seq_len", 40),
         ("tokens_to_copy", 4),
-        ("train_rows", scale.pick(tiny=64, quick=1600, full=6400)),
+        ("train_rows", scale.pick(tiny=64, quick=1600, full=1600)),
         ("test_rows", scale.pick(tiny=16, quick=1024, full=1024)),
     )
     return {
@@ -104,14 +104,14 @@ def problems(scale: Scale) -> dict[str, Training]:
         "xlstm": scale.pick(
             tiny=Language(32, 1, gradients=8, batch=2, seq_len=32, held_out=1024),
             quick=Language(64, 2, gradients=400, batch=2, seq_len=128, held_out=8192),
-            full=Language(128, 4, gradients=2400, batch=2, seq_len=256, held_out=65_536),
+            full=Language(64, 2, gradients=800, batch=2, seq_len=128, held_out=8192),
         ),
         "mad": Candidate(
             task="selective-copying",
             values=rows_of_copying,
             layers="mlstm(h4) swiglu",
             dim=scale.pick(tiny=16, quick=64, full=64),
-            gradients=scale.pick(tiny=8, quick=200, full=800),
+            gradients=scale.pick(tiny=8, quick=200, full=400),
             batch=32,
         ),
     }

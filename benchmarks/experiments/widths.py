@@ -22,7 +22,7 @@ from training.alone import ALONE, model_of, train_alone
 from mlxhog import TrainConfig
 from mlxhog.config import optimizers
 
-BUDGET = {"order": 120, "full_s": 3600}
+BUDGET = {"order": 120, "full_s": 550}
 ABOUT = Experiment(
     name="widths",
     title="One step size for every width",
@@ -89,7 +89,7 @@ def size_of(scale: Scale) -> Size:
     size: Size = scale.pick(
         tiny=Size((32, 64), 1, 32, 4, 1024, (1,)),
         quick=Size((64, 128), 2, 128, 200, 16_384, (1, 2, 3)),
-        full=Size((64, 128, 256), 4, 256, 1200, 65_536, (1, 2, 3, 4, 5), ("muon", "adamw")),
+        full=Size((64, 128, 256), 4, 256, 200, 16_384, (1, 2, 3), ("muon", "adamw")),
     )
     return size
 
