@@ -18,7 +18,7 @@ from mad.throughput import again, searched
 from mlxhog.mad.study.study import Study
 from mlxhog.models.mad.sequence import canonical, parse
 
-BUDGET = {"order": 75, "quick_s": 60, "full_s": 250}
+BUDGET = {"order": 75, "quick_s": 60, "full_s": 130}
 ABOUT = Experiment(
     name="architecture_search",
     title="A search of ten architectures, serial and in parallel",
@@ -29,7 +29,7 @@ ABOUT = Experiment(
         "Candidates are independent trainings: no worker writes another's parameters."
     ),
     packages=("torch",),
-    full_seeds=10,
+    full_seeds=6,
 )
 SEQUENCES = (
     "ssd swiglu ssd swiglu",

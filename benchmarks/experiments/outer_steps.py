@@ -14,7 +14,7 @@ from harness.claims import Claim, Twin
 from harness.estimates import Mean
 from harness.interleaved import take_turns
 
-BUDGET = {"order": 200, "quick_s": 100, "full_s": 450}
+BUDGET = {"order": 200, "quick_s": 100, "full_s": 350}
 ABOUT = Experiment(
     name="outer_steps",
     title="DiLoCo against Local SGD on a language model",
@@ -42,8 +42,8 @@ SGD, ADAMW, DILOCO = ARMS
 def result(scale: Scale) -> Outcome:
     """Train the three."""
     bench = Bench(replace(setup(scale), looks=4))
-    tokens = scale.pick(tiny=2_048, quick=10_000, full=150_000)
-    every = scale.pick(tiny=4, quick=5, full=15)
+    tokens = scale.pick(tiny=2_048, quick=10_000, full=100_000)
+    every = scale.pick(tiny=4, quick=5, full=10)
     searched = {name: tuned(bench, scale, name, tokens, every) for name in ARMS}
     best = {name: found.best for name, found in searched.items()}
 

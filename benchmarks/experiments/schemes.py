@@ -2,7 +2,7 @@
 
     python benchmarks/experiments/schemes.py          two equal workers, three seeds
     python benchmarks/experiments/schemes.py --full   every arm and condition, five seeds: an hour
-    python benchmarks/experiments/schemes.py --tune   search the settings of --full: a quarter of an hour
+    python benchmarks/experiments/schemes.py --tune   search the settings of --full: 15 minutes
 
 All train to 2.1 bits per byte, as `unequal_workers.py --quick` does. Each finished training is a
 line of `schemes.runs.jsonl`; an interrupted run continues after them.
@@ -34,11 +34,11 @@ ABOUT = Experiment(
         "One process with one and two threads, and two and four workers of one thread each, train "
         "the same model with Muon until a held-out loss: in rounds (equal shares, or shares by "
         "speed), lock-free (each worker writes all parameters, or by blocks: only those that no "
-        "other worker writes), in turn, and each on its own with one average at the end. A search has chosen "
-        "the step size of each, with a worse one on either side, and its amount of text. Workers "
-        "are equal; one is four times slower; or all take six times as long for one gradient in "
-        "ten, at random. Ratios are of pairs with the same seed. Four workers share the two cores "
-        "of this machine."
+        "other worker writes), in turn, and each on its own with one average at the end. A search "
+        "has chosen the step size of each, with a worse one on either side, and its amount of "
+        "text. Workers are equal; one is four times slower; or all take six times as long for one "
+        "gradient in ten, at random. Ratios are of pairs with the same seed. Four workers share "
+        "the two cores of this machine."
     ),
     packages=("torch",),
     full=False,  # until --tune has searched its step sizes; then BUDGET has "full_s": 3300

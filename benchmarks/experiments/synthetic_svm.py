@@ -27,7 +27,7 @@ from harness.machine import cores
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
 
-BUDGET = {"order": 30, "quick_s": 70, "full_s": 250}
+BUDGET = {"order": 30, "quick_s": 70, "full_s": 200}
 ABOUT = Experiment(
     name="synthetic_svm",
     title="A synthetic SVM by Hogwild, round-robin and synchronous SGD",
@@ -40,7 +40,7 @@ ABOUT = Experiment(
         "each epoch, which a short epoch does not repay."
     ),
     quick_seeds=5,
-    full_seeds=8,
+    full_seeds=6,
 )
 SCHEMES = ("hogwild", "round_robin", "sync")
 LIMIT = 0.0885  # hinge after 200 epochs, 3 % above the recorded serial run

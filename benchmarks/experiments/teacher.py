@@ -1,7 +1,7 @@
 """What does a teacher of counted n-grams gain after equally many tokens, and what does it cost?
 
     python benchmarks/experiments/teacher.py          50,000 tokens, three seeds: a minute
-    python benchmarks/experiments/teacher.py --full   200,000 tokens, three seeds: five minutes
+    python benchmarks/experiments/teacher.py --full   100,000 tokens, three seeds: four minutes
 
 Tokens are counted, so a busy machine changes no loss; the cost of a step wants a quiet one.
 """
@@ -22,7 +22,7 @@ from harness.interleaved import with_twin
 
 from mlxhog.config.optimizers import MUON_LR
 
-BUDGET = {"order": 140, "full_s": 400}
+BUDGET = {"order": 140, "full_s": 220}
 ABOUT = Experiment(
     name="teacher",
     title="Counted n-grams as a teacher",
@@ -46,7 +46,7 @@ def result(scale: Scale) -> Outcome:
     """Train every arm with every seed."""
     held_out: int = scale.pick(tiny=1024, quick=32_768, full=32_768)
     bench = Bench(replace(setup(scale), looks=2, eval_tokens=held_out))
-    tokens: int = scale.pick(tiny=2_000, quick=50_000, full=200_000)
+    tokens: int = scale.pick(tiny=2_000, quick=50_000, full=100_000)
     seeds = scale.pick(tiny=(1,), quick=(1, 2, 3), full=(1, 2, 3))
 
     def trained(name: str, seed: int) -> Training:
