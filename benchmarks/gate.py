@@ -1,7 +1,7 @@
 """The gate of ssp, in real runs whose workers are killed: clocks stay together, and nobody waits.
 
     python benchmarks/gate.py                         100 runs, about ten minutes
-    python benchmarks/gate.py --runs 40               what all.py --full runs
+    python benchmarks/gate.py --runs 30               what all.py --full runs
 
 Each run has three workers, one of them slow now and then, a slack drawn from 0 to 3, and two
 workers killed at random moments. Meanwhile its clocks are read until two reads agree, so that what
@@ -27,7 +27,7 @@ from mlxhog.errors import ArenaError
 from mlxhog.report.metrics import Result
 from mlxhog.strategies.ssp import clocks_of
 
-BUDGET = {"order": 350, "full_s": 240, "full": ["--runs", "40"]}
+BUDGET = {"order": 350, "full_s": 180, "full": ["--runs", "30"]}
 WORKERS, STEPS, KILLS = 3, 400, 2
 
 
