@@ -27,7 +27,7 @@ from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
 
 BUDGET = {
-    "order": 10, "full_s": 600, "full": [],
+    "order": 10, "full_s": 100, "full": ["--quick"],
     "tiny": ["--turns", "1", "--size", "500"],
 }  # fmt: skip
 # Million entries a second on a quiet Zen 5 core, of one set, as the specification records them.

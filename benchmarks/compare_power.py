@@ -38,7 +38,8 @@ from mlxhog.theory.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
 from mlxhog.theory.pairs import Comparison, Side, Terms
 
 BUDGET = {
-    "order": 370, "quick_s": 20, "quick": ["--only", "simulated"], "full_s": 9000, "full": [],
+    "order": 370, "quick_s": 20, "quick": ["--only", "simulated"], "full_s": 300,
+    "full": ["--quick", "--pairs", "8"],
 }  # fmt: skip
 PLANNED = 6
 GAIN = 0.01

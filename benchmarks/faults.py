@@ -1,7 +1,7 @@
 """Do damaged files and interrupted runs end as they should, and how often at most do they not?
 
-    python benchmarks/faults.py            5,200 damaged files, 3 interruptions of each kind
-    python benchmarks/faults.py --quick    520 and 1
+    python benchmarks/faults.py            4,000 damaged files, 3 interruptions of each kind
+    python benchmarks/faults.py --quick    400 and 1
 
 `tests.faults.fuzz_loaders` damages files of every kind and loads them: each is refused by an error
 that names it, in bounded time and memory. `tests.faults.interrupted_runs` ends runs by every signal
@@ -21,7 +21,7 @@ from harness.claims import Findings, flags, measured
 from harness.estimates import Share
 from harness.machine import ROOT
 
-BUDGET = {"order": 320, "full_s": 900, "full": []}
+BUDGET = {"order": 320, "full_s": 600, "full": []}
 MOST_FILES, MOST_RUNS = 0.001, 0.1
 
 
@@ -54,7 +54,7 @@ def interrupted_runs(repeat: int) -> Share:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Count both."""
-    files = damaged_files(520 if chosen.quick else 5200)
+    files = damaged_files(400 if chosen.quick else 4000)
     runs = interrupted_runs(1 if chosen.quick else 3)
     findings.exact("damaged files that are not refused as they should be", files.events, 0)
     findings.at_most("share of such files", files, MOST_FILES, timing=False)

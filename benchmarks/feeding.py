@@ -1,7 +1,7 @@
 """Examples posted to a run that follows, through kills, full disks and bad files: none is lost.
 
     python benchmarks/feeding.py                      10,000 examples, some minutes
-    python benchmarks/feeding.py --quick              500
+    python benchmarks/feeding.py --examples 2000      what all.py --full runs
 
 Clients post examples, one each, to the server of a run, in four parts. In the second and the last,
 trainer and server are killed with SIGKILL and started again; in the third, the disk of the run is
@@ -46,7 +46,7 @@ from mlxhog.errors import RunError
 sys.path.insert(0, str(ROOT))  # the small disk is that of the tests
 from tests.small_disk import small_disk  # noqa: E402
 
-BUDGET = {"order": 360, "full_s": 600, "full": []}
+BUDGET = {"order": 360, "full_s": 240, "full": ["--examples", "2000"]}
 CLIENTS = 8
 LIMIT_S = 300.0
 STOP_S = 60.0
@@ -324,10 +324,12 @@ def _runs(folder: Path) -> Path:
 
 def main() -> int:
     """Measure, and print the claims."""
+    parser = flags(__doc__)
+    parser.add_argument("--examples", type=int, default=10_000)
     return measured(
         "feeding",
-        flags(__doc__, quick="500 examples").parse_args(),
-        lambda findings, chosen: measure(findings, 500 if chosen.quick else 10_000),
+        parser.parse_args(),
+        lambda findings, chosen: measure(findings, chosen.examples),
         packages=("torch", "starlette", "uvicorn"),
     )
 

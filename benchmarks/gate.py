@@ -1,7 +1,7 @@
 """The gate of ssp, in real runs whose workers are killed: clocks stay together, and nobody waits.
 
     python benchmarks/gate.py                         100 runs, about ten minutes
-    python benchmarks/gate.py --quick                 10
+    python benchmarks/gate.py --runs 30               what all.py --full runs
 
 Each run has three workers, one of them slow now and then, a slack drawn from 0 to 3, and two
 workers killed at random moments. Meanwhile its clocks are read until two reads agree, so that what
@@ -27,7 +27,7 @@ from mlxhog.errors import ArenaError
 from mlxhog.report.metrics import Result
 from mlxhog.strategies.ssp import clocks_of
 
-BUDGET = {"order": 350, "full_s": 600, "full": []}
+BUDGET = {"order": 350, "full_s": 180, "full": ["--runs", "30"]}
 WORKERS, STEPS, KILLS = 3, 400, 2
 
 
@@ -82,7 +82,7 @@ def run(seed: int, slack: int) -> tuple[Result, Clocks, int]:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Run, and count what was kept."""
-    runs = 10 if chosen.quick else 100
+    runs = chosen.runs
     reached = within = kills = reads = 0
     late, worst = 0, 0
     for seed in range(runs):
@@ -108,8 +108,9 @@ def measure(findings: Findings, chosen: Namespace) -> None:
 
 def main() -> int:
     """Measure, and print the claims."""
-    chosen = flags(__doc__, quick="10 runs").parse_args()
-    return measured("gate", chosen, measure, packages=("mlx",))
+    parser = flags(__doc__)
+    parser.add_argument("--runs", type=int, default=100)
+    return measured("gate", parser.parse_args(), measure, packages=("mlx",))
 
 
 if __name__ == "__main__":

@@ -36,8 +36,8 @@ from mlxhog.theory.simulator.schemes import (
 )
 from mlxhog.theory.simulator.workers import Worker, worker_of
 
-BUDGET = {"order": 380, "full_s": 600, "full": []}
-STEPS = 400
+BUDGET = {"order": 380, "full_s": 500, "full": []}
+STEPS = 250
 WITHIN = 0.10
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4}
 PERIOD = 16

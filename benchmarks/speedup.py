@@ -34,7 +34,7 @@ from training.time_to_loss import Race, Target
 
 from mlxhog.report.shares import in_words, shares
 
-BUDGET = {"order": 430, "full_s": 5400, "full": []}
+BUDGET = {"order": 430, "full_s": 850, "full": ["--only", "default-loss"]}
 MINUTE = {"model": "minute", "tokenizer": "auto"}
 """What `mlxhog train` trains without options."""
 TORCH, MLX, BOTH = "torch:cpu*2", "mlx:cpu*2", "mlx:cpu,torch:cpu"
@@ -77,7 +77,11 @@ BYTES_MODEL = Contest(
 )
 DEFAULT_MODEL = Contest(
     target=Target(1.6, {"muon": 400_000}, options=MINUTE),
-    raced=tuple(("muon", arm) for arm in RACED if arm != "serial 1 thread"),
+    raced=(
+        ("muon", "serial 2 threads"),
+        ("muon", "sync by speed mlx+torch"),
+        ("muon", "hogwild mlx+torch"),
+    ),
     own="muon sync by speed mlx+torch",  # what `auto` chooses for equal workers
     rivals={"muon serial 2 threads": 1.3},
 )

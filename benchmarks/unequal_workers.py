@@ -46,7 +46,10 @@ from training.time_to_loss import GRIDS, Race, Target
 
 from mlxhog.data.corpora import read_sotu
 
-BUDGET = {"order": 440, "full_s": 5400, "full": []}
+BUDGET = {
+    "order": 440, "full_s": 500,
+    "full": ["--quick", "--only", "loss", "--condition", "random sleeps"],
+}  # fmt: skip
 ARMS = ("serial 1 thread", "serial 2 threads", "sync", "sync by speed", "hogwild")
 EQUAL, QUARTER, SLEEPS = "equal", "one 4x slower", "random sleeps"
 LATE, UNEVEN = "one joins late", "uneven lengths"

@@ -21,7 +21,7 @@ from mlxhog.strategies.local_sgd import average_share, keep_anchor, take_average
 from mlxhog.strategies.rounds import Rounds
 from mlxhog.strategies.scaffold import CONTROL, Scaffold
 
-BUDGET = {"order": 190, "quick_s": 70, "full_s": 3600}
+BUDGET = {"order": 190, "quick_s": 70, "full_s": 150}
 ABOUT = Experiment(
     name="clients",
     title="Which method serves clients best whose data differ",
@@ -34,7 +34,7 @@ ABOUT = Experiment(
     ),
     packages=("scikit-learn",),
     quick_seeds=5,
-    full_seeds=16,
+    full_seeds=8,
 )
 CLIENTS, LOCAL_STEPS = 4, 10
 WANTED = 0.8  # the document's accuracy, to which rounds are counted
@@ -56,7 +56,7 @@ Runs = dict[str, list[Course]]
 def result(scale: Scale) -> Outcome:
     """Train every method at every division."""
     alphas = scale.pick(tiny=(1.0,), quick=(1.0, 0.1, 0.01), full=(1.0, 0.1, 0.01))
-    rounds = scale.pick(tiny=1, quick=15, full=60)
+    rounds = scale.pick(tiny=1, quick=15, full=20)
     rates = scale.pick(tiny=(0.1,), quick=RATES, full=RATES)
     runs: dict[float, Runs] = {}
     searched: dict[str, dict[str, Search]] = {}

@@ -14,7 +14,7 @@ from mlxhog.classic.generators import sparse_regression
 from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SPARSE_WRITES, SparseLinear
 
-BUDGET = {"order": 150, "quick_s": 40, "full_s": 1800}
+BUDGET = {"order": 150, "quick_s": 40, "full_s": 200}
 ABOUT = Experiment(
     name="density",
     title="From which density on lock-free steps are worse than locked ones",
@@ -71,7 +71,7 @@ def delayed(rows: SparseRows, *, late: int, epochs: int, beta: float, seed: int)
 
 def result(scale: Scale) -> Outcome:
     """Train at every density."""
-    n, d = scale.pick(tiny=(200, 400), quick=(2_000, 2_000), full=(20_000, 10_000))
+    n, d = scale.pick(tiny=(200, 400), quick=(2_000, 2_000), full=(3_000, 3_000))
     epochs = scale.pick(tiny=2, quick=8, full=10)
     densities = scale.pick(tiny=(0.01, 0.5), quick=QUICK_DENSITIES, full=DENSITIES)
     many = scale.pick(tiny=2, quick=WORKERS, full=WORKERS)

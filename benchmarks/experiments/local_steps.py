@@ -25,7 +25,7 @@ from harness.interleaved import take_turns
 
 from mlxhog.theory.local_steps import growth_of, interval_by_cost
 
-BUDGET = {"order": 180, "quick_s": 70, "full_s": 1800}
+BUDGET = {"order": 180, "quick_s": 70, "full_s": 150}
 ABOUT = Experiment(
     name="local_steps",
     title="Synchronous steps against local ones, and which interval is best",
@@ -38,7 +38,7 @@ ABOUT = Experiment(
     ),
     packages=("scikit-learn",),
     quick_seeds=6,
-    full_seeds=32,
+    full_seeds=12,
 )
 WORKERS = 4
 STEP_S, AVERAGE_S = 0.1, 0.05

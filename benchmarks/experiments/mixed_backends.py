@@ -28,7 +28,7 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim.updates import Rows
 
-BUDGET = {"order": 90, "quick_s": 60, "full_s": 3600}
+BUDGET = {"order": 90, "quick_s": 60, "full_s": 700}
 ABOUT = Experiment(
     name="mixed_backends",
     title="MLX and PyTorch workers together against one backend alone",
@@ -68,7 +68,7 @@ def arms(scale: Scale) -> list[Arm]:
 def result(scale: Scale) -> Outcome:
     """Train by every mix, and compare the backends number by number."""
     bench, runs = Bench(setup(scale)), Runs(ABOUT, scale)
-    tokens = scale.pick(tiny=12_000, quick=40_000, full=600_000)
+    tokens = scale.pick(tiny=12_000, quick=40_000, full=150_000)
 
     def train(arm: Arm, seed: int) -> Training:
         def trained() -> dict[str, Any]:

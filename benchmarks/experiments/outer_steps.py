@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -13,7 +14,7 @@ from harness.claims import Claim, Twin
 from harness.estimates import Mean
 from harness.interleaved import take_turns
 
-BUDGET = {"order": 200, "quick_s": 100, "full_s": 3600}
+BUDGET = {"order": 200, "quick_s": 100, "full_s": 350}
 ABOUT = Experiment(
     name="outer_steps",
     title="DiLoCo against Local SGD on a language model",
@@ -25,6 +26,7 @@ ABOUT = Experiment(
         "that nothing else uses. The second arm tells the inner optimizer from the outer step."
     ),
     packages=("torch",),
+    full_seeds=3,
 )
 WORKERS = 2
 ARMS: dict[str, dict[str, Any]] = {
@@ -39,9 +41,9 @@ SGD, ADAMW, DILOCO = ARMS
 
 def result(scale: Scale) -> Outcome:
     """Train the three."""
-    bench = Bench(setup(scale))
-    tokens = scale.pick(tiny=2_048, quick=10_000, full=600_000)
-    every = scale.pick(tiny=4, quick=5, full=50)
+    bench = Bench(replace(setup(scale), looks=4))
+    tokens = scale.pick(tiny=2_048, quick=10_000, full=100_000)
+    every = scale.pick(tiny=4, quick=5, full=10)
     searched = {name: tuned(bench, scale, name, tokens, every) for name in ARMS}
     best = {name: found.best for name, found in searched.items()}
 

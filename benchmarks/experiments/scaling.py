@@ -26,7 +26,7 @@ from mlxhog.theory.simulator import Prediction, schemes, simulate, time_to_loss
 from mlxhog.theory.simulator.times import Constant
 from mlxhog.theory.simulator.workers import Worker
 
-BUDGET = {"order": 70, "quick_s": 110, "full_s": 7200}
+BUDGET = {"order": 70, "quick_s": 110, "full_s": 1600}
 ABOUT = Experiment(
     name="scaling",
     title="Serial against Hogwild with 1 to 16 workers",
@@ -40,6 +40,7 @@ ABOUT = Experiment(
         "costs of a serial step and from the gradients that these workers took to that loss."
     ),
     packages=("torch", "mlx"),
+    full_seeds=3,
 )
 TIE = 0.02  # bits per byte by which final losses may differ and still be called identical
 PREDICTION = "M2 Ultra of the document: 24 cores, 800 GB/s"
@@ -85,11 +86,13 @@ def settings(scale: Scale) -> tuple[Cell, ...]:
         tokens = scale.pick(tiny=12_000, quick=80_000, full=0)
         return (Cell("torch", common, torch, (1, 2), tokens),)
     every = (1, 2, 4, 8, 16)
-    wide = Setup({"hidden_size": 512, "num_hidden_layers": 6}, looks=12, eval_tokens=16_384)
+    wide = Setup(
+        {"hidden_size": 512, "num_hidden_layers": 6}, seq_len=128, looks=5, eval_tokens=4096
+    )
     return (
-        Cell("torch", common, torch, every, 600_000),
-        Cell("mlx", common, mlx, every, 600_000),
-        Cell("torch, 512 x 6", wide, torch, every, 100_000, once=True),
+        Cell("torch", common, torch, every, 200_000),
+        Cell("mlx", common, mlx, every, 200_000),
+        Cell("torch, 512 x 6", wide, torch, every, 20_000, once=True),
     )
 
 

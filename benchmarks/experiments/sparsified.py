@@ -26,7 +26,7 @@ from training.sparse_writing import Lane, in_turns, lost_share
 from mlxhog import TrainConfig, train
 from mlxhog.theory.supports import Estimate, Supports, estimate_delta, estimate_omega, estimate_rho
 
-BUDGET = {"order": 100, "quick_s": 80, "full_s": 3600}
+BUDGET = {"order": 100, "quick_s": 80, "full_s": 400}
 ABOUT = Experiment(
     name="sparsified",
     title="Sparsified training: error feedback, sampled heads, disjoint blocks",
@@ -87,7 +87,7 @@ def size_of(scale: Scale) -> Size:
     return scale.pick(
         tiny=Size(steps=4, supports=2, timed=2, held_out=1024, replay=2, width=16, settling=2),
         quick=Size(steps=300, supports=20, timed=16, held_out=16_384, replay=400),
-        full=Size(steps=2000, supports=96, timed=60, held_out=131_072, replay=4000),
+        full=Size(steps=500, supports=40, timed=40, held_out=32_768, replay=1000),
     )
 
 

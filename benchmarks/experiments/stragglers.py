@@ -18,7 +18,7 @@ from training.recording import QUIET_OPTIONS
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint.run import Run
 
-BUDGET = {"order": 170, "quick_s": 35, "full_s": 600}
+BUDGET = {"order": 170, "quick_s": 35, "full_s": 100}
 ABOUT = Experiment(
     name="stragglers",
     title="Waiting for the slowest of n workers",
@@ -49,7 +49,7 @@ Draw = Callable[[int], Seconds]
 def result(scale: Scale) -> Outcome:
     """Draw, measure, fit."""
     rounds = scale.pick(tiny=50, quick=1000, full=4000)
-    steps = scale.pick(tiny=20, quick=400, full=4000)
+    steps = scale.pick(tiny=20, quick=400, full=1000)
     measured = {seed: step_times(scale, steps, seed) for seed in scale.seeds}
     every = np.concatenate(list(measured.values()))
     rng = np.random.default_rng(0)

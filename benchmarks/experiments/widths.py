@@ -22,13 +22,13 @@ from training.alone import ALONE, model_of, train_alone
 from mlxhog import TrainConfig
 from mlxhog.config import optimizers
 
-BUDGET = {"order": 120, "full_s": 3600}
+BUDGET = {"order": 120, "full_s": 250}
 ABOUT = Experiment(
     name="widths",
     title="One step size for every width",
     source="Yang et al. 2022 (mu-P), arXiv:2203.03466",
     about=(
-        "xLSTMs of 4 blocks and 4 heads on bytes, at three widths, each trained for equally many "
+        "xLSTMs of 4 heads on bytes, at three widths, each trained for equally many "
         "gradients, at the step size that --lr auto takes for its width, at half of "
         "it and at twice as much. A step size that moves with the width as mu-P asks should be "
         "near the best one at each. Counting gradients, a busy machine changes nothing."
@@ -89,7 +89,7 @@ def size_of(scale: Scale) -> Size:
     size: Size = scale.pick(
         tiny=Size((32, 64), 1, 32, 4, 1024, (1,)),
         quick=Size((64, 128), 2, 128, 200, 16_384, (1, 2, 3)),
-        full=Size((64, 128, 256), 4, 256, 1200, 65_536, (1, 2, 3, 4, 5), ("muon", "adamw")),
+        full=Size((64, 128, 256), 2, 128, 200, 16_384, (1, 2, 3), ("muon", "adamw")),
     )
     return size
 

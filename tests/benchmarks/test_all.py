@@ -129,6 +129,10 @@ def test_quick_is_half_an_hour_of_what_every_script_states(everything: Any) -> N
     assert sum(script.expected_s for script in quick) <= 1800
 
 
+def test_full_is_five_hours_of_what_every_script_states(everything: Any) -> None:
+    assert sum(script.expected_s for script in everything.scripts("full")) <= 18_000
+
+
 def test_modes_that_a_script_states_are_those_that_it_offers(everything: Any, load: Any) -> None:
     for path in (BENCHMARKS / "experiments").glob("*.py"):
         assert load(path.stem).ABOUT.full == ("full_s" in everything.budget(path)), path.stem

@@ -27,7 +27,7 @@ def verdicts(staleness: Any, load: Any, cost: Any) -> list[str]:
                 k = round(n * share)
                 job = staleness.Job((staleness.SERIAL, 1), model, seed, k, 1e-3)
                 ends[job] = {"bits": 1000 / k, "staleness": 0.0}
-            for name, count in staleness.arms(scale):
+            for name, count in staleness.arms(scale, model):
                 bits = 1000 / (n / cost(count - 1, seed))
                 job = staleness.Job((name, count), model, seed, n, 1e-3)
                 ends[job] = {"bits": bits, "staleness": count - 1}
@@ -60,10 +60,12 @@ def test_seeds_that_disagree_decide_nothing(staleness: Any, load: Any) -> None:
 def test_every_arm_is_a_training_that_can_be_and_reaches_staleness_31(
     staleness: Any, load: Any
 ) -> None:
-    arms = staleness.arms(load("experiment.record").Scale("full"))
-    for name, count in arms:
-        TrainConfig(**staleness.options(name, count), lr=1e-3)
-    for rule in (staleness.BEST, staleness.BEST_ADAMW):
-        assert max(count - 1 for name, count in arms if name == rule) == 31
+    full = load("experiment.record").Scale("full")
+    for model in staleness.models(full):
+        arms = staleness.arms(full, model)
+        for name, count in arms:
+            TrainConfig(**staleness.options(name, count), lr=1e-3)
+        for rule in (staleness.BEST, staleness.BEST_ADAMW):
+            assert max(count - 1 for name, count in arms if name == rule) == 31
     with pytest.raises(SystemExit, match="AdamW in turn, looking ahead, 32 .*--tune"):
         staleness.settings(load("experiment.record").Scale("full"))

@@ -70,7 +70,7 @@ def setup(scale: Scale) -> Setup:
     """The trainings of a mode."""
     tiny = Setup({"hidden_size": 32, "num_hidden_layers": 1}, seq_len=32, looks=4, eval_tokens=1024)
     small = Setup({"hidden_size": 128, "num_hidden_layers": 4}, looks=5)
-    full = Setup(small.sizes, looks=24, eval_tokens=65_536)
+    full = Setup(small.sizes, looks=10)
     sizes: Setup = scale.pick(tiny=tiny, quick=small, full=full)
     return sizes
 
