@@ -85,13 +85,6 @@ ARMS: Mapping[str, Arm] = {
 }
 
 
-def arms_of(scale: Scale) -> Mapping[str, Arm]:
-    """What a mode compares with today's default: without training, the ends of the way."""
-    ends = {name: ARMS[name] for name in (BEFORE, NOW)}
-    arms: Mapping[str, Arm] = scale.pick(tiny=ends, quick=ARMS, full=ARMS)
-    return arms
-
-
 def _bits(job: tuple[str, Scale, int]) -> float:
     name, scale, seed = job
     return ARMS[name].bits(scale, seed)
@@ -99,10 +92,9 @@ def _bits(job: tuple[str, Scale, int]) -> float:
 
 def result(scale: Scale) -> Outcome:
     """Train every arm with every seed, one on each core, and today's default with others (A/A)."""
-    arms = arms_of(scale)
     again = [(NOW, scale, other_seed(seed)) for seed in scale.seeds]
-    jobs = [(name, scale, seed) for seed, name in product(scale.seeds, arms)]
-    bits: dict[str, list[float]] = {name: [] for name in arms}
+    jobs = [(name, scale, seed) for seed, name in product(scale.seeds, ARMS)]
+    bits: dict[str, list[float]] = {name: [] for name in ARMS}
     with ProcessPoolExecutor(len(cores()), multiprocessing.get_context("spawn")) as pool:
         ends = []
         for (name, _, seed), end in zip(
@@ -139,7 +131,7 @@ def result(scale: Scale) -> Outcome:
         ],
         settings={
             "tokens": round(tokens_of(scale)),
-            "arms": {name: dict(arm.options) for name, arm in arms.items()},
+            "arms": {name: dict(arm.options) for name, arm in ARMS.items()},
         },
         results={"bits_per_byte": bits},
         twins=[Twin.of(NOW, bits[NOW], ends[len(jobs) :])],

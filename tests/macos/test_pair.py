@@ -77,9 +77,11 @@ def trained(folder: Path, killed: str, **options: object) -> list[dict[str, Any]
 
 
 @pytest.mark.slow
-def test_both_write_and_one_continues_when_the_other_is_killed(tmp_path: Path) -> None:
-    """The recorded run below kills the other of the two."""
-    trained(tmp_path, "mlx:gpu", steps=60)
+@pytest.mark.parametrize("killed", PAIR)
+def test_both_write_and_each_continues_when_the_other_is_killed(
+    tmp_path: Path, killed: str
+) -> None:
+    trained(tmp_path, killed, steps=60)
 
 
 @pytest.mark.slow

@@ -39,7 +39,7 @@ RUNS: dict[str, dict[str, Any]] = {
     "scaffold": {"optimizer": "momentum", "local_work": "2,4", **TWO},
     "diloco": {"average_every": 4, "inner_state": "average", **THREE, **FALLING},
 }  # fmt: skip
-STEPS = 24
+STEPS = 32
 
 
 def config_of(folder: Path, strategy: str, **options: object) -> Any:
