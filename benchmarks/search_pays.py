@@ -2,10 +2,10 @@
 
     python benchmarks/search_pays.py --quick               the whole way, small: about five minutes
     python benchmarks/search_pays.py --dry-run             how long the long run takes here
-    python benchmarks/search_pays.py                       the long run, hours: stage after stage
+    python benchmarks/search_pays.py                       the long run, two hours: stage after stage
     python benchmarks/search_pays.py --only correlation    one stage
 
-    search        `mlxhog mad search` over mixers and channel maps for two hours, then `mad vote`
+    search        `mlxhog mad search` over mixers and channel maps for 30 minutes, then `mad vote`
                   and `mad scale` to eight layers
     models        the winner, xLSTM[7:1] and a Transformer (attention with rotary positions and
                   SwiGLU; its step size is the best of three, the others have the default) as

@@ -46,16 +46,16 @@ class Scale:
         architectures: first ones of the list.
     """
 
-    search_budget: str = "2h"
+    search_budget: str = "30m"
     mixers: tuple[str, ...] = MIXERS
     tasks: str | None = None
     steps: int | None = None
     dim: int | None = None
     width: int = 128
-    tokens: int = 2_000_000
-    seconds: float = 180.0
+    tokens: int = 600_000
+    seconds: float = 60.0
     n_seeds: int = 5
-    mad_seeds: int = 2
+    mad_seeds: int = 1
     architectures: int = len(ARCHITECTURES)
 
 
