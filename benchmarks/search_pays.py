@@ -2,7 +2,7 @@
 
     python benchmarks/search_pays.py --quick               the whole way, small: about five minutes
     python benchmarks/search_pays.py --dry-run             how long the long run takes here
-    python benchmarks/search_pays.py                       the long run, two hours: stage after stage
+    python benchmarks/search_pays.py                       the long run, two hours, in stages
     python benchmarks/search_pays.py --only correlation    one stage
 
     search        `mlxhog mad search` over mixers and channel maps for 30 minutes, then `mad vote`
