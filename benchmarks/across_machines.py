@@ -14,7 +14,8 @@ workers. With AdamW and with Muon as the inner optimizer, whose times are compar
 on the same cable for each step that `--strategy sync` needs to the loss on one machine. The time of
 sync over the cable is computed: its time on one machine, and these all-reduces.
 `faults`: the same race while machine 1 is unplugged, killed and started again, stopped, or eight
-times slower. Nothing of the first machine may end with an error.
+times slower. No machine but the killed one may end with an error, and a pulled plug may cost one
+round of one machine.
 `outer`: one arena with outer steps (SNOO, arXiv:2510.15830: one replica) beside one without.
 `predicted`: 2 to 8 Macs by the simulator: predictions, not measurements; no Mac was there.
 """
@@ -31,7 +32,7 @@ from typing import Any
 
 from cluster.races import FAULTS, LINK, Fault, Outcome, all_reduce, train
 from harness.claims import Findings, flags, measured
-from harness.estimates import Ratio
+from harness.estimates import Mean, Ratio
 from training.time_to_loss import BATCH_SIZES, Target
 
 from mlxhog import TrainConfig
@@ -264,6 +265,9 @@ def compare(
         }  # fmt: skip
     for name in FAULTS if "faults" in parts else ():
         findings.results[f"{name} / one arena, {optimizer}"] = ratio(name, "one arena")
+        lost = Mean.of(one.lost / max(1.0, one.round_tokens) for one in raced[name])
+        claim = f"{name}, {optimizer}: tokens lost, in rounds of one machine"
+        findings.at_most(claim, lost, 1.0, timing=False)
 
 
 def parameters() -> int:

@@ -30,6 +30,9 @@ def main() -> int:
         "tokens": reached_tokens if crossing else None,
         "trained_s": run.result.seconds,
         "trained_tokens": run.result.tokens,
+        "rounds": run.cluster.get("rounds", 0),
+        "committed": run.cluster.get("tokens_committed", 0),
+        "lost": run.cluster.get("tokens_lost", 0),
     }
     print(json.dumps(answer), flush=True)
     return 0

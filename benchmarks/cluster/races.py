@@ -63,12 +63,16 @@ class Outcome:
         tokens: of the first machine until then.
         sent: bytes of all machines.
         trained_s: seconds of the whole training.
+        lost: tokens that the machines declare lost; a killed one declares nothing.
+        round_tokens: of a round of the first machine, on average.
     """
 
     seconds: float
     tokens: float
     sent: int
     trained_s: float
+    lost: int
+    round_tokens: float
 
     @property
     def sent_until(self) -> float:
@@ -149,7 +153,7 @@ def train(
     """Train on machines that have a worker each, or on one that has two.
 
     Raises:
-        SystemExit: the first machine ended with an error, or hangs.
+        SystemExit: a machine that nobody killed ended with an error, or hangs.
     """
     seconds = options["time"]
     with (
@@ -159,27 +163,31 @@ def train(
         members = Members(cable, target, Path(folder))
         try:
             if machines == 1:
-                first = members.train(0, {**options, "workers": "torch:cpu*2"})
+                alive = [members.train(0, {**options, "workers": "torch:cpu*2"})]
             else:
                 address = f"{cable.address(0)}:{PORT}"
                 members.lead(address)
                 own = {**options, "workers": "torch:cpu"}
-                first = members.train(0, {**own, "cluster": joined(address, 0)})
+                alive = [members.train(0, {**own, "cluster": joined(address, 0)})]
                 others = {**own, "cluster": joined(address, 1), "slow": fault and fault.slow}
                 second = members.train(1, others)
                 if fault is not None:
                     time.sleep(seconds / 3)
                     happen(fault, cable, second, down_s)
-                    if fault.returns:
-                        members.train(1, {**others, "time": seconds / 3})
-            answer = members.answer(first, seconds + LATE_S)
+                if fault is not None and fault.returns:
+                    second = members.train(1, {**others, "time": seconds / 3})
+                alive.append(second)
+            answers = [members.answer(one, seconds + LATE_S) for one in alive]
         finally:
             members.end()
+        answer = answers[0]
         return Outcome(
             seconds=answer["seconds"] if answer["reached"] else math.inf,
             tokens=answer["tokens"] if answer["reached"] else math.inf,
             sent=sum(cable.sent),
             trained_s=answer["trained_s"],
+            lost=sum(one["lost"] for one in answers),
+            round_tokens=answer["committed"] / max(1, answer["rounds"]),
         )
 
 

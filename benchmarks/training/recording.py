@@ -8,6 +8,7 @@ takes time from it. Times are seconds since all workers were ready.
 from __future__ import annotations
 
 import atexit
+import json
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -46,11 +47,12 @@ class Point:
 
 @dataclass
 class Recorded:
-    """A finished run and its points."""
+    """A finished run, its points, and its part in a cluster as run.json has it."""
 
     result: Result
     points: list[Point]
     pss_bytes: int
+    cluster: dict[str, Any]
 
 
 @dataclass
@@ -104,7 +106,8 @@ def record(*, keep_params: bool = False, **options: Any) -> Recorded:
         params = recorder.arena.params.copy() if keep_params else None  # at rest by now
         points.append(Point(result.seconds, result.tokens, params))
         recorder.arena.close()
-        return Recorded(result, points, recorder.pss_bytes)
+        status = json.loads((Path(result.run) / "run.json").read_text())
+        return Recorded(result, points, recorder.pss_bytes, status.get("cluster", {}))
     finally:
         shutil.rmtree(out)
 
