@@ -11,6 +11,7 @@ samplers   every sampler of `mad search` proposes candidates one at a time and g
            candidate of the best 5 % and of the best 1 %. Each is compared with random draws by
            a paired test: random signs of the differences, Holm's correction over all comparisons.
            "random again" are random draws with other seeds: the test must not tell them apart.
+           "optuna" is the TPE of that library, to which ours is compared, too.
            Kept is the regret at the largest budget on the seeds that the search did not see.
 halving    the time that pruning saves in a random search of 80 candidates, and the score it loses
 
@@ -32,13 +33,16 @@ import numpy as np
 from harness.claims import Findings, Mean, flags, measured
 from harness.machine import ROOT
 from mad.halving import HalvingReplay, rungs_of
+from mad.optuna_tpe import OptunaTPE
 from mad.surface import Surface, load
 from numpy.typing import NDArray
 
 from mlxhog.errors import MlxhogError
+from mlxhog.mad.search.samplers import CandidateSampler, SpaceSampler
 
 Float64 = NDArray[np.float64]
-ARMS = ("evolution", "tpe", "random again")
+BESIDE = "tpe beside optuna"
+ARMS = ("evolution", "tpe", "optuna", "random again")
 BUDGETS = (20, 40, 80, 160)
 SHARES = (0.05, 0.01)
 ETAS = (2, 3, 4)
@@ -60,7 +64,7 @@ def main() -> int:
     if chosen.repeats is not None and chosen.repeats < 2:
         parser.error(f"--repeats is {chosen.repeats}; an interval needs 2 at least")
     try:
-        return measured("samplers", chosen, measure, packages=("scipy",))
+        return measured("samplers", chosen, measure, packages=("scipy", "optuna"))
     except MlxhogError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -134,6 +138,13 @@ def good(scores: Float64, share: float) -> float:
     return float(np.sort(scores)[-math.ceil(share * len(scores))])
 
 
+def sampler_of(surface: Surface, name: str, seed: int) -> CandidateSampler:
+    """Return a sampler of `mad search`, or Optuna's."""
+    own = surface.planning(sampler="tpe" if name == "optuna" else name, sampler_seed=seed).sampler()
+    assert isinstance(own, SpaceSampler), "a surface has a space"
+    return OptunaTPE(own.candidates, seed) if name == "optuna" else own
+
+
 def play(
     surface: Surface, sampler: str, scores: Float64, repeats: int, *, first: int = 0
 ) -> Replays:
@@ -150,7 +161,7 @@ def play(
     orders = []
     for repeat in range(repeats):
         seen = scores[repeat % len(scores)]
-        proposals = surface.planning(sampler=sampler, sampler_seed=first + repeat).sampler()
+        proposals = sampler_of(surface, sampler, first + repeat)
         order: list[int] = []
         least, reached = good(seen, min(SHARES)), False
         while len(order) < max(BUDGETS) or not reached:
@@ -165,7 +176,7 @@ def play(
 
 
 def replay_samplers(findings: Findings, surface: Surface, repeats: int) -> None:
-    """Compare every sampler with random draws."""
+    """Compare every sampler with random draws, and our TPE with Optuna's."""
     scores = surface.scores()
     random = play(surface, "random", scores, repeats)
     replays = {"random": random}
@@ -179,6 +190,8 @@ def replay_samplers(findings: Findings, surface: Surface, repeats: int) -> None:
     }
     keys = [(arm, name) for arm in ARMS for name in quantities]
     differences = [quantities[name](replays[arm]) - quantities[name](random) for arm, name in keys]
+    keys += [(BESIDE, name) for name in quantities]
+    differences += [of(replays["tpe"]) - of(replays["optuna"]) for of in quantities.values()]
     adjusted = holm([p_value(values) for values in differences])
     verdicts = {
         key: verdict(values, p) for key, values, p in zip(keys, differences, adjusted, strict=True)
@@ -195,9 +208,13 @@ def replay_samplers(findings: Findings, surface: Surface, repeats: int) -> None:
             kept = own.kept(max(budgets, default=len(surface.runs)))
             rows[arm]["kept"] = asdict(Mean.of(kept.tolist())) | {"verdict": ""}
     _print(rows)
+    print(f"  {BESIDE}")
+    for name in quantities:
+        print(f"    {name:18} {verdicts[BESIDE, name]}")
     false_verdicts = sum(verdicts["random again", name] != EQUAL for name in quantities)
     findings.exact("comparisons that tell random draws from random draws", false_verdicts, 0)
     findings.results["samplers"] = rows
+    findings.results[BESIDE] = {name: verdicts[BESIDE, name] for name in quantities}
 
 
 def p_value(differences: Float64) -> float:

@@ -184,7 +184,7 @@ def test_some_tasks_of_a_surface_are_a_surface(surface: Any) -> None:
         surface.only(["memorization"])
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", [*SAMPLERS, "optuna"])
 def test_a_replay_makes_the_proposals_of_the_sampler(
     samplers: ModuleType, surface: Any, name: str
 ) -> None:
@@ -192,7 +192,8 @@ def test_a_replay_makes_the_proposals_of_the_sampler(
     replays = samplers.play(surface, name, scores, 2, first=5)
     candidates = list(surface.runs)
     for seen, seed, order in zip(scores, (5, 6), replays.orders, strict=True):
-        sampler = surface.planning(sampler=name, sampler_seed=seed).sampler()
+        sampler = samplers.sampler_of(surface, name, seed)
+        assert len(set(order)) == len(order)
         for number in order:
             layers = sampler.ask()
             assert canonical(layers) == candidates[number]
@@ -243,6 +244,7 @@ def test_the_report_compares_every_sampler_and_cannot_tell_random_from_random(
     rows = findings.results["samplers"]
     assert set(rows) == {"random", *samplers.ARMS}
     assert rows["evolution"]["regret at 20"]["verdict"] in ("better", "worse", "cannot be told")
+    assert set(findings.results["tpe beside optuna"]) == set(rows["tpe"]) - {"kept"}
     assert ("kept" in rows["tpe"]) == (len(seeds) > 1)
 
 

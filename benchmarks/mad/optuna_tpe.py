@@ -1,0 +1,53 @@
+"""Optuna's TPE as a sampler of `mad search`: the library beside which ours has to stand."""
+
+from __future__ import annotations
+
+import optuna
+
+from mlxhog.mad.search.candidates import CandidateSet, Layers
+from mlxhog.mad.search.samplers import SpaceSampler
+
+MOST_REPEATS = 256
+"""Proposals of Optuna that are no new candidate, before a random one is taken."""
+
+
+class OptunaTPE(SpaceSampler):
+    """Proposes by `optuna.samplers.TPESampler` with its defaults, a categorical choice for a slot.
+
+    A candidate that Optuna repeats gets its score again, and counts as no proposal. For spaces of
+    one depth, without a budget.
+    """
+
+    def __init__(self, candidates: CandidateSet, seed: int) -> None:
+        super().__init__(candidates, seed)
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        sampler = optuna.samplers.TPESampler(seed=seed)
+        self._study = optuna.create_study(direction="maximize", sampler=sampler)
+        (depth,) = candidates.space.depths
+        self._slots = candidates.space.slots(depth)
+        self._trial: optuna.Trial | None = None
+
+    def choose(self) -> Layers | None:
+        """Return a proposal of Optuna that is new, or a random candidate."""
+        if self.is_over:
+            return None
+        for _ in range(MOST_REPEATS):
+            trial = self._study.ask()
+            plan = [
+                layers[trial.suggest_categorical(f"slot {slot}", range(len(layers)))]
+                for slot, layers in enumerate(self._slots)
+            ]
+            layers = self.candidates.build(plan)
+            assert layers is not None, "every choice is a candidate"
+            if self.is_new(layers):
+                self._trial = trial
+                return layers
+            self._study.tell(trial, self.scores[layers])
+        self._trial = None
+        return self.any_unseen()
+
+    def tell(self, layers: Layers, score: float) -> None:
+        """Record the score, also with Optuna unless the candidate was a random one."""
+        super().tell(layers, score)
+        if self._trial is not None:
+            self._study.tell(self._trial, score)
