@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.backends.gpu_share import WATCHDOG
 from tests import kept
 
 HERE = Path(__file__).parent
@@ -49,11 +50,13 @@ def libsystem() -> Path:
 def environment(**facts: object) -> dict[str, str]:
     """The environment that puts a process and its children on "macOS".
 
+    A test of this process that made a GPU backend may have set `WATCHDOG`, as a user's does not.
+
     Args:
         facts: FAKE_* settings of `libsystem.cpp`, FAKE_METAL, FAKE_NO_MPS and FAKE_NATIVE_LOG.
     """
     return {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != WATCHDOG},
         "LD_PRELOAD": str(libsystem()),
         "PYTHONPATH": os.pathsep.join([str(HERE / "site"), str(ROOT)]),
         "FAKE_CORES": "4",
