@@ -39,6 +39,7 @@ MINUTE = {"model": "minute", "tokenizer": "auto"}
 """What `mlxhog train` trains without options."""
 TORCH, MLX, BOTH = "torch:cpu*2", "mlx:cpu*2", "mlx:cpu,torch:cpu"
 SEEDS = (1, 2, 3, 4, 5)
+PSS_REPEATS = 5
 
 
 RACED = (
@@ -193,27 +194,28 @@ def memory(findings: Findings, chosen: Namespace) -> None:
         "snapshot": {"predict": "none"},
         "predicted": {"predict": "own"},
     }
-    pss = {
-        way: record(workers=TORCH, steps=40, **common, **options).pss_bytes
-        for way, options in ways.items()
-    }
-    more = {
-        n: record(workers=f"torch:cpu*{n}", steps=40, **common, **ways["live"]).pss_bytes
-        for n in ((4,) if chosen.quick else (4, 8))
-    }
+
+    def sizes(workers: str, **options: Any) -> list[int]:
+        runs = range(PSS_REPEATS)
+        return [record(workers=workers, steps=40, **common, **options).pss_bytes for _ in runs]
+
+    pss = {f"2 workers, {way}": sizes(TORCH, **options) for way, options in ways.items()}
+    for n in (1, 4) if chosen.quick else (1, 4, 8):
+        pss[f"{n} workers, live"] = sizes(f"torch:cpu*{n}", **ways["live"])
     print("\nproportional set size of the workers, MB")
-    for way, n_bytes in pss.items():
-        print(f"  2 torch workers, {way:9} {n_bytes / 1e6:7.0f}")
-    for n, n_bytes in more.items():
-        print(f"  {n} torch workers, live      {n_bytes / 1e6:7.0f}")
-    findings.results["pss_bytes"] = pss | {f"live, {n} workers": b for n, b in more.items()}
+    for name, own in pss.items():
+        print(f"  {name:20} {median(own) / 1e6:7.0f}")
+    findings.results["pss_bytes"] = pss
     findings.results["parameter_bytes"] = parameters
+    live = pss["2 workers, live"]
     for way, copies in (("snapshot", 1), ("predicted", 2)):
-        extra = (pss[way] - pss["live"]) / 2 / parameters
-        findings.at_most(f"{way}: parameter copies per worker", extra, copies + 0.3)
-    each = (more[4] - pss["live"]) / 2
-    alone = record(workers="torch:cpu", steps=40, **common, **ways["live"]).pss_bytes
-    findings.at_most("a further live worker / the first one's memory", each / alone, 1.0)
+        pairs = zip(pss[f"2 workers, {way}"], live, strict=True)
+        extra = Mean.of((own - least) / 2 / parameters for own, least in pairs)
+        findings.at_most(f"{way}: parameter copies per worker", extra, copies + 0.3, timing=False)
+    triples = zip(pss["4 workers, live"], live, pss["1 workers, live"], strict=True)
+    further = Mean.of((four - two) / 2 / one for four, two, one in triples)
+    name = "a further live worker / the first one's memory"
+    findings.at_most(name, further, 1.0, timing=False)
 
 
 def default_command(findings: Findings, chosen: Namespace) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from itertools import pairwise
 from multiprocessing.connection import Connection
 from pathlib import Path
 from statistics import median
 
-from harness.claims import Findings, Sample
+from harness.claims import Findings, Mean, Sample
 from harness.interleaved import answer, spawned
 from harness.machine import resident
 from mad.throughput import execute, trivial
@@ -20,6 +21,8 @@ RUNS, SEEDS, PARALLEL = 1000, 10, 2
 OVERHEAD_S, GROWTH = 0.020, 0.05
 READ_EVERY_S = 0.2
 FAILED = -1
+BATCH = 100
+"""Runs whose time is one sample."""
 WARM = 200
 """Runs after which memory is looked at first: until then pools and caches fill."""
 
@@ -34,9 +37,11 @@ STUDY = Study(
 def scheduler(findings: Findings, folder: Path) -> None:
     """Run them, and read the store from another process meanwhile."""
     memory: dict[int, int] = {}
+    began = dict[int, float]()  # of each batch
 
     def watch(progress: StudyProgress) -> None:
         memory[progress.done] = resident()[0]
+        began.setdefault(progress.done // BATCH, time.monotonic())
 
     with spawned(_read, folder / "trivial") as (pipe, _):
         answer(pipe, "the reader")  # it is ready
@@ -48,10 +53,12 @@ def scheduler(findings: Findings, folder: Path) -> None:
     ended = len(store.records())
     early = median([size for done, size in memory.items() if WARM <= done < 2 * WARM])
     growth = max(memory.values()) / early - 1
+    batches = (later - before for before, later in pairwise(began[k] for k in sorted(began)))
+    each_s = Mean.of(batch_s / BATCH for batch_s in batches)
     findings.exact("trivial runs with a record", ended, RUNS)
     findings.exact("reads of the store while it was written that failed", reads.count(FAILED), 0)
     findings.exact("reads that saw fewer runs than the one before", _backwards(reads), 0)
-    findings.at_most("scheduler: seconds per trivial run", seconds / RUNS, OVERHEAD_S)
+    findings.at_most("scheduler: seconds per trivial run", each_s, OVERHEAD_S)
     findings.at_most("scheduler: growth of its memory", growth, GROWTH, timing=False)
     findings.results["scheduler"] = {
         "runs": RUNS,
