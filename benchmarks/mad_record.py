@@ -2,7 +2,7 @@
 
     python benchmarks/mad_record.py --quick      two tasks, one seed: a few minutes, proves the way
     python benchmarks/mad_record.py --dry-run    what the reduced grid takes here, measured
-    python benchmarks/mad_record.py              the reduced grid: about 3 hours on two cores
+    python benchmarks/mad_record.py              the reduced grid, 2 seeds: about 7 hours on 2 cores
     python benchmarks/mad_record.py --full --executor ray --ray-address auto --parallel 64
                                                  the published grid, 396 runs a row, on a cluster
 

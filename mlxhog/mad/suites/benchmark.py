@@ -75,7 +75,7 @@ def smoke() -> Suite:
 
 
 def reduced() -> Suite:
-    """15 settings of the axes of `full` at the sizes of `smoke`: 15 minutes on one core."""
+    """15 settings of the axes of `full` at the sizes of `smoke`: half an hour on one core."""
     settings: list[Setting] = []
     for task, axes in _REDUCED.items():
         settings += [_small(task)]
