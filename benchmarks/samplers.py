@@ -12,7 +12,8 @@ samplers   every sampler of `mad search` proposes candidates one at a time and g
            a paired test: random signs of the differences, Holm's correction over all comparisons.
            "random again" are random draws with other seeds: the test must not tell them apart.
            "optuna" is the TPE of that library, to which ours is compared, too.
-           Kept is the regret at the largest budget on the seeds that the search did not see.
+           Kept is the regret at the largest budget on the seeds that the search did not see, if
+           the surface has more than one.
 halving    the time that pruning saves in a random search of 80 candidates, and the score it loses
 
 A sampler sees one seed of the surface in each repeat, and all seeds in turn.

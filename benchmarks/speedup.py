@@ -1,7 +1,7 @@
 """Training speed of small worker mixes: tokens per second, and time to the same held-out loss.
 
     python benchmarks/speedup.py                   an hour and a half
-    python benchmarks/speedup.py --quick           throughput, steps and memory, under 5 minutes
+    python benchmarks/speedup.py --quick           throughput, steps and memory, about 9 minutes
     python benchmarks/speedup.py --tune            search the settings of the trainings to a loss
     python benchmarks/speedup.py --only loss --seeds 1 2 3
                                                    some of: throughput steps memory command loss

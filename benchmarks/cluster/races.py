@@ -153,7 +153,7 @@ def train(
     """Train on machines that have a worker each, or on one that has two.
 
     Raises:
-        SystemExit: a machine that nobody killed ended with an error, or hangs.
+        SystemExit: a machine that was not killed ended with an error, or hangs.
     """
     seconds = options["time"]
     with (
