@@ -61,7 +61,7 @@ class SpaceSampler(CandidateSampler):
     def __init__(self, candidates: CandidateSet, seed: int) -> None:
         self.candidates, self._seed = candidates, seed
         self.proposed: dict[Layers, None] = {}
-        self.scores: dict[Layers, float] = {}  # in the order of `tell`
+        self.scores: dict[Layers, float] = {}  # in the order of the first `tell`
 
     def ask(self) -> Layers | None:
         """Return the next candidate, and record it."""
@@ -75,9 +75,9 @@ class SpaceSampler(CandidateSampler):
         """Return a candidate that was not proposed; None at the end of the space."""
 
     def tell(self, layers: Layers, score: float) -> None:
-        """Record the first score of a candidate."""
+        """Record the score of a candidate; a later one, of repeated runs, takes its place."""
         self.recall(layers)
-        self.scores.setdefault(layers, score)
+        self.scores[layers] = score
 
     def recall(self, layers: Layers) -> None:
         """Record the proposal."""
