@@ -61,7 +61,6 @@ FIRST_SHARES = {INVERSE: 1.0, BACKOFF: 0.5}
 """Where the search for K begins, as a share of the gradients: the best of `backoff`."""
 GRADIENTS = 600
 TUNING_SEEDS = (101,)
-BEYOND = 16.0  # bits per byte that a diverged run counts as; a uniform guess has 8
 
 Arm = tuple[str, str]
 """Optimizer, schedule."""
@@ -87,7 +86,7 @@ class Cell:
             workers=workers(2),
             **rule.options(self.gradients, COSINE),
         )
-        return Trained(min(one.end, BEYOND))
+        return Trained(one.end)
 
 
 def optimizers(scale: Scale) -> tuple[str, ...]:
