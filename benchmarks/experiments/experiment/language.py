@@ -194,7 +194,7 @@ class Bench:
         return training
 
     def bits(self, point: Point) -> float:
-        """Held-out bits per byte at a point, `WORST_BITS` at most: estimates need finite numbers."""
+        """Held-out bits per byte at a point, finite as estimates ask: `WORST_BITS` at most."""
         assert point.params is not None
         bits = self.held_out.bits_per_byte(point.params)
         return min(bits, WORST_BITS) if math.isfinite(bits) else WORST_BITS
