@@ -26,6 +26,9 @@ from mlxhog import TrainConfig
 SETTINGS = Path(__file__).parent.with_name("time_to_loss_settings.json")
 UNTOLD = "cannot be told"
 SHORTER = 0.85  # factor between two amounts that are tried
+MOST_TEXT = 3.0
+"""Times the first amount of text that the search for one tries. What does not get there by then
+(runs averaged once may never) is trained on the largest amount tried, and its runs do not reach."""
 
 TORCH = {"workers": "torch:cpu*2", "threads": 1}
 FOUR = {"workers": "torch:cpu*4", "threads": 1}
@@ -60,8 +63,11 @@ TUNED_AS = {
 
 RATES = {
     "adamw": (5e-4, 7e-4, 1e-3, 1.5e-3, 3e-3, 6e-3),
-    "muon": (1e-3, 1.5e-3, 2.1e-3, 3e-3, 4.2e-3, 6e-3, 8.5e-3, 1.2e-2, 1.7e-2, 2.4e-2),
-}
+    "muon": (
+        3.5e-4, 5e-4, 7e-4, 1e-3, 1.5e-3, 2.1e-3, 3e-3, 4.2e-3, 6e-3, 8.5e-3, 1.2e-2, 1.7e-2,
+        2.4e-2,
+    ),
+}  # fmt: skip
 """Step sizes that may be tried."""
 
 
@@ -178,12 +184,14 @@ class Reached:
     Attributes:
         seconds: of training; infinite where it did not.
         tokens: likewise.
+        trained_s: of the whole run.
         tokens_per_s: over the whole run.
         staleness: mean over all workers.
     """
 
     seconds: float
     tokens: float
+    trained_s: float
     tokens_per_s: float
     staleness: float
 
@@ -211,7 +219,8 @@ class Race:
         reports = run.result.workers
         late = sum(report.mean_staleness * report.steps for report in reports)
         steps = max(1, sum(report.steps for report in reports))
-        return Reached(took, tokens, run.result.tokens_per_s, late / steps)
+        whole = run.result
+        return Reached(took, tokens, whole.seconds, whole.tokens_per_s, late / steps)
 
     def tune(self, optimizer: str, arms: Iterable[str]) -> None:
         """Search the settings of arms, and write them down; known trials are not repeated."""
@@ -265,10 +274,15 @@ def best_point(
 
 
 def enough(tokens: int, limit: float, trial: Callable[[int], float]) -> int:
-    """The amount of text that ends at a loss, by its logarithm, between two that are tried."""
+    """The amount of text that ends at a loss, by its logarithm, between two that are tried.
+
+    The largest one tried, where the loss is still above that after `MOST_TEXT` times the text.
+    """
     losses = {tokens: trial(tokens)}
-    while min(losses.values()) > limit:
+    while not min(losses.values()) <= limit:
         longer = int(max(losses) / SHORTER)
+        if longer > MOST_TEXT * tokens:
+            return max(losses)
         losses[longer] = trial(longer)
     while max(losses.values()) <= limit:
         shorter = int(min(losses) * SHORTER)

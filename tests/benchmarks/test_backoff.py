@@ -111,11 +111,18 @@ def test_lock_free_back_off_is_compared_with_each_schedule_seed_by_seed(
     assert [one.verdict for one in cell._compared(bits)] == [verdict, verdict]
 
 
-def test_every_schedule_of_lock_free_workers_is_a_training_that_can_be(load: Any) -> None:
+def test_every_schedule_of_lock_free_workers_begins_at_its_step_size(load: Any) -> None:
     cell, schedules = load("lock_free_schedules"), load("training.schedules")
     for name in (cell.BACKOFF, *cell.RIVALS):
-        rule = schedules.Rule(name, 1e-3, 0.5)
-        options = rule.options(100, cell.COSINE)
-        assert TrainConfig(strategy="hogwild", workers="torch:cpu*2", **options).strategy
-    with pytest.raises(SystemExit, match="--tune"):
+        options = cell.rule_options(schedules.Rule(name, 1e-3, 0.5), 100)
+        config = TrainConfig(strategy="hogwild", workers="torch:cpu*2", **options)
+        assert config.schedule.at(1e-3, 0.0, 0) == 1e-3, name
+
+
+def test_lock_free_schedules_are_refused_without_settings_of_every_one(
+    load: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cell = load("lock_free_schedules")
+    monkeypatch.setattr(cell, "recorded", lambda name: {})
+    with pytest.raises(SystemExit, match="muon, back-off; .*--tune"):
         cell.settings(load("experiment.record").Scale("full"))

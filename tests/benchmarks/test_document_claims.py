@@ -153,3 +153,25 @@ def test_the_papers_tables_are_refused_without_a_step_size_of_every_arm(load: An
     rates = {"RCV1": {"serial": 0.5, "hogwild": 0.5, "lossless": 0.5, "aig": 0.5}}
     with pytest.raises(SystemExit, match="RCV1 has no .* for round_robin; .*--tune"):
         tables._measured_arms("RCV1", problem_of("lossless", "racy"), 2, rates)
+
+
+def test_an_interval_whose_runs_miss_the_accuracy_decides_nothing(load: Any) -> None:
+    steps, course = load("local_steps"), load("experiment.digits").Course
+
+    def run(every: int, accuracy: float, more: int) -> Any:
+        return course(accuracy=[accuracy], gradients=[400 + every + more], network_bytes=[1000])
+
+    runs = {every: [run(every, 0.96, more) for more in (0, 1, 2)] for every in steps.INTERVALS}
+    runs[50][1] = run(50, 0.9, 0)
+    first = steps.compared(runs, 0.95)[0]
+    assert "50: 1 of 3 miss it" in first.measured
+    ends = {claim.name: claim.ended for claim in first.rests_on}
+    assert ends["seconds of interval 7 / of 50"] == "cannot_be_told"
+
+
+@pytest.mark.parametrize("bits", [math.nan, math.inf, 40.0])
+def test_a_training_that_diverged_has_a_loss_that_can_be_averaged(load: Any, bits: float) -> None:
+    language = load("experiment.language")
+    bench = object.__new__(language.Bench)
+    bench.held_out = SimpleNamespace(bits_per_byte=lambda params: bits)
+    assert bench.bits(SimpleNamespace(params=np.zeros(1))) == language.WORST_BITS

@@ -73,6 +73,22 @@ def test_a_run_that_did_not_reach_the_loss_decides_nothing(schemes: Any, load: A
     assert level.ended == "cannot_be_told"
 
 
+def test_runs_averaged_once_that_never_get_there_are_no_improvement(
+    schemes: Any, load: Any
+) -> None:
+    record = load("experiment.record")
+    scale = record.Scale("full", seeds=(1, 2, 3, 4, 5))
+    runs = trained(schemes, scale, {})
+    for one in runs[schemes.EQUAL, schemes.ONCE, 2]:
+        one |= {"trained_s": 3.0 * one["seconds"], "seconds": None, "tokens": None}
+    outcome = record.together_corrected(schemes.outcome(scale, runs, {}, 0.0))
+    (averaged,) = [one for one in outcome.compared if one.claim.startswith("MapReduce")]
+    assert averaged.verdict == "holds"
+    rows = {(row["scheme"], row["reached"]) for row in outcome.table}
+    assert {(schemes.ONCE, "0 of 5"), (schemes.FREE, "5 of 5")} <= rows
+    schemes.draw(outcome).canvas.draw()
+
+
 def test_recorded_step_sizes_have_a_worse_one_on_either_side(load: Any) -> None:
     races = load("training.time_to_loss")
     document, checked = json.loads(races.SETTINGS.read_text()), 0

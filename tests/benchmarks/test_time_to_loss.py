@@ -80,13 +80,23 @@ def test_a_search_widens_until_the_best_step_size_has_a_worse_one_on_either_side
         races.best_point(races.Grid(1.0, 2.0), rates[:2], trial)
 
 
-@pytest.mark.parametrize("tokens", [100, 1000, 20_000])
+@pytest.mark.parametrize("tokens", [400, 1000, 20_000])
 def test_an_amount_of_text_lies_between_two_that_were_tried(races: Any, tokens: int) -> None:
     def loss(tokens: int) -> float:
         return 3.0 - 0.1 * math.log(tokens)
 
     found = races.enough(tokens, limit=loss(1000), trial=loss)
     assert abs(found - 1000) <= 2
+
+
+def test_a_loss_that_no_text_reaches_ends_the_search_for_one(races: Any) -> None:
+    tried = []
+
+    def loss(tokens: int) -> float:
+        tried.append(tokens)
+        return 3.0
+
+    assert races.enough(1000, limit=2.0, trial=loss) == max(tried) <= 3000
 
 
 def test_a_race_of_hours_asks_for_missing_settings_first(load: Any, races: Any) -> None:

@@ -19,6 +19,8 @@ from experiment.record import Scale, say
 from mlxhog import TrainConfig
 
 BATCH, SEQ = 2, 256
+WORST_BITS = 16.0
+"""Bits per byte that a diverged training counts as; a uniform guess has 8."""
 
 
 @dataclass(frozen=True)
@@ -192,10 +194,10 @@ class Bench:
         return training
 
     def bits(self, point: Point) -> float:
-        """Held-out bits per byte at a point."""
+        """Held-out bits per byte at a point, finite as estimates ask: `WORST_BITS` at most."""
         assert point.params is not None
         bits = self.held_out.bits_per_byte(point.params)
-        return bits if math.isfinite(bits) else math.inf
+        return min(bits, WORST_BITS) if math.isfinite(bits) else WORST_BITS
 
 
 def _spread(points: list[Point], looks: int) -> list[Point]:
