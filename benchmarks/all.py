@@ -15,8 +15,11 @@ modes' own flags; another benchmark is run in the modes for which it states flag
 seconds is left out.
 
 Every script runs in a process of its own. Results and logs are in `results/MODE/`. A script that
-has ended with this mode at this commit, with no changes, is not run again without --again; so a run
-continues where it was interrupted. A script that fails does not stop the others.
+has ended with this mode at this commit is not run again without --again, so a run continues where
+it was interrupted; one that failed, or that a busy machine disturbed, is run again. A commit of
+results alone is no other commit. Elsewhere a run continues in a checkout of the same commit, after
+`python -m pip install -e .` there, with a copy of `results/`. --quick and --full refuse a tree with
+changes, whose results would be of no commit. A script that fails does not stop the others.
 
 The exit code is 0 (every limit of our own is kept), 1 (one is missed), 3 (none is missed; one
 cannot be told or measured) or 4 (a script failed).
@@ -25,7 +28,10 @@ cannot be told or measured) or 4 (a script failed).
 from __future__ import annotations
 
 import ast
+import fcntl
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -34,10 +40,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.claims import EXIT_CODES, MET, MODES, NO_LIMIT, NOT_MEASURABLE, WORDS, flags, mode_of
+from harness.claims import (
+    EXIT_CODES,
+    MET,
+    MISSED,
+    MODES,
+    NO_LIMIT,
+    NOT_MEASURABLE,
+    TINY,
+    WORDS,
+    flags,
+    mode_of,
+)
 from harness.claims_page import CLAIMS, claims_page
-from harness.machine import ROOT, commit
-from harness.results_page import FAILED, read, results_page
+from harness.machine import ROOT, commit, not_this_commit
+from harness.results_page import FAILED, ended, measured, read, results_page
 
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
@@ -121,16 +138,22 @@ def _result(script: Script, out: Path) -> Mapping[str, Any]:
     return result
 
 
-def run(script: Script, mode: str, out: Path) -> Mapping[str, Any]:
+def run(script: Script, mode: str, out: Path, at: str | None) -> Mapping[str, Any]:
     """Run a script, pass its lines on, and return its result, or what is to be said of its end.
 
-    Result and log lie in the folder afterwards, whatever happened.
+    Result and log lie in the folder afterwards, whatever happened. A result of another commit than
+    `at`, because somebody changed the checkout meanwhile, is a failure.
     """
     own = ["--out", str(out)] if script.writes else []
     command = [sys.executable, str(script.path), *script.flags, *own]
     began = time.monotonic()
     with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=ROOT
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        close_fds=False,  # of `take_alone`
     ) as process:
         try:
             lines = list(_pass_on(process))
@@ -141,11 +164,9 @@ def run(script: Script, mode: str, out: Path) -> Mapping[str, Any]:
     result = _last_json(lines)
     if process.returncode not in EXIT_CODES.values() or result is None:
         last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
-        result = {
-            "experiment": script.name,
-            "verdict": FAILED,
-            "error": f"exit code {process.returncode}: {last.strip()}",
-        }
+        result = _failed(f"exit code {process.returncode}: {last.strip()}")
+    elif result.get("commit") != at:
+        result = _failed(f"it began at commit {at} and ended at {result.get('commit')}")
     whole = {
         "experiment": script.name,
         **result,
@@ -157,6 +178,10 @@ def run(script: Script, mode: str, out: Path) -> Mapping[str, Any]:
     replace_file(out / f"{script.name}.txt", f"$ {script.command}\n{text}".encode())
     replace_file(out / f"{script.name}.json", plain_json.dumps(whole, indent=1) + b"\n")
     return whole
+
+
+def _failed(error: str) -> dict[str, Any]:
+    return {"verdict": FAILED, "error": error}
 
 
 def _pass_on(process: subprocess.Popen[str]) -> Iterator[str]:
@@ -187,6 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=HERE / "results", help="folder of results")
     chosen = parser.parse_args(arguments)
     asked = mode_of(chosen)
+    if asked != TINY and not chosen.page and (reason := not_this_commit()):
+        parser.error(reason)
     folder: Path = chosen.out.resolve()
     out = folder / asked
     out.mkdir(parents=True, exist_ok=True)
@@ -196,20 +223,42 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"no script {', '.join(unknown)} with --{asked}; there are {', '.join(known)}")
     if chosen.only:
         todo = [script for script in todo if script.name in chosen.only]
+    lock = None if chosen.page else take_alone(folder)
     try:
         ends = {} if chosen.page else run_all(todo, asked, out, again=chosen.again)
     finally:
         for path, text in pages(folder).items():
             replace_file(path, text.encode())
             print(f"\n{path}")
+        if lock is not None:
+            os.close(lock)
     return exit_code(ends)
+
+
+def take_alone(folder: Path) -> int:
+    """Lock a folder of results, until this process and the script it runs have ended.
+
+    A script outlives a killed `all.py`; one that runs beside it would spoil both.
+    """
+    lock = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(lock)
+        raise SystemExit(f"another run, or a script of it, still works for {folder}") from None
+    os.set_inheritable(lock, True)
+    return lock
 
 
 def pages(folder: Path) -> dict[Path, str]:
     """RESULTS.md beside a folder of results; and docs/claims.md, if it is the one of this tree."""
     order = {script.name: script.order for script in [*scripts("full"), *scripts("quick")]}
     documents = read(folder, sorted(order, key=lambda name: order[name]))
-    texts = {folder.parent / "RESULTS.md": results_page(documents, folder=folder.name)}
+    texts = {
+        folder.parent / "RESULTS.md": results_page(
+            documents, folder=folder.name, expected=list(order)
+        )
+    }
     if folder == HERE / "results":
         texts[ROOT / "docs" / "claims.md"] = claims_page(CLAIMS.read_text("utf-8"), documents)
     return texts
@@ -231,13 +280,15 @@ def run_all(
     waits = {script.name: expected_s(script, mode, out) for script in todo}
     began = time.monotonic()
     for k, script in enumerate(todo):
+        if (now := commit()) != at:
+            raise SystemExit(f"the checkout was at {at} and is at {now}; go back, and run it again")
         wait_s = sum(waits[later.name] for later in todo[k:])
         print(
             f"\n[{k + 1}/{len(todo)}] {script.command}   "
             f"{format_clock(time.monotonic() - began)} so far, about {format_clock(wait_s)} to go",
             flush=True,
         )
-        document = ends[script.name] = run(script, mode, out)
+        document = ends[script.name] = run(script, mode, out, at)
         took = f"{document['seconds']:.0f} s, stated {script.expected_s:.0f} s"
         print(f"    {script.name}: {_word(document)}, {took}", flush=True)
         if document["verdict"] == FAILED:
@@ -257,8 +308,8 @@ def _summarise(ends: Mapping[str, Mapping[str, Any]]) -> None:
         print(f"{word}: {', '.join(name for name, one in ends.items() if _word(one) == word)}")
     for name, document in ends.items():
         for claim in document.get("claims", []):
-            if claim.get("ended") == "missed":
-                print(f"  missed in {name}: {claim['name']}: {claim['value']:.4g}")
+            if ended(claim) == MISSED:
+                print(f"  missed in {name}: {claim['name']}: {measured(claim)}")
     twins = [one["twins"] for one in ends.values() if "twins" in one]
     n, wrong = (sum(len(t["comparisons"]) for t in twins), sum(t["false_verdicts"] for t in twins))
     print(f"A/A: {wrong} false verdicts in {n} comparisons of an arm with itself")
@@ -269,12 +320,17 @@ def exit_code(ends: Mapping[str, Mapping[str, Any]]) -> int:
     verdicts = {document["verdict"] for document in ends.values()}
     if FAILED in verdicts:
         return 4
-    if "missed" in verdicts:
+    if MISSED in verdicts:
         return 1
     return 3 if verdicts - {MET, NO_LIMIT} else 0
 
 
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _interrupt)  # the script that runs has to end, too
     try:
         raise SystemExit(main())
     except KeyboardInterrupt:

@@ -215,7 +215,7 @@ def pool() -> ProcessPoolExecutor:
 
 def result(scale: Scale) -> Outcome:
     """Train every arm with every seed, and compare with serial trainings of the same seed."""
-    chosen, runs = settings(scale), Runs(ABOUT, scale)
+    chosen, runs = settings(scale), Runs(ABOUT, scale, timed=False)
     shares: tuple[float, ...] = scale.pick(tiny=(0.5, 1.0), quick=FEW_SHARES, full=SHARES)
     n = chosen["gradients"]
 

@@ -102,6 +102,7 @@ class Claim:
         p: two-sided p-value of the value being at its limit; None for a number without one.
         least: the lower limit of "within".
         p_of_page: `p`, corrected for the number of claims beside it (`corrected`).
+        disturbed: whether others spoilt it, so that it has no verdict (`judged`).
     """
 
     name: str
@@ -114,6 +115,7 @@ class Claim:
     p: float | None = None
     least: float | None = None
     p_of_page: float | None = None
+    disturbed: bool = False
 
     @classmethod
     def of(
@@ -149,7 +151,9 @@ class Claim:
 
     @property
     def ended(self) -> str:
-        """How it ended: met, missed, or untold where its interval has the limit or is missing."""
+        """Met, missed, untold where its interval has the limit or is missing, or disturbed."""
+        if self.disturbed:
+            return NOT_MEASURABLE
         ends = self.interval or (self.value,)
         p = self.p if self.p_of_page is None else self.p_of_page
         if self.interval and any(map(math.isnan, ends)):
@@ -164,8 +168,8 @@ class Claim:
     def measured(self) -> str:
         """The value with its interval and n; of a count, how often its trials may fail."""
         if self.interval is None:
-            if not self.n or self.relation != "==":
-                return f"{self.value:.4g}"
+            if not self.n or self.relation != "==" or math.isnan(self.value):
+                return f"{self.value:.4g}" + " (no interval)" * (self.relation != "==")
             failures = Share(round(abs(self.value - self.limit)), self.n)
             rate = f"failures {failures.low:.2g} to {failures.high:.2g}"
             return f"{self.value:.4g} (n {self.n:,}, {rate})"
@@ -203,6 +207,12 @@ def corrected(claims: Sequence[Claim]) -> list[Claim]:
         claim if claim.p is None else replace(claim, p_of_page=p)
         for claim, p in zip(claims, holm(known), strict=True)
     ]
+
+
+def judged(claims: Sequence[Claim], others_load: float) -> list[Claim]:
+    """Correct a page's claims, and take their verdict from those that others' load has spoilt."""
+    busy = others_load > BUSY_SHARE
+    return [replace(claim, disturbed=busy and claim.timing) for claim in corrected(claims)]
 
 
 @dataclass(frozen=True)
@@ -302,12 +312,13 @@ def verdict(claims: Sequence[Claim], *, others_load: float) -> str:
     """
     if not claims:
         return NO_LIMIT
-    if any(claim.ended == MISSED for claim in claims if not claim.timing):
-        return MISSED
-    if others_load > BUSY_SHARE and any(claim.timing for claim in claims):
-        return NOT_MEASURABLE
-    ends = {claim.ended for claim in claims}
-    return next((ended for ended in (MISSED, UNTOLD) if ended in ends), MET)
+    return worst(claim.ended for claim in judged(claims, others_load))
+
+
+def worst(ends: Iterable[str]) -> str:
+    """The one of several verdicts that counts."""
+    ends = set(ends)
+    return next((ended for ended in (MISSED, NOT_MEASURABLE, UNTOLD) if ended in ends), MET)
 
 
 # -- one run of a script ---------------------------------------------------------------------------
@@ -371,7 +382,7 @@ def measured(
 
 def document(findings: Findings, others_load: float, packages: Sequence[str]) -> dict[str, Any]:
     """Verdict, claims and numbers of a result, and what they were measured with."""
-    claims = corrected(findings.claims)
+    claims = judged(findings.claims, others_load)
     numbers = _as_objects(findings.results)
     seeds = {"seeds": findings.seeds} if findings.seeds else {}
     return {
@@ -396,7 +407,7 @@ def document(findings: Findings, others_load: float, packages: Sequence[str]) ->
 
 def show(findings: Findings, others_load: float) -> None:
     """Print the claims, the A/A arms, and whether others kept the machine busy."""
-    for claim in corrected(findings.claims):
+    for claim in judged(findings.claims, others_load):
         ended = WORDS[claim.ended]
         ended = ended.upper() if claim.ended == MISSED else ended
         print(f"  {ended:14}  {claim.name}: {claim.measured} (wanted {claim.wanted})")

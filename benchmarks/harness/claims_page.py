@@ -1,7 +1,8 @@
 """docs/claims.md: what README and the source documents claim, beside the results of `all.py`.
 
 `benchmarks/claims.yaml` has the claims. Number and verdict of a row with a `result` come from that
-script's result file, so they change with it; a row without one states what was derived.
+script's result file, so they change with it; a row without one states what is derived, or what was
+measured once.
 """
 
 from __future__ import annotations
@@ -10,9 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import yaml
-from harness.claims import MET, MISSED, UNTOLD, WORDS
+from harness.claims import UNTOLD, WORDS, worst
 from harness.machine import ROOT
-from harness.results_page import FAILED, Document, anchor, ended, measured, name_of, row, where
+from harness.results_page import (
+    FAILED,
+    Document,
+    anchor,
+    ended,
+    measured,
+    name_of,
+    other_version,
+    row,
+    wanted,
+    where,
+)
 
 CLAIMS = ROOT / "benchmarks" / "claims.yaml"
 RESULTS = "../benchmarks/RESULTS.md"
@@ -32,7 +44,8 @@ not. This page puts each claim of theirs, and each promise of README, beside a m
 | 004 | a course project of 2020 that reimplements Hogwild and compares it with synchronous SGD: three experiments |
 
 Where a number has an interval, it is one of 95 %, and n is the number of pairs, runs or trials. A verdict whose interval has the limit is "cannot be told";
-the verdicts of one script are corrected together for their number (Holm). "derived" is a statement without a measurement.
+the verdicts of one script are corrected together for their number (Holm). Limits are our own. "derived" is a statement without a measurement of ours,
+"measured once" a number without an interval. A result of another version of mlxhog than today's begins with that version.
 """  # noqa: E501
 NOT_YET = "not measured by this version yet"
 LACKS = "the result has no"
@@ -53,6 +66,8 @@ def claims_page(table: str, documents: Sequence[Document]) -> str:
         lines += ["| document | claim | measured | verdict | correction |", "|---|---|---|---|---|"]
         for claim in group["rows"]:
             text, verdict = measured_of(claim, results)
+            if version := other_version(results.get(claim.get("result", ""), {})):
+                text = f"mlxhog {version}: {text}"
             used[claim.get("result", "")] = True
             fix = f"{claim['correction']} {_link(claim, results)}".strip()
             document = claim.get("document", "README")
@@ -70,7 +85,9 @@ def claims_page(table: str, documents: Sequence[Document]) -> str:
 def measured_of(claim: Mapping[str, Any], results: Mapping[str, Document]) -> tuple[str, str]:
     """What was measured of a row's claim, and the verdict in words."""
     if "result" not in claim:
-        return f"derived: {claim['measured']}", str(claim["verdict"])
+        once = "once" in claim
+        text = f"measured once: {claim['once']}" if once else f"derived: {claim['derived']}"
+        return text, str(claim["verdict"])
     result = results.get(claim["result"])
     if result is None:
         return NOT_YET, WORDS[UNTOLD]
@@ -80,8 +97,9 @@ def measured_of(claim: Mapping[str, Any], results: Mapping[str, Document]) -> tu
     starts = starts or claim.get("limit", [])
     entries = result["compared" if "compared" in claim else "claims"]
     chosen = [one for start in starts for one in entries if one[key].startswith(start)]
-    if len(chosen) < len(starts):
-        return f"{LACKS} {' and '.join(starts)}", WORDS[UNTOLD]
+    lacking = [one for one in starts if not any(other[key].startswith(one) for other in entries)]
+    if lacking:
+        return f"{LACKS} {' and '.join(lacking)}", WORDS[UNTOLD]
     if "compared" in claim:
         return chosen[0]["measured"], chosen[0]["verdict"]
     limits = chosen or entries
@@ -91,10 +109,9 @@ def measured_of(claim: Mapping[str, Any], results: Mapping[str, Document]) -> tu
             " ".join(one["measured"] for one in compared),
             "; ".join(dict.fromkeys(one["verdict"] for one in compared)) or WORDS[UNTOLD],
         )
-    ends = [ended(limit) for limit in limits]
-    worst = next((end for end in (MISSED, UNTOLD) if end in ends), MET)
-    text = "; ".join(f"{one['name']}: {measured(one)}" for one in limits)
-    return text, claim.get("means", {}).get(worst, WORDS[worst])
+    end = worst(ended(limit) for limit in limits)
+    text = "; ".join(f"{one['name']}: {measured(one)}, limit {wanted(one)}" for one in limits)
+    return text, claim.get("means", {}).get(end, WORDS[end])
 
 
 def _link(claim: Mapping[str, Any], results: Mapping[str, Document]) -> str:

@@ -13,6 +13,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import mlxhog
+
 ROOT = Path(__file__).resolve().parents[2]
 LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M"}
 """Letters of machines in docs/numbers.md: N is a Zen 4, M a Zen 5."""
@@ -77,9 +79,11 @@ def versions(*packages: str) -> dict[str, str | None]:
 
 
 def commit() -> str | None:
-    """The checked-out commit, with "+" when files differ from it; None outside a checkout.
+    """The last commit that changed more than results, with "+" where something else is measured.
 
-    Files that `benchmarks/all.py` writes do not count: the first of its scripts changes them.
+    Results and pages that `benchmarks/all.py` writes do not count, committed or not: a run goes on
+    after some of its results were committed. "+" means that other files differ from the commit,
+    or that the imported package is not the one of this checkout. None outside a checkout.
     """
 
     def git(*arguments: str) -> str | None:
@@ -90,10 +94,31 @@ def commit() -> str | None:
             return None
         return ended.stdout.strip() if ended.returncode == 0 else None
 
-    head = git("rev-parse", "--short=12", "HEAD")
-    paths = [".", *(f":(exclude){path}" for path in WRITTEN)]
-    changed = git("status", "--porcelain", "--untracked-files=no", "--", *paths)
-    return head and head + ("+" if changed else "")
+    paths = ["--", ".", *(f":(exclude){path}" for path in WRITTEN)]
+    last = git("log", "-1", "--abbrev=12", "--format=%h", *paths)
+    changed = git("status", "--porcelain", "--untracked-files=no", *paths)
+    return last and last + ("+" if changed or package() != ROOT / "mlxhog" else "")
+
+
+def package() -> Path:
+    """The folder of the package that is measured."""
+    return Path(mlxhog.__file__).resolve().parent
+
+
+def not_this_commit() -> str:
+    """Why results of now would be of no commit, and the way out; empty where they are of one."""
+    if package() != ROOT / "mlxhog":
+        return f"mlxhog is that of {package()}; here: python -m pip install -e ."
+    from mlxhog import _native
+
+    built = Path(_native.__file__).stat().st_mtime
+    sources = (path for path in (ROOT / "metal" / "native").rglob("*") if path.is_file())
+    if newer := [path for path in sources if path.stat().st_mtime > built]:
+        return f"{newer[0].name} is newer than the native module: python -m pip install -e ."
+    at = commit()
+    if at is None:
+        return "this is no git checkout"
+    return "files differ from the commit: commit or stash them" if at.endswith("+") else ""
 
 
 def resident(pid: int | None = None) -> tuple[int, int]:

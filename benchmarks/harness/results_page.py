@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from harness.claims import (
     WORDS,
     Claim,
 )
+from harness.machine import ROOT
 
 Document = Mapping[str, Any]
 
@@ -39,9 +41,13 @@ MODE_NOTES = {
 
 
 def read(folder: Path, order: Sequence[str] = ()) -> list[Document]:
-    """Every script's result, those that `order` names first; of --full where there is one."""
+    """Every script's result, those that `order` names first; of --full where there is one.
+
+    Results of --tiny are shown where there are no others.
+    """
     results: dict[str, Document] = {}
-    for mode in (FULL, QUICK, TINY):
+    modes = [mode for mode in (FULL, QUICK) if any((folder / mode).glob("*.json"))]
+    for mode in modes or [TINY]:
         for path in sorted((folder / mode).glob("*.json")):
             results.setdefault(path.stem, json.loads(path.read_text()))
     names = [name for name in order if name in results]
@@ -53,13 +59,24 @@ def name_of(document: Document) -> str:
     return str(document.get("experiment") or document["benchmark"])
 
 
-def results_page(documents: Sequence[Document], *, folder: str) -> str:
+def other_version(document: Document) -> str:
+    """The version of mlxhog that a result is of, where it is not today's."""
+    version = document.get("versions", {}).get("mlxhog")
+    today = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
+    return "" if version in (None, today) else str(version)
+
+
+def results_page(
+    documents: Sequence[Document], *, folder: str, expected: Sequence[str] = ()
+) -> str:
     """The page in Markdown.
 
     Args:
         documents: results, in the order in which they are shown.
         folder: of the results, seen from the page.
+        expected: names of scripts that should have a result.
     """
+    missing = [name for name in expected if name not in set(map(name_of, documents))]
     lines = [
         "# Results of the experiments",
         "",
@@ -69,9 +86,11 @@ def results_page(documents: Sequence[Document], *, folder: str) -> str:
         "The verdicts of a section are corrected together for their number (Holm).",
         "",
         *(f"- Mode {mode}: {note}." for mode, note in MODE_NOTES.items() if _has(documents, mode)),
+        *_origins(documents),
+        *([f"- Without a result: {', '.join(missing)}."] if missing else []),
         "",
-        "| script | claims of the documents | limits of our own | A/A | time |",
-        "|---|---|---|---|---|",
+        "| script | mode | claims of the documents | limits of our own | A/A | time |",
+        "|---|---|---|---|---|---|",
         *(_summary(document) for document in documents),
     ]
     for document in documents:
@@ -81,6 +100,23 @@ def results_page(documents: Sequence[Document], *, folder: str) -> str:
 
 def _has(documents: Sequence[Document], mode: str) -> bool:
     return any(document.get("mode") == mode for document in documents)
+
+
+def _origins(documents: Sequence[Document]) -> list[str]:
+    """Version, commit and machine of the results, so that a page of several is seen as one."""
+    scripts: dict[str, list[str]] = {}
+    for document in documents:
+        if "versions" in document:
+            facts, commit = document["machine"], document["commit"] or "unknown"
+            changed = " with changes" * commit.endswith("+")
+            version = f"mlxhog {document['versions'].get('mlxhog')}"
+            old = ", not today's version" * bool(other_version(document))
+            machine = f"machine {facts.get('letter', 'unknown')}"
+            origin = f"{version}{old}, commit {commit.rstrip('+')}{changed}, {machine}"
+            scripts.setdefault(origin, []).append(name_of(document))
+    if len(scripts) == 1:
+        return [f"- All results: {origin}." for origin in scripts]
+    return [f"- {origin}: {', '.join(names)}." for origin, names in scripts.items()]
 
 
 def where(document: Document) -> str:
@@ -115,7 +151,8 @@ def _summary(document: Document) -> str:
     seconds = document.get("seconds")
     duration = "-" if seconds is None else f"{seconds:.0f} s"
     link = f"[{name_of(document)}](#{anchor(document)})"
-    return f"| {link} | {counts} | {own or verdict_word(document)} | {same} | {duration} |"
+    own = own or verdict_word(document)
+    return row([link, str(document.get("mode", "-")), counts, own, same, duration])
 
 
 def verdict_word(document: Document) -> str:
@@ -132,7 +169,9 @@ def measured(claim: Mapping[str, Any]) -> str:
     """A recorded claim's value with interval and n."""
     fields = {name: claim.get(name) for name in ("interval", "n")}
     fields["interval"] = fields["interval"] and tuple(map(_number, fields["interval"]))
-    return Claim(claim["name"], _number(claim["value"]), "", 0.0, **fields).measured
+    return Claim(
+        claim["name"], _number(claim["value"]), claim["relation"], claim["limit"], **fields
+    ).measured
 
 
 def _number(value: float | None) -> float:
@@ -168,6 +207,8 @@ def _section(document: Document, folder: str) -> list[str]:
     lines += _table(document.get("table", []))
     if document.get("figure"):
         lines += [f"![{_heading(document)}]({folder}/{document['mode']}/{document['figure']})", ""]
+    elif "figure" in document:
+        lines += ["No figure: it could not be drawn; the log says why.", ""]
     if document.get("claims"):
         lines += ["| limit of our own | measured | wanted | |", "|---|---|---|---|"]
         lines += [

@@ -47,6 +47,7 @@ FAILS = "print('working')\nraise ValueError('the disk is on fire')\n"
 def inside(everything: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """A tree of its own with three scripts, the second of which fails."""
     monkeypatch.setattr(everything, "ROOT", tmp_path)
+    monkeypatch.setattr(everything, "commit", lambda: "abc")
     texts = {"good": ENDS_WELL, "bad": FAILS, "last": ENDS_WELL.replace('"good"', '"last"')}
     return [script(everything, tmp_path, name, text) for name, text in texts.items()]
 
@@ -86,6 +87,18 @@ def test_the_page_shows_claims_measurements_and_failures_of_the_results(
     assert "the numbers mean nothing" in page
     assert "| ratio | 1.1 (0.9 to 1.3, n 5) | >= 1 | **cannot be told** |" in page
     assert "A/A, serial: 1 (0.9 to 1.1, n 5)." in page
+    page = everything.results_page([], folder="results", expected=["density"])
+    assert "Without a result: density." in page
+
+
+def test_results_of_a_test_run_never_stand_beside_measurements(
+    everything: Any, tmp_path: Path
+) -> None:
+    for mode, name in (("tiny", "one"), ("quick", "two")):
+        (tmp_path / mode).mkdir()
+        text = json.dumps({"experiment": name, "verdict": "met", "mode": mode})
+        (tmp_path / mode / f"{name}.json").write_text(text)
+    assert [one["experiment"] for one in everything.read(tmp_path)] == ["two"]
 
 
 @each_of(
@@ -109,7 +122,6 @@ def test_a_run_continues_after_the_scripts_of_its_commit_and_mode(
     everything: Any, inside: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     good, bad, _ = inside
-    monkeypatch.setattr(everything, "commit", lambda: "abc")
     everything.run_all(inside, "tiny", tmp_path)
     before = (tmp_path / "good.json").read_bytes()
     everything.run_all(inside, "tiny", tmp_path)
@@ -118,6 +130,41 @@ def test_a_run_continues_after_the_scripts_of_its_commit_and_mode(
     assert kept == [True, False, False, False]
     assert not everything.finished(good, "full", tmp_path, "abc")
     assert not everything.finished(bad, "tiny", tmp_path, "abc")  # it failed
+
+
+def test_a_result_that_a_busy_machine_disturbed_is_measured_again(
+    everything: Any, inside: Any, tmp_path: Path
+) -> None:
+    last = {"experiment": "good", "verdict": "not_measurable", "mode": "tiny", "commit": "abc"}
+    (tmp_path / "good.json").write_text(json.dumps(last))
+    assert not everything.finished(inside[0], "tiny", tmp_path, "abc")
+
+
+def test_a_checkout_that_changes_meanwhile_ends_the_run_and_its_script_has_failed(
+    everything: Any, inside: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = iter(["abd", "abd", "abc"])
+    monkeypatch.setattr(everything, "commit", lambda: next(at))
+    with pytest.raises(SystemExit, match="was at abd and is at abc"):
+        everything.run_all(inside, "tiny", tmp_path)
+    good = json.loads((tmp_path / "good.json").read_text())
+    assert "began at commit abd and ended at abc" in good["error"]
+
+
+def test_a_result_without_a_number_is_listed_as_missed(
+    everything: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    claim = {"name": "ratio", "value": None, "relation": ">=", "limit": 1.0, "ended": "missed"}
+    everything._summarise({"one": {"verdict": "missed", "claims": [claim]}})
+    assert "missed in one: ratio: nan" in capsys.readouterr().out
+
+
+def test_a_folder_of_results_has_one_run_at_a_time(everything: Any, tmp_path: Path) -> None:
+    lock = everything.take_alone(tmp_path)
+    with pytest.raises(SystemExit, match="still works"):
+        everything.take_alone(tmp_path)
+    everything.os.close(lock)
+    everything.os.close(everything.take_alone(tmp_path))
 
 
 def test_quick_is_half_an_hour_of_what_every_script_states(everything: Any) -> None:

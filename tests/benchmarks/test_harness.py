@@ -111,6 +111,7 @@ def test_results_that_a_run_writes_leave_its_commit_clean(
 ) -> None:
     machine = load("harness.machine")
     monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(machine, "package", lambda: tmp_path / "mlxhog")
     result, code = tmp_path / "benchmarks" / "results" / "one.json", tmp_path / "code.py"
     result.parent.mkdir(parents=True)
     for path in (result, code):
@@ -122,8 +123,47 @@ def test_results_that_a_run_writes_leave_its_commit_clean(
     result.write_text("after")
     assert machine.commit() == clean
     assert not clean.endswith("+")
+    subprocess.run(["git", "-C", str(tmp_path), *author, "commit", "-qam", "results"], check=True)
+    assert machine.commit() == clean  # a run goes on after its results were committed
     code.write_text("after")
     assert machine.commit() == f"{clean}+"
+
+
+def test_results_of_another_package_or_of_changed_files_are_of_no_commit(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine = load("harness.machine")
+    monkeypatch.setattr(machine, "package", lambda: tmp_path / "mlxhog")
+    assert str(machine.commit()).endswith("+")
+    assert "pip install -e ." in machine.not_this_commit()
+    monkeypatch.setattr(machine, "package", lambda: machine.ROOT / "mlxhog")
+    monkeypatch.setattr(machine, "commit", lambda: "abc+")
+    assert machine.not_this_commit()  # older native module, or changes
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    assert "commit or stash" in machine.not_this_commit()
+    monkeypatch.setattr(machine, "commit", lambda: "abc")
+    assert machine.not_this_commit() == ""
+
+
+def test_what_others_disturbed_is_not_called_met_or_missed(harness: Any) -> None:
+    busy = harness.judged(claims(harness, time=1.2, lost=0), 0.5)
+    assert [claim.ended for claim in busy] == ["not_measurable", "met"]
+    assert busy[0].to_json()["ended"] == "not_measurable"
+    quiet = harness.judged(claims(harness, time=1.2, lost=0), 0.0)
+    assert [claim.ended for claim in quiet] == ["missed", "met"]
+
+
+def test_a_figure_that_cannot_be_drawn_costs_no_result(
+    harness: Any, experiment: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(_: Any) -> Any:
+        raise ValueError("no such axis")
+
+    answer = outcome(harness, experiment)
+    arguments = ["--tiny", "--out", str(tmp_path)]
+    experiment.run(about(experiment), lambda _: answer, fails, arguments=arguments)
+    assert json.loads((tmp_path / "falling.json").read_text())["figure"] is None
+    assert "no such axis" in capsys.readouterr().out
 
 
 def test_a_claim_at_its_limit_without_any_spread_keeps_it(load: Any, harness: Any) -> None:
@@ -251,6 +291,8 @@ def test_a_busy_machine_leaves_no_verdict_on_times_and_a_tiny_run_none_at_all(
     )
     verdicts = {one["claim"]: one["verdict"] for one in document["compared"]}
     assert verdicts == {"it falls": falls, "it is fast": fast}
+    # All limits of our own are counts; the claim about times has to be measured again.
+    assert document["verdict"] == ("not_measurable" if others_load else "met")
 
 
 def test_the_estimates_of_a_claim_decide_its_verdict_together_with_all_of_the_page(

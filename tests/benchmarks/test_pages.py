@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 AGAIN = "run python benchmarks/all.py --page"
@@ -32,6 +34,7 @@ def test_every_row_finds_its_claim_in_the_result_of_its_script(page: Any) -> Non
 def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -> None:
     result = {
         "benchmark": "one", "verdict": "missed", "mode": "quick", "command": "python one.py",
+        "versions": {"mlxhog": "0.1.0"},
         "claims": [{"name": "ratio, x", "value": 1.1, "relation": ">=", "limit": 1.2, "met": False,
                     "ended": "missed", "interval": [1.05, 1.15], "n": 5}],
         "compared": [{"claim": "it is fast", "measured": "twice", "verdict": "holds"}],
@@ -42,18 +45,44 @@ def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -
     - {claim: A, result: one, limit: [ratio], correction: It is not.}
     - {claim: B, result: one, compared: it is, correction: Yes., document: "001"}
     - {claim: C, result: two, correction: "-"}
-    - {claim: D, measured: by hand, verdict: holds, correction: "-", link: numbers.md}
+    - {claim: D, derived: by hand, verdict: holds, correction: "-", link: numbers.md}
     - {claim: E, result: one, limit: [gone], correction: "-"}
     - {claim: F, result: one, limit: [ratio], means: {missed: holds}, correction: "-"}
 """
     text = page.claims_page(table, [result])
-    assert "| README | A | ratio, x: 1.1 (1.05 to 1.15, n 5) | **missed** | It is not." in text
-    assert "| 001 | B | twice | **holds** | Yes." in text
+    ratio = "mlxhog 0.1.0: ratio, x: 1.1 (1.05 to 1.15, n 5), limit >= 1.2"
+    assert f"| README | A | {ratio} | **missed** | It is not." in text
+    assert "| 001 | B | mlxhog 0.1.0: twice | **holds** | Yes." in text
     assert f"| README | C | {page.NOT_YET} | **cannot be told** |" in text
     assert "| README | D | derived: by hand | **holds** | - [numbers](numbers.md) |" in text
-    assert f"| README | E | {page.LACKS} gone | **cannot be told** |" in text
-    assert "| README | F | ratio, x: 1.1 (1.05 to 1.15, n 5) | **holds** |" in text
+    assert f"| README | E | mlxhog 0.1.0: {page.LACKS} gone | **cannot be told** |" in text
+    assert (
+        "| README | F | mlxhog 0.1.0: ratio, x: 1.1 (1.05 to 1.15, n 5), limit >= 1.2 | **holds** |"
+        in text
+    )
     assert "| one | `python one.py` |" in text
+
+
+def test_a_row_whose_limit_was_disturbed_is_not_measurable(page: Any) -> None:
+    limits = [("a", "met"), ("b", "not_measurable"), ("c", "missed")]
+    claims = [{"name": name, "value": 1.0, "relation": ">=", "limit": 1.0, "ended": ended}
+              for name, ended in limits]  # fmt: skip
+    result = {"benchmark": "one", "verdict": "missed", "claims": claims}
+    ends = [page.measured_of({"result": "one", "limit": [*names]}, {"one": result})[1]
+            for names in ("a", "ab", "abc")]  # fmt: skip
+    assert ends == ["met", "not measurable", "missed"]
+
+
+def test_every_row_names_a_script_and_what_that_script_can_claim(load: Any) -> None:
+    everything, rows = load("all"), yaml.safe_load(load("harness.claims_page").CLAIMS.read_text())
+    scripts = {one.name: one.path for mode in ("full", "quick") for one in everything.scripts(mode)}
+    for row in (row for group in rows for row in group["rows"] if "result" in row):
+        assert row["result"] in {*scripts, "lock_free_schedules"}, row["claim"]  # see its BUDGET
+        if "compared" in row and row["result"] in scripts:
+            text = re.sub(r'"\s+f?"', "", scripts[row["result"]].read_text())
+            assert row["compared"] in text, row["claim"]
+    allowed = {"derived", "once", "result"}
+    assert all(len(allowed & row.keys()) == 1 for group in rows for row in group["rows"])
 
 
 def test_the_constants_of_the_advisor_lie_in_the_intervals_of_the_results(load: Any) -> None:

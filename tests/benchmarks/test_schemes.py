@@ -128,6 +128,27 @@ def test_a_training_of_this_commit_is_not_run_again(
     with (tmp_path / "one.runs.jsonl").open("a") as file:
         file.write('{"commit": "a", "ru')  # killed while it wrote
     assert seconds("a") == 1.0
+    monkeypatch.setattr(module, "machine", lambda: {"letter": "M", "cpu": "x", "cores": 2})
+    assert seconds("a") == 6.0  # times of two machines make no pair
     runs = module.Runs(about, scale)
     runs.used = [{"took_s": 3.0, "others_load": 0.1}, {"took_s": 1.0, "others_load": 0.5}]
     assert runs.others_load == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize(("timed", "trained"), [(True, 2), (False, 1)])
+def test_a_training_that_others_disturbed_is_run_again_where_its_time_counts(
+    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: bool, trained: int
+) -> None:
+    module, record = load("experiment.runs"), load("experiment.record")
+    about, scale = record.Experiment("one", "", "", ""), record.Scale("quick", tmp_path)
+    loads, count = iter([0.5, 0.0]), []
+    monkeypatch.setattr(module, "commit", lambda: "a")
+    monkeypatch.setattr(module.LoadWatch, "stop", lambda _: next(loads))
+
+    def train() -> dict[str, float]:
+        count.append(1)
+        return {}
+
+    for _ in range(3):
+        module.Runs(about, scale, timed=timed).of({"seed": 1}, train)
+    assert len(count) == trained

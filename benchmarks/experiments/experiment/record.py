@@ -26,6 +26,7 @@ from __future__ import annotations
 
 import textwrap
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -36,6 +37,7 @@ from harness.claims import (
     MET,
     MISSED,
     MODES,
+    NOT_MEASURABLE,
     QUICK,
     TINY,
     Claim,
@@ -294,7 +296,11 @@ def document_of(
     # The sizes of tiny decide nothing but counts.
     claims = [one for one in outcome.claims if not tiny or one.interval is None]
     findings = Findings(claims, numbers, outcome.twins, seeds)
-    return {"experiment": about.name, **document(findings, others_load, about.packages)}
+    written = {"experiment": about.name, **document(findings, others_load, about.packages)}
+    spoilt = any(one.timing and one.verdict != DESCRIBED for one in outcome.compared)
+    if busy and spoilt and not tiny and written["verdict"] != MISSED:
+        written["verdict"] = NOT_MEASURABLE  # so that `all.py` runs it again
+    return written
 
 
 def _write_figure(
@@ -305,8 +311,13 @@ def _write_figure(
     except ImportError:
         say("no figure: it needs matplotlib, python -m pip install matplotlib")
         return None
+    try:
+        picture = png(draw(outcome))
+    except Exception:  # hours of measuring are worth more than their figure
+        say(f"no figure:\n{traceback.format_exc()}")
+        return None
     name = f"{about.name}.png"
-    replace_file(out / name, png(draw(outcome)))
+    replace_file(out / name, picture)
     return name
 
 

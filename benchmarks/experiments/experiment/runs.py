@@ -1,8 +1,9 @@
 """Trainings of an experiment, one line of a file each, so that an interrupted one continues.
 
-The file is `NAME.runs.jsonl` beside the experiment's result. A line has the commit, what was
-trained, what came of it, and what others used of the machine meanwhile. A training of this commit
-is not run again; with changed files there is no such commit, and every training is run.
+The file is `NAME.runs.jsonl` beside the experiment's result. A line has the commit, the machine,
+what was trained, what came of it, and what others used of the machine meanwhile. A training of this
+commit on this machine is not run again, unless others disturbed it; with changed files there is no
+such commit, and every training is run.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harness.machine import LoadWatch, commit
+from harness.machine import BUSY_SHARE, LoadWatch, commit, machine
 
 from experiment.record import Experiment, Scale
 
@@ -24,14 +25,28 @@ class Runs:
         used: the lines of this run of the script, read or written.
     """
 
-    def __init__(self, about: Experiment, scale: Scale) -> None:
-        """Read what an earlier run of the script has finished."""
+    def __init__(self, about: Experiment, scale: Scale, *, timed: bool = True) -> None:
+        """Read what an earlier run of the script has finished.
+
+        Args:
+            about: the experiment.
+            scale: of it.
+            timed: whether others' load spoils a training, which is then run again by a later run.
+        """
         self.used: list[dict[str, Any]] = []
         self._path = scale.out / f"{about.name}.runs.jsonl"
         self._commit = commit()
+        facts = machine()
+        self._machine = f"{facts['letter']}, {facts['cpu']}, {facts['cores']} cores"
         clean = self._commit is not None and not self._commit.endswith("+")
         lines = self._path.read_text().splitlines() if clean and self._path.exists() else []
-        known = [line for line in map(_read, lines) if line.get("commit") == self._commit]
+        where = (self._commit, self._machine)
+        known = [
+            line
+            for line in map(_read, lines)
+            if (line.get("commit"), line.get("machine")) == where
+            and not (timed and line["others_load"] > BUSY_SHARE)
+        ]
         self._known = {_name(line["run"]): line for line in known}
 
     def knows(self, run: Mapping[str, Any]) -> bool:
@@ -53,6 +68,7 @@ class Runs:
             result = train()
             line = {
                 "commit": self._commit,
+                "machine": self._machine,
                 "run": dict(run),
                 "result": dict(result),
                 "took_s": round(time.monotonic() - began, 2),
