@@ -206,12 +206,14 @@ def test_states_are_held_if_every_seed_makes_no_error_at_any_length(load):
 def test_a_rung_has_the_width_the_backend_and_the_end_of_its_script(load, monkeypatch):
     script, trained = load("mad_rungs"), []
 
-    def train(config):
+    def train(config, *, worker_options):
         trained.append(config)
+        assert worker_options == {"kernels": "reference"}
         return replace(failed("", seconds=1.0), acc_macro=len(trained))
 
     monkeypatch.setattr(script, "train", train)
-    assert script.accuracy("mlstm swiglu", "mlx:cpu", seed=7, steps=40, dim=32) == 1.5
+    end = script.accuracy("mlstm swiglu", "mlx:cpu", "reference", seed=7, steps=40, dim=32)
+    assert end == 1.5
     assert [one.task for one in trained] == list(script.TASKS)
     for one in trained:
         assert (one.dim, one.workers, one.seed) == (32, "mlx:cpu", 7)
