@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from experiment.figures import Figure, intervals, new_panel
 from experiment.record import Compared, Experiment, Outcome, Scale, run, say
@@ -26,6 +26,8 @@ ABOUT = Experiment(
     about=(
         "Ten layer sequences, five epochs each, as a study of MAD: one at a time, and as many at "
         "once as there are cores, in turns. Nothing stops early, so both do the same work. "
+        "Processes start once, which takes as long for short trainings as for long ones; so the "
+        "time without that start is compared, too. "
         "Candidates are independent trainings: no worker writes another's parameters."
     ),
     packages=("torch",),
@@ -51,6 +53,13 @@ EFFICIENCY = 0.95
 START_S = 1.5
 
 
+class Search(NamedTuple):
+    """Seconds of a search: all of them, and those from its first run's start to its last's end."""
+
+    seconds: float
+    trained_s: float
+
+
 def study(scale: Scale) -> Study:
     """Memorization of 256 rows."""
     sequences: Sequence[str] = scale.pick(tiny=SEQUENCES[-2:], quick=SEQUENCES, full=SEQUENCES)
@@ -73,25 +82,28 @@ def result(scale: Scale) -> Outcome:
     with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
         count = iter(range(1000))
 
-        def search(way: str, _: int) -> float:
+        def search(way: str, _: int) -> Search:
             seconds, scores, own = searched(Path(folder), f"{next(count)}", chosen, ways[way])
             accuracies.append(scores)
             starts.extend(again(own))
             say(f"  {way:20} {seconds:7.1f} s")
-            return seconds
+            trained_s = max(run.ended for run in own) - min(run.began for run in own)
+            return Search(seconds, trained_s)
 
-        seconds, twin = with_twin(scale.seeds, ways, search, twin=PARALLEL)
-    return outcome(seconds, twin, accuracies, starts, chosen.to_dict())
+        searches, twin = with_twin(scale.seeds, ways, search, twin=PARALLEL)
+    return outcome(searches, twin, accuracies, starts, chosen.to_dict())
 
 
 def outcome(
-    seconds: Mapping[str, Sequence[float]],
-    twin: Sequence[float],
+    searches: Mapping[str, Sequence[Search]],
+    twin: Sequence[Search],
     accuracies: Sequence[Mapping[str, float]],
     starts: Sequence[float],
     settings: Mapping[str, Any],
 ) -> Outcome:
     """Compare both ways in pairs of turns."""
+    seconds = {way: [one.seconds for one in own] for way, own in searches.items()}
+    trained = {way: [one.trained_s for one in own] for way, own in searches.items()}
     sooner = Ratio.of(seconds[SERIAL], seconds[PARALLEL])
     apart = max(abs(one[name] - accuracies[0][name]) for one in accuracies for name in one)
     name, n = f"{SERIAL} / {PARALLEL}, seconds", len(cores())
@@ -105,11 +117,22 @@ def outcome(
             ),
         ],
         table=[
-            {"way": way, "seconds": Mean.of(own).spelt(".1f"), "searches": len(own)}
+            {
+                "way": way,
+                "seconds": Mean.of(own).spelt(".1f"),
+                "without the start": Mean.of(trained[way]).spelt(".1f"),
+                "searches": len(own),
+            }
             for way, own in seconds.items()
         ],
         claims=[
             Claim.of(name, sooner, ">=", EFFICIENCY * n),
+            Claim.of(
+                f"{name} without the start of the processes",
+                Ratio.of(trained[SERIAL], trained[PARALLEL]),
+                ">=",
+                EFFICIENCY * n,
+            ),
             Claim("largest difference of an accuracy from serial", apart, "==", 0.0, timing=False),
             Claim(
                 "reused worker, seconds from a run to the next first step, at most",
@@ -119,8 +142,8 @@ def outcome(
             ),
         ],
         settings=dict(settings),
-        results={"seconds": dict(seconds), "acc_token": dict(accuracies[0])},
-        twins=[Twin.of(PARALLEL, seconds[PARALLEL], twin)],
+        results={"seconds": seconds, "trained_s": trained, "acc_token": dict(accuracies[0])},
+        twins=[Twin.of(PARALLEL, seconds[PARALLEL], [one.seconds for one in twin])],
     )
 
 

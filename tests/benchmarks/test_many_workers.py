@@ -26,13 +26,14 @@ def test_a_search_on_all_cores_is_compared_with_a_serial_one_in_pairs(
 ) -> None:
     search = load("architecture_search")
     monkeypatch.setattr(search, "cores", lambda: [0, 1])
-    parallel = [10.0, 10.01, 9.99]
-    seconds = {search.SERIAL: [gain * s for s in (10.01, 10.0, 9.99)], search.PARALLEL: parallel}
+    parallel = [search.Search(s, s - 2.0) for s in (10.0, 10.01, 9.99)]
+    serial = [search.Search(gain * s, 2 * (s - 2.0)) for s in (10.01, 10.0, 9.99)]
+    searches = {search.SERIAL: serial, search.PARALLEL: parallel}
     scores = [{"a": 0.5}, {"a": 0.5}]
-    compared, claims = ends(load, search.outcome(seconds, parallel, scores, [0.1], {}))
-    assert (compared, claims[:2]) == ([verdict], [ended, "met"])
+    compared, claims = ends(load, search.outcome(searches, parallel, scores, [0.1], {}))
+    assert (compared, claims[:3]) == ([verdict], [ended, "met", "met"])
     other = [{"a": 0.5}, {"a": 0.5001}]
-    assert ends(load, search.outcome(seconds, parallel, other, [0.1], {}))[1][1] == "missed"
+    assert ends(load, search.outcome(searches, parallel, other, [0.1], {}))[1][2] == "missed"
 
 
 @pytest.mark.parametrize(
