@@ -194,13 +194,33 @@ def test_states_are_held_if_every_seed_makes_no_error_at_any_length(load):
 
     def ended(*accuracies):
         by_length = tuple(zip((40, 2048), accuracies, strict=True))
-        return replace(failed("", seconds=1.0), by_length=by_length)
+        return 8e-3, replace(failed("", seconds=1.0), by_length=by_length)
 
     for errors, met in ((0.0, True), (1e-5, False)):
         findings = claims.Findings()
         held, lost = [ended(1.0, 1.0), ended(1.0, 1.0 - errors)], [ended(0.9, 0.5)]
         script.claim(findings, {("S3", "[mLSTM, sLSTM]"): held, ("parity", script.MLSTM): lost})
         assert [claim.met for claim in findings.claims] == [met, True]
+
+
+@pytest.mark.parametrize(
+    ("right", "chosen", "tried"),
+    [((1.0, 0.0), 8e-3, 1), ((0.5, 0.9), 4e-3, 2), ((0.5, 0.4), 8e-3, 2)],
+)
+def test_states_are_trained_at_the_step_size_that_validation_rows_prefer(
+    load, monkeypatch, right, chosen, tried
+):
+    script, rates = load("state_tracking"), []
+
+    def train(config):
+        assert config.protocol.select == "val"
+        rates.append(config.protocol.lr)
+        val = right[len(rates) - 1]
+        return replace(failed("", seconds=1.0), val_token=val, acc_token=1 - val)
+
+    monkeypatch.setattr(script, "train", train)
+    lr, result = script.trained("S3", "[sLSTM]", 0, "torch:cpu")
+    assert (lr, result.val_token, len(rates)) == (chosen, max(right[:tried]), tried)
 
 
 def test_a_rung_has_the_width_the_backend_and_the_end_of_its_script(load, monkeypatch):
