@@ -32,8 +32,7 @@ from training.schedules import (
     search,
 )
 
-BUDGET = {"order": 115}
-"""With "full_s": 600 once --tune has searched its settings."""
+BUDGET = {"order": 115, "full_s": 600}
 ABOUT = Experiment(
     name="lock_free_schedules",
     title="Lock-free workers on an xLSTM: back-off beside 1/k, constant steps, cosine and wsd",
@@ -50,7 +49,6 @@ ABOUT = Experiment(
     packages=("torch",),
     quick_seeds=4,
     full_seeds=4,
-    full=False,  # until --tune has searched its step sizes
 )
 RIVALS = (INVERSE, CONSTANT, COSINE, STABLE)
 AGAIN = "back-off again"

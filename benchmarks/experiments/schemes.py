@@ -25,7 +25,7 @@ from training.recording import model_file
 from training.time_to_loss import Race, Target
 from unequal_workers import EQUAL, HIGH, QUARTER, SLEEPS
 
-BUDGET = {"order": 80, "quick_s": 210}
+BUDGET = {"order": 80, "quick_s": 210, "full_s": 3300}
 ABOUT = Experiment(
     name="schemes",
     title="Lock-free against round-robin, averaged runs and averaged gradients on xLSTM",
@@ -41,7 +41,6 @@ ABOUT = Experiment(
         "the two cores of this machine."
     ),
     packages=("torch",),
-    full=False,  # until --tune has searched its step sizes; then BUDGET has "full_s": 3300
 )
 RULE = "muon"
 ALONE = ("serial 1 thread", "serial 2 threads")

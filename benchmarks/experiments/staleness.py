@@ -33,7 +33,7 @@ from training.recording import count_parameters, model_file
 
 from mlxhog.theory.bounds import Facts, penalty
 
-BUDGET = {"order": 60, "quick_s": 250}
+BUDGET = {"order": 60, "quick_s": 250, "full_s": 1900}
 ABOUT = Experiment(
     name="staleness",
     title="What staleness costs in gradients",
@@ -50,7 +50,6 @@ ABOUT = Experiment(
     ),
     packages=("mlx",),
     full_seeds=3,
-    full=False,  # until --tune has searched its step sizes; then BUDGET has "full_s": 1900
 )
 MUON = {"optimizer": "muon"}
 ADAMW = {"optimizer": "adamw"}

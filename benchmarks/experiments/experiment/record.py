@@ -74,7 +74,6 @@ class Experiment:
         packages: whose versions are recorded, beside mlxhog and numpy.
         quick_seeds: number of seeds of `--quick`; below two nothing about a training can be told.
         full_seeds: number of seeds of `--full`.
-        full: whether `--full` is offered; its `BUDGET` says so by `full_s`.
     """
 
     name: str
@@ -84,7 +83,6 @@ class Experiment:
     packages: tuple[str, ...] = ()
     quick_seeds: int = 3
     full_seeds: int = 5
-    full: bool = True
 
 
 @dataclass(frozen=True)
@@ -242,8 +240,7 @@ def run(
         tune: searches settings and records them (`experiment.searches`); offers `--tune`.
         arguments: of the command; those of this process by default.
     """
-    modes = {mode: what for mode, what in MODES.items() if mode != FULL or about.full}
-    modes |= {} if tune is None else {"tune": "search settings and record them"}
+    modes = {**MODES, **({} if tune is None else {"tune": "search settings and record them"})}
     text = f"{about.title} ({about.source}). {about.about}"
     parser = flags(textwrap.fill(text, 100), **modes)
     parser.add_argument("--out", type=Path, help="folder of NAME.json, NAME.png")

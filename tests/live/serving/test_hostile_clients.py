@@ -195,6 +195,8 @@ def test_beyond_the_queue_clients_are_told_to_retry(server: Server, client: open
         with pytest.raises(openai.RateLimitError, match="12 answers are running or wait") as raised:
             client.completions.create(model=server.model, prompt="ab")
         assert int(raised.value.response.headers["retry-after"]) > 0
+    # The server is full until it has seen that both clients have left.
+    until(lambda: server.health()["running"] + server.health()["waiting"] == 0)
 
 
 def test_web_pages_of_others_may_not_use_the_server(server: Server) -> None:
