@@ -39,7 +39,7 @@ from typing import Any
 
 import feeding
 from harness.claims import Claim, Findings, flags, measured
-from harness.machine import ROOT
+from harness.machine import ROOT, LoadWatch
 from scipy import stats
 from training.fault_schedule import FaultSchedule
 from training.faults import Observed, Rates
@@ -347,7 +347,13 @@ def planted(findings: Findings, options: Namespace) -> list[Record]:
         minutes, tokens, eval_tokens = len(options.strategy) / 3, 150_000, 16_384
         examples, replays = 500, 15  # fewer fit into a block of a full disk, and none is refused
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that nothing stays behind
-    records = []
+    records, loads = [], []
+
+    def paced(record: Record, out: Path, words: list[str]) -> None:
+        watch = LoadWatch()
+        undisturbed(record, out, words)
+        loads.append(watch.stop())
+
     for seed in options.seed:
         for number, strategy in enumerate(options.strategy):
             record = Record(strategy, seed)
@@ -365,15 +371,17 @@ def planted(findings: Findings, options: Namespace) -> list[Record]:
                 schedule = FaultSchedule(
                     1000 * seed + number, record.faults, len(WORKERS), HEARTBEAT_S, disk=disk
                 )
-                undisturbed(record, out, words(0))
+                paced(record, out, words(0))
                 while_starting(record, schedule.random, out, words(2))
                 seconds = 60 * minutes / len(options.strategy)
                 disturbed(record, schedule, out, words, seconds)
-                undisturbed(record, out, words(1))
+                paced(record, out, words(1))
             print(_line(record), flush=True)
             if options.records:
                 with options.records.open("a") as file:
                     file.write(json.dumps(asdict(record)) + "\n")
+    # Workers whose supervisor was killed are not ours to wait for and would count as others.
+    findings.others_load = max(loads)
     feeding.measure(findings, examples)
     damaged_records.measure(findings, replays, options.seed[0])
     return records

@@ -1,11 +1,12 @@
-"""Do both frameworks' CPU operations repeat bit for bit in fresh processes?
+"""Do trainings, and both frameworks' CPU operations, repeat bit for bit in fresh processes?
 
     python benchmarks/repeatability.py --threads 1 2
 
 Every family of language models, each backend, hand-written and plain operators: three steps of SGD
 in one process and in another, and the SHA-256 of all losses and gradients. What differs between
 two processes with the same number of threads cannot be recorded and replayed. The same with other
-numbers of threads says whether a replay needs as many.
+numbers of threads says whether a replay needs as many. Then whole trainings, one MLX and one
+PyTorch worker, by each strategy that promises to repeat: SHA-256 of the parameters at their end.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from argparse import Namespace
 
 import numpy as np
 from harness.claims import Findings, flags, measured
+from training.recording import record
 
 from mlxhog.errors import MlxhogError
 
@@ -25,6 +27,8 @@ BUDGET = {"order": 400, "full_s": 250, "full": ["--threads", "1", "2"]}
 MODELS = ("tiny", "7to1-tiny", "lfm2-tiny", "mad-7to1-v1", "mad-attention", "mad-striped")
 KERNELS = ("native", "reference")
 STEPS = 3
+STRATEGIES = ("serial", "sync", "round_robin", "avg_runs")
+OPTIMIZERS = ("muon", "adamw")
 
 
 def digest(model: str, backend: str, kernels: str, threads: int) -> str:
@@ -88,8 +92,34 @@ def in_a_process(backend: str, threads: int, models: list[str]) -> dict[str, str
     return digests
 
 
+def trained(strategy: str, optimizer: str, seed: int) -> str:
+    """SHA-256 of the parameters at the end of a training."""
+    workers = "torch:cpu" if strategy == "serial" else "mlx:cpu,torch:cpu"
+    run = record(
+        keep_params=True, strategy=strategy, optimizer=optimizer, workers=workers, threads=1,
+        seed=seed, steps=60, batch_size=2, seq_len=128,
+    )  # fmt: skip
+    params = run.points[-1].params
+    assert params is not None
+    return hashlib.sha256(params.tobytes()).hexdigest()
+
+
+def compare_trainings(findings: Findings) -> None:
+    """Train each strategy twice with the same seed; and once with another, which has to differ."""
+    arms = [(strategy, optimizer) for strategy in STRATEGIES for optimizer in OPTIMIZERS]
+    equal = other = 0
+    for arm in arms:
+        first, second, third = (trained(*arm, seed) for seed in (1, 1, 2))
+        equal, other = equal + (first == second), other + (first != third)
+        verdict = "equal" if first == second else "DIFFERS"
+        print(f"trained by {', '.join(arm)}: {verdict}", flush=True)
+    findings.exact("trainings that a second run repeats bit for bit", equal, len(arms), n=len(arms))
+    findings.exact("trainings with other bits by another seed", other, len(arms), n=len(arms))
+
+
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Compare processes."""
+    compare_trainings(findings)
     compared = equal = 0
     others: set[str] = set()
     for backend in ("mlx:cpu", "torch:cpu"):

@@ -236,13 +236,11 @@ def compared(runs: dict[float, Runs], correction: dict[str, float]) -> list[Comp
                      timing=False),
             measured=f"Its accuracy: {spread}; it loses {drop.spelt('.3f')}.",
         ),
-        Compared.of(
+        Compared.described(
             "The class with momentum correction corrects client drift",
-            Claim("largest |c - c_i| by its rule", correction["document"], ">=",
-                  correction["ours"] / 100, timing=False),
-            measured=f"Largest |c - c_i| by its rule: {correction['document']:g}, by Option II "
-            f"{correction['ours']:.3g}. It moves every c_i by as much as c moved and uses no "
-            "gradient, so from zero nothing is ever corrected.",
+            "Its rule moves every c_i by as much as c moved and uses no gradient, so from zero "
+            f"nothing is ever corrected. Largest |c - c_i| here: {correction['document']:g}, by "
+            f"Option II {correction['ours']:.3g}.",
         ),
         Compared.described(
             "SCAFFOLD sends twice as much",

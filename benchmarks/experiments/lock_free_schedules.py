@@ -42,9 +42,10 @@ ABOUT = Experiment(
         "step size for K gradients, .37 of it for K/.37, and so on; 1/k is lr / (1 + k/K). Beside "
         "them constant steps, half a cosine, and wsd: steady, and a line down over the last fifth. "
         "None has a warm-up, as back-off has none. Each has the step size, and the K, that a "
-        "search found best, with a worse one on either side; K is at most twice the gradients, "
-        "where both hardly fall. All compute equally many gradients; differences are of pairs with "
-        "the same seed. Bits per byte are counted, not seconds."
+        "search with one seed found best, with a worse one on either side; K is at most twice the "
+        "gradients, where back-off is a constant step size and 1/k hardly falls. All compute "
+        "equally many gradients; differences are of pairs with the same seed. Bits per byte are "
+        "counted, not seconds."
     ),
     packages=("torch",),
     quick_seeds=4,
@@ -147,7 +148,7 @@ def result(scale: Scale) -> Outcome:
     bench = next(iter(cells.values())).bench
     common = {**bench.setup.to_json(), "schedule": "by arm", "optimizer": "by arm"}
     return Outcome(
-        compared=_compared(bits),
+        compared=_compared(bits, chosen),
         table=[_row(arm, bits, chosen) for arm in arms],
         settings={**common, "gradients": next(iter(cells.values())).gradients, "searched": chosen},
         results={
@@ -175,8 +176,17 @@ def _row(
     }
 
 
-def _compared(bits: Mapping[Arm, Sequence[float]]) -> list[Compared]:
-    """Back-off beside the others, optimizer by optimizer."""
+def _compared(
+    bits: Mapping[Arm, Sequence[float]], chosen: Mapping[str, Mapping[str, Any]]
+) -> list[Compared]:
+    """Back-off beside the others, optimizer by optimizer.
+
+    Where the search chose K beyond the end of the training, back-off is a constant step size, and
+    no comparison of the two could end otherwise.
+    """
+
+    def differ(optimizer: str, rival: str) -> bool:
+        return rival != CONSTANT or chosen[optimizer][BACKOFF]["share"] < 1.0
 
     def more(rivals: Sequence[str]) -> list[Claim]:
         return [
@@ -189,6 +199,7 @@ def _compared(bits: Mapping[Arm, Sequence[float]]) -> list[Compared]:
             )
             for optimizer in dict.fromkeys(optimizer for optimizer, _ in bits)
             for rival in rivals
+            if differ(optimizer, rival)
         ]
 
     return [

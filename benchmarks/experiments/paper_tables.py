@@ -295,15 +295,13 @@ def compared(measured: Mapping[str, Measured], workers: int) -> list[Compared]:
             "Hogwild loses nothing: its errors are those of serial SGD.",
             *no_loss(measured),
         ),
-        Compared.of(
+        Compared.described(
             "rho and Delta of the data: RCV1 .44 and 1 (printed the wrong way round, as rho is "
             "never below Delta), Netflix .0025 and .0023, DBLife .0086 and .0043.",
-            Claim("largest factor between generated and published", math.exp(off), "<=",
-                  STATISTICS, timing=False),
-            measured=", ".join(
+            "The generated data was fitted to them: " + ", ".join(
                 f"{name} {one.rho:.4g} and {one.delta:.4g}" for name, one in fitted.items()
             )
-            + " of the generated data (it was fitted to them).",
+            + f", within a factor of {math.exp(off):.2f}.",
         ),
     ]  # fmt: skip
 

@@ -48,6 +48,8 @@ ROUNDS, FREE, BLOCKS = ("sync", "sync by speed"), "hogwild", "hogwild by blocks"
 TURNS, ONCE = "round-robin", "runs averaged once"
 TOGETHER = (*ROUNDS, FREE, BLOCKS)
 ONLY_TWO = (TURNS, ONCE)
+NEVER = ((ONCE, 2), (BLOCKS, 4))
+"""Schemes and workers that need not reach the loss: the search for their text ended above it."""
 TWIN = "hogwild again"
 """The A/A arm: it differs from `hogwild` in its name only."""
 LEVEL = (0.9, 1.1)
@@ -150,11 +152,11 @@ class Times:
     def of(self, arm: Arm, number: str = "seconds") -> list[float]:
         """A number of each seed; infinite where a run did not reach the loss.
 
-        Runs averaged once may never: then their seconds are those of the whole run, on three times
-        the text that the search began with. So they are at least as slow as a ratio says.
+        For those of `NEVER` the seconds are then those of the whole run, on three times the text
+        that the search began with. So they are at least as slow as a ratio says.
         """
         runs = self.trained[arm]
-        if (arm[1], number) == (ONCE, "seconds"):
+        if arm[1:] in NEVER and number == "seconds":
             return [float(one["seconds"] or one["trained_s"]) for one in runs]
         return [math.inf if one[number] is None else float(one[number]) for one in runs]
 
@@ -285,7 +287,8 @@ def _averaged_once(times: Times) -> list[Claim]:
     if (EQUAL, ONCE, 2) not in times.trained:
         return []
     sooner = Ratio.of(times.of((EQUAL, ALONE[0], 1)), times.of((EQUAL, ONCE, 2)))
-    return [Claim.of(f"{ALONE[0]} / {ONCE} (2 workers), seconds", sooner, "<=", 1.0)]
+    name = f"{ALONE[0]} / {ONCE} (2 workers; whole runs where they miss the loss), seconds"
+    return [Claim.of(name, sooner, "<=", 1.0)]
 
 
 # -- draw -----------------------------------------------------------------------------------------

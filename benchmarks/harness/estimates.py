@@ -80,6 +80,8 @@ class Mean(Estimate):
         """Of independent values, taken as normal."""
         values = list(values)
         n = len(values)
+        if not all(map(math.isfinite, values)):
+            return cls(math.nan, math.nan, n)  # a run that diverged or did not arrive
         if n < 2:
             return cls(statistics.fmean(values) if values else math.nan, math.nan, n)
         half = _quantile(n) * statistics.stdev(values) / math.sqrt(n)

@@ -43,13 +43,17 @@ MODE_NOTES = {
 def read(folder: Path, order: Sequence[str] = ()) -> list[Document]:
     """Every script's result, those that `order` names first; of --full where there is one.
 
-    Results of --tiny are shown where there are no others.
+    One that failed gives way to that of the other mode. Results of --tiny are shown where there are
+    no others.
     """
     results: dict[str, Document] = {}
     modes = [mode for mode in (FULL, QUICK) if any((folder / mode).glob("*.json"))]
     for mode in modes or [TINY]:
         for path in sorted((folder / mode).glob("*.json")):
-            results.setdefault(path.stem, json.loads(path.read_text()))
+            document = json.loads(path.read_text())
+            known = results.setdefault(path.stem, document)
+            if known["verdict"] == FAILED:
+                results[path.stem] = document
     names = [name for name in order if name in results]
     return [results[name] for name in [*names, *(name for name in results if name not in names)]]
 

@@ -78,7 +78,8 @@ class Grid:
     Attributes:
         low: smallest step size that is tried in any case.
         high: largest one.
-        beta1: momentum while step sizes are tried; None is the default's.
+        beta1: momentum while step sizes are tried; None is the default's (.9, lock-free with four
+            workers .95).
         other_beta1: tried at the best step size.
     """
 
@@ -91,14 +92,14 @@ class Grid:
 GRIDS: dict[str, dict[str, Grid]] = {
     "adamw": {arm: Grid(1e-3, 3e-3) for arm in ("serial 1 thread", "sync", "hogwild")},
     "muon": {
-        "serial 1 thread": Grid(3e-3, 6e-3),
-        "sync": Grid(4.2e-3, 8.5e-3, 0.75, (0.7, 0.8)),
-        "hogwild": Grid(2.1e-3, 4.2e-3),
+        "serial 1 thread": Grid(3e-3, 6e-3, None, (0.65, 0.7, 0.75, 0.8, 0.85, 0.95)),
+        "sync": Grid(4.2e-3, 8.5e-3, 0.75, (0.55, 0.6, 0.65, 0.7, 0.8)),
+        "hogwild": Grid(2.1e-3, 4.2e-3, None, (0.75, 0.8, 0.85, 0.95)),
         "hogwild by blocks": Grid(3e-3, 6e-3),
         "round-robin": Grid(3e-3, 6e-3),
         "runs averaged once": Grid(4.2e-3, 8.5e-3),
-        "sync, 4 workers": Grid(6e-3, 1.2e-2, 0.75, (0.7, 0.8)),
-        "hogwild, 4 workers": Grid(2.1e-3, 4.2e-3),
+        "sync, 4 workers": Grid(6e-3, 1.2e-2, 0.75, (0.55, 0.6, 0.65, 0.7, 0.8)),
+        "hogwild, 4 workers": Grid(2.1e-3, 4.2e-3, None, (0.8, 0.85, 0.9)),
         "hogwild by blocks, 4 workers": Grid(2.1e-3, 4.2e-3),
     },
 }

@@ -38,7 +38,7 @@ def test_the_slowest_of_n_is_simulated_as_the_formula_says(stragglers: Any) -> N
 
 
 @pytest.mark.parametrize(("mean", "expected"), [(1.0, "holds"), (0.5, "does not hold")])
-def test_seven_times_the_mean_is_true_of_exponential_times_only(
+def test_seven_times_the_mean_is_true_of_steps_that_are_exponential_only(
     load: Any, stragglers: Any, mean: float, expected: str
 ) -> None:
     rng = np.random.default_rng(0)
@@ -49,10 +49,10 @@ def test_seven_times_the_mean_is_true_of_exponential_times_only(
 
     both = {n: stragglers.slowest(draw, n, 1000, 1.0) for n in (16, 1000)}
     simulated = {"exponential": both, "1 + Exp(0.5)": both}
-    steps = {seed: draw(20_000) for seed in range(6)}
-    compared = stragglers.compared(simulated, steps, rng, 200)
+    steps = {seed: draw(100_000) for seed in range(6)}
+    compared = stragglers.compared(simulated, steps, rng, 1000)
     ends = verdicts(load, compared)
-    assert next(end for claim, end in ends.items() if "document 003" in claim) == expected
+    assert ends["The same for steps of workers here"] == expected
     fit = next(end for claim, end in ends.items() if claim.startswith("Steps of workers"))
     assert fit == "holds"
 
@@ -104,7 +104,6 @@ def test_scaffold_is_compared_with_fedprox_itself(load: Any, gap: float, expecte
     ends = verdicts(load, clients.compared(by, {"document": 0.0, "ours": 0.3}))
     assert ends["SCAFFOLD is better than FedProx at every division"] == expected
     assert ends["FedProx is better than Local SGD at every division"] == "holds"
-    assert ends["The class with momentum correction corrects client drift"] == "does not hold"
 
 
 @pytest.mark.parametrize(("worse", "expected"), [(1.5, "does not hold"), (1.0, "holds")])

@@ -344,6 +344,11 @@ def test_a_search_measures_nothing_twice_and_goes_on_where_it_was_ended(
         return float(searches.descend(score, 1.0))
 
     assert search() == 2.0
-    assert sorted(measured) == [1.0, 2.0, 4.0]
+    assert sorted(measured) == [1.0, 2.0, 4.0, 8.0]  # 4 is as good as 2
     assert search() == 2.0
-    assert len(measured) == 3
+    assert len(measured) == 4
+
+
+def test_a_step_size_beyond_an_equal_one_is_tried(load: Any) -> None:
+    losses = {1.0: 3.0, 2.0: 2.0, 4.0: 2.0, 8.0: 1.0, 16.0: 5.0, 0.5: 4.0}
+    assert load("experiment.searches").descend(losses.__getitem__, 1.0) == 8.0

@@ -14,24 +14,30 @@ def ends(load: Any, outcome: Any) -> tuple[list[str], list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("gain", "verdict", "ended"),
+    ("n_cores", "gain", "verdict", "ended"),
     [
-        (1.0, "does not hold", "missed"),
-        (1.99, "does not hold", "met"),
-        (12.0, "holds", "met"),
+        (2, 1.0, "follows from the definitions", ["missed", "met"]),
+        (2, 1.99, "follows from the definitions", ["met", "met"]),
+        (16, 1.99, "does not hold", ["missed", "missed"]),
+        (16, 12.0, "holds", ["missed", "missed"]),
     ],
 )
 def test_a_search_on_all_cores_is_compared_with_a_serial_one_in_pairs(
-    load: Any, monkeypatch: pytest.MonkeyPatch, gain: float, verdict: str, ended: str
+    load: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    n_cores: int,
+    gain: float,
+    verdict: str,
+    ended: list[str],
 ) -> None:
     search = load("architecture_search")
-    monkeypatch.setattr(search, "cores", lambda: [0, 1])
+    monkeypatch.setattr(search, "cores", lambda: list(range(n_cores)))
     parallel = [search.Search(s, s - 2.0) for s in (10.0, 10.01, 9.99)]
     serial = [search.Search(gain * s, 2 * (s - 2.0)) for s in (10.01, 10.0, 9.99)]
     searches = {search.SERIAL: serial, search.PARALLEL: parallel}
     scores = [{"a": 0.5}, {"a": 0.5}]
     compared, claims = ends(load, search.outcome(searches, parallel, scores, [0.1], {}))
-    assert (compared, claims[:3]) == ([verdict], [ended, "met", "met"])
+    assert (compared, claims[:3]) == ([verdict], [*ended, "met"])
     other = [{"a": 0.5}, {"a": 0.5001}]
     assert ends(load, search.outcome(searches, parallel, other, [0.1], {}))[1][2] == "missed"
 

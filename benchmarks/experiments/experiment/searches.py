@@ -84,6 +84,8 @@ def search(
 def descend(score: Callable[[float], Any], first: float, factor: float = 2.0) -> float:
     """The step size of the best score: a factor up and down, until both are worse.
 
+    An equal score is no end: one step size beyond it is tried, too.
+
     Args:
         score: what a step size gives; the smaller the better.
         first: where to begin.
@@ -91,8 +93,14 @@ def descend(score: Callable[[float], Any], first: float, factor: float = 2.0) ->
     """
     best = first
     for by in (factor, 1.0 / factor):
-        while score(best * by) < score(best):
-            best *= by
+        while True:
+            near, far = best * by, best * by * by
+            if score(near) < score(best):
+                best = near
+            elif score(near) == score(best) and score(far) < score(best):
+                best = far
+            else:
+                break
     return best
 
 
