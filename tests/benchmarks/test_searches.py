@@ -63,6 +63,31 @@ def test_no_recorded_step_size_is_at_an_edge(searches: Any, name: str) -> None:
         assert tried.missing_side == 0, f"{arm}: {rate:g} is at an edge of {sorted(tried.costs)}"
 
 
+def test_no_step_size_of_staleness_is_at_an_edge() -> None:
+    settings = json.loads((EXPERIMENTS / "staleness_settings.json").read_text())
+    for model, rates in settings["lr"].items():
+        for name, rate in rates.items():
+            rule, _, workers = name.rpartition(", ")
+            tried = {
+                trial["lr"]: trial["bits_per_byte"]
+                for trial in settings["trials"]
+                if (trial["model"], trial["rule"], trial["workers"]) == (model, rule, int(workers))
+            }
+            least = tried[rate]
+            sides = [lr > rate for lr, bits in tried.items() if bits > least]
+            assert min(tried.values()) == least, (model, name)
+            assert {False, True} == set(sides), (model, name)
+
+
+def test_no_setting_of_lock_free_schedules_is_at_an_edge() -> None:
+    settings = json.loads((EXPERIMENTS / "lock_free_schedules_settings.json").read_text())
+    for optimizer, by_schedule in settings.items():
+        for schedule, trials in by_schedule.items():
+            share, best, _ = min(trials, key=lambda trial: trial[2])
+            rates = [lr for tried, lr, _ in trials if tried == share]
+            assert min(rates) < best < max(rates), (optimizer, schedule)
+
+
 def _arms(rates: Any, costs: Any, path: tuple[str, ...]) -> Any:
     for name, rate in rates.items():
         if isinstance(rate, dict):
