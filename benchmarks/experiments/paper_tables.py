@@ -43,7 +43,6 @@ ABOUT = Experiment(
 )
 EPOCHS, BETA = 20, 0.9
 NEAR = 1.005  # objective over serial's
-STATISTICS = 1.1  # rho and Delta of generated data over the published ones, or the inverse
 TUNED_ON, FACTOR = 7, 3.0
 
 SCHEMES: dict[str, dict[str, Any]] = {

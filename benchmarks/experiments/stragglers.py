@@ -95,12 +95,6 @@ def compared(
 ) -> list[Compared]:
     """The documents' claims beside this."""
 
-    def thousand(name: str, slow: Mean) -> Claim:
-        return Claim.of(
-            f"{name}, slowest of 1,000 / mean", slow, "within", (1 + NEAR) * DOCUMENTED,
-            least=(1 - NEAR) * DOCUMENTED,
-        )  # fmt: skip
-
     def drawn(times: Seconds) -> float:
         return slowest(lambda n: rng.choice(times, n), 1000, rounds, float(times.mean())).value
 
@@ -119,7 +113,13 @@ def compared(
         ),
         Compared.of(
             "The same for steps of workers here",
-            thousand("steps of two workers", Mean.of(map(drawn, measured.values()))),
+            Claim.of(
+                "steps of two workers, slowest of 1,000 / mean",
+                Mean.of(map(drawn, measured.values())),
+                "within",
+                (1 + NEAR) * DOCUMENTED,
+                least=(1 - NEAR) * DOCUMENTED,
+            ),
         ),
         Compared.described(
             "The expected slowest step is a + H_n / lambda (document 002)",
