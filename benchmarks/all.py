@@ -17,7 +17,8 @@ seconds is left out.
 Every script runs in a process of its own. Results and logs are in `results/MODE/`. A script that
 has ended with this mode at this commit is not run again without --again, so a run continues where
 it was interrupted; one that failed, or that a busy machine disturbed, is run again. A commit of
-results alone is no other commit. Elsewhere a run continues in a checkout of the same commit, after
+results alone is no other commit. One that takes four times its seconds (at least ten minutes) is
+ended, and has failed. Elsewhere a run continues in a checkout of the same commit, after
 `python -m pip install -e .` there, with a copy of `results/`. --quick and --full refuse a tree with
 changes, whose results would be of no commit. A script that fails does not stop the others.
 
@@ -28,12 +29,14 @@ cannot be told or measured) or 4 (a script failed).
 from __future__ import annotations
 
 import ast
+import contextlib
 import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -63,6 +66,8 @@ from mlxhog.files.quantities import format_clock
 HERE = Path(__file__).resolve().parent
 UNKNOWN_S = 60.0
 TINY_SHARE = 0.3  # of --quick's seconds
+PATIENCE, LEAST_LIMIT_S = 4.0, 600.0
+END_S = 30.0  # between SIGTERM and SIGKILL
 
 
 @dataclass(frozen=True)
@@ -142,11 +147,11 @@ def run(script: Script, mode: str, out: Path, at: str | None) -> Mapping[str, An
     """Run a script, pass its lines on, and return its result, or what is to be said of its end.
 
     Result and log lie in the folder afterwards, whatever happened. A result of another commit than
-    `at`, because somebody changed the checkout meanwhile, is a failure.
+    `at`, because somebody changed the checkout meanwhile, is a failure, and so is one that hangs.
     """
     own = ["--out", str(out)] if script.writes else []
     command = [sys.executable, str(script.path), *script.flags, *own]
-    began = time.monotonic()
+    began, limit_s = time.monotonic(), max(LEAST_LIMIT_S, PATIENCE * script.expected_s)
     with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -154,15 +159,22 @@ def run(script: Script, mode: str, out: Path, at: str | None) -> Mapping[str, An
         text=True,
         cwd=ROOT,
         close_fds=False,  # of `take_alone`
+        start_new_session=True,  # so that what it starts ends with it
     ) as process:
+        alarm = threading.Timer(limit_s, _end, (process,))
+        alarm.start()
         try:
             lines = list(_pass_on(process))
         except BaseException:
-            process.terminate()
+            _end(process)
             raise
+        finally:
+            alarm.cancel()
     seconds = round(time.monotonic() - began, 1)
     result = _last_json(lines)
-    if process.returncode not in EXIT_CODES.values() or result is None:
+    if seconds >= limit_s:
+        result = _failed(f"it was ended after {limit_s:g} s; it states {script.expected_s:g} s")
+    elif process.returncode not in EXIT_CODES.values() or result is None:
         last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
         result = _failed(f"exit code {process.returncode}: {last.strip()}")
     elif result.get("commit") != at:
@@ -178,6 +190,18 @@ def run(script: Script, mode: str, out: Path, at: str | None) -> Mapping[str, An
     replace_file(out / f"{script.name}.txt", f"$ {script.command}\n{text}".encode())
     replace_file(out / f"{script.name}.json", plain_json.dumps(whole, indent=1) + b"\n")
     return whole
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """End a script and the processes of its session; those that do not end in time are killed."""
+    give_up = time.monotonic() + END_S
+    with contextlib.suppress(ProcessLookupError):  # none is left
+        os.killpg(process.pid, signal.SIGTERM)
+        while time.monotonic() < give_up:
+            process.poll()
+            os.killpg(process.pid, 0)
+            time.sleep(0.1)
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _failed(error: str) -> dict[str, Any]:

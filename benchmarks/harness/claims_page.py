@@ -109,9 +109,19 @@ def measured_of(claim: Mapping[str, Any], results: Mapping[str, Document]) -> tu
             " ".join(one["measured"] for one in compared),
             "; ".join(dict.fromkeys(one["verdict"] for one in compared)) or WORDS[UNTOLD],
         )
+    if "below" in claim:
+        text = "; ".join(f"{one['name']}: {measured(one)}" for one in limits)
+        return text, _below(claim["below"], [one["interval"] for one in limits])
     end = worst(ended(limit) for limit in limits)
     text = "; ".join(f"{one['name']}: {measured(one)}, limit {wanted(one)}" for one in limits)
     return text, claim.get("means", {}).get(end, WORDS[end])
+
+
+def _below(bound: float, intervals: Sequence[Sequence[float]]) -> str:
+    """Whether all intervals are below a number, or one is above it."""
+    if all(high < bound for _, high in intervals):
+        return "holds"
+    return "does not hold" if any(low > bound for low, _ in intervals) else WORDS[UNTOLD]
 
 
 def _link(claim: Mapping[str, Any], results: Mapping[str, Document]) -> str:

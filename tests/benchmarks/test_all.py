@@ -72,6 +72,19 @@ def test_a_script_that_fails_is_shown_and_does_not_stop_the_others(
     assert "the disk is on fire" in bad["error"]
 
 
+def test_a_script_that_hangs_is_ended_with_what_it_started(
+    everything: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(everything, "ROOT", tmp_path)
+    monkeypatch.setattr(everything, "LEAST_LIMIT_S", 0.1)
+    text = "import subprocess\nsubprocess.run(['sleep', '3600'])\n"  # which holds its pipe open
+    hangs = everything.Script("hangs", tmp_path / "hangs.py", (), expected_s=0.1)
+    hangs.path.write_text(text)
+    result = everything.run(hangs, "tiny", tmp_path, "abc")
+    assert result["verdict"] == "failed"
+    assert "it was ended after 0.4 s; it states 0.1 s" in result["error"]
+
+
 def test_the_page_shows_claims_measurements_and_failures_of_the_results(
     everything: Any, inside: Any, tmp_path: Path
 ) -> None:

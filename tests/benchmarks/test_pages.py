@@ -48,6 +48,9 @@ def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -
     - {claim: D, derived: by hand, verdict: holds, correction: "-", link: numbers.md}
     - {claim: E, result: one, limit: [gone], correction: "-"}
     - {claim: F, result: one, limit: [ratio], means: {missed: holds}, correction: "-"}
+    - {claim: G, result: one, limit: [ratio], below: 1.2, correction: "-"}
+    - {claim: H, result: one, limit: [ratio], below: 1.1, correction: "-"}
+    - {claim: I, result: one, limit: [ratio], below: 1.0, correction: "-"}
 """
     text = page.claims_page(table, [result])
     ratio = "mlxhog 0.1.0: ratio, x: 1.1 (1.05 to 1.15, n 5), limit >= 1.2"
@@ -60,6 +63,9 @@ def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -
         "| README | F | mlxhog 0.1.0: ratio, x: 1.1 (1.05 to 1.15, n 5), limit >= 1.2 | **holds** |"
         in text
     )
+    ratio = ratio.removesuffix(", limit >= 1.2")
+    for name, verdict in (("G", "holds"), ("H", "cannot be told"), ("I", "does not hold")):
+        assert f"| README | {name} | {ratio} | **{verdict}** |" in text
     assert "| one | `python one.py` |" in text
 
 
