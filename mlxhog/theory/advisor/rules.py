@@ -20,8 +20,8 @@ from mlxhog.training.choose_strategy import MARGIN, lock_free_pays
 
 LEAST_PERIOD, MOST_PERIOD = 4, 512
 LOCAL_COST = 0.05
-"""Share of the steps that each local step beyond the first costs: of ten, each took 0.050 (0.028 to
-0.072, n 8) more steps (`python benchmarks/advisor.py --constants`)."""
+"""Share of the steps that each local step beyond the first costs: of ten, each took 0.046 (0.027 to
+0.064, n 12) more steps (`python benchmarks/advisor.py --constants`)."""
 
 STALENESS_COST = 0.01
 """Share of the samples that a mean staleness of one costs if every update meets every other, beyond
