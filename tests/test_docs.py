@@ -227,7 +227,9 @@ def test_a_number_without_its_source_is_found():
 
 def test_every_promise_of_readme_has_its_row_on_the_page_of_claims():
     table = yaml.safe_load((ROOT / "benchmarks" / "claims.yaml").read_text(encoding="utf-8"))
-    rows = [row for group in table for row in group["rows"] if "document" not in row]
+    rows = [
+        row for group in table for row in group["rows"] if row.get("document", "docs") == "docs"
+    ]
     for script in (
         "chaos", "faults", "parity_false_failures", "speedup", "unequal_workers", "replays",
         "gate", "feeding", "compare_power", "predicted_speed", "advisor", "repeatability",

@@ -87,13 +87,15 @@ def results_page(
         "What the [source documents](../docs/claims.md) (000 to 004) claim, beside what was "
         "measured. Written by `python benchmarks/all.py` from the JSON files beside the figures; "
         "do not edit it. An interval is one of 95 %; n is the number of pairs, runs or trials. "
-        "The verdicts of a section are corrected together for their number (Holm).",
+        "The verdicts of a section are corrected together for their number (Holm). A/A says how "
+        "many arms ran twice, and how often the two differ, which no verdict should say; `-` where "
+        "none ran twice.",
         "",
         *(f"- Mode {mode}: {note}." for mode, note in MODE_NOTES.items() if _has(documents, mode)),
         *_origins(documents),
         *([f"- Without a result: {', '.join(missing)}."] if missing else []),
         "",
-        "| script | mode | claims of the documents | limits of our own | A/A | time |",
+        "| script | mode | claims | limits of our own | A/A | time |",
         "|---|---|---|---|---|---|",
         *(_summary(document) for document in documents),
     ]
@@ -202,7 +204,7 @@ def _section(document: Document, folder: str) -> list[str]:
     if facts := where(document):
         lines += [facts, ""]
     if document.get("compared"):
-        lines += ["| the document says | measured here | so the claim |", "|---|---|---|"]
+        lines += ["| the claim | measured here | verdict |", "|---|---|---|"]
         lines += [
             row([one["claim"], one["measured"], f"**{one['verdict']}**"])
             for one in document["compared"]

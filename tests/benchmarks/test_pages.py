@@ -37,7 +37,9 @@ def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -
         "versions": {"mlxhog": "0.1.0"},
         "claims": [{"name": "ratio, x", "value": 1.1, "relation": ">=", "limit": 1.2, "met": False,
                     "ended": "missed", "interval": [1.05, 1.15], "n": 5}],
-        "compared": [{"claim": "it is fast", "measured": "twice", "verdict": "holds"}],
+        "compared": [{"claim": "it is fast", "measured": "twice", "verdict": "holds",
+                      "rests_on": [{"name": "rest", "value": 2.0, "relation": ">=", "limit": 1.0,
+                                    "interval": [1.9, 2.1], "n": 3}]}],
     }  # fmt: skip
     table = """
 - title: Group
@@ -51,6 +53,8 @@ def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -
     - {claim: G, result: one, limit: [ratio], below: 1.2, correction: "-"}
     - {claim: H, result: one, limit: [ratio], below: 1.1, correction: "-"}
     - {claim: I, result: one, limit: [ratio], below: 1.0, correction: "-"}
+    - {claim: J, result: one, limit: [rest], above: 1.5, correction: "-"}
+    - {claim: K, result: one, limit: [ratio, rest], above: 1.5, correction: "-"}
 """
     text = page.claims_page(table, [result])
     ratio = "mlxhog 0.1.0: ratio, x: 1.1 (1.05 to 1.15, n 5), limit >= 1.2"
@@ -66,6 +70,8 @@ def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -
     ratio = ratio.removesuffix(", limit >= 1.2")
     for name, verdict in (("G", "holds"), ("H", "cannot be told"), ("I", "does not hold")):
         assert f"| README | {name} | {ratio} | **{verdict}** |" in text
+    assert "| README | J | mlxhog 0.1.0: rest: 2 (1.9 to 2.1, n 3) | **holds** |" in text
+    assert "(1.9 to 2.1, n 3) | **holds in part** | -" in text
     assert "| one | `python one.py` |" in text
 
 
