@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from experiment.figures import Figure, intervals, new_panel
-from experiment.record import Compared, Experiment, Outcome, Scale, run, say
+from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run, say
 from harness.claims import Claim, Twin
 from harness.estimates import Mean, Ratio
 from harness.interleaved import with_twin
@@ -113,7 +113,7 @@ def outcome(
     )
     if n < 10:
         text += ". Candidates that train side by side share the machine; fewer than 10 cores allow"
-        tenfold = Compared.described(ten, f"{text} no 10x.")
+        tenfold = Compared(ten, f"{text} no 10x.", UNTOLD)
     else:
         tenfold = Compared.of(ten, Claim.of(name, sooner, ">=", 10.0), measured=text)
     return Outcome(

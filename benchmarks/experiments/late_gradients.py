@@ -7,6 +7,7 @@ from typing import Any
 from experiment.figures import Figure, inks, label_lines, new_panels
 from experiment.language import Bench, Setup, Training, setup, trainings_json, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run
+from experiment.searches import Search, search
 from harness.claims import FULL, Claim, Twin
 from harness.estimates import Mean
 from harness.interleaved import take_turns
@@ -19,8 +20,9 @@ ABOUT = Experiment(
     about=(
         "The mean staleness of P workers that never wait, lock-free and with a server, with equal "
         "workers and with one slow one; and what rules for late gradients do to the loss where "
-        "every gradient is as late as the most equal workers make it (simulated, one process). The "
-        "most are sixteen, with --quick four."
+        "every gradient is P - 1 updates late (simulated, one process). Such a rule makes steps "
+        "smaller, so each has its own best step size, and so has plain lr. The most workers are "
+        "sixteen, with --quick four."
     ),
     packages=("mlx",),
     full_seeds=3,
@@ -30,7 +32,9 @@ RULES: dict[str, dict[str, Any]] = {
     "linear:0.5": {"staleness_lr": "linear:0.5"},
     "exp:0.9": {"staleness_lr": "exp:0.9"},
 }
-LR = 3e-3
+RATES = (7.5e-4, 1.5e-3, 3e-3)
+"""Where the search for the step size of each rule begins."""
+TUNED_ON = 101
 SMALL = Setup({"hidden_size": 64, "num_hidden_layers": 3}, seq_len=128, looks=5)
 """Of --full: what is late depends on the number of workers, not on what they compute."""
 NEAR, QUICK_NEAR = 0.02, 0.1
@@ -63,7 +67,7 @@ def result(scale: Scale) -> Outcome:
         scale.seeds, cells(scale), lambda cell, seed: _staleness(scale, bench, cell, seed)
     )
     count, near = cells(scale)[-1][1], NEAR if scale.mode == FULL else QUICK_NEAR
-    trainings, again = _by_rule(scale, bench, late=count - 1)
+    trainings, again, searched = _by_rule(scale, bench, late=count - 1)
     return Outcome(
         compared=_compared(measured, trainings, count, near),
         table=[
@@ -78,7 +82,11 @@ def result(scale: Scale) -> Outcome:
                 for (strategy, workers, slow), own in measured.items()
             ),
             *(
-                {"rule": name, "bits per byte": Mean.of(one.end for one in own).spelt(".3f")}
+                {
+                    "rule": name,
+                    "lr": searched[name].best,
+                    "bits per byte": Mean.of(one.end for one in own).spelt(".3f"),
+                }
                 for name, own in trainings.items()
             ),
         ],
@@ -91,9 +99,15 @@ def result(scale: Scale) -> Outcome:
             )
             for (strategy, workers, slow), own in measured.items()
         ],
-        settings={**bench.setup.to_json(), "lr": LR, "simulated_staleness": count - 1},
+        settings={
+            **bench.setup.to_json(),
+            "lr": {name: found.best for name, found in searched.items()},
+            "tuned_on_seed": TUNED_ON,
+            "simulated_staleness": count - 1,
+        },
         results={
             "trainings": trainings_json(trainings),
+            "bits by lr": {name: found.to_json() for name, found in searched.items()},
             "staleness": {
                 f"{strategy}, {workers}{', one slow' if slow else ''}": [
                     one.staleness for one in own
@@ -120,10 +134,15 @@ def _staleness(scale: Scale, bench: Bench, cell: Cell, seed: int) -> Training:
 
 def _by_rule(
     scale: Scale, bench: Bench, late: int
-) -> tuple[dict[str, list[Training]], list[Training]]:
-    """Trainings of every rule and of one serial worker, and of plain lr with other seeds (A/A)."""
+) -> tuple[dict[str, list[Training]], list[Training], dict[str, Search]]:
+    """Trainings of every rule and of one serial worker, each at its best step size.
+
+    Returns:
+        them; trainings of plain lr with other seeds (A/A); the step sizes that were tried.
+    """
     tokens = scale.pick(tiny=1_500, quick=25_000, full=60_000)
-    common: dict[str, Any] = {"workers": "mlx:cpu", "tokens": tokens, "lr": LR}
+    rates: tuple[float, ...] = scale.pick(tiny=(3e-3,), quick=RATES, full=RATES)
+    common: dict[str, Any] = {"workers": "mlx:cpu", "tokens": tokens}
     simulated = {"strategy": "sim", "sim_staleness": f"fixed:{late}"}
     arms = {
         name: {**simulated, **RULES[name]}
@@ -131,11 +150,18 @@ def _by_rule(
     }
     arms["serial"] = {"strategy": "serial", "predict": "none"}
 
+    def at(name: str, lr: float, seed: int) -> Training:
+        return bench.train(f"{name}, lr {lr:g}", seed=seed, lr=lr, **common, **arms[name])
+
+    searched = {
+        name: search(rates, lambda lr, name=name: at(name, lr, TUNED_ON).end) for name in arms
+    }
+
     def train(name: str, seed: int) -> Training:
-        return bench.train(name, seed=seed, **common, **arms[name])
+        return at(name, searched[name].best, seed)
 
     again = [train("lr", other_seed(seed)) for seed in scale.seeds]
-    return take_turns(scale.seeds, arms, train), again
+    return take_turns(scale.seeds, arms, train), again, searched
 
 
 def waits_for_ever(slack: int, workers: int = 3, pushes: int = 1000) -> bool:

@@ -49,7 +49,7 @@ ABOUT = Experiment(
     ),
     packages=("torch",),
     quick_seeds=4,
-    full_seeds=4,
+    full_seeds=8,
 )
 RIVALS = (INVERSE, CONSTANT, COSINE, STABLE)
 AGAIN = "back-off again"
@@ -182,11 +182,11 @@ def _compared(
     """Back-off beside the others, optimizer by optimizer.
 
     Where the search chose K beyond the end of the training, back-off is a constant step size, and
-    no comparison of the two could end otherwise.
+    no rival is compared with back-off.
     """
 
-    def differ(optimizer: str, rival: str) -> bool:
-        return rival != CONSTANT or chosen[optimizer][BACKOFF]["share"] < 1.0
+    def falls(optimizer: str) -> bool:
+        return float(chosen[optimizer][BACKOFF]["share"]) < 1.0
 
     def more(rivals: Sequence[str]) -> list[Claim]:
         return [
@@ -199,7 +199,7 @@ def _compared(
             )
             for optimizer in dict.fromkeys(optimizer for optimizer, _ in bits)
             for rival in rivals
-            if differ(optimizer, rival)
+            if falls(optimizer)
         ]
 
     return [

@@ -88,7 +88,7 @@ def result(scale: Scale) -> Outcome:
     return Outcome(
         compared=[
             Compared.of("same convergence as homogeneous", *_same_convergence(ends)),
-            Compared.of("outputs match within epsilon; validates atomic ops", *claims),
+            Compared.of("outputs match within epsilon", *claims),
         ],
         table=[_row(arm, own) for arm, own in trainings.items()],
         claims=claims,

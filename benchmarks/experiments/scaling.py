@@ -33,12 +33,13 @@ ABOUT = Experiment(
     source="document 001, Test 1",
     about=(
         "One serial worker and 2 or more lock-free ones (each with one thread), Muon with its "
-        "defaults, which are shared moments and looking ahead, train the same xLSTM on the same "
-        "text; the time counts until the lowest held-out loss that both trainings of a pair reach. "
-        "More workers than cores show what staleness costs in gradients, not a speedup. What a "
-        "larger machine would do is predicted, seed by seed, by an event-driven simulator from the "
-        "costs of a serial step and from the gradients that these workers took to that loss, as "
-        "multiples of serial's."
+        "defaults, which are shared moments, looking ahead and one step size for any number of "
+        "workers (staleness searches it for each), train the same xLSTM on the same text; the time "
+        "counts until the lowest held-out loss that both trainings of a pair reach. More workers "
+        "than cores show what staleness costs in gradients, not a speedup. What a larger machine "
+        "would do is predicted, seed by seed, by an event-driven simulator from the costs of a "
+        "serial step and from the gradients that these workers took to that loss, as multiples of "
+        "serial's."
     ),
     packages=("torch", "mlx"),
     full_seeds=3,
