@@ -68,6 +68,8 @@ STRATEGIES: dict[str, tuple[str, ...]] = {
     "locked": ("--strategy=locked",),
     "aig": ("--strategy=aig",),
 }
+ORDERED = "sync", "round_robin"
+"""Strategies in which a successor ends the round, or the turn, in which a worker died."""
 HEARTBEAT_S = 6.0
 CALM_S = 20.0  # after so long without progress no fault is planted, until there is some
 HANG_S = 60.0  # without progress and without faults
@@ -230,7 +232,7 @@ def _take_in(record: Record, run: Observed, *, full_disk: bool) -> None:
         record.unsaved += 1
     elif (code, status) != (0, "done"):
         record.failures.append(f"exit code {code}, {status}: {run.words()}")
-    audit = run.audit(rounds="sync" in record.strategy)
+    audit = run.audit(ordered=any(name in record.strategy for name in ORDERED))
     record.tickets += audit.handed_out
     record.torn += audit.torn
     record.lost += audit.lost

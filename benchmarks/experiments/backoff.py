@@ -47,10 +47,10 @@ ABOUT = Experiment(
         "Back-off takes the first step size for K gradients, .37 of it for K/.37, and so on; 1/k "
         "is lr / (1 + k/K). Beside them constant steps and what the program does elsewhere: the "
         "paper's .9 per twentieth of the run on least squares, half a cosine on models. Each has "
-        "the step size, and the K, that a search found best at this number of gradients (--tune); "
-        "then each training is repeated with a step size 4 times larger and 4 times smaller, as if "
-        "the curvature were misjudged, and the same K. All differences are taken seed by seed, with "
-        "95 % intervals of their mean (Student's t)."
+        "the step size, and the K, that a search found best at this number of gradients (--tune). "
+        "Then each training is repeated with a step size 4 times larger and one 4 times smaller, "
+        "as if the curvature were misjudged, and the same K. All differences are taken seed by "
+        "seed, with 95 % intervals of their mean (Student's t)."
     ),
     packages=("torch",),
 )

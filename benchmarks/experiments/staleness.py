@@ -43,11 +43,11 @@ ABOUT = Experiment(
         "(`--strategy sim`), as tau + 1 workers that apply in turn do. All trainings compute "
         "equally many gradients and end there, by a cosine schedule; every one has its own step "
         "size, found by a search. The cost of staleness is the number of gradients over those that "
-        "serial Muon needs for the same loss, in trainings that end earlier. Muon and AdamW have the same cures: moments of all workers, and gradients taken where the "
-        "parameters will be; Muon has a momentum of its own from four workers on. Serial "
-        "trainings that end earlier take the step size of the longest. Averaged gradients (sync) "
-        "and two lock-free workers stand beside them. Counting gradients, a busy machine changes "
-        "nothing."
+        "serial Muon needs for the same loss, in trainings that end earlier. Muon and AdamW have "
+        "the same cures: moments of all workers, and gradients taken where the parameters will be; "
+        "Muon has a momentum of its own from four workers on. Serial trainings that end earlier "
+        "take the step size of the longest. Averaged gradients (sync) and two lock-free workers "
+        "stand beside them. Counting gradients, a busy machine changes nothing."
     ),
     packages=("mlx",),
     full_seeds=3,

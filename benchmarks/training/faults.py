@@ -73,8 +73,8 @@ class Audit:
         lost: neither done nor returned: nobody will ever compute them.
         steps: gradients that workers say they wrote.
         torn: tickets done whose worker died while it wrote.
-        recounted: torn ones that a successor may say it wrote: it ends the round of the dead, and
-            computes its gradient again, but adds nothing of it.
+        recounted: torn ones that a successor may say it wrote: it ends the round or the turn of
+            the dead, and computes its gradient again, but adds nothing of it.
         kills: workers killed; each may have died between a ticket's end and its own count.
     """
 
@@ -283,11 +283,12 @@ class Observed:
                 return alive
             time.sleep(0.05)
 
-    def audit(self, *, rounds: bool = False) -> Audit:
+    def audit(self, *, ordered: bool = False) -> Audit:
         """Account for every ticket; only after the run has ended.
 
         Args:
-            rounds: whether workers take steps together (sync), at least at first.
+            ordered: whether workers take steps together or in turn (sync, round_robin), at least
+                at first.
         """
         states = dict.fromkeys(TicketState, 0)
         for ticket in range(int(self._word("watermark")), int(self._word("next"))):
@@ -301,7 +302,7 @@ class Observed:
             lost=next_ - done - returned,  # of all, also of those that a checkpoint had returned
             steps=sum(self.entry(slot).steps for slot in self._slots),
             torn=torn,
-            recounted=torn if rounds else 0,
+            recounted=torn if ordered else 0,
             kills=self.kills,
         )
 
