@@ -66,4 +66,9 @@ if __name__ == "__main__":
     with suppress(OSError):  # the current directory may be gone
         if sys.path[0] == os.getcwd():  # where `-m` looks for modules first; a command does not
             del sys.path[0]
-    sys.exit(main())
+    exit_code = main()
+    # CPython marks an interrupt in the `exec` of a text, such as a dataclass that is imported, as
+    # unhandled, and `python -m` then ends by SIGINT and not with this code. The next `exec` of a
+    # text that ends well takes the mark away.
+    exec("")
+    sys.exit(exit_code)

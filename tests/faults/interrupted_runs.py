@@ -113,6 +113,7 @@ def main() -> int:
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     random_ = random.Random(arguments.seed)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup the runs would ignore it, too
     counts: Counter[str] = Counter()
     for _ in range(arguments.repeat):
         for cause in CAUSES:

@@ -62,6 +62,28 @@ def test_a_signal_before_training_is_a_message_and_130(
     assert (process.returncode, process.stdout, process.stderr) == (130, "", "interrupted\n")
 
 
+INTERRUPTS_ITSELF = """
+import importlib, os, signal
+text = "os.kill(os.getpid(), signal.SIGINT)\\nfor _ in range(1000): pass"
+importlib.import_module = lambda *_: exec(text)
+"""
+
+
+def test_an_interrupt_of_executed_text_is_a_message_and_130(tmp_path: Path) -> None:
+    """`python -m` would end by the signal; imports execute text where they make dataclasses."""
+    (tmp_path / "sitecustomize.py").write_text(INTERRUPTS_ITSELF)
+    process = subprocess.run(
+        [sys.executable, "-m", "mlxhog", "train"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert (process.returncode, process.stdout, process.stderr) == (130, "", "interrupted\n")
+
+
 def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path: Path) -> None:
     config = small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000, slow="0=5,1=5")
     with Command(config) as command:
