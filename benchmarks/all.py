@@ -1,7 +1,7 @@
 """Run the experiments and benchmarks that state a budget, and write the pages of their results.
 
     python benchmarks/all.py --quick             half an hour on two idle cores
-    python benchmarks/all.py --full              more arms and seeds: five hours, in pieces
+    python benchmarks/all.py --full              more arms and seeds: four hours, in pieces
     python benchmarks/all.py --only scaling      one of them, or several
     python benchmarks/all.py --page              the pages again, from the results there are
 

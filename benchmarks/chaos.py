@@ -52,7 +52,7 @@ from training import damaged_records  # noqa: E402
 from tests.processes import alive, below  # noqa: E402
 from tests.small_disk import small_disk  # noqa: E402
 
-BUDGET = {"order": 310, "full_s": 750, "full": ["--minutes", "6", "--tokens", "150000"]}
+BUDGET = {"order": 310, "full_s": 950, "full": ["--minutes", "6", "--tokens", "150000"]}
 WORKERS = ("mlx:cpu", "torch:cpu")
 STRATEGIES: dict[str, tuple[str, ...]] = {
     "hogwild": ("--strategy=hogwild",),  # auto may go on in another arena than the one that is read

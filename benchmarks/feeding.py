@@ -46,7 +46,7 @@ from mlxhog.errors import RunError
 sys.path.insert(0, str(ROOT))  # the small disk is that of the tests
 from tests.small_disk import small_disk  # noqa: E402
 
-BUDGET = {"order": 360, "full_s": 240, "full": ["--examples", "2000"]}
+BUDGET = {"order": 360, "full_s": 20, "full": ["--examples", "2000"]}
 CLIENTS = 8
 LIMIT_S = 300.0
 STOP_S = 60.0

@@ -27,7 +27,7 @@ from mlxhog.errors import ArenaError
 from mlxhog.report.metrics import Result
 from mlxhog.strategies.ssp import clocks_of
 
-BUDGET = {"order": 350, "full_s": 180, "full": ["--runs", "30"]}
+BUDGET = {"order": 350, "full_s": 90, "full": ["--runs", "30"]}
 WORKERS, STEPS, KILLS = 3, 400, 2
 
 

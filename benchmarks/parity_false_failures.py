@@ -41,7 +41,7 @@ from mlxhog.parity.subject import Array, ModelPlan, ParitySide, ParitySubject, R
 sys.path.insert(0, str(ROOT))  # the faults are those of the tests
 from tests.parity.planted import Fault, OperatorFault, SignFault, every_engine  # noqa: E402
 
-BUDGET = {"order": 330, "full_s": 300, "full": ["--runs", "50"]}
+BUDGET = {"order": 330, "full_s": 60, "full": ["--runs", "50"]}
 FAMILIES = ("xlstm", "xlstm_v1")
 RUNS, QUICK_RUNS = 200, 20
 NUMPY = ParitySide("numpy", "numpy")

@@ -25,7 +25,7 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
 from mlxhog.training import recording
 
-BUDGET = {"order": 340, "full_s": 300, "full": ["--runs", "10"]}
+BUDGET = {"order": 340, "full_s": 110, "full": ["--runs", "10"]}
 MIXES = ("mlx:cpu,torch:cpu", "mlx:cpu*2,torch:cpu", "mlx:cpu*2,torch:cpu*2")
 RULES = ("muon", "adamw", "momentum", "muon")
 

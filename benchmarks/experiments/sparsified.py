@@ -26,7 +26,7 @@ from training.sparse_writing import Lane, in_turns, lost_share
 from mlxhog import TrainConfig, train
 from mlxhog.theory.supports import Estimate, Supports, estimate_delta, estimate_omega, estimate_rho
 
-BUDGET = {"order": 100, "quick_s": 80, "full_s": 400}
+BUDGET = {"order": 100, "quick_s": 80, "full_s": 500}
 ABOUT = Experiment(
     name="sparsified",
     title="Sparsified training: error feedback, sampled heads, disjoint blocks",

@@ -22,7 +22,7 @@ from harness.interleaved import with_twin
 
 from mlxhog.config.optimizers import MUON_LR
 
-BUDGET = {"order": 140, "full_s": 220}
+BUDGET = {"order": 140, "full_s": 120}
 ABOUT = Experiment(
     name="teacher",
     title="Counted n-grams as a teacher",

@@ -189,8 +189,8 @@ def test_quick_is_half_an_hour_of_what_every_script_states(everything: Any) -> N
     assert sum(script.expected_s for script in quick) <= 1800
 
 
-def test_full_is_five_hours_of_what_every_script_states(everything: Any) -> None:
-    assert sum(script.expected_s for script in everything.scripts("full")) <= 18_000
+def test_full_is_four_hours_of_what_every_script_states(everything: Any) -> None:
+    assert sum(script.expected_s for script in everything.scripts("full")) <= 14_400
 
 
 def test_every_experiment_states_the_time_of_full(everything: Any) -> None:
