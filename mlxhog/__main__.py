@@ -18,6 +18,10 @@ def main() -> int:
         ignore_from_now_on()
     except KeyboardInterrupt:  # before the command line handles it, or after it returned
         code = _interrupted()
+    except RuntimeError as error:  # Python 3.11 wraps one that meets `__set_name__` in an import
+        if not isinstance(error.__cause__, KeyboardInterrupt):
+            raise
+        code = _interrupted()
     _leave_a_busy_engine(code)
     return code
 
