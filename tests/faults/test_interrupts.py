@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,22 @@ FIRST_MOMENTS = {
 }
 
 
+def ended(
+    folder: Path, *words: str, environment: Mapping[str, str] | None = None
+) -> tuple[int, str, str]:
+    """Exit code, stdout and stderr of a Python process in a folder."""
+    process = subprocess.run(
+        [sys.executable, *words],
+        env={**os.environ, **(environment or {})},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    return process.returncode, process.stdout, process.stderr
+
+
 @pytest.mark.parametrize(("moment", "number"), [*zip(FIRST_MOMENTS, SIGNALS, strict=True)])
 def test_a_signal_before_training_is_a_message_and_130(
     tmp_path: Path, moment: str, number: int
@@ -43,23 +60,8 @@ def test_a_signal_before_training_is_a_message_and_130(
         f"setattr(owner, {name!r}, lambda *_, **__: os.kill(os.getpid(), {int(number)}))\n"
         "sys.exit(main())\n"
     )
-    process = subprocess.run(
-        [
-            sys.executable,
-            "-c",
-            program,
-            "train",
-            "--model=tiny",
-            "--tokenizer=bytes",
-            "--workers=mlx:cpu",
-        ],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (process.returncode, process.stdout, process.stderr) == (130, "", "interrupted\n")
+    words = ("train", "--model=tiny", "--tokenizer=bytes", "--workers=mlx:cpu")
+    assert ended(tmp_path, "-c", program, *words) == (130, "", "interrupted\n")
 
 
 INTERRUPTS_ITSELF = """
@@ -77,16 +79,9 @@ def test_an_interrupt_where_imports_make_dataclasses_is_a_message_and_130(
 ) -> None:
     """CPython marks the one as unhandled, so that `-m` ends by a signal, and wraps the other."""
     (tmp_path / "sitecustomize.py").write_text(INTERRUPTS_ITSELF.replace("HOW", how))
-    process = subprocess.run(
-        [sys.executable, "-m", "mlxhog", "train"],
-        env={**os.environ, "PYTHONPATH": str(tmp_path)},
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert (process.returncode, process.stdout, process.stderr) == (130, "", "interrupted\n")
+    environment = {"PYTHONPATH": str(tmp_path)}
+    own = ended(tmp_path, "-m", "mlxhog", "train", environment=environment)
+    assert own == (130, "", "interrupted\n")
 
 
 def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path: Path) -> None:
