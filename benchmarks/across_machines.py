@@ -8,7 +8,8 @@
 Machines are network namespaces, joined by a cable of 100 Mbit/s and 50 ms (`cluster/cable.py`).
 
 `loss`: time to a held-out loss of two arenas with a worker each, over that of one arena with both
-workers. With AdamW and with Muon as the inner optimizer, whose times are compared, too.
+workers, and the difference of their losses at the end. With AdamW and with Muon as the inner
+optimizer, whose times are compared, too.
 `stopped`: two arenas whose workers stop for each round, beside two whose workers train on.
 `bytes`: what two machines send until then, over what synchronous steps send: an all-reduce of Gloo
 on the same cable for each step that `--strategy sync` needs to the loss on one machine. The time of
@@ -59,6 +60,7 @@ class Scale:
         target: held-out loss.
         optimizers: inner ones.
         down_s: how long a machine is unplugged or stopped.
+        round_every: seconds between two rounds; several fit before the loss.
     """
 
     seeds: tuple[int, ...]
@@ -66,10 +68,11 @@ class Scale:
     target: Target
     optimizers: tuple[str, ...]
     down_s: float
+    round_every: float
 
 
-QUICK = Scale((1,), 30.0, Target(4.0, {}, 16_384, like="2.1"), ("muon",), 5.0)
-FULL = Scale((1, 2, 3), 600.0, Target(1.8, {}), ("muon", "adamw"), 60.0)
+QUICK = Scale((1,), 30.0, Target(1.9, {}, 16_384, like="2.1"), ("muon",), 5.0, 2.0)
+FULL = Scale((1, 2, 3), 600.0, Target(1.8, {}), ("muon", "adamw"), 60.0, 10.0)
 
 
 @dataclass(frozen=True)
@@ -210,11 +213,16 @@ def race(
             options = member_options(scale.target, optimizer, arm.tuned_as, seed, scale.seconds)
             if (outcome := kept.outcomes.get(key)) is None:
                 outcome = train(
-                    arm.machines, scale.target, {**options, **arm.options}, arm.fault, scale.down_s
-                )
+                    arm.machines, scale.target, {**options, **arm.options}, arm.fault,
+                    down_s=scale.down_s, round_every=scale.round_every,
+                )  # fmt: skip
                 kept.add(key, outcome)
             raced[name].append(outcome)
-            print(f"  seed {seed}  {optimizer:6} {name:16} {outcome.seconds:6.1f} s", flush=True)
+            print(
+                f"  seed {seed}  {optimizer:6} {name:16} {outcome.seconds:6.1f} s  "
+                f"{outcome.last_bits:.3f} bits per byte at the end",
+                flush=True,
+            )
     return raced
 
 
@@ -241,6 +249,10 @@ def compare(
     if "loss" in parts:
         findings.at_most(
             f"two arenas / one, time to {bits}", ratio("two arenas", "one arena"), MOST_RATIO
+        )
+        ends = ([one.last_bits for one in raced[name]] for name in ("two arenas", "one arena"))
+        findings.results[f"two arenas less one, bits per byte at the end, {optimizer}"] = (
+            Mean.of_differences(*ends)
         )
     if "stopped" in parts:
         findings.results[f"workers stopped / not, time to {bits}"] = ratio(

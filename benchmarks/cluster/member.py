@@ -20,14 +20,15 @@ def main() -> int:
     """Train, evaluate and print."""
     asked = json.loads(sys.argv[1])
     run = record(keep_params=True, **asked["options"])
-    crossing = HeldOut(TrainConfig(**BYTES), asked["eval_tokens"]).crossing(
-        run.points, asked["bits"]
-    )
+    held_out = HeldOut(TrainConfig(**BYTES), asked["eval_tokens"])
+    crossing, last = held_out.crossing(run.points, asked["bits"]), run.points[-1].params
+    assert last is not None, "the parameters are kept"
     reached_s, reached_tokens = crossing or (math.inf, math.inf)
     answer = {
         "reached": crossing is not None,
         "seconds": reached_s if crossing else None,
         "tokens": reached_tokens if crossing else None,
+        "last_bits": held_out.bits_per_byte(last),
         "trained_s": run.result.seconds,
         "trained_tokens": run.result.tokens,
         "rounds": run.cluster.get("rounds", 0),

@@ -61,6 +61,7 @@ class Outcome:
     Attributes:
         seconds: until the first machine reached the loss; infinite if it did not.
         tokens: of the first machine until then.
+        last_bits: held-out bits per byte of the first machine's parameters at the end.
         sent: bytes of all machines.
         trained_s: seconds of the whole training.
         lost: tokens that the machines declare lost; a killed one declares nothing.
@@ -69,6 +70,7 @@ class Outcome:
 
     seconds: float
     tokens: float
+    last_bits: float
     sent: int
     trained_s: float
     lost: int
@@ -148,9 +150,23 @@ class Members:
 
 
 def train(
-    machines: int, target: Target, options: Mapping[str, Any], fault: Fault | None, down_s: float
+    machines: int,
+    target: Target,
+    options: Mapping[str, Any],
+    fault: Fault | None,
+    *,
+    down_s: float,
+    round_every: float,
 ) -> Outcome:
     """Train on machines that have a worker each, or on one that has two.
+
+    Args:
+        machines: one or two.
+        target: the loss to reach.
+        options: of `TrainConfig`, of every machine.
+        fault: of machine 1.
+        down_s: how long it is unplugged or stopped.
+        round_every: seconds between two rounds.
 
     Raises:
         SystemExit: a machine that was not killed ended with an error, or hangs.
@@ -167,9 +183,10 @@ def train(
             else:
                 address = f"{cable.address(0)}:{PORT}"
                 members.lead(address)
+                first, other = (joined(address, k, round_every) for k in range(2))
                 own = {**options, "workers": "torch:cpu"}
-                alive = [members.train(0, {**own, "cluster": joined(address, 0)})]
-                others = {**own, "cluster": joined(address, 1), "slow": fault and fault.slow}
+                alive = [members.train(0, {**own, "cluster": first})]
+                others = {**own, "cluster": other, "slow": fault and fault.slow}
                 second = members.train(1, others)
                 if fault is not None:
                     time.sleep(seconds / 3)
@@ -184,6 +201,7 @@ def train(
         return Outcome(
             seconds=answer["seconds"] if answer["reached"] else math.inf,
             tokens=answer["tokens"] if answer["reached"] else math.inf,
+            last_bits=answer["last_bits"],
             sent=sum(cable.sent),
             trained_s=answer["trained_s"],
             lost=sum(one["lost"] for one in answers),
@@ -191,9 +209,12 @@ def train(
         )
 
 
-def joined(address: str, machine: int) -> dict[str, str]:
+def joined(address: str, machine: int, round_every: float) -> dict[str, Any]:
     """The option `cluster` of a member; all have the host name of this machine."""
-    return {"name": "torchft", "address": address, "machine": f"machine {machine}"}
+    return {
+        "name": "torchft", "address": address, "machine": f"machine {machine}",
+        "round_every": round_every,
+    }  # fmt: skip
 
 
 def happen(fault: Fault, cable: Cable, process: subprocess.Popen[str], down_s: float) -> None:

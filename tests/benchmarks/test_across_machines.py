@@ -42,9 +42,11 @@ def test_a_measurement_continues_behind_the_trainings_that_it_kept(
 ) -> None:
     trained: list[dict[str, Any]] = []
 
-    def train(machines: int, target: Any, options: dict[str, Any], *fault: Any) -> Any:
+    def train(
+        machines: int, target: Any, options: dict[str, Any], fault: Any, **more: float
+    ) -> Any:
         trained.append(options)
-        return across.Outcome(float("inf"), 1e6, 600, 60.0, 0, 0.0)
+        return across.Outcome(float("inf"), 1e6, 1.5, 600, 60.0, 0, 0.0)
 
     monkeypatch.setattr(across, "train", train)
     arms, path = across.arms_of(["outer"]), tmp_path / "kept.jsonl"
@@ -92,7 +94,9 @@ def test_a_member_that_fails_or_hangs_is_named_and_none_is_left(
 
 
 def test_bytes_until_the_loss_are_a_share_of_all(races: ModuleType) -> None:
-    outcome = races.Outcome(20.0, 1e6, sent=600, trained_s=60.0, lost=0, round_tokens=0.0)
+    outcome = races.Outcome(
+        20.0, 1e6, last_bits=1.5, sent=600, trained_s=60.0, lost=0, round_tokens=0.0
+    )
     assert outcome.sent_until == pytest.approx(200)
 
 
