@@ -71,7 +71,7 @@ class Scale:
     round_every: float
 
 
-QUICK = Scale((1,), 30.0, Target(1.9, {}, 16_384, like="2.1"), ("muon",), 5.0, 2.0)
+QUICK = Scale((1,), 30.0, Target(2.1, {}, 16_384, like="2.1"), ("muon",), 5.0, 2.0)
 FULL = Scale((1, 2, 3), 600.0, Target(1.8, {}), ("muon", "adamw"), 60.0, 10.0)
 
 
