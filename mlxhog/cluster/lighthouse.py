@@ -11,7 +11,7 @@ the old one fails and joins again; quorums of both never mix.
     token              digest of the token that members need
     clock              JSON: seconds of the lighthouse, monotonic and since 1970, set each second
     machines           ids of all machines that have joined
-    machine/ID         JSON: name, tokens, rounds, and the clock at the last join
+    machine/ID         JSON: name, tokens, rounds, and the clock at the last join; null before
     order/...          see `claims.py`
     lighthouse         URL of torchft's lighthouse
     identity           JSON of the first member's identity

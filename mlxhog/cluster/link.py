@@ -49,6 +49,7 @@ tokens of the cluster, and the digest of theta_s after it."""
 LEAST_SLOW_S = 1.0  # a shorter round or step is never reported as slow
 CONNECT_S = 10.0  # longest wait for the lighthouse's address to answer
 REFILL_S = 0.2  # between two claims of data
+LOOK_S = 1.0  # between two joins of a machine without others, so that a new one waits no longer
 RETRY_S = 0.2  # before a last round that was not committed is tried again
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
 OpenGroup = Callable[[Cluster, Offer, Describe], Group]
@@ -182,14 +183,17 @@ def _run(job: LinkJob) -> None:
     refills = _Refills(order)
     own.store("ready", 1)
     entry.state = State.RUNNING
+    every_ns, look_ns = (int(seconds * 1e9) for seconds in (job.cluster.round_every, LOOK_S))
     next_ns = monotonic_ns()
+    due_ns = next_ns + every_ns
     while (command := Command(counters.load("command"))) != Command.EXIT:
         entry.beat()
         if not own.number("last") and (command in ENDS or monotonic_ns() < next_ns):
             time.sleep(NAP_S)
             continue
         refills.check()
-        outcome = play(own, group, job.cluster, show)
+        is_due = bool(own.number("last")) or monotonic_ns() >= due_ns
+        outcome = play(own, group, job.cluster, show, is_due=is_due)
         show(seen[0], outcome)
         if outcome is Outcome.COMMITTED:
             _record(job.log.with_name(ROUNDS), own)
@@ -197,7 +201,10 @@ def _run(job: LinkJob) -> None:
             time.sleep(RETRY_S)
         table.raise_cursor(own.number("cursor"))
         # All members have left `join` together, so their next rounds begin together.
-        next_ns = own.number("joined_ns") + int(job.cluster.round_every * 1e9)
+        if outcome is not Outcome.EARLY:
+            due_ns = own.number("joined_ns") + every_ns
+        has_others = own.number("members") > 1
+        next_ns = due_ns if has_others else min(due_ns, monotonic_ns() + look_ns)
         if own.number("last") and not own.fresh(own.trained()):
             own.store("last", 0)
             break

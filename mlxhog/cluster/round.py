@@ -45,6 +45,7 @@ class Outcome(Enum):
     COMMITTED = "committed"
     REFUSED = "refused"  # a member was lost, so no member has the mean
     ALONE = "alone"  # fewer members than the quorum
+    EARLY = "early"  # no other member, and a round without others is not due
 
 
 def play(
@@ -52,6 +53,8 @@ def play(
     group: Group,
     cluster: Cluster,
     show: Callable[[Membership], object] = lambda member: None,
+    *,
+    is_due: bool = True,
 ) -> Outcome:
     """Take part in one round.
 
@@ -60,6 +63,7 @@ def play(
         group: of this machine.
         cluster: the choice of the run.
         show: gets the members, after the join.
+        is_due: whether a round takes place without others, too.
 
     Raises:
         ClusterError: members have another or an older theta_s, or parameters are not finite.
@@ -91,6 +95,8 @@ def play(
         )
     if member.members < cluster.quorum:
         return Outcome.ALONE
+    if member.members == 1 and not is_due:
+        return Outcome.EARLY
     with own.stopped():
         own.keep()  # the members have not committed it; one that is away may have, until `read`
         tokens = own.read()

@@ -158,11 +158,12 @@ class TorchftGroup:
             self._store = dist.TCPStore(
                 address.ip, address.port, is_master=False, wait_for_workers=False, timeout=connect
             )
-            check_token(token, self._store.get("token").decode(), address)
+            wanted, machines, lighthouse = self._read("token", "machines", "lighthouse")
+            check_token(token, wanted, address)
             self.counters = self._store.clone()  # a call of `_store` blocks others of it
-            if str(self._id) not in self._known():
+            if str(self._id) not in machines.split():
+                self._store.set(f"machine/{self._id}", "null")
                 self._store.append("machines", f"{self._id} ")
-            lighthouse = self._store.get("lighthouse").decode()
             listener = listen(Address(own, own, 0))
             port = listener.getsockname()[1]
             self._rendezvous = _serve_store(Address(own, own, port), listener.detach())
@@ -234,19 +235,21 @@ class TorchftGroup:
         while not wait((quorum,), LOOK_S).done:
             self._store.check(["token"])
 
-    def _known(self) -> list[str]:
-        """Ids of all machines that have joined, in their order."""
-        return list(dict.fromkeys(self._store.get("machines").decode().split()))
+    def _read(self, *keys: str) -> list[str]:
+        """Values of the store, which are waited for; a call for each would cost two trips each."""
+        return [value.decode() for value in self._store.multi_get(keys)]
 
     def _meet_machines(self) -> tuple[list[Machine], dict[str, str]]:
         """Describe this machine in the store; returns all, and what its user should know."""
-        own, (now_s, date_s) = self._describe(), json.loads(self._store.get("clock"))
+        clock, known = self._read("clock", "machines")
+        own, (now_s, date_s) = self._describe(), json.loads(clock)
         words = [own.name[:MOST_NAME], own.tokens, own.rounds, now_s]
         self._store.set(f"machine/{own.id}", json.dumps(words))
+        ids = list(dict.fromkeys(known.split()))
         machines = []
-        for id in self._known():
-            if self._store.check([f"machine/{id}"]):  # else it has not joined yet
-                name, tokens, rounds, seen_s = json.loads(self._store.get(f"machine/{id}"))
+        for id, text in zip(ids, self._read(*(f"machine/{id}" for id in ids)), strict=True):
+            if (said := json.loads(text)) is not None:
+                name, tokens, rounds, seen_s = said
                 machines.append(Machine(int(id), name, tokens, rounds, max(0.0, now_s - seen_s)))
         return machines, check_clock(time.time(), date_s)
 

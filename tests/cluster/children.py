@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from mlxhog.cluster.group import ClusterError, Describe, Group, Membership, Offer
 from mlxhog.cluster.identity import Identity
 from mlxhog.config.cluster import Cluster
@@ -12,6 +14,20 @@ from tests.cluster.in_process import InProcess, Table
 def alone(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
     """A cluster of one machine."""
     return InProcess(Table(1), "a", offer)
+
+
+class _Growing(InProcess):
+    joins = 0
+
+    def join(self) -> Membership:
+        self.joins += 1
+        member = super().join()
+        return member if self.joins < 3 else replace(member, ids=(*member.ids, 1))
+
+
+def growing(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
+    """A cluster of one machine, and of two from its third join on."""
+    return _Growing(Table(1), "a", offer)
 
 
 class _Refusing(InProcess):

@@ -61,9 +61,9 @@ class Machine:
         """Its id in the table."""
         return zlib.crc32(self.name.encode())
 
-    def play(self) -> round.Outcome:
+    def play(self, *, is_due: bool = True) -> round.Outcome:
         self.group.check(self.identity)
-        return round.play(self.own, self.group, self.cluster)
+        return round.play(self.own, self.group, self.cluster, is_due=is_due)
 
     def train(self, step: float, tokens: int = 100) -> None:
         """Add a number to every parameter, as workers would."""

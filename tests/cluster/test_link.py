@@ -97,6 +97,17 @@ def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(
     assert not alive(first)
 
 
+def test_a_machine_alone_looks_for_others_between_its_rounds(
+    machine: Machine, start: Start
+) -> None:
+    machine.cluster = choice(round_every=3600.0)
+    machine.train(1.0)
+    link = start(children.growing)
+    poll_until(link, lambda: machine.own.number("rounds") == 1)
+    assert machine.own.number("members") == 2
+    assert not link.messages
+
+
 def test_a_machine_that_does_not_fit_is_refused_with_the_reason(start: Start) -> None:
     link = start(children.refusing)
     with pytest.raises(ConfigError, match="the token is wrong; take that of the line"):

@@ -157,6 +157,16 @@ def test_fewer_members_than_the_quorum_train_on_and_do_not_commit(machines: Make
     np.testing.assert_array_equal(one.theta, 1.0)
 
 
+def test_a_machine_alone_commits_no_round_before_it_is_due(machines: Make) -> None:
+    (one,) = machines(1)
+    one.train(1.0)
+    assert one.play(is_due=False) is Outcome.EARLY
+    assert one.own.number("round") == 0
+    assert one.own.report()["tokens_waiting"] == 100
+    assert one.play() is Outcome.COMMITTED
+    assert one.own.report()["tokens_committed"] == 100
+
+
 def test_members_of_unequal_theta_s_drop_the_round_and_take_that_of_the_first(
     machines: Make,
 ) -> None:
