@@ -6,17 +6,18 @@
     python benchmarks/across_machines.py --only predicted     seconds, trains nothing
 
 Machines are network namespaces, joined by a cable of 100 Mbit/s and 50 ms (`cluster/cable.py`).
+Rounds are every 3 s in bfloat16, or every 2 s with --quick.
 
 `loss`: time to a held-out loss of two arenas with a worker each, over that of one arena with both
 workers, and the difference of their losses at the end. With AdamW and with Muon as the inner
 optimizer, whose times are compared, too.
 `stopped`: two arenas whose workers stop for each round, beside two whose workers train on.
 `bytes`: what two machines send until then, over what synchronous steps send: an all-reduce of Gloo
-on the same cable for each step that `--strategy sync` needs to the loss on one machine. The time of
-sync over the cable is computed: its time on one machine, and these all-reduces.
-`faults`: the same race while machine 1 is unplugged, killed and started again, stopped, or eight
-times slower. No machine but the killed one may end with an error, and a pulled plug may cost one
-round of one machine.
+in float32 on the same cable for each step that `--strategy sync` needs to the loss on one machine.
+The time of sync over the cable is computed: its time on one machine, and these all-reduces.
+`faults`: a race of three minutes in which machine 1 is eight times slower, or is unplugged, killed
+and started again, or stopped for one of them, from before the loss is reached. No machine but the
+killed one may end with an error, and a pulled plug may cost one round of one machine.
 `outer`: one arena with outer steps (SNOO, arXiv:2510.15830: one replica) beside one without.
 `predicted`: 2 to 8 Macs by the simulator: predictions, not measurements; no Mac was there.
 """
@@ -27,7 +28,7 @@ import json
 import math
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,8 @@ class Scale:
         seconds: of each.
         target: held-out loss.
         optimizers: inner ones.
+        faulty_s: seconds of each training with a fault.
+        sound_s: seconds of it, and of its start, before the fault.
         down_s: how long a machine is unplugged or stopped.
         round_every: seconds between two rounds; several fit before the loss.
     """
@@ -67,12 +70,14 @@ class Scale:
     seconds: float
     target: Target
     optimizers: tuple[str, ...]
+    faulty_s: float
+    sound_s: float
     down_s: float
     round_every: float
 
 
-QUICK = Scale((1,), 30.0, Target(2.1, {}, 16_384, like="2.1"), ("muon",), 5.0, 2.0)
-FULL = Scale((1, 2, 3), 600.0, Target(1.8, {}), ("muon", "adamw"), 60.0, 10.0)
+QUICK = Scale((1,), 30.0, Target(2.1, {}, 16_384, like="2.1"), ("muon",), 30.0, 10.0, 5.0, 2.0)
+FULL = Scale((1, 2, 3), 600.0, Target(1.8, {}), ("muon", "adamw"), 180.0, 30.0, 60.0, 3.0)
 
 
 @dataclass(frozen=True)
@@ -171,9 +176,10 @@ def arms_of(parts: Sequence[str]) -> dict[str, Arm]:
         arms["workers stopped"] = Arm(2, options={"stop_workers": True})
     if "bytes" in parts:
         arms["sync"] = Arm(tuned_as="sync", options={"strategy": "sync"})
-    if "faults" in parts:
-        arms |= {name: Arm(2, fault) for name, fault in FAULTS.items()}
     return arms
+
+
+FAULTY = {"one arena": Arm(), **{name: Arm(2, fault) for name, fault in FAULTS.items()}}
 
 
 def measure(findings: Findings, chosen: Namespace) -> None:
@@ -187,16 +193,22 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         show_predictions(findings.results["predicted, not measured"])
     if not set(parts) - {"predicted"}:
         return
-    arms, kept = arms_of(parts), Kept(chosen.keep)
-    runs = len(arms) * len(scale.seeds) * len(scale.optimizers)
-    hours = runs * (scale.seconds + OVERHEAD_S) / 3600
-    print(f"{runs} trainings, about {hours:.1f} hours; {len(kept.outcomes)} are kept", flush=True)
+    kept, faulty = Kept(chosen.keep), replace(scale, seconds=scale.faulty_s)
+    plan = [(arms_of(parts), scale)] if set(parts) - {"predicted", "faults"} else []
+    plan += [(FAULTY, faulty)] if "faults" in parts else []
+    each = len(scale.seeds) * len(scale.optimizers)
+    hours = sum(len(arms) * each * (one.seconds + OVERHEAD_S) for arms, one in plan) / 3600
+    print(f"trainings of about {hours:.1f} hours; {len(kept.outcomes)} are kept", flush=True)
     first = dict[str, list[float]]()
     for optimizer in scale.optimizers:
-        raced = race(arms, scale, optimizer, kept)
-        compare(findings, parts, scale, optimizer, raced)
-        name = "two arenas" if "two arenas" in raced else "one arena"
-        first[optimizer] = seconds(raced[name])
+        for arms, one in plan:
+            raced = race(arms, one, optimizer, kept)
+            if arms is FAULTY:
+                compare_faults(findings, optimizer, raced)
+            else:
+                compare(findings, parts, one, optimizer, raced)
+                name = "two arenas" if "two arenas" in raced else "one arena"
+                first[optimizer] = seconds(raced[name])
     if len(first) > 1:
         ratio = Ratio.of(first["muon"], first["adamw"])
         findings.results[f"Muon / AdamW inside {name}, time"] = ratio
@@ -209,12 +221,15 @@ def race(
     raced: dict[str, list[Outcome]] = {name: [] for name in arms}
     for seed in scale.seeds:
         for name, arm in arms.items():
-            key = f"{scale.target.bits:g} {scale.seconds:g} {optimizer} {name} {seed}"
+            key = (
+                f"{scale.target.bits:g} bits, {scale.seconds:g} s, rounds of "
+                f"{scale.round_every:g} s, {optimizer} {name} {seed}"
+            )
             options = member_options(scale.target, optimizer, arm.tuned_as, seed, scale.seconds)
             if (outcome := kept.outcomes.get(key)) is None:
                 outcome = train(
                     arm.machines, scale.target, {**options, **arm.options}, arm.fault,
-                    down_s=scale.down_s, round_every=scale.round_every,
+                    sound_s=scale.sound_s, down_s=scale.down_s, round_every=scale.round_every,
                 )  # fmt: skip
                 kept.add(key, outcome)
             raced[name].append(outcome)
@@ -275,8 +290,14 @@ def compare(
             "seconds": reduce_s, "bytes": reduce_bytes,
             "predicted_s": LINK.all_reduce_s(FLOAT_BYTES * parameters(), 2),
         }  # fmt: skip
-    for name in FAULTS if "faults" in parts else ():
-        findings.results[f"{name} / one arena, {optimizer}"] = ratio(name, "one arena")
+
+
+def compare_faults(findings: Findings, optimizer: str, raced: Mapping[str, list[Outcome]]) -> None:
+    """Add what faults cost."""
+    for name in FAULTS:
+        findings.results[f"{name} / one arena, {optimizer}"] = Ratio.of(
+            seconds(raced[name]), seconds(raced["one arena"])
+        )
         lost = Mean.of(one.lost / max(1.0, one.round_tokens) for one in raced[name])
         claim = f"{name}, {optimizer}: tokens lost, in rounds of one machine"
         findings.at_most(claim, lost, 1.0, timing=False)

@@ -31,7 +31,7 @@ CHECKED = 20
 
 @dataclass(frozen=True)
 class Fault:
-    """What happens to machine 1 after a third of the training.
+    """What happens to machine 1 during training.
 
     Attributes:
         signals: to its processes, before and after the time that it is down.
@@ -155,6 +155,7 @@ def train(
     options: Mapping[str, Any],
     fault: Fault | None,
     *,
+    sound_s: float,
     down_s: float,
     round_every: float,
 ) -> Outcome:
@@ -165,6 +166,7 @@ def train(
         target: the loss to reach.
         options: of `TrainConfig`, of every machine.
         fault: of machine 1.
+        sound_s: seconds from the start of the machines to the fault.
         down_s: how long it is unplugged or stopped.
         round_every: seconds between two rounds.
 
@@ -189,7 +191,7 @@ def train(
                 others = {**own, "cluster": other, "slow": fault and fault.slow}
                 second = members.train(1, others)
                 if fault is not None:
-                    time.sleep(seconds / 3)
+                    time.sleep(sound_s)
                     happen(fault, cable, second, down_s)
                 if fault is not None and fault.returns:
                     second = members.train(1, {**others, "time": seconds / 3})
@@ -213,7 +215,7 @@ def joined(address: str, machine: int, round_every: float) -> dict[str, Any]:
     """The option `cluster` of a member; all have the host name of this machine."""
     return {
         "name": "torchft", "address": address, "machine": f"machine {machine}",
-        "round_every": round_every,
+        "round_every": round_every, "round_dtype": "bfloat16",
     }  # fmt: skip
 
 
