@@ -55,8 +55,8 @@ def rounds(machines: list[Machine]) -> list[Outcome | Exception]:
 
 
 def test_rounds_of_two_stopped_machines_equal_diloco_in_one_process(machines: Make) -> None:
-    of = local_runs.method("diloco", 2, average_every=1)
-    pair = machines(2)
+    of = local_runs.method("diloco", 2, average_every=1, outer_momentum=0.9)
+    pair = machines(2, outer_momentum=0.9)
     for k in range(6):
         for rank, one in enumerate(pair):
             at = float(one.theta[0])
