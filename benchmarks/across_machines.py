@@ -18,6 +18,8 @@ The time of sync over the cable is computed: its time on one machine, and these 
 `faults`: a race of three minutes in which machine 1 is eight times slower, or is unplugged, killed
 and started again, or stopped for one of them, from before the loss is reached. No machine but the
 killed one may end with an error, and a pulled plug may cost one round of one machine.
+`rounds`: two arenas for three minutes, beside them two with the outer momentum of DiLoCo, .9, and
+two with rounds every 10 s.
 `outer`: one arena with outer steps (SNOO, arXiv:2510.15830: one replica) beside one without.
 `predicted`: 2 to 8 Macs by the simulator: predictions, not measurements; no Mac was there.
 """
@@ -44,9 +46,11 @@ from mlxhog.theory.simulator.schemes import Sync
 from mlxhog.theory.simulator.times import LogNormal
 from mlxhog.theory.simulator.workers import Worker
 
-PARTS = ("loss", "stopped", "bytes", "faults", "outer", "predicted")
+PARTS = ("loss", "stopped", "bytes", "faults", "rounds", "outer", "predicted")
 MOST_RATIO, LEAST_BYTES = 1.25, 50.0
 """Limits of issue 34."""
+WIRE = {"round_dtype": "bfloat16"}
+"""Options of the cluster in every race."""
 OVERHEAD_S = 60.0
 """Of a training: its start, and the evaluation of its records."""
 
@@ -60,8 +64,8 @@ class Scale:
         seconds: of each.
         target: held-out loss.
         optimizers: inner ones.
-        faulty_s: seconds of each training with a fault.
-        sound_s: seconds of it, and of its start, before the fault.
+        short_s: seconds of each training of `faults` and `rounds`.
+        sound_s: seconds of a training, and of its start, before the fault.
         down_s: how long a machine is unplugged or stopped.
         round_every: seconds between two rounds; several fit before the loss.
     """
@@ -70,7 +74,7 @@ class Scale:
     seconds: float
     target: Target
     optimizers: tuple[str, ...]
-    faulty_s: float
+    short_s: float
     sound_s: float
     down_s: float
     round_every: float
@@ -89,12 +93,14 @@ class Arm:
         fault: of machine 1.
         tuned_as: the arm whose searched settings it has.
         options: further ones of `TrainConfig`.
+        rounds: further options of the cluster.
     """
 
     machines: int = 1
     fault: Fault | None = None
     tuned_as: str = "hogwild"
     options: Mapping[str, Any] = field(default_factory=dict)
+    rounds: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Kept:
@@ -180,6 +186,11 @@ def arms_of(parts: Sequence[str]) -> dict[str, Arm]:
 
 
 FAULTY = {"one arena": Arm(), **{name: Arm(2, fault) for name, fault in FAULTS.items()}}
+ROUNDED = {
+    "two arenas": Arm(2),
+    "momentum .9": Arm(2, rounds={"outer_momentum": 0.9}),
+    "rounds of 10 s": Arm(2, rounds={"round_every": 10.0}),
+}
 
 
 def measure(findings: Findings, chosen: Namespace) -> None:
@@ -193,9 +204,10 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         show_predictions(findings.results["predicted, not measured"])
     if not set(parts) - {"predicted"}:
         return
-    kept, faulty = Kept(chosen.keep), replace(scale, seconds=scale.faulty_s)
-    plan = [(arms_of(parts), scale)] if set(parts) - {"predicted", "faults"} else []
-    plan += [(FAULTY, faulty)] if "faults" in parts else []
+    kept, short = Kept(chosen.keep), replace(scale, seconds=scale.short_s)
+    plan = [(arms_of(parts), scale)] if {"loss", "stopped", "bytes", "outer"} & set(parts) else []
+    plan += [(FAULTY, short)] if "faults" in parts else []
+    plan += [(ROUNDED, short)] if "rounds" in parts else []
     each = len(scale.seeds) * len(scale.optimizers)
     hours = sum(len(arms) * each * (one.seconds + OVERHEAD_S) for arms, one in plan) / 3600
     print(f"trainings of about {hours:.1f} hours; {len(kept.outcomes)} are kept", flush=True)
@@ -205,8 +217,10 @@ def measure(findings: Findings, chosen: Namespace) -> None:
             raced = race(arms, one, optimizer, kept)
             if arms is FAULTY:
                 compare_faults(findings, optimizer, raced)
+            elif arms is ROUNDED:
+                compare_rounds(findings, scale, optimizer, raced)
             else:
-                compare(findings, parts, one, optimizer, raced)
+                compare(findings, parts, scale, optimizer, raced)
                 name = "two arenas" if "two arenas" in raced else "one arena"
                 first[optimizer] = seconds(raced[name])
     if len(first) > 1:
@@ -229,7 +243,8 @@ def race(
             if (outcome := kept.outcomes.get(key)) is None:
                 outcome = train(
                     arm.machines, scale.target, {**options, **arm.options}, arm.fault,
-                    sound_s=scale.sound_s, down_s=scale.down_s, round_every=scale.round_every,
+                    sound_s=scale.sound_s, down_s=scale.down_s,
+                    rounds={**WIRE, "round_every": scale.round_every, **arm.rounds},
                 )  # fmt: skip
                 kept.add(key, outcome)
             raced[name].append(outcome)
@@ -290,6 +305,20 @@ def compare(
             "seconds": reduce_s, "bytes": reduce_bytes,
             "predicted_s": LINK.all_reduce_s(FLOAT_BYTES * parameters(), 2),
         }  # fmt: skip
+
+
+def compare_rounds(
+    findings: Findings, scale: Scale, optimizer: str, raced: Mapping[str, list[Outcome]]
+) -> None:
+    """Add what other rounds change."""
+    default, *others = ROUNDED
+    for name in others:
+        findings.results[f"{name} / default, time to {scale.target.bits:g}, {optimizer}"] = (
+            Ratio.of(seconds(raced[name]), seconds(raced[default]))
+        )
+        ends = ([one.last_bits for one in raced[arm]] for arm in (name, default))
+        what = f"{name} less default, bits per byte after {scale.short_s:g} s, {optimizer}"
+        findings.results[what] = Mean.of_differences(*ends)
 
 
 def compare_faults(findings: Findings, optimizer: str, raced: Mapping[str, list[Outcome]]) -> None:

@@ -157,7 +157,7 @@ def train(
     *,
     sound_s: float,
     down_s: float,
-    round_every: float,
+    rounds: Mapping[str, Any],
 ) -> Outcome:
     """Train on machines that have a worker each, or on one that has two.
 
@@ -168,7 +168,7 @@ def train(
         fault: of machine 1.
         sound_s: seconds from the start of the machines to the fault.
         down_s: how long it is unplugged or stopped.
-        round_every: seconds between two rounds.
+        rounds: options of the cluster.
 
     Raises:
         SystemExit: a machine that was not killed ended with an error, or hangs.
@@ -185,7 +185,7 @@ def train(
             else:
                 address = f"{cable.address(0)}:{PORT}"
                 members.lead(address)
-                first, other = (joined(address, k, round_every) for k in range(2))
+                first, other = (joined(address, k, rounds) for k in range(2))
                 own = {**options, "workers": "torch:cpu"}
                 alive = [members.train(0, {**own, "cluster": first})]
                 others = {**own, "cluster": other, "slow": fault and fault.slow}
@@ -211,12 +211,9 @@ def train(
         )
 
 
-def joined(address: str, machine: int, round_every: float) -> dict[str, Any]:
+def joined(address: str, machine: int, rounds: Mapping[str, Any]) -> dict[str, Any]:
     """The option `cluster` of a member; all have the host name of this machine."""
-    return {
-        "name": "torchft", "address": address, "machine": f"machine {machine}",
-        "round_every": round_every, "round_dtype": "bfloat16",
-    }  # fmt: skip
+    return {"name": "torchft", "address": address, "machine": f"machine {machine}", **rounds}
 
 
 def happen(fault: Fault, cable: Cable, process: subprocess.Popen[str], down_s: float) -> None:

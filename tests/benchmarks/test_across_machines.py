@@ -29,9 +29,9 @@ def test_every_arm_has_settings_and_is_a_run_that_can_be(across: ModuleType) -> 
     cluster = {"name": "torchft", "address": "10.77.0.1:8600"}
     for scale in (across.QUICK, across.FULL):
         for optimizer in scale.optimizers:
-            for arm in across.arms_of(across.PARTS).values():
+            for arm in (*across.arms_of(across.PARTS).values(), *across.ROUNDED.values()):
                 options = across.member_options(scale.target, optimizer, arm.tuned_as, 1, 5.0)
-                more = {"cluster": cluster} if arm.machines > 1 else {}
+                more = {"cluster": cluster | arm.rounds} if arm.machines > 1 else {}
                 TrainConfig(**options, **more, **arm.options)
     for fault in across.FAULTS.values():
         TrainConfig(workers="torch:cpu", slow=fault.slow)
