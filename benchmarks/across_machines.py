@@ -1,25 +1,26 @@
 """Do two machines on a slow cable train like one, and what do faults cost?
 
-    python benchmarks/across_machines.py            three seeds, ten minutes each; says its hours
+    python benchmarks/across_machines.py                      three seeds; says its hours
     python benchmarks/across_machines.py --keep across.jsonl  likewise; again it continues
-    python benchmarks/across_machines.py --quick    one seed, half a minute each, a higher loss
+    python benchmarks/across_machines.py --only loss bytes --inner muon
+    python benchmarks/across_machines.py --quick              one seed, half a minute each
     python benchmarks/across_machines.py --only predicted     seconds, trains nothing
 
 Machines are network namespaces, joined by a cable of 100 Mbit/s and 50 ms (`cluster/cable.py`).
-Rounds are every 3 s in bfloat16, or every 2 s with --quick.
+Rounds are every 3 s in bfloat16. Arms are compared by the time to a held-out loss and by the loss
+at the end. Trainings take ten minutes for `loss` and three for the other parts; with --quick half a
+minute, with rounds every 2 s, to a higher loss. With Muon and with AdamW as the inner optimizer:
 
-`loss`: time to a held-out loss of two arenas with a worker each, over that of one arena with both
-workers, and the difference of their losses at the end. With AdamW and with Muon as the inner
-optimizer, whose times are compared, too.
+`loss`: two arenas with a worker each, beside one arena with both workers.
 `stopped`: two arenas whose workers stop for each round, beside two whose workers train on.
-`bytes`: what two machines send until then, over what synchronous steps send: an all-reduce of Gloo
-in float32 on the same cable for each step that `--strategy sync` needs to the loss on one machine.
-The time of sync over the cable is computed: its time on one machine, and these all-reduces.
-`faults`: a race of three minutes in which machine 1 is eight times slower, or is unplugged, killed
-and started again, or stopped for one of them, from before the loss is reached. No machine but the
-killed one may end with an error, and a pulled plug may cost one round of one machine.
-`rounds`: two arenas for three minutes, beside them two with the outer momentum of DiLoCo, .9, and
-two with rounds every 10 s.
+`bytes`: what two machines send until the loss, over what synchronous steps send: an all-reduce of
+Gloo in float32 on the same cable for each step that `--strategy sync` needs on one machine. The
+time of sync over the cable is computed: its time on one machine, and these all-reduces.
+`faults`: two arenas of which one is eight times slower, or is unplugged, killed and started again,
+or stopped for a minute, from before the loss is reached, beside two without a fault. No machine but
+the killed one may end with an error, and a pulled plug may cost one round of one machine.
+`rounds`: two arenas with the outer momentum of DiLoCo, .9, or with rounds every 10 s, beside two
+without.
 `outer`: one arena with outer steps (SNOO, arXiv:2510.15830: one replica) beside one without.
 `predicted`: 2 to 8 Macs by the simulator: predictions, not measurements; no Mac was there.
 """
@@ -46,7 +47,6 @@ from mlxhog.theory.simulator.schemes import Sync
 from mlxhog.theory.simulator.times import LogNormal
 from mlxhog.theory.simulator.workers import Worker
 
-PARTS = ("loss", "stopped", "bytes", "faults", "rounds", "outer", "predicted")
 MOST_RATIO, LEAST_BYTES = 1.25, 50.0
 """Limits of issue 34."""
 WIRE = {"round_dtype": "bfloat16"}
@@ -61,10 +61,10 @@ class Scale:
 
     Attributes:
         seeds: of the trainings.
-        seconds: of each.
+        seconds: of each for `loss`.
         target: held-out loss.
         optimizers: inner ones.
-        short_s: seconds of each training of `faults` and `rounds`.
+        short_s: likewise for the other parts.
         sound_s: seconds of a training, and of its start, before the fault.
         down_s: how long a machine is unplugged or stopped.
         round_every: seconds between two rounds; several fit before the loss.
@@ -171,26 +171,32 @@ def predicted(machines: int, link: Link) -> dict[str, float]:
 # -- the script ------------------------------------------------------------------------------------
 
 
-def arms_of(parts: Sequence[str]) -> dict[str, Arm]:
-    """The arms that some parts need, in the order in which they run."""
-    arms = {"one arena": Arm()}
-    if "outer" in parts:
-        arms["outer steps"] = Arm(options={"strategy": "diloco(replicas=1)"})
-    if {"loss", "stopped", "bytes"} & set(parts):
-        arms["two arenas"] = Arm(2)
-    if "stopped" in parts:
-        arms["workers stopped"] = Arm(2, options={"stop_workers": True})
-    if "bytes" in parts:
-        arms["sync"] = Arm(tuned_as="sync", options={"strategy": "sync"})
-    return arms
-
-
-FAULTY = {"one arena": Arm(), **{name: Arm(2, fault) for name, fault in FAULTS.items()}}
-ROUNDED = {
+ARMS = {
+    "one arena": Arm(),
+    "outer steps": Arm(options={"strategy": "diloco(replicas=1)"}),
     "two arenas": Arm(2),
+    "workers stopped": Arm(2, options={"stop_workers": True}),
     "momentum .9": Arm(2, rounds={"outer_momentum": 0.9}),
     "rounds of 10 s": Arm(2, rounds={"round_every": 10.0}),
+    "sync": Arm(tuned_as="sync", options={"strategy": "sync"}),
+    **{name: Arm(2, fault) for name, fault in FAULTS.items()},
 }
+PAIRS = {
+    "loss": (("two arenas", "one arena"),),
+    "stopped": (("workers stopped", "two arenas"),),
+    "bytes": (("two arenas", "sync"),),
+    "faults": tuple((name, "two arenas") for name in FAULTS),
+    "rounds": (("momentum .9", "two arenas"), ("rounds of 10 s", "two arenas")),
+    "outer": (("outer steps", "one arena"),),
+}
+"""Arms that are compared, by part."""
+PARTS = (*PAIRS, "predicted")
+
+
+def arms_of(parts: Sequence[str]) -> dict[str, Arm]:
+    """The arms that some parts need, in the order in which they run."""
+    needed = {name for part in parts for pair in PAIRS[part] for name in pair}
+    return {name: arm for name, arm in ARMS.items() if name in needed}
 
 
 def measure(findings: Findings, chosen: Namespace) -> None:
@@ -202,30 +208,27 @@ def measure(findings: Findings, chosen: Namespace) -> None:
             name: [predicted(machines, link) for machines in MACS] for name, link in CABLES.items()
         }
         show_predictions(findings.results["predicted, not measured"])
-    if not set(parts) - {"predicted"}:
+    inner = [one for one in scale.optimizers if chosen.inner in (None, one)]
+    plan = [(part, scale) for part in parts if part == "loss"]
+    short = replace(scale, seconds=scale.short_s)
+    plan += [(part, short) for part in parts if part in PAIRS and part != "loss"]
+    if not plan:
         return
-    kept, short = Kept(chosen.keep), replace(scale, seconds=scale.short_s)
-    plan = [(arms_of(parts), scale)] if {"loss", "stopped", "bytes", "outer"} & set(parts) else []
-    plan += [(FAULTY, short)] if "faults" in parts else []
-    plan += [(ROUNDED, short)] if "rounds" in parts else []
-    each = len(scale.seeds) * len(scale.optimizers)
-    hours = sum(len(arms) * each * (one.seconds + OVERHEAD_S) for arms, one in plan) / 3600
+    kept = Kept(chosen.keep)
+    times = {one.seconds: arms_of([part for part, at in plan if at == one]) for _, one in plan}
+    runs_s = sum(len(arms) * (length + OVERHEAD_S) for length, arms in times.items())
+    hours = runs_s * len(scale.seeds) * len(inner) / 3600
     print(f"trainings of about {hours:.1f} hours; {len(kept.outcomes)} are kept", flush=True)
     first = dict[str, list[float]]()
-    for optimizer in scale.optimizers:
-        for arms, one in plan:
-            raced = race(arms, one, optimizer, kept)
-            if arms is FAULTY:
-                compare_faults(findings, optimizer, raced)
-            elif arms is ROUNDED:
-                compare_rounds(findings, scale, optimizer, raced)
-            else:
-                compare(findings, parts, scale, optimizer, raced)
-                name = "two arenas" if "two arenas" in raced else "one arena"
-                first[optimizer] = seconds(raced[name])
+    for optimizer in inner:
+        for part, one in plan:
+            raced = race(arms_of([part]), one, optimizer, kept)
+            compare(findings, part, one, optimizer, raced)
+            if part == "loss":
+                first[optimizer] = seconds(raced["two arenas"])
     if len(first) > 1:
         ratio = Ratio.of(first["muon"], first["adamw"])
-        findings.results[f"Muon / AdamW inside {name}, time"] = ratio
+        findings.results["Muon / AdamW inside two arenas, time"] = ratio
 
 
 def race(
@@ -247,12 +250,12 @@ def race(
                     rounds={**WIRE, "round_every": scale.round_every, **arm.rounds},
                 )  # fmt: skip
                 kept.add(key, outcome)
+                print(
+                    f"  seed {seed}  {optimizer:6} {name:16} {outcome.seconds:6.1f} s  "
+                    f"{outcome.last_bits:.3f} bits per byte at the end",
+                    flush=True,
+                )
             raced[name].append(outcome)
-            print(
-                f"  seed {seed}  {optimizer:6} {name:16} {outcome.seconds:6.1f} s  "
-                f"{outcome.last_bits:.3f} bits per byte at the end",
-                flush=True,
-            )
     return raced
 
 
@@ -263,73 +266,51 @@ def seconds(outcomes: Sequence[Outcome]) -> list[float]:
 
 def compare(
     findings: Findings,
-    parts: Sequence[str],
+    part: str,
     scale: Scale,
     optimizer: str,
     raced: Mapping[str, list[Outcome]],
 ) -> None:
-    """Add the ratios of the arms of an inner optimizer."""
-
-    def ratio(name: str, other: str) -> Ratio:
-        return Ratio.of(seconds(raced[name]), seconds(raced[other]))
-
+    """Add what the arms of a part and an inner optimizer differ in."""
     bits = f"{scale.target.bits:g} bits per byte, {optimizer}"
-    if "outer" in parts:
-        findings.results[f"outer steps / none, time to {bits}"] = ratio("outer steps", "one arena")
-    if "loss" in parts:
-        findings.at_most(
-            f"two arenas / one, time to {bits}", ratio("two arenas", "one arena"), MOST_RATIO
-        )
-        ends = ([one.last_bits for one in raced[name]] for name in ("two arenas", "one arena"))
-        findings.results[f"two arenas less one, bits per byte at the end, {optimizer}"] = (
-            Mean.of_differences(*ends)
-        )
-    if "stopped" in parts:
-        findings.results[f"workers stopped / not, time to {bits}"] = ratio(
-            "workers stopped", "two arenas"
-        )
-    if "bytes" in parts:
-        reduce_s, reduce_bytes = all_reduce(2, parameters())
-        batch = 2 * BATCH_SIZES[optimizer] * TrainConfig().seq_len
-        steps = [outcome.tokens / batch for outcome in raced["sync"]]
-        ours = [outcome.sent_until for outcome in raced["two arenas"]]
-        findings.at_least(
-            f"bytes of sync / two arenas, to {bits}",
-            Ratio.of([n * reduce_bytes for n in steps], ours), LEAST_BYTES, timing=False,
-        )  # fmt: skip
-        over = [t + n * reduce_s for t, n in zip(seconds(raced["sync"]), steps, strict=True)]
-        findings.results[f"sync over the cable (computed) / two arenas, time to {bits}"] = Ratio.of(
-            over, seconds(raced["two arenas"])
-        )
-        findings.results[f"all-reduce, {optimizer}"] = {
-            "seconds": reduce_s, "bytes": reduce_bytes,
-            "predicted_s": LINK.all_reduce_s(FLOAT_BYTES * parameters(), 2),
-        }  # fmt: skip
-
-
-def compare_rounds(
-    findings: Findings, scale: Scale, optimizer: str, raced: Mapping[str, list[Outcome]]
-) -> None:
-    """Add what other rounds change."""
-    default, *others = ROUNDED
-    for name in others:
-        findings.results[f"{name} / default, time to {scale.target.bits:g}, {optimizer}"] = (
-            Ratio.of(seconds(raced[name]), seconds(raced[default]))
-        )
-        ends = ([one.last_bits for one in raced[arm]] for arm in (name, default))
-        what = f"{name} less default, bits per byte after {scale.short_s:g} s, {optimizer}"
+    for name, other in PAIRS[part]:
+        what = f"{name} / {other}, time to {bits}"
+        ratio = Ratio.of(seconds(raced[name]), seconds(raced[other]))
+        if part == "loss":
+            findings.at_most(what, ratio, MOST_RATIO)
+        else:
+            findings.results[what] = ratio
+        ends = ([one.last_bits for one in raced[arm]] for arm in (name, other))
+        what = f"{name} less {other}, bits per byte after {scale.seconds:g} s, {optimizer}"
         findings.results[what] = Mean.of_differences(*ends)
+        if part == "faults":
+            lost = Mean.of(one.lost / max(1.0, one.round_tokens) for one in raced[name])
+            claim = f"{name}, {optimizer}: tokens lost, in rounds of one machine"
+            findings.at_most(claim, lost, 1.0, timing=False)
+    if part == "bytes":
+        compare_bytes(findings, bits, optimizer, raced)
 
 
-def compare_faults(findings: Findings, optimizer: str, raced: Mapping[str, list[Outcome]]) -> None:
-    """Add what faults cost."""
-    for name in FAULTS:
-        findings.results[f"{name} / one arena, {optimizer}"] = Ratio.of(
-            seconds(raced[name]), seconds(raced["one arena"])
-        )
-        lost = Mean.of(one.lost / max(1.0, one.round_tokens) for one in raced[name])
-        claim = f"{name}, {optimizer}: tokens lost, in rounds of one machine"
-        findings.at_most(claim, lost, 1.0, timing=False)
+def compare_bytes(
+    findings: Findings, bits: str, optimizer: str, raced: Mapping[str, list[Outcome]]
+) -> None:
+    """Add what rounds and synchronous steps send."""
+    reduce_s, reduce_bytes = all_reduce(2, parameters())
+    batch = 2 * BATCH_SIZES[optimizer] * TrainConfig().seq_len
+    steps = [outcome.tokens / batch for outcome in raced["sync"]]
+    ours = [outcome.sent_until for outcome in raced["two arenas"]]
+    findings.at_least(
+        f"bytes of sync / two arenas, to {bits}",
+        Ratio.of([n * reduce_bytes for n in steps], ours), LEAST_BYTES, timing=False,
+    )  # fmt: skip
+    over = [t + n * reduce_s for t, n in zip(seconds(raced["sync"]), steps, strict=True)]
+    findings.results[f"sync over the cable (computed) / two arenas, time to {bits}"] = Ratio.of(
+        over, seconds(raced["two arenas"])
+    )
+    findings.results[f"all-reduce, {optimizer}"] = {
+        "seconds": reduce_s, "bytes": reduce_bytes,
+        "predicted_s": LINK.all_reduce_s(FLOAT_BYTES * parameters(), 2),
+    }  # fmt: skip
 
 
 def parameters() -> int:
@@ -356,6 +337,7 @@ def main() -> int:
     """Measure what the flags ask for."""
     parser = flags(__doc__, parts=PARTS, quick="one seed, half a minute each, a higher loss")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="of outcomes; again it continues")
+    parser.add_argument("--inner", choices=FULL.optimizers, help="one inner optimizer only")
     chosen = parser.parse_args()
     quiet = chosen.only != ["predicted"]
     return measured("across_machines", chosen, measure, packages=("torch", "torchft"), quiet=quiet)

@@ -29,7 +29,7 @@ def test_every_arm_has_settings_and_is_a_run_that_can_be(across: ModuleType) -> 
     cluster = {"name": "torchft", "address": "10.77.0.1:8600"}
     for scale in (across.QUICK, across.FULL):
         for optimizer in scale.optimizers:
-            for arm in (*across.arms_of(across.PARTS).values(), *across.ROUNDED.values()):
+            for arm in across.ARMS.values():
                 options = across.member_options(scale.target, optimizer, arm.tuned_as, 1, 5.0)
                 more = {"cluster": cluster | arm.rounds} if arm.machines > 1 else {}
                 TrainConfig(**options, **more, **arm.options)
@@ -56,6 +56,26 @@ def test_a_measurement_continues_behind_the_trainings_that_it_kept(
     trained.clear()
     assert across.race(arms, across.FULL, "muon", across.Kept(path)) == first
     assert [one["seed"] for one in trained] == [across.FULL.seeds[-1]]
+
+
+def test_every_part_compares_arms_that_are_trained_once(
+    across: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained: list[int] = []
+
+    def train(machines: int, *more: Any, **others: Any) -> Any:
+        trained.append(machines)
+        return across.Outcome(20.0, 1e6, 1.5, 6 * 10**6, 60.0, 0, 0.0)
+
+    monkeypatch.setattr(across, "train", train)
+    monkeypatch.setattr(across, "all_reduce", lambda machines, floats: (0.5, 7e6))
+    monkeypatch.setattr("sys.argv", ["across_machines.py", "--quick", "--only", *across.PAIRS])
+    assert across.main() == 3  # one seed cannot tell
+    assert len(trained) == len(across.ARMS)
+    line = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for name, other in [pair for pairs in across.PAIRS.values() for pair in pairs]:
+        assert any(f"{name} less {other}" in what for what in line)
+    assert [claim["limit"] for claim in line["claims"]] == [1.25, 50.0] + [1.0] * 4
 
 
 def test_a_fault_is_undone_unless_it_kills(
