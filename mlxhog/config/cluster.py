@@ -18,8 +18,8 @@ ADDRESS = re.compile(r"[\w.-]+:(?P<port>\d{1,5})")
 class Cluster(Choice):
     """Rounds of an outer optimizer between machines, on torchft (`mlxhog/cluster/`).
 
-    DiLoCo's outer momentum of .9 goes on along the movements of ten rounds. In runs of minutes that
-    costs .06 bits per byte at the end (`benchmarks/across_machines.py --only rounds`).
+    DiLoCo's outer momentum of .9 keeps the movements of ten rounds, too many for runs of minutes:
+    they end .06 bits per byte higher (`benchmarks/across_machines.py --only rounds`).
     """
 
     kind: ClassVar[Kind] = CLUSTERS
