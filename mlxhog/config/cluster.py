@@ -19,7 +19,7 @@ class Cluster(Choice):
     """Rounds of an outer optimizer between machines, on torchft (`mlxhog/cluster/`).
 
     DiLoCo's outer momentum of .9 keeps the movements of ten rounds, too many for runs of minutes:
-    after three a loss is .07 bits per byte higher (`benchmarks/across_machines.py --only rounds`).
+    runs of three end .07 bits per byte higher (`benchmarks/across_machines.py --only rounds`).
     """
 
     kind: ClassVar[Kind] = CLUSTERS
