@@ -14,8 +14,10 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import full_disk, require_space, sync, write_synced
 from mlxhog.files.paths import printable
 
-_VERSION = "mlxhog-prepared-2"
+_VERSION = "mlxhog-prepared-3"
 _RECORD = "prepared.json"
 _SAMPLE_BYTES = 65_536
 _TOGETHER = 1 << 22  # bytes of text that are encoded together
@@ -51,6 +53,7 @@ class Prepared:
         notes: notes for the user about the text, one sentence each.
         fresh: whether this call wrote the files.
         corpus: the corpus, without the files that cannot be read.
+        n_bytes: of its text, with the held-out text.
     """
 
     train: Path
@@ -63,6 +66,7 @@ class Prepared:
     notes: tuple[str, ...]
     fresh: bool
     corpus: corpora.Corpus
+    n_bytes: int
 
     def open(self, seq_len: int) -> tuple[TokenFile, TokenFile]:
         """Return the open training and held-out files.
@@ -79,6 +83,33 @@ class Prepared:
                     "use more text or a smaller seq_len"
                 )
         return files
+
+    def held_out_bytes(self) -> Counter[Path]:
+        """Return the bytes of each file that are held-out text; this reads the files again.
+
+        Raises:
+            DataError: a file has changed or is unreadable.
+        """
+        corpus, held_out = self.corpus, Counter[Path]()
+        path = corpus.files[0] if corpus.files else None
+
+        def documents(files: Iterable[Path]) -> Iterator[bytes]:
+            nonlocal path
+            if corpus.read is None:
+                yield from corpus.documents()
+                return
+            for path in files:
+                yield from corpus.read(path)
+
+        texts = replace(
+            corpus,
+            documents=partial(documents, corpus.files),
+            validation=corpus.validation and partial(documents, corpus.held_out),
+        )
+        for is_held_out, text in _pieces(texts, self.rule, self.n_bytes):
+            if is_held_out and path is not None:
+                held_out[path] += len(text)
+        return held_out
 
 
 def prepare(
@@ -116,13 +147,13 @@ def prepare(
     """
     cache = cache_dir or user_cache_directory()
     corpus, scan = _scan(corpora.find(source, text_key), strict)
-    rule = heldout.rule_for(val, scan.n_documents)
+    rule = heldout.rule_for(val, scan.sizes)
     if corpus.validation:
         rule = "given"
     if rule == "tail" and scan.n_examples:
         raise DataError(
             f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
-            f"{scan.n_documents} documents, and val is tail, which would cut each in two; use "
+            f"{scan.sizes.n_documents} documents, and val is tail, which cuts each in two; use "
             "val=every-12th with 6 documents or more, or name the held-out ones: a folder with "
             "train.jsonl and valid.jsonl"
         )
@@ -147,12 +178,12 @@ def prepare(
 
 def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, list[str]]:
     """The tokenizer that a call names or leaves open, and notes for the user."""
-    n_bytes = scan.n_bytes - scan.given_bytes
+    n_bytes = scan.sizes.n_bytes - scan.given_bytes
     note = None
     if spec == auto_tokenizer.AUTO:
         spec, note = auto_tokenizer.choose(
             n_bytes=n_bytes,
-            n_documents=scan.n_documents,
+            n_documents=scan.sizes.n_documents,
             not_utf8=scan.not_utf8,
             width=width,
             sha256=scan.sha256,
@@ -194,11 +225,10 @@ class _Scan:
     """Counts of a corpus from its first reading."""
 
     digest: _Digest = field(default_factory=_Digest)
-    n_documents: int = 0
+    sizes: heldout.Sizes = heldout.Sizes()
     n_given: int = 0
     given_bytes: int = 0
     n_examples: int = 0
-    n_bytes: int = 0
     not_utf8: int = 0
     sample: bytes = b""
 
@@ -212,11 +242,10 @@ class _Scan:
         scan = replace(self, digest=self.digest.copy())
         for document in documents:
             scan.digest.add(document)
-            scan.n_documents += 1
+            scan.sizes = scan.sizes.plus(document)
             scan.n_given += given
             scan.given_bytes += given * len(document)
             scan.n_examples += isinstance(document, Example)
-            scan.n_bytes += len(document)
             scan.not_utf8 += not _is_utf8(document)
             if len(scan.sample) < _SAMPLE_BYTES:
                 scan.sample += document[:_SAMPLE_BYTES]
@@ -227,15 +256,13 @@ def _scan(corpus: corpora.Corpus, strict: bool) -> tuple[corpora.Corpus, _Scan]:
     """Read a corpus once; return it without its bad files, and its counts."""
     scan = _Scan()
 
-    def take(documents: Iterator[bytes]) -> int:
+    def take(documents: Iterator[bytes], path: Path | None, given: bool) -> int:
         nonlocal scan
-        before, scan = scan, scan.after(documents)
-        return scan.n_documents - before.n_documents
+        before, scan = scan, scan.after(documents, given=given)
+        return scan.sizes.n_documents - before.sizes.n_documents
 
     corpus = corpora.checked(corpus, take, strict=strict)
-    if corpus.validation is not None:
-        scan = scan.after(corpus.validation(), given=True)
-    if not scan.n_documents:
+    if not scan.sizes.n_documents:
         raise DataError(f"the corpus {corpus.source!r} has no text; choose other files")
     return corpus, scan
 
@@ -256,10 +283,10 @@ def _hashed(corpus: corpora.Corpus, digest: _Digest) -> corpora.Corpus:
     )
 
 
-def _pieces(corpus: corpora.Corpus, rule: str) -> Iterator[tuple[bool, bytes]]:
-    """Yield (held out, text) pieces of the whole corpus."""
+def _pieces(corpus: corpora.Corpus, rule: str, n_bytes: int) -> Iterator[tuple[bool, bytes]]:
+    """Yield (held out, text) pieces of the whole corpus, which has `n_bytes`."""
     if corpus.validation is None:
-        yield from heldout.split(corpus.documents(), rule)
+        yield from heldout.split(corpus.documents(), rule, n_bytes)
         return
     yield from ((False, document) for document in corpus.documents())
     yield from ((True, document) for document in corpus.validation())
@@ -325,6 +352,7 @@ def _existing(
             notes=(*corpus.notes(), *map(str, record["notes"])),
             fresh=fresh,
             corpus=corpus,
+            n_bytes=int(record["bytes"]),
         )
     except (DataError, OSError, ValueError, KeyError, TypeError):
         return None  # it will be written again
@@ -342,16 +370,17 @@ def _write(
     """Write a prepared directory under a `.part` name, then rename it."""
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
+    pieces = partial(_pieces, corpus, rule, scan.sizes.n_bytes)
     try:
         with full_disk(f"preparing {corpus.source}"):
             part.mkdir(parents=True)
             tokenizer = tokenizers.build(
                 spec,
-                lambda: (text for held_out, text in _pieces(corpus, rule) if not held_out),
+                lambda: (text for held_out, text in pieces() if not held_out),
                 progress=progress,
             )
             tokens_per_byte = len(tokenizer.encode(scan.sample)) / len(scan.sample)
-            need = int(scan.n_bytes * tokens_per_byte) * item_size(tokenizer)
+            need = int(scan.sizes.n_bytes * tokens_per_byte) * item_size(tokenizer)
             require_space(part, need, f"preparing {corpus.source}")
             for name, content in tokenizer.files().items():
                 write_synced(part / name, content)
@@ -360,8 +389,8 @@ def _write(
                 "key": key,
                 "source": corpus.source,
                 "corpus_sha256": scan.sha256,
-                "documents": scan.n_documents,
-                "bytes": scan.n_bytes,
+                "documents": scan.sizes.n_documents,
+                "bytes": scan.sizes.n_bytes,
                 "rule": rule,
                 "tokenizer": spec,
                 "notes": _notes(corpus, scan, tokenizer),
@@ -383,7 +412,7 @@ def _write_tokens(
     train = TokenWriter(part / "train.bin", tokenizer, split="train", source=corpus.source)
     val = TokenWriter(part / "val.bin", tokenizer, split="val", source=corpus.source)
     with train, val:
-        for pieces in _together(_pieces(_hashed(corpus, digest), rule)):
+        for pieces in _together(_pieces(_hashed(corpus, digest), rule, scan.sizes.n_bytes)):
             train.add_all([text for held_out, text in pieces if not held_out])
             val.add_all([text for held_out, text in pieces if held_out])
     if digest.hexdigest() != scan.sha256:
@@ -412,12 +441,12 @@ def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[st
     notes = []
     if scan.not_utf8 and tokenizer.utf8_only:
         notes.append(
-            f"{scan.not_utf8} of {scan.n_documents} documents are not UTF-8; "
+            f"{scan.not_utf8} of {scan.sizes.n_documents} documents are not UTF-8; "
             f"their invalid bytes became U+FFFD{_first_not_utf8(corpus)}"
         )
     if scan.n_examples:
         notes.append(
-            f"{scan.n_examples} of {scan.n_documents} documents are examples of prompt and "
+            f"{scan.n_examples} of {scan.sizes.n_documents} documents are examples of prompt and "
             "completion: every loss, also on held-out text, counts only completions"
         )
     return notes
