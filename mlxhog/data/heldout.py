@@ -284,7 +284,8 @@ def batches(
     for start in range(first * batch_size, stop, batch_size):
         x = np.full((batch_size, width), file.bos, np.int32)
         y = np.full((batch_size, width), IGNORED, np.int32)
-        for row, i in enumerate(indices[start : start + batch_size].tolist()):
+        chosen = indices[start : start + batch_size].tolist()
+        for row, i in enumerate(chosen):
             if table is not None:
                 table.fill(file.tokens, file.bos, i, x[row], y[row])
                 continue
@@ -292,7 +293,7 @@ def batches(
             x[row, : len(tokens) - 1] = tokens[:-1]
             y[row, : len(tokens) - 1] = tokens[1:]
         y[y == file.bos] = IGNORED
-        yield Batch(x, y, int(file.byte_lengths[y[y != IGNORED]].sum()))
+        yield Batch(x, y, sum(file.row_bytes(seq_len, i) for i in chosen))
 
 
 def _chosen(file: TokenFile, seq_len: int, eval_tokens: int | None) -> NDArray[np.int64]:
@@ -312,7 +313,7 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
 
     Args:
         nats: sum over the labels that `batches` counts, in nats.
-        n_bytes: sum of the batches' `n_bytes`, > 0.
+        n_bytes: sum of the batches' `n_bytes`, > 0: of the text before a tokenizer changed it.
     """
     return nats / (math.log(2) * n_bytes)
 
@@ -324,8 +325,12 @@ _LEAST = 0.01  # lower bound in bits per byte, for text that only repeats itself
 _NAMES = ("unigram", "gzip", "xz")
 
 
-def marks_of_text(text: bytes) -> dict[str, float]:
+def marks_of_text(text: bytes, original_bytes: int | None = None) -> dict[str, float]:
     """Return the bits per byte of every simple model on a text.
+
+    Args:
+        text: the text as a model sees it.
+        original_bytes: number of bytes before the tokenizer changed it; None if it did not.
 
     >>> marks_of_text(b"never wait, add without a lock. " * 100)
     {'uniform': 8.0, 'unigram': 3.906, 'gzip': 0.19, 'xz': 0.3}
@@ -338,7 +343,8 @@ def marks_of_text(text: bytes) -> dict[str, float]:
         "gzip": 8 * len(gzip.compress(text, 9)) / n_bytes,
         "xz": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / n_bytes,
     }
-    return UNIFORM | {name: max(_LEAST, round(value, 3)) for name, value in bits.items()}
+    ratio = 1.0 if original_bytes is None else len(text) / max(original_bytes, 1)
+    return UNIFORM | {name: max(_LEAST, round(ratio * n, 3)) for name, n in bits.items()}
 
 
 def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
@@ -355,10 +361,13 @@ def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
     remembered = _remembered(memory, file.digest)
     if remembered is not None:
         return remembered
-    tokens = np.asarray(file.tokens[: 2 * _MOST_BYTES], np.int32)  # some tokens have no byte
-    n_bytes = np.cumsum(file.byte_lengths[tokens])
+    n_bytes = np.cumsum(file.bytes_at(slice(2 * _MOST_BYTES)))  # some tokens have no byte
     end = int(np.searchsorted(n_bytes, _MOST_BYTES)) + 1
-    marks = marks_of_text(tokenizer.decode(tokens[:end])[:_MOST_BYTES])
+    text = tokenizer.decode(np.asarray(file.tokens[:end], np.int32))
+    if file.token_bytes is None:
+        marks = marks_of_text(text[:_MOST_BYTES])
+    else:
+        marks = marks_of_text(text, int(n_bytes[:end][-1]))
     content = json.dumps({"sha256": file.digest, "bits_per_byte": marks}, indent=1)
     try:
         replace_file(memory, content.encode())

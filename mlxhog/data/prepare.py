@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.data import auto_tokenizer, corpora, heldout, tables, textfiles, tokenizers
+from mlxhog.data.bpe import is_utf8
 from mlxhog.data.encodings import conversion
 from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import Tokenizer
@@ -246,7 +247,7 @@ class _Scan:
             scan.n_given += given
             scan.given_bytes += given * len(document)
             scan.n_examples += isinstance(document, Example)
-            scan.not_utf8 += not _is_utf8(document)
+            scan.not_utf8 += not is_utf8(document)
             if len(scan.sample) < _SAMPLE_BYTES:
                 scan.sample += document[:_SAMPLE_BYTES]
         return scan
@@ -290,14 +291,6 @@ def _pieces(corpus: corpora.Corpus, rule: str, n_bytes: int) -> Iterator[tuple[b
         return
     yield from ((False, document) for document in corpus.documents())
     yield from ((True, document) for document in corpus.validation())
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 @contextlib.contextmanager
@@ -384,7 +377,7 @@ def _write(
             require_space(part, need, f"preparing {corpus.source}")
             for name, content in tokenizer.files().items():
                 write_synced(part / name, content)
-            _write_tokens(part, corpus, scan, rule, tokenizer)
+            changed = _write_tokens(part, corpus, scan, rule, tokenizer)
             record = {
                 "key": key,
                 "source": corpus.source,
@@ -393,7 +386,7 @@ def _write(
                 "bytes": scan.sizes.n_bytes,
                 "rule": rule,
                 "tokenizer": spec,
-                "notes": _notes(corpus, scan, tokenizer),
+                "notes": _notes(corpus, scan, tokenizer, changed),
             }
             write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
             sync(part)
@@ -407,7 +400,8 @@ def _write(
 
 def _write_tokens(
     part: Path, corpus: corpora.Corpus, scan: _Scan, rule: str, tokenizer: Tokenizer
-) -> None:
+) -> int:
+    """Write both token files; returns the number of documents that the tokenizer has changed."""
     digest = _Digest()
     train = TokenWriter(part / "train.bin", tokenizer, split="train", source=corpus.source)
     val = TokenWriter(part / "val.bin", tokenizer, split="val", source=corpus.source)
@@ -422,6 +416,7 @@ def _write_tokens(
             raise DataError(
                 f"{corpus.source} is too short: no {name} text{corpus.in_brackets()}; use more text"
             )
+    return train.changed + val.changed
 
 
 def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool, bytes]]]:
@@ -437,8 +432,15 @@ def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool,
     yield group
 
 
-def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[str]:
+def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer, changed: int) -> list[str]:
     notes = []
+    if changed > (0 if tokenizer.changes else scan.not_utf8):
+        steps = ", ".join(tokenizer.changes) or "it leaves characters out"
+        notes.append(
+            f"the tokenizer changes the text ({steps}): the model learns and writes the changed "
+            f"text of {changed} of {scan.sizes.n_documents} documents; bits per byte are of the "
+            "original bytes"
+        )
     if scan.not_utf8 and tokenizer.utf8_only:
         notes.append(
             f"{scan.not_utf8} of {scan.sizes.n_documents} documents are not UTF-8; "
