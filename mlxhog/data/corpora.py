@@ -86,18 +86,36 @@ class Corpus:
         beside = f"beside {named.train[0].name}"
         return cls(
             source,
-            partial(_read_all, named.train, read),
-            partial(_read_all, named.held_out, read) if named.held_out else None,
-            files=named.train,
-            held_out=named.held_out,
+            **_reading(named.train, named.held_out, read),
             unheeded=named.unheeded,
             skipped=(
                 *skipped,
                 *(Skipped(path, _TEST, "test text, by its name") for path in named.test),
                 *(Skipped(path, beside, f"{beside}, the training text") for path in named.beside),
             ),
-            read=read,
             folder=folder,
+        )
+
+    def mapped(self, change: Callable[[Iterable[bytes], str], Iterator[bytes]]) -> Corpus:
+        """Return a corpus whose documents `change` yields.
+
+        Args:
+            change: gets the documents and the path of a file, or all documents and the source.
+        """
+        if (read := self.read) is not None:
+            return replace(
+                self,
+                **_reading(self.files, self.held_out, lambda path: change(read(path), str(path))),
+            )
+
+        def changed(documents: Documents, name: str) -> Documents:
+            return lambda: change(documents(), name)
+
+        name = str(self.files[0]) if self.files else self.source
+        return replace(
+            self,
+            documents=changed(self.documents, name),
+            validation=self.validation and changed(self.validation, f"{name}, held-out"),
         )
 
     def notes(self, listed_by: str = "--dry-run") -> list[str]:
@@ -200,22 +218,16 @@ def readable(spec: str, text_key: str | None = None, *, strict: bool = False) ->
     return checked(corpus, lambda documents, *_: sum(1 for _ in documents), strict=strict)
 
 
-Take = Callable[[Iterator[bytes], Path | None, bool], int]
-"""Reads the documents of a corpus, or of the file named; the last argument: whether held out."""
-
-
 def checked(
-    corpus: Corpus,
-    take: Take,
-    *,
-    strict: bool = False,
+    corpus: Corpus, take: Callable[[Iterator[bytes], bool], int], *, strict: bool = False
 ) -> Corpus:
     """Read a corpus once, and return it without its bad files and those equal to earlier ones.
 
     Args:
         corpus: the corpus.
-        take: returns the number of documents. If it raises an error, it must have kept nothing of
-            that file.
+        take: reads the documents of the corpus or of one file, of which its second argument says
+            whether they are its own held-out text, and returns their number. If it raises an error,
+            it must have kept nothing of that file.
         strict: whether bad files are refused.
 
     Raises:
@@ -223,17 +235,16 @@ def checked(
         EnvironmentLacks: needed text requires a package that is not installed.
     """
     if corpus.read is None:
-        path = corpus.files[0] if corpus.files else None
-        take(corpus.documents(), path, False)
+        take(corpus.documents(), False)
         if corpus.validation is not None:
-            take(corpus.validation(), path, True)
+            take(corpus.validation(), True)
         return corpus
     files, held_out, skipped = list[Path](), list[Path](), list(corpus.skipped)
     known: dict[bytes, Path] = {}
     by_role = [(path, False) for path in corpus.files] + [(path, True) for path in corpus.held_out]
     for path, is_held_out in by_role:
         try:
-            n_documents = take(_once(corpus.read(path), path, known), path, is_held_out)
+            n_documents = take(_once(corpus.read(path), path, known), is_held_out)
         except _EqualFile as equal:
             skipped.append(Skipped(path, EQUAL, f"equal to {equal}"))
             continue
@@ -259,10 +270,7 @@ def checked(
         )
     return replace(
         corpus,
-        documents=partial(_read_all, files, corpus.read),
-        validation=partial(_read_all, held_out, corpus.read) if held_out else None,
-        files=tuple(files),
-        held_out=tuple(held_out),
+        **_reading(files, held_out, corpus.read),
         skipped=tuple(sorted(skipped, key=lambda one: one.path)),
     )
 
@@ -359,6 +367,19 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
         None if held_out is None else lambda: read(held_out),
         keys=records.text_keys(first, text_key),
     )
+
+
+def _reading(
+    files: Sequence[Path], held_out: Sequence[Path], read: Callable[[Path], Iterator[bytes]]
+) -> dict[str, Any]:
+    """The fields of a corpus of files."""
+    return {
+        "documents": partial(_read_all, files, read),
+        "validation": partial(_read_all, held_out, read) if held_out else None,
+        "files": tuple(files),
+        "held_out": tuple(held_out),
+        "read": read,
+    }
 
 
 def _read_all(files: Sequence[Path], read: Callable[[Path], Iterator[bytes]]) -> Iterator[bytes]:
@@ -483,7 +504,7 @@ class Inventory:
         cls,
         corpus: Corpus,
         text_key: str | None = None,
-        held_out_bytes: Mapping[Path, int] | None = None,
+        held_out_bytes: Mapping[str, int] | None = None,
     ) -> Inventory:
         """Look at the files of a corpus.
 
@@ -497,7 +518,7 @@ class Inventory:
         """
         files = [_look(path, text_key) for path in (*corpus.files, *corpus.held_out)]
         if (counts := held_out_bytes) is not None:
-            files = [replace(one, held_out_bytes=counts.get(Path(one.path), 0)) for one in files]
+            files = [replace(one, held_out_bytes=counts.get(one.path, 0)) for one in files]
         return cls(corpus.source, _joined(corpus.keys), tuple(files), corpus.skipped)
 
     def to_json(self) -> dict[str, Any]:

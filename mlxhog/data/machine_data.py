@@ -16,12 +16,16 @@ protein 4.2 without small letters, and DNA 2.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Container, Iterable, Iterator
 
 import numpy as np
 
 from mlxhog.data.examples import Example
+from mlxhog.files.paths import printable
+from mlxhog.files.quantities import format_bytes
 
+_NAMED = 5  # most files that a note names
 _HEX_BITS, _BASE64_BITS = 3.5, 4.7
 _PATTERN = re.compile(
     rb"(?P<sure>data:[\w.+/-]+(?:;[\w=.-]+)*;base64,[A-Za-z0-9+/_=-]{60,}"
@@ -33,6 +37,52 @@ _PATTERN = re.compile(
 _OTHERS = re.compile(rb"[^A-Za-z0-9+/_-]")
 _IS_LETTER = np.array([not _OTHERS.match(bytes([byte])) for byte in range(256)])
 _EIGHT = np.uint64(0x0101010101010101)
+
+
+class MachineData:
+    """Measures such data in documents as they are read, and perhaps leaves it out.
+
+    Attributes:
+        skip: whether it is left out.
+        is_measured: whether all documents have been read, so that nothing more is measured.
+        sizes: file or source -> bytes of such data.
+    """
+
+    def __init__(self, *, skip: bool) -> None:
+        """Begin with nothing."""
+        self.skip, self.is_measured = skip, False
+        self.sizes: Counter[str] = Counter()
+
+    def read(self, documents: Iterable[bytes], name: str) -> Iterator[bytes]:
+        """Yield the documents of a file or a source."""
+        if self.is_measured and not self.skip:
+            yield from documents
+            return
+        size = 0
+        for document in documents:
+            rest = list(without([document]))
+            size += len(document) - sum(map(len, rest))
+            yield from rest if self.skip else [document]
+        self.sizes[name] = size
+
+    def notes(self, n_bytes: int, unread: Container[str]) -> list[str]:
+        """Return a line for the user if a hundredth of the text or more is such data.
+
+        Args:
+            n_bytes: of the text, without what is left out.
+            unread: files that are not a part of the text.
+        """
+        sizes = Counter({name: n for name, n in self.sizes.items() if n and name not in unread})
+        total = n_bytes + self.skip * sizes.total()
+        if 100 * sizes.total() < total:
+            return []
+        names = [f"{printable(name)} ({format_bytes(n)})" for name, n in sizes.most_common(_NAMED)]
+        rest = f" and {len(sizes) - _NAMED} more" if len(sizes) > _NAMED else ""
+        way_out = "is left out" if self.skip else "is learnt; --skip-machine-data leaves it out"
+        return [
+            "machine data (base64, hexadecimal digits, PEM), "
+            f"{sizes.total() / total:.0%} of the text, {way_out}: {', '.join(names)}{rest}"
+        ]
 
 
 def spans(text: bytes) -> list[tuple[int, int]]:

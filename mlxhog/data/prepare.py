@@ -15,24 +15,18 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mlxhog.data import (
-    auto_tokenizer,
-    corpora,
-    heldout,
-    machine_data,
-    tables,
-    textfiles,
-    tokenizers,
-)
+from mlxhog.data import auto_tokenizer, corpora, heldout, tables, textfiles, tokenizers
 from mlxhog.data.bpe import is_utf8
 from mlxhog.data.encodings import conversion
 from mlxhog.data.examples import Example
+from mlxhog.data.folders import EMPTY
+from mlxhog.data.machine_data import MachineData
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
 from mlxhog.errors import DataError
@@ -40,7 +34,6 @@ from mlxhog.files import plain_json
 from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import full_disk, require_space, sync, write_synced
 from mlxhog.files.paths import printable
-from mlxhog.files.quantities import format_bytes
 
 _VERSION = "mlxhog-prepared-3"
 _RECORD = "prepared.json"
@@ -94,31 +87,22 @@ class Prepared:
                 )
         return files
 
-    def held_out_bytes(self) -> Counter[Path]:
+    def held_out_bytes(self) -> Counter[str]:
         """Return the bytes of each file that are held-out text; this reads the files again.
 
         Raises:
             DataError: a file has changed or is unreadable.
         """
-        corpus, held_out = self.corpus, Counter[Path]()
-        path = corpus.files[0] if corpus.files else None
+        held_out, file = Counter[str](), ""
 
-        def documents(files: Iterable[Path]) -> Iterator[bytes]:
-            nonlocal path
-            if corpus.read is None:
-                yield from corpus.documents()
-                return
-            for path in files:
-                yield from corpus.read(path)
+        def named(documents: Iterable[bytes], name: str) -> Iterator[bytes]:
+            nonlocal file
+            for document in documents:
+                file = name
+                yield document
 
-        texts = replace(
-            corpus,
-            documents=partial(documents, corpus.files),
-            validation=corpus.validation and partial(documents, corpus.held_out),
-        )
-        for is_held_out, text in _pieces(texts, self.rule, self.n_bytes):
-            if is_held_out and path is not None:
-                held_out[path] += len(text)
+        for is_held_out, text in _pieces(self.corpus.mapped(named), self.rule, self.n_bytes):
+            held_out[file] += is_held_out * len(text)
         return held_out
 
 
@@ -158,7 +142,9 @@ def prepare(
     Concurrency: safe to call from several processes at once; one writes, the others wait.
     """
     cache = cache_dir or user_cache_directory()
-    corpus, scan = _scan(corpora.find(source, text_key), strict, skip_machine_data)
+    machine = MachineData(skip=skip_machine_data)
+    corpus, scan = _scan(corpora.find(source, text_key).mapped(machine.read), strict)
+    machine.is_measured = True
     rule = heldout.rule_for(val, scan.sizes)
     if corpus.validation:
         rule = "given"
@@ -170,7 +156,8 @@ def prepare(
             "train.jsonl and valid.jsonl"
         )
     spec, notes = _tokenizer_of(tokenizer, scan, rule, width)
-    notes += _machine_notes(corpus, scan, skip_machine_data)
+    unread = {str(one.path) for one in corpus.skipped if one.reason != EMPTY}
+    notes += machine.notes(scan.sizes.n_bytes, unread)
     parts = [_VERSION, scan.sha256, tokenizers.identity(spec), rule, str(scan.n_given)]
     identity = "|".join(parts)
     key = hashlib.sha256(identity.encode()).hexdigest()
@@ -243,7 +230,6 @@ class _Scan:
     given_bytes: int = 0
     n_examples: int = 0
     not_utf8: int = 0
-    machine_data: dict[str, int] = field(default_factory=dict)  # file or source -> bytes
     sample: bytes = b""
 
     @property
@@ -266,19 +252,12 @@ class _Scan:
         return scan
 
 
-def _scan(
-    corpus: corpora.Corpus, strict: bool, skip_machine_data: bool
-) -> tuple[corpora.Corpus, _Scan]:
-    """Read a corpus once; return it without what is left out, and its counts."""
+def _scan(corpus: corpora.Corpus, strict: bool) -> tuple[corpora.Corpus, _Scan]:
+    """Read a corpus once; return it without its bad files, and its counts."""
     scan = _Scan()
-    watch = partial(_watch_machine_data, sizes=scan.machine_data, skip=skip_machine_data)
-    if skip_machine_data:
-        corpus = _mapped(corpus, watch)
 
-    def take(documents: Iterator[bytes], path: Path | None, given: bool) -> int:
+    def take(documents: Iterator[bytes], given: bool) -> int:
         nonlocal scan
-        if not skip_machine_data:
-            documents = watch(documents, _label(corpus, path, given))
         before, scan = scan, scan.after(documents, given=given)
         return scan.sizes.n_documents - before.sizes.n_documents
 
@@ -286,75 +265,6 @@ def _scan(
     if not scan.sizes.n_documents:
         raise DataError(f"the corpus {corpus.source!r} has no text; choose other files")
     return corpus, scan
-
-
-def _watch_machine_data(
-    documents: Iterable[bytes], label: str, *, sizes: dict[str, int], skip: bool
-) -> Iterator[bytes]:
-    """Yield documents, perhaps without machine data, and store its size in them under a label."""
-    size = 0
-    for document in documents:
-        rest = list(machine_data.without([document]))
-        size += len(document) - sum(map(len, rest))
-        yield from rest if skip else [document]
-    sizes[label] = size
-
-
-def _label(corpus: corpora.Corpus, path: Path | None, is_held_out: bool) -> str:
-    if path is not None and corpus.read is not None:
-        return str(path)
-    return f"{corpus.source}{', held-out' if is_held_out else ''}"
-
-
-def _mapped(
-    corpus: corpora.Corpus, change: Callable[[Iterable[bytes], str], Iterator[bytes]]
-) -> corpora.Corpus:
-    """Return a corpus whose documents are changed as they are read, by file."""
-    if (read := corpus.read) is not None:
-        return replace(corpus, read=lambda path: change(read(path), str(path)))
-
-    def changed(documents: corpora.Documents, label: str) -> corpora.Documents:
-        return lambda: change(documents(), label)
-
-    documents, validation = corpus.documents, corpus.validation
-    return replace(
-        corpus,
-        documents=changed(documents, _label(corpus, None, False)),
-        validation=validation and changed(validation, _label(corpus, None, True)),
-    )
-
-
-def _machine_notes(corpus: corpora.Corpus, scan: _Scan, is_skipped: bool) -> list[str]:
-    """One line about machine data that is more than a hundredth of the text."""
-    read = {_label(corpus, path, False) for path in (*corpus.files, *corpus.held_out, None)}
-    read.add(_label(corpus, None, True))
-    sizes = Counter({label: n for label, n in scan.machine_data.items() if n and label in read})
-    total = scan.sizes.n_bytes + is_skipped * sizes.total()
-    if 100 * sizes.total() < total:
-        return []
-    names = [f"{printable(label)} ({format_bytes(n)})" for label, n in sizes.most_common(5)]
-    rest = f" and {len(sizes) - 5} more" if len(sizes) > 5 else ""
-    way_out = "is left out" if is_skipped else "is learnt; --skip-machine-data leaves it out"
-    return [
-        f"machine data (base64, hexadecimal digits, PEM), {sizes.total() / total:.0%} of the text, "
-        f"{way_out}: {', '.join(names)}{rest}"
-    ]
-
-
-def _hashed(corpus: corpora.Corpus, digest: _Digest) -> corpora.Corpus:
-    """Return a corpus that adds every document that is read to `digest`."""
-
-    def watch(documents: corpora.Documents) -> Iterator[bytes]:
-        for document in documents():
-            digest.add(document)
-            yield document
-
-    validation = corpus.validation
-    return corpora.Corpus(
-        corpus.source,
-        lambda: watch(corpus.documents),
-        (lambda: watch(validation)) if validation else None,
-    )
 
 
 def _pieces(corpus: corpora.Corpus, rule: str, n_bytes: int) -> Iterator[tuple[bool, bytes]]:
@@ -476,10 +386,16 @@ def _write_tokens(
 ) -> int:
     """Write both token files; returns the number of documents that the tokenizer has changed."""
     digest = _Digest()
+
+    def hashed(documents: Iterable[bytes], name: str) -> Iterator[bytes]:
+        for document in documents:
+            digest.add(document)
+            yield document
+
     train = TokenWriter(part / "train.bin", tokenizer, split="train", source=corpus.source)
     val = TokenWriter(part / "val.bin", tokenizer, split="val", source=corpus.source)
     with train, val:
-        for pieces in _together(_pieces(_hashed(corpus, digest), rule, scan.sizes.n_bytes)):
+        for pieces in _together(_pieces(corpus.mapped(hashed), rule, scan.sizes.n_bytes)):
             train.add_all([text for held_out, text in pieces if not held_out])
             val.add_all([text for held_out, text in pieces if held_out])
     if digest.hexdigest() != scan.sha256:

@@ -148,7 +148,7 @@ def test_it_is_left_out_of_training_and_held_out_text(folder: Path) -> None:
     assert "1 empty" in summary
     assert "picture.txt: no text in it" in bad
     assert "of the text, is left out: " in note
-    assert f"{folder}/05.txt (800 B)" in note
+    assert f"left out: {folder}/picture.txt (811 B), {folder}/03.txt (800 B)" in note
 
 
 def test_a_single_file_is_searched_too(tmp_path: Path) -> None:
