@@ -169,7 +169,7 @@ class ByteTokenizer:
     vocab_size = 320
     bos = 256
     utf8_only = False
-    changes = ()
+    changes: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:

@@ -179,7 +179,7 @@ class TokenFile:
         """Return how many bytes of the original text the tokens at some places stand for."""
         if self.token_bytes is not None:
             return self.token_bytes[places].astype(np.int64)
-        return self.byte_lengths[self.tokens[places]]
+        return np.asarray(self.byte_lengths[self.tokens[places]])
 
     def row_bytes(self, seq_len: int, i: int) -> int:
         """Return how many bytes of text the counted labels of row i stand for."""

@@ -56,6 +56,7 @@ def test_equal_documents_are_held_out_by_number(n: int) -> None:
 
 UNEQUAL = {
     "a novel is most of the text": [b"note %d " % i * 100 for i in range(20)] + [b"novel " * 10**4],
+    "a novel is a third": [b"word " * (1200 if i == 24 else 100) for i in range(25)],
     "a novel would be held out whole": [b"word " * (10**4 if i == 5 else 100) for i in range(20)],
     "the twelfth documents are tiny": [b"word " * (1 if i % 12 == 5 else 100) for i in range(30)],
     "the twelfth ones are large": [b"word " * (900 if i % 12 == 5 else 100) for i in range(60)],
