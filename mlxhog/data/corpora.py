@@ -134,8 +134,8 @@ class Corpus:
             )
         if self.unheeded:
             notes.append(
-                f"training text in spite of its name: {self._some(self.unheeded)}, because the "
-                "other files have less text or this has almost none; call one train, or rename it"
+                f"training text in spite of its name: {self._some(self.unheeded)}: the other files "
+                "have less text, or this has almost none; beside a file named train it counts"
             )
         if equal := [one.path for one in self.skipped if one.kind == EQUAL]:
             notes.append(f"read once, since another file has the same text: {self._some(equal)}")
@@ -246,7 +246,7 @@ def checked(
         try:
             n_documents = take(_once(corpus.read(path), path, known), is_held_out)
         except _EqualFile as equal:
-            skipped.append(Skipped(path, EQUAL, f"equal to {equal}"))
+            skipped.append(Skipped(path, EQUAL, f"equal to {printable(str(equal))}"))
             continue
         except (DataError, EnvironmentLacks) as error:
             if is_held_out:

@@ -188,7 +188,8 @@ def by_name(files: Sequence[Path], folder: Path) -> Named:
     )
     if not held_out:
         held_out, test = test, ()
-    others = tuple(path for path in files if path not in {*held_out, *test})
+    not_trained = {*held_out, *test}
+    others = tuple(path for path in files if path not in not_trained)
     if held_out and not train:
         size, rest = (
             sum(path.stat().st_size for path in group if path.is_file())
@@ -197,8 +198,10 @@ def by_name(files: Sequence[Path], folder: Path) -> Named:
         if not _FEWEST_BYTES <= size <= rest:
             return Named(tuple(files), unheeded=(*held_out, *test))
     records = tuple(p for p in train if textfiles.kind(p) in textfiles.RECORD_SUFFIXES)
-    beside = tuple(path for path in others if records and path not in records)
-    return Named(records or others, held_out, test, beside)
+    if not records:
+        return Named(others, held_out, test)
+    trained = set(records)
+    return Named(records, held_out, test, tuple(path for path in others if path not in trained))
 
 
 def _words_of(files: Sequence[Path], folder: Path) -> dict[Path, str]:

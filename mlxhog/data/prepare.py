@@ -356,7 +356,9 @@ def _write(
                 progress=progress,
             )
             tokens_per_byte = len(tokenizer.encode(scan.sample)) / len(scan.sample)
-            need = int(scan.sizes.n_bytes * tokens_per_byte) * item_size(tokenizer)
+            token_bytes = 4 * bool(tokenizer.changes or scan.not_utf8 * tokenizer.utf8_only)
+            per_token = item_size(tokenizer) + token_bytes
+            need = int(scan.sizes.n_bytes * tokens_per_byte) * per_token
             require_space(part, need, f"preparing {corpus.source}")
             for name, content in tokenizer.files().items():
                 write_synced(part / name, content)

@@ -166,7 +166,7 @@ def test_a_name_does_not_count_if_the_text_contradicts_it(
     assert [path.name for path in corpus.held_out] == ["test.txt"]
     (folder / "train.txt").unlink()
     (note,) = corpora.find(str(folder)).notes()
-    assert note.startswith("training text in spite of its name: test.txt, because")
+    assert note.startswith("training text in spite of its name: test.txt: the other")
 
 
 def test_a_folder_with_nothing_but_a_test_file_is_trained_on(tmp_path: Path) -> None:
