@@ -22,8 +22,8 @@ def text_in(path: Path) -> str:
     return bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
 
 
-def prepared(folder: Path, *, text_key: str | None = None) -> Prepared:
-    return prepare(str(folder), cache_dir=folder.parent / "cache", text_key=text_key)
+def prepared(folder: Path) -> Prepared:
+    return prepare(str(folder), cache_dir=folder.parent / "cache")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -77,12 +77,20 @@ def test_files_of_every_kind_are_held_out_by_name(
         shard = "{}"  # without a suffix what follows the point is one
     for name in ("train", word):
         WRITERS[suffix](folder / (shard.format(name) + suffix), f"{name} {WORDS}" * 20)
-    result = prepared(folder, text_key="text" if suffix == ".csv" else None)
+    corpus = corpora.find(str(folder), "text" if suffix == ".csv" else None)
+    assert corpus.validation is not None
+    assert [text.decode() for text in corpus.documents()] == [f"train {WORDS}" * 20]
+    assert [text.decode() for text in corpus.validation()] == [f"{word} {WORDS}" * 20]
+    assert corpus.notes() == [f"held-out text, by name: {shard.format(word)}{suffix}"]
+
+
+def test_a_run_is_evaluated_on_the_files_that_are_held_out_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    roles(folder, "a.txt", "b.txt", "valid.txt")
+    result = prepared(folder)
     assert result.rule == "given"
-    assert text_in(result.train).strip() == (f"train {WORDS}" * 20).strip()
-    assert text_in(result.val).strip() == (f"{word} {WORDS}" * 20).strip()
-    (note,) = (note for note in result.notes if note.startswith("held-out text, by name: "))
-    assert shard.format(word) + suffix in note
+    assert text_in(result.train) == "a.txt ".ljust(400, "x") + "b.txt ".ljust(400, "x")
+    assert text_in(result.val) == "valid.txt ".ljust(400, "x")
 
 
 def roles(folder: Path, *names: str, size: int = 400) -> dict[str, str]:
