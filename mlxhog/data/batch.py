@@ -24,7 +24,8 @@ class Batch:
         x: inputs, (B, S) int32, C-contiguous.
         y: labels, (B, S) int32, C-contiguous; `y[:, t]` is the target of position t and equals
             `x[:, t + 1]` where both exist; `IGNORED` where there is nothing to predict.
-        n_bytes: bytes of text that the counted labels decode to; document separators have none.
+        n_bytes: bytes of text that the counted labels stand for, before a tokenizer changed it;
+            document separators have none.
         seed: seed of the random numbers of this batch, such as dropout.
         frozen: whether no gradient flows through a row's context (its inputs before the first
             counted label): the context's recurrent state is used, but gets no gradient.

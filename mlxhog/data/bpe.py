@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import sys
@@ -93,6 +94,12 @@ class BpeTokenizer:
         self.n_ids = len(self._pieces)
         self.vocab_size = -(-self.n_ids // 64) * 64
         self._description = description
+        self.changes = _changes(fields)
+        letters = {piece for piece in self._pieces if len(piece) == 1}
+        splitter = fields.get("pre_tokenizer")
+        is_byte_level = isinstance(splitter, dict) and splitter.get("type") == "ByteLevel"
+        specials = all(token["special"] for token in fields.get("added_tokens") or ())
+        self._keeps_text = is_byte_level and specials and len(letters) == 256 and not self.changes
 
     @property
     def sha256(self) -> str:
@@ -122,12 +129,78 @@ class BpeTokenizer:
         lengths[: self.n_ids] = [len(piece) for piece in self._pieces]
         return lengths
 
+    def changed_lengths(self, text: bytes, ids: NDArray[np.int32]) -> NDArray[np.int64] | None:
+        """Return how many bytes of a changed text each of its ids stands for, (n,).
+
+        None for a text that its ids decode to: there the numbers are those of `byte_lengths`. What
+        the tokenizer removes counts for the next id, and at the end for the last.
+
+        Args:
+            text: the original text.
+            ids: of `encode`, (n,).
+        """
+        is_unchanged = is_utf8(text) and (self._keeps_text or self.decode(ids) == text)
+        if is_unchanged or not len(ids):
+            return None
+        encoding = self._tokenizer.encode(text.decode(errors="replace"), add_special_tokens=False)
+        characters = text.decode(errors=_LENGTHS_OF_INVALID).encode("utf-32-le", "surrogatepass")
+        points = np.frombuffer(characters, "<u4").astype(np.int64)
+        sizes = 1 + (points > 0x7F) + (points > 0x7FF) + (points > 0xFFFF)
+        invalid = (points >= 0xDC80) & (points < 0xDC80 + 8)  # no UTF-8 text has a surrogate
+        sizes = np.where(invalid, points - 0xDC80, sizes)
+        places = np.concatenate([[0], np.cumsum(sizes)])
+        ends = np.maximum.accumulate(places[[end for _, end in encoding.offsets]])
+        ends[-1] = len(text)
+        return np.diff(ends, prepend=0)
+
     def files(self) -> dict[str, bytes]:
         """Return the files, by name, that describe this tokenizer to others."""
         return {
             "tokenizer.json": self._description,
             "tokenizer_config.json": tokenizer_config(self.bos_token),
         }
+
+
+def _length_of_invalid(error: UnicodeError) -> tuple[str, int]:
+    """Replace bytes that are not UTF-8, as errors="replace", by a surrogate with their number."""
+    assert isinstance(error, UnicodeDecodeError)
+    return chr(0xDC80 + error.end - error.start), error.end
+
+
+_LENGTHS_OF_INVALID = "mlxhog.lengths_of_invalid"
+codecs.register_error(_LENGTHS_OF_INVALID, _length_of_invalid)
+
+
+def is_utf8(text: bytes) -> bool:
+    """Return whether a text is UTF-8."""
+    try:
+        text.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+_NORMALIZERS = frozenset(
+    "BertNormalizer Lowercase NFC NFD NFKC NFKD Nmt Precompiled Prepend Replace Strip "
+    "StripAccents".split()
+)
+
+
+def _changes(description: dict[str, Any]) -> tuple[str, ...]:
+    """The steps of a `tokenizer.json` that may change a text: normalizers, a blank before it."""
+    names = list[str]()
+    steps = [description.get("normalizer"), description.get("pre_tokenizer")]
+    while steps:
+        step = steps.pop(0)
+        if not isinstance(step, dict):
+            continue
+        if inner := step.get("normalizers") or step.get("pretokenizers"):
+            steps = [*inner, *steps]
+        elif step.get("type") == "ByteLevel":
+            names += ["a blank before the text"] * bool(step.get("add_prefix_space", True))
+        elif step.get("type") in _NORMALIZERS:
+            names.append(str(step["type"]))
+    return tuple(names)
 
 
 def train_bpe(texts: Iterable[bytes], vocab_size: int, *, progress: bool = False) -> BpeTokenizer:

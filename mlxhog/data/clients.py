@@ -351,13 +351,13 @@ class ClientBatches:
         """The batch of some sequences of a client's text."""
         if self._file.prompts is not None:
             return self._file.batch(self._rows[client][sequences], self._seq_len)
-        rows = np.stack([self._row(client, k) for k in sequences.tolist()])
-        y = np.ascontiguousarray(rows[:, 1:])
-        n_bytes = int(self._file.byte_lengths[y].sum())
-        return Batch(np.ascontiguousarray(rows[:, :-1]), y, n_bytes)
+        places = np.stack([self._places(client, k) for k in sequences.tolist()])
+        rows = self._file.tokens[places].astype(np.int32)
+        x, y = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+        return Batch(x, y, int(self._file.bytes_at(places[:, 1:]).sum()))
 
-    def _row(self, client: int, k: int) -> NDArray[np.int32]:
-        """Tokens [k T, k T + T] of a client's text."""
+    def _places(self, client: int, k: int) -> NDArray[np.int64]:
+        """Places in the file of tokens [k T, k T + T] of a client's text."""
         ends, starts = self._ends[client], self._starts[client]
         at, stop = k * self._seq_len, (k + 1) * self._seq_len + 1
         pieces = []
@@ -366,6 +366,6 @@ class ClientBatches:
             end = int(ends[document])
             first = int(starts[document]) + at - (int(ends[document - 1]) if document else 0)
             count = min(stop, end) - at
-            pieces.append(self._file.tokens[first : first + count].astype(np.int32))
+            pieces.append(np.arange(first, first + count))
             at, document = at + count, document + 1
         return np.concatenate(pieces)

@@ -6,8 +6,8 @@
     FILE, FOLDER, GLOB      the user's own text; the prefixes `file:` and `dir:` make it explicit
     hf:NAME, hf:FOLDER      a data set that the package `datasets` loads, see `tables.DataSet`
 
-A folder with `train.jsonl` and `valid.jsonl` (mlx-lm's layout) brings its own held-out text, and
-so does a data set with a split called validation.
+A folder or glob with files called `valid`, `validation`, `val`, `dev` or `test` brings its own
+held-out text (`heldout.by_name`), and so does a data set with a split called validation.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from mlxhog.data import folders, records, tables, textfiles
+from mlxhog.data import folders, heldout, records, tables, textfiles
 from mlxhog.data.encodings import quoted
 from mlxhog.data.folders import Skipped
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.files.paths import expanded
+from mlxhog.files.paths import expanded, printable
 
 Documents = Callable[[], Iterator[bytes]]
 """Reads the documents from the start, in their fixed order, each time it is called."""
 
-_VALIDATION_NAMES = ("valid.jsonl", "val.jsonl", "validation.jsonl")
+EQUAL = "equal to another"
+_TEST = "test text"
+_MOST = 5  # most files that a note names
 
 
 @dataclass(frozen=True)
@@ -46,7 +48,9 @@ class Corpus:
         source: the user's name for it; a path is made absolute.
         documents: reads the documents; without `validation` some of them will be held out.
         validation: reads the held-out documents, if the corpus has its own.
-        files: its files, if it consists of files.
+        files: its files, if it consists of files, without those of `held_out`.
+        held_out: files of the held-out text, which their names say.
+        unheeded: files of training text whose names say the contrary.
         skipped: other files of its folder, each with the reason.
         keys: for a data set, the columns of its first row that hold the text.
         read: reads the documents of one of `files`, if a folder or a glob selected them, so that a
@@ -58,6 +62,8 @@ class Corpus:
     documents: Documents
     validation: Documents | None = None
     files: tuple[Path, ...] = ()
+    held_out: tuple[Path, ...] = ()
+    unheeded: tuple[Path, ...] = ()
     skipped: tuple[Skipped, ...] = ()
     keys: tuple[str, ...] = ()
     read: Callable[[Path], Iterator[bytes]] | None = None
@@ -73,27 +79,84 @@ class Corpus:
         skipped: tuple[Skipped, ...] = (),
         folder: Path | None = None,
     ) -> Self:
-        """The corpus of the files that a folder or a glob selected."""
-        read = partial(textfiles.documents, text_key=text_key)
-        documents = partial(_read_all, files, read)
-        return cls(source, documents, files=tuple(files), skipped=skipped, read=read, folder=folder)
+        """The corpus of the files that a folder or a glob selected; their names divide them."""
+        root = folder or Path(os.path.commonpath([path.parent for path in files]))
+        named = heldout.by_name(files, root)
+        read = partial(textfiles.documents, text_key=text_key, split=True)
+        beside = f"beside {named.train[0].name}"
+        return cls(
+            source,
+            **_reading(named.train, named.held_out, read),
+            unheeded=named.unheeded,
+            skipped=(
+                *skipped,
+                *(Skipped(path, _TEST, "test text, by its name") for path in named.test),
+                *(Skipped(path, beside, f"{beside}, the training text") for path in named.beside),
+            ),
+            folder=folder,
+        )
+
+    def mapped(self, change: Callable[[Iterable[bytes], str], Iterator[bytes]]) -> Corpus:
+        """Return a corpus whose documents `change` yields.
+
+        Args:
+            change: gets the documents and the path of a file, or all documents and the source.
+        """
+        if (read := self.read) is not None:
+            return replace(
+                self,
+                **_reading(self.files, self.held_out, lambda path: change(read(path), str(path))),
+            )
+
+        def changed(documents: Documents, name: str) -> Documents:
+            return lambda: change(documents(), name)
+
+        name = str(self.files[0]) if self.files else self.source
+        return replace(
+            self,
+            documents=changed(self.documents, name),
+            validation=self.validation and changed(self.validation, f"{name}, held-out"),
+        )
 
     def notes(self, listed_by: str = "--dry-run") -> list[str]:
-        """Say which files are skipped and why: a line of counts, and the bad files by name.
+        """Say what names decided, and which files are skipped and why, the bad ones by name.
 
         Args:
             listed_by: the option that lists all of them.
         """
+        notes = []
+        if self.held_out:
+            notes.append(f"held-out text, by name: {self._some(self.held_out)}")
+        if tests := [one.path for one in self.skipped if one.kind == _TEST]:
+            notes.append(
+                f"never trained on, by name: {self._some(tests)}; mlxhog eval RUN --data FILE "
+                "scores such a file"
+            )
+        if self.unheeded:
+            notes.append(
+                f"training text in spite of its name: {self._some(self.unheeded)}: the other files "
+                "have less text, or this has almost none; beside a file named train it counts"
+            )
+        if equal := [one.path for one in self.skipped if one.kind == EQUAL]:
+            notes.append(f"read once, since another file has the same text: {self._some(equal)}")
         if not self.skipped:
-            return []
-        notes = [f"{folders.summary(len(self.files), self.skipped)}; {listed_by} lists them"]
+            return notes
+        n_read = len(self.files) + len(self.held_out)
+        notes.append(f"{folders.summary(n_read, self.skipped)}; {listed_by} lists them")
         if bad := folders.named(self.skipped, self.folder):
             notes.append(f"bad files: {bad}; --strict-data refuses them")
         return notes
 
+    def _some(self, files: Sequence[Path]) -> str:
+        """The names of the first of some files, below the folder."""
+        inside = self.folder or Path()
+        first = [p.relative_to(inside) if p.is_relative_to(inside) else p for p in files[:_MOST]]
+        rest = len(files) - len(first)
+        return ", ".join(map(printable, first)) + (f" and {rest} more" if rest else "")
+
     def in_brackets(self) -> str:
-        """The notes in brackets, for an error about missing text; empty if no file is skipped."""
-        return f" ({'; '.join(self.notes())})" if self.skipped else ""
+        """The notes in brackets, for an error about missing text; empty without notes."""
+        return f" ({'; '.join(notes)})" if (notes := self.notes()) else ""
 
 
 def find(spec: str, text_key: str | None = None) -> Corpus:
@@ -141,9 +204,10 @@ def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
         corpus: as `find` or `checked` returned it.
         text_key: as for `find`.
     """
-    if len(corpus.files) < 2:
+    files = (*corpus.files, *corpus.held_out)
+    if len(files) < 2:
         return [corpus]
-    return [find(f"file:{path}", text_key) for path in corpus.files]
+    return [find(f"file:{path}", text_key) for path in files]
 
 
 def readable(spec: str, text_key: str | None = None, *, strict: bool = False) -> Corpus:
@@ -151,18 +215,19 @@ def readable(spec: str, text_key: str | None = None, *, strict: bool = False) ->
     corpus = find(spec, text_key)
     if corpus.read is None:
         return corpus
-    return checked(corpus, lambda documents: sum(1 for _ in documents), strict=strict)
+    return checked(corpus, lambda documents, *_: sum(1 for _ in documents), strict=strict)
 
 
 def checked(
-    corpus: Corpus, take: Callable[[Iterator[bytes]], int], *, strict: bool = False
+    corpus: Corpus, take: Callable[[Iterator[bytes], bool], int], *, strict: bool = False
 ) -> Corpus:
-    """Read a corpus once, and return it without its bad files.
+    """Read a corpus once, and return it without its bad files and those equal to earlier ones.
 
     Args:
-        corpus: its held-out text is not read.
-        take: reads the documents of the corpus, or of one file, and returns their number. If it
-            raises an error of reading, it must have kept nothing of that file.
+        corpus: the corpus.
+        take: reads the documents of the corpus or of one file, of which its second argument says
+            whether they are its own held-out text, and returns their number. If it raises an error,
+            it must have kept nothing of that file.
         strict: whether bad files are refused.
 
     Raises:
@@ -170,17 +235,26 @@ def checked(
         EnvironmentLacks: needed text requires a package that is not installed.
     """
     if corpus.read is None:
-        take(corpus.documents())
+        take(corpus.documents(), False)
+        if corpus.validation is not None:
+            take(corpus.validation(), True)
         return corpus
-    files, skipped = list[Path](), list(corpus.skipped)
-    for path in corpus.files:
+    files, held_out, skipped = list[Path](), list[Path](), list(corpus.skipped)
+    known: dict[bytes, Path] = {}
+    by_role = [(path, False) for path in corpus.files] + [(path, True) for path in corpus.held_out]
+    for path, is_held_out in by_role:
         try:
-            n_documents = take(corpus.read(path))
+            n_documents = take(_once(corpus.read(path), path, known), is_held_out)
+        except _EqualFile as equal:
+            skipped.append(Skipped(path, EQUAL, f"equal to {printable(str(equal))}"))
+            continue
         except (DataError, EnvironmentLacks) as error:
+            if is_held_out:
+                raise
             skipped.append(Skipped.bad(path, error))
             continue
         if n_documents:
-            files.append(path)
+            (held_out if is_held_out else files).append(path)
         else:
             skipped.append(Skipped.empty(path))
     bad = folders.named(skipped, corpus.folder)
@@ -196,10 +270,28 @@ def checked(
         )
     return replace(
         corpus,
-        documents=partial(_read_all, files, corpus.read),
-        files=tuple(files),
+        **_reading(files, held_out, corpus.read),
         skipped=tuple(sorted(skipped, key=lambda one: one.path)),
     )
+
+
+class _EqualFile(Exception):
+    """A file has the same text as an earlier one, whose path is the message."""
+
+
+def _once(documents: Iterable[bytes], path: Path, known: dict[bytes, Path]) -> Iterator[bytes]:
+    """Yield the documents of a file, and then refuse it if its text is known.
+
+    Raises:
+        _EqualFile: another file has the same text.
+    """
+    digest, is_empty = hashlib.sha256(), True
+    for document in documents:
+        digest.update(document)
+        is_empty = False
+        yield document
+    if not is_empty and known.setdefault(digest.digest(), path) != path:
+        raise _EqualFile(known[digest.digest()])
 
 
 def _sotu() -> Corpus:
@@ -235,33 +327,10 @@ def _python(roots: list[Path]) -> Iterator[bytes]:
 
 def _folder(folder: Path, text_key: str | None) -> Corpus:
     source = str(folder.resolve())
-    train = folder / "train.jsonl"
-    if train.is_file():
-        return _with_validation(folder, train, text_key)
     texts, skipped = folders.look(folder, text_key)
     if not texts:
         raise DataError(_without_text(folder, skipped))
     return Corpus.chosen(source, texts, text_key, skipped=skipped, folder=folder)
-
-
-def _with_validation(folder: Path, train: Path, text_key: str | None) -> Corpus:
-    """The corpus of a folder with a file of training text and a file of held-out text."""
-    held_out = next((folder / n for n in _VALIDATION_NAMES if (folder / n).is_file()), None)
-    files = (train,) if held_out is None else (train, held_out)
-    others, skipped = folders.walk(folder)
-    kind = f"beside {train.name}"
-    beside = [
-        Skipped(path, kind, f"{kind}, which is the training text")
-        for path in others
-        if path not in files
-    ]
-    return Corpus(
-        str(folder.resolve()),
-        lambda: textfiles.documents(train, text_key),
-        None if held_out is None else lambda: textfiles.documents(held_out, text_key),
-        files=files,
-        skipped=(*skipped, *beside),
-    )
 
 
 def _without_text(folder: Path, skipped: Sequence[Skipped]) -> str:
@@ -298,6 +367,19 @@ def _data_set(name: str, text_key: str | None) -> Corpus:
         None if held_out is None else lambda: read(held_out),
         keys=records.text_keys(first, text_key),
     )
+
+
+def _reading(
+    files: Sequence[Path], held_out: Sequence[Path], read: Callable[[Path], Iterator[bytes]]
+) -> dict[str, Any]:
+    """The fields of a corpus of files."""
+    return {
+        "documents": partial(_read_all, files, read),
+        "validation": partial(_read_all, held_out, read) if held_out else None,
+        "files": tuple(files),
+        "held_out": tuple(held_out),
+        "read": read,
+    }
 
 
 def _read_all(files: Sequence[Path], read: Callable[[Path], Iterator[bytes]]) -> Iterator[bytes]:
@@ -390,6 +472,7 @@ class TextFile:
             with a plus between them; None for a file that is text itself.
         not_utf8: offset in the unpacked file of the first byte that is not UTF-8; None if all are.
         fields: field -> number of these records with their text in it.
+        held_out_bytes: bytes of text that are held out; None if they were not counted.
     """
 
     path: str
@@ -397,6 +480,7 @@ class TextFile:
     field: str | None
     not_utf8: int | None
     fields: Mapping[str, int]
+    held_out_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -416,22 +500,26 @@ class Inventory:
     skipped: tuple[Skipped, ...]
 
     @classmethod
-    def of(cls, corpus: Corpus, text_key: str | None = None) -> Inventory:
+    def of(
+        cls,
+        corpus: Corpus,
+        text_key: str | None = None,
+        held_out_bytes: Mapping[str, int] | None = None,
+    ) -> Inventory:
         """Look at the files of a corpus.
 
         Args:
             corpus: as `checked` returned it.
             text_key: as for `find`.
+            held_out_bytes: of each file; files that it does not name have none.
 
         Raises:
             DataError: a file cannot be read.
         """
-        return cls(
-            corpus.source,
-            _joined(corpus.keys),
-            tuple(_look(path, text_key) for path in corpus.files),
-            corpus.skipped,
-        )
+        files = [_look(path, text_key) for path in (*corpus.files, *corpus.held_out)]
+        if (counts := held_out_bytes) is not None:
+            files = [replace(one, held_out_bytes=counts.get(one.path, 0)) for one in files]
+        return cls(corpus.source, _joined(corpus.keys), tuple(files), corpus.skipped)
 
     def to_json(self) -> dict[str, Any]:
         """Return it as JSON types."""

@@ -126,7 +126,7 @@ class Counts:
         ids = np.asarray(file.tokens, np.int32)
         positions = 1 + np.flatnonzero(ids[1:] != file.bos)
         nats = -np.log(self.probabilities(ids, positions)).sum()
-        return float(nats / (math.log(2) * int(file.byte_lengths[ids[positions]].sum())))
+        return float(nats / (math.log(2) * int(file.bytes_at(positions).sum())))
 
     def targets(self, batch: Batch, share: float) -> NDArray[np.float32]:
         """Return a distribution for every label: `share` of the counts' own, the rest the label.

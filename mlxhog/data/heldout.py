@@ -1,7 +1,12 @@
 """Held-out text: its choice, the same for every run on a corpus, and its evaluation.
 
-every-12th    documents 5, 17, 29, ...; a corpus of fewer than six documents uses `tail` instead
-tail          the last 8 % of every document
+every-12th    documents 5, 17, 29, ...
+tail          the last 8 % of every document; also for fewer than six documents
+volume        in place of every-12th if a document has more than a sixth of the text, or the twelfth
+              documents less than a 24th or more than a sixth of it: the last 8 % of each document
+              with more than a twelfth of the text (an example is trained), and of the others
+              whole ones, a twelfth of their volume
+given         files that are held out by their names (`by_name`), or a split of a data set
 
 Every evaluation uses the same sequences, in the same order, in batches of the same shape.
 
@@ -23,13 +28,17 @@ import gzip
 import json
 import lzma
 import math
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.data import textfiles, unpacking
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
+from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
@@ -43,8 +52,34 @@ _EVERY, _OFFSET = 12, 5
 _TAIL = 0.08
 
 
-def rule_for(val: str, n_documents: int) -> str:
-    """Return the rule for a corpus of `n_documents`; `every-12th` becomes `tail` for few.
+class Sizes(NamedTuple):
+    """Sizes of a text.
+
+    Attributes:
+        n_documents: number of its documents.
+        n_bytes: their bytes.
+        longest: bytes of the longest document.
+        twelfths: bytes of documents 5, 17, 29, ...
+    """
+
+    n_documents: int = 0
+    n_bytes: int = 0
+    longest: int = 0
+    twelfths: int = 0
+
+    def plus(self, document: bytes) -> Sizes:
+        """The sizes with one more document."""
+        size = len(document)
+        return Sizes(
+            self.n_documents + 1,
+            self.n_bytes + size,
+            max(self.longest, size),
+            self.twelfths + (self.n_documents % _EVERY == _OFFSET) * size,
+        )
+
+
+def rule_for(val: str, sizes: Sizes) -> str:
+    """Return the rule for a text: the requested one, or another where it would hold out badly.
 
     Raises:
         DataError: `val` is not one of `RULES`.
@@ -53,17 +88,36 @@ def rule_for(val: str, n_documents: int) -> str:
         near = difflib.get_close_matches(val, RULES, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(RULES)}"
         raise DataError(f"no held-out rule {val!r}; {hint}")
-    return "tail" if n_documents <= _OFFSET else val
+    if val == "tail" or sizes.n_documents <= _OFFSET:
+        return "tail"
+    n_bytes, twelfths = sizes.n_bytes, sizes.twelfths
+    is_even = 6 * sizes.longest <= n_bytes and 6 * twelfths <= n_bytes <= 24 * twelfths
+    return val if is_even else "volume"
 
 
-def split(documents: Iterable[bytes], rule: str) -> Iterator[tuple[bool, bytes]]:
-    """Yield (held out, text) pieces of the documents, in their order, each byte in one piece."""
+def split(documents: Iterable[bytes], rule: str, n_bytes: int = 0) -> Iterator[tuple[bool, bytes]]:
+    """Yield (held out, text) pieces of the documents, in their order, each byte in one piece.
+
+    Args:
+        documents: the whole text.
+        rule: as `rule_for` returned it.
+        n_bytes: of all documents, for the rule `volume`.
+    """
+    seen = held_out = 0  # bytes of documents that are held out whole or not at all
     for i, document in enumerate(documents):
-        if rule == "tail":
-            end = _cut(document)
-            yield from ((held, part) for held, part in _halves(document, end) if part)
+        size = len(document)
+        is_long = rule == "volume" and _EVERY * size > n_bytes
+        if is_long and isinstance(document, Example):
+            yield False, document
+        elif is_long or rule == "tail":
+            halves = _halves(document, _cut(document))
+            yield from ((held, part) for held, part in halves if part)
         else:
-            yield i % _EVERY == _OFFSET, document
+            seen += size
+            is_due = _EVERY * held_out + (_OFFSET + 1) * size <= seen  # every 12th of equal ones
+            is_held_out = is_due if rule == "volume" else i % _EVERY == _OFFSET
+            held_out += is_held_out * size
+            yield is_held_out, document
 
 
 def _halves(document: bytes, end: int) -> tuple[tuple[bool, bytes], tuple[bool, bytes]]:
@@ -78,6 +132,112 @@ def _cut(document: bytes) -> int:
     while after_space < len(document) and document[after_space] & 0xC0 == 0x80:
         after_space += 1
     return after_space
+
+
+_TRAIN = ("train", "training")
+_HELD_OUT = "valid validation val dev eval heldout held-out held_out holdout".split()
+_TEST = ("test",)
+_WORDS = "|".join((*_TRAIN, *_HELD_OUT, *_TEST))
+_NUMBER = r"(?:[-_. ]?\d+(?:[-_]of[-_]\d+)?)?"
+_WHOLE = re.compile(rf"({_WORDS})(?:(?:[-_ ]?(?:set|data|split))?{_NUMBER}|[-_.].*-\d+-of-\d+)")
+_INSIDE = re.compile(rf"(?<![a-z0-9])({'|'.join((*_HELD_OUT, *_TEST))})(?![a-z])")
+_SOURCE_CODE = frozenset(
+    ".py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift .metal .sh .sql .css .toml .yaml "
+    ".yml".split()
+)
+_FEWEST_BYTES = 256  # of held-out files whose names count where no file is named train
+
+
+class Named(NamedTuple):
+    """The files of a folder or a glob by what their names say.
+
+    Attributes:
+        train: training text.
+        held_out: held-out text; empty if the names say nothing.
+        test: text that is neither, because the held-out text has its own files.
+        beside: other files beside records of training text.
+        unheeded: files that are training text although their names say the contrary.
+    """
+
+    train: tuple[Path, ...]
+    held_out: tuple[Path, ...] = ()
+    test: tuple[Path, ...] = ()
+    beside: tuple[Path, ...] = ()
+    unheeded: tuple[Path, ...] = ()
+
+
+def by_name(files: Sequence[Path], folder: Path) -> Named:
+    """Divide files by their names into training, held-out and test text.
+
+    A name counts if, without suffixes and the number of a shard, it is one of the words and not in
+    a subfolder, or if the word train in the place of that word makes the name of another file or
+    folder: `wiki.valid.tokens` beside `wiki.train.tokens`, `data/dev/` beside `data/train/`.
+    Source code is training text with every name.
+
+    The test text is the held-out text if there is no other. Names do not count if no file is named
+    train, and the other files have less text than the held-out ones, or these almost none.
+
+    Args:
+        files: files with text.
+        folder: the folder that the names are relative to.
+    """
+    words = _words_of(files, folder)
+    train, held_out, test = (
+        tuple(path for path in files if words.get(path) in group)
+        for group in (_TRAIN, _HELD_OUT, _TEST)
+    )
+    if not held_out:
+        held_out, test = test, ()
+    not_trained = {*held_out, *test}
+    others = tuple(path for path in files if path not in not_trained)
+    if held_out and not train:
+        size, rest = (
+            sum(path.stat().st_size for path in group if path.is_file())
+            for group in (held_out, others)
+        )
+        if not _FEWEST_BYTES <= size <= rest:
+            return Named(tuple(files), unheeded=(*held_out, *test))
+    records = tuple(p for p in train if textfiles.kind(p) in textfiles.RECORD_SUFFIXES)
+    if not records:
+        return Named(others, held_out, test)
+    trained = set(records)
+    return Named(records, held_out, test, tuple(path for path in others if path not in trained))
+
+
+def _words_of(files: Sequence[Path], folder: Path) -> dict[Path, str]:
+    """The word of each file whose name counts; see `by_name`."""
+    names_of = {
+        path: _names(path, folder) for path in files if textfiles.kind(path) not in _SOURCE_CODE
+    }
+    known = {names[:end] for names in names_of.values() for end in range(1, len(names) + 1)}
+    words, counterparts = dict[Path, str](), set[tuple[str, ...]]()
+    for path, names in names_of.items():
+        if len(names) == 1 and (whole := _WHOLE.fullmatch(Path(_unpacked(path.name)).stem)):
+            words[path] = whole[1]
+            continue
+        for place, name in enumerate(names):
+            for word in _INSIDE.finditer(name):
+                for train in _TRAIN:
+                    other = name[: word.start()] + train + name[word.end() :]
+                    if (*names[:place], other) in known:
+                        words[path] = word[1]
+                        counterparts.add((*names[:place], other))
+    for path, names in names_of.items():
+        if any(names[:end] in counterparts for end in range(1, len(names) + 1)):
+            words.setdefault(path, _TRAIN[0])
+    return words
+
+
+def _unpacked(name: str) -> str:
+    """The name of a file in small letters, without the suffix of its packing."""
+    path = Path(name.lower())
+    return path.stem if path.suffix in unpacking.SUFFIXES else path.name
+
+
+def _names(path: Path, folder: Path) -> tuple[str, ...]:
+    """The names of a path below a folder, without numbers: equal for the shards of one text."""
+    parts = path.relative_to(folder).parts
+    return tuple(re.sub(r"[-_. ]?\d+(?:[-_]of[-_]\d+)?", "", _unpacked(part)) for part in parts)
 
 
 def rows_of_batch(parameters: int, seq_len: int) -> int:
@@ -127,7 +287,8 @@ def batches(
     for start in range(first * batch_size, stop, batch_size):
         x = np.full((batch_size, width), file.bos, np.int32)
         y = np.full((batch_size, width), IGNORED, np.int32)
-        for row, i in enumerate(indices[start : start + batch_size].tolist()):
+        chosen = indices[start : start + batch_size].tolist()
+        for row, i in enumerate(chosen):
             if table is not None:
                 table.fill(file.tokens, file.bos, i, x[row], y[row])
                 continue
@@ -135,7 +296,7 @@ def batches(
             x[row, : len(tokens) - 1] = tokens[:-1]
             y[row, : len(tokens) - 1] = tokens[1:]
         y[y == file.bos] = IGNORED
-        yield Batch(x, y, int(file.byte_lengths[y[y != IGNORED]].sum()))
+        yield Batch(x, y, sum(file.row_bytes(seq_len, i) for i in chosen))
 
 
 def _chosen(file: TokenFile, seq_len: int, eval_tokens: int | None) -> NDArray[np.int64]:
@@ -155,7 +316,7 @@ def bits_per_byte(nats: float, n_bytes: int) -> float:
 
     Args:
         nats: sum over the labels that `batches` counts, in nats.
-        n_bytes: sum of the batches' `n_bytes`, > 0.
+        n_bytes: sum of the batches' `n_bytes`, > 0: of the text before a tokenizer changed it.
     """
     return nats / (math.log(2) * n_bytes)
 
@@ -167,8 +328,12 @@ _LEAST = 0.01  # lower bound in bits per byte, for text that only repeats itself
 _NAMES = ("unigram", "gzip", "xz")
 
 
-def marks_of_text(text: bytes) -> dict[str, float]:
+def marks_of_text(text: bytes, original_bytes: int | None = None) -> dict[str, float]:
     """Return the bits per byte of every simple model on a text.
+
+    Args:
+        text: the text as a model sees it.
+        original_bytes: number of bytes before the tokenizer changed it; None if it did not.
 
     >>> marks_of_text(b"never wait, add without a lock. " * 100)
     {'uniform': 8.0, 'unigram': 3.906, 'gzip': 0.19, 'xz': 0.3}
@@ -181,7 +346,8 @@ def marks_of_text(text: bytes) -> dict[str, float]:
         "gzip": 8 * len(gzip.compress(text, 9)) / n_bytes,
         "xz": 8 * len(lzma.compress(text, preset=9 | lzma.PRESET_EXTREME)) / n_bytes,
     }
-    return UNIFORM | {name: max(_LEAST, round(value, 3)) for name, value in bits.items()}
+    ratio = 1.0 if original_bytes is None else len(text) / max(original_bytes, 1)
+    return UNIFORM | {name: max(_LEAST, round(ratio * n, 3)) for name, n in bits.items()}
 
 
 def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
@@ -198,10 +364,13 @@ def marks_of(val: Path, tokenizer: Tokenizer) -> dict[str, float]:
     remembered = _remembered(memory, file.digest)
     if remembered is not None:
         return remembered
-    tokens = np.asarray(file.tokens[: 2 * _MOST_BYTES], np.int32)  # some tokens have no byte
-    n_bytes = np.cumsum(file.byte_lengths[tokens])
+    n_bytes = np.cumsum(file.bytes_at(slice(2 * _MOST_BYTES)))  # some tokens have no byte
     end = int(np.searchsorted(n_bytes, _MOST_BYTES)) + 1
-    marks = marks_of_text(tokenizer.decode(tokens[:end])[:_MOST_BYTES])
+    text = tokenizer.decode(np.asarray(file.tokens[:end], np.int32))
+    if file.token_bytes is None:
+        marks = marks_of_text(text[:_MOST_BYTES])
+    else:
+        marks = marks_of_text(text, int(n_bytes[:end][-1]))
     content = json.dumps({"sha256": file.digest, "bits_per_byte": marks}, indent=1)
     try:
         replace_file(memory, content.encode())

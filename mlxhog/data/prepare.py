@@ -14,14 +14,19 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mlxhog.data import auto_tokenizer, corpora, heldout, tables, textfiles, tokenizers
+from mlxhog.data.bpe import is_utf8
 from mlxhog.data.encodings import conversion
 from mlxhog.data.examples import Example
+from mlxhog.data.folders import EMPTY
+from mlxhog.data.machine_data import MachineData
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
 from mlxhog.errors import DataError
@@ -30,7 +35,7 @@ from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import full_disk, require_space, sync, write_synced
 from mlxhog.files.paths import printable
 
-_VERSION = "mlxhog-prepared-2"
+_VERSION = "mlxhog-prepared-3"
 _RECORD = "prepared.json"
 _SAMPLE_BYTES = 65_536
 _TOGETHER = 1 << 22  # bytes of text that are encoded together
@@ -51,6 +56,7 @@ class Prepared:
         notes: notes for the user about the text, one sentence each.
         fresh: whether this call wrote the files.
         corpus: the corpus, without the files that cannot be read.
+        n_bytes: of its text, with the held-out text.
     """
 
     train: Path
@@ -63,6 +69,7 @@ class Prepared:
     notes: tuple[str, ...]
     fresh: bool
     corpus: corpora.Corpus
+    n_bytes: int
 
     def open(self, seq_len: int) -> tuple[TokenFile, TokenFile]:
         """Return the open training and held-out files.
@@ -80,6 +87,24 @@ class Prepared:
                 )
         return files
 
+    def held_out_bytes(self) -> Counter[str]:
+        """Return the bytes of each file that are held-out text; this reads the files again.
+
+        Raises:
+            DataError: a file has changed or is unreadable.
+        """
+        held_out, file = Counter[str](), ""
+
+        def named(documents: Iterable[bytes], name: str) -> Iterator[bytes]:
+            nonlocal file
+            for document in documents:
+                file = name
+                yield document
+
+        for is_held_out, text in _pieces(self.corpus.mapped(named), self.rule, self.n_bytes):
+            held_out[file] += is_held_out * len(text)
+        return held_out
+
 
 def prepare(
     source: str,
@@ -90,6 +115,7 @@ def prepare(
     val: str = "every-12th",
     text_key: str | None = None,
     strict: bool = False,
+    skip_machine_data: bool = False,
     width: int = 128,
     progress: bool = False,
 ) -> Prepared:
@@ -103,6 +129,7 @@ def prepare(
         val: the held-out rule; see `split`.
         text_key: for `.jsonl`, the key of the text.
         strict: whether a bad file of a folder or a glob is an error; if not, it is skipped.
+        skip_machine_data: whether base64 and the like are left out, see `machine_data`.
         width: of the model, for "auto".
         progress: whether bars show on a terminal how far a tokenizer is learnt.
 
@@ -115,18 +142,22 @@ def prepare(
     Concurrency: safe to call from several processes at once; one writes, the others wait.
     """
     cache = cache_dir or user_cache_directory()
-    corpus, scan = _scan(corpora.find(source, text_key), strict)
-    rule = heldout.rule_for(val, scan.n_documents)
+    machine = MachineData(skip=skip_machine_data)
+    corpus, scan = _scan(corpora.find(source, text_key).mapped(machine.read), strict)
+    machine.is_measured = True
+    rule = heldout.rule_for(val, scan.sizes)
     if corpus.validation:
         rule = "given"
     if rule == "tail" and scan.n_examples:
         raise DataError(
             f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
-            f"{scan.n_documents} documents, and val is tail, which would cut each in two; use "
+            f"{scan.sizes.n_documents} documents, and val is tail, which cuts each in two; use "
             "val=every-12th with 6 documents or more, or name the held-out ones: a folder with "
             "train.jsonl and valid.jsonl"
         )
     spec, notes = _tokenizer_of(tokenizer, scan, rule, width)
+    unread = {str(one.path) for one in corpus.skipped if one.reason != EMPTY}
+    notes += machine.notes(scan.sizes.n_bytes, unread)
     parts = [_VERSION, scan.sha256, tokenizers.identity(spec), rule, str(scan.n_given)]
     identity = "|".join(parts)
     key = hashlib.sha256(identity.encode()).hexdigest()
@@ -147,12 +178,12 @@ def prepare(
 
 def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, list[str]]:
     """The tokenizer that a call names or leaves open, and notes for the user."""
-    n_bytes = scan.n_bytes - scan.given_bytes
+    n_bytes = scan.sizes.n_bytes - scan.given_bytes
     note = None
     if spec == auto_tokenizer.AUTO:
         spec, note = auto_tokenizer.choose(
             n_bytes=n_bytes,
-            n_documents=scan.n_documents,
+            n_documents=scan.sizes.n_documents,
             not_utf8=scan.not_utf8,
             width=width,
             sha256=scan.sha256,
@@ -194,11 +225,10 @@ class _Scan:
     """Counts of a corpus from its first reading."""
 
     digest: _Digest = field(default_factory=_Digest)
-    n_documents: int = 0
+    sizes: heldout.Sizes = heldout.Sizes()
     n_given: int = 0
     given_bytes: int = 0
     n_examples: int = 0
-    n_bytes: int = 0
     not_utf8: int = 0
     sample: bytes = b""
 
@@ -212,12 +242,11 @@ class _Scan:
         scan = replace(self, digest=self.digest.copy())
         for document in documents:
             scan.digest.add(document)
-            scan.n_documents += 1
+            scan.sizes = scan.sizes.plus(document)
             scan.n_given += given
             scan.given_bytes += given * len(document)
             scan.n_examples += isinstance(document, Example)
-            scan.n_bytes += len(document)
-            scan.not_utf8 += not _is_utf8(document)
+            scan.not_utf8 += not is_utf8(document)
             if len(scan.sample) < _SAMPLE_BYTES:
                 scan.sample += document[:_SAMPLE_BYTES]
         return scan
@@ -227,50 +256,24 @@ def _scan(corpus: corpora.Corpus, strict: bool) -> tuple[corpora.Corpus, _Scan]:
     """Read a corpus once; return it without its bad files, and its counts."""
     scan = _Scan()
 
-    def take(documents: Iterator[bytes]) -> int:
+    def take(documents: Iterator[bytes], given: bool) -> int:
         nonlocal scan
-        before, scan = scan, scan.after(documents)
-        return scan.n_documents - before.n_documents
+        before, scan = scan, scan.after(documents, given=given)
+        return scan.sizes.n_documents - before.sizes.n_documents
 
     corpus = corpora.checked(corpus, take, strict=strict)
-    if corpus.validation is not None:
-        scan = scan.after(corpus.validation(), given=True)
-    if not scan.n_documents:
+    if not scan.sizes.n_documents:
         raise DataError(f"the corpus {corpus.source!r} has no text; choose other files")
     return corpus, scan
 
 
-def _hashed(corpus: corpora.Corpus, digest: _Digest) -> corpora.Corpus:
-    """Return a corpus that adds every document that is read to `digest`."""
-
-    def watch(documents: corpora.Documents) -> Iterator[bytes]:
-        for document in documents():
-            digest.add(document)
-            yield document
-
-    validation = corpus.validation
-    return corpora.Corpus(
-        corpus.source,
-        lambda: watch(corpus.documents),
-        (lambda: watch(validation)) if validation else None,
-    )
-
-
-def _pieces(corpus: corpora.Corpus, rule: str) -> Iterator[tuple[bool, bytes]]:
-    """Yield (held out, text) pieces of the whole corpus."""
+def _pieces(corpus: corpora.Corpus, rule: str, n_bytes: int) -> Iterator[tuple[bool, bytes]]:
+    """Yield (held out, text) pieces of the whole corpus, which has `n_bytes`."""
     if corpus.validation is None:
-        yield from heldout.split(corpus.documents(), rule)
+        yield from heldout.split(corpus.documents(), rule, n_bytes)
         return
     yield from ((False, document) for document in corpus.documents())
     yield from ((True, document) for document in corpus.validation())
-
-
-def _is_utf8(text: bytes) -> bool:
-    try:
-        text.decode()
-    except UnicodeDecodeError:
-        return False
-    return True
 
 
 @contextlib.contextmanager
@@ -325,6 +328,7 @@ def _existing(
             notes=(*corpus.notes(), *map(str, record["notes"])),
             fresh=fresh,
             corpus=corpus,
+            n_bytes=int(record["bytes"]),
         )
     except (DataError, OSError, ValueError, KeyError, TypeError):
         return None  # it will be written again
@@ -342,29 +346,32 @@ def _write(
     """Write a prepared directory under a `.part` name, then rename it."""
     part = target.with_name(target.name + ".part")
     shutil.rmtree(part, ignore_errors=True)
+    pieces = partial(_pieces, corpus, rule, scan.sizes.n_bytes)
     try:
         with full_disk(f"preparing {corpus.source}"):
             part.mkdir(parents=True)
             tokenizer = tokenizers.build(
                 spec,
-                lambda: (text for held_out, text in _pieces(corpus, rule) if not held_out),
+                lambda: (text for held_out, text in pieces() if not held_out),
                 progress=progress,
             )
             tokens_per_byte = len(tokenizer.encode(scan.sample)) / len(scan.sample)
-            need = int(scan.n_bytes * tokens_per_byte) * item_size(tokenizer)
+            token_bytes = 4 * bool(tokenizer.changes or scan.not_utf8 * tokenizer.utf8_only)
+            per_token = item_size(tokenizer) + token_bytes
+            need = int(scan.sizes.n_bytes * tokens_per_byte) * per_token
             require_space(part, need, f"preparing {corpus.source}")
             for name, content in tokenizer.files().items():
                 write_synced(part / name, content)
-            _write_tokens(part, corpus, scan, rule, tokenizer)
+            changed = _write_tokens(part, corpus, scan, rule, tokenizer)
             record = {
                 "key": key,
                 "source": corpus.source,
                 "corpus_sha256": scan.sha256,
-                "documents": scan.n_documents,
-                "bytes": scan.n_bytes,
+                "documents": scan.sizes.n_documents,
+                "bytes": scan.sizes.n_bytes,
                 "rule": rule,
                 "tokenizer": spec,
-                "notes": _notes(corpus, scan, tokenizer),
+                "notes": _notes(corpus, scan, tokenizer, changed),
             }
             write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
             sync(part)
@@ -378,12 +385,19 @@ def _write(
 
 def _write_tokens(
     part: Path, corpus: corpora.Corpus, scan: _Scan, rule: str, tokenizer: Tokenizer
-) -> None:
+) -> int:
+    """Write both token files; returns the number of documents that the tokenizer has changed."""
     digest = _Digest()
+
+    def hashed(documents: Iterable[bytes], name: str) -> Iterator[bytes]:
+        for document in documents:
+            digest.add(document)
+            yield document
+
     train = TokenWriter(part / "train.bin", tokenizer, split="train", source=corpus.source)
     val = TokenWriter(part / "val.bin", tokenizer, split="val", source=corpus.source)
     with train, val:
-        for pieces in _together(_pieces(_hashed(corpus, digest), rule)):
+        for pieces in _together(_pieces(corpus.mapped(hashed), rule, scan.sizes.n_bytes)):
             train.add_all([text for held_out, text in pieces if not held_out])
             val.add_all([text for held_out, text in pieces if held_out])
     if digest.hexdigest() != scan.sha256:
@@ -393,6 +407,7 @@ def _write_tokens(
             raise DataError(
                 f"{corpus.source} is too short: no {name} text{corpus.in_brackets()}; use more text"
             )
+    return train.changed + val.changed
 
 
 def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool, bytes]]]:
@@ -408,16 +423,23 @@ def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool,
     yield group
 
 
-def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[str]:
+def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer, changed: int) -> list[str]:
     notes = []
+    if changed > (0 if tokenizer.changes else scan.not_utf8):
+        steps = ", ".join(tokenizer.changes) or "it leaves characters out"
+        notes.append(
+            f"the tokenizer changes the text ({steps}): the model learns and writes the changed "
+            f"text of {changed} of {scan.sizes.n_documents} documents; bits per byte are of the "
+            "original bytes"
+        )
     if scan.not_utf8 and tokenizer.utf8_only:
         notes.append(
-            f"{scan.not_utf8} of {scan.n_documents} documents are not UTF-8; "
+            f"{scan.not_utf8} of {scan.sizes.n_documents} documents are not UTF-8; "
             f"their invalid bytes became U+FFFD{_first_not_utf8(corpus)}"
         )
     if scan.n_examples:
         notes.append(
-            f"{scan.n_examples} of {scan.n_documents} documents are examples of prompt and "
+            f"{scan.n_examples} of {scan.sizes.n_documents} documents are examples of prompt and "
             "completion: every loss, also on held-out text, counts only completions"
         )
     return notes

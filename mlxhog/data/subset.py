@@ -89,10 +89,12 @@ def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
     if file.prompts is not None:
         ids = file.tokens[begin + 1 : end]
         file.check_known(ids)
-        return end - begin, int(file.byte_lengths[ids].sum())
-    ids = file.tokens[begin + 1 : min(end, begin + 1 + n_bytes)]
+        return end - begin, int(file.bytes_at(slice(begin + 1, end)).sum())
+    # Tokens of a changed text may stand for no byte of the original.
+    stop = end if file.token_bytes is not None else min(end, begin + 1 + n_bytes)
+    ids = file.tokens[begin + 1 : stop]
     file.check_known(ids)
-    ends = np.cumsum(file.byte_lengths[ids])
+    ends = np.cumsum(file.bytes_at(slice(begin + 1, stop)))
     n = max(int(np.searchsorted(ends, n_bytes, side="right")), min(1, len(ids)))
     is_whole = 1 + n == end - begin
     return 1 + n, int(ends[-1] if n else 0) if is_whole else n_bytes
@@ -122,6 +124,10 @@ def _cut(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
     begins = file.starts[documents].astype(np.int64).tolist()
     ranges = zip(begins, counts.tolist(), strict=True)
     tokens = np.concatenate([file.tokens[begin : begin + n] for begin, n in ranges])
+    token_bytes = None
+    if (lengths := file.token_bytes) is not None:
+        ranges = zip(begins, counts.tolist(), strict=True)
+        token_bytes = np.concatenate([lengths[begin : begin + n] for begin, n in ranges])
     prompts = None if file.prompts is None else np.asarray(file.prompts[documents])
     digest = hashlib.sha256(tokens.tobytes())
     if prompts is not None:
@@ -130,9 +136,9 @@ def _cut(file: TokenFile, chosen: dict[int, int]) -> TokenFile:
         **file.header,
         "tokens": len(tokens),
         "documents": len(documents),
-        "bytes": int(file.byte_lengths[tokens].sum()),
+        "bytes": int((file.byte_lengths[tokens] if token_bytes is None else token_bytes).sum()),
         "examples": 0 if prompts is None else int((prompts > 0).sum()),
         "sha256": digest.hexdigest(),
     }
     starts = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
-    return TokenFile(file.path, tokens, starts, file.byte_lengths, header, prompts)
+    return TokenFile(file.path, tokens, starts, file.byte_lengths, header, prompts, token_bytes)

@@ -37,6 +37,7 @@ class Tokenizer(Protocol):
         vocab_size: rows of the embedding, `n_ids` rounded up to a multiple of 64.
         bos: the id that starts every document.
         utf8_only: whether bytes that are not UTF-8 are replaced.
+        changes: names of steps that may change a text before it becomes ids; empty if none does.
         sha256: digest of the file `tokenizer.json`.
     """
 
@@ -45,6 +46,7 @@ class Tokenizer(Protocol):
     vocab_size: int
     bos: int
     utf8_only: bool
+    changes: tuple[str, ...]
 
     @property
     def sha256(self) -> str: ...  # noqa: D102
@@ -56,6 +58,10 @@ class Tokenizer(Protocol):
     def decode(self, ids: Sequence[int] | NDArray[np.int32]) -> bytes: ...  # noqa: D102
 
     def byte_lengths(self) -> NDArray[np.uint16]: ...  # noqa: D102
+
+    def changed_lengths(  # noqa: D102
+        self, text: bytes, ids: NDArray[np.int32]
+    ) -> NDArray[np.int64] | None: ...
 
     def files(self) -> dict[str, bytes]: ...  # noqa: D102
 
@@ -163,6 +169,7 @@ class ByteTokenizer:
     vocab_size = 320
     bos = 256
     utf8_only = False
+    changes: tuple[str, ...] = ()
 
     @property
     def sha256(self) -> str:
@@ -185,6 +192,9 @@ class ByteTokenizer:
     def byte_lengths(self) -> NDArray[np.uint16]:
         """Return how many bytes of text each id stands for, (vocab_size,) uint16."""
         return (np.arange(self.vocab_size) < 256).astype(np.uint16)
+
+    def changed_lengths(self, text: bytes, ids: NDArray[np.int32]) -> None:
+        """Return None: no text is changed."""
 
     def files(self) -> dict[str, bytes]:
         """Return the files, by name, that describe this tokenizer to others."""

@@ -3,9 +3,12 @@
     NAME.bin    the tokens, little endian uint16, or uint32 if the vocabulary needs it
     NAME.idx    (documents + 1) uint64: where each document starts, then the number of tokens
     NAME.len    (vocab) uint16: bytes of text that each id stands for, 0 for special tokens
+    NAME.bytes  (tokens) uint32: bytes of the original text that each token stands for, if the
+                tokenizer has changed the text of a document
     NAME.prompts  (documents) uint32: tokens of each document's prompt, if there are examples
     NAME.json   format, dtype, tokens, documents, bos, vocab, bytes (of text), tokenizer_sha256,
-                sha256 (of NAME.bin, then of NAME.prompts), split, source, examples (their number)
+                sha256 (of NAME.bin, then of NAME.prompts), split, source, examples (their number),
+                changed (documents whose text the tokenizer has changed)
 
 Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, and the next BOS
 ends it. Sequence i of length T is tokens [i T, i T + T + 1): inputs are all but the last, labels
@@ -21,12 +24,12 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import IO, Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.data.batch import IGNORED, Batch, empty_rows
+from mlxhog.data.batch import Batch, empty_rows
 from mlxhog.data.examples import Example, ExampleRows
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import DataError, message_of, shown
@@ -61,6 +64,8 @@ class TokenFile:
         byte_lengths: bytes of text of each id, (vocab,) int64.
         header: the fields of `NAME.json`.
         prompts: tokens of each document's prompt, (documents,) uint32; None without examples.
+        token_bytes: bytes of original text of each token, (n,) uint32; None if they are those of
+            its id.
     """
 
     path: Path
@@ -69,6 +74,7 @@ class TokenFile:
     byte_lengths: NDArray[np.int64]
     header: dict[str, Any]
     prompts: NDArray[np.uint32] | None = None
+    token_bytes: NDArray[np.uint32] | None = None
     _rows: dict[int, ExampleRows] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -93,7 +99,10 @@ class TokenFile:
         prompts = None
         if header.get("examples"):
             prompts = _map(path.with_suffix(".prompts"), np.dtype("<u4"), header["documents"])
-        file = cls(path, tokens, starts, lengths.astype(np.int64), header, prompts)
+        token_bytes = None
+        if header.get("changed"):
+            token_bytes = _map(path.with_suffix(".bytes"), np.dtype("<u4"), n)
+        file = cls(path, tokens, starts, lengths.astype(np.int64), header, prompts, token_bytes)
         edge = _CHECKED_BYTES // tokens.itemsize
         file._check_ids(0, edge)
         file._check_ids(max(0, n - edge), n)
@@ -157,21 +166,36 @@ class TokenFile:
                 f"{self.path} has sequences 0..{n - 1} of {seq_len}, asked for {outside[0]}"
             )
         if (table := self.rows(seq_len)) is not None:
-            return self._examples(numbers, table)
+            return self._examples(numbers, table, seq_len)
         rows = np.empty((len(numbers), seq_len + 1), np.int32)
         for row, i in zip(rows, numbers.tolist(), strict=True):
             row[:] = self.tokens[i * seq_len : (i + 1) * seq_len + 1]
         self.check_known(rows)
         y = np.ascontiguousarray(rows[:, 1:])
-        return Batch(np.ascontiguousarray(rows[:, :-1]), y, int(self.byte_lengths[y].sum()))
+        n_bytes = sum(self.row_bytes(seq_len, i) for i in numbers.tolist())
+        return Batch(np.ascontiguousarray(rows[:, :-1]), y, n_bytes)
 
-    def _examples(self, indices: NDArray[np.int64], table: ExampleRows) -> Batch:
+    def bytes_at(self, places: slice | NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return how many bytes of the original text the tokens at some places stand for."""
+        if self.token_bytes is not None:
+            return self.token_bytes[places].astype(np.int64)
+        return np.asarray(self.byte_lengths[self.tokens[places]])
+
+    def row_bytes(self, seq_len: int, i: int) -> int:
+        """Return how many bytes of text the counted labels of row i stand for."""
+        table = self.rows(seq_len)
+        begin, n, context = i * seq_len, seq_len, 0
+        if table is not None:
+            begin, n, context = (int(p[i]) for p in (table.begin, table.length, table.context))
+        return int(self.bytes_at(slice(begin + context + 1, begin + n + 1)).sum())
+
+    def _examples(self, indices: NDArray[np.int64], table: ExampleRows, seq_len: int) -> Batch:
         x, y = empty_rows(len(indices), int(table.length[indices].max(initial=1)))
         for row, i in enumerate(indices.tolist()):
             table.fill(self.tokens, self.bos, i, x[row], y[row])
         self.check_known(x)
         self.check_known(y)
-        return Batch(x, y, int(self.byte_lengths[y[y != IGNORED]].sum()))
+        return Batch(x, y, sum(self.row_bytes(seq_len, i) for i in indices.tolist()))
 
     def check_known(self, ids: NDArray[np.integer[Any]]) -> None:
         """Refuse ids outside of the vocabulary; `open` does not check every id.
@@ -249,11 +273,12 @@ def _header(path: Path) -> dict[str, Any]:
             raise DataError(
                 f"{path}: {name!r} is {shown(value)}, expected {kind.__name__}; {_WAY_OUT}"
             )
-    examples = header.get("examples", 0)
-    if type(examples) is not int or not 0 <= examples <= header["documents"]:
-        raise DataError(
-            f"{path}: 'examples' is {shown(examples)}, expected a number of documents; {_WAY_OUT}"
-        )
+    for name in ("examples", "changed"):
+        number = header.get(name, 0)
+        if type(number) is not int or not 0 <= number <= header["documents"]:
+            raise DataError(
+                f"{path}: {name!r} is {shown(number)}, expected a number of documents; {_WAY_OUT}"
+            )
     if not header["bos"] < header["vocab"] < 2**31:
         raise DataError(
             f"{path}: bos is {header['bos']} of a vocabulary of {header['vocab']}; {_WAY_OUT}"
@@ -311,7 +336,10 @@ class TokenWriter:
         self._starts = [0]
         self._prompts = array("I")
         self._examples = self._n_bytes = 0
+        self.changed = 0
+        """Number of documents whose text the tokenizer has changed."""
         self._file = path.open("wb")
+        self._token_bytes: IO[bytes] | None = None
 
     def __enter__(self) -> Self:
         """Return the writer."""
@@ -326,24 +354,49 @@ class TokenWriter:
         cuts = [one.prompt if isinstance(one, Example) else 0 for one in documents]
         parts = [(one[:cut], one[cut:]) for one, cut in zip(documents, cuts, strict=True)]
         encoded = iter(self._tokenizer.encode_all([part for both in parts for part in both]))
-        for document in documents:
+        for document, texts in zip(documents, parts, strict=True):
             self._examples += isinstance(document, Example)
-            self._append(next(encoded), next(encoded))
+            self._append(texts, (next(encoded), next(encoded)))
 
-    def _append(self, prompt: NDArray[np.int32], text: NDArray[np.int32]) -> None:
-        self._prompts.append(len(prompt))
-        ids = np.concatenate([prompt, text])
-        self._n_bytes += int(self._lengths[ids].sum(dtype=np.int64))
+    def _append(self, texts: tuple[bytes, bytes], encoded: tuple[NDArray[np.int32], ...]) -> None:
+        self._prompts.append(len(encoded[0]))
+        ids = np.concatenate(encoded)
+        changed = [self._tokenizer.changed_lengths(*of) for of in zip(texts, encoded, strict=True)]
+        lengths = np.concatenate(
+            [self._lengths[i] if n is None else n for i, n in zip(encoded, changed, strict=True)]
+        )
+        if is_changed := any(n is not None for n in changed):
+            self.changed += 1
+        if is_changed and self._token_bytes is None:
+            self._token_bytes = self._begin_token_bytes()
+        if self._token_bytes is not None:
+            self._token_bytes.write(np.concatenate([[0], lengths]).astype("<u4").tobytes())
+        self._n_bytes += int(lengths.sum(dtype=np.int64))
         block = self._bos + ids.astype(self._dtype).tobytes()
         self._hash.update(block)
         self._file.write(block)
         self._starts.append(self._starts[-1] + 1 + len(ids))
 
+    def _begin_token_bytes(self) -> IO[bytes]:
+        """Open `NAME.bytes`, and write the lengths of the tokens before, which are their ids'."""
+        self._file.flush()
+        file = self._path.with_suffix(".bytes").open("wb")
+        with self._path.open("rb") as tokens:
+            while block := tokens.read(_CHECKED_BYTES):
+                file.write(self._lengths[np.frombuffer(block, self._dtype)].astype("<u4").tobytes())
+        return file
+
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Complete the file; after an error only close it."""
         if error is not None:
             self._file.close()
+            if self._token_bytes is not None:
+                self._token_bytes.close()
             return
+        if self._token_bytes is not None:
+            with self._token_bytes as file:
+                file.flush()
+                flush(file.fileno())
         with self._file:
             self._file.flush()
             flush(self._file.fileno())
@@ -366,5 +419,6 @@ class TokenWriter:
             "split": self._split,
             "source": self._source,
             "examples": self._examples,
+            "changed": self.changed,
         }
         write_synced(self._path.with_suffix(".json"), json.dumps(header, indent=1).encode())

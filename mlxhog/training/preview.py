@@ -25,6 +25,12 @@ from mlxhog.training.plan import Plan
 MOST_NAMED = 10
 """Files that the text lists by name; the JSON lists all of them."""
 WIDTH = 15  # of the labels
+RULES = {
+    "every-12th": "every-12th: every twelfth document",
+    "tail": "tail: the end of each document",
+    "volume": "volume: ends of long documents and whole short ones",
+    "given": "given: its own files or split",
+}
 MEASURED = "tiny"  # the model whose speed `mlxhog doctor` measures
 
 
@@ -44,6 +50,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
     rate = None if speed is None else speed[0]
     train, val = (TokenFile.open(path) for path in (plan.data.train, plan.data.val))
     epoch_tokens = plan.epoch_tokens
+    held_out_bytes = plan.data.held_out_bytes()
     read = lengths.passes(
         plan.budget,
         epoch_tokens=epoch_tokens,
@@ -74,13 +81,16 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
             "blocks": plan.model.num_hidden_layers,
             "vocab_size": plan.model.vocab_size,
         },
-        "data": Inventory.of(plan.data.corpus, config.text_key).to_json()
+        "data": Inventory.of(plan.data.corpus, config.text_key, held_out_bytes).to_json()
         | {
             "documents": train.header["documents"],
             "tokens": train.n_tokens,
             "bytes": train.header["bytes"],
             "held_out_documents": val.header["documents"],
             "held_out_tokens": val.n_tokens,
+            "held_out_bytes": val.header["bytes"],
+            "held_out_share": val.header["bytes"] / (train.header["bytes"] + val.header["bytes"]),
+            "held_out_rule": plan.data.rule,
         },
         "tokens_per_step": plan.tokens_per_step,
         "epoch_tokens": epoch_tokens,
@@ -173,8 +183,10 @@ def text(plan: Plan, asked: TrainConfig) -> str:
         _line(
             "held-out text",
             f"{_n(data['held_out_documents'], 'document')}, "
-            f"{format_count(data['held_out_tokens'])} tokens ({plan.data.rule})",
+            f"{format_bytes(data['held_out_bytes'])}, {data['held_out_share']:.1%} of the text, "
+            f"{format_count(data['held_out_tokens'])} tokens ({RULES[data['held_out_rule']]})",
         ),
+        *_held_out_files(data["files"]),
         *_budget(plan, known),
         _line("shared memory", f"{plan.arena_bytes:,} bytes ({format_bytes(plan.arena_bytes)})"),
         _line("each worker", f"{plan.worker_bytes:,} bytes ({format_bytes(plan.worker_bytes)})"),
@@ -219,6 +231,22 @@ def _files(data: dict[str, Any]) -> Iterator[str]:
         yield _line("fields", differing)
     for one in skipped:
         yield f"  skipped {one['path']}: {one['reason']}"
+
+
+def _held_out_files(files: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """The files with the most held-out text."""
+    some = sorted((one for one in files if one["held_out_bytes"]), key=_held_out, reverse=True)
+    if len(files) < 2 or not some:
+        return
+    yield _line("", f"in {len(some)} of {_n(len(files), 'file')}:")
+    for one in some[:MOST_NAMED]:
+        yield f"  {printable(one['path'])}  {format_bytes(one['held_out_bytes'])}"
+    if len(some) > MOST_NAMED:
+        yield f"  and {len(some) - MOST_NAMED} more"
+
+
+def _held_out(file: dict[str, Any]) -> int:
+    return int(file["held_out_bytes"])
 
 
 def _differing_fields(files: Sequence[dict[str, Any]]) -> str:

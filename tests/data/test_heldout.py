@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from mlxhog.data import heldout
 from mlxhog.data.batch import IGNORED
+from mlxhog.data.examples import Example
 from mlxhog.data.prepare import prepare
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
+from tests.pairs import each_of
 
 
 def token_file(directory: Path, documents: list[bytes]) -> TokenFile:
@@ -33,15 +35,63 @@ def test_every_twelfth_document_from_the_sixth_on_is_held_out() -> None:
     assert held_out == [bytes([5]), bytes([17]), bytes([29])]
 
 
+def sizes_of(documents: list[bytes]) -> heldout.Sizes:
+    sizes = heldout.Sizes()
+    for document in documents:
+        sizes = sizes.plus(document)
+    return sizes
+
+
 @pytest.mark.parametrize(("n", "rule"), [(1, "tail"), (5, "tail"), (6, "every-12th")])
 def test_a_corpus_of_few_documents_holds_out_tails(n: int, rule: str) -> None:
-    assert heldout.rule_for("every-12th", n) == rule
-    assert heldout.rule_for("tail", 100) == "tail"
+    assert heldout.rule_for("every-12th", sizes_of([b"text"] * n)) == rule
+    assert heldout.rule_for("tail", sizes_of([b"text"] * 100)) == "tail"
+
+
+@pytest.mark.parametrize("n", [*range(6, 60), 1000])
+def test_equal_documents_are_held_out_by_number(n: int) -> None:
+    documents = [b"text"] * n
+    assert heldout.rule_for("every-12th", sizes_of(documents)) == "every-12th"
+
+
+UNEQUAL = {
+    "a novel is most of the text": [b"note %d " % i * 100 for i in range(20)] + [b"novel " * 10**4],
+    "a novel is a third": [b"word " * (1200 if i == 24 else 100) for i in range(25)],
+    "a novel would be held out whole": [b"word " * (10**4 if i == 5 else 100) for i in range(20)],
+    "the twelfth documents are tiny": [b"word " * (1 if i % 12 == 5 else 100) for i in range(30)],
+    "the twelfth ones are large": [b"word " * (900 if i % 12 == 5 else 100) for i in range(60)],
+}
+
+
+@each_of("why", UNEQUAL)
+def test_of_unequal_documents_a_share_of_the_volume_is_held_out(why: str) -> None:
+    documents = UNEQUAL[why]
+    sizes = sizes_of(documents)
+    assert heldout.rule_for("every-12th", sizes) == "volume"
+    pieces = list(heldout.split(documents, "volume", sizes.n_bytes))
+    assert b"".join(text for _, text in pieces) == b"".join(documents)
+    held_out = sum(len(text) for held, text in pieces if held)
+    assert 0.06 < held_out / sizes.n_bytes < 0.11
+
+
+def test_of_a_long_document_among_others_the_end_is_held_out() -> None:
+    documents = UNEQUAL["a novel is most of the text"]
+    pieces = list(heldout.split(documents, "volume", sizes_of(documents).n_bytes))
+    novel = [len(text) for held, text in pieces if held and text.startswith(b"novel")]
+    assert novel == [pytest.approx(0.08 * 60_000, abs=6)]
+    assert len([text for held, text in pieces if held and text.startswith(b"note")]) in (1, 2)
+
+
+def test_by_volume_examples_stay_whole() -> None:
+    documents = [Example(b"ask ", b"answer " * (500 if i == 3 else 10)) for i in range(24)]
+    pieces = list(heldout.split(documents, "volume", sizes_of(documents).n_bytes))
+    assert [text for _, text in pieces] == documents
+    assert 1 <= sum(held for held, _ in pieces) <= 3
 
 
 def test_an_unknown_rule_suggests_its_neighbour() -> None:
     with pytest.raises(DataError, match="no held-out rule 'every-12'; did you mean 'every-12th'"):
-        heldout.rule_for("every-12", 100)
+        heldout.rule_for("every-12", sizes_of([b"text"] * 100))
 
 
 @settings(deadline=None, max_examples=60)

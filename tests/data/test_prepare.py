@@ -112,7 +112,7 @@ def test_given_held_out_text_is_used_as_given(tmp_path: Path, cache: Path) -> No
 def test_bpe_learns_from_training_text_only_and_travels_with_the_tokens(
     corpus: Path, cache: Path
 ) -> None:
-    (corpus / "05.txt").write_text("zyxzyx" * 500)
+    (corpus / "05.txt").write_text("zyxzyx" * 40)
     prepared = prepare(str(corpus), "bpe:300", cache_dir=cache)
     assert len(prepared.tokenizer.encode(b"zyxzyx")) == 6
     again = prepare(str(corpus), "bpe:300", cache_dir=cache)

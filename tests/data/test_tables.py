@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import importlib
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -224,11 +225,11 @@ def test_the_inventory_looks_at_a_hundred_records_of_a_file_as_training_does(
 
 
 def test_files_beside_mlx_lms_training_text_are_skipped_with_that_reason(tmp_path: Path) -> None:
-    for name in ("train", "valid", "test"):
-        (tmp_path / f"{name}.jsonl").write_text('{"text": "t"}\n')
+    for name in ("train", "valid", "more"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}))
     inventory = Inventory.of(corpora.find(str(tmp_path)))
     assert [Path(file.path).name for file in inventory.files] == ["train.jsonl", "valid.jsonl"]
     (skipped,) = inventory.skipped
     assert (skipped.path.name, skipped.reason) == (
-        "test.jsonl", "beside train.jsonl, which is the training text",
+        "more.jsonl", "beside train.jsonl, the training text",
     )  # fmt: skip

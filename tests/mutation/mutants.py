@@ -98,8 +98,11 @@ FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
     "mlxhog/data/heldout.py": (
         ("tests/data/test_heldout.py",),
         [
-            ('return "tail" if n_documents <= _OFFSET else val', "return val"),
-            ("yield i % _EVERY == _OFFSET, document", "yield i % _EVERY == 0, document"),
+            ('val == "tail" or sizes.n_documents <= _OFFSET', 'val == "tail"'),
+            ("6 * sizes.longest <= n_bytes and ", ""),
+            ("and 6 * twelfths <= n_bytes <= 24 * twelfths", ""),
+            ("else i % _EVERY == _OFFSET", "else i % _EVERY == 0"),
+            ("_EVERY * held_out + (_OFFSET + 1) * size <= seen", "False"),
             ("document[after_space] & 0xC0 == 0x80", "False"),
             ("y[y == file.bos] = IGNORED", "pass"),
             ("2.0 * parameters * seq_len", "parameters * seq_len"),

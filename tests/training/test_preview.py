@@ -83,6 +83,37 @@ def test_it_names_changed_options_files_and_memory(
     assert not (here / "runs").exists()
 
 
+def test_it_names_the_files_with_held_out_text_and_their_share(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "text" / "novel.md").write_text("call me ishmael " * 3000)
+    data = json.loads(said(capsys, "--json"))["data"]
+    by_file = {Path(one["path"]).name: one["held_out_bytes"] for one in data["files"]}
+    assert 0.07 * 48_000 < by_file["novel.md"] < 0.09 * 48_000
+    assert sum(by_file.values()) == data["held_out_bytes"]
+    assert data["held_out_share"] == data["held_out_bytes"] / (
+        data["held_out_bytes"] + data["bytes"]
+    )
+    assert data["held_out_rule"] == "volume"
+    lines = said(capsys).splitlines()
+    (held_out,) = (place for place, one in enumerate(lines) if one.startswith("held-out text"))
+    assert f", {data['held_out_share']:.1%} of the text, " in lines[held_out]
+    assert lines[held_out].endswith("(volume: ends of long documents and whole short ones)")
+    assert "novel.md  3.8 kB" in "".join(lines[held_out + 1 : held_out + 3])
+
+
+def test_it_names_files_that_are_held_out_by_name(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (here / "text" / "valid.txt").write_text("word " * 100)
+    data = json.loads(said(capsys, "--json"))["data"]
+    held_out = {Path(one["path"]).name: one["held_out_bytes"] for one in data["files"]}
+    assert {name for name, n in held_out.items() if n} == {"valid.txt"}
+    text = said(capsys)
+    assert "(given: its own files or split)\n               in 1 of 14 files:\n" in text
+    assert "note: held-out text, by name: valid.txt\n" in text
+
+
 def test_it_names_files_whose_texts_are_in_other_fields(
     here: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,0 +1,225 @@
+"""Files whose names say that they are held out: of every kind, and never trained on."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from mlxhog.data import corpora, heldout
+from mlxhog.data.prepare import Prepared, prepare
+from mlxhog.data.tokens import TokenFile
+from mlxhog.errors import DataError
+from tests.pairs import each_of
+
+WORDS = "the text of this file is long enough to be held out; "
+
+
+def text_in(path: Path) -> str:
+    return bytes(int(t) for t in TokenFile.open(path).tokens if t < 256).decode()
+
+
+def prepared(folder: Path) -> Prepared:
+    return prepare(str(folder), cache_dir=folder.parent / "cache")
+
+
+def write_text(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def write_packed(path: Path, text: str) -> None:
+    path.write_bytes(gzip.compress(text.encode()))
+
+
+def write_records(path: Path, text: str) -> None:
+    path.write_text(json.dumps({"text": text}) + "\n")
+
+
+def write_packed_records(path: Path, text: str) -> None:
+    write_packed(path, json.dumps({"text": text}) + "\n")
+
+
+def write_table(path: Path, text: str) -> None:
+    path.write_text(f'text\n"{text}"\n')
+
+
+def write_parquet(path: Path, text: str) -> None:
+    arrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    parquet.write_table(arrow.table({"text": [text]}), path)
+
+
+WRITERS: dict[str, Callable[[Path, str], None]] = {
+    ".txt": write_text,
+    ".md": write_text,
+    "": write_text,
+    ".raw": write_text,
+    ".txt.gz": write_packed,
+    ".jsonl": write_records,
+    ".jsonl.gz": write_packed_records,
+    ".csv": write_table,
+    ".parquet": write_parquet,
+}
+SHARDS = ("{}", "{}-00000-of-00002", "{}_1", "{}.03")
+
+
+@each_of("suffix", WRITERS)
+@pytest.mark.parametrize("shard", SHARDS)
+@pytest.mark.parametrize("word", ["valid", "validation", "Val", "dev", "test"])
+def test_files_of_every_kind_are_held_out_by_name(
+    tmp_path: Path, suffix: str, shard: str, word: str
+) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    if not suffix and shard != "{}":
+        shard = "{}"  # without a suffix what follows the point is one
+    for name in ("train", word):
+        WRITERS[suffix](folder / (shard.format(name) + suffix), f"{name} {WORDS}" * 20)
+    corpus = corpora.find(str(folder), "text" if suffix == ".csv" else None)
+    assert corpus.validation is not None
+    assert [text.decode() for text in corpus.documents()] == [f"train {WORDS}" * 20]
+    assert [text.decode() for text in corpus.validation()] == [f"{word} {WORDS}" * 20]
+    assert corpus.notes() == [f"held-out text, by name: {shard.format(word)}{suffix}"]
+
+
+def test_a_run_is_evaluated_on_the_files_that_are_held_out_by_name(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    roles(folder, "a.txt", "b.txt", "valid.txt")
+    result = prepared(folder)
+    assert result.rule == "given"
+    assert text_in(result.train) == "a.txt ".ljust(400, "x") + "b.txt ".ljust(400, "x")
+    assert text_in(result.val) == "valid.txt ".ljust(400, "x")
+
+
+def roles(folder: Path, *names: str, size: int = 400) -> dict[str, str]:
+    """What the files of these names are."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{name} ".ljust(size, "x"))
+    named = heldout.by_name([folder / name for name in names], folder)
+    return {
+        str(path.relative_to(folder)): role
+        for role, files in named._asdict().items()
+        for path in files
+        if role != "train"
+    }
+
+
+TRAINED = (
+    "validity.txt", "testimony.txt", "devices.md", "Developer notes.txt", "evaluation.md",
+    "my_test.txt", "latest.txt", "contest.txt", "val d'Aosta.txt", "test_of_time.txt", "tests.txt",
+    "test.py", "test_reader.py", "dev.sh", "docs/validation.md", "docs/test.txt",
+    "tests/data/test.jsonl",
+)  # fmt: skip
+
+
+@each_of("name", TRAINED)
+def test_a_word_within_another_and_a_page_about_it_are_text_to_train_on(
+    tmp_path: Path, name: str
+) -> None:
+    assert roles(tmp_path, "a.txt", "b.txt", "train.py", "reader.py", name) == {}
+
+
+BESIDE = {
+    "wiki.valid.tokens": "wiki.train.tokens",
+    "my_test.txt": "my_train.txt",
+    "corpus.dev": "corpus.train",
+    "data/validation-00000-of-00001.parquet": "data/train-00003-of-00007.parquet",
+    "data/val.jsonl": "data/train.jsonl.gz",
+    "valid/a.txt": "train/b.txt",
+    "en/dev/x/1.txt": "en/train/y.txt",
+    "dev.en.txt": "train.en.txt",
+}
+
+
+@each_of("name", BESIDE)
+def test_a_word_of_a_name_counts_beside_the_same_name_with_train(tmp_path: Path, name: str) -> None:
+    assert roles(tmp_path, "a.md", BESIDE[name], name)[name] == "held_out"
+
+
+@each_of("name", set(BESIDE) - {"wiki.valid.tokens"})
+def test_without_that_name_it_is_text_to_train_on(tmp_path: Path, name: str) -> None:
+    assert roles(tmp_path, "a.txt", "b.txt", name) == {}
+
+
+def test_shards_with_further_words_are_held_out(tmp_path: Path) -> None:
+    names = ("all.parquet", "validation_matched-00000-of-00001.parquet")
+    assert roles(tmp_path, *names) == {names[1]: "held_out"}
+
+
+def test_beside_held_out_text_test_files_are_neither_trained_nor_evaluated(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    roles(folder, "train.txt", "valid.txt", "test.txt")
+    result = prepared(folder)
+    both = text_in(result.train) + text_in(result.val)
+    assert "test.txt" not in both
+    assert [note for note in result.notes if note.startswith("never trained on, by name: test.txt")]
+    (skipped,) = result.corpus.skipped
+    assert (skipped.path.name, skipped.reason) == ("test.txt", "test text, by its name")
+
+
+@pytest.mark.parametrize(
+    ("train_size", "size"), [(300, 4000), (4000, 20)], ids=["too little to train", "almost none"]
+)
+def test_a_name_does_not_count_if_the_text_contradicts_it(
+    tmp_path: Path, train_size: int, size: int
+) -> None:
+    folder = tmp_path / "data"
+    roles(folder, "a.txt", size=train_size)
+    assert roles(folder, "test.txt", size=size) == {"test.txt": "unheeded"}
+    roles(folder, "train.txt", size=train_size)
+    corpus = corpora.find(str(folder))
+    assert [path.name for path in corpus.held_out] == ["test.txt"]
+    (folder / "train.txt").unlink()
+    (note,) = corpora.find(str(folder)).notes()
+    assert note.startswith("training text in spite of its name: test.txt: the other")
+
+
+def test_a_folder_with_nothing_but_a_test_file_is_trained_on(tmp_path: Path) -> None:
+    assert roles(tmp_path, "test.txt") == {"test.txt": "unheeded"}
+
+
+def test_a_glob_holds_out_by_name_as_well(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    roles(folder, "a.txt", "valid.txt")
+    corpus = corpora.find(str(folder / "*.txt"))
+    assert [path.name for path in corpus.held_out] == ["valid.txt"]
+
+
+def test_held_out_files_that_cannot_be_read_are_an_error(tmp_path: Path) -> None:
+    write_records(tmp_path / "train.jsonl", WORDS)
+    (tmp_path / "valid.jsonl").write_text("{")
+    with pytest.raises(DataError, match=r"valid\.jsonl:1: not JSON"):
+        prepare(str(tmp_path), cache_dir=tmp_path / "cache")
+
+
+def test_of_equal_files_one_is_read_in_any_packing_and_line_ends(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for i in range(12):
+        (folder / f"{i:02}.txt").write_text(f"document {i}\n" * 20)
+    (folder / "00 copy.md").write_bytes(b"document 5\r\n" * 20)
+    write_packed(folder / "99.txt.gz", "document 7\n" * 20)
+    result = prepared(folder)
+    reasons = {one.path.name: one.reason for one in result.corpus.skipped}
+    assert reasons == {
+        "05.txt": f"equal to {folder / '00 copy.md'}",
+        "99.txt.gz": f"equal to {folder / '07.txt'}",
+    }
+    texts = text_in(result.train).split("\n") + text_in(result.val).split("\n")
+    assert (texts.count("document 5"), texts.count("document 7")) == (20, 20)
+    note = "read once, since another file has the same text: 05.txt, 99.txt.gz"
+    assert note in result.notes
+
+
+def test_a_held_out_file_with_the_text_of_a_training_file_is_not_held_out(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    for name in ("train", "valid"):
+        write_records(folder / f"{name}.jsonl", WORDS * 20)
+    result = prepared(folder)
+    assert result.rule == "tail"
+    assert text_in(result.train) + text_in(result.val) == WORDS * 20
+    assert "read once, since another file has the same text: valid.jsonl" in result.notes
