@@ -20,13 +20,14 @@ import json
 import lzma
 import os
 import sysconfig
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
-from mlxhog.data import folders, records, tables, textfiles
+from mlxhog.data import encodings, folders, records, tables, textfiles
 from mlxhog.data.encodings import quoted
 from mlxhog.data.folders import Skipped
 from mlxhog.errors import DataError, EnvironmentLacks
@@ -79,14 +80,22 @@ class Corpus:
         return cls(source, documents, files=tuple(files), skipped=skipped, read=read, folder=folder)
 
     def notes(self, listed_by: str = "--dry-run") -> list[str]:
-        """Say which files are skipped and why: a line of counts, and the bad files by name.
+        """Say which files are skipped and why, and which are read although they are mostly markup.
 
         Args:
             listed_by: the option that lists all of them.
         """
-        if not self.skipped:
-            return []
-        notes = [f"{folders.summary(len(self.files), self.skipped)}; {listed_by} lists them"]
+        notes = []
+        for kind, n in Counter(map(textfiles.kind, self.files)).items():
+            what, command = encodings.MARKUP.get(kind, ("", ""))
+            if command:
+                way_out = encodings.way_out(Path("FILE"), command)
+                notes.append(f"{n} {kind} read as it stands, with all markup: {what}; {way_out}")
+        if self.skipped:
+            summary = folders.summary(len(self.files), self.skipped)
+            notes.append(f"{summary}; {listed_by} lists them")
+        if left_out := folders.left_out(self.skipped):
+            notes.append(f"left out: {left_out}")
         if bad := folders.named(self.skipped, self.folder):
             notes.append(f"bad files: {bad}; --strict-data refuses them")
         return notes
@@ -185,9 +194,10 @@ def checked(
             skipped.append(Skipped.empty(path))
     bad = folders.named(skipped, corpus.folder)
     if not files:
+        why = [folders.summary(0, skipped), folders.left_out(skipped), bad]
         raise DataError(
-            f"{corpus.source} has no readable text: "
-            f"{folders.summary(0, skipped)}{bad and f'; {bad}'}; choose other files"
+            f"{corpus.source} has no readable text: {'; '.join(filter(None, why))}; choose other "
+            "files"
         )
     if strict and bad:
         raise DataError(
@@ -274,11 +284,8 @@ def _without_text(folder: Path, skipped: Sequence[Skipped]) -> str:
         way_out = f"a glob reads what it matches: --data {quoted(pattern)}"
     if one := next((one for one in skipped if one.is_table), None):
         way_out = textfiles.column_needed(one.path)
-    bad = folders.named(skipped, folder)
-    return (
-        f"the folder {folder} holds no text: {folders.summary(0, skipped)}{bad and f'; {bad}'}; "
-        f"{way_out}"
-    )
+    why = [folders.summary(0, skipped), folders.left_out(skipped), folders.named(skipped, folder)]
+    return f"the folder {folder} holds no text: {'; '.join(filter(None, why))}; {way_out}"
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
@@ -445,10 +452,11 @@ class Inventory:
 
 def _look(path: Path, text_key: str | None) -> TextFile:
     fields, not_utf8 = dict[str, int](), None
-    if textfiles.kind(path) in textfiles.RECORD_SUFFIXES:
+    kind = textfiles.record_kind(path)
+    if kind:
         counts = textfiles.fields(path, text_key, LOOKED_AT)
         fields = {_PLUS.join(keys): count for keys, count in counts.items()}
-    if textfiles.kind(path) != tables.PARQUET_SUFFIX:
+    if kind != tables.PARQUET_SUFFIX:
         first = textfiles.not_utf8(path)
         not_utf8 = None if first is None else first[0]
     return TextFile(str(path), path.stat().st_size, next(iter(fields), None), not_utf8, fields)

@@ -426,7 +426,8 @@ def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[st
 def _first_not_utf8(corpus: corpora.Corpus) -> str:
     """Name the first such byte, and the command that converts its file."""
     for path in corpus.files:
-        if textfiles.kind(path) != tables.PARQUET_SUFFIX and (place := textfiles.not_utf8(path)):
+        is_text = textfiles.record_kind(path) != tables.PARQUET_SUFFIX
+        if is_text and (place := textfiles.not_utf8(path)):
             offset, value = place
             return (
                 f", the first of them {value:#04x} at byte {offset} of {printable(path)}; if that "

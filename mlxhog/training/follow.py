@@ -301,7 +301,7 @@ class Follower:
         """
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
         unpacking.check_size(path, self._bounds)
-        if textfiles.kind(path) != ".jsonl":
+        if textfiles.kind(path) not in textfiles.LINES_SUFFIXES:
             for document in textfiles.documents(path, None, bounds=self._bounds):
                 yield from document_rows(document, tokenizer, seq_len)
             return
