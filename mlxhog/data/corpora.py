@@ -134,12 +134,12 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         )
     if glob.has_magic(str(path)):
         matches = glob.glob(str(path), recursive=True)
-        files = sorted(Path(match) for match in matches if not os.path.isdir(match))
+        files, skipped = folders.once(Path(one) for one in matches if not os.path.isdir(one))
         if not files:
             raise DataError(
                 f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
             )
-        return Corpus.chosen(str(path.absolute()), files, text_key)
+        return Corpus.chosen(str(path.absolute()), files, text_key, skipped=skipped)
     raise DataError(_unknown(spec, path))
 
 

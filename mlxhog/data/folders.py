@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,6 +140,17 @@ def walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
                 else:
                     files.append(here / one)
     return sorted(files), skipped
+
+
+def once(files: Iterable[Path]) -> tuple[list[Path], tuple[Skipped, ...]]:
+    """Return files in the order of paths, without links to others of them and paths over links."""
+    by_file, skipped = dict[str, Path](), list[Skipped]()
+    for path in sorted(files, key=lambda path: (path.is_symlink(), len(path.parts), path)):
+        first = by_file.setdefault(os.path.realpath(path), path)
+        if first != path:
+            advice = f"the same file as {printable(first)}"
+            skipped.append(Skipped(path, "linked", advice, advice=advice))
+    return sorted(by_file.values()), tuple(skipped)
 
 
 def _linked(path: Path, where: str) -> Skipped:

@@ -198,7 +198,8 @@ def test_markup_is_left_out_of_a_folder_and_read_by_its_name_with_a_note(tmp_pat
     assert "1 .html (a web page; unpack or convert it: pandoc -t plain" in corpus.notes()[1]
     assert "1 .mbox (mail with its headers and attachments; to convert it see" in corpus.notes()[1]
     for spec in (folder / "a.ipynb", folder / "*.ipynb"):
-        assert "read as it stands, with all markup: a notebook" in corpora.find(str(spec)).notes()[0]
+        (note,) = corpora.find(str(spec)).notes()
+        assert "read as it stands, with all markup: a notebook; unpack or convert it: jup" in note
 
 
 def test_a_link_to_a_folder_is_followed_once_and_loops_are_named(tmp_path: Path) -> None:
@@ -223,3 +224,12 @@ def test_a_link_to_a_folder_is_followed_once_and_loops_are_named(tmp_path: Path)
     left_out, bad = corpus.notes()[1:]
     assert "sub/4 loop is a link to a folder above it" in left_out
     assert "6 nowhere: cannot be read" in bad
+
+
+def test_a_glob_reads_a_file_once_however_many_links_lead_to_it(tmp_path: Path) -> None:
+    written(tmp_path / "sub" / "a.txt", "a")
+    (tmp_path / "sub" / "loop").symlink_to(tmp_path)
+    (tmp_path / "again.txt").symlink_to(tmp_path / "sub" / "a.txt")
+    corpus = corpora.find(str(tmp_path / "**" / "*.txt"))
+    assert list(corpus.documents()) == [b"a"]
+    assert "linked (the same file as" in corpus.notes()[1]
