@@ -102,7 +102,7 @@ def look(folder: Path, text_key: str | None) -> tuple[tuple[Path, ...], tuple[Sk
 def walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
     """Return the files of a folder in the order of paths, and the entries that are not entered.
 
-    These are hidden or cannot be opened, or they are links to a folder that is read without them.
+    These are hidden or cannot be opened, or they are links to what is read without them.
     """
     files, skipped = list[Path](), list[Skipped]()
 
@@ -139,7 +139,8 @@ def walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
                     skipped.append(Skipped(here / one, "hidden", "a hidden file", glob=".*"))
                 else:
                     files.append(here / one)
-    return sorted(files), skipped
+    kept, linked = once(files)
+    return kept, [*skipped, *linked]
 
 
 def once(files: Iterable[Path]) -> tuple[list[Path], tuple[Skipped, ...]]:
