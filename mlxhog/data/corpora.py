@@ -6,6 +6,9 @@
     FILE, FOLDER, GLOB      the user's own text; the prefixes `file:` and `dir:` make it explicit
     hf:NAME, hf:FOLDER      a data set that the package `datasets` loads, see `tables.DataSet`
 
+Several names, one per line, are one corpus: the held-out text is that of those that bring their
+own, if any does.
+
 A folder with `train.jsonl` and `valid.jsonl` (mlx-lm's layout) brings its own held-out text, and
 so does a data set with a split called validation.
 """
@@ -24,6 +27,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -31,7 +35,7 @@ from mlxhog.data import encodings, folders, records, tables, textfiles
 from mlxhog.data.encodings import quoted
 from mlxhog.data.folders import Skipped
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.files.paths import expanded
+from mlxhog.files.paths import expanded, printable
 
 Documents = Callable[[], Iterator[bytes]]
 """Reads the documents from the start, in their fixed order, each time it is called."""
@@ -53,6 +57,7 @@ class Corpus:
         read: reads the documents of one of `files`, if a folder or a glob selected them, so that a
             bad file can be left out; None if every file is needed.
         folder: the folder that selected the files.
+        members: the corpora that it consists of, if several were named.
     """
 
     source: str
@@ -63,6 +68,31 @@ class Corpus:
     keys: tuple[str, ...] = ()
     read: Callable[[Path], Iterator[bytes]] | None = None
     folder: Path | None = None
+    members: tuple[Corpus, ...] = ()
+
+    @classmethod
+    def together(cls, members: Sequence[Corpus]) -> Self:
+        """The corpus of several.
+
+        Raises:
+            DataError: two of them have the same file.
+        """
+        real = Counter(os.path.realpath(path) for one in members for path in one.files)
+        if twice := [path for path, n in real.items() if n > 1]:
+            raise DataError(
+                f"--data names {printable(Path(twice[0]))} more than once, so that it could be "
+                "trained on and held out; name every file and folder once"
+            )
+        own = [one.validation for one in members if one.validation is not None]
+        return cls(
+            ", ".join(one.source for one in members),
+            lambda: chain.from_iterable(one.documents() for one in members),
+            (lambda: chain.from_iterable(read() for read in own)) if own else None,
+            files=tuple(path for one in members for path in one.files),
+            skipped=tuple(skipped for one in members for skipped in one.skipped),
+            keys=next((one.keys for one in members if one.keys), ()),
+            members=tuple(members),
+        )
 
     @classmethod
     def chosen(
@@ -109,7 +139,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     """Return the corpus that `spec` names, without reading its text yet.
 
     Args:
-        spec: a name of the list above, a path, or a glob.
+        spec: a name of the list above, a path, or a glob; or several, one per line.
         text_key: the key of a record, or column of a table, with the text; see
             `textfiles.documents`.
 
@@ -120,6 +150,8 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     """
     if not spec.removeprefix("file:").removeprefix("dir:").removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name one of {', '.join(_NAMED)}, or a path")
+    if len(specs := spec.splitlines()) > 1:
+        return Corpus.together([find(one, text_key) for one in specs])
     if spec in _NAMED:
         return _NAMED[spec]()
     if spec.startswith("hf:"):
@@ -128,7 +160,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     if path.is_dir():
         return _folder(path, text_key)
     if path.exists() or path.is_symlink():  # reading a broken link says so
-        source = os.path.realpath(path)
+        source = os.path.abspath(path)
         return Corpus(
             source, lambda: textfiles.documents(path, text_key, split=True), files=(path,)
         )
@@ -150,6 +182,8 @@ def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
         corpus: as `find` or `checked` returned it.
         text_key: as for `find`.
     """
+    if corpus.members:
+        return [part for one in corpus.members for part in parts(one, text_key)]
     if len(corpus.files) < 2:
         return [corpus]
     return [find(f"file:{path}", text_key) for path in corpus.files]
@@ -158,7 +192,7 @@ def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
 def readable(spec: str, text_key: str | None = None, *, strict: bool = False) -> Corpus:
     """Return a corpus without its bad files; arguments and errors as of `find` and `checked`."""
     corpus = find(spec, text_key)
-    if corpus.read is None:
+    if corpus.read is None and not corpus.members:
         return corpus
     return checked(corpus, lambda documents: sum(1 for _ in documents), strict=strict)
 
@@ -178,6 +212,8 @@ def checked(
         DataError: needed text cannot be read; a file is bad and `strict`; or no text is left.
         EnvironmentLacks: needed text requires a package that is not installed.
     """
+    if corpus.members:
+        return Corpus.together([checked(one, take, strict=strict) for one in corpus.members])
     if corpus.read is None:
         take(corpus.documents())
         return corpus
@@ -244,7 +280,7 @@ def _python(roots: list[Path]) -> Iterator[bytes]:
 
 
 def _folder(folder: Path, text_key: str | None) -> Corpus:
-    source = str(folder.resolve())
+    source = os.path.abspath(folder)
     train = folder / "train.jsonl"
     if train.is_file():
         return _with_validation(folder, train, text_key)
@@ -266,7 +302,7 @@ def _with_validation(folder: Path, train: Path, text_key: str | None) -> Corpus:
         if path not in files
     ]
     return Corpus(
-        str(folder.resolve()),
+        os.path.abspath(folder),
         lambda: textfiles.documents(train, text_key),
         None if held_out is None else lambda: textfiles.documents(held_out, text_key),
         files=files,

@@ -252,6 +252,11 @@ def conversion(path: Path, name: str) -> str:
     return f"{convert} {quoted(source)} > {quoted(new)}"
 
 
+def words(data: str) -> str:
+    """Return the texts that an option `data` names as a user types them in a shell."""
+    return " ".join(map(quoted, data.splitlines()))
+
+
 def quoted(path: Path | str) -> str:
     r"""Return a path as a user types it in a shell, also if it is not printable.
 

@@ -134,7 +134,7 @@ def prepare(
     with _locked(cache, target):
         if _key_of(target) == key:
             if existing := _existing(target, corpus, spec):
-                return replace(existing, notes=(*existing.notes, *notes))
+                return _with_notes(existing, scan, notes)
             notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
         elif out_dir and target.exists() and any(target.iterdir()):
             raise DataError(f"{out_dir} has other files; choose a new directory, or delete it")
@@ -142,7 +142,13 @@ def prepare(
         prepared = _existing(target, corpus, spec, fresh=True)
     if prepared is None:
         raise DataError(f"{target} cannot be read back as it was written; check the disk")
-    return replace(prepared, notes=(*prepared.notes, *notes))
+    return _with_notes(prepared, scan, notes)
+
+
+def _with_notes(prepared: Prepared, scan: _Scan, notes: list[str]) -> Prepared:
+    # None is stored: the same text may come from another folder, with other files, next time.
+    own = _notes(prepared.corpus, scan, prepared.tokenizer)
+    return replace(prepared, notes=(*prepared.corpus.notes(), *own, *notes))
 
 
 def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, list[str]]:
@@ -306,7 +312,7 @@ def _existing(
     """Return the prepared corpus in the directory `target`, or None if it is damaged."""
     try:
         record: dict[str, Any] = plain_json.read(target / _RECORD)
-        if not all(isinstance(record[name], str) for name in ("source", "corpus_sha256", "rule")):
+        if not all(isinstance(record[name], str) for name in ("corpus_sha256", "rule")):
             return None
         train, val = target / "train.bin", target / "val.bin"
         tokenizer = tokenizers.load(target)
@@ -318,11 +324,10 @@ def _existing(
             val=val,
             tokenizer=tokenizer,
             spec=spec,
-            source=record["source"],
+            source=corpus.source,
             corpus_sha256=record["corpus_sha256"],
             rule=record["rule"],
-            # Not from the stored record: the same text may come with other skipped files today.
-            notes=(*corpus.notes(), *map(str, record["notes"])),
+            notes=(),
             fresh=fresh,
             corpus=corpus,
         )
@@ -364,7 +369,6 @@ def _write(
                 "bytes": scan.n_bytes,
                 "rule": rule,
                 "tokenizer": spec,
-                "notes": _notes(corpus, scan, tokenizer),
             }
             write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
             sync(part)

@@ -233,3 +233,44 @@ def test_a_glob_reads_a_file_once_however_many_links_lead_to_it(tmp_path: Path) 
     corpus = corpora.find(str(tmp_path / "**" / "*.txt"))
     assert list(corpus.documents()) == [b"a"]
     assert "linked (the same file as" in corpus.notes()[1]
+
+
+def test_several_texts_are_one_corpus_each_of_which_is_read_as_alone(tmp_path: Path) -> None:
+    written(tmp_path / "notes" / "a.txt", "a")
+    written(tmp_path / "notes" / "b.png", b"\x89PNG\0")
+    written(tmp_path / "notes" / "c.txt", b"\0")
+    written(tmp_path / "my letter.md", "letter")
+    written(tmp_path / "talks" / "train.jsonl", '{"text": "t"}\n')
+    written(tmp_path / "talks" / "valid.jsonl", '{"text": "v"}\n')
+    specs = [f"{tmp_path}/notes", f"{tmp_path}/my letter.md", f"{tmp_path}/talks"]
+    corpus = corpora.readable("\n".join(specs))
+    assert list(corpus.documents()) == [b"a", b"letter", b"t"]
+    assert corpus.validation is not None
+    assert list(corpus.validation()) == [b"v"]
+    assert [one.path.name for one in corpus.skipped] == ["b.png", "c.txt"]
+    assert [Path(part.source).name for part in corpora.parts(corpus)] == [
+        "notes", "my letter.md", "train.jsonl", "valid.jsonl",
+    ]  # fmt: skip
+    bad = written(tmp_path / "bad.txt", b"\0")
+    with pytest.raises(DataError, match="bad.txt is not text"):
+        corpora.readable(f"{tmp_path}/notes\n{bad}")
+
+
+def test_a_file_that_two_names_lead_to_is_refused(tmp_path: Path) -> None:
+    written(tmp_path / "notes" / "a.txt", "a")
+    with pytest.raises(DataError, match=r"names \S+a.txt more than once.*name every file"):
+        corpora.find(f"{tmp_path}/notes\n{tmp_path}/notes/a.txt")
+
+
+def test_messages_about_stored_tokens_name_the_text_of_this_call(tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        for number in range(12):
+            written(tmp_path / name / f"{number}.txt", b"caf\xe9 " * 200 + bytes([48 + number]))
+    (tmp_path / "link").symlink_to(tmp_path / "second")
+    for name, fresh in (("first", True), ("second", False), ("link", False)):
+        result = prepare(str(tmp_path / name), "bpe:300", cache_dir=tmp_path / "cache")
+        assert result.fresh == fresh
+        assert result.source == str(tmp_path / name)
+        assert any(f"{tmp_path / name}/0.txt; if that is Latin-1" in one for one in result.notes)
+        with pytest.raises(DataError, match=rf"^{tmp_path / name} is too short"):
+            result.open(100_000)
