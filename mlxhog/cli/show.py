@@ -98,7 +98,7 @@ def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[st
             f"{words['parameters']} parameters",
         ],
         "data": [
-            encodings.words(str(facts["data"] or "-")),
+            encodings.words(facts["data"] or "-"),
             f"tokenizer {facts['tokenizer'] or '-'}",
         ],
         "workers": [words["workers"], *strategy],

@@ -252,9 +252,9 @@ def conversion(path: Path, name: str) -> str:
     return f"{convert} {quoted(source)} > {quoted(new)}"
 
 
-def words(data: str) -> str:
-    """Return the texts that an option `data` names as a user types them in a shell."""
-    return " ".join(map(quoted, data.splitlines()))
+def words(data: object) -> str:
+    """Return the texts that an option `data`, or its list in YAML, names, as in a shell."""
+    return " ".join(map(quoted, data if isinstance(data, list) else str(data).splitlines()))
 
 
 def quoted(path: Path | str) -> str:
