@@ -315,7 +315,9 @@ def _without_text(folder: Path, skipped: Sequence[Skipped]) -> str:
     if not skipped:
         return f"the folder {folder} holds no files; name a folder with text"
     way_out = "name another folder"
-    if one := next((one for one in skipped if one.glob), None):
+    if any(one.advice for one in skipped):
+        way_out = "convert its files, or name another folder"
+    elif one := next((one for one in skipped if one.glob), None):
         pattern = f"{glob.escape(str(one.path.parent))}/{one.glob}"
         way_out = f"a glob reads what it matches: --data {quoted(pattern)}"
     if one := next((one for one in skipped if one.is_table), None):

@@ -177,7 +177,7 @@ def _skipped(path: Path, text_key: str | None) -> Skipped | None:
         if encodings.records_in(start) or kind == ".json":
             reason = advice = textfiles.without_text(path, text_key)
         else:
-            reason, advice = encodings.why_no_text(start), ""
+            reason, advice = encodings.why_no_text(start) or "", ""
     except (DataError, EnvironmentLacks) as error:
         return Skipped.bad(path, error)
     return Skipped(path, label, reason, advice=advice) if reason else None

@@ -124,7 +124,7 @@ def open_file(path: Path, bounds: Bounds | None = None) -> BinaryIO:
         suffix = next((one for magic, one in _MAGIC.items() if start.startswith(magic)), "")
     if bounds is None:
         if suffix not in SUFFIXES:
-            return packed
+            return cast(BinaryIO, packed)
         bounds = _Expansion.of(path, packed)
     try:
         return io.BufferedReader(_Bounded(packed, _unpacked(suffix, packed), bounds), _BUFFER_BYTES)
