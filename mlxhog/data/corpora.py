@@ -150,7 +150,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     """
     if not spec.removeprefix("file:").removeprefix("dir:").removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name one of {', '.join(_NAMED)}, or a path")
-    if len(specs := spec.splitlines()) > 1:
+    if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
         return Corpus.together([find(one, text_key) for one in specs])
     if spec in _NAMED:
         return _NAMED[spec]()

@@ -254,7 +254,7 @@ def conversion(path: Path, name: str) -> str:
 
 def words(data: object) -> str:
     """Return the texts that an option `data`, or its list in YAML, names, as in a shell."""
-    return " ".join(map(quoted, data if isinstance(data, list) else str(data).splitlines()))
+    return " ".join(map(quoted, data if isinstance(data, list) else str(data).split("\n")))
 
 
 def quoted(path: Path | str) -> str:

@@ -67,7 +67,7 @@ class Skipped:
     def bad(cls, path: Path, error: DataError | EnvironmentLacks) -> Skipped:
         """A file whose reader raised an error, which begins with its path and line."""
         reason = re.sub(r"^:(\d+): ", r"line \1: ", str(error).removeprefix(str(path)))
-        return cls(path, BAD, reason.lstrip(", ").removeprefix("is "), is_bad=True)
+        return cls(path, BAD, reason.lstrip(",: ").removeprefix("is "), is_bad=True)
 
     @classmethod
     def other(cls, path: Path, kind: str, what: str, command: str, glob: str = "") -> Skipped:
@@ -128,12 +128,9 @@ def walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
             for one in sorted(folders):
                 if one.startswith(".") or one in _CACHES:
                     skipped.append(Skipped(here / one, "hidden", "a hidden folder"))
+                    folders.remove(one)
                 elif (here / one).is_symlink():
                     roots.append(here / one)  # os.walk does not enter it
-                    continue
-                else:
-                    continue
-                folders.remove(one)
             for one in names:
                 if one.startswith("."):
                     skipped.append(Skipped(here / one, "hidden", "a hidden file", glob=".*"))
@@ -175,7 +172,8 @@ def _skipped(path: Path, text_key: str | None) -> Skipped | None:
         if other := encodings.other_format(start):
             return Skipped.other(path, label, *other)
         if encodings.records_in(start) or kind == ".json":
-            reason = advice = textfiles.without_text(path, text_key)
+            reason = textfiles.without_text(path, text_key)
+            advice = reason.partition(": ")[0]
         else:
             reason, advice = encodings.why_no_text(start) or "", ""
     except (DataError, EnvironmentLacks) as error:

@@ -223,16 +223,18 @@ def _records(path: Path, text_key: str | None, bounds: Bounds | None = None) -> 
         raise DataError(column_needed(path))
     for where, record in records(path, text_key, bounds):
         if _is_chat_export(record) and not text_key:
-            raise DataError(f"{where} is {CHAT_EXPORT}; to convert it see docs/own-text.md")
+            raise DataError(f"{where} is {_CHAT_EXPORT}")
         yield record_text(record, text_key, where)
 
 
-CHAT_EXPORT = "a chat export, not records with role and content"
+_CHAT_EXPORT = (
+    "a chat export, not records with role and content; to convert it see docs/own-text.md"
+)
 
 
 def _is_chat_export(record: object) -> bool:
     """Whether a record is a conversation as chat programs export it, not a text or messages."""
-    if not isinstance(record, dict):
+    if not isinstance(record, dict) or text_keys(record, None) not in ((), ("messages",)):
         return False
     messages = record.get("messages", record.get("chat_messages"))
     first = messages[0] if isinstance(messages, list) and messages else {}
@@ -282,7 +284,7 @@ def records(
         yield from _json_records(path, bounds)
     else:
         most = MOST_LINE_BYTES if bounds is None else bounds.line
-        with _open(path, bounds) as file:
+        with _open(path, bounds) as file, _readable(path):
             _refuse_other(path, encodings.head(file))
             for number, line in enumerate(_lines(path, file, most), 1):
                 if line.strip():
@@ -329,11 +331,11 @@ def without_text(path: Path, text_key: str | None) -> str:
     if not isinstance(record, dict):
         return ""
     if _is_chat_export(record):
-        return f"{CHAT_EXPORT}; to convert it see docs/own-text.md"
+        return _CHAT_EXPORT
     if text_keys(record, text_key):
         return ""
     names = ", ".join(map(shown, list(record)[:5])) or "none"
-    return f"its records have no text; --text-key names the key, and the first are {names}"
+    return f"its records have no text; --text-key names another key: {names}"
 
 
 @contextlib.contextmanager

@@ -101,7 +101,7 @@ def test_json_of_programs_is_left_out_of_a_folder_with_a_note(tmp_path: Path) ->
     written(tmp_path / "people.json", '[{"name": "x"}]')
     corpus = corpora.find(str(tmp_path))
     assert list(corpus.documents()) == [b"text"]
-    assert "1 .json (its records have no text; --text-key names the key" in corpus.notes()[1]
+    assert "2 .json (its records have no text; --text-key names another key)" in corpus.notes()[1]
     assert list(corpora.find(str(tmp_path / "people.json"), "name").documents()) == [b"x"]
 
 
@@ -119,6 +119,8 @@ def test_a_chat_export_is_never_text_with_braces(tmp_path: Path, name: str) -> N
     for spec in (path, tmp_path):
         with pytest.raises(DataError, match=r"chat export.*docs/own-text\.md"):
             prepare(str(spec), cache_dir=tmp_path / "cache")
+    whole = written(tmp_path / "text.json", '{"text": "hi", "mapping": {}}')
+    assert read(whole) == [b"hi"]
     slack = written(tmp_path / "slack.json", '[{"type": "message", "text": "hi"}]')
     assert read(slack) == [b"hi"]
 
