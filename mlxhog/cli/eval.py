@@ -42,7 +42,10 @@ class EvalConfig(RunFolder):
     """Options of `mlxhog eval`."""
 
     data: str | None = option(
-        None, "a text file, folder or glob, or a corpus in the package", none="held-out"
+        None,
+        "a corpus in the package, or a text file, folder or glob; a flag each for several",
+        none="held-out",
+        lines=True,
     )
     text_key: str | None = option(None, "for .jsonl, the key that holds the text", none="auto")
     strict_data: bool = option(
@@ -73,7 +76,7 @@ def run(arguments: list[str]) -> int:
     # These import a framework: a wrong name is reported before.
     from mlxhog.checkpoint.checkpoint import locate
     from mlxhog.checkpoint.run import run_of
-    from mlxhog.data import corpora
+    from mlxhog.data import corpora, encodings
     from mlxhog.decoding.scoring import Score
     from mlxhog.live.opening import open_source
     from mlxhog.models.families import check_length
@@ -111,7 +114,7 @@ def run(arguments: list[str]) -> int:
             scores[name] = _score(model, name, file, seq_len, line.show)
     whole = sum(scores.values(), Score())
     if not whole.tokens:
-        raise DataError(f"{config.data} holds no text; choose other files")
+        raise DataError(f"{encodings.words(config.data)} holds no text; choose other files")
     record = {
         "checkpoint": str(path),
         "seq_len": seq_len,
@@ -141,6 +144,7 @@ def _files(
     folder: Path,
 ) -> "Iterator[tuple[str, TokenFile | None]]":
     """Yield the name and the tokens of each file; None for a file without text."""
+    from mlxhog.data import encodings
     from mlxhog.decoding.scoring import held_out_tokens, token_files
 
     if corpus is None:
@@ -154,7 +158,7 @@ def _files(
             skip_machine_data=options.skip_machine_data,
             val=options.val,
         )
-        yield f"{options.data} ({HELD_OUT})", tokens
+        yield f"{encodings.words(options.data)} ({HELD_OUT})", tokens
         return
     yield from token_files(model, corpus, config.text_key, folder)
 

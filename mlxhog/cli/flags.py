@@ -108,6 +108,7 @@ class Flags:
             allow_abbrev=False,
             add_help=False,
         )
+        self._only_flags = not arguments
         self._known: list[str] = []
         self._otherwise = ""
         self._example = examples[0] if examples else command
@@ -170,9 +171,15 @@ class Flags:
                 *names,
                 dest=spec.name,
                 action=_Record,
-                nargs="?" if spec.type is bool else None,
+                # The words after a list may be the positional arguments of another command.
+                nargs="?"
+                if spec.type is bool
+                else "+"
+                if spec.lines and self._only_flags
+                else None,
                 const="true",  # the flag alone
                 values=("true", "false") if spec.type is bool else _words(spec),
+                collects=spec.repeats or spec.lines,
                 default=argparse.SUPPRESS,
                 metavar=_metavar(spec),
                 help=_help(spec, default or spec.default_text).replace("%", "%%"),
@@ -200,7 +207,7 @@ class Flags:
             raise ConfigError(self._explained(str(error))) from None
         for file in getattr(other, "plugin", ()):
             plugins.load(file)
-        return Parsed(other.values, other, list(self._unknown(extra)))
+        return Parsed(other.values, other, [*self._unknown(extra), *self._repeated(arguments)])
 
     def read(self, cls: type[C], arguments: Sequence[str]) -> tuple[Parsed, C]:
         """Add the options of a dataclass, read a command line, and return both results.
@@ -255,6 +262,25 @@ class Flags:
                 hint = f"; text is named by a flag: --data {word}" if names_text else ""
                 yield f"unexpected argument {word!r}{hint}"
             after_unknown = is_flag
+
+    def _repeated(self, arguments: Sequence[str]) -> Iterator[str]:
+        """Say which flags stand twice, except those that collect values."""
+        actions = self._parser._option_string_actions
+        first: dict[str, str] = {}
+        for word, after in zip(arguments, [*arguments[1:], "--"], strict=False):
+            if word == "--":
+                return
+            flag, equals, _ = word.partition("=")
+            action = actions.get(flag)
+            if action is None or isinstance(action, argparse._AppendAction):
+                continue
+            if isinstance(action, _Record) and action.collects:
+                continue
+            has_value = not equals and action.nargs != 0 and not after.startswith("--")
+            written = f"{word} {after}" if has_value else word
+            if action.dest in first:
+                yield f"{first[action.dest]} and {written} are the same option; keep one"
+            first.setdefault(action.dest, written)
 
     def _inside(self, flag: str, value: str) -> str:
         """Say how a number of a choice of the user's own is written; it has no flag."""
@@ -315,11 +341,12 @@ class _Record(argparse.Action):
 
     Attributes:
         values: legal words, if they are few.
+        collects: whether the flag may stand several times.
     """
 
-    def __init__(self, *args: Any, values: Sequence[str], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, values: Sequence[str], collects: bool, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.values = values
+        self.values, self.collects = values, collects
 
     def __call__(
         self,
@@ -328,7 +355,8 @@ class _Record(argparse.Action):
         values: str | Sequence[Any] | None,
         option_string: str | None = None,
     ) -> None:
-        namespace.values.append(Assignment(self.dest, values, option_string or to_flag(self.dest)))
+        value = "\n".join(values) if isinstance(values, list) else values
+        namespace.values.append(Assignment(self.dest, value, option_string or to_flag(self.dest)))
 
 
 MOST_CHOICES = 6  # they fit beside the flag

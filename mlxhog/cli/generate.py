@@ -5,7 +5,7 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -182,23 +182,23 @@ class _Weights:
 
 def _prompts(config: GenerateConfig) -> list[str]:
     if not config.prompt_file:
-        return [_read_prompt(config.prompt)]
+        return [read_prompt(config.prompt)]
     if config.prompt:
         raise ConfigError("--prompt and --prompt-file both give text to continue; keep one")
     return read_prompts(config.prompt_file)
 
 
-def _read_prompt(spec: str) -> str:
+def read_prompt(spec: str) -> str:
     """Return the text of `--prompt`: a text, - for standard input, or @FILE.
 
     Raises:
         ConfigError: the file cannot be read, or is not UTF-8 text.
     """
     if spec == "-":
-        return _read_input("--prompt -")
+        return _read(None, "--prompt -")
     if spec.startswith("@"):
-        return _read_file("--prompt", Path(spec[1:]))
-    return _from_shell("--prompt", spec)
+        return _read(Path(spec[1:]), f"--prompt {spec}")
+    return _normalised(os.fsencode(spec), f"--prompt {ascii(spec)}")  # a shell passes any bytes
 
 
 def read_prompts(spec: str) -> list[str]:
@@ -212,27 +212,47 @@ def read_prompts(spec: str) -> list[str]:
         ConfigError: the file cannot be read, is not UTF-8 text, holds no prompt, or a line is not
             such an object.
     """
-    text = (
-        _read_input("--prompt-file -") if spec == "-" else _read_file("--prompt-file", Path(spec))
-    )
+    from mlxhog.data import textfiles
+
+    text = _read(None if spec == "-" else Path(spec), f"--prompt-file {spec}")
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise ConfigError(f"--prompt-file {spec}: holds no prompts; write one per line")
-    if not spec.endswith(".jsonl"):
-        return [line.removesuffix("\r") for _, line in lines]
+    if Path(spec).suffix.lower() not in textfiles.LINES_SUFFIXES:
+        return [line for _, line in lines]
     return [_from_json(f"{spec}:{n}", line) for n, line in lines]
 
 
-def _from_shell(flag: str, word: str) -> str:
-    """Return a word of the command line as text.
+def _read(path: Path | None, what: str) -> str:
+    """Return the text of a file, or of standard input, as training reads it."""
+    from mlxhog.files import reading
+
+    try:
+        # A file, or a pipe, as `--prompt-file <(...)` gives.
+        with nullcontext(sys.stdin.buffer) if path is None else path.open("rb") as file:
+            content = reading.read_all(file, reading.MOST_BYTES)
+    except OSError as error:
+        raise ConfigError(f"{what}: {error.strerror}") from error
+    except ValueError as error:
+        raise ConfigError(f"{what}: {error}") from error
+    return _normalised(content, what)
+
+
+def _normalised(content: bytes, what: str) -> str:
+    """Return a text without a byte-order mark, CRLF as LF, as training reads it.
 
     Raises:
-        ConfigError: it is not UTF-8 text.
+        ConfigError: it is not UTF-8, and has no mark of UTF-16 or UTF-32.
     """
+    from mlxhog.data import encodings
+
     try:
-        return os.fsencode(word).decode()  # the shell may pass any bytes
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{flag} {ascii(word)}: not UTF-8 text") from error
+        plain = encodings.plain(content)
+        if name := encodings.unmarked(plain):
+            raise ConfigError(f"{what}: {name} without a byte-order mark; save it as UTF-8")
+        return plain.decode()
+    except UnicodeError as error:
+        raise ConfigError(f"{what}: not UTF-8 text") from error
 
 
 def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
@@ -241,7 +261,7 @@ def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
     Raises:
         ConfigError: one is empty or not UTF-8 text, or there are too many or too long ones.
     """
-    texts = [_from_shell("--stop", word) for word in words]
+    texts = [_normalised(os.fsencode(word), f"--stop {ascii(word)}") for word in words]
     return stop_strings(
         [re.sub(r"\\[nt\\]", lambda match: _ESCAPES[match[0]], text) for text in texts], "--stop"
     )
@@ -257,30 +277,7 @@ def _from_json(where: str, line: str) -> str:
     prompt = value.get("prompt") if isinstance(value, dict) else None
     if not isinstance(prompt, str):
         raise ConfigError(f'{where}: wanted {{"prompt": "..."}}, got {line.strip()[:60]}')
-    return prompt
-
-
-def _read_input(what: str) -> str:
-    try:
-        text = sys.stdin.read()
-        text.encode()  # some locales decode bytes that are not UTF-8 to surrogates
-        return text
-    except UnicodeError as error:
-        raise ConfigError(f"{what}: standard input is not UTF-8 text") from error
-
-
-def _read_file(flag: str, path: Path) -> str:
-    from mlxhog.files import reading
-
-    try:
-        with path.open("rb") as file:  # or a pipe, as `--prompt-file <(...)` gives
-            return reading.read_all(file, reading.MOST_BYTES).decode()
-    except OSError as error:
-        raise ConfigError(f"{flag} {path}: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"{flag} {path}: not UTF-8 text") from error
-    except ValueError as error:
-        raise ConfigError(f"{flag} {path}: {error}") from error
+    return _normalised(prompt.encode(), where)
 
 
 def _stream(prompt: str, pieces: "Iterator[Piece]") -> None:

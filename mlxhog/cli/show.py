@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.cli.output import run_word
+from mlxhog.data import encodings
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
 from mlxhog.report.metrics import number
@@ -96,7 +97,10 @@ def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[st
             facts["family"] or "unknown family",
             f"{words['parameters']} parameters",
         ],
-        "data": [str(facts["data"] or "-"), f"tokenizer {facts['tokenizer'] or '-'}"],
+        "data": [
+            encodings.words(facts["data"] or "-"),
+            f"tokenizer {facts['tokenizer'] or '-'}",
+        ],
         "workers": [words["workers"], *strategy],
         "trained": [
             f"{words['steps']} steps",

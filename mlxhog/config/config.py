@@ -63,7 +63,11 @@ class TrainConfig(FineTuning):
         ConfigError: naming every wrong value and every contradiction at once.
     """
 
-    data: str = _data("sotu", "corpus shipped with the package, or a text file, folder or glob")
+    data: str = _data(
+        "sotu",
+        "corpus shipped with the package, or text files, folders or globs, one or several",
+        lines=True,
+    )
     tokenizer: str = _data(
         "auto",
         "bytes, bpe:N (N ids, learnt from the text), sotu (that of the text in the package), or a "

@@ -6,6 +6,7 @@ typed one.
 """
 
 import dataclasses
+import os
 import types
 import typing
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ def option(
     aliases: tuple[str, ...] = (),
     none: str = "none",
     repeats: bool = False,
+    lines: bool = False,
     flat: str = "",
     kind: "Chooses | None" = None,
     old: object = None,
@@ -65,6 +67,8 @@ def option(
         aliases: other spellings, in snake_case, accepted in YAML and as flags.
         none: the word for None, if the type allows it.
         repeats: `NAME=VALUE`; values of further flags and sources are added to it.
+        lines: the text may have several values, one per line; YAML and Python may give a list, and
+            a command line several words or flags.
         flat: for a number of a choice: its name outside of the choice; the same name by default.
         kind: for a choice: the registry that reads it.
         old: the default that version 0.2 wrote into its files, if it was another one, or its
@@ -83,6 +87,7 @@ def option(
         "aliases": aliases,
         "none": none,
         "repeats": repeats,
+        "lines": lines,
         "flat": flat,
         "kind": kind,
         "old": old,
@@ -110,6 +115,7 @@ class Option:
     aliases: tuple[str, ...]
     none: str
     repeats: bool
+    lines: bool
     flat: str
     kind: "Chooses | None"
     old: object
@@ -166,7 +172,7 @@ class Option:
                 raise ValueError(f"{got}: {error}") from error
         try:
             converted = self._typed(value)
-        except ValueError:
+        except (ValueError, TypeError):
             raise ValueError(f"{got}; wanted {self.expected}") from None
         if self.choices and converted not in self.choices:
             raise ValueError(
@@ -189,6 +195,8 @@ class Option:
             return Interval.parse(value)
         if self.repeats:
             return plain_yaml.as_assignments(value)
+        if self.lines and isinstance(value, list | tuple) and value:
+            return "\n".join(map(os.fspath, value))
         if isinstance(value, bool) or not isinstance(value, str | int | float):
             raise ValueError("wanted text")
         return str(value)  # `name: 2024` in YAML is a name
@@ -207,6 +215,8 @@ class Option:
         """Return `value` as YAML and people write it; `convert` reads it back."""
         if value is None:
             return self.none
+        if self.lines and "\n" in str(value):
+            return str(value).split("\n")
         return str(value) if isinstance(value, Interval) or self.kind is not None else value
 
 

@@ -278,6 +278,9 @@ def _layer(
                 f"{written.origin}: {written.name!r} and {first.name!r} ({first.origin}) "
                 "are the same option; keep one"
             )
+        elif name in values and written.is_flag and name in specs and specs[name].lines:
+            both = f"{values[name].value}\n{written.value}"
+            values[name] = replace(written, value=both)
         elif name in values and written.is_flag and name in specs and specs[name].repeats:
             values[name] = _added(values[name], written)
         elif name in values and not written.is_flag:

@@ -6,6 +6,9 @@
     FILE, FOLDER, GLOB      the user's own text; the prefixes `file:` and `dir:` make it explicit
     hf:NAME, hf:FOLDER      a data set that the package `datasets` loads, see `tables.DataSet`
 
+Several names, one per line, are one corpus: the held-out text is that of those that bring their
+own, if any does.
+
 A folder or glob with files called `valid`, `validation`, `val`, `dev` or `test` brings its own
 held-out text (`heldout.by_name`), and so does a data set with a split called validation.
 """
@@ -20,13 +23,15 @@ import json
 import lzma
 import os
 import sysconfig
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
-from mlxhog.data import folders, heldout, records, tables, textfiles
+from mlxhog.data import encodings, folders, heldout, records, tables, textfiles
 from mlxhog.data.encodings import quoted
 from mlxhog.data.folders import Skipped
 from mlxhog.errors import DataError, EnvironmentLacks
@@ -56,6 +61,7 @@ class Corpus:
         read: reads the documents of one of `files`, if a folder or a glob selected them, so that a
             bad file can be left out; None if every file is needed.
         folder: the folder that selected the files.
+        members: the corpora that it consists of, if several were named.
     """
 
     source: str
@@ -68,6 +74,34 @@ class Corpus:
     keys: tuple[str, ...] = ()
     read: Callable[[Path], Iterator[bytes]] | None = None
     folder: Path | None = None
+    members: tuple[Corpus, ...] = ()
+
+    @classmethod
+    def together(cls, members: Sequence[Corpus]) -> Self:
+        """The corpus of several.
+
+        Raises:
+            DataError: two of them have the same file.
+        """
+        files = [path for one in members for path in (*one.files, *one.held_out)]
+        real = Counter(map(os.path.realpath, files))
+        if twice := [path for path, n in real.items() if n > 1]:
+            raise DataError(
+                f"--data names {printable(Path(twice[0]))} more than once, so that it could be "
+                "trained on and held out; name every file and folder once"
+            )
+        own = [one.validation for one in members if one.validation is not None]
+        return cls(
+            ", ".join(one.source for one in members),
+            lambda: chain.from_iterable(one.documents() for one in members),
+            (lambda: chain.from_iterable(read() for read in own)) if own else None,
+            files=tuple(path for one in members for path in one.files),
+            held_out=tuple(path for one in members for path in one.held_out),
+            unheeded=tuple(path for one in members for path in one.unheeded),
+            skipped=tuple(skipped for one in members for skipped in one.skipped),
+            keys=next((one.keys for one in members if one.keys), ()),
+            members=tuple(members),
+        )
 
     @classmethod
     def chosen(
@@ -102,6 +136,8 @@ class Corpus:
         Args:
             change: gets the documents and the path of a file, or all documents and the source.
         """
+        if self.members:
+            return Corpus.together([one.mapped(change) for one in self.members])
         if (read := self.read) is not None:
             return replace(
                 self,
@@ -118,8 +154,39 @@ class Corpus:
             validation=self.validation and changed(self.validation, f"{name}, held-out"),
         )
 
+    def without(
+        self,
+        skipped: Sequence[Skipped],
+        files: Sequence[Path],
+        held_out: Sequence[Path],
+        strict: bool,
+    ) -> Corpus:
+        """Return the corpus of some of its files, with the others as skipped.
+
+        Raises:
+            DataError: no text is left, or a file is bad and `strict`.
+        """
+        assert self.read is not None
+        bad = folders.named(skipped, self.folder)
+        if not files:
+            why = [folders.summary(0, skipped), folders.left_out(skipped), bad]
+            raise DataError(
+                f"{self.source} has no readable text: {'; '.join(filter(None, why))}; choose other "
+                "files"
+            )
+        if strict and bad:
+            raise DataError(
+                f"{self.source} has bad files, and --strict-data refuses them: {bad}; repair or "
+                "remove them, or leave --strict-data out to skip them"
+            )
+        return replace(
+            self,
+            **_reading(files, held_out, self.read),
+            skipped=tuple(sorted(skipped, key=lambda one: one.path)),
+        )
+
     def notes(self, listed_by: str = "--dry-run") -> list[str]:
-        """Say what names decided, and which files are skipped and why, the bad ones by name.
+        """Say what names decided, which files are skipped and why, and which are mostly markup.
 
         Args:
             listed_by: the option that lists all of them.
@@ -139,10 +206,16 @@ class Corpus:
             )
         if equal := [one.path for one in self.skipped if one.kind == EQUAL]:
             notes.append(f"read once, since another file has the same text: {self._some(equal)}")
-        if not self.skipped:
-            return notes
-        n_read = len(self.files) + len(self.held_out)
-        notes.append(f"{folders.summary(n_read, self.skipped)}; {listed_by} lists them")
+        files = (*self.files, *self.held_out)
+        for kind, n in Counter(map(textfiles.kind, files)).items():
+            what, command = encodings.MARKUP.get(kind, ("", ""))
+            if command:
+                way_out = encodings.way_out(Path("FILE"), command)
+                notes.append(f"{n} {kind} read as it stands, with all markup: {what}; {way_out}")
+        if self.skipped:
+            notes.append(f"{folders.summary(len(files), self.skipped)}; {listed_by} lists them")
+        if left_out := folders.left_out(self.skipped):
+            notes.append(f"left out: {left_out}")
         if bad := folders.named(self.skipped, self.folder):
             notes.append(f"bad files: {bad}; --strict-data refuses them")
         return notes
@@ -163,7 +236,7 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     """Return the corpus that `spec` names, without reading its text yet.
 
     Args:
-        spec: a name of the list above, a path, or a glob.
+        spec: a name of the list above, a path, or a glob; or several, one per line.
         text_key: the key of a record, or column of a table, with the text; see
             `textfiles.documents`.
 
@@ -174,6 +247,8 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     """
     if not spec.removeprefix("file:").removeprefix("dir:").removeprefix("hf:").strip():
         raise DataError(f"the corpus is {spec!r}; name one of {', '.join(_NAMED)}, or a path")
+    if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
+        return Corpus.together([find(one, text_key) for one in specs])
     if spec in _NAMED:
         return _NAMED[spec]()
     if spec.startswith("hf:"):
@@ -182,18 +257,18 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     if path.is_dir():
         return _folder(path, text_key)
     if path.exists() or path.is_symlink():  # reading a broken link says so
-        source = os.path.realpath(path)
+        source = os.path.abspath(path)
         return Corpus(
             source, lambda: textfiles.documents(path, text_key, split=True), files=(path,)
         )
     if glob.has_magic(str(path)):
         matches = glob.glob(str(path), recursive=True)
-        files = sorted(Path(match) for match in matches if not os.path.isdir(match))
+        files, skipped = folders.once(Path(one) for one in matches if not os.path.isdir(one))
         if not files:
             raise DataError(
                 f"no file matches {spec!r} in {Path.cwd()}; quote the pattern, or name a folder"
             )
-        return Corpus.chosen(str(path.absolute()), files, text_key)
+        return Corpus.chosen(str(path.absolute()), files, text_key, skipped=skipped)
     raise DataError(_unknown(spec, path))
 
 
@@ -204,6 +279,8 @@ def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
         corpus: as `find` or `checked` returned it.
         text_key: as for `find`.
     """
+    if corpus.members:
+        return [part for one in corpus.members for part in parts(one, text_key)]
     files = (*corpus.files, *corpus.held_out)
     if len(files) < 2:
         return [corpus]
@@ -213,7 +290,7 @@ def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
 def readable(spec: str, text_key: str | None = None, *, strict: bool = False) -> Corpus:
     """Return a corpus without its bad files; arguments and errors as of `find` and `checked`."""
     corpus = find(spec, text_key)
-    if corpus.read is None:
+    if corpus.read is None and not corpus.members:
         return corpus
     return checked(corpus, lambda documents, *_: sum(1 for _ in documents), strict=strict)
 
@@ -234,45 +311,38 @@ def checked(
         DataError: needed text cannot be read; a file is bad and `strict`; or no text is left.
         EnvironmentLacks: needed text requires a package that is not installed.
     """
-    if corpus.read is None:
-        take(corpus.documents(), False)
-        if corpus.validation is not None:
-            take(corpus.validation(), True)
-        return corpus
-    files, held_out, skipped = list[Path](), list[Path](), list(corpus.skipped)
+    members = corpus.members or (corpus,)
+    kept: dict[tuple[int, bool], list[Path]] = {}
+    skipped = [list(one.skipped) for one in members]
     known: dict[bytes, Path] = {}
-    by_role = [(path, False) for path in corpus.files] + [(path, True) for path in corpus.held_out]
-    for path, is_held_out in by_role:
-        try:
-            n_documents = take(_once(corpus.read(path), path, known), is_held_out)
-        except _EqualFile as equal:
-            skipped.append(Skipped(path, EQUAL, f"equal to {printable(str(equal))}"))
-            continue
-        except (DataError, EnvironmentLacks) as error:
-            if is_held_out:
-                raise
-            skipped.append(Skipped.bad(path, error))
-            continue
-        if n_documents:
-            (held_out if is_held_out else files).append(path)
-        else:
-            skipped.append(Skipped.empty(path))
-    bad = folders.named(skipped, corpus.folder)
-    if not files:
-        raise DataError(
-            f"{corpus.source} has no readable text: "
-            f"{folders.summary(0, skipped)}{bad and f'; {bad}'}; choose other files"
-        )
-    if strict and bad:
-        raise DataError(
-            f"{corpus.source} has bad files, and --strict-data refuses them: {bad}; repair or "
-            "remove them, or leave --strict-data out to skip them"
-        )
-    return replace(
-        corpus,
-        **_reading(files, held_out, corpus.read),
-        skipped=tuple(sorted(skipped, key=lambda one: one.path)),
-    )
+    for is_held_out in (False, True):  # in the order in which they are written, see `prepare`
+        for place, one in enumerate(members):
+            files = kept[place, is_held_out] = []
+            if one.read is None:
+                documents = one.validation if is_held_out else one.documents
+                if documents is not None:
+                    take(documents(), is_held_out)
+                continue
+            for path in one.held_out if is_held_out else one.files:
+                try:
+                    n_documents = take(_once(one.read(path), path, known), is_held_out)
+                except _EqualFile as equal:
+                    why = f"equal to {printable(str(equal))}"
+                    skipped[place].append(Skipped(path, EQUAL, why))
+                except (DataError, EnvironmentLacks) as error:
+                    if is_held_out:
+                        raise
+                    skipped[place].append(Skipped.bad(path, error))
+                else:
+                    if n_documents:
+                        files.append(path)
+                    else:
+                        skipped[place].append(Skipped.empty(path))
+    checked_members = [
+        one if one.read is None else one.without(skipped[k], kept[k, False], kept[k, True], strict)
+        for k, one in enumerate(members)
+    ]
+    return Corpus.together(checked_members) if corpus.members else checked_members[0]
 
 
 class _EqualFile(Exception):
@@ -326,7 +396,7 @@ def _python(roots: list[Path]) -> Iterator[bytes]:
 
 
 def _folder(folder: Path, text_key: str | None) -> Corpus:
-    source = str(folder.resolve())
+    source = os.path.abspath(folder)
     texts, skipped = folders.look(folder, text_key)
     if not texts:
         raise DataError(_without_text(folder, skipped))
@@ -338,16 +408,15 @@ def _without_text(folder: Path, skipped: Sequence[Skipped]) -> str:
     if not skipped:
         return f"the folder {folder} holds no files; name a folder with text"
     way_out = "name another folder"
-    if one := next((one for one in skipped if one.glob), None):
+    if any(one.advice for one in skipped):
+        way_out = "convert its files, or name another folder"
+    elif one := next((one for one in skipped if one.glob), None):
         pattern = f"{glob.escape(str(one.path.parent))}/{one.glob}"
         way_out = f"a glob reads what it matches: --data {quoted(pattern)}"
     if one := next((one for one in skipped if one.is_table), None):
         way_out = textfiles.column_needed(one.path)
-    bad = folders.named(skipped, folder)
-    return (
-        f"the folder {folder} holds no text: {folders.summary(0, skipped)}{bad and f'; {bad}'}; "
-        f"{way_out}"
-    )
+    why = [folders.summary(0, skipped), folders.left_out(skipped), folders.named(skipped, folder)]
+    return f"the folder {folder} holds no text: {'; '.join(filter(None, why))}; {way_out}"
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
@@ -533,10 +602,11 @@ class Inventory:
 
 def _look(path: Path, text_key: str | None) -> TextFile:
     fields, not_utf8 = dict[str, int](), None
-    if textfiles.kind(path) in textfiles.RECORD_SUFFIXES:
+    kind = textfiles.record_kind(path)
+    if kind:
         counts = textfiles.fields(path, text_key, LOOKED_AT)
         fields = {_PLUS.join(keys): count for keys, count in counts.items()}
-    if textfiles.kind(path) != tables.PARQUET_SUFFIX:
+    if kind != tables.PARQUET_SUFFIX:
         first = textfiles.not_utf8(path)
         not_utf8 = None if first is None else first[0]
     return TextFile(str(path), path.stat().st_size, next(iter(fields), None), not_utf8, fields)

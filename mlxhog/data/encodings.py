@@ -1,4 +1,4 @@
-"""Recognising text and its encoding by the first bytes of a file.
+"""Recognising text, its encoding and other formats by the first bytes of a file.
 
 Text is UTF-8. A byte-order mark at the beginning of a file names UTF-8, UTF-16 or UTF-32; such text
 is decoded, and the mark is dropped. Other bytes stay as they are: a model of bytes can learn them.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import json
 import os
 import re
 import shlex
@@ -27,11 +28,44 @@ _CONTROLS = bytes(set(range(32)) - set(b"\b\t\n\v\f\r\x1b")) + b"\x7f"
 """Control characters that text does not need; man pages have backspaces, logs have escapes."""
 _MOST_CONTROLS = 0.01  # share of control characters in text; compressed data has 0.1
 _MOST_FOREIGN = 0.25  # share of bytes above 127 in text that is not UTF-8, such as Latin-1
-_DOCUMENTS = (
-    (b"%PDF-", "a PDF document"),
-    (b"%!PS", "PostScript"),
-    (b"{\\rtf", "a document of a word processor (RTF)"),
+_PANDOC = "pandoc -t plain -o {0}.txt {0}"
+_FORMATS = (
+    (0, b"%PDF-", "a PDF document", "pdftotext {0}"),
+    (0, b"%!PS", "PostScript", "ps2ascii {0} {0}.txt"),
+    (0, b"{\\rtf", "a document of a word processor (RTF)", _PANDOC),
+    (0, b"\xd0\xcf\x11\xe0", "a document of an old Office", "soffice --convert-to txt:Text {0}"),
+    (30, b"mimetypeapplication/epub", "an e-book (EPUB)", _PANDOC),
+    (30, b"mimetypeapplication/vnd.oasis", "an OpenDocument file", _PANDOC),
+    (30, b"[Content_Types].xml", "a document of Office", _PANDOC),
+    (0, b"PK\x03\x04", "a zip archive", "unzip {0}"),
+    (257, b"ustar", "a tar archive", "tar -xf {0}"),
+    (4, b"1AY&SY", "packed by bzip2", "bunzip2 {0}"),
+    (0, b"7z\xbc\xaf", "a 7z archive", "7z x {0}"),
+    (0, b"Rar!\x1a", "a rar archive", "unrar x {0}"),
+    (0, b"\x93NUMPY", "an array of NumPy", ""),
+    (0, b"ARROW1", "an Arrow file", ""),
+    (0, b"SQLite format 3", "a database of SQLite", ""),
+    (0, b"\x7fELF", "a program", ""),
+    (0, b"\x89PNG", "a picture", ""),
+    (0, b"\xff\xd8\xff", "a picture", ""),
+    (0, b"GIF89a", "a picture", ""),
+    (0, b"II*\0", "a picture", ""),
+    (8, b"WEBP", "a picture", ""),
 )
+"""Offset and signature, what the file is, and the command that converts or unpacks it."""
+_OF_NUMPY = re.compile(rb"PK\x03\x04.{26}[^/\0]{1,200}\.npy", re.DOTALL)
+
+MARKUP = {
+    ".ipynb": ("a notebook", "jupyter nbconvert --to markdown {0}"),
+    ".html": ("a web page", _PANDOC),
+    ".htm": ("a web page", _PANDOC),
+    ".mbox": ("mail with its headers and attachments", "see docs/own-text.md"),
+    ".geojson": ("data of a program", ""),
+    ".map": ("data of a program", ""),
+    ".lock": ("data of a program", ""),
+    ".svg": ("a drawing", ""),
+}
+"""Suffix of text that is mostly markup or data: what it is, and the command that converts it."""
 _PRIVATE_KEY = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY")
 
 
@@ -63,6 +97,16 @@ def as_utf8(file: BinaryIO) -> BinaryIO:
     if start.startswith(codecs.BOM_UTF8):
         file.read(len(codecs.BOM_UTF8))
     return file
+
+
+def plain(content: bytes) -> bytes:
+    """Return a text as training reads it: UTF-8 without a byte-order mark, CRLF as LF.
+
+    Raises:
+        UnicodeError: the text is not encoded as its mark says.
+    """
+    file = io.BufferedReader(cast(Any, io.BytesIO(content)))
+    return as_utf8(file).read().replace(b"\r\n", b"\n")
 
 
 class _Decoded(io.RawIOBase):
@@ -110,12 +154,61 @@ class _Decoded(io.RawIOBase):
 
 
 def unmarked(start: bytes) -> str | None:
-    """The name of an encoding of UTF-16 without a mark, by the first bytes; None for others."""
+    """The name of an encoding of UTF-16 or UTF-32 without a mark, by the first bytes, or None."""
     start = start[:4096]
-    for name, zeros in (("UTF-16LE", start[1::2]), ("UTF-16BE", start[::2])):
-        if len(start) >= 16 and zeros.count(0) > 0.9 * len(zeros) and start.count(0) < len(start):
+    for name in ("UTF-32LE", "UTF-32BE", "UTF-16LE", "UTF-16BE"):
+        try:
+            text = codecs.getincrementaldecoder(name)().decode(start)  # may end in a character
+        except UnicodeDecodeError:
+            continue
+        if len(start) >= 16 and sum(" " <= c < "\x7f" or c in "\t\n\r" for c in text) > 0.9 * len(
+            text
+        ):
             return name
     return None
+
+
+def other_format(start: bytes) -> tuple[str, str] | None:
+    """What a file is that is not text, and the command that converts it; None if not known.
+
+    Args:
+        start: its first bytes; one at 262 tells an archive.
+    """
+    if _OF_NUMPY.match(start):
+        return "arrays of NumPy", ""
+    for offset, signature, what, command in _FORMATS:
+        if start.startswith(signature, offset):
+            return what, command
+    return None
+
+
+def way_out(path: Path, command: str) -> str:
+    """The end of a message about a file of another format: the command of a table above."""
+    if command.startswith("see "):
+        return f"to convert it {command}"
+    return f"unpack or convert it: {command.format(quoted(path))}" if command else "keep it out"
+
+
+def records_in(start: bytes) -> str:
+    """The suffix of files of records that begin like this; empty for other content.
+
+    Args:
+        start: first bytes of a file of at least `HEAD_BYTES`, or the whole file.
+    """
+    if start.startswith(b"PAR1"):
+        return ".parquet"
+    first, newline, _ = start.lstrip().partition(b"\n")
+    if re.match(rb"\[\s*\{\s*\"", start.lstrip()):
+        return ".json"
+    if not re.match(rb'\{\s*"(?:[^"\\]|\\.)*"\s*:', first):
+        return ""
+    if not newline and len(start) >= HEAD_BYTES:
+        return ".jsonl"  # the first line is longer
+    try:
+        json.loads(first.decode(errors="replace"), strict=False)
+    except (ValueError, RecursionError):
+        return ""
+    return ".jsonl"
 
 
 def why_no_text(start: bytes) -> str | None:
@@ -124,9 +217,6 @@ def why_no_text(start: bytes) -> str | None:
     Args:
         start: first bytes of the file as UTF-8, at most `HEAD_BYTES`.
     """
-    for signature, document in _DOCUMENTS:
-        if start.startswith(signature):
-            return document
     if _PRIVATE_KEY.search(start):
         return "a private key"
     if (zero := start.find(0)) >= 0:
@@ -160,6 +250,11 @@ def conversion(path: Path, name: str) -> str:
     if unpack:
         return f"{unpack} {quoted(source)} | {convert} > {quoted(new)}"
     return f"{convert} {quoted(source)} > {quoted(new)}"
+
+
+def words(data: object) -> str:
+    """Return the texts that an option `data`, or its list in YAML, names, as in a shell."""
+    return " ".join(map(quoted, data if isinstance(data, list) else str(data).split("\n")))
 
 
 def quoted(path: Path | str) -> str:

@@ -2,11 +2,12 @@
 
     a known suffix      text: prose, source code, records (`textfiles.TEXT_SUFFIXES`)
     .csv, .tsv          a table; read if `text_key` names a column
-    data and drawings   skipped, although the bytes are text (`DATA_SUFFIXES`)
-    any other suffix    text if its first bytes are text
+    markup and data     skipped, although the bytes are text (`encodings.MARKUP`)
+    .json and others    text or records if the content is
 
-Hidden files and folders are skipped: they may hold settings and passwords. A file that looks like
-text and cannot be read is a bad file. It is skipped like the others, and messages name it.
+A link to a folder is followed, and no folder is read twice. Hidden files and folders are skipped:
+they may hold settings and passwords. A file that looks like text and cannot be read is a bad file.
+It is skipped like the others, and messages name it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,8 +23,6 @@ from mlxhog.data import encodings, tables, textfiles, unpacking
 from mlxhog.errors import DataError, EnvironmentLacks
 from mlxhog.files.paths import printable
 
-DATA_SUFFIXES = frozenset(".json .geojson .ipynb .map .lock .svg".split())
-"""Text that programs write for programs; a glob reads it."""
 _CACHES = ("__pycache__",)
 
 _KINDS = 6  # kinds of files that the summary names
@@ -44,6 +43,8 @@ class Skipped:
         reason: why it is not read.
         is_bad: whether it should be text, but is damaged, unreadable or empty.
         glob: a pattern that matches it and similar files, if a glob would read them.
+        advice: why it is not read and the way to its text, the same for all files of its kind;
+            empty if it cannot be expected to have text.
     """
 
     path: Path
@@ -51,6 +52,7 @@ class Skipped:
     reason: str
     is_bad: bool = False
     glob: str = ""
+    advice: str = ""
 
     @property
     def is_table(self) -> bool:
@@ -65,7 +67,14 @@ class Skipped:
     def bad(cls, path: Path, error: DataError | EnvironmentLacks) -> Skipped:
         """A file whose reader raised an error, which begins with its path and line."""
         reason = re.sub(r"^:(\d+): ", r"line \1: ", str(error).removeprefix(str(path)))
-        return cls(path, BAD, reason.lstrip(", ").removeprefix("is "), is_bad=True)
+        return cls(path, BAD, reason.lstrip(",: ").removeprefix("is "), is_bad=True)
+
+    @classmethod
+    def other(cls, path: Path, kind: str, what: str, command: str, glob: str = "") -> Skipped:
+        """A file of another format, such as a document or an archive."""
+        ways = (f"{what}; {encodings.way_out(one, command)}" for one in (path, Path("FILE")))
+        reason, advice = ways if command else (what, "")
+        return cls(path, kind, reason, glob=glob, advice=advice)
 
     @classmethod
     def empty(cls, path: Path) -> Skipped:
@@ -77,7 +86,7 @@ def look(folder: Path, text_key: str | None) -> tuple[tuple[Path, ...], tuple[Sk
     """Return the files of a folder that are text, and the others, each in the order of paths.
 
     Args:
-        folder: the folder, read with its subfolders; links to other folders are not followed.
+        folder: the folder, read with its subfolders.
         text_key: see `corpora.find`.
     """
     texts = list[Path]()
@@ -91,7 +100,10 @@ def look(folder: Path, text_key: str | None) -> tuple[tuple[Path, ...], tuple[Sk
 
 
 def walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
-    """Return the files of a folder in the order of paths, and its hidden or unreadable entries."""
+    """Return the files of a folder in the order of paths, and the entries that are not entered.
+
+    These are hidden or cannot be opened, or they are links to what is read without them.
+    """
     files, skipped = list[Path](), list[Skipped]()
 
     def closed(error: OSError) -> None:
@@ -99,17 +111,49 @@ def walk(folder: Path) -> tuple[list[Path], list[Skipped]]:
         reason = f"a folder that cannot be opened: {error.strerror}"
         skipped.append(Skipped(path, BAD, reason, is_bad=True))
 
-    for name, folders, names in os.walk(folder, onerror=closed):
-        here = Path(name)
-        for one in [one for one in folders if one.startswith(".") or one in _CACHES]:
-            folders.remove(one)
-            skipped.append(Skipped(here / one, "hidden", "a hidden folder"))
-        for one in names:
-            if one.startswith("."):
-                skipped.append(Skipped(here / one, "hidden", "a hidden file", glob=".*"))
-            else:
-                files.append(here / one)
-    return sorted(files), skipped
+    roots, entered = [folder], set[str]()
+    for root in roots:  # links are appended, and are read after the folders that are none
+        real = os.path.realpath(root)
+        above = Path(os.path.realpath(root.parent)).is_relative_to(real)
+        if root != folder and (above or real in entered):
+            skipped.append(_linked(root, "above it" if above else "that is read already"))
+            continue
+        for name, folders, names in os.walk(root, onerror=closed):
+            here, real_here = Path(name), os.path.realpath(name)
+            if real_here in entered:
+                skipped.append(_linked(here, "that is read already"))
+                folders.clear()
+                continue
+            entered.add(real_here)
+            for one in sorted(folders):
+                if one.startswith(".") or one in _CACHES:
+                    skipped.append(Skipped(here / one, "hidden", "a hidden folder"))
+                    folders.remove(one)
+                elif (here / one).is_symlink():
+                    roots.append(here / one)  # os.walk does not enter it
+            for one in names:
+                if one.startswith("."):
+                    skipped.append(Skipped(here / one, "hidden", "a hidden file", glob=".*"))
+                else:
+                    files.append(here / one)
+    kept, linked = once(files)
+    return kept, [*skipped, *linked]
+
+
+def once(files: Iterable[Path]) -> tuple[list[Path], tuple[Skipped, ...]]:
+    """Return files in the order of paths, without links to others of them and paths over links."""
+    by_file, skipped = dict[str, Path](), list[Skipped]()
+    for path in sorted(files, key=lambda path: (path.is_symlink(), len(path.parts), path)):
+        first = by_file.setdefault(os.path.realpath(path), path)
+        if first != path:
+            advice = f"the same file as {printable(first)}"
+            skipped.append(Skipped(path, "linked", advice, advice=advice))
+    return sorted(by_file.values()), tuple(skipped)
+
+
+def _linked(path: Path, where: str) -> Skipped:
+    reason = f"a link to a folder {where}"
+    return Skipped(path, "linked", reason, advice=f"{printable(path)} is {reason}")
 
 
 def _skipped(path: Path, text_key: str | None) -> Skipped | None:
@@ -119,17 +163,33 @@ def _skipped(path: Path, text_key: str | None) -> Skipped | None:
     label = kind + packed or "without suffix"
     if kind in tables.CSV_SUFFIXES and not text_key:
         return Skipped(path, label, "a table; --text-key names the column of its text")
-    if kind in DATA_SUFFIXES:
-        of_program = "data of a program; a glob reads it as it stands"
-        return Skipped(path, label, of_program, glob=f"*{path.suffix}")
+    if kind in encodings.MARKUP:
+        return Skipped.other(path, label, *encodings.MARKUP[kind], glob=f"*{path.suffix}")
     if kind in textfiles.TEXT_SUFFIXES or kind in tables.CSV_SUFFIXES:
         return None  # reading it reports the error
     try:
         start = textfiles.head_of(path)
+        if other := encodings.other_format(start):
+            return Skipped.other(path, label, *other)
+        if encodings.records_in(start) or kind == ".json":
+            reason = textfiles.without_text(path, text_key)
+            advice = reason.partition(": ")[0]
+        else:
+            reason, advice = encodings.why_no_text(start) or "", ""
     except (DataError, EnvironmentLacks) as error:
         return Skipped.bad(path, error)
-    reason = encodings.why_no_text(start)
-    return None if reason is None else Skipped(path, label, reason)
+    return Skipped(path, label, reason, advice=advice) if reason else None
+
+
+def left_out(skipped: Sequence[Skipped]) -> str:
+    """Say which skipped files may have text, and the way to it; empty if none has.
+
+    >>> left_out([Skipped.other(Path("a.pdf"), ".pdf", "a PDF document", "pdftotext {0}")] * 2)
+    '2 .pdf (a PDF document; unpack or convert it: pdftotext FILE)'
+    """
+    kinds = Counter((one.kind, one.advice) for one in skipped if one.advice).most_common()
+    parts = [f"{n} {printable(kind)} ({advice})" for (kind, advice), n in kinds[:_KINDS]]
+    return ", ".join([*parts, *(["and others"] if len(kinds) > _KINDS else [])])
 
 
 def summary(n_read: int, skipped: Sequence[Skipped]) -> str:

@@ -197,11 +197,19 @@ def by_name(files: Sequence[Path], folder: Path) -> Named:
         )
         if not _FEWEST_BYTES <= size <= rest:
             return Named(tuple(files), unheeded=(*held_out, *test))
-    records = tuple(p for p in train if textfiles.kind(p) in textfiles.RECORD_SUFFIXES)
+    records = tuple(path for path in train if _has_records(path))
     if not records:
         return Named(others, held_out, test)
     trained = set(records)
     return Named(records, held_out, test, tuple(path for path in others if path not in trained))
+
+
+def _has_records(path: Path) -> bool:
+    """Whether a file has records; False for one that cannot be read, which its reader reports."""
+    try:
+        return bool(textfiles.record_kind(path))
+    except (DataError, EnvironmentLacks):
+        return False
 
 
 def _words_of(files: Sequence[Path], folder: Path) -> dict[Path, str]:

@@ -57,6 +57,7 @@ class Prepared:
         fresh: whether this call wrote the files.
         corpus: the corpus, without the files that cannot be read.
         n_bytes: of its text, with the held-out text.
+        changed: documents that the tokenizer has changed.
     """
 
     train: Path
@@ -70,6 +71,7 @@ class Prepared:
     fresh: bool
     corpus: corpora.Corpus
     n_bytes: int
+    changed: int
 
     def open(self, seq_len: int) -> tuple[TokenFile, TokenFile]:
         """Return the open training and held-out files.
@@ -165,7 +167,7 @@ def prepare(
     with _locked(cache, target):
         if _key_of(target) == key:
             if existing := _existing(target, corpus, spec):
-                return replace(existing, notes=(*existing.notes, *notes))
+                return _with_notes(existing, scan, notes)
             notes.append(f"the stored tokens of {corpus.source} were damaged and are made anew")
         elif out_dir and target.exists() and any(target.iterdir()):
             raise DataError(f"{out_dir} has other files; choose a new directory, or delete it")
@@ -173,7 +175,13 @@ def prepare(
         prepared = _existing(target, corpus, spec, fresh=True)
     if prepared is None:
         raise DataError(f"{target} cannot be read back as it was written; check the disk")
-    return replace(prepared, notes=(*prepared.notes, *notes))
+    return _with_notes(prepared, scan, notes)
+
+
+def _with_notes(prepared: Prepared, scan: _Scan, notes: list[str]) -> Prepared:
+    # None is stored: the same text may come from another folder, with other files, next time.
+    own = _notes(prepared.corpus, scan, prepared.tokenizer, prepared.changed)
+    return replace(prepared, notes=(*prepared.corpus.notes(), *own, *notes))
 
 
 def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, list[str]]:
@@ -309,7 +317,7 @@ def _existing(
     """Return the prepared corpus in the directory `target`, or None if it is damaged."""
     try:
         record: dict[str, Any] = plain_json.read(target / _RECORD)
-        if not all(isinstance(record[name], str) for name in ("source", "corpus_sha256", "rule")):
+        if not all(isinstance(record[name], str) for name in ("corpus_sha256", "rule")):
             return None
         train, val = target / "train.bin", target / "val.bin"
         tokenizer = tokenizers.load(target)
@@ -321,14 +329,14 @@ def _existing(
             val=val,
             tokenizer=tokenizer,
             spec=spec,
-            source=record["source"],
+            source=corpus.source,
             corpus_sha256=record["corpus_sha256"],
             rule=record["rule"],
-            # Not from the stored record: the same text may come with other skipped files today.
-            notes=(*corpus.notes(), *map(str, record["notes"])),
+            notes=(),
             fresh=fresh,
             corpus=corpus,
             n_bytes=int(record["bytes"]),
+            changed=int(record["changed"]),
         )
     except (DataError, OSError, ValueError, KeyError, TypeError):
         return None  # it will be written again
@@ -371,7 +379,7 @@ def _write(
                 "bytes": scan.sizes.n_bytes,
                 "rule": rule,
                 "tokenizer": spec,
-                "notes": _notes(corpus, scan, tokenizer, changed),
+                "changed": changed,
             }
             write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
             sync(part)
@@ -448,7 +456,8 @@ def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer, changed: i
 def _first_not_utf8(corpus: corpora.Corpus) -> str:
     """Name the first such byte, and the command that converts its file."""
     for path in corpus.files:
-        if textfiles.kind(path) != tables.PARQUET_SUFFIX and (place := textfiles.not_utf8(path)):
+        is_text = textfiles.record_kind(path) != tables.PARQUET_SUFFIX
+        if is_text and (place := textfiles.not_utf8(path)):
             offset, value = place
             return (
                 f", the first of them {value:#04x} at byte {offset} of {printable(path)}; if that "

@@ -216,19 +216,22 @@ class DataSet:
         name, _, subset = name.partition(",")
         folder = expanded(name)
         here = folder.exists()
-        self.source = f"hf:{folder.resolve() if here else name}" + (f",{subset}" if subset else "")
+        self.source = f"hf:{folder.absolute() if here else name}" + (f",{subset}" if subset else "")
         package = _package("datasets", f"--data hf:{name}", "datasets")
         package.disable_progress_bars()
         saved = any((folder / file).is_file() for file in ("dataset_dict.json", "state.json"))
         try:
-            loaded = (
-                package.load_from_disk(str(folder))
-                if saved
-                else package.load_dataset(str(folder) if here else name, subset or None)
-            )
+            if saved:
+                loaded = package.load_from_disk(str(folder))
+            else:
+                which = (str(folder) if here else name, subset or None)
+                config = package.load_dataset_builder(*which).config
+                # In CSV the words null, NA and None are words; the default makes them empty.
+                words = {"keep_default_na": False} if hasattr(config, "keep_default_na") else {}
+                loaded = package.load_dataset(*which, **words)
         except Exception as error:  # its readers and the network raise errors of any type
             raise DataError(
-                f"the data set {self.source} cannot be loaded: {message_of(error)}; name one on "
+                f"the data set {self.source} cannot be loaded: {_causes(error)}; name one on "
                 "the hub (hf:OWNER/NAME, hf:OWNER/NAME,SUBSET) or a folder"
             ) from error
         self._splits: dict[str, Any] = loaded if isinstance(loaded, dict) else {"train": loaded}
@@ -251,6 +254,16 @@ class DataSet:
         names = [name for name in columns if name in rows.column_names]
         for row, record in enumerate(rows.select_columns(names) if names else rows, 1):
             yield f"{self.source}, {split} row {row}", record
+
+
+def _causes(error: BaseException) -> str:
+    """The message of an error and of what caused it, the first cause last."""
+    messages = []
+    cause: BaseException | None = error
+    while cause is not None:
+        messages.append(message_of(cause))
+        cause = cause.__cause__ or cause.__context__
+    return ": ".join(dict.fromkeys(messages))
 
 
 def _package(module: str, what: str, package: str) -> Any:

@@ -1,4 +1,4 @@
-"""The documents of one file: plain text, JSON lines, CSV or Parquet, compressed or not.
+"""The documents of one file: plain text, JSON, JSON lines, CSV or Parquet, compressed or not.
 
 Documents are bytes, so the byte tokenizer keeps text that is not UTF-8 unchanged. Text with a
 byte-order mark becomes UTF-8 without one, and CRLF becomes LF. Nothing else is altered.
@@ -18,24 +18,26 @@ import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from mlxhog.data import encodings, tables, unpacking
 from mlxhog.data.examples import Example
 from mlxhog.data.records import columns, record_text, text_keys
 from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, message_of, shown
-from mlxhog.files import plain_json
+from mlxhog.files import plain_json, reading
 from mlxhog.files.reading import MOST_LINE_BYTES
 
-TEXT_SUFFIXES = frozenset(
+LINES_SUFFIXES = frozenset([".jsonl", ".ndjson", ".jsonlines"])
+"""Suffixes of files with a record in every line."""
+
+TEXT_SUFFIXES = LINES_SUFFIXES | frozenset(
     ".txt .text .md .rst .tex .org .py .pyi .c .h .cc .cpp .hpp .rs .go .js .ts .java .swift "
-    ".metal .sh .sql .html .css .toml .yaml .yml .jsonl .parquet".split()
+    ".metal .sh .sql .css .toml .yaml .yml .parquet".split()
 )
 """Suffixes of text; for a file with another suffix the content decides."""
 
-RECORD_SUFFIXES = frozenset([".jsonl", tables.PARQUET_SUFFIX, *tables.CSV_SUFFIXES])
-"""Suffixes of files of records; other files are plain text."""
+_TABLES = frozenset([tables.PARQUET_SUFFIX, *tables.CSV_SUFFIXES])
 
 SPLIT_SUFFIXES = frozenset(["", ".txt", ".text"])
 SPLIT_BYTES = 65_536
@@ -54,6 +56,26 @@ def kind(path: Path) -> str:
     return Path(path.stem).suffix.lower() if suffix in unpacking.SUFFIXES else suffix
 
 
+def record_kind(path: Path, bounds: Bounds | None = None) -> str:
+    """Return the suffix that says how the records of a file are written; empty for plain text.
+
+    The content decides for `.json` and for suffixes that are not known.
+
+    Raises:
+        DataError: the content decides, and the file is unreadable.
+        EnvironmentLacks: unpacking it needs a package that is not installed.
+    """
+    suffix = kind(path)
+    if suffix in LINES_SUFFIXES:
+        return ".jsonl"
+    if suffix in _TABLES:
+        return suffix
+    if suffix in TEXT_SUFFIXES or suffix in encodings.MARKUP:
+        return ""
+    content = encodings.records_in(head_of(path, bounds))
+    return content or ".json" if suffix == ".json" else content
+
+
 def documents(
     path: Path, text_key: str | None, *, split: bool = False, bounds: Bounds | None = None
 ) -> Iterator[bytes]:
@@ -62,8 +84,8 @@ def documents(
     A record with a prompt and a completion becomes an `Example`.
 
     Args:
-        path: the file. `.jsonl` has one record per line, `.parquet`, `.csv` and `.tsv` one per
-            row; other files are one document, or several above `DOCUMENT_BYTES`.
+        path: the file. A file with a `record_kind` has records; other files are one document, or
+            several above `DOCUMENT_BYTES`.
         text_key: the key, or column, of the text of a record; None looks for `records.TEXT_KEYS`,
             except in CSV.
         split: whether a large file of prose is cut at blank lines. The pieces, joined, are the
@@ -75,7 +97,7 @@ def documents(
             line is malformed.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
-    if kind(path) in RECORD_SUFFIXES:
+    if record_kind(path, bounds):
         documents = short_documents(_records(path, text_key, bounds))
     else:
         documents = _cut(_plain(path, bounds), prose=split and kind(path) in SPLIT_SUFFIXES)
@@ -97,7 +119,7 @@ def _plain(path: Path, bounds: Bounds | None = None) -> Iterator[bytes]:
     with _open(path, bounds) as file:
         for piece in _pieces_of(path, file):
             if not n_read:
-                _refuse_unmarked(path, piece)
+                _refuse_other(path, piece)
             zero = piece.find(b"\0")
             if zero >= 0:
                 raise DataError(
@@ -153,12 +175,15 @@ def _line_end(text: bytes) -> int:
     return end
 
 
-def _refuse_unmarked(path: Path, start: bytes) -> None:
-    """Refuse UTF-16 without a mark.
+def _refuse_other(path: Path, start: bytes) -> None:
+    """Refuse other formats, and UTF-16 and UTF-32 without a mark.
 
     Raises:
-        DataError: the text is UTF-16 without a mark.
+        DataError: the first bytes are not those of text.
     """
+    if other := encodings.other_format(start):
+        what, command = other
+        raise DataError(f"{path} is {what}, not text; {encodings.way_out(path, command)}")
     if name := encodings.unmarked(start):
         raise DataError(
             f"{path} looks like {name} without a byte-order mark; "
@@ -197,7 +222,24 @@ def _records(path: Path, text_key: str | None, bounds: Bounds | None = None) -> 
     if text_key is None and kind(path) in tables.CSV_SUFFIXES:
         raise DataError(column_needed(path))
     for where, record in records(path, text_key, bounds):
+        if _is_chat_export(record) and not text_key:
+            raise DataError(f"{where} is {_CHAT_EXPORT}")
         yield record_text(record, text_key, where)
+
+
+_CHAT_EXPORT = (
+    "a chat export, not records with role and content; to convert it see docs/own-text.md"
+)
+
+
+def _is_chat_export(record: object) -> bool:
+    """Whether a record is a conversation as chat programs export it, not a text or messages."""
+    if not isinstance(record, dict) or text_keys(record, None) not in ((), ("messages",)):
+        return False
+    messages = record.get("messages", record.get("chat_messages"))
+    first = messages[0] if isinstance(messages, list) and messages else {}
+    foreign = isinstance(first, dict) and bool({"author", "sender", "from_id"} & first.keys())
+    return isinstance(record.get("mapping"), dict) or (foreign and "role" not in first)
 
 
 def column_needed(path: Path) -> str:
@@ -220,7 +262,7 @@ def column_needed(path: Path) -> str:
 def records(
     path: Path, text_key: str | None = None, bounds: Bounds | None = None
 ) -> Iterator[tuple[str, object]]:
-    """Yield (place for errors, record) of a file of `RECORD_SUFFIXES`.
+    """Yield (place for errors, record) of a file that has a `record_kind`.
 
     Args:
         path: the file.
@@ -231,31 +273,69 @@ def records(
         DataError: the file is unreadable, or a line is not JSON.
         EnvironmentLacks: reading it needs a package that is not installed.
     """
-    if kind(path) == tables.PARQUET_SUFFIX:
+    form = record_kind(path, bounds)
+    if form == tables.PARQUET_SUFFIX:
         _check_regular(path)
         yield from tables.parquet_records(path, columns(text_key), bounds)
-        return
-    if kind(path) in tables.CSV_SUFFIXES:
+    elif form in tables.CSV_SUFFIXES:
         with _open_table(path) as file:
             yield from tables.csv_records(path, file)
-        return
-    most = MOST_LINE_BYTES if bounds is None else bounds.line
-    with _open(path, bounds) as file:
-        for number, line in enumerate(_lines(path, file, most), 1):
-            if number == 1:
-                _refuse_unmarked(path, line)
-            if not line.strip():
-                continue
-            where = f"{path}:{number}"
-            # Bytes that are not UTF-8 pass through JSON as lone surrogates and come back as bytes.
-            text = line.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
-            try:
-                record = plain_json.loads(text, strict=False)
-            except ValueError as error:
-                raise DataError(
-                    f"{where}: not JSON ({error}); repair or delete this line"
-                ) from error
-            yield where, record
+    elif form == ".json":
+        yield from _json_records(path, bounds)
+    else:
+        most = MOST_LINE_BYTES if bounds is None else bounds.line
+        with _open(path, bounds) as file, _readable(path):
+            _refuse_other(path, encodings.head(file))
+            for number, line in enumerate(_lines(path, file, most), 1):
+                if line.strip():
+                    where = f"{path}:{number}"
+                    yield where, _json(where, line, "repair or delete this line")
+
+
+def _json_records(path: Path, bounds: Bounds | None) -> Iterator[tuple[str, object]]:
+    """Yield (place for errors, record) of a file with one JSON value: a list, or a record.
+
+    Raises:
+        DataError: the file is unreadable, too large to be read at once, or not JSON.
+    """
+    with _open(path, bounds) as file, _readable(path):
+        _refuse_other(path, encodings.head(file))
+        try:
+            content = reading.read_all(file, reading.MOST_BYTES)
+        except ValueError as error:
+            lines = f"jq -c '.[]' {encodings.quoted(path)} > lines.jsonl"
+            raise DataError(
+                f"{path} has {error}, and a list is read at once; make lines of it: {lines}"
+            ) from error
+    value = _json(str(path), content, "repair it, or keep it out of --data")
+    for number, record in enumerate(value if isinstance(value, list) else [value], 1):
+        yield f"{path}, record {number}", record
+
+
+def _json(where: str, text: bytes, way_out: str) -> Any:
+    # Bytes that are not UTF-8 pass through JSON as lone surrogates and come back as bytes.
+    decoded = text.removeprefix(codecs.BOM_UTF8).decode(errors="surrogateescape")
+    try:
+        return plain_json.loads(decoded, strict=False)
+    except ValueError as error:
+        raise DataError(f"{where}: not JSON ({error}); {way_out}") from error
+
+
+def without_text(path: Path, text_key: str | None) -> str:
+    """Say why the first record of a file has no text; empty if it has, or there is no record.
+
+    Raises:
+        DataError, EnvironmentLacks: as `records`.
+    """
+    _, record = next(records(path, text_key), ("", None))
+    if not isinstance(record, dict):
+        return ""
+    if _is_chat_export(record):
+        return _CHAT_EXPORT
+    if text_keys(record, text_key):
+        return ""
+    names = ", ".join(map(shown, list(record)[:5])) or "none"
+    return f"its records have no text; --text-key names another key: {names}"
 
 
 @contextlib.contextmanager
@@ -263,10 +343,10 @@ def _open_table(path: Path) -> Iterator[BinaryIO]:
     """Open a CSV or TSV file.
 
     Raises:
-        DataError: it is unreadable, damaged, or UTF-16 without a mark.
+        DataError: it is unreadable, damaged, or of another format.
     """
     with _open(path) as file, _readable(path):
-        _refuse_unmarked(path, encodings.head(file))
+        _refuse_other(path, encodings.head(file))
         yield file
 
 
@@ -283,14 +363,14 @@ def fields(path: Path, text_key: str | None, most: int) -> Counter[tuple[str, ..
     return Counter(dict(counts.most_common()))
 
 
-def head_of(path: Path) -> bytes:
+def head_of(path: Path, bounds: Bounds | None = None) -> bytes:
     """Return the first `encodings.HEAD_BYTES` of a file, unpacked and decoded.
 
     Raises:
         DataError: it cannot be read.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
-    with _open(path) as file, _readable(path):
+    with _open(path, bounds) as file, _readable(path):
         return file.read(encodings.HEAD_BYTES)
 
 

@@ -30,6 +30,7 @@ from mlxhog.files.reading import MOST_LINE_BYTES
 
 SUFFIXES = frozenset([".gz", ".xz", ".zst"])
 """Suffixes of compressed files, in small letters or capitals."""
+_MAGIC = {b"\x1f\x8b": ".gz", b"\xfd7zXZ": ".xz", b"\x28\xb5\x2f\xfd": ".zst"}
 MOST_EXPANDED = 1 << 30
 EXPANSION = 250
 """A file that the user named may unpack to this many times its size, or to `MOST_EXPANDED`."""
@@ -105,7 +106,8 @@ def open_file(path: Path, bounds: Bounds | None = None) -> BinaryIO:
     """Open a file for reading its unpacked content.
 
     Args:
-        path: the file; its suffix, in small letters or capitals, says how it is compressed.
+        path: the file; its suffix, in small letters or capitals, says how it is compressed; for
+            other suffixes the first bytes say it.
         bounds: limits for the file; None for a file that the user has named. The limit of such a
             file, if it is compressed, depends on its size.
 
@@ -115,11 +117,14 @@ def open_file(path: Path, bounds: Bounds | None = None) -> BinaryIO:
         DataError: during reading: the file has more bytes than its bounds allow.
         EnvironmentLacks: unpacking it needs a package that is not installed.
     """
+    packed: Any = reading.open_regular(path) if bounds is None else bounds.open(path)
     suffix = path.suffix.lower()
-    packed = reading.open_regular(path) if bounds is None else bounds.open(path)
+    if suffix not in SUFFIXES:
+        start = packed.peek(5)
+        suffix = next((one for magic, one in _MAGIC.items() if start.startswith(magic)), "")
     if bounds is None:
         if suffix not in SUFFIXES:
-            return packed
+            return cast(BinaryIO, packed)
         bounds = _Expansion.of(path, packed)
     try:
         return io.BufferedReader(_Bounded(packed, _unpacked(suffix, packed), bounds), _BUFFER_BYTES)

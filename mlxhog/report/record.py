@@ -14,6 +14,7 @@ from typing import Any
 from mlxhog.checkpoint.run import DAMAGED, RUNNING, STARTING, Run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import flat_options, flattened, read_yaml
+from mlxhog.data.encodings import words
 from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.files import reading
 from mlxhog.files.quantities import format_bytes, format_count, format_duration, format_value
@@ -359,7 +360,7 @@ def different_texts(records: Sequence[RunRecord]) -> str | None:
         return None
     texts = ", ".join(
         f"{each.run.name} ({each.evaluated_text or 'not recorded'}, "
-        f"data {printable(str(each.config.get('data', '-')))})"
+        f"data {words(each.config.get('data', '-'))})"
         for each in scored
     )
     return f"held-out numbers of different text cannot be compared: {texts}"

@@ -288,9 +288,13 @@ class Follower:
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in names:
                 path = Path(folder, name)
-                is_text = textfiles.kind(path) in textfiles.TEXT_SUFFIXES
-                if is_text and not name.startswith(".") and path.suffix not in UNFINISHED:
+                if name.startswith(".") or path.suffix in UNFINISHED:
+                    continue
+                if textfiles.kind(path) in textfiles.TEXT_SUFFIXES:
                     yield path
+                else:
+                    name = printable(str(path.relative_to(self.folder)))
+                    self._say(f"{name} is left out: its suffix is not that of a text, as .txt is")
 
     def _rows(self, path: Path) -> Iterator[TrainingRow]:
         """The rows of a file's documents, or of its examples.
@@ -301,7 +305,7 @@ class Follower:
         """
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
         unpacking.check_size(path, self._bounds)
-        if textfiles.kind(path) != ".jsonl":
+        if textfiles.kind(path) not in textfiles.LINES_SUFFIXES:
             for document in textfiles.documents(path, None, bounds=self._bounds):
                 yield from document_rows(document, tokenizer, seq_len)
             return

@@ -31,6 +31,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.contradictions import choosing
 from mlxhog.config.sources import read_stored
+from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.machine.workers import WorkerSpec
@@ -284,7 +285,8 @@ def _plan(header: recording.RecordHeader, run: Run) -> Plan:
     if digest != header.tokens_sha256:
         raise DataError(
             f"the run was trained on tokens with digest {header.tokens_sha256[:12]}, "
-            f"{config.data} gives {digest[:12]} now; put back the text that it was recorded with"
+            f"{words(config.data)} gives {digest[:12]} now; put back the text that it was recorded "
+            "with"
         )
     return plan
 

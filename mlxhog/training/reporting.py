@@ -20,6 +20,7 @@ from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
 from mlxhog.config.strategy import strategy_name
+from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.files.paths import path_from_here
@@ -301,8 +302,8 @@ def summary(plan: Plan, run: Run) -> str:
         f"worker{'s' * (len(plan.workers) > 1)}: {workers}  {_metal(plan)}"
         f"arena {format_bytes(plan.arena_bytes)} shared{_free_slots(plan)}  "
         f"model {model} {format_count(plan.parameters)} parameters\n"
-        f"data {config.data}: {format_count(train)} training and {format_count(val)} held-out "
-        f"tokens (tokenizer {config.tokenizer})  run {path_from_here(run.directory)}"
+        f"data {words(config.data)}: {format_count(train)} training and {format_count(val)} "
+        f"held-out tokens (tokenizer {config.tokenizer})  run {path_from_here(run.directory)}"
     )
 
 

@@ -23,7 +23,7 @@ from mlxhog.config.options import options
 from mlxhog.config.sources import read_stored
 from mlxhog.config.strategies import Hogwild, Serial
 from mlxhog.config.strategy import StrategyChoice
-from mlxhog.data.encodings import quoted
+from mlxhog.data.encodings import quoted, words
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.files.quantities import parse_number
@@ -160,11 +160,11 @@ class Resumption:
             if own_digest != digest:
                 raise CheckpointError(
                     f"{self.config.resume} was trained with another {part} text than --data "
-                    f"{quoted(self.config.data)} holds now: its tokens have digest "
+                    f"{words(self.config.data)} holds now: its tokens have digest "
                     f"{own_digest[:12]}, not {digest[:12]}{data.corpus.in_brackets()}; restore the "
                     "text and the tokenizer that the run was started with, or begin a new run with "
                     f"its weights: mlxhog train --init-from {quoted(str(self.config.resume))} "
-                    f"--data {quoted(self.config.data)}"
+                    f"--data {words(self.config.data)}"
                 )
 
     def check_newest(self) -> None:

@@ -29,6 +29,7 @@ from mlxhog.config import teachers
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
 from mlxhog.data.counts import BUCKETS, SAMPLE, Counts
+from mlxhog.data.encodings import words
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
@@ -128,8 +129,8 @@ def check(
         name = config.teacher.name
         if train.prompts is not None:
             raise ConfigError(
-                f"teacher {name}: {config.data} has prompts and completions, and counts are of "
-                "plain text; leave teacher out"
+                f"teacher {name}: {words(config.data)} has prompts and completions, and counts are "
+                "of plain text; leave teacher out"
             )
         if model.vocab_size != tokenizer.vocab_size:
             raise ConfigError(

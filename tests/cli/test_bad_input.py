@@ -16,6 +16,7 @@ from mlxhog.machine import machine
 from mlxhog.models.registry import load_architecture
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL
+from tests.words import changed
 
 SMALL = "--seq-len 32 --batch-size 2 --workers mlx:cpu --threads 1 --steps 2 --quiet".split()
 
@@ -100,7 +101,8 @@ def test_train_refuses_with_one_message_and_leaves_nothing(
 ) -> None:
     if "mlx:gpu" in words and machine.here().apple_gpu:
         pytest.skip("this machine has what the case lacks: an Apple GPU")
-    assert main(["train", "--model=small.yaml", "--data=good.txt", *SMALL, *words.split()]) == code
+    common = ["train", "--model=small.yaml", "--data=good.txt", *SMALL]
+    assert main(changed(common, *words.split())) == code
     out, err = capsys.readouterr()
     assert message in err
     assert len(err.splitlines()) == 1
@@ -117,13 +119,15 @@ def test_a_framework_that_is_not_installed_is_named_with_the_command_that_instal
 
     words = ["train", "--model", "small.yaml", "--data", "good.txt", *SMALL]
     only("torch")
-    assert main([*words, "--workers", "mlx:cpu"]) == 3
+    assert main(changed(words, "--workers", "mlx:cpu")) == 3
     assert "python -m pip install 'mlx[cpu]'" in capsys.readouterr().err
     only("mlx")
-    assert main([*words, "--workers", "torch:cpu"]) == 3
+    assert main(changed(words, "--workers", "torch:cpu")) == 3
     assert "python -m pip install torch" in capsys.readouterr().err
     words.remove("--quiet")
-    assert main([*words, "--workers", "2", "--json"]) == 0  # auto continues with the other one
+    assert (
+        main(changed(words, "--workers", "2", "--json")) == 0
+    )  # auto continues with the other one
     out, err = capsys.readouterr()
     assert [worker["backend"] for worker in json.loads(out)["workers"]] == ["mlx:cpu"] * 2
     assert "python -m pip install torch" in err
@@ -164,8 +168,8 @@ def test_a_path_that_the_system_refuses_is_named(
 
     monkeypatch.setattr(Path, "is_dir", refused)
     for option in ("--data", "--tokenizer"):
-        words = ["train", "--model=small.yaml", "--data=good.txt", *SMALL, option, "others/closed"]
-        assert main(words) == 2
+        common = ["train", "--model=small.yaml", "--data=good.txt", *SMALL]
+        assert main(changed(common, option, "others/closed")) == 2
         out, err = capsys.readouterr()
         assert err.startswith("no permission for 'others/closed'")
         assert len(err.splitlines()) == 1

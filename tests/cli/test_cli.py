@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from mlxhog.checkpoint import creation, run
 from mlxhog.cli import COMMANDS, PACKAGES, mad, main
@@ -341,6 +342,12 @@ def test_every_mistake_on_the_line_and_in_the_file_is_told_at_once(tmp_path, cap
         (["compare", "tiny", "--pairs", "3", "no-such-side"], "no-such-side"),
         (["compare", "tiny", "--pairs", "3", "5m", "--time=5", "10m"], "takes two subjects"),
         (["compare", "--pairs", "3", "--", "--json"], "'--json' is no architecture"),
+        (["train", "--steps", "5", "--steps", "6"], "--steps 5 and --steps 6 are the same option"),
+        (["train", "--model=5m", "--size", "10m"], "--model=5m and --size 10m are the same option"),
+        (["train", "--force", "--force=false"], "--force and --force=false are the same option"),
+        (["runs", "--json", "--out", "a", "--json"], "--json and --json are the same option"),
+        (["generate", "x", "--temp", "1", "--temp", "2"], "--temp 1 and --temp 2 are the same"),
+        (["mad", "bench", "--lr", "1", "--lr=2"], "--lr 1 and --lr=2 are the same option; keep"),
     ],
 )
 def test_wrong_input_is_answered_with_exit_code_2(words, message, capsys):
@@ -348,6 +355,25 @@ def test_wrong_input_is_answered_with_exit_code_2(words, message, capsys):
     out, err = capsys.readouterr()
     assert message in err
     assert out == ""
+
+
+@each_of(
+    "words",
+    [
+        ["--data", "a b", "c"],
+        ["--data", "a b", "--data", "c"],
+        ["--data=a b", "--quiet", "--data=c"],
+    ],
+)
+def test_data_takes_several_texts_in_one_flag_or_several(trainer, words, tmp_path):
+    (tmp_path / "conf.yaml").write_text("data: [a b, c]\n")
+    assert main(["train", *words]) == 0
+    assert trainer.config.data == "a b\nc"
+    assert yaml.safe_load(trainer.config.to_yaml())["data"] == ["a b", "c"]
+    assert main(["train", "--config", str(tmp_path / "conf.yaml")]) == 0
+    assert trainer.config.data == TrainConfig(data=["a b", "c"]).data == "a b\nc"
+    assert main(["train", "--config", str(tmp_path / "conf.yaml"), "--data", "d"]) == 0
+    assert trainer.config.data == "d"
 
 
 MANY = ("train", "bench", "search")  # commands of mad with many options

@@ -305,7 +305,7 @@ def test_who_shares_moments_and_where_gradients_are_taken(values, shares, predic
         {"steps": 0},
         {"seed": -1},
         {"data": None},
-        {"data": ["a"]},
+        {"data": [1]},
         {"eval_every": True},
         {"eval_every": "-5s"},
         {"time": "soon"},

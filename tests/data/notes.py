@@ -16,7 +16,7 @@ _PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 EACH = 23
 TEXT_KINDS = (
-    ".txt", ".md", ".org", ".rst", ".tex", ".log", ".1", ".cfg", ".py", ".c", ".sh", ".html", "",
+    ".txt", ".md", ".org", ".rst", ".tex", ".log", ".1", ".cfg", ".py", ".c", ".sh", ".css", "",
 )  # fmt: skip
 """Kinds of which `EACH` files are text as they stand, as those of the packed and marked kinds."""
 NAMES = ("README", "Makefile", "LICENSE", "TODO", "Dockerfile")

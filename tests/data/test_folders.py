@@ -43,12 +43,14 @@ def test_a_folder_of_500_files_of_20_kinds_is_prepared_at_the_first_attempt(fold
     n_files = sum(path.is_file() or path.is_fifo() for path in folder.rglob("*"))
     assert n_files > 450
     assert len(prepared.corpus.files) == n_texts
-    summary, bad = prepared.notes
+    summary, left_out, bad = prepared.notes
     n_skipped = 3 * notes.EACH + len(notes.BAD) + 3  # archive, hidden file, hidden folder
     assert summary.startswith(f"{n_skipped} of {n_texts + n_skipped} files skipped: 23 ")
     assert all(f"{notes.EACH} {suffix}" in summary for suffix in (".png", ".zip", ".json"))
     assert "9 that cannot be read, 2 hidden, 2 empty" in summary
     assert "\n" not in summary
+    assert f"{notes.EACH} .zip (a zip archive; unpack or convert it: unzip FILE)" in left_out
+    assert "1 .tar.gz (a tar archive; unpack or convert it: tar -xf FILE)" in left_out
     for name, reason in notes.BAD.items():
         assert f"bad/{name}" in bad
         assert reason in bad
@@ -86,7 +88,7 @@ def test_every_skipped_file_is_listed_with_its_reason_before_a_run(
     lines = capsys.readouterr().out.splitlines()
     listed = [line for line in lines if line.startswith(f"  skipped {folder}/")]
     assert len(listed) == 3 * notes.EACH + len(notes.BAD) + 3
-    assert sum(line.endswith("a zero byte at offset 8") for line in listed) == notes.EACH
+    assert sum(line.endswith(".png: a picture") for line in listed) == notes.EACH
     for name, reason in notes.BAD.items():
         (line,) = [line for line in listed if f"/bad/{name}: " in line]
         assert reason in line

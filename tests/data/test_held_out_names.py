@@ -223,3 +223,19 @@ def test_a_held_out_file_with_the_text_of_a_training_file_is_not_held_out(tmp_pa
     assert result.rule == "tail"
     assert text_in(result.train) + text_in(result.val) == WORDS * 20
     assert "read once, since another file has the same text: valid.jsonl" in result.notes
+
+
+def test_held_out_text_of_one_of_several_paths_is_that_of_all(tmp_path):
+    for name, text in (("a/train.txt", "one " * 200), ("a/valid.txt", "two " * 100),
+                       ("b/c.txt", "six " * 300), ("b/copy.txt", "one " * 200)):  # fmt: skip
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text)
+    spec = f"{tmp_path / 'a'}\n{tmp_path / 'b'}"
+    prepared = prepare(spec, cache_dir=tmp_path / "cache")
+    assert prepared.rule == "given"
+    assert [path.name for path in prepared.corpus.held_out] == ["valid.txt"]
+    assert [path.name for path in prepared.corpus.files] == ["train.txt", "c.txt"]
+    assert any("copy.txt" in note and "same text" in note for note in prepared.notes)
+    assert dict(prepared.held_out_bytes())[str(tmp_path / "a" / "valid.txt")] == 400
+    assert prepare(spec, cache_dir=tmp_path / "cache").notes == prepared.notes

@@ -186,6 +186,20 @@ def test_a_data_set_that_is_not_there_or_has_no_training_split_is_named(hub: Pat
         corpora.find(f"hf:{hub}")
 
 
+@pytest.mark.parametrize("word", ["null", "NA", "nan", "None", "N/A"])
+def test_a_word_for_nothing_in_a_table_is_a_word(hub: Path, word: str) -> None:
+    (hub / "train.csv").write_text(f"text,id\n{word},1\n,2\nsome,3\n")
+    assert read(hub / "train.csv", "text") == [word.encode(), b"some"]
+    assert list(corpora.find(f"hf:{hub}").documents()) == [word.encode(), b"some"]
+
+
+def test_an_error_of_the_package_datasets_keeps_its_cause(hub: Path) -> None:
+    (hub / "train.jsonl").write_text('{"text": "a"}\n{"text": broken\n')
+    with pytest.raises(DataError, match=r"cannot be loaded: .*JSON parse error") as caught:
+        corpora.find(f"hf:{hub}")
+    assert str(hub) in str(caught.value)
+
+
 def test_the_inventory_says_what_is_read_from_where_and_what_is_not(tmp_path: Path) -> None:
     (tmp_path / "a.txt").write_bytes(b"0123 caf\xe9")
     (tmp_path / "b.jsonl").write_text('\n{"prompt": "p", "completion": "c"}\n')

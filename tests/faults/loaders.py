@@ -365,6 +365,12 @@ SUBJECTS = (
     ),
     Subject("JSON lines", text_file("a.jsonl", RECORDS), _read_corpus("a.jsonl"), 3),
     Subject(
+        "JSON list",
+        text_file("a.json", f"[{','.join(RECORDS.splitlines())}]"),
+        _read_corpus("a.json"),
+        1,
+    ),
+    Subject(
         "packed JSON lines",
         text_file("a.jsonl.gz", gzip.compress(RECORDS.encode())),
         _read_corpus("a.jsonl.gz"),

@@ -24,6 +24,7 @@ from mlxhog.mad import run as runs
 from mlxhog.mad.run import Point
 from mlxhog.mad.training import candidate
 from mlxhog.models import families
+from tests.words import changed
 
 pytestmark = pytest.mark.slow
 
@@ -155,7 +156,7 @@ def test_a_model_that_cannot_be_saved_costs_no_numbers(
 
 
 def test_a_diverged_run_says_so_and_exits_with_4(capsys: pytest.CaptureFixture[str]) -> None:
-    assert mad_train(*SMALL, *MIXER, "--steps", "90", "--lr", "1e30", "--json") == 4
+    assert mad_train(*changed(SMALL, *MIXER, "--steps", "90", "--lr", "1e30", "--json")) == 4
     output = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert (output["status"], output["acc_token"]) == ("diverged", 0.0)
 

@@ -51,16 +51,18 @@ def test_a_file_that_is_not_text_is_named_once_and_the_others_are_trained(follow
     assert follower.look()
     assert rows(tmp_path) == [b"good"]
     messages = list(follower.messages)
-    assert [text.partition(" ")[0] for text in messages] == ["b.txt", "c.jsonl", "d.jsonl"]
-    assert "not text: a zero byte" in messages[0]
-    assert "a row of the run has at most 16" in messages[1]
+    names = [text.partition(" ")[0] for text in messages]
+    assert names == ["h.png", "b.txt", "c.jsonl", "d.jsonl"]
+    assert "its suffix is not that of a text" in messages[0]
+    assert "not text: a zero byte" in messages[1]
+    assert "a row of the run has at most 16" in messages[2]
     assert not follower.look()
     again = new_follower(follower.folder, tmp_path)
     assert not again.look()
     (follower.folder / "a.txt").write_bytes(b"changed")
     assert not follower.look()
     assert not follower.look()
-    assert list(follower.messages)[3:] == [
+    assert list(follower.messages)[4:] == [
         "a.txt has changed since it was read; only new files are trained"
     ]
 

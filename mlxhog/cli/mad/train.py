@@ -117,7 +117,7 @@ def _check_save(target: Path) -> None:
 def _flags() -> Flags:
     flags = Flags("mad train", ABOUT, EXAMPLES, main=MAIN)
     add_task_flags(flags)
-    flags.argument("--layers", nargs="+", metavar="LAYER", help=LAYERS_HELP)
+    flags.argument("--layers", nargs="+", action="extend", metavar="LAYER", help=LAYERS_HELP)
     flags.argument("--dry-run", action="store_true", help="say what would run, and stop")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.quiet()

@@ -1,0 +1,20 @@
+"""Command lines of tests that differ in a flag: a flag may stand once only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+def changed(words: Sequence[str], *more: str) -> list[str]:
+    """Return the words of a command line, with the flags in `more` in place of its own.
+
+    >>> changed(["train", "--steps", "5", "--quiet"], "--steps=6")
+    ['train', '--quiet', '--steps=6']
+    """
+    flags = {word.partition("=")[0] for word in more if word.startswith("--")}
+    kept, own = list[str](), ""
+    for word in words:
+        own = word.partition("=")[0] if word.startswith("--") else own
+        if own not in flags:
+            kept.append(word)
+    return [*kept, *more]
