@@ -147,7 +147,12 @@ def _files(
         assert options is not None  # `run` has refused it
         own = str(path) if options.tokenizer == "auto" else options.tokenizer
         tokens = held_out_tokens(
-            model, options.data, tokenizer=own, text_key=options.text_key, val=options.val
+            model,
+            options.data,
+            tokenizer=own,
+            text_key=options.text_key,
+            loss_on=options.loss_on,
+            val=options.val,
         )
         yield f"{options.data} ({HELD_OUT})", tokens
         return

@@ -134,6 +134,21 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     raise DataError(_unknown(spec, path))
 
 
+def learned_whole(corpus: Corpus) -> Corpus:
+    """Return a corpus whose examples are plain text, so that their prompts are learned, too."""
+
+    def plain(read: Callable[..., Iterator[bytes]]) -> Callable[..., Iterator[bytes]]:
+        return lambda *path: textfiles.short_documents(map(bytes, read(*path)))
+
+    validation, read = corpus.validation, corpus.read
+    return replace(
+        corpus,
+        documents=plain(corpus.documents),
+        validation=None if validation is None else plain(validation),
+        read=None if read is None else plain(read),
+    )
+
+
 def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
     """Return each file of a corpus as its own corpus; a corpus without files is one part.
 
@@ -282,16 +297,16 @@ def _without_text(folder: Path, skipped: Sequence[Skipped]) -> str:
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
-    data_set, columns = tables.DataSet(name), records.columns(text_key)
+    data_set = tables.DataSet(name)
 
     def read(split: str) -> Iterator[bytes]:
-        for where, record in data_set.records(split, columns):
+        for where, record in data_set.records(split, text_key):
             for text in textfiles.short_documents([records.record_text(record, text_key, where)]):
                 if text.strip():
                     yield text
 
     held_out = data_set.held_out
-    _, first = next(data_set.records(data_set.train, columns), ("", {}))
+    _, first = next(data_set.records(data_set.train, text_key), ("", {}))
     return Corpus(
         data_set.source,
         lambda: read(data_set.train),

@@ -30,6 +30,8 @@ from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import full_disk, require_space, sync, write_synced
 from mlxhog.files.paths import printable
 
+SAME = "training examples"
+"""The rule for few examples: evaluations are of the examples that are trained."""
 _VERSION = "mlxhog-prepared-2"
 _RECORD = "prepared.json"
 _SAMPLE_BYTES = 65_536
@@ -47,7 +49,8 @@ class Prepared:
         spec: its name, see `tokenizers.build`.
         source: the name of the corpus.
         corpus_sha256: digest over the documents, joined by one zero byte.
-        rule: the held-out rule, or `given` if the corpus has its own held-out text.
+        rule: the held-out rule; `given` if the corpus has its own held-out text, `SAME` if its
+            examples are too few to hold one out.
         notes: notes for the user about the text, one sentence each.
         fresh: whether this call wrote the files.
         corpus: the corpus, without the files that cannot be read.
@@ -89,6 +92,7 @@ def prepare(
     out_dir: Path | None = None,
     val: str = "every-12th",
     text_key: str | None = None,
+    loss_on: str = "assistant",
     strict: bool = False,
     width: int = 128,
     progress: bool = False,
@@ -102,6 +106,7 @@ def prepare(
         out_dir: write to this directory instead; it must be new or have the same result.
         val: the held-out rule; see `split`.
         text_key: for `.jsonl`, the key of the text.
+        loss_on: "all" also learns prompts and the messages of users.
         strict: whether a bad file of a folder or a glob is an error; if not, it is skipped.
         width: of the model, for "auto".
         progress: whether bars show on a terminal how far a tokenizer is learnt.
@@ -115,10 +120,15 @@ def prepare(
     Concurrency: safe to call from several processes at once; one writes, the others wait.
     """
     cache = cache_dir or user_cache_directory()
-    corpus, scan = _scan(corpora.find(source, text_key), strict)
+    corpus = corpora.find(source, text_key)
+    if loss_on == "all":
+        corpus = corpora.learned_whole(corpus)
+    corpus, scan = _scan(corpus, strict)
     rule = heldout.rule_for(val, scan.n_documents)
     if corpus.validation:
         rule = "given"
+    elif rule == "tail" and scan.n_examples and val != "tail":
+        rule = SAME
     if rule == "tail" and scan.n_examples:
         raise DataError(
             f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
@@ -164,7 +174,7 @@ def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, l
 
 
 class _Digest:
-    """SHA-256 over documents, joined by a zero byte; examples begin with the prompt's length."""
+    """SHA-256 over documents, joined by a zero byte; examples begin with their parts' lengths."""
 
     def __init__(self) -> None:
         """Start with no documents."""
@@ -173,7 +183,8 @@ class _Digest:
     def add(self, document: bytes) -> None:
         """Add the next document."""
         if isinstance(document, Example):
-            self._sha256.update(b"\0prompt %d\0" % document.prompt)
+            lengths = " ".join(map(str, document.lengths[:-1]))
+            self._sha256.update(f"\0prompt {lengths}\0".encode())
         self._sha256.update(self._separator)
         self._sha256.update(document)
         self._separator = b"\0"
@@ -258,6 +269,9 @@ def _hashed(corpus: corpora.Corpus, digest: _Digest) -> corpora.Corpus:
 
 def _pieces(corpus: corpora.Corpus, rule: str) -> Iterator[tuple[bool, bytes]]:
     """Yield (held out, text) pieces of the whole corpus."""
+    if rule == SAME:
+        yield from ((held_out, one) for one in corpus.documents() for held_out in (False, True))
+        return
     if corpus.validation is None:
         yield from heldout.split(corpus.documents(), rule)
         return
@@ -364,7 +378,7 @@ def _write(
                 "bytes": scan.n_bytes,
                 "rule": rule,
                 "tokenizer": spec,
-                "notes": _notes(corpus, scan, tokenizer),
+                "notes": _notes(corpus, scan, rule, tokenizer),
             }
             write_synced(part / _RECORD, json.dumps(record, indent=1).encode())
             sync(part)
@@ -408,7 +422,7 @@ def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool,
     yield group
 
 
-def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[str]:
+def _notes(corpus: corpora.Corpus, scan: _Scan, rule: str, tokenizer: Tokenizer) -> list[str]:
     notes = []
     if scan.not_utf8 and tokenizer.utf8_only:
         notes.append(
@@ -418,7 +432,14 @@ def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer) -> list[st
     if scan.n_examples:
         notes.append(
             f"{scan.n_examples} of {scan.n_documents} documents are examples of prompt and "
-            "completion: every loss, also on held-out text, counts only completions"
+            "completion, or conversations: every loss, also on held-out text, counts only "
+            "completions and answers (--loss-on all counts everything)"
+        )
+    if rule == SAME:
+        notes.append(
+            f"{scan.n_documents} documents are too few to hold one out, so evaluations are of "
+            "the training text and say nothing about other text; bring 6 or more, or a folder "
+            "with train.jsonl and valid.jsonl"
         )
     return notes
 

@@ -3,14 +3,16 @@
     NAME.bin    the tokens, little endian uint16, or uint32 if the vocabulary needs it
     NAME.idx    (documents + 1) uint64: where each document starts, then the number of tokens
     NAME.len    (vocab) uint16: bytes of text that each id stands for, 0 for special tokens
-    NAME.prompts  (documents) uint32: tokens of each document's prompt, if there are examples
+    NAME.prompts  (documents) uint32: tokens of each document's prompt, if there are examples; see
+                  `mlxhog.data.examples`
     NAME.json   format, dtype, tokens, documents, bos, vocab, bytes (of text), tokenizer_sha256,
                 sha256 (of NAME.bin, then of NAME.prompts), split, source, examples (their number)
 
-Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, and the next BOS
-ends it. Sequence i of length T is tokens [i T, i T + T + 1): inputs are all but the last, labels
-all but the first. Neighbouring sequences overlap by one token, and a tail shorter than T + 1 is not
-used. In a file with examples the sequences are its `ExampleRows`, of unequal lengths.
+Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, except for later
+answers of a conversation, and the next BOS ends it. Sequence i of length T is tokens
+[i T, i T + T + 1): inputs are all but the last, labels all but the first. Neighbouring sequences
+overlap by one token, and a tail shorter than T + 1 is not used. In a file with examples the
+sequences are its `ExampleRows`, of unequal lengths.
 """
 
 from __future__ import annotations
@@ -137,8 +139,15 @@ class TokenFile:
             if (self.prompts >= self.starts[1:] - self.starts[:-1]).any():
                 path = self.path.with_suffix(".prompts")
                 raise DataError(f"{path}: a prompt is longer than its document; {_WAY_OUT}")
-            self._rows[seq_len] = ExampleRows.of(self.starts, self.prompts, seq_len)
+            self._rows[seq_len] = ExampleRows.of(
+                self.starts, self.prompts, self.continues(), seq_len
+            )
         return self._rows[seq_len]
+
+    def continues(self) -> NDArray[np.bool_]:
+        """Return whether each document belongs to the conversation before it, (documents,)."""
+        firsts = self.tokens[self.starts[:-1].astype(np.int64).clip(max=self.n_tokens - 1)]
+        return np.asarray((firsts != self.bos) & (np.arange(len(firsts)) > 0))
 
     def batch(self, indices: NDArray[np.int64], seq_len: int) -> Batch:
         """Return the sequences `indices`, (B,) int64, as one batch of B rows.
@@ -215,6 +224,8 @@ class TokenFile:
         if (starts >= self.n_tokens).any() or (self.starts[1:] < starts).any():
             raise DataError(f"{self.path.with_suffix('.idx')} is out of order; {_WAY_OUT}")
         firsts = self.tokens[starts.astype(np.int64)]
+        if self.prompts is not None:
+            firsts = firsts[:1]
         if (firsts != self.bos).any():
             document = int(np.argmax(firsts != self.bos))
             raise DataError(f"{self.path}: document {document} does not start with BOS; {_WAY_OUT}")
@@ -318,26 +329,32 @@ class TokenWriter:
         return self
 
     def add(self, document: bytes) -> None:
-        """Append BOS and the tokens of one document; prompt and completion are encoded apart."""
+        """Append BOS and the tokens of one document; contexts and answers are encoded apart."""
         self.add_all([document])
 
     def add_all(self, documents: Sequence[bytes]) -> None:
         """Append several documents, which are encoded together."""
-        cuts = [one.prompt if isinstance(one, Example) else 0 for one in documents]
-        parts = [(one[:cut], one[cut:]) for one, cut in zip(documents, cuts, strict=True)]
-        encoded = iter(self._tokenizer.encode_all([part for both in parts for part in both]))
-        for document in documents:
-            self._examples += isinstance(document, Example)
-            self._append(next(encoded), next(encoded))
+        turns = [
+            list(one.turns()) if isinstance(one, Example) else [(b"", one)] for one in documents
+        ]
+        encoded = iter(
+            self._tokenizer.encode_all([part for one in turns for turn in one for part in turn])
+        )
+        for document, own in zip(documents, turns, strict=True):
+            self._examples += len(own) * isinstance(document, Example)
+            for number in range(len(own)):
+                self._append(next(encoded), next(encoded), continues=number > 0)
 
-    def _append(self, prompt: NDArray[np.int32], text: NDArray[np.int32]) -> None:
-        self._prompts.append(len(prompt))
+    def _append(
+        self, prompt: NDArray[np.int32], text: NDArray[np.int32], *, continues: bool
+    ) -> None:
+        self._prompts.append(len(prompt) - continues)
         ids = np.concatenate([prompt, text])
         self._n_bytes += int(self._lengths[ids].sum(dtype=np.int64))
-        block = self._bos + ids.astype(self._dtype).tobytes()
+        block = self._bos * (not continues) + ids.astype(self._dtype).tobytes()
         self._hash.update(block)
         self._file.write(block)
-        self._starts.append(self._starts[-1] + 1 + len(ids))
+        self._starts.append(self._starts[-1] + len(block) // self._dtype.itemsize)
 
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         """Complete the file; after an error only close it."""

@@ -85,7 +85,7 @@ def token_files(
 
 
 def held_out_tokens(
-    model: Model, data: str, *, tokenizer: str, text_key: str | None, val: str
+    model: Model, data: str, *, tokenizer: str, text_key: str | None, loss_on: str, val: str
 ) -> TokenFile:
     """The held-out text of a run, prepared as for its training.
 
@@ -94,12 +94,15 @@ def held_out_tokens(
         data: option of the run.
         tokenizer: option of the run, see `tokenizers.build`.
         text_key: option of the run: for `.jsonl`, the key of the text.
+        loss_on: option of the run: what is scored of examples.
         val: option of the run: the rule for held-out text.
 
     Raises:
         DataError: the text is missing, or its tokenizer is another one than at training.
     """
-    prepared = prepare.prepare(data, tokenizer=tokenizer, text_key=text_key, val=val)
+    prepared = prepare.prepare(
+        data, tokenizer=tokenizer, text_key=text_key, loss_on=loss_on, val=val
+    )
     if prepared.tokenizer.sha256 != model.tokenizer.sha256:
         raise DataError(
             f"{data} has changed since the run was trained: its tokenizer has another digest; "
