@@ -211,8 +211,8 @@ def column_needed(path: Path) -> str:
     names = ", ".join(map(shown, header[:20])) or "none"
     way_out = naming(header) if header else "write a first line with their names"
     return (
-        f"{path} is a table, and the column of its text is not known; {way_out}. "
-        f"Its columns are {names}"
+        f"{path} is a table, and the column of its text is not known; its columns are {names}; "
+        f"{way_out}"
     )
 
 

@@ -98,7 +98,7 @@ def test_an_example_is_trained_on_its_answer_and_its_end_alone(tmp_path):
         ({"prompt": "a", "answer": ""}, "the completion is empty"),
         ({"messages": [{"role": "user", "content": "a"}]}, "no message of the assistant"),
         ({"prompt": "a", "answer": "b", "lr": 1}, 'has a key "lr"'),
-        ({"prompt": "12345", "answer": "123"}, "has 9 tokens, and a row of the run has at most 8"),
+        ({"prompt": "1234 ", "answer": "123"}, "has 9 tokens, and a row of the run has at most 8"),
     ],
 )
 def test_what_is_no_example_is_named(record, message, tmp_path):
@@ -404,7 +404,7 @@ def test_examples_need_a_run_that_follows(tmp_path):
     with pytest.raises(RunError, match="--follow FOLDER"):
         append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)
     opened(tmp_path)
-    with pytest.raises(DataError, match="expected an object"):
+    with pytest.raises(DataError, match="expected prompt and answer"):
         append_examples(tmp_path, [["a", "b"]], TOKENIZER)
 
 
