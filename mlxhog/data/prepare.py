@@ -30,8 +30,6 @@ from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import full_disk, require_space, sync, write_synced
 from mlxhog.files.paths import printable
 
-SAME = "training examples"
-"""The rule for few examples: evaluations are of the examples that are trained."""
 _VERSION = "mlxhog-prepared-2"
 _RECORD = "prepared.json"
 _SAMPLE_BYTES = 65_536
@@ -49,8 +47,8 @@ class Prepared:
         spec: its name, see `tokenizers.build`.
         source: the name of the corpus.
         corpus_sha256: digest over the documents, joined by one zero byte.
-        rule: the held-out rule; `given` if the corpus has its own held-out text, `SAME` if its
-            examples are too few to hold one out.
+        rule: the held-out rule; `given` if the corpus has its own held-out text, `heldout.SAME` if
+            its examples are too few to hold one out.
         notes: notes for the user about the text, one sentence each.
         fresh: whether this call wrote the files.
         corpus: the corpus, without the files that cannot be read.
@@ -128,7 +126,7 @@ def prepare(
     if corpus.validation:
         rule = "given"
     elif rule == "tail" and scan.n_examples and val != "tail":
-        rule = SAME
+        rule = heldout.SAME
     if rule == "tail" and scan.n_examples:
         raise DataError(
             f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
@@ -269,7 +267,7 @@ def _hashed(corpus: corpora.Corpus, digest: _Digest) -> corpora.Corpus:
 
 def _pieces(corpus: corpora.Corpus, rule: str) -> Iterator[tuple[bool, bytes]]:
     """Yield (held out, text) pieces of the whole corpus."""
-    if rule == SAME:
+    if rule == heldout.SAME:
         yield from ((held_out, one) for one in corpus.documents() for held_out in (False, True))
         return
     if corpus.validation is None:
@@ -435,11 +433,11 @@ def _notes(corpus: corpora.Corpus, scan: _Scan, rule: str, tokenizer: Tokenizer)
             "completion, or conversations: every loss, also on held-out text, counts only "
             "completions and answers (--loss-on all counts everything)"
         )
-    if rule == SAME:
+    if rule == heldout.SAME:
         notes.append(
-            f"{scan.n_documents} documents are too few to hold one out, so evaluations are of "
-            "the training text and say nothing about other text; bring 6 or more, or a folder "
-            "with train.jsonl and valid.jsonl"
+            "no example is held out of fewer than 6, so evaluations are of the training text and "
+            "say nothing about other text; use more examples, or a folder with train.jsonl and "
+            "valid.jsonl"
         )
     return notes
 

@@ -99,9 +99,7 @@ def _unknown(record: dict[str, Any], text_key: str | None, where: str) -> NoRetu
     missing = next(one for one in (text_key or "text").split(",") if one not in record)
     known = ", ".join(shown(key) for key in list(record)[:20]) or "none"
     strings = [key for key, value in record.items() if isinstance(value, str)]
-    raise DataError(
-        f"{where}: no key {missing!r}; keys are {known}; {naming(strings, record)}"
-    )
+    raise DataError(f"{where}: no key {missing!r}; keys are {known}; {naming(strings, record)}")
 
 
 def naming(keys: Sequence[str], record: Mapping[str, object] | None = None) -> str:

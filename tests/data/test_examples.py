@@ -178,7 +178,7 @@ def test_examples_too_few_to_hold_one_out_are_evaluated_themselves_and_a_note_sa
         == [256, *b"p\na", 256, *b"p\nb", 256, *b"p\nc"]
     )
     assert data.rule == "training examples"
-    assert any("3 documents are too few to hold one out" in note for note in data.notes)
+    assert any("no example is held out of fewer than 6" in note for note in data.notes)
 
 
 def test_an_example_is_not_cut_in_two_for_held_out_text(tmp_path: Path) -> None:
