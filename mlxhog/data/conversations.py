@@ -97,10 +97,8 @@ def _turn(where: str, message: object) -> tuple[str, str]:
         raise DataError(
             f"{where} is {shown(message)}; expected a role ({', '.join(LABELS)}) and a content"
         )
-    text = _content(where, message.get("content"))
     calls = message.get("tool_calls") or []
-    if not text:
-        text = message.get("refusal") or ""
+    text = _content(where, message.get("content")) or _content(where, message.get("refusal"))
     if message.get("content") is None and not text and not calls:
         raise DataError(f"{where} has no content; expected a text, or parts of type text")
     try:
