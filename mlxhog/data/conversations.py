@@ -37,6 +37,9 @@ JOINT = "\n"
 STOPS = tuple(f"\n{label}:" for label in dict.fromkeys(LABELS.values()))
 """Texts that end an answer, because another turn begins."""
 
+_SPEAKERS = {"human": "user", "gpt": "assistant"}
+"""Names of roles in the field `from`, beside which ShareGPT's files have the text as `value`."""
+
 _ANSWER = f"{LABELS['assistant']}:"
 _PARTS = ("text", "refusal")
 """Types of the parts of a content that are text."""
@@ -92,6 +95,9 @@ def _turns(messages: object) -> list[tuple[str, str]]:
 
 
 def _turn(where: str, message: object) -> tuple[str, str]:
+    if isinstance(message, dict) and "from" in message and "role" not in message:
+        speaker = str(message["from"])
+        message = {"role": _SPEAKERS.get(speaker, speaker), "content": message.get("value")}
     role = message.get("role") if isinstance(message, dict) else None
     if not isinstance(message, dict) or not isinstance(role, str) or role not in LABELS:
         raise DataError(

@@ -6,7 +6,7 @@ A record is a mapping of names to values: a line of `.jsonl`, or a row of a tabl
     prompt, completion    an example, of which the completion is learned; other names of the two
                           are in `PROMPTS` and `COMPLETIONS`
     messages              a conversation, of which the assistant's messages are learned, see
-                          `mlxhog.data.conversations`
+                          `mlxhog.data.conversations`; or the name `conversations`
 
 A `text_key` names another key. Several keys with commas, `QUESTION,REPLY`, are the parts of an
 example, of which the last is learned.
@@ -26,6 +26,9 @@ from mlxhog.data import conversations
 from mlxhog.data.examples import Example
 from mlxhog.errors import DataError, shown
 
+_CONVERSATIONS = ("messages", "conversations")
+TEXT_KEYS = (("text",), ("content",), ("prompt", "completion"), *((key,) for key in _CONVERSATIONS))
+"""Keys of the text, the first that a record has; then an example of these names:"""
 PROMPTS = ("prompt", "question", "instruction", "query", "problem")
 MORE_OF_PROMPT = ("input", "context")
 COMPLETIONS = ("completion", "answer", "response", "output", "solution", "chosen")
@@ -47,7 +50,7 @@ def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
     if text_key is not None:
         keys = (text_key,) if text_key in record else tuple(text_key.split(","))
         return keys if all(key in record for key in keys) else ()
-    for keys in (("text",), ("content",), ("prompt", "completion"), ("messages",)):
+    for keys in TEXT_KEYS:
         if all(key in record for key in keys):
             return keys
     prompts = [key for key in PROMPTS if key in record]
@@ -81,7 +84,7 @@ def record_text(record: object, text_key: str | None, where: str) -> bytes:
                 f"{where}: the completion is empty, so there is nothing to learn; remove this line"
             )
         return Example(b"\n".join(parts), completion)
-    if key == "messages" or (isinstance(record[key], list) and key != "text"):
+    if key in _CONVERSATIONS or (isinstance(record[key], list) and key != "text"):
         try:
             turns = conversations.pieces(record[key])
         except DataError as error:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mlxhog.data import conversations, records, subset, textfiles
 from mlxhog.data.batch import IGNORED
@@ -60,6 +63,11 @@ TALKS: list[list[dict[str, Any]]] = [
 ]
 
 
+KEYS = st.sampled_from(
+    "role from content value type text refusal tool_calls function name arguments".split()
+) | st.sampled_from(["user", "assistant", "text"])
+
+
 def written(folder: Path, documents: list[bytes], tokenizer: Tokenizer) -> TokenFile:
     path = folder / "train.bin"
     with TokenWriter(path, tokenizer, split="train", source="test") as writer:
@@ -98,6 +106,28 @@ def test_training_and_serving_have_the_same_text_before_every_answer(talk: Any) 
         assert before.endswith(b"Assistant:")
         assert len(before.decode()) == len(conversations.prompt(talk[:k]))
         before += answer
+
+
+def test_the_form_of_sharegpt_is_the_same_conversation() -> None:
+    talk = [{"from": "human", "value": "say one"}, {"from": "gpt", "value": "one"}]
+    text = records.record_text({"conversations": talk, "id": "7"}, None, "it")
+    assert isinstance(text, Example)
+    assert list(text.turns()) == list(example(TALKS[0]).turns())
+    with pytest.raises(DataError, match="message 1 is .*robot.*; expected a role"):
+        conversations.prompt([{"from": "robot", "value": "a"}])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda some: st.lists(some, max_size=3) | st.dictionaries(KEYS, some, max_size=4),
+)
+
+
+@given(messages=st.lists(st.dictionaries(KEYS, JSON, max_size=4) | JSON, max_size=4) | JSON)
+def test_any_json_is_a_conversation_or_refused(messages: Any) -> None:
+    with contextlib.suppress(DataError):
+        conversations.prompt(messages)
+        conversations.pieces(messages)
 
 
 @each_of("talk", TALKS)

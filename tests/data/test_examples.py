@@ -153,6 +153,13 @@ def test_damaged_prompts_are_named(tmp_path: Path, content: bytes, message: str)
         TokenFile.open(path).n_sequences(8)
 
 
+def test_documents_out_of_order_are_named(tmp_path: Path) -> None:
+    path = file_of(tmp_path, [Example(b"ab", b"cd"), Example(b"e ", b"f", b" g ", b"h")]).path
+    path.with_suffix(".idx").write_bytes(np.array([0, 2**60, 10, 14], "<u8").tobytes())
+    with pytest.raises(DataError, match=r"train.idx is out of order; prepare the corpus again"):
+        TokenFile.open(path).n_sequences(8)
+
+
 def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_bytes(
     tmp_path: Path,
 ) -> None:
