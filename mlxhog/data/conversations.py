@@ -67,21 +67,22 @@ def pieces(messages: object) -> list[str]:
     Raises:
         DataError: as `prompt`; or the assistant has no message, or an empty one.
     """
-    cut = [""]
+    cut, context = list[str](), list[str]()
     for number, (label, text) in enumerate(_turns(messages), 1):
-        cut[-1] += JOINT * (number > 1) + f"{label}:"
+        context.append(f"{JOINT * (number > 1)}{label}:")
         if label != LABELS["assistant"]:
-            cut[-1] += f" {text}"
+            context.append(f" {text}")
         elif text:
-            cut += [f" {text}", ""]
+            cut += ["".join(context), f" {text}"]
+            context = []
         else:
             raise DataError(f"message {number}, an answer, is empty; remove this conversation")
-    if len(cut) < 3:
+    if not cut:
         raise DataError(
             "the conversation has no message of the assistant, so there is nothing to learn; "
             "remove it, or write it as one text"
         )
-    return cut if cut[-1] else cut[:-1]
+    return [*cut, "".join(context)] if context else cut
 
 
 def _turns(messages: object) -> list[tuple[str, str]]:

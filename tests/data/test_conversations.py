@@ -123,6 +123,7 @@ JSON = st.recursive(
 )
 
 
+@pytest.mark.slow
 @given(messages=st.lists(st.dictionaries(KEYS, JSON, max_size=4) | JSON, max_size=4) | JSON)
 def test_any_json_is_a_conversation_or_refused(messages: Any) -> None:
     with contextlib.suppress(DataError):
@@ -206,6 +207,16 @@ def test_of_a_long_conversation_an_answer_keeps_the_text_right_before_it(tmp_pat
     texts = [bytes(row[row != 256].astype(np.uint8)) for row in batch.x[:, :24]]
     assert texts[-1].endswith(b"2\nUser: \nAssistant: 3\n4")
     assert [bytes(y[(y >= 0) & (y < 256)].astype(np.uint8)) for y in batch.y] == [b" 2", b" 3\n4"]
+
+
+@pytest.mark.slow
+def test_the_work_for_a_conversation_grows_with_its_length_and_not_faster(tmp_path: Path) -> None:
+    many = [{"role": "user", "content": "a"}] * 100_000  # with quadratic work, minutes
+    text = example([*many, {"role": "assistant", "content": "b"}])
+    assert len(text) == 100_000 * len("User: a\n") + len("Assistant: b")
+    turns = example(TALKS[0] * 30_000)
+    file = written(tmp_path, [turns], ByteTokenizer())
+    assert file.n_sequences(64) == len(list(turns.turns())) == 30_000
 
 
 def test_a_part_of_the_held_out_text_has_conversations_whole(tmp_path: Path) -> None:
