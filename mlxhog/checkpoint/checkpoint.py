@@ -3,7 +3,7 @@
     checkpoints/step-00001000/
       model.safetensors       parameters under transformers' names, float32
       config.json             the architecture; AutoModelForCausalLM.from_pretrained reads both
-      tokenizer.json, tokenizer_config.json
+      tokenizer.json, tokenizer_config.json, chat_template.jinja
       optimizer.safetensors   moments
       state.json              step, position in the data, and the size and digest of each file
     checkpoints/latest        the name of the newest checkpoint

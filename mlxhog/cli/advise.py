@@ -30,9 +30,9 @@ EXAMPLES = (
     "advise --history",
 )
 TRAINING = (
-    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "seq_len",
-    "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers", "threads", "write",
-    "sampled_head", "optimizer", "lr", "clip", "weight_decay", "slow", "seed", "out",
+    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
+    "seq_len", "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers", "threads",
+    "write", "sampled_head", "optimizer", "lr", "clip", "weight_decay", "slow", "seed", "out",
 )  # fmt: skip
 
 MAIN = (

@@ -34,10 +34,10 @@ EXAMPLES = (
     "analyze tiny --all --parts",
 )
 TRAINING = (
-    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "context",
-    "seq_len", "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers", "threads",
-    "strategy", "predict", "async_after", "write", "sparsify", "error_feedback", "sampled_head",
-    "blocks", "optimizer", "lr", "clip", "ngram_lr", "weight_decay", "seed", "out",
+    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
+    "context", "seq_len", "batch_size", "grad_accumulation", "kernels", "compute_dtype", "workers",
+    "threads", "strategy", "predict", "async_after", "write", "sparsify", "error_feedback",
+    "sampled_head", "blocks", "optimizer", "lr", "clip", "ngram_lr", "weight_decay", "seed", "out",
 )  # fmt: skip
 
 MAIN = (

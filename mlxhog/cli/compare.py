@@ -39,8 +39,9 @@ EXAMPLES = (
     'compare --a "--workers 2 --strategy hogwild" --b "--strategy serial --threads 2"',
 )
 BOTH = (
-    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "seq_len",
-    "batch_size", "kernels", "workers", "threads", "strategy", "optimizer", "lr", "schedule",
+    "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
+    "seq_len", "batch_size", "kernels", "workers", "threads", "strategy", "optimizer", "lr",
+    "schedule",
 )  # fmt: skip
 """Options of train that are flags for both sides; the others belong in --a and --b."""
 

@@ -156,6 +156,7 @@ def _files(
             tokenizer=own,
             text_key=options.text_key,
             skip_machine_data=options.skip_machine_data,
+            loss_on=options.loss_on,
             val=options.val,
         )
         yield f"{encodings.words(options.data)} ({HELD_OUT})", tokens

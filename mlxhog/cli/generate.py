@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.decoding.options import Sampling, stop_strings
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, DataError
 from mlxhog.live import MODES, backend_option, wait_option
 from mlxhog.report.streams import verbatim
 
@@ -41,7 +41,9 @@ class GenerateConfig(Sampling, RunFolder):
 
     prompt: str = option("", "text to continue; - reads standard input, @FILE a file")
     prompt_file: str = option(
-        "", 'a prompt per line, answered together; {"prompt": TEXT} per line of FILE.jsonl'
+        "",
+        'a prompt per line, answered together; {"prompt": TEXT} or {"messages": [...]} per line of '
+        "FILE.jsonl",
     )
     batch_size: int = option(16, "answers that are written at a time", low=1)
     prefill_chunk: int = option(2048, "tokens of a prompt that are read at a time", low=1)
@@ -81,8 +83,8 @@ def run(arguments: list[str]) -> int:
     from mlxhog.decoding.generate import Answers
     from mlxhog.live.model import load
 
-    config = replace(config, stop=_stop_strings(parsed.other.stop))
-    prompts = _prompts(config)
+    prompts, stops = _prompts(config)
+    config = replace(config, stop=(*stops, *_stop_strings(parsed.other.stop)))
     model = load(
         parsed.other.model,
         backend=config.backend,
@@ -180,9 +182,10 @@ class _Weights:
         return f"{text}, {last.age_updates} updates and {last.age_s:.1f} s old at its end"
 
 
-def _prompts(config: GenerateConfig) -> list[str]:
+def _prompts(config: GenerateConfig) -> tuple[list[str], tuple[str, ...]]:
+    """Return the prompts, and the texts that end their answers."""
     if not config.prompt_file:
-        return [read_prompt(config.prompt)]
+        return [read_prompt(config.prompt)], ()
     if config.prompt:
         raise ConfigError("--prompt and --prompt-file both give text to continue; keep one")
     return read_prompts(config.prompt_file)
@@ -201,26 +204,33 @@ def read_prompt(spec: str) -> str:
     return _normalised(os.fsencode(spec), f"--prompt {ascii(spec)}")  # a shell passes any bytes
 
 
-def read_prompts(spec: str) -> list[str]:
-    """Return the prompts of `--prompt-file`, without blank lines.
+def read_prompts(spec: str) -> tuple[list[str], tuple[str, ...]]:
+    """Return the prompts of `--prompt-file`, and the texts that end the answers of conversations.
 
     Args:
         spec: a text file with a prompt per line; FILE.jsonl with objects {"prompt": TEXT}, whose
-            texts may hold newlines; or - for lines of standard input.
+            texts may hold newlines, or with conversations {"messages": [...]}; or - for lines of
+            standard input. Blank lines are left out.
 
     Raises:
-        ConfigError: the file cannot be read, is not UTF-8 text, holds no prompt, or a line is not
-            such an object.
+        ConfigError: the file cannot be read, is not UTF-8 text, holds no prompt, a line is not such
+            an object, or the objects are of both kinds.
     """
-    from mlxhog.data import textfiles
+    from mlxhog.data import conversations, textfiles
 
     text = _read(None if spec == "-" else Path(spec), f"--prompt-file {spec}")
     lines = [(n, line) for n, line in enumerate(text.split("\n"), 1) if line.strip()]
     if not lines:
         raise ConfigError(f"--prompt-file {spec}: holds no prompts; write one per line")
     if Path(spec).suffix.lower() not in textfiles.LINES_SUFFIXES:
-        return [line for _, line in lines]
-    return [_from_json(f"{spec}:{n}", line) for n, line in lines]
+        return [line for _, line in lines], ()
+    prompts, are_chats = zip(*(_from_json(f"{spec}:{n}", line) for n, line in lines), strict=True)
+    if len(set(are_chats)) > 1:
+        raise ConfigError(
+            f"--prompt-file {spec}: some lines have a prompt and others have messages, and their "
+            "answers end differently; use a file for each"
+        )
+    return list(prompts), conversations.STOPS if are_chats[0] else ()
 
 
 def _read(path: Path | None, what: str) -> str:
@@ -267,17 +277,25 @@ def _stop_strings(words: Sequence[str]) -> tuple[str, ...]:
     )
 
 
-def _from_json(where: str, line: str) -> str:
+def _from_json(where: str, line: str) -> tuple[str, bool]:
+    """Return the prompt of a line, and whether it is a conversation."""
+    from mlxhog.data import conversations
     from mlxhog.files import plain_json
 
+    expected = 'wanted {"prompt": "..."} or {"messages": [...]}'
     try:
         value = plain_json.loads(line)
     except ValueError as error:
-        raise ConfigError(f'{where}: not JSON ({error}); wanted {{"prompt": "..."}}') from error
+        raise ConfigError(f"{where}: not JSON ({error}); {expected}") from error
+    if isinstance(value, dict) and "messages" in value:
+        try:
+            return conversations.prompt(value["messages"]), True
+        except DataError as error:
+            raise ConfigError(f"{where}: {error}") from error
     prompt = value.get("prompt") if isinstance(value, dict) else None
     if not isinstance(prompt, str):
-        raise ConfigError(f'{where}: wanted {{"prompt": "..."}}, got {line.strip()[:60]}')
-    return _normalised(prompt.encode(), where)
+        raise ConfigError(f"{where}: {expected}, got {line.strip()[:60]}")
+    return _normalised(prompt.encode(), where), False
 
 
 def _stream(prompt: str, pieces: "Iterator[Piece]") -> None:

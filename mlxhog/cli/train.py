@@ -139,10 +139,14 @@ def summary(result: "Result") -> str:
 
 def _held_out(result: "Result") -> str:
     """Return the scores of the held-out text, and the share of it."""
+    from mlxhog.data.heldout import SAME
+
     share, bits, final = result.val_share, result.val_bits_per_byte, result.final_bits_per_byte
     if bits is None:
         return "no time was left to evaluate it"
     shown = f"{bits:.3f} bits per byte{' of completions' * result.val_of_completions}"
+    if SAME in (result.val_text or ""):
+        shown += " of the training text, since none is held out"
     if share is not None and share < 1:
         shown += f" of the same {share_text(share)} as in every evaluation"
     if not result.val_at_end and result.status in ("done", "unsaved"):

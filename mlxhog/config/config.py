@@ -74,7 +74,11 @@ class TrainConfig(FineTuning):
         "tokenizer.json; auto is that of the checkpoint that init_from or resume names, else one "
         "that fits text and model: docs/own-text.md",
     )
-    text_key: str | None = _data(None, "field of a JSON line that holds the text")
+    text_key: str | None = _data(
+        None,
+        "field of a JSON line that holds the text, or the fields of prompt and completion with a "
+        "comma",
+    )
     strict_data: bool = _data(
         False,
         "refuse files of a folder or glob that are damaged, unreadable or empty, in place of "

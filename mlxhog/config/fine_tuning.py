@@ -42,10 +42,17 @@ class FineTuning:
         False,
         "init_from: allow another vocabulary; rows of tokens with the same text are kept",
     )
+    loss_on: str = _tuning(
+        "assistant",
+        "what is learnt of conversations, and of prompts with completions: the answers only, or "
+        "all of the text",
+        choices=("assistant", "all"),
+    )
     context: str = _tuning(
         "frozen",
-        "JSON lines of prompt and completion: gradients stop where the completion begins, at the "
-        "state after the prompt, or flow through the prompt as well; it is learnt in neither case",
+        "conversations, prompts with completions: gradients stop where the completion begins, at "
+        "the state after the prompt, or flow through the prompt as well; it is learnt in neither "
+        "case",
         choices=("frozen", "trained"),
     )
     epochs: int | None = _ends(

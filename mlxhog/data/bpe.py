@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.data import conversations
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 from mlxhog.files import plain_json, reading
 
@@ -158,6 +159,7 @@ class BpeTokenizer:
         return {
             "tokenizer.json": self._description,
             "tokenizer_config.json": tokenizer_config(self.bos_token),
+            "chat_template.jinja": conversations.TEMPLATE.encode(),
         }
 
 

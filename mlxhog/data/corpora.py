@@ -272,6 +272,11 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     raise DataError(_unknown(spec, path))
 
 
+def learned_whole(corpus: Corpus) -> Corpus:
+    """Return a corpus whose examples are plain text, so that their prompts are learned, too."""
+    return corpus.mapped(lambda documents, _: textfiles.short_documents(map(bytes, documents)))
+
+
 def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
     """Return each file of a corpus as its own corpus; a corpus without files is one part.
 
@@ -420,16 +425,16 @@ def _without_text(folder: Path, skipped: Sequence[Skipped]) -> str:
 
 
 def _data_set(name: str, text_key: str | None) -> Corpus:
-    data_set, columns = tables.DataSet(name), records.columns(text_key)
+    data_set = tables.DataSet(name)
 
     def read(split: str) -> Iterator[bytes]:
-        for where, record in data_set.records(split, columns):
+        for where, record in data_set.records(split, text_key):
             for text in textfiles.short_documents([records.record_text(record, text_key, where)]):
                 if text.strip():
                     yield text
 
     held_out = data_set.held_out
-    _, first = next(data_set.records(data_set.train, columns), ("", {}))
+    _, first = next(data_set.records(data_set.train, text_key), ("", {}))
     return Corpus(
         data_set.source,
         lambda: read(data_set.train),

@@ -46,6 +46,8 @@ from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
 
 RULES = ("every-12th", "tail")
+SAME = "training examples"
+"""The rule for few examples: none is held out, and evaluations are of the training text."""
 ROWS = 16  # most sequences in one batch
 BATCH_FLOPS = 1e11  # most work in a batch of several sequences; a batch cannot be interrupted
 _EVERY, _OFFSET = 12, 5

@@ -15,6 +15,7 @@ protein 4.2 without small letters, and DNA 2.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator
@@ -94,14 +95,16 @@ def spans(text: bytes) -> list[tuple[int, int]]:
 
 
 def without(documents: Iterable[bytes]) -> Iterator[bytes]:
-    """Yield documents without such data; those of which nothing else remains are left out."""
+    """Yield documents without such data; those of which nothing else remains are left out.
+
+    An example is left out if nothing remains of one of its answers.
+    """
     for document in documents:
         if isinstance(document, Example):
-            prompt, completion = (
-                _rest(part) for part in (document[: document.prompt], document[document.prompt :])
-            )
-            if completion.strip():
-                yield Example(prompt, completion)
+            ends = [0, *itertools.accumulate(document.lengths)]
+            parts = [_rest(document[a:b]) for a, b in itertools.pairwise(ends)]
+            if all(answer.strip() for answer in parts[1::2]):
+                yield Example(*parts)
         elif (rest := _rest(document)).strip():
             yield rest
 

@@ -52,7 +52,8 @@ class Prepared:
         spec: its name, see `tokenizers.build`.
         source: the name of the corpus.
         corpus_sha256: digest over the documents, joined by one zero byte.
-        rule: the held-out rule, or `given` if the corpus has its own held-out text.
+        rule: the held-out rule; `given` if the corpus has its own held-out text, `heldout.SAME` if
+            its examples are too few to hold one out.
         notes: notes for the user about the text, one sentence each.
         fresh: whether this call wrote the files.
         corpus: the corpus, without the files that cannot be read.
@@ -116,6 +117,7 @@ def prepare(
     out_dir: Path | None = None,
     val: str = "every-12th",
     text_key: str | None = None,
+    loss_on: str = "assistant",
     strict: bool = False,
     skip_machine_data: bool = False,
     width: int = 128,
@@ -130,6 +132,7 @@ def prepare(
         out_dir: write to this directory instead; it must be new or have the same result.
         val: the held-out rule; see `split`.
         text_key: for `.jsonl`, the key of the text.
+        loss_on: "all" also learns prompts and the messages of users.
         strict: whether a bad file of a folder or a glob is an error; if not, it is skipped.
         skip_machine_data: whether base64 and the like are left out, see `machine_data`.
         width: of the model, for "auto".
@@ -145,11 +148,16 @@ def prepare(
     """
     cache = cache_dir or user_cache_directory()
     machine = MachineData(skip=skip_machine_data)
-    corpus, scan = _scan(corpora.find(source, text_key).mapped(machine.read), strict)
+    corpus = corpora.find(source, text_key).mapped(machine.read)
+    if loss_on == "all":
+        corpus = corpora.learned_whole(corpus)
+    corpus, scan = _scan(corpus, strict)
     machine.is_measured = True
     rule = heldout.rule_for(val, scan.sizes)
     if corpus.validation:
         rule = "given"
+    elif rule == "tail" and scan.n_examples and val != "tail":
+        rule = heldout.SAME
     if rule == "tail" and scan.n_examples:
         raise DataError(
             f"{corpus.source} has {scan.n_examples} examples of prompt and completion among "
@@ -180,7 +188,7 @@ def prepare(
 
 def _with_notes(prepared: Prepared, scan: _Scan, notes: list[str]) -> Prepared:
     # None is stored: the same text may come from another folder, with other files, next time.
-    own = _notes(prepared.corpus, scan, prepared.tokenizer, prepared.changed)
+    own = _notes(scan, prepared)
     return replace(prepared, notes=(*prepared.corpus.notes(), *own, *notes))
 
 
@@ -203,7 +211,7 @@ def _tokenizer_of(spec: str, scan: _Scan, rule: str, width: int) -> tuple[str, l
 
 
 class _Digest:
-    """SHA-256 over documents, joined by a zero byte; examples begin with the prompt's length."""
+    """SHA-256 over documents, joined by a zero byte; examples begin with their parts' lengths."""
 
     def __init__(self) -> None:
         """Start with no documents."""
@@ -212,7 +220,8 @@ class _Digest:
     def add(self, document: bytes) -> None:
         """Add the next document."""
         if isinstance(document, Example):
-            self._sha256.update(b"\0prompt %d\0" % document.prompt)
+            lengths = " ".join(map(str, document.lengths[:-1]))
+            self._sha256.update(f"\0prompt {lengths}\0".encode())
         self._sha256.update(self._separator)
         self._sha256.update(document)
         self._separator = b"\0"
@@ -277,6 +286,9 @@ def _scan(corpus: corpora.Corpus, strict: bool) -> tuple[corpora.Corpus, _Scan]:
 
 def _pieces(corpus: corpora.Corpus, rule: str, n_bytes: int) -> Iterator[tuple[bool, bytes]]:
     """Yield (held out, text) pieces of the whole corpus, which has `n_bytes`."""
+    if rule == heldout.SAME:
+        yield from ((held_out, one) for one in corpus.documents() for held_out in (False, True))
+        return
     if corpus.validation is None:
         yield from heldout.split(corpus.documents(), rule, n_bytes)
         return
@@ -431,8 +443,8 @@ def _together(pieces: Iterable[tuple[bool, bytes]]) -> Iterator[list[tuple[bool,
     yield group
 
 
-def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer, changed: int) -> list[str]:
-    notes = []
+def _notes(scan: _Scan, prepared: Prepared) -> list[str]:
+    notes, tokenizer, changed = list[str](), prepared.tokenizer, prepared.changed
     if changed > (0 if tokenizer.changes else scan.not_utf8):
         steps = ", ".join(tokenizer.changes) or "it leaves characters out"
         notes.append(
@@ -443,12 +455,19 @@ def _notes(corpus: corpora.Corpus, scan: _Scan, tokenizer: Tokenizer, changed: i
     if scan.not_utf8 and tokenizer.utf8_only:
         notes.append(
             f"{scan.not_utf8} of {scan.sizes.n_documents} documents are not UTF-8; "
-            f"their invalid bytes became U+FFFD{_first_not_utf8(corpus)}"
+            f"their invalid bytes became U+FFFD{_first_not_utf8(prepared.corpus)}"
         )
     if scan.n_examples:
         notes.append(
             f"{scan.n_examples} of {scan.sizes.n_documents} documents are examples of prompt and "
-            "completion: every loss, also on held-out text, counts only completions"
+            "completion, or conversations: every loss, also on held-out text, counts only "
+            "completions and answers (--loss-on all counts everything)"
+        )
+    if prepared.rule == heldout.SAME:
+        notes.append(
+            "no example is held out of fewer than 6, so evaluations are of the training text and "
+            "say nothing about other text; use more examples, or a folder with train.jsonl and "
+            "valid.jsonl"
         )
     return notes
 

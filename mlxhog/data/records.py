@@ -3,8 +3,13 @@
 A record is a mapping of names to values: a line of `.jsonl`, or a row of a table or a data set.
 
     text, or content      the text itself
-    prompt, completion    an example, of which the completion is learned
-    messages              a conversation, one line for each message: role and content
+    prompt, completion    an example, of which the completion is learned; other names of the two
+                          are in `PROMPTS` and `COMPLETIONS`
+    messages              a conversation, of which the assistant's messages are learned, see
+                          `mlxhog.data.conversations`; or the name `conversations`
+
+A `text_key` names another key. Several keys with commas, `QUESTION,REPLY`, are the parts of an
+example, of which the last is learned.
 
 JSON and CSV are read with lone surrogates for bytes that are not UTF-8; the text that is returned
 has the original bytes.
@@ -13,79 +18,129 @@ has the original bytes.
 from __future__ import annotations
 
 import codecs
-import itertools
 import shlex
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
 
+from mlxhog.data import conversations
 from mlxhog.data.examples import Example
 from mlxhog.errors import DataError, shown
 
-_EXAMPLE = ("prompt", "completion")
-TEXT_KEYS = (("text",), ("content",), _EXAMPLE, ("messages",))
-"""Keys of the text, the first that a record has; a `text_key` replaces them."""
+_CONVERSATIONS = ("messages", "conversations")
+TEXT_KEYS = (("text",), ("content",), ("prompt", "completion"), *((key,) for key in _CONVERSATIONS))
+"""Keys of the text, the first that a record has; then an example of these names:"""
+PROMPTS = ("prompt", "question", "instruction", "query", "problem")
+MORE_OF_PROMPT = ("input", "context")
+COMPLETIONS = ("completion", "answer", "response", "output", "solution", "chosen")
+"""Names of the keys of an example: its prompt, texts behind the prompt, and its completion."""
 
 
-def columns(text_key: str | None) -> tuple[str, ...]:
-    """Return the keys of a record that may have its text."""
-    return (text_key,) if text_key else tuple(itertools.chain(*TEXT_KEYS))
+def columns(names: Sequence[str], text_key: str | None) -> Sequence[str]:
+    """Return the columns of a table that have the text of its rows; all if they are unknown."""
+    return text_keys(dict.fromkeys(names), text_key) or names
 
 
 def text_keys(record: object, text_key: str | None) -> tuple[str, ...]:
-    """Return the keys of a record that have its text; empty if it has no text."""
+    """Return the keys of a record that have its text; empty if they are unknown.
+
+    Several keys are those of an example; the last is that of its completion.
+    """
     if not isinstance(record, dict):
         return ()
     if text_key is not None:
-        return (text_key,) if text_key in record else ()
-    return next((keys for keys in TEXT_KEYS if all(key in record for key in keys)), ())
+        keys = (text_key,) if text_key in record else tuple(text_key.split(","))
+        return keys if all(key in record for key in keys) else ()
+    for keys in TEXT_KEYS:
+        if all(key in record for key in keys):
+            return keys
+    prompts = [key for key in PROMPTS if key in record]
+    more = [key for key in MORE_OF_PROMPT if key in record]
+    completions = [key for key in COMPLETIONS if key in record]
+    if len(prompts) > 1 or len(completions) != 1 or not (prompts or more):
+        return ()
+    return (*prompts, *more, *completions)
 
 
 def record_text(record: object, text_key: str | None, where: str) -> bytes:
-    """Return the text of a record; for a prompt and a completion, an `Example`.
+    """Return the text of a record; for a prompt and a completion or a conversation, an `Example`.
 
     Args:
         record: a JSON value, or a row of a table.
-        text_key: the key of the text; None looks for `TEXT_KEYS`.
+        text_key: the key of the text, or keys with commas; None looks for the usual ones.
         where: its file and line, for errors.
 
     Raises:
-        DataError: the record has no text.
+        DataError: the record has no text, or a conversation is malformed.
     """
-    if isinstance(record, dict) and text_key is None and text_keys(record, None) == _EXAMPLE:
-        parts = (_string(record, key, where) for key in _EXAMPLE)
-        prompt, completion = (_normalise(_to_bytes(part)) for part in parts)
+    if not isinstance(record, dict):
+        raise DataError(f"{where}: {_json_type(record)}, expected an object with a key 'text'")
+    *context, key = text_keys(record, text_key) or _unknown(record, text_key, where)
+    if context:
+        texts = [one for one in context if record[one] or one not in MORE_OF_PROMPT]
+        parts = [_normalise(_string(record, one, where)) for one in texts]
+        completion = _normalise(_string(record, key, where))
         if not completion.strip():
             raise DataError(
                 f"{where}: the completion is empty, so there is nothing to learn; remove this line"
             )
-        return Example(prompt, completion)
-    return _normalise(_to_bytes(_text(record, text_key, where)))
+        return Example(b"\n".join(parts), completion)
+    if key in _CONVERSATIONS or (isinstance(record[key], list) and key != "text"):
+        try:
+            turns = conversations.pieces(record[key])
+        except DataError as error:
+            raise DataError(f"{where}: {error}") from None
+        return Example(*map(_to_bytes, turns))
+    return _normalise(_string(record, key, where))
 
 
-def _text(record: object, text_key: str | None, where: str) -> str:
-    if not isinstance(record, dict):
-        raise DataError(f"{where}: {_json_type(record)}, expected an object with a key 'text'")
-    keys = text_keys(record, text_key)
-    if text_key is None and keys == ("messages",):
-        return _conversation(record["messages"], where)
-    key = text_key or "text"
+def _unknown(record: dict[str, Any], text_key: str | None, where: str) -> NoReturn:
+    """Refuse a record whose text is under unknown keys.
+
+    Raises:
+        DataError: always; it lists the keys, and says how to name those of the text.
+    """
+    missing = next(one for one in (text_key or "text").split(",") if one not in record)
+    known = ", ".join(shown(key) for key in list(record)[:20]) or "none"
+    strings = [key for key, value in record.items() if isinstance(value, str)]
+    raise DataError(f"{where}: no key {missing!r}; keys are {known}; {naming(strings, record)}")
+
+
+def naming(keys: Sequence[str], record: Mapping[str, object] | None = None) -> str:
+    """Say how the user names the keys of the text.
+
+    A key that looks like a prompt is never proposed alone: its completion would not be learned.
+
+    Args:
+        keys: the keys with texts.
+        record: a record with these keys; of several possible keys, that of the longest text is
+            proposed.
+    """
     if not keys:
-        known = ", ".join(shown(k) for k in list(record)[:20]) or "none"
-        strings = [k for k, value in record.items() if isinstance(value, str)]
-        longest = max(strings, key=lambda k: len(record[k]), default=None)
-        way_out = "none of them has text"
-        if longest is not None:
-            way_out = f"name the key of the text: --text-key {shlex.quote(longest)}"
-        raise DataError(f"{where}: no key {key!r}; keys are {known}; {way_out}")
-    return _string(record, keys[0], where)
+        return "none of them has text"
+    sizes = {key: len(str((record or {}).get(key) or "")) for key in keys}
+    prompt = next((key for key in keys if key in PROMPTS), None)
+    others = [key for key in keys if key != prompt]
+    if prompt is not None and not others:
+        return f"only the prompt {shown(prompt)} has text, and its completion is missing"
+    longest = max(others[::-1], key=sizes.__getitem__)
+    key = next((key for key in others if key in COMPLETIONS), longest)
+    before = prompt or next((one for one in others if one != key), None)
+    alone = f"name the key of the text: --text-key {shlex.quote(key)}"
+    if before is None:
+        return alone
+    pair = f"--text-key {shlex.quote(f'{before},{key}')}"
+    if prompt is None and key not in COMPLETIONS:
+        return f"{alone}; or those of a prompt and its completion, the last learned: {pair}"
+    return f"name the keys of the prompt and of its completion, which is learned: {pair}"
 
 
-def _string(record: dict[str, Any], key: str, where: str) -> str:
+def _string(record: dict[str, Any], key: str, where: str) -> bytes:
     value = record[key]
     if not isinstance(value, str):
         raise DataError(
             f"{where}: {key!r} is {_json_type(value)}, expected text; repair or remove this record"
         )
-    return value
+    return _to_bytes(value)
 
 
 def _json_type(value: object) -> str:
@@ -93,20 +148,6 @@ def _json_type(value: object) -> str:
     names = {bool: "true or false", int: "a number", float: "a number", str: "a text"}
     names |= {list: "a list", dict: "an object", type(None): "empty (null)"}
     return names.get(type(value), f"a {type(value).__name__}")
-
-
-def _conversation(messages: object, where: str) -> str:
-    if not isinstance(messages, list) or not all(isinstance(m, dict) for m in messages):
-        raise DataError(f"{where}: 'messages' must be a list of objects with role and content")
-    turns = []
-    for message in messages:
-        missing = {"role", "content"} - message.keys()
-        if missing:
-            raise DataError(
-                f"{where}: a message has no key {min(missing)!r}; each needs role and content"
-            )
-        turns.append(f"{_string(message, 'role', where)}: {_string(message, 'content', where)}")
-    return "\n".join(turns)
 
 
 def _to_bytes(text: str) -> bytes:

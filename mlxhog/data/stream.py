@@ -5,7 +5,7 @@
     stream/examples.jsonl        examples of `append_examples`; only grows
 
 The inputs of a row are all its tokens except the last, its labels all except the first. A document
-is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by one token. An example
+is BOS, its tokens, BOS, cut into rows of at most seq_len + 1 that overlap by one token. An answer
 is one row: BOS, prompt, answer, BOS; its loss is only on the answer and the last BOS.
 
 A published segment never changes, so a ticket means the same rows in every process and after every
@@ -17,16 +17,16 @@ from __future__ import annotations
 
 import bisect
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.data import drafts, segments
+from mlxhog.data import drafts, records, segments
 from mlxhog.data.batch import Batch
 from mlxhog.data.drafts import Draft
+from mlxhog.data.examples import Example
 from mlxhog.data.segments import (
     FORMAT,
     MOST_TICKETS,
@@ -81,52 +81,56 @@ def _pieces(document: bytes) -> Iterator[bytes]:
     yield document[begin:]
 
 
-def example_row(
-    record: Mapping[str, Any], tokenizer: Tokenizer, seq_len: int, where: str
-) -> TrainingRow:
-    """Return the row of an example, `{"prompt": TEXT, "answer": TEXT}`.
+def read_example(record: object, where: str) -> Example:
+    """Return the example of a record: `{"prompt": TEXT, "answer": TEXT}`, or `{"messages": [...]}`.
 
     Args:
-        record: the example.
+        record: a JSON value.
+        where: name of the example in errors.
+
+    Raises:
+        DataError: a part is missing or not text, an answer is empty, or there are other keys.
+    """
+    keys = records.text_keys(record, None)
+    example = records.record_text(record, None, where) if keys else None
+    if not isinstance(record, dict) or not isinstance(example, Example):
+        raise DataError(f"{where} is {shown(record)}; expected prompt and answer, or messages")
+    if unknown := record.keys() - {*keys}:
+        raise DataError(f"{where} has a key {shown(min(unknown))}; it has {' and '.join(keys)}")
+    return example
+
+
+def example_rows(
+    example: Example, tokenizer: Tokenizer, seq_len: int, where: str
+) -> Iterator[TrainingRow]:
+    """Yield a row for each answer of an example; only the answer and its end are trained.
+
+    Of later answers of a conversation the beginning of the text before is left out if it is too
+    long; earlier rows have it.
+
+    Args:
+        example: the example.
         tokenizer: the tokenizer of the run.
         seq_len: most inputs of a row.
         where: name of the example in errors.
 
     Raises:
-        DataError: a part is missing or not text, the answer is empty, or the row is too long.
+        DataError: the first row, or an answer, is too long.
     """
-    unknown = set(record) - {"prompt", "answer"}
-    if unknown:
-        raise DataError(f"{where} has a key {shown(min(unknown))}; it has prompt and answer")
-    for key in ("prompt", "answer"):
-        if not isinstance(record.get(key), str):
-            raise DataError(f"{where}: {key} is {shown(record.get(key))}, expected text")
-    if not record["answer"]:
-        raise DataError(f"{where}: the answer is empty, so there is nothing to train on")
-    try:
-        prompt, answer = (record[key].encode() for key in ("prompt", "answer"))
-    except UnicodeEncodeError as error:
-        raise DataError(f"{where} has half a character (a lone surrogate): {error}") from error
-    return answer_row(prompt, answer, tokenizer, seq_len, where)
-
-
-def answer_row(
-    prompt: bytes, answer: bytes, tokenizer: Tokenizer, seq_len: int, where: str
-) -> TrainingRow:
-    """Return the row of a prompt and its answer; only the answer is trained.
-
-    Raises:
-        DataError: the row is too long.
-    """
-    context, rest = (tokenizer.encode(part).astype(np.int32) for part in (prompt, answer))
     bos = np.array([tokenizer.bos], np.int32)
-    ids = np.concatenate([bos, context, rest, bos])
-    if len(ids) > seq_len + 1:
-        raise DataError(
-            f"{where} has {len(ids) - 1} tokens, and a row of the run has at most {seq_len} "
-            "(seq_len); shorten it, or send it as text"
-        )
-    return TrainingRow(ids, masked=len(context))
+    before = bos
+    for number, turn in enumerate(example.turns()):
+        context, answer = (tokenizer.encode(part).astype(np.int32) for part in turn)
+        before = np.concatenate([before, context])
+        ids = np.concatenate([before, answer, bos])
+        cut = max(0, len(ids) - seq_len - 1)
+        if cut and (number == 0 or cut >= len(before)):
+            raise DataError(
+                f"{where} has {len(ids) - 1} tokens, and a row of the run has at most {seq_len} "
+                "(seq_len); shorten it, or send it as text"
+            )
+        yield TrainingRow(ids[cut:], masked=len(before) - 1 - cut)
+        before = ids[:-1][-seq_len:]
 
 
 def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer) -> None:
@@ -136,12 +140,12 @@ def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer)
 
     Args:
         run: the run's directory.
-        examples: each `{"prompt": TEXT, "answer": TEXT}`.
+        examples: each as for `read_example`.
         tokenizer: the tokenizer of the run's model.
 
     Raises:
         RunError: the run does not follow a folder.
-        DataError: an example is empty, too long, or not text; none of them is stored.
+        DataError: an example is malformed, or too long; none of them is stored.
         EnvironmentLacks: the disk is full; none of them is stored.
 
     Concurrency: any number of processes may append at once.
@@ -151,15 +155,17 @@ def append_examples(run: Path, examples: Sequence[object], tokenizer: Tokenizer)
         raise RunError(
             f"the run {run} takes no examples; start one with: mlxhog train --follow FOLDER"
         )
+    lines = []
     for number, example in enumerate(examples, start=1):
         where = f"example {number}"
-        if not isinstance(example, Mapping):
-            raise DataError(
-                f"{where} is {shown(example)}; expected an object with prompt and answer"
-            )
-        example_row(example, tokenizer, seq_len, where)
-    lines = b"".join(plain_json.dumps(example) + b"\n" for example in examples)
-    append_lines(run / FOLDER / EXAMPLES, lines, synced=True)
+        line = plain_json.dumps(example)
+        try:
+            record = plain_json.loads(line)  # as the run will read it
+        except ValueError as error:
+            raise DataError(f"{where} is refused: {error}") from error
+        list(example_rows(read_example(record, where), tokenizer, seq_len, where))
+        lines.append(line + b"\n")
+    append_lines(run / FOLDER / EXAMPLES, b"".join(lines), synced=True)
 
 
 def seq_len_of(run: Path) -> int | None:

@@ -15,8 +15,8 @@ on the same data use it, too:
   budget get less (`training.evaluation.choose_bytes`, once per run; the checkpoint stores it). A
   smaller text is used as a whole.
 
-Documents with a prompt and a completion are used whole: a completion without its end is another
-task. Two tokenizers cut the beginning of a document at the same byte, except for part of a token.
+Examples and conversations are used whole: a completion without its end is another task. Two
+tokenizers cut the beginning of a document at the same byte, except for part of a token.
 """
 
 from __future__ import annotations
@@ -51,12 +51,16 @@ def of(file: TokenFile, n_bytes: int) -> TokenFile:
         raise DataError(
             f"{file.path.with_suffix('.idx')} is out of order; prepare the corpus again"
         )
-    order = Order(file.header["documents"], "held-out", 0).at(0, 0, file.header["documents"])
+    n = file.header["documents"]
+    heads = np.arange(n) if file.prompts is None else np.flatnonzero(~file.continues())
+    order = heads[Order(len(heads), "held-out", 0).at(0, 0, len(heads))]
+    ends = dict(zip(heads.tolist(), [*heads[1:].tolist(), n], strict=True))
     depth, missing = n_bytes // DOCUMENTS, n_bytes
     chosen: dict[int, int] = {}
-    for document in order.tolist():
-        chosen[document], text = _beginning(file, document, min(depth, missing))
-        missing -= text
+    for head in order.tolist():
+        for document in range(head, ends[head]):  # several of a conversation
+            chosen[document], text = _beginning(file, document, min(depth, missing))
+            missing -= text
         if missing <= 0:
             return _cut(file, chosen)
     if file.prompts is not None:
@@ -87,7 +91,7 @@ def _beginning(file: TokenFile, document: int, n_bytes: int) -> tuple[int, int]:
     """
     begin, end = (int(place) for place in file.starts[document : document + 2])
     if file.prompts is not None:
-        ids = file.tokens[begin + 1 : end]
+        ids = file.tokens[begin:end]
         file.check_known(ids)
         return end - begin, int(file.bytes_at(slice(begin + 1, end)).sum())
     # Tokens of a changed text may stand for no byte of the original.

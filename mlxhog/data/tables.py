@@ -16,6 +16,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, BinaryIO, Self
 
+from mlxhog.data import records
 from mlxhog.data.unpacking import Bounds, most_unpacked
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
 from mlxhog.files.paths import expanded
@@ -107,13 +108,13 @@ class _Lines:
 
 
 def parquet_records(
-    path: Path, columns: tuple[str, ...], bounds: Bounds | None = None
+    path: Path, text_key: str | None, bounds: Bounds | None = None
 ) -> Iterator[tuple[str, object]]:
     """Yield (file and row number for errors, row) of a Parquet file.
 
     Args:
         path: the file.
-        columns: columns to read; if the file has none of them, all are read.
+        text_key: the column of the text; None reads the usual ones, see `records.columns`.
         bounds: limits for the file; None for a file that the user has named.
 
     Raises:
@@ -126,15 +127,15 @@ def parquet_records(
         with ExitStack() as stack:
             source = path if bounds is None else stack.enter_context(bounds.open(path))
             file = stack.enter_context(parquet.ParquetFile(source))
-            names = [name for name in columns if name in file.schema_arrow.names]
+            names = list(records.columns(file.schema_arrow.names, text_key))
             if bounds is None:
                 size = _rows_at_once(path, file.metadata)
-                batches = file.iter_batches(batch_size=size, columns=names or None)
+                batches = file.iter_batches(batch_size=size, columns=names)
                 rows: Iterable[object] = (row for one in batches for row in one.to_pylist())
             else:  # this way a text that occurs in a million rows is in memory once
                 texts = [leaf.path for leaf in _leaves(file.schema)]
                 file = stack.enter_context(parquet.ParquetFile(source, read_dictionary=texts))
-                batches = file.iter_batches(batch_size=_ROWS, columns=names or None)
+                batches = file.iter_batches(batch_size=_ROWS, columns=names)
                 rows = _within(bounds, file.metadata, batches)
             for number, record in enumerate(rows, 1):
                 yield f"{path}, row {number}", record
@@ -248,11 +249,11 @@ class DataSet:
         """Name -> number of rows."""
         return {name: len(rows) for name, rows in self._splits.items()}
 
-    def records(self, split: str, columns: tuple[str, ...]) -> Iterator[tuple[str, object]]:
+    def records(self, split: str, text_key: str | None) -> Iterator[tuple[str, object]]:
         """Yield the rows of a split, as `parquet_records` does."""
         rows = self._splits[split]
-        names = [name for name in columns if name in rows.column_names]
-        for row, record in enumerate(rows.select_columns(names) if names else rows, 1):
+        names = list(records.columns(rows.column_names, text_key))
+        for row, record in enumerate(rows.select_columns(names), 1):
             yield f"{self.source}, {split} row {row}", record
 
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import itertools
-import shlex
 import stat
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -22,7 +21,7 @@ from typing import Any, BinaryIO
 
 from mlxhog.data import encodings, tables, unpacking
 from mlxhog.data.examples import Example
-from mlxhog.data.records import columns, record_text, text_keys
+from mlxhog.data.records import naming, record_text, text_keys
 from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, message_of, shown
 from mlxhog.files import plain_json, reading
@@ -81,13 +80,13 @@ def documents(
 ) -> Iterator[bytes]:
     """Yield the documents of a file, without those that have only white space.
 
-    A record with a prompt and a completion becomes an `Example`.
+    A record with a prompt and a completion, or with a conversation, becomes an `Example`.
 
     Args:
         path: the file. A file with a `record_kind` has records; other files are one document, or
             several above `DOCUMENT_BYTES`.
-        text_key: the key, or column, of the text of a record; None looks for `records.TEXT_KEYS`,
-            except in CSV.
+        text_key: the key, or column, of the text of a record, see `records.text_keys`; None looks
+            for the usual ones, except in CSV.
         split: whether a large file of prose is cut at blank lines. The pieces, joined, are the
             file again.
         bounds: limits for the file; None for a file that the user has named.
@@ -252,10 +251,10 @@ def column_needed(path: Path) -> str:
     with _open_table(path) as file:
         header = tables.csv_columns(path, file)
     names = ", ".join(map(shown, header[:20])) or "none"
-    example = f", such as --text-key {shlex.quote(header[-1])}" if header else ""
+    way_out = naming(header) if header else "write a first line with their names"
     return (
-        f"{path} is a table, and the column of its text is not known; name it{example}. "
-        f"Its columns are {names}"
+        f"{path} is a table, and the column of its text is not known; its columns are {names}; "
+        f"{way_out}"
     )
 
 
@@ -266,7 +265,7 @@ def records(
 
     Args:
         path: the file.
-        text_key: the column of a Parquet file to read; None reads those of `TEXT_KEYS`.
+        text_key: the column of a Parquet file to read, see `records.columns`.
         bounds: limits for the file; None for a file that the user has named.
 
     Raises:
@@ -276,7 +275,7 @@ def records(
     form = record_kind(path, bounds)
     if form == tables.PARQUET_SUFFIX:
         _check_regular(path)
-        yield from tables.parquet_records(path, columns(text_key), bounds)
+        yield from tables.parquet_records(path, text_key, bounds)
     elif form in tables.CSV_SUFFIXES:
         with _open_table(path) as file:
             yield from tables.csv_records(path, file)

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.data import conversations
 from mlxhog.data.bpe import (
     BOS_TOKEN,
     BYTE_TO_CHAR,
@@ -243,6 +244,7 @@ class ByteTokenizer:
         return {
             "tokenizer.json": json.dumps(description, ensure_ascii=False, indent=1).encode(),
             "tokenizer_config.json": tokenizer_config(BOS_TOKEN),
+            "chat_template.jinja": conversations.TEMPLATE.encode(),
         }
 
 

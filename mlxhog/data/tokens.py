@@ -5,15 +5,17 @@
     NAME.len    (vocab) uint16: bytes of text that each id stands for, 0 for special tokens
     NAME.bytes  (tokens) uint32: bytes of the original text that each token stands for, if the
                 tokenizer has changed the text of a document
-    NAME.prompts  (documents) uint32: tokens of each document's prompt, if there are examples
+    NAME.prompts  (documents) uint32: tokens of each document's prompt, if there are examples; see
+                  `mlxhog.data.examples`
     NAME.json   format, dtype, tokens, documents, bos, vocab, bytes (of text), tokenizer_sha256,
                 sha256 (of NAME.bin, then of NAME.prompts), split, source, examples (their number),
                 changed (documents whose text the tokenizer has changed)
 
-Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, and the next BOS
-ends it. Sequence i of length T is tokens [i T, i T + T + 1): inputs are all but the last, labels
-all but the first. Neighbouring sequences overlap by one token, and a tail shorter than T + 1 is not
-used. In a file with examples the sequences are its `ExampleRows`, of unequal lengths.
+Readers of nanoGPT's kind use the `.bin` alone. Every document starts with BOS, except for later
+answers of a conversation, and the next BOS ends it. Sequence i of length T is tokens
+[i T, i T + T + 1): inputs are all but the last, labels all but the first. Neighbouring sequences
+overlap by one token, and a tail shorter than T + 1 is not used. In a file with examples the
+sequences are its `ExampleRows`, of unequal lengths.
 """
 
 from __future__ import annotations
@@ -138,16 +140,25 @@ class TokenFile:
         """Return the rows of a file with examples; None for a file without.
 
         Raises:
-            DataError: a prompt is longer than its document.
+            DataError: a prompt is longer than its document, or the documents are out of order.
         """
         if self.prompts is None:
             return None
         if seq_len not in self._rows:
+            if (self.starts[1:] < self.starts[:-1]).any():
+                raise DataError(f"{self.path.with_suffix('.idx')} is out of order; {_WAY_OUT}")
             if (self.prompts >= self.starts[1:] - self.starts[:-1]).any():
                 path = self.path.with_suffix(".prompts")
                 raise DataError(f"{path}: a prompt is longer than its document; {_WAY_OUT}")
-            self._rows[seq_len] = ExampleRows.of(self.starts, self.prompts, seq_len)
+            self._rows[seq_len] = ExampleRows.of(
+                self.starts, self.prompts, self.continues(), seq_len
+            )
         return self._rows[seq_len]
+
+    def continues(self) -> NDArray[np.bool_]:
+        """Return whether each document belongs to the conversation before it, (documents,)."""
+        firsts = self.tokens[self.starts[:-1].astype(np.int64).clip(max=self.n_tokens - 1)]
+        return np.asarray((firsts != self.bos) & (np.arange(len(firsts)) > 0))
 
     def batch(self, indices: NDArray[np.int64], seq_len: int) -> Batch:
         """Return the sequences `indices`, (B,) int64, as one batch of B rows.
@@ -184,10 +195,12 @@ class TokenFile:
     def row_bytes(self, seq_len: int, i: int) -> int:
         """Return how many bytes of text the counted labels of row i stand for."""
         table = self.rows(seq_len)
-        begin, n, context = i * seq_len, seq_len, 0
+        begin, end, context = i * seq_len, (i + 1) * seq_len + 1, 0
         if table is not None:
-            begin, n, context = (int(p[i]) for p in (table.begin, table.length, table.context))
-        return int(self.bytes_at(slice(begin + context + 1, begin + n + 1)).sum())
+            begin, context = int(table.begin[i]), int(table.context[i])
+            # The BOS that ends an answer is not in the file where the conversation continues.
+            end = begin + int(table.length[i]) + 1 - int(table.ends[i])
+        return int(self.bytes_at(slice(begin + context + 1, end)).sum())
 
     def _examples(self, indices: NDArray[np.int64], table: ExampleRows, seq_len: int) -> Batch:
         x, y = empty_rows(len(indices), int(table.length[indices].max(initial=1)))
@@ -239,6 +252,8 @@ class TokenFile:
         if (starts >= self.n_tokens).any() or (self.starts[1:] < starts).any():
             raise DataError(f"{self.path.with_suffix('.idx')} is out of order; {_WAY_OUT}")
         firsts = self.tokens[starts.astype(np.int64)]
+        if self.prompts is not None:
+            firsts = firsts[:1]
         if (firsts != self.bos).any():
             document = int(np.argmax(firsts != self.bos))
             raise DataError(f"{self.path}: document {document} does not start with BOS; {_WAY_OUT}")
@@ -346,36 +361,51 @@ class TokenWriter:
         return self
 
     def add(self, document: bytes) -> None:
-        """Append BOS and the tokens of one document; prompt and completion are encoded apart."""
+        """Append BOS and the tokens of one document; contexts and answers are encoded apart."""
         self.add_all([document])
 
     def add_all(self, documents: Sequence[bytes]) -> None:
         """Append several documents, which are encoded together."""
-        cuts = [one.prompt if isinstance(one, Example) else 0 for one in documents]
-        parts = [(one[:cut], one[cut:]) for one, cut in zip(documents, cuts, strict=True)]
-        encoded = iter(self._tokenizer.encode_all([part for both in parts for part in both]))
-        for document, texts in zip(documents, parts, strict=True):
-            self._examples += isinstance(document, Example)
-            self._append(texts, (next(encoded), next(encoded)))
+        turns = [
+            list(one.turns()) if isinstance(one, Example) else [(b"", one)] for one in documents
+        ]
+        encoded = iter(
+            self._tokenizer.encode_all([part for one in turns for turn in one for part in turn])
+        )
+        for document, own in zip(documents, turns, strict=True):
+            self._examples += len(own) * isinstance(document, Example)
+            is_changed = [
+                self._append(turn, (next(encoded), next(encoded)), continues=number > 0)
+                for number, turn in enumerate(own)
+            ]
+            self.changed += any(is_changed)
 
-    def _append(self, texts: tuple[bytes, bytes], encoded: tuple[NDArray[np.int32], ...]) -> None:
-        self._prompts.append(len(encoded[0]))
+    def _append(
+        self,
+        texts: tuple[bytes, bytes],
+        encoded: tuple[NDArray[np.int32], ...],
+        *,
+        continues: bool,
+    ) -> bool:
+        """Append a prompt and its text; return whether the tokenizer has changed one of them."""
+        self._prompts.append(len(encoded[0]) - continues)
         ids = np.concatenate(encoded)
         changed = [self._tokenizer.changed_lengths(*of) for of in zip(texts, encoded, strict=True)]
         lengths = np.concatenate(
             [self._lengths[i] if n is None else n for i, n in zip(encoded, changed, strict=True)]
         )
-        if is_changed := any(n is not None for n in changed):
-            self.changed += 1
+        is_changed = any(n is not None for n in changed)
         if is_changed and self._token_bytes is None:
             self._token_bytes = self._begin_token_bytes()
         if self._token_bytes is not None:
-            self._token_bytes.write(np.concatenate([[0], lengths]).astype("<u4").tobytes())
+            of_bos = [0] * (not continues)
+            self._token_bytes.write(np.concatenate([of_bos, lengths]).astype("<u4").tobytes())
         self._n_bytes += int(lengths.sum(dtype=np.int64))
-        block = self._bos + ids.astype(self._dtype).tobytes()
+        block = self._bos * (not continues) + ids.astype(self._dtype).tobytes()
         self._hash.update(block)
         self._file.write(block)
-        self._starts.append(self._starts[-1] + 1 + len(ids))
+        self._starts.append(self._starts[-1] + len(block) // self._dtype.itemsize)
+        return is_changed
 
     def _begin_token_bytes(self) -> IO[bytes]:
         """Open `NAME.bytes`, and write the lengths of the tokens before, which are their ids'."""

@@ -91,6 +91,7 @@ def held_out_tokens(
     tokenizer: str,
     text_key: str | None,
     skip_machine_data: bool,
+    loss_on: str,
     val: str,
 ) -> TokenFile:
     """The held-out text of a run, prepared as for its training.
@@ -101,6 +102,7 @@ def held_out_tokens(
         tokenizer: option of the run, see `tokenizers.build`.
         text_key: option of the run: for `.jsonl`, the key of the text.
         skip_machine_data: option of the run.
+        loss_on: option of the run: what is scored of examples.
         val: option of the run: the rule for held-out text.
 
     Raises:
@@ -111,6 +113,7 @@ def held_out_tokens(
         tokenizer=tokenizer,
         text_key=text_key,
         skip_machine_data=skip_machine_data,
+        loss_on=loss_on,
         val=val,
     )
     if prepared.tokenizer.sha256 != model.tokenizer.sha256:

@@ -39,9 +39,9 @@ from mlxhog.data.stream import (
     Closed,
     StreamBatches,
     StreamWriter,
-    answer_row,
     document_rows,
-    example_row,
+    example_rows,
+    read_example,
 )
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.unpacking import Bounds
@@ -76,7 +76,7 @@ class Following:
         )
         self._writer = writer
         self.batches = partial(_open_batches, writer.folder, plan.batches, plan.data.tokenizer)
-        self._follower = Follower(folder, writer)
+        self._follower = Follower(folder, writer, config.loss_on)
         self._waits = False
 
     @classmethod
@@ -154,8 +154,9 @@ class Follower:
     Concurrency: `end`, `messages` and `fault` may be read by other threads at any time.
     """
 
-    def __init__(self, folder: Path, writer: StreamWriter) -> None:
+    def __init__(self, folder: Path, writer: StreamWriter, loss_on: str = "assistant") -> None:
         """Prepare; reading begins with the `with` block."""
+        self._learns_answers = loss_on == "assistant"
         self.folder, self.end = folder, writer.end
         self.messages: deque[str] = deque()
         self.fault: BaseException | None = None
@@ -305,20 +306,25 @@ class Follower:
         """
         tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
         unpacking.check_size(path, self._bounds)
-        if textfiles.kind(path) not in textfiles.LINES_SUFFIXES:
+        if not textfiles.record_kind(path, self._bounds):
             for document in textfiles.documents(path, None, bounds=self._bounds):
                 yield from document_rows(document, tokenizer, seq_len)
             return
         for where, record in textfiles.records(path, bounds=self._bounds):
-            if isinstance(record, dict) and {"prompt", "answer"} <= record.keys():
-                yield example_row(record, tokenizer, seq_len, where)
-                continue
             document = records.record_text(record, None, where)
-            if isinstance(document, Example):
-                prompt, completion = document[: document.prompt], document[document.prompt :]
-                yield answer_row(prompt, completion, tokenizer, seq_len, where)
-            elif document.strip():
-                yield from document_rows(document, tokenizer, seq_len)
+            if document.strip():
+                yield from self._rows_of(document, where)
+
+    def _rows_of(self, document: bytes, where: str) -> Iterator[TrainingRow]:
+        """The rows of a text, or of the answers of an example.
+
+        Raises:
+            DataError: the example is too long.
+        """
+        tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
+        if self._learns_answers and isinstance(document, Example):
+            return example_rows(document, tokenizer, seq_len, where)
+        return document_rows(document, tokenizer, seq_len)
 
     def _take_examples(self, draft: Draft) -> int:
         """Add the newly appended examples to a draft; returns where they end."""
@@ -327,18 +333,16 @@ class Follower:
             lines = read_lines(path, begin, EXAMPLES_BYTES)
         except FileNotFoundError:
             return begin
-        tokenizer, seq_len = self._writer.tokenizer, self._writer.seq_len
         for line in lines.splitlines():
             try:
-                record = plain_json.loads(line)
-                if not isinstance(record, dict):
-                    raise ValueError("it is no object")
-                row = example_row(record, tokenizer, seq_len, "an example")
+                example = read_example(plain_json.loads(line), "an example")
+                rows = list(self._rows_of(example, "an example"))
             except (ValueError, DataError) as error:
                 self._say(f"an example of {path} is left out: {message_of(error)}")
                 continue
             self._check()
-            draft.add(row)
+            for row in rows:
+                draft.add(row)
         return begin + len(lines)
 
     def _say(self, message: str) -> None:

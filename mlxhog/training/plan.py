@@ -193,6 +193,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         tokenizer=config.tokenizer,
         width=model.hidden_size,
         text_key=config.text_key,
+        loss_on=config.loss_on,
         val=config.val,
         strict=config.strict_data,
         skip_machine_data=config.skip_machine_data,

@@ -92,6 +92,13 @@ def test_torch_does_not_spin_between_its_jobs_unless_told_to(monkeypatch, expect
     assert ended.stdout.splitlines()[-1] == (expected or "PASSIVE")
 
 
+def test_a_score_of_the_training_text_is_not_called_held_out_alone(trainer, capsys):
+    trainer.result = replace(trainer.result, val_text="0123 training examples 65536")
+    assert main(["train"]) == 0
+    out, _ = capsys.readouterr()
+    assert "2.050 bits per byte of the training text, since none is held out" in out
+
+
 def test_train_prints_the_result_on_stdout_and_progress_on_stderr(trainer, capsys):
     assert main(["train"]) == 0
     out, err = capsys.readouterr()

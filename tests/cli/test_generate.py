@@ -10,6 +10,9 @@ from typing import Any
 import pytest
 
 from mlxhog.cli import main
+from mlxhog.cli.generate import read_prompts
+from mlxhog.data.conversations import STOPS
+from mlxhog.errors import ConfigError
 from tests.saved import letters, saved_run
 
 pytestmark = pytest.mark.slow
@@ -128,6 +131,22 @@ def test_prompts_with_newlines_come_as_json_lines(
     assert [result["prompt"] for result in many["answers"]] == ["a\nb", ""]
 
 
+def test_conversations_are_prompts_with_the_text_and_the_ends_of_the_server(
+    model: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    messages = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]
+    talks = [messages[:1], [*messages, *messages[:1]]]
+    lines = [json.dumps({"messages": talk}) + "\n" for talk in talks]
+    Path("talks.jsonl").write_text("".join(lines))
+    many = told(capsys, model, LONG, "--prompt-file", "talks.jsonl")
+    texts = ["User: hi\nAssistant:", "User: hi\nAssistant: yo\nUser: hi\nAssistant:"]
+    assert [result["prompt"] for result in many["answers"]] == texts
+    assert read_prompts("talks.jsonl") == (texts, STOPS)
+    Path("mixed.jsonl").write_text(lines[0] + '{"prompt": "a"}\n')
+    with pytest.raises(ConfigError, match="some lines have a prompt and others have messages"):
+        read_prompts("mixed.jsonl")
+
+
 def test_prompts_come_from_standard_input(
     model: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -159,6 +178,7 @@ def test_the_length_of_prefill_chunks_does_not_change_the_answer(
         (["--prompt-file", "nowhere.txt"], 2, "nowhere.txt: No such file"),
         (["--prompt-file", "text.jsonl"], 2, "text.jsonl:2: not JSON"),
         (["--prompt-file", "other.jsonl"], 2, 'other.jsonl:1: wanted {"prompt": "..."}'),
+        (["--prompt-file", "talk.jsonl"], 2, "talk.jsonl:1: message 1 has no content"),
         (["--prompt-file", "half.jsonl"], 2, "half.jsonl:1: not JSON (a text has half"),
         (["--prompt-file", "latin.txt"], 2, "latin.txt: not UTF-8 text"),
         (["--prompt-file", "good.txt", "--prompt", "a"], 2, "both give text to continue"),
@@ -182,6 +202,7 @@ def test_bad_input_is_named_before_the_model_is_loaded(
     Path("latin.txt").write_bytes(b"caf\xe9\n")
     Path("text.jsonl").write_text('{"prompt": "a"}\nplain text')
     Path("other.jsonl").write_text('{"text": "a"}')
+    Path("talk.jsonl").write_text('{"messages": [{"role": "user"}]}')
     Path("half.jsonl").write_text('{"prompt": "\\ud83d"}')
     assert main(["generate", "nothing", *words]) == code
     out, err = capsys.readouterr()

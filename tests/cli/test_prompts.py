@@ -24,7 +24,7 @@ def test_a_prompt_is_read_as_training_reads_its_text(tmp_path: Path, name: str) 
     path.write_bytes(PROMPTS[name])
     (document,) = textfiles.documents(path, None)
     assert generate.read_prompt(f"@{path}").encode() == document == b"one\ntwo\n"
-    assert generate.read_prompts(str(path)) == ["one", "two"]
+    assert generate.read_prompts(str(path)) == (["one", "two"], ())
     assert generate.read_prompt("one\r\ntwo\n").encode() == document
     lines = tmp_path / "a.ndjson"
     lines.write_text('\ufeff{"prompt": "one\\r\\ntwo\\n"}\r\n')

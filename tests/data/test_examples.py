@@ -62,7 +62,7 @@ def test_a_line_break_belongs_to_the_prompt_where_neither_part_brings_white_spac
     path = lines(tmp_path, [{"prompt": prompt, "completion": completion}])
     (example,) = textfiles.documents(path, None)
     assert isinstance(example, Example)
-    assert (example, example.prompt) == (text, n)
+    assert (example, example.lengths[0]) == (text, n)
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_rows_count_every_label_of_a_completion_once_and_none_of_a_prompt(
 ) -> None:
     starts = np.cumsum([0, *(1 + p + c for p, c in documents)]).astype(np.uint64)
     prompts = np.array([p for p, _ in documents], np.uint32)
-    rows = ExampleRows.of(starts, prompts, seq_len)
+    rows = ExampleRows.of(starts, prompts, np.zeros(len(prompts), np.bool_), seq_len)
     assert rows.length.min() >= 1
     assert rows.length.max() <= seq_len
     labels = [
@@ -153,6 +153,13 @@ def test_damaged_prompts_are_named(tmp_path: Path, content: bytes, message: str)
         TokenFile.open(path).n_sequences(8)
 
 
+def test_documents_out_of_order_are_named(tmp_path: Path) -> None:
+    path = file_of(tmp_path, [Example(b"ab", b"cd"), Example(b"e ", b"f", b" g ", b"h")]).path
+    path.with_suffix(".idx").write_bytes(np.array([0, 2**60, 10, 14], "<u8").tobytes())
+    with pytest.raises(DataError, match=r"train.idx is out of order; prepare the corpus again"):
+        TokenFile.open(path).n_sequences(8)
+
+
 def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_bytes(
     tmp_path: Path,
 ) -> None:
@@ -166,10 +173,25 @@ def test_a_prepared_corpus_says_that_losses_are_of_completions_and_counts_their_
     assert sum(batch.n_labels for batch in batches) == len("".join(held_out))  # no separators
 
 
-def test_examples_are_held_out_whole_or_not_at_all(tmp_path: Path) -> None:
-    path = lines(tmp_path, [{"prompt": "p", "completion": "c"}] * 3)
-    with pytest.raises(DataError, match=r"3 examples of prompt and completion.*valid\.jsonl"):
-        prepare(str(path), cache_dir=tmp_path / "cache")
+def test_examples_too_few_to_hold_one_out_are_evaluated_themselves_and_a_note_says_so(
+    tmp_path: Path,
+) -> None:
+    path = lines(tmp_path, [{"prompt": "p", "completion": c} for c in "abc"])
+    data = prepare(str(path), cache_dir=tmp_path / "cache")
+    train, val = data.open(8)
+    assert (
+        train.tokens.tolist()
+        == val.tokens.tolist()
+        == [256, *b"p\na", 256, *b"p\nb", 256, *b"p\nc"]
+    )
+    assert data.rule == "training examples"
+    assert any("no example is held out of fewer than 6" in note for note in data.notes)
+
+
+def test_an_example_is_not_cut_in_two_for_held_out_text(tmp_path: Path) -> None:
+    path = questions(tmp_path)
+    with pytest.raises(DataError, match=r"40 examples of prompt and completion.*valid\.jsonl"):
+        prepare(str(path), cache_dir=tmp_path / "cache", val="tail")
 
 
 def test_every_example_is_in_one_batch_of_an_epoch_and_frozen_where_that_is_asked_for(

@@ -153,7 +153,7 @@ def test_out_dir_receives_exactly_the_result(corpus: Path, cache: Path, tmp_path
     with pytest.raises(DataError, match="has other files; choose a new directory"):
         prepare(str(corpus), "bpe:300", cache_dir=cache, out_dir=out)
     assert sorted(p.name for p in out.iterdir()) == sorted(
-        ["prepared.json", "tokenizer.json", "tokenizer_config.json"]
+        ["prepared.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"]
         + [f"{split}.{s}" for split in ("train", "val") for s in ("bin", "idx", "len", "json")]
     )
 

@@ -23,7 +23,8 @@ from mlxhog.data.stream import (
     _pieces,
     append_examples,
     document_rows,
-    example_row,
+    example_rows,
+    read_example,
 )
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import DataError, EnvironmentLacks, RunError
@@ -76,36 +77,61 @@ def test_every_token_of_a_document_is_a_label_once(n):
 
 
 def test_an_example_is_trained_on_its_answer_and_its_end_alone(tmp_path):
-    row = example_row({"prompt": "ab", "answer": "xyz"}, TOKENIZER, 8, "it")
-    assert row.ids.tolist() == [BOS, *b"abxyz", BOS]
+    example = read_example({"prompt": "ab ", "answer": "xyz"}, "it")
+    (row,) = example_rows(example, TOKENIZER, 8, "it")
+    assert row.ids.tolist() == [BOS, *b"ab xyz", BOS]
     writer = opened(tmp_path)
     publish(writer, [row], [], 0)
     batch = batches(tmp_path).at(0, 0)
-    assert batch.x[0, :6].tolist() == [BOS, *b"abxyz"]
-    assert batch.y[0, :6].tolist() == [IGNORED, IGNORED, *b"xyz", BOS]
-    assert (batch.y[0, 6:] == IGNORED).all()
+    assert batch.x[0, :7].tolist() == [BOS, *b"ab xyz"]
+    assert batch.y[0, :7].tolist() == [IGNORED, IGNORED, IGNORED, *b"xyz", BOS]
+    assert (batch.y[0, 7:] == IGNORED).all()
     assert batch.n_bytes == 3
 
 
 @each_of(
     ("record", "message"),
     [
-        ({"prompt": "a"}, "answer is None, expected text"),
-        ({"prompt": 1, "answer": "b"}, "prompt is 1, expected text"),
-        ({"prompt": "a", "answer": ""}, "the answer is empty"),
+        ({"prompt": "a"}, 'line 3 is {"prompt": "a"}; expected prompt and answer, or messages'),
+        ({"text": "a"}, "expected prompt and answer, or messages"),
+        ({"prompt": 1, "answer": "b"}, '"prompt" is a number, expected text'),
+        ({"prompt": "a", "answer": ""}, "the completion is empty"),
+        ({"messages": [{"role": "user", "content": "a"}]}, "no message of the assistant"),
         ({"prompt": "a", "answer": "b", "lr": 1}, 'has a key "lr"'),
-        ({"prompt": "12345", "answer": "123"}, "has 9 tokens, and a row of the run has at most 8"),
-        ({"prompt": "", "answer": "\ud800"}, "half a character"),
+        ({"prompt": "1234 ", "answer": "123"}, "has 9 tokens, and a row of the run has at most 8"),
     ],
 )
 def test_what_is_no_example_is_named(record, message, tmp_path):
     with pytest.raises(DataError) as refused:
-        example_row(record, TOKENIZER, 8, "line 3")
+        list(example_rows(read_example(record, "line 3"), TOKENIZER, 8, "line 3"))
     assert message in str(refused.value).replace("'", '"')
     opened(tmp_path)
     with pytest.raises(DataError):
         append_examples(tmp_path, [record], TOKENIZER)
     assert not (tmp_path / "stream" / "examples.jsonl").exists()
+
+
+def test_half_a_character_is_refused_since_the_run_could_not_read_it(tmp_path):
+    opened(tmp_path)
+    with pytest.raises(DataError, match="example 1 is refused"):
+        append_examples(tmp_path, [{"prompt": "", "answer": "\ud800"}], TOKENIZER)
+    assert not (tmp_path / "stream" / "examples.jsonl").exists()
+
+
+def test_each_answer_of_a_conversation_is_a_row_behind_as_much_of_the_text_before_as_fits():
+    talk = [("user", "a"), ("assistant", "b"), ("user", "c"), ("assistant", "d")]
+    messages = [{"role": role, "content": text} for role, text in talk]
+    example = read_example({"messages": messages}, "it")
+    text = b"User: a\nAssistant: b\nUser: c\nAssistant: d"
+    for seq_len in (len(text) + 1, 30):
+        rows = list(example_rows(example, TOKENIZER, seq_len, "it"))
+        assert [row.ids.tolist() for row in rows] == [
+            [BOS, *text[: text.index(b" b") + 2], BOS],
+            [*[BOS, *text, BOS][-seq_len - 1 :]],
+        ]
+        assert [bytes(row.ids[row.masked + 1 : -1].tolist()) for row in rows] == [b" b", b" d"]
+    with pytest.raises(DataError, match="it has 21 tokens, and a row of the run has at most 20"):
+        list(example_rows(example, TOKENIZER, 20, "it"))
 
 
 def test_tickets_count_through_segments_and_never_change_their_rows(tmp_path):
@@ -378,7 +404,7 @@ def test_examples_need_a_run_that_follows(tmp_path):
     with pytest.raises(RunError, match="--follow FOLDER"):
         append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)
     opened(tmp_path)
-    with pytest.raises(DataError, match="expected an object"):
+    with pytest.raises(DataError, match="expected prompt and answer"):
         append_examples(tmp_path, [["a", "b"]], TOKENIZER)
 
 

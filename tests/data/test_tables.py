@@ -56,13 +56,18 @@ def test_bytes_of_a_table_that_are_not_utf8_survive(tmp_path: Path) -> None:
         (
             b"id,review\n1,x\n",
             None,
-            r"a.csv is a table.*--text-key review. Its columns are 'id', 'review'",
+            r"a.csv is a table.*its columns are 'id', 'review'; name .* --text-key review; or",
         ),
         (b"id,review\n1,x\n", "reviw", r"a.csv:2: no key 'reviw'; keys are 'id', 'review'"),
         (b'id,review\n1,"x\n', "review", r"a.csv:2: not CSV .*; repair or delete this line"),
         (b"id,review\n1\n", "review", r"a.csv:2: 'review' is empty \(null\), expected text"),
-        (b"", None, r"a.csv is a table.*Its columns are none"),
-        (b"id,review\n", None, r"a.csv is a table.*Its columns are 'id', 'review'"),
+        (b"", None, r"a.csv is a table.*its columns are none"),
+        (b"id,review\n", None, r"a.csv is a table.*its columns are 'id', 'review'"),
+        (
+            b"id,answer,question\n1,x,y\n",
+            None,
+            r"the keys of the prompt and of its completion, .*: --text-key question,answer$",
+        ),
     ],
 )
 def test_a_table_that_cannot_be_read_is_refused_with_the_way_out(
@@ -75,7 +80,7 @@ def test_a_table_that_cannot_be_read_is_refused_with_the_way_out(
 
 def test_a_folder_takes_tables_where_their_column_is_named(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_text("review\nr\n")
-    with pytest.raises(DataError, match=r"1 \.csv; .*such as --text-key review"):
+    with pytest.raises(DataError, match=r"1 \.csv; .*: --text-key review"):
         corpora.find(str(tmp_path))
     assert list(corpora.find(str(tmp_path), "review").documents()) == [b"r"]
     (tmp_path / "a.txt").write_text("t")
@@ -91,11 +96,11 @@ def test_rows_of_parquet_are_read_like_lines_of_json(tmp_path: Path) -> None:
     assert read(path) == [b"one", b"two"]
     pair = write_parquet(tmp_path / "d" / "b.parquet", prompt=["p"], completion=["c"])
     assert read(pair) == [b"p\nc"]
-    turns = [[{"role": "user", "content": "hi"}]]
+    turns = [[{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]]
     talk = write_parquet(tmp_path / "d" / "c.parquet", messages=turns)
-    assert read(talk) == [b"user: hi"]
+    assert read(talk) == [b"User: hi\nAssistant: yo"]
     assert list(corpora.find(str(tmp_path / "d")).documents()) == [
-        b"one", b"two", b"p\nc", b"user: hi",
+        b"one", b"two", b"p\nc", b"User: hi\nAssistant: yo",
     ]  # fmt: skip
 
 

@@ -149,8 +149,8 @@ def test_documents_without_text_are_left_out(tmp_path: Path) -> None:
         ({"text": "t", "content": "c"}, b"t"),
         ({"content": "c", "prompt": "p", "completion": "q"}, b"c"),
         ({"prompt": "p", "completion": "q"}, b"p\nq"),
-        ({"messages": [{"role": "user", "content": "hi"}, {"role": "bot", "content": "yo"}]},
-         b"user: hi\nbot: yo"),
+        ({"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "yo"}]},
+         b"User: hi\nAssistant: yo"),
     ],
 )  # fmt: skip
 def test_records_are_read_by_the_usual_keys(
@@ -173,8 +173,9 @@ def test_text_key_chooses_another_key(tmp_path: Path) -> None:
         ('{"text": 7}', r"a.jsonl:2: 'text' is a number, expected text"),
         ('["text"]', r"a.jsonl:2: a list, expected an object"),
         ('{"text": "broken', r"a.jsonl:2: not JSON .* repair or delete this line"),
-        ('{"messages": "x"}', r"a.jsonl:2: 'messages' must be a list"),
-        ('{"messages": [{"role": "x"}]}', r"a.jsonl:2: a message has no key 'content'"),
+        ('{"messages": "x"}', r"a.jsonl:2: messages is 'x'; expected a list such as"),
+        ('{"messages": [{"role": "x"}]}', r"a.jsonl:2: message 1 is .*; expected a role \(system,"),
+        ('{"messages": [{"role": "user"}]}', r"a.jsonl:2: message 1 has no content"),
     ],
 )  # fmt: skip
 def test_a_bad_line_is_named_with_the_way_out(tmp_path: Path, line: str, message: str) -> None:

@@ -28,6 +28,7 @@ from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.data import bpe, corpora, prepare, tokenizers
+from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import MlxhogError
@@ -108,11 +109,15 @@ def _read_corpus(name: str) -> Callable[[Path], None]:
     return read
 
 
-def _write_tokens(folder: Path) -> Iterable[Path]:
+def _write_tokens(folder: Path, *examples: Example) -> Iterable[Path]:
     with TokenWriter(folder / "t.bin", ByteTokenizer(), split="train", source="x") as writer:
-        for text in TEXTS_BYTES:
+        for text in (*TEXTS_BYTES, *examples):
             writer.add(text)
-    return [folder / f"t{ending}" for ending in (".bin", ".idx", ".len", ".json")]
+    return sorted(folder.glob("t.*"))
+
+
+def _write_examples(folder: Path) -> Iterable[Path]:
+    return _write_tokens(folder, Example(b"2+2=", b"4"), Example(b"a ", b"b", b" c ", b"d"))
 
 
 def _read_tokens(folder: Path) -> None:
@@ -301,6 +306,19 @@ def _read_record(folder: Path) -> None:
 
 # -- classic, the arena ---------------------------------------------------------------------------
 
+TALK = "".join(
+    plain_json.dumps({"messages": messages}).decode() + "\n"
+    for messages in [
+        [
+            {"role": "system", "content": "a"},
+            {"role": "user", "content": [{"type": "text", "text": "b"}]},
+            {"role": "assistant", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]},
+            {"role": "tool", "content": "c"},
+            {"role": "assistant", "refusal": "d"},
+        ],
+        [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}],
+    ]
+)
 SVM = "+1 1:0.5 3:1e-3 # c\n-1 2:-4 3:7\n+1 1:1 2:2\n" * 3
 RATINGS = "user,item,rating\n1,2,3.5\n2,2,5\n3,9,1\n1,3,2\n"
 PRIZE = "1:\n30,3,2005-09-06\n7,5,2005-05-13\n2:\n30,4,2005-10-19\n"
@@ -383,6 +401,7 @@ SUBJECTS = (
         1,
     ),
     Subject("tokens", _write_tokens, _read_tokens, 4),
+    Subject("tokens of examples", _write_examples, _read_tokens, 4),
     Subject("prepared corpus", _write_prepared, _read_prepared, 2),
     Subject("recorded run", _write_recording, lambda f: replay.read(Run(f), anyway=True), 6),
     Subject("tokenizer", _write_tokenizer, _read_tokenizer, 5),
@@ -390,6 +409,12 @@ SUBJECTS = (
         "prompts",
         text_file("p.jsonl", '{"prompt": "a"}\n{"prompt": "b\\n"}\n'),
         lambda folder: read_prompts(str(folder / "p.jsonl")),
+        1,
+    ),
+    Subject(
+        "conversations",
+        text_file("a.jsonl", TALK),
+        lambda folder: (_read_corpus("a.jsonl")(folder), read_prompts(str(folder / "a.jsonl"))),
         1,
     ),
     *map(_case, ("hf_e_len1", "mlstm_cell_f_len1", "slstm_cell_b_init", "components")),

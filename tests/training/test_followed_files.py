@@ -1,6 +1,7 @@
 """What a run that follows a folder takes from its files, and which files it leaves out."""
 
 import gzip
+import json
 import lzma
 import os
 import socket
@@ -19,8 +20,11 @@ from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.training import follow
 from mlxhog.training.follow import Follower
+from tests.pairs import each_of
 from tests.training.asking import LIMIT_S
-from tests.training.test_follow import ROOT, TOKENIZER, rows
+from tests.training.test_follow import ROOT, TOKENIZER, rows, segments
+
+TALK = b"User: a\nAssistant: b"
 
 
 def new_follower(folder: Path, run: Path) -> Follower:
@@ -65,6 +69,45 @@ def test_a_file_that_is_not_text_is_named_once_and_the_others_are_trained(follow
     assert list(follower.messages)[4:] == [
         "a.txt has changed since it was read; only new files are trained"
     ]
+
+
+def trained(directory: Path) -> list[bytes]:
+    """The trained text of every published row."""
+    texts = []
+    for segment in segments(directory):
+        ends = segment.rows[:, 0].cumsum()
+        for (n, masked), end in zip(segment.rows.tolist(), ends.tolist(), strict=True):
+            ids = segment.tokens[end - n + masked + 1 : end].astype("int32")
+            texts.append(bytes(TOKENIZER.decode(ids)))
+    return texts
+
+
+@each_of(
+    ("loss_on", "expected"),
+    [
+        ("assistant", [b" b", b"a", b" b", b" b", b" b"]),
+        ("all", [TALK, b"q\na", TALK + b"\n" + TALK, TALK]),
+    ],
+)
+def test_conversations_and_pairs_of_every_kind_of_file_are_trained_on_their_answers(
+    loss_on, expected, tmp_path, monkeypatch
+):
+    pyarrow = pytest.importorskip("pyarrow")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    monkeypatch.setattr(follow, "SETTLED_S", 0.0)
+    folder = tmp_path / "new"
+    folder.mkdir()
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    parquet.write_table(pyarrow.table({"messages": [talk]}), folder / "a.parquet")
+    lines = [{"question": "q", "answer": "a"}, {"messages": talk * 2}]
+    (folder / "b.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    writer = StreamWriter(tmp_path, TOKENIZER, seq_len=60, batch_size=1)
+    writer.accept_examples()
+    append_examples(tmp_path, [{"messages": talk}], TOKENIZER)
+    follower = Follower(folder, writer, loss_on)
+    assert follower.look()
+    assert list(follower.messages) == []
+    assert trained(tmp_path) == expected
 
 
 def test_a_name_that_is_not_utf8_is_named_once_and_all_others_are_trained(follower, tmp_path):

@@ -1,7 +1,7 @@
 """Check the requests of clients: the fields of OpenAI's completions and chat completions.
 
-Unsupported fields that would change the answer are refused, not ignored. A base model has no roles,
-so a chat becomes one text to continue (`chat_text`).
+Unsupported fields that would change the answer are refused, not ignored. A chat becomes one text to
+continue, as in training (`mlxhog.data.conversations`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from mlxhog.config.options import option, options
+from mlxhog.data import conversations
 from mlxhog.decoding.options import Sampling, stop_strings
-from mlxhog.errors import ConfigError, did_you_mean, shown
+from mlxhog.errors import ConfigError, DataError, did_you_mean, shown
 from mlxhog.files import plain_json
 
 MOST_EXAMPLES = 1000
@@ -25,9 +26,6 @@ DEFAULTS = Sampling(max_new_tokens=16, temperature=1.0)
 
 CHAT_TOKENS = 256
 """Length of a chat's answer if the request has none."""
-
-USER = "\nUser:"
-"""Stop string in a chat: the model begins to write for the user."""
 
 _IGNORED = frozenset(
     {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
@@ -128,13 +126,22 @@ def completion(body: bytes, *, model: str) -> ClientRequest:
 def chat(body: bytes, *, model: str) -> ClientRequest:
     """Parse the body of `POST /v1/chat/completions`; arguments and errors as `completion`."""
     fields = _Fields(body, model)
-    text = chat_text(_messages(fields.take("messages")))
+    try:
+        text = conversations.prompt(fields.take("messages"))
+    except DataError as error:
+        raise RefusedRequest(str(error), param="messages") from error
     length = "max_tokens"
     if "max_completion_tokens" in fields.rest:  # the newer name
         fields.take(length)
         length = "max_completion_tokens"
     fields.rest.setdefault(length, CHAT_TOKENS)
-    return fields.request(prompts=(text,), length=length, ends=(USER,), joint="\n", is_chat=True)
+    return fields.request(
+        prompts=(text,),
+        length=length,
+        ends=conversations.STOPS,
+        joint=conversations.JOINT,
+        is_chat=True,
+    )
 
 
 def examples(body: bytes) -> list[object]:
@@ -153,21 +160,10 @@ def examples(body: bytes) -> list[object]:
     if not isinstance(many, list) or not 1 <= len(many) <= MOST_EXAMPLES:
         raise RefusedRequest(
             f"examples is {shown(many)}; wanted a list of 1 to {MOST_EXAMPLES} objects with prompt "
-            "and answer",
+            "and answer, or messages",
             param="examples",
         )
     return many
-
-
-def chat_text(messages: Sequence[tuple[str, str]]) -> str:
-    r"""Return a chat as a text that a base model continues.
-
-    >>> chat_text([("system", "Be brief."), ("user", "Hello!")])
-    'Be brief.\nUser: Hello!\nAssistant:'
-    """
-    names = {"user": "User: ", "assistant": "Assistant: "}
-    lines = [names.get(role, "") + text.strip() for role, text in messages]
-    return "\n".join([*lines, "Assistant:"])
 
 
 class _Fields:
@@ -308,36 +304,3 @@ def _session(value: object) -> str | None:
             param="session",
         )
     return value
-
-
-def _messages(value: object) -> list[tuple[str, str]]:
-    """Return the role and text of each message."""
-    if not isinstance(value, list) or not value:
-        problem = "is missing" if value is None else f"is {shown(value)}"
-        raise RefusedRequest(
-            f'messages {problem}; wanted a list such as [{{"role": "user", "content": "Hello"}}]',
-            param="messages",
-        )
-    return [_message(k, message) for k, message in enumerate(value)]
-
-
-def _message(k: int, message: object) -> tuple[str, str]:
-    role = message.get("role") if isinstance(message, dict) else None
-    if not isinstance(message, dict) or role not in ("system", "developer", "user", "assistant"):
-        raise RefusedRequest(
-            f"message {k + 1} is {shown(message)}; wanted the role system, developer, user or "
-            "assistant, and a content",
-            param="messages",
-        )
-    content = message.get("content")
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    if not isinstance(parts, list) or not all(
-        isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str)
-        for part in parts
-    ):
-        raise RefusedRequest(
-            f"the content of message {k + 1} is {shown(content)}; wanted a text, or parts of type "
-            "text",
-            param="messages",
-        )
-    return str(role), "".join(part["text"] for part in parts)

@@ -75,7 +75,7 @@ def test_a_chat_answers_as_the_assistant_whole_and_as_a_stream(
 
 
 def test_a_chat_is_the_text_that_the_documents_show(client: openai.OpenAI, server: Server) -> None:
-    text = "Be brief.\nUser: ab\nAssistant:"
+    text = "System: Be brief.\nUser: ab\nAssistant:"
     plain = ask(client, server, text, max_tokens=30, stop="\nUser:").choices[0].text
     messages: Any = [
         {"role": "system", "content": "Be brief."},

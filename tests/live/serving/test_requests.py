@@ -13,7 +13,6 @@ from mlxhog.live.serving.requests import (
     ClientRequest,
     RefusedRequest,
     chat,
-    chat_text,
     completion,
 )
 from tests.pairs import each_of
@@ -135,12 +134,9 @@ def test_messages_that_make_no_sense_are_refused(messages: Any) -> None:
 
 
 def test_a_chat_becomes_a_text_that_the_model_goes_on_with() -> None:
-    roles = ("system", "user", "assistant", "user")
-    text = chat_text([(role, f" {k} ") for k, role in enumerate(roles)])
-    assert text == "0\nUser: 1\nAssistant: 2\nUser: 3\nAssistant:"
     one = talked(stop=["x"])
     assert one.prompts == ("User: a\nAssistant:",)
-    assert one.sampling.stop == ("\nUser:", "x")
+    assert one.sampling.stop == ("\nSystem:", "\nUser:", "\nAssistant:", "\nTool:", "x")
     assert one.joint == "\n"
 
 

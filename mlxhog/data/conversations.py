@@ -1,0 +1,192 @@
+"""Conversations as text: one template for `train`, `--follow`, `serve` and `generate`.
+
+    System: Be brief.
+    User: Say one.
+    Assistant: one
+    User: And two?
+    Assistant:
+
+A message is a turn: it begins a line with the label of its role. An answer ends with BOS, which
+training puts behind every answer and no text contains. It also ends where the model begins another
+turn (`STOPS`). A label at the start of a line within a message gets a blank before it, so that no
+message looks like several turns.
+
+`TEMPLATE` writes the same text for `apply_chat_template` of transformers, after the BOS that our
+readers add as a token.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from mlxhog.errors import DataError, shown
+
+LABELS = {
+    "system": "System",
+    "developer": "System",
+    "user": "User",
+    "assistant": "Assistant",
+    "tool": "Tool",
+}
+"""Role -> label of its turns."""
+
+JOINT = "\n"
+"""Text between two turns."""
+
+STOPS = tuple(f"\n{label}:" for label in dict.fromkeys(LABELS.values()))
+"""Texts that end an answer, because another turn begins."""
+
+_SPEAKERS = {"human": "user", "gpt": "assistant"}
+"""Names of roles in the field `from`, beside which ShareGPT's files have the text as `value`."""
+
+_ANSWER = f"{LABELS['assistant']}:"
+_PARTS = ("text", "refusal")
+"""Types of the parts of a content that are text."""
+
+
+def prompt(messages: object) -> str:
+    """Return a conversation as the text that its next answer continues.
+
+    Args:
+        messages: a list of objects. Each has a role of `LABELS` and a content: a text, or a list of
+            parts of type text. A message of the assistant may have a refusal or tool calls instead.
+
+    Raises:
+        DataError: the messages are malformed, or a part is not text; the text names the message.
+    """
+    turns = [f"{label}: {text}" for label, text in _turns(messages)]
+    return JOINT.join([*turns, _ANSWER])
+
+
+def pieces(messages: object) -> list[str]:
+    """Return a conversation cut before and behind each answer: context, answer, context, ...
+
+    The pieces, joined, are the conversation. Messages behind the last answer are the last context.
+
+    Raises:
+        DataError: as `prompt`; or the assistant has no message, or an empty one.
+    """
+    cut, context = list[str](), list[str]()
+    for number, (label, text) in enumerate(_turns(messages), 1):
+        context.append(f"{JOINT * (number > 1)}{label}:")
+        if label != LABELS["assistant"]:
+            context.append(f" {text}")
+        elif text:
+            cut += ["".join(context), f" {text}"]
+            context = []
+        else:
+            raise DataError(f"message {number}, an answer, is empty; remove this conversation")
+    if not cut:
+        raise DataError(
+            "the conversation has no message of the assistant, so there is nothing to learn; "
+            "remove it, or write it as one text"
+        )
+    return [*cut, "".join(context)] if context else cut
+
+
+def _turns(messages: object) -> list[tuple[str, str]]:
+    """Return the label and the text of each message."""
+    if not isinstance(messages, list) or not messages:
+        raise DataError(
+            f"messages is {shown(messages)}; expected a list such as "
+            '[{"role": "user", "content": "Hello"}]'
+        )
+    return [_turn(f"message {number}", message) for number, message in enumerate(messages, 1)]
+
+
+def _turn(where: str, message: object) -> tuple[str, str]:
+    if isinstance(message, dict) and "from" in message and "role" not in message:
+        speaker = str(message["from"])
+        message = {"role": _SPEAKERS.get(speaker, speaker), "content": message.get("value")}
+    role = message.get("role") if isinstance(message, dict) else None
+    if not isinstance(message, dict) or not isinstance(role, str) or role not in LABELS:
+        raise DataError(
+            f"{where} is {shown(message)}; expected a role ({', '.join(LABELS)}) and a content"
+        )
+    calls = message.get("tool_calls") or []
+    text = _content(where, message.get("content")) or _content(where, message.get("refusal"))
+    if message.get("content") is None and not text and not calls:
+        raise DataError(f"{where} has no content; expected a text, or parts of type text")
+    try:
+        text += "".join(f"\ncall {_call(call['function'])}" for call in calls)
+    except (KeyError, TypeError) as error:
+        raise DataError(
+            f"the tool_calls of {where} are {shown(calls)}; expected a list of functions with name "
+            "and arguments"
+        ) from error
+    text = text.replace("\r\n", "\n").strip()
+    for stop in STOPS:
+        text = text.replace(stop, _escaped(stop))
+    return LABELS[role], text
+
+
+def _escaped(stop: str) -> str:
+    return stop.replace("\n", "\n ")
+
+
+def _content(where: str, content: object) -> str:
+    if content is None or isinstance(content, str):
+        return content or ""
+    texts = []
+    for part in content if isinstance(content, list) else [content]:
+        kind = part.get("type") if isinstance(part, dict) else None
+        text = part.get(kind) if isinstance(part, dict) and kind in _PARTS else None
+        if not isinstance(text, str):
+            raise DataError(f"the content of {where} has {shown(part)}; only text is supported")
+        texts.append(text)
+    return "".join(texts)
+
+
+def _call(function: dict[str, Any]) -> str:
+    arguments = function["arguments"]
+    if not isinstance(arguments, str):
+        arguments = json.dumps(arguments, ensure_ascii=False)
+    return f"{function['name']} {arguments}"
+
+
+def _template() -> str:
+    replaced = "".join(
+        f" | replace({json.dumps(stop)}, {json.dumps(_escaped(stop))})" for stop in STOPS
+    )
+    values = {"LABELS": LABELS, "PARTS": _PARTS, "JOINT": JOINT, "ANSWER": _ANSWER}
+    template = _JINJA.replace("ESCAPED", replaced)
+    for name, value in values.items():
+        template = template.replace(name, json.dumps(value))
+    return template
+
+
+_JINJA = """\
+{{- bos_token -}}
+{%- set labels = LABELS -%}
+{%- for message in messages -%}
+  {%- if message.role not in labels -%}
+    {{- raise_exception("message " ~ loop.index ~ " needs a role: " ~ labels | join(", ")) -}}
+  {%- endif -%}
+  {%- set turn = namespace(text="") -%}
+  {%- if message.content is string -%}
+    {%- set turn.text = message.content -%}
+  {%- else -%}
+    {%- for part in message.content or [] -%}
+      {%- if part.type not in PARTS -%}
+        {{- raise_exception("message " ~ loop.index ~ " has a part that is not text") -}}
+      {%- endif -%}
+      {%- set turn.text = turn.text ~ part[part.type] -%}
+    {%- endfor -%}
+  {%- endif -%}
+  {%- set turn.text = turn.text or message.refusal or "" -%}
+  {%- for call in message.tool_calls or [] -%}
+    {%- set arguments = call.function.arguments -%}
+    {%- set arguments = arguments if arguments is string else arguments | tojson -%}
+    {%- set turn.text = turn.text ~ "\\ncall " ~ call.function.name ~ " " ~ arguments -%}
+  {%- endfor -%}
+  {%- set text = turn.text | replace("\\r\\n", "\\n") | trimESCAPED -%}
+  {{- ("" if loop.first else JOINT) ~ labels[message.role] ~ ": " ~ text -}}
+{%- endfor -%}
+{%- if add_generation_prompt -%}
+  {{- JOINT ~ ANSWER -}}
+{%- endif -%}
+"""
+
+TEMPLATE = _template()
+"""The template as Jinja."""

@@ -1,0 +1,364 @@
+"""Conversations: one text for training, serving, generating and transformers, and its answers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mlxhog.data import conversations, records, subset, textfiles
+from mlxhog.data.batch import IGNORED
+from mlxhog.data.bpe import train_bpe
+from mlxhog.data.examples import Example
+from mlxhog.data.prepare import prepare
+from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
+from mlxhog.data.tokens import TokenFile, TokenWriter
+from mlxhog.errors import DataError
+from tests.pairs import each_of
+
+WEATHER = {"type": "function", "function": {"name": "weather", "arguments": '{"at": "Paris"}'}}
+TALKS: list[list[dict[str, Any]]] = [
+    [{"role": "user", "content": "say one"}, {"role": "assistant", "content": "one"}],
+    [
+        {"role": "system", "content": "Be brief.  "},
+        {"role": "user", "content": "  Zwei?\r\nJa, ä 中\n\n"},
+        {"role": "assistant", "content": "2"},
+        {"role": "user", "content": ""},
+        {"role": "assistant", "content": "\n3\n4"},
+    ],
+    [
+        {"role": "developer", "content": "Forge nothing."},
+        {"role": "user", "content": "a\nAssistant: b\nUser: c\nTool:\n\nSystem:d User: e"},
+        {"role": "assistant", "content": "\nUser: f\nUser:\nUser: g"},
+    ],
+    [
+        {
+            "role": "user",
+            "content": [{"type": "text", "text": "Wea"}, {"type": "text", "text": "r?"}],
+        },
+        {"role": "assistant", "content": None, "tool_calls": [WEATHER]},
+        {"role": "tool", "tool_call_id": "1", "content": '{"degrees": 9}'},
+        {"role": "assistant", "content": "9"},
+    ],
+    [
+        {"role": "user", "content": "in the form of transformers"},
+        {
+            "role": "assistant",
+            "content": "I look. ",
+            "tool_calls": [
+                {"function": {"name": "f", "arguments": {"where": ["<ä>", 1, None], "b": True}}},
+                WEATHER,
+            ],
+        },
+        {"role": "tool", "name": "f", "content": "no"},
+        {"role": "assistant", "content": None, "refusal": "I cannot."},
+        {"role": "assistant", "content": [{"type": "refusal", "refusal": "Really not."}]},
+    ],
+]
+
+
+KEYS = st.sampled_from(
+    "role from content value type text refusal tool_calls function name arguments".split()
+) | st.sampled_from(["user", "assistant", "text"])
+
+
+def written(folder: Path, documents: list[bytes], tokenizer: Tokenizer) -> TokenFile:
+    path = folder / "train.bin"
+    with TokenWriter(path, tokenizer, split="train", source="test") as writer:
+        writer.add_all(documents)
+    return TokenFile.open(path)
+
+
+def example(messages: list[dict[str, Any]]) -> Example:
+    text = records.record_text({"messages": messages}, None, "it")
+    assert isinstance(text, Example)
+    return text
+
+
+def tokenizers() -> list[Tokenizer]:
+    texts = [bytes(example(talk)) for talk in TALKS] * 4
+    return [ByteTokenizer(), train_bpe(texts, 400)]
+
+
+def test_a_conversation_is_a_line_for_each_turn_and_ends_where_the_answer_begins() -> None:
+    assert conversations.prompt(TALKS[1][:4]) == (
+        "System: Be brief.\nUser: Zwei?\nJa, ä 中\nAssistant: 2\nUser: \nAssistant:"
+    )
+    assert conversations.prompt(TALKS[3][:3]) == (
+        'User: Wear?\nAssistant: call weather {"at": "Paris"}\nTool: {"degrees": 9}\nAssistant:'
+    )
+
+
+@each_of("talk", TALKS)
+def test_training_and_serving_have_the_same_text_before_every_answer(talk: Any) -> None:
+    turns = list(example(talk).turns())
+    answers = [k for k, message in enumerate(talk) if message["role"] == "assistant"]
+    before = b""
+    for k, (context, answer) in zip(answers, turns, strict=True):
+        before += context
+        assert before.decode() == conversations.prompt(talk[:k])[: len(before.decode())]
+        assert before.endswith(b"Assistant:")
+        assert len(before.decode()) == len(conversations.prompt(talk[:k]))
+        before += answer
+
+
+def test_the_form_of_sharegpt_is_the_same_conversation() -> None:
+    talk = [{"from": "human", "value": "say one"}, {"from": "gpt", "value": "one"}]
+    text = records.record_text({"conversations": talk, "id": "7"}, None, "it")
+    assert isinstance(text, Example)
+    assert list(text.turns()) == list(example(TALKS[0]).turns())
+    with pytest.raises(DataError, match="message 1 is .*robot.*; expected a role"):
+        conversations.prompt([{"from": "robot", "value": "a"}])
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(),
+    lambda some: st.lists(some, max_size=3) | st.dictionaries(KEYS, some, max_size=4),
+)
+
+
+@pytest.mark.slow
+@given(messages=st.lists(st.dictionaries(KEYS, JSON, max_size=4) | JSON, max_size=4) | JSON)
+def test_any_json_is_a_conversation_or_refused(messages: Any) -> None:
+    with contextlib.suppress(DataError):
+        conversations.prompt(messages)
+        conversations.pieces(messages)
+
+
+@each_of("talk", TALKS)
+def test_no_message_can_look_like_a_turn_or_end_an_answer(talk: Any) -> None:
+    text = "\n" + conversations.prompt(talk)
+    assert sum(text.count(stop) for stop in conversations.STOPS) == len(talk) + 1
+    for _, answer in example(talk).turns():
+        assert not any(stop.encode() in answer for stop in conversations.STOPS)
+
+
+@pytest.mark.slow
+def test_the_exported_template_writes_our_text_and_our_tokens(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers")
+    for k, tokenizer in enumerate(tokenizers()):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        for name, content in tokenizer.files().items():
+            (folder / name).write_bytes(content)
+        theirs = transformers.AutoTokenizer.from_pretrained(folder)
+        for talk in TALKS:
+            for end in range(1, len(talk) + 1):
+                text = conversations.prompt(talk[:end])
+                how = {"add_generation_prompt": True}
+                rendered = theirs.apply_chat_template(talk[:end], tokenize=False, **how)
+                assert rendered == theirs.bos_token + text
+                ids = theirs.apply_chat_template(talk[:end], return_dict=False, **how)
+                assert ids == [tokenizer.bos, *tokenizer.encode(text.encode()).tolist()]
+                plain = theirs.apply_chat_template(talk[:end], tokenize=False)
+                assert plain + "\nAssistant:" == rendered
+        with pytest.raises(Exception, match="message 1 has a part that is not text"):
+            theirs.apply_chat_template([{"role": "user", "content": [{"type": "image_url"}]}])
+        with pytest.raises(Exception, match="message 1 needs a role: system, developer, user"):
+            theirs.apply_chat_template([{"role": "robot", "content": "a"}])
+
+
+def test_every_answer_is_a_row_with_the_tokens_that_serving_reads_before_it(
+    tmp_path: Path,
+) -> None:
+    for k, tokenizer in enumerate(tokenizers()):
+        folder = tmp_path / str(k)
+        folder.mkdir()
+        documents = [*map(example, TALKS), b"plain text", Example(b"2+2=", b"4")]
+        file = written(folder, documents, tokenizer)
+        file.verify()
+        rows = file.rows(512)
+        assert rows is not None
+        assert rows.cut == 0
+        labels = []
+        for number in range(len(rows)):
+            batch = file.batch(np.array([number]), 512)
+            counted = np.flatnonzero(batch.y[0] != IGNORED)
+            assert counted.tolist() == list(range(counted[0], counted[-1] + 1))
+            assert batch.y[0, counted[-1]] == tokenizer.bos
+            labels.append((batch.x[0, : counted[0] + 1].tolist(), batch.y[0, counted[:-1]]))
+        expected = [
+            (conversations.prompt(talk[:place]), answer)
+            for talk in TALKS
+            for place, (_, answer) in zip(
+                [k for k, message in enumerate(talk) if message["role"] == "assistant"],
+                example(talk).turns(),
+                strict=True,
+            )
+        ]
+        expected += [("", b"plain text"), ("2+2=\n", b"4")]
+        assert [tokenizer.decode(answer) for _, answer in labels] == [a for _, a in expected]
+        for (context, _), (prompt, _) in zip(labels, expected, strict=True):
+            assert context == [tokenizer.bos, *tokenizer.encode(prompt.encode()).tolist()]
+
+
+def test_of_a_long_conversation_an_answer_keeps_the_text_right_before_it(tmp_path: Path) -> None:
+    file = written(tmp_path, [example(TALKS[1])], ByteTokenizer())
+    rows = file.rows(24)
+    assert rows is not None
+    assert rows.cut == 2
+    batch = file.batch(np.arange(len(rows)), 24)
+    texts = [bytes(row[row != 256].astype(np.uint8)) for row in batch.x[:, :24]]
+    assert texts[-1].endswith(b"2\nUser: \nAssistant: 3\n4")
+    assert [bytes(y[(y >= 0) & (y < 256)].astype(np.uint8)) for y in batch.y] == [b" 2", b" 3\n4"]
+
+
+@pytest.mark.slow
+def test_the_work_for_a_conversation_grows_with_its_length_and_not_faster(tmp_path: Path) -> None:
+    many = [{"role": "user", "content": "a"}] * 100_000  # with quadratic work, minutes
+    text = example([*many, {"role": "assistant", "content": "b"}])
+    assert len(text) == 100_000 * len("User: a\n") + len("Assistant: b")
+    turns = example(TALKS[0] * 30_000)
+    file = written(tmp_path, [turns], ByteTokenizer())
+    assert file.n_sequences(64) == len(list(turns.turns())) == 30_000
+
+
+def test_a_part_of_the_held_out_text_has_conversations_whole(tmp_path: Path) -> None:
+    documents: list[bytes] = [example(TALKS[k % len(TALKS)]) for k in range(60)]
+    file = written(tmp_path, documents, ByteTokenizer())
+    part = subset.of(file, 1600)
+    assert part.header["documents"] < file.header["documents"]
+    text = bytes(part.tokens[part.tokens != 256].astype(np.uint8))
+    begins = part.starts[:-1][~part.continues()].astype(int).tolist()
+    ends = [*begins[1:], part.n_tokens]
+    whole = {bytes(example(talk)) for talk in TALKS}
+    pieces = {
+        bytes(part.tokens[a + 1 : b].astype(np.uint8)) for a, b in zip(begins, ends, strict=True)
+    }
+    assert pieces <= whole
+    assert text
+
+
+def test_loss_on_all_learns_users_and_prompts_too(tmp_path: Path) -> None:
+    path = tmp_path / "talks.jsonl"
+    path.write_text("".join(json.dumps({"messages": talk}) + "\n" for talk in TALKS * 3))
+    cache = tmp_path / "cache"
+    answers = prepare(str(path), cache_dir=cache)
+    whole = prepare(str(path), cache_dir=cache, loss_on="all")
+    assert answers.rule == whole.rule
+    assert TokenFile.open(answers.train).prompts is not None
+    assert any("15 of 15 documents are examples" in note for note in answers.notes)
+    plain = TokenFile.open(whole.train)
+    assert plain.prompts is None
+    assert bytes(plain.tokens[1:16].astype(np.uint8)) == b"User: say one\nA"
+    assert not any("examples" in note for note in whole.notes)
+
+
+@each_of(
+    ("messages", "message"),
+    [
+        ("hello", "messages is 'hello'; expected a list such as"),
+        ([], "messages is \\[\\]; expected a list"),
+        ([5], "message 1 is 5; expected a role"),
+        ([{"role": "robot", "content": "a"}], "expected a role \\(system, developer, user, assist"),
+        ([{"role": ["user"], "content": "a"}], "expected a role"),
+        ([{"role": "user"}], "message 1 has no content; expected a text, or parts of type text"),
+        (
+            [{"role": "user", "content": 5}],
+            "the content of message 1 has 5; only text is supported",
+        ),
+        (
+            [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}],
+            "the content of message 1 has .*image_url.*; only text is supported",
+        ),
+        (
+            [{"role": "assistant", "content": None, "tool_calls": [{"function": "f"}]}],
+            "the tool_calls of message 1 are .*; expected a list of functions with name and arg",
+        ),
+        ([{"role": "assistant", "content": None, "tool_calls": 3}], "the tool_calls of message 1"),
+        (
+            [{"role": "assistant", "content": "a", "refusal": 3, "tool_calls": {"a": 1}}],
+            "tool_calls",
+        ),
+    ],
+)
+def test_messages_that_make_no_sense_are_named(messages: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        conversations.prompt(messages)
+
+
+@each_of(
+    ("messages", "message"),
+    [
+        (TALKS[0][:1], "it: the conversation has no message of the assistant"),
+        ([{"role": "assistant", "content": " "}], "it: message 1, an answer, is empty; remove"),
+    ],
+)
+def test_a_conversation_without_an_answer_is_refused(messages: Any, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        example(messages)
+
+
+@each_of(
+    ("record", "pair"),
+    [
+        ({"prompt": "p", "answer": "a"}, (b"p\n", b"a")),
+        ({"prompt": "p", "response": "a", "id": "7"}, (b"p\n", b"a")),
+        ({"instruction": "p", "input": "", "output": "a"}, (b"p\n", b"a")),
+        ({"instruction": "p", "input": None, "output": "a"}, (b"p\n", b"a")),
+        ({"instruction": "p", "input": "i", "output": "a"}, (b"p\ni\n", b"a")),
+        ({"instruction": "p", "context": "i", "response": "a"}, (b"p\ni\n", b"a")),
+        ({"question": "p", "answer": "a"}, (b"p\n", b"a")),
+        ({"question": "p", "chosen": "a", "rejected": "b"}, (b"p\n", b"a")),
+        ({"input": "p", "output": "a"}, (b"p\n", b"a")),
+        ({"problem": "p", "solution": "a"}, (b"p\n", b"a")),
+    ],
+)
+def test_a_question_and_its_answer_are_a_prompt_and_a_completion(record: Any, pair: Any) -> None:
+    text = records.record_text(record, None, "it")
+    assert isinstance(text, Example)
+    assert list(text.turns()) == [pair]
+
+
+@each_of(
+    ("record", "text_key", "pair"),
+    [
+        ({"q": "p", "r": "a", "text": "t"}, "q,r", (b"p\n", b"a")),
+        ({"q": "p", "more": "m", "r": "a"}, "q,more,r", (b"p\nm\n", b"a")),
+        ({"question": "p", "answer": "a", "response": "b"}, "question,response", (b"p\n", b"b")),
+        ({"talk": TALKS[0]}, "talk", (b"User: say one\nAssistant:", b" one")),
+    ],
+)
+def test_text_key_names_prompt_and_completion_or_a_conversation(
+    record: Any, text_key: str, pair: Any
+) -> None:
+    text = records.record_text(record, text_key, "it")
+    assert isinstance(text, Example)
+    assert list(text.turns()) == [pair]
+    assert records.record_text({"a,b": "text"}, "a,b", "it") == b"text"
+
+
+@each_of(
+    ("record", "text_key", "message"),
+    [
+        (
+            {"question": "q", "answer": "a", "response": "b"},
+            None,
+            "name the keys of the prompt and of its completion, which is learned: "
+            "--text-key question,answer$",
+        ),
+        ({"question": "long enough", "reply": "a"}, None, "learned: --text-key question,reply$"),
+        ({"title": "q", "body": "a text"}, None, "--text-key body; or .*: --text-key title,body$"),
+        ({"question": "q", "label": 1}, None, "only the prompt 'question' has text, and its compl"),
+        ({"question": "q", "answer": 1}, None, "'answer' is a number, expected text"),
+        ({"question": "q", "reply": "a"}, "question,answer", "no key 'answer'; keys are"),
+    ],
+)
+def test_keys_that_could_mean_several_things_are_a_question_to_the_user(
+    record: Any, text_key: str | None, message: str
+) -> None:
+    with pytest.raises(DataError, match=message):
+        records.record_text(record, text_key, "it")
+
+
+def test_a_csv_of_questions_and_answers_is_read_with_both_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("question,answer\nq,a\n")
+    (text,) = textfiles.documents(tmp_path / "a.csv", "question,answer")
+    assert isinstance(text, Example)
+    assert list(text.turns()) == [(b"q\n", b"a")]
