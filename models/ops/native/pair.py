@@ -30,8 +30,8 @@ class Pair:
             optional input may be None. Without `keep` no gradient follows, and nothing has to be
             saved.
         backward: (saved, d_results, needs, threads) -> a gradient per input. An entry of d_results
-            is None for a result that was not used. `needs` marks the inputs whose gradients are
-            used; the others need not be computed.
+            is None for a result that was not used; at least one is an array. `needs` marks the
+            inputs whose gradients are used; the others need not be computed.
         optional: whether an input may be None.
         saved_results: positions of the results that `backward` needs; in `saved` they follow the
             arrays of `forward`.
