@@ -54,13 +54,16 @@ class Finite:
         self.inputs = [xp.where(wide if x.ndim == 4 else self.bad, 0.0, x) for x in both]
 
     def spoil(self, h: Array, *states: Array) -> tuple[Array, ...]:
-        """Return h (B, S, NH, D) and states (B, NH, ...), NaN behind a bad position."""
+        """Return h and states (B, NH, ...), NaN behind a bad position.
+
+        h (B, n, NH, D) has the last n positions.
+        """
         xp, nan = self._xp, math.nan
         number = xp.cumsum(xp.int32(self.bad), 1)
         last = number[:, -1] > 0
         of = (last.reshape(*last.shape, *[1] * (x.ndim - 2)) for x in states)
         spoilt = (xp.where(bad, nan, x) for bad, x in zip(of, states, strict=True))
-        return xp.where((number > 0)[..., None], nan, h), *spoilt
+        return xp.where((number[:, -h.shape[1] :] > 0)[..., None], nan, h), *spoilt
 
 
 def _total(xp: Arrays[Array], x: Array) -> Array:
