@@ -53,17 +53,27 @@ class Finite:
         both = (*inputs, *decays)
         self.inputs = [xp.where(wide if x.ndim == 4 else self.bad, 0.0, x) for x in both]
 
+    @property
+    def poison(self) -> Array:
+        """Return (B, S, NH), NaN from the first bad position on, 0 before."""
+        return self._xp.where(self._xp.cumsum(self._xp.int32(self.bad), 1) > 0, math.nan, 0.0)
+
     def spoil(self, h: Array, *states: Array) -> tuple[Array, ...]:
         """Return h and states (B, NH, ...), NaN behind a bad position.
 
         h (B, n, NH, D) has the last n positions.
         """
-        xp, nan = self._xp, math.nan
-        number = xp.cumsum(xp.int32(self.bad), 1)
-        last = number[:, -1] > 0
-        of = (last.reshape(*last.shape, *[1] * (x.ndim - 2)) for x in states)
-        spoilt = (xp.where(bad, nan, x) for bad, x in zip(of, states, strict=True))
-        return xp.where((number[:, -h.shape[1] :] > 0)[..., None], nan, h), *spoilt
+        behind = self.poison != 0.0
+        return self._spoilt(behind[:, -h.shape[1] :], h), *self.spoil_states(*states)
+
+    def spoil_states(self, *states: Array) -> tuple[Array, ...]:
+        """Return states (B, NH, ...), NaN behind a bad position."""
+        last = self.poison[:, -1] != 0.0
+        return tuple(self._spoilt(last, x) for x in states)
+
+    def _spoilt(self, where: Array, x: Array) -> Array:
+        wide = where.reshape(*where.shape, *[1] * (x.ndim - where.ndim))
+        return self._xp.where(wide, math.nan, x)
 
 
 def _total(xp: Arrays[Array], x: Array) -> Array:
@@ -106,8 +116,8 @@ class MLSTMCell:
         r = xp.cummax(xp.stop_gradient(u), -1)
         A = self._weights(q, k, u, r)
         moved = self._moved(i, lf, u, r, None) - (b - xp.stop_gradient(b))
-        h = self._normalise(A @ v, A.sum(-1), b + r, moved, eps).swapaxes(1, 2)
-        return finite.spoil(h)[0]
+        moved = moved + finite.poison.swapaxes(1, 2)
+        return self._normalise(A @ v, A.sum(-1), b + r, moved, eps).swapaxes(1, 2)
 
     def mlstm_chunkwise(
         self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
@@ -144,12 +154,13 @@ class MLSTMCell:
         both = self._weights(q, k, u, r) @ v + w * (q @ states)
         num, den = xp.split(both, [DV], -1)
         moved = self._moved(i, lf, u, r, m)
-        of_r = moved - (b - xp.stop_gradient(b))
+        poison = to_chunks(finite.poison.swapaxes(1, 2), L, xp)
+        of_r = moved - (b - xp.stop_gradient(b)) + poison
         h = self._normalise(num, den[..., 0], b + r, of_r, eps)
         C, n = xp.split(last, [DV], -1)
         state = self._rescaled(C, n[..., 0], ms[..., -1] + moved[..., -1, -1])
-        h, C, n, m = finite.spoil(from_chunks(h, S), *state)
-        return h, (C, n, m)
+        C, n, m = finite.spoil_states(*state)
+        return from_chunks(h, S), (C, n, m)
 
     def _between_chunks(
         self, C: Array | None, entries: Array, g: Array, top: Array, m: Array | None

@@ -252,9 +252,10 @@ class Recurrences(ABC):
             us.append(own_c - seen_c @ states[-1])
             states.append(decay_c * states[-1] + written_c @ us[-1])
         A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
+        b = b + to_chunks(finite.poison.swapaxes(1, 2)[..., None], L, xp)
         h = A @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
-        h, last = finite.spoil(from_chunks(h, S), states[-1])
-        return h, last
+        (last,) = finite.spoil_states(states[-1])
+        return from_chunks(h, S), last
 
     def dplr_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
         xp, S = self.xp, x[0].shape[1]
