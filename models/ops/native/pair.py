@@ -53,7 +53,7 @@ def zeros_if_none(x: View | None, shape: Sequence[int]) -> View:
     return np.zeros(shape, np.float32) if x is None else x
 
 
-def causal(pair: Pair, count: int, witness: Callable[[Views], Views]) -> Pair:
+def causal(pair: Pair, count: int, witness: Callable[[Views], Views], gates: int = 0) -> Pair:
     """Return a pair whose result at a position does not depend on later ones that are not finite.
 
     Kernels multiply what is later by 0, and 0 times NaN or infinity is NaN. If the results are not
@@ -63,8 +63,9 @@ def causal(pair: Pair, count: int, witness: Callable[[Views], Views]) -> Pair:
     Args:
         pair: its first `count` inputs are (B, S, ...), as is its first result, or longer at the
             beginning, as keys of a cache are.
-        count: of the inputs.
+        count: of these inputs.
         witness: the results -> some numbers of them that are not all finite if an input is not.
+        gates: number of the last of these inputs, which may be -inf.
     """
 
     def forward(*inputs: Any, keep: bool, **how: Any) -> tuple[Views, Views]:
@@ -73,7 +74,11 @@ def causal(pair: Pair, count: int, witness: Callable[[Views], Views]) -> Pair:
         S = result.shape[1]
         if S == 1 or all(np.isfinite(x).all() for x in witness(results)):
             return results, saved
-        firsts = np.min([_first_bad(x) - (x.shape[1] - S) for x in inputs[:count]], 0)
+        values = count - gates
+        bad = [~np.isfinite(x) for x in inputs[:values]] + [
+            ~(x < np.inf) for x in inputs[values:count]
+        ]
+        firsts = np.min([_first(x) - (x.shape[1] - S) for x in bad], 0)
         own = [x.copy() for x in inputs[:count]]
         for row, first in enumerate(firsts):
             for x in own:
@@ -86,7 +91,7 @@ def causal(pair: Pair, count: int, witness: Callable[[Views], Views]) -> Pair:
     return replace(pair, forward=forward)
 
 
-def _first_bad(x: View) -> NDArray[np.int64]:
-    """Return the first position of each row of x (B, S, ...) that is not finite, or S."""
-    bad = ~np.isfinite(x.reshape(*x.shape[:2], -1)).all(-1)
-    return np.where(bad.any(1), bad.argmax(1), x.shape[1])
+def _first(bad: View) -> View:
+    """Return the first position of each row of (B, S, ...) with a true entry, or S."""
+    of_position = bad.reshape(*bad.shape[:2], -1).max(-1)
+    return np.where(of_position.max(1), of_position.argmax(1), bad.shape[1])

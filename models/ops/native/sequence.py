@@ -91,6 +91,7 @@ MLSTM = causal(
     Pair(_mlstm, _mlstm_grad, optional=True, saved_results=(0,)),
     5,
     lambda results: (results[1][:, :, 0], *results[2:]),  # a row of C has every value
+    gates=2,
 )
 """(q, k, v, i, f, then C, n, m or None) -> h and the last C, n, m."""
 

@@ -224,10 +224,11 @@ class MLSTMCell:
         return xp.stack(hs, 1), self._rescaled(C, n, m)
 
     def _finite(self, *x: Array) -> tuple[Any, ...]:
-        """Return `Finite` for k, v, i and logsig(f), and it all with heads first, after q."""
+        """Return `Finite`, and q, k, v, i and logsig(f) with heads first."""
         q, k, v, i, f = (self.xp.float32(y) for y in x)
-        finite = Finite(self.xp, k, v, i, self.xp.log_sigmoid(f))
-        return finite, *self._heads_first(q, *finite.inputs)
+        finite = Finite(self.xp, k, v, self.xp.log_sigmoid(f), decays=[i])
+        k, v, lf, i = finite.inputs
+        return finite, *self._heads_first(q, k, v, i, lf)
 
     def _weights(self, q: Array, k: Array, u: Array, r: Array) -> Array:
         """Weights of the values up to each position, (..., L, L)."""

@@ -33,9 +33,10 @@ def zero_state(q: Float, v: Float) -> State:
 def _finite(*x: Float) -> tuple[list[Float], NDArray[np.bool_]]:
     """Return k, v, i, f with zeros where one is not finite, and which positions are behind one.
 
-    A later position counts 0 times, and 0 times NaN is NaN. The second result is (B, S, NH).
+    A later position counts 0 times, and 0 times NaN is NaN. Gates may be -inf. The second result
+    is (B, S, NH).
     """
-    ok = [np.isfinite(y).all(-1) if y.ndim == 4 else np.isfinite(y) for y in x]
+    ok = [np.isfinite(y).all(-1) if y.ndim == 4 else y < np.inf for y in x]
     bad = ~np.logical_and.reduce(ok)
     clean = [np.where(bad.reshape(*bad.shape, *[1] * (y.ndim - 3)), 0.0, y) for y in x]
     return clean, np.logical_or.accumulate(bad, 1)
