@@ -94,4 +94,5 @@ def causal(pair: Pair, count: int, witness: Callable[[Views], Views], gates: int
 def _first(bad: View) -> View:
     """Return the first position of each row of (B, S, ...) with a true entry, or S."""
     of_position = bad.reshape(*bad.shape[:2], -1).max(-1)
-    return np.where(of_position.max(1), of_position.argmax(1), bad.shape[1])
+    first: View = np.where(of_position.max(1), of_position.argmax(1), bad.shape[1])
+    return first
