@@ -166,8 +166,8 @@ class Fleet:
 
     def _kill_link(self) -> None:
         one = self._pick()
-        if self._until(lambda: one.link() is not None, "a link"):
-            os.kill(one.link() or 0, signal.SIGKILL)
+        if self._until(lambda: one.link() is not None, "a link") and (link := one.link()):
+            os.kill(link, signal.SIGKILL)
 
     def _stop(self) -> None:
         one = self._pick()

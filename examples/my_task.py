@@ -1,7 +1,7 @@
 """A task of one's own: read a few tokens and repeat them in reverse order.
 
-    mlxhog mad train --plugin examples/my_task.py --task reverse --layers "mlstm swiglu"
-    mlxhog mad data --plugin examples/my_task.py --task reverse --set vocab=8 --out reverse.npz
+    mlxhog mad train --plugin examples/my_task.py --task my_task --layers "mlstm swiglu"
+    mlxhog mad data --plugin examples/my_task.py --task my_task --set vocab=8 --out rows.npz
 
 With C tokens to repeat, a row is
 
@@ -26,7 +26,7 @@ from mlxhog.mad.tasks.task import Fixed, Rows, seq_len, too_small, vocab
 class Reverse(Settings):
     """Settings, given as in `--set vocab=8`; content is 0 .. V-3, the blank V-2, the marker V-1."""
 
-    task: ClassVar[str] = "reverse"
+    task: ClassVar[str] = "my_task"
 
     vocab: int = vocab(16)
     seq_len: int = seq_len(17)
@@ -52,4 +52,4 @@ def draw(
     return x, y
 
 
-REVERSE = TaskType("reverse", "RV", Reverse, draw, about="the first half in reverse order")
+MY_TASK = TaskType("my_task", "MY", Reverse, draw, about="the first half in reverse order")

@@ -140,7 +140,7 @@ class Registry(Generic[T]):
 class Choice:
     """The base of all choices of a run: a frozen dataclass whose `option` fields are its numbers.
 
-    A field without `option` is not a number: it is not spelt, and keeps its default.
+    A plain field such as `depth: int = 3` is a number, too, without limits and help.
 
     Attributes:
         name: the name in flags and files; only a class that defines it itself is a choice.
@@ -151,6 +151,7 @@ class Choice:
     name: ClassVar[str]
     about: ClassVar[str]
     kind: ClassVar[Kind]
+    takes_plain_fields: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Convert and check every number.

@@ -32,14 +32,19 @@ class Copies(StrategyChoice):
         "text of a worker: any of it, or that of clients, whose shares of each class of documents "
         "a Dirichlet distribution draws",
         choices=("none", "dirichlet"),
+        train_only=True,
     )
     split_alpha: float = option(
-        1.0, "split=dirichlet: similarity of the clients' texts; 0 is a class for one client", low=0
+        1.0,
+        "split=dirichlet: similarity of the clients' texts; 0 is a class for one client",
+        low=0,
+        train_only=True,
     )
     split_by: str = option(
         "auto",
         "split=dirichlet: classes of documents; auto is the party of sotu, ten parts of others",
         choices=("auto", "party", "president", "decade", "part", "document"),
+        train_only=True,
     )
     clients: int | None = option(
         None,
@@ -47,6 +52,7 @@ class Copies(StrategyChoice):
         "one for every worker",
         low=1,
         none="auto",
+        train_only=True,
     )
 
     def broken_rules(self) -> Iterable[str]:

@@ -19,6 +19,8 @@ from mlxhog.files import plain_yaml
 from mlxhog.files.quantities import Interval, parse_count, parse_duration_s, parse_number
 
 _METADATA = "mlxhog.option"
+PLAIN = (int, float, bool, str)
+"""Types of a plain field that is an option; it may also be None."""
 
 
 class Chooses(Protocol):
@@ -51,6 +53,7 @@ def option(
     kind: "Chooses | None" = None,
     old: object = None,
     replaces: str = "",
+    train_only: bool = False,
 ) -> Any:  # like dataclasses.field, so that any annotation fits
     """Declare a dataclass field that is also a YAML key and a flag.
 
@@ -74,6 +77,8 @@ def option(
         old: the default that version 0.2 wrote into its files, if it was another one, or its
             value for runs of versions without this option.
         replaces: for a number of a choice: another number that it takes the place of.
+        train_only: for a number of a strategy: whether `mlxhog train` alone has it, and not the
+            workers of a candidate of `mlxhog mad`.
     """
     extra = {
         "help": help,
@@ -92,6 +97,7 @@ def option(
         "kind": kind,
         "old": old,
         "replaces": replaces,
+        "train_only": train_only,
     }
     return dataclasses.field(default=default, metadata={_METADATA: extra})
 
@@ -120,6 +126,7 @@ class Option:
     kind: "Chooses | None"
     old: object
     replaces: str
+    train_only: bool
 
     @property
     def flag(self) -> str:
@@ -221,7 +228,10 @@ class Option:
 
 
 def options(cls: type) -> Mapping[str, Option]:
-    """Return the options of a dataclass by name: its own in their order, then inherited ones."""
+    """Return the options of a dataclass by name: its own in their order, then inherited ones.
+
+    Of a class that `takes_plain_fields`, those such as `depth: int = 3` are options, too.
+    """
     return _options(cls)
 
 
@@ -232,8 +242,11 @@ def _options(cls: type) -> Mapping[str, Option]:
     own = vars(cls).get("__annotations__", {})
     for field in sorted(dataclasses.fields(cls), key=lambda field: field.name not in own):
         extra = field.metadata.get(_METADATA)
+        base, optional = _strip_none(hints[field.name])
+        if extra is None and base in PLAIN and field.default is not dataclasses.MISSING:
+            plain = getattr(cls, "takes_plain_fields", False)
+            extra = option(field.default, "").metadata[_METADATA] if plain else None
         if extra is not None:
-            base, optional = _strip_none(hints[field.name])
             specs[field.name] = Option(
                 name=field.name,
                 type=base,
@@ -276,9 +289,10 @@ def convert_fields(config: object) -> list[str]:
 
 
 def _strip_none(hint: Any) -> tuple[type, bool]:
-    if isinstance(hint, types.UnionType):
-        (base,) = (part for part in typing.get_args(hint) if part is not types.NoneType)
-        return base, True
+    is_union = typing.get_origin(hint) in (types.UnionType, typing.Union)
+    parts = typing.get_args(hint) if is_union else ()
+    if len(parts) == 2 and types.NoneType in parts:
+        return parts[parts[0] is types.NoneType], True
     return hint, False
 
 

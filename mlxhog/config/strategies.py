@@ -86,9 +86,14 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced):
         "all",
         "parameters that a worker writes: all, or only blocks that no other worker writes",
         choices=("all", "disjoint"),
+        train_only=True,
     )
     rotate_every: int = option(
-        100, "blocks=disjoint: steps before a worker moves to other blocks", unit="steps", low=1
+        100,
+        "blocks=disjoint: steps before a worker moves to other blocks",
+        unit="steps",
+        low=1,
+        train_only=True,
     )
 
     @property
@@ -245,7 +250,11 @@ class SSP(AsyncPS):
         low=0,
     )
     slack_notice: float = option(
-        30.0, "name the slowest worker when others have waited this long", unit="s", above=0
+        30.0,
+        "name the slowest worker when others have waited this long",
+        unit="s",
+        above=0,
+        train_only=True,
     )
 
 
@@ -299,6 +308,7 @@ class Sim(FedBack, LookAhead, LateSteps):
         "histogram:0=10,1=80 (age=weight), or speed:1,1,4 (seconds for a gradient of each "
         "simulated worker)",
         flat="sim_staleness",
+        train_only=True,
     )
     workers: int | None = option(
         None,
@@ -308,6 +318,7 @@ class Sim(FedBack, LookAhead, LateSteps):
         high=4096,
         none="auto",
         flat="sim_workers",
+        train_only=True,
     )
 
     @property

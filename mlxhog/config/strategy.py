@@ -125,6 +125,7 @@ class Apart(StrategyChoice):
         "factor of lr if P workers add their own steps: none, 1/sqrt(P), or 1/P; auto is sqrt for "
         "Lion, none for the others",
         choices=("auto", "none", "sqrt", "linear"),
+        train_only=True,
     )
 
     @property
@@ -251,9 +252,12 @@ class Sparse(StrategyChoice):
         "none",
         "part of a step that is written: all, the share F of each parameter's elements with the "
         "largest steps (topk:F), or the elements whose step has reached F times lr (threshold:F)",
+        train_only=True,
     )
     error_feedback: bool = option(
-        True, "sparsify: the worker adds the rest of a step to later ones, or drops it"
+        True,
+        "sparsify: the worker adds the rest of a step to later ones, or drops it",
+        train_only=True,
     )
 
     def selection(self) -> Selection | None:
@@ -294,6 +298,7 @@ class InRounds(StrategyChoice):
         "speed",
         choices=("equal", "speed"),
         flat="sync_shares",
+        train_only=True,
     )
 
 

@@ -384,7 +384,7 @@ class WorkerKiller:
         self.loss = self.loss if progress.loss is None else progress.loss
         if self._killed is not None:
             self._sample(progress)
-        elif progress.step >= _KILL_AT:
+        elif progress.step >= _KILL_AT and progress.workers[-1].pid > 0:  # 0: the seat is free
             self._killed = progress.workers[-1].pid
             os.kill(self._killed, signal.SIGKILL)
 

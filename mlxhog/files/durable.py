@@ -181,11 +181,12 @@ def _sweep(path: Path) -> None:
             status = entry.stat(follow_symlinks=False)
             is_old = time.time() - status.st_mtime > _SWEEP_AGE_S
             is_file = stat.S_ISREG(status.st_mode) or stat.S_ISLNK(status.st_mode)
-            if is_old and is_file and status.st_uid == os.geteuid() and _is_gone(int(name[1])):
+            if is_old and is_file and status.st_uid == os.geteuid() and is_gone(int(name[1])):
                 os.unlink(entry)
 
 
-def _is_gone(pid: int) -> bool:
+def is_gone(pid: int) -> bool:
+    """Return whether no process has this id, which may come from a file's name."""
     try:
         os.kill(pid, 0)
     except (ProcessLookupError, OverflowError):

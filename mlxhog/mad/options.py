@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from mlxhog.config import optimizers
-from mlxhog.config.choices import OPTIMIZERS, SCHEDULES
+from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES
 from mlxhog.config.config import taking_flat_names
 from mlxhog.config.optimizer import Decayed, OptimizerChoice
 from mlxhog.config.optimizers import AdamW
@@ -170,14 +170,19 @@ def point_name(protocol: Mapping[str, Any]) -> str:
     return f"lr {rate}" + (f" wd {decay:g}" if decay else "")
 
 
-WORKER_OPTIONS: Final = (
-    "strategy", "predict", "async_after", "average_every", "local_after", "local_work",
-    "inner_state", "prox_mu", "prox", "replicas", "outer_lr", "outer_momentum",
-    "staleness_lr", "delay_compensation", "delay_feedback", "rescale_by_speed", "lock_scope",
-    "slack", "backup_workers", "read", "write", "gpu_write", "kernels", "force", "restarts",
-    "heartbeat_timeout_s", "max_nonfinite", "on_torn",
-)  # fmt: skip
-"""Options of `mlxhog train` for several workers of one candidate; with one they have no effect."""
+def worker_options() -> tuple[str, ...]:
+    """Return the options of `mlxhog train` for several workers of one candidate.
+
+    With one worker they have no effect. Numbers of strategies are there by their flat names, those
+    of the user's own strategies, too.
+    """
+    numbers = STRATEGIES.numbers().items()
+    return (
+        *("strategy", "read", "write", "gpu_write", "kernels", "force", "restarts"),
+        *("heartbeat_timeout_s", "max_nonfinite", "on_torn"),
+        *(name for name, number in numbers if not number.option.train_only),
+    )
+
 
 PROTOCOL: Final = (*options(Protocol), "weight_decay", "beta2", "moments")
 """Flags of the protocol: its options, and some numbers of the optimizer by their flat names."""

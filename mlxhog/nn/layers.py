@@ -146,56 +146,102 @@ class Stack:
                 return new + name.removeprefix(old)
         return name
 
-    def check(self, shape: Sequence[int], state: State | None) -> None:
-        """Refuse a batch or a state of a wrong shape.
+    def check(
+        self,
+        x: Array,
+        state: State | None,
+        params: Mapping[str, Array],
+        float32: object,
+        conversion: str,
+    ) -> None:
+        """Refuse arrays that do not fit these layers.
 
         Args:
-            shape: of the batch, expected (B, S, input_size).
-            state: None, or the state for these B rows.
-
-        Raises:
-            ShapeError: one of them has another shape.
-        """
-        form = ("B", "S") if self.batch_first else ("S", "B")
-        expected_form = f"({form[0]}, {form[1]}, {self.input_size}), batch_first={self.batch_first}"
-        if len(shape) != 3 or shape[2] != self.input_size:
-            own = shape if self.batch_first or len(shape) != 3 else (shape[1], shape[0], shape[2])
-            raise ShapeError(f"the input has shape {tuple(own)}; give it as {expected_form}")
-        if 0 in shape:
-            raise ShapeError(
-                f"the input has {shape[0]} rows of {shape[1]} positions, but both must be at least "
-                "1; skip the call"
-            )
-        if state is None:
-            return
-        shapes = [[tuple(x.shape) for x in layer] for layer in state]
-        expected = [[(shape[0], *x) for x in layer] for layer in self.state_shapes]
-        if shapes != expected:
-            raise ShapeError(
-                f"the state has the shapes {shapes}, but this module needs {expected} for "
-                f"{shape[0]} rows; give the state that it returned for the same rows, or None"
-            )
-
-    @staticmethod
-    def check_float32(dtypes: Mapping[str, Any], float32: object, conversion: str) -> None:
-        """Refuse arrays that are not float32.
-
-        Args:
-            dtypes: by the name of the array.
+            x: as of `forward`.
+            state: as of `forward`.
+            params: as of `forward`.
             float32: this type in the framework.
             conversion: code that converts an array to it.
 
         Raises:
-            ConfigError: one has another type.
+            ShapeError: the input or the state has another shape.
+            ConfigError: an array is not float32, or a part of the state is on another device.
         """
-        for name, dtype in dtypes.items():
-            if dtype != float32:
+        form = f"({'B, S' if self.batch_first else 'S, B'}, {self.input_size})"
+        form = f"{form}, batch_first={self.batch_first}, or one sequence (S, {self.input_size})"
+        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
+            raise ShapeError(f"the input has shape {tuple(x.shape)}; give it as {form}")
+        *rows, S = x.shape[:-1] if self.batch_first or x.ndim == 2 else x.shape[1::-1]
+        if S == 0:
+            raise ShapeError(
+                f"the input has shape {tuple(x.shape)}, which is 0 positions, but it needs at "
+                "least 1; skip the call"
+            )
+        for name, array in {"the input": x, **params}.items():
+            if array.dtype != float32:
                 raise ConfigError(
-                    f"{name} is {dtype}, but these layers compute in float32; give it as "
+                    f"{name} is {array.dtype}, but these layers compute in float32; give it as "
                     f"{conversion}"
+                )
+        if state is None:
+            return
+        expected = [[(*rows, *shape) for shape in layer] for layer in self.state_shapes]
+        if _shapes(state) != expected:
+            raise ShapeError(
+                f"the state is {_description(state)}, but this module needs one tuple per layer, "
+                f"{_description(expected)}; give the state that it returned for the same rows, or "
+                "None"
+            )
+        for array in (part for layer in state for part in layer):
+            if array.dtype != float32 or getattr(array, "device", 0) != getattr(x, "device", 0):
+                raise ConfigError(
+                    f"the state is {_type(array)}, and the input {_type(x)}; give the state that "
+                    f"this module returned for the same rows, as {conversion} on the input's device"
                 )
 
     def forward(
+        self,
+        params: Mapping[str, Array],
+        x: Array,
+        state: State | None,
+        *,
+        lengths: object = None,
+        mask: object = None,
+        **how: Any,
+    ) -> tuple[Array, tuple[tuple[Array, ...], ...]]:
+        """Run the layers over checked arrays.
+
+        Args:
+            params: by the names of `parameters`.
+            x: (B, S, input_size), (S, B, input_size) without `batch_first`, or (S, input_size), one
+                sequence, whose state and output have no axis of rows either.
+            state: before the first position; None is zeros.
+            lengths: as of `find_positions`, readable by NumPy.
+            mask: likewise.
+            **how: the other arguments of `_rows`.
+
+        Returns:
+            y, as x but of width `width`, 0 at padding, and the state after the last position that
+            counts.
+
+        Raises:
+            ShapeError, ConfigError: see `find_positions`.
+        """
+        if x.ndim == 3:
+            rows = x if self.batch_first else x.swapaxes(0, 1)
+            y, last = self._rows(params, rows, state, lengths=lengths, mask=mask, **how)
+            return y if self.batch_first else y.swapaxes(0, 1), last
+        if lengths is not None or mask is not None:
+            raise ConfigError(
+                "an input (S, width) is one sequence, whose positions all count; leave lengths and "
+                "mask out, or give it an axis of rows"
+            )
+        if state is not None:
+            state = [[part[None] for part in layer] for layer in state]
+        y, last = self._rows(params, x[None], state, lengths=None, mask=None, **how)
+        return y[0], tuple(tuple(part[0] for part in layer) for layer in last)
+
+    def _rows(
         self,
         params: Mapping[str, Array],
         x: Array,
@@ -207,25 +253,27 @@ class Stack:
         reverse: bool,
         drop: Callable[[tuple[int, ...], float], Array] | None,
     ) -> tuple[Array, tuple[tuple[Array, ...], ...]]:
-        """Run the layers over a batch.
+        """Run the layers over x (B, S, input_size).
 
         Args:
-            params: by the names of `parameters`.
-            x: (B, S, input_size).
-            state: before the first position; None is zeros.
+            params: as of `forward`.
+            x: the batch.
+            state: as of `forward`.
             ops: the operators.
-            lengths: as of `find_positions`, readable by NumPy.
-            mask: likewise.
-            reverse: likewise.
+            lengths: as of `forward`.
+            mask: as of `forward`.
+            reverse: as of `find_positions`.
             drop: (shape, rate) -> an array of 0 and 1 / (1 - rate); None outside of training.
 
         Returns:
-            y (B, S, width), 0 at padding, and the state after the last position that counts.
-
-        Raises:
-            ShapeError, ConfigError: see `find_positions`.
+            As `forward`.
         """
         B, S, _ = x.shape
+        if B == 0:  # with gradients, which are zeros
+            y = ops.xp.zeros((0, S, self.width), like=x) + x[..., :1]
+            shapes = ([(0, *shape) for shape in layer] for layer in self.state_shapes)
+            last = tuple(tuple(ops.xp.zeros(s, like=x) for s in layer) for layer in shapes)
+            return y + sum(p.sum() for p in params.values()), last
         positions = find_positions(B, S, lengths=lengths, mask=mask, reverse=reverse)
         masks: dict[str, Array] = {}
         if drop is not None:
@@ -265,6 +313,58 @@ class Stack:
             return lambda params, *rest: of_block(v1_cfg, params, name, *rest)
         of_layer = v1.slstm_layer if self.cell == "slstm" else v1.mlstm_layer
         return lambda params, *rest: of_layer(v1_cfg, params, f"{name}.xlstm", *rest)
+
+
+class LikeLSTM:
+    """The attributes of `nn.LSTM` that programs read, for modules of either framework."""
+
+    stack: Stack
+    bidirectional = False
+    proj_size = 0
+
+    @property
+    def input_size(self) -> int:
+        """Width of the input."""
+        return self.stack.input_size
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the output."""
+        return self.stack.width
+
+    @property
+    def num_layers(self) -> int:
+        """Number of layers, each the input of the next."""
+        return len(self.stack.blocks)
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether arrays are (B, S, width)."""
+        return self.stack.batch_first
+
+    @property
+    def dropout(self) -> float:
+        """Rate of dropout."""
+        return float(getattr(self.stack.cfg, "dropout", 0.0))
+
+
+def _shapes(state: Any) -> object:
+    """Return the shapes of a state's arrays; None for what is no tuple of tuples of arrays."""
+    if not isinstance(state, tuple | list) or not all(isinstance(x, tuple | list) for x in state):
+        return None
+    return [[tuple(getattr(part, "shape", ("no array",))) for part in layer] for layer in state]
+
+
+def _description(x: Any) -> str:
+    """Return the tuples of a state with the shapes of their arrays."""
+    if isinstance(x, tuple | list):
+        return f"({', '.join(map(_description, x))}{',' * (len(x) == 1)})"
+    return str(tuple(x.shape)) if hasattr(x, "shape") else f"{x!r:.40}"
+
+
+def _type(x: Array) -> str:
+    """Return the type of an array, and its device if it has one."""
+    return f"{x.dtype} on {x.device}" if hasattr(x, "device") else str(x.dtype)
 
 
 def check_directions(forwards: Stack, backwards: Stack) -> None:

@@ -30,7 +30,7 @@ from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.native.adapter_mlx import set_threads
 from mlxhog.models.spec import initial_value
 from mlxhog.nn.language_model import opened
-from mlxhog.nn.layers import Stack, both_directions, check_directions
+from mlxhog.nn.layers import LikeLSTM, Stack, both_directions, check_directions
 from mlxhog.nn.options import (
     BlockOptions,
     Common,
@@ -49,7 +49,7 @@ Lengths: TypeAlias = array | list[int]
 __all__ = ["MLSTM", "SLSTM", "Bidirectional", "LanguageModel", "XLSTMBlock", "set_threads"]
 
 
-class Layers(Module):
+class Layers(LikeLSTM, Module):
     """Parameters and forward pass of all modules."""
 
     def __init__(self, stack: Stack) -> None:
@@ -74,7 +74,8 @@ class Layers(Module):
         """Run the layers over a batch.
 
         Args:
-            x: (B, S, input_size), float32; (S, B, input_size) unless `batch_first`.
+            x: (B, S, input_size), float32; (S, B, input_size) unless `batch_first`; or one sequence
+                (S, input_size), whose state has no axis of rows.
             state: result of an earlier call for the same rows; None is zeros.
             lengths: (B,), number of positions of each row that count, from the first; the others
                 are padding.
@@ -90,15 +91,13 @@ class Layers(Module):
             ShapeError: x, state, lengths or mask have another shape.
             ConfigError: a type other than float32, or a length out of range.
         """
-        rows = x if self.stack.batch_first or x.ndim != 3 else x.swapaxes(0, 1)
-        self.stack.check(rows.shape, state)
         tree: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
-        dtypes = {name: values.dtype for name, values in {"the input": x, **tree}.items()}
-        self.stack.check_float32(dtypes, mx.float32, ".astype(mx.float32)")
+        params = {name: tree[_own(name)] for name in self.stack.parameters}
+        self.stack.check(x, state, params, mx.float32, ".astype(mx.float32)")
         device = "cpu" if mx.default_device().type == mx.cpu else "gpu"
-        y, last = self.stack.forward(
-            {name: tree[_own(name)] for name in self.stack.parameters},
-            rows,
+        return self.stack.forward(
+            params,
+            x,
             state,
             ops=choose("mlx", self.stack.kernels, device),
             lengths=lengths,
@@ -106,7 +105,6 @@ class Layers(Module):
             reverse=reverse,
             drop=_drop if self.training else None,
         )
-        return y if self.stack.batch_first else y.swapaxes(0, 1), last
 
     def load_weights(self, file_or_weights: Any, strict: bool = True) -> Module:
         """Load parameters by name, like `mlx.nn.Module.load_weights`.

@@ -14,13 +14,16 @@ from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.nn.layers import Cell, Stack
 
 OF_LSTM = {
-    "bidirectional": "two layers in Bidirectional(there, back) read both ways",
-    "proj_size": "add a linear layer behind it",
-    "device": "call .to(device) of the module",
-    "dtype": "these layers compute in float32",
-    "bias": "the cell of an sLSTM always has a bias",
+    "bidirectional": (("False",), "two layers in Bidirectional(there, back) read both ways"),
+    "proj_size": (("0",), "add a linear layer behind it"),
+    "device": (("None", "cpu"), "call .to(device) of the module"),
+    "dtype": (
+        ("None", "torch.float32", "mlx.core.float32"),
+        "these layers compute in float32, also under torch.autocast",
+    ),
+    "bias": (("True",), "the cell of an sLSTM always has a bias"),
 }
-"""Arguments of `nn.LSTM` that these layers do not have, each with its replacement."""
+"""Arguments of `nn.LSTM`: the values that change nothing here, and the replacement of others."""
 
 
 class SLSTMOptions(TypedDict, total=False):
@@ -79,7 +82,7 @@ def slstm_stack(
     input_size: int, hidden_size: int, num_layers: int, common: Common, options: Mapping[str, Any]
 ) -> Stack:
     """Return sLSTM layers; arguments as those of `mlxhog.nn.torch.SLSTM`."""
-    _check_of_lstm(options, but=())
+    options = _without_lstms(options)
     cfg = _v1("slstm", hidden_size, num_layers, common.dropout, {**options, "feedforward": None})
     return _stack(cfg, "slstm", range(num_layers), input_size, common)
 
@@ -93,7 +96,7 @@ def mlstm_stack(
     options: Mapping[str, Any],
 ) -> Stack:
     """Return mLSTM layers; arguments as those of `mlxhog.nn.torch.MLSTM`."""
-    _check_of_lstm(options, but=("bias",))
+    options = _without_lstms(options, but=("bias",))
     cfg = _config("mlstm", variant, hidden_size, num_layers, common.dropout, options)
     return _stack(cfg, "mlstm", range(num_layers), input_size, common)
 
@@ -112,7 +115,7 @@ def block_stack(
         raise ConfigError(f"cell is {cell!r}; choose mlstm or slstm")
     if not 0 <= index < of:
         raise ConfigError(f"block {index} of {of} does not exist; count blocks from 0")
-    _check_of_lstm(options, but=("bias",))
+    options = _without_lstms(options, but=("bias",))
     cfg = _config(cell, variant, hidden_size, of, common.dropout, options)
     which: Cell = "mlstm" if cell == "mlstm" else "slstm"
     return _stack(cfg, which, (index,), hidden_size, common, whole_blocks=True)
@@ -200,10 +203,19 @@ def _v1(
         raise ConfigError(_plain(str(error))) from None
 
 
-def _check_of_lstm(options: Mapping[str, Any], but: Sequence[str]) -> None:
-    for name, instead in OF_LSTM.items():
-        if name in options and name not in but:
-            raise ConfigError(f"{name} is an argument of nn.LSTM; leave it out here: {instead}")
+def _without_lstms(options: Mapping[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the options without the arguments of nn.LSTM, which must have no effect here."""
+    others = dict(options)
+    for name, (harmless, instead) in OF_LSTM.items():
+        if name not in options or name in but:
+            continue
+        value = others.pop(name)
+        if str(value) not in harmless:
+            raise ConfigError(
+                f"{name} is {value!r}, an argument of nn.LSTM that has no effect here; leave it "
+                f"out: {instead}"
+            )
+    return others
 
 
 _SECTION = re.compile(r"\b[ms]lstm_block\.(?:[ms]lstm\.)?")

@@ -6,7 +6,8 @@
     output, state = layer(x, lengths=lengths)   # rows of different lengths
 
 On a CPU the cells and the products around them run as native kernels, on other devices as
-operations of PyTorch. Both give exact gradients of inputs, states and parameters, in float32.
+operations of PyTorch. Both give exact gradients of inputs, states and parameters, in float32, also
+under `torch.autocast`, where inputs may be of 16 bits.
 Gradients of gradients and `torch.func` need `kernels="reference"`.
 """
 
@@ -21,7 +22,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import dropout
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from mlxhog.errors import ConfigError
@@ -30,7 +30,7 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.spec import initial_value
 from mlxhog.nn.language_model import opened
-from mlxhog.nn.layers import Stack, both_directions, check_directions
+from mlxhog.nn.layers import LikeLSTM, Stack, both_directions, check_directions
 from mlxhog.nn.options import (
     BlockOptions,
     Common,
@@ -49,7 +49,7 @@ Lengths: TypeAlias = Tensor | list[int]
 __all__ = ["MLSTM", "SLSTM", "Bidirectional", "LanguageModel", "XLSTMBlock", "detach"]
 
 
-class Layers(nn.Module):
+class Layers(LikeLSTM, nn.Module):
     """Parameters and forward pass of all modules."""
 
     def __init__(self, stack: Stack) -> None:
@@ -81,8 +81,8 @@ class Layers(nn.Module):
         """Run the layers over a batch.
 
         Args:
-            x: (S, B, input_size), or (B, S, input_size) if `batch_first`, float32; or a
-                PackedSequence.
+            x: (S, B, input_size), or (B, S, input_size) if `batch_first`, float32; or one sequence
+                (S, input_size), whose state has no axis of rows; or a PackedSequence.
             state: result of an earlier call for the same rows; None is zeros.
             lengths: (B,), number of positions of each row that count, from the first; the others
                 are padding.
@@ -102,21 +102,21 @@ class Layers(nn.Module):
             if lengths is not None or mask is not None:
                 raise ConfigError("a PackedSequence has its own lengths; leave out the others")
             return self._packed(x, state, reverse)
-        rows = x if self.stack.batch_first or x.dim() != 3 else x.transpose(0, 1)
-        y, last = self._rows(rows, state, lengths, mask, reverse)
-        return y if self.stack.batch_first else y.transpose(0, 1), last
+        return self._run(x, state, lengths, mask, reverse)
 
     def _packed(
         self, x: PackedSequence, state: State | None, reverse: bool
     ) -> tuple[PackedSequence, State]:
-        padded, lengths = pad_packed_sequence(x, batch_first=True)
-        y, last = self._rows(padded, state, lengths, None, reverse)
+        batch_first = self.stack.batch_first
+        padded, lengths = pad_packed_sequence(x, batch_first=batch_first)
+        y, last = self._run(padded, state, lengths, None, reverse)
         if x.sorted_indices is not None:
-            y, lengths = y[x.sorted_indices], lengths[x.sorted_indices.cpu()]
-        data = pack_padded_sequence(y, lengths, batch_first=True).data
+            y = y.index_select(0 if batch_first else 1, x.sorted_indices)
+            lengths = lengths[x.sorted_indices.cpu()]
+        data = pack_padded_sequence(y, lengths, batch_first=batch_first).data
         return PackedSequence(data, x.batch_sizes, x.sorted_indices, x.unsorted_indices), last
 
-    def _rows(
+    def _run(
         self,
         x: Tensor,
         state: State | None,
@@ -124,24 +124,39 @@ class Layers(nn.Module):
         mask: Tensor | None,
         reverse: bool,
     ) -> tuple[Tensor, State]:
-        """Run the layers over x (B, S, input_size)."""
-        self.stack.check(x.shape, state)
-        dtypes = {"the input": x.dtype, "a parameter": next(self.parameters()).dtype}
-        self.stack.check_float32(dtypes, torch.float32, ".float()")
+        """Run the layers in float32; arguments as of `forward`."""
+        device = x.device.type
+        if x.dtype in (torch.float16, torch.bfloat16) and torch.is_autocast_enabled(device):
+            x = x.float()
+        params = {name: attrgetter(name)(self) for name in self.stack.parameters}
+        self.stack.check(x, state, params, torch.float32, ".float()")
 
         def drop(shape: tuple[int, ...], rate: float) -> Tensor:
-            return dropout(torch.ones(shape, device=x.device), rate)
+            return nn.functional.dropout(torch.ones(shape, device=x.device), rate)
 
-        return self.stack.forward(
-            {name: attrgetter(name)(self) for name in self.stack.parameters},
-            x,
-            state,
-            ops=choose("torch", self.stack.kernels, x.device.type),
-            lengths=_on_cpu(lengths),
-            mask=_on_cpu(mask),
-            reverse=reverse,
-            drop=drop if self.training else None,
-        )
+        with torch.autocast(device, enabled=False):
+            return self.stack.forward(
+                params,
+                x,
+                state,
+                ops=choose("torch", self.stack.kernels, device),
+                lengths=_on_cpu(lengths),
+                mask=_on_cpu(mask),
+                reverse=reverse,
+                drop=drop if self.training else None,
+            )
+
+    @property
+    def all_weights(self) -> list[list[nn.Parameter]]:
+        """The parameters of each layer, those of `input_proj` with the first."""
+        weights: list[list[nn.Parameter]] = [[] for _ in self.stack.names]
+        for name, parameter in self.named_parameters():
+            layer = name.removeprefix("layers.").split(".")[0] if len(weights) > 1 else "0"
+            weights[int(layer) if layer.isdigit() else 0].append(parameter)
+        return weights
+
+    def flatten_parameters(self) -> None:
+        """Do nothing, as `nn.LSTM` on a CPU."""
 
     def extra_repr(self) -> str:
         """Return sizes and variant for `repr`."""
@@ -206,9 +221,10 @@ def logits_and_state(
     """Run a language model with the parameters of a module; see `LanguageModel.forward`."""
     ops = choose("torch", kernels, tokens.device.type)
     params = dict(module.named_parameters())
-    x = lm.embed(architecture, params, tokens, ops.xp)
-    starts = lm.starts(architecture, tokens)
-    logits, after = lm.forward(architecture, params, x, state, ops=ops, starts=starts)
+    with torch.autocast(tokens.device.type, enabled=False):
+        x = lm.embed(architecture, params, tokens, ops.xp)
+        starts = lm.starts(architecture, tokens)
+        logits, after = lm.forward(architecture, params, x, state, ops=ops, starts=starts)
     return cast(Tensor, logits), after
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -311,3 +312,12 @@ def test_a_batch_that_cannot_be_measured_is_a_warning(monkeypatch: pytest.Monkey
     monkeypatch.setattr(batch_size, "planned", planned)
     found, row = frameworks.check_batch()
     assert (found.result, found.found, row) == (CheckResult.WARN, "no memory", None)
+
+
+def test_no_signal_goes_to_a_seat_without_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    sent: list[int] = []
+    monkeypatch.setattr(frameworks.os, "kill", lambda pid, _: sent.append(pid))
+    killer = frameworks.WorkerKiller()
+    for pid in (0, 77):
+        killer(SimpleNamespace(loss=None, step=20, workers=[SimpleNamespace(pid=pid)]))  # type: ignore[arg-type]
+    assert sent == [77]

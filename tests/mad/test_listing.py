@@ -80,7 +80,7 @@ def test_own_layers_and_tasks_are_listed_with_their_file(tmp_path: Path) -> None
     assert own["source"] == str(file)
     assert own["numbers"] == {"expand": {"default": 1, "type": "int"}}
     ended = mlxhog(tmp_path, "mad", "tasks", "--plugin", str(EXAMPLES / "my_task.py"))
-    assert "reverse (RV)  the first half in reverse order" in ended.out
+    assert "my_task (MY)  the first half in reverse order" in ended.out
 
 
 def test_a_layer_that_says_nothing_of_itself_has_the_first_line_of_its_file(tmp_path: Path) -> None:

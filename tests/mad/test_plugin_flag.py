@@ -22,14 +22,14 @@ SMALL = ("--set", "seq_len=9", "--set", "train_rows=64", "--set", "test_rows=16"
 
 def test_a_file_with_a_layer_a_task_and_a_schedule_is_named_once(tmp_path: Path) -> None:
     (tmp_path / "all.py").write_text(LAYER.read_text() + TASK.read_text() + SCHEDULE)
-    how = ("--plugin", "all.py", "--layers", "my_layer swiglu", "--task", "RV", *SMALL)
+    how = ("--plugin", "all.py", "--layers", "my_layer swiglu", "--task", "MY", *SMALL)
     for workers in ("mlx:cpu", "mlx:cpu*2"):
         ended = mlxhog(
             tmp_path, "mad", "train", *how, "--workers", workers, "--steps", "2", "--json"
         )
         assert ended.code == 0, ended.err
         result = json.loads(ended.out)
-        assert (result["task"], result["status"], result["steps"]) == ("reverse", "done", 2)
+        assert (result["task"], result["status"], result["steps"]) == ("my_task", "done", 2)
 
 
 def test_layers_from_is_a_spelling_of_plugin(tmp_path: Path) -> None:
@@ -42,9 +42,9 @@ def test_tasks_from_is_a_spelling_of_plugin_and_its_file_may_register_the_task(
 ) -> None:
     as_in_0_2 = "from mlxhog.mad.tasks import register\nregister(TaskType("
     text = TASK.read_text()
-    assert "REVERSE = TaskType(" in text
-    (tmp_path / "old.py").write_text(text.replace("REVERSE = TaskType(", as_in_0_2) + ")\n")
-    how = ("--tasks-from", "old.py", "--task", "reverse", "--train-rows", "600", "--out", "r.npz")
+    assert "MY_TASK = TaskType(" in text
+    (tmp_path / "old.py").write_text(text.replace("MY_TASK = TaskType(", as_in_0_2) + ")\n")
+    how = ("--tasks-from", "old.py", "--task", "my_task", "--train-rows", "600", "--out", "r.npz")
     ended = mlxhog(tmp_path, "mad", "data", *how, "--processes", "2")
     assert ended.code == 0, ended.err
 
@@ -54,12 +54,22 @@ def test_the_rows_of_a_task_from_a_file_are_checked_by_its_rules(tmp_path: Path)
     (tmp_path / "plain.py").write_text(text)
     rule = 'lambda s, findings, data: findings.has_width(1, "train", data.train_x, 17))'
     (tmp_path / "ruled.py").write_text(text.removesuffix(")\n") + f", check={rule}\n")
-    rows = ("--task", "reverse", "--train-rows", "20", "--test-rows", "9", "--out", "r.npz")
+    rows = ("--task", "my_task", "--train-rows", "20", "--test-rows", "9", "--out", "r.npz")
     assert mlxhog(tmp_path, "mad", "data", "--plugin", "plain.py", *rows).code == 0
-    for plugin, answer in (("ruled", "reverse, invariants 1 and"), ("plain", "has no checks")):
+    for plugin, answer in (("ruled", "my_task, invariants 1 and"), ("plain", "has no checks")):
         ended = mlxhog(tmp_path, "mad", "check", "r.npz", "--plugin", f"{plugin}.py")
         assert (ended.code, answer in ended.out) == (0, True), ended
     ended = mlxhog(tmp_path, "mad", "check", "r.npz")
     assert ended.code != 0
-    assert "no task 'reverse'" in ended.err
+    assert "no task 'my_task'" in ended.err
     assert "--plugin FILE" in ended.err
+
+
+def test_an_own_strategy_has_its_numbers_for_the_workers_of_a_candidate(tmp_path: Path) -> None:
+    how = ("--plugin", str(EXAMPLES / "my_strategy.py"), "--workers", "torch:cpu*2", "--dry-run")
+    of = ("--task", "CR", "--layers", "gated-conv", *SMALL[2:])
+    ended = mlxhog(tmp_path, "mad", "train", *of, *how, "--strategy", "my_strategy(share=0.3)")
+    assert ended.code == 0, ended.err
+    for strategy in ("hogwild(blocks=disjoint)", "local_sgd(split=dirichlet)"):
+        ended = mlxhog(tmp_path, "mad", "train", *of, *how, "--strategy", strategy)
+        assert (ended.code, "is for mlxhog train; leave it out" in ended.err) == (2, True)

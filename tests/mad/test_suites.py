@@ -1,7 +1,7 @@
 """Suites are lists of settings and points; the full one is the benchmark's difficulty grid."""
 
 from collections import Counter, defaultdict
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 
@@ -215,10 +215,15 @@ def test_a_suite_can_be_cut_to_some_tasks():
     assert [setting.task for setting in cut.settings] == ["in-context-recall", "memorization"]
     with pytest.raises(ConfigError, match="no task"):
         only(suite("lite"), ["CRR"])
-    with pytest.raises(
-        ConfigError, match="suite lite has no depo; its tasks are in-context-recall,"
-    ):
-        only(suite("lite"), ["CR", "depo"])
+
+
+def test_a_task_that_a_suite_lacks_has_the_defaults_of_its_settings():
+    cut = only(suite("lite"), ["depo", "CR"])
+    assert [(one.task, one.label) for one in cut.settings] == [
+        ("in-context-recall", "baseline"),
+        ("depo", "baseline"),
+    ]
+    assert cut.settings[1].settings == asdict(find("depo").settings())
 
 
 def test_a_suite_that_does_not_exist_is_answered_with_those_that_do():

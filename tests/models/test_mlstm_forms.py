@@ -291,3 +291,37 @@ def test_one_position_at_a_time_gives_the_recorded_output_and_state(twin: Twin, 
     assert state is not None
     for part, recorded in zip(state, case.last_state("recurrent_f64"), strict=True):
         assert_close(part, recorded, STATE_F32)
+
+
+@forms
+@each_of("name", "qkvif")
+@each_of("value", [np.nan, np.inf])
+def test_a_position_that_is_not_finite_changes_no_bit_before_it(
+    form: Form, name: str, value: float
+) -> None:
+    x, _ = sample(33, state=False)
+    how: dict[str, Any] = {"chunk_size": 16, "eps": 1e-6}
+    expected = form(x, **how)[0]
+    for at in (5, 30):
+        bad = x | {name: x[name].copy()}
+        bad[name][0, at, 1] = value
+        h, *states = form(bad, **how)
+        np.testing.assert_array_equal(h[0, :at], expected[0, :at])
+        np.testing.assert_array_equal(h[1], expected[1])
+        if name in "kv":
+            assert not np.isfinite(h[0, at:, 1]).all(-1).any()
+            assert all(not np.isfinite(part[0, 1]).all() for part in states[:1])
+
+
+@each_of("name", "kvif")
+def test_nor_in_the_chunks_and_the_parallel_form_of_numpy(name: str) -> None:
+    x = {n: v.astype(np.float64) for n, v in sample(33, state=False)[0].items()}
+    bad = x | {name: x[name].copy()}
+    bad[name][0, 20, 1] = np.nan
+    for run in (
+        lambda x: mlstm_numpy.chunkwise(*sequence(x), chunk_size=16, eps=1e-6)[0],
+        lambda x: mlstm_numpy.parallel(*sequence(x), eps=1e-6)[0],
+    ):
+        h, expected = run(bad), run(x)
+        np.testing.assert_array_equal(h[0, :20], expected[0, :20])
+        assert np.isnan(h[0, 20:, 1]).all()

@@ -5,7 +5,7 @@ their central differences along random directions, one for every input.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mlxhog._native import ops
 from mlxhog.models.ops.reference import layers_numpy, recurrences_numpy
 from tests.models.twins import TWINS, Twin
 from tests.pairs import each_of, in_pairs
@@ -368,3 +369,19 @@ def test_the_length_of_chunks_is_only_a_form(twin: Twin, case: Case, chunk: int)
     result = twin.op(case.op, **case.inputs, **case.fixed, chunk_size=chunk)
     for one, expected in zip(result, case.result(twin), strict=True):
         assert_close(one, expected, SEQUENCE_F32)
+
+
+@twins
+@cases
+def test_a_position_that_is_not_finite_changes_no_bit_before_it(twin: Twin, case: Case) -> None:
+    expected, *_ = case.result(twin)
+    S = expected.shape[1]
+    at = S // 2
+    if case.op == "long_conv" and (twin.kernels == "reference" or S > ops.LONG_CONV_DIRECT):
+        return  # by Fourier transforms, where every position depends on all by its rounding
+    for name in case.inputs.keys() - {"state", "ridge", "f", "A"}:
+        x = case.inputs[name].copy()
+        x[0, at - S] = np.nan  # keys of a cache come before those of the queries
+        result, *_ = replace(case, inputs=case.inputs | {name: x}).result(twin)
+        np.testing.assert_array_equal(result[0, :at], expected[0, :at], err_msg=name)
+        np.testing.assert_array_equal(result[1:], expected[1:], err_msg=name)

@@ -3,6 +3,7 @@
 import copy
 import pickle
 import re
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,8 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mlxhog.errors import ConfigError
-from mlxhog.nn.torch import MLSTM, SLSTM, Bidirectional, XLSTMBlock, detach
-from tests.nn.sides import SIDES
+from mlxhog.nn.torch import MLSTM, SLSTM, Bidirectional, LanguageModel, XLSTMBlock, detach
+from tests.nn.sides import KINDS, SIDES
 from tests.tolerances import GRADIENT_F32, LOGITS_F32, assert_close
 
 LENGTHS = [4, 9, 1, 7]
@@ -27,6 +28,76 @@ def test_it_takes_and_gives_the_shapes_of_lstm(make: Any):
     assert ours(x)[0].shape == theirs(x)[0].shape == (9, 4, 16)
     output, state = ours(x)
     assert ours(x, state)[0].shape == output.shape
+
+
+def test_programs_for_lstm_find_its_weights_by_layer():
+    layer = MLSTM(6, 16, 2, dtype=torch.float32, device="cpu")
+    layer.flatten_parameters()
+    first, second = layer.all_weights
+    assert len(first) == len(second) + 2  # with the weight and the bias of the projection
+    assert [id(p) for p in (*first[2:], *second)] == [
+        id(p) for name, p in layer.named_parameters() if name.startswith("layers.")
+    ]
+    assert len(SLSTM(16, 16).all_weights[0]) == len(list(SLSTM(16, 16).parameters()))
+
+
+@pytest.mark.parametrize("kernels", ["native", "reference"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_under_autocast_it_computes_in_float32_from_inputs_of_16_bits(kind: str, kernels: str):
+    layer = SIDES["torch" if kernels == "native" else "torch-reference"].kind(kind)
+    x = torch.randn(2, 5, layer.input_size).bfloat16().requires_grad_()
+    expected, end = layer(x.float())
+    with torch.autocast("cpu", torch.bfloat16):
+        y, last = layer(x)
+        again, _ = layer(x, last)
+    assert y.dtype == again.dtype == last[0][0].dtype == torch.float32
+    assert torch.equal(y, expected)
+    assert all(map(torch.equal, last[0], end[0]))
+    y.sum().backward()
+    assert x.grad is not None
+    assert x.grad.dtype == torch.bfloat16
+
+
+def test_a_language_model_computes_in_float32_under_autocast():
+    for kernels in ("native", "reference"):
+        model = LanguageModel("tiny", kernels=kernels)
+        tokens = torch.tensor([[1, 2, 3]])
+        expected, _ = model(tokens)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert torch.equal(model(tokens)[0], expected)
+
+
+class Unused(torch.autograd.Function):
+    """x, of whose gradient autograd learns nothing: it is None, not zeros."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Any) -> Any:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        return None
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_any_of_the_output_and_the_states_may_be_without_a_gradient(kind: str):
+    layer = SIDES["torch"].kind(kind)
+    x = torch.randn(2, 5, layer.input_size, requires_grad=True)
+    _, start = layer(x)
+    first = [[part.detach().requires_grad_() for part in parts] for parts in start]
+    leaves = [x, *(part for parts in first for part in parts), *layer.parameters()]
+    y, last = layer(x, first)
+    results = [y, *(part for parts in last for part in parts)]
+    for used in product([True, False], repeat=min(len(results), 6)):
+        used += (used[0],) * (len(results) - len(used))  # of a second layer: as the output
+        gradients = []
+        for without in (Unused.apply, lambda x: 0 * x):
+            parts = [r if u else without(r) for r, u in zip(results, used, strict=True)]
+            loss = sum(part.square().sum() for part in parts)
+            how = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+            gradients.append(torch.autograd.grad(loss, leaves, **how))
+        for actual, expected in zip(*gradients, strict=True):
+            assert_close(actual, expected, GRADIENT_F32)
 
 
 @pytest.mark.parametrize("enforce_sorted", [True, False])
@@ -101,7 +172,7 @@ def test_another_type_than_float32_is_refused():
     layer = SIDES["torch"].kind("slstm")
     with pytest.raises(ConfigError, match=r"the input is torch.float64, .* give it as .float()"):
         layer(torch.zeros(2, 5, 16, dtype=torch.float64))
-    with pytest.raises(ConfigError, match=r"a parameter is torch.bfloat16"):
+    with pytest.raises(ConfigError, match=r"conv1d.conv.weight is torch.bfloat16"):
         layer.bfloat16()(torch.zeros(2, 5, 16))
 
 

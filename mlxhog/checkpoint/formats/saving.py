@@ -16,7 +16,13 @@ from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
 from mlxhog.files import mapped, plain_json
-from mlxhog.files.durable import full_disk, new_directory, require_space, write_synced
+from mlxhog.files.durable import (
+    full_disk,
+    is_gone,
+    new_directory,
+    require_space,
+    write_synced,
+)
 from mlxhog.files.tensors import TensorSource, write_entries
 
 _REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model", ".py"}
@@ -175,19 +181,9 @@ def _clear_remains(target: Path) -> None:
     """Remove files of killed processes; an `.old` target without a successor is renamed back."""
     for remains in target.parent.glob(f"{target.name}.*.*"):
         pid, _, kind = remains.name.removeprefix(f"{target.name}.").partition(".")
-        if kind not in ("part", "old") or not pid.isdigit() or _alive(int(pid)):
+        if kind not in ("part", "old") or not pid.isdigit() or not is_gone(int(pid)):
             continue
         if kind == "old" and not target.exists():
             os.replace(remains, target)
         else:
             shutil.rmtree(remains, ignore_errors=True)
-
-
-def _alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True

@@ -23,13 +23,14 @@ Search a space of architectures: train candidates on every setting of a suite, s
 keep every result in studies/NAME. After a kill at any time, the same line or mad resume continues.
 After one Ctrl-C the runs in progress end, a second one drops them.
 
-The space is a YAML file, or space-small or space-xlstm of the package. A short one:
+The space is a YAML file, or space-small (the default) or space-xlstm of the package. A short one:
 
   space: {depth: 4, mixers: [mlstm, mh-attention], channels: [swiglu]}"""
 SEARCH_EXAMPLES = (
     "mad search --space space-small --suite smoke --parallel 2 --study first",
     "mad search --space space.yaml --suite lite --sampler evolution --budget 2h --seeds 3",
     "mad search --space space.yaml --no-prune --executor ray --study first",
+    "mad search --plugin examples/my_task.py --tasks in-context-recall,my_task --steps 20",
     "mad search --space space.yaml --suite full --dry-run",
 )
 
@@ -43,7 +44,7 @@ SEARCH_MAIN = (
 class SearchConfig:
     """Options of `mlxhog mad search` in addition to those of every study."""
 
-    space: str | None = option(None, "the search space: a YAML file or a name")
+    space: str = option("space-small", "the search space: a YAML file or a name")
     sampler: str = option(
         "grid",
         "sampler of candidates",
@@ -60,8 +61,6 @@ def run_search(arguments: list[str]) -> int:
     session.add(flags, SearchConfig)
     parsed = flags.parse(arguments)
     config, shared, how = session.parts(parsed, SearchConfig, StudyConfig, ExecutionConfig)
-    if config.space is None:
-        raise ConfigError(f"give the space of architectures, as in mlxhog {SEARCH_EXAMPLES[0]}")
     if parsed.other.no_prune:
         if any(one.name == "prune" for one in parsed.values):
             raise ConfigError("--prune and --no-prune are both given; keep one")
@@ -85,7 +84,7 @@ def run_search(arguments: list[str]) -> int:
     planning = Planning(study)
     check_execution(how, study)
     name = parsed.other.study or Path(config.space).stem
-    return session.begin(study, planning, name, how, parsed.other)
+    return session.begin(study, planning, name, how, parsed)
 
 
 BENCH_ABOUT = """\
@@ -151,7 +150,7 @@ def run_bench(arguments: list[str]) -> int:
         check_reach(origin, architecture, rows)
     check_execution(how, study)
     name = parsed.other.study or _name(study.to_dict())
-    return session.begin(study, planning, name, how, parsed.other)
+    return session.begin(study, planning, name, how, parsed)
 
 
 def _shared_sizes(
@@ -209,6 +208,7 @@ def run_resume(arguments: list[str]) -> int:
     from mlxhog.mad.study.store import find
 
     store = find(other.study, Path(how.out))
+    how = session.at_once(store, how, parsed)
     study = studies.read(store)
     studies.refuse_other_files(store, study.remembering())
     planning = Planning(study)

@@ -6,10 +6,9 @@ import json
 import os
 import shlex
 import sys
-from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -238,9 +237,7 @@ EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}
 ALL_FAILED = 1
 
 
-def begin(
-    study: Study, planning: Planning, name: str, how: ExecutionConfig, asked: Namespace
-) -> int:
+def begin(study: Study, planning: Planning, name: str, how: ExecutionConfig, parsed: Parsed) -> int:
     """Begin a study, or continue the same one; return the exit code.
 
     Args:
@@ -248,18 +245,28 @@ def begin(
         planning: of the study.
         name: of its directory.
         how: its execution.
-        asked: flags `dry_run`, `json` and `quiet`.
+        parsed: the command line, with the flags `dry_run`, `json` and `quiet`.
 
     Raises:
         StudyError: the directory holds another study, or one of another version.
     """
     from mlxhog.mad.study.study import find_same, open_store
 
+    asked = parsed.other
     if asked.dry_run:
         store = find_same(study, how.out, name)
+        how = how if store is None else at_once(store, how, parsed)
         return dry_run(planning, name, how, store, as_json=asked.json)
     store = open_store(study, how.out, name)
+    how = at_once(store, how, parsed)
     return go(store, planning, how, as_json=asked.json, quiet=asked.quiet)
+
+
+def at_once(store: Store, how: ExecutionConfig, parsed: Parsed) -> ExecutionConfig:
+    """Return the execution of a session, with the study's last --parallel if none is given."""
+    if any(value.name == "parallel" for value in parsed.values):
+        return how
+    return replace(how, parallel=store.parallel)
 
 
 def dry_run(

@@ -17,7 +17,7 @@ from mlxhog.config.options import flat_numbers, option
 from mlxhog.config.sources import flat_values
 from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.files.paths import expanded
-from mlxhog.mad.options import PROTOCOL, WORKER_OPTIONS, Protocol
+from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
 
 if TYPE_CHECKING:
     from mlxhog.arena import Arena
@@ -123,7 +123,7 @@ def _flags() -> Flags:
     flags.quiet()
     flags.options(CandidateConfig)
     flags.options(Protocol, only=PROTOCOL)
-    flags.options(TrainConfig, only=WORKER_OPTIONS)
+    flags.options(TrainConfig, only=worker_options())
     return flags
 
 
@@ -137,7 +137,7 @@ def _read(parsed: Parsed) -> tuple[CandidateConfig, Protocol, dict[str, object]]
     candidate = part(CandidateConfig, parsed, problems)
     protocol = part(Protocol, parsed, problems, PROTOCOL)
     problems += [] if protocol is None else protocol.unused
-    together = part(TrainConfig, parsed, problems, WORKER_OPTIONS)
+    together = part(TrainConfig, parsed, problems, worker_options())
     layers, arch = parsed.other.layers, None if candidate is None else candidate.arch
     if candidate is not None and (layers is None) == (arch is None):
         problems.append(
@@ -158,14 +158,14 @@ def _worker_options(together: TrainConfig, parsed: Parsed) -> dict[str, object]:
     """Return the options of workers by flat names, as in a study.
 
     Raises:
-        ConfigError: the strategy has a number that is not one of `WORKER_OPTIONS`.
+        ConfigError: the strategy has a number that is not one of `worker_options`.
     """
     named, values = {value.name for value in parsed.values}, flat_values(together)
-    given = [name for name in WORKER_OPTIONS if name in named and name != "strategy"]
+    given = [name for name in worker_options() if name in named and name != "strategy"]
     chosen: dict[str, object] = {name: values[name] for name in given}
     if together.strategy is not None:
         numbers = flat_numbers(together.strategy)
-        if foreign := numbers.keys() - set(WORKER_OPTIONS):
+        if foreign := numbers.keys() - set(worker_options()):
             problem = (
                 f"{', '.join(sorted(foreign))} of {together.strategy.name} is for mlxhog train"
             )

@@ -153,7 +153,7 @@ def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Candida
     skipped = sum(len(row.missing) for row in rows if row.status == "pruned")
     if not study.space or study.sampler == "grid":
         return Planning(study).total - skipped
-    proposed = {str(entry["candidate"]) for entry in store.proposals()}
+    proposed = {candidate for candidate, _ in store.proposals()}
     return len(proposed) * measured.runs * len(study.seeds) - skipped
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 
-from mlxhog.errors import EnvironmentLacks, StudyError, shown
+from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.options import Limit
 from mlxhog.mad.run import Point, RunResult, failed
@@ -58,19 +58,13 @@ class Proposals:
         self._sampler, self._store = sampler, store
         self.proposed: list[str] = []
         self.unscored: set[str] = set()
-        for entry in store.proposals():
-            candidate, score = entry.get("candidate"), entry.get("score", 0.0)
-            if not isinstance(candidate, str) or not isinstance(score, int | float):
-                raise StudyError(
-                    f"candidates.jsonl in {store.directory} has {shown(entry)}, which is not a "
-                    "candidate, with or without a score; remove the line"
-                )
-            if "score" in entry:
-                sampler.tell(parse(candidate), float(score))
-                self.unscored.discard(candidate)
-            else:
+        for candidate, score in store.proposals():
+            if score is None:
                 sampler.recall(parse(candidate))
                 self._asked(candidate)
+            else:
+                sampler.tell(parse(candidate), score)
+                self.unscored.discard(candidate)
 
     def ask(self) -> str | None:
         """Return the next candidate as a canonical string, or None."""

@@ -244,6 +244,7 @@ def execute(
     study = planning.study
     check_execution(how, study)
     with store.lock(), ExitStack() as stack:
+        store.keep_parallel(how.parallel)
         if study.share_embedding:
             first = planning.runs(planning.first)
             run = stack.enter_context(shared_tables(one.config for one in first))

@@ -3,6 +3,7 @@
 studies/<name>/
   lock                held by a running scheduler; has the id of its process
   study.yaml          the definition of the study, see `study`; written once
+  parallel            --parallel of the last session that had it
   candidates.jsonl    the proposals of the sampler and their scores, in order
   runs.jsonl          one line per run that ended, see `StudyRecord`
   curves/<key>.jsonl  evaluations of a run; complete if its line is in runs.jsonl
@@ -233,6 +234,28 @@ class Store:
             raise StudyError(f"{path} does not define a study; give another --study")
         return values
 
+    @property
+    def parallel(self) -> int | None:
+        """The runs at once of `keep_parallel`; None for the machine's number."""
+        path = self.directory / "parallel"
+        try:
+            return int(reading.read_text(path)) if path.exists() else None
+        except (OSError, ValueError) as error:
+            raise StudyError(f"{path} is not a number ({error}); remove it") from error
+
+    def keep_parallel(self, count: int | None) -> None:
+        """Keep the number of runs at once for the next session; None is the machine's.
+
+        Raises:
+            EnvironmentLacks: the disk is full, or the system refuses.
+        """
+        path = self.directory / "parallel"
+        with disk_errors(f"writing {path}"):
+            if count is None:
+                path.unlink(missing_ok=True)
+            else:
+                replace_file(path, f"{count}\n".encode())
+
     # -- runs ------------------------------------------------------------------------------------
 
     def records(self) -> list[StudyRecord]:
@@ -304,9 +327,22 @@ class Store:
 
     # -- candidates ------------------------------------------------------------------------------
 
-    def proposals(self) -> list[dict[str, Any]]:
-        """Return the entries of `add_proposal`, in order."""
-        return self._proposals.read()
+    def proposals(self) -> list[tuple[str, float | None]]:
+        """Return the entries of `add_proposal` in order: a candidate, and its score if it has one.
+
+        Raises:
+            StudyError: a line is damaged; the message has its number.
+        """
+        entries = list[tuple[str, float | None]]()
+        for number, entry in enumerate(self._proposals.read(), start=1):
+            candidate, score = entry.get("candidate"), entry.get("score", 0.0)
+            if not _is_text(candidate) or score is None or not _is_number(score):
+                raise StudyError(
+                    f"{self._proposals.path}, line {number} is {shown(entry)}, which is not a "
+                    "candidate, with or without a score; remove the line"
+                )
+            entries.append((str(candidate), float(score) if "score" in entry else None))
+        return entries
 
     def add_proposal(self, entry: Mapping[str, Any]) -> None:
         """Append a proposal of the sampler, or its score.

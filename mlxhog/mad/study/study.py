@@ -21,7 +21,7 @@ from mlxhog.mad.scores import Select
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.store import Store, check_name, create, is_study
 from mlxhog.mad.suites import Suite, at_dim, fixed, only, suite, with_rates
-from mlxhog.mad.tasks import GENERATOR_VERSION
+from mlxhog.mad.tasks import GENERATOR_VERSION, find
 from mlxhog.models.fields import MOST_WIDTH
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.sequence import parse
@@ -88,7 +88,7 @@ class Study:
         prune: whether runs may end at rungs.
         share_embedding: whether candidates train one embedding table.
         batch_candidates: most candidates that are trained as one computation.
-        layers_from: the user's files of layers, see `config.plugins`.
+        layers_from: the user's files of layers and tasks, see `config.plugins`.
     """
 
     space: Mapping[str, Any] = field(default_factory=dict)
@@ -129,9 +129,18 @@ class Study:
         space = to_space(self.space)
         return (*space.layers, *itertools.chain(*space.start))
 
+    @property
+    def parts(self) -> tuple[object, ...]:
+        """Every possible layer of a candidate, and the settings of the named tasks.
+
+        Raises:
+            ConfigError: one is unknown.
+        """
+        return (*self.layers, *(find(task).settings for task in self.tasks))
+
     def remembering(self) -> Study:
-        """Return the study with the user's files of layers."""
-        return replace(self, layers_from=tuple(remembered(self.layers)))
+        """Return the study with the user's files of layers and tasks."""
+        return replace(self, layers_from=tuple(remembered(self.parts)))
 
     def measured(self) -> Suite:
         """Return the suite with the study's tasks, fixed values, step sizes and width.
@@ -157,11 +166,11 @@ class Study:
 
 
 def read(store: Store) -> Study:
-    """Return the study of a directory; the user's layers are loaded from their files.
+    """Return the study of a directory; the user's layers and tasks are loaded from their files.
 
     Raises:
-        StudyError: another version made it, its definition was changed, or the file of a layer may
-            not be loaded.
+        StudyError: another version made it, its definition was changed, or the file of a layer or
+            task may not be loaded.
     """
     definition = store.definition()
     _refuse_other_version(store, definition)
@@ -187,14 +196,14 @@ def read(store: Store) -> Study:
     study = Study(**{**values, **{name: tuple(values.get(name, ())) for name in _LISTS}})
     if study.layers_from:
         try:
-            recalled(study.layers_from, lambda: study.layers, lambda layers: layers)
+            recalled(study.layers_from, lambda: study.parts, lambda parts: parts)
         except ConfigError as error:
             raise StudyError(f"study {store.name}: {error}") from error
     return study
 
 
 def refuse_other_files(store: Store, study: Study) -> None:
-    """Refuse to continue a study with another version of the user's layers.
+    """Refuse to continue a study with another version of the user's files.
 
     Args:
         store: of the study.

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from mlxhog.config.plugin_file import files_of
@@ -76,20 +76,19 @@ class Suite:
         return len(self.settings) * len(self.points)
 
 
-def only(chosen: Suite, tasks: Iterable[str]) -> Suite:
+def only(chosen: Suite, tasks: Sequence[str]) -> Suite:
     """Return a suite with the settings of some tasks only, by their full or short names.
 
+    A task that the suite lacks, such as one of the user's own, has the defaults of its settings.
+
     Raises:
-        ConfigError: no such task, or one without a setting in the suite.
+        ConfigError: no such task.
     """
-    names = {find(task).name for task in tasks}
-    present = list(dict.fromkeys(setting.task for setting in chosen.settings))
-    if absent := sorted(names - set(present)):
-        raise ConfigError(
-            f"suite {chosen.name} has no {absent[0]}; its tasks are {', '.join(present)}"
-        )
-    settings = tuple(setting for setting in chosen.settings if setting.task in names)
-    return replace(chosen, settings=settings)
+    settings = [one for one in chosen.settings if one.task in {find(task).name for task in tasks}]
+    present = {one.task for one in settings}
+    absent = {one.name: one for one in map(find, tasks) if one.name not in present}
+    settings += [Setting(name, asdict(one.settings()), "baseline") for name, one in absent.items()]
+    return replace(chosen, settings=tuple(settings))
 
 
 def at_dim(chosen: Suite, dim: int) -> Suite:
@@ -177,7 +176,7 @@ def expand(
                         position=position,
                         workers=workers,
                         threads=threads,
-                        plugins=files_of(layers),
+                        plugins=files_of((*layers, find(setting.task).settings)),
                     ),
                 )
 

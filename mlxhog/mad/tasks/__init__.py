@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from itertools import pairwise
 from multiprocessing import get_context
 from typing import Any
@@ -84,12 +84,18 @@ for _task in (*BENCHMARK.values(), *TASKS_BESIDE.values()):
 
 @choices.TASKS.checked_by
 def _check_task(task: TaskType) -> None:
-    """Refuse a task whose settings have another name, or whose names are taken."""
+    """Refuse a task whose settings have another name or no values, or whose names are taken."""
     if task.settings.task != task.name:
         raise ConfigError(
             f"the settings of task {task.name!r} have task {task.settings.task!r}; give both the "
             "same name"
         )
+    for field in fields(task.settings):
+        if field.name not in options(task.settings):
+            raise ConfigError(
+                f"setting {field.name} of task {task.name!r} needs a default and one of the types "
+                "int, float, bool, str, or one of these with None"
+            )
     others = [other for other in known().values() if other is not task]
     if _by_key(others).keys() & _by_key([task]).keys():
         raise ConfigError(

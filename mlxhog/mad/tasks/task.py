@@ -60,11 +60,14 @@ def rows(default: int, of: str, alias: str, *, low: int = 1) -> Any:  # a datacl
 class Settings:
     """Settings of one task, converted and checked at their creation.
 
+    A plain field such as `depth: int = 3` is a setting, too, without limits and help.
+
     Raises:
         ConfigError: naming every broken rule, and the possible values.
     """
 
     task: ClassVar[str]
+    takes_plain_fields: ClassVar[bool] = True
 
     vocab: int = vocab(16)
     seq_len: int = seq_len(128)

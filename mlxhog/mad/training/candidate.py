@@ -78,7 +78,7 @@ def train(
         callbacks: called at steps, evaluations and rungs. Its `beat` may raise KeyboardInterrupt:
             the run is evaluated once more and is "interrupted"; a second one leaves this function.
         rungs: steps at which the run is evaluated and `callbacks.should_prune` is called.
-        worker_options: options of `TrainConfig` for several workers, see `WORKER_OPTIONS`.
+        worker_options: options of `TrainConfig`, see `mad.options.worker_options`.
         on_end: called with the arena, at rest, before it is removed; not for a diverged run.
         tell: gets messages for the user: choices for this machine, dead workers.
         prepare: called with the context of the one worker before its first step.

@@ -27,7 +27,8 @@ from mlxhog.errors import ConfigError
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
 from mlxhog.mad import tasks
-from mlxhog.mad.options import WORKER_OPTIONS, Protocol
+from mlxhog.mad.options import Protocol
+from mlxhog.mad.options import worker_options as possible_options
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import Dataset, Settings, make_task
 from mlxhog.mad.training.evaluation import SCORES_SEGMENT, ScoreJobs, scores_segment, step_limit
@@ -284,7 +285,7 @@ def _training(
     Runs are short, so several workers are not measured: without a strategy, or a number of one,
     they have the one that `mlxhog train` gives to workers that it cannot measure.
     """
-    assert set(worker_options) <= set(WORKER_OPTIONS)
+    assert set(worker_options) <= set(possible_options())
     protocol, how = config.protocol, dict(worker_options)
     if how.get("strategy") == Sim.name:
         raise ConfigError(

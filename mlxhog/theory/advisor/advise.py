@@ -247,8 +247,13 @@ def read_history() -> list[dict[str, Any]]:
     entries: list[dict[str, Any]] = []
     try:
         for entry in plain_json.objects(history_path()):
+            lacking = {"t_s", "subject", "advised"} - entry.keys()
+            lacking |= {"tie", "winner"} - set(entry.get("trial") or ("tie", "winner"))
+            if lacking:
+                raise ValueError(f"a line has no {', '.join(sorted(lacking))}")
+            time.localtime(entry["t_s"])
             entries.append(entry)
-    except (OSError, ValueError) as error:
+    except (OSError, OverflowError, TypeError, ValueError) as error:
         raise DataError(
             f"{history_path()} is damaged after {len(entries)} lines ({error}); remove it to "
             "begin anew"

@@ -56,6 +56,7 @@ from mlxhog.models.mad.layer import (
     taps,
 )
 from mlxhog.models.ops.reference.layers_numpy import causal_conv
+from mlxhog.models.ops.reference.mlstm import Finite
 
 FEATURES = 3
 LAYERS = 4
@@ -251,9 +252,11 @@ class MHHyena(_LongConvolution):
         f = xp.concatenate([f[:, :1] + p["skip"][:, None], f[:, 1:]], 1)
         ahead = xp.arange(L - S, L, like=x)[:, None] - xp.arange(0, L, like=x)[None, :]
         weights = xp.where(ahead >= 0, f[:, xp.maximum(ahead, 0).flatten()].reshape(-1, S, L), 0.0)
-        scores = xp.einsum("bthd,bjhd->bhtj", q, k) * weights
-        y = xp.einsum("bhtj,bjhd->bthd", scores, v).reshape(B, S, d)
-        (y,) = ops.linears(y, [p["out_proj.weight"]], [p["out_proj.bias"]])
+        finite = Finite(xp, k, v)
+        clean_k, clean_v = finite.inputs
+        scores = xp.einsum("bthd,bjhd->bhtj", q, clean_k) * weights
+        (y,) = finite.spoil(xp.einsum("bhtj,bjhd->bthd", scores, clean_v))
+        (y,) = ops.linears(y.reshape(B, S, d), [p["out_proj.weight"]], [p["out_proj.bias"]])
         return y, (last, k[:, -cfg.max_length :], v[:, -cfg.max_length :])
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:

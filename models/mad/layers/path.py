@@ -51,6 +51,7 @@ from mlxhog.models.mad.layer import (
 from mlxhog.models.mad.layers.attention import default_heads
 from mlxhog.models.ops.operators import Ops
 from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, softplus
+from mlxhog.models.ops.reference.mlstm import Finite
 
 CHUNK_SIZE = 32
 UNSEEN = -1e30
@@ -141,7 +142,12 @@ class PaTH:
         log_forget = xp.log_sigmoid(logs[0]) if self.forget else None
         cache = (k[:, :0], v[:, :0], beta[:, :0]) if state is None else state
         cache = cache[: 2 + self.forget]
+        finite = Finite(xp, k, v, w, beta, decays=[] if log_forget is None else [log_forget])
+        k, v, w, beta, *logs = finite.inputs
+        log_forget = logs[0] if self.forget else None
         h, cache = reflected_attention(ops, q, k, v, w, beta, log_forget, cache, count)
+        h, values = finite.spoil(h, cache[1].swapaxes(1, 2))
+        cache = (cache[0], values.swapaxes(1, 2), *cache[2:])
         (y,) = ops.linears(xp.astype(h, x).reshape(B, S, d), [p["out_proj.weight"]])
         return y, (*cache, conv, count + S)
 

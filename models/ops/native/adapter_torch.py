@@ -91,6 +91,8 @@ class _Differentiable(Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *d_results: Tensor | None) -> tuple[Tensor | None, ...]:
+        if all(x is None for x in d_results):  # autograd asks, although nothing depends on them
+            return (None,) * len(ctx.needs_input_grad)
         saved = [None if x is None else x.detach().numpy() for x in ctx.saved_tensors]
         d_arrays = [None if x is None else _array(x) for x in d_results]
         needs, threads = ctx.needs_input_grad[2:], torch.get_num_threads()

@@ -13,6 +13,7 @@ Beck et al. 2025, Tiled Flash Linear Attention, arXiv:2503.14376 (chunkwise form
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,56 @@ MOST_CHUNKS = 128
 
 LARGEST = 80.0
 """Largest exponent of a floor: an overflow would also give h = 0, but a NaN gradient."""
+
+
+class Finite:
+    """Inputs of a cell with zeros at positions where one of them is not finite.
+
+    The cells multiply later positions by 0, and 0 times NaN or infinity is NaN. So that no position
+    depends on later ones, they compute with these inputs, and `spoil` makes the results NaN from
+    such a position on.
+
+    Attributes:
+        inputs: (B, S, NH, ...) each, those of `decays` last.
+        bad: (B, S, NH), whether a position had one that is not finite.
+    """
+
+    def __init__(self, xp: Arrays[Array], *inputs: Array, decays: Sequence[Array] = ()) -> None:
+        """Take inputs (B, S, NH) or (B, S, NH, D); those of `decays` may be -inf."""
+        self._xp = xp
+        total = sum(0.0 * _total(xp, x) for x in inputs)  # 0 times infinity is NaN, too
+        total = total + sum(0.0 * xp.maximum(_total(xp, x), MASKED) for x in decays)
+        self.bad = total != total
+        wide = self.bad[..., None]
+        both = (*inputs, *decays)
+        self.inputs = [xp.where(wide if x.ndim == 4 else self.bad, 0.0, x) for x in both]
+
+    @property
+    def poison(self) -> Array:
+        """Return (B, S, NH), NaN from the first bad position on, 0 before."""
+        return self._xp.where(self._xp.cumsum(self._xp.int32(self.bad), 1) > 0, math.nan, 0.0)
+
+    def spoil(self, h: Array, *states: Array) -> tuple[Array, ...]:
+        """Return h and states (B, NH, ...), NaN behind a bad position.
+
+        h (B, n, NH, D) has the last n positions.
+        """
+        behind = self.poison != 0.0
+        return self._spoilt(behind[:, -h.shape[1] :], h), *self.spoil_states(*states)
+
+    def spoil_states(self, *states: Array) -> tuple[Array, ...]:
+        """Return states (B, NH, ...), NaN behind a bad position."""
+        last = self.poison[:, -1] != 0.0
+        return tuple(self._spoilt(last, x) for x in states)
+
+    def _spoilt(self, where: Array, x: Array) -> Array:
+        wide = where.reshape(*where.shape, *[1] * (x.ndim - where.ndim))
+        return self._xp.where(wide, math.nan, x)
+
+
+def _total(xp: Arrays[Array], x: Array) -> Array:
+    x = xp.stop_gradient(x)
+    return x.sum(-1) if x.ndim == 4 else x
 
 
 class MLSTMCell:
@@ -59,13 +110,13 @@ class MLSTMCell:
         m = 0 before it, so h differs from theirs by the effect of eps.
         """
         xp = self.xp
-        q, k, v, i, f = self._heads_first(*x)
-        lf = xp.log_sigmoid(f)
+        finite, q, k, v, i, lf = self._finite(*x)
         b = xp.cumsum(lf, -1)
         u = i - b
         r = xp.cummax(xp.stop_gradient(u), -1)
         A = self._weights(q, k, u, r)
         moved = self._moved(i, lf, u, r, None) - (b - xp.stop_gradient(b))
+        moved = moved + finite.poison.swapaxes(1, 2)
         return self._normalise(A @ v, A.sum(-1), b + r, moved, eps).swapaxes(1, 2)
 
     def mlstm_chunkwise(
@@ -78,10 +129,10 @@ class MLSTMCell:
         """
         xp, S, DV = self.xp, x[0].shape[1], x[2].shape[-1]
         L = min(chunk_size, S)
-        q, k, v, i, f = self._heads_first(*x)
+        finite, q, k, v, i, lf = self._finite(*x)
         # A position past the end keeps the state and adds nothing.
         q, k, v = (to_chunks(x, L, xp) for x in (q, k, v))  # (B, NH, NC, L, DK or DV)
-        i, lf = to_chunks(i, L, xp, MASKED), to_chunks(xp.log_sigmoid(f), L, xp)
+        i, lf = to_chunks(i, L, xp, MASKED), to_chunks(lf, L, xp)
         b = xp.cumsum(lf, -1)
         g = b[..., -1]
         u = i - b
@@ -103,10 +154,13 @@ class MLSTMCell:
         both = self._weights(q, k, u, r) @ v + w * (q @ states)
         num, den = xp.split(both, [DV], -1)
         moved = self._moved(i, lf, u, r, m)
-        of_r = moved - (b - xp.stop_gradient(b))
+        poison = to_chunks(finite.poison.swapaxes(1, 2), L, xp)
+        of_r = moved - (b - xp.stop_gradient(b)) + poison
         h = self._normalise(num, den[..., 0], b + r, of_r, eps)
         C, n = xp.split(last, [DV], -1)
-        return from_chunks(h, S), self._rescaled(C, n[..., 0], ms[..., -1] + moved[..., -1, -1])
+        state = self._rescaled(C, n[..., 0], ms[..., -1] + moved[..., -1, -1])
+        C, n, m = finite.spoil_states(*state)
+        return from_chunks(h, S), (C, n, m)
 
     def _between_chunks(
         self, C: Array | None, entries: Array, g: Array, top: Array, m: Array | None
@@ -168,6 +222,13 @@ class MLSTMCell:
             hs.append(self._normalise(num, den, m_after, m - m_after, eps))
             m_before = m_after
         return xp.stack(hs, 1), self._rescaled(C, n, m)
+
+    def _finite(self, *x: Array) -> tuple[Any, ...]:
+        """Return `Finite`, and q, k, v, i and logsig(f) with heads first."""
+        q, k, v, i, f = (self.xp.float32(y) for y in x)
+        finite = Finite(self.xp, k, v, self.xp.log_sigmoid(f), decays=[i])
+        k, v, lf, i = finite.inputs
+        return finite, *self._heads_first(q, k, v, i, lf)
 
     def _weights(self, q: Array, k: Array, u: Array, r: Array) -> Array:
         """Weights of the values up to each position, (..., L, L)."""

@@ -30,6 +30,18 @@ def zero_state(q: Float, v: Float) -> State:
     return np.zeros((B, NH, DK, v.shape[-1])), np.zeros((B, NH, DK)), np.zeros((B, NH))
 
 
+def _finite(*x: Float) -> tuple[list[Float], NDArray[np.bool_]]:
+    """Return k, v, i, f with zeros where one is not finite, and which positions are behind one.
+
+    A later position counts 0 times, and 0 times NaN is NaN. Gates may be -inf. The second result
+    is (B, S, NH).
+    """
+    ok = [np.isfinite(y).all(-1) if y.ndim == 4 else y < np.inf for y in x]
+    bad = ~np.logical_and.reduce(ok)
+    clean = [np.where(bad.reshape(*bad.shape, *[1] * (y.ndim - 3)), 0.0, y) for y in x]
+    return clean, np.logical_or.accumulate(bad, 1)
+
+
 def recurrent(
     q: Float,
     k: Float,
@@ -106,6 +118,7 @@ def parallel(
         h, and a function from dL/dh to dL/d of q, k, v, i and f.
     """
     S, s = q.shape[1], q.shape[-1] ** -0.5
+    (k, v, i, f), spoilt = _finite(k, v, i, f)
     q_h, k_h, v_h, i_h, f_h = (x.swapaxes(1, 2) for x in (q, k, v, i, f))  # (B, NH, S, ...)
     b = np.cumsum(log_sigmoid(f_h), -1)
     D = b[..., :, None] - b[..., None, :] + i_h[..., None, :]
@@ -116,6 +129,7 @@ def parallel(
     den, floor = A.sum(-1), np.exp(-m)
     N = np.maximum(np.abs(den), floor) + eps
     h = (A / N[..., None]) @ v_h
+    h[spoilt.swapaxes(1, 2)] = np.nan
 
     def backward(dh: Float) -> tuple[Float, ...]:
         dnum = dh.swapaxes(1, 2) / N[..., None]
@@ -149,6 +163,7 @@ def chunkwise(
     A shorter last chunk is computed without padding.
     """
     C, n, m = state if state is not None else zero_state(q, v)
+    (k, v, i, f), spoilt = _finite(k, v, i, f)
     s = q.shape[-1] ** -0.5
     h = np.empty_like(v)
     for start in range(0, q.shape[1], chunk_size):
@@ -175,4 +190,7 @@ def chunkwise(
         C = decay[..., None, None] * C + k_w.swapaxes(-1, -2) @ v_c
         n = decay[..., None] * n + k_w.sum(-2)
         m = m_new
+    h[spoilt] = np.nan
+    for part in (C, n, m):
+        part[spoilt[:, -1]] = np.nan
     return h, (C, n, m)

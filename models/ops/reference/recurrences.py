@@ -56,11 +56,12 @@ Delta Networks, arXiv:2412.06464; Gu and Dao 2023, Mamba, arXiv:2312.00752; Blel
 Sums and Their Applications.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 from mlxhog.models.ops.arrays import Array, Arrays
-from mlxhog.models.ops.reference.mlstm import from_chunks, sums_after, to_chunks
+from mlxhog.models.ops.reference.mlstm import Finite, from_chunks, sums_after, to_chunks
 
 
 class Recurrences(ABC):
@@ -122,6 +123,9 @@ class Recurrences(ABC):
             state = xp.exp(a).swapaxes(-1, -2) * state + k.swapaxes(-1, -2) * v
             h = q @ (state.swapaxes(-1, -2) if by_value else state)
             return h.swapaxes(1, 2), state
+        finite = Finite(xp, *(x.swapaxes(1, 2) for x in (k, v)))
+        k, v = (x.swapaxes(1, 2) for x in finite.inputs)
+        a = xp.where(finite.bad.swapaxes(1, 2)[..., None], math.nan, a)  # and all behind
         L = _chunk_length(chunk_size, S)
         q, k, v, a = (to_chunks(x, L, xp) for x in (q, k, v, a))
         b = xp.cumsum(a, -2)
@@ -226,7 +230,10 @@ class Recurrences(ABC):
     def delta_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
         xp, (q, k, v, *gates) = self.xp, x
         S = q.shape[1]
-        wide = (q, k, v, *(gate[..., None] for gate in gates))
+        k, v, a, beta = (xp.float32(y) for y in (k, v, *gates))
+        finite = Finite(xp, k, v, beta, decays=[a])
+        k, v, beta, a = finite.inputs
+        wide = (q, k, v, a[..., None], beta[..., None])
         q, k, v, a, beta = (xp.float32(y).swapaxes(1, 2) for y in wide)
         if state is None:
             state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
@@ -245,12 +252,17 @@ class Recurrences(ABC):
             us.append(own_c - seen_c @ states[-1])
             states.append(decay_c * states[-1] + written_c @ us[-1])
         A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
+        b = b + to_chunks(finite.poison.swapaxes(1, 2)[..., None], L, xp)
         h = A @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
-        return from_chunks(h, S), states[-1]
+        (last,) = finite.spoil_states(states[-1])
+        return from_chunks(h, S), last
 
     def dplr_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
         xp, S = self.xp, x[0].shape[1]
-        arrays = [xp.float32(y).swapaxes(1, 2) for y in x if y is not None]
+        q, k, v, a, *reads = (xp.float32(y) for y in x if y is not None)
+        finite = Finite(xp, k, v, *reads, decays=[a])
+        k, v, *reads, a = finite.inputs
+        arrays = [y.swapaxes(1, 2) for y in (q, k, v, a, *reads)]
         q, k, v, *_ = arrays
         if state is None:
             state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
@@ -275,7 +287,8 @@ class Recurrences(ABC):
             us.append(own_c - seen_c @ states[-1])
             states.append(decay_c * states[-1] + written_c @ us[-1] + add_c)
         h = A[0] @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
-        return from_chunks(h + A[1] @ v if removal else h, S), states[-1]
+        h, last = finite.spoil(from_chunks(h + A[1] @ v if removal else h, S), states[-1])
+        return h, last
 
     def _unit_inverse(self, M: Array) -> Array:
         """Return (I + M)^-1 of strictly lower triangular M (..., L, L), L a power of 2."""

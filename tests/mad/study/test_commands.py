@@ -68,6 +68,11 @@ def test_a_budget_cuts_a_study_and_resume_completes_it(space, capsys, tmp_path):
     assert main(["mad", "resume", "s", "--dry-run", "--json"]) == 0
     plan = said(capsys)
     assert (plan["runs"], plan["ended"], plan["steps"]) == (4, 1, 12)
+    assert main(["mad", "resume", "s", "--budget", "1", "--parallel", "3", "--quiet"]) == 0
+    for flags, parallel in (([], 3), (["--parallel", "2"], 2)):
+        capsys.readouterr()
+        assert main(["mad", "resume", "s", "--dry-run", "--json", *flags]) == 0
+        assert said(capsys)["parallel"] == parallel
     assert main(["mad", "resume", "s", "--json", "--quiet"]) == 0
     assert said(capsys)["runs"]["done"] == 4
 
@@ -129,7 +134,6 @@ def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "said"),
     [
-        ("search", 2, "give the space of architectures, as in mlxhog mad search --space"),
         ("search --space nowhere.yaml", 2, "no space 'nowhere.yaml'"),
         ("search --space SPACE --suite smok", 2, "no suite 'smok'; did you mean 'smoke'"),
         ("search --space SPACE --sampler gird", 2, "did you mean 'grid'"),

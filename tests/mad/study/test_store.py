@@ -10,7 +10,9 @@ import yaml
 from mlxhog.config.plugin_file import Plugin
 from mlxhog.errors import StudyError
 from mlxhog.mad import run as runs
+from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.run import Point
+from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.progress import Eta
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import Store, StudyRecord, create, find
@@ -292,3 +294,37 @@ def test_work_is_shared_by_what_runs_at_once_but_no_run_is_divided():
 
 def test_a_run_that_takes_longer_than_expected_does_not_owe_time():
     assert eta(recall=[10.0]).seconds_left([], [("recall", 50.0)]) == 0.0
+
+
+@pytest.mark.parametrize(
+    "line", ["{}", '{"candidate": 3}', '{"candidate": "swiglu", "score": null}', '{"score": 1.0}']
+)
+def test_a_damaged_line_of_candidates_is_named_with_its_file_by_every_reader(store, line):
+    path = store.directory / "candidates.jsonl"
+    store.add_proposal({"candidate": "gated-conv"})
+    with path.open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(StudyError, match=r"candidates.jsonl, line 2 is .* not a candidate"):
+        store.proposals()
+
+
+def test_a_board_reads_the_candidates_of_a_sampler_and_names_a_damaged_line(tmp_path):
+    space = to_space({"depth": 1, "mixers": ["gated-conv"], "channels": ["swiglu"]})
+    study = Study(space=space.to_dict(), sampler="random")
+    store = create(tmp_path, "s", study.to_dict())
+    store.add_proposal({"candidate": "gated-conv"})
+    assert read_ranking(store).planned == 6
+    store.add_proposal({"score": 0.5})
+    with pytest.raises(StudyError, match="candidates.jsonl, line 2"):
+        read_ranking(store)
+
+
+def test_the_number_at_once_is_that_of_the_last_session_unless_given(store):
+    assert store.parallel is None
+    store.keep_parallel(3)
+    assert Store(store.directory).parallel == 3
+    store.keep_parallel(None)
+    assert store.parallel is None
+    (store.directory / "parallel").write_text("many")
+    with pytest.raises(StudyError, match=r"parallel is not a number .*; remove it"):
+        store.parallel  # noqa: B018  reads a file

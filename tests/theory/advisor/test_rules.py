@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shlex
 from contextlib import nullcontext
@@ -19,7 +20,7 @@ from mlxhog.config.strategies import Hogwild, RoundRobin, Serial, Sync
 from mlxhog.config.strategy import StrategyChoice, strategy_name
 from mlxhog.errors import DataError, Diverged
 from mlxhog.machine.load import Load, LoadWatch
-from mlxhog.theory.advisor import measuring, rules
+from mlxhog.theory.advisor import advise, measuring, rules
 from mlxhog.theory.advisor.advise import score_history
 from mlxhog.theory.advisor.measuring import PLAIN, TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
@@ -292,3 +293,20 @@ def test_a_short_run_is_done_again_for_longer_until_every_worker_has_some_steps(
     )
     assert seconds == [2.0, 8.0, 32.0]
     assert (short.workers, short.rounds_per_s) == ([400, 30], 215.0)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"t_s": 1.0, "subject": "s"},
+        {"t_s": "now", "subject": "s", "advised": "a"},
+        {"t_s": 1.0, "subject": "s", "advised": "a", "trial": {"tie": False}},
+        {"t_s": 1.0, "subject": "s", "advised": "a", "trial": 3},
+    ],
+)
+def test_a_damaged_line_of_the_history_is_one_sentence(tmp_path, monkeypatch, line):
+    path = tmp_path / "history.jsonl"
+    monkeypatch.setattr(advise, "history_path", lambda: path)
+    path.write_text('{"t_s": 1.0, "subject": "s", "advised": "a"}\n' + json.dumps(line) + "\n")
+    with pytest.raises(DataError, match=r"history.jsonl is damaged after 1 lines \(.*; remove it"):
+        advise.read_history()
