@@ -28,7 +28,7 @@ def test_a_prompt_is_read_as_training_reads_its_text(tmp_path: Path, name: str) 
     assert generate.read_prompt("one\r\ntwo\n").encode() == document
     lines = tmp_path / "a.ndjson"
     lines.write_text('\ufeff{"prompt": "one\\r\\ntwo\\n"}\r\n')
-    assert generate.read_prompts(str(lines)) == [document.decode()]
+    assert generate.read_prompts(str(lines)) == ([document.decode()], ())
 
 
 def test_a_prompt_in_utf16_without_a_mark_is_named(tmp_path: Path) -> None:
