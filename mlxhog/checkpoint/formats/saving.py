@@ -22,6 +22,9 @@ from mlxhog.files.tensors import TensorSource, write_entries
 _REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model", ".py"}
 """Suffixes of the files of a checkpoint, in any format."""
 
+CARD = "README.md"
+"""The model card."""
+
 _FINDER = ".DS_Store"
 """macOS writes this file into every folder that its user looks at."""
 
@@ -167,8 +170,8 @@ def _check_parents(target: Path) -> None:
 
 
 def _replaceable(entry: Path) -> bool:
-    """Return whether a directory's entry is a file of a checkpoint, by its suffix, or Finder's."""
-    return entry.is_file() and (entry.suffix in _REPLACED or entry.name == _FINDER)
+    """Return whether a directory's entry is a file of a checkpoint, or Finder's."""
+    return entry.is_file() and (entry.suffix in _REPLACED or entry.name in (CARD, _FINDER))
 
 
 def _clear_remains(target: Path) -> None:
