@@ -21,7 +21,7 @@ from mlxhog.report.record import RunRecord
 from mlxhog.training import reporting
 from tests.mad.report.sample import TASKS, study
 from tests.pairs import each_of
-from tests.report.conftest import Visit
+from tests.browser import Visit
 from tests.report.sample_run import event, lines, write_run
 from tests.training.small import small_config
 

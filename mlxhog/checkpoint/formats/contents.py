@@ -164,11 +164,10 @@ def generation_json(config: Mapping[str, Any], tokens: Iterable[int]) -> dict[st
         config: the fields of config.json.
         tokens: the ids that have a token.
     """
-    ids = ("bos_token_id", "eos_token_id", "pad_token_id")
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")
     without = sorted(set(range(config["vocab_size"])).difference(tokens))
-    return {name: config[name] for name in ids if config.get(name) is not None} | (
-        {"suppress_tokens": without} if without else {}
-    )
+    fields = {name: config[name] for name in names if config.get(name) is not None}
+    return fields | ({"suppress_tokens": without} if without else {})
 
 
 def token_ids(tokenizer_json: bytes) -> set[int]:

@@ -176,12 +176,12 @@ def test_a_chat_in_a_session_sends_new_messages_alone(
 @each_of(
     ("fields", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens is 0; wanted a whole number at least 1"),
+        ({"max_tokens": -1}, "max_tokens is -1; wanted a whole number at least 1"),
         ({"max_tokens": 10**6}, "the limit of this server is 200000"),
         ({"temperature": -1}, "temperature is -1; wanted a number at least 0"),
         ({"extra_body": {"temprature": 1}}, "did you mean 'temperature'"),
         ({"extra_body": {"temperature": "hot"}}, "temperature is 'hot'; wanted a number"),
-        ({"logprobs": 2}, "logprobs is not supported here; leave it out"),
+        ({"logprobs": 21}, "logprobs is 21; wanted a whole number at least 0 and at most 20"),
         ({"prompt": [97, 300]}, "token 300 at position 1 is outside the vocabulary of 257"),
         ({"prompt": "a" * 3001}, "the prompt has 3001 tokens; the limit of this server is 3000"),
         ({"prompt": []}, "prompt is \\[\\]; wanted a text"),
