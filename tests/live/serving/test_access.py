@@ -127,7 +127,11 @@ def test_the_page_needs_no_key_and_loads_nothing_from_elsewhere() -> None:
     [
         ("", None, []),
         ("https://Chat.example/", None, ["https://chat.example"]),
-        ("http://localhost:3000, tauri://localhost", None, ["http://localhost:3000", "tauri://localhost"]),
+        (
+            "http://localhost:3000, tauri://localhost",
+            None,
+            ["http://localhost:3000", "tauri://localhost"],
+        ),
         ("*", KEY, ["*"]),
     ],
 )
