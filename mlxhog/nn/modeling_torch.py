@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor, cat, nn
 from torch.nn.functional import cross_entropy
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
@@ -49,8 +49,8 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         self.architecture = model = families.read(config.to_dict())
         # Modules of torch where transformers looks for them; `add_parameters` sets their weights.
-        self.embedding = nn.Embedding(model.vocab_size, model.hidden_size)
-        self.head = nn.Linear(model.hidden_size, model.vocab_size)
+        self.embedding: nn.Module = nn.Embedding(model.vocab_size, model.hidden_size)
+        self.head: nn.Module = nn.Linear(model.hidden_size, model.vocab_size)
         add_parameters(self, families.init_params(model, seed=0))
         self.post_init()
 
@@ -90,6 +90,7 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
 
         Raises:
             TypeError: an argument that this model does not have.
+            ValueError: a row of the mask has no token.
         """
         for name, value in kwargs.items():
             if name not in _WITHOUT_EFFECT and value is not None and value is not False:
@@ -105,11 +106,14 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
 
     def _without_padding(self, input_ids: Tensor, counts: Tensor) -> Tensor:
         """Return the logits of rows with padding, each computed alone: a state cannot skip it."""
-        logits = self.head.weight.new_zeros((*input_ids.shape, self.head.weight.shape[0])).float()
-        for row, (ids, used) in enumerate(zip(input_ids, counts, strict=True)):
-            if used.any():
-                own, _ = logits_and_state(self, self.architecture, ids[used][None])
-                logits[row, used] = own[0]
+        if not counts.any(dim=1).all():
+            raise ValueError("a row of attention_mask has no token")
+        rows = [
+            logits_and_state(self, self.architecture, ids[used][None])[0][0]
+            for ids, used in zip(input_ids, counts, strict=True)
+        ]
+        logits = rows[0].new_zeros((*input_ids.shape, rows[0].shape[-1]))
+        logits[counts] = cat(rows)
         return logits
 
     def prepare_inputs_for_generation(

@@ -161,6 +161,8 @@ def test_generate_takes_what_the_tokenizer_returns_and_padding_changes_no_answer
     logits = model(**batch).logits
     whole = model(batch["input_ids"][1:]).logits
     torch.testing.assert_close(logits[1:], whole)
+    with pytest.raises(ValueError, match="has no token"):
+        model(batch["input_ids"], attention_mask=0 * batch["attention_mask"])
     with pytest.raises(TypeError, match="no argument inputs_embeds"):
         model(batch["input_ids"], inputs_embeds=torch.zeros(2, 3))
 
