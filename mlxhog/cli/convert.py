@@ -114,7 +114,7 @@ def run(arguments: list[str]) -> int:
 
 def _card(source: "Opened", to: str, arguments: list[str]) -> bytes:
     """The model card: that of the source, or one from the record of its run."""
-    from mlxhog.checkpoint.formats.saving import CARD
+    from mlxhog.checkpoint.manifest import CARD
     from mlxhog.checkpoint.run import run_of
     from mlxhog.files import reading
     from mlxhog.report import card

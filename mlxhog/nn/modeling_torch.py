@@ -23,7 +23,7 @@ from mlxhog.nn.torch import add_parameters, logits_and_state
 
 _WITHOUT_EFFECT = frozenset(
     "use_cache cache_position is_first_iteration next_sequence_length position_ids "
-    "past_key_values num_items_in_batch return_dict token_type_ids".split()
+    "past_key_values return_dict token_type_ids".split()
 )
 """Arguments of transformers for caches and other models; here they change nothing."""
 
@@ -78,6 +78,7 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
+        num_items_in_batch: Tensor | int | None = None,
         **kwargs: Any,
     ) -> CausalLMOutput:
         """Return the logits, and the mean loss of the labels, which are shifted here.
@@ -86,6 +87,8 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
             input_ids: (B, S) integers in [0, V).
             attention_mask: (B, S), 0 at padding, on either side of a row; its logits are 0.
             labels: (B, S); -100 is no label.
+            num_items_in_batch: number of labels of the whole step, of which this is a part; the
+                loss is then the sum over them (`Trainer` with gradient accumulation).
             **kwargs: arguments of transformers for models with a cache.
 
         Raises:
@@ -101,7 +104,11 @@ class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]
             logits = self._without_padding(input_ids, attention_mask.bool())
         loss = None
         if labels is not None:
-            loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            predicted, next_tokens = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+            if num_items_in_batch is None:
+                loss = cross_entropy(predicted, next_tokens)
+            else:
+                loss = cross_entropy(predicted, next_tokens, reduction="sum") / num_items_in_batch
         return CausalLMOutput(loss=loss, logits=logits)
 
     def _without_padding(self, input_ids: Tensor, counts: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.checkpoint import manifest
-from mlxhog.checkpoint.formats.saving import CARD
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.errors import CheckpointError, RunError
 from mlxhog.files.durable import disk_errors, replace_file
@@ -27,8 +26,8 @@ def write(run: Run, model: ModelConfig) -> None:
     """
     if run.model.is_dir():
         folder = run.model.resolve()
-        with disk_errors(f"writing {folder / CARD}"):
-            replace_file(folder / CARD, text(model, folder).encode())
+        with disk_errors(f"writing {folder / manifest.CARD}"):
+            replace_file(folder / manifest.CARD, text(model, folder).encode())
 
 
 def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: str = "") -> str:
@@ -99,9 +98,10 @@ def _score(result: Mapping[str, Any], checkpoint: Path) -> str:
         size, share = format_bytes(result["val_bytes"]), result["val_share"]
     else:
         size, share = f"{format_count(result['final_tokens'])} tokens", result["final_share"]
+    text = "held-out answers" if result.get("val_of_completions") else "held-out text"
     return (
-        f"{number(bits)} bits per byte of {size} of held-out text ({share_text(share)}); one run "
-        "and one evaluation, so there is no interval"
+        f"{number(bits)} bits per byte of {size} of {text} ({share_text(share)}); one run and one "
+        "evaluation, so there is no interval"
     )
 
 

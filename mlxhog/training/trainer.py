@@ -238,9 +238,12 @@ class _Training:
             )
             try:
                 self._write_status(result=result.to_json(), error=result.error)
-                card.write(self.run, self.plan.model)
             except EnvironmentLacks as full:  # the result still reaches the caller
-                self._session.report(f"run.json or the model card is not up to date: {full}")
+                self._session.report(f"run.json is not up to date: {full}")
+            try:
+                card.write(self.run, self.plan.model)
+            except MlxhogError as lacking:
+                self._session.report(f"no model card: {lacking}")
             if error is not None and self._status == "failed":
                 raise error
             if isinstance(error, Diverged):

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from mlxhog.checkpoint import formats
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.report import card
@@ -66,6 +67,8 @@ def test_an_export_has_a_card_which_further_conversions_carry(
     assert "mlxhog convert latest exported --to hf --quiet" in written
     assert main(["convert", "exported", "ours", "--to", "mlxhog", "--quiet"]) == 0
     assert Path("ours/README.md").read_text() == written
+    Path("ours/README.md").write_text("edited by its user")
+    formats.open(Path("ours"))
     assert main(["convert", "latest", "exported", "--to", "hf", "--quiet", "--force"]) == 0
 
 

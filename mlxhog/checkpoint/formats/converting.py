@@ -90,7 +90,7 @@ def convert(
     if conversion.to == "hf" and contents.GENERATION not in others and TOKENIZER in others:
         others[contents.GENERATION] = _generation(others, source)
     if card is not None:
-        others[saving.CARD] = card
+        others[manifest.CARD] = card
     saving.write(
         target,
         files,

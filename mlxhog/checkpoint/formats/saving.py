@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
@@ -21,9 +22,6 @@ from mlxhog.files.tensors import TensorSource, write_entries
 
 _REPLACED = {*weights.ENDINGS, ".json", ".yaml", ".yml", ".jinja", ".model", ".py"}
 """Suffixes of the files of a checkpoint, in any format."""
-
-CARD = "README.md"
-"""The model card."""
 
 _FINDER = ".DS_Store"
 """macOS writes this file into every folder that its user looks at."""
@@ -171,7 +169,7 @@ def _check_parents(target: Path) -> None:
 
 def _replaceable(entry: Path) -> bool:
     """Return whether a directory's entry is a file of a checkpoint, or Finder's."""
-    return entry.is_file() and (entry.suffix in _REPLACED or entry.name in (CARD, _FINDER))
+    return entry.is_file() and (entry.suffix in _REPLACED or entry.name in (manifest.CARD, _FINDER))
 
 
 def _clear_remains(target: Path) -> None:

@@ -185,6 +185,8 @@ def test_half_precision_loads_computes_and_learns(
     assert model.dtype == dtype
     tokens = torch.arange(12)[None]
     answer = model(tokens, labels=tokens)
+    in_parts = model(tokens, labels=tokens, num_items_in_batch=22).loss
+    torch.testing.assert_close(2 * in_parts, answer.loss)  # 11 labels of 22
     answer.loss.backward()
     assert torch.isfinite(answer.logits).all()
     assert model.get_input_embeddings().weight.grad.abs().sum() > 0
