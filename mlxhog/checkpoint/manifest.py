@@ -1,6 +1,7 @@
 """`state.json` of a checkpoint: the trainer's state, and digests that show any change of a file.
 
-It lists every other file of the directory, but the model card, with its size and SHA-256, and has a digest of itself.
+It lists every other file of the directory but the model card with its size and SHA-256, and has a
+digest of itself.
 """
 
 from __future__ import annotations
