@@ -114,14 +114,15 @@ def run(arguments: list[str]) -> int:
 
 def _card(source: "Opened", to: str, arguments: list[str]) -> bytes:
     """The model card: that of the source, or one from the record of its run."""
-    from mlxhog.checkpoint.manifest import CARD
+    from mlxhog.checkpoint.manifest import CARD, CARD_MARK
     from mlxhog.checkpoint.run import run_of
     from mlxhog.files import reading
     from mlxhog.report import card
 
     checkpoint = source.path.resolve()
     if run_of(checkpoint) is None and (source.folder / CARD).is_file():
-        return reading.read_small(source.folder / CARD)
+        content = reading.read_small(source.folder / CARD)
+        return content if CARD_MARK in content else content + b"\n" + CARD_MARK
     command = shlex.join(["mlxhog", "convert", *arguments])
     return card.text(source.config, checkpoint, to=to, command=command).encode()
 

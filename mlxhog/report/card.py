@@ -61,6 +61,7 @@ def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: s
             "",
             *_loading(model, to),
             "",
+            manifest.CARD_MARK.decode(),
         ]
     )
 

@@ -72,6 +72,21 @@ def test_an_export_has_a_card_which_further_conversions_carry(
     assert main(["convert", "latest", "exported", "--to", "hf", "--quiet", "--force"]) == 0
 
 
+def test_a_card_of_others_is_carried_and_a_card_that_its_user_keeps_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained(tmp_path)
+    words = ["--to", "hf", "--quiet"]
+    assert main(["convert", "latest", "theirs", *words]) == 0
+    Path("theirs/README.md").write_text("# Theirs\n")
+    assert main(["convert", "theirs", "ours", *words]) == 0
+    assert Path("ours/README.md").read_text().startswith("# Theirs\n")
+    assert main(["convert", "theirs", "ours", *words, "--force"]) == 0
+    assert main(["convert", "latest", "theirs", *words, "--force"]) == 2
+    assert "theirs has README.md, which --force would delete" in capsys.readouterr().err
+
+
 def test_a_checkpoint_without_a_run_has_a_card_that_claims_nothing(tmp_path: Path) -> None:
     written = card.text(SMALL, tmp_path / "theirs", to="hf")
     assert "data, steps and score: not recorded in `theirs`" in written

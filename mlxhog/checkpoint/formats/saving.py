@@ -169,7 +169,9 @@ def _check_parents(target: Path) -> None:
 
 def _replaceable(entry: Path) -> bool:
     """Return whether a directory's entry is a file of a checkpoint, or Finder's."""
-    return entry.is_file() and (entry.suffix in _REPLACED or entry.name in (manifest.CARD, _FINDER))
+    if entry.name == manifest.CARD:
+        return entry.is_file() and manifest.CARD_MARK in entry.read_bytes()
+    return entry.is_file() and (entry.suffix in _REPLACED or entry.name == _FINDER)
 
 
 def _clear_remains(target: Path) -> None:
