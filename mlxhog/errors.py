@@ -119,8 +119,8 @@ def nearest(word: object, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """Return "; did you mean 'x'?" for the known word nearest to `word`, or nothing."""
-    near = nearest(word, known)
+    """Return "; did you mean 'x'?" for another known word nearest to `word`, or nothing."""
+    near = nearest(word, (one for one in known if one != word))
     return f"; did you mean {near!r}?" if near else ""
 
 

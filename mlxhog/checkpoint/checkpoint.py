@@ -437,7 +437,11 @@ def _check_savable(params: Mapping[str, NDArray[np.float32]]) -> None:
 def _described(model: ModelConfig, tokenizer: Tokenizer) -> dict[str, bytes]:
     """The files of the architecture and the tokenizer, by name."""
     fields = contents.our_config_json(model, dtype=np.dtype(np.float32)) | _labels(tokenizer)
-    return {CONFIG: plain_json.dumps(fields, indent=1), **tokenizer.files()}
+    described = {CONFIG: plain_json.dumps(fields, indent=1), **tokenizer.files()}
+    if families.is_language_model(model):
+        generation = contents.generation_json(fields, range(tokenizer.n_ids))
+        described[contents.GENERATION] = plain_json.dumps(generation, indent=1)
+    return described
 
 
 def _labels(tokenizer: Tokenizer) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """`state.json` of a checkpoint: the trainer's state, and digests that show any change of a file.
 
-It lists every other file of the directory with its size and SHA-256, and has a digest of itself.
+It lists every other file of the directory but the model card with its size and SHA-256, and has a
+digest of itself.
 """
 
 from __future__ import annotations
@@ -18,6 +19,10 @@ from mlxhog.files.durable import write_synced
 
 FORMAT = 1
 NAME = "state.json"
+CARD = "README.md"
+"""The model card; not in the manifest, so that its reader may edit it."""
+CARD_MARK = b"<!-- mlxhog convert --force replaces this file; remove this line to keep it -->\n"
+"""In cards that may be replaced, since another README.md is the user's."""
 _TENSORS = ".safetensors"
 
 
@@ -37,6 +42,7 @@ def write(
     files = {
         path.name: {"bytes": path.stat().st_size, "sha256": known.get(path.name) or _digest(path)}
         for path in sorted(directory.iterdir())
+        if path.name != CARD
     }
     order = 1 + max(earlier, default=0)
     content = {"format": FORMAT, "step": step, "order": order, "files": files, "state": state}

@@ -1,6 +1,7 @@
 """`mlxhog convert`: a checkpoint in another format."""
 
 import json
+import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -82,7 +83,14 @@ def run(arguments: list[str]) -> int:
         slstm=config.slstm,
     )
     with BytesLine(sys.stderr, quiet=parsed.other.quiet or parsed.other.json) as line:
-        files = convert(source, target, request, force=config.force, on_tensor=line)
+        files = convert(
+            source,
+            target,
+            request,
+            card=_card(source, config.to, arguments),
+            force=config.force,
+            on_tensor=line,
+        )
     record = _record(source, target, config.to, files)
     if not (parsed.other.json or parsed.other.quiet):
         print(_line(source, target, config.to, files))
@@ -102,6 +110,21 @@ def run(arguments: list[str]) -> int:
     if parsed.other.json:
         print(json.dumps(record))
     return 1 if failed else 0
+
+
+def _card(source: "Opened", to: str, arguments: list[str]) -> bytes:
+    """The model card: that of the source, or one from the record of its run."""
+    from mlxhog.checkpoint.manifest import CARD, CARD_MARK
+    from mlxhog.checkpoint.run import run_of
+    from mlxhog.files import reading
+    from mlxhog.report import card
+
+    checkpoint = source.path.resolve()
+    if run_of(checkpoint) is None and (source.folder / CARD).is_file():
+        content = reading.read_small(source.folder / CARD)
+        return content if CARD_MARK in content else content + b"\n" + CARD_MARK
+    command = shlex.join(["mlxhog", "convert", *arguments])
+    return card.text(source.config, checkpoint, to=to, command=command).encode()
 
 
 def _shard_bytes(text: str) -> int:

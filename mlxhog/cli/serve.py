@@ -16,6 +16,7 @@ EXAMPLES = (
     "serve latest --port 8400 --mode pinned_per_sequence",
     "serve runs/20260102-101500-sotu --backend mlx:cpu --batch-size 8",
     "serve exported/ --host 0.0.0.0  # with MLXHOG_API_KEY in the environment",
+    "serve latest --allow-origin https://chat.example",
 )
 
 MODEL = "RUN_OR_CHECKPOINT"
@@ -54,7 +55,10 @@ def run(arguments: list[str]) -> int:
             print(json.dumps(ready), flush=True)
             return
         weights = engine.whose if version is None else f"{engine.whose}, version {version},"
-        print(f"{weights} at {url}, model {served.name}; Ctrl-C ends", flush=True)
+        page = url.removesuffix("v1")
+        print(
+            f"{weights} at {url}, model {served.name}; to chat open {page}; Ctrl-C ends", flush=True
+        )
 
     serve(parsed.other.model, config, on_ready, say)
     print("ended", file=sys.stderr)

@@ -44,8 +44,9 @@ def bos_first(bos: int) -> dict[str, object]:
 
 
 def tokenizer_config(bos_token: str) -> bytes:
-    """Return the `tokenizer_config.json` that names the separator."""
-    config = {"tokenizer_class": "PreTrainedTokenizerFast", "bos_token": bos_token}
+    """Return the `tokenizer_config.json`: the separator begins, ends and pads a text."""
+    special = dict.fromkeys(("bos_token", "eos_token", "pad_token"), bos_token)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast", **special, "padding_side": "left"}
     return json.dumps(config, indent=1).encode()
 
 

@@ -9,8 +9,8 @@ beside it.
 from __future__ import annotations
 
 from collections import OrderedDict, deque
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Generic, Literal, Protocol, TypeVar
 
 import numpy as np
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding.options import Sampling
-from mlxhog.decoding.sampling import Sampler, draw_each
+from mlxhog.decoding.sampling import Sampler, check_finite, draw_each
 from mlxhog.decoding.text import TextStream
 from mlxhog.errors import ConfigError, DataError
 
@@ -30,8 +30,15 @@ FinishReason = Literal["stop", "length", "document_end"]
 PREFILL_CHUNK = 2048
 """Tokens per piece of a prompt; so memory does not grow with the length of the prompt."""
 
+LEAST_LOGPROB = -9999.0
+"""Reported for a probability of 0, whose logarithm JSON does not have."""
+
 BATCH_SIZE = 16
 """Number of answers that are written together."""
+
+
+class SessionInUse(ConfigError):
+    """Another request of the session is in progress; the same request can succeed later."""
 
 
 class RecurrentModel(Protocol[State]):
@@ -44,6 +51,10 @@ class RecurrentModel(Protocol[State]):
         """Read tokens (B, S), S >= 1; return the logits (B, V) after the last, and the state."""
         ...
 
+    def every_logits(self, tokens: Int32, state: State | None) -> tuple[NDArray[np.float32], State]:
+        """As `logits`, but after each of the tokens: (B, S, V)."""
+        ...
+
     def stack_states(self, states: Sequence[State]) -> State:
         """Join the states of several batches into one with all their rows."""
         ...
@@ -51,6 +62,21 @@ class RecurrentModel(Protocol[State]):
     def take_state(self, state: State, rows: Sequence[int]) -> State:
         """Return the state of some rows."""
         ...
+
+
+@dataclass(frozen=True)
+class TokenScore:
+    """The model's probability of a token, before temperature and filters.
+
+    Attributes:
+        token: the token.
+        logprob: log of its probability; None for the first token that the model reads.
+        top: log of the probability of the most likely tokens, the likeliest first.
+    """
+
+    token: int
+    logprob: float | None
+    top: Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -63,12 +89,14 @@ class Piece:
         text: text that is now certain; the texts, joined, are the answer.
         finish_reason: why the answer ends here: at a stop string, at the allowed length, or at the
             end of the document; None if it continues.
+        scores: scores of the token, if the request asks for them; before it those of the prompt.
     """
 
     row: int
     token: int | None
     text: str
     finish_reason: FinishReason | None = None
+    scores: tuple[TokenScore, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +109,9 @@ class Request:
         row: number among several answers with the same settings; see `Sampler`.
         ends: tokens that end the document and the answer.
         session: name of the conversation that prompt and answer continue, or None.
+        top: number of most likely tokens in the score of each token; None is no scores.
+        scores_prompt: whether tokens of the prompt get scores, too.
+        writes: whether there is an answer; if not, the prompt is read only.
     """
 
     prompt: Sequence[int] | Int32
@@ -88,6 +119,9 @@ class Request:
     row: int = 0
     ends: Collection[int] = ()
     session: str | None = None
+    top: int | None = None
+    scores_prompt: bool = False
+    writes: bool = True
 
 
 @dataclass(frozen=True)
@@ -186,7 +220,7 @@ class Engine(Generic[State]):
 
         Raises:
             DataError: an id of the prompt is outside the vocabulary.
-            ConfigError: another request of the session is in progress.
+            SessionInUse: another request of the session is in progress.
         """
         prompt, name = checked_ids(request.prompt, self._tokenizer), request.session
         session = None if name is None else self.session(name)
@@ -199,7 +233,7 @@ class Engine(Generic[State]):
         row = _Row(self._n_requests, request, prompt.astype(np.int32), self._tokenizer, session)
         if name is not None:
             if name in self._in_session:
-                raise ConfigError(
+                raise SessionInUse(
                     f"another request of session {name!r} is in progress; wait for its answer, or "
                     "begin another session"
                 )
@@ -248,12 +282,20 @@ class Engine(Generic[State]):
             row = self._reading.popleft()
             # Prompts are always cut at the same places, so an answer does not depend on the others.
             part, row.unread = np.split(row.unread, [self._prefill_chunk])
-            logits, row.state = self._model.logits(part[None], row.state)
+            if row.request.scores_prompt:
+                every, row.state = self._model.every_logits(part[None], row.state)
+                row.score_prompt(part, every[0, :, : self._tokenizer.n_ids])
+                logits = every[:, -1]
+            else:
+                logits, row.state = self._model.logits(part[None], row.state)
             n_read += len(part)
             if row.unread.size:
                 self._reading.append(row)
                 continue
-            (piece,) = self._draw([row], logits)
+            if row.request.writes:
+                (piece,) = self._draw([row], logits)
+            else:
+                piece = Piece(row.index, None, "", "length", row.taken_scores())
             pieces.append(piece)
             if piece.finish_reason is None:
                 self._writing.append(row)
@@ -291,8 +333,12 @@ class Engine(Generic[State]):
         """Choose the next token of each row from logits (B, V)."""
         samplers = [row.sampler for row in rows]
         occurred = [row.occurred for row in rows]
-        tokens = draw_each(samplers, logits[:, : self._tokenizer.n_ids], occurred)
-        return [row.take(token) for row, token in zip(rows, tokens.tolist(), strict=True)]
+        logits = logits[:, : self._tokenizer.n_ids]
+        tokens = draw_each(samplers, logits, occurred).tolist()
+        for row, token, of_row in zip(rows, tokens, logits, strict=True):
+            if row.request.top is not None:
+                row.scores.append(_scored(token, of_row, row.request.top))
+        return [row.take(token) for row, token in zip(rows, tokens, strict=True)]
 
     def _joined_state(self) -> State:
         states = self._states
@@ -340,6 +386,9 @@ class _Row(Generic[State]):
             self.n_before += session.n_tokens - len(session.unread)
         self.n_written = 0
         self.texts: list[str] = []
+        self.scores: list[TokenScore] = []
+        self._before: NDArray[np.float32] | None = None  # logits after the last scored token
+        self._hidden = 0 if prompt.size == len(request.prompt) else 1  # a start token was added
         self.sampler = Sampler(request.sampling, request.row)
         self._text = TextStream(tokenizer, request.sampling.stop)
         self.occurred: NDArray[np.bool_] | None = None
@@ -347,9 +396,32 @@ class _Row(Generic[State]):
             self.occurred = np.zeros((1, tokenizer.n_ids), np.bool_)
             self.occurred[0, prompt] = True
 
+    def score_prompt(self, part: Int32, logits: NDArray[np.float32]) -> None:
+        """Add the scores of a piece of the prompt, from the logits (S, V) after its tokens.
+
+        Raises:
+            Diverged: the logits are not finite.
+        """
+        check_finite(logits.max(axis=-1))
+        for token, after in zip(part.tolist(), logits, strict=True):
+            if self._hidden:
+                self._hidden = 0
+            elif self._before is None:
+                self.scores.append(TokenScore(token, None, {}))
+            else:
+                self.scores.append(_scored(token, self._before, self.request.top or 0))
+            self._before = after
+
+    def taken_scores(self) -> tuple[TokenScore, ...]:
+        """Return the scores since the last call."""
+        scores, self.scores = tuple(self.scores), []
+        return scores
+
     def take(self, token: int) -> Piece:
         """Add a drawn token to the answer."""
         piece = self._piece(token)
+        if self.request.top is not None:
+            piece = replace(piece, scores=self.taken_scores())
         if self.request.session is not None:
             self.texts.append(piece.text)
         return piece
@@ -368,6 +440,20 @@ class _Row(Generic[State]):
         if self._text.stopped:
             return Piece(self.index, token, text, "stop")
         return Piece(self.index, token, text, "length" if is_last else None)
+
+
+def _scored(token: int, logits: NDArray[np.float32], top: int) -> TokenScore:
+    """Return the score of a token under logits (V,), the largest of which is finite."""
+    logprobs = logits - logits.max()
+    logprobs = logprobs - np.log(np.exp(logprobs).sum(dtype=np.float64))
+    top = min(top, len(logprobs))
+    likeliest = np.argpartition(-logprobs, top - 1)[:top] if top else np.empty(0, np.intp)
+    likeliest = likeliest[np.argsort(-logprobs[likeliest], kind="stable")]
+
+    def spelled(one: int) -> float:
+        return max(float(logprobs[one]), LEAST_LOGPROB)
+
+    return TokenScore(token, spelled(token), {one: spelled(one) for one in likeliest.tolist()})
 
 
 def checked_ids(

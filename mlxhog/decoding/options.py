@@ -25,7 +25,7 @@ class Sampling:
     Attributes:
         max_new_tokens: largest number of tokens of the answer.
         temperature: a number that rounds to 0 in float32 counts as 0.
-        top_p: probability mass; includes the token that crosses it.
+        top_p: probability mass; includes the token that crosses it, so 0 is the most likely one.
         top_k: number of tokens; of equally likely ones the first.
         min_p: least probability, relative to that of the most likely token.
         repetition_penalty: logits of tokens that occurred are divided by this if positive, and
@@ -49,7 +49,10 @@ class Sampling:
         aliases=("temp",),
     )
     top_p: float = _sampling(
-        1.0, "sample from the most likely tokens with this total probability", above=0, high=1
+        1.0,
+        "sample from the most likely tokens with this total probability; 0 takes the most likely",
+        low=0,
+        high=1,
     )
     top_k: int = _sampling(0, "sample from this number of most likely tokens; 0 is all", low=0)
     min_p: float = _sampling(

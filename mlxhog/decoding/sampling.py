@@ -68,7 +68,7 @@ class Sampler:
                 values = row[where]
                 row[where] = np.where(values < 0, values * penalty, values / penalty)
         best = logits.max(axis=-1)
-        _check_finite(best)
+        check_finite(best)
         if self.temperature == 0:
             return np.asarray(np.argmax(logits, axis=-1), dtype=np.int32)
         tokens = [
@@ -152,7 +152,7 @@ def draw_each(
 
 def _draw_plain(samplers: Sequence[Sampler], logits: NDArray[np.float32]) -> NDArray[np.intp]:
     best = logits.max(axis=1, keepdims=True)
-    _check_finite(best)
+    check_finite(best)
     temperatures = np.array([[sampler.temperature] for sampler in samplers], np.float32)
     uniforms = np.array([[s.uniform() if s.temperature else 0.0] for s in samplers])
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # at temperature 0
@@ -166,7 +166,12 @@ def _draw_plain(samplers: Sequence[Sampler], logits: NDArray[np.float32]) -> NDA
     return drawn
 
 
-def _check_finite(best: NDArray[np.float32]) -> None:
+def check_finite(best: NDArray[np.float32]) -> None:
+    """Refuse rows of logits whose largest is not finite.
+
+    Raises:
+        Diverged: there is such a row.
+    """
     if not np.isfinite(best).all():
         raise Diverged("the model's logits are not finite; generate from an earlier checkpoint")
 

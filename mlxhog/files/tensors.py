@@ -151,6 +151,9 @@ def write_entries(
 def read(path: Path) -> dict[str, NDArray[Any]]:
     """Return the tensors of a file as read-only views of one mapping of it.
 
+    `safetensors.torch.save_model` writes a shared tensor once, and its other names as metadata;
+    here every name has it.
+
     Raises:
         CheckpointError: the file is missing, truncated, not a safetensors file, or has a tensor of
             a type or shape that NumPy and ml_dtypes do not support.
@@ -166,8 +169,10 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
         raise CheckpointError(
             f"{path} is missing, truncated or foreign: {message_of(error)}; copy it again"
         ) from error
-    header.pop("__metadata__", None)
-    return {name: _view(data[first:], entry, name, path) for name, entry in header.items()}
+    metadata = header.pop("__metadata__", None) or {}
+    arrays = {name: _view(data[first:], entry, name, path) for name, entry in header.items()}
+    shared = {name: arrays[kept] for name, kept in metadata.items() if kept in arrays}
+    return shared | arrays
 
 
 def refuse_lfs_pointer(path: Path) -> None:

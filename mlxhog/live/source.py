@@ -284,6 +284,11 @@ class WeightFollower:
         self.refresh(in_sequence=True)
         return self.backend.logits(tokens, state)
 
+    def every_logits(self, tokens: Int32, state: State | None) -> tuple[Float32, State]:
+        """As `Backend.every_logits`; otherwise as `logits`."""
+        self.refresh(in_sequence=True)
+        return self.backend.every_logits(tokens, state)
+
     def stack_states(self, states: Sequence[State]) -> State:
         """As `Backend.stack_states`."""
         return self.backend.stack_states(states)

@@ -7,7 +7,7 @@ import errno
 import ipaddress
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -52,12 +52,17 @@ def say_once_where_connections_wait() -> None:
     asyncio.get_running_loop().set_exception_handler(handle)
 
 
-def check_names(headers: Mapping[bytes, bytes], names: frozenset[str] | None) -> None:
+def check_names(
+    headers: Mapping[bytes, bytes],
+    names: frozenset[str] | None,
+    origins: Collection[str] = (),
+) -> None:
     """Refuse requests with a foreign Host or Origin header, which web pages of other sites send.
 
     Args:
         headers: headers of the request, names in lower case.
         names: accepted names of the server; "" accepts a request without Host; None accepts any.
+        origins: accepted origins besides the server's own.
 
     Raises:
         ForeignRequest: the request has a foreign Host or Origin.
@@ -67,7 +72,7 @@ def check_names(headers: Mapping[bytes, bytes], names: frozenset[str] | None) ->
         # The site of a web page may let its own name resolve to this machine (DNS rebinding).
         raise ForeignRequest(f"this server is not {host[:100]}; use its own address", 421)
     origin = headers.get(b"origin", b"").decode("latin-1").lower()
-    if origin and origin.partition("://")[2] != host:
+    if origin and origin not in (f"http://{host}", f"https://{host}", *origins):
         raise ForeignRequest(f"web pages of {origin[:100]} may not use this server", 403)
 
 

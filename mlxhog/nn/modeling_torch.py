@@ -5,14 +5,15 @@
     AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
 loads them, with mlxhog installed. The parameters have mlxhog's names, so `mlxhog generate` reads
-the same folder. Every token is computed from the whole text before it: there is no cache.
+the same folder. Weights may be float32, bfloat16 or float16; the model computes in float32. Every
+token is computed from the whole text before it: there is no cache.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, cat, nn
 from torch.nn.functional import cross_entropy
 from transformers import GenerationMixin, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import CausalLMOutput
@@ -20,48 +21,110 @@ from transformers.modeling_outputs import CausalLMOutput
 from mlxhog.models import families
 from mlxhog.nn.torch import add_parameters, logits_and_state
 
+_WITHOUT_EFFECT = frozenset(
+    "use_cache cache_position is_first_iteration next_sequence_length position_ids "
+    "past_key_values return_dict token_type_ids".split()
+)
+"""Arguments of transformers for caches and other models; here they change nothing."""
+
 
 class MlxhogConfig(PretrainedConfig):  # type: ignore[misc]  # transformers is untyped
     """The fields of a model of mlxhog, and those of transformers."""
 
     model_type = "mad"
 
+    @property
+    def num_hidden_layers(self) -> int:
+        """Number of residual layers."""
+        return len(self.layers)
+
 
 class MlxhogForCausalLM(GenerationMixin, PreTrainedModel):  # type: ignore[misc]  # likewise
-    """A language model: tokens (B, S) in, logits (B, S, V) out."""
+    """A language model: tokens (B, S) in, logits (B, S, V) float32 out."""
 
     config_class = MlxhogConfig
 
     def __init__(self, config: MlxhogConfig) -> None:
         """Make the parameters, with their initial values."""
         super().__init__(config)
-        self.architecture = families.read(config.to_dict())
-        add_parameters(self, families.init_params(self.architecture, seed=0))
+        self.architecture = model = families.read(config.to_dict())
+        # Modules of torch where transformers looks for them; `add_parameters` sets their weights.
+        self.embedding: nn.Module = nn.Embedding(model.vocab_size, model.hidden_size)
+        self.head: nn.Module = nn.Linear(model.hidden_size, model.vocab_size)
+        add_parameters(self, families.init_params(model, seed=0))
         self.post_init()
 
     def _init_weights(self, module: Any) -> None:
         """Keep the values: `add_parameters` has set them."""
+
+    def get_input_embeddings(self) -> nn.Module:
+        """Return the embedding, with its `weight` (V, d)."""
+        return self.embedding
+
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        """Replace the embedding."""
+        self.embedding = value
+
+    def get_output_embeddings(self) -> nn.Module:
+        """Return the head, with its `weight` (V, d) and `bias` (V,)."""
+        return self.head
+
+    def set_output_embeddings(self, new_embeddings: nn.Module) -> None:
+        """Replace the head."""
+        self.head = new_embeddings
 
     def forward(
         self,
         input_ids: Tensor,
         attention_mask: Tensor | None = None,
         labels: Tensor | None = None,
-        **unused: Any,
+        num_items_in_batch: Tensor | int | None = None,
+        **kwargs: Any,
     ) -> CausalLMOutput:
         """Return the logits, and the mean loss of the labels, which are shifted here.
 
+        Args:
+            input_ids: (B, S) integers in [0, V).
+            attention_mask: (B, S), 0 at padding, on either side of a row; its logits are 0.
+            labels: (B, S); -100 is no label.
+            num_items_in_batch: number of labels of the whole step, of which this is a part; the
+                loss is then the sum over them (`Trainer` with gradient accumulation).
+            **kwargs: arguments of transformers for models with a cache.
+
         Raises:
-            ValueError: a position is masked; every position counts.
+            TypeError: an argument that this model does not have.
+            ValueError: a row of the mask has no token.
         """
-        if attention_mask is not None and not bool(attention_mask.all()):
-            raise ValueError("attention_mask has a 0; this model takes rows without padding")
-        logits, _ = logits_and_state(self, self.architecture, input_ids)
+        for name, value in kwargs.items():
+            if name not in _WITHOUT_EFFECT and value is not None and value is not False:
+                raise TypeError(f"{type(self).__name__} has no argument {name}; leave it out")
+        if attention_mask is None or bool(attention_mask.all()):
+            logits, _ = logits_and_state(self, self.architecture, input_ids)
+        else:
+            logits = self._without_padding(input_ids, attention_mask.bool())
         loss = None
         if labels is not None:
-            loss = cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten())
+            predicted, next_tokens = logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten()
+            if num_items_in_batch is None:
+                loss = cross_entropy(predicted, next_tokens)
+            else:
+                loss = cross_entropy(predicted, next_tokens, reduction="sum") / num_items_in_batch
         return CausalLMOutput(loss=loss, logits=logits)
 
-    def prepare_inputs_for_generation(self, input_ids: Tensor, **unused: Any) -> dict[str, Any]:
+    def _without_padding(self, input_ids: Tensor, counts: Tensor) -> Tensor:
+        """Return the logits of rows with padding, each computed alone: a state cannot skip it."""
+        if not counts.any(dim=1).all():
+            raise ValueError("a row of attention_mask has no token")
+        rows = [
+            logits_and_state(self, self.architecture, ids[used][None])[0][0]
+            for ids, used in zip(input_ids, counts, strict=True)
+        ]
+        logits = rows[0].new_zeros((*input_ids.shape, rows[0].shape[-1]))
+        logits[counts] = cat(rows)
+        return logits
+
+    def prepare_inputs_for_generation(
+        self, input_ids: Tensor, attention_mask: Tensor | None = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Return the whole text: there is no cache."""
-        return {"input_ids": input_ids}
+        return {"input_ids": input_ids, "attention_mask": attention_mask}

@@ -218,9 +218,12 @@ def logits_and_state(
     *,
     kernels: str = "auto",
 ) -> tuple[Tensor, Any]:
-    """Run a language model with the parameters of a module; see `LanguageModel.forward`."""
+    """Run a language model with the parameters of a module; see `LanguageModel.forward`.
+
+    It computes in float32; parameters of another type are converted.
+    """
     ops = choose("torch", kernels, tokens.device.type)
-    params = dict(module.named_parameters())
+    params = {name: value.float() for name, value in module.named_parameters()}
     with torch.autocast(tokens.device.type, enabled=False):
         x = lm.embed(architecture, params, tokens, ops.xp)
         starts = lm.starts(architecture, tokens)

@@ -31,6 +31,7 @@ from mlxhog.files.durable import disk_errors, replace_file
 from mlxhog.files.quantities import Interval
 from mlxhog.machine import darwin
 from mlxhog.machine.processes import require_descriptors
+from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
 from mlxhog.training import batch_size, checkpoints, choose_strategy, init_from, recording, teacher
@@ -239,6 +240,10 @@ class _Training:
                 self._write_status(result=result.to_json(), error=result.error)
             except EnvironmentLacks as full:  # the result still reaches the caller
                 self._session.report(f"run.json is not up to date: {full}")
+            try:
+                card.write(self.run, self.plan.model)
+            except MlxhogError as lacking:
+                self._session.report(f"no model card: {lacking}")
             if error is not None and self._status == "failed":
                 raise error
             if isinstance(error, Diverged):

@@ -16,6 +16,9 @@ from mlxhog.models.mad.layer import Layer
 BACKBONES = ("language-model", "autoencoder")
 POSITIONS = ("none", "learned", "sincos")
 
+SPELLINGS = {"max_position_embeddings": "max_length"}
+"""Names of fields in an export: transformers takes `max_length` for an option of `generate`."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class MADConfig:
@@ -30,6 +33,7 @@ class MADConfig:
         position: kind of the position vectors that are added to the embedding.
         backbone: "autoencoder" computes every output from the vector of the last position only.
         bos_token_id: the token that begins a document, if there is one.
+        extra: fields of a config.json that are not read here; they are written back.
 
     Raises:
         ConfigError: a size is impossible, or a layer cannot be built at this width.
@@ -47,6 +51,7 @@ class MADConfig:
     bos_token_id: int | None = field(
         default=None, metadata=doc("begins a document; a run takes its tokenizer's")
     )
+    extra: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
         """Refuse a model that cannot be built; every message has the way out."""
@@ -106,21 +111,23 @@ class MADConfig:
 
         Args:
             data: field -> value, from a config.json or from YAML.
-            strict: refuse unknown fields (YAML written by hand) instead of ignoring them.
+            strict: refuse unknown fields (YAML written by hand) instead of keeping them.
 
         Raises:
             ConfigError: a field is unknown, missing or of the wrong type.
         """
-        types = {one.name: one.type for one in dataclasses.fields(cls)}
+        types = {one.name: one.type for one in dataclasses.fields(cls) if one.name != "extra"}
         values: dict[str, Any] = {}
-        for name, value in data.items():
+        extra: dict[str, Any] = {}
+        for key, value in data.items():
+            name = SPELLINGS.get(key, key)
             if name == "model_type":
                 continue
             if name not in types:
                 if strict:
                     raise ConfigError(unknown(name, types))
-                continue
-            if name == "layers":
+                extra[name] = value
+            elif name == "layers":
                 values[name] = _layers(value)
             elif value is not None:
                 kind = {"int": int, "float": float, "str": str, "int | None": int}[str(types[name])]
@@ -128,17 +135,18 @@ class MADConfig:
         missing = [name for name in ("vocab_size", "hidden_size", "layers") if name not in values]
         if missing:
             raise ConfigError(f"the model lacks {', '.join(missing)}; add them")
-        return cls(**values)
+        return cls(**values, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of a config.json."""
         values = {one.name: getattr(self, one.name) for one in dataclasses.fields(self)}
+        extra = values.pop("extra")
         values["layers"] = [
             layers_.to_dict(layer) for layer in layers_.at_width(self.layers, self.hidden_size)
         ]
         files = plugins.remembered(self.layers)
         remembered = {plugins.KEY: files} if files else {}
-        return {"model_type": self.model_type, **values, **remembered}
+        return {**extra, "model_type": self.model_type, **values, **remembered}
 
 
 def _layers(value: object) -> tuple[Layer, ...]:

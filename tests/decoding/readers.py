@@ -27,6 +27,16 @@ class Reader:
         self.read = tuple((*old, *new) for old, new in zip(before, tokens.tolist(), strict=True))
         return np.stack([self.says(history) for history in self.read]), self.read
 
+    def every_logits(
+        self, tokens: NDArray[np.int32], state: History | None
+    ) -> tuple[NDArray[np.float32], History]:
+        parts = []
+        for k in range(tokens.shape[1]):
+            logits, state = self.logits(tokens[:, k : k + 1], state)
+            parts.append(logits)
+        assert state is not None
+        return np.stack(parts, axis=1), state
+
     def stack_states(self, states: Sequence[History]) -> History:
         return tuple(history for state in states for history in state)
 

@@ -241,3 +241,62 @@ def test_the_session_that_was_used_longest_ago_is_forgotten_first() -> None:
         rest(e)
     assert [e.session(name) is not None for name in "abc"] == [True, False, True]
     assert e.n_sessions == 2
+
+
+def probabilities(before: list[int]) -> np.ndarray[Any, Any]:
+    logits = MarkovModel().says(tuple(before))[: BYTES.n_ids].astype(np.float64)
+    return np.exp(logits) / np.exp(logits).sum()
+
+
+@pytest.mark.parametrize("chunk", [2, 100])
+def test_scores_are_the_model_s_probabilities_of_prompt_and_answer(chunk: int) -> None:
+    e = engine(prefill_chunk=chunk)
+    sampling = Sampling(max_new_tokens=2, temperature=5.0, top_k=3)
+    e.submit(Request(prompt=[84, 65, 66], sampling=sampling, top=2, scores_prompt=True))
+    pieces = rest(e)
+    scores = [score for piece in pieces for score in piece.scores]
+    text = [84, 65, 66, *[piece.token for piece in pieces if piece.token is not None]]
+    assert [score.token for score in scores] == text
+    for k, score in enumerate(scores):
+        expected = probabilities([BYTES.bos, *text[:k]])
+        assert score.logprob is not None
+        assert np.exp(score.logprob) == pytest.approx(expected[text[k]], rel=1e-4)
+        assert list(score.top) == np.argsort(-expected)[:2].tolist()
+
+
+def test_the_first_token_that_a_model_reads_has_no_probability() -> None:
+    e = engine()
+    sampling = Sampling(max_new_tokens=1)
+    e.submit(Request(prompt=[BYTES.bos, 65], sampling=sampling, top=0, scores_prompt=True))
+    first, second, drawn = (score for piece in rest(e) for score in piece.scores)
+    assert (first.token, first.logprob) == (BYTES.bos, None)
+    assert second.logprob is not None
+    assert drawn.top == {}
+
+
+def test_a_request_without_an_answer_reads_its_prompt_only() -> None:
+    e = engine()
+    sampling = Sampling(max_new_tokens=1)
+    e.submit(Request(prompt=[65, 66], sampling=sampling, top=1, scores_prompt=True, writes=False))
+    (piece,) = rest(e)
+    assert (piece.token, piece.text, piece.finish_reason) == (None, "", "length")
+    assert [score.token for score in piece.scores] == [65, 66]
+
+
+def test_the_end_of_a_document_has_a_score() -> None:
+    e = engine()
+    sampling = Sampling(max_new_tokens=1, temperature=0)
+    likeliest = int(np.argmax(probabilities([BYTES.bos, 65])))
+    e.submit(Request(prompt=[65], sampling=sampling, top=1, ends={likeliest}))
+    (piece,) = rest(e)
+    assert (piece.token, piece.finish_reason) == (None, "document_end")
+    assert [score.token for score in piece.scores] == [likeliest]
+
+
+def test_logits_that_are_not_finite_have_no_scores() -> None:
+    e = engine(Countdown([0]))
+    e._model.says = lambda history: np.full(320, np.nan, np.float32)  # type: ignore[attr-defined]
+    sampling = Sampling(max_new_tokens=1)
+    e.submit(Request(prompt=[0], sampling=sampling, top=1, scores_prompt=True, writes=False))
+    with pytest.raises(Diverged):
+        rest(e)

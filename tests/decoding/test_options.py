@@ -44,17 +44,17 @@ def sampling_of(**fields: Any) -> Sampling:
 @each_of(
     ("name", "value", "wanted"),
     [
-        ("max_new_tokens", 0, "a whole number at least 1"),
+        ("max_new_tokens", -1, "a whole number at least 1"),
         ("max_new_tokens", 1.5, "a whole number at least 1"),
         ("temperature", -1.0, "a number at least 0 and at most 100"),
         ("temperature", 1e300, "a number at least 0 and at most 100"),
-        ("top_p", 0.0, "a number above 0 and at most 1"),
-        ("top_p", 1.1, "a number above 0 and at most 1"),
-        ("top_k", -1, "a whole number at least 0"),
+        ("top_p", -0.1, "a number at least 0 and at most 1"),
+        ("top_p", 1.1, "a number at least 0 and at most 1"),
+        ("top_k", -2, "a whole number at least 0"),
         ("min_p", 1.5, "a number at least 0 and at most 1"),
         ("repetition_penalty", 1e-39, "a number at least 0.01 and at most 1000"),
         ("repetition_penalty", 1001.0, "a number at least 0.01 and at most 1000"),
-        ("seed", -1, f"a whole number at least 0 and at most {2**63 - 1}"),
+        ("seed", -2, f"a whole number at least 0 and at most {2**63 - 1}"),
         ("seed", 2**63, f"a whole number at least 0 and at most {2**63 - 1}"),
     ],
 )

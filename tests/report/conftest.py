@@ -1,84 +1,17 @@
-"""A browser for the pages of a run: the system's Chromium, without a screen."""
+"""A browser and runs for the pages of a run."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.browser import chromium, visit
 from tests.report.running import Training
 
-DRAWN = "html[data-drawn]"
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-
-CUT = """width => {
-  document.querySelectorAll("details").forEach((each) => { each.open = true; });
-  return [...document.querySelectorAll("body *")].filter((each) =>
-    each.getBoundingClientRect().right > width + 1 && !each.closest(".chart, option"))
-    .map((each) => each.tagName + " " + each.textContent.slice(0, 40));
-}"""
-"""What reaches beyond the right edge of the window, with everything unfolded."""
-
-
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
-    """A browser of Playwright; each test opens pages of its own."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        pytest.skip("no Chromium: apt-get install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-gpu"]  # no process that draws in a GPU's place
-        browser = playwright.chromium.launch(executable_path=path, args=options)
-        yield browser
-        browser.close()
-
-
-class Visit:
-    """A page in a window, with what went wrong in it."""
-
-    def __init__(self, browser: Any, **options: Any) -> None:
-        self.context = browser.new_context(**options)
-        self.page = self.context.new_page()
-        self.requests: list[str] = []
-        self.troubles: list[str] = []
-        self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("pageerror", lambda error: self.troubles.append(str(error)))
-        self.page.on(
-            "console",
-            lambda said: self.troubles.append(said.text) if said.type == "error" else None,
-        )
-
-    def open(self, url: str) -> Any:
-        """Go there, and return the page once its charts are drawn."""
-        self.page.goto(url)
-        self.page.locator(DRAWN).wait_for(state="attached")  # polling needs what the pages forbid
-        return self.page
-
-    def cut(self, width: int) -> list[str]:
-        """What of the page reaches beyond the right edge of a window of this width."""
-        self.page.set_viewport_size({"width": width, "height": 700})
-        cut: list[str] = self.page.evaluate(CUT, width)
-        whole = self.page.evaluate("document.scrollingElement.scrollWidth")
-        return cut if whole <= width else [*cut, f"the page is {whole} wide"]
-
-
-@pytest.fixture
-def visit(chromium: Any) -> Iterator[Any]:
-    """Makes windows: `visit(viewport=..., color_scheme=...)`."""
-    visits: list[Visit] = []
-
-    def make(**options: Any) -> Visit:
-        visits.append(Visit(chromium, **options))
-        return visits[-1]
-
-    yield make
-    for each in visits:
-        each.context.close()
+__all__ = ["chromium", "training", "visit"]
 
 
 @pytest.fixture

@@ -19,9 +19,9 @@ from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.report import charts, figures
 from mlxhog.report.record import RunRecord
 from mlxhog.training import reporting
+from tests.browser import Visit
 from tests.mad.report.sample import TASKS, study
 from tests.pairs import each_of
-from tests.report.conftest import Visit
 from tests.report.sample_run import event, lines, write_run
 from tests.training.small import small_config
 

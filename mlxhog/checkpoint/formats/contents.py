@@ -23,7 +23,7 @@ Sources: NX-AI/xlstm 2.0.6, `xlstm_large/model.py`; transformers 5.23.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,12 @@ from numpy.typing import NDArray
 from mlxhog.checkpoint.formats import table_rows
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError
+from mlxhog.files import plain_json
 from mlxhog.files.tensors import TensorSource
 from mlxhog.models import families, ngrams, translation
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.mad import MADConfig
+from mlxhog.models.mad.config import SPELLINGS as MAD_SPELLINGS
 from mlxhog.models.ngrams import is_table
 from mlxhog.models.xlstm_large import OUT_NORM, XLSTMLargeConfig
 from mlxhog.models.xlstm_large.config import SPELLINGS
@@ -138,6 +140,8 @@ def hf_code_json(model: MADConfig, *, dtype: np.dtype[Any]) -> dict[str, Any]:
             f"the model has layers of {files[0].partition(' ')[0]}, which an export does not "
             "carry; use --to mlxhog"
         )
+    for theirs, name in MAD_SPELLINGS.items():
+        fields[theirs] = fields.pop(name)
     return fields | {
         "architectures": ["MlxhogForCausalLM"],
         "auto_map": {
@@ -146,6 +150,43 @@ def hf_code_json(model: MADConfig, *, dtype: np.dtype[Any]) -> dict[str, Any]:
         },
         "use_cache": False,
     }
+
+
+GENERATION = "generation_config.json"
+
+
+def generation_json(config: Mapping[str, Any], tokens: Iterable[int]) -> dict[str, Any]:
+    """Return generation_config.json, by which `generate` of transformers draws tokens only.
+
+    The embedding has more rows than there are tokens: their number is rounded up.
+
+    Args:
+        config: the fields of config.json.
+        tokens: the ids that have a token.
+    """
+    names = ("bos_token_id", "eos_token_id", "pad_token_id", "use_cache")
+    without = sorted(set(range(config["vocab_size"])).difference(tokens))
+    fields = {name: config[name] for name in names if config.get(name) is not None}
+    return fields | ({"suppress_tokens": without} if without else {})
+
+
+def token_ids(tokenizer_json: bytes) -> set[int]:
+    """Return the ids of the tokens of a tokenizer.json.
+
+    Raises:
+        ValueError: it is not one.
+    """
+    try:
+        description = plain_json.loads(tokenizer_json)
+        vocabulary = description["model"]["vocab"]
+        ids = vocabulary.values() if isinstance(vocabulary, dict) else range(len(vocabulary))
+        return {*ids, *(token["id"] for token in description.get("added_tokens") or ())}
+    except (LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"it has no vocabulary: {error!r}") from error
+
+
+_OF_AN_EXPORT = ("architectures", "auto_map", "torch_dtype", "use_cache")
+"""Fields that `hf_code_json` writes for `MODELING`, and an older name of dtype."""
 
 
 def our_entries(model: ModelConfig, tensors: Mapping[str, NDArray[Any]]) -> dict[str, TensorSource]:
@@ -172,7 +213,9 @@ def our_config_json(
         portable: as for `hf_config_json`.
     """
     if not isinstance(model, XLSTMLargeConfig):
-        return model.to_dict() | {"dtype": dtype.name}
+        fields = model.to_dict() | {"dtype": dtype.name}
+        names = _OF_AN_EXPORT if isinstance(model, MADConfig) else ()
+        return {key: value for key, value in fields.items() if key not in names}
     fields = hf_config_json(model, dtype=dtype, portable=portable)
     if model.ngram_orders:  # without these transformers refuses the model; else it ignores tables
         fields = {k: v for k, v in fields.items() if k not in ("model_type", "architectures")}

@@ -15,7 +15,7 @@ from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.checkpoint.formats.opening import Opened
 from mlxhog.checkpoint.formats.saving import OnTensor
-from mlxhog.errors import ConfigError
+from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.files import mapped, plain_json, reading
 from mlxhog.files.tensors import TensorSource
 from mlxhog.models.mad import MADConfig
@@ -23,6 +23,7 @@ from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 DTYPES = {dtype.name: dtype for dtype in mapped.FLOATS}
 SHARD_BYTES = 5 * 10**9
+TOKENIZER = "tokenizer.json"
 
 _TRAVELS = (
     "tokenizer.json tokenizer_config.json special_tokens_map.json added_tokens.json vocab.json "
@@ -55,6 +56,7 @@ def convert(
     target: Path,
     conversion: Conversion,
     *,
+    card: bytes | None = None,
     force: bool = False,
     on_tensor: OnTensor = lambda name, done, total: None,
 ) -> dict[str, int]:
@@ -64,6 +66,7 @@ def convert(
         source: the checkpoint.
         target: the directory to make.
         conversion: the format and its options.
+        card: its README.md.
         force: replace an existing checkpoint.
         on_tensor: shows the progress.
 
@@ -84,6 +87,10 @@ def convert(
     for name in _TRAVELS:
         if (source.folder / name).is_file():
             others[name] = reading.read_small(source.folder / name)
+    if conversion.to == "hf" and contents.GENERATION not in others and TOKENIZER in others:
+        others[contents.GENERATION] = _generation(others, source)
+    if card is not None:
+        others[manifest.CARD] = card
     saving.write(
         target,
         files,
@@ -93,6 +100,22 @@ def convert(
         on_tensor=on_tensor,
     )
     return {name: (target / name).stat().st_size for name in files}
+
+
+def _generation(files: Mapping[str, bytes], source: Opened) -> bytes:
+    """Return the generation_config.json for the config.json and the tokenizer.json of an export.
+
+    Raises:
+        CheckpointError: the tokenizer is damaged.
+    """
+    try:
+        tokens = contents.token_ids(files[TOKENIZER])
+    except ValueError as error:
+        raise CheckpointError(
+            f"{source.folder / TOKENIZER} is not a tokenizer: {error}; fetch it again"
+        ) from error
+    fields = contents.generation_json(json.loads(files["config.json"]), tokens)
+    return plain_json.dumps(fields, indent=1)
 
 
 def _planned(

@@ -359,15 +359,17 @@ def open_checkpoint(
 def _without_copies(
     tensors: dict[str, NDArray[Any]], model: ModelConfig, path: Path
 ) -> dict[str, NDArray[Any]]:
-    """Drop the head of a model with tied embeddings if a file has both.
+    """Return one tensor for the embedding and the head of a model that ties them.
 
     Raises:
         ConfigError: head and embedding differ.
     """
     head, embedding = families.of(model).head, families.embedding(model)
-    if not model.tie_word_embeddings or head not in tensors or embedding not in tensors:
+    if not model.tie_word_embeddings or head not in tensors:
         return tensors
     copy = tensors.pop(head)
+    if tensors.setdefault(embedding, copy) is copy:  # a file may hold either name
+        return tensors
     if copy.shape != tensors[embedding].shape or not np.array_equal(
         copy.view(np.uint8), tensors[embedding].view(np.uint8)
     ):

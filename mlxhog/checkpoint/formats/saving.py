@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
+from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.formats.weights import listed
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks
@@ -173,7 +174,9 @@ def _check_parents(target: Path) -> None:
 
 
 def _replaceable(entry: Path) -> bool:
-    """Return whether a directory's entry is a file of a checkpoint, by its suffix, or Finder's."""
+    """Return whether a directory's entry is a file of a checkpoint, or Finder's."""
+    if entry.name == manifest.CARD:
+        return entry.is_file() and manifest.CARD_MARK in entry.read_bytes()
     return entry.is_file() and (entry.suffix in _REPLACED or entry.name == _FINDER)
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import secrets
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
 from time import monotonic, time
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HTTPRequest
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -42,8 +45,11 @@ MOST_HEADERS = 100
 BODY_S = 30.0
 """Longest time for a client to send the body of a request, in seconds."""
 
-_OPEN = frozenset({"/health"})
-"""Paths without a key: they report the state of the server, and no client's text."""
+_OPEN = frozenset({"/", "/health"})
+"""Paths without a key: the page, which asks for it, and the state of the server."""
+
+_PAGE = (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
+"""A page to chat with the model; {nonce} is that of its style and script."""
 
 
 class Api:
@@ -54,18 +60,32 @@ class Api:
         served: the model and its name.
         config: limits of requests.
         key: key that clients must send, or None.
+        origins: origins of web pages that may use the server; ["*"] is all of them.
 
     Concurrency: for one event loop.
     """
 
     def __init__(
-        self, engine: EngineThread, served: Served, config: ServeConfig, key: str | None
+        self,
+        engine: EngineThread,
+        served: Served,
+        config: ServeConfig,
+        key: str | None,
+        origins: Sequence[str] = (),
     ) -> None:
         self._engine, self._served, self._config = engine, served, config
-        self._admission = Admission(config.host, key)
+        self._admission = Admission(config.host, key, origins)
+        self._app = CORSMiddleware(
+            self._admitted,
+            allow_origins=origins,
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],  # Authorization, Content-Type, and those of OpenAI's client
+            expose_headers=["Retry-After"],
+        )
         self._created = int(time())
         self.metrics = Metrics(engine)
         routes = [
+            Route("/", self._page, methods=["GET"]),
             Route("/v1/completions", self._completions, methods=["POST"]),
             Route("/v1/chat/completions", self._chat, methods=["POST"]),
             Route("/v1/examples", self._examples, methods=["POST"]),
@@ -83,6 +103,7 @@ class Api:
                 Exception: _failed,
             },
         )
+        self._routes.router.redirect_slashes = False  # a redirect would name the Host header
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request of ASGI."""
@@ -95,12 +116,16 @@ class Api:
                 self.metrics.requests.labels(path, str(message["status"])).inc()
             await send(message)
 
+        await self._app(scope, receive, counted)
+
+    async def _admitted(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that is not a browser's question for leave."""
         try:
             self._admission.check(scope)
         except RefusedRequest as refused:
-            await _error(refused)(scope, receive, counted)
+            await _error(refused)(scope, receive, send)
             return
-        await self._routes(scope, receive, counted)
+        await self._routes(scope, receive, send)
 
     # -- answers -----------------------------------------------------------------------------------
 
@@ -116,10 +141,10 @@ class Api:
         texts, ids = await asyncio.to_thread(self._encoded, request)
         job = self._start(request, ids)
         self.metrics.tokens.labels("prompt").inc(sum(map(len, ids)))
-        reply = Reply(request, job, model=self._served.name, prompts=texts)
+        reply = Reply(request, job, self._served, prompts=texts)
         parts = self._counted(job, reply, began)
         if request.stream:
-            return EventStream(job, reply, parts, self._leave)
+            return EventStream(job, reply, parts, self._leave, _error)
         try:
             if await unless_gone(http.receive, _all(parts, reply)):
                 return _json(reply.whole())
@@ -189,6 +214,9 @@ class Api:
                     row=k,
                     ends={model.tokenizer.bos, *model.end_tokens},
                     session=request.session,
+                    top=request.logprobs,
+                    scores_prompt=request.echo and request.logprobs is not None,
+                    writes=request.writes,
                 )
                 for k in range(len(prompts) * request.n)
             ],
@@ -252,6 +280,17 @@ class Api:
             raise RefusedRequest(str(error), param="examples", code="invalid_value") from error
         except EnvironmentLacks as error:
             raise RefusedRequest(str(error), status=507, code="not_kept") from error
+
+    # -- the page ----------------------------------------------------------------------------------
+
+    async def _page(self, http: HTTPRequest) -> Response:
+        nonce = secrets.token_urlsafe(16)
+        policy = (
+            f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; "
+            "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        headers = {"content-security-policy": policy, "cache-control": "no-store"}
+        return HTMLResponse(_PAGE.replace("{nonce}", nonce), headers=headers)
 
     # -- the rest ----------------------------------------------------------------------------------
 
@@ -321,8 +360,10 @@ async def _refused(http: HTTPRequest, error: Exception) -> Response:
 
 async def _not_found(http: HTTPRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    ways = "/v1/completions, /v1/chat/completions, /v1/examples, /v1/models, /health and /metrics"
-    message = f"{http.method} {http.url.path[:100]}: {error.detail}; this server has {ways}"
+    ways = (
+        "/, /v1/completions, /v1/chat/completions, /v1/examples, /v1/models, /health and /metrics"
+    )
+    message = f"{http.method} {http.scope['path'][:100]}: {error.detail}; this server has {ways}"
     return _error(RefusedRequest(message, status=error.status_code))
 
 
@@ -336,16 +377,18 @@ async def _failed(http: HTTPRequest, error: Exception) -> Response:
 class Admission:
     """Decides by the headers of a request whether to read the rest.
 
-    Without a key all programs on this machine may use the server, but web pages may not: a browser
-    would send their requests as well.
+    Without a key all programs on this machine may use the server, but only the web pages of
+    `origins`: a browser would send the requests of all of them.
 
     Args:
         host: address that the server listens on.
         key: key that clients must send, or None.
+        origins: origins of web pages that may use the server.
     """
 
-    def __init__(self, host: str, key: str | None) -> None:
+    def __init__(self, host: str, key: str | None, origins: Sequence[str]) -> None:
         self._key = None if key is None else key.encode()
+        self._origins = origins
         # HTTP/1.0 need not name the host.
         self._names = OWN_NAMES | {host.lower(), ""} if is_own(host) else None
 
@@ -362,7 +405,7 @@ class Admission:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         if self._key is None:
             try:
-                check_names(headers, self._names)
+                check_names(headers, self._names, self._origins)
             except ForeignRequest as foreign:
                 raise RefusedRequest(str(foreign), status=foreign.status) from None
         elif scope["path"] not in _OPEN:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -26,6 +27,11 @@ class ServeConfig:
         "",
         f"key that clients must send as Bearer token; {KEY_VARIABLE} is safer, because other users "
         "of the machine do not see it",
+    )
+    allow_origin: str = option(
+        "",
+        "sites whose pages may use the server, such as https://chat.example, with commas between "
+        "them; * is every site, and needs an API key",
     )
     mode: str = option(
         READ_MODES[0],
@@ -51,6 +57,28 @@ class ServeConfig:
     wait: float = wait_option()
     sessions: int = option(256, "conversations whose state is stored; 0 is none", low=0)
     out: str = option("runs", "folder of the runs")
+
+
+def origins_of(config: ServeConfig, key: str | None) -> list[str]:
+    """Return the origins of web pages that may use the server; ["*"] is all of them.
+
+    Raises:
+        ConfigError: one is not an origin, or it is every site and there is no key.
+    """
+    origins = [part.strip().rstrip("/").lower() for part in config.allow_origin.split(",")]
+    origins = [origin for origin in origins if origin]
+    for origin in origins:
+        if origin != "*" and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^\s/*,]+", origin):
+            raise ConfigError(
+                f"--allow-origin {origin}: not an origin; write scheme and host, and the port if "
+                "there is one, such as https://chat.example or http://localhost:3000"
+            )
+    if "*" in origins and key is None:
+        raise ConfigError(
+            "--allow-origin '*' without a key lets every web page that you open use the model; "
+            f"set an API key ({KEY_VARIABLE}=...), or name the sites"
+        )
+    return origins
 
 
 def key_of(config: ServeConfig, environment: Mapping[str, str] = os.environ) -> str | None:

@@ -21,7 +21,7 @@ from time import monotonic
 import numpy as np
 
 from mlxhog.checkpoint import run as runs
-from mlxhog.decoding.engine import Engine, FinishReason, Int32, Piece, Request
+from mlxhog.decoding.engine import Engine, FinishReason, Int32, Piece, Request, TokenScore
 from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, Diverged, MlxhogError, RunError
 from mlxhog.live.opening import open_newest
@@ -62,6 +62,7 @@ class AnswerPart:
         finish_reason: why the answer ends here; None if it continues.
         loaded: weights of the token.
         session_tokens: length of the session after this answer; None without a session.
+        scores: as those of `Piece`.
     """
 
     choice: int
@@ -70,6 +71,7 @@ class AnswerPart:
     finish_reason: FinishReason | None
     loaded: Loaded
     session_tokens: int | None
+    scores: tuple[TokenScore, ...] = ()
 
 
 class AnswerJob:
@@ -387,7 +389,13 @@ class EngineThread:
             session = None if name is None else self._engine.session(name)
             session_tokens = None if session is None else session.n_tokens
         part = AnswerPart(
-            choice, piece.token, piece.text, piece.finish_reason, loaded, session_tokens
+            choice,
+            piece.token,
+            piece.text,
+            piece.finish_reason,
+            loaded,
+            session_tokens,
+            piece.scores,
         )
         return job, part
 

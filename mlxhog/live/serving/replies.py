@@ -12,9 +12,15 @@ from typing import Any
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from mlxhog.decoding.engine import FinishReason
+from mlxhog.decoding.engine import FinishReason, SessionInUse, TokenScore
 from mlxhog.errors import Diverged, MlxhogError
-from mlxhog.live.serving.engine_thread import OF_WEIGHTS, AnswerJob, AnswerPart, ServerFailed
+from mlxhog.live.serving.engine_thread import (
+    OF_WEIGHTS,
+    AnswerJob,
+    AnswerPart,
+    Served,
+    ServerFailed,
+)
 from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
 
 _FINISHED: dict[FinishReason | None, str | None] = {
@@ -36,20 +42,23 @@ class Reply:
     Args:
         request: request of the client.
         job: job that answers it.
-        model: name of the model.
+        served: the model and its name.
         prompts: the prompts as texts, for requests with `echo`.
     """
 
     def __init__(
-        self, request: ClientRequest, job: AnswerJob, *, model: str, prompts: Sequence[str]
+        self, request: ClientRequest, job: AnswerJob, served: Served, *, prompts: Sequence[str]
     ) -> None:
-        self._request, self._job, self._model = request, job, model
+        self._request, self._job, self._model = request, job, served.name
+        self._tokenizer = served.model.tokenizer
         self._id = f"{'chatcmpl' if request.is_chat else 'cmpl'}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         count = len(job.requests)
         self._texts = [[prompts[k // request.n]] if request.echo else [] for k in range(count)]
         self._has_text = [False] * count
         self._finish: list[FinishReason | None] = [None] * count
+        self._scores: list[list[TokenScore]] = [[] for _ in range(count)]
+        self._offset = [0] * count  # of the next token in a choice's text
         self._parts: list[AnswerPart] = []  # the first part and the last one
         self._consistent = True
         self._session_tokens: int | None = None
@@ -62,6 +71,7 @@ class Reply:
         self._session_tokens = part.session_tokens
         self.n_tokens += part.token is not None
         self._finish[part.choice] = part.finish_reason
+        self._scores[part.choice] += part.scores
         text = part.text
         if self._request.is_chat and not self._has_text[part.choice]:
             text = text.lstrip()  # the blank after "Assistant:"
@@ -88,7 +98,7 @@ class Reply:
         events = []
         for k, text in texts.items():
             finish = _FINISHED[self._finish[k]]
-            if text or finish:
+            if text or finish or self._scores[k]:
                 body: dict[str, Any] = {"text": text}
                 if self._request.is_chat:
                     body = {"delta": {"content": text} if text else {}}
@@ -113,7 +123,39 @@ class Reply:
         return self._object(kind, choices) | {"usage": self._usage(), "mlxhog": self._weights()}
 
     def _choice(self, index: int, finish: str | None = None, **body: Any) -> dict[str, Any]:
-        return {"index": index, **body, "logprobs": None, "finish_reason": finish}
+        logprobs = self._logprobs(index) if self._scores[index] else None
+        return {"index": index, **body, "logprobs": logprobs, "finish_reason": finish}
+
+    def _logprobs(self, index: int) -> dict[str, list[Any]]:
+        """Return the scores of a choice since the last call, in the form of completions."""
+        scores, self._scores[index] = self._scores[index], []
+        tokens = [self._spelled(one.token) for one in scores]
+        offsets = []
+        for token in tokens:
+            offsets.append(self._offset[index])
+            self._offset[index] += len(token)
+        top: list[dict[str, float] | None] = [
+            None
+            if one.logprob is None
+            else {self._spelled(k): v for k, v in {**one.top, one.token: one.logprob}.items()}
+            for one in scores
+        ]
+        return {
+            "tokens": tokens,
+            "token_logprobs": [one.logprob for one in scores],
+            "top_logprobs": top,
+            "text_offset": offsets,
+        }
+
+    def _spelled(self, token: int) -> str:
+        """A token as a text of its own, as other servers spell it."""
+        piece = self._tokenizer.decode([token])
+        if not piece:
+            return f"token_id:{token}"
+        try:
+            return piece.decode()
+        except UnicodeDecodeError:  # part of a character
+            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in piece)
 
     def _event(self, choices: list[Any], *, is_last: bool = False, **more: Any) -> bytes:
         kind = "chat.completion.chunk" if self._request.is_chat else "text_completion"
@@ -204,6 +246,7 @@ class EventStream(Response):
         reply: builds the events.
         parts: parts of the answer, as they arrive.
         leave: called when the client has gone or the answer is complete.
+        refuse: returns the response for an error before the first part.
     """
 
     def __init__(
@@ -212,28 +255,35 @@ class EventStream(Response):
         reply: Reply,
         parts: AsyncIterator[list[AnswerPart]],
         leave: Callable[[AnswerJob], None],
+        refuse: Callable[[RefusedRequest], Response],
     ) -> None:
         super().__init__(
             media_type="text/event-stream",
             headers={"cache-control": "no-cache", "x-accel-buffering": "no"},
         )
         del self.headers["content-length"]
-        self._job, self._reply, self._parts, self._leave = job, reply, parts, leave
+        self._job, self._reply, self._parts = job, reply, parts
+        self._leave, self._refuse = leave, refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the events."""
         try:
-            await unless_gone(receive, self._send(send))
+            await unless_gone(receive, self._send(scope, receive, send))
         finally:
             self._leave(self._job)
 
-    async def _send(self, send: Send) -> None:
+    async def _send(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:  # before the head, so that an error has the status that it has without a stream
+            first = await anext(self._parts)
+        except MlxhogError as error:
+            await self._refuse(for_client(error))(scope, receive, send)
+            return
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
 
         async def write(events: Sequence[bytes], *, more: bool = True) -> None:
             await send({"type": "http.response.body", "body": b"".join(events), "more_body": more})
 
-        await write(self._reply.begin())
+        await write([*self._reply.begin(), *self._reply.events(first)])
         try:
             async for parts in self._parts:
                 if events := self._reply.events(parts):
@@ -268,6 +318,8 @@ def for_client(error: MlxhogError) -> RefusedRequest:
     """Return an error of the engine as a reply, with the status of its cause."""
     if isinstance(error, ServerFailed):
         return RefusedRequest(str(error), status=500)
+    if isinstance(error, SessionInUse):
+        return RefusedRequest(str(error), status=409, param="session", code="session_in_use")
     if isinstance(error, OF_WEIGHTS):
         code = "not_finite" if isinstance(error, Diverged) else "no_weights"
         return RefusedRequest(str(error), status=503, code=code)

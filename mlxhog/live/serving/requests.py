@@ -28,26 +28,48 @@ CHAT_TOKENS = 256
 """Length of a chat's answer if the request has none."""
 
 _IGNORED = frozenset(
-    {"user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key"}
+    "cache_prompt dry_allowed_length dry_base dry_penalty_last_n dynatemp_exponent id_slot "
+    "metadata mirostat_eta mirostat_tau n_keep parallel_tool_calls prediction priority "
+    "prompt_cache_key prompt_cache_retention provider repeat_last_n request_id route "
+    "safety_identifier service_tier store timings_per_token transforms user xtc_threshold".split()
 )
-"""Ignored fields, about billing, logs and caches of OpenAI's own servers."""
+"""Fields of other servers that never change a text: bills, logs, caches, tools that there are not,
+and numbers of methods that `_REFUSED` has switched off."""
+
+_NOTHING: tuple[object, ...] = (False, 0, "", [], {})
 
 _REFUSED: Mapping[str, Sequence[object]] = {
+    **dict.fromkeys(
+        "allowed_token_ids audio bad_words continue_final_message documents dry_multiplier "
+        "dynatemp_range frequency_penalty functions grammar guided_choice guided_grammar "
+        "guided_json guided_regex ignore_eos include_stop_str_in_output json_schema logit_bias "
+        "logits_processors min_tokens mirostat n_probs presence_penalty prompt_logprobs "
+        "stop_token_ids structured_outputs suffix tools top_a top_logprobs truncate_prompt_tokens "
+        "use_beam_search web_search_options xtc_probability".split(),
+        _NOTHING,
+    ),
+    "add_generation_prompt": (True,),
+    "add_special_tokens": (True,),
     "best_of": (1,),
-    "frequency_penalty": (0, 0.0),
-    "presence_penalty": (0, 0.0),
-    "logit_bias": ({},),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "suffix": ("",),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "functions": ([],),
-    "response_format": ({"type": "text"},),
+    "early_stopping": (False,),
+    "function_call": ("none", "auto"),
+    "length_penalty": (1,),
     "modalities": (["text"],),
+    "reasoning_effort": ("none",),
+    "repeat_penalty": (1,),
+    "response_format": ({"type": "text"},),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True, False),
+    "tfs_z": (1,),
+    "tool_choice": ("none", "auto"),
+    "typical": (1,),
+    "typical_p": (1,),
+    "verbosity": ("medium",),
 }
-"""Unsupported fields, with the values that have no effect."""
+"""Fields of other servers that would change the answer, with the values that do not."""
+
+MOST_LOGPROBS = 20
+"""Largest number of alternatives to each token, as in vLLM."""
 
 
 class RefusedRequest(Exception):
@@ -88,6 +110,8 @@ class ClientRequest:
         include_usage: whether a stream ends with the number of tokens.
         echo: whether the prompt comes before the answer.
         session: name of the conversation that it continues.
+        logprobs: number of most likely tokens beside each token; None is no probabilities.
+        writes: whether there is an answer; `max_tokens` 0 asks for the prompt only.
         joint: text between this conversation and the prompt.
         is_chat: whether the answer is a message.
     """
@@ -95,7 +119,11 @@ class ClientRequest:
     prompts: tuple[str | tuple[int, ...], ...]
     sampling: Sampling
     n: int = option(1, "answers to each prompt", low=1)
+    logprobs: int | None = option(
+        None, "probabilities of each token and of the most likely ones", low=0, high=MOST_LOGPROBS
+    )
     length: str = "max_tokens"
+    writes: bool = True
     stream: bool
     include_usage: bool
     echo: bool = False
@@ -106,6 +134,7 @@ class ClientRequest:
 
 _NUMBERS = {**options(Sampling), **options(ClientRequest)}
 _LENGTH = _NUMBERS.pop("max_new_tokens")  # requests have other names for it
+_OTHER_FIELDS = ("messages", "model", "prompt", "session", "stop", "stream", "stream_options")
 
 
 def completion(body: bytes, *, model: str) -> ClientRequest:
@@ -120,12 +149,25 @@ def completion(body: bytes, *, model: str) -> ClientRequest:
             unsupported.
     """
     fields = _Fields(body, model)
-    return fields.request(prompts=_prompts(fields.take("prompt")), echo=fields.flag("echo"))
+    if fields.rest.get("logprobs") is False:
+        fields.take("logprobs")
+    fields.refuse_other(("messages",), "/v1/chat/completions")
+    most = fields.rest.get("max_tokens")
+    writes = most != 0 or isinstance(most, bool)
+    if not writes:
+        fields.take("max_tokens")
+    return fields.request(
+        prompts=_prompts(fields.take("prompt")), echo=fields.flag("echo"), writes=writes
+    )
 
 
 def chat(body: bytes, *, model: str) -> ClientRequest:
     """Parse the body of `POST /v1/chat/completions`; arguments and errors as `completion`."""
     fields = _Fields(body, model)
+    for name in ("echo", "logprobs"):
+        if fields.rest.get(name) is False:
+            fields.take(name)
+    fields.refuse_other(("prompt", "echo", "logprobs"), "/v1/completions")
     try:
         text = conversations.prompt(fields.take("messages"))
     except DataError as error:
@@ -191,6 +233,12 @@ class _Fields:
             raise RefusedRequest(f"{name} is {shown(value)}; wanted true or false", param=name)
         return value
 
+    def refuse_other(self, names: Sequence[str], path: str) -> None:
+        """Refuse fields that belong to another path."""
+        for name in names:
+            if name in self.rest:
+                raise RefusedRequest(f"{name} is a field of {path}; send it there", param=name)
+
     def request(
         self,
         *,
@@ -200,6 +248,7 @@ class _Fields:
         echo: bool = False,
         joint: str = "",
         is_chat: bool = False,
+        writes: bool = True,
     ) -> ClientRequest:
         """Return the request; the remaining fields must be ones that all requests have."""
         self._check_model(self.take("model"))
@@ -218,22 +267,29 @@ class _Fields:
         for name, harmless in _REFUSED.items():
             value = self.take(name)
             if value is not None and not any(
-                value == one and type(value) is type(one) for one in harmless
+                value == one and isinstance(value, bool) == isinstance(one, bool)
+                for one in harmless
             ):
                 raise RefusedRequest(f"{name} is not supported here; leave it out", param=name)
         for name in _IGNORED:
             self.take(name)
+        for name in ("seed", "top_k"):  # elsewhere -1 is no seed, and all tokens
+            if self.rest.get(name) == -1:
+                self.take(name)
         numbers: dict[str, Any] = {"seed": secrets.randbits(63)} | self._numbers(length)
-        n = numbers.pop("n", 1)
-        if session is not None and (len(prompts) > 1 or n > 1):
+        n, logprobs = numbers.pop("n", 1), numbers.pop("logprobs", None)
+        if session is not None and (len(prompts) > 1 or n > 1 or logprobs is not None):
             raise RefusedRequest(
-                "a request with a session has one prompt and one answer", param="session"
+                "a request with a session has one prompt and one answer, without logprobs",
+                param="session",
             )
         return ClientRequest(
             prompts=prompts,
             sampling=replace(DEFAULTS, **numbers, stop=(*ends, *stop)),
             n=n,
+            logprobs=logprobs,
             length=length,
+            writes=writes,
             stream=stream,
             include_usage=bool(extras.get("include_usage")),
             echo=echo,
@@ -260,7 +316,7 @@ class _Fields:
         known, numbers = {**_NUMBERS, length: _LENGTH}, dict[str, Any]()
         for name, value in self.rest.items():
             if name not in known:
-                hint = did_you_mean(name, [*known, "prompt", "messages", "stop", "stream"])
+                hint = did_you_mean(name, [*known, *_OTHER_FIELDS])
                 raise RefusedRequest(f"unknown field {shown(name)}{hint}", param=name[:100])
             if not isinstance(value, int | float):
                 raise RefusedRequest(

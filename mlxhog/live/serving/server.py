@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Iterator
+from time import monotonic
 from typing import Any
 
-import h11
 import uvicorn
-from uvicorn.protocols.http.h11_impl import H11Protocol
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from mlxhog.live.serving.app import Api
-from mlxhog.live.serving.config import ServeConfig, key_of
+from mlxhog.live.serving.config import ServeConfig, key_of, origins_of
 from mlxhog.live.serving.engine_thread import EngineThread, Served
 from mlxhog.machine.http_server import listen, say_once_where_connections_wait, url_of
 from mlxhog.machine.interrupts import SIGNALS
@@ -58,6 +59,7 @@ def serve(
         MlxhogError: the model cannot be opened; as for `mlxhog.live.opening.open_source`.
     """
     key = key_of(config)
+    origins = origins_of(config, key)
     with contextlib.closing(listen(config.host, config.port)) as listener:
         engine = EngineThread(model, config, say)
         try:
@@ -69,7 +71,8 @@ def serve(
             before = sys.getswitchinterval()
             sys.setswitchinterval(_SWITCH_S)
             try:
-                asyncio.run(_run(engine, Api(engine, served, config, key), listener, on_started))
+                api = Api(engine, served, config, key, origins)
+                asyncio.run(_run(engine, api, listener, on_started))
             finally:
                 sys.setswitchinterval(before)
             if engine.died is not None:
@@ -81,10 +84,11 @@ def serve(
 async def _run(
     engine: EngineThread, api: Api, listener: socket.socket, on_started: Callable[[], None]
 ) -> None:
+    patience = Patience(api)
     server = _Server(
         uvicorn.Config(
-            api,
-            http=PatientProtocol,
+            patience,
+            http="h11",
             ws="none",
             lifespan="off",
             loop="none",
@@ -100,7 +104,10 @@ async def _run(
     )
     server.engine, server.on_started = engine, on_started
     say_once_where_connections_wait()
-    await server.serve(sockets=[listener])
+    watch = asyncio.create_task(patience.watch())
+    with contextlib.closing(patience.listening(listener)) as accepting:
+        await server.serve(sockets=[accepting])
+    watch.cancel()
 
 
 class _Server(uvicorn.Server):
@@ -137,29 +144,71 @@ class _Server(uvicorn.Server):
         self.should_exit = True
 
 
-class PatientProtocol(H11Protocol):
-    """HTTP/1.1 that drops clients that neither send their request nor read their answer."""
+Address = tuple[str, int]
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to watch the client."""
-        super().connection_made(transport)
-        self._waited_s = 0.0
-        self.loop.call_later(LOOK_S, self._look)
 
-    def _look(self) -> None:
-        if self.transport.is_closing():
-            return
-        self._waited_s = self._waited_s + LOOK_S if self._is_waiting() else 0.0
-        if self._waited_s >= PATIENCE_S:
-            self.transport.abort()
-            return
-        self.loop.call_later(LOOK_S, self._look)
+class Patience:
+    """An application that drops clients that neither send a request nor read their answer.
 
-    def _is_waiting(self) -> bool:
-        """Whether the server waits for the client; between requests uvicorn has its own limit."""
-        if self.flow.write_paused:
-            return True
-        return self.timeout_keep_alive_task is None and self.conn.their_state in (
-            h11.IDLE,
-            h11.SEND_BODY,
-        )
+    A server of uvicorn waits for them without end. `app.read_body` has a limit of its own.
+
+    Args:
+        app: the application that answers.
+
+    Concurrency: for one event loop.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+        self._connections: dict[Address, socket.socket] = {}
+        self._waiting: dict[Address, float] = {}  # since when the server waits for a client
+
+    def listening(self, listener: socket.socket) -> socket.socket:
+        """Return another object for a listening socket, which notes the connections it accepts."""
+        accepting = _Listener(fileno=os.dup(listener.fileno()))
+        accepting.note = self._accepted
+        return accepting
+
+    def _accepted(self, connection: socket.socket, address: Address) -> None:
+        self._connections[address] = connection
+        self._waiting[address] = monotonic()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request."""
+        client: Address = tuple(scope["client"])
+
+        async def watched(message: Message) -> None:
+            self._waiting[client] = monotonic()
+            await send(message)  # waits while the client does not read
+            self._waiting.pop(client, None)
+
+        self._waiting.pop(client, None)
+        try:
+            await self._app(scope, receive, watched)
+        finally:
+            if client in self._connections:
+                self._waiting[client] = monotonic()  # for the next request
+
+    async def watch(self) -> None:
+        """Drop clients until the task is cancelled."""
+        while True:
+            await asyncio.sleep(LOOK_S)
+            for client, connection in list(self._connections.items()):
+                if connection.fileno() < 0:  # closed
+                    del self._connections[client]
+                    self._waiting.pop(client, None)
+                elif monotonic() - self._waiting.get(client, monotonic()) > PATIENCE_S:
+                    with contextlib.suppress(OSError):  # the client has just left
+                        connection.shutdown(socket.SHUT_RDWR)  # the event loop closes it
+
+
+class _Listener(socket.socket):
+    """A listening socket that reports each connection."""
+
+    note: Callable[[socket.socket, Address], None]
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        connection, address = super().accept()
+        self.note(connection, address[:2])
+        return connection, address

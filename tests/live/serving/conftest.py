@@ -8,8 +8,11 @@ from pathlib import Path
 import openai
 import pytest
 
+from tests.browser import chromium, visit
 from tests.live.serving.servers import MLX, Server, serving
 from tests.saved import letters, saved_run
+
+__all__ = ["chromium", "client", "folder", "server", "visit"]
 
 
 @pytest.fixture(scope="session")

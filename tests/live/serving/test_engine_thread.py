@@ -301,7 +301,8 @@ def test_answers_that_the_weights_end_are_counted_as_errors(
             b.backend.letter = np.nan
             for how in ({"stream": True, "n": 2}, {"n": 3}, {"session": "s"}):
                 answer = await client.post("/v1/completions", json=fields | how)
-                assert "not_finite" in answer.text
+                assert (answer.status_code, answer.json()["error"]["code"]) == (503, "not_finite")
+                assert answer.headers["content-type"] == "application/json"
             assert (await client.get("/health")).status_code == 503
             monkeypatch.setattr(b.source, "load", damaged)
             b.source.version = 1
@@ -310,6 +311,31 @@ def test_answers_that_the_weights_end_are_counted_as_errors(
 
     run(work())
     assert b'mlxhog_answers_total{reason="error"} 7.0' in api.metrics.text()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_stream_is_refused_with_the_status_of_the_whole_answer(bench: Make, stream: bool) -> None:
+    b = bench(sessions=1)
+    api = Api(b.thread, b.thread.wait(), ServeConfig(sessions=1), None)
+    fields: dict[str, Any] = {"model": "letters", "prompt": "ab", "session": "s", "stream": stream}
+
+    async def work() -> None:
+        transport = httpx.ASGITransport(api)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            first = asyncio.create_task(client.post("/v1/completions", json=fields))
+            while b.thread.n_answers < 1:
+                await asyncio.sleep(0)
+            answer = asyncio.create_task(client.post("/v1/completions", json=fields))
+            while b.thread.n_answers < 2:  # then its request is before the engine
+                await asyncio.sleep(0)
+            b.say(100)
+            body = (await answer).json()["error"]
+            assert (answer.result().status_code, body["code"]) == (409, "session_in_use")
+            assert (await first).status_code == 200
+            wrong = await client.post("/v1/completions", json=fields | {"prompt": [999]})
+            assert wrong.status_code == 400
+
+    run(work())
 
 
 def test_an_error_of_the_program_is_told_as_such_and_printed(

@@ -18,7 +18,7 @@ import uvicorn
 
 from mlxhog.live.serving import server as serving_server
 from mlxhog.live.serving.config import ServeConfig
-from mlxhog.live.serving.server import PatientProtocol
+from mlxhog.live.serving.server import Patience
 from mlxhog.machine.http_server import listen
 from tests.live.serving.servers import (
     START_S,
@@ -144,7 +144,7 @@ def test_paths_that_are_not_there_name_those_that_are(
 ) -> None:
     answer = sent(server, head(path, CLOSE, "Content-Length: 0", method=method))
     assert status_of(answer) == status
-    assert "this server has /v1/completions" in message(answer)
+    assert "this server has /, /v1/completions" in message(answer)
 
 
 def long_stream(server: Server, **how: Any) -> bytes:
@@ -286,13 +286,23 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> Iterator[Impatient]:
             await send({"type": "http.response.body", "body": b"x" * 1_000_000, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    listener = listen("127.0.0.1", 0)
+    patience = Patience(app)
+    own = listen("127.0.0.1", 0)
+    listener = patience.listening(own)
     server = uvicorn.Server(
-        uvicorn.Config(app, http=PatientProtocol, ws="none", lifespan="off", log_config=None)
+        uvicorn.Config(patience, http="h11", ws="none", lifespan="off", log_config=None)
     )
-    thread = threading.Thread(target=lambda: asyncio.run(server.serve(sockets=[listener])))
+
+    async def serve() -> None:
+        watch = asyncio.create_task(patience.watch())
+        await server.serve(sockets=[listener])
+        watch.cancel()
+
+    address = own.getsockname()
+    own.close()
+    thread = threading.Thread(target=lambda: asyncio.run(serve()))
     thread.start()
-    yield listener.getsockname(), server.server_state.connections
+    yield address, server.server_state.connections
     server.should_exit = True
     thread.join(START_S)
     assert not thread.is_alive()

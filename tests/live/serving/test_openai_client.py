@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -176,12 +177,12 @@ def test_a_chat_in_a_session_sends_new_messages_alone(
 @each_of(
     ("fields", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens is 0; wanted a whole number at least 1"),
+        ({"max_tokens": -1}, "max_tokens is -1; wanted a whole number at least 1"),
         ({"max_tokens": 10**6}, "the limit of this server is 200000"),
         ({"temperature": -1}, "temperature is -1; wanted a number at least 0"),
         ({"extra_body": {"temprature": 1}}, "did you mean 'temperature'"),
         ({"extra_body": {"temperature": "hot"}}, "temperature is 'hot'; wanted a number"),
-        ({"logprobs": 2}, "logprobs is not supported here; leave it out"),
+        ({"logprobs": 21}, "logprobs is 21; wanted a whole number at least 0 and at most 20"),
         ({"prompt": [97, 300]}, "token 300 at position 1 is outside the vocabulary of 257"),
         ({"prompt": "a" * 3001}, "the prompt has 3001 tokens; the limit of this server is 3000"),
         ({"prompt": []}, "prompt is \\[\\]; wanted a text"),
@@ -196,6 +197,35 @@ def test_what_makes_no_sense_is_refused_with_a_reason(
     with pytest.raises(openai.BadRequestError, match=message):
         ask(client, server, **fields)
     assert ask(client, server).choices[0].text
+
+
+def test_a_harness_scores_a_text_with_echo_and_logprobs(
+    client: openai.OpenAI, server: Server, folder: Path
+) -> None:
+    how = {"max_tokens": 1, "echo": True, "logprobs": 1, "temperature": 0}
+    answer = ask(client, server, [[97, 98, 99], [104, 105]], **how)
+    with load("latest", out=folder / "runs", backend="torch:cpu") as model:
+        expected = -model.score("abc") * 3 * math.log(2)
+    first, second = (choice.logprobs for choice in answer.choices)
+    assert (first.tokens[:3], second.tokens[:2]) == (["a", "b", "c"], ["h", "i"])
+    assert (len(first.tokens), len(second.tokens)) == (4, 3)  # with the token of the answer
+    assert sum(first.token_logprobs[:3]) == pytest.approx(expected, rel=1e-4)
+    assert first.token_logprobs[3] == max(first.top_logprobs[3].values())  # it is the likeliest
+    assert first.text_offset == [0, 1, 2, 3]
+    read = ask(client, server, "abc", **how | {"max_tokens": 0})
+    assert (read.choices[0].text, read.choices[0].finish_reason) == ("abc", "length")
+    assert read.choices[0].logprobs.token_logprobs == first.token_logprobs[:3]
+    assert read.usage.completion_tokens == 0
+    assert ask(client, server, "abc", max_tokens=0).choices[0].text == ""
+
+
+def test_a_stream_brings_the_same_probabilities(client: openai.OpenAI, server: Server) -> None:
+    how = {"max_tokens": 9, "logprobs": 2, "echo": True}
+    whole = ask(client, server, **how).choices[0].logprobs
+    parts = [chunk.choices[0].logprobs for chunk in ask(client, server, stream=True, **how)]
+    tokens = [token for part in parts if part for token in part.tokens]
+    assert tokens == whole.tokens
+    assert [at for part in parts if part for at in part.text_offset] == whole.text_offset
 
 
 def test_another_model_is_named_and_refused(client: openai.OpenAI, server: Server) -> None:

@@ -9,6 +9,8 @@ import pytest
 
 from mlxhog.decoding.options import Sampling
 from mlxhog.live.serving.requests import (
+    _IGNORED,
+    _REFUSED,
     CHAT_TOKENS,
     ClientRequest,
     RefusedRequest,
@@ -59,6 +61,52 @@ def test_a_prompt_is_a_text_or_ids_or_several(fields: Any, prompts: Any) -> None
     assert asked(**fields).prompts == prompts
 
 
+def test_requests_of_other_clients_mean_here_what_they_mean_elsewhere() -> None:
+    assert asked(top_p=0).sampling.top_p == 0
+    assert asked(top_k=-1).sampling.top_k == 0
+    assert asked(seed=-1).sampling.seed != asked(seed=-1).sampling.seed
+    harness = asked(prompt=[[5, 6]], max_tokens=0, echo=True, logprobs=1, temperature=0, seed=7)
+    assert (harness.writes, harness.echo, harness.logprobs) == (False, True, 1)
+    assert asked(max_tokens=1, logprobs=0).writes
+    assert asked(logprobs=False).logprobs is None
+
+
+@each_of("name", sorted(_IGNORED))
+def test_fields_that_never_change_a_text_are_ignored(name: str) -> None:
+    asked(**{name: "anything"})
+    talked(**{name: {"any": ["thing"]}})
+
+
+@each_of("name", sorted(_REFUSED))
+def test_other_unsupported_fields_are_refused_unless_they_change_nothing(name: str) -> None:
+    for value in _REFUSED[name]:
+        asked(**{name: value})
+        talked(**{name: value})
+    with pytest.raises(RefusedRequest, match=f"{name} is not supported here; leave it out"):
+        asked(**{name: "x" * 9})
+
+
+@each_of(
+    ("field", "message"),
+    [
+        ("temprature", "did you mean 'temperature'"),
+        ("Temperature", "did you mean 'temperature'"),
+        ("messages", "messages is a field of /v1/chat/completions; send it there"),
+        ("guidance", "unknown field 'guidance'$"),
+    ],
+)
+def test_a_suggestion_is_never_the_word_itself(field: str, message: str) -> None:
+    with pytest.raises(RefusedRequest, match=message):
+        asked(**{field: [1]})
+
+
+@each_of("field", ["prompt", "echo", "logprobs"])
+def test_a_chat_names_the_path_of_fields_of_completions(field: str) -> None:
+    with pytest.raises(RefusedRequest, match=f"{field} is a field of /v1/completions"):
+        talked(**{field: True})
+    talked(echo=False, logprobs=False)
+
+
 def test_fields_that_ask_for_nothing_are_taken() -> None:
     asked(logit_bias={}, presence_penalty=0, best_of=1, user="me", suffix="", frequency_penalty=0.0)
     talked(tools=[], tool_choice="auto", response_format={"type": "text"}, metadata={"a": "b"})
@@ -70,8 +118,6 @@ def test_fields_that_ask_for_nothing_are_taken() -> None:
         ({"logit_bias": {"5": 1}}, "logit_bias"),
         ({"presence_penalty": 0.5}, "presence_penalty"),
         ({"best_of": 2}, "best_of"),
-        ({"logprobs": 0}, "logprobs"),
-        ({"logprobs": True}, "logprobs"),
         ({"suffix": "x"}, "suffix"),
     ],
 )
@@ -85,6 +131,10 @@ def test_fields_that_would_change_the_answer_are_refused(fields: Any, param: str
     "fields",
     [
         {"max_tokens": True},
+        {"logprobs": True},
+        {"logprobs": 21},
+        {"logprobs": 1, "session": "a"},
+        {"seed": -2},
         {"max_tokens": 1.5},
         {"max_tokens": "9"},
         {"temperature": [1]},

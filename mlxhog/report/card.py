@@ -1,0 +1,132 @@
+"""The model card, `README.md` beside the weights: what is known of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint.run import Run, run_of
+from mlxhog.errors import CheckpointError, RunError
+from mlxhog.files.durable import disk_errors, replace_file
+from mlxhog.files.quantities import format_bytes, format_count, format_duration
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.report.metrics import number, share_text
+from mlxhog.report.record import RunRecord
+from mlxhog.report.streams import printable
+
+
+def write(run: Run, model: ModelConfig) -> None:
+    """Write the card of a run's newest checkpoint into its folder; no checkpoint, no card.
+
+    Raises:
+        EnvironmentLacks: the disk is full, or the system refuses.
+    """
+    if run.model.is_dir():
+        folder = run.model.resolve()
+        with disk_errors(f"writing {folder / manifest.CARD}"):
+            replace_file(folder / manifest.CARD, text(model, folder).encode())
+
+
+def text(model: ModelConfig, checkpoint: Path, *, to: str = "mlxhog", command: str = "") -> str:
+    """Return the card of a checkpoint.
+
+    Args:
+        model: its model.
+        checkpoint: its folder, or file; of a run, the record of the run is read.
+        to: format of the files beside the card, as for `mlxhog convert --to`.
+        command: the command that converted it.
+    """
+    run = run_of(checkpoint)
+    size = format_count(families.param_count(model))
+    about = [
+        f"- model: {families.of(model).title}, {size} parameters, vocabulary {model.vocab_size}",
+        *(_unknown(checkpoint) if run is None else _of_run(run, checkpoint)),
+    ]
+    if command:
+        about.append(f"- converted by {_code(command)}")
+    return "\n".join(
+        [
+            "---",
+            f"library_name: {'transformers' if to == 'hf' else 'mlxhog'}",
+            "tags: [xlstm, mlxhog]",
+            "---",
+            f"# {printable(run.name if run else checkpoint.name)}",
+            "",
+            *about,
+            "",
+            "## Load",
+            "",
+            *_loading(model, to),
+            "",
+            manifest.CARD_MARK.decode(),
+        ]
+    )
+
+
+def _unknown(checkpoint: Path) -> list[str]:
+    return [f"- data, steps and score: not recorded in {_code(checkpoint.name)}"]
+
+
+def _of_run(run: Run, checkpoint: Path) -> list[str]:
+    """What the record of a run says of one of its checkpoints."""
+    try:
+        record, saved = RunRecord(run), manifest.read(checkpoint)
+    except (RunError, CheckpointError):
+        return _unknown(checkpoint)
+    used = saved["state"].get("used", {})
+    parts = [f"{saved['step']:,} updates"]
+    if "tokens" in used:
+        parts += [f"{format_count(used['tokens'])} tokens", format_duration(used["seconds"])]
+    commands = dict(record.commands())
+    return [
+        f"- data: {_code(str(record.config.get('data', '-')))}",
+        f"- training: {', '.join(parts)}, mlxhog {printable(str(record.status.get('mlxhog')))}",
+        f"- score: {_score(record.result, checkpoint)}",
+        f"- trained by {_code(commands['the same, spelled out'])}",
+    ]
+
+
+def _score(result: Mapping[str, Any], checkpoint: Path) -> str:
+    """The final score in words, with the size of the text; only if it is this checkpoint's."""
+    bits = result.get("final_bits_per_byte") or result.get("val_bits_per_byte")
+    is_own = Path(str(result.get("checkpoint"))).name == checkpoint.name
+    if bits is None or not is_own or not result.get("val_at_end"):
+        return "not evaluated at this step; `mlxhog eval` scores the held-out text"
+    if result.get("final_bits_per_byte") is None:
+        size, share = format_bytes(result["val_bytes"]), result["val_share"]
+    else:
+        size, share = f"{format_count(result['final_tokens'])} tokens", result["final_share"]
+    text = "held-out answers" if result.get("val_of_completions") else "held-out text"
+    return (
+        f"{number(bits)} bits per byte of {size} of {text} ({share_text(share)}); one run and one "
+        "evaluation, so there is no interval"
+    )
+
+
+def _loading(model: ModelConfig, to: str) -> list[str]:
+    """The lines that load the model."""
+    lines = ["```sh", 'mlxhog generate FOLDER --prompt "The"', "```"]
+    if to == "hf" or (to == "mlxhog" and model.model_type == "xlstm"):
+        # transformers has xLSTM Large; other families bring their code.
+        trust = "" if model.model_type == "xlstm" else ", trust_remote_code=True"
+        needs = "" if not trust else "  # mlxhog must be installed"
+        lines += [
+            "",
+            "```python",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f'tokenizer = AutoTokenizer.from_pretrained("FOLDER"{trust})',
+            f'model = AutoModelForCausalLM.from_pretrained("FOLDER"{trust}){needs}',
+            'answer = model.generate(**tokenizer("The", return_tensors="pt"), max_new_tokens=50)',
+            "print(tokenizer.decode(answer[0]))",
+            "```",
+        ]
+    return lines
+
+
+def _code(words: str) -> str:
+    """Words as Markdown's code, on one line."""
+    return f"`{printable(words).replace('`', chr(39))}`"

@@ -1,0 +1,208 @@
+"""What a user of transformers does with an export of a sequence of layers."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_model, save_model
+
+from mlxhog.checkpoint import checkpoint, formats
+from mlxhog.checkpoint.formats.contents import token_ids
+from mlxhog.checkpoint.formats.converting import Conversion, convert
+from mlxhog.data.tokenizers import ByteTokenizer
+from mlxhog.files import tensors
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.nn.torch import LanguageModel
+from tests.saved import SMALL, saved_run
+
+MAX_LENGTH = 77
+
+
+def layers(**fields: Any) -> ModelConfig:
+    model = {"dim": 16, "layers": "mlstm(h2) swiglu(inner=16)", "max_length": MAX_LENGTH}
+    return families.read({"model": model | {"position": "learned"} | fields})
+
+
+def exported(folder: Path, model: ModelConfig) -> Path:
+    run = saved_run(folder / "runs", model=model)
+    convert(formats.open(run.model.resolve()), folder / "e", Conversion("hf"))
+    return folder / "e"
+
+
+def fields(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((folder / name).read_bytes())
+    return read
+
+
+def test_an_export_names_the_tokens_that_end_and_pad_a_text(tmp_path: Path) -> None:
+    folder = exported(tmp_path, layers())
+    names = fields(folder, "tokenizer_config.json")
+    assert names["bos_token"] == names["eos_token"] == names["pad_token"]
+    config = fields(folder)
+    assert config["eos_token_id"] == config["pad_token_id"] == ByteTokenizer().bos
+
+
+@pytest.mark.parametrize("model", [layers(), SMALL], ids=["layers", "xlstm"])
+def test_generate_of_transformers_draws_no_id_without_a_token(
+    tmp_path: Path, model: ModelConfig
+) -> None:
+    folder = exported(tmp_path, model)
+    unused = list(range(ByteTokenizer.n_ids, ByteTokenizer.vocab_size))
+    assert fields(folder, "generation_config.json")["suppress_tokens"] == unused
+    assert checkpoint.read_model(folder)[0].vocab_size == ByteTokenizer.vocab_size
+
+
+def test_a_checkpoint_without_the_list_gets_it_from_its_tokenizer(
+    tmp_path: Path,
+) -> None:
+    older = exported(tmp_path, SMALL)
+    (older / "generation_config.json").unlink()
+    convert(formats.open(older), tmp_path / "again", Conversion("hf"))
+    unused = fields(tmp_path / "again", "generation_config.json")["suppress_tokens"]
+    assert unused == list(range(ByteTokenizer.n_ids, ByteTokenizer.vocab_size))
+
+
+@pytest.mark.parametrize("vocabulary", [b'{"a": 0, "b": 2}', b'[["a", -1.0], ["b", -2.0]]'])
+def test_tokens_are_counted_in_each_kind_of_vocabulary(vocabulary: bytes) -> None:
+    text = b'{"model": {"vocab": %s}, "added_tokens": [{"id": 5}]}' % vocabulary
+    assert token_ids(text) - {1, 2} == {0, 5}
+
+
+@pytest.mark.parametrize("text", [b"[]", b'{"model": {}}', b'{"model": {"vocab": 3}}', b"{"])
+def test_a_tokenizer_without_a_vocabulary_is_refused(text: bytes) -> None:
+    with pytest.raises(ValueError, match=r"no vocabulary|JSON|Expecting"):
+        token_ids(text)
+
+
+def test_unknown_fields_of_a_config_survive_both_directions(tmp_path: Path) -> None:
+    folder = exported(tmp_path, layers())
+    (folder / "config.json").write_text(
+        json.dumps(fields(folder) | {"mine": [1], "pad_token_id": 7})
+    )
+    convert(formats.open(folder), tmp_path / "ours", Conversion("mlxhog"))
+    convert(formats.open(tmp_path / "ours"), tmp_path / "again", Conversion("hf"))
+    for written in (fields(tmp_path / "ours"), fields(tmp_path / "again")):
+        assert (written["mine"], written["pad_token_id"]) == ([1], 7)
+        assert written["eos_token_id"] == ByteTokenizer().bos
+    assert "auto_map" not in fields(tmp_path / "ours")
+    assert "auto_map" in fields(tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", ["embedding", "head"])
+def test_tied_weights_load_from_either_name(tmp_path: Path, name: str) -> None:
+    model = replace(SMALL, tie_word_embeddings=True)
+    run = saved_run(tmp_path, model=model)
+    whole = dict(tensors.read(run.model / "model.safetensors"))
+    other = families.of(model).head if name == "embedding" else families.embedding(model)
+    expected = whole.pop(other)
+    folder = tmp_path / "one"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((run.model / "config.json").read_bytes())
+    tensors.write(folder / "model.safetensors", whole)
+    opened = formats.open(folder)
+    np.testing.assert_array_equal(opened.tensors[families.embedding(model)], expected)
+
+
+def test_a_tensor_that_save_model_wrote_once_has_all_its_names(tmp_path: Path) -> None:
+    module = LanguageModel(layers(vocab_size=20))
+    module.get_parameter("head.weight").data.copy_(module.get_parameter("embedding.weight"))
+    module.get_submodule("head").weight = module.get_parameter("embedding.weight")  # shared
+    save_model(module, str(tmp_path / "model.safetensors"))
+    (tmp_path / "config.json").write_text(json.dumps(module.architecture.to_dict()))
+    opened = formats.open(tmp_path)
+    for name in ("head.weight", "embedding.weight"):
+        expected = module.get_parameter("embedding.weight").detach().numpy()
+        np.testing.assert_array_equal(opened.tensors[name], expected)
+    load_model(module, tmp_path / "model.safetensors")
+
+
+# -- in transformers -------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    package = pytest.importorskip("transformers", reason="the extra [peers]")
+    dynamic = importlib.import_module("transformers.dynamic_module_utils")
+    monkeypatch.setattr(dynamic, "HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    return package
+
+
+def loaded(transformers: Any, folder: Path, **how: Any) -> tuple[Any, Any]:
+    how["trust_remote_code"] = True
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    return transformers.AutoModelForCausalLM.from_pretrained(folder, **how), tokenizer
+
+
+@pytest.mark.slow
+def test_generate_takes_what_the_tokenizer_returns_and_padding_changes_no_answer(
+    transformers: Any, tmp_path: Path
+) -> None:
+    model, tokenizer = loaded(transformers, exported(tmp_path, layers()))
+    how = {"max_new_tokens": 4, "do_sample": False}
+    alone = [
+        model.generate(**tokenizer(text, return_tensors="pt"), **how)[0, -4:]
+        for text in ("ab", "lock free")
+    ]
+    batch = tokenizer(["ab", "lock free"], return_tensors="pt", padding=True)
+    assert not batch["attention_mask"].all()
+    together = model.generate(**batch, **how)
+    assert torch.equal(together[:, -4:], torch.stack(alone))
+    logits = model(**batch).logits
+    whole = model(batch["input_ids"][1:]).logits
+    torch.testing.assert_close(logits[1:], whole)
+    with pytest.raises(ValueError, match="has no token"):
+        model(batch["input_ids"], attention_mask=0 * batch["attention_mask"])
+    with pytest.raises(TypeError, match="no argument inputs_embeds"):
+        model(batch["input_ids"], inputs_embeds=torch.zeros(2, 3))
+
+
+@pytest.mark.slow
+def test_the_pipeline_writes_text(transformers: Any, tmp_path: Path) -> None:
+    folder = exported(tmp_path, layers())
+    model, tokenizer = loaded(transformers, folder)
+    write = transformers.pipeline("text-generation", model=model, tokenizer=tokenizer)
+    (answer,) = write("ab", max_new_tokens=4, do_sample=True)
+    assert answer["generated_text"].startswith("ab")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_loads_computes_and_learns(
+    transformers: Any, tmp_path: Path, dtype: torch.dtype
+) -> None:
+    model, _ = loaded(transformers, exported(tmp_path, layers()), dtype=dtype)
+    assert model.dtype == dtype
+    tokens = torch.arange(12)[None]
+    answer = model(tokens, labels=tokens)
+    in_parts = model(tokens, labels=tokens, num_items_in_batch=22).loss
+    torch.testing.assert_close(2 * in_parts, answer.loss)  # 11 labels of 22
+    answer.loss.backward()
+    assert torch.isfinite(answer.logits).all()
+    assert model.get_input_embeddings().weight.grad.abs().sum() > 0
+
+
+@pytest.mark.slow
+def test_the_model_has_what_tools_of_transformers_ask_for_and_survives_save_pretrained(
+    transformers: Any, tmp_path: Path
+) -> None:
+    model, _ = loaded(transformers, exported(tmp_path, layers()))
+    assert model.config.num_hidden_layers == 2
+    assert model.get_input_embeddings()(torch.tensor([3])).shape == (1, 16)
+    assert model.get_output_embeddings().weight.shape == (ByteTokenizer.vocab_size, 16)
+    model.save_pretrained(tmp_path / "again")
+    again = transformers.AutoModelForCausalLM.from_pretrained(
+        tmp_path / "again", trust_remote_code=True
+    )
+    assert again.get_parameter("position.weight").shape[0] == MAX_LENGTH
+    assert formats.open(tmp_path / "again").config == formats.open(tmp_path / "e").config

@@ -1,0 +1,152 @@
+"""Who may use the server: keys, web pages of other sites, and odd headers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from types import SimpleNamespace
+from typing import Any
+
+import httpx
+import pytest
+
+from mlxhog.errors import ConfigError
+from mlxhog.live.serving.app import Api
+from mlxhog.live.serving.config import ServeConfig, origins_of
+from tests.pairs import each_of
+
+SITE = "https://chat.example"
+KEY = "secret"
+
+
+def answer(
+    method: str,
+    path: str,
+    headers: Mapping[str, str] | Sequence[tuple[bytes, bytes]] = (),
+    *,
+    origins: tuple[str, ...] = (),
+    key: str | None = None,
+) -> httpx.Response:
+    """What a server without an engine answers to one request."""
+    engine: Any = SimpleNamespace()
+    served: Any = SimpleNamespace(name="m")
+    api = Api(engine, served, ServeConfig(), key, origins)
+
+    async def asked() -> httpx.Response:
+        transport = httpx.ASGITransport(api, raise_app_exceptions=True)
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            return await client.request(method, path, headers=headers)
+
+    return asyncio.run(asked())
+
+
+def preflight(origin: str, **how: Any) -> httpx.Response:
+    asked = {
+        "Origin": origin,
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-os",
+    }
+    return answer("OPTIONS", "/v1/chat/completions", asked, **how)
+
+
+@each_of("origins", [(SITE,), ("http://localhost:3000", SITE), ("*",)])
+def test_a_browser_of_an_allowed_site_may_send_its_key(origins: tuple[str, ...]) -> None:
+    leave = preflight(SITE, origins=origins, key=KEY)
+    assert leave.status_code == 200
+    assert leave.headers["access-control-allow-origin"] in (SITE, "*")
+    assert "authorization" in leave.headers["access-control-allow-headers"]
+    headers = {"Origin": SITE, "Authorization": f"Bearer {KEY}"}
+    read = answer("GET", "/v1/models", headers, origins=origins, key=KEY)
+    assert read.status_code == 200
+    assert read.headers["access-control-allow-origin"] in (SITE, "*")
+
+
+def test_a_page_of_an_allowed_site_can_read_that_its_key_is_wrong() -> None:
+    read = answer("GET", "/v1/models", {"Origin": SITE}, origins=(SITE,), key=KEY)
+    assert read.status_code == 401
+    assert read.headers["access-control-allow-origin"] == SITE
+
+
+def test_a_named_site_needs_no_key_where_the_server_has_none() -> None:
+    assert answer("GET", "/v1/models", {"Origin": SITE}, origins=(SITE,)).status_code == 200
+    other = answer("GET", "/v1/models", {"Origin": "https://evil.example"}, origins=(SITE,))
+    assert other.status_code == 403
+    assert "access-control-allow-origin" not in other.headers
+
+
+@each_of("key", [None, KEY])
+def test_other_sites_get_no_leave(key: str | None) -> None:
+    for origins in ((), (SITE,)):
+        refused = preflight("https://evil.example", origins=origins, key=key)
+        assert refused.status_code == 400
+        assert "access-control-allow-origin" not in refused.headers
+
+
+@each_of(
+    ("host", "origin"),
+    [
+        ("[", ""),
+        ("[::1", ""),
+        ("]", ""),
+        ("localhost:x", "http://localhost:x"),
+        ("a b", ""),
+        ("localhost", "null"),
+        ("localhost", "://"),
+        ("localhost", "http://["),
+        ("localhost", "\x80\xff"),
+        ("", "null"),
+        ("é", ""),
+    ],
+)
+def test_odd_names_end_in_a_status(host: str, origin: str) -> None:
+    headers: Any = [(b"Host", host.encode("latin-1"))]
+    if origin:
+        headers.append((b"Origin", origin.encode("latin-1")))
+    for key in (None, KEY):
+        for path in ("/", "/v1/models", "/v1/models/", "/nothing", "//evil.example/"):
+            read = answer("GET", path, headers, origins=(SITE,), key=key)
+            assert read.status_code in (200, 401, 403, 404, 421)
+            assert "location" not in read.headers
+
+
+def test_the_page_needs_no_key_and_loads_nothing_from_elsewhere() -> None:
+    page = answer("GET", "/", key=KEY)
+    assert page.status_code == 200
+    policy = page.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "connect-src 'self'" in policy
+    nonce = policy.partition("script-src 'nonce-")[2].partition("'")[0]
+    assert f'<script nonce="{nonce}">' in page.text
+    assert "{nonce}" not in page.text
+    assert "http://" not in page.text.replace("http://www.w3.org", "")
+    assert "https://" not in page.text
+
+
+@each_of(
+    ("text", "key", "origins"),
+    [
+        ("", None, []),
+        ("https://Chat.example/", None, ["https://chat.example"]),
+        (
+            "http://localhost:3000, tauri://localhost",
+            None,
+            ["http://localhost:3000", "tauri://localhost"],
+        ),
+        ("*", KEY, ["*"]),
+    ],
+)
+def test_origins_are_scheme_host_and_port(text: str, key: str | None, origins: list[str]) -> None:
+    assert origins_of(ServeConfig(allow_origin=text), key) == origins
+
+
+@each_of(
+    ("text", "message"),
+    [
+        ("chat.example", "write scheme and host"),
+        ("https://chat.example/page", "write scheme and host"),
+        ("*", "needs|set an API key"),
+    ],
+)
+def test_what_is_no_origin_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        origins_of(ServeConfig(allow_origin=text), None)

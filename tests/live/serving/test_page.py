@@ -1,0 +1,140 @@
+"""The page to chat with a model, in a browser."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.browser import Visit
+from tests.live.serving.servers import MLX, Server, serving
+
+pytestmark = pytest.mark.slow
+
+KEY = "open-sesame"
+PHONE = {"width": 390, "height": 844}
+
+
+@pytest.fixture(scope="module")
+def locked(folder: Path) -> Iterator[Server]:
+    """A server that wants a key."""
+    with serving("latest", MLX, cwd=folder, MLXHOG_API_KEY=KEY) as server:
+        yield server
+
+
+def opened(visit: Any, server: Server, **options: Any) -> tuple[Visit, Any]:
+    window: Visit = visit(**options)
+    window.page.goto(server.root)
+    return window, window.page
+
+
+def say(page: Any, text: str) -> None:
+    page.get_by_label("Message").fill(text)
+    page.get_by_label("Message").press("Enter")
+
+
+def streamed(*texts: str) -> str:
+    """A stream that says these texts."""
+    chunks = [{"choices": [{"delta": {"content": text}, "finish_reason": None}]} for text in texts]
+    last = {
+        "choices": [{"delta": {}, "finish_reason": "stop"}],
+        "mlxhog": {"version_last": 7},
+    }
+    return "".join(f"data: {json.dumps(one)}\n\n" for one in (*chunks, last)) + "data: [DONE]\n\n"
+
+
+def test_a_phone_shows_an_answer_while_it_is_written_and_nothing_sticks_out(
+    visit: Any, server: Server
+) -> None:
+    from playwright.sync_api import expect
+
+    window, page = opened(visit, server, viewport=PHONE)
+    expect(page.get_by_role("heading")).to_have_text(server.model)
+    page.get_by_label("tokens").fill("40")
+    say(page, "ab")
+    expect(page.locator(".user")).to_have_text("ab")
+    expect(page.locator(".about")).to_contain_text("weights: version 7")
+    expect(page.locator(".answer")).not_to_be_empty()
+    assert window.cut(390) == []
+    assert window.troubles == []
+    assert all(url.startswith(server.root) for url in window.requests)
+
+
+def test_a_long_answer_can_be_stopped_and_a_new_chat_begins_empty(
+    visit: Any, server: Server
+) -> None:
+    from playwright.sync_api import expect
+
+    window, page = opened(visit, server)
+    page.get_by_label("tokens").fill("100000")
+    page.get_by_label("temperature").fill("0")
+    say(page, "ab")
+    expect(page.locator(".answer")).not_to_be_empty()
+    page.get_by_role("button", name="Stop").click()
+    expect(page.locator(".about")).to_have_text("stopped")
+    page.get_by_role("button", name="New chat").click()
+    expect(page.locator(".user")).to_have_count(0)
+    expect(page.get_by_role("button", name="Send")).to_be_visible()
+    assert window.troubles == []
+
+
+def test_text_of_the_model_is_never_markup_and_earlier_turns_are_sent(
+    visit: Any, server: Server
+) -> None:
+    from playwright.sync_api import expect
+
+    bodies: list[Any] = []
+    markup = "<img src=x onerror=\"document.title='x'\"> <b>bold</b>\n\ntwo"
+
+    def fulfil(route: Any) -> None:
+        bodies.append(route.request.post_data_json)
+        stream = streamed(markup[:9], markup[9:])
+        route.fulfill(status=200, content_type="text/event-stream", body=stream)
+
+    window, page = opened(visit, server)
+    page.route("**/v1/chat/completions", fulfil)
+    say(page, "<i>one</i>")
+    expect(page.locator(".answer")).to_have_text(markup, use_inner_text=True)
+    assert page.locator("#log img, #log b, #log i").count() == 0
+    say(page, "more")
+    expect(page.locator(".answer")).to_have_count(2)
+    expect(page.locator(".about")).to_have_count(2)
+    assert bodies[1]["messages"] == [
+        {"role": "user", "content": "<i>one</i>"},
+        {"role": "assistant", "content": markup},
+        {"role": "user", "content": "more"},
+    ]
+    assert window.troubles == []
+
+
+def test_an_error_is_shown_and_the_message_can_be_sent_again(visit: Any, server: Server) -> None:
+    from playwright.sync_api import expect
+
+    _, page = opened(visit, server)
+    page.get_by_label("tokens").fill("200001")
+    say(page, "ab")
+    expect(page.get_by_role("alert")).to_contain_text("the limit of this server is 200000")
+    expect(page.get_by_label("Message")).to_have_value("ab")
+    page.get_by_label("tokens").fill("5")
+    page.get_by_role("button", name="Send").click()
+    expect(page.locator(".about")).to_contain_text("weights")
+
+
+def test_a_server_with_a_key_asks_for_it(visit: Any, locked: Server) -> None:
+    from playwright.sync_api import expect
+
+    _, page = opened(visit, locked, viewport=PHONE)
+    expect(page.get_by_role("alert")).to_contain_text("the API key is missing or wrong")
+    page.get_by_label("API key").fill("wrong")
+    page.get_by_role("button", name="Use").click()
+    expect(page.get_by_role("alert")).to_have_count(2)
+    page.get_by_label("API key").fill(KEY)
+    page.get_by_label("API key").press("Enter")
+    expect(page.locator(".about")).to_have_text("the key is accepted")
+    expect(page.get_by_label("API key")).to_be_hidden()
+    page.get_by_label("tokens").fill("5")
+    say(page, "ab")
+    expect(page.locator(".about").last).to_contain_text("weights: version 7")

@@ -1,0 +1,92 @@
+"""The model card says what the record of a run says, and no more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mlxhog.checkpoint import formats
+from mlxhog.checkpoint.run import Run
+from mlxhog.cli import main
+from mlxhog.report import card
+from tests.saved import SMALL, saved_run
+
+
+def trained(folder: Path, **result: Any) -> Run:
+    """A run with a checkpoint and a result, which no process has trained."""
+    run = saved_run(folder / "runs", step=16)
+    run.config_path.write_text("data: notes|`x`.txt\nsteps: 16\n")
+    known = {"val_at_end": True, "checkpoint": str(run.model.resolve())}
+    score = {"val_bits_per_byte": 1.25, "val_bytes": 2048, "val_share": 0.1}
+    run.write_status({"status": "done", "result": known | score | result})
+    return run
+
+
+def test_a_card_names_data_steps_score_and_command(tmp_path: Path) -> None:
+    run = trained(tmp_path)
+    card.write(run, SMALL)
+    written = (run.model / "README.md").read_text()
+    assert "- data: `notes|'x'.txt`" in written
+    assert "16 updates" in written
+    assert "1.250 bits per byte of 2.0 kB of held-out text (10%)" in written
+    assert "no interval" in written
+    assert "mlxhog train --data" in written
+    assert "--steps 16" in written
+    assert str(tmp_path) not in written
+
+
+def test_the_score_of_all_held_out_text_stands_in_place_of_a_part_s(tmp_path: Path) -> None:
+    larger = {"final_bits_per_byte": 1.3, "final_tokens": 12_000, "final_share": 1.0}
+    run = trained(tmp_path, **larger)
+    written = card.text(SMALL, run.model.resolve())
+    assert "1.300 bits per byte of 12.0k tokens of held-out text (all of it)" in written
+
+
+@pytest.mark.parametrize(
+    "result", [{"val_at_end": False}, {"checkpoint": "step-00000003"}, {"val_bits_per_byte": None}]
+)
+def test_a_score_of_another_step_is_not_this_checkpoint_s(
+    tmp_path: Path, result: dict[str, Any]
+) -> None:
+    run = trained(tmp_path, **result)
+    written = card.text(SMALL, run.model.resolve())
+    assert "not evaluated at this step" in written
+    assert "bits per byte" not in written
+
+
+def test_an_export_has_a_card_which_further_conversions_carry(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained(tmp_path)
+    assert main(["convert", "latest", "exported", "--to", "hf", "--quiet"]) == 0
+    written = Path("exported/README.md").read_text()
+    assert "library_name: transformers" in written
+    assert "mlxhog convert latest exported --to hf --quiet" in written
+    assert main(["convert", "exported", "ours", "--to", "mlxhog", "--quiet"]) == 0
+    assert Path("ours/README.md").read_text() == written
+    Path("ours/README.md").write_text("edited by its user")
+    formats.open(Path("ours"))
+    assert main(["convert", "latest", "exported", "--to", "hf", "--quiet", "--force"]) == 0
+
+
+def test_a_card_of_others_is_carried_and_a_card_that_its_user_keeps_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trained(tmp_path)
+    words = ["--to", "hf", "--quiet"]
+    assert main(["convert", "latest", "theirs", *words]) == 0
+    Path("theirs/README.md").write_text("# Theirs\n")
+    assert main(["convert", "theirs", "ours", *words]) == 0
+    assert Path("ours/README.md").read_text().startswith("# Theirs\n")
+    assert main(["convert", "theirs", "ours", *words, "--force"]) == 0
+    assert main(["convert", "latest", "theirs", *words, "--force"]) == 2
+    assert "theirs has README.md, which --force would delete" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_a_run_has_a_card_that_claims_nothing(tmp_path: Path) -> None:
+    written = card.text(SMALL, tmp_path / "theirs", to="hf")
+    assert "data, steps and score: not recorded in `theirs`" in written
