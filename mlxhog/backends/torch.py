@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.backends import precision
+from mlxhog.backends.autodiff import TorchArrays
 from mlxhog.backends.backend import (
     NO_TABLES,
     WEIGHTS,
@@ -98,6 +100,13 @@ class TorchBackend(Inference):
             self._flat = torch.zeros(n_floats) if live is None else torch.from_numpy(live)
             self._host = self._flat
         else:
+            if not precision.computes_long_products(
+                TorchArrays(self.device, self._threads), self._ops()
+            ):
+                raise EnvironmentLacks(
+                    f"{self.name} adds long sums wrong on this GPU with torch {torch.__version__}, "
+                    "so its gradients would be wrong; update torch, or use --workers mlx:gpu"
+                )
             self._flat = torch.zeros(n_floats, device=self.device)
             self._host, self._aliased = _host_form(self._flat)
             how = "read where they lie" if self._aliased else "copied, each with a wait for the GPU"

@@ -15,7 +15,7 @@ from mlxhog import arena
 from mlxhog.arena import ArenaHandle, Layout, control, published
 from mlxhog.arena.control import Ring
 from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.backends.gpu_share import GPUShare, most_sequences
 from mlxhog.cluster.link import LinkJob
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -251,7 +251,8 @@ class Job:
     @property
     def micro_batch(self) -> int:
         """Sequences per gradient of the backend."""
-        return max(1, self.config.micro_batch >> self.halvings)
+        most = most_sequences(self.spec.backend, self.config.seq_len)
+        return max(1, min(self.config.micro_batch >> self.halvings, most))
 
     @property
     def gpu_share(self) -> GPUShare:

@@ -19,7 +19,7 @@ from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
 from mlxhog.backends.mlx import _MOST_FORMS, MLXBackend, Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.families import ModelConfig, init_params, param_spec
 from tests.models.sample import SMALLEST
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
 
@@ -131,11 +131,11 @@ def batch(B: int, S: int, seed: int = 0) -> Batch:
     return Batch(x, np.roll(x, -1, axis=1), n_bytes=12 * B)
 
 
-def bound(backend: Backend) -> Backend:
+def bound(backend: Backend, model: ModelConfig = MODEL) -> Backend:
     """The backend with the model's first parameters."""
-    layout = arena.plan(param_spec(MODEL), max_workers=1, n_tickets=1)
-    backend.bind(MODEL, layout.slots, layout.n_floats, None)
-    for name, value in init_params(MODEL, 0).items():
+    layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
+    backend.bind(model, layout.slots, layout.n_floats, None)
+    for name, value in init_params(model, 0).items():
         slot = layout.slots[name]
         backend.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
     backend.refresh()
