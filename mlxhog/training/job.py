@@ -219,6 +219,11 @@ class Job:
         return replace(job, budget=budget, step_limit=step_limit)
 
     @property
+    def log(self) -> Path:
+        """The file of the worker's output."""
+        return self.run_dir / "logs" / f"worker-{self.slot}.log"
+
+    @property
     def spec(self) -> WorkerSpec:
         """Backend and threads."""
         return self.setup.workers[self.slot - 1]
