@@ -66,8 +66,14 @@ def recommended_bytes(backend: str) -> int:
 
 
 def _recommended_to_mlx(mx: ModuleType) -> int:
-    # Without an argument it describes the default device, which may be the CPU.
-    return int(mx.device_info(mx.gpu)["max_recommended_working_set_size"])
+    try:
+        # Without an argument it describes the default device, which may be the CPU.
+        return int(mx.device_info(mx.gpu)["max_recommended_working_set_size"])
+    except RuntimeError as error:  # mlx pull request 3428; `mx.metal.is_available()` stays true
+        raise EnvironmentLacks(
+            f"MLX finds no Metal device ({error}), as in a sandbox or a virtual machine without a "
+            "GPU; use --workers torch:cpu"
+        ) from error
 
 
 def relax_watchdog() -> None:

@@ -221,6 +221,19 @@ def test_too_many_compiled_forms_are_warned_of_once(capsys: pytest.CaptureFixtur
     assert out.count("warning: more than 16 compiled forms") == 1
 
 
+@pytest.mark.parametrize("name", ["mlx:gpu", "mlx:cpu"])
+def test_a_mac_without_a_metal_device_is_refused_at_once(
+    gpu: Recorder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def device_info(_: object) -> None:
+        raise RuntimeError("[metal::load_device] No Metal device available.")
+
+    monkeypatch.setattr(mx, "device_info", device_info)
+    with pytest.raises(EnvironmentLacks, match=r"no Metal device .*--workers torch:cpu") as error:
+        mlx(name)
+    assert error.value.exit_code == 3
+
+
 def test_evaluation_and_prompts_are_cut_into_pieces() -> None:
     share = GPUShare(piece_tokens=100)
     parts = list(gpu_share.rows(batch(5, 40), share))
