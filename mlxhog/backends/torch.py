@@ -94,7 +94,7 @@ class TorchBackend(Inference):
         self.device = torch.device(device)
         self._aliased = False  # the CPU sees the tensors of the GPU
         self._counter: torch.Tensor | None = None  # of a GPU, see the class
-        self._counts = 0
+        self._counts = self._log_bytes = 0
         self.narrow = narrow
         torch.set_num_threads(threads)
 

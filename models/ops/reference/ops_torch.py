@@ -90,22 +90,24 @@ def product_on_mps(x: Tensor, w: Tensor) -> Tensor:
     """
     rows = x.reshape(-1, x.shape[-1])
     if len(rows) > LONGEST_SUM:
-        parts = [product_on_mps(part, w) for part in rows.split(LONGEST_SUM)]
+        parts = [product_on_mps(part, w) for part in torch.split(rows, LONGEST_SUM)]
         return torch.cat(parts).reshape(*x.shape[:-1], len(w))
     M, K = rows.shape
     # of x W^T, of its gradient dy W, and of dy^T x
     most = min(LONGEST_SUM, MOST_FLOATS // (M + 2 * K), (MOST_FLOATS // K - M) // 2)
     most = max(1, min(most, MOST_FLOATS // K - 2 * M))
-    outs = [sum_on_mps(rows, part.T) for part in w.split(most)]
+    outs = [sum_on_mps(rows, part.T) for part in torch.split(w, most)]
     y = outs[0] if len(outs) == 1 else torch.cat(outs, -1)
     return y.reshape(*x.shape[:-1], len(w))
 
 
 def sum_on_mps(a: Tensor, b: Tensor) -> Tensor:
     """Return a (..., M, K) times b (..., K, N) as a sum of shorter products."""
-    terms = zip(a.split(LONGEST_SUM, -1), b.split(LONGEST_SUM, -2), strict=True)
-    first, *others = (x @ y for x, y in terms)
-    return sum(others, first)
+    terms = (torch.split(x, LONGEST_SUM, axis) for x, axis in ((a, -1), (b, -2)))
+    first, *others = (x @ y for x, y in zip(*terms, strict=True))
+    for other in others:
+        first = first + other
+    return first
 
 
 OPS = Ops(TorchPlainForm())
