@@ -104,10 +104,11 @@ def product_on_mps(x: Tensor, w: Tensor) -> Tensor:
 def sum_on_mps(a: Tensor, b: Tensor) -> Tensor:
     """Return a (..., M, K) times b (..., K, N) as a sum of shorter products."""
     terms = (torch.split(x, LONGEST_SUM, axis) for x, axis in ((a, -1), (b, -2)))
-    first, *others = (x @ y for x, y in zip(*terms, strict=True))
-    for other in others:
-        first = first + other
-    return first
+    total: Tensor | None = None
+    for x, y in zip(*terms, strict=True):
+        total = x @ y if total is None else total + x @ y
+    assert total is not None
+    return total
 
 
 OPS = Ops(TorchPlainForm())
