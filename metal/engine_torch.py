@@ -4,7 +4,10 @@ Tensors are bound in place with their storage offset. torch does not synchronise
 launches that write an input. torch passes Python numbers as 64-bit integers or 32-bit floats; their
 first four bytes are the 32-bit argument of the kernel.
 
-Source: PyTorch documentation, torch.mps.compile_shader; torch/csrc/mps/Module.cpp.
+A text that does not compile is a SyntaxError (c10::SyntaxError), a missing kernel a RuntimeError.
+
+Source: PyTorch documentation, torch.mps.compile_shader; torch/csrc/mps/Module.cpp,
+torch/csrc/Exceptions.h.
 """
 
 from __future__ import annotations
@@ -112,7 +115,7 @@ class MPSEngine:
             )
         except ValueError as error:
             raise too_wide(launch, error) from error
-        except (RuntimeError, AttributeError) as error:
+        except (RuntimeError, SyntaxError, AttributeError) as error:
             raise compile_error(launch, error, read_source(_whole(kernel.header))) from error
         if any(argument.writes for argument in kernel.inputs):
             torch.mps.synchronize()

@@ -74,6 +74,10 @@ class MetalError(MlxhogError):
     exit_code = 3
 
 
+class LostGPU(MetalError):
+    """A GPU gave up work, so what its memory holds is not the result; a new process may go on."""
+
+
 class Diverged(MlxhogError):
     """Numbers are not finite: too many gradients in a row, or a model's loss or logits.
 

@@ -13,10 +13,10 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from harness.estimates import Ratio
 from harness.machine import BUSY_SHARE, resident
@@ -150,6 +150,15 @@ class Arm:
             self._process.start()
         theirs.close()
 
+    def __enter__(self) -> Self:
+        """Return the arm, whose process is gone when the block ends, whatever happened."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """End the process."""
+        self._process.kill()
+        self._process.join()
+
     def ready(self) -> None:
         """Wait until the step is built and has run once."""
         self._ask("warm up")
@@ -165,12 +174,9 @@ class Arm:
         return peak
 
     def _ask(self, what: object) -> Any:
-        self._pipe.send(what)
-        try:
-            return answer(self._pipe, self.program)
-        except TimeoutError:
-            self._process.kill()
-            raise
+        with suppress(BrokenPipeError):  # it has ended, which `answer` says
+            self._pipe.send(what)
+        return answer(self._pipe, self.program)
 
 
 @dataclass(frozen=True)
@@ -245,12 +251,15 @@ def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, secon
         seconds: least length of one arm's turn; one step where a step takes longer.
     """
     twice = next(iter(programs.values()))
-    arms = {name: Arm(program, threads=threads) for name, program in programs.items()}
-    own = [*arms.values(), Arm(twice, threads=threads)]
-    for arm in own:
-        arm.ready()
-    values = take_turns(range(turns), own, lambda arm, _: arm.run(seconds))
-    peaks = [arm.close() for arm in own]
+    with ExitStack() as stack:
+        arms = {
+            name: stack.enter_context(Arm(one, threads=threads)) for name, one in programs.items()
+        }
+        own = [*arms.values(), stack.enter_context(Arm(twice, threads=threads))]
+        for arm in own:
+            arm.ready()
+        values = take_turns(range(turns), own, lambda arm, _: arm.run(seconds))
+        peaks = [arm.close() for arm in own]
     return Turns(
         {name: values[arm] for name, arm in arms.items()},
         dict(zip(arms, peaks, strict=False)),
@@ -315,5 +324,5 @@ def answer(pipe: Connection, who: object) -> Any:
         raise TimeoutError(f"{who} has not answered for {START_S:.0f} s")
     try:
         return pipe.recv()
-    except EOFError as error:
+    except (EOFError, ConnectionError) as error:
         raise RuntimeError(f"{who} ended; its own output says why") from error

@@ -238,16 +238,18 @@ TOKENS = 200  # of one decoded stream
 PEER_STREAMS = {PACKAGE: xlstm_stream, TRANSFORMERS: transformers_stream}
 
 
+STREAMS = {
+    TORCH: Program(MODULE, "our_stream", {"backend": "torch:cpu"}),
+    MLX: Program(MODULE, "our_stream", {"backend": "mlx:cpu"}, ("mlx.core",)),
+    PACKAGE: Program(MODULE, "peer_stream", {"peer": PACKAGE}),
+    TRANSFORMERS: Program(MODULE, "peer_stream", {"peer": TRANSFORMERS}),
+}
+
+
 def decode(report: Report, thread_counts: list[int]) -> None:
     """One stream of xLSTM Large, greedily, one thread."""
-    streams = {
-        TORCH: Program(MODULE, "our_stream", {"backend": "torch:cpu"}),
-        MLX: Program(MODULE, "our_stream", {"backend": "mlx:cpu"}, ("mlx.core",)),
-        PACKAGE: Program(MODULE, "peer_stream", {"peer": PACKAGE}),
-        TRANSFORMERS: Program(MODULE, "peer_stream", {"peer": TRANSFORMERS}),
-    }
     row = f"decoding one stream, d {SMALL.d} x {SMALL.blocks}, threads 1"
-    turns = report.measure(row, streams, TOKENS, 1)
+    turns = report.measure(row, STREAMS, TOKENS, 1)
     for peer in (PACKAGE, TRANSFORMERS):
         report.at_least(f"{row}: {TORCH} / {peer}", turns.ratio(peer, TORCH), 2.0)
     for backend in ("torch:cpu", "mlx:cpu"):
@@ -288,9 +290,7 @@ def peer_stream(peer: str, threads: int) -> Step:
     import torch
 
     torch.set_num_threads(threads)
-    stream = {"xlstm_stream": xlstm_stream, "transformers_stream": transformers_stream}[peer](
-        large(SMALL)
-    )
+    stream = PEER_STREAMS[peer](large(SMALL))
     return lambda: TOKENS / stream(TOKENS)
 
 

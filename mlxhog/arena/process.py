@@ -69,7 +69,7 @@ def available_bytes() -> int:
     """Bytes of shared memory that are still available; 0 if the system does not report them.
 
     Linux: the smallest of available memory, the rest of the control group's limit, and the free
-    space of /dev/shm. macOS, where shared memory is ordinary memory: free and inactive pages.
+    space of /dev/shm. macOS, where shared memory is ordinary memory: see `darwin`.
     Elsewhere all physical memory.
     """
     if sys.platform == "darwin":

@@ -20,7 +20,7 @@ class TorchArrays:
         threads: threads on the CPU.
     """
 
-    def __init__(self, device: str, threads: int) -> None:
+    def __init__(self, device: Any, threads: int) -> None:
         import torch
 
         torch.set_num_threads(threads)

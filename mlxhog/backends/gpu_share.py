@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from types import ModuleType
 
 from mlxhog.data.batch import Batch
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.models.ops.operators import LONGEST_SUM
 
 USABLE = 0.75  # share of the recommended memory; the rest is for the display and other programs
 CACHE_PART = 8  # of a worker's memory that MLX keeps of freed arrays before the first gradient
@@ -65,8 +66,14 @@ def recommended_bytes(backend: str) -> int:
 
 
 def _recommended_to_mlx(mx: ModuleType) -> int:
-    # Without an argument it describes the default device, which may be the CPU.
-    return int(mx.device_info(mx.gpu)["max_recommended_working_set_size"])
+    try:
+        # Without an argument it describes the default device, which may be the CPU.
+        return int(mx.device_info(mx.gpu)["max_recommended_working_set_size"])
+    except RuntimeError as error:  # mlx pull request 3428; `mx.metal.is_available()` stays true
+        raise EnvironmentLacks(
+            f"MLX finds no Metal device ({error}), as in a sandbox or a virtual machine without a "
+            "GPU; use --workers torch:cpu"
+        ) from error
 
 
 def relax_watchdog() -> None:
@@ -150,6 +157,36 @@ def limit_mps(share: GPUShare) -> None:
         os.environ["PYTORCH_MPS_HIGH_WATERMARK_RATIO"] = f"{high:.4f}"
         # torch refuses a low mark above the high one; its default may be above ours
         os.environ["PYTORCH_MPS_LOW_WATERMARK_RATIO"] = f"{LOW_WATERMARK * high:.4f}"
+
+
+def most_sequences(backend: str, seq_len: int) -> int:
+    """The sequences of a gradient whose tokens a backend sums right, see `LONGEST_SUM`."""
+    return LONGEST_SUM // seq_len if backend == "torch:mps" else sys.maxsize
+
+
+def token_note(backends: Sequence[str], sequences: int, seq_len: int) -> str:
+    """Why a worker computes its batch in parts; "" if none does.
+
+    Args:
+        backends: of all workers.
+        sequences: of a gradient's batch.
+        seq_len: tokens of a sequence.
+
+    Raises:
+        ConfigError: a backend cannot sum the tokens of one sequence.
+    """
+    most = min(most_sequences(backend, seq_len) for backend in backends)
+    if not most:
+        raise ConfigError(
+            f"seq_len is {seq_len:,}, and torch:mps sums at most {LONGEST_SUM:,} tokens right in a "
+            "gradient; take a smaller --seq-len, or --workers mlx:gpu"
+        )
+    if sequences <= most:
+        return ""
+    return (
+        f"workers torch:mps compute {sequences} sequences in parts of at most {most}: they sum at "
+        f"most {LONGEST_SUM:,} tokens right in a gradient"
+    )
 
 
 def rows(batch: Batch, share: GPUShare) -> Iterator[Batch]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import platform
+import re
+import stat
 import warnings
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -13,6 +17,8 @@ from numpy.typing import NDArray
 
 from mlxhog.arena import Slot
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.backends import precision
+from mlxhog.backends.autodiff import TorchArrays
 from mlxhog.backends.backend import (
     NO_TABLES,
     WEIGHTS,
@@ -27,13 +33,19 @@ from mlxhog.backends.backend import (
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.inference import Inference
 from mlxhog.data.batch import Batch
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.errors import ConfigError, EnvironmentLacks, LostGPU
 from mlxhog.files import mapped
 from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ops.kernels import choose, resolve
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
+
+STDERR = 2
+MPS_SAYS = re.compile(
+    rb"command buffer exited with error status|Execution of the command buffer was aborted"
+)
+"""What MPS writes to standard error after work that its GPU gave up (pytorch issue 125442)."""
 
 try:
     import torch
@@ -50,6 +62,11 @@ class TorchBackend(Inference):
     the GPU (`torch.mps._host_alias_storage`, private). In a training with it the inbox is the
     memory of the parameters, and gradients are read where they lie, after one wait for the GPU.
     Without it every tensor is copied, and every copy waits.
+
+    torch never asks Metal whether work failed (pytorch issue 193571): where the GPU gave it up, the
+    memory has an older gradient. So the GPU counts in a tensor, before and after each pass, and
+    after the wait its count must be ours; and MPS must not have written of it to standard error,
+    which is a worker's log.
     """
 
     def __init__(
@@ -76,6 +93,8 @@ class TorchBackend(Inference):
         super().__init__("torch", device, kernels, threads, share)
         self.device = torch.device(device)
         self._aliased = False  # the CPU sees the tensors of the GPU
+        self._counter: torch.Tensor | None = None  # of a GPU, see the class
+        self._counts = self._log_bytes = 0
         self.narrow = narrow
         torch.set_num_threads(threads)
 
@@ -98,6 +117,14 @@ class TorchBackend(Inference):
             self._flat = torch.zeros(n_floats) if live is None else torch.from_numpy(live)
             self._host = self._flat
         else:
+            if not precision.computes_long_products(
+                TorchArrays(self.device, self._threads), self._ops()
+            ):
+                raise EnvironmentLacks(
+                    f"{self.name} adds long sums wrong on this GPU with torch {torch.__version__}, "
+                    "so its gradients would be wrong; update torch, or use --workers mlx:gpu"
+                )
+            self._begin_to_count()
             self._flat = torch.zeros(n_floats, device=self.device)
             self._host, self._aliased = _host_form(self._flat)
             how = "read where they lie" if self._aliased else "copied, each with a wait for the GPU"
@@ -131,6 +158,8 @@ class TorchBackend(Inference):
         if weights != "float32":
             self.kernels = resolve("torch", self._kernels_option, self.device.type, weights=weights)
         self.model = model
+        if self.on_gpu:
+            self._begin_to_count()
         not_finite = []
         narrow = families.narrowable(model)
         self._take_tables(model, tensors)
@@ -162,6 +191,7 @@ class TorchBackend(Inference):
         """Mean cross entropy in nats and its gradient, by autograd."""
         check_batch(batch, self.model.vocab_size)
         began_ns = monotonic_ns()
+        self._count()
         batch, state = self._behind_context(batch)
         model, ops, tokens = self.model, self._ops(), self._tokens(batch.x)
         x = lm.embed(model, self.params, tokens, ops.xp)
@@ -228,12 +258,46 @@ class TorchBackend(Inference):
         return self._on_hosts([array])[0]
 
     def _on_hosts(self, tensors: Sequence[torch.Tensor]) -> list[NDArray[Any]]:
-        """Tensors as C-contiguous NumPy arrays, after one wait for the GPU if the CPU sees them."""
+        """Tensors as C-contiguous NumPy arrays, after one wait for the GPU if the CPU sees them.
+
+        Raises:
+            LostGPU: the GPU gave up work since the last call.
+        """
         tensors = [tensor.detach().contiguous() for tensor in tensors]
-        if not self._aliased:
-            return [tensor.cpu().numpy() for tensor in tensors]
-        torch.mps.synchronize()
-        return [_alias(tensor).numpy() for tensor in tensors]
+        self._count()
+        if self._counter is not None:
+            tensors.append(self._counter)
+        if self._aliased:
+            torch.mps.synchronize()
+            arrays = [_alias(tensor).numpy() for tensor in tensors]
+        else:
+            arrays = [tensor.cpu().numpy() for tensor in tensors]
+        if self._counter is not None:
+            self._check_work(arrays.pop().item())
+        return arrays
+
+    def _check_work(self, counted: int) -> None:
+        """Raise LostGPU if the GPU gave up work since the last call."""
+        begin, self._log_bytes = self._log_bytes, _size(STDERR)
+        written = (
+            os.pread(STDERR, self._log_bytes - begin, begin) if begin < self._log_bytes else b""
+        )
+        if words := MPS_SAYS.search(written):
+            raise LostGPU(f"{self.name} lost work: MPS says {words[0].decode()!r}")
+        if counted != self._counts:
+            raise LostGPU(
+                f"{self.name} lost work: its GPU counted to {counted}, expected {self._counts}"
+            )
+
+    def _begin_to_count(self) -> None:
+        self._counter, self._counts = torch.zeros((), dtype=torch.int32, device=self.device), 0
+        self._log_bytes = _size(STDERR)
+
+    def _count(self) -> None:
+        """Let the GPU count, in order with its other work."""
+        if self._counter is not None:
+            self._counter += 1
+            self._counts += 1
 
     def _from_host(self, array: Float32) -> torch.Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -255,6 +319,13 @@ class TorchBackend(Inference):
         self._trained = []
         self.inbox = np.empty(0, np.float32)
         self._flat = self._host = torch.empty(0)
+
+
+def _size(fd: int) -> int:
+    """Bytes of a file that can be read; 0 for a terminal, a pipe, or a file to write only."""
+    mode = os.fstat(fd).st_mode
+    readable = fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_WRONLY
+    return os.fstat(fd).st_size if stat.S_ISREG(mode) and readable else 0
 
 
 def _host_form(tensor: torch.Tensor) -> tuple[torch.Tensor, bool]:

@@ -21,6 +21,7 @@ EXAMPLES = (
     "doctor",
     "doctor --all",
     "doctor --json > doctor.json",
+    "doctor --paste",
     "doctor --seconds 2",
     "doctor --quick",
 )
@@ -40,6 +41,7 @@ def run(arguments: list[str]) -> int:
     flags = Flags("doctor", ABOUT, EXAMPLES)
     flags.argument("--all", action="store_true", help="show all tables")
     flags.argument("--json", action="store_true", help="one JSON object with every number")
+    flags.argument("--paste", action="store_true", help="40 lines for an issue, such as of a Mac")
     flags.argument(
         "--quick", action="store_true", help="a little of everything; the result is not stored"
     )
@@ -55,6 +57,10 @@ def run(arguments: list[str]) -> int:
     _conclude(record, keep=not effort.quick)
     if parsed.other.json:
         print_json(record)
+    elif parsed.other.paste:
+        from mlxhog.doctor.record import paste
+
+        print(paste(record))
     elif not parsed.other.quiet:
         from mlxhog.doctor.record import sections
 

@@ -25,6 +25,7 @@ from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine import darwin, float32, verdicts
 from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.machine.machine import Machine
+from mlxhog.models.ops.operators import LONGEST_SUM
 
 
 class CheckResult(StrEnum):
@@ -137,6 +138,7 @@ def check_facts(
     yield _page(machine, facts["page_bytes"])
     for package in OLDEST:
         yield _version(package, facts["versions"][package])
+    yield _long_sums(machine, facts["versions"]["torch"])
     yield _donation()
     yield check(
         "MLX_METAL_FAST_SYNCH",
@@ -206,6 +208,22 @@ def _version(package: str, version: str) -> Check:
         version,
         expected,
         f"mlxhog relies on newer behaviour: python -m pip install -U {package}",
+    )
+
+
+def _long_sums(machine: Machine, torch: str) -> Check:
+    """Check that torch adds long sums right on this GPU, by its version."""
+    name, expected = "torch's long sums", "torch 2.14 or newer on an M1 or M2"
+    if not machine.apple_gpu or torch == verdicts.NONE:
+        return absent(name, "no Apple GPU, or no torch", expected)
+    return check(
+        name,
+        _numbers(torch) >= (2, 14) or re.match(r"Apple M[12]\b", machine.chip) is None,
+        f"torch {torch} on an {machine.chip}",
+        expected,
+        f"on this GPU it adds more than {LONGEST_SUM:,} terms wrong; mlxhog splits such sums, your "
+        "own code may not: python -m pip install -U torch",
+        otherwise=CheckResult.WARN,
     )
 
 

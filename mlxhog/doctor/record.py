@@ -134,6 +134,42 @@ def sections(record: Row, *, everything: bool) -> list[Section]:
     ]
 
 
+PASTE_LINES, PASTE_WIDTH = 40, 150
+TEMPLATE = ".github/ISSUE_TEMPLATE/mac.yml"
+
+
+def paste(record: Row) -> str:
+    """Return a report of at most `PASTE_LINES` lines for an issue."""
+    gpu = record["facts"]["apple_gpu"]
+    lines = [*_heading_section(record).notes, str(answer(record))]
+    lines.append(f"Metal {'on the GPU' if gpu else 'emulated on the CPU'}")
+    for engine, group in groupby(record["kernels"], lambda row: row["engine"]):
+        rows = list(group)
+        wrong = [f"{row['name']} {row['instance']}: {_why(row)}" for row in rows if not row["ok"]]
+        lines += [f"kernels {engine}: {len(rows) - len(wrong)} of {len(rows)} agree", *wrong[:3]]
+    for mode in dict.fromkeys(row["mode"] for row in record["litmus"]):
+        rows = [row for row in record["litmus"] if row["mode"] == mode]
+        torn = sum(row["torn"] for row in rows)
+        lines.append(f"litmus {mode}: {_lost(rows)} adds lost, {torn} values torn")
+    speeds = [f"{name} {format_count(speed)}" for name, speed in record["tokens_per_s"].items()]
+    lines.append(f"tokens/s: {', '.join(speeds)}; pair: {record.get('pair')}")
+    lines.append(f"--workers auto: {record['verdict']['workers']['auto'] or 'none'}")
+    checks = (*record["checks"], *record["backends"], *record["imports"])
+    lines += [
+        f"{check['result']} {check['name']}: {check['found']}"
+        for check in checks
+        if check["result"] in TROUBLE or check["name"].startswith("float32 of")
+    ]
+    room = PASTE_LINES - 2
+    if len(lines) > room:
+        lines[room - 1 :] = [f"{len(lines) - room + 1} more lines: mlxhog doctor --json"]
+    lines += [
+        'Paste this into an issue with the template "A Mac\'s report", whatever the result',
+        f"({TEMPLATE} of the repository).",
+    ]
+    return "\n".join(line[:PASTE_WIDTH].replace("\n", " ") for line in lines)
+
+
 def answer(record: Row) -> str:
     """Return a line that says whether all promises hold."""
     failed, tried = record["failed"], len(_tried(record))

@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from functools import cache
 
 _HOST_VM_INFO64 = 4
-_VM_WORDS = 38  # struct vm_statistics64: 32-bit counts free, active, inactive, wired; then others
+_VM_WORDS = 38  # of 32 bits, in struct vm_statistics64
 _KERN_SUCCESS = 0
 _QOS_CLASS_USER_INITIATED = 0x19
 
@@ -82,9 +82,11 @@ def memory_bytes() -> int:
 
 
 def available_bytes() -> int:
-    """Memory that is available without compression or swapping: free and inactive pages.
+    """Memory that is available without swapping; 0 if the kernel does not say, or outside macOS.
 
-    0 if the kernel does not report it, or outside macOS.
+    Either the free and the inactive pages, which the compressor can make smaller, or all but those
+    that Activity Monitor calls used, if that is more: pages of files and purgeable ones are dropped
+    when others need them. Source: xnu, `mach/vm_statistics.h`.
     """
     if sys.platform != "darwin":
         return 0
@@ -101,8 +103,10 @@ def available_bytes() -> int:
     host = system.mach_host_self()
     if system.host_statistics64(host, _HOST_VM_INFO64, words, ctypes.byref(count)) != _KERN_SUCCESS:
         return 0
-    free, _active, inactive = words[0], words[1], words[2]
-    return (free + inactive) * mmap.PAGESIZE
+    free, _active, inactive, wired = words[:4]
+    purgeable, compressor, internal = words[22], words[32], words[35]
+    unused = memory_bytes() // mmap.PAGESIZE - (wired + compressor + internal - purgeable)
+    return max(free + inactive, unused) * mmap.PAGESIZE
 
 
 def translated() -> bool:

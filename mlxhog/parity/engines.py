@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from mlxhog.backends import precision
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
 from mlxhog.models import lm, lm_numpy, ngrams
 from mlxhog.models.families import ModelConfig
@@ -137,7 +138,7 @@ class FrameworkEngine:
             The result, the other results, and the gradient of the scalar by input.
         """
         ops = self._ops()
-        arrays = {name: self._array(value) for name, value in inputs.items()}
+        arrays = precision.uploaded(self._framework, inputs)
         y, others = call(ops, self._framework.leaves(arrays))
         grads: dict[str, Any] = {}
         if weight is not None:

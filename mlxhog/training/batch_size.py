@@ -37,6 +37,7 @@ import numpy as np
 from mlxhog import backends
 from mlxhog.arena.child import START_S, Child, Failed, Lane
 from mlxhog.backends.backend import Backend
+from mlxhog.backends.gpu_share import most_sequences
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_stored
@@ -48,6 +49,7 @@ from mlxhog.files.quantities import format_count, format_share, parse_count
 from mlxhog.machine import batch_speeds, float32, machine
 from mlxhog.machine.batch_speeds import BatchSpeed
 from mlxhog.machine.load import LoadWatch
+from mlxhog.models.ops.operators import LONGEST_SUM
 from mlxhog.report.views import StatusLine
 from mlxhog.training import choose_strategy
 from mlxhog.training.job import Setup
@@ -188,6 +190,8 @@ def limit_of(plan: Plan) -> Limit:
         each = text // (workers * config.grad_accumulation)
         why = f"the {_sequences(text)} of the text are at most {each} for each gradient of a step"
         limits.append(Limit(each, why))
+    most = min(most_sequences(worker.backend, config.seq_len) for worker in plan.workers)
+    limits.append(Limit(most, f"torch:mps sums at most {LONGEST_SUM:,} tokens right in a gradient"))
     own_bytes = own_gpu_bytes(plan.gpu_share, plan.workers)
     if own_bytes is not None:
         most = gradient.most_sequences(own_bytes)

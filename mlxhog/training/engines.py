@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from mlxhog._native import ops
+from mlxhog.backends import gpu_share
 from mlxhog.config import optimizers, rules
 from mlxhog.config.config import TrainConfig
 from mlxhog.machine import float32, machine, verdicts
@@ -58,7 +59,8 @@ class RunEngines:
         kernels = kernel_choice.choose_kernels(config, backends, record)
         kernel_choice.check_recorded(config, backends, kernels.of_workers, record)
         tf32 = float32.note(backends, here, promised=config.determinism != "none")
-        own = (*_product_notes(config), *filter(None, [tf32]))
+        tokens = gpu_share.token_note(backends, config.micro_batch, config.seq_len)
+        own = (*_product_notes(config), *filter(None, [tf32, tokens]))
         notes = (*chosen.notes, *writers.notes, *kernels.notes, *own)
         return cls(chosen.workers, writers, kernels.of_workers, notes, here.memory_bytes)
 

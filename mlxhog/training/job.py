@@ -15,7 +15,7 @@ from mlxhog import arena
 from mlxhog.arena import ArenaHandle, Layout, control, published
 from mlxhog.arena.control import Ring
 from mlxhog.arena.layout import PARAMETER_COPY
-from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.backends.gpu_share import GPUShare, most_sequences
 from mlxhog.cluster.link import LinkJob
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
@@ -219,6 +219,11 @@ class Job:
         return replace(job, budget=budget, step_limit=step_limit)
 
     @property
+    def log(self) -> Path:
+        """The file of the worker's output."""
+        return self.run_dir / "logs" / f"worker-{self.slot}.log"
+
+    @property
     def spec(self) -> WorkerSpec:
         """Backend and threads."""
         return self.setup.workers[self.slot - 1]
@@ -251,7 +256,8 @@ class Job:
     @property
     def micro_batch(self) -> int:
         """Sequences per gradient of the backend."""
-        return max(1, self.config.micro_batch >> self.halvings)
+        most = most_sequences(self.spec.backend, self.config.seq_len)
+        return max(1, min(self.config.micro_batch >> self.halvings, most))
 
     @property
     def gpu_share(self) -> GPUShare:

@@ -24,7 +24,7 @@ from mlxhog.arena.worker_pool import last_lines
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Backend, Float32
 from mlxhog.config import optimizers
-from mlxhog.errors import EnvironmentLacks, MetalError, MlxhogError, ShapeError, message_of
+from mlxhog.errors import EnvironmentLacks, LostGPU, MetalError, MlxhogError, ShapeError, message_of
 from mlxhog.machine import float32
 from mlxhog.machine.processes import FAULTS, end_by
 from mlxhog.machine.workers import GPU_BACKENDS
@@ -51,9 +51,8 @@ _METAL_SAYS = "Command buffer execution failed"
 
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
-    log = job.run_dir / "logs" / f"worker-{job.slot}.log"
     sys.stdout.flush()
-    with _opened(log) as stream:
+    with _opened(job.log) as stream:
         os.dup2(stream.fileno(), 1)
         os.dup2(stream.fileno(), 2)
         try:
@@ -73,9 +72,9 @@ def main(job: Job) -> None:
 
 
 def _opened(log: Path) -> IO[str]:
-    """Open a log; if its folder is gone, output to it is dropped."""
+    """Open a log, which `TorchBackend` reads; if its folder is gone, output to it is dropped."""
     try:
-        return log.open("a", buffering=1)
+        return log.open("a+", buffering=1)
     except OSError:
         return open(os.devnull, "w")
 
@@ -346,12 +345,12 @@ def gpu_steps(job: Job, arena: Arena, rule: Rule) -> MetalSteps | None:
 # -- reports to the supervisor -------------------------------------------------------------------
 #
 # macOS ends the work of a GPU worker that keeps the display waiting. MLX 0.32 raises Metal's error
-# at the next wait for the GPU; older versions, and other libraries, abort the process on a thread
-# of Metal, where no error can be caught. A process does not recover from either. The remedy is less
-# work at a time, so the worker restarts with half the micro-batch; the sequences of its ticket, and
-# so the gradient, stay the same.
-# Source: mlx, `CommandEncoder::commit` and `Event::check_error`; mlx issue 3267 (open), where users
-# report that the hints help.
+# at the next wait for the GPU; older versions abort the process on a thread of Metal, where no
+# error can be caught. torch does not look, so its backend does (`TorchBackend`). A process does not
+# recover from either. The remedy is less work at a time, so the worker restarts with half the
+# micro-batch; the sequences of its ticket, and so the gradient, stay the same.
+# Sources: mlx, `CommandEncoder::commit` and `Event::check_error`; mlx issue 3267 (open), where
+# users report that the hints help; pytorch issue 193571.
 
 
 def leave_notice(text: str) -> None:
@@ -380,7 +379,7 @@ def is_lost_gpu(error: BaseException) -> bool:
     """Whether an error or its cause is Metal's error of unfinished work."""
     cause: BaseException | None = error
     while cause is not None:
-        if _METAL_SAYS in str(cause):
+        if isinstance(cause, LostGPU) or _METAL_SAYS in str(cause):
             return True
         cause = cause.__cause__
     return False

@@ -6,6 +6,13 @@ from typing import Any
 from mlxhog.errors import ConfigError
 from mlxhog.models.ops.arrays import Array, Arrays
 
+LONGEST_SUM = 32_766
+"""Most terms of a sum in a matrix product of torch on an Apple GPU, so most tokens of a gradient.
+
+With more, MPS reads behind the operands on M1 and M2: in torch before 2.14, and in products of
+batches of matrices later, too. Sources: pytorch issues 177116, 193487 and 195163.
+"""
+
 ACTIVATIONS = (
     "gelu",
     "gelu_tanh",

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from mlxhog.backends import precision
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
+from mlxhog.models.ops.operators import LONGEST_SUM
 
 Array = NDArray[Any]
 Arrays = TorchArrays | MLXArrays
@@ -43,6 +44,16 @@ def wrong_in_the_ninth_row(right: Operator, arrays: Arrays) -> Operator:
     return linears
 
 
+def nan_in_long_sums(right: Operator, arrays: Arrays) -> Operator:
+    """As torch adds on an M1 or M2 where it reads behind the operands (pytorch issue 177116)."""
+
+    def linears(x: Any, weights: Any, biases: Any = None) -> Any:
+        y = arrays.host(right(x, weights, biases)[0])
+        return (arrays.array(np.full_like(y, np.nan) if x.shape[-1] > LONGEST_SUM else y),)
+
+    return linears
+
+
 def nan_at_minus_infinity(right: Operator, arrays: Arrays) -> Operator:
     """As fast mathematics computes a gate (mlx issue 3592)."""
 
@@ -67,6 +78,7 @@ def result_of_the_call_before(right: Operator, arrays: Arrays) -> Operator:
 FAULTS = {
     operands_of_10_bits: ("linears", precision.PRODUCTS),
     wrong_in_the_ninth_row: ("linears", precision.PRODUCTS),
+    nan_in_long_sums: ("linears", precision.PRODUCTS),
     nan_at_minus_infinity: ("head_norm_gate", precision.GATES),
     result_of_the_call_before: ("soft_cap", precision.CHAIN),
 }

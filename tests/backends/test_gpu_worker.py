@@ -19,7 +19,7 @@ from mlxhog.backends.gpu_share import GPUShare, limit_mlx, limit_mps
 from mlxhog.backends.mlx import _MOST_FORMS, MLXBackend, Signatures
 from mlxhog.data.batch import Batch
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.families import ModelConfig, init_params, param_spec
 from tests.models.sample import SMALLEST
 from tests.tolerances import GRADIENT_ANY_F32, LOGITS_F32, LOSS_F32, assert_close
 
@@ -131,11 +131,11 @@ def batch(B: int, S: int, seed: int = 0) -> Batch:
     return Batch(x, np.roll(x, -1, axis=1), n_bytes=12 * B)
 
 
-def bound(backend: Backend) -> Backend:
+def bound(backend: Backend, model: ModelConfig = MODEL) -> Backend:
     """The backend with the model's first parameters."""
-    layout = arena.plan(param_spec(MODEL), max_workers=1, n_tickets=1)
-    backend.bind(MODEL, layout.slots, layout.n_floats, None)
-    for name, value in init_params(MODEL, 0).items():
+    layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
+    backend.bind(model, layout.slots, layout.n_floats, None)
+    for name, value in init_params(model, 0).items():
         slot = layout.slots[name]
         backend.inbox[slot.offset : slot.offset + slot.size] = value.ravel()
     backend.refresh()
@@ -219,6 +219,19 @@ def test_too_many_compiled_forms_are_warned_of_once(capsys: pytest.CaptureFixtur
         signatures.call((2, S))
     out = capsys.readouterr().out
     assert out.count("warning: more than 16 compiled forms") == 1
+
+
+@pytest.mark.parametrize("name", ["mlx:gpu", "mlx:cpu"])
+def test_a_mac_without_a_metal_device_is_refused_at_once(
+    gpu: Recorder, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def device_info(_: object) -> None:
+        raise RuntimeError("[metal::load_device] No Metal device available.")
+
+    monkeypatch.setattr(mx, "device_info", device_info)
+    with pytest.raises(EnvironmentLacks, match=r"no Metal device .*--workers torch:cpu") as error:
+        mlx(name)
+    assert error.value.exit_code == 3
 
 
 def test_evaluation_and_prompts_are_cut_into_pieces() -> None:

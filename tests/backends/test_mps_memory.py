@@ -5,6 +5,7 @@ The CPU stands in for the GPU: its work on gradients is pending until somebody w
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from mlxhog.backends import torch as backend_torch
 from mlxhog.backends.backend import Grads
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.torch import TorchBackend
+from mlxhog.errors import LostGPU
 from mlxhog.models.families import param_spec
 from tests.backends.test_gpu_worker import MODEL, batch, bound
 
@@ -26,11 +28,13 @@ class MPS:
         waits: calls of `torch.mps.synchronize`.
         copies: tensors that were copied to the CPU, each with a wait.
         pending: whether a gradient is still being computed.
+        gives_up: whether Metal ends its work unfinished, so that its memory stays as it was.
     """
 
     def __init__(self) -> None:
         self.waits = self.copies = 0
-        self.pending = False
+        self.pending = self.gives_up = False
+        self._last: Any = ()
 
     def synchronize(self) -> None:
         self.waits += 1
@@ -41,11 +45,16 @@ class MPS:
         return storage
 
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        grad, cpu = torch.autograd.grad, torch.Tensor.cpu
+        grad, cpu, iadd = torch.autograd.grad, torch.Tensor.cpu, torch.Tensor.__iadd__
 
         def pending_grad(*arguments: Any, **keywords: Any) -> Any:
             self.pending = True
-            return grad(*arguments, **keywords)
+            if not self.gives_up:
+                self._last = grad(*arguments, **keywords)
+            return self._last
+
+        def added(tensor: torch.Tensor, value: Any) -> torch.Tensor:
+            return tensor if self.gives_up else iadd(tensor, value)
 
         def copied(tensor: torch.Tensor) -> torch.Tensor:
             self.copies, self.pending = self.copies + 1, False
@@ -56,6 +65,7 @@ class MPS:
         monkeypatch.setattr(torch.mps, "_host_alias_storage", self.host_alias, raising=False)
         monkeypatch.setattr(torch.autograd, "grad", pending_grad)
         monkeypatch.setattr(torch.Tensor, "cpu", copied)
+        monkeypatch.setattr(torch.Tensor, "__iadd__", added)
 
 
 @pytest.fixture
@@ -79,8 +89,11 @@ def assert_same_gradients(backend: Any, other: Any) -> None:
     loss, grads = backend.loss_and_grads(batch(2, 16))
     expected_loss, expected = other.loss_and_grads(batch(2, 16))
     assert loss == expected_loss
-    found = arrays(grads)
-    for name, grad in arrays(expected).items():
+    assert_equal(arrays(grads), arrays(expected))
+
+
+def assert_equal(found: dict[str, Any], expected: dict[str, Any]) -> None:
+    for name, grad in expected.items():
         assert found[name].flags.c_contiguous
         assert np.array_equal(found[name], grad), name
 
@@ -126,11 +139,46 @@ def test_an_older_torch_and_memory_of_the_gpu_alone_have_copies(
     assert "gradients of torch:mps are copied" in capsys.readouterr().out
     mps.copies = 0
     backend.loss_and_grads(batch(2, 16))
-    assert mps.copies == len(param_spec(MODEL)) + 1, "every gradient, and the loss"
+    assert mps.copies == len(param_spec(MODEL)) + 2, "every gradient, the loss and the count"
     backend.inbox[:] *= np.float32(1.5)
     plain.inbox[:] *= np.float32(1.5)
     backend.refresh()
     assert_same_gradients(backend, plain)
+
+
+@pytest.mark.parametrize("aliased", [True, False])
+def test_a_gradient_that_the_gpu_gave_up_is_refused(
+    mps: MPS, monkeypatch: pytest.MonkeyPatch, aliased: bool
+) -> None:
+    if not aliased:
+        monkeypatch.delattr(torch.mps, "_host_alias_storage")
+    backend = worker()
+    _, yesterday = backend.loss_and_grads(batch(2, 16))
+    backend.inbox[:] *= np.float32(1.5)
+    backend.refresh()
+    mps.gives_up = True
+    with pytest.raises(LostGPU, match="torch:mps lost work: its GPU counted to"):
+        backend.loss_and_grads(batch(2, 16))
+    monkeypatch.setattr(backend, "_counter", None)  # without it the old gradient would be added
+    _, today = backend.loss_and_grads(batch(2, 16))
+    assert_equal(arrays(today), arrays(yesterday))
+
+
+@pytest.mark.usefixtures("mps")
+def test_a_gradient_is_refused_after_mps_has_written_of_lost_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = b"Error: command buffer exited with error status.\n"  # of the process before
+    (log := tmp_path / "worker-1.log").write_bytes(earlier)
+    with log.open("a+b", buffering=0) as stream:
+        monkeypatch.setattr(backend_torch, "STDERR", stream.fileno())
+        backend = worker()
+        stream.write(b"a warning\n")
+        backend.loss_and_grads(batch(2, 16))
+        stream.write(earlier)
+        with pytest.raises(LostGPU, match="MPS says 'command buffer exited with error status'"):
+            backend.loss_and_grads(batch(2, 16))
+        backend.loss_and_grads(batch(2, 16))
 
 
 def test_a_gradient_outlives_the_next_one(mps: MPS) -> None:

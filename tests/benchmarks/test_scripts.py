@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import shutil
 import sys
 from pathlib import Path
@@ -97,6 +98,28 @@ def test_lost_adds_are_counted_as_lost(
     lost, added = shim.count_lost("planted", shim_cache, 100)
     assert 0 < lost < added
     assert 0 < shim.count_lost_by_racy(shim_cache, 100)[0] < added
+
+
+def test_every_stream_of_model_speed_decodes(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoding = load("language_models.decoding")
+    monkeypatch.setattr(decoding, "TOKENS", 3)
+    for stream in decoding.STREAMS.values():
+        assert isinstance(stream.build(threads=1)(), float)
+
+
+def test_an_arm_that_ends_at_its_start_ends_the_script_and_every_other_arm(load: Any) -> None:
+    interleaved = load("harness.interleaved")
+    good = interleaved.Program("statistics", "mean", {}, libraries=())  # misses an argument
+    waiting = interleaved.Program("tests.benchmarks.test_scripts", "waiting", {}, libraries=())
+    before = set(multiprocessing.active_children())
+    with pytest.raises(RuntimeError, match="its own output says why"):
+        interleaved.in_turns({"waits": waiting, "ends": good}, threads=1, turns=1, seconds=0.0)
+    assert set(multiprocessing.active_children()) <= before
+
+
+def waiting(threads: int) -> Any:
+    """A step that takes no time."""
+    return lambda: 0.0
 
 
 MODELS = (2, 3)  # small ones: a Large, and a stack of both kinds of blocks

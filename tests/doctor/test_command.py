@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from mlxhog.cli import doctor, main
 from mlxhog.doctor import accessors
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.litmus import READ_MODES
-from mlxhog.doctor.record import sections
+from mlxhog.doctor.record import PASTE_LINES, TEMPLATE, paste, sections
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, missing
 from mlxhog.report.table import show
@@ -54,6 +55,28 @@ def test_what_ran_on_no_gpu_is_marked_emulated(record: dict[str, Any]) -> None:
         assert not any("metal:" in name for name in row["writers"])
     assert all(row["emulated"] for row in record["kernels"])
     assert "tokens_per_s_metal" not in record
+
+
+def test_a_paste_says_in_forty_lines_what_an_issue_needs(
+    record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mlxhog.doctor.examine.examine", lambda effort, tell: dict(record))
+    assert main(["doctor", "--quick", "--paste"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) <= PASTE_LINES
+    text = "\n".join(lines)
+    for words in ("mlxhog ", "torch ", "kernels emulated:mlx: ", "litmus lossless: 0 of ",
+                  "tokens/s: ", "--workers auto", "float32 of torch:cpu", TEMPLATE):  # fmt: skip
+        assert words in text, words
+    assert str(Path.home()) not in text
+    many = [{**record["checks"][0], "result": CheckResult.WARN}] * 99
+    assert len(paste({**record, "checks": many}).splitlines()) == PASTE_LINES
+
+
+def test_the_template_of_a_macs_report_is_there() -> None:
+    template = yaml.safe_load((Path(__file__).parents[2] / TEMPLATE).read_text())
+    assert template["name"] == "A Mac's report"
+    assert any("mlxhog doctor --paste" in str(part) for part in template["body"])
 
 
 def test_nothing_of_ours_lost_or_tore_a_value(record: dict[str, Any]) -> None:

@@ -51,6 +51,15 @@ def test_what_is_too_old_or_other_fails_with_a_consequence(
     assert check.consequence
 
 
+def test_torch_that_adds_long_sums_wrong_is_warned_of(mac: Machine) -> None:
+    old = replace(mac, chip="Apple M2 Max")
+    check = by_name(old, GOOD)["torch's long sums"]
+    assert (check.result, check.found) == (CheckResult.WARN, "torch 2.13.0 on an Apple M2 Max")
+    assert "mlxhog splits such sums" in check.consequence
+    newer = {**GOOD, "versions": {"mlx": "0.32.4", "torch": "2.14.1"}}
+    assert by_name(old, newer)["torch's long sums"].result == CheckResult.PASS
+
+
 def test_a_framework_that_is_not_installed_is_absent(mac: Machine) -> None:
     facts = {**GOOD, "versions": {"mlx": "0.33.0", "torch": "not installed"}}
     assert by_name(mac, facts)["torch"].result == CheckResult.ABSENT

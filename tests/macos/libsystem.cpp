@@ -154,9 +154,11 @@ int host_statistics64(std::uint32_t host, int flavor, std::uint32_t* words, std:
   struct sysinfo info;
   sysinfo(&info);
   std::memset(words, 0, *count * sizeof *words);
-  words[0] = static_cast<std::uint32_t>(std::uint64_t{info.freeram} * info.mem_unit / kPage);
+  const auto pages = [&info](std::uint64_t n) { return static_cast<std::uint32_t>(n * info.mem_unit / kPage); };
+  words[0] = pages(info.freeram);
   words[1] = 1;
-  words[2] = static_cast<std::uint32_t>(std::uint64_t{info.bufferram} * info.mem_unit / kPage);
+  words[2] = pages(info.bufferram);
+  words[35] = pages(info.totalram - info.freeram) / 2;  // programs; the others are of files
   return 0;
 }
 

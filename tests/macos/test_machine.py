@@ -51,6 +51,21 @@ def test_memory_is_what_the_kernel_says_and_available_less_than_all_of_it():
     assert available % 16_384 == 0
 
 
+LOAD = """
+import subprocess, sys
+from mlxhog.machine.load import LoadWatch
+watch = LoadWatch()
+subprocess.run([sys.executable, "-c", "sum(range(10**7))"], check=True)
+print(watch.look().busy)
+"""
+
+
+@linux_only
+@pytest.mark.parametrize(("foreign", "busy"), [(0, "False"), (3, "True")])
+def test_only_the_work_of_other_programs_makes_a_mac_busy(foreign, busy):
+    assert simulated(LOAD, FAKE_FOREIGN_CPUS=foreign).strip() == busy
+
+
 @linux_only
 def test_rosetta_is_noticed():
     assert json.loads(simulated(HERE, FAKE_ROSETTA=1))["translated"]

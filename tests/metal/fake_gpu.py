@@ -127,8 +127,9 @@ class FakeMPS:
         self.synchronized += 1
 
     def compile_shader(self, text: str) -> Any:
+        """Raise what torch raises: c10::SyntaxError, in Python SyntaxError."""
         if self.breaks:
-            raise RuntimeError(self.breaks)
+            raise SyntaxError(self.breaks)
         self.compiled.append(text)
         return _Library(self)
 

@@ -335,6 +335,13 @@ def test_a_kernel_that_does_not_compile_shows_the_line(
         fake_engine.run(launch)
 
 
+def test_the_stand_in_raises_what_torch_raises_for_a_text_that_does_not_compile() -> None:
+    include = Path(torch.__file__).parent / "include"
+    exceptions = (include / "torch/csrc/Exceptions.h").read_text()
+    assert "_CATCH_GENERIC_ERROR(SyntaxError, PyExc_SyntaxError" in exceptions
+    assert not issubclass(SyntaxError, RuntimeError)
+
+
 def test_adopted_memory_is_the_same_on_both_sides(monkeypatch: pytest.MonkeyPatch) -> None:
     fake, fake_engine = fakes("mlx", monkeypatch)
     host = fake.memory(N)

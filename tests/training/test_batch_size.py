@@ -14,6 +14,7 @@ import yaml
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena.child import Failed
+from mlxhog.backends import gpu_share
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
@@ -246,6 +247,18 @@ def test_the_memory_of_the_gpu_bounds_the_batch(
     monkeypatch.setattr(batch_size, "own_gpu_bytes", lambda share, workers: own)
     limit = limit_of(plan)
     assert (limit.sequences, limit.why) == (5, "more do not fit in the memory of the GPU")
+
+
+def test_a_gradient_of_mps_has_no_more_tokens_than_it_adds_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = make_plan(small_config(tmp_path, batch_size=1))
+    sums = "torch:mps sums at most 32,766 tokens right in a gradient"
+    most = limit_of(replace(plan, workers=(WorkerSpec("torch:cpu", 1), CPU))).sequences
+    monkeypatch.setattr(batch_size, "own_gpu_bytes", lambda share, workers: None)
+    monkeypatch.setattr(gpu_share, "LONGEST_SUM", 32 * (most // 2) + 31)
+    limit = limit_of(replace(plan, workers=(WorkerSpec("torch:mps", 1), CPU)))
+    assert (limit.sequences, limit.why) == (most // 2, sums)
 
 
 def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does(

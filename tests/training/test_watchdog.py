@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,8 @@ import pytest
 from mlxhog import train
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.data.batch import Batch
-from mlxhog.errors import WorkerFailed
+from mlxhog.errors import LostGPU, WorkerFailed
+from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress
 from mlxhog.strategies import Lease
 from mlxhog.training import worker
@@ -105,6 +107,7 @@ def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(
 
 def test_only_metals_errors_of_unfinished_work_count_as_such() -> None:
     assert worker.is_lost_gpu(RuntimeError(lost_gpu.MLX_SAYS))
+    assert worker.is_lost_gpu(LostGPU("torch:mps lost work"))
     assert not worker.is_lost_gpu(RuntimeError("[metal::malloc] Resource limit (499000) exceeded."))
 
 
@@ -123,10 +126,15 @@ def job(**options: Any) -> Job:
 
 
 def test_every_abort_halves_micro_batches_and_pieces_down_to_one() -> None:
-    config = SimpleNamespace(micro_batch=6)
-    setup = SimpleNamespace(config=config, gpu_share=GPUShare(piece_tokens=4096))
-    jobs = [job(setup=setup, halvings=halvings) for halvings in range(4)]
+    setup = SimpleNamespace(
+        config=SimpleNamespace(micro_batch=6, seq_len=10_000),
+        gpu_share=GPUShare(piece_tokens=4096),
+        workers=(WorkerSpec("mlx:gpu", 1), WorkerSpec("torch:mps", 1)),
+    )
+    jobs = [job(setup=setup, slot=1, halvings=halvings) for halvings in range(4)]
     assert [job.micro_batch for job in jobs] == [6, 3, 1, 1]
+    of_mps = [replace(job, slot=2).micro_batch for job in jobs]
+    assert of_mps == [3, 3, 1, 1], "no gradient has more tokens than MPS adds right"
     assert [job.gpu_share.piece_tokens for job in jobs] == [4096, 2048, 1024, 512]
 
 

@@ -104,7 +104,8 @@ void Threadgroup::run_fibers() {
     member.finished = false;
     member.gate = nullptr;
     member.shown = 0;
-    member.fiber.begin((*stacks_)[i], fiber_main, &member);
+    if (!member.begun) member.fiber.begin((*stacks_)[i], fiber_main, &member);
+    member.begun = true;
   }
   // Under chaos any thread is next, or, in half of the groups, a simd-group is as far ahead as the others let it be.
   const bool one_ahead = launch_.lockstep != 0 && random_.below(2) == 0;
@@ -139,13 +140,15 @@ std::size_t Threadgroup::next_ready(std::size_t from) const {
 
 void Threadgroup::fiber_main(void* argument) {
   auto& member = *static_cast<Member*>(argument);
-  try {
-    member.group->body_(member.group->buffers_, member.thread);
-  } catch (const std::exception& error) {
-    member.group->failure_ = error.what();
+  for (;;) {  // a group each time
+    try {
+      member.group->body_(member.group->buffers_, member.thread);
+    } catch (const std::exception& error) {
+      member.group->failure_ = error.what();
+    }
+    member.finished = true;
+    member.fiber.leave();
   }
-  member.finished = true;
-  member.fiber.leave();
 }
 
 void Threadgroup::require_lockstep(Place place) const {

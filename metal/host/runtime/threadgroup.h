@@ -39,6 +39,7 @@ class Threadgroup {
     Fiber fiber;
     Thread thread;
     Threadgroup* group;
+    bool begun = false;  // its fiber, which serves one group after another
     bool finished;
     const Gate* gate;  // where it waits, or null
     ulong openings;    // of the gate when it came

@@ -222,7 +222,7 @@ def execute(
     observer: AbstractContextManager[Observer[StudyProgress]],
     *,
     retry_failed: bool = False,
-    run: RunFunction = train,
+    run: RunFunction | None = None,
 ) -> SessionResult:
     """Execute a session.
 
@@ -233,7 +233,7 @@ def execute(
         parallel: candidates at once.
         observer: gets the progress.
         retry_failed: repeat the failed runs of earlier sessions.
-        run: executes one run.
+        run: executes one run; default: `candidate.train`.
 
     Raises:
         ConfigError: the execution is impossible.
@@ -243,6 +243,7 @@ def execute(
     """
     study = planning.study
     check_execution(how, study)
+    run = run or partial(train, parallel=parallel)
     with store.lock(), ExitStack() as stack:
         store.keep_parallel(how.parallel)
         if study.share_embedding:

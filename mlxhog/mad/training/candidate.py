@@ -65,6 +65,7 @@ def train(
     callbacks: Callbacks | None = None,
     rungs: tuple[int, ...] = (),
     worker_options: Mapping[str, object] | None = None,
+    parallel: int = 1,
     on_end: Callable[[Arena], None] = lambda arena: None,
     tell: Tell = lambda message: None,
     prepare: Prepare = no_preparation,
@@ -79,6 +80,7 @@ def train(
             the run is evaluated once more and is "interrupted"; a second one leaves this function.
         rungs: steps at which the run is evaluated and `callbacks.should_prune` is called.
         worker_options: options of `TrainConfig`, see `mad.options.worker_options`.
+        parallel: runs at once, which share the GPU's memory.
         on_end: called with the arena, at rest, before it is removed; not for a diverged run.
         tell: gets messages for the user: choices for this machine, dead workers.
         prepare: called with the context of the one worker before its first step.
@@ -91,7 +93,7 @@ def train(
         EnvironmentLacks: a backend, or memory, is missing.
         WorkerFailed: one of several workers died too often; the message names its log.
     """
-    plan = make_run_plan(config, worker_options)
+    plan = make_run_plan(config, worker_options, parallel=parallel)
     for note in plan.notes:
         tell(note)
     callbacks = callbacks or Callbacks()

@@ -204,8 +204,18 @@ def check_reach(origin: str, architecture: MADConfig, rows: Iterable[Settings]) 
         )
 
 
-def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None = None) -> RunPlan:
+def make_run_plan(
+    config: RunConfig,
+    worker_options: Mapping[str, object] | None = None,
+    *,
+    parallel: int = 1,
+) -> RunPlan:
     """Check a run against its task and this machine, without a row and without a framework.
+
+    Args:
+        config: the run.
+        worker_options: options of `TrainConfig` for several workers.
+        parallel: runs at once, which share the GPU's memory.
 
     Raises:
         ConfigError: a setting, a size or a mix of backends is impossible.
@@ -265,7 +275,7 @@ def make_run_plan(config: RunConfig, worker_options: Mapping[str, object] | None
         notes=(*chosen.notes, *writers.notes, *kernels.notes),
         layout=plan_layout(spec, strategy, rule, n_tickets, scores),
         decay=frozenset(name for name, one in spec.items() if one.decay or protocol.wd_all),
-        gpu_share=GPUShare(workers=max(1, sum(w.backend in GPU_BACKENDS for w in workers))),
+        gpu_share=GPUShare(workers=parallel * max(1, sum(b in GPU_BACKENDS for b in backends))),
         batches=task_rows.batches,
         schedule=_schedule(protocol, lr, limit, per_epoch),
         side_jobs=partial(ScoreJobs, task_rows, model),

@@ -313,5 +313,6 @@ class MetalCells(PlainForm):
         before = xp.concatenate([h0[:, None], h[:, :-1]], 1)
         before = xp.where(starts[:, :, None, None] != 0, 0.0, before)
         rows = xp.permute(dG, (3, 2, 4, 0, 1)).reshape(NH, 4 * DH, B * S)
-        dR = rows @ xp.permute(before, (2, 0, 1, 3)).reshape(NH, B * S, DH)
+        columns = xp.permute(before, (2, 0, 1, 3)).reshape(NH, B * S, DH)
+        dR = self.sum_of_products(rows, columns)
         return dR.reshape(NH, 4, DH, DH), dG.sum((0, 1))

@@ -10,8 +10,12 @@ from torch import Tensor
 
 from mlxhog.models.ops import arrays_torch
 from mlxhog.models.ops.arrays import Arrays
-from mlxhog.models.ops.operators import Ops
+from mlxhog.models.ops.operators import LONGEST_SUM, Ops
 from mlxhog.models.ops.reference.plain import PlainForm
+
+MOST_FLOATS = (1 << 29) - 1
+"""Most (M + 2 K) N of a product (M, K) (K, N) on an Apple GPU: from 2^31 bytes on some rows are
+wrong (pytorch issues 109457 and 122045)."""
 
 
 class TorchPlainForm(PlainForm):
@@ -39,7 +43,11 @@ class TorchPlainForm(PlainForm):
 
     def product(self, x: Tensor, w: Tensor) -> Tensor:
         """Return x W^T, computed in the type of w and returned in that of x."""
-        return F.linear(x.to(w.dtype), w).to(x.dtype)
+        linear = product_on_mps if x.device.type == "mps" else F.linear
+        return linear(x.to(w.dtype), w).to(x.dtype)
+
+    def sum_of_products(self, a: Tensor, b: Tensor) -> Tensor:
+        return sum_on_mps(a, b) if a.device.type == "mps" else a @ b
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, seen: Tensor | None) -> Tensor:
         """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""
@@ -67,6 +75,40 @@ class TorchPlainForm(PlainForm):
         cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
         first, second = x[..., :half], x[..., half:]
         return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
+
+
+def product_on_mps(x: Tensor, w: Tensor) -> Tensor:
+    """Return x W^T in parts that an Apple GPU computes right, with their gradients.
+
+    The gradient of x is a sum over the rows of W, and that of W one over the rows of x, so both are
+    split, and so are the terms of the sum itself. All products have two dimensions: others are not
+    deterministic in bfloat16 on an M5 (pytorch issue 180776).
+
+    Args:
+        x: (..., K), M rows in all.
+        w: (N, K).
+    """
+    rows = x.reshape(-1, x.shape[-1])
+    if len(rows) > LONGEST_SUM:
+        parts = [product_on_mps(part, w) for part in torch.split(rows, LONGEST_SUM)]
+        return torch.cat(parts).reshape(*x.shape[:-1], len(w))
+    M, K = rows.shape
+    # of x W^T, of its gradient dy W, and of dy^T x
+    most = min(LONGEST_SUM, MOST_FLOATS // (M + 2 * K), (MOST_FLOATS // K - M) // 2)
+    most = max(1, min(most, MOST_FLOATS // K - 2 * M))
+    outs = [sum_on_mps(rows, part.T) for part in torch.split(w, most)]
+    y = outs[0] if len(outs) == 1 else torch.cat(outs, -1)
+    return y.reshape(*x.shape[:-1], len(w))
+
+
+def sum_on_mps(a: Tensor, b: Tensor) -> Tensor:
+    """Return a (..., M, K) times b (..., K, N) as a sum of shorter products."""
+    terms = (torch.split(x, LONGEST_SUM, axis) for x, axis in ((a, -1), (b, -2)))
+    total: Tensor | None = None
+    for x, y in zip(*terms, strict=True):
+        total = x @ y if total is None else total + x @ y
+    assert total is not None
+    return total
 
 
 OPS = Ops(TorchPlainForm())

@@ -30,6 +30,10 @@ class PlainForm(MLSTMCell, Recurrences):
     def product(self, x: Array, w: Array) -> Array:
         """Return x W^T, computed in the type of w and returned in that of x."""
 
+    def sum_of_products(self, a: Array, b: Array) -> Array:
+        """Return a (..., M, K) times b (..., K, N), for a K of all positions of a batch."""
+        return a @ b
+
     @abstractmethod
     def attend(self, q: Array, k: Array, v: Array, seen: Array | None) -> Array:
         """Attend where `seen` (..., S, L); None is causal with as many keys as queries."""

@@ -389,3 +389,8 @@ def test_an_slstm_holds_a_state_at_16_times_the_training_length_and_an_mlstm_doe
     result = train(replace(config, layers=parse(layers)))
     assert [end for end, _ in result.by_length] == [16, 32, 64, 128, 256]
     assert all((accuracy == 1.0) == held for _, accuracy in result.by_length)
+
+
+def test_runs_at_once_share_the_memory_of_a_gpu() -> None:
+    alone, beside = make_run_plan(small_run()), make_run_plan(small_run(), parallel=3)
+    assert (alone.gpu_share.workers, beside.gpu_share.workers) == (1, 3)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from mlxhog.metal.host import build
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
 from tests.metal.host import probes
@@ -70,6 +74,17 @@ def test_threads_that_meet_meet_under_chaos_too(host_engine, consumer: str):
     y = host_engine(consumer, chaos=7).run(on(probes.GROUP_SUM, x))["y"]
     for start in range(0, 1000, 256):
         assert (y[start : start + 256] == x[start : start + 256].sum()).all()
+
+
+@pytest.mark.slow
+def test_a_fiber_is_begun_once_and_serves_later_groups(host_engine, consumer: str, shim_cache):
+    flags = ("-DMLXHOG_UCONTEXT", "-include", str(Path(__file__).parent / "count_contexts.h"))
+    engine = host_engine(consumer, chaos=3, threads=1, flags=flags)
+    runtime = ctypes.CDLL(str(build._runtime(shim_cache, "g++", flags)))
+    contexts = ctypes.c_int.in_dll(runtime, "mlxhog_contexts")
+    before, x = contexts.value, np.ones(40 * 256, np.float32)
+    assert (engine.run(on(probes.GROUP_SUM, x))["y"] == 256).all()
+    assert contexts.value - before == 256, "one for each thread of a group"
 
 
 @pytest.mark.slow

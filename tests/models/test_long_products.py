@@ -1,0 +1,150 @@
+"""Products of torch on an Apple GPU: no sum is longer than MPS adds right, and no bit differs.
+
+`OnFaultyMPS` is a stand-in for the fault: a longer sum is NaN, as if it had read behind operands.
+"""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from mlxhog.backends.autodiff import TorchArrays
+from mlxhog.backends.gpu_share import GPUShare, most_sequences, token_note
+from mlxhog.backends.precision import compared, computes_long_products
+from mlxhog.backends.torch import TorchBackend
+from mlxhog.data.batch import Batch
+from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.models import families
+from mlxhog.models.ops import operators
+from mlxhog.models.ops.kernels import choose
+from mlxhog.models.ops.reference import ops_torch
+from mlxhog.models.ops.reference.ops_torch import TorchPlainForm, product_on_mps, sum_on_mps
+from mlxhog.models.xlstm_large import XLSTMLargeConfig
+from tests.backends.test_gpu_worker import bound
+
+LIMIT = operators.LONGEST_SUM
+
+
+class OnFaultyMPS(TorchDispatchMode):
+    """Computes as MPS on an M1 or M2: with K > `longest` terms, and M and N >= 16, NaN.
+
+    Attributes:
+        sizes: (M, K, N) of all products of two matrices.
+    """
+
+    def __init__(self, longest=LIMIT):
+        super().__init__()
+        self.longest, self.sizes = longest, []
+
+    def __torch_dispatch__(self, function, types, args=(), keywords=None):
+        result = function(*args, **(keywords or {}))
+        name = function._schema.name.removeprefix("aten::")
+        if name in ("mm", "bmm", "addmm"):
+            a, b = args[-2:]
+            M, K, N = *a.shape[-2:], b.shape[-1]
+            self.sizes.append((M, K, N))
+            if self.longest < K and min(M, N) >= 16:
+                result.fill_(np.nan)
+        return result
+
+
+@pytest.fixture
+def on_mps(monkeypatch):
+    """Plain operators of torch compute on the CPU as they do on an Apple GPU."""
+    monkeypatch.setattr(TorchPlainForm, "product", lambda _, x, w: product_on_mps(x, w))
+
+
+def integers(*shape):
+    """Small integers, whose sums are exact in any order."""
+    values = torch.from_numpy(np.random.default_rng(0).integers(-2, 3, shape).astype(np.float32))
+    return values.requires_grad_()
+
+
+@pytest.mark.parametrize(
+    ("x", "w"),
+    [
+        pytest.param((2, 3, LIMIT + 9), (4, LIMIT + 9), id="terms"),
+        pytest.param((2, 9, 8), (2 * LIMIT + 7, 8), id="rows of the head"),
+        pytest.param((3, LIMIT // 2, 8), (5, 8), id="tokens"),
+    ],
+)
+def test_a_split_product_and_its_gradients_have_the_bits_of_one_product(x, w):
+    x, w = integers(*x), integers(*w)
+    one, split = torch.nn.functional.linear(x, w), product_on_mps(x, w)
+    assert torch.equal(split, one)
+    dy = integers(*one.shape)
+    for ours, expected in zip(
+        torch.autograd.grad(split, (x, w), dy), torch.autograd.grad(one, (x, w), dy), strict=True
+    ):
+        assert torch.equal(ours, expected)
+
+
+def test_a_sum_over_all_positions_of_a_batch_has_the_bits_of_one_product():
+    a, b = integers(2, 3, LIMIT + 9), integers(2, LIMIT + 9, 4)
+    assert torch.equal(sum_on_mps(a, b), a @ b)
+
+
+def test_no_product_of_operands_has_more_bytes_than_mps_multiplies_right(monkeypatch):
+    monkeypatch.setattr(ops_torch, "MOST_FLOATS", most := 6_000)
+    x, w = integers(50, 16), integers(90, 16)
+    with OnFaultyMPS() as mps:
+        torch.autograd.grad(product_on_mps(x, w).sum(), (x, w))
+    assert mps.sizes
+    assert max((M + 2 * K) * N for M, K, N in mps.sizes) <= most
+    wide = integers(50, 500)  # no part is small enough: as small as possible
+    assert product_on_mps(wide, integers(3, 500)).shape == (50, 3)
+
+
+@pytest.mark.usefixtures("on_mps")
+def test_the_gradient_of_a_long_vocabulary_has_no_longer_sum(monkeypatch):
+    monkeypatch.setattr(ops_torch, "LONGEST_SUM", longest := 64)
+    model = XLSTMLargeConfig(
+        vocab_size=200, hidden_size=16, num_heads=2, num_hidden_layers=1, chunk_size=16
+    )
+    tokens = np.random.default_rng(0).integers(1, 200, (2, 33), dtype=np.int32)
+    batch = Batch(tokens[:, :-1].copy(), tokens[:, 1:].copy(), n_bytes=0)
+    backend = bound(
+        TorchBackend("torch:cpu", threads=1, kernels="reference", share=GPUShare()), model
+    )
+    with OnFaultyMPS(longest) as mps:
+        loss, grads = backend.loss_and_grads(batch)
+    assert np.isfinite(loss)
+    assert set(grads) == set(families.param_spec(model))
+    assert max(K for _, K, _ in mps.sizes) <= longest
+    assert any(N == 16 and K == longest for _, K, N in mps.sizes), "the head's gradient is a sum"
+
+
+def test_the_probe_notices_a_device_that_adds_long_sums_wrong():
+    arrays, ops = TorchArrays("cpu", 1), choose("torch", "reference", "cpu")
+    assert computes_long_products(arrays, ops)
+    with OnFaultyMPS():
+        assert not computes_long_products(arrays, ops)
+        assert "products" in compared(arrays, ops).bad
+
+
+@pytest.mark.usefixtures("on_mps")
+def test_the_probe_passes_where_products_are_split():
+    arrays, ops = TorchArrays("cpu", 1), choose("torch", "reference", "cpu")
+    with OnFaultyMPS():
+        assert computes_long_products(arrays, ops)
+        assert compared(arrays, ops).bad == []
+    with OnFaultyMPS(longest=20_000):
+        assert not computes_long_products(arrays, ops)
+
+
+def test_a_worker_refuses_a_gpu_that_adds_long_sums_wrong(monkeypatch):
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    backend = TorchBackend("torch:mps", threads=1, kernels="reference", share=GPUShare())
+    backend.device = torch.device("cpu")
+    with OnFaultyMPS(), pytest.raises(EnvironmentLacks, match="adds long sums wrong on this GPU"):
+        bound(backend)
+
+
+def test_a_gradient_of_mps_has_no_more_tokens_than_it_adds_right():
+    assert most_sequences("torch:mps", 1024) == 31
+    assert most_sequences("mlx:gpu", 1024) > 1 << 30
+    assert token_note(["mlx:gpu", "torch:cpu"], 999, 99_999) == ""
+    assert token_note(["torch:mps"], 31, 1024) == ""
+    assert "64 sequences in parts of at most 31" in token_note(["torch:mps", "mlx:cpu"], 64, 1024)
+    with pytest.raises(ConfigError, match="seq_len is 40,000"):
+        token_note(["torch:mps"], 1, 40_000)
