@@ -172,6 +172,11 @@ class Run:
         names = self._read_status().get("automatic")
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
+    def ended_with(self, checkpoint: Path) -> bool:
+        """Whether nothing was trained after this checkpoint of the run, which may be a copy."""
+        newest = self.read_status().get("checkpoint")
+        return isinstance(newest, str) and Path(newest).name == checkpoint.name
+
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`; numbers that are not finite become null.
 

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 ABOUT = """\
 Score text with a trained model: bits per byte, which can be compared between tokenizers, and
 perplexity per token, which cannot. As in the evaluation of a run, the text is cut into sequences,
-each without the text before it. Without --data it is all held-out text of the run."""
+each without the text before it. Without --data it is all held-out text of the run, and the part of
+it that the run's own evaluations score."""
 EXAMPLES = (
     "eval latest",
     "eval latest --data letter.txt",
@@ -109,6 +110,9 @@ def run(arguments: list[str]) -> int:
     ):
         for name, file in _files(config, corpus, options, model, path, Path(folder)):
             scores[name] = _score(model, name, file, seq_len, line.show)
+        part = None
+        if corpus is None and trained is not None and (own := _own_part(trained, file)) is not None:
+            part = _score(model, name, own, seq_len, line.show)
     whole = sum(scores.values(), Score())
     if not whole.tokens:
         raise DataError(f"{config.data} holds no text; choose other files")
@@ -119,10 +123,23 @@ def run(arguments: list[str]) -> int:
         "files": [{"file": name, **_numbers(score)} for name, score in scores.items()],
         "skipped": [] if corpus is None else [one.to_json() for one in corpus.skipped],
         **_numbers(whole),
+        **({} if part is None else {"part": _numbers(part)}),
         "seconds": round(time.monotonic() - began, 3),
     }
-    print(json.dumps(record) if parsed.other.json else _table(record, scores, whole))
+    print(json.dumps(record) if parsed.other.json else _table(record, scores, whole, part))
     return 0
+
+
+def _own_part(run: "Run", file: "TokenFile | None") -> "TokenFile | None":
+    """Return the part of the held-out text that evaluations of a run score; None if it is all."""
+    from mlxhog.data import subset
+
+    held_out = run.read_status().get("held_out")
+    n_bytes = held_out.get("asked_bytes") if isinstance(held_out, dict) else None
+    if file is None or type(n_bytes) is not int or n_bytes <= 0:
+        return None
+    part = subset.of(file, n_bytes)
+    return None if part is file else part
 
 
 def _options(run: "Run") -> TrainConfig:
@@ -175,12 +192,16 @@ def _numbers(score: "Score") -> dict[str, float | int | None]:
     }
 
 
-def _table(record: dict[str, Any], scores: "dict[str, Score]", whole: "Score") -> str:
+def _table(
+    record: dict[str, Any], scores: "dict[str, Score]", whole: "Score", part: "Score | None"
+) -> str:
     """Return the table of the files with text and their sum, with checkpoint and backend."""
     from mlxhog.report.table import aligned, cut_path
 
     header = ("file", "bits/byte", "perplexity", "bytes", "tokens")
     many = {"whole": whole} if len(scores) > 1 else {}
+    if part is not None:
+        many["its part of every evaluation"] = part
     rows = [
         (
             cut_path(name, 36),

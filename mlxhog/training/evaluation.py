@@ -393,6 +393,7 @@ class TextJobs:
     def _evaluate(self) -> None:
         """Evaluate the fixed part; drop the result if training ends before it is complete."""
         context, began_ns = self.context, monotonic_ns()
+        steps = context.arena.counters.load("steps")
         context.copy_to_inbox()
         context.entry.beat(Phase.EVALUATE)
 
@@ -406,7 +407,7 @@ class TextJobs:
         self.ring.append(
             kind=RecordKind.EVALUATION,
             worker=self.job.slot,
-            version=context.arena.counters.load("version"),
+            version=steps,
             t_ns=monotonic_ns(),
             nats=score.nats,
             n_bytes=score.n_bytes,

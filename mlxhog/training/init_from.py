@@ -20,6 +20,7 @@ from mlxhog.arena import Arena
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
+from mlxhog.checkpoint.run import run_of
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, DataError, MlxhogError
@@ -27,6 +28,7 @@ from mlxhog.files import mapped
 from mlxhog.models import families, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.xlstm_large.config import SPELLINGS
+from mlxhog.training.resume import score_of
 
 OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "vocab_size")
 """Fields in which a model may differ from the checkpoint of its initial weights."""
@@ -205,8 +207,9 @@ class InitialWeights:
         where = f"begins with the weights of {self.opened.path}"
         if (self.opened.path / manifest.NAME).is_file():
             record = manifest.read(self.opened.path)
-            bits = record["state"].get("val_bits_per_byte")
-            known = "" if bits is None else f", held-out {bits:.3f} on its own text"
+            path = self.opened.path.resolve()
+            score = score_of(run_of(path), path, record["state"])
+            known = f", {score}, on its own text" if score else ""
             where = f"{where} (step {record['step']:,}{known})"
         resized = self.vocabulary is not None and not self.vocabulary.unchanged
         return (where, str(self.vocabulary)) if resized else (where,)
