@@ -127,7 +127,7 @@ def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path: Path) -
     config = small_config(tmp_path, workers="mlx:cpu*2", strategy="sync", **options)
     first = train(config)
     plan = make_plan(replace(config, workers="mlx:cpu", strategy="serial", resume=first.run))
-    n, schedule = plan.layout.n_tickets, plan.schedule()
+    n, schedule = plan.layout.n_tickets, plan.schedule(0.0)
     assert state(first)["version"] == 2  # of two batches each
     assert schedule(0.0, 2 + n - 4 - 1) == 2 * schedule(0.0, 2 + n - 4)
 
