@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> int:
     chosen = any(value.name == "checkpoint" for value in parsed.values)
     path = locate(parsed.other.model, Path(config.out), config.checkpoint if chosen else None)
     trained = run_of(path.resolve())  # a run's `model` is a link to one
-    options = None if trained is None else _options(trained)
+    options = None if trained is None else _options(trained, config.data)
     if config.data is None and options is None:
         raise ConfigError(
             f"{path} is not a checkpoint of a run, so it has no held-out text; name one with --data"
@@ -142,11 +142,9 @@ def _own_part(run: "Run", file: "TokenFile | None") -> "TokenFile | None":
     return None if part is file else part
 
 
-def _options(run: "Run") -> TrainConfig:
-    """Return the options of a run."""
-    from mlxhog.config.sources import read_stored
-
-    return train_config([read_stored(run.config_path)])
+def _options(run: "Run", data: str | None) -> TrainConfig:
+    """Return the options of a run, with the place of its text unless another text is named."""
+    return train_config([run.options(data=data)])
 
 
 def _files(

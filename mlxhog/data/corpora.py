@@ -305,6 +305,23 @@ def _read_all(files: Sequence[Path], read: Callable[[Path], Iterator[bytes]]) ->
         yield from read(path)
 
 
+def full_path(spec: str) -> str | None:
+    """Return the name of a corpus with its full path; None for one that is no path."""
+    kind = next((kind for kind in ("file:", "dir:") if spec.startswith(kind)), "")
+    if spec in _NAMED or spec.startswith("hf:"):
+        return None
+    return kind + os.path.abspath(expanded(spec.removeprefix(kind)))
+
+
+def is_missing(spec: str) -> bool:
+    """Whether a corpus is a path or a glob of which nothing exists."""
+    path = full_path(spec)
+    if path is None:
+        return False
+    path = path.removeprefix("file:").removeprefix("dir:")
+    return not (os.path.lexists(path) or glob.glob(path, recursive=True))
+
+
 def _unknown(spec: str, path: Path) -> str:
     names = ", ".join(_NAMED)
     if path.parent != Path() or path.suffix or spec.startswith(("file:", "dir:")):

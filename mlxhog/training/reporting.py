@@ -20,6 +20,7 @@ from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
 from mlxhog.config.strategy import strategy_name
+from mlxhog.data import corpora
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
 from mlxhog.files.paths import path_from_here
@@ -219,6 +220,7 @@ class Reporter:
                 "emulated": self.plan.emulated,
                 "model": _model_name(self.plan),
                 "data": config.data,
+                "data_path": corpora.full_path(config.data),
                 "held_out": self.plan.held_out.to_json(),
                 "parameters": self.plan.parameters,
                 "steps": steps,
