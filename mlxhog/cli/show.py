@@ -113,7 +113,7 @@ def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[st
         "held-out": [
             *_held_out(record),
             f"training {words['train bits per byte']}",
-            *filter(None, [record.counts_text]),
+            *filter(None, [record.counts_text, str(record.part.get("seen") or "")]),
         ],
         "options": [f"{name} {spelled[name]}" for name in facts["options"]] or ["the defaults"],
         "checkpoints": facts["checkpoints"] or ["none yet"],

@@ -108,6 +108,7 @@ def summary(result: "Result") -> str:
     ]
     if bits is not None or (result.val_share is not None and result.status == "done"):
         lines.append(f"held-out text: {_held_out(result)}")
+        lines += wrapped(f"note: {result.val_seen}") if result.val_seen else []
     counts = result.counts_bits_per_byte
     if bits is not None and counts is not None and result.val_at_end:
         lines.append(beside_counts(bits, counts))

@@ -296,6 +296,8 @@ class Result:
         val_bytes: bytes of text of these labels.
         val_share: share of this part in all held-out text, up to 1; None without evaluations.
         val_text: name of the part; runs with the same name were evaluated on the same text.
+        val_seen: a note if an earlier run, whose weights this one began with, trained on some of
+            the held-out text; else None.
         val_of_completions: whether the held-out text consists of examples, so that only their
             completions count.
         final_bits_per_byte: evaluation of more held-out text after training, as much as time
@@ -350,6 +352,7 @@ class Result:
     val_bytes: int | None = None
     val_share: float | None = None
     val_text: str | None = None
+    val_seen: str | None = None
     val_step: int | None = None
     val_of_completions: bool = False
     final_bits_per_byte: float | None = None
@@ -411,6 +414,7 @@ class Result:
             "val_bytes": self.val_bytes,
             "val_share": self.val_share,
             "val_text": self.val_text,
+            "val_seen": self.val_seen,
             "val_at_end": self.val_at_end,
             "val_of_completions": self.val_of_completions,
             "final_bits_per_byte": self.final_bits_per_byte,

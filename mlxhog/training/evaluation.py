@@ -96,6 +96,7 @@ class HeldOutPart:
         larger_share: largest part of all held-out text in the larger final score; 0 without it.
         tokens: number of its tokens.
         estimate_s: seconds to score it by `FLOPS`.
+        seen: a note if earlier runs, whose weights the run began with, trained on some of it.
     """
 
     asked_bytes: int
@@ -107,6 +108,7 @@ class HeldOutPart:
     larger_share: float
     tokens: int
     estimate_s: float
+    seen: str = ""
 
     @classmethod
     def of(

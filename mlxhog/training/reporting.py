@@ -260,6 +260,7 @@ class Reporter:
             val_bytes=self.monitor.val_bytes,
             val_share=self.monitor.val_share,
             val_text=self.plan.held_out.text,
+            val_seen=self.plan.held_out.seen or None,
             val_step=self.monitor.val_step,
             final_bits_per_byte=self.monitor.final_bits_per_byte,
             final_tokens=self.monitor.final_tokens,
