@@ -115,8 +115,9 @@ def p_value(differences: Sequence[float], planned: int) -> float:
     so_far = [k for k in looks if k <= len(differences)]
     if not so_far:
         return math.nan
-    least = min(single_look(differences[:k]).p / (k / planned) ** SHAPE for k in so_far)
-    bound = least * sum((k / planned) ** SHAPE for k in looks)
+    spent = {k: float((k / planned) ** SHAPE) for k in looks}
+    least = min(single_look(differences[:k]).p / spent[k] for k in so_far)
+    bound = least * sum(spent.values())
     return min(bound, ERROR if least <= LEVELS[planned] else 1.0)
 
 
