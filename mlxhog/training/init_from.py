@@ -305,7 +305,8 @@ def _pieces(file: TokenFile, tokenizer: Tokenizer) -> list[bytes]:
         document = int(np.searchsorted(file.starts, place, side="right")) - 1
         begin, end = int(file.starts[document]) + 1, int(file.starts[document + 1])
         begin = max(begin, min(place, end - PROBE_BYTES))
-        piece = tokenizer.decode(file.tokens[begin : begin + PROBE_BYTES])[:PROBE_BYTES]
+        ids = file.tokens[begin : min(end, begin + PROBE_BYTES)].astype(np.int32)
+        piece = tokenizer.decode(ids)[:PROBE_BYTES]
         if len(piece) >= PROBE_BYTES // 4:
             pieces[begin] = piece
     return list(pieces.values())

@@ -67,7 +67,7 @@ class Reporter:
         self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
         self.sample: str | None = None
         self._board: TensorBoard | None = None
-        self._evaluation: dict[str, float | None] = {}
+        self._evaluation: dict[str, Any] = {}
         self._reported: set[str] = set()
         self._repetition, self._epoch_tokens = False, plan.epoch_tokens
         self._named_optimizer = False
@@ -147,9 +147,10 @@ class Reporter:
         """Append a line to metrics.jsonl, and to the other reports."""
         now = self.monitor.progress()
         self._name_costly_optimizer(now)
-        evaluation = {name: getattr(now, name) for name in EVALUATED}
+        evaluation: dict[str, Any] = {name: getattr(now, name) for name in EVALUATED}
         if evaluation == self._evaluation:  # it stands on an earlier line
-            now = replace(now, **dict.fromkeys(EVALUATED))
+            none: dict[str, Any] = dict.fromkeys(EVALUATED)
+            now = replace(now, **none)
         self._evaluation = evaluation
         with self._continues_without("metrics"):  # counts begin with this command, hence its pid
             self.run.append_metrics({**now.to_json(), "supervisor_pid": os.getpid()})

@@ -187,8 +187,9 @@ def score_of(run: Run | None, path: Path, state: Mapping[str, Any]) -> str:
     """
     result = run.read_status().get("result") if run is not None and run.ended_with(path) else None
     for score in (result, state):
-        bits = score.get("val_bits_per_byte") if isinstance(score, Mapping) else None
-        if isinstance(bits, int | float):
+        if not isinstance(score, Mapping):
+            continue
+        if isinstance(bits := score.get("val_bits_per_byte"), int | float):
             step, used = score.get("val_step"), state.get("used", {})
             return f"held-out {bits:.3f}{scored_at(step, used.get('steps'))}"
     return ""
