@@ -56,7 +56,7 @@ def train_alone(config: TrainConfig, held_out: int) -> float:
         shared={},
         decay=plan.decay,
     )
-    schedule, batches = plan.schedule(), plan.batches()
+    schedule, batches = plan.schedule(plan.budget.step_share(plan.tokens_per_step)), plan.batches()
     for k in range(config.steps):
         _, grads = backend.loss_and_grads(batches.at(*divmod(k, batches.n_tickets)))
         norm = gradients.global_norm(grads)

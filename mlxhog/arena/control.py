@@ -129,7 +129,7 @@ RECORD = np.dtype(
     [
         ("kind", "<u4"),
         ("worker", "<u4"),
-        ("version", "<u8"),
+        ("version", "<u8"),  # of an evaluation: steps of this call before it
         ("t_ns", "<u8"),
         ("loss", "<f8"),  # mean nats per target
         ("tokens", "<u8"),

@@ -29,6 +29,7 @@ SOCKET = "requests"
 MOST_BYTES = 1 << 16  # in one line
 MOST_CLIENTS = 16
 SILENT_S = 5.0  # a client that has not sent a whole line after this time is dropped
+SEND_S = 1.0  # how long the run waits for a client to read its answer
 ANSWER_S = 60.0  # how long a client waits; a checkpoint of a large model may take long
 
 
@@ -69,7 +70,7 @@ class Request:
 class RequestServer:
     """Takes requests at the socket of a run, until closed.
 
-    Concurrency: used by one thread; no method blocks.
+    Concurrency: used by one thread; no method waits for a request.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -239,7 +240,7 @@ def _refusal(error: RunError) -> dict[str, Any]:
 
 
 def _send(connection: socket.socket, fields: Mapping[str, Any]) -> None:
-    """Send one line without waiting, and hang up."""
+    """Send one line to a client that reads it within `SEND_S`, and hang up."""
     with connection, contextlib.suppress(OSError):
-        connection.setblocking(False)
-        connection.send(plain_json.dumps(fields) + b"\n")
+        connection.settimeout(SEND_S)
+        connection.sendall(plain_json.dumps(fields) + b"\n")

@@ -26,13 +26,13 @@ import difflib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
 
 from mlxhog.checkpoint import manifest
 from mlxhog.config.sources import Assignment, read_stored, read_yaml
-from mlxhog.errors import EnvironmentLacks, RunError, did_you_mean
+from mlxhog.errors import DataError, EnvironmentLacks, RunError, did_you_mean
 from mlxhog.files import durable, plain_json, reading
 from mlxhog.files.durable import append_lines, disk_errors, replace_file
 from mlxhog.files.paths import expanded
@@ -171,6 +171,39 @@ class Run:
         """
         names = self._read_status().get("automatic")
         return tuple(map(str, names)) if isinstance(names, list) else ()
+
+    def options(self, *, data: str | None = None, path: Path | None = None) -> list[Assignment]:
+        """Return the options, with the place where the text is now.
+
+        Args:
+            data: the text, if the user names it.
+            path: of the options; by default `config_path`.
+
+        Raises:
+            DataError: the text is neither at the recorded path nor at its full path.
+        """
+        from mlxhog.data import corpora
+        from mlxhog.data.encodings import words
+
+        options = read_stored(path or self.config_path)
+        spec = next((one.value for one in options if one.name == "data"), None)
+        spec = "\n".join(map(str, spec)) if isinstance(spec, list) else spec
+        if data is not None or not isinstance(spec, str) or not corpora.is_missing(spec):
+            return options
+        known = self.read_status().get("data_path")
+        if isinstance(known, str) and not corpora.is_missing(known):
+            return [replace(one, value=known) if one.name == "data" else one for one in options]
+        full = known if isinstance(known, str) else corpora.full_path(spec) or spec
+        where = f"{'was' if full is known else 'is not at'} {words(full)}"
+        raise DataError(
+            f"the text of the run {self.name}, data {words(spec)}, {where}, where nothing is now; "
+            "put it back, or name its new place with --data PATH (train, eval, analyze)"
+        )
+
+    def ended_with(self, checkpoint: Path) -> bool:
+        """Whether nothing was trained after this checkpoint of the run, which may be a copy."""
+        newest = self.read_status().get("checkpoint")
+        return isinstance(newest, str) and Path(newest).name == checkpoint.name
 
     def append_metrics(self, record: Mapping[str, Any]) -> None:
         """Append one line to `metrics.jsonl`; numbers that are not finite become null.

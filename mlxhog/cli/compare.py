@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shlex
 import sys
 from collections.abc import Sequence
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 ABOUT = """\
 Find out which of two ways to train is better. The command trains them in pairs with one seed and
-one order of the text, in turns, each with the same time or the same tokens, and scores them on the
+one order of the text, in turns, each with the same time, tokens or steps, and scores them on the
 same held-out text. It stops at a clear answer, by a sequential test that calls either side better
 by chance at most once in a hundred comparisons. Without one it answers: cannot be told.
 A and B are each an architecture (a name or a file), a YAML file of train's options, or a run, of
@@ -69,6 +70,7 @@ class CompareConfig:
         above=0, none="auto",
     )  # fmt: skip
     tokens: int | None = option(None, "tokens of each run, in place of time", unit="tokens", low=1)
+    steps: int | None = option(None, "steps of each run, in place of time", unit="steps", low=1)
     eval_tokens: int = option(
         262_144, "held-out text that every run is scored on", unit="tokens", low=1
     )
@@ -80,7 +82,7 @@ class CompareConfig:
 
 
 MAIN = (
-    "a", "b", "pairs", "time", "tokens", "eval_tokens", "data", "workers", "seed",
+    "a", "b", "pairs", "time", "tokens", "steps", "eval_tokens", "data", "workers", "seed",
     "folder", "out", "json", "quiet",
 )  # fmt: skip
 
@@ -166,8 +168,8 @@ def _flags_of(letter: str, text: str) -> list[Assignment]:
             problems.append(f"--{letter} {text!r}: {one.origin}: {NOT_OF_A_SIDE[one.name]}")
         elif one.name in budgets:
             problems.append(
-                f"--{letter} {text!r}: {one.origin}: both sides get the same budget; say --time or "
-                "--tokens outside the quotes"
+                f"--{letter} {text!r}: {one.origin}: both sides get the same budget; say --time, "
+                "--tokens or --steps outside the quotes"
             )
     if problems:
         raise ConfigError("\n".join(problems))
@@ -225,27 +227,30 @@ def terms_of(config: CompareConfig, sides: Sequence[Side]) -> Terms:
     """Return the terms of both sides.
 
     Raises:
-        ConfigError: there are two budgets, or the sides have different budgets, or one in steps.
+        ConfigError: there are two budgets, or the sides have different budgets, or one in passes.
     """
     from mlxhog.theory.pairs import Terms
 
-    time, tokens = config.time, config.tokens
-    if time is not None and tokens is not None:
-        raise ConfigError("--time and --tokens are two budgets; choose one for both sides")
-    if time is None and tokens is None:
+    units = ("time", "tokens", "steps")
+    budget = {one: getattr(config, one) for one in units if getattr(config, one) is not None}
+    if len(budget) > 1:
+        names = " and ".join(f"--{unit}" for unit in budget)
+        raise ConfigError(f"{names} are {len(budget)} budgets; choose one for both sides")
+    if not budget:
         set_a, set_b = (_budget(side.config) for side in sides)
         if set_a != set_b:
             raise ConfigError(
                 f"A has a budget of {_spelt(set_a)}, B of {_spelt(set_b)}; set one for both with "
-                "--time or --tokens"
+                "--time, --tokens or --steps"
             )
-        if len(set_a) != 1 or not set_a.keys() <= {"time", "tokens"}:
+        if len(set_a) != 1 or not set_a.keys() <= {*units}:
             raise ConfigError(
-                f"both sides have a budget of {_spelt(set_a)}; a comparison needs equal time or "
-                "tokens, set --time or --tokens"
+                f"both sides have a budget of {_spelt(set_a)}; a comparison needs equal time, "
+                "tokens or steps, set --time, --tokens or --steps"
             )
-        time, tokens = set_a.get("time"), set_a.get("tokens")
-    return Terms(config.pairs, time, tokens, config.seed, config.eval_tokens)
+        budget = set_a
+    time, tokens, steps = (budget.get(unit) for unit in units)
+    return Terms(config.pairs, time, tokens, config.seed, config.eval_tokens, steps)
 
 
 def _budget(config: TrainConfig) -> dict[str, Any]:
@@ -339,13 +344,14 @@ def sections(record: PairLog) -> list[Section]:
 
 
 def _facts(record: PairLog) -> list[str]:
-    comparison, speed = record.comparison, _times_as_fast(record)
+    comparison, speed, p = record.comparison, _times_as_fast(record), record.outcome.p
     a, b = (side.title for side in comparison.sides)
     return [
         f"A: {a}",
         f"B: {b}",
         f"each run: {comparison.terms.each}",
         _speed(*speed),
+        *([] if math.isnan(p) else [f"p {p:.2g}, over all looks at the pairs"]),
         "intervals: 99 % sure, whenever the comparison stops",
         f"kept in {record.folder}",
     ]
@@ -364,8 +370,6 @@ MOST_UNSURE = 100
 
 def _times_as_fast(record: PairLog) -> tuple[float, float, float]:
     """Return the ratio of the speeds of A and B, and its interval."""
-    import math
-
     speed = record.speed
     return math.exp(speed.mean), math.exp(speed.low), math.exp(speed.high)
 
@@ -381,10 +385,15 @@ def to_json(record: PairLog) -> dict[str, Any]:
         "verdict": {1: "a", -1: "b", 0: UNTOLD}[outcome.sign],
         "difference": outcome.mean,
         "interval": [outcome.low, outcome.high],
+        "p": outcome.p,
         "error_rate": paired_test.ERROR,
         "pairs_told_from": outcome.pairs,
         "pairs_planned": outcome.planned,
-        "budget": {"time_s": comparison.terms.time, "tokens": comparison.terms.tokens},
+        "budget": {
+            "time_s": comparison.terms.time,
+            "tokens": comparison.terms.tokens,
+            "steps": comparison.terms.steps,
+        },
         "speed": {"a_over_b": speed, "interval": [low, high]},
         "a": comparison.sides[0].title,
         "b": comparison.sides[1].title,

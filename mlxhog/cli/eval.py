@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 ABOUT = """\
 Score text with a trained model: bits per byte, which can be compared between tokenizers, and
 perplexity per token, which cannot. As in the evaluation of a run, the text is cut into sequences,
-each without the text before it. Without --data it is all held-out text of the run."""
+each without the text before it. Without --data it is all held-out text of the run, and the part of
+it that the run's own evaluations score."""
 EXAMPLES = (
     "eval latest",
     "eval latest --data letter.txt",
@@ -85,7 +86,7 @@ def run(arguments: list[str]) -> int:
     chosen = any(value.name == "checkpoint" for value in parsed.values)
     path = locate(parsed.other.model, Path(config.out), config.checkpoint if chosen else None)
     trained = run_of(path.resolve())  # a run's `model` is a link to one
-    options = None if trained is None else _options(trained)
+    options = None if trained is None else _options(trained, config.data)
     if config.data is None and options is None:
         raise ConfigError(
             f"{path} is not a checkpoint of a run, so it has no held-out text; name one with --data"
@@ -112,6 +113,9 @@ def run(arguments: list[str]) -> int:
     ):
         for name, file in _files(config, corpus, options, model, path, Path(folder)):
             scores[name] = _score(model, name, file, seq_len, line.show)
+        part = None
+        if corpus is None and trained is not None and (own := _own_part(trained, file)) is not None:
+            part = _score(model, name, own, seq_len, line.show)
     whole = sum(scores.values(), Score())
     if not whole.tokens:
         raise DataError(f"{encodings.words(config.data)} holds no text; choose other files")
@@ -122,17 +126,28 @@ def run(arguments: list[str]) -> int:
         "files": [{"file": name, **_numbers(score)} for name, score in scores.items()],
         "skipped": [] if corpus is None else [one.to_json() for one in corpus.skipped],
         **_numbers(whole),
+        **({} if part is None else {"part": _numbers(part)}),
         "seconds": round(time.monotonic() - began, 3),
     }
-    print(json.dumps(record) if parsed.other.json else _table(record, scores, whole))
+    print(json.dumps(record) if parsed.other.json else _table(record, scores, whole, part))
     return 0
 
 
-def _options(run: "Run") -> TrainConfig:
-    """Return the options of a run."""
-    from mlxhog.config.sources import read_stored
+def _own_part(run: "Run", file: "TokenFile | None") -> "TokenFile | None":
+    """Return the part of the held-out text that evaluations of a run score; None if it is all."""
+    from mlxhog.data import subset
 
-    return train_config([read_stored(run.config_path)])
+    held_out = run.read_status().get("held_out")
+    n_bytes = held_out.get("asked_bytes") if isinstance(held_out, dict) else None
+    if file is None or type(n_bytes) is not int or n_bytes <= 0:
+        return None
+    part = subset.of(file, n_bytes)
+    return None if part is file else part
+
+
+def _options(run: "Run", data: str | None) -> TrainConfig:
+    """Return the options of a run, with the place of its text unless another text is named."""
+    return train_config([run.options(data=data)])
 
 
 def _files(
@@ -185,12 +200,16 @@ def _numbers(score: "Score") -> dict[str, float | int | None]:
     }
 
 
-def _table(record: dict[str, Any], scores: "dict[str, Score]", whole: "Score") -> str:
+def _table(
+    record: dict[str, Any], scores: "dict[str, Score]", whole: "Score", part: "Score | None"
+) -> str:
     """Return the table of the files with text and their sum, with checkpoint and backend."""
     from mlxhog.report.table import aligned, cut_path
 
     header = ("file", "bits/byte", "perplexity", "bytes", "tokens")
     many = {"whole": whole} if len(scores) > 1 else {}
+    if part is not None:
+        many["its part of every evaluation"] = part
     rows = [
         (
             cut_path(name, 36),

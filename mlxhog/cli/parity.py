@@ -42,6 +42,7 @@ EXAMPLES = (
     "parity --case tests/golden/xlstm/hf_a.safetensors --json",
     'parity "my_layer swiglu" --plugin examples/my_layer.py',
     "parity --plugin examples/my_optimizer.py",
+    "parity tiny --set hidden_size=96 --set num_heads=3",
     "parity tiny --perturb lm_head.weight; test $? -eq 1",
     "parity 160m --quick",
 )
@@ -60,6 +61,11 @@ class ParityConfig:
         "all",
         "forms of the operators: all of each backend, or one",
         choices=("all", "auto", "reference", "native", "metal", "metal-emulated"),
+    )
+    set: str | None = option(
+        None,
+        "other values for fields of an architecture, such as hidden_size=64, as in mlxhog train",
+        repeats=True,
     )
     seed: int = option(0, "seed of tokens and noise", low=0, high=2**32 - 1)
     batch_size: int = option(2, "sequences, 1 with --quick; a recorded case has its own", low=1)
@@ -144,7 +150,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
         steps=config.steps,
         quick=config.quick,
     )
-    source = open_source(kind, where, sizes, Path(config.out))
+    source = open_source(kind, where, sizes, Path(config.out), config.set)
     chosen, lacks = choose(config.backends, config.kernels, source.plan)
     check_memory(source, chosen)
     with (

@@ -145,7 +145,8 @@ def _writes(text: str, encoding: str | None) -> bool:
 def _ends(record: "RunRecord") -> str:
     """Return the newest losses of a run: of training, and of held-out text."""
     train, held_out = record.last("train_bits_per_byte"), record.last("val_bits_per_byte")
-    return number(train) + ("" if held_out is None else f", held-out {number(held_out)}")
+    scored = "" if held_out is None else f", held-out {number(held_out)}{record.scored_at}"
+    return number(train) + scored
 
 
 def _facts(records: "Sequence[RunRecord]", path: Path) -> dict[str, Any]:
@@ -160,6 +161,7 @@ def _facts(records: "Sequence[RunRecord]", path: Path) -> dict[str, Any]:
                 "lines": len(record.history),
                 "train_bits_per_byte": record.last("train_bits_per_byte"),
                 "val_bits_per_byte": record.last("val_bits_per_byte"),
+                "val_step": record.history.evaluation.get("val_step"),
                 "final_bits_per_byte": record.last("final_bits_per_byte"),
                 "held_out": record.part or None,
             }

@@ -18,7 +18,7 @@ from mlxhog.files.quantities import (
     format_duration,
     format_number,
 )
-from mlxhog.report.metrics import label, number, share_text
+from mlxhog.report.metrics import label, number, scored_at, share_text
 from mlxhog.report.streams import printable, wrapped
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def describe(run: "Run") -> dict[str, Any]:
         "steps": status.get("steps") if steps is None else steps,
         "seconds": reached.get("elapsed_s", status.get("seconds")) if seconds is None else seconds,
         "bits_per_byte": reached.get("val_bits_per_byte"),
+        "val_step": reached.get("val_step"),
         "resumable": run.has_checkpoint(),
         "share": _share(status, reached),
         "trained_s": _last_change(run),
@@ -110,10 +111,8 @@ def _share(status: Mapping[str, Any], reached: Mapping[str, Any]) -> float | Non
 
 
 def _newest(run: "Run") -> dict[str, Any] | None:
-    """Return the last line of its metrics."""
-    if not run.metrics_path.exists():
-        return None
-    from mlxhog.report.follow import newest_line
+    """Return the last line of its metrics, with the newest evaluation."""
+    from mlxhog.report.history import newest_line
 
     return newest_line(run.metrics_path)
 
@@ -149,7 +148,9 @@ def _table(records: Sequence[Mapping[str, Any]], width: int) -> str:
     marks = [_mark(record) for record in records]
     rows = [_row(*pair) for pair in zip(records, marks, strict=True)]
     legend = dict.fromkeys(f"{mark} {words}" for mark, words in marks if words)
-    of_texts = (line for text in _texts(records) for line in wrapped(text, width))
+    of_texts = (
+        line for text in (*_texts(records), *_early(records)) for line in wrapped(text, width)
+    )
     return "\n".join([*_lines(rows, width), *legend, *of_texts, *_emulated(records)])
 
 
@@ -191,7 +192,7 @@ def _row(record: Mapping[str, Any], mark: tuple[str, str]) -> tuple[str, ...]:
         _spelled(_number(record, "parameters"), format_count),
         _spelled(_number(record, "steps"), format_number),
         _spelled(_number(record, "seconds"), format_duration),
-        "-" if bits is None else f"{number(bits)}{_text_mark(record)[0]}",
+        "-" if bits is None else f"{number(bits)}{_text_mark(record)[0]}{_early_mark(record)}",
         f"{datetime.fromtimestamp(record['trained_s']):%Y-%m-%d}" if record["trained_s"] else "-",
     )
 
@@ -236,6 +237,21 @@ def _texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
         corpora.add(corpus)
     lines = [(OF_PART, parts), (UNKNOWN, unknown)]
     return [f"{mark} {begin}{'; '.join(texts)}" for (mark, begin), texts in lines if texts]
+
+
+def _early_mark(record: Mapping[str, Any]) -> str:
+    return "<" if _scored_at(record) else " "
+
+
+def _scored_at(record: Mapping[str, Any]) -> str:
+    """Return the step that its number scored; "" if it is the last one, or unknown."""
+    return scored_at(record.get("val_step"), _number(record, "steps"))
+
+
+def _early(records: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the legend of numbers of earlier steps, if there are any."""
+    early = [f"{printable(record['name'])}{at}" for record in records if (at := _scored_at(record))]
+    return [f"< of an earlier step: {', '.join(early)}"] if early else []
 
 
 def _emulated(records: Sequence[Mapping[str, Any]]) -> list[str]:

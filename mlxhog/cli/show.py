@@ -69,7 +69,10 @@ def _facts(record: "RunRecord") -> dict[str, Any]:
         "resumed": resumed if isinstance(resumed, list) else [],
         "checkpoints": _checkpoints(run),
         "held_out": record.part or None,
-        "last": {name: record.last(name) for name in _LAST},
+        "last": {
+            **{name: record.last(name) for name in _LAST},
+            "val_step": record.history.evaluation.get("val_step"),
+        },
         "marks": dict(marks_of(record.history.newest)),
         "first_step_s": record.history.newest.get("first_step_s"),
         "shares": record.shares(),
@@ -112,9 +115,9 @@ def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[st
         **{name: in_words(parts) for name, parts in each},
         "resumed": [f"at step {step:,}" for step in facts["resumed"]],
         "held-out": [
-            *_held_out(record, words["held-out bits per byte"]),
+            *_held_out(record),
             f"training {words['train bits per byte']}",
-            *filter(None, [record.counts_text]),
+            *filter(None, [record.counts_text, str(record.part.get("seen") or "")]),
         ],
         "options": [f"{name} {spelled[name]}" for name in facts["options"]] or ["the defaults"],
         "checkpoints": facts["checkpoints"] or ["none yet"],
@@ -131,10 +134,11 @@ def _lines(record: "RunRecord", facts: Mapping[str, Any], width: int) -> list[st
     return [f"{record.run.name}: {record.state}", *shown, *notes, *_next(record)]
 
 
-def _held_out(record: "RunRecord", bits: str) -> list[str]:
+def _held_out(record: "RunRecord") -> list[str]:
     """Return its score with the amount of held-out text, and the larger score at its end."""
     text, larger = record.evaluated_text, record.larger_score
-    score = f"{bits} bits per byte" + (f" ({text})" if text else "")
+    bits = f"{number(record.last('val_bits_per_byte'))} bits per byte{record.scored_at}"
+    score = bits + (f" ({text})" if text else "")
     return [score] if larger is None else [score, f"{number(larger[0])} ({larger[1]})"]
 
 

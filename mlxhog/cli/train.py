@@ -13,7 +13,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
 from mlxhog.files.quantities import format_count, format_duration
 from mlxhog.machine import interrupts
-from mlxhog.report.metrics import beside_counts, is_emulated, label, share_text
+from mlxhog.report.metrics import beside_counts, is_emulated, label, scored_at, share_text
 from mlxhog.report.plain import observer
 from mlxhog.report.streams import printable, wrapped
 from mlxhog.training.api import configured, execute
@@ -108,7 +108,9 @@ def summary(result: "Result") -> str:
     ]
     if bits is not None or (result.val_share is not None and result.status == "done"):
         lines.append(f"held-out text: {_held_out(result)}")
-    if bits is not None and (counts := result.counts_bits_per_byte) is not None:
+        lines += wrapped(f"note: {result.val_seen}") if result.val_seen else []
+    counts = result.counts_bits_per_byte
+    if bits is not None and counts is not None and result.val_at_end:
         lines.append(beside_counts(bits, counts))
     if result.restarts or result.dropped_steps or result.torn:
         lines.append(
@@ -147,10 +149,11 @@ def _held_out(result: "Result") -> str:
     shown = f"{bits:.3f} bits per byte{' of completions' * result.val_of_completions}"
     if SAME in (result.val_text or ""):
         shown += " of the training text, since none is held out"
+    shown += scored_at(result.val_step, result.steps)
     if share is not None and share < 1:
         shown += f" of the same {share_text(share)} as in every evaluation"
     if not result.val_at_end and result.status in ("done", "unsaved"):
-        return f"{shown}, while training; no time was left to evaluate the end"
+        return f"{shown}; no time was left to evaluate the end"
     if final is None or result.final_share is None:
         return shown
     return f"{shown}; {final:.3f} of {share_text(result.final_share)}"

@@ -119,6 +119,12 @@ class Budget:
         rest = math.ceil(round(whole - done, 6))
         return replace(self, steps=steps + rest, equal_steps_before=done - steps)
 
+    def step_share(self, tokens_per_step: int) -> float:
+        """Share of the whole run that is one step; 0 if only time limits it."""
+        if (limit := self.step_limit(tokens_per_step)) is None:
+            return 0.0
+        return 1 / max(1.0, limit + self.progress_before)
+
     def fraction(self, *, steps: int, tokens: int, seconds: float) -> float:
         """Share of this call's budget that is used, in [0, 1]."""
         return self._largest(steps, tokens, seconds, before=False)

@@ -64,13 +64,15 @@ class Schedule(Choice, ABC):
             update: updates before it, by all workers; or epochs, if the schedule counts those.
         """
 
-    def of_run(self, lr: float, epochs: Epochs) -> Rate:
-        """Return the schedule of a run with this largest step size."""
+    def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
+        """Return the schedule of a run.
+
+        Args:
+            lr: the largest step size.
+            epochs: of the run.
+            step_share: share of the run that is one step, see `Budget.step_share`.
+        """
         return lambda progress, update: self.at(lr, progress, update)
-
-
-def _warmup() -> Any:  # a dataclass field
-    return option(0.03, "part of the budget with a rising step size", low=0, below=1)
 
 
 def _floor() -> Any:  # a dataclass field
@@ -78,52 +80,62 @@ def _floor() -> Any:  # a dataclass field
 
 
 @dataclass(frozen=True, kw_only=True)
-class Constant(Schedule):
-    """`lr`, after a linear warm-up over a share of the run."""
+class WarmedUp(Schedule):
+    """A linear warm-up over a share of the run: of its n steps the first has `lr / n`."""
+
+    warmup: float = option(0.03, "part of the budget with a rising step size", low=0, below=1)
+
+    def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
+        """Return the schedule of a run."""
+
+        def at(progress: float, update: int) -> float:
+            warmed = min(1.0, (progress + step_share) / self.warmup) if self.warmup else 1.0
+            return warmed * self.at(lr, progress, update)
+
+        return at
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(WarmedUp):
+    """`lr`, after the warm-up."""
 
     name: ClassVar[str] = "constant"
     about: ClassVar[str] = "one step size after the warm-up"
 
-    warmup: float = _warmup()
-
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the step size of an update."""
-        return lr * _warmed(progress, self.warmup)
+        """Return the step size of an update, without the warm-up."""
+        return lr
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine(Schedule):
-    """Linear warm-up to `lr`, then half a cosine down to `lr_floor * lr` at progress 1."""
+class Cosine(WarmedUp):
+    """Half a cosine from `lr` after the warm-up down to `lr_floor * lr` at progress 1."""
 
     name: ClassVar[str] = "cosine"
     about: ClassVar[str] = "warm-up, then half a cosine down to the floor"
 
-    warmup: float = _warmup()
     lr_floor: float = _floor()
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the step size of an update."""
+        """Return the step size of an update, without the warm-up."""
         warmup, floor = self.warmup, self.lr_floor
-        if progress < warmup:
-            return lr * _warmed(progress, warmup)
-        x = min(1.0, (progress - warmup) / (1.0 - warmup))
+        x = min(1.0, max(0.0, (progress - warmup) / (1.0 - warmup)))
         return lr * (floor + (1.0 - floor) * 0.5 * (1.0 + math.cos(math.pi * x)))
 
 
 @dataclass(frozen=True, kw_only=True)
-class WSD(Schedule):
-    """Linear warm-up, then `lr`, then a line down to `lr_floor * lr` over the last fifth."""
+class WSD(WarmedUp):
+    """`lr` after the warm-up, then a line down to `lr_floor * lr` over the last fifth."""
 
     name: ClassVar[str] = "wsd"
     about: ClassVar[str] = "warm-up, stable, and a line down to the floor in the last fifth"
 
-    warmup: float = _warmup()
     lr_floor: float = _floor()
 
     def at(self, lr: float, progress: float, update: int) -> float:
-        """Return the step size of an update."""
+        """Return the step size of an update, without the warm-up."""
         x = min(1.0, max(0.0, (progress - (1.0 - WSD_DECAY)) / WSD_DECAY))
-        return lr * _warmed(progress, self.warmup) * (1.0 - (1.0 - self.lr_floor) * x)
+        return lr * (1.0 - (1.0 - self.lr_floor) * x)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,10 +155,10 @@ class Falling(Schedule):
         low=1, none="off", flat="backoff_epochs", replaces="steps",
     )  # fmt: skip
 
-    def of_run(self, lr: float, epochs: Epochs) -> Rate:
-        """Return the schedule of a run with this largest step size."""
+    def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
+        """Return the schedule of a run."""
         if self.epochs is None:
-            return super().of_run(lr, epochs)
+            return super().of_run(lr, epochs, step_share)
         return lambda progress, update: self.at(lr, progress, epochs.of(update))
 
     @property
@@ -222,7 +234,7 @@ class CosineByEpoch:
     steps: int
     per_epoch: int
 
-    def of_run(self, lr: float, epochs: Epochs) -> Rate:
+    def of_run(self, lr: float, epochs: Epochs, step_share: float) -> Rate:
         """Return the schedule of a run with this largest step size."""
         low = min(self.floor, lr)
 
@@ -245,7 +257,3 @@ def backoff_stage(update: int, *, steps: float, beta: float) -> int:
 def backoff_start(stage: int, *, steps: float, beta: float) -> float:
     """Updates before a stage: `steps * (1 + 1/beta + ... + 1/beta^(stage-1))`."""
     return float(steps * (beta**-stage - 1.0) / (1.0 / beta - 1.0))
-
-
-def _warmed(progress: float, warmup: float) -> float:
-    return min(1.0, progress / warmup) if warmup > 0 else 1.0

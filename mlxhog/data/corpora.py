@@ -461,6 +461,31 @@ def _read_all(files: Sequence[Path], read: Callable[[Path], Iterator[bytes]]) ->
         yield from read(path)
 
 
+def full_path(spec: str) -> str | None:
+    """Return the name of a corpus with its full paths; None for one without a path."""
+    names = spec.split("\n")
+    return "\n".join(map(_full_path, names)) if any(map(_is_path, names)) else None
+
+
+def _is_path(spec: str) -> bool:
+    return spec not in _NAMED and not spec.startswith("hf:")
+
+
+def _full_path(spec: str) -> str:
+    kind = next((kind for kind in ("file:", "dir:") if spec.startswith(kind)), "")
+    return kind + os.path.abspath(expanded(spec.removeprefix(kind))) if _is_path(spec) else spec
+
+
+def is_missing(spec: str) -> bool:
+    """Whether a corpus names a path or a glob of which nothing exists."""
+    paths = [
+        _full_path(one).removeprefix("file:").removeprefix("dir:")
+        for one in spec.split("\n")
+        if _is_path(one)
+    ]
+    return not all(os.path.lexists(path) or glob.glob(path, recursive=True) for path in paths)
+
+
 def _unknown(spec: str, path: Path) -> str:
     names = ", ".join(_NAMED)
     if path.parent != Path() or path.suffix or spec.startswith(("file:", "dir:")):

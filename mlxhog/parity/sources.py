@@ -22,7 +22,7 @@ from mlxhog.files.quantities import format_bytes
 from mlxhog.machine import machine
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.registry import load_architecture, load_candidate
+from mlxhog.models.registry import load_architecture, load_candidate, with_changes
 from mlxhog.parity import cases, quick
 from mlxhog.parity.subject import (
     Array,
@@ -92,7 +92,9 @@ class SubjectSource:
     make: Callable[[], ParitySubject]
 
 
-def open_source(kind: str, where: str, sizes: TrialSettings, runs: Path) -> SubjectSource:
+def open_source(
+    kind: str, where: str, sizes: TrialSettings, runs: Path, changes: str | None = None
+) -> SubjectSource:
     """Open the subject of a command.
 
     Args:
@@ -100,13 +102,19 @@ def open_source(kind: str, where: str, sizes: TrialSettings, runs: Path) -> Subj
         where: a name or a path.
         sizes: tokens and steps; a case has tokens of its own.
         runs: the folder of runs.
+        changes: other values of some fields of an architecture, as `--set` takes them.
 
     Raises:
-        ConfigError: the architecture is unknown, or its fields contradict each other; or a recorded
-            case should be quick.
+        ConfigError: the architecture is unknown, or its fields contradict each other; a recorded
+            case should be quick; or a checkpoint or a case should have changes.
         CheckpointError, RunError: the checkpoint is missing or damaged.
         DataError: the case is missing or damaged.
     """
+    if changes is not None and kind != "config":
+        raise ConfigError(
+            f"--set {changes} changes an architecture, and the sizes of the {kind} {where} are "
+            "fixed; leave --set out, or name an architecture or a line of layers"
+        )
     if kind == "case":
         if sizes.quick:
             raise ConfigError(
@@ -118,13 +126,15 @@ def open_source(kind: str, where: str, sizes: TrialSettings, runs: Path) -> Subj
         return _checkpoint(checkpoint.locate(where, runs), sizes)
     is_line = " " in where and not Path(where).exists()
     cfg = load_candidate(where) if is_line else load_architecture(where)
+    cfg = with_changes(cfg, where, changes)
+    title = where if changes is None else f"{where} with --set {changes}"
 
     def make() -> ParitySubject:
         params = perturbed_init(cfg, sizes.seed)
-        return model_subject(where, cfg, params, sizes, PERTURBED)
+        return model_subject(title, cfg, params, sizes, PERTURBED)
 
     plan = ModelPlan(cfg, sizes.steps, quick=sizes.quick)
-    return SubjectSource(where, plan, (sizes.batch_size, sizes.seq_len), make)
+    return SubjectSource(title, plan, (sizes.batch_size, sizes.seq_len), make)
 
 
 def _checkpoint(path: Path, sizes: TrialSettings) -> SubjectSource:

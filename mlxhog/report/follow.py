@@ -6,13 +6,11 @@ mapped read-only as well, and the view is as recent as that of the trainer.
 
 from __future__ import annotations
 
-import json
 import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import fields, replace
-from pathlib import Path
 from typing import Any, TypeVar
 
 from mlxhog.arena import Arena
@@ -22,11 +20,18 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ArenaError, RunError, message_of
-from mlxhog.files import reading
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.report.history import MOST_LINE, workers_of
+from mlxhog.report.history import History, workers_of
 from mlxhog.report.machines import machines_in
-from mlxhog.report.metrics import ANY_TEXT, Activity, Doing, Progress, WorkerReport
+from mlxhog.report.metrics import (
+    ANY_TEXT,
+    EVALUATED,
+    Activity,
+    Doing,
+    Progress,
+    WorkerReport,
+    number,
+)
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.record import EventLog, RunRecord
 from mlxhog.report.views import Observer
@@ -40,10 +45,6 @@ ACTIVITIES: dict[int, Activity] = {
     Command.EVALUATE: Activity.EVALUATING,
     Command.SAMPLE: Activity.SAMPLING,
 }
-EVALUATED = (
-    "val_bits_per_byte", "val_loss", "val_tokens", "val_bytes", "val_share",
-    "final_bits_per_byte", "final_share",
-)  # fmt: skip
 T = TypeVar("T")
 NOTHING = Progress(
     step=0,
@@ -77,7 +78,7 @@ class RunFollower:
         self._stack = ExitStack()
         self._arena: Arena | None = None
         self._monitor: Monitor | None = None
-        self._newest: dict[str, Any] = {}
+        self._history = History(run.metrics_path)
         self.sample: str | None = None
         self.messages: list[str] = []
 
@@ -109,9 +110,10 @@ class RunFollower:
     def look(self) -> Progress:
         """Return the newest state; new messages are in `messages`, a sample in the progress."""
         self._read_files()
+        newest = self._history.newest
         progress = self._of_arena() if self._arena is not None else None
-        progress = progress or progress_of(self._newest)
-        return replace(progress, sample=self.sample, marks=marks_of(self._newest))
+        progress = progress or progress_of(newest | self._history.evaluation)
+        return replace(progress, sample=self.sample, marks=marks_of(newest))
 
     def _read_files(self) -> None:
         try:
@@ -127,9 +129,10 @@ class RunFollower:
             elif event.kind in ("message", "strategy"):
                 self.messages.append(event.text)
         del self.messages[:-MOST_MESSAGES]
-        newest = newest_line(self.run.metrics_path)
-        if newest is not None:
-            self._newest = newest
+        try:
+            self._history.update()
+        except OSError as error:
+            self._tell(f"{self.run.metrics_path.name} cannot be read: {message_of(error)}")
 
     def _tell(self, note: str) -> None:
         if note not in self.notes:
@@ -137,7 +140,7 @@ class RunFollower:
 
     def _of_arena(self) -> Progress | None:
         """The state read from the shared memory; None until the files name the workers."""
-        arena, newest = self._arena, progress_of(self._newest)
+        arena, newest = self._arena, progress_of(self._history.newest | self._history.evaluation)
         if arena is None or not newest.workers:
             return None
         if self._monitor is None:
@@ -147,7 +150,7 @@ class RunFollower:
         )
         monitor, command = self._monitor, arena.counters.load("command")
         monitor.drain()
-        for name in EVALUATED:  # the rings lack evaluations from before this process attached
+        for name in ("val_share", *EVALUATED):  # the rings lack those before this attached
             setattr(monitor, name, getattr(newest, name))
         if monitor.loss is None:
             monitor.loss, monitor.train_bits_per_byte = newest.loss, newest.train_bits_per_byte
@@ -166,10 +169,10 @@ class RunFollower:
         """State how the run ended, and suggest the next commands."""
         record = RunRecord(self.run)
         facts, run = record.facts(), shlex.quote(str(self.run.directory))
-        bits = facts["held-out bits per byte"]
+        bits = number(record.last("val_bits_per_byte"))
         lines = [
             f"{record.state}: {facts['steps']} steps, {facts['tokens']} tokens in "
-            f"{facts['training time']}, held-out {bits} bits per byte"
+            f"{facts['training time']}, held-out {bits} bits per byte{record.scored_at}"
         ]
         if "error" in facts:
             lines.append(facts["error"])
@@ -204,24 +207,6 @@ def follow(
         if not running:
             return
         pause(LOOK_S)
-
-
-def newest_line(path: Path) -> dict[str, Any] | None:
-    """Return the last complete line of a metrics.jsonl with a progress, or None."""
-    try:
-        with reading.open_regular(path) as file:
-            file.seek(max(file.seek(0, 2) - MOST_LINE, 0))
-            lines = file.read().split(b"\n")[:-1]
-    except OSError:
-        return None
-    for line in reversed(lines):
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and "step" in record:
-            return record
-    return None
 
 
 def progress_of(record: Mapping[str, Any]) -> Progress:

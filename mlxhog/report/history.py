@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -19,14 +20,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.files import reading
+from mlxhog.report.metrics import EVALUATED
 
 OF_RUN = (
     "elapsed_s", "step", "tokens", "updates", "loss", "train_bits_per_byte", "val_bits_per_byte",
     "val_bytes", "final_bits_per_byte", "tokens_per_s", "lost_update_rate", "memory_bytes",
     "budget_fraction",
 )  # fmt: skip
-EVALUATIONS = ("val_bits_per_byte", "final_bits_per_byte")
-"""Columns with a number in the first line after an evaluation, and gaps in the lines after it."""
 OF_WORKER = ("tokens_per_s", "staleness", "memory_bytes", "waiting")
 ENDED = ("free", "finished", "left")
 """States of a slot after which a new process in it is not a restart."""
@@ -34,6 +34,9 @@ MOST_WORKERS = 256
 MOST_LINE = 1 << 22
 """Bytes of a line; a longer one counts as damaged."""
 BLOCK = 1 << 22
+MOST_TAIL = 1 << 26
+"""Bytes at the end of a file in which `newest_line` looks."""
+_EVALUATION = re.compile(rb'"val_bits_per_byte": ?[0-9]')
 MOST_NUMBER = 10**300
 """Largest whole number that is converted to a float."""
 ROUND = 5
@@ -90,6 +93,7 @@ class History:
         spans: intervals of all workers; those of a slot in order of time.
         damaged: number of skipped lines.
         newest: the last line; {} before the first one.
+        evaluation: the fields `EVALUATED` of the newest evaluation; {} before the first one.
         starts: number of times that the file was read from its begin; a change means that the
             file was replaced.
     """
@@ -106,6 +110,7 @@ class History:
         self.spans: list[Span] = []
         self.damaged = 0
         self.newest: dict[str, Any] = {}
+        self.evaluation: dict[str, Any] = {}
         self.starts += 1
         self._read, self._inode = 0, -1
         self._pid: object = None
@@ -154,7 +159,8 @@ class History:
     def _take(self, line: bytes) -> None:
         """Append one line to the columns, or count it as damaged."""
         try:
-            record = json.loads(line)
+            newest = json.loads(line)
+            record = dict(newest)
             elapsed_s, step = _number(record["elapsed_s"]), _number(record["step"])
             if math.isnan(elapsed_s + step):
                 raise ValueError("a line without its time")
@@ -172,19 +178,19 @@ class History:
         since_s = _number(record["elapsed_s"]) - (self.columns["elapsed_s"][-1] if before else 0.0)
         if before and since_s <= 0:  # no worker trains during the last evaluation
             record |= dict.fromkeys(("tokens_per_s", "loss", "train_bits_per_byte"))
-        evaluated = {name: record.get(name) for name in EVALUATIONS}
-        for name, value in evaluated.items():
-            if value == self.newest.get(name):
-                record = {**record, name: None}
+        if record.get("val_bits_per_byte") is not None:
+            self.evaluation = {name: record.get(name) for name in EVALUATED}
         for name, column in self.columns.items():
-            column.append(_number(record.get(name)))
+            value = record.get(name)  # old versions repeat an evaluation on every line
+            is_old = name in EVALUATED and value == self.newest.get(name)
+            column.append(math.nan if is_old else _number(value))
         for worker in workers:
             self._take_worker(worker, before, since_s)
         for known in self.workers.values():
             if len(known.columns["staleness"]) == before:  # this line does not have it
                 for column in known.columns.values():
                     column.append(math.nan)
-        self.newest = {**record, **evaluated}
+        self.newest = newest
 
     def _new_command(self, record: Mapping[str, Any]) -> None:
         """Add up the totals of the previous command, since workers count from 0 in a new one."""
@@ -316,6 +322,34 @@ def _lasts(starts: NDArray[np.int64], rows: int) -> NDArray[np.int64]:
 def rounded(values: NDArray[np.float64]) -> list[float | None]:
     """Numbers with `ROUND` digits; gaps are None."""
     return [None if math.isnan(v) else float(f"{v:.{ROUND}g}") for v in values.tolist()]
+
+
+def newest_line(path: Path) -> dict[str, Any] | None:
+    """Return the last complete line of a metrics.jsonl, with the newest evaluation, or None.
+
+    Only the last `MOST_TAIL` bytes are read.
+    """
+    try:
+        with reading.open_regular(path) as file:
+            file.seek(max(file.seek(0, 2) - MOST_TAIL, 0))
+            lines = file.read().split(b"\n")[:-1]
+    except OSError:
+        return None
+    newest = next(filter(None, map(_line, reversed(lines))), None)
+    if newest is None:
+        return None
+    scored = filter(_EVALUATION.search, reversed(lines))
+    evaluation = next(filter(None, map(_line, scored)), {})
+    return newest | {name: evaluation.get(name) for name in EVALUATED}
+
+
+def _line(line: bytes) -> dict[str, Any] | None:
+    """A line of metrics; None if it is damaged."""
+    try:
+        record = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) and "step" in record else None
 
 
 def workers_of(record: Mapping[str, Any]) -> list[dict[str, Any]]:

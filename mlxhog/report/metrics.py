@@ -209,7 +209,8 @@ class Progress:
         loss: recent mean training loss in nats per token.
         train_bits_per_byte: the same per byte of text.
         val_bits_per_byte: newest held-out evaluation; all evaluations use the same part of the
-            text.
+            text. In metrics.jsonl this and the other numbers of an evaluation stand on one line.
+        val_step: step of the whole run that it scored.
         val_loss: the same in nats per token.
         val_tokens: number of its labels.
         val_bytes: bytes of text of these labels.
@@ -252,6 +253,7 @@ class Progress:
     sample: str | None = None
     message: str | None = None
     doing: Doing | None = None
+    val_step: int | None = None
     val_loss: float | None = None
     val_tokens: int | None = None
     val_bytes: int | None = None
@@ -268,6 +270,13 @@ class Progress:
         return {**asdict(self), "doing": None if self.doing is None else str(self.doing)}
 
 
+EVALUATED = (
+    "val_bits_per_byte", "val_step", "val_loss", "val_tokens", "val_bytes",
+    "final_bits_per_byte", "final_share",
+)  # fmt: skip
+"""Fields of a `Progress` that an evaluation sets; metrics.jsonl has each evaluation once."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Result:
     """The result of a run.
@@ -282,11 +291,13 @@ class Result:
         tokens_per_s: tokens over seconds.
         val_bits_per_byte: last held-out evaluation, None without one; all evaluations use the same
             part of the text.
+        val_step: step of the whole run that it scored.
         val_tokens: number of its labels.
         val_bytes: bytes of text of these labels.
         val_share: share of this part in all held-out text, up to 1; None without evaluations.
         val_text: name of the part; runs with the same name were evaluated on the same text.
-        val_at_end: whether the evaluation was done after training.
+        val_seen: a note if an earlier run, whose weights this one began with, trained on some of
+            the held-out text; else None.
         val_of_completions: whether the held-out text consists of examples, so that only their
             completions count.
         final_bits_per_byte: evaluation of more held-out text after training, as much as time
@@ -341,7 +352,8 @@ class Result:
     val_bytes: int | None = None
     val_share: float | None = None
     val_text: str | None = None
-    val_at_end: bool = False
+    val_seen: str | None = None
+    val_step: int | None = None
     val_of_completions: bool = False
     final_bits_per_byte: float | None = None
     final_tokens: int | None = None
@@ -350,6 +362,11 @@ class Result:
     counts_bits_per_byte: float | None = None
     first_step_s: float | None = None
     machines: tuple[MachineReport, ...] = ()
+
+    @property
+    def val_at_end(self) -> bool:
+        """Whether the evaluation scored the model after the last step."""
+        return self.val_step == self.steps
 
     @property
     def emulated(self) -> bool:
@@ -392,10 +409,12 @@ class Result:
             "emulated": self.emulated,
             "checkpoint": self.checkpoint,
             "error": self.error,
+            "val_step": self.val_step,
             "val_tokens": self.val_tokens,
             "val_bytes": self.val_bytes,
             "val_share": self.val_share,
             "val_text": self.val_text,
+            "val_seen": self.val_seen,
             "val_at_end": self.val_at_end,
             "val_of_completions": self.val_of_completions,
             "final_bits_per_byte": self.final_bits_per_byte,
@@ -414,6 +433,19 @@ class Result:
 def number(value: float | None) -> str:
     """Spell a loss; - is no loss yet."""
     return "-" if value is None else f"{value:.3f}"
+
+
+def scored_at(val_step: object, steps: float | None) -> str:
+    """Name the step that a held-out number scored if it is not the last one, else "".
+
+    Old files do not have the step, and an edited one may have any value.
+
+    >>> scored_at(3, 16), scored_at(16, 16)
+    (' at step 3 of 16', '')
+    """
+    if type(val_step) is not int or steps is None or val_step == steps:
+        return ""
+    return f" at step {val_step:,} of {steps:,.0f}"
 
 
 def beside_counts(bits: float, counts: float) -> str:

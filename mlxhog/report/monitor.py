@@ -81,7 +81,7 @@ class Monitor:
         self.val_tokens: int | None = None
         self.val_bytes: int | None = None
         self.val_share: float | None = None
-        self.val_at_end = False
+        self.val_step: int | None = None
         self.final_bits_per_byte: float | None = None
         self.final_tokens: int | None = None
         self.final_share: float | None = None
@@ -163,7 +163,10 @@ class Monitor:
                     self.samples += 1
                 elif record["n_bytes"]:
                     self.take_evaluation(
-                        float(record["nats"]), int(record["n_bytes"]), int(record["tokens"])
+                        float(record["nats"]),
+                        int(record["n_bytes"]),
+                        int(record["tokens"]),
+                        self.budget.steps_before + int(record["version"]),
                     )
                     self.evaluations += 1
                     self.evaluating_s += float(record["compute_s"])
@@ -181,9 +184,9 @@ class Monitor:
             nats = sum(step.nats for step in steps)
             self.train_bits_per_byte = bits_per_byte(nats, n_bytes)
 
-    def take_evaluation(self, nats: float, n_bytes: int, tokens: int) -> None:
-        """Store an evaluation of held-out text: its nats, bytes and labels."""
-        self.val_bits_per_byte = bits_per_byte(nats, n_bytes)
+    def take_evaluation(self, nats: float, n_bytes: int, tokens: int, step: int) -> None:
+        """Store an evaluation of held-out text: its nats, bytes and labels, and the run's step."""
+        self.val_bits_per_byte, self.val_step = bits_per_byte(nats, n_bytes), step
         self.val_loss, self.val_tokens, self.val_bytes = nats / tokens, tokens, n_bytes
 
     def take_final(self, bits_per_byte: float, tokens: int, share: float) -> None:
@@ -309,6 +312,7 @@ class Monitor:
             loss=self.loss,
             train_bits_per_byte=self.train_bits_per_byte,
             val_bits_per_byte=self.val_bits_per_byte,
+            val_step=self.val_step,
             val_loss=self.val_loss,
             val_tokens=self.val_tokens,
             val_bytes=self.val_bytes,

@@ -20,7 +20,7 @@ from mlxhog.files import reading
 from mlxhog.files.quantities import format_bytes, format_count, format_duration, format_value
 from mlxhog.report.history import History, workers_of
 from mlxhog.report.machines import machines_in
-from mlxhog.report.metrics import COUNTS, beside_counts, label, number, rate, share_text
+from mlxhog.report.metrics import COUNTS, beside_counts, label, number, rate, scored_at, share_text
 from mlxhog.report.shares import rows, shares
 from mlxhog.report.streams import printable, printable_lines
 
@@ -176,16 +176,26 @@ class RunRecord:
     @property
     def larger_score(self) -> tuple[float, str] | None:
         """The final score, in bits per byte, and its share of the held-out text, or None."""
-        newest = self.history.newest
+        newest = self.history.evaluation
         bits, share = _plain(newest.get("final_bits_per_byte")), _plain(newest.get("final_share"))
         return None if bits is None or share is None else (bits, share_text(share))
 
     @property
+    def scored_at(self) -> str:
+        """The step that its newest evaluation scored; "" if it is the last one, or unknown."""
+        return scored_at(self.history.evaluation.get("val_step"), self.last("step"))
+
+    @property
     def counts_text(self) -> str:
-        """Its score beside that of counts of the same text; "" if one of them is unknown."""
+        """Its score beside that of counts of the same text.
+
+        It is "" if one of them is unknown, or the score is of an earlier step.
+        """
         marks, bits = self.history.newest.get("marks"), self.last("val_bits_per_byte")
         counts = _plain(marks.get(COUNTS)) if isinstance(marks, dict) else None
-        return "" if bits is None or counts is None else beside_counts(bits, counts)
+        if bits is None or counts is None or self.scored_at:
+            return ""
+        return beside_counts(bits, counts)
 
     @property
     def samples(self) -> list[RunEvent]:
@@ -235,7 +245,7 @@ class RunRecord:
             "tokens": _spelled(_last(history, "tokens"), format_count),
             "tokens/s": _spelled(_mean_rate(history), format_count),
             "train bits per byte": number(_last(history, "train_bits_per_byte")),
-            "held-out bits per byte": number(_last(history, "val_bits_per_byte")),
+            "held-out bits per byte": number(_last(history, "val_bits_per_byte")) + self.scored_at,
             **({"of held-out text": text} if (text := self.evaluated_text) else {}),
             **(
                 {"larger held-out score": f"{number(larger[0])} of {larger[1]}"}

@@ -3,7 +3,7 @@
     train/loss              recent mean, nats per token
     train/bits_per_byte     the same per byte of text
     train/tokens_per_s      all workers together
-    eval/loss               held-out text, nats per token
+    eval/loss               held-out text, nats per token; at the step that was scored
     eval/bits_per_byte      the same per byte of text
 
 Every command that trains the run writes its own file, because a file whose last event is incomplete
@@ -65,7 +65,6 @@ class TensorBoard:
         place = f"{int(time.time()):010}.{socket.gethostname()}.{os.getpid()}"
         self.path = folder / f"events.out.tfevents.{place}.{time.monotonic_ns()}"
         self._step = first_step
-        self._evaluated: tuple[float | None, float | None] = (None, None)
         from tensorboard.compat.proto.event_pb2 import SessionLog
 
         events: list[dict[str, Any]] = [{"file_version": VERSION}]
@@ -75,26 +74,27 @@ class TensorBoard:
         self._append(events)
 
     def write(self, progress: Progress) -> None:
-        """Write the numbers of training after new steps, and those of each evaluation once.
+        """Write the numbers of training after new steps, and each evaluation at its step.
 
         Raises:
             EnvironmentLacks: the file cannot be written; earlier events stay valid.
         """
-        values: dict[str, float | None] = {}
+        of_training: dict[str, float | None] = {}
         if progress.step > self._step:
             self._step = progress.step
-            values = {
+            of_training = {
                 "train/loss": progress.loss,
                 "train/bits_per_byte": progress.train_bits_per_byte,
                 "train/tokens_per_s": progress.tokens_per_s,
             }
-        evaluation = (progress.val_loss, progress.val_bits_per_byte)
-        if evaluation != self._evaluated:
-            self._evaluated = evaluation
-            values |= dict(zip(("eval/loss", "eval/bits_per_byte"), evaluation, strict=True))
-        measured = {tag: value for tag, value in values.items() if value is not None}
-        if measured:
-            self._append([{"step": progress.step, "summary": _summary(measured)}])
+        evaluation = {
+            "eval/loss": progress.val_loss,
+            "eval/bits_per_byte": progress.val_bits_per_byte,
+        }
+        for step, values in ((progress.val_step, evaluation), (progress.step, of_training)):
+            measured = {tag: value for tag, value in values.items() if value is not None}
+            if measured:
+                self._append([{"step": step, "summary": _summary(measured)}])
 
     def _append(self, events: Iterable[Mapping[str, Any]]) -> None:
         """Append events with one write."""

@@ -73,7 +73,11 @@ def _of_training(record: RunRecord) -> Iterator[Tile]:
             f"{name} {number(mark)}" for name, mark in without_network(record).items()
         )
         larger = record.larger_score
-        details = [beside, "" if larger is None else f"{number(larger[0])} of {larger[1]}"]
+        details = [
+            record.scored_at.strip(),
+            beside,
+            "" if larger is None else f"{number(larger[0])} of {larger[1]}",
+        ]
         yield Tile("held-out bits per byte", number(bits), "; ".join(filter(None, details)))
     speed = format_count(now.tokens_per_s) if record.is_running else facts["tokens/s"]
     n = len(record.history.workers)

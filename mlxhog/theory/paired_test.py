@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
 ERROR = 0.01
@@ -68,7 +68,7 @@ class PairedResult:
         mean: of the differences.
         low: lower end of the interval; minus infinity before the first look.
         high: its upper end.
-        p: two-sided p-value, of a single look; NaN without it.
+        p: two-sided p-value: of `judge` over all looks, of `single_look` of that one; else NaN.
     """
 
     pairs: int
@@ -101,7 +101,24 @@ def judge(differences: Sequence[float], planned: int) -> PairedResult:
         outcome = look(differences[:k], planned)
         if outcome.ended:
             break
-    return outcome
+    return replace(outcome, p=p_value(differences[: outcome.pairs], planned))
+
+
+def p_value(differences: Sequence[float], planned: int) -> float:
+    """Return a two-sided p-value over all looks at these differences; NaN before the first.
+
+    If both sides are equal, it is at most x with a probability of at most x, at any stop: the least
+    m of p_k / (k / N)^5 is below m with a probability of at most m times the sum of (k / N)^5. It
+    is at most `ERROR` if the interval excludes zero, since m is then at most `c_N`.
+    """
+    looks = range(min(FEWEST, planned), planned + 1)
+    so_far = [k for k in looks if k <= len(differences)]
+    if not so_far:
+        return math.nan
+    spent = {k: float((k / planned) ** SHAPE) for k in looks}
+    least = min(single_look(differences[:k]).p / spent[k] for k in so_far)
+    bound = least * sum(spent.values())
+    return min(bound, ERROR if least <= LEVELS[planned] else 1.0)
 
 
 def boundary(pairs: int, planned: int) -> float:

@@ -60,10 +60,11 @@ class Terms:
 
     Attributes:
         pairs: most pairs.
-        time: seconds that each run trains; None if tokens are its budget.
-        tokens: that each run trains on; None if time is its budget.
+        time: seconds that each run trains; None if another budget ends it.
+        tokens: that each run trains on; None if another budget ends it.
         seed: of the first pair; the next one has the next number.
         eval_tokens: held-out text that every run is scored on.
+        steps: that each run takes; None if another budget ends it.
     """
 
     pairs: int
@@ -71,12 +72,15 @@ class Terms:
     tokens: int | None
     seed: int
     eval_tokens: int
+    steps: int | None = None
 
     @property
     def each(self) -> str:
         """The budget of a run, for people."""
         if self.time is not None:
             return format_duration(self.time)
+        if self.steps is not None:
+            return f"{self.steps:,} steps"
         return f"{self.tokens:,} tokens"
 
 
@@ -208,6 +212,9 @@ class Comparison:
         }
         if len(orders) > 1:
             yield "pairs share seeds, not batches: text, --seq-len or --batch-size differ"
+        a_tokens, b_tokens = (self.plans[letter].mean_tokens_per_step for letter in "ab")
+        if self.terms.steps is not None and a_tokens != b_tokens:
+            yield f"a step of A has {a_tokens:,.0f} tokens, of B {b_tokens:,.0f}"
         if not same_tokens:
             yield "tokenizers differ: runs are scored on all of the held-out text"
         if a.config.seq_len != b.config.seq_len:
@@ -231,7 +238,7 @@ class Comparison:
         budget: dict[str, Any] = {
             spec.name: spec.default for spec in options(TrainConfig).values() if spec.group in ENDS
         }
-        budget |= {"time": self.terms.time, "tokens": self.terms.tokens}
+        budget |= {unit: getattr(self.terms, unit) for unit in ("time", "tokens", "steps")}
         return replace(
             side.config,
             **budget,
@@ -260,7 +267,8 @@ class Comparison:
             }
             for side in self.sides
         }
-        terms = {name: value for name, value in asdict(self.terms).items() if name != "pairs"}
+        unset = {"pairs", *({"steps"} if self.terms.steps is None else ())}
+        terms = {name: value for name, value in asdict(self.terms).items() if name not in unset}
         return {**sides, **terms, "held_out_sha256": self.held_out_sha256,
                 "mlxhog": version("mlxhog")}  # fmt: skip
 

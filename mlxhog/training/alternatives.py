@@ -144,7 +144,7 @@ class Alternative:
             )
         return notes
 
-    def schedule(self) -> Callable[[], schedules.Rate]:
+    def schedule(self) -> Callable[[float], schedules.Rate]:
         """Return a factory of the schedule; an epoch counts the batches that steps drop, too."""
         chosen, resumption = self.strategy.choice, self.resolution.resumption
         dropped = chosen.backup_workers if isinstance(chosen, Sync) else 0

@@ -13,8 +13,9 @@ from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
 from mlxhog.config.config import PLUGIN, TrainConfig, train_config
 from mlxhog.config.fine_tuning import ORIGINS
 from mlxhog.config.options import options
-from mlxhog.config.sources import Assignment, read_stored, written_in
+from mlxhog.config.sources import Assignment, written_in
 from mlxhog.errors import ConfigError
+from mlxhog.files.paths import expanded
 from mlxhog.report.plain import observer as shown_on
 
 if TYPE_CHECKING:
@@ -189,7 +190,7 @@ def _of_run(spec: str, layers: list[list[Assignment]]) -> list[Assignment]:
 
     root = _last(layers, "out") or str(options(TrainConfig)["out"].default)
     run = run_of(spec, Path(root))
-    stored = read_stored(run.config_path)
+    stored = run.options(data=_last(layers, "data"))
     left_out, changed = {*BUDGETS, *ORIGINS}, set()
     for chosen in CHOSEN.values():
         if _name(layers, chosen) not in (None, _name([stored], chosen)):
@@ -207,4 +208,16 @@ def _of_run(spec: str, layers: list[list[Assignment]]) -> list[Assignment]:
         changed.add("workers")
     if changed or _name([stored], STRATEGIES) is None:
         left_out.update(run.automatic())
+    # The checkpoint has a model and a tokenizer of its own.
+    files = [one for one in stored if one.name in ("model", "tokenizer")]
+    left_out.update(one.name for one in files if _is_lost(str(one.value)))
     return [value for value in stored if value.name not in left_out]
+
+
+def _is_lost(spec: str) -> bool:
+    """Whether a model or a tokenizer is a path that does not exist now."""
+    from mlxhog.models.registry import architectures
+
+    path = expanded(spec)
+    is_path = path.name != spec or path.suffix in (".yaml", ".yml", ".json")
+    return is_path and not path.exists() and path.stem not in architectures()

@@ -38,7 +38,7 @@ from mlxhog.training.held_out_watch import HeldOutWatch
 from mlxhog.training.plan import Plan
 from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import Reporter
-from mlxhog.training.resume import Resumption, text_kind
+from mlxhog.training.resume import Resumption, score_of, text_kind
 from mlxhog.training.session import WorkerSession
 
 SAVE_BYTES_PER_S = 200e6  # written, flushed and read again for its digest
@@ -187,19 +187,14 @@ def _settle(arena: Arena, saved: checkpoint.Checkpoint, kind: str, sign: float) 
 
 def _ended_there(resumption: Resumption) -> bool:
     """Whether the run ended with this checkpoint, so that nothing was trained after it."""
-    return resumption.run.read_status().get("checkpoint") == str(resumption.checkpoint.path)
+    return resumption.run.ended_with(resumption.checkpoint.path)
 
 
 def _summary(resumption: Resumption) -> str:
-    """A message with the step at which the run resumes.
-
-    The held-out score is the run's result if the evaluation followed the checkpoint.
-    """
+    """A message with the step at which the run resumes, and its held-out score."""
     saved, rest = resumption.checkpoint, resumption.own_budget
-    bits = saved.state.get("val_bits_per_byte")
-    if _ended_there(resumption):
-        bits = resumption.run.read_status().get("result", {}).get("val_bits_per_byte") or bits
-    held_out = "" if bits is None else f" (held-out {bits:.3f})"
+    score = score_of(resumption.run, saved.path, saved.state)
+    held_out = f" ({score})" if score else ""
     is_over = rest is not None and rest.is_used_up
     only = ", its training is over: only the evaluation is left" if is_over else ""
     return f"resuming from step {saved.state['used']['steps']}{held_out}{only}"
@@ -305,6 +300,7 @@ def save(
             "over": monitor.over,
             "network_bytes": network_bytes(plan, arena, start),
             "val_bits_per_byte": monitor.val_bits_per_byte,
+            "val_step": monitor.val_step,
             "held_out": plan.held_out.to_json(),
             "best": watch.to_json(),
             "ended": watch.ended,

@@ -21,11 +21,13 @@ Workers start once, before the choice, in an arena with room for either strategy
 (`alternatives.py`); they build the strategy after the choice (`WorkerSession.decide`). It is the
 first one: the run changes to the other when its own times say so (`change_strategy.py`).
 
-A table of the arena holds the times; each worker writes a row of `MOST` + 2 numbers:
+A table of the arena holds the times; each worker writes a row of `MOST` + 2 words:
 
     paces   float64   MOST   seconds of each gradient
                       1      estimated seconds of a gradient, before the first
-                      1      1 + number of measured gradients, or 0 while the worker is measuring
+            u64       1      1 + number of measured gradients, or 0 while the worker is measuring
+
+A worker writes the last word by a release store after the others, and readers load it first.
 """
 
 from __future__ import annotations
@@ -36,6 +38,9 @@ from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Final
 
+import numpy as np
+
+from mlxhog import _native
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.config.strategies import Hogwild, Sync
@@ -87,21 +92,23 @@ class Paces:
     def __init__(self, arena: Arena, workers: int) -> None:
         """Open the table."""
         self._table = arena.segment(SEGMENT).reshape(workers, MOST + 2)
+        self._data = arena.segment(SEGMENT).view(np.uint8)
+        self._ends = [8 * (rank * (MOST + 2) + MOST + 1) for rank in range(workers)]
 
     def note(self, rank: int, expected_s: float, seconds: Sequence[float]) -> None:
         """Write a worker's measured times and its earlier estimate of a gradient's time."""
         kept = seconds[:MOST]
         self._table[rank, : len(kept)] = kept
         self._table[rank, MOST] = expected_s
-        self._table[rank, MOST + 1] = 1 + len(kept)
+        _native.store_u64(self._data, self._ends[rank], 1 + len(kept))
 
     def complete(self) -> bool:
         """Whether every worker has written its times."""
-        return bool((self._table[:, MOST + 1] > 0).all())
+        return all(_native.load_u64(self._data, end) for end in self._ends)
 
     def seconds(self) -> list[list[float]]:
-        """The measured times of every worker."""
-        counts = [int(row[MOST + 1]) - 1 for row in self._table]
+        """The measured times of every worker, once it is `complete`."""
+        counts = [_native.load_u64(self._data, end) - 1 for end in self._ends]
         return [row[:count].tolist() for row, count in zip(self._table, counts, strict=True)]
 
     def slowest_s(self) -> float:

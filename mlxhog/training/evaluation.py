@@ -96,6 +96,7 @@ class HeldOutPart:
         larger_share: largest part of all held-out text in the larger final score; 0 without it.
         tokens: number of its tokens.
         estimate_s: seconds to score it by `FLOPS`.
+        seen: a note if earlier runs, whose weights the run began with, trained on some of it.
     """
 
     asked_bytes: int
@@ -107,6 +108,7 @@ class HeldOutPart:
     larger_share: float
     tokens: int
     estimate_s: float
+    seen: str = ""
 
     @classmethod
     def of(
@@ -393,6 +395,7 @@ class TextJobs:
     def _evaluate(self) -> None:
         """Evaluate the fixed part; drop the result if training ends before it is complete."""
         context, began_ns = self.context, monotonic_ns()
+        steps = context.arena.counters.load("steps")
         context.copy_to_inbox()
         context.entry.beat(Phase.EVALUATE)
 
@@ -406,7 +409,7 @@ class TextJobs:
         self.ring.append(
             kind=RecordKind.EVALUATION,
             worker=self.job.slot,
-            version=context.arena.counters.load("version"),
+            version=steps,
             t_ns=monotonic_ns(),
             nats=score.nats,
             n_bytes=score.n_bytes,

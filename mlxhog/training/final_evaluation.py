@@ -14,6 +14,7 @@ from mlxhog.training.deadlines import LEAST_S, MARGIN, Deadlines
 from mlxhog.training.evaluation import SEGMENT, HeldOutPart, HeldOutScore, ScoreTable
 from mlxhog.training.session import WorkerSession
 
+INTERRUPTED_S = 5.0  # longest estimate of an evaluation after an interrupt
 LEAST_EVALUATION_S = 20.0  # for the last evaluation, however late it is, unless it needs less
 FASTER = 3.0  # speed of a loss relative to a gradient
 BATCH_S = 3.0  # limit for a batch that is being scored when the time is over
@@ -52,34 +53,55 @@ class FinalEvaluation:
         self._sample_s = sample_s
         self._scores = ScoreTable(session.arena.segment(SEGMENT))
         self._part, self._part_end, self._end = part, part.batches, part.batches
-        self._round = self._first = self._end_ns = 0
+        self._round = self._first = self._end_ns = self._interrupts = 0
 
-    def begin(self) -> None:
-        """Let all workers score the held-out text with the model.
+    def begin(self) -> bool:
+        """Let all workers score the held-out text with the model; returns whether they do.
 
         If workers have parameters of their own, the time is for their scores instead of the larger.
-        """
-        copies = len(self._session.strategy.copies())
-        end = self._part_end if copies else len(self._scores)
-        self._begin(1 + copies, end, least_s=self._least_s())
-
-    def _begin(self, parts: int, end: int, *, least_s: float) -> None:
-        """Begin with the present parameters.
-
-        Args:
-            parts: evaluations that share the remaining time.
-            end: number of batches to score.
-            least_s: least time for this evaluation, however late it is.
+        After an interrupt they score the fixed part alone, and only if that is short.
         """
         self._session.drain()  # first an evaluation that ended together with the training
-        self._round += 1
-        self._first, self._end = self._round, end
-        self._end_ns = end_ns = self._deadlines.evaluation_ns(
+        estimate_s = self.estimate_s()
+        if self._session.interrupts():
+            if estimate_s >= INTERRUPTED_S:
+                return False
+            self._begin(self._part_end, monotonic_ns() + int(MARGIN * INTERRUPTED_S * 1e9))
+            return True
+        copies = len(self._session.strategy.copies())
+        end = self._part_end if copies else len(self._scores)
+        least_s = min(max(MARGIN * estimate_s, LEAST_S), LEAST_EVALUATION_S)
+        self._begin(end, self._until_ns(1 + copies, least_s))
+        return True
+
+    def estimate_s(self) -> float:
+        """Estimate the time of all workers for the fixed part.
+
+        It is that of the evaluations during training, or follows from the speed of training;
+        infinite without a step.
+        """
+        monitor, part = self._monitor, self._part
+        if monitor.evaluations:
+            workers = max(1, len(self.supervisor.seats))
+            in_turn = math.ceil(part.batches / workers) / part.batches
+            return in_turn * monitor.evaluating_s / monitor.evaluations
+        tokens = FASTER * self.arena.counters.load("tokens")
+        return monitor.seconds() * part.tokens / tokens if tokens else math.inf
+
+    def _until_ns(self, parts: int, least_s: float) -> int:
+        """The deadline of the first of several evaluations that share the remaining time."""
+        return self._deadlines.evaluation_ns(
             parts=parts,
             trained_s=self._monitor.seconds(),
             sample_s=self._sample_s,
             least_s=least_s,
         )
+
+    def _begin(self, end: int, end_ns: int) -> None:
+        """Begin to score batches up to `end` with the present parameters, until a deadline."""
+        self._round += 1
+        self._first, self._end, self._end_ns = self._round, end, end_ns
+        self._interrupts = self._session.interrupts()
         counters = self.arena.counters
         counters.store("side_until_ns", end_ns)
         counters.store("eval_first", self._first)
@@ -97,7 +119,7 @@ class FinalEvaluation:
             ConfigError, EnvironmentLacks, WorkerFailed: see `Supervisor.poll`; the fixed part
                 cannot be scored without a worker that failed.
         """
-        while self.supervisor.has_workers() and not self._ended():
+        while self.supervisor.has_workers() and not (self._ended() or self._is_interrupted()):
             ended_or_died = partial(self._ended_or_died, self.supervisor.ends())
             limit_s = (self._end_ns - monotonic_ns()) / 1e9 + BATCH_S
             try:
@@ -112,12 +134,14 @@ class FinalEvaluation:
 
     def finish(self) -> None:
         """Wait for the score of the model, and score the copies that it is the average of."""
-        score, session, monitor = self.wait(), self._session, self._monitor
+        session, monitor = self._session, self._monitor
+        score = self.wait()
+        if score.share < 1.0 and self._is_interrupted() and self.begin():
+            score = self.wait()
         average = score.bits_per_byte
         if score.share < 1.0 or average is None:
             return  # a score of less text is not comparable with earlier ones
-        monitor.take_evaluation(score.nats, score.n_bytes, score.tokens)
-        monitor.val_at_end = True
+        monitor.take_evaluation(score.nats, score.n_bytes, score.tokens, monitor.totals()[0])
         larger, is_left_out = self.larger(), self._end == self._part_end
         if not is_left_out and larger.bits_per_byte is not None and larger.n_bytes > score.n_bytes:
             share = larger.share * self._part.larger_share
@@ -160,17 +184,12 @@ class FinalEvaluation:
                 if session.interrupts() or not all_rest:
                     return False
                 load()
-                self._begin(len(copies) - k, self._part_end, least_s=LEAST_S)
+                self._begin(self._part_end, self._until_ns(len(copies) - k, LEAST_S))
                 self.copies_bits_per_byte.append(self.wait().bits_per_byte or math.nan)
         return True
 
-    def _least_s(self) -> float:
-        """Upper estimate of the fixed part's evaluation time from the speed of training."""
-        tokens = FASTER * self.arena.counters.load("tokens")
-        if not tokens:
-            return LEAST_EVALUATION_S
-        seconds = MARGIN * self._monitor.seconds() * self._part.tokens / tokens
-        return min(max(seconds, LEAST_S), LEAST_EVALUATION_S)
+    def _is_interrupted(self) -> bool:
+        return self._session.interrupts() > self._interrupts
 
     def _score(self) -> HeldOutScore:
         return self._scores.total(self._first, end=self._end)

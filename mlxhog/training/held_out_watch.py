@@ -87,11 +87,12 @@ class HeldOutWatch:
         If the weights of a new best cannot be saved, the best before it stays the best, so the next
         better evaluation is saved.
         """
-        if monitor.evaluations == self._evaluations or monitor.val_bits_per_byte is None:
+        bits, step = monitor.val_bits_per_byte, monitor.val_step
+        if monitor.evaluations == self._evaluations or bits is None or step is None:
             return False
         self._evaluations = monitor.evaluations
         before = self.bits_per_byte, self.step
-        is_best = self.take(monitor.val_bits_per_byte, monitor.totals()[0])
+        is_best = self.take(bits, step)
         is_lost = is_best and self.keeps_best and not save()
         self.ended = self.reason_to_stop()
         if is_lost:

@@ -74,7 +74,7 @@ class Setup:
         decay: names of the parameters that weight decay applies to.
         gpu_share: share of the GPU for each worker that uses it.
         batches: opens the training batches.
-        schedule: makes the schedule of step sizes.
+        schedule: makes the schedule of step sizes, with the share of the run that is one step.
         side_jobs: opens the side jobs.
         sampled: words of the training loss; None for the whole vocabulary.
         teacher: gives the targets of the training loss; None for the labels alone.
@@ -92,7 +92,7 @@ class Setup:
     decay: frozenset[str]
     gpu_share: GPUShare
     batches: Callable[[], BatchSource]
-    schedule: Callable[[], Rate]
+    schedule: Callable[[float], Rate]
     side_jobs: Callable[[Job, Context, Ring], SideJobs]
     sampled: SampledHead | None = None
     teacher: Teacher | None = None

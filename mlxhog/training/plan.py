@@ -228,6 +228,11 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     ]
     before = None if resumption is None else resumption.evaluated_bytes()
     held_out = HeldOutPart.of(data, config, parameters, before)
+    origin = config.init_from if resumption is None else resumption.began_with().get("init_from")
+    if origin is not None and config.eval_every.on:
+        seen, unknown = init_from.seen_before(str(origin), data)
+        held_out = replace(held_out, seen=seen)
+        model_notes += filter(None, [seen, unknown])
     tables = {evaluation.SEGMENT: evaluation.segment(held_out)}
     if is_open:
         tables |= {**choose_strategy.segment(n_workers), **terms.segment(n_workers)}

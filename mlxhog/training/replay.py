@@ -30,7 +30,6 @@ from mlxhog.arena.workers import Phase
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.contradictions import choosing
-from mlxhog.config.sources import read_stored
 from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
@@ -267,7 +266,7 @@ def _plan(header: recording.RecordHeader, run: Run) -> Plan:
     Raises:
         CheckpointError, DataError: the model or the text is another.
     """
-    stored = read_stored(run.directory / event_log.FOLDER / recording.CONFIG)
+    stored = run.options(path=run.directory / event_log.FOLDER / recording.CONFIG)
     recorded = train_config([stored])
     config = replace(
         recorded,

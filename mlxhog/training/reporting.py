@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.config import EMULATED
 from mlxhog.config.strategy import strategy_name
+from mlxhog.data import corpora
 from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks, MlxhogError, RunError
@@ -28,7 +29,7 @@ from mlxhog.files.quantities import format_bytes, format_count, format_share
 from mlxhog.machine import float32, machine
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.report.machines import machines_of
-from mlxhog.report.metrics import Doing, Progress, Result, label
+from mlxhog.report.metrics import EVALUATED, Doing, Progress, Result, label
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.shares import costly_optimizer
 from mlxhog.report.tensorboard import TensorBoard
@@ -67,6 +68,7 @@ class Reporter:
         self.plan, self.run, self.monitor, self.observer = plan, run, monitor, observer
         self.sample: str | None = None
         self._board: TensorBoard | None = None
+        self._evaluation: dict[str, Any] = {}
         self._reported: set[str] = set()
         self._repetition, self._epoch_tokens = False, plan.epoch_tokens
         self._named_optimizer = False
@@ -146,6 +148,11 @@ class Reporter:
         """Append a line to metrics.jsonl, and to the other reports."""
         now = self.monitor.progress()
         self._name_costly_optimizer(now)
+        evaluation: dict[str, Any] = {name: getattr(now, name) for name in EVALUATED}
+        if evaluation == self._evaluation:  # it stands on an earlier line
+            none: dict[str, Any] = dict.fromkeys(EVALUATED)
+            now = replace(now, **none)
+        self._evaluation = evaluation
         with self._continues_without("metrics"):  # counts begin with this command, hence its pid
             self.run.append_metrics({**now.to_json(), "supervisor_pid": os.getpid()})
         if self.plan.config.report_to == "tensorboard":
@@ -215,6 +222,7 @@ class Reporter:
                 "emulated": self.plan.emulated,
                 "model": _model_name(self.plan),
                 "data": config.data,
+                "data_path": corpora.full_path(config.data),
                 "held_out": self.plan.held_out.to_json(),
                 "parameters": self.plan.parameters,
                 "steps": steps,
@@ -254,7 +262,8 @@ class Reporter:
             val_bytes=self.monitor.val_bytes,
             val_share=self.monitor.val_share,
             val_text=self.plan.held_out.text,
-            val_at_end=self.monitor.val_at_end,
+            val_seen=self.plan.held_out.seen or None,
+            val_step=self.monitor.val_step,
             final_bits_per_byte=self.monitor.final_bits_per_byte,
             final_tokens=self.monitor.final_tokens,
             final_share=self.monitor.final_share,

@@ -27,6 +27,7 @@ from mlxhog.data.encodings import quoted, words
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.files.quantities import parse_number
+from mlxhog.report.metrics import scored_at
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,21 @@ class Resumption:
         _, newest = checkpoint.resumable(self.config.resume, Path(self.config.out))
         if newest != self.checkpoint.path:
             raise RunError(f"another command has just resumed {self.run.directory}; try again")
+
+
+def score_of(run: Run | None, path: Path, state: Mapping[str, Any]) -> str:
+    """Spell a checkpoint's held-out bits per byte, and the step that they scored; "" if unknown.
+
+    The last evaluation of a run follows its last checkpoint, so it is in the run's result.
+    """
+    result = run.read_status().get("result") if run is not None and run.ended_with(path) else None
+    for score in (result, state):
+        if not isinstance(score, Mapping):
+            continue
+        if isinstance(bits := score.get("val_bits_per_byte"), int | float):
+            step, used = score.get("val_step"), state.get("used", {})
+            return f"held-out {bits:.3f}{scored_at(step, used.get('steps'))}"
+    return ""
 
 
 def text_kind(config: TrainConfig) -> str:

@@ -68,10 +68,6 @@ class RunSession(WorkerSession):
         """Number of signals so far."""
         return self.signals.count
 
-    def may_ask(self) -> bool:
-        """Whether workers can take requests: there are some, and the user has not interrupted."""
-        return not self.signals.count and self.supervisor.has_workers()
-
     def poll(self, doing: Doing | None = None) -> None:
         """Watch workers for a moment, and show the progress.
 

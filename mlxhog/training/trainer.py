@@ -38,7 +38,7 @@ from mlxhog.training import batch_size, checkpoints, choose_strategy, init_from,
 from mlxhog.training.batch_size import BatchChoice
 from mlxhog.training.change_strategy import Changes
 from mlxhog.training.deadlines import Deadlines
-from mlxhog.training.final_evaluation import FinalEvaluation, write_sample
+from mlxhog.training.final_evaluation import GAVE_UP_WORKER, FinalEvaluation, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.held_out_watch import HeldOutWatch
 from mlxhog.training.plan import Plan, make_plan
@@ -419,9 +419,11 @@ class _Training:
 
     def _save_and_evaluate(self) -> None:
         """Save the final state while workers evaluate it."""
-        evaluates = self.plan.config.eval_every.on and self._session.may_ask()
-        if evaluates:
-            self._evaluation.begin()
+        evaluates = (
+            self.plan.config.eval_every.on
+            and self._supervisor.has_workers()
+            and self._evaluation.begin()
+        )
         try:
             if self._start.budget.is_used_up and self.plan.resumption is not None:
                 self._saver.newest = self.plan.resumption.checkpoint.path
@@ -437,8 +439,10 @@ class _Training:
                 f"{error}; lower --lr or --clip, then --resume from the last checkpoint"
             ) from error
         self._watch.close(self.run, self._saver.newest, self._session.report)
-        if evaluates and not self._signals.count:
-            self._evaluation.finish()
+        if evaluates:
+            optional = GAVE_UP_WORKER if self._signals.count else ()
+            with suppress(StopNow, *optional):  # the final state is saved
+                self._evaluation.finish()
 
     def _rescued(self, failure: WorkerFailed) -> WorkerFailed:
         """Save the state of a failed run, and add the command to resume it to the error."""

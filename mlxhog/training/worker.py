@@ -253,7 +253,7 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
         backend=backend,
         optimizer=optimizer,
         metal=gpu_steps(job, arena, optimizer.metal_rule),
-        schedule=setup.schedule(),
+        schedule=setup.schedule(job.budget.step_share(setup.strategy.tokens_per_step)),
         budget=job.budget,
         step_limit=job.step_limit,
         decay=setup.decay,

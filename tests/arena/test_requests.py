@@ -103,6 +103,27 @@ def test_a_line_that_is_no_request_is_told_why(server, line, message):
     assert message in answer["error"]
 
 
+def test_a_long_answer_arrives_whole_at_a_client_that_reads_slowly(server):
+    text = "x" * 3_000_000  # more than a socket holds
+    with polled(server, lambda request: request.answer(text=text)), connected(server) as client:
+        client.sendall(b'{"request": "status"}\n')
+        assert client.recv(1, socket.MSG_PEEK)  # it is on its way
+        assert reply(client)["text"] == text
+
+
+def test_a_client_that_reads_no_answer_holds_up_the_run_for_a_bounded_time(
+    server, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(requests, "SEND_S", 0.05)
+
+    def answer(request: Request) -> None:
+        request.answer(text="x" * 3_000_000 if request.name == "long" else "short")
+
+    with polled(server, answer), connected(server) as deaf:
+        deaf.sendall(b'{"request": "long"}\n')
+        assert ask(tmp_path, "status", timeout_s=LIMIT_S)["text"] == "short"
+
+
 def test_who_leaves_before_the_answer_or_without_a_request_harms_nobody(server, tmp_path):
     with polled(server):
         for line in (b"", b'{"request": ', b'{"request": "status"}\n'):

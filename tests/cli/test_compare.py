@@ -57,6 +57,7 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
     assert result["verdict"] == "a"
     assert result["answer"].startswith("A is better by ")
     assert 0 < result["interval"][0] < result["difference"] < result["interval"][1]
+    assert 0 < result["p"] <= result["error_rate"]
     assert result["pairs_told_from"] == len(result["pairs"]) == err.count("B - A +") == 3
     assert result["differing"] == {"lr": [0.01, 1e-05]}
     assert [pair["seed"] for pair in result["pairs"]] == [1, 2, 3]
@@ -74,7 +75,13 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
     text = capsys.readouterr().out
     assert text.startswith("A is better by ")
     assert max(map(len, text.splitlines())) <= 80
-    for message in ("what differs", "lr      0.01", "times as fast", "intervals: 99 %"):
+    for message in (
+        "what differs",
+        "lr      0.01",
+        "times as fast",
+        "intervals: 99 %",
+        "over all looks",
+    ):
         assert message in text
 
     assert main(["compare", *words, *sides[:-1], "4"]) == 2
@@ -145,7 +152,8 @@ def test_files_runs_and_names_are_sides(
         (["--b", "--learning-rat 1"], "--b '--learning-rat 1': no flag"),
         (["--b", "--lr soon"], "--b --lr is 'soon'"),
         (["--b", "--lr 'x"], "No closing quotation"),
-        (["--time", "5"], "two budgets"),
+        (["--time", "5"], "--time and --tokens are 2 budgets"),
+        (["--steps", "5"], "--tokens and --steps are 2 budgets"),
         (["--pairs", "21"], "--pairs is '21'"),
         (["--b", "--model 7to1-tinny"], "B (small): no architecture '7to1-tinny'"),
     ],
@@ -163,12 +171,24 @@ def test_bad_input_is_named_before_anything_is_trained(
 def test_budgets_of_the_sides_must_be_equal_where_the_command_has_none(
     tmp_path: Path, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name, budget in (("a", "tokens: 3000"), ("b", "time: 5"), ("c", "steps: 5")):
+    for name, budget in (("a", "tokens: 3000"), ("b", "time: 5"), ("c", "epochs: 5")):
         (tmp_path / f"{name}.yaml").write_text(f"model: tiny\nlr: 0.1\n{budget}\n")
     assert main(["compare", "a.yaml", "b.yaml"]) == 2
     assert "A has a budget of tokens 3000, B of time 5.0" in capsys.readouterr().err
     assert main(["compare", "c.yaml", "c.yaml"]) == 2
-    assert "equal time or tokens" in capsys.readouterr().err
+    assert "equal time, tokens or steps" in capsys.readouterr().err
+
+
+def test_both_sides_take_equally_many_steps_whatever_a_step_has(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = words.index("--tokens")
+    words[at : at + 2] = ["--steps", "3"]
+    assert main(["compare", *words, "--b", "--batch-size 4", "--pairs", "2", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert [pair[side]["steps"] for pair in result["pairs"] for side in "ab"] == [3] * 4
+    assert result["budget"] == {"time_s": None, "tokens": None, "steps": 3}
+    assert "a step of A has 64 tokens, of B 128" in result["notes"]
 
 
 def test_pairs_that_are_done_survive_every_end_of_the_command(

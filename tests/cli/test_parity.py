@@ -313,3 +313,27 @@ def test_a_signal_ends_it_and_leaves_nothing(number: signal.Signals, tmp_path: P
     assert running.returncode == 130
     assert "interrupted" in err
     assert not list(tmp_path.iterdir())
+
+
+def test_fields_of_an_architecture_have_the_values_of_set(
+    architecture: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fields = ["--set", "hidden_size=24", "--set", "num_heads=3"]
+    assert main(["parity", architecture, *SMALL, *fields, "--all", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report["subject"] == f"{architecture} with --set hidden_size=24, num_heads=3"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--config", "tiny", "--set", "hidden_siz=9"], "did you mean 'hidden_size'?"),
+        (["--case", "a.safetensors", "--set", "x=1"], "the case a.safetensors are fixed"),
+        (["--checkpoint", "latest", "--set", "x=1"], "the checkpoint latest are fixed"),
+    ],
+)
+def test_set_is_refused_where_it_changes_nothing(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["parity", *words]) == 2
+    assert message in capsys.readouterr().err

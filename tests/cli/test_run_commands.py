@@ -182,6 +182,7 @@ def test_eval_of_the_held_out_text_is_what_training_ended_with(
     record = told(capsys, "eval", "words", "--backend", "mlx:cpu")
     assert (here.first.final_share, here.second.final_share) == (1.0, 1.0)
     assert record["bits_per_byte"] == pytest.approx(here.second.final_bits_per_byte, rel=1e-5)
+    assert record["part"]["bits_per_byte"] == pytest.approx(here.second.val_bits_per_byte, rel=1e-5)
     assert record["seq_len"] == 32
     earlier = told(capsys, "eval", "words", "--backend", "mlx:cpu", "--checkpoint", "step-00000020")
     assert earlier["bits_per_byte"] == pytest.approx(here.first.final_bits_per_byte, rel=1e-5)

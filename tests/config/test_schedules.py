@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog.config import optimizers, schedules
+from mlxhog.config.budget import Budget
 from tests.pairs import each_of
 
 EPOCHS = schedules.Epochs(10)
@@ -21,14 +22,28 @@ SCHEDULES: dict[str, schedules.Schedule] = {
 }
 
 
-def at(name: str, progress: float, update: int = 0) -> float:
-    return SCHEDULES[name].of_run(2.0, EPOCHS)(progress, update)
+def at(name: str, progress: float, update: int = 0, step_share: float = 0.0) -> float:
+    return SCHEDULES[name].of_run(2.0, EPOCHS, step_share)(progress, update)
 
 
 @each_of("name", ["constant", "cosine", "wsd"])
 def test_warm_up_rises_on_a_line_to_lr(name: str) -> None:
     results = [at(name, progress) for progress in (0.0, 0.025, 0.05, 0.1)]
     assert results == pytest.approx([0.0, 0.5, 1.0, 2.0])
+
+
+@each_of("name", ["constant", "cosine", "wsd"])
+def test_the_first_step_of_n_in_the_warm_up_has_an_nth_of_lr(name: str) -> None:
+    results = [at(name, k / 40, step_share=1 / 40) for k in range(4)]  # a warm-up of 4 steps
+    assert results == pytest.approx([0.5, 1.0, 1.5, 2.0])
+    assert at(name, 0.0, step_share=1.0) == 2.0  # the only step of a run
+
+
+def test_a_step_is_the_share_of_the_run_that_steps_or_tokens_limit() -> None:
+    assert Budget(steps=16, seconds=60.0).step_share(100) == 1 / 16
+    assert Budget(steps=12, steps_before=4).step_share(100) == 1 / 16
+    assert Budget(tokens=1600).step_share(100) == 1 / 16
+    assert Budget(seconds=60.0).step_share(100) == 0.0
 
 
 @each_of(("name", "end"), [("constant", 2.0), ("cosine", 0.5), ("wsd", 0.5)])
@@ -88,8 +103,8 @@ def test_backoff_stages_grow_by_one_over_beta_and_steps_shrink_by_beta(
 
 @pytest.mark.parametrize("name", ["backoff", "inverse"])
 def test_epochs_count_as_updates_do_and_the_step_size_stays_within_one(name: str) -> None:
-    by_epoch = replace(SCHEDULES[name], steps=1000, epochs=3).of_run(2.0, EPOCHS)
-    by_update = replace(SCHEDULES[name], steps=3).of_run(2.0, EPOCHS)
+    by_epoch = replace(SCHEDULES[name], steps=1000, epochs=3).of_run(2.0, EPOCHS, 0.0)
+    by_update = replace(SCHEDULES[name], steps=3).of_run(2.0, EPOCHS, 0.0)
     for update in range(400):
         assert by_epoch(0.0, update) == by_update(0.0, update // EPOCHS.n)
 

@@ -133,3 +133,14 @@ def test_an_unknown_corpus_suggests_its_neighbour(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(DataError, match=message):
         corpora.find(spec)
+
+
+def test_several_texts_have_a_full_path_each_and_one_of_them_may_be_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a").write_text("a")
+    assert corpora.full_path("a\nsotu\nfile:b") == f"{tmp_path / 'a'}\nsotu\nfile:{tmp_path / 'b'}"
+    assert corpora.full_path("sotu") is None
+    assert not corpora.is_missing("a\nsotu")
+    assert corpora.is_missing("a\nfile:b")

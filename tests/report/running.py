@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from mlxhog import train
 from mlxhog.checkpoint.run import Run, list_runs
-from mlxhog.report.follow import newest_line
+from mlxhog.report.history import newest_line
 from mlxhog.training import reporting
 from tests.another_process import Running
 from tests.training.small import small_config

@@ -15,7 +15,9 @@ from mlxhog.report.metrics import Progress
 from mlxhog.report.tensorboard import TensorBoard
 
 
-def progress(step: int, *, loss: float = 2.0, val_loss: float | None = None) -> Progress:
+def progress(
+    step: int, *, loss: float = 2.0, val_loss: float | None = None, val_step: int | None = None
+) -> Progress:
     """A run after so many steps."""
     return replace(
         NOTHING,
@@ -24,6 +26,7 @@ def progress(step: int, *, loss: float = 2.0, val_loss: float | None = None) -> 
         train_bits_per_byte=loss / 2,
         tokens_per_s=100.0,
         val_loss=val_loss,
+        val_step=val_step,
         val_bits_per_byte=None if val_loss is None else val_loss / 2,
     )
 
@@ -40,18 +43,18 @@ def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:
     }
 
 
-def test_a_run_is_read_back_with_each_evaluation_once(tmp_path: Path) -> None:
+def test_a_run_is_read_back_with_each_evaluation_at_the_step_that_it_scored(tmp_path: Path) -> None:
     board = TensorBoard(tmp_path)
     board.write(progress(10, loss=3.0))
-    board.write(progress(20, loss=2.5, val_loss=2.0))
-    board.write(progress(30, val_loss=2.0))
-    board.write(progress(30, val_loss=1.5))  # the last evaluation: no step is new
+    board.write(progress(20, loss=2.5, val_loss=2.0, val_step=12))
+    board.write(progress(30))
+    board.write(progress(30, val_loss=1.5, val_step=30))  # the last evaluation: no step is new
     assert scalars(tmp_path) == {
         "train/loss": [(10, 3.0), (20, 2.5), (30, 2.0)],
         "train/bits_per_byte": [(10, 1.5), (20, 1.25), (30, 1.0)],
         "train/tokens_per_s": [(10, 100.0), (20, 100.0), (30, 100.0)],
-        "eval/loss": [(20, 2.0), (30, 1.5)],
-        "eval/bits_per_byte": [(20, 1.0), (30, 0.75)],
+        "eval/loss": [(12, 2.0), (30, 1.5)],
+        "eval/bits_per_byte": [(12, 1.0), (30, 0.75)],
     }
 
 

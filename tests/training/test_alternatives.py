@@ -49,7 +49,7 @@ def test_a_strategy_that_is_chosen_has_the_numbers_that_it_has_when_it_is_named(
         assert chosen.strategy == replace(alone.strategy, open=True)
         assert chosen.resolution.stored == replace(alone.resolution.stored, strategy=None)
         assert chosen.resolution.automatic == alone.resolution.automatic
-        assert chosen.schedule()(0.5, 10) == alone.schedule()(0.5, 10)
+        assert chosen.schedule(0.0)(0.5, 10) == alone.schedule(0.0)(0.5, 10)
 
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "soap"])

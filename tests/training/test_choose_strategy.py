@@ -6,18 +6,21 @@ import math
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from numpy.typing import NDArray
 
-from mlxhog import train
+from mlxhog import _native, train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Progress, Result
 from mlxhog.training import choose_strategy, worker
 from mlxhog.training.change_strategy import Changes
-from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, by_likelihood, choose
+from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, Paces, by_likelihood, choose
 from mlxhog.training.job import Job
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
@@ -252,6 +255,28 @@ def test_a_worker_killed_while_it_is_measured_is_replaced_and_measured(
     assert (result.status, result.steps, result.restarts) == ("done", 5, 1)
     assert killer.choices()
     assert starts(result) == [2, 1]
+
+
+def test_a_worker_publishes_its_times_by_a_release_store_after_all_of_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    memory, store = np.zeros(2 * (choose_strategy.MOST + 2)), _native.store_u64
+    arena: Any = SimpleNamespace(segment=lambda name: memory)
+    paces = Paces(arena, 2)
+    paces.note(0, 0.5, [])
+    assert not paces.complete()
+    seen: list[list[float]] = []
+
+    def publish(data: NDArray[np.uint8], end: int, value: int) -> None:
+        seen.append(memory[choose_strategy.MOST + 2 :][[0, 1, choose_strategy.MOST]].tolist())
+        store(data, end, value)
+
+    monkeypatch.setattr(_native, "store_u64", publish)
+    paces.note(1, 0.25, [0.1, 0.2])
+    assert seen == [[0.1, 0.2, 0.25]]
+    assert paces.complete()
+    assert paces.seconds() == [[], [0.1, 0.2]]
+    assert paces.slowest_s() == 0.5
 
 
 @pytest.mark.slow

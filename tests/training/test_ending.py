@@ -64,8 +64,9 @@ def test_the_last_line_names_the_fixed_part_and_the_larger_score_each_with_its_s
     assert f"held-out text: {part}; {final:.3f} of all of it\n" in summary(result)
     cut = replace(result, final_share=0.38)
     assert f"; {final:.3f} of 38%\n" in summary(cut)
-    early = replace(result, val_at_end=False, final_bits_per_byte=None)
-    assert f"{part}, while training; no time was left to evaluate the end" in summary(early)
+    early = replace(result, val_step=2, final_bits_per_byte=None)
+    at = "bits per byte at step 2 of 4 of the same 33% as in every evaluation"
+    assert f"{bits:.3f} {at}; no time was left to evaluate the end" in summary(early)
     whole = replace(result, val_share=1.0, final_bits_per_byte=None)
     assert f"held-out text: {bits:.3f} bits per byte\n" in summary(whole)
 

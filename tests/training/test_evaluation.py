@@ -1,6 +1,7 @@
 """The final evaluation: every batch once, or as many as there is time for, despite deaths."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -154,36 +155,51 @@ class Supervising:
         self.counters = Counters(np.zeros(LINE * len(NAMES), np.uint8))
         memory = np.zeros(LINE * BATCHES, np.uint8)
         self.scores, self.has_workers, self._happens = ScoreTable(memory), True, iter(happens)
+        self.interrupts = 0
         supervisor = SimpleNamespace(
             command=lambda command: self.events.append(command.name),
             has_workers=lambda: self.has_workers,
             ends=lambda: 0,
+            seats=[None],
         )
         session: Any = SimpleNamespace(
             arena=SimpleNamespace(counters=self.counters, segment=lambda name: memory),
             supervisor=supervisor,
-            strategy=SimpleNamespace(copies=lambda: (), config=TrainConfig()),
+            strategy=SimpleNamespace(
+                copies=lambda: (),
+                each_copy=lambda _: nullcontext(()),
+                warning=lambda *_: None,
+                config=TrainConfig(),
+            ),
             until=self._until,
             drain=lambda: self.events.append("drain"),
             report=self.messages.append,
-            interrupts=lambda: 1,
+            interrupts=lambda: self.interrupts,
         )
-        monitor: Any = SimpleNamespace(
+        self.monitor: Any = SimpleNamespace(
+            evaluations=0,
+            evaluating_s=0.0,
             seconds=lambda: 1.0,
-            take_evaluation=lambda *_: self.events.append("part"),
+            totals=lambda: (16, 1600, 1.0),
+            take_evaluation=self._take,
             take_final=lambda *_: self.events.append("larger"),
         )
         part: Any = SimpleNamespace(batches=2, tokens=100, larger_share=1.0)
-        self.evaluation = FinalEvaluation(session, part, monitor, Deadlines(0, None))
+        self.evaluation = FinalEvaluation(session, part, self.monitor, Deadlines(0, None))
         self.evaluation.begin()
 
     def _until(self, *_: object) -> bool:
+        interrupts = self.interrupts
         next(self._happens)()
-        return True
+        return self.interrupts == interrupts
 
-    def score(self, *places: int) -> None:
+    def _take(self, nats: float, n_bytes: int, tokens: int, step: int) -> None:
+        self.events.append("part")
+        self.step = step
+
+    def score(self, *places: int, round_: int = 1) -> None:
         for place in places:
-            self.scores.put(place, 1, replace(ONE, n_bytes=3 + place))
+            self.scores.put(place, round_, replace(ONE, n_bytes=3 + place))
 
 
 def test_an_evaluation_of_training_is_taken_in_before_the_final_one_begins() -> None:
@@ -206,6 +222,38 @@ def test_where_a_worker_is_given_up_the_others_complete_the_fixed_part_and_no_mo
     assert run.counters.load("eval_end") == 2
     assert run.events[2:] == ["part"]
     assert run.messages == ["the larger held-out score was left out: worker 1 died 3 times"]
+
+
+def interrupted(tokens: int, *, evaluations: int = 0, evaluating_s: float = 0.0) -> Supervising:
+    """A run that is interrupted in its last evaluation, after a second of training."""
+
+    def interrupt() -> None:
+        run.interrupts = 1
+        run.counters.store("tokens", tokens)
+        run.monitor.evaluations, run.monitor.evaluating_s = evaluations, evaluating_s
+
+    run = Supervising(interrupt, lambda: run.score(0, 1, round_=2))
+    run.evaluation.finish()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("speed", "is_scored"),
+    [
+        ({"tokens": 0}, False),  # nothing was trained
+        ({"tokens": 6}, False),  # 100 tokens at 6 x 3 a second
+        ({"tokens": 8}, True),
+        ({"tokens": 8, "evaluations": 3, "evaluating_s": 18.0}, False),
+        ({"tokens": 6, "evaluations": 3, "evaluating_s": 12.0}, True),
+    ],
+)
+def test_after_an_interrupt_the_fixed_part_is_scored_if_that_takes_less_than_five_seconds(
+    speed: dict[str, Any], is_scored: bool
+) -> None:
+    run = interrupted(**speed)
+    assert run.events[2:] == (["drain", "EVALUATE", "part"] if is_scored else ["drain"])
+    assert run.counters.load("eval_end") == (2 if is_scored else BATCHES)
+    assert not is_scored or run.step == 16
 
 
 @pytest.mark.parametrize("has_workers", [False, True])

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog import train
+from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint import manifest
 from mlxhog.cli import main
 from mlxhog.config.contradictions import OLD_EVAL_TOKENS
@@ -54,10 +55,11 @@ def of_all_text(result: Result, capsys: pytest.CaptureFixture[str]) -> float:
 def end_after(monkeypatch: pytest.MonkeyPatch, batches: int | None) -> None:
     """Let the last evaluation end when the fixed part and some batches of all text are done."""
 
-    def begin(evaluation: FinalEvaluation) -> None:
+    def begin(evaluation: FinalEvaluation) -> bool:
         most = len(evaluation._scores)
         end = most if batches is None else evaluation._part_end + batches
-        evaluation._begin(1, end, least_s=60.0)
+        evaluation._begin(end, monotonic_ns() + 60 * 10**9)
+        return True
 
     monkeypatch.setattr(FinalEvaluation, "begin", begin)
 

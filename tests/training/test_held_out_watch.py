@@ -38,9 +38,10 @@ def test_patience_counts_evaluations_without_a_new_best() -> None:
 
 def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved() -> None:
     watch, saves = HeldOutWatch(keeps_best=True), []
-    monitor: Any = SimpleNamespace(evaluations=0, totals=lambda: (monitor.evaluations, 0, 0.0))
+    monitor: Any = SimpleNamespace(evaluations=0)
     for bits, fits in ((3.0, True), (1.0, False), (2.0, True), (2.5, True)):
-        monitor.evaluations, monitor.val_bits_per_byte = monitor.evaluations + 1, bits
+        monitor.evaluations = monitor.val_step = monitor.evaluations + 1
+        monitor.val_bits_per_byte = bits
 
         def save(bits: float = bits, fits: bool = fits) -> bool:
             saves.append(bits)

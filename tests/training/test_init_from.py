@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import formats
 from mlxhog.cli import main
+from mlxhog.cli.train import summary
 from mlxhog.data import bpe
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
 from mlxhog.models import families
@@ -227,3 +229,51 @@ def test_the_options_stay_open_only_where_a_checkpoint_closes_them() -> None:
     assert (open_.model, open_.tokenizer) == ("auto", "auto")
     assert replace(open_, init_from=None).model == "minute"
     assert json.dumps(open_.to_yaml())
+
+
+def text_of(folder: Path, *more: str) -> str:
+    """A folder with four files of the earlier run's text, and more."""
+    folder.mkdir()
+    for k in range(4):
+        (folder / f"{k}.txt").write_text((folder.parent / "text" / f"{k:02}.txt").read_text())
+    for k, text in enumerate(more):
+        (folder / f"more-{k}.txt").write_text(text)
+    return str(folder)
+
+
+def test_a_score_on_text_that_the_earlier_run_trained_on_has_a_note(
+    before: tuple[Path, Result], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder, first = before
+    data = text_of(folder / "again")  # of which the earlier run held out none, or one file
+    again = tuned(before, data=data, eval_every="1h", name="again")
+    result = train(again)
+    assert result.val_seen is not None
+    name = Path(first.run).name
+    assert f"of the held-out text is training text of {name}" in result.val_seen
+    assert "note: " in summary(result)
+    assert main(["show", result.run]) == 0
+    assert "is training text of" in " ".join(capsys.readouterr().out.split())
+    resumed = train(replace(again, init_from=None, resume=result.run, name=None))
+    assert resumed.val_seen == result.val_seen
+    other = make_plan(tuned(before, init_from=result.run, eval_every="1h"))
+    assert other.held_out.seen == ""  # its text is its own
+
+
+def test_text_of_the_earlier_run_that_it_held_out_has_no_note(
+    before: tuple[Path, Result],
+) -> None:
+    folder, _ = before
+    same = make_plan(tuned(before, data=str(folder / "text"), eval_every="1h"))
+    assert same.held_out.seen == ""
+
+
+def test_text_of_an_earlier_run_that_is_gone_is_said_not_to_be_checked(tmp_path: Path) -> None:
+    first = train(small_config(tmp_path, steps=2))
+    data = text_of(tmp_path / "some")
+    config = small_config(
+        tmp_path, init_from=first.run, model="auto", data=data, eval_every="1h", steps=2
+    )
+    shutil.rmtree(tmp_path / "text")
+    (note,) = [note for note in make_plan(config).notes if "not checked" in note]
+    assert "where nothing is now" in note

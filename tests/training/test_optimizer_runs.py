@@ -109,7 +109,7 @@ def test_two_lock_free_workers_of_lion_take_a_smaller_step_and_the_plan_says_so(
 ) -> None:
     def plan_of(**options: object) -> tuple[float, list[str]]:
         plan = make_plan(small_config(tmp_path, lr=1e-3, **options))
-        return plan.schedule()(0.03, 0), [note for note in plan.notes if "lr_workers" in note]
+        return plan.schedule(0.0)(0.03, 0), [note for note in plan.notes if "lr_workers" in note]
 
     step, (note,) = plan_of(optimizer="lion", workers="2")
     assert step == pytest.approx(1e-3 / math.sqrt(2))

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.checkpoint.creation import default_name
 from mlxhog.cli import main
-from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.strategies.sync import is_over
@@ -127,7 +128,7 @@ def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path: Path) -
     config = small_config(tmp_path, workers="mlx:cpu*2", strategy="sync", **options)
     first = train(config)
     plan = make_plan(replace(config, workers="mlx:cpu", strategy="serial", resume=first.run))
-    n, schedule = plan.layout.n_tickets, plan.schedule()
+    n, schedule = plan.layout.n_tickets, plan.schedule(0.0)
     assert state(first)["version"] == 2  # of two batches each
     assert schedule(0.0, 2 + n - 4 - 1) == 2 * schedule(0.0, 2 + n - 4)
 
@@ -327,3 +328,36 @@ def test_a_run_resumes_with_its_own_tokenizer_and_text_only(tmp_path: Path) -> N
         CheckpointError, match=r"another training text.*bad files: 03\.txt: not text.*--init-from"
     ):
         train(small_config(tmp_path, steps=2, resume=first.run))
+
+
+def test_a_run_resumes_elsewhere_with_the_text_at_its_full_path(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config(tmp_path, steps=2)
+    monkeypatch.chdir(tmp_path)
+    first = train(replace(config, data="text", model="small.yaml"))
+    copy = tmp_path / "elsewhere" / "copied-run"
+    shutil.copytree(first.run, copy, symlinks=True)
+    (tmp_path / "small.yaml").unlink()
+    monkeypatch.chdir(copy.parent)
+    assert main(["train", "--resume", str(copy), "--steps", "1", "--quiet"]) == 0
+    assert run.Run(copy).read_status()["steps"] == 3
+
+
+def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stored = run.Run(tmp_path / "runs" / "20260101-000000-notes")
+    stored.checkpoints.mkdir(parents=True)
+    stored.config_path.write_text("data: notes\n")
+    stored.write_status({"status": "done", "data_path": "/home/a/notes"})
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "--resume", "notes"]) == 2
+    error = capsys.readouterr().err
+    assert "data notes, was /home/a/notes, where nothing is now" in error
+    assert "--data PATH" in error
+    options = {one.name: one.value for one in stored.options(data="moved")}
+    assert options["data"] == "notes"  # the user's own value is a layer above
+    stored.write_status({"status": "done"})  # of an older version
+    with pytest.raises(DataError, match=f"is not at {tmp_path}/notes, .*--data PATH"):
+        stored.options()

@@ -12,7 +12,13 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models import families
-from tests.training.small import largest_difference, mixed_model, parameters, small_config
+from tests.training.small import (
+    identical,
+    largest_difference,
+    mixed_model,
+    parameters,
+    small_config,
+)
 
 pytestmark = pytest.mark.slow
 
@@ -117,3 +123,8 @@ def test_a_checkpoint_of_another_family_is_not_resumed(tmp_path: Path) -> None:
     large = train(small_config(tmp_path, steps=2))
     with pytest.raises(CheckpointError, match="model_type is 'xlstm' there and 'xlstm_v1' here"):
         train(small_config(tmp_path, steps=2, model=mixed_model(tmp_path), resume=large.run))
+
+
+def test_a_run_of_one_step_trains(tmp_path: Path) -> None:
+    small, large = (train(small_config(tmp_path, steps=1, lr=lr)) for lr in (1e-3, 1e-2))
+    assert not identical(parameters(small), parameters(large))

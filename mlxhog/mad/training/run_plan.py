@@ -142,7 +142,7 @@ class RunPlan(Setup):
 
 def _schedule(
     protocol: Protocol, lr: float, limit: int, per_epoch: int
-) -> Callable[[], schedules.Rate]:
+) -> Callable[[float], schedules.Rate]:
     """The step sizes of the protocol."""
     by_name: dict[str, schedules.Schedule | schedules.CosineByEpoch] = {
         "cosine": schedules.CosineByEpoch(protocol.lr_floor, limit, per_epoch),

@@ -13,7 +13,7 @@ from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
-from mlxhog.config.sources import Assignment, read_stored
+from mlxhog.config.sources import Assignment
 from mlxhog.errors import ConfigError, RunError, nearest
 from mlxhog.files import plain_yaml, reading
 from mlxhog.files.paths import expanded
@@ -109,8 +109,9 @@ def _from_settings(path: Path, overrides: Sequence[Assignment]) -> Target:
 
 
 def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
+    data = next((str(one.value) for one in overrides if one.name == "data"), None)
     try:
-        config = train_config([read_stored(run.config_path), overrides])
+        config = train_config([run.options(data=data), overrides])
     except ConfigError as error:
         raise ConfigError(
             f"{run.directory} has options that mlxhog train does not have: {error}"

@@ -1,0 +1,194 @@
+"""Every held-out number names the step that it scored, also after an interrupt."""
+
+from __future__ import annotations
+
+import json
+import signal
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import Mock
+
+import pytest
+
+from mlxhog.checkpoint import creation
+from mlxhog.checkpoint.run import Run
+from mlxhog.cli import main
+from mlxhog.cli.train import summary
+from mlxhog.report.follow import NOTHING
+from mlxhog.report.history import newest_line
+from mlxhog.report.metrics import COUNTS, Activity, Progress, Result, scored_at
+from mlxhog.report.record import RunRecord
+from mlxhog.report.tiles import tiles
+from mlxhog.training import final_evaluation
+from mlxhog.training.plan import make_plan
+from mlxhog.training.reporting import Reporter
+from mlxhog.training.resume import score_of
+from mlxhog.training.trainer import train
+from tests.cli.test_cli import RESULT
+from tests.report.sample_run import HELD_OUT, lines, write_run
+from tests.training.small import small_config
+
+EARLY = replace(
+    RESULT,
+    status="interrupted",
+    steps=16,
+    val_bits_per_byte=2.355,
+    val_step=3,
+    counts_bits_per_byte=1.4,
+    checkpoint="runs/a/checkpoints/step-00000016",
+)
+VERDICT = "does not beat them"
+
+
+def test_a_result_of_an_earlier_step_names_it_and_has_no_verdict() -> None:
+    shown = summary(EARLY)
+    assert "held-out text: 2.355 bits per byte at step 3 of 16\n" in shown
+    assert VERDICT not in shown
+    assert EARLY.to_json()["val_at_end"] is False
+
+
+@pytest.mark.parametrize("status", ["interrupted", "done"])
+def test_a_result_of_the_last_step_has_a_verdict(status: str) -> None:
+    shown = summary(replace(EARLY, status=status, val_step=16))
+    assert "held-out text: 2.355 bits per byte\n" in shown
+    assert VERDICT in shown
+
+
+def test_a_run_that_was_done_before_its_last_evaluation_has_no_verdict() -> None:
+    shown = summary(replace(EARLY, status="done"))
+    assert "bits per byte at step 3 of 16; no time was left to evaluate the end" in shown
+    assert VERDICT not in shown
+
+
+def interrupted_run(root: Path, **result: object) -> Run:
+    """A run of 400 steps whose only evaluation scored step 100, beside better counts."""
+    metrics = [
+        {
+            **line,
+            "val_bits_per_byte": 2.355 if k == 6 else None,
+            "val_step": 100 if k == 6 else None,
+            "marks": {COUNTS: 1.4},
+        }
+        for k, line in enumerate(lines(20))
+    ]
+    scored = {"steps": 400, "val_bits_per_byte": 2.355, "val_step": 100, **result}
+    status = {"status": "interrupted", "result": scored, "held_out": {**HELD_OUT, "share": 1.0}}
+    return write_run(root / "runs", metrics=metrics, status=status)
+
+
+@pytest.mark.parametrize("command", ["show", "watch", "plot", "report"])
+def test_every_view_of_a_run_names_the_step_and_gives_no_verdict(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    run = interrupted_run(tmp_path)
+    assert main([command, str(run.directory)]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    if command == "report":
+        shown = (run.directory / "report.html").read_text()
+    assert "at step 100 of 400" in shown
+    assert VERDICT not in shown
+    assert "at step 100 of 400" in str(tiles(RunRecord(run)))
+
+
+def test_the_list_of_runs_marks_the_number_and_names_the_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = interrupted_run(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs"]) == 0
+    _, line, *legend = capsys.readouterr().out.splitlines()
+    assert " 2.355 < " in line
+    assert f"< of an earlier step: {run.name} at step 100 of 400" in legend
+
+
+def test_a_killed_run_is_listed_with_its_last_evaluation(tmp_path: Path) -> None:
+    newest = newest_line(interrupted_run(tmp_path).metrics_path)
+    assert newest is not None
+    assert (newest["step"], newest["val_bits_per_byte"], newest["val_step"]) == (400, 2.355, 100)
+    assert newest_line(write_run(tmp_path, metrics=lines(3)).metrics_path) is not None
+    assert newest_line(tmp_path / "none") is None
+
+
+def test_a_checkpoint_has_the_score_of_the_run_that_ended_with_it(tmp_path: Path) -> None:
+    run, state = interrupted_run(tmp_path), {"used": {"steps": 400}, "val_bits_per_byte": 2.9}
+    path = Path("elsewhere/checkpoints/step-00000400")  # the run was copied
+    assert score_of(run, path, state) == "held-out 2.900"
+    run.write_status({**run.read_status(), "checkpoint": str(path)})
+    assert score_of(run, path, state) == "held-out 2.355 at step 100 of 400"
+    assert score_of(None, path, {"used": {"steps": 9}}) == ""
+
+
+def test_an_edited_file_names_no_step() -> None:
+    assert scored_at("3", 16) == scored_at(3, None) == scored_at(None, 16) == ""
+
+
+def test_a_line_of_metrics_has_no_evaluation_of_an_earlier_line(tmp_path: Path) -> None:
+    now = replace(NOTHING, step=5, val_share=1.0)
+    monitor = Mock(progress=lambda **_: now, totals=lambda: (5, 100, 1.6))
+    run = creation.create(tmp_path / "runs", "r")
+    reporter = Reporter(make_plan(small_config(tmp_path)), run, monitor, None)
+    scored: dict[str, Any] = {"val_step": 4, "val_bits_per_byte": 2.0, "val_loss": 1.4}
+    for step, change in ((5, {}), (7, scored), (9, scored), (9, {**scored, "val_step": 9})):
+        now = replace(now, step=step, **change)
+        reporter.append_metrics()
+    found = [(each["step"], each["val_step"], each["val_loss"]) for each in run.read_metrics()]
+    assert found == [(5, None, None), (7, 4, 1.4), (9, None, None), (9, 9, 1.4)]
+
+
+# -- real runs -----------------------------------------------------------------------------------
+
+
+class Interrupting:
+    """An observer that interrupts after the first evaluation, and on the next as often again."""
+
+    def __init__(self, again: int = 0) -> None:
+        self.again, self.done = again, False
+
+    def __call__(self, progress: Progress) -> None:
+        is_evaluating = progress.doing and progress.doing.activity is Activity.EVALUATING
+        if not self.done and progress.val_step is not None:
+            self.done = True
+            signal.raise_signal(signal.SIGINT)
+        elif self.again and is_evaluating:
+            self.again -= 1
+            signal.raise_signal(signal.SIGINT)
+
+
+def interrupted(tmp_path: Path, again: int = 0) -> Result:
+    config = small_config(tmp_path, steps=100_000, eval_every=2, eval_tokens=10**6)
+    return train(config, observer=Interrupting(again))
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_has_the_score_of_its_checkpoint(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = interrupted(tmp_path)
+    assert (result.status, result.val_step, result.val_share) == ("interrupted", result.steps, 1.0)
+    assert main(["eval", result.run, "--json"]) == 0
+    bits = json.loads(capsys.readouterr().out)["bits_per_byte"]
+    assert bits == pytest.approx(result.val_bits_per_byte, abs=1e-5)
+    metrics = Run(Path(result.run)).read_metrics()
+    scored = [line["val_step"] for line in metrics if line["val_loss"] is not None]
+    assert sorted(set(scored)) == scored
+    assert scored[-1] == result.steps
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_whose_evaluation_is_long_names_the_step_that_it_scored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(final_evaluation, "INTERRUPTED_S", 0.0)
+    result = interrupted(tmp_path)
+    assert result.val_step is not None
+    assert result.val_step < result.steps
+    assert f"at step {result.val_step} of {result.steps}" in summary(result)
+
+
+@pytest.mark.slow
+def test_a_second_interrupt_ends_the_evaluation_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+    result = interrupted(tmp_path, again=1)
+    assert result.status == "interrupted"
+    assert result.checkpoint is not None
+    assert Path(result.checkpoint).is_dir()
