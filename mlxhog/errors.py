@@ -14,6 +14,9 @@ _KEPT_AT_END = 1000  # where the way out stands
 MOST_SHOWN = 100
 """Characters of a value in a message."""
 
+MOST_SUGGESTIONS = 20
+"""Unknown names that get a suggestion; it takes a millisecond each, and few problems are shown."""
+
 
 class MlxhogError(Exception):
     """Base of every error that a user can see."""

@@ -250,10 +250,12 @@ def _distance(
     tokens: Sequence[int],
     names: Sequence[str],
 ) -> float:
+    place = {name: at for at, name in enumerate(names)}
+
     def shares(own: Sequence[int]) -> NDArray[np.float64]:
         counts = np.zeros(len(names))
         for k in own:
-            counts[names.index(labels[k])] += tokens[k]
+            counts[place[labels[k]]] += tokens[k]
         return np.asarray(counts / counts.sum(), np.float64)
 
     whole = shares(range(len(labels)))

@@ -37,8 +37,11 @@ def loads(text: str | bytes, *, strict: bool = True) -> Any:
             surrogates. False, for large files of other programs, is Python's `json.loads`.
 
     Raises:
-        ValueError: the text is not such JSON.
+        ValueError: the text is not such JSON, or is strict and longer than
+            `reading.MOST_JSON_BYTES`.
     """
+    if strict and len(text) > reading.MOST_JSON_BYTES:
+        raise ValueError(f"more than {reading.MOST_JSON_BYTES:,} bytes")
     try:
         if not strict:
             return json.loads(text)
@@ -56,9 +59,9 @@ def read(path: Path, *, strict: bool = True) -> Any:
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not JSON, or has more than `reading.MOST_BYTES`.
+        ValueError: it is not JSON, or has more than `reading.MOST_JSON_BYTES`.
     """
-    return loads(reading.read_bytes(path), strict=strict)
+    return loads(reading.read_bytes(path, reading.MOST_JSON_BYTES), strict=strict)
 
 
 def objects(path: Path) -> Iterator[dict[str, Any]]:
@@ -91,8 +94,8 @@ def _constant(name: str) -> float:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = max(names, key=names.count)
+        names: set[str] = set()
+        twice = next(name for name, _ in pairs if name in names or names.add(name))
         raise ValueError(f"the key {shown(twice)} occurs twice")
     return fields
 
