@@ -281,7 +281,7 @@ class Run:
     def _read_status(self) -> dict[str, Any]:
         path = self.directory / _STATUS
         try:
-            status = plain_json.read(path)
+            status = plain_json.read(path, most=reading.MOST_STATUS_BYTES)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError):

@@ -54,14 +54,14 @@ def loads(text: str | bytes, *, strict: bool = True) -> Any:
     return value
 
 
-def read(path: Path, *, strict: bool = True) -> Any:
+def read(path: Path, *, strict: bool = True, most: int = reading.MOST_JSON_BYTES) -> Any:
     """Return the value of a file, as `loads` does.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not JSON, or has more than `reading.MOST_JSON_BYTES`.
+        ValueError: it is not JSON, or has more than `most` bytes.
     """
-    return loads(reading.read_bytes(path, reading.MOST_JSON_BYTES), strict=strict)
+    return loads(reading.read_bytes(path, most), strict=strict)
 
 
 def objects(path: Path) -> Iterator[dict[str, Any]]:

@@ -32,8 +32,10 @@ from mlxhog.files.quantities import format_bytes
 
 MOST_BYTES = 1 << 28
 """Limit of a file that is read as a whole."""
-MOST_JSON_BYTES = 1 << 26
+MOST_JSON_BYTES = 1 << 24
 """Limit of a JSON text whose keys and numbers are checked one by one, in seconds."""
+MOST_STATUS_BYTES = 1 << 22
+"""Limit of a run's `run.json`, which `mlxhog runs` reads of every run."""
 MOST_LINE_BYTES = 1 << 26
 """Limit of a line in a file that is read by lines; the number of lines is not limited."""
 MOST_SMALL_BYTES = 1 << 26
@@ -42,7 +44,7 @@ MOST_HEADER_BYTES = 1 << 24
 """Limit of the part of a file of tensors that lists them."""
 MOST_CONFIG_BYTES = 1 << 20
 """Limit of a config and of other files written by hand."""
-MOST_YAML_BYTES = 1 << 19
+MOST_YAML_BYTES = 1 << 18
 """Limit of a YAML text, which takes about 10 s per MiB."""
 MOST_TENSORS = 100_000
 """Limit of the tensors of a checkpoint; the largest known ones have 90,000."""
