@@ -20,7 +20,7 @@ from mlxhog import train
 from mlxhog.arena.blocks import Blocks
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
-from mlxhog.cluster import group
+from mlxhog.cluster import group, watched_link
 from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
 from mlxhog.cluster.link import LinkJob, OpenGroup, open_torchft
@@ -95,6 +95,16 @@ def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(
     assert "trains alone" in ended
     assert back == "the link is back, in a round of 1 machines"
     assert not alive(first)
+
+
+def test_the_log_of_a_link_keeps_its_newer_half(machine: Machine, start: Start) -> None:
+    link = start(children.alone)
+    log = link._job.log
+    with log.open("ab") as output:
+        output.write(b"x" * watched_link.MOST_LOG_BYTES + b"the last words\n")
+    link.poll()
+    assert log.stat().st_size <= watched_link.MOST_LOG_BYTES // 2
+    assert log.read_bytes().endswith(b"the last words\n")
 
 
 def test_a_machine_alone_looks_for_others_between_its_rounds(
