@@ -27,7 +27,7 @@ from mlxhog.backends.backend import (
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.inference import Inference
 from mlxhog.data.batch import Batch
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
 from mlxhog.files import mapped
 from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
@@ -37,9 +37,11 @@ from mlxhog.optim.gradients import Rows
 
 try:
     import torch
-except ImportError as error:
-    raise EnvironmentLacks(
-        "backend torch needs the package torch: python -m pip install -c constraints.txt torch"
+except UNLOADABLE as error:
+    raise not_imported(
+        "torch",
+        error,
+        "backend torch needs the package torch: python -m pip install -c constraints.txt torch",
     ) from error
 
 

@@ -120,6 +120,7 @@ def save(
     if keep_last < 1:
         raise ConfigError(f"keep_last is {keep_last}, expected at least 1")
     _check_savable(params)
+    run.check_place()
     model = families.read(model_config)
     final = run.checkpoints / f"step-{step:08d}"
     n_bytes = sum(array.nbytes for array in (*params.values(), *optimizer.values()))

@@ -25,16 +25,18 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from mlxhog.errors import CheckpointError, EnvironmentLacks, message_of, shown
+from mlxhog.errors import UNLOADABLE, CheckpointError, message_of, not_imported, shown
 from mlxhog.files import mapped, reading
 from mlxhog.files.tensors import refuse_many
 
 try:
     import torch
-except ImportError as error:
-    raise EnvironmentLacks(
+except UNLOADABLE as error:
+    raise not_imported(
+        "torch",
+        error,
         "a checkpoint in torch's own format needs the package torch: "
-        "python -m pip install -c constraints.txt torch"
+        "python -m pip install -c constraints.txt torch",
     ) from error
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
