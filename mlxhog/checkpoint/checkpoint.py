@@ -311,6 +311,7 @@ def mark_best(run: Run, path: Path) -> None:
     Raises:
         EnvironmentLacks: the system refuses; `best` is unchanged.
     """
+    run.check_place()
     part = run.checkpoints / f"{BEST}.part"
     with disk_errors(f"writing {run.checkpoints / BEST}"):
         remove(part)

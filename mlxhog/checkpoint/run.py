@@ -43,8 +43,8 @@ STARTING, RUNNING = "starting", "running"
 """Status of a run whose lock is held: before and after its parameters can be read."""
 DAMAGED = "damaged"
 """Status of a run whose `run.json` cannot be read."""
-_LOCKED: dict[Path, os.stat_result] = {}
-"""Folder of a run -> status of the lock file that this process holds in it."""
+_PLACES: dict[Path, os.stat_result] = {}
+"""Folder of a run that this process trains -> its lock file, which no other folder has."""
 MOST_NAMED = 8
 """Most runs that a message lists."""
 
@@ -120,23 +120,28 @@ class Run:
                     f"the run {self.directory} is in use by process {error.holder}; "
                     "wait for it, stop it, or start another run"
                 ) from error
-            _LOCKED[self.directory] = os.fstat(file.fileno())
+            _PLACES[self.directory] = os.fstat(file.fileno())
             try:
                 yield
             finally:
-                del _LOCKED[self.directory]
+                _PLACES.pop(self.directory, None)
+
+    def keep_place(self) -> None:
+        """Remember this folder, for `check_place` in a worker, which does not hold the lock."""
+        with contextlib.suppress(OSError):
+            _PLACES[self.directory] = (self.directory / "lock").stat()
 
     def check_place(self) -> None:
-        """Refuse another folder in the place of the one that this process has locked.
+        """Refuse another folder in the place of the one that this process trains in.
 
         Raises:
             EnvironmentLacks: the run's folder was moved, and another one has its path.
         """
-        locked = _LOCKED.get(self.directory)
-        if locked is None or not self.directory.exists():  # then writing reports it
+        own = _PLACES.get(self.directory)
+        if own is None or not self.directory.exists():  # then writing reports it
             return
         try:
-            is_own = os.path.samestat(locked, (self.directory / "lock").stat())
+            is_own = os.path.samestat(own, (self.directory / "lock").stat())
         except OSError:
             is_own = False
         if not is_own:
@@ -290,6 +295,7 @@ class Run:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses.
         """
+        self.check_place()
         append_lines(self.samples_path, " ".join(text.splitlines()).encode() + b"\n")
 
     def last_sample(self) -> str | None:

@@ -254,6 +254,7 @@ class _Training:
             return result
 
     def _write_config(self) -> None:
+        self.run.check_place()
         with disk_errors(f"writing {self.run.config_path}"):
             replace_file(self.run.config_path, self.plan.resolution.stored.to_yaml().encode())
 

@@ -20,6 +20,7 @@ from mlxhog import train
 from mlxhog.arena.blocks import Blocks
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
+from mlxhog.checkpoint.run import list_runs
 from mlxhog.cluster import group, watched_link
 from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
@@ -278,6 +279,20 @@ def test_a_last_round_below_the_quorum_is_tried_again_after_a_nap(
         time.sleep(0.001)
     assert len(joins) < 6
     assert not link.has_sent_all
+
+
+@pytest.mark.slow
+def test_a_machine_that_a_cluster_refuses_leaves_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_of = plan._link
+    monkeypatch.setattr(
+        plan, "_link", lambda *them: replace(job_of(*them), open_group=children.refusing)
+    )
+    with pytest.raises(ConfigError, match="the token is wrong"):
+        train(small_config(tmp_path, steps=3, cluster="127.0.0.1:8600"))
+    assert not list_runs(tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow
