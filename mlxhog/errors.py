@@ -144,7 +144,7 @@ def not_imported(package: str, error: Exception, advice: str) -> EnvironmentLack
     )
 
 
-UNLOADABLE = (ImportError, OSError, MemoryError)
+UNLOADABLE = (ImportError, OSError, MemoryError, RuntimeError, SystemError)
 """Errors of an import: the package is missing, or its libraries cannot be loaded."""
 
 

@@ -95,8 +95,10 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
         names: set[str] = set()
-        twice = next(name for name, _ in pairs if name in names or names.add(name))
-        raise ValueError(f"the key {shown(twice)} occurs twice")
+        for name, _ in pairs:
+            if name in names:
+                raise ValueError(f"the key {shown(name)} occurs twice")
+            names.add(name)
     return fields
 
 
