@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlxhog.errors import EnvironmentLacks
+from mlxhog.errors import UNLOADABLE, EnvironmentLacks, not_imported
 from mlxhog.metal.kernel import Launch, check, compile_error, number, read_source, too_wide
 
 
@@ -55,10 +55,12 @@ class MPSEngine:
         """Import host memory through MLX: torch has no import of its own."""
         try:
             from mlxhog.metal.engine_mlx import adopt
-        except ImportError as error:
-            raise EnvironmentLacks(
+        except UNLOADABLE as error:
+            raise not_imported(
+                "mlx",
+                error,
                 "torch alone cannot import host memory on the GPU; MLX does it: "
-                "python -m pip install mlx, or use --gpu-write cpu"
+                "python -m pip install mlx, or use --gpu-write cpu",
             ) from error
         lent = adopt(host)
         try:

@@ -11,10 +11,18 @@ def main() -> int:
         from mlxhog.machine.interrupts import ignore_from_now_on, raise_keyboard_interrupt
 
         raise_keyboard_interrupt()
-        _open_standard_streams()
+        was_open = _open_standard_streams()
         from mlxhog.cli import main as run
 
-        code = run()
+        try:
+            code = run(has_output=was_open)
+        except Exception:  # a fault of the program; its text may quote control characters
+            import traceback
+
+            from mlxhog.errors import visible
+
+            print(visible(traceback.format_exc()), end="", file=sys.stderr)
+            code = 1
         ignore_from_now_on()
     except KeyboardInterrupt:  # before the command line handles it, or after it returned
         code = _interrupted()
@@ -52,11 +60,12 @@ def _leave_a_busy_engine(code: int) -> None:
     os._exit(code)
 
 
-def _open_standard_streams() -> None:
-    """Open the null device in place of each closed standard stream.
+def _open_standard_streams() -> bool:
+    """Open the null device in place of each closed standard stream; return whether stdout was open.
 
     Otherwise the next opened file, perhaps the arena, gets the descriptor and a worker's output.
     """
+    was_open = True
     for descriptor, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(descriptor)
@@ -64,6 +73,8 @@ def _open_standard_streams() -> None:
             null = os.open(os.devnull, os.O_RDWR)  # the lowest free descriptor: this one
             os.set_inheritable(null, True)
             setattr(sys, name, open(null, mode, closefd=False))  # noqa: SIM115  stays open
+            was_open = was_open and descriptor != 1
+    return was_open
 
 
 if __name__ == "__main__":

@@ -1,8 +1,9 @@
 """Every exception of mlxhog, and how their messages quote values, other errors and known words.
 
 A message names the thing, its value, the expected value and the way out. `exit_code` is the exit
-code of a command that the exception ends. A message is never longer than `MOST_CHARACTERS`, however
-much of a file it quotes; quoting any value needs little memory.
+code of a command that the exception ends. A message has no control character but line ends,
+so no terminal obeys the name of a file or a tensor. It is never longer than `MOST_CHARACTERS`,
+however much of a file it quotes; quoting any value needs little memory.
 """
 
 import difflib
@@ -14,6 +15,9 @@ _KEPT_AT_END = 1000  # where the way out stands
 MOST_SHOWN = 100
 """Characters of a value in a message."""
 
+MOST_SUGGESTIONS = 20
+"""Unknown names that get a suggestion; it takes a millisecond each, and few problems are shown."""
+
 
 class MlxhogError(Exception):
     """Base of every error that a user can see."""
@@ -21,6 +25,7 @@ class MlxhogError(Exception):
     exit_code = 2
 
     def __init__(self, message: str = "") -> None:
+        message = visible(message)
         left_out = len(message) - MOST_CHARACTERS
         if left_out > 0:
             message = (
@@ -108,11 +113,43 @@ def shown(value: object, most: int = MOST_SHOWN) -> str:
     return f"{text[:half]}...{text[-(most - 3 - half) :]}"
 
 
+def visible(text: str) -> str:
+    r"""Return a text with its control characters but line ends as escapes, such as \x1b.
+
+    >>> print(visible("a\x1b[2J\nb"))
+    a\x1b[2J
+    b
+    """
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c == "\n" else repr(c)[1:-1] for c in text)
+
+
 def message_of(error: BaseException) -> str:
     """Return another package's message: one line, bounded, without escape sequences."""
     words = "".join(c if c.isprintable() else " " for c in str(error)[: 10 * MOST_SHOWN]).split()
     text = " ".join(words) or type(error).__name__
     return text if len(text) <= 2 * MOST_SHOWN else f"{text[: 2 * MOST_SHOWN]}..."
+
+
+def not_imported(package: str, error: Exception, advice: str) -> EnvironmentLacks:
+    """Return the error for a failed import of a package.
+
+    Args:
+        package: that was imported.
+        error: of the import.
+        advice: the message if the package is not installed.
+    """
+    if isinstance(error, ModuleNotFoundError) and error.name == package:
+        return EnvironmentLacks(advice)
+    return EnvironmentLacks(
+        f"the package {package} is installed and cannot be loaded: {message_of(error)}; if memory "
+        "is short, end other programs or raise the limit (ulimit -v), else install it again"
+    )
+
+
+UNLOADABLE = (ImportError, OSError, MemoryError, RuntimeError, SystemError)
+"""Errors of an import: the package is missing, or its libraries cannot be loaded."""
 
 
 def nearest(word: object, known: Iterable[str]) -> str | None:

@@ -84,12 +84,11 @@ class DescriptorServer:
         """Stop serving and remove the socket."""
         if self._socket.fileno() < 0:
             return
-        with contextlib.suppress(OSError):  # its directory may have been moved
-            self.path.unlink(missing_ok=True)
         self._wake_write.send(b"x")
         self._thread.join()
         for end in (self._socket, self._wake_read, self._wake_write):
             end.close()
+        remove(self.path)
 
     def _serve(self) -> None:
         while True:
@@ -171,6 +170,13 @@ def is_stale(path: Path) -> bool:
         except OSError:
             return False
     return False
+
+
+def remove(path: Path) -> None:
+    """Remove a socket file that this process served; its folder may have been moved or replaced."""
+    with contextlib.suppress(OSError):
+        if is_stale(path):  # else it is that of another process
+            path.unlink(missing_ok=True)
 
 
 def listen(path: Path) -> socket.socket:

@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mlxhog.arena.handover import listen, peer_uid, socket_path
+from mlxhog.arena.handover import listen, peer_uid, remove, socket_path
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.errors import RunError
 from mlxhog.files import plain_json
@@ -103,11 +103,10 @@ class RequestServer:
         """Hang up, stop listening and remove the socket."""
         if self._listener.fileno() < 0:
             return
-        with contextlib.suppress(OSError):  # its directory may have been moved
-            self.path.unlink(missing_ok=True)
         for client in (*self._clients, self._listener):
             client.close()
         self._clients.clear()
+        remove(self.path)
 
     def _accept(self) -> None:
         while len(self._clients) < MOST_CLIENTS:

@@ -34,7 +34,7 @@ from mlxhog.backends.backend import (
 from mlxhog.backends.gpu_share import GPUShare, MLXCache, limit_mlx
 from mlxhog.backends.inference import Inference
 from mlxhog.data.batch import Batch
-from mlxhog.errors import ConfigError, EnvironmentLacks
+from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, not_imported
 from mlxhog.files import mapped
 from mlxhog.metal.engine import adoptable
 from mlxhog.models import families, lm
@@ -166,10 +166,12 @@ class MLXBackend(Inference):
             print(f"matrix products of MLX: {preload_blas(threads)}", flush=True)
         try:
             import mlx.core as mx
-        except ImportError as error:
-            raise EnvironmentLacks(
+        except UNLOADABLE as error:
+            raise not_imported(
+                "mlx",
+                error,
                 "backend mlx needs the package mlx: python -m pip install 'mlx[cpu]' on Linux, "
-                "python -m pip install mlx on a Mac"
+                "python -m pip install mlx on a Mac",
             ) from error
         from mlxhog.models.ops.native import adapter_mlx as native_mlx
 

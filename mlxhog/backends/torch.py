@@ -33,7 +33,7 @@ from mlxhog.backends.backend import (
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.backends.inference import Inference
 from mlxhog.data.batch import Batch
-from mlxhog.errors import ConfigError, EnvironmentLacks, LostGPU
+from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, LostGPU, not_imported
 from mlxhog.files import mapped
 from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
@@ -49,9 +49,11 @@ MPS_SAYS = re.compile(
 
 try:
     import torch
-except ImportError as error:
-    raise EnvironmentLacks(
-        "backend torch needs the package torch: python -m pip install -c constraints.txt torch"
+except UNLOADABLE as error:
+    raise not_imported(
+        "torch",
+        error,
+        "backend torch needs the package torch: python -m pip install -c constraints.txt torch",
     ) from error
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.checkpoint.run import STARTING, Run, clear
-from mlxhog.errors import RunError
+from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.files.durable import disk_errors, replace_file
 
 if TYPE_CHECKING:
@@ -54,7 +54,8 @@ def starting(root: Path, name: str, config: str) -> Iterator[Run]:
             yield run
         except BaseException:
             if run.is_starting():
-                with contextlib.suppress(OSError):  # report the first error, not this one
+                # Report the first error, not this one.
+                with contextlib.suppress(OSError, EnvironmentLacks):
                     clear(run)
                 if is_first:
                     with contextlib.suppress(OSError):  # another run may be in it by now

@@ -155,6 +155,8 @@ def _fault(record: Mapping[str, Any]) -> str | None:
         return "has no step or no state"
     if not isinstance(files, dict):
         return "lists no files"
+    if len(files) > reading.MOST_SHARDS:
+        return f"lists {len(files):,} files; the limit is {reading.MOST_SHARDS:,}"
     for name, entry in files.items():
         if name in ("", ".", "..") or Path(name).name != name or len(name) > 255:
             return f"lists {shown(name)}, which is not the name of a file beside it"

@@ -43,6 +43,8 @@ STARTING, RUNNING = "starting", "running"
 """Status of a run whose lock is held: before and after its parameters can be read."""
 DAMAGED = "damaged"
 """Status of a run whose `run.json` cannot be read."""
+_PLACES: dict[Path, os.stat_result] = {}
+"""Folder of a run that this process trains -> its lock file, which no other folder has."""
 MOST_NAMED = 8
 """Most runs that a message lists."""
 
@@ -118,7 +120,36 @@ class Run:
                     f"the run {self.directory} is in use by process {error.holder}; "
                     "wait for it, stop it, or start another run"
                 ) from error
-            yield
+            _PLACES[self.directory] = os.fstat(file.fileno())
+            try:
+                yield
+            finally:
+                _PLACES.pop(self.directory, None)
+
+    def keep_place(self) -> None:
+        """Remember this folder, for `check_place` in a worker, which does not hold the lock."""
+        with contextlib.suppress(OSError):
+            _PLACES[self.directory] = (self.directory / "lock").stat()
+
+    def check_place(self) -> None:
+        """Refuse another folder in the place of the one that this process trains in.
+
+        Raises:
+            EnvironmentLacks: the run's folder was moved, and another one has its path.
+        """
+        own = _PLACES.get(self.directory)
+        if own is None or not self.directory.exists():  # then writing reports it
+            return
+        try:
+            is_own = os.path.samestat(own, (self.directory / "lock").stat())
+        except OSError:
+            is_own = False
+        if not is_own:
+            raise EnvironmentLacks(
+                f"{self.directory} is another folder than the one that this process trains in, "
+                "which was moved or replaced, so nothing is written into it; move the run's "
+                "folder back"
+            )
 
     def is_locked(self) -> bool:
         """Return whether a supervisor holds this run now."""
@@ -133,6 +164,7 @@ class Run:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses; the old status is unchanged.
         """
+        self.check_place()
         since = {"created_ns": self.created_ns() or time.time_ns()}
         content = plain_json.dumps({**status, **since}, indent=1) + b"\n"
         with disk_errors(f"writing {self.directory / _STATUS}"):
@@ -215,10 +247,12 @@ class Run:
 
         Concurrency: for the holder of the run's lock; readers may read at any time.
         """
+        self.check_place()
         append_lines(self.metrics_path, plain_json.dumps(record) + b"\n")
 
     def append_event(self, record: Mapping[str, Any]) -> None:
         """Append one line to `events.jsonl`, as `append_metrics` does."""
+        self.check_place()
         append_lines(self.events_path, plain_json.dumps(record) + b"\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -246,6 +280,7 @@ class Run:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses; the old file is unchanged.
         """
+        self.check_place()
         with disk_errors(f"writing {self.times_path}"):
             replace_file(self.times_path, plain_json.dumps({"workers": workers}) + b"\n")
 
@@ -293,6 +328,7 @@ class Run:
         Raises:
             EnvironmentLacks: the disk is full, or the system refuses.
         """
+        self.check_place()
         append_lines(self.samples_path, " ".join(text.splitlines()).encode() + b"\n")
 
     def last_sample(self) -> str | None:
@@ -314,7 +350,7 @@ class Run:
     def _read_status(self) -> dict[str, Any]:
         path = self.directory / _STATUS
         try:
-            status = plain_json.read(path)
+            status = plain_json.read(path, most=reading.MOST_STATUS_BYTES)
         except FileNotFoundError:
             return {}
         except (OSError, ValueError):
@@ -383,6 +419,7 @@ def remove(run: Run) -> None:
 
 def clear(run: Run) -> Path:
     """Rename a run to `.removed-...`, then delete it; return that path."""
+    run.check_place()
     nameless = run.directory.with_name(f"{_REMOVED}{run.name}")
     os.replace(run.directory, nameless)
     durable.remove(nameless)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from contextlib import redirect_stderr, redirect_stdout, suppress
 from typing import TextIO, cast
 
-from mlxhog.errors import MlxhogError, did_you_mean
+from mlxhog.errors import MlxhogError, did_you_mean, message_of
 from mlxhog.report.streams import LastingStream, OutputLost, printable_output
 
 GROUPS = {
@@ -109,15 +109,20 @@ READ_ONLY = (
 LACKS, INTERRUPTED = 3, 130
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, *, has_output: bool = True) -> int:
     """Run one command and return its exit code.
 
     Args:
         arguments: words after `mlxhog`; those of this process by default.
+        has_output: whether standard output was open when this process began.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     only_tells = _only_tells(words)
-    out = LastingStream(sys.stdout, ends=only_tells or words[0] == "generate")
+    ends = only_tells or words[0] == "generate"
+    if ends and not has_output:
+        print("the output cannot be written: standard output is closed", file=sys.stderr)
+        return LACKS
+    out = LastingStream(sys.stdout, ends=ends)
     with (
         redirect_stdout(cast(TextIO, out)),
         redirect_stderr(cast(TextIO, LastingStream(sys.stderr))),
@@ -174,6 +179,8 @@ def _run(command: str, arguments: list[str]) -> int:
     # Torch reads it at its import. A pool that spins between its jobs takes the cores from native
     # operators: beside other programs, prompts take ten times longer.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    if _folder_is_gone():
+        return 2
     try:
         module, _, function = FUNCTIONS.get(command, f"{command}.run").partition(".")
         code: int = getattr(importlib.import_module(f"mlxhog.cli.{module}"), function)(arguments)
@@ -187,6 +194,15 @@ def _run(command: str, arguments: list[str]) -> int:
         print(
             f"mlxhog {command} needs {error.name}, which is not installed; install it: "
             f"python -m pip install {PACKAGES[error.name]}",
+            file=sys.stderr,
+        )
+        return LACKS
+    except ImportError as error:
+        if not (error.path or "").endswith((".so", ".dylib")):
+            raise
+        print(
+            f"mlxhog {command}: a package cannot be loaded: {message_of(error)}; if memory is "
+            "short, end other programs or raise the limit (ulimit -v), else install it again",
             file=sys.stderr,
         )
         return LACKS
@@ -223,7 +239,23 @@ def _run(command: str, arguments: list[str]) -> int:
 
             print(f"a file cannot be written: {explained(error)}", file=sys.stderr)
             return LACKS
+        if error.errno == errno.ENOENT and _folder_is_gone():
+            return 2
         raise
+
+
+def _folder_is_gone() -> bool:
+    """Whether the current folder no longer exists; reports it."""
+    try:
+        os.getcwd()
+    except OSError as error:
+        print(
+            f"the current folder cannot be used ({error.strerror}); was it deleted or moved? "
+            "change to another one: cd ~",
+            file=sys.stderr,
+        )
+        return True
+    return False
 
 
 def _help() -> str:

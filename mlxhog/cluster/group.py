@@ -23,9 +23,12 @@ from numpy.typing import NDArray
 
 from mlxhog.cluster.claims import Store
 from mlxhog.cluster.identity import Identity
-from mlxhog.errors import MlxhogError
+from mlxhog.errors import MlxhogError, shown
+from mlxhog.files.quantities import MOST_SECONDS
 
 Float32 = NDArray[np.float32]
+MOST_COUNT = 2**60
+"""Limit of counts in a state; their sums still fit 64 bits."""
 
 
 class ClusterError(MlxhogError):
@@ -108,6 +111,36 @@ class State:
     def digest(self) -> bytes:
         """SHA-256 of theta_s, 32 bytes; the same on all members."""
         return hashlib.sha256(self.anchor.data).digest()
+
+    def check(self, n: int) -> None:
+        """Refuse what another member sent as its state, unless a run may take it over.
+
+        Args:
+            n: number of parameters.
+
+        Raises:
+            ClusterError: a part of it has another type or shape, or is not finite.
+        """
+        counts = (self.round, self.tokens, self.cursor, *self.included.values())
+        problem = None
+        if any(
+            not isinstance(a, np.ndarray) or a.dtype != np.float32 or a.shape != (n,)
+            for a in (self.anchor, self.velocity)
+        ):
+            problem = f"has other parameters than {n:,} float32"
+        elif not (np.isfinite(self.anchor).all() and np.isfinite(self.velocity).all()):
+            problem = "has numbers that are not finite"
+        elif not all(type(count) is int and 0 <= count < MOST_COUNT for count in counts):
+            problem = "has a count that is not a whole number of tokens, rounds or blocks"
+        elif not all(type(id) is int and 0 < id < 2**63 for id in self.included):
+            problem = "has an id that no machine has"
+        elif type(self.seconds) not in (int, float) or not 0 <= self.seconds <= MOST_SECONDS:
+            problem = f"has trained for {shown(self.seconds)} s"
+        if problem is not None:
+            raise ClusterError(
+                f"cluster: the state of another member {problem}; this machine keeps its own. "
+                "Give the token only to machines of this run"
+            )
 
 
 class Group(Protocol):

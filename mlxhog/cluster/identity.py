@@ -12,6 +12,7 @@ from typing import Self
 from mlxhog.arena import Layout
 from mlxhog.config.cluster import Cluster
 from mlxhog.errors import ConfigError, shown
+from mlxhog.files import plain_json
 
 _WAYS_OUT = {
     "version": "install the same version of mlxhog on all machines",
@@ -121,7 +122,7 @@ class Identity:
             ConfigError: it is not one; the other machine has another version.
         """
         try:
-            return cls(**json.loads(text))
+            return cls(**plain_json.loads(text))
         except (ValueError, TypeError):
             raise ConfigError(
                 f"cluster: the other machines describe themselves as {shown(text)}, which mlxhog "

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import hmac
 import importlib.util
 import ipaddress
 import os
@@ -206,9 +207,21 @@ def digest(token: str) -> str:
     return hashlib.sha256(f"mlxhog cluster {token}".encode()).hexdigest()
 
 
+def seal(token: str, text: str) -> str:
+    """Return what only a machine with the token can write under a text."""
+    return hmac.digest(token.encode(), text.encode(), "sha256").hex()
+
+
+def is_sealed(token: str, text: str, sealed: object) -> bool:
+    """Whether a seal is that of a text."""
+    return isinstance(sealed, str) and hmac.compare_digest(
+        seal(token, text).encode(), sealed.encode()
+    )
+
+
 def check_token(token: str, expected_digest: str, address: Address) -> None:
     """Raise ConfigError unless a token is that of the cluster."""
-    if not secrets.compare_digest(digest(token), expected_digest):
+    if not secrets.compare_digest(digest(token).encode(), expected_digest.encode()):
         raise ConfigError(
             f"the cluster at {address} has another token than "
             f"{'this machine' if token else 'none, as this machine has'}; copy the line that "

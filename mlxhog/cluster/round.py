@@ -23,7 +23,7 @@ arXiv:2604.21428.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from enum import Enum
 
 import numpy as np
@@ -36,7 +36,12 @@ from mlxhog.optim.muon import to_bfloat16
 from mlxhog.strategies.diloco import nesterov
 
 _PART = 1 << 12  # a machine's tokens in two parts, which float32 has exactly
+_EXACT = 1 << 24  # whole numbers below are exact in float32
 _WORDS = 4  # of 16 bits, of the digest
+MOST_AHEAD = 1_000_000
+"""Rounds that the others may be ahead of a machine; 115 days at 10 s each."""
+MOST_STEP = 1e4
+"""Limit of an outer step, for each parameter: a sane one moves by thousandths."""
 
 
 class Outcome(Enum):
@@ -66,7 +71,8 @@ def play(
         is_due: whether a round takes place without others, too.
 
     Raises:
-        ClusterError: members have another or an older theta_s, or parameters are not finite.
+        ClusterError: members have another or an older theta_s, parameters are not finite, or a
+            member sent a state or a movement that no training has; this machine keeps its own.
         Exception: any error of the group.
     """
     own.finish()
@@ -82,10 +88,17 @@ def play(
             "new link has another one"
         )
     if (state := group.state()) is not None:
+        state.check(own.n)
         if state.round < own.number("round"):
             raise ClusterError(
                 f"cluster: the members begin at round {state.round}, and this machine has "
                 f"{own.number('round')} rounds, which they have to load; a new link offers them"
+            )
+        if state.round != member.round or state.round > own.number("round") + MOST_AHEAD:
+            raise ClusterError(
+                f"cluster: the state of another member is of round {state.round}, the members "
+                f"begin round {member.round}, and this machine has {own.number('round')} rounds; "
+                "it keeps its own state. Give the token only to machines of this run"
             )
         own.load(state, member.id)
     if member.round != own.number("round"):
@@ -107,8 +120,13 @@ def play(
             own.count("refused")  # another member may have committed it: the next join tells
             return Outcome.REFUSED
         own.count("bytes", buffer.nbytes // (1 + own.has_residual))
+        sent = _sent(own, member, buffer, own.fresh(tokens))
         _check_equal(own, member, words, buffer[own.n : own.n + _WORDS])
-        own.commit(_after(own, member, buffer, cluster), residual)
+        with np.errstate(over="ignore", invalid="ignore"):  # refused below
+            after = _after(own, member, buffer[: own.n], sent, cluster)
+        if not np.abs(after.anchor - own.of("anchor")).max() <= MOST_STEP:
+            raise _refusal("would move a parameter by more than any training does")
+        own.commit(after, residual)
     return Outcome.COMMITTED
 
 
@@ -132,6 +150,31 @@ def _packed(own: Anchor, member: Membership, tokens: int) -> tuple[Float32, Floa
     return np.concatenate([weighted, words, parts.ravel()]), residual
 
 
+def _sent(own: Anchor, member: Membership, mean: Float32, fresh: int) -> list[int]:
+    """The tokens of each member in a mean, in which others may have put anything.
+
+    Raises:
+        ClusterError: numbers are not finite, or are not numbers of tokens with this machine's own.
+    """
+    if not np.isfinite(mean).all():
+        raise _refusal("has numbers that are not finite")
+    parts = [round(float(part) * member.members) for part in mean[own.n + _WORDS :]]
+    highs, lows = parts[::2], parts[1::2]
+    sent = [high * _PART + low for high, low in zip(highs, lows, strict=True)]
+    are_counts = min(parts) >= 0 and max(highs) < _EXACT and max(lows) < _PART
+    if not are_counts or sent[member.rank] != fresh:
+        raise _refusal("has other numbers of tokens than its members sent")
+    return sent
+
+
+def _refusal(problem: str) -> ClusterError:
+    """The error for a mean that is not used; should a member commit it, the next join tells."""
+    return ClusterError(
+        f"cluster: the mean of the members {problem}; the round is dropped, and this machine keeps "
+        "its own state. Give the token only to machines of this run"
+    )
+
+
 def _check_equal(own: Anchor, member: Membership, words: Float32, mean: Float32) -> None:
     """Refuse a mean over members of different theta_s; all but the first then load its state."""
     if (words == mean).all():
@@ -146,13 +189,13 @@ def _check_equal(own: Anchor, member: Membership, words: Float32, mean: Float32)
     )
 
 
-def _after(own: Anchor, member: Membership, mean: Float32, cluster: Cluster) -> State:
+def _after(
+    own: Anchor, member: Membership, mean: Float32, sent: Sequence[int], cluster: Cluster
+) -> State:
     """The state after the outer step along the mean movement, the same bits on all machines."""
-    parts = [round(float(part) * member.members) for part in mean[own.n + _WORDS :]]
-    sent = [high * _PART + low for high, low in zip(parts[::2], parts[1::2], strict=True)]
     anchor, velocity = own.of("anchor"), own.of("velocity")
     if tokens := sum(sent):
-        movement = mean[: own.n] / np.float32(tokens / member.members)
+        movement = mean / np.float32(tokens / member.members)
         anchor, velocity = nesterov(
             anchor, velocity, movement, lr=cluster.outer_lr, momentum=cluster.outer_momentum
         )

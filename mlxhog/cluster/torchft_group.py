@@ -7,6 +7,8 @@ member that is behind, and says whether a round is committed. What this file add
 - a transferred state is loaded as data; torchft by itself would execute what a peer pickled;
 - each machine describes itself in the store at each join, with the time on the lighthouse's clock,
   so what others read of it depends on no other clock;
+- a member answers only those that know the token: it refuses a round with a member whose greeting
+  is not sealed with it, and sends its state only for a sealed request (`lighthouse.seal`);
 - members exchange ids, rounds and digests of theta_s whenever the membership changes. If equal
   rounds have unequal digests, as after two lighthouses, no member commits; those that differ from
   the first count as behind, and load a state at their next `join`.
@@ -21,6 +23,7 @@ import json
 import logging
 import os
 import time
+import urllib.parse
 import urllib.request
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,7 +31,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import fields, replace
 from datetime import timedelta
-from typing import Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 # Read at the imports below. Errors are raised; a line for every quorum would hide them.
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
@@ -43,6 +46,7 @@ from torchft.checkpointing._serialization import _streaming_load
 from torchft.coordination import LighthouseClient, LighthouseServer
 from torchft.process_group import create_store_client
 
+from mlxhog.cluster.anchor import MOST_MACHINES
 from mlxhog.cluster.claims import Reserve
 from mlxhog.cluster.group import (
     ClusterError,
@@ -60,15 +64,21 @@ from mlxhog.cluster.lighthouse import (
     check_clock,
     check_token,
     digest,
+    is_sealed,
     listen,
     reserve_path,
+    seal,
 )
-from mlxhog.errors import message_of
+from mlxhog.errors import message_of, shown
+from mlxhog.files import plain_json
+from mlxhog.machine.processes import FAULTS
 
 logging.getLogger("torchft").setLevel(logging.ERROR)
 LEAST_REPLICAS: Final = 1
 """Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
 MOST_NAME: Final = 64
+MOST_REST_BYTES: Final = 1 << 20
+"""Of a transferred state, beside its two arrays."""
 LOOK_S: Final = 0.2
 """Between two looks for the lighthouse, in a wait for members."""
 
@@ -167,7 +177,7 @@ class TorchftGroup:
             listener = listen(Address(own, own, 0))
             port = listener.getsockname()[1]
             self._rendezvous = _serve_store(Address(own, own, port), listener.detach())
-            self._connections = _Connections(own, timeout, lambda: self._greeting(offer))
+            self._connections = _Connections(own, timeout, token, lambda: self._greeting(offer))
             for name in [one for one in os.environ if one.startswith("TORCHFT_")]:
                 del os.environ[name]  # torchft takes them before the arguments below
             self._manager = torchft.Manager(
@@ -186,7 +196,9 @@ class TorchftGroup:
                 lighthouse_addr=lighthouse,
                 replica_id=describe().name,
                 hostname=own,
-                checkpoint_transport=_Transport(own, timeout),
+                checkpoint_transport=_Transport(
+                    own, timeout, token, parameters=offer().anchor.size
+                ),
             )
             client = LighthouseClient(lighthouse, connect)
             replica_id = self._rendezvous.get(torchft.manager.REPLICA_ID_KEY).decode()
@@ -211,10 +223,15 @@ class TorchftGroup:
             # torchft notes a failed connection or transfer, and would go on with the old state:
             # what this member has sent would count as not committed.
             if (failure := self._manager.errored()) is not None:
+                if isinstance(failure.original_exception, ClusterError):
+                    raise failure.original_exception
                 raise RuntimeError(message_of(failure.original_exception))
         greetings = self._connections.greetings
         if self._connections.take_change():
             self._compare(greetings)
+            newest = {one.digest for one in greetings if one.round == self._manager.current_step()}
+            if self._loaded is not None and self._loaded.digest.hex() not in newest:
+                raise ClusterError("the state that was sent is of no member of the newest round")
         ids = tuple(one.id for one in greetings)
         here = tuple(replace(one, seen_s=0.0) if one.id in ids else one for one in machines)
         return Membership(self._manager.current_step(), self._connections.rank, ids, here, notes)
@@ -242,16 +259,16 @@ class TorchftGroup:
     def _meet_machines(self) -> tuple[list[Machine], dict[str, str]]:
         """Describe this machine in the store; returns all, and what its user should know."""
         clock, known = self._read("clock", "machines")
-        own, (now_s, date_s) = self._describe(), json.loads(clock)
+        own = self._describe()
+        with _foreign("the clock of the lighthouse"):
+            now_s, date_s = map(float, plain_json.loads(clock))
         words = [own.name[:MOST_NAME], own.tokens, own.rounds, now_s]
         self._store.set(f"machine/{own.id}", json.dumps(words))
-        ids = list(dict.fromkeys(known.split()))
-        machines = []
-        for id, text in zip(ids, self._read(*(f"machine/{id}" for id in ids)), strict=True):
-            if (said := json.loads(text)) is not None:
-                name, tokens, rounds, seen_s = said
-                machines.append(Machine(int(id), name, tokens, rounds, max(0.0, now_s - seen_s)))
-        return machines, check_clock(time.time(), date_s)
+        ids = list(dict.fromkeys(id for id in known.split() if id.isascii() and id.isdigit()))
+        ids = ids[-MOST_MACHINES:]
+        texts = self._read(*(f"machine/{id}" for id in ids))
+        machines = [_machine(int(id), text, now_s) for id, text in zip(ids, texts, strict=True)]
+        return [one for one in machines if one is not None], check_clock(time.time(), date_s)
 
     def state(self) -> State | None:
         """See `Group`."""
@@ -294,11 +311,7 @@ class TorchftGroup:
             self._be_at(0)
 
     def _keep_loaded(self, state: dict[str, Any]) -> None:
-        values: dict[str, Any] = {
-            name: value.numpy().copy() if isinstance(value, torch.Tensor) else value
-            for name, value in state.items()
-        }
-        self._loaded = State(**values)
+        self._loaded = state["state"]
 
 
 class _Greeting(NamedTuple):
@@ -308,13 +321,27 @@ class _Greeting(NamedTuple):
     digest: str
     id: int
 
+    @classmethod
+    def read(cls, text: str) -> _Greeting:
+        """Read the text of another member.
+
+        Raises:
+            ValueError, TypeError: it is not a greeting.
+        """
+        greeting = cls(*plain_json.loads(text))
+        if [type(value) for value in greeting] != [int, str, int] or not 0 < greeting.id < 2**63:
+            raise ValueError(f"{shown(text)} is not a greeting")
+        return greeting
+
 
 class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no types
     """Gloo on one address of this machine; members greet each other when it is configured."""
 
-    def __init__(self, own: str, timeout: timedelta, greeting: Callable[[], _Greeting]) -> None:
+    def __init__(
+        self, own: str, timeout: timedelta, token: str, greeting: Callable[[], _Greeting]
+    ) -> None:
         super().__init__(timeout)
-        self._own, self._greeting = own, greeting
+        self._own, self._token, self._greeting = own, token, greeting
         self.greetings: list[_Greeting] = []
         self._has_changed = False
         self.rank = 0
@@ -324,9 +351,19 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
     ) -> None:
         """Greet the members of a new membership, and connect to them."""
         store = create_store_client(store_addr, self._timeout)
-        store.set(f"greeting/{rank}", json.dumps(self._greeting()))
-        texts = [store.get(f"greeting/{other}") for other in range(world_size)]
-        self.greetings, self.rank = [_Greeting(*json.loads(text)) for text in texts], rank
+        text = json.dumps(self._greeting())
+        sealed = seal(self._token, f"{store_addr} {rank} {text}")
+        store.set(f"greeting/{rank}", json.dumps([text, sealed]))
+        texts = [store.get(f"greeting/{other}").decode() for other in range(world_size)]
+        with _foreign("the greeting of a member"):
+            signed = [plain_json.loads(text) for text in texts]
+            for other, (text, sealed) in enumerate(signed):
+                if not is_sealed(self._token, f"{store_addr} {other} {text}", sealed):
+                    raise ClusterError(
+                        f"member {other} of the round does not know the cluster's token, so no "
+                        "round takes place with it; let only machines of this run reach the ports"
+                    )
+            self.greetings, self.rank = [_Greeting.read(text) for text, _ in signed], rank
         self._has_changed = True
         super().configure(store_addr, replica_id, rank, world_size, *more)
 
@@ -352,9 +389,22 @@ class _Connections(torchft.ProcessGroupGloo):  # type: ignore[misc]  # it has no
 class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
     """torchft's HTTP transfer by address; what arrives is loaded as data, never executed."""
 
-    def __init__(self, own: str, timeout: timedelta) -> None:
-        self._own = own
+    def __init__(self, own: str, timeout: timedelta, token: str, *, parameters: int) -> None:
+        self._own, self._token, self._parameters = own, token, parameters
         super().__init__(timeout, num_chunks=0)
+        handler: Any = self._server.RequestHandlerClass
+
+        class SealedOnly(handler):  # type: ignore[misc]
+            def do_GET(self) -> None:
+                if is_sealed(token, self.path, self.headers.get("Authorization")):
+                    super().do_GET()
+                else:
+                    self.send_error(403, "the request is not sealed with the cluster's token")
+
+            def log_message(self, *words: object) -> None:
+                pass  # else each request adds a line to the log
+
+        self._server.RequestHandlerClass = SealedOnly
 
     def address(self) -> str:
         """The URL of this server; torchft's names the host."""
@@ -368,15 +418,42 @@ class _Transport(HTTPTransport):  # type: ignore[misc]  # likewise
     def recv_checkpoint(
         self, src_rank: int, metadata: str, step: int, timeout: timedelta
     ) -> dict[str, Any]:
-        """Load the state of a round from the member at a URL."""
-        url = f"{metadata}{step}/full"
+        """Load the state of a round from the member at a URL.
+
+        Raises:
+            ClusterError: what arrives is not a state, or larger than one.
+            pickle.UnpicklingError: it is more than data.
+        """
+        path = urllib.parse.urlsplit(url := f"{metadata}{step}/full").path
+        request = urllib.request.Request(url, headers={"Authorization": seal(self._token, path)})
         with (
-            urllib.request.urlopen(url, timeout=timeout.total_seconds()) as stream,
+            urllib.request.urlopen(request, timeout=timeout.total_seconds()) as stream,
             warnings.catch_warnings(),
+            _foreign("the state of another member"),
         ):
             warnings.filterwarnings("ignore", "The given buffer is not writable")  # it is copied
-            loaded: dict[str, Any] = _streaming_load(stream, weights_only=True)
-        return loaded
+            most = 8 * self._parameters + MOST_REST_BYTES
+            loaded: Any = _streaming_load(_Limited(stream, most), weights_only=True)
+            state = _to_state(loaded["user"]["default"], self._parameters)
+        torchft_own = {"step": step, "batches_committed": 0}
+        return {"user": {"default": {"state": state}}, "torchft": torchft_own}
+
+
+class _Limited:
+    """A stream of another member that ends after a number of bytes."""
+
+    def __init__(self, stream: IO[bytes], most: int) -> None:
+        self._stream, self._rest = stream, most
+
+    def read(self, size: int = -1) -> bytes:
+        return self._taken(self._stream.read(self._rest if size < 0 else min(size, self._rest)))
+
+    def readline(self) -> bytes:
+        return self._taken(self._stream.readline(self._rest))
+
+    def _taken(self, data: bytes) -> bytes:
+        self._rest -= len(data)
+        return data
 
 
 def _serve_store(address: Address, descriptor: int) -> dist.TCPStore:
@@ -396,6 +473,40 @@ def _to_tensors(state: State) -> dict[str, Any]:
         name: torch.from_numpy(value) if isinstance(value, np.ndarray) else value
         for name, value in values.items()
     }
+
+
+def _to_state(values: dict[str, Any], n: int) -> State:
+    """The state of what another member sent; `State.check` checks its numbers."""
+    arrays = {}
+    for name in ("anchor", "velocity"):
+        if values[name].numel() != n:  # before a copy: a few bytes may stand for many numbers
+            raise ValueError(f"{name} has {values[name].numel():,} numbers, expected {n:,}")
+        arrays[name] = values[name].numpy().copy()
+    return State(**{**values, **arrays, "included": dict(values["included"])})
+
+
+def _machine(id: int, text: str, now_s: float) -> Machine | None:
+    """A machine as it describes itself; None for one that has not yet, or says something else."""
+    try:
+        name, tokens, rounds, seen_s = plain_json.loads(text)
+        types = [type(value) for value in (name, tokens, rounds)]
+        if types != [str, int, int] or max(id, tokens, rounds) >= 2**63:
+            return None
+        return Machine(id, name[:MOST_NAME], tokens, rounds, max(0.0, now_s - float(seen_s)))
+    except (ValueError, TypeError):
+        return None
+
+
+@contextmanager
+def _foreign(what: str) -> Iterator[None]:
+    """Turn the errors of reading what another member sent into `ClusterError`."""
+    try:
+        yield
+    except (*FAULTS, MemoryError) as error:
+        raise ClusterError(
+            f"{what} is not what mlxhog sends: {message_of(error)}; let only machines of this run "
+            "reach the ports"
+        ) from error
 
 
 @contextmanager

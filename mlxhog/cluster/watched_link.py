@@ -7,6 +7,8 @@ on alone.
 
 from __future__ import annotations
 
+import os
+from contextlib import suppress
 from dataclasses import replace
 from io import BytesIO
 
@@ -25,6 +27,7 @@ from mlxhog.report.machines import Roster
 
 START_S = 120.0  # the import of torch gives no sign of life
 CALLS = 4  # of a group in a round; each has a limit
+MOST_LOG_BYTES = 1 << 20
 REFUSALS = {2: ConfigError, 3: EnvironmentLacks}
 
 
@@ -97,6 +100,7 @@ class Link:
         self.messages += [text for subject, text in notes.items() if subject not in self._told]
         self._told = notes
         self._kill_stale()
+        self._shorten_log()
         if self._process is not None and not self._process.is_alive():
             self._reap()
         elapsed_s = (monotonic_ns() - self._started_ns) / 1e9
@@ -118,6 +122,17 @@ class Link:
         if now_s - self._beat_seen_s > limit_s:
             self._beat_seen_s = now_s
             self._process.kill()
+
+    def _shorten_log(self) -> None:
+        """Keep the newer half of a long log; the link appends to it, whatever its length."""
+        with suppress(OSError):
+            if self._job.log.stat().st_size > MOST_LOG_BYTES:
+                with self._job.log.open("r+b") as log:
+                    log.seek(-MOST_LOG_BYTES // 2, os.SEEK_END)
+                    newer = log.read()
+                    log.seek(0)
+                    log.write(newer)
+                    log.truncate()
 
     def _reap(self) -> None:
         assert self._process is not None

@@ -31,10 +31,10 @@ from types import MappingProxyType
 from typing import Any, ClassVar, Generic, NamedTuple, TypeVar
 
 from mlxhog.config.options import Option, convert_fields, is_set, options, spelt
-from mlxhog.errors import ConfigError, did_you_mean, nearest, shown
+from mlxhog.errors import MOST_SUGGESTIONS, ConfigError, did_you_mean, nearest, shown
 
 NAME = re.compile(r"[A-Za-z][\w-]*")
-_SPELT = re.compile(rf"\s*({NAME.pattern})\s*(?:\((.*)\))?\s*", re.DOTALL)
+_SPELT = re.compile(rf"({NAME.pattern})\s*(?:\((.*)\))?", re.DOTALL)  # of a stripped text
 _FORMS = "a name, a name with numbers such as ssp(slack=2), or {name: ssp, slack: 2}"
 _COMMA = re.compile(r",\s*(?=[A-Za-z_]\w*\s*=)")
 
@@ -239,7 +239,8 @@ class Kind(Registry[type[Choice]]):
         names = {spec.flat: name for name, spec in options(choice).items()}
         names |= {name: name for name in options(choice)}
         if unknown := [number for number in numbers if number not in names]:
-            raise ConfigError("\n".join(self.lacks(choice, number) for number in unknown))
+            first = unknown[:MOST_SUGGESTIONS]
+            raise ConfigError("\n".join(self.lacks(choice, number) for number in first))
         return choice(**{names[number]: value for number, value in numbers.items()})
 
     def parts(self, value: object) -> tuple[str, dict[str, object]]:
@@ -255,7 +256,7 @@ class Kind(Registry[type[Choice]]):
             if isinstance(name := numbers.pop("name", None), str):
                 return name, numbers
             raise ConfigError(f"is {shown(value)}; give it a name, as in {_FORMS}")
-        match = _SPELT.fullmatch(value) if isinstance(value, str) else None
+        match = _SPELT.fullmatch(value.strip()) if isinstance(value, str) else None
         if match is None:
             raise ConfigError(f"is {shown(value)}; wanted {_FORMS}")
         return match[1], self._numbers(match[1], match[2] or "")

@@ -14,7 +14,7 @@ from mlxhog.config import contradictions
 from mlxhog.config.choices import KINDS, Choice, Kind, UnknownChoice
 from mlxhog.config.options import Option, options
 from mlxhog.config.selection import Selection
-from mlxhog.errors import ConfigError, did_you_mean, shown
+from mlxhog.errors import MOST_SUGGESTIONS, ConfigError, did_you_mean, shown
 from mlxhog.files import plain_yaml, reading
 from mlxhog.files.plain_yaml import as_assignments
 
@@ -270,7 +270,7 @@ def _layer(
     for written in layer:
         name = names.get(written.name)
         if name is None:
-            near = suggestion(written.name, names)
+            near = suggestion(written.name, names) if len(problems) < MOST_SUGGESTIONS else ""
             problems.append(f"{written.origin}: no option {shown(written.name)}{near}")
         elif name in values and values[name].name != written.name:
             first = values[name]

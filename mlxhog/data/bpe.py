@@ -78,8 +78,7 @@ class BpeTokenizer:
 
     def __init__(self, description: bytes, bos_token: str, origin: str) -> None:
         """See the class."""
-        fields = _parse(description, origin)
-        self._tokenizer = _from_description(description, origin)
+        self._tokenizer, fields = _from_description(description, origin)
         # The file may ask for truncation and padding; our texts keep their length.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
@@ -253,7 +252,7 @@ def load_bpe(path: Path, description: bytes, bos_token_id: int | None = None) ->
     """
     bos_token = _named_bos(path)
     if bos_token is None and bos_token_id is not None and 0 <= bos_token_id < 2**31:
-        bos_token = _from_description(description, str(path)).id_to_token(bos_token_id)
+        bos_token = _from_description(description, str(path))[0].id_to_token(bos_token_id)
     if bos_token is None:
         raise DataError(
             f"{path}: neither special_tokens_map.json nor tokenizer_config.json beside it names a "
@@ -300,10 +299,18 @@ def _tokenizers() -> Any:
     return tokenizers
 
 
-def _from_description(description: bytes, origin: str) -> Any:
+def _from_description(description: bytes, origin: str) -> tuple[Any, dict[str, Any]]:
+    """Return the tokenizer of a description, and the fields of the description."""
+    fields = _parse(description, origin)
+    model = fields.get("model")
+    listing = {**(model if isinstance(model, dict) else {}), "tokens": fields.get("added_tokens")}
+    for name in ("vocab", "merges", "tokens"):
+        if isinstance(listed := listing.get(name), dict | list):
+            what = "merges" if name == "merges" else "tokens"
+            reading.refuse_more(what, len(listed), reading.MOST_PIECES, origin, DataError)
     package = _tokenizers()
     try:
-        return package.Tokenizer.from_str(description.decode())
+        return package.Tokenizer.from_str(description.decode()), fields
     except BaseException as error:
         # The package raises plain Exception for every kind of damage, except for panics of Rust.
         if isinstance(error, Exception) or type(error).__name__ == "PanicException":

@@ -32,7 +32,7 @@ from mlxhog.data.batches import Order
 from mlxhog.data.corpora import read_sotu
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError, message_of
-from mlxhog.files import plain_json
+from mlxhog.files import plain_json, reading
 from mlxhog.files.durable import replace_file
 
 PARTS = 10
@@ -203,7 +203,8 @@ def _read(path: Path, n_documents: int, clients: int) -> tuple[tuple[int, ...], 
         DataError: they belong to another text or another number of clients.
     """
     try:
-        documents = tuple(tuple(map(int, own)) for own in plain_json.read(path)["documents"])
+        lists = plain_json.read(path, strict=False, most=reading.MOST_BYTES)
+        documents = tuple(tuple(map(int, own)) for own in lists["documents"])
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise DataError(f"{path} cannot be read ({message_of(error)}); begin a new run") from error
     if sorted(k for own in documents for k in own) != list(range(n_documents)):
@@ -250,10 +251,12 @@ def _distance(
     tokens: Sequence[int],
     names: Sequence[str],
 ) -> float:
+    place = {name: at for at, name in enumerate(names)}
+
     def shares(own: Sequence[int]) -> NDArray[np.float64]:
         counts = np.zeros(len(names))
         for k in own:
-            counts[names.index(labels[k])] += tokens[k]
+            counts[place[labels[k]]] += tokens[k]
         return np.asarray(counts / counts.sum(), np.float64)
 
     whole = shares(range(len(labels)))

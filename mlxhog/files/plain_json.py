@@ -37,8 +37,11 @@ def loads(text: str | bytes, *, strict: bool = True) -> Any:
             surrogates. False, for large files of other programs, is Python's `json.loads`.
 
     Raises:
-        ValueError: the text is not such JSON.
+        ValueError: the text is not such JSON, or is strict and longer than
+            `reading.MOST_JSON_BYTES`.
     """
+    if strict and len(text) > reading.MOST_JSON_BYTES:
+        raise ValueError(f"more than {reading.MOST_JSON_BYTES:,} bytes")
     try:
         if not strict:
             return json.loads(text)
@@ -51,14 +54,14 @@ def loads(text: str | bytes, *, strict: bool = True) -> Any:
     return value
 
 
-def read(path: Path, *, strict: bool = True) -> Any:
+def read(path: Path, *, strict: bool = True, most: int = reading.MOST_JSON_BYTES) -> Any:
     """Return the value of a file, as `loads` does.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is not JSON, or has more than `reading.MOST_BYTES`.
+        ValueError: it is not JSON, or has more than `most` bytes.
     """
-    return loads(reading.read_bytes(path), strict=strict)
+    return loads(reading.read_bytes(path, most), strict=strict)
 
 
 def objects(path: Path) -> Iterator[dict[str, Any]]:
@@ -91,9 +94,11 @@ def _constant(name: str) -> float:
 def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     fields = dict(pairs)
     if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = max(names, key=names.count)
-        raise ValueError(f"the key {shown(twice)} occurs twice")
+        names: set[str] = set()
+        for name, _ in pairs:
+            if name in names:
+                raise ValueError(f"the key {shown(name)} occurs twice")
+            names.add(name)
     return fields
 
 

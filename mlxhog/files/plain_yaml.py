@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 
 from mlxhog.errors import message_of, shown
-from mlxhog.files.reading import MOST_DEPTH
+from mlxhog.files.reading import MOST_DEPTH, MOST_YAML_BYTES
 
 _FORMS = {
     "null": "~|null|Null|NULL|",
@@ -134,6 +134,8 @@ def _parts(text: str) -> Iterator[str]:
 @contextmanager
 def _reading(text: str) -> Iterator[_Loader]:
     """Give a loader whose every failure becomes `NotYaml`."""
+    if len(text) > MOST_YAML_BYTES:
+        raise NotYaml(f"more than {MOST_YAML_BYTES:,} bytes")
     try:
         yield _Loader(text)
     except yaml.MarkedYAMLError as error:

@@ -23,7 +23,7 @@ import io
 import math
 import os
 import stat
-from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -31,13 +31,29 @@ from mlxhog.errors import CheckpointError, MlxhogError
 from mlxhog.files.quantities import format_bytes
 
 MOST_BYTES = 1 << 28
-"""Limit of a JSON file that is read as a whole."""
+"""Limit of a file that is read as a whole."""
+MOST_JSON_BYTES = 1 << 24
+"""Limit of a JSON text whose keys and numbers are checked one by one, in seconds."""
+MOST_STATUS_BYTES = 1 << 22
+"""Limit of a run's `run.json`, which `mlxhog runs` reads of every run."""
 MOST_LINE_BYTES = 1 << 26
 """Limit of a line in a file that is read by lines; the number of lines is not limited."""
-MOST_SMALL_BYTES = 1 << 27
+MOST_SMALL_BYTES = 1 << 26
 """Limit of a small file of a checkpoint; the largest tokenizers have 40 MB."""
+MOST_HEADER_BYTES = 1 << 24
+"""Limit of the part of a file of tensors that lists them."""
 MOST_CONFIG_BYTES = 1 << 20
-"""Limit of a YAML file, which takes seconds per MiB, and of other files written by hand."""
+"""Limit of a config and of other files written by hand."""
+MOST_YAML_BYTES = 1 << 18
+"""Limit of a YAML text, which takes about 10 s per MiB."""
+MOST_TENSORS = 100_000
+"""Limit of the tensors of a checkpoint; the largest known ones have 90,000."""
+MOST_NAME = 1000
+"""Limit of the characters in a tensor's name."""
+MOST_SHARDS = 10_000
+"""Limit of the files of a checkpoint."""
+MOST_PIECES = 1_000_000
+"""Limit of the tokens of a tokenizer, and of its merges; the largest known ones have 260,000."""
 MOST_DEPTH = 64
 """Limit of the nesting of lists and mappings."""
 MOST_DIGITS = 100
@@ -164,6 +180,28 @@ def refuse_link_out(path: Path, refusal: type[MlxhogError] = CheckpointError) ->
         )
 
 
+def refuse_more(
+    things: str, count: int, most: int, path: object, refusal: type[MlxhogError] = CheckpointError
+) -> None:
+    """Refuse a file that lists more than any program writes, before each entry costs time.
+
+    Args:
+        things: what it lists, for the message.
+        count: number of them.
+        most: their limit.
+        path: the file.
+        refusal: type of the error.
+
+    Raises:
+        MlxhogError: of the type `refusal`: `count` is above `most`.
+    """
+    if count > most:
+        raise refusal(
+            f"{path} has {count:,} {things}; the limit is {most:,}, so the file is damaged or of "
+            "another kind; fetch it again"
+        )
+
+
 def check_plain(value: object) -> None:
     """Refuse values that JSON can spell and other code cannot handle.
 
@@ -172,26 +210,28 @@ def check_plain(value: object) -> None:
             (1e999), or a text has half a character (a lone surrogate), which cannot be written or
             printed.
     """
-    level: list[Any] = [value]
-    for _ in range(MOST_DEPTH + 1):
-        level = [inner for one in level for inner in _inside(one)]
-        if not level:
+    level: list[Any] = [[value]]
+    for _ in range(MOST_DEPTH + 2):
+        inner: list[Any] = []
+        for container in level:
+            parts = (container, container.values()) if isinstance(container, dict) else (container,)
+            for one in chain.from_iterable(parts):
+                if isinstance(one, str):
+                    if not one.isascii():
+                        _check_characters(one)
+                elif isinstance(one, float):
+                    if not math.isfinite(one):
+                        raise ValueError("a number is too large")
+                elif isinstance(one, dict | list):
+                    inner.append(one)
+        if not inner:
             return
+        level = inner
     raise ValueError(f"lists or mappings are nested more than {MOST_DEPTH} deep")
 
 
-def _inside(value: object) -> Iterator[Any]:
-    if isinstance(value, str):
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise ValueError("a text has half a character (a lone surrogate)") from None
-    elif isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError("a number is too large")
-    elif isinstance(value, dict):
-        yield from value
-        yield from value.values()
-    elif isinstance(value, list):
-        yield from value
+def _check_characters(text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ValueError("a text has half a character (a lone surrogate)") from None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,20 +156,23 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
 
     Raises:
         CheckpointError: the file is missing, truncated, not a safetensors file, or has a tensor of
-            a type or shape that NumPy and ml_dtypes do not support.
+            a type or shape that NumPy and ml_dtypes do not support; or it lists too many.
     """
     refuse_lfs_pointer(path)
     try:
-        with safe_open(path, "numpy"):
-            pass  # opening it checks the header, the offsets and the length of the file
         data = mapped.map_file(path)
         first = 8 + int.from_bytes(data[:8].tobytes(), "little")
+        if data.size >= first:
+            reading.refuse_more("bytes of header", first - 8, reading.MOST_HEADER_BYTES, path)
+        with safe_open(path, "numpy"):
+            pass  # opening it checks the header, the offsets and the length of the file
         header: dict[str, Any] = plain_json.loads(data[8:first].tobytes(), strict=False)
     except (OSError, SafetensorError, ValueError) as error:
         raise CheckpointError(
             f"{path} is missing, truncated or foreign: {message_of(error)}; copy it again"
         ) from error
     metadata = header.pop("__metadata__", None) or {}
+    refuse_many(header, path)
     arrays = {name: _view(data[first:], entry, name, path) for name, entry in header.items()}
     shared = {name: arrays[kept] for name, kept in metadata.items() if kept in arrays}
     return shared | arrays
@@ -191,6 +194,17 @@ def refuse_lfs_pointer(path: Path) -> None:
             f"{path} is a Git LFS pointer in place of the file; fetch the file with `git lfs pull` "
             f"in {path.parent}"
         )
+
+
+def refuse_many(names: Collection[str], path: Path) -> None:
+    """Refuse a file of more tensors, or with longer names, than any model has.
+
+    Raises:
+        CheckpointError: it is one.
+    """
+    reading.refuse_more("tensors", len(names), reading.MOST_TENSORS, path)
+    longest = max(map(len, names), default=0)
+    reading.refuse_more("characters in a name", longest, reading.MOST_NAME, path)
 
 
 def _header(entries: Mapping[str, TensorSource]) -> bytes:

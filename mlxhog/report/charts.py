@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import logging
 import math
+import warnings
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,6 +87,8 @@ def panel(theme: Theme, width: float = 7.5, height: float = 4.4) -> tuple[Figure
 
 def blank(theme: Theme, width: float, height: float) -> Figure:
     """Return a figure without axes."""
+    # It logs where its cache is, and that it builds one.
+    logging.getLogger("matplotlib").setLevel(logging.ERROR)
     from matplotlib.figure import Figure  # takes 0.5 s, so only plots import it
 
     return Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor=theme.paper)
@@ -153,5 +157,7 @@ _LINE = 0.19
 def png(figure: Figure) -> bytes:
     """Return the figure as a PNG file, the same bytes for the same numbers."""
     out = io.BytesIO()
-    figure.savefig(out, format="png", metadata={"Software": None})
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"Glyph .* missing from font")  # names of other scripts
+        figure.savefig(out, format="png", metadata={"Software": None})
     return out.getvalue()

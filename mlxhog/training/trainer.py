@@ -14,7 +14,7 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import RequestServer
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.creation import new_run
-from mlxhog.checkpoint.run import RUNNING, Run
+from mlxhog.checkpoint.run import RUNNING, STARTING, Run
 from mlxhog.config.budget import SAMPLING_S
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import clients
@@ -232,6 +232,14 @@ class _Training:
             if self._arena.counters.load("start_ns"):
                 self._reporter.append_metrics()  # the last line counts the whole run
                 self._reporter.write_times()
+            if (
+                isinstance(error, ConfigError | EnvironmentLacks)
+                and self._status == "failed"
+                and self.plan.resumption is None
+                and not self._arena.counters.load("start_ns")
+            ):
+                self.run.write_status({"status": STARTING})  # `creation` removes the run
+                raise error
             result = self._result(error)
             self._reporter.record(
                 "ended", text=": ".join(filter(None, [self._status, result.error]))
@@ -251,6 +259,7 @@ class _Training:
             return result
 
     def _write_config(self) -> None:
+        self.run.check_place()
         with disk_errors(f"writing {self.run.config_path}"):
             replace_file(self.run.config_path, self.plan.resolution.stored.to_yaml().encode())
 

@@ -23,6 +23,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.worker_pool import last_lines
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.backends.backend import Backend, Float32
+from mlxhog.checkpoint.run import Run
 from mlxhog.config import optimizers
 from mlxhog.errors import EnvironmentLacks, LostGPU, MetalError, MlxhogError, ShapeError, message_of
 from mlxhog.machine import float32
@@ -51,6 +52,7 @@ _METAL_SAYS = "Command buffer execution failed"
 
 def main(job: Job) -> None:
     """Entry point of the spawned process; ends it with the error's exit code."""
+    Run(job.run_dir).keep_place()
     sys.stdout.flush()
     with _opened(job.log) as stream:
         os.dup2(stream.fileno(), 1)

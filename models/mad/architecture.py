@@ -298,11 +298,11 @@ def _lfm2(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...]:
 
 def _striping(blocks: Mapping[str, Any], defaults: Defaults) -> tuple[Layer, ...]:
     pattern = str(blocks.get("pattern"))
-    stripes = re.findall(r"(\d*)([A-Za-z])(?::|$)", pattern)
     if not re.fullmatch(r"\d*[A-Za-z](:\d*[A-Za-z])*", pattern):
         raise ConfigError(
             f'pattern is {blocks.get("pattern")!r}; write stripes such as "1A:3H", in quotes'
         )
+    stripes = re.findall(r"(\d*)([A-Za-z])(?::|$)", pattern)  # quadratic for another text
     letters = {**_STRIPES, **_letters(blocks.get("letters", {}))}
     for _, letter in stripes:
         if letter not in letters:

@@ -96,6 +96,7 @@ def _close(groups: list[list[Layer]], line: str) -> int:
     if not inner:
         raise ConfigError(f"'()' of {_short(line)} holds no layers; write some, or take it out")
     groups[-1] += inner
+    check_count(len(groups[-1]))
     return len(inner)
 
 

@@ -179,3 +179,21 @@ def test_a_run_that_ends_or_hangs_before_its_answer_is_an_error(server, tmp_path
     with polled(server, Request.hang_up):
         with pytest.raises(RunError, match="has ended before it answered"):
             ask(tmp_path, "stop", timeout_s=LIMIT_S)
+
+
+@pytest.mark.parametrize(
+    "served",
+    [RequestServer, lambda folder: handover.DescriptorServer(folder / "socket", 0)],
+    ids=["requests", "descriptors"],
+)
+def test_a_server_that_ends_leaves_the_socket_of_another_process_in_its_place(
+    tmp_path: Path, served: Callable[[Path], Any]
+) -> None:
+    server = served(tmp_path)
+    server.path.unlink()  # its folder was moved, and another run has the path
+    with contextlib.closing(handover.listen(server.path)):
+        server.close()
+        assert server.path.is_socket()
+    server = served(tmp_path)
+    server.close()
+    assert not server.path.exists()

@@ -7,6 +7,7 @@ import json
 import os
 import stat
 import threading
+from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
 from mlxhog.files import durable, reading
 from tests.forked import CONTEXT
+from tests.pairs import each_of
 from tests.threads import in_threads
 
 
@@ -372,3 +374,48 @@ def test_a_directory_that_is_no_run_is_named(tmp_path: Path) -> None:
 def test_a_run_that_vanished_cannot_be_locked(run: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="cannot be opened"), Run(tmp_path / "gone").lock():
         pass
+
+
+# -- a folder in the place of another ------------------------------------------------------------
+
+
+@each_of(
+    "write",
+    [
+        lambda run: run.write_status({"status": "done"}),
+        lambda run: run.append_metrics({"step": 1}),
+        lambda run: run.append_event({"text": "a"}),
+        lambda run: run.write_times([]),
+        lambda run: run.append_sample("text"),
+        runs.clear,
+    ],
+)
+def test_a_process_writes_nothing_into_a_folder_that_took_the_place_of_its_run(
+    tmp_path: Path, write: Callable[[Run], object]
+) -> None:
+    run = creation.create(tmp_path, "own")
+    with run.lock():
+        run.directory.rename(tmp_path / "elsewhere")
+        stranger = creation.create(tmp_path, "stranger")
+        stranger.directory.rename(run.directory)
+        before = {path.name: path.read_bytes() for path in files_of(run.directory)}
+        with pytest.raises(EnvironmentLacks, match="is another folder than the one"):
+            write(run)
+        assert {path.name: path.read_bytes() for path in files_of(run.directory)} == before
+        run.directory.rename(tmp_path / "stranger")
+        (tmp_path / "elsewhere").rename(run.directory)
+        write(run)
+
+
+def files_of(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if path.is_file()]
+
+
+def test_a_folder_without_a_lock_in_the_place_of_a_run_is_not_its_own(tmp_path: Path) -> None:
+    run = creation.create(tmp_path, "own")
+    with run.lock():
+        run.directory.rename(tmp_path / "elsewhere")
+        run.directory.mkdir()
+        with pytest.raises(EnvironmentLacks, match="move the run's folder back"):
+            run.append_metrics({"step": 1})
+        assert not list(run.directory.iterdir())

@@ -1,6 +1,7 @@
 """The command line through the real commands: arguments, exit codes, output streams."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -474,3 +475,79 @@ def test_a_reader_that_leaves_early_is_no_error():
         assert process.stderr is not None
         process.stdout.close()
         assert "Traceback" not in process.stderr.read()
+
+
+@each_of("words", [["runs"], ["train"], ["doctor", "--json"], ["mad", "board", "x"]])
+def test_in_a_folder_that_was_deleted_every_command_is_one_sentence(
+    tmp_path, monkeypatch, capsys, words
+):
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert main(words) == 2
+    monkeypatch.chdir(tmp_path)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("the current folder cannot be used (No such file or directory)")
+
+
+def test_a_folder_that_is_deleted_during_a_command_is_one_sentence(
+    trainer, tmp_path, monkeypatch, capsys
+):
+    def delete(*_, **__):
+        (tmp_path / "gone").rmdir()
+        return os.getcwd()
+
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    monkeypatch.setattr(trainer, "make_plan", delete)
+    assert main(["train", "--dry-run"]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert "the current folder cannot be used" in capsys.readouterr().err
+
+
+def test_a_package_whose_library_cannot_be_loaded_is_not_called_missing(
+    trainer, monkeypatch, capsys
+):
+    def fail(*_, **__):
+        path = "/lib/torch/_C.so"
+        raise ImportError("libtorch.so: failed to map segment", name="torch._C", path=path)
+
+    monkeypatch.setattr(trainer, "make_plan", fail)
+    assert main(["train", "--dry-run"]) == 3
+    message = capsys.readouterr().err
+    assert "a package cannot be loaded: libtorch.so: failed to map segment" in message
+    assert "ulimit -v" in message
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["models"], 3, "the output cannot be written: standard output is closed\n"),
+        (["no-command"], 2, "no command 'no-command'"),
+    ],
+)
+def test_a_command_that_only_prints_ends_where_standard_output_is_closed(words, code, message):
+    closed = ["sh", "-c", 'exec "$@" >&-', "sh", sys.executable, "-m", "mlxhog", *words]
+    ended = subprocess.run(closed, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr[: len(message)]) == (code, message)
+
+
+def test_a_fault_of_the_program_shows_no_control_character_to_a_terminal():
+    program = """
+import sys
+import mlxhog.cli
+from mlxhog.__main__ import main
+
+def fail(**_):
+    raise KeyError("\\x1b]0;title\\x07\\x9b2J")
+
+mlxhog.cli.main = fail
+sys.exit(main())
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 1
+    assert "Traceback" in ended.stderr
+    assert "title" in ended.stderr
+    assert all(c.isprintable() or c == "\n" for c in ended.stderr)

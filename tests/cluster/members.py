@@ -166,6 +166,7 @@ def _calls(
     timeout_s: float = 20.0,
     clock_ahead_s: float = 0.0,
     loses_transfers: bool = False,
+    is_stranger: bool = False,
     **options: Any,
 ) -> None:
     from mlxhog.cluster import torchft_group
@@ -174,6 +175,8 @@ def _calls(
     torchft_group.time = SimpleNamespace(time=lambda: time() + clock_ahead_s)  # type: ignore[assignment]
     if loses_transfers:
         torchft_group._Transport.recv_checkpoint = _lose  # type: ignore[method-assign]
+    if is_stranger:
+        torchft_group.check_token = lambda *_: None  # type: ignore[assignment]
     theta, zeros = np.full(4, anchor, np.float32), np.zeros(4, np.float32)
     own = State(round=round, tokens=0, cursor=0, anchor=theta, velocity=zeros)
 

@@ -46,7 +46,9 @@ def test_equal_machines_pass_and_an_identity_survives_the_wire() -> None:
     OWN.check(Identity.from_json(OWN.to_json()))
 
 
-@pytest.mark.parametrize("text", ["", "[]", '{"version": "9"}', '{"other": 1}'])
+@pytest.mark.parametrize(
+    "text", ["", "[]", '{"version": "9"}', '{"other": 1}', "[" * 100_000, '{"seed": 1, "seed": 2}']
+)
 def test_the_identity_of_another_version_is_refused_in_words(text: str) -> None:
     with pytest.raises(ConfigError, match="install the same version.*; if all of them have left"):
         OWN.check(Identity.from_json(text))

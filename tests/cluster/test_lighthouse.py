@@ -18,9 +18,11 @@ from mlxhog.cluster.lighthouse import (
     check_token,
     check_torchft,
     digest,
+    is_sealed,
     listen,
     own_ip,
     parse_address,
+    seal,
     token_of,
 )
 from mlxhog.errors import ConfigError, EnvironmentLacks
@@ -119,3 +121,14 @@ def test_the_command_says_where_it_listens_and_ends_with_a_signal(number):
         process.send_signal(number)
         assert process.wait(60) == 0
         assert process.stderr.read() == "ended; the machines train on alone\n"
+
+
+def test_a_foreign_digest_of_a_token_is_refused_as_another_token():
+    with pytest.raises(ConfigError, match="has another token"):
+        check_token("right", "no digest \u00e4\U0001f600", HERE)
+
+
+def test_only_a_machine_with_the_token_can_seal_a_text():
+    assert is_sealed("right", "text", seal("right", "text"))
+    for sealed in (seal("wrong", "text"), seal("right", "other"), "\u00e4", "", None, 3):
+        assert not is_sealed("right", "text", sealed)

@@ -20,7 +20,8 @@ from mlxhog import train
 from mlxhog.arena.blocks import Blocks
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
-from mlxhog.cluster import group
+from mlxhog.checkpoint.run import list_runs
+from mlxhog.cluster import group, watched_link
 from mlxhog.cluster.group import State
 from mlxhog.cluster.lighthouse import TOKEN_VARIABLE
 from mlxhog.cluster.link import LinkJob, OpenGroup, open_torchft
@@ -95,6 +96,16 @@ def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(
     assert "trains alone" in ended
     assert back == "the link is back, in a round of 1 machines"
     assert not alive(first)
+
+
+def test_the_log_of_a_link_keeps_its_newer_half(machine: Machine, start: Start) -> None:
+    link = start(children.alone)
+    log = link._job.log
+    with log.open("ab") as output:
+        output.write(b"x" * watched_link.MOST_LOG_BYTES + b"the last words\n")
+    link.poll()
+    assert log.stat().st_size <= watched_link.MOST_LOG_BYTES // 2
+    assert log.read_bytes().endswith(b"the last words\n")
 
 
 def test_a_machine_alone_looks_for_others_between_its_rounds(
@@ -268,6 +279,20 @@ def test_a_last_round_below_the_quorum_is_tried_again_after_a_nap(
         time.sleep(0.001)
     assert len(joins) < 6
     assert not link.has_sent_all
+
+
+@pytest.mark.slow
+def test_a_machine_that_a_cluster_refuses_leaves_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_of = plan._link
+    monkeypatch.setattr(
+        plan, "_link", lambda *them: replace(job_of(*them), open_group=children.refusing)
+    )
+    with pytest.raises(ConfigError, match="the token is wrong"):
+        train(small_config(tmp_path, steps=3, cluster="127.0.0.1:8600"))
+    assert not list_runs(tmp_path / "runs")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.slow

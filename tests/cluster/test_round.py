@@ -202,6 +202,86 @@ def test_parameters_that_are_not_finite_do_not_reach_the_others(machines: Make) 
     assert np.isfinite(pair[0].theta).all()
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"anchor": np.nan}, "not finite"),
+        ({"velocity": np.inf}, "not finite"),
+        ({"anchor": np.zeros(7, np.float32)}, "other parameters"),
+        ({"anchor": np.zeros(2750)}, "other parameters"),
+        ({"velocity": None}, "other parameters"),
+        ({"round": 10**7}, "is of round 10000000"),
+        ({"round": 2**62}, "not a whole number"),
+        ({"round": "3"}, "not a whole number"),
+        ({"tokens": -1}, "not a whole number"),
+        ({"cursor": 1.5}, "not a whole number"),
+        ({"included": {0: 1}}, "an id that no machine has"),
+        ({"included": {1: 2**62}}, "not a whole number"),
+        ({"seconds": float("nan")}, "has trained for nan s"),
+        ({"seconds": "1"}, "has trained for '1' s"),
+    ],
+)
+def test_a_state_that_no_member_has_is_refused_and_the_own_one_stays(
+    machines: Make, change: dict[str, object], message: str
+) -> None:
+    (one,) = machines(1)
+    one.train(1.0)
+    rounds([one])
+    before, theta = one.own.state(), one.theta
+    for name in ("anchor", "velocity"):
+        if isinstance(change.get(name), float):
+            change = change | {name: np.full_like(before.anchor, change[name])}
+    sent = replace(before, **change)  # type: ignore[arg-type]
+    one.group.state = lambda: sent  # type: ignore[method-assign]
+    (error,) = rounds([one])
+    assert isinstance(error, ClusterError)
+    assert message in str(error)
+    assert one.own.state().digest == before.digest
+    assert one.own.number("tokens") == before.tokens
+    np.testing.assert_array_equal(one.theta, theta)
+    one.begin_link()
+    assert rounds([one]) == [Outcome.COMMITTED]
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (0, np.nan),
+        (5, np.inf),
+        (0, 1e30),
+        (-1, np.nan),
+        (-1, -3.0),
+        (-2, 3e38),
+    ],
+)
+def test_a_mean_that_no_training_has_is_refused_and_the_own_state_stays(
+    machines: Make, place: int, value: float
+) -> None:
+    pair = machines(2)
+    for one in pair:
+        one.train(1.0)
+    rounds(pair)
+    before = [(one.own.state().digest, one.theta) for one in pair]
+    for one in pair:
+        one.train(1.0)
+        average = one.group.average
+
+        def poisoned(buffer: np.ndarray, exact: int, average=average) -> bool:  # type: ignore[type-arg, no-untyped-def]
+            commits = average(buffer, exact)
+            buffer[place] = value
+            return commits
+
+        one.group.average = poisoned  # type: ignore[method-assign]
+    assert all("cluster: the mean of the members" in str(error) for error in rounds(pair))
+    for one, (digest, theta) in zip(pair, before, strict=True):
+        assert one.own.state().digest == digest
+        np.testing.assert_allclose(one.theta, theta + 1.0, rtol=1e-6)
+        assert one.own.report()["tokens_waiting"] == 100
+    assert rounds(pair) == [Outcome.COMMITTED] * 2
+    assert len({one.own.state().digest for one in pair}) == 1
+    assert pair[0].own.number("lost") == pair[1].own.number("lost") == 0
+
+
 def test_rounding_to_bfloat16_is_made_up_for_in_later_rounds(machines: Make) -> None:
     (one,) = machines(1, round_dtype="bfloat16", outer_lr=1.0, outer_momentum=0.0)
     step, n = 1.0 + 1 / 300, 40  # lies between two numbers of bfloat16

@@ -13,7 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 import numpy as np
 import pytest
 
-from mlxhog.cluster.group import ClusterError
+from mlxhog.cluster.group import ClusterError, Machine, State
 from mlxhog.errors import ConfigError
 from tests.cluster.members import IDENTITY, QUICK, Member, admit, cluster, lighthouse, together
 from tests.report.running import wait_until
@@ -212,6 +212,84 @@ def test_a_wrong_token_is_refused(token):
             Member(address, "m1", token=token).__enter__()  # its process has ended
 
 
+def test_a_member_that_does_not_know_the_token_takes_part_in_no_round():
+    """Its own check is no protection, so the others check."""
+    with lighthouse(token="right") as (_, address):
+        with Member(address, "m0", token="right") as member:
+            assert member.call("round").commits
+            with Member(address, "m1", 100.0, token="wrong", is_stranger=True) as stranger:
+                stranger.send("round")
+                with pytest.raises(ClusterError, match="does not know the cluster's token"):
+                    rounds_until_an_error(member)
+
+
+def rounds_until_an_error(member):
+    while True:
+        assert not member.call("round").state.anchor.max() > 99.0
+
+
+def test_a_state_is_sent_only_for_a_request_with_the_token():
+    from mlxhog.cluster.torchft_group import _to_tensors, _Transport
+
+    limit = timedelta(seconds=20)
+    state = State(2, 30, 4, np.ones(4, np.float32), np.zeros(4, np.float32), 5.0, {7: 30})
+    sender = _Transport("127.0.0.1", limit, "right", parameters=4)
+    try:
+        content = {"user": {"default": _to_tensors(state)}, "torchft": {}}
+        sender.send_checkpoint([1], 2, content, limit)
+        friend, stranger = (
+            _Transport("127.0.0.1", limit, token, parameters=4) for token in ("right", "wrong")
+        )
+        received = friend.recv_checkpoint(0, sender.address(), 2, limit)["user"]["default"]["state"]
+        with pytest.raises(OSError, match="403"):
+            stranger.recv_checkpoint(0, sender.address(), 2, limit)
+    finally:
+        sender.shutdown()
+    assert received.digest == state.digest
+    assert (received.round, received.included) == (2, {7: 30})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"anchor": None},
+        {"anchor": "many"},
+        {"anchor": "expanded"},
+        {"velocity": 3},
+        {"included": 3},
+        {"more": 1},
+    ],
+)
+def test_what_a_peer_sends_in_place_of_a_state_is_refused_as_foreign(change):
+    import torch
+
+    from mlxhog.cluster.torchft_group import _to_tensors, _Transport
+
+    own = State(2, 30, 4, np.ones(4, np.float32), np.zeros(4, np.float32))
+    made = {"many": torch.zeros(10**6), "expanded": torch.zeros(1).expand(10**12)}
+    change = {k: made.get(v, v) if isinstance(v, str) else v for k, v in change.items()}
+    sender, receiver = (
+        _Transport("127.0.0.1", timedelta(seconds=20), "", parameters=4) for _ in range(2)
+    )
+    try:
+        sender._state_dict = {"user": {"default": _to_tensors(own) | change}}
+        sender.allow_checkpoint(2)
+        with pytest.raises(ClusterError, match="the state of another member is not what mlxhog"):
+            receiver.recv_checkpoint(0, sender.address(), 2, timedelta(seconds=20))
+    finally:
+        sender.shutdown()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[1]", "null", '["a", "b", "c", "d"]', '["a", 1, 1e999, 0]', "[" * 100_000]
+)
+def test_a_machine_that_describes_itself_as_something_else_is_left_out(text):
+    from mlxhog.cluster.torchft_group import _machine
+
+    assert _machine(1, text, 0.0) is None
+    assert _machine(1, '["a", 2, 3, -1.0]', 0.0) == Machine(1, "a", 2, 3, 1.0)
+
+
 class Harm:
     def __reduce__(self):
         return os.abort, ()
@@ -231,7 +309,7 @@ def test_what_a_peer_sends_is_not_executed():
         def log_message(self, *words):
             pass
 
-    transport = _Transport("127.0.0.1", timedelta(seconds=20))
+    transport = _Transport("127.0.0.1", timedelta(seconds=20), "", parameters=4)
     with HTTPServer(("127.0.0.1", 0), Sender) as server:
         thread = threading.Thread(target=server.handle_request)
         thread.start()

@@ -25,15 +25,18 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-from mlxhog.errors import CheckpointError, EnvironmentLacks, message_of, shown
-from mlxhog.files import mapped
+from mlxhog.errors import UNLOADABLE, CheckpointError, message_of, not_imported, shown
+from mlxhog.files import mapped, reading
+from mlxhog.files.tensors import refuse_many
 
 try:
     import torch
-except ImportError as error:
-    raise EnvironmentLacks(
+except UNLOADABLE as error:
+    raise not_imported(
+        "torch",
+        error,
         "a checkpoint in torch's own format needs the package torch: "
-        "python -m pip install -c constraints.txt torch"
+        "python -m pip install -c constraints.txt torch",
     ) from error
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "module")
@@ -73,6 +76,7 @@ def read(path: Path) -> dict[str, NDArray[Any]]:
     """
     entries = _entries(path)  # first: torch would also decompress archives of other programs
     tensors = _state_dict(_load(path, "meta"), path)
+    refuse_many(tensors, path)
     for name, tensor in tensors.items():
         _refuse_unusual(tensor, name, path)
     if entries is not None:
@@ -136,14 +140,20 @@ def _entries(path: Path) -> dict[int, int] | None:
         None for a file that is not an archive, or cannot be read; loading it reports the error.
 
     Raises:
-        CheckpointError: the archive is damaged, or compressed, which `torch.save` never does.
+        CheckpointError: the archive is damaged, lists too much, or is compressed, which
+            `torch.save` never does.
     """
     entries: dict[int, int] = {}
     try:
         with path.open("rb") as file:
             if file.read(len(_ZIP)) != _ZIP:
                 return None
-            for entry in zipfile.ZipFile(file).infolist():
+            listed = zipfile.ZipFile(file).infolist()
+            reading.refuse_more("entries", len(listed), 2 * reading.MOST_TENSORS, path)
+            for entry in listed:
+                if entry.filename.endswith("data.pkl"):
+                    most = reading.MOST_HEADER_BYTES
+                    reading.refuse_more("bytes of pickle", entry.file_size, most, path)
                 if entry.compress_type != zipfile.ZIP_STORED:
                     raise CheckpointError(
                         f"{path} is compressed: {entry.filename}; save the state dict again with "

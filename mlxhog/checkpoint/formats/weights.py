@@ -122,23 +122,27 @@ def _one(file: Path) -> dict[str, NDArray[Any]]:
 def _indexed(index: Path) -> dict[str, NDArray[Any]]:
     """Read the shards that an index names; it has to agree with each of them."""
     weight_map = _weight_map(index)
+    promised_of: dict[str, set[str]] = {}
+    for name, shard in weight_map.items():
+        promised_of.setdefault(shard, set()).add(name)
+    reading.refuse_more("shards", len(promised_of), reading.MOST_SHARDS, index)
     arrays: dict[str, NDArray[Any]] = {}
     faults: list[str] = []
-    for path in parts(index):
-        shard = path.name
+    for shard, promised in sorted(promised_of.items()):
+        path = index.parent / shard
         if not path.is_file():
             raise CheckpointError(
                 f"{index} names {shard}, which is missing; fetch it again from where the "
                 "checkpoint comes from"
             )
         shard_arrays = _one(path)
-        promised = {name for name, file in weight_map.items() if file == shard}
         faults += [f"{name} is not in {shard}" for name in sorted(promised - shard_arrays.keys())]
         faults += [
             f"{name} is in {shard}, and the index says {weight_map.get(name, 'nothing')}"
             for name in sorted(shard_arrays.keys() - promised)
         ]
         arrays |= shard_arrays
+        tensors.refuse_many(arrays, index)
     if faults:
         raise CheckpointError(
             f"{index} disagrees with its shards: {listed(faults)}; fetch the checkpoint again"
@@ -148,7 +152,9 @@ def _indexed(index: Path) -> dict[str, NDArray[Any]]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     try:
-        weight_map = plain_json.loads(reading.read_small(index))["weight_map"]
+        content = reading.read_small(index, most=reading.MOST_HEADER_BYTES)
+        weight_map = plain_json.loads(content)["weight_map"]
+        reading.refuse_more("tensors", len(weight_map), reading.MOST_TENSORS, index)
         plain = all(
             isinstance(file, str) and Path(file).name == file and len(file) <= LONGEST_NAME
             for file in weight_map.values()
@@ -168,8 +174,9 @@ def _numbered_parts(directory: Path) -> list[Path]:
     numbers = sorted(
         int(digits)
         for file in directory.glob("model_*.safetensors")
-        if (digits := file.stem.removeprefix("model_")).isdigit()
+        if (digits := file.stem.removeprefix("model_")).isascii() and digits.isdigit()
     )
+    reading.refuse_more("shards", len(numbers), reading.MOST_SHARDS, directory)
     for expected, number in enumerate(numbers):
         if expected != number:
             raise CheckpointError(
@@ -188,6 +195,7 @@ def _numbered(directory: Path) -> dict[str, NDArray[Any]]:
                 f"{directory}: {twice[0]} is in {path.name} and in an earlier one"
             )
         arrays |= shard_arrays
+        tensors.refuse_many(arrays, directory)
     return arrays
 
 

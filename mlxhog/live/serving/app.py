@@ -137,7 +137,8 @@ class Api:
 
     async def _answer(self, http: HTTPRequest, parse: Callable[..., ClientRequest]) -> Response:
         began = monotonic()
-        request = parse(await read_body(http), model=self._served.name)
+        body = await read_body(http)  # parsing it takes long if it is made to
+        request = await asyncio.to_thread(parse, body, model=self._served.name)
         texts, ids = await asyncio.to_thread(self._encoded, request)
         job = self._start(request, ids)
         self.metrics.tokens.labels("prompt").inc(sum(map(len, ids)))
@@ -263,7 +264,7 @@ class Api:
 
     async def _examples(self, http: HTTPRequest) -> Response:
         """Give examples to the run; the response comes when they are on its disk."""
-        examples = requests.examples(await read_body(http))
+        examples = await asyncio.to_thread(requests.examples, await read_body(http))
         await asyncio.to_thread(self._keep, examples)
         return _json({"object": "examples", "kept": len(examples)})
 

@@ -1,0 +1,233 @@
+"""Every file within its limits is read or refused in time that grows as its size does."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mlxhog.checkpoint import manifest
+from mlxhog.checkpoint.formats import weights
+from mlxhog.config import sources
+from mlxhog.config.choices import OPTIMIZERS
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.sources import Assignment, resolve
+from mlxhog.data import tokenizers
+from mlxhog.errors import CheckpointError, ConfigError, DataError
+from mlxhog.files import plain_json, plain_yaml, reading, tensors
+from mlxhog.files.quantities import Interval, parse_duration_s
+from mlxhog.live.serving.app import Api
+from mlxhog.live.serving.requests import RefusedRequest
+from mlxhog.models.mad import architecture, sequence
+from tests.pairs import each_of
+
+
+class CountedKey(str):
+    """A key that counts the comparisons with others."""
+
+    comparisons = 0
+
+    def __eq__(self, other: object) -> bool:
+        CountedKey.comparisons += 1
+        return str.__eq__(self, other)  # type: ignore[arg-type]
+
+    __hash__ = str.__hash__
+
+
+def comparisons_of(n: int) -> int:
+    CountedKey.comparisons = 0
+    pairs = [(CountedKey(f"k{k}"), k) for k in (*range(n), n - 1)]
+    with pytest.raises(ValueError, match=f"the key 'k{n - 1}' occurs twice"):
+        plain_json._object(pairs)
+    return CountedKey.comparisons
+
+
+def test_the_search_for_a_key_that_occurs_twice_takes_linear_time() -> None:
+    assert comparisons_of(400) <= 5 * comparisons_of(100)
+
+
+def test_a_large_list_within_json_is_checked_to_its_last_value() -> None:
+    text = json.dumps({"a": [0] * 10_000 + [[1.0]]}).replace("1.0", "1e999")
+    with pytest.raises(ValueError, match="a number is too large"):
+        plain_json.loads(text)
+
+
+# Quadratic time would outlast the limit of a test: these texts have the length of the largest YAML.
+LONG = reading.MOST_YAML_BYTES
+
+
+def test_a_choice_with_a_long_gap_is_refused() -> None:
+    with pytest.raises(ConfigError, match="wanted a name"):
+        OPTIMIZERS.parts("adamw" + " " * LONG + "!")
+
+
+@each_of("read", [parse_duration_s, Interval.parse])
+def test_a_duration_of_very_many_digits_is_refused(read: Any) -> None:
+    with pytest.raises(ValueError, match="wanted"):
+        read("1" * LONG + "x")
+
+
+def test_stripes_of_very_many_digits_are_refused() -> None:
+    with pytest.raises(ConfigError, match="write stripes"):
+        architecture._striping({"pattern": "1" * LONG}, {})
+
+
+def test_layers_of_very_many_nested_parentheses_are_refused() -> None:
+    depth = LONG // 9
+    with pytest.raises(ConfigError, match="layers; write 4096 at most"):
+        sequence.parse("(" * depth + "swiglu) " * depth)
+
+
+def test_only_the_first_unknown_options_get_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    monkeypatch.setattr(sources, "suggestion", lambda name, known: asked.append(name) or "")
+    unknown = [Assignment(f"x{k}", 1, f"conf.yaml:{k}") for k in range(1000)]
+    with pytest.raises(ConfigError, match="no option 'x0'"):
+        resolve(TrainConfig, [unknown])
+    assert len(asked) <= 20
+
+
+def test_texts_longer_than_their_limits_are_refused_unread(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(reading, "MOST_JSON_BYTES", 100)
+    monkeypatch.setattr(plain_yaml, "MOST_YAML_BYTES", 100)
+    (tmp_path / "x.json").write_text("[" * 101)
+    with pytest.raises(ValueError, match="more than 100 bytes"):
+        plain_json.read(tmp_path / "x.json")
+    with pytest.raises(ValueError, match="more than 100 bytes"):
+        plain_json.loads("[" * 101)
+    with pytest.raises(plain_yaml.NotYaml, match="more than 100 bytes"):
+        plain_yaml.loads("[" * 101)
+
+
+# -- checkpoints ---------------------------------------------------------------------------------
+
+
+ARRAYS = {f"blocks.{k}.w": np.ones(2, np.float32) for k in range(4)}
+OTHER_KIND = "so the file is damaged or of another kind; fetch it again"
+
+
+def safetensors_file(folder: Path) -> Path:
+    tensors.write(folder / "model.safetensors", ARRAYS)
+    return folder / "model.safetensors"
+
+
+def torch_file(folder: Path) -> Path:
+    torch.save({k: torch.from_numpy(v) for k, v in ARRAYS.items()}, folder / "model.pt")
+    return folder / "model.pt"
+
+
+def shards(folder: Path) -> Path:
+    for name, array in ARRAYS.items():
+        tensors.write(folder / f"{name}.safetensors", {name: array})
+    index = {"weight_map": {name: f"{name}.safetensors" for name in ARRAYS}}
+    (folder / weights.INDEX).write_text(json.dumps(index))
+    return folder / weights.INDEX
+
+
+def numbered(folder: Path) -> Path:
+    for k, (name, array) in enumerate(ARRAYS.items()):
+        tensors.write(folder / f"model_{k}.safetensors", {name: array})
+    return folder / "model_0.safetensors"
+
+
+@each_of("make", [safetensors_file, torch_file, shards, numbered])
+def test_a_checkpoint_within_the_limits_is_read(tmp_path: Path, make: Any) -> None:
+    read = weights.read(make(tmp_path))
+    assert read.keys() == ARRAYS.keys()
+
+
+@each_of(
+    ("make", "limit", "message"),
+    [
+        (safetensors_file, "MOST_TENSORS", "4 tensors; the limit is 3"),
+        (safetensors_file, "MOST_HEADER_BYTES", "bytes of header; the limit is 3"),
+        (safetensors_file, "MOST_NAME", "10 characters in a name; the limit is 3"),
+        (torch_file, "MOST_TENSORS", "the limit is "),
+        (torch_file, "MOST_HEADER_BYTES", "bytes of pickle; the limit is 3"),
+        (torch_file, "MOST_NAME", "10 characters in a name; the limit is 3"),
+        (shards, "MOST_TENSORS", "4 tensors; the limit is 3"),
+        (shards, "MOST_SHARDS", "4 shards; the limit is 3"),
+        (numbered, "MOST_TENSORS", "4 tensors; the limit is 3"),
+        (numbered, "MOST_SHARDS", "4 shards; the limit is 3"),
+    ],
+)
+def test_a_checkpoint_beyond_a_limit_is_refused_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Any, limit: str, message: str
+) -> None:
+    file = make(tmp_path)
+    monkeypatch.setattr(reading, limit, 3)
+    with pytest.raises(CheckpointError, match=message) as caught:
+        weights.read(file)
+    monkeypatch.undo()
+    assert OTHER_KIND in str(caught.value)
+
+
+def test_an_index_that_disagrees_with_its_shards_is_refused_by_name(tmp_path: Path) -> None:
+    index = shards(tmp_path)
+    record = json.loads(index.read_bytes())
+    record["weight_map"]["lost"] = "blocks.0.w.safetensors"
+    del record["weight_map"]["blocks.1.w"]
+    record["weight_map"]["other"] = "blocks.1.w.safetensors"
+    index.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match=r"lost is not in .*blocks\.1\.w is in .* nothing"):
+        weights.read(index)
+
+
+def test_a_shard_with_a_number_in_foreign_digits_is_no_numbered_shard(tmp_path: Path) -> None:
+    numbered(tmp_path)
+    tensors.write(tmp_path / "model_².safetensors", {})
+    assert len(weights.parts(tmp_path / "model_0.safetensors")) == 4
+
+
+def test_a_manifest_of_too_many_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in "abcd":
+        (tmp_path / name).touch()
+    manifest.write(tmp_path, 1, {})
+    monkeypatch.setattr(reading, "MOST_SHARDS", 3)
+    with pytest.raises(CheckpointError, match="lists 4 files; the limit is 3"):
+        manifest.read(tmp_path)
+
+
+def test_a_tokenizer_of_too_many_pieces_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files = tokenizers.ByteTokenizer().files()
+    description = json.loads(files["tokenizer.json"])
+    description["model"]["vocab"]["aa"] = 257
+    (tmp_path / "tokenizer.json").write_text(json.dumps(description))
+    (tmp_path / "tokenizer_config.json").write_bytes(files["tokenizer_config.json"])
+    assert tokenizers.load(tmp_path).n_ids == 258
+    monkeypatch.setattr(reading, "MOST_PIECES", 100)
+    with pytest.raises(DataError, match="257 tokens; the limit is 100, so the file is damaged"):
+        tokenizers.load(tmp_path)
+
+
+# -- the server ----------------------------------------------------------------------------------
+
+
+def test_the_body_of_a_request_is_parsed_beside_the_event_loop() -> None:
+    threads: list[int] = []
+
+    def parse(body: bytes, *, model: str) -> Any:
+        threads.append(threading.get_ident())
+        raise RefusedRequest(body.decode())
+
+    async def stream() -> Any:
+        yield b"a body"
+
+    http = SimpleNamespace(headers={}, stream=stream)
+    api: Any = SimpleNamespace(_served=SimpleNamespace(name="m"))
+    with pytest.raises(RefusedRequest, match="a body"):
+        asyncio.run(Api._answer(api, http, parse))  # type: ignore[arg-type]
+    assert threads != [threading.get_ident()]
