@@ -20,7 +20,6 @@ import glob
 import hashlib
 import importlib.resources
 import json
-import lzma
 import os
 import sysconfig
 from collections import Counter
@@ -529,6 +528,8 @@ def read_sotu() -> list[Address]:
         DataError: the shipped file is missing or damaged; reinstalling the package repairs it.
     """
     file = importlib.resources.files("mlxhog") / "data" / "texts" / SOTU_FILE
+    import lzma  # which a Python may lack, see `unpacking`
+
     try:
         lines = lzma.decompress(file.read_bytes()).splitlines()
         addresses = [Address(**json.loads(line)) for line in lines]

@@ -26,7 +26,6 @@ from __future__ import annotations
 import difflib
 import gzip
 import json
-import lzma
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -348,6 +347,8 @@ def marks_of_text(text: bytes, original_bytes: int | None = None) -> dict[str, f
     >>> marks_of_text(b"never wait, add without a lock. " * 100)
     {'uniform': 8.0, 'unigram': 3.906, 'gzip': 0.19, 'xz': 0.3}
     """
+    import lzma  # which a Python may lack, see `unpacking`
+
     n_bytes = max(len(text), 1)
     shares = np.bincount(np.frombuffer(text, np.uint8)) / n_bytes
     shares = shares[shares > 0]

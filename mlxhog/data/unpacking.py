@@ -14,7 +14,6 @@ import contextlib
 import gzip
 import importlib
 import io
-import lzma
 import os
 import sys
 import zlib
@@ -27,6 +26,14 @@ from mlxhog.errors import DataError, EnvironmentLacks
 from mlxhog.files import reading
 from mlxhog.files.quantities import format_bytes
 from mlxhog.files.reading import MOST_LINE_BYTES
+
+try:
+    import lzma
+except ImportError as error:  # as of Pythons that were compiled on a Mac without it
+    raise EnvironmentLacks(
+        "this Python was built without xz, which the text in the package needs; install xz (brew "
+        "install xz, or apt-get install liblzma-dev) and build Python again, or take another one"
+    ) from error
 
 SUFFIXES = frozenset([".gz", ".xz", ".zst"])
 """Suffixes of compressed files, in small letters or capitals."""

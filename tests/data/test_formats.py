@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import lzma
+import subprocess
+import sys
 import tarfile
 import zipfile
 from pathlib import Path
@@ -276,3 +278,12 @@ def test_messages_about_stored_tokens_name_the_text_of_this_call(tmp_path: Path)
         assert any(f"{tmp_path / name}/0.txt; if that is Latin-1" in one for one in result.notes)
         with pytest.raises(DataError, match=rf"^{tmp_path / name} is too short"):
             result.open(100_000)
+
+
+def test_a_python_without_xz_is_one_sentence():
+    code = "import sys; sys.modules['_lzma'] = None; from mlxhog.cli import main; "
+    code += "sys.exit(main(['train', '--steps', '1', '--dry-run']))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.returncode == 3
+    assert "this Python was built without xz" in process.stderr
+    assert "Traceback" not in process.stderr
