@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -23,7 +23,7 @@ from transformers import (
 from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.sampling import Sampler, draw_each
 from mlxhog.errors import Diverged
-from tests.pairs import each_of
+from tests.pairs import each_of, max_examples
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +76,7 @@ def test_each_filter_keeps_what_it_says(options: dict[str, Any], expected: list[
     assert actual == pytest.approx(expected, abs=0.015)
 
 
-@settings(deadline=None, max_examples=60)
+@max_examples(60)
 @given(
     logits=hnp.arrays(np.float32, (1, 12), elements=st.floats(-8, 8, width=32), unique=True),
     temperature=st.sampled_from([0.3, 1.0, 2.0]),
@@ -195,7 +195,7 @@ def test_logits_that_are_not_finite_are_refused(temperature: float, bad: list[fl
         drawing(temperature=temperature)(np.array([[0.0, 1.0], bad], np.float32))
 
 
-@settings(deadline=None, max_examples=100)
+@max_examples(100)
 @given(
     logits=hnp.arrays(
         np.float32, (5, 40), elements=st.floats(-80, 80, width=32) | st.just(-np.inf)

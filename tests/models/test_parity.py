@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.models import lm, lm_numpy
@@ -14,7 +14,7 @@ from mlxhog.models.families import dropout_sites, init_params, param_spec
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.sample import batch, cell_inputs, config, perturbed_params, v1_config
 from tests.models.twins import TWINS, Twin, all_twins, assert_slopes
-from tests.pairs import each_of, in_pairs
+from tests.pairs import each_of, in_pairs, max_examples
 from tests.tolerances import (
     CELL_EXTREME_F32,
     GRADIENT_ANY_F32,
@@ -136,7 +136,7 @@ def test_a_model_at_its_initial_values_equals_the_float64_reference(twin: Twin) 
 
 
 @all_twins
-@settings(max_examples=15, deadline=None, derandomize=True)
+@max_examples(15)
 @given(
     B=st.integers(1, 3),
     S=st.integers(1, 40),

@@ -2,7 +2,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
@@ -195,7 +195,6 @@ def less_a_block(layers: Layers) -> set[Layers]:
     number=st.integers(0, 10**9),
     stream=st.randoms(use_true_random=False),
 )
-@settings(deadline=None)
 def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
     template: str, depth: Any, before: Any, mutation: Mutation, number: int, stream: Any
 ):
