@@ -33,7 +33,7 @@ def child(*command: str) -> str:
     """What a limited child says; fails with its last words unless it ends with 0."""
     process = subprocess.run(
         [sys.executable, *command],
-        capture_output=True, text=True, timeout=300, check=False, preexec_fn=limited,
+        capture_output=True, text=True, timeout=240, check=False, preexec_fn=limited,
     )  # fmt: skip
     assert process.returncode == 0, (
         process.returncode,
