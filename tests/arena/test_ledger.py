@@ -16,8 +16,6 @@ from mlxhog.arena.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
 from mlxhog.errors import ArenaError, CheckpointError, ConfigError
 from tests.pairs import max_examples
 
-pytestmark = pytest.mark.slow
-
 WORDS_BYTES = 640
 NEXT = 0  # byte of the word `next`; see the table in mlxhog/arena/ledger.py
 

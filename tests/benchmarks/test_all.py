@@ -12,8 +12,6 @@ import pytest
 
 from tests.pairs import each_of
 
-pytestmark = pytest.mark.slow
-
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -221,6 +219,7 @@ def test_an_experiment_that_there_is_not_is_refused_with_those_there_are() -> No
     assert "staleness" in process.stderr
 
 
+@pytest.mark.slow
 def test_an_experiment_runs_and_ends_on_the_page(tmp_path: Path) -> None:
     out = tmp_path / "results"
     command = [sys.executable, str(BENCHMARKS / "all.py"), "--tiny", "--out", str(out)]
@@ -237,6 +236,7 @@ def test_an_experiment_runs_and_ends_on_the_page(tmp_path: Path) -> None:
     assert (out / "tiny" / document["figure"]).stat().st_size > 5000
 
 
+@pytest.mark.slow
 def test_what_one_worker_takes_here_predicts_two(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

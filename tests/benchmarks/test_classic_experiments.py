@@ -10,9 +10,8 @@ import pytest
 
 from mlxhog.classic.result import ClassicResult, Epoch
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -12,8 +12,6 @@ import pytest
 from mlxhog.cli import main
 from tests.saved import letters, saved_run
 
-pytestmark = pytest.mark.slow
-
 LONG = "--max-new-tokens=40"
 
 

@@ -25,8 +25,6 @@ from mlxhog.decoding.sampling import Sampler, draw_each
 from mlxhog.errors import Diverged
 from tests.pairs import each_of, max_examples
 
-pytestmark = pytest.mark.slow
-
 
 def logits_of(*probabilities: float) -> NDArray[np.float32]:
     with np.errstate(divide="ignore"):
@@ -106,6 +104,7 @@ def distribution(sampler: Sampler, logits: NDArray[np.float32], n: int) -> dict[
     return dict(zip(tokens.tolist(), (counts / n).tolist(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"top_p": 0.9}, {"top_k": 40, "top_p": 0.8}, {"min_p": 0.3}],
@@ -128,6 +127,7 @@ def test_a_large_vocabulary_is_filtered_like_a_small_one(options: dict[str, Any]
         assert actual[token] == pytest.approx(expected[token], abs=0.015)
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_is_drawn_from_in_its_own_proportions() -> None:
     logits = np.full((1, 2000), -np.inf, np.float32)
     expected = {0: 0.2, 511: 0.1, 512: 0.3, 1700: 0.05, 1999: 0.35}

@@ -131,6 +131,7 @@ LEDGER_CALLS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("upper", "lower"), [(HUGE, 0), (9, 0), (4, 5)])
 def test_a_ledger_whose_window_is_impossible_is_an_error_at_once(upper: int, lower: int) -> None:
     # `claim` searches only where it has not noticed all

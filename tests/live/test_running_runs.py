@@ -37,8 +37,6 @@ from tests.saved import SMALL, save, saved_run
 from tests.training.small import small_config
 from tests.training.test_deaths import assert_no_segment_stays, wait_until
 
-pytestmark = pytest.mark.slow
-
 LIMIT_S = 60.0
 
 
@@ -78,6 +76,7 @@ class Watcher:
             raise self.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "workers", "mode"),
     [("serial", 1, "snapshot"), ("sync", 2, "double_buffer"), ("round_robin", 2, "snapshot")],
@@ -150,6 +149,7 @@ def written(model: LanguageModel) -> str:
     return model.generate("lock", temperature=0, max_new_tokens=12)
 
 
+@pytest.mark.slow
 def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +209,7 @@ def test_generate_says_which_weights_of_a_run_it_wrote_with(
     assert weights["version_first"] == weights["version_last"] > 0
 
 
+@pytest.mark.slow
 def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +327,7 @@ def test_a_run_without_copies_is_read_from_its_checkpoint_or_refused(tmp_path: P
     assert "--live on" in notes[0]
 
 
+@pytest.mark.slow
 def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     import subprocess
     import sys

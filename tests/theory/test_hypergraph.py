@@ -16,8 +16,6 @@ from mlxhog.errors import DataError
 from mlxhog.theory.hypergraph import Hypergraph
 from tests.pairs import each_of, max_examples
 
-pytestmark = pytest.mark.slow
-
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/tiny_hypergraph.json").read_text())
 EDGES = {"A": [[0, 1], [1, 2], [3, 4], [4, 5, 6]], "B": [[0, 1, 2], [2, 3], [3, 4], [5]]}
 
@@ -50,6 +48,7 @@ def test_the_worked_examples_are_exact(name: str) -> None:
     assert graph.mean_conflict_degree == recorded["avg_conflict_degree"]
 
 
+@pytest.mark.slow
 @given(any_hypergraph)
 @max_examples(200)
 def test_rho_lies_between_delta_and_omega_delta(graph: Hypergraph) -> None:
@@ -66,6 +65,7 @@ def test_edge_degrees_equal_those_of_comparing_every_pair(graph: Hypergraph) -> 
     assert graph.edge_degrees.tolist() == counted(graph)
 
 
+@pytest.mark.slow
 @given(st.lists(st.sets(st.integers(0, 5), max_size=2), min_size=1, max_size=40))
 @max_examples(200)
 def test_a_graph_with_parallel_edges_is_counted_like_any_other(edges: list[set[int]]) -> None:

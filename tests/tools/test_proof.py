@@ -83,7 +83,6 @@ def test_the_model_quotes_lines_that_the_source_has(line):
     assert line in (folder / "packed16_add.pml").read_text()
 
 
-@pytest.mark.slow
 def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(
     results: dict[str, Future[Any]],
 ) -> None:

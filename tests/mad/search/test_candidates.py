@@ -13,8 +13,6 @@ from mlxhog.models.mad.layers import BUILT_IN, at_width, make
 from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
 from tests.pairs import max_examples
 
-pytestmark = pytest.mark.slow
-
 MIXERS = [layer.name for layer in BUILT_IN if layer.kind == "mixer"]
 GROWS = {"mh-attention", "hyena", "mh-hyena", "path"}
 """Caches and filters as long as the sequence: no number of theirs makes them shorter."""

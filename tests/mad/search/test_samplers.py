@@ -11,8 +11,6 @@ from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS, Evolution, Mutation,
 from mlxhog.models.mad.sequence import canonical
 from tests.mad.search.spaces import candidates
 
-pytestmark = pytest.mark.slow
-
 NAMES = pytest.mark.parametrize("name", SAMPLERS)
 DEEP: dict[str, Any] = {
     "depth": 8,
