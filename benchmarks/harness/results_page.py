@@ -36,7 +36,7 @@ MEANS = {
 MODE_NOTES = {
     TINY: "a test of the scripts: the numbers mean nothing",
     QUICK: "sizes of minutes",
-    FULL: "the documents' sizes",
+    FULL: "the largest sizes that were run; a section's command says which part of its script",
 }
 
 
