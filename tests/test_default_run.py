@@ -56,10 +56,12 @@ QUICK = {"test_quick", "test_examples"}
 WHOLE = {*QUICK, "test_slow"}
 
 
+@pytest.mark.slow
 def test_without_a_choice_quick_tests_run_in_two_processes(project: Path) -> None:
     assert ran(project) == (QUICK, True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words", [["-n", "0"], ["-p", "no:xdist"], ["--pdb"]], ids=lambda words: " ".join(words)
 )
@@ -67,11 +69,13 @@ def test_a_choice_of_processes_counts(project: Path, words: list[str]) -> None:
     assert ran(project, *words) == (QUICK, False)
 
 
+@pytest.mark.slow
 def test_a_chosen_test_runs_even_if_it_is_slow(project: Path) -> None:
     assert ran(project, "checks/test_it.py") == (WHOLE, False)
     assert ran(project, "-k", "slow") == ({"test_slow"}, False)
 
 
+@pytest.mark.slow
 def test_whole_runs_every_test_with_all_its_examples(project: Path) -> None:
     assert ran(project, "--whole", n_examples=300) == (WHOLE, False)
     assert ran(project, "--whole", "-n", "2", n_examples=300) == (WHOLE, True)

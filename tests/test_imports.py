@@ -25,6 +25,7 @@ def test_imports_point_one_way():
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow
 def test_no_module_imports_the_front_door():
     assert not [str(edge) for edge in imports() if edge.target == "mlxhog"]
 

@@ -85,6 +85,7 @@ def test_gradients_flow_through_output_and_state_of_one_call_into_the_next(frame
         assert_close(result[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
+@pytest.mark.slow
 @frameworks
 def test_a_gradient_through_the_last_state_alone_needs_no_output(framework: str) -> None:
     inputs = cell_inputs(1, 6, 2, 3, 5, seed=1)

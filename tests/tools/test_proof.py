@@ -83,6 +83,7 @@ def test_the_model_quotes_lines_that_the_source_has(line):
     assert line in (folder / "packed16_add.pml").read_text()
 
 
+@pytest.mark.slow
 def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(
     results: dict[str, Future[Any]],
 ) -> None:
@@ -124,6 +125,7 @@ def test_a_source_that_lost_a_named_step_is_an_error(
         sources(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_search_that_does_not_compile_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

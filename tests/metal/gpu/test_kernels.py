@@ -81,6 +81,7 @@ def test_the_comparison_with_references_finds_one_that_differs(host_engine):
     assert message == "dense_axpy: arena differs by 0.5, allowed 0"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("consumer", ["mlx", "mps"])
 def test_every_kernel_agrees_with_its_reference_when_emulated(host_engine, consumer):
     engine = host_engine(consumer)
