@@ -39,6 +39,7 @@ from typing import Any
 
 import feeding
 from harness.claims import Claim, Findings, flags, measured
+from harness.estimates import Ratio
 from harness.machine import ROOT, LoadWatch
 from scipy import stats
 from training.fault_schedule import FaultSchedule
@@ -80,6 +81,7 @@ DEATHS_AT_SPAWN = 4  # of workers, and of supervisors
 SPAWN_S = 1.5  # at a moment of which a worker that is being spawned is killed
 LEAVE_S = 10.0  # for what a killed supervisor was spawning, on a busy machine
 THROUGHPUT = 0.97
+NOTICEABLE = 0.01  # bits per byte
 
 
 @dataclass
@@ -257,26 +259,27 @@ def _where(run: Observed) -> str:
 
 def claims(records: Sequence[Record]) -> list[Claim]:
     """What has to hold, over all records."""
-    counts = {
-        "runs that hang": sum(record.hangs for record in records),
-        "runs that end otherwise than done": sum(len(record.failures) for record in records),
-        "workers that outlive their run": sum(record.orphans for record in records),
-        "tickets lost": sum(record.lost for record in records),
-        "tickets computed twice": sum(record.doubled for record in records),
-        "tickets nobody counted, beyond one a kill": sum(record.uncounted for record in records),
-    }
+    runs = sum(record.runs for record in records)
+    tickets = sum(record.tickets for record in records)
     faults = sum(sum(record.faults.values()) for record in records)
-    checks = [Claim(name, n, "==", 0, timing=False, n=faults) for name, n in counts.items()]
+    counts = (
+        ("runs that hang", sum(record.hangs for record in records), runs),
+        ("runs that end otherwise than done", sum(len(one.failures) for one in records), runs),
+        ("workers that outlive their run", sum(record.orphans for record in records), runs),
+        ("tickets lost", sum(record.lost for record in records), tickets),
+        ("tickets computed twice", sum(record.doubled for record in records), tickets),
+        ("tickets nobody counted, beyond one a kill", sum(r.uncounted for r in records), tickets),
+    )
+    checks = [Claim(name, n, "==", 0, timing=False, n=trials) for name, n, trials in counts]
     chaos_s = sum(record.chaos_s for record in records)
     checks.append(Claim("seconds per fault", chaos_s / max(faults, 1), "<=", 5.0, timing=False))
-    expected = sum(
-        record.rates.clear_s * record.undisturbed.clear_tokens / record.undisturbed.clear_s
-        for record in records
+    both = [one for one in records if one.rates.clear_s and one.undisturbed.clear_s]
+    between, before = (
+        [rates.clear_tokens / rates.clear_s for rates in every]
+        for every in ([one.rates for one in both], [one.undisturbed for one in both])
     )
-    clear = sum(record.rates.clear_tokens for record in records)
-    checks.append(
-        Claim("throughput between faults / undisturbed", clear / expected, ">=", THROUGHPUT)
-    )
+    name = "throughput between faults / undisturbed"
+    checks.append(Claim.of(name, Ratio.of(between, before), ">=", THROUGHPUT))
     for strategy in {record.strategy: None for record in records}:
         checks += _loss_claim(
             strategy, [record for record in records if record.strategy == strategy]
@@ -285,26 +288,24 @@ def claims(records: Sequence[Record]) -> list[Claim]:
 
 
 def _loss_claim(strategy: str, records: Sequence[Record]) -> Iterator[Claim]:
-    """Whether faults change the loss by more than seeds do; nothing where it cannot be told."""
+    """Whether faults cost less than `NOTICEABLE`; nothing where there is no interval (Welch)."""
     with_faults = [loss for record in records for loss in record.losses if math.isfinite(loss)]
     without = [loss for record in records for loss in record.undisturbed_losses]
     if len(without) < 2 or len(with_faults) < 2:
         print(f"  {strategy}: loss under faults cannot be told from {len(without)} undisturbed and "
               f"{len(with_faults)} disturbed runs")  # fmt: skip
         return
-    difference = statistics.mean(with_faults) - statistics.mean(without)
-    error = math.sqrt(
-        statistics.variance(with_faults) / len(with_faults)
-        + statistics.variance(without) / len(without)
-    )
-    freedom = min(len(with_faults), len(without)) - 1
-    limit = error * float(stats.t.ppf(0.95, freedom))
+    interval = stats.ttest_ind(with_faults, without, equal_var=False).confidence_interval()
+    at_limit = [loss + NOTICEABLE for loss in without]
     yield Claim(
-        f"{strategy}: bits per byte lost to faults (95 % of seed noise: {limit:.3f})",
-        round(difference, 4),
+        f"{strategy}: bits per byte lost to faults",
+        statistics.mean(with_faults) - statistics.mean(without),
         "<=",
-        round(limit, 4),
+        NOTICEABLE,
         timing=False,
+        interval=(float(interval.low), float(interval.high)),
+        n=len(with_faults),
+        p=float(stats.ttest_ind(with_faults, at_limit, equal_var=False).pvalue),
     )
 
 

@@ -1,8 +1,10 @@
-"""A cache of its own for every test, compiled code apart; the option `--forbid-skips`.
+"""Which tests run by default; a cache of its own for every test, compiled code apart.
 
-With `--forbid-skips` only tests of Apple hardware may be left out. Hypothesis draws the same
-examples in every run, so that a verdict is about the change; `--hypothesis-profile=random` draws
-others.
+`python -m pytest` alone leaves out slow tests and has two processes; a path, `-m`, `-k`, `--lf` or
+`--whole` runs all that it selects. With `--forbid-skips` only tests of Apple hardware may be left
+out. Hypothesis draws the same few examples in every run, so that a verdict is about the change;
+`--whole` or `CI` in the environment draws as many as each test asks for,
+`--hypothesis-profile=random` others.
 """
 
 import fcntl
@@ -28,10 +30,12 @@ from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.registry import instances
 from tests import kept
 from tests.own_plugins import own_plugins
+from tests.pairs import FEW
 
 hypothesis.settings.register_profile("random", deadline=None)
-hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=50)
-hypothesis.settings.load_profile("repeatable")
+hypothesis.settings.register_profile("whole", derandomize=True, deadline=None, max_examples=50)
+hypothesis.settings.register_profile("few", derandomize=True, deadline=None, max_examples=FEW)
+hypothesis.settings.load_profile("few")
 
 # Threads of torch that have nothing to do sleep, as they do in workers: the cores are shared.
 # NumPy needs none of its own; starting them is a fifth of what a process takes to start.
@@ -190,11 +194,42 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="fail if a test without the marker metal or macos was skipped",
     )
+    parser.addoption(
+        "--whole",
+        action="store_true",
+        help="run slow tests, too (a path runs its own anyway), and all examples of hypothesis",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads how many processes there are
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Without a choice of the user's: what is not slow, in two processes, which call this, too."""
+    option = config.option
+    chosen = (option.markexpr, option.keyword, option.whole, getattr(option, "lf", False))
+    if config.args_source != pytest.Config.ArgsSource.TESTPATHS or any(chosen):
+        return
+    option.markexpr = "not slow"
+    if (
+        getattr(option, "numprocesses", 0) is None
+        and option.dist == "no"
+        and not (option.usepdb or option.trace or option.capture == "no")  # need the terminal
+        and not hasattr(config, "workerinput")  # else each process would start two more
+    ):
+        option.numprocesses, option.dist = 2, "worksteal"
+
+
+def pytest_report_header(config: pytest.Config) -> str | None:
+    if config.option.markexpr == "not slow":
+        return "without the slow tests; --whole runs all"
+    return None
 
 
 def pytest_configure(config: pytest.Config) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # also under nohup, which programs respect
     signal.signal(signal.SIGINT, signal.default_int_handler)  # also as a shell's background job
+    whole = config.option.whole or "CI" in os.environ
+    if whole and config.getoption("--hypothesis-profile", None) is None:
+        hypothesis.settings.load_profile("whole")
     if not hasattr(config, "workerinput"):  # before the processes of pytest-xdist start
         kept.drop_old()
     gc.disable()  # while modules are imported and tests collected, which stay to the end

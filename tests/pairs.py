@@ -1,4 +1,4 @@
-"""Cases of a test: all of them in one test, or those in which every two values of two axes meet."""
+"""Cases of a test: all in one test, those in which every two values of two axes meet, or drawn."""
 
 from __future__ import annotations
 
@@ -8,8 +8,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import combinations, product
 from typing import Any
 
+import hypothesis
 import pytest
 
+FEW = 10
+"""Examples of a property, unless pytest has `--whole`, or a profile of hypothesis."""
 ENDS = (Exception, pytest.fail.Exception, pytest.skip.Exception)
 Axis = Mapping[str, Any] | Iterable[Any]
 
@@ -98,3 +101,9 @@ def in_pairs(**axes: Axis) -> Callable[[Any], Any]:
         chosen = [axis[place] for axis, place in zip(values.values(), best, strict=True)]
         cases.append(pytest.param(*(x for _, x in chosen), id="-".join(name for name, _ in chosen)))
     return each_of(tuple(values), cases)
+
+
+def max_examples(n: int, **settings: Any) -> hypothesis.settings:
+    """Settings of hypothesis: n examples in a whole run, `FEW` in others."""
+    few = hypothesis.settings.default.max_examples <= FEW
+    return hypothesis.settings(max_examples=min(n, FEW) if few else n, **settings)

@@ -15,8 +15,6 @@ import pytest
 
 from mlxhog.cli import main
 
-pytestmark = pytest.mark.slow
-
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "first-week.md"
 SMALL = "--workers mlx:cpu --threads 1 --batch-size 1 --seq-len 32"
 SHORTER = (
@@ -69,6 +67,7 @@ def run_command(command: str) -> tuple[int, str, str]:
     return process.returncode, process.stdout, process.stderr
 
 
+@pytest.mark.slow
 def test_every_task_of_a_first_week_is_at_most_two_commands_and_they_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

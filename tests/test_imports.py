@@ -19,11 +19,13 @@ def test_every_folder_has_a_place_in_the_order():
     assert {part(module) for module in modules() if module != "mlxhog"} <= set(ORDER)
 
 
+@pytest.mark.slow
 def test_imports_point_one_way():
     wrong = [str(edge) for edge in imports() if edge.points_up]
     assert not wrong, "\n".join(wrong)
 
 
+@pytest.mark.slow
 def test_no_module_imports_the_front_door():
     assert not [str(edge) for edge in imports() if edge.target == "mlxhog"]
 
@@ -73,6 +75,7 @@ def loaded_after(code: str, folder: Path = ROOT) -> set[str]:
     return set(process.stdout.splitlines()[-1].split())
 
 
+@pytest.mark.slow
 def test_importing_mlxhog_loads_no_framework_and_nothing_slow():
     loaded = loaded_after("import mlxhog; mlxhog.TrainConfig; mlxhog.ConfigError")
     assert not loaded & {"torch", "mlx", "mlx.core", "rich", "numpy", "transformers"}
@@ -97,6 +100,7 @@ assert main(["mad", "board", "first"]) == 0
 """
 
 
+@pytest.mark.slow
 def test_help_mistakes_lists_and_reading_load_no_framework_and_nothing_slow(tmp_path):
     study(tmp_path / "studies")
     loaded = loaded_after(LIGHT, tmp_path)

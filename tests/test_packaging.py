@@ -60,6 +60,7 @@ def test_only_pyproject_holds_the_version():
     assert not files
 
 
+@pytest.mark.slow
 def test_the_citation_is_valid_and_of_this_version():
     schema = ["--builtin-schema", "vendor.citation-file-format", str(ROOT / "CITATION.cff")]
     process = subprocess.run(

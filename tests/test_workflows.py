@@ -61,6 +61,7 @@ def steps() -> list[Any]:
     return list(results.values())
 
 
+@pytest.mark.slow
 def test_the_files_are_what_github_takes() -> None:
     assert len(FILES) == 3
     command = [sys.executable, "-m", "check_jsonschema"]

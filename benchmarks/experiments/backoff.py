@@ -344,7 +344,8 @@ def compared(losses: Mapping[str, Losses], slopes: Slopes) -> list[Compared]:
         claimed(
             "More robust than 1/k to curvature misestimation.",
             against(INVERSE, "worst", list(TITLES)),
-            "The step size is the worst of some from a quarter of its best to 4 times it.",
+            "The step size is the worst of some from a quarter of its best to 4 times it. A run "
+            "that diverges counts as 1, so a difference to 1/k that does is a bound.",
         ),
         claimed(
             "No exponential slowdown if c is overestimated: still 1/k.",

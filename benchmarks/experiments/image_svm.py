@@ -17,7 +17,7 @@ from experiment.classic import (
     workers_figure,
 )
 from experiment.figures import Figure
-from experiment.record import Compared, Experiment, Outcome, Scale, run
+from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run
 from experiment.searches import recorded, search, write_recorded
 from harness.claims import Claim
 from harness.estimates import Mean, Ratio
@@ -44,7 +44,7 @@ ABOUT = Experiment(
 BATCHES = {2: 20, 125: 100}  # epochs of the document
 GRID = (0.001, 0.003, 0.01, 0.03, 0.1)
 FACTOR, TUNED_ON = 3.0, 7
-CONSIDERABLE, SOME = 1.5, 1.1  # speedups
+SOME = 1.1  # speedup
 SAME_ERROR = 0.03  # two standard errors of a test error here
 
 
@@ -116,11 +116,13 @@ def compared(runs: Runs, counts: tuple[int, ...]) -> list[Compared]:
             timing=False,
         )  # fmt: skip
 
+    small = faster(2, ">=", SOME)
     return [
-        Compared.of(
+        Compared(
             "With a batch size of 2 Hogwild offers considerable speedup.",
-            faster(2, ">=", SOME),
-            faster(2, ">=", CONSIDERABLE),
+            f"batch 2, seconds of 1 / of {here} workers: {small.measured}, with compare-and-swap "
+            "(`write lossless`); racy writes, the document's, were not run",
+            UNTOLD,
         ),
         Compared.of(
             "Hogwild offers little benefit with large batch sizes: more threads are slower at 125.",

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from experiment.classic import Arm, Runs, ends, interleaved, seconds, seconds_to, summary
 from experiment.figures import Figure, inks, label_lines, new_panel
-from experiment.record import Compared, Experiment, Outcome, Scale, run, say
+from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run, say
 from experiment.searches import is_recorded, recorded, search, write_recorded
 from harness.claims import Claim, Twin
 from harness.estimates import Mean, Ratio
@@ -42,6 +42,7 @@ ABOUT = Experiment(
     full_seeds=6,
 )
 EPOCHS, BETA = 20, 0.9
+THREADS = 10  # of the paper
 NEAR = 1.005  # objective over serial's
 TUNED_ON, FACTOR = 7, 3.0
 
@@ -254,6 +255,11 @@ def compared(measured: Mapping[str, Measured], workers: int) -> list[Compared]:
             for name, one in measured.items()
         ]
 
+    threefold, words = faster("hogwild", ">=", 3.0), "3 to 9 times on 10 threads."
+    tenfold = Compared.of(words, *threefold)
+    if workers < THREADS:
+        of_two = ", ".join(one.measured for one in threefold)
+        tenfold = Compared(words, f"{workers} workers: {of_two} times", UNTOLD)
     fitted = {name: one for name, one in measured.items() if name not in NO_STATISTICS}
     off = max(
         abs(math.log(ours / theirs))
@@ -265,10 +271,10 @@ def compared(measured: Mapping[str, Measured], workers: int) -> list[Compared]:
     )
     return [
         Compared.of(
-            "Hogwild is faster than serial SGD on all of these problems: 3 to 9 times on 10 "
-            f"threads. (Here: {workers} workers, faster at all.)",
+            f"Hogwild is faster than serial SGD on all of these problems (here {workers} workers).",
             *faster("hogwild", ">=", 1.0),
         ),
+        tenfold,
         Compared.of(
             "Hogwild outperforms a version with locks (AIG) everywhere.",
             *(
@@ -287,7 +293,8 @@ def compared(measured: Mapping[str, Measured], workers: int) -> list[Compared]:
             ),
         ),
         Compared.of(
-            "Round-robin is slower than serial SGD where gradients are fast: .4 to .6 times.",
+            "Round-robin is slower than serial SGD where gradients are fast. (The paper: .4 to .6 "
+            f"times on {THREADS} threads; here {workers} workers.)",
             *faster("round_robin", "<=", 1.0),
         ),
         Compared.of(

@@ -1,7 +1,7 @@
-"""Serial against lock-free workers: time to a loss here, and a prediction for a larger machine.
+"""Serial against lock-free workers: time to a loss.
 
 python benchmarks/experiments/scaling.py          PyTorch, d 128 x 4, two workers
-python benchmarks/experiments/scaling.py --full   MLX too, 1 to 16 workers; once 512 x 6
+python benchmarks/experiments/scaling.py --full   MLX too, 1 to 16 workers
 """
 
 from __future__ import annotations
@@ -36,18 +36,14 @@ ABOUT = Experiment(
         "defaults, which are shared moments, looking ahead and one step size for any number of "
         "workers (staleness searches it for each), train the same xLSTM on the same text; the time "
         "counts until the lowest held-out loss that both trainings of a pair reach. More workers "
-        "than cores show what staleness costs in gradients, not a speedup. What a larger machine "
-        "would do is predicted, seed by seed, by an event-driven simulator from the costs of a "
-        "serial step and from the gradients that these workers took to that loss, as multiples of "
-        "serial's."
+        "than cores show what staleness costs in gradients, not a speedup. That loss lies in the "
+        "middle of serial's cosine and at the end of the others', which costs them gradients: "
+        "staleness compares runs that end at the loss."
     ),
     packages=("torch", "mlx"),
     full_seeds=3,
 )
 TIE = 0.02  # bits per byte by which final losses may differ and still be called identical
-PREDICTION = "M2 Ultra of the document: 24 cores, 800 GB/s"
-MAC_CORES, MAC_BYTES_PER_S = 24, 800e9
-COUNTS = (1, 2, 4, 8, 16, 24)
 # Memory traffic of a step, in bytes per parameter: a copy reads and writes 4; a gradient reads the
 # parameters about three times and is written once; a step reads w, g, m, u and writes w, m and both
 # recorded u.
@@ -70,7 +66,6 @@ class Cell:
         backend: of all workers.
         workers: numbers of them, 1 and 2 first.
         tokens: of each training.
-        once: whether it is trained with one seed.
     """
 
     name: str
@@ -78,7 +73,6 @@ class Cell:
     backend: str
     workers: tuple[int, ...]
     tokens: int
-    once: bool = False
 
 
 def settings(scale: Scale) -> tuple[Cell, ...]:
@@ -88,13 +82,9 @@ def settings(scale: Scale) -> tuple[Cell, ...]:
         tokens = scale.pick(tiny=12_000, quick=80_000, full=0)
         return (Cell("torch", common, torch, (1, 2), tokens),)
     every = (1, 2, 4, 8, 16)
-    wide = Setup(
-        {"hidden_size": 512, "num_hidden_layers": 6}, seq_len=128, looks=5, eval_tokens=4096
-    )
     return (
         Cell("torch", common, torch, every, 200_000),
         Cell("mlx", common, mlx, every, 200_000),
-        Cell("torch, 512 x 6", wide, torch, every, 20_000, once=True),
     )
 
 
@@ -105,23 +95,12 @@ def result(scale: Scale) -> Outcome:
     first = next(iter(measured.values()))
     return Outcome(
         compared=_compared(list(measured.values())),
-        table=[row for one in measured.values() for row in one.rows()] + first.predicted_rows(),
+        table=[row for one in measured.values() for row in one.rows()],
         claims=[*first.claims(), _lost(measured.values())],
         settings={
             **first.cell.setup.to_json(),
             **MUON,
             "parameters": first.parameters,
-            "prediction": {
-                "machine": PREDICTION,
-                "every core there": "as fast as one here, and none slower than another",
-                "bytes per parameter of read, gradient, step": [
-                    READ_BYTES,
-                    COMPUTE_BYTES,
-                    APPLY_BYTES,
-                ],
-                "gradients to the loss / serial's": "as measured here at each staleness, on "
-                "straight lines between and beyond",
-            },
         },
         results={
             "points": {name: one.points() for name, one in measured.items()},
@@ -147,9 +126,8 @@ class Measured:
     def __init__(self, cell: Cell, scale: Scale, runs: Runs) -> None:
         """Train what was not trained before."""
         self.cell, bench = cell, Bench(cell.setup)
-        seeds = scale.seeds[:1] if cell.once else scale.seeds
         self.parameters = count_parameters(model_file(**cell.setup.sizes))
-        arms = cell.workers if cell.once else (*cell.workers, AGAIN)
+        arms = (*cell.workers, AGAIN)
 
         def train(arm: int, seed: int) -> Training:
             n = abs(arm)
@@ -168,7 +146,7 @@ class Measured:
 
             return Training.of_json(runs.of(which, trained))
 
-        self.trainings = take_turns(seeds, arms, train)
+        self.trainings = take_turns(scale.seeds, arms, train)
         every = zip(*self.trainings.values(), strict=True)
         self.predictions = [
             SeedPrediction.of(cell, self.parameters, dict(zip(arms, of_seed, strict=True)))
@@ -224,29 +202,6 @@ class Measured:
             "interval": self.speedup(n).spelt(),
         }
 
-    def predicted_rows(self) -> list[dict[str, Any]]:
-        """One row per number of cores of the larger machine."""
-        ones = [1.0] * len(self.predictions)
-        rows = []
-        for n in COUNTS:
-            speedup = Ratio.of([one.mac[n] for one in self.predictions], ones)
-            speed = Ratio.of([one.mac_throughput[n] for one in self.predictions], ones)
-            rows.append(
-                {
-                    "cell": self.cell.name,
-                    "workers": n,
-                    "kind": "PREDICTED, 24-core Mac"
-                    + (", extrapolated" if n > max(self.cell.workers) else ""),
-                    "throughput / serial": speed.spelt(),
-                    "staleness": n - 1.0,
-                    "bits per byte": None,
-                    "gradients / serial": None,
-                    "speedup": speedup.value,
-                    "interval": speedup.spelt(),
-                }
-            )
-        return rows
-
     def claims(self) -> list[Claim]:
         """The prediction for two workers here, beside what they do."""
         two = self.times_sooner(2)
@@ -286,16 +241,12 @@ class SeedPrediction:
         updates: gradients to the loss, by staleness, as multiples of serial's.
         two_tokens_per_s: of two workers on this machine.
         two_speedup: of the same, to the loss.
-        mac: speedups to the loss on the larger machine, by workers.
-        mac_throughput: its throughput over that of one worker there.
     """
 
     costs_s: Mapping[str, float]
     updates: Mapping[float, float]
     two_tokens_per_s: float
     two_speedup: float
-    mac: Mapping[int, float]
-    mac_throughput: Mapping[int, float]
 
     @classmethod
     def of(cls, cell: Cell, n_params: int, trained: Mapping[int, Training]) -> SeedPrediction:
@@ -321,34 +272,19 @@ class SeedPrediction:
         def here(n: int) -> Prediction:
             return simulate([worker] * n, schemes.Hogwild(), updates=SIMULATED, cores=len(cores()))
 
-        def there(n: int) -> Prediction:
-            return simulate(
-                [worker] * n,
-                schemes.Hogwild(),
-                updates=SIMULATED,
-                cores=MAC_CORES,
-                bandwidth=MAC_BYTES_PER_S,
-            )
-
-        one_here, two, mac = here(1), here(2), {n: there(n) for n in COUNTS}
-        seconds = {n: time_to_loss(prediction, updates).seconds for n, prediction in mac.items()}
+        one_here, two = here(1), here(2)
         per_step = cell.setup.batch * cell.setup.seq_len
         return cls(
             serial.costs_s,
             updates,
             two.gradients_per_s * per_step,
             time_to_loss(one_here, updates).seconds / time_to_loss(two, updates).seconds,
-            {n: seconds[1] / s for n, s in seconds.items()},
-            {n: one.gradients_per_s / mac[1].gradients_per_s for n, one in mac.items()},
         )
 
     def to_json(self) -> dict[str, Any]:
         """All of it; keys of objects are text."""
-        by_text = {
-            name: {f"{key:g}": value for key, value in getattr(self, name).items()}
-            for name in ("updates", "mac", "mac_throughput")
-        }
-        return {**vars(self), "costs_s": dict(self.costs_s), **by_text}
+        updates = {f"{key:g}": value for key, value in self.updates.items()}
+        return {**vars(self), "costs_s": dict(self.costs_s), "updates": updates}
 
 
 # -- compare --------------------------------------------------------------------------------------
@@ -363,7 +299,6 @@ def _lost(measured: Any) -> Claim:
 
 def _compared(measured: Sequence[Measured]) -> list[Compared]:
     first, claim = measured[0], "8-10x speedup with 16 workers"
-    repeated = [one for one in measured if not one.cell.once]
     most = max(n for n in first.cell.workers if enough_cores(n))
     text = "; ".join(
         f"{one.cell.name}: {n} workers {one.speedup(n)}"
@@ -374,17 +309,13 @@ def _compared(measured: Sequence[Measured]) -> list[Compared]:
     if enough_cores(16):
         least = [
             Claim.of(f"{one.cell.name}: 16 workers, times sooner", one.speedup(16), ">=", 8.0)
-            for one in repeated
+            for one in measured
         ]
         speedup = Compared.of(claim, *least)
     else:
-        sixteen = next(row for row in first.predicted_rows() if row["workers"] == 16)
-        extrapolated = " (staleness extrapolated)" if "extra" in sixteen["kind"] else ""
         speedup = Compared(
             claim,
-            f"Times sooner at a loss than serial: {text}. This machine has {len(cores())} cores. "
-            f"Prediction for {PREDICTION}: 16 workers {sixteen['interval']} times sooner"
-            f"{extrapolated}, at {sixteen['throughput / serial']} times the throughput.",
+            f"Times sooner at a loss than serial: {text}. This machine has {len(cores())} cores.",
             UNTOLD,
         )
     apart = [
@@ -398,7 +329,7 @@ def _compared(measured: Sequence[Measured]) -> list[Compared]:
             least=-TIE,
             timing=False,
         )
-        for one in repeated
+        for one in measured
         for n in one.cell.workers[1:]
     ]
     return [speedup, Compared.of("final loss identical to serial", *apart)]
@@ -420,14 +351,6 @@ def draw(outcome: Outcome) -> Figure:
             ]
             at = [int(n) for n in points]
             axes.errorbar(at, values, yerr=ends, fmt="o-", color=ink, label=name, capsize=2)
-    rows = [row for row in outcome.table if row["kind"].startswith("PREDICTED")]
-    left.plot(
-        [row["workers"] for row in rows],
-        [row["speedup"] for row in rows],
-        "s--",
-        color=INKS[4],
-        label="predicted, 24-core Mac",
-    )
     left.axhspan(8, 10, xmin=0.6, color=INKS[5], alpha=0.25)
     left.annotate("the document, 16 workers", (16, 9), ha="right", fontsize=7, color=INKS[5])
     label_lines(left, right)

@@ -383,10 +383,13 @@ def measured(
 def document(findings: Findings, others_load: float, packages: Sequence[str]) -> dict[str, Any]:
     """Verdict, claims and numbers of a result, and what they were measured with."""
     claims = judged(findings.claims, others_load)
+    ended = verdict(claims, others_load=others_load)
+    if ended == MET and false_verdicts(findings.twins):
+        ended = UNTOLD  # it tells equal arms apart, for a cause that nobody knows
     numbers = _as_objects(findings.results)
     seeds = {"seeds": findings.seeds} if findings.seeds else {}
     return {
-        "verdict": verdict(claims, others_load=others_load),
+        "verdict": ended,
         "claims": [claim.to_json() for claim in claims],
         "twins": {
             "comparisons": [

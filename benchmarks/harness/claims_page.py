@@ -117,10 +117,21 @@ def measured_of(claim: Mapping[str, Any], results: Mapping[str, Document]) -> tu
         )
     if "above" in claim or "below" in claim:
         text = "; ".join(f"{one['name']}: {measured(one)}" for one in limits)
-        return text, _by_bound(claim, [one["interval"] for one in limits])
+        apart = _twins_apart(result)
+        if apart > 1:
+            text += f"; two equal arms differ by a factor of {apart:.3f} (A/A)"
+        ends = [(low / apart, high * apart) for low, high in (one["interval"] for one in limits)]
+        return text, _by_bound(claim, ends)
     end = worst(ended(limit) for limit in limits)
     text = "; ".join(f"{one['name']}: {measured(one)}, limit {wanted(one)}" for one in limits)
     return text, claim.get("means", {}).get(end, WORDS[end])
+
+
+def _twins_apart(result: Document) -> float:
+    """How far equal arms of a script are apart, as a factor; 1 unless it tells them apart."""
+    twins = result.get("twins", {"comparisons": [], "false_verdicts": 0})
+    ratios = [one["value"] for one in twins["comparisons"]] if twins["false_verdicts"] else []
+    return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
 
 
 def _by_bound(claim: Mapping[str, Any], intervals: Sequence[Sequence[float]]) -> str:

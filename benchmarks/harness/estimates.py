@@ -69,7 +69,11 @@ class Estimate(ABC):
 
 @dataclass(frozen=True)
 class Mean(Estimate):
-    """A mean and half of its 95 % interval by Student's t; NaN with fewer than two values."""
+    """A mean and half of its 95 % interval by Student's t; NaN where it has none.
+
+    Fewer than two values have none, nor have values that are all equal: repeats that cannot differ,
+    such as orders of one data set, say nothing of what another data set would give.
+    """
 
     mean: float
     half: float
@@ -82,7 +86,7 @@ class Mean(Estimate):
         n = len(values)
         if not all(map(math.isfinite, values)):
             return cls(math.nan, math.nan, n)  # a run that diverged or did not arrive
-        if n < 2:
+        if len(set(values)) < 2:
             return cls(statistics.fmean(values) if values else math.nan, math.nan, n)
         half = _quantile(n) * statistics.stdev(values) / math.sqrt(n)
         return cls(statistics.fmean(values), half, n)
@@ -114,8 +118,6 @@ class Mean(Estimate):
         if math.isnan(self.half):
             return math.nan
         distance = abs(self.mean - limit)
-        if self.half == 0:
-            return float(distance == 0)
         return 2 * float(t.sf(distance / self.half * _quantile(self.n), self.n - 1))
 
 

@@ -36,7 +36,7 @@ MEANS = {
 MODE_NOTES = {
     TINY: "a test of the scripts: the numbers mean nothing",
     QUICK: "sizes of minutes",
-    FULL: "the documents' sizes",
+    FULL: "the largest sizes that were run; a section's command says which part of its script",
 }
 
 
@@ -89,7 +89,10 @@ def results_page(
         "do not edit it. An interval is one of 95 %; n is the number of pairs, runs or trials. "
         "The verdicts of a section are corrected together for their number (Holm). A/A says how "
         "many arms ran twice, and how often the two differ, which no verdict should say; `-` where "
-        "none ran twice.",
+        "none ran twice. A script that tells equal arms apart gives no verdict `met`. Lock-free "
+        "trainings of an xLSTM write under locks of 4 KiB (`--write lossless`), share Muon's "
+        "moments and look ahead, unless their section says otherwise: no race to a loss ran "
+        "`--write racy`, which is Hogwild as published.",
         "",
         *(f"- Mode {mode}: {note}." for mode, note in MODE_NOTES.items() if _has(documents, mode)),
         *_origins(documents),
@@ -203,6 +206,8 @@ def _section(document: Document, folder: str) -> list[str]:
     lines += [f"    {document['command']}", ""]
     if facts := where(document):
         lines += [facts, ""]
+    if "note" in document:  # what a later reading says of it
+        lines += [f"**Note.** {document['note']}", ""]
     if document.get("compared"):
         lines += ["| the claim | measured here | verdict |", "|---|---|---|"]
         lines += [

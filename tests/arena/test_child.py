@@ -19,8 +19,6 @@ from mlxhog.arena.workers import State
 from mlxhog.doctor import accessors
 from tests.doctor import planted
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 
@@ -39,6 +37,7 @@ def gone(pid: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_a_child_says_nothing_on_the_streams_of_its_parent(
     child: Child, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +102,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_child_leaves_when_its_parent_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)

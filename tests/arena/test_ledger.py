@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -14,8 +14,7 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena import ledger as module
 from mlxhog.arena.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
 from mlxhog.errors import ArenaError, CheckpointError, ConfigError
-
-pytestmark = pytest.mark.slow
+from tests.pairs import max_examples
 
 WORDS_BYTES = 640
 NEXT = 0  # byte of the word `next`; see the table in mlxhog/arena/ledger.py
@@ -233,9 +232,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerAgainstItsModel = LedgerMachine.TestCase
-TestLedgerAgainstItsModel.settings = settings(
-    max_examples=200, stateful_step_count=50, deadline=None
-)
+TestLedgerAgainstItsModel.settings = max_examples(200, stateful_step_count=50)
 
 
 @given(n=st.integers(1, 20), ring=st.sampled_from([2, 4, 64]))

@@ -10,8 +10,6 @@ from mlxhog.arena import Arena, plan
 from mlxhog.arena.ledger import Ledger
 from tests.forked import CONTEXT
 
-pytestmark = pytest.mark.slow
-
 
 def spin(ns):
     end = monotonic_ns() + ns
@@ -42,6 +40,7 @@ def work(handle, owner, epochs, seed, pause_ns):
         assert ledger.finish(*ticket, owner)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", [0, 1])
 def test_processes_killed_at_random_moments_lose_and_repeat_no_ticket(seed):
     n, epochs, workers, kills = 400, 4, 4, 8

@@ -119,7 +119,6 @@ def test_copies_take_turns_and_the_newest_is_read(arena: Arena, page: Any) -> No
     assert page[0].came() == 1
 
 
-@pytest.mark.slow
 def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena: Arena, page: Any) -> None:
     copies, reader = Copies(arena), page[0].register()
     copies.publish(page[0], filled(1))
@@ -133,7 +132,6 @@ def test_a_publisher_killed_amid_a_copy_leaves_the_last_one(arena: Arena, page: 
     assert take(reader, copies) == (2, [2])
 
 
-@pytest.mark.slow
 def test_a_reader_killed_while_it_holds_a_copy_holds_it_no_more(
     arena: Arena, page: Any, tmp_path: Path
 ) -> None:
@@ -176,7 +174,6 @@ def test_a_reader_that_stopped_is_overtaken_and_reads_again(
         process.join(WAIT_S)
 
 
-@pytest.mark.slow
 def test_a_reader_that_writes_is_ended_by_the_system(
     arena: Arena, page: Any, tmp_path: Path
 ) -> None:

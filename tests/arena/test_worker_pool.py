@@ -29,7 +29,7 @@ from tests.arena import children
 from tests.processes import alive, below
 from tests.training.small import small_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("spawned_workers")]
+pytestmark = pytest.mark.usefixtures("spawned_workers")
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60.0
@@ -166,6 +166,7 @@ while not (metrics := list(Path({out!r}).glob("*/metrics.jsonl"))):
 """
 
 
+@pytest.mark.slow
 def test_a_program_whose_daemon_thread_trains_ends_at_once_and_its_workers_with_it(
     tmp_path: Path,
 ) -> None:
@@ -279,6 +280,7 @@ while True:
 """
 
 
+@pytest.mark.slow
 def test_a_kill_at_any_moment_of_spawning_leaves_no_process() -> None:
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     moments = random.Random(0)

@@ -9,8 +9,6 @@ import pytest
 
 from tests.arm64.cross import NATIVE, assembly
 
-pytestmark = pytest.mark.slow
-
 MULTIPLIES = re.compile(r"fmla|fmadd")
 STORES = re.compile(r"st(r|p|ur|1)\b")
 
@@ -65,6 +63,7 @@ def product_loops(text: str) -> list[list[str]]:
     return [loop for loop in loops if any(MULTIPLIES.match(line) for line in loop)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["gemm", "few_rows"])
 def test_no_product_loop_stores_anything_and_the_widest_keeps_sixteen_sums(
     name: str, tmp_path: Path

@@ -29,7 +29,7 @@ from tests.pairs import each_of
 from tests.tolerances import POLAR_F32, assert_close
 
 # Zig compiles its libraries for arm64 first, once for a user: two minutes of a core.
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 ROOT = HERE.parents[1]
 TESTS = [
@@ -92,6 +92,7 @@ def litmus(folder: Path) -> Program:
     return runner(cross.litmus(folder))
 
 
+@pytest.mark.slow
 def test_the_tests_of_every_native_operator_pass_on_arm64(
     driver: list[str], tmp_path: Path
 ) -> None:
@@ -109,10 +110,12 @@ def test_the_tests_of_every_native_operator_pass_on_arm64(
     assert process.returncode == 0, process.stdout[-8000:] + process.stderr[-4000:]
 
 
+@pytest.mark.slow
 def test_an_m1_multiplies_by_neon(emulated: Emulated) -> None:
     assert emulated.call("ops.gemm_kernel") == "neon"
 
 
+@pytest.mark.slow
 @each_of("shape", [(1, 7), (31, 33), (64, 128), (128, 96)], ids=str)
 def test_the_polar_factor_is_that_of_this_machine(
     emulated: Emulated, shape: tuple[int, int]
@@ -124,11 +127,13 @@ def test_the_polar_factor_is_that_of_this_machine(
     assert_close(there, here, POLAR_F32)
 
 
+@pytest.mark.slow
 def test_every_update_rule_has_the_bits_of_this_machine(threads: Program) -> None:
     here = runner([str(build("here", "-O3"))])
     assert threads("digest") == here("digest")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lossless", "cas"])
 def test_three_threads_lose_no_update_under_locks_or_compare_and_swap(
     threads: Program, mode: str
@@ -138,14 +143,17 @@ def test_three_threads_lose_no_update_under_locks_or_compare_and_swap(
     assert int(all_of_them) > 10**6
 
 
+@pytest.mark.slow
 def test_of_two_threads_with_a_fence_one_sees_the_other(litmus: Program) -> None:
     assert int(litmus("dekel", 1, 5_000)) == 0
 
 
+@pytest.mark.slow
 def test_a_copy_between_equal_marks_is_of_one_write(litmus: Program) -> None:
     _, mixed = map(int, litmus("marks", 20_000).split())
     assert mixed == 0
 
 
+@pytest.mark.slow
 def test_every_ticket_is_done_once_by_threads_that_share_a_small_ring(litmus: Program) -> None:
     assert litmus("ledger", 20_000).split() == ["0", "20000"]

@@ -121,6 +121,7 @@ def test_other_layers_take_frozen_contexts_as_well(line: str) -> None:
     assert_close(losses, [losses[0]] * 4, LOSS_F32)
 
 
+@pytest.mark.slow
 def test_a_compiled_gradient_takes_a_state() -> None:
     cfg = SMALLEST
     params = perturbed_params(cfg, seed=1)

@@ -20,8 +20,6 @@ from mlxhog.models.xlstm_v1.block_config import MLSTMBlockConfig, SLSTMBlockConf
 from tests.backends.untrained import Ids, bound
 from tests.models.golden import model_case
 
-pytestmark = pytest.mark.slow
-
 BACKENDS = [
     (name, kernels) for name in ("torch:cpu", "mlx:cpu") for kernels in ("native", "reference")
 ]
@@ -101,6 +99,7 @@ def test_greedy_tokens_are_those_that_the_references_generated(
         assert [piece.token for piece in pieces] == ids[row].tolist()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_greedy_tokens_are_the_same_on_every_backend_alone_and_in_a_batch(model: str) -> None:
     cfg, result = MODELS[model], {}

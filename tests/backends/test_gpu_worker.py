@@ -161,6 +161,7 @@ def mlx(name: str, **more: Any) -> Any:
     )
 
 
+@pytest.mark.slow
 def test_the_gpu_worker_computes_what_the_cpu_worker_computes(gpu: Recorder) -> None:
     plain = mlx("mlx:cpu")
     backend = mlx("mlx:gpu", share=GPUShare(piece_tokens=32))

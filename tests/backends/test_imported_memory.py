@@ -32,6 +32,7 @@ def answer(target: Any, *arguments: Any) -> Any:
     return reply
 
 
+@pytest.mark.slow
 def test_the_fixture_is_one_memory_seen_from_both_sides() -> None:
     assert answer(children.write_to_imported) == (7.0, 8.0)
 

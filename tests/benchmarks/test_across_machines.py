@@ -58,6 +58,7 @@ def test_a_measurement_continues_behind_the_trainings_that_it_kept(
     assert [one["seed"] for one in trained] == [across.FULL.seeds[-1]]
 
 
+@pytest.mark.slow
 def test_every_part_compares_arms_that_are_trained_once(
     across: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -120,6 +121,7 @@ def test_bytes_until_the_loss_are_a_share_of_all(races: ModuleType) -> None:
     assert outcome.sent_until == pytest.approx(200)
 
 
+@pytest.mark.slow
 def test_predictions_are_named_so_and_more_machines_compute_more(
     across: ModuleType, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

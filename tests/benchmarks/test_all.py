@@ -12,8 +12,6 @@ import pytest
 
 from tests.pairs import each_of
 
-pytestmark = pytest.mark.slow
-
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
 
@@ -221,6 +219,7 @@ def test_an_experiment_that_there_is_not_is_refused_with_those_there_are() -> No
     assert "staleness" in process.stderr
 
 
+@pytest.mark.slow
 def test_an_experiment_runs_and_ends_on_the_page(tmp_path: Path) -> None:
     out = tmp_path / "results"
     command = [sys.executable, str(BENCHMARKS / "all.py"), "--tiny", "--out", str(out)]
@@ -237,7 +236,8 @@ def test_an_experiment_runs_and_ends_on_the_page(tmp_path: Path) -> None:
     assert (out / "tiny" / document["figure"]).stat().st_size > 5000
 
 
-def test_what_one_and_two_workers_take_here_predicts_a_larger_machine(
+@pytest.mark.slow
+def test_what_one_worker_takes_here_predicts_two(
     load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     scaling = load("scaling")
@@ -247,9 +247,6 @@ def test_what_one_and_two_workers_take_here_predicts_a_larger_machine(
     code = run(scaling.ABOUT, scaling.result, scaling.draw, arguments=arguments)
     assert code in codes.values()  # this machine may have other work, and times are none's promise
     document = json.loads((tmp_path / "scaling.json").read_text())
-    predicted = [row for row in document["table"] if row["kind"].startswith("PREDICTED")]
-    assert [row["workers"] for row in predicted] == [1, 2, 4, 8, 16, 24]
     (prediction,) = document["results"]["predictions"]
-    assert {"costs_s", "updates", "two_tokens_per_s", "two_speedup", "mac"} <= prediction.keys()
+    assert {"costs_s", "updates", "two_tokens_per_s", "two_speedup"} <= prediction.keys()
     assert list(prediction["updates"].values())[0] > 0
-    assert prediction["mac"]["1"] == 1.0

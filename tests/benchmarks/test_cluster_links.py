@@ -14,7 +14,7 @@ import pytest
 
 from mlxhog.theory.simulator.links import Link
 
-LIMIT_S = 30.0
+LIMIT_S = 120.0
 FAST = Link(1e9)
 TEXT = bytes(range(256)) * 800
 Client = Callable[[asyncio.StreamReader, asyncio.StreamWriter, Any], Awaitable[None]]
@@ -123,7 +123,7 @@ with socket.create_server((sys.argv[1], 8600)) as server:
 """
 SEND = """
 import socket, sys
-with socket.create_connection((sys.argv[1], 8600), timeout=20) as connection:
+with socket.create_connection((sys.argv[1], 8600), timeout=100) as connection:
     connection.sendall(bytes(int(sys.argv[2])))
 """
 
@@ -159,7 +159,7 @@ def test_machines_reach_each_other_through_the_cable_no_sooner_than_it_allows(
 def test_an_unplugged_machine_is_not_reached(cables: ModuleType) -> None:
     with cables.Cable(FAST, machines=2) as cable:
         cable.unplug(1)
-        words = [sys.executable, "-c", SEND.replace("timeout=20", "timeout=0.5")]
+        words = [sys.executable, "-c", SEND.replace("timeout=100", "timeout=0.5")]
         with cable.popen(1, [*words, cable.address(0), "1"], stderr=subprocess.PIPE) as sender:
             _, errors = sender.communicate(timeout=LIMIT_S)
         assert sender.returncode

@@ -166,10 +166,22 @@ def test_a_figure_that_cannot_be_drawn_costs_no_result(
     assert "no such axis" in capsys.readouterr().out
 
 
-def test_a_claim_at_its_limit_without_any_spread_keeps_it(load: Any, harness: Any) -> None:
-    mean = load("harness.estimates").Mean.of([0.0, 0.0, 0.0])
-    assert harness.Claim.of("zeros", mean, "<=", 0.0).ended == "met"
-    assert harness.Claim.of("zeros", mean, ">=", 0.1).ended == "missed"
+def test_repeats_without_any_spread_are_no_interval_and_decide_nothing(
+    load: Any, harness: Any
+) -> None:
+    mean = load("harness.estimates").Mean.of([0.5, 0.5, 0.5])
+    for limit in (0.0, 0.5, 1.0):
+        claim = harness.Claim.of("share", mean, "<=", limit)
+        assert (claim.ended, claim.measured) == ("cannot_be_told", "0.5 (n 3, no interval)")
+
+
+def test_a_script_that_tells_equal_arms_apart_gives_no_verdict(harness: Any) -> None:
+    own, again = [1.0, 1.01, 0.99], [1.1, 1.11, 1.09]
+    findings = harness.Findings(twins=[harness.Twin.of("arm", own, own)])
+    findings.exact("counts", 0, 0)
+    assert harness.document(findings, 0.0, ())["verdict"] == "met"
+    findings.same("arm", own, again)
+    assert harness.document(findings, 0.0, ())["verdict"] == "cannot_be_told"
 
 
 def test_our_own_work_is_not_others_load(load: Any) -> None:

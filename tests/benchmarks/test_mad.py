@@ -16,8 +16,6 @@ from mlxhog.mad.suites import suite
 from mlxhog.mad.tasks import find
 from tests.mad.report import sample
 
-pytestmark = pytest.mark.slow
-
 
 def test_a_start_counts_from_the_end_of_the_run_before_in_the_same_process(load):
     Times = load("mad.throughput").Times
@@ -31,6 +29,7 @@ def test_a_start_counts_from_the_end_of_the_run_before_in_the_same_process(load)
     assert again(runs) == pytest.approx([0.5, 0.2])
 
 
+@pytest.mark.slow
 def test_the_table_has_every_candidate_with_its_score_and_cost(load, tmp_path):
     table = load("mad_table").table_of("smoke")
     text = load("mad_table").markdown(table, _standing(table, tmp_path), parallel=2)
@@ -50,6 +49,7 @@ def test_a_table_that_lacks_runs_says_so(load, tmp_path):
     assert f"**PARTIAL: this study is partial: {2 * each} of {3 * each} runs have ended" in text
 
 
+@pytest.mark.slow
 def test_the_table_names_what_counts_as_nothing(load, tmp_path):
     table = load("mad_table").table_of("smoke")
 
@@ -90,6 +90,7 @@ def test_the_published_averages_are_those_of_the_source(record):
     assert record.LAYERS.keys() >= averages.keys()
 
 
+@pytest.mark.slow
 def test_the_replication_compares_ranks_of_the_shared_rows_only(record, tmp_path):
     worth = {"Transformer": 0.9, "mLSTM": 0.7, "Mamba": 0.6, "GLA": 0.1, "sLSTM": 1.0}
     table = small(record)
@@ -105,6 +106,7 @@ def test_the_replication_compares_ranks_of_the_shared_rows_only(record, tmp_path
     assert f"`{record.FULL.command}`" in text
 
 
+@pytest.mark.slow
 def test_an_order_that_few_rows_show_cannot_be_told(record, tmp_path):
     worth = {"Transformer": 0.9, "mLSTM": 0.6, "Mamba": 0.7, "GLA": 0.1, "sLSTM": 1.0}
     table = small(record)

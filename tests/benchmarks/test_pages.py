@@ -75,6 +75,23 @@ def test_the_page_of_claims_takes_numbers_and_verdicts_from_results(page: Any) -
     assert "| one | `python one.py` |" in text
 
 
+def test_where_equal_arms_differ_a_bound_must_lie_beyond_their_difference(page: Any) -> None:
+    near, far = (
+        {"name": name, "value": 1.1, "relation": ">=", "limit": 1.0, "met": True, "ended": "met",
+         "interval": [low, 1.2], "n": 5}
+        for name, low in (("near", 1.02), ("far", 1.06))
+    )  # fmt: skip
+    twins = {"comparisons": [{"name": "arm", "value": 1 / 1.05}], "false_verdicts": 1}
+    result = {"benchmark": "one", "verdict": "met", "claims": [near, far], "twins": twins}
+    words = []
+    for limit in ("near", "far"):
+        text, verdict = page.measured_of({"result": "one", "limit": [limit], "above": 1},
+                                         {"one": result})  # fmt: skip
+        assert text.endswith("two equal arms differ by a factor of 1.050 (A/A)")
+        words.append(verdict)
+    assert words == ["cannot be told", "holds"]
+
+
 def test_a_row_whose_limit_was_disturbed_is_not_measurable(page: Any) -> None:
     limits = [("a", "met"), ("b", "not_measurable"), ("c", "missed")]
     claims = [{"name": name, "value": 1.0, "relation": ">=", "limit": 1.0, "ended": ended}

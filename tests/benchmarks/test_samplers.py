@@ -24,8 +24,6 @@ from mlxhog.mad.study.store import RESULT_FIELDS, Store, StudyRecord, create
 from mlxhog.mad.study.study import PlannedRun, Study
 from mlxhog.models.mad.sequence import canonical
 
-pytestmark = pytest.mark.slow
-
 TASKS = ("in-context-recall", "selective-copying", "compression")
 STEPS = 300
 STUDY = Study(
@@ -119,6 +117,7 @@ def edited(path: Path, target: Path, change: Callable[[dict[str, Any]], None]) -
     return target
 
 
+@pytest.mark.slow
 def test_a_surface_has_the_scores_that_the_study_gave_its_sampler(surface: Any, path: Path) -> None:
     records = Store(path.parent / "made").records()
     for seed, scores in zip(surface.seeds, surface.scores(), strict=True):
@@ -129,6 +128,7 @@ def test_a_surface_has_the_scores_that_the_study_gave_its_sampler(surface: Any, 
     assert len(surface.runs) == 25
 
 
+@pytest.mark.slow
 def test_an_edited_surface_is_refused_by_its_digest(
     surfaces: ModuleType, path: Path, tmp_path: Path
 ) -> None:
@@ -139,6 +139,7 @@ def test_an_edited_surface_is_refused_by_its_digest(
         surfaces.load(edited(path, tmp_path / "made.xz", change))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "value", "named"),
     [
@@ -159,6 +160,7 @@ def test_a_surface_of_another_version_or_suite_is_refused_by_name(
         surfaces.load(edited(path, tmp_path / "made.xz", change))
 
 
+@pytest.mark.slow
 def test_a_file_that_is_no_surface_is_refused(surfaces: ModuleType, tmp_path: Path) -> None:
     file = tmp_path / "made.xz"
     with pytest.raises(StudyError, match=r"made\.xz cannot be read: No such file or directory; "):
@@ -169,12 +171,14 @@ def test_a_file_that_is_no_surface_is_refused(surfaces: ModuleType, tmp_path: Pa
             surfaces.load(file)
 
 
+@pytest.mark.slow
 def test_an_unfinished_study_is_not_written(surfaces: ModuleType, tmp_path: Path) -> None:
     store = record(tmp_path, runs=7)
     with pytest.raises(StudyError, match="7 of 150 runs; the same command continues"):
         surfaces.write(store, tmp_path / "surface.json.xz")
 
 
+@pytest.mark.slow
 def test_some_tasks_of_a_surface_are_a_surface(surface: Any) -> None:
     part = surface.only(["compression"])
     assert part.tasks == ("compression",)
@@ -184,6 +188,7 @@ def test_some_tasks_of_a_surface_are_a_surface(surface: Any) -> None:
         surface.only(["memorization"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*SAMPLERS, "optuna"])
 def test_a_replay_makes_the_proposals_of_the_sampler(
     samplers: ModuleType, surface: Any, name: str
@@ -200,6 +205,7 @@ def test_a_replay_makes_the_proposals_of_the_sampler(
             sampler.tell(layers, float(seen[number]))
 
 
+@pytest.mark.slow
 def test_regret_and_the_needed_proposals_are_those_counted_by_hand(samplers: ModuleType) -> None:
     scores = np.array([[0.1, 0.4, 0.9, 0.5], [0.8, 0.3, 0.2, 0.1]])
     replays = samplers.Replays([[1, 3, 2, 0], [1, 0, 2, 3]], scores)
@@ -209,6 +215,7 @@ def test_regret_and_the_needed_proposals_are_those_counted_by_hand(samplers: Mod
     assert replays.kept(1) == pytest.approx([0.8 - 0.3, 0.9 - 0.4])
 
 
+@pytest.mark.slow
 def test_random_draws_need_as_many_proposals_as_the_hypergeometric_mean(
     samplers: ModuleType, surface: Any
 ) -> None:
@@ -217,6 +224,7 @@ def test_random_draws_need_as_many_proposals_as_the_hypergeometric_mean(
     assert mean.low < 26 / 3 < mean.high
 
 
+@pytest.mark.slow
 def test_holm_multiplies_each_p_value_by_the_number_of_those_not_smaller(
     samplers: ModuleType,
 ) -> None:
@@ -224,6 +232,7 @@ def test_holm_multiplies_each_p_value_by_the_number_of_those_not_smaller(
     assert samplers.holm([0.5, 0.9]) == pytest.approx([1.0, 1.0])
 
 
+@pytest.mark.slow
 def test_equal_samplers_are_rarely_told_apart_and_a_clear_gain_always(samplers: ModuleType) -> None:
     rng = np.random.default_rng(0)
     equal = [samplers.p_value(rng.normal(size=30)) for _ in range(60)]
@@ -234,6 +243,7 @@ def test_equal_samplers_are_rarely_told_apart_and_a_clear_gain_always(samplers: 
     assert samplers.verdict(clear, 0.05) == "cannot be told"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seeds", [(0,), (0, 1)])
 def test_the_report_compares_every_sampler_and_cannot_tell_random_from_random(
     samplers: ModuleType, surface: Any, seeds: tuple[int, ...]
@@ -266,11 +276,13 @@ def rungs_of(halving: ModuleType, study: Study, eta: int) -> Any:
     return halving.rungs_of(planning.runs(planning.first), eta)
 
 
+@pytest.mark.slow
 def test_rungs_are_earlier_in_proportion_to_shorter_runs(halving: ModuleType) -> None:
     rungs = rungs_of(halving, STUDY, 2)
     assert (rungs.eta, rungs.first, rungs.first_of_sudden) == (2, 45, 150)  # 300 of 2,000 steps
 
 
+@pytest.mark.slow
 def test_every_rung_of_a_halving_is_an_evaluation_of_the_recorded_surface(
     load: Callable[[str], ModuleType], halving: ModuleType, samplers: ModuleType
 ) -> None:
@@ -284,11 +296,13 @@ def test_every_rung_of_a_halving_is_an_evaluation_of_the_recorded_surface(
         assert not [step for step in steps if step % study.protocol["eval_every"]]
 
 
+@pytest.mark.slow
 def test_halving_without_a_rung_saves_and_loses_nothing(halving: ModuleType, surface: Any) -> None:
     ended = replayed(halving, surface, Rungs(first=STEPS, first_of_sudden=STEPS))
     assert (ended.saved_time, ended.saved_steps, ended.lost_score, ended.pruned) == (0, 0, 0, 0)
 
 
+@pytest.mark.slow
 def test_halving_keeps_a_best_candidate_that_shows_early(halving: ModuleType, surface: Any) -> None:
     ended = replayed(halving, surface, rungs_of(halving, STUDY, 3))
     assert ended.lost_score == 0
@@ -298,6 +312,7 @@ def test_halving_keeps_a_best_candidate_that_shows_early(halving: ModuleType, su
     assert ended.saved_time == pytest.approx(ended.saved_steps)
 
 
+@pytest.mark.slow
 def test_halving_loses_a_best_candidate_that_shows_late(
     surfaces: ModuleType, halving: ModuleType, tmp_path: Path
 ) -> None:

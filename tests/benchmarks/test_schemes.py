@@ -21,7 +21,13 @@ def trained(schemes: Any, scale: Any, seconds: dict[str, list[float]]) -> Any:
     free = [10.0, 10.1, 9.9, 10.05, 9.95]
     return {
         arm: [
-            {"seconds": s, "tokens": 1000 * s, "tokens_per_s": 1000.0, "staleness": 1.0}
+            {
+                "seconds": s,
+                "trained_s": s,
+                "tokens": 1000 * s,
+                "tokens_per_s": 1000.0,
+                "staleness": 1.0,
+            }
             for s in seconds.get(arm[1], free if arm[1] == schemes.FREE else free[::-1])
         ]
         for arm in schemes.arms(scale)
@@ -50,7 +56,7 @@ def test_every_arm_of_a_full_run_is_a_training_that_can_be_and_has_a_search(
 def test_verdicts_of_schemes_follow_from_the_pairs(schemes: Any, load: Any) -> None:
     level = compared(schemes, load, {})
     assert level["Round-Robin"] == "does not hold"
-    assert level["Gradient"] == "cannot be told here"
+    assert level["Gradient"] == level["Hogwild!"] == "cannot be told here"
     rivals = (*schemes.ROUNDS, *schemes.ONLY_TWO, *schemes.ALONE)
     slow = {name: [20.0, 20.3, 19.9, 20.2, 20.1] for name in rivals}
     slower = compared(schemes, load, slow)
@@ -59,6 +65,10 @@ def test_verdicts_of_schemes_follow_from_the_pairs(schemes: Any, load: Any) -> N
     assert turns["Round-Robin"] == "holds"
     fast = compared(schemes, load, {name: [5.0, 5.1, 4.9, 5.0, 5.1] for name in rivals})
     assert fast["Gradient"] == fast["Natural"] == "does not hold"
+    behind = {name: slow[name] for name in rivals if name not in schemes.ROUNDS}
+    one_ahead = compared(schemes, load, {**behind, "sync": [9.0, 9.1, 8.9, 9.0, 9.05]})
+    assert one_ahead["Hogwild!"] == "does not hold"
+    assert one_ahead["Gradient"] == "does not hold"
 
 
 def test_a_run_that_did_not_reach_the_loss_decides_nothing(schemes: Any, load: Any) -> None:
@@ -66,11 +76,15 @@ def test_a_run_that_did_not_reach_the_loss_decides_nothing(schemes: Any, load: A
     scale = load("experiment.record").Scale("full", seeds=(1, 2, 3, 4, 5))
     runs = trained(schemes, scale, {})
     runs[schemes.EQUAL, "sync", 2] = [
-        {"seconds": s, "tokens": s, "tokens_per_s": 1.0, "staleness": 0.0} for s in seconds["sync"]
+        {"seconds": s, "trained_s": 60.0, "tokens": s, "tokens_per_s": 1.0, "staleness": 0.0}
+        for s in seconds["sync"]
     ]
     outcome = schemes.outcome(scale, runs, {}, 0.0)
-    level = next(claim for claim in outcome.claims if ": sync / hogwild" in claim.name)
-    assert level.ended == "cannot_be_told"
+    averaging = next(one for one in outcome.compared if one.claim.startswith("Gradient"))
+    unknown = next(one for one in averaging.rests_on if ", 2 workers: sync / hogwild" in one.name)
+    assert unknown.ended == "cannot_be_told"
+    row = next(row for row in outcome.table if (row["scheme"], row["workers"]) == ("sync", 2))
+    assert (row["reached"], row["seconds / hogwild"]) == ("4 of 5 within 60.0 s", "")
 
 
 def test_runs_averaged_once_that_never_get_there_are_no_improvement(
@@ -85,7 +99,9 @@ def test_runs_averaged_once_that_never_get_there_are_no_improvement(
     (averaged,) = [one for one in outcome.compared if one.claim.startswith("MapReduce")]
     assert averaged.verdict == "holds"
     rows = {(row["scheme"], row["reached"]) for row in outcome.table}
-    assert {(schemes.ONCE, "0 of 5"), (schemes.FREE, "5 of 5")} <= rows
+    assert {(schemes.ONCE, "0 of 5 within 30.0 s"), (schemes.FREE, "5 of 5")} <= rows
+    assert "0 of 5 within 30.0 s reached the loss" in averaged.measured
+    assert averaged.rests_on == ()
     schemes.draw(outcome).canvas.draw()
 
 

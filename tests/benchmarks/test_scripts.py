@@ -20,7 +20,6 @@ from tests import forked
 from tests.live import patterns
 
 
-@pytest.mark.slow
 def test_reads_of_every_mode_are_counted_and_checked(
     load: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -66,7 +65,6 @@ def shim(load: Any) -> Any:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-@pytest.mark.slow
 def test_every_registered_instance_is_counted(shim: Any) -> None:
     counted = [(kernel.name, instance) for kernel, instance in shim.instances()]
     assert len(counted) == len(set(counted))
@@ -75,7 +73,6 @@ def test_every_registered_instance_is_counted(shim: Any) -> None:
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-@pytest.mark.slow
 def test_an_atomic_kernel_loses_nothing_and_makes_as_many_adds_as_it_says(
     shim: Any, shim_cache: Path
 ) -> None:
@@ -84,7 +81,6 @@ def test_an_atomic_kernel_loses_nothing_and_makes_as_many_adds_as_it_says(
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-@pytest.mark.slow
 def test_lost_adds_are_counted_as_lost(
     shim: Any, shim_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,8 +13,6 @@ from mlxhog.errors import ConfigError
 from mlxhog.models.families import param_count
 from mlxhog.models.mad.sequence import parse
 
-pytestmark = pytest.mark.slow
-
 Load = Callable[[str], ModuleType]
 
 

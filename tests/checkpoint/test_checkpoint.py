@@ -22,8 +22,6 @@ from mlxhog.files import tensors
 from mlxhog.models.families import init_params
 from tests.checkpoint.conftest import PARAMS, STATE, model_of, names, save
 
-pytestmark = pytest.mark.slow
-
 
 def test_a_checkpoint_gives_back_what_was_saved(run: Run) -> None:
     path = save(run)

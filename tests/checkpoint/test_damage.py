@@ -21,8 +21,6 @@ from mlxhog.files import durable, mapped
 from tests.checkpoint.conftest import CONFIG, PARAMS, STATE, names, save
 from tests.small_disk import small_disk
 
-pytestmark = pytest.mark.slow
-
 
 class Killed(BaseException):
     """Stands for SIGKILL: nothing of ours may handle it."""

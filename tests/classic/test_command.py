@@ -19,8 +19,6 @@ from mlxhog.cli import main
 from tests.classic.small import hinge
 from tests.processes import alive, below
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[2]
 LAST = [
     "problem",
@@ -156,6 +154,7 @@ def test_wrong_flags_are_exit_code_2(capsys, words, message):
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_command_with_130_and_leaves_no_process():
     code = (
         "import sys\n"

@@ -18,8 +18,6 @@ from mlxhog.classic.session import train
 from mlxhog.errors import ConfigError, DataError
 from tests.tolerances import COMPLETION_NEAR_SERIAL, COMPLETION_RMSE, RECORDED_F32, assert_close
 
-pytestmark = pytest.mark.slow
-
 RECORDED = json.loads((Path(__file__).parent / "netflix_like.json").read_text())
 
 
@@ -37,6 +35,7 @@ def small():
 # -- reference values -----------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", sorted(map(int, RECORDED["ranks"])))
 def test_serial_sgd_reaches_the_recorded_errors(full, rank):
     expected = RECORDED["ranks"][str(rank)]
@@ -122,6 +121,7 @@ def test_a_rating_touches_its_user_and_its_item():
 # -- data -----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_tenth_is_held_out_and_nothing_is_in_both(full):
     training, testing = full
     assert testing.n_entries == (training.n_entries + testing.n_entries) // 10

@@ -20,8 +20,6 @@ from tests.classic.pair_problems import cut_grid
 from tests.classic.pair_references import cut_epoch
 from tests.tolerances import CUT_NEAR_FLOW, CUT_NEAR_SERIAL, RECORDED_F32, assert_close
 
-pytestmark = pytest.mark.slow
-
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
 GRID = RECORDED["cut_grid8"]

@@ -70,7 +70,6 @@ def ratings() -> MatrixCompletion:
     return MatrixCompletion(*hold_out(netflix_like(3000, 900, 700), seed=0), rank=4)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("problem", "options"),
     [
@@ -92,7 +91,6 @@ def test_two_workers_are_serial_bit_for_bit(problem: Problem, options: dict[str,
     assert "2 workers are up to" in messages[0]
 
 
-@pytest.mark.slow
 def test_where_all_conflict_one_component_is_told_and_is_serial() -> None:
     dense = hinge(n=60, d=8, row=8)
     result, messages = told(dense)

@@ -22,8 +22,6 @@ from mlxhog.errors import WorkerFailed
 from tests.classic.small import hinge
 from tests.processes import alive, workers_of
 
-pytestmark = pytest.mark.slow
-
 MANY = hinge(n=100_000, d=2000)  # epochs of some milliseconds, so that kills fall into them
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
@@ -114,6 +112,7 @@ def test_a_worker_that_keeps_dying_ends_the_run():
     assert not worker_pids()
 
 
+@pytest.mark.slow
 def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
     monkeypatch.setattr(dispatcher, "STALL_S", 1.0)
 
@@ -128,6 +127,7 @@ def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
     assert not worker_pids()
 
 
+@pytest.mark.slow
 def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
     class Pauser(Killer):
         """Stops a worker for 40 looks, an hour each, as Ctrl-Z stops all."""

@@ -25,8 +25,6 @@ from tests.classic.pair_problems import cut_grid
 from tests.classic.small import row_of
 from tests.tolerances import FITTED_STATISTIC, RECORDED_F32, assert_close
 
-pytestmark = pytest.mark.slow
-
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
 ABDOMEN = json.loads((HERE / "abdomen_like.json").read_text())
@@ -41,6 +39,7 @@ def meeting(rows, number: int) -> float:
     return float(np.logical_or.reduceat(marked[rows.indices], rows.indptr[:-1]).mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statistic", "published"),
     [
@@ -69,12 +68,14 @@ def test_text_like_rcv1_conflicts_almost_everywhere():
     assert independent > graph.p_conf  # short rows conflict less
 
 
+@pytest.mark.slow
 def test_rcv1_like_rows_have_length_one_and_classes_are_balanced(text):
     norms = np.sqrt(np.add.reduceat(text.values.astype(float) ** 2, text.indptr[:-1]))
     assert_close(norms, np.ones(text.n_rows), RECORDED_F32)
     assert abs(text.labels.mean()) < 0.01
 
 
+@pytest.mark.slow
 def test_rcv1_like_features_are_numbered_by_how_frequent_they_are(text):
     degrees = text.degrees()
     heads = [degrees[start : 2 * start].mean() for start in (64, 256, 1024, 4096, 16384)]
@@ -149,6 +150,7 @@ def sparsity(first, second):
     return graph.delta, graph.rho
 
 
+@pytest.mark.slow
 def test_netflix_like_is_as_sparse_as_netflix(netflix):
     assert_close(netflix.n_entries, 1.909e6, FITTED_STATISTIC)
     delta, rho = sparsity(netflix.users, netflix.n_users + netflix.items)
@@ -156,6 +158,7 @@ def test_netflix_like_is_as_sparse_as_netflix(netflix):
     assert_close(rho, 2.47e-3, FITTED_STATISTIC)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("statistic", "expected"),
     [
@@ -180,6 +183,7 @@ def busy(rows):
     return np.median(times) / times.mean()
 
 
+@pytest.mark.slow
 def test_netflix_like_has_each_pair_once(netflix):
     pairs = netflix.users.astype(np.int64) * netflix.n_items + netflix.items
     assert (np.diff(pairs) > 0).all()  # they are sorted

@@ -23,8 +23,6 @@ from tests.tolerances import (
     assert_close,
 )
 
-pytestmark = pytest.mark.slow
-
 HERE = Path(__file__).parent
 RECORDED = json.loads((HERE.parent / "golden/hogwild/classic_reference.json").read_text())
 CIFAR_DENSE = json.loads((HERE / "cifar_dense.json").read_text())
@@ -68,6 +66,7 @@ def test_sequential_sgd_follows_the_recorded_trace_of_svm100():
         assert_close(measures["train_error"], expected["err"], SGD_TRACE_F32, label=epoch)
 
 
+@pytest.mark.slow
 def test_the_synthetic_svm_reaches_its_reference_with_many_racy_workers():
     options = {"workers": 10, "write": "racy", "handout": "queue"}
     result = train(create("synthetic-svm", ClassicConfig()), ClassicConfig(**options))
@@ -75,6 +74,7 @@ def test_the_synthetic_svm_reaches_its_reference_with_many_racy_workers():
     assert result.measures["train_loss"] <= SVM100_MOST
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -95,6 +95,7 @@ def test_linear_regression_finds_the_least_squares_solution(options):
     assert train(problem, ClassicConfig(**options)).measures["distance"] < LINREG_MOST
 
 
+@pytest.mark.slow
 def test_sequential_sgd_follows_the_recorded_trace_of_cifar_dense(images):
     recorded = CIFAR_DENSE
     pixels = images.train.features
@@ -111,6 +112,7 @@ def test_a_linear_model_is_right_about_four_times_in_ten_on_cifar_dense():
     assert abs(CIFAR_DENSE["trace"]["20"]["test_err"] - 0.6) < 0.02
 
 
+@pytest.mark.slow
 def test_two_workers_reach_the_recorded_loss_of_cifar_dense(images):
     result = train(images, ClassicConfig(workers=2, epochs=5))
     assert_close(
@@ -118,6 +120,7 @@ def test_two_workers_reach_the_recorded_loss_of_cifar_dense(images):
     )
 
 
+@pytest.mark.slow
 def test_the_svm_reaches_the_losses_of_the_recorded_run(text, monkeypatch):
     """Those of the recorded run, whose rows were drawn from the same law in another order."""
     made = {(linear.TEXT_ROWS, 0): text}

@@ -45,6 +45,7 @@ def test_one_worker_is_sequential_sgd_bit_for_bit(labels, batch):
     assert np.abs(actual - data.x).max() > 0.1
 
 
+@pytest.mark.slow
 @each_of("kind", SCHEMES[1:])
 @each_of("batch", [1, 3])
 @each_of("labels", [2, 3, 8])

@@ -14,8 +14,6 @@ from tests.classic.native import KINDS, WIDTH, Sparse, alone, orders, slope_of, 
 from tests.pairs import each_of
 from tests.tolerances import CLASSIC_STEP_F32
 
-pytestmark = pytest.mark.slow
-
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/single_steps.json").read_text())
 SPARSE_LANES, DENSE_LANES = 4, 32
 LOSSES = ("hinge", "logistic", "squares")

@@ -27,8 +27,6 @@ from tests.classic.native import (
 )
 from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, run, shared, spawned
 
-pytestmark = pytest.mark.slow
-
 N, D, WORKERS = 301, 200, 3  # shares of 101, 100 and 100 examples
 GAMMA = 0.2
 X_FLOATS = BOARD_FLOATS + -(-D // WIDTH) * WIDTH

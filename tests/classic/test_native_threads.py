@@ -29,6 +29,7 @@ def build(name: str, *options: str) -> Path:
     return kept.linked(f"classic-{name}", files, *usual, *options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "rows"),
     [(kind, "sparse") for kind in KINDS]
@@ -44,6 +45,7 @@ def test_no_data_race_in_the_relaxed_atomic_build(
     assert int(ended.stdout) == EXAMPLES
 
 
+@pytest.mark.slow
 def test_the_sanitizer_sees_the_races_of_the_plain_build_on_dense_rows(
     launcher: list[str],
 ) -> None:

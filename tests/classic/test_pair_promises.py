@@ -16,8 +16,6 @@ from tests.classic.pair_problems import Tangle
 from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, run, shared, spawned
 from tests.tolerances import SIMPLEX_F32, assert_close
 
-pytestmark = pytest.mark.slow
-
 WORKERS = 3
 # Enough for milliseconds side by side, or nothing could be lost. Turns cost a change of hands each,
 # and one worker in three has no core.
@@ -75,6 +73,7 @@ def rated(kind: str) -> float:
     return float(item[0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", LOSSLESS)
 def test_no_rating_is_lost(kind):
     assert rated(kind) == WORKERS * ADDS[kind]

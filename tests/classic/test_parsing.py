@@ -4,13 +4,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.classic.loaders import text as tables
 from mlxhog.classic.loaders.rows import parse_block, parse_lines, without_comments
 from mlxhog.classic.loaders.text import TextBlock
 from mlxhog.errors import DataError
+from tests.pairs import max_examples
 
 NUMBERS = st.sampled_from(
     ["1", "-1", "+1", "0", "2.5", "-3e2", ".5", "7.", "nan", "inf", "1e39", "1e400", "x", "", "1_0",
@@ -36,7 +37,7 @@ def lines_of(words: st.SearchStrategy[str]) -> st.SearchStrategy[bytes]:
     return st.lists(line, min_size=1, max_size=5).map(lambda all: ("\n".join(all) + "\n").encode())
 
 
-@settings(max_examples=300, deadline=None)
+@max_examples(300)
 @given(text=lines_of(st.one_of(PAIRS, NUMBERS)))
 def test_svmlight_blocks_mean_what_their_lines_mean(text):
     at_once = parse_block(without_comments(text))
@@ -47,7 +48,7 @@ def test_svmlight_blocks_mean_what_their_lines_mean(text):
         np.testing.assert_array_equal(getattr(at_once, name), getattr(one_by_one, name))
 
 
-@settings(max_examples=300, deadline=None)
+@max_examples(300)
 @given(
     rows=st.lists(
         st.dictionaries(
@@ -72,7 +73,7 @@ def test_well_formed_svmlight_is_always_parsed_at_once(rows):
     assert parsed.values.tolist() == [row[feature] for row in rows for feature in sorted(row)]
 
 
-@settings(max_examples=300, deadline=None)
+@max_examples(300)
 @given(text=lines_of(NUMBERS), separator=st.sampled_from([b" ", b",", b"\t", b"::"]))
 def test_tables_mean_what_their_lines_mean(text, separator):
     text = text.replace(b" ", separator)

@@ -13,8 +13,6 @@ from mlxhog.classic import model as models
 from mlxhog.cli import main
 from mlxhog.errors import DataError
 
-pytestmark = pytest.mark.slow
-
 ONE = ["--workers", "1", "--no-serial"]
 
 

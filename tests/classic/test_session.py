@@ -23,8 +23,6 @@ from tests.classic.native import alone
 from tests.classic.small import build, hinge
 from tests.tolerances import CLASSIC_NEAR_SERIAL
 
-pytestmark = pytest.mark.slow
-
 PROBLEM = hinge()
 SERIAL = ClassicConfig(scheme="serial")
 HOGWILD = [
@@ -78,6 +76,7 @@ def test_one_worker_is_serial_bit_for_bit_with_mini_batches(batch):
         assert same(result, reference)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("scheme", "handout"), [("round_robin", "once"), ("sync", "epoch"), ("avg_runs", "once")]
 )

@@ -19,8 +19,6 @@ from mlxhog.theory.advisor.profile import Profile
 from tests.training.small import small_config
 from tests.words import changed
 
-pytestmark = pytest.mark.slow
-
 
 def words_of(folder: Path) -> list[str]:
     """The arguments for a small model, its text and workers."""
@@ -67,6 +65,7 @@ def advised(tmp_path_factory: pytest.TempPathFactory) -> Advised:
     return Advised(folder, json.loads(out.getvalue()), profiles[0])
 
 
+@pytest.mark.slow
 def test_advice_is_measured_tried_explained_and_remembered(
     advised: Advised, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +89,7 @@ def test_advice_is_measured_tried_explained_and_remembered(
     assert capsys.readouterr().out.startswith("of 1 trials")
 
 
+@pytest.mark.slow
 def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
     words: list[str],
     advised: Advised,
@@ -107,6 +107,7 @@ def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
     assert advise.score_history(advise.read_history()) == (0, 0)
 
 
+@pytest.mark.slow
 def test_beside_other_programs_the_answer_is_that_it_cannot_be_told_and_a_guess(
     words: list[str],
     advised: Advised,

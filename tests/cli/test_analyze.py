@@ -18,8 +18,6 @@ from mlxhog.report import charts
 from tests.processes import alive, below
 from tests.training.small import small_config
 
-pytestmark = pytest.mark.slow
-
 MLX = ["--backend", "mlx:cpu"]  # it starts faster than torch
 LOOK = ["--samples", "12", "--batches", "40", "--seq-len", "32", "--batch-size", "2"]
 
@@ -37,6 +35,7 @@ def analyzed(words: list[str], capsys: pytest.CaptureFixture[str]) -> dict[str, 
     return output
 
 
+@pytest.mark.slow
 def test_json_has_blocks_staleness_bounds_and_advice(
     model: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -74,6 +73,7 @@ def test_json_has_blocks_staleness_bounds_and_advice(
     assert result["embedding"]["batches"] == 40
 
 
+@pytest.mark.slow
 def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(
     model: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +90,7 @@ def test_a_run_is_analyzed_at_its_checkpoint_with_the_staleness_it_recorded(
     assert outcome["lag"]["seen"] is True
 
 
+@pytest.mark.slow
 def test_a_person_reads_the_tables_and_figures_are_written(
     model: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -189,6 +190,7 @@ def test_figures_without_matplotlib_name_the_extra(
     assert "pip install matplotlib" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_signal_ends_it_and_leaves_no_process(model: list[str], number: int) -> None:
     command = [sys.executable, "-m", "mlxhog", "analyze", *model, *LOOK, *MLX, "--seconds", "0"]

@@ -110,6 +110,7 @@ def test_train_refuses_with_one_message_and_leaves_nothing(
     assert not Path("runs").exists()
 
 
+@pytest.mark.slow
 def test_a_framework_that_is_not_installed_is_named_with_the_command_that_installs_it(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -21,8 +21,6 @@ from tests.another_process import Program
 from tests.report.sample_run import PROGRESS, write_run
 from tests.training.small import small_config
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture
 def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -49,6 +47,7 @@ def compare(
     return run
 
 
+@pytest.mark.slow
 def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers(
     compare: Any, words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -88,6 +87,7 @@ def test_a_better_step_size_is_told_early_and_the_same_command_then_only_answers
     assert "--pairs 5, and its error rate holds for that number" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_repeats_bit_for_bit_cannot_be_told_and_a_damaged_record_is_named(
     compare: Any, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -114,6 +114,7 @@ def test_a_folder_with_runs_that_are_not_of_a_comparison_is_refused_and_keeps_th
     assert [one.name for one in runs.list_runs(tmp_path / "runs")] == [mine.name]
 
 
+@pytest.mark.slow
 def test_a_run_that_diverges_counts_as_knowing_nothing(compare: Any) -> None:
     wild = "--optimizer sgd --lr 1e30 --clip 0 --max-nonfinite 1"
     result, _ = compare("--a", wild, "--pairs", "2")
@@ -191,6 +192,7 @@ def test_both_sides_take_equally_many_steps_whatever_a_step_has(
     assert "a step of A has 64 tokens, of B 128" in result["notes"]
 
 
+@pytest.mark.slow
 def test_pairs_that_are_done_survive_every_end_of_the_command(
     compare: Any, words: list[str]
 ) -> None:

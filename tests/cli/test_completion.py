@@ -81,7 +81,6 @@ DRIVERS = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("shell", [shell for shell in DRIVERS if shutil.which(shell)])
 def test_the_shell_itself_completes(shell, tmp_path):
     program = tmp_path / "mlxhog"

@@ -29,8 +29,6 @@ from tests.pairs import in_pairs
 from tests.saved import saved_run
 from tests.tolerances import LOGITS_F32, assert_close
 
-pytestmark = pytest.mark.slow
-
 
 def convert(*words: object) -> int:
     return main(["convert", *map(str, words)])
@@ -285,6 +283,7 @@ print(highest() - before)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("stored", "to", "dtype"),
     [("safetensors", "hf", ""), ("pt", "xlstm", "bfloat16"), ("safetensors", "mlxhog", "float32")],

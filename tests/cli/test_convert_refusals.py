@@ -20,8 +20,6 @@ from tests.checkpoint.formats.peers import assert_same, state_dict
 from tests.pairs import each_of
 from tests.small_disk import small_disk
 
-pytestmark = pytest.mark.slow
-
 
 def convert(*words: object) -> int:
     return main(["convert", *map(str, words)])

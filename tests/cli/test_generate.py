@@ -15,8 +15,6 @@ from mlxhog.data.conversations import STOPS
 from mlxhog.errors import ConfigError
 from tests.saved import letters, saved_run
 
-pytestmark = pytest.mark.slow
-
 LONG = "--max-new-tokens=40"
 
 

@@ -26,7 +26,7 @@ from mlxhog.cli import main
 from tests.own_plugins import own_plugins
 from tests.training.small import small_config
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = pytest.mark.timeout(900)
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "my_layer.py"
 PRODUCT = Path(next(iter(mlxhog.__path__)))
@@ -190,14 +190,17 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     return shell
 
 
+@pytest.mark.slow
 def test_every_next_line_after_a_run_can_be_pasted(runs: Shell) -> None:
     runs.run_next()
 
 
+@pytest.mark.slow
 def test_every_next_line_after_a_study_can_be_pasted(studies: Shell) -> None:
     studies.run_next()
 
 
+@pytest.mark.slow
 def test_every_printer_of_a_next_line_is_reached(runs: Shell, studies: Shell) -> None:
     said = [*runs.next, *studies.next, "mlxhog watch "]  # `train` has run it
     unreached = {
@@ -216,12 +219,14 @@ def own(tmp_path: Path) -> Shell:
     return Shell(tmp_path)
 
 
+@pytest.mark.slow
 def test_every_next_line_after_a_run_with_own_layers_can_be_pasted(own: Shell) -> None:
     (own.folder / "own.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
     train(own, f"--model own.yaml {OWN}")
     own.run_next()
 
 
+@pytest.mark.slow
 def test_every_next_line_after_a_study_with_own_layers_can_be_pasted(own: Shell) -> None:
     search(own, "[{type: my_layer, expand: [1, 2]}]", OWN)
     own.run_next()

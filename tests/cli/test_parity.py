@@ -28,8 +28,6 @@ from tests.backends import imprecise
 from tests.pairs import each_of
 from tests.parity import made_cases
 
-pytestmark = pytest.mark.slow
-
 QUICK = ["--backends", "numpy,mlx:cpu", "--kernels", "auto", "--steps", "1"]
 SMALL = [*QUICK, "--seq-len", "9", "--batch-size", "1"]
 
@@ -44,6 +42,7 @@ def architecture(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.slow
 def test_the_answer_comes_first_and_all_shows_every_tensor(
     architecture: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -294,6 +293,7 @@ def test_a_backend_that_is_not_here_is_lacking(capsys: pytest.CaptureFixture[str
     assert "mlx:gpu needs macOS on Apple silicon" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_and_leaves_nothing(number: signal.Signals, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mlxhog", "parity", "7to1-tiny", "--steps", "200"]

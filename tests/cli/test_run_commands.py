@@ -69,9 +69,7 @@ def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     return json.loads(line)
 
 
-pytestmark = pytest.mark.slow
-
-
+@pytest.mark.slow
 def test_steps_tokens_and_time_are_those_of_the_whole_run(trained: Trained) -> None:
     first, second = trained.first, trained.second
     assert (first.steps, second.steps) == (20, 30)
@@ -84,6 +82,7 @@ def test_steps_tokens_and_time_are_those_of_the_whole_run(trained: Trained) -> N
     assert f"resuming from step 20 (held-out {bits:.3f})" in trained.messages
 
 
+@pytest.mark.slow
 def test_the_list_says_what_the_run_is(here: Trained, capsys: pytest.CaptureFixture[str]) -> None:
     _, line, text, *_ = said(capsys, "runs")
     bits = f"{here.second.val_bits_per_byte:.3f}~"
@@ -93,6 +92,7 @@ def test_the_list_says_what_the_run_is(here: Trained, capsys: pytest.CaptureFixt
     assert f"  {bits}" in line
 
 
+@pytest.mark.slow
 def test_show_says_model_data_options_resumes_and_checkpoints(
     here: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -125,6 +125,7 @@ def test_show_of_a_family_that_transformers_lacks_says_what_loads_it(
     assert record["load"].startswith(f"mlxhog.load('{run}'), mlxhog convert {run} DIR --to xlstm")
 
 
+@pytest.mark.slow
 def test_plot_draws_a_line_in_the_terminal_and_a_picture(
     here: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -176,6 +177,7 @@ def test_plot_of_a_run_without_numbers_says_so(
     assert "20260101-000000-new has no numbers yet" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_eval_of_the_held_out_text_is_what_training_ended_with(
     here: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -188,6 +190,7 @@ def test_eval_of_the_held_out_text_is_what_training_ended_with(
     assert earlier["bits_per_byte"] == pytest.approx(here.first.final_bits_per_byte, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_eval_scores_every_file_and_their_sum(
     here: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -222,6 +225,7 @@ def test_eval_scores_every_file_and_their_sum(
     assert by.endswith("step-00000030, read in sequences of 64 tokens by mlx:cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -242,6 +246,7 @@ def test_eval_refuses_bad_input(
     assert says in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_eval_refuses_a_choice_among_checkpoints_where_one_is_named(
     here: Trained, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -250,6 +255,7 @@ def test_eval_refuses_a_choice_among_checkpoints_where_one_is_named(
     assert f"{path} names one checkpoint, and --checkpoint is 'step-00" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_eval_of_a_checkpoint_without_a_run_wants_a_text(
     here: Trained, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
@@ -260,6 +266,7 @@ def test_eval_of_a_checkpoint_without_a_run_wants_a_text(
     assert link["bits_per_byte"] == pytest.approx(here.second.final_bits_per_byte, rel=1e-5)
 
 
+@pytest.mark.slow
 def test_tensorboard_reads_the_whole_run(trained: Trained) -> None:
     shown = scalars(trained.run.directory)
     steps = [step for step, _ in shown["train/loss"]]

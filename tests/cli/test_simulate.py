@@ -11,8 +11,6 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from tests.pairs import each_of
 
-pytestmark = pytest.mark.slow
-
 
 def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(
     capsys: pytest.CaptureFixture[str],
@@ -40,6 +38,7 @@ def test_rules_that_deadlock_are_shown_to_stop(capsys: pytest.CaptureFixture[str
     assert rows["version_bound"]["prediction"]["staleness"]["max"] <= 1
 
 
+@pytest.mark.slow
 def test_a_toy_problem_shows_what_staleness_costs(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--objective", "quadratic", "--strategies", "serial,hogwild"]
     options = ["--times", "constant:1s", "--workers", "2", "--seed", "1"]
@@ -77,6 +76,7 @@ def test_times_of_a_run_are_simulated_and_may_be_slowed(
     assert "recorded no times of steps" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @each_of(
     ("words", "message"),
     [
@@ -111,6 +111,7 @@ def test_bad_input_is_named_with_the_way_out(
     assert out == ""
 
 
+@pytest.mark.slow
 def test_between_machines_rounds_by_the_clock_send_less_than_synchronous_steps(
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -136,6 +136,7 @@ def test_a_round_that_outlasts_the_limit_of_a_call_is_reported(machine):
     assert slowness(machine.own, Outcome.REFUSED, patient) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("spawned_workers")
 def test_a_member_whose_disk_is_full_commits_its_rounds(machine, tmp_path):
     from mlxhog.arena.control import Command

@@ -102,6 +102,7 @@ def test_an_address_in_use_ends_the_command_with_exit_code_2(capsys):
     assert "is in use by another program" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 @needs_torchft
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_the_command_says_where_it_listens_and_ends_with_a_signal(number):

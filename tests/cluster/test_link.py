@@ -78,6 +78,7 @@ def poll_until(link: Link, condition: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+@pytest.mark.slow
 def test_a_killed_link_is_replaced_and_the_next_continues_from_the_arena(
     machine: Machine, start: Start
 ) -> None:
@@ -108,6 +109,7 @@ def test_the_log_of_a_link_keeps_its_newer_half(machine: Machine, start: Start) 
     assert log.read_bytes().endswith(b"the last words\n")
 
 
+@pytest.mark.slow
 def test_a_machine_alone_looks_for_others_between_its_rounds(
     machine: Machine, start: Start
 ) -> None:
@@ -119,12 +121,14 @@ def test_a_machine_alone_looks_for_others_between_its_rounds(
     assert not link.messages
 
 
+@pytest.mark.slow
 def test_a_machine_that_does_not_fit_is_refused_with_the_reason(start: Start) -> None:
     link = start(children.refusing)
     with pytest.raises(ConfigError, match="the token is wrong; take that of the line"):
         poll_until(link, lambda: False)
 
 
+@pytest.mark.slow
 def test_a_machine_that_has_trained_alone_and_does_not_fit_trains_on_alone(
     machine: Machine, start: Start
 ) -> None:
@@ -135,6 +139,7 @@ def test_a_machine_that_has_trained_alone_and_does_not_fit_trains_on_alone(
     assert "trains alone" in link.messages[0]
 
 
+@pytest.mark.slow
 def test_a_cluster_out_of_reach_is_reported_once_and_tried_again(
     start: Start, tmp_path: Path
 ) -> None:
@@ -153,6 +158,7 @@ def test_a_fault_of_the_program_is_reported_and_not_tried_again(start: Start) ->
     assert link.pid is None
 
 
+@pytest.mark.slow
 def test_a_stopped_link_is_killed_and_replaced(tmp_path: Path) -> None:
     machine = Machine(Table(1), cluster=choice(round_every=0.02, timeout_s=0.5))
     machine.arena.counters.store("command", Command.TRAIN)
@@ -232,6 +238,7 @@ def test_the_report_counts_blocks_that_a_machine_trained_alone(
     assert report["blocks_repeated"] == 3
 
 
+@pytest.mark.slow
 def test_a_link_changes_no_parameter_during_a_pause(machine: Machine, start: Start) -> None:
     # With outer_lr 1 a machine alone would add nothing, and the test could not fail.
     machine.cluster = choice(round_every=0.02, outer_lr=0.5, outer_momentum=0.0)
@@ -250,6 +257,7 @@ def test_a_link_changes_no_parameter_during_a_pause(machine: Machine, start: Sta
     poll_until(link, lambda: machine.own.number("tokens") == 200)
 
 
+@pytest.mark.slow
 def test_a_link_leaves_after_the_last_round_and_not_when_the_run_ends(
     machine: Machine, start: Start
 ) -> None:
@@ -264,6 +272,7 @@ def test_a_link_leaves_after_the_last_round_and_not_when_the_run_ends(
     assert link.messages == []
 
 
+@pytest.mark.slow
 def test_a_last_round_below_the_quorum_is_tried_again_after_a_nap(
     machine: Machine, start: Start
 ) -> None:

@@ -66,6 +66,7 @@ def dies(one: Machine, name: str, number: int, times: int) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_link_that_dies_at_any_line_loses_at_most_its_round(times: int) -> None:
     reached = 0
@@ -91,6 +92,7 @@ def test_a_link_that_dies_at_any_line_loses_at_most_its_round(times: int) -> Non
     assert reached > (60 if times == 1 else 10)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_it", [True, False])
 def test_a_link_that_dies_while_others_go_on_counts_each_movement_once(has_it: bool) -> None:
     """Args: has_it: whether the others have committed what it sent."""

@@ -5,7 +5,6 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
@@ -18,6 +17,7 @@ from mlxhog.cluster.claims import NEXT, RESERVED, Claims, Reserve
 from mlxhog.cluster.order import Order
 from mlxhog.errors import ArenaError, CheckpointError, RunError
 from tests.cluster.stores import MemoryStore, arena_of, ledger_of, train
+from tests.pairs import max_examples
 
 
 class Machine:
@@ -181,7 +181,7 @@ class ClusterMachine(RuleBasedStateMachine):
 
 
 TestCluster = ClusterMachine.TestCase
-TestCluster.settings = settings(max_examples=150, stateful_step_count=60, deadline=None)
+TestCluster.settings = max_examples(150, stateful_step_count=60)
 
 
 @pytest.fixture

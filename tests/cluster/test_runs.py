@@ -24,7 +24,6 @@ from tests.cluster.rounds import Audit, Lines, is_balanced, part_of, rounds_in
 from tests.cluster.runs import Machine, options_of
 from tests.training.small import let_no_worker_finish, small_config
 
-pytestmark = pytest.mark.slow
 KILLS = 3
 
 
@@ -60,6 +59,7 @@ def link_processes() -> list[Any]:
     return [one for one in multiprocessing.active_children() if one.name == "mlxhog-link"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_one_machine")
 def test_a_run_whose_links_are_killed_commits_what_it_has_trained(tmp_path: Path) -> None:
     killed_at: list[int] = []
@@ -100,6 +100,7 @@ def test_a_run_ends_with_a_round_of_all_that_it_has_trained(
     )  # every batch was one that the cluster gave to this machine
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_one_machine")
 def test_a_run_whose_workers_do_not_finish_their_step_is_done_and_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -112,6 +113,7 @@ def test_a_run_whose_workers_do_not_finish_their_step_is_done_and_saved(
     assert is_balanced(part_of(tmp_path))
 
 
+@pytest.mark.slow
 def test_machines_that_join_die_and_come_again_have_one_model(tmp_path: Path) -> None:
     pytest.importorskip("torchft")
     with lighthouse() as (_, address):
@@ -162,6 +164,7 @@ def call_of_two(
     return [one.rounds() for one in machines], [part_of(root) for root in roots]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("copied", [False, True])
 def test_a_cluster_that_was_stopped_resumes_from_the_checkpoints_of_its_machines(
     tmp_path: Path, copied: bool

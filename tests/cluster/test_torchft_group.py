@@ -122,6 +122,7 @@ def test_a_member_that_leaves_is_not_waited_for():
     assert (alone.commits, alone.membership.members) == (True, 1)
 
 
+@pytest.mark.slow
 def test_the_stale_round_of_a_stopped_member_is_refused_and_it_loads_what_it_missed():
     with cluster(1.0, 3.0, timeout_s=3.0) as (_, members):
         together(members, "join")

@@ -130,6 +130,7 @@ def test_the_default_beta_has_the_papers_smallest_constant() -> None:
     assert constant(schedules.BETA) == pytest.approx(constant(best), rel=1e-4)
 
 
+@pytest.mark.slow
 def test_backoff_falls_as_one_over_k_on_a_strongly_convex_quadratic() -> None:
     # f(x) = c x^2 / 2 with gradient noise of variance sigma^2: the expected error obeys exactly
     # a <- (1 - gamma c)^2 a + gamma^2 sigma^2, so no sampling is needed.

@@ -106,6 +106,7 @@ def prose(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_learnt_vocabulary_is_encoded_in_parallel_as_text_by_text_and_learnt_once(
     prose: Path, tmp_path: Path
 ) -> None:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data import batches as module
 from mlxhog.data.batches import Batches, Order
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
-from tests.pairs import each_of
+from tests.pairs import each_of, max_examples
 
 
 @pytest.fixture
@@ -90,7 +90,7 @@ def test_the_order_has_its_recorded_values(
     assert Order(n, ZEROS, seed).at(epoch, 0, len(expected)).tolist() == expected
 
 
-@settings(deadline=None, max_examples=60)
+@max_examples(60)
 @given(st.integers(1, 400), st.integers(0, 2**63), st.integers(0, 1000))
 def test_every_small_epoch_holds_every_sequence_once(n: int, seed: int, epoch: int) -> None:
     order = Order(n, ZEROS, seed).at(epoch, 0, n)
@@ -105,7 +105,7 @@ def test_every_large_epoch_holds_every_sequence_once(n: int) -> None:
     assert np.array_equal(np.sort(order), np.arange(n))
 
 
-@settings(deadline=None, max_examples=40)
+@max_examples(40)
 @given(st.sampled_from([1000, 70_001]), st.data())
 def test_any_piece_equals_the_same_piece_of_the_whole(n: int, data: st.DataObject) -> None:
     start = data.draw(st.integers(0, n))

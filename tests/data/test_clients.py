@@ -54,6 +54,7 @@ def test_shares_are_drawn_again_until_every_client_has_enough() -> None:
         divide(0.0, n=6)
 
 
+@pytest.mark.slow
 def test_addresses_are_divided_by_party_president_or_decade() -> None:
     assert len(clients.classes("sotu", "auto", "every-12th", 214)) == 214
     assert len(set(clients.classes("sotu", "party", "tail", 233))) == 8

@@ -77,6 +77,7 @@ TEXTS = [(3, 400, 7), (200, 500, 7), (300, 700, 6), (5000, 5600, 3)]
 """Distinct ids, length, and the ids of context for which a key of 64 bits has room."""
 
 
+@pytest.mark.slow
 @each_of("symbols, n, orders", TEXTS)
 def test_every_probability_is_that_of_a_dictionary(symbols: int, n: int, orders: int) -> None:
     ids = drawn(symbols, n)

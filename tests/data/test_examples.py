@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data import heldout, textfiles
@@ -19,6 +19,7 @@ from mlxhog.data.prepare import prepare
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
+from tests.pairs import max_examples
 
 QUESTIONS = [(f"What is {k} plus one?", f"{k + 1}") for k in range(40)]
 
@@ -79,7 +80,7 @@ def test_a_record_that_is_no_example_is_named(
         list(textfiles.documents(lines(tmp_path, [record]), None))
 
 
-@settings(deadline=None, max_examples=200)
+@max_examples(200)
 @given(
     documents=st.lists(st.tuples(st.integers(0, 12), st.integers(1, 12)), min_size=1, max_size=6),
     seq_len=st.integers(1, 9),

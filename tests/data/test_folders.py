@@ -56,7 +56,6 @@ def test_a_folder_of_500_files_of_20_kinds_is_prepared_at_the_first_attempt(fold
         assert reason in bad
 
 
-@pytest.mark.slow
 def test_a_folder_of_500_files_of_20_kinds_trains_at_the_first_attempt(folder: Path) -> None:
     notes.make_notes(folder)
     messages: list[str] = []
@@ -257,6 +256,7 @@ def test_what_a_packed_file_unpacks_to_is_bounded(
     assert sum(map(len, textfiles.documents(tmp_path / "b.txt.gz", None))) == 2 << 20
 
 
+@pytest.mark.slow
 @each_of("split", [False, True])
 @each_of("line", [b"never wait\n", b"never wait\n\n", "caf\xe9".encode()])
 def test_a_long_text_is_read_in_documents_of_at_most_a_mebibyte_and_in_little_memory(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data import heldout
@@ -18,7 +18,7 @@ from mlxhog.data.prepare import prepare
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
-from tests.pairs import each_of
+from tests.pairs import each_of, max_examples
 
 
 def token_file(directory: Path, documents: list[bytes]) -> TokenFile:
@@ -94,7 +94,7 @@ def test_an_unknown_rule_suggests_its_neighbour() -> None:
         heldout.rule_for("every-12", sizes_of([b"text"] * 100))
 
 
-@settings(deadline=None, max_examples=60)
+@max_examples(60)
 @given(st.lists(st.text(alphabet="ab é\n", min_size=1, max_size=2000), min_size=1, max_size=4))
 def test_tails_lose_no_byte_and_cut_no_character(texts: list[str]) -> None:
     documents = [text.encode() for text in texts]

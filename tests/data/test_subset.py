@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data import heldout, subset
@@ -15,6 +15,7 @@ from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer, build
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
+from tests.pairs import max_examples
 
 
 def token_file(
@@ -42,7 +43,7 @@ def holds(larger: list[bytes], smaller: list[bytes]) -> bool:
     return all(any(one.startswith(part) for one in larger) for part in smaller)
 
 
-@settings(deadline=None, max_examples=50)
+@max_examples(50)
 @given(
     st.lists(st.integers(0, 3000), min_size=1, max_size=40),
     st.lists(st.integers(1, 40_000), min_size=2, max_size=4),

@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 import tokenizers as package
 import transformers
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data import bpe, tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
 from mlxhog.errors import DataError, EnvironmentLacks
+from tests.pairs import max_examples
 
 TEXT = "The state of the Union is “strong”, 1790\n and naïve. <|bos|> Ünïon\n".encode()
 
@@ -46,14 +47,14 @@ def test_the_byte_tokenizer_has_the_published_ids() -> None:
     assert tokenizer.decode([104, 256, 105, 319]) == b"hi"
 
 
-@settings(deadline=None, max_examples=100)
+@max_examples(100)
 @given(st.binary(max_size=200))
 def test_bytes_come_back_exactly(text: bytes) -> None:
     tokenizer = ByteTokenizer()
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-@settings(deadline=None, max_examples=100)
+@max_examples(100)
 @given(st.text(max_size=100))
 def test_bpe_text_comes_back_exactly(trained: bpe.BpeTokenizer, text: str) -> None:
     ids = trained.encode(text.encode())

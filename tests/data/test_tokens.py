@@ -7,14 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import DataError
-from tests.pairs import each_of
+from tests.pairs import each_of, max_examples
 
 
 def write(directory: Path, documents: list[bytes], tokenizer: Tokenizer | None = None) -> Path:
@@ -25,7 +25,7 @@ def write(directory: Path, documents: list[bytes], tokenizer: Tokenizer | None =
     return path
 
 
-@settings(deadline=None, max_examples=50)
+@max_examples(50)
 @given(documents=st.lists(st.binary(max_size=60), min_size=1, max_size=8))
 def test_documents_come_back_from_the_file(
     tmp_path_factory: pytest.TempPathFactory, documents: list[bytes]

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -19,6 +19,7 @@ from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.text import TextStream
 from mlxhog.errors import ConfigError, DataError
 from tests.decoding.readers import Countdown, History, MarkovModel, Reader
+from tests.pairs import max_examples
 
 BYTES = ByteTokenizer()
 
@@ -229,13 +230,13 @@ def test_the_first_of_several_stop_strings_ends_the_text() -> None:
     assert ("".join(pieces), stopped) == ("über die ", True)
 
 
-@settings(deadline=None, max_examples=60)
+@max_examples(60)
 @given(st.binary(max_size=60))
 def test_streamed_pieces_are_the_decoded_text(text: bytes) -> None:
     assert "".join(streamed(text)) == text.decode(errors="replace")
 
 
-@settings(deadline=None, max_examples=200)
+@max_examples(200)
 @given(
     text=st.text("ab’", max_size=12),
     stop=st.lists(st.text("ab’", min_size=1, max_size=4), max_size=3),

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -23,9 +23,7 @@ from transformers import (
 from mlxhog.decoding.options import Sampling
 from mlxhog.decoding.sampling import Sampler, draw_each
 from mlxhog.errors import Diverged
-from tests.pairs import each_of
-
-pytestmark = pytest.mark.slow
+from tests.pairs import each_of, max_examples
 
 
 def logits_of(*probabilities: float) -> NDArray[np.float32]:
@@ -77,7 +75,7 @@ def test_each_filter_keeps_what_it_says(options: dict[str, Any], expected: list[
     assert actual == pytest.approx(expected, abs=0.015)
 
 
-@settings(deadline=None, max_examples=60)
+@max_examples(60)
 @given(
     logits=hnp.arrays(np.float32, (1, 12), elements=st.floats(-8, 8, width=32), unique=True),
     temperature=st.sampled_from([0.3, 1.0, 2.0]),
@@ -107,6 +105,7 @@ def distribution(sampler: Sampler, logits: NDArray[np.float32], n: int) -> dict[
     return dict(zip(tokens.tolist(), (counts / n).tolist(), strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{"top_p": 0.9}, {"top_k": 40, "top_p": 0.8}, {"min_p": 0.3}],
@@ -129,6 +128,7 @@ def test_a_large_vocabulary_is_filtered_like_a_small_one(options: dict[str, Any]
         assert actual[token] == pytest.approx(expected[token], abs=0.015)
 
 
+@pytest.mark.slow
 def test_a_large_vocabulary_is_drawn_from_in_its_own_proportions() -> None:
     logits = np.full((1, 2000), -np.inf, np.float32)
     expected = {0: 0.2, 511: 0.1, 512: 0.3, 1700: 0.05, 1999: 0.35}
@@ -196,7 +196,7 @@ def test_logits_that_are_not_finite_are_refused(temperature: float, bad: list[fl
         drawing(temperature=temperature)(np.array([[0.0, 1.0], bad], np.float32))
 
 
-@settings(deadline=None, max_examples=100)
+@max_examples(100)
 @given(
     logits=hnp.arrays(
         np.float32, (5, 40), elements=st.floats(-80, 80, width=32) | st.just(-np.inf)

@@ -24,11 +24,10 @@ from mlxhog.machine.workers import BACKENDS, missing
 from mlxhog.report.table import show
 from tests.processes import alive, below
 
-pytestmark = pytest.mark.slow
-
 PATIENCE_S = 60.0
 
 
+@pytest.mark.slow
 def test_the_object_has_the_promised_keys(record: dict[str, Any]) -> None:
     for name in ("facts", "checks", "backends", "imports", "litmus", "reads", "kernels", "verdict"):
         assert record[name], name
@@ -46,6 +45,7 @@ def test_the_object_has_the_promised_keys(record: dict[str, Any]) -> None:
     assert record["failed"] == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_apple_gpu")
 def test_what_ran_on_no_gpu_is_marked_emulated(record: dict[str, Any]) -> None:
     metal = [row for row in record["litmus"] if any("emulated:" in name for name in row["writers"])]
@@ -57,6 +57,7 @@ def test_what_ran_on_no_gpu_is_marked_emulated(record: dict[str, Any]) -> None:
     assert "tokens_per_s_metal" not in record
 
 
+@pytest.mark.slow
 def test_a_paste_says_in_forty_lines_what_an_issue_needs(
     record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_the_template_of_a_macs_report_is_there() -> None:
     assert any("mlxhog doctor --paste" in str(part) for part in template["body"])
 
 
+@pytest.mark.slow
 def test_nothing_of_ours_lost_or_tore_a_value(record: dict[str, Any]) -> None:
     for row in record["litmus"]:
         assert row["torn"] == 0, row
@@ -86,6 +88,7 @@ def test_nothing_of_ours_lost_or_tore_a_value(record: dict[str, Any]) -> None:
             assert row["lost"] == 0, row
 
 
+@pytest.mark.slow
 def test_readers_see_whole_values_in_order(record: dict[str, Any]) -> None:
     readers = accessors.all_readers(machine.here())
     assert len(record["reads"]) == len(readers) * len(READ_MODES)
@@ -96,12 +99,14 @@ def test_readers_see_whole_values_in_order(record: dict[str, Any]) -> None:
         assert 0 < row["visible_s"] < 10
 
 
+@pytest.mark.slow
 def test_naive_writers_of_every_framework_are_measured_too(record: dict[str, Any]) -> None:
     naive = {row["writers"][0] for row in record["litmus"] if row["naive"]}
     assert {"naive:numpy", "naive:torch"} <= naive
     assert len(naive) >= 4  # and the Metal kernel without atomics, through both consumers
 
 
+@pytest.mark.slow
 def test_backends_here_compute_a_gradient_and_are_measured(record: dict[str, Any]) -> None:
     checks, speeds = record["backends"], record["tokens_per_s"]
     assert [check["name"] for check in checks] == [f"backend {name}" for name in BACKENDS]
@@ -112,6 +117,7 @@ def test_backends_here_compute_a_gradient_and_are_measured(record: dict[str, Any
     assert all(speed > 0 for speed in speeds.values())
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_apple_gpu")
 def test_the_cpu_ways_work_and_those_of_a_gpu_are_absent_without_one(
     record: dict[str, Any],
@@ -141,6 +147,7 @@ def shown(record: dict[str, Any], *, everything: bool = True) -> str:
     return out.getvalue()
 
 
+@pytest.mark.slow
 def test_a_naive_writer_that_lost_nothing_does_not_pass(record: dict[str, Any]) -> None:
     rows = [{**row, "lost": 0} for row in record["litmus"]]
     lines = [line for line in shown({**record, "litmus": rows}).splitlines() if "twice" in line]
@@ -150,6 +157,7 @@ def test_a_naive_writer_that_lost_nothing_does_not_pass(record: dict[str, Any]) 
     assert all(line.startswith("PASS") for line in lines if " cas " in line)
 
 
+@pytest.mark.slow
 def test_the_table_explains_its_words_and_says_that_all_is_well(record: dict[str, Any]) -> None:
     text = shown(record)
     assert "lossy: such adds were lost" in text
@@ -157,16 +165,19 @@ def test_the_table_explains_its_words_and_says_that_all_is_well(record: dict[str
     assert "no kernel ran" not in text
 
 
+@pytest.mark.slow
 def test_the_table_says_so_where_no_kernel_ran(record: dict[str, Any]) -> None:
     assert "no kernel ran: no Metal engine works here" in shown({**record, "kernels": []})
 
 
+@pytest.mark.slow
 def test_a_quick_look_is_not_kept(record: dict[str, Any]) -> None:
     assert record["stored"] is None
     assert "quick" in record["not_stored"]
     assert not verdicts.load().usable
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("no_apple_gpu")
 def test_emulated_rows_permit_nothing(record: dict[str, Any]) -> None:
     loaded = verdicts.Verdicts(Path("record.json"), None, record)
@@ -176,6 +187,7 @@ def test_emulated_rows_permit_nothing(record: dict[str, Any]) -> None:
     assert record["verdict"]["gpu_write"]["auto"] == "cpu"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("plain", [True, False])
 def test_the_table_shows_every_part(
     record: dict[str, Any], plain: bool, monkeypatch: pytest.MonkeyPatch
@@ -199,6 +211,7 @@ def test_the_table_shows_every_part(
     assert "FAIL" not in text
 
 
+@pytest.mark.slow
 def test_the_table_names_what_failed_and_what_follows(record: dict[str, Any]) -> None:
     lost = {**record["litmus"][0], "lost": 7}
     wrong = {**record["kernels"][0], "ok": False, "max_error": 0.25}
@@ -227,6 +240,7 @@ def test_the_table_names_what_failed_and_what_follows(record: dict[str, Any]) ->
     assert "FAILED: a run" in short
 
 
+@pytest.mark.slow
 def test_the_answer_comes_first_and_in_few_lines(record: dict[str, Any]) -> None:
     short, text = shown(record, everything=False), shown(record)
     first = "Every promise holds here; `mlxhog train` needs no options."
@@ -237,6 +251,7 @@ def test_the_answer_comes_first_and_in_few_lines(record: dict[str, Any]) -> None
     assert max(len(line) for line in text.splitlines()) <= 100
 
 
+@pytest.mark.slow
 def test_the_answer_counts_checks_that_a_busy_machine_left_unclear(record: dict[str, Any]) -> None:
     load = "cannot be told: busy machine (load average 9.3 on 2 processors)"
     check = {
@@ -252,6 +267,7 @@ def test_the_answer_counts_checks_that_a_busy_machine_left_unclear(record: dict[
     assert f"{load}: late" in " ".join(shown(mine, everything=True).split())
 
 
+@pytest.mark.slow
 def test_quiet_says_nothing_but_what_failed(
     record: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -270,6 +286,7 @@ def kept(record: dict[str, Any], **changes: Any) -> dict[str, Any]:
     return mine | changes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("failed", "code"), [([], 0), (["litmus native + native"], 1)])
 def test_a_full_look_is_kept_and_its_exit_code_says_whether_all_held(
     record: dict[str, Any],
@@ -288,6 +305,7 @@ def test_a_full_look_is_kept_and_its_exit_code_says_whether_all_held(
     assert loaded.tokens_per_s == record["tokens_per_s"]
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_is_reported_and_ends_nothing(
     record: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -302,6 +320,7 @@ def test_a_cache_that_cannot_be_written_is_reported_and_ends_nothing(
     assert "set XDG_CACHE_HOME" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_seconds_reach_the_litmus_tests_with_their_unit(
     record: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -389,6 +408,7 @@ def started() -> Iterator[subprocess.Popen[str]]:
             process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="lists processes by /proc")
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
 def test_no_process_and_no_memory_is_left_when_doctor_is_killed(

@@ -106,6 +106,7 @@ def test_this_machine_is_described_in_plain_values() -> None:
     assert set(here["versions"]) == {"mlxhog", "mlx", "torch", "numpy"}
 
 
+@pytest.mark.slow
 def test_shared_memory_here_keeps_what_a_killed_child_wrote() -> None:
     large, killed = checks.check_shared_memory()
     assert large.result in (

@@ -62,7 +62,6 @@ class FakeChild:
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4", frozenset({"mlx", "torch"}))
 
 
-@pytest.mark.slow
 def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -81,7 +80,6 @@ def test_a_gpu_is_measured_with_both_forms_where_the_kernels_agreed(
     assert {check.result for check in checks} == {CheckResult.PASS}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kernels", "result", "asked"),
     [("metal", CheckResult.WARN, 2), ("reference", CheckResult.FAIL, 1)],
@@ -101,7 +99,6 @@ def test_a_form_that_fails_on_a_gpu_is_told_with_what_follows(
     assert speeds.metal == {"torch:mps": 300.0}
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("bad", [np.zeros(3, np.float32), np.array([np.nan], np.float32)])
 def test_a_gradient_that_is_zero_or_not_finite_is_refused(bad: np.ndarray) -> None:
     with pytest.raises(ValueError, match="gradient of w is not finite, or all zero"):
@@ -118,7 +115,6 @@ def test_a_machine_without_frameworks_has_nothing_to_try() -> None:
     assert frameworks.check_imports(bare, quick=True) == []
 
 
-@pytest.mark.slow
 def test_a_way_that_fails_names_what_follows_and_the_next_is_tried() -> None:
     broken, good = frameworks._run_probes(
         [
@@ -144,7 +140,6 @@ def test_this_machine_trains_and_replaces_a_killed_worker() -> None:
     assert pace.result != CheckResult.FAIL
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "changes"),
     [
@@ -175,7 +170,6 @@ def test_a_run_with_few_steps_is_not_judged_and_says_how_busy_the_machine_is() -
     assert frameworks.judge_run(few, 5.0, 4.7, "", QUIET).found.startswith("too few steps in 60 s")
 
 
-@pytest.mark.slow
 def test_a_run_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(**options: object) -> None:
         raise EnvironmentLacks("no memory")
@@ -185,7 +179,6 @@ def test_a_run_that_cannot_start_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
     assert (check.result, check.found) == (CheckResult.FAIL, "no memory")
 
 
-@pytest.mark.slow
 def test_the_pace_is_that_of_a_run_whose_workers_are_all_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -214,7 +207,6 @@ def test_the_pace_is_that_of_a_run_whose_workers_are_all_there(
     assert watch.samples == [(1.5, 150), (2.0, 200)]
 
 
-@pytest.mark.slow
 def test_an_interrupt_during_the_run_interrupts_doctor(monkeypatch: pytest.MonkeyPatch) -> None:
     interrupted = replace(RESULT, status="interrupted")
     monkeypatch.setattr(frameworks, "train", lambda **options: interrupted)

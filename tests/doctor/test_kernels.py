@@ -17,8 +17,6 @@ from mlxhog.metal.host import mlx_text
 from mlxhog.metal.kernels.adds import DENSE_AXPY
 from mlxhog.metal.registry import KERNELS, instances
 
-pytestmark = pytest.mark.slow
-
 ENGINES = ["emulated:mlx", "emulated:mps"]
 
 

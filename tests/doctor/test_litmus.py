@@ -28,8 +28,6 @@ from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.machine.machine import Machine
 from tests.doctor.planted import EVERY, NATIVE, planted
 
-pytestmark = pytest.mark.slow
-
 SECONDS = 0.02
 LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))

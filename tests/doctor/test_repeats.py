@@ -10,7 +10,6 @@ from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.frameworks import Speeds
 
 
-@pytest.mark.slow
 def test_two_processes_compute_the_same_bits_of_a_gradient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repeats, "GPU_ENGINES", {"torch:cpu": "mps"})
     speeds = Speeds({"mlx:cpu": 1.0, "torch:cpu": 1.0})

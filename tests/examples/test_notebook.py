@@ -11,7 +11,7 @@ from nbclient import NotebookClient
 NOTEBOOK = Path(__file__).parents[2] / "examples" / "first_week.ipynb"
 
 # The client of a kernel warns of what its own packages do.
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("default")]
+pytestmark = pytest.mark.filterwarnings("default")
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +44,7 @@ def printed(cells: list[nbformat.NotebookNode], source: str) -> str:
     return "".join(output.text for output in shown(cells, source) if output.name == "stdout")
 
 
+@pytest.mark.slow
 def test_training_shows_one_table(cells: list[nbformat.NotebookNode]) -> None:
     (output,) = shown(cells, "result = mlxhog.train(")
     assert output.output_type == "display_data"
@@ -52,6 +53,7 @@ def test_training_shows_one_table(cells: list[nbformat.NotebookNode]) -> None:
     assert printed(cells, "print(result.status").startswith("done ")
 
 
+@pytest.mark.slow
 def test_the_model_writes_streams_and_scores(cells: list[nbformat.NotebookNode]) -> None:
     (output,) = shown(cells, "model = mlxhog.load(")
     assert "first-week" in output.data["text/plain"]
@@ -62,6 +64,7 @@ def test_the_model_writes_streams_and_scores(cells: list[nbformat.NotebookNode])
     assert printed(cells, "import numpy").startswith("(11, 320) ")
 
 
+@pytest.mark.slow
 def test_a_resumed_run_is_shown_by_an_observer(cells: list[nbformat.NotebookNode]) -> None:
     assert printed(cells, "losses = []").startswith("10 steps more")
 

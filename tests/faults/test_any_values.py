@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 from typing import Any
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
 from mlxhog.config.config import TrainConfig
@@ -20,10 +20,9 @@ from mlxhog.mad.study.store import StudyRecord
 from mlxhog.models import families
 from mlxhog.models.mad.sequence import parse
 from tests.faults.subjects import LARGE, MAD, V1
+from tests.pairs import max_examples
 
-same_every_time = settings(
-    derandomize=True, deadline=None, max_examples=100, suppress_health_check=list(HealthCheck)
-)
+same_every_time = max_examples(100, suppress_health_check=list(HealthCheck))
 numbers = st.one_of(
     st.integers(), st.integers(-(10**400), 10**400), st.floats(), st.booleans(), st.none()
 )

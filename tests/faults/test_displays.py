@@ -108,6 +108,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return train(small_config(tmp_path_factory.mktemp("trained"), steps=2))
 
 
+@pytest.mark.slow
 def test_generate_stops_when_its_reader_leaves_and_says_so(
     trained: Result, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -117,6 +118,7 @@ def test_generate_stops_when_its_reader_leaves_and_says_so(
     assert capsys.readouterr().err == "the output cannot be written: Broken pipe\n"
 
 
+@pytest.mark.slow
 def test_a_reader_that_leaves_a_list_had_what_it_wanted(
     trained: Result, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -126,6 +128,7 @@ def test_a_reader_that_leaves_a_list_had_what_it_wanted(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.slow
 def test_a_command_with_closed_standard_streams_trains(tmp_path: Path) -> None:
     """Files that it opens would else get the numbers of these streams, and workers write there."""
     config = small_config(tmp_path, steps=3)

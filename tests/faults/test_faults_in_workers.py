@@ -18,8 +18,6 @@ from tests.faults import faulty_worker
 from tests.faults.faulty_worker import EARLY
 from tests.training.small import small_config
 
-pytestmark = pytest.mark.slow
-
 TEXTS = {
     1: r"TypeError: rms_norm\(\): incompatible function arguments\. \.\.\. "
     r"Invoked with: mlx\.core\.array",

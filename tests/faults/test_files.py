@@ -197,6 +197,7 @@ def test_without_shared_memory_an_arena_is_a_file(
         os.close(backing.readonly_fd)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", ["train", "mad data"])
 def test_a_limit_on_the_size_of_files_is_named(tmp_path: Path, command: str) -> None:
     words = {

@@ -24,8 +24,6 @@ from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.own_plugins import mlxhog
 from tests.pairs import each_of
 
-pytestmark = pytest.mark.slow
-
 MODEL = XLSTMLargeConfig(vocab_size=320, hidden_size=32, num_hidden_layers=1, num_heads=2)
 HUGE = 200 * 10**9
 

@@ -40,8 +40,6 @@ from tests.faults.mutations import BOMB
 from tests.faults.subjects import LARGE, V1
 from tests.pairs import each_of
 
-pytestmark = pytest.mark.slow
-
 # -- YAML ------------------------------------------------------------------------------------------
 
 
@@ -358,6 +356,7 @@ def test_an_error_survives_the_way_between_processes() -> None:
 # -- the fuzz run ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_500_mutated_files_raise_nothing_but_our_errors() -> None:
     """A child, for it bounds its own memory; what crashes it says in which case.

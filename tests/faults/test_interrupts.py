@@ -22,8 +22,6 @@ from tests.training.small import small_config
 from tests.training.test_bad_days import Command, flags
 from tests.training.test_deaths import wait_until
 
-pytestmark = pytest.mark.slow
-
 FIRST_MOMENTS = {
     "the command is imported": "importlib.import_module",
     "the plan is made": "mlxhog.training.plan.make_plan",
@@ -47,6 +45,7 @@ def ended(
     return process.returncode, process.stdout, process.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("moment", "number"), [*zip(FIRST_MOMENTS, SIGNALS, strict=True)])
 def test_a_signal_before_training_is_a_message_and_130(
     tmp_path: Path, moment: str, number: int
@@ -84,6 +83,7 @@ def test_an_interrupt_where_imports_make_dataclasses_is_a_message_and_130(
     assert own == (130, "", "interrupted\n")
 
 
+@pytest.mark.slow
 def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path: Path) -> None:
     config = small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000, slow="0=5,1=5")
     with Command(config) as command:
@@ -95,6 +95,7 @@ def test_a_terminal_that_is_closed_ends_a_run_like_an_interrupt(tmp_path: Path) 
     assert checkpoint.load(Path(str(result["checkpoint"]))).step == result["steps"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["checkpointing", "evaluation"])
 def test_an_interrupted_run_leaves_a_checkpoint(tmp_path: Path, moment: str) -> None:
     assert interrupted(tmp_path, "TERM", MOMENTS[moment], delay_s=0.3) == "saved"

@@ -17,8 +17,6 @@ from mlxhog.metal.host import build
 from mlxhog.metal.host.engine import HostEngine
 from tests.metal.host.probes import GROUP_SUM, on
 
-pytestmark = pytest.mark.slow
-
 MARKS = """
 #include <fcntl.h>
 __attribute__((constructor)) static void ran() {{ open("{mark}", O_CREAT | O_WRONLY, 0600); }}

@@ -33,7 +33,7 @@ def child(*command: str) -> str:
     """What a limited child says; fails with its last words unless it ends with 0."""
     process = subprocess.run(
         [sys.executable, *command],
-        capture_output=True, text=True, timeout=300, check=False, preexec_fn=limited,
+        capture_output=True, text=True, timeout=240, check=False, preexec_fn=limited,
     )  # fmt: skip
     assert process.returncode == 0, (
         process.returncode,
@@ -131,6 +131,7 @@ LEDGER_CALLS = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("upper", "lower"), [(HUGE, 0), (9, 0), (4, 5)])
 def test_a_ledger_whose_window_is_impossible_is_an_error_at_once(upper: int, lower: int) -> None:
     # `claim` searches only where it has not noticed all

@@ -11,8 +11,6 @@ import pytest
 
 from tests.training.small import small_config
 
-pytestmark = pytest.mark.slow
-
 MLXHOG = Path(sys.executable).with_name("mlxhog")
 EXAMPLE = Path(__file__).parents[2] / "examples" / "my_layer.py"
 PLANTED = ("multiprocessing", "numpy", "json", "pickle", "signal", "mlxhog", "sitecustomize")
@@ -40,6 +38,7 @@ def script(tmp_path: Path) -> str:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["file", "standard input", "-c", "interactive"])
 def test_a_program_without_a_main_guard_trains_once(tmp_path: Path, form: str) -> None:
     program = script(tmp_path)
@@ -53,6 +52,7 @@ def test_a_program_without_a_main_guard_trains_once(tmp_path: Path, form: str) -
     assert ended([sys.executable, *words], tmp_path, text) == "done 1\n"
 
 
+@pytest.mark.slow
 def test_a_layer_that_only_the_program_defines_is_refused_and_trains_from_a_module(
     tmp_path: Path,
 ) -> None:
@@ -96,6 +96,7 @@ def test_what_only_the_program_defines_is_refused_in_one_line(tmp_path: Path) ->
     assert "move it to a module of its own" in text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "words",
     [

@@ -28,7 +28,6 @@ from mlxhog.strategies.rounds import STEPS, Rounds
 from mlxhog.training.publishing import Publisher
 from tests.live.patterns import MODEL, WAIT_S, Inbox, check, layout, numbers, pattern_run
 
-pytestmark = pytest.mark.slow
 READS = 200
 
 

@@ -37,8 +37,6 @@ from tests.saved import SMALL, save, saved_run
 from tests.training.small import small_config
 from tests.training.test_deaths import assert_no_segment_stays, wait_until
 
-pytestmark = pytest.mark.slow
-
 LIMIT_S = 60.0
 
 
@@ -78,6 +76,7 @@ class Watcher:
             raise self.error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("strategy", "workers", "mode"),
     [("serial", 1, "snapshot"), ("sync", 2, "double_buffer"), ("round_robin", 2, "snapshot")],
@@ -87,9 +86,11 @@ def test_a_version_is_the_parameters_after_so_many_updates(
 ) -> None:
     """These strategies give the same parameters again: a rerun says what a version holds."""
     monkeypatch.setattr(publishing, "POLL_S", 0.002)
+    monkeypatch.setattr(reporting, "REPORT_S", 0.02)
     steady = {"schedule": "constant", "warmup": 0.0}
-    options = {**steady, "strategy": strategy, "workers": f"mlx:cpu*{workers}", "steps": 40}
+    options = {**steady, "strategy": strategy, "workers": f"mlx:cpu*{workers}"}
     by_version: dict[int, bytes] = {}
+    ended: list[bool] = []
     (tmp_path / "a").mkdir()
     backend = Inbox()
 
@@ -101,12 +102,17 @@ def test_a_version_is_the_parameters_after_so_many_updates(
             bits = b"".join(part.tobytes() for part in parts)
             assert by_version.setdefault(loaded.version, bits) == bits
 
-    slow = ",".join(f"{rank}=5" for rank in range(workers))  # so that several versions are seen
-    config = small_config(tmp_path / "a", live_every=1, slow=slow, **options)
+    def end(progress: Progress) -> None:
+        if len(by_version) >= 3 and not ended:
+            ended.append(True)
+            signal.raise_signal(signal.SIGINT)
+
+    slow = ",".join(f"{rank}=5" for rank in range(workers))  # so that few steps are taken meanwhile
+    unlimited = {"steps": None, "time": 600.0}
+    config = small_config(tmp_path / "a", live_every=1, slow=slow, **options, **unlimited)
     with Watcher(config, mode, look):
-        train(config)
+        train(config, observer=end)
     versions = sorted(by_version)
-    assert len(versions) >= 3
     version = versions[len(versions) // 2]
     again = small_config(tmp_path, **{**options, "steps": version})
     params = checkpoint.load(Path(str(train(again).checkpoint))).params
@@ -115,11 +121,15 @@ def test_a_version_is_the_parameters_after_so_many_updates(
 
 
 class Observer:
-    """Writes a few words with the newest weights whenever the run reports."""
+    """Writes with the newest weights whenever the run reports; ends it once a checkpoint has them.
+
+    The first weights have none.
+    """
 
     def __init__(self, out: str) -> None:
         self.out, self.texts = Path(out), dict[int, str]()
         self.model: LanguageModel | None = None
+        self._ended = False
 
     def __call__(self, progress: Progress) -> None:
         if progress.step < 1:
@@ -130,19 +140,23 @@ class Observer:
         text = written(self.model)
         if loaded.consistent and follower.loaded().version == loaded.version:
             self.texts[loaded.version] = text
+            if not self._ended and any(self.out.glob(f"*/checkpoints/step-{loaded.version:08d}")):
+                self._ended = True
+                signal.raise_signal(signal.SIGINT)
 
 
 def written(model: LanguageModel) -> str:
     return model.generate("lock", temperature=0, max_new_tokens=12)
 
 
+@pytest.mark.slow
 def test_a_reader_writes_what_the_checkpoint_of_its_version_writes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Only copies at rest, of which each has a checkpoint, and the first are published here."""
     monkeypatch.setattr(reporting, "REPORT_S", 0.1)
     config = small_config(
-        tmp_path, steps=250, save_every=25, keep_last=10**6, live_every=10**9, lr=1e-2
+        tmp_path, steps=None, time=600.0, save_every=25, keep_last=10**6, live_every=10**9, lr=1e-2
     )
     observer = Observer(config.out)
     result = train(config, observer=observer)
@@ -195,6 +209,7 @@ def test_generate_says_which_weights_of_a_run_it_wrote_with(
     assert weights["version_first"] == weights["version_last"] > 0
 
 
+@pytest.mark.slow
 def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_models(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -312,6 +327,7 @@ def test_a_run_without_copies_is_read_from_its_checkpoint_or_refused(tmp_path: P
     assert "--live on" in notes[0]
 
 
+@pytest.mark.slow
 def test_the_weights_stay_readable_when_the_supervisor_is_killed(tmp_path: Path) -> None:
     import subprocess
     import sys

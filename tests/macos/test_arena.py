@@ -39,6 +39,7 @@ def test_the_arenas_own_tests_pass_in_the_simulation() -> None:
     assert all(f"{file} ." in process.stdout for file in files)
 
 
+@pytest.mark.slow
 @linux_only
 def test_in_a_sandbox_the_arena_is_an_unnamed_file_and_says_so(tmp_path: Path) -> None:
     code = """

@@ -40,6 +40,7 @@ assert mx.default_device() == mx.gpu, "that of the program that uses mlxhog"
 """
 
 
+@pytest.mark.slow
 def test_backends_on_both_devices_work_in_one_process() -> None:
     printed = simulated(BOTH_DEVICES, FAKE_METAL=1)
     assert printed == "mlx:cpu mlx:gpu mlx:cpu mlx:gpu cpu gpu cpu gpu\n"
@@ -109,6 +110,7 @@ print(*{create_alone(word).name for word in words})
 """
 
 
+@pytest.mark.slow
 def test_serve_generate_eval_and_load_choose_the_gpu() -> None:
     assert simulated(COMMANDS, FAKE_METAL=1).split() == ["mlx:gpu"]
 

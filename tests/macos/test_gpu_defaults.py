@@ -15,6 +15,7 @@ pytestmark = linux_only
 CREATE = "import sys; from mlxhog import backends; backends.create_alone(sys.argv[1])"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("backend", "user", "value"),
     [("mlx:gpu", {}, "1"), ("mlx:gpu", {"AGX_RELAX_CDM_CTXSTORE_TIMEOUT": 0}, "0"),

@@ -23,6 +23,7 @@ print(json.dumps({**asdict(found), **efficiency, "frameworks": sorted(found.fram
 """
 
 
+@pytest.mark.slow
 @linux_only
 @pytest.mark.parametrize(
     ("chip", "levels", "cores"),
@@ -38,11 +39,13 @@ def test_cores_are_all_but_the_efficiency_cores(chip, levels, cores):
     assert result["efficiency_cores"] == sum(map(int, re.findall("Efficiency:(.)", levels)))
 
 
+@pytest.mark.slow
 @linux_only
 def test_on_a_mac_that_names_no_kinds_of_cores_all_cores_count():
     assert json.loads(simulated(HERE, FAKE_LEVELS="", FAKE_CORES=6))["cores"] == 6
 
 
+@pytest.mark.slow
 @linux_only
 def test_memory_is_what_the_kernel_says_and_available_less_than_all_of_it():
     code = "from mlxhog.arena.process import available_bytes; print(available_bytes())"
@@ -60,12 +63,14 @@ print(watch.look().busy)
 """
 
 
+@pytest.mark.slow
 @linux_only
 @pytest.mark.parametrize(("foreign", "busy"), [(0, "False"), (3, "True")])
 def test_only_the_work_of_other_programs_makes_a_mac_busy(foreign, busy):
     assert simulated(LOAD, FAKE_FOREIGN_CPUS=foreign).strip() == busy
 
 
+@pytest.mark.slow
 @linux_only
 def test_rosetta_is_noticed():
     assert json.loads(simulated(HERE, FAKE_ROSETTA=1))["translated"]
@@ -78,6 +83,7 @@ def test_a_translated_python_is_refused_with_the_way_out():
         resolve_workers("auto", machine=translated)
 
 
+@pytest.mark.slow
 @linux_only
 def test_the_resident_set_is_counted_in_bytes():
     code = "from mlxhog.training.worker import resident_bytes; print(resident_bytes())"

@@ -14,7 +14,7 @@ import pytest
 
 from tests.macos.simulation import ROOT, linux_only, simulated
 
-pytestmark = [linux_only, pytest.mark.slow]
+pytestmark = linux_only
 
 NATIVE = ROOT / "models/ops/native"
 REFUSED = "refused: "  # as in `site/native_arguments.py`
@@ -122,6 +122,7 @@ def ops_that_mlx_uses() -> set[str]:
     return {name for text in texts for name in re.findall(r"(?<!models\.)\bops\.[a-z]\w+", text)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("family", "overlap"), [("xlstm", ""), ("xlstm_v1", "overlap")])
 def test_the_default_workers_train_evaluate_and_write_text(
     tmp_path: Path, family: str, overlap: str
@@ -137,6 +138,7 @@ def test_the_default_workers_train_evaluate_and_write_text(
     assert calls[{"xlstm": "XlstmLargeDecoder", "xlstm_v1": "XlstmV1Decoder"}[family] + ".step"]
 
 
+@pytest.mark.slow
 def test_a_candidate_with_every_mad_layer_trains_and_is_scored(tmp_path: Path) -> None:
     log = tmp_path / "calls"
     simulated(MAD, FAKE_METAL=1, FAKE_NATIVE_LOG=log)
@@ -145,6 +147,7 @@ def test_a_candidate_with_every_mad_layer_trains_and_is_scored(tmp_path: Path) -
     assert ops_that_mlx_uses() - set(native_calls(log)) == elsewhere
 
 
+@pytest.mark.slow
 def test_no_array_of_mlx_reaches_native_code_in_parity_analyze_and_linears(tmp_path: Path) -> None:
     log = tmp_path / "calls"
     simulated(COMPARE + ANALYZE + LINEARS, tmp_path, FAKE_METAL=1, FAKE_NATIVE_LOG=log)

@@ -14,10 +14,9 @@ import pytest
 
 from tests.macos.simulation import linux_only, simulated
 
-pytestmark = linux_only
-
 PAIR = ["mlx:gpu", "torch:mps"]
 LIMIT_S = 400.0  # on a busy machine four runs took 80 s
+pytestmark = [linux_only, pytest.mark.timeout(LIMIT_S + 60)]  # else pytest's own limit is shorter
 
 TRAIN = """
 import json, sys

@@ -58,6 +58,7 @@ def become_zombie(process: subprocess.Popen[bytes]) -> None:
     os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
 
 
+@pytest.mark.slow
 def test_a_living_process_is_not_gone_and_keeps_its_start_time(life: Any) -> None:
     with child() as process:
         started = life.start_time(process.pid)
@@ -66,6 +67,7 @@ def test_a_living_process_is_not_gone_and_keeps_its_start_time(life: Any) -> Non
         assert not life.gone(process.pid, started)
 
 
+@pytest.mark.slow
 def test_a_zombie_is_gone_although_its_pid_still_exists(life: Any) -> None:
     with child() as process:
         started = life.start_time(process.pid)
@@ -74,6 +76,7 @@ def test_a_zombie_is_gone_although_its_pid_still_exists(life: Any) -> None:
         assert life.gone(process.pid, started)
 
 
+@pytest.mark.slow
 def test_a_reaped_process_is_gone_and_has_no_start_time(life: Any) -> None:
     with child() as process:
         started = life.start_time(process.pid)
@@ -81,6 +84,7 @@ def test_a_reaped_process_is_gone_and_has_no_start_time(life: Any) -> None:
     assert life.start_time(process.pid) == 0
 
 
+@pytest.mark.slow
 def test_a_pid_that_was_given_to_another_process_is_gone(life: Any) -> None:
     with child() as process:
         started = life.start_time(process.pid)
@@ -88,17 +92,20 @@ def test_a_pid_that_was_given_to_another_process_is_gone(life: Any) -> None:
         assert not life.gone(process.pid, 0)  # unknown is no evidence
 
 
+@pytest.mark.slow
 def test_nobody_has_no_start_time_and_did_not_die(life: Any) -> None:
     for pid in (0, -1):
         assert life.start_time(pid) == 0
         assert not life.gone(pid, 5)
 
 
+@pytest.mark.slow
 def test_the_clock_is_pythons_own(life: Any) -> None:
     before = time.monotonic_ns()
     assert before <= life.now_ns() <= time.monotonic_ns()
 
 
+@pytest.mark.slow
 def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life: Any) -> None:
     words, table = np.zeros(1, np.uint32), np.zeros(2, WORKER_DTYPE)
     with child() as process:
@@ -119,6 +126,7 @@ def test_the_lock_of_a_killed_worker_that_nobody_reaped_is_taken_over(life: Any)
         assert words[0] == 2
 
 
+@pytest.mark.slow
 def test_helpers_of_the_pool_have_the_class_of_their_caller() -> None:
     flags = ["-D__APPLE__", f"-isystem{HERE / 'include'}", f"-I{OPS}"]
     pool = ctypes.CDLL(str(build("pool", *flags, HERE / "pool.cpp", OPS / "pool.cpp")))

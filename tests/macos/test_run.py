@@ -21,7 +21,7 @@ from tests.macos.simulation import (
 from tests.processes import alive
 from tests.training.test_deaths import run_directory, wait_until, worker_pids
 
-pytestmark = [linux_only, pytest.mark.slow]
+pytestmark = linux_only
 
 TRAIN = """
 import json, os, sys
@@ -36,6 +36,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_killed_workers_are_replaced(tmp_path: Path) -> None:
     options = {"kills": 2, "workers": "mlx:cpu*2", "steps": 80}
     log = tmp_path / "qos"
@@ -75,6 +76,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_a_run_on_an_m5_names_tf32_once_records_it_and_keeps_the_users_value(
     tmp_path: Path,
 ) -> None:
@@ -90,6 +92,7 @@ def test_a_run_on_an_m5_names_tf32_once_records_it_and_keeps_the_users_value(
         assert "MLX_ENABLE_TF32=0 switches that off" in named[0]
 
 
+@pytest.mark.slow
 def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path: Path) -> None:
     options = {"kills": 1, "workers": "mlx:cpu*2", "strategy": "sync", "steps": 60}
     command = [sys.executable, "-c", TRAIN, str(tmp_path), json.dumps(options)]
@@ -106,6 +109,7 @@ def test_a_sandboxed_run_trains_on_a_file_and_says_so(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("runs/*/arena-*")), "the file has no name"
 
 
+@pytest.mark.slow
 def test_when_the_supervisor_is_killed_workers_leave_a_reader_is_told_and_the_run_resumes(
     tmp_path: Path,
 ) -> None:

@@ -24,6 +24,7 @@ def error(call, *arguments):
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fact", "code", "printed"),
     [

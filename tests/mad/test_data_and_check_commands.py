@@ -47,6 +47,7 @@ def test_the_help_of_check_has_the_invariants_of_every_task(capsys):
     assert listed == {rule for data in rows for rule in check(data).invariants}
 
 
+@pytest.mark.slow
 def test_the_seed_and_not_the_number_of_processes_decides_what_is_written():
     for name, words in (("a", "--seed 1"), ("b", "--seed 1 --processes 2"), ("c", "--seed 2")):
         assert mad("data", "--task", "SC", "--out", name, *SMALL, *words.split()) == 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.own_plugins import mlxhog
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -37,6 +39,7 @@ def test_layers_from_is_a_spelling_of_plugin(tmp_path: Path) -> None:
     assert json.loads(ended.out)["layers"] == "my_layer", ended.err
 
 
+@pytest.mark.slow
 def test_tasks_from_is_a_spelling_of_plugin_and_its_file_may_register_the_task(
     tmp_path: Path,
 ) -> None:

@@ -76,6 +76,7 @@ def test_scored_rows_longer_than_those_to_train_on_are_refused_with_learned_posi
     assert sorted(path.name for path in Path().iterdir()) == ["a.yaml", "s.yaml"]
 
 
+@pytest.mark.slow
 @each_of(
     ("model", "words"),
     [

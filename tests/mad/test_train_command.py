@@ -26,8 +26,6 @@ from mlxhog.mad.training import candidate
 from mlxhog.models import families
 from tests.words import changed
 
-pytestmark = pytest.mark.slow
-
 SMALL = (
     "--task CR --set vocab=8 --set seq_len=16 --set train_rows=96 --set test_rows=32 --dim 16 "
     "--batch-size 16 --eval-every 6 --threads 1 --seed 3 --lr 2e-3 "
@@ -161,6 +159,7 @@ def test_a_diverged_run_says_so_and_exits_with_4(capsys: pytest.CaptureFixture[s
     assert (output["status"], output["acc_token"]) == ("diverged", 0.0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", ["mlx:cpu", "mlx:cpu*2"])
 def test_ctrl_c_ends_with_what_was_reached(workers: str) -> None:
     words = [*SMALL, *MIXER, "--workers", workers, "--steps", "1000000", "--stop-accuracy", "2"]

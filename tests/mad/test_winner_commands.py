@@ -21,8 +21,6 @@ from mlxhog.nn.torch import LanguageModel as TorchModel
 from tests.mad.report.sample import CONV, study
 from tests.tolerances import LOGITS_F32, assert_close
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def _at(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -135,6 +133,7 @@ def test_a_scaled_winner_trains_as_a_language_model(capsys: pytest.CaptureFixtur
     assert (result["status"], result["steps"]) == ("done", 2)
 
 
+@pytest.mark.slow
 def test_a_winner_travels_from_the_search_to_transformers_and_to_modules_of_both_frameworks(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -77,7 +77,6 @@ def test_no_add_is_lost(kernel: str, workers: int, n: int) -> None:
     np.testing.assert_array_equal(floats, expected)
 
 
-@pytest.mark.slow
 def test_racy_adds_lose_less_than_a_fifth_and_never_invent_one() -> None:
     floats, expected = concurrent_adds("racy", 2, (1 << 20) + TAIL)
     assert floats.max() <= expected

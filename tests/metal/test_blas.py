@@ -28,10 +28,9 @@ OF_MLX = list(Path(mlx.core.__file__).parents[1].glob("mlx*.libs/libblas*.so*"))
 
 Float32 = NDArray[np.float32]
 
-pytestmark = [
-    pytest.mark.skipif(kept.COMPILER is None or not OF_MLX, reason="no compiler, or no CBLAS"),
-    pytest.mark.slow,
-]
+pytestmark = pytest.mark.skipif(
+    kept.COMPILER is None or not OF_MLX, reason="no compiler, or no CBLAS"
+)
 
 
 def cblas() -> list[str]:
@@ -67,6 +66,7 @@ def drawn(*shape: int) -> Float32:
     return np.random.default_rng(shape).standard_normal(shape, dtype=np.float32)
 
 
+@pytest.mark.slow
 @each_of("shape", [(64, 200), (200, 64), (300, 300), (1, 7), (5, 1)], ids=str)
 def test_a_blas_orthogonalises_as_our_own_products_do(
     programs: tuple[Path, Path], shape: tuple[int, int]
@@ -78,6 +78,7 @@ def test_a_blas_orthogonalises_as_our_own_products_do(
     assert_close(u, ours, POLAR_F32)
 
 
+@pytest.mark.slow
 @each_of("sizes", [(50, 96, 40), (33, 520, 70), (7, 20, 600)], ids=str)
 def test_a_blas_multiplies_linear_maps_and_their_gradients(
     programs: tuple[Path, Path], sizes: tuple[int, int, int]
@@ -89,6 +90,7 @@ def test_a_blas_multiplies_linear_maps_and_their_gradients(
     assert_close(results, np.concatenate([part.ravel() for part in expected]), PRODUCT_F32)
 
 
+@pytest.mark.slow
 def test_a_system_without_cblas_sgemm_takes_our_own_products(programs: tuple[Path, Path]) -> None:
     """The symbol is bound weakly, so the module loads there, too."""
     with_blas, without = programs

@@ -22,8 +22,6 @@ from mlxhog.machine.processes import follow_parent
 from mlxhog.optim.updates import Float32
 from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, shared
 
-pytestmark = pytest.mark.slow
-
 WORKERS, KILLS = 3, 50
 WIDTH = 32  # of a row of a table
 LOSSLESS = 0
@@ -123,6 +121,7 @@ class Supervisor:
             os.sched_yield()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("work", "threads", "stripes", "steps"),
     [
@@ -164,6 +163,7 @@ def test_random_kills_leave_no_lock_taken_and_lose_no_finished_step(
         assert segment.floats.max() <= finished + deaths, "more than the dead workers' last steps"
 
 
+@pytest.mark.slow
 @by_threads
 def test_random_kills_lose_no_moment_of_a_finished_step(threads: int) -> None:
     died = any(killed_at_random(threads, seed) for seed in range(10))

@@ -187,6 +187,7 @@ def test_a_sequence_in_two_parts_continues_from_the_state() -> None:
     assert_close(np.concatenate([a["h"], b["h"]], 1), whole["h"], CELL_EXTREME_F32)
 
 
+@pytest.mark.slow
 def test_outputs_too_large_for_malloc_to_keep_are_computed_like_any_others() -> None:
     large = sample(1, 17 * 1024, 1, 2, 512)
     assert large.inputs[2].nbytes > 32 << 20

@@ -61,6 +61,7 @@ def trained(optimizer: Optimizer, mode: int, to: str, threads: int) -> list[Floa
         return [segment.floats.copy(), *private.values(), *both.values(), *record, pending]
 
 
+@pytest.mark.slow
 @each_of("to", TO)
 @each_of("mode", MODES)
 @each_of("name", OPTIMIZERS)

@@ -25,7 +25,7 @@ OPTIONS = ["-std=c++20", "-O2", "-g1", "-ffp-contract=off", "-fno-math-errno", "
 WATCHED = ["-fsanitize=thread", "-O1"]
 RACE_FOUND = 66  # the sanitizer's exit code
 
-pytestmark = [pytest.mark.skipif(kept.COMPILER is None, reason="no C++ compiler"), pytest.mark.slow]
+pytestmark = pytest.mark.skipif(kept.COMPILER is None, reason="no C++ compiler")
 
 
 def build(name: str, *options: str) -> Path:
@@ -70,6 +70,7 @@ def atomic() -> Path:
     return build("atomic", *WATCHED, "-DMLXHOG_ATOMIC_KERNELS=1")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("work", ["race", "striped"])
 @pytest.mark.parametrize("mode", ["lossless", "racy", "cas"])
 def test_no_data_race_in_the_relaxed_atomic_build(
@@ -80,6 +81,7 @@ def test_no_data_race_in_the_relaxed_atomic_build(
     assert "WARNING" not in ended.stderr
 
 
+@pytest.mark.slow
 def test_the_sanitizer_sees_the_races_of_the_plain_build(launcher: list[str]) -> None:
     ended = finish(*launcher, build("watched", *WATCHED), "race", str(WRITE_MODES["racy"]))
     assert ended.returncode == RACE_FOUND
@@ -92,6 +94,7 @@ def plain() -> Path:
     return build("plain", "-O3")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lossless", "cas"])
 def test_shared_moments_lose_none_of_a_hundred_million_updates(plain: Path, mode: str) -> None:
     ended = finish(plain, "count", str(WRITE_MODES[mode]), "2200")
@@ -100,6 +103,7 @@ def test_shared_moments_lose_none_of_a_hundred_million_updates(plain: Path, mode
     assert int(all_of_them) > 10**8
 
 
+@pytest.mark.slow
 def test_both_builds_give_the_same_bits_with_one_worker(launcher: list[str], plain: Path) -> None:
     watched = finish(*launcher, atomic(), "digest").stdout
     digests = {finish(plain, "digest").stdout, watched}

@@ -19,9 +19,8 @@ from tests.tolerances import (
     assert_close,
 )
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 @all_twins
 @each_of("name", [*MODELS, *V1_MODELS])
 def test_logits_equal_the_recorded_ones(twin: Twin, name: str) -> None:
@@ -31,6 +30,7 @@ def test_logits_equal_the_recorded_ones(twin: Twin, name: str) -> None:
     assert_close(logits, case.tensors["logits_f64"], LOGITS_F32)
 
 
+@pytest.mark.slow
 @all_twins
 @each_of("name", [*(name for name in MODELS if name.startswith("hf_")), *V1_MODELS])
 def test_the_residual_stream_equals_the_recorded_one_after_every_block(
@@ -44,6 +44,7 @@ def test_the_residual_stream_equals_the_recorded_one_after_every_block(
         assert_close(hidden[-1], case.tensors["hidden.out_norm"], LOGITS_F32, label="out_norm")
 
 
+@pytest.mark.slow
 @all_twins
 @each_of("name", [*TRAINED, *V1_MODELS])
 def test_loss_and_every_gradient_equal_the_recorded_ones(twin: Twin, name: str) -> None:
@@ -65,6 +66,7 @@ def test_the_state_after_a_sequence_equals_the_recorded_one(twin: Twin, name: st
             assert_close(part, recorded, STATE_F32, label=f"{letter} of block {layer}")
 
 
+@pytest.mark.slow
 @all_twins
 @each_of("name", ["large_a", "large_b_oddlen", *V1_MODELS])
 def test_one_token_at_a_time_gives_the_recorded_logits_and_state(twin: Twin, name: str) -> None:

@@ -35,8 +35,6 @@ from tests.tolerances import (
     assert_close,
 )
 
-pytestmark = pytest.mark.slow
-
 EMULATED: dict[str, Twin] = {
     "torch": Twin("torch", "metal-emulated"),
     "mlx": Twin("mlx", "metal-emulated"),
@@ -87,6 +85,7 @@ def test_gradients_flow_through_output_and_state_of_one_call_into_the_next(frame
         assert_close(result[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
+@pytest.mark.slow
 @frameworks
 def test_a_gradient_through_the_last_state_alone_needs_no_output(framework: str) -> None:
     inputs = cell_inputs(1, 6, 2, 3, 5, seed=1)
@@ -101,6 +100,7 @@ def test_a_gradient_through_the_last_state_alone_needs_no_output(framework: str)
         assert_close(result[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
+@pytest.mark.slow
 @frameworks
 def test_the_tiny_model_has_the_loss_and_every_gradient_of_the_reference(framework: str) -> None:
     cfg = load_architecture("tiny")
@@ -113,6 +113,7 @@ def test_the_tiny_model_has_the_loss_and_every_gradient_of_the_reference(framewo
         assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
+@pytest.mark.slow
 @frameworks
 def test_a_sequence_in_pieces_equals_the_whole_sequence(framework: str) -> None:
     cfg, twin = config(), EMULATED[framework]
@@ -222,6 +223,7 @@ def test_on_a_gpu_the_convolution_runs_its_five_kernels_on_the_arrays_of_the_fra
         assert_close(result[name], expected[name], OP_GRADIENT_F32, label=name)
 
 
+@pytest.mark.slow
 def test_under_mlx_the_cell_and_its_gradient_are_traced_without_evaluating(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -261,6 +263,7 @@ def test_on_a_gpu_the_slstm_cell_gives_the_engine_the_arrays_of_the_framework_it
         assert_close(result[name], expected[name], SLSTM_GRADIENT_F32, label=name)
 
 
+@pytest.mark.slow
 def test_under_mlx_the_slstm_cell_and_its_gradient_are_traced_without_evaluating(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -278,6 +281,7 @@ def test_under_mlx_the_slstm_cell_and_its_gradient_are_traced_without_evaluating
     assert launched == ["mlxhog_slstm_forward", "mlxhog_slstm_backward"]
 
 
+@pytest.mark.slow
 @frameworks
 def test_a_head_wider_than_a_group_of_threads_is_refused_with_the_limit(framework: str) -> None:
     inputs = slstm_inputs(1, 1, 1, 1025)

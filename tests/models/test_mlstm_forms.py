@@ -27,8 +27,6 @@ from tests.tolerances import (
     assert_close,
 )
 
-pytestmark = pytest.mark.slow
-
 Array = NDArray[Any]
 Arrays = dict[str, Array]
 STATE = ("C", "n", "m")
@@ -144,6 +142,7 @@ def tolerance(name: str) -> Tolerance:
     return CELL_EXTREME_F32 if name == "mlstm_cell_d_extreme" else CELL_F32
 
 
+@pytest.mark.slow
 @forms
 @each_of("name", CELLS)
 def test_outputs_states_and_gradients_equal_the_recorded_ones(form: Form, name: str) -> None:
@@ -168,6 +167,7 @@ def test_outputs_states_and_gradients_equal_the_recorded_ones(form: Form, name: 
             assert_close(grads[letter], expected, GRADIENT_ANY_F32, label=letter)
 
 
+@pytest.mark.slow
 @in_pairs(form=WITH_STATE, eps=EPS, S=SIZES)
 def test_gradients_through_output_and_last_state_are_exact_for_any_eps(
     form: Form, S: int, eps: float
@@ -182,6 +182,7 @@ def test_gradients_through_output_and_last_state_are_exact_for_any_eps(
         assert_close(grads[name], gradient, CELL_GRADIENT_F32, label=name)
 
 
+@pytest.mark.slow
 @in_pairs(form=FORMS, eps=EPS, S=SIZES)
 def test_gradients_without_a_state_are_exact_for_any_eps(form: Form, S: int, eps: float) -> None:
     x, (dh, *_) = sample(S, state=False)
@@ -195,6 +196,7 @@ def test_gradients_without_a_state_are_exact_for_any_eps(form: Form, S: int, eps
         assert_close(grads[name], gradient, CELL_GRADIENT_F32, label=name)
 
 
+@pytest.mark.slow
 @forms
 def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(form: Form) -> None:
     x, (dh, *_) = sample(7, state=False)
@@ -206,6 +208,7 @@ def test_gates_that_are_shut_for_good_give_zeros_and_no_nan(form: Form) -> None:
         np.testing.assert_allclose(gradient, 0.0, atol=1e-30, err_msg=name)
 
 
+@pytest.mark.slow
 @forms
 @each_of("i, f", [(30.0, 30.0), (88.0, 88.0), (15.0, 60.0)])
 def test_gates_far_out_are_those_of_the_float64_recurrence(form: Form, i: float, f: float) -> None:
@@ -232,6 +235,7 @@ def test_the_parallel_form_differs_from_the_recurrence_by_eps_alone(framework: s
     assert_close(whole, stepwise, CELL_EXTREME_F32)
 
 
+@pytest.mark.slow
 @forms_with_state
 def test_a_document_behind_another_computes_what_it_computes_alone(form: Form) -> None:
     lengths = (9, 1, 14)
@@ -277,6 +281,7 @@ def test_more_chunks_than_one_product_takes_are_those_of_the_recurrence(framewor
         assert_close(grads[name], gradient, GRADIENT_ANY_F32, label=name)
 
 
+@pytest.mark.slow
 @each_of("twin", TWINS.values(), ids=TWINS)
 @each_of("name", CELLS)
 def test_one_position_at_a_time_gives_the_recorded_output_and_state(twin: Twin, name: str) -> None:

@@ -84,6 +84,7 @@ def gradient(name: str, S: int) -> list[mx.array]:
     return list(grads)
 
 
+@pytest.mark.slow
 @each_of("name", CELLS)
 def test_no_position_or_chunk_has_a_gradient_of_the_size_of_the_sequence(name: str) -> None:
     short, long = (primitives(gradient(name, S))["SliceUpdate"] for S in (48, 144))

@@ -50,6 +50,7 @@ def test_linears_are_products_with_the_transposed_weights(
     assert_close(alone, outs[0], OP_F32)
 
 
+@pytest.mark.slow
 @each_of(
     ("rows", "width", "out"),
     [

@@ -108,6 +108,7 @@ def decode(decoder: Decoder, tokens: Any, state: Any = None) -> tuple[Any, Any]:
     return np.stack(logits, axis=1), state
 
 
+@pytest.mark.slow
 @each_of("name", SIZES)
 def test_steps_give_the_logits_and_the_state_of_the_whole_sequence(name: str) -> None:
     cfg, params = model(name)
@@ -129,6 +130,7 @@ def test_steps_give_what_the_references_recorded(name: str) -> None:
     assert_close(logits, case.tensors["logits_f64"], LOGITS_F32)
 
 
+@pytest.mark.slow
 @each_of("rows", [7, 41])  # fewer than lanes, and groups of lanes for two threads
 @each_of("name", SIZES)
 def test_a_sequence_decodes_to_the_same_bits_alone_and_in_a_batch(name: str, rows: int) -> None:

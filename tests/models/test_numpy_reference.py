@@ -114,6 +114,7 @@ def test_gradients_of_the_cell_and_of_its_states_are_the_change_of_the_results(
             assert_close((grad * way).sum(), slope, FINITE_DIFFERENCE, label=label)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("use_bias", [False, True])
 def test_every_gradient_of_the_model_is_the_change_of_the_loss(use_bias: bool) -> None:
     cfg = config(use_bias=use_bias, v_dim_factor=1.5, eps=1e-3)

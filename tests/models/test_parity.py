@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.models import lm, lm_numpy
@@ -14,7 +14,7 @@ from mlxhog.models.families import dropout_sites, init_params, param_spec
 from mlxhog.models.ops.reference import mlstm_numpy
 from tests.models.sample import batch, cell_inputs, config, perturbed_params, v1_config
 from tests.models.twins import TWINS, Twin, all_twins, assert_slopes
-from tests.pairs import each_of, in_pairs
+from tests.pairs import each_of, in_pairs, max_examples
 from tests.tolerances import (
     CELL_EXTREME_F32,
     GRADIENT_ANY_F32,
@@ -23,8 +23,6 @@ from tests.tolerances import (
     STATE_F32,
     assert_close,
 )
-
-pytestmark = pytest.mark.slow
 
 LARGE_CONFIGS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -93,6 +91,7 @@ def assert_reference(twin: Twin, cfg: Any, params: Any, tokens: Any, labels: Any
         assert_close(grads[name], expected[name], GRADIENT_ANY_F32, label=name)
 
 
+@pytest.mark.slow
 @in_pairs(twin=TWINS, model=LARGE | V1, S=[1, 2, 4, 9, 16, 23])
 def test_loss_logits_and_every_gradient_equal_the_float64_reference(
     twin: Twin, model: Model, S: int
@@ -107,6 +106,7 @@ def test_loss_logits_and_every_gradient_equal_the_float64_reference(
     assert_reference(twin, cfg, params, tokens, labels)
 
 
+@pytest.mark.slow
 @each_of("twin", [Twin("torch", "metal-emulated"), Twin("mlx", "metal-emulated")])
 @each_of("name", ["v1, mixed", "v1, documents"])
 def test_metal_kernels_give_every_gradient_of_the_float64_reference(twin: Twin, name: str) -> None:
@@ -136,7 +136,7 @@ def test_a_model_at_its_initial_values_equals_the_float64_reference(twin: Twin) 
 
 
 @all_twins
-@settings(max_examples=15, deadline=None, derandomize=True)
+@max_examples(15)
 @given(
     B=st.integers(1, 3),
     S=st.integers(1, 40),
@@ -188,6 +188,7 @@ def test_a_batch_without_labels_has_loss_zero_and_gradients_zero(twin: Twin) -> 
     assert all(not grad.any() for grad in grads.values())
 
 
+@pytest.mark.slow
 @all_twins
 def test_dropped_units_are_those_of_the_reference_and_evaluation_drops_none(twin: Twin) -> None:
     cfg = v1_config(**DROPPING)
@@ -221,6 +222,7 @@ def test_dropout_is_where_the_package_has_it() -> None:
     assert not dropout_sites(v1_config())
 
 
+@pytest.mark.slow
 @in_pairs(twin=TWINS, model={"plain": config} | V1, parts=[[1] * 11, [3, 1, 5, 2]])
 def test_a_sequence_in_parts_gives_the_logits_and_the_state_of_the_whole(
     twin: Twin, model: Model, parts: list[int]
@@ -256,6 +258,7 @@ def test_documents_in_one_sequence_compute_what_they_compute_alone(twin: Twin) -
     assert np.abs(run_on - packed).max() > 0.01
 
 
+@pytest.mark.slow
 @each_of("model", V1.values(), ids=V1)
 def test_every_gradient_of_the_reference_is_the_change_of_the_loss(model: Model) -> None:
     cfg = model()
@@ -263,6 +266,7 @@ def test_every_gradient_of_the_reference_is_the_change_of_the_loss(model: Model)
     assert_slopes(cfg, params)
 
 
+@pytest.mark.slow
 def test_gradients_with_dropout_are_the_change_of_the_loss() -> None:
     cfg = v1_config(**DROPPING)
     params = {k: v.astype(np.float64) for k, v in perturbed_params(cfg, seed=4).items()}

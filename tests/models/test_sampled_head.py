@@ -41,6 +41,7 @@ def test_as_many_different_words_are_drawn_as_were_asked_for(
     assert len(np.unique(chosen)) == len(chosen)
 
 
+@pytest.mark.slow
 def test_words_are_drawn_as_often_as_their_probability_says() -> None:
     head, draws = SampledHead.of_counts(4, COUNTS), 4000
     counts, stated = np.zeros(10), np.zeros(10)
@@ -70,6 +71,7 @@ def test_the_same_seed_draws_the_same_words_and_another_seed_others() -> None:
     assert len({tuple(x) for x in ids}) > 1
 
 
+@pytest.mark.slow
 def test_a_sampled_sum_over_the_vocabulary_is_right_on_average() -> None:
     head, values = SampledHead.of_counts(4, COUNTS), np.exp(np.linspace(-1, 2, 10))
     estimates = []

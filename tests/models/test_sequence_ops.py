@@ -19,8 +19,6 @@ from tests.models.twins import TWINS, Twin
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import SEQUENCE_F32, SEQUENCE_GRADIENT_F32, assert_close
 
-pytestmark = pytest.mark.slow
-
 Array = NDArray[Any]
 twins = each_of("twin", TWINS.values(), ids=TWINS)
 
@@ -263,6 +261,7 @@ CASES = {
 cases = each_of("case", CASES.values(), ids=CASES)
 
 
+@pytest.mark.slow
 @twins
 @cases
 def test_an_operator_equals_its_reference_position_by_position(twin: Twin, case: Case) -> None:
@@ -270,6 +269,7 @@ def test_an_operator_equals_its_reference_position_by_position(twin: Twin, case:
         assert_close(result, expected, SEQUENCE_F32)
 
 
+@pytest.mark.slow
 @twins
 @cases
 def test_every_gradient_equals_central_differences(twin: Twin, case: Case) -> None:

@@ -24,8 +24,6 @@ from tests.models.twins import TWINS, Twin
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import FINITE_DIFFERENCE, FLOAT64, SLSTM_F32, SLSTM_GRADIENT_F32, assert_close
 
-pytestmark = pytest.mark.slow
-
 CELLS = TWINS | {
     "torch-metal-emulated": Twin("torch", "metal-emulated"),
     "mlx-metal-emulated": Twin("mlx", "metal-emulated"),
@@ -102,6 +100,7 @@ def test_the_output_and_the_last_state_equal_the_recorded_ones(twin: Twin, name:
         assert_close(actual, recorded[:, -1], SLSTM_F32, label=letter)
 
 
+@pytest.mark.slow
 @all_twins
 @all_cases
 def test_one_position_at_a_time_passes_through_every_recorded_state(twin: Twin, name: str) -> None:
@@ -134,6 +133,7 @@ def test_every_gradient_equals_the_recorded_one(twin: Twin, name: str) -> None:
         assert_close(grads[letter], recorded, SLSTM_GRADIENT_F32, label=letter)
 
 
+@pytest.mark.slow
 @in_pairs(
     twin=CELLS,
     shape=SHAPES,

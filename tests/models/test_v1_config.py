@@ -281,6 +281,7 @@ PLACES = [
 ]
 
 
+@pytest.mark.slow
 @given(place=st.sampled_from(PLACES), value=VALUES)
 def test_a_field_of_any_value_is_read_or_refused_with_a_way_out(
     place: tuple[tuple[str, ...], str], value: Any

@@ -22,8 +22,6 @@ from tests.models.twins import TWINS, Twin
 from tests.pairs import each_of, in_pairs
 from tests.tolerances import FINITE_DIFFERENCE, OP_F32, OP_GRADIENT_F32, ROUNDED_F16, assert_close
 
-pytestmark = pytest.mark.slow
-
 Array = NDArray[Any]
 CONVOLVING = TWINS | {
     "torch-metal-emulated": Twin("torch", "metal-emulated"),
@@ -72,6 +70,7 @@ def conv_inputs(shape: tuple[int, ...], *, packed: bool) -> tuple[dict[str, Arra
     return inputs, starts
 
 
+@pytest.mark.slow
 @in_pairs(twin=CONVOLVING, shape=CONVS, packed=[False, True], silu=[False, True])
 def test_causal_conv_and_its_gradients(
     twin: Twin, shape: tuple[int, ...], packed: bool, silu: bool
@@ -111,6 +110,7 @@ def test_a_convolution_without_a_state_begins_with_zeros(twin: Twin) -> None:
     assert twin.op_grads(scalar, inputs).keys() == inputs.keys()
 
 
+@pytest.mark.slow
 @convolving
 def test_positions_one_at_a_time_with_the_state_equal_the_whole_sequence(twin: Twin) -> None:
     inputs, starts = conv_inputs((2, 11, 8, 4), packed=True)

@@ -159,7 +159,8 @@ def scratch_copy(tree: Path, native: Path) -> Iterator[tuple[Path, dict[str, str
         (package / native.name).symlink_to(native.resolve())
         (site / "sitecustomize.py").write_text(f"PACKAGE = {str(package)!r}\n{SITE}")
         path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        yield copy, {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        settings = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+        yield copy, {**os.environ, **settings, "CI": "1"}  # all examples of hypothesis
 
 
 def check_imports(

@@ -270,6 +270,7 @@ def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side: Sid
         side.run(turned, x[..., :5])
 
 
+@pytest.mark.slow
 def test_the_package_of_layers_loads_no_framework():
     loaded = loaded_after("import mlxhog.nn, mlxhog.nn.options")
     assert not loaded & {"torch", "mlx", "mlx.core", "xlstm", "transformers"}

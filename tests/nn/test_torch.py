@@ -148,6 +148,7 @@ def test_a_state_is_never_written_and_detach_ends_the_gradient():
     assert not any(part.requires_grad for part in detach((state, state))[1][0])
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_and_the_rest_learns():
     torch.manual_seed(0)
     layer = XLSTMBlock(16, cell="slstm", num_heads=2, batch_first=True)

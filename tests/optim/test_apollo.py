@@ -115,6 +115,7 @@ def place(rule: Apollo, trajectory: Trajectory) -> tuple[Target, Slot]:
     return Target(flat, {"p": slot}, None, racy, private, {}, frozenset("p"), places=places), slot
 
 
+@pytest.mark.slow
 @each_of("native", [True, False], ids=["native", "reference"])
 @each_of("case", CASES)
 def test_steps_are_those_of_the_authors_package(case: str, native: bool) -> None:
@@ -236,6 +237,7 @@ def test_updates_are_about_as_large_as_adams_at_every_rank() -> None:
         assert 0.5 < length(replace(rule, growth=None)) / adam < 2.0
 
 
+@pytest.mark.slow
 def test_the_state_is_small() -> None:
     model = load_architecture("tiny")
     hidden = families.hidden_matrices(model)

@@ -26,8 +26,6 @@ from tests.metal.fake_gpu import FakeMLX, FakeMPS
 from tests.optim.small import SLOTS
 from tests.pairs import each_of
 
-pytestmark = pytest.mark.slow
-
 ENGINES = ["reference", "emulated:mlx", "emulated:mps"]
 RULES = {
     "sgd": SGD(weight_decay=0.1),
@@ -148,6 +146,7 @@ def test_one_worker_gets_the_same_bits_from_metal_kernels_as_from_native_code(
     assert np.abs(metal["params"] - arena.params).max() > 0.05
 
 
+@pytest.mark.slow
 @each_of(
     ("rule", "engine"),
     [("sgd", "emulated:mlx"), ("adamw-shared", "emulated:mps"), ("muon-shared", "emulated:mlx")],
@@ -255,6 +254,7 @@ def test_ones_are_added_to_the_probe_by_the_kernel_that_adds(arena: Arena, creat
     assert arena.probe.tolist() == [1.0] * 64
 
 
+@pytest.mark.slow
 @each_of("rule", RULES)
 def test_warming_up_builds_the_kernels_and_changes_nothing(
     arena: Arena, create: Make, rule: str

@@ -103,6 +103,7 @@ def test_singular_values_of_order_one_end_near_one(name: str, low: float, high: 
     assert singular.max() < high
 
 
+@pytest.mark.slow
 @each_of("name", ORTHOGONALIZATIONS)
 @each_of("shape", SHAPES, ids=str)
 def test_the_reference_changes_singular_values_and_nothing_else(
@@ -125,6 +126,7 @@ def test_bfloat16_factors_change_a_direction_by_less_than_three_percent(
     assert np.linalg.norm(native_polar(x, "polar3", bfloat16=True) - expected) < most
 
 
+@pytest.mark.slow
 @each_of("name", ORTHOGONALIZATIONS)
 @each_of("shape", SHAPES, ids=str)
 def test_native_code_agrees_with_the_reference(shape: tuple[int, int], name: str) -> None:
@@ -293,6 +295,7 @@ def test_every_way_to_write_gives_the_same_bits_with_one_worker(
         assert not parameter(actual["last"], VECTOR).any()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["lossless", "cas"])
 def test_no_step_of_a_mean_that_two_workers_share_is_lost(mode: str) -> None:
     """Gradients are 0 and betas 1/2, so every step halves the moments, which says how many were."""

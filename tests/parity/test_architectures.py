@@ -25,6 +25,7 @@ from tests.models.sample import config
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "7to1-tiny"])
 def test_every_gradient_of_a_perturbed_model_is_worth_comparing(name: str) -> None:
     cfg = load_architecture(name)

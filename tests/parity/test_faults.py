@@ -15,8 +15,6 @@ from mlxhog.parity.subject import ModelPlan, ParitySide, ParitySubject, Results
 from tests.models.sample import batch, config, perturbed_params, v1_config
 from tests.parity.planted import ENTRIES, Fault, FaultySide, OperatorFault, SignFault, planted
 
-pytestmark = pytest.mark.slow
-
 NUMPY = ParitySide("numpy", "numpy")
 OTHERS = (
     ParitySide("torch:cpu", "torch:cpu", "native"),
@@ -116,11 +114,13 @@ def first_bad(
     return row
 
 
+@pytest.mark.slow
 def test_the_command_names_the_operator_that_is_off(monkeypatch: pytest.MonkeyPatch) -> None:
     row = first_bad(monkeypatch, OTHERS[2], OperatorFault("rms_norm"))
     assert (row.what, row.a) == ("operator/rms_norm/rms", "mlx:cpu")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 def test_the_command_names_the_entry_with_the_wrong_sign(monkeypatch: pytest.MonkeyPatch) -> None:
     name = "backbone.blocks.1.ffn.proj_up.weight"
@@ -131,6 +131,7 @@ def test_the_command_names_the_entry_with_the_wrong_sign(monkeypatch: pytest.Mon
     assert row.wanted == pytest.approx(-row.got, rel=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 def test_a_wrong_sign_is_found_in_a_gradient_far_smaller_than_others(
     monkeypatch: pytest.MonkeyPatch,

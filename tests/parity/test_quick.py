@@ -29,8 +29,6 @@ from tests.models.sample import config, v1_config
 from tests.pairs import each_of
 from tests.parity.here import Here
 
-pytestmark = pytest.mark.slow
-
 HEAD, EMBEDDING = "lm_head.weight", "backbone.embeddings.weight"
 MOST = 100
 SIDES = (
@@ -59,6 +57,7 @@ def subject(cfg: Any = None) -> ParitySubject:
     return model_subject("small", cfg, perturbed_init(cfg, 0), sizes, "")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here", "large")
 @each_of("cfg", [config(), v1_config()], ids=["large", "v1"])
 def test_every_side_agrees_in_every_kind_of_number_but_those_token_by_token(cfg: Any) -> None:
@@ -145,6 +144,7 @@ class Counted(Here):
         self._open = False
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 def test_two_backends_compute_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compute, "Child", Counted)

@@ -23,8 +23,6 @@ from mlxhog.parity.subject import Array, ModelPlan, ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params
 from tests.parity import made_cases
 
-pytestmark = pytest.mark.slow
-
 NUMPY = ParitySide("numpy", "numpy")
 MLX = ParitySide("mlx:cpu", "mlx:cpu", "native")
 EVERY = (
@@ -54,6 +52,7 @@ def failures(result: ParityReport) -> list[str]:
     return [f"{row.a} {row.b} {row.what}" for row in result.rows if not row.ok]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 @pytest.mark.parametrize(
     "name",
@@ -85,6 +84,7 @@ def test_a_recorded_result_that_no_side_computes_is_reported(tmp_path: Path) -> 
     assert comparison.unmet == ["not compared: recorded state/9/C, which no side computes"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 @pytest.mark.parametrize(
     ("tensor", "what"),
@@ -120,6 +120,7 @@ def test_a_wrong_gradient_of_the_cell_is_found_and_named(tmp_path: Path) -> None
     assert failures(comparison) == ["numpy recorded_f64 recurrent/grad/i"]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 def test_every_backend_and_form_reads_the_same_rows_of_tables() -> None:
     tables = {"ngram_orders": (2, 4), "ngram_dim": 4, "ngram_rows": 256}
@@ -151,6 +152,7 @@ def small(**changes: Any) -> ParitySubject:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 @pytest.mark.parametrize(
     ("name", "first"),
@@ -163,6 +165,7 @@ def test_a_perturbed_parameter_shows_where_it_is_used_first(name: str, first: st
     assert (comparison.first_bad.what, comparison.first_bad.a) == (first, "mlx:cpu")
 
 
+@pytest.mark.slow
 def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure() -> None:
     cfg = config()
     subject = small()
@@ -177,6 +180,7 @@ def test_a_perturbed_parameter_that_no_comparison_shows_is_a_failure() -> None:
 NUMPY_TWICE = ParitySide("numpy again", "numpy")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 def test_peers_take_the_same_steps_with_the_optimizers_of_torch() -> None:
     peers = (ParitySide("transformers", "transformers"), ParitySide("xlstm", "xlstm"))
@@ -259,6 +263,7 @@ def test_an_error_in_a_child_is_named_with_its_side(scratch: Path) -> None:
     assert not list(scratch.iterdir())
 
 
+@pytest.mark.slow
 def test_files_are_gone_when_the_block_ends_however_it_ends(scratch: Path) -> None:
     def stop() -> None:
         with computed_results(small(), [NUMPY], None, quiet):

@@ -20,8 +20,6 @@ from tests.another_process import Program
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 from tests.report.test_report import HOSTILE
 
-pytestmark = pytest.mark.slow
-
 
 class Server:
     """`mlxhog board` of one run, in a process of its own."""
@@ -81,6 +79,7 @@ def held(run: Run) -> Any:
 # -- what is served --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_eight_hours_of_sixteen_workers_weigh_less_than_half_a_megabyte(tmp_path, serve):
     # a line in 6 s: as many as will not fit are drawn in the same number of points
     server = serve(write_run(tmp_path, metrics=lines(4_800, workers=16, every_s=6.0)))
@@ -94,6 +93,7 @@ def test_eight_hours_of_sixteen_workers_weigh_less_than_half_a_megabyte(tmp_path
     assert b'src="' not in page
 
 
+@pytest.mark.slow
 def test_the_stream_adds_what_is_new_and_nothing_twice(tmp_path, serve):
     run = write_run(tmp_path, metrics=lines(3), events=EVENTS[:1])
     server = serve(run)
@@ -174,6 +174,7 @@ def test_a_package_that_is_not_installed_is_named_with_the_way_out(tmp_path, cap
 # -- in a browser ----------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_browser_shows_the_run_in_any_window_and_asks_nobody_else(tmp_path, serve, visit):
     run = write_run(tmp_path, metrics=lines(100), events=[event("sample", HOSTILE)])
     server, window = serve(run), visit()
@@ -190,6 +191,7 @@ def test_a_browser_shows_the_run_in_any_window_and_asks_nobody_else(tmp_path, se
     assert all(url.startswith(server.url) for url in window.requests)
 
 
+@pytest.mark.slow
 def test_lines_samples_and_the_end_appear_without_a_reload(tmp_path, serve, visit):
     run = write_run(tmp_path, metrics=lines(5), status={"status": "running"})
     lock = held(run)
@@ -210,6 +212,7 @@ def test_lines_samples_and_the_end_appear_without_a_reload(tmp_path, serve, visi
     assert window.troubles == []
 
 
+@pytest.mark.slow
 def test_a_run_that_is_resumed_is_drawn_anew(tmp_path, serve, visit):
     run = write_run(tmp_path, metrics=lines(9))
     page = visit().open(serve(run).url)
@@ -217,6 +220,7 @@ def test_a_run_that_is_resumed_is_drawn_anew(tmp_path, serve, visit):
     page.locator("#facts tr", has_text="steps").filter(has_text="80").first.wait_for()
 
 
+@pytest.mark.slow
 def test_a_run_without_numbers_is_a_sentence_until_they_come(tmp_path, serve, visit):
     run = write_run(tmp_path, events=[], status={"status": "running"})
     lock = held(run)
@@ -237,6 +241,7 @@ def test_a_run_without_numbers_is_a_sentence_until_they_come(tmp_path, serve, vi
     lock.close()
 
 
+@pytest.mark.slow
 def test_the_token_comes_with_the_link_and_leaves_the_address(tmp_path, serve, visit):
     run = write_run(tmp_path, metrics=lines(5), status={"status": "running"})
     lock = held(run)
@@ -249,6 +254,7 @@ def test_the_token_comes_with_the_link_and_leaves_the_address(tmp_path, serve, v
     lock.close()
 
 
+@pytest.mark.slow
 def test_a_board_that_is_gone_is_said_and_its_answer_comes_back_with_it(tmp_path, serve, visit):
     run = write_run(tmp_path, metrics=lines(5), status={"status": "running"})
     lock = held(run)  # by a process that answers nothing
@@ -267,6 +273,7 @@ def test_a_board_that_is_gone_is_said_and_its_answer_comes_back_with_it(tmp_path
     gone.wait_for()
 
 
+@pytest.mark.slow
 def test_buttons_save_sample_and_stop_a_real_run_by_keyboard(training, serve, visit):
     from playwright.sync_api import expect
 

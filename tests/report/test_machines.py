@@ -89,6 +89,7 @@ def test_two_machines_of_one_name_are_told_apart_and_control_characters_are_not_
     assert not any("\x1b" in name for name in names)
 
 
+@pytest.mark.slow
 def test_more_machines_than_fit_leave_out_those_away_for_longest(roster):
     many = [{**AWAY, "id": k, "name": "x" * 60, "seen_s": float(k)} for k in range(1, 1000)]
     roster.write(many, [1], 1, {})

@@ -53,6 +53,7 @@ def test_the_page_lies_in_the_runs_folder_and_fetches_nothing(tmp_path, capsys):
     assert "Permission is hereby granted, free of charge" in page  # uPlot's licence goes with it
 
 
+@pytest.mark.slow
 @each_of(
     "what",
     ["20260101-000000-made", "linux x86_64", "torch:cpu, torch:cpu", "1 min", "38.4k",
@@ -404,6 +405,7 @@ def test_several_runs_share_the_charts(tmp_path, capsys, visit):
     assert window.troubles == []
 
 
+@pytest.mark.slow
 def test_the_command_works_from_a_shell(tmp_path):
     run = write_run(tmp_path, metrics=lines(5))
     process = subprocess.run(

@@ -164,7 +164,6 @@ def going_on(tmp_path_factory):
     trained.kill()
 
 
-@pytest.mark.slow
 def test_ctrl_c_ends_the_watching_and_not_the_run(going_on):
     with watch(going_on.run) as watching:
         watching.stdout.readline()

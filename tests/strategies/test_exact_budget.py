@@ -32,8 +32,6 @@ from tests.strategies.local_runs import OPTIONS
 from tests.strategies.test_sync import LR, chosen, context
 from tests.threads import in_threads
 
-pytestmark = pytest.mark.slow
-
 STEPS = 6
 WORKERS = 2
 LEAD = 2
@@ -182,6 +180,7 @@ class Run:
         return new
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", KINDS, ids=lambda k: f"{type(k.strategy).__name__}-{k.dies_in.__name__}"
 )

@@ -55,6 +55,7 @@ def take_steps(worker: HogwildWorker, gradient: float = 1.0) -> list[int]:
     return tickets
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("on_torn", ["count", "retry"])
 def test_a_death_at_any_line_of_a_step_costs_the_budget_none_and_adds_none(on_torn: str) -> None:
     unreached = []
@@ -151,6 +152,7 @@ def steps_in(arena: Arena, segment: str, name: str) -> set[float]:
     return set(np.log2(BEGIN / values.astype(np.float64)).tolist())
 
 
+@pytest.mark.slow
 def test_a_death_at_any_line_of_muon_loses_no_step_of_shared_moments_that_was_counted() -> None:
     places = [
         *((HogwildWorker, line) for line in lines(HogwildWorker, METHODS)),

@@ -35,8 +35,6 @@ from tests.strategies.local_runs import (
 )
 from tests.threads import begin, join
 
-pytestmark = pytest.mark.slow
-
 METHODS = (
     "claim", "_lease", "_take_part", "read", "write", "_record", "corrected", "apply",
     "local.Local.decide", "local_sgd.average_share", "local_sgd.take_average",
@@ -303,6 +301,7 @@ def test_a_network_would_carry_an_all_reduce_for_every_average(
 # -- resuming --------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @each_of("stop", [4, 5, 7])
 @each_of("name", KINDS)
 def test_a_resumed_run_equals_one_that_never_stopped(name: str, stop: int) -> None:
@@ -425,6 +424,7 @@ def test_local_steps_that_do_not_fit_the_run_are_refused(
 # -- deaths ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rank", [0, 1])
 @pytest.mark.parametrize("name", ["local_sgd unequal", "fedprox", "scaffold", "diloco"])
 def test_a_death_at_any_line_changes_nothing_but_a_torn_step(name: str, rank: int) -> None:

@@ -170,7 +170,6 @@ def test_steps_on_other_rows_do_not_wait_for_each_other() -> None:
         assert arena.param("rows")[4].tolist() == [-LR, -LR]
 
 
-@pytest.mark.slow
 def test_a_death_at_any_line_stops_no_other_worker_and_costs_one_torn_step(of: Strategy) -> None:
     kind = AigWorker if isinstance(of, Aig) else LockedWorker
     methods = [name for name in ("read", "write", "_touched") if name in vars(kind)]

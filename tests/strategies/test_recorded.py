@@ -209,6 +209,7 @@ def test_a_worker_that_read_long_ago_looks_less_far_ahead_and_is_repeated_bit_fo
     assert_same(recorded, replayed(runs))
 
 
+@pytest.mark.slow
 @every_kind
 def test_a_worker_that_dies_at_any_line_and_its_successor_are_repeated_bit_for_bit(
     runs: Runs, tmp_path: Path
@@ -288,6 +289,7 @@ def test_a_worker_that_dies_between_two_steps_is_in_the_log(runs: Runs) -> None:
     assert isinstance(runs.log(2)[-1], Died)
 
 
+@pytest.mark.slow
 @one_kind
 def test_other_weights_are_named_by_stripe_and_parameter(runs: Runs) -> None:
     run_interleaved(runs)

@@ -20,8 +20,6 @@ from mlxhog.strategies.sync import Sync, SyncWorker, sync_segments
 from tests.strategies.deaths import die_and_be_replaced, let_others_run, lines
 from tests.strategies.test_sync import LR, by_speed, context, note_speeds, strategy
 
-pytestmark = pytest.mark.slow
-
 GRADIENTS = (1.0, 3.0)
 ROUNDS = 2
 METHODS = ("claim", "_decision", "_publish", "read", "write", "_write_own", "_average", "_apply")
@@ -81,6 +79,7 @@ def take_rounds_by_speed(worker: SyncWorker, rounds: int) -> None:
             let_others_run()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("methods", "new_worker", "take_rounds", "rtol"),
     [

@@ -8,15 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog import _native
 from mlxhog.errors import DataError
 from mlxhog.theory.hypergraph import Hypergraph
-from tests.pairs import each_of
-
-pytestmark = pytest.mark.slow
+from tests.pairs import each_of, max_examples
 
 GOLDEN = json.loads((Path(__file__).parents[1] / "golden/hogwild/tiny_hypergraph.json").read_text())
 EDGES = {"A": [[0, 1], [1, 2], [3, 4], [4, 5, 6]], "B": [[0, 1, 2], [2, 3], [3, 4], [5]]}
@@ -50,8 +48,9 @@ def test_the_worked_examples_are_exact(name: str) -> None:
     assert graph.mean_conflict_degree == recorded["avg_conflict_degree"]
 
 
+@pytest.mark.slow
 @given(any_hypergraph)
-@settings(max_examples=200, deadline=None)
+@max_examples(200)
 def test_rho_lies_between_delta_and_omega_delta(graph: Hypergraph) -> None:
     assert graph.delta <= graph.rho <= 1
     busiest = int(graph.degrees.max())  # counts: rho <= Omega Delta is an equality now and then
@@ -61,13 +60,14 @@ def test_rho_lies_between_delta_and_omega_delta(graph: Hypergraph) -> None:
 
 
 @given(any_hypergraph)
-@settings(max_examples=100, deadline=None)
+@max_examples(100)
 def test_edge_degrees_equal_those_of_comparing_every_pair(graph: Hypergraph) -> None:
     assert graph.edge_degrees.tolist() == counted(graph)
 
 
+@pytest.mark.slow
 @given(st.lists(st.sets(st.integers(0, 5), max_size=2), min_size=1, max_size=40))
-@settings(max_examples=200, deadline=None)
+@max_examples(200)
 def test_a_graph_with_parallel_edges_is_counted_like_any_other(edges: list[set[int]]) -> None:
     graph = Hypergraph.from_lists([sorted(edge) for edge in edges], 6)
     assert graph.edge_degrees.tolist() == counted(graph)

@@ -42,6 +42,7 @@ def crossings(drawn: NDArray[np.float64], planned: int) -> NDArray[np.int64]:
     return signs
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("planned", [2, 3, 4, 6, 10, 20])
 def test_one_comparison_in_a_hundred_tells_by_chance_whatever_the_number_of_looks(
     planned: int,

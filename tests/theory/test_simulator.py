@@ -25,8 +25,6 @@ from mlxhog.theory.simulator.times import ComputeTime, Constant, MeasuredTimes, 
 from mlxhog.theory.simulator.workers import Worker
 from tests.tolerances import SIMULATED_RATE
 
-pytestmark = pytest.mark.slow
-
 LEAST, DELAY = 1.0, 2.0
 ROUNDS = 4000
 TIMES: dict[str, ComputeTime] = {
@@ -81,6 +79,7 @@ def test_hogwild_loses_no_time_to_stragglers(workers: int) -> None:
     assert prediction.waiting_share == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 4])
 def test_a_barrier_waits_for_the_slowest(workers: int) -> None:
     prediction = simulate(workers_of(workers, TIMES["shifted"]), Sync(), updates=ROUNDS)
@@ -91,6 +90,7 @@ def test_a_barrier_waits_for_the_slowest(workers: int) -> None:
     assert prediction.staleness.max == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backups", [1, 7])
 def test_backup_workers_shorten_the_round_and_waste_their_gradients(backups: int) -> None:
     prediction = simulate(workers_of(8, TIMES["shifted"]), Sync(backups=backups), updates=ROUNDS)
@@ -138,6 +138,7 @@ def test_round_robin_of_two_exponential_workers_makes_three_updates_in_two_mean_
     assert prediction.updates_per_s == close(1.5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("time", TIMES)
 def test_round_robin_has_one_staleness_and_lies_between_barrier_and_hogwild(time: str) -> None:
     workers = workers_of(4, TIMES[time])
@@ -161,6 +162,7 @@ def test_averaged_runs_meet_once_per_period() -> None:
     assert prediction.staleness.max == 0
 
 
+@pytest.mark.slow
 def test_longer_periods_wait_less_for_stragglers() -> None:
     efficiency = [
         simulate(workers_of(4, TIMES["shifted"]), OuterLoop(period=period)).efficiency
@@ -204,6 +206,7 @@ def test_the_same_seed_gives_the_same_prediction(scheme: Scheme) -> None:
     assert runs[0].seconds != runs[2].seconds
 
 
+@pytest.mark.slow
 def test_what_is_printed_is_named_a_prediction_and_lists_its_inputs() -> None:
     prediction = simulate(
         workers_of(2, TIMES["measured"]), RoundRobin(0.001), cores=24, bandwidth=8e11

@@ -141,7 +141,6 @@ def test_the_bounds_and_the_quantile_of_rho_hold_as_often_as_they_say(
     assert below / RESAMPLES >= 0.95
 
 
-@pytest.mark.slow
 def test_the_quantile_of_omega_holds_as_often_as_it_says(population: Population) -> None:
     sizes, below = population.masks.sum(axis=1), 0
     for seed in range(RESAMPLES):
@@ -152,7 +151,6 @@ def test_the_quantile_of_omega_holds_as_often_as_it_says(population: Population)
     assert below / RESAMPLES >= 0.95 - COVERAGE_OF_200.atol
 
 
-@pytest.mark.slow
 def test_choosing_the_busiest_coordinate_does_not_inflate_delta() -> None:
     population = Population("equally busy coordinates")
     draws = [population.draw(60, seed) for seed in range(RESAMPLES)]
@@ -161,13 +159,11 @@ def test_choosing_the_busiest_coordinate_does_not_inflate_delta() -> None:
     assert honest <= population.delta < largest
 
 
-@pytest.mark.slow
 def test_p_conf_is_the_share_of_all_pairs_that_meet() -> None:
     estimate = supports.estimate_p_conf(of_lists([[0], [0, 1], [1], []], 2))
     assert estimate.value == pytest.approx(2 / 6)
 
 
-@pytest.mark.slow
 def test_of_dense_gradients_every_quantity_is_one() -> None:
     dense = of_masks(np.ones((64, 1000), bool))
     for estimator in (supports.estimate_delta, supports.estimate_p_conf):
@@ -179,7 +175,6 @@ def test_of_dense_gradients_every_quantity_is_one() -> None:
     assert supports.estimate_omega(dense).value == 1000
 
 
-@pytest.mark.slow
 @each_of("samples", [2, 3, 20, 1476])
 @each_of("share", [0.0, 0.003, 0.3, 0.5, 0.97, 1.0])
 def test_the_interval_of_pairs_is_never_wider_than_hoeffdings(samples: int, share: float) -> None:
@@ -189,7 +184,6 @@ def test_the_interval_of_pairs_is_never_wider_than_hoeffdings(samples: int, shar
     assert max(0.0, share - error) <= low <= share <= high <= min(1.0, share + error)
 
 
-@pytest.mark.slow
 def test_the_interval_of_many_pairs_is_an_eighth_narrower_than_hoeffdings() -> None:
     error = math.sqrt(math.log(2 / 0.05) / (2 * 738))
     assert error == pytest.approx(0.05, abs=1e-4)  # the spec's S = 1476 for +-0.05
@@ -199,14 +193,12 @@ def test_the_interval_of_many_pairs_is_an_eighth_narrower_than_hoeffdings() -> N
     assert high - low < 0.2 * 2 * error
 
 
-@pytest.mark.slow
 def test_where_all_pairs_agree_the_interval_is_that_of_disjoint_pairs() -> None:
     assert supports.pairs_low(1.0, 60, 0.025) == pytest.approx(0.025 ** (1 / 30))
     assert supports.pairs_low(1.0, 60, 0.025) == pytest.approx(supports.binomial_low(30, 30, 0.025))
     assert supports.pairs_high(0.0, 60, 0.025) == pytest.approx(1 - 0.025 ** (1 / 30))
 
 
-@pytest.mark.slow
 def test_binomial_limits_are_those_whose_tails_are_the_risk() -> None:
     from scipy.stats import binom
 
@@ -216,7 +208,6 @@ def test_binomial_limits_are_those_whose_tails_are_the_risk() -> None:
     assert supports.binomial_high(20, 20, 0.025) == 1.0
 
 
-@pytest.mark.slow
 def test_too_few_samples_are_refused_with_how_many_it_takes() -> None:
     one = of_lists([[0]], 4)
     with pytest.raises(DataError, match="draw 2 or more"):

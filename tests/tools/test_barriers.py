@@ -108,6 +108,7 @@ def test_there_are_barriers_to_leave_out():
     assert barriers()
 
 
+@pytest.mark.slow
 def test_with_all_barriers_every_result_is_right_under_the_same_seeds(host_engine):
     for launch in {id(user): user for b in barriers() for user in users(b.header)}.values():
         for seed in SEEDS:

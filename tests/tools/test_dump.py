@@ -14,6 +14,7 @@ from tools import dump
 GOLDEN = Path(__file__).parents[1] / "metal" / "golden"
 
 
+@pytest.mark.slow
 def test_mlx_wraps_every_kernel_as_recorded():
     result = dump.mlx_wrappers()
     recorded = {file.name: file.read_text() for file in GOLDEN.glob("*.metal")}
@@ -24,6 +25,7 @@ def test_mlx_wraps_every_kernel_as_recorded():
     )
 
 
+@pytest.mark.slow
 def test_every_kernel_and_instance_is_dumped_for_both_consumers():
     names = dump.texts().keys()
     for kernel in KERNELS.values():
@@ -32,6 +34,7 @@ def test_every_kernel_and_instance_is_dumped_for_both_consumers():
         assert f"mps-{Path(kernel.header).stem}.metal" in names
 
 
+@pytest.mark.slow
 def test_a_dumped_text_includes_nothing_but_metal_and_holds_its_kernels():
     results = set()
     for name, text in dump.texts().items():
@@ -44,6 +47,7 @@ def test_a_dumped_text_includes_nothing_but_metal_and_holds_its_kernels():
             assert f"{kernel.name}{instance and '_' + instance}" in results
 
 
+@pytest.mark.slow
 def test_before_its_own_text_mlx_has_the_headers_of_its_wheel_and_none_of_their_macros(tmp_path):
     """Preprocessed as on a Mac: Metal's headers are empty here, and its version is defined."""
     for header in ("metal_stdlib", "metal_math", "metal_logging"):
@@ -70,6 +74,7 @@ def test_before_its_own_text_mlx_has_the_headers_of_its_wheel_and_none_of_their_
     assert not [word for word in defined if word.startswith(("instantiate_", "MLX_", "MTL_"))]
 
 
+@pytest.mark.slow
 def test_the_command_leaves_only_what_it_wrote(tmp_path):
     (tmp_path / "gone.metal").write_text("a kernel that no longer exists")
     (tmp_path / "notes.txt").write_text("kept")

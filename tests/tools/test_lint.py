@@ -126,12 +126,14 @@ def test_sizes_of_threadgroup_arrays_may_be_constants():
     assert lint.check_text("a.metal", text + kernel.format("kA * kB + kC"))
 
 
+@pytest.mark.slow
 def test_the_kernels_of_the_project_keep_every_rule():
     files = sorted([*lint.KERNELS.glob("*.h"), *lint.KERNELS.glob("*.metal")])
     assert files
     assert not list(map(str, lint.check_files(files)))
 
 
+@pytest.mark.slow
 def test_the_command_fails_and_prints_the_line_of_an_offence(tmp_path):
     file = tmp_path / "a.h"
     file.write_text("inline float f() { return 1.0; }\n")

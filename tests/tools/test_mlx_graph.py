@@ -10,9 +10,8 @@ import pytest
 from mlxhog.models.registry import load_architecture
 from tools import mlx_graph
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_no_step_and_no_block_dispatches_more_than_recorded() -> None:
     """After a change that is worth more: python -m tools.mlx_graph."""
     recorded = json.loads(mlx_graph.RECORD.read_text())
@@ -21,6 +20,7 @@ def test_no_step_and_no_block_dispatches_more_than_recorded() -> None:
     assert now.keys() == recorded.keys()
 
 
+@pytest.mark.slow
 def test_a_step_of_160m_dispatches_at_most_1500_nodes() -> None:
     assert mlx_graph.step_nodes(load_architecture("160m"), batch=2, seq=256) <= 1500
 

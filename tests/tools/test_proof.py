@@ -125,6 +125,7 @@ def test_a_source_that_lost_a_named_step_is_an_error(
         sources(tmp_path)
 
 
+@pytest.mark.slow
 def test_a_search_that_does_not_compile_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ def test_the_sizes_are_those_of_the_models():
     assert counts == roofline.PARAMETERS
 
 
+@pytest.mark.slow
 def test_the_tables_call_themselves_a_prediction_and_name_every_chip_and_kernel():
     process = subprocess.run(
         [sys.executable, "-m", "tools.roofline"], capture_output=True, text=True, check=True

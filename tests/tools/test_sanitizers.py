@@ -117,6 +117,7 @@ def test_some_kernel_races_on_purpose():
     assert any(map(sanitize.races_on_purpose, KERNELS.values()))
 
 
+@pytest.mark.slow
 def test_a_kernel_that_fails_by_itself_is_no_finding(shim_cache):
     with pytest.raises(MetalError, match="lockstep=True"):
         sanitize.report(launch("past_the_tile"), "address", directory=shim_cache)

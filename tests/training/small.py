@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from mlxhog import TrainConfig
 from mlxhog.checkpoint import checkpoint
 from mlxhog.report.metrics import Result
+from mlxhog.report.monitor import Monitor
 from mlxhog.training import trainer
 from mlxhog.training.deadlines import Deadlines
 from mlxhog.training.supervisor import Supervisor
@@ -54,6 +56,16 @@ def let_no_worker_finish(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Deadlines, "step_s", lambda self, save_s: 0.5)
     monkeypatch.setattr(Supervisor, "resting", lambda self: False)
     monkeypatch.setattr(Supervisor, "_rests", lambda self, seat: False)
+
+
+def end_the_time_when(monkeypatch: pytest.MonkeyPatch, is_over: Callable[[], bool]) -> None:
+    """Let the time budgets of a test's runs be used up when this holds, however fast they are."""
+    seconds = Monitor.seconds
+
+    def longer(monitor: Monitor) -> float:
+        return seconds(monitor) + (monitor.budget.seconds or 0.0) * is_over()
+
+    monkeypatch.setattr(Monitor, "seconds", longer)
 
 
 def small_config(tmp_path: Path, **options: object) -> TrainConfig:

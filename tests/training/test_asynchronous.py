@@ -20,11 +20,10 @@ from tests.pairs import each_of
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 
-pytestmark = pytest.mark.slow
-
 TWO = "mlx:cpu*2"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "options"),
     [
@@ -48,12 +47,14 @@ def test_simulated_staleness_of_p_minus_1_is_p_processes_in_turn_bit_for_bit(
     assert dict(of_turns.staleness) == dict(simulated.staleness) == ages
 
 
+@pytest.mark.slow
 def test_a_simulation_without_staleness_is_serial(tmp_path: Path) -> None:
     fresh = train(small_config(tmp_path, strategy="sim", sim_staleness="fixed:0"))
     serial = train(small_config(tmp_path, strategy="serial"))
     assert identical(parameters(fresh), parameters(serial))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -84,6 +85,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Result:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_workers_of_both_frameworks_train_with_a_server(served: Result) -> None:
     assert (served.status, served.steps, served.lost_update_rate) == ("done", 120, 0.0)
     assert served.val_bits_per_byte is not None
@@ -91,6 +93,7 @@ def test_workers_of_both_frameworks_train_with_a_server(served: Result) -> None:
     assert sum(served.staleness.values()) == 120
 
 
+@pytest.mark.slow
 def test_a_run_by_staleness_reports_each_workers_part_of_all_step_sizes(served: Result) -> None:
     shares = [worker["rate_share"] for worker in served.to_json()["workers"]]
     rates = [
@@ -101,6 +104,7 @@ def test_a_run_by_staleness_reports_each_workers_part_of_all_step_sizes(served: 
     assert shares == pytest.approx([rate / sum(rates) for rate in rates])
 
 
+@pytest.mark.slow
 def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_one(
     tmp_path: Path,
 ) -> None:
@@ -112,6 +116,7 @@ def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_o
     assert slow.rate_share > 1.3 * slow.tokens / result.tokens
 
 
+@pytest.mark.slow
 def test_the_slow_worker_at_the_gate_is_named(tmp_path: Path) -> None:
     messages: list[str] = []
     config = small_config(
@@ -121,6 +126,7 @@ def test_the_slow_worker_at_the_gate_is_named(tmp_path: Path) -> None:
     assert any(message.startswith("worker 2 is slow: after") for message in messages)
 
 
+@pytest.mark.slow
 def test_a_server_resumes_with_more_workers(tmp_path: Path) -> None:
     first = train(small_config(tmp_path, steps=10, strategy="async_ps"))
     more = small_config(tmp_path, steps=10, strategy="async_ps", resume=first.run, workers=TWO)
@@ -139,6 +145,7 @@ def ahead(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
             return folder, result
 
 
+@pytest.mark.slow
 def test_updates_added_in_advance_keep_their_sum_with_other_workers(
     ahead: tuple[Path, Result],
 ) -> None:
@@ -158,6 +165,7 @@ def test_updates_added_in_advance_keep_their_sum_with_other_workers(
         assert ahead > 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes", [{"delay_feedback": False}, {"delay_feedback": True, "reset_optimizer": True}]
 )

@@ -25,8 +25,6 @@ from tests.training.asking import trained, until
 from tests.training.small import let_no_worker_finish, small_config
 from tests.training.test_deaths import assert_no_segment_stays, wait_until
 
-pytestmark = pytest.mark.slow
-
 
 def flags(config: TrainConfig) -> list[str]:
     """The command-line words for this configuration."""
@@ -78,6 +76,7 @@ def endless(tmp_path: Path) -> TrainConfig:
     return small_config(tmp_path, workers="mlx:cpu*2", steps=1_000_000, slow="0=5,1=5")
 
 
+@pytest.mark.slow
 def test_an_interrupt_saves_and_ends_with_130(endless: TrainConfig) -> None:
     with Command(endless) as command:
         command.train()
@@ -94,6 +93,7 @@ def test_an_interrupt_saves_and_ends_with_130(endless: TrainConfig) -> None:
     assert checkpoint.load(Path(str(result["checkpoint"]))).step == result["steps"]
 
 
+@pytest.mark.slow
 def test_an_interrupt_while_workers_start_ends_at_once_and_says_nothing_was_saved(
     endless: TrainConfig,
 ) -> None:
@@ -106,6 +106,7 @@ def test_an_interrupt_while_workers_start_ends_at_once_and_says_nothing_was_save
     assert (code, result["status"], result["checkpoint"]) == (130, "interrupted", None)
 
 
+@pytest.mark.slow
 def test_an_interrupt_during_the_final_evaluation_asks_for_no_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -118,6 +119,7 @@ def test_an_interrupt_during_the_final_evaluation_asks_for_no_sample(
     assert result.checkpoint is not None
 
 
+@pytest.mark.slow
 def test_a_frozen_worker_is_replaced(tmp_path: Path) -> None:
     frozen: list[int] = []
 
@@ -151,6 +153,7 @@ def full_disk_after(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "save", save)
 
 
+@pytest.mark.slow
 def test_a_full_disk_at_the_end_loses_no_result_and_no_earlier_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +171,7 @@ def test_a_full_disk_at_the_end_loses_no_result_and_no_earlier_checkpoint(
     assert checkpoint.load(checkpoint.latest(run.Run(Path(first.run)))).step == 5
 
 
+@pytest.mark.slow
 def test_a_full_disk_during_training_is_reported_and_training_continues(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -186,6 +190,7 @@ def test_a_full_disk_during_training_is_reported_and_training_continues(
     checkpoint.load(Path(result.checkpoint))
 
 
+@pytest.mark.slow
 def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path: Path) -> None:
     def kill(progress: Progress) -> None:
         for worker in progress.workers:
@@ -198,6 +203,7 @@ def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path: Path) -> None:
     assert checkpoint.load(checkpoint.latest(listed)).step > 0
 
 
+@pytest.mark.slow
 def test_a_run_that_ends_before_its_budget_is_used_has_failed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -209,6 +215,7 @@ def test_a_run_that_ends_before_its_budget_is_used_has_failed(
     assert listed.read_status()["status"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -222,6 +229,7 @@ def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(
     assert any("was still in phase" in message for message in messages)
 
 
+@pytest.mark.slow
 def test_parameters_that_are_not_finite_end_the_run_as_diverged(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +242,7 @@ def test_parameters_that_are_not_finite_end_the_run_as_diverged(
     assert "lower --lr" in str(result.error)
 
 
+@pytest.mark.slow
 def test_a_second_command_on_a_run_is_refused_and_the_first_continues(
     tmp_path: Path,
 ) -> None:
@@ -264,6 +273,7 @@ def replace(file: Path) -> None:
     file.write_bytes(b"hello\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [cut, flip, replace, Path.unlink])
 @pytest.mark.parametrize("name", ["model.safetensors", "optimizer.safetensors", "config.json"])
 def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_named_and_works(
@@ -282,6 +292,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_it_is_named_and_work
         file.write_bytes(whole)
 
 
+@pytest.mark.slow
 def test_a_run_resumes_from_an_earlier_checkpoint(tmp_path: Path) -> None:
     first = train(small_config(tmp_path, steps=3))
     second = train(small_config(tmp_path, steps=3, resume=first.run))

@@ -175,6 +175,7 @@ def test_a_worker_that_fails_bounds_the_batch(
         planned(open_config(tmp_path, **TWO), make_plan, again=True)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("fake")
 def test_the_measurement_has_a_tenth_of_a_budget_of_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -321,6 +322,7 @@ def two(monkeypatch: pytest.MonkeyPatch) -> Callable[[TrainConfig], None]:
     return keep
 
 
+@pytest.mark.slow
 def test_a_run_has_the_batch_that_was_measured_and_a_resume_keeps_it(
     tmp_path: Path, two: Callable[[TrainConfig], None]
 ) -> None:
@@ -348,6 +350,7 @@ def test_a_run_has_the_batch_that_was_measured_and_a_resume_keeps_it(
     assert Run(directory).read_status()["batch_size"] == kept
 
 
+@pytest.mark.slow
 def test_a_run_with_a_number_measures_nothing_and_records_no_choice(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, steps=1))
     assert Run(Path(result.run)).read_status()["batch_size"] is None

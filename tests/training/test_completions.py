@@ -14,8 +14,6 @@ from mlxhog.report.metrics import Result
 from mlxhog.training.plan import make_plan
 from tests.training.small import largest_difference, parameters, small_config
 
-pytestmark = pytest.mark.slow
-
 COLOURS = ["red", "blue", "green", "black", "white", "gold"]
 
 
@@ -29,6 +27,7 @@ def config_of(folder: Path, **options: Any) -> TrainConfig:
     return small_config(folder, **{"data": str(data), **options})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -49,6 +48,7 @@ def test_every_strategy_learns_completions(tmp_path: Path, options: dict[str, An
     assert "bits per byte of completions" in summary(result)
 
 
+@pytest.mark.slow
 def test_micro_batches_weigh_by_their_labels_as_one_batch_would(tmp_path: Path) -> None:
     def run(batch_size: int, accumulation: int) -> Result:
         return train(
@@ -61,6 +61,7 @@ def test_micro_batches_weigh_by_their_labels_as_one_batch_would(tmp_path: Path) 
     assert largest_difference(parameters(run(4, 1)), parameters(run(2, 2))) < 1e-6
 
 
+@pytest.mark.slow
 def test_tokens_of_examples_are_steps_of_their_mean_length(tmp_path: Path) -> None:
     plan = make_plan(config_of(tmp_path, steps=None, tokens=5000))
     train_file, _ = plan.data.open(32)

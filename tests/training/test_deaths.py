@@ -26,8 +26,6 @@ from mlxhog.training.supervisor import Supervisor
 from tests.processes import alive, workers_of
 from tests.training.small import small_config
 
-pytestmark = pytest.mark.slow
-
 STEPS = 100_000
 RUN_IN_CHILD = f"""
 import sys
@@ -131,6 +129,7 @@ def train_and_kill(config: TrainConfig, kills: int = 1) -> Result:
     return result
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -146,6 +145,7 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(
     train_and_kill(small_config(tmp_path, workers="mlx:cpu*2", **options), kills=2)
 
 
+@pytest.mark.slow
 def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(tmp_path: Path) -> None:
     """In rounds, which wait for both."""
     backends = ["mlx:cpu", "torch:cpu"]
@@ -157,6 +157,7 @@ def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(tmp_pa
     assert_no_segment_stays()
 
 
+@pytest.mark.slow
 def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(
     tmp_path: Path,
 ) -> None:
@@ -197,6 +198,7 @@ class Deadly(Supervisor):
                 worker.process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -226,6 +228,7 @@ def test_a_run_whose_workers_all_die_together_reaches_its_last_step(
     assert (state["used"]["steps"], state["left"]["steps"]) == (30, 0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "steps"), [("sync", 30), ("avg_runs", 50)])
 def test_workers_that_die_at_every_command_cost_no_step_and_no_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, strategy: str, steps: int
@@ -246,6 +249,7 @@ def test_workers_that_die_at_every_command_cost_no_step_and_no_evaluation(
     assert (state["used"]["steps"], state["left"]["steps"]) == (steps, 0)
 
 
+@pytest.mark.slow
 def test_a_worker_that_keeps_dying_ends_the_run_with_its_last_words(tmp_path: Path) -> None:
     config = small_config(tmp_path, steps=100_000, restarts=1)
     with pytest.raises(WorkerFailed, match="SIGKILL.*--restarts"):
@@ -278,6 +282,7 @@ def worker_pids(run: Path) -> list[int]:
     return [worker["pid"] for worker in json.loads(last)["workers"]]
 
 
+@pytest.mark.slow
 def test_when_the_supervisor_is_killed_workers_leave_and_the_run_can_be_resumed(
     tmp_path: Path,
 ) -> None:
@@ -301,6 +306,7 @@ def test_when_the_supervisor_is_killed_workers_leave_and_the_run_can_be_resumed(
     assert (after["used"]["steps"], after["left"]["steps"]) == (before + 5, 0)
 
 
+@pytest.mark.slow
 def test_gradients_that_are_not_finite_are_dropped_counted_and_end_the_run(tmp_path: Path) -> None:
     # a step size this large destroys the parameters at the first update
     config = small_config(
@@ -319,6 +325,7 @@ UNBORN = re.compile(
 """Python's error where a process waits for data of its parent, which is killed before it sends."""
 
 
+@pytest.mark.slow
 def test_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
     tmp_path: Path,
 ) -> None:
@@ -331,7 +338,6 @@ def test_random_deaths_leave_no_hang_no_orphan_and_a_run_that_resumes(
     deaths = rounds = 0
     while deaths < 15:
         rounds += 1
-        assert rounds < 20, "too few deaths per run"
         forked = rounds > 1
         child = start_child(tmp_path, *([] if run is None else [run]), forked=forked)
         try:

@@ -19,9 +19,8 @@ from mlxhog.models.registry import load_architecture
 from mlxhog.training.plan import make_plan
 from tests.training.small import parameters, small_config
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_the_default_is_the_preset_of_a_minute_over_the_shipped_tokenizer(tmp_path: Path) -> None:
     plan = make_plan(TrainConfig(out=str(tmp_path), workers="mlx:cpu"))
     stored = plan.resolution.stored
@@ -35,6 +34,7 @@ def test_the_default_is_the_preset_of_a_minute_over_the_shipped_tokenizer(tmp_pa
     assert not [note for note in plan.notes if "vocabulary" in note]
 
 
+@pytest.mark.slow
 def test_the_default_of_0_2_is_two_words_away(tmp_path: Path) -> None:
     words: dict[str, Any] = {"model": "tiny", "tokenizer": "bytes", "workers": "mlx:cpu"}
     plan = make_plan(TrainConfig(**words, out=str(tmp_path)))
@@ -44,6 +44,7 @@ def test_the_default_of_0_2_is_two_words_away(tmp_path: Path) -> None:
     assert plan.config.optimizer.embedding_lr == 1
 
 
+@pytest.mark.slow
 def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(
     tmp_path: Path,
 ) -> None:
@@ -63,6 +64,7 @@ def test_a_run_over_learnt_pieces_is_resumed_scored_and_loaded_by_transformers(
     assert model.get_input_embeddings().weight.shape == (4096, 32)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["hogwild", "sync", "avg_runs"])
 def test_a_first_step_moves_each_group_by_its_factor(tmp_path: Path, strategy: str) -> None:
     options: dict[str, Any] = {

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +24,13 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.cli.train import summary
 from mlxhog.data.batch import Batch
 from mlxhog.report.metrics import Activity, Progress
-from mlxhog.training import checkpoints, trainer, worker
+from mlxhog.training import checkpoints, deadlines, trainer, worker
 from mlxhog.training.deadlines import Deadlines
 from mlxhog.training.evaluation import HeldOutScore, HeldOutTexts, TextJobs
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan
-from tests.training.small import small_config
+from tests.training.small import end_the_time_when, small_config
 
 
 @pytest.mark.slow
@@ -210,20 +212,30 @@ def test_a_complete_run_whose_workers_keep_dying_over_its_sample_is_done_without
     assert line.endswith("; mlxhog generate writes one")
 
 
-def with_a_step_beyond_the_time(job: Job) -> None:
-    """A worker whose second step lasts until half a second after training. Children import it."""
-    whole, calls = Gradients.of, 0
+IN_HAND = "last-step-in-hand"
+
+
+def with_a_step_beyond_the_time(job: Job, last: int) -> None:
+    """A worker whose last gradient ends half a second after training. Children import it."""
+    whole, calls = Gradients.of, itertools.count(1)
 
     def slow(gradients: Gradients, batches: list[Batch]) -> tuple[float, Grads]:
-        nonlocal calls
-        calls += 1
-        while calls == 2 and gradients._arena.counters.load("command") == Command.TRAIN:
-            time.sleep(0.01)
-        time.sleep(0.5 * (calls == 2))
+        if next(calls) == last:
+            (job.run_dir / IN_HAND).touch()
+            while gradients._arena.counters.load("command") == Command.TRAIN:
+                time.sleep(0.01)
+            time.sleep(0.5)
         return whole(gradients, batches)
 
     Gradients.of = slow  # type: ignore[method-assign]
     worker.main(job)
+
+
+def end_amid_step(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, number: int) -> None:
+    """Let the time of a run be over once its only worker computes this gradient."""
+    main = partial(with_a_step_beyond_the_time, last=number)
+    monkeypatch.setattr(worker, "main", main)
+    end_the_time_when(monkeypatch, lambda: any((tmp_path / "runs").glob(f"*/{IN_HAND}")))
 
 
 @pytest.mark.slow
@@ -231,24 +243,29 @@ def test_the_last_worker_is_waited_for_since_it_evaluates_and_writes_the_sample(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "GRACE_S", 0.1)
-    monkeypatch.setattr(worker, "main", with_a_step_beyond_the_time)
-    ends = {"steps": None, "time": 2.0, "sample_every": "1h", "eval_every": "1h"}
+    end_amid_step(monkeypatch, tmp_path, number=2)
+    ends = {"steps": None, "time": 600.0, "sample_every": "1h", "eval_every": "1h"}
     result = train(small_config(tmp_path, **ends))
     assert (result.status, result.steps) == ("done", 2)
     assert result.val_share
     assert result.sample
 
 
-def test_a_training_leaves_time_for_the_last_evaluation_which_has_it_however_late_it_is() -> None:
-    began_ns = monotonic_ns() - int(12e9)
-    deadlines = Deadlines(began_ns, 60.0)
-    trained_s = deadlines.training_s(save_s=0.0, evaluates=True, samples=False, evaluation_s=4.0)
-    assert trained_s == pytest.approx(60 + 10 - 3 - 12 - 2 * 4, abs=1)
-    trained_s = deadlines.training_s(save_s=0.0, evaluates=False, samples=False, evaluation_s=4.0)
-    assert trained_s == pytest.approx(60 + 10 - 3 - 12, abs=1)
-    late = Deadlines(monotonic_ns() - int(80e9), 60.0)
-    left_s = (late.evaluation_ns(parts=1, trained_s=1.0, least_s=5.0) - monotonic_ns()) / 1e9
-    assert left_s == pytest.approx(5.0, abs=1)
+NOW_NS = 10**12
+
+
+def test_a_training_leaves_time_for_the_last_evaluation_which_has_it_however_late_it_is(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deadlines, "monotonic_ns", lambda: NOW_NS)
+    begun = Deadlines(NOW_NS - int(12e9), 60.0)
+    trained_s = begun.training_s(save_s=0.0, evaluates=True, samples=False, evaluation_s=4.0)
+    assert trained_s == 60 + 10 - 3 - 12 - 2 * 4
+    trained_s = begun.training_s(save_s=0.0, evaluates=False, samples=False, evaluation_s=4.0)
+    assert trained_s == 60 + 10 - 3 - 12
+    late = Deadlines(NOW_NS - int(80e9), 60.0)
+    left_ns = late.evaluation_ns(parts=1, trained_s=1.0, least_s=5.0) - NOW_NS
+    assert left_ns == 5e9
 
 
 @pytest.mark.slow
@@ -269,10 +286,11 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(
         workers="mlx:cpu*2",
         write="racy",  # without locks, for which the other worker would wait
         steps=None,
-        time=1.2,
+        time=600.0,
         eval_every="1h",
         sample_every="1h",
     )
+    end_the_time_when(monkeypatch, lambda: bool(stopped))
     result = train(config, observer=stop_the_second_worker)
     assert stopped
     assert (result.status, result.val_at_end, result.restarts) == ("done", True, 0)
@@ -285,28 +303,20 @@ def test_a_step_that_exceeds_the_time_is_abandoned_and_its_batch_returned(
     assert state["over"] is True
 
 
-def with_a_long_first_step(job: Job) -> None:
-    """A worker whose gradients take two seconds. Children import it."""
-    whole = Gradients.of
-
-    def slow(gradients: Gradients, batches: list[Batch]) -> tuple[float, Grads]:
-        time.sleep(2.0)
-        return whole(gradients, batches)
-
-    Gradients.of = slow  # type: ignore[method-assign]
-    worker.main(job)
-
-
 @pytest.mark.slow
 def test_a_first_step_is_waited_for_as_long_as_the_run_still_ends_in_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(trainer, "GRACE_S", 0.1)
-    monkeypatch.setattr(worker, "main", with_a_long_first_step)
-    result = train(small_config(tmp_path, steps=None, time=1.0))
+    end_amid_step(monkeypatch, tmp_path, number=1)
+    result = train(small_config(tmp_path, steps=None, time=600.0))
     assert (result.status, result.steps) == ("done", 1)
-    late = Deadlines(monotonic_ns() - int(9e9), 6.0)
-    assert late.step_s(1.0) == pytest.approx(6 + 10 - 3 - 9 - 1, abs=1)
+
+
+def test_a_first_step_leaves_time_for_its_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deadlines, "monotonic_ns", lambda: NOW_NS)
+    late = Deadlines(NOW_NS - int(9e9), 6.0)
+    assert late.step_s(1.0) == 6 + 10 - 3 - 9 - 1
 
 
 @pytest.mark.slow

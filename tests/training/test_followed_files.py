@@ -182,6 +182,7 @@ def test_a_small_file_that_unpacks_to_more_than_the_limit_is_left_out(
     assert expected <= bytes_trained <= 1.1 * expected  # neighbouring rows overlap
 
 
+@pytest.mark.slow
 def test_a_table_whose_few_texts_stand_in_many_rows_is_left_out(follower, tmp_path, monkeypatch):
     pyarrow, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
     monkeypatch.setattr(follower, "_bounds", replace(follower._bounds, most=100_000))

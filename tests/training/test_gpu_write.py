@@ -27,8 +27,6 @@ from tests.report.test_terminal import PROGRESS, shown
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import Killer
 
-pytestmark = pytest.mark.slow
-
 EMULATED = {"gpu_write": "metal-emulated"}
 
 
@@ -39,6 +37,7 @@ def run(tmp_path: Path, **options: object) -> Result:
 # -- promises of a run through Metal source --------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -59,12 +58,14 @@ def test_every_optimizer_and_strategy_takes_the_same_steps_through_metal_source(
     assert identical(parameters(metal), parameters(native))
 
 
+@pytest.mark.slow
 def test_workers_of_both_frameworks_lose_no_update_through_metal_source(tmp_path: Path) -> None:
     result = run(tmp_path, workers="mlx:cpu,torch:cpu", steps=60, **EMULATED)
     assert result.status == "done"
     assert result.lost_update_rate == 0
 
 
+@pytest.mark.slow
 def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path: Path) -> None:
     schedule = {"schedule": "constant", "warmup": 0}
     whole = run(tmp_path, steps=20, **schedule, **EMULATED)
@@ -76,6 +77,7 @@ def test_a_run_through_metal_source_is_resumed_by_native_steps(tmp_path: Path) -
     assert json.loads((Path(result.run) / "run.json").read_text())["emulated"] is True
 
 
+@pytest.mark.slow
 def test_a_worker_killed_in_mid_step_is_replaced_and_no_other_step_is_lost(
     tmp_path: Path,
 ) -> None:
@@ -85,6 +87,7 @@ def test_a_worker_killed_in_mid_step_is_replaced_and_no_other_step_is_lost(
     assert result.lost_update_rate == 0  # an add whose worker died before counting it is one more
 
 
+@pytest.mark.slow
 def test_every_output_says_that_steps_were_emulated(tmp_path: Path) -> None:
     reports: list[Progress] = []
     result = train(

@@ -21,8 +21,6 @@ from mlxhog.training.final_evaluation import FinalEvaluation
 from mlxhog.training.plan import make_plan
 from tests.training.small import small_config
 
-pytestmark = pytest.mark.slow
-
 WORDS = ["lock", "free", "adds", "never", "wait"]
 
 
@@ -64,6 +62,7 @@ def end_after(monkeypatch: pytest.MonkeyPatch, batches: int | None) -> None:
     monkeypatch.setattr(FinalEvaluation, "begin", begin)
 
 
+@pytest.mark.slow
 def test_the_list_shows_a_rise_after_more_training_only_where_all_of_the_text_has_it(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -94,6 +93,7 @@ def test_the_list_shows_a_rise_after_more_training_only_where_all_of_the_text_ha
     assert results[1].final_bits_per_byte > results[0].final_bits_per_byte  # type: ignore[operator]
 
 
+@pytest.mark.slow
 def test_a_resumed_run_keeps_its_text_whatever_its_budget_and_one_of_0_2_gets_the_usual_one(
     tmp_path: Path,
 ) -> None:
@@ -117,6 +117,7 @@ def test_a_resumed_run_keeps_its_text_whatever_its_budget_and_one_of_0_2_gets_th
     assert make_plan(small_config(tmp_path, **options)).held_out.asked_bytes == subset.BYTES
 
 
+@pytest.mark.slow
 def test_a_score_of_less_text_than_the_fixed_part_is_not_called_the_larger_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,8 +26,6 @@ from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import Plan, make_plan
 from tests.training.small import SMALL_MODEL, mixed_model, small_config
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(scope="module")
 def before(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
@@ -73,6 +71,7 @@ def test_a_run_begins_with_the_weights_alone(before: tuple[Path, Result], by: st
     assert "(step 10)" in plan.notes[0]
 
 
+@pytest.mark.slow
 def test_the_run_names_its_initial_weights_and_resumes_and_repeats_without_asking(
     before: tuple[Path, Result],
 ) -> None:

@@ -30,8 +30,6 @@ from tests.training.small import (
     small_config,
 )
 
-pytestmark = pytest.mark.slow
-
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 UNTESTED = Verdicts(Path("record.json"), "this machine has not been tested: run `mlxhog doctor`")
 
@@ -141,6 +139,7 @@ def test_the_plan_of_a_mac_names_the_kernels_of_every_worker(
     assert [note for note in planned.notes if note.startswith("kernels auto: metal on mlx:gpu")]
 
 
+@pytest.mark.slow
 def test_a_run_in_bfloat16_says_that_its_cpus_use_the_plain_operations(tmp_path: Path) -> None:
     config = small_config(tmp_path, compute_dtype="bfloat16", workers="mlx:cpu*2")
     planned = make_plan(config)
@@ -159,6 +158,7 @@ def test_kernels_no_worker_can_run_are_refused_before_anything_is_started(tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_every_output_names_the_kernels_that_ran_and_not_the_requested_ones(tmp_path: Path) -> None:
     reports: list[Progress] = []
     result = train(small_config(tmp_path, steps=3), observer=reports.append)
@@ -176,6 +176,7 @@ def test_several_forms_are_all_named_once() -> None:
 # -- a run whose operators are Metal source on the CPU: the same training, and it says so ----------
 
 
+@pytest.mark.slow
 def test_training_on_emulated_kernels_gives_the_parameters_of_the_reference(
     tmp_path: Path,
 ) -> None:
@@ -194,6 +195,7 @@ def test_training_on_emulated_kernels_gives_the_parameters_of_the_reference(
     assert json.loads((Path(emulated.run) / "run.json").read_text())["emulated"] is True
 
 
+@pytest.mark.slow
 def test_a_mixed_stack_trains_on_emulated_kernels_to_the_parameters_of_the_reference(
     tmp_path: Path,
 ) -> None:
@@ -228,6 +230,7 @@ def events(run: str) -> list[str]:
     return [event["text"] for event in map(json.loads, lines) if event["kind"] == "message"]
 
 
+@pytest.mark.slow
 def test_a_run_with_a_wrong_kernel_trains_by_the_plain_operator_and_says_so(
     stand_in_gpu: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -260,6 +263,7 @@ def test_a_run_with_right_kernels_uses_them_and_says_nothing(
     assert json.loads((Path(result.run) / "run.json").read_text())["notices"] == []
 
 
+@pytest.mark.slow
 def test_requested_kernels_that_are_wrong_end_the_run_with_the_way_out(
     stand_in_gpu: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -271,6 +275,7 @@ def test_requested_kernels_that_are_wrong_end_the_run_with_the_way_out(
     assert train(small_config(tmp_path, **options, kernels="metal", force=True)).status == "done"
 
 
+@pytest.mark.slow
 def test_a_model_that_the_kernels_do_not_compute_is_trained_by_plain_operators(
     stand_in_gpu: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

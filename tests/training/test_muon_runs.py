@@ -23,8 +23,6 @@ from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, largest_difference, parameters, small_config
 
-pytestmark = pytest.mark.slow
-
 MUON = {"optimizer": "muon", "lr": 3e-3, "schedule": "constant", "warmup": 0}
 EQUAL: dict[str, Any] = dict.fromkeys(GROUPS.values(), 1.0)
 """One step size for all groups, as for every vocabulary of bytes."""
@@ -37,6 +35,7 @@ bos_token_id: 256
 """
 
 
+@pytest.mark.slow
 def test_hidden_matrices_keep_a_mean_and_the_rest_both_moments(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, moments="private", **MUON))
     saved = checkpoint.load(Path(str(result.checkpoint)))
@@ -47,6 +46,7 @@ def test_hidden_matrices_keep_a_mean_and_the_rest_both_moments(tmp_path: Path) -
         assert saved.optimizer[f"v.1/{name}"].any() == (name not in hidden)
 
 
+@pytest.mark.slow
 def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
     """As far as their gradients agree: float32 rounding, which a polar factor enlarges.
 
@@ -62,6 +62,7 @@ def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
     assert largest_difference(by_torch, by_mlx) < 5e-4
 
 
+@pytest.mark.slow
 def test_in_turn_a_run_that_looks_ahead_takes_other_steps(tmp_path: Path) -> None:
     common = {**MUON, "strategy": "round_robin", "workers": "mlx:cpu*2", "moments": "shared"}
     ahead, plain = (
@@ -71,6 +72,7 @@ def test_in_turn_a_run_that_looks_ahead_takes_other_steps(tmp_path: Path) -> Non
     assert not identical(ahead, plain)
 
 
+@pytest.mark.slow
 def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path: Path) -> None:
     common = {**MUON, "workers": "mlx:cpu*2", "steps": 20}
     private = train(small_config(tmp_path, moments="private", **common))
@@ -84,6 +86,7 @@ def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path: P
     assert 0 < runs[1].state["moments_since"] < 20  # of two workers each had taken some
 
 
+@pytest.mark.slow
 def test_private_moments_that_were_those_of_all_have_seen_the_steps_of_all(tmp_path: Path) -> None:
     common = {**MUON, "workers": "mlx:cpu*2", "steps": 20}
     shared = train(small_config(tmp_path, moments="shared", **common))
@@ -98,6 +101,7 @@ def test_private_moments_that_were_those_of_all_have_seen_the_steps_of_all(tmp_p
         assert not any("averaged" in message for message in start.messages)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("more", [{}, {"async_after": 0.5}], ids=["hogwild", "async_after"])
 def test_last_steps_are_restored_and_restart_with_another_optimizer_state(
     tmp_path: Path, more: dict[str, float]
@@ -123,6 +127,7 @@ def test_last_steps_are_restored_and_restart_with_another_optimizer_state(
     assert train(small_config(tmp_path, resume=first.run, **common)).status == "done"
 
 
+@pytest.mark.slow
 def test_the_moments_of_another_optimizer_are_refused_or_dropped_on_request(
     tmp_path: Path,
 ) -> None:
@@ -137,6 +142,7 @@ def test_the_moments_of_another_optimizer_are_refused_or_dropped_on_request(
     assert saved.state["opt_steps"] == {"1": 10}
 
 
+@pytest.mark.slow
 def test_a_run_of_adamw_resumes_with_it_if_no_optimizer_is_named(tmp_path: Path) -> None:
     first = train(small_config(tmp_path))
     resumed = {"resume": first.run, "steps": 10}
@@ -158,6 +164,7 @@ def test_the_stored_configuration_names_options_that_the_model_decided(tmp_path:
     assert stored["lr"] == Muon().default_lr(32)
 
 
+@pytest.mark.slow
 def test_a_step_is_the_same_whichever_worker_orthogonalises(tmp_path: Path) -> None:
     """Each thread of a worker, or each worker of a round, takes its own matrices."""
     common = {**MUON, "beta1": 0.9, "steps": 5, "orthogonalization_dtype": "float32"}
@@ -170,6 +177,7 @@ def test_a_step_is_the_same_whichever_worker_orthogonalises(tmp_path: Path) -> N
     assert largest_difference(parameters(one), parameters(shared)) < 5e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -195,6 +203,7 @@ def test_a_step_is_the_same_whether_the_cpu_or_the_workers_device_orthogonalises
     assert largest_difference(by_cpu, by_worker) < 5e-4
 
 
+@pytest.mark.slow
 def test_a_model_without_hidden_matrices_trains_with_adamw_and_the_plan_says_so(
     tmp_path: Path,
 ) -> None:

@@ -19,8 +19,6 @@ from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
 
-pytestmark = pytest.mark.slow
-
 COMMON = {"lr": 1e-3, "schedule": "constant", "warmup": 0}
 REFRESHED = {
     "apollo": {"projection_every": 7},
@@ -28,6 +26,7 @@ REFRESHED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "strategy"), [("soap", "sync"), ("apollo", "round_robin")])
 def test_several_workers_train_with_it(tmp_path: Path, optimizer: str, strategy: str) -> None:
     common = {
@@ -41,6 +40,7 @@ def test_several_workers_train_with_it(tmp_path: Path, optimizer: str, strategy:
     assert all(np.isfinite(value).all() for value in parameters(result).values())
 
 
+@pytest.mark.slow
 def test_apollo_keeps_projected_moments_and_a_norm_of_hidden_matrices(tmp_path: Path) -> None:
     config = small_config(tmp_path, optimizer="apollo", projection_rank=3, **COMMON)
     result = train(config)
@@ -72,6 +72,7 @@ def test_a_small_state_makes_a_small_arena(tmp_path: Path) -> None:
     assert adamw.arena_bytes - mini.arena_bytes > 0.95 * saved
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["apollo", "soap"])
 def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(
     tmp_path: Path, optimizer: str
@@ -122,6 +123,7 @@ def test_two_lock_free_workers_of_lion_take_a_smaller_step_and_the_plan_says_so(
         assert plan_of(**options) == (pytest.approx(1e-3), [])
 
 
+@pytest.mark.slow
 def test_the_half_life_of_the_second_moment_is_in_tokens_of_a_step(tmp_path: Path) -> None:
     common = {**COMMON, "strategy": "serial", "steps": 6, "batch_size": 2}  # 64 tokens a step
     by_tokens = train(small_config(tmp_path, beta2_half_life=640, **common))
@@ -141,6 +143,7 @@ def test_a_model_without_hidden_matrices_trains_too(tmp_path: Path, optimizer: s
     assert train(config).status == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["lion", "soap"])
 def test_metal_kernels_add_the_same_steps_to_a_run(tmp_path: Path, optimizer: str) -> None:
     common = {

@@ -128,11 +128,19 @@ def test_an_interrupt_gives_slow_workers_the_time_of_their_steps(
             steps.append(progress.step)
             signal.raise_signal(signal.SIGINT)
 
+    limits_s: list[float] = []
+
+    def noted(arena: Arena) -> float:
+        limits_s.append(pause_limit_s(arena))
+        return limits_s[-1] + 60  # the step in hand may take longer than those before it
+
     monkeypatch.setattr(checkpoints, "PAUSE_S", 0.05)
+    monkeypatch.setattr(checkpoints, "pause_limit_s", noted)
     monkeypatch.setattr(worker, "main", with_long_steps)
     result = train(small_config(tmp_path, steps=9), observer=interrupt)
     assert result.status == "interrupted"
-    assert result.steps > steps[0]  # the step in hand, which takes longer than that
+    assert limits_s[0] >= 2 * 0.4
+    assert result.steps > steps[0]  # the step in hand, which takes longer than `PAUSE_S`
 
 
 def test_workers_that_wait_amid_a_step_for_one_that_evaluates_are_given_longer(

@@ -29,8 +29,6 @@ from mlxhog.training.kernel_choice import check_recorded
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, parameters, small_config
 
-pytestmark = pytest.mark.slow
-
 
 def kill_the_first_worker(directory: Path) -> None:
     """Kill it once both have taken some steps, and wait for steps of its replacement."""
@@ -65,6 +63,7 @@ def copy(recorded: Result, tmp_path: Path) -> Path:
     return Path(shutil.copytree(recorded.run, tmp_path / Path(recorded.run).name))
 
 
+@pytest.mark.slow
 def test_a_recorded_run_with_a_killed_worker_replays_to_its_hashes(
     recorded: Result, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -76,6 +75,7 @@ def test_a_recorded_run_with_a_killed_worker_replays_to_its_hashes(
     assert outcome["hashes"] > 4
 
 
+@pytest.mark.slow
 def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path: Path) -> None:
     muon = {"optimizer": "muon", "moments": "private", "orthogonalization_device": "worker"}
     config = small_config(
@@ -87,6 +87,7 @@ def test_mlx_and_torch_workers_with_moments_of_their_own_replay(tmp_path: Path) 
     assert outcome.steps == 40
 
 
+@pytest.mark.slow
 def test_the_first_difference_is_named_by_worker_step_and_stripe(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +102,7 @@ def test_the_first_difference_is_named_by_worker_step_and_stripe(
     assert "other weights in stripe 1 (" in shown
 
 
+@pytest.mark.slow
 def test_logs_that_do_not_fit_together_end_in_a_message(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,6 +121,7 @@ def header(directory: Path, **values: object) -> None:
     path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("spoil", "error", "message"),
     [
@@ -139,6 +142,7 @@ def test_a_run_that_cannot_be_replayed_is_refused_with_the_reason(
         replay.replay(Run(copy))
 
 
+@pytest.mark.slow
 def test_a_replay_without_the_backend_says_which(
     copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -150,6 +154,7 @@ def test_a_replay_without_the_backend_says_which(
         replay.replay(Run(copy))
 
 
+@pytest.mark.slow
 def test_a_log_that_is_cut_is_refused_before_anything_starts(copy: Path) -> None:
     path = event_log.worker_path(copy, 1)
     path.write_bytes(path.read_bytes()[:-5])
@@ -157,6 +162,7 @@ def test_a_log_that_is_cut_is_refused_before_anything_starts(copy: Path) -> None
         replay.replay(Run(copy))
 
 
+@pytest.mark.slow
 def test_a_recorded_run_resumes_only_without_a_record_which_stays(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -186,6 +192,7 @@ def test_workers_on_a_gpu_are_recorded_where_doctor_found_that_they_repeat_or_by
             check_recorded(config, *workers, refusing)
 
 
+@pytest.mark.slow
 def test_a_run_in_rounds_ends_with_the_same_bits_again(tmp_path: Path) -> None:
     options = {"workers": "mlx:cpu*2", "determinism": "rounds", "strategy": "auto", "steps": 60}
     first, second = (train(small_config(tmp_path, **options)) for _ in range(2))
@@ -203,6 +210,7 @@ def test_rounds_refuses_a_strategy_whose_runs_differ_and_names_those_that_do_not
     assert not {"hogwild", "async_ps", "ssp", "locked", "aig"} & {*named}
 
 
+@pytest.mark.slow
 def test_workers_that_join_and_leave_a_recorded_run_are_replayed(tmp_path: Path) -> None:
     mac = Machine("macos", "arm64", 4, 8 << 30, "Apple M4", frozenset({"mlx"}))
 
@@ -228,6 +236,7 @@ def test_workers_that_join_and_leave_a_recorded_run_are_replayed(tmp_path: Path)
     assert {one.slot for slot in (1, 2) for one in replay.parts(run.directory, slot)} == {1, 2}
 
 
+@pytest.mark.slow
 def test_no_worker_joins_a_recorded_run_with_moments_of_its_own(tmp_path: Path) -> None:
     def join(directory: Path) -> None:
         with pytest.raises(Refused, match="begin with another worker's moments"):

@@ -14,9 +14,8 @@ from mlxhog.cli import main
 from tests.training.asking import Client, endless, trained
 from tests.training.small import small_config
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_stop_ends_the_run_with_a_checkpoint_from_which_it_resumes(tmp_path):
     config = endless(tmp_path, workers="mlx:cpu*2")
     result = trained(config, lambda directory: None)
@@ -28,6 +27,7 @@ def test_stop_ends_the_run_with_a_checkpoint_from_which_it_resumes(tmp_path):
     assert (resumed.status, resumed.steps) == ("done", steps + 5)
 
 
+@pytest.mark.slow
 def test_the_command_stops_the_latest_run(tmp_path, capsys):
     config = endless(tmp_path)
     client = Client(config, lambda _: main(["stop", "latest", "--out", config.out, "--json"]))
@@ -37,6 +37,7 @@ def test_the_command_stops_the_latest_run(tmp_path, capsys):
     assert "saves a checkpoint" in answer["message"]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_asked_for_is_there_with_the_answer(tmp_path):
     answers: list[Any] = []
 
@@ -48,6 +49,7 @@ def test_a_checkpoint_that_is_asked_for_is_there_with_the_answer(tmp_path):
     assert 3 <= answers[1] <= result.steps
 
 
+@pytest.mark.slow
 def test_a_sample_that_is_asked_for_is_written(tmp_path):
     config = endless(tmp_path, sample_every="1h")
 
@@ -60,6 +62,7 @@ def test_a_sample_that_is_asked_for_is_written(tmp_path):
     trained(config, sample)
 
 
+@pytest.mark.slow
 def test_status_names_the_activity_and_the_workers(tmp_path):
     answers: list[Any] = []
     trained(endless(tmp_path), lambda directory: answers.append(ask(directory, "status")))
@@ -68,6 +71,7 @@ def test_status_names_the_activity_and_the_workers(tmp_path):
     assert [(one["slot"], one["backend"]) for one in answers[0]["workers"]] == [(1, "mlx:cpu")]
 
 
+@pytest.mark.slow
 def test_unknown_requests_are_refused_and_training_continues(tmp_path):
     def ask_nonsense(directory: Path) -> None:
         with pytest.raises(Refused, match="no request 'explode'; a run takes status, stop"):
@@ -78,6 +82,7 @@ def test_unknown_requests_are_refused_and_training_continues(tmp_path):
     assert trained(endless(tmp_path), ask_nonsense).status == "interrupted"
 
 
+@pytest.mark.slow
 def test_a_run_that_has_ended_is_named_as_such(tmp_path, capsys):
     config = small_config(tmp_path, steps=2)
     train(config)

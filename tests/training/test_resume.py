@@ -30,8 +30,6 @@ from mlxhog.training.plan import make_plan
 from tests.models.twins import TWINS
 from tests.training.small import small_config
 
-pytestmark = pytest.mark.slow
-
 
 def state_of(stored: run.Run) -> dict[str, Any]:
     """The state in the last checkpoint of a run."""
@@ -55,6 +53,7 @@ def state(result: Result) -> dict[str, Any]:
     return checkpoint.load(Path(str(result.checkpoint))).state
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_another_strategy_and_learns_on(tmp_path: Path) -> None:
     workers = {"serial": "mlx:cpu", "sync": "mlx:cpu*2", "hogwild": "mlx:cpu*2"}
     bits, before = 9.0, None
@@ -71,6 +70,7 @@ def test_a_run_resumes_with_another_strategy_and_learns_on(tmp_path: Path) -> No
         bits, before = result.val_bits_per_byte, result.run
 
 
+@pytest.mark.slow
 def test_workers_that_join_take_the_average_of_the_moments_and_the_run_says_so(
     tmp_path: Path,
 ) -> None:
@@ -82,6 +82,7 @@ def test_workers_that_join_take_the_average_of_the_moments_and_the_run_says_so(
     assert "2 workers' moments were averaged for 3 workers" in messages
 
 
+@pytest.mark.slow
 def test_a_run_that_went_asynchronous_resumes_with_every_workers_own_moments(
     tmp_path: Path,
 ) -> None:
@@ -101,6 +102,7 @@ def test_a_run_that_went_asynchronous_resumes_with_every_workers_own_moments(
     assert train(small_config(tmp_path, resume=first.run, **options)).status == "done"
 
 
+@pytest.mark.slow
 def test_the_rest_of_a_budget_of_passes_is_the_same_text_for_other_workers(tmp_path: Path) -> None:
     options = {"epochs": 1, "steps": None}
     config = small_config(tmp_path, workers="mlx:cpu*2", strategy="sync", **options)
@@ -133,6 +135,7 @@ def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path: Path) -
     assert schedule(0.0, 2 + n - 4 - 1) == 2 * schedule(0.0, 2 + n - 4)
 
 
+@pytest.mark.slow
 def test_a_resumed_synchronous_run_has_no_moments_to_average(tmp_path: Path) -> None:
     options = {"workers": "mlx:cpu*2", "strategy": "sync", "steps": 5}
     first = train(small_config(tmp_path, **options))
@@ -155,6 +158,7 @@ def test_a_run_opens_with_a_summary(tmp_path: Path) -> None:
     assert Path(result.run).name.endswith("-text")  # the name of the corpus
 
 
+@pytest.mark.slow
 def test_an_automatic_step_size_is_that_of_the_strategy_that_resumes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +204,7 @@ def resume(directory: str, *flags: str) -> int:
     return main(["train", "--resume", directory, *flags, "--json"])
 
 
+@pytest.mark.slow
 def test_steps_tokens_time_and_metrics_count_on_over_resumes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -232,6 +237,7 @@ def test_steps_tokens_time_and_metrics_count_on_over_resumes(
     assert " 20 " in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_that_is_done_asks_for_a_budget(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -245,6 +251,7 @@ def test_a_run_that_is_done_asks_for_a_budget(
         make_plan(replace(small_config(tmp_path), resume=first.run, steps=None))
 
 
+@pytest.mark.slow
 def test_a_budget_that_was_cut_short_is_used_up_after_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -255,6 +262,7 @@ def test_a_budget_that_was_cut_short_is_used_up_after_a_resume(
     assert json.loads(capsys.readouterr().out)["steps"] == 150
 
 
+@pytest.mark.slow
 def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_by_a_resume(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,6 +289,7 @@ def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_by_a_resume(
     assert resume(str(directory)) == 2  # now it is done
 
 
+@pytest.mark.slow
 def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(
     tmp_path: Path,
 ) -> None:
@@ -307,6 +316,7 @@ def test_a_run_is_named_after_its_corpus(data: str, name: str) -> None:
     assert default_name("/") == "run"
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_its_own_tokenizer_and_text_only(tmp_path: Path) -> None:
     first = train(small_config(tmp_path, steps=2))
     with pytest.raises(CheckpointError, match="was trained with tokenizer bytes .*use the same"):

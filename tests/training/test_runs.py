@@ -20,9 +20,8 @@ from tests.training.small import (
     small_config,
 )
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_memory_of_a_run_is_freed_at_its_end_without_the_garbage_collector(
     tmp_path: Path,
 ) -> None:
@@ -36,6 +35,7 @@ def test_memory_of_a_run_is_freed_at_its_end_without_the_garbage_collector(
         gc.enable()
 
 
+@pytest.mark.slow
 def test_a_run_resumes_with_another_number_of_workers_and_another_backend(tmp_path: Path) -> None:
     first = train(small_config(tmp_path, workers="mlx:cpu*2", steps=40))
     config = small_config(tmp_path, workers="mlx:cpu", steps=40, resume=first.run)
@@ -46,6 +46,7 @@ def test_a_run_resumes_with_another_number_of_workers_and_another_backend(tmp_pa
     assert 0.0 < largest_difference(before, after) < 1.0
 
 
+@pytest.mark.slow
 def test_after_a_resume_late_in_an_epoch_later_epochs_see_every_sequence(tmp_path: Path) -> None:
     """The regression of Lightning-AI/litgpt#1712."""
     options = {"batch_size": 8}  # so that an epoch has few steps
@@ -78,6 +79,7 @@ def test_a_batch_that_cannot_be_filled_is_refused_before_anything_starts(tmp_pat
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_the_run_directory_holds_the_files_of_the_design(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, steps=5, sample_every=2))
     run = Path(result.run)
@@ -90,6 +92,7 @@ def test_the_run_directory_holds_the_files_of_the_design(tmp_path: Path) -> None
     assert {"model.safetensors", "config.json", "optimizer.safetensors", "state.json"} <= files
 
 
+@pytest.mark.slow
 def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -119,6 +122,7 @@ def test_a_mixed_stack_learns_and_resumes_from_its_checkpoint(
     assert answers[0] == answers[1]
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_another_family_is_not_resumed(tmp_path: Path) -> None:
     large = train(small_config(tmp_path, steps=2))
     with pytest.raises(CheckpointError, match="model_type is 'xlstm' there and 'xlstm_v1' here"):

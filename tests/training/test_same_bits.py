@@ -18,8 +18,6 @@ from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 from tests.training.test_tables import SET
 
-pytestmark = pytest.mark.slow
-
 CONSTANT = {"schedule": "constant", "warmup": 0}
 FALLING = {"schedule": "backoff", "backoff_steps": 10}
 TWO, THREE = {"workers": "mlx:cpu*2"}, {"workers": "mlx:cpu*3"}
@@ -65,6 +63,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Pat
     return of
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", RUNS)
 def test_a_run_that_is_saved_evaluated_and_resumed_ends_with_the_bits_of_one_that_is_not(
     whole: Callable[[str], tuple[Path, Result]], strategy: str
@@ -85,6 +84,7 @@ def counts(result: Result) -> tuple[object, ...]:
     return position, state["version"], state["opt_steps"], state["left"]["steps"], state["course"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["sync", "round_robin", "local_sgd", "scaffold"])
 def test_a_death_changes_no_bit(whole: Callable[[str], tuple[Path, Result]], strategy: str) -> None:
     folder, result = whole(strategy)

@@ -20,8 +20,6 @@ from mlxhog.training.plan import make_plan
 from tests.training.small import identical, mixed_model, parameters, small_config
 from tests.training.test_deaths import Killer, assert_no_segment_stays
 
-pytestmark = pytest.mark.slow
-
 TWO = "mlx:cpu*2"
 SPARSE: dict[str, dict[str, Any]] = {
     "topk": {"sparsify": "topk:0.02"},
@@ -45,12 +43,14 @@ def two_topk(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     return folder, train(small_config(folder, workers=TWO, **SPARSE["topk"]))
 
 
+@pytest.mark.slow
 def test_one_worker_that_writes_everything_is_dense_training_bit_for_bit(tmp_path: Path) -> None:
     dense = parameters(train(small_config(tmp_path)))
     for sparse in ({"sparsify": "topk:1"}, {"sparsify": "threshold:1e-30"}, {"blocks": "disjoint"}):
         assert identical(dense, parameters(train(small_config(tmp_path, **sparse)))), sparse
 
 
+@pytest.mark.slow
 def test_a_sparsified_run_of_one_worker_is_the_same_in_every_write_mode(tmp_path: Path) -> None:
     lossless, racy, cas = (
         parameters(train(small_config(tmp_path, write=write, **SPARSE["topk"])))
@@ -60,6 +60,7 @@ def test_a_sparsified_run_of_one_worker_is_the_same_in_every_write_mode(tmp_path
     assert identical(lossless, cas)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path: Path) -> None:
     config = small_config(
         tmp_path, workers=TWO, steps=80, model=mixed_model(tmp_path), **SPARSE["all of them"]
@@ -71,6 +72,7 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path:
     assert_no_segment_stays()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["threshold", "all of them"])
 def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path, kind: str) -> None:
     common = {**SPARSE[kind], "schedule": "constant", "warmup": 0}
@@ -80,6 +82,7 @@ def test_a_run_in_two_parts_is_the_run_in_one(tmp_path: Path, kind: str) -> None
     assert identical(parameters(whole), parameters(second))
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_every_workers_residual(two_topk: tuple[Path, Result]) -> None:
     folder, first = two_topk
     loaded = saved(first).optimizer
@@ -94,6 +97,7 @@ def test_a_resumed_run_has_every_workers_residual(two_topk: tuple[Path, Result])
                 assert np.array_equal(values, loaded[f"residual.{worker}/{name}"].ravel())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 3])
 def test_other_workers_take_over_all_that_was_not_written_yet(
     two_topk: tuple[Path, Result], workers: int
@@ -111,6 +115,7 @@ def test_other_workers_take_over_all_that_was_not_written_yet(
             np.testing.assert_allclose(now, before, rtol=1e-5, atol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [{}, {"strategy": "local_sgd"}, {"reset_optimizer": True, **SPARSE["topk"]}],
@@ -134,6 +139,7 @@ def test_a_run_resumed_without_residuals_writes_the_waiting_updates(
             np.testing.assert_allclose(arena.param(name), value + waiting, rtol=1e-6, atol=1e-7)
 
 
+@pytest.mark.slow
 def test_the_step_counts_of_disjoint_blocks_are_saved_and_their_moments_are_one_set(
     tmp_path: Path,
 ) -> None:
@@ -152,6 +158,7 @@ def test_the_step_counts_of_disjoint_blocks_are_saved_and_their_moments_are_one_
         assert steps_taken(arena) == counts
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", ["lossless", "racy"])
 def test_the_probe_is_added_to_as_a_sparse_step_is_and_not_where_blocks_are_disjoint(
     tmp_path: Path, write: str
@@ -162,6 +169,7 @@ def test_the_probe_is_added_to_as_a_sparse_step_is_and_not_where_blocks_are_disj
     assert train(small_config(tmp_path, write=write, **options)).lost_update_rate is None
 
 
+@pytest.mark.slow
 def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_path: Path) -> None:
     options = {"eval_every": "1h", "steps": 60, "seed": 3}
     config = small_config(tmp_path, sampled_head=60, **options)

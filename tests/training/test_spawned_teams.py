@@ -12,8 +12,6 @@ import pytest
 
 from tests.training.small import small_config
 
-pytestmark = pytest.mark.slow
-
 FAMILIES: dict[str, dict[str, object]] = {
     "lock-free": {"strategy": "hogwild"},
     "in turn": {"strategy": "round_robin"},
@@ -59,6 +57,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Any]]:
     return dict(zip(FAMILIES, lines, strict=True))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", FAMILIES)
 def test_spawned_workers_train_together_to_the_last_step(
     results: dict[str, list[Any]], family: str

@@ -14,9 +14,8 @@ from tests.training.asking import endless, trained, until
 from tests.training.small import identical, largest_difference, parameters, small_config
 from tests.training.test_elastic import works
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "others"),
     [
@@ -37,6 +36,7 @@ def test_one_worker_of_any_strategy_and_write_mode_is_the_serial_run_bit_for_bit
         assert identical(serial, parameters(train(config))), other
 
 
+@pytest.mark.slow
 def test_in_round_robin_every_gradient_is_as_old_as_there_are_other_workers(tmp_path: Path) -> None:
     config = small_config(tmp_path, workers="mlx:cpu*3", strategy="round_robin", steps=30)
     result = train(config)
@@ -46,6 +46,7 @@ def test_in_round_robin_every_gradient_is_as_old_as_there_are_other_workers(tmp_
         assert worker.mean_staleness == pytest.approx((rank + 9 * 2) / 10)  # the first read at 0
 
 
+@pytest.mark.slow
 def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
     tmp_path: Path,
 ) -> None:
@@ -65,6 +66,7 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(
     assert not np.array_equal(copies[0], copies[1])
 
 
+@pytest.mark.slow
 def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
     config = small_config(
         tmp_path, workers="mlx:cpu*2", strategy="local_sgd", average_every=5, steps=150, lr=1e-2,
@@ -75,6 +77,7 @@ def test_runs_that_are_averaged_often_agree_at_last(tmp_path: Path) -> None:
     assert result.val_bits_per_byte < 3.0
 
 
+@pytest.mark.slow
 def test_a_run_on_divided_text_resumes_bit_for_bit_and_also_with_other_workers(
     tmp_path: Path,
 ) -> None:
@@ -99,6 +102,7 @@ def test_a_run_on_divided_text_resumes_bit_for_bit_and_also_with_other_workers(
     assert counts == [count + 4 for count in batches]
 
 
+@pytest.mark.slow
 def test_two_synchronous_workers_and_two_micro_batches_equal_one_large_batch(
     tmp_path: Path,
 ) -> None:
@@ -111,6 +115,7 @@ def test_two_synchronous_workers_and_two_micro_batches_equal_one_large_batch(
         assert largest_difference(parameters(other), parameters(large)) < 1e-4
 
 
+@pytest.mark.slow
 def test_shares_by_speed_change_the_worker_and_not_the_result_also_of_a_resumed_run(
     tmp_path: Path,
 ) -> None:
@@ -136,6 +141,7 @@ def test_a_slowed_worker_that_the_run_does_not_have_is_refused(tmp_path: Path) -
         make_plan(small_config(tmp_path, workers="mlx:cpu*2", slow="0=2,2=2"))
 
 
+@pytest.mark.slow
 def test_a_late_worker_joins_a_run_and_a_synchronous_one_waits_for_it(tmp_path: Path) -> None:
     late = {"workers": "mlx:cpu*2", "slow": "1=late:300ms"}
     joined = trained(endless(tmp_path, **late), lambda run: until(run, works(2)))
@@ -158,6 +164,7 @@ def side_by_side(tmp_path_factory: pytest.TempPathFactory) -> Result:
     return train(config)
 
 
+@pytest.mark.slow
 def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(
     side_by_side: Result,
 ) -> None:
@@ -172,6 +179,7 @@ def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(
     assert result.val_bits_per_byte < 3.0
 
 
+@pytest.mark.slow
 def test_every_part_of_a_step_is_measured_in_each_worker(side_by_side: Result) -> None:
     parts = set(PARTS) - {"gradient"}
     for worker in side_by_side.workers:
@@ -191,6 +199,7 @@ def test_every_part_of_a_step_is_measured_in_each_worker(side_by_side: Result) -
     assert json.loads(line)["first_step_s"] == side_by_side.first_step_s
 
 
+@pytest.mark.slow
 def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path: Path) -> None:
     options = {"predict": "none", "workers": "torch:cpu"}
     snapshot = parameters(train(small_config(tmp_path, **options)))
@@ -198,6 +207,7 @@ def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path: Path) -> 
     assert identical(snapshot, live)
 
 
+@pytest.mark.slow
 def test_a_run_can_start_synchronous_and_continue_lock_free(tmp_path: Path) -> None:
     config = small_config(tmp_path, workers="mlx:cpu*2", async_after=0.5, steps=40)
     result = train(config)
@@ -206,6 +216,7 @@ def test_a_run_can_start_synchronous_and_continue_lock_free(tmp_path: Path) -> N
     assert result.tokens == 40 * 1.5 * 64  # as many as `mean_batches_per_step` says
 
 
+@pytest.mark.slow
 def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_path: Path) -> None:
     budget, per_batch = 6400, 64
     config = small_config(tmp_path, workers="mlx:cpu*2", async_after=0.5, steps=None, tokens=budget)
@@ -214,6 +225,7 @@ def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_pa
     assert budget <= result.tokens < budget + 2 * per_batch
 
 
+@pytest.mark.slow
 def test_shared_moments_train(tmp_path: Path) -> None:
     config = small_config(
         tmp_path, workers="mlx:cpu*2", moments="shared", steps=120, lr=1e-2, eval_every="1h"

@@ -20,8 +20,6 @@ from mlxhog.training.plan import make_plan
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
 
-pytestmark = pytest.mark.slow
-
 SET = "ngram_orders=2-4, ngram_dim=8, ngram_rows=1024"
 
 
@@ -34,6 +32,7 @@ def touched(result: Result) -> set[str]:
     return {name for name, value in parameters(result).items() if "table" in name and value.any()}
 
 
+@pytest.mark.slow
 def test_tables_learn_what_the_last_ids_say(tmp_path: Path) -> None:
     options = {"steps": 60, "eval_every": "1h"}
     plain = train(small_config(tmp_path, **options))
@@ -45,6 +44,7 @@ def test_tables_learn_what_the_last_ids_say(tmp_path: Path) -> None:
     assert result.val_bits_per_byte < plain.val_bits_per_byte - 0.5
 
 
+@pytest.mark.slow
 def test_rounds_average_rows(tmp_path: Path) -> None:
     rounds = train(with_tables(tmp_path, strategy="sync", workers="mlx:cpu*2", steps=10))
     # Two workers with a batch of 2 average to the gradient of one with a batch of 4.
@@ -54,11 +54,13 @@ def test_rounds_average_rows(tmp_path: Path) -> None:
         assert np.allclose(ours[name], theirs[name], atol=2e-3), name
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path: Path) -> None:
     result = train_and_kill(with_tables(tmp_path, workers="mlx:cpu*2", steps=200))
     assert len(touched(result)) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -100,6 +102,7 @@ def test_what_does_not_carry_tables_says_so_and_names_the_way_out(
         make_plan(with_tables(tmp_path, **{"workers": workers, "steps": 200, **options}))
 
 
+@pytest.mark.slow
 def test_a_checkpoint_without_tables_gets_none_and_one_with_tables_keeps_them(
     tmp_path: Path,
 ) -> None:
@@ -119,6 +122,7 @@ def test_a_checkpoint_without_tables_gets_none_and_one_with_tables_keeps_them(
     assert all(np.allclose(before[name], after[name], atol=1e-6) for name in before)
 
 
+@pytest.mark.slow
 def test_of_a_model_with_tables_one_checkpoint_is_kept(tmp_path: Path) -> None:
     result = train(with_tables(tmp_path, steps=30, save_every=5))
     run = Path(str(result.run_dir)) if hasattr(result, "run_dir") else tmp_path / "runs"
@@ -127,6 +131,7 @@ def test_of_a_model_with_tables_one_checkpoint_is_kept(tmp_path: Path) -> None:
     assert make_plan(small_config(tmp_path)).keep_last == 3
 
 
+@pytest.mark.slow
 def test_text_is_generated_and_scored_with_the_tables(tmp_path: Path) -> None:
     result = train(with_tables(tmp_path, steps=40))
     with load(str(result.checkpoint), backend="torch:cpu") as model:
@@ -136,6 +141,7 @@ def test_text_is_generated_and_scored_with_the_tables(tmp_path: Path) -> None:
         assert other.score("lock free adds never wait") == pytest.approx(scored, abs=1e-3)
 
 
+@pytest.mark.slow
 def test_conversion_to_other_programs_is_refused_and_to_ours_keeps_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -150,6 +156,7 @@ def test_conversion_to_other_programs_is_refused_and_to_ours_keeps_them(
     assert identical(parameters(result), {**checkpoint.formats.open(tmp_path / "ours").tensors})
 
 
+@pytest.mark.slow
 def test_analyze_tells_tables_and_parameters_apart(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

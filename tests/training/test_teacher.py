@@ -57,6 +57,7 @@ def test_its_numbers_are_given_inside_or_by_flat_names() -> None:
     assert TrainConfig(teacher="off").teacher is None
 
 
+@pytest.mark.slow
 def test_its_memory_is_read_only_and_gone_with_the_run(tmp_path: Path) -> None:
     plan = make_plan(small_config(tmp_path, teacher="counts"))
     file, before = TokenFile.open(plan.data.train), len(os.listdir("/dev/fd"))

@@ -81,6 +81,7 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
 def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path: Path) -> None:
     observer = Aborter(aborts=4)
@@ -89,6 +90,7 @@ def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path: Path) -> None:
     assert observer.left == 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("gpu")
 def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch

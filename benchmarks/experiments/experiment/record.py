@@ -131,6 +131,7 @@ class Compared:
             end otherwise; `--tiny` turns it into `UNTOLD`.
         timing: whether others' load would spoil it; a busy machine turns it into `UNTOLD`.
         rests_on: the estimates beside their limits that decide it.
+        whole: whether one missed limit refutes it, as a single rival that is ahead refutes "best".
     """
 
     claim: str
@@ -138,19 +139,21 @@ class Compared:
     verdict: str
     timing: bool = True
     rests_on: tuple[Claim, ...] = ()
+    whole: bool = False
 
     @classmethod
-    def of(cls, claim: str, *rests_on: Claim, measured: str = "") -> Compared:
+    def of(cls, claim: str, *rests_on: Claim, measured: str = "", whole: bool = False) -> Compared:
         """Compare a claim directly with estimates; they decide the verdict.
 
         Args:
             claim: in the document's words.
             rests_on: the claim in numbers; several hold together.
             measured: in our words; by default names and values of the numbers.
+            whole: whether one missed limit refutes it.
         """
         text = measured or "; ".join(f"{one.name}: {one.measured}" for one in rests_on)
         timing = any(one.timing for one in rests_on)
-        return cls(claim, text, _of_claims(rests_on), timing, rests_on)
+        return cls(claim, text, _of_claims(rests_on, whole), timing, rests_on, whole)
 
     @classmethod
     def described(cls, claim: str, reason: str) -> Compared:
@@ -191,14 +194,14 @@ class Outcome:
 # -- verdicts --------------------------------------------------------------------------------------
 
 
-def _of_claims(claims: Sequence[Claim]) -> str:
+def _of_claims(claims: Sequence[Claim], whole: bool) -> str:
     """`UNTOLD` if one of several cannot be told and none is missed."""
     ends = {claim.ended for claim in claims}
     if ends == {MET}:
         return HOLDS
     if MISSED not in ends:
         return UNTOLD
-    return PARTLY if MET in ends else FAILS
+    return PARTLY if MET in ends and not whole else FAILS
 
 
 def together_corrected(outcome: Outcome) -> Outcome:
@@ -209,7 +212,7 @@ def together_corrected(outcome: Outcome) -> Outcome:
     compared = []
     for one in outcome.compared:
         rests_on = tuple(of_page[claim] for claim in one.rests_on)
-        decided = _of_claims(rests_on) if rests_on else one.verdict
+        decided = _of_claims(rests_on, one.whole) if rests_on else one.verdict
         compared.append(replace(one, rests_on=rests_on, verdict=decided))
     own = [of_page[claim] for claim in outcome.claims]
     return replace(outcome, claims=own, compared=compared)

@@ -21,8 +21,6 @@ from tests.checkpoint.formats import peers
 from tests.pairs import each_of
 from tests.saved import SMALL, saved_run
 
-pytestmark = pytest.mark.slow
-
 
 def same(opened: formats.Opened, expected: dict[str, Any]) -> None:
     """The tensors are exactly the given ones, whatever the type they are stored in."""

@@ -149,6 +149,7 @@ def test_a_run_without_a_checkpoint_is_refused(tmp_path: Path) -> None:
     assert "no checkpoint: it ended" in err
 
 
+@pytest.mark.slow
 @slow
 def test_more_connections_than_files_can_be_open_are_one_line_and_no_end(folder: Path) -> None:
     with descriptors_limited(80):

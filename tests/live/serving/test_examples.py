@@ -45,7 +45,6 @@ def posted(server: Server, body: object) -> httpx.Response:
     return server.http.post(f"{server.url}/examples", json=body)
 
 
-@pytest.mark.slow
 def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed, followed):
     before = kept(followed)
     reply = posted(fed, ONE)
@@ -55,7 +54,6 @@ def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed, followed):
     assert kept(followed) == [*before, ONE, *two]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ("body", "message"),
     [
@@ -75,7 +73,6 @@ def test_what_is_no_example_is_refused_and_nothing_of_it_is_kept(fed, followed, 
     assert kept(followed) == before
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "darwin", reason="macOS limits no other process")
 def test_of_examples_that_the_disk_refuses_in_part_nothing_is_kept(fed, followed):
     posted(fed, ONE)
@@ -95,7 +92,6 @@ def test_of_examples_that_the_disk_refuses_in_part_nothing_is_kept(fed, followed
     assert path.read_bytes() == before + before.splitlines(keepends=True)[0]
 
 
-@pytest.mark.slow
 def test_a_run_that_follows_nothing_takes_none(folder):
     with serving("latest", MLX, cwd=folder) as server:
         reply = posted(server, ONE)

@@ -30,8 +30,6 @@ from tests.live.serving.servers import (
     status_of,
 )
 
-pytestmark = pytest.mark.slow
-
 COMPLETIONS = "/v1/completions"
 MINUTES = 200_000
 """Tokens of an answer that no test waits for."""
@@ -212,6 +210,7 @@ def test_web_pages_of_others_may_not_use_the_server(server: Server) -> None:
         assert "API key" not in answer.text  # which would not help: no page may send one
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_hundreds_of_requests(server: Server, client: openai.OpenAI) -> None:
     def some(count: int) -> None:
         for k in range(count):

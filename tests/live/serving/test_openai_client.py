@@ -14,8 +14,6 @@ from tests.live.serving.servers import Server
 from tests.pairs import each_of
 from tests.threads import in_threads
 
-pytestmark = pytest.mark.slow
-
 LETTERS = set("abcdefghi\n")
 
 

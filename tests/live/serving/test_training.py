@@ -22,8 +22,6 @@ from tests.threads import in_threads
 from tests.training.small import small_config
 from tests.training.test_bad_days import flags
 
-pytestmark = pytest.mark.slow
-
 
 @dataclass
 class Served:
@@ -112,22 +110,26 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
     return life
 
 
+@pytest.mark.slow
 def test_when_the_run_ends_its_last_weights_stay(life: Life) -> None:
     for end in (0, 2):
         assert life.ended[end] == (life.saved[end], life.saved[end])
 
 
+@pytest.mark.slow
 def test_a_server_follows_a_run_that_is_resumed(life: Life) -> None:
     assert [health["weights"] for health in life.resumed] == [f"run {life.run}"] * 2
     for end in (1, 2):
         assert life.ended[end][1] > life.saved[end - 1]
 
 
+@pytest.mark.slow
 def test_a_killed_run_leaves_weights_and_a_server_that_answers(life: Life) -> None:
     first, last = life.ended[1]
     assert life.resumed[0]["newest"] <= first == last
 
 
+@pytest.mark.slow
 def test_a_server_of_an_ended_run_takes_its_newer_checkpoint(tmp_path: Path) -> None:
     config = small_config(tmp_path, steps=5, live="off")
     cache = str(tmp_path / "cache")
@@ -141,6 +143,7 @@ def test_a_server_of_an_ended_run_takes_its_newer_checkpoint(tmp_path: Path) -> 
         assert server.health()["weights"].startswith("checkpoint step-00000008 of run")
 
 
+@pytest.mark.slow
 def test_beside_a_stopped_trainer_the_newest_checkpoint_is_read_and_said(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,8 +20,6 @@ from mlxhog.report.metrics import Result
 from tests.saved import saved_run
 from tests.training.small import small_config
 
-pytestmark = pytest.mark.slow
-
 LAYERS = "mh-attention(h4) mlp mlstm(h2) moe-swiglu slstm(h2) hyena(expand=1) gla(h2) swiglu"
 WINNER = f"version: 1\nmodel: {{dim: 32, layers: '{LAYERS}'}}\n"
 
@@ -70,6 +68,7 @@ def texts(
     return [answer["text"] for answer in result["answers"]]
 
 
+@pytest.mark.slow
 def test_a_candidate_learns_with_workers_of_both_frameworks_and_goes_on(
     first: Result, tmp_path: Path
 ) -> None:
@@ -82,6 +81,7 @@ def test_a_candidate_learns_with_workers_of_both_frameworks_and_goes_on(
     assert second.val_bits_per_byte < first.val_bits_per_byte < 7.5  # a uniform guess has 8.3
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_the_architecture_it_was_trained_with(
     trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -93,6 +93,7 @@ def test_a_checkpoint_is_the_architecture_it_was_trained_with(
     assert checkpoint.load(path).params.keys() == param_spec(cfg).keys()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", ["torch:cpu", "mlx:cpu"])
 def test_prompts_of_different_lengths_are_answered_together_as_alone(
     trained: tuple[Path, Path], backend: str, capsys: pytest.CaptureFixture[str]
@@ -103,6 +104,7 @@ def test_prompts_of_different_lengths_are_answered_together_as_alone(
     assert together == alone
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("layers", "message"),
     [
@@ -121,6 +123,7 @@ def test_another_candidate_does_not_go_on_from_the_checkpoint(
         train(small_config(tmp_path, model=other, steps=2, resume=str(trained[0])))
 
 
+@pytest.mark.slow
 def test_both_backends_write_the_same_text_from_a_run_and_from_its_checkpoint(
     trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -132,6 +135,7 @@ def test_both_backends_write_the_same_text_from_a_run_and_from_its_checkpoint(
     assert len(set(answers.values())) == 1
 
 
+@pytest.mark.slow
 def test_convert_says_that_the_xlstm_package_has_no_such_model(
     trained: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,6 +146,7 @@ def test_convert_says_that_the_xlstm_package_has_no_such_model(
     assert not target.exists()
 
 
+@pytest.mark.slow
 def test_convert_changes_the_type_of_the_weights_and_nothing_else(
     trained: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -151,6 +156,7 @@ def test_convert_changes_the_type_of_the_weights_and_nothing_else(
     assert load_candidate(target) == load_candidate(trained[1])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 def test_parity_compares_what_each_side_computes_and_says_what_numpy_does_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -60,6 +60,7 @@ def test_a_layer_from_a_file_is_trained(where: str, capsys: pytest.CaptureFixtur
     assert result["loss"] > 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("sides_here")
 def test_parity_checks_a_layer_from_a_file(capsys: pytest.CaptureFixture[str]) -> None:
     small = ("--seq-len", "9", "--batch-size", "1", "--steps", "1")
@@ -97,7 +98,6 @@ def undeclared(tmp_path_factory: pytest.TempPathFactory) -> Path:
         'parity "undeclared swiglu" --seq-len 9 --steps 0',
     ],
 )
-@pytest.mark.slow
 def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words(
     command: str,
     undeclared: Path,

@@ -13,8 +13,6 @@ from mlxhog.cli.mad import board
 from mlxhog.mad.study.store import Store
 from tests.mad.report.sample import CONV, TASKS, study
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
@@ -118,6 +116,7 @@ def test_watching_ends_when_the_study_does(capsys, monkeypatch, first):
     assert [one["running"] for one in shown] == [True, False]
 
 
+@pytest.mark.slow
 def test_plot_writes_every_figure_and_the_page_and_names_them(capsys):
     study(Path("studies"), tasks=TASKS[-1:])
     assert main(["mad", "plot", "first", "--out", "figures", "--open", "no"]) == 0

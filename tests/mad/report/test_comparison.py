@@ -13,8 +13,6 @@ from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.theory.paired_test import single_look
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, SEEDS, TASKS, study
 
-pytestmark = pytest.mark.slow
-
 
 def near(record):
     """Brings two candidates so close that their seeds overlap."""

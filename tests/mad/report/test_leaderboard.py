@@ -22,8 +22,6 @@ from tests.mad.report.sample import (
 )
 from tests.pairs import each_of
 
-pytestmark = pytest.mark.slow
-
 INTERVAL = 4.302652729911275 * 0.01 / 3**0.5  # t(0.975, 2), deviation and number of the seeds
 
 

@@ -14,8 +14,6 @@ from mlxhog.report import charts
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, study
 from tests.mad.report.sample import TASKS as ALL_TASKS
 
-pytestmark = pytest.mark.slow
-
 TASKS = ALL_TASKS[:2]  # a picture is slow
 PNG = b"\x89PNG\r\n\x1a\n"
 EXPECTED = {
@@ -80,6 +78,7 @@ def parsed(html):
     return Page(html)
 
 
+@pytest.mark.slow
 def test_the_page_refers_to_nothing_outside_itself(html, parsed):
     for tag, attributes in parsed.tags:
         assert tag not in ("script", "link", "iframe", "object", "base")
@@ -93,6 +92,7 @@ def test_the_page_refers_to_nothing_outside_itself(html, parsed):
     assert "url(" not in html
 
 
+@pytest.mark.slow
 def test_a_browser_is_told_to_fetch_nothing(parsed):
     (policy,) = (
         attributes["content"]
@@ -102,10 +102,12 @@ def test_a_browser_is_told_to_fetch_nothing(parsed):
     assert "default-src 'none'" in policy
 
 
+@pytest.mark.slow
 def test_every_tag_is_closed(parsed):
     assert parsed.open == []
 
 
+@pytest.mark.slow
 def test_every_figure_is_on_the_page_for_light_and_dark_screens(parsed):
     names = {attributes["id"] for tag, attributes in parsed.tags if tag == "figure"}
     assert names == EXPECTED
@@ -117,6 +119,7 @@ def test_every_figure_is_on_the_page_for_light_and_dark_screens(parsed):
     assert not {*light} & {*dark}
 
 
+@pytest.mark.slow
 def test_the_table_has_the_numbers(ranking, parsed):
     head, *rows = parsed.table[: 1 + len(ranking.rows)]
     assert head == ["#", "layers", "score", *TASKS, "params", "state bytes", "time", "status"]
@@ -127,6 +130,7 @@ def test_the_table_has_the_numbers(ranking, parsed):
         assert cells[-4:-2] == [f"{row.params:,}", f"{4 * row.state:,}"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "what",
     [
@@ -150,12 +154,14 @@ def test_the_page_of_a_study_without_a_run_says_so_and_has_no_figure(tmp_path):
     assert not [tag for tag, _ in result.tags if tag == "figure"]
 
 
+@pytest.mark.slow
 def test_the_front_holds_no_candidate_that_lacks_runs(ranking):
     params, state, _ = COSTS
     assert [ranking.rows[k].candidate for k in on_front(ranking, params)] == [CONV]
     assert [ranking.rows[k].candidate for k in on_front(ranking, state)] == [CHANNELS, CONV]
 
 
+@pytest.mark.slow
 def test_a_figure_has_its_title_once_on_the_page_and_the_study_in_a_file(ranking, parsed):
     for plot in plots(ranking):
         figure = plot.figure(charts.LIGHT)
@@ -169,22 +175,26 @@ def test_a_figure_has_its_title_once_on_the_page_and_the_study_in_a_file(ranking
         assert figure.get_suptitle() == f"{ranking.study}: {plot.title}"
 
 
+@pytest.mark.slow
 def test_a_task_without_a_curve_has_no_figure(ranking):
     names = {plot.name for plot in plots(replace(ranking, curves={}))}
     assert names == {name for name in EXPECTED if not name.startswith("curves-")}
 
 
+@pytest.mark.slow
 def test_slots_without_a_choice_are_left_out(ranking):
     chosen = choices(ranking)
     assert chosen
     assert all(len(slot.means) > 1 for slot in chosen)
 
 
+@pytest.mark.slow
 def test_curves_are_drawn_of_the_runs_that_the_score_is_made_of(ranking):
     for row in ranking.rows:
         assert all(ranking.curves[run.key] for run in row.best)
 
 
+@pytest.mark.slow
 def test_curves_say_of_which_rows_they_are(ranking):
     assert draw_curves(ranking, TASKS[0], charts.LIGHT).axes[0].get_ylabel().endswith("test rows")
     by_val = [
@@ -204,6 +214,7 @@ def test_what_was_not_measured_is_not_drawn(tmp_path):
     assert {plot.name for plot in plots(alone)} == EXPECTED - {"seeds", "slots"}
 
 
+@pytest.mark.slow
 def test_the_same_numbers_make_the_same_picture(ranking):
     first, again = (next(iter(plots(ranking))).png(charts.LIGHT) for _ in range(2))
     assert first == again

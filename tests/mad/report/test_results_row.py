@@ -17,8 +17,6 @@ from mlxhog.mad.study.store import create
 from mlxhog.mad.study.study import Study
 from tests.mad.report.sample import CHANNELS, CONV, MIXED, TASKS, study
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):

@@ -2,7 +2,7 @@ import itertools
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
@@ -11,8 +11,7 @@ from mlxhog.mad.search.candidates import CandidateSet, Layers, Sequences
 from mlxhog.mad.search.space import DEEPEST, Space, to_space
 from mlxhog.models.mad.layers import BUILT_IN, at_width, make
 from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
-
-pytestmark = pytest.mark.slow
+from tests.pairs import max_examples
 
 MIXERS = [layer.name for layer in BUILT_IN if layer.kind == "mixer"]
 GROWS = {"mh-attention", "hyena", "mh-hyena", "path"}
@@ -45,7 +44,7 @@ def enumerated(space: Space) -> list[Layers]:
         {}, optional={"params": st.integers(4000, 40_000), "state": st.integers(1, 300)}
     ),
 )
-@settings(max_examples=25, deadline=None)
+@max_examples(25)
 def test_candidates_are_counted_and_numbered_as_if_all_were_tried(
     template: str, depth: Any, most: dict[str, int], budget: dict[str, int]
 ):
@@ -208,7 +207,7 @@ def test_choices_that_rescaling_would_make_equal_are_refused():
     state_bound=st.integers(200, 3000),
     params_bound=st.integers(6_000, 40_000),
 )
-@settings(max_examples=40, deadline=None)
+@max_examples(40)
 def test_rescaled_candidates_and_their_plans_correspond_one_to_one(
     state_bound: int, params_bound: int
 ):

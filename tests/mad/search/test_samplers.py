@@ -2,7 +2,7 @@ from statistics import fmean
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
@@ -10,8 +10,6 @@ from mlxhog.mad.search.candidates import CandidateSet, Layers
 from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS, Evolution, Mutation, make_sampler
 from mlxhog.models.mad.sequence import canonical
 from tests.mad.search.spaces import candidates
-
-pytestmark = pytest.mark.slow
 
 NAMES = pytest.mark.parametrize("name", SAMPLERS)
 DEEP: dict[str, Any] = {
@@ -195,7 +193,6 @@ def less_a_block(layers: Layers) -> set[Layers]:
     number=st.integers(0, 10**9),
     stream=st.randoms(use_true_random=False),
 )
-@settings(deadline=None)
 def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
     template: str, depth: Any, before: Any, mutation: Mutation, number: int, stream: Any
 ):

@@ -21,8 +21,6 @@ from mlxhog.models.mad.sequence import canonical
 from tests.mad.study.small import judge, result, study
 from tests.mad.training.small_runs import small_run
 
-pytestmark = pytest.mark.slow
-
 
 def plan(candidate: str) -> list[PlannedRun]:
     """Six runs of a candidate: of two shapes, at three points each."""
@@ -110,6 +108,7 @@ def killed_beside_others(config, *, callbacks, rungs, prepare=None):
     return result(config)
 
 
+@pytest.mark.slow
 def test_a_crash_of_one_of_several_runs_is_held_against_none_before_it_is_alone(tmp_path):
     store = study(tmp_path, candidates=1)
     messages: list[str | None] = []

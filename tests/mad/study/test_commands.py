@@ -20,8 +20,6 @@ from tests.mad.study.small import ON_MLX, TINY, assert_same_studies, table
 from tests.mad.study.test_scheduler import ROOT, lines, wait_for
 from tests.processes import alive, workers_of
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def _here(tmp_path, monkeypatch):
@@ -108,6 +106,7 @@ def test_a_dry_run_says_runs_steps_and_time_and_makes_nothing(space, capsys, tmp
     assert not (tmp_path / "studies").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_with_130_and_the_line_that_goes_on(space, tmp_path):
     long = [*TINY[:2], "--steps", "100000", "--eval-every", "2", *TINY[6:]]
     process = subprocess.Popen(

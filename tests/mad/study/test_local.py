@@ -17,8 +17,6 @@ from tests.mad.study import small
 from tests.mad.study.small import config, go, processes, result, study, table
 from tests.processes import alive, workers_of
 
-pytestmark = pytest.mark.slow
-
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left():
@@ -62,6 +60,7 @@ def where(config, *, callbacks, rungs):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("spawned_workers")
 def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(tmp_path):
     with pool(tmp_path, where) as executor:
@@ -112,6 +111,7 @@ def test_a_run_that_goes_wrong_has_failed_with_its_reason_and_the_study_goes_on(
     assert "\n" not in bad.reason
 
 
+@pytest.mark.slow
 def test_a_silent_run_is_ended_and_its_log_says_where_it_hung(tmp_path):
     store = study(tmp_path, candidates=1)
     outcome = go_wrong(store, "hang", silence_s=2.0)
@@ -121,6 +121,7 @@ def test_a_silent_run_is_ended_and_its_log_says_where_it_hung(tmp_path):
     assert "in _hang" in (store.directory / "logs" / "worker-1.log").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_that_shows_signs_of_life_may_take_longer_than_the_silence_allowed(tmp_path):
     with pool(tmp_path, small.patient, silence_s=1.0) as executor:
         executor.submit(task())
@@ -128,6 +129,7 @@ def test_a_run_that_shows_signs_of_life_may_take_longer_than_the_silence_allowed
     assert events.result.status == "done"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wrong", ["eat", "swallow"])
 def test_a_run_that_needs_too_much_memory_has_failed_and_its_neighbours_have_not(tmp_path, wrong):
     store = study(tmp_path, candidates=1)
@@ -149,6 +151,7 @@ def test_a_run_whose_worker_is_always_killed_has_failed_after_four_attempts(tmp_
     assert len([text for text in messages if text and "it is run again" in text]) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("spawned_workers")
 def test_a_run_whose_worker_is_killed_from_outside_is_lost_and_not_failed(tmp_path):
     with pool(tmp_path, small.slow) as executor:

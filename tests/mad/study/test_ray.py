@@ -19,8 +19,6 @@ from tests.mad.study.small import ON_MLX, TINY, assert_same_studies, go, study
 from tests.mad.study.test_scheduler import ROOT, lines, wait_for
 from tests.processes import alive, below
 
-pytestmark = pytest.mark.slow
-
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None, reason="Ray is not installed: pip install ray"
 )
@@ -50,6 +48,7 @@ def through_ray(spawned_workers):
     assert not [pid for pid in below(os.getpid()) if pid not in before and alive(pid)]
 
 
+@pytest.mark.slow
 @needs_ray
 def test_what_goes_wrong_fails_for_the_same_reasons_as_on_local(tmp_path, through_ray):
     store = study(tmp_path, candidates=1)
@@ -68,6 +67,7 @@ def test_what_goes_wrong_fails_for_the_same_reasons_as_on_local(tmp_path, throug
     }
 
 
+@pytest.mark.slow
 @needs_ray
 def test_nothing_of_ray_outlives_a_killed_search_which_goes_on_to_the_scores_of_local(
     tmp_path, monkeypatch

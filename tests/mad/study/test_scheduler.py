@@ -19,8 +19,6 @@ from tests.mad.study.small import go, processes, study, table, texts
 from tests.mad.study.test_store import ended
 from tests.processes import alive, workers_of
 
-pytestmark = pytest.mark.slow
-
 ROOT = Path(__file__).parents[3]
 
 
@@ -274,6 +272,7 @@ def wait_for(condition, timeout_s: float = 60.0):
     return result
 
 
+@pytest.mark.slow
 def test_killing_scheduler_or_workers_three_times_changes_nothing_of_the_final_table(
     tmp_path, session
 ):
@@ -296,6 +295,7 @@ def test_killing_scheduler_or_workers_three_times_changes_nothing_of_the_final_t
     assert len(table(whole)) == 16
 
 
+@pytest.mark.slow
 def test_ctrl_c_lets_runs_end_and_a_second_one_drops_them(tmp_path, session):
     process = session()
     wait_for(lambda: lines(tmp_path / "s") >= 2)

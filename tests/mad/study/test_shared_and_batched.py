@@ -9,8 +9,6 @@ import pytest
 
 from mlxhog.cli import main
 
-pytestmark = pytest.mark.slow
-
 SPACE = """\
 space:
   depth: 2
@@ -37,6 +35,7 @@ def records(study: str) -> list[dict]:
     return [json.loads(line) for line in lines]
 
 
+@pytest.mark.slow
 def test_candidates_share_an_embedding_and_the_board_says_what_that_did_to_the_ranking(capsys):
     assert mad(f"search {SMALL} {ONE} --study own") == 0
     assert mad(f"search {SMALL} {ONE} --study shared --share-embedding") == 0
@@ -51,6 +50,7 @@ def test_candidates_share_an_embedding_and_the_board_says_what_that_did_to_the_r
     assert "with study own (Spearman, 2 candidates)" in output
 
 
+@pytest.mark.slow
 def test_runs_of_one_shape_go_to_one_worker_together_and_it_says_which_way_is_faster(capsys):
     assert mad(f"search {SMALL} {ONE} --seeds 3 --batch-candidates 3 --study batched") == 0
     result = records("batched")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import DataError, ShapeError
@@ -19,6 +19,7 @@ from mlxhog.mad.tasks.dataset import (
     unigram,
 )
 from mlxhog.mad.tasks.in_context_recall import dense_loss_floor
+from tests.pairs import max_examples
 
 
 def test_macro_accuracy_counts_a_class_that_is_predicted_alone():
@@ -50,7 +51,7 @@ def test_accuracy_by_length_is_that_of_the_positions_since_the_end_before():
     assert (long_rows(16, 64).lengths, long_rows(16, 16).lengths) == ((16, 32, 64), ())
 
 
-@settings(deadline=None, max_examples=30)
+@max_examples(30)
 @given(st.integers(0, 2**32 - 1), st.integers(2, 20), st.integers(1, 200))
 def test_both_accuracies_equal_those_of_torchmetrics(seed, classes, n):
     from torchmetrics.classification import MulticlassAccuracy  # for seconds, so not to collect

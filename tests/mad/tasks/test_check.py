@@ -43,6 +43,7 @@ def test_in_our_own_rows_it_is_a_failure():
     assert "was not shown before" in findings.failures[0].message
 
 
+@pytest.mark.slow
 @each_of("seed", [0, 1])
 @each_of(
     ("task", "settings"),
@@ -76,6 +77,7 @@ def test_our_rows_are_accepted(task, settings, seed):
     assert findings.ok, [str(failure) for failure in findings.failures]
 
 
+@pytest.mark.slow
 def test_rows_that_several_processes_drew_are_accepted():
     findings = check(make_task("SC", train_rows=700, test_rows=256, processes=2))
     assert findings.ok

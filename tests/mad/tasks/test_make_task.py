@@ -59,6 +59,7 @@ def test_one_seed_draws_the_same_rows_and_another_one_others(name):
         assert not np.array_equal(a.splits()[split][0], b.splits()[split][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["FR", "M"])
 def test_any_number_of_processes_draws_the_same_rows(name):
     rows = {"train_rows": 700, "test_rows": 300}

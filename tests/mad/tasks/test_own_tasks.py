@@ -25,6 +25,7 @@ def json_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.slow
 def test_rows_of_the_example_are_the_same_for_any_number_of_processes(tmp_path, capsys):
     words = ["data", *SMALL, "--train-rows", "600", "--test-rows", "20", "--json"]
     json_of(capsys, *words, "--out", str(tmp_path / "one.npz"))

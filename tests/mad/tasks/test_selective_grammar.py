@@ -67,6 +67,7 @@ def test_a_file_keeps_the_grammar(tmp_path):
         read(tmp_path / "a.npz")
 
 
+@pytest.mark.slow
 @each_of(
     "settings",
     [

@@ -22,8 +22,6 @@ from tests.mad.training.small_runs import Recorder, numbers, small_run
 from tests.threads import in_threads
 from tests.tolerances import STEP_LOSSES_F32, assert_close
 
-pytestmark = pytest.mark.slow
-
 BACKENDS = ("torch:cpu", "mlx:cpu")
 
 
@@ -116,6 +114,7 @@ def test_rungs_are_asked_of_every_run():
     assert [results[number].status for number in range(4)] == ["done", "pruned", "done", "done"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_faster_way_is_taken_and_said(backend, monkeypatch):
     configs = points(small_run(workers=backend))
@@ -156,6 +155,7 @@ def test_runs_that_cannot_be_batched_are_trained_one_after_the_other_and_it_is_s
     assert numbers(results[1]) == numbers(train(configs[1]))
 
 
+@pytest.mark.slow
 def test_metal_kernels_are_checked_before_they_are_timed(monkeypatch):
     plans = [replace(make_run_plan(config), kernels=("metal",)) for config in points(small_run())]
     create, checked = backends.create, []

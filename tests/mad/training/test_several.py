@@ -25,8 +25,6 @@ from mlxhog.mad.training.run_plan import make_run_plan
 from mlxhog.training import choose_strategy
 from tests.mad.training.small_runs import Recorder, small_run
 
-pytestmark = pytest.mark.slow
-
 TWO = "mlx:cpu*2"  # it starts faster than torch
 
 
@@ -68,6 +66,7 @@ def train_two(config: RunConfig, **how: Any) -> tuple[RunResult, Kept, list[str]
     return result, end, messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("workers", "worker_options"),
     [
@@ -131,6 +130,7 @@ def test_simulated_workers_are_refused_whatever_the_workers() -> None:
             train_two(small_run(workers=workers, steps=4), worker_options={"strategy": "sim"})
 
 
+@pytest.mark.slow
 def test_averaged_gradients_give_the_same_parameters_again() -> None:
     first, second = (
         train_two(small_run(workers=TWO, lr=2e-2, steps=20), worker_options={"strategy": "sync"})[1]
@@ -139,6 +139,7 @@ def test_averaged_gradients_give_the_same_parameters_again() -> None:
     assert np.array_equal(first.flat, second.flat)
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_replaced_and_no_step_is_missing() -> None:
     callbacks = Killer(times=1)
     config = small_run(workers=TWO, steps=200, eval_every=20, stop_accuracy=2)

@@ -18,8 +18,6 @@ from mlxhog.models.mad.layers import make
 from tests.forked import CONTEXT
 from tests.mad.training.small_runs import numbers, small_run
 
-pytestmark = pytest.mark.slow
-
 BACKENDS = ("torch:cpu", "mlx:cpu")
 
 
@@ -129,6 +127,7 @@ def test_candidates_with_a_layer_of_the_users_share_with_those_without():
     assert common(own) == common(small_run())
 
 
+@pytest.mark.slow
 def test_other_processes_add_to_the_same_table():
     config = small_run(steps=40, eval_every=40, workers="mlx:cpu")
     other = replace(config, layers=(make("swiglu"),))

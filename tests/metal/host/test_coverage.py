@@ -28,6 +28,7 @@ def test_every_kernel_instance_and_every_function_runs_as_both_consumers_would(
     assert not result.missing
 
 
+@pytest.mark.slow
 def test_a_function_that_did_not_run_is_missing(shim_cache: Path, consumer: str):
     engine = HostEngine(consumer, cache=shim_cache, flags=coverage.FLAGS)
     engine.run(on(probes.UNWRITTEN, np.ones(64, np.float32)))

@@ -49,6 +49,7 @@ def test_simd_functions_see_the_existing_lanes_of_their_simd_group(shim: HostEng
         assert (actual[:, 11] == 1 + 2 * (lanes.max() > 30)).all()
 
 
+@pytest.mark.slow
 def test_a_simdgroup_multiplies_matrices_of_8_x_8(shim: HostEngine):
     rng = np.random.default_rng(0)
     x = rng.integers(-9, 9, (2, 8, 10)).astype(np.float32)

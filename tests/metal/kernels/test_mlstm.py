@@ -109,6 +109,7 @@ def assert_is_the_cell(
     assert_close(actual["dn"][:, :, 0], expected["dn0"], cell, label="dn0")
 
 
+@pytest.mark.slow
 @shapes
 def test_every_kernel_agrees_with_its_reference(shim: HostEngine, shape: tuple[int, ...]) -> None:
     x = sample(shape)
@@ -198,6 +199,7 @@ def test_a_gradient_of_the_last_state_reaches_all_that_was_written_into_it(
 LOCKSTEP = [kernel for kernel in mlstm.KERNELS if kernel.lockstep]
 
 
+@pytest.mark.slow
 @each_of("kernel", LOCKSTEP, ids=lambda kernel: kernel.name)
 def test_any_order_of_threads_gives_the_same_bits(
     host_engine: Callable[..., HostEngine], consumer: str, kernel: Kernel

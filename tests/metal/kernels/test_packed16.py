@@ -41,6 +41,7 @@ def assert_same_numbers(actual: Array, expected: Array, instance: str) -> None:
     assert_same_bits(numbers(actual, instance), numbers(expected, instance))
 
 
+@pytest.mark.slow
 @each_of("n", SIZES)
 @each_of("instance", INSTANCES)
 def test_a_sum_is_made_in_float32_and_rounded_to_nearest_even(

@@ -19,8 +19,6 @@ from mlxhog.metal.kernels.slstm import sample_slstm, slstm_backward, slstm_forwa
 from tests.pairs import each_of
 from tests.tolerances import METAL_SLSTM_F32, assert_close
 
-pytestmark = pytest.mark.slow
-
 Arrays = dict[str, Any]
 GIVEN = ("G", "R", "bias", "h0", "c0", "n0", "m0")
 SHAPES = {

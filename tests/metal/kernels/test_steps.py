@@ -112,6 +112,7 @@ def assert_alike(native: Worker, metal: Worker) -> None:
     assert_same_bits(metal.v, native.v, label="v")
 
 
+@pytest.mark.slow
 @each_of("n", SIZES[1:])
 @each_of("name", OPTIMIZERS)
 def test_dense_steps_have_the_bits_of_the_native_optimizer(

@@ -51,6 +51,7 @@ def test_a_kernel_moves_as_many_bytes_as_it_says(name: str, texts: Path) -> None
     assert moved - aside == pytest.approx(declared, rel=2 / N), result
 
 
+@pytest.mark.slow
 def test_the_count_sees_reads_writes_and_atomic_adds(texts: Path) -> None:
     result = traffic.of(MEMORY_BOUND["dense_axpy"], texts)
     assert result["g"] == traffic.Traffic(4 * N, 0, 4 * N, 0, N // 32, N // 32)
@@ -87,6 +88,7 @@ class Counted(HostArrays):
 MOST_BYTES = 28.1
 
 
+@pytest.mark.slow
 @each_of(
     ("optimizer", "kernel", "each"),
     [
@@ -123,6 +125,7 @@ def test_a_step_moves_each_moment_once_in_and_once_out(
     assert sum(engine.moved.values()) / N <= MOST_BYTES, engine.moved
 
 
+@pytest.mark.slow
 @each_of(("stride", "lines"), [(0, 1), (1, 1), (2, 2), (3, 3), (32, 32), (33, 32)])
 def test_an_access_of_a_simdgroup_touches_the_lines_of_its_threads(
     stride: int, lines: int, texts: Path

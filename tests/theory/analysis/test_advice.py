@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import pytest
 
 from mlxhog.arena import Slot
 from mlxhog.config.config import TrainConfig
@@ -111,6 +112,7 @@ def test_sparse_updates_may_be_added_racily_but_no_theorem_is_claimed_for_that()
     assert "the theorems assume lossless ones" in write.recommend
 
 
+@pytest.mark.slow
 @each_of("blocks", [(DENSE,), (SPARSE,)], ids=["dense", "sparse"])
 @each_of(
     "chosen",

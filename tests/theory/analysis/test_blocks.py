@@ -133,6 +133,7 @@ def test_every_number_is_that_of_a_count_by_hand(batches: Batches) -> None:
     assert 0 < rows.without_hottest < rows.p_conf < 1
 
 
+@pytest.mark.slow
 def test_a_whole_epoch_is_told_from_a_part_of_one(batches: Batches) -> None:
     assert counted(batches, range(batches.n_tickets)).whole_epoch
     assert not counted(batches, range(batches.n_tickets - 1)).whole_epoch

@@ -18,9 +18,8 @@ from tests.theory.analysis import dying
 from tests.theory.analysis.measured import subject
 from tests.theory.bitmaps import of_lists
 
-pytestmark = pytest.mark.slow
 
-
+@pytest.mark.slow
 def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
     tmp_path: Path,
 ) -> None:

@@ -37,8 +37,6 @@ from tests.tolerances import (
 )
 from tests.training.small import MIXED_MODEL, small_config
 
-pytestmark = pytest.mark.slow
-
 BACKENDS = ("torch:cpu", "mlx:cpu")
 TICKETS = [(0, 0), (0, 3), (1, 5)]
 
@@ -164,6 +162,7 @@ def test_accumulated_gradients_touch_what_the_whole_batch_touches(tmp_path: Path
     assert_close(whole.norms, parts.norms, SAME_GRADIENT_F32)
 
 
+@pytest.mark.slow
 def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path: Path) -> None:
     result = train(small_config(tmp_path, steps=60, lr=1e-2))
     assert result.checkpoint is not None

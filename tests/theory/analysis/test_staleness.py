@@ -155,7 +155,6 @@ def observed(histogram: dict[int, int]) -> ObservedStaleness:
     )
 
 
-@pytest.mark.slow
 def test_quantiles_are_the_smallest_age_that_enough_steps_do_not_exceed() -> None:
     ages = observed({0: 10, 1: 80, 2: 9, 50: 1})
     expected = {0.0: 0, 0.1: 0, 0.11: 1, 0.9: 1, 0.99: 2, 0.995: 50, 1.0: 50}
@@ -171,7 +170,6 @@ def metrics(tmp_path: Path, *lines: dict[str, object]) -> Run:
     return run
 
 
-@pytest.mark.slow
 def test_metrics_without_a_histogram_still_have_a_mean_and_a_largest(tmp_path: Path) -> None:
     first = {"slot": 1, "backend": "torch:cpu", "steps": 30, "dropped": 0}
     second = {"slot": 2, "backend": "mlx:cpu", "steps": 12, "dropped": 2}
@@ -187,7 +185,6 @@ def test_metrics_without_a_histogram_still_have_a_mean_and_a_largest(tmp_path: P
     assert observed.lost_update_rate == 0.25
 
 
-@pytest.mark.slow
 def test_a_run_without_steps_has_nothing_to_show_and_foreign_lines_are_refused(
     tmp_path: Path,
 ) -> None:

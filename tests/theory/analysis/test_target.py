@@ -59,6 +59,7 @@ def test_a_file_of_training_options_names_its_model_and_flags_win(tmp_path: Path
     assert target.title == f"settings {file}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", ["path", "name", "latest", "checkpoint", "best", "best's path"])
 def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run: Path, how: str) -> None:
     step = next((run / "checkpoints").glob("step-*"))
@@ -78,6 +79,7 @@ def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run: Path
     assert target.model.hidden_size == 32
 
 
+@pytest.mark.slow
 def test_a_run_whose_architecture_file_is_gone_is_analyzed_all_the_same(run: Path) -> None:
     text = run.joinpath("config.yaml").read_text()
     moved = text.replace("small.yaml", "gone.yaml")
@@ -86,6 +88,7 @@ def test_a_run_whose_architecture_file_is_gone_is_analyzed_all_the_same(run: Pat
     assert find_target(str(run), [], run.parent).model.hidden_size == 32
 
 
+@pytest.mark.slow
 def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     shutil.copytree(next((run / "checkpoints").glob("step-*")), alone)
@@ -114,6 +117,7 @@ def test_a_word_that_names_nothing_is_answered_with_the_nearest(
         find_target(spec, [], tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_without_a_checkpoint_says_so(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").mkdir()
@@ -121,11 +125,13 @@ def test_a_run_without_a_checkpoint_says_so(run: Path) -> None:
         find_target(str(run), [], run.parent)
 
 
+@pytest.mark.slow
 def test_a_run_that_keeps_no_best_checkpoint_says_so(run: Path) -> None:
     with pytest.raises(CheckpointError, match="keeps no best checkpoint; train with --keep-best"):
         find_target(f"{run}/best", [], run.parent)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_which_one_bit_changed_is_refused(run: Path) -> None:
     file = next((run / "checkpoints").glob("step-*")) / "model.safetensors"
     content = bytearray(file.read_bytes())
@@ -135,6 +141,7 @@ def test_a_checkpoint_of_which_one_bit_changed_is_refused(run: Path) -> None:
         find_target(str(run), [], run.parent)
 
 
+@pytest.mark.slow
 def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run: Path) -> None:
     target = find_target(str(run), [Assignment("tokenizer", "bpe:300", "--tokenizer")], run.parent)
     with pytest.raises(CheckpointError, match="use the same tokenizer"):
@@ -159,6 +166,7 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: s
         find_target(str(file), [], tmp_path)
 
 
+@pytest.mark.slow
 def test_settings_of_another_kind_of_run_are_refused(run: Path) -> None:
     run.joinpath("config.yaml").write_text("task: copying\nmodel: tiny\n")
     with pytest.raises(ConfigError, match="options that mlxhog train does not have"):

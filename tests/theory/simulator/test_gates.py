@@ -39,6 +39,7 @@ def test_clocks_of_ssp_never_spread_by_more_than_the_slack_and_one(slack: int) -
     assert max(tau for _, tau in machine.state.lateness) <= 7 * (2 * slack + 1)
 
 
+@pytest.mark.slow
 def test_in_the_long_run_ssp_is_as_slow_as_its_slowest_worker() -> None:
     slow = simulate(workers_of(8, slow=10.0), SSP(3), updates=4000)
     assert slow.gradients_per_s == pytest.approx(8 * 0.1, rel=0.05)
@@ -65,6 +66,7 @@ def schedule(rng: np.random.Generator) -> tuple[list[Worker], list[Event], int]:
     return workers, events, slack
 
 
+@pytest.mark.slow
 def test_random_schedules_with_deaths_all_come_to_their_end() -> None:
     rng = np.random.default_rng(0)
     for seed in range(40):

@@ -87,6 +87,7 @@ def test_workers_never_wait_for_a_link(link: Link) -> None:
     assert simulate(workers, cluster(link)).gradients_per_s == pytest.approx(12, rel=0.01)
 
 
+@pytest.mark.slow
 def test_stopped_workers_lose_the_time_of_the_rounds() -> None:
     scheme = cluster(round_every_s=4.0, stop_workers=True)
     rate = simulate(workers_of(0.001, 0.001), scheme, updates=40_000).gradients_per_s

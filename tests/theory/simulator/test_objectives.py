@@ -57,6 +57,7 @@ def test_outer_momentum_is_nesterovs() -> None:
     assert learner_x == pytest.approx(x)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "objective", [SPARSE, Quadratic((1.0, 0.2), noise=0.3, touched=1), Quadratic((1.0,), drift=2)]
 )
@@ -83,6 +84,7 @@ def test_the_minimum_of_the_logistic_problem_is_one_and_sgd_gets_near_it() -> No
     assert meets == pytest.approx(SPARSE.p_conf, rel=0.1)
 
 
+@pytest.mark.slow
 def test_the_longer_workers_with_own_data_go_alone_the_farther_off_they_end() -> None:
     """Client drift, which SCAFFOLD corrects; workers on the same data have none."""
     ends = []

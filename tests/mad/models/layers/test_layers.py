@@ -31,8 +31,6 @@ from tests.tolerances import (
     assert_close,
 )
 
-pytestmark = pytest.mark.slow
-
 Array = NDArray[Any]
 OTHERS = (
     "mh-attention(h4,kv_heads=2,base=100,qk_norm=true,bias=false)",
@@ -114,6 +112,7 @@ def with_reference(text: str, S: int, B: int) -> tuple[MADConfig, dict[str, Arra
     return cfg, params, tokens, reference(cfg, params, tokens)
 
 
+@pytest.mark.slow
 @twins
 @sequences
 def test_a_twin_computes_what_the_reference_does_position_by_position(text: str, name: str) -> None:
@@ -122,6 +121,7 @@ def test_a_twin_computes_what_the_reference_does_position_by_position(text: str,
     assert_close(actual, expected, LOGITS_F32)
 
 
+@pytest.mark.slow
 @twins
 @each_of("text", LONG)
 def test_a_thousand_positions_add_up_no_errors(text: str, name: str) -> None:
@@ -130,12 +130,14 @@ def test_a_thousand_positions_add_up_no_errors(text: str, name: str) -> None:
     assert_close(actual, expected, LOGITS_F32)
 
 
+@pytest.mark.slow
 @sequences
 def test_all_twins_agree_on_every_gradient(text: str) -> None:
     cfg, params, tokens, labels = example(text, 19)
     assert_agreement(cfg, params, tokens, labels)
 
 
+@pytest.mark.slow
 @sequences
 def test_every_gradient_equals_central_differences_of_the_reference(text: str) -> None:
     cfg, params, tokens, labels = example(text, 7, B=1)
@@ -172,6 +174,7 @@ def test_a_later_token_changes_no_earlier_output(text: str, name: str) -> None:
     assert np.abs(after - before)[:, 21].max() > 1e-2
 
 
+@pytest.mark.slow
 @twins
 @sequences
 def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text: str, name: str) -> None:
@@ -190,6 +193,7 @@ def test_a_sequence_read_in_pieces_gives_the_outputs_of_the_whole(text: str, nam
             assert_close(part, wanted_part, STATE_F32)
 
 
+@pytest.mark.slow
 @each_of("framework", FRAMEWORKS)
 @sequences
 def test_rows_of_any_lengths_go_on_together_as_each_would_alone(text: str, framework: str) -> None:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 
 from mlxhog.models.forward_pass import Pass
@@ -19,8 +18,6 @@ from mlxhog.models.mad.sequence import parse
 from tests.models.twins import TWINS, Twin
 from tests.pairs import each_of
 from tests.tolerances import SEQUENCE_F32, STATE_F32, assert_close
-
-pytestmark = pytest.mark.slow
 
 RECORDED = Path(__file__).parent / "golden" / "mixers.npz"
 D = 16

@@ -1,0 +1,82 @@
+"""Which tests `python -m pytest` runs, in how many processes: in a project with our settings."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TESTS = """
+import pytest
+
+from tests.pairs import max_examples
+
+def test_quick():
+    pass
+
+@pytest.mark.slow
+def test_slow():
+    pass
+
+def test_examples():
+    assert max_examples(300).max_examples == {n_examples}
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("project")
+    (folder / "checks").mkdir()  # `tests` is where our helpers are
+    shutil.copy(ROOT / "pyproject.toml", folder)
+    shutil.copy(ROOT / "tests" / "conftest.py", folder / "checks")
+    return folder
+
+
+def ran(project: Path, *words: str, n_examples: int = 10) -> tuple[set[str], bool]:
+    """Names of the tests that passed, and whether several processes ran them."""
+    (project / "checks" / "test_it.py").write_text(TESTS.format(n_examples=n_examples))
+    inherited = {k: v for k, v in os.environ.items() if k not in ("CI", "PYTEST_ADDOPTS")}
+    environment = {**inherited, "PYTHONPATH": str(ROOT)}
+    output = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rA", "-o", "testpaths=checks", *words],
+        cwd=project, env=environment, stdin=subprocess.DEVNULL,
+        capture_output=True, text=True, check=False,
+    ).stdout  # fmt: skip
+    assert "failed" not in output, output
+    passed = {line.split("::")[1] for line in output.splitlines() if line.startswith("PASSED")}
+    return passed, "2 workers" in output
+
+
+QUICK = {"test_quick", "test_examples"}
+WHOLE = {*QUICK, "test_slow"}
+
+
+@pytest.mark.slow
+def test_without_a_choice_quick_tests_run_in_two_processes(project: Path) -> None:
+    assert ran(project) == (QUICK, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "words", [["-n", "0"], ["-p", "no:xdist"], ["--pdb"]], ids=lambda words: " ".join(words)
+)
+def test_a_choice_of_processes_counts(project: Path, words: list[str]) -> None:
+    assert ran(project, *words) == (QUICK, False)
+
+
+@pytest.mark.slow
+def test_a_chosen_test_runs_even_if_it_is_slow(project: Path) -> None:
+    assert ran(project, "checks/test_it.py") == (WHOLE, False)
+    assert ran(project, "-k", "slow") == ({"test_slow"}, False)
+
+
+@pytest.mark.slow
+def test_whole_runs_every_test_with_all_its_examples(project: Path) -> None:
+    assert ran(project, "--whole", n_examples=300) == (WHOLE, False)
+    assert ran(project, "--whole", "-n", "2", n_examples=300) == (WHOLE, True)
+    assert ran(project, "--hypothesis-profile=random", n_examples=300) == (QUICK, True)
