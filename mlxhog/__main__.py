@@ -14,24 +14,26 @@ def main() -> int:
         was_open = _open_standard_streams()
         from mlxhog.cli import main as run
 
-        try:
-            code = run(has_output=was_open)
-        except Exception:  # a fault of the program; its text may quote control characters
-            import traceback
-
-            from mlxhog.errors import visible
-
-            print(visible(traceback.format_exc()), end="", file=sys.stderr)
-            code = 1
+        code = run(has_output=was_open)
         ignore_from_now_on()
     except KeyboardInterrupt:  # before the command line handles it, or after it returned
         code = _interrupted()
-    except RuntimeError as error:  # Python 3.11 wraps one that meets `__set_name__` in an import
-        if not isinstance(error.__cause__, KeyboardInterrupt):
-            raise
-        code = _interrupted()
+    except Exception as error:
+        # Python 3.11 wraps an interrupt that meets `__set_name__` in an import.
+        is_wrapped = isinstance(error.__cause__, KeyboardInterrupt)
+        code = _interrupted() if is_wrapped else _fault()
     _leave_a_busy_engine(code)
     return code
+
+
+def _fault() -> int:
+    """Print the traceback of a fault of the program, whose text may quote control characters."""
+    import traceback
+
+    from mlxhog.errors import visible
+
+    print(visible(traceback.format_exc()), end="", file=sys.stderr)
+    return 1
 
 
 def _interrupted() -> int:

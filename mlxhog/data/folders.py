@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mlxhog.data import encodings, tables, textfiles, unpacking
-from mlxhog.errors import DataError, EnvironmentLacks
+from mlxhog.errors import DataError, EnvironmentLacks, visible
 from mlxhog.files.paths import printable
 
 _CACHES = ("__pycache__",)
@@ -66,7 +66,9 @@ class Skipped:
     @classmethod
     def bad(cls, path: Path, error: DataError | EnvironmentLacks) -> Skipped:
         """A file whose reader raised an error, which begins with its path and line."""
-        reason = re.sub(r"^:(\d+): ", r"line \1: ", str(error).removeprefix(str(path)))
+        # The text of an error has no character that a terminal cannot show.
+        reason = str(error).removeprefix(visible(str(path)))
+        reason = re.sub(r"^:(\d+): ", r"line \1: ", reason)
         return cls(path, BAD, reason.lstrip(",: ").removeprefix("is "), is_bad=True)
 
     @classmethod

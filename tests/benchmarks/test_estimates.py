@@ -106,6 +106,12 @@ class Taking:
     def __init__(self, program: Any, *, threads: int) -> None:
         self.seconds = float(program.options["seconds"])
 
+    def __enter__(self) -> Taking:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
     def ready(self) -> None:
         pass
 

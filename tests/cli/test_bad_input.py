@@ -70,7 +70,11 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             "head is its embedding (tied)",
         ),
         ("--optimizer sgd --embedding-lr 2", 2, "sgd has no embedding_lr; muon, adamw"),
-        ("--data table.csv", 2, "such as --text-key review. Its columns are 'id', 'review'"),
+        (
+            "--data table.csv",
+            2,
+            "its columns are 'id', 'review'; name the key of the text: --text-key review",
+        ),
         ("--data wide.txt", 2, "looks like UTF-16LE without a byte-order mark; convert it: "),
         ("--model huge.yaml", 3, "the parameters of model huge.yaml alone need"),
         ("--model deep.yaml", 2, "num_hidden_layers is 40000000; set it to 4096 at most"),

@@ -80,7 +80,7 @@ def test_lines_are_shown_where_there_is_no_terminal_and_nothing_for_none(asked: 
             r"train\(\): no option 'wrokers'; did you mean 'workers'",
         ),
         (lambda: mlxhog.train(lr="fast", stepps=2), "(?s)no option 'stepps'.*lr is 'fast'; wanted"),
-        (lambda: mlxhog.train(data=["a", "b"]), r"data is \['a', 'b'\]; wanted text"),
+        (lambda: mlxhog.train(data=[1, "b"]), r"data is \[1, 'b'\]; wanted"),
         (lambda: mlxhog.train("notes/"), r"train\(data='notes/'\)"),
         (lambda: mlxhog.train({"lr": 1}), "a dict, expected a TrainConfig"),
         (lambda: mlxhog.train("none.yaml"), "none.yaml: cannot read the configuration"),

@@ -422,7 +422,7 @@ def open_newest(*_, **__):
         ops.scale(x, 1.0, threads=1)
         busy.set()
 
-def command():
+def command(**_):
     engine_thread.EngineThread("", ServeConfig())
     busy.wait()
     print("ended")

@@ -57,10 +57,10 @@ def test_an_example_is_on_the_disk_when_it_is_acknowledged(fed, followed):
 @pytest.mark.parametrize(
     ("body", "message"),
     [
-        ({"prompt": "a"}, "answer is None, expected text"),
-        ({"examples": [ONE, {"prompt": "a", "answer": ""}]}, "example 2: the answer is empty"),
+        ({"prompt": "a"}, "example 1 is {'prompt': 'a'}; expected prompt and answer"),
+        ({"examples": [ONE, {"prompt": "a", "answer": ""}]}, "example 2: the completion is empty"),
         ({"examples": [ONE, 3]}, "example 2 is 3"),
-        ({"prompt": "a" * 16, "answer": "b"}, "has 18 tokens, and a row of the run has at most 16"),
+        ({"prompt": "a" * 16, "answer": "b"}, "has 19 tokens, and a row of the run has at most 16"),
         ({"examples": []}, "wanted a list of 1 to 1000"),
         ([ONE], "wanted a JSON object"),
     ],
