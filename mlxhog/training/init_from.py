@@ -278,6 +278,8 @@ def seen_before(origin: str, data: Prepared) -> tuple[str, str]:
                 options.data,
                 tokenizer=options.tokenizer,
                 text_key=options.text_key,
+                loss_on=options.loss_on,
+                skip_machine_data=options.skip_machine_data,
                 val=options.val,
             )
             train = TokenFile.open(before.train)
@@ -287,7 +289,8 @@ def seen_before(origin: str, data: Prepared) -> tuple[str, str]:
         if train.n_tokens > MOST_SEARCHED:
             unknown = f"not checked whether {run.name} trained on the held-out text: it is large"
         elif (before.corpus_sha256, before.rule) != (data.corpus_sha256, data.rule):
-            seen |= [_stands_in(train, before.tokenizer, piece) for piece in pieces]
+            stands = [_stands_in(train, before.tokenizer, piece) for piece in pieces]
+            seen |= np.array(stands, bool)
     share = float(seen.mean()) if len(pieces) else 0.0
     if share < LEAST_SEEN:
         return "", unknown

@@ -17,6 +17,7 @@ from mlxhog.cli import main
 from mlxhog.report import charts
 from tests.processes import alive, below
 from tests.training.small import small_config
+from tests.words import changed
 
 MLX = ["--backend", "mlx:cpu"]  # it starts faster than torch
 LOOK = ["--samples", "12", "--batches", "40", "--seq-len", "32", "--batch-size", "2"]
@@ -193,8 +194,8 @@ def test_figures_without_matplotlib_name_the_extra(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
 def test_a_signal_ends_it_and_leaves_no_process(model: list[str], number: int) -> None:
-    command = [sys.executable, "-m", "mlxhog", "analyze", *model, *LOOK, *MLX, "--seconds", "0"]
-    command += ["--samples", "100k", "--threads", "1"]
+    command = [sys.executable, "-m", "mlxhog", "analyze", *model, *MLX, "--seconds", "0"]
+    command += changed(LOOK, "--samples", "100k", "--threads", "1")
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

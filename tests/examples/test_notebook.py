@@ -23,7 +23,8 @@ def cells(tmp_path_factory: pytest.TempPathFactory) -> list[nbformat.NotebookNod
     folder = tmp_path_factory.mktemp("notebook")
     (folder / "text").mkdir()
     for number in range(12):
-        (folder / "text" / f"{number}.txt").write_text("The people of the river go to sea. " * 50)
+        text = f"The people of river {number} go to sea. " * 50
+        (folder / "text" / f"{number}.txt").write_text(text)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("IPYTHONDIR", str(folder / "ipython"))
         patch.setenv("JUPYTER_RUNTIME_DIR", str(folder / "jupyter"))

@@ -40,7 +40,7 @@ def tuned(before: tuple[Path, Result], **options: Any) -> TrainConfig:
     text = folder / "new"
     text.mkdir(exist_ok=True)
     for k in range(6):
-        (text / f"{k}.txt").write_text("other words stand here, one after another. " * 20)
+        (text / f"{k}.txt").write_text(f"other words stand here, {k} after another. " * 20)
     defaults = {"init_from": first.run, "model": "auto", "data": str(text), "steps": 4}
     return small_config(folder, **{**defaults, **options})
 
