@@ -199,5 +199,5 @@ def test_checkpoints_and_evaluations_find_no_step_that_waits(tmp_path: Path) -> 
     second = train(small_config(tmp_path, steps=35, resume=first.run, **common))
     assert (second.status, second.steps) == ("done", 60)
     saved = [checkpoint.load(path) for path in (Path(first.run) / "checkpoints").glob("step-*")]
-    assert len(saved) >= 3
+    assert len(saved) >= 2, "the last one, and one amid the training"
     assert all(one.state["version"] == one.state["used"]["steps"] == one.step for one in saved)

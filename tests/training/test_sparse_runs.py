@@ -171,7 +171,7 @@ def test_the_probe_is_added_to_as_a_sparse_step_is_and_not_where_blocks_are_disj
 
 @pytest.mark.slow
 def test_a_sampled_head_has_a_lock_per_row_and_evaluation_takes_every_word(tmp_path: Path) -> None:
-    options = {"eval_every": "1h", "steps": 60, "seed": 3}
+    options = {"eval_every": "1h", "steps": 50, "seed": 3}
     config = small_config(tmp_path, sampled_head=60, **options)
     planned = make_plan(config)
     head = planned.layout.slots["lm_head.weight"]
