@@ -14,7 +14,8 @@ A script takes part by a literal `BUDGET`:
 modes' own flags; another benchmark is run in the modes for which it states flags. A mode without
 seconds is left out.
 
-Every script runs in a process of its own. Results and logs are in `results/MODE/`. A script that
+Every script runs in a process of its own. Results and logs are in `results/MODE/`; the results of
+--full are committed. Figures are drawn by an experiment's own --draw. A script that
 has ended with this mode at this commit is not run again without --again, so a run continues where
 it was interrupted; one that failed, or that a busy machine disturbed, is run again. A commit of
 results alone is no other commit. One that takes four times its seconds (at least ten minutes) is
@@ -54,12 +55,12 @@ from harness.claims import (
     WORDS,
     flags,
     mode_of,
+    write_rows,
 )
 from harness.claims_page import CLAIMS, claims_page
 from harness.machine import ROOT, commit, not_this_commit
 from harness.results_page import FAILED, ended, measured, read, results_page
 
-from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
 from mlxhog.files.quantities import format_clock
 
@@ -80,7 +81,7 @@ class Script:
         flags: of the mode.
         order: place among the others.
         expected_s: seconds that it states for the mode.
-        writes: whether it writes its result itself, as experiments do, with a figure.
+        writes: whether it writes its result itself, as experiments do.
     """
 
     name: str
@@ -188,7 +189,7 @@ def run(script: Script, mode: str, out: Path, at: str | None) -> Mapping[str, An
     }
     text = "".join(line for line in lines if not line.startswith('{"'))
     replace_file(out / f"{script.name}.txt", f"$ {script.command}\n{text}".encode())
-    replace_file(out / f"{script.name}.json", plain_json.dumps(whole, indent=1) + b"\n")
+    write_rows(out / f"{script.name}.json", whole)
     return whole
 
 

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from mlxhog import cli
-from tools import options_page
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -55,12 +54,6 @@ def missing(command: list[str]) -> list[str]:
         if path.split("/")[0] in OURS and "/" in path and not (ROOT / path).exists():
             wrong.append(f"no file {path}")
     return wrong
-
-
-def test_the_page_of_options_is_what_its_generator_writes():
-    assert options_page.PAGE.read_text(encoding="utf-8") == options_page.page(), (
-        "run python -m tools.options_page"
-    )
 
 
 def test_the_readme_is_short():
@@ -197,7 +190,7 @@ def unknown(text: str, known: str) -> list[str]:
 
 @pytest.mark.parametrize("page", pages_of_docs, ids=lambda page: page.name)
 def test_every_table_of_numbers_says_with_which_command_where_and_when(page):
-    if page.name not in ("options.md", "claims.md"):  # defaults; each row names its script's
+    if page.name != "claims.md":  # each row names its script's
         assert not without_a_source(page.read_text(encoding="utf-8"))
 
 

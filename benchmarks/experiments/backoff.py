@@ -127,7 +127,7 @@ def best_of(scale: Scale) -> dict[str, dict[str, dict[str, Any]]]:
     if scale.mode == "tiny":
         some = {s: {"lr": 1e-2, "share": 0.25 * (s in FALLING), "bracket": ""} for s in SCHEDULES}
         return dict.fromkeys(TITLES, some)
-    best: dict[str, dict[str, dict[str, Any]]] = recorded(ABOUT.name)["best"]
+    best: dict[str, dict[str, dict[str, Any]]] = recorded(ABOUT.name)
     return best
 
 
@@ -411,28 +411,26 @@ def draw(outcome: Outcome) -> Figure:
 def tune() -> None:
     """Find step size and K of every schedule on every problem, at the size of --quick, seed 0.
 
-    What an earlier search has tried is not tried again.
+    A schedule with recorded settings is not searched again; delete them for a new search.
     """
-    found: dict[str, Any] = recorded(ABOUT.name)["searched"] if is_recorded(ABOUT.name) else {}
+    best: dict[str, dict[str, Any]] = recorded(ABOUT.name) if is_recorded(ABOUT.name) else {}
     with pool() as workers:
         for problem, training in problems(Scale("quick")).items():
             lr, share = FIRST[problem]
-            by = found.setdefault(problem, {})
+            known = best.setdefault(problem, {})
             todo = {
                 schedule: (training, schedule, lr, share, TUNING_SEEDS)
                 for schedule in SCHEDULES
-                if schedule not in by
+                if schedule not in known
             }
             if problem == "hogwild":  # it needs the cores itself
-                by.update({name: search(*arguments) for name, arguments in todo.items()})
+                searched = {name: search(*arguments) for name, arguments in todo.items()}
             else:
                 futures = {name: workers.submit(search, *each) for name, each in todo.items()}
-                by.update({name: future.result() for name, future in futures.items()})
-            best = {
-                name: {s: best_settings(by[s]) for s in SCHEDULES} for name, by in found.items()
-            }
-            write_recorded(ABOUT.name, {"best": best, "searched": found})
-            for schedule, one in best[problem].items():
+                searched = {name: future.result() for name, future in futures.items()}
+            known |= {name: best_settings(trials) for name, trials in searched.items()}
+            write_recorded(ABOUT.name, best)
+            for schedule, one in known.items():
                 say(f"{TITLES[problem]}, {schedule}: {one}")
 
 

@@ -149,8 +149,8 @@ class Times:
 
     def of(self, arm: Arm, number: str = "seconds") -> list[float]:
         """A number of each seed; infinite where a run did not reach the loss."""
-        runs = self.trained[arm]
-        return [math.inf if one[number] is None else float(one[number]) for one in runs]
+        values = [one[number] for one in self.trained[arm]]
+        return [math.inf if one is None or one != one else float(one) for one in values]
 
     def reached(self, arm: Arm) -> str:
         """How many runs reached the loss, and within which time the others did not."""

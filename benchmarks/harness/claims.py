@@ -27,18 +27,21 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import math
 import os
 import statistics
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 from harness.estimates import ERROR, Estimate, Mean, Ratio, Share, holm
 from harness.machine import BUSY_SHARE, LoadWatch, commit, machine, versions, wait_until_quiet
 
 from mlxhog.files import plain_json
+from mlxhog.files.durable import replace_file
 
 MET, MISSED, NOT_MEASURABLE, UNTOLD = "met", "missed", "not_measurable", "cannot_be_told"
 NO_LIMIT = "no_limit"
@@ -58,6 +61,7 @@ MODES = {
     TINY: "does it run? its numbers mean nothing",
 }
 """Flags of experiments."""
+LONGEST_ROW = 500  # characters of a list or object that stands in one line of a file
 
 
 # -- repeated measurements -------------------------------------------------------------------------
@@ -430,6 +434,25 @@ def finish(result: Mapping[str, Any]) -> int:
     """Print a result as one JSON line; return the exit code of its verdict."""
     print(plain_json.dumps(result).decode(), flush=True)
     return EXIT_CODES[result["verdict"]]
+
+
+def write_rows(path: Path, value: Any) -> None:
+    """Write a file of JSON with one row a line, so that a changed row is a changed line."""
+    replace_file(path, f"{_rows(json.loads(plain_json.dumps(value)))}\n".encode())
+
+
+def _rows(value: Any, indent: str = "") -> str:
+    """Short values, and those without a list or an object inside, in one line."""
+    text = json.dumps(value)
+    entries = value.values() if isinstance(value, dict) else value
+    if len(text) <= LONGEST_ROW or not any(isinstance(entry, dict | list) for entry in entries):
+        return text
+    names = [f"{json.dumps(name)}: " for name in value] if text[0] == "{" else [""] * len(value)
+    inner = ",\n".join(
+        f"{indent} {name}{_rows(entry, indent + ' ')}"
+        for name, entry in zip(names, entries, strict=True)
+    )
+    return f"{text[0]}\n{inner}\n{indent}{text[-1]}"
 
 
 def _as_objects(value: Any) -> Any:

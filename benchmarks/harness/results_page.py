@@ -24,6 +24,8 @@ from harness.machine import ROOT
 
 Document = Mapping[str, Any]
 
+FIGURES = ("paper_tables", "staleness", "scaling", "schemes")
+"""Experiments whose figure is committed; others are drawn by their own --draw."""
 FAILED = "failed"
 MEANS = {
     MET: "every limit that we set ourselves is kept",
@@ -216,10 +218,9 @@ def _section(document: Document, folder: str) -> list[str]:
         ]
         lines.append("")
     lines += _table(document.get("table", []))
-    if document.get("figure"):
-        lines += [f"![{_heading(document)}]({folder}/{document['mode']}/{document['figure']})", ""]
-    elif "figure" in document:
-        lines += ["No figure: it could not be drawn; the log says why.", ""]
+    if document.get("mode") == FULL and name_of(document) in FIGURES:
+        path = f"{folder}/{FULL}/{name_of(document)}.png"
+        lines += [f"![{_heading(document)}]({path})", ""]
     if document.get("claims"):
         lines += ["| limit of our own | measured | wanted | |", "|---|---|---|---|"]
         lines += [

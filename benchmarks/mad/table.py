@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.claims import flags
+from harness.claims import flags, write_rows
 from harness.machine import commit, cores, versions
 
 from mlxhog.cli.mad.session import observer
-from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
 from mlxhog.files.quantities import format_clock
 from mlxhog.machine import machine
@@ -213,7 +212,7 @@ def table_flags(about: str, **how: Any) -> ArgumentParser:
 def write(path: Path, text: str, document: Mapping[str, Any]) -> None:
     """Write both forms of a table, and print their paths."""
     replace_file(path.with_suffix(".md"), text.encode())
-    replace_file(path.with_suffix(".json"), plain_json.dumps(document, indent=1))
+    write_rows(path.with_suffix(".json"), document)
     print(path.with_suffix(".md"), path.with_suffix(".json"), sep="\n")
 
 

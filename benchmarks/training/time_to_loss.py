@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harness.claims import write_rows
 from training.recording import BYTES, HeldOut, Recorded, record
 
 from mlxhog import TrainConfig
@@ -299,4 +300,4 @@ def _document() -> dict[str, Any]:
 
 
 def _write(document: Mapping[str, Any]) -> None:
-    SETTINGS.write_text(json.dumps(document, indent=1) + "\n")
+    write_rows(SETTINGS, document)

@@ -52,6 +52,7 @@ GROUPS = {
     },
     "set-up": {
         "doctor": "check this machine: backends, two writers at once, every Metal kernel",
+        "options": "every option of every command: default, unit, meaning, and whose it is",
         "completion": "a script for completion of commands, options and runs in bash, zsh or fish",
     },
 }
@@ -101,8 +102,8 @@ PACKAGES = {
 """Imported module -> its package for pip, as in pyproject.toml."""
 
 READ_ONLY = (
-    "help", "models", "runs", "show", "watch", "analyze", "simulate", "completion", "-V",
-    "--version",
+    "help", "models", "options", "runs", "show", "watch", "analyze", "simulate", "completion",
+    "-V", "--version",
 )  # fmt: skip
 """Commands that change nothing."""
 

@@ -4,14 +4,13 @@ The shell's function runs `mlxhog completion SHELL -- WORDS` at every completion
 from the parsers. It imports the same modules as the `--help` of a command.
 """
 
-import importlib
 import importlib.util
 import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from mlxhog.cli.flags import LIST, Flags, Listed, Word
+from mlxhog.cli.flags import Flags, Word, flags_of
 from mlxhog.errors import ConfigError
 from mlxhog.report.streams import printable, verbatim
 
@@ -118,7 +117,7 @@ def _joined(words: Sequence[str]) -> list[str]:
 
 def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str]]:
     """Yield the possible next words, and their help."""
-    from mlxhog.cli import COMMANDS, FUNCTIONS
+    from mlxhog.cli import COMMANDS
 
     if not before:
         yield from COMMANDS.items()
@@ -127,7 +126,7 @@ def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str
     command, *rest = before
     if command not in COMMANDS:
         return
-    module, _, function = FUNCTIONS.get(command, f"{command}.run").partition(".")
+    names = [command]
     if command == "mad":
         from mlxhog.cli.mad import COMMANDS as MAD
 
@@ -135,20 +134,13 @@ def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str
             yield from ((name, what) for name, (_, what) in MAD.items())
         if not rest or rest[0] not in MAD:
             return
-        module, _, function = MAD[rest.pop(0)][0].partition(".")
-        module = f"mad.{module}"
-    prefix = [rest.pop(0)] if command == "classic" and rest[:1] == ["predict"] else []
-    if command == "classic" and not rest and not prefix:
+        names.append(rest.pop(0))
+    if command == "classic" and not rest:
         yield "predict", "the predictions of a solved problem for a file"
-    yield from _of_command(_words(module, function, prefix), rest, current)
-
-
-def _words(module: str, function: str, prefix: Sequence[str]) -> list[Word]:
-    try:
-        getattr(importlib.import_module(f"mlxhog.cli.{module}"), function)([*prefix, LIST])
-    except Listed as listed:
-        return list(listed.flags.words())
-    return []
+    if command == "classic" and rest[:1] == ["predict"]:
+        names.append(rest.pop(0))
+    flags = flags_of(*names)
+    yield from _of_command(list(flags.words()) if flags else [], rest, current)
 
 
 def _of_command(

@@ -1,13 +1,14 @@
 """Flags from option dataclasses: argparse finds the words, `config.sources` their meaning."""
 
 import argparse
+import importlib
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from mlxhog.config import plugins
-from mlxhog.config.choices import KINDS, Kind
+from mlxhog.config.choices import KINDS, Choice, Kind
 from mlxhog.config.options import Option, option, options, to_flag
 from mlxhog.config.sources import Assignment, resolve, suggestion
 from mlxhog.errors import ConfigError
@@ -26,8 +27,8 @@ class RunFolder:
     out: str = option("runs", "folder that holds the runs")
 
 
-LIST = "\0"
-"""Makes `Flags.parse` raise `Listed`; no word of a command line has this character."""
+LIST = "-\0"
+"""Makes `Flags.parse` raise `Listed`; no word of a command line has a zero in it."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,31 @@ class Listed(Exception):
         self.flags = flags
 
 
+def flags_of(*words: str) -> "Flags | None":
+    """Return the flags of a command, complete; None if it has none of its own.
+
+    Args:
+        words: of the command, such as "mad", "search", or "runs", "rm".
+    """
+    from mlxhog.cli import FUNCTIONS
+
+    package, functions = "mlxhog.cli", FUNCTIONS
+    if words[0] == "mad":
+        from mlxhog.cli.mad import COMMANDS
+
+        package, functions = (
+            "mlxhog.cli.mad",
+            {name: place for name, (place, _) in COMMANDS.items()},
+        )
+        words = words[1:]
+    module, _, function = functions.get(words[0], f"{words[0]}.run").partition(".")
+    try:
+        getattr(importlib.import_module(f"{package}.{module}"), function)([*words[1:], LIST])
+    except Listed as listed:
+        return listed.flags
+    return None
+
+
 @dataclass(frozen=True)
 class Parsed:
     """A command line: values of options, other arguments, and problems."""
@@ -89,6 +115,10 @@ class Flags:
         examples: command lines.
         arguments: names of the positional arguments, for the usage line.
         main: names of the flags that `--help` shows; `--help-all` then shows all. All by default.
+
+    Attributes:
+        declared: every option by its flag, with the choices whose number it is, and the text that
+            is shown in place of its default.
     """
 
     def __init__(
@@ -109,6 +139,7 @@ class Flags:
             add_help=False,
         )
         self._only_flags = not arguments
+        self.declared: dict[str, tuple[Option, list[type[Choice]], str | None]] = {}
         self._known: list[str] = []
         self._otherwise = ""
         self._example = examples[0] if examples else command
@@ -160,9 +191,10 @@ class Flags:
             default: shown in place of each default.
         """
         groups: dict[str, argparse._ActionsContainer] = {"": self._parser}
-        for spec in _with_numbers(options(cls).values()):
+        for spec, owners in _with_numbers(options(cls).values()):
             if spec.flag in self._known or (only is not None and spec.name not in only):
                 continue
+            self.declared[spec.flag] = (spec, owners, default)
             title = spec.group if group is None else group
             if title not in groups:
                 groups[title] = self._parser.add_argument_group(title)
@@ -291,15 +323,15 @@ class Flags:
         return ""
 
 
-def _with_numbers(specs: Iterable[Option]) -> Iterator[Option]:
-    """Yield options, and after each choice all numbers of its kind as flags."""
+def _with_numbers(specs: Iterable[Option]) -> Iterator[tuple[Option, list[type[Choice]]]]:
+    """Yield options, and after each choice all numbers of its kind as flags, with their choices."""
     for spec in specs:
-        yield spec
+        yield spec, []
         if isinstance(kind := spec.kind, Kind):
             for flat, (number, owners) in kind.numbers().items():
                 of = ", ".join(owner.name for owner in owners)
                 group = f"numbers of {kind.plural}"
-                yield replace(number, name=flat, group=group, help=f"{of}: {number.help}")
+                yield replace(number, name=flat, group=group, help=f"{of}: {number.help}"), owners
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,4 +1,4 @@
-"""The options of a training run: one definition for YAML, flags, help and docs/options.md."""
+"""The options of a training run: one definition for YAML, flags, help and `mlxhog options`."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

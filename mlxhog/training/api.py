@@ -50,7 +50,7 @@ def train(
             lines to stderr elsewhere; None shows nothing; a function gets a `Progress` about twice
             a second from this thread and must not block. After an OSError, such as a closed pipe,
             it is not called again.
-        values: options by their names in docs/options.md, which win over the YAML file; a resumed
+        values: options by their names in `mlxhog options`, which win over the YAML file; a resumed
             run has its own.
 
     Returns:

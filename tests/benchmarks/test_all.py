@@ -232,8 +232,6 @@ def test_an_experiment_runs_and_ends_on_the_page(tmp_path: Path) -> None:
     assert document["compared"]
     assert document["table"]
     assert "python benchmarks/experiments/linear_regression.py --tiny" in page
-    assert f"![{document['title']}](results/tiny/{document['figure']})" in page
-    assert (out / "tiny" / document["figure"]).stat().st_size > 5000
 
 
 @pytest.mark.slow

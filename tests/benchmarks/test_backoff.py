@@ -85,9 +85,10 @@ def test_the_experiment_writes_its_claims_its_numbers_and_its_figure(
     backoff: Any, load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(backoff, "pool", lambda: ThreadPoolExecutor(1))  # torch is imported here
-    arguments = ["--tiny", "--out", str(tmp_path)]
     run = load("experiment.record").run
-    assert run(backoff.ABOUT, backoff.result, backoff.draw, arguments=arguments) == 0
+    for mode in ("--tiny", "--draw"):
+        arguments = [mode, "--out", str(tmp_path)]
+        assert run(backoff.ABOUT, backoff.result, backoff.draw, arguments=arguments) == 0
     document = json.loads((tmp_path / "backoff.json").read_text())
     assert len(document["compared"]) == 5
     assert len(document["table"]) == 16

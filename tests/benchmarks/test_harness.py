@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 from argparse import Namespace
 from pathlib import Path
@@ -153,17 +154,23 @@ def test_what_others_disturbed_is_not_called_met_or_missed(harness: Any) -> None
     assert [claim.ended for claim in quiet] == ["missed", "met"]
 
 
-def test_a_figure_that_cannot_be_drawn_costs_no_result(
-    harness: Any, experiment: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_figure_of_no_result_is_refused_with_the_command_that_makes_one(
+    load: Any, experiment: Any, tmp_path: Path
 ) -> None:
-    def fails(_: Any) -> Any:
-        raise ValueError("no such axis")
+    arguments = ["--draw", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"falling.json is missing.*falling.py --full"):
+        experiment.run(about(experiment), lambda _: None, draw(load), arguments=arguments)
 
-    answer = outcome(harness, experiment)
-    arguments = ["--tiny", "--out", str(tmp_path)]
-    experiment.run(about(experiment), lambda _: answer, fails, arguments=arguments)
-    assert json.loads((tmp_path / "falling.json").read_text())["figure"] is None
-    assert "no such axis" in capsys.readouterr().out
+
+def test_a_result_has_one_row_a_line(harness: Any, tmp_path: Path) -> None:
+    path = tmp_path / "one.json"
+    row = {"scheme": "hogwild", "losses": [0.1] * 40}
+    value = {"seeds": list(range(500)), "mean": math.nan, "table": [row] * 3, "about": "x" * 600}
+    harness.write_rows(path, value)
+    assert json.loads(path.read_text()) == {**value, "mean": None}
+    lines = path.read_text().splitlines()
+    assert len(lines) == 10
+    assert [json.loads(line.rstrip(",")) for line in lines[4:7]] == [row] * 3
 
 
 def test_repeats_without_any_spread_are_no_interval_and_decide_nothing(
@@ -239,7 +246,7 @@ def draw(load: Any) -> Any:
 
     def one_line(outcome: Any) -> Any:
         figure, axes = figures.new_panel(x="seconds", y="metres", heading="Falling")
-        figures.curves(axes, {"red": ([0, 1], [0, outcome.results["metres"].median])})
+        figures.curves(axes, {"red": ([0, 1], [0, outcome.results["metres"]["median"]])})
         return figure
 
     return one_line
@@ -262,19 +269,16 @@ def test_a_result_holds_everything_a_second_person_needs(
     load: Any, harness: Any, experiment: Any, tmp_path: Path
 ) -> None:
     answer = outcome(harness, experiment)
-    code = experiment.run(
-        about(experiment),
-        lambda _: answer,
-        draw(load),
-        arguments=["--tiny", "--out", str(tmp_path)],
-    )
-    assert code == 0
+    for mode in ("--tiny", "--draw"):
+        arguments = [mode, "--out", str(tmp_path)]
+        run = experiment.run(about(experiment), lambda _: answer, draw(load), arguments=arguments)
+        assert run == 0
     document = json.loads((tmp_path / "falling.json").read_text())
     assert document["command"] == "python benchmarks/experiments/falling.py --tiny"
     assert document["compared"][0]["claim"] == "it falls"
     assert document["results"]["metres"]["median"] == 4.905
     assert {"machine", "versions", "commit", "others_load", "seeds", "settings"} <= document.keys()
-    assert (tmp_path / document["figure"]).read_bytes().startswith(b"\x89PNG")
+    assert (tmp_path / "falling.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_missed_limit_ends_with_1(

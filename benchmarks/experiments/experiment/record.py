@@ -12,9 +12,11 @@ An experiment asks whether a claim of a document holds here. Its script has thre
     python benchmarks/experiments/NAME.py --full    more seeds, the documents' own sizes
     python benchmarks/experiments/NAME.py --tiny    does it run at all: its numbers mean nothing
     python benchmarks/experiments/NAME.py --tune    where offered: search settings and record them
+    python benchmarks/experiments/NAME.py --draw    the figure of the recorded result
 
-It writes `NAME.json` and `NAME.png` into `--out` (benchmarks/results/MODE), prints the same as JSON
-last, and ends with the exit code of `harness.claims`. Estimates decide on claims of documents:
+It writes `NAME.json` into `--out` (benchmarks/results/MODE), prints the same as JSON last, and ends
+with the exit code of `harness.claims`. `--draw` reads `NAME.json` (of --full, or in `--out`) and
+writes `NAME.png` beside it. Estimates decide on claims of documents:
 
     faster = Ratio.of(times["serial"], times["hogwild"])             pairs, by seed
     Compared.of("8-10x speedup", Claim.of("serial / hogwild, seconds", faster, ">=", 8.0))
@@ -24,9 +26,10 @@ All such claims of a script, its own limits and its documents', are corrected to
 
 from __future__ import annotations
 
+import json
+import math
 import textwrap
 import time
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -49,11 +52,11 @@ from harness.claims import (
     flags,
     mode_of,
     show,
+    write_rows,
 )
 from harness.machine import BUSY_SHARE, ROOT, LoadWatch, wait_until_quiet
 
 from experiment.figures import Figure
-from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
 from mlxhog.report.charts import png
 
@@ -234,23 +237,27 @@ def run(
     tune: Callable[[], None] | None = None,
     arguments: Sequence[str] | None = None,
 ) -> int:
-    """Read the flags, measure, write JSON and figure, and return the exit code.
+    """Read the flags, measure, write the result, and return the exit code.
 
     Args:
         about: the experiment.
         result: measures; prints its progress with `say`.
-        draw: makes the figure from the outcome.
+        draw: makes the figure from the table, the settings and the results of the written file.
         tune: searches settings and records them (`experiment.searches`); offers `--tune`.
         arguments: of the command; those of this process by default.
     """
-    modes = {**MODES, **({} if tune is None else {"tune": "search settings and record them"})}
+    modes = {**MODES, "draw": "the figure of the recorded result"}
+    if tune is not None:
+        modes["tune"] = "search settings and record them"
     text = f"{about.title} ({about.source}). {about.about}"
     parser = flags(textwrap.fill(text, 100), **modes)
-    parser.add_argument("--out", type=Path, help="folder of NAME.json, NAME.png")
+    parser.add_argument("--out", type=Path, help="folder of NAME.json and NAME.png")
     chosen = parser.parse_args(arguments)
     if tune is not None and chosen.tune:
         tune()
         return 0
+    if chosen.draw:
+        return _draw(about, draw, chosen.out or RESULTS / FULL)
     mode = mode_of(chosen)
     scale = Scale.of(about, mode, chosen.out or RESULTS / mode)
     if scale.mode != TINY:
@@ -261,8 +268,7 @@ def run(
     others_load = watch.stop() if outcome.others_load is None else outcome.others_load
     written = document_of(about, scale, outcome, others_load, seconds)
     scale.out.mkdir(parents=True, exist_ok=True)
-    written["figure"] = _write_figure(about, draw, outcome, scale.out)
-    replace_file(scale.out / f"{about.name}.json", plain_json.dumps(written, indent=1) + b"\n")
+    write_rows(scale.out / f"{about.name}.json", written)
     _show(outcome, written)
     return finish(written)
 
@@ -270,7 +276,7 @@ def run(
 def document_of(
     about: Experiment, scale: Scale, outcome: Outcome, others_load: float, seconds: float
 ) -> dict[str, Any]:
-    """Return everything that is known of a result but its figure."""
+    """Return everything that is known of a result."""
     busy, tiny = others_load > BUSY_SHARE, scale.mode == TINY
     numbers = {
         "title": about.title,
@@ -303,22 +309,27 @@ def document_of(
     return written
 
 
-def _write_figure(
-    about: Experiment, draw: Callable[[Outcome], Figure], outcome: Outcome, out: Path
-) -> str | None:
-    try:
-        import matplotlib  # noqa: F401
-    except ImportError:
-        say("no figure: it needs matplotlib, python -m pip install matplotlib")
-        return None
-    try:
-        picture = png(draw(outcome))
-    except Exception:  # hours of measuring are worth more than their figure
-        say(f"no figure:\n{traceback.format_exc()}")
-        return None
-    name = f"{about.name}.png"
-    replace_file(out / name, picture)
-    return name
+def _draw(about: Experiment, draw: Callable[[Outcome], Figure], folder: Path) -> int:
+    path = folder / f"{about.name}.json"
+    if not path.exists():
+        raise SystemExit(
+            f"{path} is missing, so there is no result to draw; run python "
+            f"benchmarks/experiments/{about.name}.py --full, or name another folder by --out"
+        )
+    known = _with_nan(json.loads(path.read_text()))
+    outcome = Outcome([], known["table"], settings=known["settings"], results=known["results"])
+    replace_file(path.with_suffix(".png"), png(draw(outcome)))
+    say(str(path.with_suffix(".png")))
+    return 0
+
+
+def _with_nan(value: Any) -> Any:
+    """Return a value of JSON with NaN for null: numbers that are not finite are written as null."""
+    if isinstance(value, dict):
+        return {name: _with_nan(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return list(map(_with_nan, value))
+    return math.nan if value is None else value
 
 
 def _show(outcome: Outcome, written: Mapping[str, Any]) -> None:

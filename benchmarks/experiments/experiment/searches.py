@@ -10,8 +10,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-from mlxhog.files import plain_json
-from mlxhog.files.durable import replace_file
+from harness.claims import write_rows
 
 
 @dataclass(frozen=True)
@@ -124,7 +123,7 @@ def recorded(name: str) -> dict[str, Any]:
 
 def write_recorded(name: str, settings: Mapping[str, Any]) -> None:
     """Record settings beside the script of an experiment."""
-    replace_file(settings_file(name), plain_json.dumps(settings, indent=1) + b"\n")
+    write_rows(settings_file(name), settings)
 
 
 class Trials:

@@ -1,0 +1,156 @@
+"""`mlxhog options`: the options of all commands, from their own definitions."""
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from mlxhog.cli.flags import Flags, Word, flags_of
+from mlxhog.cli.output import print_json
+from mlxhog.config.choices import KINDS, Choice
+from mlxhog.config.options import Option, options, to_flag
+from mlxhog.config.sources import suggestion
+from mlxhog.errors import ConfigError
+
+ABOUT = """\
+List the options of all commands, one a line: name, default, meaning, and who has it. With a NAME:
+an option, in full; or all options of a choice (ssp, muon, cosine) or of a command. Names are those
+of YAML and Python (batch_size); flags have dashes (--batch-size). Defaults < YAML < flags. Counts
+may be written as 10k or 1e6, durations as 90s, 5 minutes or 1h30m."""
+EXAMPLES = ("options", "options slack", "options ssp", "options mad search", "options lr --json")
+PARTS = ("runs rm", "cluster numa")
+"""Parts of commands with options of their own, beside those of `mlxhog mad`."""
+MOST_COMMANDS = 3  # they fit into a line of the list
+
+Row = dict[str, Any]
+
+
+def run(arguments: list[str]) -> int:
+    """Run the command; returns its exit code."""
+    flags = Flags("options", ABOUT, EXAMPLES, ("[NAME]",))
+    flags.argument("name", nargs="*", help="an option, a choice or a command; all options without")
+    flags.argument("--json", action="store_true", help="one line of JSON")
+    flags.otherwise("; options are named without dashes: mlxhog options slack")
+    parsed = flags.parse(arguments)
+    if parsed.problems:
+        raise ConfigError("\n".join(parsed.problems))
+    name = " ".join(parsed.other.name)
+    every = _rows()
+    plain = name.replace("-", "_")
+    exact = [row for row in every if plain in (row["name"], *row["also"])]
+    choices = [choice for kind in KINDS if (choice := kind.known().get(name))]
+    of_choice = {
+        choice: [row for row in every if row["kind"] == choice.kind.title and name in row["of"]]
+        for choice in choices
+    }
+    listed = [] if exact or choices else [row for row in every if name in ("", *row["commands"])]
+    if not (exact or choices or listed):
+        raise ConfigError(f"no option {name!r}{_hint(name, every)}")
+    if parsed.other.json:
+        print_json([*exact, *(row for rows in of_choice.values() for row in rows), *listed])
+        return 0
+    print("\n\n".join(_texts(name, exact, of_choice, listed)))
+    return 0
+
+
+def _texts(
+    name: str, exact: Sequence[Row], of_choice: Mapping[type[Choice], list[Row]], listed: list[Row]
+) -> Iterator[str]:
+    yield from map(_in_full, exact)
+    for choice, rows in of_choice.items():
+        about = f"{choice.kind.title} {name}: {choice.about}{'' if rows else '; it has no numbers'}"
+        yield "\n".join([about, *_listed(rows)])
+    if listed:
+        yield "\n".join(_listed(listed))
+
+
+def _rows() -> list[Row]:
+    """Return every option with the commands that have it, in the order of the commands."""
+    from mlxhog.cli import COMMANDS
+    from mlxhog.cli.mad import COMMANDS as MAD
+
+    mine = [name for name in COMMANDS if name != "mad"]
+    known: dict[str, Row] = {}
+    for command in (*mine, *PARTS, *(f"mad {name}" for name in MAD)):
+        flags = flags_of(*command.split())
+        assert flags is not None, command
+        for word in flags.words():
+            for row in _of_word(word, flags):
+                known.setdefault(json.dumps(row), {**row, "commands": []})["commands"].append(
+                    command
+                )
+    return list(known.values())
+
+
+def _of_word(word: Word, flags: Flags) -> Iterator[Row]:
+    """Yield the rows of a flag: one, or one for each default that choices give it."""
+    names = [flag[2:].replace("-", "_") for flag in word.flags if flag.startswith("--")]
+    if not names or names[0] in ("help", "help_all"):
+        return
+    if word.flags[0] not in flags.declared:
+        value = "one of " + ", ".join(word.values) if word.values else word.name
+        yield {
+            "name": names[0], "also": names[1:], "default": "none" if word.takes_value else "off",
+            "value": value if word.takes_value else "no value", "unit": "",
+            "help": word.help.replace("%%", "%"), "kind": "", "of": [], "inside": "",
+        }  # fmt: skip
+        return
+    spec, owners, default = flags.declared[word.flags[0]]
+    if not owners:
+        yield _row(spec, names, default, [])
+        return
+    by_number: dict[tuple[str, str], tuple[Option, list[type[Choice]]]] = {}
+    for owner in owners:
+        own = next(each for each in options(owner).values() if each.flat == spec.name)
+        key = own.default_text, own.help
+        by_number.setdefault(key, (own, []))[1].append(owner)
+    for own, of in by_number.values():
+        yield _row(own, names, default, of)
+
+
+def _row(
+    spec: Option, names: Sequence[str], default: str | None, owners: Sequence[type[Choice]]
+) -> Row:
+    return {
+        "name": names[0], "also": names[1:], "default": default or spec.default_text or "none",
+        "value": spec.expected, "unit": spec.unit, "help": spec.help,
+        "kind": owners[0].kind.title if owners else "", "of": [owner.name for owner in owners],
+        "inside": spec.name if owners else "",
+    }  # fmt: skip
+
+
+def _listed(rows: Sequence[Row]) -> Iterator[str]:
+    width = max((len(row["name"]) for row in rows), default=0)
+    for row in rows:
+        unit = f" {row['unit']}" if row["unit"] and row["default"][:1].isdigit() else ""
+        commands = row["commands"]
+        has = f"{len(commands)} commands" if len(commands) > MOST_COMMANDS else ", ".join(commands)
+        has = "; ".join(filter(None, [_owners(row), has]))
+        yield f"{row['name']:{width}}  [{row['default']}{unit}]  {row['help']}  ({has})"
+
+
+def _in_full(row: Row) -> str:
+    flag, unit = to_flag(row["name"]), f" ({row['unit']})" if row["unit"] else ""
+    written = [flag, *map(to_flag, row["also"])]
+    if row["of"]:
+        written.append(f'{to_flag(row["kind"])} "{row["of"][0]}({row["inside"]}=...)"')
+    lines = {
+        "belongs to": _owners(row),
+        "default": row["default"],
+        "value": f"{row['value']}{unit}",
+        "written": ", ".join(written),
+        "commands": ", ".join(row["commands"]),
+    }
+    about = [f"  {title + ':':12}{text}" for title, text in lines.items() if text]
+    return "\n".join([f"{row['name']}: {row['help']}", *about])
+
+
+def _owners(row: Row) -> str:
+    return f"{row['kind']} {', '.join(row['of'])}".strip()
+
+
+def _hint(name: str, rows: Sequence[Row]) -> str:
+    """Return the end of an error for an unknown name."""
+    names = [each for row in rows for each in (row["name"], *row["also"], *row["commands"])]
+    names += [choice for kind in KINDS for choice in kind.known()]
+    hint = suggestion(to_flag(name), list(map(to_flag, names)))
+    return hint.replace("did you mean '--", "did you mean '") or "; mlxhog options lists all"

@@ -1,0 +1,88 @@
+"""`mlxhog options` lists the options of all commands from their own definitions."""
+
+import json
+
+import pytest
+
+from mlxhog.cli import COMMANDS, main
+from mlxhog.cli.mad import COMMANDS as MAD
+from mlxhog.config.choices import KINDS
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.options import options
+
+
+@pytest.fixture
+def listed(capsys):
+    def listed(*words):
+        assert main(["options", *words, "--json"]) == 0
+        return json.loads(capsys.readouterr().out)
+
+    return listed
+
+
+def test_the_list_has_every_option_and_number_of_train_and_options_of_all_commands(listed, capsys):
+    rows = listed()
+    of_train = {row["name"]: row for row in rows if "train" in row["commands"]}
+    for name, spec in options(TrainConfig).items():
+        if name == "plugin":  # a flag of many commands
+            continue
+        assert (of_train[name]["default"], of_train[name]["help"]) == (spec.default_text, spec.help)
+    numbers = {(row["kind"], row["name"], one) for row in rows for one in row["of"]}
+    for kind in KINDS:
+        for name, (_, owners) in kind.numbers().items():
+            assert {(kind.title, name, owner.name) for owner in owners} <= numbers
+    parts = {"runs rm", "cluster numa", *(f"mad {name}" for name in MAD)}
+    having = {command for row in rows for command in row["commands"]}
+    assert having >= parts | COMMANDS.keys() - {"mad"}
+    assert main(["options"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(rows)
+
+
+def test_an_option_is_shown_with_what_it_belongs_to(capsys):
+    assert main(["options", "slack"]) == 0
+    first, second = capsys.readouterr().out.split("\n\n")
+    assert first.startswith("slack: steps that a worker may be ahead of the slowest")
+    for text in ("strategy ssp", "3", "a whole number at least 0 (steps)", "train, mad train"):
+        assert any(line.endswith(f" {text}") for line in first.splitlines())
+    assert '--slack, --strategy "ssp(slack=...)"' in first
+    assert second.endswith("simulate\n")  # its own option of this name
+
+
+def test_each_default_that_choices_give_a_number_is_listed(listed):
+    defaults = {
+        (owner, row["default"])
+        for row in listed("weight-decay")
+        if "train" in row["commands"]
+        for owner in row["of"]
+    }
+    expected = {
+        (choice.name, options(choice)["weight_decay"].default_text)
+        for kind in KINDS
+        for choice in kind.known().values()
+        if "weight_decay" in options(choice)
+    }
+    assert defaults == expected
+
+
+def test_the_name_of_a_choice_or_a_command_lists_its_options(listed, capsys):
+    assert {row["name"] for row in listed("wsd")} == {"lr_floor", "warmup"}
+    assert all("mad vote" in row["commands"] for row in listed("mad", "vote"))
+    assert main(["options", "ssp"]) == 0
+    assert capsys.readouterr().out.startswith("strategy ssp: a parameter server")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("slak", "no option 'slak'; did you mean 'slack'?"),
+        ("muonn", "no option 'muonn'; did you mean 'muon'?"),
+        ("hidden_size", "it is a field of the model: --set hidden_size=N"),
+        ("xyzzyq", "no option 'xyzzyq'; mlxhog options lists all"),
+        ("--slack", "options are named without dashes: mlxhog options slack"),
+    ],
+)
+def test_an_unknown_name_is_answered_with_the_nearest(words, message, capsys):
+    assert main(["options", words]) == 2
+    out, err = capsys.readouterr()
+    assert message in err
+    assert out == ""
