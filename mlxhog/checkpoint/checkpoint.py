@@ -33,6 +33,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import contents, weights
 from mlxhog.checkpoint.formats.opening import read_config
 from mlxhog.checkpoint.run import Run
+from mlxhog.config import plugins
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, RunError
@@ -57,7 +58,7 @@ CONFIG = "config.json"
 BEST = "best"
 _LATEST = "latest"
 
-NOT_ARCHITECTURE = NO_EFFECT - {"model_type"} | {"chunk_size", "bos_token_id", "layers_from"}
+NOT_ARCHITECTURE = NO_EFFECT - {"model_type"} | {"chunk_size", "bos_token_id", plugins.KEY}
 """Fields of config.json that change no parameter and no equation. Files of layers are among them:
 their digests are compared when the files are loaded."""
 

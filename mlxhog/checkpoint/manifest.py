@@ -125,7 +125,7 @@ def by_age(parent: Path) -> list[Path]:
     """Return the whole checkpoints of a directory, in the order of saving.
 
     Each checkpoint stores its number in that order, which neither a wrong clock nor a copy of the
-    directory changes. Steps break ties, and order the old checkpoints without a number.
+    directory changes.
     """
     whole = [path for path in parent.glob("step-*[0-9]") if (path / NAME).is_file()]
     return sorted(whole, key=lambda path: (_read_order(path), path.name))

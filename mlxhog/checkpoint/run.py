@@ -199,7 +199,7 @@ class Run:
     def automatic(self) -> tuple[str, ...]:
         """Return the options that the user left at "auto"; the stored values are the resolved ones.
 
-        Runs of older versions do not record them; for these the result is empty.
+        Empty if `run.json` cannot be read.
         """
         names = self._read_status().get("automatic")
         return tuple(map(str, names)) if isinstance(names, list) else ()

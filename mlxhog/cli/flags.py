@@ -160,7 +160,7 @@ class Flags:
     def plugin(self) -> None:
         """Add `--plugin`; `parse` loads the files."""
         self.argument(
-            *("--plugin", "--layers-from", "--tasks-from"),
+            "--plugin",
             action="append",
             default=[],
             metavar="FILE",

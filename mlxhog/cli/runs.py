@@ -38,7 +38,6 @@ MARKS = {
     "running": ("*", "trains now"),
     "interrupted": ("-", "interrupted: mlxhog train --resume RUN continues it"),
     "starting": (".", "starts now"),
-    "created": (".", "no step yet"),  # of runs of version 0.2
     "done": (" ", ""),
 }
 EARLY = ("x", "ended before its first checkpoint: mlxhog show RUN says what to do")
@@ -49,9 +48,7 @@ _WORDS = 3  # of these columns, aligned to the left
 LEFT_OUT = ("trained", "params", "data", "model", "time")
 """Columns that are left out in a narrow terminal, in this order."""
 OF_PART = ("~", "of a part of the held-out text, the same in all evaluations: ")
-UNKNOWN = ("?", "of as much held-out text as there was time for, so not to be compared: ")
-"""Marks of bits per byte that are not of all held-out text, and the begin of their legends. Runs of
-0.2 and before do not record the text of their numbers."""
+"""Mark of bits per byte that are not of all held-out text, and the begin of its legend."""
 
 
 def run(arguments: list[str]) -> int:
@@ -98,16 +95,15 @@ def describe(run: "Run") -> dict[str, Any]:
         "bits_per_byte": reached.get("val_bits_per_byte"),
         "val_step": reached.get("val_step"),
         "resumable": run.has_checkpoint(),
-        "share": _share(status, reached),
+        "share": _share(status),
         "trained_s": _last_change(run),
     }
 
 
-def _share(status: Mapping[str, Any], reached: Mapping[str, Any]) -> float | None:
+def _share(status: Mapping[str, Any]) -> float | None:
     """Return the share of the held-out text in its number; None if unknown."""
     part = status.get("held_out")
-    share = _number(part if isinstance(part, dict) else reached, "share")
-    return _number(reached, "val_share") or None if share is None else share
+    return _number(part, "share") if isinstance(part, dict) else None
 
 
 def _newest(run: "Run") -> dict[str, Any] | None:
@@ -118,7 +114,7 @@ def _newest(run: "Run") -> dict[str, Any] | None:
 
 
 def _of_config(run: "Run", status: Mapping[str, Any]) -> dict[str, Any]:
-    """Return model and data of a run, if its run.json is an old one without them."""
+    """Return model and data of a run, if its run.json does not have them yet."""
     if "model" in status:
         return {}
     from mlxhog.config.sources import read_yaml
@@ -207,9 +203,7 @@ def _data(record: Mapping[str, Any]) -> str:
 
 def _text_mark(record: Mapping[str, Any]) -> tuple[str, str]:
     """Return the mark of the amount of held-out text in a number, and its legend."""
-    if record["share"] == 1.0:
-        return " ", ""
-    return OF_PART if isinstance(record.get("held_out"), dict) else UNKNOWN
+    return (" ", "") if record["share"] in (None, 1.0) else OF_PART
 
 
 def _texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -218,16 +212,9 @@ def _texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
     It has the text of most runs on the same data, and the runs with another one.
     """
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    unknown = list[str]()
     for record in records:
-        mark = _text_mark(record)
-        if _number(record, "bits_per_byte") is None:
-            continue
-        if mark is OF_PART:
+        if _text_mark(record) is OF_PART and _number(record, "bits_per_byte") is not None:
             groups.setdefault(_text(record["held_out"], "text"), []).append(record)
-        elif mark is UNKNOWN:
-            share = "" if record["share"] is None else f" ({share_text(record['share'])})"
-            unknown.append(f"{printable(record['name'])}{share}")
     parts, corpora = list[str](), set[str]()
     for text, runs in sorted(groups.items(), key=lambda group: -len(group[1])):
         corpus, size = text.rpartition(" ")[0], _number(runs[0]["held_out"], "n_bytes") or 0.0
@@ -235,8 +222,7 @@ def _texts(records: Sequence[Mapping[str, Any]]) -> list[str]:
         names = ", ".join(printable(each["name"]) for each in runs)
         parts.append(f"{words} in {names}" if corpus in corpora else words)
         corpora.add(corpus)
-    lines = [(OF_PART, parts), (UNKNOWN, unknown)]
-    return [f"{mark} {begin}{'; '.join(texts)}" for (mark, begin), texts in lines if texts]
+    return [f"{' '.join(OF_PART)}{'; '.join(parts)}"] if parts else []
 
 
 def _early_mark(record: Mapping[str, Any]) -> str:

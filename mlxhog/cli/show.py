@@ -170,13 +170,12 @@ def _next(record: "RunRecord") -> list[str]:
 
 
 def _architecture(run: "Run") -> "ModelConfig | None":
-    """Return its model, which old runs keep in another place; None if it cannot be read."""
+    """Return its model; None if it cannot be read."""
     from mlxhog.checkpoint.formats.opening import read_config
     from mlxhog.models import families
 
-    folder = run.architecture if run.architecture.is_dir() else run.model
     try:
-        return families.read(read_config(folder / "config.json"))
+        return families.read(read_config(run.architecture / "config.json"))
     except ConfigError:
         return None
 

@@ -117,7 +117,6 @@ class TrainConfig(FineTuning):
         "Python file that adds layers, tasks, schedules, optimizers or strategies, such as "
         "examples/my_layer.py; several with commas. A file that only a YAML file names runs if you "
         "have named it before, by a flag or from Python, and it has not changed since",
-        aliases=("layers_from",),
     )
     seq_len: int = _model(
         256, "length of a training sequence", unit="tokens", low=1, aliases=("max_seq_length",)
@@ -296,7 +295,6 @@ class TrainConfig(FineTuning):
         "newest checkpoints that are kept; auto is 3, and 1 for a model with tables of n-grams",
         low=1,
         none="auto",
-        old=3,
     )
     live: str = _run(
         "auto",

@@ -12,12 +12,6 @@ from mlxhog.files import plain_yaml
 if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig
 
-OLD_EVAL_TOKENS = 16_384
-"""Default of `eval_tokens` in 0.2, as its config.yaml has it; now it is auto."""
-
-_OLD_DEFAULTS = {"eval_tokens": OLD_EVAL_TOKENS}
-"""Defaults that 0.2 wrote into config.yaml, also where they had no effect."""
-
 _SWITCHED_OFF: dict[str, tuple[str, tuple[str, ...], str]] = {
     "live_every": ("live", ("off",), "so readers get no copies; set live=on"),
     "cpu_blas": (
@@ -122,15 +116,10 @@ def _of_switches(config: TrainConfig) -> list[tuple[str, str]]:
     pairs = []
     for name, (other, off, reason) in _SWITCHED_OFF.items():
         choice = str(getattr(config, other))
-        unused = choice in off and _is_given(config, name)
+        unused = choice in off and is_set(config, name)
         if unused and (name != "live_every" or config.live_every.on):  # both off is no fault
             pairs.append((name, f"{other} is {choice}, {reason}, or leave {name} out"))
     return pairs
-
-
-def _is_given(config: TrainConfig, name: str) -> bool:
-    """Whether a person gave the value of an option; also for files of 0.2."""
-    return is_set(config, name) and getattr(config, name) != _OLD_DEFAULTS.get(name)
 
 
 def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:

@@ -164,7 +164,7 @@ class Averaging(Decayed):
         None,
         "decay of the first moment; auto is 0.9; for muon 0.75 with averaged gradients (sync), and "
         "0.95 if it looks ahead of three or more workers",
-        low=0, below=1, none="auto", old=0.9,
+        low=0, below=1, none="auto",
     )  # fmt: skip
     beta2: float = option(
         0.95, "decay of the second moment; lion: of its mean", low=0, below=1
@@ -205,17 +205,17 @@ class Adaptive(Averaging):
         None,
         "factor of lr for the embedding; auto is 12 for muon and a vocabulary of 1,024 or more, "
         "else 1",
-        above=0, none="auto", old=1.0,
+        above=0, none="auto",
     )  # fmt: skip
     head_lr: float | None = option(
         None, "factor of lr for the head; auto is likewise 2.4 or 1",
-        above=0, none="auto", old=1.0,
+        above=0, none="auto",
     )  # fmt: skip
     scalar_lr: float | None = option(
         None,
         "factor of lr for gates, biases, norms and all others that are neither embedding, head "
         "nor hidden matrices; auto is likewise 1.5 or 1",
-        above=0, none="auto", old=1.0,
+        above=0, none="auto",
     )  # fmt: skip
 
     def grouped(self, rates: Rates, groups: Collection[str]) -> Self:

@@ -83,7 +83,7 @@ class Muon(Sharing):
         "auto",
         "where a worker orthogonalises: on the CPU, by native code, or on its own device, by its "
         "framework in float32; auto is worker for GPU workers, unless the type is bfloat16",
-        choices=("auto", "cpu", "worker"), flat="orthogonalization_device", old="cpu",
+        choices=("auto", "cpu", "worker"), flat="orthogonalization_device",
     )  # fmt: skip
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:

@@ -51,7 +51,6 @@ def option(
     lines: bool = False,
     flat: str = "",
     kind: "Chooses | None" = None,
-    old: object = None,
     replaces: str = "",
     train_only: bool = False,
 ) -> Any:  # like dataclasses.field, so that any annotation fits
@@ -74,8 +73,6 @@ def option(
             a command line several words or flags.
         flat: for a number of a choice: its name outside of the choice; the same name by default.
         kind: for a choice: the registry that reads it.
-        old: the default that version 0.2 wrote into its files, if it was another one, or its
-            value for runs of versions without this option.
         replaces: for a number of a choice: another number that it takes the place of.
         train_only: for a number of a strategy: whether `mlxhog train` alone has it, and not the
             workers of a candidate of `mlxhog mad`.
@@ -95,7 +92,6 @@ def option(
         "lines": lines,
         "flat": flat,
         "kind": kind,
-        "old": old,
         "replaces": replaces,
         "train_only": train_only,
     }
@@ -124,7 +120,6 @@ class Option:
     lines: bool
     flat: str
     kind: "Chooses | None"
-    old: object
     replaces: str
     train_only: bool
 

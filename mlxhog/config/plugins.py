@@ -35,8 +35,8 @@ from mlxhog.files.cache import is_kept, private_directory, user_cache_directory
 from mlxhog.files.paths import expanded
 
 FLAG = "--plugin"
-KEY = "layers_from"
-"""Key of remembered files in study.yaml, architectures and config.json, as in mlxhog 0.2."""
+KEY = "plugin"
+"""Key of remembered files in study.yaml, architectures and config.json."""
 
 T = TypeVar("T")
 _named: set[Plugin] = set()  # by the user, in this process

@@ -9,8 +9,7 @@ A stronger source that names the same choice changes the numbers that it gives. 
 another choice starts from the defaults of that choice. If no source names a choice, the default
 counts; if the default is open ("auto"), the first choice that has all given numbers.
 
-A number that the choice does not have is an error. Files of versions up to 0.2 list every number of
-every choice: there a number of another choice is ignored if it has its default.
+A number that the choice does not have is an error.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mlxhog.config.choices import Choice, Kind, Number, UnknownChoice
+from mlxhog.config.choices import Choice, Kind, UnknownChoice
 from mlxhog.config.options import Option, options
 from mlxhog.errors import ConfigError
 
@@ -88,13 +87,11 @@ class Selection:
         values, wrong = dict(self._inside), []
         for flat, written in self._flat.items():
             if flat in own:
-                if self._is_open(written, own[flat]):
-                    continue
                 try:
                     values[own[flat].name] = own[flat].convert(written.value)
                 except ValueError as error:
                     wrong.append(f"{written.label} {error}")
-            elif not self._is_passed_over(written, self.kind.numbers()[flat]):
+            else:
                 wrong.append(f"{written.label}: {self.kind.lacks(choice, flat)}")
         if not wrong:
             try:
@@ -118,9 +115,7 @@ class Selection:
         if isinstance(default := self.option.default, str) and default != self.option.none:
             return self.kind.find(default)
         known = self.kind.numbers()
-        numbers = [
-            flat for flat, one in self._flat.items() if not self._is_passed_over(one, known[flat])
-        ]
+        numbers = list(self._flat)
         if not numbers:
             return None
         owners = [known[flat].owners for flat in numbers]
@@ -133,21 +128,3 @@ class Selection:
                 f"{self.kind.title} has both {numbers[0]} and {other}, leave one out"
             )
         return fitting[0]
-
-    @staticmethod
-    def _is_open(written: Assignment, spec: Option) -> bool:
-        """Whether a file of an old version has "auto" for a number that is not open now."""
-        return written.is_in_file and written.value == "auto" and not spec.choices
-
-    @staticmethod
-    def _is_passed_over(written: Assignment, number: Number) -> bool:
-        """Whether a file of an old version lists a number at its default."""
-        if not written.is_in_file:
-            return False
-        if written.value in ("none", "auto"):
-            return True
-        try:
-            specs = [options(owner)[number.option.name] for owner in number.owners]
-            return any(spec.convert(written.value) in (spec.default, spec.old) for spec in specs)
-        except ValueError:
-            return False

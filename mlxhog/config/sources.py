@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from mlxhog.config import contradictions
 from mlxhog.config.choices import KINDS, Choice, Kind, UnknownChoice
 from mlxhog.config.options import Option, options
 from mlxhog.config.selection import Selection
@@ -38,11 +37,6 @@ class Assignment:
     def is_flag(self) -> bool:
         """Whether it comes from a command line."""
         return self.origin.startswith("-")
-
-    @property
-    def is_in_file(self) -> bool:
-        """Whether it comes from a line of a file."""
-        return self.origin.rpartition(":")[2].isdecimal()
 
 
 def read_yaml(path: Path, *, named: bool = False) -> list[Assignment]:
@@ -73,33 +67,21 @@ def read_yaml(path: Path, *, named: bool = False) -> list[Assignment]:
 def read_stored(path: Path) -> list[Assignment]:
     """Return the configuration file of a run, numbers of choices by their flat names.
 
-    Options without effect are left out: runs of version 0.2 may have some that are refused now.
-    A number that its choice did not have when the run began gets the value that it had then.
-
     Raises:
-        ConfigError: see `read_yaml`.
+        ConfigError: see `read_yaml`; or a choice lacks a number of the file.
     """
     entries = flattened(read_yaml(path))
     values = {entry.name: str(entry.value) for entry in entries}
-    names = [name for name in contradictions.CHOICES if name in values]
-    unused = {one for name in names for one in contradictions.of_others(name, values[name])}
-    if values.get("blocks") == "all":
-        unused.add("rotate_every")
-    for kind in (kind for kind in KINDS if kind.title in values):
-        (value,) = (entry.value for entry in entries if entry.name == kind.title)
-        choice = kind.known().get(kind.parts(value)[0])
-        entries += _later(choice, values, path)
+    for kind in KINDS:
+        choice = kind.known().get(values.get(kind.title, ""))
         foreign = [flat for flat, one in kind.numbers().items() if choice not in one.owners]
-        unused |= {*(foreign if choice else ()), *kind.replaced(values)}
-    return [entry for entry in entries if entry.name not in unused]
-
-
-def _later(choice: type[Choice] | None, values: Mapping[str, str], path: Path) -> list[Assignment]:
-    """The numbers that a file lacks, if it has all others of its choice."""
-    own = options(choice).values() if choice is not None else ()
-    lacking = [spec for spec in own if spec.flat not in values]
-    known = all(spec.old is not None for spec in lacking)
-    return [Assignment(spec.flat, spec.old, f"{path}:0") for spec in lacking] if known else []
+        if choice is not None and (wrong := [one for one in entries if one.name in foreign]):
+            raise ConfigError(
+                f"{wrong[0].label}: {kind.lacks(choice, wrong[0].name)}; another version of mlxhog "
+                f"wrote this file, or it was edited: remove the line, or "
+                f"begin a new run with the weights: mlxhog train --init-from {path.parent}"
+            )
+    return entries
 
 
 def flattened(entries: Iterable[Assignment]) -> list[Assignment]:

@@ -234,7 +234,6 @@ def load(
     wait: float = WAIT_S,
     say: Tell = lambda message: None,
     plugin: str | Path | None = None,
-    layers_from: str | Path | None = None,
 ) -> LanguageModel:
     """Load a model that writes and scores text.
 
@@ -252,7 +251,6 @@ def load(
         say: called with a message when the wait begins.
         plugin: a Python file with your own layers in the model, or several with commas. A run that
             remembers an unchanged file does not need it.
-        layers_from: the same, as mlxhog 0.2 spelt it.
 
     Raises:
         RunError: no run has this name (the message lists the existing ones), or the run did not
@@ -270,8 +268,7 @@ def load(
     for name, word in (("backend", backend), ("weights", weights), ("mode", mode)):
         if not isinstance(word, str):
             raise ConfigError(f"{name} is a {type(word).__name__}, expected a str")
-    for files in (plugin, layers_from):
-        plugins.load_named(files)
+    plugins.load_named(plugin)
     source, opened = open_newest(
         os.fspath(model),
         root=Path(out),

@@ -145,8 +145,7 @@ class Protocol:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values; those of back-off only if the schedule has them.
 
-        The weight decay of the optimizer stands apart from its other numbers. AdamW is not named:
-        as in version 0.2 it is its `beta2`, so that the keys of its runs stay.
+        The weight decay of the optimizer stands apart from its other numbers.
         """
         values = {name: getattr(self, name) for name in options(type(self))}
         if self.schedule not in FALLING:
@@ -155,9 +154,6 @@ class Protocol:
         if isinstance(optimizer, Decayed):
             values["weight_decay"] = optimizer.weight_decay
             optimizer = replace(optimizer, weight_decay=PUBLISHED.weight_decay)
-        if isinstance(optimizer, AdamW) and replace(optimizer, beta2=PUBLISHED.beta2) == PUBLISHED:
-            del values["optimizer"]
-            return values | {"beta2": optimizer.beta2}
         return values | {"optimizer": str(optimizer)}
 
 

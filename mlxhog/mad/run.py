@@ -12,6 +12,7 @@ from importlib import metadata
 from typing import Any
 
 from mlxhog.config.plugin_file import Plugin
+from mlxhog.config.plugins import KEY
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.tasks.dataset import ByLength
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
@@ -19,8 +20,6 @@ from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width, to_dict
 
 version = cache(metadata.version)  # which reads a file
-FILES = "extensions"
-"""Key of the user's files in records and in the keys of runs, as in mlxhog 0.2."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +67,7 @@ class RunConfig:
             "seed": self.seed,
             "workers": self.workers,
             "threads": self.threads,
-            **({FILES: plugins} if plugins else {}),
+            **({KEY: plugins} if plugins else {}),
         }
 
     def key(self) -> str:
@@ -78,7 +77,7 @@ class RunConfig:
         """
         values = self.to_dict()
         if self.plugins:
-            values[FILES] = [plugin.digest for plugin in self.plugins]
+            values[KEY] = [plugin.digest for plugin in self.plugins]
         stamp = {"generator": GENERATOR_VERSION, "version": version("mlxhog"), **values}
         text = json.dumps(stamp, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -212,10 +212,7 @@ def follow(
 def progress_of(record: Mapping[str, Any]) -> Progress:
     """Read a line of metrics; a missing field, or one of another type, gets its default."""
     workers = tuple(_filled(NO_WORKER, worker) for worker in workers_of(record))
-    progress = _filled(NOTHING, record)
-    if "call_s" not in record:  # written by an older version
-        progress = replace(progress, call_s=progress.elapsed_s)
-    return replace(progress, workers=workers, machines=machines_in(record))
+    return replace(_filled(NOTHING, record), workers=workers, machines=machines_in(record))
 
 
 def marks_of(record: Mapping[str, Any]) -> Mapping[str, float]:

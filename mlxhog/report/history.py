@@ -1,6 +1,6 @@
 """A run's metrics.jsonl as columns, read while the file grows.
 
-A file may come from an older version, grow at this moment, or be damaged. A line that is not a
+A file may grow at this moment, or be damaged. A line that is not a
 progress is skipped and counted; a missing field is a gap.
 """
 
@@ -181,7 +181,7 @@ class History:
         if record.get("val_bits_per_byte") is not None:
             self.evaluation = {name: record.get(name) for name in EVALUATED}
         for name, column in self.columns.items():
-            value = record.get(name)  # old versions repeat an evaluation on every line
+            value = record.get(name)  # the first line of a resume repeats the last evaluation
             is_old = name in EVALUATED and value == self.newest.get(name)
             column.append(math.nan if is_old else _number(value))
         for worker in workers:

@@ -438,7 +438,7 @@ def number(value: float | None) -> str:
 def scored_at(val_step: object, steps: float | None) -> str:
     """Name the step that a held-out number scored if it is not the last one, else "".
 
-    Old files do not have the step, and an edited one may have any value.
+    A run without an evaluation has no step, and an edited file may have any value.
 
     >>> scored_at(3, 16), scored_at(16, 16)
     (' at step 3 of 16', '')

@@ -7,7 +7,6 @@ import math
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -96,28 +95,12 @@ class RunRecord:
             self.n_events += len(fresh)
         except (OSError, ValueError) as error:
             self.notes.append(f"{self._log.path.name} cannot be read: {message_of(error)}")
-        if not self.events and not self._log.path.exists():
-            self.events = self._old_samples()
         del self.events[:-MOST_EVENTS]
 
-    def _old_samples(self) -> list[RunEvent]:
-        """The samples of a run without an event log."""
-        try:
-            text = reading.read_bytes(self.run.samples_path).decode("utf-8", errors="replace")
-        except (OSError, ValueError):
-            return []
-        samples = text.splitlines()[-MOST_EVENTS:]
-        return [RunEvent(None, None, "sample", printable(one)[:MOST_TEXT]) for one in samples]
-
     def _note(self) -> None:
-        notes, writer = self.notes, self.status.get("mlxhog")
+        notes = self.notes
         if self.status.get("status") == DAMAGED or not self.status:
             notes.append("run.json is missing or damaged: status and result are unknown")
-        if isinstance(writer, str) and writer != version("mlxhog"):
-            notes.append(
-                f"written by mlxhog {printable(writer)[:40]}, read by {version('mlxhog')}: "
-                "numbers that the older version did not record are missing"
-            )
         if self.history.damaged:
             notes.append(f"{self.history.damaged} damaged lines of metrics.jsonl are skipped")
         if self._log.damaged:
@@ -130,12 +113,12 @@ class RunRecord:
             )
         if not len(self.history):
             first = "the first ones are written two seconds after training begins"
-            is_early = self.status.get("status") in ("created", "starting", "running")
+            is_early = self.status.get("status") in ("starting", "running")
             notes.append(
                 f"no numbers yet: {first}" if is_early else "no numbers: nothing was trained"
             )
         elif not self._log.path.exists():
-            notes.append("events.jsonl is missing: messages and the times of samples are unknown")
+            notes.append("events.jsonl is missing: messages and samples are unknown")
 
     @property
     def is_running(self) -> bool:

@@ -38,16 +38,13 @@ def shares(workers: Iterable[Report]) -> dict[str, float]:
     """Shares of the parts in all steps of some workers, in the order of `PARTS`; their sum is 1.
 
     Args:
-        workers: fields of their reports, as in metrics.jsonl. Those of versions that did not record
-            every part are left out.
+        workers: fields of their reports, as in metrics.jsonl.
 
     Returns:
         Part -> share, without the parts of a gradient that no worker has; {} before the first step.
     """
     totals = dict.fromkeys(PARTS, 0.0)
     for worker in workers:
-        if "optimizer_s" not in worker:
-            continue
         read_s, compute_s, apply_s, wait_s, forward_s, optimizer_s, other_s = (
             _seconds(worker.get(f"{name}_s"))
             for name in ("read", "compute", "apply", "wait", "forward", "optimizer", "other")

@@ -133,7 +133,7 @@ def start_of(plan: Plan) -> Start:
     if plan.resumption is None:
         return Start(plan.budget)
     state = plan.resumption.checkpoint.state
-    used, joined = state["used"], _joined_text(state.get("joined", 0), len(plan.workers))
+    used, joined = state["used"], _joined_text(state["joined"], len(plan.workers))
     budget = replace(
         plan.budget,
         steps_before=used["steps"],
@@ -308,7 +308,7 @@ def save(
             **_blocks(arena, ledger),
             "followed": config.follow is not None,
             "ledgers": {
-                **earlier.get("ledgers", {"data": earlier["ledger"]} if earlier else {}),
+                **earlier.get("ledgers", {}),
                 text_kind(config): position,
             },
             **strategy_state,

@@ -63,7 +63,7 @@ class HeldOutWatch:
             keeps_best=config.keeps_best,
             text=text,
         )
-        best = None if resumption is None else resumption.checkpoint.state.get("best")
+        best = None if resumption is None else resumption.checkpoint.state["best"]
         if isinstance(best, Mapping) and best.get("text") == text:
             watch.bits_per_byte, watch.step = best["bits_per_byte"], int(best["step"])
         return watch

@@ -157,7 +157,7 @@ class Plan(Setup):
     def emulated_before(self) -> bool:
         """Whether earlier steps of a resumed run were emulated."""
         earlier = self.resumption
-        return earlier is not None and bool(earlier.checkpoint.state.get("emulated"))
+        return earlier is not None and bool(earlier.checkpoint.state["emulated"])
 
     @property
     def kernels_used(self) -> str:

@@ -17,17 +17,23 @@ from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
 from mlxhog.config.choices import OPTIMIZERS, STRATEGIES
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.contradictions import OLD_EVAL_TOKENS
 from mlxhog.config.fine_tuning import ORIGINS
 from mlxhog.config.options import options
 from mlxhog.config.sources import read_stored
-from mlxhog.config.strategies import Hogwild, Serial
+from mlxhog.config.strategies import Serial
 from mlxhog.config.strategy import StrategyChoice
 from mlxhog.data.encodings import quoted, words
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import CheckpointError, ConfigError, RunError
 from mlxhog.files.quantities import parse_number
 from mlxhog.report.metrics import scored_at
+
+_NEEDED = (
+    "version", "optimizer", "strategy", "regime", "used", "budget", "left", "over", "ended",
+    "network_bytes", "held_out", "best", "followed", "ledgers", "emulated", "joined", "opt_steps",
+    "tokens_sha256", "held_out_sha256",
+)  # fmt: skip
+"""State that every checkpoint of a run has."""
 
 
 @dataclass(frozen=True)
@@ -67,18 +73,17 @@ class Resumption:
             return None
         run, path = checkpoint.resumable(config.resume, Path(config.out))
         saved = checkpoint.load(path)
+        _check_state(saved)
         checkpoint.check_architecture(saved, model)
         config = _with_strategy(_with_optimizer(config, saved, hidden), saved)
-        if "held_out" not in saved.state and config.eval_tokens == OLD_EVAL_TOKENS:
-            config = replace(config, eval_tokens=None)
-        begins_to_follow = config.follow is not None and not saved.state.get("followed", False)
+        begins_to_follow = config.follow is not None and not saved.state["followed"]
         if config.has_budget or begins_to_follow:  # the followed text has no end
             return cls(config, run, saved, None)
         own = saved.state["budget"]
         config = replace(config, **own)
         rest = _rest(saved.state)
         if rest.is_used_up and run.read_status().get("status") == "done":
-            ended = saved.state.get("ended") or f"it has used up its budget, {_spell(own)}"
+            ended = saved.state["ended"] or f"it has used up its budget, {_spell(own)}"
             raise ConfigError(
                 f"the run {run.directory} is done: {ended}; give "
                 "a further budget with --steps, --tokens or --time: mlxhog train --resume "
@@ -105,14 +110,12 @@ class Resumption:
     @property
     def regime(self) -> str | None:
         """The strategy in which a run without a named one was saved; None if not measured."""
-        name = self.checkpoint.state.get("regime")
-        return name if isinstance(name, str) else None
+        name: str | None = self.checkpoint.state["regime"]
+        return name
 
-    def evaluated_bytes(self) -> int | None:
-        """Size of the held-out text that the run was evaluated on; None if it is unknown."""
-        part = self.checkpoint.state.get("held_out")
-        size = part.get("asked_bytes") if isinstance(part, Mapping) else None
-        return size if type(size) is int and size > 0 else None
+    def evaluated_bytes(self) -> int:
+        """Size of the held-out text that the run was evaluated on."""
+        return int(self.checkpoint.state["held_out"]["asked_bytes"])
 
     def in_steps(self, budget: Budget, batches_per_step: float) -> Budget:
         """Convert the rest of a budget of passes or tokens to steps of this call.
@@ -136,8 +139,7 @@ class Resumption:
 
         A run may alternate between the two; each has its own position. None is the beginning.
         """
-        state = self.checkpoint.state
-        positions: Mapping[str, Position] = state.get("ledgers", {"data": state["ledger"]})
+        positions: Mapping[str, Position] = self.checkpoint.state["ledgers"]
         return positions.get(text_kind(self.config))
 
     def check_data(self, data: Prepared, train: str, held_out: str) -> None:
@@ -155,7 +157,7 @@ class Resumption:
         state = self.checkpoint.state
         digests = {
             "training": (state["tokens_sha256"], train),
-            "held-out": (state.get("held_out_sha256", held_out), held_out),  # or unknown
+            "held-out": (state["held_out_sha256"], held_out),
         }
         for part, (own_digest, digest) in digests.items():
             if own_digest != digest:
@@ -195,20 +197,27 @@ def score_of(run: Run | None, path: Path, state: Mapping[str, Any]) -> str:
     return ""
 
 
+def _check_state(saved: Checkpoint) -> None:
+    """Refuse a checkpoint without a part of the state that a resume needs."""
+    if lacking := [name for name in _NEEDED if name not in saved.state]:
+        raise CheckpointError(
+            f"{saved.path} has no {', '.join(lacking)}: another version of mlxhog wrote it; train "
+            f"with the version that wrote it, or begin a new run with its weights: mlxhog train "
+            f"--init-from {quoted(str(saved.path))}"
+        )
+
+
 def text_kind(config: TrainConfig) -> str:
     """The name of the trained text's kind in checkpoints."""
     return "data" if config.follow is None else "stream"
 
 
 def _with_optimizer(config: TrainConfig, saved: Checkpoint, hidden: frozenset[str]) -> TrainConfig:
-    """Use the run's own optimizer unless another is named; refuse moments of another one.
-
-    Old checkpoints do not name theirs: it is AdamW by default.
-    """
-    own = saved.state.get("optimizer")
+    """Use the run's own optimizer unless another is named; refuse moments of another one."""
+    own = saved.state["optimizer"]
     if config.optimizer is None:
-        return replace(config, optimizer=optimizers.by_name(own or "adamw"))
-    if own is None or config.reset_optimizer:
+        return replace(config, optimizer=optimizers.by_name(own))
+    if config.reset_optimizer:
         return config
     if own in OPTIMIZERS.known():
         own = optimizers.by_name(own).fitted(hidden=bool(hidden)).name
@@ -222,11 +231,8 @@ def _with_optimizer(config: TrainConfig, saved: Checkpoint, hidden: frozenset[st
 
 
 def _with_strategy(config: TrainConfig, saved: Checkpoint) -> TrainConfig:
-    """Use the run's own strategy unless another is named, or it had a single worker.
-
-    Old checkpoints do not name theirs: it is hogwild by default.
-    """
-    own = saved.state.get("strategy", {"strategy": Hogwild.name})
+    """Use the run's own strategy unless another is named, or it had a single worker."""
+    own = saved.state["strategy"]
     if config.strategy is not None or own["strategy"] in ("auto", Serial.name):
         return config
     chosen = STRATEGIES.find(own["strategy"])
@@ -242,7 +248,7 @@ def _rest(state: Mapping[str, Any]) -> Budget:
     It is zero if the run was stopped after training, during its last evaluation.
     """
     rest = {unit: state["left"][unit] for unit in ("steps", "tokens", "seconds")}
-    if state.get("over", False) or any(n is not None and n <= 0 for n in rest.values()):
+    if state["over"] or any(n is not None and n <= 0 for n in rest.values()):
         rest = {unit: None if n is None else 0 for unit, n in rest.items()}
     return Budget(**rest)
 

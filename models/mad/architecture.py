@@ -16,7 +16,7 @@ model:
     - {repeat: 2, layers: [gated-conv, swiglu]}
   # or a line, `layers: "(mlstm swiglu)*7 slstm swiglu"`, see `sequence.py`
   # or, in their place, `blocks: {preset: .., ..}`
-layers_from: [..]                # files of layers of your own, see `config.plugins`
+plugin: [..]                     # files of layers of your own, see `config.plugins`
 
 A preset is a known pattern of blocks:
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import field
-from typing import Any, ClassVar, Literal, Protocol, TypeAlias
+from typing import ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,14 +28,6 @@ State: TypeAlias = tuple[Array, ...]
 """A layer's memory of the positions that it has read; the first axis is the batch."""
 
 Float: TypeAlias = NDArray[np.float64]
-
-
-def later(default: Any) -> Any:  # a dataclass field
-    """Declare a number of a layer that version 0.2 did not have.
-
-    It is written only if it differs from its default, so that runs and models keep their keys.
-    """
-    return field(default=default, metadata={"later": True})
 
 
 class Sizes(Protocol):

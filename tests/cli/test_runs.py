@@ -91,7 +91,7 @@ def test_a_run_that_was_killed_shows_what_its_metrics_reached(
         "20260101-000000-notes",
         metrics=lines(40),
         status={"status": "running", "steps": 0, "held_out": DONE["held_out"]},
-        config="model: 60m.yaml\ndata: my/notes/*.txt\n",  # of a version that kept it only here
+        config="model: 60m.yaml\ndata: my/notes/*.txt\n",
     )
     _, line, legend = listed(capsys)
     assert line.split()[:4] == ["x", run.name, "60m", "notes"]
@@ -103,13 +103,12 @@ def test_a_run_that_was_killed_shows_what_its_metrics_reached(
 
 def test_every_state_has_its_mark(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_run(root, "20260101-000000-gone", status={**DONE, "status": "diverged"})
-    write_run(root, "20260201-000000-old", status={"status": "created"})  # of version 0.2
     trains = write_run(root, "20260301-000000-now", status={**DONE, "status": "running"})
     with creation.starting(root, "new", ""), trains.lock():
         header, *shown = listed(capsys)
-    assert sorted(line[0] for line in shown[:4]) == ["!", "*", ".", "."]
-    assert {line[2:] for line in shown[4:]} == {
-        "ended badly: mlxhog show RUN says why", "trains now", "starts now", "no step yet",
+    assert sorted(line[0] for line in shown[:3]) == ["!", "*", "."]
+    assert {line[2:] for line in shown[3:]} == {
+        "ended badly: mlxhog show RUN says why", "trains now", "starts now",
     }  # fmt: skip
 
 
@@ -182,20 +181,16 @@ def test_numbers_that_are_not_of_all_held_out_text_have_a_mark_and_its_text(
         ("b-part", HELD_OUT, 0.076),
         ("c-part", HELD_OUT, 0.076),
         ("d-small", {**HELD_OUT, **small}, 0.005),
-        ("e-old", None, 0.23),  # of 0.2: what there was time for
-        ("f-old", None, 0.0),
-        ("g-old", None, 1.0),
     ):
         result = {**DONE["result"], "val_share": share}
         write_run(root, f"run-{name}", status={**DONE, "held_out": held_out, "result": result})
     shown = listed(capsys)
-    bits = {line.split()[0]: line.split()[7] for line in shown[1:8]}
-    assert list(bits.values()) == ["1.730", *["1.730~"] * 3, "1.730?", "1.730?", "1.730"]
-    legend = " ".join(line.strip() for line in shown[8:])
+    bits = {line.split()[0]: line.split()[7] for line in shown[1:5]}
+    assert list(bits.values()) == ["1.730", *["1.730~"] * 3]
+    legend = " ".join(line.strip() for line in shown[5:])
     assert legend == (
         "~ of a part of the held-out text, the same in all evaluations: 66 kB (8%) of sotu; 4.1 kB "
-        "(0.5%) of sotu in run-d-small ? of as much held-out text as there was time for, so not to "
-        "be compared: run-e-old (23%); run-f-old"
+        "(0.5%) of sotu in run-d-small"
     )
 
 

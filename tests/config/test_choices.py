@@ -14,7 +14,7 @@ from mlxhog.config.choices import KINDS, OPTIMIZERS, SCHEDULES, Kind, UnknownCho
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
-from mlxhog.config.sources import Assignment, read_yaml, resolve
+from mlxhog.config.sources import Assignment, read_stored, read_yaml, resolve
 from mlxhog.errors import ConfigError
 
 
@@ -107,11 +107,13 @@ def test_every_source_is_named_where_its_number_is_wrong(tmp_path: Path) -> None
     assert cause.name == "bakoff"
 
 
-def test_a_file_of_old_may_list_the_defaults_of_every_choice(tmp_path: Path) -> None:
-    old = "schedule: inverse\nwarmup: 0.03\nlr_floor: 0.1\nbackoff_beta: 0.37\n"
-    assert str(given(old, folder=tmp_path).schedule) == "inverse"
-    with pytest.raises(ConfigError, match="inverse has no lr_floor"):
-        given(old.replace("0.1\n", "0.2\n"), folder=tmp_path)
+def test_the_file_of_a_run_with_a_number_of_another_choice_is_refused_in_one_sentence(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("schedule: inverse\nlr_floor: 0.1\nwarmup: 0.03\n")
+    with pytest.raises(ConfigError, match="2: lr_floor: inverse has no lr_floor; .*--init-from"):
+        read_stored(file)
 
 
 def test_programs_may_give_flat_numbers_too() -> None:

@@ -8,10 +8,8 @@ import pytest
 
 from mlxhog.cli import main
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.optimizers import SGD, AdamW, Muon
+from mlxhog.config.optimizers import Muon
 from mlxhog.config.options import to_flag
-from mlxhog.config.schedules import Backoff, Constant
-from mlxhog.config.sources import read_stored, read_yaml, resolve
 from mlxhog.errors import ConfigError
 from tests.pairs import each_of
 
@@ -152,23 +150,6 @@ def test_an_option_without_effect_is_refused_with_the_way_out(flags, option, cap
     flag = to_flag(option)
     switched_off = rf"{option}: .*(, not |is ).*; .*leave (it|{option}) out$"
     assert re.search(rf"({switched_off})|(^{flag}: \w+ has no {option}; .* ha(s|ve)$)", line), line
-
-
-def test_the_configuration_of_a_run_of_version_0_2_is_read_though_it_has_values_without_effect(
-    tmp_path,
-):
-    old = "optimizer: sgd\nbeta1: 0.9\nbeta2: 0.95\neval_every: 'off'\neval_tokens: 16384\n"
-    (tmp_path / "conf.yaml").write_text(old)
-    assert resolve(TrainConfig, [read_yaml(tmp_path / "conf.yaml")]).optimizer == SGD()
-    (tmp_path / "config.yaml").write_text(f"{old}eps: 0.5\nlr_floor: 0.5\nschedule: constant\n")
-    config = resolve(TrainConfig, [read_stored(tmp_path / "config.yaml")])
-    assert (config.optimizer, config.schedule) == (SGD(), Constant())
-    (tmp_path / "config.yaml").write_text(
-        "optimizer: adamw\nbeta2: 0.9\nbeta2_half_life: 1000\n"
-        "schedule: backoff\nbackoff_steps: 5\nbackoff_epochs: 2\n"
-    )
-    config = resolve(TrainConfig, [read_stored(tmp_path / "config.yaml")])
-    assert (config.optimizer, config.schedule) == (AdamW(beta2_half_life=1000), Backoff(epochs=2))
 
 
 def test_what_every_run_without_copies_for_readers_has_is_no_contradiction():

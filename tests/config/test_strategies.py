@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from mlxhog.config.choices import KINDS, STRATEGIES, Choice, Kind
+from mlxhog.config.choices import KINDS, Kind
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.config.sources import read_yaml, resolve
-from mlxhog.config.strategies import SSP, Hogwild, Sync
+from mlxhog.config.strategies import SSP, Hogwild
 from mlxhog.errors import ConfigError
 
 PAIRS = [
@@ -56,27 +54,6 @@ def test_another_strategy_begins_with_its_defaults() -> None:
     more: Any = {"slack": 5}
     assert replace(config, **more).strategy == SSP(slack=5, staleness_lr="exp")
     assert replace(config, strategy=None).strategy is None
-
-
-def test_a_run_of_0_2_lists_the_numbers_of_all_strategies(tmp_path: Path) -> None:
-    old = (
-        "strategy: {0}\npredict: auto\nasync_after: 0.0\nsync_shares: equal\nslack: auto\n"
-        "sparsify: none\nrotate_every: 100\nreplicas: auto\naverage_every: auto\n"
-        "sim_staleness: auto\nsim_workers: auto\nlr_workers: auto\nbackup_workers: 0\n"
-    )
-    file = tmp_path / "old.yaml"
-    for name, choice in STRATEGIES.known().items():
-        file.write_text(old.format(name))
-        assert resolve(TrainConfig, [read_yaml(file)]).strategy == make(choice)
-    file.write_text(old.format("auto"))
-    assert resolve(TrainConfig, [read_yaml(file)]).strategy is None
-    file.write_text(old.format("sync").replace("equal", "speed"))
-    assert resolve(TrainConfig, [read_yaml(file)]).strategy == Sync(shares="speed")
-
-
-def make(choice: type[Choice]) -> Choice:
-    """A choice with its defaults."""
-    return STRATEGIES.make(choice, {})
 
 
 def test_numbers_of_one_strategy_that_go_nowhere_are_refused() -> None:

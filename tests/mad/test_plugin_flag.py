@@ -1,11 +1,9 @@
-"""`--plugin` adds all definitions of a file, of any kind; so do its older spellings."""
+"""`--plugin` adds all definitions of a file, of any kind."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-
-import pytest
 
 from tests.own_plugins import mlxhog
 
@@ -32,24 +30,6 @@ def test_a_file_with_a_layer_a_task_and_a_schedule_is_named_once(tmp_path: Path)
         assert ended.code == 0, ended.err
         result = json.loads(ended.out)
         assert (result["task"], result["status"], result["steps"]) == ("my_task", "done", 2)
-
-
-def test_layers_from_is_a_spelling_of_plugin(tmp_path: Path) -> None:
-    ended = mlxhog(tmp_path, "mad", "show", "my_layer", "--layers-from", str(LAYER), "--json")
-    assert json.loads(ended.out)["layers"] == "my_layer", ended.err
-
-
-@pytest.mark.slow
-def test_tasks_from_is_a_spelling_of_plugin_and_its_file_may_register_the_task(
-    tmp_path: Path,
-) -> None:
-    as_in_0_2 = "from mlxhog.mad.tasks import register\nregister(TaskType("
-    text = TASK.read_text()
-    assert "MY_TASK = TaskType(" in text
-    (tmp_path / "old.py").write_text(text.replace("MY_TASK = TaskType(", as_in_0_2) + ")\n")
-    how = ("--tasks-from", "old.py", "--task", "my_task", "--train-rows", "600", "--out", "r.npz")
-    ended = mlxhog(tmp_path, "mad", "data", *how, "--processes", "2")
-    assert ended.code == 0, ended.err
 
 
 def test_the_rows_of_a_task_from_a_file_are_checked_by_its_rules(tmp_path: Path) -> None:

@@ -125,7 +125,7 @@ def test_without_matplotlib_figures_are_refused_before_anything_is_written(
 
 
 def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):
-    run = write_run(tmp_path, metrics=lines(20), status={"mlxhog": "0.0.1"})
+    run = write_run(tmp_path, metrics=lines(20))
     with run.metrics_path.open("a") as file:
         file.write("not JSON\n")
     with run.events_path.open("a") as file:
@@ -133,11 +133,10 @@ def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):
     run.config_path.write_text("a: [")
     page, output = report(capsys, run.directory)
     notes = " ".join(output["notes"])
-    assert "written by mlxhog 0.0.1" in notes
     assert "1 damaged lines of metrics.jsonl" in notes
     assert "2 damaged lines of events.jsonl" in notes
     assert "configuration of the run cannot be read" in notes
-    assert all(word in page for word in ("written by mlxhog 0.0.1", "The year of the union"))
+    assert "The year of the union" in page
 
 
 def test_a_run_without_metrics_or_events_has_a_report_that_says_so(tmp_path, capsys):
@@ -155,14 +154,6 @@ def test_chosen_numbers_are_short_on_the_page_and_left_out_of_its_command(tmp_pa
     assert "lr 0.00424 (auto), time 1 min 30 s" in page
     assert "<code>mlxhog train --time 90.0</code>" in page
     assert "0.0042426" not in page
-
-
-def test_a_run_of_before_events_shows_the_samples_of_its_file(tmp_path, capsys):
-    run = write_run(tmp_path, metrics=lines(3), events=None)
-    run.samples_path.write_text("an old text\n")
-    page, output = report(capsys, run.directory)
-    assert "an old text" in page
-    assert "events.jsonl is missing" in " ".join(output["notes"])
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def test_a_gradient_whose_passes_are_computed_at_once_is_one_part() -> None:
     assert sum(shares([CPU, GPU]).values()) == pytest.approx(1.0, abs=1e-3)
 
 
-@pytest.mark.parametrize("worker", [{}, {"compute_s": 5.0, "wait_s": 1.0}, dict.fromkeys(CPU, 0)])
+@pytest.mark.parametrize("worker", [{}, dict.fromkeys(CPU, 0)])
 def test_a_worker_without_recorded_parts_has_no_shares(worker: dict[str, float]) -> None:
     assert shares([worker]) == {}
     assert shares([worker, CPU]) == shares([CPU])
@@ -84,12 +84,3 @@ def test_show_and_the_page_have_the_shares_of_the_run_and_of_each_worker(
     page = RunRecord(run).to_json(100)["shares"]
     assert [row[0] for row in page] == ["", *expected]
     assert page[2][:3] == ["1 torch:cpu", "30 %", "50 %"]
-
-
-def test_a_run_of_an_older_version_is_shown_without_shares(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run = write_run(tmp_path, metrics=lines(5))
-    assert RunRecord(run).to_json(100)["shares"] == []
-    assert cli.main(["show", str(run.directory)]) == 0
-    assert "a step" not in capsys.readouterr().out

@@ -184,15 +184,6 @@ def test_another_optimizer_begins_with_its_defaults_and_the_same_one_keeps_its_n
         resumed(name, optimizer="sgd", eps=0.2)
 
 
-def test_an_old_run_resumes_without_an_option_that_had_no_effect(
-    stored: Callable[..., str],
-) -> None:
-    name = stored(optimizer="adamw")
-    file = Path("runs") / name / "config.yaml"
-    file.write_text(file.read_text().replace("nesterov: auto", "nesterov: 0.2"))
-    assert resumed(name).optimizer == AdamW()
-
-
 @pytest.mark.parametrize(
     ("changes", "lr", "beta1"),
     [
@@ -221,7 +212,7 @@ def test_a_step_size_that_was_given_stays_but_with_another_optimizer(
     config = resumed(name, strategy="hogwild", workers=4)
     assert (config.lr, config.optimizer) == (0.00424, Muon())
     assert resumed(name, optimizer="adamw", reset_optimizer=True).lr is None
-    config = resumed(stored(**SYNC), strategy="hogwild")  # unknown in old runs
+    config = resumed(stored(**SYNC), strategy="hogwild")
     assert (config.lr, config.optimizer) == (0.00424, Muon(beta1=0.75))
 
 

@@ -286,20 +286,3 @@ def test_a_run_interrupted_while_workers_are_measured_has_chosen_nothing(tmp_pat
     assert presser.done
     assert (result.status, result.steps, stored(result)) == ("interrupted", 0, ("auto", None))
     assert not presser.choices()
-
-
-@pytest.mark.slow
-def test_a_run_from_before_strategies_were_chosen_resumes_lock_free(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    first = train(small_config(tmp_path, workers="mlx:cpu*2"))
-    load = checkpoint.load
-
-    def of_old(path: Path) -> checkpoint.Checkpoint:
-        saved = load(path)
-        saved.state.pop("strategy")
-        return saved
-
-    monkeypatch.setattr(checkpoint, "load", of_old)
-    resumed = make_plan(small_config(tmp_path, resume=first.run, **TWO))
-    assert (resumed.strategy.name, resumed.resolution.leaves_strategy_open) == ("hogwild", False)

@@ -13,8 +13,6 @@ from mlxhog import train
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint import manifest
 from mlxhog.cli import main
-from mlxhog.config.contradictions import OLD_EVAL_TOKENS
-from mlxhog.data import subset
 from mlxhog.report.metrics import Result
 from mlxhog.training import evaluation
 from mlxhog.training.final_evaluation import FinalEvaluation
@@ -94,7 +92,7 @@ def test_the_list_shows_a_rise_after_more_training_only_where_all_of_the_text_ha
 
 
 @pytest.mark.slow
-def test_a_resumed_run_keeps_its_text_whatever_its_budget_and_one_of_0_2_gets_the_usual_one(
+def test_a_resumed_run_keeps_its_text_whatever_its_budget(
     tmp_path: Path,
 ) -> None:
     folder = tmp_path / "long"
@@ -107,14 +105,24 @@ def test_a_resumed_run_keeps_its_text_whatever_its_budget_and_one_of_0_2_gets_th
     options |= {"resume": first.run, "steps": 1}
     part = make_plan(small_config(tmp_path, **options)).held_out
     assert (part.asked_bytes, part.text) == (evaluation.LEAST_BYTES, first.val_text)
-    options["eval_tokens"] = OLD_EVAL_TOKENS
-    assert make_plan(small_config(tmp_path, **options)).held_out.asked_bytes == OLD_EVAL_TOKENS
+    options |= {"eval_tokens": 16_384, "eval_every": "1h"}
+    assert make_plan(small_config(tmp_path, **options)).held_out.asked_bytes == 16_384
+
+
+def test_a_checkpoint_of_another_version_is_refused_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train(small_config(tmp_path))
     path = Path(str(first.checkpoint)) / "state.json"
     record = json.loads(path.read_text())
-    del record["state"]["held_out"]  # as 0.2 wrote it
+    for name in ("held_out", "strategy"):
+        del record["state"][name]
     record["sha256"] = manifest._own_digest(record)
     path.write_text(json.dumps(record))
-    assert make_plan(small_config(tmp_path, **options)).held_out.asked_bytes == subset.BYTES
+    assert main(["train", "--resume", str(first.run), "--steps", "1"]) != 0
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert f"{path.parent} has no strategy, held_out: another version of mlxhog wrote it" in error
+    assert f"mlxhog train --init-from {path.parent}" in error
 
 
 @pytest.mark.slow

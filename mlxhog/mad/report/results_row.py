@@ -132,7 +132,7 @@ def command(study: Study, layers: str) -> str:
         words += ["--workers" if "," in workers else "--backend", workers]
     if study.threads > 1:
         words += ["--threads", str(study.threads)]
-    names = {Path(text.partition(" sha256:")[0]).name for text in study.layers_from}
+    names = {Path(text.partition(" sha256:")[0]).name for text in study.plugin}
     words += [word for name in sorted(names) for word in ("--plugin", name)]
     return shlex.join(words)
 

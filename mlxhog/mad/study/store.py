@@ -153,7 +153,6 @@ class StudyRecord:
             StudyError: a field is missing or unknown (another version wrote it), or wrong.
         """
         names = {field.name for field in fields(cls)}
-        entry = {"by_length": (), **entry}  # which 0.2 did not have
         if wrong := names ^ entry.keys():
             raise StudyError(
                 f"a record of run {shown(entry.get('key', '?'))} and this mlxhog differ in the "

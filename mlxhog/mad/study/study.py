@@ -28,7 +28,7 @@ from mlxhog.models.mad.sequence import parse
 
 FORMAT = 1
 _STAMP = {"format": "a format", "mlxhog": "mlxhog", "generator": "the tasks' generators"}
-_LISTS = ("candidates", "tasks", "seeds", "rates", "layers_from")
+_LISTS = ("candidates", "tasks", "seeds", "rates", KEY)
 _IF_SET = ("rates", KEY)
 """Fields that `study.yaml` has only if they are not empty."""
 
@@ -55,7 +55,7 @@ def _is_mapping(value: object) -> bool:
 
 _KINDS: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("space", "protocol"), _is_mapping),
-    **dict.fromkeys(("candidates", "tasks", "layers_from"), _are_texts),
+    **dict.fromkeys(("candidates", "tasks", KEY), _are_texts),
     **dict.fromkeys(("suite", "position", "workers", "sampler"), lambda v: isinstance(v, str)),
     **dict.fromkeys(("prune", "share_embedding"), lambda v: isinstance(v, bool)),
     **dict.fromkeys(("threads", "batch_candidates"), _is_size),
@@ -88,7 +88,7 @@ class Study:
         prune: whether runs may end at rungs.
         share_embedding: whether candidates train one embedding table.
         batch_candidates: most candidates that are trained as one computation.
-        layers_from: the user's files of layers and tasks, see `config.plugins`.
+        plugin: the user's files of layers and tasks, see `config.plugins`.
     """
 
     space: Mapping[str, Any] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Study:
     prune: bool = False
     share_embedding: bool = False
     batch_candidates: int = 1
-    layers_from: tuple[str, ...] = ()
+    plugin: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content of `study.yaml`, versions first."""
@@ -140,7 +140,7 @@ class Study:
 
     def remembering(self) -> Study:
         """Return the study with the user's files of layers and tasks."""
-        return replace(self, layers_from=tuple(remembered(self.parts)))
+        return replace(self, plugin=tuple(remembered(self.parts)))
 
     def measured(self) -> Suite:
         """Return the suite with the study's tasks, fixed values, step sizes and width.
@@ -194,9 +194,9 @@ def read(store: Store) -> Study:
             f"{error}; give another --study"
         ) from error
     study = Study(**{**values, **{name: tuple(values.get(name, ())) for name in _LISTS}})
-    if study.layers_from:
+    if study.plugin:
         try:
-            recalled(study.layers_from, lambda: study.parts, lambda parts: parts)
+            recalled(study.plugin, lambda: study.parts, lambda parts: parts)
         except ConfigError as error:
             raise StudyError(f"study {store.name}: {error}") from error
     return study
@@ -212,9 +212,9 @@ def refuse_other_files(store: Store, study: Study) -> None:
     Raises:
         StudyError: new runs would not compare with the earlier ones.
     """
-    began = read(store).layers_from
-    if began and not same_files(began, study.layers_from):
-        files = ", ".join(text.partition(" sha256:")[0] for text in study.layers_from)
+    began = read(store).plugin
+    if began and not same_files(began, study.plugin):
+        files = ", ".join(text.partition(" sha256:")[0] for text in study.plugin)
         raise StudyError(
             f"the runs of study {store.name} were made with another version of {files}; restore "
             "the file, or begin another study with --study"
@@ -228,7 +228,7 @@ def refuse_another(store: Store, study: Study) -> None:
         StudyError: naming every difference, and the ways out.
     """
     refuse_other_files(store, study)
-    stored = replace(read(store), layers_from=study.layers_from)  # wherever the files lie
+    stored = replace(read(store), plugin=study.plugin)  # wherever the files lie
     values = {
         one.name: (getattr(stored, one.name), getattr(study, one.name)) for one in fields(study)
     }

@@ -16,10 +16,11 @@ from dataclasses import dataclass, field, replace
 
 from mlxhog import arena
 from mlxhog.arena import Arena, ArenaHandle, Slot
+from mlxhog.config.plugins import KEY
 from mlxhog.errors import ConfigError
 from mlxhog.mad import tasks
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.run import FILES, Callbacks, RunConfig, RunResult
+from mlxhog.mad.run import Callbacks, RunConfig, RunResult
 from mlxhog.mad.training import candidate
 from mlxhog.models.mad.model import EMBEDDING
 from mlxhog.models.spec import ParamSpec, initial_value
@@ -38,7 +39,7 @@ def common(config: RunConfig) -> str:
     """Return the common part of the runs that share a table: all but layers and their files."""
     values = config.to_dict()
     del values["layers"]
-    values.pop(FILES, None)
+    values.pop(KEY, None)
     return json.dumps(values, sort_keys=True)
 
 

@@ -50,7 +50,7 @@ class ObservedStaleness:
         steps: number of observed steps.
         mean: over the steps.
         largest: of any step.
-        histogram: staleness -> steps; empty for a run of a version that recorded no histogram.
+        histogram: staleness -> steps.
         lost_update_rate: share of lost increments; None if not measured.
         tokens_per_s: of all workers together; None if unknown.
         by_worker: the distribution of each; slow workers are later than fast ones.
@@ -127,18 +127,13 @@ def of_run(run: Run, write: str) -> ObservedStaleness | None:
 def _summarize(lines: list[dict[str, Any]], write: str) -> ObservedStaleness:
     histogram: Counter[int] = Counter()
     by_worker: dict[tuple[int, str], Counter[int]] = {}
-    steps, total, rates = 0, 0.0, []
-    largest = 0
+    rates, largest = [], 0
     for line in lines:
-        for lag, count in line.get("staleness", {}).items():
+        for lag, count in line["staleness"].items():
             histogram[int(lag)] += int(count)
         for worker in line["workers"]:
-            if "staleness" in worker:
-                own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
-                own.update({int(lag): n for lag, n in worker["staleness"].items()})
-            applied = worker["steps"] - worker["dropped"]
-            steps += applied
-            total += applied * worker["mean_staleness"]
+            own = by_worker.setdefault((worker["slot"], worker["backend"]), Counter())
+            own.update({int(lag): n for lag, n in worker["staleness"].items()})
             largest = max(largest, worker["max_staleness"])
         steps_of_line = sum(worker["steps"] for worker in line["workers"])
         rates.append((steps_of_line, line["lost_update_rate"]))
@@ -148,8 +143,8 @@ def _summarize(lines: list[dict[str, Any]], write: str) -> ObservedStaleness:
         source="run",
         workers=len(lines[-1]["workers"]),
         write=write,
-        steps=sum(histogram.values()) or steps,
-        mean=mean_of(histogram) if histogram else total / steps if steps else 0.0,
+        steps=sum(histogram.values()),
+        mean=mean_of(histogram) if histogram else 0.0,
         largest=max([largest, *histogram]),
         histogram=dict(sorted(histogram.items())),
         lost_update_rate=sum(n * rate for n, rate in known) / weight if weight else None,

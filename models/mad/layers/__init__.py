@@ -131,8 +131,5 @@ def at_width(layers: Iterable[Layer], d: int) -> tuple[Layer, ...]:
 
 
 def to_dict(layer: Layer) -> dict[str, Any]:
-    """Return a layer as YAML writes it, with every number; of those since 0.2, the changed ones."""
-    numbers: dict[str, Any] = asdict(layer)  # type: ignore[call-overload]
-    since = {field.name for field in fields(layer) if field.metadata.get("later")}  # type: ignore[arg-type]
-    unchanged = {name for name in since if numbers[name] == getattr(type(layer), name)}
-    return {"type": layer.name, **{k: v for k, v in numbers.items() if k not in unchanged}}
+    """Return a layer as YAML writes it, with every number."""
+    return {"type": layer.name, **asdict(layer)}  # type: ignore[call-overload]

@@ -65,7 +65,6 @@ from mlxhog.models.mad.layer import (
     Sizes,
     State,
     check_heads,
-    later,
     linear,
     taps,
 )
@@ -141,7 +140,7 @@ class MLSTM(_CellLayer):
     name: ClassVar[str] = "mlstm"
     about: ClassVar[str] = "mLSTM: a matrix memory with exponential gates"
 
-    signed: bool = later(False)
+    signed: bool = False
 
     def cell_spec(self, d: int) -> Iterable[ParamSpec]:
         """Declare the parameters of the projections and the cell; gates begin closed to x."""
@@ -244,8 +243,8 @@ class SLSTM(_CellLayer):
     about: ClassVar[str] = "sLSTM: a scalar memory whose gates see its last output"
 
     conv: int = 0
-    bias_init: str = later("small")
-    recurrent_init: str = later("zeros")
+    bias_init: str = "small"
+    recurrent_init: str = "zeros"
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d, and unknown initial values."""

@@ -111,7 +111,7 @@ def test_prompts_of_different_lengths_are_answered_together_as_alone(
         ("mlstm swiglu", "layers has 8 items there and 2 here"),
         (
             LAYERS.replace("(h2)", "(h4)"),
-            r"layers\[2\] is {'type': 'mlstm', 'heads': 2, 'conv': 4}",
+            r"layers\[2\] is {'type': 'mlstm', 'heads': 2, 'conv': 4,",
         ),
     ],
 )

@@ -108,7 +108,7 @@ def test_a_parameter_that_a_layer_reads_and_does_not_declare_is_refused_in_words
     monkeypatch.chdir(tmp_path)
     small_config(tmp_path)  # writes a text
     Path("model.yaml").write_text("model: {dim: 16, layers: [undeclared, swiglu]}")
-    assert main([*shlex.split(command), "--layers-from", str(undeclared)]) == 2
+    assert main([*shlex.split(command), "--plugin", str(undeclared)]) == 2
     assert re.search(
         r"layer undeclared reads the parameter 'z_proj\.bia', which its param_spec does not "
         r"declare \(it declares v_proj\.weight, .*, out_proj\.weight\); declare it there, or "

@@ -36,7 +36,7 @@ def shown(winner: Path, *words: str) -> Ended:
 def test_a_written_architecture_names_path_and_digest_of_its_file(winner: Path) -> None:
     file = winner.parent / "my_layer.py"
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
-    assert yaml.safe_load(winner.read_text())["layers_from"] == [f"{file} sha256:{digest}"]
+    assert yaml.safe_load(winner.read_text())["plugin"] == [f"{file} sha256:{digest}"]
 
 
 def test_a_later_command_loads_the_remembered_file_and_says_so(winner: Path) -> None:
@@ -82,7 +82,7 @@ def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path: Path,
     file.write_text(EVIL)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     layers = {"layers": ["my_layer", "swiglu"], "vocab_size": 8}
-    files = {"layers_from": [f"{file} sha256:{digest}"]}
+    files = {"plugin": [f"{file} sha256:{digest}"]}
     architecture = {"version": 1, "model": layers, **files}
     if form == "config.json":
         architecture = {"model_type": "mad", "hidden_size": 16, **layers, **files}
@@ -95,15 +95,12 @@ def test_what_comes_from_elsewhere_runs_no_code_by_naming_a_file(tmp_path: Path,
     assert (tmp_path / "ran").exists()
 
 
-@pytest.mark.parametrize("key", ["plugin", "layers_from"])  # the second in files of mlxhog 0.2
-def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(
-    tmp_path: Path, key: str
-) -> None:
+def test_a_configuration_file_runs_a_file_only_as_it_was_named_before(tmp_path: Path) -> None:
     file = tmp_path / "my_layer.py"
     file.write_text(EVIL)
     (tmp_path / "arch.yaml").write_text("model: {dim: 16, layers: [my_layer, swiglu]}")
     small_config(tmp_path)  # writes a text
-    (tmp_path / "conf.yaml").write_text(f"model: arch.yaml\ndata: text\n{key}: my_layer.py\n")
+    (tmp_path / "conf.yaml").write_text("model: arch.yaml\ndata: text\nplugin: my_layer.py\n")
     words = ("train", "--config", "conf.yaml", "--dry-run", "--workers", "mlx:cpu")
     refused = mlxhog(tmp_path, *words)
     assert refused.code == 2
@@ -127,7 +124,7 @@ def test_a_note_that_others_can_write_is_not_believed(winner: Path) -> None:
 
 @pytest.mark.parametrize("value", ["7", "[7]", "{a: b}", '"x.py sha256:12"', '"\\0"', "~nobody/x"])
 def test_a_memory_that_no_mlxhog_writes_is_refused_in_words(winner: Path, value: str) -> None:
-    text = re.sub(r"layers_from:\n.*", f"layers_from: {value}", winner.read_text())
+    text = re.sub(r"plugin:\n.*", f"plugin: {value}", winner.read_text())
     winner.write_text(text)
     refused = shown(winner)
     assert refused.code == 2

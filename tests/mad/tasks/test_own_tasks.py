@@ -125,7 +125,7 @@ def test_a_study_remembers_the_file_of_its_task_and_resumes_in_another_process(t
     assert begun.code == 0, begun.err
     (record,) = Store(tmp_path / "studies" / "t").records()
     assert (record.task, record.status) == ("my_task", "done")
-    assert len(record.config["extensions"]) == 1
+    assert len(record.config["plugin"]) == 1
     resumed = mlxhog(tmp_path, "mad", "resume", "t", "--json")
     assert resumed.code == 0, resumed.err
     assert json.loads(resumed.out.splitlines()[-1])["runs"]["done"] == 1

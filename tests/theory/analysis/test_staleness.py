@@ -52,6 +52,7 @@ def test_each_worker_of_a_run_has_its_own_distribution_over_all_commands(tmp_pat
             "step": 40,
             "elapsed_s": 1.0,
             "lost_update_rate": 0.0,
+            "staleness": {},
             "workers": [
                 {
                     "slot": slot,
@@ -168,21 +169,6 @@ def metrics(tmp_path: Path, *lines: dict[str, object]) -> Run:
     run = Run(tmp_path)
     run.metrics_path.write_text("".join(json.dumps(line) + "\n" for line in lines))
     return run
-
-
-def test_metrics_without_a_histogram_still_have_a_mean_and_a_largest(tmp_path: Path) -> None:
-    first = {"slot": 1, "backend": "torch:cpu", "steps": 30, "dropped": 0}
-    second = {"slot": 2, "backend": "mlx:cpu", "steps": 12, "dropped": 2}
-    workers = [
-        first | {"mean_staleness": 1.0, "max_staleness": 4},
-        second | {"mean_staleness": 2.0, "max_staleness": 9},
-    ]
-    line = {"step": 42, "elapsed_s": 2.0, "lost_update_rate": 0.25, "workers": workers}
-    observed = of_run(metrics(tmp_path, line), "racy")
-    assert observed is not None
-    assert (observed.steps, observed.mean, observed.largest) == (40, 1.25, 9)
-    assert observed.quantile(0.5) is None
-    assert observed.lost_update_rate == 0.25
 
 
 def test_a_run_without_steps_has_nothing_to_show_and_foreign_lines_are_refused(

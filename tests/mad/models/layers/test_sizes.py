@@ -260,9 +260,8 @@ def test_other_initial_values_have_their_ranges(
     assert (start.min(), start.max()) == (pytest.approx(low, 0.01), pytest.approx(high, 0.01))
 
 
-def test_numbers_since_version_0_2_are_written_if_they_differ_from_their_defaults() -> None:
-    assert to_dict(*parse("mlstm")) == {"type": "mlstm", "heads": 4, "conv": 4}
-    assert to_dict(*parse("mlstm(signed=true)"))["signed"] is True
+def test_a_layer_is_written_with_every_number_and_read_back() -> None:
+    assert to_dict(*parse("mlstm")) == {"type": "mlstm", "heads": 4, "conv": 4, "signed": False}
     signed = MADConfig(vocab_size=8, hidden_size=32, layers=parse("mlstm(signed=true)"))
     assert MADConfig.from_dict(signed.to_dict()) == signed
 
