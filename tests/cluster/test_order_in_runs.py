@@ -177,9 +177,10 @@ def test_killed_workers_and_links_train_no_batch_of_the_cluster_twice(seed, tmp_
             for process, _ in processes.values():
                 process.kill() if ledger.watermark < batches else process.join(30)
         hits, own = arena.segment("hits"), arena.segment("own")
-        assert not moments
+        killed = kills - len(moments)  # workers may end before the last
+        assert killed
         assert hits.max() == 1
         done = int(hits.sum()) + int(own.sum())
         assert batches - torn <= done <= batches
         mapped = Blocks(arena, ledger).counts.mapped
-        assert store.add(NEXT, 0) == mapped + kills  # a block each is lost
+        assert store.add(NEXT, 0) == mapped + killed  # a block each is lost
