@@ -99,7 +99,7 @@ class Layers(LikeLSTM, Module):
             params,
             x,
             state,
-            ops=choose("mlx", self.stack.kernels, device),
+            ops=choose("mlx", self.stack.kernels, device, guarded=True),
             lengths=lengths,
             mask=mask,
             reverse=reverse,
@@ -149,7 +149,8 @@ class LanguageModel(Module):
         """
         own: dict[str, array] = dict(tree_flatten(cast(Any, self).parameters()))
         params = {self._names[name]: value for name, value in own.items()}
-        ops = choose("mlx", self.kernels, "cpu" if mx.default_device().type == mx.cpu else "gpu")
+        device = "cpu" if mx.default_device().type == mx.cpu else "gpu"
+        ops = choose("mlx", self.kernels, device, guarded=True)
         x = lm.embed(self.architecture, params, tokens, ops.xp)
         starts = lm.starts(self.architecture, tokens)
         logits, after = lm.forward(self.architecture, params, x, state, ops=ops, starts=starts)

@@ -139,7 +139,7 @@ class Layers(LikeLSTM, nn.Module):
                 params,
                 x,
                 state,
-                ops=choose("torch", self.stack.kernels, device),
+                ops=choose("torch", self.stack.kernels, device, guarded=True),
                 lengths=_on_cpu(lengths),
                 mask=_on_cpu(mask),
                 reverse=reverse,
@@ -222,7 +222,7 @@ def logits_and_state(
 
     It computes in float32; parameters of another type are converted.
     """
-    ops = choose("torch", kernels, tokens.device.type)
+    ops = choose("torch", kernels, tokens.device.type, guarded=True)
     params = {name: value.float() for name, value in module.named_parameters()}
     with torch.autocast(tokens.device.type, enabled=False):
         x = lm.embed(architecture, params, tokens, ops.xp)

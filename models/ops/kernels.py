@@ -36,7 +36,12 @@ def arrays(framework: str) -> Arrays[Any]:
 
 
 def choose(
-    framework: str, kernels: str, device: str, *, plain: frozenset[str] = frozenset()
+    framework: str,
+    kernels: str,
+    device: str,
+    *,
+    plain: frozenset[str] = frozenset(),
+    guarded: bool = False,
 ) -> Ops:
     """Return the ops of a framework; arguments and errors as `resolve`.
 
@@ -45,11 +50,13 @@ def choose(
         kernels: see `resolve`.
         device: see `resolve`.
         plain: names of operators whose Metal kernels are not used.
+        guarded: see `PlainForm`.
     """
     kernels = resolve(framework, kernels, device)
     if (framework, kernels) in ENGINES:
-        return _metal(framework, ENGINES[framework, kernels], plain)
-    return cast(Ops, _load(MODULES[framework, kernels]).OPS)
+        return _metal(framework, ENGINES[framework, kernels], plain, guarded)
+    module = MODULES[framework, kernels]
+    return _guarded(module) if guarded else cast(Ops, _load(module).OPS)
 
 
 def resolve(
@@ -103,8 +110,17 @@ def resolve(
 
 
 @lru_cache
-def _metal(framework: str, engine_name: str, plain: frozenset[str]) -> Ops:
-    return Ops(_load(METAL[framework]).MetalForm(engine.create(engine_name), plain))
+def _metal(framework: str, engine_name: str, plain: frozenset[str], guarded: bool) -> Ops:
+    form = _load(METAL[framework]).MetalForm(engine.create(engine_name), plain)
+    form.guarded = guarded
+    return Ops(form)
+
+
+@lru_cache
+def _guarded(module: str) -> Ops:
+    form = type(_load(module).OPS.form)()
+    form.guarded = True
+    return Ops(form)
 
 
 @lru_cache

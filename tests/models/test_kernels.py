@@ -18,6 +18,15 @@ def test_reference_is_the_plain_operators_of_the_framework() -> None:
     assert choose("mlx", "reference", "cpu") is ops_mlx.OPS
 
 
+@each_of("framework", ["torch", "mlx"])
+@each_of("kernels", ["reference", "native", "metal-emulated"])
+def test_ops_are_guarded_only_where_they_are_asked_to_be(framework: str, kernels: str) -> None:
+    guarded = choose(framework, kernels, "cpu", guarded=True)
+    assert guarded.form.guarded
+    assert guarded is choose(framework, kernels, "cpu", guarded=True)
+    assert not choose(framework, kernels, "cpu").form.guarded
+
+
 def test_auto_is_the_reference_on_a_device_that_is_not_a_cpu() -> None:
     assert choose("torch", "auto", "mps") is ops_torch.OPS
     assert choose("mlx", "auto", "gpu") is ops_mlx.OPS

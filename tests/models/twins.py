@@ -29,14 +29,15 @@ mx.set_default_device(mx.cpu)
 
 @dataclass(frozen=True)
 class Twin:
-    """One framework with one kind of kernels, on the CPU."""
+    """One framework with one kind of kernels, on the CPU; `guarded` as of `PlainForm`."""
 
     framework: str
     kernels: str
+    guarded: bool = False
 
     @property
     def ops(self) -> Any:
-        return choose(self.framework, self.kernels, "cpu")
+        return choose(self.framework, self.kernels, "cpu", guarded=self.guarded)
 
     def array(self, x: Any) -> Any:
         """The framework's array; of every array in a tree, in which float64 becomes float32."""

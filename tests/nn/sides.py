@@ -137,6 +137,7 @@ SIDES = {
     "torch": Side("torch", "native"),
     "mlx": Side("mlx", "native"),
     "torch-reference": Side("torch", "reference"),
+    "mlx-reference": Side("mlx", "reference"),
 }
 
 

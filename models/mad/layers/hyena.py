@@ -252,7 +252,7 @@ class MHHyena(_LongConvolution):
         f = xp.concatenate([f[:, :1] + p["skip"][:, None], f[:, 1:]], 1)
         ahead = xp.arange(L - S, L, like=x)[:, None] - xp.arange(0, L, like=x)[None, :]
         weights = xp.where(ahead >= 0, f[:, xp.maximum(ahead, 0).flatten()].reshape(-1, S, L), 0.0)
-        finite = Finite(xp, k, v)
+        finite = Finite(ops.form, k, v, heads=2)
         clean_k, clean_v = finite.inputs
         scores = xp.einsum("bthd,bjhd->bhtj", q, clean_k) * weights
         (y,) = finite.spoil(xp.einsum("bhtj,bjhd->bthd", scores, clean_v))

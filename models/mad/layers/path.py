@@ -139,17 +139,16 @@ class PaTH:
         w = ops.rms_norm(w, xp.full((w.shape[-1],), w.shape[-1] ** -0.5, like=w), cfg.norm_eps)
         beta, *logs = (xp.float32(gate) for gate in gates)
         beta = 2 * xp.sigmoid(beta)
-        log_forget = xp.log_sigmoid(logs[0]) if self.forget else None
+        decays = [xp.log_sigmoid(y) for y in logs]
         cache = (k[:, :0], v[:, :0], beta[:, :0]) if state is None else state
         cache = cache[: 2 + self.forget]
-        finite = Finite(xp, k, v, w, beta, decays=[] if log_forget is None else [log_forget])
-        k, v, w, beta, *logs = finite.inputs
-        log_forget = logs[0] if self.forget else None
+        finite = Finite(ops.form, k, v, w, beta, decays=decays, heads=2)
+        k, v, w, beta, *decays = finite.inputs
+        log_forget = decays[0] if self.forget else None
         h, cache = reflected_attention(ops, q, k, v, w, beta, log_forget, cache, count)
-        h, values = finite.spoil(h, cache[1].swapaxes(1, 2))
-        cache = (cache[0], values.swapaxes(1, 2), *cache[2:])
+        h, *kept = finite.spoil(h, *cache)
         (y,) = ops.linears(xp.astype(h, x).reshape(B, S, d), [p["out_proj.weight"]])
-        return y, (*cache, conv, count + S)
+        return y, (*kept, conv, count + S)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
         """Map x (B, S, d) to y (B, S, d) in float64, position by position."""

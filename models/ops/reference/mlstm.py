@@ -32,48 +32,66 @@ LARGEST = 80.0
 
 
 class Finite:
-    """Inputs of a cell with zeros at positions where one of them is not finite.
+    """Inputs of a cell; in a guarded form, zeros at positions where one of them is not finite.
 
     The cells multiply later positions by 0, and 0 times NaN or infinity is NaN. So that no position
-    depends on later ones, they compute with these inputs, and `spoil` makes the results NaN from
-    such a position on.
+    depends on later ones, a guarded form computes with these inputs, and `spoil` makes its results
+    NaN from such a position on. In another form nothing is computed.
 
     Attributes:
-        inputs: (B, S, NH, ...) each, those of `decays` last.
-        bad: (B, S, NH), whether a position had one that is not finite.
+        inputs: those of `decays` last.
     """
 
-    def __init__(self, xp: Arrays[Array], *inputs: Array, decays: Sequence[Array] = ()) -> None:
-        """Take inputs (B, S, NH) or (B, S, NH, D); those of `decays` may be -inf."""
-        self._xp = xp
+    def __init__(
+        self, form: Any, *inputs: Array, decays: Sequence[Array] = (), heads: int = 1
+    ) -> None:
+        """Take the inputs of a cell.
+
+        Args:
+            form: has `xp` and `guarded`, see `PlainForm`.
+            inputs: (B, NH, S) or (B, NH, S, D); with heads = 2 (B, S, NH) or (B, S, NH, D).
+            decays: likewise; they may be -inf.
+            heads: axis of the heads, also in states.
+        """
+        self._xp: Arrays[Array] = form.xp
+        self._heads, self._bad = heads, None
+        self.inputs = [*inputs, *decays]
+        if not form.guarded:
+            return
+        xp = self._xp
         total = sum(0.0 * _total(xp, x) for x in inputs)  # 0 times infinity is NaN, too
         total = total + sum(0.0 * xp.maximum(_total(xp, x), MASKED) for x in decays)
-        self.bad = total != total
-        wide = self.bad[..., None]
-        both = (*inputs, *decays)
-        self.inputs = [xp.where(wide if x.ndim == 4 else self.bad, 0.0, x) for x in both]
+        bad = total != total
+        wide = bad[..., None]
+        self.inputs = [xp.where(wide if x.ndim == 4 else bad, 0.0, x) for x in self.inputs]
+        self._bad = bad if heads == 2 else bad.swapaxes(1, 2)  # (B, S, NH)
 
-    @property
-    def poison(self) -> Array:
-        """Return (B, S, NH), NaN from the first bad position on, 0 before."""
-        return self._xp.where(self._xp.cumsum(self._xp.int32(self.bad), 1) > 0, math.nan, 0.0)
+    def spoil(
+        self, h: Array, *states: Array, window: int | None = None, lengths: Array | None = None
+    ) -> tuple[Array, ...]:
+        """Return h and states, NaN from a position on that is not finite.
 
-    def spoil(self, h: Array, *states: Array) -> tuple[Array, ...]:
-        """Return h and states (B, NH, ...), NaN behind a bad position.
-
-        h (B, n, NH, D) has the last n positions.
+        Args:
+            h: (B, n, NH, D), of the last n positions.
+            states: (B, NH, ...), with heads = 2 (B, any, NH, ...); after the last position.
+            window: positions that each sees before its own; None is all.
+            lengths: (B,), number of last positions of each row that count; None is all.
         """
-        behind = self.poison != 0.0
-        return self._spoilt(behind[:, -h.shape[1] :], h), *self.spoil_states(*states)
-
-    def spoil_states(self, *states: Array) -> tuple[Array, ...]:
-        """Return states (B, NH, ...), NaN behind a bad position."""
-        last = self.poison[:, -1] != 0.0
-        return tuple(self._spoilt(last, x) for x in states)
-
-    def _spoilt(self, where: Array, x: Array) -> Array:
-        wide = where.reshape(*where.shape, *[1] * (x.ndim - where.ndim))
-        return self._xp.where(wide, math.nan, x)
+        if self._bad is None:
+            return h, *states
+        xp, bad = self._xp, self._bad
+        B, L, NH = bad.shape
+        if lengths is not None:
+            bad = bad & (xp.arange(0, L, like=h) >= L - lengths[:, None])[..., None]
+        number = xp.cumsum(xp.int32(bad), 1)
+        if window is not None:
+            number = number - xp.pad(number, [(0, 0), (window + 1, 0), (0, 0)])[:, :L]
+        behind = number > 0
+        spoilt = [xp.where(behind[:, L - h.shape[1] :, :, None], math.nan, h)]
+        for x in states:
+            shape = B, *[1] * (self._heads - 1), NH, *[1] * (x.ndim - self._heads - 1)
+            spoilt.append(xp.where(behind[:, -1].reshape(shape), math.nan, x))
+        return tuple(spoilt)
 
 
 def _total(xp: Arrays[Array], x: Array) -> Array:
@@ -85,6 +103,7 @@ class MLSTMCell:
     """The forms of the cell over a framework's array functions."""
 
     xp: Arrays[Array]
+    guarded: bool
 
     def mlstm_cell(
         self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
@@ -116,8 +135,8 @@ class MLSTMCell:
         r = xp.cummax(xp.stop_gradient(u), -1)
         A = self._weights(q, k, u, r)
         moved = self._moved(i, lf, u, r, None) - (b - xp.stop_gradient(b))
-        moved = moved + finite.poison.swapaxes(1, 2)
-        return self._normalise(A @ v, A.sum(-1), b + r, moved, eps).swapaxes(1, 2)
+        h = self._normalise(A @ v, A.sum(-1), b + r, moved, eps)
+        return finite.spoil(h.swapaxes(1, 2))[0]
 
     def mlstm_chunkwise(
         self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None
@@ -154,13 +173,12 @@ class MLSTMCell:
         both = self._weights(q, k, u, r) @ v + w * (q @ states)
         num, den = xp.split(both, [DV], -1)
         moved = self._moved(i, lf, u, r, m)
-        poison = to_chunks(finite.poison.swapaxes(1, 2), L, xp)
-        of_r = moved - (b - xp.stop_gradient(b)) + poison
+        of_r = moved - (b - xp.stop_gradient(b))
         h = self._normalise(num, den[..., 0], b + r, of_r, eps)
         C, n = xp.split(last, [DV], -1)
         state = self._rescaled(C, n[..., 0], ms[..., -1] + moved[..., -1, -1])
-        C, n, m = finite.spoil_states(*state)
-        return from_chunks(h, S), (C, n, m)
+        h, C, n, m = finite.spoil(from_chunks(h, S), *state)
+        return h, (C, n, m)
 
     def _between_chunks(
         self, C: Array | None, entries: Array, g: Array, top: Array, m: Array | None
@@ -225,10 +243,10 @@ class MLSTMCell:
 
     def _finite(self, *x: Array) -> tuple[Any, ...]:
         """Return `Finite`, and q, k, v, i and logsig(f) with heads first."""
-        q, k, v, i, f = (self.xp.float32(y) for y in x)
-        finite = Finite(self.xp, k, v, self.xp.log_sigmoid(f), decays=[i])
+        q, k, v, i, f = self._heads_first(*x)
+        finite = Finite(self, k, v, self.xp.log_sigmoid(f), decays=[i])
         k, v, lf, i = finite.inputs
-        return finite, *self._heads_first(q, k, v, i, lf)
+        return finite, q, k, v, i, lf
 
     def _weights(self, q: Array, k: Array, u: Array, r: Array) -> Array:
         """Weights of the values up to each position, (..., L, L)."""

@@ -4,7 +4,6 @@ The cells are in `mlstm.py` and `recurrences.py`; the operators that differ betw
 `ops_torch.py` and `ops_mlx.py`.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 
@@ -17,9 +16,12 @@ class PlainForm(MLSTMCell, Recurrences):
     """The operators that both frameworks compute alike.
 
     Attributes:
+        guarded: whether NaN or infinity at a position changes no bit of results before it. A model
+            in training needs no guard, which costs time: its whole step is skipped.
         activations: name -> function, without the second name of `silu`.
     """
 
+    guarded = False
     activations: Mapping[str, Callable[[Array], Array]]
 
     @abstractmethod
@@ -100,25 +102,15 @@ class PlainForm(MLSTMCell, Recurrences):
     def attention(
         self, q: Array, k: Array, v: Array, *, window: int | None, lengths: Array | None
     ) -> Array:
-        xp, S, L = self.xp, q.shape[1], k.shape[1]
-        if window is not None and window >= L - 1:
+        if window is not None and window >= k.shape[1] - 1:
             window = None
-        if L == 1:
-            return self.attend(q, k, v, None)
-        finite = Finite(xp, k, v)
+        finite = Finite(self, k, v, heads=2)
         k, v = finite.inputs
-        key = xp.arange(0, L, like=q)
-        bad = finite.bad
-        if lengths is not None:
-            bad = bad & (key >= L - lengths[:, None])[..., None]
-        number = xp.cumsum(xp.int32(bad), 1)
-        if window is not None:
-            number = number - xp.pad(number, [(0, 0), (window + 1, 0), (0, 0)])[:, :L]
-        h = self._attend(q, k, v, key, window, lengths)
-        return xp.where((number[:, L - S :] > 0)[..., None], math.nan, h)
+        h = self._attend(q, k, v, window, lengths)
+        return finite.spoil(h, window=window, lengths=lengths)[0]
 
     def _attend(
-        self, q: Array, k: Array, v: Array, key: Array, window: int | None, lengths: Array | None
+        self, q: Array, k: Array, v: Array, window: int | None, lengths: Array | None
     ) -> Array:
         S, L = q.shape[1], k.shape[1]
         if S == L and lengths is None:
@@ -126,6 +118,7 @@ class PlainForm(MLSTMCell, Recurrences):
                 return self.attend(q, k, v, None)
             if S > 2 * window:
                 return self._attend_in_blocks(q, k, v, window)
+        key = self.xp.arange(0, L, like=q)
         query = key[L - S :, None]
         seen = key <= query
         if window is not None:

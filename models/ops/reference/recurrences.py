@@ -56,7 +56,6 @@ Delta Networks, arXiv:2412.06464; Gu and Dao 2023, Mamba, arXiv:2312.00752; Blel
 Sums and Their Applications.
 """
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -68,6 +67,7 @@ class Recurrences(ABC):
     """The cells over a framework's array functions."""
 
     xp: Arrays[Array]
+    guarded: bool
 
     @abstractmethod
     def sum_after(self, a: Array) -> Array:
@@ -123,9 +123,8 @@ class Recurrences(ABC):
             state = xp.exp(a).swapaxes(-1, -2) * state + k.swapaxes(-1, -2) * v
             h = q @ (state.swapaxes(-1, -2) if by_value else state)
             return h.swapaxes(1, 2), state
-        finite = Finite(xp, *(x.swapaxes(1, 2) for x in (k, v)))
-        k, v = (x.swapaxes(1, 2) for x in finite.inputs)
-        a = xp.where(finite.bad.swapaxes(1, 2)[..., None], math.nan, a)  # and all behind
+        finite = Finite(self, k, v)
+        k, v = finite.inputs
         L = _chunk_length(chunk_size, S)
         q, k, v, a = (to_chunks(x, L, xp) for x in (q, k, v, a))
         b = xp.cumsum(a, -2)
@@ -144,7 +143,8 @@ class Recurrences(ABC):
             h = h + (q @ before.swapaxes(-1, -2)) * xp.exp(b)
         else:
             h = h + (q * xp.exp(b)) @ before
-        return from_chunks(h, S), states[-1]
+        h, last = finite.spoil(from_chunks(h, S), states[-1])
+        return h, last
 
     def _between(self, a: Array, *, own: bool = True) -> Array:
         """Return exp(sum of a after j, up to t) (..., L, L) where j < t, or j <= t if `own`."""
@@ -230,11 +230,10 @@ class Recurrences(ABC):
     def delta_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
         xp, (q, k, v, *gates) = self.xp, x
         S = q.shape[1]
-        k, v, a, beta = (xp.float32(y) for y in (k, v, *gates))
-        finite = Finite(xp, k, v, beta, decays=[a])
-        k, v, beta, a = finite.inputs
-        wide = (q, k, v, a[..., None], beta[..., None])
+        wide = (q, k, v, *(gate[..., None] for gate in gates))
         q, k, v, a, beta = (xp.float32(y).swapaxes(1, 2) for y in wide)
+        finite = Finite(self, k, v, beta, decays=[a])
+        k, v, beta, a = finite.inputs
         if state is None:
             state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
         L = _chunk_length(chunk_size, S)
@@ -252,22 +251,19 @@ class Recurrences(ABC):
             us.append(own_c - seen_c @ states[-1])
             states.append(decay_c * states[-1] + written_c @ us[-1])
         A = (q @ k.swapaxes(-1, -2)) * self._between(a[..., 0])
-        b = b + to_chunks(finite.poison.swapaxes(1, 2)[..., None], L, xp)
         h = A @ xp.stack(us, 2) + (q * xp.exp(b)) @ xp.stack(states[:-1], 2)
-        (last,) = finite.spoil_states(states[-1])
-        return from_chunks(h, S), last
+        h, last = finite.spoil(from_chunks(h, S), states[-1])
+        return h, last
 
     def dplr_cell(self, *x: Array, chunk_size: int, state: Array | None) -> tuple[Array, Array]:
         xp, S = self.xp, x[0].shape[1]
-        q, k, v, a, *reads = (xp.float32(y) for y in x if y is not None)
-        finite = Finite(xp, k, v, *reads, decays=[a])
+        q, k, v, a, *reads = (xp.float32(y).swapaxes(1, 2) for y in x if y is not None)
+        finite = Finite(self, k, v, *reads, decays=[a])
         k, v, *reads, a = finite.inputs
-        arrays = [y.swapaxes(1, 2) for y in (q, k, v, a, *reads)]
-        q, k, v, *_ = arrays
         if state is None:
             state = xp.zeros((*q.shape[:2], q.shape[-1], v.shape[-1]), like=q)
         L = _chunk_length(chunk_size, S)
-        q, k, v, a, r, *removal = (to_chunks(y, L, xp) for y in arrays)
+        q, k, v, a, r, *removal = (to_chunks(y, L, xp) for y in (q, k, v, a, *reads))
         below = [(0, 0)] * 3 + [(1, 0), (0, 0)]  # moves rows to the next position
         b = xp.cumsum(a, -2)
         keys = xp.stack([*removal, k])
