@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Ratio
 from harness.interleaved import Program, in_turns, once
-from harness.machine import ROOT
+from harness.machine import ROOT, smallest
 from language_models.directions import BESIDE_OURS, DRAWN, GRADED
 from language_models.mlx_graphs import MLSTM, SLSTM
 
@@ -159,9 +159,10 @@ def suite(findings: Findings, name: str, path: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        subprocess.run(
-            [*command, f"--junitxml={report}", path], cwd=ROOT, capture_output=True, check=False
-        )
+        command += [f"--junitxml={report}", path, *smallest(["--collect-only"], [])]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if not report.exists():
+            raise SystemExit(f"{name}: pytest wrote no report: {ended.stderr.strip()[-500:]}")
         cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     skipped = [reason for case in cases if (reason := case.find("skipped")) is not None]
     bad = [c for c in cases if c.find("failure") is not None or c.find("error") is not None]

@@ -19,7 +19,7 @@ from multiprocessing.connection import Connection
 from typing import Any, Self, TypeVar
 
 from harness.estimates import Ratio
-from harness.machine import BUSY_SHARE, resident
+from harness.machine import BUSY_SHARE, resident, smallest
 
 from mlxhog.machine.processes import follow_parent, thread_limits
 
@@ -37,7 +37,7 @@ def take_turns(
     """Run every arm with every turn (a number, a seed), all arms before the next turn.
 
     The order of the arms is reversed after each turn, so that a machine that becomes slower or
-    faster meanwhile favours none.
+    faster meanwhile favours none. With `--tiny` there is one turn, and no warm-up.
 
     Args:
         turns: what pairs the arms' results.
@@ -46,7 +46,8 @@ def take_turns(
         warm_up: whether every arm runs once before the first turn, with that turn, uncounted.
     """
     turns, results = list(turns), {arm: list[R]() for arm in arms}
-    if warm_up:
+    turns = smallest(turns[:1], turns)
+    if smallest(False, warm_up):
         for arm in results:
             run(arm, turns[0])
     for k, turn in enumerate(turns):
@@ -94,7 +95,8 @@ def quiet_turns(
     def quiet(arm: A) -> list[R]:
         return [result for result, load in turns[arm] if load <= BUSY_SHARE]
 
-    for turn in range(3 * count):
+    count = smallest(1, count)
+    for turn in range(smallest(1, 3 * count)):
         if turn >= count and not any(map(quiet, turns)):
             break  # a machine that is never quiet will not become so
         for arm, own in turns.items():
@@ -258,7 +260,7 @@ def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, secon
         own = [*arms.values(), stack.enter_context(Arm(twice, threads=threads))]
         for arm in own:
             arm.ready()
-        values = take_turns(range(turns), own, lambda arm, _: arm.run(seconds))
+        values = take_turns(range(turns), own, lambda arm, _: arm.run(smallest(0.0, seconds)))
         peaks = [arm.close() for arm in own]
     return Turns(
         {name: values[arm] for name, arm in arms.items()},

@@ -23,6 +23,7 @@ from typing import Any
 from harness.claims import Claim, Findings, Sample
 from harness.estimates import Ratio
 from harness.interleaved import with_twin
+from harness.machine import smallest
 
 from mlxhog import TrainConfig
 from mlxhog.checkpoint.run import Run
@@ -143,6 +144,7 @@ def trained(
     arm: dict[str, Any], disturbance: Disturbance, seed: int, seconds: float
 ) -> tuple[float, str]:
     """Bits per byte after a training, and the changes of its strategy in words."""
+    seconds = smallest(1.0, seconds)
     disturber = Disturber(disturbance.disturb, seconds)
     slow = None if disturbance.slow is None else disturbance.slow(seconds)
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
