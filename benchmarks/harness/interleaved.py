@@ -14,7 +14,7 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Self, TypeVar
 
@@ -27,6 +27,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 T = TypeVar("T")
 
+TINY_LENGTH = 64  # a chunk of the mLSTM
 START_S = 300.0
 """How long an arm may take to import its framework, to build its model or to end a turn."""
 
@@ -129,9 +130,15 @@ class Program:
     libraries: Sequence[str] = ("torch",)
 
     def build(self, threads: int) -> Any:
-        """Call the function."""
+        """Call the function; with `--tiny` a size that has a length gets a short one."""
         function = getattr(importlib.import_module(self.module), self.function)
-        return function(threads=threads, **self.options)
+        options = {
+            name: replace(value, seq=smallest(TINY_LENGTH, value.seq))
+            if hasattr(value, "seq")
+            else value
+            for name, value in self.options.items()
+        }
+        return function(threads=threads, **options)
 
 
 class Arm:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from harness.claims import Sample
 from harness.interleaved import Program, once, take_turns
-from harness.machine import resident
+from harness.machine import resident, smallest
 from language_models.ours import Step, large
 from language_models.peers import xlstm_large
 from language_models.rows import MLX, PACKAGE, TORCH, TRANSFORMERS, Report
@@ -282,7 +282,7 @@ def our_stream(backend: str, threads: int) -> Step:
     cfg = large(SMALL)
     loaded = load_backend(backend, cfg, threads=threads)
     stream = ours(loaded, cfg)
-    return lambda: TOKENS / stream(TOKENS)
+    return lambda: TOKENS / stream(smallest(3, TOKENS))
 
 
 def peer_stream(peer: str, threads: int) -> Step:
@@ -291,7 +291,7 @@ def peer_stream(peer: str, threads: int) -> Step:
 
     torch.set_num_threads(threads)
     stream = PEER_STREAMS[peer](large(SMALL))
-    return lambda: TOKENS / stream(TOKENS)
+    return lambda: TOKENS / stream(smallest(3, TOKENS))
 
 
 def prefill(backend: str, repeats: int, threads: int) -> dict[str, Sample]:

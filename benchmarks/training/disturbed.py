@@ -24,6 +24,7 @@ from harness.claims import Claim, Findings, Sample
 from harness.estimates import Ratio
 from harness.interleaved import with_twin
 from harness.machine import smallest
+from training.recording import BYTES, SMALLEST_RUN
 
 from mlxhog import TrainConfig
 from mlxhog.checkpoint.run import Run
@@ -148,7 +149,8 @@ def trained(
     disturber = Disturber(disturbance.disturb, seconds)
     slow = None if disturbance.slow is None else disturbance.slow(seconds)
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
-        options = {**OPTIONS, **arm, "slow": slow, "seed": seed, "time": seconds, "out": out}
+        options = {**OPTIONS, **arm, "slow": slow, "seed": seed, "out": out}
+        options |= smallest({**BYTES, **SMALLEST_RUN, "steps": None}, {}) | {"time": seconds}
         try:
             result = train(TrainConfig(**options), observer=disturber, whole_time=True)
         finally:

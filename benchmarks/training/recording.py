@@ -34,8 +34,15 @@ MOST_BYTES = 2 << 30  # of parameters that are kept of a run
 
 BYTES = {"model": "tiny", "tokenizer": "bytes"}
 """The model and the tokens of all recorded numbers, if an option does not name others."""
-FEW_STEPS = {"steps": 4, "tokens": None, "time": None}
-"""What `--tiny` makes of every length of a run."""
+SMALLEST_RUN = {
+    "steps": 2,
+    "tokens": None,
+    "time": None,
+    "batch_size": 2,
+    "seq_len": 32,
+    "eval_tokens": 2048,
+}
+"""What `--tiny` makes of every run."""
 QUIET_OPTIONS = {**BYTES, "eval_every": "off", "sample_every": "off", "save_every": "off"}
 
 
@@ -101,7 +108,7 @@ def record(*, keep_params: bool = False, **options: Any) -> Recorded:
     try:
         recorder = _Recorder(out / "runs", keep_params)
         config = TrainConfig(
-            **{**QUIET_OPTIONS, "out": str(out / "runs"), **options, **smallest(FEW_STEPS, {})}
+            **{**QUIET_OPTIONS, "out": str(out / "runs"), **options, **smallest(SMALLEST_RUN, {})}
         )
         result = train(config, observer=recorder)
         if result.status == "interrupted":

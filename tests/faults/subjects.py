@@ -53,7 +53,7 @@ RECORDS = "".join(
     json.dumps(record) + "\n"
     for record in (
         {"text": TEXTS[0]}, {"content": TEXTS[1], "n": 1.5}, {"prompt": "a", "completion": "b"},
-        {"messages": [{"role": "user", "content": "hello"}]},
+        {"messages": [{"role": "assistant", "content": "hello"}]},
     )
 )  # fmt: skip
 
