@@ -193,6 +193,8 @@ PAIRS = {
 }
 """Arms that are compared, by part."""
 PARTS = (*PAIRS, "predicted")
+TINY_PARTS = ("loss", "bytes", "outer", "predicted")
+"""Of `--tiny`; the faults are those of `cluster_chaos.py`, the others differ in options."""
 
 
 def arms_of(parts: Sequence[str]) -> dict[str, Arm]:
@@ -203,7 +205,10 @@ def arms_of(parts: Sequence[str]) -> dict[str, Arm]:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure the chosen parts."""
-    parts, scale = chosen.only or PARTS, smallest(TINY, QUICK if chosen.quick else FULL)
+    parts, scale = (
+        chosen.only or smallest(TINY_PARTS, PARTS),
+        smallest(TINY, QUICK if chosen.quick else FULL),
+    )
     findings.seeds = scale.seeds
     if "predicted" in parts:
         findings.results["predicted, not measured"] = {

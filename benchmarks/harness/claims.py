@@ -34,14 +34,17 @@ import datetime
 import math
 import os
 import statistics
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Self
 
 from harness.estimates import ERROR, Estimate, Mean, Ratio, Share, holm
 from harness.machine import (
     BUSY_SHARE,
+    ROOT,
     LoadWatch,
     commit,
     machine,
@@ -335,6 +338,23 @@ def worst(ends: Iterable[str]) -> str:
 
 
 # -- one run of a script ---------------------------------------------------------------------------
+
+
+def _one_sentence(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Say which package a script lacks; show any other error as Python does."""
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    ours = any((folder / name).exists() for folder in (ROOT, ROOT / "benchmarks"))
+    if not isinstance(error, ModuleNotFoundError) or ours:
+        return sys.__excepthook__(kind, error, trace)
+    print(
+        f"{name} is not installed, and {os.path.basename(sys.argv[0])} needs it: "
+        "python -m pip install -c constraints.txt -e '.[test,peers]'",
+        file=sys.stderr,
+    )
+
+
+if (ROOT / "benchmarks") in Path(sys.argv[0]).resolve().parents:
+    sys.excepthook = _one_sentence  # here, because scripts import packages after this module
 
 
 def flags(about: str | None, *, parts: Iterable[str] = (), **modes: str) -> argparse.ArgumentParser:

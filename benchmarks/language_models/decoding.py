@@ -205,9 +205,7 @@ class Length:
     peak_bytes: int
 
 
-def over_length(
-    backend: Backend, cfg: ModelConfig, *, marks: Sequence[int] = (1_000, 10_000, 50_000, 100_000)
-) -> list[Length]:
+def over_length(backend: Backend, cfg: ModelConfig, *, marks: Sequence[int]) -> list[Length]:
     """Pace over the last 500 tokens, size of the state and peak memory at each mark."""
     token, state = np.array([[0]], np.int32), None
     lengths, read = [], 0
@@ -235,6 +233,7 @@ def state_bytes(state: Any) -> int:
 
 MODULE = "language_models.decoding"
 TOKENS = 200  # of one decoded stream
+MARKS = (1_000, 10_000, 50_000, 100_000)
 PEER_STREAMS = {PACKAGE: xlstm_stream, TRANSFORMERS: transformers_stream}
 
 
@@ -298,10 +297,13 @@ def prefill(backend: str, repeats: int, threads: int) -> dict[str, Sample]:
     """Tokens per second of a prompt and of a training forward."""
     cfg = large(SMALL)
     loaded = load_backend(backend, cfg, threads=threads)
-    return prefill_and_forward(loaded, cfg, B=SMALL.batch, S=SMALL.seq, repeats=repeats)
+    return prefill_and_forward(
+        loaded, cfg, B=SMALL.batch, S=SMALL.seq, repeats=smallest(1, repeats)
+    )
 
 
 def lengths(threads: int) -> Any:
     """What decoding costs as the text grows."""
     cfg = large(SMALL)
-    return over_length(load_backend("torch:cpu", cfg, threads=threads), cfg)
+    marks = smallest((10, 20), MARKS)
+    return over_length(load_backend("torch:cpu", cfg, threads=threads), cfg, marks=marks)

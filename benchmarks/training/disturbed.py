@@ -150,7 +150,9 @@ def trained(
     slow = None if disturbance.slow is None else disturbance.slow(seconds)
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
         options = {**OPTIONS, **arm, "slow": slow, "seed": seed, "out": out}
-        options |= smallest({**BYTES, **SMALLEST_RUN, "steps": None}, {}) | {"time": seconds}
+        options |= smallest({**BYTES, **SMALLEST_RUN, "steps": None, "eval_tokens": 2048}, {}) | {
+            "time": seconds
+        }
         try:
             result = train(TrainConfig(**options), observer=disturber, whole_time=True)
         finally:
