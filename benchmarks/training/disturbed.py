@@ -150,9 +150,8 @@ def trained(
     slow = None if disturbance.slow is None else disturbance.slow(seconds)
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
         options = {**OPTIONS, **arm, "slow": slow, "seed": seed, "out": out}
-        options |= smallest({**BYTES, **SMALLEST_RUN, "steps": None, "eval_tokens": 2048}, {}) | {
-            "time": seconds
-        }
+        tiny = {**BYTES, **SMALLEST_RUN, "steps": None, "eval_tokens": 2048}
+        options |= {**smallest(tiny, {}), "time": seconds}
         try:
             result = train(TrainConfig(**options), observer=disturber, whole_time=True)
         finally:
