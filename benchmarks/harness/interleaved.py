@@ -130,11 +130,11 @@ class Program:
     libraries: Sequence[str] = ("torch",)
 
     def build(self, threads: int) -> Any:
-        """Call the function; with `--tiny` a size that has a length gets a short one."""
+        """Call the function; with `--tiny` a size of long sequences gets short ones."""
         function = getattr(importlib.import_module(self.module), self.function)
         options = {
             name: replace(value, seq=smallest(TINY_LENGTH, value.seq))
-            if hasattr(value, "seq")
+            if getattr(value, "seq", 0) > 2 * TINY_LENGTH
             else value
             for name, value in self.options.items()
         }
