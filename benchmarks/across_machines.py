@@ -38,6 +38,7 @@ from typing import Any
 from cluster.races import FAULTS, LINK, Fault, Outcome, all_reduce, train
 from harness.claims import Findings, flags, measured
 from harness.estimates import Mean, Ratio
+from harness.machine import smallest
 from training.time_to_loss import BATCH_SIZES, Target
 
 from mlxhog import TrainConfig
@@ -82,6 +83,7 @@ class Scale:
 
 QUICK = Scale((1,), 30.0, Target(2.1, {}, 16_384, like="2.1"), ("muon",), 30.0, 10.0, 5.0, 2.0)
 FULL = Scale((1, 2, 3), 600.0, Target(1.8, {}), ("muon", "adamw"), 180.0, 30.0, 60.0, 3.0)
+TINY = replace(QUICK, seconds=4.0, short_s=4.0, sound_s=1.0, down_s=1.0, round_every=1.0)
 
 
 @dataclass(frozen=True)
@@ -191,6 +193,8 @@ PAIRS = {
 }
 """Arms that are compared, by part."""
 PARTS = (*PAIRS, "predicted")
+TINY_PARTS = ("loss", "bytes", "outer", "predicted")
+"""Of `--tiny`; the faults are those of `cluster_chaos.py`, the others differ in options."""
 
 
 def arms_of(parts: Sequence[str]) -> dict[str, Arm]:
@@ -201,7 +205,10 @@ def arms_of(parts: Sequence[str]) -> dict[str, Arm]:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure the chosen parts."""
-    parts, scale = chosen.only or PARTS, QUICK if chosen.quick else FULL
+    parts, scale = (
+        chosen.only or smallest(TINY_PARTS, PARTS),
+        smallest(TINY, QUICK if chosen.quick else FULL),
+    )
     findings.seeds = scale.seeds
     if "predicted" in parts:
         findings.results["predicted, not measured"] = {

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from harness.claims import Findings, flags, measured
 from harness.estimates import Mean
-from harness.machine import ROOT
+from harness.machine import ROOT, smallest
 from harness.results_page import name_of, read
 
 from mlxhog.config.local_strategies import LocalSGD, Scaffold
@@ -184,7 +184,7 @@ def judge(scenario: Scenario, seeds: Sequence[int]) -> dict[str, Any]:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Judge every scenario; counts, which no load can spoil."""
-    rows, seeds = [], range(2 if chosen.quick else 4)
+    rows, seeds = [], range(smallest(1, 2 if chosen.quick else 4))
     for scenario in scenarios():
         row = judge(scenario, seeds)
         rows.append(row)

@@ -11,8 +11,8 @@ A script takes part by a literal `BUDGET`:
     BUDGET = {"order": 10, "quick_s": 60, "quick": ["--quick"], "full_s": 600, "full": []}
 
 `order` is its place, `quick_s` and `full_s` are seconds on two idle cores. Experiments have the
-modes' own flags; another benchmark is run in the modes for which it states flags. A mode without
-seconds is left out.
+modes' own flags; another benchmark is run in the modes for which it states flags, and by --tiny
+without a budget. A mode without seconds is left out.
 
 Every script runs in a process of its own. Results and logs are in `results/MODE/`; the results of
 --full are committed. Figures are drawn by an experiment's own --draw. A script that
@@ -112,8 +112,10 @@ def scripts(mode: str) -> list[Script]:
     for folder in (HERE / "experiments", HERE):
         for path in sorted(folder.glob("*.py")):
             stated, experiment = budget(path), folder != HERE
-            own = [f"--{mode}"] if experiment else stated.get(mode)
-            if own is None or (mode != "tiny" and f"{mode}_s" not in stated):
+            own = [f"--{mode}"] if experiment or mode == TINY else stated.get(mode)
+            if path == Path(__file__) or own is None:
+                continue
+            if mode != TINY and f"{mode}_s" not in stated:
                 continue
             quick_s = stated.get("quick_s", UNKNOWN_S)
             seconds = stated.get(f"{mode}_s", TINY_SHARE * quick_s)

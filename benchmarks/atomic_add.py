@@ -29,7 +29,7 @@ import numpy as np
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Ratio
 from harness.interleaved import answer, quiet_turns, spawned
-from harness.machine import LoadWatch, cores, pin
+from harness.machine import LoadWatch, cores, pin, smallest
 
 from mlxhog import _native
 from mlxhog.optim.updates import WRITE_MODES
@@ -231,23 +231,21 @@ def measure_times(
 def count_lost(pool: WorkerPool, kernel: str, floats: int) -> tuple[int, int]:
     """Add 1.0 TOTAL_ADDS times by two workers; adds lost, and adds made."""
     pool.shared.floats[:floats] = 0.0
-    rounds = -(-TOTAL_ADDS // (floats * WORKERS))
+    rounds = -(-smallest(1, TOTAL_ADDS) // (floats * WORKERS))
     pool.play(kernel, WORKERS, floats, rounds=rounds)
     sums = pool.shared.floats[:floats].astype(np.float64)
     added = rounds * WORKERS * floats
     return added - int(sums.sum()), added
 
 
-def count_lost_in_moments(
-    pool: WorkerPool, rule: str, mode: str, floats: int, total: int = TOTAL_ADDS
-) -> tuple[int, int]:
+def count_lost_in_moments(pool: WorkerPool, rule: str, mode: str, floats: int) -> tuple[int, int]:
     """Halve the moments of a rule `total` times by two workers; halvings lost, and made."""
     kept = RULES[rule].moments
     flat, begin = pool.shared.floats[: 4 * floats], HALVINGS
     moments = flat[floats : (1 + kept) * floats]
     per_turn = HALVINGS * WORKERS * len(moments)
     missing = added = 0
-    while added < total:
+    while added < smallest(1, TOTAL_ADDS):
         flat[:] = 0.0
         moments[:] = 2.0**begin
         pool.play(f"{rule}, {mode}", WORKERS, floats, rounds=HALVINGS)
@@ -289,7 +287,9 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         for size, n_bytes in SIZES.items():
             missing, added = count_lost(pool, "racy", n_bytes // 4)
             racy[size] = missing / added
-        times, findings.others_load = measure_times(pool, keys, repeats=repeats, seconds=0.4)
+        times, findings.others_load = measure_times(
+            pool, keys, repeats=repeats, seconds=smallest(0.0, 0.4)
+        )
     if len(cores()) < WORKERS:
         print(f"needs {WORKERS} cores, this process may use {len(cores())}: no pair can be timed")
         findings.others_load = max(findings.others_load, 1.0)

@@ -40,7 +40,7 @@ from typing import Any
 import feeding
 from harness.claims import Claim, Findings, flags, measured
 from harness.estimates import Ratio
-from harness.machine import ROOT, LoadWatch
+from harness.machine import ROOT, LoadWatch, smallest
 from scipy import stats
 from training.fault_schedule import FaultSchedule
 from training.faults import Observed, Rates
@@ -195,7 +195,7 @@ def while_starting(record: Record, draw: random.Random, out: Path, words: list[s
             for slot in range(1, len(WORKERS) + 1):
                 one = slot, run.entry(slot).incarnation
                 starts = run.entry(slot).state == State.STARTING and run.entry(slot).pid
-                if starts and one not in killed and len(killed) < DEATHS_AT_SPAWN:
+                if starts and one not in killed and len(killed) < smallest(1, DEATHS_AT_SPAWN):
                     time.sleep(draw.uniform(0.0, SPAWN_S))
                     run.send([slot], signal.SIGKILL)
                     killed.add(one)
@@ -208,7 +208,7 @@ def while_starting(record: Record, draw: random.Random, out: Path, words: list[s
         record.faults["kill at spawn"] = len(killed)
     finally:
         _close(run)
-    for _ in range(DEATHS_AT_SPAWN):
+    for _ in range(smallest(1, DEATHS_AT_SPAWN)):
         command = [sys.executable, "-m", "mlxhog", "train", "--quiet", f"--out={out}", *words]
         with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
             try:
@@ -349,6 +349,9 @@ def planted(findings: Findings, options: Namespace) -> list[Record]:
     if options.quick:
         minutes, tokens, eval_tokens = len(options.strategy) / 3, 150_000, 16_384
         examples, replays = 500, 15  # fewer fit into a block of a full disk, and none is refused
+    if options.tiny:
+        options.strategy = options.strategy[:1]
+        minutes, tokens, eval_tokens, examples, replays = 1 / 60, 2_000, 2048, 40, 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that nothing stays behind
     records, loads = [], []
 

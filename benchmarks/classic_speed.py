@@ -22,7 +22,7 @@ from classic.workers import CORES, Run, Scheme, WorkerPool, worker_pool
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Mean, Ratio
 from harness.interleaved import quiet_turns
-from harness.machine import LoadWatch, pin, unpin
+from harness.machine import LoadWatch, pin, smallest, unpin
 
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
@@ -236,10 +236,11 @@ def main() -> int:
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Both problems, on a core beside the workers' own."""
     turns = chosen.turns or (5 if chosen.quick else 15)
+    size = smallest(2_000, chosen.size)
     pin(CORES[0])  # the peers run here, while the workers wait
     loads = [
-        sparse_svm(findings, turns=turns, epochs=10, size=chosen.size),
-        matrix_completion(findings, turns=turns, epochs=12, size=chosen.size),
+        sparse_svm(findings, turns=turns, epochs=smallest(1, 10), size=size),
+        matrix_completion(findings, turns=turns, epochs=smallest(1, 12), size=size),
     ]
     unpin(CORES)
     if len(CORES) < 2:

@@ -30,7 +30,7 @@ from random import Random
 
 from cluster.cable import Cable
 from harness.claims import Findings, flags, measured
-from harness.machine import ROOT
+from harness.machine import ROOT, smallest
 
 from mlxhog.theory.simulator.links import Link
 
@@ -257,7 +257,7 @@ class Fleet:
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Plant the faults, then compare the runs."""
     random = Random(chosen.seed)
-    n = QUICK_FAULTS if chosen.quick else chosen.faults
+    n = smallest(1, QUICK_FAULTS if chosen.quick else chosen.faults)
     with (
         tempfile.TemporaryDirectory(prefix="mlxhog-chaos-") as name,
         Cable(LINK, 1 + MOST) as cable,

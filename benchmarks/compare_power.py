@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 from harness.claims import Findings, flags, measured
 from harness.estimates import Share
+from harness.machine import smallest
 from numpy.typing import NDArray
 from training.recording import model_file
 
@@ -80,8 +81,8 @@ def main() -> int:
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Test what real runs differ by, and what a generator draws."""
     parts = chosen.only or ("real", "simulated")
-    pairs = chosen.pairs or (12 if chosen.quick else 24)
-    tokens = chosen.tokens or (100_000 if chosen.quick else 1_000_000)
+    pairs = chosen.pairs or smallest(2, 12 if chosen.quick else 24)
+    tokens = chosen.tokens or smallest(4_000, 100_000 if chosen.quick else 1_000_000)
     model = model_file(hidden_size=64, num_hidden_layers=2) if chosen.quick else "tiny"
     if "real" in parts:
         real_runs(findings, chosen.folder, model, pairs, tokens)
@@ -143,9 +144,10 @@ def told(differences: list[float], *, tests: int, gain: float) -> int:
     """Tests, drawn from the pairs, in which a side is called better: A, where it has a gain."""
     rng = np.random.default_rng(0)
     signs: list[int] = []
+    planned = min(PLANNED, len(differences))
     for _ in range(tests):
-        drawn = rng.choice(differences, PLANNED, replace=False) * rng.choice((-1, 1), PLANNED)
-        signs.append(judge((drawn + gain).tolist(), PLANNED).sign)
+        drawn = rng.choice(differences, planned, replace=False) * rng.choice((-1, 1), planned)
+        signs.append(judge((drawn + gain).tolist(), planned).sign)
     return sum(sign > 0 if gain else sign != 0 for sign in signs)
 
 
@@ -192,8 +194,8 @@ def levels() -> dict[int, float]:
         ratios = 2 * t.sf(statistics, pairs - 1) / pairs**SHAPE
         for planned, values in least.items():
             first = min(FEWEST, planned) - 2
-            smallest = ratios[:, first : planned - 1].min(1) * planned**SHAPE
-            lowest = np.partition(smallest, int(2 * ERROR * CHUNK))[: int(2 * ERROR * CHUNK)]
+            least_ratio = ratios[:, first : planned - 1].min(1) * planned**SHAPE
+            lowest = np.partition(least_ratio, int(2 * ERROR * CHUNK))[: int(2 * ERROR * CHUNK)]
             least[planned] = np.concatenate([values, lowest])
     # Two standard errors of the simulation below, so that the error is no more than it should be.
     chance = math.sqrt(ERROR * (1 - ERROR) / TABLE_SEQUENCES)

@@ -19,7 +19,7 @@ from argparse import Namespace
 
 from harness.claims import Findings, flags, measured
 from harness.estimates import Share
-from harness.machine import ROOT
+from harness.machine import ROOT, smallest
 
 BUDGET = {"order": 320, "full_s": 420, "full": []}
 MOST_FILES, MOST_RUNS = 0.001, 0.1
@@ -54,7 +54,7 @@ def interrupted_runs(repeat: int) -> Share:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Count both."""
-    files = damaged_files(400 if chosen.quick else 4000)
+    files = damaged_files(smallest(10, 400 if chosen.quick else 4000))
     runs = interrupted_runs(1 if chosen.quick else 3)
     findings.exact("damaged files that are not refused as they should be", files.events, 0)
     findings.at_most("share of such files", files, MOST_FILES, timing=False)

@@ -32,7 +32,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.claims import Findings, flags, measured
-from harness.machine import ROOT, resident
+from harness.machine import ROOT, resident, smallest
 from serving import mlxhog
 from training.faults import filled
 
@@ -213,7 +213,7 @@ def full(directory: Path, posted: Posted) -> Iterator[None]:
 
 def _wait_for_refusals(posted: Posted, directory: Path) -> None:
     end = time.monotonic() + LIMIT_S
-    while len(posted.refused) < REFUSALS and time.monotonic() < end:
+    while len(posted.refused) < smallest(0, REFUSALS) and time.monotonic() < end:
         time.sleep(0.01)
     (directory / "filler").unlink(missing_ok=True)
 
@@ -329,7 +329,7 @@ def main() -> int:
     return measured(
         "feeding",
         parser.parse_args(),
-        lambda findings, chosen: measure(findings, chosen.examples),
+        lambda findings, chosen: measure(findings, smallest(40, chosen.examples)),
         packages=("torch", "starlette", "uvicorn"),
     )
 

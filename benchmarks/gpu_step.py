@@ -24,7 +24,7 @@ from xml.etree import ElementTree
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Ratio
 from harness.interleaved import Program, in_turns, once
-from harness.machine import ROOT
+from harness.machine import ROOT, smallest
 from language_models.directions import BESIDE_OURS, DRAWN, GRADED
 from language_models.mlx_graphs import MLSTM, SLSTM
 
@@ -41,6 +41,16 @@ LINES_BEFORE, BYTES_BEFORE = 31.48, 1_882_666
 """Of the sLSTM's forward and the mLSTM's backward kernels before, counted in the same way."""
 
 
+def step_size() -> dict[str, Any]:
+    """The step that is measured."""
+    return smallest({"name": "tiny", "batch": 1, "seq": 64}, STEP)
+
+
+def before() -> str | None:
+    """The commit that this one is compared with; this one itself with `--tiny`."""
+    return smallest(None, BEFORE)
+
+
 def counted(function: str, **options: Any) -> Any:
     """A count of `mlx_graphs`, from a process of its own."""
     return once(Program(GRAPHS, function, options, ("mlx.core",)), threads=1)
@@ -49,8 +59,8 @@ def counted(function: str, **options: Any) -> Any:
 def gradients(findings: Findings, chosen: Namespace) -> None:
     """Gradients that leave MLX row-major: a step of 160m with the plain operators."""
     programs = {
-        name: Program(GRAPHS, "step", {**STEP, "commit": commit}, ())
-        for name, commit in (("before", BEFORE), ("after", None))
+        name: Program(GRAPHS, "step", {**step_size(), "commit": commit}, ())
+        for name, commit in (("before", before()), ("after", None))
     }
     turns = in_turns(programs, threads=THREADS, turns=3 if chosen.quick else 7, seconds=0.0)
     seconds = {name: Sample.of(values) for name, values in turns.seconds.items()}
@@ -59,25 +69,27 @@ def gradients(findings: Findings, chosen: Namespace) -> None:
     for name, sample in seconds.items():
         print(f"  160m, S 256, B 2, {THREADS} threads, {name}: {sample.spelt('.2f')} s")
     findings.at_least("160m: step before / after", turns.ratio("before", "after"), 1.5)
-    copied = {c: counted("copied", **STEP, commit=c) for c in (BEFORE, None)}
-    print(f"  gradients of a block that NumPy copies: {copied[BEFORE]} before")
+    copied = {c: counted("copied", **step_size(), commit=c) for c in (before(), None)}
+    print(f"  gradients of a block that NumPy copies: {copied[before()]} before")
     findings.exact("160m: gradients of a block that NumPy copies", copied[None], 0)
 
 
 def chunks(findings: Findings, chosen: Namespace) -> None:
     """Backward passes that are linear in the number of chunks."""
     for gpu, where in ((False, "of a CPU"), (True, "of a GPU")):
-        step = {c: counted("step_nodes", **STEP, commit=c, gpu=gpu) for c in (BEFORE, None)}
+        step = {
+            c: counted("step_nodes", **step_size(), commit=c, gpu=gpu) for c in (before(), None)
+        }
         name = f"160m: dispatched nodes of a step, with the norms {where}"
         findings.results[name] = step[None]
-        print(f"  {name}: {step[BEFORE]} before, {step[None]} now")
+        print(f"  {name}: {step[before()]} before, {step[None]} now")
     findings.at_most(name, step[None], 1500, timing=False)
     cell = {
         (c, seq): counted("cell_nodes", kind=MLSTM, seq=seq, commit=c)
-        for c in (BEFORE, None)
+        for c in (before(), None)
         for seq in (256, LONG)
     }
-    print(f"  mLSTM, 32 chunks: dispatched nodes forward: {cell[BEFORE, LONG]} before")
+    print(f"  mLSTM, 32 chunks: dispatched nodes forward: {cell[before(), LONG]} before")
     more = cell[None, LONG] - cell[None, 256]
     findings.results["mLSTM, 32 chunks: nodes forward"] = cell[None, LONG]
     findings.exact("mLSTM: nodes of 32 chunks beyond those of 4", more, 0)
@@ -104,7 +116,7 @@ def polar(findings: Findings, chosen: Namespace) -> None:
     from tests.tolerances import POLAR_DEVICE_F32, POLAR_GRADED_F32
 
     for backend in ("mlx:cpu", "torch:cpu"):
-        for method in ORTHOGONALIZATIONS:
+        for method in list(ORTHOGONALIZATIONS)[: smallest(1, None)]:
             for kind in (DRAWN, GRADED):
                 options = {"backend": backend, "method": method, "kind": kind}
                 off = once(Program("language_models.directions", "apart", options, ()), threads=1)
@@ -159,9 +171,10 @@ def suite(findings: Findings, name: str, path: str) -> None:
     with tempfile.TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        subprocess.run(
-            [*command, f"--junitxml={report}", path], cwd=ROOT, capture_output=True, check=False
-        )
+        command += [f"--junitxml={report}", path, *smallest(["--collect-only"], [])]
+        ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        if not report.exists():
+            raise SystemExit(f"{name}: pytest wrote no report: {ended.stderr.strip()[-500:]}")
         cases = list(ElementTree.parse(report).getroot().iter("testcase"))
     skipped = [reason for case in cases if (reason := case.find("skipped")) is not None]
     bad = [c for c in cases if c.find("failure") is not None or c.find("error") is not None]
@@ -180,7 +193,7 @@ def not_measured(findings: Findings, name: str, why: str) -> None:
 
 def stripes(findings: Findings, chosen: Namespace) -> None:
     """Norm, AdamW's step and read of 160m on the CPU: one thread against two, in pairs."""
-    options = {"name": STEP["name"], "turns": 5 if chosen.quick else 15}
+    options = {"name": step_size()["name"], "turns": 5 if chosen.quick else 15}
     program = Program("language_models.worker_side", "pairs", options, ("mlxhog.optim",))
     seconds: dict[str, list[list[float]]] = once(program, threads=THREADS)
     for name, (one, two) in seconds.items():

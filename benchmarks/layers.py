@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from harness.claims import Findings, flags, measured
 from harness.interleaved import Program
+from harness.machine import smallest
 from language_models.peers import Step, vanilla
 from language_models.rows import Report
 
@@ -93,7 +94,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     """Every layer that was asked for."""
     report = Report(findings.claims, findings.results, findings.twins, quick=chosen.quick)
     for layer in chosen.only or LIMITS:
-        beside_peers(report, layer, [1, 2])
+        beside_peers(report, layer, smallest([1], [1, 2]))
 
 
 def beside_peers(report: Report, layer: str, thread_counts: Sequence[int]) -> None:

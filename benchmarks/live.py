@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing.connection import Connection
@@ -37,7 +37,7 @@ import serving
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Ratio
 from harness.interleaved import answer, spawned
-from harness.machine import ROOT, cores, pin, unpin
+from harness.machine import ROOT, cores, pin, smallest, unpin
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.config.config import TrainConfig
@@ -74,6 +74,7 @@ class Scale:
         turns: pairs of such runs.
         copies: that are taken of each model.
         steps: updates before states are compared.
+        gaps: updates between the weights of two versions that are.
     """
 
     reads: int
@@ -81,10 +82,12 @@ class Scale:
     turns: int
     copies: int
     steps: int
+    gaps: tuple[int, ...] = (1, 10, 100)
 
 
 FULL = Scale(reads=100_000, seconds=30.0, turns=5, copies=50, steps=400)
 QUICK = Scale(reads=2_000, seconds=12.0, turns=2, copies=10, steps=100)
+TINY = Scale(reads=20, seconds=1.0, turns=1, copies=1, steps=1, gaps=(1,))
 
 
 # -- promises --------------------------------------------------------------------------------------
@@ -235,7 +238,7 @@ def training(scale: Scale, findings: Findings) -> None:
 def publishing(scale: Scale, findings: Findings) -> None:
     """Seconds of one copy while nobody writes, and the memory of two."""
     rows = {}
-    for name in SIZES:
+    for name in smallest(SIZES[:1], SIZES):
         spec = families.param_spec(load_architecture(name))
         layout = plan(spec, n_tickets=1, extra=published.segments(len(spec), 16))
         with Arena.create(layout) as arena:
@@ -263,7 +266,6 @@ def publishing(scale: Scale, findings: Findings) -> None:
 
 # -- states ----------------------------------------------------------------------------------------
 
-GAPS = (1, 10, 100)
 AFTER = (1, 16, 64)
 """Tokens that the new weights have read of the text whose state the old ones made."""
 
@@ -275,11 +277,11 @@ def states(scale: Scale, findings: Findings) -> None:
     those of a later version: from the state that there is, and from the beginning.
     """
     with tempfile.TemporaryDirectory() as out:
-        by_version, model = _versions(out, scale.steps)
+        by_version, model = _versions(out, scale.steps, scale.gaps)
     tokens = model.tokenizer.encode((TEXT * 8).encode())[:256].astype(np.int32)[None]
     rows = []
     base = min(by_version)
-    for gap in GAPS:
+    for gap in scale.gaps:
         for after in AFTER:
             old = _logits(model, by_version[base], tokens[:, : 256 - after])
             mixed = _logits(model, by_version[base + gap], tokens[:, 256 - after :], old[1])
@@ -297,10 +299,10 @@ def states(scale: Scale, findings: Findings) -> None:
     findings.results["states"] = {"version": base, "rows": rows}
 
 
-def _versions(out: str, steps: int) -> tuple[dict[int, np.ndarray], Model]:
+def _versions(out: str, steps: int, gaps: Sequence[int]) -> tuple[dict[int, np.ndarray], Model]:
     """Parameters at one version and some after it, read from a run while it trains."""
     options = ["--workers=torch:cpu", "--threads=1", "--live-every=1", *BYTES]
-    options += [f"--steps={steps + max(GAPS) + 200}", f"--out={out}", "--eval-every=off"]
+    options += [f"--steps={steps + max(gaps) + 200}", f"--out={out}", "--eval-every=off"]
     command = [sys.executable, "-m", "mlxhog", "train", "--json", "--quiet", *options]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     try:
@@ -318,16 +320,15 @@ def _versions(out: str, steps: int) -> tuple[dict[int, np.ndarray], Model]:
         by_version: dict[int, np.ndarray] = {}
         while not source.ended():
             loaded = source.load(model.backend)
-            wanted = [min(by_version, default=loaded.version) + gap for gap in GAPS]
+            wanted = [min(by_version, default=loaded.version) + gap for gap in gaps]
             if loaded.version >= steps and loaded.consistent:
                 if not by_version or loaded.version in wanted:
                     by_version.setdefault(loaded.version, model.backend.inbox.copy())
-                elif loaded.version > min(by_version) + max(GAPS):
-                    if len(by_version) == 1 + len(GAPS):
+                elif loaded.version > min(by_version) + max(gaps):
+                    if len(by_version) == 1 + len(gaps):
                         break
                     by_version = {}  # one of them went by unseen
-        process.wait()
-        if len(by_version) != 1 + len(GAPS):
+        if len(by_version) != 1 + len(gaps):
             raise RuntimeError("no run of versions without a gap was seen; is the machine busy?")
         return by_version, model
     finally:
@@ -359,7 +360,8 @@ def _divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
 def server(scale: Scale, findings: Findings) -> None:
     """Measure what `serving.py` measures."""
     for part in serving.PARTS.values():
-        part(serving.QUICK if scale.turns == QUICK.turns else serving.FULL, findings)
+        usual = serving.QUICK if scale.turns == QUICK.turns else serving.FULL
+        part(smallest(serving.TINY, usual), findings)
 
 
 Part = Callable[[Scale, Findings], None]
@@ -381,7 +383,7 @@ def main() -> int:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure the parts."""
-    scale = QUICK if chosen.quick else FULL
+    scale = smallest(TINY, QUICK if chosen.quick else FULL)
     if chosen.reads:
         scale = replace(scale, reads=chosen.reads)
     findings.results["scale"] = vars(scale)

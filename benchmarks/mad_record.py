@@ -26,15 +26,17 @@ arXiv:2503.14456.
 from __future__ import annotations
 
 import math
+from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from harness.claims import Findings, measured
 from harness.machine import ROOT, cores
 from mad.ranks import RankCorrelation, kendall
-from mad.table import MEANINGS, Table, table_flags, write
+from mad.table import MEANINGS, Table, places, table_flags, write
 
 from mlxhog.cli.mad.session import rates, seeds
 from mlxhog.errors import MlxhogError
@@ -109,29 +111,35 @@ def main() -> int:
     parser.add_argument("--executor", default="local", choices=("local", "ray"))
     parser.add_argument("--ray-address", help="the cluster, such as auto")
     chosen = parser.parse_args()
-    parallel = chosen.parallel or len(cores())
     try:
-        table = QUICK if chosen.quick else FULL if chosen.full else REDUCED
-        if chosen.seeds is not None:
-            table = replace(
-                table, seeds=seeds(chosen.seeds), command=f"{table.command} --seeds {chosen.seeds}"
-            )
-        if chosen.rates is not None:
-            table = replace(
-                table, rates=rates(chosen.rates), command=f"{table.command} --rates {chosen.rates}"
-            )
-        how = ExecutionConfig(
-            parallel=parallel,
-            out=chosen.studies,
-            executor=chosen.executor,
-            ray_address=chosen.ray_address,
-        )
-        if chosen.dry_run:
-            table.print_eta(how)
-            return 0
-        ranking, ended = table.run(how, quiet=chosen.quiet, table_only=chosen.table_only)
+        with places(chosen):
+            return measured("mad_record", chosen, measure, packages=("torch", "mlx"))
     except MlxhogError as error:
         parser.error(str(error))
+
+
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Run what is missing, and write the table."""
+    parallel = chosen.parallel or len(cores())
+    table = QUICK if chosen.quick else FULL if chosen.full else REDUCED
+    if chosen.seeds is not None:
+        table = replace(
+            table, seeds=seeds(chosen.seeds), command=f"{table.command} --seeds {chosen.seeds}"
+        )
+    if chosen.rates is not None:
+        table = replace(
+            table, rates=rates(chosen.rates), command=f"{table.command} --rates {chosen.rates}"
+        )
+    how = ExecutionConfig(
+        parallel=parallel,
+        out=chosen.studies,
+        executor=chosen.executor,
+        ray_address=chosen.ray_address,
+    )
+    if chosen.dry_run:
+        table.print_eta(how)
+        return
+    ranking, ended = table.run(how, quiet=chosen.quiet, table_only=chosen.table_only)
     suffix = {"reduced": "", "full": "_full"}.get(table.suite)
     folder = ROOT / "benchmarks" if suffix is not None else Path(how.out) / table.name
     path = Path(chosen.out or folder) / f"mad_record{suffix or ''}"
@@ -139,7 +147,8 @@ def main() -> int:
     document = {**table.document(ranking, parallel), "replication": comparison(table, ranking)}
     write(path, text, document)
     print(*answers(table, ranking), sep="\n")
-    return 130 if ended == "interrupted" else 0
+    if ended == "interrupted":
+        raise SystemExit(130)
 
 
 # -- the comparison -------------------------------------------------------------------------------

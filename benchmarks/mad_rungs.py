@@ -19,6 +19,7 @@ from dataclasses import asdict
 from statistics import fmean
 
 from harness.claims import Claim, Findings, flags, measured
+from harness.machine import smallest
 from mad.ranks import RankCorrelation
 
 from mlxhog.mad.suites import at_dim, expand, fixed, only, suite
@@ -40,8 +41,8 @@ def main() -> int:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Train every candidate three times."""
-    candidates = PAIRS[::2] if chosen.quick else PAIRS
-    steps, dim = (40, 32) if chosen.quick else (150, 64)
+    candidates = smallest(PAIRS[:3], PAIRS[::2] if chosen.quick else PAIRS)
+    steps, dim = smallest((2, 32), (40, 32) if chosen.quick else (150, 64))
     sides = {
         "torch": ("torch:cpu", "native", 0),
         "mlx": ("mlx:cpu", "reference", 0),

@@ -13,14 +13,15 @@ trained by the protocol of the suite, at width 32 and with fewer steps.
 from __future__ import annotations
 
 import sys
+import tempfile
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from harness.claims import flags
-from harness.machine import ROOT, cores
+from harness.claims import Findings, flags, measured
+from harness.machine import ROOT, cores, smallest
 from mad.surface import Surface, load, write
 
 from mlxhog.cli.mad.session import observer, seeds
@@ -51,9 +52,9 @@ WIDTH = 32
 
 def study_of(*, quick: bool, steps: int | None = None) -> Study:
     """The study that a surface records."""
-    mixers, channels = (MIXERS[:5], CHANNELS[:1]) if quick else (MIXERS, CHANNELS)
+    mixers, channels = (MIXERS[: smallest(2, 5)], CHANNELS[:1]) if quick else (MIXERS, CHANNELS)
     space = to_space({"depth": 4, "mixers": list(mixers), "channels": list(channels)})
-    steps = steps or (40 if quick else STEPS)
+    steps = steps or smallest(EVALUATIONS, 40 if quick else STEPS)
     return Study(
         space=space.to_dict(),
         suite="smoke",
@@ -68,7 +69,7 @@ def study_of(*, quick: bool, steps: int | None = None) -> Study:
 def main() -> int:
     """Record, or show."""
     parser = flags(__doc__, quick="25 candidates, 2 tasks, 40 steps")
-    parser.add_argument("command", choices=("record", "show"))
+    parser.add_argument("command", nargs="?", choices=("record", "show"), default="record")
     parser.add_argument("--steps", type=int, help="of a run")
     parser.add_argument("--parallel", type=int, default=len(cores()), help="runs at once")
     parser.add_argument("--studies", default="studies", help="folder of the study")
@@ -76,11 +77,22 @@ def main() -> int:
     parser.add_argument("--dry-run", action="store_true", help="measure how long it will take")
     parser.add_argument("--quiet", action="store_true", help="no board")
     chosen = checked(parser)
-    try:
-        return _show(load(chosen.out)) if chosen.command == "show" else _record(chosen)
-    except MlxhogError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with tempfile.TemporaryDirectory() as scratch:
+        if chosen.tiny:
+            chosen.studies, chosen.out = scratch, Path(scratch) / FILE.name
+        try:
+            return measured("mad_surface", chosen, measure, packages=("torch",))
+        except MlxhogError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+
+
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Record, or show."""
+    if chosen.command == "record":
+        record(chosen)
+    if not chosen.dry_run:
+        show(load(chosen.out))
 
 
 def checked(parser: ArgumentParser) -> Namespace:
@@ -88,27 +100,27 @@ def checked(parser: ArgumentParser) -> Namespace:
     chosen = parser.parse_args()
     if chosen.steps is not None and chosen.steps < EVALUATIONS:
         parser.error(f"--steps is {chosen.steps}; give {EVALUATIONS} at least")
-    if chosen.quick and chosen.command == "record" and chosen.out == FILE:
+    if chosen.quick and not chosen.tiny and chosen.command == "record" and chosen.out == FILE:
         parser.error(f"--quick would replace {FILE.name}; give another --out")
     return chosen
 
 
-def _record(chosen: Namespace) -> int:
+def record(chosen: Namespace) -> None:
+    """Execute what is missing, and write the surface."""
     study = study_of(quick=chosen.quick, steps=chosen.steps)
     planning, how = Planning(study), ExecutionConfig(parallel=chosen.parallel, out=chosen.studies)
     if chosen.dry_run:
         print(_duration(planning, chosen.parallel))
-        return 0
+        return
     name = "mad-surface-quick" if chosen.quick else "mad-surface"
     store = open_store(study, how.out, name)
     board = observer(sys.stderr, quiet=chosen.quiet)
     ended = execute(store, planning, how, chosen.parallel, board)
     if ended.status == "interrupted":
         print("interrupted; the same command continues", file=sys.stderr)
-        return 130
+        raise SystemExit(130)
     size = write(store, chosen.out)
     print(f"{chosen.out}: {format_bytes(size)}, digest of its content inside")
-    return _show(load(chosen.out))
 
 
 def _duration(planning: Planning, parallel: int) -> str:
@@ -128,7 +140,8 @@ def _duration(planning: Planning, parallel: int) -> str:
     return f"{planning.total} runs, at most {format_clock(total)} with {parallel} at once"
 
 
-def _show(surface: Surface) -> int:
+def show(surface: Surface) -> None:
+    """Print what a surface holds."""
     seen = surface.scores()
     ended = [run.record for runs in surface.runs.values() for run in runs]
     rows: dict[str, Any] = {
@@ -148,7 +161,6 @@ def _show(surface: Surface) -> int:
             f"seed {seed}: worst {scores.min():.3f}, median {np.median(scores):.3f}, "
             f"best {scores.max():.3f} {best}"
         )
-    return 0
 
 
 if __name__ == "__main__":

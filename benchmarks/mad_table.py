@@ -12,10 +12,12 @@ eight blocks: it stands apart, with what it costs.
 
 from __future__ import annotations
 
+from argparse import Namespace
 from pathlib import Path
 
-from harness.machine import ROOT, cores
-from mad.table import MEANINGS, Table, table_flags, write
+from harness.claims import Findings, measured
+from harness.machine import ROOT, cores, smallest
+from mad.table import MEANINGS, Table, places, table_flags, write
 
 from mlxhog.cli.mad.session import seeds
 from mlxhog.mad.options import ExecutionConfig
@@ -42,7 +44,8 @@ def table_of(suite: str) -> Table:
         name=f"mad-table-{suite}",
         layers={**FOUR, **EIGHT_BLOCKS},
         suite=suite,
-        seeds=seeds("3"),
+        seeds=seeds(smallest("1", "3")),
+        tasks=smallest(("memorization",), ()),
         command=f"python benchmarks/mad_table.py{extra}",
     )
 
@@ -52,17 +55,24 @@ def main() -> int:
     parser = table_flags(__doc__)
     parser.add_argument("--suite", default="smoke", choices=("smoke", "lite", "full"))
     chosen = parser.parse_args()
-    table = table_of(chosen.suite)
-    parallel = chosen.parallel or len(cores())
-    how = ExecutionConfig(parallel=parallel, out=chosen.studies)
     if chosen.dry_run:
-        table.print_eta(how)
+        parallel = chosen.parallel or len(cores())
+        table_of(chosen.suite).print_eta(ExecutionConfig(parallel=parallel, out=chosen.studies))
         return 0
+    with places(chosen):
+        return measured("mad_table", chosen, measure, packages=("torch", "mlx"))
+
+
+def measure(findings: Findings, chosen: Namespace) -> None:
+    """Run what is missing, and write the table."""
+    table, parallel = table_of(chosen.suite), chosen.parallel or len(cores())
+    how = ExecutionConfig(parallel=parallel, out=chosen.studies)
     ranking, ended = table.run(how, quiet=chosen.quiet, table_only=chosen.table_only)
     suffix = "" if chosen.suite == "smoke" else f"_{chosen.suite}"
     path = Path(chosen.out or ROOT / "benchmarks") / f"mad_table{suffix}"
     write(path, markdown(table, ranking, parallel), table.document(ranking, parallel))
-    return 130 if ended == "interrupted" else 0
+    if ended == "interrupted":
+        raise SystemExit(130)
 
 
 def markdown(table: Table, ranking: Ranking, parallel: int) -> str:

@@ -15,13 +15,12 @@ import sys
 import tempfile
 import time
 from argparse import Namespace
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from harness.claims import Findings, flags, measured
-from harness.machine import ROOT
+from harness.machine import ROOT, smallest
 
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.host.translate import CONSUMERS
@@ -51,11 +50,10 @@ class Started:
     elements_per_s: float
 
 
-def instances() -> Iterator[tuple[Kernel, str]]:
-    """Every kernel in each form that is dispatched."""
-    for kernel in KERNELS.values():
-        for instance in kernel.instances or ("",):
-            yield kernel, instance
+def instances() -> list[tuple[Kernel, str]]:
+    """Every kernel in each form that is dispatched; with `--tiny` the first one only."""
+    every = [(k, instance) for k in KERNELS.values() for instance in k.instances or ("",)]
+    return smallest(every[:1], every)
 
 
 def seconds(engine: HostEngine, launch: Launch) -> float:
@@ -124,7 +122,7 @@ def launches(findings: Findings, cache: Path, share: int) -> None:
             f"{name:24}{one.consumer:4}{one.first_s:12.2f} s{one.cached_s:8.3f} s"
             f"{one.elements_per_s / 1e6:12.2f}"
         )
-    registered = len(CONSUMERS) * len(list(instances()))
+    registered = len(CONSUMERS) * len(instances())
     print(f"{len(ran)} of {registered} instances ran ({' and '.join(CONSUMERS)})")
     findings.exact("% of kernel instances run", 100 * len(ran) / registered, 100)
     late = sum(one.first_s > MOST_FIRST_S for one in started)
@@ -133,7 +131,7 @@ def launches(findings: Findings, cache: Path, share: int) -> None:
     late = sum(one.cached_s > MOST_CACHED_S for one in started)
     name = f"instances whose first launch, from the cache, takes more than {MOST_CACHED_S} s"
     findings.exact(name, late, 0, n=len(started), timing=True)
-    for name in counting.CASES:
+    for name in list(counting.CASES)[: smallest(1, None)]:
         lost, added = count_lost(name, cache, share)
         print(f"{name:28}{lost:8} of {added:,} adds lost")
         findings.exact(f"adds lost of {added} ({name})", lost, 0)
@@ -157,7 +155,7 @@ def launches(findings: Findings, cache: Path, share: int) -> None:
 def proofs(findings: Findings) -> None:
     """Prove what is claimed of the locks, state by state."""
     states = {}
-    for proof in PROOFS:
+    for proof in PROOFS[: smallest(1, None)]:
         verdict = verify(proof)
         states[proof.claim] = verdict.states
         print(
@@ -178,7 +176,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     """Run, count, prove."""
     findings.results |= {"emulated": True, "chaos": CHAOS, "threads": THREADS}
     with tempfile.TemporaryDirectory() as folder:
-        launches(findings, Path(folder), 10 if chosen.quick else 1)
+        launches(findings, Path(folder), smallest(1000, 10 if chosen.quick else 1))
     proofs(findings)
     if chosen.tests:
         took, passed = run_tests()

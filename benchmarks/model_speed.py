@@ -18,6 +18,7 @@ from argparse import Namespace
 from collections.abc import Callable
 
 from harness.claims import Findings, flags, measured
+from harness.machine import smallest
 from language_models import peers
 from language_models.decoding import decode
 from language_models.operators import ops
@@ -45,7 +46,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure the parts."""
     report = Report(findings.claims, findings.results, findings.twins, quick=chosen.quick)
     for name in chosen.only or UNASKED:
-        PARTS[name](report, chosen.threads)
+        PARTS[name](report, smallest(chosen.threads[:1], chosen.threads))
 
 
 PARTS: dict[str, Callable[[Report, list[int]], None]] = {

@@ -28,6 +28,7 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
+from harness.machine import smallest
 from numpy.typing import NDArray
 from serving import mlxhog
 
@@ -69,6 +70,7 @@ class Scale:
 
 
 FULL, QUICK = Scale(600, 30, 60.0), Scale(150, 8, 15.0)
+TINY = Scale(4, 1, 1.0)
 
 
 def segments(length: int) -> Iterator[Batch]:
@@ -167,14 +169,14 @@ def steps(optimizer: str, path: Path, scale: Scale) -> list[dict[str, Any]]:
         writer = Writer(path, TrainConfig(optimizer=optimizer, strategy="serial"))
         of_length: list[tuple[float, ...]] = []
         for k, batch in enumerate(segments(length)):
-            if k == WARM + scale.segments:
+            if k == smallest(0, WARM) + scale.segments:
                 break
             grads, before = writer.gradient(batch), writer.dense()
             slots = writer.target.slots
             share = [zeros(grads, slots, tables=tables) for tables in (True, False)]
             writer.step(grads)
             after = writer.dense()
-            if k >= WARM:
+            if k >= smallest(0, WARM):
                 size = np.abs(after - before)
                 spacings = float(np.median(size / np.maximum(np.spacing(np.abs(before)), 1e-45)))
                 still = (unmoved(before, after, 23), unmoved(before, after, 7))
@@ -260,7 +262,7 @@ def opened(folder: Path) -> tuple[WeightSource, Any]:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure each optimizer."""
-    scale = QUICK if chosen.quick else FULL
+    scale = smallest(TINY, QUICK if chosen.quick else FULL)
     findings.results["scale"] = vars(scale)
     for optimizer in OPTIMIZERS:
         with tempfile.TemporaryDirectory() as name:

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Mean
-from harness.machine import cores, pin, unpin
+from harness.machine import cores, pin, smallest, unpin
 from language_models.ours import large
 from language_models.sizes import LargeSize
 
@@ -162,8 +162,8 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure every width on one core."""
     allowed = cores()
     pin(allowed[-1])
-    for d in chosen.width:
-        measure_width(findings, d, ROUNDS[d][chosen.quick])
+    for d in smallest([128], chosen.width):
+        measure_width(findings, d, smallest(1, ROUNDS[d][chosen.quick]))
     unpin(allowed)
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, flags, measured
-from harness.machine import ROOT
+from harness.machine import ROOT, smallest
 
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -176,7 +176,7 @@ def main() -> int:
 
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Examine the models, and count."""
-    runs, seed = chosen.runs or (QUICK_RUNS if chosen.quick else RUNS), chosen.seed
+    runs, seed = chosen.runs or smallest(1, QUICK_RUNS if chosen.quick else RUNS), chosen.seed
     tally = Tally()
     for number in range(seed, seed + runs):
         failed, missed = len(tally.failed), _missed(tally)

@@ -19,6 +19,7 @@ from typing import Any
 
 from harness.claims import Findings, flags, measured
 from harness.estimates import Mean
+from harness.machine import smallest
 from training.recording import QUIET_OPTIONS, model_file
 
 from mlxhog import TrainConfig, train
@@ -66,7 +67,7 @@ def trained(model: str, **options: Any) -> tuple[float, list[Worker]]:
         settings = {
             **QUIET_OPTIONS, "model": model, "batch_size": 2, "seq_len": 256, "threads": 1,
             "optimizer": "adamw", "workers": "mlx:cpu*2", "out": folder,
-            "steps": STEPS // 2 if rounds else STEPS, **options,
+            "steps": smallest(4, STEPS // 2 if rounds else STEPS), **options,
         }  # fmt: skip
         result = train(TrainConfig(**settings), observer=None)
         workers = [worker_of(one) for one in Run(Path(result.run)).read_times()]
@@ -78,7 +79,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     model = model_file(**SIZES)
     rates: dict[str, list[float]] = {name: [] for name in ARMS}
     predicted: dict[str, list[float]] = {name: [] for name in ARMS}
-    for _ in range(2 if chosen.quick else 5):
+    for _ in range(smallest(1, 2 if chosen.quick else 5)):
         workers: list[Worker] = []
         for name, (options, scheme) in ARMS.items():
             rate, costs = trained(model, **{"strategy": name, **options})

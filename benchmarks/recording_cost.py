@@ -15,6 +15,7 @@ from pathlib import Path
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Mean, Ratio
 from harness.interleaved import with_twin
+from harness.machine import smallest
 from training.recording import BYTES
 
 from mlxhog import TrainConfig, train
@@ -43,7 +44,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         folder = Path(name)
 
         def turn(determinism: str, pair: int) -> tuple[float, float]:
-            speed, rate = one_run(folder, chosen.workers, determinism, chosen.time)
+            speed, rate = one_run(folder, chosen.workers, determinism, smallest(1.0, chosen.time))
             line = f"{pair + 1:3}  {determinism:6} {speed:.0f} tok/s, {rate / 1e6:.3f} MB/s of log"
             print(line, flush=True)
             return speed, rate

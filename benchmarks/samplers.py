@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, Mean, flags, measured
-from harness.machine import ROOT
+from harness.machine import ROOT, smallest
 from mad.halving import HalvingReplay, rungs_of
 from mad.optuna_tpe import OptunaTPE
 from mad.surface import Surface, load
@@ -76,7 +76,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     surface = load(chosen.surface)
     if chosen.tasks:
         surface = surface.only(chosen.tasks)
-    repeats = chosen.repeats or (QUICK if chosen.quick else REPEATS)
+    repeats = chosen.repeats or smallest(2, QUICK if chosen.quick else REPEATS)
     findings.results |= {
         "surface": surface.facts,
         "candidates": len(surface.runs),

@@ -32,7 +32,7 @@ import numpy as np
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Mean, Ratio
 from harness.interleaved import with_twin
-from harness.machine import resident
+from harness.machine import resident, smallest
 from language_models.decoding import Ids, load_backend
 
 from mlxhog.checkpoint import run as runs
@@ -60,6 +60,7 @@ class Scale:
 
 
 FULL, QUICK = Scale(1000, 200, 400, 5), Scale(200, 50, 100, 3)
+TINY = Scale(10, 1, 4, 1)
 
 
 # -- many streams ----------------------------------------------------------------------------------
@@ -264,7 +265,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure the parts."""
     for name in chosen.only or PARTS:
         print(f"-- {name}", flush=True)
-        PARTS[name](QUICK if chosen.quick else FULL, findings)
+        PARTS[name](smallest(TINY, QUICK if chosen.quick else FULL), findings)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from harness.claims import Findings, flags, measured
+from harness.machine import smallest
 
 from mlxhog.arena.child import Child
 from mlxhog.config.sources import Assignment
@@ -108,8 +109,8 @@ def main() -> int:
 
 def both(findings: Findings, chosen: Namespace) -> None:
     """Dropout, and handing out work."""
-    dropout(findings, 12 if chosen.quick else 48)
-    handouts(findings, 3 if chosen.quick else 10)
+    dropout(findings, smallest(2, 12 if chosen.quick else 48))
+    handouts(findings, smallest(1, 3 if chosen.quick else 10))
 
 
 if __name__ == "__main__":

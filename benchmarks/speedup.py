@@ -28,6 +28,7 @@ from typing import Any
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Mean, Ratio
 from harness.interleaved import Program, once, take_turns, with_twin
+from harness.machine import smallest
 from language_models import xlstm_package
 from training.recording import count_parameters, model_file, record
 from training.time_to_loss import Race, Target
@@ -108,7 +109,7 @@ def main() -> int:
 def measure(findings: Findings, chosen: Namespace) -> None:
     """Measure the parts."""
     findings.seeds = tuple(chosen.seeds)
-    for name in chosen.only or (QUICK_PARTS if chosen.quick else PARTS):
+    for name in chosen.only or smallest(TINY_PARTS, QUICK_PARTS if chosen.quick else PARTS):
         PARTS[name](findings, chosen)
 
 
@@ -133,7 +134,7 @@ def package_alone(threads: int, seconds: float) -> float:
 
 def throughput(findings: Findings, chosen: Namespace) -> None:
     """Tokens per second of every mix and of the peer, in turns."""
-    seconds, turns = (5.0, 2) if chosen.quick else (8.0, 3)
+    seconds, turns = smallest((0.1, 1), (5.0, 2) if chosen.quick else (8.0, 3))
     arms: dict[str, Callable[[], float]] = {
         "torch 1 thread": lambda: ours("torch:cpu", 1, seconds),
         "mlx 1 thread": lambda: ours("mlx:cpu", 1, seconds),
@@ -172,8 +173,8 @@ def step_split(findings: Findings, chosen: Namespace) -> None:
     for name, steps, options, limit in (
         ("d 128, 4 blocks", 60, {"batch_size": 8}, 0.10),
         ("d 512, 6 blocks", 6, {"batch_size": 8, "model": model_file(**wide)}, 0.15),
-    ):
-        seeds = SEEDS[:3] if chosen.quick else SEEDS
+    )[: smallest(1, None)]:
+        seeds = smallest(SEEDS[:1], SEEDS[:3] if chosen.quick else SEEDS)
         runs = [record(workers=TORCH, threads=1, steps=steps, seed=n, **FREE, **options)
                 for n in seeds]  # fmt: skip
         parts = [shares(map(vars, one.result.workers)) for one in runs]
@@ -185,7 +186,7 @@ def step_split(findings: Findings, chosen: Namespace) -> None:
 
 def memory(findings: Findings, chosen: Namespace) -> None:
     """Proportional set size of worker processes, and what each way of reading costs."""
-    model = model_file(hidden_size=512, num_hidden_layers=6)
+    model = model_file(hidden_size=smallest(64, 512), num_hidden_layers=smallest(1, 6))
     common = {"model": model, "batch_size": 1, "seq_len": 32, "threads": 1}
     common |= {**FREE, "optimizer": "sgd"}
     parameters = 4 * count_parameters(model)
@@ -196,7 +197,7 @@ def memory(findings: Findings, chosen: Namespace) -> None:
     }
 
     def sizes(workers: str, **options: Any) -> list[int]:
-        runs = range(PSS_REPEATS)
+        runs = range(smallest(1, PSS_REPEATS))
         return [record(workers=workers, steps=40, **common, **options).pss_bytes for _ in runs]
 
     pss = {f"2 workers, {way}": sizes(TORCH, **options) for way, options in ways.items()}
@@ -280,6 +281,7 @@ PARTS: dict[str, Callable[[Findings, Namespace], None]] = {
     "default-loss": partial(time_to_loss, DEFAULT_MODEL),
 }
 QUICK_PARTS = ("throughput", "steps", "memory")
+TINY_PARTS = (*QUICK_PARTS, "command", "default-loss")  # which races as "loss" does
 
 if __name__ == "__main__":
     raise SystemExit(main())

@@ -22,7 +22,7 @@ from dataclasses import replace
 from multiprocessing import get_context
 
 from harness.claims import Findings, flags, measured
-from harness.machine import cores
+from harness.machine import cores, smallest
 
 from mlxhog.machine.processes import thread_limits
 from mlxhog.mad.run import RunResult
@@ -103,7 +103,7 @@ def trained(group: str, stack: str, seed: int, backend: str) -> Trained:
     """Train one stack on one group as suite `state` does, at the better of the step sizes."""
     state = suite("state")
     own = tuple(one for one in state.settings if one.settings.get("group") == group)
-    whole = {"select": "val", "stop_accuracy": 2.0}
+    whole = {"select": "val", "stop_accuracy": 2.0, **smallest({"steps": 2, "eval_every": 2}, {})}
     best: Trained | None = None
     for lr in RATES:
         chosen = replace(state, settings=own, points=({**state.points[0], "lr": lr},))

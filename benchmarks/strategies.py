@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from harness.claims import Claim, Findings, Sample, flags, measured
+from harness.machine import smallest
 from training.recording import BYTES, HeldOut, Recorded, record
 
 from mlxhog import TrainConfig
@@ -102,7 +103,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         HeldOut(TrainConfig(**BYTES), scale.eval_tokens),
     )
     tables: dict[str, dict[str, Row]] = {}
-    for workers in chosen.workers or (2, 4):
+    for workers in chosen.workers or smallest((2,), (2, 4)):
         runs = [
             {name: run(name, workers, seed, tokens) for name in chosen.names}
             for seed in scale.seeds

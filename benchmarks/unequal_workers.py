@@ -40,6 +40,7 @@ from pathlib import Path
 from harness.claims import Claim, Findings, Sample, flags, measured
 from harness.estimates import Ratio
 from harness.interleaved import with_twin
+from harness.machine import smallest
 from training.disturbed import DISTURBANCES
 from training.disturbed import measure as disturbed_runs
 from training.time_to_loss import GRIDS, Race, Target
@@ -114,6 +115,11 @@ PARTS = ("auto", "loss")
 LOW = Target(1.8, {"muon": 700_000, "adamw": 1_200_000})
 HIGH = Target(2.1, {"muon": 200_000}, 16_384, margin=0.1)
 QUICK = Scale((1, 2, 3), ("muon",), conditions(HIGH, late_s=4))
+TINY = replace(
+    QUICK,
+    seeds=(1,),
+    conditions={k: v for k, v in QUICK.conditions.items() if k in (QUARTER, UNEVEN)},
+)
 FULL = Scale(
     (1, 2, 3, 4, 5),
     ("muon", "adamw"),
@@ -148,8 +154,9 @@ def main() -> int:
         help="measure, or search the settings of, this one alone; may be repeated",
     )
     chosen = parser.parse_args()
-    parts, scale = chosen.only or PARTS, QUICK if chosen.quick else FULL
+    parts, scale = chosen.only or PARTS, smallest(TINY, QUICK if chosen.quick else FULL)
     disturbed = [name for name in DISTURBANCES if name in (chosen.condition or DISTURBANCES)]
+    disturbed = smallest(disturbed[-1:], disturbed)
     if chosen.condition:
         some = {k: v for k, v in scale.conditions.items() if k in chosen.condition}
         if not some and not (disturbed and "auto" in parts):

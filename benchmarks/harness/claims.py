@@ -11,6 +11,10 @@ JSON line. The exit code is 0 (met, or no limit of our own), 1 (missed) or 3 (no
 machine that others keep busy, or not to be decided by these repeats). The frame of `experiments/`
 rests on this one.
 
+Every script has `--tiny`: each arm is built and steps once, no claim is judged, the numbers mean
+nothing. It takes the sizes of `--quick`, but for those that the script gives as
+`smallest(tiny, usual)`; the harness takes one turn and does not wait for a quiet machine.
+
 A limit is compared with an estimate (`harness.estimates`), which brings its interval, its n and its
 p-value; the p-values of all claims of a script are corrected together (`corrected`):
 
@@ -31,6 +35,7 @@ import json
 import math
 import os
 import statistics
+import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -38,7 +43,17 @@ from pathlib import Path
 from typing import Any, Self
 
 from harness.estimates import ERROR, Estimate, Mean, Ratio, Share, holm
-from harness.machine import BUSY_SHARE, LoadWatch, commit, machine, versions, wait_until_quiet
+from harness.machine import (
+    BUSY_SHARE,
+    ROOT,
+    LoadWatch,
+    commit,
+    machine,
+    set_tiny,
+    smallest,
+    versions,
+    wait_until_quiet,
+)
 
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
@@ -215,8 +230,8 @@ def corrected(claims: Sequence[Claim]) -> list[Claim]:
 
 def judged(claims: Sequence[Claim], others_load: float) -> list[Claim]:
     """Correct a page's claims, and take their verdict from those that others' load has spoilt."""
-    busy = others_load > BUSY_SHARE
-    return [replace(claim, disturbed=busy and claim.timing) for claim in corrected(claims)]
+    busy, tiny = others_load > BUSY_SHARE, smallest(True, False)
+    return [replace(one, disturbed=tiny or (busy and one.timing)) for one in corrected(claims)]
 
 
 @dataclass(frozen=True)
@@ -312,9 +327,9 @@ class Findings:
 def verdict(claims: Sequence[Claim], *, others_load: float) -> str:
     """Missed if a count is wrong; else not measurable if others spoilt timings; else the worst.
 
-    Without a claim it is `NO_LIMIT`: the script has no limit of our own.
+    Without a claim, and with `--tiny`, it is `NO_LIMIT`: there is no limit of our own.
     """
-    if not claims:
+    if not claims or smallest(True, False):
         return NO_LIMIT
     return worst(claim.ended for claim in judged(claims, others_load))
 
@@ -328,26 +343,58 @@ def worst(ends: Iterable[str]) -> str:
 # -- one run of a script ---------------------------------------------------------------------------
 
 
+def _one_sentence(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    """Say which package a script lacks; show any other error as Python does."""
+    name = (getattr(error, "name", None) or "").partition(".")[0]
+    ours = any((folder / name).exists() for folder in (ROOT, ROOT / "benchmarks"))
+    if not isinstance(error, ModuleNotFoundError) or ours:
+        return sys.__excepthook__(kind, error, trace)
+    print(
+        f"{name} is not installed, and {os.path.basename(sys.argv[0])} needs it: "
+        "python -m pip install -c constraints.txt -e '.[test,peers]'",
+        file=sys.stderr,
+    )
+
+
+if (ROOT / "benchmarks") in Path(sys.argv[0]).resolve().parents:
+    sys.excepthook = _one_sentence  # here, because scripts import packages after this module
+
+
 def flags(about: str | None, *, parts: Iterable[str] = (), **modes: str) -> argparse.ArgumentParser:
     """The flags of a script.
 
     Args:
         about: shown by `--help`; the docstring of the script.
         parts: names, of which `chosen.only` is some, or None.
-        modes: flags of which at most one is set, and what each changes: `quick="two turns"`.
+        modes: flags of which at most one is set, and what each changes: `quick="two turns"`;
+            `tiny` is always there, and sets `quick` as well.
     """
+    set_tiny(False)
     parser = argparse.ArgumentParser(
         description=about, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    group = parser.add_mutually_exclusive_group() if modes else parser
-    for mode, change in modes.items():
-        group.add_argument(f"--{mode}", action="store_true", help=change)
+    parser.set_defaults(tiny=False, quick=False)
+    group = parser.add_mutually_exclusive_group()
+    for mode, change in {**modes, TINY: MODES[TINY]}.items():
+        action = _Tiny if mode == TINY else "store_true"
+        group.add_argument(f"--{mode}", action=action, help=change)
     if names := list(parts):
         parser.add_argument(
             "--only", nargs="+", action="extend", choices=names, metavar="PART",
             help=f"some of: {' '.join(names)}",
         )  # fmt: skip
     return parser
+
+
+class _Tiny(argparse.Action):
+    """The flag `--tiny`."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(nargs=0, **options)
+
+    def __call__(self, parser: object, chosen: Namespace, *_: object) -> None:
+        chosen.tiny = chosen.quick = True
+        set_tiny(True)
 
 
 def mode_of(chosen: Namespace) -> str:

@@ -14,12 +14,12 @@ import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Self, TypeVar
 
 from harness.estimates import Ratio
-from harness.machine import BUSY_SHARE, resident
+from harness.machine import BUSY_SHARE, resident, smallest
 
 from mlxhog.machine.processes import follow_parent, thread_limits
 
@@ -27,6 +27,7 @@ A = TypeVar("A")
 R = TypeVar("R")
 T = TypeVar("T")
 
+TINY_LENGTH = 64  # a chunk of the mLSTM
 START_S = 300.0
 """How long an arm may take to import its framework, to build its model or to end a turn."""
 
@@ -37,7 +38,7 @@ def take_turns(
     """Run every arm with every turn (a number, a seed), all arms before the next turn.
 
     The order of the arms is reversed after each turn, so that a machine that becomes slower or
-    faster meanwhile favours none.
+    faster meanwhile favours none. With `--tiny` there is one turn, and no warm-up.
 
     Args:
         turns: what pairs the arms' results.
@@ -46,7 +47,8 @@ def take_turns(
         warm_up: whether every arm runs once before the first turn, with that turn, uncounted.
     """
     turns, results = list(turns), {arm: list[R]() for arm in arms}
-    if warm_up:
+    turns = smallest(turns[:1], turns)
+    if smallest(False, warm_up):
         for arm in results:
             run(arm, turns[0])
     for k, turn in enumerate(turns):
@@ -94,7 +96,8 @@ def quiet_turns(
     def quiet(arm: A) -> list[R]:
         return [result for result, load in turns[arm] if load <= BUSY_SHARE]
 
-    for turn in range(3 * count):
+    count = smallest(1, count)
+    for turn in range(smallest(1, 3 * count)):
         if turn >= count and not any(map(quiet, turns)):
             break  # a machine that is never quiet will not become so
         for arm, own in turns.items():
@@ -127,9 +130,15 @@ class Program:
     libraries: Sequence[str] = ("torch",)
 
     def build(self, threads: int) -> Any:
-        """Call the function."""
+        """Call the function; with `--tiny` a size of long sequences gets short ones."""
         function = getattr(importlib.import_module(self.module), self.function)
-        return function(threads=threads, **self.options)
+        options = {
+            name: replace(value, seq=smallest(TINY_LENGTH, value.seq))
+            if getattr(value, "seq", 0) > 2 * TINY_LENGTH
+            else value
+            for name, value in self.options.items()
+        }
+        return function(threads=threads, **options)
 
 
 class Arm:
@@ -258,7 +267,7 @@ def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, secon
         own = [*arms.values(), stack.enter_context(Arm(twice, threads=threads))]
         for arm in own:
             arm.ready()
-        values = take_turns(range(turns), own, lambda arm, _: arm.run(seconds))
+        values = take_turns(range(turns), own, lambda arm, _: arm.run(smallest(0.0, seconds)))
         peaks = [arm.close() for arm in own]
     return Turns(
         {name: values[arm] for name, arm in arms.items()},

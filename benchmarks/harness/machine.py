@@ -11,7 +11,7 @@ import time
 from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import mlxhog
 
@@ -20,6 +20,21 @@ LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M"}
 """Letters of machines in docs/numbers.md: N is a Zen 4, M a Zen 5."""
 WRITTEN = ("benchmarks/results", "benchmarks/RESULTS.md", "docs/claims.md")
 BUSY_SHARE = 0.1  # of one core, used by others: more than that and timings say little
+T = TypeVar("T")
+TINY_MODE = "MLXHOG_BENCHMARK_TINY"
+"""Set in the environment, where the processes of a script find it as well."""
+
+
+def set_tiny(tiny: bool) -> None:
+    """Choose what `smallest` returns here and in the processes that begin later."""
+    os.environ.pop(TINY_MODE, None)
+    if tiny:
+        os.environ[TINY_MODE] = "1"
+
+
+def smallest(tiny: T, usual: T) -> T:
+    """Return the size of `--tiny`, which only asks whether a script runs, or the usual one."""
+    return tiny if TINY_MODE in os.environ else usual
 
 
 def machine() -> dict[str, Any]:
@@ -188,10 +203,10 @@ def own_cpu_s() -> float:
 
 def wait_until_quiet(patience_s: float = 60.0, window_s: float = 2.0) -> float:
     """Wait for a window in which others are quiet; returns their load in the last window."""
-    deadline = time.monotonic() + patience_s
+    deadline = time.monotonic() + smallest(0.0, patience_s)
     while True:
         watch = LoadWatch()
-        time.sleep(window_s)
+        time.sleep(smallest(0.0, window_s))
         others = watch.stop()
         if others <= BUSY_SHARE or time.monotonic() >= deadline:
             return others

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from harness.claims import Sample
 from harness.interleaved import Program, once, take_turns
-from harness.machine import resident
+from harness.machine import resident, smallest
 from language_models.ours import Step, large
 from language_models.peers import xlstm_large
 from language_models.rows import MLX, PACKAGE, TORCH, TRANSFORMERS, Report
@@ -205,9 +205,7 @@ class Length:
     peak_bytes: int
 
 
-def over_length(
-    backend: Backend, cfg: ModelConfig, *, marks: Sequence[int] = (1_000, 10_000, 50_000, 100_000)
-) -> list[Length]:
+def over_length(backend: Backend, cfg: ModelConfig, *, marks: Sequence[int]) -> list[Length]:
     """Pace over the last 500 tokens, size of the state and peak memory at each mark."""
     token, state = np.array([[0]], np.int32), None
     lengths, read = [], 0
@@ -235,6 +233,7 @@ def state_bytes(state: Any) -> int:
 
 MODULE = "language_models.decoding"
 TOKENS = 200  # of one decoded stream
+MARKS = (1_000, 10_000, 50_000, 100_000)
 PEER_STREAMS = {PACKAGE: xlstm_stream, TRANSFORMERS: transformers_stream}
 
 
@@ -282,7 +281,7 @@ def our_stream(backend: str, threads: int) -> Step:
     cfg = large(SMALL)
     loaded = load_backend(backend, cfg, threads=threads)
     stream = ours(loaded, cfg)
-    return lambda: TOKENS / stream(TOKENS)
+    return lambda: TOKENS / stream(smallest(3, TOKENS))
 
 
 def peer_stream(peer: str, threads: int) -> Step:
@@ -291,17 +290,20 @@ def peer_stream(peer: str, threads: int) -> Step:
 
     torch.set_num_threads(threads)
     stream = PEER_STREAMS[peer](large(SMALL))
-    return lambda: TOKENS / stream(TOKENS)
+    return lambda: TOKENS / stream(smallest(3, TOKENS))
 
 
 def prefill(backend: str, repeats: int, threads: int) -> dict[str, Sample]:
     """Tokens per second of a prompt and of a training forward."""
     cfg = large(SMALL)
     loaded = load_backend(backend, cfg, threads=threads)
-    return prefill_and_forward(loaded, cfg, B=SMALL.batch, S=SMALL.seq, repeats=repeats)
+    return prefill_and_forward(
+        loaded, cfg, B=SMALL.batch, S=SMALL.seq, repeats=smallest(1, repeats)
+    )
 
 
 def lengths(threads: int) -> Any:
     """What decoding costs as the text grows."""
     cfg = large(SMALL)
-    return over_length(load_backend("torch:cpu", cfg, threads=threads), cfg)
+    marks = smallest((10, 20), MARKS)
+    return over_length(load_backend("torch:cpu", cfg, threads=threads), cfg, marks=marks)

@@ -8,10 +8,13 @@ mnist_hogwild). Both count tokens over a stretch of time after a warm-up.
 from __future__ import annotations
 
 import time
+from contextlib import ExitStack
 from dataclasses import replace
+from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
+from harness.interleaved import answer, spawned
 from language_models.peers import xlstm_large
 from language_models.sizes import SMALL
 
@@ -49,11 +52,11 @@ def steps(model: Any, seconds: float, seed: int, start: Any = None) -> float:
     raise AssertionError("unreachable")
 
 
-def _shared(model: Any, rank: int, seconds: float, start: Any, results: Any) -> None:
+def _shared(model: Any, rank: int, seconds: float, start: Any, pipe: Connection) -> None:
     import torch
 
     torch.set_num_threads(1)
-    results.put(steps(model, seconds, seed=rank, start=start))
+    pipe.send(steps(model, seconds, seed=rank, start=start))
 
 
 def serial(threads: int, seconds: float) -> float:
@@ -69,18 +72,11 @@ def shared(seconds: float) -> float:
     """Tokens per second of two one-thread processes on shared parameters, added up."""
     import torch
 
-    context = torch.multiprocessing.get_context("spawn")
     torch.manual_seed(0)
     model = build()
     model.share_memory()
-    results, start = context.Queue(), context.Barrier(2)
-    processes = [
-        context.Process(target=_shared, args=(model, rank, seconds, start, results))
-        for rank in range(2)
-    ]
-    for process in processes:
-        process.start()
-    rate = sum(float(results.get(timeout=120 + seconds)) for _ in processes)
-    for process in processes:
-        process.join()
-    return rate
+    start = torch.multiprocessing.get_context("spawn").Barrier(2)  # torch's, to share the model
+    with ExitStack() as stack:
+        jobs = [(_shared, model, rank, seconds, start) for rank in range(2)]
+        pipes = [stack.enter_context(spawned(*job))[0] for job in jobs]
+        return sum(float(answer(pipe, "the package")) for pipe in pipes)

@@ -10,7 +10,7 @@ from statistics import median
 
 from harness.claims import Findings, Mean, Sample
 from harness.interleaved import answer, spawned
-from harness.machine import resident
+from harness.machine import resident, smallest
 from mad.throughput import execute, trivial
 
 from mlxhog.mad.study.progress import StudyProgress
@@ -27,41 +27,40 @@ WARM = 200
 """Runs after which memory is looked at first: until then pools and caches fill."""
 
 
-STUDY = Study(
-    candidates=tuple(f"gated-conv(kernel={k + 2})" for k in range(RUNS // SEEDS)),
-    tasks=("in-context-recall",),
-    seeds=tuple(range(SEEDS)),
-)
-
-
 def scheduler(findings: Findings, folder: Path) -> None:
     """Run them, and read the store from another process meanwhile."""
+    n_runs, warm, batch = smallest((4 * SEEDS, SEEDS, SEEDS), (RUNS, WARM, BATCH))
+    study = Study(
+        candidates=tuple(f"gated-conv(kernel={k + 2})" for k in range(n_runs // SEEDS)),
+        tasks=("in-context-recall",),
+        seeds=tuple(range(SEEDS)),
+    )
     memory: dict[int, int] = {}
     began = dict[int, float]()  # of each batch
 
     def watch(progress: StudyProgress) -> None:
         memory[progress.done] = resident()[0]
-        began.setdefault(progress.done // BATCH, time.monotonic())
+        began.setdefault(progress.done // batch, time.monotonic())
 
     with spawned(_read, folder / "trivial") as (pipe, _):
         answer(pipe, "the reader")  # it is ready
         store, seconds = execute(
-            folder, "trivial", STUDY, trivial, parallel=PARALLEL, observer=watch
+            folder, "trivial", study, trivial, parallel=PARALLEL, observer=watch
         )
         pipe.send("end")
         reads, slowest = answer(pipe, "the reader")
     ended = len(store.records())
-    early = median([size for done, size in memory.items() if WARM <= done < 2 * WARM])
+    early = median([size for done, size in memory.items() if warm <= done < 2 * warm])
     growth = max(memory.values()) / early - 1
     batches = (later - before for before, later in pairwise(began[k] for k in sorted(began)))
-    each_s = Mean.of(batch_s / BATCH for batch_s in batches)
-    findings.exact("trivial runs with a record", ended, RUNS)
+    each_s = Mean.of(batch_s / batch for batch_s in batches)
+    findings.exact("trivial runs with a record", ended, n_runs)
     findings.exact("reads of the store while it was written that failed", reads.count(FAILED), 0)
     findings.exact("reads that saw fewer runs than the one before", _backwards(reads), 0)
     findings.at_most("scheduler: seconds per trivial run", each_s, OVERHEAD_S)
     findings.at_most("scheduler: growth of its memory", growth, GROWTH, timing=False)
     findings.results["scheduler"] = {
-        "runs": RUNS,
+        "runs": n_runs,
         "parallel": PARALLEL,
         "seconds": seconds,
         "memory_bytes": Sample.of([memory[done] for done in sorted(memory)]),

@@ -17,6 +17,7 @@ from typing import Any
 from harness.claims import Findings, Sample
 from harness.estimates import Mean
 from harness.interleaved import Program, in_turns
+from harness.machine import smallest
 from mad.reference import MADSize
 
 from mlxhog.mad.options import PUBLISHED, Protocol
@@ -140,11 +141,11 @@ def steps(findings: Findings, *, turns: int, seconds: float) -> None:
 
 def rows(findings: Findings, *, turns: int) -> None:
     """Rows per second of one generating process, of tasks at their baselines."""
-    n = 50_000
+    n = smallest(100, 50_000)
     rates: dict[str, Mean] = {}
     for task, (settings, least) in ROWS.items():
         seconds = []
-        for seed in range(turns):
+        for seed in range(smallest(1, turns)):
             began = time.perf_counter()
             make_task(task, seed=seed, train_rows=n, test_rows=1, **settings)
             seconds.append(time.perf_counter() - began)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import platform
 import sys
-from argparse import ArgumentParser
-from collections.abc import Mapping, Sequence
+import tempfile
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from harness.claims import flags, write_rows
-from harness.machine import commit, cores, versions
+from harness.machine import commit, cores, smallest, versions
 
 from mlxhog.cli.mad.session import observer
 from mlxhog.files.durable import replace_file
@@ -66,6 +68,7 @@ class Table:
             tasks=self.tasks,
             seeds=self.seeds,
             rates=self.rates,
+            protocol=smallest({"steps": 2, "eval_every": 2}, {}),
         )
 
     # -- how long it takes ------------------------------------------------------------------------
@@ -207,6 +210,15 @@ def table_flags(about: str, **how: Any) -> ArgumentParser:
     parser.add_argument("--table-only", action="store_true", help="write what there is so far")
     parser.add_argument("--quiet", action="store_true", help="no board")
     return parser
+
+
+@contextmanager
+def places(chosen: Namespace) -> Iterator[None]:
+    """Let the study and the table of `--tiny` stand in a folder that is removed."""
+    with tempfile.TemporaryDirectory() as scratch:
+        if chosen.tiny:
+            chosen.studies = chosen.out = scratch
+        yield
 
 
 def write(path: Path, text: str, document: Mapping[str, Any]) -> None:

@@ -23,6 +23,8 @@ from typing import Any
 from harness.claims import Claim, Findings, Sample
 from harness.estimates import Ratio
 from harness.interleaved import with_twin
+from harness.machine import smallest
+from training.recording import BYTES, SMALLEST_RUN
 
 from mlxhog import TrainConfig
 from mlxhog.checkpoint.run import Run
@@ -143,10 +145,13 @@ def trained(
     arm: dict[str, Any], disturbance: Disturbance, seed: int, seconds: float
 ) -> tuple[float, str]:
     """Bits per byte after a training, and the changes of its strategy in words."""
+    seconds = smallest(1.0, seconds)
     disturber = Disturber(disturbance.disturb, seconds)
     slow = None if disturbance.slow is None else disturbance.slow(seconds)
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
-        options = {**OPTIONS, **arm, "slow": slow, "seed": seed, "time": seconds, "out": out}
+        options = {**OPTIONS, **arm, "slow": slow, "seed": seed, "out": out}
+        tiny = {**BYTES, **SMALLEST_RUN, "steps": None, "eval_tokens": 2048}
+        options |= {**smallest(tiny, {}), "time": seconds}
         try:
             result = train(TrainConfig(**options), observer=disturber, whole_time=True)
         finally:

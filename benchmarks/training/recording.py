@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from harness.machine import smallest
 from numpy.typing import NDArray
 
 from mlxhog import TrainConfig, train
@@ -33,6 +34,8 @@ MOST_BYTES = 2 << 30  # of parameters that are kept of a run
 
 BYTES = {"model": "tiny", "tokenizer": "bytes"}
 """The model and the tokens of all recorded numbers, if an option does not name others."""
+SMALLEST_RUN = {"steps": 2, "tokens": None, "time": None, "batch_size": 2, "seq_len": 32}
+"""What `--tiny` makes of every run but those of a cluster, whose rounds go by the clock."""
 QUIET_OPTIONS = {**BYTES, "eval_every": "off", "sample_every": "off", "save_every": "off"}
 
 
@@ -97,7 +100,9 @@ def record(*, keep_params: bool = False, **options: Any) -> Recorded:
     out = Path(tempfile.mkdtemp(prefix="mlxhog-benchmark-"))
     try:
         recorder = _Recorder(out / "runs", keep_params)
-        config = TrainConfig(**{**QUIET_OPTIONS, "out": str(out / "runs"), **options})
+        config = TrainConfig(
+            **{**QUIET_OPTIONS, "out": str(out / "runs"), **options, **smallest(SMALLEST_RUN, {})}
+        )
         result = train(config, observer=recorder)
         if result.status == "interrupted":
             raise KeyboardInterrupt
@@ -177,7 +182,7 @@ class HeldOut:
         model = load_architecture(config.model)
         layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
         _, self._file = prepare.prepare(config.data, config.tokenizer).open(config.seq_len)
-        self._seq_len, self._tokens = config.seq_len, tokens
+        self._seq_len, self._tokens = config.seq_len, smallest(2048, tokens)
         self._backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
         self._backend.bind(model, layout.slots, layout.n_floats, None)
 

@@ -14,6 +14,13 @@ BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 FOLDERS = (BENCHMARKS / "experiments", BENCHMARKS)
 
 
+@pytest.fixture(autouse=True)
+def _usual_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A test that asks for `--tiny` in this process leaves it to no other."""
+    monkeypatch.setenv("MLXHOG_BENCHMARK_TINY", "")
+    monkeypatch.delenv("MLXHOG_BENCHMARK_TINY")
+
+
 @pytest.fixture(scope="module")
 def load() -> Iterator[Callable[[str], ModuleType]]:
     """Import a module by its name below benchmarks/ or benchmarks/experiments/."""

@@ -299,9 +299,7 @@ def document_of(
         "busy": busy,
     }
     seeds = scale.seeds if outcome.seeds is None else outcome.seeds
-    # The sizes of tiny decide nothing but counts.
-    claims = [one for one in outcome.claims if not tiny or one.interval is None]
-    findings = Findings(claims, numbers, outcome.twins, seeds)
+    findings = Findings(outcome.claims, numbers, outcome.twins, seeds)
     written = {"experiment": about.name, **document(findings, others_load, about.packages)}
     spoilt = any(one.timing and one.verdict != DESCRIBED for one in outcome.compared)
     if busy and spoilt and not tiny and written["verdict"] != MISSED:
