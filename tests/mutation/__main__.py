@@ -42,9 +42,10 @@ from tests.mutation.mutants import SOURCES, Mutant, sample
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = 3
 BUDGET_S = 60
-"""Tests of a mutant take at most this long without it; the nearest file runs in any case."""
+"""Tests of a mutant take at most that of processors without it, so that other work on the machine
+does not change the choice; the nearest file runs in any case."""
 SLOWER = 5
-"""Factor of that time after which a mutant has timed out: a busy machine is no fault."""
+"""Factor of their time by the clock after which a mutant has timed out."""
 FATES = {0: "survived", 1: "killed"}
 """By the exit code of pytest; others mean that it could not collect or run the tests."""
 
@@ -133,11 +134,11 @@ def fate_of(
     environment: dict[str, str],
     limit_s: float,
     program: Sequence[str] = (),
-) -> tuple[str, float]:
-    """What tests say of the tree as it is: survived, killed, timeout or invalid; and seconds."""
+) -> tuple[str, float, float]:
+    """What tests say of the tree as it is, with seconds of the clock and of processors."""
     words = [*program, "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     command = [sys.executable, "-m", *words]
-    began = time.monotonic()
+    began, cpu_s = time.monotonic(), sum(os.times()[2:4])  # of children that have ended
     process = subprocess.Popen(
         command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         start_new_session=True,  # so that what a test started can be killed with it
@@ -150,7 +151,8 @@ def fate_of(
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-    return fate, round(time.monotonic() - began, 1)
+    took_s = round(time.monotonic() - began, 1)
+    return fate, took_s, round(sum(os.times()[2:4]) - cpu_s, 1)
 
 
 def ranked(mutant: Mutant, texts: Mapping[str, str], lines: Sequence[Any] | None) -> list[str]:
@@ -169,7 +171,7 @@ def ranked(mutant: Mutant, texts: Mapping[str, str], lines: Sequence[Any] | None
     covering = {test: len(text) for test, text in texts.items()}  # a shorter file takes less
     if lines is not None:
         covering = {
-            entry["test"]: entry["seconds"]
+            entry["test"]: entry["cpu_s"]
             for entry in lines
             if entry["test"] in texts
             and any(a <= mutant.line <= b for a, b in entry["lines"].get(mutant.file, []))
@@ -196,21 +198,22 @@ def run(
     kept: dict[str, Any] = {"seconds": {}, "mutants": {}}
     if record and record.exists():
         kept = json.loads(record.read_text(encoding="utf-8"))
-    clean_s, fates = kept["seconds"], kept["mutants"]
+    clean, fates = kept["seconds"], kept["mutants"]
     with scratch_copy(files) as (copy, environment):
         for mutant in chosen:
             if mutant.label in fates:
                 continue
             nearest: list[str] = []
-            total_s = 0.0
+            budget_s, limit_s = float(BUDGET_S), float(BUDGET_S)
             for test in ranked(mutant, texts, lines):
-                if test not in clean_s:  # None: it fails without a mutant, so it says nothing
-                    fate, took_s = fate_of([test], copy, environment, 10 * BUDGET_S)
-                    clean_s[test] = took_s if fate == "survived" else None
-                if clean_s[test] and (not nearest or total_s + clean_s[test] <= BUDGET_S):
+                if test not in clean:  # None: it fails without a mutant, so it says nothing
+                    fate, *seconds = fate_of([test], copy, environment, 10 * BUDGET_S)
+                    clean[test] = seconds if fate == "survived" else None
+                if clean[test] and (not nearest or clean[test][1] <= budget_s):
                     nearest.append(test)
-                    total_s += clean_s[test]
-                if total_s > BUDGET_S / 2:
+                    limit_s += SLOWER * clean[test][0]
+                    budget_s -= clean[test][1]
+                if budget_s < BUDGET_S / 2:
                     break
             fate, took_s = "survived", 0.0
             if nearest:
@@ -218,8 +221,7 @@ def run(
                 text = path.read_text(encoding="utf-8")
                 try:
                     path.write_text(mutant.applied(text), encoding="utf-8")
-                    limit_s = BUDGET_S + SLOWER * total_s
-                    fate, took_s = fate_of(nearest, copy, environment, limit_s)
+                    fate, took_s, _ = fate_of(nearest, copy, environment, limit_s)
                 finally:
                     path.write_text(text, encoding="utf-8")
             fates[mutant.label] = {
@@ -241,7 +243,7 @@ def add_to_map(path: Path, files: Sequence[str]) -> None:
             settings = Path(folder, "settings")
             settings.write_text(COVERAGE.format(root=ROOT, folder=folder))
             program = ("coverage", "run", f"--rcfile={settings}", "-m")
-            fate, seconds = fate_of([test], ROOT, dict(os.environ), 60 * BUDGET_S, program)
+            fate, _, cpu_s = fate_of([test], ROOT, dict(os.environ), 60 * BUDGET_S, program)
             measured = Coverage(config_file=str(settings))
             measured.combine()  # of all its processes
             data = measured.get_data()
@@ -250,10 +252,10 @@ def add_to_map(path: Path, files: Sequence[str]) -> None:
                 for file in sorted(data.measured_files())
                 if data.lines(file)
             }
-        entry = {"test": test, "seconds": seconds, "lines": lines}
+        entry = {"test": test, "cpu_s": cpu_s, "lines": lines}
         with path.open("a", encoding="utf-8") as out:
             out.write(json.dumps(entry) + "\n")
-        print(f"{seconds:6.1f} s  {fate}  {test}", flush=True)
+        print(f"{cpu_s:6.1f} s  {fate}  {test}", flush=True)
 
 
 def rows(lines: Sequence[int]) -> list[tuple[int, int]]:

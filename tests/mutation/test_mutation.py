@@ -85,10 +85,10 @@ def test_without_a_map_the_tests_of_the_file_its_folder_and_its_module_run() -> 
 
 def test_with_a_map_the_tests_that_execute_the_line_run() -> None:
     lines = [
-        {"test": "tests/nn/test_other.py", "seconds": 2, "lines": {FAULT.file: [[1, 3], [9, 12]]}},
-        {"test": "tests/optim/test_near.py", "seconds": 9, "lines": {FAULT.file: [[12, 12]]}},
-        {"test": "tests/optim/test_lion.py", "seconds": 9, "lines": {FAULT.file: [[1, 11]]}},
-        {"test": "tests/gone/test_gone.py", "seconds": 1, "lines": {FAULT.file: [[1, 99]]}},
+        {"test": "tests/nn/test_other.py", "cpu_s": 2, "lines": {FAULT.file: [[1, 3], [9, 12]]}},
+        {"test": "tests/optim/test_near.py", "cpu_s": 9, "lines": {FAULT.file: [[12, 12]]}},
+        {"test": "tests/optim/test_lion.py", "cpu_s": 9, "lines": {FAULT.file: [[1, 11]]}},
+        {"test": "tests/gone/test_gone.py", "cpu_s": 1, "lines": {FAULT.file: [[1, 99]]}},
     ]
     assert ranked(FAULT, TEXTS, lines) == ["tests/optim/test_near.py", "tests/nn/test_other.py"]
     assert rows([3, 1, 2, 7]) == [(1, 3), (7, 7)]
@@ -115,7 +115,7 @@ def test_each_mutant_runs_on_a_whole_tree_and_once(tmp_path: Path, monkeypatch) 
         seen.append((cwd / chosen[0].file).read_text(encoding="utf-8"))
         if len(seen) == 4:
             raise KeyboardInterrupt
-        return ("survived" if seen[-1] == text else "killed"), 1.0
+        return ("survived" if seen[-1] == text else "killed"), 2.0, 1.0
 
     monkeypatch.setattr(mutation, "scratch_copy", lambda files: Copy())
     monkeypatch.setattr(mutation, "fate_of", fate_of)
@@ -125,7 +125,7 @@ def test_each_mutant_runs_on_a_whole_tree_and_once(tmp_path: Path, monkeypatch) 
     fates = run(chosen, files, None, record)
     assert seen == [text, *(mutant.applied(text) for mutant in (*chosen, chosen[2]))]
     assert [fate["fate"] for fate in fates.values()] == ["killed"] * 3
-    assert json.loads(record.read_text())["seconds"] == {"tests/test_errors.py": 1.0}
+    assert json.loads(record.read_text())["seconds"] == {"tests/test_errors.py": [2.0, 1.0]}
 
 
 @pytest.mark.slow
