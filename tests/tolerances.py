@@ -285,3 +285,8 @@ COMPLETION_NEAR_SERIAL = Tolerance(
     "the objective on 16,000 ratings; the order of examples alone moves serial's by 1.8 %, 8 seeds",
     of_largest=0.04,
 )
+BASELINE_DISTANCE = Tolerance(
+    "how far 8 steps move parameters: with kernels of AVX2 in torch and NumPy 77 of 79 distances "
+    "stayed, and those of SOAP were off by 1.6e-4",
+    of_largest=2e-3,
+)

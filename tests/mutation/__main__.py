@@ -1,49 +1,53 @@
-"""Do the tests notice small faults? Not part of CI.
+"""Do the tests notice small faults? A sample of the whole product; not part of CI.
 
-    python -m tests.mutation                     every mutant: killed or survived
-    python -m tests.mutation --only ledger       those whose file's name contains a word
-    python -m tests.mutation --list              which mutants there are, and which no longer fit
-    python -m tests.mutation --json A            write each result to A as it comes; go on from A
-    python -m tests.mutation --tree DIR --native FILE --json B
-                                                 another checkout's product, native module and tests
-    python -m tests.mutation --compare B A       how many of those that B killed A kills, too
+    python -m tests.mutation --n 40                    as many mutants of each folder, by seed
+    python -m tests.mutation --n 6 --only optim        of files whose path contains a text
+    python -m tests.mutation --n 500 --json A          each result is written to A as it comes;
+                                                       the same command continues
+    python -m tests.mutation --map MAP                 which tests execute which line: hours
+    python -m tests.mutation --n 500 --map MAP --json A    tests chosen from a map that exists
+    python -m tests.mutation --compare A B             exit code 1 if B is weaker than A
 
-Each mutant is applied to a scratch copy of the tree, where the tests named for it run. A mutant is
-killed where they fail or hang. Before that the tests have to pass on the copy as it is, and Python
-has to import the copy's files. In another checkout a mutant's line may stand in another file, and
-its tests in another folder; tests that are named after that file run, too.
+`--map MAP` without `--n` runs every file of tests that is not in MAP yet under coverage and adds
+it, one line of JSON each; `--only` takes those whose path contains a text.
 
-Exit codes: 0; 1 where --compare finds less than 98 %, or tests fail without a mutant; 2 where a
-mutant does not fit this tree any more.
+A mutant is written into a copy of the tree, where files of tests run until one fails: those that
+execute its line, or without a map those that are named after its file, those that name its module,
+and those of its folder in tests/; the nearest first, as many as pass within a minute without it.
+It is killed if a test fails, times out after several times of what the tests take, and survives
+otherwise, also where no test executes its line; it is invalid if pytest cannot run. Timeouts count
+as killed. A folder is weaker if its share of killed mutants is more than 3 points lower.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 from mlxhog import _native
-from tests.mutation.mutants import MUTANTS, Mutant
+from tests.mutation.mutants import SOURCES, Mutant, sample
 
 ROOT = Path(__file__).resolve().parents[2]
-SOURCES = ("mlxhog", "models", "metal")
-SHARE = 0.98
+POINTS = 3
+BUDGET_S = 60
+"""Tests of a mutant take at most that of processors without it, so that other work on the machine
+does not change the choice; the nearest file runs in any case."""
 SLOWER = 5
-"""Factor of their time without a fault that tests may take: a busy machine is no fault."""
-HANGS_S = 120
-"""Tests never count as hanging before that, however fast they are without a fault."""
+"""Factor of their time by the clock after which a mutant has timed out."""
+FATES = {0: "survived", 1: "killed"}
+"""By the exit code of pytest; others mean that it could not collect or run the tests."""
 
 # Read by Python at its start: makes `mlxhog` the copy, whatever is installed.
 SITE = """\
@@ -63,248 +67,253 @@ class Copy:
 
 sys.meta_path.insert(0, Copy)
 """
-ORIGINS = """\
-import importlib.util, json, os, sys
-
-print(json.dumps({m: os.path.realpath(importlib.util.find_spec(m).origin) for m in sys.argv[1:]}))
+COVERAGE = """\
+[run]
+source =
+    {root}/mlxhog
+    {root}/models
+    {root}/metal
+concurrency =
+    thread
+    multiprocessing
+patch = subprocess
+parallel = true
+data_file = {folder}/data
+disable_warnings = no-data-collected, module-not-measured, module-not-imported, no-ctracer
 """
 
 
-@dataclass(frozen=True)
-class Fault:
-    """A mutant as it is applied to a tree: the file that holds its line there, the tests to run."""
-
-    mutant: Mutant
-    file: str
-    tests: tuple[str, ...]
-
-    @property
-    def label(self) -> str:
-        """The mutant's name."""
-        return label(self.mutant)
-
-    @property
-    def module(self) -> str:
-        """What the file is imported as."""
-        name = ".".join(Path(self.file).with_suffix("").parts)
-        return name if name.startswith("mlxhog.") else f"mlxhog.{name}"
-
-    def apply(self, copy: Path) -> str:
-        """Write the fault into a copy of the tree; returns the file's text without it."""
-        text = (copy / self.file).read_text(encoding="utf-8")
-        faulty = text.replace(self.mutant.old, self.mutant.new)
-        (copy / self.file).write_text(faulty, encoding="utf-8")
-        return text
+def listed(tree: Path) -> list[str]:
+    """The files of a checkout, those that are not committed yet, too."""
+    command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(command, cwd=tree, capture_output=True, check=True, text=True).stdout
+    return sorted(name for name in names.split("\0") if name and (tree / name).is_file())
 
 
-def label(mutant: Mutant) -> str:
-    """A mutant's name, which outlives moves of its file."""
-    return f"{Path(mutant.file).stem}: {mutant.old} -> {mutant.new or '(nothing)'}"
-
-
-def fit(mutant: Mutant, tree: Path) -> Fault | str:
-    """The mutant as a fault of a tree, or why it does not fit that tree."""
-    file = _file_of(mutant, tree)
-    if file is None:
-        return "its line is not there, or there more than once"
-    if tree == ROOT:
-        tests = mutant.tests if all((tree / name).exists() for name in mutant.tests) else ()
-    else:
-        names = [_test_of(name, tree) for name in mutant.tests]
-        named_after = [
-            path.relative_to(tree).as_posix()
-            for path in sorted((tree / "tests").rglob(f"test_{Path(file).stem}.py"))
-            if path.parent.name in (Path(file).parent.name, "tests")
-        ]
-        tests = tuple(dict.fromkeys([*filter(None, names), *named_after]))
-    return Fault(mutant, file, tests) if tests else f"no tests {' '.join(mutant.tests)}"
-
-
-def _file_of(mutant: Mutant, tree: Path) -> str | None:
-    """The one file with the mutant's line once: the mutant's own, in another tree any other."""
-    own = tree / mutant.file
-    if own.is_file() and own.read_text(encoding="utf-8").count(mutant.old) == 1:
-        return mutant.file
-    if tree == ROOT:
-        return None
-    files = [file for folder in SOURCES for file in (tree / folder).rglob("*.py")]
-    counts = {file: file.read_text(encoding="utf-8").count(mutant.old) for file in files}
-    hits = [file for file, count in counts.items() if count]
-    return hits[0].relative_to(tree).as_posix() if sum(counts.values()) == 1 else None
-
-
-def _test_of(name: str, tree: Path) -> str | None:
-    """The file of tests, or the only one in the tree that is called so."""
-    if (tree / name).exists():
-        return name
-    others = list((tree / "tests").rglob(Path(name).name))
-    return others[0].relative_to(tree).as_posix() if len(others) == 1 else None
+def module_of(file: str) -> str:
+    """What a file of the product is imported as."""
+    parts = [part for part in Path(file).with_suffix("").parts if part != "__init__"]
+    return ".".join(parts if parts[0] == "mlxhog" else ["mlxhog", *parts])
 
 
 @contextmanager
-def scratch_copy(tree: Path, native: Path) -> Iterator[tuple[Path, dict[str, str]]]:
-    """A copy of the tree, and the environment in which Python runs it with a native module."""
+def scratch_copy(files: Sequence[str]) -> Iterator[tuple[Path, dict[str, str]]]:
+    """A copy of the tree, and the environment in which Python runs it.
+
+    Raises:
+        RuntimeError: Python does not import the copy.
+    """
     with tempfile.TemporaryDirectory(prefix="mutation-") as folder:
         copy, site = Path(folder, "tree").resolve(), Path(folder, "site")
-        listing = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
-        names = subprocess.run(listing, cwd=tree, capture_output=True, check=True).stdout
-        for name in filter(None, names.decode().split("\0")):
-            if (tree / name).is_file():
-                (copy / name).parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy2(tree / name, copy / name)
+        for name in files:
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(ROOT / name, copy / name)
         package = site / "mlxhog"
         package.mkdir(parents=True)
-        for entry in (*(copy / "mlxhog").iterdir(), copy / "models", copy / "metal"):
+        native = Path(_native.__file__)
+        for entry in (*(copy / "mlxhog").iterdir(), copy / "models", copy / "metal", native):
             (package / entry.name).symlink_to(entry)
-        (package / native.name).symlink_to(native.resolve())
         (site / "sitecustomize.py").write_text(f"PACKAGE = {str(package)!r}\n{SITE}")
         path = os.pathsep.join([str(site), os.environ.get("PYTHONPATH", "")]).rstrip(os.pathsep)
-        settings = {"PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
-        yield copy, {**os.environ, **settings, "CI": "1"}  # all examples of hypothesis
-
-
-def check_imports(
-    faults: Sequence[Fault], copy: Path, native: Path, environment: dict[str, str]
-) -> None:
-    """See to it that Python imports the copy's files and the native module.
-
-    Raises:
-        RuntimeError: it imports a module from elsewhere.
-    """
-    files = {fault.module: (copy / fault.file).resolve() for fault in faults}
-    files["mlxhog._native"] = native.resolve()
-    command = [sys.executable, "-c", ORIGINS, *files]
-    process = subprocess.run(
-        command, cwd=copy, env=environment, capture_output=True, text=True, check=False
-    )
-    if process.returncode:
-        raise RuntimeError(process.stderr[-2000:])
-    origins: dict[str, str] = json.loads(process.stdout)
-    for module, file in files.items():
-        if Path(origins[module]) != file:
+        environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", "CI": "1"}
+        command = [sys.executable, "-c", "import mlxhog.models as m; print(m.__file__)"]
+        done = subprocess.run(
+            command, cwd=copy, env=environment, capture_output=True, text=True, check=False
+        )
+        if Path(done.stdout.strip()).resolve() != copy / "models/__init__.py":
             raise RuntimeError(
-                f"Python imports {module} from {origins[module]} instead of {file}, so mutants of "
-                "the copy would not be noticed; see what PYTHONPATH and the environment's .pth "
-                "files add to sys.meta_path"
+                f"Python imports {done.stdout}{done.stderr} instead of the copy {copy}/models; see "
+                "what PYTHONPATH and the environment's .pth files add to sys.meta_path"
             )
+        yield copy, environment
 
 
-def passes(
-    tests: Sequence[str], copy: Path, environment: dict[str, str], limit_s: float | None = None
-) -> bool:
-    """Whether tests pass on the copy as it is now, within a time.
-
-    Raises:
-        RuntimeError: pytest could not run them.
-    """
-    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
-    with subprocess.Popen(
-        command,
-        cwd=copy,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,  # so that what a killed test started can be killed with it
-    ) as process:
-        try:
-            output, _ = process.communicate(timeout=limit_s)
-        except BaseException as error:
+def fate_of(
+    tests: Sequence[str],
+    cwd: Path,
+    environment: dict[str, str],
+    limit_s: float,
+    program: Sequence[str] = (),
+) -> tuple[str, float, float]:
+    """What tests say of the tree as it is, with seconds of the clock and of processors."""
+    words = [*program, "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
+    command = [sys.executable, "-m", *words]
+    began, cpu_s = time.monotonic(), sum(os.times()[2:4])  # of children that have ended
+    process = subprocess.Popen(
+        command, cwd=cwd, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        start_new_session=True,  # so that what a test started can be killed with it
+    )  # fmt: skip
+    try:
+        fate = FATES.get(process.wait(limit_s), "invalid")
+    except subprocess.TimeoutExpired:
+        fate = "timeout"
+    finally:
+        if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
-            process.communicate()
-            if isinstance(error, subprocess.TimeoutExpired):
-                return False
-            raise
-    if process.returncode in (3, 4, 5):
-        raise RuntimeError(output[-2000:])
-    return process.returncode == 0
+            process.wait()
+    took_s = round(time.monotonic() - began, 1)
+    return fate, took_s, round(sum(os.times()[2:4]) - cpu_s, 1)
 
 
-def run(faults: Sequence[Fault], tree: Path, native: Path, record: Path | None) -> dict[str, str]:
-    """What became of each mutant, by its label: killed or survived; also in a file, if named.
+def ranked(mutant: Mutant, texts: Mapping[str, str], lines: Sequence[Any] | None) -> list[str]:
+    """The files of tests for a mutant, the nearest first.
+
+    Args:
+        mutant: the fault.
+        texts: of every file of tests.
+        lines: the entries of a map, if there is one.
+    """
+    package, _, name = module_of(mutant.file).rpartition(".")
+    escaped = re.escape(package)
+    names = re.compile(rf"\b{escaped}\.{name}\b|\b{escaped} import [^\n]*\b{name}\b")
+    folder = f"tests/{Path(mutant.file).parent.as_posix().removeprefix('mlxhog/')}/"
+    own = f"{folder}test_{Path(mutant.file).stem}.py"
+    covering = {test: len(text) for test, text in texts.items()}  # a shorter file takes less
+    if lines is not None:
+        covering = {
+            entry["test"]: entry["cpu_s"]
+            for entry in lines
+            if entry["test"] in texts
+            and any(a <= mutant.line <= b for a, b in entry["lines"].get(mutant.file, []))
+        }
+
+    def distance(test: str) -> int:
+        is_named = bool(names.search(texts[test]))
+        return 0 if test == own else 3 - 2 * test.startswith(folder) - is_named
+
+    near = (test for test in covering if lines is not None or distance(test) < 3)
+    return sorted(near, key=lambda test: (distance(test), covering[test]))
+
+
+def run(
+    chosen: Sequence[Mutant], files: Sequence[str], lines: Sequence[Any] | None, record: Path | None
+) -> dict[str, Any]:
+    """Try the mutants that a record does not have yet; returns those chosen, by their labels.
 
     Raises:
-        RuntimeError: tests fail without a mutant, or Python does not import the copy.
+        RuntimeError: Python does not import the copy of the tree.
     """
-    fates: dict[str, str] = {}
+    tests = [file for file in files if re.fullmatch(r"tests/.*\btest_\w+\.py", file)]
+    texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in tests}
+    kept: dict[str, Any] = {"seconds": {}, "mutants": {}}
     if record and record.exists():
-        fates = json.loads(record.read_text(encoding="utf-8"))
-    waiting = [fault for fault in faults if fault.label not in fates]
-    with scratch_copy(tree, native) as (copy, environment):
-        check_imports(faults, copy, native, environment)
-        for tests, group in groupby(waiting, key=lambda fault: fault.tests):
-            began = time.monotonic()
-            if not passes(tests, copy, environment):
-                raise RuntimeError(f"these fail without any mutant: {' '.join(tests)}")
-            limit_s = max(HANGS_S, SLOWER * (time.monotonic() - began))
-            for fault in group:
-                began = time.monotonic()
-                text = fault.apply(copy)
-                survived = passes(fault.tests, copy, environment, limit_s)
-                (copy / fault.file).write_text(text, encoding="utf-8")
-                fates[fault.label] = "survived" if survived else "killed"
-                took_s = time.monotonic() - began
-                print(f"{fates[fault.label]:8}  {took_s:5.1f} s  {fault.label}", flush=True)
-                if record:
-                    record.write_text(json.dumps(fates, indent=1) + "\n", encoding="utf-8")
-    return {fault.label: fates[fault.label] for fault in faults}
+        kept = json.loads(record.read_text(encoding="utf-8"))
+    clean, fates = kept["seconds"], kept["mutants"]
+    with scratch_copy(files) as (copy, environment):
+        for mutant in chosen:
+            if mutant.label in fates:
+                continue
+            nearest: list[str] = []
+            budget_s, limit_s = float(BUDGET_S), float(BUDGET_S)
+            for test in ranked(mutant, texts, lines):
+                if test not in clean:  # None: it fails without a mutant, so it says nothing
+                    fate, *seconds = fate_of([test], copy, environment, 10 * BUDGET_S)
+                    clean[test] = seconds if fate == "survived" else None
+                if clean[test] and (not nearest or clean[test][1] <= budget_s):
+                    nearest.append(test)
+                    limit_s += SLOWER * clean[test][0]
+                    budget_s -= clean[test][1]
+                if budget_s < BUDGET_S / 2:
+                    break
+            fate, took_s = "survived", 0.0
+            if nearest:
+                path = copy / mutant.file
+                text = path.read_text(encoding="utf-8")
+                try:
+                    path.write_text(mutant.applied(text), encoding="utf-8")
+                    fate, took_s, _ = fate_of(nearest, copy, environment, limit_s)
+                finally:
+                    path.write_text(text, encoding="utf-8")
+            fates[mutant.label] = {
+                "folder": mutant.folder, "fate": fate, "seconds": took_s, "tests": nearest,
+            }  # fmt: skip
+            print(f"{fate:8}  {took_s:5.1f} s  {mutant.label}", flush=True)
+            if record:
+                record.write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    return {mutant.label: fates[mutant.label] for mutant in chosen}
 
 
-def compare(before: dict[str, str], after: dict[str, str]) -> int:
-    """Say which mutants the second killed of those that the first did; returns the exit code."""
-    killed = [name for name, fate in before.items() if fate == "killed" and name in after]
-    lost = [name for name in killed if after[name] != "killed"]
-    print("\n".join(f"no longer killed: {name}" for name in lost))
-    share = 1 - len(lost) / len(killed) if killed else 0.0
-    print(f"{len(killed) - len(lost)} of {len(killed)} ({share:.1%}); at least {SHARE:.0%} wanted")
-    return 0 if share >= SHARE else 1
+def add_to_map(path: Path, files: Sequence[str]) -> None:
+    """Run files of tests under coverage, and add what each executes to a map."""
+    from coverage import Coverage
+
+    known = {json.loads(line)["test"] for line in path.open()} if path.exists() else set()
+    for test in (file for file in files if file not in known):
+        with tempfile.TemporaryDirectory() as folder:
+            settings = Path(folder, "settings")
+            settings.write_text(COVERAGE.format(root=ROOT, folder=folder))
+            program = ("coverage", "run", f"--rcfile={settings}", "-m")
+            fate, _, cpu_s = fate_of([test], ROOT, dict(os.environ), 60 * BUDGET_S, program)
+            measured = Coverage(config_file=str(settings))
+            measured.combine()  # of all its processes
+            data = measured.get_data()
+            lines = {
+                Path(file).relative_to(ROOT).as_posix(): rows(data.lines(file) or ())
+                for file in sorted(data.measured_files())
+                if data.lines(file)
+            }
+        entry = {"test": test, "cpu_s": cpu_s, "lines": lines}
+        with path.open("a", encoding="utf-8") as out:
+            out.write(json.dumps(entry) + "\n")
+        print(f"{cpu_s:6.1f} s  {fate}  {test}", flush=True)
+
+
+def rows(lines: Sequence[int]) -> list[tuple[int, int]]:
+    """First and last of every unbroken row of line numbers."""
+    groups = groupby(enumerate(sorted(lines)), key=lambda pair: pair[1] - pair[0])
+    unbroken = ([line for _, line in group] for _, group in groups)
+    return [(row[0], row[-1]) for row in unbroken]
+
+
+def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
+    """Print how many mutants of each folder two records killed; returns the exit code."""
+    counts = [Counter[tuple[str, str]]() for _ in (before, after)]
+    for count, record in zip(counts, (before, after), strict=True):
+        for mutant in record["mutants"].values():
+            for folder in (mutant["folder"], "all"):
+                killed = mutant["fate"] in ("killed", "timeout")
+                count[folder, "killed" if killed else mutant["fate"]] += 1
+    weaker = False
+    for folder in sorted({folder for folder, _ in counts[0] + counts[1]}):
+        killed = [count[folder, "killed"] for count in counts]
+        tried = [k + count[folder, "survived"] for k, count in zip(killed, counts, strict=True)]
+        points = [100 * k / n if n else None for k, n in zip(killed, tried, strict=True)]
+        is_weaker = None not in points and points[1] < points[0] - POINTS
+        weaker |= is_weaker
+        cells = "".join(f"  {k:3} of {n:3}" for k, n in zip(killed, tried, strict=True))
+        print(f"{folder:20}{cells}{'  weaker' if is_weaker else ''}")
+    return 1 if weaker else 0
 
 
 def main() -> int:
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--only", default="", metavar="WORD", help="files whose name contains this")
-    parser.add_argument("--list", action="store_true", help="run nothing")
-    parser.add_argument("--tree", type=Path, default=ROOT, metavar="DIR", help="another checkout")
-    parser.add_argument(
-        "--native",
-        type=Path,
-        default=Path(_native.__file__),
-        metavar="FILE",
-        help="that checkout's native module; this one's if not named",
-    )
-    parser.add_argument(
-        "--json",
-        type=Path,
-        metavar="FILE",
-        help="write what became of each; mutants that stand in it already are not run again",
-    )
-    parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two such files")
+    parser.add_argument("--n", type=int, metavar="N", help="mutants")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", default="", metavar="TEXT", help="files with this in their path")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="record of each mutant")
+    parser.add_argument("--map", type=Path, metavar="FILE", help="which tests execute which line")
+    parser.add_argument("--compare", nargs=2, type=Path, metavar=("A", "B"), help="two records")
     options = parser.parse_args()
     if options.compare:
-        first, second = (json.loads(file.read_text()) for file in options.compare)
-        return compare(first, second)
-    tree = options.tree.resolve()
-    faults, misfits = [], 0
-    for mutant in MUTANTS:
-        if options.only in mutant.file:
-            fault = fit(mutant, tree)
-            if isinstance(fault, str):
-                misfits += 1
-                print(f"{fault}: {label(mutant)}")
-                continue
-            faults.append(fault)
-            if options.list:
-                print(f"fits {fault.file}, {' '.join(fault.tests)}: {fault.label}")
-    if not options.list:
-        try:
-            fates = run(faults, tree, options.native, options.json)
-        except RuntimeError as error:
-            print(error, file=sys.stderr)
-            return 1
-        print(f"{list(fates.values()).count('killed')} of {len(fates)} killed")
-    return 2 if misfits and tree == ROOT else 0
+        return compare(*(json.loads(file.read_text()) for file in options.compare))
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end the tests that run
+    files = listed(ROOT)
+    fitting = [file for file in files if options.only in file and file.endswith(".py")]
+    if options.n is None:
+        if options.map is None:
+            parser.error("say --n N, --map FILE or --compare A B")
+        add_to_map(options.map, [file for file in fitting if "/test_" in file])
+        return 0
+    product = [file for file in fitting if file.split("/")[0] in SOURCES]
+    lines = options.map and [json.loads(line) for line in options.map.open()]
+    chosen = sample(ROOT, product, seed=options.seed, n=options.n)
+    fates = run(chosen, files, lines, options.json)
+    counts = Counter((mutant["folder"], mutant["fate"]) for mutant in fates.values())
+    for (folder, fate), count in sorted(counts.items()):
+        print(f"{folder:20} {count:3} {fate}")
+    return 0
 
 
 if __name__ == "__main__":

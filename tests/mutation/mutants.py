@@ -1,307 +1,133 @@
-"""Ninety-six small faults in the core, each with the tests that should notice it.
+"""Small faults of Python text: where they are possible, and which of them a seed chooses."""
 
-A mutant changes one line: the first text stands in exactly one line of the file, and becomes the
-second one there. Where a file moves, change its name here; where a line changes, change the text or
-replace the mutant. `python -m tests.mutation --list` names those that no longer fit.
-"""
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
 
-from __future__ import annotations
+SOURCES = ("mlxhog", "models", "metal")
+OPPOSITE = {
+    ast.Eq: ast.NotEq, ast.NotEq: ast.Eq, ast.Is: ast.IsNot, ast.IsNot: ast.Is,
+    ast.In: ast.NotIn, ast.NotIn: ast.In, ast.Lt: ast.GtE, ast.GtE: ast.Lt,
+    ast.Gt: ast.LtE, ast.LtE: ast.Gt, ast.And: ast.Or, ast.Or: ast.And,
+    ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Div: ast.Mult,
+}  # fmt: skip
+BOUNDARY = {ast.Lt: ast.LtE, ast.LtE: ast.Lt, ast.Gt: ast.GtE, ast.GtE: ast.Gt}
+DROPPED = (ast.Expr, ast.Assign, ast.AugAssign, ast.Raise, ast.Delete)
+UNSEEN = ("TYPE_CHECKING", "__name__ == '__main__'")
 
-from typing import NamedTuple
 
-
-class Mutant(NamedTuple):
-    """One fault: the file, the text that is replaced, what replaces it, and the tests to run."""
+@dataclass(frozen=True)
+class Mutant:
+    """A replacement of characters `start` to `end` of a file by a text."""
 
     file: str
+    line: int
+    kind: str
+    start: int
+    end: int
     old: str
     new: str
-    tests: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        """The stratum: a package of mlxhog, or models, or metal."""
+        parts = Path(self.file).parts
+        return "/".join(parts[: 2 if parts[0] == "mlxhog" and len(parts) > 2 else 1])
+
+    @property
+    def label(self) -> str:
+        """Its name."""
+        return f"{self.file}:{self.line} {self.kind}: {self.old} -> {self.new}"
+
+    def applied(self, text: str) -> str:
+        """The file's text with the fault."""
+        assert text[self.start : self.end] == self.old
+        return text[: self.start] + self.new + text[self.end :]
 
 
-# file -> the tests that should notice, and the pairs (old, new)
-FAULTS: dict[str, tuple[tuple[str, ...], list[tuple[str, str]]]] = {
-    "mlxhog/arena/layout.py": (
-        ("tests/arena/test_layout.py",),
-        [
-            ("if segment.offset % PAGE or not 0", "if not 0"),
-            ("_round_up(offset + size, ALIGN_FLOATS)", "offset + size"),
-            ('rows += shape[0] if kind == "rows"', 'rows += 1 if kind == "rows"'),
-            ("max(RING_LEAST, 2 * max_workers)", "RING_LEAST"),
-            ("return -(-n // multiple) * multiple", "return n // multiple * multiple"),
-            ("if row is None else stripes + row", "if row is None else row"),
-            ("(piece + 1) * PIECE_ENDS", "(piece + 1) * PIECE_BEGINS"),
-            ("math.prod(slot.shape) == slot.size", "slot.size >= 0"),
-        ],
-    ),
-    "mlxhog/arena/arena.py": (
-        ("tests/metal/test_adds.py",),
-        [
-            ("max(0.0, 1.0 - float(probe.mean(dtype=np.float64)) / adds)", "0.0"),
-        ],
-    ),
-    "mlxhog/arena/segment.py": (
-        ("tests/arena/test_arena.py",),
-        [
-            ("if hashlib.sha256(body).digest() != checksum:", "if False:"),
-            ("if hashlib.sha256(text).digest() != digest:", "if False:"),
-            ("if len(data) < total:", "if len(data) < 0:"),
-        ],
-    ),
-    "mlxhog/arena/workers.py": (
-        ("tests/arena/test_workers.py",),
-        [
-            ("entry.incarnation = incarnation", "entry.incarnation = 1"),
-            ("if entry.state == State.DEAD:", "if entry.state == State.FINISHED:"),
-            ("(State.STARTING, State.RUNNING", "(State.RUNNING, State.RUNNING"),
-            ("_native.sweep_locks(self._lock_words, entry.slot)", "pass"),
-            ("self.compute_ns + self.apply_ns", "self.compute_ns + self.wait_ns"),
-        ],
-    ),
-    "mlxhog/arena/control.py": (
-        ("tests/arena/test_arena.py", "tests/arena/test_control.py"),
-        [
-            ("max(self._read, head - CAPACITY + 1)", "self._read"),
-            ("if not self._data.flags.writeable:", "if False:"),
-        ],
-    ),
-    "mlxhog/arena/ledger.py": (
-        (
-            "tests/arena/test_ledger.py",
-            "tests/arena/test_ledger_processes.py",
-            "tests/strategies/test_hogwild_claims.py",
-        ),
-        [
-            ("end = watermark + count", "end = watermark + count - 1"),
-            ("if ticket >= end:", "if ticket > end:"),
-            ("return self.watermark // self.n", "return self.watermark // self.n + 1"),
-            ("now - met >= ORPHAN_GRACE_NS", "now - met >= 0"),
-            ("return watermark + len(done)", "return watermark"),
-            ('self._retry_torn = on_torn == "retry"', "self._retry_torn = True"),
-            ("done=[g - start for g in done]", "done=done"),
-            ('if position["n"] != self.n:', "if False:"),
-        ],
-    ),
-    "mlxhog/data/tokens.py": (
-        ("tests/data/test_tokens.py",),
-        [
-            ("!= 0 or int(starts[-1]) != n:", "!= 0:"),
-            ("(self.n_tokens - 1) // seq_len if", "self.n_tokens // seq_len if"),
-            ("numbers[(numbers < 0) | (numbers >= n)]", "numbers[numbers >= n]"),
-            ("file._check_ids(max(0, n - edge), n)", "file._check_ids(n, n)"),
-            ("if digest != self.digest:", "if False:"),
-            ("if count < 1 or size != count * dtype.itemsize:", "if count < 1:"),
-            ("(self.starts[1:] < starts).any()", "False"),
-            ("return 2 if tokenizer.vocab_size <= 65_536 else 4", "return 2"),
-        ],
-    ),
-    "mlxhog/data/heldout.py": (
-        ("tests/data/test_heldout.py",),
-        [
-            ('val == "tail" or sizes.n_documents <= _OFFSET', 'val == "tail"'),
-            ("6 * sizes.longest <= n_bytes and ", ""),
-            ("and 6 * twelfths <= n_bytes <= 24 * twelfths", ""),
-            ("else i % _EVERY == _OFFSET", "else i % _EVERY == 0"),
-            ("_EVERY * held_out + (_OFFSET + 1) * size <= seen", "False"),
-            ("document[after_space] & 0xC0 == 0x80", "False"),
-            ("y[y == file.bos] = IGNORED", "pass"),
-            ("2.0 * parameters * seq_len", "parameters * seq_len"),
-            ("np.arange(n, dtype=np.int64) * total // n", "np.arange(n, dtype=np.int64)"),
-            ("(first + count) * batch_size", "count * batch_size"),
-        ],
-    ),
-    "mlxhog/files/durable.py": (
-        ("tests/files/test_durable.py",),
-        [
-            ("        flush(file.fileno())", "        pass"),
-            ("    os.fsync(descriptor)", "    pass"),
-            ("        sync(part)", "        pass"),
-            ("        sync(target.parent)", "        pass"),
-        ],
-    ),
-    "mlxhog/optim/updates.py": (
-        (
-            "tests/metal/test_adds.py",
-            "tests/metal/test_one_worker.py",
-            "tests/metal/test_sparse_adds.py",
-        ),
-        [
-            ("<= delta.index.max() < slot.shape[0]", "<= delta.index.max() <= slot.shape[0]"),
-            ("np.add.at(param, delta.index, delta.values)", "param[delta.index] += delta.values"),
-            ("(dst, src, prev, coef, threads)", "(dst, src, prev, -coef, threads)"),
-        ],
-    ),
-    "mlxhog/optim/gradients.py": (
-        ("tests/optim/test_gradients.py",),
-        [
-            ("self.index[1:] > self.index[:-1]", "self.index[1:] >= self.index[:-1]"),
-            ("self._dense[name] += grad * scale", "self._dense[name] += grad"),
-            (
-                "Rows(grad.index.copy(), grad.values * scale)",
-                "Rows(grad.index, grad.values * scale)",
-            ),
-            ("if max_norm > 0 else 1.0", "if max_norm >= 0 else 1.0"),
-            ("grad.coalesced().values if", "grad.values if"),
-        ],
-    ),
-    "mlxhog/optim/adamw.py": (
-        (
-            "tests/optim/test_optimizers.py",
-            "tests/optim/test_torch.py",
-            "tests/metal/test_one_worker.py",
-        ),
-        [
-            ("float32(1.0 - beta2) * squared", "float32(1.0 - beta1) * squared"),
-            ("step.shared_count if self.shared else step.count", "step.count"),
-            ("if slot.name in target.decay else 0.0", ""),
-            ('return ("m", "v") if self.shared else ()', "return ()"),
-        ],
-    ),
-    "mlxhog/optim/sgd.py": (
-        (
-            "tests/optim/test_optimizers.py",
-            "tests/optim/test_torch.py",
-            "tests/metal/test_one_worker.py",
-        ),
-        [
-            ("m = float32(momentum) * m + d", "m = float32(momentum) * (m + d)"),
-        ],
-    ),
-    "mlxhog/optim/muon.py": (
-        ("tests/optim/test_muon.py",),
-        [
-            ("RMS * math.sqrt(max(min(", "RMS * math.sqrt(min(min("),
-            (
-                'm_flat = target.moments(shared=self.shared)["m"]',
-                'm_flat = target.moments(shared=self.shared)["m"].copy()',
-            ),
-        ],
-    ),
-    "mlxhog/optim/directions.py": (
-        ("tests/optim/test_muon.py",),
-        [
-            ("for slot, grad in pairs if slot.name not in hidden]", "for slot, grad in pairs]"),
-        ],
-    ),
-    "mlxhog/optim/rule.py": (
-        ("tests/optim/test_optimizers.py", "tests/optim/test_torch.py"),
-        [
-            (
-                "yield slot, grad.coalesced() if isinstance(grad, Rows) else grad",
-                "yield slot, grad",
-            ),
-        ],
-    ),
-    "mlxhog/config/schedules.py": (
-        ("tests/config/test_schedules.py",),
-        [
-            ("(progress - warmup) / (1.0 - warmup)", "progress / (1.0 - warmup)"),
-            ("(progress - (1.0 - WSD_DECAY)) / WSD_DECAY", "(progress - WSD_DECAY) / WSD_DECAY"),
-            ("if update >= backoff_start(stage + 1", "if update > backoff_start(stage + 1"),
-            ("self.at(lr, progress, epochs.of(update))", "self.at(lr, progress, update)"),
-            ("(update - self.version) * self.per_update", "update * self.per_update"),
-        ],
-    ),
-    "mlxhog/optim/sparsified.py": (
-        ("tests/optim/test_taking.py", "tests/optim/test_sparsified.py"),
-        [
-            ("keep=self.error_feedback,", "keep=True,"),
-            ("math.ceil(selection.share * elements)", "int(selection.share * elements)"),
-            (
-                "_native.take_reaching(*place, selection.share * lr, keep)",
-                "_native.take_reaching(*place, selection.share, keep)",
-            ),
-        ],
-    ),
-    "mlxhog/strategies/look_ahead.py": (
-        ("tests/strategies/test_look_ahead.py",),
-        [
-            ("MEMORY * self.others + (1.0 - MEMORY)", "MEMORY * self.others + MEMORY"),
-            ('load("version")) / self._workers', 'load("version")) * self._workers'),
-            ("if steps <= self._workers:", "if True:"),
-            ("self.others = workers - 1.0", "self.others = workers + 0.0"),
-        ],
-    ),
-    "mlxhog/strategies/hogwild.py": (
-        ("tests/strategies/test_hogwild_claims.py", "tests/training/test_strategies.py"),
-        [
-            ('load("version") - self._version_read', 'load("version")'),
-            ("applied = bool(np.isfinite(norm)) and not late", "applied = not late"),
-            ("context.shared_steps() + 1,", "context.shared_steps(),"),
-        ],
-    ),
-    "mlxhog/strategies/strategy.py": (
-        ("tests/strategies/test_hogwild_claims.py", "tests/strategies/test_exact_budget.py"),
-        [
-            ('ledger.count_done() - arena.counters.load("tickets_before")', "ledger.count_done()"),
-        ],
-    ),
-    "mlxhog/strategies/round_robin.py": (
-        ("tests/strategies/test_round_robin.py",),
-        [
-            ("words.store(0, _TURN, turn + 1)", "words.store(0, _TURN, turn)"),
-            (
-                "record.version - record.applied - entry.version_read",
-                "record.version - entry.version_read",
-            ),
-        ],
-    ),
-    "mlxhog/strategies/sync.py": (
-        ("tests/strategies/test_sync.py",),
-        [
-            ("mean *= scale", "mean *= 1"),
-            ("float(np.sqrt(self._norms.sum()))", "float(self._norms.sum())"),
-        ],
-    ),
-    "mlxhog/strategies/local.py": (
-        ("tests/strategies/test_local.py",),
-        [
-            ("mean *= np.float32(1.0 / replicas)", "mean *= np.float32(1.0)"),
-            ("tokens - rounds.of_run(TOKENS_BEFORE)", "tokens"),
-        ],
-    ),
-    "mlxhog/strategies/disjoint.py": (
-        ("tests/strategies/test_disjoint.py",),
-        [
-            ("self._at(self.held), now << 16)", "self._at(self.held), 0)"),
-            ("if self._steps_here >= self._rotate_every:", "if False:"),
-            ("quotas[max(divisible", "quotas[min(divisible"),
-        ],
-    ),
-    "models/ops/reference/mlstm_numpy.py": (
-        ("tests/models/test_numpy_reference.py", "tests/models/test_mlstm_forms.py"),
-        [
-            ("np.maximum(np.abs(den), np.exp(-m)) + eps", "np.abs(den) + eps"),
-            ('(np.einsum("bhkv,bhv->bhk", dC, v_t) + dn)', 'np.einsum("bhkv,bhv->bhk", dC, v_t)'),
-            ("decay = np.exp(g + m - m_new)", "decay = np.exp(g - m_new)"),
-        ],
-    ),
-    "models/ops/reference/recurrences_numpy.py": (
-        ("tests/models/test_slstm_cell.py", "tests/models/test_sequence_ops.py"),
-        [
-            ("np.where(n == 0, i_t, np.maximum(i_t, lf))", "np.maximum(i_t, lf)"),
-            ("(v[:, t] - held)", "v[:, t]"),
-        ],
-    ),
-    "models/ops/reference/layers_numpy.py": (
-        (
-            "tests/models/test_numpy_reference.py",
-            "tests/models/test_v1_ops.py",
-            "tests/models/test_sequence_ops.py",
-        ),
-        [
-            ("inverse * (dy - mean - unit", "inverse * (dy - unit"),
-            ("max(oldest, t - window)", "max(oldest, t - window + 1)"),
-        ],
-    ),
-    "models/ops/kernels.py": (
-        ("tests/models/test_kernels.py",),
-        [
-            ('return "metal" if metal_verified else "reference"', 'return "metal"'),
-        ],
-    ),
-}
+def mutants(file: str, text: str) -> Iterator[Mutant]:
+    """Every mutant of a file: no annotation, message, assertion or decorator is touched."""
+    rows = text.splitlines(keepends=True)
+    starts = [0]
+    for row in rows:
+        starts.append(starts[-1] + len(row))
 
-MUTANTS = [
-    Mutant(file, old, new, tests) for file, (tests, pairs) in FAULTS.items() for old, new in pairs
-]
+    def offset(line: int, column: int) -> int:  # columns of `ast` count bytes of UTF-8
+        return starts[line - 1] + len(rows[line - 1].encode()[:column].decode())
+
+    for node in _visible(ast.parse(text)):
+        for part, kind, new in _faults(node):
+            start = offset(part.lineno, part.col_offset)
+            end = offset(part.end_lineno, part.end_col_offset)
+            yield Mutant(file, part.lineno, kind, start, end, text[start:end], new)
+
+
+def _visible(node: ast.AST) -> Iterator[ast.AST]:
+    """The node and those below, without what cannot or need not be noticed."""
+    if isinstance(node, ast.If) and ast.unparse(node.test) in UNSEEN:
+        return
+    yield node
+    if isinstance(node, ast.Assert | ast.Raise | ast.JoinedStr):
+        return  # our own impossibilities; messages; Python 3.11 has no columns in f-strings
+    for name, value in ast.iter_fields(node):
+        if name not in ("annotation", "returns", "decorator_list", "type_params"):
+            for child in value if isinstance(value, list) else [value]:
+                if isinstance(child, ast.AST):
+                    yield from _visible(child)
+
+
+def _faults(node: ast.AST) -> Iterator[tuple[ast.AST, str, str]]:
+    """The part of the text that a fault replaces, its kind, and the text instead."""
+    match node:
+        case ast.Compare(left=left, ops=[op], comparators=right):
+            for kind, table in (("comparison", OPPOSITE), ("boundary", BOUNDARY)):
+                if type(op) in table:
+                    faulty = ast.Compare(left, [table[type(op)]()], right)
+                    yield node, kind, f"({ast.unparse(faulty)})"
+        case ast.BoolOp(op=op, values=values):
+            yield node, "branch", f"({ast.unparse(ast.BoolOp(OPPOSITE[type(op)](), values))})"
+        case ast.BinOp(left=left, op=ast.Add() | ast.Sub() | ast.Mult() | ast.Div(), right=right):
+            if not any(isinstance(x, ast.Constant | ast.JoinedStr) and not _number(x)
+                       for x in (left, right)):  # fmt: skip
+                faulty = ast.BinOp(left, OPPOSITE[type(node.op)](), right)
+                yield node, "arithmetic", f"({ast.unparse(faulty)})"
+        case ast.Constant(value=bool() as value):
+            yield node, "constant", str(not value)
+        case ast.Constant(value=int() | float() as value):
+            yield node, "constant", repr(value + 1 if isinstance(value, int) else 2 * value or 1.0)
+        case ast.If(test=test) | ast.IfExp(test=test):
+            yield test, "branch", f"(not ({ast.unparse(test)}))"
+    if isinstance(node, DROPPED) and not _needed(node):
+        yield node, "dropped", "pass"
+
+
+def _number(node: ast.expr) -> bool:
+    return isinstance(node, ast.Constant) and isinstance(node.value, int | float)
+
+
+def _needed(node: ast.stmt) -> bool:
+    """Whether the file would not even be imported, or nothing is lost, without a statement."""
+    if isinstance(node, ast.Expr):
+        return not isinstance(node.value, ast.Call)
+    targets = node.targets if isinstance(node, ast.Assign) else []
+    return any(isinstance(target, ast.Name | ast.Tuple) for target in targets)
+
+
+def sample(tree: Path, files: Iterable[str], *, seed: int, n: int) -> list[Mutant]:
+    """Choose mutants, as many of each folder; fewer are the first of more.
+
+    The order within a folder is that of a hash of the seed, the file's name and the faulty text: a
+    line that moves keeps its rank, so another tree is judged by almost the same mutants.
+    """
+    folders: dict[str, dict[str, Mutant]] = {}
+    for file in sorted(files):
+        for mutant in mutants(file, (tree / file).read_text(encoding="utf-8")):
+            words = f"{seed} {Path(file).name} {mutant.kind} {mutant.old} {mutant.new}"
+            rank = hashlib.sha256(words.encode()).hexdigest()
+            folders.setdefault(mutant.folder, {}).setdefault(rank, mutant)
+    ranked = ([by_rank[rank] for rank in sorted(by_rank)] for by_rank in folders.values())
+    turns = (mutant for turn in zip_longest(*ranked) for mutant in turn if mutant is not None)
+    return [mutant for mutant, _ in zip(turns, range(n), strict=False)]

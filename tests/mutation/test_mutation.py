@@ -1,0 +1,177 @@
+"""The sampler of mutants, what becomes of them, and how two records are compared."""
+
+from __future__ import annotations
+
+import ast
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.mutation import __main__ as mutation
+from tests.mutation.__main__ import ROOT, SOURCES, listed, main, ranked, rows, run
+from tests.mutation.mutants import Mutant, mutants, sample
+
+TEXT = '''\
+"""Grüße."""
+
+def half(x: int = 2, *, is_new=True) -> int:
+    assert x < 9
+    if x < 3 and is_new:
+        x += 1
+    text = f"{x + 1}"
+    print(text); log.write("é", x * 2)
+    raise ValueError("x is {x}, expected 1")
+'''
+
+
+def test_faults_have_every_kind_and_leave_messages_annotations_and_assertions_alone() -> None:
+    kinds = {(mutant.kind, mutant.old, mutant.new) for mutant in mutants("a.py", TEXT)}
+    assert kinds == {
+        ("constant", "2", "3"), ("constant", "True", "False"), ("constant", "3", "4"),
+        ("constant", "1", "2"), ("comparison", "x < 3", "(x >= 3)"),
+        ("boundary", "x < 3", "(x <= 3)"), ("branch", "x < 3 and is_new", "(x < 3 or is_new)"),
+        ("branch", "x < 3 and is_new", "(not (x < 3 and is_new))"),
+        ("dropped", "x += 1", "pass"), ("dropped", "print(text)", "pass"),
+        ("dropped", 'log.write("é", x * 2)', "pass"), ("arithmetic", "x * 2", "(x / 2)"),
+        ("dropped", 'raise ValueError("x is {x}, expected 1")', "pass"),
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def product() -> list[str]:
+    return [name for name in listed(ROOT) if name.split("/")[0] in SOURCES and name[-3:] == ".py"]
+
+
+@pytest.mark.slow
+def test_every_mutant_parses_and_differs_and_fewer_are_the_first_of_more(product) -> None:
+    chosen = sample(ROOT, product, seed=0, n=300)
+    assert len({mutant.label for mutant in chosen}) == 300
+    for mutant in chosen:
+        text = (ROOT / mutant.file).read_text(encoding="utf-8")
+        assert ast.dump(ast.parse(mutant.applied(text))) != ast.dump(ast.parse(text)), mutant.label
+    assert sample(ROOT, product, seed=0, n=40) == chosen[:40]
+    assert sample(ROOT, product, seed=1, n=40) != chosen[:40]
+    folders = [mutant.folder for mutant in chosen]
+    assert set(folders) >= {"mlxhog/arena", "mlxhog/training", "models", "metal"}
+    assert folders.count("mlxhog/mad") <= folders.count("mlxhog/nn") + 1
+
+
+def test_a_line_that_moves_keeps_its_rank(tmp_path: Path) -> None:
+    (tmp_path / "mlxhog").mkdir()
+    file = tmp_path / "mlxhog" / "half.py"
+    faults = []
+    for text in (TEXT, f"import log\n\n\n{TEXT}"):
+        file.write_text(text, encoding="utf-8")
+        chosen = sample(tmp_path, ["mlxhog/half.py"], seed=0, n=5)
+        faults.append([(mutant.old, mutant.new) for mutant in chosen])
+    assert faults[0] == faults[1]
+
+
+FAULT = Mutant("mlxhog/optim/lion.py", 12, "constant", 0, 1, "1", "2")
+TEXTS = {
+    "tests/nn/test_other.py": "",
+    "tests/cli/test_far.py": "from mlxhog.optim import adan, lion\n",
+    "tests/optim/test_long.py": "import mlxhog.optim.lion_cub",
+    "tests/optim/test_near.py": "",
+    "tests/optim/test_lion.py": "from mlxhog.optim.lion import Lion" * 9,
+}
+
+
+def test_without_a_map_the_tests_of_the_file_its_folder_and_its_module_run() -> None:
+    names = [Path(name).stem for name in ranked(FAULT, TEXTS, None)]
+    assert names == ["test_lion", "test_near", "test_long", "test_far"]
+
+
+def test_with_a_map_the_tests_that_execute_the_line_run() -> None:
+    lines = [
+        {"test": "tests/nn/test_other.py", "cpu_s": 2, "lines": {FAULT.file: [[1, 3], [9, 12]]}},
+        {"test": "tests/optim/test_near.py", "cpu_s": 9, "lines": {FAULT.file: [[12, 12]]}},
+        {"test": "tests/optim/test_lion.py", "cpu_s": 9, "lines": {FAULT.file: [[1, 11]]}},
+        {"test": "tests/gone/test_gone.py", "cpu_s": 1, "lines": {FAULT.file: [[1, 99]]}},
+    ]
+    assert ranked(FAULT, TEXTS, lines) == ["tests/optim/test_near.py", "tests/nn/test_other.py"]
+    assert rows([3, 1, 2, 7]) == [(1, 3), (7, 7)]
+
+
+def test_each_mutant_runs_on_a_whole_tree_and_once(tmp_path: Path, monkeypatch) -> None:
+    files = ["mlxhog/errors.py", "tests/test_errors.py"]
+    chosen = sample(ROOT, files[:1], seed=0, n=3)
+    assert chosen[0].folder == "mlxhog"
+    text = (ROOT / chosen[0].file).read_text(encoding="utf-8")
+    seen = []
+
+    class Copy:
+        def __enter__(self):
+            path = tmp_path / chosen[0].file
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            return tmp_path, {}
+
+        def __exit__(self, *error) -> None:
+            assert (tmp_path / chosen[0].file).read_text(encoding="utf-8") == text
+
+    def fate_of(tests, cwd, environment, limit_s):
+        seen.append((cwd / chosen[0].file).read_text(encoding="utf-8"))
+        if len(seen) == 4:
+            raise KeyboardInterrupt
+        return ("survived" if seen[-1] == text else "killed"), 2.0, 1.0
+
+    monkeypatch.setattr(mutation, "scratch_copy", lambda files: Copy())
+    monkeypatch.setattr(mutation, "fate_of", fate_of)
+    record = tmp_path / "record.json"
+    with pytest.raises(KeyboardInterrupt):
+        run(chosen, files, None, record)
+    fates = run(chosen, files, None, record)
+    assert seen == [text, *(mutant.applied(text) for mutant in (*chosen, chosen[2]))]
+    assert [fate["fate"] for fate in fates.values()] == ["killed"] * 3
+    assert json.loads(record.read_text())["seconds"] == {"tests/test_errors.py": [2.0, 1.0]}
+
+
+@pytest.mark.slow
+def test_a_copy_runs_its_own_product_and_pytest_decides_what_became_of_a_mutant() -> None:
+    with mutation.scratch_copy(listed(ROOT)) as (copy, environment):
+        with (copy / "mlxhog" / "errors.py").open("a") as file:
+            file.write("IS_COPY = True\n")
+
+        def fate(statement: str, limit_s: float = 200) -> str:
+            test = f"import mlxhog.errors\n{statement}\ndef test_it():\n    assert is_true\n"
+            (copy / "tests" / "test_it.py").write_text(test)
+            return mutation.fate_of(["tests/test_it.py"], copy, environment, limit_s)[0]
+
+        assert fate("is_true = mlxhog.errors.IS_COPY") == "survived"
+        assert fate("is_true = False") == "killed"
+        assert fate("import nothing_like_it") == "invalid"
+        assert fate("is_true = True", limit_s=0.01) == "timeout"
+
+
+def record(tmp_path: Path, name: str, **folders: str) -> str:
+    fates = {"k": "killed", "t": "timeout", "s": "survived", "i": "invalid"}
+    entries = {
+        f"{folder} {k}": {"folder": folder, "fate": fates[letter]}
+        for folder, letters in folders.items()
+        for k, letter in enumerate(letters)
+    }
+    (tmp_path / name).write_text(json.dumps({"mutants": entries}))
+    return str(tmp_path / name)
+
+
+@pytest.mark.parametrize(
+    ("after", "code"),
+    [
+        ({"arena": "kkktsi", "optim": "ks"}, 0),
+        ({"arena": "kkkssi", "optim": "kkkk"}, 1),
+        ({"arena": "kktsii", "optim": "ks"}, 1),
+        ({"arena": "kkkts", "nn": "kkkk"}, 0),
+        ({"nn": "ssss"}, 1),
+    ],
+)
+def test_a_folder_that_kills_less_fails_the_comparison(
+    tmp_path: Path, monkeypatch, capsys, after, code
+) -> None:
+    before = record(tmp_path, "a", arena="kkkks", optim="ks")
+    monkeypatch.setattr(
+        "sys.argv", ["mutation", "--compare", before, record(tmp_path, "b", **after)]
+    )
+    assert main() == code
+    assert ("weaker" in capsys.readouterr().out) == bool(code)
