@@ -94,7 +94,7 @@ class Ledger:
 
     Owners are incarnations from the worker table. Methods return at once and never block.
 
-    Concurrency: every method but `restore` and `start_epoch` may be called in any process at any
+    Concurrency: every method but `restore` may be called in any process at any
     time; `reap` and `sweep_orphans` belong to the supervisor.
     """
 
@@ -250,7 +250,3 @@ class Ledger:
                 f"the checkpoint's data position {position} is invalid: {error}"
             ) from error
         self._orphans.clear()
-
-    def start_epoch(self, epoch: int) -> None:
-        """Begin at the first ticket of `epoch`; no other process may use the ledger meanwhile."""
-        self.restore(Position(epoch=epoch, watermark=0, done=[], torn=0, n=self.n))

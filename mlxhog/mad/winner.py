@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 from typing import Literal
@@ -33,11 +33,12 @@ from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.scores import UNFINISHED, CandidateScore
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.store import ROOT, Store, find, is_study
-from mlxhog.models.mad.architecture import VOCABULARY, to_yaml
+from mlxhog.models.mad.architecture import VOCABULARY
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
-from mlxhog.models.registry import load_candidate
+from mlxhog.models.registry import load_candidate, to_yaml
 
 
 def finished(store: Store) -> list[CandidateScore]:
@@ -96,14 +97,15 @@ def output_path(out: str) -> Path:
 
 
 def write(path: Path, cfg: MADConfig) -> None:
-    """Write a model file, or replace it.
+    """Write a model file with every number of every layer, or replace it.
 
     Raises:
         ConfigError: the file cannot be written.
         EnvironmentLacks: the disk is full.
     """
+    whole = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
     try:
-        replace_file(path, to_yaml(cfg).encode())
+        replace_file(path, to_yaml(whole).encode())
     except OSError as error:
         raise ConfigError(f"cannot write {path}: {error.strerror}; choose another --out") from error
 

@@ -113,21 +113,6 @@ def title(axes: Axes, theme: Theme, text: str) -> None:
     axes.set_title(text, loc="left", color=theme.ink, fontsize=10)
 
 
-def legend(axes: Axes, theme: Theme) -> None:
-    """Put the legend beside the axes; the last line comes first."""
-    handles, labels = axes.get_legend_handles_labels()
-    axes.legend(
-        handles[::-1],
-        labels[::-1],
-        loc="upper left",
-        bbox_to_anchor=(1.01, 1.0),
-        borderaxespad=0.0,
-        frameon=False,
-        fontsize=7,
-        labelcolor=theme.ink,
-    )
-
-
 def legend_below(axes: Axes, theme: Theme) -> None:
     """Put the legend below the axes, and make the figure taller by its height."""
     handles, labels = axes.get_legend_handles_labels()

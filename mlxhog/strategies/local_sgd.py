@@ -8,7 +8,7 @@ towards the text of those with more steps (Wang et al. 2020, FedNova, arXiv:2007
 is the serial run.
 
 Local SGD is not always better than synchronous steps that send as much (Woodworth et al. 2020,
-arXiv:2002.07839); `same_communication` configures that run. Rules for H: `theory/local_steps.py`.
+arXiv:2002.07839). Rules for H: `theory/local_steps.py`.
 
 A meeting has two stages: each worker averages its share of the floats into the parameters, then
 takes the parameters as its copy. The optimizer state of the workers after it:
@@ -30,7 +30,6 @@ meanwhile. Methods that need the last average, from which a round began, keep it
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Final
 
 import numpy as np
@@ -41,8 +40,6 @@ from mlxhog.backends.backend import Float32
 from mlxhog.config import local_strategies
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.local_strategies import Averaged
-from mlxhog.config.strategies import Sync
-from mlxhog.config.strategy import of
 from mlxhog.errors import ConfigError
 from mlxhog.models.families import ModelConfig
 from mlxhog.optim import updates
@@ -206,29 +203,3 @@ def dense(grad: Float32 | Rows, shape: tuple[int, ...]) -> Float32:
     whole = np.zeros(shape, np.float32)
     np.add.at(whole, grad.index, grad.values)
     return whole
-
-
-# -- the comparison ------------------------------------------------------------------------------
-
-
-def same_communication(config: TrainConfig, workers: int) -> TrainConfig:
-    """Synchronous training with the gradients and the communication of a run of `local_sgd`.
-
-    A round of H local steps becomes one step by the mean of its H P gradients.
-
-    Args:
-        config: of the run, with a budget in steps.
-        workers: of both runs.
-
-    Raises:
-        ConfigError: no such budget.
-    """
-    if config.steps is None:
-        raise ConfigError("the same communication is a number of rounds; give a budget in steps")
-    local_steps = of(config, Averaged).local_steps
-    return replace(
-        config,
-        strategy=Sync(),
-        grad_accumulation=config.grad_accumulation * local_steps,
-        steps=max(1, config.steps // (local_steps * workers)),
-    )

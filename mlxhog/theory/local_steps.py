@@ -1,4 +1,4 @@
-"""The interval H, local steps between two averages: Stich's bound, and two rules for H.
+"""Two rules for the interval H, the local steps between two averages.
 
 Times are seconds: `step_s` of one gradient with its step, `sync_s` of one average.
 """
@@ -8,76 +8,6 @@ from __future__ import annotations
 import math
 
 from mlxhog.errors import DataError
-from mlxhog.theory.bounds import Bound, Facts, assume
-
-
-def stich(
-    *,
-    steps: int,
-    workers: int,
-    every: int,
-    smoothness: float,
-    curvature: float,
-    gradient_bound: float,
-    noise: float,
-    distance: float,
-    facts: Facts,
-) -> Bound:
-    """Bound the error of local SGD after T steps of each of K workers, averaged every H.
-
-    With kappa = L / mu, a = max(16 kappa, H) and step sizes 4 / (mu (a + t)), the expected error of
-    the weighted mean of all iterates is at most
-
-        mu a^3 D^2 / (2 S) + 4 T (T + 2 a) sigma^2 / (mu K S) + 256 T G^2 H^2 L / (mu^2 S),
-
-    S being the sum of (a + t)^2 for t < T, which is at least T^3 / 3. The second term is that of
-    synchronous steps; the third is the price of local ones, and stays below it up to H of the order
-    of the root of T / K. The bound is for convex problems, not for networks.
-
-    Args:
-        steps: T.
-        workers: K.
-        every: H.
-        smoothness: L, of the gradient.
-        curvature: mu > 0, of strong convexity.
-        gradient_bound: G, root of the bound of E |g|^2.
-        noise: sigma, of a gradient.
-        distance: D, from the first iterate to the minimum.
-        facts: of the problem.
-
-    Raises:
-        DataError: a number out of range.
-
-    Source: Stich 2019, Local SGD Converges Fast and Communicates Little, arXiv:1805.09767,
-    Theorem 2.2.
-    """
-    positive = {
-        "steps": steps, "workers": workers, "every": every, "smoothness": smoothness,
-        "curvature": curvature,
-    }  # fmt: skip
-    for name, value in positive.items():
-        if not value > 0:
-            raise DataError(f"{name} is {value}, expected a number above 0")
-    if curvature > smoothness:
-        raise DataError(f"curvature {curvature} is above smoothness {smoothness}, its limit")
-    a = max(16.0 * smoothness / curvature, float(every))
-    # sum of (a + t)^2 for t = 0 .. T - 1
-    weights = steps * a**2 + a * steps * (steps - 1) + steps * (steps - 1) * (2 * steps - 1) / 6
-    start = curvature * a**3 * distance**2 / (2 * weights)
-    noisy = 4 * steps * (steps + 2 * a) * noise**2 / (curvature * workers * weights)
-    drift = 256 * steps * (gradient_bound * every) ** 2 * smoothness / (curvature**2 * weights)
-    return Bound(
-        name="local SGD",
-        source="Stich 2019, arXiv:1805.09767, Theorem 2.2",
-        inputs={
-            "steps": steps, "workers": workers, "every": every, "smoothness": smoothness,
-            "curvature": curvature, "gradient_bound": gradient_bound, "noise": noise,
-            "distance": distance,
-        },
-        values={"error": start + noisy + drift, "start": start, "noise": noisy, "drift": drift},
-        assumptions=assume(facts, "strongly_convex", "smooth", "bounded_gradients", "sgd"),
-        words="expected error of the mean iterate: of its start, of noise, and of local steps",
-    )  # fmt: skip
 
 
 def interval_by_overhead(*, step_s: float, sync_s: float, share: float = 0.1) -> int:

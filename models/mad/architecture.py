@@ -1,4 +1,4 @@
-"""A candidate in a YAML file: read into the flat list with all numbers, and written.
+"""A candidate in a YAML file, read into the flat list with all numbers.
 
 version: 1
 model:
@@ -39,14 +39,12 @@ from collections.abc import Callable, Mapping
 from itertools import cycle, islice
 from typing import Any
 
-import yaml
-
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError, did_you_mean, shown
 from mlxhog.models.fields import check_names, convert
 from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
-from mlxhog.models.mad.layers import at_width, make, to_dict
+from mlxhog.models.mad.layers import make
 from mlxhog.models.mad.sequence import Defaults, check_count, parse
 
 VERSION = 1
@@ -93,21 +91,6 @@ def _read(data: Mapping[str, Any], *, strict: bool) -> MADConfig:
             "mlxhog, or write the file in that version"
         )
     return _model(_mapping("model", data.get("model")))
-
-
-def to_yaml(cfg: MADConfig) -> str:
-    """Return a model as a YAML file, with every number of every layer."""
-    model: dict[str, Any] = {
-        "dim": cfg.hidden_size,
-        "norm": "rmsnorm",
-        **{name: getattr(cfg, name) for name in _FIELDS if name not in ("dim", "norm")},
-        "layers": [to_dict(layer) for layer in at_width(cfg.layers, cfg.hidden_size)],
-    }
-    files = plugins.remembered(cfg.layers)
-    remembered = {plugins.KEY: files} if files else {}
-    return yaml.safe_dump(
-        {"version": VERSION, "model": model, **remembered}, sort_keys=False, width=100
-    )
 
 
 def _model(model: Mapping[str, Any]) -> MADConfig:

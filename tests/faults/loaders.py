@@ -35,7 +35,6 @@ from mlxhog.errors import MlxhogError
 from mlxhog.files import plain_json
 from mlxhog.machine import verdicts
 from mlxhog.mad.options import Protocol
-from mlxhog.mad.report import leaderboard, results_row
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.samplers import ListSampler
 from mlxhog.mad.search.space import read_space
@@ -65,7 +64,6 @@ from tests.faults.subjects import (
     text_file,
     yaml_file,
 )
-from tests.mad.report import sample
 from tests.training.small import small_config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
@@ -249,26 +247,6 @@ def _read_study(folder: Path) -> None:
         raise errors[0]
 
 
-def _write_row(folder: Path) -> Iterable[Path]:
-    row = results_row.row_of(sample.study(folder))
-    (folder / "row.json").write_bytes(plain_json.dumps(row))
-    return [folder / "row.json"]
-
-
-def _read_row(folder: Path) -> None:
-    """Read it as it is, and with a digest that fits."""
-    path = folder / "row.json"
-    try:
-        results_row.merged([path])
-    except MlxhogError:
-        with contextlib.suppress(ValueError):
-            content = plain_json.read(path)
-            if isinstance(content, dict):
-                own = {name: value for name, value in content.items() if name != "digest"}
-                path.write_bytes(plain_json.dumps({**own, "digest": results_row.digest(own)}))
-    leaderboard.lines(results_row.merged([path]))
-
-
 def write_record(folder: Path) -> Iterable[Path]:
     row = {
         "writers": ["metal:mlx", "torch:cpu"], "where": "processes", "mode": "cas", "adds": 10,
@@ -365,7 +343,6 @@ SUBJECTS = (
     ),
     *checkpoint_loaders.SUBJECTS,
     Subject("study", write_study, _read_study, 2),
-    Subject("row of results", _write_row, _read_row, 2),
     Subject("doctor's record", write_record, _read_record, 4),
     Subject("MAD rows", _write_rows, _read_rows, 4),
     Subject("text", text_file("a.txt", "".join(TEXTS)), _read_corpus("a.txt"), 1),

@@ -1,4 +1,4 @@
-"""The interval between two averages, and the bound for it."""
+"""The interval between two averages."""
 
 from __future__ import annotations
 
@@ -6,11 +6,6 @@ import pytest
 
 from mlxhog.errors import DataError
 from mlxhog.theory import local_steps
-from mlxhog.theory.bounds import Facts
-
-CONVEX = Facts(
-    strongly_convex=True, smooth=True, bounded_gradients=True, lossless=True, sgd=True, delta=1.0
-)
 
 
 @pytest.mark.parametrize(
@@ -44,24 +39,6 @@ def test_averages_take_a_tenth_of_the_time_at_nine_times_their_cost() -> None:
 def test_growth_is_what_gives_the_steps_back() -> None:
     growth = local_steps.growth_of(steps_apart=115.0, steps_together=100.0, every=16)
     assert growth == pytest.approx(0.01)
-
-
-def test_stichs_bound_grows_by_the_square_of_the_interval_alone() -> None:
-    def bound(every: int, workers: int = 4) -> dict[str, float]:
-        result = local_steps.stich(
-            steps=10_000, workers=workers, every=every, smoothness=1.0, curvature=0.1,
-            gradient_bound=2.0, noise=1.5, distance=3.0, facts=CONVEX,
-        )  # fmt: skip
-        assert all(assumption.holds for assumption in result.assumptions)
-        return dict(result.values)
-
-    one, ten = bound(1), bound(10)
-    assert ten["drift"] == pytest.approx(100 * one["drift"])
-    assert (ten["start"], ten["noise"]) == (one["start"], one["noise"])
-    assert bound(1, workers=8)["noise"] == pytest.approx(one["noise"] / 2)
-    assert one["error"] == pytest.approx(one["start"] + one["noise"] + one["drift"])
-    weights = sum((160.0 + t) ** 2 for t in range(10_000))  # a = 16 kappa
-    assert one["start"] == pytest.approx(0.1 * 160.0**3 * 9.0 / (2 * weights))
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,6 @@ COMMANDS = {
     "search": ("search.run_search", "search a space of architectures, several at once"),
     "resume": ("search.run_resume", "continue a study after any stop"),
     "board": ("board.run_board", "the leaderboard of a study"),
-    "table": ("table.run", "one table of the rows that several people made with mad bench"),
     "compare": ("board.run_compare", "two candidates of a study, run by run, with a p-value"),
     "plot": ("board.run_plot", "the plots of a study, and one page with all of them"),
     "vote": (

@@ -55,16 +55,11 @@ class RankingConfig(SelectConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TableConfig:
-    """Options of `mlxhog mad table`, and of board."""
+class LeaderboardConfig(RankingConfig):
+    """Options of `mlxhog mad board`."""
 
     csv: str | None = option(None, "write a table with every number to this file; - is stdout")
     markdown: str | None = option(None, "write a Markdown table to this file; - is stdout")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaderboardConfig(TableConfig, RankingConfig):
-    """Options of `mlxhog mad board`."""
 
 
 def run_board(arguments: list[str]) -> int:
@@ -95,7 +90,7 @@ def run_board(arguments: list[str]) -> int:
     return 0
 
 
-def show(ranking: Ranking, config: TableConfig, *, as_json: bool) -> bool:
+def show(ranking: Ranking, config: LeaderboardConfig, *, as_json: bool) -> bool:
     """Print a ranking as JSON, and write its files; return False if neither is chosen."""
     from mlxhog.mad.report.leaderboard import to_csv, to_markdown
 

@@ -89,13 +89,12 @@ def run_search(arguments: list[str]) -> int:
 
 BENCH_ABOUT = """\
 Score architectures over a suite of tasks: a study with a list of candidates, in which no run ends
-early. After a kill, the same line or mad resume continues. The JSON has a row for mad table, with
-the command that repeats each candidate on a CPU."""
+early. After a kill, the same line or mad resume continues."""
 BENCH_EXAMPLES = (
     'mad bench --layers "mlstm swiglu mlstm swiglu" --suite smoke',
     'mad bench --layers "(mlstm swiglu)*2" --layers "(gla swiglu)*2" --suite lite --seeds 3',
     "mad bench --config arch.yaml --suite full --parallel 2 --study mine",
-    'mad bench --layers "(slstm swiglu)*2" --rates 5e-4,1e-3,2e-3 --json >row.json',
+    'mad bench --layers "(slstm swiglu)*2" --rates 5e-4,1e-3,2e-3',
 )
 
 BENCH_MAIN = (

@@ -282,14 +282,17 @@ def dry_run(
         as_json: print one JSON object.
     """
     from mlxhog.machine import machine
-    from mlxhog.mad.study.session import seconds_of_a_run
 
     study, cost, here = planning.study, planning.cost(), machine.here()
     records = () if store is None else store.records()
     parallel = how.resolve_parallel(study, here)
     runs = min(cost.runs, how.limit.runs or cost.runs)
     runs_left = max(0, runs - len(records))
-    seconds = seconds_of_a_run(planning, records, here.cores) * runs_left / parallel
+    seconds = None  # until the first run has ended
+    if records:
+        mean_s = sum(one.seconds for one in records) / len(records)
+        seconds = mean_s * runs_left / parallel
+        seconds = round(min(seconds, how.limit.seconds or seconds))
     facts: dict[str, Any] = {
         "study": name,
         "suite": study.suite,
@@ -301,12 +304,11 @@ def dry_run(
         "ended": len(records),
         "steps": cost.steps * runs_left // cost.runs,
         "parallel": parallel,
-        "estimated_seconds": round(min(seconds, how.limit.seconds or seconds)),
+        "estimated_seconds": seconds,
     }
     if as_json:
         print(json.dumps(facts))
         return 0
-    guess = "as the runs so far" if records else "estimated from a matrix product on this machine"
     each = f"each {facts['runs_each']} runs with seeds {', '.join(map(str, study.seeds))}"
     print(f"study        {name}: suite {study.suite}, width {planning.dim}, {study.workers}")
     print(f"candidates   {planning.candidates:,}, {each}")
@@ -314,7 +316,10 @@ def dry_run(
         print(f"in none      {', '.join(facts['unused'])}: the budget leaves no room")
     print(f"runs         at most {runs:,}, {len(records):,} have ended; {parallel} at once")
     print(f"steps        at most {facts['steps']:,} ({format_count(facts['steps'])}) to go")
-    print(f"time         about {format_duration(facts['estimated_seconds'])}: {guess}")
+    if seconds is None:
+        print("time         unknown until the first run has ended")
+    else:
+        print(f"time         about {format_duration(seconds)}, as the runs so far")
     return 0
 
 
@@ -349,8 +354,7 @@ def go(
         retry_failed=retry_failed,
     )
     if as_json:
-        row = {} if study.space else {"row": _row(store)}
-        print(json.dumps({**record(store, outcome), **row}))
+        print(json.dumps(record(store, outcome)))
     elif not quiet:
         print(summary(store, outcome, how))
     return ALL_FAILED if _all_failed(outcome) else EXIT_CODES[outcome.status]
@@ -367,12 +371,6 @@ def record(store: Store, outcome: SessionResult) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "best": best,
     }
-
-
-def _row(store: Store) -> dict[str, Any] | None:
-    from mlxhog.mad.report.results_row import row_of
-
-    return row_of(store)
 
 
 def summary(store: Store, outcome: SessionResult, how: ExecutionConfig) -> str:

@@ -1,8 +1,7 @@
-"""The plots of a study: costs, seeds, importance of the slots, learning curves."""
+"""The plots of a study: costs, seeds, scores by slot, learning curves."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -79,13 +78,8 @@ def plots(ranking: Ranking) -> Iterator[Plot]:
     if slots_with_choice := choices(ranking):
         yield plot(
             "slots",
-            "Importance of the slots",
-            "Cells: mean score of the candidates with that layer there. "
-            + (
-                "The candidates are too few to tell how much a slot decides."
-                if too_few(slots_with_choice)
-                else "Bars: share of the variance of scores between the layers tried in a slot."
-            ),
+            "Scores by slot",
+            "Mean score of the candidates with that layer there.",
             partial(draw_slots, slots_with_choice),
         )
     for task in ranking.tasks:
@@ -240,9 +234,6 @@ def draw_seeds(ranking: Ranking, theme: Theme) -> Figure:
 NOTHING = "(none)"
 """The layer of a candidate in a slot beyond its depth."""
 
-MOST_BY_CHANCE = 0.25
-"""Shares are unknown if a slot without any effect would have more than this."""
-
 Floats = NDArray[np.float64]
 
 
@@ -253,88 +244,31 @@ class SlotScores:
     Attributes:
         number: counted from 1.
         means: layer -> mean score of the candidates with it here, the best first.
-        share: of the variance of all scores, in [0, 1]; 0 without a choice, NaN if the candidates
-            are too few.
     """
 
     number: int
     means: Mapping[str, float]
-    share: float
 
 
 def slots(scored: Sequence[tuple[Sequence[str], float]]) -> list[SlotScores]:
     """Return every slot in order; [] without scores.
-
-    The scores are fitted by least squares with one number for every layer of every slot,
-
-        score = mean + effect[slot 1][its layer] + effect[slot 2][its layer] + ..
-
-    and a slot's share is the variance of its effects over the candidates, as part of the variance
-    of the scores. All slots are fitted together, so a slot gets no share for its correlation with
-    another, as in a study of a sampler. The residual (interactions of layers, and noise) appears by
-    chance in every slot's effects, more so with fewer candidates: its expected part is subtracted.
-    In a whole grid without interactions the shares are those of an analysis of variance, and add up
-    to 1.
-
-    Source: main effects as in Hutter et al. 2014, An Efficient Approach for Assessing
-    Hyperparameter Importance (fANOVA), of an additive model; the correction as in Hays 1963, omega
-    squared.
 
     Args:
         scored: layers of a candidate, and its score.
     """
     depth = max((len(layers) for layers, _ in scored), default=0)
     scores = np.array([score for _, score in scored])
-    chosen = [
-        [layers[k] if k < len(layers) else NOTHING for layers, _ in scored] for k in range(depth)
-    ]
-    shares = _shares([np.unique(names, return_inverse=True)[1] for names in chosen], scores)
     return [
-        _slot(k + 1, names, scores, share)
-        for k, (names, share) in enumerate(zip(chosen, shares, strict=True))
+        _slot(k + 1, [layers[k] if k < len(layers) else NOTHING for layers, _ in scored], scores)
+        for k in range(depth)
     ]
 
 
-def _slot(number: int, chosen: Sequence[str], scores: Floats, share: float) -> SlotScores:
+def _slot(number: int, chosen: Sequence[str], scores: Floats) -> SlotScores:
     names = np.array(chosen)
     groups = {str(name): scores[names == name] for name in np.unique(names)}
     best_first = sorted(groups, key=lambda name: -groups[name].mean())
-    return SlotScores(
-        number=number,
-        means={name: float(groups[name].mean()) for name in best_first},
-        share=share,
-    )
-
-
-def _shares(chosen: Sequence[NDArray[np.intp]], scores: Floats) -> list[float]:
-    """Share of every slot, from the number of the layer that each candidate has there."""
-    # One column per layer but a slot's first: 1 where a candidate has it, less the column's mean.
-    columns = [
-        (which[:, None] == np.arange(1, which.max() + 1)[None, :]).astype(float) for which in chosen
-    ]
-    columns = [column - column.mean(0) for column in columns]
-    X = np.hstack([*columns, np.empty((len(scores), 0))])
-    y = scores - scores.mean() if len(scores) else scores
-    total = float(y @ y)
-    if not X.shape[1] or total == 0:
-        return [0.0] * len(chosen)
-    effects = np.linalg.pinv(X)  # y -> the effect of every column
-    residual = y - X @ (effects @ y)
-    spare = len(scores) - 1 - int(np.linalg.matrix_rank(X))
-    unknown = [math.nan if column.shape[1] else 0.0 for column in columns]
-    if not spare:
-        return unknown
-    shares, at = [], 0
-    for column in columns:
-        own = slice(at, at + column.shape[1])
-        at = own.stop
-        fitted = column @ effects[own]  # y -> the contribution of this slot to every candidate
-        by_chance = float((fitted * fitted).sum() * (residual @ residual)) / spare
-        if by_chance > MOST_BY_CHANCE * total:
-            return unknown
-        part = float(np.square(fitted @ y).sum()) - by_chance
-        shares.append(min(1.0, max(0.0, part / total)) if column.shape[1] else 0.0)
-    return shares
+    return SlotScores(number, {name: float(groups[name].mean()) for name in best_first})
 
 
 def choices(ranking: Ranking) -> list[SlotScores]:
@@ -343,31 +277,13 @@ def choices(ranking: Ranking) -> list[SlotScores]:
     return [slot for slot in slots(scored) if len(slot.means) > 1]
 
 
-def too_few(shown_slots: Sequence[SlotScores]) -> bool:
-    """Whether the candidates are too few for the shares of the slots."""
-    return any(math.isnan(slot.share) for slot in shown_slots)
-
-
 def draw_slots(shown_slots: list[SlotScores], theme: Theme) -> Figure:
-    """Draw a bar per slot above a table of mean scores, layers down, slots across.
-
-    Without bars if the candidates are too few for the shares.
-    """
+    """Draw a table of mean scores, layers down, slots across."""
     names = sorted({name for slot in shown_slots for name in slot.means})
     width, height = max(6.0, 2.2 + 0.9 * len(shown_slots)), 0.36 * len(names)
     at = np.arange(len(shown_slots))
-    if too_few(shown_slots):
-        figure = blank(theme, width, 0.7 + height)
-        heat = figure.subplots()
-    else:
-        figure = blank(theme, width, 1.9 + height)
-        ratios = [1.0, 0.32 * len(names) + 0.2]
-        bars, heat = figure.subplots(2, 1, height_ratios=ratios, sharex=True)
-        style(bars, theme)
-        bars.grid(visible=False)
-        bars.bar(at, [slot.share for slot in shown_slots], width=0.6, color=theme.inks[0])
-        bars.set_ylim(0, 1)
-        bars.set_ylabel("share of variance")
+    figure = blank(theme, width, 0.7 + height)
+    heat = figure.subplots()
     style(heat, theme)
     heat.grid(visible=False)
     table = np.array([[slot.means.get(name, np.nan) for slot in shown_slots] for name in names])

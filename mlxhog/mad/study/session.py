@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from functools import partial
-
-import numpy as np
 
 from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
@@ -156,38 +153,6 @@ def _tokens(run: PlannedRun) -> int:
     """Tokens of a run that does not stop early."""
     config = run.config
     return most_steps(config) * config.protocol.batch_size * int(config.settings["seq_len"])
-
-
-MATRIX_SIZE = 512
-EFFICIENCY = 0.4
-"""Speed of training in that of a matrix product: measured for a candidate of width 64 on torch CPU.
-Wide ones are faster, recurrent ones slower."""
-
-
-def seconds_of_a_run(planning: Planning, records: Sequence[StudyRecord], cores: int) -> float:
-    """Return the mean seconds of the runs that ended, or an estimate.
-
-    The estimate assumes 6 operations per weight and token of a step, forward and backward, at the
-    speed of a matrix product on one of the `cores` that NumPy uses.
-    """
-    if records:
-        return sum(record.seconds for record in records) / len(records)
-    runs = planning.runs(planning.first)
-    operations = 0.0
-    for run in runs:
-        operations += 6.0 * run.params * _tokens(run)
-    return operations / len(runs) / (EFFICIENCY * _operations_per_s() / cores)
-
-
-def _operations_per_s() -> float:
-    """Return the speed of a float32 matrix product, the best of five."""
-    a = np.ones((MATRIX_SIZE, MATRIX_SIZE), np.float32)
-    best = float("inf")
-    for _ in range(5):
-        began_s = time.perf_counter()
-        a @ a
-        best = min(best, time.perf_counter() - began_s)
-    return 2 * MATRIX_SIZE**3 / best
 
 
 def check_execution(how: ExecutionConfig, study: Study) -> None:

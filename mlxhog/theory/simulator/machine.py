@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -355,21 +355,3 @@ def _check_events(events: Sequence[Event], workers: int) -> set[int]:
             raise DataError(f"worker {event.rank} {what} at {event.at_s:g} s; leave that out")
         there[event.rank] = event.joins
     return absent
-
-
-def slowed(workers: Sequence[Worker], factors: dict[int, float]) -> list[Worker]:
-    """Return the workers; those with a factor take that many times as long for a gradient.
-
-    Raises:
-        DataError: a rank that no worker has, or a factor that is not positive.
-    """
-    for rank, factor in factors.items():
-        if not 0 <= rank < len(workers) or not factor > 0:
-            raise DataError(
-                f"worker {rank} slower by {factor:g}: wanted a rank of 0 to {len(workers) - 1} and "
-                "a factor above 0"
-            )
-    return [
-        replace(worker, compute=worker.compute.scaled(factors[rank])) if rank in factors else worker
-        for rank, worker in enumerate(workers)
-    ]

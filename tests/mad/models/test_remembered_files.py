@@ -124,7 +124,7 @@ def test_a_note_that_others_can_write_is_not_believed(winner: Path) -> None:
 
 @pytest.mark.parametrize("value", ["7", "[7]", "{a: b}", '"x.py sha256:12"', '"\\0"', "~nobody/x"])
 def test_a_memory_that_no_mlxhog_writes_is_refused_in_words(winner: Path, value: str) -> None:
-    text = re.sub(r"plugin:\n.*", f"plugin: {value}", winner.read_text())
+    text = re.sub(r"plugin:.*\n.*", f"plugin: {value}", winner.read_text())
     winner.write_text(text)
     refused = shown(winner)
     assert refused.code == 2

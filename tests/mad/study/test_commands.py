@@ -4,7 +4,6 @@ import importlib.util
 import json
 import multiprocessing
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -90,19 +89,19 @@ def test_bench_scores_given_architectures_and_finds_its_study_again(capsys):
     assert main(command) == 0
     first = said(capsys)
     assert first["runs"]["done"] == 8
-    assert [one["n_runs"] for one in first["row"]["candidates"]] == [4, 4]
     assert main([*command[:-1], "--dry-run", "--json"]) == 0
     plan = said(capsys)
     assert (plan["ended"], plan["candidates"], plan["runs_each"]) == (8, 2, 4)
+    assert plan["estimated_seconds"] == 0  # all runs have ended
     assert first["study"].endswith(plan["study"])
 
 
-def test_a_dry_run_says_runs_steps_and_time_and_makes_nothing(space, capsys, tmp_path):
+def test_a_dry_run_says_runs_and_steps_and_makes_nothing(space, capsys, tmp_path):
     assert main(["mad", "search", "--space", space, "--suite", "full", "--dry-run", "--json"]) == 0
     plan = said(capsys)
     assert (plan["candidates"], plan["runs_each"], plan["runs"]) == (2, 396, 792)
     assert plan["steps"] > 2 * 396 * 1000
-    assert plan["estimated_seconds"] > 0
+    assert plan["estimated_seconds"] is None
     assert not (tmp_path / "studies").exists()
 
 
@@ -198,14 +197,6 @@ def test_bench_takes_one_seed_or_several(capsys):
     assert "keep one" in capsys.readouterr().err
     assert main([*bench, "--seed", "seven"]) == 2
     assert "'seven,'" in capsys.readouterr().err
-
-
-def test_a_dry_run_of_years_says_days(space, capsys):
-    search = ["mad", "search", "--space", space, "--suite", "full", "--dim", "512"]
-    assert main([*search, "--steps", "1000000", "--dry-run"]) == 0
-    assert re.search(
-        r"^time +about [\d,]+ d( \d+ h)?: estimated", capsys.readouterr().out, re.MULTILINE
-    )
 
 
 def test_a_study_whose_runs_all_failed_has_no_best_and_ends_with_1(space, capsys):

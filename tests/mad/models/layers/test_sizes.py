@@ -1,15 +1,16 @@
 """Sizes of the layers, refused numbers, initial values and ends of sequences."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
+from mlxhog.mad.winner import write
 from mlxhog.models import lm_numpy
 from mlxhog.models.mad import MADConfig
-from mlxhog.models.mad.architecture import to_yaml
 from mlxhog.models.mad.layers import at_width, make, to_dict
 from mlxhog.models.mad.sequence import parse
 from mlxhog.models.spec import initial_value
@@ -282,11 +283,12 @@ def test_heads_that_a_layer_says_do_not_follow_from_the_width() -> None:
     assert (grouped.heads, grouped.kv_heads) == (4, 2)  # type: ignore[attr-defined]
 
 
-def test_a_checkpoint_and_a_run_have_the_heads_in_numbers() -> None:
+def test_a_checkpoint_and_a_run_have_the_heads_in_numbers(tmp_path: Path) -> None:
     layers = parse("mh-attention swiglu")
     model = MADConfig(vocab_size=8, hidden_size=64, layers=layers)
     assert model.to_dict()["layers"][0]["heads"] == 4
-    assert "heads: 4" in to_yaml(model)
+    write(tmp_path / "winner.yaml", model)
+    assert "heads: 4" in (tmp_path / "winner.yaml").read_text()
     run = small_run(dim=64)
     named, unnamed = (parse(f"mh-attention{heads} swiglu") for heads in ("(h4)", ""))
     assert replace(run, layers=named).key() == replace(run, layers=unnamed).key()
