@@ -67,7 +67,7 @@ def trained(model: str, **options: Any) -> tuple[float, list[Worker]]:
         settings = {
             **QUIET_OPTIONS, "model": model, "batch_size": 2, "seq_len": 256, "threads": 1,
             "optimizer": "adamw", "workers": "mlx:cpu*2", "out": folder,
-            "steps": smallest(4, STEPS // 2 if rounds else STEPS), **options,
+            "steps": smallest(32, STEPS // 2 if rounds else STEPS), **options,
         }  # fmt: skip
         result = train(TrainConfig(**settings), observer=None)
         workers = [worker_of(one) for one in Run(Path(result.run)).read_times()]

@@ -109,7 +109,7 @@ def main() -> int:
 
 def both(findings: Findings, chosen: Namespace) -> None:
     """Dropout, and handing out work."""
-    dropout(findings, smallest(2, 12 if chosen.quick else 48))
+    dropout(findings, smallest(4, 12 if chosen.quick else 48))
     handouts(findings, smallest(1, 3 if chosen.quick else 10))
 
 

@@ -29,7 +29,7 @@ WARM = 200
 
 def scheduler(findings: Findings, folder: Path) -> None:
     """Run them, and read the store from another process meanwhile."""
-    n_runs, warm, batch = smallest((4 * SEEDS, SEEDS, SEEDS), (RUNS, WARM, BATCH))
+    n_runs, warm, batch = smallest((10 * SEEDS, 5 * SEEDS, SEEDS), (RUNS, WARM, BATCH))
     study = Study(
         candidates=tuple(f"gated-conv(kernel={k + 2})" for k in range(n_runs // SEEDS)),
         tasks=("in-context-recall",),
