@@ -214,7 +214,8 @@ def memory(findings: Findings, chosen: Namespace) -> None:
         extra = Mean.of((own - least) / 2 / parameters for own, least in pairs)
         findings.at_most(f"{way}: parameter copies per worker", extra, copies + 0.3, timing=False)
     triples = zip(pss["4 workers, live"], live, pss["1 workers, live"], strict=True)
-    further = Mean.of((four - two) / 2 / one for four, two, one in triples)
+    unseen = smallest(1, 0)  # a tiny run may end before it is seen
+    further = Mean.of((four - two) / 2 / max(one, unseen) for four, two, one in triples)
     name = "a further live worker / the first one's memory"
     findings.at_most(name, further, 1.0, timing=False)
 

@@ -38,8 +38,9 @@ def pairs(threads: int, name: str, turns: int) -> dict[str, list[list[float]]]:
         def gradient(slot: Slot) -> gradients.Float32 | Rows:
             if slot.kind != "rows":
                 return rng.standard_normal(slot.shape, dtype=np.float32)
-            index = np.sort(rng.choice(slot.shape[0], TOKENS, replace=False)).astype(np.int32)
-            return Rows(index, rng.standard_normal((TOKENS, row_width(slot)), dtype=np.float32))
+            words = min(TOKENS, slot.shape[0])
+            index = np.sort(rng.choice(slot.shape[0], words, replace=False)).astype(np.int32)
+            return Rows(index, rng.standard_normal((words, row_width(slot)), dtype=np.float32))
 
         grads = {slot.name: gradient(slot) for slot in layout.slots.values()}
         one = Target(

@@ -34,7 +34,7 @@ MOST_BYTES = 2 << 30  # of parameters that are kept of a run
 
 BYTES = {"model": "tiny", "tokenizer": "bytes"}
 """The model and the tokens of all recorded numbers, if an option does not name others."""
-SMALLEST_RUN = {"steps": 16, "tokens": None, "time": None, "batch_size": 2, "seq_len": 32}
+SMALLEST_RUN = {"steps": 32, "tokens": None, "time": None, "batch_size": 2, "seq_len": 32}
 """What `--tiny` makes of every run but those of a cluster, whose rounds go by the clock."""
 QUIET_OPTIONS = {**BYTES, "eval_every": "off", "sample_every": "off", "save_every": "off"}
 

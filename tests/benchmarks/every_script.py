@@ -1,4 +1,7 @@
-"""Every script of benchmarks/ runs with `--tiny`: what nobody runs breaks unnoticed."""
+"""Every script of benchmarks/ runs with `--tiny`: what nobody runs breaks unnoticed.
+
+25 minutes, and so not part of the suite: `python -m pytest tests/benchmarks/every_script.py`.
+"""
 
 import json
 import os
