@@ -11,8 +11,8 @@ JSON line. The exit code is 0 (met, or no limit of our own), 1 (missed) or 3 (no
 machine that others keep busy, or not to be decided by these repeats). The frame of `experiments/`
 rests on this one.
 
-Every script has `--tiny`: each arm is built and steps once, no claim is judged, the numbers mean
-nothing. It takes the sizes of `--quick`, but for those that the script gives as
+Every script has `--tiny`: the work is as small as it gets, no exit code judges it, and of the
+claims counts alone get a verdict. It takes the sizes of `--quick`, but for those that it gives as
 `smallest(tiny, usual)`; the harness takes one turn and does not wait for a quiet machine.
 
 A limit is compared with an estimate (`harness.estimates`), which brings its interval, its n and its
@@ -229,9 +229,16 @@ def corrected(claims: Sequence[Claim]) -> list[Claim]:
 
 
 def judged(claims: Sequence[Claim], others_load: float) -> list[Claim]:
-    """Correct a page's claims, and take their verdict from those that others' load has spoilt."""
+    """Correct a page's claims, and take their verdict from those that something has spoilt.
+
+    Others' load spoils times; `--tiny` spoils whatever is an estimate, and decides counts only.
+    """
     busy, tiny = others_load > BUSY_SHARE, smallest(True, False)
-    return [replace(one, disturbed=tiny or (busy and one.timing)) for one in corrected(claims)]
+
+    def spoilt(claim: Claim) -> bool:
+        return (busy and claim.timing) or (tiny and claim.interval is not None)
+
+    return [replace(claim, disturbed=spoilt(claim)) for claim in corrected(claims)]
 
 
 @dataclass(frozen=True)
