@@ -56,10 +56,10 @@ WORDS = (
     "bytes",  # of averaged buffers
     "committed_before", "ms_before",  # of this run's earlier calls: tokens, and time of training
     "id",  # of this machine in its cluster, see `Machine`; later links have the same
-    "ready",  # whether a link has claimed the first blocks of the order, see `order.py`
+    "ready",  # whether a link has seen that this machine fits the others
     "last",  # whether a link may play a round after training
 )  # fmt: skip
-RECORD = ("round", "tokens", "cursor", "rounds", "committed", "lost", "lost_before")
+RECORD = ("round", "tokens", "rounds", "committed", "lost", "lost_before")
 """Of a side: as in `State`; rounds that this machine committed, its tokens in them, its tokens that
 are declared lost, and tokens of earlier calls that were committed and are lost."""
 MOST_MACHINES = 256
@@ -79,6 +79,15 @@ def segments(*, residual: bool) -> dict[str, tuple[str, int]]:
         NUMBERS: ("uint8", LINE * (2 + len(SIDES))),
         **machines.segment(),
     }
+
+
+def own_epochs(arena: Arena) -> int:
+    """The first epoch of this machine, below 2^31: machines train on different orders of the text.
+
+    Args:
+        arena: of a run whose link, or its supervisor, has drawn an id.
+    """
+    return Words(arena.segment(NUMBERS)).load(*Anchor.place("id")) % (1 << 31)
 
 
 class Anchor:
@@ -111,18 +120,19 @@ class Anchor:
 
     def number(self, name: str) -> int:
         """One of `WORDS`, or of `RECORD` for the side in use."""
-        return self._words.load(*self._place(name, self.side))
+        return self._words.load(*self.place(name, self.side))
 
     def store(self, name: str, value: int) -> None:
         """Set such a number."""
-        self._words.store(*self._place(name, self.side), value)
+        self._words.store(*self.place(name, self.side), value)
 
     def count(self, name: str, by: int = 1) -> None:
         """Add to such a number, which only this process writes."""
         self.store(name, self.number(name) + by)
 
     @staticmethod
-    def _place(name: str, side: int) -> tuple[int, int]:
+    def place(name: str, side: int = 0) -> tuple[int, int]:
+        """Line and word of a number."""
         return (0, WORDS.index(name)) if name in WORDS else (2 + side, RECORD.index(name))
 
     @property
@@ -140,7 +150,6 @@ class Anchor:
         return State(
             self.number("round"),
             self.number("tokens"),
-            self.number("cursor"),
             self.of("anchor").copy(),
             self.of("velocity").copy(),
             self.seconds(),
@@ -268,9 +277,9 @@ class Anchor:
             value = self.of("residual", old) if residual is None else residual
             np.copyto(self.of("residual", other), value)
         self._set_included(other, state.included)
-        record = (state.round, state.tokens, state.cursor, *own)
+        record = (state.round, state.tokens, *own)
         for name, number in zip(RECORD, record, strict=True):
-            self._words.store(*self._place(name, other), number)
+            self._words.store(*self.place(name, other), number)
         self.count("generation")
         self._count_elsewhere()
 
@@ -339,7 +348,7 @@ class Anchor:
             for place in self._places
         }
         return arrays, {
-            **{name: self.number(name) for name in ("round", "tokens", "cursor")},
+            **{name: self.number(name) for name in ("round", "tokens")},
             "committed": self.number("committed_before") + self.number("committed"),
             "ms_elsewhere": self.arena.counters.load("ms_elsewhere"),
             "sent": int(self.has_sent()),
@@ -394,7 +403,7 @@ class Anchor:
                         "resume another checkpoint, or leave --cluster out"
                     )
                 part[...] = value
-        for name in ("round", "tokens", "cursor"):
+        for name in ("round", "tokens"):
             self.store(name, numbers[name])
         included = {name: n for name, n in numbers.items() if name.startswith(_OF)}
         self._set_included(

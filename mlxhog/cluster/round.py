@@ -201,5 +201,5 @@ def _after(
         )
     others = own.included()
     included = {id: others.pop(id, 0) + n for id, n in zip(member.ids, sent, strict=True)} | others
-    tokens, cursor = own.number("tokens") + tokens, own.number("cursor")
-    return State(member.round + 1, tokens, cursor, anchor, velocity, own.seconds(), included)
+    tokens += own.number("tokens")
+    return State(member.round + 1, tokens, anchor, velocity, own.seconds(), included)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from mlxhog.cluster import anchor
 from mlxhog.cluster.group import ClusterError
 from mlxhog.cluster.round import Outcome
 from mlxhog.errors import CheckpointError, ConfigError
+from mlxhog.training.gradients import Gradients
 from tests.cluster.in_process import Script
 from tests.cluster.machines import SHAPES, Machine, Table, choice
 from tests.strategies import local_runs
@@ -214,7 +216,6 @@ def test_parameters_that_are_not_finite_do_not_reach_the_others(machines: Make) 
         ({"round": 2**62}, "not a whole number"),
         ({"round": "3"}, "not a whole number"),
         ({"tokens": -1}, "not a whole number"),
-        ({"cursor": 1.5}, "not a whole number"),
         ({"included": {0: 1}}, "an id that no machine has"),
         ({"included": {1: 2**62}}, "not a whole number"),
         ({"seconds": float("nan")}, "has trained for nan s"),
@@ -518,7 +519,7 @@ def test_the_tokens_of_rounds_that_only_their_member_committed_are_declared_lost
     assert a.own.number("tokens") == committed == 30 + 100 * (len(alone) + 1)
 
 
-def test_a_joiner_takes_over_the_position_of_the_schedule_and_of_the_data(machines: Make) -> None:
+def test_a_joiner_takes_over_the_position_of_the_schedule(machines: Make) -> None:
     pair = machines(2)
     a, b = pair
     a.table.expected = 1
@@ -526,10 +527,25 @@ def test_a_joiner_takes_over_the_position_of_the_schedule_and_of_the_data(machin
     a.train(1.0, tokens=300)
     rounds([a])
     a.table.expected = 2
-    a.own.store("cursor", 7)
     b.train(1.0, tokens=50)
     rounds(pair)
     assert b.arena.counters.load("tokens_elsewhere") == 300
     assert a.arena.counters.load("tokens_elsewhere") == 50
     assert b.own.seconds() == pytest.approx(a.own.seconds(), abs=5.0)
-    assert b.own.number("cursor") == 7
+
+
+def test_each_machine_reads_the_text_in_an_order_of_its_own(machines: Make) -> None:
+    class Batches:
+        def at(self, epoch, ticket):
+            return epoch, ticket
+
+    def batch(machine):
+        setup = SimpleNamespace(batches=Batches, link=machine)
+        job = SimpleNamespace(setup=setup, slot=1, config=SimpleNamespace(slow=None))
+        return Gradients(job, machine.arena, None, None)._batch(3, 7)
+
+    (first, ticket), (second, _) = map(batch, machines(2))
+    assert first != second
+    assert ticket == 7
+    assert 3 <= min(first, second)
+    assert max(first, second) < 2**32
