@@ -94,7 +94,6 @@ class State:
         anchor: theta_s, (n,) float32.
         velocity: v of the outer optimizer, (n,) float32.
         seconds: of training since the cluster began.
-        included: id of a machine -> its tokens in theta_s, those of the newest round first.
     """
 
     round: int
@@ -102,7 +101,6 @@ class State:
     anchor: Float32
     velocity: Float32
     seconds: float = 0.0
-    included: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> bytes:
@@ -118,7 +116,7 @@ class State:
         Raises:
             ClusterError: a part of it has another type or shape, or is not finite.
         """
-        counts = (self.round, self.tokens, *self.included.values())
+        counts = (self.round, self.tokens)
         problem = None
         if any(
             not isinstance(a, np.ndarray) or a.dtype != np.float32 or a.shape != (n,)
@@ -129,8 +127,6 @@ class State:
             problem = "has numbers that are not finite"
         elif not all(type(count) is int and 0 <= count < MOST_COUNT for count in counts):
             problem = "has a count that is not a whole number of tokens or rounds"
-        elif not all(type(id) is int and 0 < id < 2**63 for id in self.included):
-            problem = "has an id that no machine has"
         elif type(self.seconds) not in (int, float) or not 0 <= self.seconds <= MOST_SECONDS:
             problem = f"has trained for {shown(self.seconds)} s"
         if problem is not None:

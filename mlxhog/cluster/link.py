@@ -150,11 +150,12 @@ def _run(job: LinkJob) -> None:
         counters.store("round_pause", 0)
 
     own = Anchor(arena, job.slot, writing, stopped)
+    own.settle()
     id = own.number("id")
 
     def describe() -> Machine:
         name = job.cluster.machine or platform.node()
-        return Machine(id, name, own.included().get(id, 0), own.number("rounds"))
+        return Machine(id, name, own.committed(), own.number("rounds"))
 
     group = job.open_group(job.cluster, own.state, describe)
     group.check(job.identity)

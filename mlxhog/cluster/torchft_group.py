@@ -46,7 +46,6 @@ from torchft.checkpointing._serialization import _streaming_load
 from torchft.coordination import LighthouseClient, LighthouseServer
 from torchft.process_group import create_store_client
 
-from mlxhog.cluster.anchor import MOST_MACHINES
 from mlxhog.cluster.group import (
     ClusterError,
     Describe,
@@ -75,6 +74,8 @@ logging.getLogger("torchft").setLevel(logging.ERROR)
 LEAST_REPLICAS: Final = 1
 """Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
 MOST_NAME: Final = 64
+MOST_MACHINES: Final = 256
+"""Machines that a member reads of the store; beyond these the newest count."""
 MOST_REST_BYTES: Final = 1 << 20
 """Of a transferred state, beside its two arrays."""
 LOOK_S: Final = 0.2
@@ -470,7 +471,7 @@ def _to_state(values: dict[str, Any], n: int) -> State:
         if values[name].numel() != n:  # before a copy: a few bytes may stand for many numbers
             raise ValueError(f"{name} has {values[name].numel():,} numbers, expected {n:,}")
         arrays[name] = values[name].numpy().copy()
-    return State(**{**values, **arrays, "included": dict(values["included"])})
+    return State(**{**values, **arrays})
 
 
 def _machine(id: int, text: str, now_s: float) -> Machine | None:

@@ -52,6 +52,7 @@ class Machine:
     def begin_link(self) -> None:
         """A new link, such as after the death of the last."""
         self.own = Anchor(self.arena)
+        self.own.settle()
         self.group = InProcess(self.table, self.name, self.own.state)
 
     @property
