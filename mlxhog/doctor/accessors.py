@@ -2,7 +2,6 @@
 
     dense   parameter of 1024 floats, one stripe lock
     rows    parameter of 16 x 64, a lock per row; an add names rows 0 .. 15 and every second again
-    half    segment of 1024 halves, two in a 32-bit word
 
     counter        here
     steps          writers that stand at the start line
@@ -41,14 +40,13 @@ from mlxhog.machine.machine import Machine
 from mlxhog.machine.workers import missing
 from mlxhog.metal import engine as engines
 from mlxhog.metal.kernels.adds import dense_axpy, racy_axpy, scatter_add_rows
-from mlxhog.metal.kernels.packed16 import packed16_add
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Rows
-from mlxhog.optim.updates import Float32, Int32, UInt32
+from mlxhog.optim.updates import Float32, Int32
 
 # -- the arena -------------------------------------------------------------------------------------
 
-KERNELS: Final = ("dense", "rows", "half")
+KERNELS: Final = ("dense", "rows")
 FLOATS: Final = 1024
 ROWS: Final = 16
 WIDTH: Final = FLOATS // ROWS
@@ -56,18 +54,15 @@ INDEX: Final[Int32] = np.concatenate([np.arange(ROWS), np.arange(0, ROWS, 2)]).a
 COUNTS: Final[Mapping[str, Float32]] = {
     "dense": np.ones(FLOATS, np.float32),
     "rows": np.repeat(np.bincount(INDEX).astype(np.float32), WIDTH),
-    "half": np.ones(FLOATS, np.float32),
 }
 """Number of adds to each element in one pass."""
 SHAPES: Final[Mapping[str, tuple[int, ...]]] = {
     "dense": (FLOATS,),
     "rows": (len(INDEX), WIDTH),
-    "half": (FLOATS,),
 }
 """Shape of the increments of one pass."""
-LIMITS: Final[Mapping[str, int]] = {"dense": 1 << 23, "rows": 1 << 22, "half": 1 << 10}
+LIMITS: Final[Mapping[str, int]] = {"dense": 1 << 23, "rows": 1 << 22}
 """Passes of each of two writers that every element can count exactly."""
-_PACKED_WORDS = 4096  # a whole page of 16 KiB, so that a GPU can import it
 _PATIENCE_S = 20.0
 
 
@@ -84,7 +79,6 @@ def create_arena(slots: int) -> Arena:
         {"dense": _Parameter((FLOATS,), "dense"), "rows": _Parameter((ROWS, WIDTH), "rows")},
         max_workers=slots,
         n_tickets=1,
-        extra={"packed": ("uint32", _PACKED_WORDS)},
     )
     return Arena.create(layout)
 
@@ -95,22 +89,18 @@ class Bench:
     Attributes:
         arena: mapped here.
         flat: its whole parameter segment, (n,) float32.
-        packed: the segment of halves, (n,) uint32.
     """
 
     def __init__(self, mapped: Arena) -> None:
         self.arena = mapped
         self.flat: Float32 = mapped.params
-        self.packed: UInt32 = mapped.segment("packed")
 
     def slot(self, kernel: str) -> Slot:
         """Return the slot of the parameter "dense" or "rows"."""
         return self.arena.layout.slots[kernel]
 
     def shared(self, kernel: str) -> Float32:
-        """Return the shared bytes that a kernel adds to, as float32 (of halves: two in each)."""
-        if kernel == "half":
-            return self.packed[: FLOATS // 2].view(np.float32)
+        """Return the shared floats that a kernel adds to."""
         slot = self.slot(kernel)
         return self.flat[slot.offset : slot.offset + slot.size]
 
@@ -119,7 +109,7 @@ class Bench:
         shared = self.shared(kernel)
         copy = np.empty_like(shared)
         updates.snapshot(copy, shared)
-        return copy.view(np.float16).astype(np.float32) if kernel == "half" else copy
+        return copy
 
     def fill(self, kernel: str, value: float = 0.0) -> None:
         """Set every element, while no writer runs."""
@@ -204,27 +194,22 @@ class CPUWriter:
     Args:
         bench: the arena.
         slot: this writer's, for its locks.
-        increments: (shape, value, half) -> a function that returns the increments of one pass, a
-            C-contiguous array of this shape and type.
+        increments: (shape, value) -> a function that returns the increments of one pass, a
+            C-contiguous float32 array of this shape.
     """
 
     def __init__(
         self,
         bench: Bench,
         slot: int,
-        increments: Callable[[tuple[int, ...], float, bool], Increments],
+        increments: Callable[[tuple[int, ...], float], Increments],
     ) -> None:
         self._bench, self._slot, self._increments = bench, slot, increments
         self._locks = bench.arena.locks(slot)
 
     def adder(self, kernel: str, mode: str, value: float) -> Pass:
         """Return one pass over a kernel's elements."""
-        flat, packed = self._bench.flat, self._bench.packed
-        make = self._increments(SHAPES[kernel], value, kernel == "half")
-        if kernel == "half":
-            return lambda: _all_added(
-                updates.add_packed16(packed, 0, make().view(np.uint32), bfloat=False)
-            )
+        flat, make = self._bench.flat, self._increments(SHAPES[kernel], value)
         place, how = self._bench.slot(kernel), updates.WRITE_MODES[mode]
 
         def add() -> None:
@@ -238,8 +223,8 @@ class CPUWriter:
 def native_writer(bench: Bench, slot: int) -> CPUWriter:
     """Create the writer whose increments are ready before the start."""
 
-    def ready(shape: tuple[int, ...], value: float, half: bool) -> Increments:
-        array = np.full(shape, value, np.float16 if half else np.float32)
+    def ready(shape: tuple[int, ...], value: float) -> Increments:
+        array = np.full(shape, value, np.float32)
         return lambda: array
 
     return CPUWriter(bench, slot, ready)
@@ -263,14 +248,7 @@ class NaiveWriter:
         return add
 
 
-def _all_added(failures: int) -> None:
-    if failures:
-        raise RuntimeError(f"{failures} words were not added within 64 tries")
-
-
 # -- Metal kernels as a writer, on any engine ------------------------------------------------------
-
-_FAILURES = 8  # words; MLX passes smaller arrays in memory that cannot be written
 
 
 class MetalWriter:
@@ -286,27 +264,19 @@ class MetalWriter:
         self._bench = bench
         self._engine = engines.create(engine)
         self._flat = self._engine.adopt(bench.flat)
-        self._packed = self._engine.adopt(bench.packed)
 
     def adder(self, kernel: str, mode: str, value: float) -> Pass:
         """Return one pass, which is atomic in every mode."""
         engine = self._engine
-        if kernel == "half":
-            halves = np.full(FLOATS, value, np.float16).view(np.uint32)
-            failures = engine.array(np.zeros(_FAILURES, np.uint32))
-            launch = packed16_add(
-                self._packed, engine.array(halves), failures, offset=0, instance="half"
-            )
+        increments = engine.array(np.full(SHAPES[kernel], value, np.float32))
+        offset = self._bench.slot(kernel).offset
+        if kernel == "dense":
+            launch = dense_axpy(self._flat, increments, scale=1.0, offset=offset)
         else:
-            increments = engine.array(np.full(SHAPES[kernel], value, np.float32))
-            offset = self._bench.slot(kernel).offset
-            if kernel == "dense":
-                launch = dense_axpy(self._flat, increments, scale=1.0, offset=offset)
-            else:
-                index = engine.array(INDEX)
-                launch = scatter_add_rows(
-                    self._flat, index, increments, scale=1.0, offset=offset, height=ROWS
-                )
+            index = engine.array(INDEX)
+            launch = scatter_add_rows(
+                self._flat, index, increments, scale=1.0, offset=offset, height=ROWS
+            )
 
         def add() -> None:
             engine.run(launch)

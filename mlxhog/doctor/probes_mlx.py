@@ -225,11 +225,9 @@ def _evaluated(array: mx.array, device: mx.Device) -> Float32:
 def cpu_writer(bench: Bench, slot: int) -> CPUWriter:
     """Create a writer whose increments MLX evaluates on the CPU, anew in each pass."""
 
-    def fresh(shape: tuple[int, ...], value: float, half: bool) -> Increments:
-        dtype = mx.float16 if half else mx.float32
-
+    def fresh(shape: tuple[int, ...], value: float) -> Increments:
         def make() -> np.ndarray:
-            array = mx.full(shape, value, dtype=dtype, stream=mx.cpu)
+            array = mx.full(shape, value, dtype=mx.float32, stream=mx.cpu)
             mx.eval(array)
             return np.array(array, copy=False)
 

@@ -142,11 +142,9 @@ def cpu_writer(bench: Bench, slot: int) -> CPUWriter:
     """Create a writer whose increments torch computes, anew in each pass."""
     torch.set_num_threads(1)
 
-    def fresh(shape: tuple[int, ...], value: float, half: bool) -> Increments:
-        dtype = torch.float16 if half else torch.float32
-
+    def fresh(shape: tuple[int, ...], value: float) -> Increments:
         def make() -> np.ndarray:
-            array: np.ndarray = torch.full(shape, value, dtype=dtype).numpy()
+            array: np.ndarray = torch.full(shape, value).numpy()
             return array
 
         return make

@@ -28,8 +28,6 @@ def lane() -> Lane:
 def test_every_kernel_is_run_in_every_instance_it_is_dispatched_in() -> None:
     pairs = [(kernel.name, instance) for kernel, instance in instances()]
     assert {name for name, _ in pairs} == set(KERNELS)
-    assert ("packed16_add", "half") in pairs
-    assert ("packed16_add", "bfloat") in pairs
     assert len(pairs) == len(set(pairs))
 
 
@@ -99,24 +97,17 @@ def _apple() -> bool:
     return machine.here().apple_gpu
 
 
-@pytest.mark.parametrize("kernel", ["dense_axpy", "packed16_add"])
 def test_a_kernel_that_differs_from_its_reference_is_caught(
-    lane: Lane, kernel: str, monkeypatch: pytest.MonkeyPatch
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    right = KERNELS[kernel]
-    instance = right.instances[0] if right.instances else ""
-    assert difference(lane, "reference", kernel, instance) == 0.0
-
-    def off_by_one(**arrays: Any) -> None:
-        right.reference(**arrays)
-        arrays["arena"][7:8] ^= 1 if arrays["arena"].dtype == np.uint32 else np.uint32(0)
+    assert difference(lane, "reference", "dense_axpy", "") == 0.0
 
     def half_as_much(**arrays: Any) -> None:
         DENSE_AXPY.reference(**{**arrays, "scale": arrays["scale"] / 2})
 
-    wrong = replace(right, reference=half_as_much if kernel == "dense_axpy" else off_by_one)
-    monkeypatch.setattr(kernels, "KERNELS", {kernel: _sampled_as(wrong, right)})
-    assert difference(lane, "emulated:mps", kernel, instance) > 0.0
+    wrong = _sampled_as(replace(DENSE_AXPY, reference=half_as_much), DENSE_AXPY)
+    monkeypatch.setattr(kernels, "KERNELS", {"dense_axpy": wrong})
+    assert difference(lane, "emulated:mps", "dense_axpy", "") > 0.0
 
 
 def _sampled_as(wrong: Any, right: Any) -> Any:
@@ -126,9 +117,9 @@ def _sampled_as(wrong: Any, right: Any) -> Any:
 
 def test_a_nan_on_one_side_only_is_an_infinite_error() -> None:
     one, nan = np.ones(3, np.float32), np.array([1, np.nan, 1], np.float32)
-    assert kernels._error(nan, one, "") == np.inf
-    assert kernels._error(nan, nan, "") == 0.0
-    assert kernels._error(one, 2 * one, "") == 0.5
+    assert kernels._error(nan, one) == np.inf
+    assert kernels._error(nan, nan) == 0.0
+    assert kernels._error(one, 2 * one) == 0.5
 
 
 def test_an_engine_that_copies_instead_of_importing_is_caught(

@@ -186,9 +186,9 @@ def test_kernels_count_where_all_of_them_agreed_on_the_engine(tmp_path: Path) ->
     assert verdicts(tmp_path, kernels=[kernel("mlx")]).kernels("mlx").ok
     assert not verdicts(tmp_path, kernels=[kernel("mlx")]).kernels("mps").ok
     assert not verdicts(tmp_path, kernels=[kernel("mlx", emulated=True)]).kernels("mlx").ok
-    wrong = kernel("mlx", name="packed16_add", instance="half", ok=False)
+    wrong = kernel("mlx", name="slstm_forward", instance="64", ok=False)
     verdict = verdicts(tmp_path, kernels=[kernel("mlx"), wrong]).kernels("mlx")
-    assert "packed16_add half" in verdict.reason
+    assert "slstm_forward 64" in verdict.reason
 
 
 @each_of(
