@@ -27,7 +27,6 @@ from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal.kernel import Kernel, Launch, check, compile_error, number, read_source, too_wide
 
 SMALLEST = 8  # MLX passes shorter arrays in another address space, as another kernel
-TYPES = {"half": mx.float16, "bfloat": mx.bfloat16}
 
 
 class MLXEngine:
@@ -113,7 +112,7 @@ class MLXEngine:
             list[mx.array],
             self._kernel(launch.kernel)(
                 inputs=inputs,
-                template=[("T", _argument(launch.instance))] if launch.instance else None,
+                template=[("T", int(launch.instance))] if launch.instance else None,
                 grid=launch.grid,
                 threadgroup=_within(launch),
                 output_shapes=[launch.outputs[argument.name] for argument in outputs],
@@ -199,11 +198,6 @@ def _finish(launch: Launch, inputs: list[mx.array]) -> None:
 
 def _flat_dtype(value: Any) -> str | None:
     return str(value.dtype).removeprefix("mlx.core.") if isinstance(value, mx.array) else None
-
-
-def _argument(instance: str) -> mx.Dtype | int:
-    """The template argument of an instance: a type or a number."""
-    return TYPES.get(instance) or int(instance)
 
 
 def _dtype(name: str) -> mx.Dtype:

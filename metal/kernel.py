@@ -57,9 +57,8 @@ class Kernel:
         inputs: at least one array.
         outputs: at least one; fresh memory under MLX, whose values are undefined before the launch.
             Kernels that only write inputs have one output `done` uint32[1].
-        instances: template arguments `T` that are dispatched, as Metal spells them: types ("half")
-            or numbers ("64"); empty for a function without a template argument. PyTorch's kernel of
-            an instance is `<name>_<instance>`.
+        instances: template arguments `T` that are dispatched, numbers ("64"); empty for a function
+            without a template argument. PyTorch's kernel of an instance is `<name>_<instance>`.
         lockstep: uses barriers or simd-group functions.
         reference: the same in NumPy, arguments by name; writes outputs and written inputs in place.
             A kernel with instances gets the launch's as `instance`.

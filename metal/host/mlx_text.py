@@ -31,7 +31,6 @@ _ONE_AT_A_TIME = Lock()  # threads of one process; processes may write a text tw
 SMALL = 8
 """MLX passes arrays of fewer elements in `constant` space; engines pad inputs to this size."""
 
-DTYPES = {"half": "float16", "bfloat": "bfloat16"}
 """MLX's names of the types that are template arguments."""
 
 
@@ -73,7 +72,7 @@ def request_of(kernel: Kernel, instance: str = "") -> TextRequest:
         outputs=tuple((argument.name, argument.dtype) for argument in kernel.outputs),
         source=kernel.source,
         header=read_source(kernel.header),
-        template=(("T", DTYPES.get(instance) or int(instance)),) if instance else (),
+        template=(("T", int(instance)),) if instance else (),
     )
 
 

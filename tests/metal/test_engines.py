@@ -21,7 +21,7 @@ from mlxhog.metal.engine_mlx import MLXEngine
 from mlxhog.metal.engine_torch import MPSEngine
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import read_source
-from mlxhog.metal.kernels import adds, conv, packed16
+from mlxhog.metal.kernels import adds, conv
 from mlxhog.metal.kernels.adds import dense_axpy, scatter_add_rows
 from mlxhog.metal.registry import KERNELS
 
@@ -72,34 +72,6 @@ def test_duplicate_rows_add_up_in_a_matrix_that_is_passed_as_it_is(
     fake_engine.run(launch)
     actual = fake_engine.host(arena)[8:28].reshape(5, 4)
     np.testing.assert_array_equal(actual[:, 0], [1, 0, 2, 0, 0])
-
-
-@both
-def test_the_instances_of_a_kernel_are_kernels_of_their_own(
-    which: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    fake, fake_engine = fakes(which, monkeypatch)
-    rng = np.random.default_rng(0)
-    for instance in ("half", "bfloat"):
-        launch = replace(packed16.PACKED16_ADD.sample(rng, 64), instance=instance)
-        expected = {name: np.array(value) for name, value in launch.inputs.items()}
-        inputs = {
-            argument.name: value if argument.scalar else fake_engine.array(value)
-            for argument, value in (
-                (argument, launch.inputs[argument.name]) for argument in launch.kernel.inputs
-            )
-        }
-        fake_engine.run(replace(launch, inputs=inputs))
-        ReferenceEngine().run(replace(launch, inputs=expected))
-        np.testing.assert_array_equal(fake_engine.host(inputs["arena"]), expected["arena"])
-    if which == "mlx":
-        assert [call["template"] for call in fake.calls] == [
-            [("T", mx.float16)],
-            [("T", mx.bfloat16)],
-        ]
-    else:
-        names = [name for name, _, _ in fake.calls]
-        assert names == ["packed16_add_half", "packed16_add_bfloat"]
 
 
 @both

@@ -40,7 +40,7 @@ def test_a_gpu_that_fuses_all_the_same_is_allowed_a_few_units_in_the_last_place(
 
 STREAMING = (
     "dense_axpy", "racy_axpy", "sgd_apply", "momentum_apply", "adam_apply", "adam_shared_apply",
-    "muon_direction", "channel_scale_apply", "packed16_add",
+    "muon_direction", "channel_scale_apply",
 )  # fmt: skip
 
 

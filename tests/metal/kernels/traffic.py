@@ -141,11 +141,10 @@ def dense(launch: Launch) -> Launch:
 
 
 def elements(launch: Launch) -> int:
-    """What `bytes_per_element` counts: the floats, halves or blocks that come in."""
+    """What `bytes_per_element` counts: the floats or blocks that come in."""
     names = ("g", "x", "dpre", "part", "blocks")
     counted = next(name for name in names if name in launch.inputs)
-    halves = 2 if launch.kernel.name == "packed16_add" else 1
-    return int(launch.inputs[counted].size) * halves
+    return int(launch.inputs[counted].size)
 
 
 Counts = dict[str, float | dict[str, float]]
