@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal.kernel import Kernel, Launch, check, compile_error, number, read_source, too_wide
+from mlxhog.metal.kernel import Kernel, Launch, check, number, read_source, too_wide
 
 SMALLEST = 8  # MLX passes shorter arrays in another address space, as another kernel
 
@@ -84,7 +84,7 @@ class MLXEngine:
         except ValueError as error:
             raise too_wide(launch, error) from error
         except RuntimeError as error:
-            raise compile_error(launch, error) from error
+            raise MetalError(f"kernel {launch.kernel.name} failed: {error}") from error
         return {
             argument.name: output
             for argument, output in zip(launch.kernel.outputs, outputs, strict=True)

@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlxhog.errors import UNLOADABLE, EnvironmentLacks, not_imported
-from mlxhog.metal.kernel import Launch, check, compile_error, number, read_source, too_wide
+from mlxhog.errors import UNLOADABLE, EnvironmentLacks, MetalError, not_imported
+from mlxhog.metal.kernel import Launch, check, number, read_source, too_wide
 
 
 class MPSEngine:
@@ -118,7 +118,7 @@ class MPSEngine:
         except ValueError as error:
             raise too_wide(launch, error) from error
         except (RuntimeError, SyntaxError, AttributeError) as error:
-            raise compile_error(launch, error, read_source(_whole(kernel.header))) from error
+            raise MetalError(f"kernel {kernel.name} failed: {error}") from error
         if any(argument.writes for argument in kernel.inputs):
             torch.mps.synchronize()
         return outputs

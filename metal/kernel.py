@@ -24,8 +24,6 @@ Size = tuple[int, int, int]
 KERNEL_FOLDER = Path(__file__).parent / "kernels"
 _OWN_INCLUDE = re.compile(r'^#include "([\w./]+)"\n', re.MULTILINE)
 FUSED_RTOL = 1e-6  # eight units in the last place, of a few fused multiply-adds in a row
-# The Metal compiler's first complaint, with the lines that show the source: text, then a caret.
-_COMPLAINT = re.compile(r"\S*?(\d+):\d+: error: .*(?:\n(?!\S*?\d+:\d+: ).*){0,2}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -242,25 +240,4 @@ def too_wide(launch: Launch, error: Exception) -> MetalError:
     return MetalError(
         f"kernel {launch.kernel.name} cannot run in groups of {x} x {y} x {z} threads on this GPU: "
         f"{error}; use --kernels reference and --gpu-write cpu"
-    )
-
-
-def compile_error(launch: Launch, error: Exception, source: str | None = None) -> MetalError:
-    """The error of a kernel that the framework could not compile or run.
-
-    Args:
-        launch: the launch that failed.
-        error: the framework's error, with the Metal compiler's log.
-        source: the compiled text, if line numbers in the log are lines of this text.
-    """
-    log = str(error)
-    complaint = _COMPLAINT.search(log)
-    if complaint is None:
-        return MetalError(f"kernel {launch.kernel.name} failed: {log}")
-    line = int(complaint[1]) - 1
-    lines = source.splitlines() if source else []
-    quoted = f"\n  {line + 1}: {lines[line].strip()}" if line < len(lines) else ""
-    return MetalError(
-        f"kernel {launch.kernel.name} ({launch.kernel.header}) does not compile: "
-        f"{complaint[0].rstrip()}{quoted}"
     )
