@@ -110,9 +110,8 @@ class MLXEngine:
         outputs = launch.kernel.outputs
         return cast(
             list[mx.array],
-            self._kernel(launch.kernel)(
+            self._kernel(launch.kernel, launch.instance)(
                 inputs=inputs,
-                template=[("T", int(launch.instance))] if launch.instance else None,
                 grid=launch.grid,
                 threadgroup=_within(launch),
                 output_shapes=[launch.outputs[argument.name] for argument in outputs],
@@ -120,14 +119,15 @@ class MLXEngine:
             ),
         )
 
-    def _kernel(self, kernel: Kernel) -> Any:
-        function = self._kernels.get(kernel.name)
+    def _kernel(self, kernel: Kernel, instance: str) -> Any:
+        name = kernel.entry(instance)
+        function = self._kernels.get(name)
         if function is None:
-            function = self._kernels[kernel.name] = mx.fast.metal_kernel(
-                name=f"mlxhog_{kernel.name}",
+            function = self._kernels[name] = mx.fast.metal_kernel(
+                name=f"mlxhog_{name}",
                 input_names=[argument.name for argument in kernel.inputs],
                 output_names=[argument.name for argument in kernel.outputs],
-                source=kernel.source,
+                source=kernel.body(instance),
                 header=read_source(kernel.header),
                 ensure_row_contiguous=True,
             )
