@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,7 +31,6 @@ ABOUT = """\
 Compute one model with every backend here and compare every number: loss, logits, hidden states,
 gradients, states, parameters after some steps of SGD, momentum and AdamW, and one token at a time
 against the whole sequence. The steps of an optimizer that --plugin adds are compared with float64.
-With --quick a part of all that: 160m takes two minutes and 8 GB, and a note says what is left out.
 SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's directory, or a
 recorded case (NAME.safetensors with NAME.json beside it); with such a plugin, it may be left out.
 The answer comes first, then each disagreement; --all has the worst of each kind and a line for each
@@ -44,10 +43,7 @@ EXAMPLES = (
     "parity --plugin examples/my_optimizer.py",
     "parity tiny --set hidden_size=96 --set num_heads=3",
     "parity tiny --perturb lm_head.weight; test $? -eq 1",
-    "parity 160m --quick",
 )
-QUICK: Mapping[str, Any] = {"batch_size": 1, "steps": 1}
-"""Defaults of `--quick`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +64,9 @@ class ParityConfig:
         repeats=True,
     )
     seed: int = option(0, "seed of tokens and noise", low=0, high=2**32 - 1)
-    batch_size: int = option(2, "sequences, 1 with --quick; a recorded case has its own", low=1)
+    batch_size: int = option(2, "sequences; a recorded case has its own", low=1)
     seq_len: int = option(67, "tokens of each; a recorded case has its own", unit="tokens", low=1)
-    steps: int = option(
-        3, "steps with each optimizer, 1 with --quick; 0 for none", low=0, high=1000
-    )
-    quick: bool = option(
-        False, "of a large model a part: one sequence and step, some rows, one block's steps"
-    )
+    steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
     perturb: str | None = option(None, "change this parameter on one side; must end with 1")
     out: str = option("runs", "folder that holds the runs")
     save: str | None = option(None, "write every array to this .npz file, as BACKEND/NAME")
@@ -93,9 +84,6 @@ def run(arguments: list[str]) -> int:
     flags.argument("--json", action="store_true", help="one JSON object with a row per tensor")
     flags.quiet()
     parsed, config = flags.read(ParityConfig, arguments)
-    if config.quick:
-        written = {value.name for value in parsed.values}
-        config = replace(config, **{k: v for k, v in QUICK.items() if k not in written})
     kind, where = _source(parsed.other, default="tiny" if _plugin_optimizers() else None)
     return _compare(kind, where, config, parsed.other)
 
@@ -148,7 +136,6 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
         batch_size=config.batch_size,
         seq_len=config.seq_len,
         steps=config.steps,
-        quick=config.quick,
     )
     source = open_source(kind, where, sizes, Path(config.out), config.set)
     chosen, lacks = choose(config.backends, config.kernels, source.plan)

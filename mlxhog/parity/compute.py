@@ -24,7 +24,7 @@ from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.backends import precision
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.files import tensors
-from mlxhog.parity import operators, optimizers, quick, results, tolerances
+from mlxhog.parity import operators, optimizers, results, tolerances
 from mlxhog.parity.engines import FrameworkEngine, NumPyEngine, RoundingEngine
 from mlxhog.parity.subject import (
     NUMPY,
@@ -92,12 +92,7 @@ def computed_results(
         save_file(_flat(subject), arrays)
         if perturbation is not None:
             save_file({INPUT + perturbation.name: perturbation.value}, folder / PERTURBED)
-        waiting = [list(group) for _, group in groupby(sides, lambda side: side.backend)]
-        at_once = len(waiting)
-        if quick.is_quick(subject.plan):
-            at_once = quick.AT_ONCE  # NumPy, which takes longest, first
-        else:
-            waiting.reverse()  # peers, which take longest to import
+        groups = [list(group) for _, group in groupby(sides, lambda side: side.backend)]
         running: dict[Any, _Task] = {}
         orders: dict[str, list[str]] = {}
         latest = ""
@@ -118,11 +113,11 @@ def computed_results(
             target = _file(folder, side)
             task.child.start(0, compute_side, side, subject.plan, arrays, replacements, target)
 
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                task = _Task(waiting.pop(0), stack.enter_context(Child()))
-                running[task.child.pipe] = task
-                begin(task)
+        for group in reversed(groups):  # peers, which take longest to import, first
+            task = _Task(group, stack.enter_context(Child()))
+            running[task.child.pipe] = task
+            begin(task)
+        while running:
             ready = connection.wait(list(running), LOOK_S)
             for pipe in ready:
                 task = running[pipe]
@@ -255,23 +250,19 @@ def _reference(
     tell("results in float64")
     exact = dict(_float64(plan, inputs, fixed, tokenwise=True))
     yield from exact.items()
-    amounts: Sequence[int] = tolerances.AMOUNTS
-    noise_amounts: Sequence[int] = tolerances.NOISE_AMOUNTS
-    if quick.is_quick(plan):
-        amounts, noise_amounts = quick.AMOUNTS, quick.NOISE_AMOUNTS
     turn = count(1)
 
     def again(moved: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-        tell(f"rounded inputs, {next(turn)} of {len(amounts)}")
+        tell(f"rounded inputs, {next(turn)} of {len(tolerances.AMOUNTS)}")
         return _float64(plan, moved, fixed)
 
-    yield from tolerances.measure(exact, inputs, again, amounts)
+    yield from tolerances.measure(exact, inputs, again)
     if isinstance(plan, ModelPlan) and any(name.startswith("grad/") for name in exact):
 
         def gradients(engine: NumPyEngine, params: Mapping[str, Array]) -> dict[str, Array]:
             engine.load(plan.cfg, params)
             grads = engine.differentiate(fixed["tokens"], fixed["targets"])[1]
-            return {name: reduced(name, np.asarray(grad)) for name, grad in grads.items()}
+            return {name: np.asarray(grad) for name, grad in grads.items()}
 
         def exact_gradients(params: Mapping[str, Array]) -> dict[str, Array]:
             if params is not inputs:
@@ -280,9 +271,8 @@ def _reference(
             return {name: grad for (kind, name), grad in named.items() if kind == "grad"}
 
         tell("noise of gradients")
-        reduced = quick.reduction(plan, fixed)
         rounding = partial(gradients, RoundingEngine())
-        yield from tolerances.measure_noise(inputs, exact_gradients, rounding, noise_amounts)
+        yield from tolerances.measure_noise(inputs, exact_gradients, rounding)
 
 
 def _float64(

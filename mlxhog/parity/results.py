@@ -26,7 +26,6 @@ from mlxhog.models.mad import MADConfig
 from mlxhog.models.ops.reference import mlstm_numpy, recurrences_numpy
 from mlxhog.models.ops.reference.ops_numpy import FLOAT64
 from mlxhog.models.spec import initial_value
-from mlxhog.parity import quick
 from mlxhog.parity.engines import Forward, FrameworkEngine, ModelEngine, NumPyEngine
 from mlxhog.parity.optimizers import After
 from mlxhog.parity.subject import Array, ComponentsPlan, MlstmPlan, ModelPlan
@@ -66,15 +65,13 @@ def model(
         tokenwise: whether to compute one token at a time, too.
     """
     grads: dict[str, Array] = {}
-    reduced = quick.reduction(plan, fixed)
     for name, value in once(engine, plan, params, fixed):
         if name.startswith("grad/"):
-            parameter = name.removeprefix("grad/")
-            grads[parameter] = value = reduced(parameter, value)
+            grads[name.removeprefix("grad/")] = value
         yield name, value
     if _forward_only(engine, plan):
         return
-    if tokenwise and not plan.quick and families.is_language_model(plan.cfg):
+    if tokenwise and families.is_language_model(plan.cfg):
         yield from _stepwise(plan, engine, fixed["tokens"])
     if tokenwise and "greedy_prompt" in fixed:
         yield "greedy_ids", greedy(engine, fixed["greedy_prompt"], plan.greedy)
@@ -94,16 +91,15 @@ def _after(
 
     Tables of n-grams stay as they are.
     """
-    start = quick.stepped(plan, params)
 
     def gradient(now: Mapping[str, Array], step: int) -> Mapping[str, Array]:
         every = grads
         if step > 1:
             engine.load(plan.cfg, {**params, **now})
             every = engine.differentiate(fixed["tokens"], fixed["targets"])[1]
-        return {name: grad for name, grad in every.items() if name in start}
+        return {name: grad for name, grad in every.items() if name in params}
 
-    for rule, values, apart in steps(plan.cfg, start, gradient, plan.steps):
+    for rule, values, apart in steps(plan.cfg, params, gradient, plan.steps):
         for name, value in values.items():
             yield f"after/{rule}/{name}", value
         for name, value in apart.items():

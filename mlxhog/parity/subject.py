@@ -67,7 +67,6 @@ class ModelPlan:
         greedy: tokens to append to `greedy_prompt`; 0 without one.
         fixed_init: parameters whose initial values are compared.
         plugins: optimizers of plugins, compared beside `RULES`.
-        quick: whether a part of the results is computed, see `quick.py`.
     """
 
     cfg: Any
@@ -75,7 +74,6 @@ class ModelPlan:
     greedy: int = 0
     fixed_init: tuple[str, ...] = ()
     plugins: tuple[OptimizerChoice, ...] = ()
-    quick: bool = False
 
 
 @dataclass(frozen=True)

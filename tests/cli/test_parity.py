@@ -246,24 +246,6 @@ def test_one_token_is_compared_without_a_loss(
     assert any("no loss" in note for note in record["notes"])
 
 
-def test_quick_computes_a_part_and_says_what_it_leaves_out(
-    architecture: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    command = ["parity", architecture, "--quick", "--backends", "numpy,mlx:cpu", "--kernels"]
-    assert main([*command, "auto", "--json"]) == 0
-    out, err = capsys.readouterr()
-    record = json.loads(out)
-    assert "2 of 2: mlx:cpu ..." in err
-    assert "quick: optimizers move" in "".join(record["notes"])
-    assert "(B, S) = (1, 67)" in "".join(record["notes"])
-    kinds = {row["kind"] for row in record["rows"]}
-    assert {"loss", "grad", "after", "products", "gates", "chain", "tiny"} <= kinds
-    assert main([*command, "auto", "--json", "--batch-size", "2", "--steps", "0"]) == 0
-    record = json.loads(capsys.readouterr().out)
-    assert "(B, S) = (2, 67)" in "".join(record["notes"])  # what the user wrote stays
-    assert not [row for row in record["rows"] if row["kind"] == "after"]
-
-
 @each_of(
     ("words", "code", "message"),
     [
@@ -276,8 +258,7 @@ def test_quick_computes_a_part_and_says_what_it_leaves_out(
         (["tiny", "--backends", "numpy"], 2, "numpy is the only side"),
         (["tiny", "--steps", "-1"], 2, "wanted a whole number at least 0"),
         (["tiny", "--kernel", "auto"], 2, "did you mean '--kernels'?"),
-        (["7b"], 3, "use --quick, fewer --backends"),
-        (["--case", "gone.safetensors", "--quick"], 2, "compared whole: leave --quick out"),
+        (["7b"], 3, "use fewer --backends"),
     ],
 )
 def test_wrong_input_is_answered_with_the_way_out(

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,14 @@ import pytest
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.models import lm_numpy, ngrams
 from mlxhog.models.families import param_spec
-from mlxhog.parity import cases, optimizers, tolerances
+from mlxhog.parity import cases, compute, optimizers, tolerances
 from mlxhog.parity.comparison import ParityReport, compare_sides
 from mlxhog.parity.compute import computed_results
 from mlxhog.parity.engines import NumPyEngine
 from mlxhog.parity.subject import Array, ModelPlan, ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params
 from tests.parity import made_cases
+from tests.parity.here import Here
 
 NUMPY = ParitySide("numpy", "numpy")
 MLX = ParitySide("mlx:cpu", "mlx:cpu", "native")
@@ -40,6 +43,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only place for temporary files."""
     folder = tmp_path / "scratch"
     folder.mkdir()
+    util.get_temp_dir()  # that of multiprocessing itself, once for a process
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
@@ -273,6 +277,34 @@ def test_files_are_gone_when_the_block_ends_however_it_ends(scratch: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         stop()
     assert not list(scratch.iterdir())
+
+
+class Threaded(Here):
+    """A child that computes beside its parent."""
+
+    def start(self, lane: Any, function: Callable[..., Any], *arguments: Any) -> None:
+        """Compute in a thread, and then make the pipe ready to be read."""
+        begin = super().start
+        threading.Thread(target=lambda: begin(lane, function, *arguments)).start()
+
+
+def test_a_side_that_takes_long_says_what_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = threading.Event()
+
+    def slow(*arguments: Any) -> Iterator[tuple[str, Any]]:
+        arguments[-1]("the hard part")
+        assert seen.wait(30)
+        yield "loss", np.zeros(())
+
+    def tell(name: str, step: str) -> None:
+        if step == "numpy: the hard part":
+            seen.set()
+
+    monkeypatch.setattr(compute, "Child", Threaded)
+    monkeypatch.setattr(compute, "LOOK_S", 0.01)
+    monkeypatch.setattr(compute, "side_results", slow)
+    with computed_results(small(), [NUMPY], None, tell):
+        assert seen.is_set()
 
 
 def test_one_side_alone_has_nothing_to_be_compared_with() -> None:
