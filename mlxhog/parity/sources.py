@@ -1,4 +1,4 @@
-"""Subjects of a comparison: an architecture, a checkpoint or a recorded case.
+"""Subjects of a comparison: an architecture or a checkpoint.
 
 The plan of a subject is known first; its parameters are drawn or read only when they are needed. So
 a model that is too large for this machine is refused before.
@@ -23,14 +23,11 @@ from mlxhog.machine import machine
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture, load_candidate, with_changes
-from mlxhog.parity import cases
 from mlxhog.parity.subject import (
     Array,
     ModelPlan,
     ParitySide,
     ParitySubject,
-    Plan,
-    check,
     next_labels,
 )
 
@@ -78,12 +75,12 @@ class SubjectSource:
     Attributes:
         title: its name in the output.
         plan: of the computation.
-        shape: of its tokens, (B, S); () without tokens.
+        shape: of its tokens, (B, S).
         make: draws or reads the arrays, and checks them.
     """
 
     title: str
-    plan: Plan
+    plan: ModelPlan
     shape: tuple[int, ...]
     make: Callable[[], ParitySubject]
 
@@ -94,25 +91,22 @@ def open_source(
     """Open the subject of a command.
 
     Args:
-        kind: "config", "checkpoint" or "case".
+        kind: "config" or "checkpoint".
         where: a name or a path.
-        sizes: tokens and steps; a case has tokens of its own.
+        sizes: tokens and steps.
         runs: the folder of runs.
         changes: other values of some fields of an architecture, as `--set` takes them.
 
     Raises:
         ConfigError: the architecture is unknown, or its fields contradict each other; or a
-            checkpoint or a case should have changes.
+            checkpoint should have changes.
         CheckpointError, RunError: the checkpoint is missing or damaged.
-        DataError: the case is missing or damaged.
     """
     if changes is not None and kind != "config":
         raise ConfigError(
             f"--set {changes} changes an architecture, and the sizes of the {kind} {where} are "
             "fixed; leave --set out, or name an architecture or a line of layers"
         )
-    if kind == "case":
-        return _case(Path(where), sizes)
     if kind == "checkpoint":
         return _checkpoint(checkpoint.locate(where, runs), sizes)
     is_line = " " in where and not Path(where).exists()
@@ -142,17 +136,6 @@ def _checkpoint(path: Path, sizes: TrialSettings) -> SubjectSource:
     shape = (sizes.batch_size, sizes.seq_len)
     plan = ModelPlan(opened.config, sizes.steps)
     return SubjectSource(str(path), plan, shape, make)
-
-
-def _case(path: Path, sizes: TrialSettings) -> SubjectSource:
-    subject = cases.read(path, steps=sizes.steps)
-
-    def make() -> ParitySubject:
-        check(subject)
-        return subject
-
-    shape = subject.fixed["tokens"].shape if "tokens" in subject.fixed else ()
-    return SubjectSource(subject.title, subject.plan, shape, make)
 
 
 def model_subject(
@@ -221,8 +204,6 @@ def check_memory(source: SubjectSource, sides: Sequence[ParitySide]) -> None:
     Raises:
         EnvironmentLacks: says how much is needed, and which options need less.
     """
-    if not isinstance(source.plan, ModelPlan):
-        return
     needed = bytes_needed(source.plan, source.shape, sides)
     present = machine.here().memory_bytes
     if needed > MEMORY_SHARE * present:
