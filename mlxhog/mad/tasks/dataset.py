@@ -37,6 +37,9 @@ Int32 = NDArray[np.int32]
 ByLength = tuple[tuple[int, float], ...]
 """Ends of the parts of scored rows with the accuracy in each part, see `acc_by_length`."""
 
+FIXED_PARTS = ("kv_keys", "kv_values", "grammar")
+"""Arrays that are common to all rows of some tasks."""
+
 MOST_BYTES = 1 << 32
 """Most bytes of the arrays of one file: a small compressed file may unpack to any size."""
 
