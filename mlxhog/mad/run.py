@@ -82,13 +82,6 @@ class RunConfig:
         text = json.dumps(stamp, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def shape(self) -> str:
-        """Return the common part of runs with the same operations: all but seed, lr and decay."""
-        values = self.to_dict()
-        del values["seed"], values["protocol"]["lr"]
-        values["protocol"].pop("weight_decay", None)  # an optimizer of the user's may have none
-        return json.dumps(values, sort_keys=True)
-
 
 SOLVED = 0.99
 """acc_token of the selecting rows at which a task is solved; a lower stop accuracy replaces it."""

@@ -59,13 +59,7 @@ class StudyConfig:
     )
     threads: int = option(1, "threads of each worker", low=1)
     share_embedding: bool = option(
-        False, "candidates train one embedding table together, lock-free; see mad board"
-    )
-    batch_candidates: int = option(
-        1,
-        "most runs of one shape for one worker, which trains them as one batched computation if "
-        "that is faster",
-        low=1,
+        False, "candidates train one embedding table together, lock-free"
     )
 
 
@@ -197,7 +191,11 @@ def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
         )
     workers = config.workers or backend_here(config.backend or "torch:cpu", here)
     resolved = resolve_workers(workers, config.threads, machine=here).workers
-    _check_one_worker(config, len(resolved))
+    if config.share_embedding and len(resolved) > 1:
+        raise ConfigError(
+            f"--share-embedding is for candidates of one worker, these have {len(resolved)}; leave "
+            "out one of the two"
+        )
     fields_set = protocol(parsed)
     if config.rates is not None and "lr" in fields_set:
         raise ConfigError("--lr is one step size and --rates are several; keep one")
@@ -212,25 +210,7 @@ def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
         "workers": ",".join(worker.backend for worker in resolved),
         "threads": config.threads,
         "share_embedding": config.share_embedding,
-        "batch_candidates": config.batch_candidates,
     }
-
-
-def _check_one_worker(config: StudyConfig, workers: int) -> None:
-    """Refuse flags that need candidates of one worker, if these have several.
-
-    Raises:
-        ConfigError: a flag needs candidates of one worker.
-    """
-    for flag, is_set in (
-        ("--share-embedding", config.share_embedding),
-        ("--batch-candidates", config.batch_candidates > 1),
-    ):
-        if is_set and workers > 1:
-            raise ConfigError(
-                f"{flag} is for candidates of one worker, these have {workers}; leave out one of "
-                "the two"
-            )
 
 
 EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from mlxhog.files.quantities import format_bytes, format_count, format_duration
 from mlxhog.mad.options import point_name
 from mlxhog.mad.report.board import accuracy, cut, folded, score, short, styled
-from mlxhog.mad.report.ranking import WITHIN, OrderComparison, Ranking, equal_cost
+from mlxhog.mad.report.ranking import WITHIN, Ranking, equal_cost
 from mlxhog.mad.scores import LOST, CandidateScore
 from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.tasks import find
@@ -55,19 +54,6 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
             for record in lost(ranking)
         ],
         "facts": dict(ranking.facts),
-        "shared_embedding": ranking.shared,
-        "against": _against(ranking.against),
-    }
-
-
-def _against(against: OrderComparison | None) -> dict[str, Any] | None:
-    if against is None:
-        return None
-    return {
-        "study": against.study,
-        "shared_against_unshared": against.shared,
-        "spearman": None if math.isnan(against.spearman) else against.spearman,
-        "scores": {name: list(pair) for name, pair in against.pairs.items()},
     }
 
 
@@ -120,7 +106,7 @@ def to_markdown(ranking: Ranking) -> str:
     lines += _markdown_table(ranking) if ranking.rows else []
     notes = [f"- {name}: {value}" for name, value in ranking.facts]
     notes += [f"- {note}" for note in (NOTE, *remarks(ranking.rows))]
-    notes += [f"- {note}" for note in (ceiling_note(ranking), order_note(ranking)) if note]
+    notes += [f"- {note}" for note in (ceiling_note(ranking),) if note]
     notes += [f"- {trouble}" for trouble in troubles(ranking)]
     return "\n".join([*lines, "", *map(_text, notes)]).strip() + "\n"
 
@@ -241,26 +227,6 @@ def ceiling_note(ranking: Ranking) -> str:
     return f"best possible score, measured on the rows: {', '.join(below)}" if below else ""
 
 
-def order_note(ranking: Ranking) -> str:
-    """Return the comparison of the order with another study's; "" without one."""
-    against = ranking.against
-    if against is None:
-        if not ranking.shared:
-            return ""
-        return (
-            "the candidates shared one embedding; run the same study without --share-embedding "
-            "beside it to compare the order"
-        )
-    who = "shared against unshared embedding" if against.shared else "order"
-    n = len(against.pairs)
-    if math.isnan(against.spearman):
-        return f"{who}: nothing to compare with study {against.study} ({n} common candidates)"
-    return (
-        f"{who}: rank correlation {against.spearman:.2f} with study {against.study} "
-        f"(Spearman, {n} candidates)"
-    )
-
-
 _LAYERS_WIDTH = 20
 """Least columns of the layers, before other columns are left out."""
 MOST_LISTED = 5
@@ -289,7 +255,7 @@ def lines(ranking: Ranking, width: int | None = None, height: int | None = None)
     notes = [
         *([] if height is not None else remarks(ranking.rows)),
         *_listed_troubles(ranking),
-        *filter(None, [ceiling_note(ranking), order_note(ranking), ranking.lacking]),
+        *filter(None, [ceiling_note(ranking), ranking.lacking]),
     ]
     shown = list(ranking.rows)
     if height is not None and len(shown) > (room := max(1, height - len(notes) - 4)):

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from mlxhog.files.quantities import format_duration
-from mlxhog.mad.report.leaderboard import NOTE, ceiling_note, cells, lost, order_note, run_name
+from mlxhog.mad.report.leaderboard import NOTE, ceiling_note, cells, lost, run_name
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking
 from mlxhog.mad.scores import CandidateScore
@@ -53,7 +53,7 @@ def _leaderboard(ranking: Ranking) -> str:
     if not ranking.rows:
         return ""
     header, rows = cells(ranking)
-    notes = [NOTE, ceiling_note(ranking), order_note(ranking)]
+    notes = [NOTE, ceiling_note(ranking)]
     return (
         "<h2>Leaderboard</h2>\n"
         + table(

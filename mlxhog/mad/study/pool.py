@@ -2,22 +2,19 @@
 
 Each worker has one task at a time. Silent workers are ended, dead ones replaced. If a worker dies
 by its own fault (a crash, an exit), its run has failed. If it was killed from outside, the run is
-lost and the scheduler may repeat it; so are all runs of a worker with several.
+lost and the scheduler may repeat it.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
 
 from mlxhog.arena.process import WatchedTime
 from mlxhog.errors import WorkerFailed
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult, failed
-
-if TYPE_CHECKING:
-    from mlxhog.mad.training.candidate import Prepare
 
 
 class RunFunction(Protocol):
@@ -29,9 +26,8 @@ class RunFunction(Protocol):
         *,
         callbacks: Callbacks,
         rungs: tuple[int, ...],
-        prepare: Prepare = ...,
     ) -> RunResult:
-        """Execute a run to its end; a run that is trained beside others gets `prepare`."""
+        """Execute a run to its end."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,19 +38,11 @@ class Task:
         key: of the run.
         config: of the run.
         rungs: steps at which it may be pruned.
-        beside: runs of the same shape, trained together with it if that is faster; see
-            `training.batched`.
     """
 
     key: str
     config: RunConfig
     rungs: tuple[int, ...] = ()
-    beside: tuple[Task, ...] = ()
-
-    @property
-    def runs(self) -> tuple[Task, ...]:
-        """This one, then `beside`."""
-        return (self, *self.beside)
 
 
 @dataclass(frozen=True)
@@ -77,24 +65,13 @@ class Ended:
 
 @dataclass(frozen=True)
 class Lost:
-    """A run whose worker died, maybe not by its fault; it can be repeated.
-
-    The worker was killed from outside, or it had several runs, any of which may have ended it.
-    """
+    """A run whose worker was killed from outside; it can be repeated."""
 
     key: str
     reason: str
 
 
-@dataclass(frozen=True)
-class Note:
-    """A message of a worker about the execution of a run, such as together with others."""
-
-    key: str
-    text: str
-
-
-Event = Evaluated | Ended | Lost | Note
+Event = Evaluated | Ended | Lost
 
 
 START_S = 120.0
@@ -132,8 +109,7 @@ class PoolWorker(Protocol):
 class _Slot:
     name: str
     worker: PoolWorker | None = None
-    runs: set[str] = field(default_factory=set)  # keys of its runs that have not ended
-    together: bool = False  # with others, which may have ended
+    run: str | None = None  # key of its run
     host: str | None = None  # None before it is ready
     began_s: float = 0.0
     last_message_s: float = 0.0  # in watched time
@@ -161,17 +137,16 @@ class Pool:
 
     def free(self) -> int:
         """Return the number of idle workers."""
-        return sum(not slot.runs for slot in self._slots)
+        return sum(slot.run is None for slot in self._slots)
 
     def submit(self, task: Task) -> str:
         """Begin a task, preferably in a running worker; return the name of the worker."""
-        idle = [slot for slot in self._slots if not slot.runs]
+        idle = [slot for slot in self._slots if slot.run is None]
         slot = next((slot for slot in idle if slot.worker is not None), idle[0])
         now = time.monotonic()
         if slot.worker is None:
             slot.worker, slot.host = self._start_worker(self._slots.index(slot)), None
-        slot.runs = {run.key for run in task.runs}
-        slot.together = len(slot.runs) > 1
+        slot.run = task.key
         slot.began_s, slot.last_message_s = now, self._watched.look()
         slot.worker.send(task)
         return slot.name
@@ -179,7 +154,7 @@ class Pool:
     def answer(self, key: str, prune: bool) -> None:
         """Tell a run that waits at a rung whether it is pruned."""
         for slot in self._slots:
-            if key in slot.runs and slot.worker is not None:
+            if key == slot.run and slot.worker is not None:
                 slot.worker.send(prune)
 
     def events(self, timeout_s: float) -> list[Event]:
@@ -209,36 +184,21 @@ class Pool:
             return events + self._reap(slot, error)
         return events + self._check_silence(slot)
 
-    def _handle(
-        self, slot: _Slot, word: str, key: str | None = None, what: Any = None
-    ) -> list[Event]:
+    def _handle(self, slot: _Slot, word: str, what: Any = None) -> list[Event]:
         slot.last_message_s = self._watched.look()
         if word == "ready":
-            slot.host, self._failed_starts = key, 0
-        elif word in ("point", "rung") and key in slot.runs:
-            return [Evaluated(key, what, word == "rung")]
-        elif word == "note" and key in slot.runs:
-            return [Note(key, what)]
-        elif word == "end" and key in slot.runs:
-            slot.runs.discard(key)
+            slot.host, self._failed_starts = what, 0
+        elif slot.run is not None and word in ("point", "rung"):
+            return [Evaluated(slot.run, what, word == "rung")]
+        elif word == "spent":  # the run ends, and its worker
+            self._stop(slot)
+        if slot.run is not None and word in ("end", "spent"):
+            key, slot.run = slot.run, None
             return [Ended(key, what, slot.host or "")]
-        elif word == "spent":
-            return self._spent(slot, key, what)
         return []
 
-    def _spent(self, slot: _Slot, key: str | None, result: RunResult) -> list[Event]:
-        """Take the end of a run and of its worker."""
-        self._stop(slot)
-        if key is None and slot.runs and not slot.together:
-            (key,) = slot.runs
-        events: list[Event] = []
-        if key in slot.runs:
-            slot.runs.discard(key)
-            events.append(Ended(key, result, slot.host or ""))
-        return events + self._report_lost(slot, result.reason)
-
     def _check_silence(self, slot: _Slot) -> list[Event]:
-        if not slot.runs:
+        if slot.run is None:
             return []
         silent_s = self._watched.look() - slot.last_message_s
         if slot.host is None:
@@ -267,19 +227,15 @@ class Pool:
         return self._fail(slot, str(error))
 
     def _fail(self, slot: _Slot, reason: str) -> list[Event]:
-        """End the run of a dead worker as failed, or as lost if another run may have ended it."""
-        if slot.together or not slot.runs:
-            return self._report_lost(slot, reason)
-        (key,) = slot.runs
-        slot.runs.clear()
+        """End the run of a dead worker as failed."""
+        key, slot.run = slot.run, None
         result = failed(f"its process {reason}", seconds=time.monotonic() - slot.began_s)
-        return [Ended(key, result, slot.host or "")]
+        return [] if key is None else [Ended(key, result, slot.host or "")]
 
     def _report_lost(self, slot: _Slot, reason: str) -> list[Event]:
-        """End every run of a dead worker as lost."""
-        lost: list[Event] = [Lost(key, reason) for key in sorted(slot.runs)]
-        slot.runs.clear()
-        return lost
+        """End the run of a dead worker as lost."""
+        key, slot.run = slot.run, None
+        return [] if key is None else [Lost(key, reason)]
 
     def _stop(self, slot: _Slot, *, dump: bool = False) -> None:
         if slot.worker is not None:
@@ -294,4 +250,4 @@ class Pool:
         """End every worker."""
         for slot in self._slots:
             self._stop(slot)
-            slot.runs.clear()
+            slot.run = None

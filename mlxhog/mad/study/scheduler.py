@@ -5,11 +5,10 @@ It is independent of the place of execution and of the definition of the score.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import islice
 
@@ -19,7 +18,7 @@ from mlxhog.mad.options import Limit
 from mlxhog.mad.run import Point, RunResult, failed
 from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.search.samplers import CandidateSampler
-from mlxhog.mad.study.pool import Ended, Evaluated, Event, Lost, Note, Pool, Task
+from mlxhog.mad.study.pool import Ended, Evaluated, Event, Lost, Pool, Task
 from mlxhog.mad.study.progress import (
     Best,
     Eta,
@@ -118,7 +117,6 @@ class Scheduler:
         observer: gets the progress.
         total: runs of the whole study, if known.
         retry_failed: repeat the failed runs of earlier sessions.
-        batch: most runs of one shape that one worker trains together.
     """
 
     def __init__(
@@ -134,11 +132,10 @@ class Scheduler:
         observer: Observer[StudyProgress] = lambda progress: None,
         total: int | None = None,
         retry_failed: bool = False,
-        batch: int = 1,
     ) -> None:
         self._store, self._candidates, self._plan, self._judge = store, candidates, plan, judge
         self._executor, self._limit, self._observer = executor, limit, observer
-        self._pruner, self._total, self._batch = pruner or Pruner(), total, batch
+        self._pruner, self._total = pruner or Pruner(), total
         self._queue: deque[PlannedRun] = deque()
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that have not ended
         self._records: dict[str, list[StudyRecord]] = {}  # of incomplete candidates
@@ -204,40 +201,10 @@ class Scheduler:
             run = self._next()
             if run is None:
                 return
-            runs = [run, *self._same_shape(run)]
-            tasks = [
-                Task(key=one.key, config=one.config, rungs=self._pruner.rungs(one)) for one in runs
-            ]
-            for one in runs:
-                self._store.begin_curve(one.key)
-            worker = self._executor.submit(replace(tasks[0], beside=tuple(tasks[1:])))
-            for one in runs:
-                self._active[one.key] = RunInProgress(one, worker, time.monotonic())
-
-    def _same_shape(self, run: PlannedRun) -> list[PlannedRun]:
-        """Take runs from the queue that can be trained together with one.
-
-        The other idle workers get runs too. Lost runs are excluded: another run of their batch may
-        have been the reason.
-        """
-        if self._batch == 1 or self._losses[run.key]:
-            return []
-        shape = run.config.shape()
-        alike = [
-            one
-            for one in self._queue
-            if not self._losses[one.key]
-            and one.candidate == run.candidate
-            and one.config.shape() == shape
-        ]
-        most = min(self._batch, math.ceil((1 + len(self._queue)) / self._executor.free()))
-        if self._limit.runs is not None:
-            under_way = len(self._finished) + len(self._active)
-            most = min(most, self._limit.runs - under_way)
-        chosen = alike[: most - 1]
-        for one in chosen:
-            self._queue.remove(one)
-        return chosen
+            self._store.begin_curve(run.key)
+            task = Task(key=run.key, config=run.config, rungs=self._pruner.rungs(run))
+            worker = self._executor.submit(task)
+            self._active[run.key] = RunInProgress(run, worker, time.monotonic())
 
     def _next(self) -> PlannedRun | None:
         while True:
@@ -278,9 +245,6 @@ class Scheduler:
     def _handle(self, event: Event) -> None:
         active = self._active[event.key]
         run = active.run
-        if isinstance(event, Note):
-            self._show(f"{run.candidate}, {run.title}: {event.text}")
-            return
         if isinstance(event, Evaluated):
             if event.at_rung:
                 self._executor.answer(event.key, self._pruner.should_prune(run, event.point))

@@ -227,7 +227,6 @@ def execute(
                 observer=tell,
                 total=planning.total,
                 retry_failed=retry_failed,
-                batch=study.batch_candidates,
             ).run()
 
 

@@ -58,7 +58,7 @@ _KINDS: Mapping[str, Callable[[object], bool]] = {
     **dict.fromkeys(("candidates", "tasks", KEY), _are_texts),
     **dict.fromkeys(("suite", "position", "workers", "sampler"), lambda v: isinstance(v, str)),
     **dict.fromkeys(("prune", "share_embedding"), lambda v: isinstance(v, bool)),
-    **dict.fromkeys(("threads", "batch_candidates"), _is_size),
+    **dict.fromkeys(("threads",), _is_size),
     "seeds": lambda value: isinstance(value, list) and all(map(_is_whole, value)),
     "rates": _are_rates,
     "dim": lambda value: value is None or _is_size(value),
@@ -87,7 +87,6 @@ class Study:
         sampler_seed: of its draws.
         prune: whether runs may end at rungs.
         share_embedding: whether candidates train one embedding table.
-        batch_candidates: most candidates that are trained as one computation.
         plugin: the user's files of layers and tasks, see `config.plugins`.
     """
 
@@ -106,7 +105,6 @@ class Study:
     sampler_seed: int = 0
     prune: bool = False
     share_embedding: bool = False
-    batch_candidates: int = 1
     plugin: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,9 +1,8 @@
 """A worker process of a study, which executes runs; and its start on this machine.
 
-It sends ("ready", host), then for each run any number of ("beat",), ("point", key, point) and
-("rung", key, point), and at last ("end", key, result), or ("spent", key, result) if the process
-cannot be used again. "spent" without a key is about all its runs. Runs of one task are trained
-together if that is faster, with a message ("note", key, text).
+It sends ("ready", host), then for each run any number of ("beat",), ("point", point) and
+("rung", point), and at last ("end", result), or ("spent", result) if the process cannot be used
+again.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from collections.abc import Callable, Sequence
 from multiprocessing import connection
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.errors import MlxhogError
@@ -30,9 +29,6 @@ from mlxhog.files.durable import disk_errors
 from mlxhog.files.quantities import format_bytes
 from mlxhog.mad.run import Callbacks, Point, RunResult, failed
 from mlxhog.mad.study.pool import Pool, RunFunction, Task, WorkerDied
-
-if TYPE_CHECKING:
-    from mlxhog.mad.training.candidate import Prepare
 
 BEAT_S = 0.5
 REASON_CHARACTERS = 500
@@ -59,9 +55,8 @@ class Channel:
 class ChannelCallbacks(Callbacks):
     """Callbacks that send messages over a channel."""
 
-    def __init__(self, channel: Channel, key: str, asking: threading.Lock) -> None:
-        self._channel, self._key, self._asking = channel, key, asking
-        self._next_s = 0.0
+    def __init__(self, channel: Channel) -> None:
+        self._channel, self._next_s = channel, 0.0
 
     def beat(self) -> None:
         """Send a sign of life, twice a second at most."""
@@ -72,13 +67,12 @@ class ChannelCallbacks(Callbacks):
 
     def point(self, point: Point) -> None:
         """Send an evaluation."""
-        self._channel.send(("point", self._key, point))
+        self._channel.send(("point", point))
 
     def should_prune(self, point: Point) -> bool:
         """Ask the parent, and wait for the answer."""
-        with self._asking:  # one question at a time, so that answers match
-            self._channel.send(("rung", self._key, point))
-            return bool(self._channel.receive())
+        self._channel.send(("rung", point))
+        return bool(self._channel.receive())
 
 
 def serve(channel: Channel, run: RunFunction, memory_limit: int | None) -> None:
@@ -88,7 +82,7 @@ def serve(channel: Channel, run: RunFunction, memory_limit: int | None) -> None:
     def over(used: int) -> None:
         reason = f"needs more than the memory limit: {format_bytes(used)} and rising"
         seconds = time.monotonic() - began_s
-        channel.send(("spent", None, failed(reason, seconds=seconds)))
+        channel.send(("spent", failed(reason, seconds=seconds)))
 
     if memory_limit is not None:
         limit_memory(memory_limit, over)
@@ -98,44 +92,18 @@ def serve(channel: Channel, run: RunFunction, memory_limit: int | None) -> None:
         if task is None:
             return
         began_s = time.monotonic()
-        _execute(run, task, channel)
+        channel.send(_attempt(run, task, ChannelCallbacks(channel)))
 
 
-def _execute(run: RunFunction, task: Task, channel: Channel) -> None:
-    """Execute the runs of a task, and send the result of each."""
-    runs, asking = task.runs, threading.Lock()
-
-    def one(number: int, prepare: Prepare | None) -> None:
-        own = runs[number]
-        callbacks = ChannelCallbacks(channel, own.key, asking)
-        word, result = _attempt(run, own, callbacks, prepare)
-        channel.send((word, own.key, result))
-
-    if len(runs) == 1:
-        one(0, None)
-        return
-    from mlxhog.mad.training import batched
-
-    def tell(text: str) -> None:
-        print(text)  # into the worker's log
-        channel.send(("note", task.key, text))
-
-    batched.train_together([own.config for own in runs], one, tell)
-
-
-def _attempt(
-    run: RunFunction, task: Task, callbacks: Callbacks, prepare: Prepare | None
-) -> tuple[str, RunResult]:
+def _attempt(run: RunFunction, task: Task, callbacks: Callbacks) -> tuple[str, RunResult]:
     """Return the result of a run, also if it raises."""
     began_s = time.monotonic()
-    how: dict[str, Any] = {} if prepare is None else {"prepare": prepare}
     try:
-        return "end", run(task.config, callbacks=callbacks, rungs=task.rungs, **how)
+        return "end", run(task.config, callbacks=callbacks, rungs=task.rungs)
     except (Exception, SystemExit) as error:
         traceback.print_exc()  # into the worker's log
-        reason = explain(error)
         word = "spent" if is_lack_of_memory(error) else "end"
-        return word, failed(reason, seconds=time.monotonic() - began_s)
+        return word, failed(explain(error), seconds=time.monotonic() - began_s)
 
 
 def explain(error: BaseException) -> str:

@@ -13,7 +13,6 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
@@ -205,9 +204,6 @@ class TrainingRun(WorkerSession):
         """Wait until a worker at rest has scored the rows."""
 
 
-_starting = threading.Lock()  # of several runs in threads, as `batched` has them
-
-
 class OneWorker(TrainingRun):
     """A run whose one worker is this process; `prepare` is called before its first step."""
 
@@ -227,7 +223,7 @@ class OneWorker(TrainingRun):
         pid = os.getpid()
         entry = self.arena.workers.acquire_slot(pid, process_start_time(pid), slot=1)
         job = self._job(entry.slot)
-        with _starting, contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
+        with contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
             backend = worker.start_backend(job, self.arena, job.kernels)
             self.context = worker.make_context(job, self.arena, entry, backend)
         self._stack.callback(self.context.backend.close)

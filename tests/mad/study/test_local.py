@@ -224,8 +224,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def submitted(worker: Silent) -> Pool:
-    run: Any = type("Run", (), {"key": "a"})()
-    task: Any = type("Task", (), {"runs": (run,)})()
+    task: Any = type("Task", (), {"key": "a"})()
     pool = Pool(1, lambda number: worker, lambda workers, seconds: None, silence_s=SILENCE_S)
     pool.submit(task)
     assert pool.events(0.0) == []
