@@ -61,7 +61,7 @@ def runs_of(layers: str, steps: int, dim: int) -> list[RunConfig]:
     """Return the runs of a candidate."""
     protocol = {"steps": steps, "eval_every": steps}
     chosen = at_dim(only(fixed(suite("smoke"), protocol), TASKS), dim)
-    return [config for _, config in expand(chosen, parse(layers), [0], protocol=protocol)]
+    return list(expand(chosen, parse(layers), [0], protocol=protocol))
 
 
 if __name__ == "__main__":

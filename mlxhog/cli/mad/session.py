@@ -263,10 +263,10 @@ def dry_run(
     """
     from mlxhog.machine import machine
 
-    study, cost, here = planning.study, planning.cost(), machine.here()
+    study, here = planning.study, machine.here()
     records = () if store is None else store.records()
     parallel = how.resolve_parallel(study, here)
-    runs = min(cost.runs, how.limit.runs or cost.runs)
+    runs = min(planning.total, how.limit.runs or planning.total)
     runs_left = max(0, runs - len(records))
     seconds = None  # until the first run has ended
     if records:
@@ -282,7 +282,7 @@ def dry_run(
         "seeds": list(study.seeds),
         "runs": runs,
         "ended": len(records),
-        "steps": cost.steps * runs_left // cost.runs,
+        "steps": planning.steps * runs_left // (planning.suite.runs * len(study.seeds)),
         "parallel": parallel,
         "estimated_seconds": seconds,
     }

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.files.quantities import format_bytes, format_count, format_duration
-from mlxhog.mad.options import point_name
 from mlxhog.mad.report.board import accuracy, cut, folded, score, short, styled
 from mlxhog.mad.report.ranking import WITHIN, Ranking, equal_cost
 from mlxhog.mad.scores import LOST, CandidateScore
@@ -46,7 +45,7 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
         "troubles": [
             {
                 "layers": record.candidate,
-                "run": run_name(record),
+                "run": record.title,
                 "status": record.status,
                 "reason": record.reason,
                 "host": record.host,
@@ -200,7 +199,7 @@ def status(row: CandidateScore) -> str:
 def troubles(ranking: Ranking) -> list[str]:
     """Return a line for every run that counts as 0, with its reason."""
     return [
-        f"{record.status}: `{record.candidate}` on {run_name(record)}"
+        f"{record.status}: `{record.candidate}` on {record.title}"
         + (f": {record.reason}" if record.reason else "")
         for record in lost(ranking)
     ]
@@ -209,12 +208,6 @@ def troubles(ranking: Ranking) -> list[str]:
 def lost(ranking: Ranking) -> list[StudyRecord]:
     """Return the runs that count with a score of 0."""
     return [record for record in ranking.records if record.status in LOST]
-
-
-def run_name(record: StudyRecord) -> str:
-    """Return the name of a run within its candidate: task, setting, optimiser point, seed."""
-    protocol: Mapping[str, Any] = record.config.get("protocol", {})
-    return f"{record.task} {record.label}, {point_name(protocol)}, seed {record.seed}"
 
 
 def ceiling_note(ranking: Ranking) -> str:

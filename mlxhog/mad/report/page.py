@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from html import escape
 
 from mlxhog.files.quantities import format_duration
-from mlxhog.mad.report.leaderboard import NOTE, ceiling_note, cells, lost, run_name
+from mlxhog.mad.report.leaderboard import NOTE, ceiling_note, cells, lost
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking
 from mlxhog.mad.scores import CandidateScore
@@ -116,9 +116,7 @@ def _troubles(ranking: Ranking) -> str:
     if not records:
         return ""
     header = ["status", "layers", "run", "reason"]
-    cells = (
-        (record.status, record.candidate, run_name(record), record.reason) for record in records
-    )
+    cells = ((record.status, record.candidate, record.title, record.reason) for record in records)
     rows = [
         "".join(
             f'<td class="t" data-head="{name}">{escape(text)}</td>'

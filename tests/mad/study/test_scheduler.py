@@ -1,4 +1,5 @@
 import errno
+import functools
 import multiprocessing
 import os
 import signal
@@ -194,10 +195,10 @@ def test_budgets_are_runs_or_times():
 
 def test_failed_runs_are_run_again_only_when_asked_for(tmp_path):
     store = study(tmp_path, candidates=1)
-    settings, workers = {"wrong": "raise"}, processes(store, small.goes_wrong)
-    go(store, candidates=1, settings=settings, executor=workers)
-    assert go(store, small.quick, candidates=1, settings=settings).statuses["failed"] == 1
-    outcome = go(store, small.quick, candidates=1, settings=settings, retry_failed=True)
+    raises = functools.partial(small.goes_wrong, wrong="raise")
+    go(store, candidates=1, executor=processes(store, raises))
+    assert go(store, small.quick, candidates=1).statuses["failed"] == 1
+    outcome = go(store, small.quick, candidates=1, retry_failed=True)
     assert outcome.statuses == {"done": 4}
     assert outcome.best.score == pytest.approx(small.judge(store.records()).score)  # of all four
 
