@@ -138,7 +138,7 @@ def write(store: Store, path: Path) -> int:
         runs = [(records.get(run.key()), run) for run in planning.runs(candidate)]
         candidates[candidate] = [_packed(record, store) for record, _ in runs if record]
     ended = sum(map(len, candidates.values()))
-    if ended < planning.total:
+    if planning.total is not None and ended < planning.total:
         raise StudyError(
             f"study {store.name} has {ended} of {planning.total} runs; the same command continues"
         )

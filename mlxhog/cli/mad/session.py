@@ -266,23 +266,26 @@ def dry_run(
     study, here = planning.study, machine.here()
     records = () if store is None else store.records()
     parallel = how.resolve_parallel(study, here)
-    runs = min(planning.total, how.limit.runs or planning.total)
-    runs_left = max(0, runs - len(records))
-    seconds = None  # until the first run has ended
-    if records:
-        mean_s = sum(one.seconds for one in records) / len(records)
-        seconds = mean_s * runs_left / parallel
-        seconds = round(min(seconds, how.limit.seconds or seconds))
+    known = [number for number in (planning.total, how.limit.runs) if number is not None]
+    runs = min(known) if known else None
+    runs_left = None if runs is None else max(0, runs - len(records))
+    seconds = steps = None  # until the first run has ended
+    if runs_left is not None:
+        steps = planning.steps * runs_left // planning.runs_each
+        if records:
+            mean_s = sum(one.seconds for one in records) / len(records)
+            seconds = mean_s * runs_left / parallel
+            seconds = round(min(seconds, how.limit.seconds or seconds))
     facts: dict[str, Any] = {
         "study": name,
         "suite": study.suite,
         "candidates": planning.candidates,
         "unused": planning.unused,
-        "runs_each": planning.suite.runs * len(study.seeds),
+        "runs_each": planning.runs_each,
         "seeds": list(study.seeds),
         "runs": runs,
         "ended": len(records),
-        "steps": planning.steps * runs_left // (planning.suite.runs * len(study.seeds)),
+        "steps": steps,
         "parallel": parallel,
         "estimated_seconds": seconds,
     }
@@ -291,11 +294,14 @@ def dry_run(
         return 0
     each = f"each {facts['runs_each']} runs with seeds {', '.join(map(str, study.seeds))}"
     print(f"study        {name}: suite {study.suite}, width {planning.dim}, {study.workers}")
-    print(f"candidates   {planning.candidates:,}, {each}")
+    count = "more than can be listed" if facts["candidates"] is None else f"{facts['candidates']:,}"
+    print(f"candidates   {count}, {each}")
     if facts["unused"]:
         print(f"in none      {', '.join(facts['unused'])}: the budget leaves no room")
-    print(f"runs         at most {runs:,}, {len(records):,} have ended; {parallel} at once")
-    print(f"steps        at most {facts['steps']:,} ({format_count(facts['steps'])}) to go")
+    most = "no limit" if runs is None else f"at most {runs:,}"
+    print(f"runs         {most}, {len(records):,} have ended; {parallel} at once")
+    if steps is not None:
+        print(f"steps        at most {steps:,} ({format_count(steps)}) to go")
     if seconds is None:
         print("time         unknown until the first run has ended")
     else:

@@ -118,7 +118,9 @@ def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Candida
     """Runs of a list or a grid, or of the proposals of another sampler; without skipped runs."""
     skipped = sum(len(row.missing) for row in rows if row.status == "pruned")
     if not study.space or study.sampler == "grid":
-        return Planning(study).total - skipped
+        total = Planning(study).total
+        if total is not None:
+            return total - skipped
     proposed = {candidate for candidate, _ in store.proposals()}
     return len(proposed) * measured.runs * len(study.seeds) - skipped
 

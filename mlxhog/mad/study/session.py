@@ -57,11 +57,11 @@ class Planning:
     @property
     def first(self) -> str:
         """The first candidate."""
-        return canonical(self.listed[0] if self._space is None else self._space[0])
+        return canonical(self.listed[0] if self._space is None else self._space.first)
 
     @property
-    def candidates(self) -> int:
-        """Number of candidates."""
+    def candidates(self) -> int | None:
+        """Number of candidates; None for a large space with bounds."""
         return len(self.listed) if self._space is None else self._space.count
 
     @property
@@ -71,9 +71,14 @@ class Planning:
         return [canonical([layer]) for layer in layers]
 
     @property
-    def total(self) -> int:
-        """Runs of all candidates."""
-        return self.candidates * self.suite.runs * len(self.study.seeds)
+    def runs_each(self) -> int:
+        """Runs of a candidate."""
+        return self.suite.runs * len(self.study.seeds)
+
+    @property
+    def total(self) -> int | None:
+        """Runs of all candidates; None if these are not counted."""
+        return None if self.candidates is None else self.candidates * self.runs_each
 
     def sampler(self) -> CandidateSampler:
         """Return the sampler in its initial state.
