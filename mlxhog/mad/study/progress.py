@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Hashable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -75,45 +75,6 @@ class StudyProgress:
     def fraction(self) -> float | None:
         """Share of the planned runs that ended, in [0, 1]; None without a total."""
         return None if self.total is None else min(1.0, self.done / self.total if self.total else 1)
-
-
-class Eta:
-    """Mean seconds of the runs of each kind: of a setting, whose runs take about equal times."""
-
-    def __init__(self) -> None:
-        self._spent: dict[Hashable, list[float]] = {}
-
-    def ended(self, kind: Hashable, seconds: float) -> None:
-        """Record a run that ended."""
-        self._spent.setdefault(kind, []).append(seconds)
-
-    def seconds_left(
-        self,
-        waiting: Iterable[Hashable],
-        running: Iterable[tuple[Hashable, float]] = (),
-        *,
-        parallel: int = 1,
-    ) -> float | None:
-        """Return the seconds until all runs have ended; None before the first has.
-
-        Args:
-            waiting: kinds of the runs that have not begun. A kind without an ended run counts as
-                the mean of all runs.
-            running: kinds, and seconds since the begin.
-            parallel: runs at once.
-        """
-        every = [seconds for spent in self._spent.values() for seconds in spent]
-        if not every:
-            return None
-        mean = sum(every) / len(every)
-
-        def expected(kind: Hashable) -> float:
-            spent = self._spent.get(kind)
-            return sum(spent) / len(spent) if spent else mean
-
-        under_way = [max(0.0, expected(kind) - seconds) for kind, seconds in running]
-        work = sum(map(expected, waiting)) + sum(under_way)
-        return max([work / parallel, *under_way])
 
 
 def seconds_used(records: Iterable[StudyRecord]) -> float:

@@ -9,7 +9,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from statistics import fmean
 
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.interrupts import Interrupts
@@ -17,7 +17,7 @@ from mlxhog.mad.options import Limit
 from mlxhog.mad.run import Point, RunConfig, failed
 from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.search.samplers import CandidateSampler
-from mlxhog.mad.study.progress import ActiveRun, Best, Eta, StudyProgress, seconds_used
+from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress, seconds_used
 from mlxhog.mad.study.store import Store, StudyRecord
 from mlxhog.mad.study.workers import Event, Executor
 from mlxhog.models.mad.sequence import canonical, parse
@@ -137,7 +137,7 @@ class Scheduler:
         self._statuses: Counter[str] = Counter()
         self._troubles: tuple[StudyRecord, ...] = ()
         self._best: Best | None = None
-        self._eta = Eta()
+        self._seconds: list[float] = []  # of the runs that ended
         self._restore(retry_failed)
 
     # -- a session -------------------------------------------------------------------------------
@@ -278,7 +278,7 @@ class Scheduler:
     def _count(self, ended: StudyRecord) -> None:
         self._finished.add(ended.key)
         self._statuses[ended.status] += 1
-        self._eta.ended((ended.task, ended.label), ended.seconds)
+        self._seconds.append(ended.seconds)
         self._records.setdefault(ended.candidate, []).append(ended)
 
     # -- earlier sessions ------------------------------------------------------------------------
@@ -336,25 +336,16 @@ class Scheduler:
         return min(limits) if limits else None
 
     def _eta_s(self) -> float | None:
-        """Seconds to the end if the remaining runs take as long as those that ended."""
-        planned, under_way = self._planned(), len(self._active)
-        left_s = []
-        if planned is not None:
-            waiting = max(0, planned - len(self._finished) - under_way)
-            kinds: list[Kind | None] = [_kind(run) for run in islice(self._queue, waiting)]
-            kinds += [None] * (waiting - len(kinds))  # of candidates without a proposal
-            running = [(_kind(one.plan), one.seconds) for one in self._active.values()]
-            left_s.append(self._eta.seconds_left(kinds, running, parallel=max(1, under_way)))
+        """Seconds to the end if the remaining runs take as long as the mean of those that ended."""
+        planned, active = self._planned(), self._active.values()
+        estimates = []
+        if planned is not None and self._seconds:
+            mean_s = fmean(self._seconds)
+            left_s = [max(0.0, mean_s - run.seconds) for run in active]
+            waiting = max(0, planned - len(self._finished) - len(active))
+            work_s = mean_s * waiting + sum(left_s)
+            estimates.append(max([work_s / max(1, len(active)), *left_s]))
         if self._limit.seconds is not None:
             used = self._seconds_before + time.monotonic() - self._began_s
-            left_s.append(max(0.0, self._limit.seconds - used))
-        estimates = [seconds for seconds in left_s if seconds is not None]
-        return min(estimates) if estimates else None
-
-
-Kind = tuple[str, str]
-"""Task and setting: their runs take about equal times."""
-
-
-def _kind(run: RunConfig) -> Kind:
-    return run.task, run.label
+            estimates.append(max(0.0, self._limit.seconds - used))
+        return min(estimates, default=None)

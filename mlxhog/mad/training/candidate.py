@@ -16,8 +16,9 @@ import tempfile
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -374,15 +375,14 @@ TIMED_STEPS = 5
 MOST_TIMED_NS = 10_000_000_000
 
 
-@dataclass(frozen=True)
-class DurationEstimate:
+class Duration(NamedTuple):
     """Seconds of one step, and of a run with the most steps."""
 
     step_s: float
     total_s: float
 
 
-def estimate(plan: RunPlan) -> DurationEstimate | None:
+def estimate(plan: RunPlan) -> Duration | None:
     """Time a few steps; None for several workers, which would have to be started."""
     if len(plan.workers) > 1:
         return None
@@ -401,4 +401,4 @@ def estimate(plan: RunPlan) -> DurationEstimate | None:
         evaluation_s = (monotonic_ns() - began_ns) / 1e9
     every = interval(plan.asked.protocol, plan.per_epoch)
     total_s = plan.limit * step_s + -(-plan.limit // every) * evaluation_s
-    return DurationEstimate(step_s, total_s)
+    return Duration(step_s, total_s)

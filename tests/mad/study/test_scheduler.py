@@ -38,6 +38,7 @@ def test_every_run_of_every_candidate_is_recorded_once(tmp_path):
     assert {record.candidate for record in store.records()} == set(texts(3))
     assert lines(store.directory) == 12
     assert (reports[-1].done, reports[-1].total, reports[-1].running) == (12, 12, ())
+    assert reports[-1].eta_s == 0.0
     scores = {one: small.judge([r for r in store.records() if r.candidate == one]).score
               for one in texts(3)}  # fmt: skip
     assert outcome.best == reports[-1].best
