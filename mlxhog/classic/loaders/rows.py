@@ -354,16 +354,6 @@ def load_cifar10(train: Path, test: Path | None = None) -> tuple[DenseRows, Dens
     return rows, DenseRows(images, records[:, 0].astype(np.float32), "classes", CLASSES, centre)
 
 
-def read_cifar10(path: Path) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """Return the pixels of one file, (images, 3072) from 0 to 1, and the classes.
-
-    Raises:
-        DataError: see `load_cifar10`.
-    """
-    records = _records(path)
-    return _pixels(records), records[:, 0]
-
-
 def _pixels(records: NDArray[np.uint8]) -> NDArray[np.float32]:
     return records[:, 1:] * np.float32(1 / 255)
 
