@@ -21,7 +21,7 @@ from mlxhog.classic.generators import dblife_like
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.problems import create
 from mlxhog.classic.problems.cuts import GraphCuts
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 from mlxhog.theory.hypergraph import Hypergraph
 
 BUDGET = {"order": 20, "quick_s": 190, "full_s": 260}

@@ -18,8 +18,8 @@ class Epoch:
     Attributes:
         number: its number, from 1.
         lr: its step size gamma.
-        seconds: from the first worker's first example to the last worker's last one; includes the
-            averaging of copies, excludes evaluation and shuffling.
+        seconds: from the first worker's first example to the last worker's last one; with
+            cyclades also the search for components.
         native_s: seconds inside the native loops, summed over workers.
         examples: examples done in the epoch.
         measures: "objective" and the problem's other measures, after the epoch.
@@ -80,17 +80,14 @@ class ClassicResult:
         problem: its name.
         scheme: its name.
         write: "racy", "lossless" or "hot-cold"; "" if the scheme has one way to write.
-        handout: how work was assigned.
         workers: worker processes.
         status: "done", "diverged" or "interrupted".
-        start_s: seconds from spawning the workers until all have mapped the arena; counted in
-            `seconds` as well if workers are spawned for every epoch, else in no other number.
+        start_s: seconds from spawning the workers until all have mapped the arena; counted in no
+            other number.
         initial: measures before the first epoch.
         epochs: in order.
-        lost_updates: increments of the probe that were lost; see `session.py`.
+        lost_updates: increments of the probe that were lost; see `run.py`.
         probe_updates: increments of the probe; 0 if lost updates were not counted.
-        missed: examples that no worker did, because a worker died.
-        replaced: number of workers that died.
         advice: the step size to try if the run diverged, else "".
         params: copies of the parameters at the end, by name.
     """
@@ -98,7 +95,6 @@ class ClassicResult:
     problem: str
     scheme: str
     write: str
-    handout: str
     workers: int
     status: str
     start_s: float
@@ -106,8 +102,6 @@ class ClassicResult:
     epochs: tuple[Epoch, ...]
     lost_updates: int = 0
     probe_updates: int = 0
-    missed: int = 0
-    replaced: int = 0
     advice: str = ""
     params: Mapping[str, Float32] = field(default_factory=dict)
 
@@ -145,12 +139,9 @@ class ClassicResult:
         return {
             "status": self.status,
             "write": self.write,
-            "handout": self.handout,
             "start_s": self.start_s,
             "native_s": sum(epoch.native_s for epoch in self.epochs),
             "examples": self.examples,
-            "missed": self.missed,
-            "replaced": self.replaced,
             "measures": self.measures,
             "serial_measures": None if serial is None else serial.measures,
             "speedup": self.speedup(serial),
@@ -280,8 +271,6 @@ def explain(
         ]
     if result.probe_updates:
         sentences.append(_explain_lost_updates(result))
-    if result.missed:
-        sentences.append(f"{result.missed:,} examples were skipped, because workers died.")
     if result.workers > cores:
         sentences.append(
             f"{result.workers} workers share {cores} core{'s' * (cores > 1)}, so no speedup is "
@@ -312,8 +301,6 @@ def _explain_objective(result: ClassicResult, serial: ClassicResult) -> list[str
     why = {
         "sync": f": one step is the mean of {result.workers} gradients, so the run takes fewer "
         "steps; a larger --lr may compensate",
-        "avg_runs": ": each worker sees only its share, and the average of the copies is not the "
-        "result of one worker that sees all",
     }.get(result.scheme, f": with {result.workers} workers each step starts from older values")
     return [f"The objective is {apart:.1%} above serial's after equal epochs{why}."]
 

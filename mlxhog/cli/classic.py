@@ -79,17 +79,17 @@ def _list(*, as_json: bool) -> None:
     from mlxhog.classic.problems import PROBLEMS
 
     if as_json:
-        entries = [{"name": name, "about": entry.about} for name, entry in PROBLEMS.items()]
+        entries = [{"name": name, "about": about} for name, (about, _) in PROBLEMS.items()]
         print_json({"problems": entries})
         return
     width = max(map(len, PROBLEMS))
-    for name, entry in PROBLEMS.items():
-        print(f"{name:{width}}  {entry.about}")
+    for name, (about, _) in PROBLEMS.items():
+        print(f"{name:{width}}  {about}")
 
 
 def _solve(name: str, config: ClassicConfig, how: Any) -> int:
     from mlxhog.classic import problems
-    from mlxhog.classic.session import compare, train
+    from mlxhog.classic.run import compare, train
     from mlxhog.machine.interrupts import Interrupts
 
     load = os.getloadavg()[0]
@@ -227,4 +227,3 @@ def _progress_line(progress: ClassicProgress, seconds: float) -> str:
     if part > 0:
         parts.append(f"{format_duration((epochs - part) * seconds / part)} to go")
     return "  ".join(parts)
-

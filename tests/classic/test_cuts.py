@@ -14,7 +14,7 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Graph
 from mlxhog.classic.generators import abdomen_like, dblife_like
 from mlxhog.classic.problems.cuts import GraphCuts
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 from mlxhog.errors import ConfigError, DataError
 from tests.classic.pair_problems import cut_grid
 from tests.classic.pair_references import cut_epoch
@@ -69,7 +69,6 @@ def test_sequential_sgd_in_float64_repeats_the_recorded_trace():
         ("aig", "auto", 1),
         ("round_robin", "auto", 2),
         ("sync", "auto", 2),
-        ("avg_runs", "auto", 3),
     ],
 )
 def test_every_scheme_rounds_the_recorded_grid_to_its_maximum_flow(scheme, write, workers):

@@ -17,7 +17,7 @@ def test_every_problem_says_what_each_example_touches(name):
     problem = create(name, ClassicConfig(size=SIZES.get(name, 50)))
     graph = Hypergraph(*problem.supports())
     assert len(graph) == problem.n_examples
-    floats = sum(np.prod(block.shape) for block in problem.params().values())
+    floats = sum(block.size for block in problem.initial(0).values())
     assert graph.n <= floats
 
 

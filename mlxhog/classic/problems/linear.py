@@ -37,7 +37,6 @@ from mlxhog.classic.problem import (
     Kernel,
     Problem,
     ProblemMemory,
-    RowParam,
 )
 
 Float64 = NDArray[np.float64]
@@ -103,13 +102,9 @@ class SparseLinear:
         """Builds the native problem in a worker."""
         return partial(_build_sparse, loss=self.loss, active_rows=self.active_rows)
 
-    def params(self) -> Mapping[str, RowParam]:
-        """One vector x, in rows of one cache line; values past the last feature stay 0."""
-        return {"x": RowParam((-(-self.train.n_features // LANES), LANES))}
-
     def initial(self, seed: int) -> Mapping[str, Float32]:
-        """Zeros: the objective is convex."""
-        return {"x": np.zeros(self.params()["x"].shape, np.float32)}
+        """One vector x of zeros, in rows of one cache line; values past the last feature stay 0."""
+        return {"x": np.zeros((-(-self.train.n_features // LANES), LANES), np.float32)}
 
     def data(self) -> Mapping[str, NDArray[Any]]:
         """The rows, and 2 lam / d_u of each feature if lam is not 0."""
@@ -207,14 +202,11 @@ class DenseLinear:
         """Builds the native problem in a worker."""
         return partial(_build_dense, loss=self.loss, classes=self.n_models)
 
-    def params(self) -> Mapping[str, RowParam]:
-        """Whole rows for the w of each class; values past the last feature stay 0."""
-        width = min(-(-self.train.n_features // LANES) * LANES, STRIPE)
-        return {"x": RowParam((self.n_models * -(-self.train.n_features // width), width))}
-
     def initial(self, seed: int) -> Mapping[str, Float32]:
-        """Zeros: the objective is convex."""
-        return {"x": np.zeros(self.params()["x"].shape, np.float32)}
+        """Zeros, whole rows for the w of each class; values past the last feature stay 0."""
+        width = min(-(-self.train.n_features // LANES) * LANES, STRIPE)
+        rows = self.n_models * -(-self.train.n_features // width)
+        return {"x": np.zeros((rows, width), np.float32)}
 
     def data(self) -> Mapping[str, NDArray[Any]]:
         """The rows, and 2 lam / |E| of each feature if lam is not 0."""
@@ -240,7 +232,7 @@ class DenseLinear:
 
     def supports(self) -> tuple[Int64, Int32, int]:
         """Every example touches all coordinates; these are rows of x if a row is `STRIPE` wide."""
-        rows, width = self.params()["x"].shape
+        rows, width = self.initial(0)["x"].shape
         n, touched = self.train.n_rows, rows if width == STRIPE else self.train.n_features
         indices = np.tile(np.arange(touched, dtype=np.int32), n)
         return np.arange(n + 1, dtype=np.int64) * touched, indices, touched
@@ -311,7 +303,6 @@ def _sparse_text(name: str, config: ClassicConfig) -> Problem:
 
 
 def _generated_text(config: ClassicConfig) -> tuple[SparseRows, SparseRows, str]:
-    config.refuse_file_options("test_data", "labels")
     rows = rcv1_like(config.size or TEXT_ROWS, seed=config.seed)
     n_test = max(1, rows.n_rows // 5)
     order = np.arange(rows.n_rows)
@@ -319,7 +310,6 @@ def _generated_text(config: ClassicConfig) -> tuple[SparseRows, SparseRows, str]
 
 
 def _text_from_file(loss: Loss, config: ClassicConfig) -> tuple[SparseRows, SparseRows, str]:
-    config.refuse_size()
     train, test = load_svmlight(
         Path(str(config.data)),
         None if config.test_data is None else Path(config.test_data),
@@ -349,7 +339,6 @@ def _synthetic_svm(name: str, config: ClassicConfig) -> Problem:
     Raises:
         ConfigError: --data names a file.
     """
-    config.refuse_data(name, "svm reads svmlight files")
     train, test = svm100(config.size or SYNTHETIC_ROWS, seed=config.seed)
     return SparseLinear(
         name=name,
@@ -379,11 +368,9 @@ def _image_svm(name: str, config: ClassicConfig) -> Problem:
         DataError: a file is missing or malformed.
     """
     if config.data is None:
-        config.refuse_file_options("test_data")
         train, test = cifar_dense(config.size or IMAGE_ROWS, seed=config.seed)
         source = "generated like CIFAR-10"
     else:
-        config.refuse_size()
         test_path = None if config.test_data is None else Path(config.test_data)
         train, test = load_cifar10(Path(config.data), test_path)
         source = config.data
@@ -429,7 +416,6 @@ def _linear_regression(name: str, config: ClassicConfig) -> Problem:
     Raises:
         ConfigError: --data names a file.
     """
-    config.refuse_data(name, "least-squares reads svmlight files")
     train = linreg5(config.size or REGRESSION_ROWS, seed=config.seed)
     return LinearRegression(
         name=name,
