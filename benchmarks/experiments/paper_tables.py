@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from experiment.classic import Arm, Runs, ends, interleaved, seconds, seconds_to, summary
 from experiment.figures import Figure, inks, label_lines, new_panel
+from experiment.generated import dblife_like
 from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run, say
 from experiment.searches import is_recorded, recorded, search, write_recorded
 from harness.claims import Claim, Twin
@@ -17,7 +18,6 @@ from harness.estimates import Mean, Ratio
 from harness.machine import cores
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.generators import dblife_like
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.problems import create
 from mlxhog.classic.problems.cuts import GraphCuts

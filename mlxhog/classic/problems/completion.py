@@ -22,7 +22,7 @@ from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Ratings
 from mlxhog.classic.generators import DRAWS, netflix_like
-from mlxhog.classic.loaders.pairs import load_ratings, parse_rating_range
+from mlxhog.classic.loaders import load_ratings, parse_rating_range
 from mlxhog.classic.problem import (
     Defaults,
     Float32,

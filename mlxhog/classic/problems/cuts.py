@@ -23,7 +23,7 @@ from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Graph
 from mlxhog.classic.generators import abdomen_like
-from mlxhog.classic.loaders.pairs import load_graph
+from mlxhog.classic.loaders import load_graph
 from mlxhog.classic.problem import (
     Defaults,
     Float32,
