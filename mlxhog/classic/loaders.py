@@ -39,7 +39,7 @@ from mlxhog.errors import ConfigError, DataError, EnvironmentLacks
 HELD_OUT_SHARE = 0.2
 BLOCK_BYTES = 1 << 20
 FLOAT32_MAX = float(np.finfo(np.float32).max)
-_PACKED = (".gz", ".bz2")
+_OPENERS: Mapping[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
 
 Data = TypeVar("Data", DenseRows, SparseRows)
 Columns = tuple[NDArray[Any], ...]
@@ -119,7 +119,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     """Yield the whole lines of a file block by block, with the number of the first one."""
     line, rest = 1, b""
     try:
-        with {".gz": gzip.open, ".bz2": bz2.open}.get(path.suffix, open)(path, "rb") as file:
+        with _OPENERS.get(path.suffix, open)(path, "rb") as file:
             while piece := file.read(BLOCK_BYTES):
                 if line == 1 and not rest:
                     piece = piece.removeprefix(b"\xef\xbb\xbf")  # byte order mark
@@ -136,7 +136,7 @@ def _blocks(path: Path) -> Iterator[tuple[int, bytes]]:
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
     if rest:
-        packed = path.suffix in _PACKED
+        packed = path.suffix in _OPENERS
         plain = shlex.quote(str(path.with_suffix("") if packed else path))
         raise DataError(
             f"{path}:{line}: the last line has no line end, so the file may be truncated; if it is "
@@ -522,7 +522,7 @@ def _records(path: Path) -> NDArray[np.uint8]:
         content = np.fromfile(path, dtype=np.uint8)
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror or error}") from error
-    if path.suffix in (*_PACKED, ".tgz", ".tar", ".zip"):
+    if path.suffix in (*_OPENERS, ".tgz", ".tar", ".zip"):
         raise DataError(f"{path} is compressed; unpack it and name the .bin file or its folder")
     whole, rest = divmod(len(content), PIXELS + 1)
     if rest or not whole:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags
@@ -119,7 +119,7 @@ def _print(
     load: float,
     how: Any,
 ) -> None:
-    from mlxhog.classic.result import explain, sections
+    from mlxhog.classic.result import sections, warnings
     from mlxhog.machine import machine
 
     if result.status == "interrupted" and not how.quiet:
@@ -131,10 +131,8 @@ def _print(
         return
     if how.quiet:
         return
-    remarks: Sequence[str] = ()
-    if result.status != "diverged":
-        remarks = explain(result, serial, load, machine.here().cores)
-    parts = sections(problem.about, result, serial, remarks, everything=how.all)
+    notes = [] if result.status == "diverged" else warnings(result, load, machine.here().cores)
+    parts = sections(problem.about, result, serial, notes, everything=how.all)
     print_sections(parts)
 
 
