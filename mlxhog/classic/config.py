@@ -16,7 +16,9 @@ Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730, section 6.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from mlxhog.config.options import option, to_flag
@@ -30,188 +32,145 @@ TEXT = ("svm", "logistic", "least-squares")
 LINEAR = (*TEXT, "linear-regression", "image-svm", "synthetic-svm")
 COMPLETION, CUTS = "matrix-completion", "graph-cuts"
 
+Facts = Mapping[str, str | tuple[str, ...]]
 _ONLY = "mlxhog.classic.only"
 _ITS_OWN = "the problem's"  # shown as the default of an option that is None
 
 
-def _only(field: Any, **facts: tuple[str, ...] | str) -> Any:
-    """An option that exists only in runs with these facts; see `check`."""
-    return dataclasses.field(default=field.default, metadata={**field.metadata, _ONLY: facts})
+def _option(
+    group: str,
+    default: object,
+    help: str,
+    only: Mapping[str, str | tuple[str, ...]] = {},
+    **how: Any,
+) -> Any:
+    """An option that exists in runs with some facts only; see `check`."""
+    field = option(default, help, group=group, **how)
+    return dataclasses.field(default=default, metadata={**field.metadata, _ONLY: only})
+
+
+_problem, _scheme, _steps = (partial(_option, group) for group in ("problem", "scheme", "steps"))
 
 
 @dataclass(frozen=True, kw_only=True)
 class ClassicConfig:
     """One run of a classic problem. None stands for the problem's default."""
 
-    data: str | None = _only(
-        option(
-            None, "file of real data, in the problem's format", group="problem", none="generated"
-        ),
-        problem=(*TEXT, "image-svm", COMPLETION, CUTS),
+    data: str | None = _problem(
+        None,
+        "file of real data, in the problem's format",
+        {"problem": (*TEXT, "image-svm", COMPLETION, CUTS)},
+        none="generated",
     )
-    test_data: str | None = _only(
-        option(
-            None,
-            "file of test data in the same format; the default is to hold out a part of --data",
-            group="problem",
-        ),
-        problem=(*TEXT, "image-svm", COMPLETION),
-        data=FILE,
+    test_data: str | None = _problem(
+        None,
+        "file of test data in the same format; the default is to hold out a part of --data",
+        {"problem": (*TEXT, "image-svm", COMPLETION), "data": FILE},
     )
-    labels: str | None = _only(
-        option(
-            None,
-            "new label for each label in the files, such as 0=-1,1=+1",
-            group="problem",
-            none="unchanged",
-        ),
-        problem=TEXT,
-        data=FILE,
+    labels: str | None = _problem(
+        None,
+        "new label for each label in the files, such as 0=-1,1=+1",
+        {"problem": TEXT, "data": FILE},
+        none="unchanged",
     )
-    terminals: str | None = _only(
-        option(
-            None,
-            "known labels of a graph's vertices, such as 0=0,33=1, or a file of VERTEX LABEL lines",
-            group="problem",
-        ),
-        problem=CUTS,
-        data=FILE,
+    terminals: str | None = _problem(
+        None,
+        "known labels of a graph's vertices, such as 0=0,33=1, or a file of VERTEX LABEL lines",
+        {"problem": CUTS, "data": FILE},
     )
-    rating_range: str = _only(
-        option("1,5", "lowest and highest legal rating", group="problem"),
-        problem=COMPLETION,
-        data=FILE,
+    rating_range: str = _problem(
+        "1,5", "lowest and highest legal rating", {"problem": COMPLETION, "data": FILE}
     )
-    size: int | None = _only(
-        option(
-            None,
-            "size of generated data: examples, ratings, or the side of a grid",
-            group="problem",
-            low=2,
-            none=_ITS_OWN,
-        ),
-        data=GENERATED,
+    size: int | None = _problem(
+        None,
+        "size of generated data: examples, ratings, or the side of a grid",
+        {"data": GENERATED},
+        low=2,
+        none=_ITS_OWN,
     )
-    lam: float | None = _only(
-        option(None, "L2 weight lambda of linear models", group="problem", low=0, none=_ITS_OWN),
-        problem=LINEAR,
+    lam: float | None = _problem(
+        None, "L2 weight lambda of linear models", {"problem": LINEAR}, low=0, none=_ITS_OWN
     )
-    mu: float | None = _only(
-        option(None, "L2 weight mu of matrix completion", group="problem", low=0, none=_ITS_OWN),
-        problem=COMPLETION,
+    mu: float | None = _problem(
+        None, "L2 weight mu of matrix completion", {"problem": COMPLETION}, low=0, none=_ITS_OWN
     )
-    rank: int | None = _only(
-        option(
-            None,
-            "columns of the factors in matrix completion",
-            group="problem",
-            low=1,
-            none=_ITS_OWN,
-        ),
-        problem=COMPLETION,
+    rank: int | None = _problem(
+        None,
+        "columns of the factors in matrix completion",
+        {"problem": COMPLETION},
+        low=1,
+        none=_ITS_OWN,
     )
-    max_norm: float | None = _only(
-        option(
-            None,
-            "limit on the norm of a factor's row in matrix completion; longer rows are scaled down "
-            "after each step",
-            group="problem",
-            above=0,
-            none="no limit",
-        ),
-        problem=COMPLETION,
+    max_norm: float | None = _problem(
+        None,
+        "limit on the norm of a factor's row in matrix completion; longer rows are scaled down "
+        "after each step",
+        {"problem": COMPLETION},
+        above=0,
+        none="no limit",
     )
-    active_rows: bool = _only(
-        option(
-            False,
-            "apply weight decay only in examples that violate their margin, in proportion (svm)",
-            group="problem",
-        ),
-        problem="svm",
+    active_rows: bool = _problem(
+        False,
+        "apply weight decay only in examples that violate their margin, in proportion (svm)",
+        {"problem": "svm"},
     )
-    seed: int = option(
-        0,
-        "seed of the data, the initial values and the order of examples",
-        group="problem",
-        low=0,
-        high=2**32 - 1,
+    seed: int = _problem(
+        0, "seed of the data, the initial values and the order of examples", low=0, high=2**32 - 1
     )
-    workers: int | None = option(
-        None, "worker processes; auto is one per core", group="scheme", low=1, high=256, none="auto"
+    workers: int | None = _scheme(
+        None, "worker processes; auto is one per core", low=1, high=256, none="auto"
     )
-    scheme: str = option(
-        "hogwild", "how workers share the parameters", group="scheme", choices=SCHEMES
+    scheme: str = _scheme("hogwild", "how workers share the parameters", choices=SCHEMES)
+    write: str = _scheme(
+        "auto",
+        "how hogwild adds: racy may lose increments, lossless loses none, hot-cold keeps the most "
+        "frequent coordinates private between merges; auto is the problem's recommendation",
+        {"scheme": "hogwild"},
+        choices=WRITES,
     )
-    write: str = _only(
-        option(
-            "auto",
-            "how hogwild adds: racy may lose increments, lossless loses none, hot-cold keeps the "
-            "most frequent coordinates private between merges; auto is the problem's "
-            "recommendation",
-            group="scheme",
-            choices=WRITES,
-        ),
-        scheme="hogwild",
+    component_batch: int | None = _scheme(
+        None,
+        "cyclades: examples per conflict search; auto tries several sizes",
+        {"scheme": "cyclades"},
+        low=1,
+        none="auto",
     )
-    component_batch: int | None = _only(
-        option(
-            None,
-            "cyclades: examples per conflict search; auto tries several sizes",
-            group="scheme",
-            low=1,
-            none="auto",
-        ),
-        scheme="cyclades",
+    hot: int = _scheme(
+        8192, "hot-cold: most frequent coordinates kept private", {"write": "hot-cold"}, low=1
     )
-    hot: int = _only(
-        option(8192, "hot-cold: most frequent coordinates kept private", group="scheme", low=1),
-        write="hot-cold",
+    period: int = _scheme(
+        256, "hot-cold: examples between two merges", {"write": "hot-cold"}, low=1
     )
-    period: int = _only(
-        option(256, "hot-cold: examples between two merges", group="scheme", low=1),
-        write="hot-cold",
+    epochs: int | None = _steps(
+        None, "passes over the examples", low=1, high=100_000, none=_ITS_OWN
     )
-    epochs: int | None = option(
-        None, "passes over the examples", group="steps", low=1, high=100_000, none=_ITS_OWN
-    )
-    lr: float | None = option(
-        None, "step size of the first epoch", group="steps", above=0, none=_ITS_OWN
-    )
-    schedule: str = option(
+    lr: float | None = _steps(None, "step size of the first epoch", above=0, none=_ITS_OWN)
+    schedule: str = _steps(
         "geometric",
         "step size over the run: geometric multiplies it by beta after every epoch, backoff after "
         "stages that grow by 1/beta, and inverse is 1/k",
-        group="steps",
         choices=("geometric", *FALLING),
     )
-    beta: float | None = _only(
-        option(
-            None,
-            "factor on the step size after every epoch, or after every stage of backoff (0.37)",
-            group="steps",
-            above=0,
-            high=1,
-            none=_ITS_OWN,
-        ),
-        schedule=("geometric", "backoff"),
+    beta: float | None = _steps(
+        None,
+        "factor on the step size after every epoch, or after every stage of backoff (0.37)",
+        {"schedule": ("geometric", "backoff")},
+        above=0,
+        high=1,
+        none=_ITS_OWN,
     )
-    backoff_epochs: int = _only(
-        option(
-            1,
-            "backoff: epochs with the first step size; inverse: epochs until the step size is "
-            "halved",
-            group="steps",
-            low=1,
-        ),
-        schedule=FALLING,
+    backoff_epochs: int = _steps(
+        1,
+        "backoff: epochs with the first step size; inverse: epochs until the step size is halved",
+        {"schedule": FALLING},
+        low=1,
     )
-    batch_size: int | None = option(
-        None, "examples whose mean gradient is one step", group="steps", low=1, none=_ITS_OWN
+    batch_size: int | None = _steps(
+        None, "examples whose mean gradient is one step", low=1, none=_ITS_OWN
     )
-    sampling: str = option(
+    sampling: str = _steps(
         "shuffle",
         "a fresh shuffle per epoch, or draws with replacement",
-        group="steps",
         choices=("shuffle", "replacement"),
     )
 

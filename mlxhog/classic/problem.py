@@ -43,18 +43,12 @@ class NativeProblem(Protocol):
     def run(self, scheme: _native.ClassicScheme, order: Int32, gamma: float, batch: int = 1) -> int:
         """Take a step for each `batch` examples of `order`; returns the examples done.
 
-        The number is smaller than `len(order)` only if the stop word was set. Releases the GIL.
-
-        Concurrency: the promise of the scheme.
+        They are fewer only if the stop word was set. Concurrency: the promise of the scheme.
         """
 
 
 Kernel = Callable[[ProblemMemory], NativeProblem]
-"""Builds the native problem over the arena's memory; sent to every worker.
-
-It may keep the arrays. A module-level function, or a `functools.partial` of one, is picklable and
-small.
-"""
+"""Builds the native problem over the arena's memory; picklable and small: workers get it."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +80,7 @@ class Problem(Protocol):
 
     @property
     def about(self) -> str:
-        """A short description of the data with their sizes, for the first line of a run."""
+        """A short description of the data with their sizes."""
 
     @property
     def n_examples(self) -> int:
@@ -107,14 +101,7 @@ class Problem(Protocol):
         """The training data by name; copied into the arena once."""
 
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
-        """Objective and errors in float64, "objective" first; they may be NaN or infinite.
-
-        Args:
-            params: by name, float32 in the shape of `initial`.
-
-        Returns:
-            "objective", then the problem's further measures, such as "train_error" or "test_error".
-        """
+        """The objective, then measures such as "test_error", in float64; they may be NaN."""
 
     def supports(self) -> tuple[Int64, Int32, int]:
         """The hypergraph: (indptr, indices, n); example e touches indices[indptr[e]:indptr[e+1]].
