@@ -153,7 +153,7 @@ class WorkerArgs:
     core: int | None
     kind: str
     batch: int
-    options: Mapping[str, int]
+    options: Mapping[str, Any]
 
 
 def main(pipe: Connection, args: WorkerArgs) -> None:

@@ -233,12 +233,12 @@ _NO_SHRINK = np.empty(0, np.float32)
 
 
 def _build_sparse(memory: ProblemMemory, **options: Any) -> _native.LinearProblem:
-    arrays = {"shrink": _NO_SHRINK, **memory.data}
+    arrays: dict[str, Any] = {"shrink": _NO_SHRINK, **memory.data}
     return _native.LinearProblem(memory.params["x"], **arrays, **options)
 
 
 def _build_dense(memory: ProblemMemory, **options: Any) -> _native.DenseLinearProblem:
-    arrays = {"shrink": _NO_SHRINK, **memory.data}
+    arrays: dict[str, Any] = {"shrink": _NO_SHRINK, **memory.data}
     return _native.DenseLinearProblem(memory.params["x"], **arrays, **options)
 
 
