@@ -79,7 +79,7 @@ def _read(
 
     Args:
         path: the file.
-        parse: turns whole lines into arrays of equal length, or raises ValueError.
+        parse: turns whole lines into arrays, or raises ValueError.
         line_form: description of a line.
         heading: whether a first line without a digit is skipped.
 
@@ -210,7 +210,7 @@ def load_svmlight(
     if labels is not None and label_kind == "signs" and not {*labels.values()} <= {-1.0, 1.0}:
         raise ConfigError(f"--labels maps to {sorted({*labels.values()})}; wanted -1 and +1")
     parse = partial(_parse_svmlight, labels=labels, signs=label_kind == "signs")
-    files = [_read_rows(path, parse) for path in (train, test) if path is not None]
+    files = [_read(path, parse, _ROW_FORM, heading=False) for path in (train, test) if path]
     base = min(1, *(int(features.min()) for _, _, features, _ in files))
     n_features = max(int(features.max()) for _, _, features, _ in files) + 1 - base
     needed, available = n_features * BYTES_PER_FEATURE, available_bytes()
@@ -232,19 +232,6 @@ def load_svmlight(
         for row_labels, lengths, features, values in files
     ]
     return rows[0], rows[1] if test is not None else None
-
-
-def _read_rows(path: Path, parse: Callable[[bytes], Columns]) -> Columns:
-    """Labels and lengths by row, features and values by entry."""
-    entries: list[Columns] = []
-
-    def rows(text: bytes) -> Columns:
-        labels, lengths, *pairs = parse(text)
-        entries.append(tuple(pairs))
-        return labels, lengths
-
-    labels, lengths = _read(path, rows, _ROW_FORM, heading=False)
-    return labels, lengths, *(np.concatenate(column) for column in zip(*entries, strict=True))
 
 
 def _parse_svmlight(text: bytes, labels: Mapping[float, float] | None, signs: bool) -> Columns:
@@ -272,16 +259,15 @@ def _parse_svmlight(text: bytes, labels: Mapping[float, float] | None, signs: bo
         ~(np.abs(values) <= FLOAT32_MAX),
         lambda at: f"feature {features[at]:g} has value {values[at]:g}; wanted a finite float32",
     )
-    found = numbers[at_label]
-    _refuse(~np.isfinite(found), lambda row: f"label {found[row]:g}; wanted a finite number")
-    new = found
-    if labels is not None:
-        new = np.array([labels.get(label, np.nan) for label in found.tolist()])
-    way_out = "add this label to --labels"
+    old = numbers[at_label]
+    _refuse(~np.isfinite(old), lambda row: f"label {old[row]:g}; wanted a finite number")
     if labels is None:
-        way_out = "wanted -1 or +1. Map the labels, such as --labels 0=-1,1=+1"
+        new, way_out = old, "wanted -1 or +1. Map the labels, such as --labels 0=-1,1=+1"
+    else:
+        new = np.array([labels.get(label, np.nan) for label in old.tolist()])
+        way_out = "add this label to --labels"
     illegal = np.abs(new) != 1 if signs else np.isnan(new)
-    _refuse(illegal, lambda row: f"label {found[row]:g}; {way_out}")
+    _refuse(illegal, lambda row: f"label {old[row]:g}; {way_out}")
     return new, lengths, features.astype(np.int32), values.astype(np.float32)
 
 

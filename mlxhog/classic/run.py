@@ -21,7 +21,6 @@ is not timed.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,8 +34,8 @@ from mlxhog.classic.problem import Int32, Int64, Problem, check_finite
 from mlxhog.classic.result import ClassicProgress, ClassicResult, Epoch
 from mlxhog.classic.worker import (
     ORDER,
+    Loop,
     Share,
-    WorkerArgs,
     Workers,
     data_views,
     param_views,
@@ -254,7 +253,13 @@ class _Run:
         self.epochs: list[Epoch] = []
         self.probe_every = self._probe_every()
         self.lost_updates = self.probe_updates = 0
-        self.workers = Workers(arena, plan.workers, self._worker_args(shapes), self._show)
+        options = {
+            "hot": min(plan.config.hot, sum(values.size for values in self.params.values())),
+            "period": plan.config.period,
+            "probe_every": self.probe_every or 1,
+        }
+        loop = Loop(plan.kind, plan.batch, options)
+        self.workers = Workers(arena, plan.workers, problem.kernel, shapes, loop, self._show)
         self.conflict_free: ConflictFree | None = None
         if plan.scheme == "cyclades" and plan.workers > 1:
             self.conflict_free = ConflictFree(
@@ -349,27 +354,6 @@ class _Run:
         self.lost_updates = self.probe_updates - int(probe[0])
         for name, values in before.items():
             self.params[name][:] = values
-
-    def _worker_args(self, shapes: Shapes) -> Callable[[int], WorkerArgs]:
-        plan, config = self.plan, self.plan.config
-        coordinates = sum(values.size for values in self.params.values())
-        cores: list[int] = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
-        options = {
-            "hot": min(config.hot, coordinates),
-            "period": config.period,
-            "probe_every": self.probe_every or 1,
-        }
-        return lambda rank: WorkerArgs(
-            handle=self.arena.handle(),
-            rank=rank,
-            workers=plan.workers,
-            kernel=self.problem.kernel,
-            shapes=shapes,
-            core=cores[rank] if len(cores) >= plan.workers else None,
-            kind=plan.kind,
-            batch=plan.batch,
-            options=options,
-        )
 
     def _show(self, done: int) -> None:
         self.observer(replace(self.progress, done=done - self.n * len(self.epochs)))

@@ -111,6 +111,21 @@ def _touch_pages(arrays: Iterable[NDArray[Any]]) -> None:
 
 
 @dataclass(frozen=True)
+class Loop:
+    """The native loop of all workers of a run.
+
+    Attributes:
+        kind: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or "sync".
+        batch: examples in a step.
+        options: options of the native scheme.
+    """
+
+    kind: str
+    batch: int
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Share:
     """The part of a round that one worker does.
 
@@ -129,71 +144,53 @@ class Share:
     begin_ns: int = 0
 
 
-@dataclass(frozen=True)
-class WorkerArgs:
-    """The arguments of a spawned worker; picklable, and small even if the data are large.
-
-    Attributes:
-        handle: handle of the arena.
-        rank: 0 .. workers - 1; its slot in the worker table is rank + 1.
-        workers: number of workers.
-        kernel: builds the native problem.
-        shapes: shapes of the data, by name.
-        core: the core that it is pinned to; None lets the system choose.
-        kind: the native loop, such as "racy".
-        batch: examples in a step.
-        options: options of the native scheme.
-    """
-
-    handle: ArenaHandle
-    rank: int
-    workers: int
-    kernel: Kernel
-    shapes: Mapping[str, tuple[int, ...]]
-    core: int | None
-    kind: str
-    batch: int
-    options: Mapping[str, Any]
-
-
-def main(pipe: Connection, args: WorkerArgs) -> None:
+def main(pipe: Connection, *job: Any) -> None:
     """Entry point of the spawned process; an error that ends it is sent through the pipe."""
     try:
-        _work(pipe, args)
+        _work(pipe, *job)
     except FAULTS as fault:
         pipe.send(in_one_line(fault))
         end_by(fault)
 
 
-def _work(pipe: Connection, args: WorkerArgs) -> None:
-    if args.core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {args.core})
-    arena = Arena.from_handle(args.handle)
-    memory, order = problem_memory(arena, args.shapes), arena.segment(ORDER)
+def _work(
+    pipe: Connection,
+    handle: ArenaHandle,
+    rank: int,
+    workers: int,
+    core: int | None,
+    kernel: Kernel,
+    shapes: Mapping[str, tuple[int, ...]],
+    loop: Loop,
+) -> None:
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    arena = Arena.from_handle(handle)
+    memory, order = problem_memory(arena, shapes), arena.segment(ORDER)
     _touch_pages([*memory.params.values(), *memory.data.values(), order])
-    problem = args.kernel(memory)
+    problem = kernel(memory)
     plain, probing = (
         _native.ClassicScheme(
-            args.kind,
+            loop.kind,
             arena.segment(WORDS),
-            None if args.kind == "private" else arena.locks(args.rank + 1),
+            None if loop.kind == "private" else arena.locks(rank + 1),
             0,  # with several parameters, the problem adds the first lock word of each
-            args.rank,
-            args.workers,
+            rank,
+            workers,
             probe=probe,
-            **args.options,
+            **loop.options,
         )
         for probe in (None, arena.probe[:1])
     )
-    arena.workers.entry(args.rank + 1).state = State.RUNNING
+    arena.workers.entry(rank + 1).state = State.RUNNING
     pipe.send((0, 0))
     while (share := pipe.recv()) is not None:
         while (begin_ns := monotonic_ns()) < share.begin_ns:
             pass
         examples = order[share.start : share.start + share.count]
-        problem.run(probing if share.probe else plain, examples, share.gamma, args.batch)
+        problem.run(probing if share.probe else plain, examples, share.gamma, loop.batch)
         pipe.send((begin_ns, monotonic_ns()))
-    arena.workers.entry(args.rank + 1).state = State.FINISHED
+    arena.workers.entry(rank + 1).state = State.FINISHED
 
 
 # -- all workers -----------------------------------------------------------------------------------
@@ -227,19 +224,23 @@ class Workers:
         self,
         arena: Arena,
         count: int,
-        make_args: Callable[[int], WorkerArgs],
+        kernel: Kernel,
+        shapes: Mapping[str, tuple[int, ...]],
+        loop: Loop,
         show: Callable[[int], None],
     ) -> None:
         """Prepare everything; nothing is spawned yet.
 
         Args:
             arena: an arena planned by `plan_layout`, filled.
-            count: number of workers.
-            make_args: arguments of the worker with a given rank.
+            count: number of workers; each is pinned to a core of its own if there are enough.
+            kernel: builds the native problem.
+            shapes: shapes of the data, by name.
+            loop: the native loop.
             show: called many times a second with the number of examples done so far.
         """
-        self._arena, self._count = arena, count
-        self._make_args, self._show = make_args, show
+        self._arena, self._count, self._show = arena, count, show
+        self._job = kernel, shapes, loop
         self._board = _native.ClassicBoard(arena.segment(WORDS), count)
         self._pool = WorkerPool()
         self._base = sum(map(self._board.examples, range(count)))  # of an earlier run in this arena
@@ -252,10 +253,17 @@ class Workers:
         """
         began_ns = monotonic_ns()
         self._board.reset()
+        cores: list[int] = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
         for rank in range(self._count):
             self._pool[rank + 1] = WorkerProcess(
                 main,
-                (self._make_args(rank),),
+                (
+                    self._arena.handle(),
+                    rank,
+                    self._count,
+                    cores[rank] if len(cores) >= self._count else None,
+                    *self._job,
+                ),
                 name=f"mlxhog-classic-{rank}",
                 threads=1,
                 pipe=True,
