@@ -21,8 +21,7 @@ from mlxhog import cli
 from mlxhog.arena import Arena, event_log
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint.run import Run
-from mlxhog.classic.loaders.pairs import load_graph, load_ratings
-from mlxhog.classic.loaders.rows import load_cifar10, load_svmlight
+from mlxhog.classic.loaders import load_cifar10, load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve

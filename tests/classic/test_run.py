@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 
-from mlxhog.classic.config import ClassicConfig, claim_size
-from mlxhog.classic.dispatcher import epoch_order, split_range
-from mlxhog.classic.problem import ProblemMemory
+from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.result import ClassicResult
-from mlxhog.classic.session import (
+from mlxhog.classic.run import (
     LEAST_PROBE_UPDATES,
-    average_copies,
     compare,
+    epoch_order,
     probe_interval,
+    split_range,
     step_sizes,
     train,
 )
-from tests.classic.native import alone
-from tests.classic.small import build, hinge
+from tests.classic.small import hinge
 from tests.tolerances import CLASSIC_NEAR_SERIAL
 
 PROBLEM = hinge()
@@ -35,13 +31,8 @@ SCHEMES = [
     {"scheme": "aig"},
     {"scheme": "round_robin"},
     {"scheme": "sync"},
-    {"scheme": "avg_runs"},
-    {"scheme": "avg_runs", "average": "end"},
 ]
 TURN = 8  # examples; a turn for each would make these tests some of the system's scheduler
-QUEUES = [
-    options for options in SCHEMES if options.get("scheme") not in ("round_robin", "sync")
-]  # turns are dealt in advance
 
 
 @pytest.fixture(scope="module")
@@ -58,57 +49,21 @@ def test_one_worker_of_any_scheme_is_serial_bit_for_bit(serial, options):
     assert same(train(PROBLEM, ClassicConfig(workers=1, **options)), serial)
 
 
-@pytest.mark.parametrize("options", QUEUES, ids=str)
-def test_one_worker_at_the_queue_is_serial_bit_for_bit(serial, options):
-    assert same(train(PROBLEM, ClassicConfig(workers=1, handout="queue", **options)), serial)
-
-
-@pytest.mark.parametrize("options", [SCHEMES[2], SCHEMES[4]], ids=str)
-def test_one_worker_spawned_for_every_epoch_is_serial_bit_for_bit(serial, options):
-    assert same(train(PROBLEM, ClassicConfig(workers=1, handout="epoch", **options)), serial)
-
-
 @pytest.mark.parametrize("batch", [2, 7])
 def test_one_worker_is_serial_bit_for_bit_with_mini_batches(batch):
     reference = train(PROBLEM, ClassicConfig(scheme="serial", batch_size=batch))
-    for options in ({"scheme": "sync"}, {"write": "racy", "handout": "queue"}):
+    for options in ({"scheme": "sync"}, {"write": "racy"}):
         result = train(PROBLEM, ClassicConfig(workers=1, batch_size=batch, **options))
         assert same(result, reference)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("scheme", "handout"), [("round_robin", "once"), ("sync", "epoch"), ("avg_runs", "once")]
-)
-def test_three_workers_repeat_themselves_bit_for_bit(scheme, handout):
+@pytest.mark.parametrize("scheme", ["round_robin", "sync"])
+def test_three_workers_repeat_themselves_bit_for_bit(scheme):
     config = ClassicConfig(workers=3, scheme=scheme, epochs=2, batch_size=TURN)
-    first, again = train(PROBLEM, config), train(PROBLEM, replace(config, handout=handout))
+    first, again = train(PROBLEM, config), train(PROBLEM, config)
     assert same(first, again)
     assert first.objective == again.objective
-
-
-def runs_averaged(workers: int, epochs: int, *, at_end: bool) -> np.ndarray:
-    """Serial SGD on each worker's share and copy, one after another, and the mean of the copies."""
-    mean = PROBLEM.initial(0)["x"]
-    copies = [mean.copy() for _ in range(workers)]
-    natives = [build(ProblemMemory({"x": copy}, PROBLEM.data(), {"x": 0})) for copy in copies]
-    for epoch in range(epochs):
-        order = epoch_order(PROBLEM.n_examples, 0, epoch + 1, "shuffle")
-        gamma = PROBLEM.defaults.lr * PROBLEM.defaults.beta**epoch
-        shares = split_range(0, PROBLEM.n_examples, workers)
-        for copy, native, (start, count) in zip(copies, natives, shares, strict=True):
-            if not at_end:
-                np.copyto(copy, mean)
-            native.run(alone("private"), order[start : start + count], gamma)
-        mean = np.mean(copies, axis=0, dtype=np.float64).astype(np.float32)
-    return mean
-
-
-@pytest.mark.parametrize("average", ["epoch", "end"])
-def test_averaged_runs_are_serial_sgd_on_disjoint_shares_averaged_when_they_are_to_be(average):
-    config = ClassicConfig(workers=3, scheme="avg_runs", average=average, epochs=3)
-    expected = runs_averaged(3, 3, at_end=average == "end")
-    np.testing.assert_array_equal(train(PROBLEM, config).params["x"], expected)
 
 
 def near(result: ClassicResult, reference: ClassicResult) -> bool:
@@ -125,18 +80,10 @@ def test_three_workers_come_near_to_serial(options):
     assert near(*compare(PROBLEM, ClassicConfig(workers=3, epochs=12, **options)))
 
 
-@pytest.mark.parametrize("scheme", ["sync", "avg_runs"])
-def test_a_mean_of_two_workers_comes_near_to_serial_with_twice_its_step(scheme):
-    config = ClassicConfig(workers=2, scheme=scheme, epochs=20, lr=0.2, batch_size=TURN)
+def test_a_mean_of_two_workers_comes_near_to_serial_with_twice_its_step():
+    config = ClassicConfig(workers=2, scheme="sync", epochs=20, lr=0.2, batch_size=TURN)
     serial = ClassicConfig(scheme="serial", epochs=20, lr=0.1, batch_size=TURN)
     assert near(train(PROBLEM, config), train(PROBLEM, serial))
-
-
-@pytest.mark.parametrize("handout", ["once", "epoch", "queue"])
-def test_every_epoch_does_every_example(handout):
-    result = train(PROBLEM, ClassicConfig(workers=2, handout=handout, epochs=2))
-    assert [epoch.examples for epoch in result.epochs] == [PROBLEM.n_examples] * 2
-    assert result.missed == 0
 
 
 def test_the_step_size_falls_by_beta_after_every_epoch():
@@ -190,9 +137,8 @@ def test_the_probe_of_a_sparse_problem_is_raised_often_enough_to_count():
     assert probe_interval(pairs) == 4
 
 
-@pytest.mark.parametrize("options", [{"scheme": "serial"}, {"scheme": "avg_runs", "workers": 2}])
-def test_where_nobody_shares_parameters_there_is_nothing_to_lose(options):
-    result = train(PROBLEM, ClassicConfig(epochs=1, **options))
+def test_one_worker_alone_has_nothing_to_lose():
+    result = train(PROBLEM, ClassicConfig(epochs=1, scheme="serial"))
     assert (result.lost_updates, result.probe_updates) == (0, 0)
 
 
@@ -202,21 +148,16 @@ def test_the_probe_leaves_the_parameters_as_they_are():
     assert PROBLEM.measures(result.params) == result.measures
 
 
-def test_spawning_for_every_epoch_is_part_of_the_epochs():
-    result = train(PROBLEM, ClassicConfig(workers=1, handout="epoch", epochs=2))
-    assert result.seconds > result.start_s > 0
-
-
-# -- orders, shares and means ----------------------------------------------------------------------
+# -- orders and shares -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("count", "parts"), [(10, 3), (9, 3), (3, 3), (7, 1), (2, 5)])
 def test_shares_are_contiguous_and_nearly_equal(count, parts):
-    shares = split_range(100, count, parts)
+    shares = split_range(count, parts)
     sizes = [size for _, size in shares]
     assert sum(sizes) == count
     assert max(sizes) - min(sizes) <= 1
-    assert [start for start, _ in shares] == [100 + sum(sizes[:k]) for k in range(parts)]
+    assert [start for start, _ in shares] == [sum(sizes[:k]) for k in range(parts)]
 
 
 def test_a_shuffle_has_every_example_once_and_differs_between_epochs():
@@ -234,11 +175,6 @@ def test_draws_with_replacement_leave_a_share_of_one_over_e_out():
     assert abs(left_out - np.exp(-1)) < 0.02  # three standard deviations are .0092
 
 
-@pytest.mark.parametrize(("batch", "claim"), [(1, 256), (2, 256), (125, 250), (300, 300)])
-def test_a_claim_is_whole_mini_batches(batch, claim):
-    assert claim_size(batch) == claim
-
-
 @pytest.mark.parametrize(
     ("options", "expected"),
     [
@@ -253,12 +189,3 @@ def test_a_claim_is_whole_mini_batches(batch, claim):
 def test_step_sizes_of_epochs_follow_the_schedule(options, expected):
     step_size = step_sizes(ClassicConfig(**options), lr=1.0, beta=0.8)
     assert [step_size(epoch) for epoch in range(1, 1 + len(expected))] == pytest.approx(expected)
-
-
-def test_the_mean_of_copies_is_rounded_once():
-    copies = [{"x": np.float32([[value]])} for value in (1.0, 1e-8, 2.0)]
-    shared = {"x": np.zeros((1, 1), np.float32)}
-    average_copies(shared, copies)
-    assert shared["x"][0, 0] == np.float32((1.0 + np.float64(np.float32(1e-8)) + 2.0) / 3)
-    average_copies(shared, copies[1:2])
-    assert shared["x"][0, 0] == np.float32(1e-8)
