@@ -54,7 +54,7 @@ ARMS: dict[str, tuple[dict[str, Any], Scheme]] = {
     "avg_runs": ({}, OuterLoop(None)),
     "local_sgd": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
     "fedprox": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
-    "scaffold": ({"average_every": PERIOD}, OuterLoop(PERIOD, corrected=True)),
+    "scaffold": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
     "diloco": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
 }
 """Options of a run, whose strategy is the name where they name none, and its scheme."""

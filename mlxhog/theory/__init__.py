@@ -3,7 +3,6 @@
     hypergraph  Omega, Delta, rho and conflict of a whole data set, exactly
     supports    the same quantities from sampled gradients, with intervals
     bounds      the theorems' bounds, and whether they apply
-    local_steps number of local steps between two averages
 
 `analysis/` puts them together for a real model (`mlxhog analyze`). `simulator/` predicts speed and
 staleness of strategies (`mlxhog simulate`); `advisor/` recommends one (`mlxhog advise`).

@@ -110,8 +110,7 @@ def _scheme(strategy: StrategyChoice, barrier_s: float) -> schemes.Scheme:
         case RoundRobin():
             return schemes.RoundRobin()
         case Averaged():
-            corrected = isinstance(strategy, Scaffold)
-            return schemes.OuterLoop(strategy.local_steps, round_s=barrier_s, corrected=corrected)
+            return schemes.OuterLoop(strategy.local_steps, round_s=barrier_s)
     return schemes.Hogwild()
 
 

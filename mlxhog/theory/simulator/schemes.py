@@ -264,10 +264,7 @@ class Sync(Scheme):
                 if self.by_speed:
                     total = sum(speeds[r] for r in state.alive)
                     share = len(state.alive) * speeds[rank] / total
-                gradient = worker.compute(unless=gathered)
-                yield Phase(
-                    share * gradient.seconds, gradient.moved_bytes, gradient.on_core, gathered
-                )
+                yield worker.compute(share, gathered)
                 if not gathered():
                     yield worker.copy()
                     done.append(rank)
@@ -298,7 +295,6 @@ class OuterLoop(Scheme):
         replicas: their number; None for one per worker.
         round_s: seconds for a merge, beyond the copies that each worker makes.
         name: of the strategy, where it is another one.
-        corrected: whether local steps are corrected for different data, as in SCAFFOLD.
 
     Source: Stich 2019, arXiv:1805.09767; Douillard et al. 2023, arXiv:2311.08105.
     """
@@ -308,7 +304,6 @@ class OuterLoop(Scheme):
     replicas: int | None = None
     round_s: float = 0.0
     name: str = "local_sgd"
-    corrected: bool = False
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return the behaviour of each worker.
@@ -327,7 +322,7 @@ class OuterLoop(Scheme):
         barrier, merged = Barrier(state), [0]
         steps, versions = [0] * count, [0] * count  # of each replica: begun, ended
         if state.learner is not None:
-            state.learner.replicate(count, corrected=self.corrected)
+            state.learner.replicate(count)
 
         def behaviour(worker: WorkerContext) -> Behaviour:
             own = worker.rank % count
