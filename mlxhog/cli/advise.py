@@ -56,7 +56,7 @@ def run(arguments: list[str]) -> int:
     # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.report.views import PartLine
     from mlxhog.theory.advisor.advise import advise_on
-    from mlxhog.theory.analysis.target import find_target
+    from mlxhog.theory.target import find_target
 
     checked = resolve(TrainConfig, [training])
     target = find_target(parsed.other.subject, training, Path(checked.out))

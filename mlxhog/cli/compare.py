@@ -16,7 +16,6 @@ from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import option, options
 from mlxhog.config.sources import Assignment, read_stored
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import expanded
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
@@ -197,30 +196,25 @@ def find_side(
 
 
 def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
-    """Return the title of a subject, and its options."""
+    """Return the title of a subject, and its options; of a run those, and not its weights."""
     from mlxhog.checkpoint import run as runs
     from mlxhog.errors import RunError
     from mlxhog.models.registry import architectures
-    from mlxhog.theory.analysis.target import is_settings, not_found
+    from mlxhog.theory.target import not_found, options_of
 
-    path = expanded(subject)
-    shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else subject
-    if shipped in architectures():
-        return shipped, [Assignment("model", shipped, shipped)]
-    if path.is_file():
-        if is_settings(path):
-            return path.stem, runs.read_options(path)
-        return path.stem, [Assignment("model", subject, subject)]
+    known = options_of(subject)
+    if known is not None:
+        return known
     try:
         run = runs.find(subject, root)
     except RunError as error:
         raise not_found(subject, root, error) from error
     values = read_stored(run.config_path)
-    others = [one for one in values if one.name != "model"]
-    models = [one for one in values if one.name == "model"]
-    if [one.value for one in models if one.value in architectures()] or not run.model.is_dir():
-        return run.name, [*others, *models]
-    return run.name, [*others, Assignment("model", str(run.model), str(run.config_path))]
+    named = [one.value for one in values if one.name == "model"]
+    if run.model.is_dir() and not set(named) & set(architectures()):
+        values = [one for one in values if one.name != "model"]
+        values.append(Assignment("model", str(run.model), str(run.config_path)))
+    return run.name, values
 
 
 def terms_of(config: CompareConfig, sides: Sequence[Side]) -> Terms:

@@ -12,21 +12,21 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from mlxhog.checkpoint.creation import default_name
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.contradictions import choosing
 from mlxhog.config.options import options
 from mlxhog.config.sources import flat_options, flat_spelt
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.files import plain_json
-from mlxhog.files.quantities import Interval, format_duration
+from mlxhog.files.quantities import format_duration
 from mlxhog.models import families
+from mlxhog.theory.short_runs import settings_for
 from mlxhog.training.plan import Plan, make_plan
 
 WORST_BITS = 8.0
@@ -234,21 +234,14 @@ class Comparison:
 
     def settings(self, side: Side, number: int, folder: Path) -> TrainConfig:
         """The options of a side's run in a pair, counted from 1."""
-        never = Interval()
-        budget: dict[str, Any] = {
-            spec.name: spec.default for spec in options(TrainConfig).values() if spec.group in ENDS
-        }
-        budget |= {unit: getattr(self.terms, unit) for unit in ("time", "tokens", "steps")}
-        return replace(
+        budget = {unit: getattr(self.terms, unit) for unit in ("time", "tokens", "steps")}
+        return settings_for(
             side.config,
+            folder / "runs",
+            f"pair-{number:02}-{side.letter}",
             **budget,
             seed=(self.terms.seed + number - 1) % 2**32,
-            **choosing(TrainConfig, eval_every="off"),
-            sample_every=never,
-            save_every=never,
             keep_last=1,
-            out=str(folder / "runs"),
-            name=f"pair-{number:02}-{side.letter}",
         )
 
     def identity(self) -> dict[str, Any]:

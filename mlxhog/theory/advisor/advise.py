@@ -6,7 +6,7 @@ import math
 import textwrap
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlxhog.config.strategies import Hogwild
@@ -19,8 +19,8 @@ from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.measuring import SLICES, Trial, measured_profile, try_both
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import PredictedArm, Recommendation, recommend
-from mlxhog.theory.analysis.target import Target
 from mlxhog.theory.simulator.links import Link
+from mlxhog.theory.target import Target
 
 PROFILE_PARTS, TRIAL_PARTS = 4, 2 * SLICES + 1
 """Three short runs and the gradients; the turns of both arms and their evaluation."""
@@ -84,7 +84,7 @@ class StrategyAdvice:
             "otherwise": choice.otherwise,
             "expected": [one.to_json() for one in choice.expected],
             "profile": self.profile.to_json(),
-            "trial": None if self.trial is None else self.trial.to_json(),
+            "trial": None if self.trial is None else asdict(self.trial),
             "untold": self.untold,
             "seconds": self.seconds,
         }

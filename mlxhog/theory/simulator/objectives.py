@@ -210,7 +210,8 @@ class Learner:
     def mean_gradient(self, ranks: Sequence[int]) -> Float64:
         """Return the mean gradient of some workers, each at the parameters it read, (d,)."""
         grads = [self.objective.gradient(self._read[rank], self._rng, rank) for rank in ranks]
-        return np.mean(grads, axis=0)
+        mean: Float64 = np.mean(grads, axis=0)
+        return mean
 
     def replicate(self, replicas: int) -> None:
         """Make replicas of the parameters, numbered from 1."""

@@ -20,9 +20,10 @@ from mlxhog.config.strategy import StrategyChoice, strategy_name
 from mlxhog.errors import DataError, Diverged
 from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.theory.advisor import measuring, rules
-from mlxhog.theory.advisor.measuring import PLAIN, TIE_BITS, decide
+from mlxhog.theory.advisor.measuring import TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import RULES, Recommendation, arms, recommend
+from mlxhog.theory.short_runs import PLAIN
 from mlxhog.theory.simulator.links import Link
 from mlxhog.theory.simulator.times import ComputeTime, times_of
 from mlxhog.theory.simulator.workers import Worker
@@ -141,7 +142,7 @@ def test_profiles_that_cannot_be_are_refused() -> None:
         profile([EVEN], p_conf=2)
     with pytest.raises(DataError, match="0 workers"):
         Profile(workers=[], alone=Worker(name="w", compute=EVEN), sync_s=0.0)
-    assert len({rule.name for rule in RULES}) == len(RULES)
+    assert len({rule.topic for rule in RULES}) == len(RULES)
 
 
 def test_a_gradient_may_be_as_late_as_its_variance_over_the_square_of_the_mean() -> None:
@@ -174,7 +175,7 @@ def test_an_arm_that_diverges_loses_the_trial_and_is_trained_no_further(
         status, checkpoint = ("diverged", None) if lost else ("done", "step-1")
         return SimpleNamespace(status=status, checkpoint=checkpoint, steps=7, seconds=2.0, run=None)
 
-    monkeypatch.setattr(measuring, "_train", train)
+    monkeypatch.setattr(measuring, "train", train)
     monkeypatch.setattr(measuring, "Child", nullcontext)
     monkeypatch.setattr(measuring, "_bits_per_byte", lambda *_: np.full(3, 2.5))
     known = arms(profile([EVEN] * 2))
@@ -236,8 +237,7 @@ def test_a_short_run_is_done_again_for_longer_until_every_worker_has_some_steps(
 ) -> None:
     steps, seconds = [(40, 1), (90, 7), (400, 30)], list[float]()
 
-    def train(settings: TrainConfig, tell: Any, *, whole_time: bool) -> Any:
-        assert whole_time  # what the start takes does not count
+    def train(settings: TrainConfig, tell: Any) -> Any:
         assert settings.time is not None
         seconds.append(settings.time)
         return SimpleNamespace(run="run", steps=sum(steps[0]), seconds=2.0, workers=(1, 2))
@@ -245,11 +245,11 @@ def test_a_short_run_is_done_again_for_longer_until_every_worker_has_some_steps(
     def read_times(run: Any) -> list[dict[str, int]]:
         return [{"steps": n} for n in steps.pop(0)]
 
-    monkeypatch.setattr(measuring, "_train", train)
+    monkeypatch.setattr(measuring, "train", train)
     monkeypatch.setattr(measuring.Run, "read_times", read_times)
     monkeypatch.setattr(measuring, "worker_of", lambda one: one["steps"])
-    short = measuring.run_shortly(
+    costs, rounds_per_s = measuring.run_shortly(
         TrainConfig(optimizer="adamw"), seconds=2.0, tell=lambda step: None, strategy="hogwild"
     )
     assert seconds == [2.0, 8.0, 32.0]
-    assert (short.workers, short.rounds_per_s) == ([400, 30], 215.0)
+    assert (costs, rounds_per_s) == ([400, 30], 215.0)
