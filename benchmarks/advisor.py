@@ -40,7 +40,7 @@ from mlxhog.theory.advisor.rules import (
     arms,
     recommend,
 )
-from mlxhog.theory.simulator import descend
+from mlxhog.theory.simulator import Simulation
 from mlxhog.theory.simulator.objectives import SHARED, Float64, Learner, Quadratic
 from mlxhog.theory.simulator.times import ComputeTime, times_of
 from mlxhog.theory.simulator.workers import Worker
@@ -253,7 +253,8 @@ def seconds_to_target(scenario: Scenario, arm: Arm, seeds: Sequence[int]) -> flo
                 objective, lr=rate, seed=seed, target=target, every=max(1, len(workers) // together)
             )
             most = MOST_GRADIENTS // together
-            descend(workers, arm.scheme, learner, updates=most, seconds=3 * best, seed=seed)
+            machine = Simulation(workers, arm.scheme, seed=seed, learner=learner)
+            machine.run_until(most, 3 * best)
             times.append(learner.reached[0] if learner.reached else math.inf)
         best = min(best, fmean(times))
         if fmean(times) > 1.5 * best:

@@ -25,8 +25,8 @@ from training.recording import QUIET_OPTIONS, model_file
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint.run import Run
 from mlxhog.theory.simulator import simulate
-from mlxhog.theory.simulator.gates import SSP
 from mlxhog.theory.simulator.schemes import (
+    SSP,
     Hogwild,
     Locked,
     OuterLoop,

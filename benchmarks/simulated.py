@@ -10,8 +10,9 @@ by order statistics, E[max] = 1 + 2 H_n; 003's "seven times" is the same without
 from __future__ import annotations
 
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -19,10 +20,15 @@ from harness.claims import Findings, flags, measured
 from harness.machine import smallest
 
 from mlxhog.theory.simulator import Deadlock, Event, Simulation, simulate
-from mlxhog.theory.simulator.gates import SSP, VersionBound, at_once, gated
-from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, Scheme, Sync
+from mlxhog.theory.simulator.schemes import SSP, Hogwild, OuterLoop, Scheme, Sync
 from mlxhog.theory.simulator.times import times_of
-from mlxhog.theory.simulator.workers import Condition, Start, Worker, WorkerContext
+from mlxhog.theory.simulator.workers import (
+    Behaviour,
+    Condition,
+    Start,
+    Worker,
+    WorkerContext,
+)
 
 STEPS = 12  # of each worker in a random schedule
 TAIL = times_of("exponential", 1.0, 2.0)  # 1 + Exp(0.5)
@@ -123,6 +129,77 @@ def straggler_figure(findings: Findings) -> None:
         error = abs(slowest / expected - 1)
         findings.at_most(f"order statistics at n = {n}, error", error, 0.03, timing=False)
     findings.results["stragglers"] = rows
+
+
+Gate = Callable[[WorkerContext], Condition]
+
+
+def gated(
+    workers: Sequence[WorkerContext], may_read: Gate, may_write: Gate, reads: dict[int, int]
+) -> list[Start]:
+    """Lock-free steps that wait before the read and before the write.
+
+    Args:
+        workers: of the simulation.
+        may_read: the condition of a worker before it reads.
+        may_write: the condition before it writes.
+        reads: filled with the version that each worker with a gradient in flight has read.
+    """
+
+    def behaviour(worker: WorkerContext) -> Behaviour:
+        before_read, before_write = may_read(worker), may_write(worker)
+        reads.pop(worker.rank, None)  # its read before it died
+        for _ in worker.steps():
+            yield before_read
+            reads[worker.rank] = worker.look()
+            yield worker.exchange()
+            yield worker.read()
+            yield worker.compute()
+            yield worker.add()
+            yield before_write
+            worker.apply(reads.pop(worker.rank))
+
+    return [partial(behaviour, worker) for worker in workers]
+
+
+def at_once(worker: WorkerContext) -> Condition:
+    """No gate."""
+    return lambda: True
+
+
+@dataclass(frozen=True)
+class VersionBound(Scheme):
+    """No update is more than `most` updates old when it is added.
+
+    At most `most` + 1 gradients are in flight. A worker may write if all others in flight can still
+    write in time, oldest first: v + 1 + j - r_j <= most for the j-th oldest read r_j.
+
+    Attributes:
+        most: largest staleness.
+    """
+
+    strategy: ClassVar[str] = "version_bound"
+    most: int
+
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
+        """Return the behaviour of each worker."""
+        reads: dict[int, int] = {}
+
+        def may_read(worker: WorkerContext) -> Condition:
+            alive = worker.state.alive
+            return lambda: sum(rank in alive for rank in reads) <= self.most
+
+        def may_write(worker: WorkerContext) -> Condition:
+            state, rank = worker.state, worker.rank
+
+            def holds() -> bool:
+                others = sorted(reads[one] for one in reads if one != rank and one in state.alive)
+                ahead = (state.version + 1 + j - read for j, read in enumerate(others))
+                return max(state.version - reads[rank], *ahead, 0) <= self.most
+
+            return holds
+
+        return gated(workers, may_read, may_write, reads)
 
 
 @dataclass(frozen=True)

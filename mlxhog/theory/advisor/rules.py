@@ -14,7 +14,7 @@ from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.rules import Rule, holding
-from mlxhog.theory.simulator import Prediction, gates, schemes, simulate
+from mlxhog.theory.simulator import Prediction, schemes, simulate
 from mlxhog.training.choose_strategy import MARGIN, lock_free_pays
 
 # -- arms: strategies of train, each with its scheme in the simulator ------------------------------
@@ -105,7 +105,7 @@ def _scheme(strategy: StrategyChoice, barrier_s: float) -> schemes.Scheme:
         case Sync():
             return schemes.Sync(round_s=barrier_s, by_speed=strategy == BY_SPEED)
         case SSP():
-            return gates.SSP(strategy.slack)
+            return schemes.SSP(strategy.slack)
         case AsyncPS():
             return schemes.ParameterServer()
         case RoundRobin():

@@ -6,7 +6,6 @@ prediction, and it holds its inputs.
     times       times of gradients
     workers     costs of a worker's step, and the state that workers share
     schemes     when they read, how they write and when they meet
-    gates       schemes that bound staleness by waiting
     objectives  small problems that simulated updates solve
     machine     the clock: shared cores, deaths and joins
     links       links between machines, and rounds of a cluster
@@ -15,7 +14,6 @@ prediction, and it holds its inputs.
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,13 +23,11 @@ import numpy as np
 
 from mlxhog.errors import DataError
 from mlxhog.theory.simulator.machine import Deadlock, Event, Simulation
-from mlxhog.theory.simulator.objectives import Learner
 from mlxhog.theory.simulator.schemes import Scheme
 from mlxhog.theory.simulator.workers import Worker
 
 __all__ = [
-    "Deadlock", "Event", "Prediction", "Simulation", "Staleness", "descend", "of_histogram",
-    "simulate",
+    "Deadlock", "Event", "Prediction", "Simulation", "Staleness", "of_histogram", "simulate",
 ]  # fmt: skip
 
 # -- the prediction --------------------------------------------------------------------------------
@@ -126,7 +122,7 @@ def simulate(
 
     Args:
         workers: at least one.
-        scheme: one of `mlxhog.theory.simulator.schemes` or `gates`.
+        scheme: one of `mlxhog.theory.simulator.schemes`.
         updates: to simulate after the warm-up; fewer if all workers finish before.
         warm_up: updates left out at the start; None is a tenth of `updates`.
         cores: of the CPU, shared by its workers; None for enough of them.
@@ -185,34 +181,3 @@ def simulate(
             for rank, worker in enumerate(workers)
         ),
     )
-
-
-def descend(
-    workers: Sequence[Worker],
-    scheme: Scheme,
-    learner: Learner,
-    *,
-    updates: int,
-    seconds: float = math.inf,
-    cores: int | None = None,
-    seed: int = 0,
-    events: Sequence[Event] = (),
-) -> Simulation:
-    """Train a toy problem until its target or a number of updates is reached.
-
-    Args:
-        workers: at least one.
-        scheme: how they train together.
-        learner: the problem and its step size; its `course` and `reached` are the result.
-        updates: at most.
-        seconds: simulated, at most.
-        cores: that they share; None has one for each.
-        seed: of the compute times.
-        events: deaths and joins.
-
-    Raises:
-        DataError, ConfigError, Deadlock: as `simulate`.
-    """
-    machine = Simulation(workers, scheme, cores=cores, seed=seed, events=events, learner=learner)
-    machine.run_until(updates, seconds)
-    return machine

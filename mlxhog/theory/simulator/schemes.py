@@ -1,7 +1,6 @@
 """Schemes for the simulator: when workers read, how they write and when they meet.
 
-No worker waits for one that has died or finished. Rules that bound staleness by waiting are in
-`gates.py`.
+No worker waits for one that has died or finished.
 """
 
 from __future__ import annotations
@@ -209,6 +208,54 @@ class RoundRobin(Scheme):
                 yield worker.add()
                 worker.apply(read)
                 last[0] = worker.rank
+
+        return [partial(behaviour, worker) for worker in workers]
+
+
+@dataclass(frozen=True)
+class SSP(Scheme):
+    """Stale synchronous parallel: no worker begins more than `slack` steps ahead of the slowest.
+
+    Bounds clocks, not updates: staleness is at most (P - 1)(2 slack + 1). The slowest worker never
+    waits, so no worker waits for ever.
+
+    Attributes:
+        slack: s; 0 is a barrier every step.
+
+    Source: Ho et al. 2013, More Effective Distributed ML via a Stale Synchronous Parallel Server.
+    """
+
+    strategy: ClassVar[str] = "ssp"
+    slack: int = 2
+
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
+        """Return the behaviour of each worker.
+
+        Raises:
+            ConfigError: the slack is negative.
+        """
+        if self.slack < 0:
+            raise ConfigError(f"a slack of {self.slack}: wanted 0 or more")
+
+        def near(worker: WorkerContext) -> Condition:
+            clocks, rank = worker.state.clocks, worker.rank
+
+            def holds() -> bool:
+                slowest = min(clocks.get(other, 0) for other in worker.state.alive)
+                return clocks.get(rank, 0) - slowest <= self.slack
+
+            return holds
+
+        def behaviour(worker: WorkerContext) -> Behaviour:
+            may_read = near(worker)
+            for _ in worker.steps():
+                yield may_read
+                read = worker.look()
+                yield worker.exchange()
+                yield worker.read()
+                yield worker.compute()
+                yield worker.add()
+                worker.apply(read)
 
         return [partial(behaviour, worker) for worker in workers]
 

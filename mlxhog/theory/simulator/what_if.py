@@ -13,11 +13,11 @@ from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.errors import ConfigError, DataError, did_you_mean
 from mlxhog.files.quantities import format_bytes, parse_duration_s
 from mlxhog.report.table import Section
-from mlxhog.theory.simulator import Event, Prediction, descend, simulate, times
-from mlxhog.theory.simulator.gates import SSP, VersionBound
+from mlxhog.theory.simulator import Event, Prediction, Simulation, simulate, times
 from mlxhog.theory.simulator.links import FLOAT_BYTES, FORM, ClusterRounds, Link, sent_bytes
 from mlxhog.theory.simulator.objectives import Learner, Objective, Quadratic, SparseLogistic
 from mlxhog.theory.simulator.schemes import (
+    SSP,
     Hogwild,
     Locked,
     OuterLoop,
@@ -70,7 +70,6 @@ class SimulateConfig:
     )
     slack: int = option(2, "steps that ssp lets a worker run ahead", low=0)
     backup_workers: int = option(1, "workers that rounds of sync_backup do not wait for", low=0)
-    max_staleness: int = option(4, "bound of version_bound", low=0)
     cores: int | None = option(
         None, "of the machine, shared by the workers; auto is one for each", low=1, none="auto"
     )
@@ -141,7 +140,6 @@ SCHEMES: Mapping[str, Callable[[SimulateConfig], Scheme]] = {
     "locked": lambda c: Locked(),
     "async_ps": lambda c: ParameterServer(),
     "ssp": lambda c: SSP(c.slack),
-    "version_bound": lambda c: VersionBound(c.max_staleness),
     "round_robin": lambda c: RoundRobin(c.sync_time),
     "sync": lambda c: Sync(round_s=c.round_s),
     "sync_speed": lambda c: Sync(round_s=c.round_s, by_speed=True),
@@ -464,15 +462,15 @@ def best_time(
     first, seconds = objective.excess(objective.start()), math.inf
     for rate in RATES:
         learner = Learner(objective, lr=rate, seed=config.seed, target=TARGET * first)
-        machine = descend(
+        machine = Simulation(
             workers,
             scheme,
-            learner,
-            updates=config.updates,
             cores=config.cores,
             seed=config.seed,
             events=events,
+            learner=learner,
         )
+        machine.run_until(config.updates)
         if learner.reached is not None:
             seconds = min(seconds, learner.reached[0])
         if seconds < machine.state.now / 4:

@@ -6,8 +6,8 @@ import pytest
 
 from mlxhog.errors import DataError
 from mlxhog.theory.simulator import Event, simulate
-from mlxhog.theory.simulator.gates import SSP
 from mlxhog.theory.simulator.schemes import (
+    SSP,
     Hogwild,
     Locked,
     OuterLoop,

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.theory.simulator import descend, simulate
+from mlxhog.theory.simulator import Simulation, simulate
 from mlxhog.theory.simulator.links import ClusterRounds, Link, sent_bytes
 from mlxhog.theory.simulator.objectives import Learner, Quadratic
 from mlxhog.theory.simulator.schemes import OuterLoop, Scheme
@@ -30,7 +30,7 @@ def workers_of(*steps_s: float) -> list[Worker]:
 
 def learned(scheme: Scheme, workers: list[Worker], updates: int, **outer: float) -> Learner:
     learner = Learner(BOWL, lr=0.1, **outer)  # type: ignore[arg-type]
-    descend(workers, scheme, learner, updates=updates)
+    Simulation(workers, scheme, learner=learner).run_until(updates)
     return learner
 
 

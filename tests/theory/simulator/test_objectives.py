@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog.errors import DataError
-from mlxhog.theory.simulator import descend
+from mlxhog.theory.simulator import Simulation
 from mlxhog.theory.simulator.machine import Event
 from mlxhog.theory.simulator.objectives import Learner, Objective, Quadratic, SparseLogistic
 from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, RoundRobin, Scheme, Sync
@@ -24,7 +24,7 @@ SPARSE = SparseLogistic(examples=300, features=40, nonzeros=3)
 def learned(scheme: Scheme, workers: int, updates: int, **options: float) -> Learner:
     learner = Learner(BOWL, lr=0.1, **options)  # type: ignore[arg-type]
     those = [Worker(name="w", compute=times_of("constant", 1.0))] * workers
-    descend(those, scheme, learner, updates=updates)
+    Simulation(those, scheme, learner=learner).run_until(updates)
     return learner
 
 
@@ -72,12 +72,8 @@ def test_gradients_are_unbiased(objective: Objective) -> None:
 def test_the_minimum_of_the_logistic_problem_is_one_and_sgd_gets_near_it() -> None:
     assert SPARSE.excess(SPARSE.start()) > 0.05
     learner = Learner(SPARSE, lr=0.2, target=0.05 * SPARSE.excess(SPARSE.start()), every=20)
-    descend(
-        [Worker(name="w", compute=times_of("constant", 1.0))] * 2,
-        Hogwild(),
-        learner,
-        updates=20_000,
-    )
+    two = [Worker(name="w", compute=times_of("constant", 1.0))] * 2
+    Simulation(two, Hogwild(), learner=learner).run_until(20_000)
     assert learner.reached is not None
     assert min(excess for _, _, excess in learner.course) > 0
 
