@@ -14,12 +14,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 
-from mlxhog import backends
-from mlxhog.arena.child import Child, Failed, Lane
-from mlxhog.checkpoint import formats
+from mlxhog.arena.child import Child, Failed
 from mlxhog.checkpoint import run as runs
 from mlxhog.data import heldout
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.files import durable, plain_json
 from mlxhog.files.durable import disk_errors
@@ -29,9 +26,9 @@ from mlxhog.report.views import TellStep
 from mlxhog.theory import paired_test
 from mlxhog.theory.paired_test import PairedResult
 from mlxhog.theory.pairs import WORST_BITS, Comparison, Pair, Side, TrainedRun
+from mlxhog.theory.short_runs import score
 from mlxhog.training import trainer
 
-ROWS = 16
 SCORING_S = 3600.0
 UNEQUAL = 0.02  # part of the training time; a larger difference within a pair gives a warning
 
@@ -259,7 +256,7 @@ def _score(child: Child, comparison: Comparison, letter: str, result: Result) ->
         return WORST_BITS
     plan = comparison.plans[letter]
     try:
-        bits: float = child.call(
+        nats, n_bytes = child.call(
             SCORING_S,
             score,
             comparison.plans["a"].workers[0].backend,
@@ -270,34 +267,5 @@ def _score(child: Child, comparison: Comparison, letter: str, result: Result) ->
         )
     except Failed as failure:
         raise WorkerFailed(f"{result.run} cannot be scored: {failure}") from failure
+    bits = heldout.bits_per_byte(float(nats.sum()), int(n_bytes.sum()))
     return bits if math.isfinite(bits) else WORST_BITS
-
-
-def score(
-    lane: Lane,
-    backend: str,
-    checkpoint: Path,
-    held_out: Path,
-    seq_len: int,
-    eval_tokens: int | None,
-) -> float:
-    """Held-out bits per byte of a checkpoint, on text spread evenly over it; runs in a child.
-
-    Args:
-        lane: of the child.
-        backend: such as "torch:cpu".
-        checkpoint: the model.
-        held_out: its token file.
-        seq_len: length of a sequence; each begins without a state.
-        eval_tokens: approximate number of labels; None is all of the text.
-    """
-    opened = formats.open(checkpoint)
-    scorer = backends.create_alone(backend)
-    scorer.load(opened.config, opened.tensors)
-    batches = heldout.batches(
-        TokenFile.open(held_out), seq_len=seq_len, batch_size=ROWS, eval_tokens=eval_tokens
-    )
-    nats, n_bytes = 0.0, 0
-    for batch in batches:
-        nats, n_bytes = nats + scorer.evaluate(batch).nats, n_bytes + batch.n_bytes
-    return heldout.bits_per_byte(nats, n_bytes)

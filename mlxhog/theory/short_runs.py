@@ -6,10 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import backends
+from mlxhog.arena.child import Lane
+from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.contradictions import CHOICES, choosing
 from mlxhog.config.fine_tuning import WITHOUT_ENDS
 from mlxhog.config.options import options
+from mlxhog.data import heldout
+from mlxhog.data.tokens import TokenFile
 from mlxhog.files.quantities import Interval
 from mlxhog.report.metrics import Result
 from mlxhog.report.views import Tell
@@ -61,3 +69,34 @@ def train(settings: TrainConfig, tell: Tell, *, whole_time: bool = True) -> Resu
     if result.status == "interrupted":
         raise KeyboardInterrupt
     return result
+
+
+ROWS = 16
+
+
+def score(
+    lane: Lane,
+    backend: str,
+    checkpoint: Path,
+    held_out: Path,
+    seq_len: int,
+    eval_tokens: int | None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return nats and bytes of batches of held-out text at a checkpoint; runs in a child.
+
+    Args:
+        lane: of the child.
+        backend: such as "torch:cpu".
+        checkpoint: the model.
+        held_out: its token file.
+        seq_len: length of a sequence; each begins without a state.
+        eval_tokens: approximate number of labels, spread evenly; None is all of the text.
+    """
+    opened = formats.open(checkpoint)
+    scorer = backends.create_alone(backend)
+    scorer.load(opened.config, opened.tensors)
+    batches = heldout.batches(
+        TokenFile.open(held_out), seq_len=seq_len, batch_size=ROWS, eval_tokens=eval_tokens
+    )
+    scored = [(scorer.evaluate(batch).nats, batch.n_bytes) for batch in batches if batch.n_bytes]
+    return np.array([nats for nats, _ in scored]), np.array([n_bytes for _, n_bytes in scored])

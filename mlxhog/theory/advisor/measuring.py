@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -22,8 +22,6 @@ from mlxhog.checkpoint.run import Run
 from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategies import Hogwild, Serial, Sync
-from mlxhog.data import heldout
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, Diverged, WorkerFailed
 from mlxhog.machine.load import LoadWatch
 from mlxhog.report.metrics import Result
@@ -34,8 +32,8 @@ from mlxhog.theory.advisor.rules import Arm
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers_of
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
-from mlxhog.theory.analysis.sampling import GradientSource, Subject, Ticket, source
-from mlxhog.theory.short_runs import PLAIN, settings_for, train
+from mlxhog.theory.analysis.sampling import Subject, Ticket, source
+from mlxhog.theory.short_runs import PLAIN, score, settings_for, train
 from mlxhog.theory.simulator.links import FLOAT_BYTES, Link
 from mlxhog.theory.simulator.workers import Worker, worker_of
 from mlxhog.theory.stats import standard_error
@@ -123,7 +121,7 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
         p_conf=p_conf,
         density=density,
         noise_scale=noise,
-        batch=subject.batch_size,
+        batch=subject.sequences,
         backend=one,
         adaptive=optimizers.of(target.config).is_adaptive,
         reproducible=how.reproducible,
@@ -151,7 +149,7 @@ def _gradients(
     count = min(how.samples, most_samples(subject))
     drawn = tickets(batches.n_tickets, count, target.config.seed)
     with Child() as child:
-        tell("gradients", f"starting {subject.backend}")
+        tell("gradients", f"starting {subject.worker.backend}")
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
         tell("gradients", "their noise")
         noise: float | None = call_child(child, noise_scale, subject, drawn)
@@ -184,7 +182,7 @@ def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float 
     of_mean = float(total @ total) / n**2
     noise = (squares - of_mean) / (1 - 1 / n)  # tr(Sigma) / B
     signal = squares - noise
-    return subject.batch_size * noise / signal if signal > 0 else None
+    return subject.sequences * noise / signal if signal > 0 else None
 
 
 # -- a trial ---------------------------------------------------------------------------------------
@@ -199,7 +197,6 @@ UNEVEN = 1.3
 it the load of other programs, and not the arms, decided about steps."""
 
 HELD_OUT_TOKENS = 65_536
-ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -357,24 +354,9 @@ def _train_slice(
 def _bits_per_byte(child: Child, target: Target, checkpoint: Path) -> NDArray[np.float64]:
     """Return the held-out bits per byte of every batch, (batches,)."""
     plan = plan_of(target, AnalyzeConfig())
-    subject = replace(subject_of(target, plan), checkpoint=checkpoint)
-    bits: NDArray[np.float64] = call_child(child, evaluate, subject, plan.data.val)
+    backend, seq_len = plan.workers[0].backend, plan.config.seq_len
+    nats, n_bytes = call_child(
+        child, score, backend, checkpoint, plan.data.val, seq_len, HELD_OUT_TOKENS
+    )
+    bits: NDArray[np.float64] = nats / (math.log(2) * n_bytes)
     return bits
-
-
-def evaluate(lane: Lane, subject: Subject, held_out: Path) -> NDArray[np.float64]:
-    """Return bits per byte of every held-out batch at a checkpoint; runs in a child."""
-    ours = GradientSource(subject)
-    batches = heldout.batches(
-        TokenFile.open(held_out),
-        seq_len=subject.seq_len,
-        batch_size=ROWS,
-        eval_tokens=HELD_OUT_TOKENS,
-    )
-    return np.array(
-        [
-            heldout.bits_per_byte(ours.backend.evaluate(batch).nats, batch.n_bytes)
-            for batch in batches
-            if batch.n_bytes
-        ]
-    )

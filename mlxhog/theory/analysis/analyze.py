@@ -64,12 +64,12 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
         notes.append(f"{samples} samples instead of {options.samples}: bitmaps of more do not fit")
     if batches.n_tickets < 2:
         raise DataError(
-            f"{config.data} is one batch of {subject.batch_size} x {subject.seq_len} "
+            f"{config.data} is one batch of {subject.sequences} x {config.seq_len} "
             "tokens, and conflict takes two; use more text, or a smaller --batch-size or --seq-len"
         )
     observed = _observe(target, plan, options, recorded, tell)
     with Child() as child:
-        tell("gradients", f"starting {subject.backend}")
+        tell("gradients", f"starting {subject.worker.backend}")
         drawn = tickets(batches.n_tickets, samples, config.seed)
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
         tell("gradients", "how fast they change")
@@ -129,11 +129,11 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
     return Analysis(
         title=target.title,
         parameters=plan.parameters,
-        backend=subject.backend,
+        backend=subject.worker.backend,
         at="initial values" if target.checkpoint is None else str(target.checkpoint),
         updates_per_epoch=batches.n_tickets,
-        sequences=subject.batch_size,
-        seq_len=subject.seq_len,
+        sequences=subject.sequences,
+        seq_len=subject.config.seq_len,
         measured=measured,
         largest_gradient=largest,
         smoothness=smoothness,
@@ -263,26 +263,18 @@ def _settled(target: Target, plan: Plan) -> TrainConfig:
 
 def subject_of(target: Target, plan: Plan, *, parts: bool = False) -> Subject:
     """Return the gradients to sample; with `parts`, parts of a layer are blocks of their own."""
-    (worker,), config = plan.workers, plan.config
+    (worker,) = plan.workers
     return Subject(
-        backend=worker.backend,
-        threads=worker.threads,
+        worker=worker,
         kernels=plan.kernels[0],
-        cpu_blas=config.cpu_blas,
-        compute_dtype=config.compute_dtype,
+        config=plan.config,
+        steps=_settled(target, plan),
         model=plan.model,
         layout=plan.layout,
         blocks=blocks_of(plan.model, plan.layout.slots, parts=parts),
         checkpoint=target.checkpoint,
         tokens=plan.data.train,
-        seq_len=config.seq_len,
-        micro_batch=config.micro_batch,
-        batch_size=config.sequences_per_ticket,
-        seed=config.seed,
-        steps=_settled(target, plan),
-        frozen=config.context == "frozen",
         sampled=plan.sampled,
-        sparsified=sparsify(target.config) != "none",
     )
 
 

@@ -21,7 +21,9 @@ from mlxhog.arena.child import Lane
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategy import sparsify
 from mlxhog.data.batches import Batches
+from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
 from mlxhog.models.sampled_head import SampledHead
@@ -137,53 +139,47 @@ class Subject:
     """The gradients to sample: a model at some parameters, and batches of its training text.
 
     Attributes:
-        backend: such as "torch:cpu".
-        threads: CPU threads it may use.
+        worker: the backend, and the CPU threads it may use.
         kernels: form of the model's operations; never "auto".
-        cpu_blas: as the option of that name.
-        compute_dtype: as the option of that name.
+        config: resolved options of text and gradients.
+        steps: those of the optimizer that steps on these gradients.
         model: the architecture.
         layout: of the arena a run would have.
         blocks: parameters that are reported together.
         checkpoint: of the parameters; None draws initial values.
         tokens: the training token file.
-        seq_len: tokens of a sequence.
-        micro_batch: sequences in one gradient of the backend.
-        batch_size: sequences in one update.
-        seed: of the run: initial values, and the order of the batches.
-        frozen: whether gradients stop at the prompts of examples.
         sampled: words of the training loss; None is the whole vocabulary.
-        steps: options of the optimizer that steps on these gradients.
-        sparsified: whether only a part of each step is written, which is then what counts.
     """
 
-    backend: str
-    threads: int
+    worker: WorkerSpec
     kernels: str
-    cpu_blas: str
-    compute_dtype: str
+    config: TrainConfig
+    steps: TrainConfig
     model: ModelConfig
     layout: Layout
     blocks: tuple[Block, ...]
     checkpoint: Path | None
     tokens: Path
-    seq_len: int
-    micro_batch: int
-    batch_size: int
-    seed: int
-    steps: TrainConfig
-    frozen: bool = False
     sampled: SampledHead | None = None
-    sparsified: bool = False
+
+    @property
+    def sparsified(self) -> bool:
+        """Whether only a part of each step is written, which is then what counts."""
+        return sparsify(self.steps) != "none"
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of an update."""
+        return self.config.sequences_per_ticket
 
     def batches(self) -> Batches:
         """Open the batches; each is one update, one hyperedge of the theory."""
         return Batches.open(
             self.tokens,
-            seq_len=self.seq_len,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            frozen=self.frozen,
+            seq_len=self.config.seq_len,
+            batch_size=self.sequences,
+            seed=self.config.seed,
+            frozen=self.config.context == "frozen",
         )
 
 
@@ -209,11 +205,11 @@ class GradientSource:
         """Import the framework and read the parameters."""
         self.subject = subject
         self.backend: Backend = backends.create(
-            subject.backend,
-            threads=subject.threads,
+            subject.worker.backend,
+            threads=subject.worker.threads,
             kernels=subject.kernels,
-            cpu_blas=subject.cpu_blas,
-            compute_dtype=subject.compute_dtype,
+            cpu_blas=subject.config.cpu_blas,
+            compute_dtype=subject.config.compute_dtype,
         )
         layout = subject.layout
         tables = np.zeros(sum(slot.size for slot in layout.tables.values()), np.float32)
@@ -233,7 +229,7 @@ class GradientSource:
             for name, slot in layout.slots.items()
         }
         if subject.checkpoint is None:
-            for name, value in init_params(subject.model, subject.seed).items():
+            for name, value in init_params(subject.model, subject.config.seed).items():
                 views[name][...] = value
         else:
             formats.open(subject.checkpoint).copy_into(views | of_tables)
@@ -261,7 +257,7 @@ class GradientSource:
 
     def gradient(self, ticket: Ticket) -> float:
         """Compute one update's gradient into `flat`, block after block; returns its loss."""
-        batch, rows = self.batches.at(*ticket), self.subject.micro_batch
+        batch, rows = self.batches.at(*ticket), self.subject.config.micro_batch
         parts = [batch.part(k, k + rows) for k in range(0, len(batch.x), rows)]
         if len(parts) == 1:
             loss, grads = self.backend.loss_and_grads(batch)
@@ -346,7 +342,7 @@ def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: i
     for number, ticket in enumerate(tickets):
         ours.gradient(ticket)
         at = ours.flat.copy()
-        direction = np.random.default_rng([subject.seed, number]).standard_normal(
+        direction = np.random.default_rng([subject.steps.seed, number]).standard_normal(
             at.size, np.float32
         )
         for _ in range(rounds):

@@ -170,7 +170,7 @@ class Quadratic:
         self.diagonal = np.array(diagonal, np.float32)
         self.backend = SimpleNamespace(inbox=np.ones(len(diagonal), np.float32), refresh=int)
         self.flat = np.zeros(len(diagonal), np.float32)
-        self.subject = SimpleNamespace(seed=0, steps=config)
+        self.subject = SimpleNamespace(steps=config)
         none = np.empty(0, np.float32)
         self.tables = Tables(flat=none, slots={}, means=np.empty(0), locks=None, mode=0)
         self.table_rows: dict[str, Rows] = {}
