@@ -43,7 +43,7 @@ from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.strategies import access_order
-from mlxhog.theory.analysis import target
+from mlxhog.theory import target
 from mlxhog.training import checkpoints, recording, replay
 from mlxhog.training.plan import make_plan
 from tests.faults import checkpoint_loaders

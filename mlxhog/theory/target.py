@@ -1,4 +1,4 @@
-"""The model of `mlxhog analyze`: an architecture, settings of a run, a checkpoint or a run."""
+"""CONFIG_OR_RUN of `analyze`, `advise` and `compare`: architecture, options, checkpoint or run."""
 
 from __future__ import annotations
 
@@ -43,6 +43,23 @@ class Target:
     saved: checkpoints.Checkpoint | None = None
 
 
+def options_of(spec: str) -> tuple[str, list[Assignment]] | None:
+    """Return title and options of an architecture or a file; None for a run or a checkpoint.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = expanded(spec)
+    shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else spec
+    if shipped in architectures():
+        return shipped, [Assignment("model", shipped, shipped)]
+    if not path.is_file() or path.suffix.lower() not in (".yaml", ".yml", ".json"):
+        return None
+    if _is_settings(path):
+        return path.stem, runs.read_options(path)
+    return path.stem, [Assignment("model", spec, spec)]
+
+
 def find_target(spec: str, overrides: Sequence[Assignment], root: Path) -> Target:
     """Return the target of a command-line argument.
 
@@ -56,25 +73,24 @@ def find_target(spec: str, overrides: Sequence[Assignment], root: Path) -> Targe
         ConfigError: it is not any of these, or its options are wrong.
         RunError, CheckpointError: the run has no checkpoint, or it is damaged.
     """
-    path = expanded(spec)
-    if spec in architectures():
-        return _from_architecture(spec, overrides)
-    if path.is_file() and path.suffix.lower() in (".yaml", ".yml", ".json"):
-        return (
-            _from_settings(path, overrides)
-            if is_settings(path)
-            else _from_architecture(spec, overrides)
-        )
-    if runs.run_of(path) is None and path.is_dir() and weights.candidates(path):
-        return _from_checkpoint(path, overrides)
-    try:
-        run, at = checkpoints.resumable(spec, root)
-    except RunError as error:
-        raise not_found(spec, root, error) from error
-    return _from_run(run, at, overrides)
+    path, known = expanded(spec), options_of(spec)
+    if known is not None:
+        kind = "model" if [one.name for one in known[1]] == ["model"] else "settings"
+        target = _from_options(f"{kind} {spec}", train_config([known[1], overrides]))
+    elif runs.run_of(path) is None and path.is_dir() and weights.candidates(path):
+        target = _from_checkpoint(path, overrides)
+    else:
+        try:
+            run, at = checkpoints.resumable(spec, root)
+        except RunError as error:
+            raise not_found(spec, root, error) from error
+        target = _from_run(run, at, overrides)
+    families.check_language_model(target.model)
+    families.check_length(target.model, target.config.seq_len)
+    return target
 
 
-def is_settings(path: Path) -> bool:
+def _is_settings(path: Path) -> bool:
     """Whether a file has the options of `train` rather than the fields of an architecture."""
     try:
         keys = plain_yaml.loads(reading.read_text(path))
@@ -87,25 +103,18 @@ def is_settings(path: Path) -> bool:
     return sum(word in known for word in words) > len(words) / 2
 
 
-def _from_architecture(spec: str, overrides: Sequence[Assignment]) -> Target:
-    config = train_config([[Assignment("model", spec, "CONFIG_OR_RUN")], overrides])
-    model = load_architecture(spec, config.set)
-    return _check(Target(title=f"model {spec}", config=config, model=model))
-
-
-def _from_settings(path: Path, overrides: Sequence[Assignment]) -> Target:
-    config = train_config([runs.read_options(path), overrides])
+def _from_options(title: str, config: TrainConfig) -> Target:
     if config.resume is not None:
         raise ConfigError(
-            f"{path} resumes a run (resume: {config.resume}); analyze that run instead"
+            f"{title} resumes a run (resume: {config.resume}); analyze that run instead"
         )
     if config.init_from is not None:
         raise ConfigError(
-            f"{path} begins with the weights of {config.init_from} (init_from); analyze those, "
+            f"{title} begins with the weights of {config.init_from} (init_from); analyze those, "
             "with the other options as flags"
         )
     model = load_architecture(config.model, config.set, config.plugin)
-    return _check(Target(title=f"settings {path}", config=config, model=model))
+    return Target(title=title, config=config, model=model)
 
 
 def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
@@ -117,24 +126,22 @@ def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
             f"{run.directory} has options that mlxhog train does not have: {error}"
         ) from error
     saved = checkpoints.load(at)  # compares every digest
-    model = families.read(saved.config)
-    return _check(
-        Target(
-            title=f"run {run.name}, {at.name}",
-            config=replace(
-                config,
-                model=str(at),  # its file may have moved
-                set=None,
-                tokenizer=str(at) if config.tokenizer == "auto" else config.tokenizer,
-                init_from=None,
-                resize_vocab=False,
-                resume=None,
-            ),
-            model=model,
-            run=run,
-            checkpoint=at,
-            saved=saved,
-        )
+    config = replace(
+        config,
+        model=str(at),  # its file may have moved
+        set=None,
+        tokenizer=str(at) if config.tokenizer == "auto" else config.tokenizer,
+        init_from=None,
+        resize_vocab=False,
+        resume=None,
+    )
+    return Target(
+        title=f"run {run.name}, {at.name}",
+        config=config,
+        model=families.read(saved.config),
+        run=run,
+        checkpoint=at,
+        saved=saved,
     )
 
 
@@ -145,16 +152,9 @@ def _from_checkpoint(path: Path, overrides: Sequence[Assignment]) -> Target:
     if opened.tokenizer() is not None:
         layers.append([Assignment("tokenizer", str(opened.folder), "CONFIG_OR_RUN")])
     config = train_config([*layers, overrides])
-    target = Target(
+    return Target(
         title=f"checkpoint {path}", config=config, model=opened.config, checkpoint=path.absolute()
     )
-    return _check(target)
-
-
-def _check(target: Target) -> Target:
-    families.check_language_model(target.model)
-    families.check_length(target.model, target.config.seq_len)
-    return target
 
 
 def not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
