@@ -245,19 +245,18 @@ class History:
         """A copy of one column of the run."""
         return np.array(self.columns[name])
 
-    def drawn(self, points: int, begin: int = 0) -> Drawn:
-        """The columns from line `begin` on, thinned to at most `points` points; see `thin`."""
-        rows = len(self) - begin
-        parts = buckets(rows, points)
+    def drawn(self, points: int) -> Drawn:
+        """The columns, thinned to at most `points` points; see `thin`."""
+        parts = buckets(len(self), points)
 
         def of(columns: Mapping[str, array[float]]) -> dict[str, list[float | None]]:
             return {
-                name: rounded(thin(np.array(column)[begin:], parts))
+                name: rounded(thin(np.array(column), parts))
                 for name, column in columns.items()
                 if name not in AXES
             }
 
-        axes = {name: ends(np.array(self.columns[name])[begin:], parts) for name in AXES}
+        axes = {name: ends(np.array(self.columns[name]), parts) for name in AXES}
         return Drawn(
             axes={
                 "elapsed_s": axes["elapsed_s"].round(2).tolist(),

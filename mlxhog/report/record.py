@@ -305,35 +305,21 @@ class RunRecord:
 
     def to_json(self, points: int) -> dict[str, Any]:
         """Return the data of a page, with at most `points` points per line."""
+        curves = self.history.drawn(points)
         return {
             "name": self.run.name,
-            "state": self.state,
             "seq_len": self.seq_len,
             "events": [event.to_json() for event in self.events],
-            **self.tables(),
-            **self.lines(points),
-        }
-
-    def tables(self) -> dict[str, Any]:
-        """Return the data of a page besides curves: workers, their staleness, their processes."""
-        history = self.history
-        return {
             "others": self.others,
-            "workers": {slot: w.backend for slot, w in sorted(history.workers.items())},
-            "staleness": {slot: dict(history.staleness(slot)) for slot in sorted(history.workers)},
+            "workers": {slot: w.backend for slot, w in sorted(self.history.workers.items())},
+            "staleness": {
+                slot: dict(self.history.staleness(slot)) for slot in sorted(self.history.workers)
+            },
             "shares": rows(self.shares()),
             "spans": [
                 [one.slot, round(one.begin_s, 2), round(one.end_s, 2), one.state, one.pid]
-                for one in history.spans[-MOST_SPANS:]
+                for one in self.history.spans[-MOST_SPANS:]
             ],
-        }
-
-    def lines(self, points: int, begin: int = 0) -> dict[str, Any]:
-        """Return the curves from line `begin` of the metrics on; `rows` is the number of lines."""
-        curves = self.history.drawn(points, begin)
-        return {
-            "rows": len(self.history),
-            "starts": self.history.starts,
             "axes": curves.axes,
             "of_run": {name: curves.of_run[name] for name in DRAWN},
             "of_workers": curves.of_workers,

@@ -1,6 +1,6 @@
 "use strict";
 // Draws runs: curves, staleness, workers over time, samples, events. The element `data` holds what
-// `report.record.RunRecord.to_json` returns; a board fetches the same data and appends to it.
+// `report.run_page.data` returns; a board fetches the page again for newer data.
 
 const runView = (() => {
   const AXES = {
@@ -422,10 +422,8 @@ const runView = (() => {
   return { start };
 })();
 
-{
-  const block = document.getElementById("data");
-  if (block) {
-    const { runs, inks } = JSON.parse(block.textContent);
-    runView.start(runs, inks);
-  }
-}
+// What is drawn: the runs, and `show`, which draws them again; a board replaces their numbers.
+const drawn = (() => {
+  const { runs, inks } = JSON.parse(document.getElementById("data").textContent);
+  return { runs, show: runView.start(runs, inks) };
+})();
