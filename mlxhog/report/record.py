@@ -17,9 +17,18 @@ from mlxhog.data.encodings import words
 from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.files import reading
 from mlxhog.files.quantities import format_bytes, format_count, format_duration, format_value
+from mlxhog.files.typed import fill
 from mlxhog.report.history import History, workers_of
-from mlxhog.report.machines import machines_in
-from mlxhog.report.metrics import COUNTS, beside_counts, label, number, rate, scored_at, share_text
+from mlxhog.report.metrics import (
+    COUNTS,
+    Progress,
+    beside_counts,
+    label,
+    number,
+    rate,
+    scored_at,
+    share_text,
+)
 from mlxhog.report.shares import rows, shares
 from mlxhog.report.streams import printable, printable_lines
 
@@ -239,7 +248,9 @@ class RunRecord:
             "lost updates": rate(_last(history, "lost_update_rate")),
             "strategy": self.strategy,
             "workers": ", ".join(workers) or "-",
-            **{f"machine {one.name}": str(one) for one in machines_in(result or newest)},
+            **{
+                f"machine {one.name}": str(one) for one in fill(Progress, result or newest).machines
+            },
             "workers restarted": str(restarts) if len(history) else "-",
             "steps dropped": str(_whole(result.get("dropped_steps", _dropped(newest)))),
             "batches torn": str(_whole(result.get("torn"))),
