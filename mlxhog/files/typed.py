@@ -53,7 +53,7 @@ def _hints(cls: Any) -> dict[str, Any]:
 
 def _dataclass(cls: type[T], record: Mapping[str, Any], *, lenient: bool) -> T:
     values = {}
-    for name, hint in _hints(cls).items():
+    for name, hint in _hints(cls).items():  # type: ignore[arg-type]
         value = record.get(name, _MISSING)
         if value is not _MISSING:
             try:
