@@ -24,11 +24,11 @@ from mlxhog.files.typed import fill
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.history import History
 from mlxhog.report.metrics import (
-    ANY_TEXT,
     EVALUATED,
     Activity,
     Doing,
     Progress,
+    marks_of,
     number,
 )
 from mlxhog.report.monitor import Monitor
@@ -36,7 +36,6 @@ from mlxhog.report.record import EventLog, RunRecord
 from mlxhog.report.views import Observer
 
 LOOK_S = 0.5
-MOST_MARKS = 20
 MOST_MESSAGES = 20
 """Messages shown at once; of a run that has trained for long, the newest."""
 ACTIVITIES: dict[int, Activity] = {
@@ -197,15 +196,3 @@ def follow(
 def progress_of(record: Mapping[str, Any]) -> Progress:
     """Read a line of metrics; a missing field, or one of another type, gets its default."""
     return fill(Progress, record)
-
-
-def marks_of(record: Mapping[str, Any]) -> Mapping[str, float]:
-    """The bits per byte of simple models in a line of metrics; without any, `ANY_TEXT`."""
-    marks = record.get("marks")
-    if not isinstance(marks, dict) or len(marks) > MOST_MARKS:
-        return ANY_TEXT
-    return ANY_TEXT | {
-        str(name)[:20]: float(bits)
-        for name, bits in marks.items()
-        if isinstance(bits, int | float) and 0.01 < bits <= 100
-    }

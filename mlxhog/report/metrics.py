@@ -10,6 +10,7 @@ from typing import Any
 
 from mlxhog.config.config import EMULATED
 from mlxhog.files.quantities import format_clock, format_count, format_duration, format_share
+from mlxhog.files.typed import fill
 from mlxhog.report.shares import shares
 
 # Bits per byte of simple models of the `sotu` corpus, for comparison. Measured on the whole text; a
@@ -27,6 +28,8 @@ COUNTS = "counts"
 
 ANY_TEXT = {"uniform": 8.0}
 """Bits per byte of simple models on every text."""
+
+MOST_MARKS = 20
 
 
 def kernels_used(kernels: Iterable[str]) -> str:
@@ -51,6 +54,19 @@ def label(gpu_write: str, kernels: str) -> str:
     """
     parts = (("gpu-write", gpu_write), ("kernels", kernels))
     return ", ".join(f"{name} {value}" for name, value in parts if "metal" in value)
+
+
+def marks_of(record: Mapping[str, Any]) -> Mapping[str, float]:
+    """The bits per byte of simple models in a line of metrics; without any, `ANY_TEXT`."""
+    marks = fill(_Marks, record).marks
+    return ANY_TEXT | {
+        name[:20]: bits for name, bits in list(marks.items())[:MOST_MARKS] if 0.01 < bits <= 100
+    }
+
+
+@dataclass(frozen=True)
+class _Marks:
+    marks: Mapping[str, float] = field(default_factory=dict)
 
 
 class StepTimes:

@@ -11,11 +11,17 @@ from html import escape
 from importlib.metadata import version
 from typing import Any
 
-from mlxhog.files.quantities import format_bytes, format_count, format_number
+from mlxhog.files.quantities import (
+    format_bytes,
+    format_count,
+    format_duration,
+    format_number,
+    format_share,
+)
 from mlxhog.report import page
 from mlxhog.report.history import workers_of
+from mlxhog.report.metrics import COUNTS, marks_of, number
 from mlxhog.report.record import RunRecord, different_texts
-from mlxhog.report.tiles import tiles, without_network
 
 MOST_NUMBERS = 30_000
 """Numbers in all curves of a page together; this keeps the page below half a megabyte."""
@@ -29,6 +35,9 @@ PARTS = (
     ("events", "Events"),
 )
 """Parts of a run's section that the script fills; an empty part is hidden."""
+COMPARED = ("gzip", "xz", COUNTS)
+MOST_TEXT = 280
+"""Characters of the newest sample."""
 
 
 def points_for(records: Sequence[RunRecord]) -> int:
@@ -78,7 +87,7 @@ def data(records: Sequence[RunRecord]) -> dict[str, object]:
     runs = [
         {
             **record.to_json(points),
-            "tiles": [tile.to_json() for tile in tiles(record)],
+            "tiles": tiles(record),
             "marks": without_network(record),
         }
         for record in records
@@ -86,22 +95,65 @@ def data(records: Sequence[RunRecord]) -> dict[str, object]:
     return {"runs": runs, "inks": page.inks()}
 
 
-def head(record: RunRecord, number: int, *, alone: bool = True) -> str:
+def tiles(record: RunRecord) -> list[dict[str, Any]]:
+    """Return the numbers at the top of the page; one that is not known yet is left out.
+
+    Each has a name, a value and a detail as plain texts, the length of a bar from 0 to 1 or None,
+    and whether the value is prose, which takes a whole row.
+    """
+    shown: list[dict[str, Any]] = []
+
+    def tile(
+        name: str, value: str, detail: str = "", share: float | None = None, prose: bool = False
+    ) -> None:
+        shown.append(
+            {"name": name, "value": value, "detail": detail, "share": share, "is_text": prose}
+        )
+
+    if len(record.history):
+        now, facts = record.progress, record.facts()
+        tile("step", facts["steps"], f"{facts['tokens']} tokens")
+        tile("of the budget", format_share(now.budget_fraction), share=now.budget_fraction)
+        if not record.is_running:
+            tile("training time", facts["training time"])
+        elif now.eta_s is not None:
+            tile("time left", format_duration(now.eta_s), f"{facts['training time']} trained")
+        bits, larger = record.last("val_bits_per_byte"), record.larger_score
+        if bits is not None:
+            beside = [f"{name} {number(mark)}" for name, mark in without_network(record).items()]
+            final = "" if larger is None else f"{number(larger[0])} of {larger[1]}"
+            details = [record.scored_at.strip(), ", ".join(beside), final]
+            tile("held-out bits per byte", number(bits), "; ".join(filter(None, details)))
+        n = len(record.history.workers)
+        speed = format_count(now.tokens_per_s) if record.is_running else facts["tokens/s"]
+        tile("tokens/s", speed, f"{n} worker{'s' * (n != 1)}" if n else "")
+    if record.samples:
+        sample = record.samples[-1]
+        text = sample.text if len(sample.text) <= MOST_TEXT else f"{sample.text[:MOST_TEXT]} ..."
+        time = "" if sample.elapsed_s is None else f"after {format_duration(sample.elapsed_s)}"
+        step = "" if sample.step is None else f"step {format_number(sample.step)}"
+        tile("newest sample", text, ", ".join(filter(None, [time, step])), prose=True)
+    return shown
+
+
+def without_network(record: RunRecord) -> dict[str, float]:
+    """Bits per byte of the run's held-out text without a network, by its compressor or counts."""
+    marks = marks_of(record.history.newest)
+    return {name: marks[name] for name in COMPARED if name in marks}
+
+
+def head(record: RunRecord, k: int, *, alone: bool = True) -> str:
     """Return the head of a run's part: its state, model and data, and tiles."""
     facts, status = record.facts(), record.status
-    subject = [str(status[name]) for name in ("model", "data") if status.get(name)]
-    words = " on ".join(subject)
-    about = ", ".join(filter(None, [words, _with_unit(facts["parameters"], "parameters")]))
+    subject = " on ".join(str(status[name]) for name in ("model", "data") if status.get(name))
+    size = "" if facts["parameters"] == "-" else f"{facts['parameters']} parameters"
+    about = ", ".join(filter(None, [subject, size]))
     name = "" if alone else f"<h2>{escape(record.run.name)}</h2>\n"
     return (
         f'{name}<p class="sum">'
-        f'<span class="state" id="state-{number}" data-live>{escape(record.state)}</span> '
-        f'{escape(about)}</p>\n<div class="tiles" id="tiles-{number}"></div>'
+        f'<span class="state" id="state-{k}" data-live>{escape(record.state)}</span> '
+        f'{escape(about)}</p>\n<div class="tiles" id="tiles-{k}"></div>'
     )
-
-
-def _with_unit(number: str, unit: str) -> str:
-    return "" if number == "-" else f"{number} {unit}"
 
 
 def _notes(records: Sequence[RunRecord]) -> str:

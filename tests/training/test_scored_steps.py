@@ -18,7 +18,7 @@ from mlxhog.cli.train import summary
 from mlxhog.report.history import newest_line
 from mlxhog.report.metrics import COUNTS, Activity, Progress, Result, scored_at
 from mlxhog.report.record import RunRecord
-from mlxhog.report.tiles import tiles
+from mlxhog.report.run_page import tiles
 from mlxhog.training import final_evaluation
 from mlxhog.training.plan import make_plan
 from mlxhog.training.reporting import Reporter
