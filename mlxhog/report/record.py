@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mlxhog.data.encodings import words
 from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.files import reading
 from mlxhog.files.quantities import format_bytes, format_count, format_duration, format_value
-from mlxhog.files.typed import fill
+from mlxhog.files.typed import fill, read
 from mlxhog.report.history import History, workers_of
 from mlxhog.report.metrics import (
     COUNTS,
@@ -373,26 +373,25 @@ def _text(value: object) -> str:
 # -- events --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunEvent:
     """A line of events.jsonl.
 
     Attributes:
-        elapsed_s: seconds of training of the whole run; None if it was not recorded.
-        step: step of the whole run; None if it was not recorded.
+        elapsed_s: seconds of training of the whole run.
+        step: step of the whole run.
         kind: "message", "strategy" (of a change), "sample", "checkpoint" or "ended".
         text: the message, the sample, or the path of the checkpoint.
     """
 
-    elapsed_s: float | None
-    step: int | None
+    elapsed_s: float
+    step: int
     kind: str
-    text: str
+    text: str = ""
 
     def to_json(self) -> list[object]:
         """Return the fields in the order that a page reads."""
-        time_s = None if self.elapsed_s is None else round(self.elapsed_s, 2)
-        return [time_s, self.step, self.kind, self.text]
+        return [round(self.elapsed_s, 2), self.step, self.kind, self.text]
 
 
 class EventLog:
@@ -433,13 +432,8 @@ def _event(line: bytes) -> RunEvent | None:
     """Read a line of events.jsonl; None if it is damaged."""
     try:
         record = json.loads(line)
-        kind, step, elapsed_s = record["kind"], record["step"], record["elapsed_s"]
-        text = record.get("text", record.get("path"))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        event = read(RunEvent, {"text": record.get("path", ""), **record})
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-    if type(step) is not int or not isinstance(elapsed_s, int | float):
-        return None
-    if not math.isfinite(elapsed_s) or not isinstance(kind, str):
-        return None
-    words = "" if text is None else printable_lines(str(text))[:MOST_TEXT]
-    return RunEvent(float(elapsed_s), step, printable(kind)[:20], words)
+    text = printable_lines(event.text)[:MOST_TEXT]
+    return replace(event, kind=printable(event.kind)[:20], text=text)

@@ -130,9 +130,8 @@ def tiles(record: RunRecord) -> list[dict[str, Any]]:
     if record.samples:
         sample = record.samples[-1]
         text = sample.text if len(sample.text) <= MOST_TEXT else f"{sample.text[:MOST_TEXT]} ..."
-        time = "" if sample.elapsed_s is None else f"after {format_duration(sample.elapsed_s)}"
-        step = "" if sample.step is None else f"step {format_number(sample.step)}"
-        tile("newest sample", text, ", ".join(filter(None, [time, step])), prose=True)
+        when = f"after {format_duration(sample.elapsed_s)}, step {format_number(sample.step)}"
+        tile("newest sample", text, when, prose=True)
     return shown
 
 

@@ -300,7 +300,7 @@ const runView = (() => {
     const times = [...run.spans.map((span) => span[2]), ...run.axes.elapsed_s.slice(-1)];
     const end = Math.max(...times, 1), tall = 18;
     const part = (s) => `${(100 * Math.min(s / end, 1)).toFixed(3)}%`;
-    const saved = run.events.filter(([time, , kind]) => time !== null && kind === "checkpoint");
+    const saved = run.events.filter(([, , kind]) => kind === "checkpoint");
     const place = make("div", { class: "timeline" });
     for (const slot of Object.keys(run.workers).map(Number)) {
       const spans = run.spans.filter((span) => span[0] === slot);
@@ -338,8 +338,8 @@ const runView = (() => {
       make("tbody", {}, ...rows.map(row))));
   }
 
-  const when = ([time, step]) => step === 0 ? "at the start" : [time === null ? "" : "after " + duration(time),
-    step === null ? "" : "step " + step.toLocaleString("en")].filter(Boolean).join(", ");
+  const when = ([time, step]) => step === 0 ? "at the start"
+    : "after " + duration(time) + ", step " + step.toLocaleString("en");
 
   // The newest first; older ones are folded.
   function newestFirst(items, kind, spell) {
