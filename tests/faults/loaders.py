@@ -250,8 +250,7 @@ def _read_study(folder: Path) -> None:
 def write_record(folder: Path) -> Iterable[Path]:
     row = {
         "writers": ["metal:mlx", "torch:cpu"], "where": "processes", "mode": "cas", "adds": 10,
-        "lost": 0, "torn": 0, "adds_per_s": 1e6, "emulated": False, "naive": False,
-        "kernel": "dense",
+        "lost": 0, "torn": 0, "adds_per_s": 1e6, "kernel": "dense",
     }  # fmt: skip
     alone = row | {"writers": ["metal:mlx"] * 2, "where": "threads"}
     content = {
@@ -260,9 +259,9 @@ def write_record(folder: Path) -> Iterable[Path]:
         "litmus": [row, alone, row | {"kernel": "rows"}, alone | {"kernel": "rows"}],
         "reads": [
             {"reader": "mlx:gpu", "kind": "live", "writer": "native", "samples": 5, "torn": 0}
-            | {"backwards": 0, "visible_s": 0.001, "emulated": False}
+            | {"backwards": 0, "visible_s": 0.001}
         ],
-        "kernels": [{"name": "x", "instance": "", "engine": "mlx", "ok": True, "emulated": False}],
+        "kernels": [{"name": "x", "instance": "", "engine": "mlx", "ok": True}],
         "tokens_per_s": {"mlx:gpu": 10.0},
         "tokens_per_s_metal": {"mlx:gpu": 11.0},
     }
