@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.arena import Arena, plan, segment
-from mlxhog.arena.handover import socket_path
+from mlxhog.arena.requests import socket_path
 from tests.arena import children
 from tests.arena.test_arena import received, small_layout, spawn
 from tests.macos.simulation import ROOT, environment, linux_only, simulated
@@ -22,7 +22,7 @@ START_TIME = "test_a_start_time_tells_a_process_from_its_successor_and_from_none
 @pytest.mark.slow
 @linux_only
 def test_the_arenas_own_tests_pass_in_the_simulation() -> None:
-    files = [f"tests/arena/test_{name}.py" for name in ("arena", "handover", "workers")]
+    files = [f"tests/arena/test_{name}.py" for name in ("arena", "attach", "workers")]
     files.append("tests/metal/test_adoptable.py")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
     process = subprocess.run(
