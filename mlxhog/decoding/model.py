@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mlxhog import backends
 from mlxhog.backends.backend import Backend
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
@@ -26,32 +25,19 @@ class Model:
         config: its architecture.
         tokenizer: the tokenizer of its training text.
         checkpoint: path of its parameters.
-        end_tokens: tokens that end a text besides BOS: the EOS of the config.
     """
 
     backend: Backend
     config: ModelConfig
     tokenizer: Tokenizer
     checkpoint: Path
-    end_tokens: frozenset[int] = frozenset()
 
-    @classmethod
-    def without_weights(
-        cls,
-        backend: str,
-        config: ModelConfig,
-        tokenizer: Tokenizer,
-        checkpoint: Path,
-        end_tokens: frozenset[int] = frozenset(),
-    ) -> Model:
-        """Start a backend, one of `BACKEND_WORDS`, and return its model; weights are not loaded.
-
-        Raises:
-            ConfigError: the backend does not exist.
-            EnvironmentLacks: the backend is not installed.
-        """
-        started = backends.create_alone(backend)
-        return cls(started, config, tokenizer, checkpoint, end_tokens)
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end a text besides BOS: the EOS of the config, none, one or several."""
+        eos = self.config.to_dict().get("eos_token_id")
+        tokens = eos if isinstance(eos, list) else [eos]
+        return frozenset(token for token in tokens if token is not None)
 
     def answer(
         self,
@@ -83,11 +69,3 @@ class Model:
             batch_size=batch_size,
             prefill_chunk=prefill_chunk,
         )
-
-
-def end_tokens(config: ModelConfig) -> frozenset[int]:
-    """The EOS tokens of a config: none, one or several."""
-    eos = config.to_dict().get("eos_token_id")
-    return frozenset(
-        token for token in (eos if isinstance(eos, list) else [eos]) if token is not None
-    )
