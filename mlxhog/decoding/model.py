@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from mlxhog.backends.backend import Backend
+from mlxhog.checkpoint.run import run_of
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
 from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece, RecurrentModel
@@ -31,6 +33,12 @@ class Model:
     config: ModelConfig
     tokenizer: Tokenizer
     checkpoint: Path
+
+    @cached_property
+    def name(self) -> str:
+        """Name for clients: that of its run, or of its folder."""
+        run = run_of(self.checkpoint)
+        return self.checkpoint.name if run is None else run.name
 
     @property
     def end_tokens(self) -> frozenset[int]:
