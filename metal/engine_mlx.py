@@ -27,7 +27,6 @@ from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal.kernel import Kernel, Launch, check, number, read_source, too_wide
 
 SMALLEST = 8  # MLX passes shorter arrays in another address space, as another kernel
-TYPES = {"half": mx.float16, "bfloat": mx.bfloat16}
 
 
 class MLXEngine:
@@ -111,9 +110,8 @@ class MLXEngine:
         outputs = launch.kernel.outputs
         return cast(
             list[mx.array],
-            self._kernel(launch.kernel)(
+            self._kernel(launch.kernel, launch.instance)(
                 inputs=inputs,
-                template=[("T", _argument(launch.instance))] if launch.instance else None,
                 grid=launch.grid,
                 threadgroup=_within(launch),
                 output_shapes=[launch.outputs[argument.name] for argument in outputs],
@@ -121,14 +119,15 @@ class MLXEngine:
             ),
         )
 
-    def _kernel(self, kernel: Kernel) -> Any:
-        function = self._kernels.get(kernel.name)
+    def _kernel(self, kernel: Kernel, instance: str) -> Any:
+        name = kernel.entry(instance)
+        function = self._kernels.get(name)
         if function is None:
-            function = self._kernels[kernel.name] = mx.fast.metal_kernel(
-                name=f"mlxhog_{kernel.name}",
+            function = self._kernels[name] = mx.fast.metal_kernel(
+                name=f"mlxhog_{name}",
                 input_names=[argument.name for argument in kernel.inputs],
                 output_names=[argument.name for argument in kernel.outputs],
-                source=kernel.source,
+                source=kernel.body(instance),
                 header=read_source(kernel.header),
                 ensure_row_contiguous=True,
             )
@@ -199,11 +198,6 @@ def _finish(launch: Launch, inputs: list[mx.array]) -> None:
 
 def _flat_dtype(value: Any) -> str | None:
     return str(value.dtype).removeprefix("mlx.core.") if isinstance(value, mx.array) else None
-
-
-def _argument(instance: str) -> mx.Dtype | int:
-    """The template argument of an instance: a type or a number."""
-    return TYPES.get(instance) or int(instance)
 
 
 def _dtype(name: str) -> mx.Dtype:

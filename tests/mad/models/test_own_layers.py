@@ -137,7 +137,7 @@ def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path: Path) -> 
         with own_plugins(forgets=True):
             plugins.load(file)
             runs = (
-                next(suites.expand(suites.suite("smoke"), parse(line), [1]))[1]
+                next(suites.expand(suites.suite("smoke"), parse(line), [1]))
                 for line in ("keyed swiglu", "swiglu")
             )
             return [run.key() for run in runs]

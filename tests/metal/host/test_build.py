@@ -51,7 +51,7 @@ def test_two_processes_may_build_one_kernel_at_once_in_the_users_cache_and_a_thi
 
 def test_a_compile_error_names_file_and_line(shim_cache: Path):
     file = probes.KERNELS / "forbidden" / "misspelt.metal"
-    text = translate.library(read_source(str(file), lines=True))
+    text = translate.cpp(read_source(str(file), lines=True))
     with pytest.raises(MetalError) as caught:
         build.library("misspelt", text, directory=shim_cache)
     message = str(caught.value)
