@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog.metal.host import build
-from mlxhog.metal.host.engine import HostEngine, Ran
-from mlxhog.metal.host.translate import CONSUMERS
+from mlxhog.metal.host.engine import CONSUMERS, HostEngine, Ran
 from mlxhog.metal.kernel import Launch
 from mlxhog.metal.kernels import steps
 from mlxhog.metal.registry import instances
@@ -85,7 +84,7 @@ def measured(cache: Path | None = None) -> Coverage:
         engine = HostEngine(consumer, cache=cache, flags=FLAGS)
         for kernel, instance in instances():
             engine.run(replace(kernel.sample(rng, SAMPLE), instance=instance))
-            library, _ = engine.built(kernel, instance)
+            library = engine.built(kernel, instance)
         losers = HostEngine(consumer, cache=cache, flags=FLAGS, chaos=1, threads=1)
         losers.run(losing_races())
         ran |= engine.ran

@@ -19,10 +19,9 @@ from mlxhog.machine.load import LoadWatch
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.workers import GPU_BACKENDS, missing, resolve_workers
 from mlxhog.report.views import TellStep
-from mlxhog.theory import paired_test
-from mlxhog.theory.pair_runs import PairLog, run_pair
+from mlxhog.theory import CompareConfig, paired_test
 from mlxhog.theory.paired_test import PairedResult
-from mlxhog.theory.pairs import Comparison, Side, Terms
+from mlxhog.theory.pairs import Comparison, PairLog, Side, run_pair
 
 MODEL: Final = "10m"
 PAIRS: Final = 6
@@ -86,7 +85,7 @@ def compared(a: str, b: str, tell: TellStep) -> PairedResult:
             Side(letter, workers, TrainConfig(workers=workers, **options))
             for letter, workers in zip("ab", (a, b), strict=True)
         )
-        terms = Terms(pairs=PAIRS, time=RUN_S, tokens=None, seed=0, eval_tokens=1024)
+        terms = CompareConfig(pairs=PAIRS, time=RUN_S, tokens=None, seed=0, eval_tokens=1024)
         log = PairLog(folder / "pairs", Comparison((sides[0], sides[1]), terms))
         speeds: list[float] = []
         result = paired_test.judge(speeds, PAIRS)

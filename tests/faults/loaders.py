@@ -18,11 +18,10 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog import cli
-from mlxhog.arena import Arena, event_log, layout
+from mlxhog.arena import Arena, event_log
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint.run import Run
-from mlxhog.classic.loaders.pairs import load_graph, load_ratings
-from mlxhog.classic.loaders.rows import load_cifar10, load_svmlight
+from mlxhog.classic.loaders import load_cifar10, load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
@@ -44,7 +43,7 @@ from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.strategies import access_order
-from mlxhog.theory.analysis import target
+from mlxhog.theory import target
 from mlxhog.training import checkpoints, recording, replay
 from mlxhog.training.plan import make_plan
 from tests.faults import checkpoint_loaders
@@ -293,13 +292,6 @@ def _write_edges(folder: Path) -> Iterable[Path]:
     return [folder / "edges.txt", folder / "terminals.txt"]
 
 
-def _write_layout(folder: Path) -> Iterable[Path]:
-    spec = families.param_spec(families.read(LARGE))
-    planned = layout.plan(spec, max_workers=2, private=("m",), n_tickets=10)
-    (folder / "layout.json").write_text(planned.to_json())
-    return [folder / "layout.json"]
-
-
 SUBJECTS = (
     Subject("train.yaml", text_file("train.yaml", TrainConfig(steps=3).to_yaml()), _read_config, 6),
     Subject("xLSTM Large in YAML", yaml_file("large.yaml", LARGE), _architecture("large.yaml")),
@@ -395,11 +387,5 @@ SUBJECTS = (
     ),
     Subject(
         "CIFAR-10", text_file("a.bin", bytes(3073 * 2)), lambda f: load_cifar10(f / "a.bin"), 1
-    ),
-    Subject(
-        "layout of an arena",
-        _write_layout,
-        lambda f: layout.Layout.from_json((f / "layout.json").read_text("utf-8", "replace")),
-        3,
     ),
 )  # fmt: skip
