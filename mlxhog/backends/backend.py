@@ -110,6 +110,7 @@ class Backend(WeightHolder, Protocol):
 
     Attributes:
         name: such as "torch:cpu".
+        params: arrays of the framework by name, which `bind` lays over the inbox.
         forward_share: share of its forward pass in the time of the newest gradient. None before
             the first one, and where both passes are one graph that is computed at once: on a GPU,
             and compiled. There a wait between them would slow every step.
@@ -117,6 +118,7 @@ class Backend(WeightHolder, Protocol):
 
     name: str
     forward_share: float | None
+    params: dict[str, Any]
 
     def check_kernels(self) -> dict[str, str]:
         """Check each operator that has Metal kernels against the framework's plain operator.

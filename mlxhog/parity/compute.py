@@ -276,5 +276,4 @@ def exact(
 
 def engine_of(side: ParitySide) -> FrameworkEngine:
     """Import the side's framework and start it."""
-    framework, _, device = side.backend.partition(":")
-    return FrameworkEngine(framework, device, side.kernels, THREADS)
+    return FrameworkEngine(side.backend, side.kernels, THREADS)

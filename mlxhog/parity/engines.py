@@ -1,8 +1,8 @@
 """Engines, which compute a side's results: NumPy arrays in, NumPy arrays out.
 
 `NumPyEngine` runs the float64 references of models, `RoundingEngine` the same with every
-intermediate result rounded to float32. `FrameworkEngine` runs models and single operators by one
-framework, on one device and with one form of the operators.
+intermediate result rounded to float32. `FrameworkEngine` runs models and single operators by a
+backend with one form of the operators, as a worker does.
 """
 
 from __future__ import annotations
@@ -13,13 +13,16 @@ from typing import Any
 
 import numpy as np
 
+from mlxhog import arena, backends
 from mlxhog.backends import precision
 from mlxhog.backends.autodiff import MLXArrays, TorchArrays
-from mlxhog.models import lm, lm_numpy, ngrams
+from mlxhog.data.batch import Batch
+from mlxhog.models import families, lm, lm_numpy, ngrams
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.ngrams import Carried
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.ops.operators import Ops
+from mlxhog.optim.gradients import Rows
 from mlxhog.parity.subject import Array
 
 State = Any
@@ -42,80 +45,77 @@ class Forward:
 
 
 class FrameworkEngine:
-    """One framework on one device; holds one model at a time.
+    """A backend as a worker has it; holds one model at a time.
+
+    Its parameters lie in a backend that is bound to an arena's layout, and gradients are those of
+    `Backend.loss_and_grads`, which trains.
 
     Args:
-        framework: "torch" or "mlx"; imported here.
-        device: "cpu", "mps" or "gpu".
+        name: such as "torch:cpu"; imports its framework.
         kernels: form of the operators.
         threads: on the CPU.
     """
 
-    def __init__(self, framework: str, device: str, kernels: str, threads: int) -> None:
-        self._framework = (TorchArrays if framework == "torch" else MLXArrays)(device, threads)
-        self._name, self._device, self._kernels = framework, device, kernels
+    def __init__(self, name: str, kernels: str, threads: int) -> None:
+        self._name, _, self._device = name.partition(":")
+        # Before its framework is imported here, so that MLX multiplies as in a worker.
+        self._backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
+        arrays = TorchArrays if self._name == "torch" else MLXArrays
+        self._framework, self._kernels = arrays(self._device, threads), kernels
+        self._cfg: ModelConfig | None = None
 
     def load(self, cfg: ModelConfig, params: Mapping[str, Array]) -> None:
         """Copy a model's parameters, float32 under our names; tables stay where they are."""
-        self._cfg, self._tables = cfg, params
-        self._params = {
-            name: self._array(value) for name, value in params.items() if not ngrams.is_table(name)
-        }
+        if cfg != self._cfg:
+            layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
+            tables = {name: params[name] for name in families.table_spec(cfg)}
+            self._backend.bind(cfg, layout.slots, layout.n_floats, None, tables=tables)
+            self._cfg, self._slots, self._tables = cfg, layout.slots, tables
+        for name, slot in self._slots.items():
+            self._backend.inbox[slot.offset : slot.offset + slot.size] = params[name].reshape(-1)
+        self._backend.refresh()
 
     def forward(self, tokens: Array, state: State | None = None) -> Forward:
         """Compute tokens (B, S) int32 from the start, or from a state of an earlier call."""
+        cfg, params = self._model(), self._backend.params
         hidden: list[Any] = []
         before, state = _parted(state)
         ops, ids = self._ops(), self._framework.indices(tokens)
-        rows = self._rows(tokens, before)
         with self._framework.without_gradient():
+            x = lm.embed(cfg, params, ids, ops.xp)
+            if (tables := ngrams.of(cfg)) is not None:
+                rows = tables.gather(self._tables, tables.rows_of(tokens, before))
+                x = lm.add_ngrams(params, x, self._array(rows), ops)
             logits, state = lm.forward(
-                self._cfg,
-                self._params,
-                self._embedded(self._params, ids, rows, ops),
-                state,
-                ops=ops,
-                starts=lm.starts(self._cfg, ids),
-                hidden=hidden,
+                cfg, params, x, state, ops=ops, starts=lm.starts(cfg, ids), hidden=hidden
             )
         self._framework.evaluate(logits, hidden, state)
-        after = _carried(self._cfg, tokens, before, state)
+        after = _carried(cfg, tokens, before, state)
         return Forward(self._host(logits), [self._host(x) for x in hidden], after)
-
-    def _rows(self, tokens: Array, before: Array | None) -> Array | None:
-        """The rows of the n-grams that end in each token; None without tables."""
-        if (tables := ngrams.of(self._cfg)) is None:
-            return None
-        return tables.gather(self._tables, tables.rows_of(tokens, before))
-
-    def _embedded(self, params: Mapping[str, Any], ids: Any, rows: Any, ops: Ops) -> Any:
-        x = lm.embed(self._cfg, params, ids, ops.xp)
-        return x if rows is None else lm.add_ngrams(params, x, self._array(rows), ops)
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter, each in its full shape.
 
-        That of tables is the gradient of the rows that were read, under `ngrams.ROWS`.
+        That of a table is the gradient of each row that was read, ascending.
         """
-        ops, ids = self._ops(), self._framework.indices(tokens)
-        labels = self._framework.indices(targets)
+        cfg = self._model()
+        loss, grads = self._backend.loss_and_grads(
+            Batch(tokens.copy(), targets.copy(), targets.size)
+        )
+        spec, whole = families.param_spec(cfg), dict[str, Array]()
+        for name, grad in grads.items():
+            if not isinstance(grad, Rows):
+                whole[name] = grad
+            elif name in spec:
+                whole[name] = np.zeros(spec[name].shape, np.float32)
+                np.add.at(whole[name], grad.index, grad.values)
+            else:
+                whole[name] = grad.values
+        return loss, whole
 
-        rows = self._rows(tokens, None)
-        read = {} if rows is None else {ngrams.ROWS: self._array(rows)}
-
-        def loss_of(params: Mapping[str, Any]) -> Any:
-            x = lm.embed(self._cfg, params, ids, ops.xp)
-            return lm.loss_from_embedding(
-                self._cfg,
-                params,
-                lm.add_ngrams(params, x, params[ngrams.ROWS], ops) if read else x,
-                labels,
-                ops=ops,
-                starts=lm.starts(self._cfg, ids),
-            )
-
-        loss, grads = self._framework.value_and_grad(loss_of, self._params | read)
-        return self._host(loss).item(), {name: self._host(g) for name, g in grads.items()}
+    def _model(self) -> ModelConfig:
+        assert self._cfg is not None, "load a model first"
+        return self._cfg
 
     def parts(self, state: State) -> list[list[Array]]:
         """Return a state as arrays, a list per block."""
@@ -182,7 +182,14 @@ class NumPyEngine:
 
     def differentiate(self, tokens: Array, targets: Array) -> tuple[float, dict[str, Array]]:
         """Return the mean loss in nats, and its gradient by parameter."""
-        return lm_numpy.differentiate(self._cfg, self._params, tokens, targets)
+        loss, grads = lm_numpy.differentiate(self._cfg, self._params, tokens, targets)
+        if (tables := ngrams.of(self._cfg)) is not None:
+            read = np.asarray(grads.pop(ngrams.ROWS))
+            for name, index, values in tables.parts(tables.rows_of(tokens), read):
+                rows, where = np.unique(index, return_inverse=True)
+                grads[name] = np.zeros((len(rows), values.shape[1]))
+                np.add.at(grads[name], where, values)
+        return loss, grads
 
     def loss(self, tokens: Array, targets: Array) -> float:
         """Return the mean loss in nats."""

@@ -66,7 +66,11 @@ def _after(
         if step > 1:
             engine.load(plan.cfg, {**params, **now})
             every = engine.differentiate(fixed["tokens"], fixed["targets"])[1]
-        return {name: grad for name, grad in every.items() if name in params}
+        return {
+            name: grad
+            for name, grad in every.items()
+            if name in params and not ngrams.is_table(name)
+        }
 
     for rule, values, apart in steps(plan.cfg, params, gradient, plan.steps):
         for name, value in values.items():
@@ -95,7 +99,7 @@ def once(
     if "targets" in fixed:
         loss, grads = engine.differentiate(fixed["tokens"], fixed["targets"])
         yield "loss", np.array(loss, whole.logits.dtype)
-        for name in (*families.param_spec(plan.cfg), ngrams.ROWS):
+        for name in (*families.param_spec(plan.cfg), *families.table_spec(plan.cfg)):
             if name in grads:
                 yield f"grad/{name}", grads.pop(name)  # no second copy of a large model
 

@@ -62,7 +62,7 @@ def test_every_backend_and_form_reads_the_same_rows_of_tables() -> None:
     comparison = compare_sides(subject, EVERY, quiet)
     assert comparison.ok, failures(comparison)
     compared = {row.what for row in comparison.rows}
-    assert {"grad/ngrams.rows", "grad/ngrams.weight", "stepwise/logits"} <= compared
+    assert {"grad/ngrams.table_4", "grad/ngrams.weight", "stepwise/logits"} <= compared
     name = "ngrams.table_4"
     rows = ngrams.of(subject.plan.cfg).rows_of(subject.fixed["tokens"])[name]
     other = dict(subject.inputs, **{name: subject.inputs[name].copy()})
