@@ -1,7 +1,7 @@
-"""What can be chosen by name: layers, tasks, schedules, optimizers, strategies and teachers.
+"""What can be chosen by name: layers, tasks, schedules, optimizers and strategies.
 
 A choice is a class that owns its numbers (in `strategies.py`, `optimizers.py`, `schedules.py`,
-`teachers.py`, or a file of the user's own):
+or a file of the user's own):
 
     @dataclass(frozen=True, kw_only=True)
     class SSP(AsyncPS):
@@ -326,7 +326,6 @@ STRATEGIES = Kind(
     _class_of("config.strategy.StrategyChoice") + " (examples/my_strategy.py)",
     plural="strategies",
 )
-TEACHERS = Kind("teacher", "mlxhog.config.teachers", _class_of("config.teachers.Counts"))
 
 
 class _Clusters(Kind):
@@ -346,7 +345,7 @@ class _Clusters(Kind):
 
 
 CLUSTERS = _Clusters("cluster", "mlxhog.config.cluster", _class_of("config.cluster.Cluster"))
-KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES, TEACHERS, CLUSTERS)
+KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES, CLUSTERS)
 LAYERS: Registry[type[Any]] = Registry(
     "layer",
     "mlxhog.models.mad.layers",

@@ -8,14 +8,13 @@ from typing import Any, TypeVar
 import yaml
 
 from mlxhog.config import contradictions, optimizers, plugins
-from mlxhog.config.choices import CLUSTERS, OPTIMIZERS, SCHEDULES, STRATEGIES, TEACHERS, Choice
+from mlxhog.config.choices import CLUSTERS, OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
 from mlxhog.config.cluster import Cluster
 from mlxhog.config.fine_tuning import FineTuning
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.options import convert_fields, option, options, spelt
 from mlxhog.config.sources import Assignment, expanded, resolve
 from mlxhog.config.strategy import StrategyChoice
-from mlxhog.config.teachers import Counts
 from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import Interval
 
@@ -252,13 +251,6 @@ class TrainConfig(FineTuning):
         "step size over the run; wsd is warm-up, stable, decay; backoff is the 1/k rule of "
         "Hogwild, in stages; inverse is 1/k itself",
         kind=SCHEDULES,
-    )
-    teacher: Counts | None = _schedule(
-        None,
-        "distribution that is mixed into the targets of the training loss: counts are counted "
-        "n-grams of the training text",
-        kind=TEACHERS,
-        none="off",
     )
 
     steps: int | None = _budget(

@@ -54,13 +54,6 @@ def of(config: TrainConfig) -> list[tuple[str, str]]:
         if config.follow is not None:
             problem = "gives machines batches of one text; leave follow or cluster out"
             pairs.append(("cluster", problem))
-    if config.teacher is not None:
-        for name, reason in (
-            ("follow", "needs the whole text when the run begins"),
-            ("sampled_head", "gives every word a probability"),
-        ):
-            if getattr(config, name) is not None:
-                pairs.append(("teacher", f"{reason}; leave teacher or {name} out"))
     if config.gpu_write.startswith("metal") and config.write not in ("auto", "cas"):
         problem = (
             f"is {config.write}, but beside gpu_write={config.gpu_write} every CPU writer has to "

@@ -180,7 +180,7 @@ def limit_of(plan: Plan) -> Limit:
         EnvironmentLacks: the GPU's driver does not say how much memory it has.
     """
     config, workers, gradient = plan.config, len(plan.workers), plan.gradient_memory
-    ram_bytes = (plan.memory.limit_bytes - plan.shared_bytes) / workers - WORKER_BASE_BYTES
+    ram_bytes = (plan.memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
     limits = [
         Limit(MOST, f"no more than {MOST} are tried"),
         Limit(gradient.most_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),

@@ -39,7 +39,7 @@ def gradients_on(arena: Arena) -> Gradients:
         return Batch(x, x, n_bytes=8)
 
     data = SimpleNamespace(at=at, n_tickets=N)
-    setup = SimpleNamespace(batches=lambda: data, teacher=None)
+    setup = SimpleNamespace(batches=lambda: data)
     job: Any = SimpleNamespace(
         micro_batch=8, slot=1, setup=setup, config=SimpleNamespace(slow=None)
     )

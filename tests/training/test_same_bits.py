@@ -22,7 +22,7 @@ CONSTANT = {"schedule": "constant", "warmup": 0}
 FALLING = {"schedule": "backoff", "backoff_steps": 10}
 TWO, THREE = {"workers": "mlx:cpu*2"}, {"workers": "mlx:cpu*3"}
 RUNS: dict[str, dict[str, Any]] = {
-    "serial": {"optimizer": "soap", "precondition_every": 3, "teacher": "counts(weight=0.5)"},
+    "serial": {"optimizer": "soap", "precondition_every": 3},
     "hogwild": {"optimizer": "adan", "set": SET},
     "locked": {"optimizer": "apollo", "projection_every": 7},
     "async_ps": {"optimizer": "adamw"},
