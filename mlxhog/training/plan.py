@@ -217,6 +217,12 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         for one in resolutions
     ]
     before = None if resumption is None else resumption.evaluated_bytes()
+    if resumption is not None and (link := resumption.run.model).exists() and not link.is_symlink():
+        model_notes = [
+            *model_notes,
+            f"{link} is a folder of its own, as in a copied run, and stays "
+            f"as it is; the newest model is in {resumption.run.checkpoints}",
+        ]
     held_out = HeldOutPart.of(data, config, parameters, before)
     origin = config.init_from if resumption is None else resumption.began_with().get("init_from")
     if origin is not None and config.eval_every.on:
