@@ -323,14 +323,6 @@ class TrainConfig(FineTuning):
     heartbeat_timeout_s: float = _safety(
         60.0, "silence after which a worker is restarted", unit="s", above=0
     )
-    max_nonfinite: int = _safety(
-        20, "steps in a row with a gradient that is not finite before the run ends", low=1
-    )
-    on_torn: str = _safety(
-        "count",
-        "batch whose worker died while adding its step: only count it, or compute it again",
-        choices=("count", "retry"),
-    )
 
     def __post_init__(self) -> None:
         """Convert and check every value, and set those that follow from others.

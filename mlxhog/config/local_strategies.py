@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 from mlxhog.config import optimizers
 from mlxhog.config.options import is_set, option
 from mlxhog.config.strategy import Pairs, StrategyChoice
-from mlxhog.errors import shown
 
 if TYPE_CHECKING:
     from mlxhog.config.config import TrainConfig
@@ -40,12 +39,6 @@ class Copies(StrategyChoice):
         low=0,
         train_only=True,
     )
-    split_by: str = option(
-        "auto",
-        "split=dirichlet: classes of documents; auto is the party of sotu, ten parts of others",
-        choices=("auto", "party", "president", "decade", "part", "document"),
-        train_only=True,
-    )
     clients: int | None = option(
         None,
         "split=dirichlet: number of clients, of which each worker trains its own in turn; auto is "
@@ -59,7 +52,7 @@ class Copies(StrategyChoice):
         """Yield numbers of a text that is not divided."""
         yield from super().broken_rules()
         if self.split == "none":
-            for name in ("split_alpha", "split_by", "clients"):
+            for name in ("split_alpha", "clients"):
                 if is_set(self, name):
                     yield f"{name}: is for split=dirichlet; add that, or leave it out"
 
@@ -94,14 +87,9 @@ class Averaged(Copies):
     )
     local_work: str = option(
         "equal",
-        "steps of each worker between two averages: average_every for all, fewer for slower ones "
-        "(speed), or numbers by rank such as 16,4",
-    )
-    inner_state: str = option(
-        "keep",
-        "optimizer state of the workers at an average of their parameters: each keeps its own, it "
-        "is averaged as well, or begins anew",
-        choices=("keep", "average", "reset"),
+        "steps of each worker between two averages: average_every for all, or fewer for slower "
+        "ones",
+        choices=("equal", "speed"),
     )
 
     @property
@@ -109,47 +97,11 @@ class Averaged(Copies):
         """H: steps of each worker in a round with equal work."""
         return AVERAGE_EVERY if self.average_every is None else self.average_every
 
-    def steps_by_rank(self) -> tuple[int, ...] | None:
-        """Local steps of each rank as in `local_work`; None if it is a word.
-
-        Raises:
-            ValueError: it is neither a word nor such a list.
-        """
-        if self.local_work in ("equal", "speed"):
-            return None
-        steps = self.local_work.split(",")
-        if not all(one.strip().isascii() and one.strip().isdigit() and int(one) for one in steps):
-            raise ValueError(
-                f"is {shown(self.local_work)}; wanted equal, speed, or the steps of each worker by "
-                "rank, such as 16,4"
-            )
-        return tuple(map(int, steps))
-
-    def broken_rules(self) -> Iterable[str]:
-        """Yield local work that cannot be read, or that is given twice."""
-        yield from super().broken_rules()
-        try:
-            steps = self.steps_by_rank()
-        except ValueError as error:
-            yield f"local_work {error}"
-            return
-        if steps is not None and self.average_every is not None:
-            problem = f"{self.average_every}, but local_work has the steps of each worker"
-            yield f"average_every: {problem}; leave one out"
-
     def beside(self, config: TrainConfig) -> Pairs:
-        """Yield state that has no average, and work that timing decides."""
+        """Yield work that timing decides, if the run must repeat."""
         yield from super().beside(config)
-        optimizer = optimizers.of(config)
-        if self.inner_state == "average" and optimizer.has_own_bases:
-            problem = (
-                f"average, but the state of {optimizer.name} has another basis in each worker; "
-                "set inner_state=keep or reset, or take another optimizer"
-            )
-            yield "inner_state", problem
         if config.determinism == "rounds" and self.local_work == "speed":
-            problem = "speed follows measured times, so reruns differ; give steps by rank, or equal"
-            yield "local_work", problem
+            yield "local_work", "speed follows measured times, so reruns differ; leave it out"
 
 
 @dataclass(frozen=True, kw_only=True)

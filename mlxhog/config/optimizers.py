@@ -185,13 +185,6 @@ class Projected(Adaptive):
         200, "steps before a projection is drawn anew",
         unit="steps", low=1, flat="projection_every",
     )  # fmt: skip
-    compat: str = option(
-        "guarded",
-        "limit of the update after a gradient of zeros: that of a first one, or that of the "
-        "authors' package, which stops such a matrix for about 1,850 steps; official also has the "
-        "package's eps, 1e-6, in place of 1e-8",
-        choices=("guarded", "official"), flat="projection_compat",
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -249,13 +249,6 @@ class SSP(AsyncPS):
         unit="steps",
         low=0,
     )
-    slack_notice: float = option(
-        30.0,
-        "name the slowest worker when others have waited this long",
-        unit="s",
-        above=0,
-        train_only=True,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,13 +258,6 @@ class Locked(Paced):
     name: ClassVar[str] = "locked"
     about: ClassVar[str] = "one lock around each step, to measure what locking costs"
     writes_alone: ClassVar[bool] = True
-
-    scope: str = option(
-        "step",
-        "part of a step under the lock: the whole step, or only its addition to the parameters",
-        choices=("step", "apply"),
-        flat="lock_scope",
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,25 +292,15 @@ class Sim(FedBack, LookAhead, LateSteps):
         "fixed:1",
         "age of each gradient in steps: fixed:N, uniform:LOW:HIGH, geometric:MEAN, "
         "histogram:0=10,1=80 (age=weight), or speed:1,1,4 (seconds for a gradient of each "
-        "simulated worker)",
+        "simulated worker); fixed:N simulates N + 1 workers, the others but speed one",
         flat="sim_staleness",
-        train_only=True,
-    )
-    workers: int | None = option(
-        None,
-        "simulated workers, each with its own optimizer state; auto is N + 1 for fixed:N, those of "
-        "speed, else 1",
-        low=1,
-        high=4096,
-        none="auto",
-        flat="sim_workers",
         train_only=True,
     )
 
     @property
     def rule(self) -> SimulatedStaleness:
         """The worker and the age of each step's gradient."""
-        return SimulatedStaleness.parse(self.staleness, self.workers)
+        return SimulatedStaleness.parse(self.staleness)
 
     def steppers(self, workers: int) -> int:
         """The simulated workers."""

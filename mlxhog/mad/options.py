@@ -175,7 +175,7 @@ def worker_options() -> tuple[str, ...]:
     numbers = STRATEGIES.numbers().items()
     return (
         *("strategy", "read", "write", "gpu_write", "kernels", "force", "restarts"),
-        *("heartbeat_timeout_s", "max_nonfinite", "on_torn"),
+        "heartbeat_timeout_s",
         *(name for name, number in numbers if not number.option.train_only),
     )
 

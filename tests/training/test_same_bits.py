@@ -34,8 +34,8 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "avg_runs": {"optimizer": "apollo-mini", "projection_every": 7, **TWO},
     "local_sgd": {"optimizer": "lion", "average_every": 4, **TWO},
-    "scaffold": {"optimizer": "momentum", "local_work": "2,4", **TWO},
-    "diloco": {"average_every": 4, "inner_state": "average", **THREE, **FALLING},
+    "scaffold": {"optimizer": "momentum", "average_every": 3, **TWO},
+    "diloco": {"average_every": 4, **THREE, **FALLING},
 }  # fmt: skip
 STEPS = 32
 
