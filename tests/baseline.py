@@ -65,6 +65,7 @@ local_sgd --average-every 2 --local-after 3
 fedprox --average-every 2
 fedprox --average-every 2 --prox-mu 0.5 --prox decoupled
 scaffold --average-every 2
+scaffold --average-every 3
 diloco --average-every 2
 diloco --average-every 2 --outer-lr 0.5 --outer-momentum 0.8
 """
@@ -109,6 +110,7 @@ adan
 adan --beta1 0.8 --beta2 0.9 --beta3 0.8 --eps 1e-6
 apollo
 apollo --projection-rank 2 --projection-scale 3 --projection-every 3
+apollo --projection-rank 3
 apollo-mini
 apollo-mini --projection-scale 3 --projection-every 3
 lion
