@@ -14,7 +14,7 @@ from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import option, options
-from mlxhog.config.sources import Assignment, read_stored
+from mlxhog.config.sources import Layer, read_stored
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import expanded
 
@@ -144,7 +144,7 @@ def _with_quoted(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def _flags_of(letter: str, text: str) -> list[Assignment]:
+def _flags_of(letter: str, text: str) -> Layer:
     """The options in the flags of one side.
 
     Raises:
@@ -163,22 +163,22 @@ def _flags_of(letter: str, text: str) -> list[Assignment]:
 
     budgets = {one.name for one in options(TrainConfig).values() if one.group in ENDS}
     problems = [f"--{letter} {text!r}: {problem}" for problem in parsed.problems]
-    for one in parsed.values:
-        if one.name in NOT_OF_A_SIDE:
-            problems.append(f"--{letter} {text!r}: {one.origin}: {NOT_OF_A_SIDE[one.name]}")
-        elif one.name in budgets:
+    for name, (_, origin) in parsed.values.items():
+        if name in NOT_OF_A_SIDE:
+            problems.append(f"--{letter} {text!r}: {origin}: {NOT_OF_A_SIDE[name]}")
+        elif name in budgets:
             problems.append(
-                f"--{letter} {text!r}: {one.origin}: both sides get the same budget; say --time, "
+                f"--{letter} {text!r}: {origin}: both sides get the same budget; say --time, "
                 "--tokens or --steps outside the quotes"
             )
     if problems:
         raise ConfigError("\n".join(problems))
-    return [Assignment(one.name, one.value, f"--{letter} {one.origin}") for one in parsed.values]
+    return {
+        name: (value, f"--{letter} {origin}") for name, (value, origin) in parsed.values.items()
+    }
 
 
-def find_side(
-    letter: str, subject: str | None, overrides: Sequence[Sequence[Assignment]], root: Path
-) -> Side:
+def find_side(letter: str, subject: str | None, overrides: Sequence[Layer], root: Path) -> Side:
     """Return a side: the options of a subject, with the overrides.
 
     Raises:
@@ -186,7 +186,7 @@ def find_side(
     """
     from mlxhog.theory.pairs import Side
 
-    title, values = "defaults", list[Assignment]()
+    title, values = "defaults", Layer()
     if subject is not None:
         title, values = _options_of(subject, root)
     config = train_config([values, *overrides])
@@ -196,7 +196,7 @@ def find_side(
     return Side(letter, title, config)
 
 
-def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
+def _options_of(subject: str, root: Path) -> tuple[str, Layer]:
     """Return the title of a subject, and its options."""
     from mlxhog.checkpoint import run as runs
     from mlxhog.errors import RunError
@@ -206,21 +206,19 @@ def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
     path = expanded(subject)
     shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else subject
     if shipped in architectures():
-        return shipped, [Assignment("model", shipped, shipped)]
+        return shipped, {"model": (shipped, shipped)}
     if path.is_file():
         if is_settings(path):
             return path.stem, runs.read_options(path)
-        return path.stem, [Assignment("model", subject, subject)]
+        return path.stem, {"model": (subject, subject)}
     try:
         run = runs.find(subject, root)
     except RunError as error:
         raise not_found(subject, root, error) from error
     values = read_stored(run.config_path)
-    others = [one for one in values if one.name != "model"]
-    models = [one for one in values if one.name == "model"]
-    if [one.value for one in models if one.value in architectures()] or not run.model.is_dir():
-        return run.name, [*others, *models]
-    return run.name, [*others, Assignment("model", str(run.model), str(run.config_path))]
+    if values.get("model", (None,))[0] in architectures() or not run.model.is_dir():
+        return run.name, values
+    return run.name, {**values, "model": (str(run.model), str(run.config_path))}
 
 
 def terms_of(config: CompareConfig, sides: Sequence[Side]) -> Terms:

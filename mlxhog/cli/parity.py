@@ -94,8 +94,7 @@ def run(arguments: list[str]) -> int:
     flags.quiet()
     parsed, config = flags.read(ParityConfig, arguments)
     if config.quick:
-        written = {value.name for value in parsed.values}
-        config = replace(config, **{k: v for k, v in QUICK.items() if k not in written})
+        config = replace(config, **{k: v for k, v in QUICK.items() if k not in parsed.values})
     kind, where = _source(parsed.other, default="tiny" if _plugin_optimizers() else None)
     return _compare(kind, where, config, parsed.other)
 

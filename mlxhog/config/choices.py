@@ -12,7 +12,7 @@ It is spelt with its numbers; the others have their defaults:
 
     ssp    ssp(slack=2)    {name: ssp, slack: 2}    ssp(slack=2, staleness_lr=linear:0.1)
 
-A comma divides numbers only where a name and "=" follow, so `local_work=16,4` is one number. Flat
+A comma divides numbers only where a name and "=" follow, so `staleness=speed:1,4` is one. Flat
 names (`--slack 2`, `slack: 2`) are shorthand for numbers of the choice that a run has; a number
 whose name is unclear alone has a longer flat name (`backoff(beta=0.5)`, `--backoff-beta 0.5`).
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field
 from operator import attrgetter
 from types import MappingProxyType
@@ -137,6 +137,36 @@ class Registry(Generic[T]):
         )
 
 
+Rules = tuple[tuple[str, Callable[..., object], str], ...]
+"""Contradictions: an option, a condition on some subjects, and the sentence with the way out.
+
+The sentence is a format of the subjects, {0}, {1} and so on, and of the condition's value, {x}."""
+
+
+def broken(cls: type | Rules, attribute: str, *subjects: object) -> Iterator[tuple[str, str]]:
+    """Yield (option, sentence) for each rule whose condition holds.
+
+    Args:
+        cls: rules, or a class with rules of its own and of its bases.
+        attribute: of the class and its bases, with their rules.
+        subjects: of the conditions.
+    """
+    bases = reversed(cls.__mro__) if isinstance(cls, type) else ()
+    rules = [rule for base in bases for rule in vars(base).get(attribute, ())]
+    for name, condition, sentence in rules if isinstance(cls, type) else cls:
+        if x := condition(*subjects):
+            yield name, sentence.format(*subjects, x=x)
+
+
+def unread(parse: Callable[[str], object], text: str) -> str:
+    """Return the error if the text of a number cannot be read; for a rule's condition."""
+    try:
+        parse(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 class Choice:
     """The base of all choices of a run: a frozen dataclass whose `option` fields are its numbers.
 
@@ -146,8 +176,10 @@ class Choice:
         name: the name in flags and files; only a class that defines it itself is a choice.
         about: one line for help and documentation.
         kind: the registry of choices that it belongs to.
+        rules: contradictions between its numbers, beside those of its bases; see `broken`.
     """
 
+    rules: ClassVar[Rules] = ()
     name: ClassVar[str]
     about: ClassVar[str]
     kind: ClassVar[Kind]
@@ -165,7 +197,7 @@ class Choice:
 
     def broken_rules(self) -> Iterable[str]:
         """Yield contradictions between numbers of this choice, with the way out."""
-        return ()
+        return (f"{name}: {problem}" for name, problem in broken(type(self), "rules", self))
 
     def _replaced(self) -> Iterable[str]:
         """Yield the numbers that are given although another number takes their place."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from mlxhog.config import optimizers
+from mlxhog.config.choices import Rules
 from mlxhog.config.options import is_set, option
-from mlxhog.config.strategy import Pairs, StrategyChoice
-
-if TYPE_CHECKING:
-    from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategy import StrategyChoice
 
 AVERAGE_EVERY = 16
 """Default of the steps of each worker between two averages."""
@@ -48,22 +45,16 @@ class Copies(StrategyChoice):
         train_only=True,
     )
 
-    def broken_rules(self) -> Iterable[str]:
-        """Yield numbers of a text that is not divided."""
-        yield from super().broken_rules()
-        if self.split == "none":
-            for name in ("split_alpha", "clients"):
-                if is_set(self, name):
-                    yield f"{name}: is for split=dirichlet; add that, or leave it out"
-
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield options that need parameters of all workers."""
-        yield from super().beside(config)
-        if config.gpu_write.startswith("metal"):
-            problem = f"{config.gpu_write}, but the CPU adds to each worker's own copy"
-            yield "gpu_write", f"{problem}; leave it out"
-        if optimizers.of(config).asks_to_share:
-            yield "moments", "shared, but the runs are independent; leave it out, or use hogwild"
+    rules: ClassVar[Rules] = tuple(
+        (name, lambda s, name=name: s.split == "none" and is_set(s, name),
+         "is for split=dirichlet; add that, or leave it out") for name in ("split_alpha", "clients")
+    )  # fmt: skip
+    beside: ClassVar[Rules] = (
+        ("gpu_write", lambda s, c: c.gpu_write.startswith("metal"),
+         "{1.gpu_write}, but the CPU adds to each worker's own copy; leave it out"),
+        ("moments", lambda s, c: optimizers.of(c).asks_to_share,
+         "shared, but the runs are independent; leave it out, or use hogwild"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,16 +83,15 @@ class Averaged(Copies):
         choices=("equal", "speed"),
     )
 
+    beside: ClassVar[Rules] = (
+        ("local_work", lambda s, c: c.determinism == "rounds" and s.local_work == "speed",
+         "speed follows measured times, so reruns differ; leave it out"),
+    )  # fmt: skip
+
     @property
     def local_steps(self) -> int:
         """H: steps of each worker in a round with equal work."""
         return AVERAGE_EVERY if self.average_every is None else self.average_every
-
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield work that timing decides, if the run must repeat."""
-        yield from super().beside(config)
-        if config.determinism == "rounds" and self.local_work == "speed":
-            yield "local_work", "speed follows measured times, so reruns differ; leave it out"
 
 
 @dataclass(frozen=True, kw_only=True)

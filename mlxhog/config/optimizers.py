@@ -7,11 +7,10 @@ are fast.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final, Protocol
 
-from mlxhog.config.choices import OPTIMIZERS
+from mlxhog.config.choices import OPTIMIZERS, Rules
 from mlxhog.config.optimizer import (
     BETA1,
     Adaptive,
@@ -22,9 +21,6 @@ from mlxhog.config.optimizer import (
     Sharing,
 )
 from mlxhog.config.options import option, options
-
-if TYPE_CHECKING:
-    from mlxhog.config.config import TrainConfig
 
 MUON_LR: Final = 3e-3
 MUON_WIDTH: Final = 128
@@ -85,6 +81,15 @@ class Muon(Sharing):
         "framework in float32; auto is worker for GPU workers, unless the type is bfloat16",
         choices=("auto", "cpu", "worker"), flat="orthogonalization_device",
     )  # fmt: skip
+    rules: ClassVar[Rules] = (
+        ("orthogonalization_dtype",
+         lambda s: s.orthogonalization == "ns5" and s.dtype == "bfloat16",
+         "is bfloat16, whose rounding the five steps of ns5 enlarge too far; leave it out, or take "
+         "polar3"),
+        ("orthogonalization_device", lambda s: s.device == "worker" and s.dtype == "bfloat16",
+         "is worker, which computes in float32, and orthogonalization_dtype is bfloat16; leave one "
+         "of them out"),
+    )  # fmt: skip
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers; AdamW without a hidden matrix."""
@@ -119,19 +124,6 @@ class Muon(Sharing):
             return super().rates(width, vocabulary, averaged)
         lr = self.default_lr(width, averaged) * PIECES_LR / MUON_LR
         return Rates(lr=lr, embedding=12.0, head=2.4, scalar=1.5)
-
-    def broken_rules(self) -> Iterable[str]:
-        """Yield a type whose rounding the five steps do not tolerate."""
-        if self.orthogonalization == "ns5" and self.dtype == "bfloat16":
-            yield (
-                "orthogonalization_dtype is bfloat16, whose rounding the five steps of ns5 enlarge "
-                "too far; leave it out, or take polar3"
-            )
-        if self.device == "worker" and self.dtype == "bfloat16":
-            yield (
-                "orthogonalization_device is worker, which computes in float32, and "
-                "orthogonalization_dtype is bfloat16; leave one of them out"
-            )
 
     def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
         """Whether a worker orthogonalises matrices on its own device, in place of the CPU."""
@@ -270,7 +262,15 @@ for _optimizer in (Muon, AdamW, Adan, Apollo, ApolloMini, Lion, Momentum, SGD, S
 DEFAULT: Final = Muon
 
 
-def of(config: TrainConfig) -> OptimizerChoice:
+class Chosen(Protocol):
+    """A configuration with an optimizer."""
+
+    @property
+    def optimizer(self) -> OptimizerChoice | None:
+        """The optimizer; None is open."""
+
+
+def of(config: Chosen) -> OptimizerChoice:
     """Return the optimizer of a configuration; the default if it is open."""
     return DEFAULT() if config.optimizer is None else config.optimizer
 
@@ -292,7 +292,7 @@ def like(kind: type[Averaging], other: OptimizerChoice) -> Averaging:
     return kind(**{name: getattr(other, name) for name in both})
 
 
-def open_numbers(config: TrainConfig) -> dict[str, object]:
+def open_numbers(config: Any) -> dict[str, object]:
     """Return lr and the optimizer's numbers that may be "auto", by their flat names."""
     choice = of(config)
     numbers = {

@@ -165,9 +165,9 @@ def _of_run(config: TrainConfig) -> int:
     """The batch of the run that is resumed; that of the defaults if its options are lost."""
     assert config.resume is not None
     run, _ = checkpoint.resumable(config.resume, Path(config.out))
-    stored = read_stored(run.config_path) if run.config_path.is_file() else []
-    values = [one.value for one in stored if one.name == "batch_size"]
-    return parse_count(values[-1]) if values else TrainConfig().micro_batch
+    stored = read_stored(run.config_path) if run.config_path.is_file() else {}
+    value = stored["batch_size"][0] if "batch_size" in stored else TrainConfig().micro_batch
+    return parse_count(value)
 
 
 def limit_of(plan: Plan) -> Limit:

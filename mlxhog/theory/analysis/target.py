@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
-from mlxhog.config.sources import Assignment
+from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError, RunError, nearest
 from mlxhog.files import plain_yaml, reading
 from mlxhog.files.paths import expanded
@@ -43,7 +42,7 @@ class Target:
     saved: checkpoints.Checkpoint | None = None
 
 
-def find_target(spec: str, overrides: Sequence[Assignment], root: Path) -> Target:
+def find_target(spec: str, overrides: Layer, root: Path) -> Target:
     """Return the target of a command-line argument.
 
     Args:
@@ -87,13 +86,13 @@ def is_settings(path: Path) -> bool:
     return sum(word in known for word in words) > len(words) / 2
 
 
-def _from_architecture(spec: str, overrides: Sequence[Assignment]) -> Target:
-    config = train_config([[Assignment("model", spec, "CONFIG_OR_RUN")], overrides])
+def _from_architecture(spec: str, overrides: Layer) -> Target:
+    config = train_config([{"model": (spec, "CONFIG_OR_RUN")}, overrides])
     model = load_architecture(spec, config.set)
     return _check(Target(title=f"model {spec}", config=config, model=model))
 
 
-def _from_settings(path: Path, overrides: Sequence[Assignment]) -> Target:
+def _from_settings(path: Path, overrides: Layer) -> Target:
     config = train_config([runs.read_options(path), overrides])
     if config.resume is not None:
         raise ConfigError(
@@ -108,8 +107,8 @@ def _from_settings(path: Path, overrides: Sequence[Assignment]) -> Target:
     return _check(Target(title=f"settings {path}", config=config, model=model))
 
 
-def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
-    data = next((str(one.value) for one in overrides if one.name == "data"), None)
+def _from_run(run: Run, at: Path, overrides: Layer) -> Target:
+    data = str(overrides["data"][0]) if "data" in overrides else None
     try:
         config = train_config([run.options(data=data), overrides])
     except ConfigError as error:
@@ -138,13 +137,13 @@ def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
     )
 
 
-def _from_checkpoint(path: Path, overrides: Sequence[Assignment]) -> Target:
+def _from_checkpoint(path: Path, overrides: Layer) -> Target:
     """Return the target of a checkpoint that no run of mlxhog made."""
     opened = formats.open(path)
-    layers = [[Assignment("model", str(path), "CONFIG_OR_RUN")]]
+    layer: Layer = {"model": (str(path), "CONFIG_OR_RUN")}
     if opened.tokenizer() is not None:
-        layers.append([Assignment("tokenizer", str(opened.folder), "CONFIG_OR_RUN")])
-    config = train_config([*layers, overrides])
+        layer["tokenizer"] = (str(opened.folder), "CONFIG_OR_RUN")
+    config = train_config([layer, overrides])
     target = Target(
         title=f"checkpoint {path}", config=config, model=opened.config, checkpoint=path.absolute()
     )
