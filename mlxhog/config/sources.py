@@ -111,16 +111,18 @@ def by_flat_names(layer: Layer) -> Layer:
 
 
 def specs_of(cls: type, values: Mapping[str, object]) -> dict[str, Option]:
-    """Return the options of a configuration, and the numbers of its choices by their flat names.
+    """Return the options of a configuration, and the numbers of all choices by their flat names.
 
     Args:
         cls: a dataclass made of `option` fields, some of which are choices.
-        values: of its options; those of choices are their names.
+        values: of its options; a choice by its name, which gives the defaults of its numbers.
     """
     specs = dict(options(cls))
     for name, spec in options(cls).items():
-        if isinstance(spec.kind, Kind) and (choice := spec.kind.known().get(str(values.get(name)))):
-            specs |= {number.flat: number for number in options(choice).values()}
+        if isinstance(spec.kind, Kind):
+            choice = spec.kind.known().get(str(values.get(name)))
+            specs |= {flat: number.option for flat, number in spec.kind.numbers().items()}
+            specs |= {} if choice is None else {one.flat: one for one in _specs(choice)}
     return specs
 
 
