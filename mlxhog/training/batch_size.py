@@ -146,9 +146,9 @@ def planned(
     if config.resume is not None:
         choice = BatchChoice(sequences=_of_run(config), why="the run began with it")
     else:
-        plan = plan_of(replace(config, batch_size=1))
+        plan = plan_of(config.having(batch_size=1))
         choice = _measured(plan, limit_of(plan), again=again, progress=progress)
-    plan = plan_of(replace(config, batch_size=choice.sequences))
+    plan = plan_of(config.having(batch_size=choice.sequences))
     return replace(plan, notes=(*plan.notes, str(choice))), choice
 
 

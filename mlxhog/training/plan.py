@@ -188,7 +188,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         progress=progress,
     )
     train, val = data.open(config.seq_len)
-    config = replace(config, tokenizer=data.spec)
+    config = config.having(tokenizer=data.spec)
     if weights is None:
         model, model_notes = vocabulary.fitted(config, model, data.tokenizer, resumption)
     else:
@@ -316,7 +316,7 @@ def _architecture(
         model = load_architecture(config.model, config.set, config.plugin)
     own_layers = model.layers if isinstance(model, MADConfig) else ()
     if files := plugins.remembered([*vars(config).values(), *own_layers]):
-        config = replace(config, plugin=", ".join(files))
+        config = config.having(plugin=", ".join(files))
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
     return model, config

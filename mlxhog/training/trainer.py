@@ -15,7 +15,6 @@ from mlxhog.arena.requests import RequestServer
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.creation import new_run
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run
-from mlxhog.config.budget import SAMPLING_S
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import clients
 from mlxhog.errors import (
@@ -36,7 +35,7 @@ from mlxhog.report.views import Observer
 from mlxhog.training import batch_size, checkpoints, choose_strategy, init_from, recording
 from mlxhog.training.batch_size import BatchChoice
 from mlxhog.training.change_strategy import Changes
-from mlxhog.training.deadlines import Deadlines
+from mlxhog.training.deadlines import SAMPLING_S, Deadlines
 from mlxhog.training.final_evaluation import GAVE_UP_WORKER, FinalEvaluation, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.held_out_watch import HeldOutWatch
