@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog import cli
-from mlxhog.arena import Arena, event_log, layout
+from mlxhog.arena import Arena, event_log
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint.run import Run
 from mlxhog.classic.loaders.pairs import load_graph, load_ratings
@@ -309,13 +309,6 @@ def _write_edges(folder: Path) -> Iterable[Path]:
     return [folder / "edges.txt", folder / "terminals.txt"]
 
 
-def _write_layout(folder: Path) -> Iterable[Path]:
-    spec = families.param_spec(families.read(LARGE))
-    planned = layout.plan(spec, max_workers=2, private=("m",), n_tickets=10)
-    (folder / "layout.json").write_text(planned.to_json())
-    return [folder / "layout.json"]
-
-
 SUBJECTS = (
     Subject("train.yaml", text_file("train.yaml", TrainConfig(steps=3).to_yaml()), _read_config, 6),
     Subject("xLSTM Large in YAML", yaml_file("large.yaml", LARGE), _architecture("large.yaml")),
@@ -412,11 +405,5 @@ SUBJECTS = (
     ),
     Subject(
         "CIFAR-10", text_file("a.bin", bytes(3073 * 2)), lambda f: load_cifar10(f / "a.bin"), 1
-    ),
-    Subject(
-        "layout of an arena",
-        _write_layout,
-        lambda f: layout.Layout.from_json((f / "layout.json").read_text("utf-8", "replace")),
-        3,
     ),
 )  # fmt: skip

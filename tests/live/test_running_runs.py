@@ -17,8 +17,7 @@ import numpy as np
 import pytest
 
 from mlxhog import LanguageModel, TrainConfig, load, train
-from mlxhog.arena import Arena, plan, segment
-from mlxhog.arena import arena as arenas
+from mlxhog.arena import Arena, handover, plan
 from mlxhog.arena.handover import socket_path
 from mlxhog.checkpoint import checkpoint, creation, formats
 from mlxhog.checkpoint import run as runs
@@ -259,26 +258,22 @@ def held_run(folder: Path) -> Iterator[runs.Run]:
         yield run
 
 
-def test_a_run_of_another_format_or_write_mode_is_refused(
+def test_a_run_of_another_version_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from tests.live.patterns import layout
 
-    for change, words in (
-        (lambda m: m.setattr(segment, "VERSION", 99), "format 99"),
-        (lambda m: m.setattr(arenas, "WRITE_MODES", ("later",)), "write mode 'later'"),
-    ):
-        with held_run(tmp_path) as run, contextlib.ExitStack() as stack:
-            with monkeypatch.context() as patch:
-                change(patch)  # type: ignore[no-untyped-call]
-                write = arenas.WRITE_MODES[0]
-                arena = stack.enter_context(Arena.create(layout(), write=write))
-                stack.enter_context(arena.serve(socket_path(run.directory)))
-            with pytest.raises(ArenaError, match=words):
-                open_source(run.name, root=tmp_path, backend="torch:cpu")
+    with held_run(tmp_path) as run, contextlib.ExitStack() as stack:
+        arena = stack.enter_context(Arena.create(layout()))
+        stack.enter_context(arena.serve(socket_path(run.directory)))
+        answers = iter([b"mlxhog-arena 99".ljust(48)])  # the first call is the server's
+        ours = handover.greeting()
+        monkeypatch.setattr(handover, "greeting", lambda: next(answers, ours))
+        with pytest.raises(ArenaError, match="mlxhog-arena 99.*not the socket of a run of this"):
+            open_source(run.name, root=tmp_path, backend="torch:cpu")
 
 
-@pytest.mark.parametrize("why", ["another format", "no copies"])
+@pytest.mark.parametrize("why", ["another version", "no copies"])
 def test_a_resumed_run_that_cannot_be_read_is_asked_seldom_and_followed_by_its_checkpoints(
     why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -288,17 +283,16 @@ def test_a_resumed_run_that_cannot_be_read_is_asked_seldom_and_followed_by_its_c
 
     def connected(path: Path, patience_s: float) -> Arena:
         asked.append(path)
+        if why == "another version":
+            raise ArenaError("it is not the socket of a run of this version of mlxhog")
         return connect(path, patience_s)
 
     monkeypatch.setattr(Arena, "connect", connected)
     monkeypatch.setattr(opening, "AGAIN_S", 1e6)
     monkeypatch.setattr(sources, "LOOK_S", 0.0)
     with run.lock(), contextlib.ExitStack() as stack:
-        with monkeypatch.context() as patch:
-            if why == "another format":
-                patch.setattr(segment, "VERSION", 99)
-            arena = stack.enter_context(Arena.create(plan(param_spec(SMALL), n_tickets=1)))
-            stack.enter_context(arena.serve(socket_path(run.directory)))
+        arena = stack.enter_context(Arena.create(plan(param_spec(SMALL), n_tickets=1)))
+        stack.enter_context(arena.serve(socket_path(run.directory)))
         for step in (5, 10):
             save(run, step=step)
             assert source.has_newer()
