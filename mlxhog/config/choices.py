@@ -143,19 +143,17 @@ Rules = tuple[tuple[str, Callable[..., object], str], ...]
 The sentence is a format of the subjects, {0}, {1} and so on, and of the condition's value, {x}."""
 
 
-def broken(cls: type | Rules, attribute: str, *subjects: object) -> Iterator[tuple[str, str]]:
-    """Yield (option, sentence) for each rule whose condition holds.
-
-    Args:
-        cls: rules, or a class with rules of its own and of its bases.
-        attribute: of the class and its bases, with their rules.
-        subjects: of the conditions.
-    """
-    bases = reversed(cls.__mro__) if isinstance(cls, type) else ()
-    rules = [rule for base in bases for rule in vars(base).get(attribute, ())]
-    for name, condition, sentence in rules if isinstance(cls, type) else cls:
+def broken(rules: Iterable[tuple[str, Any, str]], *subjects: object) -> Iterator[tuple[str, str]]:
+    """Yield (option, sentence) for each rule whose condition holds for the subjects."""
+    for name, condition, sentence in rules:
         if x := condition(*subjects):
             yield name, sentence.format(*subjects, x=x)
+
+
+def rules_of(cls: type, attribute: str) -> Iterator[tuple[str, Any, str]]:
+    """Yield the rules in an attribute of the bases of a class, and in its own."""
+    for base in reversed(cls.__mro__):
+        yield from vars(base).get(attribute, ())
 
 
 def unread(parse: Callable[[str], object], text: str) -> str:
@@ -197,7 +195,8 @@ class Choice:
 
     def broken_rules(self) -> Iterable[str]:
         """Yield contradictions between numbers of this choice, with the way out."""
-        return (f"{name}: {problem}" for name, problem in broken(type(self), "rules", self))
+        rules = rules_of(type(self), "rules")
+        return (f"{name}: {problem}" for name, problem in broken(rules, self))
 
     def _replaced(self) -> Iterable[str]:
         """Yield the numbers that are given although another number takes their place."""

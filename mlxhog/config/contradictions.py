@@ -122,7 +122,7 @@ def of(config: Any) -> list[tuple[str, str]]:
             pairs.append((name, f"{other} is {choice}, {reason}, or leave {name} out"))
     if config.strategy is not None:
         pairs += config.strategy.contradicted_by(config)
-    return [*pairs, *broken(RULES, "", config)]
+    return [*pairs, *broken(RULES, config)]
 
 
 def of_others(kind: str, choice: str) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from mlxhog.config import optimizers
-from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules, broken, unread
+from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules, broken, rules_of, unread
 from mlxhog.config.options import option
 from mlxhog.config.rules import Compensation, Selection, StalenessRule
 
@@ -98,7 +98,7 @@ class StrategyChoice(Choice, ABC):
 
     def contradicted_by(self, config: object) -> list[tuple[str, str]]:
         """Pairs (option of a run, contradiction and the way out)."""
-        return list(broken(type(self), "beside", self, config))
+        return list(broken(rules_of(type(self), "beside"), self, config))
 
 
 def of(config: Chosen, kind: type[C]) -> C:
