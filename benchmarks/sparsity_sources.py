@@ -19,7 +19,7 @@ from harness.claims import Findings, flags, measured
 from harness.machine import smallest
 
 from mlxhog.arena.child import Child
-from mlxhog.config.sources import Assignment
+from mlxhog.config.sources import of_keywords
 from mlxhog.theory.advisor.measuring import weighted
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets
@@ -52,7 +52,7 @@ def dropout(findings: Findings, samples: int) -> None:
             path.write_text(MODEL % rate)
             for sequences, length in SHAPES:
                 values = {"seq_len": length, "batch_size": sequences, "threads": 1}
-                options = [Assignment(name, value, "benchmark") for name, value in values.items()]
+                options = of_keywords("benchmark", values)
                 target = find_target(str(path), options, Path(folder))
                 plan = plan_of(target, AnalyzeConfig(backend="mlx:cpu"))
                 subject = subject_of(target, plan)

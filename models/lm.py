@@ -155,7 +155,6 @@ def loss_from_embedding(
     masks: Mapping[str, Array] | None = None,
     log_inclusion: Array | None = None,
     state: State | None = None,
-    targets: Array | None = None,
 ) -> Array:
     """Return the mean cross entropy in nats over the labels other than -100; 0 if there are none.
 
@@ -173,14 +172,12 @@ def loss_from_embedding(
         log_inclusion: (C,) of a sampled loss (`models/sampled_head.py`), for which the head and its
             bias in `params` are the rows of the C candidates, and labels are indices among them.
         state: state before x; None is the start state.
-        targets: (B, S, vocab_size) distributions whose cross entropy is differentiated in place of
-            that of the labels; the value stays that of the labels.
 
     Returns:
         A scalar, float32.
     """
     run = Pass(ops, starts=starts, masks=masks)
-    nats, count = _cross_entropy(cfg, params, x, labels, run, log_inclusion, state, targets)
+    nats, count = _cross_entropy(cfg, params, x, labels, run, log_inclusion, state)
     return nats / ops.xp.maximum(count, 1)
 
 
@@ -205,20 +202,17 @@ def _cross_entropy(
     run: Pass[Array],
     log_inclusion: Array | None,
     state: State | None = None,
-    targets: Array | None = None,
 ) -> tuple[Array, Array]:
     x, _ = _blocks(cfg, params, x, state, run)
     cap, labels = cfg.output_logit_soft_cap, labels.reshape(-1)
-    if targets is not None:
-        targets = targets.reshape(-1, targets.shape[-1])
     if log_inclusion is None and families.head_bias(cfg) is None:
         rows, head = x.reshape(-1, x.shape[-1]), params[families.head(cfg)]
-        return run.ops.linear_cross_entropy(rows, head, labels, cap, targets)
+        return run.ops.linear_cross_entropy(rows, head, labels, cap)
     logits = _raw_logits(cfg, params, x, run)
     if log_inclusion is not None:  # subtracted after the cap
         logits = logits if cap is None else run.ops.soft_cap(logits, cap)
         logits, cap = logits - log_inclusion, None
-    return run.ops.capped_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, cap, targets)
+    return run.ops.capped_cross_entropy(logits.reshape(-1, logits.shape[-1]), labels, cap)
 
 
 def _blocks(

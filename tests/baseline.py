@@ -59,13 +59,13 @@ round_robin --lr-workers sqrt
 round_robin --predict last --moments shared
 round_robin --delay-feedback
 avg_runs
-avg_runs --split dirichlet --split-alpha 0.5 --split-by part
+avg_runs --split dirichlet --split-alpha 0.5
 local_sgd --average-every 2
-local_sgd --average-every 2 --local-after 3 --inner-state average
+local_sgd --average-every 2 --local-after 3
 fedprox --average-every 2
 fedprox --average-every 2 --prox-mu 0.5 --prox decoupled
 scaffold --average-every 2
-scaffold --local-work 2,1 --inner-state reset
+scaffold --average-every 3
 diloco --average-every 2
 diloco --average-every 2 --outer-lr 0.5 --outer-momentum 0.8
 """
@@ -77,7 +77,7 @@ serial --predict own
 serial --sparsify topk:0.2
 serial --sparsify threshold:0.5 --error-feedback false
 sim
-sim --sim-staleness uniform:0:3 --sim-workers 3
+sim --sim-staleness uniform:0:3
 sim --sim-staleness speed:1,1,4 --lr-workers linear
 sim --sim-staleness fixed:3 --staleness-lr linear:0.5
 sim --sim-staleness fixed:3 --staleness-lr delay_adaptive
@@ -97,7 +97,7 @@ async_ps --staleness-lr exp:0.9
 ssp
 ssp --slack 2
 locked
-locked --lock-scope apply --delay-compensation constant:0.1
+locked --delay-compensation constant:0.1
 aig
 aig --rescale-by-speed
 """
@@ -110,7 +110,7 @@ adan
 adan --beta1 0.8 --beta2 0.9 --beta3 0.8 --eps 1e-6
 apollo
 apollo --projection-rank 2 --projection-scale 3 --projection-every 3
-apollo --projection-compat official
+apollo --projection-rank 3
 apollo-mini
 apollo-mini --projection-scale 3 --projection-every 3
 lion

@@ -11,7 +11,7 @@ while some tickets of epoch e are still in flight, other workers continue with e
 
 A death in LEASED has changed nothing, so the ticket is given out again. A death in APPLYING may
 have changed some parameters, and a lock-free arena cannot undo that: the ticket counts as done and
-is reported, or with `on_torn="retry"` is given out again (its batch may then count twice).
+is reported.
 
 Shared memory (`metal/native/arena/ledger.cpp` is the other side):
 
@@ -51,10 +51,9 @@ from typing import NamedTuple, TypedDict
 from mlxhog import _native
 from mlxhog.arena.arena import Arena
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.errors import ArenaError, CheckpointError, ConfigError
+from mlxhog.errors import ArenaError, CheckpointError
 
 ORPHAN_GRACE_NS = 20_000_000
-ON_TORN = ("count", "retry")
 NO_END = (1 << 64) - 1
 
 
@@ -98,19 +97,15 @@ class Ledger:
     time; `reap` and `sweep_orphans` belong to the supervisor.
     """
 
-    def __init__(self, arena: Arena, *, on_torn: str = "count") -> None:
+    def __init__(self, arena: Arena) -> None:
         """Use the ledger of an arena that may be written.
 
         Raises:
             ArenaError: the arena is attached read-only.
-            ConfigError: `on_torn` is neither `count` nor `retry`.
         """
         if arena.readonly:
             raise ArenaError("this arena is attached read-only; readers take no tickets")
-        if on_torn not in ON_TORN:
-            raise ConfigError(f"on_torn is {on_torn!r}; choose from {', '.join(ON_TORN)}")
         self.n = arena.layout.n_tickets
-        self._retry_torn = on_torn == "retry"
         self._words = arena.segment("ledger")
         self._native = _native.TicketLedger(self._words, arena.segment("tickets"))
         self._orphans: dict[int, int] = {}  # ticket -> time at which a sweep first saw it
@@ -151,7 +146,7 @@ class Ledger:
 
         Call it only after `waitpid` of its process: never reap a process that may still run.
         """
-        return ReapReport(*self._native.reap(owner, self._retry_torn))
+        return ReapReport(*self._native.reap(owner))
 
     def sweep_orphans(self) -> int:
         """Return the tickets that were handed out to a worker that died before its lease.

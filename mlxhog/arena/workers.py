@@ -99,6 +99,9 @@ WORKER_DTYPE = np.dtype(
 )
 MAX_INCARNATION = (1 << 24) - 1
 
+MAX_NONFINITE = 20
+"""Steps of a worker in a row with a gradient that is not finite, after which the run ends."""
+
 
 class State(IntEnum):
     """State of a slot, as the supervisor knows it."""

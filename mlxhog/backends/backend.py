@@ -129,12 +129,8 @@ class Backend(WeightHolder, Protocol):
             The fault by operator; see `mlxhog.backends.self_check`.
         """
 
-    def loss_and_grads(self, batch: Batch, targets: Float32 | None = None) -> tuple[float, Grads]:
+    def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """Mean cross entropy in nats, and its gradient.
-
-        With `targets` (B, S, vocab_size), a distribution for every label, the gradient is that of
-        the cross entropy against them; the loss stays that of the labels. Neither a sampled head
-        nor frozen contexts take them.
 
         Gradients are C-contiguous float32 arrays in the parameters' shapes. The gradient of a
         sampled head is `Rows`, and so are those of tables of n-grams, and that of an embedding,

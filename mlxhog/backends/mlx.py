@@ -290,7 +290,6 @@ class MLXBackend(Inference):
         ids: Any,
         log_inclusion: Any,
         state: Any,
-        targets: Any,
     ) -> Any:
         model, ops = self.model, self._ops()
         params = dict(zip(self._trained, trained, strict=True))
@@ -312,7 +311,6 @@ class MLXBackend(Inference):
             masks=masks,
             log_inclusion=log_inclusion,
             state=state,
-            targets=targets,
         )
         self._built_ns = monotonic_ns()
         return loss
@@ -321,7 +319,7 @@ class MLXBackend(Inference):
         """Nothing to do: the inbox is the memory of the flat array, and nothing is pending."""
 
     @_on_its_device
-    def loss_and_grads(self, batch: Batch, targets: Float32 | None = None) -> tuple[float, Grads]:
+    def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """Mean cross entropy in nats and its gradient, by `mx.value_and_grad`.
 
         Native operators compute while the graph is built, first forward, then backward; the others
@@ -350,9 +348,8 @@ class MLXBackend(Inference):
             ids, labels = mx.array(candidates.ids), candidates.labels
             head = self.params[families.head(self.model)][ids]
             log_inclusion = mx.array(candidates.log_inclusion)
-        mix = None if targets is None else mx.array(targets)
         inputs = (
-            trained, x, head, read, tokens, mx.array(labels), masks, ids, log_inclusion, state, mix
+            trained, x, head, read, tokens, mx.array(labels), masks, ids, log_inclusion, state
         )  # fmt: skip
         with self._cache.of_gradient():
             loss, (d_params, dx, d_head, d_read) = self._value_and_grad(*inputs)

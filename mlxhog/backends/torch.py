@@ -189,7 +189,7 @@ class TorchBackend(Inference):
     def _tokens(self, tokens: Int32) -> torch.Tensor:
         return torch.from_numpy(np.ascontiguousarray(tokens)).to(self.device).long()
 
-    def loss_and_grads(self, batch: Batch, targets: Float32 | None = None) -> tuple[float, Grads]:
+    def loss_and_grads(self, batch: Batch) -> tuple[float, Grads]:
         """Mean cross entropy in nats and its gradient, by autograd."""
         check_batch(batch, self.model.vocab_size)
         began_ns = monotonic_ns()
@@ -228,7 +228,6 @@ class TorchBackend(Inference):
             masks=masks and {site: self._from_host(mask) for site, mask in masks.items()},
             log_inclusion=log_inclusion,
             state=state,
-            targets=None if targets is None else torch.from_numpy(targets).to(self.device),
         )
         forward_ns = monotonic_ns() - began_ns
         *arrays, mean = self._on_hosts([*torch.autograd.grad(loss, leaves), loss])

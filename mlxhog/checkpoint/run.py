@@ -26,12 +26,12 @@ import difflib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
 from mlxhog.checkpoint import manifest
-from mlxhog.config.sources import Assignment, read_stored, read_yaml
+from mlxhog.config.sources import Layer, read_stored, read_yaml
 from mlxhog.errors import DataError, EnvironmentLacks, RunError, did_you_mean
 from mlxhog.files import durable, plain_json, reading
 from mlxhog.files.durable import append_lines, disk_errors, replace_file
@@ -204,7 +204,7 @@ class Run:
         names = self._read_status().get("automatic")
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
-    def options(self, *, data: str | None = None, path: Path | None = None) -> list[Assignment]:
+    def options(self, *, data: str | None = None, path: Path | None = None) -> Layer:
         """Return the options, with the place where the text is now.
 
         Args:
@@ -218,13 +218,13 @@ class Run:
         from mlxhog.data.encodings import words
 
         options = read_stored(path or self.config_path)
-        spec = next((one.value for one in options if one.name == "data"), None)
+        spec, origin = options.get("data", (None, ""))
         spec = "\n".join(map(str, spec)) if isinstance(spec, list) else spec
         if data is not None or not isinstance(spec, str) or not corpora.is_missing(spec):
             return options
         known = self.read_status().get("data_path")
         if isinstance(known, str) and not corpora.is_missing(known):
-            return [replace(one, value=known) if one.name == "data" else one for one in options]
+            return {**options, "data": (known, origin)}
         full = known if isinstance(known, str) else corpora.full_path(spec) or spec
         where = f"{'was' if full is known else 'is not at'} {words(full)}"
         raise DataError(
@@ -367,7 +367,7 @@ def list_runs(root: Path) -> list[Run]:
     return sorted(runs, key=lambda run: (run.created_ns(), run.name))
 
 
-def read_options(file: Path) -> list[Assignment]:
+def read_options(file: Path) -> Layer:
     """Return the options of a YAML file that the user names, which may be the file of a run.
 
     Raises:

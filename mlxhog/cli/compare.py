@@ -14,7 +14,7 @@ from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
-from mlxhog.config.sources import Assignment, read_stored
+from mlxhog.config.sources import Layer, read_stored
 from mlxhog.errors import ConfigError
 from mlxhog.theory import CompareConfig
 
@@ -119,7 +119,7 @@ def _with_quoted(arguments: Sequence[str]) -> list[str]:
     return words
 
 
-def _flags_of(letter: str, text: str) -> list[Assignment]:
+def _flags_of(letter: str, text: str) -> Layer:
     """The options in the flags of one side.
 
     Raises:
@@ -138,22 +138,22 @@ def _flags_of(letter: str, text: str) -> list[Assignment]:
 
     budgets = {one.name for one in options(TrainConfig).values() if one.group in ENDS}
     problems = [f"--{letter} {text!r}: {problem}" for problem in parsed.problems]
-    for one in parsed.values:
-        if one.name in NOT_OF_A_SIDE:
-            problems.append(f"--{letter} {text!r}: {one.origin}: {NOT_OF_A_SIDE[one.name]}")
-        elif one.name in budgets:
+    for name, (_, origin) in parsed.values.items():
+        if name in NOT_OF_A_SIDE:
+            problems.append(f"--{letter} {text!r}: {origin}: {NOT_OF_A_SIDE[name]}")
+        elif name in budgets:
             problems.append(
-                f"--{letter} {text!r}: {one.origin}: both sides get the same budget; say --time, "
+                f"--{letter} {text!r}: {origin}: both sides get the same budget; say --time, "
                 "--tokens or --steps outside the quotes"
             )
     if problems:
         raise ConfigError("\n".join(problems))
-    return [Assignment(one.name, one.value, f"--{letter} {one.origin}") for one in parsed.values]
+    return {
+        name: (value, f"--{letter} {origin}") for name, (value, origin) in parsed.values.items()
+    }
 
 
-def find_side(
-    letter: str, subject: str | None, overrides: Sequence[Sequence[Assignment]], root: Path
-) -> Side:
+def find_side(letter: str, subject: str | None, overrides: Sequence[Layer], root: Path) -> Side:
     """Return a side: the options of a subject, with the overrides.
 
     Raises:
@@ -161,7 +161,7 @@ def find_side(
     """
     from mlxhog.theory.pairs import Side
 
-    title, values = "defaults", list[Assignment]()
+    title, values = "defaults", Layer()
     if subject is not None:
         title, values = _options_of(subject, root)
     config = train_config([values, *overrides])
@@ -171,7 +171,7 @@ def find_side(
     return Side(letter, title, config)
 
 
-def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
+def _options_of(subject: str, root: Path) -> tuple[str, Layer]:
     """Return the title of a subject, and its options; of a run those, and not its weights."""
     from mlxhog.checkpoint import run as runs
     from mlxhog.errors import RunError
@@ -186,10 +186,9 @@ def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
     except RunError as error:
         raise not_found(subject, root, error) from error
     values = read_stored(run.config_path)
-    named = [one.value for one in values if one.name == "model"]
-    if run.model.is_dir() and not set(named) & set(architectures()):
-        values = [one for one in values if one.name != "model"]
-        values.append(Assignment("model", str(run.model), str(run.config_path)))
+    named = values.get("model", ("",))[0]
+    if run.model.is_dir() and named not in architectures():
+        values = {**values, "model": (str(run.model), str(run.config_path))}
     return run.name, values
 
 

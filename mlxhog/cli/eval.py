@@ -83,7 +83,7 @@ def run(arguments: list[str]) -> int:
     from mlxhog.models.families import check_length
     from mlxhog.report.views import StatusLine
 
-    chosen = any(value.name == "checkpoint" for value in parsed.values)
+    chosen = "checkpoint" in parsed.values
     path = locate(parsed.other.model, Path(config.out), config.checkpoint if chosen else None)
     trained = run_of(path.resolve())  # a run's `model` is a link to one
     options = None if trained is None else _options(trained, config.data)

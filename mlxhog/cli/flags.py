@@ -10,7 +10,7 @@ from typing import Any, NoReturn, TypeVar
 from mlxhog.config import plugins
 from mlxhog.config.choices import KINDS, Choice, Kind
 from mlxhog.config.options import Option, option, options, to_flag
-from mlxhog.config.sources import Assignment, resolve, suggestion
+from mlxhog.config.sources import Layer, resolve, suggestion
 from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import Interval
 
@@ -91,18 +91,18 @@ def flags_of(*words: str) -> "Flags | None":
 class Parsed:
     """A command line: values of options, other arguments, and problems."""
 
-    values: list[Assignment]
+    values: Layer
     other: argparse.Namespace
     problems: list[str]
 
-    def split(self, cls: type[C]) -> tuple[C, list[Assignment]]:
+    def split(self, cls: type[C]) -> tuple[C, Layer]:
         """Return the options of a dataclass, and the values of all other options.
 
         Raises:
             ConfigError: every problem of them, and of the command line.
         """
-        own = [value for value in self.values if value.name in options(cls)]
-        others = [value for value in self.values if value not in own]
+        own = {name: value for name, value in self.values.items() if name in options(cls)}
+        others = {name: value for name, value in self.values.items() if name not in own}
         return resolve(cls, [own], self.problems), others
 
 
@@ -211,7 +211,7 @@ class Flags:
                 else None,
                 const="true",  # the flag alone
                 values=("true", "false") if spec.type is bool else _words(spec),
-                collects=spec.repeats or spec.lines,
+                collects="\n" * spec.lines or ", " * spec.repeats,
                 default=argparse.SUPPRESS,
                 metavar=_metavar(spec),
                 help=_help(spec, default or spec.default_text).replace("%", "%%"),
@@ -234,7 +234,7 @@ class Flags:
         if "--" in arguments:  # for the intermixed form an argument
             read = self._parser.parse_known_args
         try:
-            other, extra = read(arguments, argparse.Namespace(values=[]))
+            other, extra = read(arguments, argparse.Namespace(values={}))
         except ConfigError as error:
             raise ConfigError(self._explained(str(error))) from None
         for file in getattr(other, "plugin", ()):
@@ -373,10 +373,10 @@ class _Record(argparse.Action):
 
     Attributes:
         values: legal words, if they are few.
-        collects: whether the flag may stand several times.
+        collects: joins the values of a flag that may stand several times; else "".
     """
 
-    def __init__(self, *args: Any, values: Sequence[str], collects: bool, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, values: Sequence[str], collects: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.values, self.collects = values, collects
 
@@ -388,7 +388,11 @@ class _Record(argparse.Action):
         option_string: str | None = None,
     ) -> None:
         value = "\n".join(values) if isinstance(values, list) else values
-        namespace.values.append(Assignment(self.dest, value, option_string or to_flag(self.dest)))
+        if self.collects and self.dest in namespace.values:
+            earlier = namespace.values[self.dest][0]
+            keeps = self.collects == "\n" or "none" not in (earlier, value)
+            value = f"{earlier}{self.collects}{value}" if keeps else value
+        namespace.values[self.dest] = (value, option_string or to_flag(self.dest))
 
 
 MOST_CHOICES = 6  # they fit beside the flag

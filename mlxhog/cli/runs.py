@@ -120,7 +120,7 @@ def _of_config(run: "Run", status: Mapping[str, Any]) -> dict[str, Any]:
     from mlxhog.config.sources import read_yaml
 
     try:
-        values = {entry.name: entry.value for entry in read_yaml(run.config_path)}
+        values = {name: value for name, (value, _) in read_yaml(run.config_path).items()}
     except ConfigError:
         return {"model": None, "data": None}
     return {"model": Path(str(values.get("model", "-"))).stem, "data": values.get("data")}

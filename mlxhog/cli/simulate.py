@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json, print_sections
-from mlxhog.config.sources import Assignment, resolve
+from mlxhog.config.sources import Layer, resolve
 from mlxhog.errors import ConfigError, DataError, RunError
 
 if TYPE_CHECKING:
@@ -55,7 +54,7 @@ def run(arguments: list[str]) -> int:
     if parsed.other.run is not None:
         workers = _workers_of_run(parsed.other.run, Path(parsed.other.out))
         _refuse_recorded(values)
-        values = [*values, Assignment("workers", len(workers), "--run")]
+        values = {**values, "workers": (len(workers), "--run")}
         source = f"recorded by {parsed.other.run}"
     comparison = compare(resolve(SimulateConfig, [values], parsed.problems), workers, source)
     if parsed.other.json:
@@ -65,16 +64,16 @@ def run(arguments: list[str]) -> int:
     return 0
 
 
-def _refuse_recorded(values: Sequence[Assignment]) -> None:
+def _refuse_recorded(values: Layer) -> None:
     """Refuse options that `--run` sets.
 
     Raises:
         ConfigError: there is one.
     """
-    for value in values:
-        if value.name in RECORDED:
+    for name, (_, origin) in values.items():
+        if name in RECORDED:
             raise ConfigError(
-                f"{value.origin} contradicts --run, which takes {', '.join(RECORDED)} from the "
+                f"{origin} contradicts --run, which takes {', '.join(RECORDED)} from the "
                 "recorded run; leave one of them out (--slow and --kill are possible with --run)"
             )
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import Assignment
+from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import path_from_here
 from mlxhog.files.quantities import format_count, format_duration
@@ -88,7 +88,7 @@ def configuration(parsed: Parsed) -> TrainConfig:
         RunError: there is no such run to resume.
     """
     problems = list(parsed.problems)
-    layers: list[list[Assignment]] = []
+    layers: list[Layer] = []
     if parsed.other.config is not None:
         from mlxhog.checkpoint.run import read_options
 

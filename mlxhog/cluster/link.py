@@ -69,7 +69,6 @@ def open_torchft(cluster: Cluster, offer: Offer, describe: Describe) -> Group:
         token=token_of_member(cluster.token or ""),
         own=own,
         dtype=cluster.round_dtype,
-        quorum=cluster.quorum,
         timeout_s=cluster.limit_s,
     )
     return group
@@ -166,7 +165,7 @@ def _run(job: LinkJob) -> None:
         now = replace(describe(), id=member.id)
         roster.write(
             [asdict(now if one.id == member.id else one) for one in member.machines],
-            () if outcome is Outcome.ALONE else member.ids,
+            member.ids,
             member.id,
             {**member.notes, **slowness(own, outcome, job.cluster)},
         )

@@ -48,7 +48,6 @@ class Outcome(Enum):
 
     COMMITTED = "committed"
     REFUSED = "refused"  # a member was lost, so no member has the mean
-    ALONE = "alone"  # fewer members than the quorum
     EARLY = "early"  # no other member, and a round without others is not due
 
 
@@ -105,8 +104,6 @@ def play(
             f"cluster: the members begin round {member.round}, and this machine has "
             f"{own.number('round')} rounds and got no state; a new link loads it"
         )
-    if member.members < cluster.quorum:
-        return Outcome.ALONE
     if member.members == 1 and not is_due:
         return Outcome.EARLY
     with own.stopped():

@@ -127,7 +127,6 @@ class TorchftGroup:
         token: of the cluster.
         own: address of this machine, which the others reach.
         dtype: of the numbers on the wire but the exact ones of `average`: float32 or bfloat16.
-        quorum: least number of members for a commit.
         timeout_s: limit for a join, for a transfer, and for an average.
         connect_s: limit for each connection.
 
@@ -146,7 +145,6 @@ class TorchftGroup:
         round: int = 0,
         token: str = "",
         dtype: str = "float32",
-        quorum: int = 1,
         timeout_s: float = 60.0,
         connect_s: float = 10.0,
     ) -> None:
@@ -173,7 +171,7 @@ class TorchftGroup:
                 pg=self._connections,
                 state_dict=lambda: _to_tensors(offer()),
                 load_state_dict=self._keep_loaded,
-                min_replica_size=quorum,
+                min_replica_size=1,
                 use_async_quorum=False,
                 timeout=timeout,
                 quorum_timeout=timeout,

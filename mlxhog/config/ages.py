@@ -56,24 +56,17 @@ class SimulatedStaleness:
     workers: int
 
     @classmethod
-    def parse(cls, text: str, workers: int | None = None) -> SimulatedStaleness:
-        """Read a rule, for this number of workers or the number in the rule.
+    def parse(cls, text: str) -> SimulatedStaleness:
+        """Read a rule.
 
         Raises:
-            ValueError: it cannot be read, or speed names another number of workers.
+            ValueError: it cannot be read.
         """
         kind, _, rest = text.partition(":")
         try:
-            rule = cls._parsed(kind, rest)
+            return cls._parsed(kind, rest)
         except (KeyError, ValueError):
             raise ValueError(f"wanted {_AGES}; got {text!r}") from None
-        if workers is None or workers == rule.workers:
-            return rule
-        if kind == "speed":
-            raise ValueError(
-                f"speed names {rule.workers} workers and sim_workers is {workers}; leave it out"
-            )
-        return cls(rule.kind, rule.numbers, rule.weights, workers)
 
     @classmethod
     def _parsed(cls, kind: str, rest: str) -> SimulatedStaleness:

@@ -1,7 +1,7 @@
-"""What can be chosen by name: layers, tasks, schedules, optimizers, strategies and teachers.
+"""What can be chosen by name: layers, tasks, schedules, optimizers and strategies.
 
 A choice is a class that owns its numbers (in `strategies.py`, `optimizers.py`, `schedules.py`,
-`teachers.py`, or a file of the user's own):
+or a file of the user's own):
 
     @dataclass(frozen=True, kw_only=True)
     class SSP(AsyncPS):
@@ -12,7 +12,7 @@ It is spelt with its numbers; the others have their defaults:
 
     ssp    ssp(slack=2)    {name: ssp, slack: 2}    ssp(slack=2, staleness_lr=linear:0.1)
 
-A comma divides numbers only where a name and "=" follow, so `local_work=16,4` is one number. Flat
+A comma divides numbers only where a name and "=" follow, so `staleness=speed:1,4` is one. Flat
 names (`--slack 2`, `slack: 2`) are shorthand for numbers of the choice that a run has; a number
 whose name is unclear alone has a longer flat name (`backoff(beta=0.5)`, `--backoff-beta 0.5`).
 
@@ -24,7 +24,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import Field
 from operator import attrgetter
 from types import MappingProxyType
@@ -137,6 +137,34 @@ class Registry(Generic[T]):
         )
 
 
+Rules = tuple[tuple[str, Callable[..., object], str], ...]
+"""Contradictions: an option, a condition on some subjects, and the sentence with the way out.
+
+The sentence is a format of the subjects, {0}, {1} and so on, and of the condition's value, {x}."""
+
+
+def broken(rules: Iterable[tuple[str, Any, str]], *subjects: object) -> Iterator[tuple[str, str]]:
+    """Yield (option, sentence) for each rule whose condition holds for the subjects."""
+    for name, condition, sentence in rules:
+        if x := condition(*subjects):
+            yield name, sentence.format(*subjects, x=x)
+
+
+def rules_of(cls: type, attribute: str) -> Iterator[tuple[str, Any, str]]:
+    """Yield the rules in an attribute of the bases of a class, and in its own."""
+    for base in reversed(cls.__mro__):
+        yield from vars(base).get(attribute, ())
+
+
+def unread(parse: Callable[[str], object], text: str) -> str:
+    """Return the error if the text of a number cannot be read; for a rule's condition."""
+    try:
+        parse(text)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 class Choice:
     """The base of all choices of a run: a frozen dataclass whose `option` fields are its numbers.
 
@@ -146,8 +174,10 @@ class Choice:
         name: the name in flags and files; only a class that defines it itself is a choice.
         about: one line for help and documentation.
         kind: the registry of choices that it belongs to.
+        rules: contradictions between its numbers, beside those of its bases; see `broken`.
     """
 
+    rules: ClassVar[Rules] = ()
     name: ClassVar[str]
     about: ClassVar[str]
     kind: ClassVar[Kind]
@@ -165,7 +195,8 @@ class Choice:
 
     def broken_rules(self) -> Iterable[str]:
         """Yield contradictions between numbers of this choice, with the way out."""
-        return ()
+        rules = rules_of(type(self), "rules")
+        return (f"{name}: {problem}" for name, problem in broken(rules, self))
 
     def _replaced(self) -> Iterable[str]:
         """Yield the numbers that are given although another number takes their place."""
@@ -326,7 +357,6 @@ STRATEGIES = Kind(
     _class_of("config.strategy.StrategyChoice") + " (examples/my_strategy.py)",
     plural="strategies",
 )
-TEACHERS = Kind("teacher", "mlxhog.config.teachers", _class_of("config.teachers.Counts"))
 
 
 class _Clusters(Kind):
@@ -346,7 +376,7 @@ class _Clusters(Kind):
 
 
 CLUSTERS = _Clusters("cluster", "mlxhog.config.cluster", _class_of("config.cluster.Cluster"))
-KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES, TEACHERS, CLUSTERS)
+KINDS = (SCHEDULES, OPTIMIZERS, STRATEGIES, CLUSTERS)
 LAYERS: Registry[type[Any]] = Registry(
     "layer",
     "mlxhog.models.mad.layers",

@@ -68,9 +68,6 @@ class Cluster(Choice):
     stop_workers: bool = option(
         False, "stop the workers for each round, as DiLoCo does, instead of adding beside them"
     )
-    quorum: int = option(
-        1, "least members of a round; fewer train on alone", low=1, flat="cluster_quorum"
-    )
 
     @property
     def limit_s(self) -> float:

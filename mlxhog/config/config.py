@@ -2,20 +2,18 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial, wraps
-from typing import Any, TypeVar
+from functools import partial
 
 import yaml
 
 from mlxhog.config import contradictions, optimizers, plugins
-from mlxhog.config.choices import CLUSTERS, OPTIMIZERS, SCHEDULES, STRATEGIES, TEACHERS, Choice
+from mlxhog.config.choices import CLUSTERS, OPTIMIZERS, SCHEDULES, STRATEGIES, Choice
 from mlxhog.config.cluster import Cluster
 from mlxhog.config.fine_tuning import FineTuning
 from mlxhog.config.optimizer import OptimizerChoice
-from mlxhog.config.options import convert_fields, option, options, spelt
-from mlxhog.config.sources import Assignment, expanded, resolve
+from mlxhog.config.options import option, options, spelt
+from mlxhog.config.sources import Layer, Merged, resolve
 from mlxhog.config.strategy import StrategyChoice
-from mlxhog.config.teachers import Counts
 from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import Interval
 
@@ -23,8 +21,6 @@ DEFAULT_TIME_S = 60.0
 DEFAULT_MODEL = "minute"
 EMULATED = "metal-emulated"
 """Metal source that runs on the CPU, of `gpu_write` and `kernels`."""
-
-T = TypeVar("T")
 
 _data = partial(option, group="data")
 _model = partial(option, group="model")
@@ -38,23 +34,8 @@ _run = partial(option, group="run")
 _safety = partial(option, group="safety")
 
 
-def taking_flat_names(cls: type[T]) -> type[T]:
-    """Let a configuration, and `replace`, take numbers of its choices by their flat names."""
-    init: Any = cls.__init__  # the dataclass's
-
-    @wraps(init)
-    def __init__(self: T, **values: object) -> None:
-        if not values.keys() <= options(cls).keys():
-            values = expanded(cls, f"{cls.__name__}()", values)
-        init(self, **values)
-
-    cls.__init__ = __init__  # type: ignore[method-assign, assignment]  # more names than fields
-    return cls
-
-
-@taking_flat_names
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig(FineTuning):
+@dataclass(frozen=True, kw_only=True, init=False)
+class TrainConfig(Merged, FineTuning):
     """One training run. Defaults < YAML < flags; an unknown key is an error.
 
     Values are converted and checked when the object is made, so every instance is legal.
@@ -253,13 +234,6 @@ class TrainConfig(FineTuning):
         "Hogwild, in stages; inverse is 1/k itself",
         kind=SCHEDULES,
     )
-    teacher: Counts | None = _schedule(
-        None,
-        "distribution that is mixed into the targets of the training loss: counts are counted "
-        "n-grams of the training text",
-        kind=TEACHERS,
-        none="off",
-    )
 
     steps: int | None = _budget(
         None, "end after this many steps", unit="steps", low=1, aliases=("iters",)
@@ -331,17 +305,9 @@ class TrainConfig(FineTuning):
     heartbeat_timeout_s: float = _safety(
         60.0, "silence after which a worker is restarted", unit="s", above=0
     )
-    max_nonfinite: int = _safety(
-        20, "steps in a row with a gradient that is not finite before the run ends", low=1
-    )
-    on_torn: str = _safety(
-        "count",
-        "batch whose worker died while adding its step: only count it, or compute it again",
-        choices=("count", "retry"),
-    )
 
     def __post_init__(self) -> None:
-        """Convert and check every value, and set those that follow from others.
+        """Check the values together, and set those that follow from others.
 
         Other options may ask for a strategy. A new run gets the default budget, optimizer and
         model; a resumed run has its own, and a run with the weights of a checkpoint has the
@@ -350,15 +316,12 @@ class TrainConfig(FineTuning):
         Raises:
             ConfigError: all problems, one per line.
         """
-        problems = convert_fields(self)
-        if not problems:
-            if self.resume is None:
-                object.__setattr__(self, "optimizer", optimizers.of(self))
-            if self.strategy is None and (name := contradictions.implied_strategy(self)):
-                object.__setattr__(self, "strategy", STRATEGIES.read(name))
-            problems = [f"{name}: {text}" for name, text in contradictions.of(self)]
-        if problems:
-            raise ConfigError("\n".join(problems))
+        if self.resume is None:
+            object.__setattr__(self, "optimizer", optimizers.of(self))
+        if self.strategy is None and (name := contradictions.implied_strategy(self)):
+            object.__setattr__(self, "strategy", STRATEGIES.read(name))
+        if problems := contradictions.of(self):
+            raise ConfigError("\n".join(f"{name}: {text}" for name, text in problems))
         if self.resume is not None:
             return
         if self.model == "auto" and self.init_from is None:
@@ -426,9 +389,7 @@ PLUGIN = ("plugin", *options(TrainConfig)["plugin"].aliases)
 """Names of the option with the user's own Python files."""
 
 
-def train_config(
-    layers: Iterable[Iterable[Assignment]], problems: Iterable[str] = ()
-) -> TrainConfig:
+def train_config(layers: Iterable[Layer], problems: Iterable[str] = ()) -> TrainConfig:
     """Return the options of a run from several sources, the weakest first.
 
     A choice that only a user's file defines is looked for in the files that the sources remember.
@@ -437,8 +398,8 @@ def train_config(
         ConfigError: everything that is wrong in any of them, after `problems`; or such a file may
             not be loaded.
     """
-    layers, messages = [list(layer) for layer in layers], list(problems)
-    named = [one.value for layer in layers for one in layer if one.name in PLUGIN]
+    layers, messages = list(layers), list(problems)
+    named = [layer[name][0] for layer in layers for name in PLUGIN if name in layer]
     files = "" if not named or named[-1] in (None, "none") else str(named[-1])
     return plugins.recalled(
         plugins.texts(files),

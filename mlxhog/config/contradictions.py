@@ -1,16 +1,18 @@
-"""Contradictions between options of a training run, each with the way out."""
+"""Contradictions between options of a training run, each with the way out.
+
+Those of one strategy with options beside it are in its class (`beside`), as are those between its
+numbers (`rules`).
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from mlxhog.config import fine_tuning
+from mlxhog.config.choices import Rules, broken, unread
+from mlxhog.config.fine_tuning import ENDS
 from mlxhog.config.options import is_set, options
 from mlxhog.config.rules import parse_slowdowns
 from mlxhog.files import plain_yaml
-
-if TYPE_CHECKING:
-    from mlxhog.config.config import TrainConfig
 
 _SWITCHED_OFF: dict[str, tuple[str, tuple[str, ...], str]] = {
     "live_every": ("live", ("off",), "so readers get no copies; set live=on"),
@@ -27,52 +29,100 @@ CHOICES = tuple(other for other, _, _ in _SWITCHED_OFF.values())
 """Options whose values decide which other options have an effect."""
 
 
-def of(config: TrainConfig) -> list[tuple[str, str]]:
-    """Pairs (option, contradiction and the way out), of a configuration with legal values."""
-    pairs = _of_switches(config)
-    try:
-        parse_slowdowns(config.slow)
-    except ValueError as error:
-        pairs.append(("slow", str(error)))
-    try:
-        plain_yaml.assignments(config.set)
-    except ValueError as error:
-        pairs.append(("set", str(error)))
-    strategy = config.strategy
-    if strategy is not None:
-        pairs += strategy.beside(config)
-    if config.follow is not None and not (strategy is not None and strategy.is_lock_free):
-        problem = "is for lock-free workers, which take any batch; set strategy=hogwild"
-        pairs.append(("follow", f"{problem}, without async_after and blocks=disjoint"))
-    if config.cluster is not None:
-        if strategy is not None and (strategy.one_process or not strategy.is_lock_free):
-            problem = "adds to parameters that workers train lock-free; set strategy=hogwild"
-            pairs.append(("cluster", problem))
-        if config.determinism != "none":
-            problem = "its rounds follow the clock, so no run repeats; leave determinism out"
-            pairs.append(("cluster", problem))
-        if config.follow is not None:
-            problem = "gives machines batches of one text; leave follow or cluster out"
-            pairs.append(("cluster", problem))
-    if config.teacher is not None:
-        for name, reason in (
-            ("follow", "needs the whole text when the run begins"),
-            ("sampled_head", "gives every word a probability"),
-        ):
-            if getattr(config, name) is not None:
-                pairs.append(("teacher", f"{reason}; leave teacher or {name} out"))
-    if config.gpu_write.startswith("metal") and config.write not in ("auto", "cas"):
-        problem = (
-            f"is {config.write}, but beside gpu_write={config.gpu_write} every CPU writer has to "
-            "use cas; set write=auto, or gpu_write=cpu"
-        )
-        pairs.append(("write", problem))
-    if not config.live_every.on and config.live != "off":
-        pairs.append(("live_every", "off, so readers would get no copy; set live=off as well"))
-    if config.reset_optimizer and config.resume is None:
-        pairs.append(("reset_optimizer", "is for a run that is resumed; add --resume"))
-    pairs += fine_tuning.contradictions(config)
-    return pairs + _of_determinism(config)
+def _lock_free(c: Any) -> Any:
+    return c.strategy is not None and c.strategy.is_lock_free
+
+
+def _records(c: Any) -> Any:
+    return c.determinism in ("record", "replay")
+
+
+def _rounds(c: Any) -> Any:
+    return c.determinism == "rounds"
+
+
+def _budgets(c: Any) -> str:
+    """The budgets beside one of passes."""
+    given = [(name, getattr(c, name)) for name in ("steps", "tokens", "time")]
+    return ", ".join(f"{name} {value:g}" for name, value in given if value is not None)
+
+
+RULES: Rules = (
+    ("slow", lambda c: unread(parse_slowdowns, c.slow), "{x}"),
+    ("set", lambda c: unread(plain_yaml.assignments, c.set), "{x}"),
+    ("follow", lambda c: c.follow is not None and not _lock_free(c),
+     "is for lock-free workers, which take any batch; set strategy=hogwild, without async_after "
+     "and blocks=disjoint"),
+    ("cluster",
+     lambda c: c.cluster and c.strategy and (c.strategy.one_process or not _lock_free(c)),
+     "adds to parameters that workers train lock-free; set strategy=hogwild"),
+    ("cluster", lambda c: c.cluster and c.determinism != "none",
+     "its rounds follow the clock, so no run repeats; leave determinism out"),
+    ("cluster", lambda c: c.cluster and c.follow is not None,
+     "gives machines batches of one text; leave follow or cluster out"),
+    ("write", lambda c: c.gpu_write.startswith("metal") and c.write not in ("auto", "cas"),
+     "is {0.write}, but beside gpu_write={0.gpu_write} every CPU writer has to use cas; set "
+     "write=auto, or gpu_write=cpu"),
+    ("live_every", lambda c: not c.live_every.on and c.live != "off",
+     "off, so readers would get no copy; set live=off as well"),
+    ("reset_optimizer", lambda c: c.reset_optimizer and c.resume is None,
+     "is for a run that is resumed; add --resume"),
+    ("resize_vocab", lambda c: c.resize_vocab and c.init_from is None,
+     "is for a run that begins with the weights of another; add init_from"),
+    ("init_from", lambda c: c.init_from is not None and c.resume is not None,
+     "resume {0.resume} has its own weights; leave one of the two out"),
+    ("epochs", lambda c: c.epochs is not None and _budgets(c),
+     "is {0.epochs}, and {x} is a budget, too; leave one of them out, or set it to none"),
+    ("epochs", lambda c: c.epochs is not None and c.follow is not None,
+     "a followed folder has no last text; leave epochs out"),
+    *((name, lambda c, name=name: getattr(c, name) and not c.eval_every.on,
+       "needs held-out evaluations, and eval_every is off; set eval_every, such as 10s, or 100 for "
+       "steps") for name in ENDS),
+    ("determinism", lambda c: _rounds(c) and (c.time is not None or c.follow is not None),
+     "rounds, but a budget in time or a followed folder ends each run differently; give --steps or "
+     "--tokens instead"),
+    ("determinism",
+     lambda c: _rounds(c) and not c.has_budget and c.follow is None and c.resume is None,
+     "rounds needs a budget in steps or tokens; add --steps"),
+    *(("determinism", lambda c, name=name: _rounds(c) and getattr(c, name) is not None,
+       f"rounds, but {name} ends each run at another step; leave {name} out")
+      for name in ("patience", "stop_at_loss")),
+    ("determinism", lambda c: _rounds(c) and c.batch_size is None and c.resume is None,
+     "rounds, but batch_size=auto follows a measurement, which no run repeats; give --batch-size a "
+     "number"),
+    *(("determinism", lambda c, holds=holds: _records(c) and holds(c),
+       "{0.determinism}, but " + why) for holds, why in (
+        (lambda c: c.strategy is not None and not c.strategy.recorded,
+         "strategy is {0.strategy}; leave it out, or take determinism=rounds, which needs no "
+         "record"),
+        (lambda c: c.read == "live",
+         "live reads see single elements change, which no record has; set read=snapshot"),
+        (lambda c: c.write not in ("auto", "lossless"),
+         "write is {0.write}: without stripe locks the order of writes to an element is unknown; "
+         "set write=lossless"),
+        (lambda c: c.gpu_write != "cpu", "gpu_write is {0.gpu_write}; set gpu_write=cpu"),
+        (lambda c: c.follow is not None, "a record has no arriving text; leave follow out"),
+        (lambda c: c.overlap,
+         "a record has the read, the gradient and the step of a worker one after the other; leave "
+         "overlap out"),
+        (lambda c: c.resume is not None,
+         "a record begins with its run; add --determinism none to resume without one, and the "
+         "record stays as it is"),
+      )),
+)  # fmt: skip
+
+
+def of(config: Any) -> list[tuple[str, str]]:
+    """Pairs (option, contradiction and the way out) of a `TrainConfig` with legal values."""
+    pairs = []
+    for name, (other, off, reason) in _SWITCHED_OFF.items():
+        choice = str(getattr(config, other))
+        unused = choice in off and is_set(config, name)
+        if unused and (name != "live_every" or config.live_every.on):  # both off is no fault
+            pairs.append((name, f"{other} is {choice}, {reason}, or leave {name} out"))
+    if config.strategy is not None:
+        pairs += config.strategy.contradicted_by(config)
+    return [*pairs, *broken(RULES, config)]
 
 
 def of_others(kind: str, choice: str) -> tuple[str, ...]:
@@ -86,7 +136,7 @@ def of_others(kind: str, choice: str) -> tuple[str, ...]:
     return tuple(name for name, (one, off, _) in every if one == kind and choice in off)
 
 
-def choosing(config: type[TrainConfig], **choices: str) -> dict[str, Any]:
+def choosing(config: type, **choices: str) -> dict[str, Any]:
     """Changes to a configuration that set options of `CHOICES`.
 
     They are these values, and the defaults of the options that have no effect beside them.
@@ -95,12 +145,12 @@ def choosing(config: type[TrainConfig], **choices: str) -> dict[str, Any]:
     return {**{name: options(config)[name].default for name in names}, **choices}
 
 
-def implied_strategy(config: TrainConfig) -> str | None:
+def implied_strategy(config: Any) -> str | None:
     """The strategy that other options of the run require, if it is open."""
     if config.determinism == "rounds":
         return "sync"
     lock_free = (
-        config.determinism in ("record", "replay")
+        _records(config)
         or config.read == "live"
         or config.write == "racy"
         or config.follow is not None
@@ -109,51 +159,3 @@ def implied_strategy(config: TrainConfig) -> str | None:
         or config.overlap
     )
     return "hogwild" if lock_free else None
-
-
-def _of_switches(config: TrainConfig) -> list[tuple[str, str]]:
-    """Options without effect, because another one switches them off."""
-    pairs = []
-    for name, (other, off, reason) in _SWITCHED_OFF.items():
-        choice = str(getattr(config, other))
-        unused = choice in off and is_set(config, name)
-        if unused and (name != "live_every" or config.live_every.on):  # both off is no fault
-            pairs.append((name, f"{other} is {choice}, {reason}, or leave {name} out"))
-    return pairs
-
-
-def _of_determinism(config: TrainConfig) -> list[tuple[str, str]]:
-    """Contradictions of runs that repeat, by rounds or by a record."""
-    name, pairs, strategy = "determinism", [], config.strategy
-    if config.determinism == "rounds":
-        if config.time is not None or config.follow is not None:
-            problem = "rounds, but a budget in time or a followed folder ends each run differently"
-            pairs.append((name, f"{problem}; give --steps or --tokens instead"))
-        elif not config.has_budget and config.resume is None:
-            pairs.append((name, "rounds needs a budget in steps or tokens; add --steps"))
-        for option in ("patience", "stop_at_loss"):
-            if getattr(config, option) is not None:
-                problem = f"rounds, but {option} ends each run at another step"
-                pairs.append((name, f"{problem}; leave {option} out"))
-        if config.batch_size is None and config.resume is None:
-            problem = "rounds, but batch_size=auto follows a measurement, which no run repeats"
-            pairs.append((name, f"{problem}; give --batch-size a number"))
-    if config.determinism not in ("record", "replay"):
-        return pairs
-    for wrong, problem in (
-        (strategy is not None and not strategy.recorded, f"strategy is {strategy}; leave it out, "
-         "or take determinism=rounds, which needs no record"),
-        (config.read == "live", "live reads see single elements change, which no record has; set "
-         "read=snapshot"),
-        (config.write not in ("auto", "lossless"), f"write is {config.write}: without stripe "
-         "locks the order of writes to an element is unknown; set write=lossless"),
-        (config.gpu_write != "cpu", f"gpu_write is {config.gpu_write}; set gpu_write=cpu"),
-        (config.follow is not None, "a record has no arriving text; leave follow out"),
-        (config.overlap, "a record has the read, the gradient and the step of a worker one after "
-         "the other; leave overlap out"),
-        (config.resume is not None, "a record begins with its run; add --determinism none to "
-         "resume without one, and the record stays as it is"),
-    ):  # fmt: skip
-        if wrong:
-            pairs.append((name, f"{config.determinism}, but {problem}"))
-    return pairs

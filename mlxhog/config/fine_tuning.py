@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxhog.config.options import option
-
-if TYPE_CHECKING:
-    from mlxhog.config.config import TrainConfig
 
 ORIGINS = ("init_from", "resize_vocab")
 """Options of the weights that a new run begins with."""
@@ -83,32 +80,3 @@ class FineTuning:
     def keeps_best(self) -> bool:
         """Whether the best evaluation's checkpoint is saved and kept."""
         return self.keep_best or self.patience is not None
-
-
-def contradictions(config: TrainConfig) -> list[tuple[str, str]]:
-    """Pairs (option, contradiction and the way out)."""
-    pairs = _of_origin(config)
-    if config.epochs is not None:
-        for name in ("steps", "tokens", "time"):
-            if (value := getattr(config, name)) is not None:
-                problem = f"is {config.epochs}, and {name} {value:g} is a budget, too"
-                pairs.append(("epochs", f"{problem}; leave one of them out, or set it to none"))
-        if config.follow is not None:
-            pairs.append(("epochs", "a followed folder has no last text; leave epochs out"))
-    if not config.eval_every.on:
-        for name in ENDS:
-            if getattr(config, name):
-                problem = "needs held-out evaluations, and eval_every is off"
-                pairs.append((name, f"{problem}; set eval_every, such as 10s, or 100 for steps"))
-    return pairs
-
-
-def _of_origin(config: TrainConfig) -> list[tuple[str, str]]:
-    """Contradictions of the options for the first weights."""
-    if config.init_from is None:
-        problem = "is for a run that begins with the weights of another; add init_from"
-        return [("resize_vocab", problem)] if config.resize_vocab else []
-    if config.resume is not None:
-        problem = f"resume {config.resume} has its own weights; leave one of the two out"
-        return [("init_from", problem)]
-    return []

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from mlxhog.config import optimizers
+from mlxhog.config.choices import Rules
 from mlxhog.config.options import is_set, option
-from mlxhog.config.strategy import Pairs, StrategyChoice
-from mlxhog.errors import shown
-
-if TYPE_CHECKING:
-    from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategy import StrategyChoice
 
 AVERAGE_EVERY = 16
 """Default of the steps of each worker between two averages."""
@@ -40,12 +36,6 @@ class Copies(StrategyChoice):
         low=0,
         train_only=True,
     )
-    split_by: str = option(
-        "auto",
-        "split=dirichlet: classes of documents; auto is the party of sotu, ten parts of others",
-        choices=("auto", "party", "president", "decade", "part", "document"),
-        train_only=True,
-    )
     clients: int | None = option(
         None,
         "split=dirichlet: number of clients, of which each worker trains its own in turn; auto is "
@@ -55,22 +45,16 @@ class Copies(StrategyChoice):
         train_only=True,
     )
 
-    def broken_rules(self) -> Iterable[str]:
-        """Yield numbers of a text that is not divided."""
-        yield from super().broken_rules()
-        if self.split == "none":
-            for name in ("split_alpha", "split_by", "clients"):
-                if is_set(self, name):
-                    yield f"{name}: is for split=dirichlet; add that, or leave it out"
-
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield options that need parameters of all workers."""
-        yield from super().beside(config)
-        if config.gpu_write.startswith("metal"):
-            problem = f"{config.gpu_write}, but the CPU adds to each worker's own copy"
-            yield "gpu_write", f"{problem}; leave it out"
-        if optimizers.of(config).asks_to_share:
-            yield "moments", "shared, but the runs are independent; leave it out, or use hogwild"
+    rules: ClassVar[Rules] = tuple(
+        (name, lambda s, name=name: s.split == "none" and is_set(s, name),
+         "is for split=dirichlet; add that, or leave it out") for name in ("split_alpha", "clients")
+    )  # fmt: skip
+    beside: ClassVar[Rules] = (
+        ("gpu_write", lambda s, c: c.gpu_write.startswith("metal"),
+         "{1.gpu_write}, but the CPU adds to each worker's own copy; leave it out"),
+        ("moments", lambda s, c: optimizers.of(c).asks_to_share,
+         "shared, but the runs are independent; leave it out, or use hogwild"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,62 +78,20 @@ class Averaged(Copies):
     )
     local_work: str = option(
         "equal",
-        "steps of each worker between two averages: average_every for all, fewer for slower ones "
-        "(speed), or numbers by rank such as 16,4",
+        "steps of each worker between two averages: average_every for all, or fewer for slower "
+        "ones",
+        choices=("equal", "speed"),
     )
-    inner_state: str = option(
-        "keep",
-        "optimizer state of the workers at an average of their parameters: each keeps its own, it "
-        "is averaged as well, or begins anew",
-        choices=("keep", "average", "reset"),
-    )
+
+    beside: ClassVar[Rules] = (
+        ("local_work", lambda s, c: c.determinism == "rounds" and s.local_work == "speed",
+         "speed follows measured times, so reruns differ; leave it out"),
+    )  # fmt: skip
 
     @property
     def local_steps(self) -> int:
         """H: steps of each worker in a round with equal work."""
         return AVERAGE_EVERY if self.average_every is None else self.average_every
-
-    def steps_by_rank(self) -> tuple[int, ...] | None:
-        """Local steps of each rank as in `local_work`; None if it is a word.
-
-        Raises:
-            ValueError: it is neither a word nor such a list.
-        """
-        if self.local_work in ("equal", "speed"):
-            return None
-        steps = self.local_work.split(",")
-        if not all(one.strip().isascii() and one.strip().isdigit() and int(one) for one in steps):
-            raise ValueError(
-                f"is {shown(self.local_work)}; wanted equal, speed, or the steps of each worker by "
-                "rank, such as 16,4"
-            )
-        return tuple(map(int, steps))
-
-    def broken_rules(self) -> Iterable[str]:
-        """Yield local work that cannot be read, or that is given twice."""
-        yield from super().broken_rules()
-        try:
-            steps = self.steps_by_rank()
-        except ValueError as error:
-            yield f"local_work {error}"
-            return
-        if steps is not None and self.average_every is not None:
-            problem = f"{self.average_every}, but local_work has the steps of each worker"
-            yield f"average_every: {problem}; leave one out"
-
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield state that has no average, and work that timing decides."""
-        yield from super().beside(config)
-        optimizer = optimizers.of(config)
-        if self.inner_state == "average" and optimizer.has_own_bases:
-            problem = (
-                f"average, but the state of {optimizer.name} has another basis in each worker; "
-                "set inner_state=keep or reset, or take another optimizer"
-            )
-            yield "inner_state", problem
-        if config.determinism == "rounds" and self.local_work == "speed":
-            problem = "speed follows measured times, so reruns differ; give steps by rank, or equal"
-            yield "local_work", problem
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -34,29 +34,23 @@ class Chooses(Protocol):
         """Return the choice of a value, or raise a `ConfigError`."""
 
 
-def option(
-    default: object,
-    help: str,
-    *,
-    group: str = "",
-    unit: str = "",
-    choices: tuple[str, ...] = (),
-    low: float | None = None,
-    high: float | None = None,
-    above: float | None = None,
-    below: float | None = None,
-    aliases: tuple[str, ...] = (),
-    none: str = "none",
-    repeats: bool = False,
-    lines: bool = False,
-    flat: str = "",
-    kind: "Chooses | None" = None,
-    replaces: str = "",
-    train_only: bool = False,
-) -> Any:  # like dataclasses.field, so that any annotation fits
+def option(default: object, help: str, **how: Any) -> Any:  # any annotation fits
     """Declare a dataclass field that is also a YAML key and a flag.
 
     Args:
+        default: value if neither YAML nor a flag gives one.
+        help: one line about its effect.
+        how: further attributes of `Option`; another name is a TypeError.
+    """
+    made = Option(default=default, help=help, **how)
+    return dataclasses.field(default=default, metadata={_METADATA: made})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Option:
+    """One option.
+
+    Attributes:
         default: value if neither YAML nor a flag gives one.
         help: one line about its effect.
         group: heading under which `--help` and the documentation list it.
@@ -76,57 +70,36 @@ def option(
         replaces: for a number of a choice: another number that it takes the place of.
         train_only: for a number of a strategy: whether `mlxhog train` alone has it, and not the
             workers of a candidate of `mlxhog mad`.
+        name: of the field.
+        type: of a value, without None.
+        optional: whether it may be None.
     """
-    extra = {
-        "help": help,
-        "group": group,
-        "unit": unit,
-        "choices": choices,
-        "low": low,
-        "high": high,
-        "above": above,
-        "below": below,
-        "aliases": aliases,
-        "none": none,
-        "repeats": repeats,
-        "lines": lines,
-        "flat": flat,
-        "kind": kind,
-        "replaces": replaces,
-        "train_only": train_only,
-    }
-    return dataclasses.field(default=default, metadata={_METADATA: extra})
 
-
-@dataclass(frozen=True, kw_only=True)
-class Option:
-    """One option: its name, type, default, and the arguments of `option`."""
-
-    name: str
-    type: type
-    optional: bool
     default: object
     help: str
-    group: str
-    unit: str
-    choices: tuple[str, ...]
-    low: float | None
-    high: float | None
-    above: float | None
-    below: float | None
-    aliases: tuple[str, ...]
-    none: str
-    repeats: bool
-    lines: bool
-    flat: str
-    kind: "Chooses | None"
-    replaces: str
-    train_only: bool
+    group: str = ""
+    unit: str = ""
+    choices: tuple[str, ...] = ()
+    low: float | None = None
+    high: float | None = None
+    above: float | None = None
+    below: float | None = None
+    aliases: tuple[str, ...] = ()
+    none: str = "none"
+    repeats: bool = False
+    lines: bool = False
+    flat: str = ""
+    kind: "Chooses | None" = None
+    replaces: str = ""
+    train_only: bool = False
+    name: str = ""
+    type: type = str
+    optional: bool = False
 
     @property
     def flag(self) -> str:
         """The flag on the command line."""
-        return to_flag(self.name)
+        return to_flag(self.flat)
 
     @property
     def default_text(self) -> str:
@@ -232,23 +205,18 @@ def options(cls: type) -> Mapping[str, Option]:
 
 @cache
 def _options(cls: type) -> Mapping[str, Option]:
-    hints = typing.get_type_hints(cls)
+    hints, own = typing.get_type_hints(cls), vars(cls).get("__annotations__", {})
     specs = {}
-    own = vars(cls).get("__annotations__", {})
     for field in sorted(dataclasses.fields(cls), key=lambda field: field.name not in own):
-        extra = field.metadata.get(_METADATA)
+        spec = field.metadata.get(_METADATA)
         base, optional = _strip_none(hints[field.name])
-        if extra is None and base in PLAIN and field.default is not dataclasses.MISSING:
-            plain = getattr(cls, "takes_plain_fields", False)
-            extra = option(field.default, "").metadata[_METADATA] if plain else None
-        if extra is not None:
-            specs[field.name] = Option(
-                name=field.name,
-                type=base,
-                optional=optional,
-                default=field.default,
-                **{**extra, "flat": extra["flat"] or field.name},
-            )
+        plain = base in PLAIN and field.default is not dataclasses.MISSING
+        if spec is None and plain and getattr(cls, "takes_plain_fields", False):
+            spec = Option(default=field.default, help="")
+        if spec is not None:
+            known = {"name": field.name, "type": base, "optional": optional}
+            flat = spec.flat or field.name
+            specs[field.name] = dataclasses.replace(spec, default=field.default, flat=flat, **known)
     return types.MappingProxyType(specs)
 
 
@@ -263,13 +231,10 @@ def spelt(config: object) -> dict[str, object]:
     return {name: spec.spell(getattr(config, name)) for name, spec in specs.items()}
 
 
-def flat_numbers(choice: object) -> dict[str, object]:
-    """Return the numbers of a choice that are not the defaults, by their flat names."""
-    return {
-        spec.flat: value
-        for name, spec in options(type(choice)).items()
-        if (value := getattr(choice, name)) != spec.default
-    }
+def numbers_of(choice: object) -> dict[str, object]:
+    """Return the numbers of a choice by their flat names."""
+    specs = options(type(choice)).items()
+    return {spec.flat: getattr(choice, name) for name, spec in specs}
 
 
 def convert_fields(config: object) -> list[str]:

@@ -24,7 +24,7 @@ Workers that are slowed down, as `slow` names them by their ranks in `workers`, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from random import Random
 from typing import Literal
@@ -32,13 +32,47 @@ from typing import Literal
 from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import parse_duration_s, parse_number
 
-_LIMITS = {"linear": (0.0, None), "exp": (0.0, 1.0), "drop": (0.0, None)}
-_DEFAULTS = {"linear": 0.5, "exp": 0.9, "drop": None}
-_SPARSE_FORMS = "none, topk:F with a share 0 < F <= 1, or threshold:F with F > 0"
+_Forms = Mapping[str, tuple[float | None, Callable[[float], bool]] | None]
+"""Word -> the number that it has by default, and which numbers are legal; None if it has none."""
+
+_STALENESS: _Forms = {
+    "none": None,
+    "linear": (0.5, lambda c: c >= 0),
+    "exp": (0.9, lambda d: 0 <= d <= 1),
+    "delay_adaptive": None,
+    "drop": (None, lambda t: t >= 0),
+}
+_COMPENSATION: _Forms = {
+    "none": None, "constant": (0.04, lambda f: f > 0), "adaptive": (2.0, lambda f: f > 0),
+}  # fmt: skip
+_SPARSE: _Forms = {
+    "none": None, "topk": (0.0, lambda f: 0 < f <= 1), "threshold": (0.0, lambda f: f > 0),
+}  # fmt: skip
 _SLOW_FORMS = (
     "RANK=FACTOR, RANK=random:PROBABILITY:FACTOR or RANK=late:TIME for each worker, such as "
     "0=1.5,1=random:0.2:3 (ranks from 0, factors at least 1, probabilities up to 1)"
 )
+
+
+def _read(text: str, forms: _Forms, expected: str) -> tuple[str, float | None]:
+    """Return word and number of `WORD` or `WORD:NUMBER`.
+
+    Raises:
+        ValueError: the word is unknown, or the number not legal.
+    """
+    word, colon, number = text.partition(":")
+    try:
+        if (form := forms[word]) is None:
+            if colon:
+                raise ValueError
+            return word, None
+        value, is_legal = form
+        value = parse_number(number) if colon else value
+        if value is not None and not is_legal(value):
+            raise ValueError
+    except (KeyError, ValueError):
+        raise ValueError(f"wanted {expected}; got {text!r}") from None
+    return word, value
 
 
 @dataclass(frozen=True)
@@ -60,20 +94,11 @@ class StalenessRule:
         Raises:
             ValueError: none of these.
         """
-        kind, colon, number = text.partition(":")
-        try:
-            if kind in ("none", "delay_adaptive") and not colon:
-                return cls(kind)
-            low, high = _LIMITS[kind]
-            value = parse_number(number) if colon else _DEFAULTS[kind]
-            if value is not None and not (low <= value and (high is None or value <= high)):
-                raise ValueError
-        except (KeyError, ValueError):
-            raise ValueError(
-                "wanted none, linear:C with C >= 0, exp:D with 0 <= D <= 1, delay_adaptive, or "
-                f"drop:T with T >= 0; got {text!r}"
-            ) from None
-        return cls(kind, value)
+        expected = (
+            "none, linear:C with C >= 0, exp:D with 0 <= D <= 1, delay_adaptive, or drop:T with "
+            "T >= 0"
+        )
+        return cls(*_read(text, _STALENESS, expected))
 
     def factor(self, staleness: int, workers: int) -> float:
         """Factor of lr, in [0, 1]; 0 leaves the gradient out.
@@ -117,18 +142,8 @@ class Compensation:
         Raises:
             ValueError: none of these.
         """
-        if text == "none":
-            return None
-        kind, colon, number = text.partition(":")
-        try:
-            factor = parse_number(number) if colon else {"constant": 0.04, "adaptive": 2.0}[kind]
-            if kind not in ("constant", "adaptive") or factor <= 0:
-                raise ValueError
-        except (KeyError, ValueError):
-            raise ValueError(
-                f"wanted none, constant:F or adaptive:F with F > 0; got {text!r}"
-            ) from None
-        return cls(factor, kind == "adaptive")
+        kind, factor = _read(text, _COMPENSATION, "none, constant:F or adaptive:F with F > 0")
+        return None if factor is None else cls(factor, kind == "adaptive")
 
 
 @dataclass(frozen=True)
@@ -154,18 +169,9 @@ class Selection:
         Raises:
             ValueError: none of these.
         """
-        if text == "none":
-            return None
-        kind, _, number = text.partition(":")
-        try:
-            share = parse_number(number)
-        except ValueError:
-            share = 0.0
-        if kind == "topk" and 0 < share <= 1:
-            return cls("topk", share)
-        if kind == "threshold" and share > 0:
-            return cls("threshold", share)
-        raise ValueError(f"wanted {_SPARSE_FORMS}; got {text!r}")
+        expected = "none, topk:F with a share 0 < F <= 1, or threshold:F with F > 0"
+        kind, share = _read(text, _SPARSE, expected)
+        return None if share is None else cls("topk" if kind == "topk" else "threshold", share)
 
 
 @dataclass(frozen=True)

@@ -1,45 +1,50 @@
-"""Option values from YAML files and flags, merged over the defaults; errors for unknown names.
+"""Option values from YAML files, flags and programs, merged over the defaults.
 
-Every value keeps its origin (`conf.yaml:7`, `--lr`), so that an error can point at it, and all
-problems are reported together.
+A source is a layer: name as written -> (value, origin). The origin (`conf.yaml:7`, `--lr`) is where
+an error points; all problems are reported together.
+
+A layer may name a choice, give numbers of it, or both; a number stands in the parentheses after the
+name, or alone under its flat name:
+
+    strategy: {name: ssp, slack: 2}       slack: 2        --strategy "ssp(slack=2)"       --slack 2
+
+A stronger layer that names the same choice changes the numbers that it gives. One that names
+another choice starts from the defaults of that choice. If no layer names a choice, the default
+counts; if the default is open ("auto"), the first choice that has all numbers. A number that the
+choice does not have is an error.
 """
 
 import os
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 from mlxhog.config.choices import KINDS, Choice, Kind, UnknownChoice
-from mlxhog.config.options import Option, options
-from mlxhog.config.selection import Selection
+from mlxhog.config.options import Option, numbers_of, options
 from mlxhog.errors import MOST_SUGGESTIONS, ConfigError, did_you_mean, shown
 from mlxhog.files import plain_yaml, reading
 from mlxhog.files.plain_yaml import as_assignments
 
 Config = TypeVar("Config")
+Layer = dict[str, tuple[object, str]]
+"""Name of an option as written, in snake_case -> its value and its origin."""
 
 
-@dataclass(frozen=True)
-class Assignment:
-    """A value of an option as written: its name (snake_case), the value, and its origin."""
-
-    name: str
-    value: object
-    origin: str
-
-    @property
-    def label(self) -> str:
-        """The beginning of an error about the value: the flag, or origin and name."""
-        return self.origin if self.is_flag else f"{self.origin}: {self.name}"
-
-    @property
-    def is_flag(self) -> bool:
-        """Whether it comes from a command line."""
-        return self.origin.startswith("-")
+def label(name: str, origin: str) -> str:
+    """The beginning of an error about a value: the flag, or origin and name."""
+    return origin if origin.startswith("-") else f"{origin}: {name}" if origin else name
 
 
-def read_yaml(path: Path, *, named: bool = False) -> list[Assignment]:
+def of_keywords(call: str, keywords: Mapping[str, object]) -> Layer:
+    """Return keyword arguments of a call as a layer; a path is its text."""
+    return {
+        name: (os.fspath(value) if isinstance(value, os.PathLike) else value, call)
+        for name, value in keywords.items()
+    }
+
+
+def read_yaml(path: Path, *, named: bool = False) -> Layer:
     """Return the top-level keys of a YAML file with their line numbers.
 
     Args:
@@ -47,7 +52,8 @@ def read_yaml(path: Path, *, named: bool = False) -> list[Assignment]:
         named: whether the user named this file, so that it may be a pipe.
 
     Raises:
-        ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values.
+        ConfigError: the file cannot be read, is not YAML, or is not a mapping of names to values,
+            each once.
     """
     try:
         text = reading.read_text(path, named=named)
@@ -61,163 +67,98 @@ def read_yaml(path: Path, *, named: bool = False) -> list[Assignment]:
         raise ConfigError(f"{path}: {error}; a configuration is a YAML file") from error
     if entries is None:
         raise ConfigError(f"{path}: wanted lines such as `lr: 1e-3`")
-    return [Assignment(name, value, f"{path}:{line}") for name, value, line in entries]
+    layer: Layer = {}
+    for name, value, line in entries:
+        if name in layer:
+            raise ConfigError(f"{path}:{line}: {name!r} stands already in {layer[name][1]}")
+        layer[name] = (value, f"{path}:{line}")
+    return layer
 
 
-def read_stored(path: Path) -> list[Assignment]:
+def read_stored(path: Path) -> Layer:
     """Return the configuration file of a run, numbers of choices by their flat names.
 
     Raises:
         ConfigError: see `read_yaml`; or a choice lacks a number of the file.
     """
-    entries = flattened(read_yaml(path))
-    values = {entry.name: str(entry.value) for entry in entries}
+    layer = by_flat_names(read_yaml(path))
     for kind in KINDS:
-        choice = kind.known().get(values.get(kind.title, ""))
-        foreign = [flat for flat, one in kind.numbers().items() if choice not in one.owners]
-        if choice is not None and (wrong := [one for one in entries if one.name in foreign]):
-            raise ConfigError(
-                f"{wrong[0].label}: {kind.lacks(choice, wrong[0].name)}; another version of mlxhog "
-                f"wrote this file, or it was edited: remove the line, or "
-                f"begin a new run with the weights: mlxhog train --init-from {path.parent}"
-            )
-    return entries
+        choice = kind.known().get(str(layer.get(kind.title, ("", ""))[0]))
+        for flat, number in kind.numbers().items():
+            if choice is not None and flat in layer and choice not in number.owners:
+                raise ConfigError(
+                    f"{label(flat, layer[flat][1])}: {kind.lacks(choice, flat)}; another version "
+                    "of mlxhog wrote this file, or it was edited: remove the line, or begin a new "
+                    f"run with the weights: mlxhog train --init-from {path.parent}"
+                )
+    return layer
 
 
-def flattened(entries: Iterable[Assignment]) -> list[Assignment]:
-    """Return values of a file with each choice as its name, followed by its numbers."""
-    flat = []
-    for entry in entries:
-        kind = next((kind for kind in KINDS if kind.title == entry.name), None)
+def by_flat_names(layer: Layer) -> Layer:
+    """Return a layer with each choice as its name, followed by its numbers."""
+    flat: Layer = {}
+    for name, (value, origin) in layer.items():
+        flat[name] = (value, origin)
         try:
-            name, numbers = ("", {}) if kind is None else kind.parts(entry.value)
-            own = {} if kind is None else options(kind.find(name))
-        except ConfigError:  # which merging it reports
-            kind = None
-        if kind is None or not numbers.keys() <= own.keys():
-            flat.append(entry)
+            kind = next(kind for kind in KINDS if kind.title == name)
+            choice, numbers = kind.parts(value)
+            own = {one.name: one.flat for one in options(kind.find(choice)).values()}
+            inside = {own[number]: (one, origin) for number, one in numbers.items()}
+        except (StopIteration, KeyError, ConfigError):  # not a choice, or merging reports it
             continue
-        flat.append(replace(entry, value=name))
-        flat += [replace(entry, name=own[key].flat, value=one) for key, one in numbers.items()]
+        flat |= {name: (choice, origin), **inside}
     return flat
 
 
-def flat_options(cls: type, values: Mapping[str, object]) -> Mapping[str, Option]:
+def specs_of(cls: type, values: Mapping[str, object]) -> dict[str, Option]:
     """Return the options of a configuration, and the numbers of all choices by their flat names.
 
     Args:
         cls: a dataclass made of `option` fields, some of which are choices.
-        values: of its options; a choice by its name, which gives the defaults.
+        values: of its options; a choice by its name, which gives the defaults of its numbers.
     """
     specs = dict(options(cls))
-    for kind in KINDS:
-        choice = kind.known().get(str(values.get(kind.title)))
-        own = () if choice is None else options(choice).values()
-        for spec in (*(number.option for number in kind.numbers().values()), *own):
-            specs[spec.flat] = replace(spec, name=spec.flat)
+    for name, spec in options(cls).items():
+        if isinstance(spec.kind, Kind):
+            choice = spec.kind.known().get(str(values.get(name)))
+            specs |= {flat: number.option for flat, number in spec.kind.numbers().items()}
+            specs |= {} if choice is None else {one.flat: one for one in _specs(choice)}
     return specs
 
 
-def flat_values(config: object) -> dict[str, object]:
+def values_of(config: object) -> dict[str, object]:
     """Return the value of every option: choices by their names, their numbers by flat names."""
     values = {name: getattr(config, name) for name in options(type(config))}
     for name, choice in list(values.items()):
         if isinstance(choice, Choice):
-            values[name] = choice.name
-            numbers = options(type(choice)).items()
-            values |= {spec.flat: getattr(choice, number) for number, spec in numbers}
+            values |= {name: choice.name, **numbers_of(choice)}
     return values
 
 
-def flat_spelt(config: object) -> dict[str, object]:
-    """Return the value of every option as YAML has it, numbers of choices by their flat names."""
-    values = flat_values(config)
-    specs = flat_options(type(config), values)
+def spelt_values_of(config: object) -> dict[str, object]:
+    """Return what `values_of` does, as YAML has it."""
+    values = values_of(config)
+    specs = specs_of(type(config), values)
     return {name: specs[name].spell(value) for name, value in values.items()}
 
 
-def resolve(
-    cls: type[Config], layers: Iterable[Iterable[Assignment]], problems: Iterable[str] = ()
-) -> Config:
+def resolve(cls: type[Config], layers: Iterable[Layer], problems: Iterable[str] = ()) -> Config:
     """Return `cls` from the layers, later ones winning over earlier ones and the defaults.
 
     Args:
         cls: a dataclass made of `option` fields.
-        layers: values of each source, weakest first.
-        problems: earlier errors; raised together with those found here.
+        layers: the weakest first.
+        problems: earlier errors; raised together with those of the layers.
 
     Raises:
         ConfigError: every unknown name, wrong value, repetition and contradiction, one per line.
     """
-    wrong, specs = list(problems), options(cls)
-    chosen, choices, unknown = _merged(cls, layers, wrong)
-    values = {}
-    for name, written in chosen.items():
-        try:
-            values[name] = specs[name].convert(written.value)
-        except ValueError as error:
-            wrong.append(f"{written.label} {error}")
-    if wrong:
-        raise ConfigError("\n".join(wrong)) from unknown
-    return cls(**values, **choices)
-
-
-def expanded(cls: type, call: str, values: Mapping[str, object]) -> dict[str, Any]:
-    """Return arguments of a configuration, in which numbers of choices stand by their flat names.
-
-    Args:
-        cls: a dataclass made of `option` fields, some of which are choices.
-        call: name in errors, such as "TrainConfig()".
-        values: arguments.
-
-    Raises:
-        ConfigError: every unknown name, and every number that a choice lacks.
-    """
-    wrong: list[str] = []
-    chosen, choices, unknown = _merged(cls, [written_in(call, values)], wrong)
-    if wrong:
-        raise ConfigError("\n".join(wrong)) from unknown
-    return {**{name: written.value for name, written in chosen.items()}, **choices}
-
-
-def _merged(
-    cls: type, layers: Iterable[Iterable[Assignment]], wrong: list[str]
-) -> tuple[dict[str, Assignment], dict[str, Choice | None], UnknownChoice | None]:
-    """Return the strongest value of each option, the choices, and an error that a file may fix."""
-    chosen: dict[str, Assignment] = {}
-    specs = options(cls)
-    selections = {
-        name: Selection(spec, spec.kind)
-        for name, spec in specs.items()
-        if isinstance(spec.kind, Kind)
-    }
-    for layer in layers:
-        numbers: list[Assignment] = []
-        for name, written in _layer(cls, layer, wrong, selections.values()).items():
-            if name in selections:
-                try:
-                    selections[name].name(written)
-                except ConfigError as error:
-                    wrong.append(str(error))
-            elif name not in specs:
-                numbers.append(written)
-            else:
-                adds = specs[name].repeats and name in chosen
-                chosen[name] = _added(chosen[name], written) if adds else written
-        for written in numbers:  # after the names of the same layer
-            for selection in selections.values():
-                selection.number(written)
-    choices: dict[str, Choice | None] = {}
-    unknown: UnknownChoice | None = None
-    for name, selection in selections.items():
-        if not selection.is_given:
-            continue
-        try:
-            choices[name] = selection.choice()
-        except ConfigError as error:
-            wrong.append(str(error))
-            unknown = error if isinstance(error, UnknownChoice) else unknown
-    return chosen, choices, unknown
+    values = merged(cls, layers, problems)
+    if not issubclass(cls, Merged):
+        return cls(**values)
+    config = cls.__new__(cls)
+    config.take(values)
+    return config
 
 
 def from_keywords(cls: type[Config], call: str, keywords: Mapping[str, object]) -> Config:
@@ -226,70 +167,217 @@ def from_keywords(cls: type[Config], call: str, keywords: Mapping[str, object]) 
     Raises:
         ConfigError: every unknown name, with the nearest one, and every wrong value.
     """
-    return resolve(cls, [written_in(call, keywords)])
+    return resolve(cls, [of_keywords(call, keywords)])
 
 
-def written_in(call: str, keywords: Mapping[str, object]) -> list[Assignment]:
-    """Return keyword arguments of a call as a layer; a path is its text."""
-    return [
-        Assignment(name, os.fspath(value) if isinstance(value, os.PathLike) else value, call)
-        for name, value in keywords.items()
-    ]
+class Merged:
+    """A frozen dataclass (`init=False`) whose arguments are a layer, numbers of choices included.
+
+    `dataclasses.replace` takes numbers by their flat names, too. `__post_init__` checks the typed
+    values.
+    """
+
+    def __init__(self, **values: Any) -> None:
+        """Convert the values; an option without one has its default."""
+        self.take(merged(type(self), [of_keywords("", values)]))
+
+    def take(self, values: Mapping[str, object]) -> None:
+        """Set every field, and check them together; the values are typed."""
+        for name, spec in options(type(self)).items():
+            default = spec.default if spec.kind is None else None
+            if name not in values and spec.kind is not None:
+                default = spec.convert(spec.default)
+            object.__setattr__(self, name, values.get(name, default))
+        self.__post_init__()
+
+    def __post_init__(self) -> None:
+        """Check the values."""
+
+    def having(self: Config, **values: object) -> Config:
+        """Return it with other values of options, which nothing contradicts; only they are read."""
+        other = object.__new__(type(self))
+        vars(other).update(vars(self))
+        specs = options(type(self))
+        vars(other).update({name: specs[name].convert(value) for name, value in values.items()})
+        return other
 
 
-def _layer(
-    cls: type,
-    layer: Iterable[Assignment],
-    problems: list[str],
-    selections: Collection[Selection] = (),
-) -> dict[str, Assignment]:
-    """Return one source's values by option name; append unknown and repeated names."""
-    specs, names = options(cls), dict(_spellings(cls))
-    for selection in selections:
-        for flat, number in selection.kind.numbers().items():
-            names |= dict.fromkeys((flat, *number.option.aliases), flat)
-    values: dict[str, Assignment] = {}
-    for written in layer:
-        name = names.get(written.name)
-        if name is None:
-            near = suggestion(written.name, names) if len(problems) < MOST_SUGGESTIONS else ""
-            problems.append(f"{written.origin}: no option {shown(written.name)}{near}")
-        elif name in values and values[name].name != written.name:
-            first = values[name]
-            problems.append(
-                f"{written.origin}: {written.name!r} and {first.name!r} ({first.origin}) "
-                "are the same option; keep one"
-            )
-        elif name in values and written.is_flag and name in specs and specs[name].lines:
-            both = f"{values[name].value}\n{written.value}"
-            values[name] = replace(written, value=both)
-        elif name in values and written.is_flag and name in specs and specs[name].repeats:
-            values[name] = _added(values[name], written)
-        elif name in values and not written.is_flag:
-            problems.append(f"{written.origin}: {name!r} stands already in {values[name].origin}")
+@dataclass
+class _Pick:
+    """What layers say of one choice: its name, and numbers by their flat names.
+
+    The origin of a number in the parentheses is None.
+    """
+
+    spec: Option
+    kind: Kind
+    origin: str | None = None
+    name: str | None = None
+    choice: type[Choice] | None = None
+    numbers: dict[str, tuple[object, str | None]] = field(default_factory=dict)
+
+    def take(self, value: object, origin: str) -> None:
+        """Take a value of the choice from a stronger layer than all before."""
+        self.origin = label(self.spec.name, origin)
+        if self.spec.optional and value in (None, self.spec.none):
+            self.name, self.choice, self.numbers = None, None, {}
+            return
+        choice: type[Choice] | None
+        if isinstance(value, Choice) and value.kind is self.kind:
+            name, choice, numbers = value.name, type(value), numbers_of(value)
         else:
-            values[name] = written
+            name, numbers = self.kind.parts(value)
+            choice = self.kind.known().get(name)
+            flat = {} if choice is None else {one.name: one.flat for one in _specs(choice)}
+            numbers = {flat.get(number, number): one for number, one in numbers.items()}
+        if self.name not in (None, name):
+            self.numbers = {}
+        self.name, self.choice = name, choice
+        self.numbers |= {number: (one, None) for number, one in numbers.items()}
+
+    def made(self) -> Choice | None:
+        """Return the choice; None is open.
+
+        Raises:
+            UnknownChoice: no choice has that name.
+            ConfigError: every number that the choice lacks, or that has a wrong value.
+        """
+        choice = self._class()
+        if choice is None:
+            return None
+        own, values, wrong = {one.flat: one for one in _specs(choice)}, {}, list[str]()
+        prefix = f"{self.origin}: " if self.origin else ""
+        for flat, (value, origin) in self.numbers.items():
+            where = "" if origin is None else label(flat, origin)
+            if flat not in own:
+                wrong.append(f"{f'{where}: ' if where else prefix}{self.kind.lacks(choice, flat)}")
+                continue
+            try:
+                values[own[flat].name] = own[flat].convert(value)
+            except ValueError as error:
+                where = where or f"{prefix}{choice.name}: {own[flat].name}"
+                wrong.append(f"{where} {error}")
+        if not wrong:
+            try:
+                return choice(**values)
+            except ConfigError as error:
+                wrong.append(f"{prefix}{error}")
+        raise ConfigError("\n".join(wrong))
+
+    def _class(self) -> type[Choice] | None:
+        """The choice of the name, the default, or, if that is open, the one of the numbers."""
+        if self.name is not None:
+            if self.choice is not None:
+                return self.choice
+            try:
+                return self.kind.find(self.name)
+            except UnknownChoice as error:
+                raise UnknownChoice(
+                    f"{self.origin}: {error}", title=error.title, name=error.name
+                ) from None
+        if isinstance(default := self.spec.default, str) and default != self.spec.none:
+            return self.kind.find(default)
+        owners = {flat: self.kind.numbers()[flat].owners for flat in self.numbers}
+        first, *others = [*owners] or [""]
+        fitting = [one for one in owners.get(first, ()) if all(one in owners[o] for o in others)]
+        if not owners or fitting:
+            return fitting[0] if fitting else None
+        other = next(flat for flat in others if owners[first][0] not in owners[flat])
+        where = label(other, self.numbers[other][1] or "")
+        raise ConfigError(
+            f"{where}: {self.kind.lacks(owners[first][0], other)}; no {self.kind.title} has both "
+            f"{first} and {other}, leave one out"
+        )
+
+
+def _specs(choice: type[Choice]) -> Iterable[Option]:
+    return options(choice).values()
+
+
+def merged(cls: type, layers: Iterable[Layer], problems: Iterable[str] = ()) -> dict[str, Any]:
+    """Return the typed value of every option that a layer gives.
+
+    Raises:
+        ConfigError: every unknown name, wrong value and repetition, after `problems`.
+    """
+    wrong, specs, written = list(problems), options(cls), Layer()
+    picks = {
+        name: _Pick(spec, spec.kind) for name, spec in specs.items() if isinstance(spec.kind, Kind)
+    }
+    names = _names(cls, picks.values())
+    for layer in layers:
+        known = _known(cls, layer, names, wrong)
+        for name, (value, origin) in sorted(known.items(), key=lambda one: one[0] not in picks):
+            if name in picks:  # before the numbers of the same layer
+                try:
+                    picks[name].take(value, origin)
+                except ConfigError as error:
+                    wrong.append(f"{label(name, origin)} {error}")
+            elif name not in specs:
+                for pick in picks.values():
+                    if name in pick.kind.numbers():
+                        pick.numbers[name] = (value, origin)
+            else:
+                both = specs[name].repeats and name in written
+                value = _added(written[name][0], value) if both else value
+                written[name] = (value, origin)
+    values, unknown = dict[str, Any](), None
+    for name, pick in picks.items():
+        if pick.origin is None and not pick.numbers:
+            continue
+        try:
+            values[name] = pick.made()
+        except ConfigError as error:
+            wrong.append(str(error))
+            unknown = error if isinstance(error, UnknownChoice) else unknown
+    for name, (value, origin) in written.items():
+        try:
+            values[name] = specs[name].convert(value)
+        except ValueError as error:
+            wrong.append(f"{label(name, origin)} {error}")
+    if wrong:
+        raise ConfigError("\n".join(wrong)) from unknown
     return values
 
 
-def _added(earlier: Assignment, later: Assignment) -> Assignment:
+def _names(cls: type, picks: Iterable[_Pick]) -> dict[str, str]:
+    """Every accepted spelling of an option, or of a number of a choice -> its name."""
+    names: dict[str, str] = {}
+    for name, spec in options(cls).items():
+        names |= dict.fromkeys((name, *spec.aliases), name)
+    for pick in picks:
+        for flat, number in pick.kind.numbers().items():
+            names |= dict.fromkeys((flat, *number.option.aliases), flat)
+    return names
+
+
+def _known(cls: type, layer: Layer, names: Mapping[str, str], wrong: list[str]) -> Layer:
+    """Return a layer by the options' own names; append unknown and repeated names."""
+    known: Layer = {}
+    first: dict[str, str] = {}
+    for written, (value, origin) in layer.items():
+        name = names.get(written)
+        if name is None:
+            near = suggestion(written, names) if len(wrong) < MOST_SUGGESTIONS else ""
+            wrong.append(f"{origin or f'{cls.__name__}()'}: no option {shown(written)}{near}")
+        elif name in known:
+            wrong.append(
+                f"{origin}: {written!r} and {first[name]!r} ({known[name][1]}) are the same "
+                "option; keep one"
+            )
+        else:
+            known[name], first[name] = (value, origin), written
+    return known
+
+
+def _added(earlier: object, later: object) -> object:
     """Both values of an option that repeats, the later one last; `none` drops the earlier."""
-    if later.value in (None, "none") or earlier.value in (None, "none"):
+    if later in (None, "none") or earlier in (None, "none"):
         return later
     try:
-        both = f"{as_assignments(earlier.value)}, {as_assignments(later.value)}"
+        return f"{as_assignments(earlier)}, {as_assignments(later)}"
     except ValueError:
         return later  # converting it raises the error
-    return Assignment(later.name, both, later.origin)
-
-
-def _spellings(cls: type) -> Mapping[str, str]:
-    """Every accepted snake_case spelling, mapped to the option's name."""
-    names = {}
-    for name, spec in options(cls).items():
-        names[name] = name
-        names |= dict.fromkeys(spec.aliases, name)
-    return names
 
 
 _THEIRS = {

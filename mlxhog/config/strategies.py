@@ -8,13 +8,12 @@ class that runs it; see `mlxhog.strategies.runs` and examples/my_strategy.py.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import ClassVar
 
 from mlxhog.config import optimizers
 from mlxhog.config.ages import SimulatedStaleness
-from mlxhog.config.choices import STRATEGIES
+from mlxhog.config.choices import STRATEGIES, Rules, unread
 from mlxhog.config.local_strategies import AvgRuns, DiLoCo, FedProx, LocalSGD, Scaffold
 from mlxhog.config.options import option
 from mlxhog.config.strategy import (
@@ -24,14 +23,8 @@ from mlxhog.config.strategy import (
     LateSteps,
     LookAhead,
     Paced,
-    Pairs,
     Sparse,
-    uncorrected,
-    unread,
 )
-
-if TYPE_CHECKING:
-    from mlxhog.config.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,24 +43,17 @@ class Sync(InRounds):
         low=0,
     )
 
-    def broken_rules(self) -> Iterable[str]:
-        """Yield two remedies for slow workers that exclude each other."""
-        yield from super().broken_rules()
-        if self.backup_workers and self.shares == "speed":
-            problem = "shares by speed already let slow workers compute less; use one of the two"
-            yield f"backup_workers: {problem}"
-
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield numbers that let timing decide, if the run must repeat."""
-        yield from super().beside(config)
-        if config.determinism != "rounds":
-            return
-        if self.shares != "equal":
-            problem = "rounds, but shares by speed follow from times that are measured"
-            yield "determinism", f"{problem}; leave sync_shares out"
-        if self.backup_workers:
-            problem = "rounds, but timing decides which gradients backup_workers drops"
-            yield "determinism", f"{problem}; leave backup_workers out"
+    rules: ClassVar[Rules] = (
+        ("backup_workers", lambda s: s.backup_workers and s.shares == "speed",
+         "shares by speed already let slow workers compute less; use one of the two"),
+    )  # fmt: skip
+    beside: ClassVar[Rules] = (
+        ("determinism", lambda s, c: c.determinism == "rounds" and s.shares != "equal",
+         "rounds, but shares by speed follow from times that are measured; leave sync_shares out"),
+        ("determinism", lambda s, c: c.determinism == "rounds" and s.backup_workers,
+         "rounds, but timing decides which gradients backup_workers drops; leave backup_workers "
+         "out"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,70 +97,55 @@ class Hogwild(LookAhead, Sparse, FedBack, InRounds, Paced):
         """Whether a worker may read for its next gradient before it adds the step of the last."""
         return self.is_lock_free
 
-    def broken_rules(self) -> Iterable[str]:
-        """Yield numbers that have no effect together, or contradict each other."""
-        yield from super().broken_rules()
-        if self.blocks == "all" and self.rotate_every != 100:
-            problem = "blocks is all, so no worker changes its blocks; add blocks=disjoint"
-            yield f"rotate_every: {problem}, or leave rotate_every out"
-        if self.async_after == 0 and self.shares != "equal":
-            yield "sync_shares: hogwild has rounds after async_after only; add that, or take sync"
-        if self.async_after > 0:
-            for number, is_set in (
-                ("sparsify", self.sparsify != "none"), ("blocks", self.blocks != "all"),
-                ("delay_feedback", self.delay_feedback),
-            ):  # fmt: skip
-                if is_set:
-                    problem = "is for workers that write their own steps, without async_after"
-                    yield f"{number} {problem}; leave one of them out"
-        if self.is_adapted and self.blocks == "disjoint":
-            problem = "disjoint, so updates of others are of other blocks and make no gradient late"
-            yield f"blocks: {problem}; leave it out, or the rule for late gradients"
-        if self.delay_feedback:
-            if self.predict not in ("auto", "none"):
-                problem = f"{self.predict} already expects the pending steps of other workers"
-                yield f"predict: {problem}; leave it out, or delay_feedback"
-            for number, value, whole in (
-                ("sparsify", self.sparsify, "none"), ("blocks", self.blocks, "all"),
-            ):  # fmt: skip
-                if value != whole:
-                    yield f"{number}: {uncorrected(value)}"
-
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield options that lock-free workers exclude."""
-        yield from super().beside(config)
-        if config.overlap:
-            for is_set, problem in (
-                (self.delay_compensation != "none", "delay_compensation needs the parameters of a "
-                 "gradient, which the next read replaces; leave it out"),
-                (self.delay_feedback, "delay_feedback counts the updates since a read that follows "
-                 "the worker's own step; leave it out"),
-                (config.read == "live", "live reads would see the step in the middle of the next "
-                 "gradient; set read=snapshot"),
-                (config.gpu_write != "cpu", f"gpu_write is {config.gpu_write}: the device that "
-                 "adds the step computes the gradient; set gpu_write=cpu"),
-                (optimizers.of(config).orthogonalizes_on_worker(on_gpu=False),
-                 "orthogonalization_device is worker, which computes the next gradient meanwhile; "
-                 "set orthogonalization_device=cpu"),
-            ):  # fmt: skip
-                if is_set:
-                    yield "overlap", problem
-        if self.blocks == "disjoint" and optimizers.of(config).asks_to_share:
-            problem = "the moments of disjoint blocks go from worker to worker with the block"
-            yield "moments", f"{problem}; leave it out"
-        if config.determinism in ("record", "replay"):
-            for is_set, problem in (
-                (self.async_after > 0, "async_after begins in rounds; leave it out"),
-                (self.blocks != "all", "blocks=disjoint has no record; leave it out"),
-                (self.sparsify != "none", "a sparsified step reads parameters without a lock; "
-                 "leave sparsify out"),
-                (self.delay_compensation != "none", "delay compensation reads parameters without "
-                 "a lock; leave delay_compensation out"),
-                (self.delay_feedback, "the correction of a late step has no record; leave "
-                 "delay_feedback out"),
-            ):  # fmt: skip
-                if is_set:
-                    yield "determinism", f"{config.determinism}, but {problem}"
+    rules: ClassVar[Rules] = (
+        ("rotate_every", lambda s: s.blocks == "all" and s.rotate_every != 100,
+         "blocks is all, so no worker changes its blocks; add blocks=disjoint, or leave "
+         "rotate_every out"),
+        ("sync_shares", lambda s: s.async_after == 0 and s.shares != "equal",
+         "hogwild has rounds after async_after only; add that, or take sync"),
+        *((name, lambda s, name=name, whole=whole: s.async_after and getattr(s, name) != whole,
+           "is for workers that write their own steps, without async_after; leave one of them out")
+          for name, whole in (("sparsify", "none"), ("blocks", "all"), ("delay_feedback", False))),
+        ("blocks", lambda s: s.is_adapted and s.blocks == "disjoint",
+         "disjoint, so updates of others are of other blocks and make no gradient late; leave it "
+         "out, or the rule for late gradients"),
+        ("predict", lambda s: s.delay_feedback and s.predict not in ("auto", "none"),
+         "{0.predict} already expects the pending steps of other workers; leave it out, or "
+         "delay_feedback"),
+        *((name, lambda s, name=name, whole=whole: s.delay_feedback and getattr(s, name) != whole,
+           f"is {{0.{name}}}, and only steps that the CPU writes whole are corrected; leave it "
+           "out, or delay_feedback") for name, whole in (("sparsify", "none"), ("blocks", "all"))),
+    )  # fmt: skip
+    beside: ClassVar[Rules] = (
+        ("overlap", lambda s, c: c.overlap and s.delay_compensation != "none",
+         "delay_compensation needs the parameters of a gradient, which the next read replaces; "
+         "leave it out"),
+        ("overlap", lambda s, c: c.overlap and s.delay_feedback,
+         "delay_feedback counts the updates since a read that follows the worker's own step; leave "
+         "it out"),
+        ("overlap", lambda s, c: c.overlap and c.read == "live",
+         "live reads would see the step in the middle of the next gradient; set read=snapshot"),
+        ("overlap", lambda s, c: c.overlap and c.gpu_write != "cpu",
+         "gpu_write is {1.gpu_write}: the device that adds the step computes the gradient; set "
+         "gpu_write=cpu"),
+        ("overlap",
+         lambda s, c: c.overlap and optimizers.of(c).orthogonalizes_on_worker(on_gpu=False),
+         "orthogonalization_device is worker, which computes the next gradient meanwhile; set "
+         "orthogonalization_device=cpu"),
+        ("moments", lambda s, c: s.blocks == "disjoint" and optimizers.of(c).asks_to_share,
+         "the moments of disjoint blocks go from worker to worker with the block; leave it out"),
+        *(("determinism",
+           lambda s, c, name=name, whole=whole: (
+               c.determinism in ("record", "replay") and getattr(s, name) != whole),
+           f"{{1.determinism}}, but {why}; leave {name} out") for name, whole, why in (
+            ("async_after", 0, "async_after begins in rounds"),
+            ("blocks", "all", "blocks=disjoint has no record"),
+            ("sparsify", "none", "a sparsified step reads parameters without a lock"),
+            ("delay_compensation", "none",
+             "delay compensation reads parameters without a lock"),
+            ("delay_feedback", False, "the correction of a late step has no record"),
+        )),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,18 +156,15 @@ class Serial(LookAhead, Sparse):
     about: ClassVar[str] = "one worker alone, the reference"
     one_process: ClassVar[bool] = True
     repeats: ClassVar[bool] = True
+    beside: ClassVar[Rules] = (
+        ("predict", lambda s, c: s.predict == "last",
+         "last is for workers that add their own steps, not for serial; leave it out"),
+    )  # fmt: skip
 
     @property
     def is_lock_free(self) -> bool:
         """Whether workers take any batch from the first step to the last."""
         return True
-
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield numbers that need other workers."""
-        yield from super().beside(config)
-        if self.predict == "last":
-            problem = "last is for workers that add their own steps, not for serial"
-            yield "predict", f"{problem}; leave it out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -209,14 +177,13 @@ class RoundRobin(LookAhead, FedBack, Apart):
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
 
-    def broken_rules(self) -> Iterable[str]:
-        """Yield parameters at which no gradient can be taken."""
-        yield from super().broken_rules()
-        if self.predict == "own":
-            yield "predict: own, but round_robin has none and last only; set one of them"
-        if self.delay_feedback and self.predict == "last":
-            problem = "last already expects the pending steps of other workers"
-            yield f"predict: {problem}; leave it out, or delay_feedback"
+    rules: ClassVar[Rules] = (
+        ("predict", lambda s: s.predict == "own",
+         "own, but round_robin has none and last only; set one of them"),
+        ("predict", lambda s: s.delay_feedback and s.predict == "last",
+         "last already expects the pending steps of other workers; leave it out, or "
+         "delay_feedback"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,12 +195,10 @@ class AsyncPS(Paced):
     reads_copies: ClassVar[bool] = True
     writes_alone: ClassVar[bool] = True
 
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield moments of all, which one optimizer state has anyway."""
-        yield from super().beside(config)
-        if optimizers.of(config).asks_to_share:
-            problem = f"shared, but {self.name} has one optimizer state anyway; leave it out"
-            yield "moments", problem
+    beside: ClassVar[Rules] = (
+        ("moments", lambda s, c: optimizers.of(c).asks_to_share,
+         "shared, but {0.name} has one optimizer state anyway; leave it out"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,13 +214,6 @@ class SSP(AsyncPS):
         unit="steps",
         low=0,
     )
-    slack_notice: float = option(
-        30.0,
-        "name the slowest worker when others have waited this long",
-        unit="s",
-        above=0,
-        train_only=True,
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,13 +224,6 @@ class Locked(Paced):
     about: ClassVar[str] = "one lock around each step, to measure what locking costs"
     writes_alone: ClassVar[bool] = True
 
-    scope: str = option(
-        "step",
-        "part of a step under the lock: the whole step, or only its addition to the parameters",
-        choices=("step", "apply"),
-        flat="lock_scope",
-    )
-
 
 @dataclass(frozen=True, kw_only=True)
 class Aig(Paced):
@@ -282,13 +233,13 @@ class Aig(Paced):
     about: ClassVar[str] = "locks on just the blocks that a step touches"
     writes_alone: ClassVar[bool] = True
 
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield other ways to write."""
-        yield from super().beside(config)
-        if config.write == "cas" or config.gpu_write != "cpu":
-            name = "write" if config.write == "cas" else "gpu_write"
-            problem = f"{getattr(config, name)}, but aig writes under the locks of what it touches"
-            yield name, f"{problem}; leave it out"
+    beside: ClassVar[Rules] = tuple(
+        (name, lambda s, c, name=name, wrong=wrong: wrong(getattr(c, name)),
+         f"{{1.{name}}}, but aig writes under the locks of what it touches; leave it out")
+        for name, wrong in (
+            ("write", lambda write: write == "cas"), ("gpu_write", lambda write: write != "cpu"),
+        )
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -306,44 +257,31 @@ class Sim(FedBack, LookAhead, LateSteps):
         "fixed:1",
         "age of each gradient in steps: fixed:N, uniform:LOW:HIGH, geometric:MEAN, "
         "histogram:0=10,1=80 (age=weight), or speed:1,1,4 (seconds for a gradient of each "
-        "simulated worker)",
+        "simulated worker); fixed:N simulates N + 1 workers, the others but speed one",
         flat="sim_staleness",
         train_only=True,
     )
-    workers: int | None = option(
-        None,
-        "simulated workers, each with its own optimizer state; auto is N + 1 for fixed:N, those of "
-        "speed, else 1",
-        low=1,
-        high=4096,
-        none="auto",
-        flat="sim_workers",
-        train_only=True,
-    )
+
+    rules: ClassVar[Rules] = (
+        ("staleness", lambda s: unread(SimulatedStaleness.parse, s.staleness), "{x}"),
+        ("predict", lambda s: s.predict == "own",
+         "own, but sim has none and last only; set one of them"),
+        ("predict", lambda s: s.predict == "last" and not s.staleness.startswith("fixed:"),
+         "last looks ahead by a fixed age, and staleness is {0.staleness}; set staleness=fixed:N, "
+         "or leave predict out"),
+        ("predict", lambda s: s.predict == "last" and s.delay_feedback,
+         "last already expects the pending steps of other workers; leave it out, or "
+         "delay_feedback"),
+    )  # fmt: skip
 
     @property
     def rule(self) -> SimulatedStaleness:
         """The worker and the age of each step's gradient."""
-        return SimulatedStaleness.parse(self.staleness, self.workers)
+        return SimulatedStaleness.parse(self.staleness)
 
     def steppers(self, workers: int) -> int:
         """The simulated workers."""
         return self.rule.workers
-
-    def broken_rules(self) -> Iterable[str]:
-        """Yield ages that cannot be read, and predictions of what is not known, too."""
-        yield from super().broken_rules()
-        yield from unread("staleness", lambda _: self.rule, self.staleness)
-        if self.predict == "own":
-            yield "predict: own, but sim has none and last only; set one of them"
-        if self.predict != "last":
-            return
-        if not self.staleness.startswith("fixed:"):
-            problem = f"last looks ahead by a fixed age, and staleness is {self.staleness}"
-            yield f"predict: {problem}; set staleness=fixed:N, or leave predict out"
-        if self.delay_feedback:
-            problem = "last already expects the pending steps of other workers"
-            yield f"predict: {problem}; leave it out, or delay_feedback"
 
 
 for _strategy in (

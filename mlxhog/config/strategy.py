@@ -1,30 +1,31 @@
 """The base of a strategy as a run chooses it, and numbers that several strategies have.
 
 `mlxhog.strategies` runs the choice. Nothing here imports NumPy, so that help and errors about
-options are fast. A fact of some strategies is an attribute of their classes; `beside` of a class
-yields the options of a run that contradict it. The strategies are in `strategies.py` and
-`local_strategies.py`.
+options are fast. A fact of some strategies is an attribute of their classes; `beside` has the rules
+(`choices.broken`) for a strategy and the configuration of a run that contradicts it. The strategies
+are in `strategies.py` and `local_strategies.py`.
 """
 
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 from mlxhog.config import optimizers
-from mlxhog.config.choices import STRATEGIES, Choice, Kind
+from mlxhog.config.choices import STRATEGIES, Choice, Kind, Rules, broken, rules_of, unread
 from mlxhog.config.options import option
 from mlxhog.config.rules import Compensation, Selection, StalenessRule
 
-if TYPE_CHECKING:
-    from mlxhog.config.config import TrainConfig
-
 C = TypeVar("C", bound="StrategyChoice")
 
-Pairs = Iterator[tuple[str, str]]
-"""Options of the run, each with its contradiction and the way out."""
+
+class Chosen(Protocol):
+    """A configuration with a strategy."""
+
+    @property
+    def strategy(self) -> StrategyChoice | None:
+        """The strategy; None is open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +44,7 @@ class StrategyChoice(Choice, ABC):
         shares_moments: an optimizer may keep one pair of moments for all workers by default.
         reads_copies: workers compute with copies only, never with the shared parameters themselves.
         writes_alone: no other process writes beside a worker.
+        beside: rules for it and the configuration of a run.
     """
 
     kind: ClassVar[Kind] = STRATEGIES
@@ -56,6 +58,15 @@ class StrategyChoice(Choice, ABC):
     shares_moments: ClassVar[bool] = False
     reads_copies: ClassVar[bool] = False
     writes_alone: ClassVar[bool] = False
+    beside: ClassVar[Rules] = (
+        ("read", lambda s, c: s.reads_copies and c.read == "live",
+         "live, but {0.name} computes with copies; leave read out"),
+        ("write", lambda s, c: s.writes_alone and c.write == "racy",
+         "racy, but in {0.name} no other process writes beside a worker; leave it out"),
+        ("overlap", lambda s, c: c.overlap and not s.overlaps,
+         "a worker of {0} reads after its own step, in rounds or in an order; set "
+         "strategy=hogwild, or leave overlap out"),
+    )  # fmt: skip
 
     def steppers(self, workers: int) -> int:
         """Number of the run's workers that add their own steps to shared parameters."""
@@ -66,7 +77,7 @@ class StrategyChoice(Choice, ABC):
         """Rule for the factor of lr by the number of these workers: a value of `lr_workers`."""
         return "none"
 
-    def prediction(self, config: TrainConfig) -> str:
+    def prediction(self, config: Any) -> str:
         """Where a run's gradients are taken: one of none, own, last."""
         return "none"
 
@@ -85,30 +96,23 @@ class StrategyChoice(Choice, ABC):
         """Whether a worker may read for its next gradient before it adds the step of the last."""
         return False
 
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield options of a run that contradict this choice, and the way out."""
-        if self.reads_copies and config.read == "live":
-            yield "read", f"live, but {self.name} computes with copies; leave read out"
-        if self.writes_alone and config.write == "racy":
-            alone = f"racy, but in {self.name} no other process writes beside a worker"
-            yield "write", f"{alone}; leave it out"
-        if config.overlap and not self.overlaps:
-            problem = f"a worker of {self} reads after its own step, in rounds or in an order"
-            yield "overlap", f"{problem}; set strategy=hogwild, or leave overlap out"
+    def contradicted_by(self, config: object) -> list[tuple[str, str]]:
+        """Pairs (option of a run, contradiction and the way out)."""
+        return list(broken(rules_of(type(self), "beside"), self, config))
 
 
-def of(config: TrainConfig, kind: type[C]) -> C:
+def of(config: Chosen, kind: type[C]) -> C:
     """Return the strategy of a configuration, which is of this kind."""
     assert isinstance(config.strategy, kind), f"{config.strategy} is not {kind.__name__}"
     return config.strategy
 
 
-def strategy_name(config: TrainConfig) -> str:
+def strategy_name(config: Chosen) -> str:
     """Return the name of the strategy of a configuration, "auto" where it is open."""
     return "auto" if config.strategy is None else config.strategy.name
 
 
-def sparsify(config: TrainConfig) -> str:
+def sparsify(config: Chosen) -> str:
     """Return the value of `--sparsify`: the part of a step that is written; "none" is all."""
     return config.strategy.sparsify if isinstance(config.strategy, Sparse) else "none"
 
@@ -153,24 +157,19 @@ class LateSteps(Apart):
         "correct a late gradient g by F g g (w - w_read), as DC-ASGD: constant:F, or adaptive:F, "
         "which divides F by the root of the mean square of g",
     )
+    rules: ClassVar[Rules] = (
+        ("staleness_lr", lambda s: unread(StalenessRule.parse, s.staleness_lr), "{x}"),
+        ("delay_compensation", lambda s: unread(Compensation.parse, s.delay_compensation), "{x}"),
+    )
+    beside: ClassVar[Rules] = (
+        ("delay_compensation", lambda s, c: s.delay_compensation != "none" and c.read == "live",
+         "live reads keep no copy of the gradient's parameters; leave read out"),
+    )  # fmt: skip
 
     @property
     def is_adapted(self) -> bool:
         """Whether the step of a late gradient is scaled or corrected."""
         return (self.staleness_lr, self.delay_compensation) != ("none", "none")
-
-    def broken_rules(self) -> Iterable[str]:
-        """Yield numbers that cannot be read."""
-        yield from super().broken_rules()
-        yield from unread("staleness_lr", StalenessRule.parse, self.staleness_lr)
-        yield from unread("delay_compensation", Compensation.parse, self.delay_compensation)
-
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield options without the copy that a correction needs, too."""
-        yield from super().beside(config)
-        if self.delay_compensation != "none" and config.read == "live":
-            problem = "live reads keep no copy of the gradient's parameters"
-            yield "delay_compensation", f"{problem}; leave read out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,17 +198,11 @@ class FedBack(StrategyChoice):
         "the worker's next one; n updates come between the two (error feedback)",
     )
 
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield writers that cannot correct steps, too."""
-        yield from super().beside(config)
-        if self.delay_feedback and config.gpu_write != "cpu":
-            yield "gpu_write", uncorrected(config.gpu_write)
-
-
-def uncorrected(value: str) -> str:
-    """Return the error for a value that contradicts error feedback on delay."""
-    problem = f"is {value}, and only steps that the CPU writes whole are corrected"
-    return f"{problem}; leave it out, or delay_feedback"
+    beside: ClassVar[Rules] = (
+        ("gpu_write", lambda s, c: s.delay_feedback and c.gpu_write != "cpu",
+         "is {1.gpu_write}, and only steps that the CPU writes whole are corrected; leave it out, "
+         "or delay_feedback"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -224,7 +217,7 @@ class LookAhead(StrategyChoice):
         choices=("auto", "none", "own", "last"),
     )
 
-    def prediction(self, config: TrainConfig) -> str:
+    def prediction(self, config: Any) -> str:
         """Where a run's gradients are taken; auto looks ahead where the strategy does."""
         if self.predict in ("none", "last"):
             return self.predict
@@ -233,15 +226,13 @@ class LookAhead(StrategyChoice):
             return "none"
         return "last" if self.predict == "auto" and config.shares_moments else "own"
 
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield options that looking ahead excludes."""
-        yield from super().beside(config)
-        if self.predict in ("own", "last") and config.read == "live" and not self.one_process:
-            yield "read", "live reads have no snapshot to predict from; add predict=none"
-        is_open = config.optimizer is None
-        if self.predict == "last" and not is_open and not config.shares_moments:
-            problem = "last needs steps from moments that all workers share"
-            yield "predict", f"{problem}; add moments=shared"
+    beside: ClassVar[Rules] = (
+        ("read",
+         lambda s, c: s.predict in ("own", "last") and c.read == "live" and not s.one_process,
+         "live reads have no snapshot to predict from; add predict=none"),
+        ("predict", lambda s, c: s.predict == "last" and c.optimizer and not c.shares_moments,
+         "last needs steps from moments that all workers share; add moments=shared"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -269,23 +260,18 @@ class Sparse(StrategyChoice):
         """Whether a worker adds its step to every parameter."""
         return self.sparsify == "none"
 
-    def broken_rules(self) -> Iterable[str]:
-        """Yield numbers that cannot be read, or have no effect."""
-        yield from super().broken_rules()
-        yield from unread("sparsify", Selection.parse, self.sparsify)
-        if self.sparsify == "none" and not self.error_feedback:
-            problem = "without sparsify every step is written whole, and nothing is left to drop"
-            yield f"error_feedback: {problem}; leave it out, or add sparsify=topk:0.01"
-
-    def beside(self, config: TrainConfig) -> Pairs:
-        """Yield options that write steps whole."""
-        yield from super().beside(config)
-        if self.sparsify != "none" and config.gpu_write != "cpu":
-            problem = f"single elements are added by the CPU, and gpu_write is {config.gpu_write}"
-            yield "sparsify", f"{problem}; set gpu_write=cpu"
-        if self.sparsify != "none" and optimizers.of(config).asks_to_share:
-            problem = "shared moments would still be written whole at every step"
-            yield "sparsify", f"{problem}; set moments=private"
+    rules: ClassVar[Rules] = (
+        ("sparsify", lambda s: unread(Selection.parse, s.sparsify), "{x}"),
+        ("error_feedback", lambda s: s.sparsify == "none" and not s.error_feedback,
+         "without sparsify every step is written whole, and nothing is left to drop; leave it out, "
+         "or add sparsify=topk:0.01"),
+    )  # fmt: skip
+    beside: ClassVar[Rules] = (
+        ("sparsify", lambda s, c: s.sparsify != "none" and c.gpu_write != "cpu",
+         "single elements are added by the CPU, and gpu_write is {1.gpu_write}; set gpu_write=cpu"),
+        ("sparsify", lambda s, c: s.sparsify != "none" and optimizers.of(c).asks_to_share,
+         "shared moments would still be written whole at every step; set moments=private"),
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -300,11 +286,3 @@ class InRounds(StrategyChoice):
         flat="sync_shares",
         train_only=True,
     )
-
-
-def unread(name: str, parse: Callable[[str], object], text: str) -> Iterator[str]:
-    """Yield the error if the text of a number cannot be read."""
-    try:
-        parse(text)
-    except ValueError as error:
-        yield f"{name}: {error}"

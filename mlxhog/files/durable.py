@@ -144,11 +144,14 @@ def replace_file(path: Path, content: bytes) -> None:
 def replace_link(path: Path, target: Path) -> None:
     """Make `path` a link to `target`; at any moment it leads to the old or the new target.
 
-    On a file system without links, such as that of a memory stick, no link is made.
+    On a file system without links, such as that of a memory stick, no link is made. A file or
+    folder at `path` that is not a link is somebody's own, as in a copy by `cp -rL`, and stays.
 
     Raises:
         OSError: the system refuses otherwise; the old link is unchanged.
     """
+    if os.path.lexists(path) and not path.is_symlink():
+        return
     _sweep(path)
     part = path.with_name(f"{path.name}.{os.getpid()}.part")
     remove(part)
@@ -159,8 +162,6 @@ def replace_link(path: Path, target: Path) -> None:
             return
         raise
     try:
-        if path.is_dir() and not path.is_symlink():
-            remove(path)
         os.replace(part, path)
     except OSError:
         remove(part)

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any, Final
 
 from mlxhog.config import optimizers
 from mlxhog.config.choices import OPTIMIZERS, SCHEDULES, STRATEGIES
-from mlxhog.config.config import taking_flat_names
 from mlxhog.config.optimizer import Decayed, OptimizerChoice
 from mlxhog.config.optimizers import AdamW
 from mlxhog.config.options import convert_fields, is_set, option, options, to_flag
 from mlxhog.config.schedules import BETA, FALLING
+from mlxhog.config.sources import Merged
 from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import parse_bytes, parse_count, parse_duration_s
 from mlxhog.machine.machine import Machine
@@ -26,9 +26,8 @@ PUBLISHED: Final = AdamW(beta2=0.999, weight_decay=0.0)
 """The benchmark's optimizer, at one of its points; suites `lite` and `full` have it."""
 
 
-@taking_flat_names
-@dataclass(frozen=True, kw_only=True)
-class Protocol:
+@dataclass(frozen=True, kw_only=True, init=False)
+class Protocol(Merged):
     """Training and scoring of a candidate: the optimizer of `mlxhog train`, else the benchmark's.
 
     Numbers of the optimizer have their flat names as shorthand: `Protocol(beta2=0.99)`. A switch
@@ -102,12 +101,12 @@ class Protocol:
     )
 
     def __post_init__(self) -> None:
-        """Convert and check every value."""
-        problems = convert_fields(self)
-        if not problems and self.steps is not None and self.epochs is not None:
+        """Check the values together."""
+        problems = []
+        if self.steps is not None and self.epochs is not None:
             problems.append("steps and epochs are both given; leave one out")
         falling = self.schedule in FALLING
-        if not problems and self.backoff_epochs is not None and not falling:
+        if self.backoff_epochs is not None and not falling:
             problem = f"is for schedules backoff and inverse, not {self.schedule}; leave it out"
             problems.append(f"backoff_epochs: {problem}")
         if problems:
@@ -175,7 +174,7 @@ def worker_options() -> tuple[str, ...]:
     numbers = STRATEGIES.numbers().items()
     return (
         *("strategy", "read", "write", "gpu_write", "kernels", "force", "restarts"),
-        *("heartbeat_timeout_s", "max_nonfinite", "on_torn"),
+        "heartbeat_timeout_s",
         *(name for name, number in numbers if not number.option.train_only),
     )
 

@@ -69,7 +69,7 @@ def for_model(
     if isinstance(strategy, LookAhead) and strategy.predict == "last":
         if type(fitted) is not type(chosen) and not fitted.asks_to_share:
             changes["strategy"] = replace(strategy, predict="auto")
-    return replace(config, **changes)
+    return config.having(**changes)
 
 
 def build(

@@ -28,7 +28,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final
 
@@ -37,7 +37,6 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.config import optimizers
-from mlxhog.config.optimizer import EPS
 from mlxhog.optim import metal_steps
 from mlxhog.optim.adamw import moments_of
 from mlxhog.optim.directions import Direction, split, write
@@ -294,9 +293,6 @@ class Apollo(Optimizer):
 
 @rule_of.register(optimizers.Projected)
 def _(choice: optimizers.Projected, use: Use) -> Apollo:
-    official = choice.compat == "official"
-    if official and choice.eps == EPS:  # not given
-        choice = replace(choice, eps=OFFICIAL_EPS)
     return Apollo(
         hidden=use.hidden,
         rank=choice.rank if isinstance(choice, optimizers.Apollo) else 1,
@@ -304,6 +300,5 @@ def _(choice: optimizers.Projected, use: Use) -> Apollo:
         scale=choice.scale,
         refresh_every=choice.every,
         seed=use.seed,
-        zero_guard=not official,
         **moments_of(choice),
     )

@@ -24,8 +24,8 @@ def write(run: Run, model: ModelConfig) -> None:
     Raises:
         EnvironmentLacks: the disk is full, or the system refuses.
     """
-    if run.model.is_dir():
-        folder = run.model.resolve()
+    if saved := manifest.by_age(run.checkpoints):
+        folder = saved[-1]
         with disk_errors(f"writing {folder / manifest.CARD}"):
             replace_file(folder / manifest.CARD, text(model, folder).encode())
 

@@ -18,7 +18,6 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
 from mlxhog.data import counts, heldout
-from mlxhog.data.counts import Counts
 from mlxhog.data.heldout import bits_per_byte
 from mlxhog.data.prepare import Prepared
 from mlxhog.errors import MlxhogError
@@ -106,18 +105,17 @@ class Monitor:
 
         threading.Thread(target=find, name="marks", daemon=True).start()
 
-    def find_counts(self, data: Prepared, asked_bytes: int, known: Counts | None) -> None:
+    def find_counts(self, data: Prepared, asked_bytes: int) -> None:
         """Score counted n-grams of the training text in a thread, beside the training.
 
         Args:
             data: the text.
             asked_bytes: size of the part of the held-out text that evaluations score.
-            known: counts of the training text, if there are any.
         """
 
         def find() -> None:
             with suppress(MlxhogError, OSError, MemoryError):  # then the view has no such mark
-                self.counts_bits_per_byte = counts.score(data.train, data.val, asked_bytes, known)
+                self.counts_bits_per_byte = counts.score(data.train, data.val, asked_bytes)
 
         # No daemon: the interpreter may not end while native code is about to take its lock again.
         self._counting = threading.Thread(target=find, name="counts")

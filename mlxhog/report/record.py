@@ -12,7 +12,7 @@ from typing import Any
 
 from mlxhog.checkpoint.run import DAMAGED, RUNNING, STARTING, Run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import flat_options, flattened, read_yaml
+from mlxhog.config.sources import by_flat_names, read_yaml, specs_of
 from mlxhog.data.encodings import words
 from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.files import reading
@@ -93,11 +93,11 @@ class RunRecord:
 
     def _read_config(self) -> None:
         try:
-            entries = flattened(read_yaml(self.run.config_path))
+            layer = by_flat_names(read_yaml(self.run.config_path))
         except ConfigError as error:
             self.notes.append(f"the configuration of the run cannot be read: {error}")
             return
-        self.config = {str(entry.name): entry.value for entry in entries}
+        self.config = {name: value for name, (value, _) in layer.items()}
 
     def _read_events(self) -> None:
         try:
@@ -280,7 +280,7 @@ class RunRecord:
 
     def changed(self) -> dict[str, object]:
         """The options of this version that differ from their defaults, in YAML's spelling."""
-        known = flat_options(TrainConfig, self.config)
+        known = specs_of(TrainConfig, self.config)
         return {
             name: value
             for name, value in self.config.items()
@@ -291,7 +291,7 @@ class RunRecord:
 
     def options_in_words(self) -> dict[str, str]:
         """Every option of the run in readable form: rounded, with its unit."""
-        known, automatic = flat_options(TrainConfig, self.config), self.run.automatic()
+        known, automatic = specs_of(TrainConfig, self.config), self.run.automatic()
         return {
             name: format_value(value, known[name].unit if name in known else "").removesuffix(
                 f" {name}"  # steps 100, tokens 2,000
@@ -303,7 +303,7 @@ class RunRecord:
     def commands(self) -> list[tuple[str, str]]:
         """Command lines, each with its purpose."""
         run, automatic = shlex.quote(str(self.run.directory)), self.run.automatic()
-        known = flat_options(TrainConfig, self.config)
+        known = specs_of(TrainConfig, self.config)
         more = " --time 10m" * (self.state == "done")  # its budget is used up
         flags = [
             shlex.join([known[name].flag, str(value)])

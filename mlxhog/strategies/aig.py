@@ -4,7 +4,7 @@ A worker computes its gradient like any lock-free one. Then it takes the lock of
 the gradient touches, in ascending order, so that two workers never wait for each other in a circle;
 adds its step; and releases the locks. Blocks are the arena's own: 1024 floats of a parameter, or
 a row where gradients have rows. Steps that touch nothing in common do not wait; a dense gradient
-touches everything, and then this is `locked` with `lock_scope=apply`, with a lock for each block.
+touches everything, and then workers compute in parallel and add one by one.
 
 A worker that dies with locks never stops the others: the next worker that needs one takes it over.
 """

@@ -9,7 +9,7 @@ the parameters that the round began with and v the outer momentum, 0 at first,
     theta_s <- theta_s - eta (D + beta v)        SGD with Nesterov momentum
     theta_m <- theta_s
 
-Inner optimizers keep their state (`--inner-state`). The form is that of OpenDiLoCo and torchft.
+Inner optimizers keep their state. The form is that of OpenDiLoCo and torchft.
 With eta = 1 and beta = 0 this is local SGD but for rounding, since a - (a - b) need not be b. One
 replica is useful as well: its steps are then taken as one direction (Zhang et al. 2019, Lookahead
 Optimizer, arXiv:1907.08610). Source: arXiv:2311.08105.
@@ -40,7 +40,6 @@ from mlxhog.models.families import ModelConfig
 from mlxhog.strategies.local_sgd import (
     ANCHOR,
     Anchored,
-    average_state,
     keep_anchor,
     take_average,
 )
@@ -85,7 +84,6 @@ def outer_step(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> Non
     )
     np.copyto(arena.segment(NEXT)[span], velocity_after)
     np.copyto(arena.params[span], theta)
-    average_state(strategy, arena, span)
 
 
 def keep_outer(strategy: DiLoCo, arena: Arena, rounds: Rounds, rank: int) -> None:

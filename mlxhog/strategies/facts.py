@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
-from mlxhog import optim
 from mlxhog.config import optimizers, schedules
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizer import OptimizerChoice
@@ -27,7 +26,6 @@ class RunFacts:
         clip: norm above which gradients are scaled down; 0 is never.
         optimizer: of the run.
         schedule: of the step size.
-        state_segments: kinds of private optimizer state of each worker.
         fresh_optimizer: whether a resumed run begins without its optimizer state.
         overlap: whether a worker reads for its next gradient before it adds the last one's step.
     """
@@ -42,7 +40,6 @@ class RunFacts:
     clip: float
     optimizer: OptimizerChoice
     schedule: Schedule
-    state_segments: tuple[str, ...]
     fresh_optimizer: bool
     overlap: bool = False
 
@@ -60,7 +57,6 @@ class RunFacts:
             clip=config.clip,
             optimizer=optimizers.of(config),
             schedule=schedules.of(config),
-            state_segments=optim.build(config).state_segments,
             fresh_optimizer=config.reset_optimizer,
             overlap=config.overlap,
         )

@@ -6,8 +6,9 @@ pull goes:
     grad       the optimizer takes g + mu (w - a), so that Adam scales the pull as well
     decoupled  w <- w - lr mu (w - a), and then the optimizer's step for g, as with weight decay
 
-It is for workers whose texts differ (`--split`), and for unequal local work (`--local-work`): a
-worker that takes more steps is held back more. `--prox-mu 0` is local SGD, bit for bit.
+It is for workers whose texts differ (`--split`), and for unequal local work
+(`--local-work speed`): a worker that takes more steps is held back more. `--prox-mu 0` is local
+SGD, bit for bit.
 Source: Li et al. 2020, Federated Optimization in Heterogeneous Networks, arXiv:1812.06127.
 """
 

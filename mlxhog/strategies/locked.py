@@ -1,9 +1,7 @@
 """One lock around a step: it measures the cost of locking, and is a reference without races.
 
-    lock_scope  the lock is held for                  effect
-    step        read, compute and add (the default)   serial training by workers in no fixed order:
-                                                      no gradient is ever late
-    apply       the add alone                         gradients in parallel, adds one by one
+The lock is held for a whole step: read, compute and add. So it is serial training by workers in no
+fixed order, and no gradient is ever late.
 
 Everything else is `hogwild`: tickets, private moments, budget. The lock is crash-safe: if its
 holder dies, the next worker takes it over, and the ticket counts as torn or comes back.
@@ -16,7 +14,6 @@ from __future__ import annotations
 
 from mlxhog import _native
 from mlxhog.backends.backend import Grads
-from mlxhog.config import strategies as choices
 from mlxhog.strategies.context import Context, Lease, WriteResult
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 
@@ -54,7 +51,7 @@ def lock_segment() -> dict[str, tuple[str, int]]:
 
 
 class Locked(Hogwild):
-    """Workers that hold one lock for a step, or for adding it."""
+    """Workers that hold one lock for a step."""
 
     @property
     def fixed(self) -> str | None:
@@ -77,18 +74,14 @@ class LockedWorker(HogwildWorker):
         """Prepare one worker."""
         super().__init__(context)
         self._lock = StepLock(context)
-        self._whole = context.chosen(choices.Locked).scope == "step"
 
     def read(self) -> None:
-        """Take a snapshot, under the lock if that covers the whole step."""
-        if self._whole:
-            self._lock.acquire()
+        """Take a snapshot, under the lock."""
+        self._lock.acquire()
         super().read()
 
     def write(self, grads: Grads, lease: Lease, samples: int) -> WriteResult:
         """Add the step, alone."""
-        if not self._whole:
-            self._lock.acquire()
         outcome = super().write(grads, lease, samples)
         self._lock.release()
         return outcome

@@ -34,6 +34,7 @@ from mlxhog.strategies.control_words import LINE, Words
 _CLOCK, _OWNER, _WAITS_SINCE = range(3)
 SHORTEST_NAP_S = 5e-5
 LONGEST_NAP_S = 2e-3
+NOTICE_S = 30.0  # the slowest worker is named when others have waited this long
 _GONE = (State.FREE, State.DEAD, State.FINISHED)
 
 
@@ -51,9 +52,8 @@ class SSP(AsyncPS):
         return SSPWorker(context)
 
     def held_up(self, arena: Arena) -> str | None:
-        """Name the worker that others have waited for longer than `slack_notice`."""
-        words, notice_s = Words(arena.segment("ssp.words")), self.choice.slack_notice
-        limit_ns = 1e9 * notice_s
+        """Name the worker that others have waited for longer than `NOTICE_S`."""
+        words, limit_ns = Words(arena.segment("ssp.words")), 1e9 * NOTICE_S
         since = [words.load(slot - 1, _WAITS_SINCE) for slot in range(1, self.slots + 1)]
         now_ns = monotonic_ns()
         waiting = [k + 1 for k, at_ns in enumerate(since) if at_ns and now_ns - at_ns > limit_ns]
@@ -63,7 +63,7 @@ class SSP(AsyncPS):
         slot = min(clocks, key=lambda one: (clocks[one], one))
         return (
             f"worker {slot} is slow: after {clocks[slot]} of its gradients others have waited more "
-            f"than {notice_s:g} s for it, as slack lets them go no further ahead; "
+            f"than {NOTICE_S:g} s for it, as slack lets them go no further ahead; "
             "raise --slack, or take --strategy hogwild"
         )
 

@@ -28,7 +28,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.creation import default_name
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.config.sources import flat_options, flat_spelt
+from mlxhog.config.sources import specs_of, spelt_values_of
 from mlxhog.data import heldout
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, RunError, WorkerFailed
@@ -209,8 +209,8 @@ class Comparison:
 
     def differing(self) -> dict[str, tuple[object, object]]:
         """The options that differ, as people write them: name -> (of A, of B)."""
-        a, b = (flat_spelt(side.config) for side in self.sides)
-        known = {**flat_options(TrainConfig, b), **flat_options(TrainConfig, a)}
+        a, b = (spelt_values_of(side.config) for side in self.sides)
+        known = {**specs_of(TrainConfig, b), **specs_of(TrainConfig, a)}
         default = {name: spec.spell(spec.default) for name, spec in known.items()}
         both = {name: (a.get(name, default[name]), b.get(name, default[name])) for name in known}
         return {
@@ -239,7 +239,7 @@ class Comparison:
                 "title": side.title,
                 "options": {
                     name: value
-                    for name, value in flat_spelt(side.config).items()
+                    for name, value in spelt_values_of(side.config).items()
                     if name not in (*SAME_FOR_BOTH, "model") and name not in of_ends
                 },
                 "model": self.plans[side.letter].model.to_dict(),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,7 +12,7 @@ from mlxhog.checkpoint.formats import weights
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.options import options
-from mlxhog.config.sources import Assignment
+from mlxhog.config.sources import Layer
 from mlxhog.errors import ConfigError, RunError, nearest
 from mlxhog.files import plain_yaml, reading
 from mlxhog.files.paths import expanded
@@ -43,7 +42,7 @@ class Target:
     saved: checkpoints.Checkpoint | None = None
 
 
-def options_of(spec: str) -> tuple[str, list[Assignment]] | None:
+def options_of(spec: str) -> tuple[str, Layer] | None:
     """Return title and options of an architecture or a file; None for a run or a checkpoint.
 
     Raises:
@@ -52,15 +51,15 @@ def options_of(spec: str) -> tuple[str, list[Assignment]] | None:
     path = expanded(spec)
     shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else spec
     if shipped in architectures():
-        return shipped, [Assignment("model", shipped, shipped)]
+        return shipped, {"model": (shipped, shipped)}
     if not path.is_file() or path.suffix.lower() not in (".yaml", ".yml", ".json"):
         return None
     if _is_settings(path):
         return path.stem, runs.read_options(path)
-    return path.stem, [Assignment("model", spec, spec)]
+    return path.stem, {"model": (spec, spec)}
 
 
-def find_target(spec: str, overrides: Sequence[Assignment], root: Path) -> Target:
+def find_target(spec: str, overrides: Layer, root: Path) -> Target:
     """Return the target of a command-line argument.
 
     Args:
@@ -75,7 +74,7 @@ def find_target(spec: str, overrides: Sequence[Assignment], root: Path) -> Targe
     """
     path, known = expanded(spec), options_of(spec)
     if known is not None:
-        kind = "model" if [one.name for one in known[1]] == ["model"] else "settings"
+        kind = "model" if list(known[1]) == ["model"] else "settings"
         target = _from_options(f"{kind} {spec}", train_config([known[1], overrides]))
     elif runs.run_of(path) is None and path.is_dir() and weights.candidates(path):
         target = _from_checkpoint(path, overrides)
@@ -117,8 +116,8 @@ def _from_options(title: str, config: TrainConfig) -> Target:
     return Target(title=title, config=config, model=model)
 
 
-def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
-    data = next((str(one.value) for one in overrides if one.name == "data"), None)
+def _from_run(run: Run, at: Path, overrides: Layer) -> Target:
+    data = str(overrides["data"][0]) if "data" in overrides else None
     try:
         config = train_config([run.options(data=data), overrides])
     except ConfigError as error:
@@ -145,13 +144,13 @@ def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
     )
 
 
-def _from_checkpoint(path: Path, overrides: Sequence[Assignment]) -> Target:
+def _from_checkpoint(path: Path, overrides: Layer) -> Target:
     """Return the target of a checkpoint that no run of mlxhog made."""
     opened = formats.open(path)
-    layers = [[Assignment("model", str(path), "CONFIG_OR_RUN")]]
+    layer: Layer = {"model": (str(path), "CONFIG_OR_RUN")}
     if opened.tokenizer() is not None:
-        layers.append([Assignment("tokenizer", str(opened.folder), "CONFIG_OR_RUN")])
-    config = train_config([*layers, overrides])
+        layer["tokenizer"] = (str(opened.folder), "CONFIG_OR_RUN")
+    config = train_config([layer, overrides])
     return Target(
         title=f"checkpoint {path}", config=config, model=opened.config, checkpoint=path.absolute()
     )

@@ -230,7 +230,6 @@ def _batches(
             data.rule,
             clients=chosen.clients or strategy.workers,
             workers=strategy.workers,
-            by=chosen.split_by,
             alpha=chosen.split_alpha,
             seed=config.seed,
             least_tokens=size * config.seq_len + 1,

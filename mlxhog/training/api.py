@@ -13,7 +13,7 @@ from mlxhog.config.choices import OPTIMIZERS, STRATEGIES, Kind
 from mlxhog.config.config import PLUGIN, TrainConfig, train_config
 from mlxhog.config.fine_tuning import ORIGINS
 from mlxhog.config.options import options
-from mlxhog.config.sources import Assignment, written_in
+from mlxhog.config.sources import Layer, of_keywords
 from mlxhog.errors import ConfigError
 from mlxhog.files.paths import expanded
 from mlxhog.report.plain import observer as shown_on
@@ -65,7 +65,7 @@ def train(
     """
     for files in _named_plugins(config, values):
         plugins.load_named(files)
-    resolved = _resolved(config, written_in(CALL, values))
+    resolved = _resolved(config, of_keywords(CALL, values))
     if callable(observer) or observer is None:
         return execute(resolved, observer)
     if observer != "auto":
@@ -104,11 +104,11 @@ def _named_plugins(
     return [values.get(name) for name in PLUGIN]
 
 
-def _resolved(config: TrainConfig | str | Path | None, values: list[Assignment]) -> TrainConfig:
+def _resolved(config: TrainConfig | str | Path | None, values: Layer) -> TrainConfig:
     if isinstance(config, TrainConfig):
         if values:
             raise ConfigError(
-                f"{CALL}: {values[0].name} stands beside a TrainConfig; give every option to "
+                f"{CALL}: {next(iter(values))} stands beside a TrainConfig; give every option to "
                 "TrainConfig, or every option to train"
             )
         return config
@@ -130,7 +130,7 @@ def _resolved(config: TrainConfig | str | Path | None, values: list[Assignment])
     return configured([read_options(file), values])
 
 
-def configured(layers: Sequence[list[Assignment]], problems: Iterable[str] = ()) -> TrainConfig:
+def configured(layers: Sequence[Layer], problems: Iterable[str] = ()) -> TrainConfig:
     """Merge defaults, the options of a resumed run, and layers, the weakest first.
 
     Raises:
@@ -140,22 +140,25 @@ def configured(layers: Sequence[list[Assignment]], problems: Iterable[str] = ())
     messages, layers = list(problems), list(layers)
     resumed = _last(layers, "resume")
     if resumed is not None and not messages:
-        layers = [[one for one in layer if not _is_open(one)] for layer in layers]
+        layers = [
+            {name: one for name, one in layer.items() if not _is_open(name, one[0])}
+            for layer in layers
+        ]
         layers.insert(0, _of_run(resumed, layers))
     return train_config(layers, messages)
 
 
-def _last(layers: Iterable[Iterable[Assignment]], name: str) -> str | None:
+def _last(layers: Iterable[Layer], name: str) -> str | None:
     """The strongest value of a text option, before defaults."""
-    values = [entry.value for layer in layers for entry in layer if entry.name == name]
+    values = [layer[name][0] for layer in layers if name in layer]
     return None if not values or values[-1] in (None, "none") else str(values[-1])
 
 
-def _choice(layers: Iterable[Iterable[Assignment]], kind: str) -> str | None:
+def _choice(layers: Iterable[Layer], kind: str) -> str | None:
     """The strongest value of an option of `contradictions.CHOICES`, before defaults."""
     spec = options(TrainConfig)[kind]
     names = (kind, *spec.aliases)
-    values = [entry.value for layer in layers for entry in layer if entry.name in names]
+    values = [layer[name][0] for layer in layers for name in names if name in layer]
     if not values or (values[-1] is None and spec.type is str):
         return None
     try:
@@ -164,22 +167,22 @@ def _choice(layers: Iterable[Iterable[Assignment]], kind: str) -> str | None:
         return str(values[-1])
 
 
-def _is_open(written: Assignment) -> bool:
+def _is_open(name: str, value: object) -> bool:
     """Whether the value leaves the optimizer or the strategy to the resumed run."""
-    return written.name in CHOSEN and written.value in (None, "auto")
+    return name in CHOSEN and value in (None, "auto")
 
 
-def _name(layers: Iterable[Iterable[Assignment]], kind: Kind) -> str | None:
+def _name(layers: Iterable[Layer], kind: Kind) -> str | None:
     """The name of the strongest choice of a kind that is not open, before defaults."""
-    every = [entry for layer in layers for entry in layer]
-    values = [one.value for one in every if one.name == kind.title and not _is_open(one)]
+    values = [layer[kind.title][0] for layer in layers if kind.title in layer]
+    values = [value for value in values if not _is_open(kind.title, value)]
     try:
         return None if not values else kind.parts(values[-1])[0]
     except ConfigError:  # which merging the layers reports
         return None
 
 
-def _of_run(spec: str, layers: list[list[Assignment]]) -> list[Assignment]:
+def _of_run(spec: str, layers: list[Layer]) -> Layer:
     """The stored options of a run that a resume inherits.
 
     Its budget is not inherited: the checkpoint holds the rest. Nor are its initial weights, since
@@ -209,9 +212,9 @@ def _of_run(spec: str, layers: list[list[Assignment]]) -> list[Assignment]:
     if changed or _name([stored], STRATEGIES) is None:
         left_out.update(run.automatic())
     # The checkpoint has a model and a tokenizer of its own.
-    files = [one for one in stored if one.name in ("model", "tokenizer")]
-    left_out.update(one.name for one in files if _is_lost(str(one.value)))
-    return [value for value in stored if value.name not in left_out]
+    files = [name for name in ("model", "tokenizer") if name in stored]
+    left_out.update(name for name in files if _is_lost(str(stored[name][0])))
+    return {name: value for name, value in stored.items() if name not in left_out}
 
 
 def _is_lost(spec: str) -> bool:

@@ -144,9 +144,9 @@ def planned(
     if config.resume is not None:
         choice = BatchChoice(sequences=_of_run(config), why="the run began with it")
     else:
-        plan = plan_of(replace(config, batch_size=1))
+        plan = plan_of(config.having(batch_size=1))
         choice = _measured(plan, limit_of(plan), progress=progress)
-    plan = plan_of(replace(config, batch_size=choice.sequences))
+    plan = plan_of(config.having(batch_size=choice.sequences))
     return replace(plan, notes=(*plan.notes, str(choice))), choice
 
 
@@ -163,9 +163,9 @@ def _of_run(config: TrainConfig) -> int:
     """The batch of the run that is resumed; that of the defaults if its options are lost."""
     assert config.resume is not None
     run, _ = checkpoint.resumable(config.resume, Path(config.out))
-    stored = read_stored(run.config_path) if run.config_path.is_file() else []
-    values = [one.value for one in stored if one.name == "batch_size"]
-    return parse_count(values[-1]) if values else TrainConfig().micro_batch
+    stored = read_stored(run.config_path) if run.config_path.is_file() else {}
+    value = stored["batch_size"][0] if "batch_size" in stored else TrainConfig().micro_batch
+    return parse_count(value)
 
 
 def limit_of(plan: Plan) -> Limit:
@@ -178,7 +178,7 @@ def limit_of(plan: Plan) -> Limit:
         EnvironmentLacks: the GPU's driver does not say how much memory it has.
     """
     config, workers, gradient = plan.config, len(plan.workers), plan.gradient_memory
-    ram_bytes = (plan.memory.limit_bytes - plan.shared_bytes) / workers - WORKER_BASE_BYTES
+    ram_bytes = (plan.memory.limit_bytes - plan.arena_bytes) / workers - WORKER_BASE_BYTES
     limits = [
         Limit(MOST, f"no more than {MOST} are tried"),
         Limit(gradient.most_sequences(ram_bytes), "more do not fit in memory (--memory-limit)"),

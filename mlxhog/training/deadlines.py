@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.config.budget import END_S, STOP_S, late_start, training_s
 from mlxhog.training.evaluation import EVALUATING_S
 
+END_S = 10.0
+"""Latest end of a command after its budget of time, with any model."""
+STOP_S = 3.0  # of these, to end workers and write the result
+SAMPLING_S = 2.0  # of these, for the last sample
+EVALUATION_PART, EVALUATION_MOST_S = 0.05, 20.0  # of the budget, kept for the last evaluation
+START_PART = 0.2  # of the budget; a longer start is reported
 SAMPLE_S = 60.0  # limit of a sample without a budget of time
 LEAVING_S = 5.0  # limit for workers to leave
 LEAST_S = 1.0  # for workers to leave, a sample, or the score of a worker's copy, however late it is
@@ -53,7 +60,7 @@ class Deadlines:
         )
 
     def late_start(self, start_s: float, training_s: float, *, measured: bool) -> str | None:
-        """A warning of a start that took much time; see `mlxhog.config.budget.late_start`."""
+        """A warning of a start that took much time; see `late_start`."""
         if self._seconds is None or self._whole:
             return None
         return late_start(self._seconds, start_s=start_s, training_s=training_s, measured=measured)
@@ -106,3 +113,49 @@ class Deadlines:
 
     def _rest_s(self) -> float:
         return (self._end_ns - monotonic_ns()) / 1e9
+
+
+def training_s(
+    seconds: float,
+    *,
+    start_s: float,
+    save_s: float,
+    evaluates: bool,
+    samples: bool,
+    evaluation_s: float = 0.0,
+) -> float:
+    """Return the part of a budget of time for training, so that the command ends in time.
+
+    It is the budget without a part for the last evaluation, or without the time of start and end
+    beyond `END_S` if that is more, as with a large model; at least a fifth of the budget.
+
+    Args:
+        seconds: the budget.
+        start_s: time until all workers were up.
+        save_s: expected time of the last checkpoint.
+        evaluates: whether there is a last evaluation.
+        samples: whether there is a last sample.
+        evaluation_s: least time of the evaluation; at most two fifths of the budget are for it.
+    """
+    kept_s = min(EVALUATION_PART * seconds, EVALUATION_MOST_S) if evaluates else 0.0
+    evaluation_s = min(evaluation_s, seconds * 2 / 5) * evaluates
+    beyond_s = start_s + save_s + evaluation_s + SAMPLING_S * samples + STOP_S - END_S
+    return max(seconds - max(kept_s, beyond_s), seconds / 5)
+
+
+def late_start(seconds: float, *, start_s: float, training_s: float, measured: bool) -> str | None:
+    """Return a message if the start took much of a budget of time, else None.
+
+    Args:
+        seconds: the budget.
+        start_s: time until training began.
+        training_s: time left for training.
+        measured: whether workers were measured in that time.
+    """
+    if start_s <= START_PART * seconds:
+        return None
+    minutes = math.ceil(start_s / START_PART / 60)
+    return (
+        f"start-up{' and measuring' * measured} took {start_s:.0f} s of {seconds:.0f} s, which "
+        f"leaves {training_s:.0f} s for training; give more time, such as --time {minutes}m"
+    )

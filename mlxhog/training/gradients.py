@@ -86,23 +86,17 @@ class Gradients:
     def of(self, batches: list[Batch]) -> tuple[float, Grads]:
         """Mean loss and gradient over the micro-batches, each weighted by its counted labels."""
         if len(batches) == 1:
-            return self._of_one(batches[0])
+            return self.backend.loss_and_grads(batches[0])
         total = sum(batch.n_labels for batch in batches)
         mean = updates.GradientSum()
         loss = 0.0
         for batch in batches:
             share = batch.n_labels / max(total, 1)
-            part, grads = self._of_one(batch)
+            part, grads = self.backend.loss_and_grads(batch)
             self._entry.beat()
             loss += share * part
             mean.add(grads, share)
         return loss, mean.grads()
-
-    def _of_one(self, batch: Batch) -> tuple[float, Grads]:
-        teacher = self._job.setup.teacher
-        if teacher is None:
-            return self.backend.loss_and_grads(batch)
-        return self.backend.loss_and_grads(batch, teacher.targets(batch))
 
     def slow_down(self, spent_ns: int, step: int, continues: Callable[[], bool]) -> None:
         """Sleep so that a gradient takes longer by the factor of `slow`, or until the run ends.
@@ -127,7 +121,7 @@ class Gradients:
         """
         print(f"micro-batch {self._job.micro_batch}", flush=True)
         show_model(self._job.setup.strategy, self._arena, self.backend)
-        self._of_one(self._few())
+        self.backend.loss_and_grads(self._few())
 
     def _few(self) -> Batch:
         """A small batch for warm-up; on a GPU it has the shape of a full step."""
@@ -162,7 +156,7 @@ class Gradients:
         few, whole = self._few(), self._batches.example()
         began_ns = monotonic_ns()
         self._entry.beat(Phase.COMPUTE)
-        self._of_one(few)
+        self.backend.loss_and_grads(few)
         few_s = (monotonic_ns() - began_ns) / 1e9
         times = whole.x.size / few.x.size
         if self._job.spec.backend not in GPU_BACKENDS:

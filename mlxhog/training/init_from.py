@@ -54,7 +54,7 @@ def located(config: TrainConfig) -> TrainConfig:
     if config.init_from is None:
         return config
     path = checkpoint.locate(config.init_from, Path(config.out))
-    return replace(config, init_from=str(path))
+    return config.having(init_from=str(path))
 
 
 def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
@@ -73,7 +73,7 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
     else:
         return config
     if config.model == "auto":
-        config = replace(config, model=str(path))
+        config = config.having(model=str(path))
     if config.tokenizer == "auto":
         folder = path if path.is_dir() else path.parent
         if not (folder / "tokenizer.json").is_file():
@@ -81,7 +81,7 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
                 f"{folder} holds no tokenizer.json, so nothing says what its ids mean; name the "
                 "tokenizer of its training text with --tokenizer"
             )
-        config = replace(config, tokenizer=str(folder))
+        config = config.having(tokenizer=str(folder))
     return config
 
 

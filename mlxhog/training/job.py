@@ -29,7 +29,6 @@ from mlxhog.optim import Optimizer
 from mlxhog.optim.tables import segments as means_of_tables
 from mlxhog.strategies import Context, Strategy
 from mlxhog.training.kernel_choice import Writers
-from mlxhog.training.teacher import Teacher
 from mlxhog.training.terms import PLACES, Terms
 
 
@@ -77,7 +76,6 @@ class Setup:
         schedule: makes the schedule of step sizes, with the share of the run that is one step.
         side_jobs: opens the side jobs.
         sampled: words of the training loss; None for the whole vocabulary.
-        teacher: gives the targets of the training loss; None for the labels alone.
         link: of the run's cluster, which the supervisor starts; None without a cluster.
     """
 
@@ -95,7 +93,6 @@ class Setup:
     schedule: Callable[[float], Rate]
     side_jobs: Callable[[Job, Context, Ring], SideJobs]
     sampled: SampledHead | None = None
-    teacher: Teacher | None = None
     link: LinkJob | None = None
 
     def for_workers(self) -> Setup:

@@ -166,7 +166,7 @@ class GradientMemory:
         if isinstance(strategy, FedBack):
             copies += strategy.delay_feedback  # the correction that was added before
         per_token = ACTIVATIONS_PER_TOKEN * model.hidden_size * model.num_hidden_layers
-        per_token += (4 + (config.teacher is not None)) * model.vocab_size
+        per_token += 4 * model.vocab_size
         return cls(4 * copies * layout.n_floats, 4 * config.seq_len * per_token)
 
     def of_batch(self, sequences: int) -> int:

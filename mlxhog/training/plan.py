@@ -18,6 +18,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import prepare
 from mlxhog.data.clients import Division
+from mlxhog.data.counts import SAMPLE
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
@@ -35,7 +36,6 @@ from mlxhog.training import (
     evaluation,
     init_from,
     lengths,
-    teacher,
     terms,
     vocabulary,
 )
@@ -47,7 +47,6 @@ from mlxhog.training.job import Setup
 from mlxhog.training.memory import GradientMemory, Memory, check_gpu, gpu_share, worker_bytes
 from mlxhog.training.resolve import Resolution, resolve, resumed
 from mlxhog.training.resume import Resumption
-from mlxhog.training.teacher import Teacher
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +102,6 @@ class Plan(Setup):
         """The place of a strategy in `alternatives`."""
         return [one.strategy.name for one in self.alternatives].index(name)
 
-    def with_teacher(self, teacher: Teacher | None) -> Plan:
-        """The plan, whatever its strategy will be, with the counts of its teacher."""
-        alternatives = tuple(replace(one, teacher=teacher) for one in self.alternatives)
-        return replace(self, teacher=teacher, alternatives=alternatives)
-
     @property
     def keep_last(self) -> int:
         """Checkpoints that are kept; tables fill a disk soon, so of those one."""
@@ -129,12 +123,6 @@ class Plan(Setup):
         """Tokens in one update, on average over a budget in steps."""
         of_batch = self.config.sequences_per_ticket * self.config.seq_len
         return of_batch * mean_batches_per_step(self.strategy, self.resumption)
-
-    @property
-    def shared_bytes(self) -> int:
-        """The arena, and the memory to count the text for a teacher."""
-        train = TokenFile.open(self.data.train)
-        return self.arena_bytes + teacher.counted_bytes(self.config, train)
 
     @property
     def epoch_tokens(self) -> int:
@@ -200,7 +188,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         progress=progress,
     )
     train, val = data.open(config.seq_len)
-    config = replace(config, tokenizer=data.spec)
+    config = config.having(tokenizer=data.spec)
     if weights is None:
         model, model_notes = vocabulary.fitted(config, model, data.tokenizer, resumption)
     else:
@@ -210,7 +198,9 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         resumption.check_data(data, train.digest, val.digest)
     resolutions = resolve(asked, config, model, hidden, engines.workers, resumption)
     config = resolutions[0].resolved
-    model_notes += teacher.check(config, model, data.tokenizer, train)
+    if train.n_tokens > SAMPLE:
+        of = f"{format_count(SAMPLE)} of the {format_count(train.n_tokens)} training tokens"
+        model_notes = [*model_notes, f"counts are of a sample: {of}"]
     spec, sampled = _parameters(config, model, train)
 
     model_notes = [*model_notes, *_table_notes(config, model)]
@@ -227,6 +217,12 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         for one in resolutions
     ]
     before = None if resumption is None else resumption.evaluated_bytes()
+    if resumption is not None and (link := resumption.run.model).exists() and not link.is_symlink():
+        model_notes = [
+            *model_notes,
+            f"{link} is a folder of its own, as in a copied run, and stays "
+            f"as it is; the newest model is in {resumption.run.checkpoints}",
+        ]
     held_out = HeldOutPart.of(data, config, parameters, before)
     origin = config.init_from if resumption is None else resumption.began_with().get("init_from")
     if origin is not None and config.eval_every.on:
@@ -285,7 +281,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         for way in ways
     )
     for plan in plans:
-        memory.check_run(plan.shared_bytes, plan.worker_bytes, n_workers)
+        memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
     if len(plans) == 1:
         return plans[0]
     common = [note for note in plans[0].notes if all(note in plan.notes for plan in plans)]
@@ -319,7 +315,7 @@ def _architecture(
         model = load_architecture(config.model, config.set, config.plugin)
     own_layers = model.layers if isinstance(model, MADConfig) else ()
     if files := plugins.remembered([*vars(config).values(), *own_layers]):
-        config = replace(config, plugin=", ".join(files))
+        config = config.having(plugin=", ".join(files))
     families.check_language_model(model)
     families.check_length(model, config.seq_len)
     return model, config

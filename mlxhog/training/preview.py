@@ -8,7 +8,7 @@ from typing import Any
 
 from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import flat_options, flat_spelt
+from mlxhog.config.sources import specs_of, spelt_values_of
 from mlxhog.data.corpora import Inventory
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
@@ -42,8 +42,8 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
         asked: the options as given, before open ones were resolved.
     """
     config = plan.resolution.stored
-    values, asked_values, defaults = map(flat_spelt, (config, asked, TrainConfig()))
-    specs = flat_options(TrainConfig, asked_values)
+    values, asked_values, defaults = map(spelt_values_of, (config, asked, TrainConfig()))
+    specs = specs_of(TrainConfig, asked_values)
     declared = {name: spec.spell(spec.default) for name, spec in specs.items()}
     changed = {n: v for n, v in asked_values.items() if v not in (defaults.get(n), declared[n])}
     speed = tokens_per_s(plan)

@@ -37,7 +37,7 @@ from mlxhog.machine.workers import WorkerSpec
 from mlxhog.optim import updates
 from mlxhog.strategies import Lease, access_order
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
-from mlxhog.training import checkpoints, recording, teacher, worker
+from mlxhog.training import checkpoints, recording, worker
 from mlxhog.training.job import Job
 from mlxhog.training.plan import Plan, make_plan
 from mlxhog.training.steps import Steps
@@ -181,8 +181,6 @@ def replay(run: Run, *, anyway: bool = False) -> ReplayResult:
     recorded = read(run, anyway=anyway)
     header, end, logs, plan = recorded.header, recorded.end, recorded.logs, recorded.plan
     with ExitStack() as stack:
-        train = TokenFile.open(plan.data.train)
-        plan = plan.with_teacher(stack.enter_context(teacher.of_run(plan.config.teacher, train)))
         logs_of_processes = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         replaying = _Replay(plan, header, run.directory, logs_of_processes, stack)
         difference = replaying.follow(logs) or replaying.compare(end)

@@ -128,7 +128,7 @@ def resolve(
             likely = likely[::-1]
 
     def with_strategy(strategy: StrategyChoice) -> Resolution:
-        chosen = replace(config, strategy=strategy)
+        chosen = config.having(strategy=strategy)
         numbers = optim.for_model(
             chosen,
             model.hidden_size,
@@ -235,7 +235,7 @@ def _without_end(config: TrainConfig) -> tuple[TrainConfig, list[str]]:
     note = f"follows {config.follow}: new text files there are trained once"
     if config.has_budget or schedules.of(config).falls:
         return config, [note]
-    constant = replace(config, schedule=schedules.Constant(warmup=0.0))
+    constant = config.having(schedule=schedules.Constant(warmup=0.0))
     return constant, [
         f"{note}, at a constant lr of {format_number(config.top_lr)}, until mlxhog stop or Ctrl-C",
     ]

@@ -95,7 +95,8 @@ class Resumption:
     def stored(self) -> dict[str, Any]:
         """The options in the run's folder, by name."""
         path = self.run.config_path
-        return {one.name: one.value for one in read_stored(path)} if path.is_file() else {}
+        stored = read_stored(path) if path.is_file() else {}
+        return {name: value for name, (value, _) in stored.items()}
 
     def automatic(self) -> dict[str, float]:
         """Return the run's earlier values of options that are "auto"."""

@@ -78,7 +78,7 @@ class WorkerSession(ABC):
         self.arena = stack.enter_context(
             Arena.create(setup.layout, write=setup.writers.write, run_id=run_id, fallback=fallback)
         )
-        self.ledger = Ledger(self.arena, on_torn=setup.config.on_torn)
+        self.ledger = Ledger(self.arena)
         self.supervisor = Supervisor(
             self.arena,
             self.ledger,

@@ -10,7 +10,7 @@ import numpy as np
 
 from mlxhog.arena import control
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.workers import Phase
+from mlxhog.arena.workers import MAX_NONFINITE, Phase
 from mlxhog.backends.backend import Grads
 from mlxhog.config.strategy import sparsify
 from mlxhog.optim import updates
@@ -85,7 +85,7 @@ class Steps:
         entry = self.context.entry
         # Before the claim, since a worker with a ticket must not be taken for one at rest.
         asked_ns, waited_ns = entry.beat(Phase.DATA), entry.wait_ns
-        if entry.nonfinite_in_row >= self.job.config.max_nonfinite:
+        if entry.nonfinite_in_row >= MAX_NONFINITE:
             lease: Lease | Idle = Idle.DONE
         else:
             lease = Idle.WAIT if self._is_late() else self.strategy.claim()

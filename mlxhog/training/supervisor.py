@@ -24,7 +24,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, limit_in_words, monotonic_ns
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess
-from mlxhog.arena.workers import STILL, Entry, Phase, State
+from mlxhog.arena.workers import MAX_NONFINITE, STILL, Entry, Phase, State
 from mlxhog.cluster.watched_link import Link
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, Diverged, EnvironmentLacks, WorkerFailed
@@ -140,7 +140,7 @@ class Supervisor:
         Raises:
             WorkerFailed: a worker met an error that a restart cannot cure, or died more often than
                 `config.restarts` in ten minutes.
-            Diverged: `config.max_nonfinite` gradients in a row were not finite.
+            Diverged: `MAX_NONFINITE` gradients in a row were not finite.
             ConfigError, EnvironmentLacks: a worker cannot start here; the message is its own.
         """
         self._kill_stale()
@@ -162,7 +162,7 @@ class Supervisor:
                     seat.up = True
                     self._count()
                     self.messages.append(f"{_name(seat)} has joined")
-            if self.entry(seat).nonfinite_in_row >= self.config.max_nonfinite:
+            if self.entry(seat).nonfinite_in_row >= MAX_NONFINITE:
                 raise Diverged(
                     f"{_name(seat)} computed "
                     f"{self.entry(seat).nonfinite_in_row} non-finite gradients in a row; lower "

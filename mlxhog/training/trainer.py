@@ -14,10 +14,8 @@ from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.creation import new_run
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run
-from mlxhog.config.budget import SAMPLING_S
 from mlxhog.config.config import TrainConfig
 from mlxhog.data import clients
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import (
     CheckpointError,
     ConfigError,
@@ -33,10 +31,10 @@ from mlxhog.machine.processes import require_descriptors
 from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import batch_size, checkpoints, choose_strategy, init_from, recording, teacher
+from mlxhog.training import batch_size, checkpoints, choose_strategy, init_from, recording
 from mlxhog.training.batch_size import BatchChoice
 from mlxhog.training.change_strategy import Changes
-from mlxhog.training.deadlines import Deadlines
+from mlxhog.training.deadlines import SAMPLING_S, Deadlines
 from mlxhog.training.final_evaluation import GAVE_UP_WORKER, FinalEvaluation, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.held_out_watch import HeldOutWatch
@@ -94,10 +92,6 @@ def train(
             run = plan.resumption.run
             hold.enter_context(run.lock())
         with ExitStack() as stack:
-            train = TokenFile.open(plan.data.train)
-            plan = plan.with_teacher(
-                stack.enter_context(teacher.of_run(plan.config.teacher, train))
-            )
             return _Training(plan, observer, stack, began_ns, whole_time, run, batch).execute()
 
 
@@ -307,8 +301,7 @@ class _Training:
             return
         self._session.train()
         if config.eval_every.on and config.follow is None:
-            known = None if self.plan.teacher is None else self.plan.teacher.counts
-            self._monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes, known)
+            self._monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
         regular: list[tuple[Interval, Callable[[], None]]] = [
             (config.eval_every, partial(self._watch.ask_for_next, self._session, self._monitor)),
             (config.sample_every, partial(self._session.ask, "sample")),

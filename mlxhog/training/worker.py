@@ -247,7 +247,7 @@ def make_context(job: Job, arena: Arena, entry: Entry, backend: Backend) -> Cont
     )
     return Context(
         arena=arena,
-        ledger=Ledger(arena, on_torn=config.on_torn),
+        ledger=Ledger(arena),
         entry=entry,
         slot=job.slot,
         owner=entry.incarnation,

@@ -420,35 +420,25 @@ class Ops:
         return self.form.head_norm_skip_gate(h, c, z, w, skip, eps=eps)
 
     def capped_cross_entropy(
-        self,
-        raw_logits: Array,
-        labels: Array,
-        cap: float | None,
-        targets: Array | None = None,
+        self, raw_logits: Array, labels: Array, cap: float | None
     ) -> tuple[Array, Array]:
         """Return the summed cross entropy in nats of the capped logits, and the number of labels.
 
         raw_logits (N, V), labels (N,) integer, -100 is ignored; with a cap of None the logits are
-        not capped; both results are scalars. With `targets` (N, V), a distribution for each label,
-        the gradient is that of the cross entropy against them; the value stays that of the labels.
+        not capped; both results are scalars.
         """
-        nats, count = self.form.capped_cross_entropy(raw_logits, labels, cap=cap, targets=targets)
+        nats, count = self.form.capped_cross_entropy(raw_logits, labels, cap=cap)
         return nats, count
 
     def linear_cross_entropy(
-        self,
-        x: Array,
-        w: Array,
-        labels: Array,
-        cap: float | None,
-        targets: Array | None = None,
+        self, x: Array, w: Array, labels: Array, cap: float | None
     ) -> tuple[Array, Array]:
         """Return `capped_cross_entropy` of the logits x w^T; x (N, d), w (V, d).
 
         Forms may compute logits and gradients a few rows at a time, so that the logits never exist
         as a whole.
         """
-        nats, count = self.form.linear_cross_entropy(x, w, labels, cap=cap, targets=targets)
+        nats, count = self.form.linear_cross_entropy(x, w, labels, cap=cap)
         return nats, count
 
 

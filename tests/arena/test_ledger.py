@@ -13,26 +13,26 @@ from mlxhog import _native
 from mlxhog.arena import Arena, plan
 from mlxhog.arena import ledger as module
 from mlxhog.arena.ledger import ORPHAN_GRACE_NS, Ledger, TicketState
-from mlxhog.errors import ArenaError, CheckpointError, ConfigError
+from mlxhog.errors import ArenaError, CheckpointError
 from tests.pairs import max_examples
 
 WORDS_BYTES = 640
 NEXT = 0  # byte of the word `next`; see the table in mlxhog/arena/ledger.py
 
 
-def ledger_on(words, slots, n, **options):
+def ledger_on(words, slots, n):
     """A ledger on memory of any origin."""
     segments = {"ledger": words, "tickets": slots}
     layout = SimpleNamespace(n_tickets=n)
     arena = SimpleNamespace(readonly=False, segment=segments.__getitem__, layout=layout)
-    return Ledger(arena, **options)
+    return Ledger(arena)
 
 
-def make_ledger(n, ring, **options):
+def make_ledger(n, ring):
     words = np.zeros(WORDS_BYTES + 128, np.uint8)
     words = words[-words.ctypes.data % 128 :][:WORDS_BYTES]
     slots = np.zeros(ring, np.uint64)
-    return ledger_on(words, slots, n, **options), words, slots
+    return ledger_on(words, slots, n), words, slots
 
 
 def work_off(ledger, owner, until_epoch):
@@ -62,11 +62,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize(
         n=st.integers(1, 9),
         ring=st.sampled_from([4, 8, 32]),
-        on_torn=st.sampled_from(["count", "retry"]),
     )
-    def begin(self, n, ring, on_torn):
-        self.n, self.on_torn = n, on_torn
-        self.ledger, self.words, self.slots = make_ledger(n, ring, on_torn=on_torn)
+    def begin(self, n, ring):
+        self.n = n
+        self.ledger, self.words, self.slots = make_ledger(n, ring)
         self.held = {owner: (None, "idle") for owner in (1, 2, 3)}  # -> (ticket, state)
         self.owners = 3
         self.dead = {}
@@ -117,7 +116,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def leased(self, owner, ticket):
         assert ticket not in [t for t, _ in (*self.held.values(), *self.dead.values())]
         assert self.applied[ticket] == 0
-        assert self.torn[ticket] == 0 or self.on_torn == "retry"
+        assert self.torn[ticket] == 0
         assert self.ledger.state(*ticket) == TicketState.LEASED
         self.held[owner] = (ticket, "leased")
 
@@ -198,7 +197,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(ring=st.sampled_from([64, 128]))
     def checkpoint_and_resume_with_other_workers(self, ring):
         position = self.ledger.position()
-        self.ledger, self.words, self.slots = make_ledger(self.n, ring, on_torn=self.on_torn)
+        self.ledger, self.words, self.slots = make_ledger(self.n, ring)
         self.ledger.restore(position)
         self.held, self.dead, self.unannounced = {}, {}, False
         start = position["epoch"] * self.n
@@ -294,14 +293,13 @@ def test_a_ticket_a_whole_ring_ahead_cannot_be_dealt():
     assert ledger.claim_exact(0, 7, 1)
 
 
-@pytest.mark.parametrize("on_torn", ["count", "retry"])
-def test_a_death_while_applying_is_counted_and_retried_on_request(on_torn):
-    ledger, _, _ = make_ledger(n=2, ring=4, on_torn=on_torn)
+def test_a_death_while_applying_is_counted_and_not_retried():
+    ledger, _, _ = make_ledger(n=2, ring=4)
     ticket = ledger.claim(1)
     assert ledger.begin_apply(*ticket, 1)
     assert ledger.reap(1) == (0, 1)
     assert ledger.position()["torn"] == 1
-    assert ledger.claim(2) == (ticket if on_torn == "retry" else (0, 1))
+    assert ledger.claim(2) == (0, 1)
 
 
 def test_an_orphan_comes_back_after_its_grace_and_not_before(monkeypatch):
@@ -389,8 +387,6 @@ def test_bad_arguments_are_refused():
     for owner in (0, 1 << 24):
         with pytest.raises(ValueError, match="incarnation from 1"):
             ledger.claim(owner)
-    with pytest.raises(ConfigError, match="on_torn is 'ignore'"):
-        make_ledger(10, 16, on_torn="ignore")
     with pytest.raises(ValueError, match="power of two"):
         ledger_on(words, slots[:15], 10)
     with pytest.raises(ValueError, match="bytes of control words"):

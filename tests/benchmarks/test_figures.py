@@ -15,7 +15,7 @@ def figures(load: Any) -> Any:
 
 
 def test_a_scheme_has_one_color_whatever_stands_beside_it(figures: Any) -> None:
-    first = figures.inks(["serial", "hogwild, plain", "gradients averaged (sync)", "a teacher"])
+    first = figures.inks(["serial", "hogwild, plain", "gradients averaged (sync)", "a gate"])
     second = figures.inks(["Muon averaged", "4 lock-free workers", "Serial, 1 thread"])
     assert first["serial"] == second["Serial, 1 thread"]
     assert first["hogwild, plain"] == second["4 lock-free workers"]

@@ -40,7 +40,7 @@ def only_parses(monkeypatch: pytest.MonkeyPatch) -> None:
         line: Parsed = parse(self, arguments)
         assert line.problems == []
         for cls in classes.get(self, []):
-            resolve(cls, [[value for value in line.values if value.name in options(cls)]])
+            resolve(cls, [{n: value for n, value in line.values.items() if n in options(cls)}])
         raise CommandLineRead
 
     monkeypatch.setattr(Flags, "options", options_of)

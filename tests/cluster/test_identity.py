@@ -10,7 +10,7 @@ import yaml
 from mlxhog import TrainConfig
 from mlxhog.cluster.identity import Identity
 from mlxhog.config.config import train_config
-from mlxhog.config.sources import Assignment, flattened
+from mlxhog.config.sources import by_flat_names, of_keywords
 from mlxhog.errors import ConfigError
 
 OWN = Identity(
@@ -76,8 +76,8 @@ def test_a_wrong_choice_of_a_cluster_is_refused(options: dict[str, object], prob
 
 def test_a_run_without_a_cluster_is_read_back_from_its_own_options() -> None:
     stored = yaml.safe_load(TrainConfig().to_yaml())
-    entries = [Assignment(name, value, "config.yaml:1") for name, value in stored.items()]
-    assert train_config([flattened(entries)]).cluster is None
+    layer = of_keywords("config.yaml:1", stored)
+    assert train_config([by_flat_names(layer)]).cluster is None
 
 
 def test_the_token_of_a_cluster_is_not_stored_with_the_run() -> None:

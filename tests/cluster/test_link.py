@@ -253,24 +253,6 @@ def test_a_link_leaves_after_the_last_round_and_not_when_the_run_ends(
 
 
 @pytest.mark.slow
-def test_a_last_round_below_the_quorum_is_tried_again_after_a_nap(
-    machine: Machine, start: Start
-) -> None:
-    machine.cluster = choice(round_every=0.02, quorum=2)
-    link, joins = start(children.alone), set[int]()
-    poll_until(link, lambda: machine.own.number("joined_ns") > 0)
-    machine.arena.counters.store("command", Command.REST)
-    machine.train(1.0)
-    link.ask_for_last_round()
-    until = time.monotonic() + 0.5
-    while time.monotonic() < until:
-        joins.add(machine.own.number("joined_ns"))
-        time.sleep(0.001)
-    assert len(joins) < 6
-    assert not link.has_sent_all
-
-
-@pytest.mark.slow
 def test_a_machine_that_a_cluster_refuses_leaves_no_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -61,7 +61,7 @@ def test_with_equal_speeds_workers_apply_in_turn() -> None:
 
 
 def test_no_gradient_is_older_than_the_run() -> None:
-    course = SimulatedStaleness.parse("fixed:9", 1).course(0)
+    course = SimulatedStaleness.parse("histogram:9=1").course(0)
     assert [course.at(step) for step in (0, 4, 9)] == [(0, 0), (0, 4), (0, 9)]
 
 
@@ -76,8 +76,3 @@ def test_no_gradient_is_older_than_the_run() -> None:
 def test_a_rule_that_cannot_be_is_refused_with_what_was_wanted(text: str) -> None:
     with pytest.raises(ValueError, match="wanted fixed:N"):
         SimulatedStaleness.parse(text)
-
-
-def test_speeds_say_how_many_workers_there_are() -> None:
-    with pytest.raises(ValueError, match="speed names 2 workers and sim_workers is 3"):
-        SimulatedStaleness.parse("speed:1,2", 3)

@@ -14,7 +14,7 @@ from mlxhog.config.choices import KINDS, OPTIMIZERS, SCHEDULES, Kind, UnknownCho
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff, Constant, Cosine
-from mlxhog.config.sources import Assignment, read_stored, read_yaml, resolve
+from mlxhog.config.sources import read_stored, read_yaml, resolve
 from mlxhog.errors import ConfigError
 
 
@@ -26,7 +26,7 @@ def given(*layers: str, folder: Path | None = None, **flags: object) -> TrainCon
         file = folder / f"{number}.yaml"
         file.write_text(text)
         sources.append(read_yaml(file))
-    on_line = [Assignment(name, v, "--" + name.replace("_", "-")) for name, v in flags.items()]
+    on_line = {name: (v, "--" + name.replace("_", "-")) for name, v in flags.items()}
     return resolve(TrainConfig, [*sources, on_line])
 
 

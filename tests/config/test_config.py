@@ -15,7 +15,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import AdamW, Apollo, Muon
 from mlxhog.config.options import options
 from mlxhog.config.rules import Slowdown, parse_slowdowns
-from mlxhog.config.sources import Assignment, read_yaml, resolve
+from mlxhog.config.sources import Layer, read_yaml, resolve
 from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import (
@@ -26,7 +26,7 @@ from tests.pairs import each_of
 ROOT = Path(__file__).parents[2]
 
 
-def written(tmp_path: Path, text: str) -> list[Assignment]:
+def written(tmp_path: Path, text: str) -> Layer:
     path = tmp_path / "conf.yaml"
     path.write_text(text)
     return read_yaml(path)
@@ -75,12 +75,12 @@ def test_python_values_are_converted_like_yaml_values():
 
 def test_flags_win_over_yaml_and_yaml_over_defaults(tmp_path):
     file = written(tmp_path, "lr: 1e-3\nbatch_size: 8\n")
-    config = resolve(TrainConfig, [file, [Assignment("lr", "0.5", "--lr")]])
+    config = resolve(TrainConfig, [file, {"lr": ("0.5", "--lr")}])
     assert (config.lr, config.batch_size, config.seq_len) == (0.5, 8, 256)
 
 
 def test_an_absent_flag_does_not_overwrite_the_file(tmp_path):
-    assert resolve(TrainConfig, [written(tmp_path, "lr: 0.25\n"), []]).lr == 0.25
+    assert resolve(TrainConfig, [written(tmp_path, "lr: 0.25\n"), {}]).lr == 0.25
 
 
 def test_a_number_that_yaml_reads_as_text_is_a_number(tmp_path):
@@ -133,7 +133,7 @@ def test_an_unknown_key_is_answered_with_its_line_and_its_neighbour(tmp_path):
 
 def test_all_problems_are_reported_together_and_point_at_their_origin(tmp_path):
     file = written(tmp_path, "seed: one\nbatchsize: 2\nstrategy: hogwlid\n")
-    flags = [Assignment("lr", "-1", "--lr"), Assignment("steps", "1.5", "--iters")]
+    flags = {"lr": ("-1", "--lr"), "steps": ("1.5", "--iters")}
     with pytest.raises(ConfigError) as error:
         resolve(TrainConfig, [file, flags], ["no flag '--foo'"])
     assert [line.rpartition("/")[2] for line in str(error.value).splitlines()] == [
@@ -347,7 +347,7 @@ def test_any_configuration_survives_yaml(tmp_path_factory, lr, steps, seed, name
 def test_a_switch_is_true_or_false_in_yaml_and_on_the_command_line(tmp_path, text):
     expected = text.lower() == "true"
     assert resolve(TrainConfig, [written(tmp_path, f"force: {text}\n")]).force is expected
-    assert resolve(TrainConfig, [[Assignment("force", text, "--force")]]).force is expected
+    assert resolve(TrainConfig, [{"force": (text, "--force")}]).force is expected
 
 
 @each_of("text", ["1", "yes", "on", "maybe", "", "null", "[true]"])

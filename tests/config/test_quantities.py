@@ -4,7 +4,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mlxhog.config.budget import late_start, training_s
 from mlxhog.files.quantities import (
     MOST_SECONDS,
     Interval,
@@ -18,6 +17,7 @@ from mlxhog.files.quantities import (
     parse_count,
     parse_duration_s,
 )
+from mlxhog.training.deadlines import late_start, training_s
 from tests.pairs import each_of
 
 

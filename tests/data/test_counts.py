@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 from mlxhog.data import counts, subset
-from mlxhog.data.batch import IGNORED, Batch
 from mlxhog.data.counts import Counts
 from mlxhog.data.prepare import Prepared, prepare
 from mlxhog.data.tokens import TokenFile
@@ -113,33 +112,13 @@ def test_without_itself_is_a_count_of_the_text_without_this_occurrence(
         table.probabilities(ids.astype(np.int32), np.array([orders - 1]), without_itself=True)
 
 
-@each_of("share", [1.0, 0.9, 0.0])
-def test_a_target_is_a_distribution_of_counts_and_label_after_the_ids_of_its_row(
-    share: float,
-) -> None:
-    ids = drawn(30, 500)
-    table = Counts.of(text_of(ids, 40))
-    rows = ids[100:140].reshape(2, 20).astype(np.int32)
-    x, y = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
-    y[1, 3] = IGNORED
-    targets = table.targets(Batch(x, y, 0), share)
-    by_hand = Dictionary(ids, table)
-    assert not targets[1, 3].any()
-    for row, at in np.argwhere(y != IGNORED).tolist():
-        p = by_hand.distribution(tuple(x[row, : at + 1].tolist()))
-        expected = share * ((1 - 40 * counts.FLOOR) * p + counts.FLOOR)
-        expected[y[row, at]] += 1 - share
-        np.testing.assert_allclose(targets[row, at], expected, rtol=1e-5, atol=1e-9)
-    np.testing.assert_allclose(targets.sum(-1)[y != IGNORED], 1, rtol=1e-5)
-
-
 def test_the_weights_are_those_under_which_the_text_without_each_occurrence_is_likeliest() -> None:
     ids = drawn(20, 3000)
     table = Counts.of(text_of(ids, 20))
     positions = np.arange(table.orders, len(ids))
 
     def nats(weights: NDArray[np.float32]) -> float:
-        other = Counts(table.contexts, table.successors, weights, 20, 7)
+        other = Counts(table.contexts, table.successors, weights, 20)
         p = other.probabilities(ids.astype(np.int32), positions, without_itself=True)
         return float(-np.log(p).mean())
 
@@ -169,7 +148,6 @@ def test_longer_tokens_have_contexts_of_fewer_ids_that_span_as_many_bytes() -> N
     ids = drawn(100, 600)
     assert Counts.of(text_of(ids, 100, n_bytes=4 * len(ids))).orders == 2
     assert Counts.of(text_of(ids, 100, n_bytes=9 * len(ids))).orders == 1
-    assert Counts.of(text_of(ids, 100), context=3).orders == 3
 
 
 def test_a_text_shorter_than_a_context_is_refused_in_words() -> None:
@@ -200,7 +178,9 @@ def test_the_score_is_of_the_held_out_part_and_is_stored_beside_it_until_a_text_
 
     monkeypatch.setattr(Counts, "of", recount)
     assert counts.score(text.train, text.val, 512) == bits
-    assert counts.score(text.train, text.val, 256, table) != bits  # which is stored now
+    monkeypatch.undo()
+    assert counts.score(text.train, text.val, 256) != bits  # which is stored now
+    monkeypatch.setattr(Counts, "of", recount)
     stored = text.val.with_name("counts.json")
     for damaged in ({**json.loads(stored.read_text()), "bits_per_byte": -1}, [], {"of": None}):
         stored.write_text(json.dumps(damaged))

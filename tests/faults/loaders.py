@@ -89,7 +89,7 @@ def _read_space(folder: Path) -> None:
 
 
 def _analyze(folder: Path) -> None:
-    target.find_target(str(folder / "any.yaml"), [], folder)
+    target.find_target(str(folder / "any.yaml"), {}, folder)
 
 
 # -- text, tokens and tokenizers ------------------------------------------------------------------

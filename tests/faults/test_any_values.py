@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
-from mlxhog.config.sources import Assignment, resolve
+from mlxhog.config.sources import of_keywords, resolve
 from mlxhog.errors import ConfigError, StudyError
 from mlxhog.files import plain_json, plain_yaml
 from mlxhog.mad.options import Protocol
@@ -49,11 +49,9 @@ LAYERS = st.from_regex(
 @given(st.dictionaries(st.sampled_from(OPTIONS), values, min_size=1, max_size=3))
 def test_options_take_any_value_or_refuse_it(chosen: dict[str, Any]) -> None:
     with contextlib.suppress(ConfigError):
-        config = resolve(
-            TrainConfig, [[Assignment(k, v, "conf.yaml:1") for k, v in chosen.items()]]
-        )
+        config = resolve(TrainConfig, [of_keywords("conf.yaml:1", chosen)])
         again = plain_yaml.entries(config.to_yaml()) or []
-        assert resolve(TrainConfig, [[Assignment(k, v, "") for k, v, _ in again]]) == (
+        assert resolve(TrainConfig, [{k: (v, "") for k, v, _ in again}]) == (
             dataclasses.replace(config, resume=None)
         )
 

@@ -18,7 +18,7 @@ from mlxhog.checkpoint.formats import weights
 from mlxhog.config import sources
 from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.sources import Assignment, resolve
+from mlxhog.config.sources import resolve
 from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.files import plain_json, plain_yaml, reading, tensors
@@ -88,7 +88,7 @@ def test_layers_of_very_many_nested_parentheses_are_refused() -> None:
 def test_only_the_first_unknown_options_get_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[str] = []
     monkeypatch.setattr(sources, "suggestion", lambda name, known: asked.append(name) or "")
-    unknown = [Assignment(f"x{k}", 1, f"conf.yaml:{k}") for k in range(1000)]
+    unknown = {f"x{k}": (1, f"conf.yaml:{k}") for k in range(1000)}
     with pytest.raises(ConfigError, match="no option 'x0'"):
         resolve(TrainConfig, [unknown])
     assert len(asked) <= 20

@@ -84,7 +84,7 @@ def test_the_key_of_a_run_is_the_same_however_its_workers_train(
         return str(trained(capsys, "--workers", "mlx:cpu*2", "--dry-run", *flags.split())["key"])
 
     usual, backoff = key(""), key("--schedule backoff --backoff-steps 3")
-    for strategy in ("ssp --slack 2", "locked --lock-scope apply --staleness-lr linear:0.5"):
+    for strategy in ("ssp --slack 2", "locked --staleness-lr linear:0.5"):
         assert key(f"--strategy {strategy}") == usual
     assert key("--strategy ssp --schedule backoff --backoff-steps 3") == backoff
     assert len({usual, backoff, key("--schedule backoff --backoff-steps 4")}) == 3

@@ -60,25 +60,9 @@ def test_options_choose_the_optimizer() -> None:
     apollo = Apollo(hidden=HIDDEN, **moments, rank=3, refresh_every=50, seed=7)
     config = chosen("apollo", projection_rank=3, projection_every=50, seed=7)
     assert optim.build(config, HIDDEN) == apollo
-    mini = Apollo(hidden=HIDDEN, **moments, rank=1, tensor=True, scale=128.0, zero_guard=False)
-    config = chosen("apollo-mini", projection_scale=128.0, projection_compat="official")
+    mini = Apollo(hidden=HIDDEN, **moments, rank=1, tensor=True, scale=128.0)
+    config = chosen("apollo-mini", projection_scale=128.0)
     assert optim.build(config, HIDDEN) == mini
-
-
-@each_of(
-    ("numbers", "eps"),
-    [
-        ({}, 1e-8),
-        ({"projection_compat": "official"}, 1e-6),
-        ({"projection_compat": "official", "eps": 1e-4}, 1e-4),
-    ],
-)
-def test_official_apollo_has_the_eps_of_the_authors_package_unless_another_is_set(
-    numbers: dict[str, Any], eps: float
-) -> None:
-    rule = optim.build(TrainConfig(optimizer="apollo", **numbers))
-    assert isinstance(rule, Apollo)
-    assert (rule.eps, rule.zero_guard) == (eps, not numbers)
 
 
 def test_every_name_that_the_options_offer_makes_an_optimizer() -> None:

@@ -140,7 +140,6 @@ def die_and_be_replaced(
     make: Callable[[], Any],
     run: Callable[[Any], object],
     *,
-    on_torn: str = "count",
     of: type | None = None,
 ) -> bool:
     """Run a worker that dies once, and then the one that replaces it.
@@ -150,7 +149,6 @@ def die_and_be_replaced(
         line: where it dies, of `lines`.
         make: makes its successor in the same slot.
         run: does all that is left to do.
-        on_torn: `count` or `retry` a torn ticket.
         of: the class whose line it is; None is the worker's own.
 
     Returns:
@@ -167,7 +165,7 @@ def die_and_be_replaced(
     finally:
         sys.settrace(None)
     arena.workers.mark_dead(context.slot)
-    Ledger(arena, on_torn=on_torn).reap(context.owner)
+    Ledger(arena).reap(context.owner)
     run(make())
     return True
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog import TrainConfig, optim
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
@@ -26,7 +25,7 @@ from tests.threads import in_threads
 STEPS = 9
 FLOATS = 3000  # every worker averages a part of them
 OPTIONS: dict[str, Any] = {
-    "average_every": 2, "local_after": 0, "local_work": "equal", "inner_state": "keep",
+    "average_every": 2, "local_after": 0, "local_work": "equal",
     "prox_mu": 0.5, "prox": "grad", "replicas": None, "outer_lr": 0.7, "outer_momentum": 0.9,
 }  # fmt: skip
 
@@ -36,12 +35,10 @@ def method(name: str, workers: int = 2, **options: object) -> Local:
     (kind,) = (run for choice, run in RUNS.items() if choice.name == name)
     assert isinstance(kind, type)
     values = {**OPTIONS, "seq_len": 10, **options}
-    if str(values["local_work"])[0].isdigit():
-        del values["average_every"]
+    if steps := values.pop("steps_by_rank", None):
+        kind = type(kind.__name__, (kind,), {"steps_of_round": lambda *_: steps})
     if rule := values.get("optimizer"):
         values["optimizer"] = OPTIMIZERS.make(OPTIMIZERS.find(rule), {"weight_decay": 0.0})
-        config = TrainConfig(optimizer=values["optimizer"])
-        values["state_segments"] = optim.build(config).state_segments
     result = strategy(kind, workers, **values)
     assert isinstance(result, Local)
     return result

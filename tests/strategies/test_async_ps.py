@@ -17,7 +17,7 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import State
 from mlxhog.config.budget import Budget
 from mlxhog.optim import AdamW
-from mlxhog.strategies import Idle, Lease, Strategy, WriteResult
+from mlxhog.strategies import Idle, Lease, Strategy, WriteResult, ssp
 from mlxhog.strategies.async_ps import AsyncPS, AsyncPSWorker
 from mlxhog.strategies.ssp import SSP, SSPWorker, clocks_of
 from tests.strategies.deaths import dies_beside_another, lines
@@ -28,7 +28,7 @@ STEPS = 8
 
 def server(slack: int | None = None, workers: int = 2, **options: object) -> Strategy:
     kind = AsyncPS if slack is None else SSP
-    how: dict[str, object] = {"slack": slack, "slack_notice": 30.0, **options}
+    how: dict[str, object] = {"slack": slack, **options}
     return strategy(kind, workers, **how)
 
 
@@ -183,8 +183,11 @@ def test_a_worker_at_the_gate_hears_the_supervisor(counter: str, idle: Idle) -> 
         assert one.claim() is idle
 
 
-def test_a_worker_that_holds_up_the_others_for_long_is_named_once() -> None:
-    of = server(slack=0, slack_notice=1e-6)
+def test_a_worker_that_holds_up_the_others_for_long_is_named_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ssp, "NOTICE_S", 1e-6)
+    of = server(slack=0)
     with new_arena(of) as arena:
         one, slow = worker(arena, 1, of), worker(arena, 2, of)
         lease = slow.claim()

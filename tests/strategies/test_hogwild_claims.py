@@ -37,10 +37,10 @@ def new_arena(steps: int | None = STEPS, position: Position | None = None) -> Ar
     return arena
 
 
-def worker(arena: Arena, slot: int, on_torn: str = "count") -> HogwildWorker:
+def worker(arena: Arena, slot: int) -> HogwildWorker:
     ctx = context(arena, slot, HOGWILD)
     ctx.step_limit, ctx.budget = STEPS, Budget(steps=STEPS)
-    ctx.ledger = Ledger(arena, on_torn=on_torn)
+    ctx.ledger = Ledger(arena)
     return HogwildWorker(ctx)
 
 
@@ -56,13 +56,12 @@ def take_steps(worker: HogwildWorker, gradient: float = 1.0) -> list[int]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("on_torn", ["count", "retry"])
-def test_a_death_at_any_line_of_a_step_costs_the_budget_none_and_adds_none(on_torn: str) -> None:
+def test_a_death_at_any_line_of_a_step_costs_the_budget_none_and_adds_none() -> None:
     unreached = []
     for method, number in lines(HogwildWorker, METHODS):
         with new_arena() as arena:
-            make = partial(worker, arena, 1, on_torn)
-            died = die_and_be_replaced(make(), (method, number), make, take_steps, on_torn=on_torn)
+            make = partial(worker, arena, 1)
+            died = die_and_be_replaced(make(), (method, number), make, take_steps)
             ledger = Ledger(arena)
             assert HOGWILD.steps_done(arena, ledger) == STEPS, f"{method}+{number}"
             assert ledger.watermark == STEPS

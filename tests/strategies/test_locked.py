@@ -25,7 +25,7 @@ from tests.strategies.test_sync import LR, context, strategy, wait_until
 from tests.threads import in_threads
 
 STEPS = 6
-KINDS = {"step": (Locked, "step"), "apply": (Locked, "apply"), "aig": (Aig, "step")}
+KINDS = {"locked": Locked, "aig": Aig}
 
 
 def layout(of: Strategy) -> Layout:
@@ -38,8 +38,7 @@ def layout(of: Strategy) -> Layout:
 
 @pytest.fixture(params=list(KINDS))
 def of(request: pytest.FixtureRequest) -> Strategy:
-    kind, scope = KINDS[request.param]
-    return strategy(kind, lock_scope=scope)
+    return strategy(KINDS[request.param])
 
 
 def new_arena(of: Strategy) -> Arena:
@@ -126,7 +125,7 @@ def test_another_waits_until_the_step_is_over(arena: Arena, of: Strategy) -> Non
 
 
 def test_a_whole_step_under_the_lock_is_never_late() -> None:
-    of = strategy(Locked, lock_scope="step")
+    of = strategy(Locked)
     with new_arena(of) as arena:
         one, other = worker(arena, 1, of), worker(arena, 2, of)
         lease = one.claim()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
-import pytest
 
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, TicketState
@@ -26,10 +25,10 @@ ONES = {"w": np.ones(4, np.float32)}
 arena = test_look_ahead.arena  # the fixture
 
 
-def worker(arena: Arena, slot: int, on_torn: str = "count") -> OverlappedWorker:
+def worker(arena: Arena, slot: int) -> OverlappedWorker:
     ctx = context(arena, slot, OVERLAPPED)
     ctx.step_limit, ctx.budget = STEPS, Budget(steps=STEPS)
-    ctx.ledger = Ledger(arena, on_torn=on_torn)
+    ctx.ledger = Ledger(arena)
     ctx.backend = SimpleNamespace(  # type: ignore[assignment]
         inbox=np.zeros_like(arena.params), refresh=lambda: None
     )
@@ -56,8 +55,7 @@ def take_steps(worker: OverlappedWorker) -> list[tuple[float, WriteResult]]:
     return list(zip(seen, outcomes, strict=True))
 
 
-@pytest.mark.parametrize("on_torn", ["count", "retry"])
-def test_a_death_at_any_line_costs_the_budget_none_and_adds_none(on_torn: str) -> None:
+def test_a_death_at_any_line_costs_the_budget_none_and_adds_none() -> None:
     """The worker holds two tickets; of the two only the one that was being added may be torn."""
     places = [
         *((HogwildWorker, line) for line in lines(HogwildWorker, test_hogwild_claims.METHODS)),
@@ -71,10 +69,10 @@ def test_a_death_at_any_line_costs_the_budget_none_and_adds_none(on_torn: str) -
                 nonlocal two_came_back
                 states = [Ledger(arena).state(0, ticket) for ticket in range(STEPS)]
                 two_came_back += states.count(TicketState.RETURNED) == 2
-                return worker(arena, 1, on_torn)
+                return worker(arena, 1)
 
-            victim = worker(arena, 1, on_torn)
-            if not die_and_be_replaced(victim, line, make, take_steps, on_torn=on_torn, of=of):
+            victim = worker(arena, 1)
+            if not die_and_be_replaced(victim, line, make, take_steps, of=of):
                 continue
             reached += 1
             ledger, counted = Ledger(arena), arena.counters.load("version")

@@ -64,7 +64,7 @@ def facts(**values: Any) -> RunFacts:
 FACTS = RunFacts(
     sequences=1, seq_len=1, prediction="none", determinism="none", seed=0, lr=LR, ngram_lr=0.03,
     clip=0.0, optimizer=PlainSGD(weight_decay=0.0), schedule=Constant(warmup=0.0),
-    state_segments=(), fresh_optimizer=False,
+    fresh_optimizer=False,
 )  # fmt: skip
 
 

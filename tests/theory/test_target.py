@@ -9,7 +9,6 @@ import pytest
 
 from mlxhog.checkpoint import checkpoint as checkpoints
 from mlxhog.checkpoint.run import Run
-from mlxhog.config.sources import Assignment
 from mlxhog.errors import CheckpointError, ConfigError, MlxhogError, RunError
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of
@@ -34,11 +33,11 @@ def run(trained: Path, tmp_path: Path) -> Path:
 
 
 def test_an_architecture_by_name_and_by_file_is_trained_with_the_defaults(tmp_path: Path) -> None:
-    by_name = find_target("tiny", [], tmp_path)
+    by_name = find_target("tiny", {}, tmp_path)
     assert (by_name.config.model, by_name.checkpoint) == ("tiny", None)
     file = tmp_path / "mine.yaml"
     file.write_text(SMALL_MODEL)
-    by_file = find_target(str(file), [Assignment("batch_size", 8, "--batch-size")], tmp_path)
+    by_file = find_target(str(file), {"batch_size": (8, "--batch-size")}, tmp_path)
     assert by_file.model.hidden_size == 32
     assert by_file.config.batch_size == 8
 
@@ -48,13 +47,13 @@ def test_a_mad_architecture_is_one_although_its_file_has_a_key_of_the_training_o
 ) -> None:
     file = tmp_path / "mad.yaml"
     file.write_text("version: 1\nmodel: {dim: 24, layers: [swiglu]}\n")
-    assert find_target(str(file), [], tmp_path).model.model_type == "mad"
+    assert find_target(str(file), {}, tmp_path).model.model_type == "mad"
 
 
 def test_a_file_of_training_options_names_its_model_and_flags_win(tmp_path: Path) -> None:
     file = tmp_path / "conf.yaml"
     file.write_text("model: tiny\nlr: 1e-2\nbatch_size: 4\n")
-    target = find_target(str(file), [Assignment("lr", 0.5, "--lr")], tmp_path)
+    target = find_target(str(file), {"lr": (0.5, "--lr")}, tmp_path)
     assert (target.config.lr, target.config.batch_size) == (0.5, 4)
     assert target.title == f"settings {file}"
 
@@ -72,7 +71,7 @@ def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run: Path
         "best": "latest/best",
         "best's path": str(run / "checkpoints" / "best"),
     }[how]
-    target = find_target(spec, [], run.parent)
+    target = find_target(spec, {}, run.parent)
     assert target.run == Run(run)
     assert target.checkpoint == step
     assert target.config.seq_len == 32
@@ -85,14 +84,14 @@ def test_a_run_whose_architecture_file_is_gone_is_analyzed_all_the_same(run: Pat
     moved = text.replace("small.yaml", "gone.yaml")
     assert moved != text
     run.joinpath("config.yaml").write_text(moved)
-    assert find_target(str(run), [], run.parent).model.hidden_size == 32
+    assert find_target(str(run), {}, run.parent).model.hidden_size == 32
 
 
 @pytest.mark.slow
 def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run: Path, tmp_path: Path) -> None:
     alone = tmp_path / "alone"
     shutil.copytree(next((run / "checkpoints").glob("step-*")), alone)
-    target = find_target(str(alone), [], run.parent)
+    target = find_target(str(alone), {}, run.parent)
     assert target.run is None
     assert target.checkpoint == alone
     assert target.config.tokenizer == str(alone)
@@ -114,7 +113,7 @@ def test_a_word_that_names_nothing_is_answered_with_the_nearest(
     tmp_path: Path, spec: str, message: str
 ) -> None:
     with pytest.raises((ConfigError, RunError), match=message):
-        find_target(spec, [], tmp_path)
+        find_target(spec, {}, tmp_path)
 
 
 @pytest.mark.slow
@@ -122,13 +121,13 @@ def test_a_run_without_a_checkpoint_says_so(run: Path) -> None:
     shutil.rmtree(run / "checkpoints")
     (run / "checkpoints").mkdir()
     with pytest.raises(CheckpointError, match="has no checkpoint"):
-        find_target(str(run), [], run.parent)
+        find_target(str(run), {}, run.parent)
 
 
 @pytest.mark.slow
 def test_a_run_that_keeps_no_best_checkpoint_says_so(run: Path) -> None:
     with pytest.raises(CheckpointError, match="keeps no best checkpoint; train with --keep-best"):
-        find_target(f"{run}/best", [], run.parent)
+        find_target(f"{run}/best", {}, run.parent)
 
 
 @pytest.mark.slow
@@ -138,12 +137,12 @@ def test_a_checkpoint_of_which_one_bit_changed_is_refused(run: Path) -> None:
     content[-100] ^= 1
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match="is damaged: model.safetensors has digest"):
-        find_target(str(run), [], run.parent)
+        find_target(str(run), {}, run.parent)
 
 
 @pytest.mark.slow
 def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run: Path) -> None:
-    target = find_target(str(run), [Assignment("tokenizer", "bpe:300", "--tokenizer")], run.parent)
+    target = find_target(str(run), {"tokenizer": ("bpe:300", "--tokenizer")}, run.parent)
     with pytest.raises(CheckpointError, match="use the same tokenizer"):
         plan_of(target, AnalyzeConfig())
 
@@ -163,11 +162,11 @@ def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: s
     file = tmp_path / "conf.yaml"
     file.write_text(text)
     with pytest.raises(MlxhogError, match=message):
-        find_target(str(file), [], tmp_path)
+        find_target(str(file), {}, tmp_path)
 
 
 @pytest.mark.slow
 def test_settings_of_another_kind_of_run_are_refused(run: Path) -> None:
     run.joinpath("config.yaml").write_text("task: copying\nmodel: tiny\n")
     with pytest.raises(ConfigError, match="options that mlxhog train does not have"):
-        find_target(str(run), [], run.parent)
+        find_target(str(run), {}, run.parent)

@@ -15,7 +15,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import SGD, AdamW, Muon, open_numbers
 from mlxhog.config.options import options
 from mlxhog.config.schedules import WSD, Backoff
-from mlxhog.config.sources import written_in
+from mlxhog.config.sources import of_keywords
 from mlxhog.config.strategies import Hogwild, Sync
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.files.quantities import Interval
@@ -110,7 +110,7 @@ def stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[..., str
 
 def resumed(name: str, **options: object) -> TrainConfig:
     """The options with which such a run resumes."""
-    return configured([written_in("train()", {"resume": name, **options})])
+    return configured([of_keywords("train()", {"resume": name, **options})])
 
 
 SYNC = {"strategy": "sync", "sync_shares": "speed", "lr": 0.00424, "beta1": 0.75}

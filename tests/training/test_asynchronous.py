@@ -14,6 +14,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import Result
+from mlxhog.strategies import ssp
 from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
 from tests.pairs import each_of
@@ -117,11 +118,12 @@ def test_rescaled_by_speed_a_slow_worker_moves_the_parameters_as_far_as_a_fast_o
 
 
 @pytest.mark.slow
-def test_the_slow_worker_at_the_gate_is_named(tmp_path: Path) -> None:
+def test_the_slow_worker_at_the_gate_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ssp, "NOTICE_S", 0.05)
     messages: list[str] = []
-    config = small_config(
-        tmp_path, strategy="ssp", slack=0, slack_notice=0.05, workers=TWO, slow="1=60", steps=4
-    )
+    config = small_config(tmp_path, strategy="ssp", slack=0, workers=TWO, slow="1=60", steps=4)
     train(config, observer=lambda progress: messages.append(progress.message or ""))
     assert any(message.startswith("worker 2 is slow: after") for message in messages)
 
@@ -186,12 +188,12 @@ def test_updates_added_in_advance_are_undone_if_no_worker_will_undo_them(
 
 
 def test_an_option_of_one_strategy_chooses_it(tmp_path: Path) -> None:
-    options = {"slack": 2, "backup_workers": 1, "sim_staleness": "fixed:3", "lock_scope": "apply"}
+    options = {"slack": 2, "backup_workers": 1, "sim_staleness": "fixed:3"}
     chosen = [
         strategy_name(small_config(tmp_path, strategy="auto", **{name: value}))
         for name, value in options.items()
     ]
-    assert chosen == ["ssp", "sync", "sim", "locked"]
+    assert chosen == ["ssp", "sync", "sim"]
     late = small_config(tmp_path, strategy="auto", staleness_lr="exp")
     assert strategy_name(late) == "hogwild"
     fed = small_config(tmp_path, strategy="auto", delay_feedback=True)
@@ -205,7 +207,6 @@ def test_an_option_of_one_strategy_chooses_it(tmp_path: Path) -> None:
         ({"strategy": "hogwild", "slack": 1}, "slack: hogwild has no slack; ssp has"),
         ({"strategy": "ssp", "backup_workers": 1}, "ssp has no backup_workers; sync has"),
         ({"strategy": "sync", "sim_staleness": "fixed:1"}, "sync has no sim_staleness; sim has"),
-        ({"strategy": "aig", "lock_scope": "apply"}, "aig has no lock_scope; locked has"),
         ({"strategy": "sync", "staleness_lr": "exp"}, "sync has no staleness_lr; hogwild, .* have"),
         ({"strategy": "round_robin", "staleness_lr": "exp"}, "round_robin has no staleness_lr; "),
         ({"strategy": "hogwild", "staleness_lr": "best"}, "wanted none, linear:C"),

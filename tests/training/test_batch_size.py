@@ -224,11 +224,10 @@ def test_every_gradient_of_a_step_has_text_of_its_own(
     assert f"{text} sequences of the text" in limit.why
 
 
-@pytest.mark.parametrize("more", [{}, {"teacher": "counts"}])
-def test_the_largest_batch_is_the_largest_that_a_run_may_have(tmp_path: Path, more: Any) -> None:
-    config = small_config(tmp_path, batch_size=1, strategy="serial", **more)
+def test_the_largest_batch_is_the_largest_that_a_run_may_have(tmp_path: Path) -> None:
+    config = small_config(tmp_path, batch_size=1, strategy="serial")
     plan = make_plan(config)
-    room = plan.shared_bytes + worker_bytes(plan.gradient_memory, 40) + 1000
+    room = plan.arena_bytes + worker_bytes(plan.gradient_memory, 40) + 1000
     config = replace(config, memory_limit=room / plan.memory.machine_bytes)
     limit = limit_of(make_plan(config))
     assert (limit.sequences, limit.why) == (40, "more do not fit in memory (--memory-limit)")

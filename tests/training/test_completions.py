@@ -34,7 +34,7 @@ def config_of(folder: Path, **options: Any) -> TrainConfig:
         {"strategy": "hogwild", "workers": "mlx:cpu*2", "grad_accumulation": 2},
         {"strategy": "sync", "workers": "mlx:cpu*2", "context": "trained"},
         {"strategy": "local_sgd", "workers": "mlx:cpu*2", "average_every": 5,
-         "split": "dirichlet", "split_by": "document", "split_alpha": 100.0},
+         "split": "dirichlet", "split_alpha": 100.0},
     ],
     ids=["hogwild", "sync", "local_sgd"],
 )  # fmt: skip

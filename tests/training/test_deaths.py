@@ -16,7 +16,7 @@ import pytest
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena.control import Command
-from mlxhog.arena.workers import State
+from mlxhog.arena.workers import MAX_NONFINITE, State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import WorkerFailed
@@ -314,7 +314,7 @@ def test_gradients_that_are_not_finite_are_dropped_counted_and_end_the_run(tmp_p
     )
     result = train(config)
     assert result.status == "diverged"
-    assert result.dropped_steps == config.max_nonfinite
+    assert result.dropped_steps == MAX_NONFINITE
 
 
 UNBORN = re.compile(

@@ -171,7 +171,7 @@ def test_the_gradient_that_waits_counts_in_the_memory_of_a_worker(tmp_path: Path
 def test_one_worker_takes_the_steps_of_a_simulation_with_gradients_one_update_old(
     tmp_path: Path,
 ) -> None:
-    aged = {"strategy": "sim", "sim_staleness": "fixed:1", "sim_workers": 1}
+    aged = {"strategy": "sim", "sim_staleness": "histogram:1=1"}
     for optimizer in ("adamw", "muon"):
         common = {"optimizer": optimizer, "moments": "private", "predict": "none"}
         result = train(small_config(tmp_path, overlap=True, **common))

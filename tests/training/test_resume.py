@@ -354,6 +354,20 @@ def test_a_run_resumes_elsewhere_with_the_text_at_its_full_path(
     assert run.Run(copy).read_status()["steps"] == 3
 
 
+@pytest.mark.slow
+def test_a_copied_run_keeps_the_folder_in_the_place_of_its_link_to_the_model(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = train(small_config(tmp_path, steps=2))
+    copy = tmp_path / "copied-run"
+    shutil.copytree(first.run, copy)  # which follows links, as `cp -rL` does
+    (copy / "model" / "mine.txt").write_text("mine")
+    assert main(["train", "--resume", str(copy), "--steps", "1"]) == 0
+    assert "is a folder of its own" in " ".join(capsys.readouterr().err.split())
+    assert (copy / "model" / "mine.txt").read_text() == "mine"
+    assert checkpoint.latest(run.Run(copy)).name == "step-00000003"
+
+
 def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -366,7 +380,7 @@ def test_a_run_whose_text_is_gone_says_where_it_was_and_the_way_out(
     error = capsys.readouterr().err
     assert "data notes, was /home/a/notes, where nothing is now" in error
     assert "--data PATH" in error
-    options = {one.name: one.value for one in stored.options(data="moved")}
+    options = {name: value for name, (value, _) in stored.options(data="moved").items()}
     assert options["data"] == "notes"  # the user's own value is a layer above
     stored.write_status({"status": "done"})
     with pytest.raises(DataError, match=f"is not at {tmp_path}/notes, .*--data PATH"):

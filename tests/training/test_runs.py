@@ -9,9 +9,13 @@ import pytest
 from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.checkpoint import checkpoint
+from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
+from mlxhog.cli.train import summary
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models import families
+from mlxhog.report.record import RunRecord
+from mlxhog.report.tiles import tiles
 from tests.training.small import (
     identical,
     largest_difference,
@@ -132,3 +136,21 @@ def test_a_checkpoint_of_another_family_is_not_resumed(tmp_path: Path) -> None:
 def test_a_run_of_one_step_trains(tmp_path: Path) -> None:
     small, large = (train(small_config(tmp_path, steps=1, lr=lr)) for lr in (1e-3, 1e-2))
     assert not identical(parameters(small), parameters(large))
+
+
+@pytest.mark.slow
+def test_a_run_is_reported_beside_counts_of_the_same_text(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = train(small_config(tmp_path, eval_every=10))
+    assert result.counts_bits_per_byte is not None
+    assert result.counts_bits_per_byte < result.val_bits_per_byte  # type: ignore[operator]
+    line = f"{result.counts_bits_per_byte:.3f}: this network does not beat them"
+    assert f"counts of 7 bytes, without a network, have {line}" in summary(result)
+    assert main(["show", result.run]) == 0
+    assert line in " ".join(capsys.readouterr().out.split())
+    assert f"counts {result.counts_bits_per_byte:.3f}" in str(
+        tiles(RunRecord(Run(Path(result.run))))
+    )
+    metrics = (Path(result.run) / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(metrics[-1])["marks"]["counts"] == result.counts_bits_per_byte

@@ -22,7 +22,7 @@ CONSTANT = {"schedule": "constant", "warmup": 0}
 FALLING = {"schedule": "backoff", "backoff_steps": 10}
 TWO, THREE = {"workers": "mlx:cpu*2"}, {"workers": "mlx:cpu*3"}
 RUNS: dict[str, dict[str, Any]] = {
-    "serial": {"optimizer": "soap", "precondition_every": 3, "teacher": "counts(weight=0.5)"},
+    "serial": {"optimizer": "soap", "precondition_every": 3},
     "hogwild": {"optimizer": "adan", "set": SET},
     "locked": {"optimizer": "apollo", "projection_every": 7},
     "async_ps": {"optimizer": "adamw"},
@@ -34,8 +34,8 @@ RUNS: dict[str, dict[str, Any]] = {
     },
     "avg_runs": {"optimizer": "apollo-mini", "projection_every": 7, **TWO},
     "local_sgd": {"optimizer": "lion", "average_every": 4, **TWO},
-    "scaffold": {"optimizer": "momentum", "local_work": "2,4", **TWO},
-    "diloco": {"average_every": 4, "inner_state": "average", **THREE, **FALLING},
+    "scaffold": {"optimizer": "momentum", "average_every": 3, **TWO},
+    "diloco": {"average_every": 4, **THREE, **FALLING},
 }  # fmt: skip
 STEPS = 32
 

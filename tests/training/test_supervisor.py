@@ -68,9 +68,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def supervisor(clock: Clock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     """The supervisor of two spawned workers."""
     parameter = SimpleNamespace(shape=(4,), init="zeros", kind="dense")
-    config = TrainConfig(
-        heartbeat_timeout_s=TIMEOUT_S, restarts=5, max_nonfinite=3, strategy="hogwild"
-    )
+    config = TrainConfig(heartbeat_timeout_s=TIMEOUT_S, restarts=5, strategy="hogwild")
+    monkeypatch.setattr("mlxhog.training.supervisor.MAX_NONFINITE", 3)
     context = SimpleNamespace(Process=lambda **_: Process())
     monkeypatch.setattr(worker_pool, "get_context", lambda _: context)
     monkeypatch.setattr(worker_pool.connection, "wait", lambda *_, timeout: clock.wait(POLL_S))

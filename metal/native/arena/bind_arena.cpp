@@ -196,11 +196,11 @@ void bind_ledger(nb::module_& m) {
            },
            "ticket"_a, "owner"_a)
       .def("reap",
-           [](Ledger& l, uint64_t owner, bool retry_torn) {
-             const auto found = l.core.reap(checked_owner(owner), retry_torn);
+           [](Ledger& l, uint64_t owner) {
+             const auto found = l.core.reap(checked_owner(owner));
              return std::make_tuple(found.returned, found.torn);
            },
-           "owner"_a, "retry_torn"_a, call_guard<gil_scoped_release>(),
+           "owner"_a, call_guard<gil_scoped_release>(),
            "Settle a dead owner's tickets; returns how many went back and how many were torn.")
       .def("orphans", [](Ledger& l) { return l.core.orphans(); },
            call_guard<gil_scoped_release>())

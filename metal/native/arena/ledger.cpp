@@ -143,24 +143,20 @@ bool TicketLedger::give_back(uint64_t ticket, uint32_t owner) {
   return true;
 }
 
-TicketLedger::Reaped TicketLedger::reap(uint32_t owner, bool retry_torn) {
+TicketLedger::Reaped TicketLedger::reap(uint32_t owner) {
   Reaped found{0, 0};
-  uint64_t returned_torn = 0;
   const auto [low, end] = window();
   for (uint64_t ticket = low; ticket < end; ++ticket) {
     const uint64_t now = load(slot(ticket));
     if (now >> kOwnerShift != owner) continue;
     if (move(ticket, owner, TicketState::kLeased, TicketState::kReturned)) {
       ++found.returned;
-    } else if (retry_torn && move(ticket, owner, TicketState::kApplying, TicketState::kReturned)) {
-      ++found.torn;
-      ++returned_torn;
     } else if (move(ticket, owner, TicketState::kApplying, TicketState::kDone)) {
       ++found.torn;
     }
   }
   if (found.torn) add(&words_->torn.value, found.torn);
-  if (found.returned + returned_torn) add(&words_->returns.value, found.returned + returned_torn);
+  if (found.returned) add(&words_->returns.value, found.returned);
   advance();
   return found;
 }

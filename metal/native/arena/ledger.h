@@ -59,7 +59,7 @@ class TicketLedger {
   bool give_back(uint64_t ticket, uint32_t owner);
 
   // Only after the owner has been waited for: its tickets must not move any more.
-  Reaped reap(uint32_t owner, bool retry_torn);
+  Reaped reap(uint32_t owner);
   // Tickets below `next` without a lease: their claimer is between two instructions, or dead.
   std::vector<uint64_t> orphans() const;
   bool return_orphan(uint64_t ticket);

@@ -89,20 +89,6 @@ struct NGrams {
     return mlxhog::counts::evidence(table, ids.data(), positions.data(), m, without_itself, ml.data(), bucket.data());
   }
 
-  void targets(const In<std::int32_t, 2>& x, const In<std::int32_t, 2>& y, float share, float floor,
-               Out<float, 3> out) const {
-    const std::size_t B = x.shape(0), S = x.shape(1);
-    if (y.shape(0) != B || y.shape(1) != S || out.shape(0) != B || out.shape(1) != S || out.shape(2) != vocab)
-      refuse("y must have the shape of x, and out a row of " + text(vocab) + " for each of them");
-    for (std::size_t i = 0; i < y.size(); ++i) {
-      const std::int32_t label = y.data()[i];
-      if (label != kIgnored && (label < 0 || static_cast<std::size_t>(label) >= vocab))
-        refuse("label " + std::to_string(label) + " is neither -100 nor in [0, " + text(vocab) + ")");
-    }
-    nb::gil_scoped_release nogil;
-    mlxhog::counts::targets(table, weights.data(), x.data(), y.data(), B, S, vocab, share, floor, out.data());
-  }
-
   In<std::uint32_t, 2> contexts, successors;
   In<float, 2> weights;
   std::size_t vocab;
@@ -120,7 +106,5 @@ void bind_counts(nb::module_& m) {
       .def("evidence", &NGrams::evidence, "ids"_a.noconvert(), "positions"_a.noconvert(), "without_itself"_a,
            "ml"_a.noconvert(), "bucket"_a.noconvert(),
            "Share of the id at each position among the successors of each order's context, and that context's bucket; "
-           "False if an occurrence that should be left out was not counted.")
-      .def("targets", &NGrams::targets, "x"_a.noconvert(), "y"_a.noconvert(), "share"_a, "floor"_a,
-           "out"_a.noconvert(), "share * p + (1 - share) * onehot(y) for every position of the rows x.");
+           "False if an occurrence that should be left out was not counted.");
 }

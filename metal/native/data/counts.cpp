@@ -177,43 +177,4 @@ bool evidence(const Table& table, const std::int32_t* ids, const std::int64_t* p
   return true;
 }
 
-void targets(const Table& table, const float* weights, const std::int32_t* x, const std::int32_t* y, std::size_t rows,
-             std::size_t S, std::size_t V, float share, float floor, float* out) {
-  const auto weight = [&](int k, const Context& c) {
-    return weights[k * kBuckets + bucket_of(c.total, (&c)[1].successors - c.successors)];
-  };
-  const auto add = [&](const Context& c, float scale, float* row) {
-    for (std::uint32_t s = c.successors; s < (&c)[1].successors; ++s)
-      row[table.successors[s].id] += scale * static_cast<float>(table.successors[s].count);
-  };
-  const Context& root = *table.contexts;
-  const float of_root = weight(0, root);
-  std::vector<float> unigrams(V, (1 - of_root) / static_cast<float>(V));
-  add(root, of_root / static_cast<float>(root.total), unigrams.data());
-  std::vector<const Context*> found(static_cast<std::size_t>(table.orders) + 1);
-  std::vector<float> scales(found.size());
-  for (std::size_t b = 0; b < rows; ++b) {
-    for (std::size_t t = 0; t < S; ++t) {
-      float* row = out + (b * S + t) * V;
-      const std::int32_t label = y[b * S + t];
-      if (label == kIgnored) {
-        std::fill(row, row + V, 0.0f);
-        continue;
-      }
-      const int longest = path(table, x + b * S, x + b * S + t + 1, found.data());
-      float rest = share * (1 - floor * static_cast<float>(V));
-      for (int k = longest; k > 0; --k) {
-        const float own = weight(k, *found[k]);
-        scales[k] = rest * own / static_cast<float>(found[k]->total);
-        rest *= 1 - own;
-      }
-      const float* unigram = unigrams.data();
-#pragma omp simd
-      for (std::size_t v = 0; v < V; ++v) row[v] = rest * unigram[v] + share * floor;
-      for (int k = 1; k <= longest; ++k) add(*found[k], scales[k], row);
-      row[label] += 1 - share;
-    }
-  }
-}
-
 }  // namespace mlxhog::counts

@@ -9,7 +9,6 @@ namespace mlxhog::counts {
 
 constexpr int kCountBuckets = 12, kSuccessorBuckets = 8;
 constexpr int kBuckets = kCountBuckets * kSuccessorBuckets;
-constexpr std::int32_t kIgnored = -100;
 
 // Contexts are a tree in breadth-first order: the root is the empty context, and a child of a context has one more,
 // older id. The children of a context are contiguous and ascend by that id; so do its successors, the ids that follow
@@ -48,11 +47,5 @@ struct Table {
 // `without_itself` the occurrence at the position is not counted; false if it was not counted in the first place.
 bool evidence(const Table& table, const std::int32_t* ids, const std::int64_t* positions, std::size_t m,
               bool without_itself, float* ml, std::int16_t* bucket);
-
-// out (rows, S, V): the distribution share * p + (1 - share) * onehot(y) of the label of every position, zeros where it
-// is kIgnored. p = (1 - V floor) p_K + floor, after the ids of the row up to the position, x[0..t]: p_k = w_k ML_k +
-// (1 - w_k) p_(k-1) with weights (K + 1, kBuckets), p_(-1) uniform.
-void targets(const Table& table, const float* weights, const std::int32_t* x, const std::int32_t* y, std::size_t rows,
-             std::size_t S, std::size_t V, float share, float floor, float* out);
 
 }  // namespace mlxhog::counts

@@ -25,10 +25,9 @@ namespace {
 
 using Labels = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-// Labels of n rows of V logits, and their targets.
-void expect_labels(Index n, Index V, const Labels& labels, const std::optional<In>& targets) {
+// Labels of n rows of V logits.
+void expect_labels(Index n, Index V, const Labels& labels) {
   expect("labels", labels, n);
-  if (targets) expect("targets", *targets, {n, V});
   for (Index r = 0; r < n; ++r) {
     const std::int32_t label = labels.data()[r];
     if (label != kIgnoredLabel && (label < 0 || label >= V))
@@ -39,27 +38,26 @@ void expect_labels(Index n, Index V, const Labels& labels, const std::optional<I
 }
 
 std::pair<double, Index> cross_entropy(const In& logits, const Labels& labels, std::optional<Out> gradient,
-                                       std::optional<float> cap, int threads, std::optional<In> targets) {
+                                       std::optional<float> cap, int threads) {
   const Index V = last("logits", logits), n = rows("logits", logits);
-  expect_labels(n, V, labels, targets);
+  expect_labels(n, V, labels);
   if (gradient) expect("gradient", *gradient, {n, V});
   nb::gil_scoped_release release;
-  const LossSum total = capped_cross_entropy(n, V, cap, logits.data(), labels.data(), data_or_null(targets),
+  const LossSum total = capped_cross_entropy(n, V, cap, logits.data(), labels.data(),
                                              data_or_null(gradient), threads);
   return {total.nats, total.count};
 }
 
 std::pair<double, Index> linear_loss(const In& x, const In& weight, const Labels& labels, std::optional<Out> dx,
-                                     std::optional<Out> d_weight, std::optional<float> cap, int threads,
-                                     std::optional<In> targets) {
+                                     std::optional<Out> d_weight, std::optional<float> cap, int threads) {
   const Index in = last("x", x), n = rows("x", x), V = rows("weight", weight);
   expect("weight", weight, {V, in});
-  expect_labels(n, V, labels, targets);
+  expect_labels(n, V, labels);
   if (dx.has_value() != d_weight.has_value()) throw nb::value_error("dx and d_weight: give both or neither");
   if (dx) expect("dx", *dx, {n, in}), expect("d_weight", *d_weight, {V, in});
   nb::gil_scoped_release release;
   const LossSum total =
-      linear_cross_entropy(n, in, V, cap, x.data(), weight.data(), labels.data(), data_or_null(targets),
+      linear_cross_entropy(n, in, V, cap, x.data(), weight.data(), labels.data(),
                            data_or_null(dx), data_or_null(d_weight), threads);
   return {total.nats, total.count};
 }
@@ -206,11 +204,11 @@ void bind_ops(nb::module_& parent) {
         "Let malloc keep freed memory for the next step (glibc; process-wide); False where malloc has no such switch.");
   bind_layers(m);
   m.def("cross_entropy", &cross_entropy, A("logits"), A("labels"), A("gradient").none(), nb::kw_only(), "cap"_a.none(),
-        "threads"_a, A("targets").none() = nb::none(),
+        "threads"_a,
         "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) and the count of labels other than -100; the sum's gradient "
-        "with respect to the raw logits, or that of the cross entropy against targets (N, V), a distribution a row.");
+        "with respect to the raw logits.");
   m.def("linear_cross_entropy", &linear_loss, A("x"), A("weight"), A("labels"), A("dx").none(), A("d_weight").none(),
-        nb::kw_only(), "cap"_a.none(), "threads"_a, A("targets").none() = nb::none(),
+        nb::kw_only(), "cap"_a.none(), "threads"_a,
         "As cross_entropy of the logits x weight^T, without the logits as a whole: the sum's gradients with respect to "
         "x (N, in) and weight (V, in).");
   m.def("scale", &scale_in_place, A("x"), "factor"_a, nb::kw_only(), "threads"_a, "x *= factor.");

@@ -15,7 +15,7 @@ constexpr Index kLogits = 1 << 20;     // floats of logits that a shared cache k
 }  // namespace
 
 LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float> cap, const float* x, const float* W,
-                             const std::int32_t* labels, const float* targets, float* dx, float* dW, int threads) {
+                             const std::int32_t* labels, float* dx, float* dW, int threads) {
   const Index at_once = std::max(kLeast, kLogits / std::max<Index>(1, V) / kTile * kTile);
   const Buffer logits = uninitialised(std::min(rows, at_once) * V);
   LossSum total;
@@ -24,7 +24,7 @@ LossSum linear_cross_entropy(Index rows, Index in, Index V, std::optional<float>
     const float* own = x + first * in;
     linears_forward(count, in, own, {{V, W, nullptr, logits.get()}}, threads);
     const LossSum part = capped_cross_entropy(count, V, cap, logits.get(), labels + first,
-                                              targets ? targets + first * V : nullptr, dx ? logits.get() : nullptr, threads);
+                                              dx ? logits.get() : nullptr, threads);
     total.nats += part.nats;
     total.count += part.count;
     if (dx) linears_backward(count, in, own, {{V, W, logits.get(), dW, nullptr}}, dx + first * in, threads, first > 0);

@@ -58,12 +58,6 @@ MLXHOG_CLONES void capped_softmax_gradient(Index V, float cap, float sum, const 
   }
 }
 
-// weights -= sum * target
-MLXHOG_CLONES void subtract(Index V, float sum, const float* target, float* weights) {
-#pragma omp simd
-  for (Index j = 0; j < V; ++j) weights[j] -= sum * target[j];
-}
-
 MLXHOG_CLONES void scale_piece(Index count, float factor, float* x) {
 #pragma omp simd
   for (Index j = 0; j < count; ++j) x[j] *= factor;
@@ -72,7 +66,7 @@ MLXHOG_CLONES void scale_piece(Index count, float factor, float* x) {
 }  // namespace
 
 LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, const float* logits,
-                             const std::int32_t* labels, const float* targets, float* gradient, int threads) {
+                             const std::int32_t* labels, float* gradient, int threads) {
   const Index tasks = (rows + kRows - 1) / kRows;
   std::vector<LossSum> parts(tasks);
   parallel_for(tasks, threads, [&](Index task) {
@@ -92,8 +86,7 @@ LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, cons
       ++parts[task].count;
       if (!gradient) continue;
       // Before rounding anything else: a sure label's gradient is 0 in any instruction set.
-      if (targets) subtract(V, sum, targets + r * V, row);
-      else row[labels[r]] -= sum;
+      row[labels[r]] -= sum;
       if (cap) capped_softmax_gradient(V, *cap, sum, row_logits, row);
       else scale_piece(V, 1.0f / sum, row);
     }

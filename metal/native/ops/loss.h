@@ -17,11 +17,10 @@ struct LossSum {
 
 // logits (rows, V) raw; l = cap * tanh(logits / cap), or l = logits without a cap. Sums -log softmax(l)[label] over
 // rows whose label is not kIgnoredLabel, and writes the sum's gradient with respect to the raw logits (zero rows where
-// ignored) unless `gradient` is null. Labels must lie in [0, V) or be kIgnoredLabel. With `targets` (rows, V), each row
-// a distribution, the gradient is that of -sum_v target_v log softmax(l)_v; the sum stays that of the labels.
+// ignored) unless `gradient` is null. Labels must lie in [0, V) or be kIgnoredLabel.
 // `gradient` may be `logits`.
 LossSum capped_cross_entropy(Index rows, Index V, std::optional<float> cap, const float* logits,
-                             const std::int32_t* labels, const float* targets, float* gradient, int threads);
+                             const std::int32_t* labels, float* gradient, int threads);
 
 // x *= factor
 void scale(Index count, float factor, float* x, int threads);

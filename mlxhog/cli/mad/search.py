@@ -62,7 +62,7 @@ def run_search(arguments: list[str]) -> int:
     parsed = flags.parse(arguments)
     config, shared, how = session.parts(parsed, SearchConfig, StudyConfig, ExecutionConfig)
     if parsed.other.no_prune:
-        if any(one.name == "prune" for one in parsed.values):
+        if "prune" in parsed.values:
             raise ConfigError("--prune and --no-prune are both given; keep one")
         config = replace(config, prune=False)
     # These import NumPy: wrong flags are reported before.
@@ -121,7 +121,7 @@ def run_bench(arguments: list[str]) -> int:
     if not parsed.other.layers and not parsed.other.config:
         raise ConfigError(f"give an architecture, as in mlxhog {BENCH_EXAMPLES[0]}")
     if parsed.other.seed is not None:
-        if any(option.name == "seeds" for option in parsed.values):
+        if "seeds" in parsed.values:
             raise ConfigError("--seed is the one seed of every run, --seeds are several; keep one")
         shared = replace(shared, seeds=f"{parsed.other.seed},")
     # These import NumPy: wrong flags are reported before.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags, Parsed
 from mlxhog.config.options import option, options
-from mlxhog.config.sources import Config, flat_values, resolve
+from mlxhog.config.sources import Config, resolve, values_of
 from mlxhog.errors import ConfigError
 from mlxhog.files.quantities import format_count, format_duration, parse_number
 from mlxhog.mad.options import PROTOCOL, ExecutionConfig, Protocol
@@ -88,7 +88,7 @@ def part(
     """Return the options of one class; None if one is wrong, after adding it to `problems`."""
     names = options(cls) if only is None else only
     try:
-        return resolve(cls, [[value for value in parsed.values if value.name in names]])
+        return resolve(cls, [{n: value for n, value in parsed.values.items() if n in names}])
     except ConfigError as error:
         problems.append(str(error))
         return None
@@ -116,10 +116,8 @@ def protocol(parsed: Parsed) -> dict[str, object]:
     """
     chosen = part(Protocol, parsed, [], PROTOCOL)
     assert chosen is not None, "`parts` has refused wrong ones"
-    named = {value.name for value in parsed.values}
-    aliases = {alias: name for name, one in options(Protocol).items() for alias in one.aliases}
-    named = {aliases.get(name, name) for name in named}
-    values = {**flat_values(chosen), "optimizer": str(chosen.optimizer)}
+    named = set(parsed.values)
+    values = {**values_of(chosen), "optimizer": str(chosen.optimizer)}
     if "optimizer" in named:
         named -= set(PROTOCOL) - set(options(Protocol))
     fields_set = {name: values[name] for name in PROTOCOL if name in named}
@@ -244,7 +242,7 @@ def begin(study: Study, planning: Planning, name: str, how: ExecutionConfig, par
 
 def at_once(store: Store, how: ExecutionConfig, parsed: Parsed) -> ExecutionConfig:
     """Return the execution of a session, with the study's last --parallel if none is given."""
-    if any(value.name == "parallel" for value in parsed.values):
+    if "parallel" in parsed.values:
         return how
     return replace(how, parallel=store.parallel)
 

@@ -13,8 +13,8 @@ from mlxhog.cli.mad.data import SET_FLAG, add_task_flags, read_settings
 from mlxhog.cli.mad.session import part
 from mlxhog.cli.output import print_json
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.options import flat_numbers, option
-from mlxhog.config.sources import flat_values
+from mlxhog.config.options import numbers_of, option
+from mlxhog.config.sources import values_of
 from mlxhog.errors import ConfigError, MlxhogError
 from mlxhog.files.paths import expanded
 from mlxhog.mad.options import PROTOCOL, Protocol, worker_options
@@ -160,11 +160,13 @@ def _worker_options(together: TrainConfig, parsed: Parsed) -> dict[str, object]:
     Raises:
         ConfigError: the strategy has a number that is not one of `worker_options`.
     """
-    named, values = {value.name for value in parsed.values}, flat_values(together)
-    given = [name for name in worker_options() if name in named and name != "strategy"]
+    values = values_of(together)
+    given = [name for name in worker_options() if name in parsed.values and name != "strategy"]
     chosen: dict[str, object] = {name: values[name] for name in given}
     if together.strategy is not None:
-        numbers = flat_numbers(together.strategy)
+        usual = numbers_of(type(together.strategy)())
+        every = numbers_of(together.strategy).items()
+        numbers = {name: value for name, value in every if value != usual[name]}
         if foreign := numbers.keys() - set(worker_options()):
             problem = (
                 f"{', '.join(sorted(foreign))} of {together.strategy.name} is for mlxhog train"

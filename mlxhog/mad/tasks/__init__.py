@@ -16,7 +16,6 @@ import numpy as np
 
 from mlxhog.config import choices, sources
 from mlxhog.config.options import options
-from mlxhog.config.sources import Assignment
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import FIXED_PARTS, Dataset
@@ -143,10 +142,9 @@ def resolve(name: str, values: Mapping[str, object], *, origin: str = "") -> Set
             type or breaks a rule of the task (the message has the rule).
     """
     task = find(name)
-    layer = [
-        Assignment(key, value, f"{origin} {key}" if origin else task.name)
-        for key, value in values.items()
-    ]
+    layer = {
+        key: (value, f"{origin} {key}" if origin else task.name) for key, value in values.items()
+    }
     return sources.resolve(task.settings, [layer])
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns, process_start_time
-from mlxhog.arena.workers import State
+from mlxhog.arena.workers import MAX_NONFINITE, State
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import contents, saving
 from mlxhog.config.budget import Budget
@@ -247,7 +247,7 @@ class OneWorker(TrainingRun):
         self.worker_steps.step()
         entry = self.context.entry
         self.losses.add(entry.loss)
-        if entry.nonfinite_in_row >= min(self.plan.config.max_nonfinite, self.plan.limit):
+        if entry.nonfinite_in_row >= min(MAX_NONFINITE, self.plan.limit):
             self.ended_ns = monotonic_ns()
             raise Diverged("the gradients are not finite")
         self.callbacks.beat()

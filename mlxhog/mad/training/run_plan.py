@@ -288,7 +288,7 @@ def _training(
         clip=protocol.clip,
         batch_size=protocol.batch_size,
         seed=config.seed,
-        **how,  # type: ignore[arg-type]  # checked by TrainConfig itself
+        **how,
     )
     if training.strategy is None:
         training = replace(training, strategy=choose_strategy.by_likelihood(workers)[0])

@@ -96,19 +96,19 @@ class NativeForm(ABC):
         return self.apply(layers.LONG_CONV, x, f)[0]
 
     def capped_cross_entropy(
-        self, raw_logits: Array, labels: Array, *, cap: float | None, targets: Array | None
+        self, raw_logits: Array, labels: Array, *, cap: float | None
     ) -> Sequence[Array]:
-        ids, shares = self.constant(labels, "int32"), self.constant(targets, "float32")
-        return self.apply(layers.CROSS_ENTROPY, raw_logits, labels=ids, cap=cap, targets=shares)
+        ids = self.constant(labels, "int32")
+        return self.apply(layers.CROSS_ENTROPY, raw_logits, labels=ids, cap=cap)
 
     def linear_cross_entropy(
-        self, x: Array, w: Array, labels: Array, *, cap: float | None, targets: Array | None
+        self, x: Array, w: Array, labels: Array, *, cap: float | None
     ) -> Sequence[Array]:
         if not self.multiplies([w]):
             (raw_logits,) = self.plain.linears(x, [w], [None])
-            return self.capped_cross_entropy(raw_logits, labels, cap=cap, targets=targets)
-        ids, shares = self.constant(labels, "int32"), self.constant(targets, "float32")
-        return self.apply(layers.LINEAR_CROSS_ENTROPY, x, w, labels=ids, cap=cap, targets=shares)
+            return self.capped_cross_entropy(raw_logits, labels, cap=cap)
+        ids = self.constant(labels, "int32")
+        return self.apply(layers.LINEAR_CROSS_ENTROPY, x, w, labels=ids, cap=cap)
 
     def rope(self, x: Array, *, base: float, offset: Array | None) -> Array:
         return self.apply(sequence.ROPE, x, base=base, offset=self.constant(offset, "int32"))[0]

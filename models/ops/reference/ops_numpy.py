@@ -22,9 +22,7 @@ def _slstm_cell(*x: Array, **how: Any) -> tuple[Array, Sequence[Array]]:
     return states[0], [part[:, -1] for part in states]
 
 
-def _cross_entropy(
-    x: Array, w: Array, labels: Array, *, cap: float | None, targets: None
-) -> tuple[Array, int]:
+def _cross_entropy(x: Array, w: Array, labels: Array, *, cap: float | None) -> tuple[Array, int]:
     logits = x @ w.T
     logits = logits if cap is None else cap * np.tanh(logits / cap)
     labelled: Array = logits[np.arange(len(labels)), labels]

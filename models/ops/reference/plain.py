@@ -168,7 +168,7 @@ class PlainForm(MLSTMCell, Recurrences):
         return self.xp.logsumexp(logits, -1)
 
     def capped_cross_entropy(
-        self, raw_logits: Array, labels: Array, cap: float | None, targets: Array | None
+        self, raw_logits: Array, labels: Array, cap: float | None
     ) -> tuple[Array, Array]:
         xp, logits = self.xp, self.xp.float32(raw_logits)
         if cap is not None:
@@ -177,16 +177,13 @@ class PlainForm(MLSTMCell, Recurrences):
         target = xp.where(scored, labels, 0)[:, None]
         total = self.log_total(logits, cap)
         nats = total - xp.take_along_axis(logits, target, -1)[:, 0]
-        if targets is not None:  # this value with that gradient
-            mixed = total - (targets * logits).sum(-1)
-            nats = mixed + xp.stop_gradient(nats - mixed)
         return (nats * scored).sum(), scored.sum()
 
     def linear_cross_entropy(
-        self, x: Array, w: Array, labels: Array, cap: float | None, targets: Array | None
+        self, x: Array, w: Array, labels: Array, cap: float | None
     ) -> tuple[Array, Array]:
         (raw_logits,) = self.linears(x, [w], [None])
-        return self.capped_cross_entropy(raw_logits, labels, cap=cap, targets=targets)
+        return self.capped_cross_entropy(raw_logits, labels, cap=cap)
 
 
 def _biased(ys: Sequence[Array], biases: Sequence[Array]) -> list[Array]:

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.child import Lane
-from mlxhog.config.sources import Assignment
+from mlxhog.config.sources import of_keywords
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of
 from mlxhog.theory.analysis.sampling import GradientSample, Subject, Ticket, sample
@@ -37,7 +37,7 @@ def subject(
         spec = str(tmp_path / "architecture.yaml")
         Path(spec).write_text(architecture)
     options_by_name = {"data": config.data, "seq_len": 32, "batch_size": 2, **options}
-    overrides = [Assignment(name, value, "test") for name, value in options_by_name.items()]
+    overrides = of_keywords("test", options_by_name)
     target = find_target(spec, overrides, tmp_path / "runs")
     return subject_of(target, plan_of(target, AnalyzeConfig(backend=backend)))
 
