@@ -35,9 +35,9 @@ from numpy.typing import NDArray
 from training.recording import model_file
 
 from mlxhog import TrainConfig
-from mlxhog.theory.pair_runs import PairLog, run_pair
+from mlxhog.theory import CompareConfig
 from mlxhog.theory.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
-from mlxhog.theory.pairs import Comparison, Side, Terms
+from mlxhog.theory.pairs import Comparison, PairLog, Side, run_pair
 
 BUDGET = {
     "order": 370, "quick_s": 20, "quick": ["--only", "simulated"], "full_s": 130,
@@ -125,7 +125,7 @@ def real_differences(
 ) -> list[float]:
     """Bits per byte of B less those of A."""
     a, b = (TrainConfig(model=model, tokenizer="bytes", **options) for options in settings)
-    terms = Terms(pairs, None, tokens, seed=1, eval_tokens=65_536)
+    terms = CompareConfig(pairs=pairs, tokens=tokens, seed=1, eval_tokens=65_536)
     record = PairLog(folder, Comparison((Side("a", "a", a), Side("b", "b", b)), terms))
     with record.open():
         while len(record.pairs) < pairs:

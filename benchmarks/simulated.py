@@ -10,20 +10,28 @@ by order statistics, E[max] = 1 + 2 H_n; 003's "seven times" is the same without
 from __future__ import annotations
 
 from argparse import Namespace
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
 
 import numpy as np
 from harness.claims import Findings, flags, measured
 from harness.machine import smallest
 
 from mlxhog.theory.simulator import Deadlock, Event, Simulation, simulate
-from mlxhog.theory.simulator.gates import SSP, PushGate, VersionBound
-from mlxhog.theory.simulator.schemes import Hogwild, OuterLoop, Scheme, Sync
-from mlxhog.theory.simulator.times import Constant, LogNormal, ShiftedExponential
-from mlxhog.theory.simulator.workers import Worker
+from mlxhog.theory.simulator.schemes import SSP, Hogwild, OuterLoop, Scheme, Sync
+from mlxhog.theory.simulator.times import times_of
+from mlxhog.theory.simulator.workers import (
+    Behaviour,
+    Condition,
+    Start,
+    Worker,
+    WorkerContext,
+)
 
 STEPS = 12  # of each worker in a random schedule
-TAIL = ShiftedExponential(1.0, 2.0)  # 1 + Exp(0.5)
+TAIL = times_of("exponential", 1.0, 2.0)  # 1 + Exp(0.5)
 FIGURE = (2, 8, 16, 100, 1000, 10_000)
 
 
@@ -81,7 +89,7 @@ def closed_forms(findings: Findings) -> None:
     findings.results["best_k"] = best
     # (T_c + T_s / H)(1 + b (H - 1)) is least at H = sqrt(T_s (1 - b) / (T_c b)).
     compute, merge, cost = 0.1, 0.05, 0.001
-    steady = [Worker(name="w", compute=Constant(compute))] * 4
+    steady = [Worker(name="w", compute=times_of("constant", compute))] * 4
     periods = range(1, 81)
     prices = [
         (1 + cost * (h - 1))
@@ -98,8 +106,10 @@ def closed_forms(findings: Findings) -> None:
 def straggler_figure(findings: Findings) -> None:
     """Slowest over mean and over fastest of n workers, drawn and by order statistics."""
     rng, rows = np.random.default_rng(0), list[dict[str, Any]]()
+    least_s, delay_s = TAIL.numbers
     for n in FIGURE:
-        rounds = TAIL.draw(rng, n * (200_000 // n + 50)).reshape(-1, n)
+        drawn = rng.standard_exponential(n * (200_000 // n + 50))
+        rounds = (least_s + delay_s * drawn).reshape(-1, n)
         slowest, fastest = rounds.max(axis=1).mean(), rounds.min(axis=1).mean()
         expected = 1 + 2 * harmonic(n)
         rows.append(
@@ -121,6 +131,122 @@ def straggler_figure(findings: Findings) -> None:
     findings.results["stragglers"] = rows
 
 
+Gate = Callable[[WorkerContext], Condition]
+
+
+def gated(
+    workers: Sequence[WorkerContext], may_read: Gate, may_write: Gate, reads: dict[int, int]
+) -> list[Start]:
+    """Lock-free steps that wait before the read and before the write.
+
+    Args:
+        workers: of the simulation.
+        may_read: the condition of a worker before it reads.
+        may_write: the condition before it writes.
+        reads: filled with the version that each worker with a gradient in flight has read.
+    """
+
+    def behaviour(worker: WorkerContext) -> Behaviour:
+        before_read, before_write = may_read(worker), may_write(worker)
+        reads.pop(worker.rank, None)  # its read before it died
+        for _ in worker.steps():
+            yield before_read
+            reads[worker.rank] = worker.look()
+            yield worker.exchange()
+            yield worker.read()
+            yield worker.compute()
+            yield worker.add()
+            yield before_write
+            worker.apply(reads.pop(worker.rank))
+
+    return [partial(behaviour, worker) for worker in workers]
+
+
+def at_once(worker: WorkerContext) -> Condition:
+    """No gate."""
+    return lambda: True
+
+
+@dataclass(frozen=True)
+class VersionBound(Scheme):
+    """No update is more than `most` updates old when it is added.
+
+    At most `most` + 1 gradients are in flight. A worker may write if all others in flight can still
+    write in time, oldest first: v + 1 + j - r_j <= most for the j-th oldest read r_j.
+
+    Attributes:
+        most: largest staleness.
+    """
+
+    strategy: ClassVar[str] = "version_bound"
+    most: int
+
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
+        """Return the behaviour of each worker."""
+        reads: dict[int, int] = {}
+
+        def may_read(worker: WorkerContext) -> Condition:
+            alive = worker.state.alive
+            return lambda: sum(rank in alive for rank in reads) <= self.most
+
+        def may_write(worker: WorkerContext) -> Condition:
+            state, rank = worker.state, worker.rank
+
+            def holds() -> bool:
+                others = sorted(reads[one] for one in reads if one != rank and one in state.alive)
+                ahead = (state.version + 1 + j - read for j, read in enumerate(others))
+                return max(state.version - reads[rank], *ahead, 0) <= self.most
+
+            return holds
+
+        return gated(workers, may_read, may_write, reads)
+
+
+@dataclass(frozen=True)
+class ObviousBound(Scheme):
+    """Write while the oldest other read stays within the bound; equally old reads deadlock."""
+
+    strategy: ClassVar[str] = "version_naive"
+    most: int
+
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
+        """Return the behaviour of each worker."""
+        reads: dict[int, int] = {}
+
+        def may_write(worker: WorkerContext) -> Condition:
+            state, rank = worker.state, worker.rank
+
+            def holds() -> bool:
+                others = [reads[one] for one in reads if one != rank and one in state.alive]
+                oldest = min(others, default=state.version + 1)
+                age = max(state.version - reads[rank], state.version + 1 - oldest)
+                return age <= self.most
+
+            return holds
+
+        return gated(workers, at_once, may_write, reads)
+
+
+@dataclass(frozen=True)
+class PushGate(Scheme):
+    """Document 003's BoundedStalenessServer: wait at the write while the gradient is too old.
+
+    The version grows and the version that was read stays, so a worker that waits never continues.
+    """
+
+    strategy: ClassVar[str] = "push_gate"
+    most: int
+
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
+        """Return the behaviour of each worker."""
+        reads: dict[int, int] = {}
+
+        def young(worker: WorkerContext) -> Condition:
+            return lambda: worker.state.version - reads[worker.rank] <= self.most
+
+        return gated(workers, at_once, young, reads)
+
+
 def gates(findings: Findings, count: int) -> None:
     """Random schedules with deaths and returns under each gate."""
     rng, kinds = np.random.default_rng(1), ("ssp", "safe version bound", "naive", "push gate")
@@ -135,7 +261,7 @@ def gates(findings: Findings, count: int) -> None:
         stopped["safe version bound"] += not ended
         late += any(tau > bound for _, tau in machine.state.lateness)
         for kind, scheme in (
-            ("naive", VersionBound(bound, safe=False)),
+            ("naive", ObviousBound(bound)),
             ("push gate", PushGate(1)),
         ):
             stopped[kind] += not run(workers, scheme, (), seed)[1]
@@ -156,7 +282,9 @@ def random_schedule(rng: np.random.Generator) -> tuple[list[Worker], list[Event]
     """Workers of random speeds, deaths, returns, and a slack."""
     count, slack = int(rng.integers(2, 9)), int(rng.integers(0, 5))
     workers = [
-        Worker(name="w", compute=LogNormal(float(rng.uniform(0.1, 4)), 0.7), steps=STEPS)
+        Worker(
+            name="w", compute=times_of("lognormal", float(rng.uniform(0.1, 4)), 0.7), steps=STEPS
+        )
         for _ in range(count)
     ]
     events = []

@@ -24,7 +24,7 @@ from mlxhog.theory.advisor.measuring import weighted
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets
 from mlxhog.theory.analysis.conflicts import measure
-from mlxhog.theory.analysis.target import find_target
+from mlxhog.theory.target import find_target
 
 MODEL = """
 model_type: xlstm_v1

@@ -26,7 +26,8 @@ from training.recording import QUIET_OPTIONS
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena.child import Lane
-from mlxhog.theory.pair_runs import score
+from mlxhog.data.heldout import bits_per_byte
+from mlxhog.theory.short_runs import score
 from mlxhog.training.plan import make_plan
 
 BUDGET = {"order": 210, "full_s": 200}
@@ -120,8 +121,9 @@ def _bits(*, eval_tokens: int, **options: Any) -> tuple[float, float]:
             raise KeyboardInterrupt
         held_out = make_plan(config).data.val
         place = (BACKEND, Path(str(ends.checkpoint)), held_out, config.seq_len, eval_tokens)
-        bits = score(Lane(None, 0), *place)
+        nats, n_bytes = score(Lane(None, 0), *place)
         steps = max(1, sum(ends.staleness.values()))
+        bits = bits_per_byte(float(nats.sum()), int(n_bytes.sum()))
         return bits, sum(k * n for k, n in ends.staleness.items()) / steps
     finally:
         shutil.rmtree(out)

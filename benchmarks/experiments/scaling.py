@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+import numpy as np
 from experiment.figures import INKS, Figure, label_lines, new_panels
 from experiment.language import Bench, Setup, Training, enough_cores, setup, workers
 from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run
@@ -22,8 +23,8 @@ from harness.interleaved import take_turns
 from harness.machine import cores
 from training.recording import count_parameters, model_file
 
-from mlxhog.theory.simulator import Prediction, schemes, simulate, time_to_loss
-from mlxhog.theory.simulator.times import Constant
+from mlxhog.theory.simulator import Prediction, schemes, simulate
+from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 
 BUDGET = {"order": 70, "quick_s": 110, "full_s": 770}
@@ -44,10 +45,6 @@ ABOUT = Experiment(
     full_seeds=3,
 )
 TIE = 0.02  # bits per byte by which final losses may differ and still be called identical
-# Memory traffic of a step, in bytes per parameter: a copy reads and writes 4; a gradient reads the
-# parameters about three times and is written once; a step reads w, g, m, u and writes w, m and both
-# recorded u.
-READ_BYTES, COMPUTE_BYTES, APPLY_BYTES = 8, 16, 32
 MUON = {"optimizer": "muon", "schedule": "cosine"}
 SIMULATED = 3000  # updates of a prediction
 WITHIN = 1.15
@@ -149,8 +146,7 @@ class Measured:
         self.trainings = take_turns(scale.seeds, arms, train)
         every = zip(*self.trainings.values(), strict=True)
         self.predictions = [
-            SeedPrediction.of(cell, self.parameters, dict(zip(arms, of_seed, strict=True)))
-            for of_seed in every
+            SeedPrediction.of(cell, dict(zip(arms, of_seed, strict=True))) for of_seed in every
         ]
 
     def times_sooner(self, arm: int, base: int = 1) -> list[float]:
@@ -232,6 +228,21 @@ def pair_ratio(to: Callable[[Training, float], float], one: Training, other: Tra
     return took / others if others > 0 else math.nan
 
 
+def seconds_to_loss(prediction: Prediction, updates_at: Mapping[float, float]) -> float:
+    """Seconds of the updates to a loss, at the predicted staleness.
+
+    Updates are interpolated between measured staleness values; beyond the largest they are on the
+    straight line through the last two.
+    """
+    at, updates = np.array(sorted(updates_at.items()), np.float64).T
+    staleness = prediction.staleness.mean
+    needed = float(np.interp(staleness, at, updates))
+    if staleness > at[-1] and len(at) > 1:
+        slope = (updates[-1] - updates[-2]) / (at[-1] - at[-2])
+        needed = float(updates[-1] + slope * (staleness - at[-1]))
+    return needed / prediction.updates_per_s
+
+
 @dataclass(frozen=True)
 class SeedPrediction:
     """What the simulator says of one seed's costs.
@@ -249,17 +260,14 @@ class SeedPrediction:
     two_speedup: float
 
     @classmethod
-    def of(cls, cell: Cell, n_params: int, trained: Mapping[int, Training]) -> SeedPrediction:
+    def of(cls, cell: Cell, trained: Mapping[int, Training]) -> SeedPrediction:
         """Simulate with the costs of the serial training."""
         serial = trained[1]
         worker = Worker(
             name=cell.backend,
-            compute=Constant(serial.costs_s["compute"]),
+            compute=times_of("constant", serial.costs_s["compute"]),
             read_s=serial.costs_s["read"],
             apply_s=serial.costs_s["apply"],
-            read_bytes=READ_BYTES * n_params,
-            compute_bytes=COMPUTE_BYTES * n_params,
-            apply_bytes=APPLY_BYTES * n_params,
         )
         updates = {
             max(0.01 * n, one.staleness) if n > 1 else 0.0: pair_ratio(
@@ -278,7 +286,7 @@ class SeedPrediction:
             serial.costs_s,
             updates,
             two.gradients_per_s * per_step,
-            time_to_loss(one_here, updates).seconds / time_to_loss(two, updates).seconds,
+            seconds_to_loss(one_here, updates) / seconds_to_loss(two, updates),
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ from mlxhog.models.families import param_spec
 from mlxhog.optim import Target, gradients, updates
 from mlxhog.optim.updates import Float32, Int32, Rows
 from mlxhog.strategies.disjoint import block_groups
-from mlxhog.theory.analysis.written import WrittenSupport
+from mlxhog.theory.analysis.written import WrittenSteps
 from mlxhog.training.plan import make_plan
 
 LATER_EPOCH = 1 << 20  # an order of the batches that training has not used
@@ -140,7 +140,7 @@ class Lane:
             skip: steps before the first, in which a residual reaches its usual size.
             worker: 0 or 1; they compute on different batches, and hold different groups.
         """
-        written = WrittenSupport(
+        written = WrittenSteps(
             self.config,
             self.layout.slots,
             self.backend.inbox,
@@ -150,7 +150,7 @@ class Lane:
         rows = []
         for step in range(skip + number):
             _, grads = self.backend.loss_and_grads(self.batch(2 * step + worker))
-            masks = written.of(self._held(grads, worker))
+            masks = written.masks(self._held(grads, worker))
             if step >= skip:
                 rows.append(self._packed(masks))
         return rows
