@@ -372,8 +372,6 @@ def load_ratings(
         ratings=np.concatenate([one[2] for one in files]),
         n_users=len(user_ids),
         n_items=len(item_ids),
-        lowest=lowest,
-        highest=highest,
     )
     if test is None:
         return every, None
@@ -494,12 +492,12 @@ def load_cifar10(train: Path, test: Path | None = None) -> tuple[DenseRows, Dens
     images = records[:, 1:] * np.float32(1 / 255)
     centre = images.mean(axis=0, dtype=np.float64).astype(np.float32)
     images -= centre
-    rows = DenseRows(images, records[:, 0].astype(np.float32), "classes", CLASSES)
+    rows = DenseRows(images, records[:, 0].astype(np.float32), CLASSES)
     if test is None:
         return rows, None
     records = _records(test)
     images = records[:, 1:] * np.float32(1 / 255) - centre
-    return rows, DenseRows(images, records[:, 0].astype(np.float32), "classes", CLASSES)
+    return rows, DenseRows(images, records[:, 0].astype(np.float32), CLASSES)
 
 
 def _records(path: Path) -> NDArray[np.uint8]:
