@@ -23,7 +23,7 @@ from training.recording import model_file
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
-from mlxhog.arena.handover import socket_path
+from mlxhog.arena.requests import socket_path
 from mlxhog.errors import ArenaError
 from mlxhog.report.metrics import Result
 from mlxhog.strategies.ssp import clocks_of
