@@ -244,7 +244,7 @@ def _parse_svmlight(text: bytes, labels: Mapping[float, float] | None, signs: bo
     if len(numbers) != (1 + 2 * lengths).sum():
         raise ValueError
     features, values = np.delete(numbers, at_label).reshape(-1, 2).T
-    illegal = (features < 0) | (features % 1 != 0) | (features >= 2**31 - 1) | np.isnan(features)
+    illegal = (features < 0) | (features != np.floor(features)) | (features >= 2**31 - 1)
     _refuse(illegal, lambda at: f"feature {features[at]:g}; wanted a whole number below 2^31 - 1")
     steps = np.diff(features, prepend=-1.0)
     steps[np.cumsum(lengths) - lengths] = 1
