@@ -242,18 +242,18 @@ def publishing(scale: Scale, findings: Findings) -> None:
         spec = families.param_spec(load_architecture(name))
         layout = plan(spec, n_tickets=1, extra=published.segments(len(spec), 16))
         with Arena.create(layout) as arena:
-            publisher = Publisher(
-                arena,
-                partial(build(TrainConfig(steps=1, strategy="hogwild"), 1).load, training=True),
-                Interval(steps=10**9),
-            )
-            seconds = []
-            for _ in range(scale.copies):
-                arena.counters.add("version")
-                began = time.perf_counter()
-                publisher._publish(at_rest=False)
-                seconds.append(time.perf_counter() - began)
-            publisher.close()
+            with tempfile.TemporaryDirectory() as name, arena.serve(Path(name) / "s") as server:
+                load = partial(
+                    build(TrainConfig(steps=1, strategy="hogwild"), 1).load, training=True
+                )
+                publisher = Publisher(arena, server, load, Interval(steps=10**9))
+                seconds = []
+                for _ in range(scale.copies):
+                    arena.counters.add("version")
+                    began = time.perf_counter()
+                    publisher._publish(at_rest=False)
+                    seconds.append(time.perf_counter() - began)
+                publisher.end()
         n_bytes = 4 * layout.n_floats
         rows[name] = {
             "copy_ms": Sample.of([1e3 * s for s in seconds]),

@@ -48,9 +48,7 @@ ROUNDS = {128: (40, 12), 512: (12, 4)}
 KINDS = {
     "adamw": TrainConfig(optimizer="adamw"),
     "muon": TrainConfig(optimizer="muon", moments="private"),
-    "muon, float32": TrainConfig(
-        optimizer="muon", moments="private", orthogonalization_dtype="float32"
-    ),
+    "muon, float32": TrainConfig(optimizer="muon", moments="private"),
     "muon, ns5": TrainConfig(optimizer="muon", moments="private", orthogonalization="ns5"),
     "lion": TrainConfig(optimizer="lion"),
     "adan": TrainConfig(optimizer="adan"),

@@ -6,7 +6,6 @@ embedding, the head and the loss around them. This module imports no framework.
 """
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ConfigError
+from mlxhog.errors import ConfigError, nearest
 from mlxhog.models import mad, ngrams, xlstm_large, xlstm_v1
 from mlxhog.models.fields import check_names
 from mlxhog.models.forward_pass import Pass
@@ -183,8 +182,8 @@ def read(data: Mapping[str, Any], *, strict: bool = False) -> ModelConfig:
     default = "mad" if layers & data.keys() else "xlstm_v1" if blocks & data.keys() else "xlstm"
     name = data.get("model_type", default)
     if not isinstance(name, str) or name not in FAMILIES:
-        near = difflib.get_close_matches(str(name), FAMILIES, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(FAMILIES)}"
+        near = nearest(name, FAMILIES)
+        hint = f"did you mean {near!r}?" if near else f"known are {', '.join(FAMILIES)}"
         raise ConfigError(f"model_type is {name!r}, which is not a family of this package; {hint}")
     return FAMILIES[name].from_dict(data, strict=strict)
 

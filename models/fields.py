@@ -1,11 +1,13 @@
 """Read the typed fields of a config from a mapping; for a typo the error suggests a name."""
 
-import difflib
+import dataclasses
 import math
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import MISSING
+from types import MappingProxyType
+from typing import Any, get_type_hints
 
-from mlxhog.errors import MOST_SHOWN, ConfigError, shown
+from mlxhog.errors import ConfigError, nearest, shown
 
 MOST = 2**31 - 1
 """Largest whole number of a field."""
@@ -90,8 +92,72 @@ def check_reset(resets: bool, bos_token_id: int | None, vocab_size: int) -> None
         )
 
 
+def check_positive(name: str, value: float) -> None:
+    """Refuse a size or factor that is not a finite number above 0."""
+    if not (value > 0 and math.isfinite(value)):
+        raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
+
+
 def unknown(name: str, fields: Iterable[str]) -> str:
     """Return the message for a field outside `fields`, with the nearest of them."""
-    near = difflib.get_close_matches(name[:MOST_SHOWN], list(fields), n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(sorted(fields))}"
+    near = nearest(name, fields := list(fields))
+    hint = f"did you mean {near!r}?" if near else f"known are {', '.join(sorted(fields))}"
     return f"unknown architecture field {shown(name)}; {hint}"
+
+
+Reader = Callable[[Any], object]
+
+
+def read(
+    kind: type[Any],
+    data: Mapping[str, Any],
+    *,
+    strict: bool,
+    where: str = "",
+    spellings: Mapping[str, str] = MappingProxyType({}),
+    readers: Mapping[str, Reader] = MappingProxyType({}),
+    no_effect: Iterable[str] = (),
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read the fields of a configuration from a mapping; null is the default of a field.
+
+    Args:
+        kind: the dataclass; its fields with a `doc` are read, by their types.
+        data: field -> value; numbers may be text, since PyYAML reads `1e-6` as a string.
+        strict: refuse unknown fields (a YAML written by hand) instead of keeping them.
+        where: prefix of the fields' names in messages, such as "mlstm_block.mlstm.".
+        spellings: other names of fields.
+        readers: field -> what reads its value, in place of its type.
+        no_effect: names of fields that may be there and are not read.
+
+    Returns:
+        The values by field, and the fields that are not read.
+
+    Raises:
+        ConfigError: a field is unknown, missing, of the wrong type or given twice differently.
+    """
+    own = [one for one in dataclasses.fields(kind) if DOC in one.metadata]
+    types, keys = get_type_hints(kind), dict[str, str]()
+    values: dict[str, Any] = {}
+    extra: dict[str, Any] = {}
+    check_names(where.removesuffix(".") or "the architecture", data)
+    names = [one.name for one in own]
+    for key, given in data.items():
+        name = spellings.get(key, key)
+        if name not in names:
+            if strict and name not in no_effect:
+                known = [*names, *spellings, *no_effect]
+                raise ConfigError(unknown(where + key, [where + one for one in known]))
+            extra[key] = given
+        elif given is not None:
+            reader = readers.get(name)
+            value = reader(given) if reader else convert(where + key, given, types[name])
+            if values.setdefault(name, value) != value:
+                raise ConfigError(
+                    f"{keys[name]} is {values[name]} and its other spelling {key} is {value}; "
+                    "keep the one that the tensors fit"
+                )
+            keys.setdefault(name, key)
+    required = [one.name for one in own if one.default is one.default_factory is MISSING]
+    if missing := [name for name in required if name not in values]:
+        raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")
+    return values, extra

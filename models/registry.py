@@ -6,7 +6,6 @@ fields have dotted names: `mlstm_block.mlstm.num_heads`. `load_architecture` rea
 """
 
 import dataclasses
-import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib import resources
@@ -278,7 +277,7 @@ def _flow(value: object) -> str:
 def _no_field(name: str, known: list[str]) -> str:
     """Return the message for an unknown field: the nearest, or those of its name inside others."""
     inner = [one for one in known if one.endswith("." + name)]
-    near = inner or difflib.get_close_matches(name, [*known, *_SPELLINGS], n=1)
-    words = " or ".join(map(repr, near))
-    hint = f"did you mean {words}?" if near else f"its fields are {', '.join(known)}"
+    near = nearest(name, [*known, *_SPELLINGS])
+    words = " or ".join(map(repr, inner or ([near] if near else [])))
+    hint = f"did you mean {words}?" if words else f"its fields are {', '.join(known)}"
     return f"the model has no field {name!r}; {hint}"

@@ -119,7 +119,7 @@ momentum
 momentum --momentum 0.5 --weight-decay 0.2
 muon
 muon --nesterov 0.15 --beta1 0.8 --eps 1e-6
-muon --orthogonalization ns5 --orthogonalization-dtype float32
+muon --orthogonalization ns5
 muon --orthogonalization-rows 8 --orthogonalization-every 3
 sgd
 sgd --weight-decay 0.2 --clip 0

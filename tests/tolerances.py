@@ -45,11 +45,6 @@ POLAR_GRADED_F32 = {
     for method, most in (("polar3", 1e-4), ("ns5", 1e-3))
 }
 """By method, for singular values of any size."""
-POLAR_BFLOAT16 = Tolerance(
-    "by norm, of a direction with factors of 8 bits beside float64: of 100 seeds and each shape of "
-    "64 rows or columns and more the reference was off by at most 2.4 %, native code by 2.5 %",
-    of_largest=0.03,
-)
 APOLLO_GOLDEN = Tolerance(
     "an independent float64 derivation agrees with the recorded float32 steps to 5e-7",
     of_largest=1e-6,

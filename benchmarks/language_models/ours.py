@@ -144,14 +144,14 @@ def draw(*shape: int, seed: int, mean: float = 0.0) -> Any:
 
 
 def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
-    """The mLSTM cell as models call it in torch, or its parallel form, forward and backward."""
+    """The mLSTM cell as models call it in torch, or as one chunk, forward and backward."""
     import torch
 
     from mlxhog.models.ops.kernels import choose
     from mlxhog.models.ops.reference import ops_torch
 
     torch.set_num_threads(threads)
-    ops = choose("torch", "auto", "cpu")
+    ops, plain = choose("torch", "auto", "cpu"), ops_torch.OPS.form
     B, S, NH = size.batch, size.seq, size.heads
     inputs = [
         draw(B, S, NH, width, seed=seed)
@@ -161,7 +161,7 @@ def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
 
     def step() -> None:
         if form == "parallel":
-            h = ops_torch.OPS.form.mlstm_parallel(*inputs, eps=1e-6)
+            h, _ = plain.mlstm_chunkwise(*inputs, chunk_size=S, eps=1e-6, state=None)
         else:
             h, _ = ops.mlstm_cell(*inputs, chunk_size=size.chunk, eps=1e-6)
         torch.autograd.grad(h.sum(), inputs)

@@ -22,7 +22,7 @@ from mlxhog.arena import segment as segments
 from mlxhog.arena.control import Counters
 from mlxhog.arena.layout import TABLES, Layout
 from mlxhog.arena.process import process_start_time
-from mlxhog.arena.requests import CONNECT_S, RunServer, attach
+from mlxhog.arena.requests import CONNECT_S, RunServer, ask_for_copies, attach
 from mlxhog.arena.workers import Phase, State, WorkerTable
 from mlxhog.errors import ArenaError, WriteModeError
 
@@ -69,8 +69,6 @@ class Arena:
         layout, write, run_id, creator: as in `About`.
         readonly: whether this mapping is read-only; a write to it then kills the process.
         note: a sentence for the user if the arena is a file instead of shared memory, else "".
-        readers_fd: descriptor of the page of a run's readers (`published.py`), or None. A process
-            that connected may take it over; it then sets this to None.
         counters: shared counters by name.
         workers: the worker table.
 
@@ -87,7 +85,7 @@ class Arena:
         self.layout, self.write, self.run_id = about.layout, about.write, about.run_id
         self.creator, self.readonly = about.creator, readonly
         self.note = ""
-        self.readers_fd: int | None = None
+        self._connection: int | None = None
         self.counters = Counters(self.segment("counters"))
         self.workers = WorkerTable(
             self.segment("workers"), self.layout.max_workers, self.segment("locks")
@@ -176,35 +174,44 @@ class Arena:
             NoAnswer: its process does not answer in this time.
             ArenaError: no process serves there, or it does not serve an arena.
         """
-        message, (fd, *others) = attach(path, timeout_s)
+        message, fd, connection = attach(path, timeout_s)
         try:
             # A pickle, as processes of one user send each other; `attach` has compared the users.
             arena = cls._attached(fd, pickle.loads(message), readonly=True)
-        except ArenaError:
-            for other in others:
-                os.close(other)
+        except BaseException:
+            os.close(connection)
             raise
-        arena.readers_fd = others[0] if others else None
+        arena._connection = connection
         return arena
+
+    def ask_for_copies(self) -> None:
+        """Let the training that serves this arena publish copies, until this arena is closed.
+
+        Raises:
+            ArenaError: the training has ended.
+        """
+        assert self._connection is not None, "only a connected arena is another process's"
+        try:
+            ask_for_copies(self._connection)
+        except OSError as error:
+            raise ArenaError("the run has just ended") from error
 
     def handle(self) -> ArenaHandle:
         """The argument by which a spawned process attaches; the arena must stay open until then."""
         self._mapped()
         return ArenaHandle(self._fds[0], self._about)
 
-    def serve(self, path: Path, readers_fd: int | None = None) -> RunServer:
+    def serve(self, path: Path) -> RunServer:
         """Serve this arena, read-only, to later readers of the same user, and take requests.
 
         Args:
             path: path of the socket.
-            readers_fd: descriptor of the readers' page (`published.py`); the caller closes it.
 
         Raises:
             ArenaError: a living process serves at this path, or the path is unusable.
         """
         self._mapped()
-        page = () if readers_fd is None else (readers_fd,)
-        return RunServer(path, pickle.dumps(self._about), (self._fds[-1], *page))
+        return RunServer(path, pickle.dumps(self._about), (self._fds[-1],))
 
     @property
     def params(self) -> NDArray[np.float32]:
@@ -284,8 +291,8 @@ class Arena:
         del self.workers, self.counters
         for fd in self._fds:
             os.close(fd)
-        if self.readers_fd is not None:
-            os.close(self.readers_fd)
+        if self._connection is not None:
+            os.close(self._connection)
         try:
             mapping.close()
         except BufferError:

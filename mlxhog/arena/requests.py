@@ -2,10 +2,13 @@
 
 A client sends one JSON object in one line:
 
-    {"request": "attach"}                    the descriptors and the layout of the arena, read-only
+    {"request": "attach"}                    the descriptor and the layout of the arena, read-only
     {"request": "leave", "worker": 2}        any other: one JSON object in one line
     {"ok": true, "message": "worker 2 (torch:cpu) finishes its step and leaves"}
     {"ok": false, "error": "no worker 9; ...", "exit_code": 2}
+
+A reader keeps its connection, and sends one more byte if it needs published copies: the run
+publishes them while such readers are connected. A dead process disconnects.
 
 Each connection has a thread in the supervisor's process, which answers `attach` itself and hands
 other requests on. The supervisor looks for them between its other duties (`take`), and never waits
@@ -26,7 +29,7 @@ import struct
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -42,7 +45,7 @@ LOOK_S = 0.1  # between two looks of the server whether it is closed
 SEND_S = 60.0  # how long a client may take to read its answer
 CONNECT_S = 5.0  # how long a reader waits for the arena
 ANSWER_S = 60.0  # how long a client waits; a checkpoint of a large model may take long
-_RECEIVED, _RECEIPT_S = b"!", 1.0
+_COPIES = b"c"
 _GREETING_BYTES = 48
 _LENGTH = struct.Struct("<Q")
 _PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
@@ -105,6 +108,8 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     Attributes:
         path: path of the socket.
         is_closed: whether `close` has been called.
+        came: number of readers that ever asked for copies.
+        present: number of those that are connected.
     """
 
     daemon_threads, block_on_close = True, False
@@ -116,7 +121,7 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
         Args:
             path: see `socket_path`.
             about: what a reader needs to know of the arena.
-            fds: descriptors for readers, which have to stay open; one or two.
+            fds: descriptors for readers, which have to stay open.
 
         Raises:
             ArenaError: a living process serves at this path, or the path is unusable.
@@ -133,7 +138,8 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
                 f"cannot serve the run at {path}: {error}; is another process running in this run "
                 "directory?"
             ) from error
-        self.is_closed = False
+        self.is_closed, self.came, self.present = False, 0, 0
+        self._counting = threading.Lock()
         threading.Thread(
             target=self.serve_forever, args=(LOOK_S,), name="mlxhog-socket", daemon=True
         ).start()
@@ -147,6 +153,12 @@ class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
 
     def handle_error(self, request: object, client_address: object) -> None:
         """Ignore a client that has disconnected."""
+
+    def count(self, by: int) -> None:
+        """Count a reader of copies that has come (1) or left (-1)."""
+        with self._counting:
+            self.came += by > 0
+            self.present += by
 
     def take(self) -> list[Request]:
         """The requests that have arrived; the caller must answer each. Never waits."""
@@ -207,10 +219,15 @@ class _Client(socketserver.StreamRequestHandler):
         about = self.server.about
         socket.send_fds(self.connection, [greeting()], self.server.fds)
         self.connection.sendall(_LENGTH.pack(len(about)) + about)
-        # macOS may drop a descriptor in flight when this end closes (CPython issue 14669), so the
-        # reader confirms that it has received it.
-        self.connection.settimeout(_RECEIPT_S)
-        self.connection.recv(len(_RECEIVED))
+        # Open as long as the reader's end: macOS may drop a descriptor in flight when this end
+        # closes (CPython issue 14669).
+        self.connection.settimeout(None)
+        if self.connection.recv(1) == _COPIES:
+            self.server.count(1)
+            try:
+                self.connection.recv(1)
+            finally:
+                self.server.count(-1)
 
     def _send(self, fields: Mapping[str, Any]) -> None:
         self.connection.settimeout(SEND_S)
@@ -220,48 +237,57 @@ class _Client(socketserver.StreamRequestHandler):
 # -- clients -------------------------------------------------------------------------------------
 
 
-def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, list[int]]:
-    """What the run of the same user serves at a socket: `about` and its descriptors.
+def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, int, int]:
+    """What the run of the same user serves at a socket: `about`, and two descriptors.
+
+    The first is that of the arena, the second that of the connection.
+
+    The caller closes both.
 
     Raises:
         NoAnswer: its process does not answer in this time.
         ArenaError: there is no socket, or it is stale, or another program's or user's.
     """
+    connection, fds = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM), list[int]()
     try:
-        with _connected(path, timeout_s, ATTACH) as connection:
-            answer, fds, _, _ = socket.recv_fds(connection, _GREETING_BYTES, 2)
-            try:
-                about = _rest(connection) if answer == greeting() and fds else None
-            except OSError:
-                for fd in fds:
-                    os.close(fd)
-                raise
-            with contextlib.suppress(OSError):  # the server may have stopped waiting for this
-                connection.send(_RECEIVED)
-    except FileNotFoundError as error:
-        raise ArenaError(f"no socket {path}; the run is no longer training") from error
-    except ConnectionRefusedError as error:
-        raise ArenaError(
-            f"the socket {path} is stale: its run was killed; resume it, or read its checkpoint"
-        ) from error
-    except (TimeoutError, BlockingIOError) as error:
-        raise NoAnswer(
-            f"the process that serves {path} has not answered in {timeout_s:g} s"
-        ) from error
-    except PermissionError as error:
-        raise ArenaError(str(error)) from error
-    except OSError as error:
-        raise ArenaError(f"no descriptor came from {path}: {error}") from error
-    if about is None:
+        _send(connection, path, timeout_s, ATTACH)
+        answer, fds, _, _ = socket.recv_fds(connection, _GREETING_BYTES, 1)
+        if answer != greeting() or not fds:
+            raise ArenaError(
+                f"{path} answered {answer!r}, expected {greeting()!r}: it is not the socket of a "
+                "run of this version of mlxhog"
+            )
+        about = _rest(connection)
+        os.set_inheritable(fds[0], False)
+        return about, fds[0], connection.detach()
+    except BaseException as error:
+        connection.close()
         for fd in fds:
             os.close(fd)
-        raise ArenaError(
-            f"{path} answered {answer!r}, expected {greeting()!r}: it is not the socket of a run "
-            "of this version of mlxhog"
-        )
-    for fd in fds:
-        os.set_inheritable(fd, False)
-    return about, fds
+        if isinstance(error, FileNotFoundError):
+            raise ArenaError(f"no socket {path}; the run is no longer training") from error
+        if isinstance(error, ConnectionRefusedError):
+            raise ArenaError(
+                f"the socket {path} is stale: its run was killed; resume it, or read its checkpoint"
+            ) from error
+        if isinstance(error, TimeoutError | BlockingIOError):
+            raise NoAnswer(
+                f"the process that serves {path} has not answered in {timeout_s:g} s"
+            ) from error
+        if isinstance(error, PermissionError):
+            raise ArenaError(str(error)) from error
+        if isinstance(error, OSError):
+            raise ArenaError(f"no descriptor came from {path}: {error}") from error
+        raise
+
+
+def ask_for_copies(connection: int) -> None:
+    """Let the run of a connection publish copies, as long as the connection is open.
+
+    Raises:
+        OSError: the run has ended.
+    """
+    os.write(connection, _COPIES)
 
 
 def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields: Any) -> Any:
@@ -282,7 +308,8 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
     """
     path = socket_path(directory)
     try:
-        with _connected(path, timeout_s, request, **fields) as connection:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            _send(connection, path, timeout_s, request, **fields)
             reply = connection.makefile("rb").readline()
     except (FileNotFoundError, ConnectionRefusedError) as error:
         raise RunError(
@@ -304,23 +331,20 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
     return answer
 
 
-@contextlib.contextmanager
-def _connected(
-    path: Path, timeout_s: float, request: str, **fields: Any
-) -> Iterator[socket.socket]:
+def _send(
+    connection: socket.socket, path: Path, timeout_s: float, request: str, **fields: Any
+) -> None:
     """Connect to a run of the same user, and send it a request.
 
     Raises:
         PermissionError: the run is another user's.
         OSError: no process serves there, or it does not answer.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout_s)
-        connection.connect(os.fspath(path))
-        if peer_uid(connection) != os.getuid():
-            raise PermissionError(f"the socket {path} is served by another user")
-        connection.sendall(plain_json.dumps({"request": request, **fields}) + b"\n")
-        yield connection
+    connection.settimeout(timeout_s)
+    connection.connect(os.fspath(path))
+    if peer_uid(connection) != os.getuid():
+        raise PermissionError(f"the socket {path} is served by another user")
+    connection.sendall(plain_json.dumps({"request": request, **fields}) + b"\n")
 
 
 def _rest(connection: socket.socket) -> bytes:

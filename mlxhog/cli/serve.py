@@ -9,7 +9,8 @@ from mlxhog.cli.flags import RUN_HELP, Flags
 from mlxhog.live.serving.config import ServeConfig
 
 if TYPE_CHECKING:
-    from mlxhog.live.serving.engine_thread import EngineThread, Served
+    from mlxhog.decoding.model import Model
+    from mlxhog.live.serving.engine_thread import EngineThread
 
 EXAMPLES = (
     "serve latest",
@@ -40,7 +41,7 @@ def run(arguments: list[str]) -> int:
     def say(message: str) -> None:
         print(message, file=sys.stderr, flush=True)
 
-    def on_ready(url: str, served: "Served", engine: "EngineThread") -> None:
+    def on_ready(url: str, served: "Model", engine: "EngineThread") -> None:
         if engine.note:
             say(engine.note)
         version = engine.loaded.version if engine.counts_updates else None

@@ -32,7 +32,6 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.group import ClusterError, Float32, Group, Membership, State
 from mlxhog.config.cluster import Cluster
-from mlxhog.optim.muon import to_bfloat16
 from mlxhog.strategies.diloco import nesterov
 
 _PART = 1 << 12  # a machine's tokens in two parts, which float32 has exactly
@@ -201,3 +200,10 @@ def _after(
         )
     tokens += own.number("tokens")
     return State(member.round + 1, tokens, anchor, velocity, own.seconds())
+
+
+def to_bfloat16(x: Float32) -> Float32:
+    """Round finite floats to the nearest bfloat16, ties to even; still float32."""
+    bits = np.ascontiguousarray(x).view(np.uint32)
+    rounded = (bits + (((bits >> 16) & 1) + 0x7FFF)) & np.uint32(0xFFFF0000)
+    return rounded.astype(np.uint32).view(np.float32)

@@ -7,7 +7,6 @@ are fast.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -73,16 +72,10 @@ class Muon(Sharing):
         "one, or as `rows` has it",
         unit="steps", low=2, none="off", flat="orthogonalization_every",
     )  # fmt: skip
-    dtype: str = option(
-        "auto",
-        "type of the factors in its matrix products that tolerate rounding; auto is bfloat16 for "
-        "polar3 if the CPU multiplies it faster, else float32",
-        choices=("auto", "float32", "bfloat16"), flat="orthogonalization_dtype",
-    )  # fmt: skip
     device: str = option(
         "auto",
         "where a worker orthogonalises: on the CPU, by native code, or on its own device, by its "
-        "framework in float32; auto is worker for GPU workers, unless the type is bfloat16",
+        "framework; auto is worker for GPU workers",
         choices=("auto", "cpu", "worker"), flat="orthogonalization_device",
     )  # fmt: skip
 
@@ -120,24 +113,9 @@ class Muon(Sharing):
         lr = self.default_lr(width, averaged) * PIECES_LR / MUON_LR
         return Rates(lr=lr, embedding=12.0, head=2.4, scalar=1.5)
 
-    def broken_rules(self) -> Iterable[str]:
-        """Yield a type whose rounding the five steps do not tolerate."""
-        if self.orthogonalization == "ns5" and self.dtype == "bfloat16":
-            yield (
-                "orthogonalization_dtype is bfloat16, whose rounding the five steps of ns5 enlarge "
-                "too far; leave it out, or take polar3"
-            )
-        if self.device == "worker" and self.dtype == "bfloat16":
-            yield (
-                "orthogonalization_device is worker, which computes in float32, and "
-                "orthogonalization_dtype is bfloat16; leave one of them out"
-            )
-
     def orthogonalizes_on_worker(self, *, on_gpu: bool) -> bool:
         """Whether a worker orthogonalises matrices on its own device, in place of the CPU."""
-        if self.device == "auto":
-            return on_gpu and self.dtype != "bfloat16"
-        return self.device == "worker"
+        return on_gpu if self.device == "auto" else self.device == "worker"
 
     def way_to_lower_share(self, *, on_gpu: bool) -> str:
         """Return the option that lowers this optimizer's share of a worker's step."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from mlxhog import backends
 from mlxhog.backends.backend import Backend
+from mlxhog.checkpoint.run import run_of
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.decoding import generate
 from mlxhog.decoding.engine import BATCH_SIZE, PREFILL_CHUNK, Piece, RecurrentModel
@@ -26,32 +27,25 @@ class Model:
         config: its architecture.
         tokenizer: the tokenizer of its training text.
         checkpoint: path of its parameters.
-        end_tokens: tokens that end a text besides BOS: the EOS of the config.
     """
 
     backend: Backend
     config: ModelConfig
     tokenizer: Tokenizer
     checkpoint: Path
-    end_tokens: frozenset[int] = frozenset()
 
-    @classmethod
-    def without_weights(
-        cls,
-        backend: str,
-        config: ModelConfig,
-        tokenizer: Tokenizer,
-        checkpoint: Path,
-        end_tokens: frozenset[int] = frozenset(),
-    ) -> Model:
-        """Start a backend, one of `BACKEND_WORDS`, and return its model; weights are not loaded.
+    @cached_property
+    def name(self) -> str:
+        """Name for clients: that of its run, or of its folder."""
+        run = run_of(self.checkpoint)
+        return self.checkpoint.name if run is None else run.name
 
-        Raises:
-            ConfigError: the backend does not exist.
-            EnvironmentLacks: the backend is not installed.
-        """
-        started = backends.create_alone(backend)
-        return cls(started, config, tokenizer, checkpoint, end_tokens)
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end a text besides BOS: the EOS of the config, none, one or several."""
+        eos = self.config.to_dict().get("eos_token_id")
+        tokens = eos if isinstance(eos, list) else [eos]
+        return frozenset(token for token in tokens if token is not None)
 
     def answer(
         self,
@@ -83,11 +77,3 @@ class Model:
             batch_size=batch_size,
             prefill_chunk=prefill_chunk,
         )
-
-
-def end_tokens(config: ModelConfig) -> frozenset[int]:
-    """The EOS tokens of a config: none, one or several."""
-    eos = config.to_dict().get("eos_token_id")
-    return frozenset(
-        token for token in (eos if isinstance(eos, list) else [eos]) if token is not None
-    )

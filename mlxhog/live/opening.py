@@ -13,6 +13,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
+from mlxhog import backends
 from mlxhog.arena import Arena
 from mlxhog.arena.requests import CONNECT_S, NoAnswer, socket_path
 from mlxhog.checkpoint import checkpoint, formats, manifest
@@ -21,7 +22,7 @@ from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats import weights as files
 from mlxhog.checkpoint.run import Run
 from mlxhog.data.tokenizers import Tokenizer
-from mlxhog.decoding.model import Model, end_tokens
+from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, MlxhogError, RunError
 from mlxhog.files.paths import expanded
 from mlxhog.live import CHECKPOINT, READ_MODES
@@ -158,7 +159,7 @@ def _model(
     policy = {"OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
     try:
         with environment(policy):
-            return Model.without_weights(backend, config, tokenizer, path, end_tokens(config))
+            return Model(backends.create_alone(backend), config, tokenizer, path)
     except BaseException:
         source.close()
         raise

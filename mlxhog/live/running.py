@@ -16,7 +16,7 @@ from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.marks import SEGMENT, Float32, MarksReader, copy_racily
 from mlxhog.arena.process import monotonic_ns, process_is_gone
-from mlxhog.arena.published import WORDS, Copies, Copy, Reader, Readers
+from mlxhog.arena.published import WORDS, Copies, Copy
 from mlxhog.arena.requests import CONNECT_S, NoAnswer
 from mlxhog.backends.backend import WeightHolder
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
@@ -79,32 +79,29 @@ class RunWeights(WeightSource):
         self._newest: Copy | None = None
         self._bound: WeightHolder | None = None
         self._copies: Copies | None = None
-        self._reader: Reader | None = None
         if mode != "racy":
-            self._copies, self._reader = self._register()
+            try:
+                self._copies = self._ask_for_copies()
+            except BaseException:  # else the run would keep publishing for this process
+                arena.close()
+                raise
 
-    def _register(self) -> tuple[Copies, Reader]:
-        """Ask the publisher for copies, and wait for the first."""
-        fd, self._arena.readers_fd = self._arena.readers_fd, None
-        if WORDS not in self._arena.layout.segments or fd is None:
+    def _ask_for_copies(self) -> Copies:
+        """Let the run publish copies, and wait for the first."""
+        if WORDS not in self._arena.layout.segments:
             raise NoCopies(
                 f"run {self._name} does not publish copies for readers (start it with --live on, "
                 "or read its parameters while workers write them with --mode racy)"
             )
-        self._copies = Copies(self._arena)
-        before = self._copies.number()
-        reader = Readers.attach(fd).register()
-        try:
-            self._wait_for_copy(since=before)
-        except BaseException:  # else the run would keep publishing for this process
-            reader.close()
-            raise
-        return self._copies, reader
+        copies = Copies(self._arena)
+        before = copies.number()
+        self._arena.ask_for_copies()
+        self._wait_for_copy(copies, since=before)
+        return copies
 
-    def _wait_for_copy(self, since: int) -> None:
+    def _wait_for_copy(self, copies: Copies, since: int) -> None:
         """Wait for a copy with a number above `since`, unless none will come."""
-        assert self._copies is not None
-        copies, until = self._copies, time.monotonic() + self._patience_s
+        until = time.monotonic() + self._patience_s
         while copies.number() <= since and not self.ended() and time.monotonic() < until:
             newest = copies.newest()
             if newest is not None and newest.version == self._counted() == newest.oldest:
@@ -139,7 +136,7 @@ class RunWeights(WeightSource):
     def load(self, backend: WeightHolder) -> Loaded:
         """Load the weights of the read mode; see `WeightSource.load`."""
         out = self._inbox(backend)
-        loaded = self._racy(out) if self._reader is None else self._copy(out)
+        loaded = self._racy(out) if self._copies is None else self._copy(self._copies, out)
         self._version = loaded.version
         if self._weights == "float32":
             backend.refresh()
@@ -170,9 +167,6 @@ class RunWeights(WeightSource):
 
     def close(self) -> None:
         """Release the run."""
-        if self._reader is not None:
-            self._reader.close()
-            self._reader = None
         self._shared = np.empty(0, np.float32)
         self._arena.close()
 
@@ -197,14 +191,10 @@ class RunWeights(WeightSource):
         version = 0 if self._marks is None else self._marks.writers()
         return Loaded(version=version + self._counted(), oldest=oldest, mixed=None)
 
-    def _copy(self, out: Float32) -> Loaded:
-        """Read the newest published copy; the publisher does not reuse it meanwhile."""
-        assert self._copies is not None
-        assert self._reader is not None
-        copy = self._reader.take(self._copies, out)
-        if copy is None:
-            self._wait_for_copy(since=0)
-            return self._copy(out)
+    def _copy(self, copies: Copies, out: Float32) -> Loaded:
+        """Read the newest published copy."""
+        while (copy := copies.take(out)) is None:
+            self._wait_for_copy(copies, since=0)
         self._number, self._taken_ns = copy.number, copy.time_ns
         return Loaded(version=copy.version, oldest=copy.oldest, mixed=copy.mixed)
 

@@ -40,7 +40,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Final
 
 import numpy as np
@@ -109,9 +108,7 @@ def direction_reference(
     return m, float32(1.0 - nesterov) * m + float32(nesterov) * s
 
 
-def polar_reference(
-    x: Float32, coefficients: Coefficients, *, scale: float = 1.0, bfloat16: bool = False
-) -> Float32:
+def polar_reference(x: Float32, coefficients: Coefficients, *, scale: float = 1.0) -> Float32:
     """Return `scale` times x with its singular values brought near 1.
 
     The native form adds up in another order.
@@ -120,40 +117,23 @@ def polar_reference(
         x: (r, c) float32.
         coefficients: (a, b, c) of each step p(s) = a s + b s^3 + c s^5.
         scale: factor of the result.
-        bfloat16: round to bfloat16 x, the steps as factors of each other and of x, and the last A
-            for its square. Sums stay float32, and so do earlier A and their squares, because later
-            steps would enlarge their errors.
     """
-
-    def rounded(factor: Float32) -> Float32:
-        return to_bfloat16(factor) if bfloat16 else factor
-
     norm = math.sqrt(float(np.square(x, dtype=np.float64).sum()))
     if norm < LEAST_NORM:
         return np.zeros_like(x)
     x = x * float32(1.0 / (ROOM * norm))
-    x = rounded(x)
     wide = x.shape[0] <= x.shape[1]
     gram = x @ x.T if wide else x.T @ x
     identity = np.eye(len(gram), dtype=np.float32)
     factor = identity
     for k, (a, b, c) in enumerate(coefficients):
-        last = k + 1 == len(coefficients)
-        square = rounded(gram) @ rounded(gram) if last else gram @ gram
-        step = float32(a) * identity + float32(b) * gram + float32(c) * square
-        factor = rounded(step) @ rounded(factor) if k else step
-        if not last:
+        step = float32(a) * identity + float32(b) * gram + float32(c) * (gram @ gram)
+        factor = step @ factor if k else step
+        if k + 1 < len(coefficients):
             gram = gram @ step @ step
-    factor = rounded(float32(scale) * factor)
+    factor = float32(scale) * factor
     result: Float32 = factor @ x if wide else x @ factor
     return result
-
-
-def to_bfloat16(x: Float32) -> Float32:
-    """Round finite floats to the nearest bfloat16, ties to even; still float32."""
-    bits = np.ascontiguousarray(x).view(np.uint32)
-    rounded = (bits + (((bits >> 16) & 1) + 0x7FFF)) & np.uint32(0xFFFF0000)
-    return rounded.astype(np.uint32).view(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,7 +149,6 @@ class Muon(BesideAdamW):
         rows: number of rows that are orthogonalised together; None is the whole matrix.
         every: n for whole matrices at every nth step only, with `rows` (or 1) in between; None is
             whole matrices never with `rows`, always without.
-        bfloat16: whether some factors are rounded to bfloat16; see `polar_reference`.
         shared: whether all workers have one pair of moments.
         threads: each takes other matrices, so results do not depend on their number.
     """
@@ -178,7 +157,6 @@ class Muon(BesideAdamW):
     orthogonalization: str = "polar3"
     rows: int | None = None
     every: int | None = None
-    bfloat16: bool = False
     shared: bool = False
     threads: int = 1
 
@@ -265,21 +243,13 @@ class Muon(BesideAdamW):
         coefficients = ORTHOGONALIZATIONS[self.orthogonalization]
         if target.polar is None and (self.native or target.metal is not None):
             us = xs if target.metal is None else [np.empty_like(x) for x in xs]
-            _native.polar(
-                xs,
-                us,
-                scales,
-                coefficients,
-                rows=block,
-                bfloat16=self.bfloat16,
-                threads=self.threads,
-            )
+            _native.polar(xs, us, scales, coefficients, rows=block, threads=self.threads)
             return us
         parts = [
             [x[row : row + (block or len(x))] for row in range(0, len(x), block or len(x))]
             for x in xs
         ]
-        polar = target.polar or partial(polar_references, bfloat16=self.bfloat16)
+        polar = target.polar or polar_references
         flat = [part for of_one in parts for part in of_one]
         own = [scale for scale, of_one in zip(scales, parts, strict=True) for _ in of_one]
         done = iter(polar(flat, own, coefficients))
@@ -288,16 +258,11 @@ class Muon(BesideAdamW):
 
 
 def polar_references(
-    xs: Sequence[Float32],
-    scales: Sequence[float],
-    coefficients: Coefficients,
-    *,
-    bfloat16: bool = False,
+    xs: Sequence[Float32], scales: Sequence[float], coefficients: Coefficients
 ) -> list[Float32]:
     """Return `polar_reference` of each x with its scale: a `Polar`."""
     return [
-        polar_reference(x, coefficients, scale=scale, bfloat16=bfloat16)
-        for x, scale in zip(xs, scales, strict=True)
+        polar_reference(x, coefficients, scale=scale) for x, scale in zip(xs, scales, strict=True)
     ]
 
 
@@ -350,14 +315,12 @@ def _batches(
 
 @rule_of.register(optimizers.Muon)
 def _(choice: optimizers.Muon, use: Use) -> Muon:
-    fast = choice.orthogonalization == "polar3" and _native.bfloat16_products()
     return Muon(
         hidden=use.hidden,
         nesterov=optimizers.NESTEROV if choice.nesterov is None else choice.nesterov,
         orthogonalization=choice.orthogonalization,
         rows=choice.rows,
         every=choice.every,
-        bfloat16=fast if choice.dtype == "auto" else choice.dtype == "bfloat16",
         shared=use.shared,
         threads=use.threads,
         **moments_of(choice),

@@ -10,7 +10,7 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 from mlxhog.arena import Arena
@@ -24,9 +24,9 @@ from mlxhog.files.typed import fill
 from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.history import History
 from mlxhog.report.metrics import (
-    EVALUATED,
     Activity,
     Doing,
+    Evaluation,
     Progress,
     marks_of,
     number,
@@ -133,8 +133,9 @@ class RunFollower:
         )
         monitor, command = self._monitor, arena.counters.load("command")
         monitor.drain()
-        for name in ("val_share", *EVALUATED):  # the rings lack those before this attached
-            setattr(monitor, name, getattr(newest, name))
+        # The rings lack evaluations before this attached.
+        scores = {one.name: getattr(newest, one.name) for one in fields(Evaluation)}
+        monitor.evaluation = Evaluation(**scores)
         if monitor.loss is None:
             monitor.loss, monitor.train_bits_per_byte = newest.loss, newest.train_bits_per_byte
         if command not in (Command.TRAIN, 0) and monitor.ended_ns is None:

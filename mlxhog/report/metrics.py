@@ -3,7 +3,7 @@
 import math
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import Enum
 from statistics import median
 from typing import Any
@@ -212,8 +212,41 @@ class Doing:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Progress:
-    """The state of a run; a field is None until it is measured.
+class Evaluation:
+    """Scores of held-out text; None before there is one.
+
+    Attributes:
+        val_bits_per_byte: newest evaluation; all evaluations use the same part of the text. In
+            metrics.jsonl this and the other numbers of an evaluation stand on one line.
+        val_step: step of the whole run that it scored.
+        val_loss: the same in nats per token.
+        val_tokens: number of its labels.
+        val_bytes: bytes of text of these labels.
+        val_share: share of this part in all held-out text, up to 1.
+        final_bits_per_byte: evaluation of more held-out text at the end of training, as much as
+            time allowed; None if evaluations use the whole text.
+        final_tokens: number of its labels.
+        final_share: share of that text in all held-out text, up to 1.
+    """
+
+    val_bits_per_byte: float | None = None
+    val_step: int | None = None
+    val_loss: float | None = None
+    val_tokens: int | None = None
+    val_bytes: int | None = None
+    val_share: float | None = None
+    final_bits_per_byte: float | None = None
+    final_tokens: int | None = None
+    final_share: float | None = None
+
+
+EVALUATED = tuple(one.name for one in fields(Evaluation) if one.name != "val_share")
+"""Fields that an evaluation sets; metrics.jsonl has each evaluation once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress(Evaluation):
+    """The state of a run, with its newest evaluation; a field is None until it is measured.
 
     Attributes:
         step: steps of the whole run, including dropped ones and those before a resume.
@@ -224,15 +257,6 @@ class Progress:
         eta_s: seconds to the end of the budget.
         loss: recent mean training loss in nats per token.
         train_bits_per_byte: the same per byte of text.
-        val_bits_per_byte: newest held-out evaluation; all evaluations use the same part of the
-            text. In metrics.jsonl this and the other numbers of an evaluation stand on one line.
-        val_step: step of the whole run that it scored.
-        val_loss: the same in nats per token.
-        val_tokens: number of its labels.
-        val_bytes: bytes of text of these labels.
-        val_share: share of this part in all held-out text, up to 1.
-        final_bits_per_byte: evaluation of more held-out text at the end of training.
-        final_share: share of that text in all held-out text, up to 1.
         tokens_per_s: rate of all workers together.
         lost_update_rate: share of the increments to the probe that were lost.
         memory_bytes: sum of the workers' largest resident memory; shared pages count in each.
@@ -257,7 +281,6 @@ class Progress:
     eta_s: float | None = None
     loss: float | None = None
     train_bits_per_byte: float | None = None
-    val_bits_per_byte: float | None = None
     tokens_per_s: float = 0.0
     lost_update_rate: float | None = None
     memory_bytes: int = 0
@@ -269,13 +292,6 @@ class Progress:
     sample: str | None = None
     message: str | None = None
     doing: Doing | None = None
-    val_step: int | None = None
-    val_loss: float | None = None
-    val_tokens: int | None = None
-    val_bytes: int | None = None
-    val_share: float | None = None
-    final_bits_per_byte: float | None = None
-    final_share: float | None = None
     marks: Mapping[str, float] = field(default_factory=lambda: ANY_TEXT)
     call_s: float = 0.0
     first_step_s: float | None = None
@@ -286,16 +302,9 @@ class Progress:
         return {**asdict(self), "doing": None if self.doing is None else str(self.doing)}
 
 
-EVALUATED = (
-    "val_bits_per_byte", "val_step", "val_loss", "val_tokens", "val_bytes",
-    "final_bits_per_byte", "final_share",
-)  # fmt: skip
-"""Fields of a `Progress` that an evaluation sets; metrics.jsonl has each evaluation once."""
-
-
 @dataclass(frozen=True, kw_only=True)
-class Result:
-    """The result of a run.
+class Result(Evaluation):
+    """The result of a run, with its last evaluation.
 
     Attributes:
         run: path of the run directory.
@@ -305,21 +314,11 @@ class Result:
         tokens: tokens in them.
         seconds: seconds of training of the whole run.
         tokens_per_s: tokens over seconds.
-        val_bits_per_byte: last held-out evaluation, None without one; all evaluations use the same
-            part of the text.
-        val_step: step of the whole run that it scored.
-        val_tokens: number of its labels.
-        val_bytes: bytes of text of these labels.
-        val_share: share of this part in all held-out text, up to 1; None without evaluations.
         val_text: name of the part; runs with the same name were evaluated on the same text.
         val_seen: a note if an earlier run, whose weights this one began with, trained on some of
             the held-out text; else None.
         val_of_completions: whether the held-out text consists of examples, so that only their
             completions count.
-        final_bits_per_byte: evaluation of more held-out text after training, as much as time
-            allowed; None without it, and if evaluations use the whole text.
-        final_tokens: number of its labels.
-        final_share: share of that text in all held-out text, up to 1.
         restarts: number of restarted workers.
         dropped_steps: steps dropped because the gradient was not finite, or too late.
         torn: batches whose worker died while adding its step.
@@ -349,7 +348,6 @@ class Result:
     tokens: int
     seconds: float
     tokens_per_s: float
-    val_bits_per_byte: float | None
     restarts: int
     dropped_steps: int
     torn: int
@@ -364,16 +362,9 @@ class Result:
     error: str | None = None
     copies_bits_per_byte: tuple[float, ...] = ()
     network_bytes: int = 0
-    val_tokens: int | None = None
-    val_bytes: int | None = None
-    val_share: float | None = None
     val_text: str | None = None
     val_seen: str | None = None
-    val_step: int | None = None
     val_of_completions: bool = False
-    final_bits_per_byte: float | None = None
-    final_tokens: int | None = None
-    final_share: float | None = None
     start_s: float | None = None
     counts_bits_per_byte: float | None = None
     first_step_s: float | None = None
@@ -392,7 +383,7 @@ class Result:
     def to_json(self) -> dict[str, Any]:
         """Return the last object that `train --json` prints."""
         record = {**asdict(self), "val_at_end": self.val_at_end, "emulated": self.emulated}
-        for name in ("sample", "emulated_before"):
+        for name in ("sample", "emulated_before", "val_loss"):
             del record[name]
         for name in ("machines", "copies_bits_per_byte"):
             if not record[name]:

@@ -7,6 +7,7 @@ import threading
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,9 +27,9 @@ from mlxhog.report.machines import machines_of
 from mlxhog.report.metrics import (
     ANY_TEXT,
     COUNTS,
-    EVALUATED,
     REFERENCE_BITS_PER_BYTE,
     Doing,
+    Evaluation,
     Progress,
     StepTimes,
     WorkerReport,
@@ -77,15 +78,7 @@ class Monitor:
         slots = range(1, arena.layout.max_workers + 1)
         self._rings = {slot: Ring(arena.segment(f"ring.{slot}")) for slot in slots}
         self._recent: dict[int, deque[_Step]] = {slot: deque() for slot in slots}
-        self.val_bits_per_byte: float | None = None
-        self.val_loss: float | None = None
-        self.val_tokens: int | None = None
-        self.val_bytes: int | None = None
-        self.val_share: float | None = None
-        self.val_step: int | None = None
-        self.final_bits_per_byte: float | None = None
-        self.final_tokens: int | None = None
-        self.final_share: float | None = None
+        self.evaluation = Evaluation()
         self.loss: float | None = None
         self.train_bits_per_byte: float | None = None
         self.start_s: float | None = None  # from the start of the command to that of training
@@ -187,12 +180,23 @@ class Monitor:
 
     def take_evaluation(self, nats: float, n_bytes: int, tokens: int, step: int) -> None:
         """Store an evaluation of held-out text: its nats, bytes and labels, and the run's step."""
-        self.val_bits_per_byte, self.val_step = bits_per_byte(nats, n_bytes), step
-        self.val_loss, self.val_tokens, self.val_bytes = nats / tokens, tokens, n_bytes
+        self.evaluation = replace(
+            self.evaluation,
+            val_bits_per_byte=bits_per_byte(nats, n_bytes),
+            val_step=step,
+            val_loss=nats / tokens,
+            val_tokens=tokens,
+            val_bytes=n_bytes,
+        )
 
     def take_final(self, bits_per_byte: float, tokens: int, share: float) -> None:
         """Store the final score: its labels, and its share of the text."""
-        self.final_bits_per_byte, self.final_tokens, self.final_share = bits_per_byte, tokens, share
+        self.evaluation = replace(
+            self.evaluation,
+            final_bits_per_byte=bits_per_byte,
+            final_tokens=tokens,
+            final_share=share,
+        )
 
     def seconds(self) -> float:
         """Training time of this call so far; it stops once `ended_ns` is set."""
@@ -312,8 +316,7 @@ class Monitor:
             eta_s=seconds * (1 - fraction) / fraction if fraction > 0 else None,
             loss=self.loss,
             train_bits_per_byte=self.train_bits_per_byte,
-            val_share=self.val_share,
-            **{name: getattr(self, name) for name in EVALUATED},
+            **vars(self.evaluation),
             tokens_per_s=sum(report.tokens_per_s for report in reports),
             lost_update_rate=self.arena.lost_update_rate(),
             memory_bytes=sum(report.memory_bytes for report in reports),

@@ -7,7 +7,6 @@ again if an update came in between.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -23,7 +22,8 @@ from mlxhog.arena.marks import (
     copy_model,
     copy_tensors,
 )
-from mlxhog.arena.published import WORDS, Copies, Readers
+from mlxhog.arena.published import WORDS, Copies
+from mlxhog.arena.requests import RunServer
 from mlxhog.files.quantities import Interval
 from mlxhog.optim.updates import Float32
 from mlxhog.training.session import WorkerSession
@@ -31,23 +31,27 @@ from mlxhog.training.session import WorkerSession
 POLL_S = 0.05
 TRIES_S = 0.02  # time to try for a copy without an update in between
 COPYING_PART = 0.1  # largest part of the time for copying
-LET_GO_S = 0.05  # longest wait of the run for a reader
 
 
 class Publisher:
     """Publishes the parameters of a run while it has readers, and once at its end."""
 
     def __init__(
-        self, arena: Arena, write_model: Callable[[Arena, Float32], None], every: Interval
+        self,
+        arena: Arena,
+        server: RunServer,
+        write_model: Callable[[Arena, Float32], None],
+        every: Interval,
     ) -> None:
         """Start the thread, which is idle until a reader comes.
 
         Args:
             arena: with the segments of `published.py`, created by this process.
+            server: serves the arena, and counts readers.
             write_model: writes the present model, laid out as the parameters.
             every: interval of copies.
         """
-        self.readers, self.readers_fd = Readers.create()
+        self._readers = server
         self._arena, self._write_model, self._every = arena, write_model, every
         self._copies = Copies(arena)
         self._marks = MarksReader(arena.segment(SEGMENT), arena.layout)
@@ -60,7 +64,9 @@ class Publisher:
         self._thread.start()
 
     @classmethod
-    def of(cls, session: WorkerSession, every: Interval, stack: ExitStack) -> Self | None:
+    def of(
+        cls, session: WorkerSession, server: RunServer, every: Interval, stack: ExitStack
+    ) -> Self | None:
         """Publish a session's parameters until the stack closes; None if readers cannot come."""
         if WORDS not in session.arena.layout.segments:
             return None
@@ -68,8 +74,8 @@ class Publisher:
         def load(arena: Arena, out: Float32) -> None:  # by the run's strategy at that time
             session.strategy.load(arena, out, training=True)
 
-        publisher = cls(session.arena, load, every)
-        stack.callback(publisher.close)
+        publisher = cls(session.arena, server, load, every)
+        stack.callback(publisher.end)
         return publisher
 
     def _run(self) -> None:
@@ -79,8 +85,8 @@ class Publisher:
                     self._publish(at_rest=False)
 
     def _is_due(self) -> bool:
-        came = self.readers.came()
-        if came == 0 or self.readers.present() == 0:
+        came = self._readers.came
+        if self._readers.present == 0:
             return False
         if came == self._came:
             steps = self._arena.counters.load("version") - self._steps
@@ -89,17 +95,9 @@ class Publisher:
                 return False
         return came != self._came or time.monotonic() >= self._not_before
 
-    def _publish(self, *, at_rest: bool, asking: bool = True) -> bool:
-        """Publish a copy, unless the newest is up to date.
-
-        Args:
-            at_rest: whether no worker moves.
-            asking: whether to spare a copy that is being read; else its reader notices and repeats.
-
-        Returns:
-            Whether the newest copy is now up to date.
-        """
-        came, version = self.readers.came(), self._arena.counters.load("version")
+    def _publish(self, *, at_rest: bool) -> None:
+        """Publish a copy, unless the newest is up to date; `at_rest` says that no worker moves."""
+        came, version = self._readers.came, self._arena.counters.load("version")
         newest, met = self._copies.newest(), at_rest and "copies.1" in self._arena.layout.segments
         if (
             newest is not None
@@ -108,19 +106,17 @@ class Publisher:
             and not met  # a meeting changes the model without an update
         ):
             self._came = came
-            return True
+            return
         began = time.monotonic()
 
         def fill(out: Float32) -> tuple[int, int, int]:
             model = self._copy(out, at_rest=at_rest)
             return model.oldest, model.version, len(model.mixed)
 
-        if not self._copies.publish(self.readers if asking else None, fill):
-            return False
+        self._copies.publish(fill)
         now = time.monotonic()
         self._came, self._steps, self._published_s = came, version, now
         self._not_before = now + (now - began) / COPYING_PART
-        return True
 
     def _copy(self, out: Float32, *, at_rest: bool) -> ModelCopy:
         arena = self._arena
@@ -141,20 +137,8 @@ class Publisher:
     def publish_at_rest(self) -> None:
         """Publish the present model if it has readers; no worker may move."""
         with self._lock:
-            if not self._copies.closed and self.readers.present():
-                self._publish_now()
-
-    def _publish_now(self) -> None:
-        """Publish after a short wait for a reader that holds the memory.
-
-        A reader that is stopped or very slow loses its copy and reads again.
-        """
-        until = time.monotonic() + LET_GO_S
-        while not self._publish(at_rest=True):
-            time.sleep(0.001)
-            if time.monotonic() > until:
-                self._publish(at_rest=True, asking=False)
-                return
+            if not self._copies.closed and self._readers.present:
+                self._publish(at_rest=True)
 
     def end(self) -> None:
         """Publish the final model for later readers; no worker may move.
@@ -167,10 +151,5 @@ class Publisher:
         self._thread.join()
         for slot in range(1, self._arena.layout.max_workers + 2):
             Marks(self._arena, slot).settle()
-        self._publish_now()
+        self._publish(at_rest=True)
         self._copies.close()
-
-    def close(self) -> None:
-        """Close the readers' page, when it is no longer served."""
-        self.end()
-        os.close(self.readers_fd)

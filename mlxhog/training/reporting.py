@@ -29,7 +29,7 @@ from mlxhog.files.quantities import format_bytes, format_count, format_share
 from mlxhog.machine import float32, machine
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.report.machines import machines_of
-from mlxhog.report.metrics import EVALUATED, Doing, Progress, Result, label
+from mlxhog.report.metrics import EVALUATED, Doing, Evaluation, Progress, Result, label
 from mlxhog.report.monitor import Monitor
 from mlxhog.report.shares import costly_optimizer
 from mlxhog.report.tensorboard import TensorBoard
@@ -52,7 +52,8 @@ def monitor_of(plan: Plan, arena: Arena, budget: Budget) -> Monitor:
         gpu_write=plan.writers.gpu_write,
         kernels=plan.kernels_used,
     )
-    monitor.val_share = plan.held_out.share if plan.config.eval_every.on else None
+    if plan.config.eval_every.on:
+        monitor.evaluation = Evaluation(val_share=plan.held_out.share)
     monitor.strategy = None if plan.alternatives else plan.strategy.name
     monitor.find_marks(plan.data)
     return monitor
@@ -257,16 +258,9 @@ class Reporter:
             first_step_s=self.monitor.first_step_s(),
             machines=machines_of(self.monitor.arena),
             tokens_per_s=tokens / seconds if seconds else 0.0,
-            val_bits_per_byte=self.monitor.val_bits_per_byte,
-            val_tokens=self.monitor.val_tokens,
-            val_bytes=self.monitor.val_bytes,
-            val_share=self.monitor.val_share,
+            **vars(self.monitor.evaluation),
             val_text=self.plan.held_out.text,
             val_seen=self.plan.held_out.seen or None,
-            val_step=self.monitor.val_step,
-            final_bits_per_byte=self.monitor.final_bits_per_byte,
-            final_tokens=self.monitor.final_tokens,
-            final_share=self.monitor.final_share,
             val_of_completions=TokenFile.open(self.plan.data.val).prompts is not None,
             restarts=supervisor.restarts,
             dropped_steps=self.monitor.dropped_steps(),

@@ -137,13 +137,12 @@ class _Training:
         else:
             self._start = checkpoints.begin(plan, session.arena, session.ledger)
             session.begin(self._start.budget, self._terms(plan).step_limit)
-        self._publisher = Publisher.of(session, plan.config.live_every, stack)
         with disk_errors(f"writing {run.architecture}"):
             checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
             if plan.division is not None:
                 clients.write(plan.division, directory)
-        page = None if self._publisher is None else self._publisher.readers_fd
-        server = stack.enter_context(session.arena.serve(socket_path(directory), page))
+        server = stack.enter_context(session.arena.serve(socket_path(directory)))
+        self._publisher = Publisher.of(session, server, plan.config.live_every, stack)
         self._watch = HeldOutWatch.of(plan.config, plan.resumption, plan.held_out.text)
         self._status = RUNNING
         self._saver = checkpoints.Saver(

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from mlxhog.config import plugins
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MOST_LAYERS, check_most, convert, doc, unknown
+from mlxhog.models.fields import MOST_LAYERS, check_most, check_positive, doc, read
 from mlxhog.models.mad import layers as layers_
 from mlxhog.models.mad.layer import Layer
 
@@ -56,8 +56,7 @@ class MADConfig:
     def __post_init__(self) -> None:
         """Refuse a model that cannot be built; every message has the way out."""
         for name in ("vocab_size", "hidden_size", "max_length", "norm_eps"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; set it to a number above 0")
+            check_positive(name, getattr(self, name))
         check_most("hidden_size", self.hidden_size)
         check_most("layers", len(self.layers), MOST_LAYERS)
         if not self.layers:
@@ -116,25 +115,9 @@ class MADConfig:
         Raises:
             ConfigError: a field is unknown, missing or of the wrong type.
         """
-        types = {one.name: one.type for one in dataclasses.fields(cls) if one.name != "extra"}
-        values: dict[str, Any] = {}
-        extra: dict[str, Any] = {}
-        for key, value in data.items():
-            name = SPELLINGS.get(key, key)
-            if name == "model_type":
-                continue
-            if name not in types:
-                if strict:
-                    raise ConfigError(unknown(name, types))
-                extra[name] = value
-            elif name == "layers":
-                values[name] = _layers(value)
-            elif value is not None:
-                kind = {"int": int, "float": float, "str": str, "int | None": int}[str(types[name])]
-                values[name] = convert(name, value, kind)
-        missing = [name for name in ("vocab_size", "hidden_size", "layers") if name not in values]
-        if missing:
-            raise ConfigError(f"the model lacks {', '.join(missing)}; add them")
+        data = {key: value for key, value in data.items() if key != "model_type"}
+        readers = {"layers": _layers}
+        values, extra = read(cls, data, strict=strict, spellings=SPELLINGS, readers=readers)
         return cls(**values, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:

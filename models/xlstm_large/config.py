@@ -1,14 +1,20 @@
 """Sizes and constants of one xLSTM Large model: checked, and read from and written to a mapping."""
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import ngrams
-from mlxhog.models.fields import MOST_LAYERS, check_most, check_reset, convert, doc, unknown
+from mlxhog.models.fields import (
+    MOST_LAYERS,
+    check_most,
+    check_positive,
+    check_reset,
+    doc,
+    read,
+)
 
 WEIGHT_MODES = ("single", "fused")
 """Storage of matrices that share their input in a file; our parameters are always single."""
@@ -82,8 +88,7 @@ class XLSTMLargeConfig:
         for name, value in self._fields().items():
             if isinstance(value, bool) or name in ("bos_token_id", "ngram_orders"):
                 continue
-            if not (value > 0 and math.isfinite(value)):
-                raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
+            check_positive(name, value)
         check_most("num_hidden_layers", self.num_hidden_layers, MOST_LAYERS)
         factors = ("qk_dim_factor", "v_dim_factor", "ffn_proj_factor")
         for name in ("hidden_size", "num_heads", *factors, "qk_dim", "v_dim", "ffn_dim"):
@@ -147,34 +152,15 @@ class XLSTMLargeConfig:
                 f"model_type is {data['model_type']!r}, and only 'xlstm' is known; "
                 "choose an xLSTM Large architecture or checkpoint"
             )
-        types = {f.name: f.type for f in dataclasses.fields(cls) if f.name != "extra"}
-        values: dict[str, Any] = {}
-        keys: dict[str, str] = {}
-        extra: dict[str, Any] = {}
-        for key, value in data.items():
-            name = SPELLINGS.get(key, key)
-            if name == "weight_mode":
-                _check_weight_mode(value)
-            elif name not in types:
-                if strict and name not in NO_EFFECT:
-                    raise ConfigError(unknown(key, [*types, *SPELLINGS, *NO_EFFECT, "weight_mode"]))
-                extra[key] = value
-            elif value is None and name in CAPS:
-                raise ConfigError(f"{key} is null, no bound, which is not supported; set a number")
-            elif value is not None:
-                is_orders = name == "ngram_orders"
-                number = (
-                    ngrams.read_orders(value) if is_orders else convert(key, value, types[name])
-                )
-                if values.setdefault(name, number) != number:
-                    raise ConfigError(
-                        f"{keys[name]} is {values[name]} and its other spelling {key} is {number}; "
-                        "keep the one that the tensors fit"
-                    )
-                keys.setdefault(name, key)
-        required = ("vocab_size", "hidden_size", "num_hidden_layers", "num_heads")
-        if missing := [name for name in required if name not in values]:
-            raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")
+        for name in CAPS:
+            if name in data and data[name] is None:
+                raise ConfigError(f"{name} is null, no bound, which is not supported; set a number")
+        _check_weight_mode(data.get("weight_mode", "single"))
+        data = {key: value for key, value in data.items() if key != "weight_mode"}
+        readers = {"ngram_orders": ngrams.read_orders}
+        values, extra = read(
+            cls, data, strict=strict, spellings=SPELLINGS, readers=readers, no_effect=NO_EFFECT
+        )
         return cls(**values, extra=extra)
 
     def to_dict(self) -> dict[str, Any]:
@@ -200,18 +186,8 @@ class XLSTMLargeConfig:
             return
         raise ConfigError(
             f"hidden_size {self.hidden_size} * {factor} {getattr(self, factor)} = {width} does not "
-            f"divide into num_heads {self.num_heads}; set hidden_size to "
-            f"{self._nearest_hidden_size()}, or change num_heads or {factor}"
+            f"divide into num_heads {self.num_heads}; change one of the three"
         )
-
-    def _nearest_hidden_size(self) -> int:
-        """Nearest hidden_size at which q, k and v all divide into whole heads."""
-        factors = (self.qk_dim_factor, self.v_dim_factor)
-        for step in range(min(64 * self.num_heads, 100_000)):
-            for d in (self.hidden_size - step, self.hidden_size + step):
-                if d > 0 and all(int(d * f) and int(d * f) % self.num_heads == 0 for f in factors):
-                    return d
-        return self.hidden_size
 
 
 def _check_weight_mode(value: object) -> None:

@@ -11,7 +11,15 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.fields import MOST, check_most, check_names, convert, doc, unknown
+from mlxhog.models.fields import (
+    MOST,
+    check_most,
+    check_names,
+    check_positive,
+    doc,
+    read,
+    unknown,
+)
 
 CHOICES = {
     "bias_init": ("powerlaw_blockdependent", "small_init", "standard", "zeros"),
@@ -183,28 +191,21 @@ def _read(
     """Read one section into its config; return also the fields without effect."""
     if not isinstance(data, Mapping):
         raise ConfigError(f"{where} is {data!r}; give it fields, or {{}} for the defaults")
-    check_names(where, data)
-    types: dict[str, Any] = {f.name: f.type for f in dataclasses.fields(kind)}
-    values: dict[str, Any] = {}
-    extra: dict[str, Any] = {}
+    own = {}
     for key, value in data.items():
         name = f"{where}.{key}"
-        if key.startswith("_"):
+        if str(key).startswith("_"):
             continue  # the package's own intermediate results
-        if key in types:
-            if value is not None:
-                values[key] = convert(name, value, types[key])
-        elif REPEATED.get(key) in model:
+        if key in REPEATED and REPEATED[key] in model and key not in kind.__dataclass_fields__:
             _check_repeated(name, value, REPEATED[key], model)
         elif key in ONLY:
             if value != ONLY[key]:
                 raise ConfigError(
                     f"{name} is {value!r}, and only {ONLY[key]!r} is supported; remove it"
                 )
-        elif strict and key not in NO_EFFECT:
-            raise ConfigError(unknown(name, [f"{where}.{field}" for field in [*types, *NO_EFFECT]]))
         else:
-            extra[key] = value
+            own[key] = value
+    values, extra = read(kind, own, strict=strict, where=f"{where}.", no_effect=NO_EFFECT)
     return kind(**values), extra
 
 
@@ -231,13 +232,7 @@ def check(where: str, part: Part) -> None:
             check_dropout(name, value)
         elif not isinstance(value, bool):
             check_positive(name, value)
-
-
-def check_positive(name: str, value: float) -> None:
-    """Refuse a size or factor that is not a finite number above 0."""
-    if not (value > 0 and math.isfinite(value)):
-        raise ConfigError(f"{name} is {value}; set it to a finite number above 0")
-    check_most(name, value, MOST)
+            check_most(name, value, MOST)
 
 
 def check_dropout(name: str, rate: float) -> None:

@@ -7,7 +7,16 @@ from typing import Any, Self
 
 from mlxhog.errors import ConfigError
 from mlxhog.models import ngrams
-from mlxhog.models.fields import MOST_LAYERS, check_most, check_reset, convert, doc, unknown
+from mlxhog.models.fields import (
+    MOST,
+    MOST_LAYERS,
+    check_most,
+    check_positive,
+    check_reset,
+    convert,
+    doc,
+    read,
+)
 from mlxhog.models.xlstm_v1.block_config import (
     FeedForwardConfig,
     MLSTMBlockConfig,
@@ -16,7 +25,6 @@ from mlxhog.models.xlstm_v1.block_config import (
     SLSTMLayerConfig,
     check,
     check_dropout,
-    check_positive,
     read_mlstm_block,
     read_slstm_block,
     rounded_width,
@@ -90,6 +98,7 @@ class XLSTMV1Config:
         """Refuse a model that cannot be built; every message has the way out."""
         for name in ("vocab_size", "embedding_dim", "num_blocks", "context_length", "chunk_size"):
             check_positive(name, getattr(self, name))
+            check_most(name, getattr(self, name), MOST)
         check_most("num_blocks", self.num_blocks, MOST_LAYERS)
         check_most("embedding_dim", self.embedding_dim)
         check_dropout("dropout", self.dropout)
@@ -182,22 +191,14 @@ class XLSTMV1Config:
                 f"model_type is {data['model_type']!r}, and this family is 'xlstm_v1'; "
                 "choose an architecture or checkpoint of xLSTMLMModel"
             )
-        types = {f.name: f.type for f in dataclasses.fields(cls) if f.name != "extra"}
-        values: dict[str, Any] = {}
-        extra: dict[str, Any] = {}
-        for key, value in data.items():
-            if key.startswith("_") or key in BLOCKS or key == "slstm_at":
-                continue
-            if key not in types:
-                if strict and key not in NO_EFFECT:
-                    raise ConfigError(unknown(key, [*types, *NO_EFFECT]))
-                extra[key] = value
-            elif key == "ngram_orders":
-                values[key] = ngrams.read_orders(value)
-            elif value is not None and (key, value) != ("context_length", -1):
-                values[key] = convert(key, value, types[key])
-        if missing := [n for n in ("vocab_size", "embedding_dim", "num_blocks") if n not in values]:
-            raise ConfigError(f"the architecture lacks {', '.join(missing)}; add it")
+        apart = (*BLOCKS, "slstm_at")
+        own = {
+            key: None if (key, value) == ("context_length", -1) else value
+            for key, value in data.items()
+            if key not in apart and not str(key).startswith("_")
+        }
+        readers = {"ngram_orders": ngrams.read_orders}
+        values, extra = read(cls, own, strict=strict, readers=readers, no_effect=NO_EFFECT)
         defaults = {"context_length": cls.context_length, "bias": cls.bias, "dropout": cls.dropout}
         for key, read_block in zip(BLOCKS, (read_mlstm_block, read_slstm_block), strict=True):
             values[key], unread = read_block(data.get(key), defaults | values, strict=strict)

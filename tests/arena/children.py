@@ -55,7 +55,7 @@ def map_the_served_descriptor_for_writing(path, done):
     from mlxhog.errors import ArenaError
 
     try:
-        about, (fd,) = attach(path)
+        about, fd, _ = attach(path)
         Arena.from_handle(ArenaHandle(fd, pickle.loads(about)))
     except ArenaError as error:
         done.send(str(error))

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from mlxhog.arena import Arena, plan, requests
-from mlxhog.arena.published import Readers
 from mlxhog.arena.requests import RunServer, attach, socket_path
 from mlxhog.errors import ArenaError
 from tests.arena import children
@@ -29,19 +28,6 @@ def test_a_reader_connects_while_the_arena_is_served_and_not_after(arena, tmp_pa
                 assert (reader.run_id, reader.readonly) == ("served", True)
     with pytest.raises(ArenaError, match="no socket"):
         Arena.connect(path)
-
-
-def test_a_page_for_readers_comes_with_the_arena_and_can_be_written(arena, tmp_path):
-    readers, fd = Readers.create()
-    with arena.serve(tmp_path / "socket", fd), Arena.connect(tmp_path / "socket") as reader:
-        theirs = Readers.attach(os.dup(reader.readers_fd))
-        theirs.register()
-        assert (readers.present(), readers.came()) == (1, 1)
-        _, (first, page) = attach(tmp_path / "socket")
-        assert os.fstat(first).st_size == arena.layout.total_bytes
-        os.close(first)
-        os.close(page)
-    os.close(fd)
 
 
 def test_what_is_served_cannot_be_mapped_for_writing(arena, tmp_path):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from mlxhog.cluster.group import ClusterError
-from mlxhog.cluster.round import Outcome
+from mlxhog.cluster.round import Outcome, to_bfloat16
 from mlxhog.errors import CheckpointError, ConfigError
 from mlxhog.training.gradients import Gradients
 from tests.cluster.in_process import Script
@@ -278,6 +278,11 @@ def test_a_mean_that_no_training_has_is_refused_and_the_own_state_stays(
     assert rounds(pair) == [Outcome.COMMITTED] * 2
     assert len({one.own.state().digest for one in pair}) == 1
     assert pair[0].own.number("lost") == pair[1].own.number("lost") == 0
+
+
+def test_to_bfloat16_keeps_eight_bits_and_rounds_ties_to_even() -> None:
+    x = np.array([1.0, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -3.14159], np.float32)
+    assert to_bfloat16(x).tolist() == [1.0, 1.0, 1 + 2.0**-6, -3.140625]
 
 
 def test_rounding_to_bfloat16_is_made_up_for_in_later_rounds(machines: Make) -> None:

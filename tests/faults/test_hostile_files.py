@@ -132,11 +132,6 @@ def test_a_number_that_is_none_is_refused_by_name(field: str, value: Any) -> Non
         families.read({**LARGE, field: value})
 
 
-def test_the_nearest_width_is_found_without_trying_all() -> None:
-    with pytest.raises(ConfigError, match="set hidden_size to 99996"):
-        families.read({**LARGE, "hidden_size": 100_000, "num_heads": 6})
-
-
 @each_of(
     "changes",
     [

@@ -98,9 +98,10 @@ class PatternRun:
         self.arena = Arena.create(layout(), run_id="patterns")
         self.arena.counters.store("command", Command.TRAIN)
         strategy = build(TrainConfig(steps=1, strategy="hogwild"), max(1, writers))
-        self.publisher = Publisher(self.arena, partial(strategy.load, training=True), publish_every)
         self.path = folder / "socket"
-        self.server = self.arena.serve(self.path, self.publisher.readers_fd)
+        self.server = self.arena.serve(self.path)
+        load = partial(strategy.load, training=True)
+        self.publisher = Publisher(self.arena, self.server, load, publish_every)
         self.processes = []
         for slot in range(1, writers + 1):
             ours, theirs = SPAWN.Pipe()
@@ -125,7 +126,7 @@ class PatternRun:
             process.kill()
             process.join(WAIT_S)
         self.server.close()
-        self.publisher.close()
+        self.publisher.end()
         self.arena.close()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import time
 from functools import partial
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena
-from mlxhog.arena.published import Copies, Readers
+from mlxhog.arena.published import Copies
 from mlxhog.arena.requests import NoAnswer
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError, ConfigError
@@ -25,6 +24,7 @@ from mlxhog.strategies import build
 from mlxhog.strategies.rounds import STEPS, Rounds
 from mlxhog.training.publishing import Publisher
 from tests.live.patterns import MODEL, WAIT_S, Inbox, check, layout, numbers, pattern_run
+from tests.training.test_deaths import wait_until
 
 READS = 200
 
@@ -53,18 +53,20 @@ def test_every_read_keeps_the_promise_of_its_mode(mode: str, writers: int, tmp_p
 
 def test_what_was_published_never_changes_under_a_reader(tmp_path: Path) -> None:
     with pattern_run(tmp_path, writers=2) as run:
-        readers = [run.publisher.readers.register() for _ in range(3)]
-        copies, weights = Copies(run.arena), np.empty(run.arena.layout.probe.offset, np.float32)
+        arenas = [Arena.connect(run.path) for _ in range(3)]
+        weights = np.empty(run.arena.layout.probe.offset, np.float32)
+        for arena in arenas:
+            arena.ask_for_copies()
         by_number: dict[int, bytes] = {}
-        for reader in itertools.cycle(readers):
-            copy = reader.take(copies, weights)
+        for arena in itertools.cycle(arenas):
+            copy = Copies(arena).take(weights)
             if copy is not None:
                 bits = weights.tobytes()
                 assert by_number.setdefault(copy.number, bits) == bits
             if len(by_number) == 10:
                 break
-        for reader in readers:
-            reader.close()
+        for arena in arenas:
+            arena.close()
 
 
 def test_nothing_is_copied_while_nobody_reads(tmp_path: Path) -> None:
@@ -128,8 +130,9 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
         strategy.begin(arena)
         Rounds(arena, 2).set_of(0, STEPS, 1)  # amid a round: the replicas differ
         arena.segment("copies.1")[:], arena.segment("copies.2")[:] = 1, 3
-        publisher = Publisher(arena, partial(strategy.load, training=True), Interval(seconds=1))
-        with arena.serve(path, publisher.readers_fd):
+        with arena.serve(path) as server:
+            load = partial(strategy.load, training=True)
+            publisher = Publisher(arena, server, load, Interval(seconds=1))
             source = RunWeights(Arena.connect(path), MODEL, name="averaged", mode=mode)
             backend = Inbox()
             source.load(backend)
@@ -138,7 +141,7 @@ def test_of_averaged_runs_a_reader_says_whose_parameters_it_reads(
             assert {tuple(one.tolist()) for one in held.values()} == {(values,)}
             assert words in source.whose
             source.close()
-        publisher.close()
+            publisher.end()
 
 
 def test_what_a_meeting_of_copies_comes_to_is_published_when_the_run_ends(tmp_path: Path) -> None:
@@ -146,8 +149,9 @@ def test_what_a_meeting_of_copies_comes_to_is_published_when_the_run_ends(tmp_pa
     path = tmp_path / "socket"
     with Arena.create(layout(2, **strategy.segments(len(param_spec(MODEL))))) as arena:
         strategy.begin(arena)
-        publisher = Publisher(arena, partial(strategy.load, training=True), Interval(seconds=1))
-        with arena.serve(path, publisher.readers_fd):
+        with arena.serve(path) as server:
+            load = partial(strategy.load, training=True)
+            publisher = Publisher(arena, server, load, Interval(seconds=1))
             source = RunWeights(Arena.connect(path), MODEL, name="met", mode="double_buffer")
             backend = Inbox()
             for value in (1, 2):  # as an outer step does, which is no update
@@ -157,7 +161,7 @@ def test_what_a_meeting_of_copies_comes_to_is_published_when_the_run_ends(tmp_pa
                 held = numbers(backend.inbox, arena)
                 assert {tuple(one.tolist()) for one in held.values()} == {(value,)}
             source.close()
-        publisher.close()
+            publisher.end()
 
 
 def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path: Path) -> None:
@@ -176,14 +180,13 @@ def test_a_mode_that_is_none_and_a_run_without_copies_are_refused(tmp_path: Path
 
 
 def test_a_reader_that_gives_up_waiting_for_a_copy_is_a_reader_no_more(tmp_path: Path) -> None:
-    path, (readers, fd) = tmp_path / "socket", Readers.create()
-    with Arena.create(layout()) as arena, arena.serve(path, fd):  # whose process is stopped
+    path = tmp_path / "socket"
+    with Arena.create(layout()) as arena, arena.serve(path) as server:  # whose process is stopped
         with pytest.raises(NoAnswer):
             RunWeights(
                 Arena.connect(path), MODEL, name="silent", mode="double_buffer", patience_s=0
             )
-        assert (readers.came(), readers.present()) == (1, 0)
-    os.close(fd)
+        wait_until(lambda: (server.came, server.present) == (1, 0), 20, "the reader to leave")
 
 
 def test_an_arena_of_another_model_is_refused(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ void polar_of_input(Index rows, Index cols) {
                              {4.107059111542198f, -2.947849916737908f, 0.5448431082926598f},
                              {3.948690853482296f, -2.9089021159629485f, 0.5518191394370133f}};
   std::vector<float> x = read_floats(rows * cols), u(x.size());
-  polar(rows, cols, x.data(), u.data(), steps, 3, 1.0f, false);
+  polar(rows, cols, x.data(), u.data(), steps, 3, 1.0f);
   write_floats(u);
 }
 

@@ -112,7 +112,7 @@ def polar(n):
     x = np.eye(n, dtype=np.float32)
     u = np.zeros_like(x)
     def run():
-        _native.polar([x], [u], [1.0], [(1.5, -0.5, 0.0)], bfloat16=False, threads=1)
+        _native.polar([x], [u], [1.0], [(1.5, -0.5, 0.0)], threads=1)
         return u.any()
     return run
 small, smaller, large = polar(40), polar(30), polar(2000)

@@ -73,14 +73,7 @@ def of_plain(twin: Twin) -> dict[str, Form]:
         h, state = ops.form.mlstm_recurrent(*sequence(x), eps=eps, state=given(x))
         return h, *state
 
-    def parallel(ops: Any, x: Any, *, eps: float, **_: Any) -> Any:
-        return (ops.form.mlstm_parallel(*sequence(x), eps=eps),)
-
-    return {
-        "chunkwise": Form(twin, chunkwise),
-        "recurrent": Form(twin, recurrent),
-        "parallel": Form(twin, parallel, ("parallel_f64",)),
-    }
+    return {"chunkwise": Form(twin, chunkwise), "recurrent": Form(twin, recurrent)}
 
 
 def sequence(x: Any) -> list[Any]:
@@ -92,7 +85,7 @@ def given(x: Any) -> tuple[Any, ...] | None:
 
 
 PLAIN = {framework: of_plain(Twin(framework, "reference")) for framework in ("torch", "mlx")}
-WITH_STATE = {
+FORMS = {
     f"{framework}-{form}": PLAIN[framework][form]
     for framework in PLAIN
     for form in ("chunkwise", "recurrent")
@@ -101,10 +94,7 @@ WITH_STATE = {
     for framework in PLAIN
     for kernels in ("reference", "native", "metal-emulated")
 }
-PARALLEL = {f"{framework}-parallel": PLAIN[framework]["parallel"] for framework in PLAIN}
-FORMS = WITH_STATE | PARALLEL
 forms = each_of("form", FORMS.values(), ids=FORMS)
-forms_with_state = each_of("form", WITH_STATE.values(), ids=WITH_STATE)
 frameworks = each_of("framework", PLAIN)
 
 SIZES = {f"S={S}": S for S in (1, 4, 7, 33)}
@@ -146,8 +136,6 @@ def tolerance(name: str) -> Tolerance:
 @each_of("name", CELLS)
 def test_outputs_states_and_gradients_equal_the_recorded_ones(form: Form, name: str) -> None:
     case = cell_case(name)
-    if form in PARALLEL.values() and case.state is not None:
-        return  # the parallel form has no state, so nothing is recorded
     inputs = case.inputs | dict(zip(STATE, case.state or (), strict=False))
     how = {"chunk_size": case.chunk_size, "eps": case.eps}
     h, *last = form(inputs, **how)
@@ -167,7 +155,7 @@ def test_outputs_states_and_gradients_equal_the_recorded_ones(form: Form, name: 
 
 
 @pytest.mark.slow
-@in_pairs(form=WITH_STATE, eps=EPS, S=SIZES)
+@in_pairs(form=FORMS, eps=EPS, S=SIZES)
 def test_gradients_through_output_and_last_state_are_exact_for_any_eps(
     form: Form, S: int, eps: float
 ) -> None:
@@ -187,9 +175,6 @@ def test_gradients_without_a_state_are_exact_for_any_eps(form: Form, S: int, eps
     x, (dh, *_) = sample(S, state=False)
     _, expected = in_float64(x, eps)
     exact = expected(dh)
-    if form in PARALLEL.values():
-        _, backward = mlstm_numpy.parallel(*(v.astype(np.float64) for v in x.values()), eps=eps)
-        exact = dict(zip("qkvif", backward(dh.astype(np.float64)), strict=True))
     grads = form.grads(x, [dh], chunk_size=4, eps=eps)
     for name, gradient in exact.items():
         assert_close(grads[name], gradient, CELL_GRADIENT_F32, label=name)
@@ -224,18 +209,8 @@ def test_gates_far_out_are_those_of_the_float64_recurrence(form: Form, i: float,
         assert_close(grads[name], gradient, CELL_EXTREME_F32, label=name)
 
 
-@frameworks
-@each_of("S", [1, 7, 100])
-def test_the_parallel_form_differs_from_the_recurrence_by_eps_alone(framework: str, S: int) -> None:
-    x = cell_inputs(2, S, *WIDTHS, seed=S)
-    how: dict[str, Any] = {"eps": 0.0, "chunk_size": S}
-    (whole,) = PLAIN[framework]["parallel"](x, **how)
-    stepwise, *_ = PLAIN[framework]["recurrent"](x, **how)
-    assert_close(whole, stepwise, CELL_EXTREME_F32)
-
-
 @pytest.mark.slow
-@forms_with_state
+@forms
 def test_a_document_behind_another_computes_what_it_computes_alone(form: Form) -> None:
     lengths = (9, 1, 14)
     S = sum(lengths)

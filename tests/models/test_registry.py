@@ -131,7 +131,7 @@ def test_what_a_change_does_not_name_stays() -> None:
         ),
         ("tiny", "hidden_size=wide", "hidden_size is 'wide' of type str; give it as int"),
         ("tiny", "hidden_size=2.5", "hidden_size is 2.5 of type float; give it as int"),
-        ("tiny", "num_heads=5", "does not divide into num_heads 5; set hidden_size to 130"),
+        ("tiny", "num_heads=5", "does not divide into num_heads 5; change one"),
         ("7to1-tiny", "slstm_at=[9]", "slstm_at names block 9"),
         ("7to1-tiny", "slstm_block.feedforward.act_fn=gulu", "choose one of gelu"),
         ("tiny", "hidden_size", "'hidden_size' is not NAME=VALUE"),

@@ -22,7 +22,6 @@ from mlxhog.optim.muon import (
     ROOM,
     direction_reference,
     polar_reference,
-    to_bfloat16,
 )
 from mlxhog.optim.rule import StepTrace
 from mlxhog.optim.updates import WRITE_MODES
@@ -31,7 +30,7 @@ from tests.optim.small import BIAS, EMBEDDING, MATRIX, N, Slot, initial, paramet
 from tests.optim.test_optimizers import chosen
 from tests.pairs import each_of
 from tests.threads import in_threads
-from tests.tolerances import POLAR_BFLOAT16, POLAR_F32, assert_close
+from tests.tolerances import POLAR_F32, assert_close
 
 SHAPES = [(1, 1), (1, 7), (5, 1), (6, 9), (31, 33), (64, 128), (128, 128), (200, 70), (530, 520)]
 HIDDEN = frozenset({"matrix"})
@@ -54,10 +53,9 @@ def exact(x: Float32, name: str) -> NDArray[np.float64]:
     return result
 
 
-def native_polar(x: Float32, name: str, *, bfloat16: bool = False, threads: int = 1) -> Float32:
+def native_polar(x: Float32, name: str) -> Float32:
     u = np.empty_like(x)
-    steps = ORTHOGONALIZATIONS[name]
-    _native.polar([x], [u], [1.0], steps, bfloat16=bfloat16, threads=threads)
+    _native.polar([x], [u], [1.0], ORTHOGONALIZATIONS[name])
     return u
 
 
@@ -111,19 +109,6 @@ def test_the_reference_changes_singular_values_and_nothing_else(
 ) -> None:
     x = drawn(*shape)
     assert_close(polar_reference(x, ORTHOGONALIZATIONS[name]), exact(x, name), POLAR_F32)
-
-
-@each_of("seed", range(5))
-@each_of("shape", [(64, 128), (128, 128), (200, 70)], ids=str)
-def test_bfloat16_factors_change_a_direction_by_less_than_three_percent(
-    shape: tuple[int, int], seed: int
-) -> None:
-    x = drawn(*shape, seed=seed)
-    expected = exact(x, "polar3")
-    most = POLAR_BFLOAT16.of_largest * np.linalg.norm(expected)
-    rounded = polar_reference(x, ORTHOGONALIZATIONS["polar3"], bfloat16=True)
-    assert np.linalg.norm(rounded - expected) < most
-    assert np.linalg.norm(native_polar(x, "polar3", bfloat16=True) - expected) < most
 
 
 @pytest.mark.slow
@@ -199,15 +184,14 @@ def test_native_means_have_the_references_bits() -> None:
         np.testing.assert_array_equal(result.view(np.uint32), wanted.view(np.uint32))
 
 
-@each_of("bfloat16", [False, True])
-def test_neither_threads_nor_repetition_change_a_bit(bfloat16: bool) -> None:
+def test_neither_threads_nor_repetition_change_a_bit() -> None:
     xs = [drawn(*shape) for shape in ((64, 128), (128, 128), (128, 384), (384, 128))]
 
     def found(threads: int) -> list[Float32]:
         us = [np.empty_like(x) for x in xs]
         scales = [1.0] * len(xs)
         steps = ORTHOGONALIZATIONS["polar3"]
-        _native.polar(xs, us, scales, steps, bfloat16=bfloat16, threads=threads)
+        _native.polar(xs, us, scales, steps, threads=threads)
         return us
 
     once = found(1)
@@ -340,11 +324,6 @@ def test_a_part_of_a_step_can_wait_in_the_worker() -> None:
     assert (parameter(where.private["residual"], MATRIX) != 0).sum() == MATRIX.size - moved.sum()
 
 
-def test_to_bfloat16_keeps_eight_bits_and_rounds_ties_to_even() -> None:
-    x = np.array([1.0, 1 + 2.0**-8, 1 + 3 * 2.0**-8, -3.14159], np.float32)
-    assert to_bfloat16(x).tolist() == [1.0, 1.0, 1 + 2.0**-6, -3.140625]
-
-
 def test_mismatched_matrices_are_refused() -> None:
     x, steps = drawn(4, 5), ORTHOGONALIZATIONS["polar3"]
     with pytest.raises(ValueError, match=r"us\[0\] has another shape"):
@@ -383,7 +362,7 @@ def test_hidden_matrices_are_those_inside_the_blocks_that_are_wide_both_ways(
 def test_options_choose_muon_for_a_model() -> None:
     model = load_architecture("tiny")
     hidden = families.hidden_matrices(model)
-    muon = optim.build(chosen("muon", orthogonalization_dtype="float32"), hidden, threads=2)
+    muon = optim.build(chosen("muon"), hidden, threads=2)
     assert muon == Muon(
         hidden=hidden,
         beta1=0.8,
@@ -393,12 +372,6 @@ def test_options_choose_muon_for_a_model() -> None:
         weight_decay=0.2,
         threads=2,
     )
-    fast = optim.build(chosen("muon"), hidden)
-    assert isinstance(fast, Muon)
-    assert fast.bfloat16 == _native.bfloat16_products()
-    five = optim.build(chosen("muon", orthogonalization="ns5"), hidden)
-    assert isinstance(five, Muon)
-    assert not five.bfloat16
     with pytest.raises(ConfigError, match="wanted one of polar3, ns5"):
         chosen("muon", orthogonalization="svd")
 

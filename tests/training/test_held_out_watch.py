@@ -19,7 +19,7 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError
-from mlxhog.report.metrics import Result
+from mlxhog.report.metrics import Evaluation, Result
 from mlxhog.training.held_out_watch import HeldOutWatch
 from mlxhog.training.plan import make_plan
 from tests.training.small import small_config
@@ -40,8 +40,8 @@ def test_a_best_that_could_not_be_saved_keeps_no_worse_one_from_being_saved() ->
     watch, saves = HeldOutWatch(keeps_best=True), []
     monitor: Any = SimpleNamespace(evaluations=0)
     for bits, fits in ((3.0, True), (1.0, False), (2.0, True), (2.5, True)):
-        monitor.evaluations = monitor.val_step = monitor.evaluations + 1
-        monitor.val_bits_per_byte = bits
+        monitor.evaluations += 1
+        monitor.evaluation = Evaluation(val_bits_per_byte=bits, val_step=monitor.evaluations)
 
         def save(bits: float = bits, fits: bool = fits) -> bool:
             saves.append(bits)

@@ -52,7 +52,7 @@ def test_both_backends_take_the_same_steps(tmp_path: Path) -> None:
 
     No rule depends on the backend of the gradient, so one optimizer suffices.
     """
-    common = {**MUON, "strategy": "serial", "steps": 5, "orthogonalization_dtype": "float32"}
+    common = {**MUON, "strategy": "serial", "steps": 5}
     by_torch, by_mlx = (
         parameters(train(small_config(tmp_path, workers=backend, **common)))
         for backend in ("torch:cpu", "mlx:cpu")
@@ -167,7 +167,7 @@ def test_the_stored_configuration_names_options_that_the_model_decided(tmp_path:
 @pytest.mark.slow
 def test_a_step_is_the_same_whichever_worker_orthogonalises(tmp_path: Path) -> None:
     """Each thread of a worker, or each worker of a round, takes its own matrices."""
-    common = {**MUON, "beta1": 0.9, "steps": 5, "orthogonalization_dtype": "float32"}
+    common = {**MUON, "beta1": 0.9, "steps": 5}
     one, two = (
         train(small_config(tmp_path, strategy="serial", threads=threads, batch_size=4, **common))
         for threads in (1, 2)
@@ -194,7 +194,7 @@ def test_a_step_is_the_same_whichever_worker_orthogonalises(tmp_path: Path) -> N
 def test_a_step_is_the_same_whether_the_cpu_or_the_workers_device_orthogonalises(
     tmp_path: Path, options: dict[str, object]
 ) -> None:
-    common = {**MUON, "steps": 6, "orthogonalization_dtype": "float32", **options}
+    common = {**MUON, "steps": 6, **options}
     by_cpu, by_worker = (
         parameters(train(small_config(tmp_path, orthogonalization_device=device, **common)))
         for device in ("cpu", "worker")

@@ -7,7 +7,6 @@
 #include "blas.h"
 #include "buffer.h"
 #include "gemm.h"
-#include "gemm_bfloat16.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -25,52 +24,23 @@ struct Left {
   Index am, ak;
 };
 
-Index our_rows_at_once(Index n) { return n <= 256 ? 8 : n <= 512 ? 14 : 112; }
+Left left(const float* from, Index ld) { return {from, ld, 1}; }
+Left left_transposed(const float* from, Index ld) { return {from, 1, ld}; }
+// Right factors are packed unless a BLAS reads them where they are.
+Right right(Index K, Index N, const float* from, Index ld, float* panels) { return packed(K, N, from, ld, 1, panels); }
+Right right_transposed(Index K, Index N, const Left& of, float* panels) {
+  return packed(K, N, of.p, 1, of.am, panels);
+}
+void multiply(Index M, Index N, Index K, const Left& a, Index first, const Right& b, float* C, Index ldc) {
+  gemm_packed(M, N, K, a.p + first * a.am, a.am, a.ak, b, C, ldc, false);
+}
 
-// Factors as float32: left ones are read where they are, right ones packed unless a BLAS reads them, too.
-struct Float32Factors {
-  static Index depth(Index K) { return K; }
-  static Left left(Index, Index, const float* from, Index ld, float*) { return {from, ld, 1}; }
-  static Left left_transposed(Index, Index, const float* from, Index ld, float*) { return {from, 1, ld}; }
-  static Right right(Index K, Index N, const float* from, Index ld, float* panels) {
-    return packed(K, N, from, ld, 1, panels);
-  }
-  static Right right_transposed(Index K, Index N, const Left& of, float* panels) {
-    return packed(K, N, of.p, 1, of.am, panels);
-  }
-  static void multiply(Index M, Index N, Index K, const Left& a, Index first, const Right& b, float* C, Index ldc) {
-    gemm_packed(M, N, K, a.p + first * a.am, a.am, a.ak, b, C, ldc, false);
-  }
-  // Rows of a symmetric product at once. A BLAS wants large blocks; ours few columns beyond the diagonal, as long as the
-  // panels stay in a near cache, else whole tiles.
-  static Index rows_at_once(Index n) { return has_blas() ? std::max<Index>(128, n / 4) : our_rows_at_once(n); }
-};
-
-// Factors as pairs of bfloat16 along K.
-struct Bfloat16Factors {
-  static Index depth(Index K) { return words(K); }
-  static Left left(Index M, Index K, const float* from, Index ld, float* to) {
-    pair_columns(M, K, from, ld, to);
-    return {to, words(K), 1};
-  }
-  // of from (K, M)
-  static Left left_transposed(Index M, Index K, const float* from, Index ld, float* to) {
-    pair_rows(K, M, from, ld, to, M, kPanel);
-    return {to, 1, M};
-  }
-  static Right right(Index K, Index N, const float* from, Index ld, float* panels) {
-    pair_rows(K, N, from, ld, panels, kPanel, kPanel * words(K));
-    return {panels, 0, 0};
-  }
-  static Right right_transposed(Index K, Index N, const Left& of, float* panels) {
-    pack(words(K), N, of.p, 1, of.am, 0, (N + kPanel - 1) / kPanel, panels);
-    return {panels, 0, 0};
-  }
-  static void multiply(Index M, Index N, Index K, const Left& a, Index first, const Right& b, float* C, Index ldc) {
-    gemm_bfloat16(M, N, words(K), a.p + first * a.am, a.am, a.ak, b.p, C, ldc);
-  }
-  static Index rows_at_once(Index n) { return our_rows_at_once(n); }
-};
+// Rows of a symmetric product at once. A BLAS wants large blocks; ours few columns beyond the diagonal, as long as the
+// panels stay in a near cache, else whole tiles.
+Index rows_at_once(Index n) {
+  if (has_blas()) return std::max<Index>(128, n / 4);
+  return n <= 256 ? 8 : n <= 512 ? 14 : 112;
+}
 
 // Memory of one thread, kept between calls.
 float* scratch(Index floats) {
@@ -152,12 +122,11 @@ void mirror(Index n, float* C, Index ld) {
 }
 
 // C (n, n) = A B where the product is known to be symmetric.
-template <class Factors>
 void symmetric_product(Index n, Index K, const Left& a, const Right& b, float* C, Index ld) {
-  const Index step = Factors::rows_at_once(n);
+  const Index step = rows_at_once(n);
   for (Index m = 0; m < n; m += step) {
     const Index rows = std::min(step, n - m);
-    Factors::multiply(rows, m + rows, K, a, m, b, C + m * ld, ld);
+    multiply(rows, m + rows, K, a, m, b, C + m * ld, ld);
   }
   mirror(n, C, ld);
 }
@@ -185,78 +154,60 @@ MLXHOG_CLONES void scale_by(Index n, float* x, float factor) {
   for (Index i = 0; i < n; ++i) x[i] *= factor;
 }
 
-template <class Factors>
 void orthogonalize(Index rows, Index cols, const float* x, float* u, const PolarStep* steps, int n_steps, float scale) {
   const bool wide = rows <= cols;
   const Index n = std::min(rows, cols), longer = std::max(rows, cols);
   const Index ld = (n + 15) / 16 * 16 + 16;  // rows of a power of two would share few sets of a cache
-  const Index matrix = n * ld, factor = (n + 1) * n, panels = packed_floats(n + 1, n);
-  const Index x_factor = (rows + 1) * (cols + 1);
+  const Index matrix = n * ld, panels = packed_floats(n, n);
   const Index x_panels = std::max(packed_floats(rows, cols), packed_floats(cols, rows));
-  constexpr Index kLineFloats = kLine / sizeof(float), kTaken = 9;
-  float* at = scratch(4 * matrix + factor + 2 * panels + x_factor + x_panels + kTaken * kLineFloats);
+  constexpr Index kLineFloats = kLine / sizeof(float), kTaken = 7;
+  float* at = scratch(4 * matrix + 2 * panels + x_panels + kTaken * kLineFloats);
   const auto take = [&](Index floats) {
     return std::exchange(at, at + (floats + kLineFloats - 1) / kLineFloats * kLineFloats);
   };
   float *A = take(matrix), *P = take(matrix), *T = take(matrix), *Q = take(matrix);
-  float *left_n = take(factor), *right_a = take(panels), *right_p = take(panels);
-  float *left_x = take(x_factor), *right_x = take(x_panels);
+  float *right_a = take(panels), *right_p = take(panels), *right_x = take(x_panels);
 
   if (wide) {
-    const Left a = Factors::left(rows, cols, x, cols, left_x);
-    symmetric_product<Factors>(n, longer, a, Factors::right_transposed(cols, rows, a, right_x), A, ld);
+    const Left a = left(x, cols);
+    symmetric_product(n, longer, a, right_transposed(cols, rows, a, right_x), A, ld);
   } else {
-    const Left a = Factors::left_transposed(cols, rows, x, cols, left_x);
-    symmetric_product<Factors>(n, longer, a, Factors::right(rows, cols, x, cols, right_x), A, ld);
+    symmetric_product(n, longer, left_transposed(x, cols), right(rows, cols, x, cols, right_x), A, ld);
   }
-  // P is the step as a polynomial of A, Q the product of all so far. The next A is A P^2. Terms cancel in P and A, and
-  // later steps enlarge the error: in bfloat16 a direction could be off by a third. Q and the last square tolerate it.
+  // P is the step as a polynomial of A, Q the product of all so far. The next A is A P^2.
   for (int k = 0; k < n_steps; ++k) {
     const bool last = k + 1 == n_steps;
-    const Left a = Float32Factors::left(n, n, A, ld, nullptr);
-    if (last) {
-      const Right b = Factors::right(n, n, A, ld, right_a);
-      symmetric_product<Factors>(n, n, Factors::left(n, n, A, ld, left_n), b, P, ld);
-    } else {
-      symmetric_product<Float32Factors>(n, n, a, Float32Factors::right(n, n, A, ld, right_a), P, ld);
-    }
+    const Left a = left(A, ld);
+    symmetric_product(n, n, a, right(n, n, A, ld, right_a), P, ld);
     polynomial(n, ld, A, P, steps[k]);
     Right p{};
     if (!last) {
-      p = Float32Factors::right(n, n, P, ld, right_p);
-      symmetric_product<Float32Factors>(n, n, a, p, T, ld);
+      p = right(n, n, P, ld, right_p);
+      symmetric_product(n, n, a, p, T, ld);
     }
     if (k == 0) {
       std::swap(P, Q);
     } else {
-      const Right q = Factors::right(n, n, Q, ld, right_a);
-      symmetric_product<Factors>(n, n, Factors::left(n, n, P, ld, left_n), q, A, ld);
+      symmetric_product(n, n, left(P, ld), right(n, n, Q, ld, right_a), A, ld);
       std::swap(A, Q);
     }
-    if (!last) symmetric_product<Float32Factors>(n, n, Float32Factors::left(n, n, T, ld, nullptr), p, A, ld);
+    if (!last) symmetric_product(n, n, left(T, ld), p, A, ld);
   }
   for (Index r = 0; r < n; ++r) scale_by(n, Q + r * ld, scale);
-  if (wide) {
-    const Right b = Factors::right(rows, cols, x, cols, right_x);
-    Factors::multiply(rows, cols, rows, Factors::left(n, n, Q, ld, left_n), 0, b, u, cols);
-  } else {
-    const Right q = Factors::right(cols, cols, Q, ld, right_a);
-    Factors::multiply(rows, cols, cols, Factors::left(rows, cols, x, cols, left_x), 0, q, u, cols);
-  }
+  if (wide) multiply(rows, cols, rows, left(Q, ld), 0, right(rows, cols, x, cols, right_x), u, cols);
+  else multiply(rows, cols, cols, left(x, cols), 0, right(cols, cols, Q, ld, right_a), u, cols);
 }
 
 }  // namespace
 
-void polar(Index rows, Index cols, float* x, float* u, const PolarStep* steps, int n_steps, float scale,
-           bool bfloat16) {
+void polar(Index rows, Index cols, float* x, float* u, const PolarStep* steps, int n_steps, float scale) {
   const double norm = std::sqrt(sum_of_squares(rows * cols, x));
   if (norm < kLeastNorm) {
     std::fill_n(u, rows * cols, 0.0f);
     return;
   }
   scale_by(rows * cols, x, static_cast<float>(1.0 / (kRoom * norm)));
-  if (bfloat16) orthogonalize<Bfloat16Factors>(rows, cols, x, u, steps, n_steps, scale);
-  else orthogonalize<Float32Factors>(rows, cols, x, u, steps, n_steps, scale);
+  orthogonalize(rows, cols, x, u, steps, n_steps, scale);
 }
 
 }  // namespace mlxhog

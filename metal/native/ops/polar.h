@@ -13,7 +13,7 @@ struct PolarStep {
 // u = scale * polar(x), both (rows, cols) row-major; x is scaled to length 1 / 1.01 on the way. All steps are taken in
 // matrices of the smaller side, which are polynomials of the first A: symmetric, so one triangle of them is computed,
 // and X is multiplied once (see mlxhog/optim/muon.py). A matrix shorter than 1e-30 gives zeros.
-// `bfloat16` rounds X, the product of the steps and the last A where they are multiplied; the rest stays float32. One thread; bits depend on the processor and nothing else.
-void polar(Index rows, Index cols, float* x, float* u, const PolarStep* steps, int n_steps, float scale, bool bfloat16);
+// One thread; bits depend on the processor and nothing else.
+void polar(Index rows, Index cols, float* x, float* u, const PolarStep* steps, int n_steps, float scale);
 
 }  // namespace mlxhog

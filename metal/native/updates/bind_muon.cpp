@@ -8,7 +8,6 @@
 #include <vector>
 
 #include "../ops/buffer.h"
-#include "../ops/gemm_bfloat16.h"
 #include "../ops/polar.h"
 #include "../ops/pool.h"
 #include "shared_arrays.h"
@@ -42,10 +41,9 @@ void check_shapes(const char* name, const std::vector<Matrix>& arrays, const std
 }  // namespace
 
 void bind_muon(nb::module_& m) {
-  m.def("bfloat16_products", &bfloat16_products, "Whether this processor multiplies bfloat16 faster than float32.");
   m.def("polar",
         [](std::vector<Given> xs, std::vector<Matrix> us, std::vector<double> scales, Coefficients coefficients,
-           std::size_t rows, bool bfloat16, int threads) {
+           std::size_t rows, int threads) {
           check_shapes("us", us, xs);
           if (scales.size() != xs.size()) throw nb::value_error("scales and the matrices differ in number");
           const std::vector<PolarStep> steps = steps_of(coefficients);
@@ -58,11 +56,11 @@ void bind_muon(nb::module_& m) {
             const Index together = rows == 0 ? height : std::min(height, static_cast<Index>(rows));
             for (Index row = 0; row < height; row += together)
               polar(std::min(together, height - row), cols, x.get() + row * cols, us[i].data() + row * cols,
-                    steps.data(), static_cast<int>(steps.size()), static_cast<float>(scales[i]), bfloat16);
+                    steps.data(), static_cast<int>(steps.size()), static_cast<float>(scales[i]));
           });
         },
         "xs"_a.noconvert(), "us"_a.noconvert(), "scales"_a, "coefficients"_a, nb::kw_only(), "rows"_a = 0,
-        "bfloat16"_a = false, "threads"_a = 1,
+        "threads"_a = 1,
         "us[i] = scales[i] * polar(xs[i]), by odd quintics a s + b s^3 + c s^5 of the singular values; or of each `rows` "
         "rows alone. us[i] may be xs[i].");
   m.def("muon_directions",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from mlxhog.cli.output import print_json
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.files.paths import expanded
-from mlxhog.files.quantities import format_bytes, format_duration
+from mlxhog.files.quantities import format_bytes
 
 if TYPE_CHECKING:
     from mlxhog.mad.tasks import Dataset, Settings
@@ -55,7 +55,7 @@ def read_settings(words: Sequence[str]) -> dict[str, str]:
 DATA_ABOUT = """\
 Draw the training and test rows of a MAD task, and write them to an .npz file: train_inputs,
 train_targets, test_inputs, test_targets, and meta (JSON). Targets are aligned with inputs; -100 is
-ignored. One seed draws the same rows on every machine, with any number of processes.
+ignored. One seed draws the same rows on every machine.
 `mlxhog mad tasks` lists the tasks and their settings."""
 DATA_EXAMPLES = (
     "mad data --task in-context-recall --set vocab=16 --set seq_len=32 --out cr.npz",
@@ -74,7 +74,6 @@ class DataConfig:
     train_rows: int | None = option(None, "rows to train on", low=1, none="the task's")
     test_rows: int | None = option(None, "rows to score on", low=1, none="the task's")
     val_rows: int | None = option(None, "rows of a third split", low=0, none="the task's")
-    processes: int = option(1, "processes that draw; the rows are the same for any number", low=1)
 
 
 def run_data(arguments: list[str]) -> int:
@@ -98,7 +97,7 @@ def run_data(arguments: list[str]) -> int:
     from mlxhog.mad.tasks import dataset as files
 
     began = time.perf_counter()
-    data = tasks.make_task(config.task, seed=config.seed, processes=config.processes, **values)
+    data = tasks.make_task(config.task, seed=config.seed, **values)
     seconds = time.perf_counter() - began
     written = files.write(path, data)
     return _say(_done(data, settings, seconds, written), path, parsed.other.json)
@@ -134,21 +133,12 @@ def _place(out: str) -> Path:
 
 
 def _planned(settings: Settings, config: DataConfig) -> dict[str, Any]:
-    """Return size and time of the file, from the time of one block."""
-    from mlxhog.mad import tasks
-    from mlxhog.mad.tasks import BLOCK_ROWS
-
-    one = {"train_rows": BLOCK_ROWS, "test_rows": 1, "val_rows": 0}
-    began = time.perf_counter()
-    tasks.make_task(settings.task, seed=config.seed, **{**asdict(settings), **one})
-    block_s = (time.perf_counter() - began) / 2
+    """Return the size of the file before packing."""
     scored = settings.test_rows + settings.val_rows
-    rows = settings.train_rows + scored
     tokens = settings.train_rows * settings.length + scored * settings.test_length
     return {
         **_facts(settings, config.seed),
         "array_bytes": tokens * 2 * (2 if settings.vocab <= 2**15 else 4),
-        "seconds": round(block_s * rows / BLOCK_ROWS / config.processes, 3),
         "dry_run": True,
     }
 
@@ -169,15 +159,12 @@ def _facts(settings: Settings, seed: int) -> dict[str, Any]:
 
 def _done(data: Dataset, settings: Settings, seconds: float, written: int) -> dict[str, Any]:
     from mlxhog.mad.tasks.dataset import ceiling, unigram
-    from mlxhog.mad.tasks.in_context_recall import InContextRecall, dense_loss_floor
 
-    floor = dense_loss_floor(settings) if isinstance(settings, InContextRecall) else None
     rows = settings.train_rows + settings.test_rows + settings.val_rows
     return {
         **_facts(settings, int(data.meta["seed"])),
         "ceiling": ceiling(data),
         "unigram_accuracy": unigram(data),
-        "loss_floor_nats": floor,
         "rows_per_s": rows / seconds,
         "seconds": seconds,
         "bytes": written,
@@ -196,15 +183,12 @@ def _say(facts: dict[str, Any], path: Path, as_json: bool) -> int:
         what += f" to train on, {facts['test_length']} to score"
     if facts.get("dry_run"):
         size = format_bytes(facts["array_bytes"])
-        clock = format_duration(facts["seconds"])
-        print(f"would write {path}: {what}, {size} before packing, in about {clock}")
+        print(f"would write {path}: {what}, {size} before packing")
         return 0
     print(f"{path}: {what}, seed {facts['seed']}, {format_bytes(facts['bytes'])}")
     remarks = [f"a constant answer is right in {facts['unigram_accuracy']:.1%}"]
     if facts["ceiling"] < 1:
         remarks.append(f"all keys of the training rows answer {facts['ceiling']:.1%}")
-    if facts["loss_floor_nats"] is not None:
-        remarks.append(f"dense loss floor {facts['loss_floor_nats']:.3f} nats")
     print(f"{facts['rows_per_s']:,.0f} rows/s; {', '.join(remarks)}")
     return 0
 

@@ -23,6 +23,7 @@ from starlette.types import Message, Receive, Scope, Send
 from mlxhog.checkpoint.run import Run, is_run, run_of
 from mlxhog.data.stream import append_examples
 from mlxhog.decoding.engine import Int32, Request, checked_ids
+from mlxhog.decoding.model import Model
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, RunError
 from mlxhog.live.serving import replies, requests
 from mlxhog.live.serving.config import ServeConfig
@@ -32,7 +33,6 @@ from mlxhog.live.serving.engine_thread import (
     AnswerPart,
     Busy,
     EngineThread,
-    Served,
 )
 from mlxhog.live.serving.metrics import CONTENT_TYPE_LATEST, Metrics
 from mlxhog.live.serving.replies import EventStream, Reply, error_body, for_client, unless_gone
@@ -57,7 +57,7 @@ class Api:
 
     Args:
         engine: the thread that writes the answers.
-        served: the model and its name.
+        served: the model of the server.
         config: limits of requests.
         key: key that clients must send, or None.
         origins: origins of web pages that may use the server; ["*"] is all of them.
@@ -68,7 +68,7 @@ class Api:
     def __init__(
         self,
         engine: EngineThread,
-        served: Served,
+        served: Model,
         config: ServeConfig,
         key: str | None,
         origins: Sequence[str] = (),
@@ -161,7 +161,7 @@ class Api:
         Raises:
             RefusedRequest: a prompt or an answer is too long, or an id is outside the vocabulary.
         """
-        tokenizer, config = self._served.model.tokenizer, self._config
+        tokenizer, config = self._served.tokenizer, self._config
         if request.sampling.max_new_tokens > config.max_new_tokens:
             raise RefusedRequest(
                 f"{request.length} is {request.sampling.max_new_tokens}; the limit of this server "
@@ -206,7 +206,7 @@ class Api:
         Raises:
             RefusedRequest: too many answers are waiting.
         """
-        model = self._served.model
+        model = self._served
         job = AnswerJob(
             [
                 Request(
@@ -269,7 +269,7 @@ class Api:
         return _json({"object": "examples", "kept": len(examples)})
 
     def _keep(self, examples: Sequence[object]) -> None:
-        model = self._served.model
+        model = self._served
         run = Run(model.checkpoint) if is_run(model.checkpoint) else run_of(model.checkpoint)
         try:
             if run is None:

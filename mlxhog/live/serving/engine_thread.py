@@ -20,7 +20,6 @@ from time import monotonic
 
 import numpy as np
 
-from mlxhog.checkpoint import run as runs
 from mlxhog.decoding.engine import Engine, FinishReason, Int32, Piece, Request, TokenScore
 from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, Diverged, MlxhogError, RunError
@@ -125,19 +124,6 @@ class AnswerJob:
         self._news.set()
 
 
-@dataclass(frozen=True)
-class Served:
-    """The model of the server.
-
-    Attributes:
-        name: name of the model for clients.
-        model: the model, with its tokenizer.
-    """
-
-    name: str
-    model: Model
-
-
 class EngineThread:
     """The thread that owns the source of the weights, the backend and the engine. Starts at once.
 
@@ -164,7 +150,7 @@ class EngineThread:
     def __init__(self, model: str, config: ServeConfig, say: Tell = lambda message: None) -> None:
         self._spec, self._config, self._say = model, config, say
         self._commands: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._opened: Future[Served] = Future()
+        self._opened: Future[Model] = Future()
         self._jobs: set[AnswerJob] = set()
         self._rows: dict[int, tuple[AnswerJob, int]] = {}  # of the engine's thread
         self.loaded = Loaded(version=0, oldest=0)
@@ -176,7 +162,7 @@ class EngineThread:
         self._thread = threading.Thread(target=self._run, name="mlxhog-engine", daemon=True)
         self._thread.start()
 
-    def wait(self) -> Served:
+    def wait(self) -> Model:
         """Wait until the model is loaded.
 
         Raises:
@@ -257,8 +243,7 @@ class EngineThread:
         except BaseException as error:
             self._opened.set_exception(error)
             return
-        name = served_name(model.checkpoint)
-        self._opened.set_result(Served(name, model))
+        self._opened.set_result(model)
         try:
             while self._run_commands():
                 if self._engine.is_busy:
@@ -423,9 +408,3 @@ def _for_clients(error: Exception) -> MlxhogError:
         return error
     traceback.print_exception(error)
     return ServerFailed(FAILED)
-
-
-def served_name(path: Path) -> str:
-    """Return the name of a model for clients: that of its run, or of its folder."""
-    run = runs.run_of(path)
-    return path.name if run is None else run.name

@@ -13,12 +13,12 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mlxhog.decoding.engine import FinishReason, SessionInUse, TokenScore
+from mlxhog.decoding.model import Model
 from mlxhog.errors import Diverged, MlxhogError
 from mlxhog.live.serving.engine_thread import (
     OF_WEIGHTS,
     AnswerJob,
     AnswerPart,
-    Served,
     ServerFailed,
 )
 from mlxhog.live.serving.requests import ClientRequest, RefusedRequest
@@ -42,15 +42,15 @@ class Reply:
     Args:
         request: request of the client.
         job: job that answers it.
-        served: the model and its name.
+        served: the model of the server.
         prompts: the prompts as texts, for requests with `echo`.
     """
 
     def __init__(
-        self, request: ClientRequest, job: AnswerJob, served: Served, *, prompts: Sequence[str]
+        self, request: ClientRequest, job: AnswerJob, served: Model, *, prompts: Sequence[str]
     ) -> None:
         self._request, self._job, self._model = request, job, served.name
-        self._tokenizer = served.model.tokenizer
+        self._tokenizer = served.tokenizer
         self._id = f"{'chatcmpl' if request.is_chat else 'cmpl'}-{secrets.token_hex(12)}"
         self._created = int(time.time())
         count = len(job.requests)

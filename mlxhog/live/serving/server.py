@@ -15,9 +15,10 @@ from typing import Any
 import uvicorn
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from mlxhog.decoding.model import Model
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.config import ServeConfig, key_of, origins_of
-from mlxhog.live.serving.engine_thread import EngineThread, Served
+from mlxhog.live.serving.engine_thread import EngineThread
 from mlxhog.machine.http_server import listen, say_once_where_connections_wait, url_of
 from mlxhog.machine.interrupts import SIGNALS
 from mlxhog.report.views import Tell
@@ -42,7 +43,7 @@ _SWITCH_S = 0.0005
 def serve(
     model: str,
     config: ServeConfig,
-    on_ready: Callable[[str, Served, EngineThread], None],
+    on_ready: Callable[[str, Model, EngineThread], None],
     say: Tell = lambda message: None,
 ) -> None:
     """Serve a run or a checkpoint until a signal ends it.

@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import IO, Any, Union, get_args, get_origin, get_type_hints
@@ -128,7 +129,7 @@ class StudyRecord(RunResult):
         Raises:
             StudyError: a field is missing or unknown (another version wrote it), or wrong.
         """
-        hints = {name: hint for name, hint in get_type_hints(cls).items() if name != "curve"}
+        hints = _recorded()
         if wrong := hints.keys() ^ entry.keys():
             raise StudyError(
                 f"a record of run {shown(entry.get('key', '?'))} and this mlxhog differ in the "
@@ -143,6 +144,14 @@ class StudyRecord(RunResult):
         empty = {name: math.nan for name in hints if hints[name] is float and entry[name] is None}
         parts = {"by_length": tuple((end, share) for end, share in entry["by_length"])}
         return cls(**{**entry, **empty, **parts})
+
+
+@cache
+def _recorded() -> dict[str, Any]:
+    """Return the types of the fields of a line of `runs.jsonl`."""
+    hints = get_type_hints(StudyRecord)
+    del hints["curve"]
+    return hints
 
 
 CONFIG_HINTS: Mapping[str, Any] = {

@@ -1,6 +1,6 @@
 """The tasks: a generator in NumPy for each, with the same rows for every backend.
 
-Each block of rows has its own random stream, so processes draw blocks in any order.
+Each block of rows has its own random stream.
 
 Source: Poli et al. 2024, arXiv:2403.17844; the modules of the tasks list differences from the code
 of its authors, and the sources of the tasks beside the benchmark.
@@ -9,11 +9,7 @@ of its authors, and the sources of the tasks beside the benchmark.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, fields
-from itertools import pairwise
-from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -21,8 +17,7 @@ import numpy as np
 from mlxhog.config import choices, sources
 from mlxhog.config.options import options
 from mlxhog.config.sources import Assignment
-from mlxhog.errors import ConfigError, DataError, WorkerFailed
-from mlxhog.machine.processes import follow_parent, spawning
+from mlxhog.errors import ConfigError, DataError
 from mlxhog.mad.tasks.compression import COMPRESSION
 from mlxhog.mad.tasks.dataset import FIXED_PARTS, Dataset
 from mlxhog.mad.tasks.depo import DEPO
@@ -159,7 +154,6 @@ def make_task(
     name: str,
     *,
     seed: int = DEFAULT_SEED,
-    processes: int = 1,
     labels: str = "dense",
     **settings: object,
 ) -> Dataset:
@@ -168,28 +162,22 @@ def make_task(
     Args:
         name: full or short name.
         seed: of all draws, at least 0.
-        processes: that draw; the rows are the same for any number.
         labels: of training rows of recall tasks: "dense", or "scored" as in test rows.
         settings: see `resolve`.
 
     Raises:
         ConfigError: there is no such task, or the seed or a setting is not possible.
-        WorkerFailed: a generating process died.
-
-    Concurrency: with several processes, children are spawned; they have ended at the return.
     """
     task = find(name)
     chosen = resolve(name, settings)
-    if seed < 0 or processes < 1:
-        raise ConfigError(
-            f"seed is {seed}, processes {processes}; a seed is at least 0, processes at least 1"
-        )
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}; a seed is at least 0")
     dense = labels == "dense"
     arrays: dict[str, Any] = {}
     for split in SPLITS:
         if n := getattr(chosen, f"{split}_rows"):
             own = dense and split == "train"
-            x, y = draw_rows(task, chosen, seed, split, n, processes, dense=own)
+            x, y = draw_rows(task, chosen, seed, split, n, dense=own)
             arrays |= {f"{split}_x": x, f"{split}_y": y}
     for part, values in draw_fixed(task, chosen, seed).items():
         arrays[part] = values.astype(np.int32)
@@ -234,72 +222,19 @@ def draw_fixed(task: TaskType, settings: Settings, seed: int) -> Fixed:
 
 
 def draw_rows(
-    task: TaskType,
-    settings: Settings,
-    seed: int,
-    split: str,
-    n: int,
-    processes: int,
-    *,
-    dense: bool = False,
+    task: TaskType, settings: Settings, seed: int, split: str, n: int, *, dense: bool = False
 ) -> Rows:
-    """Draw the first n rows of a split, the same for any number of processes.
-
-    With `dense` every position has a target, see `Draw`.
-
-    Raises:
-        WorkerFailed: a generating process died.
-    """
-    blocks = -(-n // BLOCK_ROWS)
-    processes = min(processes, blocks)
-    pool = _pool(processes)
-    if pool is None:
-        x, y = _draw_blocks(task.name, settings, seed, split, dense, 0, blocks)
-        return x[:n], y[:n]
-    bounds = [blocks * part // processes for part in range(processes + 1)]
-    with spawning():  # the pool starts a process with each of its first jobs
-        jobs = [
-            pool.submit(_draw_blocks, task.name, settings, seed, split, dense, first, end)
-            for first, end in pairwise(bounds)
-        ]
-    with pool:
-        try:
-            parts = [job.result() for job in jobs]
-        except BrokenProcessPool as error:
-            raise WorkerFailed(
-                f"a process that drew rows of {task.name} died; draw with fewer, or with one"
-            ) from error
-    x, y = (np.concatenate(part) for part in zip(*parts, strict=True))
-    return x[:n], y[:n]
-
-
-def _pool(processes: int) -> ProcessPoolExecutor | None:
-    """Return a pool of several processes; None for one process, or without /dev/shm."""
-    if processes <= 1:
-        return None
-    try:
-        with spawning():
-            return ProcessPoolExecutor(processes, get_context("spawn"), initializer=follow_parent)
-    except OSError:
-        return None
-
-
-def _draw_blocks(
-    name: str, settings: Settings, seed: int, split: str, dense: bool, first: int, end: int
-) -> Rows:
-    """Draw whole blocks `first` to `end` (n x BLOCK_ROWS, length), int32; also in a child."""
-    task = find(name)
+    """Draw the first n rows of a split, int32; with `dense` every position has a target."""
+    train = split == "train"
     fixed = draw_fixed(task, settings, seed)
-    length = settings.length if split == "train" else settings.test_length
-    shape = ((end - first) * BLOCK_ROWS, length)
+    shape = (-(-n // BLOCK_ROWS) * BLOCK_ROWS, settings.length if train else settings.test_length)
     x, y = np.empty(shape, np.int32), np.empty(shape, np.int32)
-    for number in range(first, end):
-        block = slice((number - first) * BLOCK_ROWS, (number - first + 1) * BLOCK_ROWS)
-        rng = stream(seed, SPLITS.index(split), number)
+    for number, begin in enumerate(range(0, n, BLOCK_ROWS)):
+        block, rng = slice(begin, begin + BLOCK_ROWS), stream(seed, SPLITS.index(split), number)
         x[block], y[block] = task.draw(
-            settings, rng, BLOCK_ROWS, train=split == "train", dense=dense, fixed=fixed
+            settings, rng, BLOCK_ROWS, train=train, dense=dense, fixed=fixed
         )
-    return x, y
+    return x[:n], y[:n]
 
 
 def check(data: Dataset) -> dict[str, list[int]]:

@@ -8,7 +8,6 @@ Source: Poli et al. 2024, arXiv:2403.17844.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -154,21 +153,6 @@ def _asked(rng: np.random.Generator, key: Ints, K: int) -> Ints:
     chosen = rng.integers(1, rank[:, -1] + 1)
     probe: Ints = np.argmax(rank == chosen[:, None], axis=1)
     return probe
-
-
-def dense_loss_floor(settings: InContextRecall) -> float | None:
-    """Return the mean entropy of a dense target in nats; None without a known formula.
-
-    Only keys, and values of new keys, are unpredictable:
-    [ (T/2 - 1) ln K + E ln|values| ] / (T - 1), with E the expected number of different keys among
-    n = T/2 - 1 draws. A lower loss on held-out rows means that they leaked.
-    """
-    if settings.noise[1] or not settings.multi_query:
-        return None
-    K, n = settings.keys, settings.pairs
-    different = K * (1 - (1 - 1 / K) ** n)
-    nats = n * math.log(K) + different * math.log(settings.ordinary - K)
-    return nats / (settings.seq_len - 1)
 
 
 def first_shown(keys: NDArray[np.integer[Any]]) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
-"""The mLSTM cell in its parallel, chunkwise and recurrent form, plain, over either framework.
+"""The mLSTM cell in its chunkwise and recurrent form, plain, over either framework.
 
 Every form takes (q, k, v, i, f) as `Ops.mlstm_cell` in `operators.py` says; computed in float32.
-The equations of all three stand in `mlstm_numpy.py`.
+The equations stand in `mlstm_numpy.py`.
 
 The gradient is exact. h depends on the state, not on its scale, so a stabiliser is a constant
 wherever it cancels, which avoids rounding errors. The terms that depend on it get its gradient
@@ -121,22 +121,6 @@ class MLSTMCell:
             hs.append(h)
         assert state is not None
         return self.xp.concatenate(hs, 1), (state[0], state[1], state[2])
-
-    def mlstm_parallel(self, *x: Array, eps: float) -> Array:
-        """Return h of a whole sequence at once, in time and memory that grow as S^2.
-
-        It has no state. Its stabiliser starts at the first input gate, that of the other forms at
-        m = 0 before it, so h differs from theirs by the effect of eps.
-        """
-        xp = self.xp
-        finite, q, k, v, i, lf = self._finite(*x)
-        b = xp.cumsum(lf, -1)
-        u = i - b
-        r = xp.cummax(xp.stop_gradient(u), -1)
-        A = self._weights(q, k, u, r)
-        moved = self._moved(i, lf, u, r, None) - (b - xp.stop_gradient(b))
-        h = self._normalise(A @ v, A.sum(-1), b + r, moved, eps)
-        return finite.spoil(h.swapaxes(1, 2))[0]
 
     def mlstm_chunkwise(
         self, *x: Array, chunk_size: int, eps: float, state: Sequence[Array] | None

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Coroutine, Iterator
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -105,7 +104,7 @@ class Bench:
         model = SimpleNamespace(
             backend=self.backend,
             tokenizer=ByteTokenizer(),
-            checkpoint=Path("letters"),
+            name="letters",
             end_tokens=frozenset(),
             config=config,
         )

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mlxhog.errors import DataError, ShapeError
-from mlxhog.mad.tasks import BENCHMARK, IGNORED, Dataset, make_task, resolve
+from mlxhog.mad.tasks import BENCHMARK, IGNORED, Dataset, make_task
 from mlxhog.mad.tasks.dataset import (
     acc_by_length,
     acc_macro,
@@ -18,7 +18,6 @@ from mlxhog.mad.tasks.dataset import (
     held_length,
     unigram,
 )
-from mlxhog.mad.tasks.in_context_recall import dense_loss_floor
 from tests.pairs import max_examples
 
 
@@ -92,22 +91,3 @@ def test_every_other_task_can_be_solved_and_no_constant_answer_does():
         data = make_task(name, train_rows=256, test_rows=256, seed=1)
         assert name == "memorization" or ceiling(data) == 1.0
         assert unigram(data) < 0.2
-
-
-@pytest.mark.parametrize(
-    ("vocab", "seq_len", "nats"), [(16, 32, 1.470), (16, 128, 1.163), (128, 128, 3.382)]
-)
-def test_the_floor_of_the_dense_loss_is_the_entropy_of_what_cannot_be_foreseen(
-    vocab, seq_len, nats
-):
-    settings = resolve("CR", {"vocab": vocab, "seq_len": seq_len})
-    assert dense_loss_floor(settings) == pytest.approx(nats, abs=1e-3)
-    assert dense_loss_floor(resolve("NR", {})) is None
-
-
-def test_measured_surprise_of_dense_targets_is_the_floor():
-    data = make_task("CR", seq_len=32, train_rows=4000, test_rows=1)
-    tokens = np.concatenate([data.train_x, data.train_y[:, -1:]], 1).reshape(4000, 16, 2)
-    new = np.array([len(set(row)) for row in tokens[..., 0]])  # first values: one for each key
-    nats = (15 + new) * np.log(8) / 31
-    assert nats.mean() == pytest.approx(dense_loss_floor(resolve("CR", {"seq_len": 32})), abs=0.01)

@@ -59,13 +59,6 @@ def test_one_seed_draws_the_same_rows_and_another_one_others(name):
         assert not np.array_equal(a.splits()[split][0], b.splits()[split][0])
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["FR", "M"])
-def test_any_number_of_processes_draws_the_same_rows(name):
-    rows = {"train_rows": 700, "test_rows": 300}
-    assert same(make_task(name, **rows), make_task(name, processes=2, **rows))
-
-
 @each_of("name", TASKS)
 def test_splits_share_no_stream_and_a_smaller_set_is_the_beginning_of_a_larger_one(name):
     data = make_task(name, **SMALL)

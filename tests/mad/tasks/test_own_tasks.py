@@ -25,14 +25,11 @@ def json_of(capsys: pytest.CaptureFixture[str], *words: str) -> dict:
     return json.loads(capsys.readouterr().out)
 
 
-@pytest.mark.slow
-def test_rows_of_the_example_are_the_same_for_any_number_of_processes(tmp_path, capsys):
-    words = ["data", *SMALL, "--train-rows", "600", "--test-rows", "20", "--json"]
-    json_of(capsys, *words, "--out", str(tmp_path / "one.npz"))
-    json_of(capsys, *words, "--out", str(tmp_path / "two.npz"), "--processes", "2")
-    one, two = (read(tmp_path / name) for name in ("one.npz", "two.npz"))
-    np.testing.assert_array_equal(one.train_x, two.train_x)
-    np.testing.assert_array_equal(one.train_x[:, :4], one.train_y[:, :4:-1])
+def test_rows_of_the_example_are_written(tmp_path, capsys):
+    rows = ["--train-rows", "600", "--test-rows", "20", "--out", str(tmp_path / "one.npz")]
+    json_of(capsys, "data", *SMALL, *rows, "--json")
+    data = read(tmp_path / "one.npz")
+    np.testing.assert_array_equal(data.train_x[:, :4], data.train_y[:, :4:-1])
 
 
 @pytest.mark.parametrize("workers", ["torch:cpu", "mlx:cpu*2"])
