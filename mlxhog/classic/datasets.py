@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Self
@@ -11,8 +10,8 @@ from typing import Any, Literal, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-LabelKind = Literal["signs", "classes", "numbers"]
-"""`signs`: -1 or +1. `classes`: 0 .. n_classes - 1. `numbers`: regression targets."""
+LabelKind = Literal["signs", "numbers"]
+"""`signs`: -1 or +1. `numbers`: regression targets."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,14 +20,12 @@ class DenseRows:
 
     Attributes:
         features: (rows, n_features) float32, C order.
-        labels: (rows,) float32, of the kind `label_kind`.
-        label_kind: kind of the labels.
-        n_classes: number of classes, including those without a row; 0 for numbers.
+        labels: (rows,) float32, classes 0 .. n_classes - 1, or regression targets.
+        n_classes: number of classes, including those without a row; 0 for targets.
     """
 
     features: NDArray[np.float32]
     labels: NDArray[np.float32]
-    label_kind: LabelKind = "numbers"
     n_classes: int = 0
 
     @property
@@ -112,11 +109,9 @@ class Ratings:
     Attributes:
         users: (entries,) int32, 0 .. n_users - 1.
         items: (entries,) int32, 0 .. n_items - 1.
-        ratings: (entries,) float32, within [lowest, highest].
+        ratings: (entries,) float32.
         n_users: number of users, including those without a rating here.
         n_items: number of items, including those without a rating here.
-        lowest: smallest legal rating.
-        highest: largest legal rating.
     """
 
     users: NDArray[np.int32]
@@ -124,8 +119,6 @@ class Ratings:
     ratings: NDArray[np.float32]
     n_users: int
     n_items: int
-    lowest: float = -math.inf
-    highest: float = math.inf
 
     @property
     def n_entries(self) -> int:

@@ -68,8 +68,6 @@ def netflix_like(
         ratings=np.clip(np.round(grades), *GRADES).astype(np.float32),
         n_users=users,
         n_items=items,
-        lowest=GRADES[0],
-        highest=GRADES[1],
     )
 
 
@@ -311,12 +309,12 @@ def cifar_dense(
     train, labels = _draw_images(rng, means, n)
     centre = train.mean(axis=0, dtype=np.float64).astype(np.float32)
     train -= centre
-    rows = DenseRows(train, labels, "classes", CLASSES)
+    rows = DenseRows(train, labels, CLASSES)
     if not n_test:
         return rows, None
     test, test_labels = _draw_images(rng, means, n_test)
     test -= centre
-    return rows, DenseRows(test, test_labels, "classes", CLASSES)
+    return rows, DenseRows(test, test_labels, CLASSES)
 
 
 def _class_means(rng: np.random.Generator) -> NDArray[np.float32]:

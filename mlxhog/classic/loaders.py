@@ -244,7 +244,7 @@ def _parse_svmlight(text: bytes, labels: Mapping[float, float] | None, signs: bo
     if len(numbers) != (1 + 2 * lengths).sum():
         raise ValueError
     features, values = np.delete(numbers, at_label).reshape(-1, 2).T
-    illegal = (features < 0) | (features % 1 != 0) | (features >= 2**31 - 1) | np.isnan(features)
+    illegal = (features < 0) | (features != np.floor(features)) | (features >= 2**31 - 1)
     _refuse(illegal, lambda at: f"feature {features[at]:g}; wanted a whole number below 2^31 - 1")
     steps = np.diff(features, prepend=-1.0)
     steps[np.cumsum(lengths) - lengths] = 1
@@ -372,8 +372,6 @@ def load_ratings(
         ratings=np.concatenate([one[2] for one in files]),
         n_users=len(user_ids),
         n_items=len(item_ids),
-        lowest=lowest,
-        highest=highest,
     )
     if test is None:
         return every, None
@@ -494,12 +492,12 @@ def load_cifar10(train: Path, test: Path | None = None) -> tuple[DenseRows, Dens
     images = records[:, 1:] * np.float32(1 / 255)
     centre = images.mean(axis=0, dtype=np.float64).astype(np.float32)
     images -= centre
-    rows = DenseRows(images, records[:, 0].astype(np.float32), "classes", CLASSES)
+    rows = DenseRows(images, records[:, 0].astype(np.float32), CLASSES)
     if test is None:
         return rows, None
     records = _records(test)
     images = records[:, 1:] * np.float32(1 / 255) - centre
-    return rows, DenseRows(images, records[:, 0].astype(np.float32), "classes", CLASSES)
+    return rows, DenseRows(images, records[:, 0].astype(np.float32), CLASSES)
 
 
 def _records(path: Path) -> NDArray[np.uint8]:

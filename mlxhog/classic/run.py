@@ -203,6 +203,7 @@ def _arena(problem: Problem, plan: RunPlan) -> Iterator[tuple[Arena, Shapes]]:
         shapes = {name: values.shape for name, values in data.items()}
         for name, view in data_views(arena, shapes).items():
             np.copyto(view, data[name])
+        del initial, data
         yield arena, shapes
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags
@@ -89,7 +88,9 @@ def _list(*, as_json: bool) -> None:
 
 def _solve(name: str, config: ClassicConfig, how: Any) -> int:
     from mlxhog.classic import problems
+    from mlxhog.classic.result import sections, warnings
     from mlxhog.classic.run import compare, train
+    from mlxhog.machine import machine
     from mlxhog.machine.interrupts import Interrupts
 
     load = os.getloadavg()[0]
@@ -108,32 +109,16 @@ def _solve(name: str, config: ClassicConfig, how: Any) -> int:
             result, serial = compare(problem, config, line)
             if result is serial and result.status == "diverged" and config.scheme != "serial":
                 print(f"serial diverged, so {config.scheme} was not begun", file=sys.stderr)
-    _print(problem, result, serial, load, how)
-    return EXIT_CODES[result.status]
-
-
-def _print(
-    problem: Problem,
-    result: ClassicResult,
-    serial: ClassicResult | None,
-    load: float,
-    how: Any,
-) -> None:
-    from mlxhog.classic.result import sections, warnings
-    from mlxhog.machine import machine
-
     if result.status == "interrupted" and not how.quiet:
         print(f"interrupted after {len(result.epochs)} epochs of {result.scheme}", file=sys.stderr)
     if result.advice:
         print(result.advice, file=sys.stderr)
     if how.json:
         print_json(result.to_json(serial))
-        return
-    if how.quiet:
-        return
-    notes = [] if result.status == "diverged" else warnings(result, load, machine.here().cores)
-    parts = sections(problem.about, result, serial, notes, everything=how.all)
-    print_sections(parts)
+    elif not how.quiet:
+        notes = [] if result.status == "diverged" else warnings(result, load, machine.here().cores)
+        print_sections(sections(problem.about, result, serial, notes, everything=how.all))
+    return EXIT_CODES[result.status]
 
 
 def _stats(problem: Problem, how: Any) -> None:
@@ -176,21 +161,12 @@ class ClassicLine(StatusLine):
         stream: where to write.
         quiet: write nothing.
         signals: counted during the run; the first one ends it.
-        clock: seconds, monotonic.
     """
 
-    def __init__(
-        self,
-        stream: TextIO,
-        *,
-        quiet: bool,
-        signals: Interrupts,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, stream: TextIO, *, quiet: bool, signals: Interrupts) -> None:
         super().__init__(stream, quiet=quiet)
-        self._signals, self._clock = signals, clock
-        self._scheme, self._began_s = "", 0.0
-        self._next_s = clock() + (0.0 if self.live else LINE_S)
+        self._signals, self._scheme, self._began_s = signals, "", 0.0
+        self._next_s = time.monotonic() + (0.0 if self.live else LINE_S)
 
     def __call__(self, progress: ClassicProgress) -> None:
         """Write a message, or redraw the line at most every `REDRAW_S`.
@@ -203,7 +179,7 @@ class ClassicLine(StatusLine):
             return
         if self._signals.count:
             raise KeyboardInterrupt
-        now = self._clock()
+        now = time.monotonic()
         if progress.scheme != self._scheme:
             self._scheme, self._began_s = progress.scheme, now
         if self.quiet or now < self._next_s:

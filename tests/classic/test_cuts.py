@@ -15,7 +15,7 @@ from mlxhog.classic.datasets import Graph
 from mlxhog.classic.generators import abdomen_like
 from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.classic.run import train
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError
 from tests.classic.pair_problems import clusters, cut_grid
 from tests.classic.pair_references import cut_epoch
 from tests.tolerances import CUT_NEAR_FLOW, CUT_NEAR_SERIAL, RECORDED_F32, assert_close
@@ -201,14 +201,6 @@ def test_an_edge_touches_its_two_ends():
     assert [indices[a:b].tolist() for a, b in pairwise(indptr)] == [[0, 1], [1, 2], [2, 3], [0, 3]]
 
 
-def test_a_graph_from_a_file_is_cut_between_its_terminals(tmp_path):
-    path = tmp_path / "graph.txt"
-    path.write_text("10 20 3\n20 30 1\n30 40 5\n")
-    config = ClassicConfig(data=str(path), terminals="10=0,40=1", scheme="serial")
-    run = train(problems.create("graph-cuts", config), config)
-    assert run.measures["cut"] == 1
-
-
 def test_the_karate_club_is_cut_at_its_maximum_flow(tmp_path):
     """Zachary's club split between instructor (0) and officer (33), as networkx ships it."""
     import networkx  # while this runs, and not while tests are collected
@@ -226,14 +218,6 @@ def test_a_graph_without_labels_is_refused(tmp_path):
     path.write_text("10 20 3\n20 30 1\n")
     with pytest.raises(ConfigError, match="--terminals 0=0,33=1"):
         problems.create("graph-cuts", ClassicConfig(data=str(path)))
-
-
-def test_a_graph_whose_terminals_have_one_label_is_refused():
-    graph = square([1, 1, 1, 1])
-    with pytest.raises(DataError, match=r"1 label\(s\) have a terminal; a cut separates at least"):
-        GraphCuts(Graph(graph.heads, graph.tails, graph.weights, 4, {0: 0, 2: 0}, 2))
-    with pytest.raises(DataError, match=r"0 label\(s\)"):
-        GraphCuts(Graph(graph.heads, graph.tails, graph.weights, 4, {}, 2))
 
 
 def test_the_size_is_the_side_of_the_volume():

@@ -124,6 +124,7 @@ def test_labels_are_mapped_as_the_user_says(tmp_path):
         ("1 1:1\n-1 3:1e39\n", r":2: feature 3 has value 1e\+39"),
         ("1 1:1\n-1 3:\n", ":2: '-1 3:'; wanted LABEL"),
         ("1 1:1\n-1 3\n", ":2: '-1 3'; wanted LABEL FEATURE:VALUE"),
+        ("1 1:1\n-1 inf:1\n", ":2: feature inf; wanted a whole number"),
         ("1 1:1\n-1 -3:1\n", ":2: feature -3; wanted a whole number"),
         ("1 1:1\n-1 1.5:1\n", ":2: feature 1.5; wanted a whole number"),
         ("1 1:1\n-1 : 2:1\n", ":2: '-1 : 2:1'; wanted LABEL"),

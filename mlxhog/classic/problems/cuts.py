@@ -34,7 +34,7 @@ from mlxhog.classic.problem import (
     pack_pairs,
     pair_supports,
 )
-from mlxhog.errors import ConfigError, DataError
+from mlxhog.errors import ConfigError
 
 SIDE = 32
 THRESHOLDS = np.linspace(0, 1, 21)
@@ -58,21 +58,12 @@ class GraphCuts:
     Attributes:
         graph: the graph, with terminals of at least two labels.
         name: name on the command line.
-
-    Raises:
-        DataError: fewer than two labels have a terminal, so there is nothing to separate.
     """
 
     graph: Graph
     name: str = "graph-cuts"
 
     defaults = Defaults(lr=0.1, beta=0.97, epochs=200)
-
-    def __post_init__(self) -> None:
-        """Check the terminals."""
-        labels = len(set(self.graph.terminals.values()))
-        if labels < 2:
-            raise DataError(f"{labels} label(s) have a terminal; a cut separates at least 2")
 
     @property
     def about(self) -> str:
