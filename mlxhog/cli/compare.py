@@ -199,12 +199,12 @@ def terms_of(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
         ConfigError: there are two budgets, or the sides have different budgets, or one in passes.
     """
     units = ("time", "tokens", "steps")
-    given = [f"--{one}" for one in units if getattr(config, one) is not None]
-    if len(given) > 1:
+    budgets = [f"--{one}" for one in units if getattr(config, one) is not None]
+    if len(budgets) > 1:
         raise ConfigError(
-            f"{' and '.join(given)} are {len(given)} budgets; choose one for both sides"
+            f"{' and '.join(budgets)} are {len(budgets)} budgets; choose one for both sides"
         )
-    if given:
+    if budgets:
         return config
     set_a, set_b = (_budget(side.config) for side in sides)
     if set_a != set_b:

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.errors import DataError
 from mlxhog.files.quantities import format_bytes
 from mlxhog.theory.simulator.links import FLOAT_BYTES, Link, sent_bytes
 from mlxhog.theory.simulator.workers import Worker
@@ -62,21 +61,6 @@ class Profile:
     backend: str = ""
     source: str = "measured here"
     seed: int = field(default=0, repr=False)
-
-    def __post_init__(self) -> None:
-        """Check the numbers.
-
-        Raises:
-            DataError: a number is outside its range.
-        """
-        for name in ("p_conf", "density"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise DataError(f"{name} of {getattr(self, name)}: wanted a share, 0 to 1")
-        if not self.workers or not self.sync_s >= 0 or not self.heterogeneity >= 0:
-            raise DataError(
-                f"{len(self.workers)} workers, {self.sync_s} s for a round, heterogeneity "
-                f"{self.heterogeneity}: wanted a worker at least, and no negative numbers"
-            )
 
     # -- quantities that follow ------------------------------------------------------------------
 

@@ -11,7 +11,9 @@ import numpy as np
 from mlxhog import optim
 from mlxhog.arena.child import Child
 from mlxhog.checkpoint import checkpoint
+from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.optimizers import SGD
 from mlxhog.config.strategies import Hogwild, Serial
 from mlxhog.config.strategy import sparsify
@@ -27,6 +29,7 @@ from mlxhog.theory.analysis.conflicts import call_child, measure, most_samples
 from mlxhog.theory.analysis.report import Analysis
 from mlxhog.theory.analysis.sampling import LAGS, Subject, Ticket, blocks_of
 from mlxhog.theory.analysis.staleness import ObservedStaleness, of_run, probe_run
+from mlxhog.theory.analysis.written import with_own_moments
 from mlxhog.theory.bounds import Bound, Facts
 from mlxhog.theory.target import Target
 from mlxhog.training.plan import Plan, make_plan
@@ -232,18 +235,23 @@ def plan_of(target: Target, options: AnalyzeConfig) -> Plan:
             f"--backend is {backend!r}; wanted auto or one of {', '.join(BACKENDS)}"
             + did_you_mean(backend, BACKENDS)
         )
-    config = replace(
-        target.config,
-        optimizer=SGD(),  # gradients alone are computed: no memory for moments
+    # Gradients alone are computed: no memory for moments.
+    plan = make_plan(_alone(target.config, backend, SGD()))
+    if target.saved is not None:
+        checkpoint.check_tokenizer(target.saved, plan.data.tokenizer)
+    return plan
+
+
+def _alone(config: TrainConfig, backend: str, optimizer: OptimizerChoice) -> TrainConfig:
+    """Return the settings of one worker with an optimizer."""
+    return replace(
+        config,
+        optimizer=optimizer,
         strategy=Serial(predict="none"),
         workers=backend,
         read="snapshot",
         gpu_write="cpu",
     )
-    plan = make_plan(config)
-    if target.saved is not None:
-        checkpoint.check_tokenizer(target.saved, plan.data.tokenizer)
-    return plan
 
 
 def _settled(target: Target, plan: Plan) -> TrainConfig:
@@ -263,12 +271,14 @@ def _settled(target: Target, plan: Plan) -> TrainConfig:
 
 def subject_of(target: Target, plan: Plan, *, parts: bool = False) -> Subject:
     """Return the gradients to sample; with `parts`, parts of a layer are blocks of their own."""
-    (worker,) = plan.workers
+    (worker,), steps = plan.workers, _settled(target, plan)
+    if sparsify(steps) == "none":
+        steps = _alone(steps, worker.backend, with_own_moments(optimizers.of(steps)))
     return Subject(
         worker=worker,
         kernels=plan.kernels[0],
         config=plan.config,
-        steps=_settled(target, plan),
+        steps=steps,
         model=plan.model,
         layout=plan.layout,
         blocks=blocks_of(plan.model, plan.layout.slots, parts=parts),

@@ -14,10 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog import optim
+from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
-from mlxhog.optim import AdamW, Groups, Muon, Optimizer, Sparsified, Target, gradients, updates
+from mlxhog.config.optimizer import OptimizerChoice, Sharing
+from mlxhog.optim import Groups, Optimizer, Sparsified, Target, gradients, updates
 from mlxhog.optim.rule import new_state, parameter
 from mlxhog.optim.updates import Float32, Grads, Slot
+
+
+def with_own_moments(optimizer: OptimizerChoice) -> OptimizerChoice:
+    """Return an optimizer whose moments no other worker has."""
+    if isinstance(optimizer, Sharing):
+        return replace(optimizer, moments="private")
+    return optimizer
 
 
 class WrittenSteps:
@@ -49,10 +58,9 @@ class WrittenSteps:
             hidden: the model's hidden matrices, as `optim.build` takes them.
             groups: its other parameters by group, likewise.
         """
+        config = replace(config, optimizer=with_own_moments(optimizers.of(config)))
         self._config, self._params = config, params
         self._optimizer: Optimizer = optim.build(config, hidden, groups=groups)
-        if isinstance(self._optimizer, AdamW | Muon):
-            self._optimizer = replace(self._optimizer, shared=False)
         shapes = {name: slot.shape for name, slot in slots.items()}
         private, places = new_state(
             self._optimizer.state_segments, self._optimizer.state_shapes(shapes), params.size

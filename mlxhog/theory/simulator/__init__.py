@@ -142,22 +142,22 @@ def simulate(
     skipped = updates // 10 if warm_up is None else warm_up
     sim = Simulation(workers, scheme, cores=cores, seed=seed, events=events)
     sim.run_until(skipped)
-    start = sim.snapshot()
-    sim.run_until(start.version + updates)
-    end = sim.snapshot()
+    state = sim.state
+    start, version, begun = state.now, state.version, sim.seconds_so_far()
+    gradients, wasted = -state.gradients, -state.wasted
+    sim.run_until(version + updates)
+    gradients, wasted = gradients + state.gradients, wasted + state.wasted
+    waited, there = (end - begin for begin, end in zip(begun, sim.seconds_so_far(), strict=True))
     last = max((event.at_s for event in events), default=0.0)
-    if last > end.now:
+    if last > state.now:
         raise DataError(
-            f"a worker is to die or join at {last:g} s, and {updates} updates take {end.now:.3g} s "
-            "in all; simulate more updates, or choose an earlier time"
+            f"a worker is to die or join at {last:g} s, and {updates} updates take "
+            f"{state.now:.3g} s in all; simulate more updates, or choose an earlier time"
         )
-    seconds = end.now - start.now
+    seconds = state.now - start
     if seconds <= 0:
         raise DataError("all workers finish within the warm-up; give them more steps")
-    gradients, wasted = end.gradients - start.gradients, end.wasted - start.wasted
-    late = sim.state.lateness[start.version : end.version]
-    waited = np.subtract(end.waited_s, start.waited_s)
-    there = np.subtract(end.there_s, start.there_s)
+    late = state.lateness[version:]
     return Prediction(
         inputs={
             "workers": [worker.to_json() for worker in workers],
@@ -169,7 +169,7 @@ def simulate(
             "events": [asdict(event) for event in events],
         },
         seconds=seconds,
-        updates_per_s=(end.version - start.version) / seconds,
+        updates_per_s=(state.version - version) / seconds,
         gradients_per_s=gradients / seconds,
         efficiency=gradients / seconds / sum(1.0 / worker.step_s for worker in workers),
         waiting_share=float(waited.sum() / there.sum()),

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from mlxhog.errors import DataError
 from mlxhog.theory.simulator.objectives import Learner
@@ -24,6 +25,8 @@ from mlxhog.theory.simulator.workers import (
     Worker,
     WorkerContext,
 )
+
+Float64 = NDArray[np.float64]
 
 
 class Deadlock(Exception):
@@ -43,18 +46,6 @@ class Event:
     at_s: float
     rank: int
     joins: bool
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The state of a simulation: simulated seconds, and counts since its start."""
-
-    now: float
-    version: int
-    gradients: int
-    wasted: int
-    waited_s: tuple[float, ...]
-    there_s: tuple[float, ...]
 
 
 class Simulation:
@@ -98,26 +89,19 @@ class Simulation:
         self._phase = [0] * n
         self._watching: set[int] = set()  # ranks with a condition to look at
         self._waiting_since = [math.inf] * n
-        self._waited_s, self._there_s, self._since = [0.0] * n, [0.0] * n, [math.inf] * n
+        self._waited_s, self._there_s = np.zeros(n), np.zeros(n)
+        self._since = [math.inf] * n
         for rank in range(n):
             if rank not in absent:
                 self._join(rank)
         self._settle()
 
-    def snapshot(self) -> Snapshot:
-        """Return the present time and counts."""
-        state, now = self.state, self.state.now
-        waited = (
-            w + max(0.0, now - s) for w, s in self._so_far(self._waited_s, self._waiting_since)
-        )
-        there = (t + max(0.0, now - s) for t, s in self._so_far(self._there_s, self._since))
-        return Snapshot(
-            now, state.version, state.gradients, state.wasted, tuple(waited), tuple(there)
-        )
-
-    @staticmethod
-    def _so_far(past: Sequence[float], since: Sequence[float]) -> zip[tuple[float, float]]:
-        return zip(past, since, strict=True)
+    def seconds_so_far(self) -> tuple[Float64, Float64]:
+        """Return how long each worker has waited, and how long it has been there, (workers,)."""
+        now = self.state.now
+        waiting = np.maximum(0.0, now - np.array(self._waiting_since))  # 0 of who does not wait
+        there = np.maximum(0.0, now - np.array(self._since))
+        return self._waited_s + waiting, self._there_s + there
 
     def run_until(self, version: int, seconds: float = math.inf) -> None:
         """Advance to a number of updates, to a time, or until all workers have finished.

@@ -145,10 +145,11 @@ def test_a_checkpoints_gradients_are_taken_at_its_own_parameters(tmp_path: Path)
     assert (trained.losses < fresh.losses - 1).all()
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon(moments=shared, embedding_lr=2.0)"])
 def test_looking_at_how_gradients_change_leaves_the_parameters_as_they_were(
-    tmp_path: Path,
+    tmp_path: Path, optimizer: str
 ) -> None:
-    small, lane = subject(tmp_path), Lane(None, 0)
+    small, lane = subject(tmp_path, optimizer=optimizer), Lane(None, 0)
     before = sampled(small, TICKETS, lane)
     assert curvature(lane, small, TICKETS[:1], 3) > 0
     others = [(0, k) for k in range(LAGS[-1])]
