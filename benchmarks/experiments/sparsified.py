@@ -18,15 +18,21 @@ import numpy as np
 from experiment.figures import INKS, Figure, label_lines, new_panels
 from experiment.record import Compared, Experiment, Outcome, Scale, run, say
 from experiment.searches import is_recorded, recorded, search, write_recorded
-from harness.claims import Claim, Sample, Twin
-from harness.estimates import Mean, Ratio
+from harness.claims import Claim, Twin
+from harness.estimates import Mean
 from harness.interleaved import with_twin
-from training.sparse_writing import Lane, in_turns, lost_share
+from numpy.typing import NDArray
 
-from mlxhog import TrainConfig, train
+from mlxhog import TrainConfig, backends, train
+from mlxhog.checkpoint import checkpoint
+from mlxhog.data import heldout
+from mlxhog.data.batches import Batches
+from mlxhog.models import families
+from mlxhog.strategies.disjoint import block_groups
+from mlxhog.theory.analysis.written import WrittenSupport
 from mlxhog.theory.supports import Estimate, Supports, estimate_delta, estimate_omega, estimate_rho
+from mlxhog.training.plan import make_plan
 
-BUDGET = {"order": 100, "quick_s": 80, "full_s": 500}
 ABOUT = Experiment(
     name="sparsified",
     title="Sparsified training: error feedback, sampled heads, disjoint blocks",
@@ -61,7 +67,7 @@ LITTLE, SOME = "top 1 %", "top 10 %"
 QUICK_WAYS = (DENSE, SOME, LITTLE, DISJOINT)
 RATES, TUNED_ON = (0.002, 0.004, 0.008), 1  # no other training has that seed
 FREE = 0.15  # nats per token: the most that two runs here differed by their races alone
-OVERHEAD = 2.0  # of a sparsified step's CPU time over a dense one's, at most
+LATER_EPOCH = 1 << 20  # an order of the batches that training has not used
 
 
 @dataclass(frozen=True)
@@ -70,9 +76,7 @@ class Size:
 
     steps: int
     supports: int
-    timed: int
     held_out: int
-    replay: int
     width: int = 128
     settling: int = 20  # steps until a residual has its usual size
 
@@ -85,9 +89,9 @@ class Size:
 def size_of(scale: Scale) -> Size:
     """The size of a mode."""
     return scale.pick(
-        tiny=Size(steps=4, supports=2, timed=2, held_out=1024, replay=2, width=16, settling=2),
-        quick=Size(steps=300, supports=20, timed=16, held_out=16_384, replay=400),
-        full=Size(steps=500, supports=40, timed=40, held_out=32_768, replay=1000),
+        tiny=Size(steps=4, supports=2, held_out=1024, width=16, settling=2),
+        quick=Size(steps=300, supports=20, held_out=16_384),
+        full=Size(steps=500, supports=40, held_out=32_768),
     )
 
 
@@ -103,8 +107,6 @@ class Measured:
             each sampled update.
         overlap: share of an update's elements that one update of the other worker writes, too; of
             each sampled update.
-        lost: share of the adds that are lost where both write all the time, without locks.
-        gradient_ms, write_ms: CPU time of the parts of a step, in turns with the other ways.
         tokens_per_s: of the run, both workers.
     """
 
@@ -115,15 +117,7 @@ class Measured:
     delta: Estimate
     meetings: list[float]
     overlap: list[float]
-    lost: float
-    gradient_ms: list[float]
-    write_ms: list[float]
     tokens_per_s: float
-
-    @property
-    def step_ms(self) -> list[float]:
-        """CPU time of a step, turn by turn."""
-        return [a + b for a, b in zip(self.gradient_ms, self.write_ms, strict=True)]
 
 
 def config(folder: Path, way: str, *, size: Size, seed: int, lr: float) -> TrainConfig:
@@ -158,9 +152,62 @@ def trained(options: TrainConfig) -> tuple[Path, float]:
     return Path(result.checkpoint), result.tokens_per_s
 
 
+class Lane:
+    """A trained model, whose batches of one sequence say what a worker would write."""
+
+    def __init__(self, options: TrainConfig, saved: Path) -> None:
+        """Load the parameters of a checkpoint; the caller closes the lane."""
+        plan = make_plan(options)
+        self.config, self.layout = options, plan.layout
+        self._model, self._decay = plan.model, plan.decay
+        kernels, slots = plan.kernels[0], plan.layout.slots
+        self._backend = backends.create("torch:cpu", threads=1, kernels=kernels, cpu_blas="auto")
+        self._backend.bind(plan.model, slots, plan.layout.n_floats, None, plan.sampled)
+        for name, value in checkpoint.load(saved).params.items():
+            slot = slots[name]
+            self._backend.inbox[slot.offset : slot.offset + slot.size] = value.reshape(-1)
+        self._backend.refresh()
+        self._train = Batches.open(
+            plan.data.train,
+            seq_len=options.seq_len,
+            batch_size=options.micro_batch,
+            seed=options.seed,
+        )
+        self._held_out = plan.data.open(options.seq_len)[1]
+        disjoint = getattr(options.strategy, "blocks", "all") == "disjoint"
+        parts = block_groups(plan.model, 2) if disjoint else []
+        self._groups = [{name for block in part for name in block.params} for part in parts]
+        self.close = self._backend.close
+
+    def loss(self, tokens: int) -> float:
+        """Nats per token of held-out text, spread over it, full softmax."""
+        batches = heldout.batches(
+            self._held_out, seq_len=self.config.seq_len, batch_size=8, eval_tokens=tokens
+        )
+        scores = list(map(self._backend.evaluate, batches))
+        return sum(one.nats for one in scores) / sum(one.targets for one in scores)
+
+    def supports(self, number: int, skip: int, worker: int) -> NDArray[np.uint8]:
+        """Packed supports of what a worker (0 or 1) writes after some steps: (number, bytes)."""
+        slots, hidden = self.layout.slots, families.hidden_matrices(self._model)
+        written = WrittenSupport(self.config, slots, self._backend.inbox, self._decay, hidden)
+        rows = []
+        for step in range(skip + number):
+            epoch, ticket = divmod(2 * step + worker, self._train.n_tickets)
+            _, grads = self._backend.loss_and_grads(self._train.at(LATER_EPOCH + epoch, ticket))
+            if self._groups:
+                grads = {name: grads[name] for name in grads if name in self._groups[worker]}
+            masks = written.of(grads)
+            whole = np.zeros(self.layout.n_floats, np.bool_)
+            for name, mask in masks.items():
+                whole[slots[name].offset : slots[name].offset + slots[name].size] = mask.reshape(-1)
+            rows.append(np.packbits(whole, bitorder="little"))
+        return np.stack(rows[skip:])
+
+
 def measured(lane: Lane, size: Size, losses: list[float], tokens_per_s: float) -> Measured:
-    """Supports of both workers, and what is lost where they write without locks."""
-    bits = [np.stack(lane.supports(size.supports, size.settling, worker)) for worker in (0, 1)]
+    """Supports of both workers."""
+    bits = [lane.supports(size.supports, size.settling, worker) for worker in (0, 1)]
     first, second = (Supports(part, lane.layout.n_floats) for part in bits)
     both = Supports(np.concatenate(bits), lane.layout.n_floats)
     return Measured(
@@ -171,9 +218,6 @@ def measured(lane: Lane, size: Size, losses: list[float], tokens_per_s: float) -
         delta=estimate_delta(both),
         meetings=(first.meetings(second) / len(second)).tolist(),
         overlap=overlap(first, second),
-        lost=lost_share(lane.layout, bits, size.replay),
-        gradient_ms=[1e3 * x for x in lane.times.gradient],
-        write_ms=[1e3 * x for x in lane.times.write],
         tokens_per_s=tokens_per_s,
     )
 
@@ -211,23 +255,15 @@ def result(scale: Scale) -> Outcome:
 
     try:
         losses, again = with_twin(seeds, chosen, end, twin=DENSE)
-        in_turns(list(lanes.values()), size.timed)
         ways = {way: measured(lanes[way], size, losses[way], speeds[way]) for way in chosen}
         n = sum(slot.size for slot in lanes[DENSE].layout.slots.values())
     finally:
         for lane in lanes.values():
             lane.close()
         shutil.rmtree(folder)
-    dense, one = ways[DENSE], ways[LITTLE]
     return Outcome(
         compared=compared(ways),
-        table=[row(way, it, n, dense) for way, it in ways.items()],
-        claims=[
-            Claim.of(
-                f"CPU time of a step, {LITTLE} / {DENSE}", Ratio.of(one.step_ms, dense.step_ms),
-                "<=", OVERHEAD,
-            )
-        ],
+        table=[row(way, it, n, ways[DENSE]) for way, it in ways.items()],
         settings={
             "model": size.model,
             "parameters": n,
@@ -254,9 +290,6 @@ def row(way: str, one: Measured, n: int, dense: Measured) -> dict[str, Any]:
         "Delta": one.delta.value,
         "p_conf": Mean.of(one.meetings).value,
         "overlap": Mean.of(one.overlap).value,
-        "lost": one.lost,
-        "gradient ms": Sample.of(one.gradient_ms).median,
-        "write ms": Sample.of(one.write_ms).median,
     }
 
 
@@ -266,7 +299,7 @@ def compared(ways: dict[str, Measured]) -> list[Compared]:
     That one update of top 1 % writes 1 %, and that two workers with disjoint blocks never meet,
     is how these ways are made; what that costs in loss, and whether it keeps workers apart, is not.
     """
-    dense, one, apart = ways[DENSE], ways[LITTLE], ways[DISJOINT]
+    dense, one = ways[DENSE], ways[LITTLE]
 
     def cost(way: str, other: str) -> Mean:
         return Mean.of_differences(ways[way].loss, ways[other].loss)
@@ -307,10 +340,9 @@ def compared(ways: dict[str, Measured]) -> list[Compared]:
                 "nats per token of disjoint blocks less dense, at equal steps",
                 cost(DISJOINT, DENSE), "<=", FREE, timing=False,
             ),
-            measured="Two workers with disjoint blocks share no element by construction (lost "
-            f"without locks {apart.lost:.1e} of all adds, dense {dense.lost:.1e}), but each writes "
-            f"a part of its gradient: {cost(DISJOINT, DENSE).spelt('+.3f')} nats per token at "
-            "equal steps.",
+            measured="Two workers with disjoint blocks share no element by construction, but each "
+            f"writes a part of its gradient: {cost(DISJOINT, DENSE).spelt('+.3f')} nats per token "
+            "at equal steps.",
         ),
     ]  # fmt: skip
 

@@ -7,6 +7,7 @@ import platform
 import re
 import resource
 import subprocess
+import sys
 import time
 from collections.abc import Sequence
 from importlib import metadata
@@ -16,6 +17,8 @@ from typing import Any, TypeVar
 import mlxhog
 
 ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))  # for `tests` and `tools`, also in the processes of a script
 LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M"}
 """Letters of machines in docs/numbers.md: N is a Zen 4, M a Zen 5."""
 WRITTEN = ("benchmarks/results", "benchmarks/RESULTS.md", "docs/claims.md")

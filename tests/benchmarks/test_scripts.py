@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import shutil
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog.live import READ_MODES
-from mlxhog.metal.kernels.adds import racy_axpy
-from mlxhog.metal.registry import KERNELS
 from mlxhog.theory.paired_test import LEVELS
 from tests import forked
 from tests.live import patterns
@@ -57,43 +53,6 @@ def test_a_small_simulation_agrees_with_the_table(
     monkeypatch.setattr(power, "SIMULATED", 50_000)
     assert power.simulated_rate("normal", 0.0) == pytest.approx(0.01, abs=0.002)
     assert power.simulated_rate("normal", 4.0) > 0.99
-
-
-@pytest.fixture(scope="module")
-def shim(load: Any) -> Any:
-    return load("metal_shim")
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-def test_every_registered_instance_is_counted(shim: Any) -> None:
-    counted = [(kernel.name, instance) for kernel, instance in shim.instances()]
-    assert len(counted) == len(set(counted))
-    assert {name for name, _ in counted} == set(KERNELS)
-    assert {("packed16_add", "half"), ("packed16_add", "bfloat")} <= set(counted)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-def test_an_atomic_kernel_loses_nothing_and_makes_as_many_adds_as_it_says(
-    shim: Any, shim_cache: Path
-) -> None:
-    lost, added = shim.count_lost("dense_axpy", shim_cache, 1000)
-    assert (lost, added) == (0, shim.counting.ADDS // 1000 // 64 * 64)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-def test_lost_adds_are_counted_as_lost(
-    shim: Any, shim_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def racy() -> Any:
-        arena, ones = np.zeros(64, np.float32), np.ones(64, np.float32)
-        launch = racy_axpy(arena, ones, scale=1.0, offset=0)
-        return shim.counting.Count(launch, (arena,))
-
-    monkeypatch.setitem(shim.counting.CASES, "planted", racy)
-    monkeypatch.setattr(shim, "THREADS", 1)  # chaos alone: the same schedule every time
-    lost, added = shim.count_lost("planted", shim_cache, 100)
-    assert 0 < lost < added
-    assert 0 < shim.count_lost_by_racy(shim_cache, 100)[0] < added
 
 
 def test_every_stream_of_model_speed_decodes(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
