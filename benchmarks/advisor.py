@@ -52,7 +52,6 @@ from mlxhog.theory.simulator.times import (
 )
 from mlxhog.theory.simulator.workers import Worker
 
-BUDGET = {"order": 390, "full_s": 40, "full": ["--quick"]}
 STRATEGIES = (
     Serial(), Sync(), BY_SPEED, Hogwild(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
 )  # fmt: skip

@@ -40,20 +40,16 @@ from typing import Any
 import feeding
 from harness.claims import Claim, Findings, flags, measured
 from harness.estimates import Ratio
-from harness.machine import ROOT, LoadWatch, smallest
+from harness.machine import LoadWatch, smallest
 from scipy import stats
+from training import damaged_records
 from training.fault_schedule import FaultSchedule
 from training.faults import Observed, Rates
 
 from mlxhog.arena.workers import State
+from tests.processes import alive, below
+from tests.small_disk import small_disk
 
-sys.path.insert(0, str(ROOT))  # the small disk and the damages are those of the tests
-from training import damaged_records  # noqa: E402
-
-from tests.processes import alive, below  # noqa: E402
-from tests.small_disk import small_disk  # noqa: E402
-
-BUDGET = {"order": 310, "full_s": 950, "full": ["--minutes", "6", "--tokens", "150000"]}
 WORKERS = ("mlx:cpu", "torch:cpu")
 STRATEGIES: dict[str, tuple[str, ...]] = {
     "hogwild": ("--strategy=hogwild",),  # auto may go on in another arena than the one that is read

@@ -27,10 +27,6 @@ from harness.machine import LoadWatch, pin, smallest, unpin
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
 
-BUDGET = {
-    "order": 10, "full_s": 100, "full": ["--quick"],
-    "tiny": ["--turns", "1", "--size", "500"],
-}  # fmt: skip
 # Million entries a second on a quiet Zen 5 core, of one set, as the specification records them.
 RECORDED = {"scikit-learn": 243.0, "2011, 1 worker": 147.0, "2011, 2 workers": 298.0}
 AGAIN = "serial again"  # A/A

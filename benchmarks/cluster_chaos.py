@@ -30,14 +30,12 @@ from random import Random
 
 from cluster.cable import Cable
 from harness.claims import Findings, flags, measured
-from harness.machine import ROOT, smallest
+from harness.machine import smallest
 
 from mlxhog.theory.simulator.links import Link
-
-sys.path.insert(0, str(ROOT))  # runs, and what must hold of them, are those of the tests
-from tests.cluster.rounds import Audit, Lines, is_balanced, part_of, rounds_in  # noqa: E402
-from tests.processes import alive  # noqa: E402
-from tests.training.small import small_config  # noqa: E402
+from tests.cluster.rounds import Audit, Lines, is_balanced, part_of, rounds_in
+from tests.processes import alive
+from tests.training.small import small_config
 
 LINK = Link.parse("1Gbit:1ms")
 FOREVER, INTERRUPTED = 10**8, 130

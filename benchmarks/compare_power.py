@@ -39,10 +39,6 @@ from mlxhog.theory.pair_runs import PairLog, run_pair
 from mlxhog.theory.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
 from mlxhog.theory.pairs import Comparison, Side, Terms
 
-BUDGET = {
-    "order": 370, "quick_s": 20, "quick": ["--only", "simulated"], "full_s": 130,
-    "full": ["--quick", "--pairs", "8"],
-}  # fmt: skip
 PLANNED = 6
 GAIN = 0.01
 TESTS = 1000

@@ -21,7 +21,6 @@ from harness.claims import Findings, flags, measured
 from harness.estimates import Share
 from harness.machine import ROOT, smallest
 
-BUDGET = {"order": 320, "full_s": 420, "full": []}
 MOST_FILES, MOST_RUNS = 0.001, 0.1
 
 

@@ -19,7 +19,6 @@ import gzip
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -32,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.claims import Findings, flags, measured
-from harness.machine import ROOT, resident, smallest
+from harness.machine import resident, smallest
 from serving import mlxhog
 from training.faults import filled
 
@@ -42,11 +41,8 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.data.segments import read_all
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import RunError
+from tests.small_disk import small_disk
 
-sys.path.insert(0, str(ROOT))  # the small disk is that of the tests
-from tests.small_disk import small_disk  # noqa: E402
-
-BUDGET = {"order": 360, "full_s": 20, "full": ["--examples", "2000"]}
 CLIENTS = 8
 LIMIT_S = 300.0
 STOP_S = 60.0

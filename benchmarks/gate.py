@@ -28,7 +28,6 @@ from mlxhog.errors import ArenaError
 from mlxhog.report.metrics import Result
 from mlxhog.strategies.ssp import clocks_of
 
-BUDGET = {"order": 350, "full_s": 90, "full": ["--runs", "30"]}
 WORKERS, STEPS, KILLS = 3, 400, 2
 
 

@@ -37,7 +37,7 @@ import serving
 from harness.claims import Findings, Sample, flags, measured
 from harness.estimates import Ratio
 from harness.interleaved import answer, spawned
-from harness.machine import ROOT, cores, pin, smallest, unpin
+from harness.machine import cores, pin, smallest, unpin
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.config.config import TrainConfig
@@ -52,9 +52,7 @@ from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.strategies import build
 from mlxhog.training.publishing import Publisher
-
-sys.path.insert(0, str(ROOT))  # the pattern that reads are checked by is that of the tests
-from tests.live.patterns import Inbox, check, pattern_run  # noqa: E402
+from tests.live.patterns import Inbox, check, pattern_run
 
 PROMPT = "The "
 BYTES = ("--model=tiny", "--tokenizer=bytes")

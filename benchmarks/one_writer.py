@@ -49,7 +49,6 @@ from mlxhog.optim import Target, updates
 from mlxhog.optim.gradients import Rows
 from mlxhog.optim.rule import new_state
 
-BUDGET = {"order": 410, "full_s": 100, "full": ["--quick"]}
 OPTIMIZERS = ("apollo", "apollo-mini", "adamw")
 LENGTHS = (50, 128, 256)
 ROWS = 4

@@ -20,7 +20,6 @@ well, without a limit.
 
 from __future__ import annotations
 
-import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -28,7 +27,7 @@ from typing import Any
 
 import numpy as np
 from harness.claims import Findings, flags, measured
-from harness.machine import ROOT, smallest
+from harness.machine import smallest
 
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
@@ -37,11 +36,8 @@ from mlxhog.parity.compare import ComparedTensor
 from mlxhog.parity.comparison import compare_all
 from mlxhog.parity.sources import TrialSettings, model_subject, perturbed_init
 from mlxhog.parity.subject import Array, ModelPlan, ParitySide, ParitySubject, Results
+from tests.parity.planted import Fault, OperatorFault, SignFault, every_engine
 
-sys.path.insert(0, str(ROOT))  # the faults are those of the tests
-from tests.parity.planted import Fault, OperatorFault, SignFault, every_engine  # noqa: E402
-
-BUDGET = {"order": 330, "full_s": 60, "full": ["--runs", "50"]}
 FAMILIES = ("xlstm", "xlstm_v1")
 RUNS, QUICK_RUNS = 200, 20
 NUMPY = ParitySide("numpy", "numpy")

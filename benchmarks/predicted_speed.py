@@ -37,7 +37,6 @@ from mlxhog.theory.simulator.schemes import (
 )
 from mlxhog.theory.simulator.workers import Worker, worker_of
 
-BUDGET = {"order": 380, "full_s": 370, "full": []}
 STEPS = 250
 WITHIN = 0.10
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4}

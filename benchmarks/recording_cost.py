@@ -21,7 +21,6 @@ from training.recording import BYTES
 from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
 
-BUDGET = {"order": 420, "full_s": 250, "full": ["--pairs", "6", "--time", "10"]}
 MOST_MB_PER_S = 2.0
 LEAST_SHARE = 0.98
 

@@ -24,7 +24,6 @@ from training.recording import record
 
 from mlxhog.errors import MlxhogError
 
-BUDGET = {"order": 400, "full_s": 170, "full": ["--threads", "1", "2"]}
 MODELS = ("tiny", "7to1-tiny", "lfm2-tiny", "mad-7to1-v1", "mad-attention", "mad-striped")
 KERNELS = ("native", "reference")
 STEPS = 3

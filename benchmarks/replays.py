@@ -26,7 +26,6 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
 from mlxhog.training import recording
 
-BUDGET = {"order": 340, "full_s": 110, "full": ["--runs", "10"]}
 MIXES = ("mlx:cpu,torch:cpu", "mlx:cpu*2,torch:cpu", "mlx:cpu*2,torch:cpu*2")
 RULES = ("muon", "adamw", "momentum", "muon")
 

@@ -35,7 +35,6 @@ from training.time_to_loss import Race, Target
 
 from mlxhog.report.shares import in_words, shares
 
-BUDGET = {"order": 430, "full_s": 470, "full": ["--only", "default-loss"]}
 MINUTE = {"model": "minute", "tokenizer": "auto"}
 """What `mlxhog train` trains without options."""
 TORCH, MLX, BOTH = "torch:cpu*2", "mlx:cpu*2", "mlx:cpu,torch:cpu"

@@ -47,10 +47,6 @@ from training.time_to_loss import GRIDS, Race, Target
 
 from mlxhog.data.corpora import read_sotu
 
-BUDGET = {
-    "order": 440, "full_s": 500,
-    "full": ["--quick", "--only", "loss", "--condition", "random sleeps"],
-}  # fmt: skip
 ARMS = ("serial 1 thread", "serial 2 threads", "sync", "sync by speed", "hogwild")
 EQUAL, QUARTER, SLEEPS = "equal", "one 4x slower", "random sleeps"
 LATE, UNEVEN = "one joins late", "uneven lengths"

@@ -18,7 +18,6 @@ from mad.throughput import again, searched
 from mlxhog.mad.study.study import Study
 from mlxhog.models.mad.sequence import canonical, parse
 
-BUDGET = {"order": 75, "quick_s": 60, "full_s": 100}
 ABOUT = Experiment(
     name="architecture_search",
     title="A search of ten architectures, serial and in parallel",

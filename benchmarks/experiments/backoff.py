@@ -38,7 +38,6 @@ from training.schedules import (
     train,
 )
 
-BUDGET = {"order": 110, "quick_s": 190, "full_s": 300}
 ABOUT = Experiment(
     name="backoff",
     title="Exponential back-off beside 1/k and constant steps",

@@ -21,7 +21,6 @@ from mlxhog.strategies.local_sgd import average_share, keep_anchor, take_average
 from mlxhog.strategies.rounds import Rounds
 from mlxhog.strategies.scaffold import CONTROL, Scaffold
 
-BUDGET = {"order": 190, "quick_s": 70, "full_s": 90}
 ABOUT = Experiment(
     name="clients",
     title="Which method serves clients best whose data differ",

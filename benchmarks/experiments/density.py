@@ -14,7 +14,6 @@ from mlxhog.classic.generators import sparse_regression
 from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SPARSE_WRITES, SparseLinear
 
-BUDGET = {"order": 150, "quick_s": 40, "full_s": 210}
 ABOUT = Experiment(
     name="density",
     title="From which density on lock-free steps are worse than locked ones",

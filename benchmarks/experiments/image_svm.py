@@ -26,7 +26,6 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
 from mlxhog.classic.session import train
 
-BUDGET = {"order": 40, "quick_s": 45, "full_s": 690}
 ABOUT = Experiment(
     name="image_svm",
     title="A dense SVM on images, mini-batches of 2 and 125",

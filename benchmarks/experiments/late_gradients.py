@@ -12,7 +12,6 @@ from harness.claims import FULL, Claim, Twin
 from harness.estimates import Mean
 from harness.interleaved import take_turns
 
-BUDGET = {"order": 160, "quick_s": 170, "full_s": 480}
 ABOUT = Experiment(
     name="late_gradients",
     title="A parameter server with sixteen workers, and step sizes by staleness",

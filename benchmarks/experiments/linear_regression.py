@@ -22,7 +22,6 @@ from harness.estimates import Mean, Ratio
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
 
-BUDGET = {"order": 50, "quick_s": 25, "full_s": 110}
 ABOUT = Experiment(
     name="linear_regression",
     title="Linear regression on one cache line",

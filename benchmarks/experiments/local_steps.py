@@ -25,7 +25,6 @@ from harness.interleaved import take_turns
 
 from mlxhog.theory.local_steps import growth_of, interval_by_cost
 
-BUDGET = {"order": 180, "quick_s": 70, "full_s": 140}
 ABOUT = Experiment(
     name="local_steps",
     title="Synchronous steps against local ones, and which interval is best",

@@ -32,7 +32,6 @@ from training.schedules import (
     search,
 )
 
-BUDGET = {"order": 115, "full_s": 430}
 ABOUT = Experiment(
     name="lock_free_schedules",
     title="Lock-free workers on an xLSTM: back-off beside 1/k, constant steps, cosine and wsd",

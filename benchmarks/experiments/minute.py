@@ -25,7 +25,6 @@ from training.alone import ALONE, train_alone
 
 from mlxhog import TrainConfig
 
-BUDGET = {"order": 130, "full_s": 120}
 ABOUT = Experiment(
     name="minute",
     title="Today's default beside that of 0.2, with a quarter of a minute's text",

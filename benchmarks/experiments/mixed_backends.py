@@ -28,7 +28,6 @@ from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim.updates import Rows
 
-BUDGET = {"order": 90, "quick_s": 60, "full_s": 460}
 ABOUT = Experiment(
     name="mixed_backends",
     title="MLX and PyTorch workers together against one backend alone",

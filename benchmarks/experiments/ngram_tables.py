@@ -29,7 +29,6 @@ from mlxhog.arena.child import Lane
 from mlxhog.theory.pair_runs import score
 from mlxhog.training.plan import make_plan
 
-BUDGET = {"order": 210, "full_s": 200}
 ABOUT = Experiment(
     name="ngram_tables",
     title="Staleness of sparse parameters",

@@ -24,7 +24,6 @@ from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.classic.session import train
 from mlxhog.theory.hypergraph import Hypergraph
 
-BUDGET = {"order": 20, "quick_s": 190, "full_s": 260}
 ABOUT = Experiment(
     name="paper_tables",
     title="The paper's problems by Hogwild, AIG and round-robin",

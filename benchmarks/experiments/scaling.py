@@ -26,7 +26,6 @@ from mlxhog.theory.simulator import Prediction, schemes, simulate, time_to_loss
 from mlxhog.theory.simulator.times import Constant
 from mlxhog.theory.simulator.workers import Worker
 
-BUDGET = {"order": 70, "quick_s": 110, "full_s": 770}
 ABOUT = Experiment(
     name="scaling",
     title="Serial against Hogwild with 1 to 16 workers",

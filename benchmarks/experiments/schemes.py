@@ -25,7 +25,6 @@ from training.recording import model_file
 from training.time_to_loss import Race, Target
 from unequal_workers import EQUAL, HIGH, QUARTER, SLEEPS
 
-BUDGET = {"order": 80, "quick_s": 210, "full_s": 1910}
 ABOUT = Experiment(
     name="schemes",
     title="Lock-free against round-robin, averaged runs and averaged gradients on xLSTM",

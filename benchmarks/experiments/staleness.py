@@ -33,7 +33,6 @@ from training.recording import count_parameters, model_file
 
 from mlxhog.theory.bounds import Facts, penalty
 
-BUDGET = {"order": 60, "quick_s": 250, "full_s": 1430}
 ABOUT = Experiment(
     name="staleness",
     title="What staleness costs in gradients",

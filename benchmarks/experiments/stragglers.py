@@ -18,7 +18,6 @@ from training.recording import QUIET_OPTIONS
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint.run import Run
 
-BUDGET = {"order": 170, "quick_s": 35, "full_s": 90}
 ABOUT = Experiment(
     name="stragglers",
     title="Waiting for the slowest of n workers",

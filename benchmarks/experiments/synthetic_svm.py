@@ -27,7 +27,6 @@ from harness.machine import cores
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
 
-BUDGET = {"order": 30, "quick_s": 70, "full_s": 260}
 ABOUT = Experiment(
     name="synthetic_svm",
     title="A synthetic SVM by Hogwild, round-robin and synchronous SGD",

@@ -22,7 +22,6 @@ from training.alone import ALONE, model_of, train_alone
 from mlxhog import TrainConfig
 from mlxhog.config import optimizers
 
-BUDGET = {"order": 120, "full_s": 90}
 ABOUT = Experiment(
     name="widths",
     title="One step size for every width",

@@ -15,7 +15,6 @@ from harness.claims import (
     NO_LIMIT,
     NOT_MEASURABLE,
     QUICK,
-    TINY,
     UNTOLD,
     WORDS,
     Claim,
@@ -36,7 +35,6 @@ MEANS = {
     FAILED: "the script ended with an error",
 }
 MODE_NOTES = {
-    TINY: "a test of the scripts: the numbers mean nothing",
     QUICK: "sizes of minutes",
     FULL: "the largest sizes that were run; a section's command says which part of its script",
 }
@@ -45,12 +43,10 @@ MODE_NOTES = {
 def read(folder: Path, order: Sequence[str] = ()) -> list[Document]:
     """Every script's result, those that `order` names first; of --full where there is one.
 
-    One that failed gives way to that of the other mode. Results of --tiny are shown where there are
-    no others.
+    One that failed gives way to that of the other mode.
     """
     results: dict[str, Document] = {}
-    modes = [mode for mode in (FULL, QUICK) if any((folder / mode).glob("*.json"))]
-    for mode in modes or [TINY]:
+    for mode in (FULL, QUICK):
         for path in sorted((folder / mode).glob("*.json")):
             document = json.loads(path.read_text())
             known = results.setdefault(path.stem, document)
