@@ -83,7 +83,7 @@ class Scale:
 
 QUICK = Scale((1,), 30.0, Target(2.1, {}, 16_384, like="2.1"), ("muon",), 30.0, 10.0, 5.0, 2.0)
 FULL = Scale((1, 2, 3), 600.0, Target(1.8, {}), ("muon", "adamw"), 180.0, 30.0, 60.0, 3.0)
-TINY = replace(QUICK, seconds=4.0, short_s=4.0, sound_s=1.0, down_s=1.0, round_every=1.0)
+TINY = replace(QUICK, seconds=2.0, short_s=2.0, sound_s=1.0, down_s=1.0, round_every=1.0)
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ PAIRS = {
 }
 """Arms that are compared, by part."""
 PARTS = (*PAIRS, "predicted")
-TINY_PARTS = ("loss", "bytes", "outer", "predicted")
+TINY_PARTS = ("bytes", "predicted")
 """Of `--tiny`; the faults are those of `cluster_chaos.py`, the others differ in options."""
 
 

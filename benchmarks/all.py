@@ -36,7 +36,7 @@ from typing import Any, NamedTuple
 from harness.claims import EXIT_CODES, FULL, NOT_MEASURABLE, QUICK, WORDS, write_rows
 from harness.claims_page import CLAIMS, claims_page
 from harness.machine import ROOT, commit, not_this_commit
-from harness.results_page import FAILED, read, results_page
+from harness.results_page import FAILED, name_of, read, results_page
 
 from mlxhog.files.durable import replace_file
 
@@ -100,17 +100,17 @@ TABLE = (
     _experiment("outer_steps", 100, 130),
     _experiment("ngram_tables", None, 200),
     Script("chaos", "chaos.py", None, 950, full="--minutes 6 --tokens 150000"),
-    Script("faults", "faults.py", None, 420, full=""),
+    Script("faults", "soak.py faults", None, 420, full=""),
     Script("parity_false_failures", "parity_false_failures.py", None, 60, full="--runs 50"),
-    Script("replays", "replays.py", None, 110, full="--runs 10"),
-    Script("gate", "gate.py", None, 90, full="--runs 30"),
+    Script("replays", "soak.py replays", None, 110, full="--runs 10"),
+    Script("gate", "soak.py gate", None, 90, full="--runs 30"),
     Script("feeding", "feeding.py", None, 20, full="--examples 2000"),
     Script("compare_power", "compare_power.py", 20, 130, "--only simulated", "--quick --pairs 8"),
     Script("predicted_speed", "predicted_speed.py", None, 370, full=""),
     Script("advisor", "advisor.py", None, 40, full="--quick"),
-    Script("repeatability", "repeatability.py", None, 170, full="--threads 1 2"),
+    Script("repeatability", "soak.py repeatability", None, 170, full="--threads 1 2"),
     Script("one_writer", "one_writer.py", None, 100, full="--quick"),
-    Script("recording_cost", "recording_cost.py", None, 250, full="--pairs 6 --time 10"),
+    Script("recording_cost", "soak.py recording_cost", None, 250, full="--pairs 6 --time 10"),
     Script("speedup", "speedup.py", None, 470, full="--only default-loss"),
     Script("unequal_workers", "unequal_workers.py", None, 500,
            full="--quick --only loss --condition 'random sleeps'"),
@@ -232,7 +232,11 @@ def exit_code(verdicts: Sequence[str]) -> int:
 def pages(folder: Path) -> dict[Path, str]:
     """RESULTS.md beside a folder of results; and docs/claims.md, if it is the one of this tree."""
     names = [script.name for script in TABLE]
-    documents = read(folder, names)
+    today = {(one.name, mode): one.command(mode) for one in TABLE for mode in (QUICK, FULL)}
+    documents = [
+        {**one, "command": today.get((name_of(one), one["mode"]), one["command"])}
+        for one in read(folder, names)
+    ]
     path = folder.parent / "RESULTS.md"
     texts = {path: results_page(documents, folder=folder.name, expected=names)}
     if folder == HERE / "results":

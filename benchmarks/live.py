@@ -385,7 +385,8 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     if chosen.reads:
         scale = replace(scale, reads=chosen.reads)
     findings.results["scale"] = vars(scale)
-    for name in chosen.only or PARTS:
+    # With --tiny `serving.py` itself serves.
+    for name in chosen.only or smallest(list(PARTS)[:-1], PARTS):
         PARTS[name](scale, findings)
 
 

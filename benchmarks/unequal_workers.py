@@ -232,7 +232,7 @@ def arms_under(slow: str | None) -> dict[str, str | None]:
     first = None if slow is None else slow.split(",")[0]
     return {
         arm: first if arm.startswith("serial") else slow
-        for arm in ARMS
+        for arm in smallest(ARMS[2:], ARMS)
         if not (arm.startswith("serial") and first is not None and first.startswith("1="))
     }
 

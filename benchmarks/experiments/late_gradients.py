@@ -212,7 +212,7 @@ def _compared(
             "A server bounds staleness by letting a push wait while version - worker version > s",
             f"At {stuck} of the bounds 1 to 8 the first worker that is too late waits for ever: "
             "the version only grows, and what the worker has read does not. The gate of ssp is "
-            "where workers pull (python benchmarks/gate.py).",
+            "where workers pull (python benchmarks/soak.py gate).",
         ),
         Compared.of(
             "eta / (1 + c tau) with c = .5 is the recommended rule, eta d^tau the server's",

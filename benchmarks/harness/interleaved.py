@@ -3,7 +3,8 @@
 `take_turns` runs any arms one after the other, again and again; `quiet_turns` runs those again that
 others disturbed. `in_turns` gives each program a process of its own: neither ours nor a peer's
 inherits the other's thread pool, allocator or imports, and each one's memory can be measured. An
-`Arm` builds its step once and then waits until it is asked to run.
+`Arm` builds its step once and then waits until it is asked to run. With `--tiny` programs take one
+step in the process of the script.
 """
 
 from __future__ import annotations
@@ -259,6 +260,10 @@ def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, secon
         turns: at least 1.
         seconds: least length of one arm's turn; one step where a step takes longer.
     """
+    if smallest(True, False):
+        once_s = {name: [_one_step(one, threads)] for name, one in programs.items()}
+        peaks = dict.fromkeys(programs, Peak(1, 2))
+        return Turns(once_s, peaks, next(iter(once_s.values())))
     twice = next(iter(programs.values()))
     with ExitStack() as stack:
         arms = {
@@ -276,8 +281,17 @@ def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, secon
     )
 
 
+def _one_step(program: Program, threads: int) -> float:
+    """With `--tiny`: seconds of one step in this process, which imports each framework once."""
+    step, began = program.build(threads), time.perf_counter()
+    counted = step()
+    return time.perf_counter() - began if counted is None else counted
+
+
 def once(program: Program, *, threads: int) -> Any:
-    """Return what a program's function returns, called in a process of its own."""
+    """Return what a program's function returns, called in a process of its own (not `--tiny`)."""
+    if smallest(True, False):
+        return program.build(threads)
     with spawned(_call, program, threads, threads=threads) as (pipe, _):
         return answer(pipe, program)
 

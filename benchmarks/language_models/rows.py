@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from harness.claims import Findings, Sample
 from harness.estimates import Ratio
 from harness.interleaved import Arm, Program, Turns, in_turns
+from harness.machine import smallest
 from language_models.ours import large
 from language_models.sizes import (
     LARGE_VOCABULARY,
@@ -87,7 +88,8 @@ def large_programs(size: LargeSize) -> dict[str, Program]:
 
 def training(report: Report, thread_counts: list[int]) -> None:
     """Training steps of xLSTM Large at three sizes."""
-    for size, limit in ((SMALL, 1.4), (WIDE, 1.05), (LARGE_VOCABULARY, 1.5)):
+    sizes = (SMALL, 1.4), (WIDE, 1.05), (LARGE_VOCABULARY, 1.5)
+    for size, limit in smallest(sizes[:2], sizes):
         for threads in thread_counts:
             row = f"{size.name}, {threads} thread{'s' * (threads > 1)}"
             programs = large_programs(size) | (product_programs(size) if size is WIDE else {})
@@ -156,8 +158,9 @@ def memory(report: Report, thread_counts: list[int]) -> None:
     """Peak memory of a training step of long sequences."""
     row = f"memory of a training step, {LONG.name}"
     peaks = {}
-    for name, program in large_programs(LONG).items():
-        arm = Arm(program, threads=thread_counts[-1])
+    programs = large_programs(LONG)
+    for name in smallest((TORCH, PACKAGE), programs):
+        arm = Arm(programs[name], threads=thread_counts[-1])
         arm.ready()
         arm.run(0.0)
         peaks[name] = arm.close()
