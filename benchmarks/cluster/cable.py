@@ -26,10 +26,9 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
-
-from cluster.proxy import Direction
 
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.theory.simulator.links import Link
@@ -55,6 +54,27 @@ def lacking() -> str | None:
                 "this user may not create network namespaces: begin with unshare -Urn, or as root"
             )
     return None
+
+
+@dataclass
+class Direction:
+    """One direction of a cable: when bytes leave, and how many have.
+
+    Attributes:
+        link: rate and delay.
+        sent: bytes that have left.
+        free_at_s: time at which the last byte will have left.
+    """
+
+    link: Link
+    sent: int = 0
+    free_at_s: float = 0.0
+
+    def departs(self, n_bytes: int, now_s: float) -> float:
+        """Take the cable for some bytes; returns the time at which the last has left."""
+        self.free_at_s = max(now_s, self.free_at_s) + n_bytes / self.link.bytes_per_s
+        self.sent += n_bytes
+        return self.free_at_s
 
 
 class Cable:

@@ -14,13 +14,14 @@ import multiprocessing
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.connection import Connection
 from typing import Any, Self, TypeVar
 
 from harness.estimates import Ratio
-from harness.machine import BUSY_SHARE, resident, smallest
+from harness.machine import BUSY_SHARE, cores, resident, smallest
 
 from mlxhog.machine.processes import follow_parent, thread_limits
 
@@ -76,6 +77,17 @@ def with_twin(
     own = take_turns(turns, places, lambda place, turn: run(place[1], turn), warm_up=warm_up)
     again = own.pop(places[-1])
     return {arm: values for (_, arm), values in own.items()}, again
+
+
+def on_cores(function: Callable[[A], R], jobs: Iterable[A]) -> list[R]:
+    """What a function returns for each job, in their order; a process on every core.
+
+    With `--tiny` all are done in this process.
+    """
+    if smallest(True, False):
+        return list(map(function, jobs))
+    with ProcessPoolExecutor(len(cores()), multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(function, jobs))
 
 
 def quiet_turns(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -169,22 +170,47 @@ def held_out_bits(backend: Backend, text: TokenFile, seq_len: int, tokens: int) 
     return heldout.bits_per_byte(nats, n_bytes)
 
 
+ALONE = {"strategy": "serial", "workers": "torch:cpu", "threads": 1, "tokenizer": "bytes"}
+WORST_BITS = 8.0
+"""Bits per byte of a uniform guess; the score of a training that diverged."""
+
+
+def end_bits(held_out: int, **options: Any) -> float:
+    """Train one worker on one core, and return held-out bits per byte over so many tokens.
+
+    It depends on nothing but its options, so several may run side by side, and nothing is timed.
+    """
+    from mlxhog.arena.child import Lane
+    from mlxhog.theory.pair_runs import score
+    from mlxhog.training.plan import make_plan
+
+    with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
+        options = {**QUIET_OPTIONS, **ALONE, **options, **smallest(SMALLEST_RUN, {})}
+        config = TrainConfig(**{**options, "out": out})
+        result = train(config, observer=None)
+        if result.status == "interrupted":
+            raise KeyboardInterrupt
+        if result.status != "done":
+            return WORST_BITS
+        text, tokens = make_plan(config).data.val, smallest(2048, held_out)
+        place = (Path(str(result.checkpoint)), text, config.seq_len, tokens)
+        bits = score(Lane(None, 0), "torch:cpu", *place)
+    return bits if math.isfinite(bits) else WORST_BITS
+
+
 class HeldOut:
     """Bits per byte on held-out text, in this process, for recorded parameters."""
 
     def __init__(self, config: TrainConfig, tokens: int = 65_536) -> None:
-        """Open the text and lay the model over a buffer; uses torch with every core."""
-        from mlxhog import arena, backends
-        from mlxhog.data import prepare
-        from mlxhog.models.registry import load_architecture
-        from mlxhog.models.xlstm_large import param_spec
+        """Open the text and lay the model over a buffer."""
+        from mlxhog import backends
+        from mlxhog.training.plan import make_plan
 
-        model = load_architecture(config.model)
-        layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
-        _, self._file = prepare.prepare(config.data, config.tokenizer).open(config.seq_len)
+        plan = make_plan(config)
+        self._file = plan.data.open(config.seq_len)[1]
         self._seq_len, self._tokens = config.seq_len, smallest(2048, tokens)
         self._backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
-        self._backend.bind(model, layout.slots, layout.n_floats, None)
+        self._backend.bind(plan.model, plan.layout.slots, plan.layout.n_floats, None)
 
     def bits_per_byte(self, params: NDArray[np.float32]) -> float:
         """Evaluate one copy of the parameter segment."""

@@ -4,11 +4,11 @@ import atexit
 import json
 import multiprocessing
 import os
-import runpy
 import signal
 import subprocess
 import sys
 import time
+import types
 from contextlib import suppress
 from pathlib import Path
 
@@ -44,7 +44,10 @@ def run(script, words, output):
         sys.path.insert(1, str(BENCHMARKS))
     os.chdir(ROOT)
     try:
-        runpy.run_path(str(script), run_name="__main__")
+        main = types.ModuleType("__main__")
+        sys.modules["__main__"] = sys.modules["__mp_main__"] = main
+        main.__file__ = str(script)
+        exec(compile(script.read_text(), str(script), "exec"), main.__dict__)
     except Exception as error:
         sys.excepthook(type(error), error, error.__traceback__)
         sys.exit(1)

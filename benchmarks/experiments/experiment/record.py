@@ -77,6 +77,7 @@ class Experiment:
         packages: whose versions are recorded, beside mlxhog and numpy.
         quick_seeds: number of seeds of `--quick`; below two nothing about a training can be told.
         full_seeds: number of seeds of `--full`.
+        script: that has several experiments, of which the name chooses this one.
     """
 
     name: str
@@ -86,6 +87,13 @@ class Experiment:
     packages: tuple[str, ...] = ()
     quick_seeds: int = 3
     full_seeds: int = 5
+    script: str = ""
+
+    @property
+    def command(self) -> str:
+        """What a user types, but for the mode."""
+        words = f"{self.script} {self.name}" if self.script else f"{self.name}.py"
+        return f"python benchmarks/experiments/{words}"
 
 
 @dataclass(frozen=True)
@@ -283,7 +291,7 @@ def document_of(
         "source": about.source,
         "about": about.about,
         "mode": scale.mode,
-        "command": f"python benchmarks/experiments/{about.name}.py --{scale.mode}",
+        "command": f"{about.command} --{scale.mode}",
         "compared": [
             (
                 replace(one, verdict=UNTOLD)
@@ -311,8 +319,8 @@ def _draw(about: Experiment, draw: Callable[[Outcome], Figure], folder: Path) ->
     path = folder / f"{about.name}.json"
     if not path.exists():
         raise SystemExit(
-            f"{path} is missing, so there is no result to draw; run python "
-            f"benchmarks/experiments/{about.name}.py --full, or name another folder by --out"
+            f"{path} is missing, so there is no result to draw; run {about.command} --full, "
+            "or name another folder by --out"
         )
     known = _with_nan(json.loads(path.read_text()))
     outcome = Outcome([], known["table"], settings=known["settings"], results=known["results"])
