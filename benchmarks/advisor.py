@@ -16,15 +16,11 @@ fields is among the scenarios, and beside each stands what its decision tree ans
 from __future__ import annotations
 
 import math
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
-from harness.claims import Findings, flags, measured
+from harness.claims import flags, measured
 from harness.estimates import Mean
 from harness.machine import ROOT, smallest
 from harness.results_page import name_of, read
@@ -36,14 +32,12 @@ from mlxhog.theory.advisor.rules import (
     BY_SPEED,
     LOCAL_COST,
     STALENESS_COST,
-    Arm,
     arms,
     recommend,
 )
 from mlxhog.theory.simulator import descend
 from mlxhog.theory.simulator.objectives import Learner, Quadratic
 from mlxhog.theory.simulator.times import (
-    ComputeTime,
     Constant,
     LogNormal,
     Markov,
@@ -82,16 +76,15 @@ class Scenario:
 
 
 def profile_of(
-    times: Sequence[ComputeTime], *, sync_s: float, exchange_s: float = 0.0, alone: float = 0.0,
-    **known: Any,
-) -> Profile:  # fmt: skip
+    times, *, sync_s, exchange_s=0.0, alone=0.0,
+    **known):  # fmt: skip
     """A profile of workers with these times."""
     workers = [Worker(name="w", compute=time, exchange_s=exchange_s) for time in times]
     one = Worker(name="w", compute=Constant(alone)) if alone else replace(workers[-1], exchange_s=0)
     return Profile(workers=workers, alone=one, sync_s=sync_s, **known)
 
 
-def scenarios() -> list[Scenario]:
+def scenarios():
     """The ten, each with its winner."""
     even, noisy = Constant(0.1), Quadratic(SMOOTH, noise=0.6)
     jitter = LogNormal(0.1, 0.05)
@@ -132,14 +125,14 @@ def scenarios() -> list[Scenario]:
     ]  # fmt: skip
 
 
-def seconds_to_target(scenario: Scenario, arm: Arm, seeds: Sequence[int]) -> float:
+def seconds_to_target(scenario, arm, seeds):
     """Mean time to the target at the best step size; infinite where none reaches it."""
     profile, objective = scenario.profile, scenario.objective
     workers = [profile.alone] if arm.strategy.one_process else list(profile.workers)
     together = len(workers) if arm.strategy.averages else 1
     target, best = TARGET * objective.excess(objective.start()), math.inf
     for rate in RATES:
-        times: list[float] = []
+        times = []
         for seed in seeds:
             if math.inf in times:
                 break  # the mean is
@@ -155,7 +148,7 @@ def seconds_to_target(scenario: Scenario, arm: Arm, seeds: Sequence[int]) -> flo
     return best
 
 
-def judge(scenario: Scenario, seeds: Sequence[int]) -> dict[str, Any]:
+def judge(scenario, seeds):
     """What the advisor answers, and what is true."""
     known = arms(scenario.profile, STRATEGIES)
     if scenario.profile.reproducible:
@@ -181,7 +174,7 @@ def judge(scenario: Scenario, seeds: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Judge every scenario; counts, which no load can spoil."""
     rows, seeds = [], range(smallest(1, 2 if chosen.quick else 4))
     for scenario in smallest(scenarios()[:2], scenarios()):
@@ -208,14 +201,14 @@ LOCAL_STEPS = 10
 TURN, AVERAGED = "Muon in turn, looking ahead", "Muon averaged"
 
 
-def local_cost(result: Mapping[str, Any]) -> Mean:
+def local_cost(result):
     """Share of the steps that a local step costs, by the result of the experiment local_steps."""
     steps = result["results"]["steps"]
     pairs = zip(steps[f"{LOCAL_STEPS}"], steps["1"], strict=True)
     return Mean.of((many / one - 1) / (LOCAL_STEPS - 1) for many, one in pairs)
 
 
-def staleness_cost(result: Mapping[str, Any]) -> Mean:
+def staleness_cost(result):
     """Share of the samples that a unit of staleness costs, by the experiment staleness.
 
     Beside averaged gradients of as many workers, which have the same batch; the mean over the
@@ -226,7 +219,7 @@ def staleness_cost(result: Mapping[str, Any]) -> Mean:
     known = numbers["bits_per_byte"]
     counts = [k for k in (2, 4, 8) if {f"{TURN}, {k}", f"{AVERAGED}, {k}"} <= known.keys()]
 
-    def gradients(arm: str, seed: int) -> float:
+    def gradients(arm, seed):
         """Of serial training for the same loss."""
         bits, lengths = zip(*sorted((bits, k) for k, bits in curves[seed]), strict=True)
         end = numbers["bits_per_byte"][arm][seed]
@@ -241,7 +234,7 @@ def staleness_cost(result: Mapping[str, Any]) -> Mean:
     )
 
 
-def constants(folder: Path) -> dict[str, tuple[float, Mean]]:
+def constants(folder):
     """Each constant beside its estimate from the newest results, of --full where there are any."""
     results = {name_of(document): document for document in read(folder)}
     return {
@@ -250,7 +243,7 @@ def constants(folder: Path) -> dict[str, tuple[float, Mean]]:
     }
 
 
-def main() -> int:
+def main():
     """Read the flags, and judge."""
     parser = flags(__doc__, quick="two seeds", constants="only the constants, from results")
     chosen = parser.parse_args()

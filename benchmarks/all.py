@@ -29,9 +29,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from harness.claims import EXIT_CODES, FULL, NOT_MEASURABLE, QUICK, WORDS, write_rows
 from harness.claims_page import CLAIMS, claims_page
@@ -64,13 +63,13 @@ class Script(NamedTuple):
     quick: str = "--quick"
     full: str = "--full"
 
-    def command(self, mode: str) -> str:
+    def command(self, mode):
         """What a user types."""
         own = self.quick if mode == QUICK else self.full
         return f"python benchmarks/{self.script} {own}".rstrip()
 
 
-def _experiment(name: str, quick_s: float | None, full_s: float, part_of: str = "") -> Script:
+def _experiment(name, quick_s, full_s, part_of=""):
     return Script(
         name, f"experiments/{part_of or name}.py{part_of and f' {name}'}", quick_s, full_s
     )
@@ -118,7 +117,7 @@ TABLE = (
 """In the order of the pages."""
 
 
-def finished(name: str, mode: str, out: Path, at: str | None) -> bool:
+def finished(name, mode, out, at):
     """Whether its result is of this mode, of this commit without changes, and was measurable."""
     path = out / f"{name}.json"
     last = json.loads(path.read_text()) if path.exists() else {}
@@ -127,9 +126,7 @@ def finished(name: str, mode: str, out: Path, at: str | None) -> bool:
     return clean and not again and (last.get("mode"), last.get("commit")) == (mode, at)
 
 
-def run(
-    script: Script, mode: str, out: Path, at: str | None, *, limit_s: float = 0.0
-) -> dict[str, Any]:
+def run(script, mode, out, at, *, limit_s=0.0):
     """Run a script, pass its lines on, and return its result, or what is to be said of its end.
 
     Result and log lie in the folder afterwards, whatever happened. A result of another commit than
@@ -180,7 +177,7 @@ def run(
     return whole
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(process):
     """End a script and the processes of its session; those that do not end in time are killed."""
     give_up = time.monotonic() + END_S
     with contextlib.suppress(ProcessLookupError):  # none is left
@@ -192,11 +189,11 @@ def _end(process: subprocess.Popen[str]) -> None:
         os.killpg(process.pid, signal.SIGKILL)
 
 
-def _failed(error: str) -> dict[str, Any]:
+def _failed(error):
     return {"verdict": FAILED, "error": error}
 
 
-def _result(lines: Sequence[str]) -> dict[str, Any] | None:
+def _result(lines):
     """The last JSON line; None where it is not one of a result."""
     last = next((line for line in reversed(lines) if line.startswith('{"')), "{}")
     with contextlib.suppress(json.JSONDecodeError):
@@ -205,7 +202,7 @@ def _result(lines: Sequence[str]) -> dict[str, Any] | None:
     return None
 
 
-def run_all(todo: Sequence[Script], mode: str, out: Path, *, again: bool = False) -> list[str]:
+def run_all(todo, mode, out, *, again=False):
     """Run scripts one after another; returns the verdicts of those and of the results kept."""
     at, verdicts = commit(), []
     out.mkdir(parents=True, exist_ok=True)
@@ -223,13 +220,13 @@ def run_all(todo: Sequence[Script], mode: str, out: Path, *, again: bool = False
     return verdicts
 
 
-def exit_code(verdicts: Sequence[str]) -> int:
+def exit_code(verdicts):
     """The worst of the scripts' exit codes; 4 if one failed."""
     codes = {4 if verdict == FAILED else EXIT_CODES[verdict] for verdict in verdicts}
     return next((code for code in (4, 1, 3) if code in codes), 0)
 
 
-def pages(folder: Path) -> dict[Path, str]:
+def pages(folder):
     """RESULTS.md beside a folder of results; and docs/claims.md, if it is the one of this tree."""
     names = [script.name for script in TABLE]
     today = {(one.name, mode): one.command(mode) for one in TABLE for mode in (QUICK, FULL)}
@@ -244,7 +241,7 @@ def pages(folder: Path) -> dict[Path, str]:
     return texts
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments=None):
     """Run what the flags ask for."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -276,7 +273,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_code(verdicts)
 
 
-def _interrupt(*_: object) -> None:
+def _interrupt(*_):
     raise KeyboardInterrupt
 
 

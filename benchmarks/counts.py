@@ -20,7 +20,7 @@ from dataclasses import replace
 from functools import partial
 
 import numpy as np
-from harness.claims import Findings, Sample, flags, measured
+from harness.claims import Sample, flags, measured
 from harness.estimates import Mean, Ratio
 from harness.interleaved import Program, once, take_turns
 from harness.machine import cores, pin, smallest
@@ -331,7 +331,7 @@ def graphs(findings, chosen):
 PARTS = {"optimizers": optimizers, "stripes": stripes, "graphs": graphs}
 
 
-def measure(findings: Findings, chosen):
+def measure(findings, chosen):
     """Every part that was asked for."""
     for name in chosen.only or PARTS:
         print(f"\n{PARTS[name].__doc__}", flush=True)

@@ -12,17 +12,14 @@ with one thread each.
 
 from __future__ import annotations
 
-from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
-from typing import Any
 
-from harness.claims import Findings, Sample, flags, measured
+from harness.claims import Sample, flags, measured
 from harness.machine import cores, smallest
 
 from mlxhog.machine.processes import thread_limits
-from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.suites import expand, only, suite
 from mlxhog.mad.tasks.dataset import unigram
 from mlxhog.mad.training.candidate import train
@@ -56,9 +53,7 @@ ORACLES = (
 )
 
 
-def configured(
-    oracle: Oracle, backend: str, seed: int, *, look_every: int = LOOK_EVERY
-) -> RunConfig:
+def configured(oracle, backend, seed, *, look_every=LOOK_EVERY):
     """The run of an oracle, which ends as soon as it passes."""
     chosen = only(suite(oracle.suite), [oracle.task])
     settings = tuple(one for one in chosen.settings if one.label == oracle.label)
@@ -78,14 +73,14 @@ def configured(
     return next(config for _, config in runs)
 
 
-def trained(oracle: Oracle, backend: str, seed: int) -> tuple[RunResult, float]:
+def trained(oracle, backend, seed):
     """The run of one seed, and the accuracy of the best constant answer."""
     config = configured(oracle, backend, seed)
     result = train(config)
     return replace(result, curve=()), unigram(make_run_plan(config).task_rows.dataset())
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Train every oracle on both backends, and say whether all pass in time."""
     seeds = range(chosen.seed, chosen.seed + smallest(1, chosen.seeds))
     with (
@@ -114,7 +109,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     findings.results |= {"layers": LAYERS, "seeds": list(seeds), "oracles": rows}
 
 
-def main() -> int:
+def main():
     """Read the flags, and measure."""
     parser = flags(__doc__)
     parser.add_argument("--seeds", type=int, default=3, help="runs of each oracle")
@@ -122,12 +117,12 @@ def main() -> int:
     return measured("mad_oracles", parser.parse_args(), measure, packages=("torch", "mlx"))
 
 
-def row_steps(result: RunResult) -> float:
+def row_steps(result):
     """Steps until it passed; infinite where it did not."""
     return result.steps if result.acc_token >= SOLVED else float("inf")
 
 
-def row(oracle: Oracle, backend: str, outcomes: list[tuple[RunResult, float]]) -> dict[str, Any]:
+def row(oracle, backend, outcomes):
     """What the table and the JSON line say of an oracle."""
     return {
         "task": oracle.task,

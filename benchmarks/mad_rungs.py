@@ -11,14 +11,11 @@ compared by Spearman's rho, with a bootstrap interval over the candidates. A run
 the same backend shows how far two rankings differ anyway.
 """
 
-from __future__ import annotations
-
 import itertools
-from argparse import Namespace
 from dataclasses import asdict
 from statistics import fmean
 
-from harness.claims import Claim, Findings, flags, measured
+from harness.claims import Claim, flags, measured
 from harness.machine import smallest
 from mad.ranks import RankCorrelation
 
@@ -33,13 +30,13 @@ LEAST = 0.9
 """Rho; a rung that ranks otherwise would drop other candidates."""
 
 
-def main() -> int:
+def main():
     """Train to the rung on both backends, and compare."""
     parser = flags(__doc__, quick="six candidates, few steps")
     return measured("mad_rungs", parser.parse_args(), measure, packages=("torch", "mlx"))
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Train every candidate three times."""
     candidates = smallest(PAIRS[:3], PAIRS[::2] if chosen.quick else PAIRS)
     steps, dim = smallest((2, 32), (40, 32) if chosen.quick else (150, 64))
@@ -48,7 +45,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         "mlx": ("mlx:cpu", "reference", 0),
         "another seed": ("torch:cpu", "native", 1),
     }
-    values: dict[str, list[float]] = {side: [] for side in sides}
+    values = {side: [] for side in sides}
     for layers in candidates:
         for side, (backend, kernels, seed) in sides.items():
             values[side].append(accuracy(layers, backend, kernels, seed, steps, dim))
@@ -74,7 +71,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     }
 
 
-def accuracy(layers: str, backend: str, kernels: str, seed: int, steps: int, dim: int) -> float:
+def accuracy(layers, backend, kernels, seed, steps, dim):
     """Mean accuracy of a candidate over the tasks, at a rung."""
     protocol = {"steps": steps, "eval_every": steps}
     chosen = at_dim(only(fixed(suite("smoke"), protocol), TASKS), dim)

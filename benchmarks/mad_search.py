@@ -14,25 +14,21 @@ Ten layer sequences, serial against several at once: experiments/architecture_se
 layers learn, and in how many steps: mad_oracles.py.
 """
 
-from __future__ import annotations
-
 import tempfile
-from argparse import Namespace
-from collections.abc import Callable
 from pathlib import Path
 
-from harness.claims import Findings, flags, measured
+from harness.claims import flags, measured
 from mad import scheduler, step
 
 
-def main() -> int:
+def main():
     """Measure what the flags ask for."""
     parser = flags(__doc__, parts=PARTS, quick="fewer and shorter turns")
     chosen = parser.parse_args()
     return measured("mad_search", chosen, measure, packages=("torch", "mlx"), quiet=True)
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Measure the parts."""
     findings.results["learnability"] = "python benchmarks/mad_oracles.py"
     with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
@@ -41,20 +37,20 @@ def measure(findings: Findings, chosen: Namespace) -> None:
             PARTS[name](findings, Path(folder), chosen)
 
 
-def _steps(findings: Findings, folder: Path, chosen: Namespace) -> None:
+def _steps(findings, folder, chosen):
     turns, seconds = (3, 1.0) if chosen.quick else (5, 3.0)
     step.steps(findings, turns=turns, seconds=seconds)
 
 
-def _rows(findings: Findings, folder: Path, chosen: Namespace) -> None:
+def _rows(findings, folder, chosen):
     step.rows(findings, turns=3 if chosen.quick else 5)
 
 
-def _scheduler(findings: Findings, folder: Path, chosen: Namespace) -> None:
+def _scheduler(findings, folder, chosen):
     scheduler.scheduler(findings, folder)
 
 
-PARTS: dict[str, Callable[[Findings, Path, Namespace], None]] = {
+PARTS = {
     "steps": _steps,
     "rows": _rows,
     "scheduler": _scheduler,

@@ -10,19 +10,15 @@ command continues. At its end it is written to benchmarks/mad/surface.json.xz. C
 trained by the protocol of the suite, at width 32 and with fewer steps.
 """
 
-from __future__ import annotations
-
 import sys
 import tempfile
-from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
-from harness.claims import Findings, flags, measured
+from harness.claims import flags, measured
 from harness.machine import ROOT, cores, smallest
-from mad.surface import Surface, load, write
+from mad.surface import load, write
 
 from mlxhog.cli.mad.session import observer, seeds
 from mlxhog.errors import MlxhogError
@@ -50,7 +46,7 @@ EVALUATIONS = 20
 WIDTH = 32
 
 
-def study_of(*, quick: bool, steps: int | None = None) -> Study:
+def study_of(*, quick, steps=None):
     """The study that a surface records."""
     mixers, channels = (MIXERS[: smallest(2, 5)], CHANNELS[:1]) if quick else (MIXERS, CHANNELS)
     space = to_space({"depth": 4, "mixers": list(mixers), "channels": list(channels)})
@@ -66,7 +62,7 @@ def study_of(*, quick: bool, steps: int | None = None) -> Study:
     )
 
 
-def main() -> int:
+def main():
     """Record, or show."""
     parser = flags(__doc__, quick="25 candidates, 2 tasks, 40 steps")
     parser.add_argument("command", nargs="?", choices=("record", "show"), default="record")
@@ -87,7 +83,7 @@ def main() -> int:
             return 2
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Record, or show."""
     if chosen.command == "record":
         record(chosen)
@@ -95,7 +91,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         show(load(chosen.out))
 
 
-def checked(parser: ArgumentParser) -> Namespace:
+def checked(parser):
     """Read the flags; a quick record needs a place of its own."""
     chosen = parser.parse_args()
     if chosen.steps is not None and chosen.steps < EVALUATIONS:
@@ -105,7 +101,7 @@ def checked(parser: ArgumentParser) -> Namespace:
     return chosen
 
 
-def record(chosen: Namespace) -> None:
+def record(chosen):
     """Execute what is missing, and write the surface."""
     study = study_of(quick=chosen.quick, steps=chosen.steps)
     planning, how = Planning(study), ExecutionConfig(parallel=chosen.parallel, out=chosen.studies)
@@ -123,7 +119,7 @@ def record(chosen: Namespace) -> None:
     print(f"{chosen.out}: {format_bytes(size)}, digest of its content inside")
 
 
-def _duration(planning: Planning, parallel: int) -> str:
+def _duration(planning, parallel):
     """The time of all runs: that of a few steps of every mixer in both of its slots.
 
     A step's time is a sum over slots, so stacks of one mixer have the mean of all candidates.
@@ -140,11 +136,11 @@ def _duration(planning: Planning, parallel: int) -> str:
     return f"{planning.total} runs, at most {format_clock(total)} with {parallel} at once"
 
 
-def show(surface: Surface) -> None:
+def show(surface):
     """Print what a surface holds."""
     seen = surface.scores()
     ended = [run.record for runs in surface.runs.values() for run in runs]
-    rows: dict[str, Any] = {
+    rows = {
         "candidates": len(surface.runs),
         "runs": len(ended),
         "tasks": ", ".join(surface.tasks),

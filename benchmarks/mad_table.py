@@ -10,18 +10,14 @@ says so. Every candidate has four layers at the suite's width, but xLSTM[7:1], w
 eight blocks: it stands apart, with what it costs.
 """
 
-from __future__ import annotations
-
-from argparse import Namespace
 from pathlib import Path
 
-from harness.claims import Findings, measured
+from harness.claims import measured
 from harness.machine import ROOT, cores, smallest
 from mad.table import MEANINGS, Table, places, table_flags, write
 
 from mlxhog.cli.mad.session import seeds
 from mlxhog.mad.options import ExecutionConfig
-from mlxhog.mad.report.ranking import Ranking
 
 FOUR = {
     "mLSTM": "mlstm swiglu mlstm swiglu",
@@ -37,7 +33,7 @@ FOUR = {
 EIGHT_BLOCKS = {"xLSTM[7:1], 8 blocks": "(mlstm swiglu)*7 slstm swiglu"}
 
 
-def table_of(suite: str) -> Table:
+def table_of(suite):
     """The table of a suite."""
     extra = "" if suite == "smoke" else f" --suite {suite}"
     return Table(
@@ -50,7 +46,7 @@ def table_of(suite: str) -> Table:
     )
 
 
-def main() -> int:
+def main():
     """Run what is missing, and write the table."""
     parser = table_flags(__doc__)
     parser.add_argument("--suite", default="smoke", choices=("smoke", "lite", "full"))
@@ -63,7 +59,7 @@ def main() -> int:
         return measured("mad_table", chosen, measure, packages=("torch", "mlx"))
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Run what is missing, and write the table."""
     table, parallel = table_of(chosen.suite), chosen.parallel or len(cores())
     how = ExecutionConfig(parallel=parallel, out=chosen.studies)
@@ -75,7 +71,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         raise SystemExit(130)
 
 
-def markdown(table: Table, ranking: Ranking, parallel: int) -> str:
+def markdown(table, ranking, parallel):
     """The table with what it was made with and what it lacks."""
     four = [row for row in ranking.rows if len(row.layers) == 4]
     deep = [row for row in ranking.rows if len(row.layers) > 4]

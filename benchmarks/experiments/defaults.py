@@ -158,7 +158,7 @@ NEAR = 0.02
 def widths(scale):
     """Train at every width, and compare each bracket's middle with its best."""
     tiny, seeds = scale.mode == "tiny", scale.pick(tiny=(1,), quick=(1, 2, 3), full=(1, 2, 3))
-    wide = scale.pick(tiny=(32, 64), quick=(64, 128), full=(64, 128, 256))
+    wide = scale.pick(tiny=(32,), quick=(64, 128), full=(64, 128, 256))
     rules = scale.pick(tiny=("muon",), quick=("muon",), full=("muon", "adamw"))
     blocks, seq_len, gradients, held_out = (1, 32, 4, 1024) if tiny else (2, 128, 200, 16_384)
 

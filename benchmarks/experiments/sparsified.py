@@ -12,16 +12,14 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from experiment.figures import INKS, Figure, label_lines, new_panels
+from experiment.figures import INKS, label_lines, new_panels
 from experiment.record import Compared, Experiment, Outcome, Scale, run, say
 from experiment.searches import is_recorded, recorded, search, write_recorded
 from harness.claims import Claim, Twin
 from harness.estimates import Mean
 from harness.interleaved import with_twin
-from numpy.typing import NDArray
 
 from mlxhog import TrainConfig, backends, train
 from mlxhog.checkpoint import checkpoint
@@ -54,7 +52,7 @@ reset_at_document_boundaries: true
 bos_token_id: 2000
 """
 DENSE, DISJOINT = "everything", "disjoint blocks"
-WAYS: dict[str, dict[str, Any]] = {
+WAYS = {
     DENSE: {},
     "top 10 %": {"sparsify": "topk:0.1"},
     "top 1 %": {"sparsify": "topk:0.01"},
@@ -81,12 +79,12 @@ class Size:
     settling: int = 20  # steps until a residual has its usual size
 
     @property
-    def model(self) -> str:
+    def model(self):
         """The architecture, as YAML."""
         return MODEL.replace("WIDTH", str(self.width))
 
 
-def size_of(scale: Scale) -> Size:
+def size_of(scale):
     """The size of a mode."""
     return scale.pick(
         tiny=Size(steps=4, supports=2, held_out=1024, width=16, settling=2),
@@ -120,7 +118,7 @@ class Measured:
     tokens_per_s: float
 
 
-def config(folder: Path, way: str, *, size: Size, seed: int, lr: float) -> TrainConfig:
+def config(folder, way, *, size, seed, lr):
     """A run of two lock-free workers that write in one of the ways."""
     model = folder / "model.yaml"
     model.write_text(size.model)
@@ -144,7 +142,7 @@ def config(folder: Path, way: str, *, size: Size, seed: int, lr: float) -> Train
     )
 
 
-def trained(options: TrainConfig) -> tuple[Path, float]:
+def trained(options):
     """Train; returns the checkpoint and the tokens per second of both workers."""
     result = train(options, observer=None)
     assert result.status == "done", result.error
@@ -155,7 +153,7 @@ def trained(options: TrainConfig) -> tuple[Path, float]:
 class Lane:
     """A trained model, whose batches of one sequence say what a worker would write."""
 
-    def __init__(self, options: TrainConfig, saved: Path) -> None:
+    def __init__(self, options, saved):
         """Load the parameters of a checkpoint; the caller closes the lane."""
         plan = make_plan(options)
         self.config, self.layout = options, plan.layout
@@ -179,7 +177,7 @@ class Lane:
         self._groups = [{name for block in part for name in block.params} for part in parts]
         self.close = self._backend.close
 
-    def loss(self, tokens: int) -> float:
+    def loss(self, tokens):
         """Nats per token of held-out text, spread over it, full softmax."""
         batches = heldout.batches(
             self._held_out, seq_len=self.config.seq_len, batch_size=8, eval_tokens=tokens
@@ -187,7 +185,7 @@ class Lane:
         scores = list(map(self._backend.evaluate, batches))
         return sum(one.nats for one in scores) / sum(one.targets for one in scores)
 
-    def supports(self, number: int, skip: int, worker: int) -> NDArray[np.uint8]:
+    def supports(self, number, skip, worker):
         """Packed supports of what a worker (0 or 1) writes after some steps: (number, bytes)."""
         slots, hidden = self.layout.slots, families.hidden_matrices(self._model)
         written = WrittenSupport(self.config, slots, self._backend.inbox, self._decay, hidden)
@@ -205,7 +203,7 @@ class Lane:
         return np.stack(rows[skip:])
 
 
-def measured(lane: Lane, size: Size, losses: list[float], tokens_per_s: float) -> Measured:
+def measured(lane, size, losses, tokens_per_s):
     """Supports of both workers."""
     bits = [lane.supports(size.supports, size.settling, worker) for worker in (0, 1)]
     first, second = (Supports(part, lane.layout.n_floats) for part in bits)
@@ -222,7 +220,7 @@ def measured(lane: Lane, size: Size, losses: list[float], tokens_per_s: float) -
     )
 
 
-def overlap(first: Supports, second: Supports) -> list[float]:
+def overlap(first, second):
     """Mean share of each of the first supports that is in one of the second."""
     shares = []
     for row, elements in zip(first.bits, first.sizes(), strict=True):
@@ -232,16 +230,16 @@ def overlap(first: Supports, second: Supports) -> list[float]:
     return shares
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Train in every way, then measure all ways in turns."""
     size, step_sizes = size_of(scale), recorded(ABOUT.name)["lr"]
     seeds = tuple(TUNED_ON + seed for seed in scale.seeds)
     chosen = scale.pick(tiny=QUICK_WAYS, quick=QUICK_WAYS, full=tuple(WAYS))
     folder = Path(tempfile.mkdtemp(prefix="mlxhog-sparsified-"))
-    lanes: dict[str, Lane] = {}
-    speeds: dict[str, float] = {}
+    lanes = {}
+    speeds = {}
 
-    def end(way: str, seed: int) -> float:
+    def end(way, seed):
         options = config(folder, way, size=size, seed=seed, lr=step_sizes[way])
         saved, speeds[way] = trained(options)
         lane = Lane(options, saved)
@@ -278,7 +276,7 @@ def result(scale: Scale) -> Outcome:
     )  # fmt: skip
 
 
-def row(way: str, one: Measured, n: int, dense: Measured) -> dict[str, Any]:
+def row(way, one, n, dense):
     """A row of the table."""
     return {
         "way": way,
@@ -293,7 +291,7 @@ def row(way: str, one: Measured, n: int, dense: Measured) -> dict[str, Any]:
     }
 
 
-def compared(ways: dict[str, Measured]) -> list[Compared]:
+def compared(ways):
     """The documents' claims beside what was measured.
 
     That one update of top 1 % writes 1 %, and that two workers with disjoint blocks never meet,
@@ -301,7 +299,7 @@ def compared(ways: dict[str, Measured]) -> list[Compared]:
     """
     dense, one = ways[DENSE], ways[LITTLE]
 
-    def cost(way: str, other: str) -> Mean:
+    def cost(way, other):
         return Mean.of_differences(ways[way].loss, ways[other].loss)
 
     return [
@@ -347,14 +345,14 @@ def compared(ways: dict[str, Measured]) -> list[Compared]:
     ]  # fmt: skip
 
 
-def tune() -> None:
+def tune():
     """Search the step size of each way, at the quick size, and record it; go on with a search."""
     size = size_of(Scale("quick"))
     known = recorded(ABOUT.name)["searched"] if is_recorded(ABOUT.name) else {}
-    losses: dict[str, dict[str, float]] = {way: known.get(way, {}) for way in WAYS}
+    losses = {way: known.get(way, {}) for way in WAYS}
     folder = Path(tempfile.mkdtemp(prefix="mlxhog-sparsified-"))
 
-    def loss(way: str, lr: float) -> float:
+    def loss(way, lr):
         tried = {float(rate): one for rate, one in losses[way].items()}
         if lr not in tried:
             options = config(folder, way, size=size, seed=TUNED_ON, lr=lr)
@@ -365,16 +363,13 @@ def tune() -> None:
         return losses[way][f"{lr:g}"]
 
     try:
-        best = {
-            way: search(RATES, lambda lr, way=way: loss(way, lr)).best  # type: ignore[misc]
-            for way in WAYS
-        }
+        best = {way: search(RATES, lambda lr, way=way: loss(way, lr)).best for way in WAYS}
         write_recorded(ABOUT.name, {"lr": best, "searched": losses, "steps": size.steps})
     finally:
         shutil.rmtree(folder)
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Loss against what is written, and against how much of it the other worker writes, too."""
     figure, (left, right) = new_panels(
         ("share of the parameters that an update writes", "nats per token", "Loss at equal steps"),

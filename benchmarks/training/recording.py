@@ -25,10 +25,8 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
 from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.backends.backend import Backend
 from mlxhog.data import heldout
-from mlxhog.data.tokens import TokenFile
-from mlxhog.report.metrics import Progress, Result
+from mlxhog.report.metrics import Result
 from mlxhog.strategies import local
 
 MOST_BYTES = 2 << 30  # of parameters that are kept of a run
@@ -69,12 +67,12 @@ class _Recorder:
     _gap_s: float = 0.0
     _next_s: float = 0.0
 
-    def _thin(self, seconds: float) -> None:
+    def _thin(self, seconds):
         """Drop every other point, and look half as often from now on."""
         del self.points[1::2]
         self._gap_s = seconds / len(self.points)
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress):
         if self.arena is None or progress.step < 1:  # a strategy that is chosen takes another arena
             (run,) = self.out.iterdir()
             self.arena = Arena.connect(socket_path(run))
@@ -92,7 +90,7 @@ class _Recorder:
         self.pss_bytes = max(self.pss_bytes, sum(map(pss_bytes, pids)))
 
 
-def record(*, keep_params: bool = False, **options: Any) -> Recorded:
+def record(*, keep_params=False, **options):
     """Train with `options` of TrainConfig in a temporary folder, recording as it goes.
 
     Raises:
@@ -118,7 +116,7 @@ def record(*, keep_params: bool = False, **options: Any) -> Recorded:
         shutil.rmtree(out)
 
 
-def model_of(arena: Arena) -> NDArray[np.float32]:
+def model_of(arena):
     """Copy the parameters; of averaged runs, what their average would be now."""
     params = arena.params.copy()
     replicas = sum(name.startswith("copies.") for name in arena.layout.segments) - 1
@@ -128,7 +126,7 @@ def model_of(arena: Arena) -> NDArray[np.float32]:
 
 
 @lru_cache
-def model_file(**sizes: int) -> str:
+def model_file(**sizes):
     """A YAML architecture like `tiny` but for some sizes, in a file that ends with this process."""
     import yaml
 
@@ -143,7 +141,7 @@ def model_file(**sizes: int) -> str:
     return file.name
 
 
-def count_parameters(model: str) -> int:
+def count_parameters(model):
     """Parameters of an architecture."""
     from mlxhog.models.registry import load_architecture
     from mlxhog.models.xlstm_large import param_count
@@ -151,7 +149,7 @@ def count_parameters(model: str) -> int:
     return param_count(load_architecture(model))
 
 
-def pss_bytes(pid: int) -> int:
+def pss_bytes(pid):
     """Proportional set size of a process: shared pages are divided among those who map them."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -161,7 +159,7 @@ def pss_bytes(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def held_out_bits(backend: Backend, text: TokenFile, seq_len: int, tokens: int) -> float:
+def held_out_bits(backend, text, seq_len, tokens):
     """Bits per byte of a backend's parameters over so many tokens, spread over a text."""
     nats, n_bytes = 0.0, 0
     for batch in heldout.batches(text, seq_len=seq_len, batch_size=32, eval_tokens=tokens):
@@ -175,7 +173,7 @@ WORST_BITS = 8.0
 """Bits per byte of a uniform guess; the score of a training that diverged."""
 
 
-def end_bits(held_out: int, **options: Any) -> float:
+def end_bits(held_out, **options):
     """Train one worker on one core, and return held-out bits per byte over so many tokens.
 
     It depends on nothing but its options, so several may run side by side, and nothing is timed.
@@ -201,7 +199,7 @@ def end_bits(held_out: int, **options: Any) -> float:
 class HeldOut:
     """Bits per byte on held-out text, in this process, for recorded parameters."""
 
-    def __init__(self, config: TrainConfig, tokens: int = 65_536) -> None:
+    def __init__(self, config, tokens=65_536):
         """Open the text and lay the model over a buffer."""
         from mlxhog import backends
         from mlxhog.training.plan import make_plan
@@ -212,19 +210,19 @@ class HeldOut:
         self._backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
         self._backend.bind(plan.model, plan.layout.slots, plan.layout.n_floats, None)
 
-    def bits_per_byte(self, params: NDArray[np.float32]) -> float:
+    def bits_per_byte(self, params):
         """Evaluate one copy of the parameter segment."""
         self._backend.inbox[:] = params
         return held_out_bits(self._backend, self._file, self._seq_len, self._tokens)
 
-    def crossing(self, points: list[Point], target: float) -> tuple[float, float] | None:
+    def crossing(self, points, target):
         """Seconds and tokens at which the loss first falls to `target`; None if it never does.
 
         Bisection over the points (the loss falls but for noise), then a straight line between two.
         """
-        scores: dict[int, float] = {}
+        scores = {}
 
-        def score(k: int) -> float:
+        def score(k):
             if k not in scores:
                 params = points[k].params
                 assert params is not None

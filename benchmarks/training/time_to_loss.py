@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.claims import write_rows
-from training.recording import BYTES, HeldOut, Recorded, record
+from training.recording import BYTES, HeldOut, record
 
 from mlxhog import TrainConfig
 
@@ -36,7 +36,7 @@ FOUR = {"workers": "torch:cpu*4", "threads": 1}
 BOTH = {"workers": "mlx:cpu,torch:cpu", "threads": 1}
 SPEED = {"strategy": "sync", "sync_shares": "speed"}
 BY_BLOCKS = {"strategy": "hogwild", "blocks": "disjoint"}
-ARMS: dict[str, dict[str, Any]] = {
+ARMS = {
     "serial 1 thread": {"strategy": "serial", "workers": "torch:cpu", "threads": 1},
     "serial 2 threads": {"strategy": "serial", "workers": "torch:cpu", "threads": 2},
     "sync": {"strategy": "sync", **TORCH},
@@ -90,7 +90,7 @@ class Grid:
     other_beta1: tuple[float, ...] = ()
 
 
-GRIDS: dict[str, dict[str, Grid]] = {
+GRIDS = {
     "adamw": {arm: Grid(1e-3, 3e-3) for arm in ("serial 1 thread", "sync", "hogwild")},
     "muon": {
         "serial 1 thread": Grid(3e-3, 6e-3, None, (0.65, 0.7, 0.75, 0.8, 0.85, 0.95)),
@@ -133,7 +133,7 @@ class Target:
     margin: float = 0.05
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
-    def settings(self, optimizer: str, arm: str) -> dict[str, Any]:
+    def settings(self, optimizer, arm):
         """What the search found for an arm.
 
         Raises:
@@ -148,10 +148,10 @@ class Target:
                 f"no settings were searched for {optimizer}, {name}, {self.key} bits per byte; "
                 "run this script with --tune, at the same scale"
             )
-        chosen: dict[str, Any] = searched[name]
+        chosen = searched[name]
         return chosen
 
-    def check(self, arms: Iterable[tuple[str, str]]) -> None:
+    def check(self, arms):
         """Ask for what was not searched, before hours are spent.
 
         Raises:
@@ -161,17 +161,17 @@ class Target:
             self.settings(optimizer, arm)
 
     @property
-    def key(self) -> str:
+    def key(self):
         """Its name in the settings."""
         return f"{self.bits:g} {self.text}".rstrip()
 
 
-def run_arm(arm: str, optimizer: str, seed: int, options: Mapping[str, Any]) -> Recorded:
+def run_arm(arm, optimizer, seed, options):
     """Train with some options, keeping the parameters of every moment."""
     return record(keep_params=True, seed=seed, **arm_options(arm, optimizer), **options)
 
 
-def arm_options(arm: str, optimizer: str) -> dict[str, Any]:
+def arm_options(arm, optimizer):
     """Options of `TrainConfig` of an arm, without its searched settings."""
     batch_size = BATCH_SIZES[optimizer]
     return {
@@ -201,16 +201,16 @@ class Reached:
 class Race:
     """Runs of arms to one target, and their times."""
 
-    def __init__(self, target: Target) -> None:
+    def __init__(self, target):
         """Open the held-out text."""
         self.target = target
         self._held_out = HeldOut(TrainConfig(**{**BYTES, **target.options}), target.eval_tokens)
 
-    def seconds(self, arm: str, optimizer: str, seed: int, **options: Any) -> float:
+    def seconds(self, arm, optimizer, seed, **options):
         """Train an arm at its settings; infinity where it does not reach the target."""
         return self.run(arm, optimizer, seed, **options).seconds
 
-    def run(self, arm: str, optimizer: str, seed: int, **options: Any) -> Reached:
+    def run(self, arm, optimizer, seed, **options):
         """Train an arm at its settings."""
         chosen = {**self.target.options, **self.target.settings(optimizer, arm), **options}
         run = run_arm(arm, optimizer, seed, chosen)
@@ -224,13 +224,13 @@ class Race:
         whole = run.result
         return Reached(took, tokens, whole.seconds, whole.tokens_per_s, late / steps)
 
-    def tune(self, optimizer: str, arms: Iterable[str]) -> None:
+    def tune(self, optimizer, arms):
         """Search the settings of arms, and write them down; known trials are not repeated."""
         document = _document()
         searched = document.setdefault(self.target.key, {}).setdefault(optimizer, {})
-        trials: list[dict[str, Any]] = searched.setdefault("trials", [])
+        trials = searched.setdefault("trials", [])
 
-        def trial(arm: str, tokens: int, point: Mapping[str, Any]) -> float:
+        def trial(arm, tokens, point):
             key = {"arm": arm, "tokens": tokens, **point}
             for known in trials:
                 if known == {**key, "bits_per_byte": known["bits_per_byte"]}:
@@ -253,9 +253,7 @@ class Race:
             _write(document)
 
 
-def best_point(
-    grid: Grid, rates: Sequence[float], trial: Callable[[Mapping[str, Any]], float]
-) -> dict[str, Any]:
+def best_point(grid, rates, trial):
     """The step size, and momentum, with the lowest loss.
 
     Raises:
@@ -275,7 +273,7 @@ def best_point(
     return min([{"lr": rates[best], **fixed}, *points], key=trial)
 
 
-def enough(tokens: int, limit: float, trial: Callable[[int], float]) -> int:
+def enough(tokens, limit, trial):
     """The amount of text that ends at a loss, by its logarithm, between two that are tried.
 
     The largest one tried, where the loss is still above that after `MOST_TEXT` times the text.
@@ -294,10 +292,10 @@ def enough(tokens: int, limit: float, trial: Callable[[int], float]) -> int:
     return round(few * (many / few) ** ((losses[few] - limit) / (losses[few] - losses[many])))
 
 
-def _document() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
+def _document():
+    document = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
     return document
 
 
-def _write(document: Mapping[str, Any]) -> None:
+def _write(document):
     write_rows(SETTINGS, document)

@@ -1,10 +1,6 @@
 """The experiment on schemes: arms that can run, verdicts from pairs, runs that continue."""
 
-from __future__ import annotations
-
 import json
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -12,11 +8,11 @@ from mlxhog import TrainConfig
 
 
 @pytest.fixture(scope="module")
-def schemes(load: Any) -> Any:
+def schemes(load):
     return load("schemes")
 
 
-def trained(schemes: Any, scale: Any, seconds: dict[str, list[float]]) -> Any:
+def trained(schemes, scale, seconds):
     """Trainings of every arm of a mode; those without seconds take 10 s, by seed and arm more."""
     free = [10.0, 10.1, 9.9, 10.05, 9.95]
     return {
@@ -34,7 +30,7 @@ def trained(schemes: Any, scale: Any, seconds: dict[str, list[float]]) -> Any:
     }
 
 
-def compared(schemes: Any, load: Any, seconds: dict[str, list[float]]) -> dict[str, str]:
+def compared(schemes, load, seconds):
     record = load("experiment.record")
     scale = record.Scale("full", seeds=(1, 2, 3, 4, 5))
     outcome = schemes.outcome(scale, trained(schemes, scale, seconds), {}, 0.0)
@@ -42,9 +38,7 @@ def compared(schemes: Any, load: Any, seconds: dict[str, list[float]]) -> dict[s
     return {one.claim.split()[0]: one.verdict for one in decided.compared}
 
 
-def test_every_arm_of_a_full_run_is_a_training_that_can_be_and_has_a_search(
-    schemes: Any, load: Any
-) -> None:
+def test_every_arm_of_a_full_run_is_a_training_that_can_be_and_has_a_search(schemes, load):
     races, scale = load("training.time_to_loss"), load("experiment.record").Scale("full")
     for condition, scheme, workers in schemes.arms(scale):
         name = schemes.race_arm(scheme, workers)
@@ -53,7 +47,7 @@ def test_every_arm_of_a_full_run_is_a_training_that_can_be_and_has_a_search(
         assert races.TUNED_AS.get(name, name) in races.GRIDS[schemes.RULE]
 
 
-def test_verdicts_of_schemes_follow_from_the_pairs(schemes: Any, load: Any) -> None:
+def test_verdicts_of_schemes_follow_from_the_pairs(schemes, load):
     level = compared(schemes, load, {})
     assert level["Round-Robin"] == "does not hold"
     assert level["Gradient"] == level["Hogwild!"] == "cannot be told here"
@@ -71,8 +65,8 @@ def test_verdicts_of_schemes_follow_from_the_pairs(schemes: Any, load: Any) -> N
     assert one_ahead["Gradient"] == "does not hold"
 
 
-def test_a_run_that_did_not_reach_the_loss_decides_nothing(schemes: Any, load: Any) -> None:
-    seconds: Any = {"sync": [20.0, 20.0, None, 20.0, 20.0]}
+def test_a_run_that_did_not_reach_the_loss_decides_nothing(schemes, load):
+    seconds = {"sync": [20.0, 20.0, None, 20.0, 20.0]}
     scale = load("experiment.record").Scale("full", seeds=(1, 2, 3, 4, 5))
     runs = trained(schemes, scale, {})
     runs[schemes.EQUAL, "sync", 2] = [
@@ -87,9 +81,7 @@ def test_a_run_that_did_not_reach_the_loss_decides_nothing(schemes: Any, load: A
     assert (row["reached"], row["seconds / hogwild"]) == ("4 of 5 within 60.0 s", "")
 
 
-def test_runs_averaged_once_that_never_get_there_are_no_improvement(
-    schemes: Any, load: Any
-) -> None:
+def test_runs_averaged_once_that_never_get_there_are_no_improvement(schemes, load):
     record = load("experiment.record")
     scale = record.Scale("full", seeds=(1, 2, 3, 4, 5))
     runs = trained(schemes, scale, {})
@@ -105,7 +97,7 @@ def test_runs_averaged_once_that_never_get_there_are_no_improvement(
     schemes.draw(outcome).canvas.draw()
 
 
-def test_recorded_step_sizes_have_a_worse_one_on_either_side(load: Any) -> None:
+def test_recorded_step_sizes_have_a_worse_one_on_either_side(load):
     races = load("training.time_to_loss")
     document, checked = json.loads(races.SETTINGS.read_text()), 0
     for of_target in document.values():
@@ -124,18 +116,16 @@ def test_recorded_step_sizes_have_a_worse_one_on_either_side(load: Any) -> None:
     assert checked >= 12
 
 
-def test_a_training_of_this_commit_is_not_run_again(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_training_of_this_commit_is_not_run_again(load, tmp_path, monkeypatch):
     module, record = load("experiment.runs"), load("experiment.record")
     about, scale = record.Experiment("one", "", "", ""), record.Scale("quick", tmp_path)
     key, count = {"arm": ("equal", 2), "seed": 1}, []
 
-    def train() -> dict[str, float]:
+    def train():
         count.append(1)
         return {"seconds": float(len(count))}
 
-    def seconds(commit: str | None) -> float:
+    def seconds(commit):
         monkeypatch.setattr(module, "commit", lambda: commit)
         return float(module.Runs(about, scale).of(key, train)["seconds"])
 
@@ -153,15 +143,15 @@ def test_a_training_of_this_commit_is_not_run_again(
 
 @pytest.mark.parametrize(("timed", "trained"), [(True, 2), (False, 1)])
 def test_a_training_that_others_disturbed_is_run_again_where_its_time_counts(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, timed: bool, trained: int
-) -> None:
+    load, tmp_path, monkeypatch, timed, trained
+):
     module, record = load("experiment.runs"), load("experiment.record")
     about, scale = record.Experiment("one", "", "", ""), record.Scale("quick", tmp_path)
     loads, count = iter([0.5, 0.0]), []
     monkeypatch.setattr(module, "commit", lambda: "a")
     monkeypatch.setattr(module.LoadWatch, "stop", lambda _: next(loads))
 
-    def train() -> dict[str, float]:
+    def train():
         count.append(1)
         return {}
 

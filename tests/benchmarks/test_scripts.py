@@ -1,11 +1,8 @@
 """What single benchmarks count, on a fraction of their work."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
 import sys
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,9 +13,7 @@ from tests import forked
 from tests.live import patterns
 
 
-def test_reads_of_every_mode_are_counted_and_checked(
-    load: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reads_of_every_mode_are_counted_and_checked(load, monkeypatch, capsys):
     if sys.platform == "linux":
         monkeypatch.setattr(patterns, "SPAWN", forked.CONTEXT)
     words = ["live.py", "--quick", "--only=promises", "--reads=100"]
@@ -31,11 +26,11 @@ def test_reads_of_every_mode_are_counted_and_checked(
 
 
 @pytest.fixture(scope="module")
-def power(load: Any) -> Any:
+def power(load):
     return load("compare_power")
 
 
-def test_equal_sides_are_never_told_apart_and_a_clear_gain_always(power: Any) -> None:
+def test_equal_sides_are_never_told_apart_and_a_clear_gain_always(power):
     small = np.random.default_rng(0).normal(0, 1e-4, 20).tolist()
     assert power.told(small, tests=50, gain=power.GAIN) == 50
     assert power.told([0.0] * 12, tests=50, gain=0.0) == 0
@@ -43,9 +38,7 @@ def test_equal_sides_are_never_told_apart_and_a_clear_gain_always(power: Any) ->
     assert power.told(large, tests=50, gain=power.GAIN) <= 2
 
 
-def test_a_small_simulation_agrees_with_the_table(
-    power: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_simulation_agrees_with_the_table(power, monkeypatch):
     monkeypatch.setattr(power, "TABLE_SEQUENCES", power.CHUNK)
     monkeypatch.setattr(power, "MOST_PAIRS", 6)
     result = power.levels()
@@ -55,14 +48,14 @@ def test_a_small_simulation_agrees_with_the_table(
     assert power.simulated_rate("normal", 4.0) > 0.99
 
 
-def test_every_stream_of_model_speed_decodes(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stream_of_model_speed_decodes(load, monkeypatch):
     decoding = load("language_models.decoding")
     monkeypatch.setattr(decoding, "TOKENS", 3)
     for stream in decoding.STREAMS.values():
         assert isinstance(stream.build(threads=1)(), float)
 
 
-def test_an_arm_that_ends_at_its_start_ends_the_script_and_every_other_arm(load: Any) -> None:
+def test_an_arm_that_ends_at_its_start_ends_the_script_and_every_other_arm(load):
     interleaved = load("harness.interleaved")
     good = interleaved.Program("statistics", "mean", {}, libraries=())  # misses an argument
     waiting = interleaved.Program("tests.benchmarks.test_scripts", "waiting", {}, libraries=())
@@ -72,7 +65,7 @@ def test_an_arm_that_ends_at_its_start_ends_the_script_and_every_other_arm(load:
     assert set(multiprocessing.active_children()) <= before
 
 
-def waiting(threads: int) -> Any:
+def waiting(threads):
     """A step that takes no time."""
     return lambda: 0.0
 
@@ -81,12 +74,12 @@ MODELS = (2, 3)  # small ones: a Large, and a stack of both kinds of blocks
 
 
 @pytest.fixture(scope="module")
-def parity(load: Any) -> Any:
+def parity(load):
     return load("parity_false_failures")
 
 
 @pytest.mark.slow
-def test_random_models_never_fail_and_their_faults_are_found(parity: Any) -> None:
+def test_random_models_never_fail_and_their_faults_are_found(parity):
     tally = parity.Tally()
     for number in MODELS:
         parity.examine(number, tally)

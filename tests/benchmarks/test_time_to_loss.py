@@ -1,11 +1,7 @@
 """Trainings to a loss: their settings, what slows them, and what can be told from their times."""
 
-from __future__ import annotations
-
 import math
-from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,18 +11,16 @@ from mlxhog.data.prepare import prepare
 
 
 @pytest.fixture(scope="module")
-def unequal(load: Any) -> Any:
+def unequal(load):
     return load("unequal_workers")
 
 
 @pytest.fixture(scope="module")
-def races(load: Any) -> Any:
+def races(load):
     return load("training.time_to_loss")
 
 
-def test_every_arm_has_settings_and_is_a_run_that_can_be(
-    load: Any, unequal: Any, races: Any
-) -> None:
+def test_every_arm_has_settings_and_is_a_run_that_can_be(load, unequal, races):
     speedup = load("speedup")
     slowed = [
         (condition.target, optimizer, arm, slow)
@@ -45,7 +39,7 @@ def test_every_arm_has_settings_and_is_a_run_that_can_be(
         TrainConfig(**races.arm_options(arm, optimizer), **settings, slow=slow)
 
 
-def test_auto_is_compared_with_the_best_of_the_others_seed_by_seed(load: Any) -> None:
+def test_auto_is_compared_with_the_best_of_the_others_seed_by_seed(load):
     disturbed = load("training.disturbed")
     for disturbance in disturbed.DISTURBANCES.values():
         slow = disturbance.slow and disturbance.slow(30.0)
@@ -57,17 +51,15 @@ def test_auto_is_compared_with_the_best_of_the_others_seed_by_seed(load: Any) ->
     assert claim.interval[0] < 1.01 < 1.03 < claim.interval[1]
 
 
-def test_settings_that_nobody_searched_are_asked_for(races: Any) -> None:
+def test_settings_that_nobody_searched_are_asked_for(races):
     with pytest.raises(SystemExit, match=r"no settings were searched for muon, hogwild, 1\.2 bits"):
         races.Target(1.2, {}).settings("muon", "hogwild mlx+torch")
 
 
-def test_a_search_widens_until_the_best_step_size_has_a_worse_one_on_either_side(
-    races: Any,
-) -> None:
+def test_a_search_widens_until_the_best_step_size_has_a_worse_one_on_either_side(races):
     tried = []
 
-    def trial(point: dict[str, Any]) -> float:
+    def trial(point):
         tried.append(point["lr"])
         return float(abs(point["lr"] - 4) + abs(point.get("beta1", 0.7) - 0.7))
 
@@ -81,25 +73,25 @@ def test_a_search_widens_until_the_best_step_size_has_a_worse_one_on_either_side
 
 
 @pytest.mark.parametrize("tokens", [400, 1000, 20_000])
-def test_an_amount_of_text_lies_between_two_that_were_tried(races: Any, tokens: int) -> None:
-    def loss(tokens: int) -> float:
+def test_an_amount_of_text_lies_between_two_that_were_tried(races, tokens):
+    def loss(tokens):
         return 3.0 - 0.1 * math.log(tokens)
 
     found = races.enough(tokens, limit=loss(1000), trial=loss)
     assert abs(found - 1000) <= 2
 
 
-def test_a_loss_that_no_text_reaches_ends_the_search_for_one(races: Any) -> None:
+def test_a_loss_that_no_text_reaches_ends_the_search_for_one(races):
     tried = []
 
-    def loss(tokens: int) -> float:
+    def loss(tokens):
         tried.append(tokens)
         return 3.0
 
     assert races.enough(1000, limit=2.0, trial=loss) == max(tried) <= 3000
 
 
-def test_a_race_of_hours_asks_for_missing_settings_first(load: Any, races: Any) -> None:
+def test_a_race_of_hours_asks_for_missing_settings_first(load, races):
     speedup = load("speedup")
     raced = speedup.BYTES_MODEL.raced
     speedup.BYTES_MODEL.target.check(raced)
@@ -107,9 +99,7 @@ def test_a_race_of_hours_asks_for_missing_settings_first(load: Any, races: Any) 
         races.Target(1.2, {}).check(raced)
 
 
-def test_serial_runs_are_measured_where_their_only_worker_is_slowed_as_others_are(
-    unequal: Any,
-) -> None:
+def test_serial_runs_are_measured_where_their_only_worker_is_slowed_as_others_are(unequal):
     arms = {
         name: unequal.arms_under(condition.slow)
         for name, condition in unequal.QUICK.conditions.items()
@@ -121,9 +111,7 @@ def test_serial_runs_are_measured_where_their_only_worker_is_slowed_as_others_ar
     assert all("sync by speed" in of_condition for of_condition in arms.values())
 
 
-def test_sentences_are_rows_of_their_own_lengths(
-    unequal: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sentences_are_rows_of_their_own_lengths(unequal, tmp_path, monkeypatch):
     text = "It is done. Is it? " + "A long one, " * 60 + "ends. "
     address = SimpleNamespace(text=text)
     monkeypatch.setattr(unequal, "read_sotu", lambda: [address] * 8)

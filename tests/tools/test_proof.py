@@ -1,12 +1,10 @@
 """Proofs: packed adds, locks and ticket ledger keep their promises in every interleaving."""
 
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from shutil import which
-from typing import Any
 
 import pytest
 
@@ -22,14 +20,14 @@ needs_spin = pytest.mark.skipif(which("spin") is None, reason="no spin: apt-get 
 FEWER = {"TRIES=64": "TRIES=20", "TRIES=16": "TRIES=10", "TRIES=2": "TRIES=1"}
 
 
-def with_fewer_tries(claim: Proof) -> Proof:
+def with_fewer_tries(claim):
     """A claim with fewer tries than `python -m tools.proof` searches; 3 is the model's default."""
     fewer = tuple(FEWER.get(option, option) for option in claim.options)
     return replace(claim, options=fewer or ("TRIES=2",))
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Future[Any]]]:
+def results(tmp_path_factory):
     """The results of the search of the protocols and of each claim, a search on every core."""
     folder = tmp_path_factory.mktemp("protocols")
     steps = sources(folder)
@@ -84,9 +82,7 @@ def test_the_model_quotes_lines_that_the_source_has(line):
 
 
 @pytest.mark.slow
-def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(
-    results: dict[str, Future[Any]],
-) -> None:
+def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(results):
     searched = results["protocols"].result()
     for result in searched:
         print(result)
@@ -94,9 +90,9 @@ def test_every_run_keeps_the_promises_and_no_needed_order_can_be_weaker(
     assert sum(isinstance(result, Searched) for result in searched) == 16
 
 
-def test_a_table_that_the_search_contradicts_is_told() -> None:
+def test_a_table_that_the_search_contradicts_is_told():
     needed = next(iter(protocols.NEEDED))
-    results: list[Searched | Weakened] = [
+    results = [
         Searched("laps", "every ticket once", 7, "a ticket is lost"),
         Weakened(needed, "", ""),
     ]
@@ -106,9 +102,7 @@ def test_a_table_that_the_search_contradicts_is_told() -> None:
     assert "no such step is left" in text
 
 
-def test_a_source_that_lost_a_named_step_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_source_that_lost_a_named_step_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setitem(protocols._SITES, "__atomic_load_n(&owner.gone", "gone")
     with pytest.raises(MetalError, match="of the steps"):
         sources(tmp_path)
@@ -118,9 +112,7 @@ def test_a_source_that_lost_a_named_step_is_an_error(
 
 
 @pytest.mark.slow
-def test_a_search_that_does_not_compile_is_an_error(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_search_that_does_not_compile_is_an_error(tmp_path, monkeypatch):
     monkeypatch.setattr(protocols, "_HERE", tmp_path)
     for name in ("hooks.h", "ledger.cpp", "search.cpp", "scenarios.cpp", "main.cpp"):
         (tmp_path / name).touch()
