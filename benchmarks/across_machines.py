@@ -38,7 +38,7 @@ from cluster.races import FAULTS, LINK, Fault, Outcome, all_reduce, train
 from harness.claims import flags, measured
 from harness.estimates import Mean, Ratio
 from harness.machine import smallest
-from training.time_to_loss import BATCH_SIZES, Target
+from training.race import BATCH_SIZES, Target
 
 from mlxhog import TrainConfig
 from mlxhog.theory.simulator import simulate

@@ -11,7 +11,7 @@ Model: xLSTM d 128, 4 blocks, 4 heads, bytes of the corpus sotu, S 256. Throughp
 the xlstm package (its xLSTMLarge with native kernels and AdamW): one process with one and two
 threads, and two processes that share the model by `share_memory()` with plain in-place adds.
 Time to a loss counts training time only; each strategy and optimizer runs at the settings that a
-search found (`training/time_to_loss.py`), for five seeds, and pairs of runs give intervals.
+search found (`training/race.py`), for five seeds, and pairs of runs give intervals.
 `command` and `default-loss` train what `mlxhog train` trains without options, by pieces of words.
 All variants take turns; numbers are medians over turns or seeds.
 """
@@ -28,8 +28,8 @@ from harness.estimates import Mean, Ratio
 from harness.interleaved import Program, once, take_turns, with_twin
 from harness.machine import smallest
 from language_models import xlstm_package
+from training.race import Course, Race, Target
 from training.recording import count_parameters, model_file, record
-from training.time_to_loss import Race, Target
 
 from mlxhog.report.shares import in_words, shares
 
@@ -95,7 +95,7 @@ def main():
     chosen = parser.parse_args()
     if chosen.tune:
         for contest in (BYTES_MODEL, DEFAULT_MODEL):
-            race = Race(contest.target)
+            race = Course(contest.target)
             for optimizer in contest.target.tokens:
                 race.tune(optimizer, [arm for rule, arm in contest.raced if rule == optimizer])
         return 0
@@ -252,11 +252,12 @@ def time_to_loss(contest, findings, chosen):
     """Seconds of training until held-out bits per byte fall to a target, for every arm."""
     contest.target.check(contest.raced)
     target, own = contest.target, contest.own
-    race = Race(target)
+    course, name = Course(target), f"to {target.bits:g}"
     twin = next(one for one in contest.raced if "serial" in one[1])
-    runs, again = with_twin(
-        chosen.seeds, contest.raced, lambda one, seed: race.seconds(one[1], one[0], seed), twin=twin
+    race = Race(
+        {name: contest.raced}, chosen.seeds, lambda _, one, seed: course.seconds(*one[::-1], seed)
     )
+    (runs,), (again,) = (list(table.values()) for table in race.run(twin=twin))
     times = {" ".join(one): seconds for one, seconds in runs.items()}
     findings.same(f"{' '.join(twin)}, seconds to {target.bits}", runs[twin], again)
     print(f"\nseconds to {target.bits} bits per byte (median, range)")

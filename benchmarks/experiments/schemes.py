@@ -17,8 +17,8 @@ from experiment.runs import Runs
 from harness.claims import Claim, Twin
 from harness.estimates import Ratio
 from harness.interleaved import take_turns
+from training.race import Course, Target
 from training.recording import model_file
-from training.time_to_loss import Race, Target
 from unequal_workers import EQUAL, HIGH, QUARTER, SLEEPS
 
 ABOUT = Experiment(
@@ -66,7 +66,7 @@ def arms(scale):
 
 
 def race_arm(scheme, workers):
-    """The arm's name among those of `training.time_to_loss`."""
+    """The arm's name among those of `training.race`."""
     name = FREE if scheme == TWIN else scheme
     return f"{name}, {workers} workers" if workers > 2 else name
 
@@ -106,7 +106,7 @@ def settings(scale):
 def result(scale):
     """Train every arm with every seed, all arms of a seed before the next seed."""
     chosen, goal, runs = settings(scale), target(scale), Runs(ABOUT, scale)
-    race = Race(goal)
+    race = Course(goal)
 
     def train(arm, seed):
         condition, scheme, workers = arm
@@ -312,7 +312,9 @@ def draw(outcome):
 def tune():
     """Search the settings of every arm; what was tried is not tried again."""
     full = Scale.of(ABOUT, "full")
-    Race(target(full)).tune(RULE, [race_arm(scheme, workers) for _, scheme, workers in arms(full)])
+    Course(target(full)).tune(
+        RULE, [race_arm(scheme, workers) for _, scheme, workers in arms(full)]
+    )
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from pathlib import Path
 
 from harness.claims import Claim, Sample
 from harness.estimates import Ratio
-from harness.interleaved import with_twin
 from harness.machine import smallest
+from training.race import Race
 from training.recording import BYTES, SMALLEST_RUN
 
 from mlxhog import TrainConfig
@@ -170,18 +170,16 @@ def arms(drops=()):
 
 def measure(names, seeds, seconds, found, drops=()):
     """Run all arms under some disturbances, seed by seed, and `sync` twice."""
-    taken = arms(drops)
-    seeds = list(seeds)
+    taken, seeds = arms(drops), list(seeds)
 
     def run(name, arm, seed):
         value, changed = trained(taken[arm], DISTURBANCES[name], seed, seconds)
         print(f"  {name}, seed {seed}  {arm:14} {value:.3f}  {changed}", flush=True)
         return value
 
-    table = {}
-    for name in names:
-        table[name], again = with_twin(seeds, taken, partial(run, name), twin="sync")
-        found.same(f"{name}, sync, bits per byte", table[name]["sync"], again)
+    table, again = Race(dict.fromkeys(names, list(taken)), seeds, run).run(twin="sync")
+    for name, own in again.items():
+        found.same(f"{name}, sync, bits per byte", table[name]["sync"], own)
     print(f"\nbits per byte after {seconds:g} s (median, range)")
     for name, bits in table.items():
         print(f"  {name}")
