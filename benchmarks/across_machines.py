@@ -44,7 +44,7 @@ from mlxhog import TrainConfig
 from mlxhog.theory.simulator import simulate
 from mlxhog.theory.simulator.links import FLOAT_BYTES, ClusterRounds, Link, sent_bytes
 from mlxhog.theory.simulator.schemes import Sync
-from mlxhog.theory.simulator.times import LogNormal
+from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 
 MOST_RATIO, LEAST_BYTES = 1.25, 50.0
@@ -147,7 +147,7 @@ ROUNDS = 20
 
 def predicted(machines, link):
     """Predict speed and traffic of rounds by the clock, and of synchronous steps."""
-    worker = Worker(name="Mac (assumed)", compute=LogNormal(STEP_S, 0.2))
+    worker = Worker(name="Mac (assumed)", compute=times_of("lognormal", STEP_S, 0.2))
     once = FLOAT_BYTES * PREDICTED_PARAMS
     every_s = max(10.0, link.round_every_s(once, machines))
     scheme = ClusterRounds(

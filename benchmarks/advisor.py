@@ -35,15 +35,9 @@ from mlxhog.theory.advisor.rules import (
     arms,
     recommend,
 )
-from mlxhog.theory.simulator import descend
-from mlxhog.theory.simulator.objectives import Learner, Quadratic
-from mlxhog.theory.simulator.times import (
-    Constant,
-    LogNormal,
-    Markov,
-    Pareto,
-    ShiftedExponential,
-)
+from mlxhog.theory.simulator import Simulation
+from mlxhog.theory.simulator.objectives import SHARED, Learner, Quadratic
+from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 
 STRATEGIES = (
@@ -80,17 +74,128 @@ def profile_of(
     **known):  # fmt: skip
     """A profile of workers with these times."""
     workers = [Worker(name="w", compute=time, exchange_s=exchange_s) for time in times]
-    one = Worker(name="w", compute=Constant(alone)) if alone else replace(workers[-1], exchange_s=0)
+    one = (
+        Worker(name="w", compute=times_of("constant", alone))
+        if alone
+        else replace(workers[-1], exchange_s=0)
+    )
     return Profile(workers=workers, alone=one, sync_s=sync_s, **known)
+
+
+def document_profile(
+    *,
+    compute_time_ms,
+    communication_time_ms,
+    compute_variance,
+    gradient_sparsity,
+    data_heterogeneity,
+    workers,
+):
+    """Read the five fields of document 003's WorkloadProfile; three of them have no unit.
+
+    Variance is read as the coefficient of variation of a least time with an exponential delay, up
+    to 1; communication as the cost of a barrier, and of the exchange of each step; sparsity as the
+    share of elements that are not zero, as in the document; heterogeneity as zeta^2 / sigma^2,
+    since gradients do not show a KL divergence.
+    """
+    mean_s, share = compute_time_ms / 1e3, gradient_sparsity
+    delay_s = mean_s * min(1.0, compute_variance)
+    time = times_of("exponential", mean_s - delay_s, delay_s) if delay_s else times_of(
+        "constant", mean_s
+    )  # fmt: skip
+    worker = Worker(name="document", compute=time, exchange_s=communication_time_ms / 1e3)
+    return Profile(
+        workers=[worker] * workers,
+        alone=worker,
+        sync_s=communication_time_ms / 1e3,
+        p_conf=1 - math.exp(-(share**2) * 10_000) if share < 1 else 1.0,
+        density=share,
+        heterogeneity=data_heterogeneity,
+        source="document 003's five fields",
+    )
+
+
+# -- what is trained -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Touched(Quadratic):
+    """Each gradient touches some elements, drawn at random, and is unbiased."""
+
+    touched: int = 1
+
+    def gradient(self, x, rng, rank):
+        """The sampled elements of the gradient, times d / touched."""
+        grad, size = super().gradient(x, rng, rank), len(x)
+        rows = rng.choice(size, self.touched, replace=False)
+        sparse = np.zeros(size)
+        sparse[rows] = grad[rows] * (size / self.touched)
+        return sparse
+
+
+@dataclass(frozen=True)
+class Apart(Quadratic):
+    """Workers of even rank have a quadratic 1.5 times as steep around drift, others half around
+    -drift: the minimum of all is at drift / 2, while the mean of their minima is 0."""
+
+    drift: float = 0.0
+
+    def start(self):
+        """The minimum plus 1, (d,)."""
+        return super().start() + self.drift / 2
+
+    def gradient(self, x, rng, rank):
+        """That of the worker's quadratic, with noise."""
+        sign = -1.0 if rank % 2 else 1.0
+        grad = self.h * (1 + sign / 2) * (x - sign * self.drift)
+        return grad + self.noise * rng.standard_normal(len(x))
+
+    def excess(self, x):
+        """The mean of both, less its minimum."""
+        return super().excess(x - self.drift / 2)
+
+
+@dataclass
+class ScaffoldLearner(Learner):
+    """Local steps with control variates: c_i <- c_i - c + (x - y_i) / (K lr), c their mean.
+
+    Source: Karimireddy et al. 2020, arXiv:1910.06378, option II.
+    """
+
+    def replicate(self, replicas):
+        """Make replicas, and their controls."""
+        super().replicate(replicas)
+        self._control = {key: np.zeros_like(x) for key, x in self.params.items()}
+        self._steps = dict.fromkeys(self.params, 0)
+
+    def apply(self, ranks, of=SHARED):
+        """Make a corrected step."""
+        self._steps[of] += 1
+        correction = self._control[SHARED] - self._control[of]
+        self.params[of] -= self.lr * (self.mean_gradient(ranks) + correction)
+
+    def merge(self, keys):
+        """Correct the controls, and merge."""
+        for key in keys:
+            if self._steps[key]:
+                gone = (self.params[SHARED] - self.params[key]) / (self._steps[key] * self.lr)
+                self._control[key] = self._control[key] - self._control[SHARED] + gone
+                self._steps[key] = 0
+        self._control[SHARED] = np.mean([self._control[key] for key in keys], axis=0)
+        super().merge(keys)
+
+
+# -- the scenarios ---------------------------------------------------------------------------------
 
 
 def scenarios():
     """The ten, each with its winner."""
-    even, noisy = Constant(0.1), Quadratic(SMOOTH, noise=0.6)
-    jitter = LogNormal(0.1, 0.05)
-    tail = ShiftedExponential(0.05, 0.05)
-    spells = Markov(Constant(0.05), Constant(0.5), to_slow=0.02, to_fast=0.2)
-    document = Profile.of_document(
+    even, noisy = times_of("constant", 0.1), Quadratic(SMOOTH, noise=0.6)
+    jitter = times_of("lognormal", 0.1, 0.05)
+    tail = times_of("exponential", 0.05, 0.05)
+    crowded, heavy = times_of("constant", 0.4), times_of("pareto", 0.05, 1.5)
+    spells = times_of("markov", 0.05, 0.5, 0.02, 0.2)
+    document = document_profile(
         compute_time_ms=100,
         communication_time_ms=80,
         compute_variance=0.0,
@@ -98,22 +203,22 @@ def scenarios():
         data_heterogeneity=0.0,
         workers=8,
     )
-    sparse = Quadratic((1.0,) * 100, noise=0.2, touched=2)
-    apart = Quadratic(SMOOTH, noise=0.3, drift=1.5)
+    sparse = Touched((1.0,) * 100, noise=0.2, touched=2)
+    apart = Apart(SMOOTH, noise=0.3, drift=1.5)
     free = frozenset({"hogwild", "ssp"})
     local = frozenset({"local_sgd", "diloco"})
     return [
-        Scenario("four workers share one core", profile_of([Constant(0.4)] * 4, sync_s=0.004,
+        Scenario("four workers share one core", profile_of([crowded] * 4, sync_s=0.004,
                  alone=0.1), noisy, frozenset({"serial"})),
         Scenario("equal workers, cheap barrier", profile_of([even] * 4, sync_s=0.002), noisy,
                  frozenset({"sync"}), "fully_synchronous"),
         Scenario("a little jitter, must repeat", profile_of([tail] * 4, sync_s=0.01,
                  reproducible=True), noisy, frozenset({"sync", "round_robin", "local_sgd"})),
-        Scenario("one worker ten times slower", profile_of([Constant(1.0), *[even] * 7],
+        Scenario("one worker ten times slower", profile_of([times_of("constant", 1.0), *[even] * 7],
                  sync_s=0.005), noisy, free, "bounded_async"),
         Scenario("exponential stragglers", profile_of([tail] * 8, sync_s=0.005), noisy, free,
                  "bounded_async"),
-        Scenario("heavy tails", profile_of([Pareto(0.05, 1.5)] * 8, sync_s=0.005), noisy, free,
+        Scenario("heavy tails", profile_of([heavy] * 8, sync_s=0.005), noisy, free,
                  "bounded_async"),
         Scenario("slow spells", profile_of([spells] * 6, sync_s=0.005), noisy, free,
                  "bounded_async"),
@@ -136,11 +241,13 @@ def seconds_to_target(scenario, arm, seeds):
         for seed in seeds:
             if math.inf in times:
                 break  # the mean is
-            learner = Learner(
+            kind = ScaffoldLearner if isinstance(arm.strategy, Scaffold) else Learner
+            learner = kind(
                 objective, lr=rate, seed=seed, target=target, every=max(1, len(workers) // together)
             )
             most = MOST_GRADIENTS // together
-            descend(workers, arm.scheme, learner, updates=most, seconds=3 * best, seed=seed)
+            machine = Simulation(workers, arm.scheme, seed=seed, learner=learner)
+            machine.run_until(most, 3 * best)
             times.append(learner.reached[0] if learner.reached else math.inf)
         best = min(best, fmean(times))
         if fmean(times) > 1.5 * best:

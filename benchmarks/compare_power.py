@@ -30,9 +30,9 @@ from harness.machine import smallest
 from training.recording import model_file
 
 from mlxhog import TrainConfig
-from mlxhog.theory.pair_runs import PairLog, run_pair
+from mlxhog.theory import CompareConfig
 from mlxhog.theory.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
-from mlxhog.theory.pairs import Comparison, Side, Terms
+from mlxhog.theory.pairs import Comparison, PairLog, Side, run_pair
 
 PLANNED = 6
 GAIN = 0.01
@@ -110,7 +110,7 @@ def simulations(findings):
 def real_differences(folder, model, settings, pairs, tokens):
     """Bits per byte of B less those of A."""
     a, b = (TrainConfig(model=model, tokenizer="bytes", **options) for options in settings)
-    terms = Terms(pairs, None, tokens, seed=1, eval_tokens=65_536)
+    terms = CompareConfig(pairs=pairs, tokens=tokens, seed=1, eval_tokens=65_536)
     record = PairLog(folder, Comparison((Side("a", "a", a), Side("b", "b", b)), terms))
     with record.open():
         while len(record.pairs) < pairs:

@@ -37,7 +37,7 @@ from training.faults import filled
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint import run as runs
-from mlxhog.data.segments import read_all
+from mlxhog.data.segments import read_segments, stored_rows
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import RunError
 from tests.small_disk import small_disk
@@ -215,16 +215,9 @@ def _wait_for_refusals(posted, directory):
 
 def published(directory):
     """The text of every row of the stream, and the number of its tickets."""
-    rows = []
-    tickets = 0
-    for segment in read_all(directory / "stream", verify=True):
-        at = 0
-        for n, _ in segment.rows:
-            ids = segment.tokens[at : at + n].astype("int32")
-            rows.append(bytes(ByteTokenizer().decode(ids)).decode())
-            at += int(n)
-        tickets = segment.end_ticket
-    return rows, tickets
+    folder = directory / "stream"
+    rows = [bytes(ByteTokenizer().decode(row.ids)).decode() for row in stored_rows(folder)]
+    return rows, read_segments(folder)[-1].end_ticket if rows else 0
 
 
 def trained(directory):

@@ -70,7 +70,7 @@ def configured(oracle, backend, seed, *, look_every=LOOK_EVERY):
             "stop_accuracy": SOLVED,
         },
     )
-    return next(config for _, config in runs)
+    return next(runs)
 
 
 def trained(oracle, backend, seed):

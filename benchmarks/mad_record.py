@@ -30,13 +30,12 @@ from statistics import fmean
 
 from harness.claims import measured
 from harness.machine import ROOT, cores
-from mad.ranks import RankCorrelation, kendall
+from mad.ranks import RankCorrelation, kendall, spearman
 from mad.table import MEANINGS, Table, places, table_flags, write
 
 from mlxhog.cli.mad.session import rates, seeds
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.options import ExecutionConfig
-from mlxhog.mad.report.ranking import spearman
 from mlxhog.mad.scores import UNFINISHED
 from mlxhog.mad.tasks import find
 

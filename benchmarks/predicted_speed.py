@@ -21,8 +21,8 @@ from training.recording import QUIET_OPTIONS, model_file
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint.run import Run
 from mlxhog.theory.simulator import simulate
-from mlxhog.theory.simulator.gates import SSP
 from mlxhog.theory.simulator.schemes import (
+    SSP,
     Hogwild,
     Locked,
     OuterLoop,
@@ -48,7 +48,7 @@ ARMS = {
     "avg_runs": ({}, OuterLoop(None)),
     "local_sgd": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
     "fedprox": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
-    "scaffold": ({"average_every": PERIOD}, OuterLoop(PERIOD, corrected=True)),
+    "scaffold": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
     "diloco": ({"average_every": PERIOD}, OuterLoop(PERIOD)),
 }
 """Options of a run, whose strategy is the name where they name none, and its scheme."""

@@ -3,11 +3,11 @@
 import numpy as np
 from experiment.classic import Arm, ends, interleaved, speedup
 from experiment.figures import INKS, inks, label_lines, new_panels
+from experiment.generated import sparse_regression
 from experiment.record import Compared, Experiment, Outcome, run
 from harness.claims import Claim, Sample
 from harness.estimates import Ratio
 
-from mlxhog.classic.generators import sparse_regression
 from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SPARSE_WRITES, SparseLinear
 

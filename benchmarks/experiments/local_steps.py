@@ -18,8 +18,6 @@ from harness.claims import Claim, Twin
 from harness.estimates import Mean, Ratio
 from harness.interleaved import take_turns
 
-from mlxhog.theory.local_steps import growth_of, interval_by_cost
-
 ABOUT = Experiment(
     name="local_steps",
     title="Synchronous steps against local ones, and which interval is best",
@@ -138,9 +136,7 @@ def compared(runs, target):
 
     took = {every: of(every, seconds) for every in runs}
     apart, single = (median(map(steps, runs[every])) for every in (GROWTH_FROM, 1))
-    growth = growth_of(
-        steps_apart=max(apart, single * 1.001), steps_together=single, every=GROWTH_FROM
-    )
+    growth = (max(apart / single, 1.001) - 1) / (GROWTH_FROM - 1)
     ruled = interval_by_cost(step_s=STEP_S, sync_s=AVERAGE_S, growth=growth)
 
     def ratio(name, own, others, claimed):
@@ -177,6 +173,19 @@ def compared(runs, target):
             ratio("bytes of interval 1 / of 10", of(1, sent), of(10, sent), 10.0),
         ),
     ]  # fmt: skip
+
+
+def interval_by_cost(*, step_s, sync_s, growth):
+    """The H with the least time to a loss, if each further local step costs steps.
+
+    With `growth` b, a run needs 1 + b (H - 1) times the steps of a run with H = 1. The time
+    (T_c + T_s / H)(1 + b (H - 1)) is least at the root of T_s (1 - b) / (T_c b).
+    """
+    best = math.sqrt(sync_s * (1 - growth) / (step_s * growth))
+    return min(
+        (max(1, math.floor(best)), max(1, math.ceil(best))),
+        key=lambda h: (step_s + sync_s / h) * (1 + growth * (h - 1)),
+    )
 
 
 def mean_of(took):

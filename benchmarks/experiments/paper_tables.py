@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from experiment.classic import Arm, ends, interleaved, seconds, seconds_to, summary
 from experiment.figures import inks, label_lines, new_panel
+from experiment.generated import dblife_like
 from experiment.record import UNTOLD, Compared, Experiment, Outcome, run, say
 from experiment.searches import is_recorded, recorded, search, write_recorded
 from harness.claims import Claim
@@ -15,10 +16,9 @@ from harness.estimates import Mean, Ratio
 from harness.machine import cores
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.generators import dblife_like
 from mlxhog.classic.problems import create
 from mlxhog.classic.problems.cuts import GraphCuts
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 from mlxhog.theory.hypergraph import Hypergraph
 
 ABOUT = Experiment(

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
 
+import numpy as np
 from experiment.figures import INKS, label_lines, new_panels
 from experiment.language import Bench, Setup, Training, enough_cores, setup, workers
 from experiment.record import UNTOLD, Compared, Experiment, Outcome, run
@@ -21,8 +22,8 @@ from harness.interleaved import take_turns
 from harness.machine import cores
 from training.recording import count_parameters, model_file
 
-from mlxhog.theory.simulator import schemes, simulate, time_to_loss
-from mlxhog.theory.simulator.times import Constant
+from mlxhog.theory.simulator import schemes, simulate
+from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 
 ABOUT = Experiment(
@@ -42,10 +43,6 @@ ABOUT = Experiment(
     full_seeds=3,
 )
 TIE = 0.02  # bits per byte by which final losses may differ and still be called identical
-# Memory traffic of a step, in bytes per parameter: a copy reads and writes 4; a gradient reads the
-# parameters about three times and is written once; a step reads w, g, m, u and writes w, m and both
-# recorded u.
-READ_BYTES, COMPUTE_BYTES, APPLY_BYTES = 8, 16, 32
 MUON = {"optimizer": "muon", "schedule": "cosine"}
 SIMULATED = 3000  # updates of a prediction
 WITHIN = 1.15
@@ -147,8 +144,7 @@ class Measured:
         self.trainings = take_turns(scale.seeds, arms, train)
         every = zip(*self.trainings.values(), strict=True)
         self.predictions = [
-            SeedPrediction.of(cell, self.parameters, dict(zip(arms, of_seed, strict=True)))
-            for of_seed in every
+            SeedPrediction.of(cell, dict(zip(arms, of_seed, strict=True))) for of_seed in every
         ]
 
     def times_sooner(self, arm, base=1):
@@ -230,6 +226,21 @@ def pair_ratio(to, one, other):
     return took / others if others > 0 else math.nan
 
 
+def seconds_to_loss(prediction, updates_at):
+    """Seconds of the updates to a loss, at the predicted staleness.
+
+    Updates are interpolated between measured staleness values; beyond the largest they are on the
+    straight line through the last two.
+    """
+    at, updates = np.array(sorted(updates_at.items()), np.float64).T
+    staleness = prediction.staleness.mean
+    needed = float(np.interp(staleness, at, updates))
+    if staleness > at[-1] and len(at) > 1:
+        slope = (updates[-1] - updates[-2]) / (at[-1] - at[-2])
+        needed = float(updates[-1] + slope * (staleness - at[-1]))
+    return needed / prediction.updates_per_s
+
+
 @dataclass(frozen=True)
 class SeedPrediction:
     """What the simulator says of one seed's costs.
@@ -247,17 +258,14 @@ class SeedPrediction:
     two_speedup: float
 
     @classmethod
-    def of(cls, cell, n_params, trained):
+    def of(cls, cell, trained):
         """Simulate with the costs of the serial training."""
         serial = trained[1]
         worker = Worker(
             name=cell.backend,
-            compute=Constant(serial.costs_s["compute"]),
+            compute=times_of("constant", serial.costs_s["compute"]),
             read_s=serial.costs_s["read"],
             apply_s=serial.costs_s["apply"],
-            read_bytes=READ_BYTES * n_params,
-            compute_bytes=COMPUTE_BYTES * n_params,
-            apply_bytes=APPLY_BYTES * n_params,
         )
         updates = {
             max(0.01 * n, one.staleness) if n > 1 else 0.0: pair_ratio(
@@ -276,7 +284,7 @@ class SeedPrediction:
             serial.costs_s,
             updates,
             two.gradients_per_s * per_step,
-            time_to_loss(one_here, updates).seconds / time_to_loss(two, updates).seconds,
+            seconds_to_loss(one_here, updates) / seconds_to_loss(two, updates),
         )
 
     def to_json(self):

@@ -27,7 +27,7 @@ from mlxhog.data import heldout
 from mlxhog.data.batches import Batches
 from mlxhog.models import families
 from mlxhog.strategies.disjoint import block_groups
-from mlxhog.theory.analysis.written import WrittenSupport
+from mlxhog.theory.analysis.written import WrittenSteps
 from mlxhog.theory.supports import Estimate, Supports, estimate_delta, estimate_omega, estimate_rho
 from mlxhog.training.plan import make_plan
 
@@ -188,14 +188,14 @@ class Lane:
     def supports(self, number, skip, worker):
         """Packed supports of what a worker (0 or 1) writes after some steps: (number, bytes)."""
         slots, hidden = self.layout.slots, families.hidden_matrices(self._model)
-        written = WrittenSupport(self.config, slots, self._backend.inbox, self._decay, hidden)
+        written = WrittenSteps(self.config, slots, self._backend.inbox, self._decay, hidden)
         rows = []
         for step in range(skip + number):
             epoch, ticket = divmod(2 * step + worker, self._train.n_tickets)
             _, grads = self._backend.loss_and_grads(self._train.at(LATER_EPOCH + epoch, ticket))
             if self._groups:
                 grads = {name: grads[name] for name in grads if name in self._groups[worker]}
-            masks = written.of(grads)
+            masks = written.masks(grads)
             whole = np.zeros(self.layout.n_floats, np.bool_)
             for name, mask in masks.items():
                 whole[slots[name].offset : slots[name].offset + slots[name].size] = mask.reshape(-1)

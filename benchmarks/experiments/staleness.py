@@ -29,7 +29,7 @@ from harness.estimates import Mean, Ratio
 from harness.machine import cores
 from training.recording import count_parameters, model_file
 
-from mlxhog.theory.bounds import Facts, penalty
+from mlxhog.theory.bounds import Facts, apply
 
 ABOUT = Experiment(
     name="staleness",
@@ -325,7 +325,7 @@ class Measured:
 def proposition(tau, n_params):
     """Gradients by Proposition 4.1 as multiples of serial's, if it applied: rho = Delta = 1."""
     facts = Facts(strongly_convex=False, smooth=True, bounded_gradients=False, sgd=False, delta=1.0)
-    bound = penalty(tau=tau, omega=n_params, rho=1.0, delta=1.0, facts=facts)
+    bound = apply("penalty", facts, tau=tau, omega=n_params, rho=1.0, delta=1.0)
     return float(bound.values["penalty"])
 
 

@@ -20,7 +20,7 @@ from mlxhog.mad.training.evaluation import most_steps
 
 def rungs_of(runs, eta):
     """Return the rungs of `mad search`, in proportion to the length of a candidate's runs."""
-    share = max(most_steps(run.config) for run in runs) / suite("lite").protocol["steps"]
+    share = max(most_steps(run) for run in runs) / suite("lite").protocol["steps"]
     usual = Rungs()
     return Rungs(
         eta=eta,

@@ -7,9 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlxhog.mad.report.ranking import spearman
-
 DRAWS = 4000
+
+
+def spearman(a, b):
+    """Spearman's rho in [-1, 1]; NaN for fewer than two pairs, or if one side is all equal."""
+    from scipy.stats import rankdata
+
+    first, second = (rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
+    spread = math.sqrt((first @ first) * (second @ second))
+    return float(first @ second) / spread if spread else math.nan
 
 
 def kendall(a, b):

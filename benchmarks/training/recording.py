@@ -179,7 +179,7 @@ def end_bits(held_out, **options):
     It depends on nothing but its options, so several may run side by side, and nothing is timed.
     """
     from mlxhog.arena.child import Lane
-    from mlxhog.theory.pair_runs import score
+    from mlxhog.theory.short_runs import score
     from mlxhog.training.plan import make_plan
 
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
@@ -192,7 +192,8 @@ def end_bits(held_out, **options):
             return WORST_BITS
         text, tokens = make_plan(config).data.val, smallest(2048, held_out)
         place = (Path(str(result.checkpoint)), text, config.seq_len, tokens)
-        bits = score(Lane(None, 0), "torch:cpu", *place)
+        nats, n_bytes = score(Lane(None, 0), "torch:cpu", *place)
+        bits = heldout.bits_per_byte(float(nats.sum()), int(n_bytes.sum()))
     return bits if math.isfinite(bits) else WORST_BITS
 
 

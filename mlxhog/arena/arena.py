@@ -1,13 +1,14 @@
 """The arena: one block of shared memory with a model's parameters and all shared state of a run.
 
-`layout.py` has the byte offsets, `segment.py` owns the memory and checks its first page; here the
-bytes become arrays, counters, the worker table and the stripe locks.
+`layout.py` has the byte offsets, `segment.py` owns the memory; here the bytes become arrays,
+counters, the worker table and the stripe locks.
 """
 
 from __future__ import annotations
 
 import mmap
 import os
+import pickle
 from dataclasses import dataclass
 from multiprocessing import reduction
 from pathlib import Path
@@ -19,10 +20,9 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import segment as segments
 from mlxhog.arena.control import Counters
-from mlxhog.arena.handover import ANSWER_S, DescriptorServer, receive_fds
-from mlxhog.arena.layout import PAGE, TABLES, Layout
+from mlxhog.arena.handover import ANSWER_S, DescriptorServer, receive
+from mlxhog.arena.layout import TABLES, Layout
 from mlxhog.arena.process import process_start_time
-from mlxhog.arena.segment import Header, read_header
 from mlxhog.arena.workers import Phase, State, WorkerTable
 from mlxhog.errors import ArenaError, WriteModeError
 
@@ -30,27 +30,43 @@ WRITE_MODES = ("lossless", "racy", "cas")
 
 
 @dataclass(frozen=True)
+class About:
+    """What a process needs to know of an arena, beside its descriptor.
+
+    Attributes:
+        layout: offsets of all segments and parameters.
+        write: how every writer adds its steps: `lossless`, `racy` or `cas`.
+        run_id: the run it belongs to.
+        creator: pid and start time of the process that created it.
+    """
+
+    layout: Layout
+    write: str
+    run_id: str
+    creator: tuple[int, int]
+
+
+@dataclass(frozen=True)
 class ArenaHandle:
-    """An arena's descriptor on its way to a spawned process; pickle it only while spawning one."""
+    """An arena on its way to a spawned process; pickle it only while spawning one."""
 
     fd: int
+    about: About
 
-    def __reduce__(self) -> tuple[Any, tuple[Any]]:
+    def __reduce__(self) -> tuple[Any, tuple[Any, About]]:
         """Let the new process inherit the descriptor."""
-        return _receive_handle, (reduction.DupFd(self.fd),)
+        return _receive_handle, (reduction.DupFd(self.fd), self.about)
 
 
-def _receive_handle(inherited: Any) -> ArenaHandle:
-    return ArenaHandle(inherited.detach())
+def _receive_handle(inherited: Any, about: About) -> ArenaHandle:
+    return ArenaHandle(inherited.detach(), about)
 
 
 class Arena:
     """Parameters and shared state, mapped into this process.
 
     Attributes:
-        layout: offsets of all segments and parameters.
-        write: how every writer adds its steps: `lossless`, `racy` or `cas`.
-        run_id: the run it belongs to.
+        layout, write, run_id, creator: as in `About`.
         readonly: whether this mapping is read-only; a write to it then kills the process.
         note: a sentence for the user if the arena is a file instead of shared memory, else "".
         readers_fd: descriptor of the page of a run's readers (`published.py`), or None. A process
@@ -63,22 +79,15 @@ class Arena:
     """
 
     def __init__(
-        self, mapping: mmap.mmap, fds: tuple[int, ...], *, readonly: bool, write: str | None
+        self, mapping: mmap.mmap, fds: tuple[int, ...], about: About, *, readonly: bool
     ) -> None:
-        """Use `create`, `from_handle`, `from_fd` or `connect`."""
+        """Use `create`, `from_handle` or `connect`."""
         self._mapping: mmap.mmap | None = mapping
-        self._fds = fds
-        self._header, self.layout = _read(mapping)
-        self.write = self._header.write
-        self.run_id = self._header.run_id
-        self.readonly = readonly
+        self._fds, self._about = fds, about
+        self.layout, self.write, self.run_id = about.layout, about.write, about.run_id
+        self.creator, self.readonly = about.creator, readonly
         self.note = ""
         self.readers_fd: int | None = None
-        if write is not None and write != self.write:
-            raise WriteModeError(
-                f"this arena is written in mode {self.write!r}, not {write!r}; writers of two "
-                "modes lose each other's updates, so use the run's mode or start a new run"
-            )
         self.counters = Counters(self.segment("counters"))
         self.workers = WorkerTable(
             self.segment("workers"), self.layout.max_workers, self.segment("locks")
@@ -99,7 +108,7 @@ class Arena:
         Args:
             layout: from `plan`.
             write: the one write mode of this arena.
-            run_id: at most 64 bytes.
+            run_id: name of the run.
             directory: use an unnamed file in this directory instead of shared memory.
             fallback: directory of that file if the system forbids shared memory (then `note` says
                 so); None is the temporary directory.
@@ -110,29 +119,16 @@ class Arena:
         """
         if write not in WRITE_MODES:
             raise WriteModeError(f"no write mode {write!r}; choose from {', '.join(WRITE_MODES)}")
-        text = layout.to_json().encode()
-        header = Header(
-            total_bytes=layout.total_bytes,
-            layout_bytes=len(text),
-            layout_sha256=bytes.fromhex(layout.digest),
-            run_id=run_id,
-            write=write,
-            creator_pid=os.getpid(),
-            creator_start_time=process_start_time(os.getpid()),
-        ).pack()
         new = segments.create(
             layout.total_bytes,
             needed_bytes=layout.occupied_bytes,
             directory=directory,
             fallback=fallback,
         )
-        new.mapping[PAGE : PAGE + len(text)] = text
-        new.mapping[8 : len(header)] = header[8:]
-        new.mapping[:8] = header[:8]
-        arena = cls(new.mapping, (new.fd, new.readonly_fd), readonly=False, write=None)
-        host = arena.workers.acquire_slot(
-            os.getpid(), process_start_time(os.getpid()), slot=arena.workers.host_slot
-        )
+        creator = (os.getpid(), process_start_time(os.getpid()))
+        about = About(layout, write, run_id, creator)
+        arena = cls(new.mapping, (new.fd, new.readonly_fd), about, readonly=False)
+        host = arena.workers.acquire_slot(*creator, slot=arena.workers.host_slot)
         host.state, host.phase = State.RUNNING, Phase.IDLE
         arena.note = new.note
         return arena
@@ -149,25 +145,28 @@ class Arena:
             readonly: map read-only.
 
         Raises:
-            ArenaError: not an arena, damaged or truncated.
             WriteModeError: the arena has another write mode.
         """
-        return cls.from_fd(os.dup(handle.fd), write=write, readonly=readonly)
+        if write is not None and write != handle.about.write:
+            raise WriteModeError(
+                f"this arena is written in mode {handle.about.write!r}, not {write!r}; writers of "
+                "two modes lose each other's updates, so use the run's mode or start a new run"
+            )
+        return cls._attached(os.dup(handle.fd), handle.about, readonly=readonly)
 
     @classmethod
-    def from_fd(cls, fd: int, *, write: str | None = None, readonly: bool = True) -> Arena:
-        """Attach the arena of a descriptor; the arena then owns the descriptor.
+    def _attached(cls, fd: int, about: About, *, readonly: bool) -> Arena:
+        """The arena of a descriptor, which it then owns.
 
         Raises:
-            ArenaError: not an arena, damaged or truncated; the descriptor is closed.
-            WriteModeError: the arena has another write mode.
+            ArenaError: the descriptor cannot be mapped; it is closed.
         """
         try:
-            mapping = segments.attach(fd, readonly=readonly)
-            return cls(mapping, (fd,), readonly=readonly, write=write)
+            mapping = segments.attach(fd, about.layout.total_bytes, readonly=readonly)
         except ArenaError:
             os.close(fd)
             raise
+        return cls(mapping, (fd,), about, readonly=readonly)
 
     @classmethod
     def connect(cls, path: Path, timeout_s: float = ANSWER_S) -> Arena:
@@ -177,9 +176,10 @@ class Arena:
             NoAnswer: its process does not answer in this time.
             ArenaError: no process serves there, or it does not serve an arena.
         """
-        fd, *others = receive_fds(path, timeout_s)
+        message, (fd, *others) = receive(path, timeout_s)
         try:
-            arena = cls.from_fd(fd, readonly=True)
+            # A pickle, as processes of one user send each other; `receive` has compared the users.
+            arena = cls._attached(fd, pickle.loads(message), readonly=True)
         except ArenaError:
             for other in others:
                 os.close(other)
@@ -190,7 +190,7 @@ class Arena:
     def handle(self) -> ArenaHandle:
         """The argument by which a spawned process attaches; the arena must stay open until then."""
         self._mapped()
-        return ArenaHandle(self._fds[0])
+        return ArenaHandle(self._fds[0], self._about)
 
     def serve(self, path: Path, readers_fd: int | None = None) -> DescriptorServer:
         """Serve this arena, read-only, to later readers of the same user.
@@ -204,12 +204,7 @@ class Arena:
         """
         self._mapped()
         page = () if readers_fd is None else (readers_fd,)
-        return DescriptorServer(path, self._fds[-1], *page)
-
-    @property
-    def creator(self) -> tuple[int, int]:
-        """Pid and start time of the process that created it."""
-        return self._header.creator_pid, self._header.creator_start_time
+        return DescriptorServer(path, pickle.dumps(self._about), self._fds[-1], *page)
 
     @property
     def params(self) -> NDArray[np.float32]:
@@ -272,7 +267,7 @@ class Arena:
         if self.readonly:
             raise ArenaError("this arena is attached read-only; readers never lock")
         if slot is None:
-            if os.getpid() != self._header.creator_pid:
+            if os.getpid() != self.creator[0]:
                 raise ArenaError(
                     "name the worker slot: only the arena's creator has one of its own"
                 )
@@ -316,14 +311,3 @@ def lost_update_rate(probe: NDArray[np.float32], adds: int) -> float:
     Exact up to 2^24 adds per element, where float32 stops counting.
     """
     return max(0.0, 1.0 - float(probe.mean(dtype=np.float64)) / adds)
-
-
-def _read(mapping: mmap.mmap) -> tuple[Header, Layout]:
-    """Header and layout, checked; no view of the mapping outlives this call."""
-    with memoryview(mapping) as data:
-        header, layout = read_header(data)
-    if header.write not in WRITE_MODES:
-        raise ArenaError(
-            f"the arena has write mode {header.write!r}; this mlxhog knows {', '.join(WRITE_MODES)}"
-        )
-    return header, layout

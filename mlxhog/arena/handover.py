@@ -1,6 +1,7 @@
 """Serving an arena's descriptor to later readers, over a Unix socket, to the same user only.
 
-A run's supervisor serves a read-only descriptor, which `generate` and other readers receive. If the
+A run's supervisor serves a read-only descriptor and the arena's layout, which `generate` and other
+readers receive. If the
 run publishes copies for readers, they also receive the descriptor of the readers' page
 (`published.py`). The socket file of a dead server stays; no process answers on it, so it is
 recognised and replaced.
@@ -18,17 +19,26 @@ import struct
 import sys
 import tempfile
 import threading
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 
 from mlxhog.errors import ArenaError
 
-GREETING = b"mlxhog-arena-1"
+_GREETING_BYTES = 48
 RECEIVED = b"!"
+_LENGTH = struct.Struct("<Q")
 _PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
 ANSWER_S = 5.0  # how long each side waits for the other
 _RECEIPT_S = 1.0
 _SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
 _XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
+
+
+@cache
+def greeting() -> bytes:
+    """The first bytes of a server: only the same version of mlxhog understands the rest."""
+    return f"mlxhog-arena {version('mlxhog')}".encode().ljust(_GREETING_BYTES)[:_GREETING_BYTES]
 
 
 class NoAnswer(ArenaError):
@@ -62,19 +72,19 @@ def socket_path(directory: Path, name: str = "socket") -> Path:
 
 
 class DescriptorServer:
-    """Sends one or two descriptors to every connection of the same user, until closed.
+    """Sends a message and one or two descriptors to every connection of the same user.
 
     Concurrency: serves from a daemon thread of its own; one connection at a time.
     """
 
-    def __init__(self, path: Path, *fds: int) -> None:
-        """Start serving `fds` at `path`; they have to stay open.
+    def __init__(self, path: Path, message: bytes, *fds: int) -> None:
+        """Start serving `message` and `fds` at `path` until `close`; they have to stay open.
 
         Raises:
             ArenaError: a living process already serves at this path, or the path is unusable.
         """
         self.path = path
-        self._fds = fds
+        self._message, self._fds = _LENGTH.pack(len(message)) + message, fds
         self._socket = listen(path)
         self._wake_read, self._wake_write = socket.socketpair()
         self._thread = threading.Thread(target=self._serve, name="mlxhog-handover", daemon=True)
@@ -100,7 +110,8 @@ class DescriptorServer:
                 with connection:
                     connection.settimeout(ANSWER_S)
                     if peer_uid(connection) == os.getuid():
-                        socket.send_fds(connection, [GREETING], self._fds)
+                        socket.send_fds(connection, [greeting()], self._fds)
+                        connection.sendall(self._message)
                         # macOS may drop a descriptor in flight when this end closes (CPython issue
                         # 14669), so the reader confirms that it has received it.
                         connection.settimeout(_RECEIPT_S)
@@ -117,8 +128,8 @@ class DescriptorServer:
         self.close()
 
 
-def receive_fds(path: Path, timeout_s: float = ANSWER_S) -> list[int]:
-    """The descriptors that a `DescriptorServer` of the same user serves at `path`, one or two.
+def receive(path: Path, timeout_s: float = ANSWER_S) -> tuple[bytes, list[int]]:
+    """What a `DescriptorServer` of the same user serves at `path`: its message and descriptors.
 
     Raises:
         NoAnswer: its process does not answer in this time.
@@ -141,7 +152,8 @@ def receive_fds(path: Path, timeout_s: float = ANSWER_S) -> list[int]:
         try:
             if peer_uid(connection) != os.getuid():
                 raise ArenaError(f"the socket {path} is served by another user")
-            message, fds, _, _ = socket.recv_fds(connection, len(GREETING), 2)
+            answer, fds, _, _ = socket.recv_fds(connection, _GREETING_BYTES, 2)
+            message = _rest(connection) if answer == greeting() and fds else None
             with contextlib.suppress(OSError):  # the server may have stopped waiting for this
                 connection.send(RECEIVED)
         except TimeoutError as error:
@@ -150,13 +162,30 @@ def receive_fds(path: Path, timeout_s: float = ANSWER_S) -> list[int]:
             ) from error
         except OSError as error:
             raise ArenaError(f"no descriptor came from {path}: {error}") from error
-    if message != GREETING or not fds:
+    if message is None:
         for fd in fds:
             os.close(fd)
-        raise ArenaError(f"{path} answered {message!r}; it is not the socket of a run")
+        raise ArenaError(
+            f"{path} answered {answer!r}, expected {greeting()!r}: it is not the socket of a run "
+            "of this version of mlxhog"
+        )
     for fd in fds:
         os.set_inheritable(fd, False)
-    return fds
+    return message, fds
+
+
+def _rest(connection: socket.socket) -> bytes:
+    """The message behind a greeting.
+
+    Raises:
+        OSError: the other side hangs up before its end.
+    """
+    with connection.makefile("rb") as file:
+        (n_bytes,) = _LENGTH.unpack(file.read(_LENGTH.size).ljust(_LENGTH.size, b"\0"))
+        message = file.read(n_bytes)
+    if not message or len(message) < n_bytes:
+        raise ConnectionResetError("it ended amid its message")
+    return message
 
 
 def is_stale(path: Path) -> bool:

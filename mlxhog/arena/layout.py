@@ -1,7 +1,5 @@
 """The layout of an arena: a pure function from parameters and sizes to byte offsets.
 
-    bytes 0 .. 16 KiB   header (`segment.py`)
-    next pages          this layout as JSON
     counters            uint8    control words, one per 128-byte line (`control.py`)
     ledger              uint8    the ticket ledger's control words (`mlxhog/arena/ledger.py`)
     tickets             uint64   the ticket ledger's slots, a ring
@@ -14,7 +12,7 @@
     <private>.<slot>    float32  optimizer state of one worker slot, laid out like `params`, or as
                                  `Layout.state` says where it has other shapes
     <shared>            float32  optimizer state of all, laid out like `params`
-    <extra>             any      segments that a strategy or a cluster (`blocks.py`) declares
+    <extra>             any      segments that a strategy or a cluster declares
     <alternative>       any      segments of one of several strategies among which the run chooses
                                  later; those of different strategies share the same bytes
 
@@ -32,20 +30,16 @@ or before, and ends at (k + 1) * 0xFFFFC000 or behind.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from functools import cached_property
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Protocol
 
 import numpy as np
 
 from mlxhog.arena.workers import ENTRY_BYTES
-from mlxhog.errors import ArenaError, ShapeError, message_of
-from mlxhog.files import plain_json
+from mlxhog.errors import ArenaError, ShapeError
 
 PAGE = 16_384
 ALIGN_FLOATS = 32  # 128 bytes
@@ -111,7 +105,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Layout:
-    """A planned arena. An arena can be attached only with an equal layout: one of equal digest.
+    """A planned arena: a value that its processes get beside the descriptor.
 
     Attributes:
         slots: parameters, sorted by name.
@@ -137,20 +131,6 @@ class Layout:
     max_workers: int
     total_bytes: int
 
-    def to_json(self) -> str:
-        """Canonical text: equal layouts give equal bytes."""
-        fields = asdict(self)
-        fields["slots"] = list(fields["slots"].values())
-        fields["tables"] = list(fields["tables"].values())
-        fields["segments"] = list(fields["segments"].values())
-        fields["state"] = {name: list(slots.values()) for name, slots in fields["state"].items()}
-        return json.dumps(fields, sort_keys=True, separators=(",", ":"))
-
-    @cached_property
-    def digest(self) -> str:
-        """SHA-256 of `to_json()`, in hexadecimal."""
-        return hashlib.sha256(self.to_json().encode()).hexdigest()
-
     def parts(self, segment: str) -> Mapping[str, Slot]:
         """The slot of each parameter in a segment of parameters or of state."""
         return self.state.get(segment.rpartition(".")[0], self.slots)
@@ -174,53 +154,6 @@ class Layout:
     def self_check(self, slot: int) -> int:
         """Index in the parameter segment of the test float of worker slot `slot`."""
         return self.probe.offset + self.probe.size + slot - 1
-
-    @classmethod
-    def from_json(cls, text: str) -> Layout:
-        """The layout that `to_json` wrote.
-
-        Raises:
-            ArenaError: not a layout, or one that points outside of itself.
-        """
-        try:
-            fields = plain_json.loads(text)
-            layout = cls(
-                slots={s["name"]: _slot(s) for s in fields.pop("slots")},
-                tables={s["name"]: _slot(s) for s in fields.pop("tables")},
-                probe=_slot(fields.pop("probe")),
-                segments={s["name"]: Segment(**s) for s in fields.pop("segments")},
-                state={
-                    name: {s["name"]: _slot(s) for s in slots}
-                    for name, slots in fields.pop("state").items()
-                },
-                **fields,
-            )
-            layout._check()
-        except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
-            raise ArenaError(
-                f"the arena's layout cannot be read ({type(error).__name__}: {message_of(error)}); "
-                "it was written by another version, or is corrupted"
-            ) from error
-        return layout
-
-    def _check(self) -> None:
-        """Raise ValueError if a view would reach outside of its segment or the arena."""
-        for segment in self.segments.values():
-            end = segment.offset + segment.nbytes
-            if segment.offset % PAGE or not 0 <= segment.offset <= end <= self.total_bytes:
-                raise ValueError(f"segment {segment.name} lies outside of the arena")
-        for slot in (*self.slots.values(), self.probe):
-            _check_place(slot, self.n_floats)
-        for slot in self.tables.values():
-            _check_place(slot, self.segments[TABLES].count)
-        for name, slots in self.state.items():
-            floats = self.segments[f"{name}.{self.max_workers}"].count
-            for slot in slots.values():
-                _check_place(slot, floats)
-        if self.self_check(self.max_workers + 1) >= self.n_floats:
-            raise ValueError("the self-check lies outside of the parameter segment")
-        if self.segments["params"].count != self.n_floats:
-            raise ValueError("the parameter segment and n_floats disagree")
 
 
 def plan(
@@ -277,27 +210,19 @@ def plan(
         *_blocks(extra or {}, n_floats),
     ]  # fmt: skip
     groups = [_blocks(group, n_floats) for group in alternatives]
-    json_pages = 1
-    while True:
-        segments, total_bytes = _place_segments(
-            blocks, groups, start=PAGE + json_pages * PAGE, pieces=pieces
-        )
-        layout = Layout(
-            slots=slots,
-            tables=table_slots,
-            probe=probe,
-            n_floats=n_floats,
-            segments=segments,
-            state={name: places for name, (places, _) in own.items()},
-            n_lock_words=n_lock_words,
-            n_tickets=n_tickets,
-            max_workers=max_workers,
-            total_bytes=total_bytes,
-        )
-        json_pages_needed = math.ceil(len(layout.to_json().encode()) / PAGE)
-        if json_pages_needed <= json_pages:
-            return layout
-        json_pages = json_pages_needed
+    segments, total_bytes = _place_segments(blocks, groups, pieces=pieces)
+    return Layout(
+        slots=slots,
+        tables=table_slots,
+        probe=probe,
+        n_floats=n_floats,
+        segments=segments,
+        state={name: places for name, (places, _) in own.items()},
+        n_lock_words=n_lock_words,
+        n_tickets=n_tickets,
+        max_workers=max_workers,
+        total_bytes=total_bytes,
+    )
 
 
 def place_state(shapes: Mapping[str, tuple[int, ...]]) -> tuple[dict[str, Slot], int]:
@@ -382,7 +307,7 @@ def _blocks(segments: Mapping[str, tuple[str, int]], n_floats: int) -> _Blocks:
 
 
 def _place_segments(
-    blocks: _Blocks, groups: Sequence[_Blocks], start: int, *, pieces: bool
+    blocks: _Blocks, groups: Sequence[_Blocks], *, pieces: bool
 ) -> tuple[dict[str, Segment], int]:
     """Segments in order, each on a page boundary, then those of each group; and the end offset."""
     segments: dict[str, Segment] = {}
@@ -401,16 +326,8 @@ def _place_segments(
             offset = _round_up(offset + segments[name].nbytes, PAGE)
         return offset
 
-    end = place(blocks, start)
+    end = place(blocks, 0)
     return segments, max([end, *(place(group, end) for group in groups)])
-
-
-def _check_place(slot: Slot, floats: int) -> None:
-    """Raise ValueError if a slot lies outside of a segment of `floats` floats."""
-    fits = 0 <= slot.offset <= slot.offset + slot.size <= floats
-    sizes_fit = min(slot.shape, default=1) > 0 and math.prod(slot.shape) == slot.size
-    if not fits or slot.offset % ALIGN_FLOATS or not sizes_fit:
-        raise ValueError(f"parameter {slot.name} lies outside of its segment")
 
 
 def _in_one_piece(offset: int, nbytes: int) -> bool:
@@ -427,7 +344,3 @@ def ring(n_tickets: int, max_workers: int) -> int:
 
 def _round_up(n: int, multiple: int) -> int:
     return -(-n // multiple) * multiple
-
-
-def _slot(fields: dict[str, Any]) -> Slot:
-    return Slot(**{**fields, "shape": tuple(fields["shape"])})

@@ -9,7 +9,6 @@ from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import resolve
-from mlxhog.errors import ConfigError
 
 SUBJECT = "CONFIG_OR_RUN"
 ABOUT = """\
@@ -18,8 +17,7 @@ a minute): the times of gradients and their variation, the cost of a round, the 
 by each other, the frequency of conflicting updates. Predicts every strategy but locked, aig, sim
 and avg_runs by simulation, applies a table of rules, trains the two best in turns for --try seconds
 each, and decides by held-out loss at equal time. On a machine that is busy with other programs the
-answer is only a guess, and says so. All results are kept: --history shows how often predictions
-were right.
+answer is only a guess, and says so.
 CONFIG_OR_RUN is as for analyze: an architecture, options of train, a run or a checkpoint."""
 EXAMPLES = (
     "advise 7to1-tiny",
@@ -27,7 +25,6 @@ EXAMPLES = (
     "advise conf.yaml --try 5m --json",
     "advise tiny --slow 1=4 --try 20",
     "advise tiny --reproducible",
-    "advise --history",
 )
 TRAINING = (
     "data", "tokenizer", "text_key", "strict_data", "skip_machine_data", "val", "loss_on",
@@ -36,7 +33,7 @@ TRAINING = (
 )  # fmt: skip
 
 MAIN = (
-    "try_time", "no_try", "measure", "reproducible", "history", "data", "workers", "threads",
+    "try_time", "no_try", "measure", "reproducible", "data", "workers", "threads",
     "batch_size", "seq_len", "optimizer", "lr", "slow", "json", "quiet",
 )  # fmt: skip
 
@@ -46,25 +43,20 @@ def run(arguments: list[str]) -> int:
     from mlxhog.theory.advisor import AdviseConfig
 
     flags = Flags("advise", ABOUT, EXAMPLES, (SUBJECT,), MAIN)
-    flags.argument("subject", metavar=SUBJECT, nargs="?", help="see above")
+    flags.argument("subject", metavar=SUBJECT, help="see above")
     flags.plugin()
     flags.argument("--json", action="store_true", help="one JSON object with everything")
     flags.argument("--no-try", action="store_true", help="predict only")
-    flags.argument("--history", action="store_true", help="earlier advice and its results")
     flags.quiet()
     flags.options(AdviseConfig)
     flags.options(TrainConfig, TRAINING, group="training")
     flags.otherwise("; other options of train are read from a YAML file or a run")
     parsed = flags.parse(arguments)
     config, training = parsed.split(AdviseConfig)
-    if parsed.other.history:
-        return _show_history(as_json=parsed.other.json)
-    if parsed.other.subject is None:
-        raise ConfigError(f"the following arguments are required: {SUBJECT} (or --history)")
     # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.report.views import PartLine
     from mlxhog.theory.advisor.advise import advise_on
-    from mlxhog.theory.analysis.target import find_target
+    from mlxhog.theory.target import find_target
 
     checked = resolve(TrainConfig, [training])
     target = find_target(parsed.other.subject, training, Path(checked.out))
@@ -78,16 +70,4 @@ def run(arguments: list[str]) -> int:
         return 0
     if not parsed.other.quiet:
         print_sections(advice.sections())
-    return 0
-
-
-def _show_history(*, as_json: bool) -> int:
-    from mlxhog.theory.advisor.advise import history_sections, read_history, score_history
-
-    entries = read_history()
-    if as_json:
-        tried, right = score_history(entries)
-        print_json({"tried": tried, "as_predicted": right, "advice": entries})
-        return 0
-    print_sections(history_sections(entries))
     return 0

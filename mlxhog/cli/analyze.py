@@ -65,7 +65,7 @@ def run(arguments: list[str]) -> int:
     # The rest imports NumPy and the native module: wrong flags are reported before.
     from mlxhog.report.views import PartLine
     from mlxhog.theory.analysis.analyze import analyze
-    from mlxhog.theory.analysis.target import find_target
+    from mlxhog.theory.target import find_target
 
     folder = None if parsed.other.plot is None else _folder(expanded(parsed.other.plot))
     checked = resolve(TrainConfig, [training])

@@ -56,16 +56,10 @@ def run(arguments: list[str]) -> int:
     from mlxhog.cluster.torchft_group import Authority
 
     authority = Authority(address, token, options)
-    warned = ""
     try:
         _say(str(authority.address), token, parsed.other.json)
         while True:
-            try:
-                authority.keep()
-            except EnvironmentLacks as error:  # machines train on with what is reserved
-                if warned != str(error):
-                    warned = str(error)
-                    print(f"warning: {warned}", file=sys.stderr, flush=True)
+            authority.set_clock()
             sleep(LOOK_S)  # a signal that a thread of torchft receives does not interrupt a wait
     except KeyboardInterrupt:
         print("ended; the machines train on alone", file=sys.stderr)

@@ -6,22 +6,21 @@ import math
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import ended_by_signal, print_json, print_sections
 from mlxhog.config.config import TrainConfig, train_config
-from mlxhog.config.options import option, options
+from mlxhog.config.options import options
 from mlxhog.config.sources import Assignment, read_stored
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import expanded
+from mlxhog.theory import CompareConfig
 
 if TYPE_CHECKING:
     from mlxhog.report.table import Section
-    from mlxhog.theory.pair_runs import PairLog
-    from mlxhog.theory.pairs import Side, Terms
+    from mlxhog.theory.pairs import PairLog, Side
 
 ABOUT = """\
 Find out which of two ways to train is better. The command trains them in pairs with one seed and
@@ -58,29 +57,6 @@ NOT_OF_A_SIDE = {
 UNTOLD = "cannot be told"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CompareConfig:
-    """Options of `mlxhog compare`."""
-
-    pairs: int = option(
-        6, "most pairs of runs; fewer if the answer is clear earlier", low=2, high=20
-    )
-    time: float | None = option(
-        None, "training time of each run; 1m where neither side says another budget", unit="s",
-        above=0, none="auto",
-    )  # fmt: skip
-    tokens: int | None = option(None, "tokens of each run, in place of time", unit="tokens", low=1)
-    steps: int | None = option(None, "steps of each run, in place of time", unit="steps", low=1)
-    eval_tokens: int = option(
-        262_144, "held-out text that every run is scored on", unit="tokens", low=1
-    )
-    seed: int = option(1, "seed of the first pair; others follow", low=0, high=2**32 - 1)
-    folder: str | None = option(
-        None, "folder of this comparison; auto is one in comparisons/", none="auto"
-    )
-    out: str = option("runs", "folder that holds the runs A and B may name")
-
-
 MAIN = (
     "a", "b", "pairs", "time", "tokens", "steps", "eval_tokens", "data", "workers", "seed",
     "folder", "out", "json", "quiet",
@@ -111,8 +87,7 @@ def run(arguments: list[str]) -> int:
     if len(subjects) > 2:
         raise ConfigError(f"compare takes two subjects and got {len(subjects)}: {subjects}")
     # The rest imports NumPy and the native module: wrong flags are reported before.
-    from mlxhog.theory.pair_runs import PairLog
-    from mlxhog.theory.pairs import Comparison
+    from mlxhog.theory.pairs import Comparison, PairLog
 
     sides = tuple(
         find_side(letter, (subjects or [None])[-1 if letter == "b" else 0],
@@ -197,60 +172,53 @@ def find_side(
 
 
 def _options_of(subject: str, root: Path) -> tuple[str, list[Assignment]]:
-    """Return the title of a subject, and its options."""
+    """Return the title of a subject, and its options; of a run those, and not its weights."""
     from mlxhog.checkpoint import run as runs
     from mlxhog.errors import RunError
     from mlxhog.models.registry import architectures
-    from mlxhog.theory.analysis.target import is_settings, not_found
+    from mlxhog.theory.target import not_found, options_of
 
-    path = expanded(subject)
-    shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else subject
-    if shipped in architectures():
-        return shipped, [Assignment("model", shipped, shipped)]
-    if path.is_file():
-        if is_settings(path):
-            return path.stem, runs.read_options(path)
-        return path.stem, [Assignment("model", subject, subject)]
+    known = options_of(subject)
+    if known is not None:
+        return known
     try:
         run = runs.find(subject, root)
     except RunError as error:
         raise not_found(subject, root, error) from error
     values = read_stored(run.config_path)
-    others = [one for one in values if one.name != "model"]
-    models = [one for one in values if one.name == "model"]
-    if [one.value for one in models if one.value in architectures()] or not run.model.is_dir():
-        return run.name, [*others, *models]
-    return run.name, [*others, Assignment("model", str(run.model), str(run.config_path))]
+    named = [one.value for one in values if one.name == "model"]
+    if run.model.is_dir() and not set(named) & set(architectures()):
+        values = [one for one in values if one.name != "model"]
+        values.append(Assignment("model", str(run.model), str(run.config_path)))
+    return run.name, values
 
 
-def terms_of(config: CompareConfig, sides: Sequence[Side]) -> Terms:
-    """Return the terms of both sides.
+def terms_of(config: CompareConfig, sides: Sequence[Side]) -> CompareConfig:
+    """Return the options with the budget of both sides.
 
     Raises:
         ConfigError: there are two budgets, or the sides have different budgets, or one in passes.
     """
-    from mlxhog.theory.pairs import Terms
-
     units = ("time", "tokens", "steps")
-    budget = {one: getattr(config, one) for one in units if getattr(config, one) is not None}
-    if len(budget) > 1:
-        names = " and ".join(f"--{unit}" for unit in budget)
-        raise ConfigError(f"{names} are {len(budget)} budgets; choose one for both sides")
-    if not budget:
-        set_a, set_b = (_budget(side.config) for side in sides)
-        if set_a != set_b:
-            raise ConfigError(
-                f"A has a budget of {_spelt(set_a)}, B of {_spelt(set_b)}; set one for both with "
-                "--time, --tokens or --steps"
-            )
-        if len(set_a) != 1 or not set_a.keys() <= {*units}:
-            raise ConfigError(
-                f"both sides have a budget of {_spelt(set_a)}; a comparison needs equal time, "
-                "tokens or steps, set --time, --tokens or --steps"
-            )
-        budget = set_a
-    time, tokens, steps = (budget.get(unit) for unit in units)
-    return Terms(config.pairs, time, tokens, config.seed, config.eval_tokens, steps)
+    given = [f"--{one}" for one in units if getattr(config, one) is not None]
+    if len(given) > 1:
+        raise ConfigError(
+            f"{' and '.join(given)} are {len(given)} budgets; choose one for both sides"
+        )
+    if given:
+        return config
+    set_a, set_b = (_budget(side.config) for side in sides)
+    if set_a != set_b:
+        raise ConfigError(
+            f"A has a budget of {_spelt(set_a)}, B of {_spelt(set_b)}; set one for both with "
+            "--time, --tokens or --steps"
+        )
+    if len(set_a) != 1 or not set_a.keys() <= {*units}:
+        raise ConfigError(
+            f"both sides have a budget of {_spelt(set_a)}; a comparison needs equal time, "
+            "tokens or steps, set --time, --tokens or --steps"
+        )
+    return replace(config, **set_a)
 
 
 def _budget(config: TrainConfig) -> dict[str, Any]:
@@ -274,8 +242,7 @@ def _spelt(budget: dict[str, Any]) -> str:
 def _carry_out(record: PairLog, *, quiet: bool) -> bool:
     """Run the missing pairs; False after an interruption by the user."""
     from mlxhog.report.views import PartLine
-    from mlxhog.theory.pair_runs import run_pairs
-    from mlxhog.theory.pairs import Pair
+    from mlxhog.theory.pairs import Pair, run_pairs
 
     with PartLine(sys.stderr, quiet=quiet) as tell:
 

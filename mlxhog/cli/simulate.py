@@ -28,13 +28,12 @@ EXAMPLES = (
     "simulate --workers 4 --kill 1=30s:10s --join 3=1m --json",
     "simulate --times markov:20ms:200ms:0.01:0.1 --objective quadratic",
     "simulate --run latest",
-    "simulate --machines 2 --link 100Mbit:50ms --params 4M --unplug 1=30s:60s",
-    "simulate --strategies version_naive,push_gate,version_bound --max-staleness 2",
+    "simulate --machines 2 --link 100Mbit:50ms --params 4M",
 )
 
 MAIN = (
     "run", "workers", "times", "slow", "kill", "join", "strategies", "sync_time", "cores",
-    "machines", "link", "params", "round_every", "unplug", "objective", "updates", "seed", "json",
+    "machines", "link", "params", "round_every", "objective", "updates", "seed", "json",
 )  # fmt: skip
 
 RECORDED = ("workers", "times", "read", "apply")
@@ -44,7 +43,7 @@ RECORDED = ("workers", "times", "read", "apply")
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
     # The options need NumPy, which takes .1 s.
-    from mlxhog.theory.simulator.inputs import SimulateConfig
+    from mlxhog.theory.simulator.what_if import SimulateConfig, compare
 
     flags = Flags("simulate", ABOUT, EXAMPLES, main=MAIN)
     flags.argument("--json", action="store_true", help="one JSON object with everything")
@@ -52,8 +51,6 @@ def run(arguments: list[str]) -> int:
     flags.argument("--out", metavar="DIR", default="runs", help="folder of the runs [runs]")
     flags.options(SimulateConfig)
     parsed = flags.parse(arguments)
-    from mlxhog.theory.simulator.what_if import compare
-
     values, workers, source = parsed.values, None, ""
     if parsed.other.run is not None:
         workers = _workers_of_run(parsed.other.run, Path(parsed.other.out))

@@ -21,7 +21,6 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.cluster.claims import Store
 from mlxhog.cluster.identity import Identity
 from mlxhog.errors import MlxhogError, shown
 from mlxhog.files.quantities import MOST_SECONDS
@@ -92,20 +91,16 @@ class State:
     Attributes:
         round: committed rounds.
         tokens: tokens in them, of all members; the position of the schedule.
-        cursor: next block of the order of the data, see `order.py`.
         anchor: theta_s, (n,) float32.
         velocity: v of the outer optimizer, (n,) float32.
         seconds: of training since the cluster began.
-        included: id of a machine -> its tokens in theta_s, those of the newest round first.
     """
 
     round: int
     tokens: int
-    cursor: int
     anchor: Float32
     velocity: Float32
     seconds: float = 0.0
-    included: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def digest(self) -> bytes:
@@ -121,7 +116,7 @@ class State:
         Raises:
             ClusterError: a part of it has another type or shape, or is not finite.
         """
-        counts = (self.round, self.tokens, self.cursor, *self.included.values())
+        counts = (self.round, self.tokens)
         problem = None
         if any(
             not isinstance(a, np.ndarray) or a.dtype != np.float32 or a.shape != (n,)
@@ -131,9 +126,7 @@ class State:
         elif not (np.isfinite(self.anchor).all() and np.isfinite(self.velocity).all()):
             problem = "has numbers that are not finite"
         elif not all(type(count) is int and 0 <= count < MOST_COUNT for count in counts):
-            problem = "has a count that is not a whole number of tokens, rounds or blocks"
-        elif not all(type(id) is int and 0 < id < 2**63 for id in self.included):
-            problem = "has an id that no machine has"
+            problem = "has a count that is not a whole number of tokens or rounds"
         elif type(self.seconds) not in (int, float) or not 0 <= self.seconds <= MOST_SECONDS:
             problem = f"has trained for {shown(self.seconds)} s"
         if problem is not None:
@@ -144,13 +137,7 @@ class State:
 
 
 class Group(Protocol):
-    """One member's view of a cluster; used by one thread.
-
-    Attributes:
-        counters: of the authority; another thread may use them at any time.
-    """
-
-    counters: Store
+    """One member's view of a cluster; used by one thread."""
 
     def check(self, identity: Identity) -> None:
         """Refuse this member if it does not fit the others.

@@ -2,17 +2,15 @@
 
 One process of the first machine, `mlxhog cluster start`, owns the address HOST:PORT. A store there
 says where torchft's lighthouse listens, which decides who takes part in a round, and holds the
-identity that all members share, and counts the data that they claim (`claims.py`). After its death
-machines train on alone, and members join the next one; one small file in the cache folder prevents
-that it gives out data twice. A new lighthouse has a new port, so a member that talked to
-the old one fails and joins again; quorums of both never mix.
+identity that all members share. After its death machines train on alone, and members join the next
+one. A new lighthouse has a new port, so a member that talked to the old one fails and joins again;
+quorums of both never mix.
 
     key of the store   value
     token              digest of the token that members need
     clock              JSON: seconds of the lighthouse, monotonic and since 1970, set each second
     machines           ids of all machines that have joined
     machine/ID         JSON: name, tokens, rounds, and the clock at the last join; null before
-    order/...          see `claims.py`
     lighthouse         URL of torchft's lighthouse
     identity           JSON of the first member's identity
 
@@ -32,14 +30,11 @@ import secrets
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 from mlxhog.cluster.group import ClusterError
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError, EnvironmentLacks, shown
-from mlxhog.files.cache import user_cache_directory
-from mlxhog.files.durable import disk_errors
 from mlxhog.files.quantities import format_duration
 
 TOKEN_VARIABLE: Final = "MLXHOG_CLUSTER_TOKEN"
@@ -152,14 +147,6 @@ def listen(address: Address) -> socket.socket:
             f"cannot listen on {address}: {error.strerror}; choose a port above 1023"
         ) from error
     return listener
-
-
-def reserve_path(address: Address) -> Path:
-    """Return the file of a cluster's reserve, by which a restart gives out no data twice."""
-    folder = user_cache_directory() / "clusters"
-    with disk_errors(f"making {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-    return folder / f"{address.ip}-{address.port}.json"
 
 
 def own_ip(lighthouse: Address, timeout_s: float) -> str:

@@ -2,10 +2,10 @@
 
 It is crash-only. After any error it ends; the supervisor (`watched_link.py`) starts a new one, no
 sooner than a round later, which begins from the arena (`anchor.py`). Workers never wait for it and
-never touch the network; but training begins when the first link has claimed data, or has failed. It
-adds nothing to the parameters while a checkpoint is taken (`pause`), and after training only in the
-last round, which the supervisor asks for when the workers rest. Then it leaves: a member that is
-alive and joins no round would hold up the others.
+never touch the network; but training begins when the first link has compared this machine with the
+others, or has failed. It adds nothing to the parameters while a checkpoint is taken (`pause`), and
+after training only in the last round, which the supervisor asks for when the workers rest. Then it
+leaves: a member that is alive and joins no round would hold up the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import json
 import os
 import platform
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -24,17 +23,13 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mlxhog.arena import Arena, ArenaHandle
-from mlxhog.arena.blocks import Blocks
 from mlxhog.arena.control import Command
-from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import STILL, Phase, State
 from mlxhog.cluster.anchor import Anchor
-from mlxhog.cluster.claims import Claims
 from mlxhog.cluster.group import ClusterError, Describe, Group, Machine, Membership, Offer
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.lighthouse import own_ip, parse_address, token_of_member
-from mlxhog.cluster.order import Order
 from mlxhog.cluster.round import Outcome, play
 from mlxhog.config.cluster import Cluster
 from mlxhog.errors import MlxhogError
@@ -48,7 +43,6 @@ ROUNDS = "rounds.jsonl"
 tokens of the cluster, and the digest of theta_s after it."""
 LEAST_SLOW_S = 1.0  # a shorter round or step is never reported as slow
 CONNECT_S = 10.0  # longest wait for the lighthouse's address to answer
-REFILL_S = 0.2  # between two claims of data
 LOOK_S = 1.0  # between two joins of a machine without others, so that a new one waits no longer
 RETRY_S = 0.2  # before a last round that was not committed is tried again
 ENDS = (Command.REST, Command.EVALUATE, Command.SAMPLE, Command.EXIT)
@@ -156,18 +150,15 @@ def _run(job: LinkJob) -> None:
         counters.store("round_pause", 0)
 
     own = Anchor(arena, job.slot, writing, stopped)
-    ledger = Ledger(arena)
-    table = Blocks(arena, ledger)
-    table.raise_cursor(own.number("cursor"))
+    own.settle()
     id = own.number("id")
 
     def describe() -> Machine:
         name = job.cluster.machine or platform.node()
-        return Machine(id, name, own.included().get(id, 0), own.number("rounds"))
+        return Machine(id, name, own.committed(), own.number("rounds"))
 
-    group = job.open_group(job.cluster, lambda: replace(own.state(), cursor=table.cursor), describe)
+    group = job.open_group(job.cluster, own.state, describe)
     group.check(job.identity)
-    order = Order(arena, ledger, Claims(group.counters))
     roster, seen = Roster(arena), list[Membership]()
 
     def show(member: Membership, outcome: Outcome | None = None) -> None:
@@ -180,7 +171,6 @@ def _run(job: LinkJob) -> None:
             {**member.notes, **slowness(own, outcome, job.cluster)},
         )
 
-    refills = _Refills(order)
     own.store("ready", 1)
     entry.state = State.RUNNING
     every_ns, look_ns = (int(seconds * 1e9) for seconds in (job.cluster.round_every, LOOK_S))
@@ -191,7 +181,6 @@ def _run(job: LinkJob) -> None:
         if not own.number("last") and (command in ENDS or monotonic_ns() < next_ns):
             time.sleep(NAP_S)
             continue
-        refills.check()
         is_due = bool(own.number("last")) or monotonic_ns() >= due_ns
         outcome = play(own, group, job.cluster, show, is_due=is_due)
         show(seen[0], outcome)
@@ -199,7 +188,6 @@ def _run(job: LinkJob) -> None:
             _record(job.log.with_name(ROUNDS), own)
         else:
             time.sleep(RETRY_S)
-        table.raise_cursor(own.number("cursor"))
         # All members have left `join` together, so their next rounds begin together.
         if outcome is not Outcome.EARLY:
             due_ns = own.number("joined_ns") + every_ns
@@ -208,7 +196,6 @@ def _run(job: LinkJob) -> None:
         if own.number("last") and not own.fresh(own.trained()):
             own.store("last", 0)
             break
-    refills.end()
     group.leave()
     entry.state = State.FINISHED
 
@@ -283,33 +270,3 @@ def _await_workers(arena: Arena, job: LinkJob) -> None:
             )
         arena.workers.entry(job.slot).beat()
         time.sleep(NAP_S)
-
-
-class _Refills(threading.Thread):
-    """Claims data ahead of the workers, however long a round takes."""
-
-    def __init__(self, order: Order) -> None:
-        """Claim the first data, then more in another thread."""
-        super().__init__(name="refills", daemon=True)
-        self._order, self._over = order, threading.Event()
-        self._error: Exception | None = None
-        order.refill()
-        self.start()
-
-    def run(self) -> None:
-        try:
-            while not self._over.wait(REFILL_S):
-                self._order.refill()
-        except Exception as error:  # a round that has begun still ends
-            self._error = error
-
-    def check(self) -> None:
-        """Raise the error that ended the thread, if there was one."""
-        if self._error is not None:
-            raise self._error
-
-    def end(self) -> None:
-        """End the thread."""
-        self._over.set()
-        self.join()
-        self.check()

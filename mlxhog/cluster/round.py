@@ -75,7 +75,7 @@ def play(
             member sent a state or a movement that no training has; this machine keeps its own.
         Exception: any error of the group.
     """
-    own.finish()
+    own.settle()
     member = group.join()
     own.store("members", member.members)
     own.store("rank", member.rank)
@@ -100,7 +100,7 @@ def play(
                 f"begin round {member.round}, and this machine has {own.number('round')} rounds; "
                 "it keeps its own state. Give the token only to machines of this run"
             )
-        own.load(state, member.id)
+        own.load(state)
     if member.round != own.number("round"):
         raise ClusterError(
             f"cluster: the members begin round {member.round}, and this machine has "
@@ -199,7 +199,5 @@ def _after(
         anchor, velocity = nesterov(
             anchor, velocity, movement, lr=cluster.outer_lr, momentum=cluster.outer_momentum
         )
-    others = own.included()
-    included = {id: others.pop(id, 0) + n for id, n in zip(member.ids, sent, strict=True)} | others
-    tokens, cursor = own.number("tokens") + tokens, own.number("cursor")
-    return State(member.round + 1, tokens, cursor, anchor, velocity, own.seconds(), included)
+    tokens += own.number("tokens")
+    return State(member.round + 1, tokens, anchor, velocity, own.seconds())

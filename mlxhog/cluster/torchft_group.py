@@ -46,8 +46,6 @@ from torchft.checkpointing._serialization import _streaming_load
 from torchft.coordination import LighthouseClient, LighthouseServer
 from torchft.process_group import create_store_client
 
-from mlxhog.cluster.anchor import MOST_MACHINES
-from mlxhog.cluster.claims import Reserve
 from mlxhog.cluster.group import (
     ClusterError,
     Describe,
@@ -66,7 +64,6 @@ from mlxhog.cluster.lighthouse import (
     digest,
     is_sealed,
     listen,
-    reserve_path,
     seal,
 )
 from mlxhog.errors import message_of, shown
@@ -77,6 +74,8 @@ logging.getLogger("torchft").setLevel(logging.ERROR)
 LEAST_REPLICAS: Final = 1
 """Of torchft's lighthouse: a machine without enough others trains on and does not wait for them."""
 MOST_NAME: Final = 64
+MOST_MACHINES: Final = 256
+"""Machines that a member reads of the store; beyond these the newest count."""
 MOST_REST_BYTES: Final = 1 << 20
 """Of a transferred state, beside its two arrays."""
 LOOK_S: Final = 0.2
@@ -88,7 +87,7 @@ class Authority:
 
     Raises:
         ConfigError: the address is in use, or not one of this machine.
-        RunError, EnvironmentLacks: see `Reserve`.
+        EnvironmentLacks: the system does not allow this user to listen there.
     """
 
     def __init__(self, address: Address, token: str, options: Lighthouse) -> None:
@@ -102,28 +101,19 @@ class Authority:
             heartbeat_timeout_ms=round(1000 * options.heartbeat),
         )
         port = self._lighthouse.address().rpartition(":")[2]
-        self._reserve = Reserve(self._store, reserve_path(self.address))
         self._store.set("lighthouse", f"http://{address.ip}:{port}")
         self._store.append("machines", " ")
-        self._set_clock()
+        self.set_clock()
         self._store.set("token", digest(token))  # last: members wait for it
 
-    def keep(self) -> None:
-        """Set the clock, and reserve data for the machines; to be called each second.
-
-        Raises:
-            EnvironmentLacks: see `Reserve.keep`.
-        """
-        self._set_clock()
-        self._reserve.keep()
-
-    def _set_clock(self) -> None:
+    def set_clock(self) -> None:
+        """Tell the machines the time; to be called each second."""
         self._store.set("clock", json.dumps([time.monotonic(), time.time()]))
 
     def close(self) -> None:
         """End both servers."""
         self._lighthouse.shutdown()
-        del self._store, self._reserve
+        del self._store
 
 
 class TorchftGroup:
@@ -170,7 +160,6 @@ class TorchftGroup:
             )
             wanted, machines, lighthouse = self._read("token", "machines", "lighthouse")
             check_token(token, wanted, address)
-            self.counters = self._store.clone()  # a call of `_store` blocks others of it
             if str(self._id) not in machines.split():
                 self._store.set(f"machine/{self._id}", "null")
                 self._store.append("machines", f"{self._id} ")
@@ -482,7 +471,7 @@ def _to_state(values: dict[str, Any], n: int) -> State:
         if values[name].numel() != n:  # before a copy: a few bytes may stand for many numbers
             raise ValueError(f"{name} has {values[name].numel():,} numbers, expected {n:,}")
         arrays[name] = values[name].numpy().copy()
-    return State(**{**values, **arrays, "included": dict(values["included"])})
+    return State(**{**values, **arrays})
 
 
 def _machine(id: int, text: str, now_s: float) -> Machine | None:

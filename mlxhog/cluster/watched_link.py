@@ -13,8 +13,6 @@ from dataclasses import replace
 from io import BytesIO
 
 from mlxhog.arena import Arena
-from mlxhog.arena.blocks import Blocks
-from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.marks import Marks
 from mlxhog.arena.process import WatchedTime, monotonic_ns
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
@@ -173,7 +171,7 @@ class Link:
 
     @property
     def is_ready(self) -> bool:
-        """Whether workers may start: there is data of the cluster, or the first link has failed."""
+        """Whether workers may start: this machine fits the others, or the first link has failed."""
         return self._is_alone or self._faulty or bool(self._anchor.number("ready"))
 
     def ask_for_last_round(self) -> None:
@@ -205,19 +203,8 @@ class Link:
             self.slot = None
 
     def report(self) -> dict[str, object]:
-        """The machine's part in the cluster, see `Anchor.report`, and its blocks of text.
-
-        `blocks_claimed` of the cluster's order; of these `blocks_done`, the others are lost unless
-        a checkpoint keeps them; `blocks_repeated` are own ones that it trained on alone.
-        """
-        blocks = Blocks(self.arena, Ledger(self.arena)).counts
-        return {
-            "alone": self._is_alone,
-            **self._anchor.report(),
-            "blocks_claimed": blocks.mapped,
-            "blocks_done": blocks.done,
-            "blocks_repeated": blocks.own_done,
-        }
+        """The machine's part in the cluster, see `Anchor.report`."""
+        return {"alone": self._is_alone, **self._anchor.report()}
 
     @property
     def _is_alone(self) -> bool:

@@ -1,28 +1,31 @@
-"""Segments of tokens in a run's folder: a segment appears whole, and never changes.
+"""Segments of text that arrives while a run trains: files that only grow, in the run's directory.
 
-    stream/00000001.bin          the tokens of segment 1, little endian uint32, row after row
-    stream/00000001.rows         (rows, 2) int64: number of tokens of a row, and of its first labels
-                                 that are not trained
-    stream/00000001.json         the header; its rename publishes the segment
-    stream/00000001-00000040.*   the same for segments 1 to 40, merged into one
+    stream/tokens.bin        the tokens of all rows, little endian uint32
+    stream/rows.bin          (rows, 2) int64: end of a row in the tokens, and number of its first
+                             labels that are not trained
+    stream/segments.jsonl    a line for each segment; the append of its line publishes a segment
+    stream/stream.json, stream/examples.jsonl    see `mlxhog.data.stream`
 
-Tickets are numbered through all segments: a segment has `tickets` of them from `first_ticket` on.
-Each has `batch_size` rows; the last may have fewer, since it ends with the segment. A merged
-segment has the same tickets as its parts. When its header exists, the segments in the range of its
-name no longer count; files of them that a kill left are removed by the next holder of the run's
-lock.
+Tickets are numbered through all segments. Each has the rows of one batch; the last ticket of a
+segment may have fewer, since it ends with the segment. A published segment never changes, so a
+ticket means the same rows in every process and after every kill. Bytes of tokens and rows behind
+the last line are of a killed process; the next holder of the run's lock removes them. Segments name
+their files, so that each file is read once.
 """
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import hashlib
 import os
-import re
-from collections.abc import Iterator, Mapping
+import tempfile
+import threading
+from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,11 +33,16 @@ from numpy.typing import NDArray
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.errors import DataError, shown
 from mlxhog.files import plain_json
+from mlxhog.files.durable import append_all, append_lines, disk_errors, flush, read_lines, sync
 
-FORMAT = 1
+FOLDER = "stream"
+SEGMENTS, TOKENS, ROWS, EXAMPLES = "segments.jsonl", "tokens.bin", "rows.bin", "examples.jsonl"
 WAY_OUT = "the stream of this run is damaged; follow the files again in a new run"
+TICKETS = 1024
+"""Tickets of an "epoch": a stream has no end, and a ticket is numbered epoch * TICKETS + ticket."""
 MOST_TICKETS = 1 << 53
-NAME = re.compile(r"(\d{8})(?:-(\d{8}))?(\.bin|\.rows|\.json)")
+_TOKEN, _ROW = 4, 16  # bytes
+_BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -66,223 +74,347 @@ class SourceFile:
     changed_ns: int
     refused: str | None = None
 
-    @classmethod
-    def read(cls, fields: Mapping[str, Any]) -> Self:
-        """Return a file from the fields of a header.
 
-        Raises:
-            ValueError, TypeError: the fields do not describe a file.
-        """
-        source = cls(**fields)
-        texts = (source.name, "" if source.refused is None else source.refused)
-        numbers = (source.n_bytes, source.changed_ns)
-        if any(type(text) is not str for text in texts) or any(type(n) is not int for n in numbers):
-            raise ValueError(f"a source is {shown(dict(fields))}")
-        return source
-
-
-@dataclass(frozen=True, eq=False)
-class StreamSegment:
-    """A published segment; see the module for the files.
+@dataclass(frozen=True)
+class Segment:
+    """A published segment: a line of `segments.jsonl`.
 
     Attributes:
-        path: path of its header.
-        first: first segment number in the range of its name.
-        last: last segment number in that range.
-        first_ticket: its first ticket.
-        parts: number of rows and batch size of each segment merged into it, (parts, 2).
-        n_tokens: number of its tokens.
-        sources: files whose text it has.
+        rows: rows of this segment and those before.
+        tokens: tokens of them.
+        end_ticket: the ticket after its last.
+        batch_size: rows of a ticket.
         examples_end: bytes of `examples.jsonl` that are in this segment and those before.
+        sha256: digest of its tokens and rows.
+        sources: files whose text it has.
     """
 
-    path: Path
-    first: int
-    last: int
-    first_ticket: int
-    parts: NDArray[np.int64]
-    n_tokens: int
-    sources: tuple[SourceFile, ...]
-    examples_end: int
+    rows: int = 0
+    tokens: int = 0
+    end_ticket: int = 0
+    batch_size: int = 1
+    examples_end: int = 0
+    sha256: str = ""
+    sources: tuple[SourceFile, ...] = ()
 
-    @classmethod
-    def read(cls, path: Path, *, verify: bool = False) -> Self:
-        """Return the segment of a header.
+    def following(self, line: str | bytes) -> Segment:
+        """Return the segment of the next line.
+
+        Raises:
+            ValueError, TypeError: the line does not describe a segment behind this one.
+        """
+        fields = plain_json.loads(line)
+        sources = tuple(SourceFile(**source) for source in fields.pop("sources"))
+        after = Segment(**fields, sources=sources)
+        counts = ("rows", "tokens", "end_ticket", "examples_end", "batch_size")
+        for name in counts:
+            least = 1 if name == "batch_size" else getattr(self, name)
+            if type(value := getattr(after, name)) is not int or not least <= value < MOST_TICKETS:
+                raise ValueError(f"{name} is {shown(value)}, expected at least {least}")
+        if after.end_ticket != self.end_ticket - (self.rows - after.rows) // after.batch_size:
+            raise ValueError(f"{after.rows - self.rows} rows do not end at {after.end_ticket}")
+        for one in sources:
+            whole = type(one.n_bytes) is int and type(one.changed_ns) is int
+            if not (whole and isinstance(one.name, str) and isinstance(one.refused, str | None)):
+                raise ValueError(f"a source is {shown(vars(one))}")
+        return after
+
+
+def read_segments(folder: Path, *, verify: bool = False) -> list[Segment]:
+    """Return the segments of a stream, in order; none if it has no file of them.
+
+    Args:
+        folder: folder of the stream.
+        verify: whether to compare their digests, which reads all tokens.
+
+    Raises:
+        DataError: a segment is damaged.
+    """
+    segments = _Lines(folder).read()
+    if not verify or not segments:
+        return segments
+    before = Segment()
+    try:
+        with (folder / TOKENS).open("rb") as tokens, (folder / ROWS).open("rb") as rows:
+            for number, segment in enumerate(segments, 1):
+                digest = hashlib.sha256()
+                for file, n in (
+                    (tokens, _TOKEN * (segment.tokens - before.tokens)),
+                    (rows, _ROW * (segment.rows - before.rows)),
+                ):
+                    while n and (block := file.read(min(n, _BLOCK))):
+                        digest.update(block)
+                        n -= len(block)
+                if digest.hexdigest() != segment.sha256:
+                    raise DataError(
+                        f"segment {number} of {folder} has other tokens than its digest; {WAY_OUT}"
+                    )
+                before = segment
+    except OSError as error:
+        raise DataError(f"{folder} cannot be read: {error}; {WAY_OUT}") from error
+    return segments
+
+
+class _Lines:
+    """Reads the lines of `segments.jsonl` that are new since the last call."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._begin, self._number, self._last = folder / SEGMENTS, 0, 0, Segment()
+
+    def read(self) -> list[Segment]:
+        """Return the new segments.
+
+        Raises:
+            DataError: a line is damaged, or the file cannot be read.
+        """
+        segments = []
+        try:
+            while lines := read_lines(self._path, self._begin, _BLOCK):
+                self._begin += len(lines)
+                for line in lines.splitlines():
+                    self._number += 1
+                    self._last = self._last.following(line)
+                    segments.append(self._last)
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+            where = f"{self._path}:{self._number}"
+            raise DataError(f"{where} cannot be read: {error}; {WAY_OUT}") from error
+        return segments
+
+
+class Draft:
+    """Rows for the next segment, in a file without a name, so that a kill leaves nothing.
+
+    Attributes:
+        n_tokens: tokens of all rows so far.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.n_tokens = 0
+        self.rows = array("q")
+        """Number of tokens, and of the first labels that are not trained, of each row."""
+        self.file = tempfile.TemporaryFile(dir=folder)
+
+    def __enter__(self) -> Self:
+        """Begin."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give the disk space back."""
+        self.file.close()
+
+    def add(self, row: TrainingRow) -> None:
+        """Append a row.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        self.file.write(row.ids.astype("<u4").tobytes())
+        self.rows.extend((len(row.ids), row.masked))
+        self.n_tokens += len(row.ids)
+
+    def mark(self) -> tuple[int, int]:
+        """Return the current position, to which `undo` returns."""
+        return self.n_tokens, len(self.rows)
+
+    def undo(self, mark: tuple[int, int]) -> None:
+        """Remove the rows behind a mark.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        self.n_tokens, n_words = mark
+        del self.rows[n_words:]
+        self.file.seek(_TOKEN * self.n_tokens)
+        self.file.truncate()
+
+
+class Closed(Exception):
+    """The stream of a run takes no more segments: the run has ended."""
+
+
+class SegmentWriter:
+    """Publishes segments; only the holder of the run's lock may have one.
+
+    Attributes:
+        last: the last segment; an empty one before the first.
+        sources: files that are in segments, by name.
+    """
+
+    def __init__(self, folder: Path, *, batch_size: int) -> None:
+        """Open the stream in a folder; segments that a kill has cut short are removed.
+
+        Raises:
+            DataError: a segment is damaged.
+            EnvironmentLacks: the disk is full.
+        """
+        self.folder, self._batch_size = folder, batch_size
+        self._closed, self._publishing = False, threading.Lock()
+        with disk_errors(f"making {folder}"):
+            folder.mkdir(exist_ok=True)
+        segments = read_segments(folder, verify=True)
+        self.last = segments[-1] if segments else Segment()
+        self.sources = {source.name: source for one in segments for source in one.sources}
+        with disk_errors(f"writing {folder}"):
+            self._cut()
+        examples = folder / EXAMPLES
+        size = examples.stat().st_size if examples.exists() else 0
+        if size < self.last.examples_end:
+            raise DataError(
+                f"{examples} has {size} bytes, but {self.last.examples_end} of them are in "
+                f"segments; {WAY_OUT}"
+            )
+
+    def draft(self) -> Draft:
+        """Begin the next segment; its rows become visible with `publish`.
+
+        Raises:
+            OSError: the system refuses.
+        """
+        return Draft(self.folder)
+
+    def publish(self, draft: Draft, sources: Sequence[SourceFile], examples_end: int) -> None:
+        """Append a segment; workers may train on it when this returns.
+
+        Raises:
+            Closed: `close` has been called; nothing is published.
+            DataError: the segment could not be read back; nothing is published.
+            EnvironmentLacks: the disk is full; nothing is published.
+        """
+        with self._publishing, disk_errors(f"writing {self.folder}"):
+            if self._closed:
+                raise Closed
+            try:
+                self.last = self._append(draft, sources, examples_end)
+            except BaseException:
+                self._cut()
+                raise
+            self.sources.update((source.name, source) for source in sources)
+
+    def close(self) -> None:
+        """Let no more segments be published, also by other threads."""
+        with self._publishing:
+            self._closed = True
+
+    def _append(self, draft: Draft, sources: Sequence[SourceFile], examples_end: int) -> Segment:
+        before = self.last
+        counts = np.frombuffer(draft.rows, np.int64).reshape(-1, 2)
+        ends = before.tokens + np.cumsum(counts[:, 0])
+        rows = np.stack([ends, counts[:, 1]], axis=1).astype("<i8").tobytes()
+        digest = hashlib.sha256()
+        draft.file.seek(0)
+        with (
+            (self.folder / TOKENS).open("ab", buffering=0) as tokens_file,
+            (self.folder / ROWS).open("ab", buffering=0) as rows_file,
+        ):
+            while block := draft.file.read(_BLOCK):
+                digest.update(block)
+                append_all(tokens_file.fileno(), block)
+            digest.update(rows)
+            append_all(rows_file.fileno(), rows)
+            for file in (tokens_file, rows_file):
+                flush(file.fileno())
+        segment = Segment(
+            rows=before.rows + len(counts),
+            tokens=before.tokens + draft.n_tokens,
+            end_ticket=before.end_ticket - (-len(counts) // self._batch_size),
+            batch_size=self._batch_size,
+            examples_end=examples_end,
+            sha256=digest.hexdigest(),
+            sources=tuple(sources),
+        )
+        line = plain_json.dumps(dataclasses.asdict(segment))
+        try:
+            before.following(line)
+        except ValueError as error:
+            raise DataError(f"{self.folder}: a segment cannot be read back: {error}") from error
+        append_lines(self.folder / SEGMENTS, line + b"\n", synced=True)
+        return segment
+
+    def _cut(self) -> None:
+        """Remove what stands behind the last segment."""
+        for name, n_bytes in ((TOKENS, _TOKEN * self.last.tokens), (ROWS, _ROW * self.last.rows)):
+            path = self.folder / name
+            if path.exists() and path.stat().st_size > n_bytes:
+                os.truncate(path, n_bytes)
+        sync(self.folder)
+
+
+class StreamBatches:
+    """The batches of a stream, by ticket; the same in every process."""
+
+    n_tickets = TICKETS
+
+    def __init__(self, folder: Path, byte_lengths: NDArray[np.int64], example: Batch) -> None:
+        """Read the segments of a folder when their tickets are requested.
 
         Args:
-            path: path of the header, also the `.part` file of an unpublished segment.
-            verify: whether to compare its digest, which reads all tokens.
+            folder: folder of the stream.
+            byte_lengths: bytes of text of each id.
+            example: a batch of other text, for `example` before the first segment.
+        """
+        self._folder, self._byte_lengths, self._example = folder, byte_lengths, example
+        self._lines = _Lines(folder)
+        self._segments = [Segment()]
+        self._tokens = np.empty(0, "<u4")
+        self._rows = np.empty((0, 2), "<i8")
+
+    def at(self, epoch: int, ticket: int) -> Batch:
+        """Return the batch of one ticket, its rows padded to one length.
 
         Raises:
-            DataError: the segment is damaged or missing.
+            DataError: its segment is not published, or damaged.
         """
-        name = NAME.match(path.name)
-        assert name is not None, f"{path} is not a header"
-        first, last = int(name[1]), int(name[2] or name[1])
+        g = epoch * TICKETS + ticket
+        if g >= self._segments[-1].end_ticket:
+            self._map_new()
+        k = bisect.bisect_right(self._segments, g, key=lambda segment: segment.end_ticket)
+        if k == len(self._segments):
+            raise DataError(f"ticket {g} of {self._folder} is not published")
+        before, segment = self._segments[k - 1], self._segments[k]
+        begin = before.rows + (g - before.end_ticket) * segment.batch_size
+        end = min(begin + segment.batch_size, segment.rows)
+        ends, masked = self._rows[begin:end].T
+        starts = np.concatenate([self._rows[begin - 1 : begin, 0] if begin else [0], ends[:-1]])
+        lengths = ends - starts
+        inside = (0 <= masked) & (masked < lengths - 1) & (ends <= segment.tokens)
+        if not inside.all():
+            raise DataError(f"rows {begin} to {end} of {self._folder} are no sequences; {WAY_OUT}")
+        x, y = empty_rows(len(lengths), int(lengths.max() - 1))
+        for row, (start, n, skipped) in enumerate(zip(starts, lengths, masked, strict=True)):
+            ids = self._tokens[start : start + n].astype(np.int64)
+            if ids.max() >= len(self._byte_lengths):
+                raise DataError(f"{self._folder} has ids outside the vocabulary; {WAY_OUT}")
+            x[row, : n - 1], y[row, skipped : n - 1] = ids[:-1], ids[skipped + 1 :]
+        return Batch(x, y, int(self._byte_lengths[y[y != IGNORED]].sum()), seed=g)
+
+    def _map_new(self) -> None:
+        """Read what has been published since the last time."""
+        self._segments += self._lines.read()
+        last = self._segments[-1]
         try:
-            header = plain_json.read(path)
-            if not isinstance(header, dict) or _count(header, "format") != FORMAT:
-                raise ValueError(f"it is not a header of format {FORMAT}")
-            n_tokens, n_rows = (_count(header, key) for key in ("tokens", "rows"))
-            sizes = (4 * n_tokens, 16 * n_rows)
-            files = (beside(path, ".bin"), beside(path, ".rows"))
-            real = tuple(file.stat().st_size for file in files)
-            if real != sizes:
-                raise ValueError(f"its files have {real} bytes, not {sizes}")
-            if "parts" in header:
-                parts = [(_whole(rows), _whole(size, 1)) for rows, size in header["parts"]]
-            else:
-                parts = [(n_rows, _count(header, "batch_size", 1))]
-            if sum(rows for rows, _ in parts) != n_rows:
-                raise ValueError("its parts have another number of rows")
-            segment = cls(
-                path=path,
-                first=first,
-                last=last,
-                first_ticket=_count(header, "first_ticket"),
-                parts=np.array(parts, np.int64).reshape(-1, 2),
-                n_tokens=n_tokens,
-                sources=tuple(SourceFile.read(source) for source in header["sources"]),
-                examples_end=_count(header, "examples_end"),
-            )
-            segment._check_rows()
-            if verify and _digest(*files) != header["sha256"]:
-                raise ValueError("its tokens have another digest than its header says")
-            return segment
-        except FileNotFoundError as error:
-            raise DataError(f"{path} lacks {error.filename}; {WAY_OUT}") from error
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise DataError(f"{path} cannot be read: {error}; {WAY_OUT}") from error
+            if last.rows:
+                path = self._folder / TOKENS
+                self._tokens = np.memmap(path, "<u4", mode="r", shape=(last.tokens,))
+                self._rows = np.memmap(self._folder / ROWS, "<i8", mode="r", shape=(last.rows, 2))
+        except (OSError, ValueError) as error:  # missing, or shorter than the segments say
+            raise DataError(f"{self._folder} cannot be read: {error}; {WAY_OUT}") from error
 
-    def _check_rows(self) -> None:
-        lengths, masked = self.rows_in_memory().T
-        inside = (lengths >= 2) & (lengths <= self.n_tokens) & (masked >= 0)
-        if not (inside & (masked < lengths - 1)).all() or lengths.sum() != self.n_tokens:
-            raise ValueError(f"its rows do not cut {self.n_tokens} tokens into sequences")
-
-    def rows_in_memory(self) -> NDArray[np.int64]:
-        """Its rows, read without a mapping: a process can have only some thousand mappings."""
-        return np.fromfile(beside(self.path, ".rows"), "<i8").reshape(-1, 2).astype(np.int64)
-
-    @cached_property
-    def tokens(self) -> NDArray[np.uint32]:
-        """Its tokens."""
-        return _map(beside(self.path, ".bin"), "<u4")
-
-    @cached_property
-    def rows(self) -> NDArray[np.int64]:
-        """Number of tokens of each row, and of its first labels that are not trained, (rows, 2)."""
-        return _map(beside(self.path, ".rows"), "<i8").reshape(-1, 2)
-
-    @property
-    def end_ticket(self) -> int:
-        """The ticket after its last."""
-        return int(self._part_tickets[-1])
-
-    @cached_property
-    def _part_tickets(self) -> NDArray[np.int64]:
-        """The first ticket of each part, then the ticket after the last."""
-        tickets = -(-self.parts[:, 0] // self.parts[:, 1])
-        return self.first_ticket + np.concatenate([[0], np.cumsum(tickets)])
-
-    @cached_property
-    def _part_ends(self) -> NDArray[np.int64]:
-        """End of each part, as an index of rows."""
-        return np.cumsum(self.parts[:, 0])
-
-    @cached_property
-    def _row_ends(self) -> NDArray[np.int64]:
-        """End of each row, as an index of tokens."""
-        return np.cumsum(self.rows[:, 0])
-
-    def batch(self, ticket: int, byte_lengths: NDArray[np.int64]) -> Batch:
-        """Return the rows of one of its tickets, padded to one length.
-
-        Raises:
-            DataError: a token is outside the vocabulary.
-        """
-        part = int(np.searchsorted(self._part_tickets, ticket, side="right")) - 1
-        (n_rows, batch_size), end = self.parts[part], int(self._part_ends[part])
-        begin = int(end - n_rows + (ticket - self._part_tickets[part]) * batch_size)
-        of_ticket = slice(begin, min(begin + int(batch_size), end))
-        chosen, ends = self.rows[of_ticket], self._row_ends[of_ticket]
-        x, y = empty_rows(len(chosen), int(chosen[:, 0].max() - 1))
-        for row, (end, (n, masked)) in enumerate(zip(ends, chosen, strict=True)):
-            ids = self.tokens[end - n : end].astype(np.int64)
-            if ids.max() >= len(byte_lengths):
-                raise DataError(f"{self.path} has ids outside the vocabulary; {WAY_OUT}")
-            x[row, : n - 1], y[row, masked : n - 1] = ids[:-1], ids[masked + 1 :]
-        counted = y[y != IGNORED]
-        return Batch(x, y, int(byte_lengths[counted].sum()), seed=ticket)
+    def example(self) -> Batch:
+        """A batch of the usual shape, to try a model with."""
+        return self._example
 
 
-def header_path(folder: Path, first: int, last: int | None = None) -> Path:
-    """The path of the header of a segment, or of a merged one of segments `first` to `last`."""
-    return folder / (f"{first:08}.json" if last is None else f"{first:08}-{last:08}.json")
-
-
-def headers(folder: Path) -> list[Path]:
-    """Return the headers of all segments, in order, without segments merged into another.
+def stored_rows(folder: Path) -> list[TrainingRow]:
+    """Return all rows of a stream, in order.
 
     Raises:
-        DataError: a header is missing.
-        OSError: the folder cannot be read.
+        DataError: a segment is damaged.
     """
-    results, end = list[Path](), 0
-    for first, last, path in sorted(_spans(folder), key=lambda span: (span[0], -span[1])):
-        if last <= end:
-            continue
-        if first != end + 1:
-            raise DataError(f"{header_path(folder, end + 1)} is missing; {WAY_OUT}")
-        results.append(path)
-        end = last
-    return results
-
-
-def read_all(folder: Path, *, verify: bool = False) -> list[StreamSegment]:
-    """Return the segments of a stream, in order.
-
-    Raises:
-        DataError: a segment is damaged or missing.
-        OSError: the folder cannot be read.
-    """
-    return [StreamSegment.read(path, verify=verify) for path in headers(folder)]
-
-
-def _spans(folder: Path) -> Iterator[tuple[int, int, Path]]:
-    for entry in os.scandir(folder):
-        name = NAME.fullmatch(entry.name)
-        if name is not None and name[3] == ".json":
-            yield int(name[1]), int(name[2] or name[1]), folder / entry.name
-
-
-def beside(header: Path, suffix: str) -> Path:
-    """Another file of a segment; its header may have a `.part` name."""
-    return header.with_name(header.name.replace(".json", suffix, 1))
-
-
-def _count(header: Mapping[str, Any], name: str, least: int = 0) -> int:
-    try:
-        return _whole(header[name], least)
-    except ValueError as error:
-        raise ValueError(f"{name} {error}") from None
-
-
-def _whole(value: object, least: int = 0) -> int:
-    if type(value) is not int or not least <= value < MOST_TICKETS:
-        raise ValueError(f"is {shown(value)}, expected a whole number from {least} to 2^53")
-    return value
-
-
-def _map(path: Path, dtype: str) -> NDArray[Any]:
-    """A file as a mapped array."""
-    if not path.stat().st_size:  # an empty file cannot be mapped
-        return np.empty(0, dtype)
-    return np.asarray(np.memmap(path, dtype, mode="r"))
-
-
-def _digest(tokens: Path, rows: Path) -> str:
-    with tokens.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    digest.update(rows.read_bytes())
-    return digest.hexdigest()
+    if not read_segments(folder, verify=True):
+        return []
+    tokens = np.fromfile(folder / TOKENS, "<u4").astype(np.int32)
+    ends, masked = np.fromfile(folder / ROWS, "<i8").reshape(-1, 2).T
+    parts = np.split(tokens, ends)[: len(ends)]
+    return [TrainingRow(ids, int(n)) for ids, n in zip(parts, masked, strict=True)]

@@ -27,6 +27,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, stdev
 
+from mlxhog.theory.stats import student_limit, student_p
+
 ERROR = 0.01
 FEWEST = 3
 """Pairs before the first look: two show next to nothing of their variance."""
@@ -125,10 +127,7 @@ def boundary(pairs: int, planned: int) -> float:
     """Return the t that decides after some pairs; infinite before the first look."""
     if pairs < min(FEWEST, planned):
         return math.inf
-    from scipy.stats import t  # .3 s
-
-    level = LEVELS[planned] * (pairs / planned) ** SHAPE
-    return float(t.isf(level / 2, pairs - 1))
+    return student_limit(LEVELS[planned] * (pairs / planned) ** SHAPE, pairs)
 
 
 def look(differences: Sequence[float], planned: int) -> PairedResult:
@@ -149,11 +148,8 @@ def single_look(differences: Sequence[float], error: float = 0.05) -> PairedResu
     k, mean = len(differences), fmean(differences)
     if k < 2:
         return PairedResult(k, k, mean, -math.inf, math.inf)
-    from scipy.special import stdtr, stdtrit  # .1 s
-
     deviation = stdev(differences) / math.sqrt(k)
     if deviation == 0:
         return PairedResult(k, k, mean, mean, mean, p=float(mean == 0))
-    half = float(stdtrit(k - 1, 1 - error / 2)) * deviation
-    p = 2 * float(stdtr(k - 1, -abs(mean) / deviation))
-    return PairedResult(k, k, mean, mean - half, mean + half, p)
+    half = student_limit(error, k) * deviation
+    return PairedResult(k, k, mean, mean - half, mean + half, student_p(mean / deviation, k))

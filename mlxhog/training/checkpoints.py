@@ -11,13 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from mlxhog.arena import Arena, blocks
+from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger, Position
 from mlxhog.arena.requests import Refused
 from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
-from mlxhog.cluster import order
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget
@@ -107,15 +106,11 @@ def begin(plan: Plan, arena: Arena, ledger: Ledger) -> Start:
     start = start_of(plan)
     if plan.resumption is None:
         strategy.begin(arena)
-        if blocks.SEGMENT in arena.layout.segments:
-            order.begin(arena, ledger, None, keep=False)
         return start
     saved = plan.resumption.checkpoint
     fresh = Position(epoch=0, watermark=0, done=[], torn=0, n=ledger.n)
     state = {**saved.state, "ledger": plan.resumption.position() or fresh}
     position = strategy.resume(arena, ledger, state)
-    if blocks.SEGMENT in arena.layout.segments:
-        order.begin(arena, ledger, state.get("blocks"), keep=_ended_there(plan.resumption))
     if position is not None:
         for segment in strategy.kept_segments():
             if segment in look_ahead.SEGMENTS and plan.config.reset_optimizer:
@@ -305,7 +300,6 @@ def save(
             "best": watch.to_json(),
             "ended": watch.ended,
             "ledger": position,
-            **_blocks(arena, ledger),
             "followed": config.follow is not None,
             "ledgers": {
                 **earlier.get("ledgers", {}),
@@ -322,13 +316,6 @@ def save(
         tokenizer=plan.data.tokenizer,
         keep_last=plan.keep_last,
     )
-
-
-def _blocks(arena: Arena, ledger: Ledger) -> dict[str, blocks.BlocksPosition]:
-    """The blocks of a cluster's order; nothing without a cluster."""
-    if blocks.SEGMENT not in arena.layout.segments:
-        return {}
-    return {"blocks": blocks.Blocks(arena, ledger).position()}
 
 
 class Saver:

@@ -31,18 +31,9 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.data import records, textfiles, unpacking
-from mlxhog.data.drafts import Draft
 from mlxhog.data.examples import Example
-from mlxhog.data.segments import SourceFile, TrainingRow
-from mlxhog.data.stream import (
-    EXAMPLES,
-    Closed,
-    StreamBatches,
-    StreamWriter,
-    document_rows,
-    example_rows,
-    read_example,
-)
+from mlxhog.data.segments import EXAMPLES, Closed, Draft, SourceFile, StreamBatches, TrainingRow
+from mlxhog.data.stream import StreamWriter, document_rows, example_rows, read_example
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.unpacking import Bounds
 from mlxhog.errors import DataError, EnvironmentLacks, MlxhogError, WorkerFailed, message_of
@@ -157,7 +148,7 @@ class Follower:
     def __init__(self, folder: Path, writer: StreamWriter, loss_on: str = "assistant") -> None:
         """Prepare; reading begins with the `with` block."""
         self._learns_answers = loss_on == "assistant"
-        self.folder, self.end = folder, writer.end
+        self.folder, self.end = folder, writer.last.end_ticket
         self.messages: deque[str] = deque()
         self.fault: BaseException | None = None
         self._writer, self._reports = writer, set[str]()
@@ -219,10 +210,10 @@ class Follower:
                 if draft.n_tokens >= SEGMENT_TOKENS:
                     break
             examples_end = self._take_examples(draft)
-            if not sources and examples_end == self._writer.examples_end:
+            if not sources and examples_end == self._writer.last.examples_end:
                 return False
             self._writer.publish(draft, sources, examples_end)
-        self.end = self._writer.end
+        self.end = self._writer.last.end_ticket
         return True
 
     def _take(self, name: str, draft: Draft) -> str | None:
@@ -328,7 +319,7 @@ class Follower:
 
     def _take_examples(self, draft: Draft) -> int:
         """Add the newly appended examples to a draft; returns where they end."""
-        path, begin = self._writer.folder / EXAMPLES, self._writer.examples_end
+        path, begin = self._writer.folder / EXAMPLES, self._writer.last.examples_end
         try:
             lines = read_lines(path, begin, EXAMPLES_BYTES)
         except FileNotFoundError:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from mlxhog.arena import Arena, blocks
+from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
-from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.workers import Entry, Phase
 from mlxhog.backends.backend import Backend, Grads
+from mlxhog.cluster.anchor import own_epochs
 from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.data.batch import Batch, joined
 from mlxhog.machine.workers import GPU_BACKENDS
@@ -50,9 +50,6 @@ class Gradients:
         """
         self._job, self._arena, self._entry, self.backend = job, arena, entry, backend
         self._batches = job.setup.batches()
-        self._blocks = None
-        if blocks.SEGMENT in arena.layout.segments:
-            self._blocks = blocks.Blocks(arena, Ledger(arena))
         self._rank = job.slot - 1
         self.slowdown = parse_slowdowns(job.config.slow).get(self._rank, Slowdown())
         self._measured = False
@@ -74,9 +71,9 @@ class Gradients:
         return self._divided([part for part in every if len(part.x)])
 
     def _batch(self, epoch: int, ticket: int) -> Batch:
-        """The batch of a ticket that a worker holds; in a cluster, that of its block."""
-        if self._blocks is not None:
-            epoch, ticket = self._blocks.at(epoch, ticket)
+        """The batch of a ticket; in a cluster, in an order of this machine's own."""
+        if self._job.setup.link is not None:
+            epoch += own_epochs(self._arena)
         return self._batches.at(epoch, ticket)
 
     def _divided(self, parts: list[Batch]) -> list[Batch]:

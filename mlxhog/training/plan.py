@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mlxhog.arena import Layout, blocks
+from mlxhog.arena import Layout
 from mlxhog.cluster import anchor
 from mlxhog.cluster.identity import Identity
 from mlxhog.cluster.link import LinkJob
@@ -240,7 +240,6 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     max_workers = config.max_workers
     if config.cluster is not None:
         tables |= anchor.segments(residual=config.cluster.round_dtype == "bfloat16")
-        tables |= blocks.segment(ways[0].n_tickets)
         max_workers = None if max_workers is None else max_workers + 1  # the link's slot
     ways, layout = laid_out(ways, memory, max_workers, spec, tables, live=live)
     notes = (*model_notes, *lengths.notes(train, val, config.seq_len), *engines.notes, *live_notes)

@@ -62,8 +62,8 @@ class Teacher:
     @cached_property
     def counts(self) -> Counts:
         """The counts, mapped into this process on first use."""
-        mapping = segment.attach(self.fd, readonly=True)
         n, m, orders = self.sizes
+        mapping = segment.attach(self.fd, 16 * n + 8 * m + 4 * orders * BUCKETS, readonly=True)
         contexts = np.frombuffer(mapping, np.uint32, 4 * n)
         successors = np.frombuffer(mapping, np.uint32, 2 * m, contexts.nbytes)
         weights = np.frombuffer(

@@ -8,7 +8,7 @@ import sys
 import time
 from multiprocessing.connection import Connection
 
-from mlxhog.arena import Arena
+from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.errors import WriteModeError
 from mlxhog.machine.processes import end_by, follow_parent
 
@@ -49,11 +49,14 @@ def write_through_the_read_only_mapping(path, ready):
 
 
 def map_the_served_descriptor_for_writing(path, done):
-    from mlxhog.arena.handover import receive_fds
+    import pickle
+
+    from mlxhog.arena.handover import receive
     from mlxhog.errors import ArenaError
 
     try:
-        Arena.from_fd(receive_fds(path)[0], readonly=False)
+        about, (fd,) = receive(path)
+        Arena.from_handle(ArenaHandle(fd, pickle.loads(about)))
     except ArenaError as error:
         done.send(str(error))
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.arena import Arena, handover, plan
-from mlxhog.arena.handover import DescriptorServer, receive_fds, socket_path
+from mlxhog.arena.handover import DescriptorServer, receive, socket_path
 from mlxhog.arena.published import Readers
 from mlxhog.errors import ArenaError
 from tests.arena import children
@@ -37,7 +37,7 @@ def test_a_page_for_readers_comes_with_the_arena_and_can_be_written(arena, tmp_p
         theirs = Readers.attach(os.dup(reader.readers_fd))
         theirs.register()
         assert (readers.present(), readers.came()) == (1, 1)
-        first, page = receive_fds(tmp_path / "socket")
+        _, (first, page) = receive(tmp_path / "socket")
         assert os.fstat(first).st_size == arena.layout.total_bytes
         os.close(first)
         os.close(page)
@@ -60,7 +60,7 @@ def test_another_user_gets_no_descriptor(arena, tmp_path, monkeypatch):
     path = tmp_path / "socket"
     monkeypatch.setattr(handover, "peer_uid", lambda connection: os.getuid() + 1)
     with arena.serve(path), pytest.raises(ArenaError, match="another user"):
-        receive_fds(path)
+        receive(path)
     monkeypatch.undo()
     ours = os.getuid()
     strangers = iter([ours + 1, ours])  # the server sees a stranger, the reader its own user
@@ -88,7 +88,7 @@ def test_the_socket_of_a_killed_server_is_stale_and_can_be_replaced(arena, tmp_p
 def test_a_socket_that_is_served_cannot_be_taken(arena, tmp_path):
     with arena.serve(tmp_path / "socket"):
         with pytest.raises(ArenaError, match="another process"):
-            DescriptorServer(tmp_path / "socket", 0)
+            DescriptorServer(tmp_path / "socket", b"x", 0)
 
 
 def test_a_socket_that_speaks_of_something_else_is_refused(tmp_path):
@@ -102,7 +102,7 @@ def test_a_socket_that_speaks_of_something_else_is_refused(tmp_path):
             accepted.close()
         listener.close()
     with pytest.raises(ArenaError, match="stale"):
-        receive_fds(path)
+        receive(path)
 
 
 def test_a_long_run_directory_gets_its_socket_in_a_private_directory(tmp_path, monkeypatch):

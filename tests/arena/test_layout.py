@@ -1,6 +1,5 @@
 """The layout is a pure function; these are its promises."""
 
-import json
 import math
 from dataclasses import dataclass
 
@@ -39,14 +38,8 @@ layouts = st.builds(
 
 
 @given(layouts)
-def test_a_layout_survives_its_own_json(layout):
-    assert Layout.from_json(layout.to_json()) == layout
-    assert Layout.from_json(layout.to_json()).digest == layout.digest
-
-
-@given(layouts)
 def test_segments_start_on_pages_of_16_kib_and_do_not_overlap(layout):
-    end = PAGE + len(layout.to_json().encode())
+    end = 0
     for segment in layout.segments.values():
         assert segment.offset % PAGE == 0
         assert segment.offset >= end
@@ -109,7 +102,6 @@ def test_alternatives_lie_in_the_same_bytes_which_count_once(few, many):
     assert b.offset == a.offset + a.nbytes
     largest = max(a.nbytes + b.nbytes, c.nbytes)
     assert layout.occupied_bytes == layout.total_bytes == before.total_bytes + largest
-    assert Layout.from_json(layout.to_json()) == layout
 
 
 ANON_MAX_SIZE = 0xFFFFF000  # of XNU: what it asks for at most when it makes a shared object
@@ -142,7 +134,6 @@ def test_on_macos_no_segment_lies_in_two_pieces_of_a_shared_object(name, workers
     large = [s.name for s in layout.segments.values() if s.nbytes > ANON_MAX_SIZE]
     assert all(map(layout.straddles, large))  # which nobody may import
     assert bool(large) == (name in ("1.3b", "7b"))
-    assert Layout.from_json(layout.to_json()) == layout
 
     whole = plan(params, **how, extra=extra, pieces=False)
     assert whole.occupied_bytes == whole.total_bytes
@@ -160,13 +151,6 @@ def test_on_macos_a_segment_that_reaches_beyond_a_piece_begins_in_the_next():
     room = ANON_MAX_SIZE // PAGES * PAGES - begin  # the earliest end of a first piece
     assert place(room).offset == begin
     assert place(room + 1).offset == -(-ANON_MAX_SIZE // PAGES) * PAGES  # the latest beginning
-
-
-def test_layouts_that_differ_in_one_shape_have_different_digests():
-    assert (
-        plan({"w": Spec((3, 4))}, n_tickets=1).digest
-        != plan({"w": Spec((4, 3))}, n_tickets=1).digest
-    )
 
 
 @pytest.mark.parametrize(
@@ -199,40 +183,6 @@ def test_impossible_counts_are_refused_with_a_reason(changes, reason):
         plan({}, **{"n_tickets": 1, **changes})
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "",
-        "[]",
-        "{}",
-        plan({"w": Spec((3,))}, n_tickets=1).to_json().replace('"size":3', '"size":30000'),
-        plan({"w": Spec((3,))}, n_tickets=1)
-        .to_json()
-        .replace('"n_floats":4096', '"n_floats":8192'),
-    ],
-)
-def test_json_that_is_no_layout_or_points_outside_is_refused(text):
-    with pytest.raises(ArenaError, match="layout cannot be read"):
-        Layout.from_json(text)
-
-
-@pytest.mark.parametrize(
-    ("damage", "reason"),
-    [
-        (lambda fields: fields["segments"][0].update(offset=PAGE + 128), "segment counters"),
-        (lambda fields: fields["slots"][0].update(shape=[3, 5]), "parameter a"),
-        (lambda fields: fields["slots"][0].update(offset=4), "parameter a"),
-        (lambda fields: fields["slots"][0].update(shape=[0, 2**62], size=0), "parameter a"),
-        (lambda fields: fields["segments"][5].update(count=64), "n_floats disagree"),
-    ],
-)
-def test_a_layout_that_contradicts_itself_is_refused(damage, reason):
-    fields = json.loads(plan({"a": Spec((4, 5))}, n_tickets=1).to_json())
-    damage(fields)
-    with pytest.raises(ArenaError, match=reason):
-        Layout.from_json(json.dumps(fields))
-
-
 SMALL = {"m": {"b": (7, 2), "a": (3,)}, "norm": {"b": (1,)}}
 
 
@@ -250,18 +200,6 @@ def test_state_may_have_shapes_of_its_own():
     assert list(layout.parts("norm.1")) == ["b"]
     sizes = {name: layout.segments[f"{name}.1"].nbytes for name in ("m", "v", "norm")}
     assert sizes == {"m": PAGE, "v": 4 * layout.n_floats, "norm": PAGE}
-
-
-def test_a_layout_with_state_of_its_own_survives_its_json():
-    layout = small_state()
-    assert Layout.from_json(layout.to_json()) == layout
-
-
-def test_state_that_lies_outside_of_its_segment_is_refused():
-    fields = json.loads(small_state().to_json())
-    fields["state"]["m"][1].update(shape=[700, 20], size=14_000)
-    with pytest.raises(ArenaError, match="parameter b lies outside"):
-        Layout.from_json(json.dumps(fields))
 
 
 def test_state_without_size_is_refused():

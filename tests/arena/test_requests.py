@@ -183,7 +183,7 @@ def test_a_run_that_ends_or_hangs_before_its_answer_is_an_error(server, tmp_path
 
 @pytest.mark.parametrize(
     "served",
-    [RequestServer, lambda folder: handover.DescriptorServer(folder / "socket", 0)],
+    [RequestServer, lambda folder: handover.DescriptorServer(folder / "socket", b"x", 0)],
     ids=["requests", "descriptors"],
 )
 def test_a_server_that_ends_leaves_the_socket_of_another_process_in_its_place(

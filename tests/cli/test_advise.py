@@ -1,4 +1,4 @@
-"""`mlxhog advise` through the real command: measurement, trial, explanation, history."""
+"""`mlxhog advise` through the real command: measurement, trial, explanation."""
 
 from __future__ import annotations
 
@@ -28,9 +28,8 @@ def words_of(folder: Path) -> list[str]:
 
 
 @pytest.fixture
-def words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Those arguments, with an empty history."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+def words(tmp_path: Path) -> list[str]:
+    """Those arguments."""
     return words_of(tmp_path)
 
 
@@ -58,7 +57,6 @@ def advised(tmp_path_factory: pytest.TempPathFactory) -> Advised:
         return profiles[-1]
 
     with pytest.MonkeyPatch.context() as patch, redirect_stdout(out):
-        patch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
         patch.setattr(advise, "measured_profile", kept)
         patch.setattr(LoadWatch, "look", lambda watch: QUIET)
         assert main(["advise", *words_of(folder), *QUICK, "--try", "1", "--json"]) == 0
@@ -66,9 +64,7 @@ def advised(tmp_path_factory: pytest.TempPathFactory) -> Advised:
 
 
 @pytest.mark.slow
-def test_advice_is_measured_tried_explained_and_remembered(
-    advised: Advised, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_advice_is_measured_tried_and_explained(advised: Advised) -> None:
     advice = advised.found
     assert advice["answer"].startswith(f"{advice['chosen']}: mlxhog train --strategy ")
     assert advice["because"]
@@ -83,10 +79,6 @@ def test_advice_is_measured_tried_explained_and_remembered(
     assert min(trial["steps"]) >= 4
     assert all(0 < bits < 9 for bits in trial["bits_per_byte"])
     assert list((advised.folder / "runs").glob("*")) == []  # it leaves no run behind
-    monkeypatch.setenv("XDG_CACHE_HOME", str(advised.folder / "cache"))
-    assert [entry["chosen"] for entry in advise.read_history()] == [advice["chosen"]]
-    assert main(["advise", "--history"]) == 0
-    assert capsys.readouterr().out.startswith("of 1 trials")
 
 
 @pytest.mark.slow
@@ -104,7 +96,6 @@ def test_without_a_trial_only_the_rules_answer_first_and_in_80_columns(
     assert max(map(len, text.splitlines())) <= 80
     for message in ("why", "what would change it", "predicted", "measured", "barrier and average"):
         assert message in text
-    assert advise.score_history(advise.read_history()) == (0, 0)
 
 
 @pytest.mark.slow
@@ -126,7 +117,6 @@ def test_beside_other_programs_the_answer_is_that_it_cannot_be_told_and_a_guess(
     assert out.startswith("cannot be told: busy machine (load average 9.3 on 2 processors), run")
     assert "mlxhog train --strategy" in " ".join(out.split())
     assert err.splitlines()[-2:] == ["3 of 4: in rounds ...", "4 of 4: gradients ..."]
-    assert advise.read_history()[-1]["untold"] == str(BUSY)
 
 
 @pytest.mark.parametrize(
@@ -150,14 +140,6 @@ def test_bad_input_is_answered_before_anything_is_measured(
     assert "lock-free ..." not in err
 
 
-def test_a_subject_is_required_and_a_damaged_history_is_named(
-    words: list[str], capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_subject_is_required(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["advise"]) == 2
     assert "CONFIG_OR_RUN" in capsys.readouterr().err
-    assert main(["advise", "--history"]) == 0
-    assert "nothing was advised here yet" in capsys.readouterr().out
-    advise.history_path().parent.mkdir(parents=True)
-    advise.history_path().write_text("[1]\n{}\n")
-    assert main(["advise", "--history"]) == 2
-    assert "remove it to begin anew" in capsys.readouterr().err

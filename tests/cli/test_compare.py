@@ -15,7 +15,7 @@ import pytest
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.config.optimizers import AdamW
-from mlxhog.theory.pair_runs import how_far
+from mlxhog.theory.pairs import how_far
 from mlxhog.training.trainer import train
 from tests.another_process import Program
 from tests.report.sample_run import PROGRESS, write_run

@@ -28,16 +28,6 @@ def test_one_slow_worker_holds_up_who_waits_and_the_answer_stands_first(
     assert rows["hogwild"]["prediction"]["waiting"][1] == 0
 
 
-def test_rules_that_deadlock_are_shown_to_stop(capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--strategies", "version_naive,push_gate,version_bound", "--max-staleness", "1"]
-    assert main(["simulate", *words, "--updates", "500", "--json"]) == 0
-    rows = {r["strategy"]: r for r in json.loads(capsys.readouterr().out)["strategies"]}
-    assert "every worker waits for another" in rows["version_naive"]["deadlock"]
-    assert "every worker waits for another" in rows["push_gate"]["deadlock"]
-    assert rows["version_bound"]["deadlock"] is None
-    assert rows["version_bound"]["prediction"]["staleness"]["max"] <= 1
-
-
 @pytest.mark.slow
 def test_a_toy_problem_shows_what_staleness_costs(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--objective", "quadratic", "--strategies", "serial,hogwild"]
@@ -81,7 +71,7 @@ def test_times_of_a_run_are_simulated_and_may_be_slowed(
     ("words", "message"),
     [
         (["--times", "gauss:1"], "wanted one of constant:TIME"),
-        (["--times", "pareto:1:1"], "a Pareto shape of 1.0: wanted above 1"),
+        (["--times", "pareto:1:1"], "wanted a SHAPE above 1"),
         (["--slow", "9=2"], "--slow names worker 9, and there are 4"),
         (["--kill", "1=soon"], "wanted RANK=TIME or RANK=TIME:DOWN"),
         (["--kill", "1=1:1,1=3"], "names worker 1 twice"),
@@ -89,11 +79,7 @@ def test_times_of_a_run_are_simulated_and_may_be_slowed(
         (["--link", "1Gbit"], "one has none"),
         (["--machines", "3", "--link", "1Gbit"], "which 3 machines cannot share evenly"),
         (["--machines", "2", "--link", "quick"], "the link 'quick' cannot be read"),
-        (["--machines", "2", "--link", "1Gbit", "--unplug", "1=3s"], "wanted RANK=TIME:DOWN"),
-        (["--machines", "2", "--link", "1Gbit", "--unplug", "2=3s:1s"], "there are 2 with numbers"),
-        (["--machines", "2", "--link", "1Gbit", "--unplug", "1=9d:1s"], "simulate more updates"),
         (["--strategies", "cluster"], "cluster trains on several machines"),
-        (["--unplug", "1=1s:1s"], "unplug needs several machines"),
         (["--join", "1=1:2"], "--join has '1=1:2'; wanted RANK=TIME"),
         (["--kill", "1=9h"], "simulate more updates"),
         (["--strategies", "hogwidl"], "did you mean 'hogwild'"),
@@ -116,14 +102,13 @@ def test_between_machines_rounds_by_the_clock_send_less_than_synchronous_steps(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     words = ["simulate", "--machines", "2", "--link", "100Mbit:50ms", "--workers", "4"]
-    assert main([*words, "--unplug", "1=20.1s:30s"]) == 0
+    assert main(words) == 0
     text = capsys.readouterr().out
     assert max(map(len, text.splitlines())) <= 80
-    assert "1 given up, work kept" in text
+    assert "of the time on the link" in text
     assert main([*words, "--json", "--strategies", "serial,sync,cluster"]) == 0
     rows = {row["strategy"]: row for row in json.loads(capsys.readouterr().out)["strategies"]}
     assert rows["serial"]["sent_bytes_per_s"] == 0
     assert rows["sync"]["sent_bytes_per_s"] > 10 * rows["cluster"]["sent_bytes_per_s"] > 0
     rate = {name: row["prediction"]["gradients_per_s"] for name, row in rows.items()}
     assert rate["cluster"] > 5 * rate["sync"]
-    assert rows["cluster"]["rounds"]["failed"] == 0

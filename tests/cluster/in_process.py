@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import threading
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from mlxhog.arena.blocks import MOST_BLOCKS
-from mlxhog.cluster.claims import READY, RESERVED
 from mlxhog.cluster.group import ClusterError, Float32, Machine, Membership, Offer, State
 from mlxhog.cluster.identity import Identity
 
@@ -24,19 +22,6 @@ Script = Callable[[str, str, int], bool]
 
 def _undisturbed(member: str, call: str, round: int) -> bool:
     return False
-
-
-class Counters:
-    """Counters of the members; see `claims.Store`."""
-
-    def __init__(self, values: Mapping[str, int]) -> None:
-        self._values, self._lock = dict(values), threading.Lock()
-
-    def add(self, key: str, amount: int) -> int:
-        """Add to a counter, and return its new value."""
-        with self._lock:
-            self._values[key] = self._values.get(key, 0) + amount
-            return self._values[key]
 
 
 @dataclass
@@ -53,7 +38,6 @@ class Table:
     join_timeout_s: float = 10.0
     script: Script = _undisturbed
     identity: Identity | None = None
-    counters: Counters = field(default_factory=lambda: Counters({READY: 1, RESERVED: MOST_BLOCKS}))
     _changed: threading.Condition = field(default_factory=threading.Condition)
     _waiting: dict[str, State] = field(default_factory=dict)
     _members: tuple[str, ...] = ()
@@ -133,7 +117,6 @@ class InProcess:
             offer: gives the state of this member.
         """
         self._table, self._name, self._offer = table, name, offer
-        self.counters = table.counters
         self._round = 0
         self._state: State | None = None
 

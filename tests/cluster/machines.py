@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from mlxhog.arena import Arena, blocks, plan
-from mlxhog.arena.ledger import Ledger
-from mlxhog.cluster import anchor, order, round
+from mlxhog.arena import Arena, plan
+from mlxhog.cluster import anchor, round
 from mlxhog.cluster.anchor import Anchor
 from mlxhog.cluster.identity import Identity
 from mlxhog.config.cluster import Cluster
@@ -40,13 +39,12 @@ class Machine:
             for name, shape in SHAPES.items()
         }
         residual = self.cluster.round_dtype == "bfloat16"
-        extra = {**anchor.segments(residual=residual), **blocks.segment(8)}
+        extra = anchor.segments(residual=residual)
         layout = plan(spec, max_workers=2, n_tickets=8, extra=extra)
         self.arena = Arena.create(layout)
         self.identity = Identity.of(
             self.cluster, layout, tokenizer="t", data="d", batch_size=4, seed=self.seed
         )
-        order.begin(self.arena, Ledger(self.arena), None, keep=False)
         self.own = Anchor(self.arena)
         self.own.begin()
         self.begin_link()
@@ -54,6 +52,7 @@ class Machine:
     def begin_link(self) -> None:
         """A new link, such as after the death of the last."""
         self.own = Anchor(self.arena)
+        self.own.settle()
         self.group = InProcess(self.table, self.name, self.own.state)
 
     @property

@@ -178,7 +178,7 @@ def _calls(
     if is_stranger:
         torchft_group.check_token = lambda *_: None  # type: ignore[assignment]
     theta, zeros = np.full(4, anchor, np.float32), np.zeros(4, np.float32)
-    own = State(round=round, tokens=0, cursor=0, anchor=theta, velocity=zeros)
+    own = State(round=round, tokens=0, anchor=theta, velocity=zeros)
 
     def describe() -> Machine:
         return Machine(zlib.crc32(name.encode()), name, tokens=own.round, rounds=own.round)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import importlib.util
 import socket
 import time
@@ -161,20 +160,3 @@ def test_a_member_whose_disk_is_full_commits_its_rounds(machine, tmp_path):
     finally:
         machine.arena.counters.store("command", Command.EXIT)
         link.stop(PATIENCE_S)
-
-
-@needs_torchft
-def test_a_full_disk_of_the_lighthouse_is_reported_once_and_it_runs_on(monkeypatch, capsys):
-    from mlxhog.cluster import torchft_group
-
-    calls = []
-
-    def full(self):
-        calls.append(self)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
-        raise EnvironmentLacks(f"writing the reserve: {errno.errorcode[errno.ENOSPC]}")
-
-    monkeypatch.setattr(torchft_group.Authority, "keep", full)
-    assert main(["cluster", "start", "--address", "127.0.0.1:0"]) == 0
-    assert capsys.readouterr().err.count("warning: writing the reserve: ENOSPC") == 1

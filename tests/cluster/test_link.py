@@ -17,9 +17,7 @@ import numpy as np
 import pytest
 
 from mlxhog import train
-from mlxhog.arena.blocks import Blocks
 from mlxhog.arena.control import Command
-from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint.run import list_runs
 from mlxhog.cluster import group, watched_link
 from mlxhog.cluster.group import State
@@ -193,7 +191,7 @@ def test_the_token_of_a_link_is_that_of_the_option_else_of_the_environment(
     )
     monkeypatch.setattr("mlxhog.cluster.link.own_ip", lambda *_: "127.0.0.1")
     monkeypatch.setenv(TOKEN_VARIABLE, "of the environment")
-    state = State(0, 0, 0, np.zeros(1, np.float32), np.zeros(1, np.float32))
+    state = State(0, 0, np.zeros(1, np.float32), np.zeros(1, np.float32))
     for cluster in (choice(), choice(token="of the option")):
         open_torchft(cluster, lambda: state, lambda: group.Machine(1, "a"))
     assert tokens == ["of the environment", "of the option"]
@@ -218,24 +216,6 @@ def test_an_own_address_without_a_machine_is_refused_by_its_name() -> None:
         cluster = choice(address=f"127.0.0.1:{server.getsockname()[1]}", own_address="no..where")
         with pytest.raises(ConfigError, match=r"'no\.\.where' has no IPv4 address here; name"):
             open_torchft(cluster, never, never)
-
-
-def test_the_report_counts_blocks_that_a_machine_trained_alone(
-    machine: Machine, tmp_path: Path
-) -> None:
-    log = tmp_path / "link.log"
-    link = Link(machine.arena, LinkJob(cluster=machine.cluster, identity=machine.identity, log=log))
-    ledger = Ledger(machine.arena)
-    table = Blocks(machine.arena, ledger)
-    for _ in range(3 * table.length):
-        ticket = ledger.claim(1)
-        assert ticket is not None
-        table.at(*ticket)
-        assert ledger.begin_apply(*ticket, 1)
-        assert ledger.finish(*ticket, 1)
-    report = link.report()
-    assert (report["blocks_claimed"], report["blocks_done"]) == (0, 0)
-    assert report["blocks_repeated"] == 3
 
 
 @pytest.mark.slow

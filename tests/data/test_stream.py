@@ -1,24 +1,19 @@
 """Segments of text that arrives: append-only, whole or absent, each row trained as it stands."""
 
-import contextlib
 import itertools
 import json
 import multiprocessing
 import os
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from mlxhog.data import drafts
 from mlxhog.data.batch import IGNORED, Batch
-from mlxhog.data.segments import SourceFile, StreamSegment, TrainingRow
+from mlxhog.data.segments import TICKETS, SourceFile, StreamBatches, TrainingRow
 from mlxhog.data.stream import (
-    TICKETS,
-    StreamBatches,
     StreamWriter,
     _pieces,
     append_examples,
@@ -138,13 +133,14 @@ def test_tickets_count_through_segments_and_never_change_their_rows(tmp_path):
     writer, reader = opened(tmp_path), batches(tmp_path)
     (tmp_path / "stream" / "examples.jsonl").write_bytes(b"{}\n{}\n\n")
     publish(writer, rows_of("one", "two", "three"), [SourceFile("a.txt", 1, 2)], 0)
-    assert writer.end == 2  # of two rows, and one
+    assert writer.last.end_ticket == 2  # of two rows, and one
     before = [labels(reader.at(0, k)) for k in range(2)]
     publish(writer, [], [SourceFile("bad.txt", 1, 2, "it is binary")], 0)
     publish(writer, rows_of("four"), [], 7)
     again = opened(tmp_path, batch_size=5)  # of another batch size from now on
     publish(again, rows_of(*"abcdef"), [], 7)
-    assert (again.end, again.examples_end, set(again.sources)) == (5, 7, {"a.txt", "bad.txt"})
+    last = again.last
+    assert (last.end_ticket, last.examples_end, set(again.sources)) == (5, 7, {"a.txt", "bad.txt"})
     for one in (reader, batches(tmp_path)):
         results = [labels(one.at(0, k)) for k in range(5)]
         assert results[:2] == before == [[b"one", b"two"], [b"three"]]
@@ -159,63 +155,54 @@ def test_tickets_go_on_beyond_what_an_epoch_is_called(tmp_path):
     assert labels(batches(tmp_path).at(1, 2)) == [str(TICKETS + 2).encode()]
 
 
-def test_a_segment_whose_publishing_was_cut_short_is_not_there(tmp_path):
-    writer = opened(tmp_path)
-    publish(writer, rows_of("one"), [], 0)
-    for suffix in (".bin", ".rows"):  # what a kill before the rename leaves
-        (tmp_path / "stream" / f"00000002{suffix}").write_bytes(b"12345")
-    again = opened(tmp_path)
-    assert again.end == 1
-    publish(again, rows_of("two"), [], 0)
-    assert labels(batches(tmp_path).at(0, 1)) == [b"two"]
-
-
-@each_of("suffix", [".bin", ".rows", ".json"])
-def test_a_damaged_segment_is_named(tmp_path, suffix):
+@each_of("name", ["tokens.bin", "rows.bin", "segments.jsonl"])
+@each_of("damage", ["changed", "shorter", "missing"])
+def test_a_damaged_segment_is_refused_in_words(tmp_path, name, damage):
     publish(opened(tmp_path), rows_of("one", "two"), [], 0)
-    path = tmp_path / "stream" / f"00000001{suffix}"
+    path = tmp_path / "stream" / name
     content = bytearray(path.read_bytes())
     content[0] ^= 1
-    path.write_bytes(content)
-    with pytest.raises(DataError, match="00000001.json"):
-        opened(tmp_path)
-    path.write_bytes(content[:-4])
-    with pytest.raises(DataError, match="00000001.json"):
-        StreamSegment.read(tmp_path / "stream" / "00000001.json")
-
-
-HEADER = {"first_ticket": 0, "batch_size": 2, "tokens": 10, "rows": 2, "examples_end": 0}
-
-
-@each_of("key", [*HEADER, "sources", "sha256", "format"])
-@each_of("value", [0, -1, 10**18, 10**40, 1.5, True, "2", None, [], [1], {"name": 3}, [{"x": 1}]])
-def test_whatever_a_header_says_is_refused_in_words(tmp_path, key, value):
-    publish(opened(tmp_path), rows_of("one", "two"), [SourceFile("a.txt", 1, 2)], 0)
-    path = tmp_path / "stream" / "00000001.json"
-    header = json.loads(path.read_text())
-    assert {name: header[name] for name in HEADER} == HEADER
-    if value == 0 and key in ("first_ticket", "examples_end") or (key, value) == ("sources", []):
-        return  # which are true, or harmless
-    path.write_text(json.dumps({**header, key: value}))
+    if damage == "missing":
+        path.unlink()
+        if name == "segments.jsonl":  # as if nothing had been published
+            assert opened(tmp_path).last.end_ticket == 0
+            return
+    else:
+        path.write_bytes(content if damage == "changed" else content[1:])
     with pytest.raises(DataError, match="the stream of this run is damaged"):
         opened(tmp_path)
-    if key not in ("examples_end", "sha256"):  # which workers do not look at
-        with pytest.raises(DataError):
+    if damage == "missing":
+        with pytest.raises(DataError, match="the stream of this run is damaged"):
             batches(tmp_path).at(0, 0)
 
 
-@each_of("row", [(0, 0), (-3, 0), (1, 0), (2**62, 0), (5, -1), (5, 4), (5, 2**62), (4, 0), (6, 0)])
+LINE = {"rows": 2, "tokens": 10, "end_ticket": 1, "batch_size": 2, "examples_end": 0}
+
+
+@each_of("key", [*LINE, "sources", "sha256"])
+@each_of("value", [-1, 10**18, 10**40, 1.5, True, "2", None, [1], {"name": 3}, [{"x": 1}]])
+def test_every_line_that_is_no_segment_is_refused_in_words(tmp_path, key, value):
+    publish(opened(tmp_path), rows_of("one", "two"), [SourceFile("a.txt", 1, 2)], 0)
+    path = tmp_path / "stream" / "segments.jsonl"
+    line = json.loads(path.read_text())
+    assert {name: line[name] for name in LINE} == LINE
+    path.write_text(json.dumps({**line, key: value}) + "\n")
+    with pytest.raises(DataError, match="the stream of this run is damaged"):
+        opened(tmp_path)
+
+
+@each_of("row", [(0, 0), (-3, 0), (1, 0), (2**62, 0), (5, -1), (5, 4), (5, 2**62)])
 def test_rows_that_are_no_sequences_are_refused_in_words(tmp_path, row):
     publish(opened(tmp_path), rows_of("one", "two"), [], 0)
-    np.array([row, (5, 0)], "<i8").tofile(tmp_path / "stream" / "00000001.rows")
-    with pytest.raises(DataError, match="do not cut 10 tokens into sequences"):
+    np.array([row, (10, 0)], "<i8").tofile(tmp_path / "stream" / "rows.bin")
+    with pytest.raises(DataError, match="are no sequences"):
         batches(tmp_path).at(0, 0)
 
 
 @each_of("value", [0, -1, 10**40, 1.5, True, "8", None, [8]])
 def test_a_seq_len_that_is_none_is_refused_in_words(tmp_path, value):
     opened(tmp_path)
-    (tmp_path / "stream" / "stream.json").write_text(json.dumps({"seq_len": value}))
+    (tmp_path / "stream" / "stream.json").write_text(json.dumps({"format": 2, "seq_len": value}))
     with pytest.raises(RunError, match="stream.json cannot be read: seq_len"):
         append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)
     with pytest.raises(RunError, match="stream.json cannot be read: seq_len"):
@@ -234,159 +221,60 @@ def test_a_stream_whose_examples_have_become_fewer_is_refused(tmp_path):
         opened(tmp_path)
 
 
-def test_a_segment_that_is_missing_is_named(tmp_path):
-    writer = opened(tmp_path)
-    for text in ("one", "two", "three"):
-        publish(writer, rows_of(text), [], 0)
-    (tmp_path / "stream" / "00000002.json").unlink()
-    with pytest.raises(DataError, match="00000002.json is missing"):
-        opened(tmp_path)
-
-
-def test_what_cannot_be_read_back_gets_no_name(tmp_path):
+def test_what_cannot_be_read_back_is_not_published(tmp_path):
     writer = opened(tmp_path)
     with pytest.raises(DataError, match="half a character"):
         publish(writer, rows_of("one"), [SourceFile("caf\udce9.txt", 1, 2)], 0)
-    assert [path.name for path in (tmp_path / "stream").iterdir()] == ["stream.json"]
     publish(writer, rows_of("two"), [], 0)
     assert labels(batches(tmp_path).at(0, 0)) == [b"two"]
-
-
-def test_a_segment_whose_name_could_not_be_flushed_is_not_there(tmp_path, monkeypatch):
-    def refused(folder: Path) -> None:
-        raise OSError(5, os.strerror(5))
-
-    writer = opened(tmp_path)
-    with monkeypatch.context() as patch:
-        patch.setattr(drafts, "sync", refused)
-        with pytest.raises(EnvironmentLacks, match="reports an error"):
-            publish(writer, rows_of("one"), [], 0)
-    with pytest.raises(DataError, match="not published"):
-        batches(tmp_path).at(0, 0)
-    publish(writer, rows_of("two"), [], 0)
-    assert labels(batches(tmp_path).at(0, 0)) == [b"two"]
-
-
-# -- merging ---------------------------------------------------------------------------------------
-
-
-def many(run: Path) -> list[list[bytes]]:
-    """Publish many small segments, of changing batch sizes; returns the rows of every ticket."""
-    for k in range(2 * drafts.FEW):
-        writer = opened(run, batch_size=1 + k % 3)
-        append_examples(run, [{"prompt": "", "answer": str(k)}], TOKENIZER)
-        end = (run / "stream" / "examples.jsonl").stat().st_size
-        texts = [f"{k}.{n}" for n in range(k % 5)]
-        publish(writer, rows_of(*texts), [SourceFile(f"{k}.txt", k, k)], end)
-    return tickets(run, writer.end)
-
-
-def tickets(run: Path, end: int) -> list[list[bytes]]:
-    reader = batches(run)
-    return [labels(reader.at(0, k)) for k in range(end)]
-
-
-def state(writer: StreamWriter) -> tuple[int, int, dict[str, SourceFile]]:
-    return writer.end, writer.examples_end, writer.sources
-
-
-def test_many_small_segments_are_merged_and_every_ticket_keeps_its_rows(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(drafts, "merge", lambda folder, known: known)
-        before = many(tmp_path)
-        unmerged = state(opened(tmp_path))
-    merged = opened(tmp_path)
-    assert state(merged) == unmerged
-    assert {path.name for path in (tmp_path / "stream").iterdir()} == {
-        *("stream.json", "examples.jsonl"),
-        *(f"00000001-00000064{suffix}" for suffix in (".json", ".bin", ".rows")),
-    }
-    assert tickets(tmp_path, merged.end) == before
-    publish(merged, rows_of("next"), [], merged.examples_end)
-    assert labels(batches(tmp_path).at(0, len(before))) == [b"next"]
-    assert opened(tmp_path).end == len(before) + 1
-
-
-def test_segments_that_are_merged_are_merged_again_with_others(tmp_path):
-    """Opening merges as soon as there are enough."""
-    many(tmp_path)
-    names = sorted(path.name for path in (tmp_path / "stream").glob("*.json"))
-    assert names[0].startswith("00000001-000000")
-    assert len(names) < drafts.FEW + 3
-
-
-def test_large_segments_are_left_as_they_are(tmp_path, monkeypatch):
-    monkeypatch.setattr(drafts, "MERGED_TOKENS", 100)
-    writer = opened(tmp_path)
-    for _ in range(drafts.FEW + 1):
-        publish(writer, rows_of("a text of 20 letters", seq_len=64), [], 0)
-    opened(tmp_path)
-    assert len(list((tmp_path / "stream").glob("0*.json"))) == drafts.FEW + 1
+    assert opened(tmp_path).last.end_ticket == 1
 
 
 class Died(BaseException):
     pass
 
 
-@pytest.mark.slow
-def test_whoever_is_killed_while_merging_loses_nothing(tmp_path, monkeypatch):
-    monkeypatch.setattr(drafts, "FEW", 4)
-    original = tmp_path / "original"
-    original.mkdir()
-    with monkeypatch.context() as patch:
-        patch.setattr(drafts, "merge", lambda folder, known: known)
-        before = many(original)
-        unmerged = state(opened(original))
+class Full(OSError):
+    def __init__(self):
+        super().__init__(28, os.strerror(28))
+
+
+@pytest.mark.parametrize("end", [Died, Full])
+def test_a_segment_whose_publishing_ends_at_any_call_is_whole_or_absent(tmp_path, end):
+    """`Died` is a process that ends there: nothing of it runs afterwards."""
+    ended = True
     for moment in itertools.count():
         run = tmp_path / f"{moment}"
-        shutil.copytree(original, run)
-        with monkeypatch.context() as patch:
-            left = iter(range(moment))
-            for name in ("replace", "unlink"):
-                patch.setattr(os, name, partial(dies_at_the_end, left, getattr(os, name)))
-            with contextlib.suppress(Died):
-                opened(run)
-                break
-        assert tickets(run, unmerged[0]) == before
-        after = opened(run)
-        assert state(after) == unmerged
-        assert tickets(run, after.end) == before
-        assert len(list((run / "stream").iterdir())) == 5
-    assert moment > 3 * 2 * drafts.FEW
+        run.mkdir()
+        publish(opened(run), rows_of("one"), [], 0)
+        writer, calls = opened(run), iter(range(moment))
+        with pytest.MonkeyPatch.context() as patch:
+            for name in ("write", "fsync"):
+                patch.setattr(os, name, partial(fails_at_the_end, calls, end, getattr(os, name)))
+            if end is Died:
+                patch.setattr(os, "ftruncate", lambda *_: None)
+                patch.setattr(writer, "_cut", lambda: None)
+            try:
+                publish(writer, rows_of("two", "three", "four"), [SourceFile("a.txt", 1, 2)], 0)
+                ended = False
+            except (Died, EnvironmentLacks):
+                pass
+        if end is Died:
+            writer = opened(run)
+        elif ended:
+            assert writer.last.end_ticket == 1
+        publish(writer, rows_of("next"), [], 0)
+        said = [labels(batches(run).at(0, k)) for k in range(opened(run).last.end_ticket)]
+        assert said in ([[b"one"], [b"next"]], [[b"one"], [b"two", b"three"], [b"four"], [b"next"]])
+        if not ended:
+            break
+    assert moment > 3
 
 
-def dies_at_the_end(left: Iterator[int], real: Callable[..., None], *words: object) -> None:
-    if next(left, None) is None:
-        raise Died
-    real(*words)
-
-
-@pytest.mark.slow
-def test_a_full_disk_leaves_segments_unmerged(tmp_path, monkeypatch):
-    with monkeypatch.context() as patch:
-        patch.setattr(drafts, "merge", lambda folder, known: known)
-        before = many(tmp_path)
-
-    def full(*_: object) -> None:
-        raise OSError(28, os.strerror(28))
-
-    with monkeypatch.context() as patch:
-        patch.setattr(drafts, "write_synced", full)
-        assert opened(tmp_path).end == len(before)
-    assert tickets(tmp_path, len(before)) == before
-    assert not list((tmp_path / "stream").glob("*.part"))
-
-
-def test_what_killed_writers_left_is_swept_and_files_of_others_stay(tmp_path):
-    publish(opened(tmp_path), rows_of("one"), [], 0)
-    folder = tmp_path / "stream"
-    ours = ("00000002.bin", "00000002.json.77.0.part", "00000001-00000009.rows.5.part")
-    others = ("notes.part", "00000002.bin.part", "00000001.bin.bak", "x00000002.bin.7.part")
-    for name in (*ours, *others):
-        (folder / name).write_text("x")
-    before = {path.name for path in folder.iterdir()}
-    opened(tmp_path)
-    assert before - {path.name for path in folder.iterdir()} == set(ours)
+def fails_at_the_end(calls, end, real, *words):
+    if next(calls, None) is None:
+        raise end()
+    return real(*words)
 
 
 def test_a_long_document_is_tokenized_in_pieces_and_no_byte_is_lost(monkeypatch):
@@ -439,17 +327,12 @@ def test_processes_that_append_at_once_lose_nothing(tmp_path):
     assert len(lines) == 150
 
 
-def test_a_disk_without_room_keeps_what_is_there(tmp_path, monkeypatch):
-    writer = opened(tmp_path)
-    publish(writer, rows_of("one"), [], 0)
+def test_a_disk_without_room_stores_no_part_of_an_example(tmp_path, monkeypatch):
+    opened(tmp_path)
 
-    def full(*_: object) -> None:
+    def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("mlxhog.data.drafts.write_synced", full)
-    with pytest.raises(EnvironmentLacks, match="disk"):
-        publish(writer, rows_of("two"), [], 0)
-    assert (writer.end, opened(tmp_path).end) == (1, 1)
     monkeypatch.setattr("mlxhog.files.durable.flush", full)
     with pytest.raises(EnvironmentLacks, match="disk"):
         append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)

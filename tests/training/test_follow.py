@@ -16,7 +16,7 @@ import pytest
 from mlxhog import TrainConfig, train
 from mlxhog.arena.requests import ask
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.data.segments import StreamSegment, read_all
+from mlxhog.data.segments import Segment, read_segments, stored_rows
 from mlxhog.data.stream import append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError, WorkerFailed
@@ -37,19 +37,13 @@ def following(tmp_path: Path, **options: object) -> TrainConfig:
     return small_config(tmp_path, follow=str(folder), **{"steps": None, **options})
 
 
-def segments(directory: Path) -> list[StreamSegment]:
-    return read_all(directory / "stream", verify=True)
+def segments(directory: Path) -> list[Segment]:
+    return read_segments(directory / "stream", verify=True)
 
 
 def rows(directory: Path) -> list[bytes]:
     """The text of every published row, in order; BOS has no text."""
-    text = []
-    for segment in segments(directory):
-        at = 0
-        for n, _ in segment.rows:
-            text.append(bytes(TOKENIZER.decode(segment.tokens[at : at + n].astype("int32"))))
-            at += int(n)
-    return text
+    return [bytes(TOKENIZER.decode(row.ids)) for row in stored_rows(directory / "stream")]
 
 
 def done(directory: Path) -> int:

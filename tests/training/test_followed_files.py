@@ -15,14 +15,14 @@ from typing import Any
 
 import pytest
 
-from mlxhog.data.segments import TrainingRow
+from mlxhog.data.segments import TrainingRow, stored_rows
 from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.training import follow
 from mlxhog.training.follow import Follower
 from tests.pairs import each_of
 from tests.training.asking import LIMIT_S
-from tests.training.test_follow import ROOT, TOKENIZER, rows, segments
+from tests.training.test_follow import ROOT, TOKENIZER, rows
 
 TALK = b"User: a\nAssistant: b"
 
@@ -73,13 +73,8 @@ def test_a_file_that_is_not_text_is_named_once_and_the_others_are_trained(follow
 
 def trained(directory: Path) -> list[bytes]:
     """The trained text of every published row."""
-    texts = []
-    for segment in segments(directory):
-        ends = segment.rows[:, 0].cumsum()
-        for (n, masked), end in zip(segment.rows.tolist(), ends.tolist(), strict=True):
-            ids = segment.tokens[end - n + masked + 1 : end].astype("int32")
-            texts.append(bytes(TOKENIZER.decode(ids)))
-    return texts
+    rows = stored_rows(directory / "stream")
+    return [bytes(TOKENIZER.decode(row.ids[row.masked + 1 :])) for row in rows]
 
 
 @each_of(

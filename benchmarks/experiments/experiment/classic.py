@@ -14,7 +14,7 @@ from experiment.figures import inks, label_lines, new_panels
 from experiment.record import say
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.result import ClassicResult
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ profile     the workload: times, a round's cost, conflict, noise, heterogeneity
 rules       strategies and their schemes in the simulator; the table of rules that chooses one, with
             reasons; a prediction of every strategy
 measuring   trainings: a profile in half a minute, and the two best in turns
-advise      the command: a profile, a choice, a trial; the history of earlier advice
+advise      the command: a profile, a choice, a trial
 """
 
 from dataclasses import dataclass

@@ -1,23 +1,16 @@
-"""Advice on a strategy: a profile, predictions, a trial, reasons, and a history of the machine.
-
-<cache>/advice.jsonl   one line for each advice: time, subject, profile, prediction, trial
-"""
+"""Advice on a strategy: a profile, predictions, a trial, and reasons."""
 
 from __future__ import annotations
 
 import math
 import textwrap
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from mlxhog.config.strategies import Hogwild
-from mlxhog.errors import ConfigError, DataError
-from mlxhog.files import plain_json
-from mlxhog.files.cache import user_cache_directory
-from mlxhog.files.durable import append_lines, disk_errors
+from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
 from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.report.table import Section
@@ -26,8 +19,8 @@ from mlxhog.theory.advisor import AdviseConfig
 from mlxhog.theory.advisor.measuring import SLICES, Trial, measured_profile, try_both
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import PredictedArm, Recommendation, recommend
-from mlxhog.theory.analysis.target import Target
 from mlxhog.theory.simulator.links import Link
+from mlxhog.theory.target import Target
 
 PROFILE_PARTS, TRIAL_PARTS = 4, 2 * SLICES + 1
 """Three short runs and the gradients; the turns of both arms and their evaluation."""
@@ -77,7 +70,7 @@ class StrategyAdvice:
         return f"{self.untold}, run advise again when other programs are quiet; a guess is {advice}"
 
     def to_json(self) -> dict[str, Any]:
-        """Return the output of `advise --json`, which is an entry of the history, too."""
+        """Return the output of `advise --json`."""
         choice = self.recommendation
         return {
             "subject": self.title,
@@ -91,7 +84,7 @@ class StrategyAdvice:
             "otherwise": choice.otherwise,
             "expected": [one.to_json() for one in choice.expected],
             "profile": self.profile.to_json(),
-            "trial": None if self.trial is None else self.trial.to_json(),
+            "trial": None if self.trial is None else asdict(self.trial),
             "untold": self.untold,
             "seconds": self.seconds,
         }
@@ -176,7 +169,7 @@ def _filled(*notes: str) -> list[str]:
 def advise_on(
     target: Target, options: AdviseConfig, *, tries: bool, tell: TellStep
 ) -> StrategyAdvice:
-    """Measure, predict and try; the advice goes to the history.
+    """Measure, predict and try.
 
     Args:
         target: the model and its training.
@@ -204,7 +197,7 @@ def advise_on(
     trial = None
     if tries and choice.second is not None:
         trial = try_both(target, (choice.first.arm, choice.second.arm), options.try_time, tell)
-    advice = StrategyAdvice(
+    return StrategyAdvice(
         title=target.title,
         profile=profile,
         recommendation=choice,
@@ -212,84 +205,3 @@ def advise_on(
         load=load,
         seconds=time.monotonic() - began,
     )
-    remember(advice.to_json())
-    return advice
-
-
-# -- the history of advice -------------------------------------------------------------------------
-
-
-def history_path() -> Path:
-    """Return the file of the history."""
-    return user_cache_directory() / "advice.jsonl"
-
-
-def remember(advice: Mapping[str, Any]) -> None:
-    """Append one advice.
-
-    Raises:
-        EnvironmentLacks: the disk is full, or the system refuses.
-    """
-    line = plain_json.dumps({"t_s": time.time(), **advice}) + b"\n"
-    with disk_errors(f"writing {history_path()}"):
-        history_path().parent.mkdir(parents=True, exist_ok=True)
-        append_lines(history_path(), line)
-
-
-def read_history() -> list[dict[str, Any]]:
-    """Return every advice, oldest first, without a torn last line.
-
-    Raises:
-        DataError: the file is damaged.
-    """
-    if not history_path().exists():
-        return []
-    entries: list[dict[str, Any]] = []
-    try:
-        for entry in plain_json.objects(history_path()):
-            lacking = {"t_s", "subject", "advised"} - entry.keys()
-            lacking |= {"tie", "winner"} - set(entry.get("trial") or ("tie", "winner"))
-            if lacking:
-                raise ValueError(f"a line has no {', '.join(sorted(lacking))}")
-            time.localtime(entry["t_s"])
-            entries.append(entry)
-    except (OSError, OverflowError, TypeError, ValueError) as error:
-        raise DataError(
-            f"{history_path()} is damaged after {len(entries)} lines ({error}); remove it to "
-            "begin anew"
-        ) from error
-    return entries
-
-
-def score_history(entries: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
-    """Count the trials, and those that the recommended arm won or tied.
-
-    Undecided trials on a busy machine do not count.
-    """
-    tried = [one for one in entries if one.get("trial") and not one["trial"].get("untold")]
-    return len(tried), sum(
-        one["trial"]["tie"] or one["trial"]["winner"] == one["advised"] for one in tried
-    )
-
-
-def history_sections(entries: Sequence[Mapping[str, Any]]) -> Iterator[Section]:
-    """Arrange the history for `mlxhog.report.table.show`."""
-    tried, right = score_history(entries)
-    if not entries:
-        yield Section(f"nothing was advised here yet ({history_path()})")
-        return
-    yield Section(
-        f"of {tried} trials {right} came out as predicted, or as a tie"
-        if tried
-        else "no advice was tried yet"
-    )
-    rows = []
-    for entry in entries:
-        trial = entry.get("trial")
-        outcome = "not tried"
-        if trial:
-            outcome = "tie" if trial["tie"] else trial["winner"]
-            outcome = "busy machine" if trial.get("untold") else outcome
-        when = time.strftime("%Y-%m-%d %H:%M", time.localtime(entry["t_s"]))
-        rows.append((when, str(entry["subject"]), str(entry["advised"]), outcome))
-    yield Section("", ("when", "subject", "advised", "outcome"), rows)

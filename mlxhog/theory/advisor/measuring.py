@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -21,14 +21,8 @@ from mlxhog.arena.child import Child, Lane
 from mlxhog.checkpoint.run import Run
 from mlxhog.config import optimizers
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.contradictions import CHOICES, choosing
-from mlxhog.config.fine_tuning import WITHOUT_ENDS
-from mlxhog.config.options import options
 from mlxhog.config.strategies import Hogwild, Serial, Sync
-from mlxhog.data import heldout
-from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, Diverged, WorkerFailed
-from mlxhog.files.quantities import Interval
 from mlxhog.machine.load import LoadWatch
 from mlxhog.report.metrics import Result
 from mlxhog.report.views import Tell, TellStep
@@ -38,73 +32,14 @@ from mlxhog.theory.advisor.rules import Arm
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of, tickets, workers_of
 from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
-from mlxhog.theory.analysis.sampling import GradientSource, Subject, Ticket, source
-from mlxhog.theory.analysis.target import Target
+from mlxhog.theory.analysis.sampling import Subject, Ticket, source
+from mlxhog.theory.short_runs import PLAIN, score, settings_for, train
 from mlxhog.theory.simulator.links import FLOAT_BYTES, Link
 from mlxhog.theory.simulator.workers import Worker, worker_of
-from mlxhog.training import trainer
-
-PLAIN: Mapping[str, Any] = {
-    **{
-        one.name: one.default
-        for one in options(TrainConfig).values()
-        if one.group in ("strategy", "sparse")
-        and one.name not in ("write", "gpu_write", "sampled_head")
-    },
-    "max_workers": None,
-    "steps": None,
-    "tokens": None,
-    "resume": None,
-    **WITHOUT_ENDS,
-}
-"""Defaults of options that short runs leave out: those of one strategy, and budgets."""
-
-
-def settings_for(
-    config: TrainConfig, options: Mapping[str, Any], seconds: float, folder: str
-) -> TrainConfig:
-    """Return the configuration with other options, for a run of some seconds in a folder."""
-    never = Interval()
-    choices = {kind: options[kind] for kind in CHOICES if kind in options} | {"eval_every": "off"}
-    return replace(
-        config,
-        **{**PLAIN, **choosing(TrainConfig, **choices), **options},
-        time=seconds,
-        sample_every=never,
-        save_every=never,
-        out=folder,
-        name="advise",
-    )
-
-
-def _train(settings: TrainConfig, tell: Tell, *, whole_time: bool = False) -> Result:
-    """Train; arguments and errors as `mlxhog.training.trainer.train`.
-
-    Raises:
-        KeyboardInterrupt: a signal asked to end.
-    """
-    result = trainer.train(
-        settings, observer=lambda now: tell(f"{now.step} steps"), whole_time=whole_time
-    )
-    if result.status == "interrupted":
-        raise KeyboardInterrupt
-    return result
-
+from mlxhog.theory.stats import standard_error
+from mlxhog.theory.target import Target
 
 # -- a profile -------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ShortRun:
-    """The times of a run of some seconds.
-
-    Attributes:
-        workers: costs of their steps.
-        rounds_per_s: steps of the run per second of training.
-    """
-
-    workers: list[Worker]
-    rounds_per_s: float
 
 
 FEWEST_STEPS = 8
@@ -113,8 +48,10 @@ LONGER, TRIES = 4.0, 3
 """Factor of the time of a repeated short run, and most runs."""
 
 
-def run_shortly(config: TrainConfig, *, seconds: float, tell: Tell, **options: Any) -> ShortRun:
-    """Train for some seconds in a temporary folder, and return the times of the steps.
+def run_shortly(
+    config: TrainConfig, *, seconds: float, tell: Tell, **chosen: Any
+) -> tuple[list[Worker], float]:
+    """Train for some seconds in a temporary folder; return costs of steps, and steps per second.
 
     The start-up does not count. If a worker takes fewer than `FEWEST_STEPS`, as with a large model
     or on a busy machine, the run is repeated for longer.
@@ -125,8 +62,8 @@ def run_shortly(config: TrainConfig, *, seconds: float, tell: Tell, **options: A
     """
     for _ in range(TRIES):
         with tempfile.TemporaryDirectory(prefix="mlxhog-advise-") as folder:
-            settings = settings_for(config, options, seconds, folder)
-            result = _train(settings, tell, whole_time=True)
+            settings = settings_for(config, folder, "advise", **{**PLAIN, **chosen}, time=seconds)
+            result = train(settings, tell)
             times = Run(Path(result.run)).read_times()
         fewest = min((one["steps"] for one in times), default=0)
         if len(times) == len(result.workers) and fewest >= FEWEST_STEPS:
@@ -137,10 +74,7 @@ def run_shortly(config: TrainConfig, *, seconds: float, tell: Tell, **options: A
             f"not every worker finished a step within {seconds / LONGER:g} s; give them longer, "
             "as in --measure 30"
         )
-    return ShortRun(
-        workers=[worker_of(one) for one in times],
-        rounds_per_s=result.steps / result.seconds,
-    )
+    return [worker_of(one) for one in times], result.steps / result.seconds
 
 
 def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profile:
@@ -165,28 +99,29 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
     plan = plan_of(target, AnalyzeConfig())
     subject = subject_of(target, plan)
 
-    def short(part: str, **more: Any) -> ShortRun:
+    def short(part: str, **chosen: Any) -> tuple[list[Worker], float]:
         tell(part, "starting")
         return run_shortly(
-            target.config, seconds=how.measure, tell=lambda step: tell(part, step), **more
+            target.config, seconds=how.measure, tell=lambda step: tell(part, step), **chosen
         )
 
-    together = short(f"{len(workers)} workers, lock-free", strategy=Hogwild())
+    together, _ = short(f"{len(workers)} workers, lock-free", strategy=Hogwild())
     one = workers[0].backend
-    alone = short("one worker", strategy=Serial(), workers=one, threads=workers[0].threads)
-    rounds = short(f"{len(workers)} workers, in rounds", strategy=Sync())
+    (alone,), _ = short("one worker", strategy=Serial(), workers=one, threads=workers[0].threads)
+    sync_s = _round_s(*short(f"{len(workers)} workers, in rounds", strategy=Sync()))
     p_conf, density, noise = _gradients(target, subject, how, tell)
     link = None if how.link is None else Link.parse(how.link)
     n_params = subject.layout.n_floats
+    if link is not None:
+        sync_s += link.all_reduce_s(FLOAT_BYTES * n_params, how.machines)
     return Profile(
-        workers=together.workers,
-        alone=alone.workers[0],
-        sync_s=_round_s(rounds)
-        + (link.all_reduce_s(FLOAT_BYTES * n_params, how.machines) if link is not None else 0.0),
+        workers=together,
+        alone=alone,
+        sync_s=sync_s,
         p_conf=p_conf,
         density=density,
         noise_scale=noise,
-        batch=subject.batch_size,
+        batch=subject.sequences,
         backend=one,
         adaptive=optimizers.of(target.config).is_adaptive,
         reproducible=how.reproducible,
@@ -198,12 +133,12 @@ def measured_profile(target: Target, how: AdviseConfig, tell: TellStep) -> Profi
     )
 
 
-def _round_s(rounds: ShortRun) -> float:
+def _round_s(workers: Sequence[Worker], rounds_per_s: float) -> float:
     """Return T_s, the time of a round beyond its slowest gradient."""
     rng = np.random.default_rng(0)
-    times = [worker.compute.successive(rng) for worker in rounds.workers]
+    times = [worker.compute.successive(rng) for worker in workers]
     slowest = fmean(max(next(one) for one in times) for _ in range(2000))
-    return max(0.0, 1 / rounds.rounds_per_s - slowest)
+    return max(0.0, 1 / rounds_per_s - slowest)
 
 
 def _gradients(
@@ -214,7 +149,7 @@ def _gradients(
     count = min(how.samples, most_samples(subject))
     drawn = tickets(batches.n_tickets, count, target.config.seed)
     with Child() as child:
-        tell("gradients", f"starting {subject.backend}")
+        tell("gradients", f"starting {subject.worker.backend}")
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
         tell("gradients", "their noise")
         noise: float | None = call_child(child, noise_scale, subject, drawn)
@@ -224,8 +159,8 @@ def _gradients(
 def weighted(blocks: Sequence[BlockConflicts]) -> tuple[float, float]:
     """Return probability of conflict and share of touched elements, weighted by parameters."""
     total = sum(one.block.parameters for one in blocks)
-    p_conf = sum(one.block.parameters * one.elements.p_conf.value for one in blocks) / total
-    touched = sum(one.elements.mean_groups for one in blocks) / total
+    p_conf = sum(one.block.parameters * one.p_conf.value for one in blocks) / total
+    touched = sum(one.mean for one in blocks) / total
     return min(1.0, p_conf), min(1.0, touched)
 
 
@@ -247,7 +182,7 @@ def noise_scale(lane: Lane, subject: Subject, drawn: Sequence[Ticket]) -> float 
     of_mean = float(total @ total) / n**2
     noise = (squares - of_mean) / (1 - 1 / n)  # tr(Sigma) / B
     signal = squares - noise
-    return subject.batch_size * noise / signal if signal > 0 else None
+    return subject.sequences * noise / signal if signal > 0 else None
 
 
 # -- a trial ---------------------------------------------------------------------------------------
@@ -262,7 +197,6 @@ UNEVEN = 1.3
 it the load of other programs, and not the arms, decided about steps."""
 
 HELD_OUT_TOKENS = 65_536
-ROWS = 16
 
 
 @dataclass(frozen=True)
@@ -293,10 +227,6 @@ class Trial:
     tie: bool
     untold: str | None = None
 
-    def to_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
 
 def decide(
     arms: tuple[Arm, Arm], bits: tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -312,7 +242,7 @@ def decide(
     """
     apart = bits[1] - bits[0]
     difference = float(apart.mean())
-    error = float(apart.std(ddof=1) / math.sqrt(len(apart))) if len(apart) > 1 else math.inf
+    error = standard_error(apart) if len(apart) > 1 else math.inf
     if not math.isfinite(difference):
         return arms[int(np.isfinite(bits[1]).all())].name, False, difference, error
     tie = abs(difference) < max(2 * error, TIE_BITS)
@@ -402,15 +332,17 @@ def _train_slice(
     """Train an arm for one turn; its last turn is resumed."""
     part = f"{arm.name}, turn {number + 1} of {SLICES}"
     tell(part, "starting")
-    options = {
-        "strategy": arm.strategy,
-        "workers": arm.workers or target.config.workers,
-        "resume": None if before is None else before.run,
-        "schedule": "constant",
-    }
-    out = str(folder / arm.name.replace(" ", "-"))
-    settings = settings_for(target.config, options, seconds, out)
-    result = _train(settings, lambda step: tell(part, step), whole_time=True)
+    settings = settings_for(
+        target.config,
+        folder / arm.name.replace(" ", "-"),
+        "advise",
+        **PLAIN | {"strategy": arm.strategy},
+        workers=arm.workers or target.config.workers,
+        resume=None if before is None else before.run,
+        schedule="constant",
+        time=seconds,
+    )
+    result = train(settings, lambda step: tell(part, step))
     if result.status != DIVERGED and (not result.steps or result.checkpoint is None):
         raise WorkerFailed(
             f"{arm.name} took no step in {seconds:g} s; give it longer, as in --try 5m, or leave "
@@ -422,24 +354,9 @@ def _train_slice(
 def _bits_per_byte(child: Child, target: Target, checkpoint: Path) -> NDArray[np.float64]:
     """Return the held-out bits per byte of every batch, (batches,)."""
     plan = plan_of(target, AnalyzeConfig())
-    subject = replace(subject_of(target, plan), checkpoint=checkpoint)
-    bits: NDArray[np.float64] = call_child(child, evaluate, subject, plan.data.val)
+    backend, seq_len = plan.workers[0].backend, plan.config.seq_len
+    nats, n_bytes = call_child(
+        child, score, backend, checkpoint, plan.data.val, seq_len, HELD_OUT_TOKENS
+    )
+    bits: NDArray[np.float64] = nats / (math.log(2) * n_bytes)
     return bits
-
-
-def evaluate(lane: Lane, subject: Subject, held_out: Path) -> NDArray[np.float64]:
-    """Return bits per byte of every held-out batch at a checkpoint; runs in a child."""
-    ours = GradientSource(subject)
-    batches = heldout.batches(
-        TokenFile.open(held_out),
-        seq_len=subject.seq_len,
-        batch_size=ROWS,
-        eval_tokens=HELD_OUT_TOKENS,
-    )
-    return np.array(
-        [
-            heldout.bits_per_byte(ours.backend.evaluate(batch).nats, batch.n_bytes)
-            for batch in batches
-            if batch.n_bytes
-        ]
-    )

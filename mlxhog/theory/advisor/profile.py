@@ -12,9 +12,7 @@ import numpy as np
 
 from mlxhog.errors import DataError
 from mlxhog.files.quantities import format_bytes
-from mlxhog.theory.local_steps import interval_by_overhead
 from mlxhog.theory.simulator.links import FLOAT_BYTES, Link, sent_bytes
-from mlxhog.theory.simulator.times import Constant, MeasuredTimes, ShiftedExponential
 from mlxhog.theory.simulator.workers import Worker
 from mlxhog.training import choose_strategy
 
@@ -79,39 +77,6 @@ class Profile:
                 f"{len(self.workers)} workers, {self.sync_s} s for a round, heterogeneity "
                 f"{self.heterogeneity}: wanted a worker at least, and no negative numbers"
             )
-
-    @classmethod
-    def of_document(
-        cls,
-        *,
-        compute_time_ms: float,
-        communication_time_ms: float,
-        compute_variance: float,
-        gradient_sparsity: float,
-        data_heterogeneity: float,
-        workers: int,
-    ) -> Profile:
-        """Read the five fields of document 003's WorkloadProfile; three of them have no unit.
-
-        Variance is read as the coefficient of variation of a least time with an exponential delay,
-        up to 1; communication as the cost of a barrier, and of the exchange of each step; sparsity
-        as the share of elements that are not zero, as in the document; heterogeneity as
-        zeta^2 / sigma^2, since gradients do not show a KL divergence.
-        """
-        mean_s = compute_time_ms / 1e3
-        delay_s = mean_s * min(1.0, compute_variance)
-        time = ShiftedExponential(mean_s - delay_s, delay_s) if delay_s else Constant(mean_s)
-        worker = Worker(name="document", compute=time, exchange_s=communication_time_ms / 1e3)
-        share = gradient_sparsity
-        return cls(
-            workers=[worker] * workers,
-            alone=worker,
-            sync_s=communication_time_ms / 1e3,
-            p_conf=1 - math.exp(-(share**2) * 10_000) if share < 1 else 1.0,
-            density=share,
-            heterogeneity=data_heterogeneity,
-            source="document 003's five fields",
-        )
 
     # -- quantities that follow ------------------------------------------------------------------
 
@@ -207,27 +172,27 @@ class Profile:
         )
 
     def period(self) -> int:
-        """H_min: local steps after which a merge takes no more than a tenth of the time."""
-        return interval_by_overhead(step_s=self.mean_s, sync_s=self.sync_s)
+        """H: local steps after which a merge takes no more than a tenth of the time."""
+        share = 0.1
+        return max(1, math.ceil(self.sync_s * (1 - share) / (share * self.mean_s) - 1e-9))
 
     def to_json(self) -> dict[str, Any]:
-        """Return the numbers, for --json and the history."""
-        times = [MeasuredTimes(column) for column in self._rounds.T]
+        """Return the numbers, for --json."""
         return {
             "source": self.source,
             "workers": [
                 {
                     "name": worker.name,
                     "mean_s": worker.compute.mean_s,
-                    "cv": float(time.seconds.std() / time.seconds.mean()),
-                    "min_s": float(time.seconds.min()),
-                    "p95_s": float(np.quantile(time.seconds, 0.95)),
-                    "p99_s": float(np.quantile(time.seconds, 0.99)),
+                    "cv": float(time.std() / time.mean()),
+                    "min_s": float(time.min()),
+                    "p95_s": float(np.quantile(time, 0.95)),
+                    "p99_s": float(np.quantile(time, 0.99)),
                     "read_s": worker.read_s,
                     "apply_s": worker.apply_s,
                     "other_s": worker.other_s,
                 }
-                for worker, time in zip(self.workers, times, strict=True)
+                for worker, time in zip(self.workers, self._rounds.T, strict=True)
             ],
             "alone_step_s": self.alone.step_s,
             "mean_s": self.mean_s,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -13,7 +13,8 @@ from mlxhog.config.strategies import SSP, AsyncPS, Hogwild, RoundRobin, Serial, 
 from mlxhog.config.strategy import StrategyChoice
 from mlxhog.errors import ConfigError
 from mlxhog.theory.advisor.profile import Profile
-from mlxhog.theory.simulator import Prediction, gates, schemes, simulate
+from mlxhog.theory.rules import Rule, holding
+from mlxhog.theory.simulator import Prediction, schemes, simulate
 from mlxhog.training.choose_strategy import MARGIN, lock_free_pays
 
 # -- arms: strategies of train, each with its scheme in the simulator ------------------------------
@@ -104,14 +105,13 @@ def _scheme(strategy: StrategyChoice, barrier_s: float) -> schemes.Scheme:
         case Sync():
             return schemes.Sync(round_s=barrier_s, by_speed=strategy == BY_SPEED)
         case SSP():
-            return gates.SSP(strategy.slack)
+            return schemes.SSP(strategy.slack)
         case AsyncPS():
             return schemes.ParameterServer()
         case RoundRobin():
             return schemes.RoundRobin()
         case Averaged():
-            corrected = isinstance(strategy, Scaffold)
-            return schemes.OuterLoop(strategy.local_steps, round_s=barrier_s, corrected=corrected)
+            return schemes.OuterLoop(strategy.local_steps, round_s=barrier_s)
     return schemes.Hogwild()
 
 
@@ -123,30 +123,11 @@ SIMULATED = 3000
 """Gradients of a prediction."""
 
 
-@dataclass(frozen=True)
-class Rule:
-    """One row of the table.
-
-    Attributes:
-        name: of the situation.
-        holds: whether a profile is in that situation.
-        choose: strategies for it, best first; the first that has an arm is taken.
-        because: the reason, with the profile's numbers.
-        otherwise: a change that leads to another answer.
-    """
-
-    name: str
-    holds: Callable[[Profile], bool]
-    choose: Callable[[Profile], Sequence[StrategyChoice]]
-    because: Callable[[Profile], str]
-    otherwise: str
-
-
 def _dominant_sync(p: Profile) -> bool:
     return p.overhead >= p.straggling
 
 
-RULES = (
+RULES: tuple[Rule[Profile, Sequence[StrategyChoice]], ...] = (
     Rule(
         "the machine is full",
         lambda p: p.count == 1 or p.scaling < SATURATED,
@@ -251,7 +232,7 @@ RULES = (
         "a faster link",
     ),
 )  # fmt: skip
-"""The first rule that holds and has an arm decides."""
+"""The first row that holds and has an arm decides."""
 
 
 @dataclass(frozen=True)
@@ -321,20 +302,17 @@ def recommend(
         known = {kind: arm for kind, arm in known.items() if arm.repeats}
     predicted = dict(zip(known, predict(profile, list(known.values())), strict=True))
     expected = sorted(predicted.values(), key=lambda one: one.time)
-    for rule in RULES:
-        if not rule.holds(profile):
-            continue
-        first = next((predicted[one] for one in rule.choose(profile) if one in predicted), None)
-        if first is None:
-            continue
-        return Recommendation(
-            first=first,
-            second=next((one for one in expected if one.arm.family != first.arm.family), None),
-            rule=rule.name,
-            because=rule.because(profile),
-            otherwise=rule.otherwise,
-            expected=tuple(expected),
-        )
+    for rule in holding(RULES, profile):
+        first = next((predicted[one] for one in rule.answer(profile) if one in predicted), None)
+        if first is not None:
+            return Recommendation(
+                first=first,
+                second=next((one for one in expected if one.arm.family != first.arm.family), None),
+                rule=rule.topic,
+                because=rule.because(profile),
+                otherwise=rule.otherwise,
+                expected=tuple(expected),
+            )
     raise ConfigError(
         f"no rule fits with the strategies {', '.join(map(str, strategies))}; wanted serial, sync "
         "or hogwild among them"

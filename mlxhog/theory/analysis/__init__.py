@@ -2,13 +2,11 @@
 
 In this order:
 
-target      the model: an architecture, settings, a run, a checkpoint
 sampling    blocks of a model; gradients of sampled batches, in a process of their own
-conflicts   Omega, rho, Delta, p_conf of every block; counts of the embedding's rows
-tables      counts of the rows of tables of n-grams
-staleness   updates by others between read and write; the worth of a late gradient
-conditions  the theorems' rules at these numbers
-advice      recommendations
+written     the steps that an optimizer writes for them
+conflicts   Omega, rho, Delta, p_conf of every block; rows of the embedding and of tables
+staleness   updates by others between read and write, of a run or a short one
+advice      recommendations, as a table of rules
 analyze     the whole analysis, with a short lock-free run
 report      the result, as tables, figures and JSON
 """

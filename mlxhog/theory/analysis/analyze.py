@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -12,111 +12,24 @@ from mlxhog import optim
 from mlxhog.arena.child import Child
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.config import TrainConfig
-from mlxhog.config.contradictions import choosing
-from mlxhog.config.fine_tuning import WITHOUT_ENDS
 from mlxhog.config.optimizers import SGD
 from mlxhog.config.strategies import Hogwild, Serial
 from mlxhog.config.strategy import sparsify
-from mlxhog.data.batches import Batches
-from mlxhog.errors import ConfigError, DataError, WorkerFailed, did_you_mean
-from mlxhog.files.quantities import Interval
+from mlxhog.errors import ConfigError, DataError, did_you_mean
 from mlxhog.machine import machine
 from mlxhog.machine.workers import BACKENDS, WorkerSpec, backend_here, resolve_workers
 from mlxhog.models import families, ngrams
-from mlxhog.report.metrics import Progress
-from mlxhog.report.views import Tell, TellStep
+from mlxhog.report.views import TellStep
+from mlxhog.theory import bounds
 from mlxhog.theory.analysis import PROBE_S, AnalyzeConfig, conflicts, sampling
-from mlxhog.theory.analysis.advice import Evidence, advise
-from mlxhog.theory.analysis.conditions import Constants, Lag, conditions, facts
+from mlxhog.theory.analysis.advice import Evidence, Lag, advise
 from mlxhog.theory.analysis.conflicts import call_child, measure, most_samples
 from mlxhog.theory.analysis.report import Analysis
-from mlxhog.theory.analysis.sampling import Subject, Ticket, blocks_of
-from mlxhog.theory.analysis.staleness import (
-    LAGS,
-    ObservedStaleness,
-    StaleGradient,
-    compare_stale_gradients,
-    mean_of,
-    of_run,
-    summaries,
-)
-from mlxhog.theory.analysis.tables import MOST_BATCHES, count_tables
-from mlxhog.theory.analysis.target import Target
-from mlxhog.training import trainer
+from mlxhog.theory.analysis.sampling import LAGS, Subject, Ticket, blocks_of
+from mlxhog.theory.analysis.staleness import ObservedStaleness, of_run, probe_run
+from mlxhog.theory.bounds import Bound, Facts
+from mlxhog.theory.target import Target
 from mlxhog.training.plan import Plan, make_plan
-
-# -- a short lock-free run -------------------------------------------------------------------------
-
-
-def probe_run(
-    config: TrainConfig,
-    *,
-    workers: str,
-    seconds: float,
-    tell: Tell,
-) -> ObservedStaleness:
-    """Train for a few seconds without locks in a temporary folder, and return the staleness.
-
-    Args:
-        config: the settings; the run adds plainly (`write: racy`) and evaluates nothing.
-        workers: mix of the run.
-        seconds: of training.
-        tell: called with the progress.
-
-    Raises:
-        MlxhogError: as `mlxhog.training.trainer.train`.
-        WorkerFailed: no step was finished in that time.
-    """
-    never = Interval()
-    with tempfile.TemporaryDirectory(prefix="mlxhog-analyze-") as folder:
-        settings = replace(
-            config,
-            **choosing(TrainConfig, eval_every="off"),
-            strategy=_lock_free(config),
-            workers=workers,
-            read="snapshot",
-            max_workers=None if config.max_workers is None else max(2, config.max_workers),
-            write="racy",
-            gpu_write="cpu",
-            steps=None,
-            tokens=None,
-            time=seconds,
-            **WITHOUT_ENDS,
-            sample_every=never,
-            save_every=never,
-            out=folder,
-            name="probe",
-            resume=None,
-        )
-
-        def show(progress: Progress) -> None:
-            tell(f"{progress.step} steps")
-
-        result = trainer.train(settings, observer=show)
-    if result.status == "interrupted":
-        raise KeyboardInterrupt
-    if not result.staleness:
-        raise WorkerFailed(
-            f"the probe run finished no step within {seconds:g} s of training; give it longer, as "
-            "in --seconds 30, or none with --seconds 0"
-        )
-    return ObservedStaleness(
-        source="probe",
-        workers=len(result.workers),
-        write="racy",
-        steps=result.steps,
-        mean=mean_of(result.staleness),
-        largest=max(result.staleness),
-        histogram=result.staleness,
-        lost_update_rate=result.lost_update_rate,
-        tokens_per_s=result.tokens_per_s,
-        by_worker=summaries(
-            {(worker.slot, worker.backend): worker.staleness for worker in result.workers}
-        ),
-    )
-
-
-# -- the analysis ----------------------------------------------------------------------------------
 
 CURVED, ROUNDS = 2, 8  # batches for the curvature, and gradients of each
 WATCHED = 4  # batches whose gradients are taken again after others' updates
@@ -139,83 +52,158 @@ def analyze(target: Target, options: AnalyzeConfig, tell: TellStep) -> Analysis:
     """
     began = time.monotonic()
     plan = plan_of(target, options)
-    write, notes = plan.writers.write, [*plan.data.notes, *_sparse_notes(target.config)]
+    write = plan.writers.write
     recorded = None if target.run is None else of_run(target.run, write)
     target = replace(target, config=_settled(target, plan))
+    config = target.config
     subject = subject_of(target, plan, parts=options.parts)
-    limit = most_samples(subject)
-    samples = min(options.samples, limit)
+    samples = min(options.samples, most_samples(subject))
+    batches = subject.batches()
+    notes = [*plan.data.notes, *_notes(config, frozen=batches.example().frozen)]
     if samples < options.samples:
         notes.append(f"{samples} samples instead of {options.samples}: bitmaps of more do not fit")
-    batches = subject.batches()
-    if batches.example().frozen:
-        notes.append(
-            "gradients stop at the start of a completion, as in training; --context trained lets "
-            "them flow through the prompts"
-        )
     if batches.n_tickets < 2:
         raise DataError(
-            f"{target.config.data} is one batch of {subject.batch_size} x {subject.seq_len} "
+            f"{config.data} is one batch of {subject.sequences} x {config.seq_len} "
             "tokens, and conflict takes two; use more text, or a smaller --batch-size or --seq-len"
         )
     observed = _observe(target, plan, options, recorded, tell)
     with Child() as child:
-        tell("gradients", f"starting {subject.backend}")
-        drawn = tickets(batches.n_tickets, samples, target.config.seed)
+        tell("gradients", f"starting {subject.worker.backend}")
+        drawn = tickets(batches.n_tickets, samples, config.seed)
         measured = measure(child, subject, drawn, lambda step: tell("gradients", step))
-        smoothness, stale_gradients = _measure_dynamics(child, subject, target, drawn, tell)
-    rows = conflicts.count_rows(
+        tell("gradients", "how fast they change")
+        smoothness = float(call_child(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS))
+        tell("gradients", "how they age")
+        order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
+        shuffled, lags = [drawn[k] for k in order], LAGS[-1]
+        stale_gradients = call_child(
+            child,
+            sampling.compare_stale_gradients,
+            subject,
+            shuffled[lags:][:WATCHED],
+            shuffled[:lags],
+            shuffled[-REMEMBERED:] if target.checkpoint is not None else [],
+        )
+
+    def counted(most: int) -> list[Ticket]:
+        return tickets(batches.n_tickets, min(most, batches.n_tickets), config.seed)
+
+    rows = conflicts.count_embedding(
         batches,
-        _counted_batches(batches, options.batches, target.config.seed),
-        rows=plan.model.vocab_size,
-        tokenizer=plan.data.tokenizer,
-        tell=lambda step: tell("rows of the embedding", step),
+        counted(options.batches),
+        plan.model.vocab_size,
+        plan.data.tokenizer,
+        lambda step: tell("rows of the embedding", step),
     )
-    tables = count_tables(
+    tables = conflicts.count_tables(
         batches,
-        _counted_batches(batches, min(options.batches, MOST_BATCHES), target.config.seed),
+        counted(min(options.batches, conflicts.MOST_OF_TABLES)),
         ngrams.of(plan.model),
-        tell=lambda step: tell("rows of tables", step),
+        lambda step: tell("rows of tables", step),
     )
     lag = _lag(observed, target)
-    constants = Constants(largest_gradient=float(measured.norms.max()), smoothness=smoothness)
-    rules = tuple(
-        conditions(
-            measured.blocks,
-            updates_per_epoch=batches.n_tickets,
-            lag=lag,
-            constants=constants,
-            known=facts(target.config, write),
-        )
-    )
+    largest = float(measured.norms.max())
     evidence = Evidence(
-        config=target.config,
+        config=config,
         write=write,
         cores=machine.here().cores,
         trained=target.checkpoint is not None,
         blocks=measured.blocks,
         embedding=rows,
-        tables=tables,
+        tables=tuple(tables),
         lag=lag,
         observed=observed,
         stale_gradients=stale_gradients,
-        conditions=rules,
+        bounds=tuple(
+            bounds_of(
+                measured.blocks,
+                updates=batches.n_tickets,
+                lag=lag,
+                largest_gradient=largest,
+                smoothness=smoothness,
+                facts=facts(config, write),
+            )
+        ),
     )
     return Analysis(
         title=target.title,
         parameters=plan.parameters,
-        backend=subject.backend,
+        backend=subject.worker.backend,
         at="initial values" if target.checkpoint is None else str(target.checkpoint),
         updates_per_epoch=batches.n_tickets,
-        sequences=subject.batch_size,
-        seq_len=subject.seq_len,
+        sequences=subject.sequences,
+        seq_len=subject.config.seq_len,
         measured=measured,
-        constants=constants,
+        largest_gradient=largest,
+        smoothness=smoothness,
         evidence=evidence,
         advice=tuple(advise(evidence)),
         notes=tuple(notes),
         seconds=time.monotonic() - began,
     )
+
+
+# -- the theorems at these numbers -----------------------------------------------------------------
+
+
+def facts(config: TrainConfig, write: str) -> Facts:
+    """Return the facts on a language model and its training; `write` as the option of that name."""
+    return Facts(
+        strongly_convex=False,
+        smooth=None,  # measured near the parameters, unknown far from them
+        bounded_gradients=True if config.clip > 0 else None,
+        lossless=write != "racy",
+        sgd=config.optimizer == SGD(weight_decay=0.0) and sparsify(config) == "none",
+    )
+
+
+def bounds_of(
+    blocks: tuple[conflicts.BlockConflicts, ...],
+    *,
+    updates: int,
+    lag: Lag,
+    largest_gradient: float,
+    smoothness: float,
+    facts: Facts,
+) -> Iterator[Bound]:
+    """Yield the theorems of every block, then those of the whole model.
+
+    Args:
+        blocks: measured conflicts.
+        updates: of an epoch.
+        lag: staleness.
+        largest_gradient: M, the length of the longest gradient in the sample; a lower bound.
+        smoothness: L, the fastest change of a sampled gradient; a lower bound near the parameters.
+        facts: on the model and its training.
+    """
+    for one in blocks:
+        yield from bounds.of_block(
+            one.block.name,
+            facts,
+            n=one.block.parameters,
+            updates=updates,
+            tau=lag.largest,
+            p_conf=one.p_conf.value,
+            omega=one.omega.value,
+            rho=one.rho.value,
+            delta=one.delta.value,
+            smoothness=smoothness,
+            largest_gradient=largest_gradient,
+        )
+    lags = {"tau_concurrency": lag.mean, "tau_max": lag.largest}
+    known = {"smoothness": smoothness} if smoothness else {}
+    yield bounds.apply("step for dense problems", facts, **lags, **known)
+
+
+def _lag(observed: ObservedStaleness | None, target: Target) -> Lag:
+    if observed is not None and observed.workers > 1:
+        return Lag(mean=observed.all.mean, largest=float(observed.all.max), seen=True)
+    others = max(1.0, len(workers_of(target)) - 1.0)
+    return Lag(mean=others, largest=others, seen=False)
+
+
+# -- what is measured ------------------------------------------------------------------------------
 
 
 def tickets(per_epoch: int, count: int, seed: int) -> list[Ticket]:
@@ -229,18 +217,6 @@ def tickets(per_epoch: int, count: int, seed: int) -> list[Ticket]:
     epochs = -(-count // per_epoch)
     drawn = np.random.default_rng([seed, 1]).choice(per_epoch * epochs, count, replace=False)
     return [(int(one) // per_epoch, int(one) % per_epoch) for one in np.sort(drawn)]
-
-
-def _counted_batches(batches: Batches, most: int, seed: int) -> list[Ticket]:
-    """Return all batches of an epoch, or `most` of them."""
-    return tickets(batches.n_tickets, min(most, batches.n_tickets), seed)
-
-
-def _lock_free(config: TrainConfig) -> Hogwild:
-    """Return a strategy that is lock-free from the first step on, with the settings' numbers."""
-    if isinstance(config.strategy, Hogwild):
-        return replace(config.strategy, async_after=0.0, shares="equal")
-    return Hogwild()
 
 
 def plan_of(target: Target, options: AnalyzeConfig) -> Plan:
@@ -275,11 +251,10 @@ def _settled(target: Target, plan: Plan) -> TrainConfig:
     config = target.config
     if config.strategy is None:
         config = replace(config, strategy=Hogwild())
-    hidden = families.hidden_matrices(plan.model)
     return optim.for_model(
         config,
         plan.model.hidden_size,
-        hidden,
+        families.hidden_matrices(plan.model),
         len(workers_of(target)),
         vocabulary=plan.model.vocab_size,
         groups=families.rate_groups(plan.model),
@@ -288,47 +263,43 @@ def _settled(target: Target, plan: Plan) -> TrainConfig:
 
 def subject_of(target: Target, plan: Plan, *, parts: bool = False) -> Subject:
     """Return the gradients to sample; with `parts`, parts of a layer are blocks of their own."""
-    (worker,), config = plan.workers, plan.config
+    (worker,) = plan.workers
     return Subject(
-        backend=worker.backend,
-        threads=worker.threads,
+        worker=worker,
         kernels=plan.kernels[0],
-        cpu_blas=config.cpu_blas,
-        compute_dtype=config.compute_dtype,
+        config=plan.config,
+        steps=_settled(target, plan),
         model=plan.model,
         layout=plan.layout,
         blocks=blocks_of(plan.model, plan.layout.slots, parts=parts),
         checkpoint=target.checkpoint,
         tokens=plan.data.train,
-        seq_len=config.seq_len,
-        micro_batch=config.micro_batch,
-        batch_size=config.sequences_per_ticket,
-        seed=config.seed,
-        frozen=config.context == "frozen",
         sampled=plan.sampled,
-        sparsified=None if sparsify(target.config) == "none" else _settled(target, plan),
     )
 
 
-def _sparse_notes(config: TrainConfig) -> list[str]:
-    """Return notes on options that change the gradients' supports."""
-    notes = []
+def _notes(config: TrainConfig, *, frozen: bool) -> Iterator[str]:
+    """Yield notes on options that change the gradients' supports."""
     if (part := sparsify(config)) != "none":
-        notes.append(
+        yield (
             f"supports are those of the steps that sparsify={part} writes, not of gradients; "
             "residuals of error feedback begin at zero"
         )
     if config.sampled_head is not None:
-        notes.append(
+        yield (
             f"gradients are those of a loss over each batch's own words and {config.sampled_head} "
             "drawn ones"
         )
     if isinstance(config.strategy, Hogwild) and config.strategy.blocks == "disjoint":
-        notes.append(
+        yield (
             "with blocks=disjoint no two workers hold the same block: simultaneous updates never "
             "meet, even if these batches do"
         )
-    return notes
+    if frozen:
+        yield (
+            "gradients stop at the start of a completion, as in training; --context trained lets "
+            "them flow through the prompts"
+        )
 
 
 def _observe(
@@ -344,16 +315,13 @@ def _observe(
         seconds = PROBE_S if recorded is None or recorded.workers < 2 else 0.0
     if seconds == 0:
         return recorded
-    (worker,) = plan.workers
     workers = target.config.workers
     if workers == "auto" or len(workers_of(target)) < 2:
-        workers = f"{worker.backend}*2"
-    tell("a short lock-free run", workers)
+        workers = f"{plan.workers[0].backend}*2"
+    part = "a short lock-free run"
+    tell(part, workers)
     return probe_run(
-        target.config,
-        workers=workers,
-        seconds=seconds,
-        tell=lambda step: tell("a short lock-free run", step),
+        target.config, workers=workers, seconds=seconds, tell=lambda step: tell(part, step)
     )
 
 
@@ -367,28 +335,3 @@ def workers_of(target: Target) -> tuple[WorkerSpec, ...]:
         max_workers=config.max_workers,
         serial=config.strategy is not None and config.strategy.one_process,
     ).workers
-
-
-def _lag(observed: ObservedStaleness | None, target: Target) -> Lag:
-    if observed is not None and observed.workers > 1:
-        return Lag(mean=observed.mean, largest=float(observed.largest), seen=True)
-    others = max(1.0, len(workers_of(target)) - 1.0)
-    return Lag(mean=others, largest=others, seen=False)
-
-
-def _measure_dynamics(
-    child: Child, subject: Subject, target: Target, drawn: list[Ticket], tell: TellStep
-) -> tuple[float, tuple[StaleGradient, ...]]:
-    """Return how fast gradients change with the parameters, and the worth of late ones."""
-    config = target.config
-    tell("gradients", "how fast they change")
-    smoothness = float(call_child(child, sampling.curvature, subject, drawn[:CURVED], ROUNDS))
-    tell("gradients", "how they age")
-    order = np.random.default_rng([config.seed, 2]).permutation(len(drawn))
-    shuffled, lags = [drawn[k] for k in order], LAGS[-1]
-    before = shuffled[-REMEMBERED:] if target.checkpoint is not None else []
-    watched, others = shuffled[lags:][:WATCHED], shuffled[:lags]
-    stale_gradients = call_child(
-        child, compare_stale_gradients, subject, watched, others, before, config
-    )
-    return smoothness, stale_gradients

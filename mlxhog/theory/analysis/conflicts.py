@@ -1,13 +1,14 @@
-"""Omega, rho, Delta and conflict of each block of a model, and of the rows of its embedding.
+"""Omega, rho, Delta and conflict: of each block of a model, and of rows that batches look up.
 
 A spawned process computes gradients (`sampling.py`); this side keeps bitmaps, whose size is
-bounded, and turns them into estimates with intervals (`supports.py`).
+bounded, and turns them into estimates with intervals (`supports.py`). Rows of the embedding and of
+tables of n-grams are counted, exactly: a batch looks up those of its text and moves no other row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -17,11 +18,13 @@ from mlxhog.arena.child import Child, Failed
 from mlxhog.data.batches import Batches
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
+from mlxhog.models.ngrams import NgramTables
 from mlxhog.report.views import Tell
 from mlxhog.theory.analysis import FEWEST, sampling
-from mlxhog.theory.analysis.sampling import ELEMENT, EXACT, GRAINS, WRITTEN, Block, Subject, Ticket
+from mlxhog.theory.analysis.sampling import Block, Subject, Ticket
 from mlxhog.theory.hypergraph import Hypergraph
 from mlxhog.theory.supports import (
+    CONFIDENCE,
     Estimate,
     Supports,
     estimate_delta,
@@ -38,65 +41,62 @@ PATIENCE_S = 600.0  # for one chunk, and the import of a framework before the fi
 
 
 @dataclass(frozen=True)
-class Conflict:
-    """Conflicts between gradients of a block, in groups of one size.
+class BlockConflicts:
+    """Conflicts between updates of a block, in its elements.
 
     Attributes:
-        groups: elements, lines, stripes or rows of the block.
-        omega: most groups that a gradient touches.
-        rho: largest share of the batches that one batch shares a group with.
-        delta: share of the batches that touch the busiest group.
-        p_conf: probability that two batches share a group.
-        mean_groups: groups that a gradient touches, on average.
-        untouched: groups that no sampled gradient touched.
+        block: the block.
+        omega: most elements that an update touches.
+        rho: largest share of the batches that one batch shares an element with.
+        delta: share of the batches that touch the busiest element.
+        p_conf: probability that two batches share an element.
+        mean: elements that an update touches, on average.
+        untouched: elements that no sampled update touched.
     """
 
-    groups: int
+    block: Block
     omega: Estimate
     rho: Estimate
     delta: Estimate
     p_conf: Estimate
-    mean_groups: float
+    mean: float
     untouched: int
+
+    @classmethod
+    def of(cls, block: Block, supports: Supports) -> BlockConflicts:
+        """Estimate all quantities from some supports."""
+        return cls(
+            block=block,
+            omega=estimate_omega(supports),
+            rho=estimate_rho(supports),
+            delta=estimate_delta(supports),
+            p_conf=estimate_p_conf(supports),
+            mean=float(supports.sizes().mean()),
+            untouched=int(np.count_nonzero(supports.counts == 0)),
+        )
 
     @property
     def dense(self) -> bool:
-        """Whether all sampled gradients touched one group, so that any two met."""
+        """Whether all sampled updates touched one element, so that any two met."""
         return self.delta.value == 1.0 and self.p_conf.value == 1.0
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the values, and the intervals below `intervals`."""
-        estimates = {name: getattr(self, name) for name in ("omega", "rho", "delta", "p_conf")}
+    def to_json(self, updates: int) -> dict[str, Any]:
+        """Return the values, and the intervals below `intervals`; an epoch has some updates."""
+        names = ("omega", "rho", "delta", "p_conf")
         return {
-            **{name: estimate.value for name, estimate in estimates.items()},
-            "mean": self.mean_groups,
+            "name": self.block.name,
+            "parameters": self.block.parameters,
+            **{name: getattr(self, name).value for name in names},
+            "mean_conflict_degree": self.p_conf.value * (updates - 1),
+            "updates_per_epoch": updates,
+            "mean": self.mean,
             "untouched": self.untouched,
-            "groups": self.groups,
-            "intervals": {name: asdict(estimate) for name, estimate in estimates.items()},
+            "row_sparse": self.block.row_sparse,
+            "cell": self.block.cell,
+            "intervals": {
+                name: asdict(getattr(self, name)) | {"confidence": CONFIDENCE} for name in names
+            },
         }
-
-
-@dataclass(frozen=True)
-class BlockConflicts:
-    """A block's conflicts.
-
-    Attributes:
-        block: the block.
-        by: (kind, grain) -> conflict; kinds and grains as in `sampling.py`.
-    """
-
-    block: Block
-    by: Mapping[tuple[str, str], Conflict]
-
-    @property
-    def counted(self) -> str:
-        """Kind of the elements that an update touches: written ones, if a part is written."""
-        return WRITTEN if (WRITTEN, ELEMENT) in self.by else EXACT
-
-    @property
-    def elements(self) -> Conflict:
-        """Conflicts in single elements, as the paper defines them."""
-        return self.by[self.counted, ELEMENT]
 
 
 @dataclass(frozen=True)
@@ -122,11 +122,10 @@ def most_samples(subject: Subject) -> int:
     Raises:
         EnvironmentLacks: they are fewer than `FEWEST`.
     """
-    blocks = subject.blocks
-    one = sum(-(-b.groups(g) // 8) for b in blocks for g in GRAINS) * len(subject.kinds)
+    one = sum(-(-block.parameters // 8) for block in subject.blocks)
     fit = BITMAP_BYTES // one
     if fit < FEWEST:
-        parameters = sum(block.parameters for block in blocks)
+        parameters = sum(block.parameters for block in subject.blocks)
         raise EnvironmentLacks(
             f"the supports of {FEWEST} gradients of {parameters:,} parameters take "
             f"{FEWEST * one / 2**30:.1f} GiB as bitmaps, the limit is {BITMAP_BYTES / 2**30:.0f}; "
@@ -150,45 +149,22 @@ def measure(
         Diverged: a gradient is not finite.
         WorkerFailed: the backend cannot compute them; the message ends with its last output.
     """
-    bits: dict[tuple[str, str, int], list[NDArray[np.uint8]]] = {}
-    losses, norms = [], []
+    chunks = []
     for first in range(0, len(tickets), CHUNK):
         tell(f"{first} of {len(tickets)} gradients")
         sampled = call_child(child, sampling.sample, subject, tickets[first : first + CHUNK])
         _check_finite(sampled, tickets[first : first + CHUNK])
-        for key, rows in sampled.bits.items():
-            bits.setdefault(key, []).append(rows)
-        losses.append(sampled.losses)
-        norms.append(sampled.norms)
+        chunks.append(sampled)
     blocks = []
     for number, block in enumerate(subject.blocks):
         tell(f"conflicts of {block.name}")
-        by = {}
-        for kind in subject.kinds:
-            for grain in GRAINS:
-                # Popped, so that joined bitmaps are not kept twice.
-                joined = np.concatenate(bits.pop((kind, grain, number)))
-                by[kind, grain] = conflict(Supports(joined, block.groups(grain)))
-        blocks.append(BlockConflicts(block, by))
+        bits = np.concatenate([chunk.bits[number] for chunk in chunks])
+        blocks.append(BlockConflicts.of(block, Supports(bits, block.parameters)))
     return ConflictMeasurement(
-        len(tickets), tuple(blocks), np.concatenate(losses), np.concatenate(norms)
-    )
-
-
-def conflict(supports: Supports) -> Conflict:
-    """Estimate all quantities from some supports."""
-    delta = estimate_delta(supports)
-    rho = estimate_rho(supports)
-    if rho.value < delta.value:  # impossible: all examples of the busiest group meet there
-        rho = replace(rho, value=delta.value, low=max(rho.low, delta.low))
-    return Conflict(
-        groups=supports.n,
-        omega=estimate_omega(supports),
-        rho=rho,
-        delta=delta,
-        p_conf=estimate_p_conf(supports),
-        mean_groups=float(supports.sizes().mean()),
-        untouched=int(np.count_nonzero(supports.counts == 0)),
+        len(tickets),
+        tuple(blocks),
+        np.concatenate([chunk.losses for chunk in chunks]),
+        np.concatenate([chunk.norms for chunk in chunks]),
     )
 
 
@@ -215,80 +191,101 @@ def _check_finite(sampled: sampling.GradientSample, tickets: Sequence[Ticket]) -
         )
 
 
-# -- rows of the embedding: counted, not sampled from gradients ------------------------------------
-
-# A batch looks up the rows of its tokens and moves no other row, so two updates share the rows of
-# their common tokens.
+# -- rows that batches look up ---------------------------------------------------------------------
 
 HOTTEST = 8
+MOST_OF_TABLES = 512
+"""Batches to count for tables; the time grows with the square of the hottest row's batches."""
 _TELL_EVERY = 256
 
 
-@dataclass(frozen=True)
-class HotToken:
-    """A token, and the share of the batches that touch its row.
-
-    Attributes:
-        id: its number.
-        text: of the token, quoted; "<bos>" for the start of a document.
-        share: of the batches that hold it.
-    """
-
-    id: int
-    text: str
-    share: float
-
-
 @dataclass(frozen=True, kw_only=True)
-class RowStatistics:
-    """Rows of an embedding under the batches of a text; exact for the batches that were counted.
+class RowConflicts:
+    """Rows of an embedding, or of a table of n-grams, under some batches, exactly.
 
     Attributes:
+        name: of the rows: "embedding", or the order of the n-grams.
+        rows: their number.
         batches: number of counted batches.
-        whole_epoch: whether they are all batches of an epoch.
-        rows: of the embedding, V.
         omega: most rows of one batch.
         mean_rows: rows of a batch on average.
         rho: largest share of the batches that one batch shares a row with.
         delta: share of the batches that touch the hottest row.
         p_conf: share of the pairs of batches that share a row.
         mean_conflict_degree: batches of those counted that a batch shares a row with, on average.
-        without_hottest: p_conf without the rows of `hottest`.
+        shared: share of a batch's rows that the next counted batch touches, too, on average.
         never: rows that no batch touched.
-        hottest: the rows touched most, descending.
+        hottest: the rows touched most, descending, with the share of the batches that do; of an
+            embedding with the text of their tokens.
+        without_hottest: p_conf without these rows.
     """
 
-    batches: int
-    whole_epoch: bool
+    name: str
     rows: int
+    batches: int
     omega: int
     mean_rows: float
     rho: float
     delta: float
     p_conf: float
     mean_conflict_degree: float
-    without_hottest: float
+    shared: float
     never: int
-    hottest: tuple[HotToken, ...]
+    hottest: tuple[dict[str, Any], ...]
+    without_hottest: float
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        rows: int,
+        edges: Sequence[NDArray[np.integer]],
+        tokenizer: Tokenizer | None = None,
+    ) -> RowConflicts:
+        """Count.
+
+        Args:
+            name: of the rows.
+            rows: their number.
+            edges: rows of each batch, ascending and distinct; two batches or more.
+            tokenizer: names the rows, if they are tokens.
+        """
+        graph = Hypergraph.from_lists(edges, rows)
+        order = np.argsort(-graph.degrees, kind="stable")[:HOTTEST]
+        hottest = [int(row) for row in order if graph.degrees[row]]
+        rest = Hypergraph.from_lists([np.setdiff1d(edge, hottest) for edge in edges], rows)
+        shares = [
+            len(np.intersect1d(one, other, assume_unique=True)) / len(one)
+            for one, other in zip(edges, edges[1:], strict=False)
+        ]
+        return cls(
+            name=name,
+            rows=rows,
+            batches=len(edges),
+            omega=graph.omega,
+            mean_rows=float(graph.sizes.mean()),
+            rho=graph.rho,
+            delta=graph.delta,
+            p_conf=graph.p_conf,
+            mean_conflict_degree=graph.mean_conflict_degree,
+            shared=float(np.mean(shares)),
+            never=int(np.count_nonzero(graph.degrees == 0)),
+            hottest=tuple(
+                {
+                    "id": row,
+                    "text": "" if tokenizer is None else token_name(tokenizer, row),
+                    "share": float(graph.degrees[row]) / len(edges),
+                }
+                for row in hottest
+            ),
+            without_hottest=rest.p_conf,
+        )
 
 
-def count_rows(
-    batches: Batches,
-    tickets: Sequence[tuple[int, int]],
-    *,
-    rows: int,
-    tokenizer: Tokenizer,
-    tell: Tell,
-) -> RowStatistics:
-    """Count the rows that batches touch.
-
-    Args:
-        batches: of the training text.
-        tickets: (epoch, number) of the batches to count, at least two.
-        rows: of the embedding.
-        tokenizer: names the tokens.
-        tell: called with the progress.
-    """
+def count_embedding(
+    batches: Batches, tickets: Sequence[Ticket], rows: int, tokenizer: Tokenizer, tell: Tell
+) -> RowConflicts:
+    """Count the rows of the embedding that batches look up."""
     edges = []
     for number, ticket in enumerate(tickets):
         if number % _TELL_EVERY == 0:
@@ -296,27 +293,21 @@ def count_rows(
         batch = batches.at(*ticket)
         read = batch.behind_context()[0] if batch.frozen else batch
         edges.append(np.unique(read.x))
-    graph = Hypergraph.from_lists(edges, rows)
-    order = np.argsort(-graph.degrees, kind="stable")[:HOTTEST]
-    hottest = [int(token) for token in order if graph.degrees[token]]
-    rest = Hypergraph.from_lists([np.setdiff1d(edge, hottest) for edge in edges], rows)
-    return RowStatistics(
-        batches=len(edges),
-        whole_epoch=len(set(tickets)) == batches.n_tickets and len({e for e, _ in tickets}) == 1,
-        rows=rows,
-        omega=graph.omega,
-        mean_rows=float(graph.sizes.mean()),
-        rho=graph.rho,
-        delta=graph.delta,
-        p_conf=graph.p_conf,
-        mean_conflict_degree=graph.mean_conflict_degree,
-        without_hottest=rest.p_conf,
-        never=int(np.count_nonzero(graph.degrees == 0)),
-        hottest=tuple(
-            HotToken(token, token_name(tokenizer, token), float(graph.degrees[token]) / len(edges))
-            for token in hottest
-        ),
-    )
+    return RowConflicts.of("embedding", rows, edges, tokenizer)
+
+
+def count_tables(
+    batches: Batches, tickets: Sequence[Ticket], tables: NgramTables | None, tell: Tell
+) -> Iterator[RowConflicts]:
+    """Count the rows that batches touch in every table; nothing for a model without tables."""
+    if tables is None:
+        return
+    counted = [tables.rows_of(batches.at(*ticket).x) for ticket in tickets]
+    for order, (name, spec) in zip(tables.orders, tables.specs.items(), strict=True):
+        tell(name)
+        yield RowConflicts.of(
+            str(order), spec.shape[0], [np.unique(rows[name]) for rows in counted]
+        )
 
 
 def token_name(tokenizer: Tokenizer, token: int) -> str:

@@ -2,36 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from mlxhog.files.quantities import format_count
 from mlxhog.report.charts import LIGHT, blank, png, style, title
 from mlxhog.report.table import AnswerNote, Section
 from mlxhog.theory.analysis.advice import Advice, Evidence, verdict
-from mlxhog.theory.analysis.conditions import WHOLE, Constants
-from mlxhog.theory.analysis.conflicts import BlockConflicts, ConflictMeasurement, RowStatistics
-from mlxhog.theory.analysis.sampling import (
-    ELEMENT,
-    EXACT,
-    GRAINS,
-    LARGE,
-    LINE,
-    NEGLIGIBLE,
-    ROW,
-    STRIPE,
-    WRITTEN,
-)
-from mlxhog.theory.analysis.tables import TableConflicts
-from mlxhog.theory.bounds import Bound
-from mlxhog.theory.supports import Estimate
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-# -- the result ------------------------------------------------------------------------------------
+from mlxhog.theory.analysis.conflicts import BlockConflicts, ConflictMeasurement
+from mlxhog.theory.bounds import WHOLE, Bound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +27,9 @@ class Analysis:
         sequences: in one update.
         seq_len: tokens of each.
         measured: conflicts of the blocks, losses and norms.
-        constants: M and L.
-        evidence: the other measurements, and the theorems' rules.
+        largest_gradient: M, of the theorems.
+        smoothness: L.
+        evidence: the other measurements, and the theorems' bounds.
         advice: recommendations.
         notes: remarks for the user.
         seconds: that the analysis took.
@@ -62,7 +43,8 @@ class Analysis:
     sequences: int
     seq_len: int
     measured: ConflictMeasurement
-    constants: Constants
+    largest_gradient: float
+    smoothness: float
     evidence: Evidence
     advice: tuple[Advice, ...]
     notes: tuple[str, ...]
@@ -80,44 +62,23 @@ class Analysis:
             "updates_per_epoch": self.updates_per_epoch,
             "sequences_per_update": self.sequences,
             "seq_len": self.seq_len,
-            "blocks": [_block_json(one, self.updates_per_epoch) for one in self.measured.blocks],
+            "blocks": [one.to_json(self.updates_per_epoch) for one in self.measured.blocks],
             "embedding": asdict(evidence.embedding),
             "tables": [asdict(one) for one in evidence.tables],
             "gradients": {
                 "mean_loss": float(self.measured.losses.mean()),
                 "mean_norm": float(self.measured.norms.mean()),
-                **asdict(self.constants),
+                "largest_gradient": self.largest_gradient,
+                "smoothness": self.smoothness,
                 "ageing": [asdict(one) for one in evidence.stale_gradients],
             },
             "staleness": None if evidence.observed is None else evidence.observed.to_json(),
             "lag": asdict(evidence.lag),
-            "bounds": [one.to_json() for one in evidence.conditions],
+            "bounds": [one.to_json() for one in evidence.bounds],
             "advice": [asdict(one) for one in self.advice],
             "notes": list(self.notes),
             "seconds": self.seconds,
         }
-
-
-def _block_json(one: BlockConflicts, updates: int) -> dict[str, Any]:
-    """Return one block: the paper's numbers first, those of coarser grains below `grains`."""
-    elements = one.elements.to_json()
-    kinds: dict[str, Mapping[str, Any]] = {
-        kind: {grain: one.by[kind, grain].to_json() for grain in GRAINS}
-        for kind in dict.fromkeys(kind for kind, _ in one.by)
-    }
-    return {
-        "name": one.block.name,
-        "parameters": one.block.parameters,
-        **{name: elements[name] for name in ("omega", "rho", "delta", "p_conf")},
-        "mean_conflict_degree": elements["p_conf"] * (updates - 1),
-        "updates_per_epoch": updates,
-        "untouched": elements["untouched"],
-        "row_sparse": one.block.row_sparse,
-        "cell": one.block.cell,
-        "counted": one.counted,
-        "intervals": elements["intervals"],
-        "grains": kinds,
-    }
 
 
 # -- tables ----------------------------------------------------------------------------------------
@@ -140,109 +101,63 @@ def sections(analysis: Analysis, *, everything: bool) -> Iterator[Section]:
             *analysis.notes,
         ],
     )
+    advice = []
+    for one in analysis.advice:
+        advice.append(f"- {one.topic}: {one.recommend}{f'  [{one.flags}]' if one.flags else ''}")
+        if everything:
+            advice.append(f"    because {one.because}")
     if not everything:
         where = "--all shows the measurements, the theorems' bounds, and reasons"
-        yield Section("advice", notes=[*_short_advice(analysis), where])
+        yield Section("advice", notes=[*advice, where])
         return
-    yield _conflicts_section(analysis)
-    yield _embedding_section(analysis.evidence.embedding)
-    if analysis.evidence.tables:
-        yield _tables_section(analysis.evidence.tables)
+    yield _conflicts_section(analysis.measured.blocks)
+    yield from _rows_sections(analysis.evidence)
     yield _staleness_section(analysis.evidence)
     yield _theorems_section(analysis)
-    yield Section("advice", notes=list(_advice_lines(analysis)))
+    yield Section("advice", notes=advice)
 
 
-def _conflicts_section(analysis: Analysis) -> Section:
-    rows = []
-    for one in analysis.measured.blocks:
-        elements = one.elements
-        rows.append(
-            (
-                f"{one.block.name} {one.block.cell or ''}".rstrip(),
-                f"{one.block.parameters:,}",
-                f"{elements.omega.value:,.0f} ({elements.omega.value / elements.groups:.0%})",
-                _format_estimate(elements.delta),
-                _format_estimate(elements.rho),
-                _format_estimate(elements.p_conf),
-                f"{elements.p_conf.low:.2f}-{elements.p_conf.high:.2f}",
-                *(
-                    f"{one.by[one.counted, grain].p_conf.value:.3g}"
-                    for grain in (LINE, STRIPE, ROW)
-                ),
-            )
+def _conflicts_section(blocks: Sequence[BlockConflicts]) -> Section:
+    rows = [
+        (
+            f"{one.block.name} {one.block.cell or ''}".rstrip(),
+            f"{one.block.parameters:,}",
+            f"{one.omega.value:,.0f} ({one.omega.value / one.block.parameters:.0%})",
+            *(f"{each.value:.3g}" for each in (one.delta, one.rho, one.p_conf)),
+            f"{one.p_conf.low:.2f}-{one.p_conf.high:.2f}",
         )
-    header = (
-        "block", "parameters", "Omega", "Delta", "rho", "p_conf", "95 % of it", "in lines",
-        "in stripes", "in rows",
-    )  # fmt: skip
-    written = any(one.counted == WRITTEN for one in analysis.measured.blocks)
-    counted = "written elements of each step" if written else "non-zero elements of the gradient"
-    return Section(
-        f"do two updates meet? {counted}", header, rows,
-        [*_dense_notes(analysis.measured.blocks), *_negligible_notes(analysis.measured.blocks)],
-    )  # fmt: skip
-
-
-def _dense_notes(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
-    full = [one for one in blocks if one.elements.mean_groups > 0.5 * one.elements.groups]
-    names = [one.block.name for one in full if one.elements.dense]
-    if names:
-        yield (
-            f"dense: in {_list_names(names)} any two updates meet (Delta = rho = p_conf = 1 in "
+        for one in blocks
+    ]
+    header = ("block", "parameters", "Omega", "Delta", "rho", "p_conf", "95 % of it")
+    dense = [one for one in blocks if one.dense]
+    full = [one.block.name for one in dense if one.mean > 0.5 * one.block.parameters]
+    notes = []
+    if full:
+        notes.append(
+            f"dense: in {_list_names(full)} any two updates meet (Delta = rho = p_conf = 1 in "
             "every sample), so nothing about these blocks is sparse"
         )
-    for one in blocks:
-        if one.elements.dense and one not in full:
-            share = one.elements.mean_groups / one.elements.groups
-            yield (
-                f"{one.block.name}: an update touches {share:.1%} of its elements, yet any two "
-                "meet, in elements that all of them touch"
-            )
-    for one in blocks:
-        untouched = one.by[EXACT, ELEMENT].untouched
-        if untouched:
-            yield (
-                f"{one.block.name}: {untouched:,} of {one.block.parameters:,} elements were zero "
-                "in every sampled gradient"
-            )
-
-
-def _negligible_notes(blocks: Sequence[BlockConflicts]) -> Iterator[str]:
-    changed = [
-        one
-        for one in blocks
-        if one.by[LARGE, ELEMENT].p_conf.value != one.by[EXACT, ELEMENT].p_conf.value
-        or one.by[LARGE, ELEMENT].delta.value != one.by[EXACT, ELEMENT].delta.value
+    notes += [
+        f"{one.block.name}: an update touches {one.mean / one.block.parameters:.1%} of its "
+        "elements, yet any two meet, in elements that all of them touch"
+        for one in dense
+        if one.block.name not in full
     ]
-    shares = [
-        one.by[LARGE, ELEMENT].mean_groups / one.by[EXACT, ELEMENT].mean_groups
+    notes += [
+        f"{one.block.name}: no sampled update touched {one.untouched:,} of its "
+        f"{one.block.parameters:,} elements"
         for one in blocks
-        if one.by[EXACT, ELEMENT].mean_groups
+        if one.untouched
     ]
-    if not changed:
-        yield (
-            f"leaving out elements below {NEGLIGIBLE:g} of the block's largest changes none of "
-            f"these (at least {min(shares, default=1.0):.2%} of the elements stay)"
-        )
-    for one in changed:
-        large = one.by[LARGE, ELEMENT]
-        yield (
-            f"{one.block.name} without elements below {NEGLIGIBLE:g} of its largest: Delta "
-            f"{large.delta.value:.3g}, rho {large.rho.value:.3g}, p_conf {large.p_conf.value:.3g}"
-        )
+    return Section("do two updates meet? elements that updates touch", header, rows, notes)
 
 
-def _embedding_section(rows: RowStatistics) -> Section:
-    counted = "all batches of an epoch" if rows.whole_epoch else f"{rows.batches:,} batches"
-    table = [
-        (token.text, str(token.id), f"{token.share:.1%}")
-        for token in rows.hottest
-    ]  # fmt: skip
-    return Section(
-        f"rows of the embedding that a batch looks up, counted over {counted}",
+def _rows_sections(evidence: Evidence) -> Iterator[Section]:
+    rows = evidence.embedding
+    yield Section(
+        f"rows of the embedding that a batch looks up, counted over {rows.batches:,} batches",
         ("hottest", "id", "in batches"),
-        table,
+        [(one["text"], str(one["id"]), f"{one['share']:.1%}") for one in rows.hottest],
         [
             f"Omega {rows.omega} of {rows.rows} rows ({rows.mean_rows:.1f} on average), Delta "
             f"{rows.delta:.4g}, rho {rows.rho:.4g}, p_conf {rows.p_conf:.4g}; without these "
@@ -250,49 +165,40 @@ def _embedding_section(rows: RowStatistics) -> Section:
             "never touched",
         ],
     )
-
-
-def _tables_section(tables: Sequence[TableConflicts]) -> Section:
-    rows = [
-        (
-            str(one.order),
-            f"{one.rows:,}",
-            f"{one.omega:,}",
-            f"{one.delta:.4g}",
-            f"{one.rho:.4g}",
-            f"{one.p_conf:.4g}",
-            f"{one.shared:.1%}",
-            f"{one.never:,}",
+    if evidence.tables:
+        table = [
+            (
+                one.name,
+                f"{one.rows:,}",
+                f"{one.omega:,}",
+                *(f"{share:.4g}" for share in (one.delta, one.rho, one.p_conf)),
+                f"{one.shared:.1%}",
+                f"{one.never:,}",
+            )
+            for one in evidence.tables
+        ]
+        header = ("order", "rows", "Omega", "Delta", "rho", "p_conf", "shared", "never touched")
+        note = (
+            f"counted in rows, over {evidence.tables[0].batches:,} batches; shared: the part of "
+            "its rows that a batch has in common with the next"
         )
-        for one in tables
-    ]
-    header = ("order", "rows", "Omega", "Delta", "rho", "p_conf", "shared", "never touched")
-    note = (
-        f"counted in rows, over {tables[0].batches:,} batches; shared: the part of its rows that a "
-        "batch has in common with the next"
-    )
-    return Section("tables of n-grams: do two updates meet?", header, rows, [note])
+        yield Section("tables of n-grams: do two updates meet?", header, table, [note])
 
 
 def _staleness_section(evidence: Evidence) -> Section:
-    notes = []
-    observed = evidence.observed
+    observed, notes = evidence.observed, []
     if observed is None:
         notes.append(
             f"no run was measured; bounds are for a lag of {evidence.lag.largest:g}, that of "
             "equal workers"
         )
     else:
-        quantiles = "".join(
-            f", {share:.0%} of steps at most {lag}"
-            for share in (0.5, 0.99)
-            if (lag := observed.quantile(share)) is not None
-        )
+        seen = observed.all
         notes.append(
-            f"{observed.steps} steps of {observed.workers} workers ({observed.source}, write "
-            f"{observed.write}): "
-            f"{observed.mean:.2f} updates by others between read and write on average{quantiles}, "
-            f"{observed.largest} at most"
+            f"{seen.steps} steps of {observed.workers} workers ({observed.source}, write "
+            f"{observed.write}): {seen.mean:.2f} updates by others between read and write on "
+            f"average, 50% of steps at most {seen.p50}, 99% of steps at most {seen.p99}, "
+            f"{seen.max} at most"
         )
         if not evidence.lag.seen:
             notes.append(
@@ -317,7 +223,6 @@ def _staleness_section(evidence: Evidence) -> Section:
     rows = [
         (one.name, f"{one.steps:,}", f"{one.mean:.2f}", *map(str, (one.p50, one.p99, one.max)))
         for one in (() if observed is None else observed.by_worker)
-        if one.steps
     ]
     header = ("worker", "steps", "mean", "median", "99 %", "largest")
     return Section("how late are updates? counted in updates by others", header, rows, notes)
@@ -325,60 +230,43 @@ def _staleness_section(evidence: Evidence) -> Section:
 
 def _theorems_section(analysis: Analysis) -> Section:
     by: dict[str, dict[str, Bound]] = {}
-    for rule in analysis.evidence.conditions:
-        by.setdefault(rule.block, {})[rule.bound.name] = rule.bound
+    for one in analysis.evidence.bounds:
+        by.setdefault(one.block, {})[one.name] = one
     whole = by.pop(WHOLE)
     rows = []
-    missing: dict[tuple[str, bool | None, str], list[str]] = {}
+    missing: dict[str, list[str]] = {}
     for block, rules in by.items():
         assumed = rules["proposition 4.1"].assumptions
-        for one in assumed:
-            if one.holds is not True:
-                missing.setdefault((one.needs, one.holds, one.why), []).append(block)
+        for each in assumed:
+            if each.holds is not True:
+                fails = f"does not hold, {each.why}" if each.holds is False else "is unknown"
+                missing.setdefault(f"{each.needs}: {fails}", []).append(block)
         rows.append(
             (
                 block,
-                "none",
                 f"{rules['penalty'].values['penalty']:.3g}",
-                f"{rules['near-serial'].values['largest_tau']:.2g}",
-                f"{rules['n^(1/4)'].values['largest_tau']:.3g}",
-                f"{rules['perturbed iterate'].values['largest_tau']:.3g}",
-                f"{sum(one.holds is True for one in assumed)} of {len(assumed)}",
+                *(
+                    f"{rules[name].values['largest_tau']:.3g}"
+                    for name in ("near-serial", "n^(1/4)", "perturbed iterate")
+                ),
+                f"{sum(each.holds is True for each in assumed)} of {len(assumed)}",
             )
         )
     header = (
-        "block", "step by 4.1", f"penalty at {analysis.evidence.lag.largest:g}", "near-serial to",
-        "n^(1/4)", "n/(2 Dbar)", "assumptions that hold",
+        "block", f"penalty at {analysis.evidence.lag.largest:g}", "near-serial to", "n^(1/4)",
+        "n/(2 Dbar)", "assumptions that hold",
     )  # fmt: skip
     notes = [next(iter(by.values()))["proposition 4.1"].words]
-    for (needs, holds, why), blocks in missing.items():
-        of = "" if len(blocks) == len(by) else f" (in {_list_names(blocks)})"
-        fails = "does not hold" if holds is False else "is unknown"
-        notes.append(f"{needs}: {fails}{of}" + (f", {why}" if holds is False else ""))
-    constants = analysis.constants
+    for text, blocks in missing.items():
+        notes.append(text + ("" if len(blocks) == len(by) else f" (in {_list_names(blocks)})"))
     notes.append(
         "estimates at these parameters, so true values may be larger: M "
-        f"{constants.largest_gradient:.3g} (longest gradient), "
-        f"L {constants.smoothness:.3g} (its fastest change)"
+        f"{analysis.largest_gradient:.3g} (longest gradient), "
+        f"L {analysis.smoothness:.3g} (its fastest change)"
     )
     notes += [f"{bound.name}, with that L: {bound.words}" for bound in whole.values()]
     notes.append("lags are in updates; they order problems and limit no number of workers")
     return Section("bounds of the theorems", header, rows, notes)
-
-
-def _short_advice(analysis: Analysis) -> Iterator[str]:
-    for one in analysis.advice:
-        yield f"- {one.topic}: {one.recommend}{f'  [{one.flags}]' if one.flags else ''}"
-
-
-def _advice_lines(analysis: Analysis) -> Iterator[str]:
-    for one, line in zip(analysis.advice, _short_advice(analysis), strict=True):
-        yield line
-        yield f"    because {one.because}"
-
-
-def _format_estimate(estimate: Estimate) -> str:
-    return f"{estimate.value:.3g}"
 
 
 def _list_names(names: Sequence[str]) -> str:
@@ -392,52 +280,26 @@ def _list_names(names: Sequence[str]) -> str:
     return f"{names[0]}, {names[1]}, .. {names[-1]} ({len(names)} blocks)"
 
 
-# -- figures: share of a block that updates touch, and conflicts -----------------------------------
-
-QUANTITIES = (("p_conf", "p_conf"), ("delta", "Delta"), ("rho", "rho"))
-
-
 def plots(analysis: Analysis) -> Iterator[tuple[str, bytes]]:
-    """Yield (name, PNG file) of every block.
+    """Yield (name, PNG file) of every block: its shares, with their intervals.
 
     Raises:
         EnvironmentLacks: see `charts.require`, to be called before.
     """
     for one in analysis.measured.blocks:
-        yield f"block-{one.block.name.replace(' ', '-')}", png(_draw_block(analysis, one))
-
-
-def _draw_block(analysis: Analysis, one: BlockConflicts) -> Figure:
-    """Left: shares with their intervals, per grain. Right: shares that a gradient touches."""
-    figure = blank(LIGHT, 9.0, 3.6)
-    left, right = figure.subplots(1, 2, width_ratios=(3, 2))
-    for axes in (left, right):
+        figure = blank(LIGHT, 6.0, 3.6)
+        axes = figure.subplots()
         style(axes, LIGHT)
-    positions = range(len(GRAINS))
-    by_grain = [one.by[one.counted, grain] for grain in GRAINS]
-    for number, (name, label) in enumerate(QUANTITIES):
-        estimates = [getattr(here, name) for here in by_grain]
-        values = [estimate.value for estimate in estimates]
-        below = [max(0.0, estimate.value - estimate.low) for estimate in estimates]
-        above = [max(0.0, estimate.high - estimate.value) for estimate in estimates]
-        left.errorbar(
-            [position + 0.2 * (number - 1) for position in positions],
-            values,
-            yerr=[below, above],
-            fmt="os^"[number],
-            color=LIGHT.inks[number],
-            capsize=3,
-            label=label,
-        )
-    left.set_xticks(list(positions), GRAINS)
-    left.set_ylim(-0.03, 1.05)
-    left.set_ylabel("share of updates, with 95 % intervals")
-    left.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.1), ncols=3)
-    title(left, LIGHT, f"{one.block.name}: {one.block.parameters:,} parameters")
-    touched = [here.mean_groups / here.groups for here in by_grain]
-    right.bar(list(positions), touched, color=LIGHT.inks[2], width=0.6)
-    right.set_xticks(list(positions), GRAINS)
-    right.set_ylim(0, 1.05)
-    right.set_ylabel("share of the block that an update touches")
-    title(right, LIGHT, f"{analysis.measured.samples} gradients")
-    return figure
+        shares = (one.p_conf, one.delta, one.rho)
+        values = [each.value for each in shares]
+        below = [max(0.0, each.value - each.low) for each in shares]
+        above = [max(0.0, each.high - each.value) for each in shares]
+        axes.errorbar(range(3), values, yerr=[below, above], fmt="o", color=LIGHT.inks[0],
+                      capsize=3)  # fmt: skip
+        touched = one.mean / one.block.parameters
+        axes.bar([3], [touched], color=LIGHT.inks[2], width=0.4)
+        axes.set_xticks(range(4), ("p_conf", "Delta", "rho", "elements of an update"))
+        axes.set_ylim(-0.03, 1.05)
+        axes.set_ylabel("share, with 95 % intervals")
+        title(axes, LIGHT, f"{one.block.name}: {one.block.parameters:,} parameters")
+        yield f"block-{one.block.name.replace(' ', '-')}", png(figure)

@@ -18,11 +18,12 @@ from numpy.typing import NDArray
 from mlxhog import backends
 from mlxhog.arena import Layout, Slot
 from mlxhog.arena.child import Lane
-from mlxhog.arena.layout import ALIGN_FLOATS, STRIPE_FLOATS
 from mlxhog.backends.backend import Backend, Grads
 from mlxhog.checkpoint import formats
 from mlxhog.config.config import TrainConfig
+from mlxhog.config.strategy import sparsify
 from mlxhog.data.batches import Batches
+from mlxhog.machine.workers import WorkerSpec
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig, init_params, parameter_blocks
 from mlxhog.models.sampled_head import SampledHead
@@ -30,18 +31,13 @@ from mlxhog.optim.gradients import GradientSum, Rows
 from mlxhog.optim.rule import parameter as view_of
 from mlxhog.optim.tables import Tables, parted
 from mlxhog.optim.updates import WRITE_MODES
-from mlxhog.theory.analysis.written import WrittenSupport
+from mlxhog.theory.analysis.written import WrittenSteps
 
 # -- blocks of a model -----------------------------------------------------------------------------
 
 # The theory's numbers differ so much between an embedding and a dense layer that one number for the
 # whole model has no meaning. Blocks are those of `families.parameter_blocks`; here the last norm, a
 # table of positions and the head, which are outside the layers, are blocks of their own.
-
-Int64 = NDArray[np.int64]
-
-ELEMENT, LINE, STRIPE, ROW = GRAINS = ("element", "line", "stripe", "row")
-"""Groups that two updates may share: a float, 128 bytes, 4 KiB of the arena, a matrix row."""
 
 
 @dataclass(frozen=True)
@@ -64,33 +60,6 @@ class Block:
     def parameters(self) -> int:
         """Number of its elements, n."""
         return sum(slot.size for slot in self.slots)
-
-    def groups(self, grain: str) -> int:
-        """Return the number of groups."""
-        return self.parameters if grain == ELEMENT else len(self.firsts(grain))
-
-    def firsts(self, grain: str) -> Int64:
-        """Return the first element of every group, ascending from 0, (groups,) int64.
-
-        Elements count from 0 over the block's parameters in the order of `slots`, without gaps. A
-        vector is one row. Parameters that share a stripe of the arena share the group.
-        """
-        firsts, before, last = [], 0, -1
-        for slot in self.slots:
-            size, width = slot.size, 1
-            if grain == LINE:
-                width = ALIGN_FLOATS
-            elif grain == ROW:
-                width = size // slot.shape[0] if len(slot.shape) > 1 else size
-            inside = np.arange(0, size, width, dtype=np.int64)
-            if grain == STRIPE:
-                first = slot.offset // STRIPE_FLOATS
-                ends = np.arange(first, -(-(slot.offset + size) // STRIPE_FLOATS), dtype=np.int64)
-                inside = np.maximum(0, ends * STRIPE_FLOATS - slot.offset)[first == last :]
-                last = int(ends[-1])
-            firsts.append(before + inside)
-            before += size
-        return np.concatenate(firsts)
 
 
 def blocks_of(
@@ -161,13 +130,6 @@ Float64 = NDArray[np.float64]
 Ticket = tuple[int, int]
 """Epoch and number of a batch."""
 
-EXACT, LARGE, WRITTEN = KINDS = ("exact", "large", "written")
-"""Elements that count: all of the gradient that are not zero; those that are not negligible; and,
-if only part of a step is written, those that are."""
-
-NEGLIGIBLE = 1e-8
-"""Share of the largest magnitude in the block below which an element is not large."""
-
 SHIFT = 1e-2
 """Euclidean length of the steps over which curvature is measured."""
 
@@ -177,56 +139,47 @@ class Subject:
     """The gradients to sample: a model at some parameters, and batches of its training text.
 
     Attributes:
-        backend: such as "torch:cpu".
-        threads: CPU threads it may use.
+        worker: the backend, and the CPU threads it may use.
         kernels: form of the model's operations; never "auto".
-        cpu_blas: as the option of that name.
-        compute_dtype: as the option of that name.
+        config: resolved options of text and gradients.
+        steps: those of the optimizer that steps on these gradients.
         model: the architecture.
         layout: of the arena a run would have.
         blocks: parameters that are reported together.
         checkpoint: of the parameters; None draws initial values.
         tokens: the training token file.
-        seq_len: tokens of a sequence.
-        micro_batch: sequences in one gradient of the backend.
-        batch_size: sequences in one update.
-        seed: of the run: initial values, and the order of the batches.
-        frozen: whether gradients stop at the prompts of examples.
         sampled: words of the training loss; None is the whole vocabulary.
-        sparsified: the options that select a part of each step; None if all of it is written.
     """
 
-    backend: str
-    threads: int
+    worker: WorkerSpec
     kernels: str
-    cpu_blas: str
-    compute_dtype: str
+    config: TrainConfig
+    steps: TrainConfig
     model: ModelConfig
     layout: Layout
     blocks: tuple[Block, ...]
     checkpoint: Path | None
     tokens: Path
-    seq_len: int
-    micro_batch: int
-    batch_size: int
-    seed: int
-    frozen: bool = False
     sampled: SampledHead | None = None
-    sparsified: TrainConfig | None = None
 
     @property
-    def kinds(self) -> tuple[str, ...]:
-        """Kinds of supports, some of `KINDS`."""
-        return (EXACT, LARGE) if self.sparsified is None else KINDS
+    def sparsified(self) -> bool:
+        """Whether only a part of each step is written, which is then what counts."""
+        return sparsify(self.steps) != "none"
+
+    @property
+    def sequences(self) -> int:
+        """Sequences of an update."""
+        return self.config.sequences_per_ticket
 
     def batches(self) -> Batches:
         """Open the batches; each is one update, one hyperedge of the theory."""
         return Batches.open(
             self.tokens,
-            seq_len=self.seq_len,
-            batch_size=self.batch_size,
-            seed=self.seed,
-            frozen=self.frozen,
+            seq_len=self.config.seq_len,
+            batch_size=self.sequences,
+            seed=self.config.seed,
+            frozen=self.config.context == "frozen",
         )
 
 
@@ -235,13 +188,12 @@ class GradientSample:
     """Supports, losses and norms of some gradients.
 
     Attributes:
-        bits: by (kind, grain, number of the block), (gradients, bytes) uint8 as in `Supports`:
-            which groups hold an element that counts.
+        bits: by block, (gradients, bytes) uint8 as in `Supports`: which elements an update touches.
         losses: (gradients,) mean nats of each batch.
         norms: (gradients,) Euclidean length of each gradient, before clipping.
     """
 
-    bits: dict[tuple[str, str, int], Bits]
+    bits: list[Bits]
     losses: Float64
     norms: Float64
 
@@ -253,11 +205,11 @@ class GradientSource:
         """Import the framework and read the parameters."""
         self.subject = subject
         self.backend: Backend = backends.create(
-            subject.backend,
-            threads=subject.threads,
+            subject.worker.backend,
+            threads=subject.worker.threads,
             kernels=subject.kernels,
-            cpu_blas=subject.cpu_blas,
-            compute_dtype=subject.compute_dtype,
+            cpu_blas=subject.config.cpu_blas,
+            compute_dtype=subject.config.compute_dtype,
         )
         layout = subject.layout
         tables = np.zeros(sum(slot.size for slot in layout.tables.values()), np.float32)
@@ -277,42 +229,35 @@ class GradientSource:
             for name, slot in layout.slots.items()
         }
         if subject.checkpoint is None:
-            for name, value in init_params(subject.model, subject.seed).items():
+            for name, value in init_params(subject.model, subject.config.seed).items():
                 views[name][...] = value
         else:
             formats.open(subject.checkpoint).copy_into(views | of_tables)
         self.backend.refresh()
         self.batches = subject.batches()
         self.slots = [slot for block in subject.blocks for slot in block.slots]
-        sizes = [slot.size for slot in self.slots]
-        self.starts = np.concatenate([[0], np.cumsum(sizes)])
-        self.block_starts = np.cumsum([0, *(block.parameters for block in subject.blocks)])
-        self.firsts = {
-            (grain, number): block.firsts(grain)
-            for grain in GRAINS
-            if grain != ELEMENT
-            for number, block in enumerate(subject.blocks)
-        }
+        self.starts = np.concatenate([[0], np.cumsum([slot.size for slot in self.slots])])
         self.flat = np.empty(int(self.starts[-1]), np.float32)
         self.grads_of_parameters: Grads = {}
         self.table_rows: dict[str, Rows] = {}  # valid until the next gradient, as the others
-        self.written: WrittenSupport | None = None
-        if subject.sparsified is not None:
-            decay = frozenset(
-                k for k, one in families.param_spec(subject.model).items() if one.decay
-            )
-            self.written = WrittenSupport(
-                subject.sparsified,
-                layout.slots,
-                self.backend.inbox.copy(),
-                decay,
-                families.hidden_matrices(subject.model),
-                families.rate_groups(subject.model),
-            )
+        self.written = self.optimizer() if subject.sparsified else None
+
+    def optimizer(self) -> WrittenSteps:
+        """Return the optimizer of a worker, without moments and residuals yet."""
+        subject = self.subject
+        spec = families.param_spec(subject.model)
+        return WrittenSteps(
+            subject.steps,
+            subject.layout.slots,
+            self.backend.inbox,
+            frozenset(name for name, one in spec.items() if one.decay),
+            families.hidden_matrices(subject.model),
+            families.rate_groups(subject.model),
+        )
 
     def gradient(self, ticket: Ticket) -> float:
         """Compute one update's gradient into `flat`, block after block; returns its loss."""
-        batch, rows = self.batches.at(*ticket), self.subject.micro_batch
+        batch, rows = self.batches.at(*ticket), self.subject.config.micro_batch
         parts = [batch.part(k, k + rows) for k in range(0, len(batch.x), rows)]
         if len(parts) == 1:
             loss, grads = self.backend.loss_and_grads(batch)
@@ -338,21 +283,20 @@ class GradientSource:
             else:
                 view[:] = grad.reshape(-1)
 
-    def counting(self) -> Iterator[tuple[str, int, NDArray[np.bool_]]]:
-        """Yield (kind, block, which of its elements count) of the gradient in `flat`.
+    def touched(self) -> Iterator[NDArray[np.bool_]]:
+        """Yield for each block which of its elements the update of the last gradient touches.
 
         Call it once for each gradient: error feedback adds the rest of a step to the next.
         """
-        masks = {} if self.written is None else self.written.of(self.grads_of_parameters)
-        for number, block in enumerate(self.subject.blocks):
-            here = self.flat[self.block_starts[number] : self.block_starts[number + 1]]
+        masks = {} if self.written is None else self.written.masks(self.grads_of_parameters)
+        start = 0
+        for block in self.subject.blocks:
+            here = self.flat[start : start + block.parameters]
+            start += block.parameters
             if masks:
-                parts = [masks[slot.name].reshape(-1) for slot in block.slots]
-                yield WRITTEN, number, np.concatenate(parts)
-            size = np.abs(here)
-            largest = float(size.max())
-            yield EXACT, number, size > 0
-            yield LARGE, number, size > NEGLIGIBLE * largest
+                yield np.concatenate([masks[slot.name].reshape(-1) for slot in block.slots])
+            else:
+                yield here != 0
 
     def move(self, direction: NDArray[np.float32], length: float) -> None:
         """Add `length * direction` to the parameters; `direction` is laid out like `flat`."""
@@ -370,21 +314,14 @@ def source(lane: Lane, subject: Subject) -> GradientSource:
 def sample(lane: Lane, subject: Subject, tickets: Sequence[Ticket]) -> GradientSample:
     """Compute the gradients of some batches, all at the same parameters."""
     ours = source(lane, subject)
-    packed: dict[tuple[str, str, int], list[Bits]] = {}
+    packed: list[list[Bits]] = [[] for _ in subject.blocks]
     losses, norms = [], []
     for ticket in tickets:
         losses.append(ours.gradient(ticket))
         norms.append(float(np.linalg.norm(ours.flat.astype(np.float64))))
-        for kind, number, counts in ours.counting():
-            for grain in GRAINS:
-                groups = counts
-                if grain != ELEMENT:
-                    groups = np.logical_or.reduceat(counts, ours.firsts[grain, number])
-                packed.setdefault((kind, grain, number), []).append(
-                    np.packbits(groups, bitorder="little")
-                )
-    bits = {key: np.stack(rows) for key, rows in packed.items()}
-    return GradientSample(bits, np.array(losses), np.array(norms))
+        for rows, mask in zip(packed, ours.touched(), strict=True):
+            rows.append(np.packbits(mask, bitorder="little"))
+    return GradientSample([np.stack(rows) for rows in packed], np.array(losses), np.array(norms))
 
 
 def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: int) -> Any:
@@ -405,7 +342,7 @@ def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: i
     for number, ticket in enumerate(tickets):
         ours.gradient(ticket)
         at = ours.flat.copy()
-        direction = np.random.default_rng([subject.seed, number]).standard_normal(
+        direction = np.random.default_rng([subject.steps.seed, number]).standard_normal(
             at.size, np.float32
         )
         for _ in range(rounds):
@@ -421,3 +358,94 @@ def curvature(lane: Lane, subject: Subject, tickets: Sequence[Ticket], rounds: i
                 break
             direction = change
     return steepest
+
+
+# -- the worth of a late gradient ------------------------------------------------------------------
+
+LAGS = (1, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class StaleGradient:
+    """Difference of a gradient that is some updates old from a fresh one.
+
+    Attributes:
+        lag: updates by others since the parameters were read.
+        cosine: between the old and the fresh gradient of the same batch, mean over batches.
+        change: length of their difference over that of the fresh one, mean over batches.
+        table_cosine: as `cosine`, of the gradients of tables of n-grams; None without tables.
+        table_change: as `change`, of these.
+    """
+
+    lag: int
+    cosine: float
+    change: float
+    table_cosine: float | None = None
+    table_change: float | None = None
+
+
+def compare_stale_gradients(
+    lane: Lane,
+    subject: Subject,
+    watched: Sequence[Ticket],
+    others: Sequence[Ticket],
+    before: Sequence[Ticket],
+) -> tuple[StaleGradient, ...]:
+    """Compare old gradients with fresh ones; the parameters are put back afterwards.
+
+    Theorems bound the worth of a late gradient by the curvature in the worst direction. Here it is
+    measured: the gradient of a batch before and after k updates of other batches, with full steps.
+
+    Args:
+        lane: of the child.
+        subject: which gradients, and the optimizer.
+        watched: batches whose gradients are compared.
+        others: batches of the updates in between, at least the largest of `LAGS`.
+        before: batches in the optimizer's state; none at the beginning of training.
+    """
+    ours = source(lane, subject)
+    params_before, tables_before = ours.backend.inbox.copy(), ours.tables.flat.copy()
+    optimizer = ours.optimizer()
+    for ticket in before:
+        ours.gradient(ticket)
+        optimizer.step(ours.grads_of_parameters)
+    old = []
+    for ticket in watched:
+        ours.gradient(ticket)
+        old.append((ours.flat.copy(), _of_tables(ours)))
+    results = []
+    for done, ticket in enumerate(others[: LAGS[-1]], start=1):
+        ours.gradient(ticket)
+        ours.tables.step(ours.table_rows, lr=subject.steps.ngram_lr)
+        ours.backend.inbox[:] += optimizer.step(ours.grads_of_parameters)
+        ours.backend.refresh()
+        if done in LAGS:
+            pairs, of_tables = [], []
+            for one, (first, rows) in zip(watched, old, strict=True):
+                ours.gradient(one)
+                pairs.append(cosine_and_change(first, ours.flat))
+                of_tables.append(cosine_and_change(rows, _of_tables(ours)))
+            means = [float(mean) for mean in np.mean(pairs, axis=0)]
+            if ours.tables.slots:
+                means += [float(mean) for mean in np.mean(of_tables, axis=0)]
+            results.append(StaleGradient(done, *means))
+    ours.backend.inbox[:], ours.tables.flat[:] = params_before, tables_before
+    ours.backend.refresh()
+    return tuple(results)
+
+
+def _of_tables(ours: GradientSource) -> NDArray[np.float32]:
+    """The last gradient's rows of all tables; those of a batch are always the same rows."""
+    return np.concatenate(
+        [np.empty(0, np.float32), *(rows.values.reshape(-1) for rows in ours.table_rows.values())]
+    )
+
+
+def cosine_and_change(old: NDArray[np.float32], fresh: NDArray[np.float32]) -> tuple[float, float]:
+    """Return the cosine of two gradients, and the length of their difference over the second's."""
+    lengths = float(np.linalg.norm(old)), float(np.linalg.norm(fresh))
+    if not all(lengths):
+        same = lengths[0] == lengths[1]
+        return float(same), float(not same)
+    cosine = float(np.dot(old / lengths[0], fresh / lengths[1]))
+    return min(1.0, cosine), float(np.linalg.norm(fresh - old)) / lengths[1]

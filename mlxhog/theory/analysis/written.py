@@ -1,4 +1,4 @@
-"""The elements that a worker writes for a gradient, by the options of a run.
+"""The steps that a worker's optimizer would write for gradients, by the options of a run.
 
 The theory's Omega, rho, Delta are about updates of the shared parameters: the step of the
 optimizer, or a selection of it. With error feedback the selection depends on the rest of earlier
@@ -15,30 +15,19 @@ from numpy.typing import NDArray
 
 from mlxhog import optim
 from mlxhog.config.config import TrainConfig
-from mlxhog.optim import (
-    AdamW,
-    Groups,
-    Muon,
-    Optimizer,
-    Sparsified,
-    Target,
-    gradients,
-    updates,
-)
+from mlxhog.optim import AdamW, Groups, Muon, Optimizer, Sparsified, Target, gradients, updates
 from mlxhog.optim.rule import new_state, parameter
 from mlxhog.optim.updates import Float32, Grads, Slot
 
-Mask = NDArray[np.bool_]
 
-
-class WrittenSupport:
+class WrittenSteps:
     """One worker's steps on parameters of its own; it writes no shared memory.
 
-        support = WrittenSupport(config, layout.slots, params, decay)
-        masks = support.of(grads)       # parameter -> bool array of its shape
+        steps = WrittenSteps(config, layout.slots, params, decay)
+        masks = steps.masks(grads)      # parameter -> bool array of its shape
+        step = steps.step(grads)        # (n,) float32, in the layout of the slots
 
-    A `Rows` gradient gives a mask of the whole parameter, False in every other row. Every step is
-    taken at `params`, which do not change.
+    Every step is taken at `params`, which do not change by it.
     """
 
     def __init__(
@@ -66,9 +55,7 @@ class WrittenSupport:
             self._optimizer = replace(self._optimizer, shared=False)
         shapes = {name: slot.shape for name, slot in slots.items()}
         private, places = new_state(
-            self._optimizer.state_segments,
-            self._optimizer.state_shapes(shapes),
-            params.size,
+            self._optimizer.state_segments, self._optimizer.state_shapes(shapes), params.size
         )
         self._target = Target(
             flat=params.copy(),
@@ -82,28 +69,35 @@ class WrittenSupport:
         )
         self._step = 0
 
-    def of(self, grads: Grads) -> dict[str, Mask]:
+    def masks(self, grads: Grads) -> dict[str, NDArray[np.bool_]]:
         """Return the elements that the next step writes for this gradient.
 
         Raises:
             ShapeError: a gradient does not belong to its parameter.
         """
-        self._step += 1
-        np.copyto(self._target.flat, self._params)
+        if not isinstance(self._optimizer, Sparsified):
+            step = self.step(grads)
+            return {name: parameter(step, self._target.slots[name]) != 0 for name in grads}
+        self._take_step(self._target, grads)
+        masks = {}
+        for name, at in self._optimizer.written.items():
+            mask = np.zeros(self._target.slots[name].size, np.bool_)
+            mask[at] = True
+            masks[name] = mask.reshape(self._target.slots[name].shape)
+        return masks
+
+    def step(self, grads: Grads) -> Float32:
+        """Return the next step for this gradient, to be added to the parameters."""
         if isinstance(self._optimizer, Sparsified):
             self._take_step(self._target, grads)
-            return {name: self._mask(name, at) for name, at in self._optimizer.written.items()}
+            return self._target.flat - self._params
         step = np.zeros_like(self._params)
         self._take_step(replace(self._target, pending=step), grads)
-        return {name: parameter(step, self._target.slots[name]) != 0 for name in grads}
+        return step
 
     def _take_step(self, target: Target, grads: Grads) -> None:
+        self._step += 1
+        np.copyto(self._target.flat, self._params)
         scale = gradients.clip_factor(gradients.global_norm(grads), self._config.clip)
         lr = self._config.top_lr
         self._optimizer.step(target, grads, lr=lr, step=self._step, grad_scale=scale)
-
-    def _mask(self, name: str, at: updates.Int32) -> Mask:
-        slot = self._target.slots[name]
-        mask = np.zeros(slot.size, np.bool_)
-        mask[at] = True
-        return mask.reshape(slot.shape)

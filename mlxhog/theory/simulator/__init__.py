@@ -6,17 +6,14 @@ prediction, and it holds its inputs.
     times       times of gradients
     workers     costs of a worker's step, and the state that workers share
     schemes     when they read, how they write and when they meet
-    gates       schemes that bound staleness by waiting
     objectives  small problems that simulated updates solve
-    machine     the clock: shared cores and memory, deaths and joins
+    machine     the clock: shared cores, deaths and joins
     links       links between machines, and rounds of a cluster
-    inputs      options of `mlxhog simulate`: strategies by name, workers, events
-    what_if     `mlxhog simulate`: every strategy on one set of workers
+    what_if     `mlxhog simulate`: its options, and every strategy on one set of workers
 """
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -25,14 +22,12 @@ from typing import Any
 import numpy as np
 
 from mlxhog.errors import DataError
-from mlxhog.theory.simulator.machine import Deadlock, Event, Simulation, fair_shares, speeds
-from mlxhog.theory.simulator.objectives import Learner
+from mlxhog.theory.simulator.machine import Deadlock, Event, Simulation
 from mlxhog.theory.simulator.schemes import Scheme
 from mlxhog.theory.simulator.workers import Worker
 
 __all__ = [
-    "Deadlock", "Event", "Simulation", "Prediction", "Staleness", "TimeToLoss", "descend",
-    "fair_shares", "of_histogram", "simulate", "speeds", "time_to_loss",
+    "Deadlock", "Event", "Prediction", "Simulation", "Staleness", "of_histogram", "simulate",
 ]  # fmt: skip
 
 # -- the prediction --------------------------------------------------------------------------------
@@ -110,65 +105,6 @@ class Prediction:
         return {"inputs": values.pop("inputs"), "prediction": values}
 
 
-@dataclass(frozen=True, kw_only=True)
-class TimeToLoss:
-    """Seconds to a loss: predicted throughput, and updates as measured at several staleness values.
-
-    Attributes:
-        inputs: of the prediction, and the measured updates.
-        seconds: to the loss.
-        updates: to the loss.
-        staleness: at which `updates` is read: the predicted mean.
-        extrapolated: the staleness lies outside the measured range.
-    """
-
-    inputs: Mapping[str, Any]
-    seconds: float
-    updates: float
-    staleness: float
-    extrapolated: bool
-
-    def to_json(self) -> dict[str, Any]:
-        """Return `prediction` and its `inputs` as JSON types."""
-        values = asdict(self)
-        return {"inputs": values.pop("inputs"), "prediction": values}
-
-
-def time_to_loss(prediction: Prediction, updates_at: Mapping[float, float]) -> TimeToLoss:
-    """Predict the time to a loss.
-
-    The number of updates is interpolated between measured staleness values. Beyond the largest it
-    is on the straight line through the last two (and is `extrapolated`).
-
-    Args:
-        prediction: throughput and staleness.
-        updates_at: updates to the loss, by the staleness at which they were measured; a single
-            entry is used at every staleness.
-
-    Raises:
-        DataError: nothing was measured.
-    """
-    if not updates_at:
-        raise DataError("updates to a loss were measured at no staleness; measure at least one")
-    at = np.array(sorted(updates_at), np.float64)
-    updates = np.array([updates_at[staleness] for staleness in sorted(updates_at)], np.float64)
-    staleness = prediction.staleness.mean
-    needed = float(np.interp(staleness, at, updates))
-    if staleness > at[-1] and len(at) > 1:
-        slope = (updates[-1] - updates[-2]) / (at[-1] - at[-2])
-        needed = float(updates[-1] + slope * (staleness - at[-1]))
-    measured = [
-        {"staleness": float(s), "updates": float(u)} for s, u in zip(at, updates, strict=True)
-    ]
-    return TimeToLoss(
-        inputs={**prediction.inputs, "updates_to_loss": measured},
-        seconds=needed / prediction.updates_per_s,
-        updates=needed,
-        staleness=staleness,
-        extrapolated=not at[0] <= staleness <= at[-1],
-    )
-
-
 # -- the simulation --------------------------------------------------------------------------------
 
 
@@ -179,7 +115,6 @@ def simulate(
     updates: int = 5000,
     warm_up: int | None = None,
     cores: int | None = None,
-    bandwidth: float | None = None,
     seed: int = 0,
     events: Sequence[Event] = (),
 ) -> Prediction:
@@ -187,27 +122,25 @@ def simulate(
 
     Args:
         workers: at least one.
-        scheme: one of `mlxhog.theory.simulator.schemes` or `gates`.
+        scheme: one of `mlxhog.theory.simulator.schemes`.
         updates: to simulate after the warm-up; fewer if all workers finish before.
         warm_up: updates left out at the start; None is a tenth of `updates`.
         cores: of the CPU, shared by its workers; None for enough of them.
-        bandwidth: of the memory, bytes per second; None for no limit.
         seed: of the compute times. The same seed gives the same prediction.
         events: deaths and joins.
 
     Raises:
         DataError: no workers, nothing to simulate, events that are impossible or come too late, or
-            a machine without cores or bandwidth.
+            a machine without cores.
         ConfigError: the scheme does not fit the workers.
         Deadlock: every worker waits for another.
     """
     if not workers or updates < 1:
         raise DataError(f"{len(workers)} workers, {updates} updates: wanted at least one of each")
-    for name, value in (("cores", cores), ("bandwidth", bandwidth)):
-        if value is not None and not value > 0:
-            raise DataError(f"a machine with {name} = {value}: wanted more than 0, or no limit")
+    if cores is not None and not cores > 0:
+        raise DataError(f"a machine with cores = {cores}: wanted more than 0, or no limit")
     skipped = updates // 10 if warm_up is None else warm_up
-    sim = Simulation(workers, scheme, cores=cores, bandwidth=bandwidth, seed=seed, events=events)
+    sim = Simulation(workers, scheme, cores=cores, seed=seed, events=events)
     sim.run_until(skipped)
     start = sim.snapshot()
     sim.run_until(start.version + updates)
@@ -230,7 +163,6 @@ def simulate(
             "workers": [worker.to_json() for worker in workers],
             "scheme": scheme.to_json(),
             "cores": cores,
-            "bandwidth_bytes_per_s": bandwidth,
             "updates": updates,
             "warm_up": skipped,
             "seed": seed,
@@ -249,34 +181,3 @@ def simulate(
             for rank, worker in enumerate(workers)
         ),
     )
-
-
-def descend(
-    workers: Sequence[Worker],
-    scheme: Scheme,
-    learner: Learner,
-    *,
-    updates: int,
-    seconds: float = math.inf,
-    cores: int | None = None,
-    seed: int = 0,
-    events: Sequence[Event] = (),
-) -> Simulation:
-    """Train a toy problem until its target or a number of updates is reached.
-
-    Args:
-        workers: at least one.
-        scheme: how they train together.
-        learner: the problem and its step size; its `course` and `reached` are the result.
-        updates: at most.
-        seconds: simulated, at most.
-        cores: that they share; None has one for each.
-        seed: of the compute times.
-        events: deaths and joins.
-
-    Raises:
-        DataError, ConfigError, Deadlock: as `simulate`.
-    """
-    machine = Simulation(workers, scheme, cores=cores, seed=seed, events=events, learner=learner)
-    machine.run_until(updates, seconds)
-    return machine

@@ -1,8 +1,8 @@
-"""Links between machines, and rounds over them: what they take, send, and lose while unplugged.
+"""Links between machines, and rounds over them: what they take, and what they send.
 
-Each machine trains its own copy of the parameters lock-free. By the clock, the machines that the
-first one reaches average what their copies moved since their last common parameters, and each adds
-the result to its copy while its workers go on:
+Each machine trains its own copy of the parameters lock-free. By the clock, the machines average
+what their copies moved since their last common parameters, and each adds the result to its copy
+while its workers go on:
 
     D      = sum over m of n_m (theta_s - theta_m) / sum of n_m      n_m: gradients in the movement
     theta_s' = theta_s - outer_lr (D + outer_momentum v)             the outer step of DiLoCo
@@ -16,10 +16,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import takewhile
 from typing import ClassVar, Self
 
 from mlxhog.errors import ConfigError
@@ -31,8 +30,6 @@ FORM = "RATE or RATE:LATENCY, such as 100Mbit:50ms or 1Gbit"
 _RATE = re.compile(r"(\d+(?:\.\d+)?)(k|M|G)bit(?:/s)?", re.IGNORECASE)
 _BITS = {"k": 1e3, "m": 1e6, "g": 1e9}
 FLOAT_BYTES = 4
-STATE_BYTES = 2 * FLOAT_BYTES
-"""Of a parameter that a machine loads when it joins: theta_s and the velocity."""
 LINK_SHARE = 0.1
 """Largest share of the time in which rounds should use the link."""
 
@@ -105,48 +102,16 @@ def sent_bytes(n_bytes: float, machines: int) -> float:
 
 
 @dataclass(frozen=True)
-class Outage:
-    """A machine is unplugged: it trains on alone, and the others go on without it."""
-
-    machine: int
-    at_s: float
-    for_s: float
-
-    def holds(self, at_s: float) -> bool:
-        """Whether the machine is unplugged at a time."""
-        return self.at_s <= at_s < self.at_s + self.for_s
-
-
-@dataclass(frozen=True)
-class Round:
-    """One round.
-
-    Attributes:
-        begin_s: when the members read their parameters.
-        end_s: when they add the result, or give up.
-        members: numbers of the machines.
-        committed: whether all of them had the result; else none uses it.
-    """
-
-    begin_s: float
-    end_s: float
-    members: tuple[int, ...]
-    committed: bool
-
-
-@dataclass(frozen=True)
 class LinkUse:
     """What rounds did with the links in some time.
 
     Attributes:
-        rounds: committed.
-        failed: not committed, since a member was unplugged meanwhile.
+        rounds: that ended.
         bytes_per_s: that each machine sends, on average.
         share: of the time in which a round is under way.
     """
 
     rounds: int
-    failed: int
     bytes_per_s: float
     share: float
 
@@ -159,13 +124,11 @@ class ClusterRounds(Scheme):
     added result of a round is one of them.
 
     Attributes:
-        machines: their number; the first is the authority that says who takes part.
+        machines: their number.
         link: of each machine.
         n_params: parameters of the model.
         round_every_s: seconds between the beginnings of two rounds.
         float_bytes: bytes of a parameter in a round: 4, or 2 for bfloat16.
-        outages: unplugged machines.
-        timeout_s: seconds after which members give up a round with an unplugged machine.
         stop_workers: whether no step begins during a round.
     """
 
@@ -175,8 +138,6 @@ class ClusterRounds(Scheme):
     n_params: float
     round_every_s: float = 10.0
     float_bytes: int = FLOAT_BYTES
-    outages: tuple[Outage, ...] = ()
-    timeout_s: float = 5.0
     stop_workers: bool = False
 
     @property
@@ -184,69 +145,46 @@ class ClusterRounds(Scheme):
         """Bytes that a round averages."""
         return self.float_bytes * self.n_params
 
-    def members(self, at_s: float) -> tuple[int, ...]:
-        """Return the machines that the first one reaches."""
-        away = {outage.machine for outage in self.outages if outage.holds(at_s)}
-        if 0 in away:
-            return (0,)
-        return tuple(m for m in range(self.machines) if m not in away)
+    @property
+    def round_s(self) -> float:
+        """Seconds of a round."""
+        return self.link.round_s(self.round_bytes, self.machines)
 
-    def rounds(self) -> Iterator[Round]:
-        """Yield all rounds in their order, without end."""
-        begin_s, before = self.round_every_s, self.members(0.0)
-        while True:
-            members = self.members(begin_s)
-            end_s = begin_s + self.link.round_s(self.round_bytes, len(members))
-            if set(members) - set(before):
-                end_s += self.link.transfer_s(STATE_BYTES * self.n_params)
-            cuts = [
-                outage.at_s
-                for outage in self.outages
-                if outage.machine in members and begin_s < outage.at_s < end_s
-            ]
-            if cuts:
-                yield Round(begin_s, min(cuts) + self.timeout_s, members, committed=False)
-                begin_s = min(cuts) + self.timeout_s
-                continue
-            yield Round(begin_s, end_s, members, committed=True)
-            begin_s, before = max(begin_s + self.round_every_s, end_s), members
+    def next_round(self, begin_s: float) -> float:
+        """Return the beginning of the round after one; a long round delays it."""
+        return max(begin_s + self.round_every_s, begin_s + self.round_s)
 
     def use(self, seconds: float) -> LinkUse:
         """Return the use of the links from the start on."""
-        began = list(takewhile(lambda one: one.begin_s < seconds, self.rounds()))
-        done = [one for one in began if one.committed and one.end_s <= seconds]
-        sent = sum(len(o.members) * sent_bytes(self.round_bytes, len(o.members)) for o in done)
+        begins, begin_s = list[float](), self.round_every_s
+        while begin_s < seconds:
+            begins.append(begin_s)
+            begin_s = self.next_round(begin_s)
+        ended = sum(begin_s + self.round_s <= seconds for begin_s in begins)
         return LinkUse(
-            rounds=len(done),
-            failed=sum(not one.committed for one in began),
-            bytes_per_s=sent / self.machines / seconds,
-            share=sum(min(one.end_s, seconds) - one.begin_s for one in began) / seconds,
+            rounds=ended,
+            bytes_per_s=ended * sent_bytes(self.round_bytes, self.machines) / seconds,
+            share=sum(min(one + self.round_s, seconds) - one for one in begins) / seconds,
         )
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return the behaviour of each worker.
 
         Raises:
-            ConfigError: the workers cannot be divided, or an outage names no machine.
+            ConfigError: the workers cannot be divided.
         """
         if self.machines < 1 or len(workers) % self.machines:
             raise ConfigError(
                 f"{self.machines} machines with {len(workers)} workers: wanted a number of "
                 "machines that divides them"
             )
-        for outage in self.outages:
-            if not 0 <= outage.machine < self.machines:
-                raise ConfigError(
-                    f"machine {outage.machine} is to be unplugged, and there are {self.machines} "
-                    f"with numbers 0 to {self.machines - 1}; name one of those"
-                )
         state = workers[0].state
         copies = _Copies(self, state)
 
         def behaviour(worker: WorkerContext) -> Behaviour:
             own = worker.rank % self.machines
             for _ in worker.steps():
-                while self.stop_workers and (rest_s := copies.rest_s(own)) > 0:
+                while self.stop_workers and (rest_s := copies.rest_s()) > 0:
                     yield Phase(rest_s, on_core=False)
                 copies.advance(through=True)
                 if state.learner is not None:
@@ -273,45 +211,39 @@ class _Copies:
     """
 
     def __init__(self, scheme: ClusterRounds, state: SharedState) -> None:
-        self._rounds, self._state = scheme.rounds(), state
-        self._round, self._reading = next(self._rounds), True
+        self._scheme, self._state = scheme, state
+        self._begin_s, self._reading = scheme.round_every_s, True  # of the present round
         self.versions = [0] * scheme.machines
-        self.gradients = [0] * scheme.machines  # since the movement that was committed last
+        self.gradients = [0] * scheme.machines  # since the movement that was averaged last
         self._sent = [0] * scheme.machines
         if state.learner is not None:
             state.learner.replicate(scheme.machines)
 
+    @property
+    def _end_s(self) -> float:
+        return self._begin_s + self._scheme.round_s
+
     def advance(self, *, through: bool = False) -> None:
         """Apply what rounds did before now; `through` includes what they do now."""
-        now = self._state.now
+        now, learner = self._state.now, self._state.learner
         while True:
-            at_s = self._round.begin_s if self._reading else self._round.end_s
+            at_s = self._begin_s if self._reading else self._end_s
             if at_s > now or (at_s == now and not through):
                 return
             if self._reading:
-                self._read()
+                self._sent = list(self.gradients)
+                if learner is not None:
+                    learner.send()
             else:
-                self._end()
+                if learner is not None:
+                    learner.receive({1 + m: sent for m, sent in enumerate(self._sent)})
+                self.versions = [version + 1 for version in self.versions]
+                self.gradients = [g - s for g, s in zip(self.gradients, self._sent, strict=True)]
+                self._begin_s = self._scheme.next_round(self._begin_s)
+            self._reading = not self._reading
 
-    def rest_s(self, machine: int) -> float:
-        """Seconds until the present round of a machine ends; 0 without one."""
+    def rest_s(self) -> float:
+        """Seconds until the present round ends; 0 without one."""
         self.advance()  # a step of another worker that ends now belongs to the movement
-        now, one = self._state.now, self._round
-        return one.end_s - now if machine in one.members and one.begin_s <= now else 0.0
-
-    def _read(self) -> None:
-        members = self._round.members
-        self._sent = list(self.gradients)
-        if self._state.learner is not None:
-            self._state.learner.send([1 + m for m in members])
-        self._reading = False
-
-    def _end(self) -> None:
-        if self._round.committed:
-            members = self._round.members
-            if self._state.learner is not None:
-                self._state.learner.receive({1 + m: self._sent[m] for m in members})
-            for m in members:
-                self.versions[m] += 1
-                self.gradients[m] -= self._sent[m]
-        self._round, self._reading = next(self._rounds), True
+        now = self._state.now
+        return self._end_s - now if self._begin_s <= now else 0.0

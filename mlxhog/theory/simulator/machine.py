@@ -1,7 +1,7 @@
-"""Workers on shared cores and memory, advanced from one finished phase to the next.
+"""Workers on shared cores, advanced from one finished phase to the next.
 
-Workers that are active at the same time share cores and memory bandwidth. Workers may die and join
-at given times; a scheme waits for workers alive only.
+The operating system divides the cores evenly among workers that are active at the same time.
+Workers may die and join at given times; a scheme waits for workers alive only.
 """
 
 from __future__ import annotations
@@ -24,58 +24,6 @@ from mlxhog.theory.simulator.workers import (
     Worker,
     WorkerContext,
 )
-
-# -- shares of a machine's cores and memory --------------------------------------------------------
-
-
-def fair_shares(demands: Sequence[float], capacity: float) -> list[float]:
-    """Divide a capacity: a small demand is met, and all larger ones get the same share.
-
-    Source: max-min fairness, Bertsekas and Gallager, Data Networks, section 6.5.
-    """
-    shares = [0.0] * len(demands)
-    rest, waiting = capacity, len(demands)
-    for k in sorted(range(len(demands)), key=demands.__getitem__):
-        shares[k] = min(demands[k], rest / waiting)
-        rest -= shares[k]
-        waiting -= 1
-    return shares
-
-
-def speeds(
-    on_core: Sequence[bool],
-    traffic: Sequence[float],
-    *,
-    cores: int | None,
-    bandwidth: float | None,
-) -> list[float]:
-    """Return the speed of each active worker, 1 if it runs as if alone.
-
-    The operating system divides the cores evenly. A worker slowed by that demands less memory
-    traffic, and is slowed again if its fair share of the bandwidth is below its demand.
-
-    Args:
-        on_core: whether a worker's present phase needs a core of the CPU.
-        traffic: bytes per second that it moves at full speed.
-        cores: of the machine; None for one per worker.
-        bandwidth: of the memory in bytes per second; None for no limit.
-    """
-    busy = sum(on_core)
-    slow = 1.0 if cores is None or busy <= cores else cores / busy
-    speed = [slow if needs else 1.0 for needs in on_core]
-    if bandwidth is None:
-        return speed
-    demands = [bytes_per_s * s for bytes_per_s, s in zip(traffic, speed, strict=True)]
-    if sum(demands) <= bandwidth:
-        return speed
-    shares = fair_shares(demands, bandwidth)
-    return [
-        s * share / demand if demand else s
-        for s, share, demand in zip(speed, shares, demands, strict=True)
-    ]
-
-
-# -- the clock -------------------------------------------------------------------------------------
 
 
 class Deadlock(Exception):
@@ -118,7 +66,6 @@ class Simulation:
         scheme: Scheme,
         *,
         cores: int | None = None,
-        bandwidth: float | None = None,
         seed: int = 0,
         events: Sequence[Event] = (),
         learner: Learner | None = None,
@@ -133,8 +80,8 @@ class Simulation:
         self._events = sorted(events)
         absent = _check_events(self._events, len(workers))
         on_core = sum(worker.on_core for worker in workers)
-        self._limits = None if cores is not None and on_core <= cores else cores, bandwidth
-        self._free = self._limits == (None, None)  # then no worker slows another
+        self._cores = math.inf if cores is None else cores
+        self._free = on_core <= self._cores  # then no worker slows another
         streams = np.random.SeedSequence(seed).spawn(len(workers))
         contexts = [
             WorkerContext(
@@ -267,14 +214,9 @@ class Simulation:
     def _active(self) -> tuple[list[int], list[float]]:
         """Return the ranks that work, and their speeds."""
         active = [rank for rank, rest_s in enumerate(self._rest_s) if rest_s < math.inf]
-        works = [work for rank in active if isinstance(work := self._doing[rank], Phase)]
-        cores, bandwidth = self._limits
-        return active, speeds(
-            [work.on_core for work in works],
-            [work.moved_bytes / work.seconds for work in works],
-            cores=cores,
-            bandwidth=bandwidth,
-        )
+        on_core = [isinstance(one := self._doing[rank], Phase) and one.on_core for rank in active]
+        slow = min(1.0, self._cores / max(1, sum(on_core)))
+        return active, [slow if needs else 1.0 for needs in on_core]
 
     def _work(self, seconds: float) -> None:
         """Let all workers work for a time, which ends no later than the first phase."""

@@ -1,7 +1,6 @@
 """Schemes for the simulator: when workers read, how they write and when they meet.
 
-No worker waits for one that has died or finished. Rules that bound staleness by waiting are in
-`gates.py`.
+No worker waits for one that has died or finished.
 """
 
 from __future__ import annotations
@@ -214,6 +213,54 @@ class RoundRobin(Scheme):
 
 
 @dataclass(frozen=True)
+class SSP(Scheme):
+    """Stale synchronous parallel: no worker begins more than `slack` steps ahead of the slowest.
+
+    Bounds clocks, not updates: staleness is at most (P - 1)(2 slack + 1). The slowest worker never
+    waits, so no worker waits for ever.
+
+    Attributes:
+        slack: s; 0 is a barrier every step.
+
+    Source: Ho et al. 2013, More Effective Distributed ML via a Stale Synchronous Parallel Server.
+    """
+
+    strategy: ClassVar[str] = "ssp"
+    slack: int = 2
+
+    def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
+        """Return the behaviour of each worker.
+
+        Raises:
+            ConfigError: the slack is negative.
+        """
+        if self.slack < 0:
+            raise ConfigError(f"a slack of {self.slack}: wanted 0 or more")
+
+        def near(worker: WorkerContext) -> Condition:
+            clocks, rank = worker.state.clocks, worker.rank
+
+            def holds() -> bool:
+                slowest = min(clocks.get(other, 0) for other in worker.state.alive)
+                return clocks.get(rank, 0) - slowest <= self.slack
+
+            return holds
+
+        def behaviour(worker: WorkerContext) -> Behaviour:
+            may_read = near(worker)
+            for _ in worker.steps():
+                yield may_read
+                read = worker.look()
+                yield worker.exchange()
+                yield worker.read()
+                yield worker.compute()
+                yield worker.add()
+                worker.apply(read)
+
+        return [partial(behaviour, worker) for worker in workers]
+
+
+@dataclass(frozen=True)
 class Sync(Scheme):
     """Gradients at the same parameters, averaged: one update per round.
 
@@ -264,10 +311,7 @@ class Sync(Scheme):
                 if self.by_speed:
                     total = sum(speeds[r] for r in state.alive)
                     share = len(state.alive) * speeds[rank] / total
-                gradient = worker.compute(unless=gathered)
-                yield Phase(
-                    share * gradient.seconds, gradient.moved_bytes, gradient.on_core, gathered
-                )
+                yield worker.compute(share, gathered)
                 if not gathered():
                     yield worker.copy()
                     done.append(rank)
@@ -298,7 +342,6 @@ class OuterLoop(Scheme):
         replicas: their number; None for one per worker.
         round_s: seconds for a merge, beyond the copies that each worker makes.
         name: of the strategy, where it is another one.
-        corrected: whether local steps are corrected for different data, as in SCAFFOLD.
 
     Source: Stich 2019, arXiv:1805.09767; Douillard et al. 2023, arXiv:2311.08105.
     """
@@ -308,7 +351,6 @@ class OuterLoop(Scheme):
     replicas: int | None = None
     round_s: float = 0.0
     name: str = "local_sgd"
-    corrected: bool = False
 
     def start(self, workers: Sequence[WorkerContext]) -> list[Start]:
         """Return the behaviour of each worker.
@@ -327,7 +369,7 @@ class OuterLoop(Scheme):
         barrier, merged = Barrier(state), [0]
         steps, versions = [0] * count, [0] * count  # of each replica: begun, ended
         if state.learner is not None:
-            state.learner.replicate(count, corrected=self.corrected)
+            state.learner.replicate(count)
 
         def behaviour(worker: WorkerContext) -> Behaviour:
             own = worker.rank % count

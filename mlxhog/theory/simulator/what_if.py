@@ -1,28 +1,31 @@
-"""`mlxhog simulate`: every strategy on one set of workers, side by side."""
+"""`mlxhog simulate`: its options, and every strategy on one set of workers, side by side."""
 
 from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from mlxhog.errors import DataError
-from mlxhog.files.quantities import format_bytes
+from mlxhog.config.options import convert_fields, option
+from mlxhog.config.rules import Slowdown, parse_slowdowns
+from mlxhog.errors import ConfigError, DataError, did_you_mean
+from mlxhog.files.quantities import format_bytes, parse_duration_s
 from mlxhog.report.table import Section
-from mlxhog.theory.simulator import Deadlock, Event, Prediction, descend, simulate
-from mlxhog.theory.simulator.inputs import (
-    DEADLOCKING,
-    TRAINING,
-    SimulateConfig,
-    chosen,
-    events_of,
-    workers_of,
-)
-from mlxhog.theory.simulator.links import FLOAT_BYTES, ClusterRounds, LinkUse, sent_bytes
+from mlxhog.theory.simulator import Event, Prediction, Simulation, simulate, times
+from mlxhog.theory.simulator.links import FLOAT_BYTES, FORM, ClusterRounds, Link, sent_bytes
 from mlxhog.theory.simulator.objectives import Learner, Objective, Quadratic, SparseLogistic
-from mlxhog.theory.simulator.schemes import OuterLoop, Scheme, Sync
+from mlxhog.theory.simulator.schemes import (
+    SSP,
+    Hogwild,
+    Locked,
+    OuterLoop,
+    ParameterServer,
+    RoundRobin,
+    Scheme,
+    Sync,
+)
 from mlxhog.theory.simulator.workers import Worker
 
 TARGET = 0.01
@@ -30,6 +33,212 @@ TARGET = 0.01
 
 RATES = tuple(2.0**-k for k in range(9))
 """Step sizes that a toy training tries, as multiples of the problem's largest."""
+
+# -- options ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateConfig:
+    """Options of `mlxhog simulate`."""
+
+    workers: int = option(4, "number of workers", low=1, high=1000)
+    times: str = option("lognormal:100ms:0.2", f"time of a gradient: {times.forms()}")
+    slow: str | None = option(
+        None,
+        "workers that are slower, as --slow of train: 1=10, 0=random:0.1:6, 2=late:30s",
+    )
+    kill: str | None = option(
+        None,
+        "deaths: RANK=TIME, or RANK=TIME:DOWN if it returns after that time; such as 1=30s:5s",
+    )
+    join: str | None = option(None, "workers that join later: RANK=TIME; such as 3=1m")
+    strategies: str = option("all", "strategies to compare, such as hogwild,sync; or all")
+    read: float = option(0.0, "time to copy the parameters", unit="s", low=0)
+    apply: float = option(0.0, "time to add a step to all parameters", unit="s", low=0)
+    sync_time: float = option(0.0, "time of a barrier, or of a merge of copies", unit="s", low=0)
+    machines: int = option(1, "over which the workers are dealt out in turn", low=1)
+    link: str | None = option(None, f"between machines: {FORM}")
+    params: int = option(1_000_000, "parameters of the model, which links carry", low=1)
+    round_every: float = option(10.0, "time between two rounds of cluster", unit="s", above=0)
+    round_dtype: str = option(
+        "float32", "of the parameters in a round of cluster", choices=("float32", "bfloat16")
+    )
+    stop_workers: bool = option(False, "no step begins during a round of cluster")
+    period: int = option(16, "steps between two merges of local_sgd and diloco", low=1)
+    replicas: int | None = option(
+        None, "of diloco; auto is half the workers, one at least", low=1, none="auto"
+    )
+    slack: int = option(2, "steps that ssp lets a worker run ahead", low=0)
+    backup_workers: int = option(1, "workers that rounds of sync_backup do not wait for", low=0)
+    cores: int | None = option(
+        None, "of the machine, shared by the workers; auto is one for each", low=1, none="auto"
+    )
+    objective: str = option(
+        "none",
+        "also train a small problem to 1 % of its first excess, at the best of nine step sizes",
+        choices=("none", "quadratic", "logistic"),
+    )
+    updates: int = option(5000, "gradients to simulate for each strategy", low=10, high=10_000_000)
+    seed: int = option(0, "of the times", low=0)
+
+    def __post_init__(self) -> None:
+        """Convert and check.
+
+        Raises:
+            ConfigError: wrong options, each on a line of its own.
+        """
+        problems = convert_fields(self)
+        if problems:
+            raise ConfigError("\n".join(problems))
+        if (self.machines > 1) != (self.link is not None):
+            raise ConfigError(
+                f"machines is {self.machines} and link {self.link}; several machines need a link "
+                "(--machines 2 --link 100Mbit:50ms), one has none"
+            )
+        if self.workers % self.machines:
+            raise ConfigError(
+                f"workers is {self.workers}, which {self.machines} machines cannot share evenly; "
+                f"give a multiple of {self.machines}"
+            )
+
+    @property
+    def round_s(self) -> float:
+        """Seconds of a barrier or a merge, with the link's average of all parameters."""
+        if self.link is None:
+            return self.sync_time
+        over_s = Link.parse(self.link).all_reduce_s(FLOAT_BYTES * self.params, self.machines)
+        return self.sync_time + over_s
+
+
+def _replicas(config: SimulateConfig) -> int:
+    if config.replicas is not None:
+        return config.replicas
+    if config.machines > 1:
+        return config.machines
+    half = max(1, config.workers // 2)
+    return next(n for n in range(half, 0, -1) if config.workers % n == 0)
+
+
+def _cluster(config: SimulateConfig) -> ClusterRounds:
+    if config.link is None:
+        raise ConfigError(
+            "cluster trains on several machines; add --machines 2 --link 100Mbit:50ms"
+        )
+    return ClusterRounds(
+        machines=config.machines,
+        link=Link.parse(config.link),
+        n_params=config.params,
+        round_every_s=config.round_every,
+        float_bytes=FLOAT_BYTES if config.round_dtype == "float32" else 2,
+        stop_workers=config.stop_workers,
+    )
+
+
+SCHEMES: Mapping[str, Callable[[SimulateConfig], Scheme]] = {
+    "serial": lambda c: Hogwild(),
+    "hogwild": lambda c: Hogwild(),
+    "locked": lambda c: Locked(),
+    "async_ps": lambda c: ParameterServer(),
+    "ssp": lambda c: SSP(c.slack),
+    "round_robin": lambda c: RoundRobin(c.sync_time),
+    "sync": lambda c: Sync(round_s=c.round_s),
+    "sync_speed": lambda c: Sync(round_s=c.round_s, by_speed=True),
+    "sync_backup": lambda c: Sync(min(c.backup_workers, c.workers - 1), round_s=c.round_s),
+    "local_sgd": lambda c: OuterLoop(c.period, round_s=c.round_s),
+    "diloco": lambda c: OuterLoop(c.period, _replicas(c), c.round_s, "diloco"),
+    "cluster": _cluster,
+    "avg_runs": lambda c: OuterLoop(None, name="avg_runs"),
+}
+"""Schemes by name: `sync_speed` is sync with shares by speed, `sync_backup` has backup workers."""
+
+
+def _strategies(config: SimulateConfig) -> list[str]:
+    """Return the names that `strategies` lists."""
+    if config.strategies == "all":
+        hidden = {"sync_speed"} if config.slow is None else set()
+        hidden |= {"cluster"} if config.machines == 1 else {"avg_runs"}
+        return [name for name in SCHEMES if name not in hidden]
+    names = [name.strip() for name in config.strategies.split(",")]
+    for name in names:
+        if name not in SCHEMES:
+            raise ConfigError(
+                f"--strategies names {name!r}; wanted all, or some of {', '.join(SCHEMES)}"
+                + did_you_mean(name, SCHEMES)
+            )
+    return list(dict.fromkeys(names))
+
+
+def _workers(config: SimulateConfig, recorded: Sequence[Worker] | None) -> list[Worker]:
+    """Return the workers of the options, or recorded ones, with their slowdowns."""
+    try:
+        time = times.parse(config.times)
+        slow = parse_slowdowns(config.slow)
+    except (ValueError, DataError) as error:
+        raise ConfigError(f"simulate: {error}") from error
+    _check_ranks("--slow", slow, config.workers)
+    over_s = 0.0
+    if config.link is not None:  # send a step, and receive the parameters
+        over_s = 2 * Link.parse(config.link).transfer_s(FLOAT_BYTES * config.params)
+    ours = recorded or [
+        Worker(name=f"worker {rank}", compute=time, read_s=config.read, apply_s=config.apply)
+        for rank in range(config.workers)
+    ]
+
+    def slowed(time: times.ComputeTime, how: Slowdown) -> times.ComputeTime:
+        if how.probability < 1:
+            return replace(time, held_up=(how.probability, how.factor))
+        return time.scaled(how.factor)
+
+    return [
+        replace(one, exchange_s=over_s, compute=slowed(one.compute, slow.get(rank, Slowdown())))
+        for rank, one in enumerate(ours)
+    ]
+
+
+def _events(config: SimulateConfig) -> list[Event]:
+    """Return the deaths and joins of the options."""
+    late = {r: how.late_s for r, how in parse_slowdowns(config.slow).items() if how.late_s}
+    events = [Event(at_s, rank, joins=True) for rank, at_s in late.items()]
+    for rank, (at_s,) in _moments("--join", config.join, "RANK=TIME").items():
+        events.append(Event(at_s, rank, joins=True))
+    for rank, (at_s, *more) in _moments("--kill", config.kill, _OR_BACK).items():
+        events.append(Event(at_s, rank, joins=False))
+        events += [Event(at_s + down_s, rank, joins=True) for down_s in more]
+    _check_ranks("an event", {event.rank: event for event in events}, config.workers)
+    return sorted(events)
+
+
+_OR_BACK = "RANK=TIME or RANK=TIME:DOWN"
+
+
+def _moments(flag: str, text: str | None, form: str) -> dict[int, list[float]]:
+    """Return the times of each rank, as many as the form has."""
+    moments: dict[int, list[float]] = {}
+    for part in [] if text is None else text.split(","):
+        rank, equals, words = part.strip().partition("=")
+        try:
+            values = [parse_duration_s(word) for word in words.split(":")]
+            if not (equals and rank.isdecimal()) or min(values) < 0:
+                raise ValueError
+            if len(values) > 1 + form.count(":"):
+                raise ValueError
+        except ValueError:
+            raise ConfigError(
+                f"{flag} has {part.strip()!r}; wanted {form} for each, such as 1=30s"
+            ) from None
+        if int(rank) in moments:
+            raise ConfigError(f"{flag} names worker {int(rank)} twice; give each one time")
+        moments[int(rank)] = values
+    return moments
+
+
+def _check_ranks(flag: str, ranks: Mapping[int, object], workers: int) -> None:
+    for rank in ranks:
+        if rank >= workers:
+            raise ConfigError(
+                f"{flag} names worker {rank}, and there are {workers} with ranks 0 to "
+                f"{workers - 1}; name one of those, or raise --workers"
+            )
 
 
 # -- the comparison --------------------------------------------------------------------------------
@@ -41,32 +250,28 @@ class PredictedStrategy:
 
     Attributes:
         name: of the strategy.
-        prediction: of its speed; None if it deadlocks.
-        deadlock: description of the deadlock; None without one.
+        prediction: of its speed.
         target_s: seconds to the toy problem's target, at the best step size; None without a toy
             problem, infinite if no step size reaches it.
         sent_per_s: bytes that each machine sends in a second; None on one machine.
-        rounds: of cluster; None for the others.
+        rounds: what rounds of cluster did with the links; None for the others.
     """
 
     name: str
-    prediction: Prediction | None = None
-    deadlock: str | None = None
+    prediction: Prediction
     target_s: float | None = None
     sent_per_s: float | None = None
-    rounds: LinkUse | None = None
+    rounds: Mapping[str, float] | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return plain values."""
-        values = {} if self.prediction is None else self.prediction.to_json()
         reached = self.target_s is None or math.isfinite(self.target_s)
         return {
             "strategy": self.name,
-            **values,
-            "deadlock": self.deadlock,
+            **self.prediction.to_json(),
             "target_s": self.target_s if reached else None,
             "sent_bytes_per_s": self.sent_per_s,
-            "rounds": None if self.rounds is None else asdict(self.rounds),
+            "rounds": self.rounds,
         }
 
 
@@ -89,26 +294,23 @@ class WhatIf:
     @property
     def answer(self) -> str:
         """One sentence."""
-        running = {row.name: row.prediction for row in self.rows if row.prediction is not None}
-        if not running:
-            return "every strategy of --strategies deadlocks"
-        rate = {name: one.gradients_per_s for name, one in running.items()}
-        timed = {r.name: r.target_s for r in self.rows if r.target_s and math.isfinite(r.target_s)}
+        timed = [r for r in self.rows if r.target_s is not None and math.isfinite(r.target_s)]
         if timed:
-            first = min(timed, key=lambda name: timed[name])
-            others = {name: s for name, s in timed.items() if name != first}
-            text = f"{first} reaches the target first, after {timed[first]:.3g} s"
-            if others:
-                second = min(others, key=lambda name: others[name])
-                text += f"; {second} takes {others[second] / timed[first]:.2f} times as long"
+            first, *others = sorted(timed, key=lambda row: row.target_s or 0.0)
+            text = f"{first.name} reaches the target first, after {first.target_s:.3g} s"
+            if others and first.target_s and others[0].target_s:
+                times_as_long = others[0].target_s / first.target_s
+                text += f"; {others[0].name} takes {times_as_long:.2f} times as long"
             return text
+        running = {row.name: row.prediction for row in self.rows}
+        rate = {name: one.gradients_per_s for name, one in running.items()}
         best = max(rate, key=lambda name: rate[name])
-        waiting = {name: one.waiting_share for name, one in running.items()}
         text = f"{best} computes most: {rate[best]:.4g} gradients/s"
         if "sync" in rate and best != "sync":
             text += f", {rate[best] / rate['sync']:.2f} times sync"
             if self.config.machines == 1:  # else they wait for the link as well
-                text += f", whose workers wait {waiting['sync']:.0%} of their time"
+                waiting = running["sync"].waiting_share
+                text += f", whose workers wait {waiting:.0%} of their time"
         return text
 
     def to_json(self) -> dict[str, Any]:
@@ -118,20 +320,16 @@ class WhatIf:
     def sections(self) -> Iterator[Section]:
         """Arrange the comparison for `mlxhog.report.table.show`, 80 columns wide."""
         yield Section(textwrap.fill(self.answer, 80))
-        timed = any(row.target_s is not None for row in self.rows)
+        config, timed = self.config, any(row.target_s is not None for row in self.rows)
+        linked = config.machines > 1
         header = ["strategy", "gradients/s", "of ideal", "staleness", "largest", "idle", "wasted"]
-        linked = self.config.machines > 1
-        header += ["target"] if timed else []
-        header += ["sent/s"] if linked else []
+        header += ["target"] * timed + ["sent/s"] * linked
         best = sum(1 / worker.step_s for worker in self.workers)
         rows, notes = [], []
         for row in self.rows:
             one = row.prediction
-            if one is None:
-                rows.append((row.name, *["stops"] + ["-"] * (len(header) - 2)))
-                notes.append(f"{row.name}: {row.deadlock}")
-                continue
             cells = (
+                row.name,
                 f"{one.gradients_per_s:.4g}",
                 f"{one.gradients_per_s / best:.0%}",
                 f"{one.staleness.mean:.2f}",
@@ -139,22 +337,21 @@ class WhatIf:
                 f"{one.waiting_share:.0%}",
                 f"{one.wasted_share:.0%}",
             )
-            ends = [_target(row)] if timed else []
-            ends += [format_bytes(row.sent_per_s or 0.0)] if linked else []
-            rows.append((row.name, *cells, *ends))
+            reached = row.target_s is not None and math.isfinite(row.target_s)
+            target = [f"{row.target_s:.4g} s" if reached else "never"] * timed
+            rows.append((*cells, *target, *[format_bytes(row.sent_per_s or 0.0)] * linked))
             if row.rounds is not None:
-                notes.append(_rounds_note(row.rounds))
+                count, share = row.rounds["rounds"], row.rounds["share"]
+                notes.append(f"cluster: {count} rounds, {share:.0%} of the time on the link")
         yield Section("", header, rows, notes)
         yield Section("", notes=[textwrap.fill(note, 80) for note in self._notes(timed)])
 
     def _notes(self, timed: bool) -> Iterator[str]:
-        steps = [1e3 * worker.step_s for worker in self.workers]
-        low, high = min(steps), max(steps)
-        same = low == high
+        steps = sorted({1e3 * worker.step_s for worker in self.workers})
+        took = " to ".join(f"{ms:.4g}" for ms in dict.fromkeys((steps[0], steps[-1])))
         yield (
-            f"predicted, not measured: {len(steps)} workers, a step takes "
-            + (f"{low:.4g} ms" if same else f"{low:.4g} to {high:.4g} ms")
-            + f" ({self.source})"
+            f"predicted, not measured: {len(self.workers)} workers, a step takes {took} ms "
+            f"({self.source})"
         )
         yield "of ideal: over gradients/s of workers that never wait and share nothing"
         yield "staleness: updates by others between read and write; idle: waiting for others"
@@ -165,19 +362,6 @@ class WhatIf:
             )
         if timed:
             yield f"target: time to {TARGET:.0%} of the first excess, {self.config.objective}"
-
-
-def _rounds_note(use: LinkUse) -> str:
-    text = f"cluster: {use.rounds} rounds, {use.share:.0%} of the time on the link"
-    if use.failed:
-        text += f"; {use.failed} given up, work kept"
-    return text
-
-
-def _target(row: PredictedStrategy) -> str:
-    if row.target_s is None:
-        return "-"
-    return f"{row.target_s:.4g} s" if math.isfinite(row.target_s) else "never"
 
 
 def compare(
@@ -193,62 +377,53 @@ def compare(
     Raises:
         ConfigError, DataError: the options contradict each other.
     """
-    there = workers_of(config, workers)
-    events = events_of(config)
+    there, events = _workers(config, workers), _events(config)
     return WhatIf(
         config=config,
         workers=there,
         source=source or config.times,
-        rows=[_row(name, config, there, events) for name in chosen(config)],
+        rows=[_row(name, config, there, events) for name in _strategies(config)],
     )
 
 
 def _row(
     name: str, config: SimulateConfig, workers: Sequence[Worker], events: Sequence[Event]
 ) -> PredictedStrategy:
-    scheme = {**TRAINING, **DEADLOCKING}[name](config)
+    scheme, clustered = SCHEMES[name](config), name == "cluster"
     if name == "serial":
         workers = [replace(min(workers, key=lambda worker: worker.step_s), exchange_s=0.0)]
         events = ()
-    if name in DEADLOCKING:  # a worker that waits for ever shows when the others have finished
-        each = math.ceil(2 * config.updates / len(workers))
-        workers = [replace(worker, steps=each) for worker in workers]
-    try:
-        together = len(workers) if name.startswith("sync") else 1
-        prediction = simulate(
-            workers,
-            scheme,
-            updates=max(1, config.updates // together),
-            warm_up=0 if events or isinstance(scheme, ClusterRounds) else None,
-            cores=config.cores,
-            seed=config.seed,
-            events=events,
-        )
-        if isinstance(scheme, ClusterRounds):
-            late = max((outage.at_s for outage in scheme.outages), default=0.0)
-            if late >= prediction.seconds:
-                raise DataError(
-                    f"a machine is to be unplugged at {late:g} s, and {config.updates} updates "
-                    f"take {prediction.seconds:.3g} s; simulate more updates"
-                )
-        target_s = None
-        if config.objective != "none":
-            target_s = best_time(workers, scheme, objective_of(config), config, events)
-    except Deadlock as deadlock:
-        return PredictedStrategy(name=name, deadlock=str(deadlock))
+    together = len(workers) if name.startswith("sync") else 1
+    prediction = simulate(
+        workers,
+        scheme,
+        updates=max(1, config.updates // together),
+        warm_up=0 if events or clustered else None,
+        cores=config.cores,
+        seed=config.seed,
+        events=events,
+    )
+    target_s = None
+    if config.objective != "none":
+        target_s = best_time(workers, scheme, _objective(config), config, events)
+    use = scheme.use(prediction.seconds) if isinstance(scheme, ClusterRounds) else None
     return PredictedStrategy(
         name=name,
         prediction=prediction,
         target_s=target_s,
-        sent_per_s=sent_per_s(scheme, prediction, config) if name != "serial" else 0.0,
-        rounds=scheme.use(prediction.seconds) if isinstance(scheme, ClusterRounds) else None,
+        sent_per_s=_sent_per_s(name, scheme, prediction, config),
+        rounds=None if use is None else asdict(use),
     )
 
 
-def sent_per_s(scheme: Scheme, prediction: Prediction, config: SimulateConfig) -> float | None:
+def _sent_per_s(
+    name: str, scheme: Scheme, prediction: Prediction, config: SimulateConfig
+) -> float | None:
     """Bytes that each machine sends in a second; None on one machine."""
     if config.link is None:
         return None
+    if name == "serial":
+        return 0.0
     once = sent_bytes(FLOAT_BYTES * config.params, config.machines)
     match scheme:
         case ClusterRounds():
@@ -262,11 +437,7 @@ def sent_per_s(scheme: Scheme, prediction: Prediction, config: SimulateConfig) -
     return prediction.gradients_per_s / config.machines * FLOAT_BYTES * config.params
 
 
-# -- toy problems ----------------------------------------------------------------------------------
-
-
-def objective_of(config: SimulateConfig) -> Objective:
-    """The problem that `objective` names."""
+def _objective(config: SimulateConfig) -> Objective:
     if config.objective == "logistic":
         return SparseLogistic(examples=2000, features=200, nonzeros=5, seed=config.seed)
     return Quadratic(tuple(0.1 * 10 ** (k / 19) for k in range(20)), noise=0.3)
@@ -288,19 +459,18 @@ def best_time(
         config: the most updates, the cores, and the seed.
         events: deaths and joins.
     """
-    first = objective.excess(objective.start())
-    seconds = math.inf
+    first, seconds = objective.excess(objective.start()), math.inf
     for rate in RATES:
         learner = Learner(objective, lr=rate, seed=config.seed, target=TARGET * first)
-        machine = descend(
+        machine = Simulation(
             workers,
             scheme,
-            learner,
-            updates=config.updates,
             cores=config.cores,
             seed=config.seed,
             events=events,
+            learner=learner,
         )
+        machine.run_until(config.updates)
         if learner.reached is not None:
             seconds = min(seconds, learner.reached[0])
         if seconds < machine.state.now / 4:

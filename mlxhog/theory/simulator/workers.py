@@ -10,7 +10,7 @@ from typing import Any
 from mlxhog.errors import DataError
 from mlxhog.machine.workers import GPU_BACKENDS
 from mlxhog.theory.simulator.objectives import Learner
-from mlxhog.theory.simulator.times import ComputeTime, RecordedTimes
+from mlxhog.theory.simulator.times import ComputeTime, times_of
 
 Condition = Callable[[], bool]
 """Whether other workers have got so far that this one may continue."""
@@ -28,14 +28,11 @@ class Worker:
         other_s: seconds of a step beside these: its batch, its ticket, its record.
         exchange_s: seconds to send and receive a step, if steps are shared with workers on other
             machines; the scheme has those of a round or a merge.
-        read_bytes: memory traffic of the copy.
-        compute_bytes: memory traffic of a gradient.
-        apply_bytes: memory traffic of the addition of a step.
         on_core: whether it computes on a core of the CPU (a GPU worker does not).
         steps: number after which it is finished; None for no end.
 
     Raises:
-        DataError: a time or a traffic is negative, or a step takes no time at all.
+        DataError: a time is negative, or a step takes no time at all.
     """
 
     name: str
@@ -44,16 +41,12 @@ class Worker:
     apply_s: float = 0.0
     other_s: float = 0.0
     exchange_s: float = 0.0
-    read_bytes: float = 0.0
-    compute_bytes: float = 0.0
-    apply_bytes: float = 0.0
     on_core: bool = True
     steps: int | None = None
 
     def __post_init__(self) -> None:
         """Check the costs."""
-        times = ("read_s", "apply_s", "other_s", "exchange_s")
-        for name in (*times, "read_bytes", "compute_bytes", "apply_bytes"):
+        for name in ("read_s", "apply_s", "other_s", "exchange_s"):
             if not getattr(self, name) >= 0:
                 raise DataError(
                     f"worker {self.name!r} has {name} = {getattr(self, name)}; wanted 0 or more"
@@ -80,7 +73,7 @@ def worker_of(times: Mapping[str, Any]) -> Worker:
     """
     return Worker(
         name=f"{times['slot']} {times['backend']}",
-        compute=RecordedTimes([us / 1e6 for us in times["compute_us"]]),
+        compute=times_of("recorded", *(us / 1e6 for us in times["compute_us"])),
         read_s=float(times["read_s"]),
         apply_s=float(times["apply_s"]),
         other_s=float(times["other_s"]),
@@ -94,13 +87,11 @@ class Phase:
 
     Attributes:
         seconds: at full speed.
-        moved_bytes: memory traffic in that time.
         on_core: whether it needs a core of the CPU.
         unless: the phase is abandoned as soon as this holds.
     """
 
     seconds: float
-    moved_bytes: float = 0.0
     on_core: bool = True
     unless: Condition | None = None
 
@@ -189,24 +180,23 @@ class WorkerContext:
 
     def read(self) -> Phase:
         """Get a batch, and copy the parameters of this machine."""
-        worker = self.worker
-        return self._work(worker.other_s + worker.read_s, worker.read_bytes)
+        return self._work(self.worker.other_s + self.worker.read_s)
 
     def exchange(self) -> Phase:
         """Send a step to workers on other machines, and receive theirs."""
         return Phase(self.worker.exchange_s, on_core=False)
 
-    def compute(self, unless: Condition | None = None) -> Phase:
-        """Compute a gradient. A slow one moves the same bytes as a fast one."""
-        return self._work(next(self.times), self.worker.compute_bytes, unless)
+    def compute(self, share: float = 1.0, unless: Condition | None = None) -> Phase:
+        """Compute a gradient, or one of a share of the samples."""
+        return self._work(share * next(self.times), unless)
 
     def add(self, share: float = 1.0) -> Phase:
         """Add a step to a share of the parameters."""
-        return self._work(share * self.worker.apply_s, share * self.worker.apply_bytes)
+        return self._work(share * self.worker.apply_s)
 
     def copy(self, times: float = 1.0) -> Phase:
         """Move the bytes of a copy of the parameters, `times` times."""
-        return self._work(times * self.worker.read_s, times * self.worker.read_bytes)
+        return self._work(times * self.worker.read_s)
 
-    def _work(self, seconds: float, moved: float, unless: Condition | None = None) -> Phase:
-        return Phase(seconds, moved, self.worker.on_core, unless)
+    def _work(self, seconds: float, unless: Condition | None = None) -> Phase:
+        return Phase(seconds, self.worker.on_core, unless)

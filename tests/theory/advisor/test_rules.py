@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import shlex
 from contextlib import nullcontext
@@ -20,17 +19,17 @@ from mlxhog.config.strategies import Hogwild, RoundRobin, Serial, Sync
 from mlxhog.config.strategy import StrategyChoice, strategy_name
 from mlxhog.errors import DataError, Diverged
 from mlxhog.machine.load import Load, LoadWatch
-from mlxhog.theory.advisor import advise, measuring, rules
-from mlxhog.theory.advisor.advise import score_history
-from mlxhog.theory.advisor.measuring import PLAIN, TIE_BITS, decide
+from mlxhog.theory.advisor import measuring, rules
+from mlxhog.theory.advisor.measuring import TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile
 from mlxhog.theory.advisor.rules import RULES, Recommendation, arms, recommend
+from mlxhog.theory.short_runs import PLAIN
 from mlxhog.theory.simulator.links import Link
-from mlxhog.theory.simulator.times import ComputeTime, Constant, ShiftedExponential
+from mlxhog.theory.simulator.times import ComputeTime, times_of
 from mlxhog.theory.simulator.workers import Worker
 
 QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
-EVEN, TAIL = Constant(0.1), ShiftedExponential(0.05, 0.05)
+EVEN, TAIL = times_of("constant", 0.1), times_of("exponential", 0.05, 0.05)
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +55,7 @@ def advised(one: Profile, *strategies: StrategyChoice) -> Recommendation:
     [
         (profile([EVEN]), "serial", "the machine is full"),
         (
-            profile([Constant(0.4)] * 4, alone=Worker(name="w", compute=EVEN)),
+            profile([times_of("constant", 0.4)] * 4, alone=Worker(name="w", compute=EVEN)),
             "serial",
             "the machine is full",
         ),
@@ -64,9 +63,13 @@ def advised(one: Profile, *strategies: StrategyChoice) -> Recommendation:
         (profile([EVEN] * 4, reproducible=True), "sync", "runs must repeat"),
         (profile([EVEN] * 4), "sync", "rounds cost next to nothing"),
         (profile([TAIL] * 4, p_conf=0.1, density=0.01), "hogwild", "updates seldom meet"),
-        (profile([Constant(1.0), *[EVEN] * 3]), "hogwild", "one worker is slow for good"),
         (
-            profile([Constant(1.0), *[EVEN] * 3], batch=16),
+            profile([times_of("constant", 1.0), *[EVEN] * 3]),
+            "hogwild",
+            "one worker is slow for good",
+        ),
+        (
+            profile([times_of("constant", 1.0), *[EVEN] * 3], batch=16),
             "sync by speed",
             "one worker is slow for good",
         ),
@@ -134,52 +137,12 @@ def test_rounds_cost_what_the_formula_says() -> None:
     assert one.slow_worker is None
 
 
-@pytest.mark.parametrize(
-    ("fields", "document", "ours"),
-    [
-        # compute, communication, variance, share of elements that are not zero, heterogeneity
-        ((100, 4, 0.0, 1.0, 0.0), "fully_synchronous", "sync"),
-        ((100, 30, 0.8, 1.0, 0.0), "bounded_async", "hogwild"),
-        ((100, 80, 0.0, 1.0, 0.0), "local_sgd", "local_sgd"),
-        ((100, 80, 0.0, 1.0, 0.5), "diloco", "scaffold"),  # which corrects drift
-        ((100, 30, 0.3, 1.0, 0.0), "local_sgd", "hogwild"),  # falls through in the document
-        ((100, 4, 0.0, 0.005, 0.0), "hogwild", "sync"),  # sparse, and nothing to gain
-        ((100, 5, 0.8, 0.0001, 0.0), "hogwild", "hogwild"),
-    ],
-)
-def test_the_documents_five_fields_are_answered_by_what_they_cost(
-    fields: tuple[float, ...], document: str, ours: str
-) -> None:
-    names = (
-        "compute_time_ms", "communication_time_ms", "compute_variance", "gradient_sparsity",
-        "data_heterogeneity",
-    )  # fmt: skip
-    one = Profile.of_document(**dict(zip(names, fields, strict=True)), workers=4)  # type: ignore[arg-type]
-    assert advised(one).first.arm.name == ours
-    assert _document(fields) == document
-
-
-def _document(fields: tuple[float, ...]) -> str:
-    """The document's own decision tree."""
-    compute, communication, variance, sparsity, heterogeneity = fields
-    overhead = communication / compute
-    if sparsity < 0.01:
-        return "hogwild"
-    if overhead < 0.1:
-        return "fully_synchronous"
-    if variance > 0.5 and overhead < 0.5:
-        return "bounded_async"
-    if overhead > 0.5:
-        return "local_sgd" if heterogeneity < 0.1 else "diloco"
-    return "local_sgd"
-
-
 def test_profiles_that_cannot_be_are_refused() -> None:
     with pytest.raises(DataError, match="p_conf of 2"):
         profile([EVEN], p_conf=2)
     with pytest.raises(DataError, match="0 workers"):
         Profile(workers=[], alone=Worker(name="w", compute=EVEN), sync_s=0.0)
-    assert len({rule.name for rule in RULES}) == len(RULES)
+    assert len({rule.topic for rule in RULES}) == len(RULES)
 
 
 def test_a_gradient_may_be_as_late_as_its_variance_over_the_square_of_the_mean() -> None:
@@ -212,7 +175,7 @@ def test_an_arm_that_diverges_loses_the_trial_and_is_trained_no_further(
         status, checkpoint = ("diverged", None) if lost else ("done", "step-1")
         return SimpleNamespace(status=status, checkpoint=checkpoint, steps=7, seconds=2.0, run=None)
 
-    monkeypatch.setattr(measuring, "_train", train)
+    monkeypatch.setattr(measuring, "train", train)
     monkeypatch.setattr(measuring, "Child", nullcontext)
     monkeypatch.setattr(measuring, "_bits_per_byte", lambda *_: np.full(3, 2.5))
     known = arms(profile([EVEN] * 2))
@@ -267,8 +230,6 @@ def test_a_trial_is_believed_by_the_steps_of_its_turns_where_other_programs_work
     trial = measuring.try_both(target, (known[Hogwild()], known[Sync()]), 8.0, lambda *_: None)
     assert trial.winner == winner
     assert trial.untold == (str(BUSY) if untold else None)
-    entry = {"trial": trial.to_json(), "advised": "sync"}
-    assert score_history([entry]) == ((0, 0) if untold else (1, 1))
 
 
 def test_a_short_run_is_done_again_for_longer_until_every_worker_has_some_steps(
@@ -276,8 +237,7 @@ def test_a_short_run_is_done_again_for_longer_until_every_worker_has_some_steps(
 ) -> None:
     steps, seconds = [(40, 1), (90, 7), (400, 30)], list[float]()
 
-    def train(settings: TrainConfig, tell: Any, *, whole_time: bool) -> Any:
-        assert whole_time  # what the start takes does not count
+    def train(settings: TrainConfig, tell: Any) -> Any:
         assert settings.time is not None
         seconds.append(settings.time)
         return SimpleNamespace(run="run", steps=sum(steps[0]), seconds=2.0, workers=(1, 2))
@@ -285,28 +245,11 @@ def test_a_short_run_is_done_again_for_longer_until_every_worker_has_some_steps(
     def read_times(run: Any) -> list[dict[str, int]]:
         return [{"steps": n} for n in steps.pop(0)]
 
-    monkeypatch.setattr(measuring, "_train", train)
+    monkeypatch.setattr(measuring, "train", train)
     monkeypatch.setattr(measuring.Run, "read_times", read_times)
     monkeypatch.setattr(measuring, "worker_of", lambda one: one["steps"])
-    short = measuring.run_shortly(
+    costs, rounds_per_s = measuring.run_shortly(
         TrainConfig(optimizer="adamw"), seconds=2.0, tell=lambda step: None, strategy="hogwild"
     )
     assert seconds == [2.0, 8.0, 32.0]
-    assert (short.workers, short.rounds_per_s) == ([400, 30], 215.0)
-
-
-@pytest.mark.parametrize(
-    "line",
-    [
-        {"t_s": 1.0, "subject": "s"},
-        {"t_s": "now", "subject": "s", "advised": "a"},
-        {"t_s": 1.0, "subject": "s", "advised": "a", "trial": {"tie": False}},
-        {"t_s": 1.0, "subject": "s", "advised": "a", "trial": 3},
-    ],
-)
-def test_a_damaged_line_of_the_history_is_one_sentence(tmp_path, monkeypatch, line):
-    path = tmp_path / "history.jsonl"
-    monkeypatch.setattr(advise, "history_path", lambda: path)
-    path.write_text('{"t_s": 1.0, "subject": "s", "advised": "a"}\n' + json.dumps(line) + "\n")
-    with pytest.raises(DataError, match=r"history.jsonl is damaged after 1 lines \(.*; remove it"):
-        advise.read_history()
+    assert (costs, rounds_per_s) == ([400, 30], 215.0)

@@ -14,7 +14,7 @@ from mlxhog.config.sources import Assignment
 from mlxhog.theory.analysis import AnalyzeConfig
 from mlxhog.theory.analysis.analyze import plan_of, subject_of
 from mlxhog.theory.analysis.sampling import GradientSample, Subject, Ticket, sample
-from mlxhog.theory.analysis.target import find_target
+from mlxhog.theory.target import find_target
 from tests.training.small import small_config
 
 MAD_MODEL = """
@@ -47,15 +47,19 @@ def sampled(small: Subject, tickets: list[Ticket], lane: Lane | None = None) -> 
     return sample(Lane(None, 0) if lane is None else lane, small, tickets)
 
 
-def touched(
-    sampling: GradientSample, small: Subject, kind: str, grain: str, block: str
-) -> NDArray[np.bool_]:
-    """Which groups of a block each gradient touches, (gradients, groups)."""
-    names = [one.name for one in small.blocks]
-    number = names.index(block)
-    groups = len(small.blocks[number].firsts(grain))
-    bits = np.unpackbits(sampling.bits[kind, grain, number], axis=1, bitorder="little")
-    return bits[:, :groups].astype(bool)
+def touched(sampling: GradientSample, small: Subject, block: str) -> NDArray[np.bool_]:
+    """Which elements of a block each update touches, (gradients, elements)."""
+    number = [one.name for one in small.blocks].index(block)
+    count = small.blocks[number].parameters
+    bits = np.unpackbits(sampling.bits[number], axis=1, bitorder="little", count=count)
+    return bits.astype(bool)
+
+
+def touched_rows(sampling: GradientSample, small: Subject, block: str) -> NDArray[np.bool_]:
+    """Which rows of a block of one matrix, (gradients, rows)."""
+    (slot,) = next(one.slots for one in small.blocks if one.name == block)
+    elements = touched(sampling, small, block)
+    return elements.reshape(len(elements), slot.shape[0], -1).any(axis=2)
 
 
 def flat(small: Subject, block: str, grads: Mapping[str, Any]) -> NDArray[np.float32]:

@@ -9,11 +9,12 @@ import pytest
 
 from mlxhog.arena import Slot
 from mlxhog.config.config import TrainConfig
-from mlxhog.theory.analysis.advice import Advice, Evidence, advise
-from mlxhog.theory.analysis.conditions import Constants, Lag, conditions, facts
-from mlxhog.theory.analysis.conflicts import BlockConflicts, HotToken, RowStatistics, conflict
-from mlxhog.theory.analysis.sampling import EXACT, GRAINS, LARGE, Block
-from mlxhog.theory.analysis.staleness import ObservedStaleness, StaleGradient
+from mlxhog.theory.analysis.advice import Advice, Evidence, Lag, advise
+from mlxhog.theory.analysis.analyze import bounds_of, facts
+from mlxhog.theory.analysis.conflicts import BlockConflicts, RowConflicts
+from mlxhog.theory.analysis.sampling import Block, StaleGradient
+from mlxhog.theory.analysis.staleness import ObservedStaleness
+from mlxhog.theory.simulator import of_histogram
 from tests.pairs import each_of
 from tests.theory.bitmaps import of_lists
 
@@ -21,27 +22,26 @@ N, SAMPLES, UPDATES = 4000, 60, 1000
 
 
 def block(name: str, supports: Sequence[Sequence[int]], *, rows: bool = False) -> BlockConflicts:
-    measured = conflict(of_lists(supports, N))
     slot = Slot(name=name, shape=(N,), offset=0, size=N, kind="dense", init="zeros")
-    by = {(kind, grain): measured for kind in (EXACT, LARGE) for grain in GRAINS}
-    return BlockConflicts(Block(name, None, (slot,), row_sparse=rows), by)
+    return BlockConflicts.of(Block(name, None, (slot,), row_sparse=rows), of_lists(supports, N))
 
 
 DENSE = block("dense", [range(N)] * SAMPLES)
 SPARSE = block("sparse", [[k, 2000 + k] for k in range(SAMPLES)])
-ROWS = RowStatistics(
-    batches=100,
-    whole_epoch=False,
+ROWS = RowConflicts(
+    name="embedding",
     rows=320,
+    batches=100,
     omega=9,
     mean_rows=6.5,
     rho=1.0,
     delta=0.75,
     p_conf=0.5,
     mean_conflict_degree=49.5,
-    without_hottest=0.01,
+    shared=0.5,
     never=200,
-    hottest=(HotToken(32, "' '", 0.75),),
+    hottest=({"id": 32, "text": "' '", "share": 0.75},),
+    without_hottest=0.01,
 )
 
 
@@ -50,9 +50,7 @@ def seen(lost: float) -> ObservedStaleness:
         source="probe",
         workers=2,
         write="racy",
-        steps=100,
-        mean=1.0,
-        largest=2,
+        all=of_histogram("all", {1: 99, 2: 1}),
         histogram={1: 99, 2: 1},
         lost_update_rate=lost,
         tokens_per_s=None,
@@ -74,12 +72,13 @@ def advice(
     if blocks_option != "all":
         chosen["blocks"] = blocks_option
     config = TrainConfig(**chosen)  # type: ignore[arg-type]
-    rules = conditions(
+    bounds = bounds_of(
         blocks,
-        updates_per_epoch=UPDATES,
+        updates=UPDATES,
         lag=lag,
-        constants=Constants(largest_gradient=2.0, smoothness=smoothness),
-        known=facts(config, write),
+        largest_gradient=2.0,
+        smoothness=smoothness,
+        facts=facts(config, write),
     )
     topics = advise(
         Evidence(
@@ -92,7 +91,7 @@ def advice(
             lag=lag,
             observed=seen(0.125),
             stale_gradients=(StaleGradient(1, cosine, 0.1),),
-            conditions=tuple(rules),
+            bounds=tuple(bounds),
         )
     )
     return {one.topic: one for one in topics}

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from itertools import combinations
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxhog import arena
-from mlxhog.arena import Slot
 from mlxhog.data import prepare
 from mlxhog.data.batches import Batches
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.models import families
 from mlxhog.models.registry import architectures, load_architecture
-from mlxhog.theory.analysis.conflicts import HOTTEST, RowStatistics, count_rows, token_name
-from mlxhog.theory.analysis.sampling import ELEMENT, GRAINS, LINE, ROW, STRIPE, Block, blocks_of
+from mlxhog.theory.analysis.conflicts import (
+    HOTTEST,
+    RowConflicts,
+    count_embedding,
+    token_name,
+)
+from mlxhog.theory.analysis.sampling import blocks_of
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config
-
-
-def slot(name: str, shape: tuple[int, ...], offset: int) -> Slot:
-    size = 1
-    for length in shape:
-        size *= length
-    return Slot(name=name, shape=shape, offset=offset, size=size, kind="dense", init="zeros")
 
 
 def test_every_parameter_of_every_architecture_is_in_exactly_one_block():
@@ -70,33 +67,6 @@ def test_parts_of_a_layer_divide_it_into_projections_gates_and_feed_forward(
     assert all(".ffn." in slot.name for slot in by_name[with_ffn].slots)
 
 
-def test_lines_begin_anew_with_every_parameter_and_rows_are_those_of_the_matrices():
-    block = Block(
-        "b", None, (slot("matrix", (3, 40), 0), slot("vector", (5,), 128)), row_sparse=False
-    )
-    assert block.firsts(ELEMENT).tolist() == list(range(125))
-    assert block.firsts(LINE).tolist() == [0, 32, 64, 96, 120]
-    assert block.firsts(ROW).tolist() == [0, 40, 80, 120]
-
-
-def test_parameters_that_share_a_stripe_of_the_arena_share_the_group():
-    block = Block(
-        "b",
-        None,
-        (slot("a", (1000,), 512), slot("b", (100,), 1536), slot("c", (10,), 5120)),
-        row_sparse=False,
-    )
-    # a: floats 512..1511 of the arena, so stripes 0 and 1; b: 1536..1635, stripe 1; c: stripe 5
-    assert block.firsts(STRIPE).tolist() == [0, 512, 1100]
-
-
-def test_every_grain_begins_at_the_first_element():
-    block = Block("b", None, (slot("a", (7, 2, 3), 96),), row_sparse=False)
-    assert all(block.firsts(grain)[0] == 0 for grain in GRAINS)
-    assert block.firsts(ROW).tolist() == [0, 6, 12, 18, 24, 30, 36]
-    assert [block.groups(grain) for grain in GRAINS] == [len(block.firsts(g)) for g in GRAINS]
-
-
 # -- rows of the embedding -------------------------------------------------------------------------
 
 
@@ -106,9 +76,9 @@ def batches(tmp_path: Path) -> Batches:
     return Batches.open(data.train, seq_len=4, batch_size=1, seed=0)
 
 
-def counted(batches: Batches, numbers: range) -> RowStatistics:
+def counted(batches: Batches, numbers: range) -> RowConflicts:
     tickets = [(0, k) for k in numbers]
-    return count_rows(batches, tickets, rows=320, tokenizer=ByteTokenizer(), tell=lambda step: None)
+    return count_embedding(batches, tickets, 320, ByteTokenizer(), lambda step: None)
 
 
 def test_every_number_is_that_of_a_count_by_hand(batches: Batches) -> None:
@@ -124,19 +94,15 @@ def test_every_number_is_that_of_a_count_by_hand(batches: Batches) -> None:
     assert_close(rows.p_conf, sum(pairs) / len(pairs), TWO_DIVISIONS)
     assert_close(rows.mean_conflict_degree, sum(meets) / 60 - 1, TWO_DIVISIONS)
     assert rows.never == 320 - len(touches)
+    following = [len(a & b) / len(a) for a, b in pairwise(edges)]
+    assert_close(rows.shared, np.mean(following), TWO_DIVISIONS)
     hottest = sorted(touches, key=lambda token: (-touches[token], token))[:HOTTEST]
-    assert [token.id for token in rows.hottest] == hottest
-    assert [token.share for token in rows.hottest] == [touches[t] / 60 for t in hottest]
+    assert [token["id"] for token in rows.hottest] == hottest
+    assert [token["share"] for token in rows.hottest] == [touches[t] / 60 for t in hottest]
     rest = [edge - set(hottest) for edge in edges]
     pairs = [bool(a & b) for a, b in combinations(rest, 2)]
     assert_close(rows.without_hottest, sum(pairs) / len(pairs), TWO_DIVISIONS)
     assert 0 < rows.without_hottest < rows.p_conf < 1
-
-
-@pytest.mark.slow
-def test_a_whole_epoch_is_told_from_a_part_of_one(batches: Batches) -> None:
-    assert counted(batches, range(batches.n_tickets)).whole_epoch
-    assert not counted(batches, range(batches.n_tickets - 1)).whole_epoch
 
 
 def test_tokens_are_named_by_what_they_stand_for() -> None:

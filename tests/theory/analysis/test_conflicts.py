@@ -11,8 +11,8 @@ from mlxhog.arena.child import Child
 from mlxhog.errors import Diverged, EnvironmentLacks, WorkerFailed
 from mlxhog.theory.analysis import conflicts
 from mlxhog.theory.analysis.analyze import tickets
-from mlxhog.theory.analysis.conflicts import call_child, conflict, measure, most_samples
-from mlxhog.theory.analysis.sampling import ELEMENT, EXACT, GRAINS, ROW, GradientSample
+from mlxhog.theory.analysis.conflicts import BlockConflicts, call_child, measure, most_samples
+from mlxhog.theory.analysis.sampling import Block, GradientSample
 from tests.processes import alive
 from tests.theory.analysis import dying
 from tests.theory.analysis.measured import subject
@@ -30,30 +30,26 @@ def test_dense_blocks_have_rho_delta_and_p_conf_1_and_every_element_in_omega(
     assert measured.samples == len(measured.losses) == len(measured.norms) == 24
     by = {one.block.name: one for one in measured.blocks}
     for name in ("layer 0", "out_norm", "head"):
-        for grain in GRAINS:
-            here = by[name].by[EXACT, grain]
-            assert (here.rho.value, here.delta.value, here.p_conf.value) == (1.0, 1.0, 1.0)
-            assert here.dense
-            assert here.omega.value == here.groups == here.mean_groups
-            assert here.untouched == 0
-    rows = by["embedding"].by[EXACT, ROW]
+        here = by[name]
+        assert (here.rho.value, here.delta.value, here.p_conf.value) == (1.0, 1.0, 1.0)
+        assert here.dense
+        assert here.omega.value == here.block.parameters == here.mean
+        assert here.untouched == 0
     letters = len(set("lock free adds never wait"))
-    assert rows.omega.value <= letters + 1  # and the start of a document
-    assert rows.untouched >= 320 - letters - 1
-    assert by["embedding"].elements.omega.value <= rows.omega.value * 32
+    rows = letters + 1  # and the start of a document
+    assert by["embedding"].omega.value <= 32 * rows
+    assert by["embedding"].untouched >= 32 * (320 - rows)
     assert any("gradients" in step for step in messages)
-    for one in measured.blocks:  # elements are the paper's coordinates
-        assert one.elements is one.by[EXACT, ELEMENT]
-        assert one.elements.groups == one.block.parameters
 
 
 def test_supports_that_never_meet_have_no_conflict_and_rho_is_never_below_delta() -> None:
-    apart = conflict(of_lists([[k] for k in range(40)], 40))
+    block = Block("b", None, (), row_sparse=False)
+    apart = BlockConflicts.of(block, of_lists([[k] for k in range(40)], 40))
     assert apart.p_conf.value == 0.0
     assert not apart.dense
     assert apart.rho.value >= apart.delta.value
     assert apart.omega.value == 1
-    star = conflict(of_lists([[0, k] for k in range(1, 41)], 41))
+    star = BlockConflicts.of(block, of_lists([[0, k] for k in range(1, 41)], 41))
     assert star.delta.value == star.rho.value == star.p_conf.value == 1.0
 
 
@@ -72,7 +68,7 @@ def test_bitmaps_that_do_not_fit_are_refused_before_anything_is_sampled(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small = subject(tmp_path)
-    one = sum(-(-len(b.firsts(g)) // 8) for b in small.blocks for g in GRAINS) * len(small.kinds)
+    one = sum(-(-block.parameters // 8) for block in small.blocks)
     monkeypatch.setattr(conflicts, "BITMAP_BYTES", 40 * one)
     assert most_samples(small) == 40
     monkeypatch.setattr(conflicts, "BITMAP_BYTES", 5 * one)
@@ -96,7 +92,7 @@ def test_what_the_child_cannot_do_is_said_in_its_words() -> None:
 def test_a_gradient_that_is_not_finite_names_its_batch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    broken = GradientSample({}, np.array([1.0, np.nan]), np.array([1.0, np.nan]))
+    broken = GradientSample([], np.array([1.0, np.nan]), np.array([1.0, np.nan]))
     monkeypatch.setattr(conflicts, "call_child", lambda *how: broken)
     with pytest.raises(Diverged, match="batch 7 of epoch 1 is not finite"):
         measure(None, subject(tmp_path), [(0, 3), (1, 7)], lambda step: None)  # type: ignore[arg-type]

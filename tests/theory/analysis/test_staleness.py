@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import RunError, WorkerFailed
 from mlxhog.theory.analysis import staleness
-from mlxhog.theory.analysis.analyze import probe_run
-from mlxhog.theory.analysis.staleness import ObservedStaleness, of_run
+from mlxhog.theory.analysis.staleness import of_run, probe_run
 from mlxhog.training.trainer import train
 from tests.tolerances import TWO_DIVISIONS, assert_close
 from tests.training.small import small_config
@@ -93,8 +92,8 @@ def test_a_run_of_two_workers_records_how_old_each_of_its_steps_was(tmp_path: Pa
     observed = of_run(Run(Path(result.run)), "lossless")
     assert observed is not None
     assert observed.histogram == result.staleness
-    assert (observed.source, observed.workers, observed.steps) == ("run", 2, 120)
-    assert observed.largest == max(result.staleness)
+    assert (observed.source, observed.workers, observed.all.steps) == ("run", 2, 120)
+    assert observed.all.max == max(result.staleness)
     assert observed.lost_update_rate == 0.0
     assert observed.to_json()["histogram"] == result.to_json()["staleness"]
 
@@ -110,7 +109,7 @@ def test_a_run_that_was_resumed_counts_both_commands(tmp_path: Path) -> None:
     observed = of_run(run, "lossless")
     assert observed is not None
     assert observed.histogram == {0: 50}  # one worker is never stale
-    assert observed.mean == observed.largest == 0
+    assert observed.all.mean == observed.all.max == 0
 
 
 @pytest.mark.slow
@@ -125,7 +124,7 @@ def test_a_probe_shows_two_racy_workers_and_leaves_nothing_behind(
     messages: list[str] = []
     observed = probe_run(config, workers="mlx:cpu*2", seconds=0.5, tell=messages.append)
     assert (observed.source, observed.workers, observed.write) == ("probe", 2, "racy")
-    assert observed.steps == sum(observed.histogram.values()) > 5
+    assert observed.all.steps == sum(observed.histogram.values()) > 5
     assert observed.lost_update_rate is not None
     assert 0 <= observed.lost_update_rate < 1
     assert observed.tokens_per_s is not None
@@ -140,29 +139,6 @@ def test_a_probe_too_short_for_a_step_says_so(tmp_path: Path) -> None:
     config = small_config(tmp_path)
     with pytest.raises(WorkerFailed, match="give it longer, as in --seconds 30"):
         probe_run(config, workers="mlx:cpu*2", seconds=1e-9, tell=lambda step: None)
-
-
-def observed(histogram: dict[int, int]) -> ObservedStaleness:
-    return ObservedStaleness(
-        source="run",
-        workers=2,
-        write="racy",
-        steps=sum(histogram.values()),
-        mean=1.0,
-        largest=max(histogram, default=0),
-        histogram=histogram,
-        lost_update_rate=None,
-        tokens_per_s=None,
-    )
-
-
-def test_quantiles_are_the_smallest_age_that_enough_steps_do_not_exceed() -> None:
-    ages = observed({0: 10, 1: 80, 2: 9, 50: 1})
-    expected = {0.0: 0, 0.1: 0, 0.11: 1, 0.9: 1, 0.99: 2, 0.995: 50, 1.0: 50}
-    assert {share: ages.quantile(share) for share in expected} == expected
-    assert observed({}).quantile(0.5) is None
-    with pytest.raises(ValueError, match="between 0 and 1"):
-        ages.quantile(1.5)
 
 
 def metrics(tmp_path: Path, *lines: dict[str, object]) -> Run:

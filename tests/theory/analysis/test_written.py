@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mlxhog import optim
-from mlxhog.theory.analysis.written import WrittenSupport
+from mlxhog.theory.analysis.written import WrittenSteps
 from tests.optim.small import SLOTS, initial, parameter, target
 from tests.optim.test_optimizers import chosen
 from tests.optim.test_sparsified import gradients
@@ -30,11 +30,11 @@ def test_it_is_what_a_step_on_the_parameters_changes(options: dict[str, Any]) ->
     config = chosen(**options, lr=0.1, clip=0.0)
     params = initial()
     before = params.copy()
-    support = WrittenSupport(config, SLOTS, params, DECAY)
+    support = WrittenSteps(config, SLOTS, params, DECAY)
     optimizer, flat = optim.build(config), params.copy()
     place = target(optimizer, flat, *DECAY)
     for step in range(1, 5):
-        masks = support.of(gradients(step))
+        masks = support.masks(gradients(step))
         flat[...] = params  # every step is taken at the same parameters
         optimizer.step(place, gradients(step), lr=config.top_lr, step=step)
         assert masks.keys() == SLOTS.keys()
@@ -48,11 +48,11 @@ def test_a_gradient_that_is_zero_writes_nothing_with_sgd() -> None:
     config = chosen("sgd", weight_decay=0.0, lr=0.1, clip=0.0)
     grad = np.zeros((6, 9), np.float32)
     grad[2, 3] = 1.0
-    mask = WrittenSupport(config, SLOTS, initial(), DECAY).of({"matrix": grad})["matrix"]
+    mask = WrittenSteps(config, SLOTS, initial(), DECAY).masks({"matrix": grad})["matrix"]
     assert np.argwhere(mask).tolist() == [[2, 3]]
 
 
 def test_shared_moments_need_no_sharing_here() -> None:
     config = chosen(moments="shared", lr=0.1, clip=0.0)
-    masks = WrittenSupport(config, SLOTS, initial(), DECAY).of(gradients(1))
+    masks = WrittenSteps(config, SLOTS, initial(), DECAY).masks(gradients(1))
     assert masks["matrix"].all()

@@ -6,8 +6,8 @@ import pytest
 
 from mlxhog.errors import DataError
 from mlxhog.theory.simulator import Event, simulate
-from mlxhog.theory.simulator.gates import SSP
 from mlxhog.theory.simulator.schemes import (
+    SSP,
     Hogwild,
     Locked,
     OuterLoop,
@@ -16,7 +16,7 @@ from mlxhog.theory.simulator.schemes import (
     Scheme,
     Sync,
 )
-from mlxhog.theory.simulator.times import Constant
+from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 from tests.pairs import each_of
 
@@ -27,7 +27,7 @@ SCHEMES = [
 
 
 def workers_of(count: int, **costs: float) -> list[Worker]:
-    return [Worker(name="w", compute=Constant(1.0), **costs) for _ in range(count)]
+    return [Worker(name="w", compute=times_of("constant", 1.0), **costs) for _ in range(count)]
 
 
 @each_of("scheme", SCHEMES)
@@ -56,7 +56,7 @@ def test_who_joins_late_is_not_there_before() -> None:
 
 def test_a_finished_worker_is_waited_for_by_nobody() -> None:
     first, *others = workers_of(3)
-    short = Worker(name="w", compute=Constant(1.0), steps=5)
+    short = Worker(name="w", compute=times_of("constant", 1.0), steps=5)
     assert first.steps is None
     for scheme in (Sync(), SSP(0), RoundRobin(), OuterLoop(3)):
         prediction = simulate([short, *others], scheme, updates=100, warm_up=0)

@@ -1,0 +1,102 @@
+"""Trainings of some seconds that measure: for `analyze`, `advise` and the pairs of `compare`."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import backends
+from mlxhog.arena.child import Lane
+from mlxhog.checkpoint import formats
+from mlxhog.config.config import TrainConfig
+from mlxhog.config.contradictions import CHOICES, choosing
+from mlxhog.config.fine_tuning import WITHOUT_ENDS
+from mlxhog.config.options import options
+from mlxhog.data import heldout
+from mlxhog.data.tokens import TokenFile
+from mlxhog.files.quantities import Interval
+from mlxhog.report.metrics import Result
+from mlxhog.report.views import Tell
+from mlxhog.training import trainer
+
+PLAIN: dict[str, Any] = {
+    **{
+        one.name: one.default
+        for one in options(TrainConfig).values()
+        if one.group in ("strategy", "sparse")
+        and one.name not in ("write", "gpu_write", "sampled_head")
+    },
+    "max_workers": None,
+}
+"""Defaults of options that a run with another strategy leaves out."""
+
+
+def settings_for(config: TrainConfig, folder: Path | str, name: str, **chosen: Any) -> TrainConfig:
+    """Return a configuration with other options, without evaluations, samples and checkpoints.
+
+    Args:
+        config: the options of the user.
+        folder: of the run.
+        name: of the run.
+        chosen: other options, the budget among them: time, tokens or steps.
+    """
+    never = Interval()
+    choices = {kind: chosen[kind] for kind in CHOICES if kind in chosen}
+    budget = dict.fromkeys(("steps", "tokens", "time", "resume")) | WITHOUT_ENDS
+    return replace(
+        config,
+        **{**budget, **choosing(TrainConfig, **choices, eval_every="off"), **chosen},
+        sample_every=never,
+        save_every=never,
+        out=str(folder),
+        name=name,
+    )
+
+
+def train(settings: TrainConfig, tell: Tell, *, whole_time: bool = True) -> Result:
+    """Train, and tell the steps; arguments and errors as `mlxhog.training.trainer.train`.
+
+    Raises:
+        KeyboardInterrupt: a signal asked to end.
+    """
+    result = trainer.train(
+        settings, observer=lambda now: tell(f"{now.step} steps"), whole_time=whole_time
+    )
+    if result.status == "interrupted":
+        raise KeyboardInterrupt
+    return result
+
+
+ROWS = 16
+
+
+def score(
+    lane: Lane,
+    backend: str,
+    checkpoint: Path,
+    held_out: Path,
+    seq_len: int,
+    eval_tokens: int | None,
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Return nats and bytes of batches of held-out text at a checkpoint; runs in a child.
+
+    Args:
+        lane: of the child.
+        backend: such as "torch:cpu".
+        checkpoint: the model.
+        held_out: its token file.
+        seq_len: length of a sequence; each begins without a state.
+        eval_tokens: approximate number of labels, spread evenly; None is all of the text.
+    """
+    opened = formats.open(checkpoint)
+    scorer = backends.create_alone(backend)
+    scorer.load(opened.config, opened.tensors)
+    batches = heldout.batches(
+        TokenFile.open(held_out), seq_len=seq_len, batch_size=ROWS, eval_tokens=eval_tokens
+    )
+    scored = [(scorer.evaluate(batch).nats, batch.n_bytes) for batch in batches if batch.n_bytes]
+    return np.array([nats for nats, _ in scored]), np.array([n_bytes for _, n_bytes in scored])

@@ -1,0 +1,172 @@
+"""CONFIG_OR_RUN of `analyze`, `advise` and `compare`: architecture, options, checkpoint or run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mlxhog.checkpoint import checkpoint as checkpoints
+from mlxhog.checkpoint import formats
+from mlxhog.checkpoint import run as runs
+from mlxhog.checkpoint.formats import weights
+from mlxhog.checkpoint.run import Run
+from mlxhog.config.config import TrainConfig, train_config
+from mlxhog.config.options import options
+from mlxhog.config.sources import Assignment
+from mlxhog.errors import ConfigError, RunError, nearest
+from mlxhog.files import plain_yaml, reading
+from mlxhog.files.paths import expanded
+from mlxhog.models import families
+from mlxhog.models.families import ModelConfig
+from mlxhog.models.registry import architectures, load_architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A model, its training, and the source of its parameters.
+
+    Attributes:
+        title: for people.
+        config: the training settings.
+        model: the architecture.
+        run: the run of the checkpoint.
+        checkpoint: the directory of its parameters; None for initial values.
+        saved: the checkpoint, if a run of mlxhog made it.
+    """
+
+    title: str
+    config: TrainConfig
+    model: ModelConfig
+    run: Run | None = None
+    checkpoint: Path | None = None
+    saved: checkpoints.Checkpoint | None = None
+
+
+def options_of(spec: str) -> tuple[str, list[Assignment]] | None:
+    """Return title and options of an architecture or a file; None for a run or a checkpoint.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    path = expanded(spec)
+    shipped = path.stem if path.suffix in (".yaml", ".yml") and not path.exists() else spec
+    if shipped in architectures():
+        return shipped, [Assignment("model", shipped, shipped)]
+    if not path.is_file() or path.suffix.lower() not in (".yaml", ".yml", ".json"):
+        return None
+    if _is_settings(path):
+        return path.stem, runs.read_options(path)
+    return path.stem, [Assignment("model", spec, spec)]
+
+
+def find_target(spec: str, overrides: Sequence[Assignment], root: Path) -> Target:
+    """Return the target of a command-line argument.
+
+    Args:
+        spec: an architecture's name or file, a file of training options, a run (path, name,
+            latest), a run and `/best`, or a checkpoint.
+        overrides: options that replace those of the target.
+        root: the folder of runs.
+
+    Raises:
+        ConfigError: it is not any of these, or its options are wrong.
+        RunError, CheckpointError: the run has no checkpoint, or it is damaged.
+    """
+    path, known = expanded(spec), options_of(spec)
+    if known is not None:
+        kind = "model" if [one.name for one in known[1]] == ["model"] else "settings"
+        target = _from_options(f"{kind} {spec}", train_config([known[1], overrides]))
+    elif runs.run_of(path) is None and path.is_dir() and weights.candidates(path):
+        target = _from_checkpoint(path, overrides)
+    else:
+        try:
+            run, at = checkpoints.resumable(spec, root)
+        except RunError as error:
+            raise not_found(spec, root, error) from error
+        target = _from_run(run, at, overrides)
+    families.check_language_model(target.model)
+    families.check_length(target.model, target.config.seq_len)
+    return target
+
+
+def _is_settings(path: Path) -> bool:
+    """Whether a file has the options of `train` rather than the fields of an architecture."""
+    try:
+        keys = plain_yaml.loads(reading.read_text(path))
+    except (OSError, ValueError):
+        return False  # the reader of architectures reports the error
+    if not isinstance(keys, dict) or not isinstance(keys.get("model", ""), str):
+        return False
+    known = {s for one in options(TrainConfig).values() for s in (one.name, *one.aliases)}
+    words = [str(key).replace("-", "_") for key in keys]
+    return sum(word in known for word in words) > len(words) / 2
+
+
+def _from_options(title: str, config: TrainConfig) -> Target:
+    if config.resume is not None:
+        raise ConfigError(
+            f"{title} resumes a run (resume: {config.resume}); analyze that run instead"
+        )
+    if config.init_from is not None:
+        raise ConfigError(
+            f"{title} begins with the weights of {config.init_from} (init_from); analyze those, "
+            "with the other options as flags"
+        )
+    model = load_architecture(config.model, config.set, config.plugin)
+    return Target(title=title, config=config, model=model)
+
+
+def _from_run(run: Run, at: Path, overrides: Sequence[Assignment]) -> Target:
+    data = next((str(one.value) for one in overrides if one.name == "data"), None)
+    try:
+        config = train_config([run.options(data=data), overrides])
+    except ConfigError as error:
+        raise ConfigError(
+            f"{run.directory} has options that mlxhog train does not have: {error}"
+        ) from error
+    saved = checkpoints.load(at)  # compares every digest
+    config = replace(
+        config,
+        model=str(at),  # its file may have moved
+        set=None,
+        tokenizer=str(at) if config.tokenizer == "auto" else config.tokenizer,
+        init_from=None,
+        resize_vocab=False,
+        resume=None,
+    )
+    return Target(
+        title=f"run {run.name}, {at.name}",
+        config=config,
+        model=families.read(saved.config),
+        run=run,
+        checkpoint=at,
+        saved=saved,
+    )
+
+
+def _from_checkpoint(path: Path, overrides: Sequence[Assignment]) -> Target:
+    """Return the target of a checkpoint that no run of mlxhog made."""
+    opened = formats.open(path)
+    layers = [[Assignment("model", str(path), "CONFIG_OR_RUN")]]
+    if opened.tokenizer() is not None:
+        layers.append([Assignment("tokenizer", str(opened.folder), "CONFIG_OR_RUN")])
+    config = train_config([*layers, overrides])
+    return Target(
+        title=f"checkpoint {path}", config=config, model=opened.config, checkpoint=path.absolute()
+    )
+
+
+def not_found(spec: str, root: Path, error: RunError) -> ConfigError | RunError:
+    """Return the error for an unknown word, with the nearest name."""
+    word = spec.removesuffix(f"/{checkpoints.BEST}")
+    if Path(spec).exists() or word == "latest":
+        return error
+    names = [*architectures(), *(run.name for run in runs.list_runs(root)), "latest"]
+    near = nearest(Path(word).stem, names)
+    hint = (
+        f"did you mean {near!r}?"
+        if near
+        else f"architectures are {', '.join(architectures())}; runs: mlxhog runs"
+    )
+    return ConfigError(f"{spec!r} is no architecture, no file and no run in {root}; {hint}")

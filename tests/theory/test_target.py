@@ -1,0 +1,173 @@
+"""CONFIG_OR_RUN: what a word may name."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mlxhog.checkpoint import checkpoint as checkpoints
+from mlxhog.checkpoint.run import Run
+from mlxhog.config.sources import Assignment
+from mlxhog.errors import CheckpointError, ConfigError, MlxhogError, RunError
+from mlxhog.theory.analysis import AnalyzeConfig
+from mlxhog.theory.analysis.analyze import plan_of
+from mlxhog.theory.target import find_target
+from mlxhog.training.trainer import train
+from tests.pairs import each_of
+from tests.training.small import SMALL_MODEL, small_config
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a run."""
+    return Path(train(small_config(tmp_path_factory.mktemp("trained"), steps=8)).run)
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    """A copy of it that may be spoilt."""
+    copy = tmp_path / "runs" / trained.name
+    shutil.copytree(trained, copy)
+    return copy
+
+
+def test_an_architecture_by_name_and_by_file_is_trained_with_the_defaults(tmp_path: Path) -> None:
+    by_name = find_target("tiny", [], tmp_path)
+    assert (by_name.config.model, by_name.checkpoint) == ("tiny", None)
+    file = tmp_path / "mine.yaml"
+    file.write_text(SMALL_MODEL)
+    by_file = find_target(str(file), [Assignment("batch_size", 8, "--batch-size")], tmp_path)
+    assert by_file.model.hidden_size == 32
+    assert by_file.config.batch_size == 8
+
+
+def test_a_mad_architecture_is_one_although_its_file_has_a_key_of_the_training_options(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "mad.yaml"
+    file.write_text("version: 1\nmodel: {dim: 24, layers: [swiglu]}\n")
+    assert find_target(str(file), [], tmp_path).model.model_type == "mad"
+
+
+def test_a_file_of_training_options_names_its_model_and_flags_win(tmp_path: Path) -> None:
+    file = tmp_path / "conf.yaml"
+    file.write_text("model: tiny\nlr: 1e-2\nbatch_size: 4\n")
+    target = find_target(str(file), [Assignment("lr", 0.5, "--lr")], tmp_path)
+    assert (target.config.lr, target.config.batch_size) == (0.5, 4)
+    assert target.title == f"settings {file}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["path", "name", "latest", "checkpoint", "best", "best's path"])
+def test_a_run_brings_its_settings_its_checkpoint_and_its_architecture(run: Path, how: str) -> None:
+    step = next((run / "checkpoints").glob("step-*"))
+    checkpoints.mark_best(Run(run), step)
+    spec = {
+        "path": str(run),
+        "name": run.name,
+        "latest": "latest",
+        "checkpoint": str(step),
+        "best": "latest/best",
+        "best's path": str(run / "checkpoints" / "best"),
+    }[how]
+    target = find_target(spec, [], run.parent)
+    assert target.run == Run(run)
+    assert target.checkpoint == step
+    assert target.config.seq_len == 32
+    assert target.model.hidden_size == 32
+
+
+@pytest.mark.slow
+def test_a_run_whose_architecture_file_is_gone_is_analyzed_all_the_same(run: Path) -> None:
+    text = run.joinpath("config.yaml").read_text()
+    moved = text.replace("small.yaml", "gone.yaml")
+    assert moved != text
+    run.joinpath("config.yaml").write_text(moved)
+    assert find_target(str(run), [], run.parent).model.hidden_size == 32
+
+
+@pytest.mark.slow
+def test_a_checkpoint_alone_is_analyzed_with_its_own_tokenizer(run: Path, tmp_path: Path) -> None:
+    alone = tmp_path / "alone"
+    shutil.copytree(next((run / "checkpoints").glob("step-*")), alone)
+    target = find_target(str(alone), [], run.parent)
+    assert target.run is None
+    assert target.checkpoint == alone
+    assert target.config.tokenizer == str(alone)
+
+
+@each_of(
+    ("spec", "message"),
+    [
+        ("tinny", "did you mean 'tiny'?"),
+        ("models/7to1-tinny.yaml", "did you mean '7to1-tiny'?"),
+        ("lastest", "did you mean 'latest'?"),
+        ("qqqqqq", "architectures are .*tiny.*; runs: mlxhog runs"),
+        ("latest", "there is no run in .* yet"),
+        ("latest/best", "there is no run in .* yet"),
+        ("tinny/best", "did you mean 'tiny'?"),
+    ],
+)
+def test_a_word_that_names_nothing_is_answered_with_the_nearest(
+    tmp_path: Path, spec: str, message: str
+) -> None:
+    with pytest.raises((ConfigError, RunError), match=message):
+        find_target(spec, [], tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_without_a_checkpoint_says_so(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    (run / "checkpoints").mkdir()
+    with pytest.raises(CheckpointError, match="has no checkpoint"):
+        find_target(str(run), [], run.parent)
+
+
+@pytest.mark.slow
+def test_a_run_that_keeps_no_best_checkpoint_says_so(run: Path) -> None:
+    with pytest.raises(CheckpointError, match="keeps no best checkpoint; train with --keep-best"):
+        find_target(f"{run}/best", [], run.parent)
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_which_one_bit_changed_is_refused(run: Path) -> None:
+    file = next((run / "checkpoints").glob("step-*")) / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match="is damaged: model.safetensors has digest"):
+        find_target(str(run), [], run.parent)
+
+
+@pytest.mark.slow
+def test_a_run_is_not_analyzed_on_tokens_of_another_tokenizer(run: Path) -> None:
+    target = find_target(str(run), [Assignment("tokenizer", "bpe:300", "--tokenizer")], run.parent)
+    with pytest.raises(CheckpointError, match="use the same tokenizer"):
+        plan_of(target, AnalyzeConfig())
+
+
+@each_of(
+    ("text", "message"),
+    [
+        ("model: tiny\nbatch_sise: 4\nlr: 1\n", r"conf.yaml:2: no option 'batch_sise'"),
+        ("model: tiny\nresume: latest\n", "analyze that run instead"),
+        ("hidden_sise: 4\nnum_heads: 2\n", "hidden_sise"),
+        ("version: 1\nmodel: {dim: 16, backbone: autoencoder, layers: [swiglu]}\n", "autoencoder"),
+        ("a: [1\n", "cannot be parsed"),
+        ("", "is empty"),
+    ],
+)
+def test_what_is_wrong_with_a_file_is_said(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "conf.yaml"
+    file.write_text(text)
+    with pytest.raises(MlxhogError, match=message):
+        find_target(str(file), [], tmp_path)
+
+
+@pytest.mark.slow
+def test_settings_of_another_kind_of_run_are_refused(run: Path) -> None:
+    run.joinpath("config.yaml").write_text("task: copying\nmodel: tiny\n")
+    with pytest.raises(ConfigError, match="options that mlxhog train does not have"):
+        find_target(str(run), [], run.parent)
