@@ -1,7 +1,7 @@
 """Samplers against random draws, and successive halving, on a recorded surface: no run is trained.
 
     python benchmarks/samplers.py                      minutes, on benchmarks/mad/surface.json.xz
-    python benchmarks/samplers.py --surface FILE       on another one, see `mad_surface.py`
+    python benchmarks/samplers.py --surface FILE       on another one, see `mad_bench.py surface`
     python benchmarks/samplers.py --tasks noisy-in-context-recall compression
     python benchmarks/samplers.py --only halving
 

@@ -43,7 +43,7 @@ FORMAT = 1
 DIGITS = 4
 MOST_BYTES = 64 << 20
 """Of the JSON of a surface: `write` makes no larger file."""
-AGAIN = "record one with python benchmarks/mad_surface.py record"
+AGAIN = "record one with python benchmarks/mad_bench.py surface"
 
 
 @dataclass(frozen=True)
