@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from tools.lint import RULES, check_files, check_kernels
+from tools.lint.rules import RULES
 
 
 def main(names: list[str]) -> int:
