@@ -206,7 +206,7 @@ def norms_of_a_gpu() -> Iterator[None]:
         return plain(x) if w is None else scaled(x, w)
 
     of_mlx = mx.fast.rms_norm, mx.fast.layer_norm
-    mx.fast.rms_norm = mx.fast.layer_norm = norm
+    mx.fast.rms_norm = mx.fast.layer_norm = norm  # type: ignore[assignment]
     try:
         yield
     finally:
