@@ -34,7 +34,7 @@ from training.recording import BYTES, QUIET_OPTIONS, model_file, record
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena, event_log
-from mlxhog.arena.handover import socket_path
+from mlxhog.arena.requests import socket_path
 from mlxhog.errors import ArenaError, MlxhogError
 from mlxhog.strategies.ssp import clocks_of
 from mlxhog.training import recording

@@ -24,9 +24,9 @@ from random import Random
 import numpy as np
 
 from mlxhog.arena import Arena
-from mlxhog.arena.handover import socket_path
 from mlxhog.arena.ledger import TicketState
 from mlxhog.arena.process import process_start_time
+from mlxhog.arena.requests import socket_path
 from mlxhog.arena.workers import Phase, State
 from mlxhog.errors import ArenaError
 

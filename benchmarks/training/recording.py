@@ -23,8 +23,8 @@ from numpy.typing import NDArray
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
-from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.requests import socket_path
 from mlxhog.data import heldout
 from mlxhog.report.metrics import Result
 from mlxhog.strategies import local

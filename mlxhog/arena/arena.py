@@ -20,9 +20,9 @@ from numpy.typing import NDArray
 from mlxhog import _native
 from mlxhog.arena import segment as segments
 from mlxhog.arena.control import Counters
-from mlxhog.arena.handover import ANSWER_S, DescriptorServer, receive
 from mlxhog.arena.layout import TABLES, Layout
 from mlxhog.arena.process import process_start_time
+from mlxhog.arena.requests import CONNECT_S, RunServer, attach
 from mlxhog.arena.workers import Phase, State, WorkerTable
 from mlxhog.errors import ArenaError, WriteModeError
 
@@ -169,16 +169,16 @@ class Arena:
         return cls(mapping, (fd,), about, readonly=readonly)
 
     @classmethod
-    def connect(cls, path: Path, timeout_s: float = ANSWER_S) -> Arena:
+    def connect(cls, path: Path, timeout_s: float = CONNECT_S) -> Arena:
         """Attach, read-only, the arena that a running training serves at a socket.
 
         Raises:
             NoAnswer: its process does not answer in this time.
             ArenaError: no process serves there, or it does not serve an arena.
         """
-        message, (fd, *others) = receive(path, timeout_s)
+        message, (fd, *others) = attach(path, timeout_s)
         try:
-            # A pickle, as processes of one user send each other; `receive` has compared the users.
+            # A pickle, as processes of one user send each other; `attach` has compared the users.
             arena = cls._attached(fd, pickle.loads(message), readonly=True)
         except ArenaError:
             for other in others:
@@ -192,8 +192,8 @@ class Arena:
         self._mapped()
         return ArenaHandle(self._fds[0], self._about)
 
-    def serve(self, path: Path, readers_fd: int | None = None) -> DescriptorServer:
-        """Serve this arena, read-only, to later readers of the same user.
+    def serve(self, path: Path, readers_fd: int | None = None) -> RunServer:
+        """Serve this arena, read-only, to later readers of the same user, and take requests.
 
         Args:
             path: path of the socket.
@@ -204,7 +204,7 @@ class Arena:
         """
         self._mapped()
         page = () if readers_fd is None else (readers_fd,)
-        return DescriptorServer(path, pickle.dumps(self._about), self._fds[-1], *page)
+        return RunServer(path, pickle.dumps(self._about), (self._fds[-1], *page))
 
     @property
     def params(self) -> NDArray[np.float32]:

@@ -1,36 +1,53 @@
-"""Requests to the supervisor of a run, from other processes of the same user, over a Unix socket.
+"""The socket of a run: other processes of the same user attach its arena, and send requests.
 
-A client sends one JSON object in one line and gets one JSON object in one line:
+A client sends one JSON object in one line:
 
-    {"request": "leave", "worker": 2}
+    {"request": "attach"}                    the descriptors and the layout of the arena, read-only
+    {"request": "leave", "worker": 2}        any other: one JSON object in one line
     {"ok": true, "message": "worker 2 (torch:cpu) finishes its step and leaves"}
     {"ok": false, "error": "no worker 9; ...", "exit_code": 2}
 
-The supervisor looks for requests between its other duties and never waits for a client: a line may
-arrive in pieces over several looks, and a client that is silent for too long is dropped. The owner
-of the server defines the requests and carries them out.
+Each connection has a thread in the supervisor's process, which answers `attach` itself and hands
+other requests on. The supervisor looks for them between its other duties (`take`), and never waits
+for a client. The socket file of a dead server stays; no process answers on it, so it is recognised
+and replaced.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import queue
 import socket
-from collections.abc import Mapping
+import socketserver
+import stat
+import struct
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from functools import cache
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from mlxhog.arena.handover import listen, peer_uid, remove, socket_path
-from mlxhog.arena.process import monotonic_ns
-from mlxhog.errors import RunError
+from mlxhog.errors import ArenaError, MlxhogError, RunError
 from mlxhog.files import plain_json
 
-SOCKET = "requests"
-MOST_BYTES = 1 << 16  # in one line
-MOST_CLIENTS = 16
+ATTACH = "attach"
+MOST_BYTES = 1 << 16  # in the line of a client
 SILENT_S = 5.0  # a client that has not sent a whole line after this time is dropped
-SEND_S = 1.0  # how long the run waits for a client to read its answer
+LOOK_S = 0.1  # between two looks of the server whether it is closed
+SEND_S = 60.0  # how long a client may take to read its answer
+CONNECT_S = 5.0  # how long a reader waits for the arena
 ANSWER_S = 60.0  # how long a client waits; a checkpoint of a large model may take long
+_RECEIVED, _RECEIPT_S = b"!", 1.0
+_GREETING_BYTES = 48
+_LENGTH = struct.Struct("<Q")
+_PATH_BYTES = 103  # macOS: 104 with the zero byte; Linux has 108
+_SOL_LOCAL, _LOCAL_PEERCRED = 0, 1  # macOS: <sys/un.h>, gives struct xucred
+_XUCRED_BYTES = 76  # u32 version, u32 uid, i16 number of groups, 16 u32 groups
 
 
 class Refused(RunError):
@@ -41,6 +58,13 @@ class Refused(RunError):
         self.exit_code = exit_code
 
 
+class NoAnswer(ArenaError):
+    """The process that serves a run does not answer: it is stopped, or the machine is very busy."""
+
+
+# -- the server ----------------------------------------------------------------------------------
+
+
 class Request:
     """One request that waits for its answer.
 
@@ -49,115 +73,195 @@ class Request:
         fields: its other fields.
     """
 
-    def __init__(self, connection: socket.socket, fields: dict[str, Any]) -> None:
-        self._connection = connection
+    def __init__(self, fields: dict[str, Any]) -> None:
         self.name = str(fields.pop("request"))
         self.fields = fields
+        self._reply: dict[str, Any] | None = None
+        self._is_answered = threading.Event()
 
     def answer(self, **fields: Any) -> None:
-        """Send the result, and hang up; it is not an error if the client has disconnected."""
-        _send(self._connection, {"ok": True, **fields})
+        """Give the result."""
+        self._reply = {"ok": True, **fields}
+        self._is_answered.set()
 
-    def refuse(self, error: RunError) -> None:
-        """Send the reason of a refusal, and hang up."""
-        _send(self._connection, _refusal(error))
+    def refuse(self, error: MlxhogError) -> None:
+        """Give the reason of a refusal."""
+        self._reply = {"ok": False, "error": str(error), "exit_code": error.exit_code}
+        self._is_answered.set()
 
     def hang_up(self) -> None:
-        """Hang up without an answer, since the run is ending."""
-        self._connection.close()
+        """Give no answer, since the run is ending."""
+        self._is_answered.set()
+
+    def reply(self) -> dict[str, Any] | None:
+        """Wait for the answer; None if there will be none."""
+        self._is_answered.wait()
+        return self._reply
 
 
-class RequestServer:
-    """Takes requests at the socket of a run, until closed.
+class RunServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """Serves the socket of a run, until closed.
 
-    Concurrency: used by one thread; no method waits for a request.
+    Attributes:
+        path: path of the socket.
+        is_closed: whether `close` has been called.
     """
 
-    def __init__(self, directory: Path) -> None:
-        """Listen at the socket of a run directory; the caller holds the run's lock.
+    daemon_threads, block_on_close = True, False
+    request_queue_size = 64
+
+    def __init__(self, path: Path, about: bytes = b"", fds: tuple[int, ...] = ()) -> None:
+        """Listen; only this user may connect.
+
+        Args:
+            path: see `socket_path`.
+            about: what a reader needs to know of the arena.
+            fds: descriptors for readers, which have to stay open; one or two.
 
         Raises:
             ArenaError: a living process serves at this path, or the path is unusable.
         """
-        self.path = socket_path(directory, SOCKET)
-        self._listener = listen(self.path)
-        self._listener.setblocking(False)
-        self._clients: dict[socket.socket, tuple[bytes, int]] = {}
+        self.path, self.about, self.fds = path, about, fds
+        self.queue = queue.SimpleQueue[Request]()
+        if path.is_socket() and is_stale(path):
+            path.unlink(missing_ok=True)
+        try:
+            super().__init__(os.fspath(path), _Client)
+            os.chmod(path, 0o600)
+        except OSError as error:
+            raise ArenaError(
+                f"cannot serve the run at {path}: {error}; is another process running in this run "
+                "directory?"
+            ) from error
+        self.is_closed = False
+        threading.Thread(
+            target=self.serve_forever, args=(LOOK_S,), name="mlxhog-socket", daemon=True
+        ).start()
+
+    def verify_request(self, request: Any, client_address: object) -> bool:
+        """Whether a connection is of the same user."""
+        try:
+            return peer_uid(request) == os.getuid()
+        except OSError:
+            return False
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Ignore a client that has disconnected."""
 
     def take(self) -> list[Request]:
-        """The requests that have arrived completely; the caller must answer each."""
-        self._accept()
+        """The requests that have arrived; the caller must answer each. Never waits."""
         requests = []
-        for client in list(self._clients):
-            line = self._line(client)
-            if line is None:
-                continue
-            del self._clients[client]
-            try:
-                requests.append(Request(client, _fields(line)))
-            except RunError as error:
-                _send(client, _refusal(error))
+        with contextlib.suppress(queue.Empty):
+            while True:
+                requests.append(self.queue.get_nowait())
         return requests
 
     def close(self) -> None:
         """Hang up, stop listening and remove the socket."""
-        if self._listener.fileno() < 0:
+        if self.is_closed:
             return
-        for client in (*self._clients, self._listener):
-            client.close()
-        self._clients.clear()
-        remove(self.path)
+        self.is_closed = True
+        self.shutdown()
+        self.server_close()
+        for request in self.take():
+            request.hang_up()
+        with contextlib.suppress(OSError):  # its folder may have been moved or replaced
+            if is_stale(self.path):  # else it is that of another process
+                self.path.unlink(missing_ok=True)
 
-    def _accept(self) -> None:
-        while len(self._clients) < MOST_CLIENTS:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:  # no client waits, or it has disconnected
-                return
-            client.setblocking(False)
-            try:
-                is_ours = peer_uid(client) == os.getuid()
-            except OSError:
-                is_ours = False
-            if is_ours:
-                self._clients[client] = (b"", monotonic_ns())
-            else:
-                client.close()
-
-    def _line(self, client: socket.socket) -> bytes | None:
-        """A client's line when it is complete; disconnected and silent clients are dropped."""
-        text, since_ns = self._clients[client]
-        try:
-            more = client.recv(MOST_BYTES + 1 - len(text))
-        except BlockingIOError:
-            if monotonic_ns() - since_ns > SILENT_S * 1e9:
-                self._drop(client)
-            return None
-        except OSError:
-            more = b""
-        text += more
-        line, end, _ = text.partition(b"\n")
-        if end:
-            return line
-        if len(text) > MOST_BYTES:
-            return text  # too long; `_fields` refuses it with a message
-        if not more:
-            self._drop(client)
-        else:
-            self._clients[client] = (text, since_ns)
-        return None
-
-    def _drop(self, client: socket.socket) -> None:
-        del self._clients[client]
-        client.close()
-
-    def __enter__(self) -> RequestServer:
+    def __enter__(self) -> Self:
         """Serve until the block ends."""
         return self
 
     def __exit__(self, *_: object) -> None:
         """Stop serving."""
         self.close()
+
+
+class _Client(socketserver.StreamRequestHandler):
+    """One connection, in a thread of its own."""
+
+    server: RunServer
+    connection: socket.socket
+
+    def handle(self) -> None:
+        self.connection.settimeout(SILENT_S)
+        line = self.rfile.readline(MOST_BYTES + 1)
+        if not line:
+            return
+        try:
+            request = Request(_fields(line))
+        except RunError as error:
+            self._send({"ok": False, "error": str(error), "exit_code": error.exit_code})
+            return
+        if request.name == ATTACH:
+            self._attach()
+            return
+        self.server.queue.put(request)
+        if self.server.is_closed:  # the owner takes no more
+            request.hang_up()
+        if (reply := request.reply()) is not None:
+            self._send(reply)
+
+    def _attach(self) -> None:
+        about = self.server.about
+        socket.send_fds(self.connection, [greeting()], self.server.fds)
+        self.connection.sendall(_LENGTH.pack(len(about)) + about)
+        # macOS may drop a descriptor in flight when this end closes (CPython issue 14669), so the
+        # reader confirms that it has received it.
+        self.connection.settimeout(_RECEIPT_S)
+        self.connection.recv(len(_RECEIVED))
+
+    def _send(self, fields: Mapping[str, Any]) -> None:
+        self.connection.settimeout(SEND_S)
+        self.connection.sendall(plain_json.dumps(fields) + b"\n")
+
+
+# -- clients -------------------------------------------------------------------------------------
+
+
+def attach(path: Path, timeout_s: float = CONNECT_S) -> tuple[bytes, list[int]]:
+    """What the run of the same user serves at a socket: `about` and its descriptors.
+
+    Raises:
+        NoAnswer: its process does not answer in this time.
+        ArenaError: there is no socket, or it is stale, or another program's or user's.
+    """
+    try:
+        with _connected(path, timeout_s, ATTACH) as connection:
+            answer, fds, _, _ = socket.recv_fds(connection, _GREETING_BYTES, 2)
+            try:
+                about = _rest(connection) if answer == greeting() and fds else None
+            except OSError:
+                for fd in fds:
+                    os.close(fd)
+                raise
+            with contextlib.suppress(OSError):  # the server may have stopped waiting for this
+                connection.send(_RECEIVED)
+    except FileNotFoundError as error:
+        raise ArenaError(f"no socket {path}; the run is no longer training") from error
+    except ConnectionRefusedError as error:
+        raise ArenaError(
+            f"the socket {path} is stale: its run was killed; resume it, or read its checkpoint"
+        ) from error
+    except (TimeoutError, BlockingIOError) as error:
+        raise NoAnswer(
+            f"the process that serves {path} has not answered in {timeout_s:g} s"
+        ) from error
+    except PermissionError as error:
+        raise ArenaError(str(error)) from error
+    except OSError as error:
+        raise ArenaError(f"no descriptor came from {path}: {error}") from error
+    if about is None:
+        for fd in fds:
+            os.close(fd)
+        raise ArenaError(
+            f"{path} answered {answer!r}, expected {greeting()!r}: it is not the socket of a run "
+            "of this version of mlxhog"
+        )
+    for fd in fds:
+        os.set_inheritable(fd, False)
+    return about, fds
 
 
 def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields: Any) -> Any:
@@ -176,28 +280,22 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
         RunError: the run is not running, or does not answer.
         Refused: the run refused, with a reason.
     """
-    path = socket_path(directory, SOCKET)
-    line = plain_json.dumps({"request": request, **fields}) + b"\n"
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-        connection.settimeout(timeout_s)
-        try:
-            connection.connect(os.fspath(path))
-            if peer_uid(connection) != os.getuid():
-                raise RunError(f"the socket {path} is served by another user")
-            connection.sendall(line)
-            reply = _receive(connection)
-        except (FileNotFoundError, ConnectionRefusedError) as error:
-            raise RunError(
-                f"the run {directory} is not running, so no process takes the request {request!r}; "
-                f"resume it: mlxhog train --resume {directory}"
-            ) from error
-        except TimeoutError as error:
-            raise RunError(
-                f"the run {directory} has not answered in {timeout_s:g} s; is it stopped (Ctrl-Z)?"
-            ) from error
-        except OSError as error:
-            raise RunError(f"cannot ask the run {directory}: {error}") from error
-    if not reply:
+    path = socket_path(directory)
+    try:
+        with _connected(path, timeout_s, request, **fields) as connection:
+            reply = connection.makefile("rb").readline()
+    except (FileNotFoundError, ConnectionRefusedError) as error:
+        raise RunError(
+            f"the run {directory} is not running, so no process takes the request {request!r}; "
+            f"resume it: mlxhog train --resume {directory}"
+        ) from error
+    except TimeoutError as error:
+        raise RunError(
+            f"the run {directory} has not answered in {timeout_s:g} s; is it stopped (Ctrl-Z)?"
+        ) from error
+    except OSError as error:
+        raise RunError(f"cannot ask the run {directory}: {error}") from error
+    if not reply.endswith(b"\n"):
         raise RunError(f"the run {directory} has ended before it answered the request {request!r}")
     answer = _fields(reply, "ok")
     if answer.pop("ok") is not True:
@@ -206,15 +304,37 @@ def ask(directory: Path, request: str, *, timeout_s: float = ANSWER_S, **fields:
     return answer
 
 
-def _receive(connection: socket.socket) -> bytes:
-    """The bytes of the other side until the end of its line, or until it hangs up."""
-    text = b""
-    while not text.endswith(b"\n") and len(text) <= MOST_BYTES:
-        more = connection.recv(MOST_BYTES)
-        if not more:
-            break
-        text += more
-    return text
+@contextlib.contextmanager
+def _connected(
+    path: Path, timeout_s: float, request: str, **fields: Any
+) -> Iterator[socket.socket]:
+    """Connect to a run of the same user, and send it a request.
+
+    Raises:
+        PermissionError: the run is another user's.
+        OSError: no process serves there, or it does not answer.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+        connection.settimeout(timeout_s)
+        connection.connect(os.fspath(path))
+        if peer_uid(connection) != os.getuid():
+            raise PermissionError(f"the socket {path} is served by another user")
+        connection.sendall(plain_json.dumps({"request": request, **fields}) + b"\n")
+        yield connection
+
+
+def _rest(connection: socket.socket) -> bytes:
+    """The message behind a greeting.
+
+    Raises:
+        OSError: the other side hangs up before its end.
+    """
+    with connection.makefile("rb") as file:
+        (n_bytes,) = _LENGTH.unpack(file.read(_LENGTH.size).ljust(_LENGTH.size, b"\0"))
+        message = file.read(n_bytes)
+    if not message or len(message) < n_bytes:
+        raise ConnectionResetError("it ended amid its message")
+    return message
 
 
 def _fields(line: bytes, key: str = "request") -> dict[str, Any]:
@@ -223,7 +343,7 @@ def _fields(line: bytes, key: str = "request") -> dict[str, Any]:
     Raises:
         RunError: it is too long, not a JSON object, or lacks the key.
     """
-    if len(line) > MOST_BYTES:
+    if key == "request" and len(line) > MOST_BYTES:
         raise RunError(f"a line has more than {MOST_BYTES:,} bytes; send one short line of JSON")
     try:
         fields = plain_json.loads(line)
@@ -234,12 +354,58 @@ def _fields(line: bytes, key: str = "request") -> dict[str, Any]:
     return fields
 
 
-def _refusal(error: RunError) -> dict[str, Any]:
-    return {"ok": False, "error": str(error), "exit_code": error.exit_code}
+# -- the socket file -----------------------------------------------------------------------------
 
 
-def _send(connection: socket.socket, fields: Mapping[str, Any]) -> None:
-    """Send one line to a client that reads it within `SEND_S`, and hang up."""
-    with connection, contextlib.suppress(OSError):
-        connection.settimeout(SEND_S)
-        connection.sendall(plain_json.dumps(fields) + b"\n")
+def socket_path(directory: Path) -> Path:
+    """The path of the socket of a run directory.
+
+    It is in the run directory. If that path is too long for a socket, it is in a private directory
+    of this user in the temporary directory.
+
+    Raises:
+        ArenaError: the path of that private directory is not such a directory.
+    """
+    inside = directory.absolute() / "socket"
+    if len(os.fsencode(inside)) <= _PATH_BYTES:
+        return inside
+    private = Path(tempfile.gettempdir()) / f"mlxhog-{os.getuid()}"
+    try:
+        with contextlib.suppress(FileExistsError):
+            private.mkdir(mode=0o700)
+        status = private.lstat()
+    except OSError as error:
+        raise ArenaError(f"{private} cannot be made ({error.strerror}); set TMPDIR") from error
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise ArenaError(
+            f"{private} is not a directory of this user with mode 0700; remove it, or set TMPDIR"
+        )
+    return private / hashlib.sha256(os.fsencode(inside)).hexdigest()[:16]
+
+
+def is_stale(path: Path) -> bool:
+    """Whether no process serves the socket file at `path` any more."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        probe.settimeout(CONNECT_S)
+        try:
+            probe.connect(os.fspath(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+    return False
+
+
+@cache
+def greeting() -> bytes:
+    """The first bytes of an arena's server: only the same version of mlxhog knows the rest."""
+    return f"mlxhog-arena {version('mlxhog')}".encode().ljust(_GREETING_BYTES)[:_GREETING_BYTES]
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """User id of the process at the other end."""
+    if sys.platform == "darwin":
+        raw = connection.getsockopt(_SOL_LOCAL, _LOCAL_PEERCRED, _XUCRED_BYTES)
+        return int(struct.unpack_from("=2I", raw)[1])
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+    return int(struct.unpack("3i", raw)[1])

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from mlxhog.arena import Arena
-from mlxhog.arena.handover import ANSWER_S, NoAnswer, socket_path
+from mlxhog.arena.requests import CONNECT_S, NoAnswer, socket_path
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import Opened
@@ -169,7 +169,7 @@ def _of_run(
     weights: str,
     mode: str,
     *,
-    patience_s: float = ANSWER_S,
+    patience_s: float = CONNECT_S,
     model: ModelConfig | None = None,
 ) -> tuple[ModelConfig, Tokenizer, RunWeights]:
     """Attach to a run that trains.

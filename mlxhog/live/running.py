@@ -14,10 +14,10 @@ import numpy as np
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
-from mlxhog.arena.handover import ANSWER_S, NoAnswer
 from mlxhog.arena.marks import SEGMENT, Float32, MarksReader, copy_racily
 from mlxhog.arena.process import monotonic_ns, process_is_gone
 from mlxhog.arena.published import WORDS, Copies, Copy, Reader, Readers
+from mlxhog.arena.requests import CONNECT_S, NoAnswer
 from mlxhog.backends.backend import WeightHolder
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.errors import ArenaError
@@ -56,7 +56,7 @@ class RunWeights(WeightSource):
         name: str,
         mode: str = READ_MODES[0],
         weights: str = "float32",
-        patience_s: float = 2 * ANSWER_S,
+        patience_s: float = 2 * CONNECT_S,
     ) -> None:
         self.mode, self._patience_s = checked_mode(mode), patience_s
         self._arena, self._model, self._weights, self._name = arena, model, weights, name

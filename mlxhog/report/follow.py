@@ -15,8 +15,8 @@ from typing import Any
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
-from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ArenaError, RunError, message_of

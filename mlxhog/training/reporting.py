@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mlxhog.arena import Arena
-from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint.run import Run, run_of
 from mlxhog.config import optimizers
 from mlxhog.config.budget import Budget

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.requests import Refused, Request, RequestServer
+from mlxhog.arena.requests import Refused, Request, RunServer
 from mlxhog.arena.workers import Entry, Phase, State
 from mlxhog.errors import ConfigError, EnvironmentLacks, RunError, shown
 from mlxhog.machine import machine, verdicts
@@ -54,7 +54,7 @@ class Requests:
     def __init__(
         self,
         session: WorkerSession,
-        server: RequestServer,
+        server: RunServer,
         monitor: Monitor,
         elastic: Elastic,
         *,

@@ -9,9 +9,8 @@ from functools import partial
 from typing import Any
 
 from mlxhog.arena.control import Command
-from mlxhog.arena.handover import socket_path
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.arena.requests import RequestServer
+from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.creation import new_run
 from mlxhog.checkpoint.run import RUNNING, STARTING, Run
@@ -144,7 +143,7 @@ class _Training:
             if plan.division is not None:
                 clients.write(plan.division, directory)
         page = None if self._publisher is None else self._publisher.readers_fd
-        stack.enter_context(session.arena.serve(socket_path(directory), page))
+        server = stack.enter_context(session.arena.serve(socket_path(directory), page))
         self._watch = HeldOutWatch.of(plan.config, plan.resumption, plan.held_out.text)
         self._status = RUNNING
         self._saver = checkpoints.Saver(
@@ -166,7 +165,7 @@ class _Training:
         self._elastic = Elastic(session, plan, self._monitor)
         session.requests = self._requests = Requests(
             session,
-            stack.enter_context(RequestServer(directory)),
+            server,
             self._monitor,
             self._elastic,
             end=session.signals.end,

@@ -51,11 +51,11 @@ def write_through_the_read_only_mapping(path, ready):
 def map_the_served_descriptor_for_writing(path, done):
     import pickle
 
-    from mlxhog.arena.handover import receive
+    from mlxhog.arena.requests import attach
     from mlxhog.errors import ArenaError
 
     try:
-        about, (fd,) = receive(path)
+        about, (fd,) = attach(path)
         Arena.from_handle(ArenaHandle(fd, pickle.loads(about)))
     except ArenaError as error:
         done.send(str(error))

@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 
 from mlxhog import cli, train
-from mlxhog.arena import event_log, handover, segment
+from mlxhog.arena import event_log, requests, segment
 from mlxhog.checkpoint import checkpoint, creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.data.stream import StreamWriter, append_examples
@@ -229,7 +229,7 @@ def test_something_in_the_place_of_the_directory_of_sockets_is_refused(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     squat(tmp_path / f"mlxhog-{os.getuid()}")
     with pytest.raises(ArenaError, match="is not a directory of this user"):
-        handover.socket_path(tmp_path / ("long" * 40))
+        requests.socket_path(tmp_path / ("long" * 40))
 
 
 def test_a_checkpoint_of_before_the_order_was_kept_counts_as_older(run: runs.Run) -> None:

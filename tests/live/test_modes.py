@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena
-from mlxhog.arena.handover import NoAnswer
 from mlxhog.arena.published import Copies, Readers
+from mlxhog.arena.requests import NoAnswer
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError, ConfigError
 from mlxhog.files.quantities import Interval

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 
 from mlxhog import LanguageModel, TrainConfig, load, train
-from mlxhog.arena import Arena, handover, plan
-from mlxhog.arena.handover import socket_path
+from mlxhog.arena import Arena, plan, requests
+from mlxhog.arena.requests import socket_path
 from mlxhog.checkpoint import checkpoint, creation, formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
@@ -264,8 +264,8 @@ def test_a_run_of_another_version_is_refused(
         arena = stack.enter_context(Arena.create(layout()))
         stack.enter_context(arena.serve(socket_path(run.directory)))
         answers = iter([b"mlxhog-arena 99".ljust(48)])  # the first call is the server's
-        ours = handover.greeting()
-        monkeypatch.setattr(handover, "greeting", lambda: next(answers, ours))
+        ours = requests.greeting()
+        monkeypatch.setattr(requests, "greeting", lambda: next(answers, ours))
         with pytest.raises(ArenaError, match="mlxhog-arena 99.*not the socket of a run of this"):
             open_source(run.name, root=tmp_path, backend="torch:cpu")
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import socket
+import struct
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mlxhog.arena import Arena, plan, segment
-from mlxhog.arena.handover import socket_path
+from mlxhog.arena.requests import greeting, socket_path
 from tests.arena import children
 from tests.arena.test_arena import received, small_layout, spawn
 from tests.macos.simulation import ROOT, environment, linux_only, simulated
@@ -22,7 +23,7 @@ START_TIME = "test_a_start_time_tells_a_process_from_its_successor_and_from_none
 @pytest.mark.slow
 @linux_only
 def test_the_arenas_own_tests_pass_in_the_simulation() -> None:
-    files = [f"tests/arena/test_{name}.py" for name in ("arena", "handover", "workers")]
+    files = [f"tests/arena/test_{name}.py" for name in ("arena", "attach", "workers")]
     files.append("tests/metal/test_adoptable.py")
     command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *files]
     process = subprocess.run(
@@ -109,8 +110,13 @@ def test_the_readers_receipt_keeps_the_connection_open_until_then(tmp_path):
     with Arena.create(plan({}, n_tickets=1)) as arena, arena.serve(tmp_path / "s"):
         with socket.socket(socket.AF_UNIX) as reader:
             reader.connect(os.fspath(tmp_path / "s"))
+            reader.settimeout(children.WAIT_S)
+            reader.sendall(b'{"request": "attach"}\n')
+            answer, fds, _, _ = socket.recv_fds(reader, len(greeting()), 1)
+            assert answer == greeting()
+            (n_bytes,) = struct.unpack("<Q", reader.recv(8, socket.MSG_WAITALL))
+            reader.recv(n_bytes, socket.MSG_WAITALL)
             reader.settimeout(0.2)
-            _, fds, _, _ = socket.recv_fds(reader, 100, 1)
             with pytest.raises(TimeoutError):
                 reader.recv(1)  # still open: macOS may drop a descriptor that is under way
             reader.settimeout(children.WAIT_S)

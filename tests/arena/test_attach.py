@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.arena import Arena, handover, plan
-from mlxhog.arena.handover import DescriptorServer, receive, socket_path
+from mlxhog.arena import Arena, plan, requests
 from mlxhog.arena.published import Readers
+from mlxhog.arena.requests import RunServer, attach, socket_path
 from mlxhog.errors import ArenaError
 from tests.arena import children
 from tests.arena.test_arena import received, spawn
@@ -37,7 +37,7 @@ def test_a_page_for_readers_comes_with_the_arena_and_can_be_written(arena, tmp_p
         theirs = Readers.attach(os.dup(reader.readers_fd))
         theirs.register()
         assert (readers.present(), readers.came()) == (1, 1)
-        _, (first, page) = receive(tmp_path / "socket")
+        _, (first, page) = attach(tmp_path / "socket")
         assert os.fstat(first).st_size == arena.layout.total_bytes
         os.close(first)
         os.close(page)
@@ -58,13 +58,13 @@ def test_only_the_user_may_open_the_socket(arena, tmp_path):
 
 def test_another_user_gets_no_descriptor(arena, tmp_path, monkeypatch):
     path = tmp_path / "socket"
-    monkeypatch.setattr(handover, "peer_uid", lambda connection: os.getuid() + 1)
+    monkeypatch.setattr(requests, "peer_uid", lambda connection: os.getuid() + 1)
     with arena.serve(path), pytest.raises(ArenaError, match="another user"):
-        receive(path)
+        attach(path)
     monkeypatch.undo()
     ours = os.getuid()
     strangers = iter([ours + 1, ours])  # the server sees a stranger, the reader its own user
-    monkeypatch.setattr(handover, "peer_uid", lambda connection: next(strangers))
+    monkeypatch.setattr(requests, "peer_uid", lambda connection: next(strangers))
     with arena.serve(path), socket.socket(socket.AF_UNIX) as connection:
         connection.connect(os.fspath(path))
         connection.settimeout(children.WAIT_S)
@@ -78,7 +78,7 @@ def test_the_socket_of_a_killed_server_is_stale_and_can_be_replaced(arena, tmp_p
     assert pipe.recv() is True
     os.kill(process.pid, signal.SIGKILL)
     process.join(children.WAIT_S)
-    assert handover.is_stale(path)
+    assert requests.is_stale(path)
     with pytest.raises(ArenaError, match="stale"):
         Arena.connect(path)
     with arena.serve(path), Arena.connect(path) as reader:
@@ -88,7 +88,7 @@ def test_the_socket_of_a_killed_server_is_stale_and_can_be_replaced(arena, tmp_p
 def test_a_socket_that_is_served_cannot_be_taken(arena, tmp_path):
     with arena.serve(tmp_path / "socket"):
         with pytest.raises(ArenaError, match="another process"):
-            DescriptorServer(tmp_path / "socket", b"x", 0)
+            RunServer(tmp_path / "socket")
 
 
 def test_a_socket_that_speaks_of_something_else_is_refused(tmp_path):
@@ -102,11 +102,11 @@ def test_a_socket_that_speaks_of_something_else_is_refused(tmp_path):
             accepted.close()
         listener.close()
     with pytest.raises(ArenaError, match="stale"):
-        receive(path)
+        attach(path)
 
 
 def test_a_long_run_directory_gets_its_socket_in_a_private_directory(tmp_path, monkeypatch):
-    monkeypatch.setattr(handover.tempfile, "gettempdir", lambda: os.fspath(tmp_path))
+    monkeypatch.setattr(requests.tempfile, "gettempdir", lambda: os.fspath(tmp_path))
     assert socket_path(Path("/runs/a")) == Path("/runs/a/socket")
     long = tmp_path / ("d" * 100)
     path = socket_path(long)
