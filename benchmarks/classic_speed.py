@@ -49,7 +49,6 @@ SVM = {
     "AIG 2": Scheme("aig", 2),
     "round-robin 2": Scheme("round_robin", 2, options={"ordered_reads": False}),
     "round-robin 2, ordered": Scheme("round_robin", 2),
-    "averaged runs 2": Scheme("private", 2, copies=True),
 }
 COMPLETION = {
     "serial": Scheme("private", 1),
@@ -185,12 +184,6 @@ def sparse_svm(findings: Findings, *, turns: int, epochs: int, size: int | None)
         findings.at_least(f"svm, {name}", ratio(rounds, slow, fast), limit)
     objectives(findings, "svm", rounds, "hot-cold 2", "racy 2", "lossless 2", "AIG 2",
                "round-robin 2")  # fmt: skip
-    averaged, free = (
-        [turn.runs[arm].measures["train_loss"] for turn in rounds]
-        for arm in ("averaged runs 2", "hot-cold 2")
-    )
-    worse = Ratio.of(averaged, free)
-    findings.at_least("svm, loss of averaged runs / hot-cold", worse, 1.0, timing=False)
     return load
 
 

@@ -309,9 +309,7 @@ def _versions(out: str, steps: int, gaps: Sequence[int]) -> tuple[dict[int, np.n
         deadline = time.monotonic() + START_S
         while True:
             with contextlib.suppress(MlxhogError):
-                source, model = open_source(
-                    "latest", root=Path(out), backend="torch:cpu", mode="snapshot"
-                )
+                source, model = open_source("latest", root=Path(out), backend="torch:cpu")
                 if not source.ended():
                     break
             if time.monotonic() > deadline:

@@ -75,7 +75,7 @@ def configured(
             "stop_accuracy": SOLVED,
         },
     )
-    return next(config for _, config in runs)
+    return next(runs)
 
 
 def trained(oracle: Oracle, backend: str, seed: int) -> tuple[RunResult, float]:

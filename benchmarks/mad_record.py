@@ -35,13 +35,13 @@ from typing import Any
 
 from harness.claims import Findings, measured
 from harness.machine import ROOT, cores
-from mad.ranks import RankCorrelation, kendall
+from mad.ranks import RankCorrelation, kendall, spearman
 from mad.table import MEANINGS, Table, places, table_flags, write
 
 from mlxhog.cli.mad.session import rates, seeds
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.options import ExecutionConfig
-from mlxhog.mad.report.ranking import Ranking, spearman
+from mlxhog.mad.report.ranking import Ranking
 from mlxhog.mad.scores import UNFINISHED
 from mlxhog.mad.tasks import find
 

@@ -80,7 +80,7 @@ def accuracy(layers: str, backend: str, kernels: str, seed: int, steps: int, dim
     chosen = at_dim(only(fixed(suite("smoke"), protocol), TASKS), dim)
     runs = expand(chosen, parse(layers), [seed], workers=backend, protocol=protocol)
     options = {"kernels": kernels}
-    return fmean(train(config, worker_options=options).acc_macro for _, config in runs)
+    return fmean(train(config, worker_options=options).acc_macro for config in runs)
 
 
 if __name__ == "__main__":

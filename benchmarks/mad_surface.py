@@ -132,10 +132,11 @@ def _duration(planning: Planning, parallel: int) -> str:
     seconds = []
     for mixer in space.mixers:
         stack = canonical((mixer, space.channels[0]) * (space.depths[0] // 2))
-        runs = [run for run in planning.runs(stack) if run.config.seed == planning.study.seeds[0]]
-        own = [estimate(make_run_plan(run.config)) for run in runs]
+        runs = [run for run in planning.runs(stack) if run.seed == planning.study.seeds[0]]
+        own = [estimate(make_run_plan(run)) for run in runs]
         seconds.append(fmean(one.total_s for one in own if one is not None))
         print(f"{stack:60} {seconds[-1]:6.1f} s a run", flush=True)
+    assert planning.total is not None, "a surface is of a space that can be listed"
     total = planning.total * fmean(seconds) / parallel
     return f"{planning.total} runs, at most {format_clock(total)} with {parallel} at once"
 

@@ -30,7 +30,6 @@ from mlxhog.metal.registry import KERNELS
 
 sys.path.insert(0, str(ROOT))  # the launches that count are those of the tests
 from tests.metal.kernels import test_lost_adds as counting  # noqa: E402
-from tools.proof import PROOFS, verify  # noqa: E402
 
 CHAOS, THREADS = 11, 4
 ELEMENTS = 20_000
@@ -152,32 +151,18 @@ def launches(findings: Findings, cache: Path, share: int) -> None:
     ]
 
 
-def proofs(findings: Findings) -> None:
-    """Prove what is claimed of the locks, state by state."""
-    states = {}
-    for proof in PROOFS[: smallest(1, None)]:
-        verdict = verify(proof)
-        states[proof.claim] = verdict.states
-        print(
-            f"{verdict.states:10,} states: {proof.claim}: {'holds' if verdict.holds else 'fails'}"
-        )
-        findings.exact(f"proof: {proof.claim}", float(verdict.holds), float(proof.holds))
-    findings.results["proof_states"] = states
-
-
 def main() -> int:
-    """Run, count, prove; end with one JSON line."""
+    """Run and count; end with one JSON line."""
     parser = flags(__doc__, quick="a tenth of the adds")
     parser.add_argument("--tests", action="store_true", help="run and time tests/metal as well")
     return measured("metal_shim", parser.parse_args(), measure, packages=("mlx",))
 
 
 def measure(findings: Findings, chosen: Namespace) -> None:
-    """Run, count, prove."""
+    """Run and count."""
     findings.results |= {"emulated": True, "chaos": CHAOS, "threads": THREADS}
     with tempfile.TemporaryDirectory() as folder:
         launches(findings, Path(folder), smallest(1000, 10 if chosen.quick else 1))
-    proofs(findings)
     if chosen.tests:
         took, passed = run_tests()
         findings.exact("tests/metal pass", float(passed), 1)

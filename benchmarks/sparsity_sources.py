@@ -1,19 +1,15 @@
-"""Two sources of sparsity that document 002 names: dropout, and a queue that hands work out.
+"""A source of sparsity that document 002 names: dropout.
 
-    python benchmarks/sparsity_sources.py           dropout 0, .1, .5; three ways to hand out work
-    python benchmarks/sparsity_sources.py --quick   fewer gradients, fewer epochs
+    python benchmarks/sparsity_sources.py           dropout 0, .1, .5
+    python benchmarks/sparsity_sources.py --quick   fewer gradients
 
 Dropout: the small xlstm model with mLSTM and sLSTM blocks, gradients of batches of one sequence and
 of eight, and of a single token, with the share of elements that a gradient touches and the
-probability that two meet. Queue: the sparse SVM of `mlxhog classic`, examples dealt out once, anew
-with each epoch, or claimed from a shared queue, with two workers.
+probability that two meet.
 """
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 import tempfile
 from argparse import Namespace
 from pathlib import Path
@@ -45,7 +41,6 @@ bos_token_id: 256
 """
 SHAPES = ((1, 1), (1, 64), (8, 64))
 RATES = (0.0, 0.1, 0.5)
-HANDOUTS = ("once", "epoch", "queue")
 
 
 def dropout(findings: Findings, samples: int) -> None:
@@ -84,33 +79,15 @@ def dropout(findings: Findings, samples: int) -> None:
     findings.at_most("batches of 512 tokens: 1 - least p_conf", 1 - least, 0.1, timing=False)
 
 
-def handouts(findings: Findings, epochs: int) -> None:
-    """Updates per second and objective of a sparse SVM, by how work is handed out."""
-    rows: dict[str, Any] = {}
-    for handout in HANDOUTS:
-        command = [sys.executable, "-m", "mlxhog", "classic", "svm", "--workers", "2", "--json"]
-        command += ["--handout", handout, "--epochs", str(epochs)]
-        ended = subprocess.run(command, capture_output=True, text=True, check=True)
-        rows[handout] = json.loads(ended.stdout.splitlines()[-1])
-        took, objective = rows[handout]["native_s"], rows[handout]["measures"]["objective"]
-        print(
-            f"handout {handout:5}: {took:5.2f} s for {rows[handout]['examples']:,} examples, "
-            f"objective {objective:,.0f}",
-            flush=True,
-        )
-    findings.results["handouts"] = rows
-
-
 def main() -> int:
-    """Measure both."""
-    chosen = flags(__doc__, quick="fewer gradients, fewer epochs").parse_args()
-    return measured("sparsity_sources", chosen, both)
+    """Measure."""
+    chosen = flags(__doc__, quick="fewer gradients").parse_args()
+    return measured("sparsity_sources", chosen, gradients)
 
 
-def both(findings: Findings, chosen: Namespace) -> None:
-    """Dropout, and handing out work."""
+def gradients(findings: Findings, chosen: Namespace) -> None:
+    """Gradients under dropout."""
     dropout(findings, smallest(4, 12 if chosen.quick else 48))
-    handouts(findings, smallest(1, 3 if chosen.quick else 10))
 
 
 if __name__ == "__main__":

@@ -107,9 +107,7 @@ def trained(group: str, stack: str, seed: int, backend: str) -> Trained:
     best: Trained | None = None
     for lr in RATES:
         chosen = replace(state, settings=own, points=({**state.points[0], "lr": lr},))
-        ((_, config),) = expand(
-            chosen, parse(STACKS[stack]), [seed], workers=backend, protocol=whole
-        )
+        (config,) = expand(chosen, parse(STACKS[stack]), [seed], workers=backend, protocol=whole)
         result = replace(train(config), curve=())
         if best is None or validated(result) > validated(best[1]):
             best = lr, result

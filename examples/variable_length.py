@@ -1,15 +1,15 @@
-"""Padding, PackedSequence, and lengths that nobody fixed beforehand (NX-AI/xlstm #28, #94).
+"""Padding, and lengths that are not fixed beforehand (NX-AI/xlstm #28, #94).
 
     python examples/variable_length.py
 
-Rows of a batch may have any lengths, said in one of three ways. What stands in the padding, NaN
+Rows of a batch may have any lengths, as `lengths` or as a `mask`. What stands in the padding, NaN
 included, changes no output, no state and no gradient; the output there is 0. And there is no
 `context_length`: the same layer takes a batch of 5 positions and then one of 956.
 """
 
 import torch
 from torch import Tensor
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence, pad_sequence
+from torch.nn.utils.rnn import pad_sequence
 
 from mlxhog.nn.torch import XLSTMBlock
 
@@ -18,7 +18,7 @@ LENGTHS = [9, 4, 7]
 
 @torch.no_grad()
 def main() -> dict[str, float]:
-    """Run rows alone, padded with lengths, with a mask, and packed; return the differences."""
+    """Run rows alone, padded with lengths, and with a mask; return the differences."""
     torch.manual_seed(0)
     block = XLSTMBlock(32, cell="slstm", batch_first=True)
     rows = [torch.randn(length, 32) for length in LENGTHS]
@@ -33,16 +33,12 @@ def main() -> dict[str, float]:
     mask = torch.arange(9) >= 9 - torch.tensor(LENGTHS)[:, None]
     by_mask, _ = block(at_end, mask=mask)
 
-    packed = pack_padded_sequence(padded, LENGTHS, batch_first=True, enforce_sorted=False)
-    by_packing, _ = pad_packed_sequence(block(packed)[0], batch_first=True)
-
     def apart(found: list[Tensor]) -> float:
         return max(float((y - z[0]).abs().max()) for y, (z, _) in zip(found, alone, strict=True))
 
     differences = {
         "lengths": apart([y[:n] for y, n in zip(by_length, LENGTHS, strict=True)]),
         "mask": apart([y[9 - n :] for y, n in zip(by_mask, LENGTHS, strict=True)]),
-        "packed": apart([y[:n] for y, n in zip(by_packing, LENGTHS, strict=True)]),
         "state": max(
             float((part[k] - own[0]).abs().max())
             for k, (_, last) in enumerate(alone)

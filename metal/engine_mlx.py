@@ -24,10 +24,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal.kernel import Kernel, Launch, check, compile_error, number, read_source, too_wide
+from mlxhog.metal.kernel import Kernel, Launch, check, number, read_source, too_wide
 
 SMALLEST = 8  # MLX passes shorter arrays in another address space, as another kernel
-TYPES = {"half": mx.float16, "bfloat": mx.bfloat16}
 
 
 class MLXEngine:
@@ -85,7 +84,7 @@ class MLXEngine:
         except ValueError as error:
             raise too_wide(launch, error) from error
         except RuntimeError as error:
-            raise compile_error(launch, error) from error
+            raise MetalError(f"kernel {launch.kernel.name} failed: {error}") from error
         return {
             argument.name: output
             for argument, output in zip(launch.kernel.outputs, outputs, strict=True)
@@ -111,9 +110,8 @@ class MLXEngine:
         outputs = launch.kernel.outputs
         return cast(
             list[mx.array],
-            self._kernel(launch.kernel)(
+            self._kernel(launch.kernel, launch.instance)(
                 inputs=inputs,
-                template=[("T", _argument(launch.instance))] if launch.instance else None,
                 grid=launch.grid,
                 threadgroup=_within(launch),
                 output_shapes=[launch.outputs[argument.name] for argument in outputs],
@@ -121,14 +119,15 @@ class MLXEngine:
             ),
         )
 
-    def _kernel(self, kernel: Kernel) -> Any:
-        function = self._kernels.get(kernel.name)
+    def _kernel(self, kernel: Kernel, instance: str) -> Any:
+        name = kernel.entry(instance)
+        function = self._kernels.get(name)
         if function is None:
-            function = self._kernels[kernel.name] = mx.fast.metal_kernel(
-                name=f"mlxhog_{kernel.name}",
+            function = self._kernels[name] = mx.fast.metal_kernel(
+                name=f"mlxhog_{name}",
                 input_names=[argument.name for argument in kernel.inputs],
                 output_names=[argument.name for argument in kernel.outputs],
-                source=kernel.source,
+                source=kernel.body(instance),
                 header=read_source(kernel.header),
                 ensure_row_contiguous=True,
             )
@@ -199,11 +198,6 @@ def _finish(launch: Launch, inputs: list[mx.array]) -> None:
 
 def _flat_dtype(value: Any) -> str | None:
     return str(value.dtype).removeprefix("mlx.core.") if isinstance(value, mx.array) else None
-
-
-def _argument(instance: str) -> mx.Dtype | int:
-    """The template argument of an instance: a type or a number."""
-    return TYPES.get(instance) or int(instance)
 
 
 def _dtype(name: str) -> mx.Dtype:

@@ -12,15 +12,14 @@ torch/csrc/Exceptions.h.
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from mlxhog.errors import UNLOADABLE, EnvironmentLacks, not_imported
-from mlxhog.metal.kernel import Launch, check, compile_error, number, read_source, too_wide
+from mlxhog.errors import UNLOADABLE, EnvironmentLacks, MetalError, not_imported
+from mlxhog.metal.kernel import Kernel, Launch, check, number, too_wide, whole_text
 
 
 class MPSEngine:
@@ -30,7 +29,7 @@ class MPSEngine:
     emulated = False
 
     def __init__(self, device: str = "mps") -> None:
-        """Compile nothing yet: each family is compiled at its first launch, and kept.
+        """Compile nothing yet: each kernel is compiled at its first launch, and kept.
 
         Args:
             device: device of the tensors; tests that replace `torch.mps` pass another one.
@@ -44,7 +43,7 @@ class MPSEngine:
                 "metal-emulated to try them out"
             )
         self._device = torch.device(device)
-        self._libraries: dict[str, Any] = {}
+        self._functions: dict[str, Any] = {}
         self._lent: list[Any] = []  # MLX arrays whose memory our tensors use
 
     def array(self, host: NDArray[Any]) -> torch.Tensor:
@@ -106,9 +105,8 @@ class MPSEngine:
                 (argument, launch.inputs[argument.name]) for argument in kernel.inputs
             )
         ]
-        name = f"{kernel.name}_{launch.instance}" if launch.instance else kernel.name
         try:
-            function = getattr(self._library(kernel.header), name)
+            function = self._function(kernel, launch.instance)
             function(
                 *inputs,
                 *outputs.values(),
@@ -118,24 +116,19 @@ class MPSEngine:
         except ValueError as error:
             raise too_wide(launch, error) from error
         except (RuntimeError, SyntaxError, AttributeError) as error:
-            raise compile_error(launch, error, read_source(_whole(kernel.header))) from error
+            raise MetalError(f"kernel {kernel.name} failed: {error}") from error
         if any(argument.writes for argument in kernel.inputs):
             torch.mps.synchronize()
         return outputs
 
-    def _library(self, header: str) -> Any:
-        """The compiled kernels of a family."""
-        library = self._libraries.get(header)
-        if library is None:
-            library = torch.mps.compile_shader(read_source(_whole(header)))
-            self._libraries[header] = library
-        return library
+    def _function(self, kernel: Kernel, instance: str) -> Any:
+        """The compiled kernel."""
+        name = kernel.entry(instance)
+        if name not in self._functions:
+            library = torch.mps.compile_shader(whole_text(kernel, instance))
+            self._functions[name] = getattr(library, name)
+        return self._functions[name]
 
     def _flat_dtype(self, value: Any) -> str | None:
         ours = isinstance(value, torch.Tensor) and value.device.type == self._device.type
         return str(value.dtype).removeprefix("torch.") if ours and value.is_contiguous() else None
-
-
-def _whole(header: str) -> str:
-    """The file of whole kernels beside a header."""
-    return str(PurePath(header).with_suffix(".metal"))

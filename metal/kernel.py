@@ -1,8 +1,9 @@
 """Kernels and launches: the declaration of a Metal kernel, its text, and the checks of a launch.
 
-`metal/kernels/` holds the kernels, a family in adjacent files: `adds.h` (templated functions in
-namespace `mlxhog`), `adds.metal` (whole kernels for PyTorch, `xcrun metal` and the host shim) and
-`adds.py` (the declarations, functions that check arguments, and the same in NumPy).
+`metal/kernels/` holds the kernels, a family in adjacent files: `adds.h` (functions in namespace
+`mlxhog`) and `adds.py` (the declarations, functions that check arguments, and the same in NumPy).
+MLX writes the signature of a kernel around its `body` itself. `whole_text` writes the same text for
+PyTorch, `xcrun metal` and the host shim.
 """
 
 from __future__ import annotations
@@ -24,8 +25,25 @@ Size = tuple[int, int, int]
 KERNEL_FOLDER = Path(__file__).parent / "kernels"
 _OWN_INCLUDE = re.compile(r'^#include "([\w./]+)"\n', re.MULTILINE)
 FUSED_RTOL = 1e-6  # eight units in the last place, of a few fused multiply-adds in a row
-# The Metal compiler's first complaint, with the lines that show the source: text, then a caret.
-_COMPLAINT = re.compile(r"\S*?(\d+):\d+: error: .*(?:\n(?!\S*?\d+:\d+: ).*){0,2}")
+
+
+TYPES = {"float32": "float", "uint32": "uint32_t", "int32": "int32_t", "uint8": "uint8_t"}
+"""Metal's name of each type of an argument."""
+ATTRIBUTES = {
+    "dispatch_threads_per_threadgroup": "uint3",
+    "simdgroup_index_in_threadgroup": "uint",
+    "simdgroups_per_threadgroup": "uint",
+    "thread_index_in_simdgroup": "uint",
+    "thread_index_in_threadgroup": "uint",
+    "thread_position_in_grid": "uint3",
+    "thread_position_in_threadgroup": "uint3",
+    "threadgroup_position_in_grid": "uint3",
+    "threadgroups_per_grid": "uint3",
+    "threads_per_grid": "uint3",
+    "threads_per_simdgroup": "uint",
+    "threads_per_threadgroup": "uint3",
+}
+"""Values that Metal sets for each thread, with their types, in MLX's order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +68,15 @@ class Kernel:
     """A Metal kernel, which MLX wraps and PyTorch calls by name.
 
     Attributes:
-        name: name of `mlxhog::<name>` in the header, and of the kernel in the `.metal` file.
-        header: file in `metal/kernels/` that MLX gets as `header`; its `.metal` neighbour has the
-            whole kernel, which takes inputs, then outputs, in this order.
-        source: the one call that MLX wraps into a kernel.
+        name: name of `mlxhog::<name>` in the header.
+        header: file in `metal/kernels/` that the text of the kernel begins with.
+        source: the one call of a kernel, which names its inputs and outputs, and what Metal sets
+            for each thread (`ATTRIBUTES`).
         inputs: at least one array.
         outputs: at least one; fresh memory under MLX, whose values are undefined before the launch.
             Kernels that only write inputs have one output `done` uint32[1].
-        instances: template arguments `T` that are dispatched, as Metal spells them: types ("half")
-            or numbers ("64"); empty for a function without a template argument. PyTorch's kernel of
-            an instance is `<name>_<instance>`.
+        instances: values of the constant `T` that are dispatched, numbers ("64"); empty for a
+            kernel without it.
         lockstep: uses barriers or simd-group functions.
         reference: the same in NumPy, arguments by name; writes outputs and written inputs in place.
             A kernel with instances gets the launch's as `instance`.
@@ -81,6 +98,19 @@ class Kernel:
     lockstep: bool = False
     rtol: float = 0.0
     bytes_per_element: float = 0.0
+
+    def body(self, instance: str = "") -> str:
+        """The body of the kernel of an instance."""
+        return f"constexpr int T = {instance};\n{self.source}" if instance else self.source
+
+    def entry(self, instance: str = "") -> str:
+        """The name by which PyTorch and the host shim find the kernel of an instance."""
+        return f"{self.name}_{instance}" if instance else self.name
+
+    @property
+    def attributes(self) -> Mapping[str, str]:
+        """What Metal sets for each thread and the kernel names: name -> type."""
+        return {name: kind for name, kind in ATTRIBUTES.items() if name in self.source}
 
     def allowed(self, *, emulated: bool) -> float:
         """The relative error that an engine may have: on a GPU at least that of fused operations.
@@ -164,6 +194,36 @@ def _line_mark(number: int, path: Path) -> str:
     return f'#line {number} "{path}"\n'
 
 
+def whole_text(kernel: Kernel, instance: str = "", *, lines: bool = False) -> str:
+    """Return the text of a kernel with its header: what MLX compiles, but for the kernel's name.
+
+    Source: the text that `mx.fast.metal_kernel` prints with `verbose`, MLX 0.32; a test compares.
+
+    Args:
+        kernel: the kernel.
+        instance: one of its instances, "" if it has none.
+        lines: as for `read_source`.
+    """
+    parameters = [
+        *(
+            f"const constant {TYPES[one.dtype]}& {one.name}"
+            if one.scalar
+            else f"const device {TYPES[one.dtype]}* {one.name}"
+            for one in kernel.inputs
+        ),
+        *(f"device {TYPES[one.dtype]}* {one.name}" for one in kernel.outputs),
+    ]
+    places = [f"{parameter} [[buffer({slot})]]" for slot, parameter in enumerate(parameters)]
+    places += [f"{kind} {name} [[{name}]]" for name, kind in kernel.attributes.items()]
+    signature = ",\n  ".join(places)
+    mark = f'#line 1 "kernel {kernel.name}"\n' if lines else ""
+    return (
+        f"{read_source(kernel.header, lines=lines)}{mark}"
+        f"[[kernel]] void {kernel.entry(instance)}(\n  {signature}) {{\n"
+        f"{kernel.body(instance)}\n}}\n"
+    )
+
+
 def check(launch: Launch, flat_dtype: Callable[[Any], str | None], framework: str) -> None:
     """Refuse a launch with other arguments than its kernel declares.
 
@@ -243,25 +303,4 @@ def too_wide(launch: Launch, error: Exception) -> MetalError:
     return MetalError(
         f"kernel {launch.kernel.name} cannot run in groups of {x} x {y} x {z} threads on this GPU: "
         f"{error}; use --kernels reference and --gpu-write cpu"
-    )
-
-
-def compile_error(launch: Launch, error: Exception, source: str | None = None) -> MetalError:
-    """The error of a kernel that the framework could not compile or run.
-
-    Args:
-        launch: the launch that failed.
-        error: the framework's error, with the Metal compiler's log.
-        source: the compiled text, if line numbers in the log are lines of this text.
-    """
-    log = str(error)
-    complaint = _COMPLAINT.search(log)
-    if complaint is None:
-        return MetalError(f"kernel {launch.kernel.name} failed: {log}")
-    line = int(complaint[1]) - 1
-    lines = source.splitlines() if source else []
-    quoted = f"\n  {line + 1}: {lines[line].strip()}" if line < len(lines) else ""
-    return MetalError(
-        f"kernel {launch.kernel.name} ({launch.kernel.header}) does not compile: "
-        f"{complaint[0].rstrip()}{quoted}"
     )

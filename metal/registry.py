@@ -10,14 +10,12 @@ from mlxhog.metal.kernels import (
     adds,
     conv,
     mlstm,
-    packed16,
     slstm,
     steps,
 )
 
 _FAMILIES = (
     adds.KERNELS,
-    packed16.KERNELS,
     steps.KERNELS,
     mlstm.KERNELS,
     slstm.KERNELS,

@@ -32,6 +32,16 @@ class Pass(Generic[T]):
     masks: Mapping[str, T] | None = None
     hidden: list[T] | None = None
 
+    def linears(self, x: T, params: Mapping[str, T], *names: str) -> tuple[T, ...]:
+        """Return x W^T + b of linear maps by their names: of "q", `q.weight` and any `q.bias`."""
+        weights = [params[f"{name}.weight"] for name in names]
+        return self.ops.linears(x, weights, [params.get(f"{name}.bias") for name in names])
+
+    def linear(self, x: T, params: Mapping[str, T], name: str) -> T:
+        """Return x W^T + b of one linear map."""
+        (y,) = self.linears(x, params, name)
+        return y
+
     def note(self, x: T) -> None:
         """Add x to the trace, if there is one."""
         if self.hidden is not None:

@@ -289,7 +289,7 @@ def export(preset: str, target: str) -> dict[str, object]:
 
 
 COMMANDS_WITH_HELP = [
-    *COMMANDS, "runs rm", "cluster start", "classic predict", *(f"mad {c}" for c in MAD_COMMANDS),
+    *COMMANDS, "runs rm", "cluster start", *(f"mad {c}" for c in MAD_COMMANDS),
 ]  # fmt: skip
 SECTIONS = {
     "mad": {name: partial(rows, name) for name in (*tasks.BENCHMARK, *tasks.TASKS_BESIDE)},

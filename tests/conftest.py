@@ -25,9 +25,7 @@ import pytest
 
 from mlxhog.arena import worker_pool
 from mlxhog.machine import float32, machine
-from mlxhog.metal.host import mlx_text
 from mlxhog.metal.host.engine import HostEngine
-from mlxhog.metal.registry import instances
 from tests import kept
 from tests.own_plugins import own_plugins
 from tests.pairs import FEW
@@ -143,8 +141,6 @@ def no_apple_gpu() -> None:
 @pytest.fixture(scope="session")
 def host_engine(shim_cache: Path) -> Callable[..., HostEngine]:
     """Makes engines on the session's cache: `host_engine("mlx", chaos=3, threads=1)`."""
-    if mlx_text.mlx_version():  # which says all of them at once; each engine would ask for one
-        mlx_text.captured([mlx_text.request_of(*each) for each in instances()], shim_cache)
 
     def make(consumer: str, **options: Any) -> HostEngine:
         return HostEngine(consumer, cache=shim_cache, **options)

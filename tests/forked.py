@@ -35,7 +35,7 @@ MODULES = [
     "mlxhog.models.ops.reference.recurrences",
     "mlxhog.backends.inference",
     "mlxhog.decoding.engine",
-    "mlxhog.mad.study.worker",
+    "mlxhog.mad.study.workers",
     "mlxhog.classic.worker",
     "mlxhog.cli.train",  # what commands in processes of their own take
     "mlxhog.training.trainer",

@@ -29,7 +29,7 @@ ELSEWHERE = {
     "install": "the first step of .ci/run",
     "tests that need no GPU": "the suite of which this test is one",
     "tests on the GPU": "without one, all of them are skipped",
-    "doctor": "46 s of processor time; tests/doctor runs it with --quick",
+    "doctor": "20 s of processor time; tests/doctor runs it with --quick",
     "Apple's Metal compiler": "macOS only: asks Xcode for its compiler",
     "build the wheels": "an hour's containers and compilers; .ci/run builds a wheel",
     "check the wheels": "of the step before; .ci/run checks its own",

@@ -12,7 +12,6 @@ Source: C++ for OpenCL 2021, section 2.2; Metal Shading Language Specification, 
 from __future__ import annotations
 
 import argparse
-import re
 import shutil
 import subprocess
 import sys
@@ -20,7 +19,6 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal.host.translate import INSTANTIATION
 from tools import dump
 
 PRELUDE = """\
@@ -40,8 +38,6 @@ _FLAGS = (
     *("-Wno-unknown-attributes", "-I", str(_INCLUDE)),
 )
 _NAMES = ("clang", *(f"clang-{version}" for version in range(22, 13, -1)))
-_KERNEL = re.compile(r"(?:template\s*<(?:typename|int) (\w+)>\s*)?\[\[kernel\]\]")
-_TEMPLATE_ARGUMENT = re.compile(r"<(\w+)>")
 
 
 def compiler() -> str:
@@ -71,9 +67,10 @@ def check(name: str, text: str, *, clang: str | None = None) -> None:
         MetalError: clang rejects the text; the message has the lines.
         EnvironmentLacks: there is no clang.
     """
+    text = text.replace("[[kernel]]", "__kernel")
     done = subprocess.run(
         [clang or compiler(), *_FLAGS, "-"],
-        input=f'#line 1 "{name}"\n{_for_opencl(text)}',
+        input=f'#line 1 "{name}"\n{text}',
         capture_output=True,
         text=True,
         check=False,
@@ -91,25 +88,6 @@ def check_all(named: Mapping[str, str]) -> list[str]:
         except MetalError as error:
             messages.append(str(error))
     return messages
-
-
-def _for_opencl(text: str) -> str:
-    """Say `__kernel` where Metal says `[[kernel]]`.
-
-    A kernel of OpenCL cannot be a template, so the template argument becomes a macro: that of the
-    first instance. MLX instantiates its kernels once.
-    """
-    instance = INSTANTIATION.search(text)
-    argument = _TEMPLATE_ARGUMENT.search(instance["function"]) if instance else None
-
-    def kernel(match: re.Match[str]) -> str:
-        if not match[1]:
-            return "__kernel"
-        if argument is None:
-            raise MetalError(f"a template kernel without an instance: {match[0]!r}")
-        return f"#define {match[1]} {argument[1]}\n__kernel"
-
-    return _KERNEL.sub(kernel, INSTANTIATION.sub("", text))
 
 
 def main(names: list[str]) -> int:

@@ -18,10 +18,9 @@ from pathlib import Path
 import numpy as np
 
 from mlxhog.metal.host import build
-from mlxhog.metal.host.engine import HostEngine, Ran
-from mlxhog.metal.host.translate import CONSUMERS
+from mlxhog.metal.host.engine import CONSUMERS, HostEngine, Ran
 from mlxhog.metal.kernel import Launch
-from mlxhog.metal.kernels.packed16 import packed16_add
+from mlxhog.metal.kernels import steps
 from mlxhog.metal.registry import instances
 from tools.lint import KERNELS as SOURCES
 from tools.lint.text import functions as functions_of
@@ -85,7 +84,7 @@ def measured(cache: Path | None = None) -> Coverage:
         engine = HostEngine(consumer, cache=cache, flags=FLAGS)
         for kernel, instance in instances():
             engine.run(replace(kernel.sample(rng, SAMPLE), instance=instance))
-            library, _ = engine.built(kernel, instance)
+            library = engine.built(kernel, instance)
         losers = HostEngine(consumer, cache=cache, flags=FLAGS, chaos=1, threads=1)
         losers.run(losing_races())
         ran |= engine.ran
@@ -103,10 +102,13 @@ def measured(cache: Path | None = None) -> Coverage:
 
 
 def losing_races() -> Launch:
-    """Adds that give up after one try; under chaos some do, and are counted."""
-    arena, g, failures = (np.full(8, fill, np.uint32) for fill in (0, 1, 0))
-    launch = packed16_add(arena, g, failures, offset=0, instance="half")
-    impatient = replace(launch.kernel, source=launch.kernel.source.replace("<T>", "<T, 1>"))
+    """Moves of shared moments that give up after one try; under chaos some do, and are counted."""
+    name = "muon_direction_shared"
+    m, failures = np.zeros(8, np.float32), np.zeros(8, np.uint32)
+    x = {"m": m, "failures": failures, "g": np.ones(8, np.float32)}
+    launch = steps.muon_direction(x, hp=np.array([1, 1, 0, 1, 0, 0, 0, 0], np.float32), offset=0)
+    source = launch.kernel.source.replace(name, f"{name}<1>")
+    impatient = replace(launch.kernel, source=source)
     return replace(launch, kernel=impatient, grid=(8, 200, 1), group=(8, 32, 1))
 
 

@@ -1,9 +1,7 @@
 """Writes each Metal kernel as a file that `xcrun metal` can compile on its own.
 
-    python -m tools.dump FOLDER           every text: MLX's of each kernel and instance, with
-                                                 its own prelude, and PyTorch's whole .metal files
-    python -m tools.dump --golden FOLDER  only what MLX writes around our headers; run it
-                                                 after an upgrade of MLX, on tests/metal/golden
+    python -m tools.dump FOLDER     every text: MLX's of each kernel and instance, with its own
+                                    prelude, and PyTorch's
 
 MLX itself says what it would compile; that works on machines without Metal, too.
 """
@@ -14,14 +12,12 @@ import argparse
 import importlib.util
 import re
 import sys
-import tempfile
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from mlxhog.errors import EnvironmentLacks, MetalError
-from mlxhog.metal.host import mlx_text
-from mlxhog.metal.kernel import Kernel, read_source
-from mlxhog.metal.registry import KERNELS
+from mlxhog.errors import EnvironmentLacks
+from mlxhog.metal.kernel import whole_text
+from tools import mlx_text
 
 _MLX_HEADERS = "include"
 _PRELUDE = "mlx/backend/metal/kernels/utils.h"
@@ -31,53 +27,25 @@ _MACRO = re.compile(r"^#define (\w+)", re.MULTILINE)
 _CONDITION = re.compile(r"^#if\b.*?^#endif\b", re.MULTILINE | re.DOTALL)
 
 
-def mlx_texts(kernels: Collection[Kernel] = KERNELS.values()) -> dict[str, str]:
-    """Return what MLX would compile, without its own header, by file name.
+def mlx_texts() -> dict[str, str]:
+    """Return what MLX would compile, without its own header, by the name of the whole kernel.
 
     Raises:
         EnvironmentLacks: MLX is not installed.
         MetalError: MLX refuses a kernel.
     """
-    if not mlx_text.mlx_version():
+    if importlib.util.find_spec("mlx") is None:
         raise EnvironmentLacks(
             "MLX is not installed, and only MLX says what it would compile; "
             "python -m pip install mlx, on Linux mlx[cpu]"
         )
-    requests = {
-        f"{kernel.name}-{instance}.metal".replace("-.", "."): mlx_text.request_of(kernel, instance)
-        for kernel in kernels
-        for instance in kernel.instances or ("",)
-    }
-    with tempfile.TemporaryDirectory() as folder:
-        return dict(
-            zip(requests, mlx_text.captured(list(requests.values()), Path(folder)), strict=True)
-        )
+    names = list(mlx_text.entries())
+    return dict(zip(names, mlx_text.texts(names), strict=True))
 
 
-def mlx_wrappers(kernels: Collection[Kernel] = KERNELS.values()) -> dict[str, str]:
-    """Return what MLX writes around our headers, by file name: the kernel with its parameters.
-
-    Raises:
-        EnvironmentLacks: MLX is not installed.
-        MetalError: MLX refuses a kernel, or does not begin its text with our header.
-    """
-    headers = {kernel.name: read_source(kernel.header) for kernel in kernels}
-    wrappers = {}
-    for name, text in mlx_texts(kernels).items():
-        header = headers[re.split(r"[-.]", name)[0]]
-        if not text.startswith(header):
-            raise MetalError(
-                f"MLX {mlx_text.mlx_version()} does not begin {name} with the kernel's header; it "
-                f"begins with\n{text[:400]}"
-            )
-        wrappers[name] = text.removeprefix(header)
-    return wrappers
-
-
-def mps_texts(kernels: Collection[Kernel] = KERNELS.values()) -> dict[str, str]:
-    """Return the whole kernels that PyTorch would compile, by file name."""
-    files = {str(Path(kernel.header).with_suffix(".metal")) for kernel in kernels}
-    return {file: read_source(file) for file in sorted(files)}
+def own_texts() -> dict[str, str]:
+    """Return what PyTorch would compile, by the name of the whole kernel."""
+    return {name: whole_text(*each) for name, each in mlx_text.entries().items()}
 
 
 def mlx_prelude() -> str:
@@ -90,7 +58,7 @@ def mlx_prelude() -> str:
     Raises:
         EnvironmentLacks: MLX or its headers are not installed.
     """
-    spec = importlib.util.find_spec("mlx.core") if mlx_text.mlx_version() else None
+    spec = importlib.util.find_spec("mlx.core") if importlib.util.find_spec("mlx") else None
     folder = Path(spec.origin).parent / _MLX_HEADERS if spec and spec.origin else None
     if folder is None or not (folder / _PRELUDE).is_file():
         raise EnvironmentLacks(
@@ -144,8 +112,8 @@ def texts(prelude: str | None = None) -> dict[str, str]:
     """
     prelude = mlx_prelude() if prelude is None else prelude
     return {
-        **{f"mlx-{name}": prelude + text for name, text in mlx_texts().items()},
-        **{f"mps-{name}": text for name, text in mps_texts().items()},
+        **{f"mlx-{name}.metal": prelude + text for name, text in mlx_texts().items()},
+        **{f"mps-{name}.metal": text for name, text in own_texts().items()},
     }
 
 
@@ -166,11 +134,8 @@ def main(arguments: list[str]) -> int:
         description="Write each Metal kernel as a file that xcrun metal can compile on its own.",
     )
     parser.add_argument("folder", type=Path)
-    parser.add_argument(
-        "--golden", action="store_true", help="only what MLX writes around our headers"
-    )
     options = parser.parse_args(arguments)
-    named = mlx_wrappers() if options.golden else texts()
+    named = texts()
     try:
         write(options.folder, named)
     except OSError as error:

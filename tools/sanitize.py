@@ -37,8 +37,7 @@ import numpy as np
 from mlxhog.errors import EnvironmentLacks, MetalError
 from mlxhog.metal.host import build, translate
 from mlxhog.metal.host.engine import CHAOS_PERIOD, buffers
-from mlxhog.metal.host.translate import Signature, kernels
-from mlxhog.metal.kernel import Kernel, Launch, read_source
+from mlxhog.metal.kernel import Kernel, Launch
 from mlxhog.metal.registry import KERNELS
 
 _MAIN = Path(__file__).parent / "sanitizer" / "main.cpp"
@@ -113,14 +112,15 @@ def report(
         EnvironmentLacks: the compiler or its sanitizer is missing.
     """
     kernel, checks = launch.kernel, SANITIZERS[sanitizer]
-    library, signature = _library(kernel, launch.instance, checks, directory, compiler)
+    library = _library(kernel, launch.instance, checks, directory, compiler)
     main = build.program(
         _MAIN, directory=directory, compiler=compiler, extra_flags=checks.flags_of(compiler)
     )
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "launch"
-        file.write_bytes(_packed(launch, signature, threads, launches, chaos))
-        done = _finished([str(main), str(library), signature.name, str(file)], checks)
+        file.write_bytes(_packed(launch, threads, launches, chaos))
+        words = [str(main), str(library), kernel.entry(launch.instance), str(file)]
+        done = _finished(words, checks)
     if done.returncode not in (0, _FOUND):
         raise MetalError(f"{kernel.name} failed (exit {done.returncode}): {done.stderr.strip()}")
     return done.stderr if done.returncode == _FOUND else ""
@@ -128,17 +128,14 @@ def report(
 
 def _library(
     kernel: Kernel, instance: str, checks: Sanitizer, directory: Path, compiler: str
-) -> tuple[Path, Signature]:
-    file = Path(kernel.header).with_suffix(".metal")
-    text = read_source(str(file), lines=True)
-    path = build.library(
-        file.stem,
-        _on_the_heap(translate.library(text)),
+) -> Path:
+    return build.library(
+        kernel.entry(instance),
+        _on_the_heap(translate.program(kernel, instance)),
         directory=directory,
         compiler=compiler,
         extra_flags=checks.flags_of(compiler),
     )
-    return path, kernels(text)[f"{kernel.name}_{instance}".rstrip("_")]
 
 
 _VARIABLE = re.compile(
@@ -162,16 +159,14 @@ def _on_the_heap(text: str) -> str:
     return moved
 
 
-def _packed(
-    launch: Launch, signature: Signature, threads: int, launches: int, chaos: int | None
-) -> bytes:
+def _packed(launch: Launch, threads: int, launches: int, chaos: int | None) -> bytes:
     outputs = {
         argument.name: np.zeros(launch.outputs[argument.name], argument.dtype)
         for argument in launch.kernel.outputs
     }
     for array in outputs.values():
         array.reshape(-1).view(np.uint8).fill(0xFF)
-    arrays = buffers(launch, signature, outputs, mlx=False)
+    arrays = buffers(launch, outputs, mlx=False)
     head = struct.pack(
         "<10I2Q",
         *launch.grid,

@@ -22,7 +22,6 @@ from mlxhog.arena import Arena, ArenaHandle
 from mlxhog.arena.workers import State
 from mlxhog.classic import worker as classic
 from mlxhog.classic.problem import Kernel, Problem
-from mlxhog.classic.session import average_copies
 
 CORES = cores()  # before anybody is pinned
 START_DELAY_S = 0.005
@@ -32,12 +31,11 @@ OWN_SHARE = 0.9  # of the wall time that a worker has its core; less, and others
 
 @dataclass(frozen=True)
 class Scheme:
-    """How a run writes: a native kind, on shared parameters or on copies that are averaged."""
+    """How a run writes: a native kind."""
 
     kind: str
     workers: int
     variant: str = ""
-    copies: bool = False
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -85,18 +83,13 @@ def worker(
     arena = Arena.from_handle(handle)
     arena.workers.entry(rank + 1).state = State.RUNNING
     order, words = arena.segment(classic.ORDER), arena.segment(classic.WORDS)
-    own = arena.segment(f"{classic.COPY}.{rank + 1}")
     pipe.send(Done(cpu_s=time.process_time()))
     problem: Any = None
     native: Any = None
-    copies = False
     while True:
         asked = pipe.recv()
         if isinstance(asked, Scheme):
-            copies = asked.copies
-            problem = kernels[asked.variant](
-                classic.problem_memory(arena, shapes, rank + 1 if copies else None)
-            )
+            problem = kernels[asked.variant](classic.problem_memory(arena, shapes))
             locks = None if asked.kind == "private" else arena.locks(rank + 1)
             native = _native.ClassicScheme(
                 asked.kind, words, locks, 0, rank, asked.workers, **asked.options
@@ -107,8 +100,6 @@ def worker(
         while time.monotonic() < asked.start_s:
             pass
         cpu, began = time.process_time(), time.monotonic()
-        if copies:
-            np.copyto(own, arena.params)
         problem.run(native, order[asked.start : asked.start + asked.count], asked.gamma)
         end = time.monotonic()
         undisturbed = time.process_time() - cpu >= OWN_SHARE * (end - began) - 2e-4
@@ -151,11 +142,6 @@ class WorkerPool:
         for epoch in range(epochs):
             took, spoilt = self._epoch(board, pipes, self.lr * self.beta**epoch, (seed, epoch))
             seconds, disturbed = seconds + took, disturbed or spoilt
-            if scheme.copies:
-                began = time.monotonic()
-                slots = range(1, scheme.workers + 1)
-                average_copies(params, [classic.param_views(self.arena, slot) for slot in slots])
-                seconds += time.monotonic() - began
         return Run(seconds, disturbed, self.problem.measures(params))
 
     def _epoch(
@@ -185,9 +171,7 @@ def worker_pool(
     """
     data = problem.data()
     shapes = {name: values.shape for name, values in data.items()}
-    arena_layout = classic.plan_layout(
-        problem.params(), data, problem.n_examples, workers, copies=True
-    )
+    arena_layout = classic.plan_layout(problem.initial(0), data, problem.n_examples, workers)
     pipes = []
     with Arena.create(arena_layout) as arena, ExitStack() as stack:
         for name, view in classic.data_views(arena, shapes).items():

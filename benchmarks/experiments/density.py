@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 from experiment.classic import Arm, ends, interleaved, speedup
 from experiment.figures import INKS, Figure, inks, label_lines, new_panels
+from experiment.generated import sparse_regression
 from experiment.record import Compared, Experiment, Outcome, Scale, run
 from harness.claims import Claim, Sample, Twin
 from harness.estimates import Ratio
 
 from mlxhog.classic.datasets import SparseRows
-from mlxhog.classic.generators import sparse_regression
 from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SPARSE_WRITES, SparseLinear
 

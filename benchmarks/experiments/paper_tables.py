@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from experiment.classic import Arm, Runs, ends, interleaved, seconds, seconds_to, summary
 from experiment.figures import Figure, inks, label_lines, new_panel
+from experiment.generated import dblife_like
 from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run, say
 from experiment.searches import is_recorded, recorded, search, write_recorded
 from harness.claims import Claim, Twin
@@ -17,11 +18,10 @@ from harness.estimates import Mean, Ratio
 from harness.machine import cores
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.generators import dblife_like
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.problems import create
 from mlxhog.classic.problems.cuts import GraphCuts
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 from mlxhog.theory.hypergraph import Hypergraph
 
 BUDGET = {"order": 20, "quick_s": 190, "full_s": 260}

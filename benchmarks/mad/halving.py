@@ -15,17 +15,17 @@ from dataclasses import dataclass, replace
 
 from mad.surface import RecordedRun, Surface
 
+from mlxhog.mad.run import RunConfig
 from mlxhog.mad.search.pruning import Halving, Pruner, Rungs
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import StudyRecord
-from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.suites import suite
 from mlxhog.mad.training.evaluation import most_steps
 
 
-def rungs_of(runs: Iterable[PlannedRun], eta: int) -> Rungs:
+def rungs_of(runs: Iterable[RunConfig], eta: int) -> Rungs:
     """Return the rungs of `mad search`, in proportion to the length of a candidate's runs."""
-    share = max(most_steps(run.config) for run in runs) / suite("lite").protocol["steps"]
+    share = max(most_steps(run) for run in runs) / suite("lite").protocol["steps"]
     usual = Rungs()
     return Rungs(
         eta=eta,

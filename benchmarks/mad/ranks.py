@@ -8,10 +8,17 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from mlxhog.mad.report.ranking import spearman
-
 Correlation = Callable[[Sequence[float], Sequence[float]], float]
 DRAWS = 4000
+
+
+def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+    """Spearman's rho in [-1, 1]; NaN for fewer than two pairs, or if one side is all equal."""
+    from scipy.stats import rankdata
+
+    first, second = (rankdata(values) - (len(values) + 1) / 2 for values in (a, b))
+    spread = math.sqrt((first @ first) * (second @ second))
+    return float(first @ second) / spread if spread else math.nan
 
 
 def kendall(a: Sequence[float], b: Sequence[float]) -> float:

@@ -21,7 +21,7 @@ import hashlib
 import json
 import lzma
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,10 +33,10 @@ from numpy.typing import NDArray
 from mlxhog.errors import StudyError
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
-from mlxhog.mad.run import Point
+from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import Store, StudyRecord
-from mlxhog.mad.study.study import PlannedRun, Study, read
+from mlxhog.mad.study.study import Study, read
 from mlxhog.mad.tasks import GENERATOR_VERSION, find
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width
@@ -54,7 +54,7 @@ Layers = tuple[Layer, ...]
 class RecordedRun:
     """A run that ended, with its plan and its evaluations."""
 
-    planned: PlannedRun
+    planned: RunConfig
     record: StudyRecord
     curve: tuple[Point, ...]
 
@@ -135,10 +135,10 @@ def write(store: Store, path: Path) -> int:
     records = {record.key: record for record in store.records()}
     candidates = {}
     for candidate in sorted({record.candidate for record in records.values()}):
-        runs = [(records.get(run.key), run) for run in planning.runs(candidate)]
+        runs = [(records.get(run.key()), run) for run in planning.runs(candidate)]
         candidates[candidate] = [_packed(record, store) for record, _ in runs if record]
     ended = sum(map(len, candidates.values()))
-    if ended < planning.total:
+    if planning.total is not None and ended < planning.total:
         raise StudyError(
             f"study {store.name} has {ended} of {planning.total} runs; the same command continues"
         )
@@ -199,7 +199,10 @@ def load(path: Path) -> Surface:
     if content.pop("digest", None) != _digest(content):
         raise StudyError(f"{path} was edited: its content does not have its digest; {AGAIN}")
     values = content["study"]
-    study = Study(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+    names = {field.name for field in fields(Study)}  # a surface may have one of an earlier version
+    study = Study(
+        **{k: tuple(v) if isinstance(v, list) else v for k, v in values.items() if k in names}
+    )
     planning = Planning(study)
     ours = plain_json.loads(plain_json.dumps(asdict(planning.suite)))
     if different := [name for name, value in ours.items() if content["suite"].get(name) != value]:
@@ -229,7 +232,7 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _run(planned: PlannedRun, packed: list[Any]) -> RecordedRun:
+def _run(planned: RunConfig, packed: list[Any]) -> RecordedRun:
     status, accuracy, seconds, steps, state, at, accuracies = packed
     per_step = seconds / max(1, steps)
     curve = tuple(
@@ -237,9 +240,9 @@ def _run(planned: PlannedRun, packed: list[Any]) -> RecordedRun:
         for step, value in zip(at, accuracies, strict=True)
     )
     record = StudyRecord(
-        key=planned.key,
+        key=planned.key(),
         candidate=planned.candidate,
-        config=planned.config.to_dict(),
+        config=planned.to_dict(),
         label=planned.label,
         status=status,
         acc_token=accuracy,
@@ -250,7 +253,7 @@ def _run(planned: PlannedRun, packed: list[Any]) -> RecordedRun:
         loss=0.0,
         steps=steps,
         seconds=seconds,
-        params=planned.params,
+        params=0,
         state=state,
         reason="",
         host="",

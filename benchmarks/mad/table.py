@@ -21,7 +21,7 @@ from mlxhog.files.quantities import format_clock
 from mlxhog.machine import machine
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.board import accuracy
-from mlxhog.mad.report.leaderboard import lost, remarks, run_name, status, to_json
+from mlxhog.mad.report.leaderboard import lost, remarks, status, to_json
 from mlxhog.mad.report.ranking import Ranking, read_ranking
 from mlxhog.mad.scores import CandidateScore
 from mlxhog.mad.study.session import Planning, execute
@@ -80,12 +80,12 @@ class Table:
         ended = {record.key for record in records}
         total_s, missing = 0.0, 0
         for candidate, name in self.names.items():
-            waiting = [run for run in planning.runs(candidate) if run.key not in ended]
+            waiting = [run for run in planning.runs(candidate) if run.key() not in ended]
             kinds: dict[tuple[str, str], float] = {}
             for run in waiting:
-                kind = (run.config.task, run.label)
+                kind = (run.task, run.label)
                 if kind not in kinds:
-                    measured = estimate(make_run_plan(run.config))
+                    measured = estimate(make_run_plan(run))
                     assert measured is not None, "one worker in each run"
                     kinds[kind] = measured.total_s
                 total_s += kinds[kind]
@@ -169,7 +169,7 @@ class Table:
             "Runs that count as 0:" if runs else "No run diverged or failed.",
             "",
             *(
-                f"- {self.names[run.candidate]}, {run_name(run)}: {run.status} {run.reason}"
+                f"- {self.names[run.candidate]}, {run.title}: {run.status} {run.reason}"
                 for run in runs
             ),
         ]

@@ -17,11 +17,11 @@ from pathlib import Path
 from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
 from mlxhog.mad.study import session
-from mlxhog.mad.study.pool import RunFunction
 from mlxhog.mad.study.progress import StudyProgress
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study, open_store
+from mlxhog.mad.study.workers import RunFunction
 from mlxhog.mad.training.candidate import train
 from mlxhog.report.views import Observer
 

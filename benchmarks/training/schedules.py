@@ -24,7 +24,7 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SparseLinear
-from mlxhog.classic.session import train as solve
+from mlxhog.classic.run import train as solve
 from mlxhog.config.schedules import BETA, backoff_start
 from mlxhog.mad.options import PUBLISHED
 from mlxhog.mad.options import Protocol as MadProtocol

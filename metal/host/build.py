@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -44,9 +43,6 @@ _PRELUDE = '#include "shim/launch.h"\n#include <metal_stdlib>\n'
 """The beginning of every translated text."""
 _BESIDE = "@loader_path" if sys.platform == "darwin" else "$ORIGIN"
 """For the linker: the folder of the library itself, to find other libraries beside it."""
-_PLACE = re.compile(r"(.*?):(\d+):\d+: ")
-_LINE_DIRECTIVE = re.compile(r'#line (\d+)(?: "(.*)")?')
-_ERROR = re.compile(r"^.*?: (?:fatal )?error: .*(?:\n +\S?.*){0,3}", re.MULTILINE)
 
 
 def kernel_cache() -> Path:
@@ -91,7 +87,7 @@ def library(
         extra_flags: such as "-fsanitize=address".
 
     Raises:
-        MetalError: the text does not compile; the message shows the first error with its line.
+        MetalError: the text does not compile; the message is the compiler's.
         EnvironmentLacks: there is no such compiler, or a file of the cache cannot be trusted.
     """
     directory = make_cache(directory)
@@ -199,32 +195,8 @@ def _compile(name: str, path: Path, arguments: tuple[str, ...], compiler: str, t
     try:
         process = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
         if process.returncode != 0:
-            raise MetalError(f"{name} does not compile:\n{_first_error(process.stderr, text)}")
+            raise MetalError(f"{name} does not compile:\n{process.stderr.strip()}")
         part.chmod(0o700)  # the linker uses the umask, which may let others write
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
-
-
-def _first_error(messages: str, text: str) -> str:
-    """The first error with its source line; compilers do not show lines of generated texts."""
-    match = _ERROR.search(messages)
-    if match is None:
-        return messages.strip()
-    place = _PLACE.match(match[0])
-    if place is None or "\n" in match[0]:
-        return match[0]
-    return f"{match[0]}\n{place[2]:>5} | {_line(text, place[1], int(place[2])).strip()}"
-
-
-def _line(text: str, file: str, number: int) -> str:
-    """Line `number` of the part that `#line` directives call `file`; "" if there is none."""
-    current = ("", 1)  # file and number
-    for line in text.splitlines():
-        if directive := _LINE_DIRECTIVE.match(line):
-            current = (directive[2] or current[0], int(directive[1]))
-            continue
-        if current == (file, number):
-            return line
-        current = (current[0], current[1] + 1)
-    return ""

@@ -1,8 +1,7 @@
 """The host shim as an `Engine`: the real Metal source on the CPU, labelled emulated.
 
-The consumer is the framework whose text is run. "mlx": the text that MLX generates around a
-kernel's call, with MLX's rules for arguments. "mps": the whole kernels that PyTorch compiles,
-called by name.
+The consumer is the framework by whose rules a kernel gets its arguments, "mlx" or "mps". The text
+is the same for both (`kernel.whole_text`).
 """
 
 from __future__ import annotations
@@ -17,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError, MetalError, ShapeError
-from mlxhog.metal.host import build
-from mlxhog.metal.host.mlx_text import SMALL
-from mlxhog.metal.host.translate import CONSUMERS, Signature
+from mlxhog.metal.host import build, translate
 from mlxhog.metal.kernel import Argument, HostArrays, Kernel, Launch, Size, check
 
+CONSUMERS = ("mlx", "mps")
+SMALL = 8
+"""MLX passes arrays of fewer elements in `constant` space; engines pad inputs to this size."""
 MOST_THREADS = 1024
 SLOTS = 31
 _MESSAGE_BYTES = 1024
@@ -70,7 +70,7 @@ class HostEngine(HostArrays):
         self._consumer, self._chaos, self._threads = consumer, chaos, threads
         self._cache = build.kernel_cache() if cache is None else cache
         self._compiler, self._flags = compiler, flags
-        self._built: dict[tuple[Kernel, str], tuple[Path, Signature]] = {}
+        self._built: dict[tuple[Kernel, str], Path] = {}
         self._launches = 0
 
     def run(self, launch: Launch) -> dict[str, NDArray[Any]]:
@@ -82,11 +82,10 @@ class HostEngine(HostArrays):
             return outputs
         for array in outputs.values():
             array.reshape(-1).view(np.uint8).fill(0xFF)
-        path, signature = self.built(kernel, launch.instance)
         failure = call(
-            path,
-            signature.name,
-            buffers(launch, signature, outputs, mlx=self._consumer == "mlx"),
+            self.built(kernel, launch.instance),
+            kernel.entry(launch.instance),
+            buffers(launch, outputs, mlx=self._consumer == "mlx"),
             grid=launch.grid,
             group=_group(launch),
             threads=self._threads,
@@ -100,22 +99,20 @@ class HostEngine(HostArrays):
         self.ran.add((self._consumer, kernel.name, launch.instance))
         return outputs
 
-    def built(self, kernel: Kernel, instance: str = "") -> tuple[Path, Signature]:
-        """Compile a kernel unless it is cached; return its library and signature.
+    def built(self, kernel: Kernel, instance: str = "") -> Path:
+        """Compile a kernel unless it is cached; return its library.
 
         Raises:
             MetalError: it does not compile; the message shows the source line.
         """
         if (kernel, instance) not in self._built:
-            program = CONSUMERS[self._consumer](kernel, instance, self._cache)
-            path = build.library(
-                program.name,
-                program.text,
+            self._built[kernel, instance] = build.library(
+                kernel.entry(instance),
+                translate.program(kernel, instance),
                 directory=self._cache,
                 compiler=self._compiler,
                 extra_flags=self._flags,
             )
-            self._built[kernel, instance] = path, program.signature
         return self._built[kernel, instance]
 
 
@@ -136,23 +133,23 @@ def _flat_dtype(value: Any) -> str | None:
 
 
 def buffers(
-    launch: Launch, signature: Signature, outputs: Mapping[str, NDArray[Any]], *, mlx: bool
+    launch: Launch, outputs: Mapping[str, NDArray[Any]], *, mlx: bool
 ) -> list[NDArray[Any]]:
     """Return the arrays of a kernel by slot; arrays that it writes are the caller's own.
 
     Args:
         launch: with arguments that `kernel.check` has passed.
-        signature: signature of the compiled kernel.
         outputs: fresh arrays by name.
         mlx: True for MLX's rules: an input of fewer than 8 elements is padded. False for PyTorch's:
             a number is passed as a 64-bit integer or a 32-bit float.
 
     Raises:
         ShapeError: a number does not fit, or an array cannot be written in place.
-        MetalError: the kernel's parameters are not those that were declared.
+        MetalError: the kernel has more arguments than Metal has slots.
     """
     kernel = launch.kernel
-    _same_parameters(kernel, signature)
+    if (n := len(kernel.inputs) + len(kernel.outputs)) > SLOTS:
+        raise MetalError(f"kernel {kernel.name} has {n} buffers; Metal has {SLOTS} slots")
     arrays = []
     for argument in kernel.inputs:
         value, what = launch.inputs[argument.name], f"kernel {kernel.name}: {argument.name}"
@@ -161,23 +158,6 @@ def buffers(
         else:
             arrays.append(_array(value, argument, what, mlx=mlx))
     return [*arrays, *outputs.values()]
-
-
-def _same_parameters(kernel: Kernel, signature: Signature) -> None:
-    declared = [
-        (slot, argument.name, "&" if argument.scalar else "*")
-        for slot, argument in enumerate((*kernel.inputs, *kernel.outputs))
-    ]
-    compiled = [(buffer.slot, buffer.name, buffer.form) for buffer in signature.buffers]
-    if compiled != declared:
-        raise MetalError(
-            f"kernel {signature.name} has the buffers {compiled}, its declaration {declared}; "
-            "make them agree in order, name and kind (* array, & scalar)"
-        )
-    if len(compiled) > SLOTS:
-        raise MetalError(
-            f"kernel {signature.name} has {len(compiled)} buffers; Metal has {SLOTS} slots"
-        )
 
 
 def _scalar(value: Any, argument: Argument, what: str, *, mlx: bool) -> NDArray[Any]:

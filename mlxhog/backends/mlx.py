@@ -39,7 +39,7 @@ from mlxhog.files import mapped
 from mlxhog.metal.engine import adoptable
 from mlxhog.models import families, lm
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.kernels import choose, resolve
+from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.sampled_head import Candidates, SampledHead
 from mlxhog.optim.gradients import Rows
 
@@ -417,47 +417,6 @@ class MLXBackend(Inference):
         self._trained = []
         self.inbox = np.empty(0, np.float32)
         self._flat = None
-
-
-def losses_and_grads_of_many(
-    model: ModelConfig,
-    slots: Mapping[str, Slot],
-    flats: Float32,
-    x: Int32,
-    y: Int32,
-    *,
-    device: str,
-) -> tuple[list[float], dict[str, Float32]]:
-    """The mean loss of each of N models of one shape, and the gradients of all, at once.
-
-    Arguments and result as in `backends/torch.py`; `device` is "cpu" or "gpu".
-    """
-    import mlx.core as mx
-
-    ops = choose("mlx", "reference", device)
-
-    def loss(one: Mapping[str, mx.array], tokens: mx.array, labels: mx.array) -> Any:
-        embedded = lm.embed(model, one, tokens, ops.xp)
-        return lm.loss_from_embedding(model, one, embedded, labels, ops=ops)
-
-    def total(params: dict[str, mx.array]) -> tuple[mx.array, mx.array]:
-        axes = (dict.fromkeys(params, 0), 0, 0)
-        losses = mx.vmap(loss, in_axes=axes)(params, mx.array(x), mx.array(y))
-        return losses.sum(), losses
-
-    with _stream(mx, device):
-        stack = mx.array(flats)
-        params = {
-            name: stack[:, slot.offset : slot.offset + slot.size].reshape(-1, *slot.shape)
-            for name, slot in slots.items()
-        }
-        # The loss of a model depends only on its own parameters: the gradient of the sum is all N.
-        with MLXCache(mx).of_gradient():
-            (_, losses), grads = mx.value_and_grad(total)(params)
-            grads = {name: mx.contiguous(grad) for name, grad in grads.items()}
-            mx.eval(losses, grads)
-    values = np.array(losses)
-    return [float(loss) for loss in values], {name: _host(grad) for name, grad in grads.items()}
 
 
 def _stream(mx: ModuleType, device: str) -> AbstractContextManager[Any]:

@@ -37,7 +37,7 @@ from mlxhog.errors import UNLOADABLE, ConfigError, EnvironmentLacks, LostGPU, no
 from mlxhog.files import mapped
 from mlxhog.models import families, lm, ngrams
 from mlxhog.models.families import ModelConfig
-from mlxhog.models.ops.kernels import choose, resolve
+from mlxhog.models.ops.kernels import resolve
 from mlxhog.models.sampled_head import SampledHead
 from mlxhog.optim.gradients import Rows
 
@@ -352,56 +352,6 @@ def _alias(tensor: torch.Tensor) -> torch.Tensor:
     storage = torch.mps._host_alias_storage(tensor.untyped_storage())
     view = torch.empty(0, dtype=tensor.dtype)
     return view.set_(storage, tensor.storage_offset(), tensor.shape, tensor.stride())
-
-
-def losses_and_grads_of_many(
-    model: ModelConfig,
-    slots: Mapping[str, Slot],
-    flats: Float32,
-    x: Int32,
-    y: Int32,
-    *,
-    device: str,
-) -> tuple[list[float], dict[str, Float32]]:
-    """The mean loss of each of N models of one shape, and the gradients of all, at once.
-
-    Args:
-        model: the architecture of all models.
-        slots: position of each parameter in a model's floats.
-        flats: (N, n_floats) float32, a model in each row.
-        x: tokens, (N, B, S).
-        y: labels, (N, B, S); -100 is ignored.
-        device: "cpu" or "mps".
-
-    Returns:
-        N losses in nats, and for each parameter its gradients (N, *shape) float32, also dense for
-        the embedding.
-    """
-    from torch.nn.attention import SDPBackend, sdpa_kernel
-
-    stack = torch.from_numpy(flats).to(device)
-    params = {
-        name: stack[:, slot.offset : slot.offset + slot.size]
-        .reshape(-1, *slot.shape)
-        .requires_grad_()
-        for name, slot in slots.items()
-    }
-    ops = choose("torch", "reference", device)
-
-    def loss(one: Mapping[str, torch.Tensor], tokens: torch.Tensor, labels: torch.Tensor) -> Any:
-        embedded = lm.embed(model, one, tokens, ops.xp)
-        return lm.loss_from_embedding(model, one, embedded, labels, ops=ops)
-
-    tokens, labels = (torch.from_numpy(part).to(device).long() for part in (x, y))
-    with sdpa_kernel(SDPBackend.MATH):  # the other kernels run model by model
-        losses = torch.func.vmap(loss)(params, tokens, labels)
-    # The loss of a model depends only on its own parameters: the gradient of the sum is all N.
-    grads = torch.autograd.grad(losses.sum(), list(params.values()))
-    arrays = {
-        name: np.ascontiguousarray(grad.cpu().numpy())
-        for name, grad in zip(params, grads, strict=True)
-    }
-    return losses.tolist(), arrays
 
 
 def _host_tensor(

@@ -21,9 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena.process import monotonic_ns
-from mlxhog.classic.dispatcher import Dispatcher, RoundTotals
 from mlxhog.classic.problem import Int32, Int64
-from mlxhog.classic.worker import Share
+from mlxhog.classic.worker import RoundTotals, Share, Workers
 from mlxhog.report.views import Tell
 
 BATCHES = (64, 256, 1024, 4096, 16384)
@@ -139,12 +138,12 @@ class ConflictFree:
         self._supports, self._workers = supports, workers
         self._batch, self._tell, self._described = batch, tell, False
 
-    def epoch(self, order: Int32, dispatcher: Dispatcher, share: Share) -> RoundTotals:
+    def epoch(self, order: Int32, workers: Workers, share: Share) -> RoundTotals:
         """Have all examples of the order done; the order is rearranged within each batch.
 
         Args:
             order: (n,) int32, the shared order.
-            dispatcher: dispatcher of the workers.
+            workers: the workers of the run.
             share: the settings that all shares have in common.
         """
         began_ns = monotonic_ns()
@@ -161,7 +160,7 @@ class ConflictFree:
                 parts.append((at, len(places)))
                 at += len(places)
             totals.seconds += (monotonic_ns() - began_ns) / 1e9  # the search is part of the epoch
-            totals.add(dispatcher.do_parts(parts, share))
+            totals.add(workers.do(parts, share))
             began_ns = monotonic_ns()
         if not self._described:
             self._tell(summary.text(batch, self._workers))

@@ -1,6 +1,6 @@
 """The protocol of a classic problem: f(x) = sum of f_e(x_e), its data, a native loop over the e.
 
-`session.train` puts parameters and data into one arena. Every worker maps it and builds the native
+`run.train` puts parameters and data into one arena. Every worker maps it and builds the native
 problem over those views, so the data are read once and nothing large is sent to a worker.
 Source: Niu et al. 2011, Hogwild!, arXiv:1106.5730.
 """
@@ -23,26 +23,11 @@ Int64 = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class RowParam:
-    """A parameter: rows (n, width) float32 with a crash-safe lock word for each row.
-
-    Attributes:
-        shape: (rows, floats per row), both at least 1.
-        init: description of its initial values, stored in the arena's layout.
-        kind: always "rows".
-    """
-
-    shape: tuple[int, int]
-    init: str = "zeros"
-    kind: str = "rows"
-
-
-@dataclass(frozen=True)
 class ProblemMemory:
     """The arena as a native problem sees it.
 
     Attributes:
-        params: by name, float32 in the shape of its `RowParam`; shared bytes, or a private copy.
+        params: by name, float32 in the shape of their initial values; shared bytes.
         data: by name, in the shape and dtype that `Problem.data` had; read-only.
         row_word0: by name, the lock word of a parameter's row 0.
     """
@@ -58,18 +43,12 @@ class NativeProblem(Protocol):
     def run(self, scheme: _native.ClassicScheme, order: Int32, gamma: float, batch: int = 1) -> int:
         """Take a step for each `batch` examples of `order`; returns the examples done.
 
-        The number is smaller than `len(order)` only if the stop word was set. Releases the GIL.
-
-        Concurrency: the promise of the scheme.
+        They are fewer only if the stop word was set. Concurrency: the promise of the scheme.
         """
 
 
 Kernel = Callable[[ProblemMemory], NativeProblem]
-"""Builds the native problem over the arena's memory; sent to every worker.
-
-It may keep the arrays. A module-level function, or a `functools.partial` of one, is picklable and
-small.
-"""
+"""Builds the native problem over the arena's memory; picklable and small: workers get it."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +80,7 @@ class Problem(Protocol):
 
     @property
     def about(self) -> str:
-        """A short description of the data with their sizes, for the first line of a run."""
+        """A short description of the data with their sizes."""
 
     @property
     def n_examples(self) -> int:
@@ -115,24 +94,14 @@ class Problem(Protocol):
     def kernel(self) -> Kernel:
         """Builds the native problem in a worker."""
 
-    def params(self) -> Mapping[str, RowParam]:
-        """The parameters by name."""
-
     def initial(self, seed: int) -> Mapping[str, Float32]:
-        """Their initial values, in the shapes of `params`; the same for the same seed."""
+        """The parameters by name, each rows (n, width) behind a lock word; the same for a seed."""
 
     def data(self) -> Mapping[str, NDArray[Any]]:
         """The training data by name; copied into the arena once."""
 
     def measures(self, params: Mapping[str, Float32]) -> dict[str, float]:
-        """Objective and errors in float64, "objective" first; they may be NaN or infinite.
-
-        Args:
-            params: by name, float32 in the shape of `params()`.
-
-        Returns:
-            "objective", then the problem's further measures, such as "train_error" or "test_error".
-        """
+        """The objective, then measures such as "test_error", in float64; they may be NaN."""
 
     def supports(self) -> tuple[Int64, Int32, int]:
         """The hypergraph: (indptr, indices, n); example e touches indices[indptr[e]:indptr[e+1]].

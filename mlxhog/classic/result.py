@@ -1,4 +1,4 @@
-"""The result of a run of a classic problem: as records and JSON, as a table, in plain words."""
+"""The result of a run of a classic problem: as records and JSON, and as a table."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class Epoch:
     Attributes:
         number: its number, from 1.
         lr: its step size gamma.
-        seconds: from the first worker's first example to the last worker's last one; includes the
-            averaging of copies, excludes evaluation and shuffling.
+        seconds: from the first worker's first example to the last worker's last one; with
+            cyclades also the search for components.
         native_s: seconds inside the native loops, summed over workers.
         examples: examples done in the epoch.
         measures: "objective" and the problem's other measures, after the epoch.
@@ -80,17 +80,14 @@ class ClassicResult:
         problem: its name.
         scheme: its name.
         write: "racy", "lossless" or "hot-cold"; "" if the scheme has one way to write.
-        handout: how work was assigned.
         workers: worker processes.
         status: "done", "diverged" or "interrupted".
-        start_s: seconds from spawning the workers until all have mapped the arena; counted in
-            `seconds` as well if workers are spawned for every epoch, else in no other number.
+        start_s: seconds from spawning the workers until all have mapped the arena; counted in no
+            other number.
         initial: measures before the first epoch.
         epochs: in order.
-        lost_updates: increments of the probe that were lost; see `session.py`.
+        lost_updates: increments of the probe that were lost; see `run.py`.
         probe_updates: increments of the probe; 0 if lost updates were not counted.
-        missed: examples that no worker did, because a worker died.
-        replaced: number of workers that died.
         advice: the step size to try if the run diverged, else "".
         params: copies of the parameters at the end, by name.
     """
@@ -98,7 +95,6 @@ class ClassicResult:
     problem: str
     scheme: str
     write: str
-    handout: str
     workers: int
     status: str
     start_s: float
@@ -106,8 +102,6 @@ class ClassicResult:
     epochs: tuple[Epoch, ...]
     lost_updates: int = 0
     probe_updates: int = 0
-    missed: int = 0
-    replaced: int = 0
     advice: str = ""
     params: Mapping[str, Float32] = field(default_factory=dict)
 
@@ -145,12 +139,9 @@ class ClassicResult:
         return {
             "status": self.status,
             "write": self.write,
-            "handout": self.handout,
             "start_s": self.start_s,
             "native_s": sum(epoch.native_s for epoch in self.epochs),
             "examples": self.examples,
-            "missed": self.missed,
-            "replaced": self.replaced,
             "measures": self.measures,
             "serial_measures": None if serial is None else serial.measures,
             "speedup": self.speedup(serial),
@@ -174,8 +165,17 @@ class ClassicResult:
         return self.examples_per_s / serial.examples_per_s
 
 
-NEAR = 0.005  # relative difference from serial's objective that counts as equal
 BUSY = 0.3  # load average per core above which speeds are not meaningful
+_MAIN_ROWS = ("seconds", "examples/s", "lost updates")
+_ROWS: dict[str, Callable[[ClassicResult], str]] = {
+    "epochs": lambda run: str(len(run.epochs)),
+    "seconds": lambda run: f"{run.seconds:.3f}",
+    "examples/s": lambda run: format_count(run.examples_per_s),
+    "start-up, seconds": lambda run: f"{run.start_s:.2f}",
+    "lost updates": lambda run: (
+        f"{run.lost_updates:,} of {run.probe_updates:,}" if run.probe_updates else "-"
+    ),
+}
 
 
 def sections(
@@ -192,7 +192,7 @@ def sections(
         about: description of the data.
         result: result of the run.
         serial: result of the serial reference, or None.
-        notes: the sentences of `explain`.
+        notes: the sentences of `warnings`.
         everything: whether to show all numbers; else objective, errors and speed.
     """
     runs = [result] if serial is None or serial is result else [serial, result]
@@ -203,136 +203,63 @@ def sections(
     ]
     rows += [
         (name, *map(spell, runs))
-        for name, spell in _TABLE_ROWS.items()
-        if everything or name in MAIN_ROWS
+        for name, spell in _ROWS.items()
+        if everything or name in _MAIN_ROWS
     ]
-    header = ("", *(run_label(run) for run in runs))
-    title = f"{result.problem}: {about}"
     return [
-        Section("", notes=[answer(result, serial)]),
-        Section(title, header, rows, ["", *notes] if notes else ()),
+        Section("", notes=[_answer(result, serial)]),
+        Section(
+            f"{result.problem}: {about}",
+            ("", *map(_label, runs)),
+            rows,
+            ["", *notes] if notes else (),
+        ),
     ]
 
 
-def answer(result: ClassicResult, serial: ClassicResult | None) -> str:
+def _answer(result: ClassicResult, serial: ClassicResult | None) -> str:
     """State the result of the run in one line."""
-    who = run_label(result)
+    who, n_epochs = _label(result), len(result.epochs)
     if result.status == "diverged":
-        return FailureNote(f"{who}: diverged in epoch {len(result.epochs)}")
-    ended = "interrupted after" if result.status == "interrupted" else "after"
+        return FailureNote(f"{who}: diverged in epoch {n_epochs}")
     speedup = result.speedup(serial)
-    if speedup is None or serial is None or len(result.epochs) < len(serial.epochs):
-        return AnswerNote(
-            f"{who}: objective {result.objective:.5g} {ended} {len(result.epochs)} epochs"
-        )
-    reference = serial.objective
-    if result.objective == reference:
-        apart = "serial's objective"
-    elif reference:
-        apart = f"objective {result.objective / reference - 1:+.2%} from serial's"
-    else:
-        apart = f"objective {result.objective:.5g}"
+    if serial is None or speedup is None or n_epochs < len(serial.epochs) or not serial.objective:
+        ended = "interrupted after" if result.status == "interrupted" else "after"
+        return AnswerNote(f"{who}: objective {result.objective:.5g} {ended} {n_epochs} epochs")
+    apart = "serial's objective"
+    if result.objective != serial.objective:
+        apart = f"objective {result.objective / serial.objective - 1:+.2%} from serial's"
     return AnswerNote(f"{who}: {apart}, {speedup:.2f} x its speed")
 
 
-def run_label(run: ClassicResult) -> str:
+def _label(run: ClassicResult) -> str:
     """The scheme of a run and its number of workers."""
     write = f" {run.write}" if run.write else ""
     return f"{run.scheme}{write}, {run.workers} worker{'s' * (run.workers > 1)}"
 
 
-def _lost_updates(run: ClassicResult) -> str:
-    return f"{run.lost_updates:,} of {run.probe_updates:,}" if run.probe_updates else "-"
-
-
-MAIN_ROWS = ("seconds", "examples/s", "lost updates")
-_TABLE_ROWS: dict[str, Callable[[ClassicResult], str]] = {
-    "epochs": lambda run: str(len(run.epochs)),
-    "seconds": lambda run: f"{run.seconds:.3f}",
-    "examples/s": lambda run: format_count(run.examples_per_s),
-    "start-up, seconds": lambda run: f"{run.start_s:.2f}",
-    "lost updates": _lost_updates,
-}
-
-
-def explain(
-    result: ClassicResult, serial: ClassicResult | None, load: float, cores: int
-) -> Sequence[str]:
-    """Sentences that explain the numbers.
+def warnings(result: ClassicResult, load: float, cores: int) -> list[str]:
+    """Why the numbers of a run are not what they could be.
 
     Args:
         result: result of the run.
-        serial: result of the serial reference, or None.
         load: load average over one minute when the command began.
         cores: cores of this machine.
     """
-    quiet = result.workers <= cores and load <= BUSY * cores
     sentences = []
     if result.epochs and result.objective > result.initial["objective"]:
         sentences.append(
             f"The objective rose from {result.initial['objective']:.4g}: the step size is too "
             f"large; try --lr {result.epochs[0].lr / 10:g}."
         )
-    if serial is not None and serial is not result and serial.epochs and result.epochs:
-        sentences += [
-            *_explain_objective(result, serial),
-            *_explain_speed(result, serial, quiet=quiet),
-        ]
-    if result.probe_updates:
-        sentences.append(_explain_lost_updates(result))
-    if result.missed:
-        sentences.append(f"{result.missed:,} examples were skipped, because workers died.")
     if result.workers > cores:
         sentences.append(
             f"{result.workers} workers share {cores} core{'s' * (cores > 1)}, so no speedup is "
             "possible."
         )
-    elif not quiet:
+    elif load > BUSY * cores:
         sentences.append(
             f"Busy machine (load {load:.1f} on {cores} cores): the speeds are not meaningful; try "
             "again when it is idle."
         )
     return sentences
-
-
-def _explain_objective(result: ClassicResult, serial: ClassicResult) -> list[str]:
-    reference = serial.epochs[len(result.epochs) - 1].objective
-    if not reference:
-        return []
-    if result.objective == reference:
-        return ["The objective equals serial's to the last digit."]
-    apart = result.objective / reference - 1
-    side = "above" if apart > 0 else "below"
-    if abs(apart) <= NEAR:
-        return [
-            f"The objective is close to serial's, {abs(apart):.2%} {side} it, after equal epochs."
-        ]
-    if apart < 0:
-        return [f"The objective is {-apart:.1%} below serial's after equal epochs."]
-    why = {
-        "sync": f": one step is the mean of {result.workers} gradients, so the run takes fewer "
-        "steps; a larger --lr may compensate",
-        "avg_runs": ": each worker sees only its share, and the average of the copies is not the "
-        "result of one worker that sees all",
-    }.get(result.scheme, f": with {result.workers} workers each step starts from older values")
-    return [f"The objective is {apart:.1%} above serial's after equal epochs{why}."]
-
-
-def _explain_speed(result: ClassicResult, serial: ClassicResult, *, quiet: bool) -> list[str]:
-    speedup = result.speedup(serial)
-    if speedup is None or result.workers == 1:
-        return []
-    sentence = f"{result.workers} workers do {speedup:.2f} x the examples per second of serial"
-    if speedup >= 1 or not quiet:
-        return [f"{sentence}."]
-    return [f"{sentence}: waiting and moving cache lines between cores costs more than it gains."]
-
-
-def _explain_lost_updates(result: ClassicResult) -> str:
-    if not result.lost_updates:
-        return f"None of the {result.probe_updates:,} counted updates was lost."
-    rate = result.lost_updates / result.probe_updates
-    return (
-        f"Lost updates: {rate:.2%} of the increments of a counter as busy as the busiest "
-        "shared coordinate; other coordinates lose a smaller share."
-    )

@@ -1,46 +1,26 @@
-"""One worker of a classic run, its arena, and the control words that the host and it exchange.
+"""The worker processes of a classic run: their arena, their rounds, and the loop of each of them.
 
-segment            dtype    content
-params             float32  the shared parameters, each of kind "rows"
-copy.<slot>        float32  a worker's own parameters, if the scheme has copies
-data.<name>        any      training data, written once by the host
-classic.order      int32    the examples of the current epoch
-classic.words      uint8    stop, turn, queue and progress (`metal/native/classic/board.h`)
-classic.rounds     uint8    the words of `RoundWords`, below
+segment         dtype    content
+params          float32  the shared parameters, each of kind "rows"
+data.<name>     any      training data, written once by the host
+classic.order   int32    the examples of the current epoch
+classic.words   uint8    stop, turn and progress (`metal/native/classic/board.h`)
 
-Work comes in rounds: an epoch is one round, and the rest of a dead worker's share is one more. Each
-worker with a share of the round arrives; when all have arrived, the host lets them go, so they
-begin together. Each records when it began and ended, by a clock that all processes share.
-
-Segment `classic.rounds` has one line of 128 bytes for the host and one for each worker; all words
-are 64 bits wide.
-
-    line  byte  type  field      written by  meaning
-    0        0  u64   go         host        newest round that may begin
-    0        8  u64   leave      host        1: workers exit
-    1 + k    0  u64   dealt      host        round that worker k has a share of; written last
-    1 + k    8  u64   start      host        its share is order[start : start + count]
-    1 + k   16  u64   count      host
-    1 + k   24  f64   gamma      host        step size
-    1 + k   32  u64   load       host        1: copy the parameters first (schemes with copies)
-    1 + k   40  u64   probe      host        1: add to the probe with every n-th example
-    1 + k   64  u64   arrived    worker      round for which it has arrived
-    1 + k   72  u64   finished   worker      round that it has finished; written last
-    1 + k   80  u64   begin_ns   worker      `monotonic_ns()`
-    1 + k   88  u64   end_ns     worker
-
-`go`, `leave`, `dealt`, `arrived` and `finished` are stored with release and loaded with acquire
-order; the other words are read only after one of these loads.
+An epoch is one round; with cyclades a batch is. For a round the host sends each worker its share
+through the worker's pipe, with the time at which all begin. A worker makes one native call and
+answers with the times of its begin and end, by a clock that all processes share. A worker that dies
+ends the run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
-import time
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import numpy as np
@@ -48,69 +28,59 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena import Arena, ArenaHandle, Layout, plan
-from mlxhog.arena.process import monotonic_ns
+from mlxhog.arena.process import WatchedTime, monotonic_ns
+from mlxhog.arena.worker_pool import WorkerPool, WorkerProcess
 from mlxhog.arena.workers import State
-from mlxhog.classic.config import RunSettings
-from mlxhog.classic.problem import Float32, Kernel, ProblemMemory, RowParam
+from mlxhog.classic.problem import Float32, Kernel, ProblemMemory
+from mlxhog.errors import WorkerFailed
 from mlxhog.machine.processes import FAULTS, end_by, in_one_line
+
+ORDER, WORDS = "classic.order", "classic.words"
+_DATA = "data."
+BEGIN_NS = 200_000  # from the host's sending until the workers begin
+POLL_S = 0.01
+STOP_S = 5.0
+STALL_S = 60.0  # without one example done, after which the run fails
 
 # -- the arena -------------------------------------------------------------------------------------
 
-ORDER, WORDS, ROUNDS = "classic.order", "classic.words", "classic.rounds"
-COPY = "copy"
-_DATA = "data."
 
-_LINE = 128
-_GO, _LEAVE = 0, 8
-_DEALT, _ARRIVED, _FINISHED = 0, 64, 72
-_LINE_DTYPE = np.dtype(
-    {
-        "names": ["start", "count", "gamma", "load", "probe", "begin_ns", "end_ns"],
-        "formats": ["<u8", "<u8", "<f8", "<u8", "<u8", "<u8", "<u8"],
-        "offsets": [8, 16, 24, 32, 40, 80, 88],
-        "itemsize": _LINE,
-    }
-)
-_POLL_S = 0.0002
-_SPINS = 2000  # a worker that has arrived yields for about a millisecond before it sleeps
+@dataclass(frozen=True)
+class _RowParam:
+    """A parameter of the arena: rows (n, width) float32 with a lock word for each row."""
+
+    shape: tuple[int, ...]
+    init: str = "initial values of a classic problem"
+    kind: str = "rows"
 
 
 def plan_layout(
-    params: Mapping[str, RowParam],
-    data: Mapping[str, NDArray[Any]],
-    n_examples: int,
-    workers: int,
-    *,
-    copies: bool,
+    initial: Mapping[str, Float32], data: Mapping[str, NDArray[Any]], n_examples: int, workers: int
 ) -> Layout:
     """Plan the arena of a run.
 
     Args:
-        params: parameters of the problem.
+        initial: initial parameters of the problem, each (rows, width).
         data: data of the problem.
         n_examples: number of its examples.
         workers: largest number of workers of any run in this arena.
-        copies: whether each worker has its own copy of the parameters.
     """
     return plan(
-        params,
+        {name: _RowParam(values.shape) for name, values in initial.items()},
         max_workers=workers,
-        private=(COPY,) if copies else (),
         n_tickets=1,
         extra={
             **{_DATA + name: (array.dtype.str, array.size) for name, array in data.items()},
             ORDER: ("int32", n_examples),
             WORDS: ("uint8", _native.ClassicBoard.bytes(workers)),
-            ROUNDS: ("uint8", _LINE * (1 + workers)),
         },
     )
 
 
-def param_views(arena: Arena, slot: int | None = None) -> dict[str, Float32]:
-    """The shared parameters by name, or the copy of a worker slot."""
-    flat = arena.params if slot is None else arena.segment(f"{COPY}.{slot}")
+def param_views(arena: Arena) -> dict[str, Float32]:
+    """The shared parameters by name."""
     return {
-        name: flat[at.offset : at.offset + at.size].reshape(at.shape)
+        name: arena.params[at.offset : at.offset + at.size].reshape(at.shape)
         for name, at in arena.layout.slots.items()
     }
 
@@ -120,34 +90,39 @@ def data_views(arena: Arena, shapes: Mapping[str, tuple[int, ...]]) -> dict[str,
     return {name: arena.segment(_DATA + name).reshape(shape) for name, shape in shapes.items()}
 
 
-def problem_memory(
-    arena: Arena, shapes: Mapping[str, tuple[int, ...]], slot: int | None = None
-) -> ProblemMemory:
-    """A native problem's views of the arena; the data are read-only.
-
-    Args:
-        arena: arena of this run.
-        shapes: shapes of the data, by name.
-        slot: slot whose copy of the parameters is used; None is the shared parameters.
-    """
+def problem_memory(arena: Arena, shapes: Mapping[str, tuple[int, ...]]) -> ProblemMemory:
+    """A native problem's views of the arena; the data, of these shapes, are read-only."""
     data = data_views(arena, shapes)
     for view in data.values():
         view.flags.writeable = False
     words = {name: at.row_word0 for name, at in arena.layout.slots.items()}
     return ProblemMemory(
-        param_views(arena, slot),
-        data,
-        {name: word for name, word in words.items() if word is not None},
+        param_views(arena), data, {name: word for name, word in words.items() if word is not None}
     )
 
 
-def touch_pages(arrays: Iterable[NDArray[Any]]) -> None:
+def _touch_pages(arrays: Iterable[NDArray[Any]]) -> None:
     """Read a byte of every page, so that the page faults do not fall into an epoch."""
     for array in arrays:
         array.reshape(-1).view(np.uint8)[:: mmap.PAGESIZE].max(initial=0)
 
 
-# -- rounds ----------------------------------------------------------------------------------------
+# -- one worker ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Loop:
+    """The native loop of all workers of a run.
+
+    Attributes:
+        kind: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or "sync".
+        batch: examples in a step.
+        options: options of the native scheme.
+    """
+
+    kind: str
+    batch: int
+    options: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -156,209 +131,226 @@ class Share:
 
     Attributes:
         gamma: step size.
-        load: whether to copy the shared parameters to the worker's copy first.
-        probe: whether to add to the probe that counts lost updates (`session.py`).
-        start: the share is `order[start : start + count]`; with a queue, the examples that the
-            worker claims in this range.
+        probe: whether to add to the probe that counts lost updates (`run.py`).
+        start: the share is `order[start : start + count]`.
         count: number of examples.
+        begin_ns: time of the begin, by `monotonic_ns`.
     """
 
     gamma: float
-    load: bool = False
     probe: bool = False
     start: int = 0
     count: int = 0
+    begin_ns: int = 0
 
 
-class RoundWords:
-    """The segment `classic.rounds`: methods for the host only, and methods for workers only."""
-
-    def __init__(self, data: NDArray[np.uint8]) -> None:
-        """Wrap the segment."""
-        self._data = data
-        self._lines: NDArray[Any] = data[_LINE:].view(_LINE_DTYPE)
-        self.number = _native.load_u64(data, _GO)  # the last round of an earlier run in this arena
-
-    def _at(self, worker: int, word: int) -> int:
-        return _LINE * (1 + worker) + word
-
-    # -- for the host ----------------------------------------------------------------------------
-
-    def deal(self, shares: Mapping[int, Share]) -> int:
-        """Begin a new round with these shares, by worker; returns its number."""
-        self.number += 1
-        for worker, share in shares.items():
-            line = self._lines[worker]
-            line["start"], line["count"] = share.start, share.count
-            line["gamma"], line["load"], line["probe"] = share.gamma, share.load, share.probe
-            _native.store_u64(self._data, self._at(worker, _DEALT), self.number)
-        return self.number
-
-    def arrived(self, worker: int) -> bool:
-        """Whether a worker has arrived for the newest round."""
-        return _native.load_u64(self._data, self._at(worker, _ARRIVED)) == self.number
-
-    def finished(self, worker: int) -> bool:
-        """Whether a worker has finished the newest round."""
-        return _native.load_u64(self._data, self._at(worker, _FINISHED)) == self.number
-
-    def go(self) -> None:
-        """Let the workers that have arrived begin."""
-        _native.store_u64(self._data, _GO, self.number)
-
-    def request_exit(self) -> None:
-        """Ask every worker to exit."""
-        _native.store_u64(self._data, _LEAVE, 1)
-
-    def cancel_exit(self) -> None:
-        """Cancel `request_exit`, before workers are spawned."""
-        _native.store_u64(self._data, _LEAVE, 0)
-
-    def reset(self, worker: int) -> None:
-        """Clear the line of a worker before it is spawned; it has no share of the current round."""
-        for word in (_DEALT, _ARRIVED, _FINISHED):
-            _native.store_u64(self._data, self._at(worker, word), 0)
-
-    def span_ns(self, worker: int) -> tuple[int, int]:
-        """Begin and end of the round in a worker that has finished it, in ns."""
-        line = self._lines[worker]
-        return int(line["begin_ns"]), int(line["end_ns"])
-
-    # -- for workers -----------------------------------------------------------------------------
-
-    def next_share(self, worker: int, last: int) -> tuple[int, Share] | None:
-        """Wait for a round after `last`; returns its number and share, or None to exit."""
-        while True:
-            if _native.load_u64(self._data, _LEAVE):
-                return None
-            number = _native.load_u64(self._data, self._at(worker, _DEALT))
-            if number > last:
-                line = self._lines[worker]
-                return number, Share(
-                    gamma=float(line["gamma"]),
-                    load=bool(line["load"]),
-                    probe=bool(line["probe"]),
-                    start=int(line["start"]),
-                    count=int(line["count"]),
-                )
-            time.sleep(_POLL_S)
-
-    def begin(self, worker: int, number: int) -> bool:
-        """Arrive, wait for the other workers, and record the time; False to exit."""
-        _native.store_u64(self._data, self._at(worker, _ARRIVED), number)
-        spins = 0
-        while _native.load_u64(self._data, _GO) < number:
-            if _native.load_u64(self._data, _LEAVE):
-                return False
-            spins += 1
-            if spins > _SPINS:
-                time.sleep(_POLL_S)
-            elif hasattr(os, "sched_yield"):
-                os.sched_yield()
-        self._lines[worker]["begin_ns"] = monotonic_ns()
-        return True
-
-    def end(self, worker: int, number: int) -> None:
-        """Record the time and report the round as finished."""
-        self._lines[worker]["end_ns"] = monotonic_ns()
-        _native.store_u64(self._data, self._at(worker, _FINISHED), number)
-
-
-# -- the worker ------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class WorkerArgs:
-    """The arguments of a spawned worker; picklable, and small even if the data are large.
-
-    Attributes:
-        handle: handle of the arena.
-        rank: 0 .. workers - 1; its slot in the worker table is rank + 1.
-        settings: settings of the run.
-        kernel: builds the native problem.
-        shapes: shapes of the data, by name.
-        core: the core that it is pinned to; None lets the system choose.
-    """
-
-    handle: ArenaHandle
-    rank: int
-    settings: RunSettings
-    kernel: Kernel
-    shapes: Mapping[str, tuple[int, ...]]
-    core: int | None
-
-
-def main(pipe: Connection, args: WorkerArgs) -> None:
+def main(pipe: Connection, *job: Any) -> None:
     """Entry point of the spawned process; an error that ends it is sent through the pipe."""
     try:
-        _run(args)
+        _work(pipe, *job)
     except FAULTS as fault:
         pipe.send(in_one_line(fault))
         end_by(fault)
 
 
-def _run(args: WorkerArgs) -> None:
-    if args.core is not None and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {args.core})
-    arena = Arena.from_handle(args.handle)
-    steps = _Steps(args, arena)
-    rounds, rank = RoundWords(arena.segment(ROUNDS)), args.rank
+def _work(
+    pipe: Connection,
+    handle: ArenaHandle,
+    rank: int,
+    workers: int,
+    core: int | None,
+    kernel: Kernel,
+    shapes: Mapping[str, tuple[int, ...]],
+    loop: Loop,
+) -> None:
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+    arena = Arena.from_handle(handle)
+    memory, order = problem_memory(arena, shapes), arena.segment(ORDER)
+    _touch_pages([*memory.params.values(), *memory.data.values(), order])
+    problem = kernel(memory)
+    plain, probing = (
+        _native.ClassicScheme(
+            loop.kind,
+            arena.segment(WORDS),
+            None if loop.kind == "private" else arena.locks(rank + 1),
+            0,  # with several parameters, the problem adds the first lock word of each
+            rank,
+            workers,
+            probe=probe,
+            **loop.options,
+        )
+        for probe in (None, arena.probe[:1])
+    )
     arena.workers.entry(rank + 1).state = State.RUNNING
-    number = 0
-    while (dealt := rounds.next_share(rank, number)) is not None:
-        number, share = dealt
-        if not rounds.begin(rank, number):
-            break
-        steps.do(share)
-        rounds.end(rank, number)
+    pipe.send((0, 0))
+    while (share := pipe.recv()) is not None:
+        while (begin_ns := monotonic_ns()) < share.begin_ns:
+            pass
+        examples = order[share.start : share.start + share.count]
+        problem.run(probing if share.probe else plain, examples, share.gamma, loop.batch)
+        pipe.send((begin_ns, monotonic_ns()))
     arena.workers.entry(rank + 1).state = State.FINISHED
 
 
-class _Steps:
-    """The native problem and scheme over this worker's views."""
+# -- all workers -----------------------------------------------------------------------------------
 
-    def __init__(self, args: WorkerArgs, arena: Arena) -> None:
-        slot, settings = args.rank + 1, args.settings
-        copies = settings.scheme.copies
-        self.rank, self.settings, self.arena = args.rank, settings, arena
-        self.copy = arena.segment(f"{COPY}.{slot}") if copies else None
-        self.order = arena.segment(ORDER)
-        memory = problem_memory(arena, args.shapes, slot if copies else None)
-        touch_pages([*memory.params.values(), *memory.data.values(), arena.params, self.order])
-        self.problem = args.kernel(memory)
-        self.board = _native.ClassicBoard(arena.segment(WORDS), settings.workers)
-        self.scheme = self._scheme(None)
-        self.probing = self._scheme(arena.probe[:1])
 
-    def _scheme(self, probe: Float32 | None) -> _native.ClassicScheme:
-        settings, kind = self.settings, self.settings.scheme.kind
-        return _native.ClassicScheme(
-            kind,
-            self.arena.segment(WORDS),
-            None if kind == "private" else self.arena.locks(self.rank + 1),
-            0,  # with several parameters, the problem adds the first lock word of each
-            self.rank,
-            settings.workers,
-            hot=settings.hot,
-            period=settings.period,
-            probe=probe,
-            probe_every=settings.probe_every or 1,
+@dataclass
+class RoundTotals:
+    """Totals over the rounds of one epoch.
+
+    Attributes:
+        seconds: duration of all rounds, each from the first worker's begin to the last one's end.
+        native_s: seconds inside the native loops, summed over workers.
+        done: number of examples done, by rank.
+    """
+
+    seconds: float = 0.0
+    native_s: float = 0.0
+    done: Counter[int] = field(default_factory=Counter)
+
+    def add(self, other: RoundTotals) -> None:
+        """Add the totals of further rounds."""
+        self.seconds += other.seconds
+        self.native_s += other.native_s
+        self.done.update(other.done)
+
+
+class Workers:
+    """The workers of one run. Used by one thread."""
+
+    def __init__(
+        self,
+        arena: Arena,
+        count: int,
+        kernel: Kernel,
+        shapes: Mapping[str, tuple[int, ...]],
+        loop: Loop,
+        show: Callable[[int], None],
+    ) -> None:
+        """Prepare everything; nothing is spawned yet.
+
+        Args:
+            arena: an arena planned by `plan_layout`, filled.
+            count: number of workers; each is pinned to a core of its own if there are enough.
+            kernel: builds the native problem.
+            shapes: shapes of the data, by name.
+            loop: the native loop.
+            show: called many times a second with the number of examples done so far.
+        """
+        self._arena, self._count, self._show = arena, count, show
+        self._job = kernel, shapes, loop
+        self._board = _native.ClassicBoard(arena.segment(WORDS), count)
+        self._pool = WorkerPool()
+        self._base = sum(map(self._board.examples, range(count)))  # of an earlier run in this arena
+
+    def start(self) -> float:
+        """Start all workers; returns the seconds until all have mapped the arena.
+
+        Raises:
+            WorkerFailed: a worker could not start.
+        """
+        began_ns = monotonic_ns()
+        self._board.reset()
+        cores: list[int] = sorted(getattr(os, "sched_getaffinity", lambda _: ())(0))
+        for rank in range(self._count):
+            self._pool[rank + 1] = WorkerProcess(
+                main,
+                (
+                    self._arena.handle(),
+                    rank,
+                    self._count,
+                    cores[rank] if len(cores) >= self._count else None,
+                    *self._job,
+                ),
+                name=f"mlxhog-classic-{rank}",
+                threads=1,
+                pipe=True,
+                arena=self._arena,
+                slots=(rank + 1,),
+            )
+        self._answers(range(self._count))
+        return (monotonic_ns() - began_ns) / 1e9
+
+    def do(self, parts: Sequence[tuple[int, int]], share: Share) -> RoundTotals:
+        """Have parts of the order, (start, count), done in one round.
+
+        Args:
+            parts: the part of each rank.
+            share: the settings that the shares of all workers have in common.
+
+        Raises:
+            WorkerFailed: a worker died, or no example was done for `STALL_S`.
+        """
+        self._board.reset()
+        done = Counter({rank: count for rank, (_, count) in enumerate(parts) if count})
+        begin_ns = monotonic_ns() + BEGIN_NS
+        for rank in done:
+            start, count = parts[rank]
+            with contextlib.suppress(OSError):  # it died: `_answers` says how
+                self._pool[rank + 1].pipe.send(
+                    replace(share, start=start, count=count, begin_ns=begin_ns)
+                )
+        spans = self._answers(done)
+        first, last = min(begin for begin, _ in spans), max(end for _, end in spans)
+        return RoundTotals(
+            (last - first) / 1e9, sum(end - begin for begin, end in spans) / 1e9, done
         )
 
-    def do(self, share: Share) -> None:
-        """Do a share; the board counts the examples done."""
-        if share.load and self.copy is not None:
-            np.copyto(self.copy, self.arena.params)
-        claim = self.settings.claim
-        if not claim:
-            self._run(share, share.start, share.count)
-            return
-        while (at := self.board.take(claim)) < share.count:
-            count = min(claim, share.count - at)
-            if self._run(share, share.start + at, count) < count:
-                break
+    def stop(self) -> None:
+        """End every worker, also in the middle of a share."""
+        self._board.stop()
+        for process in self._pool.values():
+            with contextlib.suppress(OSError):
+                process.pipe.send(None)
+        for slot in list(self._pool):
+            self._pool.reap(slot, STOP_S)
 
-    def _run(self, share: Share, start: int, count: int) -> int:
-        order = self.order[start : start + count]
-        scheme = self.probing if share.probe else self.scheme
-        return self.problem.run(scheme, order, share.gamma, self.settings.batch)
+    def _answers(self, ranks: Iterable[int]) -> list[tuple[int, int]]:
+        """Wait for an answer of each rank; shows the progress meanwhile."""
+        waiting = set(ranks)
+        rank_of: dict[Any, int] = {one.pipe: slot - 1 for slot, one in self._pool.items()}
+        answers: list[tuple[int, int]] = []
+        watched, state, since_s = WatchedTime(), (-1, 0), 0.0
+        while waiting:
+            for pipe in wait(list(rank_of), POLL_S):  # of all: a worker without a share may die
+                answers.append(self._answer(rank_of[pipe]))
+                waiting.discard(rank_of[pipe])
+            done = sum(map(self._board.examples, range(self._count))) - self._base
+            now_s = watched.look()
+            if state != (done, len(waiting)):
+                state, since_s = (done, len(waiting)), now_s
+            elif now_s - since_s > STALL_S:
+                slow = ", ".join(str(rank + 1) for rank in sorted(waiting))
+                raise WorkerFailed(
+                    f"no example was done for {STALL_S:g} s, so the run ended; it waited for "
+                    f"worker {slow}. Is the process stopped, or the machine short of memory?"
+                )
+            self._show(done)
+        return answers
+
+    def _answer(self, rank: int) -> tuple[int, int]:
+        """Receive the answer of a rank.
+
+        Raises:
+            WorkerFailed: it died.
+        """
+        answer: tuple[int, int] | str | None = None
+        with contextlib.suppress(EOFError, OSError):
+            answer = self._pool[rank + 1].pipe.recv()
+        if isinstance(answer, tuple):
+            return answer
+        started = self._arena.workers.entry(rank + 1).state != State.STARTING
+        death = self._pool.reap(rank + 1, STOP_S)
+        if answer is not None:
+            raise WorkerFailed(
+                f"worker {rank + 1} ended with an error of the program: {answer}; see above, and "
+                "please report it"
+            )
+        if not started:
+            raise WorkerFailed(f"worker {rank + 1} could not start ({death}); see above")
+        raise WorkerFailed(
+            f"worker {rank + 1} died ({death}), so the run ended; run the command again. Does "
+            "something kill processes on this machine, such as a memory limit?"
+        )

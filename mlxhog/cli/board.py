@@ -45,8 +45,7 @@ def run(arguments: list[str]) -> int:
 
         token = secrets.token_urlsafe(16)
         address = f"{url_of(listener)}/"
-        server: uvicorn.Server
-        board = Board(RunRecord(followed), token, lambda: server.should_exit)
+        board = Board(RunRecord(followed), token)
         server = uvicorn.Server(
             uvicorn.Config(
                 board.app,

@@ -1,19 +1,16 @@
-"""`mlxhog classic`: the Hogwild paper's own problems, and predictions of one that was solved."""
+"""`mlxhog classic`: the Hogwild paper's own problems, scheme by scheme."""
 
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
 
 from mlxhog.cli.flags import Flags
 from mlxhog.cli.output import print_json, print_sections
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import expanded
 from mlxhog.files.quantities import format_count, format_duration
 from mlxhog.report.views import StatusLine
 
@@ -39,15 +36,12 @@ EXAMPLES = (
     "classic matrix-completion --rank 32 --scheme round_robin",
     "classic graph-cuts --json",
     "classic svm --data rcv1_train.svm --stats",
-    "classic svm --data train.svm --save svm.safetensors",
-    "classic predict svm.safetensors test.svm --out predictions.txt",
 )
 MAIN = (
     "data", "test_data", "labels", "size", "workers", "scheme", "write", "epochs", "lr",
-    "batch_size", "seed", "stats", "save", "all", "json",
+    "batch_size", "seed", "stats", "all", "json",
 )  # fmt: skip
 PROBLEM = "PROBLEM"
-PREDICT = "predict"
 EXIT_CODES = {"done": 0, "diverged": 4, "interrupted": 130}
 OFTEN = 0.5
 """Probability that two examples meet, above which a problem is called dense."""
@@ -58,8 +52,6 @@ LINE_S = 5.0
 
 def run(arguments: list[str]) -> int:
     """Run the command; returns its exit code."""
-    if arguments[:1] == [PREDICT]:
-        return _predict(arguments[1:])
     from mlxhog.classic.config import ClassicConfig
 
     flags = Flags("classic", ABOUT, EXAMPLES, (f"[{PROBLEM}]",), MAIN)
@@ -68,7 +60,6 @@ def run(arguments: list[str]) -> int:
     flags.argument(
         "--stats", action="store_true", help="measure the problem's sparsity instead of solving it"
     )
-    flags.argument("--save", metavar="FILE", help="write the weights into this file")
     flags.argument("--all", action="store_true", help="all numbers, not only the main ones")
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     flags.quiet()
@@ -88,25 +79,20 @@ def _list(*, as_json: bool) -> None:
     from mlxhog.classic.problems import PROBLEMS
 
     if as_json:
-        entries = [{"name": name, "about": entry.about} for name, entry in PROBLEMS.items()]
+        entries = [{"name": name, "about": about} for name, (about, _) in PROBLEMS.items()]
         print_json({"problems": entries})
         return
     width = max(map(len, PROBLEMS))
-    for name, entry in PROBLEMS.items():
-        print(f"{name:{width}}  {entry.about}")
+    for name, (about, _) in PROBLEMS.items():
+        print(f"{name:{width}}  {about}")
 
 
 def _solve(name: str, config: ClassicConfig, how: Any) -> int:
     from mlxhog.classic import problems
-    from mlxhog.classic.session import compare, train
+    from mlxhog.classic.run import compare, train
     from mlxhog.machine.interrupts import Interrupts
 
     load = os.getloadavg()[0]
-    target = None if how.save is None else expanded(how.save)
-    if target is not None:
-        from mlxhog.classic.model import check_target
-
-        check_target(target)
     with StatusLine(sys.stderr, quiet=how.quiet) as status:
         status.show("generating the data" if config.data is None else f"reading {config.data}")
         problem = problems.create(name, config)
@@ -123,26 +109,7 @@ def _solve(name: str, config: ClassicConfig, how: Any) -> int:
             if result is serial and result.status == "diverged" and config.scheme != "serial":
                 print(f"serial diverged, so {config.scheme} was not begun", file=sys.stderr)
     _print(problem, result, serial, load, how)
-    if target is not None:
-        _save(problem, result, target, config.data, how)
     return EXIT_CODES[result.status]
-
-
-def _save(
-    problem: Problem, result: ClassicResult, target: Path, data: str | None, how: Any
-) -> None:
-    from mlxhog.classic.model import save
-
-    if result.status == "diverged" or not result.epochs:
-        print(f"{target} was not written: nothing was learnt", file=sys.stderr)
-        return
-    save(problem, result.params, result.measures, target)
-    if not (how.json or how.quiet):
-        predict = f"mlxhog classic predict {shlex.quote(str(target))}"
-        if data is None:
-            print(f"its predictions for your rows: {predict} FILE")
-        else:
-            print(f"next: {predict} {shlex.quote(data)} --out predictions.txt")
 
 
 def _print(
@@ -152,7 +119,7 @@ def _print(
     load: float,
     how: Any,
 ) -> None:
-    from mlxhog.classic.result import explain, sections
+    from mlxhog.classic.result import sections, warnings
     from mlxhog.machine import machine
 
     if result.status == "interrupted" and not how.quiet:
@@ -164,10 +131,8 @@ def _print(
         return
     if how.quiet:
         return
-    remarks: Sequence[str] = ()
-    if result.status != "diverged":
-        remarks = explain(result, serial, load, machine.here().cores)
-    parts = sections(problem.about, result, serial, remarks, everything=how.all)
+    notes = [] if result.status == "diverged" else warnings(result, load, machine.here().cores)
+    parts = sections(problem.about, result, serial, notes, everything=how.all)
     print_sections(parts)
 
 
@@ -260,73 +225,3 @@ def _progress_line(progress: ClassicProgress, seconds: float) -> str:
     if part > 0:
         parts.append(f"{format_duration((epochs - part) * seconds / part)} to go")
     return "  ".join(parts)
-
-
-# -- mlxhog classic predict ------------------------------------------------------------------------
-
-PREDICT_ABOUT = """\
-Print the predictions of the weights of `mlxhog classic PROBLEM --save MODEL` for FILE, which has
-the format of the problem's data. A line for every example, in the file's order, with columns
-separated by tabs:
-
-svm, synthetic-svm                 LABEL SCORE, the score's sign is the label
-logistic                           LABEL PROBABILITY, of the positive label
-least-squares, linear-regression   VALUE; where labels are -1 and +1, LABEL VALUE
-image-svm                          CLASS SCORE
-matrix-completion                  USER ITEM RATING
-graph-cuts                         VERTEX LABEL, each vertex once; ? where it was in no edge
-
-They go to standard output, or to --out. Their accuracy goes to stderr, beside that on the test data
-of training. Labels and ratings outside the range are predicted and not counted."""
-PREDICT_EXAMPLES = (
-    "classic predict svm.safetensors test.svm",
-    "classic predict svm.safetensors test.svm --out predictions.txt",
-    "classic predict ratings.safetensors ratings.csv --json",
-)
-
-
-def _predict(arguments: list[str]) -> int:
-    """Run `mlxhog classic predict`; returns its exit code."""
-    flags = Flags("classic predict", PREDICT_ABOUT, PREDICT_EXAMPLES, ("MODEL", "FILE"))
-    flags.argument("model", metavar="MODEL", help="a file of weights")
-    flags.argument("file", metavar="FILE", help="data; .gz and .bz2 are unpacked")
-    flags.argument("--out", metavar="PATH", help="write the predictions into this file")
-    flags.argument("--json", action="store_true", help="one JSON object without predictions")
-    flags.argument("--quiet", action="store_true", help="no accuracy; with --out only errors")
-    parsed = flags.parse(arguments)
-    if parsed.problems:
-        raise ConfigError("\n".join(parsed.problems))
-    how = parsed.other
-    # These import NumPy: wrong flags are reported before.
-    from mlxhog.classic import model as models
-    from mlxhog.files.durable import disk_errors, replace_file
-    from mlxhog.report.streams import verbatim
-
-    target = None if how.out is None else expanded(how.out)
-    if target is not None:
-        models.check_target(target)
-    model = models.load(expanded(how.model))
-    prediction = models.predict(model, expanded(how.file))
-    if target is not None:
-        with disk_errors(f"writing {target}"):
-            replace_file(target, "".join(f"{line}\n" for line in prediction.lines()).encode())
-    if how.json:
-        record = {
-            "problem": model.problem,
-            "examples": prediction.examples,
-            "unknown": prediction.unknown,
-            "measure": prediction.measure,
-            "value": prediction.value,
-            "trained": prediction.trained,
-            "out": None if target is None else str(target),
-        }
-        print_json(record)
-        return 0
-    if not how.quiet:
-        out = sys.stderr if target is None else sys.stdout
-        print(models.answer(model, prediction), file=out)
-    if target is None:
-        data = verbatim(sys.stdout)  # it keeps tabs
-        for line in prediction.lines():
-            data.write(f"{line}\n")
-    return 0

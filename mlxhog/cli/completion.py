@@ -135,10 +135,6 @@ def _completions(before: Sequence[str], current: str) -> Iterator[tuple[str, str
         if not rest or rest[0] not in MAD:
             return
         names.append(rest.pop(0))
-    if command == "classic" and not rest:
-        yield "predict", "the predictions of a solved problem for a file"
-    if command == "classic" and rest[:1] == ["predict"]:
-        names.append(rest.pop(0))
     flags = flags_of(*names)
     yield from _of_command(list(flags.words()) if flags else [], rest, current)
 

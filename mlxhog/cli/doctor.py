@@ -10,13 +10,13 @@ from mlxhog.config.options import option
 from mlxhog.errors import EnvironmentLacks
 
 ABOUT = """\
-Test everything that mlxhog relies on here: backends, shared memory, every pair of writers at once,
-every Metal kernel, and on a Mac whether torch:mps beside mlx:gpu makes runs faster. This takes a
-minute, on a Mac up to three. The answer comes first; --all shows every table. The result is stored
-for this machine and these versions; --workers, --gpu-write, --read and --determinism of `mlxhog
-train` use it. Without an Apple GPU the Metal source runs on the CPU; such rows are marked emulated
-and permit nothing. A check that other programs leave too little processor time is unclear, which is
-no failure. Exit code 1 if a promise of mlxhog does not hold here."""
+Test what mlxhog relies on here: shared memory, a gradient of every backend beside the reference,
+every pair of writers at once, readers beside a writer; on a Mac every Metal kernel, and whether
+torch:mps beside mlx:gpu makes runs faster. This takes half a minute, on a Mac up to three. The
+answer comes first; --all shows every table. The result is stored for this machine and these
+versions; --workers, --gpu-write, --read and --determinism of `mlxhog train` use it. A check that
+other programs leave too little processor time is unclear, which is no failure. Exit code 1 if a
+promise of mlxhog does not hold here."""
 EXAMPLES = (
     "doctor",
     "doctor --all",
@@ -48,13 +48,12 @@ def run(arguments: list[str]) -> int:
     flags.quiet()
     parsed, config = flags.read(DoctorConfig, arguments)
     # These import NumPy and the native module; wrong input is refused before.
-    from mlxhog.doctor.examine import Effort, examine
+    from mlxhog.doctor.examine import examine
     from mlxhog.report.views import PartLine
 
-    effort = Effort(seconds=config.seconds, quick=parsed.other.quick)
     with PartLine(sys.stderr, quiet=parsed.other.quiet) as tell:
-        record = examine(effort, tell)
-    _conclude(record, keep=not effort.quick)
+        record = examine(config.seconds, parsed.other.quick, tell)
+    _conclude(record, keep=not parsed.other.quick)
     if parsed.other.json:
         print_json(record)
     elif parsed.other.paste:

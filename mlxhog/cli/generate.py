@@ -56,8 +56,7 @@ class GenerateConfig(Sampling, RunFolder):
     mode: str = option(
         "double_buffer",
         "weights of a run that trains: its last published copy, one such copy for the whole "
-        "answer, the model or each tensor between two updates, unsynchronised reads, or its "
-        "newest checkpoint",
+        "answer, unsynchronised reads, or its newest checkpoint",
         choices=MODES,
     )
     wait: float = wait_option()

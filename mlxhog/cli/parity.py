@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,28 +26,23 @@ if TYPE_CHECKING:
 SUBJECT = "SUBJECT"
 MOST_NAMES = 50  # characters of the sides' names in the answer
 MOST_FAILURES = 4  # of a kind in the table; the JSON has all
-_FORMS = ("stepwise", "parallel", "chunkwise", "recurrent", "sequence")
 ABOUT = """\
 Compute one model with every backend here and compare every number: loss, logits, hidden states,
 gradients, states, parameters after some steps of SGD, momentum and AdamW, and one token at a time
 against the whole sequence. The steps of an optimizer that --plugin adds are compared with float64.
-With --quick a part of all that: 160m takes two minutes and 8 GB, and a note says what is left out.
-SUBJECT is an architecture (a name, a YAML file or a line of layers), a checkpoint's directory, or a
-recorded case (NAME.safetensors with NAME.json beside it); with such a plugin, it may be left out.
+SUBJECT is an architecture (a name, a YAML file or a line of layers) or a checkpoint's directory;
+with such a plugin, it may be left out.
 The answer comes first, then each disagreement; --all has the worst of each kind and a line for each
 tensor. Exit code 1 if anything disagrees; stderr names the first tensor that does."""
 EXAMPLES = (
     "parity --config tiny",
     "parity --checkpoint latest",
-    "parity --case tests/golden/xlstm/hf_a.safetensors --json",
+    "parity tiny --json",
     'parity "my_layer swiglu" --plugin examples/my_layer.py',
     "parity --plugin examples/my_optimizer.py",
     "parity tiny --set hidden_size=96 --set num_heads=3",
     "parity tiny --perturb lm_head.weight; test $? -eq 1",
-    "parity 160m --quick",
 )
-QUICK: Mapping[str, Any] = {"batch_size": 1, "steps": 1}
-"""Defaults of `--quick`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,14 +63,9 @@ class ParityConfig:
         repeats=True,
     )
     seed: int = option(0, "seed of tokens and noise", low=0, high=2**32 - 1)
-    batch_size: int = option(2, "sequences, 1 with --quick; a recorded case has its own", low=1)
-    seq_len: int = option(67, "tokens of each; a recorded case has its own", unit="tokens", low=1)
-    steps: int = option(
-        3, "steps with each optimizer, 1 with --quick; 0 for none", low=0, high=1000
-    )
-    quick: bool = option(
-        False, "of a large model a part: one sequence and step, some rows, one block's steps"
-    )
+    batch_size: int = option(2, "sequences", low=1)
+    seq_len: int = option(67, "tokens of each", unit="tokens", low=1)
+    steps: int = option(3, "steps with each optimizer; 0 for none", low=0, high=1000)
     perturb: str | None = option(None, "change this parameter on one side; must end with 1")
     out: str = option("runs", "folder that holds the runs")
     save: str | None = option(None, "write every array to this .npz file, as BACKEND/NAME")
@@ -87,15 +77,11 @@ def run(arguments: list[str]) -> int:
     flags.argument("subject", nargs="?", metavar=SUBJECT, help="see above")
     flags.argument("--config", metavar="NAME_OR_FILE", help="an architecture")
     flags.argument("--checkpoint", metavar="DIR", help="a checkpoint, or a run")
-    flags.argument("--case", metavar="FILE", help="a recorded case, a .safetensors file")
     flags.plugin()
     flags.argument("--all", action="store_true", help="the worst of each kind, every tensor")
     flags.argument("--json", action="store_true", help="one JSON object with a row per tensor")
     flags.quiet()
     parsed, config = flags.read(ParityConfig, arguments)
-    if config.quick:
-        written = {value.name for value in parsed.values}
-        config = replace(config, **{k: v for k, v in QUICK.items() if k not in written})
     kind, where = _source(parsed.other, default="tiny" if _plugin_optimizers() else None)
     return _compare(kind, where, config, parsed.other)
 
@@ -116,19 +102,18 @@ def _source(arguments: Any, *, default: str | None) -> tuple[str, str]:
     Raises:
         ConfigError: the command line names no subject, or more than one.
     """
-    named = {kind: getattr(arguments, kind) for kind in ("config", "checkpoint", "case")}
+    named = {kind: getattr(arguments, kind) for kind in ("config", "checkpoint")}
     subjects = [(kind, where) for kind, where in named.items() if where is not None]
     if arguments.subject is not None:
-        path = Path(arguments.subject)
-        kind = "checkpoint" if path.is_dir() else "config"
-        subjects.append(("case" if path.suffix == ".safetensors" else kind, arguments.subject))
+        kind = "checkpoint" if Path(arguments.subject).is_dir() else "config"
+        subjects.append((kind, arguments.subject))
     if not subjects and default is not None:
         return "config", default
     if len(subjects) != 1:
         what = " and ".join(where for _, where in subjects) or "nothing"
         raise ConfigError(
-            f"parity wants one subject and got {what}; give an architecture, a checkpoint's "
-            "directory or a recorded case, for example `mlxhog parity --config tiny`"
+            f"parity wants one subject and got {what}; give an architecture or a "
+            "checkpoint's directory, for example `mlxhog parity --config tiny`"
         )
     return subjects[0]
 
@@ -137,7 +122,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
     # These import NumPy and the native module; wrong flags are refused before.
     from mlxhog.parity.comparison import check_save_path, compare_sides
     from mlxhog.parity.sources import TrialSettings, check_memory, open_source
-    from mlxhog.parity.subject import ModelPlan, choose
+    from mlxhog.parity.subject import choose
     from mlxhog.report.views import PartLine, Stages
 
     save = None if config.save is None else expanded(config.save)
@@ -148,7 +133,6 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
         batch_size=config.batch_size,
         seq_len=config.seq_len,
         steps=config.steps,
-        quick=config.quick,
     )
     source = open_source(kind, where, sizes, Path(config.out), config.set)
     chosen, lacks = choose(config.backends, config.kernels, source.plan)
@@ -158,8 +142,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
         PartLine(sys.stderr, quiet=how.quiet) as tell,
     ):
         subject, plugins = source.make(), _plugin_optimizers()
-        if isinstance(subject.plan, ModelPlan):
-            subject = replace(subject, plan=replace(subject.plan, plugins=plugins))
+        subject = replace(subject, plan=replace(subject.plan, plugins=plugins))
         comparison = compare_sides(
             subject,
             chosen,
@@ -169,7 +152,7 @@ def _compare(kind: str, where: str, config: ParityConfig, how: Any) -> int:
             save=save,
         )
     tf32 = filter(None, [float32.user_note()])
-    notes = [*comparison.subject.notes, *comparison.unmet, *lacks, *tf32]
+    notes = [*comparison.subject.notes, *lacks, *tf32]
     stepped = {row.what.split("/")[1] for row in comparison.rows if row.kind == "step"}
     notes += [
         f"not compared: {p.name}, which takes no step" for p in plugins if p.name not in stepped
@@ -230,7 +213,7 @@ def _answer(comparison: ParityReport) -> str:
         return FailureNote(f"FAILED: {failed} of {len(rows)} disagree")
     if comparison.missed:
         return FailureNote("FAILED: a parameter was perturbed, but no comparison failed")
-    sides = ", ".join([*names, *comparison.subject.recorded])
+    sides = ", ".join(names)
     if len(sides) > MOST_NAMES:
         sides = f"{len(names)} sides"
     return AnswerNote(f"Yes: all {len(rows):,} agree ({sides})")
@@ -271,7 +254,7 @@ def _group(row: ComparedTensor) -> str:
     words = row.what.split("/")[:2]
     if row.kind in ("after", "step"):
         return "/".join(words)
-    return "/".join(word for word in words if word in (*_FORMS, row.kind)) or row.kind
+    return "/".join(word for word in words if word in ("stepwise", row.kind)) or row.kind
 
 
 def _line(row: ComparedTensor, count: int = 1) -> tuple[str, ...]:

@@ -10,7 +10,6 @@ from mlxhog.cli.flags import RUN_HELP, Flags, RunFolder
 from mlxhog.config.options import option
 from mlxhog.errors import RunError
 from mlxhog.files.quantities import format_bytes
-from mlxhog.report import charts
 
 if TYPE_CHECKING:
     from mlxhog.report.record import RunRecord
@@ -22,7 +21,7 @@ configuration, and the commands that repeat it. The file needs no network. A run
 reported up to its last number."""
 EXAMPLES = (
     "report latest",
-    "report latest --to page.html --png figures",
+    "report latest --to page.html",
     "report runs/20260102-101500-sotu runs/20260102-111500-sotu --to compared.html",
 )
 NAME = "report.html"
@@ -35,7 +34,6 @@ class ReportConfig(RunFolder):
     to: str | None = option(
         None, f"file to write; {NAME} in the run's folder, or here for several", none="auto"
     )
-    png: str | None = option(None, "folder for the figures as PNG files", none="none")
 
 
 def run(arguments: list[str]) -> int:
@@ -44,9 +42,8 @@ def run(arguments: list[str]) -> int:
     flags.argument("runs", metavar="RUN", nargs="+", help=RUN_HELP)
     flags.argument("--json", action="store_true", help="end with one line of JSON")
     parsed, config = flags.read(ReportConfig, arguments)
-    if config.png is not None:
-        charts.require("without --png the report needs nothing more")
     from mlxhog.checkpoint.run import find
+    from mlxhog.files.durable import disk_errors, replace_file
     from mlxhog.report.record import RunRecord
     from mlxhog.report.run_page import report
 
@@ -56,40 +53,18 @@ def run(arguments: list[str]) -> int:
     records = [RunRecord(each) for each in runs]
     text = report(records).encode()
     path = Path(config.to) if config.to else _default(records)
-    _write(path, text)
-    figures = [] if config.png is None else _draw(records, Path(config.png))
+    with disk_errors(f"writing {path}"):
+        replace_file(path, text)
     if parsed.other.json:
-        written = {"report": str(path), "bytes": len(text), "figures": list(map(str, figures))}
+        written = {"report": str(path), "bytes": len(text)}
         print(json.dumps({**written, "notes": [n for each in records for n in each.notes]}))
         return 0
     for record in records:
         for note in record.notes:
             print(f"{record.run.name}: {note}")
     print(f"{path}  {format_bytes(len(text))}")
-    for figure in figures:
-        print(figure)
     return 0
 
 
 def _default(records: "Sequence[RunRecord]") -> Path:
     return records[0].run.directory / NAME if len(records) == 1 else Path(NAME)
-
-
-def _write(path: Path, content: bytes) -> None:
-    from mlxhog.files.durable import disk_errors, replace_file
-
-    with disk_errors(f"writing {path}"):
-        replace_file(path, content)
-
-
-def _draw(records: "Sequence[RunRecord]", folder: Path) -> list[Path]:
-    from mlxhog.files.durable import disk_errors
-    from mlxhog.report.figures import figures
-
-    with disk_errors(f"making {folder}"):
-        folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for name, content in figures(records):
-        paths.append(folder / f"{name}.png")
-        _write(paths[-1], content)
-    return paths

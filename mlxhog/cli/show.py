@@ -49,7 +49,7 @@ def run(arguments: list[str]) -> int:
 def _facts(record: "RunRecord") -> dict[str, Any]:
     """Return the facts of a run as JSON types."""
     from mlxhog.models import families
-    from mlxhog.report.follow import marks_of
+    from mlxhog.report.metrics import marks_of
 
     run, status, model = record.run, record.status, _architecture(record.run)
     resumed = status.get("resumed")

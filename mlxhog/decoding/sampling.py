@@ -6,7 +6,6 @@ seed gives the same text every time on one backend.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,16 +37,6 @@ class Sampler:
         sequence = np.random.SeedSequence(sampling.seed, spawn_key=(row,) if row else ())
         self._random = np.random.Generator(np.random.PCG64(sequence))
 
-    @property
-    def takes_all(self) -> bool:
-        """Whether no filter and no penalty applies."""
-        one = self._sampling
-        return (one.top_k, one.top_p, one.min_p, one.repetition_penalty) == (0, 1, 0, 1)
-
-    def uniform(self) -> float:
-        """Return the next random number, in [0, 1)."""
-        return self._random.random()
-
     def __call__(
         self, logits: NDArray[np.float32], occurred: NDArray[np.bool_] | None = None
     ) -> NDArray[np.int32]:
@@ -72,7 +61,7 @@ class Sampler:
         if self.temperature == 0:
             return np.asarray(np.argmax(logits, axis=-1), dtype=np.int32)
         tokens = [
-            self._draw(row, float(top), self.uniform())
+            self._draw(row, float(top), self._random.random())
             for row, top in zip(logits, best, strict=True)
         ]
         return np.array(tokens, dtype=np.int32)
@@ -80,55 +69,33 @@ class Sampler:
     def _draw(self, logits: NDArray[np.float32], best: float, uniform: float) -> int:
         """Return the token at `uniform` of the cumulative distribution, in the order of ids."""
         top_k, top_p, min_p = self._sampling.top_k, self._sampling.top_p, self._sampling.min_p
-        tokens = None  # all tokens
+        filters = []  # indices that each of them keeps
         if 0 < top_k < len(logits):
             least = np.partition(logits, len(logits) - top_k)[len(logits) - top_k]
-            tokens = _largest(logits, top_k, least)
-        elif min_p and top_p == 1:
-            # Filtered before the exponentials, which are most of the work.
-            tokens = np.flatnonzero(logits >= self._least_logit(best))
-        if tokens is not None:
-            logits = logits[tokens]
-        weights = self._weights(logits, best)
-        if top_p < 1:
-            nucleus = self._nucleus(logits, weights, best)
-            tokens, weights = nucleus if tokens is None else tokens[nucleus], weights[nucleus]
-        if min_p:
-            weights = np.where(weights >= min_p, weights, 0)
-        position = _at(weights, uniform)
-        return position if tokens is None else int(tokens[position])
-
-    def _weights(self, logits: NDArray[np.float32], best: float) -> NDArray[np.float32]:
-        """Return probabilities relative to the most likely token."""
+            filters.append(_largest(logits, top_k, least))
+            logits = logits[filters[-1]]
         with np.errstate(over="ignore"):  # an overflow to -inf has weight 0
             weights: NDArray[np.float32] = np.exp((logits - best) / self.temperature)
-        return weights
-
-    def _nucleus(
-        self, logits: NDArray[np.float32], weights: NDArray[np.float32], best: float
-    ) -> NDArray[np.intp]:
-        """Return the fewest most likely tokens with a total probability of at least top_p."""
-        total = float(weights.sum(dtype=np.float64))
-        # All tokens below this weight together have less than 1 - top_p, so they are not sorted;
-        # the factor 0.5 leaves room for rounding.
-        light = 0.5 * (1 - self._sampling.top_p) * total / len(weights)
-        ranked = np.sort(logits[weights >= light])[::-1]
-        cumulative = np.cumsum(self._weights(ranked, best), dtype=np.float64)
-        # The token that crosses top_p is included.
-        n = min(int(np.searchsorted(cumulative, self._sampling.top_p * total)) + 1, len(ranked))
-        return _largest(logits, n, ranked[n - 1])
-
-    def _least_logit(self, best: float) -> float:
-        """Return a logit below which min-p excludes all tokens, slightly lowered for rounding."""
-        return best + 1.001 * self.temperature * math.log(self._sampling.min_p) - 1e-3
+            if top_p < 1:  # the fewest tokens with at least top_p, the one that crosses it included
+                ranked = np.sort(logits)[::-1]
+                cumulative = np.cumsum(np.exp((ranked - best) / self.temperature), dtype=np.float64)
+                total = float(weights.sum(dtype=np.float64))
+                n = min(int(np.searchsorted(cumulative, top_p * total)) + 1, len(ranked))
+                filters.append(_largest(logits, n, ranked[n - 1]))
+                weights = weights[filters[-1]]
+        if min_p:
+            filters.append(np.flatnonzero(weights >= min_p))
+            weights = weights[filters[-1]]
+        position = _at(weights, uniform)
+        for indices in reversed(filters):
+            position = int(indices[position])
+        return position
 
 
 def draw_each(
     samplers: Sequence[Sampler], logits: NDArray[np.float32], occurred: Sequence[Occurred]
 ) -> NDArray[np.int32]:
     """Return one token per row, (B,) int32; each is the one that its sampler would draw alone.
-
-    With a small vocabulary, samplers without filters draw together, which is much faster.
 
     Args:
         samplers: one for each row.
@@ -138,32 +105,8 @@ def draw_each(
     Raises:
         Diverged: a row holds NaN, or nothing but -inf.
     """
-    plain = np.array([sampler.takes_all for sampler in samplers])
-    if logits.shape[1] > _BLOCK or len(samplers) == 1:
-        plain[:] = False
-    tokens = np.empty(len(samplers), np.int32)
-    for j in np.flatnonzero(~plain).tolist():
-        tokens[j] = samplers[j](logits[j : j + 1], occurred[j])[0]
-    if plain.any():
-        rows = np.flatnonzero(plain).tolist()
-        tokens[rows] = _draw_plain([samplers[j] for j in rows], logits[rows])
-    return tokens
-
-
-def _draw_plain(samplers: Sequence[Sampler], logits: NDArray[np.float32]) -> NDArray[np.intp]:
-    best = logits.max(axis=1, keepdims=True)
-    check_finite(best)
-    temperatures = np.array([[sampler.temperature] for sampler in samplers], np.float32)
-    uniforms = np.array([[s.uniform() if s.temperature else 0.0] for s in samplers])
-    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # at temperature 0
-        weights = np.exp((logits - best) / temperatures)
-    cumulative = np.cumsum(weights, axis=1, dtype=np.float64)
-    tokens = np.count_nonzero(cumulative <= uniforms * cumulative[:, -1:], axis=1)
-    for j in np.flatnonzero(tokens == logits.shape[1]):  # the last token, by rounding
-        tokens[j] = np.flatnonzero(weights[j])[-1]
-    greedy = temperatures[:, 0] == 0
-    drawn: NDArray[np.intp] = np.where(greedy, logits.argmax(axis=1), tokens)
-    return drawn
+    rows = enumerate(zip(samplers, occurred, strict=True))
+    return np.concatenate([sampler(logits[j : j + 1], seen) for j, (sampler, seen) in rows])
 
 
 def check_finite(best: NDArray[np.float32]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import mmap
 import os
 import platform
@@ -13,14 +12,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from importlib import metadata
-from importlib.resources import files
-from pathlib import Path
 from typing import Any, Final
+
+import numpy as np
 
 from mlxhog.arena import segment
 from mlxhog.arena.child import START_S, Child, Failed, Lane, Late
 from mlxhog.arena.process import available_bytes
-from mlxhog.doctor.accessors import Bench, create_arena
+from mlxhog.doctor.litmus import create_arena, shared, values_of
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine import darwin, float32, verdicts
 from mlxhog.machine.load import Load, LoadWatch
@@ -104,7 +103,6 @@ def absent(name: str, why: str, expected: str) -> Check:
 OLDEST: Final = {"mlx": (0, 32, 4), "torch": (2, 12)}
 OLDEST_MACOS: Final = 14
 APPLE_PAGE: Final = 16_384
-_INSTALL_S: Final = 60.0  # an installer may write the sources after the module
 COMPILERS: Final = ("c++", "g++", "clang++")
 
 
@@ -133,13 +131,53 @@ def check_facts(
     machine: Machine, facts: Mapping[str, Any], environ: Mapping[str, str] = os.environ
 ) -> Iterator[Check]:
     """Check the system and the versions."""
-    yield _translated(machine)
-    yield _system(machine)
-    yield _page(machine, facts["page_bytes"])
-    for package in OLDEST:
-        yield _version(package, facts["versions"][package])
-    yield _long_sums(machine, facts["versions"]["torch"])
-    yield _donation()
+    mac, page = machine.system == "macos", facts["page_bytes"]
+    if mac:
+        macos = platform.mac_ver()[0]
+        yield check(
+            "Rosetta",
+            not machine.translated,
+            "translated" if machine.translated else "native",
+            "not translated",
+            "this Python is for Intel: no GPU and no MLX; install one for Apple silicon",
+        )
+        yield check(
+            "macOS",
+            _numbers(macos) >= (OLDEST_MACOS,),
+            macos,
+            f"{OLDEST_MACOS} or newer",
+            "MLX has no Metal kernels for it: update the system",
+        )
+    yield check(
+        "page size",
+        page == APPLE_PAGE if machine.apple_gpu else APPLE_PAGE % page == 0,
+        f"{page} bytes",
+        f"{APPLE_PAGE} bytes on Apple silicon, a divisor of it elsewhere",
+        "arena segments are not aligned to pages here, so that no framework can import them",
+    )
+    for package, oldest in OLDEST.items():
+        version, expected = facts["versions"][package], ".".join(map(str, oldest)) + " or newer"
+        if version == verdicts.NONE:
+            yield absent(package, version, expected)
+            continue
+        yield check(
+            package,
+            _numbers(version) >= oldest,
+            version,
+            expected,
+            f"mlxhog relies on newer behaviour: python -m pip install -U {package}",
+        )
+    torch = facts["versions"]["torch"]
+    if machine.apple_gpu and torch != verdicts.NONE:
+        yield check(
+            "torch's long sums",
+            _numbers(torch) >= (2, 14) or re.match(r"Apple M[12]\b", machine.chip) is None,
+            f"torch {torch} on an {machine.chip}",
+            "torch 2.14 or newer on an M1 or M2",
+            f"on this GPU it adds more than {LONGEST_SUM:,} terms wrong; mlxhog splits such sums, "
+            "your own code may not: python -m pip install -U torch",
+            otherwise=CheckResult.WARN,
+        )
     yield check(
         "MLX_METAL_FAST_SYNCH",
         not environ.get("MLX_METAL_FAST_SYNCH"),
@@ -153,123 +191,6 @@ def check_facts(
         environ.get(float32.VARIABLE, "unset"),
         "unset or 0",
         note,
-        otherwise=CheckResult.WARN,
-    )
-    yield _native()
-
-
-def _translated(machine: Machine) -> Check:
-    name, expected = "Rosetta", "not translated"
-    if machine.system != "macos":
-        return absent(name, "not macOS", expected)
-    return check(
-        name,
-        not machine.translated,
-        "translated" if machine.translated else "native",
-        expected,
-        "this Python is for Intel: no GPU and no MLX; install one for Apple silicon",
-    )
-
-
-def _system(machine: Machine) -> Check:
-    name, expected = "macOS", f"{OLDEST_MACOS} or newer"
-    if machine.system != "macos":
-        return absent(name, machine.name, expected)
-    version = platform.mac_ver()[0]
-    return check(
-        name,
-        _numbers(version) >= (OLDEST_MACOS,),
-        version,
-        expected,
-        "MLX has no Metal kernels for it: update the system",
-    )
-
-
-def _page(machine: Machine, page_bytes: int) -> Check:
-    name, expected = "page size", f"{APPLE_PAGE} bytes on Apple silicon, a divisor of it elsewhere"
-    fits = page_bytes == APPLE_PAGE if machine.apple_gpu else APPLE_PAGE % page_bytes == 0
-    return check(
-        name,
-        fits,
-        f"{page_bytes} bytes",
-        expected,
-        "arena segments are not aligned to pages here, so that no framework can import them",
-    )
-
-
-def _version(package: str, version: str) -> Check:
-    oldest = OLDEST[package]
-    expected = ".".join(map(str, oldest)) + " or newer"
-    if version == verdicts.NONE:
-        return absent(package, version, expected)
-    return check(
-        package,
-        _numbers(version) >= oldest,
-        version,
-        expected,
-        f"mlxhog relies on newer behaviour: python -m pip install -U {package}",
-    )
-
-
-def _long_sums(machine: Machine, torch: str) -> Check:
-    """Check that torch adds long sums right on this GPU, by its version."""
-    name, expected = "torch's long sums", "torch 2.14 or newer on an M1 or M2"
-    if not machine.apple_gpu or torch == verdicts.NONE:
-        return absent(name, "no Apple GPU, or no torch", expected)
-    return check(
-        name,
-        _numbers(torch) >= (2, 14) or re.match(r"Apple M[12]\b", machine.chip) is None,
-        f"torch {torch} on an {machine.chip}",
-        expected,
-        f"on this GPU it adds more than {LONGEST_SUM:,} terms wrong; mlxhog splits such sums, your "
-        "own code may not: python -m pip install -U torch",
-        otherwise=CheckResult.WARN,
-    )
-
-
-def _donation() -> Check:
-    """Check that MLX knows imported memory, and so never writes results there."""
-    name, expected = "MLX spares imported memory", "is_owned in mlx/array.h"
-    spec = importlib.util.find_spec("mlx")
-    if spec is None:
-        return absent(name, verdicts.NONE, expected)
-    headers = [
-        folder / "include" / "mlx" / "array.h"
-        for folder in map(Path, spec.submodule_search_locations or ())
-    ]
-    header = next((path for path in headers if path.exists()), None)
-    if header is None:
-        return Check(name, CheckResult.WARN, "the package has no array.h", expected, "unknown")
-    knows = "is_owned" in header.read_text(encoding="utf-8", errors="replace")
-    return check(
-        name,
-        knows,
-        "is_owned is there" if knows else f"no is_owned in {header}",
-        expected,
-        "operations may write results into the arena: use another version of MLX",
-    )
-
-
-def _native() -> Check:
-    """Check that the native module is newer than the sources beside it, if there are any."""
-    name, expected = "native module", "built after the last change of its sources"
-    spec = importlib.util.find_spec("mlxhog._native")
-    if spec is None or spec.origin is None:
-        return Check(name, CheckResult.FAIL, "not found", expected, "install mlxhog again")
-    root = Path(str(files("mlxhog.metal")))
-    sources = [
-        path
-        for folder in ("arena", "ops", "updates")
-        for suffix in ("*.cpp", "*.h")
-        for path in (root / "native" / folder).glob(suffix)
-    ]
-    newest = max((path.stat().st_mtime for path in sources), default=0.0)
-    return check(
-        name,
-        Path(spec.origin).stat().st_mtime + _INSTALL_S >= newest,
-        Path(spec.origin).name,
-        expected,
-        "the module is older than its C++: python -m pip install --no-build-isolation -e .",
         otherwise=CheckResult.WARN,
     )
 
@@ -306,20 +227,14 @@ def _large() -> Check:
         os.close(backing.readonly_fd)
     mode = status.st_mode & 0o777
     named = sys.platform == "linux" and status.st_nlink > 0  # macOS does not count links of these
-    observed = (
-        f"{nbytes / 2**30:.2f} GiB, mode {mode:04o}, {'named' if named else 'without a name'}"
-    )
-    if mode != 0o600 or named:
-        return Check(
-            name, CheckResult.FAIL, observed, expected, "others may see or keep the parameters"
-        )
+    private, large = mode == 0o600 and not named, nbytes == LARGE_BYTES
     return check(
         name,
-        nbytes == LARGE_BYTES,
-        observed,
+        private and large,
+        f"{nbytes / 2**30:.2f} GiB, mode {mode:04o}, {'named' if named else 'without a name'}",
         expected,
-        "large models may not fit",
-        otherwise=CheckResult.WARN,
+        "large models may not fit" if private else "others may see or keep the parameters",
+        otherwise=CheckResult.WARN if private else CheckResult.FAIL,
     )
 
 
@@ -330,7 +245,7 @@ def _after_a_kill() -> Check:
         for value in (1.0, 2.0):  # the second child gets the slot of the first
             with Child(arena, (1,)) as child:
                 child.call(START_S, write, value)
-        last = float(Bench(arena).values("dense").max())
+        last = float(values_of(arena, "dense").max())
     except Failed as failure:
         return failed(name, failure, expected, "workers cannot be replaced", watch.look())
     finally:
@@ -340,4 +255,4 @@ def _after_a_kill() -> Check:
 
 def write(lane: Lane, value: float) -> None:
     """In a child that will be killed: set the parameters."""
-    Bench(lane.arena).fill("dense", value)
+    shared(lane.arena, "dense")[:] = np.float32(value)

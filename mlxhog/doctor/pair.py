@@ -1,11 +1,8 @@
 """Whether a worker of torch:mps beside those of mlx:gpu makes runs on this Mac faster.
 
-Two engines share one GPU: the second one fills gaps of the first, or takes its time. So runs with
-the GPU workers that `--workers auto` has here and runs with one of torch:mps beside them are
-compared in pairs, each with all that a step of training does, and with the kernels that the record
-before this one allows. Which of the two runs comes first alternates, since a warm chip is slower.
-`paired_test` judges the logarithm of their speeds, and ends the comparison when its interval
-excludes equal speeds.
+Two engines share one GPU: the second one fills gaps of the first, or takes its time. So pairs of
+runs are compared as by `mlxhog compare`, with the GPU workers that `--workers auto` has here and
+with one of torch:mps beside them, until the interval of the ratio of their speeds excludes 1.
 """
 
 from __future__ import annotations
@@ -17,20 +14,20 @@ from typing import Any, Final
 
 from mlxhog.config.config import TrainConfig
 from mlxhog.doctor.checks import AGAIN, Check, CheckResult, absent
-from mlxhog.doctor.frameworks import TEXT
-from mlxhog.errors import MlxhogError, WorkerFailed
+from mlxhog.errors import MlxhogError
 from mlxhog.machine.load import LoadWatch
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.workers import GPU_BACKENDS, missing, resolve_workers
 from mlxhog.report.views import TellStep
-from mlxhog.theory import paired_test
+from mlxhog.theory import CompareConfig, paired_test
 from mlxhog.theory.paired_test import PairedResult
-from mlxhog.training import trainer
+from mlxhog.theory.pairs import Comparison, PairLog, Side, run_pair
 
 MODEL: Final = "10m"
 PAIRS: Final = 6
 RUN_S: Final = 3.0
 PART: Final = "both GPU engines"
+_TEXT: Final = "Never wait: read, compute, add without a lock. " * 4000
 _NAME: Final = "torch:mps beside mlx:gpu"
 _EXPECTED: Final = "both train, so that --workers auto can take the faster team"
 
@@ -58,7 +55,7 @@ def check_pair(
     alone = ",".join(name for name in usual if name in GPU_BACKENDS)
     together = f"{alone},torch:mps"
     try:
-        result = _compared(alone, together, tell)
+        result = compared(together, alone, tell)
     except MlxhogError as error:
         consequence = f"--workers {together} cannot train here"
         return Check(_NAME, CheckResult.FAIL, str(error), _EXPECTED, consequence), None
@@ -74,40 +71,26 @@ def check_pair(
     return Check(_NAME, CheckResult.PASS, observed, _EXPECTED), row
 
 
-def _compared(alone: str, together: str, tell: TellStep) -> PairedResult:
-    """Run pairs until they decide; returns the result for log(speed together / alone)."""
-    differences: list[float] = []
-    result = paired_test.judge(differences, PAIRS)
-    while not result.ended:
-        order = (alone, together) if len(differences) % 2 == 0 else (together, alone)
-        speeds = {}
-        for workers in order:
-            tell(PART, f"pair {len(differences) + 1} of at most {PAIRS}: {workers}")
-            speeds[workers] = tokens_per_s(workers)
-        differences.append(math.log(speeds[together] / speeds[alone]))
-        result = paired_test.judge(differences, PAIRS)
-    return result
-
-
-def tokens_per_s(workers: str) -> float:
-    """Train for `RUN_S`; returns the speed of the run, from the start of its last worker on.
-
-    Raises:
-        KeyboardInterrupt: the run was interrupted.
-        WorkerFailed: it took no step.
-        MlxhogError: as `mlxhog.training.trainer.train`.
-    """
-    with tempfile.TemporaryDirectory(prefix="mlxhog-doctor-") as folder:
-        text = Path(folder) / "text.txt"
-        text.write_text(TEXT)
+def compared(a: str, b: str, tell: TellStep) -> PairedResult:
+    """Run pairs until they decide; returns the result for the logarithm of speed(a) / speed(b)."""
+    with tempfile.TemporaryDirectory(prefix="mlxhog-doctor-") as name:
+        folder = Path(name)
+        text = folder / "text.txt"
+        text.write_text(_TEXT)
         options: dict[str, Any] = {
-            "data": str(text), "model": MODEL, "tokenizer": "bytes", "time": RUN_S, "out": folder,
-            "workers": workers, "strategy": "hogwild", "schedule": "constant",
-            "eval_every": "off", "sample_every": "off", "save_every": "off", "live": "off",
+            "data": str(text), "model": MODEL, "tokenizer": "bytes", "strategy": "hogwild",
+            "schedule": "constant", "live": "off",
         }  # fmt: skip
-        result = trainer.train(TrainConfig(**options), whole_time=True)
-    if result.status == "interrupted":
-        raise KeyboardInterrupt
-    if not result.tokens:
-        raise WorkerFailed(f"a run with --workers {workers} took no step in {RUN_S:g} s")
-    return result.tokens_per_s
+        sides = tuple(
+            Side(letter, workers, TrainConfig(workers=workers, **options))
+            for letter, workers in zip("ab", (a, b), strict=True)
+        )
+        terms = CompareConfig(pairs=PAIRS, time=RUN_S, tokens=None, seed=0, eval_tokens=1024)
+        log = PairLog(folder / "pairs", Comparison((sides[0], sides[1]), terms))
+        speeds: list[float] = []
+        result = paired_test.judge(speeds, PAIRS)
+        while not result.ended:
+            pair = run_pair(log, len(speeds) + 1, lambda part, step: tell(PART, f"{part}: {step}"))
+            speeds.append(pair.log_speed)
+            result = paired_test.judge(speeds, PAIRS)
+        return result

@@ -10,10 +10,8 @@ from dataclasses import asdict
 from itertools import groupby
 from typing import Any
 
-from mlxhog.config.config import DEFAULT_MODEL
-from mlxhog.doctor.accessors import KERNELS
 from mlxhog.doctor.checks import AGAIN, CheckResult
-from mlxhog.doctor.litmus import broken
+from mlxhog.doctor.litmus import KERNELS, PROMISED, broken
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.files.quantities import format_bytes, format_count
 from mlxhog.machine.machine import Machine
@@ -37,16 +35,15 @@ def conclude(verdicts: Verdicts, machine: Machine) -> dict[str, Any]:
         machine: this one.
 
     Returns:
-        The choice and its reason for `--workers auto`, `--gpu-write auto`, `--batch-size auto` of
-        the default run and, for each backend, `--kernels auto`; whether each backend may use
-        `--read live`, `--gpu-write metal` and `--determinism record`, and why.
+        The choice and its reason for `--workers auto`, `--gpu-write auto` and, for each backend,
+        `--kernels auto`; whether each backend may use `--read live`, `--gpu-write metal` and
+        `--determinism record`, and why.
     """
     workers, backends = _workers(verdicts, machine)
     here = [name for name in BACKENDS if missing(name, machine) is None]
     return {
         "workers": workers,
         "kernels": {name: _kernels(verdicts, name) for name in here},
-        "batch_size": verdicts.record.get("batch_size"),
         "gpu_write": _gpu_write(verdicts, backends),
         "gpu_write_metal": {name: _metal(verdicts, name) for name in here if name in GPU_BACKENDS},
         "record": {name: _record(verdicts, name) for name in here if name in GPU_BACKENDS},
@@ -102,10 +99,11 @@ def _record(verdicts: Verdicts, name: str) -> dict[str, Any]:
 # -- its tables ------------------------------------------------------------------------------------
 
 Row = Mapping[str, Any]
+PASTE_LINES, PASTE_WIDTH = 40, 150
+TEMPLATE = ".github/ISSUE_TEMPLATE/mac.yml"
 _LEGEND = (
     "lossless: stripe locks; cas: compare-and-swap; both promise to lose no add.",
-    "racy: our plain adds; naive: x += g of a framework; neither promises anything.",
-    "lossy: such adds were lost; lucky: none this time. Neither is a fault of this machine.",
+    "racy: plain adds, which promise nothing. lossy: some were lost; lucky: none this time.",
 )
 
 
@@ -117,49 +115,51 @@ def sections(record: Row, *, everything: bool) -> list[Section]:
         everything: whether to return all tables; else the answer, the failures and the choices of
             `mlxhog train`.
     """
-    if not everything:
-        return [
-            Section("", notes=[answer(record)]),
-            *_trouble_sections(record),
-            _choices_section(record),
+    failures = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
+    path = record["stored"]
+    about = [f"stored in {path}" if path else str(record["not_stored"])]
+    if everything:
+        tables = [
+            Section("", notes=_heading(record)),
+            Section("checks", ("", "what", "found"), _check_rows(record["checks"])),
+            _litmus_section(record["litmus"]),
+            _reads_section(record["reads"]),
+            *([_kernels_section(record["kernels"])] if record["kernels"] else []),
+            Section(
+                "verdict",
+                ("option", "here", "why"),
+                list(_verdict_rows(record["verdict"])),
+                [*failures, *about],
+            ),
         ]
-    return [
-        Section("", notes=[answer(record)]),
-        _heading_section(record),
-        _checks_section(record),
-        _litmus_section(record["litmus"]),
-        _reads_section(record["reads"]),
-        _kernels_section(record["kernels"]),
-        _verdict_section(record),
-    ]
-
-
-PASTE_LINES, PASTE_WIDTH = 40, 150
-TEMPLATE = ".github/ISSUE_TEMPLATE/mac.yml"
+    else:
+        tables = []
+        troubles = _check_rows(one for one in record["checks"] if one["result"] in TROUBLE)
+        if troubles or failures:
+            header = ("", "what", "found") if troubles else ()
+            tables.append(Section("", header, troubles, failures))
+        choices = [row[:2] for row in _verdict_rows(record["verdict"]) if " auto" in row[0]]
+        about.append(f"--all shows all {len(_tried(record))} checks.")
+        tables.append(Section("", ("option", "here"), choices, about))
+    return [Section("", notes=[answer(record)]), *tables]
 
 
 def paste(record: Row) -> str:
     """Return a report of at most `PASTE_LINES` lines for an issue."""
-    gpu = record["facts"]["apple_gpu"]
-    lines = [*_heading_section(record).notes, str(answer(record))]
-    lines.append(f"Metal {'on the GPU' if gpu else 'emulated on the CPU'}")
-    for engine, group in groupby(record["kernels"], lambda row: row["engine"]):
-        rows = list(group)
-        wrong = [f"{row['name']} {row['instance']}: {_why(row)}" for row in rows if not row["ok"]]
-        lines += [f"kernels {engine}: {len(rows) - len(wrong)} of {len(rows)} agree", *wrong[:3]]
+    lines = [*_heading(record), str(answer(record))]
+    for cells in _kernel_rows(record["kernels"]):
+        lines.append(" ".join(cells))
     for mode in dict.fromkeys(row["mode"] for row in record["litmus"]):
         rows = [row for row in record["litmus"] if row["mode"] == mode]
         torn = sum(row["torn"] for row in rows)
         lines.append(f"litmus {mode}: {_lost(rows)} adds lost, {torn} values torn")
-    speeds = [f"{name} {format_count(speed)}" for name, speed in record["tokens_per_s"].items()]
-    lines.append(f"tokens/s: {', '.join(speeds)}; pair: {record.get('pair')}")
-    lines.append(f"--workers auto: {record['verdict']['workers']['auto'] or 'none'}")
-    checks = (*record["checks"], *record["backends"], *record["imports"])
     lines += [
-        f"{check['result']} {check['name']}: {check['found']}"
-        for check in checks
-        if check["result"] in TROUBLE or check["name"].startswith("float32 of")
+        f"{row['result']} {row['name']}: {row['found']}"
+        for row in record["checks"]
+        if row["result"] in TROUBLE or row["name"].startswith("backend ")
     ]
+    lines.append(f"pair: {record.get('pair')}")
+    lines += [f"{option}: {choice}" for option, choice, _ in _verdict_rows(record["verdict"])]
     room = PASTE_LINES - 2
     if len(lines) > room:
         lines[room - 1 :] = [f"{len(lines) - room + 1} more lines: mlxhog doctor --json"]
@@ -172,14 +172,20 @@ def paste(record: Row) -> str:
 
 def answer(record: Row) -> str:
     """Return a line that says whether all promises hold."""
-    failed, tried = record["failed"], len(_tried(record))
+    failed, tried = record["failed"], _tried(record)
     if failed:
-        return FailureNote(f"FAILED: {len(failed)} of {tried} checks fail here.")
-    if untold := [row for row in _tried(record) if _untold(row)]:
-        return FailureNote(f"{len(untold)} of {tried} checks are {BUSY}; the others pass here.")
+        return FailureNote(f"FAILED: {len(failed)} of {len(tried)} checks fail here.")
+    if untold := [row for row in tried if _untold(row)]:
+        return FailureNote(
+            f"{len(untold)} of {len(tried)} checks are {BUSY}; the others pass here."
+        )
     if not record["verdict"]["workers"]["auto"]:
         return FailureNote(f"No worker can run here: {record['verdict']['workers']['why']}")
     return AnswerNote("Every promise holds here; `mlxhog train` needs no options.")
+
+
+def _tried(record: Row) -> list[Any]:
+    return [row for name in ("checks", "litmus", "reads", "kernels") for row in record[name]]
 
 
 def _untold(row: Row) -> bool:
@@ -187,34 +193,7 @@ def _untold(row: Row) -> bool:
     return row.get("result") == CheckResult.UNCLEAR or "untold" in row
 
 
-def _tried(record: Row) -> list[Any]:
-    parts = ("checks", "backends", "imports", "litmus", "reads", "kernels")
-    return [row for name in parts for row in record[name]]
-
-
-def _trouble_sections(record: Row) -> Iterator[Section]:
-    """Yield a table of the failures and warnings, if there are any."""
-    checks = (*record["checks"], *record["backends"], *record["imports"])
-    rows = _check_rows(check for check in checks if check["result"] in TROUBLE)
-    notes = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
-    if rows or notes:
-        yield Section("", ("", "what", "found") if rows else (), rows, notes)
-
-
-def _choices_section(record: Row) -> Section:
-    """Return the choices of runs here."""
-    verdict = record["verdict"]
-    rows = [
-        ("--workers auto", verdict["workers"]["auto"] or "none"),
-        *((f"--kernels auto, {name}", each["auto"]) for name, each in verdict["kernels"].items()),
-        ("--gpu-write auto", verdict["gpu_write"]["auto"]),
-        *(row[:2] for row in _batch_rows(verdict)),
-    ]
-    notes = [*_about_record(record), f"--all shows all {len(_tried(record))} checks."]
-    return Section("", ("option", "here"), rows, notes)
-
-
-def _heading_section(record: Row) -> Section:
+def _heading(record: Row) -> list[str]:
     facts = record["facts"]
     versions = facts["versions"]
     cores = f"{facts['cores']} cores"
@@ -223,14 +202,7 @@ def _heading_section(record: Row) -> Section:
     machine = [facts["system"], facts["architecture"], facts["chip"], cores]
     parts = [*filter(None, machine), format_bytes(facts["memory_bytes"])]
     software = [f"{name} {versions[name]}" for name in ("mlxhog", "mlx", "torch", "numpy")]
-    return Section(
-        "", notes=["  ".join(parts), "  ".join([*software, f"python {facts['python']}"])]
-    )
-
-
-def _checks_section(record: Row) -> Section:
-    checks = (*record["checks"], *record["backends"], *record["imports"])
-    return Section("checks", ("", "what", "found"), _check_rows(checks))
+    return ["  ".join(parts), "  ".join([*software, f"python {facts['python']}"])]
 
 
 def _check_rows(checks: Iterable[Row]) -> list[tuple[str, str, str]]:
@@ -244,24 +216,27 @@ def _check_rows(checks: Iterable[Row]) -> list[tuple[str, str, str]]:
 
 def _litmus_section(rows: Sequence[Row]) -> Section:
     """Return one line per pair and mode, of threads and processes; the JSON has all rows."""
-
-    def key(row: Row) -> tuple[tuple[str, ...], str]:
-        return tuple(row["writers"]), row["mode"]
-
     lines = []
-    for (writers, mode), group in groupby(rows, key):
+    for (writers, mode), group in groupby(rows, lambda row: (tuple(row["writers"]), row["mode"])):
         trials = list(group)
+        bad = any(row["lost"] or row["torn"] or "error" in row for row in trials)
+        if any(map(broken, trials)):
+            result = "FAIL"
+        elif any(map(_untold, trials)):
+            result = str(CheckResult.UNCLEAR)
+        elif mode in PROMISED:
+            result = "WARN" if bad else "PASS"
+        else:
+            result = "lossy" if bad else "lucky"
         cells = [_lost([row for row in trials if row["kernel"] == kernel]) for kernel in KERNELS]
-        fastest = max(row["adds_per_s"] for row in trials)
-        result = "FAIL" if any(map(broken, trials)) else _fact(trials)
-        lines.append((result, _pair(writers), mode, *cells, format_count(fastest)))
-    torn = sum(row["torn"] for row in rows)
+        fastest = format_count(max(row["adds_per_s"] for row in trials))
+        lines.append((result, _pair(writers), mode, *cells, fastest))
     return Section(
         "litmus: adds lost by two writers at once, in threads and in processes",
         ("", "writers", "how", *KERNELS, "adds/s"),
         lines,
         [
-            f"torn values: {torn}",
+            f"torn values: {sum(row['torn'] for row in rows)}",
             *_LEGEND,
             *(f"{_error(row)}  ({_pair(row['writers'])})" for row in rows if "error" in row),
         ],
@@ -277,19 +252,7 @@ def _pair(writers: Sequence[str]) -> str:
     return f"{a} twice" if a == b else f"{a} + {b}"
 
 
-def _fact(trials: Sequence[Row]) -> str:
-    """Return the result of some rows; lost adds are no failure without a promise."""
-    promised = trials[0]["mode"] not in ("racy", "naive")
-    if any(map(_untold, trials)):
-        return str(CheckResult.UNCLEAR)
-    if not any(row["lost"] or row["torn"] or "error" in row for row in trials):
-        return "PASS" if promised else "lucky"
-    return "WARN" if promised else "lossy"
-
-
 def _lost(rows: Sequence[Row]) -> str:
-    if not rows:
-        return "-"
     adds, lost = (sum(row[name] for row in rows) for name in ("adds", "lost"))
     return f"{format_count(lost)} of {format_count(adds)}"
 
@@ -297,10 +260,10 @@ def _lost(rows: Sequence[Row]) -> str:
 def _reads_section(rows: Sequence[Row]) -> Section:
     lines = []
     for row in rows:
-        good = not (row["torn"] or row["backwards"] or "error" in row)
+        bad = row["torn"] or row["backwards"] or "error" in row
         lines.append(
             (
-                str(CheckResult.UNCLEAR) if _untold(row) else "PASS" if good else "FAIL",
+                str(CheckResult.UNCLEAR) if _untold(row) else "FAIL" if bad else "PASS",
                 f"{row['reader']} {row['kind']}",
                 row["mode"],
                 format_count(row["samples"]),
@@ -318,77 +281,33 @@ def _reads_section(rows: Sequence[Row]) -> Section:
 
 
 def _kernels_section(rows: Sequence[Row]) -> Section:
-    lines = []
+    header = ("", "engine", "kernels", "")
+    return Section("Metal kernels against their references", header, list(_kernel_rows(rows)))
+
+
+def _kernel_rows(rows: Sequence[Row]) -> Iterator[tuple[str, str, str, str]]:
+    """Yield a line per Metal engine, and one per kernel that differs."""
     for engine, group in groupby(rows, lambda row: row["engine"]):
         trials = list(group)
         wrong = [row for row in trials if not row["ok"]]
-        ran = [row for row in trials if row["ran"]]
-        worst = max((row["max_error"] for row in ran), default=0.0)
-        lines.append(
-            (
-                "FAIL" if wrong else "PASS",
-                engine,
-                f"{len(trials) - len(wrong)} of {len(trials)} agree",
-                f"largest error {worst:.2g}",
-            )
-        )
-        lines += [("FAIL", engine, f"{row['name']} {row['instance']}", _why(row)) for row in wrong]
-    return Section(
-        "Metal kernels against their references",
-        ("", "engine", "kernels", ""),
-        lines,
-        [] if rows else ["no kernel ran: no Metal engine works here, see the checks"],
-    )
+        worst = max((row["max_error"] or 0.0 for row in trials), default=0.0)
+        agree = f"{len(trials) - len(wrong)} of {len(trials)} agree"
+        yield "FAIL" if wrong else "PASS", engine, agree, f"largest error {worst:.2g}"
+        for row in wrong:
+            why = f"error {row['max_error']}, allowed {row['tolerance']:.3g}"
+            yield "FAIL", engine, f"{row['name']} {row['instance']}", row.get("error", why)
 
 
-def _why(row: Row) -> str:
-    if "error" in row:
-        return str(row["error"])
-    return f"error {row['max_error']:.3g}, allowed {row['tolerance']:.3g}"
-
-
-def _verdict_section(record: Row) -> Section:
-    verdict = record["verdict"]
-    rows = [
-        ("--workers auto", verdict["workers"]["auto"] or "none", verdict["workers"]["why"]),
-        *(
-            (f"--kernels auto, {name}", each["auto"], each["why"])
-            for name, each in verdict["kernels"].items()
-        ),
-        ("--gpu-write auto", verdict["gpu_write"]["auto"], verdict["gpu_write"]["why"]),
-        *_batch_rows(verdict),
-        *(
-            (f"--gpu-write metal, {name}", _may(each), each["reason"])
-            for name, each in verdict["gpu_write_metal"].items()
-        ),
-        *(
-            (f"--determinism record, {name}", _may(each), each["reason"])
-            for name, each in verdict["record"].items()
-        ),
-        ("--read snapshot", "yes", "the default: a private copy for every step"),
-        *(
-            (f"--read live, {name}", _may(each), each["reason"])
-            for name, each in verdict["read_live"].items()
-        ),
-    ]
-    notes = [FailureNote(f"FAILED: {name}") for name in record["failed"]]
-    return Section("verdict", ("option", "here", "why"), rows, [*notes, *_about_record(record)])
-
-
-def _batch_rows(verdict: Row) -> list[tuple[str, str, str]]:
-    """The row of the default run's batch, if it was measured."""
-    batch = verdict.get("batch_size")
-    if batch is None:
-        return []
-    return [(f"--batch-size auto, {DEFAULT_MODEL}", str(batch["sequences"]), batch["why"])]
-
-
-def _about_record(record: Row) -> Iterator[str]:
-    path = record["stored"]
-    yield f"stored in {path}" if path else str(record["not_stored"])
-    if not record["facts"]["apple_gpu"]:
-        yield "No Apple GPU: Metal rows are emulated and prove nothing about a Mac's GPU."
-
-
-def _may(verdict: Row) -> str:
-    return "yes" if verdict["ok"] else "no"
+def _verdict_rows(verdict: Row) -> Iterator[tuple[str, str, str]]:
+    """Yield each option, its choice or whether it may be used, and the reason."""
+    yield "--workers auto", verdict["workers"]["auto"] or "none", verdict["workers"]["why"]
+    for name, each in verdict["kernels"].items():
+        yield f"--kernels auto, {name}", each["auto"], each["why"]
+    yield "--gpu-write auto", verdict["gpu_write"]["auto"], verdict["gpu_write"]["why"]
+    for option, key in (
+        ("--gpu-write metal", "gpu_write_metal"),
+        ("--determinism record", "record"),
+        ("--read live", "read_live"),
+    ):
+        for name, each in verdict[key].items():
+            yield f"{option}, {name}", "yes" if each["ok"] else "no", each["reason"]

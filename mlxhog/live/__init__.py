@@ -3,8 +3,6 @@
 mode                 weights of a run that trains                        they change
 double_buffer        the copy that the run published last                between tokens
 pinned_per_sequence  the same                                            between sequences
-snapshot             the whole model between two updates                 between tokens
-tensor               each tensor between two updates                     between tokens
 racy                 the shared parameters while workers write them      between tokens
 """
 
@@ -13,7 +11,7 @@ from typing import Any
 from mlxhog.config.options import option
 from mlxhog.machine.workers import BACKEND_WORDS
 
-READ_MODES = ("double_buffer", "pinned_per_sequence", "snapshot", "tensor", "racy")
+READ_MODES = ("double_buffer", "pinned_per_sequence", "racy")
 """The default first."""
 
 CHECKPOINT = "checkpoint"

@@ -21,7 +21,7 @@ from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.decoding.scoring import score_document
 from mlxhog.errors import ConfigError, DataError
 from mlxhog.live import BACKEND, READ_MODES, WAIT_S
-from mlxhog.live.opening import open_newest
+from mlxhog.live.opening import open_source
 from mlxhog.live.source import WeightFollower, WeightSource
 from mlxhog.models import families
 from mlxhog.report.views import Tell
@@ -50,7 +50,8 @@ class LanguageModel:
         self.config, self.tokenizer = model.config, model.tokenizer
         self.num_parameters = families.param_count(model.config)
         self.backend = model.backend.name
-        self._closed = weakref.finalize(self, source.close)
+        follower = self.follower
+        self._closed = weakref.finalize(self, lambda: follower.source.close())
 
     @property
     def whose(self) -> str:
@@ -269,7 +270,7 @@ def load(
         if not isinstance(word, str):
             raise ConfigError(f"{name} is a {type(word).__name__}, expected a str")
     plugins.load_named(plugin)
-    source, opened = open_newest(
+    source, opened = open_source(
         os.fspath(model),
         root=Path(out),
         backend=backend,

@@ -1,7 +1,7 @@
 """Read the weights of a run that trains from its arena, which is mapped read-only.
 
-A reader never waits for a worker, and no worker waits for a reader. The workers' marks show which
-updates the read weights contain, and which in part only. `mlxhog/live/__init__.py` lists the modes.
+A reader never waits for a worker, and no worker waits for a reader. `mlxhog/live/__init__.py` lists
+the modes.
 """
 
 from __future__ import annotations
@@ -15,31 +15,38 @@ import numpy as np
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
 from mlxhog.arena.handover import ANSWER_S, NoAnswer
-from mlxhog.arena.marks import (
-    SEGMENT,
-    Float32,
-    MarksReader,
-    copy_model,
-    copy_racily,
-    copy_tensors,
-)
+from mlxhog.arena.marks import SEGMENT, Float32, MarksReader, copy_racily
 from mlxhog.arena.process import monotonic_ns, process_is_gone
 from mlxhog.arena.published import WORDS, Copies, Copy, Reader, Readers
 from mlxhog.backends.backend import WeightHolder
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
 from mlxhog.errors import ArenaError
 from mlxhog.live import READ_MODES
-from mlxhog.live.source import Loaded, checked_mode
+from mlxhog.live.source import Loaded, WeightSource, checked_mode
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 
-SNAPSHOT_S = 0.1  # after this time without a consistent read, the published copy is used
-OF_COPIES = ("double_buffer", "pinned_per_sequence")
-"""Modes that read only published copies."""
+
+class NoCopies(ArenaError):
+    """The run does not publish copies of its parameters."""
 
 
-class RunWeights:
-    """A `WeightSource` on the arena of a run that trains; it owns the arena."""
+class RunWeights(WeightSource):
+    """The weights in the arena of a run that trains.
+
+    Args:
+        arena: connected arena; this object owns it from now on.
+        model: architecture of the run.
+        name: name of the run, for messages.
+        mode: one of `READ_MODES`.
+        weights: dtype of the backend's weights, for `Backend.load`.
+        patience_s: longest wait for the first copy.
+
+    Raises:
+        NoCopies: the mode needs copies.
+        NoAnswer: no copy is published in this time.
+        ArenaError: the arena has another model.
+    """
 
     def __init__(
         self,
@@ -51,65 +58,48 @@ class RunWeights:
         weights: str = "float32",
         patience_s: float = 2 * ANSWER_S,
     ) -> None:
-        """Register with the publisher, and wait for its first copy if there is none.
-
-        Args:
-            arena: connected arena; this object owns it from now on.
-            model: architecture of the run.
-            name: name of the run, for messages.
-            mode: one of `READ_MODES`.
-            weights: dtype of the backend's weights, for `Backend.load`.
-            patience_s: longest wait for the first copy.
-
-        Raises:
-            NoAnswer: no copy is published in this time.
-            ArenaError: the arena has another model, or no copies.
-        """
-        self.mode = checked_mode(mode)
-        self.note, self.counts_updates, self._patience_s = "", True, patience_s
-        self._arena, self._model, self._weights = arena, model, weights
-        self._name = name
+        self.mode, self._patience_s = checked_mode(mode), patience_s
+        self._arena, self._model, self._weights, self._name = arena, model, weights, name
         layout = arena.layout
         if layout.tables and mode != "racy":
             self.note = "rows of tables of n-grams are read while workers write them, in any mode"
         _check_model(arena, model, name)
         self._n = layout.probe.offset  # floats of the parameters
-        own = [segment for segment in layout.segments if _is_own(segment)]
         self._shared, self.whose = arena.params, f"run {name}"
-        slots: list[int] | None = None
-        if own and mode in OF_COPIES:
-            self.whose = f"run {name}, the average of its workers' own parameters"
-        elif own:
-            self._shared, slots = arena.segment(own[0]), [1]
+        own = [segment for segment in layout.segments if _is_own(segment)]
+        if own and mode == "racy":
+            self._shared = arena.segment(own[0])
             self.whose = f"run {name}, the own parameters of worker 1 of {len(own)}"
-        self._marks: MarksReader | None = None
-        self._all_marks: MarksReader | None = None
-        self._copies: Copies | None = None
-        self._reader: Reader | None = None
-        if SEGMENT in layout.segments:
-            self._all_marks = MarksReader(arena.segment(SEGMENT), layout)
-        if mode != "racy":
-            self._marks = MarksReader(_segment_of_readers(arena, SEGMENT, name), layout, slots)
-            self._copies = Copies(arena)
-            self._reader = self._registered()
-        self._number, self._taken_ns = 0, monotonic_ns()
+        elif own:
+            self.whose = f"run {name}, the average of its workers' own parameters"
+        self._marks = (
+            MarksReader(arena.segment(SEGMENT), layout) if SEGMENT in layout.segments else None
+        )
+        self._number, self._version, self._taken_ns = 0, -1, monotonic_ns()
         self._newest: Copy | None = None
         self._bound: WeightHolder | None = None
-        self._version = -1
-        if self._reader is not None and mode in OF_COPIES:
-            try:
-                self._wait_for_copy(since=self._before)
-            except BaseException:  # else the run would keep publishing for this process
-                self._reader.close()
-                raise
+        self._copies: Copies | None = None
+        self._reader: Reader | None = None
+        if mode != "racy":
+            self._copies, self._reader = self._register()
 
-    def _registered(self) -> Reader:
+    def _register(self) -> tuple[Copies, Reader]:
+        """Ask the publisher for copies, and wait for the first."""
         fd, self._arena.readers_fd = self._arena.readers_fd, None
-        assert self._copies is not None
-        self._before = self._copies.number()
-        if fd is None:
-            raise ArenaError(f"run {self._name} has copies, but no page for readers")
-        return Readers.attach(fd).register()
+        if WORDS not in self._arena.layout.segments or fd is None:
+            raise NoCopies(
+                f"run {self._name} does not publish copies for readers (start it with --live on, "
+                "or read its parameters while workers write them with --mode racy)"
+            )
+        self._copies = Copies(self._arena)
+        before = self._copies.number()
+        reader = Readers.attach(fd).register()
+        try:
+            self._wait_for_copy(since=before)
+        except BaseException:  # else the run would keep publishing for this process
+            reader.close()
+            raise
+        return self._copies, reader
 
     def _wait_for_copy(self, since: int) -> None:
         """Wait for a copy with a number above `since`, unless none will come."""
@@ -130,33 +120,26 @@ class RunWeights:
         """Number of updates applied so far."""
         return self._arena.counters.load("version")
 
-    def _most_updates(self) -> int:
-        """Upper bound on updates applied or in progress; without marks only applied ones."""
-        under_way = 0 if self._all_marks is None else self._all_marks.writers()
-        return under_way + self._counted()  # in this order, so an update that ends now is counted
-
     # -- the methods of WeightSource -------------------------------------------------------------
 
     def newest(self) -> int:
         """Version of the newest copy, or of the parameters themselves."""
-        if self.mode not in OF_COPIES:
+        if self._copies is None:
             return self._counted()
-        assert self._copies is not None
         if self._newest is None or self._copies.number() != self._newest.number:
             self._newest = self._copies.newest()
         return 0 if self._newest is None else self._newest.version
 
     def has_newer(self) -> bool:
         """Whether there are newer weights than the loaded ones."""
-        if self.mode in OF_COPIES:
-            assert self._copies is not None
-            return self._copies.number() != self._number
-        return self._counted() != self._version
+        if self._copies is None:
+            return self._counted() != self._version
+        return self._copies.number() != self._number
 
     def load(self, backend: WeightHolder) -> Loaded:
         """Load the weights of the read mode; see `WeightSource.load`."""
         out = self._inbox(backend)
-        loaded = self._read(out)
+        loaded = self._racy(out) if self._reader is None else self._copy(out)
         self._version = loaded.version
         if self._weights == "float32":
             backend.refresh()
@@ -206,17 +189,13 @@ class RunWeights:
             self._bound = backend
         return backend.inbox[: self._n]
 
-    def _read(self, out: Float32) -> Loaded:
-        if self.mode in OF_COPIES:
-            return self._copy(out)
-        self._taken_ns = monotonic_ns()
-        if self.mode == "racy":
-            oldest = self._counted()
-            copy_racily(out, self._shared[: self._n])
-            return Loaded(version=self._most_updates(), oldest=oldest, mixed=None)
-        if self.mode == "tensor":
-            return self._tensors(out)
-        return self._model_between_updates(out)
+    def _racy(self, out: Float32) -> Loaded:
+        """Read the parameters while workers write them."""
+        self._taken_ns, oldest = monotonic_ns(), self._counted()
+        copy_racily(out, self._shared[: self._n])
+        # Updates in progress are counted first, so that one that ends now is counted.
+        version = 0 if self._marks is None else self._marks.writers()
+        return Loaded(version=version + self._counted(), oldest=oldest, mixed=None)
 
     def _copy(self, out: Float32) -> Loaded:
         """Read the newest published copy; the publisher does not reuse it meanwhile."""
@@ -228,36 +207,6 @@ class RunWeights:
             return self._copy(out)
         self._number, self._taken_ns = copy.number, copy.time_ns
         return Loaded(version=copy.version, oldest=copy.oldest, mixed=copy.mixed)
-
-    def _tensors(self, out: Float32) -> Loaded:
-        """Read each parameter between two updates; constantly written ones from the copy."""
-        assert self._marks is not None
-        layout, oldest = self._arena.layout, self._counted()
-        busy, mixed = copy_tensors(layout, self._marks, out, self._shared), 0
-        if busy:
-            whole = np.empty(self._n, np.float32)
-            copy = self._copy(whole)
-            for name in busy:
-                slot = layout.slots[name]
-                span = slice(slot.offset, slot.offset + slot.size)
-                out[span] = whole[span]
-            oldest, mixed = min(oldest, copy.oldest), min(len(busy), copy.mixed or 0)
-        # Counted last, because the copy may be newer than the parameters.
-        return Loaded(version=self._most_updates(), oldest=oldest, mixed=mixed)
-
-    def _model_between_updates(self, out: Float32) -> Loaded:
-        """Read the whole model between two updates, or else the published copy."""
-        assert self._marks is not None
-        shared = self._shared[: self._n]
-
-        def copy() -> list[str]:
-            copy_racily(out, shared)
-            return []
-
-        model = copy_model(self._arena.counters, self._marks, copy, limit_s=SNAPSHOT_S)
-        if not model.consistent:
-            return self._copy(out)
-        return Loaded(version=model.version, oldest=model.oldest)
 
 
 def _is_own(segment: str) -> bool:
@@ -277,14 +226,3 @@ def _check_model(arena: Arena, model: ModelConfig, name: str) -> None:
             f"the arena of run {name} has another model than its model/config.json, for example "
             f"in {different}; was the run's directory copied? Name one of its checkpoints"
         )
-
-
-def _segment_of_readers(
-    arena: Arena, segment: str, name: str
-) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
-    if WORDS not in arena.layout.segments:
-        raise ArenaError(
-            f"run {name} does not publish copies for readers (--live on does); --mode racy reads "
-            "its parameters while workers write them, --mode checkpoint its newest checkpoint"
-        )
-    return arena.segment(segment)

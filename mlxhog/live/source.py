@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
-from typing import Any, Protocol
+from typing import Any
 
 from numpy.typing import NDArray
 
@@ -25,7 +25,7 @@ from mlxhog.live import READ_MODES
 from mlxhog.models.families import ModelConfig
 
 LOOK_S = 0.5  # seconds between two checks whether a run that has ended trains again
-LOADING_PART = 0.1  # largest share of a generator's time for loading newer weights
+LOADING_PART = 0.1  # largest share of a generator's time for finding and loading newer weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,30 +54,33 @@ class Loaded:
         return self.oldest == self.version and self.mixed == 0
 
 
-class WeightSource(Protocol):
-    """Weights that may change. For the thread of the backend that it loads into."""
+class WeightSource:
+    """Weights that may change, for the thread of the backend that it loads into.
 
-    @property
-    def counts_updates(self) -> bool:
-        """Whether versions are known; foreign checkpoints have no number of updates."""
+    The methods here are those of weights that never change.
 
-    @property
-    def mode(self) -> str:
-        """One of `READ_MODES`."""
+    Attributes:
+        mode: one of `READ_MODES`.
+        whose: name of the run, average or checkpoint of the weights, in words.
+        note: why the weights are not read as requested; empty if they are.
+        counts_updates: whether versions are known; foreign checkpoints have no number of updates.
+        successor: called with a version after this source has ended; returns the resumed run, a
+            checkpoint of a later version, or None.
+    """
 
-    @property
-    def whose(self) -> str:
-        """Name of the run, average or checkpoint of the weights, in words."""
-
-    @property
-    def note(self) -> str:
-        """Why the weights are not read as requested; empty if they are."""
+    mode: str
+    whose: str
+    note = ""
+    counts_updates = True
+    successor: Callable[[int], WeightSource | None] = staticmethod(lambda version: None)
 
     def newest(self) -> int:
         """Version (number of updates) of the newest readable weights; cheap, never blocks."""
+        raise NotImplementedError
 
     def has_newer(self) -> bool:
         """Whether there are newer weights than the loaded ones; cheap, never blocks."""
+        return False
 
     def load(self, backend: WeightHolder) -> Loaded:
         """Load the newest weights into the backend; its recurrent states stay valid.
@@ -86,19 +89,32 @@ class WeightSource(Protocol):
             CheckpointError: the weights are not finite; the backend must not be used until another
                 load succeeds.
         """
+        raise NotImplementedError
 
     def aged(self, loaded: Loaded) -> Loaded:
         """Return what was loaded with its age as it is now."""
+        return loaded
 
     def ended(self) -> bool:
         """Whether the run has ended, so that the weights do not change any more."""
+        return True
 
     def close(self) -> None:
         """Let go of the run."""
 
 
-class CheckpointWeights:
-    """The weights of a checkpoint, which never change."""
+class CheckpointWeights(WeightSource):
+    """The weights of a checkpoint, which never change.
+
+    Args:
+        path: the checkpoint, for messages.
+        model: its architecture.
+        tensors: name -> array, for `Backend.load`.
+        version: number of updates when it was saved; None if unknown.
+        mode: the requested read mode; it makes no difference here.
+        weights: dtype of the backend's weights, for `Backend.load`.
+        note: why the checkpoint is read and not the run.
+    """
 
     def __init__(
         self,
@@ -111,32 +127,15 @@ class CheckpointWeights:
         weights: str = "float32",
         note: str = "",
     ) -> None:
-        """Wrap an opened checkpoint.
-
-        Args:
-            path: the checkpoint, for messages.
-            model: its architecture.
-            tensors: name -> array, for `Backend.load`.
-            version: number of updates when it was saved; None if unknown.
-            mode: the requested read mode; it makes no difference here.
-            weights: dtype of the backend's weights, for `Backend.load`.
-            note: why the checkpoint is read and not the run.
-        """
-        self.note = note
-        self.mode = checked_mode(mode)
+        self.mode, self.note, self.counts_updates = checked_mode(mode), note, version is not None
         run = run_of(path)
         self.whose = f"checkpoint {path.name}" + ("" if run is None else f" of run {run.name}")
         self._path, self._model, self._tensors = path, model, tensors
-        self.counts_updates = version is not None
         self._version, self._weights = version or 0, weights
 
     def newest(self) -> int:
         """The checkpoint's version."""
         return self._version
-
-    def has_newer(self) -> bool:
-        """False."""
-        return False
 
     def load(self, backend: WeightHolder) -> Loaded:
         """Load the weights into the backend; see `WeightSource.load`."""
@@ -144,101 +143,17 @@ class CheckpointWeights:
         refuse_not_finite(not_finite, self._path)
         return Loaded(version=self._version, oldest=self._version)
 
-    def aged(self, loaded: Loaded) -> Loaded:
-        """Return the same, since a checkpoint has no newer weights."""
-        return loaded
-
-    def ended(self) -> bool:
-        """True."""
-        return True
-
     def close(self) -> None:
         """Release the files."""
         self._tensors = {}
-
-
-class NewestOfRun:
-    """The newest weights of a run, also after it has ended and is resumed.
-
-    It forwards to another source. When that source has ended, it checks every `LOOK_S` for the next
-    one: the resumed run, or a newer checkpoint.
-    """
-
-    def __init__(
-        self, source: WeightSource, next_after: Callable[[WeightSource], WeightSource | None]
-    ) -> None:
-        """Begin with a source; this object owns it from now on.
-
-        Args:
-            source: the newest source.
-            next_after: opens the newer source after one that has ended; it returns quickly.
-        """
-        self._source, self._next_after = source, next_after
-        self._is_other = False  # whether the source differs from the loaded one
-        self._not_before = 0.0
-
-    @property
-    def mode(self) -> str:
-        """One of `READ_MODES`."""
-        return self._source.mode
-
-    @property
-    def whose(self) -> str:
-        """Name of the run or checkpoint of the present weights, in words."""
-        return self._source.whose
-
-    @property
-    def note(self) -> str:
-        """Why the weights are not read as requested; empty if they are."""
-        return self._source.note
-
-    @property
-    def counts_updates(self) -> bool:
-        """Whether versions are known."""
-        return self._source.counts_updates
-
-    def _look(self) -> None:
-        """Change to the next source if this one has ended and there is one."""
-        if monotonic() < self._not_before:
-            return
-        newer = self._next_after(self._source) if self._source.ended() else None
-        self._not_before = monotonic() + LOOK_S
-        if newer is not None:
-            self._source.close()
-            self._source, self._is_other = newer, True
-
-    def newest(self) -> int:
-        """Version of the newest readable weights."""
-        return self._source.newest()
-
-    def has_newer(self) -> bool:
-        """Whether the newest weights differ from the loaded ones."""
-        self._look()
-        return self._is_other or self._source.has_newer()
-
-    def load(self, backend: WeightHolder) -> Loaded:
-        """Fill the backend; see `WeightSource.load`."""
-        self._is_other = False
-        return self._source.load(backend)
-
-    def aged(self, loaded: Loaded) -> Loaded:
-        """Return what was loaded with its age as it is now."""
-        return self._source.aged(loaded)
-
-    def ended(self) -> bool:
-        """Whether the run does not train now."""
-        return self._source.ended()
-
-    def close(self) -> None:
-        """Let go of the run."""
-        self._source.close()
 
 
 class WeightFollower:
     """A backend whose weights follow a source, as the read mode allows.
 
     It can replace the backend in text generation (`RecurrentModel`): then it loads newer weights
-    before each token, except with `pinned_per_sequence`. For the thread of the backend.
+    before each token, except with `pinned_per_sequence`. After the source has ended, it looks for
+    the source's successor: the resumed run, or a newer checkpoint. For the thread of the backend.
     """
 
     def __init__(self, source: WeightSource, backend: Backend) -> None:
@@ -248,20 +163,36 @@ class WeightFollower:
             CheckpointError: the weights are not finite.
         """
         self.source, self.backend = source, backend
+        self._replaced = False  # whether the source is another than that of the loaded weights
         self._load()
-        self._not_before = 0.0  # the first load also prepared the backend: its time does not count
+        # The first load also prepared the backend: its time does not count.
+        self._load_after = self._look_after = 0.0
 
     def _load(self) -> None:
         began = monotonic()
         self._loaded = self.source.load(self.backend)
+        self._replaced = False
         ended = monotonic()
-        self._not_before = ended + (ended - began) / LOADING_PART
+        self._load_after = ended + (ended - began) / LOADING_PART
+
+    def has_newer(self) -> bool:
+        """Whether the newest weights differ from the loaded ones."""
+        began = monotonic()
+        if began >= self._look_after:
+            ended = self.source.ended()
+            newer = self.source.successor(self.source.newest()) if ended else None
+            now = monotonic()
+            self._look_after = now + max(LOOK_S, (now - began) / LOADING_PART)
+            if newer is not None:
+                self.source.close()
+                self.source, self._replaced = newer, True
+        return self._replaced or self.source.has_newer()
 
     def refresh(self, *, in_sequence: bool) -> Loaded:
         """Load newer weights if there are any and they are due; call it between two tokens.
 
         Loading takes at most a tenth of the time, so a large model changes less often than the run
-        publishes copies.
+        publishes copies. So does the look for a successor.
 
         Args:
             in_sequence: whether an answer is in progress, which keeps its weights in mode
@@ -271,7 +202,7 @@ class WeightFollower:
             The weights for the next token.
         """
         is_pinned = in_sequence and self.source.mode == "pinned_per_sequence"
-        if not is_pinned and monotonic() >= self._not_before and self.source.has_newer():
+        if not is_pinned and monotonic() >= self._load_after and self.has_newer():
             self._load()
         return self._loaded
 

@@ -159,15 +159,19 @@ def follow_parent() -> None:
 @contextmanager
 def thread_limits(threads: int) -> Iterator[None]:
     """Environment in which the libraries of a child start at most `threads` threads."""
-    limits = {
+    with environment(limits_of_threads(threads)):
+        yield
+
+
+def limits_of_threads(threads: int) -> dict[str, str]:
+    """Return the variables of that environment."""
+    return {
         "OMP_NUM_THREADS": str(threads),
         "MKL_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": "1",
         "OMP_WAIT_POLICY": "PASSIVE",  # a spinning pool takes the cores from the native operators'
         "VECLIB_MAXIMUM_THREADS": str(threads),
     }
-    with environment(limits):
-        yield
 
 
 @contextmanager

@@ -4,8 +4,7 @@
     $XDG_CACHE_HOME/mlxhog/doctor-<chip>-<system>-<mlx>.json          Linux
 
 A record holds for one identity: the machine and the versions in use. A record of another identity
-and a damaged record count as absent, with a reason. A row measured under emulation never permits
-anything: it tests our Metal source, not a GPU.
+and a damaged record count as absent, with a reason.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from mlxhog.files.cache import user_cache_directory
 from mlxhog.files.durable import replace_file
 from mlxhog.machine import machine
 
-FORMAT = 1
+FORMAT = 2
 GPU_ENGINES = {"mlx:gpu": "mlx", "torch:mps": "mps"}
 """The Metal engine of each kind of GPU worker."""
 GPU_WRITERS = {backend: f"metal:{engine}" for backend, engine in GPU_ENGINES.items()}
@@ -42,13 +41,12 @@ _MEASURED = ("adds", "lost", "torn", "samples", "backwards", "visible_s")
 _ROWS: Mapping[str, Mapping[str, type]] = {
     "litmus": {
         "writers": list, "kernel": str, "where": str, "adds": int, "lost": int, "torn": int,
-        "emulated": bool, "naive": bool,
     },
     "reads": {
         "reader": str, "kind": str, "writer": str, "samples": int, "torn": int, "backwards": int,
-        "visible_s": float, "emulated": bool,
+        "visible_s": float,
     },
-    "kernels": {"name": str, "instance": str, "engine": str, "ok": bool, "emulated": bool},
+    "kernels": {"name": str, "instance": str, "engine": str, "ok": bool},
 }  # fmt: skip
 """Every field that a verdict uses, with its type."""
 _PAIR: Mapping[str, type] = {
@@ -188,7 +186,6 @@ class Verdicts:
             for row in self.record["litmus"]
             if sorted(row["writers"]) == sorted(pair)
             and (row["kernel"], row["where"]) == (kernel, where)
-            and not (row["emulated"] or row["naive"])
         ]
 
     def live_read(self, backend: str) -> Verdict:
@@ -196,9 +193,7 @@ class Verdicts:
         if self.problem is not None:
             return Verdict(False, self.problem)
         rows = [
-            row
-            for row in self.record["reads"]
-            if (row["reader"], row["kind"]) == (backend, "live") and not row["emulated"]
+            row for row in self.record["reads"] if (row["reader"], row["kind"]) == (backend, "live")
         ]
         if not rows:
             return Verdict(False, f"doctor has no live reads of {backend} on this machine")
@@ -218,9 +213,7 @@ class Verdicts:
         """Whether every Metal kernel agreed with its reference on an engine ("mlx" or "mps")."""
         if self.problem is not None:
             return Verdict(False, self.problem)
-        rows = [
-            row for row in self.record["kernels"] if row["engine"] == engine and not row["emulated"]
-        ]
+        rows = [row for row in self.record["kernels"] if row["engine"] == engine]
         if not rows:
             return Verdict(False, f"doctor ran no kernel on {engine} on this machine")
         failed = [f"{row['name']} {row['instance']}".strip() for row in rows if not row["ok"]]

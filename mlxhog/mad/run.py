@@ -1,4 +1,4 @@
-"""One training run of one candidate: its configuration, its callbacks and its result."""
+"""One training run of one candidate: its plan, its callbacks and its result."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ from typing import Any
 
 from mlxhog.config.plugin_file import Plugin
 from mlxhog.config.plugins import KEY
-from mlxhog.mad.options import Protocol
+from mlxhog.errors import ConfigError
+from mlxhog.mad import tasks
+from mlxhog.mad.options import Protocol, point_name
 from mlxhog.mad.tasks.dataset import ByLength
 from mlxhog.mad.tasks.task import GENERATOR_VERSION
+from mlxhog.models.mad.config import MADConfig
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width, to_dict
 
@@ -37,6 +40,9 @@ class RunConfig:
         workers: backends of its workers, such as "torch:cpu" or "mlx:cpu,torch:cpu".
         threads: of each worker.
         plugins: the user's files of tasks and layers.
+        candidate: canonical string of the candidate in its study; a setting may have a width of its
+            own, so that `layers` have other numbers. It is not part of the key, nor is `label`.
+        label: the setting's name in its suite, such as "baseline" or "vocab=32".
     """
 
     task: str
@@ -49,6 +55,8 @@ class RunConfig:
     workers: str = "torch:cpu"
     threads: int = 1
     plugins: tuple[Plugin, ...] = ()
+    candidate: str = ""
+    label: str = ""
 
     def __post_init__(self) -> None:
         """Set the numbers of layers that follow from the width."""
@@ -82,12 +90,39 @@ class RunConfig:
         text = json.dumps(stamp, sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def shape(self) -> str:
-        """Return the common part of runs with the same operations: all but seed, lr and decay."""
-        values = self.to_dict()
-        del values["seed"], values["protocol"]["lr"]
-        values["protocol"].pop("weight_decay", None)  # an optimizer of the user's may have none
-        return json.dumps(values, sort_keys=True)
+    @property
+    def title(self) -> str:
+        """Its task, setting, optimiser point and seed."""
+        return run_title(self.task, self.label, self.protocol.to_dict(), self.seed)
+
+    def model(self) -> MADConfig:
+        """Return the candidate as a model for its task.
+
+        Raises:
+            ConfigError: a setting of the task, or a size, is impossible, or the training would
+                leave out positions of the scored rows.
+        """
+        task = tasks.find(self.task)
+        settings = tasks.resolve(task.name, self.settings)
+        if self.position == "learned" and settings.test_length > settings.length:
+            raise ConfigError(
+                f"position is learned, and {task.name} trains on rows of {settings.length} tokens "
+                f"and scores rows of {settings.test_length}: no row trains the positions from "
+                f"{settings.length} on; choose position none or sincos"
+            )
+        return MADConfig(
+            vocab_size=settings.vocab,
+            hidden_size=self.dim,
+            layers=self.layers,
+            max_length=max(settings.length, settings.test_length),
+            position=self.position,
+            backbone=task.backbone,
+        )
+
+
+def run_title(task: str, label: str, protocol: Mapping[str, Any], seed: int) -> str:
+    """Return the name of a run within its candidate."""
+    return f"{task} {label}, {point_name(protocol)}, seed {seed}"
 
 
 SOLVED = 0.99

@@ -1,4 +1,4 @@
-"""Stacks of xLSTM layers, for arrays of any framework.
+"""Stacks of xLSTM layers, and what their modules have in common in PyTorch and MLX.
 
 The equations are those of the language models: `models/xlstm_v1/model.py` for the variant "v1", the
 layers of the first paper, and `models/xlstm_large/model.py` for "large", the layers of xLSTM-7B.
@@ -22,23 +22,27 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.checkpoint import formats
 from mlxhog.errors import ConfigError, ShapeError
-from mlxhog.models import xlstm_large, xlstm_v1
+from mlxhog.models import families, ngrams, xlstm_large, xlstm_v1
+from mlxhog.models.families import ModelConfig
 from mlxhog.models.forward_pass import Pass
 from mlxhog.models.ops.arrays import Array
 from mlxhog.models.ops.operators import Ops
+from mlxhog.models.registry import load_architecture
 from mlxhog.models.spec import ParamSpec
 from mlxhog.models.translation import to_ours
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
-from mlxhog.nn.padding import SkippingForm, find_positions
+from mlxhog.nn.padding import SkippingForm, take
 
-Cell = Literal["mlstm", "slstm"]
-State: TypeAlias = Sequence[Sequence[Array]]
+State = Sequence[Sequence[Any]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,55 +51,54 @@ class Stack:
 
     Attributes:
         cfg: the language model that has these layers.
-        cell: of the layers.
+        cell: of the layers, "mlstm" or "slstm".
         blocks: numbers of the model's blocks.
         whole_blocks: whether a layer is a block with its norms and residuals, or the cell's layer
             in it.
         input_size: width of the input.
-        batch_first: whether arrays are (B, S, width); else (S, B, width).
-        kernels: form of the operators; see `models.ops.kernels.resolve`.
     """
 
     cfg: XLSTMV1Config | XLSTMLargeConfig
-    cell: Cell
-    blocks: tuple[int, ...]
-    whole_blocks: bool
+    cell: str
+    blocks: Sequence[int]
     input_size: int
-    batch_first: bool
-    kernels: str
+    whole_blocks: bool = False
 
     @property
     def width(self) -> int:
         """Width of the output."""
         return self.cfg.hidden_size
 
+    @property
+    def _family(self) -> Any:
+        return xlstm_large if isinstance(self.cfg, XLSTMLargeConfig) else xlstm_v1
+
+    def _name(self, block: int) -> str:
+        """Return the name of a layer in the model."""
+        inner = ".mlstm_layer" if self._family is xlstm_large else ".xlstm"
+        return f"{self._family.block_name(block)}{'' if self.whole_blocks else inner}"
+
     @cached_property
     def names(self) -> dict[str, str]:
         """Prefix of a layer's parameters here -> prefix in the model."""
         one = len(self.blocks) == 1
-        if isinstance(self.cfg, XLSTMLargeConfig):
-            prefixes, inner = map(xlstm_large.block_name, self.blocks), "mlstm_layer."
-        else:
-            prefixes, inner = map(xlstm_v1.block_name, self.blocks), "xlstm."
-        inner = "" if self.whole_blocks else inner
         return {
-            "" if one else f"layers.{k}.": f"{prefix}.{inner}" for k, prefix in enumerate(prefixes)
+            "" if one else f"layers.{k}.": f"{self._name(block)}."
+            for k, block in enumerate(self.blocks)
         }
 
     @cached_property
     def parameters(self) -> dict[str, ParamSpec]:
         """Parameters by their names here; a `ParamSpec` has the name in the model."""
-        if isinstance(self.cfg, XLSTMLargeConfig):
-            specs = list(xlstm_large.param_spec(self.cfg).values())
-        else:
-            of_block, name = xlstm_v1.model.block_spec, xlstm_v1.block_name
-            specs = [s for block in self.blocks for s in of_block(self.cfg, block, name(block))]
         parameters = dict[str, ParamSpec]()
+        if self.input_size < 1:
+            raise ConfigError(f"input_size is {self.input_size}; set it to the width of the input")
         if self.input_size != self.width:
             bound = f"uniform:{self.input_size**-0.5!r}"
             shape = (self.width, self.input_size)
             parameters["input_proj.weight"] = ParamSpec("input_proj.weight", shape, bound)
             parameters["input_proj.bias"] = ParamSpec("input_proj.bias", shape[:1], bound)
+        specs = self._family.param_spec(self.cfg).values()
         for here, there in self.names.items():
             for spec in specs:
                 if spec.name.startswith(there):
@@ -105,29 +108,8 @@ class Stack:
     @cached_property
     def state_shapes(self) -> list[tuple[tuple[int, ...], ...]]:
         """Shapes of every layer's state, for one row."""
-        if isinstance(self.cfg, XLSTMLargeConfig):
-            shapes = xlstm_large.model.state_shapes(self.cfg)
-        else:
-            shapes = xlstm_v1.model.state_shapes(self.cfg)
+        shapes = self._family.model.state_shapes(self.cfg)
         return [shapes[block] for block in self.blocks]
-
-    @cached_property
-    def dropout_sites(self) -> dict[str, tuple[int, float]]:
-        """Width and rate of dropout by the name of its place."""
-        if isinstance(self.cfg, XLSTMLargeConfig):
-            return {}
-        prefixes = tuple(f"{xlstm_v1.block_name(block)}." for block in self.blocks)
-        sites = xlstm_v1.dropout_sites(self.cfg)
-        return {site: what for site, what in sites.items() if site.startswith(prefixes)}
-
-    def describe(self) -> str:
-        """Return a description of these layers for the `repr` of a module."""
-        parts = [f"{self.input_size}, {self.width}, layers={len(self.blocks)}"]
-        if self.whole_blocks:
-            parts.append(f"cell={self.cell!r}")
-        if self.cell == "mlstm":
-            parts.append(f"variant={'large' if self.cfg.model_type == 'xlstm' else 'v1'!r}")
-        return ", ".join([*parts, f"batch_first={self.batch_first}"])
 
     def translate(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Return a state dict of the xlstm package in the layout here.
@@ -135,192 +117,185 @@ class Stack:
         Its CUDA sLSTM has transposed weights, and weight_mode "fused" stacks matrices; see
         `models/translation.py`. Unknown names stay as they are.
         """
-        there = {self._renamed(name, self.names): array for name, array in arrays.items()}
+        there = {_renamed(name, self.names): array for name, array in arrays.items()}
         back = {prefix: here for here, prefix in self.names.items()}
-        return {self._renamed(k, back): v for k, v in to_ours(there, self.cfg).items()}
-
-    @staticmethod
-    def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
-        for old, new in prefixes.items():
-            if name.startswith(old) and not name.startswith("input_proj."):
-                return new + name.removeprefix(old)
-        return name
-
-    def check(
-        self,
-        x: Array,
-        state: State | None,
-        params: Mapping[str, Array],
-        float32: object,
-        conversion: str,
-    ) -> None:
-        """Refuse arrays that do not fit these layers.
-
-        Args:
-            x: as of `forward`.
-            state: as of `forward`.
-            params: as of `forward`.
-            float32: this type in the framework.
-            conversion: code that converts an array to it.
-
-        Raises:
-            ShapeError: the input or the state has another shape.
-            ConfigError: an array is not float32, or a part of the state is on another device.
-        """
-        form = f"({'B, S' if self.batch_first else 'S, B'}, {self.input_size})"
-        form = f"{form}, batch_first={self.batch_first}, or one sequence (S, {self.input_size})"
-        if x.ndim not in (2, 3) or x.shape[-1] != self.input_size:
-            raise ShapeError(f"the input has shape {tuple(x.shape)}; give it as {form}")
-        *rows, S = x.shape[:-1] if self.batch_first or x.ndim == 2 else x.shape[1::-1]
-        if S == 0:
-            raise ShapeError(
-                f"the input has shape {tuple(x.shape)}, which is 0 positions, but it needs at "
-                "least 1; skip the call"
-            )
-        for name, array in {"the input": x, **params}.items():
-            if array.dtype != float32:
-                raise ConfigError(
-                    f"{name} is {array.dtype}, but these layers compute in float32; give it as "
-                    f"{conversion}"
-                )
-        if state is None:
-            return
-        expected = [[(*rows, *shape) for shape in layer] for layer in self.state_shapes]
-        if _shapes(state) != expected:
-            raise ShapeError(
-                f"the state is {_description(state)}, but this module needs one tuple per layer, "
-                f"{_description(expected)}; give the state that it returned for the same rows, or "
-                "None"
-            )
-        for array in (part for layer in state for part in layer):
-            if array.dtype != float32 or getattr(array, "device", 0) != getattr(x, "device", 0):
-                raise ConfigError(
-                    f"the state is {_type(array)}, and the input {_type(x)}; give the state that "
-                    f"this module returned for the same rows, as {conversion} on the input's device"
-                )
+        return {_renamed(k, back): v for k, v in to_ours(there, self.cfg).items()}
 
     def forward(
         self,
         params: Mapping[str, Array],
         x: Array,
         state: State | None,
+        counts: NDArray[np.bool_] | None,
         *,
-        lengths: object = None,
-        mask: object = None,
-        **how: Any,
+        ops: Ops,
+        drop: Callable[[tuple[int, ...], float], Array] | None,
     ) -> tuple[Array, tuple[tuple[Array, ...], ...]]:
-        """Run the layers over checked arrays.
+        """Run the layers.
 
         Args:
             params: by the names of `parameters`.
-            x: (B, S, input_size), (S, B, input_size) without `batch_first`, or (S, input_size), one
-                sequence, whose state and output have no axis of rows either.
+            x: (B, S, input_size).
             state: before the first position; None is zeros.
-            lengths: as of `find_positions`, readable by NumPy.
-            mask: likewise.
-            **how: the other arguments of `_rows`.
-
-        Returns:
-            y, as x but of width `width`, 0 at padding, and the state after the last position that
-            counts.
-
-        Raises:
-            ShapeError, ConfigError: see `find_positions`.
-        """
-        if x.ndim == 3:
-            rows = x if self.batch_first else x.swapaxes(0, 1)
-            y, last = self._rows(params, rows, state, lengths=lengths, mask=mask, **how)
-            return y if self.batch_first else y.swapaxes(0, 1), last
-        if lengths is not None or mask is not None:
-            raise ConfigError(
-                "an input (S, width) is one sequence, whose positions all count; leave lengths and "
-                "mask out, or give it an axis of rows"
-            )
-        if state is not None:
-            state = [[part[None] for part in layer] for layer in state]
-        y, last = self._rows(params, x[None], state, lengths=None, mask=None, **how)
-        return y[0], tuple(tuple(part[0] for part in layer) for layer in last)
-
-    def _rows(
-        self,
-        params: Mapping[str, Array],
-        x: Array,
-        state: State | None,
-        *,
-        ops: Ops,
-        lengths: object,
-        mask: object,
-        reverse: bool,
-        drop: Callable[[tuple[int, ...], float], Array] | None,
-    ) -> tuple[Array, tuple[tuple[Array, ...], ...]]:
-        """Run the layers over x (B, S, input_size).
-
-        Args:
-            params: as of `forward`.
-            x: the batch.
-            state: as of `forward`.
+            counts: (B, S), which positions count; None is all.
             ops: the operators.
-            lengths: as of `forward`.
-            mask: as of `forward`.
-            reverse: as of `find_positions`.
             drop: (shape, rate) -> an array of 0 and 1 / (1 - rate); None outside of training.
 
         Returns:
-            As `forward`.
+            y (B, S, width), 0 at padding, and the state after the last position that counts.
+
+        Raises:
+            ConfigError: an array is not float32.
         """
-        B, S, _ = x.shape
-        if B == 0:  # with gradients, which are zeros
-            y = ops.xp.zeros((0, S, self.width), like=x) + x[..., :1]
-            shapes = ([(0, *shape) for shape in layer] for layer in self.state_shapes)
-            last = tuple(tuple(ops.xp.zeros(s, like=x) for s in layer) for layer in shapes)
-            return y + sum(p.sum() for p in params.values()), last
-        positions = find_positions(B, S, lengths=lengths, mask=mask, reverse=reverse)
+        parts = () if state is None else (part for layer in state for part in layer)
+        named = [("the input", x), *params.items(), *(("the state", part) for part in parts)]
+        for name, array in named:
+            if not str(array.dtype).endswith("float32"):
+                raise ConfigError(
+                    f"{name} is {array.dtype}, but these layers compute in float32; convert it"
+                )
         masks: dict[str, Array] = {}
-        if drop is not None:
-            for site, (width, rate) in self.dropout_sites.items():
-                masks[site] = drop((B, S, width), rate)
-        xp, padded = ops.xp, None
-        if positions is not None:
-            x = positions.sort(x, xp)
-            skipping = SkippingForm(ops.form, positions.lengths, x)
+        if drop is not None and isinstance(self.cfg, XLSTMV1Config):
+            prefixes = tuple(f"{xlstm_v1.block_name(block)}." for block in self.blocks)
+            for site, (width, rate) in xlstm_v1.dropout_sites(self.cfg).items():
+                if site.startswith(prefixes):
+                    masks[site] = drop((*x.shape[:2], width), rate)
+        xp, order, padded = ops.xp, None, None
+        if counts is not None:
+            order = np.argsort(~counts, axis=1, kind="stable")  # those that count first
+            x = take(x, order, xp)
+            skipping = SkippingForm(ops.form, counts.sum(1), x)
             ops, padded = Ops(skipping), skipping.padded[..., None]
             x = xp.where(padded, 0.0, x)
         if self.input_size != self.width:
             weight, bias = params["input_proj.weight"], params["input_proj.bias"]
             (x,) = ops.linears(x, [weight], [bias])
         run: Pass[Array] = Pass(ops, masks=masks or None)
-        named = {spec.name: params[name] for name, spec in self.parameters.items()}
+        of_model = {spec.name: params[name] for name, spec in self.parameters.items()}
         after = []
         for k, block in enumerate(self.blocks):
             before = None if state is None else tuple(state[k])
-            x, end = self._layer(block)(named, x, before, run)
+            x, end = self._layer(block, of_model, x, before, run)
             after.append(end)
-        if positions is not None:
-            x = positions.unsort(xp.where(padded, 0.0, x), xp)
+        if order is not None:
+            x = take(xp.where(padded, 0.0, x), np.argsort(order, axis=1), xp)
         return x, tuple(after)
 
-    def _layer(self, block: int) -> Callable[..., tuple[Array, tuple[Array, ...]]]:
-        """Return the function (params, x, state, run) -> y, state of a block or its layer."""
-        if isinstance(self.cfg, XLSTMLargeConfig):
-            cfg, large = self.cfg, xlstm_large.model
-            if self.whole_blocks:
-                return lambda params, *rest: large.block(cfg, params, block, *rest)
-            p = f"{xlstm_large.block_name(block)}.mlstm_layer"
-            return lambda params, *rest: large.mlstm_layer(cfg, params, p, *rest)
-        v1_cfg, v1, name = self.cfg, xlstm_v1.model, xlstm_v1.block_name(block)
-        if self.whole_blocks:
-            of_block = v1.slstm_block if self.cell == "slstm" else v1.mlstm_block
-            return lambda params, *rest: of_block(v1_cfg, params, name, *rest)
-        of_layer = v1.slstm_layer if self.cell == "slstm" else v1.mlstm_layer
-        return lambda params, *rest: of_layer(v1_cfg, params, f"{name}.xlstm", *rest)
+    def _layer(self, block: int, params: Mapping[str, Array], *rest: Any) -> Any:
+        """Run one layer or block; return its output and state."""
+        model, where = self._family.model, self._name(block)
+        if not self.whole_blocks:
+            return getattr(model, f"{self.cell}_layer")(self.cfg, params, where, *rest)
+        if self._family is xlstm_large:
+            return model.block(self.cfg, params, block, *rest)
+        return getattr(model, f"{self.cell}_block")(self.cfg, params, where, *rest)
 
 
-class LikeLSTM:
-    """The attributes of `nn.LSTM` that programs read, for modules of either framework."""
+def _renamed(name: str, prefixes: Mapping[str, str]) -> str:
+    for old, new in prefixes.items():
+        if name.startswith(old) and not name.startswith("input_proj."):
+            return new + name.removeprefix(old)
+    return name
+
+
+def _config(
+    cell: str, variant: str, width: int, n: int, dropout: float, options: Mapping[str, Any]
+) -> XLSTMV1Config | XLSTMLargeConfig:
+    """Return the language model of n blocks that has the layers; its errors name its fields."""
+    cfg: XLSTMV1Config | XLSTMLargeConfig
+    if variant == "large" and cell == "mlstm":
+        if dropout:
+            raise ConfigError(f"dropout is {dropout}, but xLSTM Large has none; use variant v1")
+        sizes = {"vocab_size": 1, "hidden_size": width, "num_hidden_layers": n, "num_heads": 4}
+        cfg = XLSTMLargeConfig.from_dict(sizes | dict(options), strict=True)
+    elif variant == "v1" and cell in ("mlstm", "slstm"):
+        layer = dict(options)
+        model = {key: layer.pop(key) for key in ("bias", "chunk_size") if key in layer}
+        block: dict[str, Any] = {cell: layer}
+        if cell == "slstm":
+            ffn = layer.pop("feedforward", {})
+            block["feedforward"] = None if ffn is None else {"dropout": dropout, **ffn}
+        data = {
+            "vocab_size": 1,
+            "embedding_dim": width,
+            "num_blocks": n,
+            "dropout": dropout,
+            "slstm_at": [*range(n)] if cell == "slstm" else [],
+            f"{cell}_block": block,
+        }
+        cfg = XLSTMV1Config.from_dict(data | model, strict=True)
+    else:
+        raise ConfigError(
+            f"cell {cell!r} of variant {variant!r} does not exist; choose mlstm or slstm of v1, "
+            "the first paper's, or mlstm of large, that of xLSTM-7B"
+        )
+    if cfg.extra:
+        raise ConfigError(f"options without an effect here: {cfg.extra}; leave them out")
+    return cfg
+
+
+class Module:
+    """The part of a module that both frameworks share; a framework's class comes behind it."""
 
     stack: Stack
-    bidirectional = False
-    proj_size = 0
+    batch_first: bool
+
+    def __init__(self, stack: Stack, *, batch_first: bool | None, kernels: str) -> None:
+        """Make the parameters; a framework's class does it."""
+        raise NotImplementedError
+
+    def compute(
+        self, x: Any, state: State | None, counts: NDArray[np.bool_] | None
+    ) -> tuple[Any, Any]:
+        """Return `Stack.forward` with the module's parameters; a framework's class does it."""
+        raise NotImplementedError
+
+    def forward(
+        self, x: Any, state: State | None = None, *, lengths: Any = None, mask: Any = None
+    ) -> tuple[Any, Any]:
+        """Run the layers over a batch.
+
+        Args:
+            x: (S, B, input_size), or (B, S, input_size) if `batch_first`, float32; or one sequence
+                (S, input_size), whose state has no axis of rows.
+            state: result of an earlier call for the same rows; None is zeros.
+            lengths: (B,), number of positions of each row that count, from the first; the others
+                are padding.
+            mask: (B, S), true or 1 at positions that count, anywhere in the row.
+
+        Returns:
+            The output, like x but of width `hidden_size` and 0 at padding; and the state of every
+            row after its last position that counts.
+
+        Raises:
+            ShapeError: x, state, lengths or mask have another shape.
+            ConfigError: a type other than float32, or a length out of range.
+        """
+        stack, batched = self.stack, x.ndim == 3
+        if x.ndim not in (2, 3) or x.shape[-1] != stack.input_size or 0 in x.shape:
+            raise ShapeError(
+                f"the input has shape {tuple(x.shape)}; give it as "
+                f"({'B, S' if self.batch_first else 'S, B'}, {stack.input_size}), "
+                f"batch_first={self.batch_first}, or one sequence (S, {stack.input_size}), "
+                "with at least one row and position"
+            )
+        swapped = batched and not self.batch_first
+        x = x.swapaxes(0, 1) if swapped else x if batched else x[None]
+        B, S, _ = x.shape
+        if state is not None:
+            rows = (B,) if batched else ()
+            expected = [[(*rows, *shape) for shape in layer] for layer in stack.state_shapes]
+            if (shapes := _shapes(state)) != expected:
+                raise ShapeError(
+                    f"the state has shapes {shapes}, but this module needs {expected}; give the "
+                    "state that it returned for the same rows, or None"
+                )
+            if not batched:
+                state = [[part[None] for part in layer] for layer in state]
+        y, last = self.compute(x, state, _counts(B, S, lengths, mask))
+        if not batched:
+            return y[0], tuple(tuple(part[0] for part in layer) for layer in last)
+        return y.swapaxes(0, 1) if swapped else y, last
 
     @property
     def input_size(self) -> int:
@@ -337,59 +312,187 @@ class LikeLSTM:
         """Number of layers, each the input of the next."""
         return len(self.stack.blocks)
 
-    @property
-    def batch_first(self) -> bool:
-        """Whether arrays are (B, S, width)."""
-        return self.stack.batch_first
+    def extra_repr(self) -> str:
+        """Return the sizes for `repr`."""
+        sizes = f"{self.input_size}, {self.hidden_size}, layers={self.num_layers}"
+        return f"{sizes}, batch_first={self.batch_first}"
 
-    @property
-    def dropout(self) -> float:
-        """Rate of dropout."""
-        return float(getattr(self.stack.cfg, "dropout", 0.0))
+
+class SLSTM(Module):
+    """sLSTM layers where `nn.LSTM` stands: the package's sLSTMLayer, `num_layers` times.
+
+    Its output is normalised within each head, so nothing has to follow.
+    """
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        batch_first: bool | None = None,
+        dropout: float = 0.0,
+        kernels: str = "auto",
+        **options: Any,
+    ) -> None:
+        """Make the layers.
+
+        Args:
+            input_size: width of the input; another one than `hidden_size` adds a linear map before
+                the first layer.
+            hidden_size: width of the output and of the cell, a multiple of `num_heads`.
+            num_layers: layers, each the input of the next.
+            batch_first: whether arrays are (B, S, width), or (S, B, width); by default false in
+                PyTorch, as for `nn.LSTM`, and true in MLX.
+            dropout: rate at which units are zeroed while training, in every layer, where the
+                package does: before the norm of the output.
+            kernels: "auto" for the fastest of the device, "reference" for the framework's own
+                operations.
+            **options: fields of the package's sLSTMLayerConfig: `num_heads` (4),
+                `conv1d_kernel_size` (4; 0 for none), `bias_init`, `recurrent_weight_init`,
+                `group_norm_weight`.
+
+        Raises:
+            ConfigError: a size does not divide, or an option is unknown or out of range.
+        """
+        cfg = _config(
+            "slstm", "v1", hidden_size, num_layers, dropout, {**options, "feedforward": None}
+        )
+        stack = Stack(cfg=cfg, cell="slstm", blocks=range(num_layers), input_size=input_size)
+        super().__init__(stack, batch_first=batch_first, kernels=kernels)
+
+
+class MLSTM(Module):
+    """mLSTM layers where `nn.LSTM` stands: the package's mLSTMLayer, `num_layers` times."""
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        *,
+        variant: str = "v1",
+        batch_first: bool | None = None,
+        dropout: float = 0.0,
+        kernels: str = "auto",
+        **options: Any,
+    ) -> None:
+        """Make the layers; the other arguments and the errors are those of `SLSTM`.
+
+        Args:
+            input_size: width of the input.
+            hidden_size: width of the output.
+            num_layers: layers, each the input of the next.
+            variant: "v1" for the layer of the first paper, which widens its input and has a
+                convolution; "large" for that of xLSTM-7B.
+            batch_first: whether arrays are (B, S, width).
+            dropout: rate at which units of the output are zeroed while training, in every layer.
+            kernels: "auto" or "reference".
+            **options: `chunk_size`, which changes only the speed, and fields of the package's
+                mLSTMLayerConfig of that variant: `num_heads` (4); of "v1" `conv1d_kernel_size`,
+                `qkv_proj_blocksize`, `proj_factor`, `round_proj_up_dim_up`,
+                `round_proj_up_to_multiple_of`, `bias`; of "large" `use_bias`, `qk_dim_factor`,
+                `v_dim_factor`, `gate_soft_cap`, `norm_eps`, `eps`.
+        """
+        cfg = _config("mlstm", variant, hidden_size, num_layers, dropout, options)
+        stack = Stack(cfg=cfg, cell="mlstm", blocks=range(num_layers), input_size=input_size)
+        super().__init__(stack, batch_first=batch_first, kernels=kernels)
+
+
+class XLSTMBlock(Module):
+    """One block of an xLSTM: norm, layer and residual, and a feed-forward layer if it has one.
+
+    The package's mLSTMBlock or sLSTMBlock; with `variant="large"` the block of xLSTM-7B.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        *,
+        cell: str = "mlstm",
+        variant: str = "v1",
+        index: int = 0,
+        of: int = 1,
+        batch_first: bool | None = None,
+        dropout: float = 0.0,
+        kernels: str = "auto",
+        **options: Any,
+    ) -> None:
+        """Make a block; the other arguments and the errors are those of `SLSTM`.
+
+        Args:
+            hidden_size: width of input and output.
+            cell: "mlstm" or "slstm".
+            variant: "v1" for blocks of the first paper, "large" for that of xLSTM-7B.
+            index: which block of the model it is, from 0; initial values depend on it.
+            of: how many blocks the model has, likewise.
+            batch_first: whether arrays are (B, S, width).
+            dropout: rate at which units are zeroed while training, in both of its layers.
+            kernels: "auto" or "reference".
+            **options: as those of `SLSTM` or `MLSTM`; and `feedforward` of an sLSTM block, the
+                fields of the package's FeedForwardConfig, or None for no such layer; and
+                `ffn_proj_factor` and `ffn_round_up_to_multiple_of` of "large".
+        """
+        if not 0 <= index < of:
+            raise ConfigError(f"block {index} of {of} does not exist; count blocks from 0")
+        cfg = _config(cell, variant, hidden_size, of, dropout, options)
+        stack = Stack(
+            cfg=cfg, cell=cell, blocks=(index,), input_size=hidden_size, whole_blocks=True
+        )
+        super().__init__(stack, batch_first=batch_first, kernels=kernels)
 
 
 def _shapes(state: Any) -> object:
-    """Return the shapes of a state's arrays; None for what is no tuple of tuples of arrays."""
-    if not isinstance(state, tuple | list) or not all(isinstance(x, tuple | list) for x in state):
+    """Return the shapes of a state's arrays; the type of what is no tuple of tuples of arrays."""
+    if isinstance(state, tuple | list):
+        return [_shapes(part) for part in state]
+    return tuple(state.shape) if hasattr(state, "shape") else type(state).__name__
+
+
+def _counts(B: int, S: int, lengths: Any, mask: Any) -> NDArray[np.bool_] | None:
+    """Return which positions count, (B, S); None if all do."""
+    if lengths is None and mask is None:
         return None
-    return [[tuple(getattr(part, "shape", ("no array",))) for part in layer] for layer in state]
+    if lengths is not None and mask is not None:
+        raise ConfigError("lengths and mask both select positions; give one of them")
+    name, x = ("mask", mask) if lengths is None else ("lengths", lengths)
+    x = np.asarray(x.detach().cpu() if hasattr(x, "detach") else x)
+    shape, last = ((B, S), 1) if lengths is None else ((B,), S)
+    if x.shape != shape:
+        raise ShapeError(f"{name}: shape {x.shape}, but the batch needs {shape}, rows first")
+    if not np.isin(x, np.arange(last + 1)).all():
+        raise ConfigError(f"{name}: {x.tolist()} has values that are no integers from 0 to {last}")
+    counts = x.astype(bool) if lengths is None else np.arange(S) < x[:, None]
+    return None if counts.all() else counts
 
 
-def _description(x: Any) -> str:
-    """Return the tuples of a state with the shapes of their arrays."""
-    if isinstance(x, tuple | list):
-        return f"({', '.join(map(_description, x))}{',' * (len(x) == 1)})"
-    return str(tuple(x.shape)) if hasattr(x, "shape") else f"{x!r:.40}"
+def opened(
+    source: str | Path | ModelConfig, seed: int
+) -> tuple[ModelConfig, dict[str, NDArray[np.float32]]]:
+    """Return a language model and its values: those of a checkpoint, else initial ones.
 
-
-def _type(x: Array) -> str:
-    """Return the type of an array, and its device if it has one."""
-    return f"{x.dtype} on {x.device}" if hasattr(x, "device") else str(x.dtype)
-
-
-def check_directions(forwards: Stack, backwards: Stack) -> None:
-    """Refuse two stacks that differ in `batch_first`.
+    Args:
+        source: a configuration; or a name, a model file or a checkpoint's directory.
+        seed: of the initial values.
 
     Raises:
-        ConfigError: they differ.
+        ConfigError: no such model; or it is no language model of tokens alone.
+        CheckpointError: the weights of a checkpoint do not fit.
     """
-    if forwards.batch_first != backwards.batch_first:
-        raise ConfigError("one of the two is batch_first, the other is not; use the same for both")
-
-
-def both_directions(
-    forwards: Callable[..., Any],
-    backwards: Callable[..., Any],
-    x: Any,
-    state: Sequence[Any] | None,
-    positions: Mapping[str, Any],
-) -> tuple[Any, Any, tuple[Any, Any]]:
-    """Run one module over x forwards and another backwards.
-
-    Returns:
-        The output of each, and their states as a pair.
-    """
-    first, second = state or (None, None)
-    there, end = forwards(x, first, **positions)
-    back, begin = backwards(x, second, reverse=True, **positions)
-    return there, back, (end, begin)
+    checkpoint = None
+    if isinstance(source, str | Path) and Path(source).is_dir():
+        checkpoint = formats.open(Path(source))
+        source = checkpoint.config
+    model = load_architecture(source) if isinstance(source, str | Path) else source
+    families.check_language_model(model)
+    if ngrams.of(model) is not None:
+        raise ConfigError(
+            "the model has tables of n-grams, which are no parameters of a module; leave out "
+            "ngram_orders"
+        )
+    if checkpoint is None:
+        return model, families.init_params(model, seed)
+    shapes = families.param_spec(model)
+    values = {name: np.empty(spec.shape, np.float32) for name, spec in shapes.items()}
+    checkpoint.copy_into(values)
+    return model, values

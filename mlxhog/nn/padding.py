@@ -1,4 +1,4 @@
-"""Sequences of different lengths in a batch: positions that count, and operators that skip others.
+"""Sequences of different lengths in a batch: operators that skip padding.
 
 Each row is sorted: first the positions that count, in the order of reading, then the padding. At
 padding the input gate is shut and the forget gate open, so that the memory does not change:
@@ -11,112 +11,17 @@ in float32, exactly.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from mlxhog.errors import ConfigError, ShapeError
 from mlxhog.models.ops.arrays import Array, Arrays
 
 SHUT, OPEN = -1e4, 1e4
 """Pre-activations of a closed input gate and of an open forget gate."""
 
 Index = NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Positions:
-    """The positions of a batch that count.
-
-    Attributes:
-        lengths: (B,), their number in each row.
-        order: (B, S), the positions of each row in the order of reading, those that count first;
-            None if they are in that order.
-    """
-
-    lengths: Index
-    order: Index | None
-
-    def sort(self, x: Array, xp: Arrays[Array]) -> Array:
-        """Return x (B, S, ...) in the order of reading."""
-        return x if self.order is None else take(x, self.order, xp)
-
-    def unsort(self, x: Array, xp: Arrays[Array]) -> Array:
-        """Return x (B, S, ...) from the order of reading in the original order."""
-        return x if self.order is None else take(x, np.argsort(self.order, axis=1), xp)
-
-
-def find_positions(
-    B: int,
-    S: int,
-    *,
-    lengths: object,
-    mask: object,
-    reverse: bool,
-) -> Positions | None:
-    """Return the positions of a batch that count; None if all count, in their original order.
-
-    Args:
-        B: rows.
-        S: positions of a row.
-        lengths: (B,) integers from 0 to S, a list or an array on the CPU: number of positions that
-            count, from the first.
-        mask: (B, S), true or 1 at positions that count, anywhere in the row.
-        reverse: read from the last position that counts to the first.
-
-    Raises:
-        ShapeError: lengths or mask have another shape.
-        ConfigError: both are given, or a value is out of range.
-    """
-    if lengths is not None and mask is not None:
-        raise ConfigError("lengths and mask both select positions; give one of them")
-    if lengths is not None:
-        counts = np.arange(S) < _checked_lengths(np.asarray(lengths), B, S)[:, None]
-    elif mask is not None:
-        counts = _checked_mask(np.asarray(mask), B, S)
-    elif reverse:
-        counts = np.ones((B, S), bool)
-    else:
-        return None
-    order = np.argsort(~(counts[:, ::-1] if reverse else counts), axis=1, kind="stable")
-    if reverse:
-        order = S - 1 - order
-    in_order = bool((order == np.arange(S)).all())
-    if in_order and counts.all():
-        return None
-    return Positions(counts.sum(1), None if in_order else order)
-
-
-def _checked_lengths(lengths: NDArray[Any], B: int, S: int) -> NDArray[Any]:
-    if lengths.shape != (B,):
-        raise ShapeError(
-            f"lengths have shape {lengths.shape}, but the batch has {B} rows; give one length per "
-            f"row, shape ({B},)"
-        )
-    if lengths.dtype.kind not in "iu":
-        raise ConfigError(f"lengths are {lengths.dtype}; give integers")
-    for row, length in enumerate(lengths):
-        if not 0 <= length <= S:
-            raise ConfigError(
-                f"the length of row {row} is {length}, but a row has {S} positions; give 0 to {S}"
-            )
-    return lengths
-
-
-def _checked_mask(mask: NDArray[Any], B: int, S: int) -> NDArray[np.bool_]:
-    if mask.shape != (B, S):
-        raise ShapeError(
-            f"the mask has shape {mask.shape}, but the batch has {B} rows of {S} positions; give "
-            f"it the shape ({B}, {S}), rows first"
-        )
-    if mask.dtype != bool and not np.isin(mask, (0, 1)).all():
-        raise ConfigError(
-            f"the mask has values other than 0 and 1, such as {mask[~np.isin(mask, (0, 1))][0]}; "
-            "make it true at positions that count"
-        )
-    return mask.astype(bool)
 
 
 def take(x: Array, index: Index, xp: Arrays[Array]) -> Array:

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
@@ -72,7 +72,6 @@ def factors_reference(
     eps: float,
     scale: float,
     first: bool,
-    growth: float | None = GROWTH,
     scale_first: bool = False,
     zero_guard: bool = True,
 ) -> tuple[Floats, Floats, Floats, float]:
@@ -92,7 +91,6 @@ def factors_reference(
         eps: added to the root of v.
         scale: its root multiplies the factors.
         first: whether this is the first update.
-        growth: largest factor between successive norms; None does not limit them.
         scale_first: whether the limiter sees scaled updates.
         zero_guard: an update of norm 0 does not change `norm`, and the update after norm 0 counts
             as a first one. Otherwise a gradient of zeros stops a matrix for long: its update must
@@ -108,10 +106,10 @@ def factors_reference(
     if scale_first:
         factors = factors * alpha
     length = float(np.linalg.norm(factors * _norms(g, axis)))
-    if growth is not None and not (zero_guard and length == 0):
+    if not (zero_guard and length == 0):
         excess = 1.0
         if not (first or (zero_guard and norm == 0)):
-            excess = max(length / (norm + LEAST), growth) / growth
+            excess = max(length / (norm + LEAST), GROWTH) / GROWTH
         factors, norm = factors / excess, length / excess
     return factors if scale_first else factors * alpha, m, v, norm
 
@@ -163,6 +161,10 @@ def draw_projection(slot: Slot, rank: int, refresh: int, *, seed: int, right: bo
     return normal.standard_normal(shape, np.float32) / float32(math.sqrt(rank))
 
 
+def _is_tall(shape: tuple[int, ...]) -> bool:
+    return shape[0] >= shape[1]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Apollo(Optimizer):
     """APOLLO for the matrices named in `hidden`, Adam for the rest; all state private.
@@ -181,12 +183,8 @@ class Apollo(Optimizer):
         beta2: decay of second moments.
         eps: added to roots of second moments.
         weight_decay: decoupled.
-        growth: largest factor between the norms of successive updates; None does not limit them.
         scale_first: whether the limiter sees scaled updates.
         zero_guard: see `factors_reference`; False as in the authors' package.
-        bias_correction: whether the step size is corrected for moments that start at zero.
-        long_side: project along the longer side, as "reverse_std" of the package.
-        projection: replaces `draw_projection`: (slot, number of the drawing) -> P.
         native: False takes the NumPy references, for one worker only.
     """
 
@@ -200,12 +198,8 @@ class Apollo(Optimizer):
     beta2: float = 0.999
     eps: float = OFFICIAL_EPS
     weight_decay: float = 0.0
-    growth: float | None = GROWTH
     scale_first: bool = False
     zero_guard: bool = True
-    bias_correction: bool = True
-    long_side: bool = False
-    projection: Callable[[Slot, int], Floats] | None = None
     native: bool = True
     state_segments: tuple[str, ...] = ("m", "v", "norm")
     shared_segments: tuple[str, ...] = ()
@@ -221,9 +215,8 @@ class Apollo(Optimizer):
 
     def update(self, target: Target, pairs: Pairs, step: Step) -> None:
         """Apply one update."""
-        lr, correction = step.lr, 1.0
-        if self.bias_correction:
-            correction = math.sqrt(1.0 - self.beta2**step.count) / (1.0 - self.beta1**step.count)
+        lr = step.lr
+        correction = math.sqrt(1.0 - self.beta2**step.count) / (1.0 - self.beta1**step.count)
         step_size = lr * correction
         # SGD's write decays by step_size * weight_decay; the decay here is lr * weight_decay.
         by = SGD(weight_decay=self.weight_decay / correction, native=self.native)
@@ -262,14 +255,13 @@ class Apollo(Optimizer):
                 m,
                 v,
                 float(norm[0]),
-                right=self._right(slot.shape),
+                right=_is_tall(slot.shape),
                 tensor=self.tensor,
                 beta1=self.beta1,
                 beta2=self.beta2,
                 eps=self.eps,
                 scale=min(slot.shape) / rank if self.scale is None else self.scale,
                 first=step.count == 1,
-                growth=self.growth,
                 scale_first=self.scale_first,
                 zero_guard=self.zero_guard,
             )
@@ -279,15 +271,12 @@ class Apollo(Optimizer):
         """Factor of an update from the weight decay that follows it."""
         return 1.0 - lr * self.weight_decay if slot.name in target.decay else 1.0
 
-    def _right(self, shape: tuple[int, ...]) -> bool:
-        return (shape[0] >= shape[1]) != self.long_side
-
     def _rank(self, shape: tuple[int, ...]) -> int:
         return max(1, min(shape) // 4) if self.rank is None else self.rank
 
     def _projected(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         rank = self._rank(shape)
-        return (shape[0], rank) if self._right(shape) else (rank, shape[1])
+        return (shape[0], rank) if _is_tall(shape) else (rank, shape[1])
 
     @cached_property
     def _drawn(self) -> dict[str, tuple[int, Floats]]:
@@ -297,12 +286,8 @@ class Apollo(Optimizer):
     def _projection(self, slot: Slot, refresh: int) -> Floats:
         number, p = self._drawn.get(slot.name, (-1, None))
         if p is None or number != refresh:
-            if self.projection is not None:
-                p = self.projection(slot, refresh)
-            else:
-                right = self._right(slot.shape)
-                rank = self._rank(slot.shape)
-                p = draw_projection(slot, rank, refresh, seed=self.seed, right=right)
+            rank, right = self._rank(slot.shape), _is_tall(slot.shape)
+            p = draw_projection(slot, rank, refresh, seed=self.seed, right=right)
             self._drawn[slot.name] = refresh, p
         return p
 

@@ -18,7 +18,6 @@ from collections.abc import Mapping
 from typing import Final, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.arena.layout import Slot
@@ -29,7 +28,6 @@ WRITE_MODES: Final[Mapping[str, int]] = {"lossless": 0, "racy": 1, "cas": 2}
 IN_TURN: Final = 3
 """As lossless, and accesses are logged or replayed; for the locks of recorded runs."""
 
-UInt32 = NDArray[np.uint32]
 STRIPE: Final = _native.STRIPE  # floats guarded by one dense lock
 
 
@@ -159,26 +157,6 @@ def add_at(
     _native.add_at(locks, mode, *place, index, values, seed)
 
 
-def add_packed16(words: UInt32, offset: int, delta: UInt32, *, bfloat: bool) -> int:
-    """Add 16-bit floats, two in each word, rounding every sum to nearest even.
-
-    Args:
-        words: (n,) uint32, shared.
-        offset: first word.
-        delta: (k,) uint32.
-        bfloat: bfloat16 instead of half.
-
-    Returns:
-        Number of words left unchanged, because other writers won 64 times in a row; normally 0.
-
-    Raises:
-        ValueError: the range does not lie in `words`; nothing has been written.
-
-    Concurrency: beside other 32-bit atomic adders no add is lost, but for the words returned.
-    """
-    return _native.add_packed16(words, offset, delta, bfloat)
-
-
 def snapshot(dst: Float32, src: Float32, *, threads: int = 1) -> None:
     """Copy the shared floats `src` into the private `dst`, both (n,) float32, by some threads.
 
@@ -238,6 +216,6 @@ def add_probe(place: Place, probe: Float32, *, scattered: bool = False) -> None:
 
 __all__ = [
     "IN_TURN", "STRIPE", "WRITE_MODES", "Float32", "GradientSum", "Grads", "Int32", "Place",
-    "Rows", "Slot", "UInt32", "add", "add_at", "add_packed16", "add_probe", "check",
+    "Rows", "Slot", "add", "add_at", "add_probe", "check",
     "row_width", "snapshot", "snapshot_ahead", "snapshot_predict",
 ]  # fmt: skip

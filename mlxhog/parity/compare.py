@@ -1,7 +1,6 @@
 """Which sides are compared, and the comparison of two arrays.
 
 every side                  with the reference, NumPy where it runs
-every side                  with all recorded results
 an MLX side                 with the PyTorch side of the same kernels
 every side                  with PyTorch's plain kernels, in results that the reference lacks
 every side, step by step    with itself, over the whole sequence
@@ -19,14 +18,12 @@ from typing import Any
 import numpy as np
 
 from mlxhog.machine.workers import GPU_BACKENDS
-from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.parity import operators, tolerances
 from mlxhog.parity.optimizers import AMPLIFICATION
 from mlxhog.parity.subject import (
     NUMPY,
     RULES,
     Array,
-    ModelPlan,
     ParitySide,
     ParitySubject,
     Results,
@@ -36,7 +33,6 @@ from mlxhog.parity.subject import (
 
 Pairs = Sequence[tuple[str, str]]
 """Names of a result and of the one that it is compared with."""
-FORMS = ("parallel", "chunkwise", "recurrent", "sequence", "stepwise")
 _PIECE = 1 << 22  # elements compared at a time, so that float64 copies stay small
 PLAIN = "torch:cpu+reference"
 OWN_CPU = frozenset({NUMPY, "torch:cpu", "mlx:cpu"})
@@ -44,8 +40,6 @@ OWN_CPU = frozenset({NUMPY, "torch:cpu", "mlx:cpu"})
 STEPWISE = "stepwise/"
 ELSEWHERE = ("operator/", "step/")
 """Prefixes of results that have comparisons of their own."""
-WHOLE = ("", "recurrent/", "sequence/")
-"""Prefixes of results over the whole sequence: of a model, of either cell."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +110,7 @@ def rows(
         computed: results by the name of their side.
         conditions: of the reference, see `tolerances.py`.
     """
-    steps = subject.plan.steps if isinstance(subject.plan, ModelPlan) else 0
+    steps = subject.plan.steps
 
     def judged(
         side: ParitySide,
@@ -148,7 +142,7 @@ def rows(
         expected = computed[other.name]
         pairs = [
             pair
-            for pair in _pairs(computed[side.name], expected, precision)
+            for pair in _pairs(computed[side.name], expected)
             if leave_out.keys().isdisjoint(pair)
         ]
         inexact = 1 if side.float64 or other.float64 else 2
@@ -175,11 +169,6 @@ def rows(
             )
         yield from judged_by(side, reference)
         yield from step_rows(side.name, computed[side.name])
-    for side in sides:
-        for name, recorded in subject.recorded.items():
-            precision = _precision(subject, side, name)
-            pairs = _pairs(computed[side.name], recorded, precision)
-            yield from judged(side, name, recorded, precision, pairs)
     by_name = {side.name: side for side in others}
     for side in others:
         counterpart = by_name.get(_counterpart(side.name))
@@ -190,8 +179,6 @@ def rows(
             yield from judged_by(side, plain, leave_out=computed[reference.name])
     for side in sides:
         mine = computed[side.name]
-        if side.backend == NUMPY and not isinstance(subject.plan, ModelPlan):
-            continue  # its cells always compute step by step
         precision, inexact = ("float64", 1) if side.float64 else ("float32", 2)
         yield from judged(side, side.name, mine, precision, _steps(mine), inexact=inexact)
 
@@ -208,32 +195,8 @@ def first_bad(
     return min((row for row in rows if not row.ok), key=place, default=None)
 
 
-def _pairs(mine: Results, theirs: Results, precision: str) -> Pairs:
-    """Return pairs of equal names, or of another form of a cell and the recurrent one."""
-    # In the parallel form eps has another scale, which float64 can see.
-    forms = ("chunkwise",) if precision == "float64" else ("chunkwise", "parallel")
-
-    def recurrent(name: str) -> str:
-        form, slash, rest = name.partition("/")
-        return f"recurrent{slash}{rest}" if form in forms else name
-
-    pairs = []
-    for name in dict.fromkeys([*mine, *theirs]):
-        if name.startswith(ELSEWHERE):
-            continue
-        a, b = (name if name in side else recurrent(name) for side in (mine, theirs))
-        if a in mine and b in theirs:
-            pairs.append((a, b))
-    return pairs
-
-
-def _precision(subject: ParitySubject, side: ParitySide, recorded: str) -> str:
-    if not (side.float64 and recorded.endswith("_f64")):
-        return "float32"
-    plan = subject.plan
-    # The xlstm package runs the v1 stack with the parallel form of the cell; we run the recurrence.
-    parallel = isinstance(plan, ModelPlan) and isinstance(plan.cfg, XLSTMV1Config)
-    return "forms" if parallel else "float64"
+def _pairs(mine: Results, theirs: Results) -> Pairs:
+    return [(name, name) for name in mine if name in theirs and not name.startswith(ELSEWHERE)]
 
 
 def _counterpart(name: str) -> str:
@@ -245,21 +208,17 @@ def _counterpart(name: str) -> str:
 
 def _steps(mine: Results) -> Pairs:
     """Return names of results step by step, each with its name over the whole sequence."""
-    pairs = []
-    for name in mine:
-        rest = name.removeprefix(STEPWISE)
-        whole = next((before + rest for before in WHOLE if before + rest in mine), None)
-        if rest != name and whole is not None:
-            pairs.append((name, whole))
-    return pairs
+    return [
+        (name, whole)
+        for name in mine
+        if (whole := name.removeprefix(STEPWISE)) != name and whole in mine
+    ]
 
 
 def kind_of(name: str) -> str:
     """Return the kind of a result, a key of `tolerances.FLOAT32`."""
     parts = name.split("/")
-    if parts[0] in FORMS:
-        parts = parts[1:]
-    return parts[0] if parts[0] in tolerances.FLOAT32 else parts[-1]
+    return next((part for part in parts if part in tolerances.FLOAT32), parts[-1])
 
 
 def tensor_rows(

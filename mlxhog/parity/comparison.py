@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -44,17 +45,6 @@ class ParityReport:
         return self.perturbation is not None and self.first_bad is None
 
     @property
-    def unmet(self) -> list[str]:
-        """Notes on recorded results that no side computed."""
-        met = {(row.b, row.against) for row in self.rows}
-        return [
-            f"not compared: {side} {name}, which no side computes"
-            for side, results in self.subject.recorded.items()
-            for name in results
-            if (side, name) not in met
-        ]
-
-    @property
     def ok(self) -> bool:
         """Whether everything agrees and no perturbation was missed."""
         return self.first_bad is None and not self.missed
@@ -69,7 +59,6 @@ class ParityReport:
             "ok": self.ok,
             "subject": self.subject.title,
             "backends": [side.name for side in self.sides],
-            "recorded": list(self.subject.recorded),
             "perturbed": perturbation,
             "first_bad": None if self.first_bad is None else self.first_bad.to_json(),
             "seconds": round(self.seconds, 3),
@@ -102,11 +91,8 @@ def compare_sides(
         WorkerFailed: a side could not compute it.
         EnvironmentLacks: `save` cannot be written.
     """
-    if len(sides) + len(subject.recorded) < 2:
-        raise ConfigError(
-            f"{sides[0].name} is the only side; give --backends two names, or compare a recorded "
-            "case"
-        )
+    if len(sides) < 2:
+        raise ConfigError(f"{sides[0].name} is the only side; give --backends two names")
     begin = time.perf_counter()
     perturbation = None
     if perturb is not None:
@@ -118,7 +104,7 @@ def compare_sides(
         bad = compare.first_bad(rows, computed)
         if save is not None:
             try:
-                save_arrays(save, computed, subject.recorded)
+                save_arrays(save, computed)
             except OSError as error:
                 raise EnvironmentLacks(
                     f"--save {save}: {error.strerror or error}; choose another place"
@@ -153,40 +139,27 @@ def check_save_path(path: Path) -> None:
     Raises:
         ConfigError: it is a directory, or its directory is missing or not writable.
     """
-    try:
-        if path.is_dir():
-            raise ConfigError(f"--save {path} is a directory; name a file in it, like arrays.npz")
-        partial = _partial(path)
-        partial.touch()
-        partial.unlink()
-    except OSError as error:
+    if path.is_dir():
+        raise ConfigError(f"--save {path} is a directory; name a file in it, like arrays.npz")
+    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
         raise ConfigError(
-            f"--save {path}: {error.strerror or error}; name a file in a directory that exists "
-            "and is writable"
-        ) from error
+            f"--save {path}: {path.parent} is not a writable directory; name a file in one"
+        )
 
 
-def save_arrays(
-    path: Path, computed: Mapping[str, Results], recorded: Mapping[str, Results]
-) -> None:
+def save_arrays(path: Path, computed: Mapping[str, Results]) -> None:
     """Write every array as SIDE/NAME into an uncompressed .npz file, atomically.
 
     Raises:
         OSError: the file cannot be written.
     """
     arrays: dict[str, Any] = {
-        f"{side}/{name}": value
-        for side, results in (*computed.items(), *recorded.items())
-        for name, value in results.items()
+        f"{side}/{name}": value for side, mine in computed.items() for name, value in mine.items()
     }
-    partial = _partial(path)
+    partial = path.with_name(f".{path.name}.partial")
     try:
         with partial.open("wb") as file:
             np.savez(file, **arrays)
         partial.replace(path)
     finally:
         partial.unlink(missing_ok=True)
-
-
-def _partial(path: Path) -> Path:
-    return path.with_name(f".{path.name}.partial")

@@ -24,19 +24,16 @@ from mlxhog.arena.child import Child, Failed, Lane
 from mlxhog.backends import precision
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.files import tensors
-from mlxhog.parity import operators, optimizers, quick, results, tolerances
+from mlxhog.parity import operators, optimizers, results, tolerances
 from mlxhog.parity.engines import FrameworkEngine, NumPyEngine, RoundingEngine
 from mlxhog.parity.subject import (
     NUMPY,
     PEERS,
     Array,
-    MlstmPlan,
     ModelPlan,
     ParitySide,
     ParitySubject,
-    Plan,
     Results,
-    SlstmPlan,
 )
 from mlxhog.report.views import TellStep
 
@@ -92,12 +89,7 @@ def computed_results(
         save_file(_flat(subject), arrays)
         if perturbation is not None:
             save_file({INPUT + perturbation.name: perturbation.value}, folder / PERTURBED)
-        waiting = [list(group) for _, group in groupby(sides, lambda side: side.backend)]
-        at_once = len(waiting)
-        if quick.is_quick(subject.plan):
-            at_once = quick.AT_ONCE  # NumPy, which takes longest, first
-        else:
-            waiting.reverse()  # peers, which take longest to import
+        groups = [list(group) for _, group in groupby(sides, lambda side: side.backend)]
         running: dict[Any, _Task] = {}
         orders: dict[str, list[str]] = {}
         latest = ""
@@ -118,11 +110,11 @@ def computed_results(
             target = _file(folder, side)
             task.child.start(0, compute_side, side, subject.plan, arrays, replacements, target)
 
-        while waiting or running:
-            while waiting and len(running) < at_once:
-                task = _Task(waiting.pop(0), stack.enter_context(Child()))
-                running[task.child.pipe] = task
-                begin(task)
+        for group in reversed(groups):  # peers, which take longest to import, first
+            task = _Task(group, stack.enter_context(Child()))
+            running[task.child.pipe] = task
+            begin(task)
+        while running:
             ready = connection.wait(list(running), LOOK_S)
             for pipe in ready:
                 task = running[pipe]
@@ -175,7 +167,7 @@ def _take(task: _Task) -> tuple[ParitySide, list[str]]:
 def compute_side(
     lane: Lane,
     side: ParitySide,
-    plan: Plan,
+    plan: ModelPlan,
     subject: Path,
     replacements: Path | None,
     target: Path,
@@ -209,7 +201,7 @@ def compute_side(
 
 def side_results(
     side: ParitySide,
-    plan: Plan,
+    plan: ModelPlan,
     inputs: Mapping[str, Array],
     fixed: Mapping[str, Array],
     tell: Callable[[str], object] = lambda stage: None,
@@ -224,82 +216,62 @@ def side_results(
     if side.backend in PEERS:
         from mlxhog.parity import peers_torch
 
-        assert isinstance(plan, ModelPlan), "peers compute models alone"
         yield from peers_torch.results(side.backend, plan, inputs, fixed)
         return
     engine = engine_of(side)
-    if isinstance(plan, ModelPlan):
-        yield from operators.results(engine, plan)
-        yield from operators.precision_results(engine)
-        steps = partial(optimizers.ours, plugins=plan.plugins)
-        yield from results.model(engine, plan, inputs, fixed, steps)
-    elif isinstance(plan, MlstmPlan):
-        yield from results.mlstm(engine, plan, inputs, fixed["h_weight"])
-    elif isinstance(plan, SlstmPlan):
-        yield from results.slstm(engine, inputs, fixed["h_weight"])
-    else:
-        yield from results.components(engine, plan, inputs)
+    yield from operators.results(engine, plan)
+    yield from operators.precision_results(engine)
+    steps = partial(optimizers.ours, plugins=plan.plugins)
+    yield from results.model(engine, plan, inputs, fixed, steps)
 
 
 def _reference(
-    plan: Plan,
+    plan: ModelPlan,
     inputs: Mapping[str, Array],
     fixed: Mapping[str, Array],
     tell: Callable[[str], object],
 ) -> Iterator[tuple[str, Array]]:
     """Yield NumPy's results and their conditions."""
-    if isinstance(plan, ModelPlan):
-        yield from results.fixed_init(plan)
-        yield from operators.reference(plan)
-        yield from precision.exact()
+    yield from operators.reference(plan)
+    yield from precision.exact()
     tell("results in float64")
-    exact = dict(_float64(plan, inputs, fixed, tokenwise=True))
-    yield from exact.items()
-    amounts: Sequence[int] = tolerances.AMOUNTS
-    noise_amounts: Sequence[int] = tolerances.NOISE_AMOUNTS
-    if quick.is_quick(plan):
-        amounts, noise_amounts = quick.AMOUNTS, quick.NOISE_AMOUNTS
+    right = dict(exact(plan, inputs, fixed, tokenwise=True))
+    yield from right.items()
     turn = count(1)
 
     def again(moved: Mapping[str, Array]) -> Iterator[tuple[str, Array]]:
-        tell(f"rounded inputs, {next(turn)} of {len(amounts)}")
-        return _float64(plan, moved, fixed)
+        tell(f"rounded inputs, {next(turn)} of {len(tolerances.AMOUNTS)}")
+        return exact(plan, moved, fixed)
 
-    yield from tolerances.measure(exact, inputs, again, amounts)
-    if isinstance(plan, ModelPlan) and any(name.startswith("grad/") for name in exact):
+    yield from tolerances.measure(right, inputs, again)
+    if any(name.startswith("grad/") for name in right):
 
         def gradients(engine: NumPyEngine, params: Mapping[str, Array]) -> dict[str, Array]:
             engine.load(plan.cfg, params)
             grads = engine.differentiate(fixed["tokens"], fixed["targets"])[1]
-            return {name: reduced(name, np.asarray(grad)) for name, grad in grads.items()}
+            return {name: np.asarray(grad) for name, grad in grads.items()}
 
         def exact_gradients(params: Mapping[str, Array]) -> dict[str, Array]:
             if params is not inputs:
                 return gradients(NumPyEngine(), params)
-            named = {name.partition("/")[::2]: grad for name, grad in exact.items()}
+            named = {name.partition("/")[::2]: grad for name, grad in right.items()}
             return {name: grad for (kind, name), grad in named.items() if kind == "grad"}
 
         tell("noise of gradients")
-        reduced = quick.reduction(plan, fixed)
         rounding = partial(gradients, RoundingEngine())
-        yield from tolerances.measure_noise(inputs, exact_gradients, rounding, noise_amounts)
+        yield from tolerances.measure_noise(inputs, exact_gradients, rounding)
 
 
-def _float64(
-    plan: Plan,
+def exact(
+    plan: ModelPlan,
     inputs: Mapping[str, Array],
     fixed: Mapping[str, Array],
     *,
     tokenwise: bool = False,
 ) -> Iterator[tuple[str, Array]]:
-    if isinstance(plan, ModelPlan):
-        steps = optimizers.reference
-        return results.model(NumPyEngine(), plan, inputs, fixed, steps, tokenwise=tokenwise)
-    if isinstance(plan, MlstmPlan):
-        return results.mlstm_reference(plan, inputs, fixed["h_weight"])
-    if isinstance(plan, SlstmPlan):
-        return results.slstm_reference(inputs, fixed["h_weight"])
-    return results.components_reference(plan, inputs)
+    """Compute a model's results in float64; arguments as of `compute_side`."""
+    steps = optimizers.reference
+    return results.model(NumPyEngine(), plan, inputs, fixed, steps, tokenwise=tokenwise)
 
 
 def engine_of(side: ParitySide) -> FrameworkEngine:

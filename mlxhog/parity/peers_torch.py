@@ -21,7 +21,6 @@ from mlxhog.models.translation import to_ours, to_xlstm
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from mlxhog.optim.groups import factors
-from mlxhog.parity import quick
 from mlxhog.parity.optimizers import (
     BETA1,
     BETA2,
@@ -77,7 +76,7 @@ def results(
     _load(peer, plan.cfg, params)
     tokens = torch.tensor(fixed["tokens"]).long()
     yield from _forward(peer, plan, tokens)
-    if peer.step is not None and not plan.quick:
+    if peer.step is not None:
         with torch.no_grad():
             yield from _stepwise(peer, tokens)
     if "targets" not in fixed:
@@ -85,13 +84,12 @@ def results(
     targets = torch.tensor(fixed["targets"]).long()
     loss, grads = _differentiate(peer, plan.cfg, tokens, targets)
     yield "loss", np.array(loss, np.float32)
-    reduced = quick.reduction(plan, fixed)
     for parameter in param_spec(plan.cfg):
-        yield f"grad/{parameter}", reduced(parameter, grads[parameter])
+        yield f"grad/{parameter}", grads[parameter]
     if plan.steps:
         for rule in RULES:
             _load(peer, plan.cfg, params)
-            yield from _steps(peer, plan, rule, quick.stepped(plan, params), tokens, targets)
+            yield from _steps(peer, plan, rule, params, tokens, targets)
 
 
 def create(name: str, cfg: ModelConfig) -> Peer:

@@ -1,4 +1,4 @@
-"""Subjects of a comparison: an architecture, a checkpoint or a recorded case.
+"""Subjects of a comparison: an architecture or a checkpoint.
 
 The plan of a subject is known first; its parameters are drawn or read only when they are needed. So
 a model that is too large for this machine is refused before.
@@ -23,14 +23,11 @@ from mlxhog.machine import machine
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture, load_candidate, with_changes
-from mlxhog.parity import cases, quick
 from mlxhog.parity.subject import (
     Array,
     ModelPlan,
     ParitySide,
     ParitySubject,
-    Plan,
-    check,
     next_labels,
 )
 
@@ -52,8 +49,6 @@ MEMORY_SHARE = 0.8  # of the machine's memory
 COPIES, COPIES_OF_STEPS = 4, 16
 """Copies of the parameters in one process: values, leaves, gradients and results; then optimizer
 state, formulas in float64, and three results."""
-QUICK_COPIES = 3
-"""The same in a quick comparison, without results."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,14 +60,12 @@ class TrialSettings:
         batch_size: sequences.
         seq_len: tokens in each.
         steps: updates with each optimizer.
-        quick: whether to compute a part of the results, see `quick.py`.
     """
 
     seed: int = 0
     batch_size: int = 2
     seq_len: int = 67
     steps: int = 3
-    quick: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,12 +75,12 @@ class SubjectSource:
     Attributes:
         title: its name in the output.
         plan: of the computation.
-        shape: of its tokens, (B, S); () without tokens.
+        shape: of its tokens, (B, S).
         make: draws or reads the arrays, and checks them.
     """
 
     title: str
-    plan: Plan
+    plan: ModelPlan
     shape: tuple[int, ...]
     make: Callable[[], ParitySubject]
 
@@ -98,30 +91,22 @@ def open_source(
     """Open the subject of a command.
 
     Args:
-        kind: "config", "checkpoint" or "case".
+        kind: "config" or "checkpoint".
         where: a name or a path.
-        sizes: tokens and steps; a case has tokens of its own.
+        sizes: tokens and steps.
         runs: the folder of runs.
         changes: other values of some fields of an architecture, as `--set` takes them.
 
     Raises:
-        ConfigError: the architecture is unknown, or its fields contradict each other; a recorded
-            case should be quick; or a checkpoint or a case should have changes.
+        ConfigError: the architecture is unknown, or its fields contradict each other; or a
+            checkpoint should have changes.
         CheckpointError, RunError: the checkpoint is missing or damaged.
-        DataError: the case is missing or damaged.
     """
     if changes is not None and kind != "config":
         raise ConfigError(
             f"--set {changes} changes an architecture, and the sizes of the {kind} {where} are "
             "fixed; leave --set out, or name an architecture or a line of layers"
         )
-    if kind == "case":
-        if sizes.quick:
-            raise ConfigError(
-                f"--quick is for an architecture or a checkpoint; the recorded case {where} is "
-                "compared whole: leave --quick out"
-            )
-        return _case(Path(where), sizes)
     if kind == "checkpoint":
         return _checkpoint(checkpoint.locate(where, runs), sizes)
     is_line = " " in where and not Path(where).exists()
@@ -133,7 +118,7 @@ def open_source(
         params = perturbed_init(cfg, sizes.seed)
         return model_subject(title, cfg, params, sizes, PERTURBED)
 
-    plan = ModelPlan(cfg, sizes.steps, quick=sizes.quick)
+    plan = ModelPlan(cfg, sizes.steps)
     return SubjectSource(title, plan, (sizes.batch_size, sizes.seq_len), make)
 
 
@@ -149,19 +134,8 @@ def _checkpoint(path: Path, sizes: TrialSettings) -> SubjectSource:
         return model_subject(title, opened.config, params, sizes, note)
 
     shape = (sizes.batch_size, sizes.seq_len)
-    plan = ModelPlan(opened.config, sizes.steps, quick=sizes.quick)
+    plan = ModelPlan(opened.config, sizes.steps)
     return SubjectSource(str(path), plan, shape, make)
-
-
-def _case(path: Path, sizes: TrialSettings) -> SubjectSource:
-    subject = cases.read(path, steps=sizes.steps)
-
-    def make() -> ParitySubject:
-        check(subject)
-        return subject
-
-    shape = subject.fixed["tokens"].shape if "tokens" in subject.fixed else ()
-    return SubjectSource(subject.title, subject.plan, shape, make)
 
 
 def model_subject(
@@ -183,9 +157,7 @@ def model_subject(
         notes.append(FORWARD)
     if not families.is_language_model(cfg):
         notes.append(WHOLE)
-    plan = ModelPlan(cfg, steps=sizes.steps, quick=sizes.quick)
-    if sizes.quick:
-        notes.append(quick.left_out(plan))
+    plan = ModelPlan(cfg, steps=sizes.steps)
     if ids.shape[1] > 1:
         targets = next_labels(ids)
         rng = np.random.default_rng([sizes.seed, 1])
@@ -232,19 +204,15 @@ def check_memory(source: SubjectSource, sides: Sequence[ParitySide]) -> None:
     Raises:
         EnvironmentLacks: says how much is needed, and which options need less.
     """
-    if not isinstance(source.plan, ModelPlan):
-        return
     needed = bytes_needed(source.plan, source.shape, sides)
     present = machine.here().memory_bytes
     if needed > MEMORY_SHARE * present:
-        count, less = len({side.backend for side in sides}), "--quick, fewer --backends, --steps 0,"
-        if source.plan.quick:
-            count, less = min(count, quick.AT_ONCE), "a smaller model,"
+        count = len({side.backend for side in sides})
         raise EnvironmentLacks(
             f"parity of {source.title} needs about {format_bytes(needed)} in {count} "
             f"processes, but {MEMORY_SHARE:.0%} of this machine's memory are "
-            f"{format_bytes(int(MEMORY_SHARE * present))}; use {less} or a smaller --batch-size "
-            "or --seq-len"
+            f"{format_bytes(int(MEMORY_SHARE * present))}; use "
+            "fewer --backends, --steps 0, or a smaller --batch-size or --seq-len"
         )
 
 
@@ -255,8 +223,6 @@ def bytes_needed(plan: ModelPlan, shape: tuple[int, ...], sides: Sequence[Parity
     params = families.param_count(plan.cfg)
     width: int = 16 * plan.cfg.hidden_size * plan.cfg.num_hidden_layers + 4 * plan.cfg.vocab_size
     sizes = [8 if name == "numpy" else 4 for name in {side.backend for side in sides}]
-    if plan.quick:
-        copies, sizes = QUICK_COPIES, sorted(sizes)[-quick.AT_ONCE :]
     of_this_process = 4 * params
     return of_this_process + sum(sizes) * (copies * params + B * S * width)
 

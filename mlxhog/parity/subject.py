@@ -19,13 +19,8 @@ Names of results, the same for every side:
     grad/NAME                gradient of the loss
     after/RULE/NAME          a parameter after some steps of one of `RULES` on the same batch
     step/RULE/NAME           difference of those steps from their formula, on this side's gradients
-    greedy_ids               (B, n) tokens that follow `greedy_prompt`
-    init/NAME                initial value of a parameter that is not random
 
-    FORM/h, FORM/state/PART, FORM/grad/NAME   a cell; FORM is parallel, chunkwise, recurrent, and
-                                              sequence or stepwise of an sLSTM cell
-    OP/y                                      an operator alone
-    operator/OP                               the same with a model, on inputs of `operators.py`
+    operator/OP                               an operator alone, on inputs of `operators.py`
     KIND/NAME                                 a probe of `backends/precision.py`
 """
 
@@ -33,7 +28,7 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -42,7 +37,7 @@ from numpy.typing import NDArray
 
 from mlxhog.config.optimizer import OptimizerChoice
 from mlxhog.config.optimizers import SGD, AdamW, Momentum
-from mlxhog.errors import ConfigError, DataError, EnvironmentLacks, did_you_mean
+from mlxhog.errors import ConfigError, EnvironmentLacks, did_you_mean
 from mlxhog.machine import machine, verdicts
 from mlxhog.machine.workers import BACKENDS, GPU_BACKENDS, missing
 from mlxhog.models import families, ngrams
@@ -64,95 +59,31 @@ class ModelPlan:
     Attributes:
         cfg: the architecture, a config of a family.
         steps: updates with each optimizer; 0 for none.
-        greedy: tokens to append to `greedy_prompt`; 0 without one.
-        fixed_init: parameters whose initial values are compared.
         plugins: optimizers of plugins, compared beside `RULES`.
-        quick: whether a part of the results is computed, see `quick.py`.
     """
 
     cfg: Any
     steps: int = 0
-    greedy: int = 0
-    fixed_init: tuple[str, ...] = ()
     plugins: tuple[OptimizerChoice, ...] = ()
-    quick: bool = False
-
-
-@dataclass(frozen=True)
-class MlstmPlan:
-    """The mLSTM cell alone, in every form; the gradient is that of sum(h * h_weight)."""
-
-    chunk_size: int
-    eps: float
-
-
-@dataclass(frozen=True)
-class SlstmPlan:
-    """The sLSTM cell alone, over the sequence and step by step; gradient as of `MlstmPlan`."""
-
-
-@dataclass(frozen=True)
-class ComponentsPlan:
-    """Operators alone, by the names in `results.py`."""
-
-    names: tuple[str, ...]
-
-
-Plan = ModelPlan | MlstmPlan | SlstmPlan | ComponentsPlan
 
 
 @dataclass(frozen=True)
 class ParitySubject:
-    """A computation and its recorded results.
+    """A computation.
 
     Attributes:
         title: its name in the output.
         plan: its settings.
         inputs: parameters and other float32 inputs, by name; `--perturb` changes one of them.
-        fixed: the rest: `tokens` (B, S) and `targets` (B, S) int32, -100 if not scored,
-            `greedy_prompt` (B, P) int32, or weights of the outputs of a cell.
-        recorded: recorded results by the name of their side.
+        fixed: the rest: `tokens` (B, S) and `targets` (B, S) int32, -100 if not scored.
         notes: for the user: which results are not compared, and the origin of the values.
     """
 
     title: str
-    plan: Plan
+    plan: ModelPlan
     inputs: dict[str, Array]
     fixed: dict[str, Array]
-    recorded: Mapping[str, Results] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-def check(subject: ParitySubject) -> None:
-    """Refuse numbers that are not finite and tokens out of range.
-
-    Raises:
-        DataError: names the first of them and its place.
-    """
-    for name, value in subject.inputs.items():
-        if not np.isfinite(value).all():
-            at = first(~np.isfinite(value))
-            raise DataError(
-                f"{name} is {value[at]} at {list(at)}; parity needs finite numbers: check the "
-                "source of this file"
-            )
-    if isinstance(subject.plan, ModelPlan):
-        size = subject.plan.cfg.vocab_size
-        for name in ("tokens", "greedy_prompt"):
-            _check_tokens(name, subject.fixed.get(name), 0, size)
-        _check_tokens("targets", subject.fixed.get("targets"), -100, size)
-
-
-def _check_tokens(name: str, ids: Array | None, low: int, size: int) -> None:
-    if ids is None:
-        return
-    wrong = (ids >= size) | (ids < 0) & (ids != low)
-    if wrong.any():
-        at = first(wrong)
-        raise DataError(
-            f"{name} holds {ids[at]} at {list(at)}, wanted 0 to {size - 1}: these tokens are not "
-            "for this model"
-        )
 
 
 def perturbed(inputs: Mapping[str, Array], name: str, seed: int) -> Array:
@@ -214,13 +145,13 @@ class ParitySide:
         return self.backend == NUMPY
 
 
-def choose(backends: str, forms: str, plan: Plan) -> tuple[list[ParitySide], list[str]]:
+def choose(backends: str, forms: str, plan: ModelPlan) -> tuple[list[ParitySide], list[str]]:
     """Return the sides, the reference first, and notes on those that are left out.
 
     Args:
         backends: "auto" for all that are present, or names of `EVERYONE`, by commas.
         forms: "all" of every backend, or one of `kernels.CHOICES`.
-        plan: the computation; peers compute some models alone.
+        plan: the computation; peers compute some models only.
 
     Raises:
         ConfigError: an unknown name, or kernels that a backend cannot run.
@@ -249,7 +180,7 @@ def choose(backends: str, forms: str, plan: Plan) -> tuple[list[ParitySide], lis
     return sides, notes
 
 
-def lacking(name: str, here: machine.Machine, plan: Plan) -> str | None:
+def lacking(name: str, here: machine.Machine, plan: ModelPlan) -> str | None:
     """Return why a backend or peer cannot compute a plan here; None if it can."""
     if name in BACKENDS:
         return missing(name, here)
@@ -285,10 +216,8 @@ def _of_backend(name: str, forms: str) -> Sequence[ParitySide]:
     ]
 
 
-def not_computable(name: str, plan: Plan) -> str | None:
+def not_computable(name: str, plan: ModelPlan) -> str | None:
     """Return why a peer cannot compute a plan; None if it can."""
-    if not isinstance(plan, ModelPlan):
-        return f"{name} computes models, not single operators"
     cfg = plan.cfg
     if isinstance(cfg, MADConfig):
         return f"{name} has no models of MAD layers"

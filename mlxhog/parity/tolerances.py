@@ -90,8 +90,6 @@ class TensorScale:
 
 LAST_PLACES = 2
 
-EXACT = Tolerance("a choice, not a number")
-
 FLOAT32 = {
     "hidden": Tolerance("float32 rounding of sums over the width", atol=1e-5, of_largest=2e-5),
     "logits": Tolerance(
@@ -126,7 +124,6 @@ FLOAT32 = {
         for kind, most in precision.ALLOWED.items()
     },
     precision.TINY: Tolerance("a device may flush them to zero", atol=precision.LEAST_NORMAL),
-    "greedy_ids": EXACT,
 }
 
 MEASURED = FLOAT32 | {
@@ -149,27 +146,13 @@ MEASURED = FLOAT32 | {
 """In place of `FLOAT32` if the condition is known."""
 
 FLOAT64 = {
-    kind: Tolerance("two float64 programs", atol=1e-9, of_largest=1e-9)
-    for kind in FLOAT32
-    if kind != "greedy_ids"
+    kind: Tolerance("two float64 programs", atol=1e-9, of_largest=1e-9) for kind in FLOAT32
 } | {
-    "greedy_ids": EXACT,
     "grad": Tolerance("two float64 programs", atol=1e-11, of_largest=1e-8),
 }
 
-
-FORMS = FLOAT64 | {
-    kind: Tolerance(
-        "two float64 programs, one with the parallel form of the cell, in which eps has another "
-        "scale: up to 5e-7 of an output, before later layers",
-        atol=1e-6,
-        of_largest=2e-6,
-    )
-    for kind in ("hidden", "logits", "loss", "grad")
-}
-
-TABLES = {"float32": FLOAT32, "float64": FLOAT64, "forms": FORMS}
-"""For two sides of which one or both are float32; both float64; both float64 in other forms."""
+TABLES = {"float32": FLOAT32, "float64": FLOAT64}
+"""For two sides of which one or both are float32; both float64."""
 
 
 STEP = 2.0
@@ -197,13 +180,13 @@ def allowed(
         condition: its movement under one rounding of the inputs, as a share of its largest entry;
             None if unknown. It means nothing between two float64 programs.
     """
-    if precision == "float64" or kind == "greedy_ids":
+    if precision == "float64":
         condition = None
     measured = condition is not None and precision == "float32"
     tolerance = MEASURED[kind] if measured else of(kind, precision)
     share = max(tolerance.of_largest, tolerance.roundings * (condition or 0.0))
     last_place = 0.0
-    if precision == "float32" and kind != "greedy_ids":
+    if precision == "float32":
         last_place = (LAST_PLACES + sizes.steps) * float(np.spacing(np.float32(sizes.value)))
     of_all = tolerance.of_all * sizes.of_all
     if measured and sizes.noise is not None:
@@ -221,9 +204,9 @@ NOISE_AMOUNTS = (0, 1, 16)
 NOISE = 16.0  # allowed error of a gradient in units of its noise; seen: 7
 LEAST_OF_ALL = 4.0 * ROUNDING  # allowed error as a share of the largest gradient; seen: 0.2
 NOISE_PREFIX = "noise/"
-_OTHER_NAMES = ("", "recurrent/", "sequence/", "grad/")
-"""Prefixes of the condition of a result that has none of its own: that of another form of a cell,
-or, for a parameter after some steps, of its gradient."""
+_OTHER_NAMES = ("", "grad/")
+"""Prefixes of the condition of a result that has none of its own: that over the whole sequence, or,
+for a parameter after some steps, of its gradient."""
 
 
 def rounded(inputs: Mapping[str, Array], amount: int) -> dict[str, Array]:

@@ -10,8 +10,8 @@ import shlex
 import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import fields, replace
-from typing import Any, TypeVar
+from dataclasses import replace
+from typing import Any
 
 from mlxhog.arena import Arena
 from mlxhog.arena.control import Command
@@ -20,16 +20,15 @@ from mlxhog.arena.process import monotonic_ns
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.budget import Budget
 from mlxhog.errors import ArenaError, RunError, message_of
+from mlxhog.files.typed import fill
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.report.history import History, workers_of
-from mlxhog.report.machines import machines_in
+from mlxhog.report.history import History
 from mlxhog.report.metrics import (
-    ANY_TEXT,
     EVALUATED,
     Activity,
     Doing,
     Progress,
-    WorkerReport,
+    marks_of,
     number,
 )
 from mlxhog.report.monitor import Monitor
@@ -37,7 +36,6 @@ from mlxhog.report.record import EventLog, RunRecord
 from mlxhog.report.views import Observer
 
 LOOK_S = 0.5
-MOST_MARKS = 20
 MOST_MESSAGES = 20
 """Messages shown at once; of a run that has trained for long, the newest."""
 ACTIVITIES: dict[int, Activity] = {
@@ -45,21 +43,6 @@ ACTIVITIES: dict[int, Activity] = {
     Command.EVALUATE: Activity.EVALUATING,
     Command.SAMPLE: Activity.SAMPLING,
 }
-T = TypeVar("T")
-NOTHING = Progress(
-    step=0,
-    tokens=0,
-    elapsed_s=0.0,
-    budget_fraction=0.0,
-    eta_s=None,
-    loss=None,
-    train_bits_per_byte=None,
-    val_bits_per_byte=None,
-    tokens_per_s=0.0,
-    lost_update_rate=None,
-    memory_bytes=0,
-    workers=(),
-)
 
 
 class RunFollower:
@@ -160,7 +143,8 @@ class RunFollower:
         return monitor.progress(doing=None if activity is None else Doing(activity))
 
     def _attach(self, arena: Arena, newest: Progress) -> Monitor:
-        budget = budget_of(self.run.read_status().get("budget"))
+        record = self.run.read_status().get("budget")
+        budget = fill(Budget, record if isinstance(record, dict) else {})
         if limit_ns := arena.counters.load("limit_ns"):
             budget = replace(budget, seconds=limit_ns / 1e9)
         return Monitor(arena, (), budget, gpu_write=newest.gpu_write, kernels=newest.kernels)
@@ -211,56 +195,4 @@ def follow(
 
 def progress_of(record: Mapping[str, Any]) -> Progress:
     """Read a line of metrics; a missing field, or one of another type, gets its default."""
-    workers = tuple(_filled(NO_WORKER, worker) for worker in workers_of(record))
-    return replace(_filled(NOTHING, record), workers=workers, machines=machines_in(record))
-
-
-def marks_of(record: Mapping[str, Any]) -> Mapping[str, float]:
-    """The bits per byte of simple models in a line of metrics; without any, `ANY_TEXT`."""
-    marks = record.get("marks")
-    if not isinstance(marks, dict) or len(marks) > MOST_MARKS:
-        return ANY_TEXT
-    return ANY_TEXT | {
-        str(name)[:20]: float(bits)
-        for name, bits in marks.items()
-        if isinstance(bits, int | float) and 0.01 < bits <= 100
-    }
-
-
-NO_WORKER = WorkerReport(
-    slot=0,
-    backend="?",
-    pid=0,
-    state="?",
-    steps=0,
-    tokens=0,
-    tokens_per_s=0.0,
-    mean_staleness=0.0,
-    max_staleness=0,
-    dropped=0,
-    memory_bytes=0,
-)
-
-
-def budget_of(record: object) -> Budget:
-    """Read the budget of a run.json; a missing one has no limits."""
-    return _filled(Budget(), record) if isinstance(record, dict) else Budget()
-
-
-def _filled(blank: T, record: Mapping[str, Any]) -> T:
-    """Fill a dataclass with the fields of a record that have the right types."""
-    values = {}
-    for field in fields(blank):  # type: ignore[arg-type]
-        default, value = getattr(blank, field.name), record.get(field.name)
-        numbers = isinstance(value, int | float) and not isinstance(value, bool)
-        if isinstance(default, str):
-            matches = isinstance(value, str)
-        elif isinstance(default, bool):
-            matches = isinstance(value, bool)
-        elif isinstance(default, int):
-            matches = type(value) is int
-        else:
-            matches = numbers and (default is None or isinstance(default, float))
-        if matches:
-            values[field.name] = value
-    return replace(blank, **values)  # type: ignore[type-var]
+    return fill(Progress, record)

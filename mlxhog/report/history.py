@@ -245,45 +245,41 @@ class History:
         """A copy of one column of the run."""
         return np.array(self.columns[name])
 
-    def drawn(self, points: int, begin: int = 0) -> Drawn:
-        """The columns from line `begin` on, thinned to at most `points` points; see `thin`."""
-        rows = len(self) - begin
-        parts = buckets(rows, points)
+    def drawn(self, points: int) -> dict[str, Any]:
+        """Return the columns thinned to at most `points` points; see `thin`.
 
-        def of(columns: Mapping[str, array[float]]) -> dict[str, list[float | None]]:
-            return {
-                name: rounded(thin(np.array(column)[begin:], parts))
-                for name, column in columns.items()
-                if name not in AXES
-            }
+        Returns:
+            Lists of one length: "axes", non-decreasing values of each name in `AXES`; "of_run",
+            values of each name in `DRAWN`; "of_workers", those of `OF_WORKER` by slot. None is a
+            gap.
+        """
+        starts = buckets(len(self), points)
 
-        axes = {name: ends(np.array(self.columns[name])[begin:], parts) for name in AXES}
-        return Drawn(
-            axes={
-                "elapsed_s": axes["elapsed_s"].round(2).tolist(),
-                **{name: np.nan_to_num(axes[name]).astype(int).tolist() for name in AXES[1:]},
+        def thinned(columns: Mapping[str, array[float]], names: Iterable[str]) -> dict[str, Any]:
+            return {name: rounded(thin(np.array(columns[name]), starts)) for name in names}
+
+        seconds, *others = (ends(self.column(name), starts) for name in AXES)
+        numbers = [np.nan_to_num(values).astype(int) for values in others]
+        return {
+            "axes": {
+                name: values.tolist()
+                for name, values in zip(AXES, [seconds.round(2), *numbers], strict=True)
             },
-            of_run=of(self.columns),
-            of_workers={slot: of(known.columns) for slot, known in sorted(self.workers.items())},
-        )
+            "of_run": thinned(self.columns, DRAWN),
+            "of_workers": {
+                slot: thinned(known.columns, OF_WORKER)
+                for slot, known in sorted(self.workers.items())
+            },
+        }
 
 
 AXES = ("elapsed_s", "tokens", "updates")
 
 
-@dataclass(frozen=True)
-class Drawn:
-    """Thinned columns; all lists have the same length.
-
-    Attributes:
-        axes: non-decreasing values for each name in `AXES`.
-        of_run: values for each other name in `OF_RUN`; None is a gap.
-        of_workers: values for each name in `OF_WORKER`, by slot.
-    """
-
-    axes: dict[str, list[float]]
-    of_run: dict[str, list[float | None]]
-    of_workers: dict[int, dict[str, list[float | None]]]
+DRAWN = (
+    "loss", "train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte", "tokens_per_s",
+    "lost_update_rate", "memory_bytes",
+)  # fmt: skip
 
 
 def buckets(rows: int, points: int) -> NDArray[np.int64] | None:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from typing import Any, Final
 
 from mlxhog.arena import Arena
@@ -135,18 +134,3 @@ class Roster:
 def machines_of(arena: Arena) -> tuple[MachineReport, ...]:
     """The machines of a run's cluster; () without one."""
     return Roster(arena).reports() if MACHINES in arena.layout.segments else ()
-
-
-def machines_in(record: Mapping[str, Any]) -> tuple[MachineReport, ...]:
-    """The machines in a line of metrics or in run.json; what is not one is skipped."""
-    listed = record.get("machines")
-    types = {name: type(value) for name, value in asdict(_ANY).items()}
-    return tuple(
-        MachineReport(**{name: one[name] for name in types})
-        for one in (listed if isinstance(listed, list) else [])
-        if isinstance(one, dict)
-        and all(type(one.get(name)) is type_ for name, type_ in types.items())
-    )
-
-
-_ANY = MachineReport(name="", state="", tokens=0, rounds=0, seen_s=0.0, is_own=False)

@@ -10,6 +10,7 @@ from typing import Any
 
 from mlxhog.config.config import EMULATED
 from mlxhog.files.quantities import format_clock, format_count, format_duration, format_share
+from mlxhog.files.typed import fill
 from mlxhog.report.shares import shares
 
 # Bits per byte of simple models of the `sotu` corpus, for comparison. Measured on the whole text; a
@@ -27,6 +28,8 @@ COUNTS = "counts"
 
 ANY_TEXT = {"uniform": 8.0}
 """Bits per byte of simple models on every text."""
+
+MOST_MARKS = 20
 
 
 def kernels_used(kernels: Iterable[str]) -> str:
@@ -51,6 +54,19 @@ def label(gpu_write: str, kernels: str) -> str:
     """
     parts = (("gpu-write", gpu_write), ("kernels", kernels))
     return ", ".join(f"{name} {value}" for name, value in parts if "metal" in value)
+
+
+def marks_of(record: Mapping[str, Any]) -> Mapping[str, float]:
+    """The bits per byte of simple models in a line of metrics; without any, `ANY_TEXT`."""
+    marks = fill(_Marks, record).marks
+    return ANY_TEXT | {
+        name[:20]: bits for name, bits in list(marks.items())[:MOST_MARKS] if 0.01 < bits <= 100
+    }
+
+
+@dataclass(frozen=True)
+class _Marks:
+    marks: Mapping[str, float] = field(default_factory=dict)
 
 
 class StepTimes:
@@ -114,17 +130,17 @@ class WorkerReport:
         rate_share: its share of the sum of all step sizes, if these depend on staleness or speed.
     """
 
-    slot: int
-    backend: str
-    pid: int
-    state: str
-    steps: int
-    tokens: int
-    tokens_per_s: float
-    mean_staleness: float
-    max_staleness: int
-    dropped: int
-    memory_bytes: int
+    slot: int = 0
+    backend: str = "?"
+    pid: int = 0
+    state: str = "?"
+    steps: int = 0
+    tokens: int = 0
+    tokens_per_s: float = 0.0
+    mean_staleness: float = 0.0
+    max_staleness: int = 0
+    dropped: int = 0
+    memory_bytes: int = 0
     staleness: Mapping[int, int] = field(default_factory=dict)
     read_s: float = 0.0
     compute_s: float = 0.0
@@ -234,18 +250,18 @@ class Progress:
         machines: of the run's cluster; none without one.
     """
 
-    step: int
-    tokens: int
-    elapsed_s: float
-    budget_fraction: float
-    eta_s: float | None
-    loss: float | None
-    train_bits_per_byte: float | None
-    val_bits_per_byte: float | None
-    tokens_per_s: float
-    lost_update_rate: float | None
-    memory_bytes: int
-    workers: tuple[WorkerReport, ...]
+    step: int = 0
+    tokens: int = 0
+    elapsed_s: float = 0.0
+    budget_fraction: float = 0.0
+    eta_s: float | None = None
+    loss: float | None = None
+    train_bits_per_byte: float | None = None
+    val_bits_per_byte: float | None = None
+    tokens_per_s: float = 0.0
+    lost_update_rate: float | None = None
+    memory_bytes: int = 0
+    workers: tuple[WorkerReport, ...] = ()
     gpu_write: str = "cpu"
     kernels: str = "reference"
     staleness: Mapping[int, int] = field(default_factory=dict)
@@ -375,59 +391,33 @@ class Result:
 
     def to_json(self) -> dict[str, Any]:
         """Return the last object that `train --json` prints."""
-        return {
-            "run": self.run,
-            "status": self.status,
-            "steps": self.steps,
-            "tokens": self.tokens,
-            "seconds": round(self.seconds, 3),
-            "tokens_per_s": round(self.tokens_per_s, 1),
-            "val_bits_per_byte": self.val_bits_per_byte,
-            "restarts": self.restarts,
-            "dropped_steps": self.dropped_steps,
-            "torn": self.torn,
-            "lost_update_rate": self.lost_update_rate,
-            "workers": [
-                {
-                    "backend": worker.backend,
-                    "pid": worker.pid,
-                    "steps": worker.steps,
-                    "tokens": worker.tokens,
-                    "mean_staleness": worker.mean_staleness,
-                    "shares": shares([vars(worker)]),
-                    **({} if (share := worker.rate_share) is None else {"rate_share": share}),
-                }
-                for worker in self.workers
-            ],
-            "shares": shares(map(vars, self.workers)),
-            "network_bytes": self.network_bytes,
-            "start_s": None if self.start_s is None else round(self.start_s, 3),
-            "first_step_s": None if self.first_step_s is None else round(self.first_step_s, 3),
-            "staleness": {str(tau): steps for tau, steps in self.staleness.items()},
-            "gpu_write": self.gpu_write,
-            "kernels": self.kernels,
-            "emulated": self.emulated,
-            "checkpoint": self.checkpoint,
-            "error": self.error,
-            "val_step": self.val_step,
-            "val_tokens": self.val_tokens,
-            "val_bytes": self.val_bytes,
-            "val_share": self.val_share,
-            "val_text": self.val_text,
-            "val_seen": self.val_seen,
-            "val_at_end": self.val_at_end,
-            "val_of_completions": self.val_of_completions,
-            "final_bits_per_byte": self.final_bits_per_byte,
-            "final_tokens": self.final_tokens,
-            "final_share": self.final_share,
-            "counts_bits_per_byte": self.counts_bits_per_byte,
-            **({"machines": [asdict(one) for one in self.machines]} if self.machines else {}),
-            **(
-                {"copies_bits_per_byte": list(copies)}
-                if (copies := self.copies_bits_per_byte)
-                else {}
-            ),
-        }
+        record = {**asdict(self), "val_at_end": self.val_at_end, "emulated": self.emulated}
+        for name in ("sample", "emulated_before"):
+            del record[name]
+        for name in ("machines", "copies_bits_per_byte"):
+            if not record[name]:
+                del record[name]
+        for name, digits in (
+            ("seconds", 3),
+            ("tokens_per_s", 1),
+            ("start_s", 3),
+            ("first_step_s", 3),
+        ):
+            if record[name] is not None:
+                record[name] = round(record[name], digits)
+        record["staleness"] = {str(tau): steps for tau, steps in self.staleness.items()}
+        record["shares"] = shares(record["workers"])
+        record["workers"] = [
+            {name: worker[name] for name in _WORKER_RESULT}
+            | {"shares": shares([worker])}
+            | ({} if (share := worker["rate_share"]) is None else {"rate_share": share})
+            for worker in record["workers"]
+        ]
+        return record
+
+
+_WORKER_RESULT = ("backend", "pid", "steps", "tokens", "mean_staleness")
+"""Fields of a `WorkerReport` in a result."""
 
 
 def number(value: float | None) -> str:

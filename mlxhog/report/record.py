@@ -6,7 +6,7 @@ import json
 import math
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,18 @@ from mlxhog.data.encodings import words
 from mlxhog.errors import ConfigError, RunError, message_of
 from mlxhog.files import reading
 from mlxhog.files.quantities import format_bytes, format_count, format_duration, format_value
+from mlxhog.files.typed import fill, read
 from mlxhog.report.history import History, workers_of
-from mlxhog.report.machines import machines_in
-from mlxhog.report.metrics import COUNTS, beside_counts, label, number, rate, scored_at, share_text
+from mlxhog.report.metrics import (
+    COUNTS,
+    Progress,
+    beside_counts,
+    label,
+    number,
+    rate,
+    scored_at,
+    share_text,
+)
 from mlxhog.report.shares import rows, shares
 from mlxhog.report.streams import printable, printable_lines
 
@@ -40,6 +49,7 @@ class RunRecord:
     Attributes:
         run: the run.
         history: history of its metrics.
+        progress: their last line, with the newest evaluation.
         status: contents of its run.json.
         config: option -> value, in the spelling of config.yaml; numbers of choices by flat names.
         events: the newest `MOST_EVENTS` events.
@@ -75,6 +85,7 @@ class RunRecord:
             self.history.update()
         except OSError as error:
             raise RunError(f"{self.run.metrics_path} cannot be read: {error.strerror}") from error
+        self.progress = fill(Progress, self.history.newest | self.history.evaluation)
         if not self.config:
             self._read_config()
         self._read_events()
@@ -159,14 +170,13 @@ class RunRecord:
     @property
     def larger_score(self) -> tuple[float, str] | None:
         """The final score, in bits per byte, and its share of the held-out text, or None."""
-        newest = self.history.evaluation
-        bits, share = _plain(newest.get("final_bits_per_byte")), _plain(newest.get("final_share"))
+        bits, share = self.progress.final_bits_per_byte, self.progress.final_share
         return None if bits is None or share is None else (bits, share_text(share))
 
     @property
     def scored_at(self) -> str:
         """The step that its newest evaluation scored; "" if it is the last one, or unknown."""
-        return scored_at(self.history.evaluation.get("val_step"), self.last("step"))
+        return scored_at(self.progress.val_step, self.last("step"))
 
     @property
     def counts_text(self) -> str:
@@ -174,8 +184,7 @@ class RunRecord:
 
         It is "" if one of them is unknown, or the score is of an earlier step.
         """
-        marks, bits = self.history.newest.get("marks"), self.last("val_bits_per_byte")
-        counts = _plain(marks.get(COUNTS)) if isinstance(marks, dict) else None
+        counts, bits = self.progress.marks.get(COUNTS), self.last("val_bits_per_byte")
         if bits is None or counts is None or self.scored_at:
             return ""
         return beside_counts(bits, counts)
@@ -211,24 +220,29 @@ class RunRecord:
 
     def last(self, name: str) -> float | None:
         """The newest number of a column of the metrics, or None."""
-        return _last(self.history, name)
+        column = self.history.columns[name]
+        return next((value for value in reversed(column) if not math.isnan(value)), None)
 
     def facts(self) -> dict[str, str]:
         """The rows of a table about the run: name -> value; - is unknown."""
-        history, newest, result = self.history, self.history.newest, self.result
+        history, now, result, last = self.history, self.progress, self.result, self.last
+        tokens, seconds = last("tokens"), last("elapsed_s")
+        rate_of_all = tokens / seconds if tokens is not None and seconds else None
+        memory = [value for value in history.columns["memory_bytes"] if not math.isnan(value)]
+        dropped = sum(worker.dropped for worker in now.workers) if history.newest else None
         workers = [worker.backend for _, worker in sorted(history.workers.items())]
         restarts = result.get("restarts", sum(w.restarts for w in history.workers.values()))
         error = self.status.get("error")
         return {
             "status": self.state,
             **({"error": printable_lines(str(error))[:MOST_TEXT]} if error else {}),
-            "training time": _spelled(_last(history, "elapsed_s"), format_duration),
-            "first step after": _spelled(_plain(newest.get("first_step_s")), format_duration),
-            "steps": _spelled(_last(history, "step"), lambda n: f"{n:,.0f}"),
-            "tokens": _spelled(_last(history, "tokens"), format_count),
-            "tokens/s": _spelled(_mean_rate(history), format_count),
-            "train bits per byte": number(_last(history, "train_bits_per_byte")),
-            "held-out bits per byte": number(_last(history, "val_bits_per_byte")) + self.scored_at,
+            "training time": _spelled(seconds, format_duration),
+            "first step after": _spelled(now.first_step_s, format_duration),
+            "steps": _spelled(last("step"), lambda n: f"{n:,.0f}"),
+            "tokens": _spelled(tokens, format_count),
+            "tokens/s": _spelled(rate_of_all, format_count),
+            "train bits per byte": number(last("train_bits_per_byte")),
+            "held-out bits per byte": number(last("val_bits_per_byte")) + self.scored_at,
             **({"of held-out text": text} if (text := self.evaluated_text) else {}),
             **(
                 {"larger held-out score": f"{number(larger[0])} of {larger[1]}"}
@@ -236,14 +250,17 @@ class RunRecord:
                 else {}
             ),
             **({"beside counts": text} if (text := self.counts_text) else {}),
-            "lost updates": rate(_last(history, "lost_update_rate")),
+            "lost updates": rate(last("lost_update_rate")),
             "strategy": self.strategy,
             "workers": ", ".join(workers) or "-",
-            **{f"machine {one.name}": str(one) for one in machines_in(result or newest)},
+            **{
+                f"machine {one.name}": str(one)
+                for one in (fill(Progress, result) if result else now).machines
+            },
             "workers restarted": str(restarts) if len(history) else "-",
-            "steps dropped": str(_whole(result.get("dropped_steps", _dropped(newest)))),
+            "steps dropped": str(_whole(result.get("dropped_steps", dropped))),
             "batches torn": str(_whole(result.get("torn"))),
-            "largest memory of all workers": _spelled(_most(history, "memory_bytes"), format_bytes),
+            "largest memory of all workers": _spelled(max(memory, default=None), format_bytes),
             "parameters": _spelled(_plain(self.status.get("parameters")), format_count),
         }
 
@@ -307,43 +324,20 @@ class RunRecord:
         """Return the data of a page, with at most `points` points per line."""
         return {
             "name": self.run.name,
-            "state": self.state,
             "seq_len": self.seq_len,
             "events": [event.to_json() for event in self.events],
-            **self.tables(),
-            **self.lines(points),
-        }
-
-    def tables(self) -> dict[str, Any]:
-        """Return the data of a page besides curves: workers, their staleness, their processes."""
-        history = self.history
-        return {
             "others": self.others,
-            "workers": {slot: w.backend for slot, w in sorted(history.workers.items())},
-            "staleness": {slot: dict(history.staleness(slot)) for slot in sorted(history.workers)},
+            "workers": {slot: w.backend for slot, w in sorted(self.history.workers.items())},
+            "staleness": {
+                slot: dict(self.history.staleness(slot)) for slot in sorted(self.history.workers)
+            },
             "shares": rows(self.shares()),
             "spans": [
                 [one.slot, round(one.begin_s, 2), round(one.end_s, 2), one.state, one.pid]
-                for one in history.spans[-MOST_SPANS:]
+                for one in self.history.spans[-MOST_SPANS:]
             ],
+            **self.history.drawn(points),
         }
-
-    def lines(self, points: int, begin: int = 0) -> dict[str, Any]:
-        """Return the curves from line `begin` of the metrics on; `rows` is the number of lines."""
-        curves = self.history.drawn(points, begin)
-        return {
-            "rows": len(self.history),
-            "starts": self.history.starts,
-            "axes": curves.axes,
-            "of_run": {name: curves.of_run[name] for name in DRAWN},
-            "of_workers": curves.of_workers,
-        }
-
-
-DRAWN = (
-    "loss", "train_bits_per_byte", "val_bits_per_byte", "final_bits_per_byte", "tokens_per_s",
-    "lost_update_rate", "memory_bytes",
-)  # fmt: skip
 
 
 def different_texts(records: Sequence[RunRecord]) -> str | None:
@@ -357,28 +351,6 @@ def different_texts(records: Sequence[RunRecord]) -> str | None:
         for each in scored
     )
     return f"held-out numbers of different text cannot be compared: {texts}"
-
-
-def _last(history: History, name: str) -> float | None:
-    """The newest number of a column, or None."""
-    column = history.columns[name]
-    return next((value for value in reversed(column) if not math.isnan(value)), None)
-
-
-def _most(history: History, name: str) -> float | None:
-    return max((value for value in history.columns[name] if not math.isnan(value)), default=None)
-
-
-def _mean_rate(history: History) -> float | None:
-    tokens, seconds = _last(history, "tokens"), _last(history, "elapsed_s")
-    return tokens / seconds if tokens is not None and seconds else None
-
-
-def _dropped(newest: Mapping[str, Any]) -> int | None:
-    if not newest:
-        return None
-    counts = [worker.get("dropped") for worker in workers_of(newest)]
-    return sum(count for count in counts if type(count) is int)
 
 
 def _whole(value: object) -> object:
@@ -401,26 +373,25 @@ def _text(value: object) -> str:
 # -- events --------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunEvent:
     """A line of events.jsonl.
 
     Attributes:
-        elapsed_s: seconds of training of the whole run; None if it was not recorded.
-        step: step of the whole run; None if it was not recorded.
+        elapsed_s: seconds of training of the whole run.
+        step: step of the whole run.
         kind: "message", "strategy" (of a change), "sample", "checkpoint" or "ended".
         text: the message, the sample, or the path of the checkpoint.
     """
 
-    elapsed_s: float | None
-    step: int | None
+    elapsed_s: float
+    step: int
     kind: str
-    text: str
+    text: str = ""
 
     def to_json(self) -> list[object]:
         """Return the fields in the order that a page reads."""
-        time_s = None if self.elapsed_s is None else round(self.elapsed_s, 2)
-        return [time_s, self.step, self.kind, self.text]
+        return [round(self.elapsed_s, 2), self.step, self.kind, self.text]
 
 
 class EventLog:
@@ -461,13 +432,8 @@ def _event(line: bytes) -> RunEvent | None:
     """Read a line of events.jsonl; None if it is damaged."""
     try:
         record = json.loads(line)
-        kind, step, elapsed_s = record["kind"], record["step"], record["elapsed_s"]
-        text = record.get("text", record.get("path"))
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+        event = read(RunEvent, {"text": record.get("path", ""), **record})
+    except (ValueError, TypeError, AttributeError, RecursionError):
         return None
-    if type(step) is not int or not isinstance(elapsed_s, int | float):
-        return None
-    if not math.isfinite(elapsed_s) or not isinstance(kind, str):
-        return None
-    words = "" if text is None else printable_lines(str(text))[:MOST_TEXT]
-    return RunEvent(float(elapsed_s), step, printable(kind)[:20], words)
+    text = printable_lines(event.text)[:MOST_TEXT]
+    return replace(event, kind=printable(event.kind)[:20], text=text)

@@ -11,7 +11,6 @@ import os
 import sys
 import time
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from io import StringIO
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TextIO, TypeVar
@@ -139,122 +138,67 @@ class LineView(View[P]):
 class LiveView(View[P]):
     """A view that redraws one picture on a terminal or in a notebook, below the messages.
 
+    If a window becomes narrower, it breaks the lines of the picture, and the place where the
+    picture began is lost. Then the window is cleared, and the newest messages are printed again.
+    In a notebook the output of the cell is replaced; rich's `Live` would need `ipywidgets` there.
+
     Args:
         console: a rich console on a terminal; None is the output of a notebook's cell.
     """
 
+    MESSAGES = 20  # number of messages to print again
+    COLUMNS = 100  # of a cell's output
+    STYLE = "white-space: pre; line-height: 1.3; font-family: Menlo, 'DejaVu Sans Mono', monospace"
+
     def __init__(self, console: Console | None) -> None:
         super().__init__()
-        self._output: CellOutput | Window
-        self._output = CellOutput() if console is None else Window(console)
+        self._console, self._width = console, 0 if console is None else console.width
+        self._messages: list[Text] = []
+        self._picture: RenderableType = ""
+        self._live: Live | None = None
+        self._cell: Any = None  # IPython's handle of the output
 
     def __enter__(self) -> Self:
-        """Take over the output."""
-        self._output.start()
+        """Take over the terminal; a cell's output begins with the first message."""
+        if self._console is not None:
+            from rich.live import Live
+
+            self._live = Live(console=self._console, auto_refresh=False, transient=False)
+            self._live.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         """Give the output back; the last picture stays."""
-        self._output.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def show(self, message: str, style: str = "yellow") -> None:
         """Print a message above the picture."""
         from rich.text import Text
 
-        self._output.print(Text(message, style=style))
+        self._messages.append(Text(message, style=style))
+        if self._console is None:
+            self._draw_cell()
+        else:
+            self._console.print(self._messages[-1])
 
     def draw(self, progress: P) -> None:
         """Redraw the picture."""
-        self._output.update(self.picture(progress), refresh=True)
-
-    @abstractmethod
-    def picture(self, progress: P) -> RenderableType:
-        """Return the picture of the newest state."""
-
-
-class Window:
-    """Messages and a picture on a terminal.
-
-    If the window becomes narrower, it breaks the lines of the picture, and the place where the
-    picture began is lost. Then the window is cleared, and the newest messages are printed again.
-
-    Args:
-        console: a rich console.
-    """
-
-    MESSAGES = 20  # number of messages to print again
-
-    def __init__(self, console: Console) -> None:
-        self._console, self._width = console, console.width
-        self._messages: deque[Text] = deque(maxlen=self.MESSAGES)
-        self._live = self._new()
-
-    def _new(self) -> Live:
-        from rich.live import Live
-
-        return Live(console=self._console, auto_refresh=False, transient=False)
-
-    def start(self) -> None:
-        """Take over the terminal."""
-        self._live.start()
-
-    def stop(self) -> None:
-        """Give the terminal back; the last picture stays."""
-        self._live.stop()
-
-    def print(self, message: Text) -> None:
-        """Print a message above the picture."""
-        self._messages.append(message)
-        self._console.print(message)
-
-    def update(self, picture: RenderableType, *, refresh: bool) -> None:
-        """Replace the picture."""
+        self._picture = self.picture(progress)
+        if self._console is None:
+            self._draw_cell()
+            return
         before, self._width = self._width, self._console.width
-        if self._width < before and self._live.is_started:
-            self._begin_again()
-        self._live.update(picture, refresh=refresh)
+        if self._live is not None:
+            if self._width < before:
+                self._live.stop()
+                self._console.clear()
+                for message in self._messages[-self.MESSAGES :]:
+                    self._console.print(message)
+                self.__enter__()
+            self._live.update(self._picture, refresh=True)
 
-    def _begin_again(self) -> None:
-        self._live.stop()
-        self._console.clear()
-        for message in self._messages:
-            self._console.print(message)
-        self._live = self._new()
-        self._live.start()
-
-
-class CellOutput:
-    """Messages and a picture in the output of a notebook's cell, which is replaced in place.
-
-    It replaces rich's `Live`, which needs the package `ipywidgets` in a notebook.
-    """
-
-    COLUMNS = 100
-    STYLE = "white-space: pre; line-height: 1.3; font-family: Menlo, 'DejaVu Sans Mono', monospace"
-
-    def __init__(self) -> None:
-        self._messages: list[Text] = []
-        self._picture: RenderableType = ""
-        self._handle: Any = None
-
-    def start(self) -> None:
-        """Do nothing: the first message creates the output."""
-
-    def stop(self) -> None:
-        """Do nothing: the last picture stays."""
-
-    def print(self, message: Text) -> None:
-        """Show a message below the earlier ones."""
-        self._messages.append(message)
-        self._draw()
-
-    def update(self, picture: RenderableType, *, refresh: bool) -> None:
-        """Replace the picture."""
-        self._picture = picture
-        if refresh:
-            self._draw()
-
-    def _draw(self) -> None:
+    def _draw_cell(self) -> None:
         page = console(
             StringIO(),
             record=True,
@@ -269,11 +213,15 @@ class CellOutput:
                 inline_styles=True, code_format=f'<pre style="{self.STYLE}">{{code}}</pre>'
             ),
         }
-        if self._handle is None:
+        if self._cell is None:
             display = importlib.import_module("IPython.display").display
-            self._handle = display(output, raw=True, display_id=True)
+            self._cell = display(output, raw=True, display_id=True)
         else:
-            self._handle.update(output, raw=True)
+            self._cell.update(output, raw=True)
+
+    @abstractmethod
+    def picture(self, progress: P) -> RenderableType:
+        """Return the picture of the newest state."""
 
 
 class StatusLine:

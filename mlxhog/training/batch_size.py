@@ -123,7 +123,6 @@ def planned(
     config: TrainConfig,
     plan_of: Callable[[TrainConfig], Plan],
     *,
-    again: bool = False,
     progress: bool = False,
 ) -> tuple[Plan, BatchChoice | None]:
     """Plan a run; if its batch is open, decide that first.
@@ -131,7 +130,6 @@ def planned(
     Args:
         config: of the call.
         plan_of: `make_plan`.
-        again: whether to measure what is known, too.
         progress: whether a line of a terminal shows what is measured.
 
     Returns:
@@ -147,7 +145,7 @@ def planned(
         choice = BatchChoice(sequences=_of_run(config), why="the run began with it")
     else:
         plan = plan_of(replace(config, batch_size=1))
-        choice = _measured(plan, limit_of(plan), again=again, progress=progress)
+        choice = _measured(plan, limit_of(plan), progress=progress)
     plan = plan_of(replace(config, batch_size=choice.sequences))
     return replace(plan, notes=(*plan.notes, str(choice))), choice
 
@@ -262,10 +260,10 @@ def _sequences(n: int) -> str:
 # -- the measurement -------------------------------------------------------------------------------
 
 
-def _measured(plan: Plan, limit: Limit, *, again: bool, progress: bool) -> BatchChoice:
+def _measured(plan: Plan, limit: Limit, *, progress: bool) -> BatchChoice:
     """Choose the batch of a run, and keep what was measured for it."""
     key = _key(plan)
-    known = () if again else batch_speeds.load(key)
+    known = batch_speeds.load(key)
     with ExitStack() as stack:
         watch, line = LoadWatch(), stack.enter_context(StatusLine(sys.stderr, quiet=not progress))
         choice = choose(known, limit, _Workers(plan, stack, line.show).measure)

@@ -1,31 +1,81 @@
-"""The protocol of a layer, a frozen dataclass that declares and computes it, and functions for it.
+"""The base of a layer, a frozen dataclass that declares and computes it, and the names it needs.
 
 A layer is one class: its numbers, its parameters and state, its equations over the operators of
 either framework, and the same in float64 NumPy, position by position, as the reference of the
-others. `layers/` has the layers of this package, `examples/my_layer.py` is a layer outside of it.
-This module imports no framework.
+others. `layers/` has the layers of this package, `examples/my_layer.py` is a layer outside of it;
+both begin with `from mlxhog.models.mad.layer import *`. This module imports no framework.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import ClassVar, Literal, Protocol, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Protocol, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.errors import ConfigError
-from mlxhog.models.forward_pass import Pass as Pass
-from mlxhog.models.ops.arrays import Array as Array
-from mlxhog.models.ops.arrays import Arrays as Arrays
-from mlxhog.models.spec import ParamSpec as ParamSpec
+from mlxhog.models.forward_pass import Pass
+from mlxhog.models.ops.arrays import Array, Arrays
+from mlxhog.models.ops.operators import Ops
+from mlxhog.models.ops.reference.layers_numpy import (
+    activation,
+    causal_conv,
+    layer_norm,
+    rms_norm,
+    sigmoid,
+    silu,
+    softplus,
+)
+from mlxhog.models.spec import ParamSpec
+
+__all__ = [
+    "Any",
+    "Array",
+    "Arrays",
+    "ClassVar",
+    "ConfigError",
+    "Float",
+    "Iterable",
+    "Layer",
+    "Mapping",
+    "Ops",
+    "ParamSpec",
+    "Params",
+    "Pass",
+    "Sequence",
+    "Shapes",
+    "Sizes",
+    "State",
+    "activation",
+    "bias",
+    "bound",
+    "causal_conv",
+    "check_heads",
+    "check_positive",
+    "dataclass",
+    "layer_norm",
+    "linear",
+    "math",
+    "np",
+    "replace",
+    "rms_norm",
+    "sigmoid",
+    "silu",
+    "softplus",
+    "taps",
+]
 
 Params: TypeAlias = Mapping[str, Array]
 """The parameters of one layer, by the names that the layer declares."""
 
 State: TypeAlias = tuple[Array, ...]
 """A layer's memory of the positions that it has read; the first axis is the batch."""
+
+Shapes: TypeAlias = Mapping[str, Sequence[tuple[int, ...]]]
+"""Shapes of one sequence's state by part ("cell", "conv", "cache"), in their order in `State`."""
 
 Float: TypeAlias = NDArray[np.float64]
 
@@ -46,19 +96,21 @@ class Sizes(Protocol):
         """Epsilon of every RMSNorm."""
 
 
-class Layer(Protocol):
+class Layer:
     """One layer: a frozen dataclass, hashable and picklable, whose fields are its numbers.
 
     Attributes:
         name: its name in a line of layers and in YAML: letters, digits, `-` and `_`.
+        about: what it is, in one line.
         kind: "mixer" if it mixes positions, else "channel".
-
-    A layer that is made for sequences of `Sizes.max_length` also has `bounded: ClassVar[bool]`,
-    True; candidates with one are refused on tasks with longer rows.
+        bounded: whether it is made for sequences of `Sizes.max_length`; candidates with such a
+            layer are refused on tasks with longer rows.
     """
 
     name: ClassVar[str]
-    kind: ClassVar[Literal["mixer", "channel"]]
+    about: ClassVar[str]
+    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    bounded: ClassVar[bool] = False
 
     def check(self, d: int) -> None:
         """Refuse numbers that cannot be built at width d.
@@ -68,43 +120,39 @@ class Layer(Protocol):
         """
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters under the layer's own names, in the order of use."""
+        """Declare the parameters under the layer's own names, in the order of use.
+
+        Maps and taps of `linear`, `bias` and `taps` begin as those of torch.
+        """
+        raise NotImplementedError
+
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        """Return the shapes of one sequence's state after `length` positions; {} for none."""
+        return {}
 
     def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Numbers kept per sequence after `length` tokens, by part ("cell", "conv", "cache")."""
+        """Count the numbers kept per sequence after `length` positions, by part."""
+        shapes = sorted(self.state_shapes(d, length).items())
+        return {part: sum(map(math.prod, arrays)) for part, arrays in shapes}
 
     def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return the state before the first token of B sequences."""
+        """Return the state before the first position of B sequences: zeros, float32."""
+        shapes = (shape for arrays in self.state_shapes(d, 0).values() for shape in arrays)
+        return tuple(xp.zeros((B, *shape)) for shape in shapes)
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
         """Map x (B, S, d) to y (B, S, d) and the state after the last position.
 
-        It uses only `run.ops` and `run.ops.xp`, which are differentiable, and writes no input. A
-        state of None is the start state.
+        It uses only `run`, `run.ops` and `run.ops.xp`, which are differentiable, and writes no
+        input. A state of None is the start state.
         """
+        raise NotImplementedError
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map whole sequences x (B, S, d) to y (B, S, d) in float64 NumPy, without `run.ops`."""
-
-
-class FixedState:
-    """A layer without a state, or with a state that does not grow with the sequence."""
-
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return the shapes of one sequence's arrays, by part, in their order in `State`."""
-        return {}
-
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return the sizes of all parts."""
-        shapes = sorted(self.state_shapes(d).items())
-        return {part: sum(map(math.prod, arrays)) for part, arrays in shapes}
-
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return zeros, float32."""
-        shapes = (shape for arrays in self.state_shapes(d).values() for shape in arrays)
-        return tuple(xp.zeros((B, *shape)) for shape in shapes)
+        """Map whole sequences x (B, S, d) to y (B, S, d) in float64 NumPy, without `run`."""
+        raise NotImplementedError
 
 
 def check_heads(heads: int, d: int, width: str = "width") -> None:

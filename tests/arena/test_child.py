@@ -16,7 +16,7 @@ import pytest
 from mlxhog.arena import process
 from mlxhog.arena.child import START_S, Child, Failed
 from mlxhog.arena.workers import State
-from mlxhog.doctor import accessors
+from mlxhog.doctor.litmus import create_arena
 from tests.doctor import planted
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +79,7 @@ def test_a_pause_of_the_whole_group_is_no_silence_of_a_child(
 
 
 def test_the_slots_of_a_child_are_free_when_it_has_gone() -> None:
-    arena = accessors.create_arena(2)
+    arena = create_arena(2)
     try:
         for _ in range(2):
             with Child(arena, (1, 2)) as child:

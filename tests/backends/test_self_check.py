@@ -15,8 +15,6 @@ import pytest
 from mlxhog import backends
 from mlxhog.backends import self_check
 from mlxhog.backends.self_check import CHECKS, SIZES, Sizes, faults
-from mlxhog.doctor import kernels as doctor_kernels
-from mlxhog.doctor.checks import CheckResult
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.metal.engine import Engine, ReferenceEngine
 from mlxhog.metal.registry import KERNELS
@@ -28,8 +26,6 @@ from mlxhog.optim.gradients import Rows
 from mlxhog.parity import tolerances
 from mlxhog.training import worker
 from tests.backends.test_gpu_worker import Recorder, batch, bound, gpu
-from tests.doctor.test_frameworks import MAC
-from tests.doctor.test_precision import Here
 from tests.metal.fake_gpu import FakeMLX
 from tests.metal.faulty import FaultyEngine
 from tests.pairs import each_of
@@ -176,20 +172,3 @@ def test_requested_kernels_with_a_fault_are_refused_with_the_way_out() -> None:
     with pytest.raises(EnvironmentLacks, match=r"slstm_cell: h is off .*--kernels auto.*--force"):
         checked(FAULTS, requested="metal")
     assert not checked(FAULTS, requested="metal", force=True)
-
-
-# -- doctor ----------------------------------------------------------------------------------------
-
-
-def test_doctor_checks_the_operators_of_each_gpu_as_its_workers_do(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    found = {"mlx:gpu": FAULTS, "torch:mps": {}}
-    monkeypatch.setattr(doctor_kernels, "operator_faults", lambda _, name: found[name])
-    monkeypatch.setattr(doctor_kernels, "Child", Here)
-    wrong, right = doctor_kernels.check_operators(MAC, {"mlx", "mps"})
-    assert (wrong.name, wrong.result) == ("Metal operators of mlx:gpu", CheckResult.WARN)
-    assert wrong.found == f"slstm_cell: {FAULTS['slstm_cell']}"
-    assert "--kernels auto" in wrong.consequence
-    assert (right.name, right.result) == ("Metal operators of torch:mps", CheckResult.PASS)
-    assert [one.name for one in doctor_kernels.check_operators(MAC, {"mps"})] == [right.name]

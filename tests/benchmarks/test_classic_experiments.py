@@ -58,7 +58,6 @@ def a_run(*objectives: float) -> ClassicResult:
         problem="svm",
         scheme="serial",
         write="",
-        handout="once",
         workers=1,
         status="done",
         start_s=0.0,

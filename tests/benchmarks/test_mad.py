@@ -180,9 +180,9 @@ def _standing(table: Any, root: Path, *, change=sample.unchanged, but=lambda rec
             record = change(
                 replace(
                     sample.RECORD,
-                    key=run.key,
+                    key=run.key(),
                     candidate=candidate,
-                    config=run.config.to_dict(),
+                    config=run.to_dict(),
                     label=run.label,
                 )
             )

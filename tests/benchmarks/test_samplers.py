@@ -15,13 +15,13 @@ import pytest
 
 from mlxhog.errors import StudyError
 from mlxhog.files import plain_json
-from mlxhog.mad.run import Point, RunResult
+from mlxhog.mad.run import Point, RunConfig, RunResult
 from mlxhog.mad.search.pruning import Rungs
 from mlxhog.mad.search.samplers import SAMPLERS
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import RESULT_FIELDS, Store, StudyRecord, create
-from mlxhog.mad.study.study import PlannedRun, Study
+from mlxhog.mad.study.store import Store, StudyRecord, create
+from mlxhog.mad.study.study import Study
 from mlxhog.models.mad.sequence import canonical
 
 TASKS = ("in-context-recall", "selective-copying", "compression")
@@ -41,22 +41,22 @@ STUDY = Study(
 )
 """25 candidates."""
 
-Curve = Callable[[PlannedRun], Callable[[int], float]]
+Curve = Callable[[RunConfig], Callable[[int], float]]
 
 
-def worth(run: PlannedRun) -> float:
+def worth(run: RunConfig) -> float:
     """Best for the kernels 5 and 4, and a little else for every seed and task."""
-    kernels = [getattr(layer, "kernel", 0) for layer in run.config.layers[::2]]
-    noise = Random(f"{run.candidate} {run.config.task} {run.config.seed}").uniform(0, 0.01)
+    kernels = [getattr(layer, "kernel", 0) for layer in run.layers[::2]]
+    noise = Random(f"{run.candidate} {run.task} {run.seed}").uniform(0, 0.01)
     return kernels[0] / 10 + kernels[1] / 12 - 0.15 * (kernels[0] == kernels[1]) + noise
 
 
-def straight(run: PlannedRun) -> Callable[[int], float]:
+def straight(run: RunConfig) -> Callable[[int], float]:
     """A curve that shows its end from the beginning."""
     return lambda step: worth(run) * (step / STEPS) ** 0.1
 
 
-def late(run: PlannedRun) -> Callable[[int], float]:
+def late(run: RunConfig) -> Callable[[int], float]:
     """The curve of the best candidate is the lowest until its last evaluation."""
     best = run.candidate.startswith("gated-conv(kernel=5) swiglu gated-conv(kernel=4)")
     return (lambda step: worth(run) * (step == STEPS)) if best else straight(run)
@@ -78,11 +78,7 @@ def record(folder: Path, curve: Curve = straight, *, runs: int = 10**6) -> Store
             status="done", steps=STEPS, seconds=3.0, loss=1.0, acc_token=0.0,
             acc_macro=points[-1].acc_macro,
         )  # fmt: skip
-        ended = StudyRecord(
-            key=run.key, candidate=run.candidate, config=run.config.to_dict(), label=run.label,
-            params=run.params, state=run.state, host="", at="",
-            **{name: getattr(result, name) for name in RESULT_FIELDS},
-        )  # fmt: skip
+        ended = StudyRecord.of(run, result, "")
         store.append(ended, points)
     return store
 
@@ -291,7 +287,7 @@ def test_every_rung_of_a_halving_is_an_evaluation_of_the_recorded_surface(
     assert 280 <= planning.candidates <= 330
     for eta in samplers.ETAS:
         rungs = rungs_of(halving, study, eta)
-        steps = {step for run in planning.runs(planning.first) for step in rungs.of(run.config)}
+        steps = {step for run in planning.runs(planning.first) for step in rungs.of(run)}
         assert steps
         assert not [step for step in steps if step % study.protocol["eval_every"]]
 

@@ -69,7 +69,6 @@ def test_every_registered_instance_is_counted(shim: Any) -> None:
     counted = [(kernel.name, instance) for kernel, instance in shim.instances()]
     assert len(counted) == len(set(counted))
     assert {name for name, _ in counted} == set(KERNELS)
-    assert {("packed16_add", "half"), ("packed16_add", "bfloat")} <= set(counted)
 
 
 @pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")

@@ -115,3 +115,19 @@ def cut_grid(side: int = 8, *, seed: int = 0) -> Graph:
         terminals=faces(side),
         labels=2,
     )
+
+
+def clusters(vertices: int, edges: int, labels: int) -> Graph:
+    """Vertex v has label v % labels; an edge in ten joins two labels, a vertex in ten is shown."""
+    rng = np.random.default_rng(0)
+    heads = rng.integers(vertices, size=edges)
+    apart = labels * rng.integers(1, vertices // labels - 1, edges) + (rng.random(edges) < 0.1)
+    shown = {*range(labels), *rng.choice(vertices, vertices // 10, replace=False).tolist()}
+    return Graph(
+        heads=heads.astype(np.int32),
+        tails=((heads + apart) % (vertices - vertices % labels)).astype(np.int32),
+        weights=rng.random(edges, dtype=np.float32),
+        n_vertices=vertices,
+        terminals={vertex: vertex % labels for vertex in sorted(shown)},
+        labels=labels,
+    )

@@ -24,7 +24,7 @@ from mlxhog.classic import generators
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
 from mlxhog.classic.problems.cuts import GraphCuts
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 from tests.classic.test_generators import maximum_flow_of
 
 SPEC = {16: (0.4907, 0.6994), 32: (0.4214, 0.7437)}  # train and test error, recorded

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from mlxhog import _native
 from mlxhog.classic.datasets import SparseRows
-from mlxhog.classic.problem import Defaults, Float32, Int32, Int64, ProblemMemory, RowParam
+from mlxhog.classic.problem import Defaults, Float32, Int32, Int64, ProblemMemory
 
 WIDTH = 16
 
@@ -63,14 +63,11 @@ class Hinge:
         degree = np.maximum(1, np.bincount(self.indices, minlength=self.n_features))
         return (2 * self.lam / degree).astype(np.float32)
 
-    def params(self) -> dict[str, RowParam]:
-        return {"x": RowParam((-(-self.n_features // WIDTH), WIDTH))}
-
     def initial(self, seed: int) -> dict[str, Float32]:
-        return {"x": np.zeros(self.params()["x"].shape, np.float32)}
+        return {"x": np.zeros((-(-self.n_features // WIDTH), WIDTH), np.float32)}
 
     def data(self) -> dict[str, NDArray[Any]]:
-        shrink = np.zeros(self.params()["x"].shape[0] * WIDTH, np.float32)
+        shrink = np.zeros(self.initial(0)["x"].size, np.float32)
         shrink[: self.n_features] = self.shrink
         return {
             "indptr": self.indptr,

@@ -14,7 +14,7 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Ratings
 from mlxhog.classic.generators import netflix_like
 from mlxhog.classic.problems.completion import MatrixCompletion, hold_out
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 from mlxhog.errors import ConfigError, DataError
 from tests.tolerances import COMPLETION_NEAR_SERIAL, COMPLETION_RMSE, RECORDED_F32, assert_close
 
@@ -166,5 +166,5 @@ def test_ratings_outside_their_range_are_refused(tmp_path):
 
 def test_the_options_of_matrix_completion_are_its_own():
     for options in ({"rank": 4}, {"mu": 0.5}, {"max_norm": 2.0}):
-        with pytest.raises(ConfigError, match=r"it is an option of matrix-completion"):
+        with pytest.raises(ConfigError, match="is for matrix-completion, not graph-cuts"):
             problems.create("graph-cuts", ClassicConfig(**options))

@@ -12,11 +12,11 @@ import pytest
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Graph
-from mlxhog.classic.generators import abdomen_like, dblife_like
+from mlxhog.classic.generators import abdomen_like
 from mlxhog.classic.problems.cuts import GraphCuts
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 from mlxhog.errors import ConfigError, DataError
-from tests.classic.pair_problems import cut_grid
+from tests.classic.pair_problems import clusters, cut_grid
 from tests.classic.pair_references import cut_epoch
 from tests.tolerances import CUT_NEAR_FLOW, CUT_NEAR_SERIAL, RECORDED_F32, assert_close
 
@@ -69,7 +69,6 @@ def test_sequential_sgd_in_float64_repeats_the_recorded_trace():
         ("aig", "auto", 1),
         ("round_robin", "auto", 2),
         ("sync", "auto", 2),
-        ("avg_runs", "auto", 3),
     ],
 )
 def test_every_scheme_rounds_the_recorded_grid_to_its_maximum_flow(scheme, write, workers):
@@ -112,7 +111,7 @@ def test_turns_give_the_same_result_in_every_run():
 
 
 def test_several_workers_cut_several_labels_as_serial_does():
-    problem = GraphCuts(dblife_like(400, 3000, labels=5))
+    problem = GraphCuts(clusters(400, 3000, labels=5))
     steps = {"lr": 0.05, "beta": 0.9, "epochs": 20}
     serial = train(problem, ClassicConfig(scheme="serial", **steps))
     assert serial.objective < 0.8 * serial.epochs[0].measures["objective"]
@@ -171,7 +170,7 @@ def test_at_zeros_and_ones_the_objective_is_the_cut():
 
 
 def test_a_mixture_of_two_rows_is_projected_before_it_is_measured():
-    problem = GraphCuts(dblife_like(20, 60, labels=3))
+    problem = GraphCuts(clusters(21, 60, labels=3))
     x = problem.initial(0)["x"]
     mixed = x.copy()
     mixed[:] += 0.25  # off the simplex by as much in every row: the projection takes it back
@@ -188,7 +187,7 @@ def test_a_mixture_of_two_rows_is_projected_before_it_is_measured():
 def test_terminals_begin_at_their_label_and_others_in_the_middle():
     two = GraphCuts(square([1, 1, 1, 1]))
     assert two.initial(0)["x"].tolist() == [[0], [0.5], [1], [0.5]]
-    three = GraphCuts(dblife_like(20, 60, labels=3))
+    three = GraphCuts(clusters(21, 60, labels=3))
     x = three.initial(0)["x"]
     np.testing.assert_allclose(x.sum(axis=1), 1, rtol=1e-6)
     for vertex, label in three.graph.terminals.items():

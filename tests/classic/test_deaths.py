@@ -1,4 +1,4 @@
-"""Workers and the host of a classic run are killed at any moment."""
+"""A worker or the host of a classic run is killed: no orphan, no hang, one clear sentence."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from pathlib import Path
 import pytest
 
 from mlxhog.arena import process
-from mlxhog.classic import dispatcher
-from mlxhog.classic.config import ClassicConfig, claim_size
+from mlxhog.classic import worker
+from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.result import ClassicProgress
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 from mlxhog.errors import WorkerFailed
 from tests.classic.small import hinge
 from tests.processes import alive, workers_of
 
-MANY = hinge(n=100_000, d=2000)  # epochs of some milliseconds, so that kills fall into them
+MANY = hinge(n=400_000, d=2000)  # an epoch takes some polls of the host, so that kills fall into it
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 
@@ -36,94 +36,48 @@ def worker_pids() -> list[int]:
 
 
 class Killer:
-    """Kills a worker in the midst of an epoch, `kills` times, in different epochs."""
+    """Sends a worker a signal in the midst of an epoch, once."""
 
-    signum = signal.SIGKILL
-
-    def __init__(self, kills: int, n: int) -> None:
-        self.kills, self.n = kills, n
-        self.messages: list[str] = []
-        self._next = 0
+    def __init__(self, signum: int = signal.SIGKILL) -> None:
+        self.signum, self.victim = signum, 0
 
     def __call__(self, progress: ClassicProgress) -> None:
-        if progress.message is not None:
-            self.messages.append(progress.message)
-        ended = 0 if progress.epoch is None else progress.epoch.number
-        if self.kills and 0 < progress.done < self.n and ended >= self._next and worker_pids():
-            os.kill(worker_pids()[self.kills % len(worker_pids())], self.signum)
-            self.kills, self._next = self.kills - 1, ended + 1
+        if not self.victim and 0 < progress.done < MANY.n_examples and worker_pids():
+            self.victim = worker_pids()[-1]
+            os.kill(self.victim, self.signum)
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"write": "lossless"},
-        {"write": "hot-cold", "handout": "queue"},
-        {"scheme": "aig"},
-        {"write": "racy", "handout": "epoch"},
-    ],
-    ids=str,
-)
-def test_hogwild_goes_on_without_workers_that_are_killed(options):
-    watch = Killer(kills=2, n=MANY.n_examples)
-    every_epoch = options.get("handout") == "epoch"
-    epochs = 6 if every_epoch else 40
-    result = train(MANY, ClassicConfig(workers=2, epochs=epochs, beta=1.0, **options), watch)
-    assert watch.kills == 0
-    assert (result.status, len(result.epochs)) == ("done", epochs)
-    if not every_epoch:  # there a worker may have done its share, and been about to leave
-        assert result.replaced == len(watch.messages) == 2
-        assert "SIGKILL" in watch.messages[0]
-    assert result.objective < result.initial["objective"]
-    examples = sum(epoch.examples for epoch in result.epochs)
-    assert examples + result.missed >= epochs * MANY.n_examples
-    assert not worker_pids()
-
-
-def test_of_a_queue_whose_takers_all_die_only_what_they_had_in_hand_is_missing():
-    class Massacre(Killer):
-        def __call__(self, progress: ClassicProgress) -> None:
-            if self.kills and 0 < progress.done < self.n // 2 and len(worker_pids()) == 2:
-                for pid in worker_pids():
-                    os.kill(pid, self.signum)
-                self.kills = 0
-
-    watch = Massacre(kills=1, n=MANY.n_examples)
-    config = ClassicConfig(workers=2, epochs=60, beta=1.0, write="racy", handout="queue")
-    result = train(MANY, config, watch)
-    assert (watch.kills, result.status, result.replaced) == (0, "done", 2)
-    assert result.missed <= 2 * claim_size(MANY.defaults.batch_size)
-
-
-@pytest.mark.parametrize("scheme", ["round_robin", "sync", "avg_runs", "serial"])
-def test_a_scheme_that_needs_everybody_says_who_died(scheme):
-    watch = Killer(kills=1, n=MANY.n_examples)
+def run_of(scheme: str, **options: object) -> ClassicConfig:
     workers = 1 if scheme == "serial" else 2
-    config = ClassicConfig(workers=workers, scheme=scheme, epochs=10_000, beta=1.0)
-    with pytest.raises(WorkerFailed, match=rf"worker \d died \(signal SIGKILL\), and {scheme}"):
-        train(MANY, config, watch)
+    return ClassicConfig(workers=workers, scheme=scheme, epochs=10_000, beta=1.0, **options)
+
+
+@pytest.mark.parametrize("scheme", ["hogwild", "aig", "round_robin", "sync", "cyclades", "serial"])
+def test_a_killed_worker_ends_the_run_with_a_sentence_and_leaves_no_process(scheme):
+    options = {"component_batch": 50_000} if scheme == "cyclades" else {}
+    watch = Killer()
+    with pytest.raises(WorkerFailed, match=r"worker \d died \(signal SIGKILL\), so the run ended"):
+        train(MANY, run_of(scheme, **options), watch)
+    assert watch.victim
     assert not worker_pids()
 
 
-def test_a_worker_that_keeps_dying_ends_the_run():
-    watch = Killer(kills=1000, n=MANY.n_examples)
-    with pytest.raises(WorkerFailed, match="died 6 times"):
-        train(MANY, ClassicConfig(workers=1, write="racy", epochs=10_000, beta=1.0), watch)
+def test_a_worker_that_is_killed_while_it_starts_ends_the_run():
+    def at_once(progress: ClassicProgress) -> None:
+        for pid in worker_pids():
+            os.kill(pid, signal.SIGKILL)
+
+    with pytest.raises(WorkerFailed, match=r"worker \d could not start \(signal SIGKILL\)"):
+        train(MANY, run_of("hogwild"), at_once)
     assert not worker_pids()
 
 
 @pytest.mark.slow
-def test_hogwild_goes_on_without_a_worker_that_is_stopped(monkeypatch):
-    monkeypatch.setattr(dispatcher, "STALL_S", 1.0)
-
-    class Stopper(Killer):
-        signum = signal.SIGSTOP
-
-    watch = Stopper(kills=1, n=MANY.n_examples)
-    result = train(MANY, ClassicConfig(workers=2, epochs=60, beta=1.0), watch)
-    assert result.status == "done"
-    assert result.replaced >= 1
-    assert "no example was done for 1 s" in watch.messages[0]
+def test_a_worker_that_is_stopped_ends_the_run(monkeypatch):
+    monkeypatch.setattr(worker, "STALL_S", 1.0)
+    monkeypatch.setattr(worker, "STOP_S", 0.1)
+    with pytest.raises(WorkerFailed, match=r"no example was done for 1 s.* waited for worker \d"):
+        train(MANY, run_of("hogwild"), Killer(signal.SIGSTOP))
     assert not worker_pids()
 
 
@@ -132,19 +86,19 @@ def test_a_pause_of_the_whole_group_is_no_stall(monkeypatch):
     class Pauser(Killer):
         """Stops a worker for 40 looks, an hour each, as Ctrl-Z stops all."""
 
-        signum, hours = signal.SIGSTOP, 0
+        hours = 0
 
         def __call__(self, progress: ClassicProgress) -> None:
             super().__call__(progress)
-            if not self.kills and self.hours < 40:
+            if self.victim and self.hours < 40:
                 self.hours += 1
-                for pid in worker_pids() if self.hours == 40 else ():
-                    os.kill(pid, signal.SIGCONT)
+                if self.hours == 40:
+                    os.kill(self.victim, signal.SIGCONT)
 
-    watch, now_ns = Pauser(kills=1, n=MANY.n_examples), process.monotonic_ns
+    watch, now_ns = Pauser(signal.SIGSTOP), process.monotonic_ns
     monkeypatch.setattr(process, "monotonic_ns", lambda: now_ns() + watch.hours * 3600 * 10**9)
-    result = train(MANY, ClassicConfig(workers=2, epochs=60, beta=1.0), watch)
-    assert (watch.hours, result.status, result.replaced) == (40, "done", 0)
+    result = train(MANY, ClassicConfig(workers=2, epochs=30, beta=1.0), watch)
+    assert (watch.hours, result.status) == (40, "done")
 
 
 def wait_for(holds: Callable[[], bool]) -> None:
@@ -157,7 +111,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
 def test_nothing_outlives_a_host_that_is_killed():
     code = (
         "from mlxhog.classic.config import ClassicConfig\n"
-        "from mlxhog.classic.session import train\n"
+        "from mlxhog.classic.run import train\n"
         "from tests.classic.small import hinge\n"
         "if __name__ == '__main__':\n"
         "    train(hinge(n=60_000), ClassicConfig(workers=2, epochs=100_000, beta=1.0))\n"
@@ -177,6 +131,6 @@ def test_an_interrupted_run_keeps_the_epochs_that_it_has_measured():
         if progress.epoch is not None and progress.epoch.number == 3:
             raise KeyboardInterrupt
 
-    result = train(MANY, ClassicConfig(workers=2, epochs=10_000, beta=1.0), impatient)
+    result = train(MANY, run_of("hogwild"), impatient)
     assert (result.status, len(result.epochs)) == ("interrupted", 3)
     assert not worker_pids()

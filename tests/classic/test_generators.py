@@ -12,11 +12,9 @@ from mlxhog.classic.datasets import Graph
 from mlxhog.classic.generators import (
     abdomen_like,
     cifar_dense,
-    dblife_like,
     linreg5,
     netflix_like,
     rcv1_like,
-    sparse_regression,
     svm100,
 )
 from mlxhog.classic.problem import pair_supports
@@ -198,25 +196,6 @@ def test_a_smaller_netflix_like_has_fewer_users_and_films():
     assert not np.array_equal(small.users[:100], netflix_like(20_000, seed=4).users[:100])
 
 
-def test_dblife_like_has_the_published_row():
-    graph = dblife_like()
-    assert (graph.n_vertices, graph.n_edges) == (18_167, 180_110)
-    delta, rho = sparsity(graph.heads, graph.tails)
-    assert_close(delta, 4.35e-3, FITTED_STATISTIC)
-    assert_close(rho, 8.64e-3, FITTED_STATISTIC)
-
-
-def test_dblife_like_shows_a_tenth_of_labels_that_its_edges_respect():
-    graph = dblife_like()
-    assert set(graph.terminals.values()) == set(range(8))
-    assert 0.09 < len(graph.terminals) / graph.n_vertices < 0.11
-    shown = np.full(graph.n_vertices, -1)
-    shown[list(graph.terminals)] = list(graph.terminals.values())
-    known = (shown[graph.heads] >= 0) & (shown[graph.tails] >= 0)
-    together = shown[graph.heads] == shown[graph.tails]
-    assert 0.94 < together[known].mean() < 0.97  # 95 %, and 1 in 8 of those gone astray
-
-
 def test_the_grid_of_the_recorded_cut_is_drawn_as_recorded():
     graph, expected = cut_grid(), RECORDED["cut_grid8"]
     assert graph.n_edges == expected["edges"]
@@ -259,18 +238,3 @@ def test_a_vertex_of_abdomen_like_has_six_neighbours_at_most():
     degrees = np.bincount(np.concatenate([graph.heads, graph.tails]))
     assert degrees.max() == 6
     assert set(graph.terminals.values()) == {0, 1}
-
-
-@pytest.mark.parametrize(("density", "each"), [(0.001, 1), (0.05, 10), (1.0, 200)])
-def test_rows_of_one_density_have_as_many_features_and_length_1(density: float, each: int) -> None:
-    train, test = sparse_regression(2000, 200, density, noise=0.0, seed=1)
-    assert (train.n_rows, test.n_rows, train.n_features) == (2000, 500, 200)
-    assert np.all(np.diff(train.indptr) == each)
-    lengths = np.sqrt(np.add.reduceat(train.values.astype(np.float64) ** 2, train.indptr[:-1]))
-    np.testing.assert_allclose(lengths, 1.0, rtol=1e-6)
-    degrees = train.degrees()
-    assert degrees.mean() == 2000 * each / 200
-    assert degrees.max() < 2000 * each / 200 + 6 * np.sqrt(2000 * each / 200)  # without preference
-    assert train.labels.std() == pytest.approx(1.0, rel=0.25)
-    again, _ = sparse_regression(2000, 200, density, noise=0.0, seed=1)
-    assert np.array_equal(train.values, again.values)

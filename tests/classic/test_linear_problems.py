@@ -10,7 +10,7 @@ from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import ProblemMemory
 from mlxhog.classic.problems import create, linear
 from mlxhog.classic.problems.linear import SparseLinear, loss_values
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 from mlxhog.errors import ConfigError, DataError
 from tests.classic.native import alone
 from tests.classic.small import row_of
@@ -68,7 +68,7 @@ def test_sequential_sgd_follows_the_recorded_trace_of_svm100():
 
 @pytest.mark.slow
 def test_the_synthetic_svm_reaches_its_reference_with_many_racy_workers():
-    options = {"workers": 10, "write": "racy", "handout": "queue"}
+    options = {"workers": 10, "write": "racy"}
     result = train(create("synthetic-svm", ClassicConfig()), ClassicConfig(**options))
     assert len(result.epochs) == 200
     assert result.measures["train_loss"] <= SVM100_MOST
@@ -85,7 +85,6 @@ def test_the_synthetic_svm_reaches_its_reference_with_many_racy_workers():
         # A turn per example would make the test one of the system's scheduler.
         {"workers": 2, "scheme": "round_robin", "batch_size": 16, "lr": 0.16},
         {"workers": 2, "scheme": "sync", "batch_size": 16, "lr": 0.16},
-        {"workers": 2, "scheme": "avg_runs"},
     ],
     ids=str,
 )
@@ -240,14 +239,14 @@ def test_numbers_as_labels_are_for_least_squares_only(tmp_path):
 @each_of(
     ("name", "options", "message"),
     [
-        ("svm", {"labels": "0=-1"}, "--labels is about files; name one with --data"),
-        ("svm", {"test_data": "x"}, "--test-data is about files"),
+        ("svm", {"labels": "0=-1"}, "--labels 0=-1 is for --data FILE, not generated data"),
+        ("svm", {"test_data": "x"}, "--test-data x is for --data FILE"),
         ("svm", {"data": "x.svm", "size": 10}, "--size 10 is for generated data"),
         ("image-svm", {"data": "x.bin", "size": 10}, "--size 10 is for generated data"),
-        ("image-svm", {"labels": "0=1"}, "image-svm has no --labels; it is an option of svm"),
-        ("synthetic-svm", {"data": "x"}, "synthetic-svm has generated data only"),
-        ("linear-regression", {"data": "x"}, "linear-regression has generated data only"),
-        ("svm", {"terminals": "0=1"}, "svm has no --terminals; it is an option of graph-cuts"),
+        ("image-svm", {"labels": "0=1"}, "--labels 0=1 is for svm or logistic or least-squares"),
+        ("synthetic-svm", {"data": "x"}, "--data x is for svm or .*, not synthetic-svm"),
+        ("linear-regression", {"data": "x"}, "--data x is for svm or .*, not linear-regression"),
+        ("svm", {"terminals": "0=1"}, "--terminals 0=1 is for graph-cuts, not svm"),
     ],
 )
 def test_options_that_say_nothing_about_a_problem_are_refused(name, options, message):

@@ -274,24 +274,6 @@ def with_replacement(
     processes[victim] = process
 
 
-@pytest.mark.parametrize("kind", ["round_robin", "sync"])
-def test_the_turns_of_a_worker_that_died_are_passed_over(kind: str) -> None:
-    with shared(X_FLOATS, 64, WORKERS) as segment:
-        board = board_of(segment, WORKERS)
-        for rank in range(WORKERS):
-            segment.locks(rank + 1)
-        jobs = [(segment, kind, rank, {}, 1, 1) for rank in range(WORKERS)]
-        with spawned(train_share, jobs[:2]) as processes:
-            # The third never comes: nobody gets far, until the host says that it is gone.
-            wait_until(lambda: any(process.is_alive() for process in processes))
-            board.retire(2)
-            for process in processes:
-                process.join(TIMEOUT_S)
-                assert process.exitcode == 0
-        shares = orders(N, WORKERS)
-        assert [board.examples(rank) for rank in range(WORKERS)] == [*map(len, shares[:2]), 0]
-
-
 def wait_for_the_absent(segment: Shared, kind: str, rank: int) -> None:
     problem = Sparse.random(N, D).problem(x_of(segment))
     assert problem.run(scheme_of(segment, kind, rank, WORKERS), orders(N, 1)[0], GAMMA) < N
@@ -314,20 +296,12 @@ def test_a_stop_ends_every_wait(kind: str) -> None:
 # -- the board ------------------------------------------------------------------------------------
 
 
-def test_the_queue_hands_out_every_example_once() -> None:
-    with shared(BOARD_FLOATS) as segment:
-        board = board_of(segment, 2)
-        assert [board.take(100), board.take(50), board.take(1)] == [0, 100, 150]
-        board.reset()
-        assert board.take(1) == 0
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"kind": "racey"}, "no scheme 'racey'; choose from private, racy, lossless, hot_cold"),
         ({"rank": 2}, "rank 2 of 2 workers"),
-        ({"words": np.zeros(256, np.uint8)}, "the board of 2 workers needs 640 bytes, got 256"),
+        ({"words": np.zeros(256, np.uint8)}, "the board of 2 workers needs 512 bytes, got 256"),
         ({"kind": "aig"}, "scheme 'aig' needs locks"),
         ({"kind": "hot_cold"}, "scheme 'hot_cold' needs locks"),
         ({"probe": np.zeros(2, np.float32)}, "probe: wanted one float"),

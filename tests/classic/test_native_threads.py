@@ -14,8 +14,7 @@ from tests import kept
 from tests.metal import test_thread_sanitizer as sanitizer
 
 ROOT = sanitizer.ROOT / "metal" / "native"
-SOURCES = ["classic/dense.cpp", "classic/dense_elements.cpp", "updates/locks.cpp"]
-SOURCES += ["updates/process_life.cpp"]
+SOURCES = ["classic/dense.cpp", "updates/locks.cpp", "updates/process_life.cpp"]
 KINDS = ("racy", "lossless", "hot_cold", "aig", "round_robin", "sync")
 EXAMPLES = 3 * 5 * 200
 

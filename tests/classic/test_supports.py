@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.generators import dblife_like
 from mlxhog.classic.problems import PROBLEMS, create
 from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.theory.hypergraph import Hypergraph
+from tests.classic.pair_problems import cut_grid
 
 SIZES = {"matrix-completion": 500, "graph-cuts": 5}
 
@@ -17,7 +17,7 @@ def test_every_problem_says_what_each_example_touches(name):
     problem = create(name, ClassicConfig(size=SIZES.get(name, 50)))
     graph = Hypergraph(*problem.supports())
     assert len(graph) == problem.n_examples
-    floats = sum(np.prod(block.shape) for block in problem.params().values())
+    floats = sum(block.size for block in problem.initial(0).values())
     assert graph.n <= floats
 
 
@@ -38,7 +38,7 @@ def test_dense_problems_touch_everything_in_every_example(name, touched):
 
 
 def test_edges_of_any_direction_touch_their_ends():
-    problem = GraphCuts(dblife_like(100, 400))
+    problem = GraphCuts(cut_grid(5))
     graph = Hypergraph(*problem.supports())
-    ends = np.bincount(np.concatenate([problem.graph.heads, problem.graph.tails]), minlength=100)
+    ends = np.bincount(np.concatenate([problem.graph.heads, problem.graph.tails]), minlength=125)
     assert graph.degrees.tolist() == ends.tolist()

@@ -27,8 +27,6 @@ def test_commands_options_and_values_are_those_of_the_parsers(capsys):
     assert "--space" in completed(capsys, "mad", "search", "--sp")
     assert "matrix-completion" in completed(capsys, "classic", "m")
     assert "tiny" in completed(capsys, "train", "--model", "t")
-    assert completed(capsys, "classic", "pred") == ["predict"]
-    assert completed(capsys, "classic", "predict", "--o") == ["--out"]
     assert completed(capsys, "completion", "z") == ["zsh"]
     assert completed(capsys, "trian", "") == []
 

@@ -19,7 +19,7 @@ from tests.pairs import each_of
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("docs", "examples", "models", "tests")
 HELPS = ("", *COMMANDS, *(f"mad {name}" for name in mad.COMMANDS))
-LEAVES = ("runs rm", "classic predict", "cluster numa")  # commands that are in no list
+LEAVES = ("runs rm", "cluster numa")  # commands that are in no list
 
 
 class CommandLineRead(Exception):

@@ -163,13 +163,6 @@ def train(shell: Shell, how: str) -> None:
     shell.run("mlxhog show latest")
 
 
-def rows(folder: Path) -> Path:
-    """A file of examples for `mlxhog classic`."""
-    lines = [f"{1 - 2 * (n % 2)} {n % 3 + 1}:1 {n % 5 + 4}:0.5" for n in range(40)]
-    (folder / "rows.svm").write_text("\n".join(lines) + "\n")
-    return folder / "rows.svm"
-
-
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     """The shell after a run was trained, watched and interrupted."""
@@ -184,7 +177,6 @@ def studies(tmp_path_factory: pytest.TempPathFactory) -> Shell:
     shell = Shell(tmp_path_factory.mktemp("studies"))
     search(shell, "[gated-conv, mlstm]")
     shell.run("mlxhog mad scale w.yaml --depth 4 --out 'four layers.yaml'")
-    shell.run(f"mlxhog classic svm --data {rows(shell.folder)} --save svm.safetensors --epochs 1")
     for command in ("models", "mad tasks", "mad suites", "mad layers"):
         shell.run(f"mlxhog {command}")
     return shell

@@ -8,23 +8,20 @@ import time
 
 import numpy as np
 
+from mlxhog.arena import Arena
 from mlxhog.arena.child import Lane
-from mlxhog.doctor.accessors import COUNTS, Accessor, Bench, Pass
+from mlxhog.doctor.litmus import COUNTS, NATIVE, Accessor, Adder, Pass, shared, values_of
 from mlxhog.optim.updates import Float32
 
-NATIVE = Accessor("native", "mlxhog.doctor.accessors:native_writer")
 EVERY = 4  # the dropper leaves out one of this number of passes
 
 
-class Dropper:
-    """Adds by native code, but only says so every fourth time."""
+def dropper(mapped: Arena, slot: int) -> Adder:
+    """Adds by native code, but leaves out every fourth pass."""
+    native = NATIVE.make(mapped, slot)
 
-    def __init__(self, bench: Bench, slot: int) -> None:
-        self._native = NATIVE.make(bench, slot)
-
-    def adder(self, kernel: str, mode: str, value: float) -> Pass:
-        add = self._native.adder(kernel, mode, value)
-        passes = 0
+    def adder(kernel: str, mode: str, value: float) -> Pass:
+        add, passes = native(kernel, mode, value), 0
 
         def sometimes() -> None:
             nonlocal passes
@@ -34,45 +31,37 @@ class Dropper:
 
         return sometimes
 
+    return adder
 
-class Tearer:
+
+def tearer(mapped: Arena, slot: int) -> Adder:
     """Leaves half a value where a reader can see it."""
+    values = shared(mapped, "dense")
 
-    def __init__(self, bench: Bench, slot: int) -> None:
-        self._shared = bench.shared("dense")
+    def tear() -> None:
+        values[0] = np.float32(0.5)
 
-    def adder(self, kernel: str, mode: str, value: float) -> Pass:
-        def tear() -> None:
-            self._shared[0] = np.float32(0.5)
-
-        return tear
+    return lambda kernel, mode, value: tear
 
 
-class Crasher:
+def crasher(mapped: Arena, slot: int) -> Adder:
     """Ends its process, as a GPU may."""
-
-    def __init__(self, bench: Bench, slot: int) -> None:
-        pass
-
-    def adder(self, kernel: str, mode: str, value: float) -> Pass:
-        return lambda: crash(None)
+    return lambda kernel, mode, value: lambda: crash(None)
 
 
-class Refuser:
+def refuser(mapped: Arena, slot: int) -> Adder:
     """Cannot be made here."""
-
-    def __init__(self, bench: Bench, slot: int) -> None:
-        raise OSError("no such device")
+    raise OSError("no such device")
 
 
 class TornReader:
     """Sees half of one value."""
 
-    def __init__(self, bench: Bench, slot: int) -> None:
-        self._bench = bench
+    def __init__(self, mapped: Arena, slot: int) -> None:
+        self._arena = mapped
 
     def read(self) -> Float32:
-        values = self._bench.values("dense")
+        values = values_of(self._arena, "dense")
         values[7] += 0.5
         return values
 
@@ -80,19 +69,19 @@ class TornReader:
 class OldReader:
     """Sees every second time what was there at the last but one."""
 
-    def __init__(self, bench: Bench, slot: int) -> None:
-        self._bench = bench
+    def __init__(self, mapped: Arena, slot: int) -> None:
+        self._arena = mapped
         self._seen: list[Float32] = []
 
     def read(self) -> Float32:
-        self._seen = [*self._seen, self._bench.values("dense")][-3:]
+        self._seen = [*self._seen, values_of(self._arena, "dense")][-3:]
         return self._seen.pop(0) if len(self._seen) == 3 else self._seen[-1]
 
 
 class BlindReader:
     """Never sees a write."""
 
-    def __init__(self, bench: Bench, slot: int) -> None:
+    def __init__(self, mapped: Arena, slot: int) -> None:
         self._seen = np.zeros_like(COUNTS["dense"])
 
     def read(self) -> Float32:

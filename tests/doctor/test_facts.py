@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -80,23 +78,6 @@ def test_an_intel_python_on_apple_silicon_is_told(mac: Machine) -> None:
 def test_an_old_macos_is_told(mac: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(platform, "mac_ver", lambda: ("13.6", ("", "", ""), "arm64"))
     assert by_name(mac, GOOD)["macOS"].result == CheckResult.FAIL
-
-
-def test_a_native_module_older_than_its_sources_is_told(
-    mac: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    (tmp_path / "native" / "updates").mkdir(parents=True)
-    source = tmp_path / "native" / "updates" / "new.cpp"
-    source.write_text("")
-    os.utime(source, (4e9, 4e9))
-    monkeypatch.setattr(checks, "files", lambda package: tmp_path)
-    check = by_name(mac, GOOD)["native module"]
-    assert check.result == CheckResult.WARN
-    assert "pip install" in check.consequence
-
-
-def test_the_installed_mlx_spares_imported_memory() -> None:
-    assert checks._donation().result == CheckResult.PASS
 
 
 def test_this_machine_is_described_in_plain_values() -> None:

@@ -9,30 +9,34 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pytest
 
-from mlxhog.doctor import accessors, examine
-from mlxhog.doctor.accessors import COUNTS, KERNELS
+from mlxhog.doctor.examine import broken_reads
 from mlxhog.doctor.litmus import (
+    COUNTS,
     HIGH,
+    KERNELS,
     LOW,
+    NATIVE,
+    PROMISED,
     WHERE,
+    Accessor,
     Case,
     Litmus,
     ValueMonitor,
+    all_readers,
+    all_writers,
     broken,
     cases,
     count_lost,
     try_reader,
 )
-from mlxhog.machine import machine
 from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.machine.machine import Machine
-from tests.doctor.planted import EVERY, NATIVE, planted
+from tests.doctor.planted import EVERY, planted
 
 SECONDS = 0.02
 LINUX = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset({"mlx", "torch"}))
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 BARE = Machine("linux", "x86_64", 2, 8 << 30, "", frozenset())
-EMULATED = ["emulated:mlx", "emulated:mps"]
 
 
 @pytest.fixture(scope="module")
@@ -45,39 +49,32 @@ def litmus() -> Iterator[Litmus]:
 def test_every_pair_of_writers_is_tried_in_threads_and_in_processes() -> None:
     tried = Counter(
         (case.writers[0].name, case.writers[1].name, case.kernel, case.where)
-        for case in cases(accessors.all_writers(LINUX, EMULATED))
+        for case in cases(all_writers(MAC, ["mlx", "mps"]))
     )
-    for a, b in combinations_with_replacement(["native", "torch:cpu", "mlx:cpu", *EMULATED], 2):
+    names = ["native", "torch:cpu", "mlx:cpu", "metal:mlx", "metal:mps"]
+    for a, b in combinations_with_replacement(names, 2):
         for kernel in KERNELS:
             for where in WHERE:
                 assert tried[a, b, kernel, where] >= 1, (a, b, kernel, where)
-    for name in ("numpy", "torch", *EMULATED):
-        assert tried[f"naive:{name}", f"naive:{name}", "dense", "processes"] == 1
 
 
 def test_beside_metal_every_writer_uses_compare_and_swap() -> None:
-    beside = [
-        case.mode
-        for case in cases(accessors.all_writers(MAC, ["mlx", "mps"]))
-        if any(kind.gpu for kind in case.writers) and case.mode != "naive"
-    ]
-    assert set(beside) == {"cas"}
-
-
-def test_a_mac_has_real_metal_writers_and_linux_emulated_ones() -> None:
-    assert accessors.metal_engines(MAC) == ["mlx", "mps"]
-    assert accessors.metal_engines(LINUX) == EMULATED
-    mac, linux = accessors.all_writers(MAC, ["mlx", "mps"]), accessors.all_writers(LINUX, EMULATED)
-    assert {kind.name for kind in mac if kind.gpu} >= {"metal:mlx", "metal:mps"}
-    assert not any(kind.emulated for kind in mac)
-    assert [kind.emulated for kind in linux] == [kind.gpu for kind in linux]
+    trials = list(cases(all_writers(MAC, ["mlx", "mps"])))
+    assert {case.mode for case in trials if any(kind.gpu for kind in case.writers)} == {"cas"}
+    assert {case.mode for case in trials} == {*PROMISED, "racy"}
 
 
 def test_a_machine_without_a_framework_tries_the_rest() -> None:
-    assert [kind.name for kind in accessors.all_writers(BARE, [])] == ["native", "naive:numpy"]
-    assert [(how, kind.name) for how, kind in accessors.all_readers(BARE)] == [
-        ("snapshot", "native")
-    ]
+    assert all_writers(BARE, []) == [NATIVE]
+    assert [(how, kind.name) for how, kind in all_readers(BARE)] == [("snapshot", "native")]
+
+
+def test_a_metal_writer_loses_nothing_where_its_kernel_is_emulated(litmus: Litmus) -> None:
+    metal = Accessor("metal:mlx", "mlxhog.doctor.litmus:metal", ("emulated:mlx",))
+    for kernel in KERNELS:
+        row = litmus.run(Case((metal, NATIVE), kernel, "processes", "cas"))
+        assert (row["lost"], row["torn"]) == (0, 0)
+        assert "error" not in row
 
 
 @pytest.mark.parametrize("where", WHERE)
@@ -85,7 +82,7 @@ def test_a_machine_without_a_framework_tries_the_rest() -> None:
 def test_a_writer_that_drops_adds_is_caught_with_the_number_it_dropped(
     litmus: Litmus, where: str, kernel: str
 ) -> None:
-    row = litmus.run(Case((planted("Dropper"), planted("Dropper")), kernel, where, "cas"))
+    row = litmus.run(Case((planted("dropper"), planted("dropper")), kernel, where, "cas"))
     assert "error" not in row
     each = int(COUNTS[kernel].sum())
     dropped, passes = row["lost"] // each, row["adds"] // each
@@ -96,13 +93,13 @@ def test_a_writer_that_drops_adds_is_caught_with_the_number_it_dropped(
 
 
 def test_a_value_that_tears_is_seen_while_it_is_written(litmus: Litmus) -> None:
-    row = litmus.run(Case((planted("Tearer"), NATIVE), "dense", "processes", "cas"))
+    row = litmus.run(Case((planted("tearer"), NATIVE), "dense", "processes", "cas"))
     assert row["torn"] > 0
     assert broken(row)
 
 
 @pytest.mark.parametrize(
-    ("name", "message"), [("Crasher", "the GPU is gone"), ("Refuser", "no such device")]
+    ("name", "message"), [("crasher", "the GPU is gone"), ("refuser", "no such device")]
 )
 def test_a_writer_that_fails_is_reported_and_the_next_pair_runs(
     litmus: Litmus, name: str, message: str
@@ -113,14 +110,12 @@ def test_a_writer_that_fails_is_reported_and_the_next_pair_runs(
     assert "error" not in litmus.run(Case((NATIVE, NATIVE), "dense", "processes", "lossless"))
 
 
-def test_losses_of_racy_naive_and_real_gpu_writers_break_no_promise() -> None:
-    row = {"writers": ["native", "native"], "mode": "racy", "naive": False, "lost": 9, "torn": 0}
+def test_losses_of_racy_and_gpu_writers_break_no_promise() -> None:
+    row = {"writers": ["native", "native"], "mode": "racy", "lost": 9, "torn": 0}
     assert not broken(row)
     assert broken({**row, "torn": 1})
     assert broken({**row, "mode": "cas"})
-    assert not broken({**row, "mode": "naive", "naive": True})
     assert not broken({**row, "mode": "cas", "writers": ["native", "metal:mlx"]})
-    assert broken({**row, "mode": "cas", "writers": ["native", "emulated:mlx"]})
 
 
 def test_what_is_missing_at_the_end_is_lost_and_what_no_loss_explains_is_torn() -> None:
@@ -142,10 +137,6 @@ def test_a_value_that_falls_is_torn_where_nothing_may_be_lost(mode: str, torn: i
     assert watch.torn == torn
 
 
-def test_the_native_writer_comes_first_on_any_machine() -> None:
-    assert accessors.all_writers(machine.here(), [])[0] == NATIVE
-
-
 # -- a reader beside a writer ----------------------------------------------------------------------
 
 
@@ -165,19 +156,19 @@ def test_the_two_values_of_the_tear_test_have_no_byte_in_common() -> None:
 
 
 def test_a_reader_of_torn_values_is_caught(reading: Litmus) -> None:
-    row = try_reader(reading, "snapshot", planted("TornReader"), NATIVE, "lossless")
+    row = try_reader(reading, "snapshot", planted("TornReader"), "lossless")
     assert row["torn"] > 0
 
 
 def test_a_reader_of_old_values_is_caught(reading: Litmus, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "seconds", 1.0)  # on busy cores both get their turn in that time
-    row = try_reader(reading, "snapshot", planted("OldReader"), NATIVE, "lossless")
+    row = try_reader(reading, "snapshot", planted("OldReader"), "lossless")
     assert row["backwards"] > 0
 
 
 def test_a_reader_that_never_sees_a_write_is_reported(reading: Litmus) -> None:
     blind = planted("BlindReader")
-    row = try_reader(reading, "live", blind, NATIVE, "lossless", patience_s=0.5)
+    row = try_reader(reading, "live", blind, "lossless", patience_s=0.5)
     assert "not seen within 0.5 s" in row["error"]
 
 
@@ -186,13 +177,13 @@ def test_what_a_busy_machine_had_no_time_for_breaks_no_promise(
 ) -> None:
     monkeypatch.setattr(LoadWatch, "look", lambda watch: Load(1.8, 2, 9.3))
     blind = planted("BlindReader")
-    row = try_reader(reading, "snapshot", blind, NATIVE, "lossless", patience_s=0.5)
+    row = try_reader(reading, "snapshot", blind, "lossless", patience_s=0.5)
     assert row["untold"] == "cannot be told: busy machine (load average 9.3 on 2 processors)"
-    assert examine._broken_reads([{**row, "torn": 0, "backwards": 0}]) == []
-    assert examine._broken_reads([{**row, "torn": 1}])  # which no load explains
-    late = {"writers": ["native", "native"], "mode": "cas", "naive": False, "lost": 0, "torn": 0}
+    assert broken_reads([{**row, "torn": 0, "backwards": 0}]) == []
+    assert broken_reads([{**row, "torn": 1}])  # which no load explains
+    late = {"writers": ["native", "native"], "mode": "cas", "lost": 0, "torn": 0}
     assert broken({**late, "error": "no answer within 30 s"})
     assert not broken({**late, "error": "no answer within 30 s", "untold": row["untold"]})
 
-    crashing = Case((NATIVE, planted("Crasher")), "dense", "processes", "cas")
+    crashing = Case((NATIVE, planted("crasher")), "dense", "processes", "cas")
     assert broken(reading.run(crashing))  # a crash is no late answer

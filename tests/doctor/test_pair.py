@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,7 +15,7 @@ from mlxhog.doctor.checks import CheckResult
 from mlxhog.errors import WorkerFailed
 from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.machine.machine import Machine
-from tests.doctor.test_frameworks import BUSY, MAC, QUIET
+from tests.doctor.test_backends import BUSY, MAC, QUIET
 from tests.pairs import each_of
 
 Measured = Callable[..., Any]
@@ -37,14 +39,15 @@ def measured(monkeypatch: pytest.MonkeyPatch) -> Measured:
     """Doctor's check where a run with torch:mps is faster by each of some factors, in turn."""
 
     def check(gains: Iterable[float], load: Load = QUIET, here: Machine = MAC) -> Any:
-        runs, of_pairs = list[str](), iter(gains)
+        teams, of_pairs = list[str](), iter(gains)
 
-        def speed(workers: str) -> float:
-            runs.append(workers)
-            return 1000.0 * (next(of_pairs) if "torch:mps" in workers else 1.0)
+        def run(log: Any, number: int, tell: Any) -> Any:
+            teams[:] = [side.config.workers for side in log.comparison.sides]
+            return SimpleNamespace(log_speed=math.log(next(of_pairs)))
 
-        monkeypatch.setattr(pair, "tokens_per_s", speed)
-        return *pair.check_pair(here, Watch(load), lambda part, step: None), runs
+        monkeypatch.setattr(pair, "run_pair", run)
+        monkeypatch.setattr(pair, "Comparison", lambda sides, terms: SimpleNamespace(sides=sides))
+        return *pair.check_pair(here, Watch(load), lambda part, step: None), teams
 
     return check
 
@@ -66,15 +69,10 @@ def test_a_loss_and_no_difference_are_results_too(measured: Measured) -> None:
     assert row["low"] < 1 < row["high"]
 
 
-def test_the_first_run_of_a_pair_alternates(measured: Measured) -> None:
-    *_, runs = measured(NOISE)
-    assert runs == [ALONE, TOGETHER, TOGETHER, ALONE] * (pair.PAIRS // 2)
-
-
 def test_the_other_team_has_the_gpu_workers_that_auto_has_on_this_chip(measured: Measured) -> None:
     ultra = replace(MAC, chip="Apple M2 Ultra", cores=16)
-    *_, runs = measured(NOISE, here=ultra)
-    assert set(runs) == {f"{ALONE},{ALONE}", f"{ALONE},{TOGETHER}"}
+    *_, teams = measured(NOISE, here=ultra)
+    assert teams == [f"{ALONE},{TOGETHER}", f"{ALONE},{ALONE}"]
 
 
 def test_a_busy_machine_has_no_result(measured: Measured) -> None:
@@ -84,10 +82,10 @@ def test_a_busy_machine_has_no_result(measured: Measured) -> None:
 
 
 def test_a_pair_that_cannot_train_fails_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(workers: str) -> float:
+    def fail(*_: object) -> None:
         raise WorkerFailed("worker 2 lost its GPU")
 
-    monkeypatch.setattr(pair, "tokens_per_s", fail)
+    monkeypatch.setattr(pair, "compared", fail)
     check, row = pair.check_pair(MAC, Watch(QUIET), lambda part, step: None)
     assert (check.result, check.found, row) == (CheckResult.FAIL, "worker 2 lost its GPU", None)
     assert f"--workers {TOGETHER}" in check.consequence
@@ -103,6 +101,6 @@ def test_a_pair_that_cannot_train_fails_with_the_reason(monkeypatch: pytest.Monk
 def test_a_machine_without_both_engines_has_nothing_to_compare(
     measured: Measured, here: Machine, lack: str
 ) -> None:
-    check, row, runs = measured(NOISE, here=here)
-    assert (check.result, row, runs) == (CheckResult.ABSENT, None, [])
+    check, row, teams = measured(NOISE, here=here)
+    assert (check.result, row, teams) == (CheckResult.ABSENT, None, [])
     assert lack in check.found

@@ -7,9 +7,8 @@ from typing import Any
 
 import pytest
 
-from mlxhog.doctor.accessors import Accessor
-from mlxhog.doctor.litmus import Case, Litmus
-from mlxhog.doctor.record import _batch_rows, conclude
+from mlxhog.doctor.litmus import Accessor, Case, Litmus
+from mlxhog.doctor.record import conclude
 from mlxhog.machine.machine import Machine
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import BACKENDS
@@ -29,8 +28,7 @@ def record(**parts: Any) -> Verdicts:
 
 
 def test_without_a_gpu_the_cpu_adds_every_step() -> None:
-    emulated = adds("metal:mlx", "metal:mlx", "threads", emulated=True)
-    verdict = conclude(record(litmus=emulated, kernels=[kernel("mlx", emulated=True)]), LINUX)
+    verdict = conclude(record(litmus=adds("native", "native")), LINUX)
     assert verdict["gpu_write"]["auto"] == "cpu"
     assert verdict["gpu_write_metal"] == {}
     assert verdict["workers"]["auto"] == "mlx:cpu,torch:cpu"
@@ -87,13 +85,6 @@ def test_auto_kernels_are_reported_for_every_backend() -> None:
     assert set(conclude(record(), LINUX)["kernels"]) == {"mlx:cpu", "torch:cpu"}
 
 
-def test_the_measured_batch_of_the_default_run_is_reported() -> None:
-    assert conclude(record(), LINUX)["batch_size"] is None
-    verdict = conclude(record(batch_size={"sequences": 8, "why": "16 gain 1 %"}), LINUX)
-    assert _batch_rows(verdict) == [("--batch-size auto, minute", "8", "16 gain 1 %")]
-    assert _batch_rows({"batch_size": None}) == []
-
-
 def test_live_reads_are_as_the_record_permits_them() -> None:
     verdict = conclude(record(reads=[reads("torch:cpu"), reads("mlx:gpu", torn=1)]), MAC)
     assert verdict["read_live"]["torch:cpu"]["ok"]
@@ -117,8 +108,7 @@ def test_every_backend_that_can_run_has_a_verdict() -> None:
 
 def test_rows_as_on_a_mac_are_what_a_run_looks_for() -> None:
     """The rows come from the litmus tests; only the name says that the writer is a GPU."""
-    factory = "mlxhog.doctor.accessors:MetalWriter"
-    metal = Accessor("metal:mlx", factory, ("emulated:mlx",), gpu=True)
+    metal = Accessor("metal:mlx", "mlxhog.doctor.litmus:metal", ("emulated:mlx",))
     litmus = Litmus(0.01)
     try:
         rows = [

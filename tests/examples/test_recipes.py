@@ -41,8 +41,8 @@ def test_the_minimal_example_learns_its_text():
 @pytest.mark.slow
 def test_a_network_works_with_any_of_the_layers_in_the_place_of_lstm():
     shares = replace_lstm.main()
-    assert set(shares) == {"nn.LSTM", "SLSTM", "MLSTM", "MLSTM, both ways"}
-    for name in ("SLSTM", "MLSTM", "MLSTM, both ways"):
+    assert set(shares) == {"nn.LSTM", "SLSTM", "MLSTM"}
+    for name in ("SLSTM", "MLSTM"):
         assert shares[name] > 0.4, f"{name} does not beat chance, 0.125"
 
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from multiprocessing.connection import Connection
 from typing import Any
 
-from mlxhog.classic import worker as classic_worker
-from mlxhog.classic.worker import WorkerArgs as ClassicJob
+from mlxhog.classic.problem import NativeProblem, ProblemMemory
 from mlxhog.training import worker
 from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
@@ -45,15 +43,6 @@ def main(job: Job) -> None:
     worker.main(job)
 
 
-class ClassicWorker:
-    """Stands for the module of classic workers."""
-
-    @staticmethod
-    def main(pipe: Connection, job: ClassicJob) -> None:
-        """A worker as always, but its first share is an error."""
-
-        def failing(self: Any, share: Any) -> int:
-            raise FAULTS[1]
-
-        classic_worker._Steps.do = failing  # type: ignore[method-assign]
-        classic_worker.main(pipe, job)
+def classic_kernel(memory: ProblemMemory) -> NativeProblem:
+    """The kernel of a classic problem, with an error."""
+    raise FAULTS[1]

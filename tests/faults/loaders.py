@@ -11,7 +11,6 @@ import contextlib
 import gzip
 import io
 import lzma
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from pathlib import Path
@@ -22,8 +21,7 @@ from mlxhog import cli
 from mlxhog.arena import Arena, event_log
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint.run import Run
-from mlxhog.classic.loaders.pairs import load_graph, load_ratings
-from mlxhog.classic.loaders.rows import load_cifar10, load_svmlight
+from mlxhog.classic.loaders import load_cifar10, load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import read_yaml, resolve
@@ -44,7 +42,6 @@ from mlxhog.mad.tasks import check, make_task
 from mlxhog.mad.tasks import dataset as files
 from mlxhog.models import families, registry
 from mlxhog.models.mad.sequence import canonical, parse
-from mlxhog.parity import cases
 from mlxhog.strategies import access_order
 from mlxhog.theory import target
 from mlxhog.training import checkpoints, recording, replay
@@ -66,7 +63,6 @@ from tests.faults.subjects import (
 )
 from tests.training.small import small_config
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
 MAC = verdicts.Identity("Apple M4 Pro", "macos 26.1", "0.2.0", "0.32.4", "2.13.0")
 
 # -- configurations and architectures -------------------------------------------------------------
@@ -153,19 +149,7 @@ def _read_tokenizer(folder: Path) -> None:
     tokenizer.byte_lengths()
 
 
-# -- recorded cases, MAD, doctor ------------------------------------------------------------------
-
-
-def _case(name: str) -> Subject:
-    def write(folder: Path) -> Iterable[Path]:
-        for ending in (".safetensors", ".json"):
-            shutil.copy(GOLDEN / f"{name}{ending}", folder / f"case{ending}")
-        return [folder / "case.safetensors", folder / "case.json"]
-
-    def read(folder: Path) -> None:
-        cases.read(folder / "case.safetensors", steps=0)
-
-    return Subject(f"recorded case {name}", write, read, 2)
+# -- MAD, doctor ------------------------------------------------------------------
 
 
 def _write_rows(folder: Path) -> Iterable[Path]:
@@ -250,8 +234,7 @@ def _read_study(folder: Path) -> None:
 def write_record(folder: Path) -> Iterable[Path]:
     row = {
         "writers": ["metal:mlx", "torch:cpu"], "where": "processes", "mode": "cas", "adds": 10,
-        "lost": 0, "torn": 0, "adds_per_s": 1e6, "emulated": False, "naive": False,
-        "kernel": "dense",
+        "lost": 0, "torn": 0, "adds_per_s": 1e6, "kernel": "dense",
     }  # fmt: skip
     alone = row | {"writers": ["metal:mlx"] * 2, "where": "threads"}
     content = {
@@ -260,9 +243,9 @@ def write_record(folder: Path) -> Iterable[Path]:
         "litmus": [row, alone, row | {"kernel": "rows"}, alone | {"kernel": "rows"}],
         "reads": [
             {"reader": "mlx:gpu", "kind": "live", "writer": "native", "samples": 5, "torn": 0}
-            | {"backwards": 0, "visible_s": 0.001, "emulated": False}
+            | {"backwards": 0, "visible_s": 0.001}
         ],
-        "kernels": [{"name": "x", "instance": "", "engine": "mlx", "ok": True, "emulated": False}],
+        "kernels": [{"name": "x", "instance": "", "engine": "mlx", "ok": True}],
         "tokens_per_s": {"mlx:gpu": 10.0},
         "tokens_per_s_metal": {"mlx:gpu": 11.0},
     }
@@ -387,7 +370,6 @@ SUBJECTS = (
         lambda folder: (_read_corpus("a.jsonl")(folder), read_prompts(str(folder / "a.jsonl"))),
         1,
     ),
-    *map(_case, ("hf_e_len1", "mlstm_cell_f_len1", "slstm_cell_b_init", "components")),
     Subject("svmlight", text_file("a.svm", SVM), lambda f: load_svmlight(f / "a.svm"), 3),
     Subject("ratings", text_file("a.csv", RATINGS), lambda f: load_ratings(f / "a.csv"), 3),
     Subject("prize", text_file("a.txt", PRIZE), lambda f: load_ratings(f / "a.txt"), 2),

@@ -8,12 +8,11 @@ from pathlib import Path
 import pytest
 
 from mlxhog import train
-from mlxhog.classic import dispatcher
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.session import train as classic_train
+from mlxhog.classic.run import train as classic_train
 from mlxhog.errors import WorkerFailed
 from mlxhog.training import worker
-from tests.classic.small import hinge
+from tests.classic import small
 from tests.faults import faulty_worker
 from tests.faults.faulty_worker import EARLY
 from tests.training.small import small_config
@@ -62,6 +61,6 @@ def test_an_error_that_may_have_passed_costs_a_restart(tmp_path: Path, seed: int
 def test_a_fault_in_a_classic_worker_ends_the_run_at_once_with_its_text(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(dispatcher, "worker", faulty_worker.ClassicWorker)
+    monkeypatch.setattr(small, "build", faulty_worker.classic_kernel)
     with pytest.raises(WorkerFailed, match=rf"worker \d ended with an error .*: {TEXTS[1]}"):
-        classic_train(hinge(), ClassicConfig(workers=2, epochs=1))
+        classic_train(small.hinge(), ClassicConfig(workers=2, epochs=1))

@@ -298,7 +298,7 @@ def test_a_record_of_a_run_with_a_foreign_value_is_refused_by_field(
 @each_of(
     ("path", "value"),
     [
-        (("kernels", 0, "ok"), "false"), (("kernels", 0, "emulated"), 0), (("litmus",), "x"),
+        (("kernels", 0, "ok"), "false"), (("kernels", 0, "engine"), 0), (("litmus",), "x"),
         (("litmus", 0, "lost"), None), (("litmus", 0, "writers"), 5), 
         (("litmus", 0, "adds"), "many"),
         (("tokens_per_s", "mlx:gpu"), "10"), (("tokens_per_s",), [1]), (("identity",), {"chip": 1}),

@@ -23,9 +23,8 @@ from mlxhog.checkpoint import checkpoint, creation, formats
 from mlxhog.checkpoint import run as runs
 from mlxhog.cli import main
 from mlxhog.errors import ArenaError, CheckpointError, MlxhogError, RunError
-from mlxhog.live import opening
 from mlxhog.live import source as sources
-from mlxhog.live.opening import open_newest, open_source
+from mlxhog.live.opening import open_source
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import WeightFollower
 from mlxhog.models.families import param_spec
@@ -42,8 +41,8 @@ LIMIT_S = 60.0
 class Watcher:
     """Reads a run from a thread of its own, load after load, while `train` goes on here."""
 
-    def __init__(self, config: TrainConfig, mode: str, once: Callable[[Any], None]) -> None:
-        self._out, self._mode, self._once = Path(config.out), mode, once
+    def __init__(self, config: TrainConfig, once: Callable[[Any], None]) -> None:
+        self._out, self._once = Path(config.out), once
         self._over = threading.Event()
         self.error: BaseException | None = None
         self._thread = threading.Thread(target=self._read)
@@ -55,7 +54,7 @@ class Watcher:
                     (run,) = runs.list_runs(self._out)
                     arena = Arena.connect(socket_path(run.directory))
                     model, _ = checkpoint.read_model(run.architecture)
-                    source = RunWeights(arena, model, name=run.name, mode=self._mode)
+                    source = RunWeights(arena, model, name=run.name)
                     break
                 time.sleep(0.005)
             while not self._over.is_set():
@@ -76,12 +75,9 @@ class Watcher:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("strategy", "workers", "mode"),
-    [("serial", 1, "snapshot"), ("sync", 2, "double_buffer"), ("round_robin", 2, "snapshot")],
-)
+@pytest.mark.parametrize(("strategy", "workers"), [("serial", 1), ("sync", 2), ("round_robin", 2)])
 def test_a_version_is_the_parameters_after_so_many_updates(
-    strategy: str, workers: int, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    strategy: str, workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """These strategies give the same parameters again: a rerun says what a version holds."""
     monkeypatch.setattr(publishing, "POLL_S", 0.002)
@@ -109,7 +105,7 @@ def test_a_version_is_the_parameters_after_so_many_updates(
     slow = ",".join(f"{rank}=5" for rank in range(workers))  # so that few steps are taken meanwhile
     unlimited = {"steps": None, "time": 600.0}
     config = small_config(tmp_path / "a", live_every=1, slow=slow, **options, **unlimited)
-    with Watcher(config, mode, look):
+    with Watcher(config, look):
         train(config, observer=end)
     versions = sorted(by_version)
     version = versions[len(versions) // 2]
@@ -190,7 +186,7 @@ def test_generate_says_which_weights_of_a_run_it_wrote_with(
         capsys.readouterr()
         assert main([*words, "--json"]) == 0
         line = json.loads(capsys.readouterr().out)
-        assert main([*words, "--mode=tensor"]) == 0
+        assert main([*words, "--mode=racy"]) == 0
         answers.append((line, capsys.readouterr().err))
         signal.raise_signal(signal.SIGINT)
 
@@ -233,7 +229,7 @@ def test_after_a_worker_was_killed_amid_an_update_a_reader_still_gets_whole_mode
             ended.append(True)
             signal.raise_signal(signal.SIGINT)
 
-    with Watcher(config, "snapshot", look):
+    with Watcher(config, look):
         result = train(config, observer=kill)
     assert (result.status, len(killed)) == ("interrupted", 3)
     assert ended == [True]
@@ -255,6 +251,7 @@ def held_run(folder: Path) -> Iterator[runs.Run]:
     """A run that a supervisor holds."""
     run = creation.create(folder, "held")
     with run.lock():
+        run.write_status({"status": runs.RUNNING})
         yield run
 
 
@@ -274,35 +271,54 @@ def test_a_run_of_another_version_is_refused(
 
 
 @pytest.mark.parametrize("why", ["another version", "no copies"])
-def test_a_resumed_run_that_cannot_be_read_is_asked_seldom_and_followed_by_its_checkpoints(
+def test_a_resumed_run_that_cannot_be_read_is_followed_by_its_checkpoints(
     why: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run, asked = saved_run(tmp_path), list[Path]()
+    run = saved_run(tmp_path)
     source, model = open_source(run.name, root=tmp_path, backend="torch:cpu")
+    follower = WeightFollower(source, model.backend)
     connect = Arena.connect
 
     def connected(path: Path, patience_s: float) -> Arena:
-        asked.append(path)
         if why == "another version":
             raise ArenaError("it is not the socket of a run of this version of mlxhog")
         return connect(path, patience_s)
 
     monkeypatch.setattr(Arena, "connect", connected)
-    monkeypatch.setattr(opening, "AGAIN_S", 1e6)
     monkeypatch.setattr(sources, "LOOK_S", 0.0)
+    monkeypatch.setattr(sources, "LOADING_PART", 1e9)
     with run.lock(), contextlib.ExitStack() as stack:
         arena = stack.enter_context(Arena.create(plan(param_spec(SMALL), n_tickets=1)))
         stack.enter_context(arena.serve(socket_path(run.directory)))
         for step in (5, 10):
             save(run, step=step)
-            assert source.has_newer()
-            assert source.newest() == step
-    assert len(asked) == 1
+            assert follower.refresh(in_sequence=False).version == step
+    follower.source.close()
+    model.backend.close()
+
+
+def test_looking_for_a_resumed_run_takes_a_tenth_of_the_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run, looks, now = saved_run(tmp_path), list[float](), [100.0]
+    source, model = open_source(run.name, root=tmp_path, backend="torch:cpu")
+
+    def look(version: int) -> None:
+        looks.append(now[0])
+        now[0] += 2  # such as a run whose process does not answer
+
+    source.successor = look
+    follower = WeightFollower(source, model.backend)
+    monkeypatch.setattr(sources, "monotonic", lambda: now[0])
+    while len(looks) < 3:
+        assert not follower.has_newer()
+        now[0] += 0.5
+    assert looks == [100, 122, 144]
     source.close()
     model.backend.close()
 
 
-def test_a_run_without_copies_is_read_from_its_checkpoint_or_refused(tmp_path: Path) -> None:
+def test_a_run_without_copies_is_read_from_its_checkpoint(tmp_path: Path) -> None:
     config = small_config(tmp_path, steps=None, time=120.0, save_every=10, live="off")
     notes: list[str] = []
 
@@ -311,10 +327,7 @@ def test_a_run_without_copies_is_read_from_its_checkpoint_or_refused(tmp_path: P
             if progress.step >= 20 and not notes:
                 source, _ = open_source("latest", root=Path(config.out), backend="torch:cpu")
                 notes.append(source.note)
-                with pytest.raises(ArenaError, match="--live on"):
-                    open_source(
-                        "latest", root=Path(config.out), backend="torch:cpu", mode="snapshot"
-                    )
+                source.close()
                 signal.raise_signal(signal.SIGINT)
 
     train(config, observer=look)
@@ -381,7 +394,7 @@ def test_a_run_that_starts_is_waited_for_and_is_never_answered_for_by_the_one_be
             shutil.rmtree(new.directory)
             (tmp_path / "moved").rename(new.directory)
 
-        source, model = open_newest(
+        source, model = open_source(
             "latest", root=tmp_path, backend="torch:cpu", wait_s=60, say=said.append, pause=pause
         )
         source.close()
@@ -399,7 +412,7 @@ def test_a_run_whose_start_fails_while_it_is_waited_for_is_an_error(tmp_path: Pa
         failing.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
 
     with pytest.raises(RunError, match=f"run {new.name} ended before it had weights"):
-        open_newest("latest", root=tmp_path, backend="torch:cpu", wait_s=60, pause=pause)
+        open_source("latest", root=tmp_path, backend="torch:cpu", wait_s=60, pause=pause)
 
 
 def test_a_run_that_starts_for_longer_than_one_waits_is_an_error(tmp_path: Path) -> None:
@@ -408,7 +421,7 @@ def test_a_run_that_starts_for_longer_than_one_waits_is_an_error(tmp_path: Path)
         creation.starting(tmp_path, "new", "") as new,
         pytest.raises(RunError, match=f"run {new.name} is still starting"),
     ):
-        open_newest("latest", root=tmp_path, backend="torch:cpu", wait_s=0.0)
+        open_source("latest", root=tmp_path, backend="torch:cpu", wait_s=0.0)
 
 
 def test_latest_is_the_run_that_began_while_another_was_opened(
@@ -424,7 +437,7 @@ def test_latest_is_the_run_that_began_while_another_was_opened(
         return open_checkpoint(path)
 
     monkeypatch.setattr(formats, "open", opened_late)
-    source, model = open_newest("latest", root=tmp_path, backend="torch:cpu")
+    source, model = open_source("latest", root=tmp_path, backend="torch:cpu")
     source.close()
     model.backend.close()
     assert [path.parents[1].name for path in opened] == [before.name, "later"]

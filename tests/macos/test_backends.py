@@ -52,7 +52,7 @@ from pathlib import Path
 from mlxhog import load
 from mlxhog.arena.child import Child
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.serving.engine_thread import EngineThread
 from mlxhog.mad.training import candidate

@@ -50,16 +50,14 @@ assert found.status == "done", found
 """
 
 COMPARE = """
-from mlxhog.parity import cases
-from mlxhog.parity.comparison import compare_sides
-from mlxhog.parity.subject import ParitySide
-from tests.parity.test_run import GOLDEN
+from tests.models import cases
+from tests.models.recorded import SIDES, compared
+from tests.models.test_recorded import GOLDEN
 
-sides = [ParitySide("numpy", "numpy"), ParitySide("mlx:cpu", "mlx:cpu", "native")]
+sides = [side for side in SIDES if side.name in ("numpy", "mlx:cpu")]
 for name in ("large_d_fused", "v1_mixed_02"):
-    case = cases.read(GOLDEN / f"{name}.safetensors", steps=2)
-    found = compare_sides(case, sides, lambda *_: None)
-    assert found.ok, [row for row in found.rows if not row.ok]
+    rows = compared(cases.read(GOLDEN / f"{name}.safetensors"), sides)
+    assert all(row.ok for row in rows), [row for row in rows if not row.ok]
 """
 
 ANALYZE = """

@@ -93,7 +93,7 @@ def test_a_recorded_run_with_a_killed_worker_replays_bit_for_bit(tmp_path: Path)
 
 GRADIENTS = """
 import numpy as np
-from mlxhog.doctor.frameworks import prepared
+from mlxhog.doctor.backends import prepared
 from mlxhog.optim.gradients import Rows
 
 def gradients(name):
@@ -195,7 +195,7 @@ from dataclasses import asdict
 from pathlib import Path
 from mlxhog.doctor import pair
 from mlxhog.machine import machine
-from tests.doctor.test_frameworks import QUIET
+from tests.doctor.test_backends import QUIET
 from tests.doctor.test_pair import Watch
 from tests.training.small import small_config
 

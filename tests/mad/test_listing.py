@@ -86,7 +86,7 @@ def test_own_layers_and_tasks_are_listed_with_their_file(tmp_path: Path) -> None
 def test_a_layer_that_says_nothing_of_itself_has_the_first_line_of_its_file(tmp_path: Path) -> None:
     text = (EXAMPLES / "my_layer.py").read_text()
     (tmp_path / "quiet.py").write_text(
-        "".join(line for line in text.splitlines(True) if "about:" not in line)
+        "".join(line for line in text.splitlines(True) if "about =" not in line)
     )
     ended = mlxhog(tmp_path, "mad", "layers", "--plugin", "quiet.py", "--json")
     (own,) = (one for one in json.loads(ended.out) if one["name"] == "my_layer")

@@ -19,7 +19,7 @@ LAYERS = (make("gated-conv"), make("swiglu")) * 2
 
 
 def runs(measured: Suite, *arguments, **how) -> list[RunConfig]:
-    return [config for _, config in expand(measured, *arguments, **how)]
+    return list(expand(measured, *arguments, **how))
 
 
 def test_the_grid_has_66_settings_and_396_runs_for_an_architecture():
@@ -166,17 +166,17 @@ def test_every_seed_has_its_runs_and_the_protocol_reaches_the_task():
 
 
 def test_a_run_of_a_suite_is_the_one_that_its_parts_make():
-    setting, config = next(expand(at_dim(suite("lite"), 32), LAYERS, [7], threads=2))
-    assert setting.label == "baseline"
+    config = next(expand(at_dim(suite("lite"), 32), LAYERS, [7], threads=2))
+    assert config.label == "baseline"
     assert isinstance(config, RunConfig)
     assert (config.dim, config.threads, config.seed, config.layers) == (32, 2, 7, LAYERS)
 
 
 def test_recall_compares_numbers_of_pairs_at_three_widths_and_copies_of_four_lengths():
     configs = {}
-    for setting, config in expand(suite("recall"), LAYERS, [0]):
-        configs[setting.label] = config
-        assert all(f"{name}={value}" in setting.label for name, value in _own(config).items())
+    for config in expand(suite("recall"), LAYERS, [0]):
+        configs[config.label] = config
+        assert all(f"{name}={value}" in config.label for name, value in _own(config).items())
     widths = Counter((config.task, config.dim) for config in configs.values())
     assert widths == {
         **{("multi-query-associative-recall", dim): 2 for dim in (64, 32, 16)},
@@ -204,7 +204,7 @@ def test_a_suite_that_compares_widths_has_no_other_width():
 def test_the_longest_runs_of_a_candidate_come_first_unless_runs_may_be_pruned():
     study = Study(candidates=("gated-conv",), suite="reduced", tasks=("in-context-recall",))
     lengths = [
-        [run.config.settings["seq_len"] for run in Planning(one).runs("gated-conv")]
+        [run.settings["seq_len"] for run in Planning(one).runs("gated-conv")]
         for one in (study, replace(study, prune=True))
     ]
     assert lengths == [[64, 32, 32], [32, 32, 64]]
@@ -236,7 +236,7 @@ def test_a_suite_that_does_not_exist_is_answered_with_those_that_do():
 def test_another_optimizer_has_its_own_step_size_in_place_of_the_suites_points():
     lite = fixed(suite("lite"), {"optimizer": "muon"})
     assert lite.points == ({"lr": None},)
-    configs = [one for _, one in expand(lite, LAYERS, [0], protocol={"optimizer": "muon"})]
+    configs = list(expand(lite, LAYERS, [0], protocol={"optimizer": "muon"}))
     assert {(one.protocol.optimizer.name, one.protocol.lr) for one in configs} == {("muon", None)}
     chosen = fixed(suite("lite"), {"optimizer": "muon", "lr": 1e-2})
     assert chosen.points == ({"lr": 1e-2},)
@@ -244,7 +244,7 @@ def test_another_optimizer_has_its_own_step_size_in_place_of_the_suites_points()
 
 def test_numbers_without_an_optimizer_are_those_of_the_suites():
     (*_, config) = expand(suite("smoke"), LAYERS, [0], protocol={"beta2": 0.95})
-    assert config[1].protocol.optimizer == replace(PUBLISHED, beta2=0.95)
+    assert config.protocol.optimizer == replace(PUBLISHED, beta2=0.95)
     with pytest.raises(ConfigError, match="adamw has no nesterov; muon has"):
         list(expand(suite("smoke"), LAYERS, [0], protocol={"nesterov": 0.1}))
 
@@ -257,7 +257,7 @@ def test_a_protocol_that_fixes_the_step_size_leaves_one_point_for_each_other_val
     )
     results = list(expand(full, LAYERS, [0], protocol={"lr": 3e-3}))
     assert len(results) == full.runs == 66 * 2
-    assert {config.protocol.lr for _, config in results} == {3e-3}
+    assert {config.protocol.lr for config in results} == {3e-3}
     assert fixed(suite("lite"), {}) == suite("lite")
 
 

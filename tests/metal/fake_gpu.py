@@ -30,6 +30,12 @@ def _run(
     return [result[argument.name] for argument in kernel.outputs]
 
 
+def entry(kernels: dict[str, Kernel], name: str) -> tuple[Kernel, str]:
+    """The kernel and the instance of a whole kernel."""
+    base, _, instance = name.rpartition("_")
+    return (kernels[name], "") if name in kernels else (kernels[base], instance)
+
+
 @dataclass
 class FakeMLX:
     """`mx.fast.metal_kernel` and adoption; `calls` keeps what each launch was given."""
@@ -65,8 +71,9 @@ class FakeMLX:
 
     def metal_kernel(self, **built: Any) -> Any:
         self.built.append(built)
-        kernel = self.kernels[built["name"].removeprefix("mlxhog_")]
+        kernel, instance = entry(self.kernels, built["name"].removeprefix("mlxhog_"))
         assert built["header"] == read_source(kernel.header)
+        assert built["source"] == kernel.body(instance)
 
         def call(**given: Any) -> list[mx.array]:
             self.calls.append(given)
@@ -85,9 +92,6 @@ class FakeMLX:
                 mx.eval(value)
                 host = np.array(value, copy=False)  # ensure_row_contiguous copies what is not
                 arrays.append(value.item() if argument.scalar else np.ascontiguousarray(host))
-            instances = {mx.float16: "half", mx.bfloat16: "bfloat"}
-            template = dict(given["template"] or [])
-            assert set(template) <= {"T"}
             outputs = _run(
                 self.engine,
                 kernel,
@@ -95,7 +99,7 @@ class FakeMLX:
                 given["output_shapes"],
                 grid=given["grid"],
                 group=given["threadgroup"],
-                instance=instances.get(template["T"]) or str(template["T"]) if template else "",
+                instance=instance,
             )
             return [
                 mx.array(output, dtype)
@@ -137,10 +141,7 @@ class FakeMPS:
         self.calls.append((name, arguments, how))
         if math.prod(how["group_size"]) > self.most_threads:
             raise ValueError(f"Threadgroup size exceeds {self.most_threads} limit")
-        base, _, instance = name.rpartition("_")
-        kernel, instance = (
-            (self.kernels[name], "") if name in self.kernels else (self.kernels[base], instance)
-        )
+        kernel, instance = entry(self.kernels, name)
         if len(arguments) != len(kernel.inputs) + len(kernel.outputs):
             raise MetalError(f"{name} takes other arguments")
         for argument, value in zip((*kernel.inputs, *kernel.outputs), arguments, strict=True):

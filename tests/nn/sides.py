@@ -46,10 +46,6 @@ class Side:
         options = {"batch_first": True, "kernels": self.kernels} | options
         return getattr(module, name)(*sizes, **options)
 
-    def make_pair(self, forwards: Any, backwards: Any) -> Any:
-        module = importlib.import_module(f"mlxhog.nn.{self.framework}")
-        return module.Bidirectional(forwards, backwards)
-
     def kind(self, kind: str, **options: Any) -> Any:
         """Make one of KINDS, with parameters of which none is special."""
         name, sizes, own = KINDS[kind]

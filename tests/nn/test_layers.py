@@ -136,38 +136,6 @@ def test_a_mask_may_leave_out_any_place(side: Side, kind: str):
 
 
 @both
-def test_reverse_reads_from_the_end_of_each_row(side: Side):
-    layer, x = side.kind("slstm"), draw(B, S, 16)
-    turned = x.copy()
-    for k, length in enumerate(LENGTHS):
-        turned[k, :length] = x[k, :length][::-1]
-    y, last = side.run(layer, x, lengths=LENGTHS, reverse=True)
-    expected, end = side.run(layer, turned, lengths=LENGTHS)
-    for k, length in enumerate(LENGTHS):
-        assert_close(y[k, :length], expected[k, :length][::-1], LOGITS_F32)
-    assert_state_close(last, end)
-    whole, _ = side.run(layer, x, reverse=True)
-    turned = np.ascontiguousarray(x[:, ::-1])
-    assert_close(whole, side.run(layer, turned)[0][:, ::-1], LOGITS_F32)
-
-
-@both
-def test_both_directions_stand_beside_each_other(side: Side):
-    there, back = side.kind("slstm"), side.kind("mlstms-projected")
-    narrow = side.make("SLSTM", 6, 16, num_heads=2)
-    pair = side.make_pair(narrow, back)
-    x = draw(B, S, 6)
-    y, (end, begin) = side.run(pair, x, lengths=LENGTHS)
-    first, first_end = side.run(narrow, x, lengths=LENGTHS)
-    second, second_end = side.run(back, x, lengths=LENGTHS, reverse=True)
-    np.testing.assert_array_equal(y, np.concatenate([first, second], -1))
-    assert_state_close(end, first_end)
-    assert_state_close(begin, second_end)
-    with pytest.raises(ConfigError, match="one of the two is batch_first"):
-        side.make_pair(there, side.make("SLSTM", 16, 16, batch_first=False))
-
-
-@both
 def test_layers_after_one_another_are_each_the_input_of_the_next(side: Side):
     stack, x = side.kind("mlstms-projected"), draw(3, S, 6)
     weights = side.parameters(stack)
@@ -193,6 +161,16 @@ def test_time_may_come_first(side: Side):
     actual, end = side.run(times, np.ascontiguousarray(x.swapaxes(0, 1)), lengths=LENGTHS)
     np.testing.assert_array_equal(actual.swapaxes(0, 1), y)
     assert_state_close(end, last)
+
+
+@both
+def test_one_sequence_has_no_axis_of_rows(side: Side):
+    layer, x = side.kind("mlstms-projected"), draw(1, S, 6)
+    whole, last = side.run(layer, x)
+    first, state = side.run(layer, x[0, :4])
+    second, end = side.run(layer, x[0, 4:], state)
+    assert_close(np.concatenate([first, second]), whole[0], LOGITS_F32)
+    assert_state_close(end, [[part[0] for part in parts] for parts in last])
 
 
 @both
@@ -231,26 +209,21 @@ def test_initial_values_follow_the_frameworks_seed_and_differ_by_layer(side: Sid
 
 
 CONFIG_MISTAKES: list[tuple[str, tuple[Any, ...], dict[str, Any], str]] = [
-    ("SLSTM", (16, 30), {}, r"hidden_size 30 does not divide into num_heads 4; set hidden_size"),
-    ("SLSTM", (16, 32), {"heads": 2}, r"unknown option 'heads'; did you mean 'num_heads'\?"),
-    ("SLSTM", (16, 32), {"bidirectional": True}, r"leave it out: two layers in Bidirectional"),
-    ("SLSTM", (16, 32), {"bias": False}, "bias is False, an argument of nn.LSTM that has no"),
-    ("MLSTM", (16, 32), {"proj_size": 8}, "proj_size is 8, .* leave it out: add a linear layer"),
-    ("XLSTMBlock", (32,), {"device": "cuda"}, r"device is 'cuda', .* call .to\(device\)"),
-    ("MLSTM", (16, 32), {"dtype": "float64"}, "dtype is 'float64', .* compute in float32"),
-    ("SLSTM", (16, 32), {"backend": "vanilla"}, "backend: no effect here; leave it out"),
-    ("SLSTM", (16, 32), {"kernels": "fast"}, "kernels is 'fast'; choose one of auto, "),
+    ("SLSTM", (16, 30), {}, r"30 does not divide into .*num_heads 4"),
+    ("SLSTM", (16, 32), {"heads": 2}, r"did you mean '.*num_heads'\?"),
+    ("SLSTM", (16, 32), {"bidirectional": True}, r"unknown .*bidirectional"),
+    ("SLSTM", (16, 32), {"backend": "vanilla"}, "without an effect here: .*backend"),
     ("SLSTM", (0, 32), {}, "input_size is 0; set it to the width of the input"),
-    ("SLSTM", (16, 32, 0), {}, "num_layers is 0; set it to a finite number above 0"),
+    ("SLSTM", (16, 32, 0), {}, "num_blocks is 0; set it to a finite number above 0"),
     ("SLSTM", (16, 32), {"dropout": 1.0}, "dropout is 1.0; set it to 0 for none"),
-    ("MLSTM", (16, 32), {"variant": "v2"}, "variant is 'v2'; choose v1, .*, or large"),
-    ("MLSTM", (16, 32), {"qk_dim_factor": 0.5}, "unknown option 'qk_dim_factor'; "),
-    ("MLSTM", (16, 32), {"variant": "large", "proj_factor": 2.0}, "unknown option 'proj_factor'"),
-    ("MLSTM", (16, 32), {"variant": "large", "dropout": 0.1}, "xLSTM Large has no dropout; use"),
+    ("MLSTM", (16, 32), {"variant": "v2"}, "variant 'v2' does not exist; choose mlstm"),
+    ("MLSTM", (16, 32), {"qk_dim_factor": 0.5}, "unknown .*qk_dim_factor'; "),
+    ("MLSTM", (16, 32), {"variant": "large", "proj_factor": 2.0}, "unknown .*'proj_factor'"),
+    ("MLSTM", (16, 32), {"variant": "large", "dropout": 0.1}, "xLSTM Large has none; use"),
     ("MLSTM", (16, 30), {"variant": "large"}, "hidden_size 30 .* does not divide into num_heads"),
-    ("XLSTMBlock", (32,), {"cell": "lstm"}, "cell is 'lstm'; choose mlstm or slstm"),
-    ("XLSTMBlock", (32,), {"cell": "slstm", "variant": "large"}, "only mLSTM blocks; use"),
-    ("XLSTMBlock", (32,), {"feedforward": None}, "an mLSTM block of variant v1 has none"),
+    ("XLSTMBlock", (32,), {"cell": "lstm"}, "cell 'lstm' of variant 'v1' does not exist; choose"),
+    ("XLSTMBlock", (32,), {"cell": "slstm", "variant": "large"}, "choose mlstm or slstm of v1"),
+    ("XLSTMBlock", (32,), {"feedforward": None}, "unknown .*feedforward"),
     ("XLSTMBlock", (32,), {"index": 2, "of": 2}, "block 2 of 2 does not exist; count blocks from"),
 ]  # fmt: skip
 
@@ -267,40 +240,34 @@ def test_an_option_that_cannot_be_is_refused_with_the_way_out(
 def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side: Side):
     layer, x = side.kind("slstm"), draw(3, S, 16)
     _, state = side.run(layer, x)
-    several = side.make("SLSTM", 16, 16, 2, num_heads=2)
-    one, doubled = state[0][0], tuple(tuple(map(np.float64, layer)) for layer in state)
-    sizes = r"\(\(\(3, 3, 16\), \(3, 2, 8\), \(3, 2, 8\), \(3, 2, 8\), \(3, 2, 8\)\),\)"
+    one = state[0][0]
     cases: list[tuple[Any, Any, dict[str, Any], type[Exception], str]] = [
         (x[0, 0], None, {}, ShapeError, r"shape \(16,\); give it as \(B, S, 16\), batch_first=T"),
         (x[..., :5], None, {}, ShapeError, r"shape \(3, 9, 5\); give it as \(B, S, 16\)"),
-        (x[:, :0], None, {}, ShapeError, r"shape \(3, 0, 16\), which is 0 positions"),
-        (x[0, :0], None, {}, ShapeError, r"shape \(0, 16\), which is 0 positions"),
-        (x[:2], state, {}, ShapeError, r"the state is .*\(3, 3, 16\).* needs .*\(\(2, 3, 16\), "),
-        (x, state + state, {}, ShapeError, rf"one tuple per layer, {sizes}; give"),
-        (x, (one, one), {}, ShapeError, r"state is \(\(3, 3, 16\), \(3, 3, 16\)\), but .* needs"),
-        (x, one, {}, ShapeError, r"the state is \(3, 3, 16\), but this module needs one tuple per"),
-        (x[0], state, {}, ShapeError, r"state is .* needs one tuple per layer, \(\(\(3, 16\), "),
-        (x, None, {"lengths": [1, 2]}, ShapeError, r"lengths have shape \(2,\), .* 3 rows"),
-        (x, None, {"lengths": [1, 2, 10]}, ConfigError, r"row 2 is 10, but a row has 9 positions"),
-        (x, None, {"lengths": [1, -1, 3]}, ConfigError, r"the length of row 1 is -1"),
-        (x, None, {"lengths": [1, 2.5, 3]}, ConfigError, r"lengths are float64; give integers"),
-        (x, None, {"mask": x[0] > 0}, ShapeError, r"the mask has shape \(9, 16\)"),
-        (x, None, {"mask": x[..., 0]}, ConfigError, r"values other than 0 and 1, such as"),
+        (x[:, :0], None, {}, ShapeError, r"shape \(3, 0, 16\).* at least one row and position"),
+        (x[:0], None, {}, ShapeError, r"shape \(0, 9, 16\).* at least one row and position"),
+        (x[:2], state, {}, ShapeError, r"state has shapes .*\(3, 3, 16\).* needs .*\(2, 3, 16\), "),
+        (x, state + state, {}, ShapeError, "give the state that it returned for the same rows"),
+        (x, one, {}, ShapeError, r"state has shapes \(3, 3, 16\), but this module needs \[\["),
+        (x[0], state, {}, ShapeError, r"this module needs \[\[\(3, 16\), "),
+        (x, None, {"lengths": [1, 2]}, ShapeError, r"lengths: shape \(2,\), .* needs \(3,\)"),
+        (x, None, {"lengths": [1, 2, 10]}, ConfigError, r"lengths: .* no integers from 0 to 9"),
+        (x, None, {"lengths": [1, -1, 3]}, ConfigError, "lengths: .* no integers from 0 to 9"),
+        (x, None, {"lengths": [1, 2.5, 3]}, ConfigError, "lengths: .* no integers from 0 to 9"),
+        (x, None, {"mask": x[0] > 0}, ShapeError, r"mask: shape \(9, 16\), .* needs \(3, 9\)"),
+        (x, None, {"mask": x[..., 0]}, ConfigError, "mask: .* no integers from 0 to 1"),
         (x, None, {"mask": x[..., 0] > 0, "lengths": [1, 1, 1]}, ConfigError, "give one of them"),
-        (x[0], None, {"mask": x[:1, :, 0] > 0}, ConfigError, "one sequence, whose positions all"),
         (x.astype(np.float16), None, {}, ConfigError, r"the input is .*float16, .* in float32"),
     ]
     for value, first, positions, error, message in cases:
         with pytest.raises(error, match=message):
             side.run(layer, value, first, **positions)
-    with pytest.raises(ShapeError, match="the state is"):
-        side.run(several, x, state)
     if side.framework == "torch":  # MLX's arrays become float32 on their way
-        with pytest.raises(ConfigError, match=r"is torch.float64 on cpu, .* torch.float32 on cpu"):
+        doubled = tuple(tuple(map(np.float64, layer)) for layer in state)
+        with pytest.raises(ConfigError, match="the state is torch.float64"):
             side.run(layer, x, doubled)
-    for wrong in (3, "h"):
-        with pytest.raises(ShapeError, match=f"the state is {wrong!r}, but this module needs one"):
-            layer(side.array(x), wrong)
+    with pytest.raises(ShapeError, match="the state has shapes int, but this module needs"):
+        layer(side.array(x), 3)
     turned = side.kind("slstm", batch_first=False)
     with pytest.raises(ShapeError, match=r"\(3, 9, 5\); give it as \(S, B, 16\), batch_first=F"):
         side.run(turned, x[..., :5])
@@ -308,5 +275,5 @@ def test_a_batch_or_state_that_does_not_fit_is_refused_with_what_would(side: Sid
 
 @pytest.mark.slow
 def test_the_package_of_layers_loads_no_framework():
-    loaded = loaded_after("import mlxhog.nn, mlxhog.nn.options")
+    loaded = loaded_after("import mlxhog.nn, mlxhog.nn.layers")
     assert not loaded & {"torch", "mlx", "mlx.core", "xlstm", "transformers"}

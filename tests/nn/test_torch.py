@@ -1,4 +1,4 @@
-"""What PyTorch's modules promise beyond those of MLX: the place of nn.LSTM, packing, training."""
+"""What PyTorch's modules promise beyond those of MLX: the place of nn.LSTM, training."""
 
 import copy
 import pickle
@@ -10,14 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from mlxhog.errors import ConfigError
-from mlxhog.nn.torch import MLSTM, SLSTM, Bidirectional, LanguageModel, XLSTMBlock, detach
+from mlxhog.nn.torch import MLSTM, SLSTM, LanguageModel, XLSTMBlock, detach
 from tests.nn.sides import KINDS, SIDES
-from tests.tolerances import GRADIENT_F32, LOGITS_F32, assert_close
+from tests.tolerances import GRADIENT_F32, assert_close
 
-LENGTHS = [4, 9, 1, 7]
 PAGE = Path(__file__).parents[2] / "docs" / "layers.md"
 
 
@@ -28,17 +26,9 @@ def test_it_takes_and_gives_the_shapes_of_lstm(make: Any):
     assert ours(x)[0].shape == theirs(x)[0].shape == (9, 4, 16)
     output, state = ours(x)
     assert ours(x, state)[0].shape == output.shape
-
-
-def test_programs_for_lstm_find_its_weights_by_layer():
-    layer = MLSTM(6, 16, 2, dtype=torch.float32, device="cpu")
-    layer.flatten_parameters()
-    first, second = layer.all_weights
-    assert len(first) == len(second) + 2  # with the weight and the bias of the projection
-    assert [id(p) for p in (*first[2:], *second)] == [
-        id(p) for name, p in layer.named_parameters() if name.startswith("layers.")
-    ]
-    assert len(SLSTM(16, 16).all_weights[0]) == len(list(SLSTM(16, 16).parameters()))
+    ours.flatten_parameters()
+    for name in ("input_size", "hidden_size", "num_layers", "batch_first"):
+        assert getattr(ours, name) == getattr(theirs, name)
 
 
 @pytest.mark.parametrize("kernels", ["native", "reference"])
@@ -100,26 +90,6 @@ def test_any_of_the_output_and_the_states_may_be_without_a_gradient(kind: str):
             assert_close(actual, expected, GRADIENT_F32)
 
 
-@pytest.mark.parametrize("enforce_sorted", [True, False])
-def test_a_packed_sequence_comes_back_packed_alike(enforce_sorted: bool):
-    layer, x = SIDES["torch"].kind("slstm-block"), torch.randn(4, 9, 16)
-    lengths = sorted(LENGTHS, reverse=True) if enforce_sorted else LENGTHS
-    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=enforce_sorted)
-    actual, last = layer(packed)
-    expected, end = layer(x, lengths=lengths)
-    for part, own in zip(actual[1:], packed[1:], strict=True):
-        assert (part is None and own is None) or bool((part == own).all())
-    padded, _ = pad_packed_sequence(actual, batch_first=True)
-    assert_close(padded.detach(), expected.detach(), LOGITS_F32)
-    for part, own in zip(last[0], end[0], strict=True):
-        assert_close(part.detach(), own.detach(), LOGITS_F32)
-    with pytest.raises(ConfigError, match="a PackedSequence has its own lengths"):
-        layer(packed, lengths=lengths)
-    pair = Bidirectional(layer, SIDES["torch"].kind("slstm-block"))
-    both, _ = pad_packed_sequence(pair(packed)[0], batch_first=True)
-    assert_close(both.detach(), pair(x, lengths=lengths)[0].detach(), LOGITS_F32)
-
-
 def test_copies_and_pickles_compute_the_same_and_are_apart():
     layer, x = SIDES["torch"].kind("slstm"), torch.randn(2, 5, 16)
     expected = layer(x)[0]
@@ -145,7 +115,6 @@ def test_a_state_is_never_written_and_detach_ends_the_gradient():
     first.grad = None
     layer(x, detach(state))[0].sum().backward()
     assert first.grad is None
-    assert not any(part.requires_grad for part in detach((state, state))[1][0])
 
 
 @pytest.mark.slow
@@ -171,7 +140,7 @@ def test_what_is_frozen_stays_and_the_rest_learns():
 
 def test_another_type_than_float32_is_refused():
     layer = SIDES["torch"].kind("slstm")
-    with pytest.raises(ConfigError, match=r"the input is torch.float64, .* give it as .float()"):
+    with pytest.raises(ConfigError, match=r"the input is torch.float64, .* compute in float32"):
         layer(torch.zeros(2, 5, 16, dtype=torch.float64))
     with pytest.raises(ConfigError, match=r"conv1d.conv.weight is torch.bfloat16"):
         layer.bfloat16()(torch.zeros(2, 5, 16))
@@ -211,6 +180,3 @@ def test_what_the_page_on_layers_shows_runs():
 
 def test_its_repr_says_what_it_is():
     assert repr(SLSTM(6, 16)).startswith("SLSTM(\n  6, 16, layers=1, batch_first=False")
-    assert "32, 32, layers=1, cell='mlstm', variant='large'" in repr(
-        XLSTMBlock(32, variant="large")
-    )

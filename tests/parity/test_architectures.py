@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,8 +20,9 @@ from mlxhog.parity.sources import (
     perturbed_init,
     tokens,
 )
-from mlxhog.parity.subject import ModelPlan, perturbed
+from mlxhog.parity.subject import PEERS, ModelPlan, not_computable, perturbed
 from tests.models.sample import config
+from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -108,3 +110,21 @@ def test_families_know_every_architecture_that_parity_is_asked_for() -> None:
     )
     assert isinstance(source.plan, ModelPlan)
     assert families.of(source.plan.cfg).title == "xLSTM Large"
+
+
+@each_of(
+    ("changes", "peers"),
+    [
+        ({}, ["transformers", "xlstm"]),
+        ({"tie_word_embeddings": True}, []),
+        ({"use_bias": True}, ["transformers", "xlstm"]),
+        ({"use_bias": True, "out_norm_bias": True}, ["xlstm"]),
+        ({"add_out_norm": False}, ["xlstm"]),
+        ({"reset_at_document_boundaries": True, "bos_token_id": 0}, []),
+    ],
+)
+def test_a_peer_is_asked_for_the_models_that_it_has(
+    changes: dict[str, Any], peers: list[str]
+) -> None:
+    plan = ModelPlan(config(**changes))
+    assert [name for name in PEERS if not_computable(name, plan) is None] == peers

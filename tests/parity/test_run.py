@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from multiprocessing import util
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +17,13 @@ import pytest
 from mlxhog.errors import ConfigError, WorkerFailed
 from mlxhog.models import lm_numpy, ngrams
 from mlxhog.models.families import param_spec
-from mlxhog.parity import cases, optimizers, tolerances
+from mlxhog.parity import compute, optimizers, tolerances
 from mlxhog.parity.comparison import ParityReport, compare_sides
 from mlxhog.parity.compute import computed_results
 from mlxhog.parity.engines import NumPyEngine
 from mlxhog.parity.subject import Array, ModelPlan, ParitySide, ParitySubject
 from tests.models.sample import batch, config, perturbed_params
-from tests.parity import made_cases
+from tests.parity.here import Here
 
 NUMPY = ParitySide("numpy", "numpy")
 MLX = ParitySide("mlx:cpu", "mlx:cpu", "native")
@@ -32,7 +34,6 @@ EVERY = (
     MLX,
     ParitySide("mlx:cpu+reference", "mlx:cpu", "reference"),
 )
-GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"
 
 
 @pytest.fixture(autouse=True)
@@ -40,6 +41,7 @@ def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The only place for temporary files."""
     folder = tmp_path / "scratch"
     folder.mkdir()
+    util.get_temp_dir()  # that of multiprocessing itself, once for a process
     monkeypatch.setattr(tempfile, "tempdir", str(folder))
     return folder
 
@@ -50,74 +52,6 @@ def quiet(side: str, step: str) -> None:
 
 def failures(result: ParityReport) -> list[str]:
     return [f"{row.a} {row.b} {row.what}" for row in result.rows if not row.ok]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("sides_here")
-@pytest.mark.parametrize(
-    "name",
-    ["hf_d_generate", "large_d_fused", "v1_mixed_02", "mlstm_cell_c_init", "slstm_cell_b_init",
-     "components"],
-)  # fmt: skip
-def test_every_backend_and_form_agrees_with_what_was_recorded(name: str, scratch: Path) -> None:
-    subject = cases.read(GOLDEN / f"{name}.safetensors", steps=2)
-    comparison = compare_sides(subject, EVERY, quiet)
-    assert comparison.ok, failures(comparison)
-    judged = {row.a for row in comparison.rows if row.b.startswith("recorded")}
-    assert judged == {side.name for side in EVERY}
-    assert not list(scratch.iterdir())
-
-
-@pytest.mark.usefixtures("sides_here")
-def test_a_made_up_case_is_compared_in_all_that_it_holds(tmp_path: Path) -> None:
-    subject = cases.read(made_cases.large_model(tmp_path, fused=True), steps=0)
-    comparison = compare_sides(subject, [NUMPY, MLX], quiet)
-    assert comparison.ok, failures(comparison)
-    against = {row.against for row in comparison.rows if row.b == "recorded"}
-    assert against == set(subject.recorded["recorded"])
-
-
-@pytest.mark.usefixtures("sides_here")
-def test_a_recorded_result_that_no_side_computes_is_reported(tmp_path: Path) -> None:
-    path = made_cases.large_model(tmp_path, **{"state__9__C": np.zeros(3, np.float32)})
-    comparison = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
-    assert comparison.unmet == ["not compared: recorded state/9/C, which no side computes"]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("sides_here")
-@pytest.mark.parametrize(
-    ("tensor", "what"),
-    [
-        ("grad.backbone.blocks.1.ffn.proj_up.weight", "grad/backbone.blocks.1.ffn.proj_up.weight"),
-        ("hidden.1", "hidden/1"),
-        ("logits", "logits"),
-        ("loss", "loss"),
-        ("stepwise_logits", "stepwise/logits"),
-        ("state.1.n", "state/1/n"),
-    ],
-)
-def test_a_wrong_recorded_tensor_is_found_and_named(tmp_path: Path, tensor: str, what: str) -> None:
-    right = cases.read(made_cases.large_model(tmp_path), steps=0).recorded["recorded"][what]
-    wrong = np.array(right[..., None] if what.endswith("/n") else right.reshape(right.shape or 1))
-    wrong = wrong.reshape(right.shape or (1,)).copy()
-    wrong.reshape(-1)[-1] += 0.02 * np.abs(wrong).max()
-    path = made_cases.large_model(tmp_path, **{tensor.replace(".", "__"): wrong})
-    comparison = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
-    assert not comparison.ok
-    assert failures(comparison) == [f"numpy recorded {what}"]
-    assert comparison.first_bad is not None
-    assert comparison.first_bad.what == what
-
-
-@pytest.mark.usefixtures("sides_here")
-def test_a_wrong_gradient_of_the_cell_is_found_and_named(tmp_path: Path) -> None:
-    right = made_cases.mlstm_cell(tmp_path)
-    assert compare_sides(cases.read(right, steps=0), [NUMPY], quiet).ok
-    wrong = np.zeros((2, 2, 7), np.float64)
-    path = made_cases.mlstm_cell(tmp_path, recurrent_f64__grad_i=wrong)
-    comparison = compare_sides(cases.read(path, steps=0), [NUMPY], quiet)
-    assert failures(comparison) == ["numpy recorded_f64 recurrent/grad/i"]
 
 
 @pytest.mark.slow
@@ -273,6 +207,34 @@ def test_files_are_gone_when_the_block_ends_however_it_ends(scratch: Path) -> No
     with pytest.raises(KeyboardInterrupt):
         stop()
     assert not list(scratch.iterdir())
+
+
+class Threaded(Here):
+    """A child that computes beside its parent."""
+
+    def start(self, lane: Any, function: Callable[..., Any], *arguments: Any) -> None:
+        """Compute in a thread, and then make the pipe ready to be read."""
+        begin = super().start
+        threading.Thread(target=lambda: begin(lane, function, *arguments)).start()
+
+
+def test_a_side_that_takes_long_says_what_it_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = threading.Event()
+
+    def slow(*arguments: Any) -> Iterator[tuple[str, Any]]:
+        arguments[-1]("the hard part")
+        assert seen.wait(30)
+        yield "loss", np.zeros(())
+
+    def tell(name: str, step: str) -> None:
+        if step == "numpy: the hard part":
+            seen.set()
+
+    monkeypatch.setattr(compute, "Child", Threaded)
+    monkeypatch.setattr(compute, "LOOK_S", 0.01)
+    monkeypatch.setattr(compute, "side_results", slow)
+    with computed_results(small(), [NUMPY], None, tell):
+        assert seen.is_set()
 
 
 def test_one_side_alone_has_nothing_to_be_compared_with() -> None:

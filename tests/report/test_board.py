@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import socket
 import sys
@@ -17,6 +18,7 @@ from mlxhog import cli
 from mlxhog.checkpoint.run import Run
 from mlxhog.files import durable
 from tests.another_process import Program
+from tests.report.running import wait_until
 from tests.report.sample_run import EVENTS, append, event, lines, write_run
 from tests.report.test_report import HOSTILE
 
@@ -69,6 +71,13 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server.end()
 
 
+def run_in(page: bytes) -> dict[str, Any]:
+    """The data of the run on a page."""
+    found = re.search(rb'id="data">(.*?)</script>', page, re.S)
+    assert found is not None
+    return json.loads(found[1])["runs"][0]
+
+
 def held(run: Run) -> Any:
     """Hold the lock of a run, as the process that trains it does."""
     lock = (run.directory / "lock").open("a+")
@@ -83,38 +92,41 @@ def held(run: Run) -> Any:
 def test_eight_hours_of_sixteen_workers_weigh_less_than_half_a_megabyte(tmp_path, serve):
     # a line in 6 s: as many as will not fit are drawn in the same number of points
     server = serve(write_run(tmp_path, metrics=lines(4_800, workers=16, every_s=6.0)))
-    (status, page), (_, data) = server.open(""), server.open("data")
+    status, page = server.open("")
     assert status == 200
-    assert len(page) + len(data) < 500_000
-    run = json.loads(data)["runs"][0]
-    assert run["rows"] == 4_800
-    assert run["axes"]["elapsed_s"][-1] == 28_800
+    assert len(page) < 500_000
+    assert run_in(page)["axes"]["elapsed_s"][-1] == 28_800
     assert b"connect-src 'self'" in page
     assert b'src="' not in page
 
 
-@pytest.mark.slow
-def test_the_stream_adds_what_is_new_and_nothing_twice(tmp_path, serve):
+def test_a_page_is_sent_again_only_when_the_run_has_news(tmp_path, serve):
     run = write_run(tmp_path, metrics=lines(3), events=EVENTS[:1])
     server = serve(run)
-    starts = json.loads(server.open("data")[1])["runs"][0]["starts"]
-    url = f"{server.url}events?rows=3&starts={starts}&told=1"
-    with urllib.request.urlopen(url, timeout=30) as stream:
-        result = (json.loads(line[6:]) for line in stream if line.startswith(b"data: "))
-        first = next(result)  # its state, which no one had
-        assert (first["lines"]["axes"]["updates"], first["events"]) == ([], [])
-        append(run, list(lines(5))[3:])
-        with run.events_path.open("a") as file:
-            file.write(json.dumps(event("sample", "fresh text")) + "\n")
-        rows, samples = [], []
-        while len(rows) < 2 or not samples:
-            news = next(result)
-            rows += news["lines"]["axes"]["updates"]
-            samples += news["events"]
-        assert rows == [80, 100]
-        assert [sample[2:] for sample in samples] == [["sample", "fresh text"]]
-        run.drop_metrics_after(step=20, elapsed_s=2.0)  # as a resume does
-        assert next(result) == {"reset": True}
+
+    def ask(tag: str) -> tuple[int, str, bytes]:
+        request = urllib.request.Request(server.url, headers={"If-None-Match": tag})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return answer.status, answer.headers["ETag"], answer.read()
+        except urllib.error.HTTPError as error:
+            return error.code, error.headers["ETag"], error.read()
+
+    def news(tag: str) -> tuple[str, bytes]:
+        return wait_until(lambda: (found := ask(tag))[0] == 200 and found[1:])
+
+    _, tag, _ = ask("")
+    assert ask(tag) == (304, tag, b"")
+    append(run, list(lines(5))[3:])
+    tag, page = news(tag)
+    assert run_in(page)["axes"]["updates"] == [20, 40, 60, 80, 100]
+    with run.events_path.open("a") as file:
+        file.write(json.dumps(event("sample", "fresh text")) + "\n")
+    tag, page = news(tag)
+    assert run_in(page)["events"][-1][2:] == ["sample", "fresh text"]
+    run.drop_metrics_after(step=20, elapsed_s=2.0)  # as a resume does
+    _, page = news(tag)
+    assert run_in(page)["axes"]["updates"] == [20]
 
 
 @pytest.mark.parametrize(
@@ -137,17 +149,10 @@ def test_a_run_that_has_ended_cannot_be_asked(ended):
     assert ended.open("ask/stop", X_Mlxhog_Token=ended.token)[0] == 405
 
 
-@pytest.mark.parametrize("query", ["", "rows=x&starts=1&told=0", "rows=-1"])
-def test_a_wrong_question_is_answered_with_what_was_wanted(ended, query):
-    code, text = ended.open(f"events?{query}")
-    assert (code, b"wanted ?rows=N" in text) == (400, True)
-
-
-def test_ctrl_c_ends_it_while_a_page_listens(tmp_path, serve):
+def test_ctrl_c_ends_it(tmp_path, serve):
     server = serve(write_run(tmp_path, metrics=lines(3)))
-    with urllib.request.urlopen(server.url + "events?rows=3&starts=1&told=3", timeout=30) as stream:
-        stream.readline()
-        assert server.end() == 0
+    assert server.open("")[0] == 200
+    assert server.end() == 0
 
 
 def test_a_port_in_use_is_one_clear_line(tmp_path, capsys):
@@ -181,7 +186,7 @@ def test_a_browser_shows_the_run_in_any_window_and_asks_nobody_else(tmp_path, se
     page = window.open(server.url)
     assert page.locator("#charts canvas").count() == 6
     assert page.locator("#state-0").inner_text() == "done"
-    assert page.locator("#table tr").count() == 2
+    assert page.locator("#now-0 tbody tr").count() == 2
     assert page.evaluate("window.hacked") is None
     for width in (320, 390, 1400):
         page.set_viewport_size({"width": width, "height": 700})
@@ -229,14 +234,14 @@ def test_a_run_without_numbers_is_a_sentence_until_they_come(tmp_path, serve, vi
     assert "no numbers yet" in page.locator("#notes").inner_text()
     assert page.locator("canvas, svg, figure, .tile").count() == 0
     assert page.locator("#curves").is_hidden()
-    assert page.locator("#now").is_hidden()
+    assert page.locator("#now-0").inner_text() == ""
     append(run, lines(1))
     page.locator(".tile", has_text="step").filter(has_text="20").wait_for()
     assert page.locator("#notes").inner_text() == ""
     assert page.locator("#loss canvas").is_visible()
     append(run, list(lines(4))[1:])
     page.locator(".tile", has_text="time left").filter(has_text="0 s").wait_for()
-    assert page.locator("#table tr").count() == 2
+    assert page.locator("#now-0 tbody tr").count() == 2
     assert window.troubles == []
     lock.close()
 
@@ -258,18 +263,17 @@ def test_the_token_comes_with_the_link_and_leaves_the_address(tmp_path, serve, v
 def test_a_board_that_is_gone_is_said_and_its_answer_comes_back_with_it(tmp_path, serve, visit):
     run = write_run(tmp_path, metrics=lines(5), status={"status": "running"})
     lock = held(run)  # by a process that answers nothing
-    server, window, streams = serve(run), visit(), []
-    window.page.route("**/events?*", lambda route: streams.append(route))  # open until aborted
+    server, window = serve(run), visit()
     page = window.open(f"{server.url}#{server.token}")
     page.locator('button[data-ask="sample"]').press("Enter")
     answer, gone = (page.locator("#told", has_text=x) for x in ("not running", "does not answer"))
     answer.wait_for()
-    streams.pop().abort()
+    page.route(server.url, lambda route: route.abort())
     gone.wait_for()
+    page.unroute(server.url)
     answer.wait_for()
     lock.close()
     server.end()
-    streams.pop().abort()
     gone.wait_for()
 
 

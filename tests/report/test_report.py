@@ -25,7 +25,6 @@ from tests.pairs import each_of
 from tests.report.sample_run import event, lines, write_run
 from tests.training.small import small_config
 
-PNG = b"\x89PNG\r\n\x1a\n"
 HOSTILE = "</script><script>window.hacked = 1</script><img src=x onerror='window.hacked = 2'>"
 
 
@@ -85,43 +84,25 @@ def test_several_runs_are_compared_on_one_page_here(tmp_path, capsys, monkeypatc
 
 
 @pytest.mark.slow
-def test_the_figures_are_png_files(tmp_path, capsys):
-    run = write_run(tmp_path, metrics=lines(30))
-    _, output = report(capsys, run.directory, "--png", tmp_path / "figures")
-    names = {path.name for path in (tmp_path / "figures").iterdir()}
-    assert names == {"curves.png", "staleness.png", "workers.png"}
-    for path in output["figures"]:
-        with open(path, "rb") as file:
-            assert file.read(8) == PNG
-
-
-@pytest.mark.slow
-def test_every_figure_names_its_run_and_explains_its_lines(tmp_path, monkeypatch):
+def test_the_picture_names_its_run_and_explains_its_lines(tmp_path, monkeypatch):
     monkeypatch.setattr(figures, "png", lambda figure: figure)
     run = write_run(tmp_path, metrics=lines(30, every_s=20.0))
-    record = RunRecord(run)
-    made = {"losses": figures.losses([record], "time"), **dict(figures.figures([record]))}
-    for name, figure in made.items():
-        titles = [figure.get_suptitle(), *(axes.get_title("left") for axes in figure.axes)]
-        assert any(run.name in title for title in titles), name
-        assert all(axes.has_data() for axes in figure.axes), name
-    assert made["losses"].axes[0].get_xlabel() == "training time, min"
-    explained = made["losses"].axes[0].get_legend().get_texts()
-    assert [text.get_text() for text in explained] == ["training", "held-out"]
-    places = [made["losses"].axes[0].get_legend(), made["curves"].axes[2].get_legend()]
-    for legend in places:  # none beside the axes, where a column would stay empty
-        assert legend.get_window_extent().x1 <= legend.axes.get_window_extent().x1
-    assert [text.get_text() for text in made["workers"].legends[0].get_texts()] == ["running"]
+    (axes,) = figures.losses([RunRecord(run)], "time").axes
+    assert run.name in axes.get_title("left")
+    assert axes.has_data()
+    assert axes.get_xlabel() == "training time, min"
+    legend = axes.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["training", "held-out"]
+    assert legend.get_window_extent().x1 <= axes.get_window_extent().x1
 
 
-def test_without_matplotlib_figures_are_refused_before_anything_is_written(
-    tmp_path, capsys, monkeypatch
-):
+def test_without_matplotlib_plot_shows_its_lines_and_what_to_install(tmp_path, capsys, monkeypatch):
     run = write_run(tmp_path, metrics=lines(3))
     monkeypatch.setattr(charts.importlib.util, "find_spec", lambda name: None)
-    assert cli.main(["report", str(run.directory), "--png", str(tmp_path / "figures")]) == 3
-    assert "pip install matplotlib" in capsys.readouterr().err
-    assert not (run.directory / "report.html").exists()
+    assert cli.main(["plot", str(run.directory)]) == 3
+    output = capsys.readouterr()
+    assert run.name in output.out
+    assert "pip install matplotlib" in output.err
 
 
 def test_damage_is_said_and_the_rest_is_shown(tmp_path, capsys):

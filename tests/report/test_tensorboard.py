@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.report import tensorboard
-from mlxhog.report.follow import NOTHING
 from mlxhog.report.metrics import Progress
 from mlxhog.report.tensorboard import TensorBoard
 
@@ -19,8 +17,7 @@ def progress(
     step: int, *, loss: float = 2.0, val_loss: float | None = None, val_step: int | None = None
 ) -> Progress:
     """A run after so many steps."""
-    return replace(
-        NOTHING,
+    return Progress(
         step=step,
         loss=loss,
         train_bits_per_byte=loss / 2,

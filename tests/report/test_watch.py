@@ -23,7 +23,7 @@ from mlxhog.arena import requests
 from mlxhog.checkpoint import creation
 from mlxhog.checkpoint.run import Run
 from mlxhog.files import durable
-from mlxhog.report.follow import NOTHING, RunFollower, follow, progress_of
+from mlxhog.report.follow import RunFollower, follow, progress_of
 from mlxhog.report.metrics import Activity, Doing, Progress
 from mlxhog.report.record import RunRecord
 from tests.another_process import Program
@@ -95,7 +95,7 @@ def test_a_line_of_metrics_is_the_progress_it_was_written_from(tmp_path):
     progress = progress_of(line)
     assert (progress.step, progress.loss) == (line["step"], line["loss"])
     assert progress.workers[1].tokens_per_s == line["workers"][1]["tokens_per_s"]
-    assert progress_of({}) == NOTHING
+    assert progress_of({}) == Progress()
 
 
 @pytest.mark.parametrize(("words", "says"), [(["nothing"], "no run 'nothing'"), ([], "RUN")])

@@ -72,21 +72,6 @@ def test_a_planted_error_is_rejected_with_its_line(clang, what):
         check("a.metal", KERNEL.format(outside=outside, inside=inside), clang=clang)
 
 
-@needs_clang
-def test_a_template_kernel_is_checked_in_its_instance():
-    text = """
-#include <metal_stdlib>
-using namespace metal;
-template <typename T> inline T first(const device T* x) { return x[0]; }
-template <typename T>
-[[kernel]] void f(const SPACE T* x [[buffer(0)]], device T* y [[buffer(1)]]) { y[0] = first(x); }
-template [[host_name("f_half")]] [[kernel]] decltype(f<half>) f<half>;
-"""
-    check("a.metal", text.replace("SPACE", "device"))
-    with pytest.raises(MetalError, match="constant"):
-        check("a.metal", text.replace("SPACE", "constant"))
-
-
 @pytest.mark.slow
 @needs_clang
 @pytest.mark.parametrize("clang", CLANGS)

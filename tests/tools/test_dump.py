@@ -7,44 +7,24 @@ from pathlib import Path
 import mlx.core as mx
 import pytest
 
-from mlxhog.metal.host.translate import kernels
-from mlxhog.metal.registry import KERNELS
+from mlxhog.metal.registry import instances
 from tools import dump
-
-GOLDEN = Path(__file__).parents[1] / "metal" / "golden"
-
-
-@pytest.mark.slow
-def test_mlx_wraps_every_kernel_as_recorded():
-    result = dump.mlx_wrappers()
-    recorded = {file.name: file.read_text() for file in GOLDEN.glob("*.metal")}
-    wrong = sorted(name for name in result | recorded if result.get(name) != recorded.get(name))
-    assert not wrong, (
-        f"MLX or a kernel's arguments changed for {', '.join(wrong)}. Read the difference; where "
-        "it is meant, run `python -m tools.dump --golden tests/metal/golden`"
-    )
 
 
 @pytest.mark.slow
 def test_every_kernel_and_instance_is_dumped_for_both_consumers():
-    names = dump.texts().keys()
-    for kernel in KERNELS.values():
-        for instance in kernel.instances or ("",):
-            assert f"mlx-{kernel.name}{instance and '-' + instance}.metal" in names
-        assert f"mps-{Path(kernel.header).stem}.metal" in names
+    names = {kernel.entry(instance) for kernel, instance in instances()}
+    assert dump.texts().keys() == {f"{of}-{name}.metal" for of in ("mlx", "mps") for name in names}
 
 
 @pytest.mark.slow
 def test_a_dumped_text_includes_nothing_but_metal_and_holds_its_kernels():
-    results = set()
     for name, text in dump.texts().items():
         includes = {line for line in text.splitlines() if line.startswith("#include")}
         assert "#include <metal_stdlib>" in includes, name
         assert all(line.startswith("#include <metal_") for line in includes), name
-        results |= {signature.name for signature in kernels(text).values()}
-    for kernel in KERNELS.values():
-        for instance in kernel.instances or ("",):
-            assert f"{kernel.name}{instance and '_' + instance}" in results
+        own = name.removesuffix(".metal").partition("-")[2]
+        assert f"[[kernel]] void {own}(" in text or f"void custom_kernel_{own}_" in text
 
 
 @pytest.mark.slow
@@ -68,7 +48,7 @@ def test_before_its_own_text_mlx_has_the_headers_of_its_wheel_and_none_of_their_
     expected = words(prelude, "-DMLX_METAL_JIT", "-I", str(headers))
     assert len(expected) > 1000
     assert actual[: len(expected)] == expected
-    ours = words(dump.mlx_texts([KERNELS["dense_axpy"]])["dense_axpy.metal"])
+    ours = words(dump.mlx_texts()["dense_axpy"])
     assert actual[len(expected) :] == ours
     defined = words(dump.mlx_prelude(), "-dM")
     assert not [word for word in defined if word.startswith(("instantiate_", "MLX_", "MTL_"))]
@@ -83,10 +63,3 @@ def test_the_command_leaves_only_what_it_wrote(tmp_path):
     written = {file.name for file in tmp_path.iterdir()}
     assert written == {*dump.texts(), "notes.txt"}
     assert process.stdout == f"{len(written) - 1} files in {tmp_path}\n"
-
-
-def test_a_kernel_that_mlx_begins_otherwise_is_an_error(monkeypatch):
-    kernel = KERNELS["dense_axpy"]
-    monkeypatch.setattr(dump, "mlx_texts", lambda kernels: {"dense_axpy.metal": "// new words"})
-    with pytest.raises(dump.MetalError, match="does not begin dense_axpy.metal.*\n// new words"):
-        dump.mlx_wrappers([kernel])

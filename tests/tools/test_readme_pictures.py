@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import replace
 from xml.etree import ElementTree
 
 import pytest
 
-from mlxhog.report.follow import NO_WORKER, NOTHING
+from mlxhog.report.metrics import Progress, WorkerReport
 from tools.readme_pictures import MARK, PICTURES, README, bits_per_byte, picture, with_output
 
 
 def test_the_picture_of_the_live_table_has_its_numbers_and_loads_nothing():
-    workers = (replace(NO_WORKER, slot=1, backend="mlx:cpu"),)
-    drawn = picture(replace(NOTHING, step=948, sample="The end", workers=workers))
+    workers = (WorkerReport(slot=1, backend="mlx:cpu"),)
+    drawn = picture(Progress(step=948, sample="The end", workers=workers))
     words = " ".join("".join(ElementTree.fromstring(drawn).itertext()).split())
     for expected in ("step 948", "mlx:cpu", "sample> The end"):
         assert expected in words.replace("\xa0", " ")

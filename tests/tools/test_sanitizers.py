@@ -16,14 +16,17 @@ from mlxhog.metal.registry import KERNELS
 from tools import sanitize
 
 HERE = Path(__file__).parent
+AT = "thread_position_in_grid.x"
+IN_GROUP = f"tile, {AT}, thread_index_in_threadgroup"
+ARGUMENTS = {"past_the_tile": IN_GROUP, "no_barrier": IN_GROUP}
 
 
 def launch(name: str, values: float | np.ndarray = 1.0, *, lockstep: bool = False) -> Launch:
-    """256 threads of one kernel of planted.metal, in one group."""
+    """256 threads of one kernel of planted.h, in one group."""
     kernel = Kernel(
         name=name,
         header=str(HERE / "kernels" / "planted.h"),
-        source="",
+        source=f"threadgroup float tile[256];\nmlxhog::{name}(x, y, {ARGUMENTS.get(name, AT)});",
         inputs=(Argument(name="x"),),
         outputs=(Argument(name="y"),),
         reference=lambda **_: None,

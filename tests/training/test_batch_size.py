@@ -171,8 +171,9 @@ def test_a_worker_that_fails_bounds_the_batch(
     assert "a worker fails with 4 sequences (MemoryError: out of memory)" in choice.why
     assert [one.tokens_per_s for one in choice.speeds] == [64, 64]
     monkeypatch.setattr(FakeChild, "fails_from", 1)
+    monkeypatch.setattr(batch_speeds, "load", lambda key: ())
     with pytest.raises(EnvironmentLacks, match="cannot compute 1 sequence: .*give --batch-size a"):
-        planned(open_config(tmp_path, **TWO), make_plan, again=True)
+        planned(open_config(tmp_path, **TWO), make_plan)
 
 
 @pytest.mark.slow
@@ -181,8 +182,9 @@ def test_the_measurement_has_a_tenth_of_a_budget_of_time(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(FakeChild, "fails_from", 1000)
+    monkeypatch.setattr(batch_speeds, "load", lambda key: ())
     for time_s, sequences, limit_s in ((80, 1, 8), (100, 2, 10), (1000, 2, 20), (None, 2, 20)):
-        _, choice = planned(open_config(tmp_path, time=time_s, **TWO), make_plan, again=True)
+        _, choice = planned(open_config(tmp_path, time=time_s, **TWO), make_plan)
         assert choice is not None
         assert choice.sequences == sequences
         assert f"would take the measurement over {limit_s} s" in choice.why

@@ -19,8 +19,7 @@ from mlxhog.config.budget import Budget
 from mlxhog.machine import verdicts
 from mlxhog.machine.verdicts import Verdicts
 from mlxhog.machine.workers import WorkerSpec
-from mlxhog.report.follow import NO_WORKER, NOTHING
-from mlxhog.report.metrics import Progress
+from mlxhog.report.metrics import Progress, WorkerReport
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import engines, lengths, preview
 from mlxhog.training.plan import make_plan
@@ -217,7 +216,7 @@ class FastMonitor:
         return 10, self.tokens, 30.0
 
     def progress(self, **shown: object) -> Progress:
-        return replace(NOTHING, budget_fraction=0.5, message=shown.get("message"))
+        return Progress(budget_fraction=0.5, message=shown.get("message"))
 
 
 @pytest.mark.parametrize(("times", "warned"), [(1.9, 0), (3.9, 0), (4.5, 1)])
@@ -261,11 +260,11 @@ def test_a_budget_of_time_is_warned_of_once_the_text_was_read_often(
 def test_a_costly_optimizer_is_named_once_with_the_option_that_lowers_its_share(
     here: Path, optimizer: dict[str, object], backend: str, way: str
 ) -> None:
-    costly = replace(
-        NO_WORKER, slot=1, backend=backend, steps=50, compute_s=1.0, apply_s=0.6, optimizer_s=0.5
+    costly = WorkerReport(
+        slot=1, backend=backend, steps=50, compute_s=1.0, apply_s=0.6, optimizer_s=0.5
     )
     monitor = Mock(
-        progress=lambda **shown: replace(NOTHING, workers=(costly,), message=shown.get("message")),
+        progress=lambda **shown: Progress(workers=(costly,), message=shown.get("message")),
         totals=lambda: (50, 100, 1.6),
     )
     messages: list[str] = []

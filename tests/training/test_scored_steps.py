@@ -15,11 +15,10 @@ from mlxhog.checkpoint import creation
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.cli.train import summary
-from mlxhog.report.follow import NOTHING
 from mlxhog.report.history import newest_line
 from mlxhog.report.metrics import COUNTS, Activity, Progress, Result, scored_at
 from mlxhog.report.record import RunRecord
-from mlxhog.report.tiles import tiles
+from mlxhog.report.run_page import tiles
 from mlxhog.training import final_evaluation
 from mlxhog.training.plan import make_plan
 from mlxhog.training.reporting import Reporter
@@ -124,7 +123,7 @@ def test_an_edited_file_names_no_step() -> None:
 
 
 def test_a_line_of_metrics_has_no_evaluation_of_an_earlier_line(tmp_path: Path) -> None:
-    now = replace(NOTHING, step=5, val_share=1.0)
+    now = Progress(step=5, val_share=1.0)
     monitor = Mock(progress=lambda **_: now, totals=lambda: (5, 100, 1.6))
     run = creation.create(tmp_path / "runs", "r")
     reporter = Reporter(make_plan(small_config(tmp_path)), run, monitor, None)

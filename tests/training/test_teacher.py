@@ -21,7 +21,7 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError
 from mlxhog.report.metrics import Result
 from mlxhog.report.record import RunRecord
-from mlxhog.report.tiles import tiles
+from mlxhog.report.run_page import tiles
 from mlxhog.training import replay, teacher
 from mlxhog.training.plan import make_plan
 from tests.training.asking import endless, trained

@@ -1,6 +1,6 @@
 """Rejects what Metal forbids, and what our kernels must not do, before any compiler sees it.
 
-    python -m tools.lint [FILE...]        all of metal/kernels by default
+    python -m tools.lint [FILE...]        all kernels by default
 
 A rule is a name, a reason, a way out and a function from a file to offending lines. The rules
 about the language are in `language.py`, about atomics in `atomics.py`, about limits in `limits.py`.
@@ -12,6 +12,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from mlxhog.metal.kernel import read_source, whole_text
+from mlxhog.metal.registry import instances
 from tools.lint import atomics, language, limits
 from tools.lint.text import Finding, Rule, Source, functions
 
@@ -45,6 +47,16 @@ def check_files(files: Iterable[Path]) -> list[Finding]:
                 rule = next(rule for rule in RULES if rule.name == "kernel name")
                 what = f"a kernel {function.name}, as in {kernels[function.name].name}"
                 findings.append(Finding(str(file), function.line, what, rule))
+    return findings
+
+
+def check_kernels() -> list[Finding]:
+    """Check all headers and whole kernels of the project."""
+    findings = check_files(sorted(KERNELS.glob("*.h")))
+    for kernel, instance in instances():
+        header = read_source(kernel.header)
+        text = whole_text(kernel, instance).removeprefix(header)
+        findings += check_text(f"{kernel.entry(instance)}.metal", text, header)
     return findings
 
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tools.lint.text import Function, Problem, Rule, Source, Token, tokens
+from tools.lint.text import Problem, Rule, Source, Token, tokens
 
 BUFFERS = 31
 THREADGROUP_BYTES = 32 * 1024
@@ -121,24 +121,16 @@ def _evaluate(node: ast.expr, known: Mapping[str, int]) -> int:
     raise TypeError(node)
 
 
-def _template_number(function: Function, text: str) -> dict[str, int]:
-    """The template argument of a kernel, if it is a number: the largest of its instances."""
-    name = re.search(r"template < int (\w+) >", " ".join(token.text for token in function.head))
-    numbers = re.findall(rf"decltype\({function.name}<(\d+)>\)", text)
-    return {name[1]: max(map(int, numbers))} if name and numbers else {}
-
-
 def _memory(source: Source) -> Iterator[Problem]:
     constant = constants(source.included + source.text)
     for function in source.functions:
         if not function.is_kernel:
             continue
-        known = constant | _template_number(function, source.text)
         total = 0
         for shared in _shared(function.body):
             size: int | None = _BYTES.get(shared.type)
             for dimension in shared.sizes:
-                count = _value(dimension, known)
+                count = _value(dimension, constant)
                 size = None if count is None or size is None else size * count
             if size is None:
                 yield Problem(shared.line, f"threadgroup variable {shared.name} of unknown size")

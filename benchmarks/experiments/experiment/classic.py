@@ -17,7 +17,7 @@ from experiment.record import Outcome, say
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problem import Problem
 from mlxhog.classic.result import ClassicResult
-from mlxhog.classic.session import train
+from mlxhog.classic.run import train
 
 
 @dataclass(frozen=True)

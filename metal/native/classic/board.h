@@ -1,14 +1,13 @@
-// The words that the workers of one classic run share beside the parameters: stop, turn, queue, progress.
+// The words that the workers of one classic run share beside the parameters: stop, turn and progress.
 //
 // 128-byte lines, so that no two words that are written often share a cache line:
 //
 //   line 0      stop      u32   not 0: every loop and every wait ends
 //   line 1      turn      u64   whose write it is: turn t belongs to worker t modulo the number of workers
-//   line 2      queue     u64   first example that no worker has taken yet
-//   line 3 + r  worker r  u64   examples done
-//                         u64   gradients read in this epoch, or kGone
+//   line 2 + r  worker r  u64   examples done
+//                         u64   gradients read in this round, or kGone
 //
-// The host clears all but the progress before every epoch, while no worker runs (`reset`).
+// The host clears all but the progress before every round, while no worker runs (`reset`).
 #pragma once
 
 #include <sched.h>
@@ -21,13 +20,12 @@
 
 namespace mlxhog::classic {
 
-// In place of the count of reads: this worker has no more examples, or is dead. Others pass over its turns.
+// In place of the count of reads: this worker has no more examples. Others pass over its turns.
 inline constexpr std::uint64_t kGone = ~std::uint64_t{0};
 
 struct BoardHead {
   alignas(128) std::uint32_t stop;
   alignas(128) std::uint64_t turn;
-  alignas(128) std::uint64_t queue;
 };
 
 struct alignas(128) BoardLine {
@@ -52,7 +50,6 @@ class Board {
   void reset() {
     store(&head_->stop, 0u);
     store(&head_->turn, std::uint64_t{0});
-    store(&head_->queue, std::uint64_t{0});
     for (std::uint32_t r = 0; r < workers_; ++r) store(&lines_[r].reads, std::uint64_t{0});
   }
 
@@ -64,18 +61,13 @@ class Board {
     __atomic_store_n(&lines_[r].examples, examples(r) + more, __ATOMIC_RELAXED);  // only r writes it
   }
 
-  // -- the queue ----------------------------------------------------------------------------------
-
-  // The first of `n` examples that are now the caller's (maybe past the end of the epoch).
-  std::uint64_t take(std::uint64_t n) { return add(&head_->queue, n); }
-
   // -- turns --------------------------------------------------------------------------------------
 
   // Worker r has gathered its gradient number `reads`. Release: a waiter that sees it may write, and no
   // read of ours can then see that write.
   void announce(std::uint32_t r, std::uint64_t reads) { store(&lines_[r].reads, reads); }
 
-  // Worker r takes no more turns: it is done, or the host has reaped it.
+  // Worker r takes no more turns: it is done.
   void retire(std::uint32_t r) { store(&lines_[r].reads, kGone); }
 
   std::uint64_t reads(std::uint32_t r) const { return load(&lines_[r].reads); }
@@ -102,8 +94,7 @@ class Board {
     });
   }
 
-  // End the own turn. Release: the next worker sees its writes. A worker that the host took for dead may have
-  // been skipped: then its turn is over already.
+  // End the own turn. Release: the next worker sees its writes.
   void pass(std::uint64_t t) { cas(&head_->turn, t, t + 1); }
 
  private:

@@ -15,6 +15,8 @@
 
 namespace mlxhog::classic {
 
+inline constexpr std::size_t kRowStep = 16;  // floats of which a row's width is a multiple
+
 // Pointers stay owned by the caller. `width` is a multiple of 16; columns past the rank are zero and stay so.
 struct Completion {
   float* left;                // (n_users, width)

@@ -1,24 +1,56 @@
 #include "dense.h"
 
-#include <algorithm>
+#include "../updates/element_access.h"
+#include "../updates/simd.h"
 
-namespace mlxhog::classic {
+using namespace mlxhog::element;
 
-void DenseLinear::gradient(const std::int32_t* examples, std::size_t b, Scratch& scratch) const {
-  for (std::size_t c = 0; c < classes_; ++c) {
-    float* g = scratch.gradient.data() + c * rows_.d;
-    const float* x = x_ + c * stride_;
-    scratch.moves[c] = shrink_ != nullptr;
-    std::fill(g, g + rows_.d, 0.0f);
-    for (std::size_t j = 0; j < b; ++j) {
-      const float* z = rows_.row(examples[j]);
-      const float slope = loss_slope(loss_, mlxhog_dense_dot(x, z, rows_.d), label(examples[j], c));
-      if (slope == 0.0f) continue;
-      mlxhog_dense_collect(g, z, slope, rows_.d);
-      scratch.moves[c] = true;
-    }
-    if (shrink_ != nullptr) mlxhog_dense_shrink(g, x, shrink_, static_cast<float>(b), rows_.d);
+extern "C" {
+
+MLXHOG_SIMD float mlxhog_dense_dot(const float* __restrict x, const float* __restrict z, std::size_t n) {
+  constexpr std::size_t kLanes = 32;
+  float sum[kLanes] = {};
+  compiler_barrier();
+  std::size_t i = 0;
+  for (; i + kLanes <= n; i += kLanes) {
+    for (std::size_t j = 0; j < kLanes; ++j) sum[j] += z[i + j] * load(x + i + j);
   }
+  for (std::size_t j = 0; i < n; ++i, ++j) sum[j] += z[i] * load(x + i);
+  for (std::size_t half = kLanes / 2; half > 0; half /= 2) {
+    for (std::size_t j = 0; j < half; ++j) sum[j] += sum[j + half];
+  }
+  compiler_barrier();
+  return sum[0];
 }
 
-}  // namespace mlxhog::classic
+MLXHOG_SIMD void mlxhog_dense_collect(float* __restrict g, const float* __restrict z, float c, std::size_t n) {
+  for (std::size_t i = 0; i < n; ++i) g[i] += c * z[i];
+}
+
+MLXHOG_SIMD void mlxhog_dense_shrink(float* __restrict g, const float* __restrict x, const float* __restrict shrink,
+                                     float times, std::size_t n) {
+  compiler_barrier();
+  for (std::size_t i = 0; i < n; ++i) g[i] += (times * shrink[i]) * load(x + i);
+  compiler_barrier();
+}
+
+MLXHOG_SIMD void mlxhog_dense_subtract(float* __restrict x, const float* __restrict g, float step, std::size_t n) {
+  compiler_barrier();
+  for (std::size_t i = 0; i < n; ++i) store(x + i, load(x + i) - step * g[i]);
+  compiler_barrier();
+}
+
+MLXHOG_SIMD void mlxhog_dense_merge(float* __restrict x, float* __restrict mine, float* __restrict base,
+                                    std::size_t n) {
+  compiler_barrier();
+  for (std::size_t i = 0; i < n; ++i) {
+    const float shared = load(x + i), own = mine[i], old = base[i];
+    const float sum = shared + (own - old), next = shared == old ? own : sum;
+    store(x + i, next);
+    mine[i] = next;
+    base[i] = next;
+  }
+  compiler_barrier();
+}
+
+}  // extern "C"

@@ -5,13 +5,30 @@
 // subtracted row by row, so all of write() is `x -= step * g`. A class without a gradient is not written.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
-#include "access.h"
-#include "dense_elements.h"
-#include "loss.h"
+#include "linear.h"
+
+// SIMD of linear models on runs of x: x is shared, everything else private or read-only.
+//
+// Concurrency: as in updates/elements.h. Every operation is rounded separately and every sum has a fixed
+// order, so all SIMD widths give the same bits.
+extern "C" {
+
+// z.x in 32 partial sums, element i in sum i modulo 32, added by halves: sum j += sum j + 16, then 8, 4, 2, 1.
+float mlxhog_dense_dot(const float* x, const float* z, std::size_t n);
+// g += c * z
+void mlxhog_dense_collect(float* g, const float* z, float c, std::size_t n);
+// g += (times * shrink) * x
+void mlxhog_dense_shrink(float* g, const float* x, const float* shrink, float times, std::size_t n);
+// x -= step * g
+void mlxhog_dense_subtract(float* x, const float* g, float step, std::size_t n);
+// x = x == base ? mine : x + (mine - base); mine = base = x
+void mlxhog_dense_merge(float* x, float* mine, float* base, std::size_t n);
+}
 
 namespace mlxhog::classic {
 
@@ -89,5 +106,22 @@ class DenseLinear {
   const float* shrink_;
   Loss loss_;
 };
+
+inline void DenseLinear::gradient(const std::int32_t* examples, std::size_t b, Scratch& scratch) const {
+  for (std::size_t c = 0; c < classes_; ++c) {
+    float* g = scratch.gradient.data() + c * rows_.d;
+    const float* x = x_ + c * stride_;
+    scratch.moves[c] = shrink_ != nullptr;
+    std::fill(g, g + rows_.d, 0.0f);
+    for (std::size_t j = 0; j < b; ++j) {
+      const float* z = rows_.row(examples[j]);
+      const float slope = loss_slope(loss_, mlxhog_dense_dot(x, z, rows_.d), label(examples[j], c));
+      if (slope == 0.0f) continue;
+      mlxhog_dense_collect(g, z, slope, rows_.d);
+      scratch.moves[c] = true;
+    }
+    if (shrink_ != nullptr) mlxhog_dense_shrink(g, x, shrink_, static_cast<float>(b), rows_.d);
+  }
+}
 
 }  // namespace mlxhog::classic

@@ -5,14 +5,30 @@
 // for the coordinates of its row only. Source: Niu et al. 2011, section 3.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "access.h"
-#include "loss.h"
 
 namespace mlxhog::classic {
+
+enum class Loss { hinge, logistic, squares };
+
+// d loss / d margin; squares is (margin - y)^2 / 2. Hinge and logistic want y = -1 or +1.
+inline float loss_slope(Loss loss, float margin, float y) {
+  switch (loss) {
+    case Loss::hinge:
+      return y * margin < 1.0f ? -y : 0.0f;
+    case Loss::logistic:
+      // In double: a few nanoseconds beside a row, and every C library rounds to the same float.
+      return static_cast<float>(-y / (1.0 + std::exp(static_cast<double>(y) * margin)));
+    case Loss::squares:
+      return margin - y;
+  }
+  return 0.0f;
+}
 
 // Rows of a sparse matrix with their labels; indices ascend within a row.
 struct SparseRows {

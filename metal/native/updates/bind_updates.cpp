@@ -10,7 +10,6 @@
 
 #include "cas_add.h"
 #include "elements.h"
-#include "packed16.h"
 #include "private_arrays.h"
 #include "process_life.h"
 #include "shared_arrays.h"
@@ -28,7 +27,6 @@ void bind_turns(nb::module_&);
 namespace {
 
 using Words = nb::ndarray<std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-using ConstWords = nb::ndarray<const std::uint32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 void add_dense(LocksObject* object, int mode_number, Flat flat, std::size_t offset, Values delta,
                std::uint64_t seed) {
@@ -56,15 +54,6 @@ void add_cas(Flat flat, std::size_t offset, Values delta, int width) {
   if (width > 2 && width > widest_cas()) throw nb::value_error("this CPU has no compare-and-swap of 4 floats");
   nb::gil_scoped_release nogil;
   cas_add(flat.data() + offset, delta.data(), delta.size(), width);
-}
-
-std::size_t add_packed16(Words words, std::size_t offset, ConstWords delta, bool bfloat) {
-  if (offset > words.size() || delta.size() > words.size() - offset) {
-    throw nb::value_error((std::to_string(delta.size()) + " words at " + std::to_string(offset) +
-                           " do not fit the array of " + std::to_string(words.size())).c_str());
-  }
-  nb::gil_scoped_release nogil;
-  return packed16_add(words.data() + offset, delta.data(), delta.size(), bfloat ? Packed::bfloat : Packed::half);
 }
 
 void check_same_size(const char* name, std::size_t size, std::size_t wanted) {
@@ -182,8 +171,6 @@ void bind_updates(nb::module_& m) {
         "Add values to rows; duplicates are legal; index None means all rows, word0 None dense stripes.");
   m.def("add_cas", &add_cas, "flat"_a.noconvert(), "offset"_a, "delta"_a.noconvert(), "width"_a,
         "flat[offset:offset+k] += delta by compare-and-swap of 1, 2 or 4 floats.");
-  m.def("add_packed16", &add_packed16, "words"_a.noconvert(), "offset"_a, "delta"_a.noconvert(),
-        "bfloat"_a, "words[offset:offset+k] += delta, two 16-bit floats in each word; returns words given up.");
   m.def("snapshot", &snapshot, "dst"_a.noconvert(), "src"_a.noconvert(), "threads"_a = 1,
         "Copy shared floats that others may be writing; no element is torn.");
   m.def("snapshot_predict", &snapshot_predict, "dst"_a.noconvert(), "src"_a.noconvert(), "prev"_a.noconvert(),

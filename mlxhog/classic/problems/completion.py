@@ -22,7 +22,7 @@ from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Ratings
 from mlxhog.classic.generators import DRAWS, netflix_like
-from mlxhog.classic.loaders.pairs import load_ratings, parse_rating_range
+from mlxhog.classic.loaders import load_ratings, parse_rating_range
 from mlxhog.classic.problem import (
     Defaults,
     Float32,
@@ -30,7 +30,6 @@ from mlxhog.classic.problem import (
     Int64,
     Kernel,
     ProblemMemory,
-    RowParam,
     pack_pairs,
     pair_supports,
 )
@@ -119,21 +118,13 @@ class MatrixCompletion:
         """Mean of the training ratings."""
         return float(self.train.ratings.mean(dtype=np.float64))
 
-    def params(self) -> dict[str, RowParam]:
-        """L as `users`, R as `items`."""
-        init = f"normal, sd {INITIAL_SPREAD}, in the first {self.rank} columns; else zeros"
-        return {
-            "users": RowParam((self.train.n_users, self.width), init),
-            "items": RowParam((self.train.n_items, self.width), init),
-        }
-
     def initial(self, seed: int) -> dict[str, Float32]:
-        """Small random rows, because both gradients vanish at zero."""
+        """L as `users`, R as `items`: small random rows, as both gradients vanish at zero."""
         rng = np.random.default_rng(seed)
         values = {}
-        for name, block in self.params().items():
-            rows = np.zeros(block.shape, dtype=np.float32)
-            drawn = rng.standard_normal((block.shape[0], self.rank), dtype=np.float32)
+        for name, n in (("users", self.train.n_users), ("items", self.train.n_items)):
+            rows = np.zeros((n, self.width), dtype=np.float32)
+            drawn = rng.standard_normal((n, self.rank), dtype=np.float32)
             rows[:, : self.rank] = np.float32(INITIAL_SPREAD) * drawn
             values[name] = rows
         return values

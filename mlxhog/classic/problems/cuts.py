@@ -23,7 +23,7 @@ from mlxhog import _native
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.datasets import Graph
 from mlxhog.classic.generators import abdomen_like
-from mlxhog.classic.loaders.pairs import load_graph
+from mlxhog.classic.loaders import load_graph
 from mlxhog.classic.problem import (
     Defaults,
     Float32,
@@ -31,7 +31,6 @@ from mlxhog.classic.problem import (
     Int64,
     Kernel,
     ProblemMemory,
-    RowParam,
     pack_pairs,
     pair_supports,
 )
@@ -98,13 +97,8 @@ class GraphCuts:
         """Floats per vertex: one for two labels, else one per label."""
         return 1 if self.graph.labels == 2 else self.graph.labels
 
-    def params(self) -> dict[str, RowParam]:
-        """One row per vertex."""
-        init = "terminals at their label, other vertices in the centre of the simplex"
-        return {"x": RowParam((self.graph.n_vertices, self.width), init)}
-
     def initial(self, seed: int) -> dict[str, Float32]:
-        """The centre of the simplex, for any seed; terminals at their label."""
+        """One row per vertex: the centre of the simplex, for any seed; terminals at their label."""
         x = np.full((self.graph.n_vertices, self.width), 1 / self.graph.labels, dtype=np.float32)
         vertices, labels = self._terminals
         x[vertices] = labels[:, None] if self.width == 1 else np.eye(self.width)[labels]

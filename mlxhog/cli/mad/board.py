@@ -31,7 +31,6 @@ BOARD_EXAMPLES = (
     "mad board studies/first --watch",
     "mad board first --json",
     "mad board first --csv first.csv --markdown first.md",
-    "mad board shared --against unshared",
 )
 LOOK_EVERY_S = 2.0
 
@@ -48,14 +47,7 @@ class SelectConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RankingConfig(SelectConfig):
-    """Options of board and plot."""
-
-    against: str | None = option(None, "another study: the rank correlation of both orders")
-
-
-@dataclass(frozen=True, kw_only=True)
-class LeaderboardConfig(RankingConfig):
+class LeaderboardConfig(SelectConfig):
     """Options of `mlxhog mad board`."""
 
     csv: str | None = option(None, "write a table with every number to this file; - is stdout")
@@ -76,10 +68,9 @@ def run_board(arguments: list[str]) -> int:
     from mlxhog.mad.study.store import find
 
     store = find(parsed.other.study)
-    other = None if config.against is None else find(config.against)
 
     def now() -> Ranking:
-        return read_ranking(store, select=config.select, against=other)  # type: ignore[arg-type]
+        return read_ranking(store, select=config.select)  # type: ignore[arg-type]
 
     if parsed.other.watch:
         _watch(now, as_json=parsed.other.json)
@@ -211,7 +202,7 @@ PAGE = "index.html"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyPlotConfig(RankingConfig):
+class StudyPlotConfig(SelectConfig):
     """Options of `mlxhog mad plot`."""
 
     out: str | None = option(None, "folder for the files; none: plots/ in the study's")
@@ -234,9 +225,8 @@ def run_plot(arguments: list[str]) -> int:
     from mlxhog.report import charts
 
     store = find(parsed.other.study)
-    other = None if config.against is None else find(config.against)
     charts.require("the leaderboard needs nothing: mlxhog mad board")
-    ranking = read_ranking(store, select=config.select, against=other, curves=True)  # type: ignore[arg-type]
+    ranking = read_ranking(store, select=config.select, curves=True)  # type: ignore[arg-type]
     folder = store.directory / "plots" if config.out is None else Path(config.out)
     _make(folder)
     drawn = list(plots(ranking))

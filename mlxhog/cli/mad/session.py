@@ -59,13 +59,7 @@ class StudyConfig:
     )
     threads: int = option(1, "threads of each worker", low=1)
     share_embedding: bool = option(
-        False, "candidates train one embedding table together, lock-free; see mad board"
-    )
-    batch_candidates: int = option(
-        1,
-        "most runs of one shape for one worker, which trains them as one batched computation if "
-        "that is faster",
-        low=1,
+        False, "candidates train one embedding table together, lock-free"
     )
 
 
@@ -197,7 +191,11 @@ def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
         )
     workers = config.workers or backend_here(config.backend or "torch:cpu", here)
     resolved = resolve_workers(workers, config.threads, machine=here).workers
-    _check_one_worker(config, len(resolved))
+    if config.share_embedding and len(resolved) > 1:
+        raise ConfigError(
+            f"--share-embedding is for candidates of one worker, these have {len(resolved)}; leave "
+            "out one of the two"
+        )
     fields_set = protocol(parsed)
     if config.rates is not None and "lr" in fields_set:
         raise ConfigError("--lr is one step size and --rates are several; keep one")
@@ -212,25 +210,7 @@ def common(config: StudyConfig, parsed: Parsed) -> dict[str, Any]:
         "workers": ",".join(worker.backend for worker in resolved),
         "threads": config.threads,
         "share_embedding": config.share_embedding,
-        "batch_candidates": config.batch_candidates,
     }
-
-
-def _check_one_worker(config: StudyConfig, workers: int) -> None:
-    """Refuse flags that need candidates of one worker, if these have several.
-
-    Raises:
-        ConfigError: a flag needs candidates of one worker.
-    """
-    for flag, is_set in (
-        ("--share-embedding", config.share_embedding),
-        ("--batch-candidates", config.batch_candidates > 1),
-    ):
-        if is_set and workers > 1:
-            raise ConfigError(
-                f"{flag} is for candidates of one worker, these have {workers}; leave out one of "
-                "the two"
-            )
 
 
 EXIT_CODES = {"done": 0, "budget": 0, "interrupted": 130}
@@ -283,26 +263,29 @@ def dry_run(
     """
     from mlxhog.machine import machine
 
-    study, cost, here = planning.study, planning.cost(), machine.here()
+    study, here = planning.study, machine.here()
     records = () if store is None else store.records()
     parallel = how.resolve_parallel(study, here)
-    runs = min(cost.runs, how.limit.runs or cost.runs)
-    runs_left = max(0, runs - len(records))
-    seconds = None  # until the first run has ended
-    if records:
-        mean_s = sum(one.seconds for one in records) / len(records)
-        seconds = mean_s * runs_left / parallel
-        seconds = round(min(seconds, how.limit.seconds or seconds))
+    known = [number for number in (planning.total, how.limit.runs) if number is not None]
+    runs = min(known) if known else None
+    runs_left = None if runs is None else max(0, runs - len(records))
+    seconds = steps = None  # until the first run has ended
+    if runs_left is not None:
+        steps = planning.steps * runs_left // planning.runs_each
+        if records:
+            mean_s = sum(one.seconds for one in records) / len(records)
+            seconds = mean_s * runs_left / parallel
+            seconds = round(min(seconds, how.limit.seconds or seconds))
     facts: dict[str, Any] = {
         "study": name,
         "suite": study.suite,
         "candidates": planning.candidates,
         "unused": planning.unused,
-        "runs_each": planning.suite.runs * len(study.seeds),
+        "runs_each": planning.runs_each,
         "seeds": list(study.seeds),
         "runs": runs,
         "ended": len(records),
-        "steps": cost.steps * runs_left // cost.runs,
+        "steps": steps,
         "parallel": parallel,
         "estimated_seconds": seconds,
     }
@@ -311,11 +294,14 @@ def dry_run(
         return 0
     each = f"each {facts['runs_each']} runs with seeds {', '.join(map(str, study.seeds))}"
     print(f"study        {name}: suite {study.suite}, width {planning.dim}, {study.workers}")
-    print(f"candidates   {planning.candidates:,}, {each}")
+    count = "more than can be listed" if facts["candidates"] is None else f"{facts['candidates']:,}"
+    print(f"candidates   {count}, {each}")
     if facts["unused"]:
         print(f"in none      {', '.join(facts['unused'])}: the budget leaves no room")
-    print(f"runs         at most {runs:,}, {len(records):,} have ended; {parallel} at once")
-    print(f"steps        at most {facts['steps']:,} ({format_count(facts['steps'])}) to go")
+    most = "no limit" if runs is None else f"at most {runs:,}"
+    print(f"runs         {most}, {len(records):,} have ended; {parallel} at once")
+    if steps is not None:
+        print(f"steps        at most {steps:,} ({format_count(steps)}) to go")
     if seconds is None:
         print("time         unknown until the first run has ended")
     else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.cli.flags import Flags
@@ -56,79 +56,24 @@ def run(arguments: list[str]) -> int:
     )
     summary = summarise(cfg, length)
     if parsed.other.json:
-        print_json(asdict(summary))
+        print_json(summary)
         return 0
     print_sections([_parts(summary), _shapes(summary)])
     return 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelPart:
-    """One layer with its norm, or another part of the model.
+def summarise(cfg: MADConfig, seq_len: int) -> dict[str, Any]:
+    """Return a model as plain values, part by part, with its state after `seq_len` tokens.
 
-    Attributes:
-        layer: its number from 0; None for another part.
-        text: canonical text of the layer, or the name of the part, such as "head".
-        kind: "mixer" or "channel"; "" for another part.
-        numbers: every number of the layer.
-        shapes: of its parameters, by name.
-        params: number of their elements.
-        state: numbers kept per sequence, by kind.
-        grows: whether the state grows with the sequence.
+    A part is one layer with its norm, or another part of the model, such as its head. Its `grows`
+    says whether its state grows with the sequence.
     """
-
-    layer: int | None
-    text: str
-    kind: str
-    numbers: Mapping[str, Any]
-    shapes: Mapping[str, tuple[int, ...]]
-    params: int
-    state: Mapping[str, int]
-    grows: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class Summary:
-    """A whole model; `layers` is its canonical text, `state` counts after `seq_len` tokens."""
-
-    layers: str
-    dim: int
-    vocab_size: int
-    seq_len: int
-    position: str
-    backbone: str
-    parts: tuple[ModelPart, ...]
-    params: int
-    state: int
-
-
-def summarise(cfg: MADConfig, seq_len: int) -> Summary:
-    """Return the parts of a model, with its state after `seq_len` tokens."""
-    from mlxhog.models.mad.layers import at_width
-    from mlxhog.models.mad.sequence import canonical
-
-    cfg = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
-    parts = _parts_of(cfg, seq_len)
-    return Summary(
-        layers=canonical(cfg.layers),
-        dim=cfg.hidden_size,
-        vocab_size=cfg.vocab_size,
-        seq_len=seq_len,
-        position=cfg.position,
-        backbone=cfg.backbone,
-        parts=parts,
-        params=sum(part.params for part in parts),
-        state=sum(sum(part.state.values()) for part in parts),
-    )
-
-
-def _parts_of(cfg: MADConfig, seq_len: int) -> tuple[ModelPart, ...]:
-    """Return every part in the order of use."""
     from mlxhog.models.mad import param_spec, state_sizes
-    from mlxhog.models.mad.layers import to_dict
+    from mlxhog.models.mad.layers import at_width, to_dict
     from mlxhog.models.mad.model import layer_name
     from mlxhog.models.mad.sequence import canonical
 
+    cfg = replace(cfg, layers=at_width(cfg.layers, cfg.hidden_size))
     groups: dict[str, dict[str, tuple[int, ...]]] = {}
     for name, spec in param_spec(cfg).items():
         words = name.split(".")
@@ -136,64 +81,74 @@ def _parts_of(cfg: MADConfig, seq_len: int) -> tuple[ModelPart, ...]:
         groups.setdefault(prefix, {})[name.removeprefix(f"{prefix}.")] = spec.shape
     numbers = {layer_name(number): number for number in range(len(cfg.layers))}
     now, later = (state_sizes(cfg, length) for length in (seq_len, seq_len + 1))
-    parts = []
+    parts: list[dict[str, Any]] = []
     for prefix, shapes in groups.items():
         number = numbers.get(prefix)
         layer = None if number is None else cfg.layers[number]
         parts.append(
-            ModelPart(
-                layer=number,
-                text=prefix if layer is None else canonical([layer]),
-                kind="" if layer is None else layer.kind,
-                numbers={} if layer is None else to_dict(layer),
-                shapes=shapes,
-                params=sum(math.prod(shape) for shape in shapes.values()),
-                state={} if number is None else now[number],
-                grows=number is not None and now[number] != later[number],
-            )
+            {
+                "layer": number,
+                "text": prefix if layer is None else canonical([layer]),
+                "kind": "" if layer is None else layer.kind,
+                "numbers": {} if layer is None else to_dict(layer),
+                "shapes": shapes,
+                "params": sum(math.prod(shape) for shape in shapes.values()),
+                "state": {} if number is None else now[number],
+                "grows": number is not None and now[number] != later[number],
+            }
         )
-    return tuple(parts)
+    return {
+        "layers": canonical(cfg.layers),
+        "dim": cfg.hidden_size,
+        "vocab_size": cfg.vocab_size,
+        "seq_len": seq_len,
+        "position": cfg.position,
+        "backbone": cfg.backbone,
+        "parts": parts,
+        "params": sum(part["params"] for part in parts),
+        "state": sum(sum(part["state"].values()) for part in parts),
+    }
 
 
-def _parts(summary: Summary) -> Section:
+def _parts(summary: Mapping[str, Any]) -> Section:
     """Return the table of the parts, with their sums."""
     from mlxhog.report.table import Section
 
+    parts = summary["parts"]
     rows = [
         (
-            "" if part.layer is None else str(part.layer),
-            part.text,
-            part.kind,
-            f"{part.params:,}",
-            f"{sum(part.state.values()):,}{'+' if part.grows else ''}" if part.kind else "",
-            ", ".join(f"{name} {count:,}" for name, count in part.state.items()),
+            "" if part["layer"] is None else str(part["layer"]),
+            part["text"],
+            part["kind"],
+            f"{part['params']:,}",
+            f"{sum(part['state'].values()):,}{'+' * part['grows']}" if part["kind"] else "",
+            ", ".join(f"{name} {count:,}" for name, count in part["state"].items()),
         )
-        for part in summary.parts
+        for part in parts
     ]
-    grows = any(part.grows for part in summary.parts)
-    state = f"{summary.state:,}{'+' if grows else ''}"
-    rows.append(("", "total", "", f"{summary.params:,}", state, ""))
-    notes = [
-        f"state: numbers kept per sequence after {summary.seq_len:,} tokens"
-        + ("; + grows with them" if grows else "")
-    ]
-    title = (
-        f"{summary.layers}\n{summary.backbone}, width {summary.dim}, vocabulary "
-        f"{summary.vocab_size}, position {summary.position}"
+    grows = any(part["grows"] for part in parts)
+    rows.append(
+        ("", "total", "", f"{summary['params']:,}", f"{summary['state']:,}{'+' * grows}", "")
     )
-    return Section(title, ("#", "layer", "kind", "parameters", "state", "of"), rows, notes)
+    note = f"state: numbers kept per sequence after {summary['seq_len']:,} tokens"
+    title = (
+        f"{summary['layers']}\n{summary['backbone']}, width {summary['dim']}, vocabulary "
+        f"{summary['vocab_size']}, position {summary['position']}"
+    )
+    head = ("#", "layer", "kind", "parameters", "state", "of")
+    return Section(title, head, rows, [note + "; + grows with them" * grows])
 
 
-def _shapes(summary: Summary) -> Section:
+def _shapes(summary: Mapping[str, Any]) -> Section:
     """Return the table of parameters, of equal layers once."""
     from mlxhog.report.table import Section
 
     rows, shown = [], set[str]()
-    for part in summary.parts:
-        if part.text in shown:
+    for part in summary["parts"]:
+        if part["text"] in shown:
             continue
-        shown.add(part.text)
-        for number, (name, shape) in enumerate(part.shapes.items()):
+        shown.add(part["text"])
+        for number, (name, shape) in enumerate(part["shapes"].items()):
             sizes = " x ".join(map(str, shape))
-            rows.append(("" if number else part.text, name, sizes))
+            rows.append(("" if number else part["text"], name, sizes))
     return Section("shapes, of equal layers once", ("layer", "parameter", "shape"), rows)

@@ -24,7 +24,7 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.decoding.engine import Engine, FinishReason, Int32, Piece, Request, TokenScore
 from mlxhog.decoding.model import Model
 from mlxhog.errors import ArenaError, CheckpointError, Diverged, MlxhogError, RunError
-from mlxhog.live.opening import open_newest
+from mlxhog.live.opening import open_source
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.source import Loaded, WeightFollower, WeightSource
 from mlxhog.models import families
@@ -244,7 +244,7 @@ class EngineThread:
         try:
             source, model = self._open()
             self._follower = WeightFollower(source, model.backend)
-            self._source, self._model = source, model
+            self._model = model
             self._engine = Engine(
                 model.backend,
                 model.tokenizer,
@@ -264,13 +264,13 @@ class EngineThread:
                 if self._engine.is_busy:
                     self._advance()
                 else:
-                    if self._source.has_newer() and self.trouble:
+                    if self._follower.has_newer() and self.trouble:
                         self.trouble = ""  # the next answer shows whether these weights are usable
                     self._look(self._follower.loaded())
         except Exception as error:  # an error of the source, without a request to report it to
             self.died = error
         finally:
-            source.close()
+            self._follower.source.close()
             model.backend.close()
 
     def _open(self) -> tuple[WeightSource, Model]:
@@ -280,7 +280,7 @@ class EngineThread:
             if self._stopping.wait(seconds):
                 raise RunError("the server was stopped before the run began")
 
-        return open_newest(
+        return open_source(
             self._spec,
             root=Path(self._config.out),
             backend=self._config.backend,
@@ -309,12 +309,12 @@ class EngineThread:
         """Update the values that `/health` and `/metrics` report."""
         self.n_loads += loaded.version != self.loaded.version
         self.loaded = loaded
-        self.newest = self._source.newest()
-        self.whose, self.note = self._source.whose, self._source.note
-        self.counts_updates = self._source.counts_updates
+        self.newest = self._follower.source.newest()
+        self.whose, self.note = self._follower.source.whose, self._follower.source.note
+        self.counts_updates = self._follower.source.counts_updates
         now = monotonic()
         if now - self._looked >= POLL_S:
-            self._looked, self.ended = now, self._source.ended()
+            self._looked, self.ended = now, self._follower.source.ended()
 
     def _advance(self) -> None:
         """Write a token of every answer, with newer weights if there are any."""
@@ -332,7 +332,7 @@ class EngineThread:
 
     def _has_waited_too_long(self) -> bool:
         """Whether newer weights have waited for longer than `PINNED_S` for running answers."""
-        if self._source.mode != "pinned_per_sequence" or not self._source.has_newer():
+        if self._follower.source.mode != "pinned_per_sequence" or not self._follower.has_newer():
             self._behind_since = 0.0
             return False
         self._behind_since = self._behind_since or monotonic()

@@ -6,9 +6,10 @@ continue, as in training (`mlxhog.data.conversations`).
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,7 @@ from mlxhog.config.options import option, options
 from mlxhog.data import conversations
 from mlxhog.decoding.options import Sampling, stop_strings
 from mlxhog.errors import ConfigError, DataError, did_you_mean, shown
-from mlxhog.files import plain_json
+from mlxhog.files import plain_json, typed
 
 MOST_EXAMPLES = 1000
 """Largest number of examples in one request."""
@@ -132,9 +133,27 @@ class ClientRequest:
     is_chat: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class _StreamOptions:
+    include_usage: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fields:
+    """The fields of both paths that are not numbers."""
+
+    model: str
+    stream: bool = False
+    stream_options: _StreamOptions = _StreamOptions()
+    stop: str | tuple[str, ...] = ()
+    session: str | None = None
+    echo: bool = False
+
+
 _NUMBERS = {**options(Sampling), **options(ClientRequest)}
 _LENGTH = _NUMBERS.pop("max_new_tokens")  # requests have other names for it
-_OTHER_FIELDS = ("messages", "model", "prompt", "session", "stop", "stream", "stream_options")
+_OTHER_FIELDS = ("messages", "prompt", *(field.name for field in dataclasses.fields(_Fields)))
+_SESSION = re.compile(r"[A-Za-z0-9._-]{1,64}")
 
 
 def completion(body: bytes, *, model: str) -> ClientRequest:
@@ -148,37 +167,35 @@ def completion(body: bytes, *, model: str) -> ClientRequest:
         RefusedRequest: the body is not JSON, or a field is missing, unknown, wrong or
             unsupported.
     """
-    fields = _Fields(body, model)
-    if fields.rest.get("logprobs") is False:
-        fields.take("logprobs")
-    fields.refuse_other(("messages",), "/v1/chat/completions")
-    most = fields.rest.get("max_tokens")
-    writes = most != 0 or isinstance(most, bool)
+    fields = _object(body)
+    _refuse(fields, ("messages",), "is a field of /v1/chat/completions; send it there")
+    most = fields.get("max_tokens")
+    writes = isinstance(most, bool) or most != 0
     if not writes:
-        fields.take("max_tokens")
-    return fields.request(
-        prompts=_prompts(fields.take("prompt")), echo=fields.flag("echo"), writes=writes
-    )
+        del fields["max_tokens"]
+    return _request(fields, model, _prompts(fields.pop("prompt", None)), writes=writes)
 
 
 def chat(body: bytes, *, model: str) -> ClientRequest:
     """Parse the body of `POST /v1/chat/completions`; arguments and errors as `completion`."""
-    fields = _Fields(body, model)
-    for name in ("echo", "logprobs"):
-        if fields.rest.get(name) is False:
-            fields.take(name)
-    fields.refuse_other(("prompt", "echo", "logprobs"), "/v1/completions")
+    fields = _object(body)
+    if fields.get("echo") is False:
+        del fields["echo"]
+    elsewhere = ("prompt", "echo", "logprobs")
+    _refuse(fields, elsewhere, "is a field of /v1/completions; send it there")
     try:
-        text = conversations.prompt(fields.take("messages"))
+        text = conversations.prompt(fields.pop("messages", None))
     except DataError as error:
         raise RefusedRequest(str(error), param="messages") from error
     length = "max_tokens"
-    if "max_completion_tokens" in fields.rest:  # the newer name
-        fields.take(length)
+    if "max_completion_tokens" in fields:  # the newer name
+        fields.pop(length, None)
         length = "max_completion_tokens"
-    fields.rest.setdefault(length, CHAT_TOKENS)
-    return fields.request(
-        prompts=(text,),
+    fields.setdefault(length, CHAT_TOKENS)
+    return _request(
+        fields,
+        model,
+        (text,),
         length=length,
         ends=conversations.STOPS,
         joint=conversations.JOINT,
@@ -193,9 +210,9 @@ def examples(body: bytes) -> list[object]:
         RefusedRequest: the body is not JSON, or has no or too many examples. The fields of an
             example are checked when it is stored.
     """
-    fields = _Fields(body, "")
-    many = fields.rest.get("examples", [fields.rest])
-    if set(fields.rest) - {"examples"} and "examples" in fields.rest:
+    fields = _object(body)
+    many = fields.get("examples", [fields])
+    if len(fields) > 1 and "examples" in fields:
         raise RefusedRequest(
             "the body has fields besides examples; leave them out", param="examples"
         )
@@ -208,125 +225,112 @@ def examples(body: bytes) -> list[object]:
     return many
 
 
-class _Fields:
-    """The fields of a request's body; each method removes the ones that it reads."""
+def _object(body: bytes) -> dict[str, Any]:
+    """Return the fields of a body; null, and no logprobs, are the same as leaving a field out."""
+    try:
+        value = plain_json.loads(body)
+    except ValueError as error:
+        raise RefusedRequest(f"the body is not JSON: {shown(str(error))}") from error
+    if not isinstance(value, dict):
+        raise RefusedRequest(f"the body is {shown(value)}; wanted a JSON object")
+    return {
+        name: field
+        for name, field in value.items()
+        if field is not None and not (name == "logprobs" and field is False)
+    }
 
-    def __init__(self, body: bytes, model: str) -> None:
-        try:
-            value = plain_json.loads(body)
-        except ValueError as error:
-            raise RefusedRequest(f"the body is not JSON: {shown(str(error))}") from error
-        if not isinstance(value, dict):
-            raise RefusedRequest(f"the body is {shown(value)}; wanted a JSON object")
-        # null means the same as leaving a field out
-        self.rest: dict[str, Any] = {k: v for k, v in value.items() if v is not None}
-        self._model = model
 
-    def take(self, name: str) -> Any:
-        """Return a field's value, or None if it is missing."""
-        return self.rest.pop(name, None)
+def _refuse(fields: Mapping[str, Any], names: Iterable[str], problem: str) -> None:
+    for name in names:
+        if name in fields:
+            raise RefusedRequest(f"{name} {problem}", param=name)
 
-    def flag(self, name: str) -> bool:
-        """Return the value of a boolean field."""
-        value = self.rest.pop(name, False)
-        if not isinstance(value, bool):
-            raise RefusedRequest(f"{name} is {shown(value)}; wanted true or false", param=name)
-        return value
 
-    def refuse_other(self, names: Sequence[str], path: str) -> None:
-        """Refuse fields that belong to another path."""
-        for name in names:
-            if name in self.rest:
-                raise RefusedRequest(f"{name} is a field of {path}; send it there", param=name)
-
-    def request(
-        self,
-        *,
-        prompts: tuple[str | tuple[int, ...], ...],
-        length: str = "max_tokens",
-        ends: tuple[str, ...] = (),
-        echo: bool = False,
-        joint: str = "",
-        is_chat: bool = False,
-        writes: bool = True,
-    ) -> ClientRequest:
-        """Return the request; the remaining fields must be ones that all requests have."""
-        self._check_model(self.take("model"))
-        stream = self.flag("stream")
-        extras = self.rest.pop("stream_options", {})
-        if not isinstance(extras, dict) or not isinstance(extras.get("include_usage", False), bool):
-            raise RefusedRequest(
-                f'stream_options is {shown(extras)}; wanted {{"include_usage": true}}',
-                param="stream_options",
-            )
-        try:
-            stop = stop_strings(self.rest.pop("stop", ()))
-        except ConfigError as error:
-            raise RefusedRequest(str(error), param="stop") from error
-        session = _session(self.take("session"))
-        for name, harmless in _REFUSED.items():
-            value = self.take(name)
-            if value is not None and not any(
-                value == one and isinstance(value, bool) == isinstance(one, bool)
-                for one in harmless
-            ):
-                raise RefusedRequest(f"{name} is not supported here; leave it out", param=name)
-        for name in _IGNORED:
-            self.take(name)
-        for name in ("seed", "top_k"):  # elsewhere -1 is no seed, and all tokens
-            if self.rest.get(name) == -1:
-                self.take(name)
-        numbers: dict[str, Any] = {"seed": secrets.randbits(63)} | self._numbers(length)
-        n, logprobs = numbers.pop("n", 1), numbers.pop("logprobs", None)
-        if session is not None and (len(prompts) > 1 or n > 1 or logprobs is not None):
-            raise RefusedRequest(
-                "a request with a session has one prompt and one answer, without logprobs",
-                param="session",
-            )
-        return ClientRequest(
-            prompts=prompts,
-            sampling=replace(DEFAULTS, **numbers, stop=(*ends, *stop)),
-            n=n,
-            logprobs=logprobs,
-            length=length,
-            writes=writes,
-            stream=stream,
-            include_usage=bool(extras.get("include_usage")),
-            echo=echo,
-            session=session,
-            joint=joint,
-            is_chat=is_chat,
+def _request(
+    fields: dict[str, Any],
+    model: str,
+    prompts: tuple[str | tuple[int, ...], ...],
+    *,
+    length: str = "max_tokens",
+    ends: tuple[str, ...] = (),
+    joint: str = "",
+    is_chat: bool = False,
+    writes: bool = True,
+) -> ClientRequest:
+    """Return the request of the fields that are left."""
+    for name, harmless in _REFUSED.items():
+        value = fields.pop(name, None)
+        if value is not None and not any(
+            value == one and isinstance(value, bool) == isinstance(one, bool) for one in harmless
+        ):
+            raise RefusedRequest(f"{name} is not supported here; leave it out", param=name)
+    if fields.get("model") != model:
+        problem = f"no model {shown(fields['model'])}" if "model" in fields else "model is missing"
+        raise RefusedRequest(
+            f"{problem}; this server has {model!r}",
+            status=404 if "model" in fields else 400,
+            param="model",
+            code="model_not_found" if "model" in fields else None,
         )
+    try:
+        texts = typed.read(_Fields, fields)
+    except ValueError as error:
+        raise RefusedRequest(str(error), param=str(error).split()[0]) from error
+    session = texts.session
+    if session is not None and not _SESSION.fullmatch(session):
+        raise RefusedRequest(
+            f"session is {shown(session)}; wanted a name of at most 64 letters, digits, '.', '_' "
+            "and '-'",
+            param="session",
+        )
+    try:
+        stop = stop_strings(texts.stop)
+    except ConfigError as error:
+        raise RefusedRequest(str(error), param="stop") from error
+    numbers = _numbers(fields, length)
+    n, logprobs = numbers.pop("n", 1), numbers.pop("logprobs", None)
+    if session is not None and (len(prompts) > 1 or n > 1 or logprobs is not None):
+        raise RefusedRequest(
+            "a request with a session has one prompt and one answer, without logprobs",
+            param="session",
+        )
+    numbers = {"seed": secrets.randbits(63)} | numbers
+    return ClientRequest(
+        prompts=prompts,
+        sampling=replace(DEFAULTS, **numbers, stop=(*ends, *stop)),
+        n=n,
+        logprobs=logprobs,
+        length=length,
+        writes=writes,
+        stream=texts.stream,
+        include_usage=texts.stream_options.include_usage,
+        echo=texts.echo,
+        session=session,
+        joint=joint,
+        is_chat=is_chat,
+    )
 
-    def _check_model(self, name: object) -> None:
-        if name is None:
-            raise RefusedRequest(
-                f"model is missing; this server has {self._model!r}", param="model"
-            )
-        if name != self._model:
-            raise RefusedRequest(
-                f"no model {shown(name)}; this server has {self._model!r}",
-                status=404,
-                param="model",
-                code="model_not_found",
-            )
 
-    def _numbers(self, length: str) -> dict[str, Any]:
-        """Return the remaining fields, which must be numbers, by the names of options."""
-        known, numbers = {**_NUMBERS, length: _LENGTH}, dict[str, Any]()
-        for name, value in self.rest.items():
-            if name not in known:
-                hint = did_you_mean(name, [*known, *_OTHER_FIELDS])
-                raise RefusedRequest(f"unknown field {shown(name)}{hint}", param=name[:100])
-            if not isinstance(value, int | float):
-                raise RefusedRequest(
-                    f"{name} is {shown(value)}; wanted {known[name].expected}", param=name
-                )
-            try:
-                numbers[known[name].name] = known[name].convert(value)
-            except ValueError as error:
-                raise RefusedRequest(f"{name} {error}", param=name) from error
-        return numbers
+def _numbers(fields: Mapping[str, Any], length: str) -> dict[str, Any]:
+    """Return the numbers, by the names of options; other fields are not known."""
+    known, numbers = {**_NUMBERS, length: _LENGTH}, dict[str, Any]()
+    for name, value in fields.items():
+        if name in _IGNORED or name in _OTHER_FIELDS:
+            continue
+        if name in ("seed", "top_k") and value == -1:  # elsewhere no seed, and all tokens
+            continue
+        if name not in known:
+            hint = did_you_mean(name, [*known, *_OTHER_FIELDS])
+            raise RefusedRequest(f"unknown field {shown(name)}{hint}", param=name[:100])
+        if not isinstance(value, int | float):
+            raise RefusedRequest(
+                f"{name} is {shown(value)}; wanted {known[name].expected}", param=name
+            )
+        try:
+            numbers[known[name].name] = known[name].convert(value)
+        except ValueError as error:
+            raise RefusedRequest(f"{name} {error}", param=name) from error
+    return numbers
 
 
 def _prompts(value: object) -> tuple[str | tuple[int, ...], ...]:
@@ -334,10 +338,9 @@ def _prompts(value: object) -> tuple[str | tuple[int, ...], ...]:
     if isinstance(value, str):
         return (value,)
     if isinstance(value, list) and value:
-        if _are_ids(value):
-            return (tuple(value),)
-        if all(isinstance(one, str) or _are_ids(one) for one in value):
-            return tuple(one if isinstance(one, str) else tuple(one) for one in value)
+        prompts = [value] if all(type(one) is int for one in value) else value
+        if all(isinstance(one, str) or _are_ids(one) for one in prompts):
+            return tuple(one if isinstance(one, str) else tuple(one) for one in prompts)
     problem = "is missing" if value is None else f"is {shown(value)}"
     raise RefusedRequest(
         f"prompt {problem}; wanted a text, a list of token ids, or a list of these", param="prompt"
@@ -348,15 +351,3 @@ def _are_ids(value: object) -> bool:
     return isinstance(value, list) and all(
         type(one) is int and -(2**31) <= one < 2**31 for one in value
     )
-
-
-def _session(value: object) -> str | None:
-    if value is None:
-        return None
-    if not isinstance(value, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,64}", value):
-        raise RefusedRequest(
-            f"session is {shown(value)}; wanted a name of at most 64 letters, digits, '.', '_' "
-            "and '-'",
-            param="session",
-        )
-    return value

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 from mlxhog.files.quantities import format_clock
-from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress, Trouble
+from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.report.streams import printable
 from mlxhog.report.views import LineView, LiveView
 
@@ -77,7 +78,7 @@ class PlainBoard(LineView[StudyProgress]):
         for trouble in progress.troubles[self._troubles :]:
             yield trouble_line(trouble)
         self._troubles = len(progress.troubles)
-        news = (progress.done, progress.total, *(run.step for run in progress.running))
+        news = (progress.done, progress.total, *(run.point for run in progress.running))
         if news != self._shown and self.due():
             self._shown = news
             yield line(progress)
@@ -86,8 +87,8 @@ class PlainBoard(LineView[StudyProgress]):
 def line(progress: StudyProgress) -> str:
     """Return the state of a study in one line."""
     running = "  ".join(
-        f"[{run.worker} {run.candidate}: {run.run} step {steps(run.step, run.steps)} "
-        f"acc {accuracy(run.acc_token)}]"
+        f"[{run.worker} {run.plan.candidate}: {run.plan.title} step {steps(run)} "
+        f"acc {_accuracy(run)}]"
         for run in progress.running
     )
     return "  ".join(filter(None, [heading(progress), best(progress.best), running]))
@@ -120,10 +121,10 @@ def best(top: Best | None, width: int | None = None) -> str:
     return f"{number} {short(top.candidate, width - len(number) - len(lacks) - 1)}{lacks}"
 
 
-def trouble_line(trouble: Trouble) -> str:
+def trouble_line(trouble: StudyRecord) -> str:
     """Return the line of a run that failed or diverged."""
     reason = f": {printable(trouble.reason)}" if trouble.reason else ""
-    return f"{trouble.status}  {trouble.run}{reason}  {folded(trouble.candidate.split())}"
+    return f"{trouble.status}  {trouble.title}{reason}  {folded(trouble.candidate.split())}"
 
 
 def score(value: float, interval: float | None) -> str:
@@ -136,9 +137,14 @@ def accuracy(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
 
 
-def steps(step: int, of: int | None) -> str:
-    """Write the steps of a run."""
-    return str(step) if of is None else f"{step}/{of}"
+def steps(run: ActiveRun) -> str:
+    """Write the steps of a run at its last evaluation, and the most."""
+    step, most = run.point.step if run.point else 0, run.plan.protocol.steps
+    return str(step) if most is None else f"{step}/{most}"
+
+
+def _accuracy(run: ActiveRun) -> str:
+    return accuracy(None if run.point is None else run.point.acc_token)
 
 
 def cut(text: str, width: int | None) -> str:
@@ -198,8 +204,7 @@ def _runs(running: tuple[ActiveRun, ...], width: int) -> Table:
     from rich.table import Table
 
     numbers = [
-        (run.worker, steps(run.step, run.steps), accuracy(run.acc_token), format_clock(run.seconds))
-        for run in running
+        (run.worker, steps(run), _accuracy(run), format_clock(run.seconds)) for run in running
     ]
     header = ("worker", "step", "acc", "time")
     needed = [max(map(len, column)) for column in zip(header, *numbers, strict=True)]
@@ -213,6 +218,6 @@ def _runs(running: tuple[ActiveRun, ...], width: int) -> Table:
     for name in header[1:]:
         table.add_column(name, no_wrap=True, overflow="ellipsis", justify="right")
     for run, (worker, *rest) in zip(running, numbers, strict=True):
-        texts = [short(run.candidate, layers), cut(run.run, room - _GAP - layers)]
+        texts = [short(run.plan.candidate, layers), cut(run.plan.title, room - _GAP - layers)]
         table.add_row(worker, *texts[: 2 if whole else int(room > 0)], *rest)
     return table

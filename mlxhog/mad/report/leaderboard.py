@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from mlxhog.files.quantities import format_bytes, format_count, format_duration
-from mlxhog.mad.options import point_name
 from mlxhog.mad.report.board import accuracy, cut, folded, score, short, styled
-from mlxhog.mad.report.ranking import WITHIN, OrderComparison, Ranking, equal_cost
+from mlxhog.mad.report.ranking import WITHIN, Ranking, equal_cost
 from mlxhog.mad.scores import LOST, CandidateScore
 from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.tasks import find
@@ -47,7 +46,7 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
         "troubles": [
             {
                 "layers": record.candidate,
-                "run": run_name(record),
+                "run": record.title,
                 "status": record.status,
                 "reason": record.reason,
                 "host": record.host,
@@ -55,19 +54,6 @@ def to_json(ranking: Ranking) -> dict[str, Any]:
             for record in lost(ranking)
         ],
         "facts": dict(ranking.facts),
-        "shared_embedding": ranking.shared,
-        "against": _against(ranking.against),
-    }
-
-
-def _against(against: OrderComparison | None) -> dict[str, Any] | None:
-    if against is None:
-        return None
-    return {
-        "study": against.study,
-        "shared_against_unshared": against.shared,
-        "spearman": None if math.isnan(against.spearman) else against.spearman,
-        "scores": {name: list(pair) for name, pair in against.pairs.items()},
     }
 
 
@@ -75,6 +61,8 @@ NUMBERS = (
     "score", "interval", "fixed_score", "val_score", "params", "state", "state_bytes", "seconds",
     "status", "n_runs", "n_diverged", "n_failed",
 )  # fmt: skip
+OF_TASKS = {"score": "tasks", "acc_token": "acc_token", "solved": "solved"}
+"""Column of CSV, for each task -> field of a candidate."""
 
 
 def candidate(row: CandidateScore) -> dict[str, Any]:
@@ -83,33 +71,81 @@ def candidate(row: CandidateScore) -> dict[str, Any]:
         "layers": row.candidate,
         **{name: getattr(row, name) for name in NUMBERS},
         "seeds": {str(seed): value for seed, value in row.seeds.items()},
-        "tasks": dict(row.tasks),
         "settings": row.settings,
-        "intervals": dict(row.intervals),
-        "solved": dict(row.solved),
-        "acc_token": dict(row.acc_token),
-        "ceiling": dict(row.ceiling),
+        **{
+            name: dict(getattr(row, name))
+            for name in ("tasks", "intervals", "solved", "acc_token", "ceiling")
+        },
         "missing": list(row.missing),
     }
 
 
 def to_csv(ranking: Ranking) -> str:
     """Return one line per candidate; an empty field is a missing number."""
-    tasks = ranking.tasks
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    of_tasks = [f"{kind}.{task}" for kind in ("score", "acc_token", "solved") for task in tasks]
-    writer.writerow(["rank", "layers", *NUMBERS, "missing", *of_tasks])
-    for rank, row in enumerate(ranking.rows, start=1):
-        values = [getattr(row, name) for name in NUMBERS]
-        own = [row.tasks.get(task) for task in tasks]
-        token = [row.acc_token.get(task) for task in tasks]
-        texts = [cell(value) if isinstance(value, str) else value for value in values]
-        solved = [row.solved.get(task) for task in tasks]
-        writer.writerow(
-            [rank, cell(row.candidate), *texts, len(row.missing), *own, *token, *solved]
-        )
+    of_tasks = [(name, field, task) for name, field in OF_TASKS.items() for task in ranking.tasks]
+    own = [f"{name}.{task}" for name, _, task in of_tasks]
+    writer.writerow(["rank", "layers", *NUMBERS, "missing", *own])
+    for rank, values in enumerate(map(candidate, ranking.rows), start=1):
+        numbers = [values[name] for name in ("layers", *NUMBERS)]
+        texts = [cell(value) if isinstance(value, str) else value for value in numbers]
+        scored = [values[field].get(task) for _, field, task in of_tasks]
+        writer.writerow([rank, *texts, len(values["missing"]), *scored])
     return out.getvalue()
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of the board, after rank and layers.
+
+    Attributes:
+        head: its name.
+        text: its cell.
+        brief: its name and its cell on a terminal; None for the same.
+        heat: the accuracy that colors its cell on a page.
+        words: whether it is aligned to the left.
+    """
+
+    head: str
+    text: Callable[[CandidateScore], str]
+    brief: tuple[str, Callable[[CandidateScore], str]] | None = None
+    heat: Callable[[CandidateScore], float | None] = lambda row: None
+    words: bool = False
+
+
+def table(ranking: Ranking) -> list[Column]:
+    """Return the columns of the board after rank and layers; every form of it has these."""
+    scored = [("fixed", "fixed_score"), ("val", "val_score")]
+    shown = [one for one in scored if any(getattr(row, one[1]) is not None for row in ranking.rows)]
+    return [
+        Column("score", lambda row: score(row.score, row.interval)),
+        *(Column(head, partial(_accuracy_of, field)) for head, field in shown),
+        *(_task_column(task) for task in ranking.tasks),
+        Column(
+            "params",
+            lambda row: f"{row.params:,}",
+            ("params", lambda row: format_count(row.params)),
+        ),
+        Column(
+            "state bytes",
+            lambda row: f"{row.state_bytes:,}",
+            ("state", lambda row: format_bytes(row.state_bytes)),
+        ),
+        Column("time", lambda row: format_duration(row.seconds)),
+        Column("status", status, words=True),
+    ]
+
+
+def _accuracy_of(field: str, row: CandidateScore) -> str:
+    return accuracy(getattr(row, field))
+
+
+def _task_column(task: str) -> Column:
+    def text(row: CandidateScore) -> str:
+        return accuracy(row.tasks.get(task))
+
+    return Column(task, text, (find(task).short, text), lambda row: row.tasks.get(task))
 
 
 def to_markdown(ranking: Ranking) -> str:
@@ -120,7 +156,7 @@ def to_markdown(ranking: Ranking) -> str:
     lines += _markdown_table(ranking) if ranking.rows else []
     notes = [f"- {name}: {value}" for name, value in ranking.facts]
     notes += [f"- {note}" for note in (NOTE, *remarks(ranking.rows))]
-    notes += [f"- {note}" for note in (ceiling_note(ranking), order_note(ranking)) if note]
+    notes += [f"- {note}" for note in (ceiling_note(ranking),) if note]
     notes += [f"- {trouble}" for trouble in troubles(ranking)]
     return "\n".join([*lines, "", *map(_text, notes)]).strip() + "\n"
 
@@ -157,46 +193,14 @@ def remarks(rows: Sequence[CandidateScore]) -> list[str]:
     return notes
 
 
-def cells(ranking: Ranking) -> tuple[list[str], list[list[str]]]:
-    """Return the leaderboard as a header and a row for every candidate, with full numbers."""
-    val = ["val"] if has_validation(ranking.rows) else []
-    fixed = ["fixed"] if has_fixed(ranking.rows) else []
-    costs = ["params", "state bytes", "time", "status"]
-    header = ["#", "layers", "score", *fixed, *val, *ranking.tasks, *costs]
-    rows = [
-        [
-            str(rank),
-            row.candidate,
-            score(row.score, row.interval),
-            *(accuracy(row.fixed_score) for _ in fixed),
-            *(accuracy(row.val_score) for _ in val),
-            *(accuracy(row.tasks.get(task)) for task in ranking.tasks),
-            f"{row.params:,}",
-            f"{row.state_bytes:,}",
-            format_duration(row.seconds),
-            status(row),
-        ]
-        for rank, row in enumerate(ranking.rows, start=1)
-    ]
-    return header, rows
-
-
 def _markdown_table(ranking: Ranking) -> list[str]:
-    header, rows = cells(ranking)
-    ruler = ["---:", "---", *["---:"] * (len(header) - 3), "---"]
-    for row in rows:
-        row[1] = f"`{_text(row[1].replace('`', ' ').replace('|', ' '))}`"
-    return [f"| {' | '.join(row)} |" for row in (header, ruler, *rows)]
-
-
-def has_validation(rows: Sequence[CandidateScore]) -> bool:
-    """Whether any candidate has a score on validation rows."""
-    return any(row.val_score is not None for row in rows)
-
-
-def has_fixed(rows: Sequence[CandidateScore]) -> bool:
-    """Whether any candidate has a score at the fixed step size beside the best."""
-    return any(row.fixed_score is not None for row in rows)
+    columns = table(ranking)
+    lines = [["#", "layers", *(column.head for column in columns)]]
+    lines.append(["---:", "---", *("---" if column.words else "---:" for column in columns)])
+    for rank, row in enumerate(ranking.rows, start=1):
+        name = _text(row.candidate.replace("`", " ").replace("|", " "))
+        lines.append([str(rank), f"`{name}`", *(column.text(row) for column in columns)])
+    return [f"| {' | '.join(cells)} |" for cells in lines]
 
 
 def status(row: CandidateScore) -> str:
@@ -214,7 +218,7 @@ def status(row: CandidateScore) -> str:
 def troubles(ranking: Ranking) -> list[str]:
     """Return a line for every run that counts as 0, with its reason."""
     return [
-        f"{record.status}: `{record.candidate}` on {run_name(record)}"
+        f"{record.status}: `{record.candidate}` on {record.title}"
         + (f": {record.reason}" if record.reason else "")
         for record in lost(ranking)
     ]
@@ -223,12 +227,6 @@ def troubles(ranking: Ranking) -> list[str]:
 def lost(ranking: Ranking) -> list[StudyRecord]:
     """Return the runs that count with a score of 0."""
     return [record for record in ranking.records if record.status in LOST]
-
-
-def run_name(record: StudyRecord) -> str:
-    """Return the name of a run within its candidate: task, setting, optimiser point, seed."""
-    protocol: Mapping[str, Any] = record.config.get("protocol", {})
-    return f"{record.task} {record.label}, {point_name(protocol)}, seed {record.seed}"
 
 
 def ceiling_note(ranking: Ranking) -> str:
@@ -241,41 +239,10 @@ def ceiling_note(ranking: Ranking) -> str:
     return f"best possible score, measured on the rows: {', '.join(below)}" if below else ""
 
 
-def order_note(ranking: Ranking) -> str:
-    """Return the comparison of the order with another study's; "" without one."""
-    against = ranking.against
-    if against is None:
-        if not ranking.shared:
-            return ""
-        return (
-            "the candidates shared one embedding; run the same study without --share-embedding "
-            "beside it to compare the order"
-        )
-    who = "shared against unshared embedding" if against.shared else "order"
-    n = len(against.pairs)
-    if math.isnan(against.spearman):
-        return f"{who}: nothing to compare with study {against.study} ({n} common candidates)"
-    return (
-        f"{who}: rank correlation {against.spearman:.2f} with study {against.study} "
-        f"(Spearman, {n} candidates)"
-    )
-
-
 _LAYERS_WIDTH = 20
 """Least columns of the layers, before other columns are left out."""
 MOST_LISTED = 5
 """Most failed and diverged runs, and candidates with their steps; --json has all."""
-
-
-@dataclass(frozen=True)
-class _Column:
-    head: str
-    cells: Sequence[str]
-    is_text: bool = False
-
-    @property
-    def width(self) -> int:
-        return max(map(len, (self.head, *self.cells)))
 
 
 def lines(ranking: Ranking, width: int | None = None, height: int | None = None) -> list[str]:
@@ -289,13 +256,13 @@ def lines(ranking: Ranking, width: int | None = None, height: int | None = None)
     notes = [
         *([] if height is not None else remarks(ranking.rows)),
         *_listed_troubles(ranking),
-        *filter(None, [ceiling_note(ranking), order_note(ranking), ranking.lacking]),
+        *filter(None, [ceiling_note(ranking), ranking.lacking]),
     ]
     shown = list(ranking.rows)
     if height is not None and len(shown) > (room := max(1, height - len(notes) - 4)):
         shown = shown[:room]
         notes.insert(0, f"... {len(ranking.rows) - room} more candidates")
-    text = [_heading(ranking), *_table(shown, ranking.tasks, width), *notes]
+    text = [_heading(ranking), *_table(ranking, shown, width), *notes]
     return [cut(printable(line), width) for line in text]
 
 
@@ -313,53 +280,44 @@ def _heading(ranking: Ranking) -> str:
     )
 
 
-def _table(rows: Sequence[CandidateScore], tasks: Sequence[str], width: int | None) -> list[str]:
+def _table(ranking: Ranking, rows: Sequence[CandidateScore], width: int | None) -> list[str]:
+    """Return the lines of the table; in a narrow one some columns are left out."""
     if not rows:
         return []
-    rank = _Column("#", [str(k + 1) for k in range(len(rows))])
-    scored = _Column("score", [score(row.score, row.interval) for row in rows])
-    statuses = [_Column("status", [status(row) for row in rows], is_text=True)]
-    fixed = [_Column("fixed", [accuracy(row.fixed_score) for row in rows])]
-    validated = [_Column("val", [accuracy(row.val_score) for row in rows])]
-    scored_tasks = [
-        _Column(find(task).short, [accuracy(row.tasks.get(task)) for row in rows]) for task in tasks
+    columns = [
+        (head, [cell_of(row) for row in rows], column)
+        for column in table(ranking)
+        for head, cell_of in (column.brief or (column.head, column.text),)
     ]
-    is_plain = all(row.status == "done" and not row.n_diverged + row.n_failed for row in rows)
-    essential = [
-        *([] if is_plain else [statuses]),
-        *([fixed] if has_fixed(rows) else []),
-        *([validated] if has_validation(rows) else []),
-        scored_tasks,
-    ]
-    costs = [
-        [_Column("params", [format_count(row.params) for row in rows])],
-        [_Column("state", [format_bytes(row.state_bytes) for row in rows])],
-        [_Column("time", [format_duration(row.seconds) for row in rows])],
-    ]
-    groups = [*essential, *costs]
+    if all(row.status == "done" and not row.n_diverged + row.n_failed for row in rows):
+        columns.pop()  # the status
     names = [row.candidate for row in rows]
     if width is not None:
-        room = width - rank.width - scored.width - 2 * len(GAP)
         whole = max(len("layers"), *(len(folded(name.split())) for name in names))
-        # its folded name has priority over its costs
-        rooms = [(group, min(_LAYERS_WIDTH, whole)) for group in essential]
-        groups = []
-        for group, name_width in [*rooms, *((group, whole) for group in costs)]:
-            needed = sum(column.width + len(GAP) for column in group)
-            if needed <= room - name_width:
-                groups.append(group)
+        room, kept = width - len(str(len(rows))) - len(GAP), {"score"}
+        for heads in _groups(ranking):
+            group = [one for one in columns if one[2].head in heads]
+            needed = sum(max(map(len, (head, *own))) + len(GAP) for head, own, _ in group)
+            # a folded name has priority over the costs
+            least = whole if heads[0] in COSTS else min(_LAYERS_WIDTH, whole)
+            if heads == ["score"] or needed <= room - least:
+                kept |= set(heads)
                 room -= needed
+        columns = [one for one in columns if one[2].head in kept]
         longest = max(len("layers"), *map(len, names))
         names = [short(name, min(longest, max(0, room))) for name in names]
-    # the status is the last column, though the first to get its place
-    ordered = sorted(groups, key=lambda group: group is statuses)
-    numbers = [column for group in ordered for column in group]
-    columns = [rank, _Column("layers", names, is_text=True), scored, *numbers]
-    return aligned(
-        [column.head for column in columns],
-        list(zip(*(column.cells for column in columns), strict=True)),
-        words=[k for k, column in enumerate(columns) if column.is_text],
-    )
+    ranks = [str(rank) for rank in range(1, len(rows) + 1)]
+    texts = zip(ranks, names, *(own for _, own, _ in columns), strict=True)
+    words = [1, *(k for k, one in enumerate(columns, start=2) if one[2].words)]
+    return aligned(["#", "layers", *(head for head, _, _ in columns)], [*texts], words=words)
+
+
+COSTS = ("params", "state bytes", "time")
+
+
+def _groups(ranking: Ranking) -> list[list[str]]:
+    """Return the heads of columns that stay or go together, the most important first."""
+    return [["score"], ["status"], ["fixed"], ["val"], [*ranking.tasks], *([one] for one in COSTS)]
 
 
 def _listed_troubles(ranking: Ranking) -> list[str]:

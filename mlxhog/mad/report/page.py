@@ -8,12 +8,13 @@ from datetime import UTC, datetime
 from html import escape
 
 from mlxhog.files.quantities import format_duration
-from mlxhog.mad.report.leaderboard import NOTE, ceiling_note, cells, lost, order_note, run_name
+from mlxhog.mad.report.leaderboard import NOTE, Column, ceiling_note, lost, table
 from mlxhog.mad.report.plots import Plot
 from mlxhog.mad.report.ranking import Ranking
 from mlxhog.mad.scores import CandidateScore
 from mlxhog.report.charts import DARK, LIGHT
-from mlxhog.report.page import document, facts, table
+from mlxhog.report.page import document, facts
+from mlxhog.report.page import table as html_table
 
 
 def page(ranking: Ranking, plots: Iterable[Plot], *, version: str) -> str:
@@ -52,34 +53,28 @@ def _lacking(ranking: Ranking) -> str:
 def _leaderboard(ranking: Ranking) -> str:
     if not ranking.rows:
         return ""
-    header, rows = cells(ranking)
-    notes = [NOTE, ceiling_note(ranking), order_note(ranking)]
+    columns = table(ranking)
+    header = ["#", "layers", *(column.head for column in columns)]
+    rows = [_row(columns, rank, row) for rank, row in enumerate(ranking.rows, start=1)]
+    notes = [NOTE, ceiling_note(ranking)]
     return (
         "<h2>Leaderboard</h2>\n"
-        + table(
-            header,
-            [_row(ranking, header, *pair) for pair in zip(rows, ranking.rows, strict=True)],
-            LEFT,
-            cards=True,
-        )
+        + html_table(header, rows, LEFT, cards=True)
         + "".join(f'\n<p class="note">{escape(note)}</p>' for note in notes if note)
     )
 
 
-def _row(ranking: Ranking, header: Sequence[str], texts: Sequence[str], row: CandidateScore) -> str:
+def _row(columns: Sequence[Column], rank: int, row: CandidateScore) -> str:
     """Return a row's cells; those of tasks have a color by accuracy."""
-    rank, layers, score, *numbers, status = map(escape, texts)
-    accuracies: list[float | None] = [row.tasks.get(task) for task in ranking.tasks]
-    costs = 3  # parameters, state, time
-    no_heat: list[float | None] = [None] * (len(numbers) - len(accuracies) - costs)
-    heads = [f' data-head="{escape(name)}"' for name in header]
-    cells = [f"<td{heads[0]}>{rank}</td>", f'<td class="t"{heads[1]}><code>{layers}</code></td>']
-    cells.append(f"<td{heads[2]}><b>{score}</b></td>")
-    values = [*no_heat, *accuracies, *[None] * costs]
-    for text, value, head in zip(numbers, values, heads[3:-1], strict=True):
-        heat = "" if value is None else f' class="h" style="--v:{value:.3f}"'
-        cells.append(f"<td{heat}{head}>{text}</td>")
-    return "".join([*cells, f'<td class="t"{heads[-1]}>{status}</td>'])
+    cells = [f'<td data-head="#">{rank}</td>']
+    cells.append(f'<td class="t" data-head="layers"><code>{escape(row.candidate)}</code></td>')
+    for column in columns:
+        text, heat = escape(column.text(row)), column.heat(row)
+        look = ' class="t"' if column.words else ""
+        look = look if heat is None else f' class="h" style="--v:{heat:.3f}"'
+        text = f"<b>{text}</b>" if column.head == "score" else text
+        cells.append(f'<td{look} data-head="{escape(column.head)}">{text}</td>')
+    return "".join(cells)
 
 
 LEFT = ("layers", "status", "", "run", "reason")
@@ -116,9 +111,7 @@ def _troubles(ranking: Ranking) -> str:
     if not records:
         return ""
     header = ["status", "layers", "run", "reason"]
-    cells = (
-        (record.status, record.candidate, run_name(record), record.reason) for record in records
-    )
+    cells = ((record.status, record.candidate, record.title, record.reason) for record in records)
     rows = [
         "".join(
             f'<td class="t" data-head="{name}">{escape(text)}</td>'
@@ -126,7 +119,7 @@ def _troubles(ranking: Ranking) -> str:
         )
         for texts in cells
     ]
-    return "<h2>Runs that count as 0</h2>\n" + table(header, rows, LEFT, cards=True)
+    return "<h2>Runs that count as 0</h2>\n" + html_table(header, rows, LEFT, cards=True)
 
 
 def _missing(ranking: Ranking) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from statistics import fmean
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
 from mlxhog.mad.report.board import short
 from mlxhog.mad.report.ranking import Ranking
@@ -234,59 +234,37 @@ def draw_seeds(ranking: Ranking, theme: Theme) -> Figure:
 NOTHING = "(none)"
 """The layer of a candidate in a slot beyond its depth."""
 
-Floats = NDArray[np.float64]
 
-
-@dataclass(frozen=True)
-class SlotScores:
-    """The candidates' layers at one place of the sequence, and their scores.
-
-    Attributes:
-        number: counted from 1.
-        means: layer -> mean score of the candidates with it here, the best first.
-    """
-
-    number: int
-    means: Mapping[str, float]
-
-
-def slots(scored: Sequence[tuple[Sequence[str], float]]) -> list[SlotScores]:
-    """Return every slot in order; [] without scores.
-
-    Args:
-        scored: layers of a candidate, and its score.
-    """
+def slots(scored: Sequence[tuple[Sequence[str], float]]) -> list[dict[str, float]]:
+    """Return for every slot in order: layer -> mean score of the candidates with it there."""
     depth = max((len(layers) for layers, _ in scored), default=0)
-    scores = np.array([score for _, score in scored])
-    return [
-        _slot(k + 1, [layers[k] if k < len(layers) else NOTHING for layers, _ in scored], scores)
-        for k in range(depth)
-    ]
+    by_slot = []
+    for k in range(depth):
+        scores: dict[str, list[float]] = {}
+        for layers, score in scored:
+            scores.setdefault(layers[k] if k < len(layers) else NOTHING, []).append(score)
+        by_slot.append({name: fmean(own) for name, own in scores.items()})
+    return by_slot
 
 
-def _slot(number: int, chosen: Sequence[str], scores: Floats) -> SlotScores:
-    names = np.array(chosen)
-    groups = {str(name): scores[names == name] for name in np.unique(names)}
-    best_first = sorted(groups, key=lambda name: -groups[name].mean())
-    return SlotScores(number, {name: float(groups[name].mean()) for name in best_first})
-
-
-def choices(ranking: Ranking) -> list[SlotScores]:
-    """Return the slots in which the complete candidates differ."""
+def choices(ranking: Ranking) -> dict[int, dict[str, float]]:
+    """Return the slots, from 1, in which the complete candidates differ."""
     scored = [(row.layers, row.score) for row in ranking.rows if row.status not in UNFINISHED]
-    return [slot for slot in slots(scored) if len(slot.means) > 1]
+    return {k: means for k, means in enumerate(slots(scored), start=1) if len(means) > 1}
 
 
-def draw_slots(shown_slots: list[SlotScores], theme: Theme) -> Figure:
+def draw_slots(shown_slots: Mapping[int, Mapping[str, float]], theme: Theme) -> Figure:
     """Draw a table of mean scores, layers down, slots across."""
-    names = sorted({name for slot in shown_slots for name in slot.means})
+    names = sorted({name for means in shown_slots.values() for name in means})
     width, height = max(6.0, 2.2 + 0.9 * len(shown_slots)), 0.36 * len(names)
     at = np.arange(len(shown_slots))
     figure = blank(theme, width, 0.7 + height)
     heat = figure.subplots()
     style(heat, theme)
     heat.grid(visible=False)
-    table = np.array([[slot.means.get(name, np.nan) for slot in shown_slots] for name in names])
+    table = np.array(
+        [[means.get(name, np.nan) for means in shown_slots.values()] for name in names]
+    )
     image = heat.imshow(table, aspect="auto", cmap=theme.heat)
     low, high = image.get_clim()
     for (i, j), value in np.ndenumerate(table):
@@ -303,7 +281,7 @@ def draw_slots(shown_slots: list[SlotScores], theme: Theme) -> Figure:
                 color="#1f2328" if bright else "#ffffff",
             )
     heat.set_yticks(range(len(names)), names)
-    heat.set_xticks(at, [str(slot.number) for slot in shown_slots])
+    heat.set_xticks(at, [str(number) for number in shown_slots])
     heat.set_xlabel("slot")
     return figure
 

@@ -5,45 +5,21 @@ It is read from the study's directory only, also while a scheduler writes there.
 
 from __future__ import annotations
 
-import contextlib
-import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from importlib.metadata import version
-from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from mlxhog.errors import StudyError
 from mlxhog.files.quantities import format_value
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, solved_accuracy
 from mlxhog.mad.scores import UNFINISHED, CandidateScore, Select, scores
 from mlxhog.mad.study import study as studies
 from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import Store, StudyRecord, is_study
+from mlxhog.mad.study.store import Store, StudyRecord
 from mlxhog.mad.study.study import Study
 from mlxhog.mad.suites import Suite
 from mlxhog.mad.tasks import GENERATOR_VERSION
-
-
-@dataclass(frozen=True, kw_only=True)
-class OrderComparison:
-    """The order of the candidates beside that of another study.
-
-    Attributes:
-        study: name of the other study.
-        shared: whether only this study's candidates shared one embedding.
-        spearman: rank correlation of the scores; NaN if it is undefined.
-        pairs: candidate -> (score here, score there), of those complete in both.
-    """
-
-    study: str
-    shared: bool
-    spearman: float
-    pairs: Mapping[str, tuple[float, float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +35,6 @@ class Ranking:
         planned: runs of all candidates so far; None if unknown.
         running: whether a scheduler works on it.
         facts: the protocol in words, such as ("seeds", "0, 1, 2").
-        shared: whether the candidates trained one embedding together.
-        against: the comparison with another study.
     """
 
     study: str
@@ -71,8 +45,6 @@ class Ranking:
     planned: int | None
     running: bool = False
     facts: tuple[tuple[str, str], ...] = ()
-    shared: bool = False
-    against: OrderComparison | None = None
 
     @property
     def statuses(self) -> dict[str, int]:
@@ -110,7 +82,6 @@ def read_ranking(
     store: Store,
     *,
     select: Select | None = None,
-    against: Store | None = None,
     curves: bool = False,
 ) -> Ranking:
     """Return the present ranking of a study.
@@ -118,8 +89,6 @@ def read_ranking(
     Args:
         store: of the study.
         select: rows whose accuracy selects between optimiser points; None is the study's.
-        against: a study for the comparison of the order; None looks beside a study with a shared
-            embedding for the same one without.
         curves: whether to read the learning curves.
 
     Raises:
@@ -133,7 +102,6 @@ def read_ranking(
     records = tuple(store.records())
     rows = scores(records, measured, select, study.seeds)
     runs = [run for row in rows for run in row.best]
-    other = against if against is not None else _unshared(store, study)
     return Ranking(
         study=store.name,
         suite=study.suite,
@@ -143,8 +111,6 @@ def read_ranking(
         planned=_planned(store, study, measured, rows),
         running=store.is_locked(),
         facts=_facts(study, measured, protocol, select, records),
-        shared=study.share_embedding,
-        against=None if other is None else _against(study, rows, other),
     )
 
 
@@ -152,42 +118,11 @@ def _planned(store: Store, study: Study, measured: Suite, rows: Sequence[Candida
     """Runs of a list or a grid, or of the proposals of another sampler; without skipped runs."""
     skipped = sum(len(row.missing) for row in rows if row.status == "pruned")
     if not study.space or study.sampler == "grid":
-        return Planning(study).total - skipped
+        total = Planning(study).total
+        if total is not None:
+            return total - skipped
     proposed = {candidate for candidate, _ in store.proposals()}
     return len(proposed) * measured.runs * len(study.seeds) - skipped
-
-
-def _against(study: Study, rows: Sequence[CandidateScore], other: Store) -> OrderComparison:
-    theirs = studies.read(other)
-    scored = {
-        row.candidate: row.score
-        for row in scores(other.records(), theirs.measured(), "test", theirs.seeds)
-        if row.status not in UNFINISHED
-    }
-    pairs = {
-        row.candidate: (row.score, scored[row.candidate])
-        for row in rows
-        if row.status not in UNFINISHED and row.candidate in scored
-    }
-    here, there = zip(*pairs.values(), strict=True) if pairs else ((), ())
-    return OrderComparison(
-        study=other.name,
-        shared=study.share_embedding and not theirs.share_embedding,
-        spearman=spearman(here, there) if pairs else math.nan,
-        pairs=pairs,
-    )
-
-
-def _unshared(store: Store, study: Study) -> Store | None:
-    """The study beside this one that differs only in unshared embeddings."""
-    if not study.share_embedding:
-        return None
-    definition = replace(study, share_embedding=False).to_dict()
-    for directory in sorted(Path(store.directory).parent.iterdir()):
-        with contextlib.suppress(StudyError):  # a damaged one is another study
-            if is_study(directory) and Store(directory).definition() == definition:
-                return Store(directory)
-    return None
 
 
 def _facts(
@@ -260,21 +195,3 @@ def equal_cost(rows: Sequence[CandidateScore], cost: str) -> dict[str, int]:
     first = next(iter(costs.values()), 0)
     alike = [name for name, own in costs.items() if abs(own - first) <= WITHIN * first]
     return {name: rank for rank, name in enumerate(alike, start=1)}
-
-
-def ranks(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return the rank of every value from 1, smallest first; equal values have their mean rank."""
-    _, place, count = np.unique(np.asarray(values), return_inverse=True, return_counts=True)
-    last = np.cumsum(count)
-    mean_ranks: NDArray[np.float64] = (last - (count - 1) / 2)[place]
-    return mean_ranks
-
-
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
-    """Return Spearman's rho in [-1, 1], the linear correlation of the ranks.
-
-    NaN for fewer than two pairs, or if all values of one side are equal.
-    """
-    first, second = (ranks(values) - (len(values) + 1) / 2 for values in (a, b))
-    spread = math.sqrt((first @ first) * (second @ second))
-    return float(first @ second) / spread if spread else math.nan

@@ -60,66 +60,32 @@ class SizeBudget:
     rescale: bool = False
 
 
-@dataclass(frozen=True)
-class Cost:
-    """Parameters and state of some layers."""
-
-    params: int
-    state: int
-
-
 KEPT = 4096
 """Layers whose numbers are kept: a space has few, and a sampler builds each many times."""
 
 
 @lru_cache(maxsize=KEPT)
-def _cost(layers: tuple[Layer, ...], d: int, length: int) -> Cost:
-    return Cost(params(layers, d), state(layers, d, length))
-
-
-@lru_cache(maxsize=KEPT)
-def _fixed_numbers(layers: tuple[Layer, ...], rescale: bool) -> tuple[object, ...]:
-    (layer,) = layers
-    free = {*SHRINK, "inner"} if rescale else set()
-    numbers = {field.name for field in fields(layer)} - free  # type: ignore[arg-type]
-    return (layer.name, *(getattr(layer, name) for name in sorted(numbers)))
+def _cost(layers: tuple[Layer, ...], d: int, length: int) -> tuple[int, int]:
+    return params(layers, d), state(layers, d, length)
 
 
 class Scale:
     """A budget at width d; `length` is used if the budget has none."""
 
     def __init__(self, budget: SizeBudget, d: int, length: int) -> None:
-        self.budget = budget
-        self._d = d
-        self._length = budget.length or length
+        self.budget, self._d, self._length = budget, d, budget.length or length
 
-    def cost(self, layers: Sequence[Layer]) -> Cost:
-        """Return the cost of layers without rescaling."""
+    def cost(self, layers: Iterable[Layer]) -> tuple[int, int]:
+        """Return parameters and state of layers without rescaling."""
         costs = [_cost((layer,), self._d, self._length) for layer in layers]
-        return Cost(sum(one.params for one in costs), sum(one.state for one in costs))
-
-    def least(self, layer: Layer) -> Cost:
-        """Return the cost of the smallest version of a layer that `fit` may choose."""
-        if self.budget.rescale:
-            while self.budget.state is not None and (less := self._with_less_state(layer)):
-                layer = less
-            if self.budget.params is not None:
-                layer = self._narrow(layer, INNER_STEP) or layer
-        return self.cost([layer])
-
-    def admits(self, layers: Sequence[Layer]) -> bool:
-        """Whether layers, or with `rescale` their smallest versions, are within the budget."""
-        least = [self.least(layer) for layer in layers]
-        return self._fits(Cost(sum(one.params for one in least), sum(one.state for one in least)))
+        return sum(one for one, _ in costs), sum(one for _, one in costs)
 
     def same(self, one: Layer, other: Layer) -> bool:
         """Whether two layers are equal in the numbers that `fit` never changes."""
-        rescale = self.budget.rescale
-        return _fixed_numbers((one,), rescale) == _fixed_numbers((other,), rescale)
-
-    def _fits(self, cost: Cost) -> bool:
-        return (self.budget.params is None or cost.params <= self.budget.params) and (
-            self.budget.state is None or cost.state <= self.budget.state
+        free = {*SHRINK, "inner"} if self.budget.rescale else set()
+        numbers = {field.name for field in fields(one)} - free  # type: ignore[arg-type]
+        return type(one) is type(other) and all(
+            getattr(one, name) == getattr(other, name) for name in numbers
         )
 
     def fit(self, layers: Sequence[Layer]) -> tuple[Layer, ...] | None:
@@ -128,8 +94,8 @@ class Scale:
         The layer with the largest state shrinks first, to about half; of the channel maps the
         widest, by 16 units.
         """
-        fitted = list(layers)
-        while not self._fits(self.cost(fitted)):
+        fitted, bounds = list(layers), (self.budget.params, self.budget.state)
+        while any(b is not None and c > b for c, b in zip(self.cost(fitted), bounds, strict=True)):
             smaller = self._smaller(fitted) if self.budget.rescale else None
             if smaller is None:
                 return None
@@ -140,7 +106,7 @@ class Scale:
         """The next change: the number of a layer, and its smaller version."""
         bound = self.budget.state
         shrunk = [
-            (self.cost([layer]).state, number, less)
+            (self.cost([layer])[1], number, less)
             for number, layer in enumerate(layers)
             if bound is not None and (less := self._with_less_state(layer)) is not None
         ]
@@ -150,7 +116,7 @@ class Scale:
             if (width := _width(layer, self._d))
             and (less := self._narrow(layer, width - INNER_STEP)) is not None
         ]
-        over = bound is not None and self.cost(layers).state > bound
+        over = bound is not None and self.cost(layers)[1] > bound
         changes = shrunk if over else narrowed or shrunk
         if not changes:
             return None
@@ -161,13 +127,13 @@ class Scale:
         for name, change in SHRINK.items():
             if _has(layer, name):
                 less: Layer = replace(now, **{name: change(getattr(now, name))})
-                if self._possible(less) and self.cost([less]).state < self.cost([layer]).state:
+                if self._possible(less) and self.cost([less])[1] < self.cost([layer])[1]:
                     return less
         return None
 
     def _narrow(self, layer: Layer, inner: int) -> Layer | None:
         """A channel map with a smaller inner width; None if that width is not possible."""
-        if not _width(layer, self._d) > inner >= INNER_STEP:
+        if inner < INNER_STEP:
             return None
         now: Any = layer
         less: Layer = replace(now, inner=inner // INNER_STEP * INNER_STEP)

@@ -1,19 +1,16 @@
-"""The candidates of a space at one width: their count, number n, and membership.
+"""The candidates of a space at one width: numbered sequences of layers, and membership.
 
-Candidates are counted without listing them. The bounds are on sums: every choice uses some of
-every resource (one of its kind, parameters, state). The number of completions of a prefix depends
-only on the remainder of every resource, so
-
-    count(slot, left) = sum over the choices of the slot of count(slot + 1, left - use)
-
-and prefixes with the same remainder are counted once. A remainder that no completion can exceed
-counts as endless, which merges most of them.
+All sequences of the space have numbers: shallow ones first, then by the order of choices. Those
+above a bound (of a count, of parameters, of state) are rejected. A small space with bounds is
+listed; in a large one candidates are drawn until one is within the bounds, and their number is
+unknown.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cached_property
+import random
+from collections.abc import Sequence
+from math import prod
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import Scale
@@ -23,6 +20,11 @@ from mlxhog.models.mad.sequence import canonical
 
 Layers = tuple[Layer, ...]
 
+LISTED = 50_000
+"""Most sequences of a space with bounds that are all tried, in less than a second."""
+TRIES = 10_000
+"""Most draws for one candidate of a space that is not listed."""
+
 
 class CandidateSet:
     """The sequences of a space within its counts and its budget at width d, in a fixed order.
@@ -30,6 +32,11 @@ class CandidateSet:
     With `budget.rescale`, a candidate is a sequence of the space's choices (its *plan*), shrunk to
     fit; plans and candidates correspond one to one. State is counted after `length` tokens if the
     budget has no length.
+
+    Attributes:
+        count: number of candidates; None for a large space with bounds.
+        numbers: `candidate` has these numbers from 0 on.
+        first: a candidate, the first one of a space that is listed.
 
     Raises:
         ConfigError: a layer cannot be built at this width, the space has no candidate, or a
@@ -40,66 +47,71 @@ class CandidateSet:
         space = self.space = space.at_width(d)
         self.d = d
         self._scale = Scale(space.budget, d, length)
-        self._limited = tuple(space.max_count)
         self._check_layers()
-        self._bounds = (space.budget.params, space.budget.state)
-        self._sequences = self._within(*self._bounds)
-        if not self.count:
-            raise ConfigError(self._why_none())
+        sizes = {depth: prod(map(len, space.slots(depth))) for depth in space.depths}
+        self._sizes = {depth: size for depth, size in sizes.items() if size}
+        self.numbers = sum(self._sizes.values())
+        budget = space.budget
+        self._plans: dict[Layers, Layers] | None = None  # candidate -> plan, of a listed space
+        self.count: int | None = self.numbers
+        if space.max_count or budget.params is not None or budget.state is not None:
+            self._bound()
+        self.first = self._first()
         for layers in space.start:
             if self.build(layers) is None:
                 raise ConfigError(f"start has {canonical(layers)!r}, which is not in the space")
 
-    @cached_property
-    def count(self) -> int:
-        """Number of candidates."""
-        return sum(sequences.count() for sequences in self._sequences.values())
+    def _bound(self) -> None:
+        """List the candidates of a small space with bounds; those of a large one stay uncounted."""
+        if self.numbers > LISTED:
+            self.count = None
+            return
+        plans = map(self._sequence, range(self.numbers))
+        self._plans = {layers: plan for plan in plans if (layers := self.build(plan)) is not None}
+        self._listed = list(self._plans)
+        self.count = self.numbers = len(self._listed)
 
-    def __getitem__(self, number: int) -> Layers:
-        """Return candidate `number` from 0: shallow ones first, then by the order of choices.
+    def candidate(self, number: int) -> Layers | None:
+        """Return the candidate of a number; None if that sequence is above a bound."""
+        return (
+            self._listed[number] if self._plans is not None else self.build(self._sequence(number))
+        )
 
-        Raises:
-            IndexError: the number is too large.
-        """
-        if not 0 <= number < self.count:
-            raise IndexError(f"candidate {number} of {self.count}")
-        for depth, sequences in self._sequences.items():
-            if number < sequences.count():
-                chosen = sequences.sequence(number)
-                slots = self.space.slots(depth)
-                plan = tuple(slot[which] for slot, which in zip(slots, chosen, strict=True))
-                layers = self._scale.fit(plan)
-                assert layers is not None  # its smallest version is within the budget
-                return layers
-            number -= sequences.count()
-        raise AssertionError("counts do not add up")
-
-    def __contains__(self, layers: object) -> bool:
-        """Whether layers are a candidate."""
-        return isinstance(layers, tuple) and self.plan(layers) is not None
+    def _sequence(self, number: int) -> Layers:
+        """Return a sequence of choices by its number, whatever the bounds."""
+        depths = iter(self._sizes.items())
+        depth, size = next(depths)
+        while number >= size:
+            number -= size
+            depth, size = next(depths)
+        chosen = []
+        for slot in reversed(self.space.slots(depth)):
+            number, which = divmod(number, len(slot))
+            chosen.append(slot[which])
+        return tuple(reversed(chosen))
 
     def build(self, plan: Sequence[Layer]) -> Layers | None:
         """Return the candidate of a plan; None if the plan is not in the space."""
         layers = tuple(plan)
-        if len(layers) not in self._sequences:
+        if len(layers) not in self._sizes:
             return None
         slots = self.space.slots(len(layers))
         if any(layer not in slot for layer, slot in zip(layers, slots, strict=True)):
             return None
+        return self._scale.fit(layers) if self._counts_hold(layers) else None
+
+    def _counts_hold(self, layers: Layers) -> bool:
         names = [layer.name for layer in layers]
-        if any(names.count(name) > most for name, most in self.space.max_count.items()):
-            return None
-        if not self._scale.admits(layers):
-            return None
-        return self._scale.fit(layers)
+        return all(names.count(name) <= most for name, most in self.space.max_count.items())
 
     def plan(self, layers: Layers) -> Layers | None:
         """Return the plan of a candidate; None if the layers are not a candidate."""
-        if len(layers) not in self._sequences:
+        if self._plans is not None:
+            return self._plans.get(layers)
+        if len(layers) not in self._sizes:
             return None
-        slots = self.space.slots(len(layers))
         choices = []
-        for layer, slot in zip(layers, slots, strict=True):
+        for layer, slot in zip(layers, self.space.slots(len(layers)), strict=True):
             own = [choice for choice in slot if self._scale.same(choice, layer)]
             if not own:
                 return None
@@ -107,39 +119,11 @@ class CandidateSet:
         return tuple(choices) if self.build(choices) == layers else None
 
     def unused(self) -> tuple[Layer, ...]:
-        """Return the choices that no candidate has: their cost leaves no room for the rest."""
-        return tuple(
-            layer
-            for layer in self.space.layers
-            if not any(self._has(layer, depth) for depth in self._sequences)
-        )
-
-    def _has(self, layer: Layer, depth: int) -> bool:
-        """Whether any candidate of a depth has a choice in any slot."""
-        slots = self.space.slots(depth)
-        for number, slot in enumerate(slots):
-            if layer in slot:
-                forced = [*slots[:number], (layer,), *slots[number + 1 :]]
-                if self._sequences_of(forced, self._bounds).count():
-                    return True
-        return False
-
-    def _within(self, params: int | None, state: int | None) -> dict[int, Sequences]:
-        """The sequences of every depth within bounds; depths without a sequence are absent."""
-        by_depth = {}
-        for depth in self.space.depths:
-            sequences = self._sequences_of(self.space.slots(depth), (params, state))
-            if sequences.count():
-                by_depth[depth] = sequences
-        return by_depth
-
-    def _sequences_of(self, slots: Sequence[Sequence[Layer]], bounds: Remainder) -> Sequences:
-        most: Remainder = tuple(self.space.max_count[name] for name in self._limited)
-        return Sequences([[self._use(layer) for layer in slot] for slot in slots], (*most, *bounds))
-
-    def _use(self, layer: Layer) -> tuple[int, ...]:
-        least = self._scale.least(layer)
-        return (*(layer.name == name for name in self._limited), least.params, least.state)
+        """Return the choices that no candidate of a listed space has: their cost leaves no room."""
+        if self._plans is None:
+            return ()
+        used = {layer for plan in self._plans.values() for layer in plan}
+        return tuple(layer for layer in self.space.layers if layer not in used)
 
     def _check_layers(self) -> None:
         choices = self.space.layers
@@ -155,128 +139,37 @@ class CandidateSet:
                         "budget.rescale keeps; leave one out, or rescale out"
                     )
 
-    def _why_none(self) -> str:
-        """Return how far the smallest sequences are above the budget, in words."""
-        if not self._within(None, None):
-            return (
-                f"max_count {dict(self.space.max_count)} leaves no layer for some slot at depth "
-                f"{self.space.depths[0]}; raise a count, or list more layers"
-            )
-        budget = self.space.budget
-        excesses = []
-        params = self._least(lambda bound: self._within(bound, None))
-        state = self._least(lambda bound: self._within(None, bound))
-        if budget.params is not None and params > budget.params:
-            excesses.append(_over("params", params, budget.params))
-        if budget.state is not None and state > budget.state:
-            excesses.append(_over("state", state, budget.state))
-        if not excesses and budget.params is not None and budget.state is not None:
-            state = self._least(lambda bound: self._within(budget.params, bound))
-            excesses = [
-                f"{_over('state', state, budget.state)}, among those within "
-                f"budget.params {budget.params:,}"
-            ]
-        ways = "raise the budget, or list smaller layers"
-        if not budget.rescale:
-            ways = "raise the budget, set budget.rescale, or list smaller layers"
-        return f"no candidate is within the budget: {'; '.join(excesses)}; {ways}"
-
-    @staticmethod
-    def _least(within: Callable[[int], object]) -> int:
-        """The smallest bound with a candidate."""
-        high = 1
-        while not within(high):
-            high *= 2
-        low = high // 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if within(middle) else (middle, high)
-        return high
-
-
-def _over(name: str, least: int, budget: int) -> str:
-    what = {"params": "number of parameters", "state": "state"}[name]
-    return f"the smallest {what} is {least:,}, {least - budget:,} over budget.{name} {budget:,}"
-
-
-Remainder = tuple[int | None, ...]
-"""The rest of every resource; None is endless."""
-
-Use = Sequence[int]
-"""The use of every resource by a choice, each at least 0."""
-
-
-class Sequences:
-    """All sequences of one choice per slot within the bounds, in lexicographic order.
-
-    Args:
-        slots: the use of every choice of every slot; each slot has a choice.
-        bounds: the amount of every resource; None is endless.
-    """
-
-    def __init__(self, slots: Sequence[Sequence[Use]], bounds: Remainder) -> None:
-        self._slots = slots
-        self._bounds = bounds
-        self._most = [[0] * len(bounds)]
-        self._least = [[0] * len(bounds)]
-        for slot in reversed(slots):
-            uses = list(zip(*slot, strict=True))  # by resource
-            self._most.insert(0, [a + max(b) for a, b in zip(self._most[0], uses, strict=True)])
-            self._least.insert(0, [a + min(b) for a, b in zip(self._least[0], uses, strict=True)])
-        self._known: dict[tuple[int, Remainder], int] = {}
-
-    def count(self) -> int:
-        """Return the number of sequences."""
-        return self._count(0, self._bounds)
-
-    def sequence(self, number: int) -> tuple[int, ...]:
-        """Return sequence `number` from 0, as the number of every slot's choice.
+    def _first(self) -> Layers:
+        """Return a candidate.
 
         Raises:
-            IndexError: the number is too large.
+            ConfigError: none of the tried sequences is within the bounds; the message has the
+                smallest sizes among them.
         """
-        if not 0 <= number < self.count():
-            raise IndexError(f"sequence {number} of {self.count()}")
-        choices: list[int] = []
-        remainder = self._bounds
-        for slot, uses in enumerate(self._slots):
-            for which, use in enumerate(uses):
-                after = _minus(remainder, use)
-                if after is None:
-                    continue
-                below = self._count(slot + 1, after)
-                if number < below:
-                    choices.append(which)
-                    remainder = after
-                    break
-                number -= below
-        return tuple(choices)
-
-    def _count(self, slot: int, remainder: Remainder) -> int:
-        """Return the number of completions from a slot with a remainder."""
-        most, least = self._most[slot], self._least[slot]
-        if any(
-            one is not None and one < needed for one, needed in zip(remainder, least, strict=True)
-        ):
-            return 0
-        remainder = tuple(
-            None if one is None or one >= enough else one
-            for one, enough in zip(remainder, most, strict=True)
-        )
-        if slot == len(self._slots):
-            return 1
-        key = (slot, remainder)
-        if key not in self._known:
-            self._known[key] = sum(
-                self._count(slot + 1, after)
-                for use in self._slots[slot]
-                if (after := _minus(remainder, use)) is not None
+        stream = random.Random(0)
+        whole = self._plans is not None
+        total = sum(self._sizes.values())
+        tried = range(total) if total <= LISTED else [stream.randrange(total) for _ in range(TRIES)]
+        kept = []
+        for number in tried:
+            plan = self._sequence(number)
+            if (layers := self.build(plan)) is not None:
+                return layers
+            if self._counts_hold(plan):
+                kept.append(self._scale.cost(plan))
+        budget, space = self.space.budget, self.space
+        if not kept:
+            raise ConfigError(
+                f"max_count {dict(space.max_count)} leaves no candidate; raise a count, or list "
+                "more layers"
             )
-        return self._known[key]
-
-
-def _minus(remainder: Remainder, use: Use) -> Remainder | None:
-    after = tuple(
-        None if one is None else one - used for one, used in zip(remainder, use, strict=True)
-    )
-    return None if any(one is not None and one < 0 for one in after) else after
+        least = zip(("params", "state"), zip(*kept, strict=True), strict=True)
+        sizes = [
+            f"the smallest {name} is {min(values):,}, {min(values) - bound:,} over budget.{name} "
+            f"{bound:,}"
+            for name, values in least
+            if (bound := getattr(budget, name)) is not None and min(values) > bound
+        ]
+        why = ", ".join(sizes) or "none is within budget.params and budget.state at once"
+        of = "" if whole else f" in {TRIES:,} draws"
+        raise ConfigError(f"no candidate is within the budget{of}: {why}; raise it, or list others")

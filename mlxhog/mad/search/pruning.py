@@ -24,7 +24,6 @@ from typing import NamedTuple
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.scores import LOST
 from mlxhog.mad.study.store import StudyRecord
-from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.tasks import find
 from mlxhog.mad.training.evaluation import most_steps
 
@@ -32,11 +31,11 @@ from mlxhog.mad.training.evaluation import most_steps
 class Pruner:
     """Ends runs of low rank early; this one ends none."""
 
-    def rungs(self, run: PlannedRun) -> tuple[int, ...]:
+    def rungs(self, run: RunConfig) -> tuple[int, ...]:
         """Return the steps at which a run may be pruned."""
         return ()
 
-    def should_prune(self, run: PlannedRun, point: Point) -> bool:
+    def should_prune(self, run: RunConfig, point: Point) -> bool:
         """Whether a run that has reached a rung is to be ended."""
         return False
 
@@ -44,7 +43,7 @@ class Pruner:
         """Whether the runs of a candidate that have not begun are to be skipped."""
         return False
 
-    def ended(self, run: PlannedRun, record: StudyRecord) -> None:
+    def ended(self, run: RunConfig, record: StudyRecord) -> None:
         """Take the result of a run, of this session or an earlier one."""
 
 
@@ -102,13 +101,13 @@ class Halving(Pruner):
             lambda: defaultdict(dict)
         )
 
-    def rungs(self, run: PlannedRun) -> tuple[int, ...]:
+    def rungs(self, run: RunConfig) -> tuple[int, ...]:
         """Return the rungs before the end of the run."""
-        return self._rungs.of(run.config)
+        return self._rungs.of(run)
 
-    def should_prune(self, run: PlannedRun, point: Point) -> bool:
+    def should_prune(self, run: RunConfig, point: Point) -> bool:
         """Compare the candidate with all others that have reached the rung on the same runs."""
-        passed = [k for k, step in enumerate(self._rungs.of(run.config)) if step <= point.step]
+        passed = [k for k, step in enumerate(self._rungs.of(run)) if step <= point.step]
         for k in passed:
             self._reached[k][run.candidate].setdefault(_cell(run), point.acc_macro)
         if passed and not self._is_worth_it(run.candidate, passed[-1]):
@@ -119,13 +118,13 @@ class Halving(Pruner):
         """Whether a candidate was pruned."""
         return candidate in self._pruned
 
-    def ended(self, run: PlannedRun, record: StudyRecord) -> None:
+    def ended(self, run: RunConfig, record: StudyRecord) -> None:
         """Record the last accuracy of a run at every later rung, or 0 if it diverged or failed."""
         lost, pruned = record.status in LOST, record.status == "pruned"
         if pruned:
             self._pruned.add(run.candidate)
-        rungs = self._rungs.of(run.config)
-        curve = () if lost else self._curve(run.key)
+        rungs = self._rungs.of(run)
+        curve = () if lost else self._curve(run.key())
         for k in range(self._rungs.count):
             step = rungs[k] if k < len(rungs) else math.inf
             if pruned and step > record.steps:
@@ -150,14 +149,14 @@ class Halving(Pruner):
         return better < math.ceil(len(scores) / self._rungs.eta)
 
 
-def _cell(run: PlannedRun) -> _Cell:
-    config, protocol = run.config, run.config.protocol
-    return _Cell(config.task, run.label, config.seed, protocol.lr, protocol.weight_decay)
+def _cell(run: RunConfig) -> _Cell:
+    protocol = run.protocol
+    return _Cell(run.task, run.label, run.seed, protocol.lr, protocol.weight_decay)
 
 
-def _at_the_end(run: PlannedRun, record: StudyRecord) -> float:
+def _at_the_end(run: RunConfig, record: StudyRecord) -> float:
     """Final accuracy on the selecting rows, as in the curve."""
-    if run.config.protocol.select == "val" and record.val_macro is not None:
+    if run.protocol.select == "val" and record.val_macro is not None:
         return record.val_macro
     return record.acc_macro
 

@@ -12,10 +12,11 @@ import random
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import TypeVar
 
 from mlxhog.errors import ConfigError, did_you_mean
-from mlxhog.mad.search.candidates import CandidateSet, Layers
+from mlxhog.mad.search.candidates import TRIES, CandidateSet, Layers
 from mlxhog.mad.search.space import Space
 
 T = TypeVar("T")
@@ -86,7 +87,8 @@ class SpaceSampler(CandidateSampler):
     @property
     def is_over(self) -> bool:
         """Whether every candidate was proposed."""
-        return len(self.proposed) >= self.candidates.count
+        count = self.candidates.count
+        return count is not None and len(self.proposed) >= count
 
     def is_new(self, layers: Layers | None) -> bool:
         """Whether a candidate was not proposed."""
@@ -97,12 +99,16 @@ class SpaceSampler(CandidateSampler):
         return random.Random(f"{self._seed} {len(self.proposed)}")
 
     def unseen(self, order: Iterable[int]) -> Layers | None:
-        """Return the first candidate that was not proposed, in an order of numbers."""
-        return next((c for c in map(self.candidates.__getitem__, order) if self.is_new(c)), None)
+        """Return the first candidate that was not proposed, in an order of numbers.
+
+        Where candidates are not counted, the search for one ends after some tries.
+        """
+        tries = islice(order, None if self.candidates.count is not None else TRIES)
+        return next((c for c in map(self.candidates.candidate, tries) if self.is_new(c)), None)
 
     def any_unseen(self) -> Layers | None:
         """Return any candidate that was not proposed."""
-        return self.unseen(shuffled(self.candidates.count, self.stream()))
+        return self.unseen(shuffled(self.candidates.numbers, self.stream()))
 
 
 LISTED = 10_000
@@ -129,7 +135,7 @@ class Grid(SpaceSampler):
 
     def __init__(self, candidates: CandidateSet, seed: int) -> None:
         super().__init__(candidates, seed)
-        self._order: Iterator[int] = iter(range(candidates.count))
+        self._order: Iterator[int] = iter(range(candidates.numbers))
 
     def choose(self) -> Layers | None:
         """Return the next candidate of the order."""
@@ -141,7 +147,7 @@ class RandomSampler(Grid):
 
     def __init__(self, candidates: CandidateSet, seed: int) -> None:
         super().__init__(candidates, seed)
-        self._order = shuffled(candidates.count, random.Random(f"{seed}"))
+        self._order = shuffled(candidates.numbers, random.Random(f"{seed}"))
 
 
 MOST_CHANGES = 64

@@ -1,45 +1,48 @@
-"""Workers on a Ray cluster, or on one machine through Ray: an actor for each.
+"""The runs of a study on a Ray cluster, or on one machine through Ray: a plain task for each.
 
-An actor starts a process as the pool of one machine does, and passes on the messages between
-scheduler and process. So a run has the same environment in both, and ends in the same ways; only
-the loss of a machine is detected by Ray. The command starts Ray and shuts it down, or joins a
-cluster.
+A task is never retried by Ray. Its messages go through one small actor, the mailbox, where the
+answers at rungs wait, too. A task whose process died is a lost run: Ray does not tell a crash from
+a kill. The command starts Ray and shuts it down, or joins a cluster. If it is killed, agents of
+Ray's own may try for a few minutes to reach their dead server before they end.
 
-Most of Ray's processes end with the one that started them; two of its agents retry for minutes to
-reach a dead server. A guard process ends them if the scheduler was killed, and then ends itself.
-
-Source: Ray 2.60, `ray.init`, actors, fault tolerance.
+Source: Ray 2.60, `ray.init`, tasks, asynchronous actors, fault tolerance.
 """
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import os
+import platform
 import secrets
-import signal
 import socket
-import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.metadata import version
-from multiprocessing import connection, parent_process
-from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
-from mlxhog.arena.process import process_start_time
-from mlxhog.arena.worker_pool import WorkerProcess
-from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.interrupts import SIGNALS
-from mlxhog.mad.study.pool import Pool, RunFunction, Task, WorkerDied
-from mlxhog.mad.study.worker import DUMP_S, Process, explain
+from mlxhog.arena.process import WatchedTime
+from mlxhog.errors import EnvironmentLacks, WorkerFailed
+from mlxhog.machine.processes import limits_of_threads
+from mlxhog.mad.run import RunConfig, failed
+from mlxhog.mad.study.workers import (
+    START_S,
+    Event,
+    Messages,
+    RunFunction,
+    attempt,
+    explain,
+    limit_memory,
+)
 
 OBJECT_STORE_BYTES = 100 << 20
 """Results are kilobytes; by default Ray takes a third of the machine's memory."""
-EVENTS_S = 30.0
 CONNECT_S = 10.0
+LOOK_S = 0.1
 
 
 def check() -> None:
@@ -57,22 +60,20 @@ def cluster(
     *,
     parallel: int,
     threads: int,
-    logs: Path,
     silence_s: float,
     memory_limit: int | None = None,
     cores: int | None = None,
     address: str | None = None,
-) -> Iterator[Pool]:
-    """Start or join Ray, and yield a pool of workers.
+) -> Iterator[RayPool]:
+    """Start or join Ray, and yield an executor of runs.
 
     Args:
         run: executes one run; pickled, so an importable function.
-        parallel: workers.
+        parallel: runs at once.
         threads: of a worker's libraries.
-        logs: directory for the logs of workers; machines without it use a temporary one.
         silence_s: time without a sign of life after which a run is ended and has failed.
-        memory_limit: most resident bytes of a worker; None for no limit.
-        cores: CPU cores that Ray reserves for a worker; None is `threads`.
+        memory_limit: most resident bytes of a run; None for no limit.
+        cores: CPU cores that Ray reserves for a run; None is `threads`.
         address: of a running cluster; None starts Ray here and shuts it down afterwards.
 
     Raises:
@@ -102,18 +103,14 @@ def cluster(
             f"{where}: {explain(error)}; --executor local continues the same study"
         ) from error
     try:
-        host = ray.remote(_Actor).options(
-            num_cpus=cores, max_restarts=0, max_task_retries=0, max_concurrency=3
-        )
-
-        def start_worker(number: int) -> _ActorWorker:
-            log = f"worker-{number + 1}.log"
-            actor = host.remote(run, threads, str(logs), log, memory_limit, version("mlxhog"))
-            return _ActorWorker(actor)
-
-        watched = contextlib.nullcontext() if address else guard()
-        with watched, Pool(parallel, start_worker, _wait, silence_s=silence_s) as pool:
-            yield pool
+        task = ray.remote(
+            num_cpus=cores,
+            max_retries=0,
+            max_calls=1,  # a process of its own for each run, which ends with it
+            runtime_env={"env_vars": limits_of_threads(threads)},
+        )(_execute)
+        mailbox = ray.remote(num_cpus=0, max_restarts=0)(_Mailbox).remote()
+        yield RayPool(task, mailbox, (run, memory_limit), parallel, silence_s)
     finally:
         ray.shutdown()
 
@@ -145,128 +142,160 @@ def _keep_to_ourselves() -> None:
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
 
 
-def _wait(workers: Sequence[_ActorWorker], timeout_s: float) -> None:
-    import ray
+@dataclass
+class _Running:
+    """A run that Ray executes."""
 
-    ray.wait([worker.pending for worker in workers], num_returns=1, timeout=timeout_s)
-
-
-class _ActorWorker:
-    """An actor, as a `PoolWorker` of the pool."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-        self.pending = actor.events.remote()
-
-    def send(self, message: Task | bool) -> None:
-        """Send a message to the process of the actor."""
-        self._actor.send.remote(message)
-
-    def receive_all(self) -> list[tuple[Any, ...]]:
-        """Return the new messages, without waiting."""
-        import ray
-
-        if not ray.wait([self.pending], timeout=0)[0]:
-            return []
-        try:
-            messages: list[tuple[Any, ...]] = ray.get(self.pending)
-        except ray.exceptions.RayError as error:
-            raise WorkerDied(f"is lost with its machine: {explain(error)}", killed=True) from None
-        if messages and messages[0][0] == "died":
-            self.end()
-            raise WorkerDied(messages[0][1], killed=messages[0][2])
-        self.pending = self._actor.events.remote()
-        return messages
-
-    def end(self, *, dump: bool = False) -> None:
-        """Kill the actor; with `dump` its process first writes its stack."""
-        import ray
-
-        if dump:
-            with contextlib.suppress(ray.exceptions.RayError):
-                ray.get(self._actor.dump.remote(), timeout=10 * DUMP_S)
-        ray.kill(self._actor, no_restart=True)  # its process follows it
+    worker: str
+    task: Any
+    began_s: float
+    heard_s: float  # in watched time
+    host: str | None = None  # None before it is ready
 
 
-class _Actor:
-    """The actor: one process, and threads for messages to the scheduler."""
+class RayPool:
+    """An executor whose runs are tasks of Ray."""
 
     def __init__(
-        self,
-        run: RunFunction,
-        threads: int,
-        logs: str,
-        log: str,
-        memory_limit: int | None,
-        expected: str,
+        self, task: Any, mailbox: Any, what: tuple[object, ...], parallel: int, silence_s: float
     ) -> None:
-        if version("mlxhog") != expected:
-            raise EnvironmentLacks(
-                f"a machine of the cluster has mlxhog {version('mlxhog')}, the scheduler has "
-                f"{expected}; install the same everywhere"
-            )
-        folder = Path(logs) if Path(logs).parent.is_dir() else Path(tempfile.mkdtemp())
-        self._process = Process(run, threads, folder / log, memory_limit)
+        self._task, self._mailbox, self._what = task, mailbox, what
+        self._parallel, self._silence_s = parallel, silence_s
+        self._runs: dict[str, _Running] = {}
+        self._watched = WatchedTime()
 
-    def send(self, message: Any) -> None:
-        """Pass on a task, or the answer at a rung."""
-        self._process.send(message)
+    def free(self) -> int:
+        """Return the number of runs that can begin."""
+        return self._parallel - len(self._runs)
 
-    def events(self) -> list[tuple[Any, ...]]:
-        """Wait for messages or the death of the process."""
-        connection.wait([self._process.pipe], EVENTS_S)
+    def submit(self, run: RunConfig, rungs: tuple[int, ...]) -> str:
+        """Begin a run; return a number for it among those at once."""
+        taken = {running.worker for running in self._runs.values()}
+        worker = next(n for k in range(self._parallel) if (n := str(k + 1)) not in taken)
+        task = self._task.remote(run, rungs, *self._what, self._mailbox, version("mlxhog"))
+        self._runs[run.key()] = _Running(worker, task, time.monotonic(), self._watched.look())
+        return worker
+
+    def answer(self, key: str, prune: bool) -> None:
+        """Tell a run that waits at a rung whether it is pruned."""
+        self._mailbox.answer.remote(key, prune)
+
+    def events(self, timeout_s: float) -> list[Event]:
+        """Wait for events, at most `timeout_s`; end silent runs.
+
+        Raises:
+            WorkerFailed: a machine of the cluster has another mlxhog.
+        """
+        import ray
+
+        deadline = time.monotonic() + timeout_s
+        while True:
+            tasks = {running.task: key for key, running in self._runs.items()}
+            ended = ray.wait([*tasks], num_returns=len(tasks), timeout=LOOK_S)[0] if tasks else []
+            events = [
+                event
+                for key, word, value in ray.get(self._mailbox.take.remote())
+                for event in self._take(key, word, value)
+            ]
+            events += [event for task in ended for event in self._died(tasks[task], task)]
+            events += [event for key in [*self._runs] for event in self._check_silence(key)]
+            if events or time.monotonic() >= deadline:
+                return events
+
+    def _take(self, key: str, word: str, value: object) -> list[Event]:
+        """Return the event of a message."""
+        if key not in self._runs:
+            return []
+        running = self._runs[key]
+        running.heard_s = self._watched.look()
+        if word == "ready":
+            running.host = str(value)
+        if word in ("end", "spent"):
+            word = "end"
+            del self._runs[key]
+        return [Event(key, word, value, running.host or "")] * (word not in ("beat", "ready"))
+
+    def _died(self, key: str, task: Any) -> list[Event]:
+        """Return the loss of a run whose task ended without a result."""
+        import ray
+
+        if key not in self._runs:
+            return []  # its result has arrived
+        del self._runs[key]
         try:
-            return self._process.receive_all()
-        except WorkerDied as death:
-            return [("died", str(death), death.killed)]
+            ray.get(task)
+            reason = "ended without a result"
+        except ray.exceptions.RayTaskError as error:  # before the run began
+            raise WorkerFailed(
+                f"a run cannot begin on the cluster: {explain(error.cause)}"
+            ) from None
+        except ray.exceptions.RayError as error:
+            reason = f"is lost with its machine: {explain(error)}"
+        return [Event(key, "lost", reason)]
 
-    def dump(self) -> None:
-        """Let the process write its stack into its log."""
-        self._process.dump()
+    def _check_silence(self, key: str) -> list[Event]:
+        import ray
 
-
-@contextlib.contextmanager
-def guard() -> Iterator[None]:
-    """End every descendant of this process if it dies before the block ends.
-
-    Enter the block after their start: later ones are not included.
-    """
-    process = WorkerProcess(
-        _guard_main,
-        (_below(os.getpid()),),
-        name="mlxhog-ray-guard",
-        daemon=None,
-        follows=False,
-        pipe=True,
-    )
-    try:
-        yield
-    finally:
-        process.pipe.close()
-        process.reap(None)
+        running = self._runs[key]
+        ready = running.host is not None
+        allowed_s = self._silence_s if ready else max(START_S, self._silence_s)
+        if self._watched.look() - running.heard_s <= allowed_s:
+            return []
+        ray.cancel(running.task, force=True)
+        del self._runs[key]
+        if not ready:
+            return [Event(key, "lost", f"did not start within {allowed_s:g} s")]
+        reason = f"its process gave no sign of life for {allowed_s:g} s and was ended"
+        result = failed(reason, seconds=time.monotonic() - running.began_s)
+        return [Event(key, "end", result, running.host or "")]
 
 
-def _below(pid: int) -> list[tuple[int, int]]:
-    """Return the descendants of a process, as id and start time."""
-    listing = subprocess.run(
-        ["ps", "-A", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
-    )
-    parents = [tuple(map(int, line.split())) for line in listing.stdout.splitlines()]
-    pids = [pid]
-    for parent in pids:
-        pids += [child for child, own in parents if own == parent]
-    return [(one, start) for one in pids[1:] if (start := process_start_time(one))]
+class _Mailbox:
+    """The messages of all runs, and the answers for those that wait at a rung."""
+
+    def __init__(self) -> None:
+        self._messages: list[tuple[str, str, object]] = []
+        self._answers: dict[str, asyncio.Queue[bool]] = defaultdict(asyncio.Queue)
+
+    async def put(self, key: str, word: str, value: object) -> None:
+        self._messages.append((key, word, value))
+
+    async def take(self) -> list[tuple[str, str, object]]:
+        messages, self._messages = self._messages, []
+        return messages
+
+    async def answer(self, key: str, prune: bool) -> None:
+        self._answers[key].put_nowait(prune)
+
+    async def wait(self, key: str) -> bool:
+        return await self._answers[key].get()
 
 
-def _guard_main(pipe: Connection, watched: list[tuple[int, int]]) -> None:
-    """Entry point of the guard: wait for the end of the block, or of the parent."""
-    for number in SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    parent = parent_process()
-    assert parent is not None
-    connection.wait([pipe, parent.sentinel])
-    if connection.wait([parent.sentinel], 0):
-        for pid, start in watched:
-            if process_start_time(pid) == start:  # the id may be reused
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+def _execute(
+    run: RunConfig,
+    rungs: tuple[int, ...],
+    function: RunFunction,
+    memory_limit: int | None,
+    mailbox: Any,
+    expected: str,
+) -> None:
+    """Execute a run in a process of Ray."""
+    import ray
+
+    if version("mlxhog") != expected:
+        raise EnvironmentLacks(
+            f"a machine of the cluster has mlxhog {version('mlxhog')}, the scheduler has "
+            f"{expected}; install the same everywhere"
+        )
+    key = run.key()
+
+    def send(word: str, value: object) -> None:
+        ray.get(mailbox.put.remote(key, word, value))  # in order, and before the task ends
+        if word == "spent":
+            os._exit(1)
+
+    send("ready", platform.node())
+    if memory_limit is not None:
+        limit_memory(memory_limit, send)
+    callbacks = Messages(send, lambda: bool(ray.get(mailbox.wait.remote(key))))
+    send("end", attempt(function, run, callbacks, rungs)[1])

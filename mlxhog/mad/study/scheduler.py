@@ -5,31 +5,21 @@ It is independent of the place of execution and of the definition of the score.
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
-from itertools import islice
+from statistics import fmean
 
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.options import Limit
-from mlxhog.mad.run import Point, RunResult, failed
+from mlxhog.mad.run import Point, RunConfig, failed
 from mlxhog.mad.search.pruning import Pruner
 from mlxhog.mad.search.samplers import CandidateSampler
-from mlxhog.mad.study.pool import Ended, Evaluated, Event, Lost, Note, Pool, Task
-from mlxhog.mad.study.progress import (
-    Best,
-    Eta,
-    RunInProgress,
-    StudyProgress,
-    Trouble,
-    seconds_used,
-)
-from mlxhog.mad.study.store import RESULT_FIELDS, Store, StudyRecord
-from mlxhog.mad.study.study import PlannedRun
+from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress, seconds_used
+from mlxhog.mad.study.store import Store, StudyRecord
+from mlxhog.mad.study.workers import Event, Executor
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
 
@@ -39,7 +29,7 @@ MOST_LOSSES = 4
 """Kills of a run's worker from outside after which the run counts as failed."""
 
 
-PlanRuns = Callable[[str], Sequence[PlannedRun]]
+PlanRuns = Callable[[str], Sequence[RunConfig]]
 """Returns the runs of a candidate, in the order of execution."""
 
 Judge = Callable[[Sequence[StudyRecord]], Best]
@@ -118,7 +108,6 @@ class Scheduler:
         observer: gets the progress.
         total: runs of the whole study, if known.
         retry_failed: repeat the failed runs of earlier sessions.
-        batch: most runs of one shape that one worker trains together.
     """
 
     def __init__(
@@ -127,29 +116,28 @@ class Scheduler:
         candidates: Proposals,
         plan: PlanRuns,
         judge: Judge,
-        executor: Pool,
+        executor: Executor,
         *,
         limit: Limit = Limit(),  # noqa: B008  frozen
         pruner: Pruner | None = None,
         observer: Observer[StudyProgress] = lambda progress: None,
         total: int | None = None,
         retry_failed: bool = False,
-        batch: int = 1,
     ) -> None:
         self._store, self._candidates, self._plan, self._judge = store, candidates, plan, judge
         self._executor, self._limit, self._observer = executor, limit, observer
-        self._pruner, self._total, self._batch = pruner or Pruner(), total, batch
-        self._queue: deque[PlannedRun] = deque()
+        self._pruner, self._total = pruner or Pruner(), total
+        self._queue: deque[RunConfig] = deque()
         self._missing: dict[str, set[str]] = {}  # candidate -> keys of runs that have not ended
         self._records: dict[str, list[StudyRecord]] = {}  # of incomplete candidates
         self._finished: set[str] = set()
         self._skipped = 0  # runs that pruned candidates did not begin
-        self._active: dict[str, RunInProgress] = {}  # by the key of the run
+        self._active: dict[str, ActiveRun] = {}  # by the key of the run
         self._losses: Counter[str] = Counter()
         self._statuses: Counter[str] = Counter()
-        self._troubles: tuple[Trouble, ...] = ()
+        self._troubles: tuple[StudyRecord, ...] = ()
         self._best: Best | None = None
-        self._eta = Eta()
+        self._seconds: list[float] = []  # of the runs that ended
         self._restore(retry_failed)
 
     # -- a session -------------------------------------------------------------------------------
@@ -204,42 +192,11 @@ class Scheduler:
             run = self._next()
             if run is None:
                 return
-            runs = [run, *self._same_shape(run)]
-            tasks = [
-                Task(key=one.key, config=one.config, rungs=self._pruner.rungs(one)) for one in runs
-            ]
-            for one in runs:
-                self._store.begin_curve(one.key)
-            worker = self._executor.submit(replace(tasks[0], beside=tuple(tasks[1:])))
-            for one in runs:
-                self._active[one.key] = RunInProgress(one, worker, time.monotonic())
+            self._store.begin_curve(run.key())
+            worker = self._executor.submit(run, self._pruner.rungs(run))
+            self._active[run.key()] = ActiveRun(run, worker)
 
-    def _same_shape(self, run: PlannedRun) -> list[PlannedRun]:
-        """Take runs from the queue that can be trained together with one.
-
-        The other idle workers get runs too. Lost runs are excluded: another run of their batch may
-        have been the reason.
-        """
-        if self._batch == 1 or self._losses[run.key]:
-            return []
-        shape = run.config.shape()
-        alike = [
-            one
-            for one in self._queue
-            if not self._losses[one.key]
-            and one.candidate == run.candidate
-            and one.config.shape() == shape
-        ]
-        most = min(self._batch, math.ceil((1 + len(self._queue)) / self._executor.free()))
-        if self._limit.runs is not None:
-            under_way = len(self._finished) + len(self._active)
-            most = min(most, self._limit.runs - under_way)
-        chosen = alike[: most - 1]
-        for one in chosen:
-            self._queue.remove(one)
-        return chosen
-
-    def _next(self) -> PlannedRun | None:
+    def _next(self) -> RunConfig | None:
         while True:
             while self._queue:
                 run = self._queue.popleft()
@@ -254,9 +211,9 @@ class Scheduler:
 
     def _enqueue(self, candidate: str) -> None:
         """Queue the missing runs of a candidate; without any, score it at once."""
-        runs = [run for run in self._plan(candidate) if run.key not in self._finished]
+        runs = [run for run in self._plan(candidate) if run.key() not in self._finished]
         if runs:
-            self._missing[candidate] = {run.key for run in runs}
+            self._missing[candidate] = {run.key() for run in runs}
             self._queue += runs
         else:
             self._complete(candidate)
@@ -276,31 +233,33 @@ class Scheduler:
     # -- events of runs --------------------------------------------------------------------------
 
     def _handle(self, event: Event) -> None:
-        active = self._active[event.key]
-        run = active.run
-        if isinstance(event, Note):
-            self._show(f"{run.candidate}, {run.title}: {event.text}")
+        active, value = self._active[event.key], event.value
+        run = active.plan
+        if event.kind == "rung":
+            self._executor.answer(event.key, self._pruner.should_prune(run, value))
             return
-        if isinstance(event, Evaluated):
-            if event.at_rung:
-                self._executor.answer(event.key, self._pruner.should_prune(run, event.point))
-            else:
-                active.point = event.point
-                self._add_point(event.key, event.point)
+        if event.kind == "point":
+            self._active[event.key] = replace(active, point=value)
+            self._add_point(event.key, value)
             return
         del self._active[event.key]
-        if isinstance(event, Lost):
+        if event.kind == "lost":
             self._losses[event.key] += 1
             if self._losses[event.key] < MOST_LOSSES:
                 self._queue.appendleft(run)
-                self._show(f"{run.title}: its process {event.reason}; it is run again")
+                self._show(f"{run.title}: its process {value}; it is run again")
                 return
-            reason = f"its process {event.reason}, {MOST_LOSSES} times"
-            event = Ended(event.key, failed(reason, seconds=0.0), "")
-        if event.result.status == "interrupted":
+            value = failed(f"its process {value}, {MOST_LOSSES} times", seconds=0.0)
+        if value.status == "interrupted":
             self._queue.appendleft(run)
             return
-        self._record(run, event.result, event.host)
+        ended = StudyRecord.of(run, value, event.host)
+        self._store.append(ended, value.curve)
+        self._count(ended)
+        self._pruner.ended(run, ended)
+        if ended.status in ("failed", "diverged"):
+            self._troubles += (ended,)
+        self._settle(run)
 
     def _add_point(self, key: str, point: Point) -> None:
         """Write a point of a run in progress for readers; the run continues if that fails."""
@@ -309,43 +268,17 @@ class Scheduler:
         except EnvironmentLacks as error:
             self._show(f"no curve: {error}; training continues")
 
-    def _record(self, run: PlannedRun, result: RunResult, host: str) -> None:
-        ended = StudyRecord(
-            key=run.key,
-            candidate=run.candidate,
-            config=run.config.to_dict(),
-            label=run.label,
-            params=run.params,
-            state=run.state,
-            host=host,
-            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
-            **{name: getattr(result, name) for name in RESULT_FIELDS},
-        )
-        self._store.append(ended, result.curve)
-        self._count(ended)
-        self._pruner.ended(run, ended)
-        if result.status in ("failed", "diverged"):
-            self._troubles += (
-                Trouble(
-                    candidate=run.candidate,
-                    run=run.title,
-                    status=result.status,
-                    reason=result.reason,
-                ),
-            )
-        self._settle(run)
-
-    def _settle(self, run: PlannedRun) -> None:
+    def _settle(self, run: RunConfig) -> None:
         """Remove a run from the missing ones; after the last one its candidate is complete."""
         missing = self._missing[run.candidate]
-        missing.discard(run.key)
+        missing.discard(run.key())
         if not missing:
             self._complete(run.candidate)
 
     def _count(self, ended: StudyRecord) -> None:
         self._finished.add(ended.key)
         self._statuses[ended.status] += 1
-        self._eta.ended((ended.task, ended.label), ended.seconds)
+        self._seconds.append(ended.seconds)
         self._records.setdefault(ended.candidate, []).append(ended)
 
     # -- earlier sessions ------------------------------------------------------------------------
@@ -360,7 +293,7 @@ class Scheduler:
             if not (retry_failed and ended.status == "failed"):
                 self._count(ended)
         for candidate in dict.fromkeys(self._candidates.proposed):
-            runs = {run.key: run for run in self._plan(candidate)}
+            runs = {run.key(): run for run in self._plan(candidate)}
             for ended in records_of.get(candidate, ()):
                 if ended.key in self._finished and ended.key in runs:
                     self._pruner.ended(runs[ended.key], ended)
@@ -386,10 +319,7 @@ class Scheduler:
                 elapsed_s=now - self._began_s,
                 eta_s=self._eta_s(),
                 statuses=dict(self._statuses),
-                running=tuple(
-                    active.shown(now)
-                    for active in sorted(self._active.values(), key=lambda active: active.worker)
-                ),
+                running=tuple(sorted(self._active.values(), key=lambda active: active.worker)),
                 best=self._best,
                 troubles=self._troubles,
                 message=message,
@@ -406,26 +336,16 @@ class Scheduler:
         return min(limits) if limits else None
 
     def _eta_s(self) -> float | None:
-        """Seconds to the end if the remaining runs take as long as those that ended."""
-        planned, under_way = self._planned(), len(self._active)
-        left_s = []
-        if planned is not None:
-            waiting = max(0, planned - len(self._finished) - under_way)
-            kinds: list[Kind | None] = [_kind(run) for run in islice(self._queue, waiting)]
-            kinds += [None] * (waiting - len(kinds))  # of candidates without a proposal
-            now = time.monotonic()
-            running = [(_kind(one.run), now - one.began_s) for one in self._active.values()]
-            left_s.append(self._eta.seconds_left(kinds, running, parallel=max(1, under_way)))
+        """Seconds to the end if the remaining runs take as long as the mean of those that ended."""
+        planned, active = self._planned(), self._active.values()
+        estimates = []
+        if planned is not None and self._seconds:
+            mean_s = fmean(self._seconds)
+            left_s = [max(0.0, mean_s - run.seconds) for run in active]
+            waiting = max(0, planned - len(self._finished) - len(active))
+            work_s = mean_s * waiting + sum(left_s)
+            estimates.append(max([work_s / max(1, len(active)), *left_s]))
         if self._limit.seconds is not None:
             used = self._seconds_before + time.monotonic() - self._began_s
-            left_s.append(max(0.0, self._limit.seconds - used))
-        estimates = [seconds for seconds in left_s if seconds is not None]
-        return min(estimates) if estimates else None
-
-
-Kind = tuple[str, str]
-"""Task and setting: their runs take about equal times."""
-
-
-def _kind(run: PlannedRun) -> Kind:
-    return run.config.task, run.label
+            estimates.append(max(0.0, self._limit.seconds - used))
+        return min(estimates, default=None)

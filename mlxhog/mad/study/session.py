@@ -2,46 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from mlxhog.errors import ConfigError
 from mlxhog.machine import machine
 from mlxhog.machine.workers import resolve_workers
 from mlxhog.mad import tasks
 from mlxhog.mad.options import ExecutionConfig, Protocol
+from mlxhog.mad.run import RunConfig
 from mlxhog.mad.scores import scores
-from mlxhog.mad.search.budget import state
 from mlxhog.mad.search.candidates import CandidateSet
 from mlxhog.mad.search.pruning import Halving, Pruner
 from mlxhog.mad.search.samplers import CandidateSampler, ListSampler, make_sampler
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study import ray
-from mlxhog.mad.study.pool import Pool, RunFunction
 from mlxhog.mad.study.progress import Best, StudyProgress
 from mlxhog.mad.study.scheduler import Proposals, Scheduler, SessionResult
 from mlxhog.mad.study.store import Store, StudyRecord
-from mlxhog.mad.study.study import PlannedRun, Study
-from mlxhog.mad.study.worker import local
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.study.workers import Executor, Pool, RunFunction
 from mlxhog.mad.suites import Suite, expand
 from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.evaluation import most_steps
-from mlxhog.mad.training.run_plan import model_of
 from mlxhog.mad.training.sharing import check_optimizer, shared_tables
-from mlxhog.models.families import param_count
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import canonical, parse
 from mlxhog.report.views import Observer
-
-
-@dataclass(frozen=True)
-class StudyCost:
-    """The most runs of a study, and their steps."""
-
-    runs: int
-    steps: int
 
 
 class Planning:
@@ -68,11 +57,11 @@ class Planning:
     @property
     def first(self) -> str:
         """The first candidate."""
-        return canonical(self.listed[0] if self._space is None else self._space[0])
+        return canonical(self.listed[0] if self._space is None else self._space.first)
 
     @property
-    def candidates(self) -> int:
-        """Number of candidates."""
+    def candidates(self) -> int | None:
+        """Number of candidates; None for a large space with bounds."""
         return len(self.listed) if self._space is None else self._space.count
 
     @property
@@ -82,9 +71,14 @@ class Planning:
         return [canonical([layer]) for layer in layers]
 
     @property
-    def total(self) -> int:
-        """Runs of all candidates."""
-        return self.candidates * self.suite.runs * len(self.study.seeds)
+    def runs_each(self) -> int:
+        """Runs of a candidate."""
+        return self.suite.runs * len(self.study.seeds)
+
+    @property
+    def total(self) -> int | None:
+        """Runs of all candidates; None if these are not counted."""
+        return None if self.candidates is None else self.candidates * self.runs_each
 
     def sampler(self) -> CandidateSampler:
         """Return the sampler in its initial state.
@@ -100,7 +94,7 @@ class Planning:
         """Return the pruner in its initial state."""
         return Halving(store.curve) if self.study.prune else Pruner()
 
-    def runs(self, candidate: str) -> list[PlannedRun]:
+    def runs(self, candidate: str) -> list[RunConfig]:
         """Return the runs of a candidate, setting after setting.
 
         If none may be pruned, those with most tokens come first, so that workers end together.
@@ -109,32 +103,25 @@ class Planning:
             ConfigError: it cannot be built at this width.
         """
         study = self.study
-        configs = expand(
-            self.suite,
-            parse(candidate),
-            study.seeds,
-            position=study.position,
-            workers=study.workers,
-            threads=study.threads,
-            protocol=study.protocol,
-        )
-        runs = [
-            PlannedRun(
-                candidate=candidate,
-                config=config,
-                key=config.key(),
-                label=setting.label,
-                params=param_count(model := model_of(config)),
-                state=state(config.layers, config.dim, model.max_length),
+        runs = list(
+            expand(
+                self.suite,
+                parse(candidate),
+                study.seeds,
+                position=study.position,
+                workers=study.workers,
+                threads=study.threads,
+                protocol=study.protocol,
             )
-            for setting, config in configs
-        ]
+        )
+        for run in runs:
+            run.model()  # refuses one that cannot be built
         return runs if study.prune else sorted(runs, key=_tokens, reverse=True)
 
-    def cost(self) -> StudyCost:
-        """Return the most runs and steps of the study."""
-        steps = sum(most_steps(run.config) for run in self.runs(self.first))
-        return StudyCost(self.total, self.candidates * steps)
+    @property
+    def steps(self) -> int:
+        """The most steps of a candidate's runs."""
+        return sum(map(most_steps, self.runs(self.first)))
 
     def judge(self, records: Sequence[StudyRecord]) -> Best:
         """Return a candidate's score: of validation rows if the study selects by them.
@@ -149,10 +136,9 @@ class Planning:
         return Best(candidate=row.candidate, score=score, interval=row.interval, missing=lacks)
 
 
-def _tokens(run: PlannedRun) -> int:
+def _tokens(run: RunConfig) -> int:
     """Tokens of a run that does not stop early."""
-    config = run.config
-    return most_steps(config) * config.protocol.batch_size * int(config.settings["seq_len"])
+    return most_steps(run) * run.protocol.batch_size * int(run.settings["seq_len"])
 
 
 def check_execution(how: ExecutionConfig, study: Study) -> None:
@@ -213,7 +199,7 @@ def execute(
         store.keep_parallel(how.parallel)
         if study.share_embedding:
             first = planning.runs(planning.first)
-            run = stack.enter_context(shared_tables(one.config for one in first))
+            run = stack.enter_context(shared_tables(first))
         candidates = Proposals(planning.sampler(), store)
         with _executor(store, study, how, parallel, run) as executor, observer as tell:
             return Scheduler(
@@ -227,21 +213,18 @@ def execute(
                 observer=tell,
                 total=planning.total,
                 retry_failed=retry_failed,
-                batch=study.batch_candidates,
             ).run()
 
 
 def _executor(
     store: Store, study: Study, how: ExecutionConfig, parallel: int, run: RunFunction
-) -> AbstractContextManager[Pool]:
-    start: Callable[..., AbstractContextManager[Pool]] = local
+) -> AbstractContextManager[Executor]:
+    options: dict[str, Any] = {
+        "parallel": parallel,
+        "threads": study.threads,
+        "silence_s": how.silence,
+        "memory_limit": how.memory_bytes,
+    }
     if how.executor == "ray":
-        start = partial(ray.cluster, cores=study.cores, address=how.ray_address)
-    return start(
-        run,
-        parallel=parallel,
-        threads=study.threads,
-        logs=store.directory / "logs",
-        silence_s=how.silence,
-        memory_limit=how.memory_bytes,
-    )
+        return ray.cluster(run, cores=study.cores, address=how.ray_address, **options)
+    return Pool(run, logs=store.directory / "logs", **options)

@@ -20,8 +20,10 @@ import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import IO, Any
+from types import UnionType
+from typing import IO, Any, Union, get_args, get_origin, get_type_hints
 
 import yaml
 
@@ -29,8 +31,9 @@ from mlxhog.errors import StudyError, did_you_mean, shown
 from mlxhog.files import durable, plain_json, plain_yaml, reading
 from mlxhog.files.durable import append_lines, disk_errors, replace_file
 from mlxhog.files.paths import expanded
-from mlxhog.mad.run import STATUSES, Point
-from mlxhog.mad.tasks.dataset import ByLength
+from mlxhog.mad.run import STATUSES, Point, RunConfig, RunResult, run_title
+from mlxhog.mad.search.budget import state
+from mlxhog.models import families
 
 ROOT = Path("studies")
 DEFINITION = "study.yaml"
@@ -38,102 +41,70 @@ _POINT = {field.name for field in fields(Point)}
 LONGEST_NAME = 100  # most disks allow 255 bytes, and tables and titles show it
 
 
-_NUMBERS = ("acc_token", "acc_macro", "ceiling", "loss", "seconds")
-"""Numbers that may not be finite, which JSON cannot express: null is read as NaN."""
+COUNTS = range(2**63)
 
 
-def _is_text(value: object) -> bool:
-    return isinstance(value, str)
+def fits(value: object, hint: Any) -> bool:
+    """Whether a value of JSON or YAML has a field's type: an edited file may have any value.
 
-
-def _is_count(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**63
-
-
-def _is_number(value: object) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-
-
-def _is_share(value: object) -> bool:
-    return isinstance(value, int | float) and 0 <= value <= 1
-
-
-def _is_config(value: object) -> bool:
-    if not isinstance(value, Mapping) or not isinstance(value.get("settings"), Mapping):
-        return False
-    protocol = value.get("protocol")
-    return (
-        _is_text(value.get("task"))
-        and _is_count(value.get("seed"))
-        and isinstance(protocol, Mapping)
-        and _is_number(protocol.get("lr"))
-        and _is_number(protocol.get("weight_decay"))
-    )
-
-
-_KINDS: Mapping[str, Callable[[object], bool]] = {
-    **dict.fromkeys(("candidate", "label", "reason", "host", "at"), _is_text),
-    **dict.fromkeys(("steps", "params", "state"), _is_count),
-    **dict.fromkeys((*_NUMBERS, "val_token", "val_macro"), _is_number),
-    "solved": lambda value: value is None or _is_count(value),
-    "config": _is_config,
-    "status": STATUSES.__contains__,
-    "by_length": lambda value: (
-        isinstance(value, list | tuple)
-        and all(isinstance(part, list | tuple) and len(part) == 2 for part in value)
-        and all(_is_count(end) and _is_share(share) for end, share in value)
-    ),
-    "key": lambda value: isinstance(value, str) and Path(value).name == value,
-}
-"""Field -> check of its value: an edited file may have any value."""
-
-
-RESULT_FIELDS = (
-    "status", "acc_token", "acc_macro", "val_token", "val_macro", "by_length", "ceiling", "loss",
-    "steps", "seconds", "solved", "reason",
-)  # fmt: skip
-"""Fields of a record that are those of the run's result."""
+    A count is not negative; None stands for a number that is not finite, which JSON cannot express.
+    """
+    origin, parts = get_origin(hint), get_args(hint)
+    if origin in (Union, UnionType):
+        return any(fits(value, part) for part in parts)
+    if origin is tuple:
+        if not isinstance(value, list | tuple):
+            return False
+        kinds = (parts[0],) * len(value) if parts[-1] is Ellipsis else parts
+        return len(value) == len(kinds) and all(map(fits, value, kinds))
+    if origin is not None:
+        return isinstance(value, Mapping) and all(isinstance(name, str) for name in value)
+    if hint is int:
+        return type(value) is int and value in COUNTS
+    if hint is float:
+        return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return hint is type(value)
 
 
 @dataclass(frozen=True, kw_only=True)
-class StudyRecord:
-    """A run that ended.
+class StudyRecord(RunResult):
+    """A run that ended: its result, without the curve, and its plan.
 
     Attributes:
         key: of the run, see `RunConfig.key`.
         candidate: canonical string of the layers.
         config: of the run, see `RunConfig.to_dict`.
         label: of the setting, such as "baseline" or "vocab=32".
-        status: one of `run.STATUSES`, but never "interrupted".
-        acc_token: see `RunResult`, as are the next ones and `by_length`.
         params: elements of all parameters of the model.
         state: numbers kept per sequence at the task's length, in all layers.
-        reason: of its failure, else "".
         host: name of its machine.
         at: its end, ISO 8601 in UTC.
-        solved: see `RunResult`.
     """
 
     key: str
     candidate: str
     config: Mapping[str, Any]
     label: str
-    status: str
-    acc_token: float
-    acc_macro: float
-    val_token: float | None
-    val_macro: float | None
-    ceiling: float
-    loss: float
-    steps: int
-    seconds: float
     params: int
     state: int
-    reason: str
     host: str
     at: str
-    solved: int | None = None
-    by_length: ByLength = ()
+
+    @classmethod
+    def of(cls, run: RunConfig, result: RunResult, host: str) -> StudyRecord:
+        """Return the record of a run that ends now."""
+        model = run.model()
+        return cls(
+            key=run.key(),
+            candidate=run.candidate,
+            config=run.to_dict(),
+            label=run.label,
+            params=families.param_count(model),
+            state=state(run.layers, run.dim, model.max_length),
+            host=host,
+            at=datetime.now(UTC).isoformat(timespec="milliseconds"),
+            **{**vars(result), "curve": ()},
+        )
 
     @property
     def task(self) -> str:
@@ -145,6 +116,11 @@ class StudyRecord:
         """Seed of the run."""
         return int(self.config["seed"])
 
+    @property
+    def title(self) -> str:
+        """Name of the run within its candidate."""
+        return run_title(self.task, self.label, self.config["protocol"], self.seed)
+
     @classmethod
     def from_dict(cls, entry: Mapping[str, Any]) -> StudyRecord:
         """Read a line of `runs.jsonl`.
@@ -152,21 +128,36 @@ class StudyRecord:
         Raises:
             StudyError: a field is missing or unknown (another version wrote it), or wrong.
         """
-        names = {field.name for field in fields(cls)}
-        if wrong := names ^ entry.keys():
+        hints = {name: hint for name, hint in get_type_hints(cls).items() if name != "curve"}
+        if wrong := hints.keys() ^ entry.keys():
             raise StudyError(
                 f"a record of run {shown(entry.get('key', '?'))} and this mlxhog differ in the "
                 f"fields {', '.join(sorted(wrong))}; read it with the mlxhog that wrote it"
             )
-        if wrong_types := [name for name, kind in _KINDS.items() if not kind(entry[name])]:
-            name = wrong_types[0]
-            raise StudyError(
-                f"a record of run {shown(entry['key'])} has {name} {shown(entry[name])}, which no "
-                "mlxhog writes; remove its line, and resume the study to repeat the run"
-            )
-        empty = {name: math.nan for name in _NUMBERS if entry[name] is None}
+        for name, hint in hints.items():
+            if not fits(entry[name], hint) or not RULES.get(name, lambda value: True)(entry[name]):
+                raise StudyError(
+                    f"a record of run {shown(entry['key'])} has {name} {shown(entry[name])}, which "
+                    "no mlxhog writes; remove its line, and resume the study to repeat the run"
+                )
+        empty = {name: math.nan for name in hints if hints[name] is float and entry[name] is None}
         parts = {"by_length": tuple((end, share) for end, share in entry["by_length"])}
         return cls(**{**entry, **empty, **parts})
+
+
+CONFIG_HINTS: Mapping[str, Any] = {
+    "task": str, "seed": int, "settings": Mapping[str, Any], "protocol": Mapping[str, Any],
+}  # fmt: skip
+RULES: Mapping[str, Callable[[Any], bool]] = {
+    "key": lambda key: Path(key).name == key,
+    "status": STATUSES.__contains__,
+    "by_length": lambda parts: all(share is not None and 0 <= share <= 1 for _, share in parts),
+    "config": lambda config: (
+        all(fits(config.get(name), hint) for name, hint in CONFIG_HINTS.items())
+        and all(fits(config["protocol"].get(name), float) for name in ("lr", "weight_decay"))
+    ),
+}
+"""Field of a record -> another check of a value of its type."""
 
 
 class Store:
@@ -282,7 +273,9 @@ class Store:
             with disk_errors(f"writing {path}"):
                 path.parent.mkdir(exist_ok=True)
                 replace_file(path, b"".join(points))
-        self._runs.append(asdict(record))
+        values = asdict(record)
+        del values["curve"]
+        self._runs.append({"key": values.pop("key"), **values})
 
     def curve(self, key: str) -> list[Point]:
         """Return the evaluations of a run, ended or in progress, without a torn last line.
@@ -293,15 +286,13 @@ class Store:
         file = LineFile(self._curve_path(key))
         points = []
         for entry in file.read():
-            entry = {name: math.nan if value is None else value for name, value in entry.items()}
-            if entry.keys() != _POINT or not all(
-                isinstance(value, int | float) for value in entry.values()
-            ):
+            if entry.keys() != _POINT or not all(fits(value, float) for value in entry.values()):
                 raise StudyError(
                     f"{file.path} has a line that is not an evaluation; remove the file, and "
                     "resume the study to repeat its run"
                 )
-            points.append(Point(**entry))
+            values: dict[str, Any] = {k: math.nan if v is None else v for k, v in entry.items()}
+            points.append(Point(**values))
         return points
 
     def begin_curve(self, key: str) -> None:
@@ -335,7 +326,7 @@ class Store:
         entries = list[tuple[str, float | None]]()
         for number, entry in enumerate(self._proposals.read(), start=1):
             candidate, score = entry.get("candidate"), entry.get("score", 0.0)
-            if not _is_text(candidate) or score is None or not _is_number(score):
+            if not fits(candidate, str) or score is None or not fits(score, float):
                 raise StudyError(
                     f"{self._proposals.path}, line {number} is {shown(entry)}, which is not a "
                     "candidate, with or without a score; remove the line"

@@ -11,15 +11,14 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 from mlxhog.config.plugins import KEY, recalled, remembered, same_files
 from mlxhog.errors import ConfigError, StudyError, did_you_mean, shown
-from mlxhog.mad.options import Protocol, point_name
-from mlxhog.mad.run import RunConfig
+from mlxhog.mad.options import Protocol
 from mlxhog.mad.scores import Select
 from mlxhog.mad.search.space import to_space
-from mlxhog.mad.study.store import Store, check_name, create, is_study
+from mlxhog.mad.study.store import Store, check_name, create, fits, is_study
 from mlxhog.mad.suites import Suite, at_dim, fixed, only, suite, with_rates
 from mlxhog.mad.tasks import GENERATOR_VERSION, find
 from mlxhog.models.fields import MOST_WIDTH
@@ -33,38 +32,14 @@ _IF_SET = ("rates", KEY)
 """Fields that `study.yaml` has only if they are not empty."""
 
 
-def _is_whole(value: object) -> bool:
-    return type(value) is int and 0 <= value < 2**32
-
-
-def _is_size(value: object) -> bool:
-    return type(value) is int and 0 < value <= MOST_WIDTH
-
-
-def _are_texts(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(one, str) for one in value)
-
-
-def _are_rates(value: object) -> bool:
-    return isinstance(value, list) and all(isinstance(r, float) and 0 < r < 1e9 for r in value)
-
-
-def _is_mapping(value: object) -> bool:
-    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
-
-
-_KINDS: Mapping[str, Callable[[object], bool]] = {
-    **dict.fromkeys(("space", "protocol"), _is_mapping),
-    **dict.fromkeys(("candidates", "tasks", KEY), _are_texts),
-    **dict.fromkeys(("suite", "position", "workers", "sampler"), lambda v: isinstance(v, str)),
-    **dict.fromkeys(("prune", "share_embedding"), lambda v: isinstance(v, bool)),
-    **dict.fromkeys(("threads", "batch_candidates"), _is_size),
-    "seeds": lambda value: isinstance(value, list) and all(map(_is_whole, value)),
-    "rates": _are_rates,
-    "dim": lambda value: value is None or _is_size(value),
-    "sampler_seed": _is_whole,
+RULES: Mapping[str, Callable[[Any], bool]] = {
+    "seeds": lambda seeds: all(seed < 2**32 for seed in seeds),
+    "sampler_seed": lambda seed: seed < 2**32,
+    "rates": lambda rates: all(rate is not None and 0 < rate < 1e9 for rate in rates),
+    "dim": lambda dim: dim is None or 0 < dim <= MOST_WIDTH,
+    "threads": lambda threads: 0 < threads <= MOST_WIDTH,
 }
-"""Field of study.yaml -> check of its value."""
+"""Field of study.yaml -> another check of a value of its type."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,7 +62,6 @@ class Study:
         sampler_seed: of its draws.
         prune: whether runs may end at rungs.
         share_embedding: whether candidates train one embedding table.
-        batch_candidates: most candidates that are trained as one computation.
         plugin: the user's files of layers and tasks, see `config.plugins`.
     """
 
@@ -106,7 +80,6 @@ class Study:
     sampler_seed: int = 0
     prune: bool = False
     share_embedding: bool = False
-    batch_candidates: int = 1
     plugin: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
@@ -175,11 +148,12 @@ def read(store: Store) -> Study:
     definition = store.definition()
     _refuse_other_version(store, definition)
     values = {name: value for name, value in definition.items() if name not in _STAMP}
+    hints = get_type_hints(Study)
     for name, value in values.items():
         wrong = ""
-        if name not in _KINDS:
-            wrong = f"{name!r}{did_you_mean(name, _KINDS)}"
-        elif not _KINDS[name](value):
+        if name not in hints:
+            wrong = f"{name!r}{did_you_mean(name, hints)}"
+        elif not fits(value, hints[name]) or not RULES.get(name, lambda value: True)(value):
             wrong = f"{name} {shown(value)}"
         if wrong:
             raise StudyError(
@@ -284,30 +258,3 @@ def _short(value: object) -> str:
     text = str(list(value) if isinstance(value, tuple) else value)
     text = "nothing" if value in ("", None, [], {}, ()) else text
     return text if len(text) <= 100 else text[:98] + ".."
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedRun:
-    """A run that belongs to a candidate.
-
-    Attributes:
-        candidate: canonical string of its layers.
-        config: all that decides its scores.
-        key: of `config`.
-        label: of the setting, such as "baseline".
-        params: elements of all parameters.
-        state: numbers kept per sequence.
-    """
-
-    candidate: str
-    config: RunConfig
-    key: str
-    label: str
-    params: int = 0
-    state: int = 0
-
-    @property
-    def title(self) -> str:
-        """Its task, setting, optimiser point and seed."""
-        point = point_name(self.config.protocol.to_dict())
-        return f"{self.config.task} {self.label} {point} seed {self.config.seed}"

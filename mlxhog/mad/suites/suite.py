@@ -12,6 +12,7 @@ from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import find
 from mlxhog.models.mad.layer import Layer
+from mlxhog.models.mad.sequence import canonical
 
 
 @dataclass(frozen=True)
@@ -142,8 +143,8 @@ def expand(
     workers: str = "torch:cpu",
     threads: int = 1,
     protocol: Mapping[str, Any] | None = None,
-) -> Iterator[tuple[Setting, RunConfig]]:
-    """Yield every run of a candidate with its setting.
+) -> Iterator[RunConfig]:
+    """Yield every run of a candidate, setting after setting.
 
     Args:
         chosen: the suite.
@@ -164,20 +165,19 @@ def expand(
         for seed in seeds:
             for point in chosen.points:
                 how = Protocol(**{**point, **fields})
-                yield (
-                    setting,
-                    RunConfig(
-                        task=setting.task,
-                        settings=_for_protocol(setting.settings, how),
-                        layers=layers,
-                        dim=chosen.dim if setting.dim is None else setting.dim,
-                        protocol=how,
-                        seed=seed,
-                        position=position,
-                        workers=workers,
-                        threads=threads,
-                        plugins=files_of((*layers, find(setting.task).settings)),
-                    ),
+                yield RunConfig(
+                    task=setting.task,
+                    settings=_for_protocol(setting.settings, how),
+                    layers=layers,
+                    dim=chosen.dim if setting.dim is None else setting.dim,
+                    protocol=how,
+                    seed=seed,
+                    position=position,
+                    workers=workers,
+                    threads=threads,
+                    plugins=files_of((*layers, find(setting.task).settings)),
+                    candidate=canonical(layers),
+                    label=setting.label,
                 )
 
 

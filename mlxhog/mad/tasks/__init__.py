@@ -1,9 +1,6 @@
-"""The tasks: a generator in NumPy for each, with the same rows for every backend; and their rules.
+"""The tasks: a generator in NumPy for each, with the same rows for every backend.
 
 Each block of rows has its own random stream, so processes draw blocks in any order.
-
-The invariants of `check` have numbers, 1 to 18 those of the golden data's description;
-`mlxhog mad check --help` says which task has which.
 
 Source: Poli et al. 2024, arXiv:2403.17844; the modules of the tasks list differences from the code
 of its authors, and the sources of the tasks beside the benchmark.
@@ -27,10 +24,9 @@ from mlxhog.config.sources import Assignment
 from mlxhog.errors import ConfigError, DataError, WorkerFailed
 from mlxhog.machine.processes import follow_parent, spawning
 from mlxhog.mad.tasks.compression import COMPRESSION
-from mlxhog.mad.tasks.dataset import Dataset
+from mlxhog.mad.tasks.dataset import FIXED_PARTS, Dataset
 from mlxhog.mad.tasks.depo import DEPO
 from mlxhog.mad.tasks.dyck import DYCK
-from mlxhog.mad.tasks.findings import Failure, Findings
 from mlxhog.mad.tasks.fuzzy_in_context_recall import FUZZY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.in_context_recall import IN_CONTEXT_RECALL, NOISY_IN_CONTEXT_RECALL
 from mlxhog.mad.tasks.mano import MANO
@@ -39,7 +35,15 @@ from mlxhog.mad.tasks.multi_query_associative_recall import MULTI_QUERY_ASSOCIAT
 from mlxhog.mad.tasks.selective_copying import SELECTIVE_COPYING
 from mlxhog.mad.tasks.selective_grammar import SELECTIVE_GRAMMAR
 from mlxhog.mad.tasks.state_tracking import STATE_TRACKING
-from mlxhog.mad.tasks.task import GENERATOR_VERSION, IGNORED, Fixed, Rows, Settings, TaskType
+from mlxhog.mad.tasks.task import (
+    GENERATOR_VERSION,
+    IGNORED,
+    Fixed,
+    Ints,
+    Rows,
+    Settings,
+    TaskType,
+)
 
 BLOCK_ROWS = 256
 """Rows of one random stream; another number changes the rows."""
@@ -298,35 +302,53 @@ def _draw_blocks(
     return x, y
 
 
-def check(data: Dataset) -> Findings:
-    """Check rows from any program: every invariant of their task and its random bounds.
+def check(data: Dataset) -> dict[str, list[int]]:
+    """Draw a data set again by its own settings and seed.
+
+    Returns:
+        the numbers of the rows that differ in any bit, by split; and by name for the common part,
+        such as `kv_values`. {} if all are the same.
 
     Raises:
-        DataError: `meta` names no task, or settings that the task cannot have.
+        DataError: `meta` lacks settings, or names another program or impossible settings; or the
+            arrays have other shapes than these settings draw.
     """
-    meta = data.meta
+    meta, ours = data.meta, f"mlxhog {GENERATOR_VERSION}"
+    if "task" not in meta or type(seed := meta.get("seed")) is not int:
+        raise DataError("meta lacks the task or the seed, so the rows cannot be drawn again")
+    if meta.get("generator") != ours:
+        by = meta.get("generator", "an unknown generator")
+        raise DataError(f"its rows are by {by}, and only those by {ours} can be drawn again")
     try:
         task = find(str(meta["task"]))
-        if task is IN_CONTEXT_RECALL and meta.get("noise_vocab_size"):
-            task = NOISY_IN_CONTEXT_RECALL  # as the reference counts it
-        values = {}
-        for name, spec in options(task.settings).items():
-            keys = [key for key in (name, *spec.aliases) if key in meta]
-            if keys and not name.endswith("_rows"):  # it has settings of other tasks too
-                values[name] = meta[keys[0]]
+        named = options(task.settings).items()
+        values = {name: meta[key] for name, o in named for key in (name, *o.aliases) if key in meta}
         settings = task.settings(**values)
-    except KeyError:
-        raise DataError("meta names no task; the key 'task' is missing") from None
+        for split, (x, _) in data.splits().items():
+            length = settings.length if split == "train" else settings.test_length
+            if x.shape != (shape := (getattr(settings, f"{split}_rows"), length)):
+                raise DataError(f"{split} has shape {x.shape}, its settings draw {shape}")
+        again = make_task(task.name, seed=seed, **values)
     except ConfigError as error:
         raise DataError(f"meta: {error}") from error
-    findings = Findings()
-    if task.check is not None:
-        task.check(settings, findings, data)
-    return findings
+    parts = {name: (getattr(data, name), getattr(again, name)) for name in FIXED_PARTS}
+    differ = {name: _differing(a, b) for name, (a, b) in parts.items()}
+    other = again.splits()
+    for split, (x, y) in data.splits().items():
+        rows = zip((x, y), other[split], strict=True)
+        differ[split] = sorted({row for a, b in rows for row in _differing(a, b)})
+    return {name: rows for name, rows in differ.items() if rows}
+
+
+def _differing(a: Ints | None, b: Ints | None) -> list[int]:
+    """Return the rows in which two arrays differ; row 0 if one is missing or of another shape."""
+    if a is None or b is None or a.shape != b.shape:
+        return [] if a is b else [0]
+    rows: list[int] = np.flatnonzero((a != b).reshape(len(a), -1).any(1)).tolist()
+    return rows
 
 
 __all__ = [
-    "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "Dataset", "Failure",
-    "Findings", "Settings", "TASKS_BESIDE", "TaskType", "check", "find", "make_task", "meta",
-    "register", "resolve",
+    "BENCHMARK", "BLOCK_ROWS", "DEFAULT_SEED", "GENERATOR_VERSION", "IGNORED", "TASKS_BESIDE",
+    "Dataset", "Settings", "TaskType", "check", "find", "make_task", "meta", "register", "resolve",
 ]  # fmt: skip

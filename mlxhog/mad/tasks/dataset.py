@@ -16,13 +16,11 @@ from __future__ import annotations
 
 import io
 import json
-import math
-import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from itertools import pairwise, takewhile
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,8 +35,8 @@ Int32 = NDArray[np.int32]
 ByLength = tuple[tuple[int, float], ...]
 """Ends of the parts of scored rows with the accuracy in each part, see `acc_by_length`."""
 
-MOST_BYTES = 1 << 32
-"""Most bytes of the arrays of one file: a small compressed file may unpack to any size."""
+FIXED_PARTS = ("kv_keys", "kv_values", "grammar")
+"""Arrays that are common to all rows of some tasks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +116,13 @@ def write(path: Path, data: Dataset) -> int:
 
 
 def read(path: Path) -> Dataset:
-    """Read a data set of any program in this format.
+    """Read a data set of any program in this format; `tasks.check` compares it with its settings.
 
     Raises:
-        DataError: no such file, another format, or arrays that do not fit together.
+        DataError: no such file, another format, or inputs without their targets.
     """
     try:
-        with path.open("rb") as content:
-            _check_sizes(content)
-            content.seek(0)
-            file = np.load(content, allow_pickle=False)
+        with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
             stored = {name: file[name] for name in file.files}
     except OSError as error:
         raise DataError(f"{path}: cannot read it: {error.strerror or error}") from error
@@ -141,60 +136,24 @@ def read(path: Path) -> Dataset:
         meta = plain_json.loads(str(stored.pop("meta")))
         if not isinstance(meta, dict):
             raise DataError("meta is not a JSON object")
-        arrays = {name: _ints(name, values) for name, values in stored.items()}
-        splits: dict[str, Any] = {}
-        for split in ("train", "test", "val"):
-            if split != "val" or "val_inputs" in arrays:
-                x, y = arrays[f"{split}_inputs"], arrays[f"{split}_targets"]
-                if x.ndim != 2 or x.shape != y.shape or not x.size:
-                    raise DataError(f"{split} has inputs {x.shape} and targets {y.shape}")
-                first = "train" if "test_length" not in meta or split == "train" else "test"
-                if x.shape[1] != arrays[f"{first}_inputs"].shape[1]:
-                    raise DataError(f"{split} and {first} have rows of different lengths")
-                splits |= {f"{split}_x": x, f"{split}_y": y}
+        arrays: dict[str, Any] = {}
+        for name, values in stored.items():
+            if not np.issubdtype(values.dtype, np.integer):
+                raise DataError(f"{name} is {values.dtype}, not whole numbers")
+            arrays[name] = values.astype(np.int32)
+        for split in ("train", "test", *(["val"] if "val_inputs" in arrays else [])):
+            x, y = arrays[f"{split}_inputs"], arrays[f"{split}_targets"]
+            if x.ndim != 2 or x.shape != y.shape or not x.size:
+                raise DataError(f"{split} has inputs {x.shape} and targets {y.shape}")
+            arrays |= {f"{split}_x": x, f"{split}_y": y}
     except KeyError as error:
         raise DataError(f"{path}: lacks {error}; see `mlxhog mad data --help`") from None
     except ValueError as error:
         raise DataError(f"{path}: meta is not JSON: {error}") from error
     except DataError as error:
         raise DataError(f"{path}: {error}") from None
-    kv = {name: arrays[name] for name in ("kv_keys", "kv_values") if name in arrays}
-    if kv and (len(kv) < 2 or len({array.shape for array in kv.values()} | {(0,)}) > 2):
-        raise DataError(f"{path}: kv_keys and kv_values are not two arrays of one length")
-    grammar = arrays.get("grammar")
-    if grammar is not None and grammar.ndim != 2:
-        raise DataError(f"{path}: grammar has shape {grammar.shape}, expected (states, tokens)")
-    return Dataset(**splits, **kv, grammar=grammar, meta=meta)
-
-
-def _check_sizes(content: IO[bytes]) -> None:
-    """Refuse an archive with arrays of other sizes than in their headers, or of too many bytes.
-
-    NumPy allocates the size in a header before it reads the numbers.
-
-    Raises:
-        ValueError: it is one; the readers of a damaged archive may raise any other error.
-    """
-    form = np.lib.format
-    header = {(1, 0): form.read_array_header_1_0, (2, 0): form.read_array_header_2_0}
-    with zipfile.ZipFile(content) as archive:
-        entries = archive.infolist()
-        if sum(entry.file_size for entry in entries) > MOST_BYTES:
-            raise ValueError(f"it unpacks to more than {MOST_BYTES:,} bytes")
-        for entry in entries:
-            with archive.open(entry) as member:
-                shape, _, dtype = header[form.read_magic(member)](member)
-                if math.prod(shape) * dtype.itemsize != entry.file_size - member.tell():
-                    raise ValueError(f"{entry.filename} has no array of shape {shape}")
-
-
-def _ints(name: str, values: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    if not np.issubdtype(values.dtype, np.integer):
-        raise DataError(f"{name} is {values.dtype}, not whole numbers")
-    limits = np.iinfo(np.int32)
-    if values.size and not limits.min <= int(values.min()) <= int(values.max()) <= limits.max:
-        raise DataError(f"{name} has numbers beyond 32 bits, which are not ids")
-    return values.astype(np.int32)
+    names = {field.name for field in fields(Dataset)} & arrays.keys()
+    return Dataset(**{name: arrays[name] for name in names}, meta=meta)
 
 
 def acc_token(targets: Ints, predictions: Ints) -> float:

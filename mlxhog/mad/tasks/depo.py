@@ -25,12 +25,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings, first_place
 from mlxhog.mad.tasks.task import (
     IGNORED,
     Fixed,
-    Ints,
     Rows,
     Settings,
     TaskType,
@@ -125,141 +122,11 @@ def draw(
     return text[:, :-1], y
 
 
-def check(s: Depo, findings: Findings, data: Dataset) -> None:
-    """Apply invariants 30 to 32, and the bounds."""
-    for split, (x, y) in data.splits().items():
-        if findings.has_width(30, split, x, s.seq_len):
-            _check_rows(s, findings, split, x, y)
-    chance = 0.0
-    for n, share in zip(*(part.tolist() for part in s.sizes()), strict=True):
-        m = min(n, s.queries)
-        cycles = _log_arrangements(s.names, n) - math.log(n) + math.lgamma(n + 1)
-        chance += math.exp(
-            2 * math.log(share) - cycles - _log_arrangements(n, m) - m * math.log(s.hops)
-        )
-    findings.duplicates(data, chance)
-
-
-def _log_arrangements(n: int, k: int) -> float:
-    """Return the logarithm of the number of ways to draw k of n things in an order."""
-    return math.lgamma(n + 1) - math.lgamma(n - k + 1)
-
-
-def _check_rows(s: Depo, findings: Findings, split: str, x: Ints, y: Ints) -> None:
-    T, V, W, train = s.seq_len, s.vocab, s.names, split == "train"
-    row, at = np.arange(len(x))[:, None], np.arange(T + 1)
-    text = np.concatenate([x, np.where(y[:, -1:] == IGNORED, V - 1, y[:, -1:])], axis=1)
-    name, hop = (text >= 0) & (text < W), (text >= W) & (text < V - 3)
-    size = (hop.argmax(axis=1)[:, None] - 1) // s.edge
-    queries = np.minimum(size, s.queries)
-    place = at - 1 - s.edge * size  # from the first query on
-    asked = (place >= 0) & (place < QUERY * queries)
-    right = np.where((at > 0) & (place < 0), name, text == V - 1)
-    if s.marked:
-        right = np.where((at > 0) & (place < 0) & (place % s.edge == 0), text == V - 3, right)
-    for part, kind in enumerate((hop, name, text == V - 2, name)):
-        right = np.where(asked & (place % QUERY == part), kind, right)
-    fewest = FEWEST if train else s.nodes
-    sized = (size[:, 0] >= fewest) & (size[:, 0] <= s.nodes)
-
-    def say_layout(number: int) -> str:
-        if not sized[number]:
-            return f"{size[number, 0]} edges before the queries, expected {fewest}..{s.nodes}"
-        where = first_place(~right[number])
-        return (
-            f"token {text[number, where]} at {where}; expected the begin marker {V - 1}, "
-            f"{size[number, 0]} edges, {queries[number, 0]} queries `hop start {V - 2} answer`, "
-            f"then {V - 1}"
-        )
-
-    good = findings.rows(30, split, ~right.all(1) | ~sized, say_layout, np.ones(len(x), bool))
-    after = _successors(s, text, size, good)
-    first = np.where(good, text[:, s.edge - 1], 0)
-    ends = first
-    visited = np.zeros((len(x), W + 1), bool)
-    for step in range(s.nodes):
-        going = good & (step < size[:, 0])
-        visited[going, ends[going]] = True
-        ends = np.where(going, after[row[:, 0], ends], ends)
-    closed = (ends == first) & (visited[:, :W].sum(1) == size[:, 0])
-    good = findings.rows(
-        31,
-        split,
-        ~closed,
-        lambda number: f"the {size[number, 0]} edges are not one cycle through all of their nodes",
-        good,
-    )
-    _check_queries(s, findings, split, text, y, size, after, good)
-
-
-def _successors(s: Depo, text: Ints, size: Ints, good: Bools) -> Ints:
-    """Return the node after each name (rows, W + 1); W without one."""
-    after = np.full((len(text), s.names + 1), s.names)
-    for edge in range(s.nodes):
-        there = np.flatnonzero(good & (edge < size[:, 0]))
-        to = s.edge * (edge + 1)
-        after[there, text[there, to - 1]] = text[there, to]
-    return after
-
-
-def _check_queries(
-    s: Depo,
-    findings: Findings,
-    split: str,
-    text: Ints,
-    y: Ints,
-    size: Ints,
-    after: Ints,
-    good: Bools,
-) -> None:
-    """Invariant 32, of the hops, the start nodes and the answers."""
-    at = 1 + s.edge * size + QUERY * np.arange(s.queries)
-    asked = good[:, None] & (np.arange(s.queries) < size)
-    row, at = np.nonzero(asked)[0], at[asked]
-    hop, start, answer = text[row, at] - s.names + 1, text[row, at + 1], text[row, at + 3]
-    expected = start
-    for step in range(s.nodes):
-        expected = np.where(step < hop % size[row, 0], after[row, expected], expected)
-    times = np.zeros((len(text), s.names + 1), int)
-    np.add.at(times, (row, start), 1)
-    known = times[row, start] == 1
-    known &= after[row, start] < s.names
-    if split != "train":
-        known &= np.isin(hop, s.tested_hops)
-    bad = np.zeros(len(text), bool)
-    bad[row[~known | (answer != expected)]] = True
-
-    def say(number: int) -> str:
-        query = int(np.flatnonzero((row == number) & (~known | (answer != expected)))[0])
-        what = f"{hop[query]} hops from {start[query]} at {at[query]}"
-        if not known[query]:
-            hops = f"1..{s.hops}" if split == "train" else s.tested_hops
-            return f"{what}; expected hops of {hops}, from a node that no other query has"
-        return f"{what} have answer {answer[query]}, expected {expected[query]}"
-
-    good = findings.rows(32, split, bad, say, good)
-    targets = np.full(y.shape, IGNORED)
-    targets[row, at + 2] = answer
-    good = findings.targets(32, split, y, targets, good)
-    if good.sum() >= ENOUGH_ROWS:
-        kept = good[row]
-        findings.uniform("uniform nodes", split, start[kept], 0, s.names)
-        hops = np.arange(1, s.hops + 1) if split == "train" else np.array(s.tested_hops)
-        drawn = np.searchsorted(hops, hop[kept])
-        findings.uniform("uniform hops", split, drawn, 0, len(hops))
-        if split == "train":
-            sizes, share = s.sizes()
-            findings.mean(
-                "mean number of nodes", split, size[good, 0], float((sizes * share).sum())
-            )
-
-
 DEPO = TaskType(
     "depo",
     "D",
     Depo,
     draw,
-    check=check,
     about="the node k edges further along a cycle, whose edges are shown in a random order",
     sudden=True,
 )

@@ -23,10 +23,8 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings, first_place
 from mlxhog.mad.tasks.state_tracking import states
-from mlxhog.mad.tasks.task import Fixed, Ints, LongerTest, Rows, TaskType
+from mlxhog.mad.tasks.task import Bools, Fixed, Ints, LongerTest, Rows, TaskType
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,53 +72,10 @@ def _closing(opens: Bools, depth: Ints, kind: Ints, s: Dyck) -> Ints:
     return y.T
 
 
-def check(s: Dyck, findings: Findings, data: Dataset) -> None:
-    """Apply invariants 22 to 24, and the bounds."""
-    for split, (x, y) in data.splits().items():
-        if not s.has_length(findings, 22, split, x):
-            continue
-        expected, bad, depth = _nested(x, s)
-
-        def say(row: int, x: Ints = x, bad: Bools = bad, depth: Ints = depth) -> str:
-            at = first_place(bad[row])
-            return (
-                f"token {x[row, at]} at {at}, after {depth[row, at]} open brackets; expected a "
-                f"bracket 0..{2 * s.kinds - 1}, nested at most {s.depth} deep"
-            )
-
-        good = findings.rows(23, split, np.any(bad, 1), say, np.ones(len(x), bool))
-        good = findings.targets(24, split, y, expected, good)
-        if len(x) >= ENOUGH_ROWS and good.any():
-            opens = x[good] < s.kinds
-            findings.uniform("uniform kinds", split, x[good][opens], 0, s.kinds)
-            free = (depth[good] > 0) & (depth[good] < s.depth)
-            findings.share("opening brackets", split, opens[free], 0.5, 0.5)
-    free_share = 1 / 2 if s.depth > 1 else 0.0
-    T = min(s.seq_len, s.test_length)
-    findings.duplicates(data, float(2.0 ** -(free_share * T / 2) * s.kinds ** -(T / 2)))
-
-
-def _nested(x: Ints, s: Dyck) -> tuple[Ints, Bools, Ints]:
-    """Follow the stacks of rows (n, length); return targets, wrong tokens, depths before them."""
-    n, k = len(x), s.kinds
-    rows, stack, depth = np.arange(n), np.zeros((n, s.depth + 1), np.int64), np.zeros(n, np.int64)
-    y, bad, depths = np.empty(x.shape, np.int64), np.empty(x.shape, bool), np.empty(x.shape, int)
-    for at, token in enumerate(x.T):
-        depths[:, at] = depth
-        opens = (token >= 0) & (token < k) & (depth < s.depth)
-        closes = (depth > 0) & (token == k + stack[rows, depth])
-        bad[:, at] = ~(opens | closes)
-        depth = depth + opens - closes
-        stack[rows[opens], depth[opens]] = token[opens]
-        y[:, at] = np.where(depth > 0, k + stack[rows, depth], 2 * k)
-    return y, bad, depths
-
-
 DYCK = TaskType(
     "dyck",
     "Dyck",
     Dyck,
     draw,
-    check=check,
     about="the bracket that may close, held beyond the training length",
 )

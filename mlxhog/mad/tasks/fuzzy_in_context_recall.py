@@ -11,23 +11,19 @@ after the other; the reference lists every permutation, 250,000 of them per sequ
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import lru_cache
-from itertools import groupby
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Failure, Findings, chance_of_pair
 from mlxhog.mad.tasks.in_context_recall import first_shown
 from mlxhog.mad.tasks.task import (
     IGNORED,
     QUERY_HELP,
+    Bools,
     Fixed,
     Ints,
     NoiseSettings,
@@ -229,216 +225,11 @@ def _write(
             scored[row, to] = marked[row, pair]
 
 
-Motif = tuple[int, ...]
-
-_MAY_FOLLOW = {
-    "key": ("value", "noise", "the copy marker"),
-    "value": ("key",),
-    "noise": ("value",),
-    "the copy marker": ("value", "noise"),
-    "padding": (),
-}
-
-
-class BrokenRule(Exception):
-    """A row breaks a rule, with its number."""
-
-    def __init__(self, rule: int, message: str) -> None:
-        super().__init__(message)
-        self.rule = rule
-
-
-@dataclass(frozen=True)
-class MotifPair:
-    """A key and a value, and the position of the value in the whole sequence."""
-
-    key: Motif
-    value: Motif
-    value_at: int
-
-
-def check(s: FuzzyInContextRecall, findings: Findings, data: Dataset) -> None:
-    """Apply invariants 8 to 12, and the bounds.
-
-    A final query without an answer is a failure in our rows, and a note in others.
-    """
-    ours = str(data.meta.get("generator", "")).startswith("mlxhog") and not s.fuzzy_compat
-    for split, (x, y) in data.splits().items():
-        if findings.has_width(8, split, x, s.seq_len):
-            _check_rows(s, findings, split, x, y, strict=ours)
-    fewest = max(1, math.ceil((s.seq_len - 2 * s.longest) / s.longest))
-    key, value = _chance(s.keys, s.k_motif), _chance(s.ordinary - s.keys, s.v_motif)
-    pair = chance_of_pair(key, s.frac_noise, float(s.noise_vocab) ** 2)
-    # An upper estimate: the fewest pairs, the same keys.
-    findings.duplicates(data, float(pair**fewest * value))
-
-
-def _chance(alphabet: int, most: int) -> float:
-    """Return the probability of two equal motifs of 1 to `most` different tokens."""
-    return sum(1 / math.perm(alphabet, size) for size in range(1, most + 1)) / most**2
-
-
-def _check_rows(
-    s: FuzzyInContextRecall, findings: Findings, split: str, x: Ints, y: Ints, *, strict: bool
-) -> None:
-    failures: dict[int, Failure] = {}
-    parsed, unknown = [], []
-    for number, (row_x, row_y) in enumerate(zip(x.tolist(), y.tolist(), strict=True)):
-        try:
-            pairs = _read_row(s, split, row_x, row_y)
-            parsed.append(pairs)
-            if pairs[-1].key not in {pair.key for pair in pairs[:-1]}:
-                unknown.append(number)
-                if strict:
-                    raise BrokenRule(12, f"the final key {pairs[-1].key} was not shown before")
-        except BrokenRule as broken:
-            first = failures.get(broken.rule, Failure(broken.rule, split, number, 0, str(broken)))
-            failures[broken.rule] = Failure(
-                first.rule, split, first.row, first.rows + 1, first.message
-            )
-    findings.checked += [rule for rule in (8, 9, 10, 11, 12) if rule not in findings.checked]
-    findings.failures += [failures[rule] for rule in sorted(failures)]
-    if unknown and not strict:
-        findings.notes.append(
-            f"{split}: {len(unknown) / len(x):.1%} of the final queries have no answer, "
-            f"row {unknown[0]} first; in the reference 1 to 6 %"
-        )
-    if len(x) >= ENOUGH_ROWS and parsed:
-        _check_bounds(s, findings, split, parsed)
-
-
-def _read_row(s: FuzzyInContextRecall, split: str, x: list[int], y: list[int]) -> list[MotifPair]:
-    """Read one row.
-
-    Raises:
-        BrokenRule: it breaks a rule.
-    """
-    _check_tokens(s, x, y)
-    if y[-1] == IGNORED:
-        raise BrokenRule(
-            11 if split == "train" else 12, "no target at the end, expected the last value"
-        )
-    whole = [*x, y[-1]]
-    pairs = _parse(s, whole)
-    for pair in pairs:
-        _check_motif(pair.key, s.k_motif if split != "train" else 1, s.k_motif, "key")
-        _check_motif(pair.value, 1, s.v_motif, "value")
-    values: dict[Motif, Motif] = {}
-    for pair in pairs:
-        if values.setdefault(pair.key, pair.value) != pair.value:
-            before = values[pair.key]
-            raise BrokenRule(11, f"key {pair.key} has values {before} and {pair.value}")
-    if split == "train":
-        _check_dense(whole, y)
-    else:
-        _check_scored(s, y, pairs)
-    return pairs
-
-
-def _check_tokens(s: FuzzyInContextRecall, x: list[int], y: list[int]) -> None:
-    """Invariant 8."""
-    if min(x) < 0 or max(x) >= s.vocab:
-        at = next(at for at, token in enumerate(x) if not 0 <= token < s.vocab)
-        raise BrokenRule(8, f"token {x[at]} at {at}, expected 0..{s.vocab - 1}")
-    strange = {*y} - {*range(s.vocab), IGNORED}
-    if strange:
-        at = next(at for at, token in enumerate(y) if token in strange)
-        raise BrokenRule(8, f"target {y[at]} at {at}, expected 0..{s.vocab - 1} or {IGNORED}")
-
-
-def _parse(s: FuzzyInContextRecall, whole: list[int]) -> list[MotifPair]:
-    """Invariant 9: padding on the left, then keys and values by turns."""
-    pads = next((at for at, token in enumerate(whole) if token != s.pad), len(whole))
-    if not pads:
-        raise BrokenRule(9, f"the row begins with {whole[0]}, expected padding {s.pad}")
-    kinds = _kinds(s)
-    runs, at = [], pads
-    for name, run in groupby(whole[pads:], kinds.__getitem__):
-        runs.append((name, at, tuple(run)))
-        at += len(runs[-1][2])
-    pairs, before = [], "value"
-    for number, (name, at, tokens) in enumerate(runs):
-        if before not in _MAY_FOLLOW[name] or (name == "noise" and not s.frac_noise):
-            raise BrokenRule(9, f"{name} after {before} at {at}, expected keys and values by turns")
-        if name == "value":
-            pairs.append(MotifPair(runs[number - 1][2], tokens, at))
-        before = name
-    if before != "value":
-        raise BrokenRule(9, f"the row ends with {before}, expected a value")
-    marked = [number for number, (name, *_) in enumerate(runs) if name == "the copy marker"]
-    if marked != ([] if s.multi_query else [len(runs) - 3]):
-        raise BrokenRule(9, f"{len(marked)} copy markers, expected one before the last pair")
-    return pairs
-
-
-@lru_cache
-def _kinds(s: FuzzyInContextRecall) -> list[str]:
-    """Return the kind of each token."""
-    kinds = ["key"] * s.keys + ["value"] * (s.ordinary - s.keys) + ["noise"] * s.noise_vocab
-    return [*kinds, "padding", "the copy marker"][: s.vocab]
-
-
-def _check_motif(motif: Motif, least: int, most: int, name: str) -> None:
-    """Invariant 10."""
-    if not least <= len(motif) <= most:
-        expected = f"{most}" if least == most else f"{least} to {most}"
-        raise BrokenRule(10, f"{name} {motif} has {len(motif)} tokens, expected {expected}")
-    if len(set(motif)) != len(motif):
-        raise BrokenRule(10, f"{name} {motif} has a token twice")
-
-
-def _check_dense(whole: list[int], y: list[int]) -> None:
-    """Invariant 11, of training rows."""
-    if y != whole[1:]:
-        at = next(at for at, got in enumerate(y) if got != whole[at + 1])
-        raise BrokenRule(11, f"target {y[at]} at {at}, expected the next token, {whole[at + 1]}")
-
-
-def _check_scored(s: FuzzyInContextRecall, y: list[int], pairs: list[MotifPair]) -> None:
-    """Invariant 12: values of repeated keys, and always the last."""
-    expected = [IGNORED] * len(y)
-    keys_before: set[Motif] = set()
-    for pair in pairs:
-        last = pair is pairs[-1]
-        if last or (s.multi_query and pair.key in keys_before):
-            for offset, token in enumerate(pair.value):
-                expected[pair.value_at + offset - 1] = token
-        keys_before.add(pair.key)
-    if y != expected:
-        at = next(at for at, got in enumerate(y) if got != expected[at])
-        raise BrokenRule(12, f"target {y[at]} at {at}, expected {expected[at]}")
-
-
-def _check_bounds(
-    s: FuzzyInContextRecall, findings: Findings, split: str, parsed: list[list[MotifPair]]
-) -> None:
-    keys, values = [], []
-    for pairs in parsed:
-        keys_before: set[Motif] = set()
-        for pair in pairs[:-1]:
-            keys.append(pair.key)
-            if pair.key not in keys_before:
-                values.append(pair.value)
-            keys_before.add(pair.key)
-    for name, motifs, low, high, most in (
-        ("key", keys, 0, s.keys, s.k_motif),
-        ("value", values, s.keys, s.ordinary, s.v_motif),
-    ):
-        tokens = np.array([token for motif in motifs for token in motif])
-        findings.uniform(f"uniform {name} tokens", split, tokens, low, high)
-        if split == "train" or name == "value":
-            lengths = np.array([len(motif) for motif in motifs])
-            for length in range(1, most + 1):
-                rule = f"{name} motifs of length {length}"
-                findings.share(rule, split, lengths == length, 1 / most, 1 / most)
-
-
 FUZZY_IN_CONTEXT_RECALL = TaskType(
     "fuzzy-in-context-recall",
     "FR",
     FuzzyInContextRecall,
     draw,
-    check=check,
     about="in-context recall with keys and values of one to a few tokens each",
     sudden=True,
 )

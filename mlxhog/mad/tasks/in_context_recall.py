@@ -17,15 +17,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.findings import (
-    ENOUGH_ROWS,
-    RARE,
-    Bools,
-    Findings,
-    chance_of_pair,
-    first_place,
-)
 from mlxhog.mad.tasks.task import (
     IGNORED,
     QUERY_HELP,
@@ -195,208 +186,11 @@ def first_shown(keys: NDArray[np.integer[Any]]) -> NDArray[np.int64]:
     return first
 
 
-@dataclass(frozen=True)
-class _KeyValuePairs:
-    """Keys and values (n, T/2), the queried one last; `first` is the first place of each key."""
-
-    key: Ints
-    value: Ints
-    noisy: Bools
-    first: Ints
-
-    @property
-    def again(self) -> Bools:
-        """Whether a pair's key is repeated."""
-        return ~self.noisy & (self.first < np.arange(self.key.shape[1]))
-
-
-def check(s: InContextRecall, findings: Findings, data: Dataset) -> None:
-    """Apply invariants 1 to 7, and the bounds."""
-    queries = "T - 1, many queries" if s.multi_query else "T, one query"
-    for split, (x, y) in data.splits().items():
-        if findings.has_width(2, split, x, s.length, f" ({queries})"):
-            _check_rows(s, findings, split, x, y)
-    noise_vocab, share = s.noise
-    pair = chance_of_pair(1 / s.keys, share, noise_vocab**2)
-    # The same keys and at least one value; one pair of a row is never noise.
-    chance = pair ** (s.pairs - 1) / s.keys / (s.ordinary - s.keys)
-    findings.duplicates(data, chance)
-
-
-def _check_rows(s: InContextRecall, findings: Findings, split: str, x: Ints, y: Ints) -> None:
-    good = _check_tokens(s, findings, split, x, y)
-    pairs = _cut(s, x, y)
-    good = _check_structure(s, findings, split, pairs, good)
-    wrong = pairs.value != np.take_along_axis(pairs.value, pairs.first, 1)
-    wrong &= ~pairs.noisy
-    good = findings.rows(4, split, wrong.any(1), lambda row: _two_values(pairs, wrong, row), good)
-    _check_maps_differ(s, findings, split, pairs, good)
-    dense = np.concatenate([x[:, 1:], pairs.value[:, -1:]], axis=1)
-    if split == "train":
-        wrong = y != dense
-        findings.rows(5, split, wrong.any(1), lambda row: _not_next(dense, y, row), good)
-    else:
-        good = _check_scoring(s, findings, split, pairs, dense, y, good)
-    if len(x) >= ENOUGH_ROWS and good.any():
-        _check_bounds(s, findings, split, pairs, y, good)
-
-
-def _check_tokens(s: InContextRecall, findings: Findings, split: str, x: Ints, y: Ints) -> Bools:
-    """Invariant 1: tokens exist, and the copy marker is only in its place."""
-    strange: Bools = (x < 0) | (x >= s.vocab)
-    strange |= (y != IGNORED) & ((y < 0) | (y >= s.vocab))
-    if not s.multi_query:
-        marker = np.zeros(x.shape[1], bool)
-        marker[-2] = True
-        strange |= (x == s.vocab - 1) != marker
-
-    def say(row: int) -> str:
-        at = first_place(strange[row])
-        place = "" if s.multi_query else f", and {s.vocab - 1} only at {x.shape[1] - 2}"
-        expected = f"tokens 0..{s.vocab - 1}{place}"
-        return f"input {x[row, at]} and target {y[row, at]} at {at}, expected {expected}"
-
-    return findings.rows(1, split, np.any(strange, axis=1), say, np.ones(len(x), bool))
-
-
-def _cut(s: InContextRecall, x: Ints, y: Ints) -> _KeyValuePairs:
-    """Cut sequences into pairs; an unscored last value is the earlier one of its key."""
-    tokens = x if s.multi_query else np.delete(x, -2, axis=1)
-    whole = np.concatenate([tokens, y[:, -1:]], axis=1)
-    key, value = whole[:, ::2], whole[:, 1::2].copy()
-    noisy = (key >= s.ordinary) | (value >= s.ordinary)
-    noisy[:, -1] = False
-    first = first_shown(np.where(noisy, -1 - np.arange(key.shape[1]), key))
-    unknown = value[:, -1] == IGNORED
-    value[unknown, -1] = value[unknown, first[unknown, -1]]
-    return _KeyValuePairs(key, value, noisy, first)
-
-
-def _check_structure(
-    s: InContextRecall, findings: Findings, split: str, pairs: _KeyValuePairs, good: Bools
-) -> Bools:
-    """Invariant 3: (key, value) or (noise, noise), and the last key is repeated."""
-    K, R = s.keys, s.ordinary
-    plain = (pairs.key >= 0) & (pairs.key < K) & (pairs.value >= K) & (pairs.value < R)
-    noise = (pairs.key >= R) & (pairs.value >= R)
-    noise[:, -1] = False
-    wrong: Bools = ~(plain | noise)
-    wrong[:, -1] |= ~pairs.again[:, -1]
-
-    def say(row: int) -> str:
-        at = first_place(wrong[row])
-        got = f"pair {at} is ({pairs.key[row, at]}, {pairs.value[row, at]})"
-        if plain[row, at]:
-            return f"{got}, the last, and its key was not shown before"
-        other = f" or two of noise {R}..{R + s.noise[0] - 1}" if s.noise[0] else ""
-        return f"{got}, expected a key 0..{K - 1} and a value {K}..{R - 1}{other}"
-
-    return findings.rows(3, split, np.any(wrong, axis=1), say, good)
-
-
-def _two_values(pairs: _KeyValuePairs, wrong: Bools, row: int) -> str:
-    at = first_place(wrong[row])
-    before = pairs.first[row, at]
-    return (
-        f"key {pairs.key[row, at]} has value {pairs.value[row, before]} in pair {before} "
-        f"and {pairs.value[row, at]} in pair {at}"
-    )
-
-
-def _not_next(dense: Ints, y: Ints, row: int) -> str:
-    at = first_place(y[row] != dense[row])
-    return f"target {y[row, at]} at {at}, expected the next token, {dense[row, at]}"
-
-
-def _check_maps_differ(
-    s: InContextRecall, findings: Findings, split: str, pairs: _KeyValuePairs, good: Bools
-) -> None:
-    """Invariant 4, across sequences: the map is not one for all."""
-    shown = good[:, None] & ~pairs.noisy & ~pairs.again
-    keys, values = pairs.key[shown], pairs.value[shown]
-    n_maps = len(np.unique(keys * s.vocab + values))
-    n_keys = len(np.unique(keys))
-    # With one map the counts are equal; enough draws are never equal by chance.
-    likely = (s.ordinary - s.keys) ** -float(min(len(keys) - n_keys, 60))
-    if likely < RARE:
-        findings.holds(4, split, n_maps > n_keys, f"all {good.sum():,} sequences have the same map")
-
-
-def _check_scoring(
-    s: InContextRecall,
-    findings: Findings,
-    split: str,
-    pairs: _KeyValuePairs,
-    dense: Ints,
-    y: Ints,
-    good: Bools,
-) -> Bools:
-    """Invariants 6 and 7: the scored positions, and their targets."""
-    expected = np.zeros(y.shape, bool)
-    if s.multi_query:
-        expected[:, ::2] = pairs.again
-    expected[:, -1] = True
-    scored = y != IGNORED
-    differs = (scored != expected).any(1)
-    moved = differs & _moved(scored, expected)
-    value_wrong = scored & expected & (y != dense)
-    good = findings.rows(
-        7,
-        split,
-        moved | value_wrong.any(1),
-        lambda row: _not_at_key(dense, y, value_wrong, row),
-        good,
-    )
-
-    def say(row: int) -> str:
-        at = first_place(scored[row] != expected[row])
-        why = "its key was seen before" if expected[row, at] else "it is not predictable"
-        got = f"target {y[row, at]}" if scored[row, at] else "no target"
-        return f"{got} at {at}, " + (f"but {why}" if s.multi_query else "expected the last only")
-
-    return findings.rows(6, split, differs, say, good)
-
-
-def _moved(scored: Bools, expected: Bools) -> Bools:
-    """Whether rows (n, length) are scored one position before or after the right one."""
-    one_late = (scored[:, 1:] == expected[:, :-1]).all(1) & ~scored[:, 0]
-    one_early = (scored[:, :-1] == expected[:, 1:]).all(1) & ~scored[:, -1]
-    moved: Bools = one_late | one_early
-    return moved
-
-
-def _not_at_key(dense: Ints, y: Ints, value_wrong: Bools, row: int) -> str:
-    if not value_wrong[row].any():
-        return "targets are one position before or after their keys"
-    at = first_place(value_wrong[row])
-    return f"target {y[row, at]} at {at}, expected {dense[row, at]}, the value of the key there"
-
-
-def _check_bounds(
-    s: InContextRecall, findings: Findings, split: str, pairs: _KeyValuePairs, y: Ints, good: Bools
-) -> None:
-    key, noisy = pairs.key[good, :-1], pairs.noisy[good, :-1]
-    new = ~noisy & ~pairs.again[good, :-1]
-    findings.uniform("uniform keys", split, key[~noisy], 0, s.keys)
-    values = pairs.value[good, :-1][new]
-    findings.uniform("uniform values", split, values, s.keys, s.ordinary)
-    share = s.noise[1]
-    if share:
-        fewest = share * (1 - 1 / s.pairs)  # one pair is never noise
-        findings.share("noise share", split, noisy, fewest, share)
-    elif split != "train" and s.multi_query:
-        n, K = s.pairs, s.keys
-        expected = n - K * (1 - (1 - 1 / K) ** n) + 1
-        scored = (y[good] != IGNORED).sum(1)
-        findings.mean("scored tokens per row", split, scored, expected)
-
-
 IN_CONTEXT_RECALL = TaskType(
     "in-context-recall",
     "CR",
     InContextRecall,
     draw,
-    check=check,
     about="the value of a key from earlier in the sequence",
     sudden=True,
 )
@@ -405,7 +199,6 @@ NOISY_IN_CONTEXT_RECALL = TaskType(
     "NR",
     NoisyInContextRecall,
     draw,
-    check=check,
     about="in-context recall among noise tokens",
     sudden=True,
 )

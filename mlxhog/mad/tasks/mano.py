@@ -24,8 +24,6 @@ from typing import ClassVar
 import numpy as np
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings
 from mlxhog.mad.tasks.task import (
     IGNORED,
     Fixed,
@@ -131,93 +129,10 @@ def value(s: Mano, tokens: Ints) -> Ints:
     return whole
 
 
-def check(s: Mano, findings: Findings, data: Dataset) -> None:
-    """Apply invariants 33 to 35, and the bounds."""
-    for split, (x, y) in data.splits().items():
-        if findings.has_width(33, split, x, s.seq_len):
-            _check_rows(s, findings, split, x, y)
-    same = [1.0]  # probability that two expressions of l operations are of one form
-    for size in range(1, s.operations + 1):
-        same.append(sum(same[i] * same[size - 1 - i] for i in range(size)) / size**2)
-    sizes = range(1, s.operations + 1)
-    equal = [same[size] / OPERATIONS**size / s.modulus ** (size + 1) for size in sizes]
-    problem = max(equal[-1], sum(equal) / s.operations**2)
-    findings.duplicates(data, problem ** ((s.seq_len + 1) // s.longest))
-
-
-def _check_rows(s: Mano, findings: Findings, split: str, x: Ints, y: Ints) -> None:
-    V, L = s.vocab, s.operations
-    fewest, row = 1 if split == "train" else L, np.arange(len(x))
-    text = np.concatenate([x, np.where(y[:, -1:] == IGNORED, V - 1, y[:, -1:])], axis=1)
-    text = np.pad(text, ((0, 0), (0, s.longest)), constant_values=V - 1)
-    targets = np.full(text.shape, IGNORED)
-    begin, fault, answer = (np.zeros(len(x), np.int64) for _ in range(3))
-    lengths: list[Ints] = []
-    firsts: list[Ints] = []
-    while True:  # one problem of every row at a time; a row with a fault stays at that problem
-        going = (fault == 0) & (text[row, begin + 1] != V - 1)
-        if not going.any():
-            break
-        length = text[row, begin + 1] - s.modulus - OPERATIONS + 1
-        size = np.clip(length, 0, L)
-        end = begin + 2 * size + FRAME + 1
-        framed = (length >= fewest) & (length <= L) & (end <= s.seq_len + 1)
-        framed &= (text[row, begin] == V - 1) & (text[row, end - 2] == V - 2)
-        tokens = text[row[:, None], begin[:, None] + 2 + np.arange(2 * L + 1)]
-        formed = _well_formed(s, tokens, size)
-        answer = np.where(going, value(s, tokens), answer)
-        right = text[row, end - 1] == answer
-        fault = np.where(going, np.select([~framed, ~formed, ~right], [33, 34, 35]), fault)
-        going &= fault == 0
-        targets[row[going], end[going] - 2] = answer[going]
-        if not lengths:  # later ones are shorter on average: a long one may not fit
-            lengths.append(length[going])
-            firsts.append(tokens[going][np.arange(2 * L + 1) <= 2 * size[going, None]])
-        begin = np.where(going, end, begin)
-    rest = s.seq_len + 1 - begin
-    filled = ((text == V - 1) | (np.arange(text.shape[1]) < begin[:, None])).all(axis=1)
-    fault = np.where((fault == 0) & (~filled | (rest >= s.longest)), 33, fault)
-
-    def say(number: int) -> str:
-        at = begin[number]
-        problem = f"the problem at {at}: {text[number, at : at + s.longest].tolist()}"
-        return (
-            problem
-            + {
-                33: f"; expected {V - 1}, a length of {fewest}..{L} operations, its expression, "
-                f"{V - 2} and an answer, or fewer than {s.longest} begin markers at the end",
-                34: "; its expression is not one of that many operations in prefix form",
-                35: f"; its answer is {answer[number]}",
-            }[int(fault[number])]
-        )
-
-    good = np.ones(len(x), bool)
-    for rule in (33, 34, 35):
-        good = findings.rows(rule, split, fault == rule, say, good)
-    good = findings.targets(35, split, y, targets[:, : s.seq_len], good)
-    if good.sum() >= ENOUGH_ROWS:
-        number = firsts[0] < s.modulus
-        findings.uniform("uniform numbers", split, firsts[0][number], 0, s.modulus)
-        operations = firsts[0][~number] - s.modulus
-        findings.uniform("uniform operations", split, operations, 0, OPERATIONS)
-        if split == "train":
-            findings.uniform("uniform lengths", split, lengths[0], 1, L + 1)
-
-
-def _well_formed(s: Mano, tokens: Ints, length: Ints) -> Bools:
-    """Whether tokens (n, 2 L + 1) begin with an expression of `length` operations (n,)."""
-    at, last = np.arange(tokens.shape[1]), 2 * length[:, None]
-    known = (tokens >= 0) & (tokens < s.modulus + OPERATIONS)
-    missing = 1 + np.where(tokens < s.modulus, -1, 1).cumsum(axis=1)  # expressions still to come
-    right: Bools = ((known & ((missing > 0) == (at < last))) | (at > last)).all(axis=1)
-    return right
-
-
 MANO = TaskType(
     "mano",
     "MA",
     Mano,
     draw,
-    check=check,
     about="arithmetic modulo p on random expressions, whose tables only the parameters hold",
 )

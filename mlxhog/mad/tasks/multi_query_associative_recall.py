@@ -14,17 +14,14 @@ in minutes; the vocabulary need not be larger than T; pairs are shown once.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings, first_place
 from mlxhog.mad.tasks.task import (
     IGNORED,
     Fixed,
@@ -136,104 +133,11 @@ def _places(s: MultiQueryAssociativeRecall, rng: np.random.Generator, n: int) ->
     return places
 
 
-def check(s: MultiQueryAssociativeRecall, findings: Findings, data: Dataset) -> None:
-    """Apply invariants 25 to 27, and the bounds."""
-    for split, (x, y) in data.splits().items():
-        if findings.has_width(25, split, x, s.seq_len):
-            _check_rows(s, findings, split, x, y)
-    P, fillers = s.n_pairs, s.seq_len - 3 * s.n_pairs
-    pairs = math.perm(s.keys, P) * math.perm(s.vocab - 1 - s.keys, P)
-    findings.duplicates(data, 1 / (pairs * (s.vocab**fillers if s.random_fill else 1)))
-
-
-def _check_rows(
-    s: MultiQueryAssociativeRecall, findings: Findings, split: str, x: Ints, y: Ints
-) -> None:
-    good = _check_pairs(s, findings, split, x)
-    good = _check_queries(s, findings, split, x, y, good)
-    key, value = x[good, 0 : s.context : 2], x[good, 1 : s.context : 2]
-    at = np.nonzero(y[good] != IGNORED)[1].reshape(-1, s.n_pairs)
-    by_key, by_query = key.argsort(1), np.take_along_axis(x[good], at, 1).argsort(1)
-    at = np.take_along_axis(at, by_query, 1)  # in the order of the keys' ids
-    own = np.full((len(key), s.seq_len), IGNORED)
-    np.put_along_axis(own, at, np.take_along_axis(value, by_key, 1), 1)
-    expected = np.full(y.shape, IGNORED)
-    expected[good] = own
-    right = findings.targets(27, split, y, expected, good)[good]
-    if len(x) >= ENOUGH_ROWS and right.any():
-        findings.uniform("uniform keys", split, key[right].ravel(), 1, s.keys + 1)
-        findings.uniform("uniform values", split, value[right].ravel(), s.keys + 1, s.vocab)
-        place = (at[np.arange(len(at)), by_key.argmin(1)][right] - s.context) // 2
-        mean = float(s.weights @ np.arange(len(s.weights)))
-        findings.mean("place of the first key", split, place, mean)
-        if s.random_fill:
-            fill = x[good][right][:, s.context + 1 :: 2]  # no query is there
-            findings.uniform("uniform fillers", split, fill.ravel(), 0, s.vocab)
-
-
-def _check_pairs(s: MultiQueryAssociativeRecall, findings: Findings, split: str, x: Ints) -> Bools:
-    """Invariant 25: tokens exist, and rows begin with pairs of different keys and values."""
-    key, value = x[:, 0 : s.context : 2], x[:, 1 : s.context : 2]
-    strange = (x < 0) | (x >= s.vocab)
-    strange[:, 0 : s.context : 2] |= (key < 1) | (key > s.keys) | _again(key)
-    strange[:, 1 : s.context : 2] |= (value <= s.keys) | _again(value)
-
-    def say(row: int) -> str:
-        at = first_place(strange[row])
-        kind = f"a token 0..{s.vocab - 1}"
-        if at < s.context:
-            ids = f"{s.keys + 1}..{s.vocab - 1}" if at % 2 else f"1..{s.keys}"
-            kind = f"another {'value' if at % 2 else 'key'} of {ids}"
-        return f"token {x[row, at]} at {at}, expected {kind}"
-
-    return findings.rows(25, split, np.any(strange, axis=1), say, np.ones(len(x), bool))
-
-
-def _again(ids: Ints) -> NDArray[Any]:
-    """Whether ids (n, P) are equal to an earlier one of their row."""
-    order = ids.argsort(1, kind="stable")
-    ranked = np.take_along_axis(ids, order, 1)
-    equal = np.zeros(ids.shape, bool)
-    np.put_along_axis(equal, order[:, 1:], ranked[:, 1:] == ranked[:, :-1], 1)
-    return equal
-
-
-def _check_queries(
-    s: MultiQueryAssociativeRecall,
-    findings: Findings,
-    split: str,
-    x: Ints,
-    y: Ints,
-    good: Bools,
-) -> Bools:
-    """Invariant 26: each key is queried once, at an even place; without random fill, else 0."""
-    scored = y != IGNORED
-    possible = np.zeros(s.seq_len, bool)
-    possible[s.context :: 2] = True
-    queries = np.where(scored & possible, x, 0)
-    asked = np.sort(queries, axis=1)[:, -s.n_pairs :]
-    wrong = (scored & ~possible).any(1) | (scored.sum(1) != s.n_pairs)
-    wrong |= (asked != np.sort(x[:, 0 : s.context : 2], axis=1)).any(1)
-    if not s.random_fill:
-        wrong |= ((x != 0) & ~scored)[:, s.context :].any(1)
-
-    def say(row: int) -> str:
-        at = np.flatnonzero(scored[row])
-        fill = "" if s.random_fill else ", and 0 elsewhere"
-        return (
-            f"targets at {at.tolist()} of tokens {x[row, at].tolist()}, expected one for each of "
-            f"{x[row, 0 : s.context : 2].tolist()} at even places from {s.context} on{fill}"
-        )
-
-    return findings.rows(26, split, wrong, say, good)
-
-
 MULTI_QUERY_ASSOCIATIVE_RECALL = TaskType(
     "multi-query-associative-recall",
     "MQAR",
     MultiQueryAssociativeRecall,
     draw,
-    check=check,
     about="the values of several keys from the beginning of the sequence",
     sudden=True,
 )

@@ -26,9 +26,7 @@ from numpy.typing import NDArray
 
 from mlxhog.config.options import option
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings, first_place
-from mlxhog.mad.tasks.task import Fixed, Ints, Rows, Settings, TaskType, seq_len, vocab
+from mlxhog.mad.tasks.task import Bools, Fixed, Ints, Rows, Settings, TaskType, seq_len, vocab
 
 TRIES = 1000
 """Most draws for a grammar whose states all reach the end."""
@@ -175,95 +173,11 @@ def _letter(s: SelectiveGrammar, state: Ints) -> Ints:
     return (state + s.depth - 1) // s.depth
 
 
-def check(s: SelectiveGrammar, findings: Findings, data: Dataset) -> None:
-    """Apply invariants 28 and 29, and the bounds."""
-    grammar = _checked_grammar(s, findings, data)
-    if grammar is None:
-        return
-    choices = _Choices(grammar)
-    for split, (x, y) in data.splits().items():
-        if findings.has_width(29, split, x, s.seq_len):
-            _check_rows(s, findings, split, choices, x, y)
-    # Two walks are equal with the product of 1 / allowed tokens, averaged over walks.
-    alike = np.zeros((s.vocab, s.vocab))
-    for state, row in enumerate(grammar):
-        alike[state, row[row != NOT_ALLOWED]] = choices.counts[state] ** -2.0
-    begun = np.eye(s.vocab)[0]
-    walks = begun @ np.linalg.matrix_power(alike, int(s.seq_len / (1 + s.gap_prob)))
-    findings.duplicates(data, float(walks.sum()))
-
-
-def _checked_grammar(s: SelectiveGrammar, findings: Findings, data: Dataset) -> Ints | None:
-    """Apply invariant 28; return the grammar if the rows can be read by it."""
-    grammar, V, L = data.grammar, s.vocab, s.letters
-    if grammar is None or grammar.shape != (V, L + 1):
-        got = "no grammar" if grammar is None else f"a grammar {grammar.shape}"
-        arrays = f"the state after each state and token, ({V}, {L + 1})"
-        findings.holds(28, "", False, f"the file has {got}, expected {arrays}")
-        return None
-    allowed = grammar != NOT_ALLOWED
-    wrong = allowed & ((grammar >= V) | (_letter(s, grammar) != np.arange(L + 1)))
-    wrong[:, 0] |= allowed[:, 0] & (grammar[:, 0] != 0)
-    wrong[~_ends(np.where(wrong, NOT_ALLOWED, grammar))] = True
-    wrong[0] |= allowed[0].sum() != s.starts
-    wrong[allowed.all(1)] = True
-    state, token = np.argwhere(wrong)[0] if wrong.any() else (0, 0)
-    expected = f"a way to the end and a token that is not allowed, from the end {s.starts} letters"
-    message = f"state {state} has {grammar[state].tolist()}, expected states of their letters"
-    return grammar if findings.holds(28, "", not wrong.any(), f"{message}, {expected}") else None
-
-
-def _check_rows(
-    s: SelectiveGrammar, findings: Findings, split: str, choices: _Choices, x: Ints, y: Ints
-) -> None:
-    """Invariant 29: the states of the tokens, and single distractors in their places."""
-    n, T, L = len(x), s.seq_len, s.letters
-    strange = (x < 0) | (x > L)
-
-    def say(row: int) -> str:
-        at = first_place(strange[row])
-        return f"token {x[row, at]} at {at}, expected 0..{L}"
-
-    good = findings.rows(29, split, np.any(strange, axis=1), say, np.ones(n, bool))
-    tokens, before = np.where(strange, 0, x), np.zeros((n, T), np.intp)
-    state = np.zeros(n, np.intp)
-    held = np.zeros((n, T), bool)
-    expected = np.empty((n, T), np.intp)
-    for at in range(T):
-        before[:, at] = state
-        after = choices.grammar[state, tokens[:, at]]
-        held[:, at] = after == NOT_ALLOWED
-        expected[:, at] = state = np.where(held[:, at], state, after)
-    good = findings.targets(29, split, y, expected, good)
-    may_follow = (np.cumsum(~held, 1) > s.gap_start) & ~held & (s.gap_prob > 0)
-    wrong = held.copy()
-    wrong[:, 1:] &= ~may_follow[:, :-1]
-
-    def say_distractor(row: int) -> str:
-        at = first_place(wrong[row])
-        places = "one at most after a token" + f", from {s.gap_start} on" * (s.gap_start > 0)
-        expected = places if s.gap_prob else "none"
-        return f"distractor {x[row, at]} at {at}, expected {expected}"
-
-    good = findings.rows(29, split, np.any(wrong, axis=1), say_distractor, good)
-    if n >= ENOUGH_ROWS and good.any():
-        if s.gap_prob:
-            follows = held[good, 1:][may_follow[good, :-1]]
-            findings.share("distractors", split, follows, s.gap_prob, s.gap_prob)
-        walked = ~held & good[:, None]
-        rank = (choices.tokens[before[walked]] == tokens[walked][:, None]).argmax(1)
-        counts = choices.counts[before[walked]]
-        findings.mean("choice of the next token", split, (rank + 0.5) / counts, 0.5)
-        begins = np.searchsorted(choices.tokens[0, : s.starts], x[good, 0])
-        findings.uniform("uniform starts", split, begins, 0, s.starts)
-
-
 SELECTIVE_GRAMMAR = TaskType(
     "selective-grammar",
     "SG",
     SelectiveGrammar,
     draw,
     draw_grammar,
-    check=check,
     about="the state of a random grammar, through tokens that it does not allow",
 )

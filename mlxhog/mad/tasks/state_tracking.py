@@ -27,9 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.config.options import option
-from mlxhog.mad.tasks.dataset import Dataset
-from mlxhog.mad.tasks.findings import ENOUGH_ROWS, Bools, Findings, first_place
-from mlxhog.mad.tasks.task import IGNORED, Fixed, Ints, LongerTest, Rows, TaskType
+from mlxhog.mad.tasks.task import Fixed, Ints, LongerTest, Rows, TaskType
 
 ORDERS = {"parity": 2, "Z60": 60, "S3": 6, "A5": 60, "S5": 120}
 """Group -> number of its elements."""
@@ -93,34 +91,11 @@ def states(table: NDArray[np.int32], x: Ints) -> NDArray[np.int32]:
     return y.T
 
 
-def check(s: StateTracking, findings: Findings, data: Dataset) -> None:
-    """Apply invariants 19 to 21, and the bounds."""
-    for split, (x, y) in data.splits().items():
-        if not s.has_length(findings, 19, split, x):
-            continue
-        outside: Bools = (x < 0) | (x >= s.tokens)
-
-        def say(row: int, x: Ints = x, outside: Bools = outside) -> str:
-            at = first_place(outside[row])
-            return f"token {x[row, at]} at {at}, expected an element 0..{s.tokens - 1}"
-
-        good = findings.rows(20, split, np.any(outside, 1), say, np.ones(len(x), bool))
-        expected = np.full(y.shape, IGNORED)
-        if good.any():
-            expected[good] = states(product_table(s.group), x[good])
-        good = findings.targets(21, split, y, expected, good)
-        if len(x) >= ENOUGH_ROWS and good.any():
-            findings.uniform("uniform elements", split, x[good].ravel(), 0, s.tokens)
-            findings.uniform("uniform last products", split, y[good, -1], 0, s.tokens)
-    findings.duplicates(data, float(s.tokens) ** -min(s.seq_len, s.test_length))
-
-
 STATE_TRACKING = TaskType(
     "state-tracking",
     "ST",
     StateTracking,
     draw,
-    check=check,
     about="the running product in a group, held beyond the training length",
     sudden=True,
 )

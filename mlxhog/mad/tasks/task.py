@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,10 +13,6 @@ from numpy.typing import NDArray
 from mlxhog.config import choices
 from mlxhog.config.options import convert_fields, option
 from mlxhog.errors import ConfigError
-
-if TYPE_CHECKING:
-    from mlxhog.mad.tasks.dataset import Dataset
-    from mlxhog.mad.tasks.findings import Findings
 
 GENERATOR_VERSION = 1
 """Version of the package's generators; it changes with the rows of a seed."""
@@ -149,11 +145,6 @@ class LongerTest(Settings):
                 f"{self.seq_len}"
             )
 
-    def has_length(self, findings: Findings, rule: int, split: str, x: Ints) -> bool:
-        """Apply the rule about the length of the rows of a split; return whether it holds."""
-        name = "seq_len" if split == "train" else "test_length"
-        return findings.has_width(rule, split, x, getattr(self, name), f", the {name}")
-
 
 def too_small(name: str, value: int, why: str, least: int) -> Iterator[str]:
     """Yield a message if a number is below its least value."""
@@ -165,6 +156,7 @@ IGNORED = -100
 """Target of a position without training and scoring."""
 
 Ints = NDArray[np.integer[Any]]
+Bools = NDArray[np.bool_]
 Rows = tuple[Ints, Ints]
 """Inputs and targets, (n, length) each; a target is at the position of its prediction."""
 
@@ -215,7 +207,6 @@ class TaskType:
         draw: draws n rows; see `Draw`.
         fixed: (settings, rng) -> the common part of all rows.
         backbone: of the model, one of `models.mad.config.BACKBONES`.
-        check: (settings, findings, data) checks rows by the rules of the task; None without rules.
         about: the tested skill, in a line.
         sudden: learned in a sudden jump, late in a run; early steps do not rank candidates.
     """
@@ -228,6 +219,5 @@ class TaskType:
     draw: Draw
     fixed: Callable[[Any, np.random.Generator], Fixed] = nothing_fixed
     backbone: str = "language-model"
-    check: Callable[[Any, Findings, Dataset], None] | None = None
     about: str = ""
     sudden: bool = False

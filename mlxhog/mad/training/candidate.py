@@ -13,12 +13,12 @@ import os
 import shutil
 import sys
 import tempfile
-import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -205,9 +205,6 @@ class TrainingRun(WorkerSession):
         """Wait until a worker at rest has scored the rows."""
 
 
-_starting = threading.Lock()  # of several runs in threads, as `batched` has them
-
-
 class OneWorker(TrainingRun):
     """A run whose one worker is this process; `prepare` is called before its first step."""
 
@@ -227,7 +224,7 @@ class OneWorker(TrainingRun):
         pid = os.getpid()
         entry = self.arena.workers.acquire_slot(pid, process_start_time(pid), slot=1)
         job = self._job(entry.slot)
-        with _starting, contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
+        with contextlib.redirect_stdout(sys.stderr):  # a worker process has a log
             backend = worker.start_backend(job, self.arena, job.kernels)
             self.context = worker.make_context(job, self.arena, entry, backend)
         self._stack.callback(self.context.backend.close)
@@ -378,15 +375,14 @@ TIMED_STEPS = 5
 MOST_TIMED_NS = 10_000_000_000
 
 
-@dataclass(frozen=True)
-class DurationEstimate:
+class Duration(NamedTuple):
     """Seconds of one step, and of a run with the most steps."""
 
     step_s: float
     total_s: float
 
 
-def estimate(plan: RunPlan) -> DurationEstimate | None:
+def estimate(plan: RunPlan) -> Duration | None:
     """Time a few steps; None for several workers, which would have to be started."""
     if len(plan.workers) > 1:
         return None
@@ -405,4 +401,4 @@ def estimate(plan: RunPlan) -> DurationEstimate | None:
         evaluation_s = (monotonic_ns() - began_ns) / 1e9
     every = interval(plan.asked.protocol, plan.per_epoch)
     total_s = plan.limit * step_s + -(-plan.limit // every) * evaluation_s
-    return DurationEstimate(step_s, total_s)
+    return Duration(step_s, total_s)

@@ -158,31 +158,6 @@ def _schedule(
     return partial(by_name[protocol.schedule].of_run, lr, epochs)
 
 
-def model_of(config: RunConfig) -> MADConfig:
-    """Return the candidate as a model for its task.
-
-    Raises:
-        ConfigError: a setting of the task, or a size, is impossible, or the training would leave
-            out positions of the scored rows.
-    """
-    task = tasks.find(config.task)
-    settings = tasks.resolve(task.name, config.settings)
-    if config.position == "learned" and settings.test_length > settings.length:
-        raise ConfigError(
-            f"position is learned, and {task.name} trains on rows of {settings.length} tokens and "
-            f"scores rows of {settings.test_length}: no row trains the positions from "
-            f"{settings.length} on; choose position none or sincos"
-        )
-    return MADConfig(
-        vocab_size=settings.vocab,
-        hidden_size=config.dim,
-        layers=config.layers,
-        max_length=max(settings.length, settings.test_length),
-        position=config.position,
-        backbone=task.backbone,
-    )
-
-
 def check_reach(origin: str, architecture: MADConfig, rows: Iterable[Settings]) -> None:
     """Refuse tasks with longer rows than an architecture's file is made for.
 
@@ -226,7 +201,7 @@ def make_run_plan(
     if protocol.fuzzy_compat and "fuzzy_compat" in options(task.settings):
         values["fuzzy_compat"] = True
     settings = tasks.resolve(config.task, values)
-    model = model_of(config)
+    model = config.model()
     if protocol.select == "val" and not settings.val_rows:
         raise ConfigError(
             "select is val, but no validation rows are drawn; set val_rows of the task, such as "

@@ -2,9 +2,8 @@
 
 All candidates on one setting, with one seed and at one optimiser point, read and write one table
 (V, d) in one arena, in any process; each has its own optimizer state and other parameters. A later
-candidate begins with the table as the others left it.
-
-`mad board` compares the ranking with that of the same study without it.
+candidate begins with the table as the others left it. `benchmarks/mad_shared_embedding.py` compares
+the ranking with that of the same study without it.
 """
 
 from __future__ import annotations
@@ -107,7 +106,6 @@ class SharedRun:
         *,
         callbacks: Callbacks,
         rungs: tuple[int, ...],
-        prepare: candidate.Prepare = candidate.no_preparation,
     ) -> RunResult:
         """Execute a run, as `candidate.train` does.
 
@@ -119,7 +117,6 @@ class SharedRun:
         shared, name = self._arena, self.names[common(config)]
 
         def join(context: Context) -> None:
-            prepare(context)
             context.optimizer = SharedEmbedding(context, shared, name)
 
         return candidate.train(config, callbacks=callbacks, rungs=rungs, prepare=join)

@@ -1,109 +1,48 @@
 "use strict";
-// A page that follows a run: first it reads `/data`, then the additions from `/events`.
+// A page that follows a run: it fetches itself again, and replaces what has changed.
 
 (() => {
-  const MOST_ROWS = 6000;  // with more rows the curves are fetched again, in fewer points
+  const EVERY_MS = 1000;
   const place = (id) => document.getElementById(id);
-  let run = null, show = null, source = null, silent = false;
+  let tag = "", silent = false;
   let status = "";  // the answer to the last request, or its progress
   const write = (text) => { place("told").textContent = text; };
   const tell = (text) => write(status = text);
 
-  function add(lines) {
-    const before = run.axes.elapsed_s.length, more = lines.axes.elapsed_s.length;
-    const extend = (old, fresh) => {
-      for (const name of Object.keys(fresh)) {
-        old[name] = (old[name] || new Array(before).fill(null)).concat(fresh[name]);
-      }
-    };
-    extend(run.axes, lines.axes);
-    extend(run.of_run, lines.of_run);
-    for (const slot of Object.keys(lines.of_workers)) {
-      run.of_workers[slot] ??= {};
-      extend(run.of_workers[slot], lines.of_workers[slot]);
+  function replace(page) {
+    for (const fresh of page.querySelectorAll("[data-live]")) {
+      const old = place(fresh.id);
+      if (old.innerHTML !== fresh.innerHTML) old.replaceChildren(...fresh.childNodes);
     }
-    run.rows = lines.rows;
-    return before + more;
+    const [run] = JSON.parse(page.getElementById("data").textContent).runs;
+    Object.assign(drawn.runs[0], run);
+    drawn.show();
   }
 
-  function rows(id, values) {
-    const heads = [...place(id).parentElement.querySelectorAll("thead th")];
-    place(id).replaceChildren(...values.map((texts) => {
-      const row = document.createElement("tr");
-      texts.forEach((text, k) => {
-        const cell = document.createElement(k ? "td" : "th");
-        cell.className = "t";
-        if (!k) cell.scope = "row";
-        cell.textContent = text;
-        if (heads.length) cell.dataset.head = heads[k].textContent;  // a narrow window hides the heads
-        row.append(cell);
-      });
-      return row;
-    }));
+  function name() {
+    const state = place("state-0").textContent;
+    document.title = state + ": " + drawn.runs[0].name;
+    place("asks").hidden = state !== "running";
   }
 
-  function now(news) {
-    place("state-0").textContent = news.state;
-    document.title = news.state + ": " + run.name;
-    run.tiles = news.tiles;
-    run.marks = news.marks;
-    place("notes").replaceChildren(...news.notes.map((note) => {
-      const line = document.createElement("p");
-      line.className = "partial";
-      line.textContent = note;
-      return line;
-    }));
-    rows("facts", Object.entries(news.facts));
-    rows("table", news.table);
-    place("now").hidden = !news.table.length;
-    place("asks").hidden = news.state !== "running";
-  }
-
-  async function fetchAll() {
-    const answer = await fetch("data");
-    if (!answer.ok) throw new Error(await answer.text());
-    const data = await answer.json();
-    const fresh = data.runs[0];
-    if (run) Object.keys(run).forEach((key) => delete run[key]);
-    run = Object.assign(run || {}, fresh);
-    now(data.now);
-    if (show) show();
-    else show = runView.start([run], data.inks);
-    listen();
-  }
-
-  function listen() {
-    if (source) source.close();
-    const at = new URLSearchParams({ rows: run.rows, starts: run.starts, told: run.told });
-    source = new EventSource("events?" + at);
-    source.onmessage = (event) => {
-      const news = JSON.parse(event.data);
-      if (news.reset || add(news.lines) > MOST_ROWS) {
-        source.close();
-        fetchAll().catch(lost);
-        return;
+  async function look() {
+    try {
+      const answer = await fetch(location.pathname,
+        { cache: "no-store", headers: { "If-None-Match": tag } });
+      if (answer.status === 200) {
+        replace(new DOMParser().parseFromString(await answer.text(), "text/html"));
+        tag = answer.headers.get("ETag");
+        name();
+      } else if (answer.status !== 304) {
+        throw new Error(answer.status);
       }
-      Object.assign(run, { staleness: news.staleness, spans: news.spans, workers: news.workers,
-        others: news.others, told: news.told, events: run.events.concat(news.events) });
-      now(news.now);
-      show();
-      heard();
-    };
-    source.onerror = () => {
-      source.close();
-      lost();
-    };
-  }
-
-  function lost() {
-    silent = true;
-    write("The server of this page (mlxhog board) does not answer; trying again.");
-    setTimeout(() => fetchAll().then(heard).catch(lost), 2000);
-  }
-
-  function heard() {
-    if (silent) write(status);
-    silent = false;
+      if (silent) write(status);
+      silent = false;
+    } catch {
+      silent = true;
+      write("The server of this page (mlxhog board) does not answer; trying again.");
+    }
+    setTimeout(look, EVERY_MS);
   }
 
   // The token is in the link from the terminal, after #; browsers do not send that part.
@@ -135,5 +74,6 @@
   for (const button of document.querySelectorAll("button[data-ask]")) {
     button.addEventListener("click", () => ask(button));
   }
-  fetchAll().catch(lost);
+  name();
+  look();
 })();

@@ -1,6 +1,6 @@
 "use strict";
 // Draws runs: curves, staleness, workers over time, samples, events. The element `data` holds what
-// `report.record.RunRecord.to_json` returns; a board fetches the same data and appends to it.
+// `report.run_page.data` returns; a board fetches the page again for newer data.
 
 const runView = (() => {
   const AXES = {
@@ -300,7 +300,7 @@ const runView = (() => {
     const times = [...run.spans.map((span) => span[2]), ...run.axes.elapsed_s.slice(-1)];
     const end = Math.max(...times, 1), tall = 18;
     const part = (s) => `${(100 * Math.min(s / end, 1)).toFixed(3)}%`;
-    const saved = run.events.filter(([time, , kind]) => time !== null && kind === "checkpoint");
+    const saved = run.events.filter(([, , kind]) => kind === "checkpoint");
     const place = make("div", { class: "timeline" });
     for (const slot of Object.keys(run.workers).map(Number)) {
       const spans = run.spans.filter((span) => span[0] === slot);
@@ -338,8 +338,8 @@ const runView = (() => {
       make("tbody", {}, ...rows.map(row))));
   }
 
-  const when = ([time, step]) => step === 0 ? "at the start" : [time === null ? "" : "after " + duration(time),
-    step === null ? "" : "step " + step.toLocaleString("en")].filter(Boolean).join(", ");
+  const when = ([time, step]) => step === 0 ? "at the start"
+    : "after " + duration(time) + ", step " + step.toLocaleString("en");
 
   // The newest first; older ones are folded.
   function newestFirst(items, kind, spell) {
@@ -422,10 +422,8 @@ const runView = (() => {
   return { start };
 })();
 
-{
-  const block = document.getElementById("data");
-  if (block) {
-    const { runs, inks } = JSON.parse(block.textContent);
-    runView.start(runs, inks);
-  }
-}
+// What is drawn: the runs, and `show`, which draws them again; a board replaces their numbers.
+const drawn = (() => {
+  const { runs, inks } = JSON.parse(document.getElementById("data").textContent);
+  return { runs, show: runView.start(runs, inks) };
+})();

@@ -12,11 +12,9 @@ from mlxhog.models.fields import check_most, check_names, convert
 from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers.attention import MHAttention, MHSlidingAttention
 from mlxhog.models.mad.layers.canon import Canon
-from mlxhog.models.mad.layers.delta_net import DeltaNet
+from mlxhog.models.mad.layers.delta import DeltaNet, GatedDeltaNet, GatedDeltaProduct
 from mlxhog.models.mad.layers.feed_forward import GEGLU, MLP, SwiGLU
 from mlxhog.models.mad.layers.gated_conv import GatedConv
-from mlxhog.models.mad.layers.gated_delta_net import GatedDeltaNet
-from mlxhog.models.mad.layers.gated_delta_product import GatedDeltaProduct
 from mlxhog.models.mad.layers.gla import GLA
 from mlxhog.models.mad.layers.gsa import GSA
 from mlxhog.models.mad.layers.hyena import Hyena, MHHyena
@@ -62,7 +60,7 @@ BUILT_IN: tuple[type[Any], ...] = (  # mixers first, then channel maps
     MoESwiGLU,
 )
 
-METHODS = ("check", "param_spec", "state", "init_state", "forward", "reference")
+METHODS = ("param_spec", "forward", "reference")
 NUMBERS = (int, float, bool, str, int | None)
 EXAMPLE = "see examples/my_layer.py"
 
@@ -81,7 +79,9 @@ def _check(layer: type[Any]) -> None:
         raise ConfigError("a layer is a dataclass(frozen=True, kw_only=True)")
     if layer.kind not in ("mixer", "channel"):
         raise ConfigError(f"its kind is {layer.kind!r}; it is 'mixer' or 'channel'")
-    lacking = [method for method in METHODS if not callable(getattr(layer, method, None))]
+    if Layer not in layer.__mro__:
+        raise ConfigError(f"it is not a Layer of mlxhog.models.mad.layer; {EXAMPLE}")
+    lacking = [method for method in METHODS if getattr(layer, method) is getattr(Layer, method)]
     if lacking:
         raise ConfigError(f"it has no {', '.join(lacking)}; {EXAMPLE}")
     types = get_type_hints(layer)

@@ -15,27 +15,10 @@ et al. 2023, grouped queries, arXiv:2305.13245; Beltagy et al. 2020, Longformer,
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Self, cast
 
-import numpy as np
-
-from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
-    Array,
-    Arrays,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    bias,
-    check_heads,
-    linear,
-)
-from mlxhog.models.ops.reference.layers_numpy import attention, rms_norm, rope
+from mlxhog.models.mad.layer import *
+from mlxhog.models.ops.reference.layers_numpy import attention, rope
 
 HEADS = 16  # heads of mad-lab's baselines, which are 128 wide
 NARROW_HEAD = 16  # width of a head of narrower models
@@ -59,7 +42,7 @@ def default_heads(d: int, kv_heads: int | None) -> int:
 
 
 @dataclass(frozen=True, kw_only=True)
-class MHAttention:
+class MHAttention(Layer):
     """Numbers of the layer.
 
     Attributes:
@@ -71,9 +54,9 @@ class MHAttention:
         bias: add one to every linear map.
     """
 
-    name: ClassVar[str] = "mh-attention"
-    about: ClassVar[str] = "softmax attention of several heads to all positions before"
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    name = "mh-attention"
+    about = "softmax attention of several heads to all positions before"
+    window = cast(int | None, None)  # number of earlier positions that a query sees; None for all
 
     heads: int | None = None
     kv_heads: int | None = None
@@ -94,12 +77,7 @@ class MHAttention:
         """Return the number of heads of queries per head of keys and values."""
         return 1 if self.kv_heads is None else self.heads_at(d) // self.kv_heads
 
-    def sight(self) -> int | None:
-        """Return the number of earlier positions that a query sees; None for all."""
-        return None
-
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         heads = self.heads_at(d)
         check_heads(heads, d)
         if self.rope and d // heads % 2:
@@ -117,7 +95,6 @@ class MHAttention:
             raise ConfigError(f"base is {self.base}; wavelengths need one above 1, such as 10000")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         kv = d // self.shared(d)
         for name, out in (("q_proj", d), ("k_proj", kv), ("v_proj", kv)):
             yield linear(f"{name}.weight", out, d)
@@ -130,18 +107,18 @@ class MHAttention:
         if self.bias:
             yield bias("out_proj.bias", d, d)
 
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return the sizes of the keys and values of every position."""
-        return {"cache": 2 * (d // self.shared(d)) * length}
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        """Return the shapes of the keys, after rope, and values of every position that is seen."""
+        heads, window = self.heads_at(d), self.window
+        seen = length if window is None else min(length, window + 1)
+        return {"cache": [(seen, heads // self.shared(d), d // heads)] * 2}
 
     def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return an empty cache: keys, values (B, L, heads, dh), and positions read, (B,) int32.
+        """Return an empty cache, and the positions read, (B,) int32.
 
-        Keys are stored after rope. The keys of a row with fewer than L positions are the last ones.
+        The keys of a row with fewer positions than the cache are the last ones.
         """
-        heads = self.heads_at(d)
-        empty = xp.zeros((B, 0, heads // self.shared(d), d // heads))
-        return empty, empty, xp.zeros((B,), "int32")
+        return *super().init_state(d, B, xp), xp.zeros((B,), "int32")
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
@@ -150,17 +127,11 @@ class MHAttention:
 
         In the sliding form the cache has at most window + 1 positions.
         """
-        ops, xp, window = run.ops, run.ops.xp, self.sight()
+        ops, xp, window = run.ops, run.ops.xp, self.window
         B, S, d = x.shape
         width = d // self.heads_at(d)
-        names = ("q_proj", "k_proj", "v_proj")
         q, k, v = (
-            y.reshape(B, S, -1, width)
-            for y in ops.linears(
-                x,
-                [p[f"{name}.weight"] for name in names],
-                [p.get(f"{name}.bias") for name in names],
-            )
+            y.reshape(B, S, -1, width) for y in run.linears(x, p, "q_proj", "k_proj", "v_proj")
         )
         if self.qk_norm:
             q = ops.rms_norm(q, p["q_norm.weight"], cfg.norm_eps)
@@ -179,13 +150,12 @@ class MHAttention:
         if (shared := self.shared(d)) > 1:
             keys, values = (xp.repeat(y, shared, 2) for y in (k, v))
         h = ops.attention(q, keys, values, window=window, lengths=lengths)
-        (y,) = ops.linears(h.reshape(B, S, d), [p["out_proj.weight"]], [p.get("out_proj.bias")])
+        y = run.linear(h.reshape(B, S, d), p, "out_proj")
         if window is not None:
             k, v = k[:, -(window + 1) :], v[:, -(window + 1) :]
         return y, (k, v, count)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         B, S, d = x.shape
 
         def mapped(name: str, u: Float) -> Float:
@@ -202,28 +172,19 @@ class MHAttention:
         if self.rope:
             q, k = rope(q, self.base), rope(k, self.base)
         k, v = (np.repeat(y, self.shared(d), 2) for y in (k, v))
-        return mapped("out_proj", attention(q, k, v, window=self.sight()).reshape(B, S, d))
+        return mapped("out_proj", attention(q, k, v, window=self.window).reshape(B, S, d))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MHSlidingAttention(MHAttention):
     """Numbers of the layer: those of `MHAttention`, and the window of a position."""
 
-    name: ClassVar[str] = "mh-sliding-attention"
-    about: ClassVar[str] = "softmax attention of several heads to a window of positions"
+    name = "mh-sliding-attention"
+    about = "softmax attention of several heads to a window of positions"
 
     window: int = 32
 
-    def sight(self) -> int | None:
-        """Return the number of earlier positions that a query sees."""
-        return self.window
-
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         super().check(d)
         if self.window < 0:
             raise ConfigError(f"window is {self.window}; a position sees 0 or more before it")
-
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return the sizes of the keys and values of the window and the position itself."""
-        return super().state(d, min(length, self.window + 1))

@@ -13,36 +13,16 @@ and `swiglu` as in mad-lab.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import numpy as np
-
-from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
-    Array,
-    FixedState,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    bias,
-    linear,
-)
-from mlxhog.models.ops.reference.layers_numpy import activation
+from mlxhog.models.mad.layer import *
 
 
 @dataclass(frozen=True, kw_only=True)
-class MLP(FixedState):
+class MLP(Layer):
     """Numbers of the layer: `inner` is the width between the maps, None the one above."""
 
-    name: ClassVar[str] = "mlp"
-    about: ClassVar[str] = "two linear maps with GELU between them"
-    kind: ClassVar[Literal["mixer", "channel"]] = "channel"
+    name = "mlp"
+    about = "two linear maps with GELU between them"
+    kind = "channel"
 
     inner: int | None = None
 
@@ -51,12 +31,10 @@ class MLP(FixedState):
         return 4 * d if self.inner is None else self.inner
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         if self.width(d) < 1:
             raise ConfigError(f"inner is {self.inner}; set it to at least 1, or leave it out")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         U = self.width(d)
         yield linear("w1.weight", U, d)
         yield bias("w1.bias", U, d)
@@ -66,14 +44,11 @@ class MLP(FixedState):
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d)."""
-        (u,) = run.ops.linears(x, [p["w1.weight"]], [p["w1.bias"]])
+        u = run.linear(x, p, "w1")
         u = run.ops.activate(u, "gelu_tanh")
-        (y,) = run.ops.linears(u, [p["w2.weight"]], [p["w2.bias"]])
-        return y, ()
+        return run.linear(u, p, "w2"), ()
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         u = x @ p["w1.weight"].T + p["w1.bias"]
         gelu: Float = 0.5 * u * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (u + 0.044715 * u**3)))
         return gelu @ p["w2.weight"].T + p["w2.bias"]
@@ -83,16 +58,15 @@ class MLP(FixedState):
 class SwiGLU(MLP):
     """Numbers of the layer, as of `MLP`."""
 
-    name: ClassVar[str] = "swiglu"
-    about: ClassVar[str] = "a gated feed-forward layer with SiLU"
-    gate: ClassVar[str] = "silu"
+    name = "swiglu"
+    about = "a gated feed-forward layer with SiLU"
+    gate = "silu"
 
     def width(self, d: int) -> int:
         """Inner width at width d."""
         return 16 * math.ceil(8 * d // 3 / 16) if self.inner is None else self.inner
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         U = self.width(d)
         yield linear("w1.weight", U, d)
         yield linear("w2.weight", U, d)
@@ -101,17 +75,14 @@ class SwiGLU(MLP):
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d)."""
-        gate, up = run.ops.linears(x, [p["w1.weight"], p["w2.weight"]])
-        (y,) = run.ops.linears(self.gated(gate, up, run), [p["w3.weight"]])
-        return y, ()
+        gate, up = run.linears(x, p, "w1", "w2")
+        return run.linear(self.gated(gate, up, run), p, "w3"), ()
 
     def gated(self, gate: Array, up: Array, run: Pass[Array]) -> Array:
         """Return what goes into the last map."""
         return run.ops.swiglu(gate, up)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         gate, _ = activation(self.gate, x @ p["w1.weight"].T)
         return (gate * (x @ p["w2.weight"].T)) @ p["w3.weight"].T
 
@@ -120,9 +91,9 @@ class SwiGLU(MLP):
 class GEGLU(SwiGLU):
     """Numbers of the layer, as of `MLP`."""
 
-    name: ClassVar[str] = "geglu"
-    about: ClassVar[str] = "a gated feed-forward layer with GELU"
-    gate: ClassVar[str] = "gelu"
+    name = "geglu"
+    about = "a gated feed-forward layer with GELU"
+    gate = "gelu"
 
     def width(self, d: int) -> int:
         """Inner width at width d."""

@@ -14,28 +14,9 @@ Source: Zhang et al. 2024, Gated Slot Attention, arXiv:2409.07146; flash-linear-
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal
 
-import numpy as np
-
-from mlxhog.models.mad.layer import (
-    Array,
-    FixedState,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    check_heads,
-    check_positive,
-    linear,
-)
-from mlxhog.models.ops.operators import Ops
-from mlxhog.models.ops.reference.layers_numpy import rms_norm, silu, softplus
+from mlxhog.models.mad.layer import *
 from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
 
 CHUNK_SIZE = 32
@@ -44,39 +25,34 @@ SLOWNESS = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class GSA(FixedState):
+class GSA(Layer):
     """Numbers of the layer: its heads, and the slots of each."""
 
-    name: ClassVar[str] = "gsa"
-    about: ClassVar[str] = "gated slot attention: softmax attention to slots that forget"
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    name = "gsa"
+    about = "gated slot attention: softmax attention to slots that forget"
 
     heads: int = 4
     slots: int = 32
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         check_positive(slots=self.slots)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         yield linear("qkv_proj.weight", 3 * d, d)
         yield linear("f_proj.weight", self.heads * self.slots, d, product=False)
         yield ParamSpec("out_norm.weight", (d,), "ones")
         yield linear("out_proj.weight", d, d)
 
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return the shapes of K and V of every head."""
+    def state_shapes(self, d: int, length: int) -> Shapes:
         return {"cell": [(self.heads, self.slots, d // self.heads)] * 2}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
         B, S, d = x.shape
-        qkv, f = ops.linears(x, [p["qkv_proj.weight"], p["f_proj.weight"]])
+        qkv, f = run.linears(x, p, "qkv_proj", "f_proj")
         qkv = ops.activate(qkv, "silu").reshape(B, S, 3, self.heads, -1)
         dt = ops.activate(-xp.float32(f), "softplus") / SLOWNESS
         q, k, v = (qkv[:, :, i] for i in range(3))
@@ -84,11 +60,9 @@ class GSA(FixedState):
         h = ops.rms_norm(
             ops.activate(h.reshape(B, S, d), "silu"), p["out_norm.weight"], cfg.norm_eps
         )
-        (y,) = ops.linears(h, [p["out_proj.weight"]])
-        return y, last
+        return run.linear(h, p, "out_proj"), last
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         B, S, d = x.shape
         qkv = silu(x @ p["qkv_proj.weight"].T).reshape(B, S, 3, self.heads, -1)
         q, k, v = (qkv[:, :, i] for i in range(3))

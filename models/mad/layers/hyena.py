@@ -30,32 +30,10 @@ Distillery, arXiv:2310.18780; the numbers of mad-lab, whose 16 are the width of 
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from functools import lru_cache
-from typing import ClassVar, Literal
 
-import numpy as np
-
-from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
-    Array,
-    Arrays,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    bias,
-    check_heads,
-    check_positive,
-    linear,
-    taps,
-)
-from mlxhog.models.ops.reference.layers_numpy import causal_conv
+from mlxhog.models.mad.layer import *
 from mlxhog.models.ops.reference.mlstm import Finite
 
 FEATURES = 3
@@ -63,11 +41,10 @@ LAYERS = 4
 SLOWEST, FASTEST = math.log(100) / 1.5, math.log(100) / 0.3
 
 
-class _LongConvolution(ABC):
+class _LongConvolution(Layer, ABC):
     """The projections, the short convolution and the filter that both kinds share."""
 
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
-    bounded: ClassVar[bool] = True
+    bounded = True
     groups: int
     kernel: int
     filter_width: int
@@ -81,7 +58,6 @@ class _LongConvolution(ABC):
         """Number of filters."""
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_positive(kernel=self.kernel, filter_width=self.filter_width)
         channels = 3 * self.inner(d)
         if self.groups < 1 or channels % self.groups:
@@ -91,7 +67,6 @@ class _LongConvolution(ABC):
             )
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; maps and taps begin as torch's do."""
         inner, filters = self.inner(d), self.filters(d)
         rows = 3 * inner // self.groups
         yield linear("in_proj.weight", rows, d)
@@ -111,7 +86,7 @@ class _LongConvolution(ABC):
         self, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, Array]:
         """Return the three parts side by side (B, S, 3 I), and the convolution's last inputs."""
-        (u,) = run.ops.linears(x, [p["in_proj.weight"]], [p["in_proj.bias"]])
+        u = run.linear(x, p, "in_proj")
         return run.ops.causal_conv(
             run.ops.xp.tile(u, (1, 1, self.groups)),
             p["conv.weight"],
@@ -138,8 +113,8 @@ class Hyena(_LongConvolution):
         filter_width: width of the network that computes the filter.
     """
 
-    name: ClassVar[str] = "hyena"
-    about: ClassVar[str] = "a convolution as long as the sequence, whose filter a network makes"
+    name = "hyena"
+    about = "a convolution as long as the sequence, whose filter a network makes"
 
     expand: int = 4
     groups: int = 4
@@ -155,27 +130,20 @@ class Hyena(_LongConvolution):
         return self.inner(d)
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_positive(expand=self.expand)
         super().check(d)
 
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return the sizes of every w, and the last inputs of the short convolution."""
-        inner = self.inner(d)
-        return {"cache": inner * length, "conv": 3 * inner * (self.kernel - 1)}
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        """Return the shapes of the convolution's last inputs, and of every w.
 
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return the convolution's last inputs (B, k - 1, 3 I), zeros, and every w (B, L, I).
-
-        L is 0. Of a row that has read fewer than L positions, the first are 0.
+        Of a row that has read fewer positions than another, the first w are 0.
         """
         inner = self.inner(d)
-        return xp.zeros((B, self.kernel - 1, 3 * inner)), xp.zeros((B, 0, inner))
+        return {"conv": [(self.kernel - 1, 3 * inner)], "cache": [(length, inner)]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
         u, last = self.projected(p, x, state, run)
         x0, x1, v = xp.split(u, 3, -1)
@@ -183,11 +151,9 @@ class Hyena(_LongConvolution):
         all_w = w if state is None else xp.concatenate([state[1], w], 1)
         f = filter_taps(p, all_w.shape[1], cfg.max_length, xp)
         y = x0 * (ops.long_conv(all_w, f)[:, -x.shape[1] :] + p["skip"] * w)
-        (y,) = ops.linears(y, [p["out_proj.weight"]], [p["out_proj.bias"]])
-        return y, (last, all_w[:, -cfg.max_length :])
+        return run.linear(y, p, "out_proj"), (last, all_w[:, -cfg.max_length :])
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         x0, x1, v = self.reference_projected(p, x)
         w = v * x1
         f = reference_taps(p, x.shape[1], cfg.max_length)
@@ -202,8 +168,8 @@ class Hyena(_LongConvolution):
 class MHHyena(_LongConvolution):
     """Numbers of the layer: `heads`, and those of `Hyena`."""
 
-    name: ClassVar[str] = "mh-hyena"
-    about: ClassVar[str] = "Hyena with several heads, which multiply keys with values"
+    name = "mh-hyena"
+    about = "Hyena with several heads, which multiply keys with values"
 
     heads: int = 8
     groups: int = 4
@@ -219,27 +185,20 @@ class MHHyena(_LongConvolution):
         return self.heads
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         super().check(d)
 
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return the sizes of every key and value, and the last inputs of the convolution."""
-        return {"cache": 2 * d * length, "conv": 3 * d * (self.kernel - 1)}
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        """Return the shapes of the convolution's last inputs, and of every key and value.
 
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return the convolution's last inputs (B, k - 1, 3 d), and keys and values (B, L, NH, dh).
-
-        The inputs are zeros, and L is 0. Of a row that has read fewer than L positions, the first
-        are 0.
+        Of a row that has read fewer positions than another, the first are 0.
         """
-        empty = xp.zeros((B, 0, self.heads, d // self.heads))
-        return xp.zeros((B, self.kernel - 1, 3 * d)), empty, empty
+        cache = [(length, self.heads, d // self.heads)] * 2
+        return {"conv": [(self.kernel - 1, 3 * d)], "cache": cache}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
         B, S, d = x.shape
         u, last = self.projected(p, x, state, run)
@@ -256,11 +215,10 @@ class MHHyena(_LongConvolution):
         clean_k, clean_v = finite.inputs
         scores = xp.einsum("bthd,bjhd->bhtj", q, clean_k) * weights
         (y,) = finite.spoil(xp.einsum("bhtj,bjhd->bthd", scores, clean_v))
-        (y,) = ops.linears(y.reshape(B, S, d), [p["out_proj.weight"]], [p["out_proj.bias"]])
+        y = run.linear(y.reshape(B, S, d), p, "out_proj")
         return y, (last, k[:, -cfg.max_length :], v[:, -cfg.max_length :])
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         B, S, d = x.shape
         q, v, k = (y.reshape(B, S, self.heads, -1) for y in self.reference_projected(p, x))
         outer = np.einsum("bjhd,bjhe->bjhde", k, v)

@@ -17,26 +17,8 @@ Source: Kimi Team 2025, Kimi Linear, arXiv:2510.26692.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import numpy as np
-
-from mlxhog.models.mad.layer import (
-    Array,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    check_positive,
-    linear,
-    taps,
-)
-from mlxhog.models.mad.layers.delta_rule import CHUNK_SIZE, DeltaRule, write_strength
-from mlxhog.models.ops.reference.layers_numpy import rms_norm, sigmoid, softplus
+from mlxhog.models.mad.layer import *
+from mlxhog.models.mad.layers.delta import CHUNK_SIZE, DeltaRule, write_strength
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,9 +32,8 @@ class KDA(DeltaRule):
         negative: whether eigenvalues may be negative.
     """
 
-    name: ClassVar[str] = "kda"
-    about: ClassVar[str] = "the delta rule in a memory whose key elements decay at their own speeds"
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    name = "kda"
+    about = "the delta rule in a memory whose key elements decay at their own speeds"
 
     rank: int | None = None
     negative: bool = False
@@ -62,12 +43,10 @@ class KDA(DeltaRule):
         return d // self.heads if self.rank is None else self.rank
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         super().check(d)
         check_positive(rank=self.low_rank(d))
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         rank = self.low_rank(d)
         yield linear("qkv_proj.weight", 3 * d, d)
         yield taps("conv.weight", 3 * d, self.conv)
@@ -84,13 +63,11 @@ class KDA(DeltaRule):
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
         cell, conv = (None, None) if state is None else state
-        names = ("qkv_proj", "b_proj", "decay_down", "gate_down")
-        u, b, a, g = ops.linears(x, [p[f"{name}.weight"] for name in names])
-        (a,) = ops.linears(a, [p["decay_up.weight"]])
-        (g,) = ops.linears(g, [p["gate_up.weight"]])
+        u, b, a, g = run.linears(x, p, "qkv_proj", "b_proj", "decay_down", "gate_down")
+        a = run.linear(a, p, "decay_up")
+        g = run.linear(g, p, "gate_up")
         q, k, v, conv = self.query_key_value(ops, p["conv.weight"], u, conv, cfg.norm_eps)
         beta = write_strength(ops, b, self.negative)[..., None]
         dt = ops.activate(xp.float32(a) + p["dt_bias"], "softplus").reshape(q.shape)
@@ -99,11 +76,9 @@ class KDA(DeltaRule):
         read = xp.exp(log_decay) * k
         h, cell = ops.dplr_cell(q, beta * k, v, log_decay, read, chunk_size=CHUNK_SIZE, state=cell)
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps).reshape(x.shape)
-        (y,) = ops.linears(ops.glu(g, h, "sigmoid"), [p["out_proj.weight"]])
-        return y, (cell, conv)
+        return run.linear(ops.glu(g, h, "sigmoid"), p, "out_proj"), (cell, conv)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         q, k, v = self.query_key_value_float64(p, x, cfg.norm_eps)
         B, S, NH, dh = q.shape
         beta = (1 + self.negative) * sigmoid(x @ p["b_proj.weight"].T)

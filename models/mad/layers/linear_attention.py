@@ -15,48 +15,27 @@ Sources: Katharopoulos et al. 2020, Transformers are RNNs, arXiv:2006.16236; mad
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import numpy as np
-
-from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
-    Array,
-    FixedState,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    check_heads,
-    linear,
-)
+from mlxhog.models.mad.layer import *
 
 CHUNK_SIZE = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class LinearAttention(FixedState):
+class LinearAttention(Layer):
     """Numbers of the layer: its heads, and the smallest divisor of the outputs."""
 
-    name: ClassVar[str] = "linear-attention"
-    about: ClassVar[str] = "attention with a product of feature maps in place of the softmax"
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    name = "linear-attention"
+    about = "attention with a product of feature maps in place of the softmax"
 
     heads: int = 16
     floor: float = 0.1
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         if not self.floor > 0:
             raise ConfigError(f"floor is {self.floor}; outputs are divided by it, set it above 0")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         dh = d // self.heads
         for name in ("q_proj", "k_proj", "v_proj"):
             yield linear(f"{name}.weight", d, d)
@@ -65,21 +44,18 @@ class LinearAttention(FixedState):
             yield linear(f"{name}.w2.weight", dh, dh)
         yield linear("out_proj.weight", d, d)
 
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return the shape of S and z of every head, side by side."""
+    def state_shapes(self, d: int, length: int) -> Shapes:
         dh = d // self.heads
         return {"cell": [(self.heads, dh, dh + 1)]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
         B, S, d = x.shape
-        names = ("q_proj", "k_proj", "v_proj")
         q, k, v = (
             y.reshape(B, S, self.heads, d // self.heads)
-            for y in ops.linears(x, [p[f"{name}.weight"] for name in names])
+            for y in run.linears(x, p, "q_proj", "k_proj", "v_proj")
         )
         q, k = _features(p, "q_map", q, run), _features(p, "k_map", k, run)
         # A column of ones beside the values sums the keys, z; a log-decay of 0 forgets nothing.
@@ -94,11 +70,9 @@ class LinearAttention(FixedState):
             state=state and state[0],
         )
         h = h[..., :-1] / xp.maximum(xp.abs(h[..., -1:]), self.floor)
-        (y,) = ops.linears(h.reshape(B, S, d), [p["out_proj.weight"]])
-        return y, (last,)
+        return run.linear(h.reshape(B, S, d), p, "out_proj"), (last,)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         B, S, d = x.shape
         dh = d // self.heads
         q, k, v = (
@@ -121,5 +95,5 @@ class LinearAttention(FixedState):
 
 def _features(p: Params, name: str, x: Array, run: Pass[Array]) -> Array:
     """Return phi(x) of every head."""
-    first, second = run.ops.linears(x, [p[f"{name}.w1.weight"], p[f"{name}.w2.weight"]])
+    first, second = run.linears(x, p, f"{name}.w1", f"{name}.w2")
     return first * second

@@ -15,33 +15,12 @@ Source: Gu and Dao 2023, Mamba, arXiv:2312.00752; mad-lab.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import numpy as np
-
-from mlxhog.models.mad.layer import (
-    Array,
-    FixedState,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    bias,
-    bound,
-    check_positive,
-    linear,
-    taps,
-)
-from mlxhog.models.ops.reference.layers_numpy import causal_conv, silu, softplus
+from mlxhog.models.mad.layer import *
 from mlxhog.models.ops.reference.recurrences_numpy import selective_scan
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mamba(FixedState):
+class Mamba(Layer):
     """Numbers of the layer.
 
     Attributes:
@@ -51,9 +30,8 @@ class Mamba(FixedState):
         rank: of the map to dt, None d / 16.
     """
 
-    name: ClassVar[str] = "mamba"
-    about: ClassVar[str] = "selective state space: every channel forgets at several speeds"
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    name = "mamba"
+    about = "selective state space: every channel forgets at several speeds"
 
     expand: int = 2
     states: int = 4
@@ -65,11 +43,9 @@ class Mamba(FixedState):
         return -(-d // 16) if self.rank is None else self.rank
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_positive(expand=self.expand, states=self.states, conv=self.conv, rank=self.dt_rank(d))
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         inner, rank = self.expand * d, self.dt_rank(d)
         yield linear("in_proj.weight", 2 * inner, d)
         yield taps("conv.weight", inner, self.conv)
@@ -81,15 +57,13 @@ class Mamba(FixedState):
         yield ParamSpec("D", (inner,), "ones")
         yield linear("out_proj.weight", d, inner)
 
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return the shapes of S of every channel, and of the convolution's last inputs."""
+    def state_shapes(self, d: int, length: int) -> Shapes:
         inner = self.expand * d
         return {"cell": [(inner, self.states)], "conv": [(self.conv - 1, inner)]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
         d = x.shape[-1]
         inner, N, rank = self.expand * d, self.states, self.dt_rank(d)
@@ -98,15 +72,13 @@ class Mamba(FixedState):
         u, z = ops.linears(x, [w[:inner], w[inner:]])
         u, conv = ops.causal_conv(u, p["conv.weight"], p["conv.bias"], state=conv, silu=True)
         low, Bt, Ct = ops.linears(u, [w_x[:rank], w_x[rank : rank + N], w_x[rank + N :]])
-        (dt,) = ops.linears(low, [p["dt_proj.weight"]], [p["dt_proj.bias"]])
+        dt = run.linear(low, p, "dt_proj")
         dt = ops.activate(xp.float32(dt), "softplus")
         h, cell = ops.selective_scan(u, dt, -xp.exp(p["A_log"]), Bt, Ct, state=cell)
         h = ops.swiglu(z, h + p["D"] * u)
-        (y,) = ops.linears(h, [p["out_proj.weight"]])
-        return y, (cell, conv)
+        return run.linear(h, p, "out_proj"), (cell, conv)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         rank = self.dt_rank(x.shape[-1])
         u, z = np.split(x @ p["in_proj.weight"].T, 2, axis=-1)
         u, _, _ = causal_conv(u, p["conv.weight"], p["conv.bias"], silu=True)

@@ -23,29 +23,7 @@ Source: Lahoti et al. 2026, Mamba-3, arXiv:2603.15569; state-spaces/mamba.
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import numpy as np
-
-from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
-    Array,
-    FixedState,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    check_heads,
-    check_positive,
-    linear,
-)
-from mlxhog.models.ops.operators import Ops
-from mlxhog.models.ops.reference.layers_numpy import rms_norm, sigmoid, silu, softplus
+from mlxhog.models.mad.layer import *
 
 CHUNK_SIZE = 32
 SLOWEST = 1e-4
@@ -53,7 +31,7 @@ SLOWEST = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mamba3(FixedState):
+class Mamba3(Layer):
     """Numbers of the layer.
 
     Attributes:
@@ -63,9 +41,8 @@ class Mamba3(FixedState):
         rope_fraction: share of the states that turn.
     """
 
-    name: ClassVar[str] = "mamba3"
-    about: ClassVar[str] = "Mamba-3: states that turn, discretised by the trapezoidal rule"
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    name = "mamba3"
+    about = "Mamba-3: states that turn, discretised by the trapezoidal rule"
 
     heads: int = 4
     expand: int = 2
@@ -78,7 +55,6 @@ class Mamba3(FixedState):
         return int(self.states * self.rope_fraction) // 2
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_positive(expand=self.expand, states=self.states)
         check_heads(self.heads, self.expand * d, "inner width")
         if not (0 < self.rope_fraction <= 1 and self.turns):
@@ -88,7 +64,6 @@ class Mamba3(FixedState):
             )
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         inner, N, heads = self.expand * d, self.states, self.heads
         yield linear("z_proj.weight", inner, d)
         yield linear("x_proj.weight", inner, d)
@@ -101,20 +76,17 @@ class Mamba3(FixedState):
         yield ParamSpec("D", (heads,), "ones")
         yield linear("out_proj.weight", d, inner)
 
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return the shapes of S and theta of every head, and of the last B and x."""
+    def state_shapes(self, d: int, length: int) -> Shapes:
         heads, N, P = self.heads, self.states, self.expand * d // self.heads
         return {"cell": [(heads, N, P), (heads, self.turns), (heads, N), (heads, P)]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
         B, S, _ = x.shape
         heads, N = self.heads, self.states
-        names = ("z_proj", "x_proj", "bc_proj", "gates_proj")
-        z, u, bc, gates = ops.linears(x, [p[f"{name}.weight"] for name in names])
+        z, u, bc, gates = run.linears(x, p, "z_proj", "x_proj", "bc_proj", "gates_proj")
         u, gates = u.reshape(B, S, heads, -1), xp.float32(gates)
         Bt, Ct = (
             ops.rms_norm(part, p[f"{name}_norm.weight"], cfg.norm_eps)[:, :, None]
@@ -127,11 +99,9 @@ class Mamba3(FixedState):
         angle = math.pi * xp.tanh(gates[..., None, 3 * heads :]) * dt[..., None]
         h, last = turning_cell(ops, Ct, Bt, u, -rate * dt, dt, own, angle, state)
         h = (h + p["D"][:, None] * u).reshape(B, S, -1)
-        (y,) = ops.linears(ops.swiglu(z, h), [p["out_proj.weight"]])
-        return y, last
+        return run.linear(ops.swiglu(z, h), p, "out_proj"), last
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         B, S, _ = x.shape
         heads, N, turns = self.heads, self.states, self.turns
         u = (x @ p["x_proj.weight"].T).reshape(B, S, heads, -1)

@@ -20,52 +20,28 @@ Sources: von Oswald et al. 2025, MesaNet, arXiv:2506.05233; flash-linear-attenti
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import numpy as np
-
-from mlxhog.models.mad.layer import (
-    Array,
-    FixedState,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    bias,
-    check_heads,
-    check_positive,
-    linear,
-    taps,
-)
-from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, softplus
+from mlxhog.models.mad.layer import *
 
 CHUNK_SIZE = 32
 LEAST_LAMBDA = 0.25
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mesa(FixedState):
+class Mesa(Layer):
     """Numbers of the layer: heads, taps of the convolution, and steps of conjugate gradients."""
 
-    name: ClassVar[str] = "mesa"
-    about: ClassVar[str] = "MesaNet: a least-squares map from keys to values, solved per query"
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    name = "mesa"
+    about = "MesaNet: a least-squares map from keys to values, solved per query"
 
     heads: int = 4
     conv: int = 4
     steps: int = 20
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         check_positive(conv=self.conv, steps=self.steps)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         yield linear("qk_proj.weight", 2 * d, d)
         yield linear("v_proj.weight", d, d)
         yield taps("conv.weight", 2 * d, self.conv)
@@ -77,23 +53,18 @@ class Mesa(FixedState):
         yield ParamSpec("head_norm.weight", (d // self.heads,), "ones")
         yield linear("out_proj.weight", d, d)
 
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return the shapes of H and G of every head, and of the convolution's last inputs."""
+    def state_shapes(self, d: int, length: int) -> Shapes:
         dh = d // self.heads
         return {"cell": [(self.heads, dh, dh)] * 2, "conv": [(self.conv - 1, 2 * d)]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
         B, S, d = x.shape
         heads = (B, S, self.heads, d // self.heads)
         H, G, conv = (None, None, None) if state is None else state
-        names = ("qk_proj", "v_proj", "a_proj", "b_proj")
-        qk, v, a, b = ops.linears(
-            x, [p[f"{name}.weight"] for name in names], [p.get(f"{name}.bias") for name in names]
-        )
+        qk, v, a, b = run.linears(x, p, "qk_proj", "v_proj", "a_proj", "b_proj")
         qk, conv = ops.causal_conv(qk, p["conv.weight"], None, state=conv, silu=True)
         # An RMSNorm makes heads of length 1 wherever they are longer than its eps.
         unit = xp.full_like(p["head_norm.weight"], heads[-1] ** -0.5)
@@ -115,20 +86,12 @@ class Mesa(FixedState):
             state=H,
         )
         h, G = ops.decay_cell(
-            x_star,
-            k,
-            root * v.reshape(heads),
-            log_decay,
-            scale=1.0,
-            chunk_size=CHUNK_SIZE,
-            state=G,
+            x_star, k, root * v.reshape(heads), log_decay, scale=1.0, chunk_size=CHUNK_SIZE, state=G
         )
         h = ops.rms_norm(h, p["head_norm.weight"], cfg.norm_eps)
-        (y,) = ops.linears(xp.astype(h, x).reshape(B, S, d), [p["out_proj.weight"]])
-        return y, (H, G, conv)
+        return run.linear(xp.astype(h, x).reshape(B, S, d), p, "out_proj"), (H, G, conv)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position, by exact solutions."""
         B, S, d = x.shape
         dh = d // self.heads
         qk, _, _ = causal_conv(

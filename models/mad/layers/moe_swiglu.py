@@ -13,40 +13,18 @@ Sources: Shazeer et al. 2017, arXiv:1701.06538 (softmax over the best k); mad-la
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
-
-import numpy as np
-
-from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
-    Array,
-    FixedState,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    bias,
-    bound,
-    check_positive,
-    linear,
-)
-from mlxhog.models.ops.reference.layers_numpy import silu
+from mlxhog.models.mad.layer import *
 
 ROUTERS = ("top-k", "mad")
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoESwiGLU(FixedState):
+class MoESwiGLU(Layer):
     """Numbers of the layer: `inner` is each expert's width, `active` the experts per position."""
 
-    name: ClassVar[str] = "moe-swiglu"
-    about: ClassVar[str] = "a mixture of SwiGLUs: every position takes the best few"
-    kind: ClassVar[Literal["mixer", "channel"]] = "channel"
+    name = "moe-swiglu"
+    about = "a mixture of SwiGLUs: every position takes the best few"
+    kind = "channel"
 
     experts: int = 8
     active: int = 2
@@ -54,7 +32,6 @@ class MoESwiGLU(FixedState):
     router: str = "top-k"
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_positive(inner=self.inner)
         if not 1 <= self.active <= self.experts:
             raise ConfigError(
@@ -64,7 +41,6 @@ class MoESwiGLU(FixedState):
             raise ConfigError(f"router is {self.router!r}; choose one of {', '.join(ROUTERS)}")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         E, U = self.experts, self.experts * self.inner
         yield linear("router.weight", E, d, product=False)
         yield bias("router.bias", E, d)
@@ -81,21 +57,20 @@ class MoESwiGLU(FixedState):
         """Map x (B, S, d) to y (B, S, d); computes all experts, and the others have weight 0."""
         ops, xp = run.ops, run.ops.xp
         E = self.experts
-        (scores,) = ops.linears(x, [p["router.weight"]], [p["router.bias"]])
-        gate, up = ops.linears(x, [p["w1.weight"], p["w2.weight"]])
+        scores = run.linear(x, p, "router")
+        gate, up = run.linears(x, p, "w1", "w2")
         h = ops.swiglu(gate, up)
         is_active = scores >= xp.sort(xp.stop_gradient(scores), -1)[..., E - self.active, None]
         if self.router == "top-k":
             share = xp.softmax(xp.where(is_active, scores, -math.inf), -1)
             weighted = h.reshape(*h.shape[:-1], E, self.inner) * share[..., None]
-            (y,) = ops.linears(weighted.flatten(-2), [p["w3.weight"]])
+            y = run.linear(weighted.flatten(-2), p, "w3")
             return y, ()
         share = xp.softmax(xp.where(is_active, scores, 0.0), -1)
-        (z,) = ops.linears(h, [p["w3.weight"]])
+        z = run.linear(h, p, "w3")
         return (z.reshape(*x.shape, E) * share[..., None, :]).sum(-1), ()
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         E, inner = self.experts, self.inner
         scores = x @ p["router.weight"].T + p["router.bias"]
         best = np.argsort(scores, -1)[..., E - self.active :]

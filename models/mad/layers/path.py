@@ -27,30 +27,10 @@ Forgetting Transformer, arXiv:2503.02130.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self
+from typing import Self
 
-import numpy as np
-
-from mlxhog.models.mad.layer import (
-    Array,
-    Arrays,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    bias,
-    check_heads,
-    check_positive,
-    linear,
-    taps,
-)
+from mlxhog.models.mad.layer import *
 from mlxhog.models.mad.layers.attention import default_heads
-from mlxhog.models.ops.operators import Ops
-from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, sigmoid, softplus
 from mlxhog.models.ops.reference.mlstm import Finite
 
 CHUNK_SIZE = 32
@@ -59,7 +39,7 @@ UNSEEN = -1e30
 
 
 @dataclass(frozen=True, kw_only=True)
-class PaTH:
+class PaTH(Layer):
     """Numbers of the layer.
 
     Attributes:
@@ -69,9 +49,8 @@ class PaTH:
         forget: scores decay with the distance, at a speed that depends on the positions between.
     """
 
-    name: ClassVar[str] = "path"
-    about: ClassVar[str] = "PaTH: softmax attention with keys reflected by the positions after them"
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    name = "path"
+    about = "PaTH: softmax attention with keys reflected by the positions after them"
 
     heads: int | None = None
     rank: int = 32
@@ -87,12 +66,10 @@ class PaTH:
         return replace(self, heads=self.heads_at(d))
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads_at(d), d)
         check_positive(rank=self.rank, conv=self.conv)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         heads = self.heads_at(d)
         for name in ("q_proj", "k_proj", "v_proj"):
             yield linear(f"{name}.weight", d, d)
@@ -104,36 +81,33 @@ class PaTH:
             yield bias(f"{name}.bias", heads, d)
         yield linear("out_proj.weight", d, d)
 
-    def state(self, d: int, length: int) -> Mapping[str, int]:
-        """Return the sizes of the cache and of the convolution's last inputs."""
-        forgotten = self.heads_at(d) if self.forget else 0
-        return {"cache": (2 * d + forgotten) * length, "conv": (self.conv - 1) * d}
+    def state_shapes(self, d: int, length: int) -> Shapes:
+        """Return the shapes of keys and values, and with `forget` of the sums of gates behind each.
 
-    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
-        """Return an empty cache.
-
-        It has keys and values (B, L, heads, dh), with `forget` the sums of the gates after each key
-        (B, L, heads), then the convolution's last inputs and the positions read, (B,) int32. The
-        keys of a row with fewer than L positions are the last ones.
+        Then follow the convolution's last inputs.
         """
         heads = self.heads_at(d)
-        empty = xp.zeros((B, 0, heads, d // heads))
-        gates = (xp.zeros((B, 0, heads)),) if self.forget else ()
-        return empty, empty, *gates, xp.zeros((B, self.conv - 1, d)), xp.zeros((B,), "int32")
+        gates = [(length, heads)] if self.forget else []
+        cache = [(length, heads, d // heads)] * 2
+        return {"cache": [*cache, *gates], "conv": [(self.conv - 1, d)]}
+
+    def init_state(self, d: int, B: int, xp: Arrays[Array]) -> State:
+        """Return an empty cache, and the positions read, (B,) int32.
+
+        The keys of a row with fewer positions than the cache are the last ones.
+        """
+        return *super().init_state(d, B, xp), xp.zeros((B,), "int32")
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
         B, S, d = x.shape
         heads = self.heads_at(d)
         conv, count = (None, xp.zeros((B,), "int32", like=x)) if state is None else state[-2:]
         names = ["q_proj", "k_proj", "v_proj", "w_down", "b_proj", "f_proj"][: 5 + self.forget]
-        q, k, v, low, *gates = ops.linears(
-            x, [p[f"{name}.weight"] for name in names], [p.get(f"{name}.bias") for name in names]
-        )
-        (w,) = ops.linears(low, [p["w_up.weight"]])
+        q, k, v, low, *gates = run.linears(x, p, *names)
+        w = run.linear(low, p, "w_up")
         w, conv = ops.causal_conv(w, p["conv.weight"], None, state=conv, silu=True)
         q, k, v, w = (y.reshape(B, S, heads, d // heads) for y in (q, k, v, w))
         w = ops.rms_norm(w, xp.full((w.shape[-1],), w.shape[-1] ** -0.5, like=w), cfg.norm_eps)
@@ -147,11 +121,9 @@ class PaTH:
         log_forget = decays[0] if self.forget else None
         h, cache = reflected_attention(ops, q, k, v, w, beta, log_forget, cache, count)
         h, *kept = finite.spoil(h, *cache)
-        (y,) = ops.linears(xp.astype(h, x).reshape(B, S, d), [p["out_proj.weight"]])
-        return y, (*kept, conv, count + S)
+        return run.linear(xp.astype(h, x).reshape(B, S, d), p, "out_proj"), (*kept, conv, count + S)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         B, S, d = x.shape
         heads = self.heads_at(d)
         low = x @ p["w_down.weight"].T @ p["w_up.weight"].T

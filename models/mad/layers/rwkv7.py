@@ -22,27 +22,8 @@ Source: Peng et al. 2025, RWKV-7 "Goose", arXiv:2503.14456; github.com/BlinkDL/R
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import numpy as np
-
-from mlxhog.models.mad.layer import (
-    Array,
-    FixedState,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    check_heads,
-    check_positive,
-)
-from mlxhog.models.mad.layers.delta_rule import CHUNK_SIZE, unit, unit_float64
-from mlxhog.models.ops.reference.layers_numpy import layer_norm, sigmoid
+from mlxhog.models.mad.layer import *
+from mlxhog.models.mad.layers.delta import CHUNK_SIZE, unit, unit_float64
 from mlxhog.models.ops.reference.recurrences_numpy import dplr_cell
 
 FASTEST = -math.exp(-0.5)
@@ -56,7 +37,7 @@ MIXED = {"r": 0.2, "w": 0.9, "k": 0.7, "v": 0.7, "a": 0.9, "g": 0.2}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RWKV7(FixedState):
+class RWKV7(Layer):
     """Numbers of the layer.
 
     Attributes:
@@ -65,9 +46,8 @@ class RWKV7(FixedState):
         gate_rank: of the map to the gate, None by the width.
     """
 
-    name: ClassVar[str] = "rwkv7"
-    about: ClassVar[str] = "generalised delta rule: a removal key and rates of its own"
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    name = "rwkv7"
+    about = "generalised delta rule: a removal key and rates of its own"
 
     heads: int = 4
     rank: int | None = None
@@ -82,13 +62,11 @@ class RWKV7(FixedState):
         )
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         rank, gate_rank = self.ranks(d)
         check_positive(rank=rank, gate_rank=gate_rank)
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters."""
         rank, gate_rank = self.ranks(d)
         for name, exponent in MIXED.items():
             yield ParamSpec(f"mu_{name}", (d,), f"powerlaw:1:0:{exponent}")
@@ -109,15 +87,13 @@ class RWKV7(FixedState):
         yield ParamSpec("head_norm.bias", (d,), "zeros")
         yield ParamSpec("out_proj.weight", (d, d), "zeros", decay=True, product=True)
 
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return the shapes of S of every head, and of the last token."""
+    def state_shapes(self, d: int, length: int) -> Shapes:
         dh = d // self.heads
         return {"cell": [(self.heads, dh, dh)], "shift": [(1, d)]}
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
         B, S, d = x.shape
         heads = (B, S, self.heads, d // self.heads)
@@ -125,12 +101,12 @@ class RWKV7(FixedState):
         moved = xp.concatenate([xp.astype(last, x), x[:, :-1]], 1) - x
         mixed = {name: x + moved * p[f"mu_{name}"] for name in MIXED}
         r, k, v = (ops.linears(mixed[name], [p[f"{name}_proj.weight"]])[0] for name in "rkv")
-        (w,) = ops.linears(mixed["w"], [p["decay_down.weight"]])
+        w = run.linear(mixed["w"], p, "decay_down")
         (w,) = ops.linears(xp.tanh(w), [p["decay_up.weight"]], [p["w0"]])
-        (a,) = ops.linears(mixed["a"], [p["rate_down.weight"]])
+        a = run.linear(mixed["a"], p, "rate_down")
         (a,) = ops.linears(a, [p["rate_up.weight"]], [p["a0"]])
-        (g,) = ops.linears(mixed["g"], [p["gate_down.weight"]])
-        (g,) = ops.linears(ops.activate(g, "sigmoid"), [p["gate_up.weight"]])
+        g = run.linear(mixed["g"], p, "gate_down")
+        g = run.linear(ops.activate(g, "sigmoid"), p, "gate_up")
         w = FASTEST * ops.activate(xp.float32(w), "sigmoid")
         a = ops.activate(xp.float32(a), "sigmoid")
         kappa = unit(ops, (k * p["k_k"]).reshape(heads), cfg.norm_eps)
@@ -139,11 +115,10 @@ class RWKV7(FixedState):
         h, cell = ops.dplr_cell(r, k, v, w, kappa, a * kappa, chunk_size=CHUNK_SIZE, state=cell)
         h = ops.head_norm(h, p["head_norm.weight"], heads[-1] * EPS) + p["head_norm.bias"]
         bonus = (r * k * p["r_k"].reshape(heads[2:])).sum(-1)[..., None] * v
-        (y,) = ops.linears((h + bonus.reshape(B, S, d)) * g, [p["out_proj.weight"]])
+        y = run.linear((h + bonus.reshape(B, S, d)) * g, p, "out_proj")
         return y, (cell, xp.float32(x[:, -1:]))
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         B, S, d = x.shape
         heads = (B, S, self.heads, d // self.heads)
         moved = np.pad(x[:, :-1], ((0, 0), (1, 0), (0, 0))) - x

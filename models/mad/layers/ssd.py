@@ -15,35 +15,14 @@ Source: Dao and Gu 2024, Transformers are SSMs, arXiv:2405.21060.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
-
-import numpy as np
-
-from mlxhog.models.mad.layer import (
-    Array,
-    FixedState,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    bias,
-    check_heads,
-    check_positive,
-    linear,
-    taps,
-)
-from mlxhog.models.ops.reference.layers_numpy import causal_conv, rms_norm, silu, softplus
+from mlxhog.models.mad.layer import *
 from mlxhog.models.ops.reference.recurrences_numpy import decay_cell
 
 CHUNK_SIZE = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class SSD(FixedState):
+class SSD(Layer):
     """Numbers of the layer.
 
     Attributes:
@@ -53,9 +32,8 @@ class SSD(FixedState):
         conv: taps of the convolution.
     """
 
-    name: ClassVar[str] = "ssd"
-    about: ClassVar[str] = "state-space duality (Mamba-2): one speed of forgetting for a head"
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
+    name = "ssd"
+    about = "state-space duality (Mamba-2): one speed of forgetting for a head"
 
     heads: int = 4
     expand: int = 2
@@ -63,12 +41,10 @@ class SSD(FixedState):
     conv: int = 4
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_positive(expand=self.expand, states=self.states, conv=self.conv)
         check_heads(self.heads, self.expand * d, "inner width")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         inner = self.expand * d
         xbc = inner + 2 * self.states
         yield linear("z_proj.weight", inner, d)
@@ -82,8 +58,7 @@ class SSD(FixedState):
         yield ParamSpec("out_norm.weight", (inner,), "ones")
         yield linear("out_proj.weight", d, inner)
 
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return the shapes of S of every head, and of the convolution's last inputs."""
+    def state_shapes(self, d: int, length: int) -> Shapes:
         inner, N = self.expand * d, self.states
         cell = (self.heads, N, inner // self.heads)
         return {"cell": [cell], "conv": [(self.conv - 1, inner + 2 * N)]}
@@ -91,7 +66,6 @@ class SSD(FixedState):
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, xp = run.ops, run.ops.xp
         B, S, d = x.shape
         inner, N, heads = self.expand * d, self.states, self.heads
@@ -118,11 +92,9 @@ class SSD(FixedState):
         )
         h = (h + p["D"][:, None] * u).reshape(B, S, inner)
         h = ops.rms_norm(ops.swiglu(z, h), p["out_norm.weight"], cfg.norm_eps)
-        (y,) = ops.linears(h, [p["out_proj.weight"]])
-        return y, (cell, conv)
+        return run.linear(h, p, "out_proj"), (cell, conv)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         B, S, d = x.shape
         inner, N, heads = self.expand * d, self.states, self.heads
         z, xbc, dt = (x @ p[f"{name}.weight"].T for name in ("z_proj", "xbc_proj", "dt_proj"))

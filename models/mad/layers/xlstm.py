@@ -47,28 +47,8 @@ Unlocking state-tracking in linear RNNs through negative eigenvalues, arXiv:2411
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Literal
 
-import numpy as np
-
-from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
-    Array,
-    Arrays,
-    FixedState,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    check_heads,
-    linear,
-    taps,
-)
-from mlxhog.models.ops.reference.layers_numpy import causal_conv, layer_norm, sigmoid
+from mlxhog.models.mad.layer import *
 from mlxhog.models.ops.reference.mlstm_numpy import recurrent, zero_state
 from mlxhog.models.ops.reference.recurrences_numpy import slstm_cell
 
@@ -77,22 +57,18 @@ CELL_EPS = 1e-6
 
 
 @dataclass(frozen=True, kw_only=True)
-class _CellLayer(FixedState, ABC):
+class _CellLayer(Layer, ABC):
     """A cell behind a convolution: its heads and taps, and what both kinds of layers share."""
-
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
 
     heads: int = 4
     conv: int = 4
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         if self.conv < 0:
             raise ConfigError(f"conv is {self.conv}; give a number of taps, or 0 for none")
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; linear maps begin as torch.nn.Linear's do."""
         if self.conv:
             yield taps("conv.weight", d, self.conv)
             yield ParamSpec("conv.bias", (d,), "zeros")
@@ -108,8 +84,7 @@ class _CellLayer(FixedState, ABC):
     def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
         """Return the shapes of the cell's state of one sequence."""
 
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return those of the convolution's last inputs, where it has one, and of the cell."""
+    def state_shapes(self, d: int, length: int) -> Shapes:
         inputs = {"conv": [(self.conv - 1, d)]} if self.conv else {}
         return {**inputs, "cell": self.cell_shapes(d)}
 
@@ -137,13 +112,12 @@ class MLSTM(_CellLayer):
     `signed` lets the forget gate be negative.
     """
 
-    name: ClassVar[str] = "mlstm"
-    about: ClassVar[str] = "mLSTM: a matrix memory with exponential gates"
+    name = "mlstm"
+    about = "mLSTM: a matrix memory with exponential gates"
 
     signed: bool = False
 
     def cell_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters of the projections and the cell; gates begin closed to x."""
         for name in ("q_proj", "k_proj", "v_proj", "ogate"):
             yield linear(f"{name}.weight", d, d)
         forget = "linspace:-3.0:3.0" if self.signed else "linspace:3.0:6.0"
@@ -152,21 +126,16 @@ class MLSTM(_CellLayer):
             yield ParamSpec(f"{name}.bias", (self.heads,), bias)
 
     def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
-        """Return the shapes of C, n and m of one sequence."""
         NH, DH = self.heads, d // self.heads
         return (NH, DH, DH), (NH, DH), (NH,)
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
         c, inputs = self.convolved(p, x, state, run)
-        q, k = ops.linears(c, [p["q_proj.weight"], p["k_proj.weight"]])
-        names = ("v_proj", "ogate", "igate", "fgate")
-        v, o, i, f = ops.linears(
-            x, [p[f"{name}.weight"] for name in names], [p.get(f"{name}.bias") for name in names]
-        )
+        q, k = run.linears(c, p, "q_proj", "k_proj")
+        v, o, i, f = run.linears(x, p, "v_proj", "ogate", "igate", "fgate")
         q, k, v = q.reshape(heads), k.reshape(heads), v.reshape(heads)
         cell = state and state[-3:]
         P = None
@@ -178,11 +147,9 @@ class MLSTM(_CellLayer):
             (C, n, m), last = cell, P[:, -1]
             h, cell = h * P, (C * last[..., None], n * last, m)
         y = ops.head_norm_gate(h, o, p["head_norm.weight"], cfg.norm_eps)
-        (y,) = ops.linears(y, [p["out_proj.weight"]])
-        return y, (*inputs, *cell)
+        return run.linear(y, p, "out_proj"), (*inputs, *cell)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         heads = (*x.shape[:2], self.heads, -1)
         c = self.reference_convolved(p, x)
         q, k = ((c @ p[f"{name}_proj.weight"].T).reshape(heads) for name in "qk")
@@ -239,8 +206,8 @@ class SLSTM(_CellLayer):
     `bias_init` and `recurrent_init` choose the initial values of the cell.
     """
 
-    name: ClassVar[str] = "slstm"
-    about: ClassVar[str] = "sLSTM: a scalar memory whose gates see its last output"
+    name = "slstm"
+    about = "sLSTM: a scalar memory whose gates see its last output"
 
     conv: int = 0
     bias_init: str = "small"
@@ -256,7 +223,6 @@ class SLSTM(_CellLayer):
                 )
 
     def cell_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters of the projections and the cell."""
         NH, DH = self.heads, d // self.heads
         for gate in "ifzo":
             yield linear(f"{gate}gate.weight", d, d, product=False)
@@ -266,26 +232,22 @@ class SLSTM(_CellLayer):
         yield ParamSpec("recurrent.bias", (4 * d,), forget)
 
     def cell_shapes(self, d: int) -> Sequence[tuple[int, ...]]:
-        """Return the shapes of h, c, n and m of one sequence."""
         return [(self.heads, d // self.heads)] * 4
 
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         ops, heads = run.ops, (*x.shape[:2], self.heads, -1)
         c, inputs = self.convolved(p, x, state, run)
-        i, f = ops.linears(c, [p["igate.weight"], p["fgate.weight"]])
-        z, o = ops.linears(x, [p["zgate.weight"], p["ogate.weight"]])
+        i, f = run.linears(c, p, "igate", "fgate")
+        z, o = run.linears(x, p, "zgate", "ogate")
         i, f, z, o = i.reshape(heads), f.reshape(heads), z.reshape(heads), o.reshape(heads)
         R, b = p["recurrent.weight"], p["recurrent.bias"]
         h, cell = ops.slstm_cell(i, f, z, o, R, b, state=state and state[-4:])
         y = ops.head_norm(ops.xp.astype(h, x), p["head_norm.weight"], cfg.norm_eps)
-        (y,) = ops.linears(y, [p["out_proj.weight"]])
-        return y, (*inputs, *cell)
+        return run.linear(y, p, "out_proj"), (*inputs, *cell)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         heads = (*x.shape[:2], self.heads, -1)
         c = self.reference_convolved(p, x)
         i, f = ((c @ p[f"{gate}gate.weight"].T).reshape(heads) for gate in "if")

@@ -12,24 +12,9 @@ Source: Beck et al. 2024, xLSTM, arXiv:2405.04517, and the package xlstm 2.0.6.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, ClassVar, Literal
 
-from mlxhog.errors import ConfigError
-from mlxhog.models.mad.layer import (
-    Array,
-    FixedState,
-    Float,
-    Params,
-    ParamSpec,
-    Pass,
-    Sizes,
-    State,
-    check_heads,
-    check_positive,
-)
+from mlxhog.models.mad.layer import *
 from mlxhog.models.xlstm_v1 import XLSTMV1Config, model, reference
 from mlxhog.models.xlstm_v1.block_config import (
     MLSTMBlockConfig,
@@ -43,10 +28,9 @@ PREFIX = "xlstm"
 
 
 @dataclass(frozen=True, kw_only=True)
-class _V1Layer(FixedState, ABC):
+class _V1Layer(Layer, ABC):
     """Heads of the cell and taps of the convolution, of a layer that is a block of that family."""
 
-    kind: ClassVar[Literal["mixer", "channel"]] = "mixer"
     cell_arrays: ClassVar[int]
 
     heads: int = 4
@@ -57,7 +41,6 @@ class _V1Layer(FixedState, ABC):
         """Return the layer as the one block of a model of that family."""
 
     def param_spec(self, d: int) -> Iterable[ParamSpec]:
-        """Declare the parameters; the last map begins as the first, since depth is not known."""
         cfg = _block(self, d)
         for spec in block_spec(cfg, 0, ""):
             name = spec.name.removeprefix(".")
@@ -66,8 +49,7 @@ class _V1Layer(FixedState, ABC):
             if name.startswith(f"{PREFIX}."):
                 yield replace(spec, name=name)
 
-    def state_shapes(self, d: int) -> Mapping[str, Sequence[tuple[int, ...]]]:
-        """Return those of the convolution's last inputs, where it has one, and of the cell."""
+    def state_shapes(self, d: int, length: int) -> Shapes:
         (shapes,) = model.state_shapes(_block(self, d))
         inputs, cell = shapes[: -self.cell_arrays], shapes[-self.cell_arrays :]
         return {"conv": inputs, "cell": cell} if inputs else {"cell": cell}
@@ -75,12 +57,10 @@ class _V1Layer(FixedState, ABC):
     def forward(
         self, cfg: Sizes, p: Params, x: Array, state: State | None, run: Pass[Array]
     ) -> tuple[Array, State]:
-        """Map x (B, S, d) to y (B, S, d) and the state after the last position."""
         layer = model.slstm_layer if isinstance(self, SLSTMV1) else model.mlstm_layer
         return layer(_block(self, cfg.hidden_size), p, PREFIX, x, state, run)
 
     def reference(self, cfg: Sizes, p: Mapping[str, Float], x: Float) -> Float:
-        """Map x (B, S, d) to y (B, S, d) in float64, position by position."""
         no_ops: Any = None  # the reference spells its operators out
         run: Pass[Any] = Pass(no_ops)
         layer = reference.slstm_layer if isinstance(self, SLSTMV1) else reference.mlstm_layer
@@ -97,14 +77,13 @@ def _block(layer: _V1Layer, d: int) -> XLSTMV1Config:
 class MLSTMV1(_V1Layer):
     """Numbers of the layer: heads of the cell, taps of the convolution, sizes of qkv's blocks."""
 
-    name: ClassVar[str] = "mlstm-v1"
-    about: ClassVar[str] = "mLSTM of the first xLSTM paper, inside an up-projection"
+    name = "mlstm-v1"
+    about = "mLSTM of the first xLSTM paper, inside an up-projection"
     cell_arrays: ClassVar[int] = 3
 
     qkv_block: int = 4
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_positive(conv=self.conv)
         if self.qkv_block < 1:
             raise ConfigError(f"qkv_block is {self.qkv_block}; set it to a divisor, such as 4")
@@ -124,12 +103,11 @@ class MLSTMV1(_V1Layer):
 class SLSTMV1(_V1Layer):
     """Numbers of the layer: heads of the cell, taps of the convolution, 0 for none."""
 
-    name: ClassVar[str] = "slstm-v1"
-    about: ClassVar[str] = "sLSTM of the first xLSTM paper"
+    name = "slstm-v1"
+    about = "sLSTM of the first xLSTM paper"
     cell_arrays: ClassVar[int] = 4
 
     def check(self, d: int) -> None:
-        """Refuse numbers that cannot be built at width d."""
         check_heads(self.heads, d)
         if self.conv < 0:
             raise ConfigError(f"conv is {self.conv}; give a number of taps, or 0 for none")

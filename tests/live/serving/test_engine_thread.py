@@ -37,7 +37,7 @@ from mlxhog.live.serving.engine_thread import (
     EngineThread,
     ServerFailed,
 )
-from mlxhog.live.source import Loaded
+from mlxhog.live.source import Loaded, WeightSource
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.decoding.readers import History, Reader
 
@@ -70,10 +70,10 @@ class Letter(Reader):
         pass
 
 
-class Letters:
+class Letters(WeightSource):
     """Weights that are newer whenever the test says; see `WeightSource`."""
 
-    whose, note, counts_updates = "letters", "", True
+    whose = "letters"
 
     def __init__(self, mode: str) -> None:
         self.mode, self.version, self.loaded, self.is_closed = mode, 0, 0, False
@@ -88,9 +88,6 @@ class Letters:
         self.loaded = self.version
         backend.letter = ord("a") + self.version
         return Loaded(version=self.version, oldest=self.version)
-
-    def aged(self, loaded: Loaded) -> Loaded:
-        return loaded
 
     def ended(self) -> bool:
         return False
@@ -112,7 +109,7 @@ class Bench:
             end_tokens=frozenset(),
             config=config,
         )
-        monkeypatch.setattr(engine_thread, "open_newest", lambda *_, **__: (self.source, model))
+        monkeypatch.setattr(engine_thread, "open_source", lambda *_, **__: (self.source, model))
         monkeypatch.setattr("mlxhog.live.source.LOADING_PART", 1e9)  # load whenever newer
         self.thread = EngineThread("letters", ServeConfig(**how))
         assert self.thread.wait().name == "letters"
@@ -416,7 +413,7 @@ from mlxhog.live.serving.config import ServeConfig
 
 busy = threading.Event()
 
-def open_newest(*_, **__):
+def open_source(*_, **__):
     x = np.ones(100_000, np.float32)
     while True:
         ops.scale(x, 1.0, threads=1)
@@ -428,7 +425,7 @@ def command(**_):
     print("ended")
     return 7
 
-engine_thread.open_newest, cli.main = open_newest, command
+engine_thread.open_source, cli.main = open_source, command
 sys.exit(__main__.main())
 """
 

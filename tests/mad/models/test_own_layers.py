@@ -84,7 +84,7 @@ def test_parity_notices_a_reference_that_says_something_else(
 @pytest.fixture(scope="module")
 def undeclared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A layer that reads an undeclared parameter."""
-    change = ('None, None, p["z_proj.bias"]', 'None, None, p["z_proj.bia"]')
+    change = ('ones_like(p["z_proj.bias"]', 'ones_like(p["z_proj.bia"]')
     return other(tmp_path_factory.mktemp("layers"), "undeclared", change)
 
 
@@ -137,7 +137,7 @@ def test_a_run_with_another_text_of_the_layer_is_another_run(tmp_path: Path) -> 
         with own_plugins(forgets=True):
             plugins.load(file)
             runs = (
-                next(suites.expand(suites.suite("smoke"), parse(line), [1]))[1]
+                next(suites.expand(suites.suite("smoke"), parse(line), [1]))
                 for line in ("keyed swiglu", "swiglu")
             )
             return [run.key() for run in runs]
@@ -184,7 +184,11 @@ def test_a_file_may_be_named_twice(tmp_path: Path) -> None:
         ("class A:\n    name, kind = 'bad-a', 'mixer'", "class A: .*dataclass.frozen=True"),
         ("{}class A:\n    name, kind = 'bad b', 'mixer'", "its name is 'bad b'; use a letter"),
         ("{}class A:\n    name, kind = 'bad-c', 'norm'", "its kind is 'norm'; it is 'mixer' or"),
-        ("{}class A:\n    name, kind = 'bad-d', 'mixer'", "it has no check, param_spec, state, in"),
+        ("{}class A:\n    name, kind = 'bad-d', 'mixer'", "it is not a Layer of"),
+        (
+            "from mlxhog.models.mad.layer import *\n{}class A(Layer):\n    name = 'bad-e'",
+            "class A: it has no param_spec, forward, reference; see examples/my_layer",
+        ),
     ],
 )
 def test_a_file_without_a_layer_is_refused_in_words(

@@ -9,7 +9,7 @@ from unittest.mock import patch
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.study.store import Store, StudyRecord, create
 from mlxhog.mad.study.study import Study
-from mlxhog.mad.suites import Setting, expand, suite
+from mlxhog.mad.suites import expand, suite
 from mlxhog.models.mad.layers import make
 
 CONV, CHANNELS, MIXED = "gated-conv swiglu", "swiglu swiglu", "swiglu gated-conv"
@@ -36,9 +36,9 @@ def accuracy(candidate: str, seed: int) -> float:
 def runs() -> tuple[StudyRecord, ...]:
     """Every run of the study, all with status done."""
     return tuple(
-        _record(candidate, setting, config)
+        _record(candidate, config)
         for candidate in CANDIDATES
-        for setting, config in expand(SUITE, tuple(map(make, candidate.split())), SEEDS)
+        for config in expand(SUITE, tuple(map(make, candidate.split())), SEEDS)
     )
 
 
@@ -64,14 +64,14 @@ RECORD = StudyRecord(
 )
 
 
-def _record(candidate: str, setting: Setting, config: RunConfig) -> StudyRecord:
+def _record(candidate: str, config: RunConfig) -> StudyRecord:
     acc = accuracy(candidate, config.seed)
     return replace(
         RECORD,
         key=config.key(),
         candidate=candidate,
         config=config.to_dict(),
-        label=setting.label,
+        label=config.label,
         acc_token=acc - 0.05,
         acc_macro=acc,
         state=STATE[candidate],

@@ -5,14 +5,20 @@ from __future__ import annotations
 import io
 import re
 from dataclasses import replace
+from unittest.mock import patch
 
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from mlxhog.cli.mad.session import observer
+from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.report.board import LiveBoard, Picture, PlainBoard, folded, short
-from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress, Trouble
+from mlxhog.mad.run import Point, RunConfig
+from mlxhog.mad.study.progress import ActiveRun, Best, StudyProgress
+from mlxhog.mad.study.store import StudyRecord
+from tests.mad.report.sample import RECORD
+from tests.mad.study.small import config
 from tests.pairs import each_of
 
 SEQUENCES = st.lists(st.sampled_from(["mlstm", "swiglu", "slstm"]), min_size=1, max_size=12)
@@ -49,6 +55,19 @@ def test_a_shortened_sequence_fits_its_column(layers, width):
 
 
 LONG = "mlstm(heads=4) swiglu " * 7 + "slstm(heads=4) swiglu"
+
+
+def run(candidate: str, label: str, steps: int) -> RunConfig:
+    protocol = Protocol(optimizer=PUBLISHED, lr=5e-4, steps=steps)
+    return replace(config(), candidate=candidate, label=label, protocol=protocol)
+
+
+def trouble(candidate: str, status: str, reason: str) -> StudyRecord:
+    run = config().to_dict()
+    return replace(RECORD, candidate=candidate, config=run, status=status, reason=reason)
+
+
+POINT = Point(step=400, seconds=31.0, loss=1.0, acc_token=0.4123, acc_macro=0.4)
 NOTHING_YET = StudyProgress(study="first", done=0, total=24)
 PROGRESS = StudyProgress(
     study="first",
@@ -58,21 +77,13 @@ PROGRESS = StudyProgress(
     eta_s=370.0,
     statuses={"done": 15, "diverged": 1, "failed": 1},
     running=(
-        ActiveRun(
-            worker="1",
-            candidate="mlstm swiglu mlstm swiglu",
-            run="CR vocab=32 lr 5e-04 seed 0",
-            step=400,
-            steps=800,
-            acc_token=0.4123,
-            seconds=31.0,
-        ),
-        ActiveRun(worker="2", candidate=LONG, run="M baseline lr 1e-03 seed 2", steps=400),
+        ActiveRun(run("mlstm swiglu mlstm swiglu", "vocab=32", 800), "1", 0.0, POINT),
+        ActiveRun(run(LONG, "baseline", 400), "2"),
     ),
     best=Best(candidate="gated-conv swiglu", score=0.8312, interval=0.0214, missing=2),
     troubles=(
-        Trouble(candidate="gla swiglu", run="CR baseline seed 0", status="diverged", reason=""),
-        Trouble(candidate=LONG, run="SC baseline seed 1", status="failed", reason="killed: [9]"),
+        trouble("gla swiglu", "diverged", ""),
+        trouble(LONG, "failed", "killed: [9]"),
     ),
 )
 
@@ -84,7 +95,8 @@ class Terminal(io.StringIO):
 
 def drawn(progress: StudyProgress, width: int = 120) -> str:
     console = Console(record=True, width=width, file=io.StringIO())
-    console.print(Picture(progress))
+    with patch("time.monotonic", return_value=31.0):
+        console.print(Picture(progress))
     return console.export_text()
 
 
@@ -99,7 +111,7 @@ def drawn(progress: StudyProgress, width: int = 120) -> str:
         "1 failed",
         "0.831 ± 0.021 gated-conv swiglu (2 runs missing)",
         "mlstm swiglu mlstm swiglu",
-        "CR vocab=32 lr 5e-04 seed 0",
+        "in-context-recall vocab=32",
         "400/800",
         "0.412",
         "00:31",
@@ -139,8 +151,8 @@ def test_a_study_without_an_end_shows_no_bar_and_no_share():
 
 
 def test_a_reason_cannot_send_control_codes_or_markup_to_the_terminal():
-    trouble = Trouble(candidate="gla", run="CR", status="failed", reason="\x1b[2J [bold]x[/bold]")
-    text = drawn(replace(PROGRESS, troubles=(trouble,)))
+    unsafe = trouble("gla", "failed", "\x1b[2J [bold]x[/bold]")
+    text = drawn(replace(PROGRESS, troubles=(unsafe,)))
     assert "\x1b" not in text
     assert "[bold]x[/bold]" in text
 

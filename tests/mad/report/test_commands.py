@@ -68,7 +68,6 @@ def test_a_dash_writes_to_stdout(capsys):
         (["first", "--csv", "no/such/folder/t.csv"], "cannot write no/such/folder/t.csv"),
         (["first", "--select", "val"], "no accuracy on validation rows"),
         (["first", "--select", "tset"], "did you mean 'test'"),
-        (["first", "--against", "other"], "no study 'other'"),
         (["first", "--watch", "--csv", "t.csv"], "--watch"),
         (["first", "--jsn"], "did you mean '--json'"),
         ([], "STUDY"),

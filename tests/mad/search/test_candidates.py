@@ -7,10 +7,11 @@ from hypothesis import strategies as st
 
 from mlxhog.errors import ConfigError
 from mlxhog.mad.search.budget import params, state
-from mlxhog.mad.search.candidates import CandidateSet, Layers, Sequences
+from mlxhog.mad.search.candidates import LISTED, CandidateSet, Layers
+from mlxhog.mad.search.samplers import SAMPLERS, make_sampler
 from mlxhog.mad.search.space import DEEPEST, Space, to_space
 from mlxhog.models.mad.layers import BUILT_IN, at_width, make
-from tests.mad.search.spaces import KERNELS, LENGTH, SMALL, D, candidates
+from tests.mad.search.spaces import LENGTH, SMALL, D, candidates, every
 from tests.pairs import max_examples
 
 MIXERS = [layer.name for layer in BUILT_IN if layer.kind == "mixer"]
@@ -52,61 +53,48 @@ def test_candidates_are_counted_and_numbered_as_if_all_were_tried(
     space = to_space(SMALL | keys)
     expected = enumerated(space)
     if not expected:
-        with pytest.raises(ConfigError, match=r"no candidate|leaves no layer"):
+        with pytest.raises(ConfigError, match=r"no candidate"):
             CandidateSet(space, D, LENGTH)
         return
     choices = CandidateSet(space, D, LENGTH)
     assert choices.count == len(expected)
-    assert list(choices) == expected
-    assert all(layers in choices for layers in expected)
+    assert every(choices) == expected
+    assert all(choices.plan(layers) == layers for layers in expected)
 
 
-@given(
-    uses=st.lists(
-        st.lists(st.tuples(st.integers(0, 4), st.integers(0, 4)), min_size=1, max_size=4),
-        max_size=4,
-    ),
-    bounds=st.tuples(*[st.none() | st.integers(0, 12)] * 2),
-)
-def test_sequences_within_bounds_are_those_whose_sums_are(uses: Any, bounds: Any):
-    expected = [
-        chosen
-        for chosen in itertools.product(*(range(len(slot)) for slot in uses))
-        if all(
-            bound is None or sum(slot[i][r] for slot, i in zip(uses, chosen, strict=True)) <= bound
-            for r, bound in enumerate(bounds)
-        )
-    ]
-    actual = Sequences(uses, bounds)
-    assert [actual.sequence(number) for number in range(actual.count())] == expected
-    with pytest.raises(IndexError):
-        actual.sequence(len(expected))
-
-
-def test_a_space_too_large_to_list_is_counted_exactly():
+def test_a_space_without_bounds_is_counted_however_large():
     choices = candidates(depth=40)
+    last = choices.candidate(8**20 - 1)
     assert choices.count == 8**20
-    assert choices[8**20 - 1] in choices
-    once = candidates(depth=40, mixers=[KERNELS, "mlstm"], max_count={"mlstm": 1})
-    assert once.count == 2**20 * (4**20 + 20 * 4**19)
-
-
-def test_the_deepest_space_is_counted():
+    assert last is not None
+    assert choices.plan(last) == last
     assert candidates(depth=DEEPEST).count == 8 ** (DEEPEST // 2)
 
 
-def test_numbers_outside_are_index_errors():
-    choices = candidates()
-    for number in (-1, choices.count):
-        with pytest.raises(IndexError):
-            choices[number]
+def test_a_large_space_with_bounds_is_not_counted_and_a_search_finds_what_is_within():
+    keys = {"depth": 12, "budget": {"params": 85_000}}
+    assert candidates(depth=12).count > LISTED
+    choices = candidates(**keys)
+    assert (choices.count, choices.unused()) == (None, ())
+    for name in SAMPLERS:
+        sampler = make_sampler(name, choices, 0)
+        proposed = [sampler.ask() for _ in range(20)]
+        assert len(set(proposed)) == 20
+        for layers in proposed:
+            assert layers is not None
+            assert params(layers, D) <= 85_000
+
+
+def test_a_large_space_without_a_candidate_says_how_far_the_draws_were_off():
+    with pytest.raises(ConfigError, match=r"in 10,000 draws: the smallest params is [\d,]+, "):
+        candidates(depth=12, budget={"params": 2_000})
 
 
 @pytest.mark.parametrize("name", ["params", "state"])
 def test_a_budget_that_nothing_keeps_says_how_much_is_lacking(name: str):
     size = {"params": lambda x: params(x, D), "state": lambda x: state(x, D, LENGTH)}[name]
     mixers = [{"type": "gated-conv", "kernel": [2, 3]}]
-    least = min(size(layers) for layers in candidates(mixers=mixers))
+    least = min(size(layers) for layers in every(candidates(mixers=mixers)))
     assert candidates(mixers=mixers, budget={name: least}).count
     with pytest.raises(ConfigError, match=f"is {least:,}, 1 over budget.{name} {least - 1:,}"):
         candidates(mixers=mixers, budget={name: least - 1})
@@ -118,16 +106,16 @@ def test_two_budgets_that_cannot_be_kept_together_say_so():
         "mixers": ["slstm", "mlstm"],
         "channels": ["swiglu"],
     }
-    every = list(candidates(**keys))
-    small = min(params(x, D) for x in every)
-    flat = min(state(x, D, LENGTH) for x in every)
-    assert not [x for x in every if params(x, D) <= small and state(x, D, LENGTH) <= flat]
-    with pytest.raises(ConfigError, match=f"among those within budget.params {small:,}"):
+    listed = every(candidates(**keys))
+    small = min(params(x, D) for x in listed)
+    flat = min(state(x, D, LENGTH) for x in listed)
+    assert not [x for x in listed if params(x, D) <= small and state(x, D, LENGTH) <= flat]
+    with pytest.raises(ConfigError, match="none is within budget.params and budget.state at once"):
         candidates(**keys, budget={"params": small, "state": flat})
 
 
 def test_counts_that_leave_a_slot_empty_say_so():
-    with pytest.raises(ConfigError, match="leaves no layer for some slot"):
+    with pytest.raises(ConfigError, match="leaves no candidate; raise a count"):
         candidates(max_count={"gated-conv": 1})
 
 
@@ -141,7 +129,7 @@ def test_rescaling_keeps_every_candidate_within_the_budget_and_changes_heads_and
     budget = {"params": 22_000, "state": 1000, "rescale": True}
     choices = candidates(**RESCALED, budget=budget)
     assert choices.count == 16
-    for layers in choices:
+    for layers in every(choices):
         assert params(layers, D) <= 22_000
         assert state(layers, D, LENGTH) <= 1000
         plan = choices.plan(layers)
@@ -153,20 +141,20 @@ def test_rescaling_keeps_every_candidate_within_the_budget_and_changes_heads_and
 def test_a_candidate_within_the_budget_is_not_rescaled():
     free = candidates(**RESCALED)
     choices = candidates(**RESCALED, budget={"params": 10**9, "state": 10**9, "rescale": True})
-    assert list(choices) == list(free)
+    assert every(choices) == every(free)
 
 
 def test_rescaling_spares_the_layers_that_are_small():
     keys: dict[str, Any] = {"depth": 2, "mixers": ["mlstm(h2)"], "channels": ["mlp"]}
-    ((mixer, channel),) = candidates(**keys, budget={"state": 500, "rescale": True})
+    ((mixer, channel),) = every(candidates(**keys, budget={"state": 500, "rescale": True}))
     assert (mixer.heads, channel.inner) == (4, None)
-    ((mixer, channel),) = candidates(**keys, budget={"params": 12_000, "rescale": True})
+    ((mixer, channel),) = every(candidates(**keys, budget={"params": 12_000, "rescale": True}))
     assert (mixer.heads, channel.inner) == (2, 96)
 
 
 def test_a_candidate_that_no_rescaling_makes_fit_is_rejected():
     budget = {"params": 11_800, "rescale": True}
-    expected = list(candidates(**RESCALED, budget=budget))
+    expected = every(candidates(**RESCALED, budget=budget))
     assert len(expected) == 4
     assert all("mlstm" not in {layer.name for layer in layers} for layers in expected)
 
@@ -175,7 +163,7 @@ def test_a_candidate_that_no_rescaling_makes_fit_is_rejected():
 def test_every_mixer_with_a_memory_of_fixed_size_shrinks_by_a_third_and_keeps_its_kind(mixer: str):
     whole = state([make(mixer)], 64, 64)
     keys = {"depth": 1, "mixers": [mixer], "budget": {"state": 2 * whole // 3, "rescale": True}}
-    ((choices,),) = CandidateSet(to_space(keys), 64, 64)
+    ((choices,),) = every(CandidateSet(to_space(keys), 64, 64))
     assert choices.name == mixer
     assert 0 < state([choices], 64, 64) <= 2 * whole // 3
 
@@ -185,8 +173,8 @@ def test_a_space_may_have_every_layer_there_is():
     budget = {"params": 60_000, "state": 5_000, "rescale": True}
     space = to_space({"depth": 2, "mixers": MIXERS, "channels": channels, "budget": budget})
     choices = CandidateSet(space, 64, LENGTH)
-    assert {layers[1].name for layers in choices} == set(channels)
-    for layers in choices:
+    assert {layers[1].name for layers in every(choices)} == set(channels)
+    for layers in every(choices):
         assert params(layers, 64) <= 60_000
         assert choices.plan(layers) == at_width((make(layers[0].name), make(layers[1].name)), 64)
 
@@ -222,11 +210,11 @@ def test_rescaled_candidates_and_their_plans_correspond_one_to_one(
         choices = CandidateSet(space, D, LENGTH)
     except ConfigError:
         return
-    every = list(choices)
-    assert len(set(every)) == choices.count
-    assert all(layers in choices for layers in every)
-    assert all(params(layers, D) <= params_bound for layers in every)
-    assert all(state(layers, D, LENGTH) <= state_bound for layers in every)
+    listed = every(choices)
+    assert len(set(listed)) == choices.count
+    assert all(choices.plan(layers) is not None for layers in listed)
+    assert all(params(layers, D) <= params_bound for layers in listed)
+    assert all(state(layers, D, LENGTH) <= state_bound for layers in listed)
 
 
 def test_choices_that_no_candidate_has_room_for_are_named():
@@ -235,6 +223,6 @@ def test_choices_that_no_candidate_has_room_for_are_named():
     # mLSTM keeps 388 numbers, sLSTM 128 and the convolution 64: the first fits beside nothing.
     tight = candidates(**keys, budget={"state": 400})
     assert tight.unused() == (make("mlstm"),)
-    assert {layer for layers in tight for layer in layers} == {
+    assert {layer for layers in every(tight) for layer in layers} == {
         *(make(name) for name in ("gated-conv", "slstm", "mlp"))
     }

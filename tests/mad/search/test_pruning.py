@@ -4,13 +4,13 @@ from dataclasses import replace
 
 import pytest
 
+from mlxhog.config.plugin_file import Plugin
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.pruning import Halving, Rungs
 from mlxhog.mad.study import study as definition
 from mlxhog.mad.study.session import Planning
 from mlxhog.mad.study.store import StudyRecord
-from mlxhog.mad.study.study import PlannedRun
 from mlxhog.mad.suites import expand, suite
 from tests.mad.report.sample import CONV, runs
 from tests.mad.search.recorded import layers
@@ -21,17 +21,17 @@ A, B, C, D, E = (f"gated-conv(kernel={k})" for k in (2, 3, 4, 5, 6))
 
 def planned(
     candidate: str, task: str, *, lr: float = 1e-3, steps: int = 3000, select: str = "test"
-) -> PlannedRun:
-    config = RunConfig(
+) -> RunConfig:
+    return RunConfig(
         task=task,
         settings={"train_rows": 640},
         layers=layers("gated-conv"),
+        plugins=(Plugin("", candidate),),  # so that each candidate has keys of its own
         dim=8,
         protocol=Protocol(lr=lr, steps=steps, batch_size=64, select=select),
         seed=0,
-    )
-    return PlannedRun(
-        candidate=candidate, config=config, key=f"{candidate} {config.key()}", label="baseline"
+        candidate=candidate,
+        label="baseline",
     )
 
 
@@ -44,7 +44,7 @@ class Study:
 
     def __init__(self) -> None:
         self.curves: dict[str, list[Point]] = {}
-        self.records: list[tuple[PlannedRun, StudyRecord]] = []
+        self.records: list[tuple[RunConfig, StudyRecord]] = []
         self.pruner = self.fresh()
 
     def fresh(self) -> Halving:
@@ -59,18 +59,18 @@ class Study:
 
     def end(
         self,
-        run: PlannedRun,
+        run: RunConfig,
         curve: Sequence[Point],
         status: str = "done",
         *,
         test: float | None = None,
     ) -> None:
         last = curve[-1]
-        self.curves[run.key] = list(curve)
+        self.curves[run.key()] = list(curve)
         record = StudyRecord(
-            key=run.key,
+            key=run.key(),
             candidate=run.candidate,
-            config=run.config.to_dict(),
+            config=run.to_dict(),
             label=run.label,
             status=status,
             acc_token=0.0,
@@ -96,16 +96,16 @@ class Study:
 
 @pytest.mark.parametrize("name", ["smoke", "lite", "full", "knowledge"])
 def test_recall_is_never_asked_before_1000_steps(name: str):
-    for setting, config in expand(suite(name), layers("gated-conv swiglu"), [0]):
+    for config in expand(suite(name), layers("gated-conv swiglu"), [0]):
         rungs = Rungs().of(config)
         assert list(rungs) == sorted(set(rungs))
-        if "recall" in setting.task or setting.task == "depo":
+        if "recall" in config.task or config.task == "depo":
             assert not [step for step in rungs if step < 1000]
 
 
 def test_rungs_are_three_and_each_three_times_the_one_before():
     def rungs(task: str, steps: int) -> tuple[int, ...]:
-        return Rungs().of(planned(A, task, steps=steps).config)
+        return Rungs().of(planned(A, task, steps=steps))
 
     assert rungs(COPY, 3000) == (300, 900, 2700)
     assert rungs(COPY, 900) == (300,)

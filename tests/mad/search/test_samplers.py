@@ -9,7 +9,7 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.search.candidates import CandidateSet, Layers
 from mlxhog.mad.search.samplers import MUTATIONS, SAMPLERS, Evolution, Mutation, make_sampler
 from mlxhog.models.mad.sequence import canonical
-from tests.mad.search.spaces import candidates
+from tests.mad.search.spaces import candidates, every
 
 NAMES = pytest.mark.parametrize("name", SAMPLERS)
 DEEP: dict[str, Any] = {
@@ -46,7 +46,7 @@ def test_every_candidate_is_proposed_once_and_then_none(name: str):
     choices = candidates(mixers=[{"type": "gated-conv", "kernel": [1, 2]}], depth=[2, 4])
     proposed = search(choices, name, 0, 10**6)
     assert len(proposed) == choices.count
-    assert set(proposed) == set(choices)
+    assert set(proposed) == set(every(choices))
 
 
 @NAMES
@@ -63,7 +63,7 @@ def test_another_seed_has_another_order(name: str):
 
 def test_grid_follows_the_order_of_the_space_whatever_the_scores():
     choices = candidates()
-    assert search(choices, "grid", 0, 10**6) == list(choices)
+    assert search(choices, "grid", 0, 10**6) == every(choices)
 
 
 @NAMES
@@ -87,7 +87,7 @@ def test_a_resumed_sampler_goes_on_as_if_it_had_never_stopped(name: str):
 def test_a_candidate_in_progress_when_the_study_was_killed_is_not_proposed_again(name: str):
     choices = candidates(**FEW, depth=[2, 4])
     resumed = make_sampler(name, choices, 5)
-    known = [choices[number] for number in range(0, 42, 2)]
+    known = [choices.candidate(number) for number in range(0, 42, 2)]
     for layers in known[:10]:
         resumed.tell(layers, score(layers))
     for layers in known[10:]:
@@ -199,7 +199,7 @@ def test_a_change_keeps_to_the_slots_and_depths_of_the_space(
     choices = candidates(
         template=template, depth=2 if before and depth == 1 else depth, before=before
     )
-    plan = choices[number % choices.count]
+    plan = choices.candidate(number % choices.count)
     child = mutation(plan, choices.space, stream)
     slots = choices.space.slots(len(child))
     assert len(child) in choices.space.depths
@@ -211,7 +211,7 @@ def test_every_kind_of_change_leads_to_other_candidates(mutation: Mutation):
     import random
 
     choices = candidates(depth=[2, 6])
-    plan = choices[choices.count // 2]
+    plan = choices.candidate(choices.count // 2)
     results = {mutation(plan, choices.space, random.Random(seed)) for seed in range(20)}
     assert len(results - {plan}) > 1
 
@@ -226,4 +226,4 @@ def test_rescaled_spaces_can_be_searched(name: str):
     budget = {"params": 22_000, "state": 1000, "rescale": True}
     choices = candidates(mixers=["mlstm(h2)", "gated-conv"], budget=budget)
     proposed = search(choices, name, 0, 10**6)
-    assert set(proposed) == set(choices)
+    assert set(proposed) == set(every(choices))

@@ -20,12 +20,11 @@ from mlxhog.errors import ConfigError
 from mlxhog.mad.options import PUBLISHED, Protocol
 from mlxhog.mad.run import Point, RunConfig, RunResult
 from mlxhog.mad.search.samplers import ListSampler
-from mlxhog.mad.study.pool import Ended, Evaluated, Event, Pool, RunFunction, Task
 from mlxhog.mad.study.progress import Best
 from mlxhog.mad.study.scheduler import Proposals, Scheduler
 from mlxhog.mad.study.store import Store, create, is_study
-from mlxhog.mad.study.study import PlannedRun, Study
-from mlxhog.mad.study.worker import local
+from mlxhog.mad.study.study import Study
+from mlxhog.mad.study.workers import Event, Pool, RunFunction
 from mlxhog.models.mad.sequence import canonical, parse
 
 SILENCE_S = 60.0
@@ -36,26 +35,22 @@ def texts(n: int) -> list[str]:
     return [canonical(parse(f"gated-conv(kernel={k + 2})")) for k in range(n)]
 
 
-def config(candidate: str = "gated-conv", *, dim: int = 8, seed: int = 0, **settings) -> RunConfig:
+def config(candidate: str = "gated-conv", *, n: int = 0, dim: int = 8, **settings) -> RunConfig:
     return RunConfig(
         task="in-context-recall",
         settings=settings,
         layers=parse(candidate),
         dim=dim,
         protocol=Protocol(optimizer=PUBLISHED, lr=5e-4, steps=2),
-        seed=seed,
+        seed=n,
+        candidate=candidate,
+        label=f"n={n}",
     )
 
 
-def plan(candidate: str, *, runs: int = 4, **settings) -> list[PlannedRun]:
-    """Runs of a candidate that differ in a setting `n`."""
-    results = []
-    for n in range(runs):
-        of_run = config(candidate, n=n, **settings)
-        results.append(
-            PlannedRun(candidate=candidate, config=of_run, key=of_run.key(), label=f"n={n}")
-        )
-    return results
+def plan(candidate: str, *, runs: int = 4) -> list[RunConfig]:
+    """Runs of a candidate that differ in their seed `n`."""
+    return [config(candidate, n=n) for n in range(runs)]
 
 
 def judge(records) -> Best:
@@ -105,9 +100,9 @@ def patient(config, *, callbacks, rungs):
     return result(config)
 
 
-def goes_wrong(config, *, callbacks, rungs):
-    """Run n ends in the n-th way, from 1 on, of those that the setting `wrong` lists."""
-    ways = ["", *config.settings["wrong"].split()][config.settings["n"] :]
+def goes_wrong(config, *, callbacks, rungs, wrong):
+    """Run n ends in the n-th way, from 1 on, of those that `wrong` lists."""
+    ways = ["", *wrong.split()][config.seed :]
     WRONG.get(ways[0] if ways else "", lambda: None)()
     return result(config)
 
@@ -180,9 +175,9 @@ class Threads:
     def free(self) -> int:
         return self._parallel - len(self._answers)
 
-    def submit(self, task: Task) -> str:
-        self._answers[task.key] = queue.Queue()
-        threading.Thread(target=self._execute, args=(task,)).start()
+    def submit(self, run: RunConfig, rungs: tuple[int, ...]) -> str:
+        self._answers[run.key()] = queue.Queue()
+        threading.Thread(target=self._execute, args=(run, rungs)).start()
         return "1"
 
     def answer(self, key: str, prune: bool) -> None:
@@ -193,26 +188,27 @@ class Threads:
             event = self._events.get(timeout=timeout_s)
         except queue.Empty:
             return []
-        if isinstance(event, Ended):
+        if event.kind == "end":
             del self._answers[event.key]
         return [event]
 
-    def _execute(self, task: Task) -> None:
-        said, answers = self._events, self._answers[task.key]
+    def _execute(self, run: RunConfig, rungs: tuple[int, ...]) -> None:
+        said, key = self._events, run.key()
+        answers = self._answers[key]
 
         class Callbacks:
             def beat(self) -> None:
                 pass
 
             def point(self, point: Point) -> None:
-                said.put(Evaluated(task.key, point, False))
+                said.put(Event(key, "point", point))
 
             def should_prune(self, point: Point) -> bool:
-                said.put(Evaluated(task.key, point, True))
+                said.put(Event(key, "rung", point))
                 return answers.get()
 
-        ended = self._run(task.config, callbacks=Callbacks(), rungs=task.rungs)
-        said.put(Ended(task.key, ended, "here"))
+        ended = self._run(run, callbacks=Callbacks(), rungs=rungs)
+        said.put(Event(key, "end", ended, "here"))
 
 
 def study(root: Path, name: str = "s", candidates: int = 2) -> Store:
@@ -225,14 +221,14 @@ def study(root: Path, name: str = "s", candidates: int = 2) -> Store:
 def processes(store: Store, run, *, parallel: int = 1, silence_s: float = SILENCE_S,
               memory_limit: int | None = None) -> Pool:  # fmt: skip
     """The executor of the command: workers in processes of their own."""
-    return local(
+    return Pool(
         run, parallel=parallel, threads=1, logs=store.directory / "logs", silence_s=silence_s,
         memory_limit=memory_limit,
     )  # fmt: skip
 
 
 def go(store: Store, run=quick, *, candidates: int = 2, parallel: int = 1, runs: int = 4,
-       settings=None, executor=None, **how):  # fmt: skip
+       executor=None, **how):  # fmt: skip
     """Execute a session of a study and return its result."""
     sampler = how.pop("sampler", None) or ListSampler([parse(text) for text in texts(candidates)])
     with store.lock():
@@ -240,7 +236,7 @@ def go(store: Store, run=quick, *, candidates: int = 2, parallel: int = 1, runs:
             return Scheduler(
                 store,
                 Proposals(sampler, store),
-                functools.partial(plan, runs=runs, **(settings or {})),
+                functools.partial(plan, runs=runs),
                 judge,
                 execute,
                 **how,

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import multiprocessing
 import os
 import re
-from typing import Any
 
 import pytest
 
 from mlxhog.arena import process
 from mlxhog.errors import WorkerFailed
-from mlxhog.mad.study.pool import TICK_S, Ended, Evaluated, Lost, Pool, Task
-from mlxhog.mad.study.worker import local
+from mlxhog.mad.study.workers import TICK_S, Pool
 from tests.mad.study import small
 from tests.mad.study.small import config, go, processes, result, study, table
 from tests.processes import alive, workers_of
@@ -24,13 +23,8 @@ def _nothing_is_left():
     assert multiprocessing.active_children() == []
 
 
-def task(n: int = 0, *, rungs=(), **settings) -> Task:
-    of_run = config(n=n, **settings)
-    return Task(key=of_run.key(), config=of_run, rungs=rungs)
-
-
 def pool(tmp_path, run, *, parallel=1, silence_s=small.SILENCE_S, memory_limit=None):
-    return local(
+    return Pool(
         run, parallel=parallel, threads=1, logs=tmp_path / "logs", silence_s=silence_s,
         memory_limit=memory_limit,
     )  # fmt: skip
@@ -38,9 +32,8 @@ def pool(tmp_path, run, *, parallel=1, silence_s=small.SILENCE_S, memory_limit=N
 
 def go_wrong(store, wrong, *, observer=lambda progress: None, **how):
     """A session of one candidate with some failing runs."""
-    executor = processes(store, small.goes_wrong, **how)
-    settings = {"wrong": wrong}
-    return go(store, candidates=1, settings=settings, executor=executor, observer=observer)
+    executor = processes(store, functools.partial(small.goes_wrong, wrong=wrong), **how)
+    return go(store, candidates=1, executor=executor, observer=observer)
 
 
 def of(executor):
@@ -51,7 +44,7 @@ def of(executor):
 
 
 def where(config, *, callbacks, rungs):
-    os.environ.setdefault("FIRST", config.settings["n"])
+    os.environ.setdefault("FIRST", str(config.seed))
     print("first run of this process:", os.environ["FIRST"])
     threads = [os.environ[name] for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")]
     return small.RunResult(
@@ -66,28 +59,30 @@ def test_a_worker_serves_many_runs_with_one_thread_and_leaves_with_its_executor(
     with pool(tmp_path, where) as executor:
         results = []
         for n in range(3):
-            assert executor.submit(task(str(n))) == "1"
+            assert executor.submit(config(n=n), ()) == "1"
             assert executor.free() == 0
             results += of(executor)
-        assert workers_of(os.getpid()) == [results[0].result.steps]
-    assert [events.result.reason for events in results] == ["1 1 0"] * 3
-    assert len({events.result.steps for events in results}) == 1
-    assert not alive(results[0].result.steps)
+        assert workers_of(os.getpid()) == [results[0].value.steps]
+    assert [event.value.reason for event in results] == ["1 1 0"] * 3
+    assert len({event.value.steps for event in results}) == 1
+    assert not alive(results[0].value.steps)
 
 
 def test_evaluations_arrive_in_order_and_a_rung_waits_for_its_answer(tmp_path):
     with pool(tmp_path, small.with_curve) as executor:
-        spec = task(rungs=(2,))
-        executor.submit(spec)
+        executor.submit(config(), (2,))
         events = []
-        while not (events and isinstance(events[-1], Ended)):
+        while not (events and events[-1].kind == "end"):
             events += of(executor)
-            if isinstance(events[-1], Evaluated) and events[-1].at_rung:
-                executor.answer(spec.key, True)
-    steps = [(one.point.step, one.at_rung) for one in events if isinstance(one, Evaluated)]
-    assert steps == [(1, False), (2, False), (2, True)]
-    assert events[-1].result.status == "pruned"
-    assert len(events[-1].result.curve) == 2
+            if events[-1].kind == "rung":
+                executor.answer(config().key(), True)
+    assert [(one.value.step, one.kind) for one in events[:-1]] == [
+        (1, "point"),
+        (2, "point"),
+        (2, "rung"),
+    ]
+    assert events[-1].value.status == "pruned"
+    assert len(events[-1].value.curve) == 2
 
 
 @pytest.mark.parametrize(
@@ -124,9 +119,9 @@ def test_a_silent_run_is_ended_and_its_log_says_where_it_hung(tmp_path):
 @pytest.mark.slow
 def test_a_run_that_shows_signs_of_life_may_take_longer_than_the_silence_allowed(tmp_path):
     with pool(tmp_path, small.patient, silence_s=1.0) as executor:
-        executor.submit(task())
-        (events,) = of(executor)
-    assert events.result.status == "done"
+        executor.submit(config(), ())
+        (event,) = of(executor)
+    assert event.value.status == "done"
 
 
 @pytest.mark.slow
@@ -155,15 +150,15 @@ def test_a_run_whose_worker_is_always_killed_has_failed_after_four_attempts(tmp_
 @pytest.mark.usefixtures("spawned_workers")
 def test_a_run_whose_worker_is_killed_from_outside_is_lost_and_not_failed(tmp_path):
     with pool(tmp_path, small.slow) as executor:
-        executor.submit(task())
+        executor.submit(config(), ())
         while not (pids := workers_of(os.getpid())):
             pass
         os.kill(pids[0], 9)
-        (events,) = of(executor)
-        assert isinstance(events, Lost)
-        executor.submit(task())
-        (events,) = of(executor)
-    assert events.result == result(task().config)
+        (event,) = of(executor)
+        assert event.kind == "lost"
+        executor.submit(config(), ())
+        (event,) = of(executor)
+    assert event.value == result(config())
 
 
 def test_a_worker_that_dies_before_its_log_is_open_is_replaced(tmp_path):
@@ -195,27 +190,6 @@ def test_parallelism_changes_no_result(tmp_path):
 # -- silence, by a clock that the test moves -------------------------------------------------------
 
 
-SILENCE_S = 60.0
-
-
-class Silent:
-    """A worker that started and is silent."""
-
-    def __init__(self) -> None:
-        self.said: list[tuple[Any, ...]] = [("ready", "here")]
-        self.ended = False
-
-    def send(self, message: object) -> None:
-        pass
-
-    def receive_all(self) -> list[tuple[Any, ...]]:
-        said, self.said = self.said, []
-        return said
-
-    def end(self, *, dump: bool = False) -> None:
-        self.ended = True
-
-
 @pytest.fixture
 def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     now = [10**12]
@@ -223,31 +197,30 @@ def now(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return now
 
 
-def submitted(worker: Silent) -> Pool:
-    run: Any = type("Run", (), {"key": "a"})()
-    task: Any = type("Task", (), {"runs": (run,)})()
-    pool = Pool(1, lambda number: worker, lambda workers, seconds: None, silence_s=SILENCE_S)
-    pool.submit(task)
-    assert pool.events(0.0) == []
-    return pool
+def begun(executor: Pool) -> None:
+    """Begin a run that is silent, and wait until its worker is ready."""
+    executor.submit(config(n=1), ())
+    while executor._seats[0].host is None:
+        assert executor.events(0.05) == []
 
 
-def test_a_pause_of_the_whole_study_is_no_silence_of_a_run(now: list[int]) -> None:
-    worker = Silent()
-    pool = submitted(worker)
-    for _ in range(10):
-        now[0] += round(10 * SILENCE_S * 1e9)
-        assert pool.events(0.0) == []
-    assert not worker.ended
+HANGS = functools.partial(small.goes_wrong, wrong="hang")
 
 
-def test_a_run_that_is_silent_while_it_is_watched_has_failed(now: list[int]) -> None:
-    worker = Silent()
-    pool = submitted(worker)
-    events: list[Any] = []
-    for _ in range(round(1.1 * SILENCE_S / TICK_S)):
-        now[0] += round(TICK_S * 1e9)
-        events += pool.events(0.0)
-    assert [type(one) for one in events] == [Ended]
-    assert "no sign of life for 60 s" in events[0].result.reason
-    assert worker.ended
+def test_a_pause_of_the_whole_study_is_no_silence_of_a_run(tmp_path, now):
+    with pool(tmp_path, HANGS) as executor:
+        begun(executor)
+        for _ in range(10):
+            now[0] += round(10 * small.SILENCE_S * 1e9)
+            assert executor.events(0.0) == []
+
+
+def test_a_run_that_is_silent_while_it_is_watched_has_failed(tmp_path, now):
+    with pool(tmp_path, HANGS) as executor:
+        begun(executor)
+        events = []
+        for _ in range(round(1.1 * small.SILENCE_S / TICK_S)):
+            now[0] += round(TICK_S * 1e9)
+            events += executor.events(0.0)
+    assert [event.kind for event in events] == ["end"]
+    assert "no sign of life for 60 s" in events[0].value.reason

@@ -1,4 +1,5 @@
 import errno
+import functools
 import multiprocessing
 import os
 import signal
@@ -37,6 +38,7 @@ def test_every_run_of_every_candidate_is_recorded_once(tmp_path):
     assert {record.candidate for record in store.records()} == set(texts(3))
     assert lines(store.directory) == 12
     assert (reports[-1].done, reports[-1].total, reports[-1].running) == (12, 12, ())
+    assert reports[-1].eta_s == 0.0
     scores = {one: small.judge([r for r in store.records() if r.candidate == one]).score
               for one in texts(3)}  # fmt: skip
     assert outcome.best == reports[-1].best
@@ -194,10 +196,10 @@ def test_budgets_are_runs_or_times():
 
 def test_failed_runs_are_run_again_only_when_asked_for(tmp_path):
     store = study(tmp_path, candidates=1)
-    settings, workers = {"wrong": "raise"}, processes(store, small.goes_wrong)
-    go(store, candidates=1, settings=settings, executor=workers)
-    assert go(store, small.quick, candidates=1, settings=settings).statuses["failed"] == 1
-    outcome = go(store, small.quick, candidates=1, settings=settings, retry_failed=True)
+    raises = functools.partial(small.goes_wrong, wrong="raise")
+    go(store, candidates=1, executor=processes(store, raises))
+    assert go(store, small.quick, candidates=1).statuses["failed"] == 1
+    outcome = go(store, small.quick, candidates=1, retry_failed=True)
     assert outcome.statuses == {"done": 4}
     assert outcome.best.score == pytest.approx(small.judge(store.records()).score)  # of all four
 

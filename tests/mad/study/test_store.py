@@ -11,7 +11,6 @@ from mlxhog.mad import run as runs
 from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.run import Point
 from mlxhog.mad.search.space import to_space
-from mlxhog.mad.study.progress import Eta
 from mlxhog.mad.study.store import Store, StudyRecord, create, find
 from mlxhog.mad.study.study import Study, read, refuse_another
 from tests.mad.study.small import config
@@ -204,7 +203,7 @@ def test_width_and_layer_parameters_change_the_key():
         config(dim=16).key(),
         config("gated-conv(kernel=4)").key(),
         config("gated-conv gated-conv").key(),
-        config(seed=1).key(),
+        config(n=1).key(),
         config(vocab=32).key(),
     }
     assert len(keys) == 6
@@ -218,7 +217,8 @@ def test_every_number_of_a_run_and_the_versions_change_the_key(monkeypatch):
         "protocol": replace(run.protocol, wd_all=True), "seed": 1, "position": "learned",
         "workers": "mlx:cpu", "threads": 2, "plugins": (Plugin("task.py", "0"),),
     }  # fmt: skip
-    assert others.keys() == {field.name for field in fields(run)}
+    assert others.keys() == {field.name for field in fields(run)} - {"candidate", "label"}
+    assert replace(run, candidate="another", label="other").key() == run.key()
     keys = {run.key(), *(replace(run, **{name: value}).key() for name, value in others.items())}
     monkeypatch.setattr(runs, "GENERATOR_VERSION", 0)
     keys.add(run.key())
@@ -239,39 +239,6 @@ def test_a_line_is_on_the_disk_before_anybody_goes_on(store, monkeypatch):
     for n in range(3):
         store.append(ended(n))
         assert (store.directory / "runs.jsonl").stat().st_size in flushed
-
-
-# -- the time to the end ---------------------------------------------------------------------------
-
-
-def eta(**spent: list[float]) -> Eta:
-    result = Eta()
-    for kind, seconds in spent.items():
-        for value in seconds:
-            result.ended(kind, value)
-    return result
-
-
-def test_nothing_is_known_before_a_run_has_ended():
-    assert Eta().seconds_left(["recall"]) is None
-
-
-def test_a_waiting_run_is_expected_to_last_as_long_as_those_of_its_kind():
-    assert eta(recall=[10.0, 20.0], copying=[100.0]).seconds_left(["recall"]) == 15.0
-
-
-def test_a_kind_that_has_not_ended_yet_is_expected_to_last_as_long_as_the_mean_of_all():
-    assert eta(recall=[10.0], copying=[30.0]).seconds_left(["memorization"]) == 20.0
-
-
-def test_work_is_shared_by_what_runs_at_once_but_no_run_is_divided():
-    known = eta(recall=[10.0])
-    assert known.seconds_left(["recall"] * 4, parallel=2) == 20.0
-    assert known.seconds_left([], [("recall", 4.0)], parallel=2) == pytest.approx(6.0)
-
-
-def test_a_run_that_takes_longer_than_expected_does_not_owe_time():
-    assert eta(recall=[10.0]).seconds_left([], [("recall", 50.0)]) == 0.0
 
 
 @pytest.mark.parametrize(

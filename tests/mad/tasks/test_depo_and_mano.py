@@ -1,18 +1,15 @@
-"""Depo and Mano: right answers, the statistics of the reference's generators, the invariants.
+"""Depo and Mano have the statistics of the reference's generators.
 
 The numbers of the reference are from facebookresearch/PhysicsLM4 at 7580696, drawn once on a CPU:
 20,000 rows of Depo with N 8, K 5, M 6 and names of one token; 40,000 expressions of Mano with p 7,
 L 4 and the operations + - *.
 """
 
-import re
-from collections.abc import Callable
-
 import numpy as np
 import pytest
 
 from mlxhog.errors import ConfigError
-from mlxhog.mad.tasks import IGNORED, Dataset, check, make_task, resolve
+from mlxhog.mad.tasks import IGNORED, Dataset, make_task, resolve
 from tests.pairs import each_of
 
 SMALL = {"train_rows": 600, "test_rows": 150, "val_rows": 130}
@@ -41,21 +38,6 @@ def depo_row(text: list[int], names: int, edge: int):
         queries.append((text[at] - names + 1, text[at + 1], text[at + 3], at + 3))
         at += 4
     return dict(edges), queries
-
-
-@each_of("marked", [True, False])
-@each_of("split", ["train", "test", "val"])
-def test_an_answer_of_depo_is_as_many_edges_from_its_start_as_the_query_says(split, marked):
-    data = make_task("depo", **DEPO, **SMALL, marked=marked)
-    _, y = data.splits()[split]
-    for row in range(len(y)):
-        after, queries = depo_row(whole(data, split, row), 40 - 5 - 3, 2 + marked)
-        for hops, node, answer, place in queries:
-            for _ in range(hops):
-                node = after[node]
-            assert node == answer == y[row, place - 1]
-        assert len({start for _, start, _, _ in queries}) == len(queries) == min(len(after), 6)
-        assert (y[row] != IGNORED).sum() == len(queries)
 
 
 def test_depo_has_the_statistics_of_the_reference():
@@ -99,17 +81,6 @@ def mano_row(text: list[int], p: int):
     return problems
 
 
-@each_of("split", ["train", "test", "val"])
-def test_an_answer_of_mano_is_the_value_of_its_expression(split):
-    data = make_task("mano", **MANO, **SMALL)
-    _, y = data.splits()[split]
-    for row in range(len(y)):
-        problems = mano_row(whole(data, split, row), 7)
-        for _, _, result, answer, place in problems:
-            assert result == answer == y[row, place - 1]
-        assert (y[row] != IGNORED).sum() == len(problems) > 0
-
-
 def test_mano_has_the_statistics_of_the_reference():
     data = make_task("mano", **MANO, train_rows=5_000, test_rows=1_500)
     rows = [mano_row(whole(data, "train", row), 7) for row in range(5_000)]
@@ -122,97 +93,6 @@ def test_mano_has_the_statistics_of_the_reference():
     for size, zeros in enumerate((0.1775, 0.1927, 0.2037, 0.2123), 1):
         results = [result for row in rows for n, _, result, *_ in row if n == size]
         assert np.mean(np.array(results) == 0) == pytest.approx(zeros, abs=NEAR)
-
-
-ACCEPTED = [
-    ("depo", {}),
-    ("depo", {"marked": False, "nodes": 5, "hops": 7, "queries": 2}),
-    ("depo", {"nodes": 3, "hops": 1, "queries": 1, "vocab": 7, "seq_len": 13}),
-    ("depo", {"nodes": 180, "hops": 99, "queries": 2, "vocab": 300, "seq_len": 548}),
-    ("mano", {}),
-    ("mano", {"operations": 10, "modulus": 23, "vocab": 64, "seq_len": 24}),
-    ("mano", {"operations": 1, "modulus": 2, "vocab": 8, "seq_len": 6}),
-]
-
-
-@each_of(("task", "settings"), ACCEPTED)
-def test_our_rows_are_accepted_and_follow_from_the_seed(task, settings):
-    for seed in (0, 1):
-        data = make_task(task, seed=seed, **SMALL, **settings)
-        findings = check(data)
-        assert findings.ok, [str(failure) for failure in findings.failures]
-        again = make_task(task, seed=seed, **SMALL, **settings)
-        np.testing.assert_array_equal(data.train_x, again.train_x)
-        other = make_task(task, seed=2, **SMALL, **settings)
-        assert not np.array_equal(data.train_x, other.train_x)
-
-
-def put(at: int, token: int) -> Callable[[Dataset], None]:
-    def change(data: Dataset) -> None:
-        data.train_x[5, at] = token
-
-    return change
-
-
-def target(data: Dataset) -> None:
-    at = int(np.argmax(data.train_y[5] != IGNORED))
-    data.train_y[5, at] = (data.train_y[5, at] + 1) % 7
-
-
-def answer(data: Dataset) -> None:
-    at = int(np.argmax(data.train_y[5] != IGNORED))
-    data.train_x[5, at + 1] = data.train_y[5, at] = (data.train_y[5, at] + 1) % 7
-
-
-def smaller_test_cycle(data: Dataset) -> None:
-    row = next(n for n in range(600) if data.train_x[n, 10] >= 27)  # a query begins there
-    data.test_x[5], data.test_y[5] = data.train_x[row], data.train_y[row]
-
-
-def another_cycle(data: Dataset) -> None:
-    data.train_x[5, 3] = next(name for name in range(27) if name not in data.train_x[5])
-
-
-def start_twice(data: Dataset) -> None:
-    at = int(np.argmax(data.train_y[5] != IGNORED)) - 1
-    data.train_x[5, at : at + 4] = data.train_x[5, at + 4 : at + 8]
-    data.train_y[5, at + 1] = data.train_y[5, at + 5]
-
-
-def operation_for_a_number(data: Dataset) -> None:
-    data.train_x[5, 2] = 15 - 6 if data.train_x[5, 2] < 7 else 0
-
-
-def longer_in_test(data: Dataset) -> None:
-    data.test_x[5], data.test_y[5] = data.train_x[5], data.train_y[5]
-
-
-@each_of(
-    ("task", "rule", "change", "message"),
-    [
-        ("depo", 30, put(0, 3), "token 3 at 0; expected the begin marker 31"),
-        ("depo", 30, put(1, 3), "token 3 at 1"),
-        ("depo", 30, put(2, 29), "at 2; expected"),
-        ("depo", 30, smaller_test_cycle, "[3-7] edges before the queries, expected 8..8"),
-        ("depo", 31, another_cycle, "are not one cycle through all of their nodes"),
-        ("depo", 32, answer, "have answer .*, expected"),
-        ("depo", 32, start_twice, "from a node that no other query has"),
-        ("depo", 32, target, "target .* at .*, expected"),
-        ("mano", 33, put(0, 3), "expected 15, a length of 1..2 operations"),
-        ("mano", 33, put(1, 14), "expected 15, a length of 1..2 operations"),
-        ("mano", 33, put(63, 3), "or fewer than 9 begin markers at the end"),
-        ("mano", 33, longer_in_test, "a length of 2..2 operations"),
-        ("mano", 34, operation_for_a_number, "is not one of that many operations in prefix form"),
-        ("mano", 35, answer, "; its answer is"),
-        ("mano", 35, target, "target .* at .*, expected"),
-    ],
-)
-def test_a_row_that_breaks_a_rule_is_named_with_the_rule(task, rule, change, message):
-    data = make_task(task, seed=3, **SMALL)
-    change(data)
-    failure = check(data).failures[0]
-    assert (failure.rule, failure.row) == (rule, 5)
-    assert re.search(message, failure.message)
 
 
 @each_of(

@@ -1,5 +1,6 @@
 """A file of rows reads back as it was written, and a damaged or foreign one is refused."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,11 @@ def test_a_file_of_another_kind_is_refused(content, message, tmp_path):
 def test_arrays_that_do_not_fit_together_are_refused(tmp_path):
     path = tmp_path / "a.npz"
     good = dict(np.load(GOLDEN / "mem_v32_t16.npz"))
+
+    def meta(**settings: int) -> np.ndarray:
+        ours = {"task": "memorization", "seed": 7, "generator": "mlxhog 1"}
+        return np.array(json.dumps({**ours, **settings}))
+
     for change, text in (
         ({"test_targets": None}, "lacks 'test_targets'"),
         ({"meta": None}, "lacks 'meta'"),
@@ -64,12 +70,11 @@ def test_arrays_that_do_not_fit_together_are_refused(tmp_path):
         ({"meta": np.array("7")}, "not a JSON object"),
         ({"train_inputs": good["train_inputs"][:5]}, "inputs (5, 16) and targets (128, 16)"),
         ({"train_inputs": good["train_inputs"] + 0.5}, "train_inputs is float"),
-        ({"meta": np.array("{}")}, "names no task"),
-        ({"meta": np.array('{"task": "memorization", "seq_len": 15}')}, "an even number"),
-        (
-            {f"test_{part}": good[f"test_{part}"][:, :8] for part in ("inputs", "targets")},
-            "test and train have rows of different lengths",
-        ),
+        ({"meta": np.array("{}")}, "lacks the task or the seed"),
+        ({"meta": np.array('{"task": "memorization"}')}, "lacks the task or the seed"),
+        ({}, "by an unknown generator, and only those by mlxhog 1"),
+        ({"meta": meta(seq_len=15)}, "an even number"),
+        ({"meta": meta(seq_len=18)}, "has shape (128, 16), its settings draw (256, 18)"),
     ):
         np.savez(path, **{k: v for k, v in {**good, **change}.items() if v is not None})
         with pytest.raises(DataError) as refusal:

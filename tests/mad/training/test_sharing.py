@@ -11,7 +11,7 @@ import pytest
 from mlxhog.config.plugin_file import Plugin
 from mlxhog.errors import ConfigError
 from mlxhog.mad.run import Callbacks, RunConfig
-from mlxhog.mad.training.candidate import no_preparation, train
+from mlxhog.mad.training.candidate import train
 from mlxhog.mad.training.sharing import EMBEDDING, SharedEmbedding, SharedRun, common, shared_tables
 from mlxhog.models.families import init_params
 from mlxhog.models.mad.layers import make
@@ -147,15 +147,6 @@ def test_other_processes_add_to_the_same_table():
         assert np.isfinite(table(run, config)).all()
         assert not np.array_equal(table(run, config), before)
     assert multiprocessing.active_children() == []
-
-
-def test_what_is_done_to_a_run_before_its_first_step_is_still_done():
-    called = []
-    config = small_run(steps=1)
-    with shared_tables([config]) as run:
-        run(config, callbacks=Callbacks(), rungs=(), prepare=called.append)
-    assert len(called) == 1
-    assert no_preparation(called[0]) is None
 
 
 def test_candidates_whose_moments_have_other_shapes_do_not_share():

@@ -13,8 +13,8 @@ import torch
 
 from mlxhog.metal import engine as engines
 from mlxhog.metal.engine_mlx import adopt
-from mlxhog.metal.kernel import read_source
-from mlxhog.metal.kernels.adds import dense_axpy
+from mlxhog.metal.kernel import whole_text
+from mlxhog.metal.kernels.adds import DENSE_AXPY, dense_axpy
 
 pytestmark = pytest.mark.metal
 
@@ -93,7 +93,7 @@ def test_dlpack_shares_memory_between_mlx_and_mps(metal_device):
 def test_a_shader_of_pytorch_honours_the_offset_of_a_tensor_in_its_storage(metal_device):
     whole = torch.zeros(4096, device="mps")
     part = whole[100:]
-    library = torch.mps.compile_shader(read_source("adds.metal"))
+    library = torch.mps.compile_shader(whole_text(DENSE_AXPY))
     status = torch.zeros(1, dtype=torch.uint32, device="mps")
     g = torch.ones(300, device="mps")
     library.dense_axpy(part, g, 0.5, 300, 7, status, threads=[300], group_size=[256])

@@ -135,14 +135,16 @@ ARRIVAL = probe(
     (Argument(name="counter", dtype="uint32", writes=True),),
     (Argument(name="order", dtype="uint32"),),
 )
-ARITHMETIC = probe(
-    "arithmetic",
-    "language.h",
-    "mlxhog::arithmetic<T>(x, y, bits, thread_position_in_grid.x);",
-    (X,),
-    (Y, Argument(name="bits", dtype="uint32")),
-    instances=("half", "bfloat"),
-)
+ARITHMETIC = {
+    kind: probe(
+        f"arithmetic_{kind}",
+        "language.h",
+        f"mlxhog::arithmetic<{kind}>(x, y, bits, thread_position_in_grid.x);",
+        (X,),
+        (Y, Argument(name="bits", dtype="uint32")),
+    )
+    for kind in ("half", "bfloat")
+}
 FUNCTIONS = probe(
     "functions",
     "language.h",

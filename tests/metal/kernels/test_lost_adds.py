@@ -16,8 +16,7 @@ import pytest
 
 from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import Launch
-from mlxhog.metal.kernels import adds, packed16, steps
-from mlxhog.metal.kernels.packed16 import from_bfloat_bits
+from mlxhog.metal.kernels import adds, steps
 from mlxhog.metal.kernels.step_rules import FLAG_FLOATS, momentum_hp, sgd_hp
 from mlxhog.metal.registry import KERNELS
 from tests.metal.kernels.numbers import Array, counter
@@ -56,15 +55,6 @@ def scatter_add_rows() -> Count:
     arena, rows = zeros(), np.arange(8, dtype=np.int32)
     g = ones().reshape(8, 8)
     return Count(adds.scatter_add_rows(arena, rows, g, scale=1.0, offset=0, height=8), (arena,))
-
-
-def packed16_add(instance: str, one: int, most: int) -> Count:
-    n = -(-ADDS // most) + 1 & ~1
-    arena, g = np.zeros(n, np.uint16), np.full(n, one, np.uint16)
-    launch = packed16.packed16_add(
-        packed16.words(arena), packed16.words(g), counter(), offset=0, instance=instance
-    )
-    return Count(launch, (arena,), times=most)
 
 
 MOMENTUM = momentum_hp(lr=1, momentum=0, nesterov=False, weight_decay=0)
@@ -106,8 +96,6 @@ def channel_scale_apply() -> Count:
 CASES: dict[str, Callable[[], Count]] = {
     "dense_axpy": dense_axpy,
     "scatter_add_rows": scatter_add_rows,
-    "packed16_add half": lambda: packed16_add("half", 0x3C00, 2048),
-    "packed16_add bfloat": lambda: packed16_add("bfloat", 0x3F80, 256),
     "sgd_apply": lambda: step("sgd", rows=False),
     "momentum_apply": lambda: step("momentum", rows=False),
     "adam_apply": lambda: step("adam", rows=False),
@@ -139,18 +127,11 @@ def test_half_a_million_adds_under_chaos_all_arrive(
     count = CASES[name]()
     shim = host_engine("mlx", chaos=11, threads=4)
     launch = repeated(count.launch, count.times)
-    assert np.prod(launch.grid, dtype=np.int64) * (2 if launch.instance else 1) >= ADDS
+    assert np.prod(launch.grid, dtype=np.int64) >= ADDS
     shim.run(launch)
     for array in count.counted:
-        np.testing.assert_array_equal(numbers(array, launch.instance), count.times)
+        np.testing.assert_array_equal(array, count.times)
     assert "failures" not in launch.inputs or not launch.inputs["failures"].any()
-
-
-def numbers(array: Array, instance: str) -> Array:
-    """16-bit floats as numbers; others as they are."""
-    if instance == "half":
-        return array.view(np.float16)
-    return from_bfloat_bits(array) if instance == "bfloat" else array
 
 
 def test_every_kernel_that_writes_shared_memory_is_held_to_it() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 from mlxhog.arena import Arena, plan
-from mlxhog.metal.host.engine import HostEngine
 from mlxhog.metal.kernel import HostArrays, Launch
 from mlxhog.models.spec import ParamSpec
 from mlxhog.optim import AdamW, Momentum, Optimizer, Target
@@ -29,19 +28,17 @@ N = traffic.ELEMENTS
 MEMORY_BOUND = traffic.memory_bound()
 
 
-@pytest.fixture(scope="module")
-def texts(host_engine: Callable[..., HostEngine], shim_cache: Path) -> Path:
-    """Where MLX's texts of all kernels are, which are compiled."""
-    traffic.compile_all([(one.kernel, one.instance) for one in MEMORY_BOUND.values()], shim_cache)
-    return shim_cache
+@pytest.fixture(scope="module", autouse=True)
+def _compiled(shim_cache: Path) -> None:
+    traffic.compile_all([(one.kernel, one.instance) for one in MEMORY_BOUND.values()])
 
 
 @pytest.mark.slow
 @each_of("name", MEMORY_BOUND)
-def test_a_kernel_moves_as_many_bytes_as_it_says(name: str, texts: Path) -> None:
+def test_a_kernel_moves_as_many_bytes_as_it_says(name: str) -> None:
     """And besides only what does not grow with its elements: rates, row numbers, factors."""
     launch = MEMORY_BOUND[name]
-    result = traffic.of(launch, texts)
+    result = traffic.of(launch)
     moved = sum(argument.read + argument.written for argument in result.values())
     declared = launch.kernel.bytes_per_element * traffic.elements(launch)
     besides = {traffic.THREADGROUP, "hp", "s", "rows", "failures", "found", "added", "done"}
@@ -52,8 +49,8 @@ def test_a_kernel_moves_as_many_bytes_as_it_says(name: str, texts: Path) -> None
 
 
 @pytest.mark.slow
-def test_the_count_sees_reads_writes_and_atomic_adds(texts: Path) -> None:
-    result = traffic.of(MEMORY_BOUND["dense_axpy"], texts)
+def test_the_count_sees_reads_writes_and_atomic_adds() -> None:
+    result = traffic.of(MEMORY_BOUND["dense_axpy"])
     assert result["g"] == traffic.Traffic(4 * N, 0, 4 * N, 0, N // 32, N // 32)
     # An add of floats loads, then compares and exchanges.
     arena = result["arena"]
@@ -69,8 +66,7 @@ class Counted(HostArrays):
 
     name, emulated = "counted", True
 
-    def __init__(self, texts: Path) -> None:
-        self.texts = texts
+    def __init__(self) -> None:
         self.moved: Counter[str] = Counter()
         self.launched: list[str] = []
 
@@ -80,7 +76,7 @@ class Counted(HostArrays):
 
     def run(self, launch: Launch) -> dict[str, Any]:
         self.launched.append(launch.kernel.name)
-        for name, counted in traffic.of(launch, self.texts).items():
+        for name, counted in traffic.of(launch).items():
             self.moved[name] += counted.read + counted.written
         return {}
 
@@ -98,7 +94,7 @@ MOST_BYTES = 28.1
     ],
 )
 def test_a_step_moves_each_moment_once_in_and_once_out(
-    optimizer: Optimizer, kernel: str, each: dict[str, int], texts: Path
+    optimizer: Optimizer, kernel: str, each: dict[str, int]
 ) -> None:
     layout = plan(
         {"w": ParamSpec("w", (N,), "zeros")},
@@ -108,7 +104,7 @@ def test_a_step_moves_each_moment_once_in_and_once_out(
         n_tickets=1,
     )
     with Arena.create(layout, write="cas") as arena:
-        engine = Counted(texts)
+        engine = Counted()
         target = Target(
             flat=arena.params,
             slots=layout.slots,
@@ -127,11 +123,9 @@ def test_a_step_moves_each_moment_once_in_and_once_out(
 
 @pytest.mark.slow
 @each_of(("stride", "lines"), [(0, 1), (1, 1), (2, 2), (3, 3), (32, 32), (33, 32)])
-def test_an_access_of_a_simdgroup_touches_the_lines_of_its_threads(
-    stride: int, lines: int, texts: Path
-) -> None:
+def test_an_access_of_a_simdgroup_touches_the_lines_of_its_threads(stride: int, lines: int) -> None:
     x = np.zeros(64 * max(1, stride), np.float32)
-    result = traffic.of(probes.on(probes.STRIDED, x, n=64, stride=stride), texts)
+    result = traffic.of(probes.on(probes.STRIDED, x, n=64, stride=stride))
     # Two simdgroups read twice, before and after they meet, and write once.
     assert result["x"] == traffic.Traffic(
         4 * (64 if stride else 1), 0, 2 * 64 * 4, 0, accesses=4, lines=4 * lines
@@ -141,10 +135,10 @@ def test_an_access_of_a_simdgroup_touches_the_lines_of_its_threads(
 
 
 @pytest.mark.slow
-def test_no_count_of_a_kernel_is_above_its_record(texts: Path) -> None:
+def test_no_count_of_a_kernel_is_above_its_record() -> None:
     """A kernel that touches less is recorded again: python -m tests.metal.kernels.traffic."""
     record = json.loads(traffic.RECORD.read_text())
-    counted = traffic.counts(texts)
+    counted = traffic.counts()
     assert counted.keys() == record.keys()
     for name, numbers in counted.items():
         recorded = dict(flat(record[name]))

@@ -55,18 +55,16 @@ class Traffic:
     lines: int = 0
 
 
-def of(launch: Launch, cache: Path) -> dict[str, Traffic]:
+def of(launch: Launch) -> dict[str, Traffic]:
     """Run a launch and return the traffic of every array argument by name.
 
     Args:
         launch: as for an engine.
-        cache: of the texts that MLX compiles.
     """
     kernel = launch.kernel
-    program = translate.mlx(kernel, launch.instance, cache)
-    path = _library(program.text, program.name)
+    path = _library(*_program(kernel, launch.instance))
     outputs = launch.zero_outputs()
-    arrays = buffers(launch, program.signature, outputs, mlx=True)
+    arrays = buffers(launch, outputs, mlx=True)
     watched = [
         (argument.name, array)
         for argument, array in zip((*kernel.inputs, *kernel.outputs), arrays, strict=True)
@@ -83,7 +81,7 @@ def of(launch: Launch, cache: Path) -> dict[str, Traffic]:
     x, y, z = (min(pair) for pair in zip(launch.group, launch.grid, strict=True))
     failure = call(
         path,
-        program.signature.name,
+        kernel.entry(launch.instance),
         arrays,
         grid=launch.grid,
         group=(x, y, z),
@@ -141,11 +139,10 @@ def dense(launch: Launch) -> Launch:
 
 
 def elements(launch: Launch) -> int:
-    """What `bytes_per_element` counts: the floats, halves or blocks that come in."""
+    """What `bytes_per_element` counts: the floats or blocks that come in."""
     names = ("g", "x", "dpre", "part", "blocks")
     counted = next(name for name in names if name in launch.inputs)
-    halves = 2 if launch.kernel.name == "packed16_add" else 1
-    return int(launch.inputs[counted].size) * halves
+    return int(launch.inputs[counted].size)
 
 
 Counts = dict[str, float | dict[str, float]]
@@ -156,13 +153,13 @@ are of threadgroup memory. `accesses` are a simdgroup's, not bytes; `lines` are 
 them touches on average, by argument. A threadgroup has `group_bytes`."""
 
 
-def counts(cache: Path) -> dict[str, Counts]:
+def counts() -> dict[str, Counts]:
     """Count every kernel of the registry, by its name and instance."""
     launches = {one.kernel.name: (one, one.inputs["S"]) for one in cell_launches()}
     launches |= {name: (one, elements(one)) for name, one in memory_bound().items()}
     programs = [(one.kernel, one.instance) for one, _ in launches.values()]
-    compile_all(programs, cache)
-    return {name: _counts(of(one, cache), n) for name, (one, n) in launches.items()}
+    compile_all(programs)
+    return {name: _counts(of(one), n) for name, (one, n) in launches.items()}
 
 
 def _counts(counted: dict[str, Traffic], n: int) -> Counts:
@@ -182,13 +179,16 @@ def _counts(counted: dict[str, Traffic], n: int) -> Counts:
     return per_unit | {"group_bytes": group.written, "lines": lines}
 
 
-def compile_all(kernels: Iterable[tuple[Kernel, str]], cache: Path) -> None:
+def compile_all(kernels: Iterable[tuple[Kernel, str]]) -> None:
     """Compile kernels in their instances, with a compiler on every core."""
-    programs = [translate.mlx(kernel, instance, cache) for kernel, instance in kernels]
-    first, *others = ((program.text, program.name) for program in programs)
+    first, *others = (_program(kernel, instance) for kernel, instance in kernels)
     _library(*first)  # with the headers and the runtime, which all share
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         list(pool.map(lambda one: _library(*one), others))
+
+
+def _program(kernel: Kernel, instance: str) -> tuple[str, str]:
+    return translate.program(kernel, instance), kernel.entry(instance)
 
 
 def _library(text: str, name: str) -> Path:
@@ -218,6 +218,6 @@ def _compile(*arguments: str | Path, text: str = "") -> None:
 
 
 if __name__ == "__main__":
-    record = counts(build.kernel_cache())
+    record = counts()
     lines = (f"{json.dumps(name)}: {json.dumps(numbers)}" for name, numbers in record.items())
     RECORD.write_text("{\n" + ",\n".join(lines) + "\n}\n")

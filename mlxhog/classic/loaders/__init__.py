@@ -1,1 +1,0 @@
-"""Readers of data files, in the formats of the published sets."""

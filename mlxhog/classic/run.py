@@ -1,0 +1,383 @@
+"""Run a classic problem on one arena: `train` once, or `compare` with the serial reference.
+
+    step of an epoch                               done by  timed
+    write the order of the epoch into the arena    host     no
+    give each worker a share of it, and gamma      host     no; `worker.py`
+    all begin together; one native call per share  workers  yes: first begin to last end
+    compute objective and errors in float64        host     no
+
+The step size of epoch k is lr * beta^(k - 1), or follows another schedule: `step_sizes`.
+
+Lost updates are counted in a last round with a probe, a shared float. Workers add 1 to it in the
+way in which the scheme writes, as often as they update the busiest shared coordinate: with every
+n-th example, but a thousand times at least. (With hot-cold the most frequent coordinates are
+private between merges, so it is the busiest of the others.) The number of lost updates is the
+number of additions less the final value. Its share is at least the share that the busiest
+coordinate loses; other coordinates lose less. The workers run through the examples as in an epoch,
+at step size 0: the parameters do not change, and the memory traffic is that of training. This round
+is not timed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from mlxhog.arena import Arena
+from mlxhog.classic.config import ClassicConfig, check
+from mlxhog.classic.cyclades import ConflictFree
+from mlxhog.classic.problem import Int32, Int64, Problem, check_finite
+from mlxhog.classic.result import ClassicProgress, ClassicResult, Epoch
+from mlxhog.classic.worker import (
+    ORDER,
+    Loop,
+    Share,
+    Workers,
+    data_views,
+    param_views,
+    plan_layout,
+)
+from mlxhog.config import schedules
+from mlxhog.errors import ConfigError
+from mlxhog.machine import machine
+from mlxhog.report.views import Observer
+
+Shapes = Mapping[str, tuple[int, ...]]
+MOST_EXAMPLES = 2**31 - 1  # the order of examples is int32
+
+DIVERGED = 10.0
+"""A run has diverged if its objective exceeds this multiple of the initial one. With a step size
+that converges the initial objective is the largest, but for noise; 10 leaves room for noise."""
+
+LEAST_PROBE_UPDATES = 1000
+MOST_PROBE_EXAMPLES = 1 << 22  # a float32 counts in steps of 1 up to 2^24
+
+
+def train(
+    problem: Problem,
+    config: ClassicConfig,
+    observer: Observer[ClassicProgress] = lambda progress: None,
+) -> ClassicResult:
+    """Run a problem by the scheme that `config` names.
+
+    Args:
+        problem: from `problems.create`, or any other.
+        config: its options; None stands for the problem's default.
+        observer: receives the progress.
+
+    Raises:
+        ConfigError: the options contradict each other or the problem.
+        DataError: the data hold NaN or infinity.
+        EnvironmentLacks: not enough memory.
+        WorkerFailed: a worker died, or no example was done for a minute.
+    """
+    plan = plan_run(problem, config)
+    with _arena(problem, plan) as (arena, shapes):
+        return _Run(problem, arena, shapes, plan, observer).execute()
+
+
+def compare(
+    problem: Problem,
+    config: ClassicConfig,
+    observer: Observer[ClassicProgress] = lambda progress: None,
+) -> tuple[ClassicResult, ClassicResult]:
+    """Return the result of `train`, and the result of the serial reference, which runs first.
+
+    If the serial reference diverges or is interrupted, the other run does not begin, and the serial
+    result is returned twice.
+    """
+    plan = plan_run(problem, config)
+    with _arena(problem, plan) as (arena, shapes):
+        alone = replace(plan, scheme="serial", kind="private", workers=1)
+        serial = _Run(problem, arena, shapes, alone, observer).execute()
+        if serial.status != "done" or plan.scheme == "serial":
+            return serial, serial
+        return _Run(problem, arena, shapes, plan, observer).execute(), serial
+
+
+# -- before a run ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """The settings of one run, fixed before it begins.
+
+    Attributes:
+        scheme: one of `SCHEMES`.
+        kind: the native loop: "private", "racy", "lossless", "hot_cold", "aig", "round_robin" or
+            "sync".
+        workers: worker processes.
+        batch: examples in a step.
+        epochs: passes over the examples.
+        gamma: step size of an epoch, counted from 1.
+        config: the options.
+    """
+
+    scheme: str
+    kind: str
+    workers: int
+    batch: int
+    epochs: int
+    gamma: Callable[[int], float]
+    config: ClassicConfig
+
+
+def plan_run(problem: Problem, config: ClassicConfig) -> RunPlan:
+    """Decide everything about a run.
+
+    Raises:
+        ConfigError: the options contradict each other or the problem.
+    """
+    defaults, scheme, n = problem.defaults, config.scheme, problem.n_examples
+    write = defaults.writes[0] if config.write == "auto" else config.write
+    write = write if scheme == "hogwild" else scheme
+    check(config, scheme=scheme, write=write, schedule=config.schedule)
+    if scheme == "hogwild" and write not in defaults.writes:
+        raise ConfigError(
+            f"{problem.name} has no --write {write}; it has {' and '.join(defaults.writes)}"
+        )
+    batch = defaults.batch_size if config.batch_size is None else config.batch_size
+    if n > MOST_EXAMPLES:
+        raise ConfigError(f"{problem.name} has {n:,} examples; the limit is {MOST_EXAMPLES:,}")
+    if batch > n:
+        raise ConfigError(f"--batch-size {batch} is more than the {n:,} examples of {problem.name}")
+    if scheme == "cyclades" and batch != 1:
+        raise ConfigError(
+            f"steps of {batch} examples, but cyclades assigns single examples by their conflicts; "
+            "add --batch-size 1"
+        )
+    workers, most = config.workers, n // batch
+    if scheme == "serial":
+        if workers not in (None, 1):
+            raise ConfigError(f"--scheme serial has one worker, not {workers}; omit --workers")
+        workers = 1
+    if workers is None:
+        workers = min(machine.here().cores, most)
+    if workers > most:
+        raise ConfigError(
+            f"--workers {workers}, but {problem.name} has {n:,} examples in mini-batches of "
+            f"{batch}; every worker needs one mini-batch, so give at most --workers {most}"
+        )
+    return RunPlan(
+        scheme=scheme,
+        kind="private" if scheme in ("serial", "cyclades") else write.replace("-", "_"),
+        workers=workers,
+        batch=batch,
+        epochs=defaults.epochs if config.epochs is None else config.epochs,
+        gamma=step_sizes(config, defaults.lr, defaults.beta),
+        config=config,
+    )
+
+
+def step_sizes(config: ClassicConfig, lr: float, beta: float) -> Callable[[int], float]:
+    """The step size of an epoch, counted from 1.
+
+    Args:
+        config: chooses the schedule.
+        lr: step size of the first epoch if `config.lr` is None.
+        beta: factor after every epoch if `config.beta` is None.
+    """
+    lr = lr if config.lr is None else config.lr
+    if config.schedule == "geometric":
+        factor = beta if config.beta is None else config.beta
+        return lambda epoch: lr * factor ** (epoch - 1)
+    if config.schedule == "inverse":
+        schedule: schedules.Schedule = schedules.Inverse(steps=config.backoff_epochs)
+    else:
+        factor = schedules.BETA if config.beta is None else config.beta
+        schedule = schedules.Backoff(steps=config.backoff_epochs, beta=factor)
+    return lambda epoch: schedule.at(lr, 0.0, epoch - 1)
+
+
+@contextmanager
+def _arena(problem: Problem, plan: RunPlan) -> Iterator[tuple[Arena, Shapes]]:
+    """An arena with the data of a problem, and their shapes."""
+    initial, data = problem.initial(plan.config.seed), problem.data()
+    check_finite(problem.name, {**initial, **data})
+    layout = plan_layout(initial, data, problem.n_examples, plan.workers)
+    with Arena.create(layout, write="racy" if plan.kind == "racy" else "lossless") as arena:
+        shapes = {name: values.shape for name, values in data.items()}
+        for name, view in data_views(arena, shapes).items():
+            np.copyto(view, data[name])
+        yield arena, shapes
+
+
+def epoch_order(n: int, seed: int, epoch: int, sampling: str) -> Int32:
+    """The examples of one epoch, (n,) int32, the same for the same seed and epoch.
+
+    Args:
+        n: number of examples.
+        seed: seed of the run.
+        epoch: number of the epoch, from 1.
+        sampling: "shuffle", each example once; or "replacement", n independent draws, as the
+            theorem assumes.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    if sampling == "replacement":
+        return rng.integers(n, size=n, dtype=np.int32)
+    return rng.permutation(np.arange(n, dtype=np.int32))
+
+
+def split_range(count: int, parts: int) -> list[tuple[int, int]]:
+    """(start, count) of contiguous parts; sizes differ by one at most, larger parts come first."""
+    least, more = divmod(count, parts)
+    starts = [k * least + min(k, more) for k in range(parts)]
+    return [(start, least + (k < more)) for k, start in enumerate(starts)]
+
+
+# -- one run ---------------------------------------------------------------------------------------
+
+
+class _Run:
+    """One run on an arena that holds the data; used by one thread."""
+
+    def __init__(
+        self,
+        problem: Problem,
+        arena: Arena,
+        shapes: Shapes,
+        plan: RunPlan,
+        observer: Observer[ClassicProgress],
+    ) -> None:
+        self.problem, self.arena, self.plan, self.observer = problem, arena, plan, observer
+        self.n = problem.n_examples
+        self.progress = ClassicProgress(scheme=plan.scheme, epochs=plan.epochs, examples=self.n)
+        self.params, self.order = param_views(arena), arena.segment(ORDER)
+        for name, values in problem.initial(plan.config.seed).items():
+            np.copyto(self.params[name], values)
+        self.initial = problem.measures(self.params)
+        self.epochs: list[Epoch] = []
+        self.probe_every = self._probe_every()
+        self.lost_updates = self.probe_updates = 0
+        options = {
+            "hot": min(plan.config.hot, sum(values.size for values in self.params.values())),
+            "period": plan.config.period,
+            "probe_every": self.probe_every or 1,
+        }
+        loop = Loop(plan.kind, plan.batch, options)
+        self.workers = Workers(arena, plan.workers, problem.kernel, shapes, loop, self._show)
+        self.conflict_free: ConflictFree | None = None
+        if plan.scheme == "cyclades" and plan.workers > 1:
+            self.conflict_free = ConflictFree(
+                problem.supports(), plan.workers, plan.config.component_batch, self._tell
+            )
+
+    def execute(self) -> ClassicResult:
+        """Run to the end, to divergence, or until the observer raises KeyboardInterrupt.
+
+        Raises:
+            WorkerFailed: a worker died, or no example was done for a minute.
+        """
+        status, advice, start_s = "done", "", 0.0
+        try:
+            self.observer(self.progress)
+            start_s = self.workers.start()
+            advice = self._run_epochs()
+            if advice:
+                status = "diverged"
+            elif self.probe_every is not None:
+                self._count_lost_updates(self.probe_every)
+        except KeyboardInterrupt:
+            status = "interrupted"
+        finally:
+            self.workers.stop()
+        plan = self.plan
+        return ClassicResult(
+            problem=self.problem.name,
+            scheme=plan.scheme,
+            write=plan.kind.replace("_", "-") if plan.scheme == "hogwild" else "",
+            workers=plan.workers,
+            status=status,
+            start_s=start_s,
+            initial=self.initial,
+            epochs=tuple(self.epochs),
+            lost_updates=self.lost_updates,
+            probe_updates=self.probe_updates,
+            advice=advice,
+            params={name: values.copy() for name, values in self.params.items()},
+        )
+
+    def _run_epochs(self) -> str:
+        """Run all epochs; returns advice if the run diverged, else ""."""
+        plan, parts = self.plan, split_range(self.n, self.plan.workers)
+        for number in range(1, plan.epochs + 1):
+            self.order[:] = epoch_order(self.n, plan.config.seed, number, plan.config.sampling)
+            share = Share(gamma=plan.gamma(number))
+            if self.conflict_free is None:
+                totals = self.workers.do(parts, share)
+            else:
+                totals = self.conflict_free.epoch(self.order, self.workers, share)
+            epoch = Epoch(
+                number=number,
+                lr=share.gamma,
+                seconds=totals.seconds,
+                native_s=totals.native_s,
+                examples=totals.done.total(),
+                measures=self.problem.measures(self.params),
+            )
+            self.epochs.append(epoch)
+            self.progress = replace(self.progress, epoch=epoch)
+            self.observer(self.progress)
+            if has_diverged(epoch.objective, self.initial["objective"]):
+                return self._divergence_advice(epoch)
+        return ""
+
+    def _divergence_advice(self, epoch: Epoch) -> str:
+        """State how the run diverged, and a step size to try."""
+        lr, usual, objective = self.plan.gamma(1), self.problem.defaults.lr, epoch.objective
+        change = f"rose to {objective:.3g}" if math.isfinite(objective) else f"is {objective}"
+        return (
+            f"diverged: the objective {change} in epoch {epoch.number} with --lr {lr:g}; "
+            f"try --lr {usual if usual < lr else lr / 10:g}"
+        )
+
+    def _probe_every(self) -> int | None:
+        """Examples of a worker between two additions to the probe; None: no update can be lost."""
+        plan = self.plan
+        if plan.workers == 1 or plan.scheme == "cyclades":
+            return None
+        private = plan.config.hot if plan.kind == "hot_cold" else 0
+        return probe_interval(self.problem.supports(), private)
+
+    def _count_lost_updates(self, every: int) -> None:
+        """Run the last round, which adds to the probe and does not change the parameters."""
+        before = {name: values.copy() for name, values in self.params.items()}
+        probe, count = self.arena.probe[:1], min(self.n, MOST_PROBE_EXAMPLES)
+        probe[0] = np.float32(0.0)
+        parts = split_range(count, self.plan.workers)
+        self.workers.do(parts, Share(gamma=0.0, probe=True))
+        self.probe_updates = sum(examples // every for _, examples in parts)
+        self.lost_updates = self.probe_updates - int(probe[0])
+        for name, values in before.items():
+            self.params[name][:] = values
+
+    def _show(self, done: int) -> None:
+        self.observer(replace(self.progress, done=done - self.n * len(self.epochs)))
+
+    def _tell(self, message: str) -> None:
+        self.observer(replace(self.progress, message=message))
+
+
+def has_diverged(objective: float, initial: float) -> bool:
+    """Whether the objective is NaN, infinite, or above `DIVERGED` times its initial value."""
+    return not math.isfinite(objective) or objective > DIVERGED * max(initial, 1e-30)
+
+
+def probe_interval(supports: tuple[Int64, Int32, int], private: int = 0) -> int | None:
+    """Examples of a worker between two additions to the probe.
+
+    Args:
+        supports: the problem's hypergraph.
+        private: n; the first n coordinates are not shared.
+
+    Returns:
+        At least 1; None if no example touches a shared coordinate.
+    """
+    indptr, indices, n = supports
+    degrees = np.bincount(indices, minlength=n)[private:]
+    examples, most = len(indptr) - 1, int(degrees.max(initial=0))
+    return max(1, round(examples / max(most, LEAST_PROBE_UPDATES))) if most else None

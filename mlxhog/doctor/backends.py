@@ -1,0 +1,185 @@
+"""A gradient of every backend, each in processes of its own: right, fast, and the same again?"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from mlxhog import arena, backends
+from mlxhog.arena.child import START_S, Child, Failed, Lane
+from mlxhog.backends.backend import Backend
+from mlxhog.data.batch import Batch
+from mlxhog.doctor.checks import Check, CheckResult, absent, check, failed
+from mlxhog.machine import float32
+from mlxhog.machine.load import LoadWatch
+from mlxhog.machine.machine import Machine
+from mlxhog.machine.verdicts import GPU_ENGINES
+from mlxhog.machine.workers import BACKENDS, missing
+from mlxhog.models import lm_numpy
+from mlxhog.models.families import init_params, param_spec
+from mlxhog.models.registry import load_architecture
+from mlxhog.optim.gradients import Rows
+
+Gradient = dict[str, NDArray[Any]]
+
+MODEL: Final = "tiny"
+BATCH, LENGTH = 2, 256
+PATIENCE_S: Final = 60.0  # for the gradients of one backend
+ALLOWED: Final = 1e-3
+"""Largest error of a gradient as a share of the parameter's largest entry; float32 has 1e-5 here,
+and operands cut to 10 bits 5e-3."""
+_EXPECTED = f"the gradient of the model {MODEL} within {ALLOWED:g} of the reference in float64"
+
+
+@dataclass
+class Measured:
+    """What the gradients of this machine's backends showed.
+
+    Attributes:
+        checks: one per backend and form of the operators.
+        tokens_per_s: of one worker with one thread, by backend: native kernels on a CPU, the
+            framework's own operations on a GPU.
+        metal: the same of GPUs with our Metal kernels.
+        repeats: whether two processes computed the same bits, by GPU backend and form.
+    """
+
+    checks: list[Check] = field(default_factory=list)
+    tokens_per_s: dict[str, float] = field(default_factory=dict)
+    metal: dict[str, float] = field(default_factory=dict)
+    repeats: dict[str, dict[str, bool]] = field(default_factory=dict)
+
+
+def check_backends(machine: Machine, gradients: int, agreed: Collection[str] = ()) -> Measured:
+    """Compare a gradient of each backend with the reference, then measure its speed.
+
+    Args:
+        machine: this one.
+        gradients: number that each computes for its speed, with one thread.
+        agreed: Metal engines on which every kernel agreed with its reference; their GPU workers
+            are also measured with the Metal kernels.
+    """
+    measured = Measured()
+    expected = reference()
+    for name in BACKENDS:
+        lack = missing(name, machine)
+        if lack is not None:
+            measured.checks.append(absent(f"backend {name}", lack, _EXPECTED))
+            continue
+        forms = ["reference" if name in GPU_ENGINES else "auto"]
+        forms += ["metal"] * (GPU_ENGINES.get(name) in agreed)
+        for form in forms:
+            _measure(measured, name, form, gradients, expected)
+    return measured
+
+
+def _measure(measured: Measured, name: str, form: str, gradients: int, expected: Gradient) -> None:
+    """Add what one backend shows with one form of the operators."""
+    title, watch = f"backend {name}", LoadWatch()
+    consequence = float32.user_note() or (
+        f"--workers {name} cannot be trusted here; `mlxhog parity {MODEL}` names the operators"
+    )
+    otherwise = CheckResult.FAIL
+    if form == "metal":
+        title, otherwise = f"{title}, Metal kernels", CheckResult.WARN
+        consequence = f"--kernels auto is reference on {name}, and metal fails"
+    try:
+        with Child() as first, Child() as second:
+            children = (first, second) if name in GPU_ENGINES else (first,)
+            for child in children:
+                child.start(0, compute_gradient, name, form)
+            results = [child.take(0, START_S + PATIENCE_S) for child in children]
+        with Child(promises=False) as child:  # as fast as in training
+            speed: float = child.call(START_S + PATIENCE_S, measure_speed, name, form, gradients)
+    except Failed as failure:
+        load = watch.look()
+        measured.checks.append(
+            failed(title, failure, _EXPECTED, consequence, load, otherwise=otherwise)
+        )
+        return
+    where, error = max(
+        ((key, _error(results[0][key], value)) for key, value in expected.items()),
+        key=lambda each: each[1],
+    )
+    busy = ", or more when other programs are quiet" if watch.look().busy else ""
+    observed = f"error {error:.1g} ({where}), {speed:,.0f} tokens/s with one thread{busy}"
+    right = check(title, error <= ALLOWED, observed, _EXPECTED, consequence, otherwise=otherwise)
+    measured.checks.append(right)
+    if right.result == CheckResult.PASS:
+        (measured.metal if form == "metal" else measured.tokens_per_s)[name] = speed
+    if len(results) == 2:
+        a, b = results
+        same = all(a[key].tobytes() == b[key].tobytes() for key in a)
+        measured.repeats.setdefault(name, {})[form] = same
+        measured.checks.append(
+            check(
+                f"gradients of {name}, kernels {form}",
+                same,
+                "the same bits" if same else "other bits in the second process",
+                "the same bits in two processes",
+                f"no --determinism record with {name}",
+                otherwise=CheckResult.WARN,
+            )
+        )
+
+
+def _error(actual: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Return the largest difference as a share of the largest entry; infinite with a NaN."""
+    off = np.abs(actual.astype(np.float64) - expected).max()
+    return float(off / max(np.abs(expected).max(), 1e-30)) if np.isfinite(off) else float("inf")
+
+
+def reference() -> Gradient:
+    """Return the loss ("loss") and the gradient of every parameter in float64."""
+    batch, model = _batch(), load_architecture(MODEL)
+    loss, grads = lm_numpy.differentiate(model, init_params(model, 0), batch.x, batch.y)
+    return {"loss": np.array(loss), **grads}
+
+
+def compute_gradient(lane: Lane, name: str, form: str) -> Gradient:
+    """In a child: return what `reference` does, as a worker of the backend computes it."""
+    backend, batch = prepared(name, form)
+    loss, grads = backend.loss_and_grads(batch)
+    spec = param_spec(load_architecture(MODEL))
+    whole: Gradient = {"loss": np.array(loss)}
+    for parameter, grad in grads.items():
+        whole[parameter] = np.array(grad.values if isinstance(grad, Rows) else grad)
+        if isinstance(grad, Rows):
+            rows, whole[parameter] = whole[parameter], np.zeros(spec[parameter].shape, np.float32)
+            np.add.at(whole[parameter], grad.index, rows)
+    return whole
+
+
+def measure_speed(lane: Lane, name: str, form: str, gradients: int) -> float:
+    """In a child: return tokens/s of the faster half; other programs may delay the rest."""
+    backend, batch = prepared(name, form)
+    times = []
+    for _ in range(gradients + 1):
+        begin = time.perf_counter()
+        backend.loss_and_grads(batch)
+        times.append(time.perf_counter() - begin)
+    return batch.x.size / fmean(sorted(times[1:])[: -(-gradients // 2)])
+
+
+def prepared(name: str, form: str) -> tuple[Backend, Batch]:
+    """Return a backend with the initial model, and a batch for it."""
+    backend = backends.create(name, threads=1, kernels=form, cpu_blas="auto")
+    model = load_architecture(MODEL)
+    layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
+    backend.bind(model, layout.slots, layout.n_floats, None)
+    for parameter, value in init_params(model, 0).items():
+        slot = layout.slots[parameter]
+        backend.inbox[slot.offset : slot.offset + slot.size] = value.reshape(-1)
+    backend.refresh()
+    return backend, _batch()
+
+
+def _batch() -> Batch:
+    tokens = np.random.default_rng(0).integers(0, 256, (BATCH, LENGTH + 1), dtype=np.int32)
+    x, y = np.ascontiguousarray(tokens[:, :-1]), np.ascontiguousarray(tokens[:, 1:])
+    return Batch(x, y, x.size)

@@ -1,0 +1,44 @@
+"""Generated data of experiments have the published statistics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from mlxhog.classic.problem import pair_supports
+from mlxhog.theory.hypergraph import Hypergraph
+from tests.tolerances import FITTED_STATISTIC, assert_close
+
+
+@pytest.fixture(scope="module")
+def generated(load: Any) -> Any:
+    return load("experiment.generated")
+
+
+def test_dblife_like_has_the_published_row_and_shows_a_tenth_of_labels(generated: Any) -> None:
+    graph = generated.dblife_like()
+    assert (graph.n_vertices, graph.n_edges) == (18_167, 180_110)
+    met = Hypergraph(*pair_supports(graph.heads, graph.tails), graph.n_vertices)
+    assert_close(met.delta, 4.35e-3, FITTED_STATISTIC)
+    assert_close(met.rho, 8.64e-3, FITTED_STATISTIC)
+    assert set(graph.terminals.values()) == set(range(8))
+    assert 0.09 < len(graph.terminals) / graph.n_vertices < 0.11
+    shown = np.full(graph.n_vertices, -1)
+    shown[list(graph.terminals)] = list(graph.terminals.values())
+    known = (shown[graph.heads] >= 0) & (shown[graph.tails] >= 0)
+    together = shown[graph.heads] == shown[graph.tails]
+    assert 0.94 < together[known].mean() < 0.97  # 95 %, and 1 in 8 of those gone astray
+
+
+@pytest.mark.parametrize(("density", "each"), [(0.001, 1), (0.05, 10), (1.0, 200)])
+def test_rows_of_one_density_have_as_many_features_and_length_1(
+    generated: Any, density: float, each: int
+) -> None:
+    train, test = generated.sparse_regression(2000, 200, density, noise=0.0, seed=1)
+    assert (train.n_rows, test.n_rows, train.n_features) == (2000, 500, 200)
+    assert np.all(np.diff(train.indptr) == each)
+    lengths = np.sqrt(np.add.reduceat(train.values.astype(np.float64) ** 2, train.indptr[:-1]))
+    np.testing.assert_allclose(lengths, 1.0, rtol=1e-6)
+    assert train.labels.std() == pytest.approx(1.0, rel=0.25)

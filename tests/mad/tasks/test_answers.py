@@ -1,0 +1,121 @@
+"""The targets of every row are those of the task's rule, in our rows and in golden ones."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from mlxhog.config.options import options
+from mlxhog.mad.tasks import Dataset, find, make_task, resolve
+from mlxhog.mad.tasks.dataset import read
+from tests.mad.tasks.answers import expected
+from tests.pairs import each_of
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FEW = {"train_rows": 130, "test_rows": 70, "val_rows": 30}
+CASES = [
+    ("CR", {"seq_len": 32}),
+    ("CR", {"vocab": 17, "multi_query": False, "seq_len": 32}),
+    ("CR", {"vocab": 3, "seq_len": 4}),
+    ("NR", {"frac_noise": 0.8, "seq_len": 64}),
+    ("NR", {"vocab": 33, "multi_query": False, "seq_len": 16}),
+    ("FR", {"seq_len": 64}),
+    ("FR", {"seq_len": 13}),
+    ("FR", {"vocab": 17, "multi_query": False, "k_motif": 2, "v_motif": 2, "seq_len": 48}),
+    ("FR", {"vocab": 30, "noise_vocab": 8, "frac_noise": 0.3, "seq_len": 48}),
+    ("FR", {"fuzzy_compat": True, "seq_len": 40}),
+    ("SC", {"seq_len": 64, "tokens_to_copy": 8}),
+    ("SC", {"vocab": 3, "seq_len": 8, "tokens_to_copy": 1}),
+    ("C", {}),
+    ("C", {"vocab": 20, "noise_vocab": 5, "frac_noise": 0.3}),
+    ("M", {}),
+    ("M", {"vocab": 40, "noise_vocab": 9, "frac_noise": 0.4, "seq_len": 8}),
+    ("MQAR", {}),
+    ("MQAR", {"vocab": 4, "n_pairs": 1, "seq_len": 4}),
+    ("MQAR", {"vocab": 8192, "n_pairs": 64, "seq_len": 512, "random_fill": True}),
+    ("SG", {}),
+    ("SG", {"vocab": 2, "depth": 1, "starts": 1, "seq_len": 2}),
+    ("SG", {"vocab": 1601, "depth": 40, "seq_len": 200, "gap_start": 50, "gap_prob": 0.3}),
+    *(("ST", {"group": group, "test_length": 90}) for group in ("parity", "Z60", "S3", "A5", "S5")),
+    ("Dyck", {"test_length": 300}),
+    ("Dyck", {"kinds": 1, "depth": 1, "seq_len": 30, "test_length": 64}),
+    ("Dyck", {"kinds": 9, "depth": 12, "test_length": 300}),
+    ("depo", {}),
+    ("depo", {"marked": False, "nodes": 5, "hops": 7, "queries": 2}),
+    ("depo", {"nodes": 3, "hops": 1, "queries": 1, "vocab": 7, "seq_len": 13}),
+    ("mano", {}),
+    ("mano", {"operations": 10, "modulus": 23, "vocab": 64, "seq_len": 24}),
+    ("mano", {"operations": 1, "modulus": 2, "vocab": 8, "seq_len": 6}),
+]
+
+
+def check_targets(settings, data: Dataset) -> None:
+    for split, (inputs, targets) in data.splits().items():
+        for x, y in zip(inputs.tolist(), targets.tolist(), strict=True):
+            assert y == expected(settings, x, y, data, train=split == "train")
+
+
+@each_of("seed", [0, 1, 2])
+@each_of(("task", "settings"), CASES)
+def test_targets_follow_from_the_inputs_by_the_rule_of_the_task(task, settings, seed):
+    data = make_task(task, seed=seed, **FEW, **settings)
+    check_targets(resolve(task, {**FEW, **settings}), data)
+
+
+@each_of("name", sorted(path.stem for path in GOLDEN.glob("*.npz")))
+def test_targets_of_the_references_follow_the_same_rules(name):
+    data = read(GOLDEN / f"{name}.npz")
+    named = options(find(data.task).settings).items()
+    keys = {name: key for name, one in named for key in (name, *one.aliases) if key in data.meta}
+    settings = resolve(data.task, {name: data.meta[key] for name, key in keys.items()})
+    if data.task == "fuzzy-in-context-recall":
+        settings = replace(settings, fuzzy_compat=True)
+    check_targets(settings, data)
+
+
+def test_an_answer_that_is_wrong_is_noticed():
+    for task, settings in CASES:
+        data = make_task(task, **FEW, **settings)
+        scored = np.argwhere(data.train_y != -100)
+        row, at = scored[scored[:, 0] == scored[0, 0]][-1]
+        data.train_y[row, at] += 1
+        if not settings.get("fuzzy_compat"):
+            with pytest.raises(AssertionError):
+                check_targets(resolve(task, {**FEW, **settings}), data)
+
+
+def uniform(values: np.ndarray, low: int, high: int) -> float:
+    """The p-value of numbers as uniform ones of low .. high - 1."""
+    assert values.min() >= low
+    assert values.max() < high
+    return stats.chisquare(np.bincount(values - low, minlength=high - low)).pvalue
+
+
+@each_of(
+    ("task", "tokens", "low", "high"),
+    [
+        ("CR", lambda d: d.train_x[:, :-1:2], 0, 8),
+        ("CR", lambda d: d.train_x[:, 1], 8, 16),
+        ("SC", lambda d: d.train_y[:, -16:], 0, 14),
+        ("C", lambda d: d.train_x[:, :-1], 0, 15),
+        ("M", lambda d: d.train_x[:, ::2], 0, 127),
+        ("MQAR", lambda d: d.train_x[:, :8:2], 1, 32),
+        ("MQAR", lambda d: d.train_x[:, 1:8:2], 32, 64),
+        ("ST", lambda d: d.test_y[:, -1], 0, 6),
+        ("Dyck", lambda d: d.train_x[d.train_x < 4], 0, 4),
+    ],
+)
+def test_drawn_tokens_are_uniform(task, tokens, low, high):
+    data = make_task(task, train_rows=2000, test_rows=2000 if task == "ST" else 1)
+    assert uniform(tokens(data).ravel(), low, high) > 1e-5
+
+
+def test_blanks_lie_anywhere_between_the_tokens_to_copy():
+    data = make_task("SC", seq_len=64, tokens_to_copy=8, train_rows=2000, test_rows=1)
+    head = data.train_x[:, :55]
+    assert (head[:, -1] < 14).all()
+    gaps = np.diff(np.nonzero(head < 14)[1].reshape(-1, 8), axis=1, prepend=-1) - 1
+    assert abs(gaps.mean(0) - 47 / 8).max() < 0.4
+    assert abs(gaps.var(0) - 47 / 8 * 7 / 8).max() < 0.8
