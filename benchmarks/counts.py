@@ -47,7 +47,6 @@ ROUNDS = {128: (40, 12), 512: (12, 4)}
 PRIVATE_MUON = {"optimizer": "muon", "moments": "private"}
 KINDS = {
     "muon": PRIVATE_MUON,
-    "muon, float32": {**PRIVATE_MUON, "orthogonalization_dtype": "float32"},
     "muon, ns5": {**PRIVATE_MUON, "orthogonalization": "ns5"},
     **{name: {"optimizer": name} for name in
        ("adamw", "lion", "adan", "apollo", "apollo-mini", "soap")},
