@@ -1,8 +1,6 @@
 """Finding a corpus by its name, and listing its files; only `hf:NAME` may download anything.
 
     sotu                    233 State of the Union addresses, in the package
-    py:stdlib               the running interpreter's standard library
-    py:site                 every .py of the active environment
     FILE, FOLDER, GLOB      the user's own text; the prefixes `file:` and `dir:` make it explicit
     hf:NAME, hf:FOLDER      a data set that the package `datasets` loads, see `tables.DataSet`
 
@@ -21,7 +19,6 @@ import hashlib
 import importlib.resources
 import json
 import os
-import sysconfig
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -245,11 +242,11 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
         EnvironmentLacks: a data set needs a package that is not installed.
     """
     if not spec.removeprefix("file:").removeprefix("dir:").removeprefix("hf:").strip():
-        raise DataError(f"the corpus is {spec!r}; name one of {', '.join(_NAMED)}, or a path")
+        raise DataError(f"the corpus is {spec!r}; name {SOTU}, or a path")
     if len(specs := [one for one in spec.split("\n") if one.strip()]) > 1:
         return Corpus.together([find(one, text_key) for one in specs])
-    if spec in _NAMED:
-        return _NAMED[spec]()
+    if spec == SOTU:
+        return Corpus(SOTU, lambda: (address.text.encode() for address in read_sotu()))
     if spec.startswith("hf:"):
         return _data_set(spec.removeprefix("hf:"), text_key)
     path = expanded(spec.removeprefix("file:").removeprefix("dir:"))
@@ -368,37 +365,6 @@ def _once(documents: Iterable[bytes], path: Path, known: dict[bytes, Path]) -> I
         raise _EqualFile(known[digest.digest()])
 
 
-def _sotu() -> Corpus:
-    return Corpus("sotu", lambda: (address.text.encode() for address in read_sotu()))
-
-
-def _stdlib() -> Corpus:
-    return Corpus("py:stdlib", lambda: _python([Path(sysconfig.get_path("stdlib"))]))
-
-
-def _site() -> Corpus:
-    roots = dict.fromkeys(Path(sysconfig.get_path(p)) for p in ("purelib", "platlib"))
-    return Corpus("py:site", lambda: _python(list(roots)))
-
-
-_NAMED: dict[str, Callable[[], Corpus]] = {
-    "sotu": _sotu,
-    "py:stdlib": _stdlib,
-    "py:site": _site,
-}
-
-
-def _python(roots: list[Path]) -> Iterator[bytes]:
-    """Yield every `.py` below the roots that is text, except installed packages."""
-    for root in roots:
-        skip_names = {"__pycache__"} | {"site-packages", "dist-packages"} - {root.name}
-        for path in sorted(root.rglob("*.py")):
-            if skip_names.isdisjoint(path.relative_to(root).parts) and path.is_file():
-                # A few test fixtures of the library contain zero bytes on purpose.
-                if b"\0" not in path.read_bytes():
-                    yield from textfiles.documents(path, None)
-
-
 def _folder(folder: Path, text_key: str | None) -> Corpus:
     source = os.path.abspath(folder)
     texts, skipped = folders.look(folder, text_key)
@@ -467,7 +433,7 @@ def full_path(spec: str) -> str | None:
 
 
 def _is_path(spec: str) -> bool:
-    return spec not in _NAMED and not spec.startswith("hf:")
+    return spec != SOTU and not spec.startswith("hf:")
 
 
 def _full_path(spec: str) -> str:
@@ -486,21 +452,25 @@ def is_missing(spec: str) -> bool:
 
 
 def _unknown(spec: str, path: Path) -> str:
-    names = ", ".join(_NAMED)
     if path.parent != Path() or path.suffix or spec.startswith(("file:", "dir:")):
         parent = path.parent
         if not parent.is_dir():
             return f"no file or folder {str(path)!r}: there is no folder {str(parent)!r}"
-        siblings = [p.name for p in parent.iterdir()]
-        near = difflib.get_close_matches(path.name, siblings, n=1)
-        hint = f"did you mean {str(parent / near[0])!r}?" if near else f"corpora: {names}"
-        return f"no file or folder {str(path)!r}; {hint}"
-    here = [p.name for p in Path().iterdir() if not p.name.startswith(".")]
-    near = difflib.get_close_matches(spec, [*_NAMED, *here], n=1)
-    hint = f"did you mean {near[0]!r}?" if near else "a file, a folder or a glob works too."
-    return f"no corpus {spec!r}; {hint} Corpora: {names}"
+        what, names = f"file or folder {str(path)!r}", [p.name for p in parent.iterdir()]
+    else:
+        here = [p.name for p in Path().iterdir() if not p.name.startswith(".")]
+        what, parent, names = f"corpus {spec!r}", Path(), [SOTU, *here]
+    near = difflib.get_close_matches(path.name, names, n=1)
+    hint = (
+        f"did you mean {str(parent / near[0])!r}?"
+        if near
+        else f"name {SOTU}, a file, a folder or a glob"
+    )
+    return f"no {what}; {hint}"
 
 
+SOTU = "sotu"
+"""The name of the text in the package."""
 SOTU_FILE = "sotu.jsonl.xz"
 SOTU_SHA256 = "ab8e008677790ccf7f1d8db07098de8259e0500055fdd62d7e7632412854c2ac"
 """SHA-256 over the UTF-8 texts, in order, joined by one zero byte."""
