@@ -21,7 +21,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -460,13 +460,9 @@ def _unknown(spec: str, path: Path) -> str:
     else:
         here = [p.name for p in Path().iterdir() if not p.name.startswith(".")]
         what, parent, names = f"corpus {spec!r}", Path(), [SOTU, *here]
-    near = difflib.get_close_matches(path.name, names, n=1)
-    hint = (
-        f"did you mean {str(parent / near[0])!r}?"
-        if near
-        else f"name {SOTU}, a file, a folder or a glob"
-    )
-    return f"no {what}; {hint}"
+    if near := difflib.get_close_matches(path.name, names, n=1):
+        return f"no {what}; did you mean {str(parent / near[0])!r}?"
+    return f"no {what}; name {SOTU}, a file, a folder or a glob"
 
 
 SOTU = "sotu"
@@ -531,87 +527,54 @@ LOOKED_AT = 100
 _PLUS = " + "
 
 
-@dataclass(frozen=True)
-class TextFile:
-    """A file whose text is read.
+def inventory(
+    corpus: Corpus,
+    text_key: str | None = None,
+    held_out_bytes: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """Look at the files of a corpus, and describe them in JSON types.
 
-    Attributes:
-        path: path of the file.
-        n_bytes: size on the disk.
-        field: the key or column with the text in most of the first `LOOKED_AT` records, or two
-            with a plus between them; None for a file that is text itself.
-        not_utf8: offset in the unpacked file of the first byte that is not UTF-8; None if all are.
-        fields: field -> number of these records with their text in it.
-        held_out_bytes: bytes of text that are held out; None if they were not counted.
+        source    the user's name for the corpus
+        field     for a data set, the column with the text
+        files     files that are read: `path`, `n_bytes` on the disk, and
+                  field           the key or column with the text in most of the first `LOOKED_AT`
+                                  records, or two with a plus between them; null for text itself
+                  fields          field -> number of these records with their text in it
+                  not_utf8        offset in the unpacked file of the first byte that is not UTF-8
+                  held_out_bytes  bytes of text that are held out; null if they were not counted
+        skipped   files that are not read: `path` and `reason`
+
+    Args:
+        corpus: as `checked` returned it.
+        text_key: as for `find`.
+        held_out_bytes: of each file; files that it does not name have none.
+
+    Raises:
+        DataError: a file cannot be read.
     """
-
-    path: str
-    n_bytes: int
-    field: str | None
-    not_utf8: int | None
-    fields: Mapping[str, int]
-    held_out_bytes: int | None = None
-
-
-@dataclass(frozen=True)
-class Inventory:
-    """The files of a corpus.
-
-    Attributes:
-        source: the user's name for the corpus.
-        field: for a data set, the column with the text.
-        files: files that are read.
-        skipped: files that are not read.
-    """
-
-    source: str
-    field: str | None
-    files: tuple[TextFile, ...]
-    skipped: tuple[Skipped, ...]
-
-    @classmethod
-    def of(
-        cls,
-        corpus: Corpus,
-        text_key: str | None = None,
-        held_out_bytes: Mapping[str, int] | None = None,
-    ) -> Inventory:
-        """Look at the files of a corpus.
-
-        Args:
-            corpus: as `checked` returned it.
-            text_key: as for `find`.
-            held_out_bytes: of each file; files that it does not name have none.
-
-        Raises:
-            DataError: a file cannot be read.
-        """
-        files = [_look(path, text_key) for path in (*corpus.files, *corpus.held_out)]
-        if (counts := held_out_bytes) is not None:
-            files = [replace(one, held_out_bytes=counts.get(one.path, 0)) for one in files]
-        return cls(corpus.source, _joined(corpus.keys), tuple(files), corpus.skipped)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return it as JSON types."""
-        return {
-            "source": self.source,
-            "field": self.field,
-            "files": [asdict(file) for file in self.files],
-            "skipped": [one.to_json() for one in self.skipped],
-        }
-
-
-def _look(path: Path, text_key: str | None) -> TextFile:
-    fields, not_utf8 = dict[str, int](), None
-    kind = textfiles.record_kind(path)
-    if kind:
-        counts = textfiles.fields(path, text_key, LOOKED_AT)
-        fields = {_PLUS.join(keys): count for keys, count in counts.items()}
-    if kind != tables.PARQUET_SUFFIX:
-        first = textfiles.not_utf8(path)
-        not_utf8 = None if first is None else first[0]
-    return TextFile(str(path), path.stat().st_size, next(iter(fields), None), not_utf8, fields)
-
-
-def _joined(keys: tuple[str, ...]) -> str | None:
-    return _PLUS.join(keys) or None
+    files = list[dict[str, Any]]()
+    for path in (*corpus.files, *corpus.held_out):
+        fields, not_utf8, kind = dict[str, int](), None, textfiles.record_kind(path)
+        if kind:
+            counts = textfiles.fields(path, text_key, LOOKED_AT)
+            fields = {_PLUS.join(keys): count for keys, count in counts.items()}
+        if kind != tables.PARQUET_SUFFIX:
+            not_utf8 = textfiles.not_utf8(path)
+        files.append(
+            {
+                "path": str(path),
+                "n_bytes": path.stat().st_size,
+                "field": next(iter(fields), None),
+                "not_utf8": not_utf8 and not_utf8[0],
+                "fields": fields,
+                "held_out_bytes": None,
+            }
+        )
+        if held_out_bytes is not None:
+            files[-1]["held_out_bytes"] = held_out_bytes.get(str(path), 0)
+    return {
+        "source": corpus.source,
+        "field": _PLUS.join(corpus.keys) or None,
+        "files": files,
+        "skipped": [one.to_json() for one in corpus.skipped],
+    }
