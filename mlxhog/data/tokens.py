@@ -178,13 +178,18 @@ class TokenFile:
             )
         if (table := self.rows(seq_len)) is not None:
             return self._examples(numbers, table, seq_len)
-        rows = np.empty((len(numbers), seq_len + 1), np.int32)
-        for row, i in zip(rows, numbers.tolist(), strict=True):
-            row[:] = self.tokens[i * seq_len : (i + 1) * seq_len + 1]
+        return self.batch_at(numbers[:, None] * seq_len + np.arange(seq_len + 1))
+
+    def batch_at(self, places: NDArray[np.int64]) -> Batch:
+        """Return the tokens at some places, (B, T + 1), as one batch of B rows.
+
+        Raises:
+            DataError: an id is not in the vocabulary.
+        """
+        rows = self.tokens[places].astype(np.int32)
         self.check_known(rows)
-        y = np.ascontiguousarray(rows[:, 1:])
-        n_bytes = sum(self.row_bytes(seq_len, i) for i in numbers.tolist())
-        return Batch(np.ascontiguousarray(rows[:, :-1]), y, n_bytes)
+        x, y = np.ascontiguousarray(rows[:, :-1]), np.ascontiguousarray(rows[:, 1:])
+        return Batch(x, y, int(self.bytes_at(places[:, 1:]).sum()))
 
     def bytes_at(self, places: slice | NDArray[np.int64]) -> NDArray[np.int64]:
         """Return how many bytes of the original text the tokens at some places stand for."""
