@@ -45,7 +45,7 @@ from training.disturbed import DISTURBANCES
 from training.disturbed import measure as disturbed_runs
 from training.time_to_loss import GRIDS, Race, Target
 
-from mlxhog.data.corpora import read_sotu
+from mlxhog.data.sotu import read_sotu
 
 BUDGET = {
     "order": 440, "full_s": 500,

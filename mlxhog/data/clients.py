@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from mlxhog.data import heldout
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches, Order
-from mlxhog.data.corpora import read_sotu
+from mlxhog.data.sotu import read_sotu
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError, message_of
 from mlxhog.files import plain_json, reading
@@ -200,13 +200,14 @@ def _read(path: Path, n_documents: int, clients: int) -> tuple[tuple[int, ...], 
 def _shares(clients: int, alpha: float, seed: Sequence[int], index: int) -> NDArray[np.float64]:
     """Each client's share of a class."""
     if alpha == 0:
-        return np.eye(clients)[index % clients]
+        return np.asarray(np.eye(clients)[index % clients])
     if alpha == np.inf:
         return np.full(clients, 1.0 / clients)
     rng = np.random.Generator(np.random.PCG64(list(seed)))
     drawn = rng.dirichlet(np.full(clients, alpha))
     # With a tiny alpha all shares of a draw may round to 0; then NumPy returns NaN.
-    return drawn if np.isfinite(drawn).all() else np.eye(clients)[rng.integers(clients)]
+    sound = np.isfinite(drawn).all()
+    return np.asarray(drawn if sound else np.eye(clients)[rng.integers(clients)])
 
 
 def _cut(own: Sequence[int], shares: NDArray[np.float64]) -> list[Sequence[int]]:

@@ -16,8 +16,6 @@ from __future__ import annotations
 import difflib
 import glob
 import hashlib
-import importlib.resources
-import json
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -30,6 +28,7 @@ from typing import Any, Self
 from mlxhog.data import encodings, folders, heldout, records, tables, textfiles
 from mlxhog.data.encodings import quoted
 from mlxhog.data.folders import Skipped
+from mlxhog.data.sotu import SOTU, read_sotu
 from mlxhog.errors import DataError, EnvironmentLacks
 from mlxhog.files.paths import expanded, printable
 
@@ -268,11 +267,6 @@ def find(spec: str, text_key: str | None = None) -> Corpus:
     raise DataError(_unknown(spec, path))
 
 
-def learned_whole(corpus: Corpus) -> Corpus:
-    """Return a corpus whose examples are plain text, so that their prompts are learned, too."""
-    return corpus.mapped(lambda documents, _: textfiles.short_documents(map(bytes, documents)))
-
-
 def parts(corpus: Corpus, text_key: str | None = None) -> list[Corpus]:
     """Return each file of a corpus as its own corpus; a corpus without files is one part.
 
@@ -463,62 +457,6 @@ def _unknown(spec: str, path: Path) -> str:
     if near := difflib.get_close_matches(path.name, names, n=1):
         return f"no {what}; did you mean {str(parent / near[0])!r}?"
     return f"no {what}; name {SOTU}, a file, a folder or a glob"
-
-
-SOTU = "sotu"
-"""The name of the text in the package."""
-SOTU_FILE = "sotu.jsonl.xz"
-SOTU_SHA256 = "ab8e008677790ccf7f1d8db07098de8259e0500055fdd62d7e7632412854c2ac"
-"""SHA-256 over the UTF-8 texts, in order, joined by one zero byte."""
-
-
-@dataclass(frozen=True)
-class Address:
-    """One address: its speaker, party and year, and its text on one line."""
-
-    year: int
-    name: str
-    party: str
-    text: str
-
-
-def sotu_digest(addresses: Iterable[Address]) -> str:
-    """Return the hexadecimal digest of addresses, to compare with `SOTU_SHA256`."""
-    return hashlib.sha256(b"\0".join(a.text.encode() for a in addresses)).hexdigest()
-
-
-def read_sotu() -> list[Address]:
-    """Return the shipped addresses in chronological order.
-
-    Raises:
-        DataError: the shipped file is missing or damaged; reinstalling the package repairs it.
-    """
-    file = importlib.resources.files("mlxhog") / "data" / "texts" / SOTU_FILE
-    import lzma  # which a Python may lack, see `unpacking`
-
-    try:
-        lines = lzma.decompress(file.read_bytes()).splitlines()
-        addresses = [Address(**json.loads(line)) for line in lines]
-    except (OSError, EOFError, lzma.LZMAError, ValueError, TypeError) as error:
-        raise DataError(
-            f"the embedded corpus {SOTU_FILE} cannot be read ({error}); reinstall mlxhog"
-        ) from error
-    check_addresses(addresses, f"the embedded corpus {SOTU_FILE}", "reinstall mlxhog")
-    return addresses
-
-
-def check_addresses(addresses: list[Address], what: str, way_out: str) -> None:
-    """Refuse every text except version 0.2.3 of sotu.
-
-    Raises:
-        DataError: `what` has another text; the message ends with `way_out`.
-    """
-    digest = sotu_digest(addresses)
-    if digest != SOTU_SHA256:
-        raise DataError(
-            f"{what} holds {len(addresses)} addresses with digest {digest}, "
-            f"expected 233 with {SOTU_SHA256}; {way_out}"
-        )
 
 
 LOOKED_AT = 100

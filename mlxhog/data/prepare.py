@@ -150,7 +150,7 @@ def prepare(
     machine = MachineData(skip=skip_machine_data)
     corpus = corpora.find(source, text_key).mapped(machine.read)
     if loss_on == "all":
-        corpus = corpora.learned_whole(corpus)
+        corpus = corpus.mapped(lambda texts, _: textfiles.short_documents(map(bytes, texts)))
     corpus, scan = _scan(corpus, strict)
     machine.is_measured = True
     rule = heldout.rule_for(val, scan.sizes)
