@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mlxhog.data.bpe import train_bpe
-from mlxhog.data.corpora import read_sotu
 from mlxhog.data.heldout import RULES, split
+from mlxhog.data.sotu import read_sotu
 from mlxhog.files.durable import replace_file
 
 IDS = 4096

@@ -18,7 +18,7 @@ from __future__ import annotations
 import importlib.util
 from typing import Final
 
-from mlxhog.data.corpora import SOTU_SHA256
+from mlxhog.data.sotu import SOTU_SHA256
 from mlxhog.data.tokenizers import SHIPPED, size_of
 from mlxhog.files.quantities import format_bytes
 

@@ -9,7 +9,7 @@ from typing import Any
 from mlxhog.checkpoint import run
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import specs_of, spelt_values_of
-from mlxhog.data.corpora import Inventory
+from mlxhog.data.corpora import inventory
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import RunError
 from mlxhog.files.paths import printable
@@ -81,7 +81,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
             "blocks": plan.model.num_hidden_layers,
             "vocab_size": plan.model.vocab_size,
         },
-        "data": Inventory.of(plan.data.corpus, config.text_key, held_out_bytes).to_json()
+        "data": inventory(plan.data.corpus, config.text_key, held_out_bytes)
         | {
             "documents": train.header["documents"],
             "tokens": train.n_tokens,

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mlxhog.data import corpora, tokenizers
+from mlxhog.data import tokenizers
 from mlxhog.data.auto_tokenizer import choose, too_large
 from mlxhog.data.prepare import prepare
+from mlxhog.data.sotu import SOTU_SHA256
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError
 from tests.pairs import each_of
@@ -39,8 +40,8 @@ TEXT: dict[str, Any] = {
         ({"width": 16}, "bytes", "width 16 is narrow"),
         ({"not_utf8": 1}, "bpe:4096", "learnt"),
         ({"not_utf8": 2}, "bytes", "2 of 100 documents are not UTF-8"),
-        ({"sha256": corpora.SOTU_SHA256}, "sotu", ""),
-        ({"sha256": corpora.SOTU_SHA256, "rule": "tail"}, "bpe:4096", "learnt"),
+        ({"sha256": SOTU_SHA256}, "sotu", ""),
+        ({"sha256": SOTU_SHA256, "rule": "tail"}, "bpe:4096", "learnt"),
     ],
 )
 def test_the_choice_is_a_function_of_text_and_width_with_its_reason(

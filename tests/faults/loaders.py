@@ -133,7 +133,7 @@ def _write_prepared(folder: Path) -> Iterable[Path]:
 
 def _read_prepared(folder: Path) -> None:
     prepare._key_of(folder / "out")
-    prepare._existing(folder / "out", corpora.find("sotu"), "bytes")
+    prepare._existing(folder / "out", corpora.find("sotu"), "bytes", prepare._Scan(), "tail")
 
 
 def _write_tokenizer(folder: Path) -> Iterable[Path]:
