@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Protocol
 
-from mlxhog.config.choices import OPTIMIZERS, Rules
+from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.optimizer import (
     BETA1,
     Adaptive,
@@ -74,15 +74,6 @@ class Muon(Sharing):
         "where a worker orthogonalises: on the CPU, by native code, or on its own device, by its "
         "framework; auto is worker for GPU workers",
         choices=("auto", "cpu", "worker"), flat="orthogonalization_device",
-    )  # fmt: skip
-    rules: ClassVar[Rules] = (
-        ("orthogonalization_dtype",
-         lambda s: s.orthogonalization == "ns5" and s.dtype == "bfloat16",
-         "is bfloat16, whose rounding the five steps of ns5 enlarge too far; leave it out, or take "
-         "polar3"),
-        ("orthogonalization_device", lambda s: s.device == "worker" and s.dtype == "bfloat16",
-         "is worker, which computes in float32, and orthogonalization_dtype is bfloat16; leave one "
-         "of them out"),
     )  # fmt: skip
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
