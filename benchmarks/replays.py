@@ -24,7 +24,6 @@ from training.faults import Killer
 
 from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
-from mlxhog.training import recording
 
 BUDGET = {"order": 340, "full_s": 110, "full": ["--runs", "10"]}
 MIXES = ("mlx:cpu,torch:cpu", "mlx:cpu*2,torch:cpu", "mlx:cpu*2,torch:cpu*2")
@@ -80,7 +79,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
                 flush=True,
             )
         again = [record(folder, MIXES[0], "muon", 0, 1, steps) for _ in range(2)]
-        ends = {recording.RecordEnd.read(run).sha256["params"] for run in again}
+        ends = {event_log.load(event_log.End, run).sha256["params"] for run in again}
     findings.results |= {"runs": outcomes, "deaths": deaths, "torn_steps": torn}
     findings.exact("recorded runs that replay to their hashes", equal, runs, n=runs)
     findings.exact("ends of two recorded runs of one configuration", len(ends), 2)

@@ -134,7 +134,7 @@ class RecordedWorker(OrderedWorker):
         """Prepare one worker; its log has the record of its beginning."""
         super().__init__(context)
         assert context.run_dir is not None
-        self._log = event_log.Log(event_log.worker_path(context.run_dir, context.slot))
+        self._log = event_log.worker_path(context.run_dir, context.slot)
         self._number = 0
         self._lease: Lease | None = None
         self._sums: UInt32 = np.empty(0, np.uint32)
@@ -159,7 +159,7 @@ class RecordedWorker(OrderedWorker):
             self._number, lease.epoch, lease.ticket, self._version_read, workers,
             self._horizon(workers),
         )  # fmt: skip
-        self.book.numbers, self.book.begun_at = numbers, self._log.size
+        self.book.numbers, self.book.begun_at = numbers, self._log.stat().st_size
         self.book.phase = access_order.READING
         self._read_in_order(numbers)
         weights = self._weights_read()
@@ -180,7 +180,8 @@ class RecordedWorker(OrderedWorker):
         outcome = super().write(grads, lease, samples)
         self._number += 1
         numbers, gaps = self.book.numbers, self._order.gaps()
-        self._log.append(Step(numbers, outcome.applied, gaps, self._sums, self._sha256))
+        step = Step(numbers, outcome.applied, gaps, self._sums, self._sha256)
+        event_log.append(self._log, step)
         self.book.phase = access_order.IDLE
         return outcome
 
@@ -231,12 +232,9 @@ class ReplayedWorker(OrderedWorker):
         weights = self._weights_read()
         differ = np.flatnonzero(_native.stripe_sums(weights) != record.sums)
         if len(differ):
-            begin = int(differ[0]) * updates.STRIPE
-            names = access_order.parameters_in(
-                self.context.arena.layout, begin, begin + updates.STRIPE
-            )
+            first = access_order.stripe_name(self.context.arena.layout, int(differ[0]))
             more = f" and {len(differ) - 1} others" if len(differ) > 1 else ""
-            raise Mismatch(f"it reads other weights in stripe {differ[0]} ({names}){more}")
+            raise Mismatch(f"it reads other weights in {first}{more}")
         if record.sha256 and hashlib.sha256(weights.data).digest() != record.sha256:
             raise Mismatch("the weights that it reads have another SHA-256")
         self.context.backend.refresh()
@@ -259,17 +257,10 @@ class ReplayedWorker(OrderedWorker):
                 f"it has {self._order.done} accesses to shared parameters, recorded were "
                 f"{len(record.accesses)}"
             )
-        if isinstance(record, Torn):
-            self._leave_as(record)
-
-    def _leave_as(self, record: Torn) -> None:
-        """Leave memory as the worker left it that died while writing."""
-        arena, slot = self.context.arena, self.context.slot
-        if record.unfinished:
-            word, _ = self.book.last
-            shared = access_order.shared_floats(arena, word)
-            if len(record.floats) != sum(array.nbytes for array in shared):
-                raise Mismatch("its record lacks the shared arrays after its last access")
-            access_order.put(shared, record.floats)
-            self._order.settle()
-        access_order.put(access_order.private_floats(arena, slot), record.private)
+        if isinstance(record, Torn):  # leave memory as its worker left it
+            arena = self.context.arena
+            if record.unfinished:
+                word, _ = self.book.last
+                access_order.put(access_order.shared_floats(arena, word), record.floats)
+                self._order.settle()
+            access_order.put(access_order.private_floats(arena, self.context.slot), record.private)
