@@ -12,8 +12,7 @@ A log of a worker is a sequence of records, appended and never changed:
     ...   payload: u8 index in `KINDS`, then each field behind its length (u32), as `_FIELDS` says
 
 Accesses to shared parameters are numbered under each lock (`metal/native/updates/turns.h` calls the
-numbers turns). A `Torn` has the numbers of its accesses, a `Step` their gaps: accesses by others
-since the worker's own last one under the same lock. They are nearly equal and compress well.
+numbers turns). Those of a step are nearly equal, so they are compressed; checksums are not.
 """
 
 from __future__ import annotations
@@ -39,6 +38,7 @@ CHECK_EVERY: Final = 64
 """A worker logs a SHA-256 of the weights that it reads once in this number of steps."""
 
 UInt32 = NDArray[np.uint32]
+Accesses = UInt32
 _HEAD = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
 _NUMBERS = struct.Struct("<QIQQIdQQdd")
@@ -99,14 +99,14 @@ class Step:
     Attributes:
         numbers: the numbers of the step.
         applied: whether its gradient was written; a gradient that is not finite or late is not.
-        accesses: gap of each access, (n,) uint32.
+        accesses: number of each access, (n,) uint32.
         sums: checksum of each stripe of the weights that it read, (stripes,) uint32.
         sha256: SHA-256 of those weights, every `CHECK_EVERY` steps; else empty.
     """
 
     numbers: Numbers
     applied: bool
-    accesses: UInt32
+    accesses: Accesses
     sums: UInt32
     sha256: bytes = b""
 
@@ -127,7 +127,7 @@ class Torn:
     numbers: Numbers
     writing: bool
     unfinished: bool
-    accesses: UInt32
+    accesses: Accesses
     floats: bytes = b""
     private: bytes = b""
 
@@ -148,7 +148,11 @@ def _packed(array: UInt32) -> bytes:
 
 def _unpacked(content: bytes) -> UInt32:
     planes = np.frombuffer(zlib.decompress(content), np.uint8).reshape(4, -1)
-    return planes.T.copy().view("<u4").ravel()
+    return _uint32(planes.T.tobytes())
+
+
+def _uint32(content: bytes) -> UInt32:
+    return np.frombuffer(content, "<u4").astype(np.uint32)
 
 
 _FIELDS: Final[dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]]] = {
@@ -156,7 +160,8 @@ _FIELDS: Final[dict[str, tuple[Callable[[Any], bytes], Callable[[bytes], Any]]]]
     "int": (_LENGTH.pack, lambda content: _LENGTH.unpack(content)[0]),
     "bool": (lambda value: bytes([value]), lambda content: content != b"\0"),
     "bytes": (lambda value: zlib.compress(value, 1), zlib.decompress),
-    "UInt32": (_packed, _unpacked),
+    "UInt32": (lambda array: array.astype("<u4").tobytes(), _uint32),
+    "Accesses": (_packed, _unpacked),
     "Numbers": (Numbers.pack, Numbers.unpack),
 }
 """How a field of each type becomes bytes, and the way back."""

@@ -96,9 +96,9 @@ class Book:
         word = _native.load_u32(self.content, 8)
         return word - 1 if word else None
 
-    def accesses(self, count: int) -> UInt32:
-        """The numbers of this step's first accesses, (count,) uint32."""
-        return self.content[_native.TURNS_HEAD :].view(np.uint32)[:count].copy()
+    def accesses(self) -> UInt32:
+        """The numbers of this step's accesses, (n,) uint32."""
+        return self.content[_native.TURNS_HEAD :].view(np.uint32)[: self.last[1]].copy()
 
 
 def stripe_sums(arena: Arena) -> UInt32:
@@ -192,7 +192,7 @@ def settle(arena: Arena, run_dir: Path, slot: int, *, died: bool) -> None:
     with disk_errors(f"writing {path}"):
         os.truncate(path, book.begun_at)  # it may have written a part of its record
     word, count = book.last
-    accesses, shared = book.accesses(count), access_counts(arena)
+    accesses, shared = book.accesses(), access_counts(arena)
     writing = phase == WRITING
     unfinished = count > 0 and int(shared[word]) == int(accesses[-1])
     floats = shared_floats(arena, word) if writing and unfinished else []

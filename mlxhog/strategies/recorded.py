@@ -179,8 +179,8 @@ class RecordedWorker(OrderedWorker):
         """Add this worker's optimizer step, and append its record."""
         outcome = super().write(grads, lease, samples)
         self._number += 1
-        numbers, gaps = self.book.numbers, self._order.gaps()
-        step = Step(numbers, outcome.applied, gaps, self._sums, self._sha256)
+        numbers, accesses = self.book.numbers, self.book.accesses()
+        step = Step(numbers, outcome.applied, accesses, self._sums, self._sha256)
         event_log.append(self._log, step)
         self.book.phase = access_order.IDLE
         return outcome
@@ -221,9 +221,8 @@ class ReplayedWorker(OrderedWorker):
         Raises:
             Mismatch: the weights are others.
         """
-        torn = isinstance(record, Torn)
-        unfinished = isinstance(record, Torn) and record.writing and record.unfinished
-        self._order.repeat(record.accesses.tolist(), absolute=torn, torn=unfinished)
+        torn = isinstance(record, Torn) and record.writing and record.unfinished
+        self._order.repeat(record.accesses.tolist(), torn=torn)
         with _contradictions():
             self._read_in_order(record.numbers)
         if isinstance(record, Torn):

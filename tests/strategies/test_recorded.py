@@ -383,4 +383,3 @@ def test_a_repeated_step_may_have_more_accesses_than_a_book_has_room_for(runs: R
     turns.repeat([0, 0])
     _native.add_dense(locks, 3, arena.params, 0, np.ones(2000, np.float32))
     assert turns.done == 2
-    assert turns.gaps().size == 1
