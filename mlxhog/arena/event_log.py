@@ -41,7 +41,7 @@ UInt32 = NDArray[np.uint32]
 Accesses = UInt32
 _HEAD = struct.Struct("<II")
 _LENGTH = struct.Struct("<I")
-_NUMBERS = struct.Struct("<QIQQIdQQdd")
+_NUMBERS = struct.Struct("<IQQIdQQdd")
 NUMBERS_BYTES: Final = _NUMBERS.size
 _WAY_OUT = "copy the run's folder again, or record another run"
 
@@ -50,7 +50,6 @@ class Numbers(NamedTuple):
     """The numbers on which a step depends, beside its accesses.
 
     Attributes:
-        number: number of the step in its process, from 0.
         epoch: epoch of its batch.
         ticket: ticket of its batch.
         version_read: updates before its read, where its accesses begin.
@@ -62,7 +61,6 @@ class Numbers(NamedTuple):
         norm: norm of the gradient before clipping; NaN if no gradient was written.
     """
 
-    number: int
     epoch: int
     ticket: int
     version_read: int
@@ -268,7 +266,6 @@ class End:
     Attributes:
         sha256: digests of weights and optimizer state.
         sums: of every stripe of the weights.
-        updates: of the parameters.
     """
 
     FILE: ClassVar = "end.json"
@@ -278,7 +275,6 @@ class End:
     )
     sha256: Mapping[str, str]
     sums: tuple[int, ...]
-    updates: int
 
 
 Part = TypeVar("Part", Header, End)

@@ -98,14 +98,11 @@ class OrderedWorker(HogwildWorker):
         self._target = replace(
             context.target(context.slot), locks=self._locks, mode=updates.IN_TURN, record=record
         )
-        self._reader = look_ahead.AsTheyAre(arena.params)
-        recorded = [arena.segment(name) for name in look_ahead.recorded(arena, facts)]
+        self._reader = look_ahead.reader(arena, facts, workers)
         if workers == 1:
+            recorded = [arena.segment(name) for name in look_ahead.recorded(arena, facts)]
             _native.zero_in_turn(self._locks, self._regions, recorded, seed)
-        if record is not None:
-            self._reader = look_ahead.LastSteps(arena.params, record, workers)
-        elif facts.prediction == "own" and workers > 1:
-            self._reader = look_ahead.OwnMovement(arena, workers)
+        if isinstance(self._reader, look_ahead.OwnMovement):
             self._previous = self._reader.previous  # each stripe of it is read in order
             access = (self._locks, self._regions, self._previous, arena.params)
             _native.read_in_turn(*access, seed=seed)
@@ -156,9 +153,8 @@ class RecordedWorker(OrderedWorker):
         context.entry.version_read = self._version_read
         workers = context.live_workers
         numbers = Numbers(
-            self._number, lease.epoch, lease.ticket, self._version_read, workers,
-            self._horizon(workers),
-        )  # fmt: skip
+            lease.epoch, lease.ticket, self._version_read, workers, self._horizon(workers)
+        )
         self.book.numbers, self.book.begun_at = numbers, self._log.stat().st_size
         self.book.phase = access_order.READING
         self._read_in_order(numbers)

@@ -52,9 +52,7 @@ def end(directory: Path, arena: Arena, report: Tell) -> None:
     """Write the end of a run, after that of its workers; reports a failure."""
     sums = tuple(access_order.stripe_sums(arena).tolist())
     try:
-        event_log.store(
-            directory, event_log.End(digests(arena), sums, arena.counters.load("version"))
-        )
+        event_log.store(directory, event_log.End(digests(arena), sums))
     except EnvironmentLacks as full:
         report(f"the record has no end, so the run cannot be replayed: {full}")
 

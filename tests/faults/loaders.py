@@ -169,7 +169,7 @@ def _write_recording(folder: Path) -> Iterable[Path]:
     with Arena.create(plan.layout) as arena:
         checkpoints.restore(plan, arena, Ledger(arena))
         recording.begin(plan, folder, arena)
-        numbers = event_log.Numbers(0, 0, 1, 3, 2, 1.0, 1, 1, 0.1, 1.0)
+        numbers = event_log.Numbers(0, 1, 3, 2, 1.0, 1, 1, 0.1, 1.0)
         accesses = np.arange(20, dtype=np.uint32)
         sums = access_order.stripe_sums(arena)
         records: tuple[event_log.Record, ...] = (

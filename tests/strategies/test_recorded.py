@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import struct
 import sys
 import threading
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -329,7 +331,7 @@ def change(runs: Runs, slot: int, edit: Callable[[Step], object], which: int = 2
 
 
 @one_kind
-def test_a_log_that_is_cut_or_damaged_is_refused_with_the_place(runs: Runs) -> None:
+def test_a_log_that_is_cut_damaged_or_foreign_is_refused_with_the_place(runs: Runs) -> None:
     run_interleaved(runs, 2)
     path = event_log.worker_path(runs.directory, 1)
     content = path.read_bytes()
@@ -341,6 +343,9 @@ def test_a_log_that_is_cut_or_damaged_is_refused_with_the_place(runs: Runs) -> N
     flipped[-1] ^= 1
     path.write_bytes(bytes(flipped))
     with pytest.raises(RunError, match="is damaged: the record at byte"):
+        runs.log(1)
+    path.write_bytes(struct.pack("<II", 1, zlib.crc32(b"\x09")) + b"\x09")  # of a later version
+    with pytest.raises(RunError, match="no record that this mlxhog knows.*record another run"):
         runs.log(1)
 
 
