@@ -169,16 +169,15 @@ def _write_recording(folder: Path) -> Iterable[Path]:
     with Arena.create(plan.layout) as arena:
         checkpoints.restore(plan, arena, Ledger(arena))
         recording.begin(plan, folder, arena)
-        limits = access_order.limits(plan.layout)
-        numbers = event_log.Numbers(0, 0, 1, 3, 2, 1.0, 1, 1, 0.1, 1.0)
-        gaps = np.arange(20, dtype=np.uint32)
+        numbers = event_log.Numbers(0, 1, 3, 2, 1.0, 1, 1, 0.1, 1.0)
+        accesses = np.arange(20, dtype=np.uint32)
         sums = access_order.stripe_sums(arena)
         records: tuple[event_log.Record, ...] = (
             event_log.Begin("torch:cpu", 1, "native"),
-            event_log.Step(numbers, True, gaps, sums, bytes(32)),
-            event_log.Torn(numbers, True, True, gaps, bytes(64), bytes(limits.private_bytes)),
+            event_log.Step(numbers, True, accesses, sums, bytes(32)),
+            event_log.Torn(numbers, True, True, accesses, bytes(64), bytes(64)),
             event_log.Begin("torch:cpu", 1, "native"),
-            event_log.Step(numbers, False, gaps, sums),
+            event_log.Step(numbers, False, accesses, sums),
             event_log.Died(),
         )
         for slot in (1, 2):

@@ -12,9 +12,7 @@ import io
 import json
 import lzma
 import re
-import struct
 import zipfile
-import zlib
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -76,8 +74,6 @@ def mutate(content: bytes, rng: Random) -> bytes:
         ways = [*ways, *[_repack_xz] * 4]
     elif _is_safetensors(content):
         ways = [*ways, *[_reheader] * 8]
-    elif _is_log(content):
-        ways = [*ways, *[_reframe] * 8]
     elif content[:1] in (b"{", b"["):
         ways = [*ways, *[_restructure] * 8, *[_reword] * 3]
     elif b"\0" not in content[:1000]:
@@ -196,69 +192,6 @@ def _reheader(content: bytes, rng: Random) -> bytes:
     end = 8 + int.from_bytes(content[:8], "little")
     header = _restructure(content[8:end], rng)
     return len(header).to_bytes(8, "little") + header + content[end:]
-
-
-_HEAD, _LENGTH = struct.Struct("<IIB"), struct.Struct("<I")
-
-
-def _is_log(content: bytes) -> bool:
-    """Whether it is the log of a recorded worker (`mlxhog/arena/event_log.py`)."""
-    if len(content) < _HEAD.size:
-        return False
-    size, crc, kind = _HEAD.unpack_from(content)
-    return size > 0 and zlib.crc32(content[_HEAD.size : _HEAD.size + size], kind) == crc
-
-
-def _reframe(content: bytes, rng: Random) -> bytes:
-    """Change a piece of one record, or its kind, or move it; lengths and checksums then fit."""
-    records = []
-    while _is_log(content):
-        size, _, kind = _HEAD.unpack_from(content)
-        records.append((kind, content[_HEAD.size : _HEAD.size + size]))
-        content = content[_HEAD.size + size :]
-    if not records:  # another change came first
-        return content
-    at = rng.randrange(len(records))
-    kind, payload = records[at]
-    roll = rng.random()
-    if roll < 0.1:
-        kind = rng.randrange(6)
-    elif roll < 0.2:
-        records.insert(rng.randrange(len(records)), records[at])
-    else:
-        pieces = []
-        while payload:
-            (size,) = _LENGTH.unpack_from(payload)
-            pieces.append(payload[_LENGTH.size : _LENGTH.size + size])
-            payload = payload[_LENGTH.size + size :]
-        if pieces:
-            which = rng.randrange(len(pieces))
-            pieces[which] = _repiece(pieces[which], rng)
-        payload = b"".join(_LENGTH.pack(len(piece)) + piece for piece in pieces)
-    records[at] = kind, payload
-    return b"".join(
-        _HEAD.pack(len(payload), zlib.crc32(payload, kind), kind) + payload
-        for kind, payload in records
-    )
-
-
-def _repiece(piece: bytes, rng: Random) -> bytes:
-    """Change a piece; one that is packed, behind a byte or not, is packed again."""
-    for first in (0, 1):
-        try:
-            inner = zlib.decompress(piece[first:])
-        except zlib.error:
-            continue
-        inner = bytes(1 << 26) if rng.random() < 0.02 else mutate(inner, rng)
-        return piece[:first] + zlib.compress(inner, 1)
-    if piece[:1] == b"{":
-        return _restructure(piece, rng)
-    changed_bytes = bytearray(piece)
-    if piece:
-        value = rng.choice((bytes(8), b"\xff" * 8, b"\1" + bytes(7), b"\0\0\0\0\0\0\xf8\x7f"))
-        begin = rng.randrange(0, len(piece), 4)
-        changed_bytes[begin : begin + 8] = value[: len(piece) - begin]
-    return bytes(changed_bytes) if rng.random() < 0.9 else rng.choice((b"", piece[:-1], piece * 2))
 
 
 def _repack_zip(content: bytes, rng: Random) -> bytes:
