@@ -24,7 +24,7 @@ import hypothesis
 import pytest
 
 from mlxhog.arena import worker_pool
-from mlxhog.machine import float32, machine
+from mlxhog.base import float32, machine
 from mlxhog.metal.host.engine import HostEngine
 from tests import kept
 from tests.own_plugins import own_plugins

@@ -17,7 +17,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
-from mlxhog.files.cache import is_kept, private_directory, user_cache_directory
+from mlxhog.base.cache import is_kept, private_directory, user_cache_directory
 
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
 NATIVE = Path(__file__).resolve().parents[1] / "metal" / "native"

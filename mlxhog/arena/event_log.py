@@ -28,9 +28,9 @@ from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json, reading, typed
+from mlxhog.base.durable import append_all, disk_errors, replace_file
 from mlxhog.errors import RunError, message_of
-from mlxhog.files import plain_json, reading, typed
-from mlxhog.files.durable import append_all, disk_errors, replace_file
 
 FOLDER: Final = "replay"
 FORMAT: Final = 2

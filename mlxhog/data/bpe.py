@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json, reading
 from mlxhog.data import conversations
 from mlxhog.errors import DataError, EnvironmentLacks, message_of, shown
-from mlxhog.files import plain_json, reading
 
 BOS_TOKEN = "<|bos|>"
 

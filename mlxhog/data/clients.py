@@ -24,14 +24,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json, reading
+from mlxhog.base.durable import replace_file
 from mlxhog.data import heldout
 from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches, Order
 from mlxhog.data.sotu import read_sotu
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import ConfigError, DataError, message_of
-from mlxhog.files import plain_json, reading
-from mlxhog.files.durable import replace_file
 
 PARTS = 10
 FILE = "split.json"

@@ -25,12 +25,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
+from mlxhog.base.paths import expanded, printable
 from mlxhog.data import encodings, folders, heldout, records, tables, textfiles
 from mlxhog.data.encodings import quoted
 from mlxhog.data.folders import Skipped
 from mlxhog.data.sotu import SOTU, read_sotu
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.files.paths import expanded, printable
 
 Documents = Callable[[], Iterator[bytes]]
 """Reads the documents from the start, in their fixed order, each time it is called."""

@@ -36,14 +36,14 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json, typed
+from mlxhog.base.durable import replace_file
 from mlxhog.data import textfiles, unpacking
 from mlxhog.data.batch import IGNORED, Batch, empty_rows
 from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.files import plain_json, typed
-from mlxhog.files.durable import replace_file
 
 RULES = ("every-12th", "tail")
 SAME = "training examples"

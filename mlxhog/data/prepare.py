@@ -21,6 +21,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mlxhog.base import plain_json
+from mlxhog.base.cache import user_cache_directory
+from mlxhog.base.durable import full_disk, require_space, sync, write_synced
+from mlxhog.base.paths import printable
 from mlxhog.data import auto_tokenizer, corpora, heldout, tables, textfiles, tokenizers
 from mlxhog.data.bpe import is_utf8
 from mlxhog.data.encodings import conversion
@@ -30,10 +34,6 @@ from mlxhog.data.machine_data import MachineData
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter, item_size
 from mlxhog.errors import DataError
-from mlxhog.files import plain_json
-from mlxhog.files.cache import user_cache_directory
-from mlxhog.files.durable import full_disk, require_space, sync, write_synced
-from mlxhog.files.paths import printable
 
 _VERSION = "mlxhog-prepared-3"
 _RECORD = "prepared.json"

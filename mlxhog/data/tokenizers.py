@@ -13,6 +13,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import reading
+from mlxhog.base.paths import expanded
+from mlxhog.base.quantities import parse_count
 from mlxhog.data import conversations
 from mlxhog.data.bpe import (
     BOS_TOKEN,
@@ -24,9 +27,6 @@ from mlxhog.data.bpe import (
     train_bpe,
 )
 from mlxhog.errors import DataError
-from mlxhog.files import reading
-from mlxhog.files.paths import expanded
-from mlxhog.files.quantities import parse_count
 
 
 class Tokenizer(Protocol):

@@ -31,12 +31,12 @@ from typing import IO, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from mlxhog.base import plain_json, typed
+from mlxhog.base.durable import flush, write_synced
 from mlxhog.data.batch import Batch, empty_rows
 from mlxhog.data.examples import Example, ExampleRows
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.errors import DataError, message_of, shown
-from mlxhog.files import plain_json, typed
-from mlxhog.files.durable import flush, write_synced
 
 FORMAT = 1
 _CHECKED_BYTES = 1 << 20

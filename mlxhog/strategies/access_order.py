@@ -21,7 +21,7 @@ from mlxhog.arena import Arena, Layout, event_log
 from mlxhog.arena.event_log import NUMBERS_BYTES, Died, Numbers, Torn, UInt32
 from mlxhog.arena.layout import PARAMETER_COPY
 from mlxhog.backends.backend import Float32
-from mlxhog.files.durable import disk_errors
+from mlxhog.base.durable import disk_errors
 from mlxhog.optim import updates
 from mlxhog.strategies import look_ahead
 

@@ -12,11 +12,10 @@ from importlib import metadata
 from pathlib import Path
 
 from mlxhog.arena import Arena, Layout, event_log
+from mlxhog.base import machine, plain_json
+from mlxhog.base.durable import disk_errors, replace_file
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files import plain_json
-from mlxhog.files.durable import disk_errors, replace_file
-from mlxhog.machine import machine
 from mlxhog.optim import updates
 from mlxhog.report.views import Tell
 from mlxhog.strategies import access_order

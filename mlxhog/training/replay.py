@@ -25,13 +25,13 @@ from mlxhog.arena.event_log import Begin, Died, End, Header, Step, Torn
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.worker_pool import WorkerProcess, last_lines
 from mlxhog.arena.workers import Phase
+from mlxhog.base.workers import MOST_WORKERS, WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.config.contradictions import choosing
 from mlxhog.data.encodings import words
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import CheckpointError, DataError, EnvironmentLacks, RunError, WorkerFailed
-from mlxhog.machine.workers import MOST_WORKERS, WorkerSpec
 from mlxhog.strategies import Lease, access_order
 from mlxhog.strategies.recorded import Mismatch, ReplayedWorker
 from mlxhog.training import checkpoints, recording, worker

@@ -9,8 +9,8 @@ import time
 from multiprocessing.connection import Connection
 
 from mlxhog.arena import Arena, ArenaHandle
+from mlxhog.base.processes import end_by, follow_parent
 from mlxhog.errors import WriteModeError
-from mlxhog.machine.processes import end_by, follow_parent
 
 WAIT_S = 60.0
 

@@ -16,8 +16,8 @@ import pytest
 from mlxhog.arena import Arena, plan, published
 from mlxhog.arena.marks import SEGMENT, Marks, MarksReader
 from mlxhog.arena.published import Copies
+from mlxhog.base.processes import follow_parent
 from mlxhog.errors import ArenaError
-from mlxhog.machine.processes import follow_parent
 from tests.arena.children import WAIT_S
 from tests.arena.test_arena import SPAWN, Spec
 from tests.training.test_deaths import wait_until

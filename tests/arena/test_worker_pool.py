@@ -22,9 +22,9 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.worker_pool import Death, WorkerPool, WorkerProcess, last_lines
 from mlxhog.arena.workers import State
+from mlxhog.base.processes import require_descriptors
 from mlxhog.checkpoint.run import list_runs
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.processes import require_descriptors
 from tests.arena import children
 from tests.processes import alive, below
 from tests.training.small import small_config

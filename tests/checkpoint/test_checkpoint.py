@@ -13,12 +13,12 @@ import pytest
 import torch
 import transformers
 
+from mlxhog.base import tensors
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import Run
 from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer, Tokenizer
 from mlxhog.errors import CheckpointError, ConfigError, EnvironmentLacks, RunError
-from mlxhog.files import tensors
 from mlxhog.models.families import init_params
 from tests.checkpoint.conftest import PARAMS, STATE, model_of, names, save
 

@@ -14,10 +14,10 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
+from mlxhog.base import durable, mapped
 from mlxhog.checkpoint import checkpoint, manifest
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import CheckpointError, EnvironmentLacks
-from mlxhog.files import durable, mapped
 from tests.checkpoint.conftest import CONFIG, PARAMS, STATE, names, save
 from tests.small_disk import small_disk
 

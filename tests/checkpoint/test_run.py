@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlxhog.base import durable, reading
 from mlxhog.checkpoint import creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.run import Run
 from mlxhog.errors import EnvironmentLacks, RunError
-from mlxhog.files import durable, reading
 from tests.forked import CONTEXT
 from tests.pairs import each_of
 from tests.threads import in_threads

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.machine.processes import follow_parent
+from mlxhog.base.processes import follow_parent
 from mlxhog.optim.gradients import Float32
 from tests.classic.native import (
     BOARD_FLOATS,

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from mlxhog.base.load import Load, LoadWatch
 from mlxhog.cli import main
-from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.theory.advisor import advise
 from mlxhog.theory.advisor.profile import Profile
 from tests.training.small import small_config

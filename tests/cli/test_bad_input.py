@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.base import machine
 from mlxhog.checkpoint import creation
 from mlxhog.cli import main
 from mlxhog.live import opening
-from mlxhog.machine import machine
 from mlxhog.models.registry import load_architecture
 from tests.pairs import each_of
 from tests.training.small import SMALL_MODEL

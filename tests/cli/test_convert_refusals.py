@@ -12,9 +12,9 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from mlxhog.base import durable, mapped
 from mlxhog.checkpoint import formats
 from mlxhog.cli import main
-from mlxhog.files import durable, mapped
 from tests.checkpoint.formats import peers
 from tests.checkpoint.formats.peers import assert_same, state_dict
 from tests.pairs import each_of

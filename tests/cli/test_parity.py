@@ -16,9 +16,8 @@ import numpy as np
 import pytest
 
 from mlxhog.backends.autodiff import MLXArrays
+from mlxhog.base import float32, tensors
 from mlxhog.cli import main
-from mlxhog.files import tensors
-from mlxhog.machine import float32
 from mlxhog.models.ops.kernels import choose
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import param_spec

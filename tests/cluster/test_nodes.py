@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.base.numa import Node
 from mlxhog.cli import cluster, main
-from mlxhog.machine.numa import Node
 from tests.cluster.members import lighthouse
 from tests.cluster.rounds import Lines, rounds_in
 from tests.cluster.runs import FOREVER

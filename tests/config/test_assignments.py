@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.base import plain_yaml
 from mlxhog.cli.train import configuration, flags
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError
-from mlxhog.files import plain_yaml
 
 
 @pytest.mark.parametrize(

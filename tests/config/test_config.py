@@ -8,6 +8,9 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.base.quantities import (
+    Interval,
+)
 from mlxhog.cli.train import configuration
 from mlxhog.cli.train import flags as train_flags
 from mlxhog.config import contradictions
@@ -18,9 +21,6 @@ from mlxhog.config.rules import Slowdown, parse_slowdowns
 from mlxhog.config.sources import Layer, read_yaml, resolve
 from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import ConfigError
-from mlxhog.files.quantities import (
-    Interval,
-)
 from tests.pairs import each_of
 
 ROOT = Path(__file__).parents[2]

@@ -92,7 +92,7 @@ def test_a_bad_record_of_json_is_named(
 def test_a_list_that_is_too_large_to_be_read_at_once_says_how_to_make_lines_of_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("mlxhog.files.reading.MOST_BYTES", 20)
+    monkeypatch.setattr("mlxhog.base.reading.MOST_BYTES", 20)
     with pytest.raises(DataError, match=r"more than 20 bytes.*jq -c '\.\[\]' \S+a\.json"):
         read(written(tmp_path / "a.json", LIST))
 

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.base.cache import user_cache_directory
 from mlxhog.data import corpora, heldout, tokens
 from mlxhog.data.prepare import Prepared, prepare
 from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import DataError, EnvironmentLacks
-from mlxhog.files.cache import user_cache_directory
 from tests.forked import CONTEXT
 
 

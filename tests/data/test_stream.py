@@ -333,7 +333,7 @@ def test_a_disk_without_room_stores_no_part_of_an_example(tmp_path, monkeypatch)
     def full(*_):
         raise OSError(28, os.strerror(28))
 
-    monkeypatch.setattr("mlxhog.files.durable.flush", full)
+    monkeypatch.setattr("mlxhog.base.durable.flush", full)
     with pytest.raises(EnvironmentLacks, match="disk"):
         append_examples(tmp_path, [{"prompt": "a", "answer": "b"}], TOKENIZER)
     assert (tmp_path / "stream" / "examples.jsonl").read_bytes() == b""

@@ -13,13 +13,12 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from mlxhog import load
+from mlxhog.base import machine, mapped
 from mlxhog.checkpoint import creation, run
 from mlxhog.cli import main
 from mlxhog.data.bpe import train_bpe
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import CheckpointError, EnvironmentLacks
-from mlxhog.files import mapped
-from mlxhog.machine import machine
 from tests import saved
 from tests.checkpoint.formats import peers
 from tests.tolerances import LOGITS_F32, assert_close

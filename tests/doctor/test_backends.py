@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.child import Failed
+from mlxhog.base.load import Load
+from mlxhog.base.machine import Machine
+from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor import backends
 from mlxhog.doctor.backends import Gradient
 from mlxhog.doctor.checks import CheckResult
-from mlxhog.machine.load import Load
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.workers import BACKENDS
 
 QUIET, BUSY = Load(0.0, 2, 0.4), Load(1.8, 2, 9.3)
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4", frozenset({"mlx", "torch"}))

@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
+from mlxhog.base import machine, verdicts
+from mlxhog.base.workers import BACKENDS, missing
 from mlxhog.cli import doctor, main
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.doctor.litmus import PROMISED, all_readers
 from mlxhog.doctor.record import PASTE_LINES, TEMPLATE, paste, sections
-from mlxhog.machine import machine, verdicts
-from mlxhog.machine.workers import BACKENDS, missing
 from mlxhog.report.table import show
 from tests.processes import alive, below
 

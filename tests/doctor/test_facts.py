@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
+from mlxhog.base import machine
+from mlxhog.base.machine import Machine
 from mlxhog.doctor import checks
 from mlxhog.doctor.checks import Check, CheckResult
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine import machine
-from mlxhog.machine.machine import Machine
 
 MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 GOOD = {"page_bytes": 16_384, "versions": {"mlx": "0.32.4", "torch": "2.13.0"}}

@@ -9,6 +9,8 @@ from itertools import combinations_with_replacement
 import numpy as np
 import pytest
 
+from mlxhog.base.load import Load, LoadWatch
+from mlxhog.base.machine import Machine
 from mlxhog.doctor.examine import broken_reads
 from mlxhog.doctor.litmus import (
     COUNTS,
@@ -29,8 +31,6 @@ from mlxhog.doctor.litmus import (
     count_lost,
     try_reader,
 )
-from mlxhog.machine.load import Load, LoadWatch
-from mlxhog.machine.machine import Machine
 from tests.doctor.planted import EVERY, planted
 
 SECONDS = 0.02

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
+from mlxhog.base.load import Load, LoadWatch
+from mlxhog.base.machine import Machine
 from mlxhog.doctor import pair
 from mlxhog.doctor.checks import CheckResult
 from mlxhog.errors import WorkerFailed
-from mlxhog.machine.load import Load, LoadWatch
-from mlxhog.machine.machine import Machine
 from tests.doctor.test_backends import BUSY, MAC, QUIET
 from tests.pairs import each_of
 

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
+from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import Verdicts
+from mlxhog.base.workers import BACKENDS
 from mlxhog.doctor.litmus import Accessor, Case, Litmus
 from mlxhog.doctor.record import conclude
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.verdicts import Verdicts
-from mlxhog.machine.workers import BACKENDS
-from tests.machine.test_verdicts import adds, kernel, reads
+from tests.base.test_verdicts import adds, kernel, reads
 
 # -- what doctor says `auto` will do is what a run does with the same record -----------------------
 

@@ -16,6 +16,7 @@ import yaml
 from numpy.typing import NDArray
 
 from mlxhog import cli
+from mlxhog.base import tensors
 from mlxhog.checkpoint import checkpoint, creation, formats, manifest
 from mlxhog.checkpoint import run as runs
 from mlxhog.checkpoint.formats import contents
@@ -23,7 +24,6 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.data import bpe
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import MlxhogError
-from mlxhog.files import tensors
 from mlxhog.models import families
 from mlxhog.theory.analysis import staleness
 from tests.faults.subjects import LARGE, TEXTS_BYTES, V1, Subject

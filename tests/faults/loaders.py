@@ -20,6 +20,7 @@ import numpy as np
 from mlxhog import cli
 from mlxhog.arena import Arena, event_log
 from mlxhog.arena.ledger import Ledger
+from mlxhog.base import plain_json, verdicts
 from mlxhog.checkpoint.run import Run
 from mlxhog.classic.loaders import load_cifar10, load_graph, load_ratings, load_svmlight
 from mlxhog.cli.generate import read_prompts
@@ -30,8 +31,6 @@ from mlxhog.data.examples import Example
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import MlxhogError
-from mlxhog.files import plain_json
-from mlxhog.machine import verdicts
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.search.samplers import ListSampler

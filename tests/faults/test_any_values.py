@@ -9,11 +9,11 @@ from typing import Any
 from hypothesis import HealthCheck, given
 from hypothesis import strategies as st
 
+from mlxhog.base import plain_json, plain_yaml
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.options import options
 from mlxhog.config.sources import of_keywords, resolve
 from mlxhog.errors import ConfigError, StudyError
-from mlxhog.files import plain_json, plain_yaml
 from mlxhog.mad.options import Protocol
 from mlxhog.mad.search.space import to_space
 from mlxhog.mad.study.store import StudyRecord

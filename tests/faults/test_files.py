@@ -21,12 +21,12 @@ import pytest
 
 from mlxhog import cli, train
 from mlxhog.arena import event_log, requests, segment
+from mlxhog.base import durable
 from mlxhog.checkpoint import checkpoint, creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.data.stream import StreamWriter, append_examples
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ArenaError, EnvironmentLacks
-from mlxhog.files import durable
 from mlxhog.mad.study.store import LineFile, Store
 from mlxhog.report.metrics import Progress
 from mlxhog.training import reporting, trainer

@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 import torch
 
+from mlxhog.base import reading
 from mlxhog.checkpoint import checkpoint, creation, formats, manifest
 from mlxhog.checkpoint.formats.converting import Conversion, convert
 from mlxhog.data import tokenizers
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
-from mlxhog.files import reading
 from mlxhog.models import families
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from tests.own_plugins import mlxhog

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from mlxhog import cli
+from mlxhog.base import plain_json, verdicts
 from mlxhog.checkpoint import creation
 from mlxhog.checkpoint import run as runs
 from mlxhog.config.config import TrainConfig
@@ -29,8 +30,6 @@ from mlxhog.errors import (
     StudyError,
     shown,
 )
-from mlxhog.files import plain_json
-from mlxhog.machine import verdicts
 from mlxhog.mad.search import space as space_file
 from mlxhog.mad.study import store, study
 from mlxhog.mad.tasks import dataset as files

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.base.interrupts import SIGNALS, Interrupts
 from mlxhog.checkpoint import checkpoint
 from mlxhog.checkpoint.run import list_runs
-from mlxhog.machine.interrupts import SIGNALS, Interrupts
 from tests.another_process import Program
 from tests.faults.interrupted_runs import MOMENTS, interrupted
 from tests.training.small import small_config

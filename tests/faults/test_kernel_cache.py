@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mlxhog.base.cache import is_kept, private_directory
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files.cache import is_kept, private_directory
 from mlxhog.metal.host import build
 from mlxhog.metal.host.engine import HostEngine
 from tests.metal.host.probes import GROUP_SUM, on

@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 from mlxhog.arena import Arena, ArenaHandle, plan, published
 from mlxhog.arena.control import Command
 from mlxhog.arena.marks import Marks
+from mlxhog.base.processes import follow_parent
+from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
-from mlxhog.files.quantities import Interval
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import Loaded
-from mlxhog.machine.processes import follow_parent
 from mlxhog.models.families import param_spec
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import updates

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from mlxhog import LanguageModel, errors, load
+from mlxhog.base import machine
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.cli import main
 from mlxhog.decoding import scoring
 from mlxhog.live import opening
-from mlxhog.machine import machine
 from mlxhog.models.families import init_params
 from tests.saved import SMALL, saved_run
 from tests.tolerances import LOGITS_F32, assert_close

@@ -13,9 +13,9 @@ import pytest
 from mlxhog.arena import Arena
 from mlxhog.arena.published import Copies
 from mlxhog.arena.requests import NoAnswer
+from mlxhog.base.quantities import Interval
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ArenaError, ConfigError
-from mlxhog.files.quantities import Interval
 from mlxhog.live import READ_MODES
 from mlxhog.live.running import RunWeights
 from mlxhog.live.source import WeightFollower

@@ -119,7 +119,7 @@ LOADING = """
 import mmap, sys
 from pathlib import Path
 import numpy as np
-from mlxhog.files import mapped, tensors
+from mlxhog.base import mapped, tensors
 
 path = Path(sys.argv[1])
 arrays = {name: np.arange(1000, dtype=np.float32) for name in "abc"}

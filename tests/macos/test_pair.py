@@ -142,7 +142,7 @@ import json, sys
 from dataclasses import asdict
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine import verdicts
+from mlxhog.base import verdicts
 from mlxhog.training.engines import RunEngines
 
 def recordable():
@@ -194,7 +194,7 @@ import json, sys
 from dataclasses import asdict
 from pathlib import Path
 from mlxhog.doctor import pair
-from mlxhog.machine import machine
+from mlxhog.base import machine
 from tests.doctor.test_backends import QUIET
 from tests.doctor.test_pair import Watch
 from tests.training.small import small_config

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
+from mlxhog.base import tensors
+from mlxhog.base.interrupts import Interrupts
 from mlxhog.cli import main
 from mlxhog.cli.mad.train_view import RunLine
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files import tensors
-from mlxhog.machine.interrupts import Interrupts
 from mlxhog.mad.run import Point
 from mlxhog.mad.training import candidate
 from mlxhog.models import families

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.machine.processes import follow_parent
+from mlxhog.base.processes import follow_parent
 from mlxhog.optim.updates import Float32
 from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, pid_of, shared
 

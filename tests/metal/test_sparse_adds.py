@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.machine.processes import follow_parent
+from mlxhog.base.processes import follow_parent
 from mlxhog.optim import updates
 from mlxhog.optim.gradients import Float32, Int32
 from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, run, shared, spawned

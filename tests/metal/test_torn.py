@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mlxhog import _native
-from mlxhog.machine.processes import follow_parent
+from mlxhog.base.processes import follow_parent
 from tests.metal.shared import PROCESSES, TIMEOUT_S, Shared, shared, spawned
 
 LOSSLESS, RACY, CAS = 0, 1, 2

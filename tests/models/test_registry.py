@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.base import plain_yaml
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import ConfigError
-from mlxhog.files import plain_yaml
 from mlxhog.models import families
 from mlxhog.models.registry import architectures, fields, is_stored, load_architecture, to_yaml
 from mlxhog.models.xlstm_large import param_count

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from mlxhog import cli
+from mlxhog.base import durable
 from mlxhog.checkpoint.run import Run
-from mlxhog.files import durable
 from tests.another_process import Program
 from tests.report.running import wait_until
 from tests.report.sample_run import EVENTS, append, event, lines, write_run

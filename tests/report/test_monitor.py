@@ -8,8 +8,8 @@ import pytest
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.control import RING_BYTES, RecordKind, Ring
 from mlxhog.arena.process import monotonic_ns
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.budget import Budget
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report import monitor
 from mlxhog.report.metrics import clock, eta
 from mlxhog.report.monitor import Monitor

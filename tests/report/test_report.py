@@ -12,7 +12,7 @@ import sys
 import pytest
 
 from mlxhog import cli, train
-from mlxhog.files import durable
+from mlxhog.base import durable
 from mlxhog.mad.report.page import page as page_of_study
 from mlxhog.mad.report.plots import plots
 from mlxhog.mad.report.ranking import read_ranking

@@ -20,9 +20,9 @@ import pytest
 
 from mlxhog import cli
 from mlxhog.arena import requests
+from mlxhog.base import durable
 from mlxhog.checkpoint import creation
 from mlxhog.checkpoint.run import Run
-from mlxhog.files import durable
 from mlxhog.report.follow import RunFollower, follow, progress_of
 from mlxhog.report.metrics import Activity, Doing, Progress
 from mlxhog.report.record import RunRecord

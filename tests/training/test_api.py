@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import mlxhog
+from mlxhog.base.quantities import Interval
 from mlxhog.checkpoint import creation, run
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
@@ -18,7 +19,6 @@ from mlxhog.config.schedules import WSD, Backoff
 from mlxhog.config.sources import of_keywords
 from mlxhog.config.strategies import Hogwild, Sync
 from mlxhog.errors import ConfigError, DataError
-from mlxhog.files.quantities import Interval
 from mlxhog.report.plain import PlainLines
 from mlxhog.training.api import configured
 from tests.training.small import small_config

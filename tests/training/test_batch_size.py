@@ -16,13 +16,13 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena.child import Failed
 from mlxhog.backends import gpu_share
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.base import batch_speeds
+from mlxhog.base.batch_speeds import BatchSpeed
+from mlxhog.base.load import Load
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine import batch_speeds
-from mlxhog.machine.batch_speeds import BatchSpeed
-from mlxhog.machine.load import Load
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress
 from mlxhog.report.views import StatusLine
 from mlxhog.training import batch_size, memory

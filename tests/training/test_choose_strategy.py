@@ -15,8 +15,8 @@ import yaml
 from numpy.typing import NDArray
 
 from mlxhog import _native, train
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import checkpoint
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Activity, Progress, Result
 from mlxhog.training import choose_strategy, worker
 from mlxhog.training.change_strategy import Changes

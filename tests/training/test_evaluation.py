@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from mlxhog.arena.control import EVAL_ROUND, LINE, NAMES, Command, Counters
+from mlxhog.base.quantities import Interval
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.data import subset
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.data.tokens import TokenFile, TokenWriter
 from mlxhog.errors import WorkerFailed
-from mlxhog.files.quantities import Interval
 from mlxhog.training import evaluation
 from mlxhog.training.deadlines import Deadlines
 from mlxhog.training.evaluation import HeldOutScore, HeldOutText, HeldOutTexts, ScoreTable, spread

@@ -13,11 +13,11 @@ from typing import Any, cast
 import pytest
 
 from mlxhog import TrainConfig, train
+from mlxhog.base import verdicts
+from mlxhog.base.verdicts import Verdict, Verdicts
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine import verdicts
-from mlxhog.machine.verdicts import Verdict, Verdicts
 from mlxhog.report.metrics import Progress, Result
 from mlxhog.report.plain import line
 from mlxhog.training import kernel_choice

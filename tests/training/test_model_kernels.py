@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 
 from mlxhog import train
+from mlxhog.base import machine, verdicts
+from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import Verdicts
 from mlxhog.cli.train import summary
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine import machine, verdicts
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.verdicts import Verdicts
 from mlxhog.report.metrics import Progress, kernels_used, label
 from mlxhog.training import kernel_choice, worker
 from mlxhog.training.plan import make_plan
-from tests.machine.test_verdicts import kernel
+from tests.base.test_verdicts import kernel
 from tests.pairs import each_of
 from tests.training import stand_in_gpu as stand_in_gpu_worker
 from tests.training.small import (

@@ -18,11 +18,11 @@ from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import TicketState
 from mlxhog.arena.workers import Phase
 from mlxhog.backends.backend import Grads
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.errors import ConfigError
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies.hogwild import Hogwild, HogwildWorker
 from mlxhog.training import evaluation, worker
 from mlxhog.training.memory import GradientMemory

@@ -13,12 +13,12 @@ from unittest.mock import Mock
 
 import pytest
 
+from mlxhog.base import verdicts
+from mlxhog.base.verdicts import Verdicts
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.checkpoint import creation
 from mlxhog.cli import main
 from mlxhog.config.budget import Budget
-from mlxhog.machine import verdicts
-from mlxhog.machine.verdicts import Verdicts
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress, WorkerReport
 from mlxhog.report.monitor import Monitor
 from mlxhog.training import engines, lengths, preview

@@ -17,12 +17,12 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import event_log
 from mlxhog.arena.event_log import Step
 from mlxhog.arena.requests import Refused, ask
+from mlxhog.base import machine
+from mlxhog.base.machine import Machine
+from mlxhog.base.verdicts import Verdicts
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks, RunError
-from mlxhog.machine import machine
-from mlxhog.machine.machine import Machine
-from mlxhog.machine.verdicts import Verdicts
 from mlxhog.report.metrics import Result
 from mlxhog.training import recording, replay
 from mlxhog.training.kernel_choice import check_recorded

@@ -13,8 +13,8 @@ from mlxhog.arena import Arena, plan, process, worker_pool
 from mlxhog.arena.control import Command
 from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.workers import Phase, State
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.errors import WorkerFailed
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.strategies import build
 from mlxhog.training.supervisor import LEAVE_S, RESTART_WINDOW_S, Supervisor
 

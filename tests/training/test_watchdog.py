@@ -19,9 +19,9 @@ import pytest
 
 from mlxhog import train
 from mlxhog.backends.gpu_share import GPUShare
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.data.batch import Batch
 from mlxhog.errors import LostGPU, WorkerFailed
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.report.metrics import Progress
 from mlxhog.strategies import Lease
 from mlxhog.training import worker

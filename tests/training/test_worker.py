@@ -15,10 +15,10 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena, control, plan
 from mlxhog.arena.control import Command
 from mlxhog.backends.backend import Grads
+from mlxhog.base.workers import BACKENDS, WorkerSpec
 from mlxhog.config.budget import Budget
 from mlxhog.config.rules import Slowdown
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.workers import BACKENDS, WorkerSpec
 from mlxhog.metal.engine import ReferenceEngine
 from mlxhog.optim import Muon, metal_steps, muon
 from mlxhog.optim.metal_steps import ADAM

@@ -15,11 +15,11 @@ import pytest
 import torch
 from safetensors.torch import load_model, save_model
 
+from mlxhog.base import tensors
 from mlxhog.checkpoint import checkpoint, formats
 from mlxhog.checkpoint.formats.contents import token_ids
 from mlxhog.checkpoint.formats.converting import Conversion, convert
 from mlxhog.data.tokenizers import ByteTokenizer
-from mlxhog.files import tensors
 from mlxhog.models import families
 from mlxhog.models.families import ModelConfig
 from mlxhog.nn.torch import LanguageModel

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mlxhog.base.tensors import TensorSource
 from mlxhog.checkpoint.formats import saving
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files.tensors import TensorSource
 
 
 def entry(n: int) -> TensorSource:

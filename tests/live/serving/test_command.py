@@ -15,8 +15,8 @@ import httpx
 import openai
 import pytest
 
+from mlxhog.base.http_server import listen
 from mlxhog.cli import main
-from mlxhog.machine.http_server import listen
 from tests.another_process import Program
 from tests.live.serving.servers import MLX, serving
 from tests.processes import descriptors_limited

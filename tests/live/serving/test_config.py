@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from mlxhog.base.http_server import is_own
 from mlxhog.errors import ConfigError
 from mlxhog.live.serving.config import ServeConfig, key_of
-from mlxhog.machine.http_server import is_own
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "127.8.9.10"])

@@ -16,10 +16,10 @@ import openai
 import pytest
 import uvicorn
 
+from mlxhog.base.http_server import listen
 from mlxhog.live.serving import server as serving_server
 from mlxhog.live.serving.config import ServeConfig
 from mlxhog.live.serving.server import Patience
-from mlxhog.machine.http_server import listen
 from tests.live.serving.servers import (
     START_S,
     Server,

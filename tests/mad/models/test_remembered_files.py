@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from mlxhog.files import cache
+from mlxhog.base import cache
 from tests.own_plugins import Ended, mlxhog
 from tests.training.small import small_config
 

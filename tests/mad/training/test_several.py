@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from mlxhog import backends
 from mlxhog.arena import Arena
 from mlxhog.arena.control import RECORD, Ring
+from mlxhog.base.workers import WorkerSpec
 from mlxhog.config.strategies import SSP, Hogwild, Sync
 from mlxhog.errors import ConfigError, WorkerFailed
-from mlxhog.machine.workers import WorkerSpec
 from mlxhog.mad.run import RunConfig, RunResult
 from mlxhog.mad.training import evaluation
 from mlxhog.mad.training.candidate import train

@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mlxhog.base.load import Load, LoadWatch
 from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.config import TrainConfig
 from mlxhog.config.strategies import Hogwild, RoundRobin, Serial, Sync
 from mlxhog.config.strategy import StrategyChoice, strategy_name
 from mlxhog.errors import Diverged
-from mlxhog.machine.load import Load, LoadWatch
 from mlxhog.theory.advisor import measuring, rules
 from mlxhog.theory.advisor.measuring import TIE_BITS, decide
 from mlxhog.theory.advisor.profile import Profile

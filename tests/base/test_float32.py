@@ -11,11 +11,11 @@ import pytest
 
 from mlxhog import backends
 from mlxhog.arena.child import Child
-from mlxhog.machine import float32
-from mlxhog.machine.float32 import VARIABLE
+from mlxhog.base import float32
+from mlxhog.base.float32 import VARIABLE
 from mlxhog.training import worker
 from tests.arena import children
-from tests.machine.test_workers import linux, mac
+from tests.base.test_workers import linux, mac
 
 GPU = ["mlx:gpu", "mlx:cpu"]
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mlxhog.files import durable, tensors
+from mlxhog.base import durable, tensors
 
 F_FULLFSYNC = 51
 

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from mlxhog.base import mapped, tensors
 from mlxhog.errors import CheckpointError
-from mlxhog.files import mapped, tensors
 from tests.pairs import each_of
 
 RANDOM = np.random.default_rng(0)
@@ -122,7 +122,7 @@ COPY = """
 import resource, sys
 import numpy as np
 from pathlib import Path
-from mlxhog.files import mapped; from mlxhog.files import tensors
+from mlxhog.base import mapped; from mlxhog.base import tensors
 
 def highest():
     # ru_maxrss begins with that of the parent on Linux.

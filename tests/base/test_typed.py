@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mlxhog.files.typed import fill, read
+from mlxhog.base.typed import fill, read
 
 
 @dataclass(frozen=True)

@@ -4,16 +4,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.machine.machine import Machine, here
-from mlxhog.machine.verdicts import Verdict
-from mlxhog.machine.workers import (
+from mlxhog.base.machine import Machine, here
+from mlxhog.base.verdicts import Verdict
+from mlxhog.base.workers import (
     BACKENDS,
     WorkerChoice,
     joining_workers,
     missing,
     resolve_workers,
 )
+from mlxhog.errors import ConfigError, EnvironmentLacks
 from tests.pairs import each_of
 
 BOTH = frozenset({"mlx", "torch"})

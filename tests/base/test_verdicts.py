@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from mlxhog.base.verdicts import FORMAT, Identity, Verdicts, identity, load, save
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.verdicts import FORMAT, Identity, Verdicts, identity, load, save
 from tests.pairs import each_of
 
 PAIR = {"model": "10m", "pairs": 4, "gain": 1.2, "low": 1.1, "high": 1.3}

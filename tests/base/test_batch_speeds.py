@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from mlxhog.base import batch_speeds, verdicts
+from mlxhog.base.batch_speeds import BatchSpeed, load, save
+from mlxhog.base.cache import user_cache_directory
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.files.cache import user_cache_directory
-from mlxhog.machine import batch_speeds, verdicts
-from mlxhog.machine.batch_speeds import BatchSpeed, load, save
 
 ONE, TWO = BatchSpeed(1, 100.0, 0.01, 0.5), BatchSpeed(2, 150.0, 0.02, 0.7)
 KEY, OTHER = ({"model": name, "workers": [["mlx:cpu", 1, "native"]]} for name in ("a", "b"))

@@ -7,8 +7,8 @@ from contextlib import closing
 
 import pytest
 
+from mlxhog.base.http_server import OWN_NAMES, ForeignRequest, check_names, listen, url_of
 from mlxhog.errors import ConfigError
-from mlxhog.machine.http_server import OWN_NAMES, ForeignRequest, check_names, listen, url_of
 from tests.pairs import each_of
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.base.paths import expanded, path_from_here
 from mlxhog.errors import ConfigError
-from mlxhog.files.paths import expanded, path_from_here
 from tests.pairs import each_of
 
 

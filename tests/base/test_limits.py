@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 
+from mlxhog.base import plain_json, plain_yaml, reading, tensors
+from mlxhog.base.quantities import Interval, parse_duration_s
 from mlxhog.checkpoint import manifest
 from mlxhog.checkpoint.formats import weights
 from mlxhog.config import sources
@@ -21,8 +23,6 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.sources import resolve
 from mlxhog.data import tokenizers
 from mlxhog.errors import CheckpointError, ConfigError, DataError
-from mlxhog.files import plain_json, plain_yaml, reading, tensors
-from mlxhog.files.quantities import Interval, parse_duration_s
 from mlxhog.live.serving.app import Api
 from mlxhog.live.serving.requests import RefusedRequest
 from mlxhog.models.mad import architecture, sequence

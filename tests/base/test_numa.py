@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from mlxhog.base.numa import Node, nodes, numactl, numbers, require_numactl
 from mlxhog.cli import cluster, main
 from mlxhog.errors import EnvironmentLacks
-from mlxhog.machine.numa import Node, nodes, numactl, numbers, require_numactl
 
 
 def describe(root: Path, number: int, cores: str, kilobytes: int) -> None:
