@@ -18,7 +18,7 @@ from mlxhog.config.config import TrainConfig
 from mlxhog.config.optimizers import AdamW, Apollo, Muon
 from mlxhog.config.options import options
 from mlxhog.config.rules import Slowdown, parse_slowdowns
-from mlxhog.config.sources import Layer, read_yaml, resolve
+from mlxhog.config.sources import read_yaml, resolve
 from mlxhog.config.strategy import strategy_name
 from mlxhog.errors import ConfigError
 from tests.pairs import each_of
@@ -26,7 +26,7 @@ from tests.pairs import each_of
 ROOT = Path(__file__).parents[2]
 
 
-def written(tmp_path: Path, text: str) -> Layer:
+def written(tmp_path, text):
     path = tmp_path / "conf.yaml"
     path.write_text(text)
     return read_yaml(path)
@@ -63,7 +63,7 @@ def test_a_run_without_a_budget_takes_a_minute():
 
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(dataclasses.FrozenInstanceError):
-        TrainConfig().lr = 1.0  # type: ignore[misc]
+        TrainConfig().lr = 1.0
 
 
 def test_python_values_are_converted_like_yaml_values():

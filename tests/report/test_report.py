@@ -1,7 +1,5 @@
 """`mlxhog report`: one file that says everything of a run, and stands in for nothing it lacks."""
 
-from __future__ import annotations
-
 import json
 import os
 import re
