@@ -40,7 +40,6 @@ from mlxhog.training.reporting import Reporter
 from mlxhog.training.resume import Resumption, score_of, text_kind
 from mlxhog.training.session import WorkerSession
 
-SAVE_BYTES_PER_S = 200e6  # written, flushed and read again for its digest
 PAUSE_S = 10.0  # least time that workers have to finish their current step
 
 
@@ -207,25 +206,14 @@ def network_bytes_of_call(plan: Plan, arena: Arena, start: Start) -> int:
     return start.network_bytes + plan.strategy.network_bytes(arena, steps)
 
 
-def n_bytes(plan: Plan, n_slots: int | None = None) -> int:
-    """Estimate the size of a checkpoint.
-
-    Args:
-        plan: of the run.
-        n_slots: worker slots with private optimizer state; by default one per worker.
-    """
+def n_bytes(plan: Plan) -> int:
+    """Estimate the size of a checkpoint."""
     private = [f"{name}.1" for name in plan.private_state]
-    n_slots = len(plan.workers) if n_slots is None else n_slots
-    segments = [*n_slots * private, *plan.shared_state, *plan.strategy.kept_segments()]
+    segments = [*len(plan.workers) * private, *plan.shared_state, *plan.strategy.kept_segments()]
     tables = sum(slot.size for slot in plan.layout.tables.values())
     return 4 * tables + 4 * sum(
         slot.size for name in ("params", *segments) for slot in plan.layout.parts(name).values()
     )
-
-
-def save_s(plan: Plan, arena: Arena) -> float:
-    """Estimate how long a checkpoint takes with the present workers."""
-    return n_bytes(plan, len(plan.strategy.state_slots(arena))) / SAVE_BYTES_PER_S
 
 
 def pause_limit_s(arena: Arena) -> float:
@@ -376,11 +364,7 @@ class Saver:
                 raise Refused(str(error), error.exit_code) from error
 
     def save_now_and_then(self) -> None:
-        """Save while training, unless the run ends soon: it saves a checkpoint then anyway."""
-        monitor, took_s = self._reporter.monitor, save_s(self._reporter.plan, self._session.arena)
-        limit_s = monitor.budget.seconds
-        if limit_s is not None and monitor.seconds() + took_s >= limit_s:
-            return
+        """Save while training; a failure is reported."""
         try:
             self.save_while_training()
         except Refused as error:

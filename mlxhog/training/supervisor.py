@@ -388,10 +388,6 @@ class Supervisor:
     def _link_is_still(self) -> bool:
         return self.link is None or self.link.still()
 
-    def one_rests(self) -> bool:
-        """Whether any worker is up and not inside a step."""
-        return any(self._rests(seat) for seat in self.seats)
-
     def has_side_job(self) -> bool:
         """Whether a worker evaluates or samples; this ends by itself."""
         return any(self.entry(seat).phase in SIDE_JOBS for seat in self.seats)

@@ -34,8 +34,7 @@ from mlxhog.report.views import Observer
 from mlxhog.training import batch_size, checkpoints, choose_strategy, init_from, recording
 from mlxhog.training.batch_size import BatchChoice
 from mlxhog.training.change_strategy import Changes
-from mlxhog.training.deadlines import SAMPLING_S, Deadlines
-from mlxhog.training.final_evaluation import GAVE_UP_WORKER, FinalEvaluation, write_sample
+from mlxhog.training.evaluation import GAVE_UP_WORKER, FinalEvaluation, write_sample
 from mlxhog.training.follow import Following
 from mlxhog.training.held_out_watch import HeldOutWatch
 from mlxhog.training.plan import Plan, make_plan
@@ -49,13 +48,14 @@ DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
 COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
 ROUND_S = 5.0  # limit of the last round, beyond the time until the other machines play one
 GRACE_S = 3.0  # limit of the current step when a budget of time is over
+FIRST_STEP_S = 20.0  # the same, if no step is finished
+LEAVING_S = 5.0  # limit for workers to leave
 
 
 def train(
     config: TrainConfig,
     *,
     observer: Observer[Progress] | None = None,
-    whole_time: bool = False,
     run: Run | None = None,
 ) -> Result:
     """Train a model, lock-free by default, and leave a run directory.
@@ -64,8 +64,6 @@ def train(
         config: the resolved configuration.
         observer: called about twice a second from this thread; it must not block. After an OSError,
             such as a closed pipe, it is not called again.
-        whole_time: whether all of a budget of time is for training, so that two runs train equally
-            long; else the whole command, its start included, keeps the budget.
         run: the new run, created and locked by the caller; by default one is created.
 
     Returns:
@@ -92,7 +90,7 @@ def train(
             run = plan.resumption.run
             hold.enter_context(run.lock())
         with ExitStack() as stack:
-            return _Training(plan, observer, stack, began_ns, whole_time, run, batch).execute()
+            return _Training(plan, observer, stack, began_ns, run, batch).execute()
 
 
 class _Training:
@@ -104,7 +102,6 @@ class _Training:
         observer: Observer[Progress] | None,
         stack: ExitStack,
         began_ns: int,
-        whole_time: bool,
         run: Run,
         batch: BatchChoice | None,
     ) -> None:
@@ -145,16 +142,10 @@ class _Training:
         self._unsaved: EnvironmentLacks | None = None
         self._measured = False  # to choose the strategy
         self._changes: Changes | None = None
-        self._deadlines = Deadlines(began_ns, self._start.budget.seconds, whole=whole_time)
+        self._began_ns = began_ns
         self._stack = stack
         self._sleepy = stack.enter_context(darwin.awake()) if plan.config.keep_awake else ""
-        self._evaluation = FinalEvaluation(
-            session,
-            plan.held_out,
-            self._monitor,
-            self._deadlines,
-            sample_s=SAMPLING_S * plan.config.sample_every.on,
-        )
+        self._evaluation = FinalEvaluation(session, plan.held_out, self._monitor)
         self._elastic = Elastic(session, plan, self._monitor)
         session.requests = self._requests = Requests(
             session,
@@ -198,7 +189,7 @@ class _Training:
                     self._rest()
                     self._save_and_evaluate()
                 if self.plan.config.sample_every.on and not self._signals.count:
-                    write_sample(self._session, self._monitor, self._deadlines)
+                    write_sample(self._session, self._monitor)
                 self._status = "interrupted" if self._signals.count else "done"
                 if self._unsaved is not None:
                     self._status, error = "unsaved", self._unsaved
@@ -211,9 +202,7 @@ class _Training:
             except MlxhogError as failure:
                 self._status, error = "failed", failure
             finally:
-                self._supervisor.stop(
-                    timeout_s=0.0 if self._signals.count > 1 else self._deadlines.leaving_s()
-                )
+                self._supervisor.stop(0.0 if self._signals.count > 1 else LEAVING_S)
                 self._requests.close()
                 self._end_publishing()
             if not self._signals.count:
@@ -294,12 +283,13 @@ class _Training:
 
     def _train(self) -> None:
         config, counters = self.plan.config, self._arena.counters
-        self._limit_time()
         if self._start.budget.is_used_up:
             counters.store("start_ns", monotonic_ns())
             self._monitor.ended_ns, self._monitor.over = counters.load("start_ns"), True
             return
-        self._session.train()
+        if self._start.budget.seconds is not None:
+            counters.store("limit_ns", int(self._start.budget.seconds * 1e9))
+        self._monitor.start_s = (self._session.train() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
             self._monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)
         regular: list[tuple[Interval, Callable[[], None]]] = [
@@ -325,25 +315,6 @@ class _Training:
                 if interval.due(steps=steps - last[k][0], seconds=seconds - last[k][1]):
                     last[k] = (steps, seconds)
                     act()
-
-    def _limit_time(self) -> None:
-        """Compute the time for training from a budget of time, now that workers have started."""
-        limit_s = self._deadlines.training_s(
-            save_s=checkpoints.save_s(self.plan, self._arena),
-            evaluates=self.plan.config.eval_every.on,
-            samples=self.plan.config.sample_every.on,
-            evaluation_s=self.plan.held_out.estimate_s * (1 + len(self._session.strategy.copies())),
-        )
-        if limit_s is not None:
-            self._arena.counters.store("limit_ns", int(limit_s * 1e9))
-            self._monitor.budget = replace(self._start.budget, seconds=limit_s)
-        if self._start.budget.is_used_up:
-            return
-        self._monitor.start_s = start_s = self._deadlines.spent_s()
-        if limit_s is not None and (
-            warning := self._deadlines.late_start(start_s, limit_s, measured=self._measured)
-        ):
-            self._session.report(warning)
 
     def _budget_is_used(self) -> bool:
         """Whether a limit is reached, in finished steps (`Strategy.steps_done`)."""
@@ -378,13 +349,10 @@ class _Training:
         self._session.until(
             lambda: self._signals.count > 0 or self._time_is_over() or resting(), doing
         )
-        limit_s, late_s = checkpoints.pause_limit_s(self._arena), 0.0
+        limit_s = checkpoints.pause_limit_s(self._arena)
         if self._time_is_over():
-            late_s = self._deadlines.step_s(checkpoints.save_s(self.plan, self._arena))
-            limit_s = GRACE_S if self._arena.counters.load("steps") else max(GRACE_S, late_s)
+            limit_s = GRACE_S if self._arena.counters.load("steps") else FIRST_STEP_S
         if not self._session.until(resting, doing, limit_s=limit_s, even_if_interrupted=True):
-            if late_s > limit_s:  # one worker has to evaluate and sample
-                self._session.until(self._supervisor.one_rests, doing, late_s - limit_s)
             self._session.abandon()
         self._monitor.ended_ns = self._monitor.ended_ns or monotonic_ns()
         self._session.settle()
@@ -409,8 +377,7 @@ class _Training:
             return
         if not self._supervisor.has_workers():
             return  # all were ended within a step; what waits is in the checkpoint
-        save_s = checkpoints.save_s(self.plan, self._arena)
-        limit_s = self._deadlines.round_s(self.plan.config.cluster.round_every + ROUND_S, save_s)
+        limit_s = self.plan.config.cluster.round_every + ROUND_S
         link.ask_for_last_round()
         until = partial(self._session.until, doing=Doing(Activity.FINISHING))
         if not until(lambda: link.has_sent_all, limit_s=limit_s, even_if_interrupted=True):
@@ -419,11 +386,9 @@ class _Training:
 
     def _save_and_evaluate(self) -> None:
         """Save the final state while workers evaluate it."""
-        evaluates = (
-            self.plan.config.eval_every.on
-            and self._supervisor.has_workers()
-            and self._evaluation.begin()
-        )
+        evaluates = self.plan.config.eval_every.on and self._supervisor.has_workers()
+        if evaluates:
+            self._evaluation.begin()
         try:
             if self._start.budget.is_used_up and self.plan.resumption is not None:
                 self._saver.newest = self.plan.resumption.checkpoint.path

@@ -15,7 +15,7 @@ from mlxhog.checkpoint import checkpoint, run
 from mlxhog.config.options import options, to_flag
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
 from mlxhog.training import checkpoints, trainer
-from mlxhog.training.final_evaluation import FinalEvaluation
+from mlxhog.training.evaluation import FinalEvaluation
 from tests.processes import alive, workers_of
 from tests.training import asking
 from tests.training.asking import trained, until

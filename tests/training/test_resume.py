@@ -23,7 +23,7 @@ from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.strategies.sync import is_over
 from mlxhog.training.checkpoints import restore
-from mlxhog.training.final_evaluation import FinalEvaluation
+from mlxhog.training.evaluation import FinalEvaluation
 from mlxhog.training.plan import make_plan
 from tests.models.twins import TWINS
 from tests.training.small import small_config

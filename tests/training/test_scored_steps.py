@@ -18,7 +18,7 @@ from mlxhog.report.history import newest_line
 from mlxhog.report.metrics import COUNTS, Activity, Progress, scored_at
 from mlxhog.report.record import RunRecord
 from mlxhog.report.run_page import tiles
-from mlxhog.training import final_evaluation
+from mlxhog.training import evaluation
 from mlxhog.training.plan import make_plan
 from mlxhog.training.reporting import Reporter
 from mlxhog.training.resume import score_of
@@ -55,7 +55,7 @@ def test_a_result_of_the_last_step_has_a_verdict(status):
 
 def test_a_run_that_was_done_before_its_last_evaluation_has_no_verdict():
     shown = summary(replace(EARLY, status="done"))
-    assert "bits per byte at step 3 of 16; no time was left to evaluate the end" in shown
+    assert "bits per byte at step 3 of 16; the end was not evaluated" in shown
     assert VERDICT not in shown
 
 
@@ -173,7 +173,7 @@ def test_an_interrupted_run_has_the_score_of_its_checkpoint(tmp_path, capsys):
 def test_an_interrupted_run_whose_evaluation_is_long_names_the_step_that_it_scored(
     tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(final_evaluation, "INTERRUPTED_S", 0.0)
+    monkeypatch.setattr(evaluation, "INTERRUPTED_S", 0.0)
     result = interrupted(tmp_path)
     assert result.val_step is not None
     assert result.val_step < result.steps
