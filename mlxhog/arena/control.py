@@ -121,7 +121,6 @@ class Command(IntEnum):
     EVALUATE = 3
     SAMPLE = 4
     EXIT = 5
-    MEASURE = 6  # measure the time of gradients, once, all workers at the same time
 
 
 CAPACITY = 1024

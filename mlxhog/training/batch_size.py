@@ -9,9 +9,7 @@ The chosen batch B is the first for which
     margin = max(LEAST_RISE, 2 standard errors of the ratio)
 
 or the last one that memory, text and time allow. Times are of gradients alone: the optimizer's time
-does not depend on the batch, and the run reports its share. The number of measured gradients and
-the largest part of a budget of time are those of the measurement for a strategy
-(`choose_strategy.py`).
+does not depend on the batch, and the run reports its share.
 
 The speeds stay in a file of this machine (`mlxhog.base.batch_speeds`), so a later run of the
 same model, context, workers and versions measures at most larger batches. Speeds of a busy machine
@@ -50,7 +48,6 @@ from mlxhog.data.tokens import TokenFile
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.models.ops.operators import LONGEST_SUM
 from mlxhog.report.views import StatusLine
-from mlxhog.training import choose_strategy
 from mlxhog.training.job import Setup
 from mlxhog.training.memory import WORKER_BASE_BYTES, own_gpu_bytes
 
@@ -65,6 +62,16 @@ MOST: Final = 1024
 
 MEASURE_S: Final = 20.0
 """Seconds of gradients, at most, without a budget of time."""
+
+SHARE: Final = 0.1
+"""Largest part of a budget of time that the measurement may take."""
+
+ENOUGH_S: Final = 1.0
+"""Seconds of gradients of one batch; 4 if fewer than `ENOUGH` are done by then."""
+
+ENOUGH: Final = 8
+LEAST: Final = 2
+"""Gradients that every worker has to measure."""
 
 PATIENCE_S: Final = 600.0
 """Limit of one measurement of a batch, for a worker that hangs."""
@@ -307,7 +314,9 @@ class _Workers:
         """Start nothing yet; the processes end with `stack`, `show` gets what is measured."""
         self._plan, self._stack, self._setup = plan, stack, plan.for_workers()
         self._show = show
-        self._rest_s = self._limit_s = min(MEASURE_S, choose_strategy.limit_s(plan.config.time))
+        budget_s = plan.config.time
+        limit_s = MEASURE_S if budget_s is None else min(MEASURE_S, SHARE * budget_s)
+        self._rest_s = self._limit_s = limit_s
 
     @cached_property
     def _children(self) -> list[Child]:
@@ -320,7 +329,7 @@ class _Workers:
         Raises:
             EnvironmentLacks: a worker cannot compute the smallest batch.
         """
-        expected_s = (1 + choose_strategy.LEAST) * 2 * before[-1].gradient_s if before else 0.0
+        expected_s = (1 + LEAST) * 2 * before[-1].gradient_s if before else 0.0
         if expected_s > self._rest_s:
             return (
                 f"gradients of {_sequences(sequences)} would take the measurement over "
@@ -383,11 +392,17 @@ def gradient_times(
     """
     backend: Backend = lane.store["backend"]
     batch, times = _batch(setup, sequences), list[float]()
-    while not choose_strategy.is_enough(len(times), sum(times), limit_s):
+    while not _is_enough(len(times), sum(times), limit_s):
         began_s = time.perf_counter()
         backend.loss_and_grads(batch)
         times.append(time.perf_counter() - began_s)
     return batch.n_tokens, times
+
+
+def _is_enough(count: int, seconds: float, limit_s: float) -> bool:
+    """Whether a worker has measured enough gradients, in this time and limit, to stop."""
+    needed_s = ENOUGH_S if count >= ENOUGH else 4 * ENOUGH_S
+    return seconds >= limit_s or (count >= LEAST and seconds >= needed_s)
 
 
 def _backend(setup: Setup, rank: int) -> Backend:

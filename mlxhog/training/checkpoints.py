@@ -273,7 +273,7 @@ def save(
             **({} if cluster is None else {"cluster": cluster}),
             "optimizer": optimizers.of(config).name,
             "strategy": {"strategy": strategy_name(stored), "sync_shares": _shares(stored)},
-            "regime": plan.strategy.name if plan.measured else None,
+            "regime": plan.strategy.name if plan.other else None,
             **({} if state.since is None else {"moments_since": state.since}),
             "used": used,
             "budget": {

@@ -65,9 +65,8 @@ class Plan(Setup):
         shared_state: optimizer segments kept once.
         budget: of this call.
         resolution: of the options; `config` is its result.
-        alternatives: the plan with each candidate strategy, all of one layout; empty if there is
-            only one. Until one is chosen this plan has the first.
-        measured: whether the workers were measured before one was chosen.
+        other: the plan with the strategy that the run may change to, of the same layout; None if
+            the strategy is named.
         division: of the text among clients; None if all workers share one text.
         initial_weights: of a checkpoint, for a new run; None draws initial values.
     """
@@ -83,24 +82,14 @@ class Plan(Setup):
     shared_state: tuple[str, ...]
     budget: Budget
     resolution: Resolution
-    alternatives: tuple[Plan, ...] = ()
-    measured: bool = False
+    other: Plan | None = None
     division: Division | None = None
     initial_weights: InitialWeights | None = None
 
-    def with_strategy(self, name: str, *, measured: bool) -> Plan:
-        """The plan with one of the strategies of `alternatives`.
-
-        Args:
-            name: of the strategy.
-            measured: whether the workers were measured.
-        """
-        plan = self.alternatives[self.place(name)]
-        return replace(plan, alternatives=self.alternatives, measured=measured)
-
-    def place(self, name: str) -> int:
-        """The place of a strategy in `alternatives`."""
-        return [one.strategy.name for one in self.alternatives].index(name)
+    def changed(self) -> Plan:
+        """The plan with the other strategy."""
+        assert self.other is not None
+        return replace(self.other, other=replace(self, other=None))
 
     @property
     def keep_last(self) -> int:
@@ -133,7 +122,7 @@ class Plan(Setup):
     @property
     def free_slots(self) -> int:
         """Number of workers that can join."""
-        ways = [one.strategy for one in self.alternatives or (self,)]
+        ways = [one.strategy for one in (self, self.other) if one is not None]
         return max(0 if way.fixed else way.slots - way.workers for way in ways)
 
     @property
@@ -231,7 +220,7 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
         model_notes += filter(None, [seen, unknown])
     tables = {evaluation.SEGMENT: evaluation.segment(held_out)}
     if is_open:
-        tables |= {**choose_strategy.segment(n_workers), **terms.segment(n_workers)}
+        tables |= terms.segment(n_workers)
     live, live_notes = memory.keeps_copies(config.live, parameters)
     max_workers = config.max_workers
     if config.cluster is not None:
@@ -282,10 +271,11 @@ def make_plan(config: TrainConfig, *, progress: bool = False) -> Plan:
     )
     for plan in plans:
         memory.check_run(plan.arena_bytes, plan.worker_bytes, n_workers)
-    if len(plans) == 1:
+    if not is_open:
         return plans[0]
-    common = [note for note in plans[0].notes if all(note in plan.notes for plan in plans)]
-    return replace(plans[0], notes=tuple(common), alternatives=plans)
+    before = None if resumption is None else resumption.regime
+    note = choose_strategy.first_note(plans[0].strategy.name, before)
+    return replace(plans[0], notes=(*plans[0].notes, note), other=plans[1])
 
 
 def _link(

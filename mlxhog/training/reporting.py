@@ -54,7 +54,7 @@ def monitor_of(plan: Plan, arena: Arena, budget: Budget) -> Monitor:
     )
     if plan.config.eval_every.on:
         monitor.evaluation = Evaluation(val_share=plan.held_out.share)
-    monitor.strategy = None if plan.alternatives else plan.strategy.name
+    monitor.strategy = plan.strategy.name
     monitor.find_marks(plan.data)
     return monitor
 
@@ -293,7 +293,7 @@ def _model_name(plan: Plan) -> str:
 def summary(plan: Plan, run: Run) -> str:
     """Return two lines: one on workers, memory and model, and one on the data."""
     config = plan.config
-    strategy = strategy_name(plan.resolution.stored if plan.alternatives else config)
+    strategy = strategy_name(plan.resolution.stored if plan.other else config)
     workers = ", ".join(
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers

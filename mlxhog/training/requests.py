@@ -39,7 +39,7 @@ from mlxhog.training.session import WorkerSession
 if TYPE_CHECKING:
     from mlxhog.training.change_strategy import Changes
 
-SHORT = (Activity.STARTING, Activity.MEASURING, Activity.PAUSING, Activity.CHANGING)
+SHORT = (Activity.STARTING, Activity.PAUSING, Activity.CHANGING)
 """Activities after which the run trains."""
 COPY_S = 1.0  # time to try to copy state between two writes of its owner
 _Answer = dict[str, Any]

@@ -54,7 +54,9 @@ class RunSession(WorkerSession):
             stack: on close, kills the workers and closes the arena.
         """
         folder = run.directory
-        super().__init__(plan, folder, stack=stack, run_id=run.name[:64], fallback=folder)
+        super().__init__(
+            plan, folder, stack=stack, run_id=run.name[:64], fallback=folder, other=plan.other
+        )
         self.signals = Interrupts()
         self.monitor = monitor_of(plan, self.arena, checkpoints.start_of(plan).budget)
         self.reporter = Reporter(plan, run, self.monitor, observer)

@@ -257,14 +257,6 @@ class Supervisor:
         job = self._make_job(seat.slot, seat.halvings)
         self.messages.append(worker.less_work_text(cause, job.micro_batch))
 
-    def decide(self, strategy: Strategy) -> None:
-        """Let all workers count as starting until they have built the chosen strategy."""
-        self.strategy = strategy
-        for seat in self.seats:
-            if self.entry(seat).state == State.RUNNING:
-                self.entry(seat).state = State.STARTING
-                seat.log_begin, seat.notices_read = self._log_bytes(seat), False
-
     def all_built(self) -> bool:
         """Whether every worker has built the present strategy; one that starts will build it."""
         terms = Terms(self.arena)

@@ -31,7 +31,7 @@ from mlxhog.errors import (
 from mlxhog.report import card
 from mlxhog.report.metrics import Activity, Doing, Progress, Result
 from mlxhog.report.views import Observer
-from mlxhog.training import batch_size, checkpoints, choose_strategy, init_from, recording
+from mlxhog.training import batch_size, checkpoints, init_from, recording
 from mlxhog.training.batch_size import BatchChoice
 from mlxhog.training.change_strategy import Changes
 from mlxhog.training.evaluation import GAVE_UP_WORKER, FinalEvaluation, write_sample
@@ -42,7 +42,6 @@ from mlxhog.training.publishing import Publisher
 from mlxhog.training.reporting import summary
 from mlxhog.training.requests import Elastic, Requests
 from mlxhog.training.run_session import RunSession, StopNow
-from mlxhog.training.session import StrategyTerms
 
 DESCRIPTORS = 40  # files, pipes and sockets of a run, at least
 COUNTING_S = 1.0  # how long the end of a short run waits for the score of counts
@@ -112,7 +111,7 @@ class _Training:
         self._batch = batch_size.record_of(batch, plan)
         self._following = Following.of(plan, directory)
         if self._following is not None:
-            assert not plan.alternatives  # they have batches of their own
+            assert plan.other is None  # it has batches of its own
             plan = replace(plan, batches=self._following.batches)
         self.plan = plan
         self._session = session = RunSession(
@@ -122,12 +121,10 @@ class _Training:
         self._monitor, self._reporter = session.monitor, session.reporter
         self._signals = session.signals
         checkpoints.fill_parameters(plan, session.arena)
-        if plan.alternatives:
-            self._start = checkpoints.start_of(plan)
-            session.leave_open([self._terms(one) for one in plan.alternatives])
-        else:
-            self._start = checkpoints.begin(plan, session.arena, session.ledger)
-            session.begin(self._start.budget, self._terms(plan).step_limit)
+        self._start = checkpoints.begin(plan, session.arena, session.ledger)
+        budget, follows = self._start.budget, self._following is not None
+        # Steps on text that arrives may have fewer tokens than others.
+        session.begin(budget, budget.steps if follows else budget.step_limit(plan.tokens_per_step))
         with disk_errors(f"writing {run.architecture}"):
             checkpoint.write_model(run.architecture, plan.model, plan.data.tokenizer)
             if plan.division is not None:
@@ -140,13 +137,12 @@ class _Training:
             session, self._reporter, self._start, self._watch, self._publisher
         )
         self._unsaved: EnvironmentLacks | None = None
-        self._measured = False  # to choose the strategy
-        self._changes: Changes | None = None
         self._began_ns = began_ns
         self._stack = stack
         self._sleepy = stack.enter_context(darwin.awake()) if plan.config.keep_awake else ""
         self._evaluation = FinalEvaluation(session, plan.held_out, self._monitor)
         self._elastic = Elastic(session, plan, self._monitor)
+        self._changes: Changes | None = None
         session.requests = self._requests = Requests(
             session,
             server,
@@ -182,8 +178,6 @@ class _Training:
                     recording.begin(self.plan, self.run.directory, self._arena)
                 self._supervisor.start()
                 self._session.until(self._supervisor.ready, Doing(Activity.STARTING))
-                if self.plan.alternatives and not self._signals.count:
-                    self._choose_strategy()
                 if not self._signals.count:
                     self._train()
                     self._rest()
@@ -244,42 +238,13 @@ class _Training:
         with disk_errors(f"writing {self.run.config_path}"):
             replace_file(self.run.config_path, self.plan.resolution.stored.to_yaml().encode())
 
-    def _choose_strategy(self) -> None:
-        """Measure the workers, choose a strategy, and report the reason."""
-        resumption, name = self.plan.resumption, self.plan.strategy.name
-        known = resumption is not None and resumption.regime == name
-        if not (known or self._start.budget.is_used_up):
-            choice = choose_strategy.measured(self._session, self._start.budget.seconds)
-            if choice is None:
-                return  # interrupted
-            self._session.report(str(choice))
-            self._measured = isinstance(choice, choose_strategy.MeasuredStrategy)
-            name = choice.strategy
-        # A resume measures if this call has not.
-        plan = self.plan.with_strategy(name, measured=known or self._measured)
-        self._take_up(plan, checkpoints.begin(plan, self._arena, self._session.ledger))
-        self._monitor.budget = self._start.budget
-        self._session.decide(plan.place(name))
-        for message in (*self._start.messages, *plan.notes):
-            self._reporter.report_once(message)
-        self._session.until(self._supervisor.ready, Doing(Activity.STARTING))
-        self._changes = Changes.of(self._session, plan, self._start, self._take_up)
-        self._elastic.changes = self._changes
-
     def _take_up(self, plan: Plan, start: checkpoints.Start) -> None:
-        """Continue with one of the candidate strategies, for which the arena is filled."""
+        """Continue with the other strategy, for which the arena is filled."""
         self.plan = self._reporter.plan = self._elastic.plan = plan
         self._start = self._saver.start = start
         self._monitor.strategy = plan.strategy.name
         with suppress(EnvironmentLacks):  # a full disk is reported for the metrics
             self._write_config()
-
-    def _terms(self, plan: Plan) -> StrategyTerms:
-        """The part of a plan that workers need."""
-        budget, follows = checkpoints.start_of(plan).budget, self._following is not None
-        # Steps on text that arrives may have fewer tokens than others.
-        limit = budget.steps if follows else budget.step_limit(plan.tokens_per_step)
-        return StrategyTerms(plan.for_workers(), budget, limit)
 
     def _train(self) -> None:
         config, counters = self.plan.config, self._arena.counters
@@ -289,6 +254,8 @@ class _Training:
             return
         if self._start.budget.seconds is not None:
             counters.store("limit_ns", int(self._start.budget.seconds * 1e9))
+        self._changes = Changes.of(self._session, self.plan, self._start, self._take_up)
+        self._elastic.changes = self._changes
         self._monitor.start_s = (self._session.train() - self._began_ns) / 1e9
         if config.eval_every.on and config.follow is None:
             self._monitor.find_counts(self.plan.data, self.plan.held_out.asked_bytes)

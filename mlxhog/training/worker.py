@@ -92,55 +92,42 @@ def _run(job: Job) -> None:
         if entry.state == State.LEAVING:
             break
         entry.rss_bytes = resident_bytes()
-        if work is None and (work := Work.of(job, arena, entry, gradients)) is not None:
-            entry.state = State.RUNNING  # again: the supervisor waits for that
-        elif work is not None and work.choice != _choice(arena):
+        if work.changes != arena.counters.load("strategy"):
             work = Work.of(job, arena, entry, gradients)
-        if command == Command.MEASURE:
-            gradients.measure()
-        elif work is not None and work.follow(command):
+        if work.follow(command):
             continue
         entry.beat(Phase.IDLE)
         time.sleep(0.002)
-    if work is not None:
-        work.settle()
+    work.settle()
     entry.state = State.FINISHED
     gradients.backend.close()
 
 
-def _choice(arena: Arena) -> int:
-    """The counter of the run's choice of a strategy, see `terms.py`."""
-    return arena.counters.load("strategy")
-
-
 class Work:
-    """The work under a chosen strategy: steps and side jobs.
-
-    Attributes:
-        choice: counter of the choice for which it was built.
-    """
+    """The work under a strategy, the one after `changes` changes: steps and side jobs."""
 
     def __init__(
-        self, context: Context, steps: Steps, side_jobs: SideJobs, choice: int = 0
+        self, context: Context, steps: Steps, side_jobs: SideJobs, changes: int = 0
     ) -> None:
         """Use `of`."""
         self._context, self._steps, self._side_jobs = context, steps, side_jobs
-        self.choice = choice
+        self.changes = changes
 
     @classmethod
-    def of(cls, job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> Self | None:
-        """Build strategy and optimizer; None while there is no chosen strategy."""
-        terms, counter = Terms(arena) if job.alternatives else None, _choice(arena)
-        chosen = job if terms is None else job.chosen(terms)
-        if chosen is None:
-            return None
-        context = make_context(chosen, arena, entry, gradients.backend)
+    def of(cls, job: Job, arena: Arena, entry: Entry, gradients: Gradients) -> Self:
+        """Build the present strategy and its optimizer."""
+        terms, changes = None, 0
+        if job.other is not None:
+            terms = Terms(arena)
+            changes = terms.changes  # before the numbers of the change
+            job = job.present(terms, changes)
+        context = make_context(job, arena, entry, gradients.backend)
         ring = control.Ring(arena.segment(f"ring.{job.slot}"))
-        take_steps = OverlappedSteps if chosen.config.overlap else Steps
-        steps = take_steps(chosen, context, ring, gradients)
-        work = cls(context, steps, chosen.setup.side_jobs(chosen, context, ring), counter)
+        take_steps = OverlappedSteps if job.config.overlap else Steps
+        steps = take_steps(job, context, ring, gradients)
+        work = cls(context, steps, job.setup.side_jobs(job, context, ring), changes)
         if terms is not None:
-            terms.note_built(job.slot, counter)
+            terms.note_built(job.slot, changes)
         return work
 
     def follow(self, command: Command) -> bool:

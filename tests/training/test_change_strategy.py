@@ -17,73 +17,17 @@ from mlxhog.arena.requests import ask
 from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
-from mlxhog.training import change_strategy, choose_strategy, session, worker
-from mlxhog.training.change_strategy import (
-    RULE,
-    ChangeRule,
-    StepTime,
-    lost_in_rounds,
-)
+from mlxhog.training import change_strategy, choose_strategy, session
 from mlxhog.training.checkpoints import fill_parameters
+from mlxhog.training.choose_strategy import RULE, ChangeRule
 from mlxhog.training.moments import carry_over
 from mlxhog.training.plan import make_plan
 from mlxhog.training.supervisor import Supervisor
 from tests.training.asking import endless, trained, until
 from tests.training.small import small_config
-from tests.training.test_alternatives import open_config
-from tests.training.test_choose_strategy import measure_briefly
 from tests.training.test_elastic import has_left, works
 
 AUTO = {"strategy": "auto", "workers": "mlx:cpu*2"}
-
-
-# -- the rule --------------------------------------------------------------------------------------
-
-
-def rounds(*seconds):
-    """Steps of workers whose gradients take so long in each round, until the slowest has ended."""
-    lasted = [max(of_round) for of_round in zip(*seconds, strict=True)]
-    return [
-        [StepTime(64, own, whole - own) for own, whole in zip(times, lasted, strict=True)]
-        for times in seconds
-    ]
-
-
-def test_rounds_lose_the_gradients_that_the_same_workers_compute_without_waiting():
-    assert lost_in_rounds(rounds((0.02,) * 9, (0.02,) * 9)) == pytest.approx(0.0)
-    # A round of .04 s gives two gradients, without waiting three are computed in that time.
-    assert lost_in_rounds(rounds((0.02,) * 9, (0.04,) * 9)) == pytest.approx(1 / 3)
-    # A worker that gets no sequence is no loss: nothing is known of its speed.
-    idle = [StepTime(0, 0.0, 0.02)] * 9
-    assert lost_in_rounds([[StepTime(128, 0.02, 0.0)] * 9, idle]) == pytest.approx(0.0)
-
-
-def test_rounds_end_when_the_last_ones_lose_more_than_the_limit():
-    one, slow = (0.02,) * RULE.rounds, (0.03,) * RULE.rounds
-    assert RULE.ends(rounds(one, one)) is None
-    assert RULE.ends(rounds(one[1:], slow[1:])) is None  # too few
-    assert RULE.ends(rounds(one, slow)) == pytest.approx(1 / 5)
-    paused = (0.02,) * (RULE.rounds - 1)
-    assert RULE.ends(rounds(one, (*paused, 9.0))) is None  # once
-    assert RULE.ends(rounds(one, (*paused[1:], 9.0, 9.0))) is not None
-    became_fast = rounds(one + one, slow + one)
-    assert RULE.ends(became_fast) is None
-
-
-def test_rounds_begin_when_they_would_lose_less_than_the_limit():
-    lock_free = [[StepTime(64, s, 0.0)] * RULE.gradients for s in (0.02, 0.02)]
-    assert RULE.begins(lock_free, 2) == pytest.approx(0.0)
-    held_up = [[StepTime(64, s, 0.0) for s in (0.02, 0.08) * 32] for _ in range(2)]
-    held_up[1].reverse()
-    assert RULE.begins(held_up, 2) is None
-
-
-@pytest.mark.parametrize("factor", np.linspace(1.0, 4.0, 31))
-def test_no_speeds_end_rounds_and_begin_them(factor):
-    """With shares as large as they are at the start, of a text of which each may be divided."""
-    seconds = (0.02,) * RULE.gradients, (0.02 * factor,) * RULE.gradients
-    apart = [[StepTime(64, s, 0.0) for s in own] for own in seconds]
-    assert RULE.ends(rounds(*seconds)) is None or RULE.begins(apart, 1) is None
 
 
 def test_a_budget_continues_at_the_share_that_is_done_in_steps_of_another_size():
@@ -106,8 +50,8 @@ def test_a_budget_continues_at_the_share_that_is_done_in_steps_of_another_size()
 
 @pytest.mark.parametrize("optimizer", ["muon", "adamw", "soap"])
 def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path, optimizer):
-    plan = make_plan(open_config(tmp_path, optimizer=optimizer))
-    averaging, lock_free = (plan.with_strategy(name, measured=True) for name in ("sync", "hogwild"))
+    plan = make_plan(small_config(tmp_path, **AUTO, optimizer=optimizer, lr=None))
+    averaging, lock_free = plan, plan.other
     rng = np.random.default_rng(0)
     with Arena.create(plan.layout) as arena:
         fill_parameters(plan, arena)
@@ -175,12 +119,7 @@ def check_tickets(result, first):
 @pytest.fixture
 def averages(monkeypatch):
     """Every measurement of gradients says that rounds cost nothing."""
-
-    def choose(seconds, sequences):
-        return choose_strategy.MeasuredStrategy("sync", 1.0, (0.0,) * 2, (0.0,) * 2)
-
-    monkeypatch.setattr(choose_strategy, "choose", choose)
-    monkeypatch.setattr(worker, "main", measure_briefly)
+    monkeypatch.setattr(choose_strategy, "gain", lambda seconds, sequences: 1.0)
 
 
 @pytest.mark.slow
