@@ -246,7 +246,7 @@ def save(
     state = moments.of_arena(plan, arena)
     means = {MEANS: arena.segment(MEANS)} if layout.tables else {}
     link, cluster = Anchor(arena).saved() if plan.link is not None else ({}, None)
-    config, stored = plan.config, plan.resolution.stored
+    config, stored = plan.config, plan.stored
     position = ledger.position()
     earlier = {} if plan.resumption is None else plan.resumption.checkpoint.state
     seconds = monitor.seconds()

@@ -8,7 +8,7 @@ token of the same bytes; other rows get initial values.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from mlxhog.arena import Arena
-from mlxhog.base import mapped
+from mlxhog.base import mapped, plain_yaml
+from mlxhog.base.quantities import format_count
 from mlxhog.checkpoint import checkpoint, formats, manifest
 from mlxhog.checkpoint.formats import Opened
 from mlxhog.checkpoint.formats.opening import refuse_not_finite
@@ -26,11 +27,11 @@ from mlxhog.config.config import TrainConfig, train_config
 from mlxhog.data.prepare import Prepared, prepare
 from mlxhog.data.tokenizers import Tokenizer
 from mlxhog.data.tokens import TokenFile
-from mlxhog.errors import CheckpointError, DataError, MlxhogError
-from mlxhog.models import families, ngrams
-from mlxhog.models.families import ModelConfig
+from mlxhog.errors import CheckpointError, ConfigError, DataError, MlxhogError
+from mlxhog.models import families, ngrams, registry
+from mlxhog.models.families import ModelConfig, param_count
 from mlxhog.models.xlstm_large.config import SPELLINGS
-from mlxhog.training.resume import score_of
+from mlxhog.training.resume import Resumption, score_of
 
 OF_TRAINING = ("dropout", "reset_at_document_boundaries", "context_length", "vocab_size")
 """Fields in which a model may differ from the checkpoint of its initial weights."""
@@ -83,6 +84,72 @@ def with_model_and_tokenizer(config: TrainConfig) -> TrainConfig:
             )
         config = config.having(tokenizer=str(folder))
     return config
+
+
+def sets_vocabulary(config: TrainConfig) -> bool:
+    """Whether `set` gives the size of the vocabulary."""
+    return "vocab_size" in plain_yaml.assignments(config.set)
+
+
+def keeps_vocabulary(config: TrainConfig) -> bool:
+    """Whether the model's vocabulary is its own: of a checkpoint, or given by `set`."""
+    return registry.is_stored(config.model) or sets_vocabulary(config)
+
+
+def fitted(
+    config: TrainConfig,
+    model: ModelConfig,
+    tokenizer: Tokenizer,
+    resumption: Resumption | None,
+    note: Callable[[str], None],
+) -> ModelConfig:
+    """The model over the tokenizer's ids; `note` gets what the user should know.
+
+    A resumed run has its checkpoint's vocabulary; that of a config.json is kept.
+
+    Raises:
+        ConfigError: a vocabulary that is kept is smaller than the tokenizer's.
+    """
+    own, rows, spec = model.vocab_size, tokenizer.vocab_size, config.tokenizer
+    if resumption is not None:
+        rows = families.read(resumption.checkpoint.config).vocab_size
+        return families.for_tokens(model, bos=tokenizer.bos, vocab_size=rows)
+    size = spec.removeprefix("bpe:")
+    if size != spec and tokenizer.n_ids < int(size):
+        note(
+            f"tokenizer {spec} learnt {tokenizer.n_ids:,} ids: this text has no more pairs to merge"
+        )
+    if keeps_vocabulary(config):
+        check_vocabulary(config, model, tokenizer)
+        if own > rows and registry.is_stored(config.model):
+            note(
+                f"model {config.model} keeps its vocabulary of {own:,}; tokenizer {spec} needs "
+                f"{rows:,} of it (--set vocab_size={rows})"
+            )
+        return families.for_tokens(model, bos=tokenizer.bos, vocab_size=own)
+    fitted = families.for_tokens(model, bos=tokenizer.bos, vocab_size=rows)
+    if own != rows:
+        note(
+            f"vocabulary {rows:,}, that of tokenizer {spec}, in place of {own:,} of model "
+            f"{Path(config.model).name}: {format_count(param_count(fitted))} parameters, not "
+            f"{format_count(param_count(model))}"
+        )
+    return fitted
+
+
+def check_vocabulary(config: TrainConfig, model: ModelConfig, tokenizer: Tokenizer) -> None:
+    """Refuse a vocabulary with fewer rows than the tokenizer has ids.
+
+    Raises:
+        ConfigError: it has fewer.
+    """
+    if tokenizer.n_ids > model.vocab_size:
+        raise ConfigError(
+            f"model {config.model} has vocab_size {model.vocab_size}, tokenizer {config.tokenizer} "
+            f"{tokenizer.n_ids} ids, one of which is BOS, the start of a document; set vocab_size "
+            f"to at least {tokenizer.n_ids} (--set vocab_size={tokenizer.vocab_size}), or choose "
+            "another model or tokenizer"
+        )
 
 
 @dataclass(frozen=True)

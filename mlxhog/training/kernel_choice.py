@@ -1,4 +1,4 @@
-"""The choice of kernels for the workers of a run: for the optimizer's steps, and for the model.
+"""The workers of a run, and their kernels: for the optimizer's steps, and for the model.
 
 Which kernel adds the steps (`gpu_write` and `write`):
 
@@ -26,11 +26,17 @@ have a fault by the plain one, and says so (`mlxhog.training.worker.check_kernel
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Self
 
+from mlxhog._native import ops
+from mlxhog.backends import gpu_share
+from mlxhog.base import float32, machine, verdicts
 from mlxhog.base.verdicts import GPU_ENGINES, Verdicts
-from mlxhog.base.workers import GPU_BACKENDS
+from mlxhog.base.workers import GPU_BACKENDS, WorkerSpec, resolve_workers
+from mlxhog.config import optimizers, rules
 from mlxhog.config.config import EMULATED, TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.models.ops import kernels
@@ -249,3 +255,62 @@ def _note(backend: str, chosen: str, record: Verdicts) -> str:
         return f"kernels auto: metal on {backend}, {record.model_kernels(backend).reason}"
     right = record.kernels(GPU_ENGINES[backend])
     return "" if right.ok else f"kernels auto: {chosen} on {backend}, because {right.reason}"
+
+
+@dataclass(frozen=True)
+class RunEngines:
+    """Workers, kernels and writers of a run on this machine.
+
+    Attributes:
+        workers: backend and threads of each.
+        writers: how their steps are added, and in which write mode.
+        kernels: form of the model's operations of each worker.
+        notes: for the user, on these choices.
+        machine_bytes: memory of this machine.
+    """
+
+    workers: tuple[WorkerSpec, ...]
+    writers: Writers
+    kernels: tuple[str, ...]
+    notes: tuple[str, ...]
+    machine_bytes: int
+
+    @classmethod
+    def of(cls, config: TrainConfig) -> Self:
+        """Choose them by the results of `mlxhog doctor` on this machine.
+
+        Raises:
+            ConfigError: the options name workers or kernels that do not exist or do not fit.
+            EnvironmentLacks: this machine lacks one of them.
+        """
+        here, record = machine.here(), verdicts.load()
+        chosen = resolve_workers(
+            config.workers,
+            config.threads,
+            machine=here,
+            max_workers=config.max_workers,
+            serial=config.strategy is not None and config.strategy.one_process,
+            tokens_per_s=record.tokens_per_s,
+            pair=record.pair(),
+        )
+        rules.check_ranks(config.slow, len(chosen.workers))
+        backends: Sequence[str] = [worker.backend for worker in chosen.workers]
+        writers = choose_writers(config, backends, record)
+        kernels = choose_kernels(config, backends, record)
+        check_recorded(config, backends, kernels.of_workers, record)
+        tf32 = float32.note(backends, here, promised=config.determinism != "none")
+        tokens = gpu_share.token_note(backends, config.micro_batch, config.seq_len)
+        own = (*_product_notes(config), *filter(None, [tf32, tokens]))
+        notes = (*chosen.notes, *writers.notes, *kernels.notes, *own)
+        return cls(chosen.workers, writers, kernels.of_workers, notes, here.memory_bytes)
+
+
+def _product_notes(config: TrainConfig) -> list[str]:
+    """A note on the CPU's products on a Mac that lacks those of its matrix units."""
+    if sys.platform != "darwin" or ops.has_blas() or optimizers.of(config).name != "muon":
+        return []
+    return [
+        "muon's products on the CPU are our own, about a tenth as fast as Accelerate's, because "
+        "Accelerate of this macOS has no cblas_sgemm; workers on GPUs need none "
+        "(--orthogonalization-device worker)"
+    ]

@@ -104,20 +104,16 @@ class Memory:
         gib = 2**30
         return f"{self.limit_bytes / gib:.1f} GiB ({self.part:g} of {self.machine_bytes / gib:.1f})"
 
-    def keeps_copies(self, live: str, parameters: int) -> tuple[bool, tuple[str, ...]]:
-        """Whether to keep copies for readers, and notes for the user.
-
-        Args:
-            live: on, off, or auto: if they take at most `LIVE_PART`.
-            parameters: number in the model.
-        """
+    def keeps_copies(self, live: str, parameters: int, note: Callable[[str], None]) -> bool:
+        """Whether to keep copies for readers: `live` is on, or auto, if they take `LIVE_PART`."""
         n_bytes = 2 * 4 * parameters
         if live != "auto" or n_bytes <= LIVE_PART * self.limit_bytes:
-            return live != "off", ()
-        return False, (
+            return live != "off"
+        note(
             f"no copies for live readers: the two would take {n_bytes / 2**30:.1f} GiB; --live on "
-            "keeps them all the same",
+            "keeps them all the same"
         )
+        return False
 
     def with_free_slots(
         self, strategy: Strategy, max_workers: int | None, lay_out: Callable[[Strategy], Layout]

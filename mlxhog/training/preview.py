@@ -19,8 +19,8 @@ from mlxhog.errors import RunError
 from mlxhog.models import families
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
-from mlxhog.training import checkpoints, lengths
-from mlxhog.training.plan import Plan
+from mlxhog.training import checkpoints
+from mlxhog.training.plan import Plan, passes
 
 MOST_NAMED = 10
 """Files that the text lists by name; the JSON lists all of them."""
@@ -41,7 +41,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
         plan: of the run.
         asked: the options as given, before open ones were resolved.
     """
-    config = plan.resolution.stored
+    config = plan.stored
     values, asked_values, defaults = map(spelt_values_of, (config, asked, TrainConfig()))
     specs = specs_of(TrainConfig, asked_values)
     declared = {name: spec.spell(spec.default) for name, spec in specs.items()}
@@ -51,7 +51,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
     train, val = (TokenFile.open(path) for path in (plan.data.train, plan.data.val))
     epoch_tokens = plan.epoch_tokens
     held_out_bytes = plan.data.held_out_bytes()
-    read = lengths.passes(
+    read = passes(
         plan.budget,
         epoch_tokens=epoch_tokens,
         tokens_per_step=plan.mean_tokens_per_step,

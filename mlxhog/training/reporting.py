@@ -34,8 +34,7 @@ from mlxhog.report.monitor import Monitor
 from mlxhog.report.shares import costly_optimizer
 from mlxhog.report.tensorboard import TensorBoard
 from mlxhog.report.views import Observer
-from mlxhog.training import lengths
-from mlxhog.training.plan import Plan
+from mlxhog.training.plan import MANY_PASSES, Plan, repetition_warning
 from mlxhog.training.supervisor import Supervisor
 
 REPORT_S = 0.5
@@ -129,12 +128,12 @@ class Reporter:
         if self._repetition or asked:
             return
         tokens -= self.monitor.budget.tokens_before
-        if tokens < lengths.MANY_PASSES * self._epoch_tokens:
+        if tokens < MANY_PASSES * self._epoch_tokens:
             return
         self._repetition = True
         fraction = self.monitor.progress().budget_fraction
         total = tokens / max(fraction, 1e-9) / self._epoch_tokens
-        message = lengths.warning(max(total, lengths.MANY_PASSES), self._epoch_tokens)
+        message = repetition_warning(max(total, MANY_PASSES), self._epoch_tokens)
         if message is not None and not any("times in this budget" in one for one in plan.notes):
             self.report(message)
 
@@ -283,7 +282,7 @@ class Reporter:
 def _model_name(plan: Plan) -> str:
     """The name of the model; a checkpoint's model has the name from the checkpoint's run."""
     path = Path(plan.config.model)
-    if plan.resolution.stored.model != "auto" or not path.is_dir():
+    if plan.stored.model != "auto" or not path.is_dir():
         return path.stem
     origin = run_of(path.resolve())
     name = None if origin is None else origin.read_status().get("model")
@@ -293,7 +292,7 @@ def _model_name(plan: Plan) -> str:
 def summary(plan: Plan, run: Run) -> str:
     """Return two lines: one on workers, memory and model, and one on the data."""
     config = plan.config
-    strategy = strategy_name(plan.resolution.stored if plan.other else config)
+    strategy = strategy_name(plan.stored if plan.other else config)
     workers = ", ".join(
         f"{worker.backend} ({worker.threads} thread{'s' * (worker.threads > 1)})"
         for worker in plan.workers

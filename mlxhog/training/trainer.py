@@ -236,7 +236,7 @@ class _Training:
     def _write_config(self) -> None:
         self.run.check_place()
         with disk_errors(f"writing {self.run.config_path}"):
-            replace_file(self.run.config_path, self.plan.resolution.stored.to_yaml().encode())
+            replace_file(self.run.config_path, self.plan.stored.to_yaml().encode())
 
     def _take_up(self, plan: Plan, start: checkpoints.Start) -> None:
         """Continue with the other strategy, for which the arena is filled."""
@@ -402,7 +402,7 @@ class _Training:
             batch_size=self._batch,
             status=self._status,
             checkpoint=self._saver.newest,
-            automatic=self.plan.resolution.automatic,
+            automatic=self.plan.automatic,
             notices=list(self._supervisor.notices),
             **self._cluster(),
             **more,

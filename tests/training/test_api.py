@@ -1,7 +1,6 @@
 """`mlxhog.train` from Python: keywords, a file or a configuration, and the shown progress."""
 
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -19,8 +18,6 @@ from mlxhog.errors import ConfigError, DataError
 from mlxhog.report.plain import PlainLines
 from mlxhog.training.api import configured
 from tests.training.small import small_config
-
-Asked = list[tuple[TrainConfig, Any]]
 
 
 @pytest.fixture
@@ -200,11 +197,6 @@ def test_a_step_size_that_was_given_stays_but_with_another_optimizer(stored):
     assert resumed(name, optimizer="adamw", reset_optimizer=True).lr is None
     config = resumed(stored(**SYNC), strategy="hogwild")
     assert (config.lr, config.optimizer) == (0.00424, Muon(beta1=0.75))
-
-
-def test_a_run_whose_workers_were_not_measured_keeps_nothing_of_the_guess(stored):
-    config = resumed(stored("lr", "beta1", lr=0.00424, beta1=0.75))
-    assert (config.strategy, config.lr, config.optimizer) == (None, None, Muon())
 
 
 @pytest.mark.slow

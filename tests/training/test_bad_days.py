@@ -14,12 +14,11 @@ from mlxhog import TrainConfig, train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.config.options import options, to_flag
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
-from mlxhog.training import checkpoints, trainer
-from mlxhog.training.evaluation import FinalEvaluation
+from mlxhog.training import checkpoints
 from tests.processes import alive, workers_of
 from tests.training import asking
 from tests.training.asking import trained, until
-from tests.training.small import let_no_worker_finish, small_config
+from tests.training.small import small_config
 from tests.training.test_deaths import assert_no_segment_stays, wait_until
 
 
@@ -102,17 +101,6 @@ def test_an_interrupt_while_workers_start_ends_at_once_and_says_nothing_was_save
 
 
 @pytest.mark.slow
-def test_an_interrupt_during_the_final_evaluation_asks_for_no_sample(tmp_path, monkeypatch):
-    monkeypatch.setattr(
-        FinalEvaluation, "finish", lambda self: setattr(self._session.signals, "count", 1)
-    )
-    monkeypatch.setattr(trainer, "write_sample", lambda *_: pytest.fail("a sample"))
-    result = train(small_config(tmp_path, steps=2, eval_every="1h", sample_every="1h"))
-    assert result.status == "interrupted"
-    assert result.checkpoint is not None
-
-
-@pytest.mark.slow
 def test_a_frozen_worker_is_replaced(tmp_path):
     frozen = []
 
@@ -190,28 +178,6 @@ def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path):
         train(small_config(tmp_path, steps=100_000, restarts=0), observer=kill)
     (listed,) = run.list_runs(tmp_path / "runs")
     assert checkpoint.load(checkpoint.latest(listed)).step > 0
-
-
-@pytest.mark.slow
-def test_a_run_that_ends_before_its_budget_is_used_has_failed(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer._Training, "_train", lambda self: None)
-    with pytest.raises(WorkerFailed, match="ended after 0 of 5 steps") as caught:
-        train(small_config(tmp_path, steps=5, eval_every="1h"))
-    assert caught.value.exit_code == 1
-    (listed,) = run.list_runs(tmp_path / "runs")
-    assert listed.read_status()["status"] == "failed"
-
-
-@pytest.mark.slow
-def test_a_run_ends_whose_workers_do_not_finish_the_step_in_hand(tmp_path, monkeypatch):
-    let_no_worker_finish(monkeypatch)
-    messages = []
-    config = small_config(tmp_path, steps=None, time="500ms", eval_every="1h", sample_every="1h")
-    result = train(config, observer=lambda p: messages.append(p.message or ""))
-    assert result.status == "done"
-    assert result.checkpoint is not None
-    assert (result.val_bits_per_byte, result.sample) == (None, None)  # no worker is left
-    assert any("was still in phase" in message for message in messages)
 
 
 @pytest.mark.slow

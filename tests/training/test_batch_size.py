@@ -4,13 +4,11 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
 
 from mlxhog import train
 from mlxhog.arena.child import Failed
-from mlxhog.backends import gpu_share
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base import batch_speeds
 from mlxhog.base.batch_speeds import BatchSpeed
@@ -165,25 +163,6 @@ def test_a_worker_that_fails_bounds_the_batch(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("fake")
-def test_the_measurement_has_a_tenth_of_a_budget_of_time(tmp_path, monkeypatch):
-    monkeypatch.setattr(FakeChild, "fails_from", 1000)
-    monkeypatch.setattr(batch_speeds, "load", lambda key: ())
-    for time_s, sequences, limit_s in ((80, 1, 8), (100, 2, 10), (1000, 2, 20), (None, 2, 20)):
-        _, choice = planned(open_config(tmp_path, time=time_s, **TWO), make_plan)
-        assert choice is not None
-        assert choice.sequences == sequences
-        assert f"would take the measurement over {limit_s} s" in choice.why
-
-
-def test_workers_compute_gradients_of_the_runs_text(tmp_path):
-    setup = make_plan(small_config(tmp_path, batch_size=1, grad_accumulation=2)).for_workers()
-    text = setup.batches()
-    batch = batch_size._batch(setup, 3)
-    assert np.array_equal(batch.x, [*text.at(0, 0).x, *text.at(0, 1).x[:1]])
-
-
-@pytest.mark.slow
 def test_real_workers_are_measured_and_their_speeds_kept(tmp_path):
     tables = {"set": "ngram_orders=2-3,ngram_rows=64", "sampled_head": 8}
     config = open_config(tmp_path, workers="mlx:cpu,torch:cpu", time=16, **tables)
@@ -225,24 +204,6 @@ GIB = 1 << 30
 GRADIENT = GradientMemory(fixed_bytes=GIB, sequence_bytes=GIB // 2)
 
 
-def test_the_memory_of_the_gpu_bounds_the_batch(tmp_path, monkeypatch):
-    plan = make_plan(small_config(tmp_path, batch_size=1))
-    own = plan.gradient_memory.of_batch(5)
-    monkeypatch.setattr(batch_size, "own_gpu_bytes", lambda share, workers: own)
-    limit = limit_of(plan)
-    assert (limit.sequences, limit.why) == (5, "more do not fit in the memory of the GPU")
-
-
-def test_a_gradient_of_mps_has_no_more_tokens_than_it_adds_right(tmp_path, monkeypatch):
-    plan = make_plan(small_config(tmp_path, batch_size=1))
-    sums = "torch:mps sums at most 32,766 tokens right in a gradient"
-    most = limit_of(replace(plan, workers=(WorkerSpec("torch:cpu", 1), CPU))).sequences
-    monkeypatch.setattr(batch_size, "own_gpu_bytes", lambda share, workers: None)
-    monkeypatch.setattr(gpu_share, "LONGEST_SUM", 32 * (most // 2) + 31)
-    limit = limit_of(replace(plan, workers=(WorkerSpec("torch:mps", 1), CPU)))
-    assert (limit.sequences, limit.why) == (most // 2, sums)
-
-
 def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does(monkeypatch):
     monkeypatch.setattr(memory, "own_gpu_bytes", lambda share, workers: 6 * GIB)
     share = GPUShare(workers=2)
@@ -255,27 +216,6 @@ def test_a_batch_that_does_not_fit_the_gpu_is_refused_with_the_largest_that_does
         "the largest batch that fits is 10 (--batch-size 10)",
     ):
         assert words in str(refusal.value)
-
-
-def test_a_model_of_which_no_sequence_fits_the_gpu_is_refused(monkeypatch):
-    monkeypatch.setattr(memory, "own_gpu_bytes", lambda share, workers: -GIB)
-    with pytest.raises(EnvironmentLacks, match=r"has 0\.0 GiB .*not even one sequence fits: take"):
-        check_gpu(1, GRADIENT, GPUShare(), [GPU], machine_bytes=1)
-
-
-def test_the_driver_is_asked_only_if_the_batch_may_not_fit(monkeypatch):
-    asked = list[object]()
-    monkeypatch.setattr(memory, "own_gpu_bytes", lambda *arguments: asked.append(arguments))
-    share = GPUShare(workers=1)
-    check_gpu(6, GRADIENT, share, [GPU], machine_bytes=12 * GIB)  # 4 GiB of 0.75 * 6
-    assert not asked
-    check_gpu(8, GRADIENT, share, [GPU], machine_bytes=12 * GIB)
-    assert asked
-    assert memory.GPU_BACKENDS == ("mlx:gpu", "torch:mps")
-
-
-def test_a_run_without_gpu_workers_asks_no_driver():
-    assert memory.own_gpu_bytes(GPUShare(), [CPU]) is None
 
 
 @pytest.mark.usefixtures("no_apple_gpu")
@@ -325,12 +265,6 @@ def test_a_run_has_the_batch_that_was_measured_and_a_resume_keeps_it(tmp_path, t
     assert Run(directory).read_status()["batch_size"] == kept
 
 
-@pytest.mark.slow
-def test_a_run_with_a_number_measures_nothing_and_records_no_choice(tmp_path):
-    result = train(small_config(tmp_path, steps=1))
-    assert Run(Path(result.run)).read_status()["batch_size"] is None
-
-
 def test_a_dry_run_has_the_batch_too(tmp_path, two, capsys):
     config = open_config(tmp_path, steps=3)
     two(config)
@@ -341,16 +275,6 @@ def test_a_dry_run_has_the_batch_too(tmp_path, two, capsys):
     known = json.loads(capsys.readouterr().out)
     assert known["decided"]["batch_size"] == 2
     assert any(note.startswith("batch_size auto: 2 sequences") for note in known["notes"])
-
-
-@pytest.mark.usefixtures("fake")
-def test_speeds_that_cannot_be_kept_are_used_and_said(tmp_path, monkeypatch):
-    def save(key, speeds):
-        raise EnvironmentLacks("the measured batches cannot be kept")
-
-    monkeypatch.setattr(batch_speeds, "save", save)
-    plan, _ = planned(open_config(tmp_path, **TWO), make_plan)
-    assert plan.notes[-1].endswith("; the measured batches cannot be kept")
 
 
 @pytest.mark.usefixtures("fake")

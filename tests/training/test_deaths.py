@@ -140,18 +140,6 @@ def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path,
 
 
 @pytest.mark.slow
-def test_in_a_team_of_mlx_and_torch_a_killed_worker_of_either_is_replaced(tmp_path):
-    """In rounds, which wait for both."""
-    backends = ["mlx:cpu", "torch:cpu"]
-    config = small_config(tmp_path, workers=",".join(backends), strategy="sync", steps=40)
-    result = Killer(kills=2, backends=backends).train(config)
-    assert (result.status, result.restarts, result.steps) == ("done", 2, 40)
-    assert [worker.backend for worker in result.workers] == backends
-    assert all(worker.steps > 0 for worker in result.workers)
-    assert_no_segment_stays()
-
-
-@pytest.mark.slow
 def test_a_layer_file_may_be_edited_while_a_run_trains_and_replaces_a_worker(tmp_path):
     file = tmp_path / "edited.py"
     example = (ROOT / "examples" / "my_layer.py").read_text()

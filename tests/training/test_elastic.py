@@ -6,20 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
 import pytest
 
-from mlxhog import TrainConfig, strategies, train
+from mlxhog import train
 from mlxhog.arena import Arena, plan
 from mlxhog.arena.requests import Refused, ask
 from mlxhog.arena.workers import Phase, State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.cli import main
 from mlxhog.training import requests
-from mlxhog.training.memory import Memory
 from mlxhog.training.plan import make_plan
 from tests.processes import alive
-from tests.strategies.test_sync import context
 from tests.training.asking import Client, endless, trained, until
 from tests.training.small import small_config
 
@@ -132,24 +129,6 @@ def test_a_run_is_resumed_with_the_workers_of_its_configuration(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("workers", ["mlx:cpu", "mlx:cpu*2"])
-def test_workers_of_shared_moments_who_look_ahead_take_others_in(tmp_path, workers):
-    config = endless(tmp_path, workers=workers, optimizer="muon")
-    assert config.prediction == "last"
-    slot = 2 if workers == "mlx:cpu" else 3
-
-    def come_and_go(directory):
-        ask(directory, "join", workers="mlx:cpu")
-        until(directory, works(slot, steps=5))
-        ask(directory, "leave")
-        until(directory, has_left(slot))
-
-    result = trained(config, come_and_go)
-    assert tickets(result)[0] == result.steps
-    assert np.isfinite(checkpoint.load(Path(str(result.checkpoint))).params["lm_head.weight"]).all()
-
-
-@pytest.mark.slow
 def test_workers_that_cannot_join_are_refused_and_training_continues(tmp_path, capsys):
     config = endless(tmp_path, workers="mlx:cpu*2")
 
@@ -232,16 +211,6 @@ def test_free_slots_are_as_many_as_are_asked_for(tmp_path, max_workers, slots):
     assert (run_plan.strategy.slots, run_plan.layout.max_workers) == (slots, slots)
 
 
-@pytest.mark.parametrize(("megabytes", "free"), [(20, 0), (120, 1), (1000, 2)])
-def test_free_slots_are_fewer_where_memory_is_short(megabytes, free):
-    def lay_out(strategy):  # a slot takes 4 MB
-        return plan({"w": shape(10**6)}, max_workers=strategy.slots, private="m", n_tickets=1)
-
-    strategy = strategies.build(TrainConfig(strategy="hogwild"), 2)
-    larger, layout = Memory(megabytes * 10**6, 0.8).with_free_slots(strategy, None, lay_out)
-    assert (larger.slots, layout.max_workers) == (2 + free, 2 + free)
-
-
 def arena_of_three():
     private = ("m", "residual", "feedback")
     return Arena.create(plan({"w": shape(8)}, max_workers=3, private=private, n_tickets=1))
@@ -280,13 +249,3 @@ def test_state_is_copied_while_its_owner_does_not_write_it(monkeypatch):
         assert len(naps) == 4
         assert (arena.segment("m.2") == 4.0).all()
         assert arena.workers.entry(2).opt_step == 4
-
-
-def test_step_sizes_follow_the_number_of_workers():
-    strategy = strategies.build(TrainConfig(lr_workers="sqrt", optimizer="sgd"), 4, 16)
-    with arena_of_three() as arena:
-        one = context(arena, 1, strategy)
-        one.schedule = lambda progress, update: 0.5  # as for the 4 that it began with
-        for live, lr in ((0, 0.5), (4, 0.5), (16, 0.25), (1, 1.0)):
-            arena.counters.store("workers", live)
-            assert one.lr() == pytest.approx(lr)

@@ -4,7 +4,6 @@ No Mac is needed: `metal-emulated` runs the project's Metal source on the CPU.
 """
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -18,9 +17,7 @@ from mlxhog.cli.train import summary
 from mlxhog.errors import ConfigError, EnvironmentLacks
 from mlxhog.report.plain import line
 from mlxhog.training import kernel_choice
-from tests.cli.test_cli import RESULT
 from tests.pairs import each_of
-from tests.report.test_terminal import PROGRESS, shown
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import Killer
 
@@ -51,13 +48,6 @@ def test_every_optimizer_and_strategy_takes_the_same_steps_through_metal_source(
     assert metal.steps == native.steps == 20
     # The source runs without fused multiply-adds, so even the bits agree.
     assert identical(parameters(metal), parameters(native))
-
-
-@pytest.mark.slow
-def test_workers_of_both_frameworks_lose_no_update_through_metal_source(tmp_path):
-    result = run(tmp_path, workers="mlx:cpu,torch:cpu", steps=60, **EMULATED)
-    assert result.status == "done"
-    assert result.lost_update_rate == 0
 
 
 @pytest.mark.slow
@@ -100,14 +90,6 @@ def test_every_output_says_that_steps_were_emulated(tmp_path):
     assert state["writers"] == {"gpu_write": "metal-emulated", "write": "cas"}
     assert state["emulated"] is True
     assert "gpu-write metal-emulated: Metal source ran on the CPU" in summary(result)
-
-
-def test_a_run_of_native_steps_says_so_too(tmp_path):
-    reports = []
-    result = train(small_config(tmp_path, steps=3), observer=reports.append)
-    assert (result.to_json()["gpu_write"], result.to_json()["emulated"]) == ("cpu", False)
-    assert "gpu-write" not in (reports[0].message or "")
-    assert "gpu-write" not in line(reports[-1])
 
 
 # -- the meaning of each choice --------------------------------------------------------------------
@@ -209,26 +191,3 @@ def test_locks_beside_metal_kernels_are_a_contradiction(write, who):
         ConfigError, match=f"is {write}, but beside gpu_write={who}.*set write=auto"
     ):
         TrainConfig(write=write, gpu_write=who)
-
-
-def test_each_worker_gets_the_engine_of_its_framework():
-    def engines(who):
-        writers = kernel_choice.Writers(who, "cas")
-        return [writers.engine(b) for b in ("mlx:gpu", "mlx:cpu", "torch:mps", "torch:cpu")]
-
-    assert engines("cpu") == [None] * 4
-    assert engines("metal") == ["mlx", None, "mps", None]
-    assert engines("metal-emulated") == ["emulated:mlx"] * 2 + ["emulated:mps"] * 2
-
-
-def test_the_table_on_a_terminal_names_who_adds_the_steps():
-    assert "gpu-write" not in shown(PROGRESS)
-    assert "gpu-write metal" in shown(replace(PROGRESS, gpu_write="metal"))
-    assert "kernels metal-emulated" in shown(replace(PROGRESS, kernels="metal-emulated"))
-
-
-def test_emulated_operations_of_the_model_make_a_run_emulated():
-    result = replace(RESULT, kernels="metal-emulated")
-    assert result.to_json()["emulated"] is True
-    assert "kernels metal-emulated: Metal source ran on the CPU" in summary(result)
-    assert replace(RESULT, kernels="metal").to_json()["emulated"] is False

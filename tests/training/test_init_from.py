@@ -1,6 +1,5 @@
 """A run that begins with the weights of a checkpoint: kept and new rows, and refusals."""
 
-import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -203,15 +202,6 @@ def test_options_that_contradict_each_other_are_named(options, message):
         TrainConfig(**options)
 
 
-def test_the_options_stay_open_only_where_a_checkpoint_closes_them():
-    fresh = TrainConfig()
-    assert (fresh.model, fresh.tokenizer) == ("minute", "auto")
-    open_ = TrainConfig(init_from="x")
-    assert (open_.model, open_.tokenizer) == ("auto", "auto")
-    assert replace(open_, init_from=None).model == "minute"
-    assert json.dumps(open_.to_yaml())
-
-
 def text_of(folder, *more):
     """A folder with four files of the earlier run's text, and more."""
     folder.mkdir()
@@ -237,12 +227,6 @@ def test_a_score_on_text_that_the_earlier_run_trained_on_has_a_note(before, caps
     assert resumed.val_seen == result.val_seen
     other = make_plan(tuned(before, init_from=result.run, eval_every="1h"))
     assert other.held_out.seen == ""  # its text is its own
-
-
-def test_text_of_the_earlier_run_that_it_held_out_has_no_note(before):
-    folder, _ = before
-    same = make_plan(tuned(before, data=str(folder / "text"), eval_every="1h"))
-    assert same.held_out.seen == ""
 
 
 def test_text_of_an_earlier_run_that_is_gone_is_said_not_to_be_checked(tmp_path):

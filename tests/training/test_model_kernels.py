@@ -13,7 +13,6 @@ from mlxhog.base.verdicts import Verdicts
 from mlxhog.cli.train import summary
 from mlxhog.config.config import TrainConfig
 from mlxhog.errors import ConfigError, EnvironmentLacks
-from mlxhog.report.metrics import kernels_used, label
 from mlxhog.training import kernel_choice, worker
 from mlxhog.training.plan import make_plan
 from tests.base.test_verdicts import kernel
@@ -22,12 +21,10 @@ from tests.training import stand_in_gpu as stand_in_gpu_worker
 from tests.training.small import (
     identical,
     largest_difference,
-    mixed_model,
     parameters,
     small_config,
 )
 
-MAC = Machine("macos", "arm64", 10, 8 << 30, "Apple M4 Pro", frozenset({"mlx", "torch"}))
 UNTESTED = Verdicts(Path("record.json"), "this machine has not been tested: run `mlxhog doctor`")
 
 
@@ -87,11 +84,6 @@ def test_auto_reports_its_choice_for_a_gpu_if_that_is_useful(backends, record, r
         assert note.startswith(f"kernels auto: {words}")
 
 
-def test_a_choice_that_was_made_by_the_user_needs_no_note():
-    for kernels in ("reference", "metal"):
-        assert resolved("mlx:gpu", FASTER, kernels=kernels).notes == ()
-
-
 @each_of(
     ("backends", "kernels", "refused"),
     [
@@ -112,15 +104,6 @@ def test_a_worker_that_cannot_run_the_kernels_is_named_with_the_way_out(backends
 def test_metal_kernels_that_are_not_known_to_be_right_are_refused(record, reason):
     with pytest.raises(EnvironmentLacks, match=f"of mlx:gpu is not known.*{reason}.*--force"):
         resolved("mlx:gpu", record, kernels="metal")
-
-
-def test_the_plan_of_a_mac_names_the_kernels_of_every_worker(monkeypatch, tmp_path):
-    monkeypatch.setattr(machine, "here", lambda: MAC)
-    monkeypatch.setattr(verdicts, "load", lambda: FASTER)
-    planned = make_plan(small_config(tmp_path, workers="mlx:gpu,mlx:cpu*2"))
-    assert planned.kernels == ("metal", "native", "native")
-    assert not planned.emulated
-    assert [note for note in planned.notes if note.startswith("kernels auto: metal on mlx:gpu")]
 
 
 @pytest.mark.slow
@@ -151,12 +134,6 @@ def test_every_output_names_the_kernels_that_ran_and_not_the_requested_ones(tmp_
     assert json.loads((Path(result.run) / "run.json").read_text())["kernels"] == "native"
 
 
-def test_several_forms_are_all_named_once():
-    assert kernels_used(["reference", "metal", "metal"]) == "reference,metal"
-    assert label("cpu", "reference,metal") == "kernels reference,metal"
-    assert label("cpu", "reference,native") == ""
-
-
 # -- a run whose operators are Metal source on the CPU: the same training, and it says so ----------
 
 
@@ -175,17 +152,6 @@ def test_training_on_emulated_kernels_gives_the_parameters_of_the_reference(tmp_
     assert "kernels metal-emulated: Metal source ran on the CPU" in summary(emulated)
     assert "kernels metal-emulated: Metal source on the CPU, a test" in str(reports[0].message)
     assert json.loads((Path(emulated.run) / "run.json").read_text())["emulated"] is True
-
-
-@pytest.mark.slow
-def test_a_mixed_stack_trains_on_emulated_kernels_to_the_parameters_of_the_reference(tmp_path):
-    options = {"steps": 3, "model": mixed_model(tmp_path)}
-    reference = train(small_config(tmp_path, **options, kernels="reference"))
-    emulated = train(
-        small_config(tmp_path, **options, workers="torch:cpu", kernels="metal-emulated")
-    )
-    # Three steps of 1e-3; both compute in float32, in other orders.
-    assert largest_difference(parameters(emulated), parameters(reference)) < 1e-4
 
 
 # -- the check of Metal kernels when a worker starts -----------------------------------------------
@@ -230,13 +196,6 @@ def test_a_run_with_a_wrong_kernel_trains_by_the_plain_operator_and_says_so(stan
     status = json.loads((Path(faulty.run) / "run.json").read_text())
     assert (status["kernels"], status["notices"]) == ("metal", [said])
     assert json.loads((Path(plain.run) / "run.json").read_text())["notices"] == []
-
-
-def test_a_run_with_right_kernels_uses_them_and_says_nothing(stand_in_gpu, tmp_path):
-    plant(stand_in_gpu, kernel="none")
-    result = train(small_config(tmp_path, steps=2, workers="mlx:gpu", batch_size=4))
-    assert result.to_json()["kernels"] == "metal"
-    assert json.loads((Path(result.run) / "run.json").read_text())["notices"] == []
 
 
 @pytest.mark.slow

@@ -4,14 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.optimizer import GROUPS
-from mlxhog.config.optimizers import AdamW, Muon
+from mlxhog.config.optimizers import AdamW
 from mlxhog.errors import CheckpointError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
@@ -44,32 +43,6 @@ def test_hidden_matrices_keep_a_mean_and_the_rest_both_moments(tmp_path):
 
 
 @pytest.mark.slow
-def test_both_backends_take_the_same_steps(tmp_path):
-    """As far as their gradients agree: float32 rounding, which a polar factor enlarges.
-
-    No rule depends on the backend of the gradient, so one optimizer suffices.
-    """
-    common = {**MUON, "strategy": "serial", "steps": 5}
-    by_torch, by_mlx = (
-        parameters(train(small_config(tmp_path, workers=backend, **common)))
-        for backend in ("torch:cpu", "mlx:cpu")
-    )
-    start = families.init_params(load_architecture(str(tmp_path / "small.yaml")), seed=0)
-    assert largest_difference(by_torch, start) > 5e-3
-    assert largest_difference(by_torch, by_mlx) < 5e-4
-
-
-@pytest.mark.slow
-def test_in_turn_a_run_that_looks_ahead_takes_other_steps(tmp_path):
-    common = {**MUON, "strategy": "round_robin", "workers": "mlx:cpu*2", "moments": "shared"}
-    ahead, plain = (
-        parameters(train(small_config(tmp_path, predict=predict, **common)))
-        for predict in ("last", "none")
-    )
-    assert not identical(ahead, plain)
-
-
-@pytest.mark.slow
 def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path):
     common = {**MUON, "workers": "mlx:cpu*2", "steps": 20}
     private = train(small_config(tmp_path, moments="private", **common))
@@ -81,21 +54,6 @@ def test_private_moments_become_those_of_all_and_the_other_way_round(tmp_path):
         True, False, True,
     ]  # fmt: skip
     assert 0 < runs[1].state["moments_since"] < 20  # of two workers each had taken some
-
-
-@pytest.mark.slow
-def test_private_moments_that_were_those_of_all_have_seen_the_steps_of_all(tmp_path):
-    common = {**MUON, "workers": "mlx:cpu*2", "steps": 20}
-    shared = train(small_config(tmp_path, moments="shared", **common))
-    assert sum(checkpoint.load(Path(str(shared.checkpoint))).state["opt_steps"].values()) == 20
-    for workers in (2, 3):
-        private = {**common, "moments": "private", "workers": f"mlx:cpu*{workers}"}
-        planned = make_plan(small_config(tmp_path, resume=shared.run, **private))
-        with Arena.create(planned.layout) as arena:
-            start = restore(planned, arena, Ledger(arena))
-            steps = [arena.workers.entry(slot).opt_step for slot in range(1, workers + 1)]
-            assert steps == [20] * workers
-        assert not any("averaged" in message for message in start.messages)
 
 
 @pytest.mark.slow
@@ -148,26 +106,6 @@ def test_a_run_of_adamw_resumes_with_it_if_no_optimizer_is_named(tmp_path):
     assert (saved.state["optimizer"], saved.state["opt_steps"]) == ("adamw", {"1": 30})
     with pytest.raises(CheckpointError, match=r"optimizer adamw, this is muon.*--reset-optimizer"):
         make_plan(small_config(tmp_path, optimizer="muon", **resumed))
-
-
-def test_the_stored_configuration_names_options_that_the_model_decided(tmp_path):
-    result = train(small_config(tmp_path, optimizer="auto", lr=None))
-    stored = yaml.safe_load((Path(result.run) / "config.yaml").read_text())
-    assert stored["optimizer"] == Muon(beta1=0.9, nesterov=0.1, **EQUAL).to_dict()
-    assert stored["lr"] == Muon().default_lr(32)
-
-
-@pytest.mark.slow
-def test_a_step_is_the_same_whichever_worker_orthogonalises(tmp_path):
-    """Each thread of a worker, or each worker of a round, takes its own matrices."""
-    common = {**MUON, "beta1": 0.9, "steps": 5}
-    one, two = (
-        train(small_config(tmp_path, strategy="serial", threads=threads, batch_size=4, **common))
-        for threads in (1, 2)
-    )
-    assert largest_difference(parameters(one), parameters(two)) < 1e-4
-    shared = train(small_config(tmp_path, strategy="sync", workers="mlx:cpu*2", **common))
-    assert largest_difference(parameters(one), parameters(shared)) < 5e-4
 
 
 @pytest.mark.slow

@@ -25,20 +25,6 @@ REFRESHED = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("optimizer", "strategy"), [("soap", "sync"), ("apollo", "round_robin")])
-def test_several_workers_train_with_it(tmp_path, optimizer, strategy):
-    common = {
-        **COMMON,
-        **REFRESHED.get(optimizer, {}),
-        "optimizer": optimizer,
-        "strategy": strategy,
-    }
-    result = train(small_config(tmp_path, workers="mlx:cpu*2", steps=40, **common))
-    assert (result.status, result.steps) == ("done", 40)
-    assert all(np.isfinite(value).all() for value in parameters(result).values())
-
-
-@pytest.mark.slow
 def test_apollo_keeps_projected_moments_and_a_norm_of_hidden_matrices(tmp_path):
     config = small_config(tmp_path, optimizer="apollo", projection_rank=3, **COMMON)
     result = train(config)
@@ -56,18 +42,6 @@ def test_apollo_keeps_projected_moments_and_a_norm_of_hidden_matrices(tmp_path):
             assert moment.shape == shape
             assert moment.any()
     assert sum(key.startswith("norm") for key in saved.optimizer) == len(hidden)
-
-
-def test_a_small_state_makes_a_small_arena(tmp_path):
-    common = {"model": "tiny", "workers": "2", "max_workers": 2}
-    adamw, mini = (
-        make_plan(small_config(tmp_path, optimizer=optimizer, **common))
-        for optimizer in ("adamw", "apollo-mini")
-    )
-    hidden = families.hidden_matrices(adamw.model)
-    sizes = {name: slot.size for name, slot in adamw.layout.slots.items()}
-    saved = 2 * 2 * 4 * sum(sizes[name] for name in hidden)  # workers, moments, bytes
-    assert adamw.arena_bytes - mini.arena_bytes > 0.95 * saved
 
 
 @pytest.mark.slow
@@ -115,26 +89,6 @@ def test_two_lock_free_workers_of_lion_take_a_smaller_step_and_the_plan_says_so(
         {"optimizer": "adamw", "workers": "2"},
     ):
         assert plan_of(**options) == (pytest.approx(1e-3), [])
-
-
-@pytest.mark.slow
-def test_the_half_life_of_the_second_moment_is_in_tokens_of_a_step(tmp_path):
-    common = {**COMMON, "strategy": "serial", "steps": 6, "batch_size": 2}  # 64 tokens a step
-    by_tokens = train(small_config(tmp_path, beta2_half_life=640, **common))
-    directly = train(small_config(tmp_path, beta2=2.0**-0.1, **common))
-    assert identical(parameters(by_tokens), parameters(directly))
-
-
-@pytest.mark.parametrize("optimizer", ["lion", "soap"])
-def test_a_model_without_hidden_matrices_trains_too(tmp_path, optimizer):
-    model = tmp_path / "model.yaml"
-    model.write_text(
-        "model_type: mad\nvocab_size: 320\nhidden_size: 32\nlayers: [slstm-v1]\nbos_token_id: 256\n"
-    )
-    config = small_config(tmp_path, model=str(model), optimizer=optimizer, steps=5)
-    notes = [note for note in make_plan(config).notes if "no hidden matrix" in note]
-    assert bool(notes) == (optimizer == "soap")
-    assert train(config).status == "done"
 
 
 @pytest.mark.slow

@@ -17,7 +17,6 @@ from mlxhog import train
 from mlxhog.arena import Arena
 from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint, run
-from mlxhog.checkpoint.creation import default_name
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
@@ -69,16 +68,6 @@ def test_a_run_resumes_with_another_strategy_and_learns_on(tmp_path):
 
 
 @pytest.mark.slow
-def test_workers_that_join_take_the_average_of_the_moments_and_the_run_says_so(tmp_path):
-    first = train(small_config(tmp_path, steps=20, workers="mlx:cpu*2"))
-    messages = []
-    config = small_config(tmp_path, steps=20, workers="mlx:cpu*3", resume=first.run)
-    second = train(config, observer=lambda p: messages.append(p.message or ""))
-    assert second.steps == 40
-    assert "2 workers' moments were averaged for 3 workers" in messages
-
-
-@pytest.mark.slow
 def test_a_run_that_went_asynchronous_resumes_with_every_workers_own_moments(tmp_path):
     options = {"workers": "mlx:cpu*2", "async_after": 0.5, "steps": 40}
     first = train(small_config(tmp_path, **options))
@@ -127,29 +116,6 @@ def test_epochs_of_a_schedule_continue_where_the_text_was_left(tmp_path):
     n, schedule = plan.layout.n_tickets, plan.schedule(0.0)
     assert state(first)["version"] == 2  # of two batches each
     assert schedule(0.0, 2 + n - 4 - 1) == 2 * schedule(0.0, 2 + n - 4)
-
-
-@pytest.mark.slow
-def test_a_resumed_synchronous_run_has_no_moments_to_average(tmp_path):
-    options = {"workers": "mlx:cpu*2", "strategy": "sync", "steps": 5}
-    first = train(small_config(tmp_path, **options))
-    messages = []
-    train(
-        small_config(tmp_path, resume=first.run, **options),
-        observer=lambda p: messages.append(p.message or ""),
-    )
-    assert not any("moments" in message for message in messages)
-
-
-def test_a_run_opens_with_a_summary(tmp_path):
-    messages = []
-    result = train(
-        small_config(tmp_path, steps=2), observer=lambda p: messages.append(p.message or "")
-    )
-    assert messages[0].startswith("mlxhog ")
-    for part in ("hogwild", "1 worker: mlx:cpu (1 thread)", "arena", "small.yaml", result.run):
-        assert part in messages[0]
-    assert Path(result.run).name.endswith("-text")  # the name of the corpus
 
 
 @pytest.mark.slow
@@ -240,15 +206,6 @@ def test_a_run_that_is_done_asks_for_a_budget(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_budget_that_was_cut_short_is_used_up_after_a_resume(tmp_path, monkeypatch, capsys):
-    interrupted = run_interrupted_after(3, small_config(tmp_path, steps=150))
-    assert interrupted.status == "interrupted"
-    assert interrupted.steps < 150
-    assert resume(interrupted.run) == 0
-    assert json.loads(capsys.readouterr().out)["steps"] == 150
-
-
-@pytest.mark.slow
 def test_a_run_killed_in_its_last_evaluation_is_only_evaluated_by_a_resume(
     tmp_path, monkeypatch, capsys
 ):
@@ -289,15 +246,6 @@ def test_transformers_computes_the_logits_of_our_twin_from_a_trained_checkpoint(
     for name, twin in TWINS.items():
         logits, _ = twin.logits(config, params, tokens)
         np.testing.assert_allclose(logits, expected, rtol=0, atol=1e-4, err_msg=name)
-
-
-@pytest.mark.parametrize(
-    ("data", "name"),
-    [("sotu", "sotu"), ("notes/", "notes"), ("a/my text.txt", "my-text"), ("notes/*.md", "notes")],
-)
-def test_a_run_is_named_after_its_corpus(data, name):
-    assert default_name(data) == name
-    assert default_name("/") == "run"
 
 
 @pytest.mark.slow

@@ -14,7 +14,6 @@ from mlxhog.strategies.disjoint import steps_taken
 from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
 from tests.training.small import identical, mixed_model, parameters, small_config
-from tests.training.test_deaths import Killer, assert_no_segment_stays
 
 TWO = "mlx:cpu*2"
 SPARSE = {
@@ -44,28 +43,6 @@ def test_one_worker_that_writes_everything_is_dense_training_bit_for_bit(tmp_pat
     dense = parameters(train(small_config(tmp_path)))
     for sparse in ({"sparsify": "topk:1"}, {"sparsify": "threshold:1e-30"}, {"blocks": "disjoint"}):
         assert identical(dense, parameters(train(small_config(tmp_path, **sparse)))), sparse
-
-
-@pytest.mark.slow
-def test_a_sparsified_run_of_one_worker_is_the_same_in_every_write_mode(tmp_path):
-    lossless, racy, cas = (
-        parameters(train(small_config(tmp_path, write=write, **SPARSE["topk"])))
-        for write in ("lossless", "racy", "cas")
-    )
-    assert identical(lossless, racy)
-    assert identical(lossless, cas)
-
-
-@pytest.mark.slow
-def test_a_killed_worker_is_replaced_and_the_run_reaches_its_last_step(tmp_path):
-    config = small_config(
-        tmp_path, workers=TWO, steps=80, model=mixed_model(tmp_path), **SPARSE["all of them"]
-    )
-    result = Killer(kills=1).train(config)
-    assert (result.status, result.restarts) == ("done", 1)
-    assert result.steps >= 79
-    assert all(np.isfinite(value).all() for value in parameters(result).values())
-    assert_no_segment_stays()
 
 
 @pytest.mark.slow
@@ -146,17 +123,6 @@ def test_the_step_counts_of_disjoint_blocks_are_saved_and_their_moments_are_one_
     with Arena.create(planned.layout) as arena:
         restore(planned, arena, Ledger(arena))
         assert steps_taken(arena) == counts
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("write", ["lossless", "racy"])
-def test_the_probe_is_added_to_as_a_sparse_step_is_and_not_where_blocks_are_disjoint(
-    tmp_path, write
-):
-    sparse = train(small_config(tmp_path, write=write, **SPARSE["topk"]))
-    assert sparse.lost_update_rate == 0.0  # of one worker
-    options = {"workers": TWO, "model": mixed_model(tmp_path), **SPARSE["disjoint"]}
-    assert train(small_config(tmp_path, write=write, **options)).lost_update_rate is None
 
 
 @pytest.mark.slow

@@ -1,4 +1,3 @@
-import json
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +6,6 @@ import pytest
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import ConfigError
-from mlxhog.report.shares import PARTS, shares
 from mlxhog.training.plan import make_plan
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, largest_difference, parameters, small_config
@@ -61,17 +59,6 @@ def test_averaged_runs_tell_of_every_copy_and_the_checkpoint_holds_the_average(t
         copies = [loaded.optimizer[f"copies.{slot}/{name}"] for slot in (1, 2)]
         assert np.array_equal(value, (copies[0] + copies[1]) * np.float32(0.5))
     assert not np.array_equal(copies[0], copies[1])
-
-
-@pytest.mark.slow
-def test_runs_that_are_averaged_often_agree_at_last(tmp_path):
-    config = small_config(
-        tmp_path, workers="mlx:cpu*2", strategy="local_sgd", average_every=5, steps=150, lr=1e-2,
-        eval_every="1h",
-    )  # fmt: skip
-    result = train(config)
-    assert result.val_bits_per_byte is not None
-    assert result.val_bits_per_byte < 3.0
 
 
 @pytest.mark.slow
@@ -169,26 +156,6 @@ def test_mlx_and_torch_workers_train_one_set_of_parameters_side_by_side(side_by_
 
 
 @pytest.mark.slow
-def test_every_part_of_a_step_is_measured_in_each_worker(side_by_side):
-    parts = set(PARTS) - {"gradient"}
-    for worker in side_by_side.workers:
-        assert set(shares([vars(worker)])) == parts
-        for name in ("forward_s", "optimizer_s", "other_s"):
-            assert getattr(worker, name) > 0, name
-        assert worker.forward_s < worker.compute_s
-        assert worker.optimizer_s < worker.apply_s
-        steps_s = worker.read_s + worker.compute_s + worker.apply_s + worker.wait_s + worker.other_s
-        assert steps_s <= side_by_side.seconds + 0.01  # rounding
-    output = side_by_side.to_json()
-    assert output["shares"] == shares(map(vars, side_by_side.workers))
-    assert [each["shares"] for each in output["workers"]] == [
-        shares([vars(worker)]) for worker in side_by_side.workers
-    ]
-    (line, *_) = reversed(Path(side_by_side.run, "metrics.jsonl").read_text().splitlines())
-    assert json.loads(line)["first_step_s"] == side_by_side.first_step_s
-
-
-@pytest.mark.slow
 def test_a_live_read_run_of_one_worker_equals_a_snapshot_run(tmp_path):
     options = {"predict": "none", "workers": "torch:cpu"}
     snapshot = parameters(train(small_config(tmp_path, **options)))
@@ -212,13 +179,3 @@ def test_a_token_budget_holds_although_synchronous_steps_take_more_tokens(tmp_pa
     result = train(config)
     assert result.status == "done"
     assert budget <= result.tokens < budget + 2 * per_batch
-
-
-@pytest.mark.slow
-def test_shared_moments_train(tmp_path):
-    config = small_config(
-        tmp_path, workers="mlx:cpu*2", moments="shared", steps=120, lr=1e-2, eval_every="1h"
-    )
-    result = train(config)
-    assert result.val_bits_per_byte is not None
-    assert result.val_bits_per_byte < 3.0

@@ -177,17 +177,6 @@ def test_a_worker_that_evaluates_or_samples_keeps_no_checkpoint_waiting(supervis
     assert supervisor.has_side_job()
 
 
-def test_a_worker_that_was_abandoned_as_it_left_is_not_killed_again(supervisor, clock):
-    slot = joined(supervisor)
-    supervisor.leave(slot)
-    supervisor.entry(supervisor.seats[-1]).beat(Phase.COMPUTE)
-    supervisor.abandon()
-    assert slot not in supervisor.pool
-    for _ in range(round(LEAVE_S) + 2):
-        clock.wait(1.0)
-        supervisor.poll(POLL_S)
-
-
 def live(supervisor):
     """The number of workers on which step sizes and predictions depend."""
     return supervisor.arena.counters.load("workers")
@@ -218,13 +207,6 @@ def test_a_joined_worker_counts_until_it_has_left(supervisor):
     assert joined(supervisor) == 4
 
 
-def test_a_death_changes_no_count_since_the_worker_is_replaced(supervisor):
-    slot = joined(supervisor)
-    supervisor.pool[slot].kill()
-    supervisor.poll(POLL_S)
-    assert (live(supervisor), supervisor.restarts) == (3, 1)
-
-
 def test_a_worker_that_leaves_and_does_not_go_is_killed(supervisor, clock):
     slot = joined(supervisor)
     supervisor.leave(slot)
@@ -251,29 +233,3 @@ def test_a_worker_that_joins_and_fails_is_given_up_and_the_run_continues(supervi
         supervisor.poll(POLL_S)
     assert "died 6 times" in supervisor.messages[-1]
     assert (live(supervisor), len(supervisor.seats)) == (2, 2)
-
-
-def test_the_last_worker_is_not_given_up_because_it_has_joined(supervisor):
-    slot = joined(supervisor)
-    for other in (1, 2):
-        supervisor.leave(other)
-        supervisor.pool[other].kill()
-    supervisor.poll(POLL_S)
-
-    def die_again():
-        run(supervisor)
-        supervisor.pool[slot].kill()
-        supervisor.poll(POLL_S)
-
-    for _ in range(5):
-        die_again()
-    with pytest.raises(WorkerFailed, match="died 6 times"):
-        die_again()
-
-
-def test_a_worker_still_starting_when_training_ends_is_dismissed(supervisor):
-    run(supervisor, Phase.IDLE)
-    supervisor.join(3, WorkerSpec("mlx:cpu", 1))
-    assert not supervisor.resting()
-    supervisor.dismiss_starting()
-    assert supervisor.resting()

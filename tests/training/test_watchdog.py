@@ -18,7 +18,7 @@ from mlxhog import train
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.data.batch import Batch
-from mlxhog.errors import LostGPU, WorkerFailed
+from mlxhog.errors import WorkerFailed
 from mlxhog.strategies import Lease
 from mlxhog.training import worker
 from mlxhog.training.gradients import Gradients
@@ -97,21 +97,6 @@ def test_a_worker_whose_error_comes_from_mlx_computes_half_as_much_at_a_time(tmp
     assert "micro-batches of 2 sequences" in notes[0]
     assert "lost its GPU (error: kernel mlstm_out failed)" in notes[1]
     assert "micro-batches of 1 sequence." in notes[1]
-
-
-def test_only_metals_errors_of_unfinished_work_count_as_such():
-    assert worker.is_lost_gpu(RuntimeError(lost_gpu.MLX_SAYS))
-    assert worker.is_lost_gpu(LostGPU("torch:mps lost work"))
-    assert not worker.is_lost_gpu(RuntimeError("[metal::malloc] Resource limit (499000) exceeded."))
-
-
-def test_a_cpu_worker_that_aborts_is_no_watchdogs_victim():
-    assert worker.ended_by_watchdog("mlx:gpu", -signal.SIGABRT)
-    assert worker.ended_by_watchdog("torch:mps", -signal.SIGABRT)
-    assert worker.ended_by_watchdog("mlx:gpu", worker.LOST_GPU_EXIT_CODE)
-    assert not worker.ended_by_watchdog("mlx:cpu", -signal.SIGABRT)
-    assert not worker.ended_by_watchdog("mlx:cpu", worker.LOST_GPU_EXIT_CODE)
-    assert not worker.ended_by_watchdog("mlx:gpu", -signal.SIGKILL)
 
 
 def job(**options):
