@@ -296,11 +296,7 @@ def run_of(spec: str, root: Path) -> Run:
 
 
 def _run_of_best(spec: str, root: Path) -> Run | None:
-    """The run of `RUN/best`; None for other words.
-
-    Raises:
-        RunError: there is no such run.
-    """
+    """The run of `RUN/best`; None for other words."""
     name, slash, last = spec.rpartition("/")
     is_best = bool(name and slash) and last == BEST and not expanded(spec).exists()
     return runs.find(name.removesuffix("/checkpoints"), root) if is_best else None
@@ -331,11 +327,7 @@ def best(run: Run) -> Path | None:
 
 
 def _the_best(run: Run) -> Path:
-    """The checkpoint with the best held-out evaluation.
-
-    Raises:
-        CheckpointError: the run keeps no best checkpoint.
-    """
+    """The checkpoint with the best held-out evaluation."""
     if (path := best(run)) is None:
         raise CheckpointError(
             f"the run {run.directory} keeps no best checkpoint; train with --keep-best or "

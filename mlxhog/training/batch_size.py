@@ -324,11 +324,7 @@ class _Workers:
         return [self._stack.enter_context(Child(promises=promises)) for _ in self._plan.workers]
 
     def measure(self, sequences: int, before: Sequence[BatchSpeed]) -> BatchSpeed | str:
-        """The speed of a batch, or why it cannot be measured; see `Measure`.
-
-        Raises:
-            EnvironmentLacks: a worker cannot compute the smallest batch.
-        """
+        """The speed of a batch, or why it cannot be measured; see `Measure`."""
         expected_s = (1 + LEAST) * 2 * before[-1].gradient_s if before else 0.0
         if expected_s > self._rest_s:
             return (

@@ -16,62 +16,54 @@ first, and they do not begin again while the workers differ.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mlxhog.arena.process import WatchedTime
 from mlxhog.config import schedules
 from mlxhog.config.schedules import Falling
 from mlxhog.report.metrics import Activity, Doing
-from mlxhog.training import checkpoints, moments
-from mlxhog.training.checkpoints import Start
-from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, RULE, StepTime, title
-from mlxhog.training.plan import Plan
-from mlxhog.training.run_session import RunSession
+from mlxhog.training import choose_strategy, state
+from mlxhog.training.choose_strategy import LOCK_FREE, ROUNDS, StepTime, title
 
-TakeUp = Callable[[Plan, Start], None]
-"""Makes the rest of a run use a plan, and the state in which it begins."""
+if TYPE_CHECKING:
+    from mlxhog.training.trainer import Training
 
 
 class Changes:
     """Changes the strategy of one run; used by the thread that supervises it."""
 
-    def __init__(self, session: RunSession, plan: Plan, start: Start, take_up: TakeUp) -> None:
-        """Watch the steps from now on.
-
-        Args:
-            session: of the run.
-            plan: with the present strategy, and the other.
-            start: the state in which it begins.
-            take_up: called with each change.
-        """
-        self._session, self._plan, self._start = session, plan, start
-        self._take_up = take_up
-        self._workers = range(1, plan.strategy.workers + 1)
-        self._ends = 0
+    def __init__(self, run: Training) -> None:
+        """Watch the steps from now on."""
+        self._run = run
+        self._workers = range(1, run.plan.strategy.workers + 1)
+        self._rule, self._ends = choose_strategy.RULE, 0
         self._watched, self._last_s = WatchedTime(), 0.0
         self._steps: dict[int, deque[StepTime]] = {}
         self._forget()
-        session.monitor.on_step = self._take
+        run.monitor.on_step = self._take
 
     @classmethod
-    def of(cls, session: RunSession, plan: Plan, start: Start, take_up: TakeUp) -> Changes | None:
-        """None where the first strategy stays: a schedule counts passes in steps of one size."""
-        schedule = schedules.of(plan.config)
-        if plan.other is None:
+    def of(cls, run: Training) -> Changes | None:
+        """None where the strategy stays: it is named, or a schedule counts equal steps."""
+        schedule = schedules.of(run.plan.config)
+        if run.plan.other is None or (
+            isinstance(schedule, Falling) and schedule.epochs is not None
+        ):
             return None
-        if isinstance(schedule, Falling) and schedule.epochs is not None:
-            return None
-        return cls(session, plan, start, take_up)
+        return cls(run)
 
     @property
     def _averages(self) -> bool:
-        return self._plan.strategy.name == ROUNDS.name
+        return self._run.plan.strategy.name == ROUNDS.name
 
     @property
     def _needed(self) -> int:
         """Steps of each worker that are looked at."""
-        return RULE.rounds if self._averages else RULE.gradients * RULE.growth**self._ends
+        return (
+            self._rule.rounds
+            if self._averages
+            else self._rule.gradients * self._rule.growth**self._ends
+        )
 
     def _forget(self) -> None:
         self._steps = {slot: deque(maxlen=self._needed) for slot in self._workers}
@@ -88,18 +80,18 @@ class Changes:
 
     def look(self) -> None:
         """Change the strategy if the newest steps say so."""
-        now_s, supervisor = self._watched.look(), self._session.supervisor
+        now_s, supervisor = self._watched.look(), self._run.supervisor
         if supervisor.has_side_job():
             self._last_s = now_s
         elif not self._averages:
             self._look_at_gradients()
-        elif (lost := RULE.ends([list(own) for own in self._steps.values()])) is not None:
+        elif (lost := self._rule.ends([list(own) for own in self._steps.values()])) is not None:
             self._end_rounds(
-                f"rounds lost {lost:.0%} of their gradients to waiting in the last {RULE.rounds} "
-                f"(over {RULE.most_lost:.0%} ends them)",
+                f"rounds lost {lost:.0%} of their gradients to waiting in the last "
+                f"{self._rule.rounds} (over {self._rule.most_lost:.0%} ends them)",
                 lost,
             )
-        elif now_s - self._last_s > RULE.absent_s:
+        elif now_s - self._last_s > self._rule.absent_s:
             if supervisor.holding_still():  # else a round is under way
                 self._end_rounds(
                     f"no round has begun for {now_s - self._last_s:.1f} s, since a worker is not "
@@ -111,12 +103,12 @@ class Changes:
         if any(len(own) < self._needed for own in self._steps.values()):
             return
         steps = [list(own) for own in self._steps.values()]
-        lost = RULE.begins(steps, self._plan.strategy.facts.sequences)
+        lost = self._rule.begins(steps, self._run.plan.strategy.facts.sequences)
         if lost is not None and self._has_first_workers():
             self._change(
                 ROUNDS.name,
                 f"rounds would lose {lost:.1%} of the gradients to waiting, by the last "
-                f"{self._needed} of each worker (under {RULE.least_lost:.1%} begins them)",
+                f"{self._needed} of each worker (under {self._rule.least_lost:.1%} begins them)",
                 lost,
             )
         self._forget()
@@ -132,7 +124,7 @@ class Changes:
 
     def _has_first_workers(self) -> bool:
         """Whether the workers are those of the start, all up."""
-        seats, workers = self._session.supervisor.seats, self._workers
+        seats, workers = self._run.supervisor.seats, self._workers
         present = sorted(seat.slot for seat in seats if seat.leaving_s is None)
         return len(seats) == len(workers) and present == list(workers)
 
@@ -140,24 +132,22 @@ class Changes:
 
     def _change(self, name: str, why: str, lost: float | None) -> bool:
         """Continue with the other strategy; returns whether all workers have built it."""
-        session, arena = self._session, self._session.arena
-        new = self._plan.changed()
-        with session.paused(checkpoints.pause_limit_s(arena), Activity.CHANGING) as still:
+        run, arena = self._run, self._run.arena
+        old, new = run.plan, run.plan.changed()
+        with run.paused(state.pause_limit_s(arena), Activity.CHANGING) as still:
             # Rounds take tickets by number: one that a dead worker left below others comes first.
-            if not still or (new.strategy.numbered and session.ledger.position()["done"]):
+            if not still or (new.strategy.numbered and run.ledger.position()["done"]):
                 return False
-            session.settle()
-            done, tokens = session.steps_done(), arena.counters.load("tokens")
-            budget = checkpoints.start_of(new).budget.continuing(self._start.budget, done)
+            run.settle()
+            done, tokens = run.steps_done(), arena.counters.load("tokens")
+            budget = state.start_of(new).budget.continuing(run.start.budget, done)
             limit = budget.step_limit(new.tokens_per_step, steps=done, tokens=tokens)
-            sent = checkpoints.network_bytes_of_call(self._plan, arena, self._start)
-            moments.carry_over(self._plan, new, arena)
-            session.change(budget, limit, done)
-            self._plan, self._start = new, Start(budget, steps=done, network_bytes=sent)
-            self._take_up(new, self._start)
-            session.monitor.budget = budget
+            sent = state.network_bytes_of_call(old, arena, run.start)
+            state.change(old, new, arena)
+            run.change(budget, limit, done)
+            run.take_up(new, state.Start(budget, steps=done, network_bytes=sent))
             line = f"strategy {title(name)}: {why}"
-            session.reporter.report(line, kind="strategy", strategy=name, lost=lost)
-            built = session.supervisor.all_built
-            session.until(built, Doing(Activity.CHANGING), even_if_interrupted=True)
+            run.reporter.report(line, kind="strategy", strategy=name, lost=lost)
+            built = run.supervisor.all_built
+            run.until(built, Doing(Activity.CHANGING), even_if_interrupted=True)
         return True

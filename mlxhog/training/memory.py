@@ -52,10 +52,6 @@ class Memory:
     def check_parameters(self, name: str, model: ModelConfig) -> None:
         """Refuse a model whose parameters do not fit, before its blocks are listed one by one.
 
-        Args:
-            name: of the model.
-            model: the architecture.
-
         Raises:
             EnvironmentLacks: they do not fit.
         """
@@ -68,11 +64,6 @@ class Memory:
 
     def check_run(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
         """Refuse a run that does not fit.
-
-        Args:
-            arena_bytes: shared memory.
-            worker_bytes: of each worker.
-            workers: workers at the start.
 
         Raises:
             EnvironmentLacks: it does not fit.
@@ -87,7 +78,7 @@ class Memory:
             )
 
     def check_joined(self, arena_bytes: int, worker_bytes: int, workers: int) -> None:
-        """Refuse workers that join if all together do not fit; arguments as for `check_run`.
+        """Refuse workers that join if all together do not fit.
 
         Raises:
             EnvironmentLacks: they do not fit.

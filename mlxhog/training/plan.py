@@ -337,11 +337,7 @@ def _fitted_weights(
 def _parameters(
     config: TrainConfig, model: ModelConfig, train: TokenFile
 ) -> tuple[dict[str, ParamSpec], SampledHead | None]:
-    """The model's parameters, and the sampled words of its training loss, if any.
-
-    Raises:
-        ConfigError: this model cannot be trained with sampled words.
-    """
+    """The model's parameters, and the sampled words of its training loss, if any."""
     spec = dict(param_spec(model))
     if config.sampled_head is None:
         return spec, None
@@ -449,24 +445,7 @@ def _way(
     train: TokenFile,
     n_choices: int,
 ) -> _Way:
-    """Decide the open options under a strategy, and build it.
-
-    Args:
-        asked: options of the call.
-        config: the same with model and tokenizer, and options of the resumed run.
-        choice: the strategy.
-        model: the architecture, with the vocabulary of the run.
-        hidden: names of its hidden matrices.
-        n_workers: workers at the start.
-        resumption: the run that is resumed; None for a new one.
-        data: the prepared token files.
-        train: the token file of the training text.
-        n_choices: strategies that the run may have.
-
-    Raises:
-        ConfigError, DataError: the strategy does not fit this model or this text, or the folder to
-            follow does not exist.
-    """
+    """Decide the open options under a strategy, and build it."""
     notes: list[str] = []
     began = {} if resumption is None else resumption.began_with()
     trained = config.init_from is not None or bool(began)  # rows that need no long steps
@@ -607,12 +586,7 @@ def _batches(
     *,
     stored: Path | None,
 ) -> tuple[Strategy, Callable[[], Batches], int, Division | None]:
-    """The batches of the text, or of each client's part of it.
-
-    Returns:
-        The strategy, with each client's number of batches where it needs them; a function that
-        opens the batches; batches per epoch; and the division.
-    """
+    """The batches of the text, or of each client's part of it."""
     size = config.sequences_per_ticket
     rows: dict[str, Any] = {
         "seq_len": config.seq_len,

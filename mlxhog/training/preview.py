@@ -19,7 +19,7 @@ from mlxhog.errors import RunError
 from mlxhog.models import families
 from mlxhog.models.families import param_count
 from mlxhog.models.registry import load_architecture
-from mlxhog.training import checkpoints
+from mlxhog.training import state
 from mlxhog.training.plan import Plan, passes
 
 MOST_NAMED = 10
@@ -100,7 +100,7 @@ def facts(plan: Plan, asked: TrainConfig) -> dict[str, Any]:
         "seconds": _seconds(plan, rate, read),
         "memory_bytes": plan.arena_bytes + len(plan.workers) * plan.worker_bytes,
         "memory_limit_bytes": int(plan.memory.limit_bytes),
-        "checkpoint_bytes": checkpoints.n_bytes(plan),
+        "checkpoint_bytes": state.n_bytes(plan),
         "checkpoints_kept": plan.keep_last,
         "token_file_bytes": sum(
             path.stat().st_size for path in plan.data.train.parent.iterdir() if path.is_file()

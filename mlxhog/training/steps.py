@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,49 +19,25 @@ from mlxhog.training.gradients import Gradients
 from mlxhog.training.job import Job
 
 
-@dataclass(frozen=True)
-class Computed:
-    """A gradient whose step is not added yet.
-
-    Attributes:
-        lease: of its batch.
-        grads: by parameter.
-        loss: mean of the labels, in nats.
-        samples: sequences.
-        tokens: of these.
-        labels: that count.
-        n_bytes: of text.
-        began_ns: when its read began.
-        read_ns: time of the read, without waits.
-        compute_ns: time of the gradient.
-        forward_ns: of it, the forward pass; 0 if it was not measured.
-        wait_ns: waits of the read.
-    """
+class Computed(NamedTuple):
+    """A gradient whose step is not added yet; times are of its read and its computation."""
 
     lease: Lease
     grads: Grads
-    loss: float
+    loss: float  # mean of the labels, in nats
     samples: int
     tokens: int
-    labels: int
+    labels: int  # that count
     n_bytes: int
     began_ns: int
-    read_ns: int
+    read_ns: int  # without waits
     compute_ns: int
-    forward_ns: int
+    forward_ns: int  # of compute_ns; 0 if it was not measured
     wait_ns: int
 
 
-@dataclass(frozen=True)
-class Written:
-    """A step that was added.
-
-    Attributes:
-        outcome: of the strategy.
-        ended_ns: when it was complete.
-        apply_ns: time that it took, without waits for locks.
-        wait_ns: these waits.
-    """
+class Written(NamedTuple):
+    """A step that was added; `apply_ns` is without the waits for locks."""
 
     outcome: WriteResult
     ended_ns: int

@@ -10,6 +10,7 @@ often, the run continues without it.
 
 from __future__ import annotations
 
+import signal
 import statistics
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -42,6 +43,8 @@ START_S = 120.0  # a framework that is being imported gives no sign of life
 STALE_STEPS = 20  # no heartbeat for this many median steps counts as hung
 SIDE_JOBS = (Phase.EVALUATE, Phase.SAMPLE)
 EXIT_ERRORS = {2: ConfigError, 3: EnvironmentLacks}
+WATCHDOG = (-signal.SIGABRT, worker.LOST_GPU_EXIT_CODE)
+"""Exit codes of a GPU worker that macOS has ended."""
 
 
 @dataclass
@@ -195,11 +198,7 @@ class Supervisor:
         return death
 
     def _settle(self, seat: _Seat) -> None:
-        """Replace a worker that has ended; one that was leaving, or joined and fails, is removed.
-
-        Raises:
-            WorkerFailed, ConfigError, EnvironmentLacks: see `poll`.
-        """
+        """Replace a worker that has ended; one that was leaving, or joined and fails, is removed."""
         if seat.leaving_s is not None:
             self._remove(seat)
             return
@@ -229,9 +228,9 @@ class Supervisor:
         # A worker that never starts is given up, however long each attempt takes.
         while state != State.STARTING and seat.deaths_s[0] < now - RESTART_WINDOW_S:
             seat.deaths_s.popleft()
-        if worker.ended_by_watchdog(seat.spec.backend, death.code):
-            lost_gpu = worker.lost_gpu_text(death.code, self.last_line(seat.slot))
-            self._ease(seat, f"{what} {lost_gpu}")
+        if seat.spec.backend in worker.GPU_BACKENDS and death.code in WATCHDOG:
+            lost = f"lost its GPU ({self.last_line(seat.slot)})"
+            self._ease(seat, f"{what} {lost if death.code > 0 else 'was aborted (SIGABRT)'}")
         if len(seat.deaths_s) > self.config.restarts:
             raise WorkerFailed(
                 f"{what} died {len(seat.deaths_s)} times in {RESTART_WINDOW_S / 60:.0f} minutes "
@@ -243,19 +242,19 @@ class Supervisor:
         self._spawn(seat)
 
     def _ease(self, seat: _Seat, cause: str) -> None:
-        """Halve the micro-batch of a worker that the GPU watchdog ended.
-
-        Raises:
-            WorkerFailed: it has been halved three times already.
-        """
+        """Halve the micro-batch of a worker that the GPU watchdog ended."""
         if seat.halvings == worker.MOST_HALVINGS:
             raise WorkerFailed(
                 f"{cause} with ever smaller micro-batches, last line "
                 f"{self.last_line(seat.slot)!r}; {worker.HINTS}"
             )
         seat.halvings += 1
-        job = self._make_job(seat.slot, seat.halvings)
-        self.messages.append(worker.less_work_text(cause, job.micro_batch))
+        n = self._make_job(seat.slot, seat.halvings).micro_batch
+        self.messages.append(
+            f"{cause}, as happens on macOS when GPU work keeps the display waiting; it starts "
+            f"again with micro-batches of {n} sequence{'s' * (n > 1)}. If this happens again, "
+            f"{worker.HINTS}"
+        )
 
     def all_built(self) -> bool:
         """Whether every worker has built the present strategy; one that starts will build it."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import resource
-import signal
 import sys
 import time
 from contextlib import suppress
@@ -372,31 +371,3 @@ def is_lost_gpu(error: BaseException) -> bool:
             return True
         cause = cause.__cause__
     return False
-
-
-def ended_by_watchdog(backend: str, exit_code: int) -> bool:
-    """Whether a worker seems to have been ended by the watchdog."""
-    return backend in GPU_BACKENDS and exit_code in (-signal.SIGABRT, LOST_GPU_EXIT_CODE)
-
-
-def lost_gpu_text(exit_code: int, last_words: str) -> str:
-    """The end of a worker that the watchdog ended, as a verb phrase."""
-    return (
-        f"lost its GPU ({last_words})"
-        if exit_code == LOST_GPU_EXIT_CODE
-        else "was aborted (SIGABRT)"
-    )
-
-
-def less_work_text(cause: str, micro_batch: int) -> str:
-    """The message for the user when a worker restarts with a smaller micro-batch.
-
-    Args:
-        cause: the worker and its end.
-        micro_batch: its new number of sequences.
-    """
-    sequences = f"{micro_batch} sequence{'s' * (micro_batch > 1)}"
-    return (
-        f"{cause}, as happens on macOS when GPU work keeps the display waiting; it starts again "
-        f"with micro-batches of {sequences}. If this happens again, {HINTS}"
-    )

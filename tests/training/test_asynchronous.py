@@ -11,8 +11,8 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import ConfigError
 from mlxhog.strategies import ssp
-from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
+from mlxhog.training.state import load
 from tests.pairs import each_of
 from tests.training.small import identical, parameters, small_config
 from tests.training.test_deaths import train_and_kill
@@ -112,7 +112,7 @@ def test_updates_added_in_advance_keep_their_sum_with_other_workers(ahead):
     three = {"workers": "mlx:cpu*3", "steps": 10, "delay_feedback": True}
     planned = make_plan(small_config(folder, resume=first.run, **three))
     with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
+        load(planned, arena, Ledger(arena))
         ahead = 0.0
         for name, slot in arena.layout.slots.items():
             span = slice(slot.offset, slot.offset + slot.size)
@@ -132,7 +132,7 @@ def test_updates_added_in_advance_are_undone_if_no_worker_will_undo_them(ahead, 
     loaded = checkpoint.load(Path(str(first.checkpoint)))
     planned = make_plan(small_config(folder, workers=TWO, resume=first.run, steps=10, **changes))
     with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
+        load(planned, arena, Ledger(arena))
         ahead = 0.0
         for name, value in loaded.params.items():
             added = sum(loaded.optimizer[f"feedback.{k}/{name}"] for k in (1, 2))

@@ -14,7 +14,6 @@ from mlxhog import TrainConfig, train
 from mlxhog.checkpoint import checkpoint, run
 from mlxhog.config.options import options, to_flag
 from mlxhog.errors import CheckpointError, EnvironmentLacks, RunError, WorkerFailed
-from mlxhog.training import checkpoints
 from tests.processes import alive, workers_of
 from tests.training import asking
 from tests.training.asking import trained, until
@@ -123,15 +122,15 @@ def test_a_frozen_worker_is_replaced(tmp_path):
 
 def full_disk_after(saves, monkeypatch):
     """Let checkpoints fail as on a full disk, after a number that succeed."""
-    real, left = checkpoints.save, [saves]
+    real, left = checkpoint.save, [saves]
 
-    def save(*arguments):
+    def save(*arguments, **fields):
         left[0] -= 1
         if left[0] < 0:
             raise EnvironmentLacks("checkpoint needs 9 bytes, 1 is free; free some space")
-        return real(*arguments)
+        return real(*arguments, **fields)
 
-    monkeypatch.setattr(checkpoints, "save", save)
+    monkeypatch.setattr(checkpoint, "save", save)
 
 
 @pytest.mark.slow
@@ -182,10 +181,10 @@ def test_workers_that_keep_dying_leave_a_checkpoint(tmp_path):
 
 @pytest.mark.slow
 def test_parameters_that_are_not_finite_end_the_run_as_diverged(tmp_path, monkeypatch):
-    def refuse(*_):
+    def refuse(*_, **fields):
         raise CheckpointError("lm_head.weight has numbers that are not finite")
 
-    monkeypatch.setattr(checkpoints, "save", refuse)
+    monkeypatch.setattr(checkpoint, "save", refuse)
     result = train(small_config(tmp_path, steps=2))
     assert result.status == "diverged"
     assert "lower --lr" in str(result.error)

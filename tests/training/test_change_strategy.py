@@ -13,15 +13,15 @@ import pytest
 
 from mlxhog import train
 from mlxhog.arena import Arena
+from mlxhog.arena.ledger import Ledger
 from mlxhog.arena.requests import ask
 from mlxhog.arena.workers import State
 from mlxhog.checkpoint import checkpoint
 from mlxhog.config.budget import Budget
-from mlxhog.training import change_strategy, choose_strategy, session
-from mlxhog.training.checkpoints import fill_parameters
+from mlxhog.training import choose_strategy, session
 from mlxhog.training.choose_strategy import RULE, ChangeRule
-from mlxhog.training.moments import carry_over
 from mlxhog.training.plan import make_plan
+from mlxhog.training.state import change, load
 from mlxhog.training.supervisor import Supervisor
 from tests.training.asking import endless, trained, until
 from tests.training.small import small_config
@@ -54,7 +54,7 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path,
     averaging, lock_free = plan, plan.other
     rng = np.random.default_rng(0)
     with Arena.create(plan.layout) as arena:
-        fill_parameters(plan, arena)
+        load(plan, arena, Ledger(arena))
         arena.counters.store("version", 7)
         for slot in (1, 2):
             entry = arena.workers.acquire_slot(slot=slot)
@@ -65,7 +65,7 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path,
                 value = rng.random(part.size, np.float32)
                 arena.segment(f"{kind}.1")[part.offset : part.offset + part.size] = value
                 before[f"{kind}/{name}"] = part, value
-        carry_over(averaging, lock_free, arena)
+        change(averaging, lock_free, arena)
         if lock_free.shared_state:
             assert arena.counters.load("version") - arena.counters.load("moments_since") == 5
         for segment in lock_free.strategy.segments(len(plan.layout.slots)):
@@ -73,7 +73,7 @@ def test_a_change_and_back_keeps_the_moments_and_their_number_of_steps(tmp_path,
         arena.counters.store("version", 9)  # two steps, one of each worker
         for slot in (1, 2):
             arena.workers.entry(slot).opt_step += 1
-        carry_over(lock_free, averaging, arena)
+        change(lock_free, averaging, arena)
         steps = 7 if lock_free.shared_state else 6
         assert [arena.workers.entry(slot).opt_step for slot in (1, 2)] == [steps] * 2
         for key, (part, value) in before.items():
@@ -138,7 +138,7 @@ def test_a_run_whose_worker_is_stopped_ends_its_rounds_and_begins_them_when_it_i
         wait_for(directory, "hogwild", lambda: stop_and_continue(pid))
         wait_for(directory, "sync")
 
-    monkeypatch.setattr(change_strategy, "RULE", ChangeRule(rounds=8, gradients=8))
+    monkeypatch.setattr(choose_strategy, "RULE", ChangeRule(rounds=8, gradients=8))
     config = endless(tmp_path, optimizer="muon", lr=None, slow="0=10,1=10", **AUTO)
     result = trained(config, disturb)
     ended, *_ = changes(Path(result.run))
@@ -173,7 +173,7 @@ def test_rounds_end_where_a_worker_is_not_there_and_before_others_join_or_leave(
         until(directory, has_left(3))
 
     rule = ChangeRule(most_lost=1.0, gradients=8, absent_s=0.5)
-    monkeypatch.setattr(change_strategy, "RULE", rule)
+    monkeypatch.setattr(choose_strategy, "RULE", rule)
     result = trained(endless(tmp_path, slow="1=late:1500ms", **AUTO), come_and_go)
     first, *_ = changes(Path(result.run))
     assert "no round has begun" in first["text"]
@@ -221,7 +221,7 @@ class Deadly(Supervisor):
 @pytest.mark.slow
 def test_a_death_at_any_moment_of_a_change_loses_no_batch(tmp_path, averages, monkeypatch):
     kills = [(moment, victims) for victims in (1, 2) for moment in ("pause", "choice", "end")]
-    monkeypatch.setattr(change_strategy, "RULE", Always(rounds=8, gradients=8, growth=1))
+    monkeypatch.setattr(choose_strategy, "RULE", Always(rounds=8, gradients=8, growth=1))
     monkeypatch.setattr(session, "Supervisor", Deadly)
     monkeypatch.setattr(Deadly, "kills", kills, raising=False)
     # Workers that sleep leave their cores to the supervisor, so that there are enough changes.
@@ -235,7 +235,7 @@ def test_a_death_at_any_moment_of_a_change_loses_no_batch(tmp_path, averages, mo
 
 @pytest.mark.slow
 def test_a_named_strategy_never_changes(tmp_path, monkeypatch):
-    monkeypatch.setattr(change_strategy, "RULE", Always(rounds=2, gradients=2))
+    monkeypatch.setattr(choose_strategy, "RULE", Always(rounds=2, gradients=2))
     options = {"strategy": "sync", "sync_shares": "speed", "workers": "mlx:cpu*2"}
     result = train(small_config(tmp_path, steps=30, **options))
     assert not changes(Path(result.run))

@@ -191,22 +191,6 @@ def test_a_disk_that_does_not_answer_delays_no_end_of_a_run(follower, tmp_path, 
     assert rows(tmp_path) == [b"text"]  # the late thread has published nothing
 
 
-def test_an_unexpected_error_of_a_reader_costs_its_file_alone(follower, tmp_path):
-    (follower.folder / "a.txt").write_text("bad")
-    (follower.folder / "b.txt").write_text("good")
-    real = follower._rows
-
-    def fails(path):
-        yield from real(path)
-        if path.name == "a.txt":
-            raise RuntimeError("unexpected")
-
-    follower._rows = fails
-    assert follower.look()
-    assert rows(tmp_path) == [b"good"]
-    assert list(follower.messages) == ["a.txt is left out: RuntimeError: unexpected"]
-
-
 @pytest.mark.parametrize("lack", [EnvironmentLacks("reading it needs a package"), MemoryError()])
 def test_a_file_that_the_machine_cannot_read_now_is_read_when_the_run_is_resumed(
     follower, tmp_path, lack

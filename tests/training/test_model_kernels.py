@@ -125,15 +125,6 @@ def test_kernels_no_worker_can_run_are_refused_before_anything_is_started(tmp_pa
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.slow
-def test_every_output_names_the_kernels_that_ran_and_not_the_requested_ones(tmp_path):
-    reports = []
-    result = train(small_config(tmp_path, steps=3), observer=reports.append)
-    assert result.to_json()["kernels"] == "native"
-    assert {progress.kernels for progress in reports} == {"native"}
-    assert json.loads((Path(result.run) / "run.json").read_text())["kernels"] == "native"
-
-
 # -- a run whose operators are Metal source on the CPU: the same training, and it says so ----------
 
 

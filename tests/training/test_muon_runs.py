@@ -15,8 +15,8 @@ from mlxhog.errors import CheckpointError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.strategies import look_ahead
-from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
+from mlxhog.training.state import load
 from tests.training.small import identical, largest_difference, parameters, small_config
 
 MUON = {"optimizer": "muon", "lr": 3e-3, "schedule": "constant", "warmup": 0}
@@ -69,7 +69,7 @@ def test_last_steps_are_restored_and_restart_with_another_optimizer_state(tmp_pa
         config = small_config(tmp_path, resume=first.run, reset_optimizer=reset, **common)
         planned = make_plan(config)
         with Arena.create(planned.layout) as arena:
-            restore(planned, arena, Ledger(arena))
+            load(planned, arena, Ledger(arena))
             for segment in look_ahead.SEGMENTS:
                 flat = arena.segment(segment)
                 assert flat.any() != reset
@@ -91,21 +91,6 @@ def test_the_moments_of_another_optimizer_are_refused_or_dropped_on_request(tmp_
     saved = checkpoint.load(Path(str(second.checkpoint)))
     assert saved.state["optimizer"] == "adamw"
     assert saved.state["opt_steps"] == {"1": 10}
-
-
-@pytest.mark.slow
-def test_a_run_of_adamw_resumes_with_it_if_no_optimizer_is_named(tmp_path):
-    first = train(small_config(tmp_path))
-    resumed = {"resume": first.run, "steps": 10}
-    assert (
-        make_plan(small_config(tmp_path, optimizer="auto", lr=None, **resumed)).config.top_lr
-        == 1e-3
-    )
-    second = train(small_config(tmp_path, optimizer="auto", **resumed))
-    saved = checkpoint.load(Path(str(second.checkpoint)))
-    assert (saved.state["optimizer"], saved.state["opt_steps"]) == ("adamw", {"1": 30})
-    with pytest.raises(CheckpointError, match=r"optimizer adamw, this is muon.*--reset-optimizer"):
-        make_plan(small_config(tmp_path, optimizer="muon", **resumed))
 
 
 @pytest.mark.slow

@@ -13,8 +13,8 @@ from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import CheckpointError
 from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
-from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
+from mlxhog.training.state import load
 from tests.training.small import identical, parameters, small_config
 
 COMMON = {"lr": 1e-3, "schedule": "constant", "warmup": 0}
@@ -55,7 +55,7 @@ def test_other_workers_begin_with_the_state_of_one_where_bases_have_no_average(t
     config = small_config(tmp_path, workers="mlx:cpu*3", steps=12, resume=first.run, **common)
     planned = make_plan(config)
     with Arena.create(planned.layout) as arena:
-        start = restore(planned, arena, Ledger(arena))
+        start = load(planned, arena, Ledger(arena))
         assert any(f"{optimizer} keeps them in a basis" in message for message in start.messages)
         for kind in planned.private_state:
             for slot in (1, 2, 3):

@@ -114,13 +114,6 @@ def test_an_error_in_a_gradient_leaves_the_step_beside_it_whole_and_counted(aren
     assert ledger.state(0, 1) == TicketState.LEASED  # comes back when its worker is reaped
 
 
-def test_a_budget_of_tokens_is_not_exceeded_by_the_step_that_waits(arena):
-    steps = overlapped(arena, budget=Budget(tokens=2 * TOKENS))
-    for _ in range(5):
-        steps.step()
-    assert arena.counters.load("tokens") == 2 * TOKENS
-
-
 def test_a_strategy_of_ones_own_with_another_worker_is_refused(arena):
     class Own(Hogwild):
         def worker(self, context):

@@ -123,13 +123,6 @@ def test_the_time_is_estimated_from_a_run_like_it_and_else_from_doctor(here, mon
     assert "about 20 s" in preview.text(plan, config)
 
 
-def test_notes_and_the_warning_of_repetition_are_shown(here, capsys):
-    known = json.loads(said(capsys, "--tokens", "1m", "--json"))
-    (warning,) = [note for note in known["notes"] if "times in this budget" in note]
-    assert f"read {known['epochs']:.3g} times" in warning
-    assert f"note: {warning}" in said(capsys, "--tokens", "1m")
-
-
 def test_epochs_count_the_batches_of_synchronous_rounds(here):
     config = small_config(here, workers="mlx:cpu*3", async_after=0.25, steps=None, epochs=6)
     plan = make_plan(config)

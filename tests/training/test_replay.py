@@ -20,7 +20,7 @@ from mlxhog.base.verdicts import Verdicts
 from mlxhog.checkpoint.run import Run
 from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError, EnvironmentLacks, RunError
-from mlxhog.training import recording, replay
+from mlxhog.training import replay
 from mlxhog.training.kernel_choice import check_recorded
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, parameters, small_config

@@ -21,9 +21,9 @@ from mlxhog.cli import main
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.strategies.sync import is_over
-from mlxhog.training.checkpoints import restore
 from mlxhog.training.evaluation import FinalEvaluation
 from mlxhog.training.plan import make_plan
+from mlxhog.training.state import load
 from tests.models.twins import TWINS
 from tests.training.small import small_config
 
@@ -75,7 +75,7 @@ def test_a_run_that_went_asynchronous_resumes_with_every_workers_own_moments(tmp
     assert loaded.state["opt_steps"].keys() == {"1", "2"}
     planned = make_plan(small_config(tmp_path, resume=first.run, **options))
     with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
+        load(planned, arena, Ledger(arena))
         assert is_over(arena.segment("sync.words"), 2)
         for worker in (1, 2):
             moments = arena.segment(f"m.{worker}")
@@ -100,7 +100,7 @@ def test_the_rest_of_a_budget_of_passes_is_the_same_text_for_other_workers(tmp_p
     other = make_plan(alone).budget
     assert (other.steps, other.equal_steps_before) == (2 * same.steps, 2 * first.steps)
     with Arena.create(make_plan(alone).layout) as arena:
-        budget = restore(make_plan(alone), arena, Ledger(arena)).budget
+        budget = load(make_plan(alone), arena, Ledger(arena)).budget
     assert budget.progress(steps=0, tokens=0, seconds=0.0) == first.steps / steps
     second = run_interrupted_after(first.steps + 3, alone)
     again = make_plan(resumed).budget

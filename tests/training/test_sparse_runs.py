@@ -11,8 +11,8 @@ from mlxhog.arena.ledger import Ledger
 from mlxhog.checkpoint import checkpoint
 from mlxhog.errors import ConfigError
 from mlxhog.strategies.disjoint import steps_taken
-from mlxhog.training.checkpoints import restore
 from mlxhog.training.plan import make_plan
+from mlxhog.training.state import load
 from tests.training.small import identical, mixed_model, parameters, small_config
 
 TWO = "mlx:cpu*2"
@@ -61,7 +61,7 @@ def test_a_resumed_run_has_every_workers_residual(two_topk):
     loaded = saved(first).optimizer
     planned = make_plan(small_config(folder, resume=first.run, workers=TWO, **SPARSE["topk"]))
     with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
+        load(planned, arena, Ledger(arena))
         for worker in (1, 2):
             residual = arena.segment(f"residual.{worker}")
             assert residual.any()
@@ -78,7 +78,7 @@ def test_other_workers_take_over_all_that_was_not_written_yet(two_topk, workers)
     config = small_config(folder, workers=f"mlx:cpu*{workers}", resume=first.run, **SPARSE["topk"])
     planned = make_plan(config)
     with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
+        load(planned, arena, Ledger(arena))
         for name, slot in arena.layout.slots.items():
             span = slice(slot.offset, slot.offset + slot.size)
             now = sum(arena.segment(f"residual.{k + 1}")[span] for k in range(workers))
@@ -97,7 +97,7 @@ def test_a_run_resumed_without_residuals_writes_the_waiting_updates(two_topk, op
     loaded = saved(first)
     planned = make_plan(small_config(folder, workers=TWO, resume=first.run, **options))
     with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
+        load(planned, arena, Ledger(arena))
         for copy in planned.strategy.kept_segments():
             n = arena.layout.probe.offset
             assert np.array_equal(arena.segment(copy)[:n], arena.params[:n])
@@ -121,7 +121,7 @@ def test_the_step_counts_of_disjoint_blocks_are_saved_and_their_moments_are_one_
     }
     planned = make_plan(small_config(tmp_path, resume=first.run, **options))
     with Arena.create(planned.layout) as arena:
-        restore(planned, arena, Ledger(arena))
+        load(planned, arena, Ledger(arena))
         assert steps_taken(arena) == counts
 
 

@@ -5,8 +5,6 @@ import pytest
 
 from mlxhog import train
 from mlxhog.checkpoint import checkpoint
-from mlxhog.errors import ConfigError
-from mlxhog.training.plan import make_plan
 from tests.training.asking import endless, trained, until
 from tests.training.small import identical, largest_difference, parameters, small_config
 from tests.training.test_elastic import works
@@ -112,11 +110,6 @@ def test_shares_by_speed_change_the_worker_and_not_the_result_also_of_a_resumed_
         of_slow, of_fast = sorted(worker.tokens for worker in second.workers)
         assert of_slow < 0.7 * of_fast
         assert second.workers[rank].tokens == of_slow
-
-
-def test_a_slowed_worker_that_the_run_does_not_have_is_refused(tmp_path):
-    with pytest.raises(ConfigError, match="slow names worker 2, and the run has 2 with ranks 0 to"):
-        make_plan(small_config(tmp_path, workers="mlx:cpu*2", slow="0=2,2=2"))
 
 
 @pytest.mark.slow

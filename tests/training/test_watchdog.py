@@ -18,7 +18,6 @@ from mlxhog import train
 from mlxhog.backends.gpu_share import GPUShare
 from mlxhog.base.workers import WorkerSpec
 from mlxhog.data.batch import Batch
-from mlxhog.errors import WorkerFailed
 from mlxhog.strategies import Lease
 from mlxhog.training import worker
 from mlxhog.training.gradients import Gradients
@@ -73,15 +72,6 @@ def test_an_aborted_gpu_worker_computes_half_as_much_at_a_time_and_the_run_is_do
         "micro-batch 2",
         "micro-batch 1",
     ]
-
-
-@pytest.mark.slow
-@pytest.mark.usefixtures("gpu")
-def test_the_fourth_abort_ends_the_run_with_the_hints(tmp_path):
-    observer = Aborter(aborts=4)
-    with pytest.raises(WorkerFailed, match=r"ever smaller micro-batches.*--seq-len.*MLX_MAX_OPS"):
-        train(small_config(tmp_path, batch_size=16, steps=100_000, restarts=10), observer=observer)
-    assert observer.left == 0
 
 
 @pytest.mark.slow

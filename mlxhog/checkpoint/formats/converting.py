@@ -103,11 +103,7 @@ def convert(
 
 
 def _generation(files: Mapping[str, bytes], source: Opened) -> bytes:
-    """Return the generation_config.json for the config.json and the tokenizer.json of an export.
-
-    Raises:
-        CheckpointError: the tokenizer is damaged.
-    """
+    """Return the generation_config.json for the config.json and the tokenizer.json of an export."""
     try:
         tokens = contents.token_ids(files[TOKENIZER])
     except ValueError as error:

@@ -134,15 +134,7 @@ def _refuse_unusual(tensor: torch.Tensor, name: str, path: Path) -> None:
 
 
 def _entries(path: Path) -> dict[int, int] | None:
-    """Return, for each entry of a zip archive, the offset of its bytes -> their number.
-
-    Returns:
-        None for a file that is not an archive, or cannot be read; loading it reports the error.
-
-    Raises:
-        CheckpointError: the archive is damaged, lists too much, or is compressed, which
-            `torch.save` never does.
-    """
+    """Return, for each entry of a zip archive, the offset of its bytes -> their number."""
     entries: dict[int, int] = {}
     try:
         with path.open("rb") as file:
@@ -178,15 +170,7 @@ def _view(
     name: str,
     path: Path,
 ) -> NDArray[Any]:
-    """Return a view of the file with the numbers of a tensor that is on the meta device.
-
-    Args:
-        data: the bytes of the file.
-        entries: entries of the archive, as `_entries` returns them.
-        tensor: the tensor, on the meta device.
-        name: its name, for the message.
-        path: the file, for the message.
-    """
+    """Return a view of the file with the numbers of a tensor that is on the meta device."""
     dtype = _DTYPES[tensor.dtype]
     first = tensor.untyped_storage()._checkpoint_offset
     if first is None or first not in entries:
@@ -205,11 +189,7 @@ def _view(
 
 
 def _refuse_beyond(tensor: torch.Tensor, n: int, name: str, path: Path) -> None:
-    """Refuse a tensor that reaches beyond its `n` elements, or has an element at several places.
-
-    Raises:
-        CheckpointError: it does. It could expand a few bytes to many, or show other tensors' bytes.
-    """
+    """Refuse a tensor that reaches beyond its `n` elements, or has an element at several places."""
     first, shape, strides = tensor.storage_offset(), tuple(tensor.shape), tensor.stride()
     inside = min((first, *shape, *strides)) >= 0 and tensor.numel() <= n
     # Not torch's own arithmetic: its 64 bits wrap.
@@ -222,11 +202,7 @@ def _refuse_beyond(tensor: torch.Tensor, n: int, name: str, path: Path) -> None:
 
 
 def _refuse_larger_than_file(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
-    """Refuse a file of the old layout with larger tensors than itself, before they are allocated.
-
-    Raises:
-        CheckpointError: the tensors are larger than the file.
-    """
+    """Refuse a file of the old layout with larger tensors than itself, before they are allocated."""
     storages = {}
     for name, tensor in tensors.items():
         storage = tensor.untyped_storage()
