@@ -1,0 +1,159 @@
+// Binds a function by the shapes of its arrays, one string such as "q k: B S NH DK, v out: B S NH DV, starts: B S".
+//
+// A letter has one value over all arrays. An axis is a letter, a number or a product such as 4*DH, or one less as K-1; "N..." stands for
+// all leading axes, N for their product; a name without a shape is another kind of argument. The function is a lambda
+// (Sizes&, pointers in the string's order, other arguments): T* is an array, Maybe<T> one that may be None. It runs
+// without the GIL, once every shape agrees.
+#pragma once
+
+#include <cstdint>
+#include <initializer_list>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <tuple>
+#include <type_traits>
+#include <utility>
+#include <vector>
+
+#include "arguments.h"
+
+namespace mlxhog {
+
+// Null where the argument is None.
+template <class T>
+struct Maybe {
+  T* data;
+  operator T*() const { return data; }
+};
+
+using Floats = const float*;
+using Result = float*;  // written in place
+using MaybeFloats = Maybe<const float>;
+using MaybeResult = Maybe<float>;
+
+struct Axis {
+  std::string text;
+  Index factor = 1, less = 0;  // 4 of "4*DH", 1 of "K-1"
+  std::vector<std::size_t> letters;
+  bool leading = false;  // all the axes before the others
+};
+
+struct Shaped {
+  std::string name;
+  std::vector<Axis> axes;
+};
+
+// The string of a binding, parsed.
+struct Shapes {
+  std::string function;
+  std::vector<std::string> letters;
+  std::vector<Shaped> arguments;
+
+  Shapes(const char* function, std::string_view text);
+  std::size_t letter(std::string_view name) const;  // letters.size() if it is unknown
+};
+
+// The value of every letter in one call.
+class Sizes {
+ public:
+  explicit Sizes(const Shapes& shapes) : shapes_(shapes), values_(shapes.letters.size(), -1) {}
+
+  // The next argument: one that is None or not an array, or the shape of an array.
+  void skip() { given_.emplace_back(); }
+  template <class Array>
+  void add(const Array& a) {
+    std::vector<Index>& lengths = given_.emplace_back().emplace();
+    for (std::size_t j = 0; j < a.ndim(); ++j) lengths.push_back(static_cast<Index>(a.shape(j)));
+  }
+
+  // Reads the letters; refuses an array whose shape disagrees with those before it.
+  void read();
+
+  Index operator[](std::string_view letter) const { return values_.at(shapes_.letter(letter)); }
+
+  template <class Shape, class... Letters>
+  Shape as(Letters... letters) const {
+    return {(*this)[letters]...};
+  }
+
+  // Refuses the arrays in which these letters have other values.
+  void expect(std::initializer_list<std::pair<const char*, Index>> values) {
+    for (const auto& [letter, value] : values) values_.at(shapes_.letter(letter)) = value;
+    check();
+  }
+
+  // Refuses a letter that is 0.
+  void expect_positive(std::initializer_list<const char*> letters) const;
+
+ private:
+  bool has_rank(std::size_t j) const;
+  Index length(std::size_t j, std::size_t axis) const;
+  Index expected(const Axis& axis) const;
+  void check() const;
+  [[noreturn]] void refuse(std::size_t j, const std::string& required) const;
+  std::string required(std::size_t j) const;
+
+  const Shapes& shapes_;
+  std::vector<Index> values_;  // -1: not known
+  std::vector<std::optional<std::vector<Index>>> given_;
+};
+
+// How a parameter of the lambda arrives from Python.
+template <class P>
+struct Argument {
+  using Type = P;
+  static constexpr bool optional = false;
+  static void view(Sizes& sizes, const Type&) { sizes.skip(); }
+  static P pass(const Type& value) { return value; }
+};
+
+template <class T>
+struct Argument<T*> {
+  using Type = nb::ndarray<T, nb::c_contig, nb::device::cpu>;
+  static constexpr bool optional = false;
+  static void view(Sizes& sizes, const Type& a) { sizes.add(a); }
+  static T* pass(const Type& a) { return a.data(); }
+};
+
+template <class T>
+struct Argument<Maybe<T>> {
+  using Type = std::optional<typename Argument<T*>::Type>;
+  static constexpr bool optional = true;
+  static void view(Sizes& sizes, const Type& a) { a ? sizes.add(*a) : sizes.skip(); }
+  static Maybe<T> pass(const Type& a) { return {a ? a->data() : nullptr}; }
+};
+
+template <class P>
+auto positional(const Shaped& argument) {
+  if constexpr (Argument<P>::optional) return A(argument.name.c_str()).none();
+  else return A(argument.name.c_str());
+}
+
+template <class Function, class Returned, class... P, class... Keywords>
+void def_as(Returned (Function::*)(Sizes&, P...) const, nb::module_& m, const Shapes& shapes, const std::string& doc,
+            const Function& function, const Keywords&... keywords) {
+  constexpr std::size_t count = sizeof...(P) - sizeof...(Keywords);
+  if (shapes.arguments.size() != count) throw std::logic_error(shapes.function + ": its shapes do not fit its function");
+  const auto call = [shapes, function](typename Argument<P>::Type... arguments) -> Returned {
+    Sizes sizes(shapes);
+    (Argument<P>::view(sizes, arguments), ...);
+    sizes.read();
+    nb::gil_scoped_release release;
+    return function(sizes, Argument<P>::pass(arguments)...);
+  };
+  [&]<std::size_t... J>(std::index_sequence<J...>) {
+    m.def(shapes.function.c_str(), call, positional<std::tuple_element_t<J, std::tuple<P...>>>(shapes.arguments[J])...,
+          nb::kw_only(), keywords..., doc.c_str());
+  }(std::make_index_sequence<count>());
+}
+
+// `keywords` are the last parameters of the function, which Python gives by name; the docstring ends with `text`.
+template <class Function, class... Keywords>
+void def(nb::module_& m, const char* name, const std::string& text, const char* doc, const Function& function,
+         const Keywords&... keywords) {
+  def_as(&Function::operator(), m, Shapes(name, text), doc + std::string(*doc ? "\n\n" : "") + text, function,
+         keywords...);
+}
+
+}  // namespace mlxhog
