@@ -126,7 +126,7 @@ def words_of(**values: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 LEDGER_CALLS = {
-    "claim": (1,), "claim_exact": (3, 1), "reap": (1, False), "orphans": (),
+    "claim": (1,), "claim_exact": (3, 1), "reap": (1,), "orphans": (),
     "announce_returns": (), "position": (),
 }  # fmt: skip
 
