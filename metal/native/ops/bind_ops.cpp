@@ -19,6 +19,7 @@
 #include "loss.h"
 #include "memory.h"
 #include "mlstm.h"
+#include "shapes.h"
 
 namespace mlxhog {
 namespace {
@@ -105,71 +106,19 @@ void linears_grad(const In& x, const std::vector<In>& weights, const std::vector
   linears_backward(n, in, x.data(), std::move(maps), data_or_null(dx), threads);
 }
 
-MlstmShape cell_shape(const In& q, const In& v, Index chunk, Index stride, float eps) {
-  if (q.ndim() != 4 || v.ndim() != 4) throw nb::value_error("q and v must be (B, S, NH, D)");
+MlstmShape cell_shape(Sizes& sizes, Index chunk, Index stride, float eps) {
   if (chunk < 1) throw nb::value_error("chunk must be at least 1");
   if (stride < 1) throw nb::value_error("stride must be at least 1");
-  const Index S = axis(q, 1), most = std::max<Index>(S, 1);  // larger ones are the same, and their sums overflow
-  return {axis(q, 0), S, axis(q, 2), axis(q, 3), axis(v, 3), std::min(chunk, most), std::min(stride, most), eps};
-}
-
-MlstmInputs cell_inputs(const MlstmShape& s, const In& q, const In& k, const In& v, const In& i, const In& f) {
-  const Index gates = product({s.B, s.S, s.NH});
-  expect("q", q, {gates, s.DK});
-  expect("k", k, {gates, s.DK});
-  expect("v", v, {gates, s.DV});
-  expect("i", i, gates);
-  expect("f", f, gates);
-  return {q.data(), k.data(), v.data(), i.data(), f.data()};
-}
-
-template <class Array>
-void check_results(const MlstmShape& s, const Array& h, const Array& den, const Array& C, const Array& n,
-                   const Array& m) {
-  const Index gates = product({s.B, s.S, s.NH}), states = product({s.B, s.NH, s.chunks() + 1});
-  expect("h", h, {gates, s.DV});
-  expect("den", den, gates);
-  expect("C", C, {s.B, s.NH, s.matrices(), s.DK, s.DV});
-  expect("n", n, {states, s.DK});
-  expect("m", m, states);
+  const Index S = sizes["S"], most = std::max<Index>(S, 1);  // larger ones are the same, and their sums overflow
+  const MlstmShape s{sizes["B"],  S,  sizes["NH"], sizes["DK"], sizes["DV"], std::min(chunk, most),
+                     std::min(stride, most), eps};
+  sizes.expect({{"NC", s.chunks() + 1}, {"NM", s.matrices()}});
+  return s;
 }
 
 Index mlstm_stride(Index DK, Index chunk) {
   if (DK < 1 || chunk < 1) throw nb::value_error("DK and chunk must be at least 1");
   return 1 + (DK - 1) / chunk;
-}
-
-void mlstm(const In& q, const In& k, const In& v, const In& i, const In& f, Out h, Out den, Out C, Out n, Out m,
-           Index chunk, Index stride, float eps, int threads) {
-  const MlstmShape s = cell_shape(q, v, chunk, stride, eps);
-  const MlstmInputs in = cell_inputs(s, q, k, v, i, f);
-  check_results(s, h, den, C, n, m);
-  nb::gil_scoped_release release;
-  expect_writes(h.data(), size(h));
-  expect_writes(C.data(), size(C));
-  mlstm_forward(s, in, {h.data(), den.data(), C.data(), n.data(), m.data()}, threads);
-}
-
-void mlstm_grad(const In& q, const In& k, const In& v, const In& i, const In& f, const In& h, const In& den,
-                const In& C, const In& n, const In& m, const In& dh, Out dq, Out dk, Out dv, Out di, Out df, Out dC,
-                Out dn, Out dm, Index chunk, Index stride, float eps, int threads) {
-  const MlstmShape s = cell_shape(q, v, chunk, stride, eps);
-  const MlstmInputs in = cell_inputs(s, q, k, v, i, f);
-  check_results(s, h, den, C, n, m);
-  expect("dh", dh, size(h));
-  expect("dq", dq, size(q));
-  expect("dk", dk, size(k));
-  expect("dv", dv, size(v));
-  expect("di", di, size(i));
-  expect("df", df, size(f));
-  expect("dC", dC, {s.B, s.NH, s.DK, s.DV});
-  expect("dn", dn, {s.B, s.NH, s.DK});
-  expect("dm", dm, {s.B, s.NH});
-  nb::gil_scoped_release release;
-  for (const Out& gradient : {dq, dk, dv}) expect_writes(gradient.data(), size(gradient));
-  mlstm_backward(s, in, MlstmSaved{h.data(), den.data(), C.data(), n.data(), m.data()}, dh.data(),
-                 {dq.data(), dk.data(), dv.data(), di.data(), df.data(), dC.data(), dn.data(), dm.data()},
-                 threads);
 }
 
 // NumPy aligns to 16 bytes only, and vector stores that cross cache lines are slow.
@@ -216,17 +165,37 @@ void bind_ops(nb::module_& parent) {
         "out_j = x W_j^T + b_j, weights (out, in).");
   m.def("linears_grad", &linears_grad, A("x"), A("weights"), A("d_outs"), A("dx").none(), A("d_weights"), A("d_biases"),
         nb::kw_only(), "threads"_a);
-  m.def("mlstm", &mlstm, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"), nb::kw_only(),
-        "chunk"_a, "stride"_a, "eps"_a, "threads"_a,
-        "mLSTM cell, chunkwise. q, k (B,S,NH,DK); v, h (B,S,NH,DV); i, f, den (B,S,NH); the state before every "
-        "chunk and after the last: n (B,NH,NC+1,DK), m (B,NH,NC+1), and C (B,NH,ceil(NC/stride)+1,DK,DV) before every "
-        "stride-th chunk alone; entry 0 given.");
+  const std::string inputs = "q k: B S NH DK, v: B S NH DV, i f: B S NH";
+  const std::string results = ", h: B S NH DV, den: B S NH, C: B NH NM DK DV, n: B NH NC DK, m: B NH NC";
+  def(
+      m, "mlstm", inputs + results,
+      "mLSTM cell, chunkwise. n and m are the state before every chunk and after the last, NC in all, and C before "
+      "every stride-th chunk alone and after the last, NM in all; entry 0 given.",
+      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats i, Floats f, Result h, Result den, Result C, Result n,
+         Result m, Index chunk, Index stride, float eps, int threads) {
+        const MlstmShape s = cell_shape(sizes, chunk, stride, eps);
+        expect_writes(h, product({s.B, s.S, s.NH, s.DV}));
+        expect_writes(C, product({s.B, s.NH, s.matrices(), s.DK, s.DV}));
+        mlstm_forward(s, {q, k, v, i, f}, {h, den, C, n, m}, threads);
+      },
+      "chunk"_a, "stride"_a, "eps"_a, "threads"_a);
   m.def("mlstm_stride", &mlstm_stride, nb::kw_only(), "DK"_a, "chunk"_a,
         "The stride with which a training step keeps as many numbers in C as in v, and no more.");
-  m.def("mlstm_grad", &mlstm_grad, A("q"), A("k"), A("v"), A("i"), A("f"), A("h"), A("den"), A("C"), A("n"), A("m"),
-        A("dh"), A("dq"), A("dk"), A("dv"), A("di"), A("df"), A("dC"), A("dn"), A("dm"), nb::kw_only(),
-        "chunk"_a, "stride"_a, "eps"_a, "threads"_a,
-        "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.");
+  def(
+      m, "mlstm_grad",
+      inputs + results + ", dh: B S NH DV, dq dk: B S NH DK, dv: B S NH DV, di df: B S NH, dC: B NH DK DV, "
+                         "dn: B NH DK, dm: B NH",
+      "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.",
+      [](Sizes& sizes, Floats q, Floats k, Floats v, Floats i, Floats f, Floats h, Floats den, Floats C, Floats n,
+         Floats m, Floats dh, Result dq, Result dk, Result dv, Result di, Result df, Result dC, Result dn, Result dm,
+         Index chunk, Index stride, float eps, int threads) {
+        const MlstmShape s = cell_shape(sizes, chunk, stride, eps);
+        const Index positions = product({s.B, s.S, s.NH});
+        for (const Result gradient : {dq, dk}) expect_writes(gradient, positions * s.DK);
+        expect_writes(dv, positions * s.DV);
+        mlstm_backward(s, {q, k, v, i, f}, {h, den, C, n, m}, dh, {dq, dk, dv, di, df, dC, dn, dm}, threads);
+      },
+      "chunk"_a, "stride"_a, "eps"_a, "threads"_a);
   bind_slstm(m);
   bind_attention(m);
   bind_recurrences(m);
