@@ -34,8 +34,7 @@ AttentionShape attention_shape(const Sizes& sizes, MaybeCounts lengths, std::opt
 void bind_attention(nb::module_& m) {
   using namespace nb::literals;
   using namespace mlxhog;
-  def(
-      m, "rope", "x: B S NH DH, offset: B, out: B S NH DH",
+  def(m, "rope", "x: B S NH DH, offset: B, out: B S NH DH",
       "Turns elements i and DH / 2 + i of x by (offset + t) * base^(-2 i / DH); offset int32 or None. `back` turns the "
       "other way: the gradient.",
       [](Sizes& sizes, Floats x, MaybeCounts offset, Result out, double base, bool back, int threads) {
@@ -43,23 +42,18 @@ void bind_attention(nb::module_& m) {
         if (s.DH % 2)
           throw nb::value_error(("x has heads of " + std::to_string(s.DH) + "; pairs need an even number").c_str());
         rope(s, x, back, out, threads);
-      },
-      "base"_a, "back"_a, "threads"_a);
-  def(
-      m, "attention", "q: B S NH DH, k v: B L NH DH, lengths: B, out: B S NH DH, lse: B NH S",
+      }, "base"_a, "back"_a);
+  def(m, "attention", "q: B S NH DH, k v: B L NH DH, lengths: B, out: B S NH DH, lse: B NH S",
       "Causal softmax(q k^T / sqrt(DH)) v. The last S of k and v are the queries' own; lengths int32, how many of the "
       "last keys exist, or None; lse, log of the sums.",
       [](Sizes& sizes, Floats q, Floats k, Floats v, MaybeCounts lengths, Result out, Result lse,
          std::optional<Index> window, int threads) {
         attention_forward(attention_shape(sizes, lengths, window), {q, k, v}, out, lse, threads);
-      },
-      "window"_a.none(), "threads"_a);
-  def(
-      m, "attention_grad",
+      }, "window"_a.none());
+  def(m, "attention_grad",
       "q: B S NH DH, k v: B L NH DH, lengths: B, lse: B NH S, d_out dq: B S NH DH, dk dv: B L NH DH", "",
       [](Sizes& sizes, Floats q, Floats k, Floats v, MaybeCounts lengths, Floats lse, Floats d_out, Result dq,
          Result dk, Result dv, std::optional<Index> window, int threads) {
         attention_backward(attention_shape(sizes, lengths, window), {q, k, v}, lse, d_out, {dq, dk, dv}, threads);
-      },
-      "window"_a.none(), "threads"_a);
+      }, "window"_a.none());
 }

@@ -24,43 +24,12 @@
 namespace mlxhog {
 namespace {
 
-using Labels = nb::ndarray<const std::int32_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-
-// Labels of n rows of V logits.
-void expect_labels(Index n, Index V, const Labels& labels) {
-  expect("labels", labels, n);
-  for (Index r = 0; r < n; ++r) {
-    const std::int32_t label = labels.data()[r];
-    if (label != kIgnoredLabel && (label < 0 || label >= V))
-      throw nb::value_error(("label " + std::to_string(label) + " at position " + std::to_string(r) +
+void check_labels(Index n, Index V, const std::int32_t* labels) {
+  for (Index r = 0; r < n; ++r)
+    if (labels[r] != kIgnoredLabel && (labels[r] < 0 || labels[r] >= V))
+      throw nb::value_error(("label " + std::to_string(labels[r]) + " at position " + std::to_string(r) +
                              " is neither -100 nor in [0, " + std::to_string(V) + ")")
                                 .c_str());
-  }
-}
-
-std::pair<double, Index> cross_entropy(const In& logits, const Labels& labels, std::optional<Out> gradient,
-                                       std::optional<float> cap, int threads) {
-  const Index V = last("logits", logits), n = rows("logits", logits);
-  expect_labels(n, V, labels);
-  if (gradient) expect("gradient", *gradient, {n, V});
-  nb::gil_scoped_release release;
-  const LossSum total = capped_cross_entropy(n, V, cap, logits.data(), labels.data(),
-                                             data_or_null(gradient), threads);
-  return {total.nats, total.count};
-}
-
-std::pair<double, Index> linear_loss(const In& x, const In& weight, const Labels& labels, std::optional<Out> dx,
-                                     std::optional<Out> d_weight, std::optional<float> cap, int threads) {
-  const Index in = last("x", x), n = rows("x", x), V = rows("weight", weight);
-  expect("weight", weight, {V, in});
-  expect_labels(n, V, labels);
-  if (dx.has_value() != d_weight.has_value()) throw nb::value_error("dx and d_weight: give both or neither");
-  if (dx) expect("dx", *dx, {n, in}), expect("d_weight", *d_weight, {V, in});
-  nb::gil_scoped_release release;
-  const LossSum total =
-      linear_cross_entropy(n, in, V, cap, x.data(), weight.data(), labels.data(),
-                           data_or_null(dx), data_or_null(d_weight), threads);
-  return {total.nats, total.count};
 }
 
 void scale_in_place(Out x, float factor, int threads) {
@@ -152,14 +121,27 @@ void bind_ops(nb::module_& parent) {
   m.def("keep_freed_memory", &keep_freed_memory,
         "Let malloc keep freed memory for the next step (glibc; process-wide); False where malloc has no such switch.");
   bind_layers(m);
-  m.def("cross_entropy", &cross_entropy, A("logits"), A("labels"), A("gradient").none(), nb::kw_only(), "cap"_a.none(),
-        "threads"_a,
-        "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) and the count of labels other than -100; the sum's gradient "
-        "with respect to the raw logits.");
-  m.def("linear_cross_entropy", &linear_loss, A("x"), A("weight"), A("labels"), A("dx").none(), A("d_weight").none(),
-        nb::kw_only(), "cap"_a.none(), "threads"_a,
-        "As cross_entropy of the logits x weight^T, without the logits as a whole: the sum's gradients with respect to "
-        "x (N, in) and weight (V, in).");
+  using Loss = std::pair<double, Index>;
+  def(m, "cross_entropy", "logits: N... V, labels: N, gradient: N... V",
+      "Sum of nats of the soft-capped logits (a cap of None leaves them as they are) and the count of labels other than "
+      "-100; the sum's gradient with respect to the raw logits.",
+      [](Sizes& sizes, Floats logits, const std::int32_t* labels, MaybeResult gradient, std::optional<float> cap,
+         int threads) -> Loss {
+        check_labels(sizes["N"], sizes["V"], labels);
+        const LossSum total = capped_cross_entropy(sizes["N"], sizes["V"], cap, logits, labels, gradient, threads);
+        return {total.nats, total.count};
+      }, "cap"_a.none());
+  def(m, "linear_cross_entropy", "x: N... IN, weight: V IN, labels: N, dx: N... IN, d_weight: V IN",
+      "As cross_entropy of the logits x weight^T, without the logits as a whole: the sum's gradients with respect to x "
+      "and weight.",
+      [](Sizes& sizes, Floats x, Floats weight, const std::int32_t* labels, MaybeResult dx, MaybeResult d_weight,
+         std::optional<float> cap, int threads) -> Loss {
+        check_labels(sizes["N"], sizes["V"], labels);
+        if (!dx != !d_weight) throw nb::value_error("dx and d_weight: give both or neither");
+        const LossSum total = linear_cross_entropy(sizes["N"], sizes["IN"], sizes["V"], cap, x, weight, labels, dx,
+                                                   d_weight, threads);
+        return {total.nats, total.count};
+      }, "cap"_a.none());
   m.def("scale", &scale_in_place, A("x"), "factor"_a, nb::kw_only(), "threads"_a, "x *= factor.");
   m.def("linears", &linears, A("x"), A("weights"), A("biases"), A("outs"), nb::kw_only(), "threads"_a,
         "out_j = x W_j^T + b_j, weights (out, in).");
@@ -167,8 +149,7 @@ void bind_ops(nb::module_& parent) {
         nb::kw_only(), "threads"_a);
   const std::string inputs = "q k: B S NH DK, v: B S NH DV, i f: B S NH";
   const std::string results = ", h: B S NH DV, den: B S NH, C: B NH NM DK DV, n: B NH NC DK, m: B NH NC";
-  def(
-      m, "mlstm", inputs + results,
+  def(m, "mlstm", inputs + results,
       "mLSTM cell, chunkwise. n and m are the state before every chunk and after the last, NC in all, and C before "
       "every stride-th chunk alone and after the last, NM in all; entry 0 given.",
       [](Sizes& sizes, Floats q, Floats k, Floats v, Floats i, Floats f, Result h, Result den, Result C, Result n,
@@ -177,12 +158,10 @@ void bind_ops(nb::module_& parent) {
         expect_writes(h, product({s.B, s.S, s.NH, s.DV}));
         expect_writes(C, product({s.B, s.NH, s.matrices(), s.DK, s.DV}));
         mlstm_forward(s, {q, k, v, i, f}, {h, den, C, n, m}, threads);
-      },
-      "chunk"_a, "stride"_a, "eps"_a, "threads"_a);
+      }, "chunk"_a, "stride"_a, "eps"_a);
   m.def("mlstm_stride", &mlstm_stride, nb::kw_only(), "DK"_a, "chunk"_a,
         "The stride with which a training step keeps as many numbers in C as in v, and no more.");
-  def(
-      m, "mlstm_grad",
+  def(m, "mlstm_grad",
       inputs + results + ", dh: B S NH DV, dq dk: B S NH DK, dv: B S NH DV, di df: B S NH, dC: B NH DK DV, "
                          "dn: B NH DK, dm: B NH",
       "Gradients of mlstm; dC, dn, dm hold the final state's gradient on entry and the initial state's on return.",
@@ -194,8 +173,7 @@ void bind_ops(nb::module_& parent) {
         for (const Result gradient : {dq, dk}) expect_writes(gradient, positions * s.DK);
         expect_writes(dv, positions * s.DV);
         mlstm_backward(s, {q, k, v, i, f}, {h, den, C, n, m}, dh, {dq, dk, dv, di, df, dC, dn, dm}, threads);
-      },
-      "chunk"_a, "stride"_a, "eps"_a, "threads"_a);
+      }, "chunk"_a, "stride"_a, "eps"_a);
   bind_slstm(m);
   bind_attention(m);
   bind_recurrences(m);

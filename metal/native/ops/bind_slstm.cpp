@@ -20,8 +20,7 @@ void bind_slstm(nb::module_& m) {
   using namespace mlxhog;
   m.attr("SLSTM_TAPE") = static_cast<Index>(kSlstmTape);
   const std::string tape = "tape: B S NH " + std::to_string(kSlstmTape) + " DH, ";
-  def(
-      m, "slstm",
+  def(m, "slstm",
       "i f z o: B S NH DH, R: NH 4*DH DH, b: 4*NH*DH, starts: B S, h: B S NH DH, " + tape +
       "h_state c n m: B NH DH",
       "sLSTM cell. starts uint8 or None; tape for slstm_grad, or None,; h_state, c, n, m hold "
@@ -29,10 +28,8 @@ void bind_slstm(nb::module_& m) {
       [](Sizes& sizes, Floats i, Floats f, Floats z, Floats o, Floats R, Floats b, Maybe<const std::uint8_t> starts,
          Result h, MaybeResult tape, Result h_state, Result c, Result n, Result m, int threads) {
         slstm_forward(cell_shape(sizes), {i, f, z, o, R, b, starts}, {h_state, c, n, m}, h, tape, threads);
-      },
-      "threads"_a);
-  def(
-      m, "slstm_grad",
+      });
+  def(m, "slstm_grad",
       "R: NH 4*DH DH, starts: B S, h0 c0 n0: B NH DH, h: B S NH DH, " + tape +
       "dh di df dz do: B S NH DH, dR: NH 4*DH DH, db: 4*NH*DH, dh_state dc dn dm: B NH DH",
       "Exact gradients of slstm; dh_state, dc, dn, dm hold the final state's gradient on entry and the initial "
@@ -42,6 +39,5 @@ void bind_slstm(nb::module_& m) {
          Result dc, Result dn, Result dm, int threads) {
         slstm_backward(cell_shape(sizes), {R, h0, c0, n0, h, tape, starts}, dh,
                        {di, df, dz, d_o, dR, db, {dh_state, dc, dn, dm}}, threads);
-      },
-      "threads"_a);
+      });
 }

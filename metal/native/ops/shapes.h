@@ -1,9 +1,9 @@
 // Binds a function by the shapes of its arrays, one string such as "q k: B S NH DK, v out: B S NH DV, starts: B S".
 //
-// A letter has one value over all arrays. An axis is a letter, a number or a product such as 4*DH, or one less as K-1; "N..." stands for
-// all leading axes, N for their product; a name without a shape is another kind of argument. The function is a lambda
-// (Sizes&, pointers in the string's order, other arguments): T* is an array, Maybe<T> one that may be None. It runs
-// without the GIL, once every shape agrees.
+// A letter has one value over all arrays. An axis is a letter, a number, a product such as 4*DH or a difference such as
+// K-1; "N..." stands for all leading axes, N for their product. A name without a shape is not an array. The function is
+// a lambda (Sizes&, pointers in the string's order, other arguments): T* is an array, Maybe<T> one that may be None. It
+// runs without the GIL, once every shape agrees.
 #pragma once
 
 #include <cstdint>
@@ -133,8 +133,8 @@ auto positional(const Shaped& argument) {
 template <class Function, class Returned, class... P, class... Keywords>
 void def_as(Returned (Function::*)(Sizes&, P...) const, nb::module_& m, const Shapes& shapes, const std::string& doc,
             const Function& function, const Keywords&... keywords) {
-  constexpr std::size_t count = sizeof...(P) - sizeof...(Keywords);
-  if (shapes.arguments.size() != count) throw std::logic_error(shapes.function + ": its shapes do not fit its function");
+  constexpr std::size_t count = sizeof...(P) - sizeof...(Keywords) - 1;
+  if (shapes.arguments.size() != count) throw std::logic_error(shapes.function + ": its string has other arguments");
   const auto call = [shapes, function](typename Argument<P>::Type... arguments) -> Returned {
     Sizes sizes(shapes);
     (Argument<P>::view(sizes, arguments), ...);
@@ -144,11 +144,12 @@ void def_as(Returned (Function::*)(Sizes&, P...) const, nb::module_& m, const Sh
   };
   [&]<std::size_t... J>(std::index_sequence<J...>) {
     m.def(shapes.function.c_str(), call, positional<std::tuple_element_t<J, std::tuple<P...>>>(shapes.arguments[J])...,
-          nb::kw_only(), keywords..., doc.c_str());
+          nb::kw_only(), keywords..., nb::arg("threads"), doc.c_str());
   }(std::make_index_sequence<count>());
 }
 
-// `keywords` are the last parameters of the function, which Python gives by name; the docstring ends with `text`.
+// `keywords` and then "threads" are the last parameters of the function, which Python gives by name. The docstring ends
+// with `text`.
 template <class Function, class... Keywords>
 void def(nb::module_& m, const char* name, const std::string& text, const char* doc, const Function& function,
          const Keywords&... keywords) {
