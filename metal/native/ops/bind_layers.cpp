@@ -125,9 +125,11 @@ void bind_layers(nb::module_& m) {
         const HeadRows s = head_rows(sizes, eps);
         layer_norm_forward(s.rows, s.heads, s.width, eps, x, w, out, threads);
       }, "eps"_a);
-  def(m, "layer_norm_grad", "x: N... D, w: W, d_out dx: N... D, dw: W", "",
+  def(m, "layer_norm_grad", "x: N... D, w: W, d_out: M... E, dx: N... D, dw: W", "d_out as x, or its heads joined.",
       [](Sizes& sizes, Floats x, Floats w, Floats d_out, Result dx, Result dw, float eps, int threads) {
         const HeadRows s = head_rows(sizes, eps);
+        const bool joined = sizes["E"] != s.width;
+        sizes.expect({{"E", joined ? sizes["W"] : s.width}, {"M", joined ? s.rows : sizes["N"]}});
         layer_norm_backward(s.rows, s.heads, s.width, eps, x, w, d_out, dx, dw, threads);
       }, "eps"_a);
   def(m, "head_norm_gate", "h: N... D, o: M... W, w: W, out: M... W",
