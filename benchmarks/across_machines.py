@@ -29,17 +29,16 @@ from __future__ import annotations
 
 import json
 import math
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from cluster.races import FAULTS, LINK, Fault, Outcome, all_reduce, train
-from harness.claims import Findings, flags, measured
+from harness.claims import flags, measured
 from harness.estimates import Mean, Ratio
 from harness.machine import smallest
-from training.time_to_loss import BATCH_SIZES, Target
+from training.race import BATCH_SIZES, Target
 
 from mlxhog import TrainConfig
 from mlxhog.theory.simulator import simulate
@@ -83,7 +82,7 @@ class Scale:
 
 QUICK = Scale((1,), 30.0, Target(2.1, {}, 16_384, like="2.1"), ("muon",), 30.0, 10.0, 5.0, 2.0)
 FULL = Scale((1, 2, 3), 600.0, Target(1.8, {}), ("muon", "adamw"), 180.0, 30.0, 60.0, 3.0)
-TINY = replace(QUICK, seconds=4.0, short_s=4.0, sound_s=1.0, down_s=1.0, round_every=1.0)
+TINY = replace(QUICK, seconds=2.0, short_s=2.0, sound_s=1.0, down_s=1.0, round_every=1.0)
 
 
 @dataclass(frozen=True)
@@ -108,12 +107,12 @@ class Arm:
 class Kept:
     """Outcomes in a file with a line for each, so that a measurement can continue; or in none."""
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path):
         self._path = path
         lines = path.read_text().splitlines() if path is not None and path.exists() else []
         self.outcomes = {one.pop("key"): Outcome(**one) for one in map(json.loads, lines)}
 
-    def add(self, key: str, outcome: Outcome) -> None:
+    def add(self, key, outcome):
         """Append one; infinity is written as Python reads it."""
         self.outcomes[key] = outcome
         if self._path is not None:
@@ -121,9 +120,7 @@ class Kept:
                 file.write(json.dumps({"key": key, **asdict(outcome)}) + "\n")
 
 
-def member_options(
-    target: Target, optimizer: str, arm: str, seed: int, seconds: float
-) -> dict[str, Any]:
+def member_options(target, optimizer, arm, seed, seconds):
     """Options of `TrainConfig` that all machines of an arm share."""
     searched = target.settings(optimizer, arm)
     return {
@@ -148,7 +145,7 @@ ROUNDS = 20
 """Of a prediction."""
 
 
-def predicted(machines: int, link: Link) -> dict[str, float]:
+def predicted(machines, link):
     """Predict speed and traffic of rounds by the clock, and of synchronous steps."""
     worker = Worker(name="Mac (assumed)", compute=times_of("lognormal", STEP_S, 0.2))
     once = FLOAT_BYTES * PREDICTED_PARAMS
@@ -193,17 +190,17 @@ PAIRS = {
 }
 """Arms that are compared, by part."""
 PARTS = (*PAIRS, "predicted")
-TINY_PARTS = ("loss", "bytes", "outer", "predicted")
+TINY_PARTS = ("bytes", "predicted")
 """Of `--tiny`; the faults are those of `cluster_chaos.py`, the others differ in options."""
 
 
-def arms_of(parts: Sequence[str]) -> dict[str, Arm]:
+def arms_of(parts):
     """The arms that some parts need, in the order in which they run."""
     needed = {name for part in parts for pair in PAIRS[part] for name in pair}
     return {name: arm for name, arm in ARMS.items() if name in needed}
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Measure the chosen parts."""
     parts, scale = (
         chosen.only or smallest(TINY_PARTS, PARTS),
@@ -238,11 +235,9 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         findings.results["Muon / AdamW inside two arenas, time"] = ratio
 
 
-def race(
-    arms: Mapping[str, Arm], scale: Scale, optimizer: str, kept: Kept
-) -> dict[str, list[Outcome]]:
+def race(arms, scale, optimizer, kept):
     """Train every arm with every seed; arms of a seed run one after the other."""
-    raced: dict[str, list[Outcome]] = {name: [] for name in arms}
+    raced = {name: [] for name in arms}
     for seed in scale.seeds:
         for name, arm in arms.items():
             key = (
@@ -266,18 +261,12 @@ def race(
     return raced
 
 
-def seconds(outcomes: Sequence[Outcome]) -> list[float]:
+def seconds(outcomes):
     """Their times to the loss."""
     return [outcome.seconds for outcome in outcomes]
 
 
-def compare(
-    findings: Findings,
-    part: str,
-    scale: Scale,
-    optimizer: str,
-    raced: Mapping[str, list[Outcome]],
-) -> None:
+def compare(findings, part, scale, optimizer, raced):
     """Add what the arms of a part and an inner optimizer differ in."""
     bits = f"{scale.target.bits:g} bits per byte, {optimizer}"
     for name, other in PAIRS[part]:
@@ -298,9 +287,7 @@ def compare(
         compare_bytes(findings, bits, optimizer, raced)
 
 
-def compare_bytes(
-    findings: Findings, bits: str, optimizer: str, raced: Mapping[str, list[Outcome]]
-) -> None:
+def compare_bytes(findings, bits, optimizer, raced):
     """Add what rounds and synchronous steps send."""
     reduce_s, reduce_bytes = all_reduce(2, parameters())
     batch = 2 * BATCH_SIZES[optimizer] * TrainConfig().seq_len
@@ -320,14 +307,14 @@ def compare_bytes(
     }  # fmt: skip
 
 
-def parameters() -> int:
+def parameters():
     """Parameters of the model of the races."""
     from training.recording import BYTES, count_parameters
 
     return count_parameters(BYTES["model"])
 
 
-def show_predictions(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
+def show_predictions(rows):
     """Print the predictions as a table."""
     print(f"predicted, not measured: {PREDICTED_PARAMS:.0e} parameters, {STEP_S} s a step")
     print("  cable                  Macs  every     gradients/s   sync   sent MB/s   sync")
@@ -340,7 +327,7 @@ def show_predictions(rows: Mapping[str, Sequence[Mapping[str, float]]]) -> None:
             )
 
 
-def main() -> int:
+def main():
     """Measure what the flags ask for."""
     parser = flags(__doc__, parts=PARTS, quick="one seed, half a minute each, a higher loss")
     parser.add_argument("--keep", type=Path, metavar="FILE", help="of outcomes; again it continues")

@@ -16,15 +16,11 @@ fields is among the scenarios, and beside each stands what its decision tree ans
 from __future__ import annotations
 
 import math
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 import numpy as np
-from harness.claims import Findings, flags, measured
+from harness.claims import flags, measured
 from harness.estimates import Mean
 from harness.machine import ROOT, smallest
 from harness.results_page import name_of, read
@@ -36,16 +32,14 @@ from mlxhog.theory.advisor.rules import (
     BY_SPEED,
     LOCAL_COST,
     STALENESS_COST,
-    Arm,
     arms,
     recommend,
 )
 from mlxhog.theory.simulator import Simulation
-from mlxhog.theory.simulator.objectives import SHARED, Float64, Learner, Quadratic
-from mlxhog.theory.simulator.times import ComputeTime, times_of
+from mlxhog.theory.simulator.objectives import SHARED, Learner, Quadratic
+from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 
-BUDGET = {"order": 390, "full_s": 40, "full": ["--quick"]}
 STRATEGIES = (
     Serial(), Sync(), BY_SPEED, Hogwild(), SSP(), RoundRobin(), LocalSGD(), Scaffold(),
 )  # fmt: skip
@@ -76,9 +70,8 @@ class Scenario:
 
 
 def profile_of(
-    times: Sequence[ComputeTime], *, sync_s: float, exchange_s: float = 0.0, alone: float = 0.0,
-    **known: Any,
-) -> Profile:  # fmt: skip
+    times, *, sync_s, exchange_s=0.0, alone=0.0,
+    **known):  # fmt: skip
     """A profile of workers with these times."""
     workers = [Worker(name="w", compute=time, exchange_s=exchange_s) for time in times]
     one = (
@@ -91,13 +84,13 @@ def profile_of(
 
 def document_profile(
     *,
-    compute_time_ms: float,
-    communication_time_ms: float,
-    compute_variance: float,
-    gradient_sparsity: float,
-    data_heterogeneity: float,
-    workers: int,
-) -> Profile:
+    compute_time_ms,
+    communication_time_ms,
+    compute_variance,
+    gradient_sparsity,
+    data_heterogeneity,
+    workers,
+):
     """Read the five fields of document 003's WorkloadProfile; three of them have no unit.
 
     Variance is read as the coefficient of variation of a least time with an exponential delay, up
@@ -131,7 +124,7 @@ class Touched(Quadratic):
 
     touched: int = 1
 
-    def gradient(self, x: Float64, rng: np.random.Generator, rank: int) -> Float64:
+    def gradient(self, x, rng, rank):
         """The sampled elements of the gradient, times d / touched."""
         grad, size = super().gradient(x, rng, rank), len(x)
         rows = rng.choice(size, self.touched, replace=False)
@@ -147,17 +140,17 @@ class Apart(Quadratic):
 
     drift: float = 0.0
 
-    def start(self) -> Float64:
+    def start(self):
         """The minimum plus 1, (d,)."""
         return super().start() + self.drift / 2
 
-    def gradient(self, x: Float64, rng: np.random.Generator, rank: int) -> Float64:
+    def gradient(self, x, rng, rank):
         """That of the worker's quadratic, with noise."""
         sign = -1.0 if rank % 2 else 1.0
         grad = self.h * (1 + sign / 2) * (x - sign * self.drift)
         return grad + self.noise * rng.standard_normal(len(x))
 
-    def excess(self, x: Float64) -> float:
+    def excess(self, x):
         """The mean of both, less its minimum."""
         return super().excess(x - self.drift / 2)
 
@@ -169,19 +162,19 @@ class ScaffoldLearner(Learner):
     Source: Karimireddy et al. 2020, arXiv:1910.06378, option II.
     """
 
-    def replicate(self, replicas: int) -> None:
+    def replicate(self, replicas):
         """Make replicas, and their controls."""
         super().replicate(replicas)
         self._control = {key: np.zeros_like(x) for key, x in self.params.items()}
         self._steps = dict.fromkeys(self.params, 0)
 
-    def apply(self, ranks: Sequence[int], of: int = SHARED) -> None:
+    def apply(self, ranks, of=SHARED):
         """Make a corrected step."""
         self._steps[of] += 1
         correction = self._control[SHARED] - self._control[of]
         self.params[of] -= self.lr * (self.mean_gradient(ranks) + correction)
 
-    def merge(self, keys: Sequence[int]) -> None:
+    def merge(self, keys):
         """Correct the controls, and merge."""
         for key in keys:
             if self._steps[key]:
@@ -195,7 +188,7 @@ class ScaffoldLearner(Learner):
 # -- the scenarios ---------------------------------------------------------------------------------
 
 
-def scenarios() -> list[Scenario]:
+def scenarios():
     """The ten, each with its winner."""
     even, noisy = times_of("constant", 0.1), Quadratic(SMOOTH, noise=0.6)
     jitter = times_of("lognormal", 0.1, 0.05)
@@ -237,14 +230,14 @@ def scenarios() -> list[Scenario]:
     ]  # fmt: skip
 
 
-def seconds_to_target(scenario: Scenario, arm: Arm, seeds: Sequence[int]) -> float:
+def seconds_to_target(scenario, arm, seeds):
     """Mean time to the target at the best step size; infinite where none reaches it."""
     profile, objective = scenario.profile, scenario.objective
     workers = [profile.alone] if arm.strategy.one_process else list(profile.workers)
     together = len(workers) if arm.strategy.averages else 1
     target, best = TARGET * objective.excess(objective.start()), math.inf
     for rate in RATES:
-        times: list[float] = []
+        times = []
         for seed in seeds:
             if math.inf in times:
                 break  # the mean is
@@ -262,7 +255,7 @@ def seconds_to_target(scenario: Scenario, arm: Arm, seeds: Sequence[int]) -> flo
     return best
 
 
-def judge(scenario: Scenario, seeds: Sequence[int]) -> dict[str, Any]:
+def judge(scenario, seeds):
     """What the advisor answers, and what is true."""
     known = arms(scenario.profile, STRATEGIES)
     if scenario.profile.reproducible:
@@ -288,10 +281,10 @@ def judge(scenario: Scenario, seeds: Sequence[int]) -> dict[str, Any]:
     }
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Judge every scenario; counts, which no load can spoil."""
     rows, seeds = [], range(smallest(1, 2 if chosen.quick else 4))
-    for scenario in scenarios():
+    for scenario in smallest(scenarios()[:2], scenarios()):
         row = judge(scenario, seeds)
         rows.append(row)
         print(
@@ -315,14 +308,14 @@ LOCAL_STEPS = 10
 TURN, AVERAGED = "Muon in turn, looking ahead", "Muon averaged"
 
 
-def local_cost(result: Mapping[str, Any]) -> Mean:
+def local_cost(result):
     """Share of the steps that a local step costs, by the result of the experiment local_steps."""
     steps = result["results"]["steps"]
     pairs = zip(steps[f"{LOCAL_STEPS}"], steps["1"], strict=True)
     return Mean.of((many / one - 1) / (LOCAL_STEPS - 1) for many, one in pairs)
 
 
-def staleness_cost(result: Mapping[str, Any]) -> Mean:
+def staleness_cost(result):
     """Share of the samples that a unit of staleness costs, by the experiment staleness.
 
     Beside averaged gradients of as many workers, which have the same batch; the mean over the
@@ -333,7 +326,7 @@ def staleness_cost(result: Mapping[str, Any]) -> Mean:
     known = numbers["bits_per_byte"]
     counts = [k for k in (2, 4, 8) if {f"{TURN}, {k}", f"{AVERAGED}, {k}"} <= known.keys()]
 
-    def gradients(arm: str, seed: int) -> float:
+    def gradients(arm, seed):
         """Of serial training for the same loss."""
         bits, lengths = zip(*sorted((bits, k) for k, bits in curves[seed]), strict=True)
         end = numbers["bits_per_byte"][arm][seed]
@@ -348,7 +341,7 @@ def staleness_cost(result: Mapping[str, Any]) -> Mean:
     )
 
 
-def constants(folder: Path) -> dict[str, tuple[float, Mean]]:
+def constants(folder):
     """Each constant beside its estimate from the newest results, of --full where there are any."""
     results = {name_of(document): document for document in read(folder)}
     return {
@@ -357,7 +350,7 @@ def constants(folder: Path) -> dict[str, tuple[float, Mean]]:
     }
 
 
-def main() -> int:
+def main():
     """Read the flags, and judge."""
     parser = flags(__doc__, quick="two seeds", constants="only the constants, from results")
     chosen = parser.parse_args()

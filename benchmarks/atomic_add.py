@@ -15,18 +15,16 @@ import mmap
 import os
 import tempfile
 import time
-from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from itertools import product
 from multiprocessing import reduction
-from multiprocessing.connection import Connection
 from statistics import fmean
 from typing import Any
 
 import numpy as np
-from harness.claims import Findings, Sample, flags, measured
+from harness.claims import Sample, flags, measured
 from harness.estimates import Ratio
 from harness.interleaved import answer, quiet_turns, spawned
 from harness.machine import LoadWatch, cores, pin, smallest
@@ -68,7 +66,7 @@ class Done:
     late_s: float
 
     @property
-    def disturbed(self) -> bool:
+    def disturbed(self):
         """Whether the worker began late or had to leave its core."""
         return self.late_s > 0.002 or self.cpu_s < 0.98 * self.wall_s
 
@@ -82,7 +80,7 @@ class Shared:
     table: Any = field(init=False)
     floats: Any = field(init=False)
 
-    def __post_init__(self) -> None:
+    def __post_init__(self):
         n_words = LARGEST // _native.STRIPE
         table_at = -(-4 * n_words // 4096) * 4096
         floats_at = table_at + 4096
@@ -94,15 +92,15 @@ class Shared:
         self.table = np.frombuffer(mapping, np.uint8, WORKER_BYTES * WORKERS, table_at)
         self.floats = np.frombuffer(mapping, np.float32, LARGEST, floats_at)
 
-    def __reduce__(self) -> tuple[Any, ...]:
+    def __reduce__(self):
         return _attach, (reduction.DupFd(self.fd),)
 
 
-def _attach(fd: Any) -> Shared:
+def _attach(fd):
     return Shared(fd.detach())
 
 
-def memory_fd() -> int:
+def memory_fd():
     """Memory without a name; a deleted temporary file where there is no memfd."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("atomic_add")
@@ -113,7 +111,7 @@ def memory_fd() -> int:
 # -- the worker -----------------------------------------------------------------------------------
 
 
-def worker(shared: Shared, slot: int, core: int, pipe: Connection) -> None:
+def worker(shared, slot, core, pipe):
     """Take turns until the pipe closes."""
     pin(core)
     delta = np.ones(LARGEST, np.float32)
@@ -124,7 +122,7 @@ def worker(shared: Shared, slot: int, core: int, pipe: Connection) -> None:
         pipe.send(take(turn, shared, locks, delta[: turn.floats], slot))
 
 
-def take(turn: Turn, shared: Shared, locks: _native.Locks, delta: Any, slot: int) -> Done:
+def take(turn, shared, locks, delta, slot):
     """Add until the turn is over; all workers of a turn start at one moment."""
     flat, seed, rounds = shared.floats, slot << 32, 0
     rule, _, name = turn.kernel.rpartition(", ")
@@ -146,7 +144,7 @@ def take(turn: Turn, shared: Shared, locks: _native.Locks, delta: Any, slot: int
     return Done(rounds * len(delta), wall, time.process_time() - cpu, began - turn.start_s)
 
 
-def halve_adamw(locks: _native.Locks, mode: int, flat: Any, floats: int, seed: int) -> None:
+def halve_adamw(locks, mode, flat, floats, seed):
     """One step of AdamW that halves both moments of all, which lie behind the parameters."""
     w, m, v, zeros = (flat[k * floats : (k + 1) * floats] for k in range(4))
     _native.adamw_step(
@@ -155,7 +153,7 @@ def halve_adamw(locks: _native.Locks, mode: int, flat: Any, floats: int, seed: i
     )  # fmt: skip
 
 
-def halve_muon(locks: _native.Locks, mode: int, flat: Any, floats: int, seed: int) -> None:
+def halve_muon(locks, mode, flat, floats, seed):
     """The part of a step of Muon that halves the mean of all, which lies behind the parameters."""
     m, zeros = flat[floats : 2 * floats], flat[2 * floats : 3 * floats].reshape(-1, COLUMNS)
     _native.muon_directions(
@@ -180,14 +178,12 @@ RULES = {"AdamW": Rule(halve_adamw, 2), "Muon": Rule(halve_muon, 1)}
 class WorkerPool:
     """The spawned workers, and turns for the first one, two, ... of them."""
 
-    def __init__(self, shared: Shared, pipes: list[Connection]) -> None:
+    def __init__(self, shared, pipes):
         self.shared, self._pipes = shared, pipes
         for pipe in pipes:
             answer(pipe, "a worker")
 
-    def play(
-        self, kernel: str, workers: int, floats: int, **amount: Any
-    ) -> tuple[list[Done], float]:
+    def play(self, kernel, workers, floats, **amount):
         """One turn of the first `workers`; also how many cores others used meanwhile."""
         watch = LoadWatch()
         turn = Turn(kernel, floats, time.monotonic() + START_DELAY_S, **amount)
@@ -200,7 +196,7 @@ class WorkerPool:
 
 
 @contextmanager
-def worker_pool() -> Iterator[WorkerPool]:
+def worker_pool():
     """Workers on cores of their own; gone when the block ends."""
     shared, free = Shared(memory_fd()), cores()
     with ExitStack() as stack:
@@ -209,15 +205,10 @@ def worker_pool() -> Iterator[WorkerPool]:
         yield WorkerPool(shared, [pipe for pipe, _ in started])
 
 
-Key = tuple[str, str, int]  # kernel, size, workers
-
-
-def measure_times(
-    pool: WorkerPool, keys: list[Key], *, repeats: int, seconds: float
-) -> tuple[dict[Key, list[float]], float]:
+def measure_times(pool, keys, *, repeats, seconds):
     """Nanoseconds per element and worker, kernels taking turns; and the load of others."""
 
-    def turn(key: Key) -> tuple[float, float]:
+    def turn(key):
         kernel, size, workers = key
         mode = kernel.removesuffix(AGAIN)
         parts, others = pool.play(mode, workers, SIZES[size] // 4, seconds=seconds)
@@ -228,7 +219,7 @@ def measure_times(
     return quiet_turns(repeats, keys, turn)
 
 
-def count_lost(pool: WorkerPool, kernel: str, floats: int) -> tuple[int, int]:
+def count_lost(pool, kernel, floats):
     """Add 1.0 TOTAL_ADDS times by two workers; adds lost, and adds made."""
     pool.shared.floats[:floats] = 0.0
     rounds = -(-smallest(1, TOTAL_ADDS) // (floats * WORKERS))
@@ -238,7 +229,7 @@ def count_lost(pool: WorkerPool, kernel: str, floats: int) -> tuple[int, int]:
     return added - int(sums.sum()), added
 
 
-def count_lost_in_moments(pool: WorkerPool, rule: str, mode: str, floats: int) -> tuple[int, int]:
+def count_lost_in_moments(pool, rule, mode, floats):
     """Halve the moments of a rule `total` times by two workers; halvings lost, and made."""
     kept = RULES[rule].moments
     flat, begin = pool.shared.floats[: 4 * floats], HALVINGS
@@ -255,18 +246,18 @@ def count_lost_in_moments(pool: WorkerPool, rule: str, mode: str, floats: int) -
     return missing, added
 
 
-def main() -> int:
+def main():
     """Read the flags, and measure."""
     parser = flags(__doc__, quick="fewer repeats; one to two minutes")
     parser.add_argument("--repeats", type=int, help="turns per kernel, size and number of workers")
     return measured("atomic_add", parser.parse_args(), measure, quiet=True)
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Count what is lost, time every kernel, compare."""
     repeats = chosen.repeats or (5 if chosen.quick else 11)
     widest = f"cas{_native.widest_cas()}"
-    keys: list[Key] = [
+    keys = [
         (kernel, size, workers)
         for size in SIZES
         for workers in (1, 2)
@@ -294,7 +285,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         print(f"needs {WORKERS} cores, this process may use {len(cores())}: no pair can be timed")
         findings.others_load = max(findings.others_load, 1.0)
 
-    def ratio(slow: Key, fast: Key) -> Ratio:
+    def ratio(slow, fast):
         turns = list(zip(times[slow], times[fast], strict=False))  # others may spoil one's turn
         return Ratio.of([a for a, _ in turns], [b for _, b in turns])
 

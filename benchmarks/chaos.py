@@ -23,39 +23,31 @@ from __future__ import annotations
 
 import json
 import math
-import random
 import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import feeding
-from harness.claims import Claim, Findings, flags, measured
+from harness.claims import Claim, flags, measured
 from harness.estimates import Ratio
-from harness.machine import ROOT, LoadWatch, smallest
+from harness.machine import LoadWatch, smallest
 from scipy import stats
+from training import damaged_records
 from training.fault_schedule import FaultSchedule
 from training.faults import Observed, Rates
 
 from mlxhog.arena.workers import State
+from tests.processes import alive, below
+from tests.small_disk import small_disk
 
-sys.path.insert(0, str(ROOT))  # the small disk and the damages are those of the tests
-from training import damaged_records  # noqa: E402
-
-from tests.processes import alive, below  # noqa: E402
-from tests.small_disk import small_disk  # noqa: E402
-
-BUDGET = {"order": 310, "full_s": 950, "full": ["--minutes", "6", "--tokens", "150000"]}
 WORKERS = ("mlx:cpu", "torch:cpu")
-STRATEGIES: dict[str, tuple[str, ...]] = {
+STRATEGIES = {
     "hogwild": ("--strategy=hogwild",),  # auto may go on in another arena than the one that is read
     "hogwild, racy": ("--write=racy",),
     "hogwild, disjoint blocks": ("--blocks=disjoint", "--predict=none"),
@@ -108,7 +100,7 @@ class Record:
     undisturbed: Rates = field(default_factory=Rates)
 
 
-def train_flags(strategy: str, seed: int, tokens: int, eval_tokens: int) -> list[str]:
+def train_flags(strategy, seed, tokens, eval_tokens):
     """What every run is called with."""
     return [
         f"--workers={','.join(WORKERS)}", "--threads=1", f"--seed={seed}", f"--tokens={tokens}",
@@ -118,7 +110,7 @@ def train_flags(strategy: str, seed: int, tokens: int, eval_tokens: int) -> list
     ]  # fmt: skip
 
 
-def undisturbed(record: Record, out: Path, words: list[str]) -> None:
+def undisturbed(record, out, words):
     """Train without faults, and note the pace and the loss."""
     run = Observed(out, words, len(WORKERS))
     try:
@@ -132,13 +124,7 @@ def undisturbed(record: Record, out: Path, words: list[str]) -> None:
         _close(run)
 
 
-def disturbed(
-    record: Record,
-    schedule: FaultSchedule,
-    out: Path,
-    words: Callable[[int], list[str]],
-    seconds: float,
-) -> None:
+def disturbed(record, schedule, out, words, seconds):
     """Train under faults, run after run, until the time is over and the run in hand has ended.
 
     Args:
@@ -148,7 +134,7 @@ def disturbed(
         words: flags of run number 0, 1, ...
         seconds: how long to begin new runs.
     """
-    resume: Path | None = None
+    resume = None
     last_begin_s = time.monotonic() + seconds
     while resume is not None or time.monotonic() < last_begin_s:
         flags = words(record.runs) if resume is None else []
@@ -181,13 +167,13 @@ def disturbed(
             _close(run)
 
 
-def while_starting(record: Record, draw: random.Random, out: Path, words: list[str]) -> None:
+def while_starting(record, draw, out, words):
     """Kill workers before they are up, in a run that ends well; then supervisors that start.
 
     A worker that is being spawned holds nothing, and leaves at once when its supervisor has died.
     """
     run = Observed(out, words, len(WORKERS))
-    killed: set[tuple[int, int]] = set()
+    killed = set()
     end_s = time.monotonic() + LONGEST_RUN_S
     try:
         while not run.ended() and time.monotonic() < end_s:
@@ -226,7 +212,7 @@ def while_starting(record: Record, draw: random.Random, out: Path, words: list[s
         record.faults[name] = record.faults.get(name, 0) + 1
 
 
-def _take_in(record: Record, run: Observed, *, full_disk: bool) -> None:
+def _take_in(record, run, *, full_disk):
     """Note how a run has ended, and account for its tickets."""
     record.orphans += len(run.orphans())
     code, status = run.process.returncode, run.result().get("status")
@@ -242,13 +228,13 @@ def _take_in(record: Record, run: Observed, *, full_disk: bool) -> None:
     record.uncounted += audit.uncounted
 
 
-def _close(run: Observed) -> None:
+def _close(run):
     if not run.ended():
         run.abandon()
     run.close()
 
 
-def _where(run: Observed) -> str:
+def _where(run):
     entries = [run.entry(slot) for slot in range(1, run.workers + 1)]
     states = [(entry.pid, entry.state, entry.phase, entry.steps) for entry in entries]
     return f"workers (pid, state, phase, steps) {states}; {run.words()}"
@@ -257,7 +243,7 @@ def _where(run: Observed) -> str:
 # -- claims ---------------------------------------------------------------------------------------
 
 
-def claims(records: Sequence[Record]) -> list[Claim]:
+def claims(records):
     """What has to hold, over all records."""
     runs = sum(record.runs for record in records)
     tickets = sum(record.tickets for record in records)
@@ -287,7 +273,7 @@ def claims(records: Sequence[Record]) -> list[Claim]:
     return checks
 
 
-def _loss_claim(strategy: str, records: Sequence[Record]) -> Iterator[Claim]:
+def _loss_claim(strategy, records):
     """Whether faults cost less than `NOTICEABLE`; nothing where there is no interval (Welch)."""
     with_faults = [loss for record in records for loss in record.losses if math.isfinite(loss)]
     without = [loss for record in records for loss in record.undisturbed_losses]
@@ -312,7 +298,7 @@ def _loss_claim(strategy: str, records: Sequence[Record]) -> Iterator[Claim]:
 # -- the command ----------------------------------------------------------------------------------
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments=None):
     """Run the schedule, print the claims; returns the exit code."""
     parser = flags(__doc__, quick="20 s of faults per strategy")
     parser.add_argument("--seed", type=int, nargs="+", default=[0])
@@ -326,7 +312,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return measured("chaos", parser.parse_args(arguments), measure, packages=packages)
 
 
-def measure(findings: Findings, options: Namespace) -> None:
+def measure(findings, options):
     """Run the schedule, or read the records of earlier runs; then judge."""
     if options.claims:
         records = [*_read(options.claims)]
@@ -342,7 +328,7 @@ def measure(findings: Findings, options: Namespace) -> None:
     }
 
 
-def planted(findings: Findings, options: Namespace) -> list[Record]:
+def planted(findings, options):
     """Train every strategy under faults; then post examples, and replay damaged records."""
     minutes, tokens, eval_tokens = options.minutes, options.tokens, 65_536
     examples, replays = 2000, 60
@@ -351,11 +337,11 @@ def planted(findings: Findings, options: Namespace) -> list[Record]:
         examples, replays = 500, 15  # fewer fit into a block of a full disk, and none is refused
     if options.tiny:
         options.strategy = options.strategy[:1]
-        minutes, tokens, eval_tokens, examples, replays = 1 / 60, 2_000, 2048, 40, 1
+        minutes, tokens, eval_tokens, replays = 1 / 60, 2_000, 2048, 1
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(130))  # so that nothing stays behind
     records, loads = [], []
 
-    def paced(record: Record, out: Path, words: list[str]) -> None:
+    def paced(record, out, words):
         watch = LoadWatch()
         undisturbed(record, out, words)
         loads.append(watch.stop())
@@ -371,7 +357,7 @@ def planted(findings: Findings, options: Namespace) -> list[Record]:
                 out = Path(folder)
                 disk = stack.enter_context(small_disk(out, DISK_BYTES))
 
-                def words(run: int, strategy: str = strategy, seed: int = seed) -> list[str]:
+                def words(run, strategy=strategy, seed=seed):
                     return train_flags(strategy, 100 * seed + run, tokens, eval_tokens)
 
                 schedule = FaultSchedule(
@@ -388,12 +374,13 @@ def planted(findings: Findings, options: Namespace) -> list[Record]:
                     file.write(json.dumps(asdict(record)) + "\n")
     # Workers whose supervisor was killed are not ours to wait for and would count as others.
     findings.others_load = max(loads)
-    feeding.measure(findings, examples)
+    if not options.tiny:  # feeding.py runs so by itself
+        feeding.measure(findings, examples)
     damaged_records.measure(findings, replays, options.seed[0])
     return records
 
 
-def _line(record: Record) -> str:
+def _line(record):
     faults = ", ".join(f"{count} {kind}" for kind, count in sorted(record.faults.items()))
     text = (
         f"{record.strategy}, seed {record.seed}: {record.chaos_s:.0f} s, {record.runs} runs, "
@@ -404,10 +391,10 @@ def _line(record: Record) -> str:
     return "\n".join([text, *(f"  FAILED: {failure}" for failure in record.failures)])
 
 
-def _read(files: Sequence[Path]) -> Iterator[Record]:
+def _read(files):
     for file in files:
         for line in file.read_text().splitlines():
-            fields: dict[str, Any] = json.loads(line)
+            fields = json.loads(line)
             for name in ("rates", "undisturbed"):
                 fields[name] = Rates(**fields[name])
             yield Record(**fields)

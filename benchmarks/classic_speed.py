@@ -12,14 +12,12 @@ The 2011 program is no package: what stands here is its recorded ratio to scikit
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from classic import peers
-from classic.workers import CORES, Run, Scheme, WorkerPool, worker_pool
-from harness.claims import Findings, Sample, flags, measured
+from classic.workers import CORES, Run, Scheme, worker_pool
+from harness.claims import Sample, flags, measured
 from harness.estimates import Mean, Ratio
 from harness.interleaved import quiet_turns
 from harness.machine import LoadWatch, pin, smallest, unpin
@@ -27,10 +25,6 @@ from harness.machine import LoadWatch, pin, smallest, unpin
 from mlxhog.classic import problems
 from mlxhog.classic.config import ClassicConfig
 
-BUDGET = {
-    "order": 10, "full_s": 100, "full": ["--quick"],
-    "tiny": ["--turns", "1", "--size", "500"],
-}  # fmt: skip
 # Million entries a second on a quiet Zen 5 core, of one set, as the specification records them.
 RECORDED = {"scikit-learn": 243.0, "2011, 1 worker": 147.0, "2011, 2 workers": 298.0}
 AGAIN = "serial again"  # A/A
@@ -66,24 +60,17 @@ class Turn:
     runs: dict[str, Run]
 
 
-def all_arms(
-    pool: WorkerPool,
-    schemes: Mapping[str, Scheme],
-    others: Mapping[str, Callable[[int], float]],
-    *,
-    epochs: int,
-    turns: int,
-) -> tuple[list[Turn], float]:
+def all_arms(pool, schemes, others, *, epochs, turns):
     """Rounds through all arms until enough were quiet; and the load that spoilt them, else 0."""
 
-    def quiet_run(scheme: Scheme) -> Run:
+    def quiet_run(scheme):
         for _ in range(MOST_RUNS):
             run = pool.run(scheme, epochs)
             if not run.disturbed:
                 break
         return run
 
-    def turn(_: str) -> tuple[Turn, float]:
+    def turn(_):
         watch, cpu = LoadWatch(), pool.cpu_s()
         runs = {name: quiet_run(scheme) for name, scheme in schemes.items()}
         again = quiet_run(schemes["serial"])
@@ -98,13 +85,13 @@ def all_arms(
     return rounds["all arms"], load
 
 
-def ratio(turns: list[Turn], slow: str, fast: str) -> Ratio:
+def ratio(turns, slow, fast):
     """How many times the epoch of one arm takes the time of another's, turn by turn."""
     slow_s, fast_s = ([turn.seconds[arm] for turn in turns] for arm in (slow, fast))
     return Ratio.of(slow_s, fast_s)
 
 
-def apart(turns: list[Turn], arm: str, measure: str) -> Mean:
+def apart(turns, arm, measure):
     """Distance of an arm's measure from serial's, as a share of serial's."""
     return Mean.of(
         abs(turn.runs[arm].measures[measure] / turn.runs["serial"].measures[measure] - 1)
@@ -112,20 +99,20 @@ def apart(turns: list[Turn], arm: str, measure: str) -> Mean:
     )
 
 
-def same(findings: Findings, problem: str, turns: list[Turn]) -> None:
+def same(findings, problem, turns):
     """Add the A/A arm: the serial one, which runs twice in each turn."""
     own, again = ([turn.seconds[arm] for turn in turns] for arm in ("serial", AGAIN))
     findings.same(f"{problem}, serial, seconds", own, again)
 
 
-def objectives(findings: Findings, problem: str, turns: list[Turn], *arms: str) -> None:
+def objectives(findings, problem, turns, *arms):
     """Claim that arms end where the serial one does."""
     for arm in arms:
         name = f"{problem}, {arm}: objective's distance from serial"
         findings.at_most(name, apart(turns, arm, "objective"), LOSS_SHARE, timing=False)
 
 
-def show(turns: list[Turn], entries: int, unit: str) -> dict[str, Sample]:
+def show(turns, entries, unit):
     """Print millions of entries a second by arm."""
     rates = {
         arm: Sample.of([entries / turn.seconds[arm] / 1e6 for turn in turns])
@@ -140,7 +127,7 @@ def show(turns: list[Turn], entries: int, unit: str) -> dict[str, Sample]:
 # -- sparse SVM -----------------------------------------------------------------------------------
 
 
-def sparse_svm(findings: Findings, *, turns: int, epochs: int, size: int | None) -> float:
+def sparse_svm(findings, *, turns, epochs, size):
     """Per core against the peers, scaling, schemes, losses; returns the load of others."""
     problem = problems.create("svm", ClassicConfig(size=size))
     active = problems.create("svm", ClassicConfig(size=size, active_rows=True))
@@ -190,7 +177,7 @@ def sparse_svm(findings: Findings, *, turns: int, epochs: int, size: int | None)
 # -- matrix completion ----------------------------------------------------------------------------
 
 
-def matrix_completion(findings: Findings, *, turns: int, epochs: int, size: int | None) -> float:
+def matrix_completion(findings, *, turns, epochs, size):
     """Scaling, row locks and losses at rank 16; returns the load of others."""
     rank = 16
     problem = problems.create("matrix-completion", ClassicConfig(size=size, rank=rank))
@@ -216,7 +203,7 @@ def matrix_completion(findings: Findings, *, turns: int, epochs: int, size: int 
     return load
 
 
-def main() -> int:
+def main():
     """Measure, compare, end with one JSON line."""
     parser = flags(__doc__, quick="fewer turns")
     parser.add_argument("--turns", type=int, help="quiet turns wanted of every arm")
@@ -226,7 +213,7 @@ def main() -> int:
     return measured("classic_speed", chosen, measure, packages=packages, quiet=True)
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Both problems, on a core beside the workers' own."""
     turns = chosen.turns or (5 if chosen.quick else 15)
     size = smallest(2_000, chosen.size)

@@ -22,22 +22,18 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
 from cluster.cable import Cable
-from harness.claims import Findings, flags, measured
-from harness.machine import ROOT, smallest
+from harness.claims import flags, measured
+from harness.machine import smallest
 
 from mlxhog.theory.simulator.links import Link
-
-sys.path.insert(0, str(ROOT))  # runs, and what must hold of them, are those of the tests
-from tests.cluster.rounds import Audit, Lines, is_balanced, part_of, rounds_in  # noqa: E402
-from tests.processes import alive  # noqa: E402
-from tests.training.small import small_config  # noqa: E402
+from tests.cluster.rounds import Audit, is_balanced, part_of, rounds_in
+from tests.processes import alive
+from tests.training.small import small_config
 
 LINK = Link.parse("1Gbit:1ms")
 FOREVER, INTERRUPTED = 10**8, 130
@@ -60,18 +56,18 @@ class Member:
     process: subprocess.Popen[str]
 
     @property
-    def lines(self) -> Lines:
+    def lines(self):
         """Its rounds."""
         return rounds_in(self.root)
 
-    def processes(self) -> list[int]:
+    def processes(self):
         """The run's processes: all of its session that are alive."""
         words = ["ps", "-A", "-o", "pid=,sess="]
         table = subprocess.run(words, capture_output=True, text=True, check=True).stdout
         pairs = (map(int, line.split()) for line in table.splitlines())
         return [pid for pid, session in pairs if session == self.process.pid and alive(pid)]
 
-    def link(self) -> int | None:
+    def link(self):
         """The process whose output is the link's log; None while there is none."""
         for pid in self.processes():
             try:
@@ -104,7 +100,7 @@ class Fleet:
 
     # -- programs --------------------------------------------------------------------------------
 
-    def lead(self) -> None:
+    def lead(self):
         """Start the lighthouse on machine 0."""
         words = ["cluster", "start", "--address", f"{self.cable.address(0)}:{PORT}", "--json"]
         self.lighthouse = self._popen(0, words, self.folder, stdout=subprocess.PIPE)
@@ -112,7 +108,7 @@ class Fleet:
         if not self.lighthouse.stdout.readline():
             raise SystemExit("the lighthouse has ended; see above")
 
-    def start(self) -> None:
+    def start(self):
         """Start a run on a machine that has none."""
         used = {one.place for one in self.live}
         place = next(k for k in range(1, MOST + 1) if k not in used)
@@ -130,9 +126,7 @@ class Fleet:
             process = self._popen(place, words, root, stdout=log, stderr=log)
         self.live.append(Member(place, root, process))
 
-    def _popen(
-        self, place: int, words: list[str], folder: Path, **files: object
-    ) -> subprocess.Popen[str]:
+    def _popen(self, place, words, folder, **files):
         environment = {
             **os.environ, "XDG_CACHE_HOME": str(self.folder), "MLXHOG_CLUSTER_TOKEN": "chaos",
             "OMP_NUM_THREADS": "1",
@@ -142,7 +136,7 @@ class Fleet:
 
     # -- faults ----------------------------------------------------------------------------------
 
-    def faults(self) -> dict[str, Callable[[], None]]:
+    def faults(self):
         """What can happen to the cluster."""
         return {
             "a machine is killed and started again": self._kill,
@@ -153,10 +147,10 @@ class Fleet:
             "the lighthouse is killed": self._kill_lighthouse,
         }
 
-    def _pick(self) -> Member:
+    def _pick(self):
         return self.random.choice(self.live)
 
-    def _kill(self) -> None:
+    def _kill(self):
         one = self._pick()
         pids = one.processes()
         self.live.remove(one)
@@ -164,42 +158,42 @@ class Fleet:
         self._forget(one, pids)
         self.start()
 
-    def _kill_link(self) -> None:
+    def _kill_link(self):
         one = self._pick()
         if self._until(lambda: one.link() is not None, "a link") and (link := one.link()):
             os.kill(link, signal.SIGKILL)
 
-    def _stop(self) -> None:
+    def _stop(self):
         one = self._pick()
         os.killpg(one.process.pid, signal.SIGSTOP)
         time.sleep(self.random.uniform(*DOWN_S))
         os.killpg(one.process.pid, signal.SIGCONT)
 
-    def _unplug(self) -> None:
+    def _unplug(self):
         one = self._pick()
         self.cable.unplug(one.place)
         time.sleep(self.random.uniform(*DOWN_S))
         self.cable.plug(one.place)
 
-    def _join_or_leave(self) -> None:
+    def _join_or_leave(self):
         if len(self.live) == LEAST or (len(self.live) < MOST and self.random.random() < 0.5):
             self.start()
         else:
             self.leave(self._pick())
 
-    def _kill_lighthouse(self) -> None:
+    def _kill_lighthouse(self):
         self.lighthouse.kill()
         self.lighthouse.wait()
         self.lead()
 
     # -- what has to hold ------------------------------------------------------------------------
 
-    def settle(self) -> float:
+    def settle(self):
         """Wait for a round of all machines; returns the seconds."""
         began_s, before = time.monotonic(), [len(one.lines) for one in self.live]
         n = len(self.live)
 
-        def has_come() -> bool:
+        def has_come():
             fresh = [
                 {line["round"] for line in one.lines[k:] if line["members"] == n}
                 for one, k in zip(self.live, before, strict=True)
@@ -209,7 +203,7 @@ class Fleet:
         self._until(has_come, f"a round of {n} machines")
         return time.monotonic() - began_s
 
-    def leave(self, one: Member) -> None:
+    def leave(self, one):
         """Interrupt a run, which has to end in order, with its tokens in balance."""
         pids = one.processes()
         self.live.remove(one)
@@ -223,7 +217,7 @@ class Fleet:
             print(f"out of balance: {part}", flush=True)
             self.unbalanced += 1
 
-    def _forget(self, one: Member, pids: list[int]) -> None:
+    def _forget(self, one, pids):
         one.process.wait()
         until_s = time.monotonic() + ORPHAN_S
         while (left := [pid for pid in pids if alive(pid)]) and time.monotonic() < until_s:
@@ -233,7 +227,7 @@ class Fleet:
             os.kill(pid, signal.SIGKILL)
         self.ended.append(one)
 
-    def _until(self, condition: Callable[[], bool], what: str) -> bool:
+    def _until(self, condition, what):
         until_s = time.monotonic() + HANG_S
         while not condition():
             dead = [one for one in self.live if one.process.poll() is not None]
@@ -245,7 +239,7 @@ class Fleet:
             time.sleep(0.1)
         return True
 
-    def end(self) -> None:
+    def end(self):
         """Kill what still runs."""
         for one in self.live:
             os.killpg(one.process.pid, signal.SIGKILL)
@@ -254,7 +248,7 @@ class Fleet:
         self.lighthouse.wait()
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Plant the faults, then compare the runs."""
     random = Random(chosen.seed)
     n = smallest(1, QUICK_FAULTS if chosen.quick else chosen.faults)
@@ -268,7 +262,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
             for _ in range(LEAST):
                 fleet.start()
             fleet.settle()
-            kinds: list[str] = []
+            kinds = []
             for k in range(n):
                 kinds = kinds or random.sample(list(fleet.faults()), len(fleet.faults()))
                 kind = kinds.pop()
@@ -290,7 +284,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     }  # fmt: skip
 
 
-def main() -> int:
+def main():
     """Run the benchmark."""
     parser = flags(__doc__, quick=f"{QUICK_FAULTS} faults")
     parser.add_argument("--faults", type=int, default=FAULTS, help="how many")

@@ -18,20 +18,15 @@ tails of Student's t with 3 degrees of freedom; their spread changes nothing. Fa
 spread up to which a gain of .01 is found in nine tests of ten.
 """
 
-from __future__ import annotations
-
 import math
 import tempfile
-from argparse import Namespace
 from pathlib import Path
 from statistics import stdev
-from typing import Any
 
 import numpy as np
-from harness.claims import Findings, flags, measured
+from harness.claims import flags, measured
 from harness.estimates import Share
 from harness.machine import smallest
-from numpy.typing import NDArray
 from training.recording import model_file
 
 from mlxhog import TrainConfig
@@ -39,18 +34,14 @@ from mlxhog.theory import CompareConfig
 from mlxhog.theory.paired_test import ERROR, FEWEST, SHAPE, boundary, judge
 from mlxhog.theory.pairs import Comparison, PairLog, Side, run_pair
 
-BUDGET = {
-    "order": 370, "quick_s": 20, "quick": ["--only", "simulated"], "full_s": 130,
-    "full": ["--quick", "--pairs", "8"],
-}  # fmt: skip
 PLANNED = 6
 GAIN = 0.01
 TESTS = 1000
 SIMULATED, FALSE_SEEDS = 200_000, 20
 TABLE_SEQUENCES, CHUNK = 2_000_000, 100_000
 MOST_PAIRS = 20
-ALONE: dict[str, Any] = {"workers": "mlx:cpu", "threads": 1, "strategy": "serial"}
-LOCK_FREE: dict[str, Any] = {"workers": "mlx:cpu*2", "threads": 1, "strategy": "hogwild"}
+ALONE = {"workers": "mlx:cpu", "threads": 1, "strategy": "serial"}
+LOCK_FREE = {"workers": "mlx:cpu*2", "threads": 1, "strategy": "hogwild"}
 KINDS = {
     "one worker, rounded differently": (
         {**ALONE, "kernels": "native"},
@@ -60,10 +51,8 @@ KINDS = {
 }
 """Options of two sides that are equal but for chance."""
 
-Float64 = NDArray[np.float64]
 
-
-def main() -> int:
+def main():
     """Measure, or make the table."""
     parser = flags(__doc__, parts=("real", "simulated"), quick="12 pairs of 100k tokens, width 64")
     parser.add_argument("--table", action="store_true")
@@ -78,7 +67,7 @@ def main() -> int:
     return measured("compare_power", chosen, measure, packages=("mlx", "scipy"))
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Test what real runs differ by, and what a generator draws."""
     parts = chosen.only or ("real", "simulated")
     pairs = chosen.pairs or smallest(2, 12 if chosen.quick else 24)
@@ -90,11 +79,9 @@ def measure(findings: Findings, chosen: Namespace) -> None:
         simulations(findings)
 
 
-def real_runs(
-    findings: Findings, runs_folder: Path | None, model: str, pairs: int, tokens: int
-) -> None:
+def real_runs(findings, runs_folder, model, pairs, tokens):
     """False wins and power in tests that are drawn from pairs of real runs."""
-    kinds: dict[str, Any] = {}
+    kinds = {}
     with tempfile.TemporaryDirectory(prefix="mlxhog-compare-") as temporary:
         for number, (kind, sides) in enumerate(KINDS.items()):
             folder = (runs_folder or Path(temporary)) / str(number)
@@ -109,7 +96,7 @@ def real_runs(
     findings.results |= {"tokens": tokens, "pairs": pairs, "kinds": kinds}
 
 
-def simulations(findings: Findings) -> None:
+def simulations(findings):
     """False wins in simulated tests, and the spread up to which a gain is found."""
     for name, tails in (("normal", "normal"), ("long tails", "long")):
         rates = [simulated_rate(tails, 0.0, seed) for seed in range(1, 1 + FALSE_SEEDS)]
@@ -120,9 +107,7 @@ def simulations(findings: Findings) -> None:
     findings.results["spread_told"] = largest
 
 
-def real_differences(
-    folder: Path, model: str, settings: tuple[dict[str, Any], ...], pairs: int, tokens: int
-) -> list[float]:
+def real_differences(folder, model, settings, pairs, tokens):
     """Bits per byte of B less those of A."""
     a, b = (TrainConfig(model=model, tokenizer="bytes", **options) for options in settings)
     terms = CompareConfig(pairs=pairs, tokens=tokens, seed=1, eval_tokens=65_536)
@@ -140,10 +125,10 @@ def real_differences(
         return [pair.difference for pair in record.pairs]
 
 
-def told(differences: list[float], *, tests: int, gain: float) -> int:
+def told(differences, *, tests, gain):
     """Tests, drawn from the pairs, in which a side is called better: A, where it has a gain."""
     rng = np.random.default_rng(0)
-    signs: list[int] = []
+    signs = []
     planned = min(PLANNED, len(differences))
     for _ in range(tests):
         drawn = rng.choice(differences, planned, replace=False) * rng.choice((-1, 1), planned)
@@ -151,7 +136,7 @@ def told(differences: list[float], *, tests: int, gain: float) -> int:
     return sum(sign > 0 if gain else sign != 0 for sign in signs)
 
 
-def students(differences: Float64) -> Float64:
+def students(differences):
     """Student's t of each sequence after its second pair, its third, ...: one column less."""
     counts = np.arange(1, differences.shape[1] + 1)
     sums = differences.cumsum(1)
@@ -160,7 +145,7 @@ def students(differences: Float64) -> Float64:
     return np.asarray(sums / counts / np.sqrt(squares / (counts - 1) / counts))
 
 
-def simulated_rate(tails: str, gain: float, seed: int = 1) -> float:
+def simulated_rate(tails, gain, seed=1):
     """How often A is found to be better (or either, without a gain), at a spread of one."""
     rng = np.random.default_rng(seed)
     shape = (SIMULATED, PLANNED)
@@ -173,7 +158,7 @@ def simulated_rate(tails: str, gain: float, seed: int = 1) -> float:
     return float((np.take_along_axis(crossed, first[:, None], 1)[:, 0] >= limits[first]).mean())
 
 
-def largest_spread() -> float:
+def largest_spread():
     """The spread of differences at which a gain of .01 is found in nine of ten tests."""
     low, high = 1.0, 6.0
     for _ in range(12):
@@ -182,7 +167,7 @@ def largest_spread() -> float:
     return GAIN / high
 
 
-def levels() -> dict[int, float]:
+def levels():
     """By planned pairs: the level of the last look at which `ERROR` is kept over all looks."""
     from scipy.stats import t
 

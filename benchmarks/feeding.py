@@ -19,20 +19,18 @@ import gzip
 import json
 import os
 import subprocess
-import sys
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.claims import Findings, flags, measured
-from harness.machine import ROOT, resident, smallest
+from harness.claims import flags, measured
+from harness.machine import resident, smallest
 from serving import mlxhog
 from training.faults import filled
 
@@ -42,11 +40,8 @@ from mlxhog.checkpoint import run as runs
 from mlxhog.data.segments import read_segments, stored_rows
 from mlxhog.data.tokenizers import ByteTokenizer
 from mlxhog.errors import RunError
+from tests.small_disk import small_disk
 
-sys.path.insert(0, str(ROOT))  # the small disk is that of the tests
-from tests.small_disk import small_disk  # noqa: E402
-
-BUDGET = {"order": 360, "full_s": 20, "full": ["--examples", "2000"]}
 CLIENTS = 8
 LIMIT_S = 300.0
 STOP_S = 60.0
@@ -82,7 +77,7 @@ TRAIN = (
 class Pair:
     """A run that follows, and its server."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder):
         self.folder = folder
         existing = runs.list_runs(folder / "runs")
         words = ("--resume", "latest") if existing else ()
@@ -94,13 +89,13 @@ class Pair:
         assert self.server.stdout is not None
         self.url = json.loads(self.server.stdout.readline())["url"]
 
-    def kill(self) -> None:
+    def kill(self):
         """End both at once."""
         for process in (self.server, self.training):
             process.kill()
             process.communicate()
 
-    def stop(self) -> bool:
+    def stop(self):
         """Ask the run to end; returns whether it does."""
         ask(self.run.directory, "stop")
         try:
@@ -109,18 +104,18 @@ class Pair:
             return False
         return True
 
-    def peak_bytes(self) -> int:
+    def peak_bytes(self):
         """The most memory that the trainer's own process has had."""
         return resident(self.training.pid)[1]
 
-    def _follows(self) -> bool:
+    def _follows(self):
         try:
             ask(self.run.directory, "status", timeout_s=5.0)
         except RunError:
             return False
         return (self.run.directory / "stream" / "stream.json").exists()
 
-    def _wait(self, condition: Callable[[], bool]) -> None:
+    def _wait(self, condition):
         end = time.monotonic() + LIMIT_S
         while not condition():
             if self.training.poll() is not None or time.monotonic() > end:
@@ -143,11 +138,11 @@ class Posted:
     tries: int = 0
 
 
-def post(pair: Pair, numbers: Sequence[int], posted: Posted) -> None:
+def post(pair, numbers, posted):
     """Post an example per number with several clients at once; note the answers."""
     rest, lock = iter(numbers), threading.Lock()
 
-    def client() -> None:
+    def client():
         while True:
             with lock:
                 k = next(rest, None)
@@ -156,7 +151,7 @@ def post(pair: Pair, numbers: Sequence[int], posted: Posted) -> None:
             while _refused(k):
                 time.sleep(0.01)
 
-    def _refused(k: int) -> bool:
+    def _refused(k):
         """Post one example; whether the server has refused it."""
         with lock:
             posted.tries += 1
@@ -185,7 +180,7 @@ def post(pair: Pair, numbers: Sequence[int], posted: Posted) -> None:
         thread.join()
 
 
-def plant(folder: Path) -> None:
+def plant(folder):
     """Put what is bad into the folder that is followed; see `BAD`."""
     (folder / os.fsdecode(b"caf\xe9.txt")).write_text("a name of another age")
     os.mkfifo(folder / "pipe.txt")
@@ -194,7 +189,7 @@ def plant(folder: Path) -> None:
         (folder / f"bomb.{kind}.gz").write_bytes(gzip.compress(line * (1 << 20)) * 100)
 
 
-def unnamed(directory: Path) -> set[str]:
+def unnamed(directory):
     """Which of the bad files the run has not named with their reason."""
     events = directory / "events.jsonl"
     texts = [str(json.loads(line).get("text")) for line in events.read_text().splitlines()]
@@ -202,7 +197,7 @@ def unnamed(directory: Path) -> set[str]:
 
 
 @contextmanager
-def full(directory: Path, posted: Posted) -> Iterator[None]:
+def full(directory, posted):
     """Fill the disk of a run until some posts are refused; posting continues in the block."""
     with filled(directory.parent):
         waiting = threading.Thread(target=_wait_for_refusals, args=(posted, directory.parent))
@@ -211,28 +206,28 @@ def full(directory: Path, posted: Posted) -> Iterator[None]:
     waiting.join()
 
 
-def _wait_for_refusals(posted: Posted, directory: Path) -> None:
+def _wait_for_refusals(posted, directory):
     end = time.monotonic() + LIMIT_S
     while len(posted.refused) < smallest(0, REFUSALS) and time.monotonic() < end:
         time.sleep(0.01)
     (directory / "filler").unlink(missing_ok=True)
 
 
-def published(directory: Path) -> tuple[list[str], int]:
+def published(directory):
     """The text of every row of the stream, and the number of its tickets."""
     folder = directory / "stream"
     rows = [bytes(ByteTokenizer().decode(row.ids)).decode() for row in stored_rows(folder)]
     return rows, read_segments(folder)[-1].end_ticket if rows else 0
 
 
-def trained(directory: Path) -> int:
+def trained(directory):
     """Tickets that the newest checkpoint counts as trained."""
     _, path = checkpoint.resumable(str(directory), directory.parent)
     position = checkpoint.load(path).state["ledgers"]["stream"]
     return int(position["epoch"] * position["n"] + position["watermark"] + len(position["done"]))
 
 
-def measure(findings: Findings, count: int) -> None:
+def measure(findings, count):
     """Post a number of examples through all that may happen, and count."""
     posted, files = Posted(), [f"file {k}" for k in range(len(PARTS))]
     with tempfile.TemporaryDirectory() as name, small_disk(_runs(Path(name)), DISK_BYTES) as disk:
@@ -310,12 +305,12 @@ def measure(findings: Findings, count: int) -> None:
         findings.at_most("bytes that bad files cost", memory, MEMORY_BYTES, timing=False)
 
 
-def _runs(folder: Path) -> Path:
+def _runs(folder):
     (folder / "runs").mkdir()
     return folder / "runs"
 
 
-def main() -> int:
+def main():
     """Measure, and print the claims."""
     parser = flags(__doc__)
     parser.add_argument("--examples", type=int, default=10_000)

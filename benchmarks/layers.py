@@ -10,16 +10,13 @@ They take turns, each in a process of its own; a ratio is the median of the turn
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from harness.claims import Findings, flags, measured
+from harness.claims import flags, measured
 from harness.interleaved import Program
 from harness.machine import smallest
-from language_models.peers import Step, vanilla
+from language_models.peers import vanilla
 from language_models.rows import Report
 
 OURS, PACKAGE, LSTM = "mlxhog.nn.torch", "xlstm package", "nn.LSTM"
@@ -36,23 +33,23 @@ class Size:
     d: int = 128
 
     @property
-    def name(self) -> str:
+    def name(self):
         return f"B {self.batch}, S {self.seq}, d {self.d}, NH {HEADS}"
 
 
 SIZES = {"slstm": Size(), "mlstm": Size(batch=4, seq=512)}
 
 
-def ours(layer: str, size: Size, threads: int) -> Step:
+def ours(layer, size, threads):
     """A step of the module that takes the place of `nn.LSTM`."""
     from mlxhog.nn.torch import MLSTM, SLSTM
 
-    make: Any = {"slstm": SLSTM, "mlstm": MLSTM}[layer]
+    make = {"slstm": SLSTM, "mlstm": MLSTM}[layer]
     module = make(size.d, size.d, num_heads=HEADS, batch_first=True)
     return _step(module, lambda x: module(x)[0], size, threads)
 
 
-def package(layer: str, size: Size, threads: int) -> Step:
+def package(layer, size, threads):
     """A step of the package's layer, the sLSTM with the backend that runs on a CPU."""
     from xlstm import mLSTMLayerConfig, sLSTMLayerConfig
     from xlstm.blocks.mlstm.layer import mLSTMLayer
@@ -68,7 +65,7 @@ def package(layer: str, size: Size, threads: int) -> Step:
     return _step(module, module, size, threads)
 
 
-def lstm(size: Size, threads: int) -> Step:
+def lstm(size, threads):
     """A step of `nn.LSTM`."""
     import torch
 
@@ -76,7 +73,7 @@ def lstm(size: Size, threads: int) -> Step:
     return _step(module, lambda x: module(x)[0], size, threads)
 
 
-def _step(module: Any, forward: Callable[[Any], Any], size: Size, threads: int) -> Step:
+def _step(module, forward, size, threads):
     import torch
 
     torch.set_num_threads(threads)
@@ -84,20 +81,20 @@ def _step(module: Any, forward: Callable[[Any], Any], size: Size, threads: int) 
     x = torch.from_numpy(draw).requires_grad_()
     leaves = [x, *module.parameters()]
 
-    def step() -> None:
+    def step():
         torch.autograd.grad(forward(x).square().sum(), leaves)
 
     return step
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Every layer that was asked for."""
     report = Report(findings.claims, findings.results, findings.twins, quick=chosen.quick)
     for layer in chosen.only or LIMITS:
         beside_peers(report, layer, smallest([1], [1, 2]))
 
 
-def beside_peers(report: Report, layer: str, thread_counts: Sequence[int]) -> None:
+def beside_peers(report, layer, thread_counts):
     """One layer beside its peers, with each number of threads."""
     size = SIZES[layer]
     programs = {
@@ -115,7 +112,7 @@ def beside_peers(report: Report, layer: str, thread_counts: Sequence[int]) -> No
         report.results[row] |= {f"{OURS} / {LSTM}": beside}
 
 
-def main() -> int:
+def main():
     """Measure what the flags ask for."""
     chosen = flags(__doc__, parts=LIMITS, quick="fewer and shorter turns").parse_args()
     return measured("layers", chosen, measure, packages=("torch", "xlstm"), quiet=True)

@@ -24,24 +24,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from argparse import Namespace
-from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import serving
-from harness.claims import Findings, Sample, flags, measured
+from harness.claims import Sample, flags, measured
 from harness.estimates import Ratio
 from harness.interleaved import answer, spawned
-from harness.machine import ROOT, cores, pin, smallest, unpin
+from harness.machine import cores, pin, smallest, unpin
 
 from mlxhog.arena import Arena, plan, published
 from mlxhog.config.config import TrainConfig
-from mlxhog.decoding.model import Model
 from mlxhog.decoding.options import Sampling
 from mlxhog.errors import MlxhogError
 from mlxhog.files.quantities import Interval
@@ -52,9 +47,7 @@ from mlxhog.models import families
 from mlxhog.models.registry import load_architecture
 from mlxhog.strategies import build
 from mlxhog.training.publishing import Publisher
-
-sys.path.insert(0, str(ROOT))  # the pattern that reads are checked by is that of the tests
-from tests.live.patterns import Inbox, check, pattern_run  # noqa: E402
+from tests.live.patterns import Inbox, check, pattern_run
 
 PROMPT = "The "
 BYTES = ("--model=tiny", "--tokenizer=bytes")
@@ -93,9 +86,9 @@ TINY = Scale(reads=20, seconds=1.0, turns=1, copies=1, steps=1, gaps=(1,))
 # -- promises --------------------------------------------------------------------------------------
 
 
-def promises(scale: Scale, findings: Findings) -> None:
+def promises(scale, findings):
     """Reads of each mode against two writers; a read that breaks its promise is counted."""
-    rows: dict[str, Any] = {}
+    rows = {}
     for mode in READ_MODES:
         with tempfile.TemporaryDirectory() as folder, pattern_run(Path(folder), writers=2) as run:
             source, backend = run.reader(mode), Inbox()
@@ -127,7 +120,7 @@ def promises(scale: Scale, findings: Findings) -> None:
 # -- training beside a reader ----------------------------------------------------------------------
 
 
-def write_for_ever(spec: str, out: str, mode: str, core: int, pipe: Connection) -> None:
+def write_for_ever(spec, out, mode, core, pipe):
     """In a process: generate from a run or a checkpoint on one core; tell tokens and versions."""
     pin(core)
     deadline = time.monotonic() + START_S
@@ -146,7 +139,7 @@ def write_for_ever(spec: str, out: str, mode: str, core: int, pipe: Connection) 
         pipe.send(_written(model, follower, pipe.recv()))
 
 
-def _written(model: Model, follower: WeightFollower, seconds: float) -> dict[str, float]:
+def _written(model, follower, seconds):
     """Generate for some time, answer after answer of 100 tokens."""
     tokens, answers, of_two, versions = 0, 0, 0, set()
     began = time.perf_counter()
@@ -170,14 +163,14 @@ def _written(model: Model, follower: WeightFollower, seconds: float) -> dict[str
 
 
 @contextlib.contextmanager
-def reading(spec: str, out: str, mode: str, core: int) -> Iterator[Connection]:
+def reading(spec, out, mode, core):
     """A process that generates when it is asked to; the pipe takes seconds and gives findings."""
     with spawned(write_for_ever, spec, out, mode, core) as (pipe, _):
         answer(pipe, "the reader")  # it reads
         yield pipe
 
 
-def trained(out: str, seconds: float, core: int, *, with_reader: int | None) -> dict[str, Any]:
+def trained(out, seconds, core, *, with_reader):
     """One run on one core, perhaps with a reader on another; its result and the reader's."""
     options = ["--workers=torch:cpu", "--threads=1", f"--out={out}", *BYTES]
     options += [f"--time={seconds:g}", "--eval-every=off", "--sample-every=off", "--save-every=off"]
@@ -185,7 +178,7 @@ def trained(out: str, seconds: float, core: int, *, with_reader: int | None) -> 
     pin(core)
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     unpin(ALL_CORES)
-    measurements: dict[str, Any] = {}
+    measurements = {}
     try:
         if with_reader is not None:
             with reading("latest", out, READ_MODES[0], with_reader) as pipe:
@@ -200,11 +193,11 @@ def trained(out: str, seconds: float, core: int, *, with_reader: int | None) -> 
     return measurements
 
 
-def training(scale: Scale, findings: Findings) -> None:
+def training(scale, findings):
     """The same training with and without a reader, in turns."""
     core, other = cores()[0], cores()[-1]
     alone, beside, live, offline, again = [], [], [], [], []
-    extra: list[dict[str, float]] = []
+    extra = []
     with tempfile.TemporaryDirectory() as out:
         for _ in range(scale.turns):
             alone.append(trained(out, scale.seconds, core, with_reader=None)["tokens_per_s"])
@@ -235,7 +228,7 @@ def training(scale: Scale, findings: Findings) -> None:
 # -- publishing ------------------------------------------------------------------------------------
 
 
-def publishing(scale: Scale, findings: Findings) -> None:
+def publishing(scale, findings):
     """Seconds of one copy while nobody writes, and the memory of two."""
     rows = {}
     for name in smallest(SIZES[:1], SIZES):
@@ -270,7 +263,7 @@ AFTER = (1, 16, 64)
 """Tokens that the new weights have read of the text whose state the old ones made."""
 
 
-def states(scale: Scale, findings: Findings) -> None:
+def states(scale, findings):
     """How far logits are off whose state older weights have made.
 
     After a text is read with the weights of one version, the same text or more of it is read with
@@ -299,7 +292,7 @@ def states(scale: Scale, findings: Findings) -> None:
     findings.results["states"] = {"version": base, "rows": rows}
 
 
-def _versions(out: str, steps: int, gaps: Sequence[int]) -> tuple[dict[int, np.ndarray], Model]:
+def _versions(out, steps, gaps):
     """Parameters at one version and some after it, read from a run while it trains."""
     options = ["--workers=torch:cpu", "--threads=1", "--live-every=1", *BYTES]
     options += [f"--steps={steps + max(gaps) + 200}", f"--out={out}", "--eval-every=off"]
@@ -315,7 +308,7 @@ def _versions(out: str, steps: int, gaps: Sequence[int]) -> tuple[dict[int, np.n
             if time.monotonic() > deadline:
                 raise RuntimeError("the run cannot be read")
             time.sleep(0.05)
-        by_version: dict[int, np.ndarray] = {}
+        by_version = {}
         while not source.ended():
             loaded = source.load(model.backend)
             wanted = [min(by_version, default=loaded.version) + gap for gap in gaps]
@@ -334,17 +327,17 @@ def _versions(out: str, steps: int, gaps: Sequence[int]) -> tuple[dict[int, np.n
         process.wait()
 
 
-def _logits(model: Model, params: np.ndarray, tokens: np.ndarray, state: Any = None) -> Any:
+def _logits(model, params, tokens, state=None):
     """Logits after the tokens, and the state."""
     np.copyto(model.backend.inbox, params)
     model.backend.refresh()
     return model.backend.logits(np.ascontiguousarray(tokens), state)
 
 
-def _divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
+def _divergence(p_logits, q_logits):
     """Kullback-Leibler divergence of two next-token distributions, in nats."""
 
-    def log_softmax(x: np.ndarray) -> np.ndarray:
+    def log_softmax(x):
         x = x.astype(np.float64) - x.max()
         return np.asarray(x - np.log(np.exp(x).sum()))
 
@@ -355,15 +348,14 @@ def _divergence(p_logits: np.ndarray, q_logits: np.ndarray) -> float:
 # -- server ----------------------------------------------------------------------------------------
 
 
-def server(scale: Scale, findings: Findings) -> None:
+def server(scale, findings):
     """Measure what `serving.py` measures."""
     for part in serving.PARTS.values():
         usual = serving.QUICK if scale.turns == QUICK.turns else serving.FULL
         part(smallest(serving.TINY, usual), findings)
 
 
-Part = Callable[[Scale, Findings], None]
-PARTS: dict[str, Part] = {
+PARTS = {
     "promises": promises,
     "training": training,
     "publishing": publishing,
@@ -372,20 +364,21 @@ PARTS: dict[str, Part] = {
 }
 
 
-def main() -> int:
+def main():
     """Measure the parts that were asked for."""
     parser = flags(__doc__, quick="fewer reads, shorter runs", parts=PARTS)
     parser.add_argument("--reads", type=int, help="of each mode")
     return measured("live", parser.parse_args(), measure, packages=("torch",))
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Measure the parts."""
     scale = smallest(TINY, QUICK if chosen.quick else FULL)
     if chosen.reads:
         scale = replace(scale, reads=chosen.reads)
     findings.results["scale"] = vars(scale)
-    for name in chosen.only or PARTS:
+    # With --tiny `serving.py` itself serves.
+    for name in chosen.only or smallest(list(PARTS)[:-1], PARTS):
         PARTS[name](scale, findings)
 
 

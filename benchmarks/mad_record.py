@@ -23,17 +23,12 @@ arXiv:2506.05233; Beck et al. 2024, xLSTM, arXiv:2405.04517; Peng et al. 2025, R
 arXiv:2503.14456.
 """
 
-from __future__ import annotations
-
 import math
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
 from dataclasses import astuple, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
-from harness.claims import Findings, measured
+from harness.claims import measured
 from harness.machine import ROOT, cores
 from mad.ranks import RankCorrelation, kendall, spearman
 from mad.table import MEANINGS, Table, places, table_flags, write
@@ -41,12 +36,11 @@ from mad.table import MEANINGS, Table, places, table_flags, write
 from mlxhog.cli.mad.session import rates, seeds
 from mlxhog.errors import MlxhogError
 from mlxhog.mad.options import ExecutionConfig
-from mlxhog.mad.report.ranking import Ranking
 from mlxhog.mad.scores import UNFINISHED
 from mlxhog.mad.tasks import find
 
 TASKS = ("C", "FR", "CR", "M", "NR", "SC")
-PUBLISHED: Mapping[str, tuple[float, ...]] = {
+PUBLISHED = {
     "PaTH": (0.419, 0.647, 0.999, 0.784, 0.999, 0.999),
     "Transformer": (0.432, 0.565, 0.905, 0.788, 0.897, 0.998),
     "MesaNet": (0.347, 0.515, 0.999, 0.750, 0.999, 0.894),
@@ -102,7 +96,7 @@ FULL = replace(
 )
 
 
-def main() -> int:
+def main():
     """Run what is missing, and write the table."""
     modes = {"quick": "two tasks of suite smoke", "full": "the published grid: for a cluster"}
     parser = table_flags(__doc__, **modes)
@@ -118,7 +112,7 @@ def main() -> int:
         parser.error(str(error))
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Run what is missing, and write the table."""
     parallel = chosen.parallel or len(cores())
     table = QUICK if chosen.quick else FULL if chosen.full else REDUCED
@@ -156,19 +150,19 @@ def measure(findings: Findings, chosen: Namespace) -> None:
 DRAWS = 2000
 
 
-def published(tasks: Sequence[str]) -> dict[str, float]:
+def published(tasks):
     """Row -> the mean of its published scores on some tasks."""
     places = [TASKS.index(find(task).short) for task in tasks]
     return {name: fmean(scores[k] for k in places) for name, scores in PUBLISHED.items()}
 
 
-def comparison(table: Table, ranking: Ranking) -> dict[str, Any]:
+def comparison(table, ranking):
     """Both rank correlations of the shared rows, of each task, and mLSTM's difference."""
     finished = [row for row in ranking.rows if row.status not in UNFINISHED]
     ours = {table.names[row.candidate]: row for row in finished}
     theirs = published(ranking.tasks) if ranking.tasks else {}
     shared = [name for name in theirs if name in ours]
-    result: dict[str, Any] = {"published": theirs, "shared": shared, "tasks": {}}
+    result = {"published": theirs, "shared": shared, "tasks": {}}
     if len(shared) > 2:
         scores = [ours[name].score for name in shared], [theirs[name] for name in shared]
         for word, correlation in (("spearman", spearman), ("kendall", kendall)):
@@ -183,7 +177,7 @@ def comparison(table: Table, ranking: Ranking) -> dict[str, Any]:
     return result
 
 
-def answers(table: Table, ranking: Ranking) -> list[str]:
+def answers(table, ranking):
     """The comparison in sentences."""
     result = comparison(table, ranking)
     lines = []
@@ -217,11 +211,11 @@ def answers(table: Table, ranking: Ranking) -> list[str]:
     return lines
 
 
-def _told(yes: bool, no: bool) -> str:
+def _told(yes, no):
     return "yes" if yes else "no" if no else "cannot be told"
 
 
-def markdown(table: Table, ranking: Ranking, parallel: int) -> str:
+def markdown(table, ranking, parallel):
     """The table with what it was made with and what it lacks."""
     theirs = published(ranking.tasks) if ranking.tasks else {}
     lines = [

@@ -11,13 +11,9 @@ that a run does in a step (`language_models/ours.py`), a peer only what training
 (`language_models/peers.py`).
 """
 
-from __future__ import annotations
-
 import sys
-from argparse import Namespace
-from collections.abc import Callable
 
-from harness.claims import Findings, flags, measured
+from harness.claims import flags, measured
 from harness.machine import smallest
 from language_models import peers
 from language_models.decoding import decode
@@ -25,7 +21,7 @@ from language_models.operators import ops
 from language_models.rows import Report, cells, growth, memory, training, v1
 
 
-def main() -> int:
+def main():
     """Measure what the flags ask for."""
     parser = flags(__doc__, parts=PARTS, quick="fewer and shorter turns")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="of training steps")
@@ -42,14 +38,14 @@ def main() -> int:
     return measured("model_speed", chosen, measure, packages=packages, quiet=True)
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Measure the parts."""
     report = Report(findings.claims, findings.results, findings.twins, quick=chosen.quick)
     for name in chosen.only or UNASKED:
         PARTS[name](report, smallest(chosen.threads[:1], chosen.threads))
 
 
-PARTS: dict[str, Callable[[Report, list[int]], None]] = {
+PARTS = {
     "train": training,
     "v1": v1,
     "cells": cells,

@@ -20,28 +20,19 @@ well, without a limit.
 
 from __future__ import annotations
 
-import sys
-from argparse import Namespace
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
-from harness.claims import Findings, flags, measured
-from harness.machine import ROOT, smallest
+from harness.claims import flags, measured
+from harness.machine import smallest
 
 from mlxhog.models import families
-from mlxhog.models.families import ModelConfig
 from mlxhog.parity import compute, operators, tolerances
-from mlxhog.parity.compare import ComparedTensor
 from mlxhog.parity.comparison import compare_all
 from mlxhog.parity.sources import TrialSettings, model_subject, perturbed_init
-from mlxhog.parity.subject import Array, ModelPlan, ParitySide, ParitySubject, Results
+from mlxhog.parity.subject import ModelPlan, ParitySide
+from tests.parity.planted import OperatorFault, SignFault, every_engine
 
-sys.path.insert(0, str(ROOT))  # the faults are those of the tests
-from tests.parity.planted import Fault, OperatorFault, SignFault, every_engine  # noqa: E402
-
-BUDGET = {"order": 330, "full_s": 60, "full": ["--runs", "50"]}
 FAMILIES = ("xlstm", "xlstm_v1")
 RUNS, QUICK_RUNS = 200, 20
 NUMPY = ParitySide("numpy", "numpy")
@@ -73,7 +64,7 @@ class Tally:
     planted: dict[str, int] = field(default_factory=dict)
     missed: dict[str, list[str]] = field(default_factory=dict)
 
-    def right(self, subject: ParitySubject, rows: Sequence[ComparedTensor]) -> None:
+    def right(self, subject, rows):
         """Note the comparisons of a model without a fault."""
         self.rows += len(rows)
         for row in rows:
@@ -83,27 +74,25 @@ class Tally:
                     f"{subject.title}: {row.what}: {row.a} against {row.b}: {row.pressure:.2f}"
                 )
 
-    def fault(self, kind: str, subject: ParitySubject, what: str, *, detected: bool) -> None:
+    def fault(self, kind, subject, what, *, detected):
         """Note whether a fault was detected."""
         self.planted[kind] = self.planted.get(kind, 0) + 1
         if not detected:
             self.missed.setdefault(kind, []).append(f"{subject.title}: {what}")
 
 
-def computed(subject: ParitySubject) -> dict[str, Results]:
+def computed(subject):
     """Return the results of every side."""
     return {side.name: side_results(subject, side) for side in SIDES}
 
 
-def side_results(subject: ParitySubject, side: ParitySide, fault: Fault | None = None) -> Results:
+def side_results(subject, side, fault=None):
     """Compute one side, in this process."""
     with every_engine(fault):
         return dict(compute.side_results(side, subject.plan, subject.inputs, subject.fixed))
 
 
-def is_found(
-    subject: ParitySubject, right: Mapping[str, Results], side: ParitySide, fault: Fault, what: str
-) -> bool:
+def is_found(subject, right, side, fault, what):
     """Whether a fault in one side makes a comparison named `what` fail; takes no steps."""
     assert isinstance(subject.plan, ModelPlan)
     still = replace(subject, plan=replace(subject.plan, steps=0))
@@ -112,7 +101,7 @@ def is_found(
     return any(row.what.startswith(what) for row in rows if not row.ok)
 
 
-def operator_faults(subject: ParitySubject, number: int) -> list[OperatorFault]:
+def operator_faults(subject, number):
     """Two operators off in all entries and at random, another pair for every model of a family."""
     assert isinstance(subject.plan, ModelPlan)
     names = list(dict.fromkeys(name.split()[0] for name in operators.names(subject.plan)))
@@ -122,13 +111,13 @@ def operator_faults(subject: ParitySubject, number: int) -> list[OperatorFault]:
     ]
 
 
-def sign_fault(right: Results, r: np.random.Generator, *, any_entry: bool) -> SignFault:
+def sign_fault(right, r, *, any_entry):
     """Draw one entry of one gradient of the reference, see above; or any that is not 0."""
     results, conditions = tolerances.split(right)
     grads = {name: np.abs(x) for name, x in results.items() if name.startswith("grad/")}
     sizes = {name: float(grad.max()) for name, grad in grads.items()}
 
-    def smallest(name: str) -> float:
+    def smallest(name):
         return max(
             SMALLEST_ENTRY * sizes[name],
             SMALLEST_OF_ALL * max(sizes.values()),
@@ -142,12 +131,12 @@ def sign_fault(right: Results, r: np.random.Generator, *, any_entry: bool) -> Si
         if size > floors[name] and (any_entry or conditions[name] < LARGEST_CONDITION)
     ]
     name = str(r.choice(names))
-    flat: Array = grads[name].reshape(-1)
+    flat = grads[name].reshape(-1)
     place = int(r.choice(np.flatnonzero(flat > floors[name])))
     return SignFault(name.removeprefix("grad/"), place)
 
 
-def examine(number: int, tally: Tally) -> None:
+def examine(number, tally):
     """Judge one random model, without and with faults."""
     subject, r = drawn(number), np.random.default_rng((number, 34))
     right = computed(subject)
@@ -165,7 +154,7 @@ def examine(number: int, tally: Tally) -> None:
         tally.fault(kind, subject, f"{what} at {sign.place} in {victim.name}", detected=detected)
 
 
-def main() -> int:
+def main():
     """Examine as many models as the flags say."""
     parser = flags(__doc__, quick=f"{QUICK_RUNS} models")
     parser.add_argument("--runs", type=int, help=f"number of models [{RUNS}]")
@@ -174,7 +163,7 @@ def main() -> int:
     return measured("parity_false_failures", parser.parse_args(), measure, packages=packages)
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Examine the models, and count."""
     runs, seed = chosen.runs or smallest(1, QUICK_RUNS if chosen.quick else RUNS), chosen.seed
     tally = Tally()
@@ -214,11 +203,11 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     }
 
 
-def _missed(tally: Tally) -> int:
+def _missed(tally):
     return sum(map(len, tally.missed.values()))
 
 
-def drawn(number: int, *, steps: int = 3) -> ParitySubject:
+def drawn(number, *, steps=3):
     """Return a model with parameters and tokens; `number` decides everything, even ones are Large.
 
     Up to 8 blocks, 1 to 4 heads, widths to 64, 1 or 2 sequences of 2 to 33 tokens.
@@ -235,12 +224,12 @@ def drawn(number: int, *, steps: int = 3) -> ParitySubject:
     return model_subject(f"{family} {number}", cfg, perturbed_init(cfg, number), sizes, "")
 
 
-def describe(cfg: ModelConfig) -> str:
+def describe(cfg):
     """Say in a few words how large a model is."""
     return f"{cfg.num_hidden_layers} blocks of {cfg.hidden_size}"
 
 
-def _large(r: np.random.Generator) -> dict[str, Any]:
+def _large(r):
     heads, width = _width(r)
     return {
         "model_type": "xlstm",
@@ -263,11 +252,11 @@ def _large(r: np.random.Generator) -> dict[str, Any]:
     }
 
 
-def _v1(r: np.random.Generator) -> dict[str, Any]:
+def _v1(r):
     heads, width = _width(r)
     blocks = int(r.integers(1, 9))
     slstm_at = [block for block in range(blocks) if _with(r, 0.35)]
-    fields: dict[str, Any] = {
+    fields = {
         "model_type": "xlstm_v1",
         "vocab_size": int(r.integers(8, 60)),
         "embedding_dim": width,
@@ -307,12 +296,12 @@ def _v1(r: np.random.Generator) -> dict[str, Any]:
     return fields
 
 
-def _width(r: np.random.Generator) -> tuple[int, int]:
+def _width(r):
     heads = int(r.choice([1, 2, 4]))
     return heads, 8 * heads * int(r.integers(1, 3))
 
 
-def _with(r: np.random.Generator, share: float) -> bool:
+def _with(r, share):
     return bool(r.random() < share)
 
 

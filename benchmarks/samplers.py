@@ -1,7 +1,7 @@
 """Samplers against random draws, and successive halving, on a recorded surface: no run is trained.
 
     python benchmarks/samplers.py                      minutes, on benchmarks/mad/surface.json.xz
-    python benchmarks/samplers.py --surface FILE       on another one, see `mad_surface.py`
+    python benchmarks/samplers.py --surface FILE       on another one, see `mad_bench.py surface`
     python benchmarks/samplers.py --tasks noisy-in-context-recall compression
     python benchmarks/samplers.py --only halving
 
@@ -23,23 +23,21 @@ from __future__ import annotations
 
 import math
 import sys
-from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
-from harness.claims import Findings, Mean, flags, measured
+from harness.claims import Mean, flags, measured
 from harness.machine import ROOT, smallest
 from mad.halving import HalvingReplay, rungs_of
 from mad.optuna_tpe import OptunaTPE
-from mad.surface import Surface, load
+from mad.surface import load
 from numpy.typing import NDArray
 
 from mlxhog.errors import MlxhogError
-from mlxhog.mad.search.samplers import CandidateSampler, SpaceSampler
+from mlxhog.mad.search.samplers import SpaceSampler
 
 Float64 = NDArray[np.float64]
 BESIDE = "tpe beside optuna"
@@ -55,7 +53,7 @@ ERROR = 0.05
 """Probability that any of the comparisons of equal samplers is called different."""
 
 
-def main() -> int:
+def main():
     """Replay what the flags ask for."""
     parser = flags(__doc__, parts=PARTS, quick=f"{QUICK} repeats")
     parser.add_argument("--surface", type=Path, default=ROOT / "benchmarks/mad/surface.json.xz")
@@ -71,7 +69,7 @@ def main() -> int:
         return 2
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Read the surface, and replay the parts."""
     surface = load(chosen.surface)
     if chosen.tasks:
@@ -104,10 +102,10 @@ class Replays:
     orders: Sequence[Sequence[int]]
     scores: Float64
 
-    def _seen(self, repeat: int) -> Float64:
+    def _seen(self, repeat):
         return self.scores[repeat % len(self.scores)]
 
-    def regret(self, budget: int) -> Float64:
+    def regret(self, budget):
         """Best score of the surface less the best of the first proposals, per repeat."""
         return np.array(
             [
@@ -116,7 +114,7 @@ class Replays:
             ]
         )
 
-    def needed(self, share: float) -> Float64:
+    def needed(self, share):
         """Proposals until the first of the best share of the candidates, per repeat."""
         counts = []
         for k, order in enumerate(self.orders):
@@ -124,7 +122,7 @@ class Replays:
             counts.append(1 + int(np.argmax(self._seen(k)[list(order)] >= least)))
         return np.array(counts, float)
 
-    def kept(self, budget: int) -> Float64:
+    def kept(self, budget):
         """Regret of the best of the first proposals on the other seeds, of which there are some."""
         regrets = []
         for k, order in enumerate(self.orders):
@@ -134,21 +132,19 @@ class Replays:
         return np.array(regrets)
 
 
-def good(scores: Float64, share: float) -> float:
+def good(scores, share):
     """Return the least score of the best share of the candidates, at least one."""
     return float(np.sort(scores)[-math.ceil(share * len(scores))])
 
 
-def sampler_of(surface: Surface, name: str, seed: int) -> CandidateSampler:
+def sampler_of(surface, name, seed):
     """Return a sampler of `mad search`, or Optuna's."""
     own = surface.planning(sampler="tpe" if name == "optuna" else name, sampler_seed=seed).sampler()
     assert isinstance(own, SpaceSampler), "a surface has a space"
     return OptunaTPE(own.candidates, seed) if name == "optuna" else own
 
 
-def play(
-    surface: Surface, sampler: str, scores: Float64, repeats: int, *, first: int = 0
-) -> Replays:
+def play(surface, sampler, scores, repeats, *, first=0):
     """Let a sampler propose candidates until the largest budget, and one of the best.
 
     Args:
@@ -163,7 +159,7 @@ def play(
     for repeat in range(repeats):
         seen = scores[repeat % len(scores)]
         proposals = sampler_of(surface, sampler, first + repeat)
-        order: list[int] = []
+        order = []
         least, reached = good(seen, min(SHARES)), False
         while len(order) < max(BUDGETS) or not reached:
             layers = proposals.ask()
@@ -176,7 +172,7 @@ def play(
     return Replays(orders, scores)
 
 
-def replay_samplers(findings: Findings, surface: Surface, repeats: int) -> None:
+def replay_samplers(findings, surface, repeats):
     """Compare every sampler with random draws, and our TPE with Optuna's."""
     scores = surface.scores()
     random = play(surface, "random", scores, repeats)
@@ -185,7 +181,7 @@ def replay_samplers(findings: Findings, surface: Surface, repeats: int) -> None:
         name, first = ("random", repeats) if arm == "random again" else (arm, 0)
         replays[arm] = play(surface, name, scores, repeats, first=first)
     budgets = [budget for budget in BUDGETS if budget < len(surface.runs)]
-    quantities: dict[str, Callable[[Replays], Float64]] = {
+    quantities = {
         **{f"regret at {n}": lambda one, n=n: one.regret(n) for n in budgets},
         **{f"needed, best {s:.0%}": lambda one, s=s: one.needed(s) for s in SHARES},
     }
@@ -197,7 +193,7 @@ def replay_samplers(findings: Findings, surface: Surface, repeats: int) -> None:
     verdicts = {
         key: verdict(values, p) for key, values, p in zip(keys, differences, adjusted, strict=True)
     }
-    rows: dict[str, Any] = {
+    rows = {
         arm: {
             name: asdict(Mean.of(of(own).tolist())) | {"verdict": verdicts.get((arm, name), "")}
             for name, of in quantities.items()
@@ -218,7 +214,7 @@ def replay_samplers(findings: Findings, surface: Surface, repeats: int) -> None:
     findings.results[BESIDE] = {name: verdicts[BESIDE, name] for name in quantities}
 
 
-def p_value(differences: Float64) -> float:
+def p_value(differences):
     """Return the two-sided p-value of a mean, by random signs of the differences of pairs.
 
     It is exact, up to the number of signs drawn, if both sides of a pair are alike.
@@ -228,7 +224,7 @@ def p_value(differences: Float64) -> float:
     return float((1 + np.sum(means >= abs(differences.sum()) - 1e-9)) / (1 + SIGNS))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values):
     """Return the p-values corrected for their number (Holm 1979)."""
     adjusted, least = [0.0] * len(p_values), 0.0
     for k, number in enumerate(np.argsort(p_values, kind="stable")):
@@ -240,14 +236,14 @@ def holm(p_values: Sequence[float]) -> list[float]:
 EQUAL = "cannot be told"
 
 
-def verdict(differences: Float64, p: float) -> str:
+def verdict(differences, p):
     """Return whether a sampler is better or worse than random draws; smaller is better."""
     if p >= ERROR:
         return EQUAL
     return "better" if differences.mean() < 0 else "worse"
 
 
-def _print(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+def _print(rows):
     for arm, row in rows.items():
         print(f"  {arm}")
         for name, cell in row.items():
@@ -260,7 +256,7 @@ def _print(rows: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
 # -- successive halving ----------------------------------------------------------------------------
 
 
-def replay_halving(findings: Findings, surface: Surface, repeats: int) -> None:
+def replay_halving(findings, surface, repeats):
     """Report saved time and lost score of several eta."""
     names = list(surface.runs)
     planned = [run.planned for run in surface.runs[names[0]]]
@@ -284,7 +280,7 @@ def replay_halving(findings: Findings, surface: Surface, repeats: int) -> None:
     findings.results["halving"] = {"candidates": count, **rows}
 
 
-PARTS: dict[str, Callable[[Findings, Surface, int], None]] = {
+PARTS = {
     "samplers": replay_samplers,
     "halving": replay_halving,
 }

@@ -21,15 +21,12 @@ import sys
 import tempfile
 import threading
 import time
-from argparse import Namespace
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from harness.claims import Findings, Sample, flags, measured
+from harness.claims import Sample, flags, measured
 from harness.estimates import Mean, Ratio
 from harness.interleaved import with_twin
 from harness.machine import resident, smallest
@@ -38,7 +35,6 @@ from language_models.decoding import Ids, load_backend
 from mlxhog.checkpoint import run as runs
 from mlxhog.decoding.engine import Engine, Request
 from mlxhog.decoding.options import Sampling
-from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
@@ -66,15 +62,15 @@ TINY = Scale(10, 1, 4, 1)
 # -- many streams ----------------------------------------------------------------------------------
 
 
-def models() -> dict[str, ModelConfig]:
+def models():
     """`tiny`, and one of 100 MB."""
     large = XLSTMLargeConfig(vocab_size=8192, hidden_size=512, num_hidden_layers=6, num_heads=4)
     return {"tiny": load_architecture("tiny"), "d 512 x 6": large}
 
 
-def tokens_per_s(backend: Any, cfg: ModelConfig, count: int, tokens: int) -> float:
+def tokens_per_s(backend, cfg, count, tokens):
     """Tokens per second of `count` answers at once, from when all are being written."""
-    engine: Engine[Any] = Engine(backend, Ids(cfg.vocab_size), batch_size=count)
+    engine = Engine(backend, Ids(cfg.vocab_size), batch_size=count)
     for k in range(count):
         sampling = Sampling(max_new_tokens=tokens, seed=k)
         engine.submit(Request(prompt=[1, 2, 3], sampling=sampling))
@@ -85,13 +81,13 @@ def tokens_per_s(backend: Any, cfg: ModelConfig, count: int, tokens: int) -> flo
     return written / (time.perf_counter() - began)
 
 
-def streams(scale: Scale, findings: Findings) -> None:
+def streams(scale, findings):
     """Measure what answering together gains."""
     for name, cfg in models().items():
         together(scale, findings, name, cfg)
 
 
-def together(scale: Scale, findings: Findings, name: str, cfg: ModelConfig) -> None:
+def together(scale, findings, name, cfg):
     """One answer and many at once, in turns, by one model."""
     backend = load_backend("torch:cpu", cfg, threads=THREADS)
     tokens_per_s(backend, cfg, 2, 20)
@@ -120,14 +116,14 @@ class Server:
     model: str
     pid: int
 
-    def client(self) -> Any:
+    def client(self):
         """OpenAI's client, which does not retry."""
         import openai
 
         return openai.OpenAI(base_url=self.url, api_key="none", max_retries=0, timeout=HUNG_S)
 
 
-def mlxhog(folder: Path, *words: str) -> subprocess.Popen[str]:
+def mlxhog(folder, *words):
     """Start a command."""
     return subprocess.Popen(
         [sys.executable, "-m", "mlxhog", *words],
@@ -139,7 +135,7 @@ def mlxhog(folder: Path, *words: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def serving(workers: str) -> Iterator[Server]:
+def serving(workers):
     """A server of a run that trains until the block ends."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -164,19 +160,19 @@ def serving(workers: str) -> Iterator[Server]:
                     process.communicate()
 
 
-def list_runs(folder: Path) -> list[runs.Run]:
+def list_runs(folder):
     """The runs of a folder."""
     return runs.list_runs(folder / "runs")
 
 
-def requests(scale: Scale, findings: Findings) -> None:
+def requests(scale, findings):
     """Have many clients ask at once while a run trains."""
-    failed: list[str] = []
-    seconds: list[float] = []
-    versions: set[int] = set()
+    failed = []
+    seconds = []
+    versions = set()
     with serving("torch:cpu") as server:
 
-        def ask(numbers: Iterator[int], lock: threading.Lock) -> None:
+        def ask(numbers, lock):
             with server.client() as client:
                 while True:
                     with lock:
@@ -190,7 +186,7 @@ def requests(scale: Scale, findings: Findings) -> None:
                     except Exception as error:  # noqa: BLE001  # counted, whatever it is
                         failed.append(f"{type(error).__name__}: {error}")
 
-        def all_of(count: int) -> None:
+        def all_of(count):
             numbers, lock = iter(range(count)), threading.Lock()
             threads = [threading.Thread(target=ask, args=(numbers, lock)) for _ in range(CLIENTS)]
             for thread in threads:
@@ -213,7 +209,7 @@ def requests(scale: Scale, findings: Findings) -> None:
     findings.at_most("memory that the server took on, bytes", grown, MEMORY_BYTES, timing=False)
 
 
-def _asked(client: Any, model: str, k: int) -> set[int]:
+def _asked(client, model, k):
     """Ask once, whole or as a stream; returns the versions that answered."""
     how = {"model": model, "prompt": "The " * (1 + k % 40), "max_tokens": 8 + k % 50, "seed": k}
     if k % 2:
@@ -224,9 +220,9 @@ def _asked(client: Any, model: str, k: int) -> set[int]:
     return {weights["version_first"], weights["version_last"]}
 
 
-def first(scale: Scale, findings: Findings) -> None:
+def first(scale, findings):
     """Measure the time to the first token while a run trains on every core."""
-    seconds: list[float] = []
+    seconds = []
     with serving("auto") as server, server.client() as client:
         for k in range(scale.firsts + 5):
             began = time.perf_counter()
@@ -247,21 +243,21 @@ def first(scale: Scale, findings: Findings) -> None:
     findings.at_most("seconds to the first token while training", mean, FIRST_S)
 
 
-PARTS: dict[str, Callable[[Scale, Findings], None]] = {
+PARTS = {
     "streams": streams,
     "requests": requests,
     "first": first,
 }
 
 
-def main() -> int:
+def main():
     """Measure, and print the claims."""
     chosen = flags(__doc__, quick="fewer requests and tokens", parts=PARTS).parse_args()
     packages = ("torch", "starlette", "uvicorn", "openai")
     return measured("serving", chosen, measure, packages=packages)
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Measure the parts."""
     for name in chosen.only or PARTS:
         print(f"-- {name}", flush=True)

@@ -11,31 +11,28 @@ Model: xLSTM d 128, 4 blocks, 4 heads, bytes of the corpus sotu, S 256. Throughp
 the xlstm package (its xLSTMLarge with native kernels and AdamW): one process with one and two
 threads, and two processes that share the model by `share_memory()` with plain in-place adds.
 Time to a loss counts training time only; each strategy and optimizer runs at the settings that a
-search found (`training/time_to_loss.py`), for five seeds, and pairs of runs give intervals.
+search found (`training/race.py`), for five seeds, and pairs of runs give intervals.
 `command` and `default-loss` train what `mlxhog train` trains without options, by pieces of words.
 All variants take turns; numbers are medians over turns or seeds.
 """
 
 from __future__ import annotations
 
-from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Any
 
-from harness.claims import Findings, Sample, flags, measured
+from harness.claims import Sample, flags, measured
 from harness.estimates import Mean, Ratio
 from harness.interleaved import Program, once, take_turns, with_twin
 from harness.machine import smallest
 from language_models import xlstm_package
+from training.race import Course, Race, Target
 from training.recording import count_parameters, model_file, record
-from training.time_to_loss import Race, Target
 
 from mlxhog.report.shares import in_words, shares
 
-BUDGET = {"order": 430, "full_s": 470, "full": ["--only", "default-loss"]}
 MINUTE = {"model": "minute", "tokenizer": "auto"}
 """What `mlxhog train` trains without options."""
 TORCH, MLX, BOTH = "torch:cpu*2", "mlx:cpu*2", "mlx:cpu,torch:cpu"
@@ -90,7 +87,7 @@ DEFAULT_MODEL = Contest(
 FREE = {"strategy": "hogwild", "optimizer": "adamw"}
 
 
-def main() -> int:
+def main():
     """Measure what the flags ask for."""
     parser = flags(__doc__, parts=PARTS, quick="throughput, steps and memory")
     parser.add_argument("--tune", action="store_true", help="search the settings")
@@ -98,7 +95,7 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.tune:
         for contest in (BYTES_MODEL, DEFAULT_MODEL):
-            race = Race(contest.target)
+            race = Course(contest.target)
             for optimizer in contest.target.tokens:
                 race.tune(optimizer, [arm for rule, arm in contest.raced if rule == optimizer])
         return 0
@@ -106,7 +103,7 @@ def main() -> int:
     return measured("speedup", chosen, measure, packages=packages, quiet=True)
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Measure the parts."""
     findings.seeds = tuple(chosen.seeds)
     for name in chosen.only or smallest(TINY_PARTS, QUICK_PARTS if chosen.quick else PARTS):
@@ -116,7 +113,7 @@ def measure(findings: Findings, chosen: Namespace) -> None:
 # -- throughput -----------------------------------------------------------------------------------
 
 
-def ours(workers: str, threads: int, seconds: float) -> float:
+def ours(workers, threads, seconds):
     """Tokens per second of a mix, all its workers training at once."""
     strategy = "hogwild" if "," in workers or "*" in workers else "serial"
     run = record(
@@ -126,16 +123,16 @@ def ours(workers: str, threads: int, seconds: float) -> float:
     return run.result.tokens_per_s
 
 
-def package_alone(threads: int, seconds: float) -> float:
+def package_alone(threads, seconds):
     """Tokens per second of the package in one process."""
     program = Program("language_models.xlstm_package", "serial", {"seconds": seconds})
     return float(once(program, threads=threads))
 
 
-def throughput(findings: Findings, chosen: Namespace) -> None:
+def throughput(findings, chosen):
     """Tokens per second of every mix and of the peer, in turns."""
     seconds, turns = smallest((0.1, 1), (5.0, 2) if chosen.quick else (8.0, 3))
-    arms: dict[str, Callable[[], float]] = {
+    arms = {
         "torch 1 thread": lambda: ours("torch:cpu", 1, seconds),
         "mlx 1 thread": lambda: ours("mlx:cpu", 1, seconds),
         "torch 2 threads": lambda: ours("torch:cpu", 2, seconds),
@@ -167,7 +164,7 @@ def throughput(findings: Findings, chosen: Namespace) -> None:
         findings.at_least(f"best pair ({best}) / {peer}", ratio, limit)
 
 
-def step_split(findings: Findings, chosen: Namespace) -> None:
+def step_split(findings, chosen):
     """Shares of a step (`mlxhog.report.shares`)."""
     wide = {"hidden_size": 512, "num_hidden_layers": 6}
     for name, steps, options, limit in (
@@ -184,7 +181,7 @@ def step_split(findings: Findings, chosen: Namespace) -> None:
         findings.at_most(f"read, optimizer and write, {name}", spent, limit)
 
 
-def memory(findings: Findings, chosen: Namespace) -> None:
+def memory(findings, chosen):
     """Proportional set size of worker processes, and what each way of reading costs."""
     model = model_file(hidden_size=smallest(64, 512), num_hidden_layers=smallest(1, 6))
     common = {"model": model, "batch_size": 1, "seq_len": 32, "threads": 1}
@@ -196,7 +193,7 @@ def memory(findings: Findings, chosen: Namespace) -> None:
         "predicted": {"predict": "own"},
     }
 
-    def sizes(workers: str, **options: Any) -> list[int]:
+    def sizes(workers, **options):
         runs = range(smallest(1, PSS_REPEATS))
         return [record(workers=workers, steps=40, **common, **options).pss_bytes for _ in runs]
 
@@ -220,9 +217,9 @@ def memory(findings: Findings, chosen: Namespace) -> None:
     findings.at_most(name, further, 1.0, timing=False)
 
 
-def default_command(findings: Findings, chosen: Namespace) -> None:
+def default_command(findings, chosen):
     """`mlxhog train` with no arguments beside the default of 0.2, on the whole held-out text."""
-    arms: dict[str, dict[str, Any]] = {
+    arms = {
         "mlxhog train": MINUTE,
         "bytes, tiny (0.2)": {},
     }
@@ -251,15 +248,16 @@ def default_command(findings: Findings, chosen: Namespace) -> None:
 # -- time to a loss -------------------------------------------------------------------------------
 
 
-def time_to_loss(contest: Contest, findings: Findings, chosen: Namespace) -> None:
+def time_to_loss(contest, findings, chosen):
     """Seconds of training until held-out bits per byte fall to a target, for every arm."""
     contest.target.check(contest.raced)
     target, own = contest.target, contest.own
-    race = Race(target)
+    course, name = Course(target), f"to {target.bits:g}"
     twin = next(one for one in contest.raced if "serial" in one[1])
-    runs, again = with_twin(
-        chosen.seeds, contest.raced, lambda one, seed: race.seconds(one[1], one[0], seed), twin=twin
+    race = Race(
+        {name: contest.raced}, chosen.seeds, lambda _, one, seed: course.seconds(*one[::-1], seed)
     )
+    (runs,), (again,) = (list(table.values()) for table in race.run(twin=twin))
     times = {" ".join(one): seconds for one, seconds in runs.items()}
     findings.same(f"{' '.join(twin)}, seconds to {target.bits}", runs[twin], again)
     print(f"\nseconds to {target.bits} bits per byte (median, range)")
@@ -273,7 +271,7 @@ def time_to_loss(contest: Contest, findings: Findings, chosen: Namespace) -> Non
         findings.at_least(f"{rival} / {own}, to {target.bits}", sooner, least)
 
 
-PARTS: dict[str, Callable[[Findings, Namespace], None]] = {
+PARTS = {
     "throughput": throughput,
     "steps": step_split,
     "memory": memory,

@@ -14,14 +14,11 @@ the better one counts. The accuracies are those of the test rows, which decide n
 a process of its own with one thread; as many run at once as there are cores.
 """
 
-from __future__ import annotations
-
-from argparse import Namespace
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from multiprocessing import get_context
 
-from harness.claims import Findings, flags, measured
+from harness.claims import flags, measured
 from harness.machine import cores, smallest
 
 from mlxhog.machine.processes import thread_limits
@@ -55,11 +52,8 @@ NEAR_CHANCE = 0.25
 Trained = tuple[float, RunResult]
 """The step size, and the result."""
 
-Outcomes = dict[tuple[str, str], list[Trained]]
-"""Every seed's, by group and stack."""
 
-
-def main() -> int:
+def main():
     """Train the stacks, and say whether those with sLSTM make no error."""
     parser = flags(__doc__, quick="one seed")
     parser.add_argument("--backend", default="torch:cpu", choices=("torch:cpu", "mlx:cpu"))
@@ -67,7 +61,7 @@ def main() -> int:
     return measured("state_tracking", parser.parse_args(), measure, packages=("torch", "mlx"))
 
 
-def measure(findings: Findings, chosen: Namespace) -> None:
+def measure(findings, chosen):
     """Train, print, claim."""
     seeds = range(chosen.seed, chosen.seed + (1 if chosen.quick else 3))
     with (
@@ -99,12 +93,12 @@ def measure(findings: Findings, chosen: Namespace) -> None:
     }
 
 
-def trained(group: str, stack: str, seed: int, backend: str) -> Trained:
+def trained(group, stack, seed, backend):
     """Train one stack on one group as suite `state` does, at the better of the step sizes."""
     state = suite("state")
     own = tuple(one for one in state.settings if one.settings.get("group") == group)
     whole = {"select": "val", "stop_accuracy": 2.0, **smallest({"steps": 2, "eval_every": 2}, {})}
-    best: Trained | None = None
+    best = None
     for lr in RATES:
         chosen = replace(state, settings=own, points=({**state.points[0], "lr": lr},))
         (config,) = expand(chosen, parse(STACKS[stack]), [seed], workers=backend, protocol=whole)
@@ -119,13 +113,13 @@ def trained(group: str, stack: str, seed: int, backend: str) -> Trained:
     return best
 
 
-def validated(result: RunResult) -> float:
+def validated(result):
     """Accuracy of the validation rows."""
     assert result.val_token is not None
     return result.val_token
 
 
-def show(outcomes: Outcomes) -> None:
+def show(outcomes):
     """Print the lowest accuracy of the seeds by length, and when each seed was solved."""
     lengths = [end for end, _ in next(iter(outcomes.values()))[0][1].by_length]
     print("\nlowest accuracy of the seeds, by length; step at which each seed was solved")
@@ -136,13 +130,13 @@ def show(outcomes: Outcomes) -> None:
         print(f"{group:7} {stack:24}{lowest}   {solved}")
 
 
-def by_length(seeds: list[Trained]) -> dict[int, float]:
+def by_length(seeds):
     """Return the lowest accuracy of some runs at each length."""
     parts = zip(*(result.by_length for _, result in seeds), strict=True)
     return {part[0][0]: min(accuracy for _, accuracy in part) for part in parts}
 
 
-def claim(findings: Findings, outcomes: Outcomes) -> None:
+def claim(findings, outcomes):
     """Claim that one block and a mixed stack make no error at any length, and that mLSTM fails."""
     for (group, stack), seeds in outcomes.items():
         lowest = by_length(seeds)

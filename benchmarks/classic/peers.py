@@ -1,22 +1,17 @@
 """Peers of the classic problems, on one core each: seconds that a pass over the data takes."""
 
-from __future__ import annotations
-
 import tempfile
 import time
-from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 
-from mlxhog.classic.datasets import Ratings, SparseRows
-
 TORCH_ROWS = 64  # in a batch
 BPR_EPOCHS = 2  # ten times as slow as ours, and every pass costs the same
 
 
-def scikit_learn(rows: SparseRows, lr: float) -> Callable[[int], float]:
+def scikit_learn(rows, lr):
     """SGDClassifier in float32: hinge, L2 by a scaled vector, writes only on violation."""
     from scipy.sparse import csr_matrix
     from sklearn.linear_model import SGDClassifier
@@ -25,7 +20,7 @@ def scikit_learn(rows: SparseRows, lr: float) -> Callable[[int], float]:
     matrix = csr_matrix((rows.values, rows.indices, rows.indptr.astype(np.int32)), shape=shape)
     labels = rows.labels.astype(np.int32)
 
-    def fit(epochs: int) -> float:
+    def fit(epochs):
         model = SGDClassifier(
             loss="hinge",
             alpha=1.0 / (10 * rows.n_rows),
@@ -43,7 +38,7 @@ def scikit_learn(rows: SparseRows, lr: float) -> Callable[[int], float]:
 
 
 @contextmanager
-def vowpal_wabbit(rows: SparseRows, lr: float) -> Iterator[Callable[[int], float]]:
+def vowpal_wabbit(rows, lr):
     """`vw --sgd` with hinge; a second thread of its reads the binary cache in every pass."""
     from vowpalwabbit import Workspace
 
@@ -56,7 +51,7 @@ def vowpal_wabbit(rows: SparseRows, lr: float) -> Iterator[Callable[[int], float
                 features = " ".join(f"{u}:{z:.7g}" for u, z in pairs)
                 file.write(f"{int(rows.labels[e])} |f {features}\n")
 
-        def learn(passes: int) -> float:
+        def learn(passes):
             began = time.monotonic()
             vw = Workspace(
                 f"--quiet --sgd --loss_function hinge -l {lr} --power_t 0 --holdout_off -b 18 "
@@ -70,7 +65,7 @@ def vowpal_wabbit(rows: SparseRows, lr: float) -> Iterator[Callable[[int], float
         yield learn
 
 
-def torch_shared(rows: SparseRows, lr: float) -> Callable[[int], float]:
+def torch_shared(rows, lr):
     """A shared tensor, batches of 64 rows, gather and `index_add_` by hand, no L2; seconds a pass.
 
     Lists of each batch's coordinates are made beforehand, outside of the clock.
@@ -87,7 +82,7 @@ def torch_shared(rows: SparseRows, lr: float) -> Callable[[int], float]:
         arrays = (row, part.indices.astype(np.int64), part.values, part.labels)
         batches.append([torch.from_numpy(np.ascontiguousarray(array)) for array in arrays])
 
-    def train(epochs: int) -> float:
+    def train(epochs):
         x.zero_()
         began = time.monotonic()
         with torch.no_grad():
@@ -101,7 +96,7 @@ def torch_shared(rows: SparseRows, lr: float) -> Callable[[int], float]:
     return train
 
 
-def implicit_bpr(ratings: Ratings, rank: int) -> Callable[[int], float]:
+def implicit_bpr(ratings, rank):
     """implicit's BPR, one thread: SGD on as many (user, film, other film) triples as ratings."""
     from implicit.bpr import BayesianPersonalizedRanking
     from scipy.sparse import csr_matrix
@@ -111,7 +106,7 @@ def implicit_bpr(ratings: Ratings, rank: int) -> Callable[[int], float]:
         shape=(ratings.n_users, ratings.n_items),
     )
 
-    def fit(_: int) -> float:
+    def fit(_):
         model = BayesianPersonalizedRanking(
             factors=rank - 1,  # and a bias, which is a factor to it
             iterations=BPR_EPOCHS,

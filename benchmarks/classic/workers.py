@@ -7,10 +7,9 @@ stay, so that schemes can be interleaved many times, and that each says whether 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
@@ -18,10 +17,9 @@ from harness.interleaved import answer, spawned
 from harness.machine import cores, pin
 
 from mlxhog import _native
-from mlxhog.arena import Arena, ArenaHandle
+from mlxhog.arena import Arena
 from mlxhog.arena.workers import State
 from mlxhog.classic import worker as classic
-from mlxhog.classic.problem import Kernel, Problem
 
 CORES = cores()  # before anybody is pinned
 START_DELAY_S = 0.005
@@ -70,22 +68,15 @@ class Run:
 # -- the worker -----------------------------------------------------------------------------------
 
 
-def worker(
-    handle: ArenaHandle,
-    rank: int,
-    core: int,
-    kernels: Mapping[str, Kernel],
-    shapes: Mapping[str, tuple[int, ...]],
-    pipe: Connection,
-) -> None:
+def worker(handle, rank, core, kernels, shapes, pipe):
     """Prepare runs and do their epochs until the pipe closes."""
     pin(core)
     arena = Arena.from_handle(handle)
     arena.workers.entry(rank + 1).state = State.RUNNING
     order, words = arena.segment(classic.ORDER), arena.segment(classic.WORDS)
     pipe.send(Done(cpu_s=time.process_time()))
-    problem: Any = None
-    native: Any = None
+    problem = None
+    native = None
     while True:
         asked = pipe.recv()
         if isinstance(asked, Scheme):
@@ -112,24 +103,22 @@ def worker(
 class WorkerPool:
     """A problem in its arena and the workers at it."""
 
-    def __init__(
-        self, problem: Problem, arena: Arena, pipes: list[Connection], *, lr: float, beta: float
-    ) -> None:
+    def __init__(self, problem, arena, pipes, *, lr, beta):
         self.problem, self.arena, self.lr, self.beta = problem, arena, lr, beta
         self._pipes = pipes
         self._cpu_s = [0.0] * len(pipes)
         self._collect(pipes)
 
-    def _collect(self, pipes: list[Connection]) -> list[Done]:
-        parts: list[Done] = [answer(pipe, "a worker") for pipe in pipes]
+    def _collect(self, pipes):
+        parts = [answer(pipe, "a worker") for pipe in pipes]
         self._cpu_s[: len(parts)] = [part.cpu_s for part in parts]
         return parts
 
-    def cpu_s(self) -> float:
+    def cpu_s(self):
         """CPU time of the workers up to their last answers."""
         return sum(self._cpu_s)
 
-    def run(self, scheme: Scheme, epochs: int, *, seed: int = 0) -> Run:
+    def run(self, scheme, epochs, *, seed=0):
         """From the initial values through `epochs` shuffles, evaluated at the end."""
         params, pipes = classic.param_views(self.arena), self._pipes[: scheme.workers]
         for name, values in self.problem.initial(seed).items():
@@ -144,9 +133,7 @@ class WorkerPool:
             seconds, disturbed = seconds + took, disturbed or spoilt
         return Run(seconds, disturbed, self.problem.measures(params))
 
-    def _epoch(
-        self, board: _native.ClassicBoard, pipes: list[Connection], gamma: float, seed: Any
-    ) -> tuple[float, bool]:
+    def _epoch(self, board, pipes, gamma, seed):
         n = self.problem.n_examples
         self.arena.segment(classic.ORDER)[:] = np.random.default_rng(seed).permutation(n)
         board.reset()
@@ -159,9 +146,7 @@ class WorkerPool:
 
 
 @contextmanager
-def worker_pool(
-    problem: Problem, variants: Mapping[str, Kernel], workers: int
-) -> Iterator[WorkerPool]:
+def worker_pool(problem, variants, workers):
     """Workers on cores of their own; gone, with their arena, when the block ends.
 
     Args:

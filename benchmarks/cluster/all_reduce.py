@@ -5,8 +5,6 @@
 Prints a JSON object with the seconds of one all-reduce.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys
@@ -16,7 +14,7 @@ import torch
 import torch.distributed as dist
 
 
-def main() -> int:
+def main():
     """Join, and average a buffer some times."""
     address, *numbers = sys.argv[1:]
     rank, machines, floats, times = map(int, numbers)

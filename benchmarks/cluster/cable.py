@@ -24,12 +24,9 @@ import struct
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
-
-from cluster.proxy import Direction
 
 from mlxhog.errors import EnvironmentLacks
 from mlxhog.theory.simulator.links import Link
@@ -42,7 +39,7 @@ BUFFER_S = 0.2
 VERSION_4 = 4
 
 
-def lacking() -> str | None:
+def lacking():
     """Why this machine can have no cable; None if it can."""
     if not sys.platform.startswith("linux") or not os.access(TUN, os.R_OK | os.W_OK):
         return f"network namespaces with a TUN device need Linux and access to {TUN}"
@@ -57,10 +54,31 @@ def lacking() -> str | None:
     return None
 
 
+@dataclass
+class Direction:
+    """One direction of a cable: when bytes leave, and how many have.
+
+    Attributes:
+        link: rate and delay.
+        sent: bytes that have left.
+        free_at_s: time at which the last byte will have left.
+    """
+
+    link: Link
+    sent: int = 0
+    free_at_s: float = 0.0
+
+    def departs(self, n_bytes, now_s):
+        """Take the cable for some bytes; returns the time at which the last has left."""
+        self.free_at_s = max(now_s, self.free_at_s) + n_bytes / self.link.bytes_per_s
+        self.sent += n_bytes
+        return self.free_at_s
+
+
 class Cable:
     """Machines in a star, each on one link; a context."""
 
-    def __init__(self, link: Link, machines: int) -> None:
+    def __init__(self, link, machines):
         """Plan it.
 
         Raises:
@@ -69,13 +87,13 @@ class Cable:
         if (why := lacking()) is not None:
             raise EnvironmentLacks(why)
         self._link, self._ways = link, [Direction(link) for _ in range(machines)]
-        self._away: set[int] = set()
-        self._tuns: list[int] = []
-        self._nets: list[int] = []
+        self._away = set()
+        self._tuns = []
+        self._nets = []
         self._loop = asyncio.new_event_loop()
         self._relay = threading.Thread(target=self._loop.run_forever, daemon=True)
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         """Create the namespaces, and pass packets on."""
         for machine in range(len(self._ways)):
             with ThreadPoolExecutor(1) as thread:
@@ -86,7 +104,7 @@ class Cable:
         self._relay.start()
         return self
 
-    def __exit__(self, *error: object) -> None:
+    def __exit__(self, *error):
         """Remove them; processes in them lose their network."""
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._relay.join()
@@ -94,11 +112,11 @@ class Cable:
         for descriptor in (*self._tuns, *self._nets):
             os.close(descriptor)
 
-    def address(self, machine: int) -> str:
+    def address(self, machine):
         """The address of a machine."""
         return f"10.77.0.{machine + 1}"
 
-    def popen(self, machine: int, command: Sequence[str], **more: Any) -> subprocess.Popen[str]:
+    def popen(self, machine, command, **more):
         """Start a command on a machine, in a session of its own."""
         net = self._nets[machine]
         return subprocess.Popen(
@@ -107,19 +125,19 @@ class Cable:
         )  # fmt: skip
 
     @property
-    def sent(self) -> tuple[int, ...]:
+    def sent(self):
         """Bytes that left each machine."""
         return tuple(way.sent for way in self._ways)
 
-    def unplug(self, machine: int) -> None:
+    def unplug(self, machine):
         """Drop the packets of a machine from now on."""
         self._away.add(machine)
 
-    def plug(self, machine: int) -> None:
+    def plug(self, machine):
         """Pass them on again."""
         self._away.discard(machine)
 
-    def _pass_on(self, machine: int) -> None:
+    def _pass_on(self, machine):
         packet = os.read(self._tuns[machine], 1 << 16)
         receiver = packet[19] - 1 if packet[0] >> 4 == VERSION_4 else -1
         way, now_s = self._ways[machine], self._loop.time()
@@ -130,18 +148,18 @@ class Cable:
         arrives_s = way.departs(len(packet), now_s) + self._link.latency_s
         self._loop.call_at(arrives_s, self._arrive, receiver, packet)
 
-    def _arrive(self, receiver: int, packet: bytes) -> None:
+    def _arrive(self, receiver, packet):
         if receiver not in self._away:
             os.write(self._tuns[receiver], packet)
 
 
-def _unshare() -> int:
+def _unshare():
     """Give this thread a network namespace of its own; returns an error code, 0 for none."""
     libc = ctypes.CDLL(None, use_errno=True)
     return ctypes.get_errno() if libc.unshare(CLONE_NEWNET) else 0
 
 
-def _namespace(address: str) -> tuple[int, int]:
+def _namespace(address):
     """Open a TUN device in a namespace of this thread; returns its descriptor and the namespace's.
 
     Raises:

@@ -5,8 +5,6 @@
 `across_machines.py` starts it in a namespace of its own. The last line is a JSON object.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import sys
@@ -16,7 +14,7 @@ from training.recording import BYTES, HeldOut, record
 from mlxhog import TrainConfig
 
 
-def main() -> int:
+def main():
     """Train, evaluate and print."""
     asked = json.loads(sys.argv[1])
     run = record(keep_params=True, **asked["options"])

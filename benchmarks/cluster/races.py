@@ -11,13 +11,11 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cluster.cable import Cable
-from training.time_to_loss import Target
+from harness.machine import smallest
 
 from mlxhog.theory.simulator.links import Link
 
@@ -25,7 +23,7 @@ LINK = Link.parse("100Mbit:50ms")
 PORT = 8600
 LATE_S = 120.0
 """Seconds that a member may take beyond its training: start, and evaluation of its records."""
-CHECKED = 20
+CHECKED = smallest(1, 20)
 """All-reduces on the cable."""
 
 
@@ -77,7 +75,7 @@ class Outcome:
     round_tokens: float
 
     @property
-    def sent_until(self) -> float:
+    def sent_until(self):
         """Bytes of all machines until the loss, at an even rate."""
         return self.sent * self.seconds / self.trained_s
 
@@ -85,11 +83,11 @@ class Outcome:
 class Members:
     """The members of one training, in a folder that is removed with them."""
 
-    def __init__(self, cable: Cable, target: Target | None, folder: Path) -> None:
+    def __init__(self, cable, target, folder):
         self._cable, self._target, self._folder = cable, target, folder
-        self._running: list[subprocess.Popen[str]] = []
+        self._running = []
 
-    def start(self, machine: int, words: Sequence[str]) -> subprocess.Popen[str]:
+    def start(self, machine, words):
         """Start a program on a machine; its temporary files are in the folder."""
         here = str(Path(__file__).resolve().parents[1])
         process = self._cable.popen(
@@ -106,7 +104,7 @@ class Members:
         self._running.append(process)
         return process
 
-    def lead(self, address: str) -> None:
+    def lead(self, address):
         """Start the authority on machine 0, and wait until it is ready.
 
         Raises:
@@ -118,7 +116,7 @@ class Members:
         if not process.stdout.readline():
             raise SystemExit(f"mlxhog cluster start ended with exit code {process.wait()}")
 
-    def train(self, machine: int, options: Mapping[str, Any]) -> subprocess.Popen[str]:
+    def train(self, machine, options):
         """Start a training that tells when it reached the target."""
         assert self._target is not None, "members train to one"
         asked = {
@@ -126,7 +124,7 @@ class Members:
         }  # fmt: skip
         return self.start(machine, [sys.executable, "-m", "cluster.member", json.dumps(asked)])
 
-    def answer(self, process: subprocess.Popen[str], limit_s: float) -> dict[str, Any]:
+    def answer(self, process, limit_s):
         """Wait for a program's last line.
 
         Raises:
@@ -138,10 +136,10 @@ class Members:
             raise SystemExit(f"a member has not ended after {limit_s:.0f} s") from None
         if process.returncode:
             raise SystemExit(f"a member ended with exit code {process.returncode}; see above")
-        answer: dict[str, Any] = json.loads(text.splitlines()[-1])
+        answer = json.loads(text.splitlines()[-1])
         return answer
 
-    def end(self) -> None:
+    def end(self):
         """Kill those that still run."""
         for process in self._running:
             if process.poll() is None:
@@ -149,16 +147,7 @@ class Members:
             process.communicate()  # which closes the pipe, too
 
 
-def train(
-    machines: int,
-    target: Target,
-    options: Mapping[str, Any],
-    fault: Fault | None,
-    *,
-    sound_s: float,
-    down_s: float,
-    rounds: Mapping[str, Any],
-) -> Outcome:
+def train(machines, target, options, fault, *, sound_s, down_s, rounds):
     """Train on machines that have a worker each, or on one that has two.
 
     Args:
@@ -211,12 +200,12 @@ def train(
         )
 
 
-def joined(address: str, machine: int, rounds: Mapping[str, Any]) -> dict[str, Any]:
+def joined(address, machine, rounds):
     """The option `cluster` of a member; all have the host name of this machine."""
     return {"name": "torchft", "address": address, "machine": f"machine {machine}", **rounds}
 
 
-def happen(fault: Fault, cable: Cable, process: subprocess.Popen[str], down_s: float) -> None:
+def happen(fault, cable, process, down_s):
     """Do to machine 1 what a fault is, and undo it."""
     for number in fault.signals[:1]:
         os.killpg(process.pid, number)
@@ -229,7 +218,7 @@ def happen(fault: Fault, cable: Cable, process: subprocess.Popen[str], down_s: f
         os.killpg(process.pid, number)
 
 
-def all_reduce(machines: int, floats: int) -> tuple[float, float]:
+def all_reduce(machines, floats):
     """Measure an all-reduce on the cable: its seconds, and the bytes of all machines."""
     with (
         tempfile.TemporaryDirectory(prefix="mlxhog-across-") as folder,

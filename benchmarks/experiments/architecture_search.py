@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from experiment.figures import Figure, intervals, new_panel
-from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run, say
+from experiment.figures import intervals, new_panel
+from experiment.record import UNTOLD, Compared, Experiment, Outcome, run, say
 from harness.claims import Claim, Twin
 from harness.estimates import Mean, Ratio
 from harness.interleaved import with_twin
@@ -18,7 +17,6 @@ from mad.throughput import again, searched
 from mlxhog.mad.study.study import Study
 from mlxhog.models.mad.sequence import canonical, parse
 
-BUDGET = {"order": 75, "quick_s": 60, "full_s": 100}
 ABOUT = Experiment(
     name="architecture_search",
     title="A search of ten architectures, serial and in parallel",
@@ -60,9 +58,9 @@ class Search(NamedTuple):
     trained_s: float
 
 
-def study(scale: Scale) -> Study:
+def study(scale):
     """Memorization of 256 rows."""
-    sequences: Sequence[str] = scale.pick(tiny=SEQUENCES[-2:], quick=SEQUENCES, full=SEQUENCES)
+    sequences = scale.pick(tiny=SEQUENCES[-2:], quick=SEQUENCES, full=SEQUENCES)
     epochs = scale.pick(tiny=1, quick=EPOCHS, full=EPOCHS)
     ends = {"epochs": epochs, "steps": None, "eval_every": None, "stop_accuracy": 2.0}
     return Study(
@@ -74,15 +72,15 @@ def study(scale: Scale) -> Study:
     )
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Search in both ways, in turns; the parallel way twice (A/A)."""
     chosen, ways = study(scale), {SERIAL: 1, PARALLEL: len(cores())}
-    accuracies: list[Mapping[str, float]] = []
-    starts: list[float] = []
+    accuracies = []
+    starts = []
     with tempfile.TemporaryDirectory(prefix="mlxhog-mad-") as folder:
         count = iter(range(1000))
 
-        def search(way: str, _: int) -> Search:
+        def search(way, _):
             seconds, scores, own = searched(Path(folder), f"{next(count)}", chosen, ways[way])
             accuracies.append(scores)
             starts.extend(again(own))
@@ -94,13 +92,7 @@ def result(scale: Scale) -> Outcome:
     return outcome(searches, twin, accuracies, starts, chosen.to_dict())
 
 
-def outcome(
-    searches: Mapping[str, Sequence[Search]],
-    twin: Sequence[Search],
-    accuracies: Sequence[Mapping[str, float]],
-    starts: Sequence[float],
-    settings: Mapping[str, Any],
-) -> Outcome:
+def outcome(searches, twin, accuracies, starts, settings):
     """Compare both ways in pairs of turns."""
     seconds = {way: [one.seconds for one in own] for way, own in searches.items()}
     trained = {way: [one.trained_s for one in own] for way, own in searches.items()}
@@ -149,7 +141,7 @@ def outcome(
     )
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Seconds of every search."""
     figure, axes = new_panel(x="seconds", y="", heading="A search of ten architectures")
     intervals(axes, outcome.results["seconds"])

@@ -1,27 +1,19 @@
 """Clients with data of their own: Local SGD, FedProx and SCAFFOLD at three divisions."""
 
-from __future__ import annotations
-
-from collections.abc import Callable
 from statistics import fmean, median
-from typing import Any
 
 import numpy as np
-from experiment.digits import Course, Images, digits, divided, train
-from experiment.figures import Figure, inks, label_lines, new_panels
-from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run, say
-from experiment.searches import Search, search
+from experiment.digits import digits, divided, train
+from experiment.figures import inks, label_lines, new_panels
+from experiment.record import Compared, Experiment, Outcome, other_seed, run, say
+from experiment.searches import search
 from harness.claims import Claim, Twin
 from harness.estimates import Mean
 from harness.interleaved import take_turns
-from numpy.typing import NDArray
 
-from mlxhog.arena import Arena
 from mlxhog.strategies.local_sgd import average_share, keep_anchor, take_average
-from mlxhog.strategies.rounds import Rounds
 from mlxhog.strategies.scaffold import CONTROL, Scaffold
 
-BUDGET = {"order": 190, "quick_s": 70, "full_s": 90}
 ABOUT = Experiment(
     name="clients",
     title="Which method serves clients best whose data differ",
@@ -39,7 +31,7 @@ ABOUT = Experiment(
 CLIENTS, LOCAL_STEPS = 4, 10
 WANTED = 0.8  # the document's accuracy, to which rounds are counted
 RATES = (0.1, 0.2, 0.4)
-METHODS: dict[str, dict[str, Any]] = {
+METHODS = {
     "local_sgd": {"strategy": "local_sgd"},
     "fedprox": {"strategy": "fedprox", "prox_mu": 0.01},
     "scaffold": {"strategy": "scaffold"},
@@ -50,16 +42,14 @@ LIKE = 0.002
 """Accuracies that differ by less than an image of the held-out ones are the same; a gain counts
 where it is surely above that, and none is one that fails."""
 
-Runs = dict[str, list[Course]]
 
-
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Train every method at every division."""
     alphas = scale.pick(tiny=(1.0,), quick=(1.0, 0.1, 0.01), full=(1.0, 0.1, 0.01))
     rounds = scale.pick(tiny=1, quick=15, full=20)
     rates = scale.pick(tiny=(0.1,), quick=RATES, full=RATES)
-    runs: dict[float, Runs] = {}
-    searched: dict[str, dict[str, Search]] = {}
+    runs = {}
+    searched = {}
     for alpha in alphas:
         searched[f"{alpha:g}"] = {name: tuned(name, alpha, rounds, rates) for name in METHODS}
         best = {name: one.best for name, one in searched[f"{alpha:g}"].items()}
@@ -99,12 +89,12 @@ def result(scale: Scale) -> Outcome:
     )  # fmt: skip
 
 
-def one_of(alpha: float, rounds: int, lr: dict[str, float]) -> Callable[[str, int], Course]:
+def one_of(alpha, rounds, lr):
     """What trains a method with a seed, at its own step size."""
     return lambda name, seed: one(name, alpha, rounds, seed, lr[name])
 
 
-def one(name: str, alpha: float, rounds: int, seed: int, lr: float) -> Course:
+def one(name, alpha, rounds, seed, lr):
     """One run; clients, parameters and batches are of the seed."""
     course = train(
         clients(alpha, seed), rounds=rounds, seed=seed, lr=lr, average_every=LOCAL_STEPS,
@@ -114,12 +104,12 @@ def one(name: str, alpha: float, rounds: int, seed: int, lr: float) -> Course:
     return course
 
 
-def clients(alpha: float, seed: int) -> list[Images]:
+def clients(alpha, seed):
     """What each client has."""
     return divided(digits()[0], CLIENTS, alpha, seed)
 
 
-def tuned(name: str, alpha: float, rounds: int, rates: tuple[float, ...]) -> Search:
+def tuned(name, alpha, rounds, rates):
     """The step sizes by accuracy on divisions that nothing else uses."""
     return search(
         rates,
@@ -127,12 +117,12 @@ def tuned(name: str, alpha: float, rounds: int, rates: tuple[float, ...]) -> Sea
     )
 
 
-def score(course: Course) -> float:
+def score(course):
     """Accuracy over the last three rounds, since single ones jump where data differ."""
     return fmean(course.accuracy[-3:])
 
 
-def row(alpha: float, name: str, runs: list[Course]) -> dict[str, Any]:
+def row(alpha, name, runs):
     """One line of the table."""
     scores = [score(course) for course in runs]
     reached = [course.first_at(WANTED) for course in runs]
@@ -149,9 +139,9 @@ def row(alpha: float, name: str, runs: list[Course]) -> dict[str, Any]:
     }
 
 
-def corrections(*, rounds: int) -> dict[str, float]:
+def corrections(*, rounds):
     """How large c - c_i is after some rounds: ours, and by the document's first class."""
-    largest: dict[str, float] = {}
+    largest = {}
     for name, kind in (("ours", Watched), ("document", ByDocument)):
         SEEN.clear()
         train(
@@ -164,17 +154,17 @@ def corrections(*, rounds: int) -> dict[str, float]:
     return largest
 
 
-SEEN: dict[int, NDArray[np.float32]] = {}
+SEEN = {}
 """c - c_i of every client, after the last round."""
 
 
-def note(strategy: Any, arena: Arena, rounds: Rounds, rank: int) -> None:
+def note(strategy, arena, rounds, rank):
     """Last stage: take the average, and note this client's correction."""
     take_average(strategy, arena, rounds, rank)
     SEEN[rank] = arena.segment(CONTROL) - arena.segment(f"{CONTROL}.{rank + 1}")
 
 
-def next_by_document(strategy: Any, arena: Arena, rounds: Rounds, rank: int) -> None:
+def next_by_document(strategy, arena, rounds, rank):
     """The document's rule: c_i moves by as much as c did; no gradient has a part in it."""
     average_share(strategy, arena, rounds, rank)
     controls = [arena.segment(f"{CONTROL}.{k + 1}") for k in range(CLIENTS)]
@@ -182,7 +172,7 @@ def next_by_document(strategy: Any, arena: Arena, rounds: Rounds, rank: int) -> 
     np.copyto(arena.segment(f"{CONTROL}.next.{rank + 1}"), controls[rank] + moved)
 
 
-def take_by_document(strategy: Any, arena: Arena, rounds: Rounds, rank: int) -> None:
+def take_by_document(strategy, arena, rounds, rank):
     """The next control variates become the present ones, of a client and its share of c."""
     after = [arena.segment(f"{CONTROL}.next.{k + 1}") for k in range(CLIENTS)]
     span = strategy.share(arena, rank)
@@ -206,10 +196,10 @@ class ByDocument(Scaffold):
 # -- the document's claims -------------------------------------------------------------------------
 
 
-def compared(runs: dict[float, Runs], correction: dict[str, float]) -> list[Compared]:
+def compared(runs, correction):
     """What the document says, beside this."""
 
-    def gain(alpha: float, name: str, other: str) -> Claim:
+    def gain(alpha, name, other):
         own, others = (list(map(score, runs[alpha][method])) for method in (name, other))
         text = f"alpha {alpha:g}, accuracy of {name} less that of {other}"
         return Claim.of(text, Mean.of_differences(own, others), ">=", LIKE, timing=False)
@@ -249,7 +239,7 @@ def compared(runs: dict[float, Runs], correction: dict[str, float]) -> list[Comp
     ]  # fmt: skip
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Accuracy over rounds, at the mildest and the most severe division."""
     accuracy = outcome.results["accuracy"]
     ends = [next(iter(accuracy)), list(accuracy)[-1]]

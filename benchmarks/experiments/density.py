@@ -1,20 +1,16 @@
 """How sparse a problem has to be for lock-free workers: least squares at several densities."""
 
-from __future__ import annotations
-
 import numpy as np
 from experiment.classic import Arm, ends, interleaved, speedup
-from experiment.figures import INKS, Figure, inks, label_lines, new_panels
+from experiment.figures import INKS, inks, label_lines, new_panels
 from experiment.generated import sparse_regression
-from experiment.record import Compared, Experiment, Outcome, Scale, run
-from harness.claims import Claim, Sample, Twin
+from experiment.record import Compared, Experiment, Outcome, run
+from harness.claims import Claim, Sample
 from harness.estimates import Ratio
 
-from mlxhog.classic.datasets import SparseRows
 from mlxhog.classic.problem import Defaults
 from mlxhog.classic.problems.linear import SPARSE_WRITES, SparseLinear
 
-BUDGET = {"order": 150, "quick_s": 40, "full_s": 210}
 ABOUT = Experiment(
     name="density",
     title="From which density on lock-free steps are worse than locked ones",
@@ -35,7 +31,7 @@ DIVERGED = 1e6
 NEAR = 1.1  # times the serial loss: the document's "converged"
 
 
-def problem(density: float, rows: int, features: int) -> SparseLinear:
+def problem(density, rows, features):
     """The regression at a density."""
     train, test = sparse_regression(rows, features, density, noise=NOISE, seed=0)
     return SparseLinear(
@@ -49,10 +45,10 @@ def problem(density: float, rows: int, features: int) -> SparseLinear:
     )
 
 
-def delayed(rows: SparseRows, *, late: int, epochs: int, beta: float, seed: int) -> np.ndarray:
+def delayed(rows, *, late, epochs, beta, seed):
     """Weights after steps whose gradients are all exactly `late` updates old."""
     w = np.zeros(rows.n_features)
-    pending: list[tuple[np.ndarray, np.ndarray]] = []
+    pending = []
     values, lr = rows.values.astype(np.float64), LR
     for epoch in range(epochs):
         for row in np.random.default_rng([seed, epoch]).permutation(rows.n_rows):
@@ -69,7 +65,7 @@ def delayed(rows: SparseRows, *, late: int, epochs: int, beta: float, seed: int)
     return w
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Train at every density."""
     n, d = scale.pick(tiny=(200, 400), quick=(2_000, 2_000), full=(3_000, 3_000))
     epochs = scale.pick(tiny=2, quick=8, full=10)
@@ -80,9 +76,9 @@ def result(scale: Scale) -> Outcome:
         Arm.of("racy", write="racy", workers=many, epochs=epochs),
         Arm.of("aig", scheme="aig", workers=many, epochs=epochs),
     ]
-    losses: dict[float, dict[str, list[float]]] = {}
-    prices: dict[float, Ratio] = {}
-    twins: list[Twin] = []
+    losses = {}
+    prices = {}
+    twins = []
     for density in densities:
         one = problem(density, n, d)
         runs, own_twins = interleaved(one, arms, scale.seeds)
@@ -114,12 +110,12 @@ def result(scale: Scale) -> Outcome:
     )
 
 
-def finite(loss: float) -> float:
+def finite(loss):
     """A loss; of a run that diverged, one that is beyond every other."""
     return loss if loss < DIVERGED else DIVERGED
 
 
-def late_loss(one: SparseLinear, *, late: int, epochs: int, seed: int) -> float:
+def late_loss(one, *, late, epochs, seed):
     """Test loss after gradients that are all late."""
     assert one.test is not None
     with np.errstate(over="ignore", invalid="ignore"):
@@ -127,11 +123,11 @@ def late_loss(one: SparseLinear, *, late: int, epochs: int, seed: int) -> float:
         return finite(float(np.square(one.test.scores(weights) - one.test.labels).mean() / 2))
 
 
-def compared(losses: dict[float, dict[str, list[float]]], many: int) -> list[Compared]:
+def compared(losses, many):
     """The exercise's claims beside this: each is two-sided, and either side can be wrong."""
     threshold = 1 / many
 
-    def over(name: str, base: str, density: float, relation: str, limit: float) -> Claim:
+    def over(name, base, density, relation, limit):
         ratio = Ratio.of(losses[density][name], losses[density][base])
         text = f"density {density:g}, loss of {name} / {base}"
         return Claim.of(text, ratio, relation, limit, timing=False)
@@ -167,7 +163,7 @@ def compared(losses: dict[float, dict[str, list[float]]], many: int) -> list[Com
     ]
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Losses by density, and what locks cost."""
     figure, (losses, speed) = new_panels(
         ("share of features in a row", "test loss", "Loss"),

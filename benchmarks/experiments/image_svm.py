@@ -1,12 +1,9 @@
 """The reimplementation's Experiment 2: a dense SVM on images, mini-batches of 2 and of 125."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from experiment.classic import (
     Arm,
-    Runs,
     curve,
     ends,
     interleaved,
@@ -16,18 +13,15 @@ from experiment.classic import (
     with_a_core,
     workers_figure,
 )
-from experiment.figures import Figure
-from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run
+from experiment.record import UNTOLD, Compared, Experiment, Outcome, run
 from experiment.searches import recorded, search, write_recorded
 from harness.claims import Claim
 from harness.estimates import Mean, Ratio
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
-from mlxhog.classic.result import ClassicResult
 from mlxhog.classic.run import train
 
-BUDGET = {"order": 40, "quick_s": 45, "full_s": 690}
 ABOUT = Experiment(
     name="image_svm",
     title="A dense SVM on images, mini-batches of 2 and 125",
@@ -49,7 +43,7 @@ SOME = 1.1  # speedup
 SAME_ERROR = 0.03  # two standard errors of a test error here
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Measure Hogwild for each batch size and number of workers."""
     rates = recorded(ABOUT.name)["lr"] if scale.mode != "tiny" else {"2": 0.002, "125": 0.05}
     counts = scale.pick(tiny=(1, 2), quick=(1, 2, 10), full=(1, 2, 4, 8, 10))
@@ -98,24 +92,24 @@ def result(scale: Scale) -> Outcome:
     )  # fmt: skip
 
 
-def with_start(run: ClassicResult) -> ClassicResult:
+def with_start(run):
     """The result of one epoch whose seconds include the start of the workers."""
     (epoch,) = run.epochs
     return replace(run, epochs=(replace(epoch, seconds=epoch.seconds + run.start_s),))
 
 
-def compared(runs: Runs, counts: tuple[int, ...]) -> list[Compared]:
+def compared(runs, counts):
     """The document's claims beside this."""
     here = with_a_core(counts)
 
-    def faster(batch: int, relation: str, limit: float, anew: str = "") -> Claim:
+    def faster(batch, relation, limit, anew=""):
         alone, several = (runs[f"{batch} {count}{anew}"] for count in (1, here))
         return Claim.of(
             f"batch {batch}{anew}, seconds of 1 / of {here} workers", speedup(alone, several),
             relation, limit,
         )  # fmt: skip
 
-    def errors(batch: int) -> Claim:
+    def errors(batch):
         several, alone = (ends(runs[f"{batch} {n}"], "test_error") for n in (counts[-1], 1))
         return Claim.of(
             f"batch {batch}, test error of {counts[-1]} workers less that of one",
@@ -143,14 +137,14 @@ def compared(runs: Runs, counts: tuple[int, ...]) -> list[Compared]:
     ]
 
 
-def tune() -> None:
+def tune():
     """Find the step size of each batch size with the lowest loss on images of another seed."""
     problem = create("image-svm", ClassicConfig(seed=TUNED_ON))
     found = {}
     for batch in BATCHES:
         base = ClassicConfig(beta=0.95, epochs=20, batch_size=batch, scheme="serial", seed=TUNED_ON)
 
-        def loss(lr: float, base: ClassicConfig = base) -> float:
+        def loss(lr, base=base):
             return train(problem, replace(base, lr=lr)).measures["test_loss"]
 
         found[str(batch)] = search(GRID, loss, factor=FACTOR)
@@ -164,7 +158,7 @@ def tune() -> None:
     )
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Time and test error by workers, for each batch size, and training error by epoch."""
     names = {batch: f"batch {batch}" for batch in BATCHES}
     figure, times, errors = workers_figure(outcome, "batch_size", names)

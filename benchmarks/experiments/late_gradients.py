@@ -1,18 +1,13 @@
 """Sixteen workers and a parameter server: how late gradients are, and step sizes by delay."""
 
-from __future__ import annotations
-
-from typing import Any
-
-from experiment.figures import Figure, inks, label_lines, new_panels
-from experiment.language import Bench, Setup, Training, setup, trainings_json, workers
-from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run
-from experiment.searches import Search, search
+from experiment.figures import inks, label_lines, new_panels
+from experiment.language import Bench, Setup, setup, trainings_json, workers
+from experiment.record import Compared, Experiment, Outcome, other_seed, run
+from experiment.searches import search
 from harness.claims import FULL, Claim, Twin
 from harness.estimates import Mean
 from harness.interleaved import take_turns
 
-BUDGET = {"order": 160, "quick_s": 170, "full_s": 480}
 ABOUT = Experiment(
     name="late_gradients",
     title="A parameter server with sixteen workers, and step sizes by staleness",
@@ -27,7 +22,7 @@ ABOUT = Experiment(
     packages=("mlx",),
     full_seeds=3,
 )
-RULES: dict[str, dict[str, Any]] = {
+RULES = {
     "lr": {},
     "linear:0.5": {"staleness_lr": "linear:0.5"},
     "exp:0.9": {"staleness_lr": "exp:0.9"},
@@ -43,15 +38,12 @@ workers at work, count for more."""
 TIE = 0.02  # bits per byte that a rule must gain
 SLOW = "0=4"
 
-Cell = tuple[str, int, str | None]
-"""Strategy, number of workers, and the slow one of them."""
 
-
-def cells(scale: Scale) -> list[Cell]:
+def cells(scale):
     """What staleness is measured of; the last two are the most workers, equal and with a slow."""
-    most: int = scale.pick(tiny=2, quick=4, full=16)
-    fewer: tuple[int, ...] = scale.pick(tiny=(), quick=(), full=(2, 4, 8))
-    servers: tuple[int, ...] = scale.pick(tiny=(2,), quick=(2,), full=(2, 4, 8, 16))
+    most = scale.pick(tiny=2, quick=4, full=16)
+    fewer = scale.pick(tiny=(), quick=(), full=(2, 4, 8))
+    servers = scale.pick(tiny=(2,), quick=(2,), full=(2, 4, 8, 16))
     return [
         *(("hogwild", count, None) for count in fewer),
         *(("async_ps", count, None) for count in servers),
@@ -60,7 +52,7 @@ def cells(scale: Scale) -> list[Cell]:
     ]
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Measure the staleness of real workers, then losses at a simulated one."""
     bench = Bench(SMALL if scale.mode == FULL else setup(scale))
     measured = take_turns(
@@ -119,7 +111,7 @@ def result(scale: Scale) -> Outcome:
     )  # fmt: skip
 
 
-def _staleness(scale: Scale, bench: Bench, cell: Cell, seed: int) -> Training:
+def _staleness(scale, bench, cell, seed):
     """A training of real workers, with equally many gradients of each."""
     strategy, count, slow = cell
     each = scale.pick(tiny=10, quick=50, full=max(120, 1600 // count))
@@ -132,17 +124,15 @@ def _staleness(scale: Scale, bench: Bench, cell: Cell, seed: int) -> Training:
     )  # fmt: skip
 
 
-def _by_rule(
-    scale: Scale, bench: Bench, late: int
-) -> tuple[dict[str, list[Training]], list[Training], dict[str, Search]]:
+def _by_rule(scale, bench, late):
     """Trainings of every rule and of one serial worker, each at its best step size.
 
     Returns:
         them; trainings of plain lr with other seeds (A/A); the step sizes that were tried.
     """
     tokens = scale.pick(tiny=1_500, quick=25_000, full=60_000)
-    rates: tuple[float, ...] = scale.pick(tiny=(3e-3,), quick=RATES, full=RATES)
-    common: dict[str, Any] = {"workers": "mlx:cpu", "tokens": tokens}
+    rates = scale.pick(tiny=(3e-3,), quick=RATES, full=RATES)
+    common = {"workers": "mlx:cpu", "tokens": tokens}
     simulated = {"strategy": "sim", "sim_staleness": f"fixed:{late}"}
     arms = {
         name: {**simulated, **RULES[name]}
@@ -150,27 +140,27 @@ def _by_rule(
     }
     arms["serial"] = {"strategy": "serial", "predict": "none"}
 
-    def at(name: str, lr: float, seed: int) -> Training:
+    def at(name, lr, seed):
         return bench.train(f"{name}, lr {lr:g}", seed=seed, lr=lr, **common, **arms[name])
 
     searched = {
         name: search(rates, lambda lr, name=name: at(name, lr, TUNED_ON).end) for name in arms
     }
 
-    def train(name: str, seed: int) -> Training:
+    def train(name, seed):
         return at(name, searched[name].best, seed)
 
     again = [train("lr", other_seed(seed)) for seed in scale.seeds]
     return take_turns(scale.seeds, arms, train), again, searched
 
 
-def waits_for_ever(slack: int, workers: int = 3, pushes: int = 1000) -> bool:
+def waits_for_ever(slack, workers=3, pushes=1000):
     """Whether a worker of the document's bounded server, which waits at its push, never returns.
 
     It waits while `version - worker_version > slack`. One worker is slow: the others push in turn.
     """
     version, read = 0, dict.fromkeys(range(workers), 0)
-    stuck: set[int] = set()
+    stuck = set()
     for turn in range(pushes):
         worker = 0 if turn % (4 * workers) == 0 and turn else 1 + turn % (workers - 1)
         if worker in stuck:
@@ -183,12 +173,7 @@ def waits_for_ever(slack: int, workers: int = 3, pushes: int = 1000) -> bool:
     return bool(stuck)
 
 
-def _compared(
-    measured: dict[Cell, list[Training]],
-    trainings: dict[str, list[Training]],
-    count: int,
-    near: float,
-) -> list[Compared]:
+def _compared(measured, trainings, count, near):
     equal, slow = measured["hogwild", count, None], measured["hogwild", count, SLOW]
     half = (count - 1) / 2
     stuck = sum(map(waits_for_ever, range(1, 9)))
@@ -213,7 +198,7 @@ def _compared(
             "A server bounds staleness by letting a push wait while version - worker version > s",
             f"At {stuck} of the bounds 1 to 8 the first worker that is too late waits for ever: "
             "the version only grows, and what the worker has read does not. The gate of ssp is "
-            "where workers pull (python benchmarks/gate.py).",
+            "where workers pull (python benchmarks/soak.py gate).",
         ),
         Compared.of(
             "eta / (1 + c tau) with c = .5 is the recommended rule, eta d^tau the server's",
@@ -229,7 +214,7 @@ def _compared(
     ]  # fmt: skip
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Measured staleness by workers, and the loss by rule over the gradients."""
     figure, (late, course) = new_panels(
         ("workers", "mean staleness", "Measured"), ("gradients", "bits per byte", "By rule")

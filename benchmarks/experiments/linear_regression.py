@@ -1,7 +1,5 @@
 """The reimplementation's Experiment 3: linear regression on five features."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 
 from experiment.classic import (
@@ -14,15 +12,14 @@ from experiment.classic import (
     time_bars,
     with_a_core,
 )
-from experiment.figures import Figure, curves, inks, label_lines, new_panels
-from experiment.record import Compared, Experiment, Outcome, Scale, run
+from experiment.figures import curves, inks, label_lines, new_panels
+from experiment.record import Compared, Experiment, Outcome, run
 from harness.claims import Claim
 from harness.estimates import Mean, Ratio
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
 
-BUDGET = {"order": 50, "quick_s": 25, "full_s": 110}
 ABOUT = Experiment(
     name="linear_regression",
     title="Linear regression on one cache line",
@@ -39,7 +36,7 @@ GOOD = 1.5
 SETTINGS = {"size": 5_000, "lr": 0.001, "beta": 1.0}
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Measure lossless and racy Hogwild for each number of workers."""
     epochs = scale.pick(tiny=2, quick=100, full=100)
     counts = scale.pick(tiny=(1, 2), quick=(1, 2, 10), full=(1, 2, 4, 8, 10))
@@ -100,7 +97,7 @@ def result(scale: Scale) -> Outcome:
     )  # fmt: skip
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Time by workers, and the loss by epoch."""
     figure, (times, course) = new_panels(
         ("workers", "seconds of all epochs", "Time"),

@@ -1,29 +1,23 @@
 """How many local steps between two averages: to 95 % of the digits, for several intervals."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Callable
 from statistics import median
-from typing import Any
 
-from experiment.digits import Course, digits, divided, train
-from experiment.figures import INKS, Figure, new_panels
+from experiment.digits import digits, divided, train
+from experiment.figures import INKS, new_panels
 from experiment.record import (
     Compared,
     Experiment,
     Outcome,
-    Scale,
     other_seed,
     run,
     say,
 )
-from experiment.searches import Search, search
+from experiment.searches import search
 from harness.claims import Claim, Twin
 from harness.estimates import Mean, Ratio
 from harness.interleaved import take_turns
 
-BUDGET = {"order": 180, "quick_s": 70, "full_s": 140}
 ABOUT = Experiment(
     name="local_steps",
     title="Synchronous steps against local ones, and which interval is best",
@@ -49,7 +43,7 @@ GROWTH_FROM = 10
 """The interval that is compared with 1 to tell what a local step costs."""
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Train with every interval."""
     intervals = scale.pick(tiny=(1, 7, 10), quick=INTERVALS, full=INTERVALS)
     rates = scale.pick(tiny=(0.4,), quick=RATES, full=RATES)
@@ -84,7 +78,7 @@ def result(scale: Scale) -> Outcome:
     )  # fmt: skip
 
 
-def one(every: int | None, target: float, most: int, seed: int, lr: float) -> Course:
+def one(every, target, most, seed, lr):
     """One run to an accuracy; without an interval, `sync`."""
     method = {"strategy": "sync"} if every is None else {
         "strategy": "local_sgd", "average_every": every,
@@ -100,27 +94,27 @@ def one(every: int | None, target: float, most: int, seed: int, lr: float) -> Co
     return course
 
 
-def tuned(every: int, target: float, most: int, rates: tuple[float, ...]) -> Search:
+def tuned(every, target, most, rates):
     """The step sizes by their steps to the accuracy, on a seed that nothing else uses."""
 
-    def cost(lr: float) -> float:
+    def cost(lr):
         course = one(every, target, most, TUNED_ON, lr)
         return math.inf if course.first_at(target) is None else steps(course)
 
     return search(rates, cost)
 
 
-def steps(course: Course) -> int:
+def steps(course):
     """Of each worker."""
     return course.gradients[-1] // WORKERS
 
 
-def seconds(course: Course) -> float:
+def seconds(course):
     """By the document's times."""
     return steps(course) * STEP_S + len(course.accuracy) * AVERAGE_S
 
 
-def row(every: int, runs: list[Course], lr: float) -> dict[str, Any]:
+def row(every, runs, lr):
     """One line of the table."""
     return {
         "interval": every,
@@ -134,10 +128,10 @@ def row(every: int, runs: list[Course], lr: float) -> dict[str, Any]:
     }
 
 
-def compared(runs: dict[int, list[Course]], target: float) -> list[Compared]:
+def compared(runs, target):
     """What the document says, beside this; nothing of an interval that misses the accuracy."""
 
-    def of(every: int, number: Callable[[Course], float]) -> list[float]:
+    def of(every, number):
         return [number(c) if c.accuracy[-1] >= target else math.nan for c in runs[every]]
 
     took = {every: of(every, seconds) for every in runs}
@@ -145,7 +139,7 @@ def compared(runs: dict[int, list[Course]], target: float) -> list[Compared]:
     growth = (max(apart / single, 1.001) - 1) / (GROWTH_FROM - 1)
     ruled = interval_by_cost(step_s=STEP_S, sync_s=AVERAGE_S, growth=growth)
 
-    def ratio(name: str, own: list[float], others: list[float], claimed: float) -> Claim:
+    def ratio(name, own, others, claimed):
         """That a ratio is within a tenth of what the document says."""
         return Claim.of(
             name, Ratio.of(own, others), "within", 1.1 * claimed, least=0.9 * claimed, timing=False
@@ -181,7 +175,7 @@ def compared(runs: dict[int, list[Course]], target: float) -> list[Compared]:
     ]  # fmt: skip
 
 
-def interval_by_cost(*, step_s: float, sync_s: float, growth: float) -> int:
+def interval_by_cost(*, step_s, sync_s, growth):
     """The H with the least time to a loss, if each further local step costs steps.
 
     With `growth` b, a run needs 1 + b (H - 1) times the steps of a run with H = 1. The time
@@ -194,18 +188,18 @@ def interval_by_cost(*, step_s: float, sync_s: float, growth: float) -> int:
     )
 
 
-def mean_of(took: list[float]) -> str:
+def mean_of(took):
     """A mean with its interval, or how many runs missed the accuracy."""
     missed = sum(map(math.isnan, took))
     return f"{missed} of {len(took)} miss it" if missed else Mean.of(took).spelt(".1f")
 
 
-def sent(course: Course) -> float:
+def sent(course):
     """Bytes to the accuracy."""
     return float(course.network_bytes[-1])
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Seconds and megabytes by interval."""
     figure, (clock, traffic) = new_panels(
         ("local steps between averages", "seconds to the accuracy", "Time"),

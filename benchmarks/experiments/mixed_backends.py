@@ -4,31 +4,24 @@ python benchmarks/experiments/mixed_backends.py          two workers
 python benchmarks/experiments/mixed_backends.py --full   and 4 + 4, 8 + 8 processes
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping
 from statistics import median
-from typing import Any
 
 import numpy as np
-from experiment.figures import Figure, intervals, new_panel
+from experiment.figures import intervals, new_panel
 from experiment.language import Bench, Training, enough_cores, setup, workers
-from experiment.record import Compared, Experiment, Outcome, Scale, run
+from experiment.record import Compared, Experiment, Outcome, run
 from experiment.runs import Runs
 from harness.claims import Claim, Twin
 from harness.estimates import Mean
 from harness.interleaved import take_turns
 from language_models.decoding import load_backend
 
-from mlxhog.backends.backend import Float32, Grads
-from mlxhog.data.batch import Batch
 from mlxhog.data.batches import Batches
 from mlxhog.data.prepare import prepare
 from mlxhog.models.families import param_spec
 from mlxhog.models.registry import load_architecture
 from mlxhog.optim.updates import Rows
 
-BUDGET = {"order": 90, "quick_s": 60, "full_s": 460}
 ABOUT = Experiment(
     name="mixed_backends",
     title="MLX and PyTorch workers together against one backend alone",
@@ -47,31 +40,28 @@ TORCH, MLX, BOTH, AGAIN = "torch", "mlx", "mlx+torch", "mlx+torch again"
 TIE = 0.05  # bits per byte: what two runs of one mix differ by
 PARITY = 1e-3  # of losses and gradients, relative: float32 sums in another order
 
-Arm = tuple[str, int]
-"""Mix, processes."""
 
-
-def mix(kind: str, count: int) -> str:
+def mix(kind, count):
     """The option `workers` of an arm."""
     if kind in (TORCH, MLX):
         return workers(count, f"{kind}:cpu")
     return f"{workers(count // 2, 'mlx:cpu')},{workers(count // 2)}"
 
 
-def arms(scale: Scale) -> list[Arm]:
+def arms(scale):
     """Every mix with every number of processes."""
-    counts: tuple[int, ...] = scale.pick(tiny=(2,), quick=(2,), full=(2, 8, 16))
+    counts = scale.pick(tiny=(2,), quick=(2,), full=(2, 8, 16))
     kinds = [(kind, count) for count in counts for kind in (TORCH, MLX, BOTH)]
     return [*kinds, (AGAIN, 2)]
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Train by every mix, and compare the backends number by number."""
     bench, runs = Bench(setup(scale)), Runs(ABOUT, scale)
     tokens = scale.pick(tiny=12_000, quick=40_000, full=150_000)
 
-    def train(arm: Arm, seed: int) -> Training:
-        def trained() -> dict[str, Any]:
+    def train(arm, seed):
+        def trained():
             title = f"{arm[0]}, {arm[1]} processes"
             options = {"optimizer": "muon", "schedule": "cosine", "workers": mix(*arm)}
             return bench.train(title, seed=seed, tokens=tokens, **options).to_json()
@@ -107,7 +97,7 @@ def result(scale: Scale) -> Outcome:
     )
 
 
-def _row(arm: Arm, own: list[Training]) -> dict[str, Any]:
+def _row(arm, own):
     kind, count = arm
     return {
         "workers": kind,
@@ -120,7 +110,7 @@ def _row(arm: Arm, own: list[Training]) -> dict[str, Any]:
     }
 
 
-def _same_convergence(ends: Mapping[Arm, list[float]]) -> list[Claim]:
+def _same_convergence(ends):
     """The mix ends neither better nor worse than either backend alone."""
     return [
         Claim.of(
@@ -136,9 +126,7 @@ def _same_convergence(ends: Mapping[Arm, list[float]]) -> list[Claim]:
     ]
 
 
-def _same_numbers(
-    by_kernels: Mapping[str, Mapping[str, float]], trainings: Mapping[Arm, list[Training]]
-) -> list[Claim]:
+def _same_numbers(by_kernels, trainings):
     apart = {what: max(one[what] for one in by_kernels.values()) for what in ("loss", "gradient")}
     lost = max(one.lost_update_rate for own in trainings.values() for one in own)
     return [
@@ -150,7 +138,7 @@ def _same_numbers(
     ]
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Bits per byte of every seed, by mix and number of processes."""
     figure, axes = new_panel(x="held-out bits per byte", y="", heading="After the same text")
     shown = outcome.results["ends"]
@@ -158,7 +146,7 @@ def draw(outcome: Outcome) -> Figure:
     return figure
 
 
-def _parity(bench: Bench, kernels: str, *, batches: int) -> dict[str, float]:
+def _parity(bench, kernels, *, batches):
     """Largest relative difference of losses and gradients, MLX against PyTorch."""
     common = bench.setup
     options = common.options()
@@ -178,9 +166,7 @@ def _parity(bench: Bench, kernels: str, *, batches: int) -> dict[str, float]:
     }
 
 
-def _computed(
-    backend: str, kernels: str, model_name: str, batches: list[Batch]
-) -> tuple[list[float], list[Float32]]:
+def _computed(backend, kernels, model_name, batches):
     """Loss and whole gradient of each batch at the initial parameters."""
     model = load_architecture(model_name)
     worker = load_backend(backend, model, threads=2, kernels=kernels)
@@ -194,7 +180,7 @@ def _computed(
     return losses, flat
 
 
-def _flat(grads: Grads, shapes: dict[str, tuple[int, ...]]) -> Float32:
+def _flat(grads, shapes):
     parts = []
     for name, shape in shapes.items():
         grad = grads[name]

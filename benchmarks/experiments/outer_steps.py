@@ -1,20 +1,16 @@
 """DiLoCo beside Local SGD on a language model: what the outer step and what AdamW inside does."""
 
-from __future__ import annotations
-
 from dataclasses import replace
 from statistics import median
-from typing import Any
 
-from experiment.figures import Figure, curves, inks, new_panels
-from experiment.language import Bench, Training, setup, trainings_json, workers
-from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run
-from experiment.searches import Search, search
+from experiment.figures import curves, inks, new_panels
+from experiment.language import Bench, setup, trainings_json, workers
+from experiment.record import Compared, Experiment, Outcome, other_seed, run
+from experiment.searches import search
 from harness.claims import Claim, Twin
 from harness.estimates import Mean
 from harness.interleaved import take_turns
 
-BUDGET = {"order": 200, "quick_s": 100, "full_s": 130}
 ABOUT = Experiment(
     name="outer_steps",
     title="DiLoCo against Local SGD on a language model",
@@ -29,7 +25,7 @@ ABOUT = Experiment(
     full_seeds=3,
 )
 WORKERS = 2
-ARMS: dict[str, dict[str, Any]] = {
+ARMS = {
     "Local SGD, inner SGD": {"strategy": "local_sgd", "optimizer": "sgd"},
     "Local SGD, inner AdamW": {"strategy": "local_sgd", "optimizer": "adamw"},
     "DiLoCo, inner AdamW": {"strategy": "diloco", "optimizer": "adamw"},
@@ -39,7 +35,7 @@ TUNED_ON = 101
 SGD, ADAMW, DILOCO = ARMS
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Train the three."""
     bench = Bench(replace(setup(scale), looks=4))
     tokens = scale.pick(tiny=2_048, quick=10_000, full=100_000)
@@ -47,7 +43,7 @@ def result(scale: Scale) -> Outcome:
     searched = {name: tuned(bench, scale, name, tokens, every) for name in ARMS}
     best = {name: found.best for name, found in searched.items()}
 
-    def train(name: str, seed: int) -> Training:
+    def train(name, seed):
         return one(bench, name, seed, tokens, every, best[name])
 
     runs = take_turns(scale.seeds, ARMS, train)
@@ -83,7 +79,7 @@ def result(scale: Scale) -> Outcome:
     )  # fmt: skip
 
 
-def one(bench: Bench, name: str, seed: int, tokens: int, every: int, lr: float) -> Training:
+def one(bench, name, seed, tokens, every, lr):
     """One run of an arm."""
     return bench.train(
         f"{name}, lr {lr:g}", seed=seed, tokens=tokens, lr=lr, average_every=every,
@@ -91,17 +87,17 @@ def one(bench: Bench, name: str, seed: int, tokens: int, every: int, lr: float) 
     )  # fmt: skip
 
 
-def tuned(bench: Bench, scale: Scale, name: str, tokens: int, every: int) -> Search:
+def tuned(bench, scale, name, tokens, every):
     """The step sizes by loss; the best has a worse one on either side."""
     rates = RATES[ARMS[name]["optimizer"]]
     rates = scale.pick(tiny=rates[:1], quick=rates, full=rates)
     return search(rates, lambda lr: one(bench, name, TUNED_ON, tokens, every, lr).end)
 
 
-def compared(ends: dict[str, list[float]]) -> list[Compared]:
+def compared(ends):
     """What the document says, beside this."""
 
-    def below(name: str, other: str) -> Claim:
+    def below(name, other):
         less = Mean.of_differences(ends[name], ends[other])
         return Claim.of(f"bits per byte, {name} less {other}", less, "<=", 0.0, timing=False)
 
@@ -125,7 +121,7 @@ def compared(ends: dict[str, list[float]]) -> list[Compared]:
     ]
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Loss over gradients, and the ends."""
     figure, (losses, ends) = new_panels(
         ("gradients", "held-out bits per byte", "First seed"),

@@ -3,28 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
-from experiment.classic import Arm, Runs, ends, interleaved, seconds, seconds_to, summary
-from experiment.figures import Figure, inks, label_lines, new_panel
+from experiment.classic import Arm, ends, interleaved, seconds, seconds_to, summary
+from experiment.figures import inks, label_lines, new_panel
 from experiment.generated import dblife_like
-from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run, say
+from experiment.record import UNTOLD, Compared, Experiment, Outcome, run, say
 from experiment.searches import is_recorded, recorded, search, write_recorded
-from harness.claims import Claim, Twin
+from harness.claims import Claim
 from harness.estimates import Mean, Ratio
 from harness.machine import cores
 
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.problem import Problem
 from mlxhog.classic.problems import create
 from mlxhog.classic.problems.cuts import GraphCuts
 from mlxhog.classic.run import train
 from mlxhog.theory.hypergraph import Hypergraph
 
-BUDGET = {"order": 20, "quick_s": 190, "full_s": 260}
 ABOUT = Experiment(
     name="paper_tables",
     title="The paper's problems by Hogwild, AIG and round-robin",
@@ -46,7 +42,7 @@ THREADS = 10  # of the paper
 NEAR = 1.005  # objective over serial's
 TUNED_ON, FACTOR = 7, 3.0
 
-SCHEMES: dict[str, dict[str, Any]] = {
+SCHEMES = {
     "hogwild": {"scheme": "hogwild", "write": "racy"},
     "hot-cold": {"scheme": "hogwild", "write": "hot-cold"},
     "lossless": {"scheme": "hogwild", "write": "lossless"},
@@ -92,7 +88,7 @@ rounded cut is the same, 1487.2 to within .01 %, at every one from .0004 to .1 (
 NO_STATISTICS = ("Abdomen",)  # its published ones are not those of a 6-connected grid
 
 
-def problems(*, tiny: bool, seed: int = 0) -> dict[str, Problem]:
+def problems(*, tiny, seed=0):
     """The problems by the name of their published data; the sizes of --tune are the measured."""
     text, ratings, side = (500, 5_000, 6) if tiny else (None, None, 48)
     vertices, edges = (200, 900) if tiny else (18_167, 180_110)
@@ -104,9 +100,7 @@ def problems(*, tiny: bool, seed: int = 0) -> dict[str, Problem]:
     }
 
 
-def arms_of(
-    problem: Problem, workers: int, lr: Mapping[str, float | None], epochs: int
-) -> list[Arm]:
+def arms_of(problem, workers, lr, epochs):
     """Serial SGD and every scheme that the problem supports."""
     base, own = ClassicConfig(beta=BETA, epochs=epochs), problem.defaults.lr
     serial = replace(base, scheme="serial", lr=lr.get("serial", own))
@@ -138,7 +132,7 @@ class Measured:
     delta: float
 
 
-def measure(name: str, problem: Problem, runs: Runs) -> Measured:
+def measure(name, problem, runs):
     """Summarise the runs of a problem."""
     counts = "cut" if name in FIXED else "objective"
     serial = ends(runs["serial"], counts)
@@ -159,16 +153,16 @@ def measure(name: str, problem: Problem, runs: Runs) -> Measured:
     )
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Measure all schemes on all problems."""
     tiny = scale.mode == "tiny"
     workers = max(2, len(cores()))
     rates = {} if tiny else recorded(ABOUT.name)["lr"]
     data = problems(tiny=tiny)
     arms = {name: _measured_arms(name, problem, workers, rates) for name, problem in data.items()}
-    table: list[dict[str, Any]] = []
-    measured: dict[str, Measured] = {}
-    twins: list[Twin] = []
+    table = []
+    measured = {}
+    twins = []
     for name, problem in data.items():
         say(f"{name}: {problem.about}")
         runs, own_twins = interleaved(problem, arms[name], scale.seeds, name=name)
@@ -191,9 +185,7 @@ def result(scale: Scale) -> Outcome:
     )  # fmt: skip
 
 
-def _measured_arms(
-    name: str, problem: Problem, workers: int, rates: Mapping[str, Mapping[str, float]]
-) -> list[Arm]:
+def _measured_arms(name, problem, workers, rates):
     """Arms at the recorded step sizes; without any (--tiny), a short run at the problem's own."""
     if not rates:
         return arms_of(problem, workers, {}, 2)
@@ -207,7 +199,7 @@ def _measured_arms(
     return arms
 
 
-def _rows(name: str, problem: Problem, runs: Runs, measured: Measured) -> list[dict[str, Any]]:
+def _rows(name, problem, runs, measured):
     published, lines = PUBLISHED[name], []
     for scheme, results in runs.items():
         at_end = results[0].measures
@@ -235,7 +227,7 @@ def _rows(name: str, problem: Problem, runs: Runs, measured: Measured) -> list[d
     return lines
 
 
-def no_loss(measured: Mapping[str, Measured]) -> list[Claim]:
+def no_loss(measured):
     """Our own limit: hogwild ends where serial SGD does."""
     return [
         Claim.of(
@@ -246,10 +238,10 @@ def no_loss(measured: Mapping[str, Measured]) -> list[Claim]:
     ]  # fmt: skip
 
 
-def compared(measured: Mapping[str, Measured], workers: int) -> list[Compared]:
+def compared(measured, workers):
     """The paper's claims beside this."""
 
-    def faster(scheme: str, relation: str, limit: float) -> list[Claim]:
+    def faster(scheme, relation, limit):
         return [
             Claim.of(f"{name}, serial / {scheme}, seconds", one.speedup[scheme], relation, limit)
             for name, one in measured.items()
@@ -312,7 +304,7 @@ def compared(measured: Mapping[str, Measured], workers: int) -> list[Compared]:
     ]  # fmt: skip
 
 
-def tune() -> None:
+def tune():
     """Find the step size that ends lowest, for each problem and scheme, on data of another seed.
 
     What an earlier search has recorded is not searched again; delete it for a new search.
@@ -338,8 +330,8 @@ def tune() -> None:
             )
 
 
-def _end(name: str, problem: Problem, arm: Arm) -> Any:
-    def cost(lr: float) -> float:
+def _end(name, problem, arm):
+    def cost(lr):
         config = replace(arm.config, lr=lr)
         ended = [train(problem, replace(config, seed=seed)) for seed in (TUNED_ON, TUNED_ON + 1)]
         done = all(one.status == "done" for one in ended)
@@ -350,7 +342,7 @@ def _end(name: str, problem: Problem, arm: Arm) -> Any:
     return cost
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Speedups of every scheme on every problem with their intervals, and the paper's as marks."""
     figure, axes = new_panel(x="", y="speedup over serial SGD", heading="To the same objective")
     speedups = outcome.results["speedup"]

@@ -7,15 +7,14 @@ python benchmarks/experiments/scaling.py --full   MLX too, 1 to 16 workers
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 import numpy as np
-from experiment.figures import INKS, Figure, label_lines, new_panels
+from experiment.figures import INKS, label_lines, new_panels
 from experiment.language import Bench, Setup, Training, enough_cores, setup, workers
-from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run
+from experiment.record import UNTOLD, Compared, Experiment, Outcome, run
 from experiment.runs import Runs
 from harness.claims import Claim, Twin
 from harness.estimates import Mean, Ratio
@@ -23,11 +22,10 @@ from harness.interleaved import take_turns
 from harness.machine import cores
 from training.recording import count_parameters, model_file
 
-from mlxhog.theory.simulator import Prediction, schemes, simulate
+from mlxhog.theory.simulator import schemes, simulate
 from mlxhog.theory.simulator.times import times_of
 from mlxhog.theory.simulator.workers import Worker
 
-BUDGET = {"order": 70, "quick_s": 110, "full_s": 770}
 ABOUT = Experiment(
     name="scaling",
     title="Serial against Hogwild with 1 to 16 workers",
@@ -72,7 +70,7 @@ class Cell:
     tokens: int
 
 
-def settings(scale: Scale) -> tuple[Cell, ...]:
+def settings(scale):
     """The models, backends and numbers of workers of a mode."""
     common, torch, mlx = setup(scale), "torch:cpu", "mlx:cpu"
     if scale.quick:
@@ -85,7 +83,7 @@ def settings(scale: Scale) -> tuple[Cell, ...]:
     )
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Train with every number of workers, then predict."""
     runs = Runs(ABOUT, scale)
     measured = {cell.name: Measured(cell, scale, runs) for cell in settings(scale)}
@@ -120,17 +118,17 @@ class Measured:
         predictions: of each seed.
     """
 
-    def __init__(self, cell: Cell, scale: Scale, runs: Runs) -> None:
+    def __init__(self, cell, scale, runs):
         """Train what was not trained before."""
         self.cell, bench = cell, Bench(cell.setup)
         self.parameters = count_parameters(model_file(**cell.setup.sizes))
         arms = (*cell.workers, AGAIN)
 
-        def train(arm: int, seed: int) -> Training:
+        def train(arm, seed):
             n = abs(arm)
             which = {"cell": cell.name, "arm": arm, "seed": seed, "tokens": cell.tokens}
 
-            def trained() -> dict[str, Any]:
+            def trained():
                 one = bench.train(
                     f"{cell.name}, " + ("serial" if n == 1 else f"hogwild, {n} workers"),
                     seed=seed,
@@ -149,39 +147,39 @@ class Measured:
             SeedPrediction.of(cell, dict(zip(arms, of_seed, strict=True))) for of_seed in every
         ]
 
-    def times_sooner(self, arm: int, base: int = 1) -> list[float]:
+    def times_sooner(self, arm, base=1):
         """Seconds of another arm over its own, to the loss that both reach, by seed."""
         pairs = zip(self.trainings[base], self.trainings[arm], strict=True)
         return [pair_ratio(Training.seconds_to, one, own) for one, own in pairs]
 
-    def speedup(self, arm: int) -> Ratio:
+    def speedup(self, arm):
         """How many times sooner than serial."""
         sooner = self.times_sooner(arm)
         return Ratio.of(sooner, [1.0] * len(sooner))
 
-    def cost(self, arm: int) -> Ratio:
+    def cost(self, arm):
         """How many times the gradients of serial it takes to the loss."""
         pairs = zip(self.trainings[arm], self.trainings[1], strict=True)
         costs = [pair_ratio(Training.steps_to, own, serial) for own, serial in pairs]
         return Ratio.of(costs, [1.0] * len(costs))
 
-    def points(self) -> dict[str, dict[str, dict[str, Any]]]:
+    def points(self):
         """Both ratios of every number of workers."""
         return {
             f"{n}": {"seconds": self.speedup(n).to_json(), "gradients": self.cost(n).to_json()}
             for n in self.cell.workers
         }
 
-    def twin(self) -> tuple[list[float], list[float]]:
+    def twin(self):
         """How many times sooner two workers are the second time, beside no difference."""
         sooner = self.times_sooner(AGAIN, base=2)
         return sooner, [1.0] * len(sooner)
 
-    def rows(self) -> list[dict[str, Any]]:
+    def rows(self):
         """One row per number of workers."""
         return [self._row(n) for n in self.cell.workers]
 
-    def _row(self, n: int) -> dict[str, Any]:
+    def _row(self, n):
         own = self.trainings[n]
         speed = Ratio.of(
             [one.tokens_per_s for one in own], [one.tokens_per_s for one in self.trainings[1]]
@@ -198,7 +196,7 @@ class Measured:
             "interval": self.speedup(n).spelt(),
         }
 
-    def claims(self) -> list[Claim]:
+    def claims(self):
         """The prediction for two workers here, beside what they do."""
         two = self.times_sooner(2)
         rates = [one.tokens_per_s for one in self.trainings[2]]
@@ -217,7 +215,7 @@ class Measured:
         ]
 
 
-def pair_ratio(to: Callable[[Training, float], float], one: Training, other: Training) -> float:
+def pair_ratio(to, one, other):
     """What one training took to the lowest loss that both reach, over what the other took.
 
     A target of each pair: a loss that 16 stale workers reach, too, serial training passes in its
@@ -228,7 +226,7 @@ def pair_ratio(to: Callable[[Training, float], float], one: Training, other: Tra
     return took / others if others > 0 else math.nan
 
 
-def seconds_to_loss(prediction: Prediction, updates_at: Mapping[float, float]) -> float:
+def seconds_to_loss(prediction, updates_at):
     """Seconds of the updates to a loss, at the predicted staleness.
 
     Updates are interpolated between measured staleness values; beyond the largest they are on the
@@ -260,7 +258,7 @@ class SeedPrediction:
     two_speedup: float
 
     @classmethod
-    def of(cls, cell: Cell, trained: Mapping[int, Training]) -> SeedPrediction:
+    def of(cls, cell, trained):
         """Simulate with the costs of the serial training."""
         serial = trained[1]
         worker = Worker(
@@ -277,7 +275,7 @@ class SeedPrediction:
             if n > 0
         }
 
-        def here(n: int) -> Prediction:
+        def here(n):
             return simulate([worker] * n, schemes.Hogwild(), updates=SIMULATED, cores=len(cores()))
 
         one_here, two = here(1), here(2)
@@ -289,7 +287,7 @@ class SeedPrediction:
             seconds_to_loss(one_here, updates) / seconds_to_loss(two, updates),
         )
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self):
         """All of it; keys of objects are text."""
         updates = {f"{key:g}": value for key, value in self.updates.items()}
         return {**vars(self), "costs_s": dict(self.costs_s), "updates": updates}
@@ -298,14 +296,14 @@ class SeedPrediction:
 # -- compare --------------------------------------------------------------------------------------
 
 
-def _lost(measured: Any) -> Claim:
+def _lost(measured):
     rates = [
         one.lost_update_rate for each in measured for own in each.trainings.values() for one in own
     ]
     return Claim("lost updates", max(rates), "==", 0, timing=False)
 
 
-def _compared(measured: Sequence[Measured]) -> list[Compared]:
+def _compared(measured):
     first, claim = measured[0], "8-10x speedup with 16 workers"
     most = max(n for n in first.cell.workers if enough_cores(n))
     text = "; ".join(
@@ -343,7 +341,7 @@ def _compared(measured: Sequence[Measured]) -> list[Compared]:
     return [speedup, Compared.of("final loss identical to serial", *apart)]
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Speedup and gradients against workers, with intervals where there are several seeds."""
     figure, (left, right) = new_panels(
         ("workers", "times sooner than serial", "Time to a loss"),

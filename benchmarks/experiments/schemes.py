@@ -8,24 +8,19 @@ All train to 2.1 bits per byte, as `unequal_workers.py --quick` does. Each finis
 line of `schemes.runs.jsonl`; an interrupted run continues after them.
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable, Mapping
 from statistics import median
-from typing import Any
 
-from experiment.figures import Figure, intervals, new_panels
+from experiment.figures import intervals, new_panels
 from experiment.record import HOLDS, UNTOLD, Compared, Experiment, Outcome, Scale, run
 from experiment.runs import Runs
 from harness.claims import Claim, Twin
 from harness.estimates import Ratio
 from harness.interleaved import take_turns
+from training.race import Course, Target
 from training.recording import model_file
-from training.time_to_loss import Race, Target
 from unequal_workers import EQUAL, HIGH, QUARTER, SLEEPS
 
-BUDGET = {"order": 80, "quick_s": 210, "full_s": 1910}
 ABOUT = Experiment(
     name="schemes",
     title="Lock-free against round-robin, averaged runs and averaged gradients on xLSTM",
@@ -53,11 +48,8 @@ ONLY_TWO = (TURNS, ONCE)
 TWIN = "hogwild again"
 """The A/A arm: it differs from `hogwild` in its name only."""
 
-Arm = tuple[str, str, int]
-"""Condition, scheme, workers."""
 
-
-def arms(scale: Scale) -> list[Arm]:
+def arms(scale):
     """Every arm of a mode, fixed before it runs."""
     if scale.quick:
         few = ("sync", FREE, TWIN)
@@ -73,20 +65,20 @@ def arms(scale: Scale) -> list[Arm]:
     return [*alone, *equal, *four, *unequal]
 
 
-def race_arm(scheme: str, workers: int) -> str:
-    """The arm's name among those of `training.time_to_loss`."""
+def race_arm(scheme, workers):
+    """The arm's name among those of `training.race`."""
     name = FREE if scheme == TWIN else scheme
     return f"{name}, {workers} workers" if workers > 2 else name
 
 
-def slow(condition: str, workers: int) -> str | None:
+def slow(condition, workers):
     """The option that makes workers slow on purpose."""
     if condition == QUARTER:
         return "1=4"
     return ",".join(f"{k}=random:0.1:6" for k in range(workers)) if condition == SLEEPS else None
 
 
-def target(scale: Scale) -> Target:
+def target(scale):
     """The loss to reach; in --tiny any loss, with any settings."""
     tiny = Target(
         7.9,
@@ -101,7 +93,7 @@ def target(scale: Scale) -> Target:
     return tiny if scale.mode == "tiny" else HIGH
 
 
-def settings(scale: Scale) -> dict[str, Any]:
+def settings(scale):
     """The recorded settings of every arm.
 
     Raises:
@@ -111,17 +103,17 @@ def settings(scale: Scale) -> dict[str, Any]:
     return {name: target(scale).settings(RULE, name) for name in names}
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Train every arm with every seed, all arms of a seed before the next seed."""
     chosen, goal, runs = settings(scale), target(scale), Runs(ABOUT, scale)
-    race = Race(goal)
+    race = Course(goal)
 
-    def train(arm: Arm, seed: int) -> Mapping[str, Any]:
+    def train(arm, seed):
         condition, scheme, workers = arm
         name = race_arm(scheme, workers)
         which = {"arm": arm, "seed": seed, "bits": goal.bits, "settings": chosen[name]}
 
-        def reached() -> dict[str, Any]:
+        def reached():
             own = race.run(name, RULE, seed, slow=slow(condition, workers))
             finite = math.isfinite(own.seconds)
             return {
@@ -143,30 +135,28 @@ def result(scale: Scale) -> Outcome:
 class Times:
     """The trainings of every arm, by seed."""
 
-    def __init__(self, trained: Mapping[Arm, list[Mapping[str, Any]]]) -> None:
+    def __init__(self, trained):
         """Take what came of them."""
         self.trained = trained
 
-    def of(self, arm: Arm, number: str = "seconds") -> list[float]:
+    def of(self, arm, number="seconds"):
         """A number of each seed; infinite where a run did not reach the loss."""
         values = [one[number] for one in self.trained[arm]]
         return [math.inf if one is None or one != one else float(one) for one in values]
 
-    def reached(self, arm: Arm) -> str:
+    def reached(self, arm):
         """How many runs reached the loss, and within which time the others did not."""
         runs = self.trained[arm]
         n = sum(one["seconds"] is not None for one in runs)
         late_s = [one["trained_s"] for one in runs if one["seconds"] is None]
         return f"{n} of {len(runs)}" + (f" within {median(late_s):.1f} s" if late_s else "")
 
-    def ratio(self, condition: str, rival: str, workers: int, own: str = FREE) -> Ratio:
+    def ratio(self, condition, rival, workers, own=FREE):
         """Seconds of a rival over those of as many lock-free workers."""
         crowd = max(2, workers)
         return Ratio.of(self.of((condition, rival, workers)), self.of((condition, own, crowd)))
 
-    def claims(
-        self, condition: str, rivals: Iterable[tuple[str, int]], least: float = 1.0
-    ) -> list[Claim]:
+    def claims(self, condition, rivals, least=1.0):
         """Lock-free workers are so many times sooner than each rival that was run."""
         return [
             Claim.of(
@@ -180,16 +170,11 @@ class Times:
         ]
 
 
-def _crowd(workers: int) -> str:
+def _crowd(workers):
     return "1 process" if workers == 1 else f"{workers} workers"
 
 
-def outcome(
-    scale: Scale,
-    trained: Mapping[Arm, list[Mapping[str, Any]]],
-    chosen: Mapping[str, Any],
-    others_load: float,
-) -> Outcome:
+def outcome(scale, trained, chosen, others_load):
     """Compare the arms in pairs of seeds."""
     times = Times(trained)
     goal = target(scale)
@@ -221,7 +206,7 @@ def outcome(
     )
 
 
-def _row(times: Times, arm: Arm) -> dict[str, Any]:
+def _row(times, arm):
     condition, scheme, workers = arm
     own = times.trained[arm]
     ratio = times.ratio(condition, scheme, workers)
@@ -243,7 +228,7 @@ def _row(times: Times, arm: Arm) -> dict[str, Any]:
     }
 
 
-def _averaging(times: Times) -> list[Claim]:
+def _averaging(times):
     """Two workers that average are sooner than one process with as many threads (README)."""
     alone, rounds = (EQUAL, "serial 2 threads", 1), (EQUAL, "sync", 2)
     if not {alone, rounds} <= times.trained.keys():
@@ -252,7 +237,7 @@ def _averaging(times: Times) -> list[Claim]:
     return [Claim.of(f"{EQUAL}, 1 process: {alone[1]} / {rounds[1]}, seconds", ratio, ">=", 1.0)]
 
 
-def _compared(times: Times) -> list[Compared]:
+def _compared(times):
     """The documents' claims; those whose arms were not run cannot be told."""
     rounds = [(name, workers) for workers in (2, 4) for name in ROUNDS]
     rivals = [*rounds, (TURNS, 2), ("serial 2 threads", 1)]
@@ -277,7 +262,7 @@ def _compared(times: Times) -> list[Compared]:
     return [*compared[:1], _averaged_once(times), *compared[1:]]
 
 
-def _averaged_once(times: Times) -> Compared:
+def _averaged_once(times):
     """Runs that never reach the loss have no ratio: they had longer than serial training took."""
     words = "MapReduce (independent runs, averaged): no improvement over serial"
     alone, once = (EQUAL, ALONE[0], 1), (EQUAL, ONCE, 2)
@@ -300,7 +285,7 @@ def _averaged_once(times: Times) -> Compared:
 # -- draw -----------------------------------------------------------------------------------------
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Seconds of every scheme over those of lock-free workers: each pair, and the ratio."""
     trained = {
         (one["condition"], one["scheme"], one["workers"]): one["runs"]
@@ -324,10 +309,12 @@ def draw(outcome: Outcome) -> Figure:
     return figure
 
 
-def tune() -> None:
+def tune():
     """Search the settings of every arm; what was tried is not tried again."""
     full = Scale.of(ABOUT, "full")
-    Race(target(full)).tune(RULE, [race_arm(scheme, workers) for _, scheme, workers in arms(full)])
+    Course(target(full)).tune(
+        RULE, [race_arm(scheme, workers) for _, scheme, workers in arms(full)]
+    )
 
 
 if __name__ == "__main__":

@@ -12,21 +12,25 @@ import shutil
 import tempfile
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from experiment.figures import INKS, Figure, label_lines, new_panels
+from experiment.figures import INKS, label_lines, new_panels
 from experiment.record import Compared, Experiment, Outcome, Scale, run, say
 from experiment.searches import is_recorded, recorded, search, write_recorded
-from harness.claims import Claim, Sample, Twin
-from harness.estimates import Mean, Ratio
+from harness.claims import Claim, Twin
+from harness.estimates import Mean
 from harness.interleaved import with_twin
-from training.sparse_writing import Lane, in_turns, lost_share
 
-from mlxhog import TrainConfig, train
+from mlxhog import TrainConfig, backends, train
+from mlxhog.checkpoint import checkpoint
+from mlxhog.data import heldout
+from mlxhog.data.batches import Batches
+from mlxhog.models import families
+from mlxhog.strategies.disjoint import block_groups
+from mlxhog.theory.analysis.written import WrittenSteps
 from mlxhog.theory.supports import Estimate, Supports, estimate_delta, estimate_omega, estimate_rho
+from mlxhog.training.plan import make_plan
 
-BUDGET = {"order": 100, "quick_s": 80, "full_s": 500}
 ABOUT = Experiment(
     name="sparsified",
     title="Sparsified training: error feedback, sampled heads, disjoint blocks",
@@ -48,7 +52,7 @@ reset_at_document_boundaries: true
 bos_token_id: 2000
 """
 DENSE, DISJOINT = "everything", "disjoint blocks"
-WAYS: dict[str, dict[str, Any]] = {
+WAYS = {
     DENSE: {},
     "top 10 %": {"sparsify": "topk:0.1"},
     "top 1 %": {"sparsify": "topk:0.01"},
@@ -61,7 +65,7 @@ LITTLE, SOME = "top 1 %", "top 10 %"
 QUICK_WAYS = (DENSE, SOME, LITTLE, DISJOINT)
 RATES, TUNED_ON = (0.002, 0.004, 0.008), 1  # no other training has that seed
 FREE = 0.15  # nats per token: the most that two runs here differed by their races alone
-OVERHEAD = 2.0  # of a sparsified step's CPU time over a dense one's, at most
+LATER_EPOCH = 1 << 20  # an order of the batches that training has not used
 
 
 @dataclass(frozen=True)
@@ -70,24 +74,22 @@ class Size:
 
     steps: int
     supports: int
-    timed: int
     held_out: int
-    replay: int
     width: int = 128
     settling: int = 20  # steps until a residual has its usual size
 
     @property
-    def model(self) -> str:
+    def model(self):
         """The architecture, as YAML."""
         return MODEL.replace("WIDTH", str(self.width))
 
 
-def size_of(scale: Scale) -> Size:
+def size_of(scale):
     """The size of a mode."""
     return scale.pick(
-        tiny=Size(steps=4, supports=2, timed=2, held_out=1024, replay=2, width=16, settling=2),
-        quick=Size(steps=300, supports=20, timed=16, held_out=16_384, replay=400),
-        full=Size(steps=500, supports=40, timed=40, held_out=32_768, replay=1000),
+        tiny=Size(steps=4, supports=2, held_out=1024, width=16, settling=2),
+        quick=Size(steps=300, supports=20, held_out=16_384),
+        full=Size(steps=500, supports=40, held_out=32_768),
     )
 
 
@@ -103,8 +105,6 @@ class Measured:
             each sampled update.
         overlap: share of an update's elements that one update of the other worker writes, too; of
             each sampled update.
-        lost: share of the adds that are lost where both write all the time, without locks.
-        gradient_ms, write_ms: CPU time of the parts of a step, in turns with the other ways.
         tokens_per_s: of the run, both workers.
     """
 
@@ -115,18 +115,10 @@ class Measured:
     delta: Estimate
     meetings: list[float]
     overlap: list[float]
-    lost: float
-    gradient_ms: list[float]
-    write_ms: list[float]
     tokens_per_s: float
 
-    @property
-    def step_ms(self) -> list[float]:
-        """CPU time of a step, turn by turn."""
-        return [a + b for a, b in zip(self.gradient_ms, self.write_ms, strict=True)]
 
-
-def config(folder: Path, way: str, *, size: Size, seed: int, lr: float) -> TrainConfig:
+def config(folder, way, *, size, seed, lr):
     """A run of two lock-free workers that write in one of the ways."""
     model = folder / "model.yaml"
     model.write_text(size.model)
@@ -150,7 +142,7 @@ def config(folder: Path, way: str, *, size: Size, seed: int, lr: float) -> Train
     )
 
 
-def trained(options: TrainConfig) -> tuple[Path, float]:
+def trained(options):
     """Train; returns the checkpoint and the tokens per second of both workers."""
     result = train(options, observer=None)
     assert result.status == "done", result.error
@@ -158,9 +150,62 @@ def trained(options: TrainConfig) -> tuple[Path, float]:
     return Path(result.checkpoint), result.tokens_per_s
 
 
-def measured(lane: Lane, size: Size, losses: list[float], tokens_per_s: float) -> Measured:
-    """Supports of both workers, and what is lost where they write without locks."""
-    bits = [np.stack(lane.supports(size.supports, size.settling, worker)) for worker in (0, 1)]
+class Lane:
+    """A trained model, whose batches of one sequence say what a worker would write."""
+
+    def __init__(self, options, saved):
+        """Load the parameters of a checkpoint; the caller closes the lane."""
+        plan = make_plan(options)
+        self.config, self.layout = options, plan.layout
+        self._model, self._decay = plan.model, plan.decay
+        kernels, slots = plan.kernels[0], plan.layout.slots
+        self._backend = backends.create("torch:cpu", threads=1, kernels=kernels, cpu_blas="auto")
+        self._backend.bind(plan.model, slots, plan.layout.n_floats, None, plan.sampled)
+        for name, value in checkpoint.load(saved).params.items():
+            slot = slots[name]
+            self._backend.inbox[slot.offset : slot.offset + slot.size] = value.reshape(-1)
+        self._backend.refresh()
+        self._train = Batches.open(
+            plan.data.train,
+            seq_len=options.seq_len,
+            batch_size=options.micro_batch,
+            seed=options.seed,
+        )
+        self._held_out = plan.data.open(options.seq_len)[1]
+        disjoint = getattr(options.strategy, "blocks", "all") == "disjoint"
+        parts = block_groups(plan.model, 2) if disjoint else []
+        self._groups = [{name for block in part for name in block.params} for part in parts]
+        self.close = self._backend.close
+
+    def loss(self, tokens):
+        """Nats per token of held-out text, spread over it, full softmax."""
+        batches = heldout.batches(
+            self._held_out, seq_len=self.config.seq_len, batch_size=8, eval_tokens=tokens
+        )
+        scores = list(map(self._backend.evaluate, batches))
+        return sum(one.nats for one in scores) / sum(one.targets for one in scores)
+
+    def supports(self, number, skip, worker):
+        """Packed supports of what a worker (0 or 1) writes after some steps: (number, bytes)."""
+        slots, hidden = self.layout.slots, families.hidden_matrices(self._model)
+        written = WrittenSteps(self.config, slots, self._backend.inbox, self._decay, hidden)
+        rows = []
+        for step in range(skip + number):
+            epoch, ticket = divmod(2 * step + worker, self._train.n_tickets)
+            _, grads = self._backend.loss_and_grads(self._train.at(LATER_EPOCH + epoch, ticket))
+            if self._groups:
+                grads = {name: grads[name] for name in grads if name in self._groups[worker]}
+            masks = written.masks(grads)
+            whole = np.zeros(self.layout.n_floats, np.bool_)
+            for name, mask in masks.items():
+                whole[slots[name].offset : slots[name].offset + slots[name].size] = mask.reshape(-1)
+            rows.append(np.packbits(whole, bitorder="little"))
+        return np.stack(rows[skip:])
+
+
+def measured(lane, size, losses, tokens_per_s):
+    """Supports of both workers."""
+    bits = [lane.supports(size.supports, size.settling, worker) for worker in (0, 1)]
     first, second = (Supports(part, lane.layout.n_floats) for part in bits)
     both = Supports(np.concatenate(bits), lane.layout.n_floats)
     return Measured(
@@ -171,14 +216,11 @@ def measured(lane: Lane, size: Size, losses: list[float], tokens_per_s: float) -
         delta=estimate_delta(both),
         meetings=(first.meetings(second) / len(second)).tolist(),
         overlap=overlap(first, second),
-        lost=lost_share(lane.layout, bits, size.replay),
-        gradient_ms=[1e3 * x for x in lane.times.gradient],
-        write_ms=[1e3 * x for x in lane.times.write],
         tokens_per_s=tokens_per_s,
     )
 
 
-def overlap(first: Supports, second: Supports) -> list[float]:
+def overlap(first, second):
     """Mean share of each of the first supports that is in one of the second."""
     shares = []
     for row, elements in zip(first.bits, first.sizes(), strict=True):
@@ -188,16 +230,16 @@ def overlap(first: Supports, second: Supports) -> list[float]:
     return shares
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Train in every way, then measure all ways in turns."""
     size, step_sizes = size_of(scale), recorded(ABOUT.name)["lr"]
     seeds = tuple(TUNED_ON + seed for seed in scale.seeds)
     chosen = scale.pick(tiny=QUICK_WAYS, quick=QUICK_WAYS, full=tuple(WAYS))
     folder = Path(tempfile.mkdtemp(prefix="mlxhog-sparsified-"))
-    lanes: dict[str, Lane] = {}
-    speeds: dict[str, float] = {}
+    lanes = {}
+    speeds = {}
 
-    def end(way: str, seed: int) -> float:
+    def end(way, seed):
         options = config(folder, way, size=size, seed=seed, lr=step_sizes[way])
         saved, speeds[way] = trained(options)
         lane = Lane(options, saved)
@@ -211,23 +253,15 @@ def result(scale: Scale) -> Outcome:
 
     try:
         losses, again = with_twin(seeds, chosen, end, twin=DENSE)
-        in_turns(list(lanes.values()), size.timed)
         ways = {way: measured(lanes[way], size, losses[way], speeds[way]) for way in chosen}
         n = sum(slot.size for slot in lanes[DENSE].layout.slots.values())
     finally:
         for lane in lanes.values():
             lane.close()
         shutil.rmtree(folder)
-    dense, one = ways[DENSE], ways[LITTLE]
     return Outcome(
         compared=compared(ways),
-        table=[row(way, it, n, dense) for way, it in ways.items()],
-        claims=[
-            Claim.of(
-                f"CPU time of a step, {LITTLE} / {DENSE}", Ratio.of(one.step_ms, dense.step_ms),
-                "<=", OVERHEAD,
-            )
-        ],
+        table=[row(way, it, n, ways[DENSE]) for way, it in ways.items()],
         settings={
             "model": size.model,
             "parameters": n,
@@ -242,7 +276,7 @@ def result(scale: Scale) -> Outcome:
     )  # fmt: skip
 
 
-def row(way: str, one: Measured, n: int, dense: Measured) -> dict[str, Any]:
+def row(way, one, n, dense):
     """A row of the table."""
     return {
         "way": way,
@@ -254,21 +288,18 @@ def row(way: str, one: Measured, n: int, dense: Measured) -> dict[str, Any]:
         "Delta": one.delta.value,
         "p_conf": Mean.of(one.meetings).value,
         "overlap": Mean.of(one.overlap).value,
-        "lost": one.lost,
-        "gradient ms": Sample.of(one.gradient_ms).median,
-        "write ms": Sample.of(one.write_ms).median,
     }
 
 
-def compared(ways: dict[str, Measured]) -> list[Compared]:
+def compared(ways):
     """The documents' claims beside what was measured.
 
     That one update of top 1 % writes 1 %, and that two workers with disjoint blocks never meet,
     is how these ways are made; what that costs in loss, and whether it keeps workers apart, is not.
     """
-    dense, one, apart = ways[DENSE], ways[LITTLE], ways[DISJOINT]
+    dense, one = ways[DENSE], ways[LITTLE]
 
-    def cost(way: str, other: str) -> Mean:
+    def cost(way, other):
         return Mean.of_differences(ways[way].loss, ways[other].loss)
 
     return [
@@ -307,22 +338,21 @@ def compared(ways: dict[str, Measured]) -> list[Compared]:
                 "nats per token of disjoint blocks less dense, at equal steps",
                 cost(DISJOINT, DENSE), "<=", FREE, timing=False,
             ),
-            measured="Two workers with disjoint blocks share no element by construction (lost "
-            f"without locks {apart.lost:.1e} of all adds, dense {dense.lost:.1e}), but each writes "
-            f"a part of its gradient: {cost(DISJOINT, DENSE).spelt('+.3f')} nats per token at "
-            "equal steps.",
+            measured="Two workers with disjoint blocks share no element by construction, but each "
+            f"writes a part of its gradient: {cost(DISJOINT, DENSE).spelt('+.3f')} nats per token "
+            "at equal steps.",
         ),
     ]  # fmt: skip
 
 
-def tune() -> None:
+def tune():
     """Search the step size of each way, at the quick size, and record it; go on with a search."""
     size = size_of(Scale("quick"))
     known = recorded(ABOUT.name)["searched"] if is_recorded(ABOUT.name) else {}
-    losses: dict[str, dict[str, float]] = {way: known.get(way, {}) for way in WAYS}
+    losses = {way: known.get(way, {}) for way in WAYS}
     folder = Path(tempfile.mkdtemp(prefix="mlxhog-sparsified-"))
 
-    def loss(way: str, lr: float) -> float:
+    def loss(way, lr):
         tried = {float(rate): one for rate, one in losses[way].items()}
         if lr not in tried:
             options = config(folder, way, size=size, seed=TUNED_ON, lr=lr)
@@ -333,16 +363,13 @@ def tune() -> None:
         return losses[way][f"{lr:g}"]
 
     try:
-        best = {
-            way: search(RATES, lambda lr, way=way: loss(way, lr)).best  # type: ignore[misc]
-            for way in WAYS
-        }
+        best = {way: search(RATES, lambda lr, way=way: loss(way, lr)).best for way in WAYS}
         write_recorded(ABOUT.name, {"lr": best, "searched": losses, "steps": size.steps})
     finally:
         shutil.rmtree(folder)
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Loss against what is written, and against how much of it the other worker writes, too."""
     figure, (left, right) = new_panels(
         ("share of the parameters that an update writes", "nats per token", "Loss at equal steps"),

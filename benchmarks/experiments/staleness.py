@@ -13,15 +13,13 @@ from __future__ import annotations
 
 import math
 import multiprocessing
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from statistics import median
-from typing import Any
 
 import numpy as np
-from experiment.figures import Figure, curves, inks, new_panels
+from experiment.figures import curves, inks, new_panels
 from experiment.language import Bench, Setup, setup, workers
 from experiment.record import Compared, Experiment, Outcome, Scale, other_seed, run
 from experiment.runs import Runs
@@ -33,7 +31,6 @@ from training.recording import count_parameters, model_file
 
 from mlxhog.theory.bounds import Facts, apply
 
-BUDGET = {"order": 60, "quick_s": 250, "full_s": 1430}
 ABOUT = Experiment(
     name="staleness",
     title="What staleness costs in gradients",
@@ -55,7 +52,7 @@ ABOUT = Experiment(
 MUON = {"optimizer": "muon"}
 ADAMW = {"optimizer": "adamw"}
 CURED = {"moments": "shared", "predict": "last"}
-ARMS: dict[str, dict[str, Any]] = {
+ARMS = {
     "Muon in turn, looking ahead": {**MUON, **CURED, "strategy": "sim"},
     "AdamW in turn, looking ahead": {**ADAMW, **CURED, "strategy": "sim"},
     "Muon in turn, own moments": {**MUON, "strategy": "sim"},
@@ -68,7 +65,7 @@ ARMS: dict[str, dict[str, Any]] = {
 SERIAL, SERIAL_ADAMW = "Muon serial", "AdamW serial"
 BEST, BEST_ADAMW = "Muon in turn, looking ahead", "AdamW in turn, looking ahead"
 LOCK_FREE, AVERAGED = "Muon lock-free, looking ahead", "Muon averaged"
-COUNTS: dict[str, tuple[int, ...]] = {
+COUNTS = {
     BEST: (2, 4, 8, 16, 32),
     BEST_ADAMW: (2, 8, 32),
     "Muon in turn, own moments": (4,),
@@ -98,7 +95,7 @@ Arm = tuple[str, int]
 """Rule, workers."""
 
 
-def first_rate(name: str, count: int) -> float:
+def first_rate(name, count):
     """Where the search for a step size begins."""
     if "AdamW" in name:
         return 3e-3 / math.sqrt(count)
@@ -107,14 +104,14 @@ def first_rate(name: str, count: int) -> float:
     return 3e-3 if count < 8 or name == SERIAL else 2e-3
 
 
-def momentum(name: str, count: int) -> dict[str, float]:
+def momentum(name, count):
     """Momentum by rule and number of workers, as the study of `--predict last` found it."""
     if name == AVERAGED:
         return {"beta1": 0.9 if count == 1 else 0.75}
     return {"beta1": 0.95, "nesterov": 0.15} if "Muon" in name and count >= 4 else {}
 
 
-def arms(scale: Scale, model: str) -> list[Arm]:
+def arms(scale, model):
     """The arms of a model in a mode, beside the curve of serial Muon."""
     if scale.mode == "tiny":
         return [(BEST, 2), (BEST_ADAMW, 2)]
@@ -124,7 +121,7 @@ def arms(scale: Scale, model: str) -> list[Arm]:
     return [(SERIAL_ADAMW, 1), *((name, count) for name in rules for count in COUNTS[name])]
 
 
-def options(name: str, count: int) -> dict[str, Any]:
+def options(name, count):
     """Options of `TrainConfig`."""
     if count == 1:
         rule = ADAMW if name == SERIAL_ADAMW else MUON
@@ -135,18 +132,18 @@ def options(name: str, count: int) -> dict[str, Any]:
     return {**rule, "workers": workers(count, BACKEND)}
 
 
-def models(scale: Scale) -> dict[str, Setup]:
+def models(scale):
     """Setups of a mode, by the name of their model; the first has the limits of our own."""
     held_out = 1024 if scale.mode == "tiny" else 65_536
     mini = Setup(MINI)
-    some: tuple[Setup, ...] = scale.pick(
+    some = scale.pick(
         tiny=(setup(scale),), quick=(mini,), full=(mini, replace(setup(scale), batch=1))
     )
     every = [replace(one, looks=2, eval_tokens=held_out) for one in some]
     return {one.to_json()["model"]: one for one in every}
 
 
-def settings(scale: Scale) -> dict[str, Any]:
+def settings(scale):
     """Gradients, and the recorded step sizes by model and arm; none where numbers mean nothing.
 
     Raises:
@@ -191,11 +188,11 @@ class Job:
 
 
 @lru_cache
-def _bench(mode: str, model: str) -> Bench:
+def _bench(mode, model):
     return Bench(models(Scale(mode))[model])
 
 
-def train(mode: str, job: Job) -> dict[str, float]:
+def train(mode, job):
     """Held-out bits per byte after all gradients, and the staleness that was seen."""
     bench, (name, count) = _bench(mode, job.model), job.arm
     one = bench.train(
@@ -208,18 +205,18 @@ def train(mode: str, job: Job) -> dict[str, float]:
     return {"bits": one.end, "staleness": one.staleness}
 
 
-def pool() -> ProcessPoolExecutor:
+def pool():
     """A process on every core, two at most."""
     return ProcessPoolExecutor(min(2, len(cores())), multiprocessing.get_context("spawn"))
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Train every arm with every seed, and compare with serial trainings of the same seed."""
     chosen, runs = settings(scale), Runs(ABOUT, scale, timed=False)
-    shares: tuple[float, ...] = scale.pick(tiny=(0.5, 1.0), quick=FEW_SHARES, full=SHARES)
+    shares = scale.pick(tiny=(0.5, 1.0), quick=FEW_SHARES, full=SHARES)
     n = chosen["gradients"]
 
-    def job(arm: Arm, model: str, seed: int, gradients: int = n, again: bool = False) -> Job:
+    def job(arm, model, seed, gradients=n, again=False):
         name, count = arm
         lr = chosen["lr"].get(model, {}).get(f"{name}, {count}", first_rate(name, count))
         return Job(arm, model, seed, gradients, lr, again)
@@ -237,7 +234,7 @@ def result(scale: Scale) -> Outcome:
         waiting = {
             one: processes.submit(train, scale.mode, one)
             for one in jobs
-            if one.arm != (LOCK_FREE, 2) and not runs.knows(vars(one))
+            if one.arm != (LOCK_FREE, 2) and not runs.knows(vars(one)) and scale.mode != "tiny"
         }
         trained = {one: runs.of(vars(one), waiting[one].result) for one in waiting}
     # What is known, and lock-free workers, which have the cores alone.
@@ -259,9 +256,7 @@ class Measured:
             bit; where it is not trained, serial ones with other seeds.
     """
 
-    def __init__(
-        self, model: str, scale: Scale, n: int, ends: Mapping[Job, Mapping[str, Any]]
-    ) -> None:
+    def __init__(self, model, scale, n, ends):
         """Sort what came of the trainings."""
         own = {job: end for job, end in ends.items() if job.model == model}
         self.model, self.n = model, n
@@ -274,9 +269,9 @@ class Measured:
             ]
             for seed in scale.seeds
         }
-        self.bits: dict[Arm, list[float]] = {}
-        self.staleness: dict[Arm, list[float]] = {}
-        self.again: list[float] = []
+        self.bits = {}
+        self.staleness = {}
+        self.again = []
         for job, end in own.items():
             if job.again:
                 self.again.append(float(end["bits"]))
@@ -291,22 +286,22 @@ class Measured:
             for arm, of_seeds in self.bits.items()
         }
 
-    def cost(self, arm: Arm) -> Ratio:
+    def cost(self, arm):
         """What an arm costs, over seeds."""
         return Ratio.of(self.costs[arm], [1.0] * len(self.costs[arm]))
 
-    def twin(self) -> Twin:
+    def twin(self):
         """An arm beside itself."""
         if (LOCK_FREE, 2) in self.bits:
             return Twin.of(f"{LOCK_FREE}, {self.model}", self.bits[LOCK_FREE, 2], self.again)
         ends = [dict(curve)[self.n] for curve in self.curves.values()]
         return Twin.of(f"{SERIAL}, other seeds, {self.model}", ends, self.again)
 
-    def slopes(self, name: str, count: int) -> list[float]:
+    def slopes(self, name, count):
         """What each unit of staleness costs, as a share of a serial run, by seed."""
         return [(cost - 1.0) / (count - 1) for cost in self.costs[name, count]]
 
-    def rows(self, lr: Mapping[str, float]) -> list[dict[str, Any]]:
+    def rows(self, lr):
         """One row per arm."""
         return [
             {
@@ -322,19 +317,19 @@ class Measured:
             for name, count in self.bits
         ]
 
-    def of(self, rule: str) -> list[int]:
+    def of(self, rule):
         """The numbers of workers that a rule was trained with."""
         return [count for name, count in self.bits if name == rule]
 
 
-def proposition(tau: int, n_params: int) -> float:
+def proposition(tau, n_params):
     """Gradients by Proposition 4.1 as multiples of serial's, if it applied: rho = Delta = 1."""
     facts = Facts(strongly_convex=False, smooth=True, bounded_gradients=False, sgd=False, delta=1.0)
     bound = apply("penalty", facts, tau=tau, omega=n_params, rho=1.0, delta=1.0)
     return float(bound.values["penalty"])
 
 
-def times_serial(curve: Sequence[tuple[int, float]], n: int, bits: float) -> float:
+def times_serial(curve, n, bits):
     """How many times the gradients of serial trainings a loss took.
 
     Infinite if it is above that of the shortest one; at least what the longest one took.
@@ -345,7 +340,7 @@ def times_serial(curve: Sequence[tuple[int, float]], n: int, bits: float) -> flo
     return n / math.exp(float(np.interp(bits, losses, np.log(lengths))))
 
 
-def outcome(scale: Scale, measured: Sequence[Measured], chosen: Mapping[str, Any]) -> Outcome:
+def outcome(scale, measured, chosen):
     """Compare with serial Muon, seed by seed."""
     return Outcome(
         compared=[
@@ -381,7 +376,7 @@ def outcome(scale: Scale, measured: Sequence[Measured], chosen: Mapping[str, Any
     )
 
 
-def _limits(one: Measured) -> list[Claim]:
+def _limits(one):
     """What staleness may cost the best rule."""
     return [
         Claim.of(
@@ -396,7 +391,7 @@ def _limits(one: Measured) -> list[Claim]:
     ]
 
 
-def _graceful(one: Measured) -> list[Claim]:
+def _graceful(one):
     """A unit of staleness costs less than a serial run, and as much as it did at half of it.
 
     Only a staleness as large as the document's decides; a smaller one is a number without an
@@ -415,7 +410,7 @@ def _graceful(one: Measured) -> list[Claim]:
     return claims
 
 
-def _beside_proposition(one: Measured) -> str:
+def _beside_proposition(one):
     """A number and a bound that no training here could reach."""
     most = max(one.of(BEST))
     return (
@@ -425,7 +420,7 @@ def _beside_proposition(one: Measured) -> str:
     )
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Gradients against staleness, every seed, and their mean by rule; one panel for each model."""
     points = outcome.results["costs"]
     names = list(dict.fromkeys(one["model"] for one in points))
@@ -434,7 +429,7 @@ def draw(outcome: Outcome) -> Figure:
     for axes, model in zip(panels, names, strict=True):
         axes.set_xscale("log", base=2)
         axes.set_yscale("log")
-        costs: dict[str, dict[int, list[float]]] = {}
+        costs = {}
         for one in points:
             if one["model"] == model:
                 costs.setdefault(one["rule"], {})[one["workers"] - 1] = one["costs"]
@@ -450,13 +445,13 @@ def draw(outcome: Outcome) -> Figure:
     return figure
 
 
-def tune() -> None:
+def tune():
     """Find every arm's step size: the lowest loss after the gradients of --quick and of --full.
 
     What an earlier search has tried is not tried again. Two searches run side by side.
     """
     trials = Trials(ABOUT.name)
-    rates: dict[str, dict[str, float]] = trials.settings.setdefault("lr", {})
+    rates = trials.settings.setdefault("lr", {})
     with pool() as processes, ThreadPoolExecutor(2) as searches:
         for mode in ("quick", "full"):
             for model in models(Scale(mode)):
@@ -469,17 +464,10 @@ def tune() -> None:
                 trials.write()
 
 
-def _best_rate(
-    processes: Executor,
-    trials: Trials,
-    mode: str,
-    model: str,
-    known: Mapping[str, float],
-    arm: Arm,
-) -> float:
+def _best_rate(processes, trials, mode, model, known, arm):
     what = {"model": model, "rule": arm[0], "workers": arm[1], "gradients": GRADIENTS}
 
-    def score(lr: float) -> float:
+    def score(lr):
         job = Job(arm, model, 0, GRADIENTS, lr)
         return trials.score(
             {**what, "lr": lr}, lambda: processes.submit(train, mode, job).result()["bits"]

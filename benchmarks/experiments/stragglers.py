@@ -1,15 +1,13 @@
 """What waiting for the slowest of n workers costs: the document's model, and measured steps."""
 
-from __future__ import annotations
-
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from experiment.figures import INKS, Figure, label_lines, new_panels
+from experiment.figures import INKS, label_lines, new_panels
 from experiment.language import setup, workers
-from experiment.record import UNTOLD, Compared, Experiment, Outcome, Scale, run
+from experiment.record import UNTOLD, Compared, Experiment, Outcome, run
 from harness.claims import Claim, Twin
 from harness.estimates import Mean
 from numpy.typing import NDArray
@@ -18,7 +16,6 @@ from training.recording import QUIET_OPTIONS
 from mlxhog import TrainConfig, train
 from mlxhog.checkpoint.run import Run
 
-BUDGET = {"order": 170, "quick_s": 35, "full_s": 90}
 ABOUT = Experiment(
     name="stragglers",
     title="Waiting for the slowest of n workers",
@@ -46,14 +43,14 @@ Seconds = NDArray[np.float64]
 Draw = Callable[[int], Seconds]
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Draw, measure, fit."""
     rounds = scale.pick(tiny=50, quick=1000, full=4000)
     steps = scale.pick(tiny=20, quick=400, full=1000)
     measured = {seed: step_times(scale, steps, seed) for seed in scale.seeds}
     every = np.concatenate(list(measured.values()))
     rng = np.random.default_rng(0)
-    draws: dict[str, tuple[Draw, float]] = {
+    draws = {
         "exponential": (lambda n: rng.exponential(1.0, n), 1.0),
         "1 + Exp(0.5)": (lambda n: LEAST + rng.exponential(DELAY, n), LEAST + DELAY),
         "measured steps": (lambda n: rng.choice(every, n), float(every.mean())),
@@ -88,15 +85,10 @@ def result(scale: Scale) -> Outcome:
     )
 
 
-def compared(
-    simulated: dict[str, dict[int, Mean]],
-    measured: dict[int, Seconds],
-    rng: np.random.Generator,
-    rounds: int,
-) -> list[Compared]:
+def compared(simulated, measured, rng, rounds):
     """The documents' claims beside this."""
 
-    def drawn(times: Seconds) -> float:
+    def drawn(times):
         return slowest(lambda n: rng.choice(times, n), 1000, rounds, float(times.mean())).value
 
     here = Claim.of(
@@ -146,33 +138,33 @@ def compared(
     ]  # fmt: skip
 
 
-def ratios(draw: Draw, n: int, rounds: int, mean: float) -> list[float]:
+def ratios(draw, n, rounds, mean):
     """The slowest of n over the mean step, of independent rounds; more of them where n is small."""
     return [float(draw(n).max()) / mean for _ in range(max(rounds, 20_000 // n))]
 
 
-def slowest(draw: Draw, n: int, rounds: int, mean: float) -> Mean:
+def slowest(draw, n, rounds, mean):
     """The expected slowest of n over the mean step."""
     return Mean.of(ratios(draw, n, rounds, mean))
 
 
-def expected(least: float, delay: float, n: int) -> float:
+def expected(least, delay, n):
     """The expected slowest of n times that are a least one and an exponential delay."""
     return least + delay * float((1.0 / np.arange(1, n + 1)).sum())
 
 
-def fit(times: Seconds) -> tuple[float, float]:
+def fit(times):
     """The least time, and the mean of the delay that is left."""
     return float(times.min()), float(times.mean() - times.min())
 
 
-def misfit(measured: Seconds, least: float, delay: float) -> float:
+def misfit(measured, least, delay):
     """The largest distance of a quantile from the fit's, over the mean step."""
     fitted = least - delay * np.log1p(-QUANTILES)
     return float(np.abs(np.quantile(measured, QUANTILES) - fitted).max() / measured.mean())
 
 
-def step_times(scale: Scale, steps: int, seed: int) -> Seconds:
+def step_times(scale, steps, seed):
     """Seconds of the gradients of two lock-free workers; their first ones are left out."""
     with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as folder:
         options = {
@@ -185,7 +177,7 @@ def step_times(scale: Scale, steps: int, seed: int) -> Seconds:
     return np.array(warm, np.float64) / 1e6
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """The slowest over the mean, and measured quantiles beside the fitted ones."""
     figure, (growth, quantiles) = new_panels(
         ("workers", "slowest step / mean step", "One round"),

@@ -1,14 +1,10 @@
 """The reimplementation's Experiment 1: a synthetic SVM by Hogwild, in turns, and synchronously."""
 
-from __future__ import annotations
-
 import math
-from collections.abc import Mapping, Sequence
 
 import numpy as np
 from experiment.classic import (
     Arm,
-    Runs,
     curve,
     ends,
     interleaved,
@@ -18,16 +14,14 @@ from experiment.classic import (
     with_a_core,
     workers_figure,
 )
-from experiment.figures import Figure
-from experiment.record import Compared, Experiment, Outcome, Scale, run
-from harness.claims import Claim, Twin
+from experiment.record import Compared, Experiment, Outcome, run
+from harness.claims import Claim
 from harness.estimates import Mean, Ratio
 from harness.machine import cores
 
 from mlxhog.classic.config import ClassicConfig
 from mlxhog.classic.problems import create
 
-BUDGET = {"order": 30, "quick_s": 70, "full_s": 260}
 ABOUT = Experiment(
     name="synthetic_svm",
     title="A synthetic SVM by Hogwild, round-robin and synchronous SGD",
@@ -48,7 +42,7 @@ SAME = 0.003  # test errors that differ by less are equal: 3 of 1,000 rows
 ROWS = (3_000, 10_000, 30_000, 100_000, 300_000)
 
 
-def counts_of(scale: Scale, scheme: str) -> tuple[int, ...]:
+def counts_of(scale, scheme):
     """Numbers of workers; where they wait for each other, more than there are cores take long."""
     if scale.mode == "tiny":
         return (1, 2)
@@ -56,7 +50,7 @@ def counts_of(scale: Scale, scheme: str) -> tuple[int, ...]:
     return (1, 2, 4, 10) if scheme == "hogwild" else fewer
 
 
-def result(scale: Scale) -> Outcome:
+def result(scale):
     """Measure all schemes and numbers of workers, then the sizes."""
     epochs = scale.pick(tiny=2, quick=200, full=200)
     rows = scale.pick(tiny=1_000, quick=None, full=None)
@@ -108,16 +102,12 @@ def result(scale: Scale) -> Outcome:
     )  # fmt: skip
 
 
-Pair = tuple[list[float], list[float]]
-"""Seconds of one worker, and of several, seed by seed."""
-
-
-def sizes(scale: Scale) -> tuple[dict[int, Pair], list[Twin]]:
+def sizes(scale):
     """Seconds of 20 epochs by rows, of one worker and of as many as have a core."""
     here = with_a_core(counts_of(scale, "hogwild"))
     rows = scale.pick(tiny=(1_000, 2_000), quick=ROWS, full=ROWS)
-    of: dict[int, Pair] = {}
-    twins: list[Twin] = []
+    of = {}
+    twins = []
     for size in rows:
         problem = create("synthetic-svm", ClassicConfig(size=size))
         arms = [Arm.of(str(count), workers=count, epochs=20) for count in (1, here)]
@@ -127,7 +117,7 @@ def sizes(scale: Scale) -> tuple[dict[int, Pair], list[Twin]]:
     return of, twins
 
 
-def least_rows(by_size: Mapping[int, Pair]) -> Mean:
+def least_rows(by_size):
     """Decimal logarithm of the rows from which on several workers are faster, over seeds.
 
     Between two sizes, the logarithm of the speedup is taken as linear in that of the rows. A seed
@@ -141,7 +131,7 @@ def least_rows(by_size: Mapping[int, Pair]) -> Mean:
     return Mean.of(crossings)
 
 
-def _crossing(rows: Sequence[float], gains: Sequence[float]) -> float:
+def _crossing(rows, gains):
     slow = [k for k, gain in enumerate(gains) if gain < 0]
     if not slow:
         return float(rows[0])
@@ -152,16 +142,16 @@ def _crossing(rows: Sequence[float], gains: Sequence[float]) -> float:
     return float(rows[last] + share * (rows[last + 1] - rows[last]))
 
 
-def compared(scale: Scale, runs: Runs, by_size: Mapping[int, Pair]) -> list[Compared]:
+def compared(scale, runs, by_size):
     """The document's claims beside this."""
     here = with_a_core(counts_of(scale, "hogwild"))
     most, waiting = counts_of(scale, "hogwild")[-1], counts_of(scale, "sync")[-1]
 
-    def errors(scheme: str, count: int) -> Mean:
+    def errors(scheme, count):
         own, alone = (ends(runs[f"{scheme} {workers}"], "test_error") for workers in (count, 1))
         return Mean.of_differences(own, alone)
 
-    def faster(scheme: str) -> Ratio:
+    def faster(scheme):
         return speedup(runs[f"{scheme} 1"], runs[f"{scheme} {here}"])
 
     gains = {size: np.divide(*pair).tolist() for size, pair in by_size.items()}
@@ -215,7 +205,7 @@ def compared(scale: Scale, runs: Runs, by_size: Mapping[int, Pair]) -> list[Comp
     ]  # fmt: skip
 
 
-def draw(outcome: Outcome) -> Figure:
+def draw(outcome):
     """Time by workers, test error by workers, training error by epoch."""
     names = {scheme: scheme for scheme in SCHEMES}
     figure, times, errors = workers_figure(outcome, "scheme", names)

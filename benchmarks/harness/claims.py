@@ -36,11 +36,10 @@ import math
 import os
 import statistics
 import sys
-from argparse import Namespace
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from harness.estimates import ERROR, Estimate, Mean, Ratio, Share, holm
 from harness.machine import (
@@ -92,13 +91,13 @@ class Sample:
     repeats: int
 
     @classmethod
-    def of(cls, values: Sequence[float]) -> Sample:
+    def of(cls, values):
         """Summarise; NaN where there is nothing."""
         if not values:
             return cls(math.nan, math.nan, math.nan, 0)
         return cls(statistics.median(values), min(values), max(values), len(values))
 
-    def spelt(self, form: str) -> str:
+    def spelt(self, form):
         """The median and, in brackets, the range."""
         return f"{self.median:{form}} ({self.low:{form}} - {self.high:{form}})"
 
@@ -137,16 +136,7 @@ class Claim:
     disturbed: bool = False
 
     @classmethod
-    def of(
-        cls,
-        name: str,
-        estimate: Estimate,
-        relation: str,
-        limit: float,
-        *,
-        least: float | None = None,
-        timing: bool = True,
-    ) -> Self:
+    def of(cls, name, estimate, relation, limit, *, least=None, timing=True):
         """Claim what an estimate is.
 
         Args:
@@ -164,12 +154,12 @@ class Claim:
         return cls(name, estimate.value, relation, limit, timing, interval, estimate.n, p, least)
 
     @property
-    def met(self) -> bool:
+    def met(self):
         """Whether it keeps its limit with all of its interval."""
         return self.ended == MET
 
     @property
-    def ended(self) -> str:
+    def ended(self):
         """Met, missed, untold where its interval has the limit or is missing, or disturbed."""
         if self.disturbed:
             return NOT_MEASURABLE
@@ -184,7 +174,7 @@ class Claim:
         return UNTOLD if any(map(self._keeps, ends)) else MISSED
 
     @property
-    def measured(self) -> str:
+    def measured(self):
         """The value with its interval and n; of a count, how often its trials may fail."""
         if self.interval is None:
             if not self.n or self.relation != "==" or math.isnan(self.value):
@@ -199,17 +189,17 @@ class Claim:
         return f"{self.value:.4g} ({low:.4g} to {high:.4g}{n})"
 
     @property
-    def wanted(self) -> str:
+    def wanted(self):
         """The limit with its relation."""
         if self.least is not None:
             return f"{self.least:g} to {self.limit:g}"
         return f"{self.relation} {self.limit:g}"
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self):
         """As it stands in a result."""
         return {**asdict(self), "met": self.met, "ended": self.ended}
 
-    def _keeps(self, value: float) -> bool:
+    def _keeps(self, value):
         if self.least is not None:
             return self.least <= value <= self.limit
         if self.relation == "<=":
@@ -217,7 +207,7 @@ class Claim:
         return value >= self.limit if self.relation == ">=" else value == self.limit
 
 
-def corrected(claims: Sequence[Claim]) -> list[Claim]:
+def corrected(claims):
     """Correct the p-values of a page's claims for their number (`harness.estimates.holm`), once."""
     if any(claim.p_of_page is not None for claim in claims):
         return list(claims)
@@ -228,14 +218,14 @@ def corrected(claims: Sequence[Claim]) -> list[Claim]:
     ]
 
 
-def judged(claims: Sequence[Claim], others_load: float) -> list[Claim]:
+def judged(claims, others_load):
     """Correct a page's claims, and take their verdict from those that something has spoilt.
 
     Others' load spoils times; `--tiny` spoils whatever is an estimate, and decides counts only.
     """
     busy, tiny = others_load > BUSY_SHARE, smallest(True, False)
 
-    def spoilt(claim: Claim) -> bool:
+    def spoilt(claim):
         return (busy and claim.timing) or (tiny and claim.interval is not None)
 
     return [replace(claim, disturbed=spoilt(claim)) for claim in corrected(claims)]
@@ -256,7 +246,7 @@ class Twin:
     p: float
 
     @classmethod
-    def of(cls, name: str, own: Sequence[float], again: Sequence[float]) -> Twin:
+    def of(cls, name, own, again):
         """Compare an arm with itself."""
         if all(value > 0 for value in (*own, *again)):
             ratio = Ratio.of(own, again)
@@ -265,7 +255,7 @@ class Twin:
         return cls(name, difference, difference.p(0.0))
 
 
-def false_verdicts(twins: Sequence[Twin]) -> int:
+def false_verdicts(twins):
     """Return how many A/A arms differ from themselves; corrected for their number."""
     return sum(p <= ERROR for p in holm([twin.p for twin in twins]))
 
@@ -288,50 +278,34 @@ class Findings:
     seeds: tuple[int, ...] = ()
     others_load: float | None = None
 
-    def at_least(
-        self, name: str, value: float | Estimate, limit: float, *, timing: bool = True
-    ) -> None:
+    def at_least(self, name, value, limit, *, timing=True):
         """Claim a number that should be large; `timing=False` where other load cannot spoil it."""
         self._claim(name, value, ">=", limit, timing)
 
-    def at_most(
-        self, name: str, value: float | Estimate, limit: float, *, timing: bool = True
-    ) -> None:
+    def at_most(self, name, value, limit, *, timing=True):
         """Claim a number that should be small; `timing=False` where other load cannot spoil it."""
         self._claim(name, value, "<=", limit, timing)
 
-    def within(
-        self, name: str, value: Estimate, least: float, limit: float, *, timing: bool = True
-    ) -> None:
+    def within(self, name, value, least, limit, *, timing=True):
         """Claim that two arms hardly differ: the interval lies between two limits."""
         self.claims.append(Claim.of(name, value, "within", limit, least=least, timing=timing))
 
-    def exact(
-        self,
-        name: str,
-        value: float,
-        expected: float,
-        *,
-        n: int | None = None,
-        timing: bool = False,
-    ) -> None:
+    def exact(self, name, value, expected, *, n=None, timing=False):
         """Claim a count; n is the number of trials, `timing` whether other load can spoil it."""
         self.claims.append(Claim(name, value, "==", expected, timing=timing, n=n))
 
-    def same(self, name: str, own: Sequence[float], again: Sequence[float]) -> None:
+    def same(self, name, own, again):
         """Add an A/A arm: what one arm measured, and what it measured again in the same pairs."""
         self.twins.append(Twin.of(name, own, again))
 
-    def _claim(
-        self, name: str, value: float | Estimate, relation: str, limit: float, timing: bool
-    ) -> None:
+    def _claim(self, name, value, relation, limit, timing):
         if isinstance(value, Estimate):
             self.claims.append(Claim.of(name, value, relation, limit, timing=timing))
         else:
             self.claims.append(Claim(name, value, relation, limit, timing))
 
 
-def verdict(claims: Sequence[Claim], *, others_load: float) -> str:
+def verdict(claims, *, others_load):
     """Missed if a count is wrong; else not measurable if others spoilt timings; else the worst.
 
     Without a claim, and with `--tiny`, it is `NO_LIMIT`: there is no limit of our own.
@@ -341,7 +315,7 @@ def verdict(claims: Sequence[Claim], *, others_load: float) -> str:
     return worst(claim.ended for claim in judged(claims, others_load))
 
 
-def worst(ends: Iterable[str]) -> str:
+def worst(ends):
     """The one of several verdicts that counts."""
     ends = set(ends)
     return next((ended for ended in (MISSED, NOT_MEASURABLE, UNTOLD) if ended in ends), MET)
@@ -350,7 +324,7 @@ def worst(ends: Iterable[str]) -> str:
 # -- one run of a script ---------------------------------------------------------------------------
 
 
-def _one_sentence(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+def _one_sentence(kind, error, trace):
     """Say which package a script lacks; show any other error as Python does."""
     name = (getattr(error, "name", None) or "").partition(".")[0]
     ours = any((folder / name).exists() for folder in (ROOT, ROOT / "benchmarks"))
@@ -367,7 +341,7 @@ if (ROOT / "benchmarks") in Path(sys.argv[0]).resolve().parents:
     sys.excepthook = _one_sentence  # here, because scripts import packages after this module
 
 
-def flags(about: str | None, *, parts: Iterable[str] = (), **modes: str) -> argparse.ArgumentParser:
+def flags(about, *, parts=(), **modes):
     """The flags of a script.
 
     Args:
@@ -396,27 +370,20 @@ def flags(about: str | None, *, parts: Iterable[str] = (), **modes: str) -> argp
 class _Tiny(argparse.Action):
     """The flag `--tiny`."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, **options):
         super().__init__(nargs=0, **options)
 
-    def __call__(self, parser: object, chosen: Namespace, *_: object) -> None:
+    def __call__(self, parser, chosen, *_):
         chosen.tiny = chosen.quick = True
         set_tiny(True)
 
 
-def mode_of(chosen: Namespace) -> str:
+def mode_of(chosen):
     """The one of `MODES` that the flags ask for."""
     return next((mode for mode in (FULL, TINY) if getattr(chosen, mode, False)), QUICK)
 
 
-def measured(
-    name: str,
-    chosen: Namespace,
-    measure: Callable[[Findings, Namespace], None],
-    *,
-    packages: Sequence[str] = (),
-    quiet: bool = False,
-) -> int:
+def measured(name, chosen, measure, *, packages=(), quiet=False):
     """Measure, and print what was measured; returns the exit code.
 
     Args:
@@ -438,7 +405,7 @@ def measured(
     return finish({"benchmark": name, **document(findings, others_load, packages)})
 
 
-def document(findings: Findings, others_load: float, packages: Sequence[str]) -> dict[str, Any]:
+def document(findings, others_load, packages):
     """Verdict, claims and numbers of a result, and what they were measured with."""
     claims = judged(findings.claims, others_load)
     ended = verdict(claims, others_load=others_load)
@@ -466,7 +433,7 @@ def document(findings: Findings, others_load: float, packages: Sequence[str]) ->
     }
 
 
-def show(findings: Findings, others_load: float) -> None:
+def show(findings, others_load):
     """Print the claims, the A/A arms, and whether others kept the machine busy."""
     for claim in judged(findings.claims, others_load):
         ended = WORDS[claim.ended]
@@ -484,18 +451,18 @@ def show(findings: Findings, others_load: float) -> None:
         )
 
 
-def finish(result: Mapping[str, Any]) -> int:
+def finish(result):
     """Print a result as one JSON line; return the exit code of its verdict."""
     print(plain_json.dumps(result).decode(), flush=True)
     return EXIT_CODES[result["verdict"]]
 
 
-def write_rows(path: Path, value: Any) -> None:
+def write_rows(path, value):
     """Write a file of JSON with one row a line, so that a changed row is a changed line."""
     replace_file(path, f"{_rows(json.loads(plain_json.dumps(value)))}\n".encode())
 
 
-def _rows(value: Any, indent: str = "") -> str:
+def _rows(value, indent=""):
     """Short values, and those without a list or an object inside, in one line."""
     text = json.dumps(value)
     entries = value.values() if isinstance(value, dict) else value
@@ -509,7 +476,7 @@ def _rows(value: Any, indent: str = "") -> str:
     return f"{text[0]}\n{inner}\n{indent}{text[-1]}"
 
 
-def _as_objects(value: Any) -> Any:
+def _as_objects(value):
     """Samples and estimates as objects, at any depth."""
     if isinstance(value, Sample):
         return asdict(value)

@@ -5,17 +5,11 @@ script's result file, so they change with it; a row without one states what is d
 measured once.
 """
 
-from __future__ import annotations
-
-from collections.abc import Mapping, Sequence
-from typing import Any
-
 import yaml
 from harness.claims import UNTOLD, WORDS, worst
 from harness.machine import ROOT
 from harness.results_page import (
     FAILED,
-    Document,
     anchor,
     ended,
     measured,
@@ -52,7 +46,7 @@ LACKS = "the result has no"
 """Where a row names a claim or limit that its script no longer has."""
 
 
-def claims_page(table: str, documents: Sequence[Document]) -> str:
+def claims_page(table, documents):
     """The page in Markdown.
 
     Args:
@@ -82,7 +76,7 @@ def claims_page(table: str, documents: Sequence[Document]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def measured_of(claim: Mapping[str, Any], results: Mapping[str, Document]) -> tuple[str, str]:
+def measured_of(claim, results):
     """What was measured of a row's claim, and the verdict in words."""
     if "result" not in claim:
         once = "once" in claim
@@ -127,14 +121,14 @@ def measured_of(claim: Mapping[str, Any], results: Mapping[str, Document]) -> tu
     return text, claim.get("means", {}).get(end, WORDS[end])
 
 
-def _twins_apart(result: Document) -> float:
+def _twins_apart(result):
     """How far equal arms of a script are apart, as a factor; 1 unless it tells them apart."""
     twins = result.get("twins", {"comparisons": [], "false_verdicts": 0})
     ratios = [one["value"] for one in twins["comparisons"]] if twins["false_verdicts"] else []
     return max((max(ratio, 1 / ratio) for ratio in ratios), default=1.0)
 
 
-def _by_bound(claim: Mapping[str, Any], intervals: Sequence[Sequence[float]]) -> str:
+def _by_bound(claim, intervals):
     """Whether intervals are on the side of a number that the claim says."""
     above, bound = "above" in claim, claim.get("above", claim.get("below"))
     higher = [low > bound for low, _ in intervals]
@@ -147,7 +141,7 @@ def _by_bound(claim: Mapping[str, Any], intervals: Sequence[Sequence[float]]) ->
     return "does not hold" if any(broken) else WORDS[UNTOLD]
 
 
-def _link(claim: Mapping[str, Any], results: Mapping[str, Document]) -> str:
+def _link(claim, results):
     """Where a row's claim is described: its page, or its section of RESULTS.md."""
     if target := claim.get("link"):
         return f"[{target.partition('.md')[0]}]({target})"

@@ -19,9 +19,7 @@ from __future__ import annotations
 import math
 import statistics
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
 
 ERROR = 0.05
 """Probability of a false verdict: of one comparison, and of a page after `holm`."""
@@ -35,34 +33,34 @@ class Estimate(ABC):
 
     @property
     @abstractmethod
-    def value(self) -> float:
+    def value(self):
         """The estimate."""
 
     @property
     @abstractmethod
-    def low(self) -> float:
+    def low(self):
         """Lower end of the 95 % interval; NaN where the repeats are too few for one."""
 
     @property
     @abstractmethod
-    def high(self) -> float:
+    def high(self):
         """Its upper end."""
 
     @abstractmethod
-    def p(self, limit: float) -> float:
+    def p(self, limit):
         """Two-sided p-value of the true value being `limit`; NaN without an interval."""
 
-    def spelt(self, form: str = ".2f") -> str:
+    def spelt(self, form=".2f"):
         """The value and, in brackets, its interval and n."""
         within = f"{self.low:{form}} to {self.high:{form}}, n {self.n}"
         unknown = math.isnan(self.low) or math.isnan(self.high)
         return f"{self.value:{form}} ({f'n {self.n}, no interval' if unknown else within})"
 
-    def __str__(self) -> str:
+    def __str__(self):
         """Spelt with two digits."""
         return self.spelt()
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self):
         """As it stands in a result."""
         return {"value": self.value, "low": self.low, "high": self.high, "n": self.n}
 
@@ -80,7 +78,7 @@ class Mean(Estimate):
     n: int
 
     @classmethod
-    def of(cls, values: Iterable[float]) -> Self:
+    def of(cls, values):
         """Of independent values, taken as normal."""
         values = list(values)
         n = len(values)
@@ -92,26 +90,26 @@ class Mean(Estimate):
         return cls(statistics.fmean(values), half, n)
 
     @classmethod
-    def of_differences(cls, own: Sequence[float], others: Sequence[float]) -> Self:
+    def of_differences(cls, own, others):
         """Of `own - other` in pairs, in the order of their seeds."""
         return cls.of(a - b for a, b in zip(own, others, strict=True))
 
     @property
-    def value(self) -> float:
+    def value(self):
         """The mean."""
         return self.mean
 
     @property
-    def low(self) -> float:
+    def low(self):
         """Lower end of the interval."""
         return self.mean - self.half
 
     @property
-    def high(self) -> float:
+    def high(self):
         """Upper end of the interval."""
         return self.mean + self.half
 
-    def p(self, limit: float) -> float:
+    def p(self, limit):
         """By Student's t."""
         from scipy.stats import t
 
@@ -132,7 +130,7 @@ class Ratio(Estimate):
     log: Mean
 
     @classmethod
-    def of(cls, dividends: Sequence[float], divisors: Sequence[float]) -> Self:
+    def of(cls, dividends, divisors):
         """Of pairs in the order of their seeds or turns, so that a slow spell hits both sides.
 
         One value that is infinite or not above 0 (a goal that was not reached) leaves no ratio:
@@ -144,26 +142,26 @@ class Ratio(Estimate):
         return cls(Mean.of(math.log(x) - math.log(y) for x, y in pairs))
 
     @property
-    def n(self) -> int:  # type: ignore[override]
+    def n(self):
         """Number of pairs."""
         return self.log.n
 
     @property
-    def value(self) -> float:
+    def value(self):
         """The geometric mean."""
         return math.exp(self.log.mean)
 
     @property
-    def low(self) -> float:
+    def low(self):
         """Lower end of the interval."""
         return math.exp(self.log.low)
 
     @property
-    def high(self) -> float:
+    def high(self):
         """Upper end of the interval."""
         return math.exp(self.log.high)
 
-    def p(self, limit: float = 1.0) -> float:
+    def p(self, limit=1.0):
         """By Student's t of the logarithms."""
         return self.log.p(math.log(limit))
 
@@ -176,12 +174,12 @@ class Share(Estimate):
     n: int
 
     @property
-    def value(self) -> float:
+    def value(self):
         """The share of trials with the event."""
         return self.events / self.n if self.n else math.nan
 
     @property
-    def low(self) -> float:
+    def low(self):
         """Lower end of the interval; 0 where there is no event."""
         from scipy.stats import beta
 
@@ -194,7 +192,7 @@ class Share(Estimate):
         )
 
     @property
-    def high(self) -> float:
+    def high(self):
         """Upper end of the interval; 1 where every trial has the event."""
         from scipy.stats import beta
 
@@ -203,7 +201,7 @@ class Share(Estimate):
         rest = self.n - self.events
         return float(beta.ppf(1 - ERROR / 2, self.events + 1, rest)) if rest else 1.0
 
-    def p(self, limit: float) -> float:
+    def p(self, limit):
         """Twice the smaller tail of the binomial distribution, at most 1."""
         from scipy.stats import binom
 
@@ -213,14 +211,14 @@ class Share(Estimate):
         return min(1.0, 2 * float(min(tails)))
 
 
-def _quantile(n: int) -> float:
+def _quantile(n):
     """Half of an interval by Student's t, in standard errors."""
     from scipy.stats import t  # .3 s
 
     return float(t.ppf(1 - ERROR / 2, n - 1))
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
+def holm(p_values):
     """Correct the p-values of one page for their number, in their order (Holm 1979).
 
     A comparison with a corrected value of at most `ERROR` is a verdict; then the page has any

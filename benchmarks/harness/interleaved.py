@@ -3,7 +3,8 @@
 `take_turns` runs any arms one after the other, again and again; `quiet_turns` runs those again that
 others disturbed. `in_turns` gives each program a process of its own: neither ours nor a peer's
 inherits the other's thread pool, allocator or imports, and each one's memory can be measured. An
-`Arm` builds its step once and then waits until it is asked to run.
+`Arm` builds its step once and then waits until it is asked to run. With `--tiny` programs take one
+step in the process of the script.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ import importlib
 import multiprocessing
 import statistics
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
-from multiprocessing.connection import Connection
-from typing import Any, Self, TypeVar
+from typing import Any, TypeVar
 
 from harness.estimates import Ratio
-from harness.machine import BUSY_SHARE, resident, smallest
+from harness.machine import BUSY_SHARE, cores, resident, smallest
 
 from mlxhog.machine.processes import follow_parent, thread_limits
 
@@ -32,9 +33,7 @@ START_S = 300.0
 """How long an arm may take to import its framework, to build its model or to end a turn."""
 
 
-def take_turns(
-    turns: Iterable[T], arms: Iterable[A], run: Callable[[A, T], R], *, warm_up: bool = False
-) -> dict[A, list[R]]:
+def take_turns(turns, arms, run, *, warm_up=False):
     """Run every arm with every turn (a number, a seed), all arms before the next turn.
 
     The order of the arms is reversed after each turn, so that a machine that becomes slower or
@@ -57,14 +56,7 @@ def take_turns(
     return results
 
 
-def with_twin(
-    turns: Iterable[T],
-    arms: Iterable[A],
-    run: Callable[[A, T], R],
-    *,
-    twin: A,
-    warm_up: bool = False,
-) -> tuple[dict[A, list[R]], list[R]]:
+def with_twin(turns, arms, run, *, twin, warm_up=False):
     """Run arms as `take_turns` does, and one of them a second time in each turn (A/A).
 
     Returns:
@@ -77,9 +69,18 @@ def with_twin(
     return {arm: values for (_, arm), values in own.items()}, again
 
 
-def quiet_turns(
-    count: int, arms: Iterable[A], run: Callable[[A], tuple[R, float]]
-) -> tuple[dict[A, list[R]], float]:
+def on_cores(function, jobs):
+    """What a function returns for each job, in their order; a process on every core.
+
+    With `--tiny` all are done in this process.
+    """
+    if smallest(True, False):
+        return list(map(function, jobs))
+    with ProcessPoolExecutor(len(cores()), multiprocessing.get_context("spawn")) as pool:
+        return list(pool.map(function, jobs))
+
+
+def quiet_turns(count, arms, run):
     """Run every arm in turns until so many of its turns were quiet.
 
     Args:
@@ -91,9 +92,9 @@ def quiet_turns(
         the results of quiet turns, and 0; where others leave too few of them, those of all turns,
         and the load that spoilt them.
     """
-    turns: dict[A, list[tuple[R, float]]] = {arm: [] for arm in arms}
+    turns = {arm: [] for arm in arms}
 
-    def quiet(arm: A) -> list[R]:
+    def quiet(arm):
         return [result for result, load in turns[arm] if load <= BUSY_SHARE]
 
     count = smallest(1, count)
@@ -129,7 +130,7 @@ class Program:
     options: Mapping[str, Any]
     libraries: Sequence[str] = ("torch",)
 
-    def build(self, threads: int) -> Any:
+    def build(self, threads):
         """Call the function; with `--tiny` a size of long sequences gets short ones."""
         function = getattr(importlib.import_module(self.module), self.function)
         options = {
@@ -144,7 +145,7 @@ class Program:
 class Arm:
     """One program in a process of its own, which works only when it is asked to."""
 
-    def __init__(self, program: Program, *, threads: int) -> None:
+    def __init__(self, program, *, threads):
         """Start the process; `ready` waits until its step is built.
 
         Args:
@@ -159,30 +160,30 @@ class Arm:
             self._process.start()
         theirs.close()
 
-    def __enter__(self) -> Self:
+    def __enter__(self):
         """Return the arm, whose process is gone when the block ends, whatever happened."""
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         """End the process."""
         self._process.kill()
         self._process.join()
 
-    def ready(self) -> None:
+    def ready(self):
         """Wait until the step is built and has run once."""
         self._ask("warm up")
 
-    def run(self, seconds: float) -> float:
+    def run(self, seconds):
         """Step for at least so long; returns seconds per step."""
         return float(self._ask(seconds))
 
-    def close(self) -> Peak:
+    def close(self):
         """End the process; returns what it needed."""
-        peak: Peak = self._ask("end")
+        peak = self._ask("end")
         self._process.join(START_S)
         return peak
 
-    def _ask(self, what: object) -> Any:
+    def _ask(self, what):
         with suppress(BrokenPipeError):  # it has ended, which `answer` says
             self._pipe.send(what)
         return answer(self._pipe, self.program)
@@ -201,17 +202,17 @@ class Peak:
     most: int
 
     @property
-    def added(self) -> int:
+    def added(self):
         """What the program itself needed beyond its libraries."""
         return self.most - self.imported
 
 
-def _serve(pipe: Connection, program: Program, threads: int) -> None:
+def _serve(pipe, program, threads):
     follow_parent()
     for library in program.libraries:
         importlib.import_module(library)
     imported = resident()[1]
-    step: Callable[[], float | None] = program.build(threads)
+    step = program.build(threads)
     while True:
         asked = pipe.recv()
         if asked == "end":
@@ -241,16 +242,16 @@ class Turns:
     peaks: dict[str, Peak]
     again: list[float]
 
-    def ratio(self, slow: str, fast: str) -> Ratio:
+    def ratio(self, slow, fast):
         """How many times faster `fast` is, turn by turn."""
         return Ratio.of(self.seconds[slow], self.seconds[fast])
 
-    def median(self, name: str) -> float:
+    def median(self, name):
         """Median seconds per step."""
         return statistics.median(self.seconds[name])
 
 
-def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, seconds: float) -> Turns:
+def in_turns(programs, *, threads, turns, seconds):
     """Measure programs turn by turn; the first of them in two processes (A/A).
 
     Args:
@@ -259,6 +260,10 @@ def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, secon
         turns: at least 1.
         seconds: least length of one arm's turn; one step where a step takes longer.
     """
+    if smallest(True, False):
+        once_s = {name: [_one_step(one, threads)] for name, one in programs.items()}
+        peaks = dict.fromkeys(programs, Peak(1, 2))
+        return Turns(once_s, peaks, next(iter(once_s.values())))
     twice = next(iter(programs.values()))
     with ExitStack() as stack:
         arms = {
@@ -276,13 +281,22 @@ def in_turns(programs: Mapping[str, Program], *, threads: int, turns: int, secon
     )
 
 
-def once(program: Program, *, threads: int) -> Any:
-    """Return what a program's function returns, called in a process of its own."""
+def _one_step(program, threads):
+    """With `--tiny`: seconds of one step in this process, which imports each framework once."""
+    step, began = program.build(threads), time.perf_counter()
+    counted = step()
+    return time.perf_counter() - began if counted is None else counted
+
+
+def once(program, *, threads):
+    """Return what a program's function returns, called in a process of its own (not `--tiny`)."""
+    if smallest(True, False):
+        return program.build(threads)
     with spawned(_call, program, threads, threads=threads) as (pipe, _):
         return answer(pipe, program)
 
 
-def _call(program: Program, threads: int, pipe: Connection) -> None:
+def _call(program, threads, pipe):
     pipe.send(program.build(threads))
 
 
@@ -290,9 +304,7 @@ def _call(program: Program, threads: int, pipe: Connection) -> None:
 
 
 @contextmanager
-def spawned(
-    serve: Callable[..., None], *arguments: Any, threads: int = 1
-) -> Iterator[tuple[Connection, int]]:
+def spawned(serve, *arguments, threads=1):
     """Yield the pipe and the id of a process that serves it; it is gone when the block ends.
 
     Args:
@@ -316,13 +328,13 @@ def spawned(
         process.join()
 
 
-def _follow(serve: Callable[..., None], *arguments: Any) -> None:
+def _follow(serve, *arguments):
     follow_parent()
     with suppress(EOFError, BrokenPipeError):  # nobody asks any more
         serve(*arguments)
 
 
-def answer(pipe: Connection, who: object) -> Any:
+def answer(pipe, who):
     """Return the next answer of a process.
 
     Raises:

@@ -1,21 +1,21 @@
 """The machine that a benchmark runs on: what it is, whose cores are used, and what others use."""
 
-from __future__ import annotations
-
 import os
 import platform
 import re
 import resource
 import subprocess
+import sys
 import time
-from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import mlxhog
 
 ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.append(str(ROOT))  # for `tests` and `tools`, also in the processes of a script
 LETTERS = {"AuthenticAMD 25": "N", "AuthenticAMD 26": "M"}
 """Letters of machines in docs/numbers.md: N is a Zen 4, M a Zen 5."""
 WRITTEN = ("benchmarks/results", "benchmarks/RESULTS.md", "docs/claims.md")
@@ -25,19 +25,19 @@ TINY_MODE = "MLXHOG_BENCHMARK_TINY"
 """Set in the environment, where the processes of a script find it as well."""
 
 
-def set_tiny(tiny: bool) -> None:
+def set_tiny(tiny):
     """Choose what `smallest` returns here and in the processes that begin later."""
     os.environ.pop(TINY_MODE, None)
     if tiny:
         os.environ[TINY_MODE] = "1"
 
 
-def smallest(tiny: T, usual: T) -> T:
+def smallest(tiny, usual):
     """Return the size of `--tiny`, which only asks whether a script runs, or the usual one."""
     return tiny if TINY_MODE in os.environ else usual
 
 
-def machine() -> dict[str, Any]:
+def machine():
     """Letter, processor, cores this process may use, memory and system."""
     return {
         "letter": LETTERS.get(_cpu_family(), "unknown"),
@@ -48,13 +48,13 @@ def machine() -> dict[str, Any]:
     }
 
 
-def _cpu_family() -> str:
+def _cpu_family():
     info = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
     facts = dict(re.findall(r"^(vendor_id|cpu family)\s*: (.*)$", info, re.MULTILINE))
     return " ".join(facts.values())
 
 
-def _cpu_model() -> str:
+def _cpu_model():
     if platform.system() == "Darwin":
         command = ["sysctl", "-n", "machdep.cpu.brand_string"]
         return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
@@ -63,28 +63,28 @@ def _cpu_model() -> str:
     return names[0] if names else platform.processor()
 
 
-def cores() -> list[int]:
+def cores():
     """Cores this process may run on."""
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
 
 
-def pin(core: int) -> None:
+def pin(core):
     """Keep this process on one core, where the system lets us (not macOS)."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
 
 
-def unpin(allowed: Sequence[int]) -> None:
+def unpin(allowed):
     """Let this process run on these cores again."""
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, allowed)
 
 
-def versions(*packages: str) -> dict[str, str | None]:
+def versions(*packages):
     """Installed versions of Python and of the packages; None where one is missing."""
-    installed: dict[str, str | None] = {"python": platform.python_version()}
+    installed = {"python": platform.python_version()}
     for package in packages:
         try:
             installed[package] = metadata.version(package)
@@ -93,7 +93,7 @@ def versions(*packages: str) -> dict[str, str | None]:
     return installed
 
 
-def commit() -> str | None:
+def commit():
     """The last commit that changed more than results, with "+" where something else is measured.
 
     Results and pages that `benchmarks/all.py` writes do not count, committed or not: a run goes on
@@ -101,7 +101,7 @@ def commit() -> str | None:
     or that the imported package is not the one of this checkout. None outside a checkout.
     """
 
-    def git(*arguments: str) -> str | None:
+    def git(*arguments):
         command = ["git", "-C", str(ROOT), *arguments]
         try:
             ended = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -115,12 +115,12 @@ def commit() -> str | None:
     return last and last + ("+" if changed or package() != ROOT / "mlxhog" else "")
 
 
-def package() -> Path:
+def package():
     """The folder of the package that is measured."""
     return Path(mlxhog.__file__).resolve().parent
 
 
-def not_this_commit() -> str:
+def not_this_commit():
     """Why results of now would be of no commit, and the way out; empty where they are of one."""
     if package() != ROOT / "mlxhog":
         return f"mlxhog is that of {package()}; here: python -m pip install -e ."
@@ -136,7 +136,7 @@ def not_this_commit() -> str:
     return "files differ from the commit: commit or stash them" if at.endswith("+") else ""
 
 
-def resident(pid: int | None = None) -> tuple[int, int]:
+def resident(pid=None):
     """Resident bytes of a process now, and at their highest; of this process by default.
 
     Linux's ru_maxrss is no use here: a new process begins with that of its parent. Where /proc is
@@ -158,7 +158,7 @@ def resident(pid: int | None = None) -> tuple[int, int]:
 # -- other people's load --------------------------------------------------------------------------
 
 
-def _busy_seconds() -> float | None:
+def _busy_seconds():
     """CPU seconds all cores worked or were robbed of by a hypervisor; None if unknown."""
     try:
         fields = Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]
@@ -175,12 +175,12 @@ class LoadWatch:
     /proc (macOS) the one-minute load average at the start has to do.
     """
 
-    def __init__(self) -> None:
+    def __init__(self):
         """Start watching."""
         self.load_average = os.getloadavg()[0]
         self._began, self._busy, self._own = time.monotonic(), _busy_seconds(), own_cpu_s()
 
-    def stop(self, living_cpu_s: float = 0.0) -> float:
+    def stop(self, living_cpu_s=0.0):
         """Cores' worth of CPU that others used meanwhile: 0 quiet, 1 one core.
 
         Args:
@@ -195,13 +195,13 @@ class LoadWatch:
         return max(0.0, busy - self._busy - own - ticks) / elapsed
 
 
-def own_cpu_s() -> float:
+def own_cpu_s():
     """CPU time of this process and of all it has waited for."""
     children = resource.getrusage(resource.RUSAGE_CHILDREN)
     return time.process_time() + children.ru_utime + children.ru_stime
 
 
-def wait_until_quiet(patience_s: float = 60.0, window_s: float = 2.0) -> float:
+def wait_until_quiet(patience_s=60.0, window_s=2.0):
     """Wait for a window in which others are quiet; returns their load in the last window."""
     deadline = time.monotonic() + smallest(0.0, patience_s)
     while True:

@@ -1,12 +1,8 @@
 """benchmarks/RESULTS.md, from the result files of `all.py`: one section per script."""
 
-from __future__ import annotations
-
 import json
 import tomllib
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
 
 from harness.claims import (
     FULL,
@@ -15,14 +11,11 @@ from harness.claims import (
     NO_LIMIT,
     NOT_MEASURABLE,
     QUICK,
-    TINY,
     UNTOLD,
     WORDS,
     Claim,
 )
 from harness.machine import ROOT
-
-Document = Mapping[str, Any]
 
 FIGURES = ("paper_tables", "staleness", "scaling", "schemes")
 """Experiments whose figure is committed; others are drawn by their own --draw."""
@@ -36,21 +29,18 @@ MEANS = {
     FAILED: "the script ended with an error",
 }
 MODE_NOTES = {
-    TINY: "a test of the scripts: the numbers mean nothing",
     QUICK: "sizes of minutes",
     FULL: "the largest sizes that were run; a section's command says which part of its script",
 }
 
 
-def read(folder: Path, order: Sequence[str] = ()) -> list[Document]:
+def read(folder, order=()):
     """Every script's result, those that `order` names first; of --full where there is one.
 
-    One that failed gives way to that of the other mode. Results of --tiny are shown where there are
-    no others.
+    One that failed gives way to that of the other mode.
     """
-    results: dict[str, Document] = {}
-    modes = [mode for mode in (FULL, QUICK) if any((folder / mode).glob("*.json"))]
-    for mode in modes or [TINY]:
+    results = {}
+    for mode in (FULL, QUICK):
         for path in sorted((folder / mode).glob("*.json")):
             document = json.loads(path.read_text())
             known = results.setdefault(path.stem, document)
@@ -60,21 +50,19 @@ def read(folder: Path, order: Sequence[str] = ()) -> list[Document]:
     return [results[name] for name in [*names, *(name for name in results if name not in names)]]
 
 
-def name_of(document: Document) -> str:
+def name_of(document):
     """The script's name."""
     return str(document.get("experiment") or document["benchmark"])
 
 
-def other_version(document: Document) -> str:
+def other_version(document):
     """The version of mlxhog that a result is of, where it is not today's."""
     version = document.get("versions", {}).get("mlxhog")
     today = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["version"]
     return "" if version in (None, today) else str(version)
 
 
-def results_page(
-    documents: Sequence[Document], *, folder: str, expected: Sequence[str] = ()
-) -> str:
+def results_page(documents, *, folder, expected=()):
     """The page in Markdown.
 
     Args:
@@ -109,13 +97,13 @@ def results_page(
     return "\n".join(lines) + "\n"
 
 
-def _has(documents: Sequence[Document], mode: str) -> bool:
+def _has(documents, mode):
     return any(document.get("mode") == mode for document in documents)
 
 
-def _origins(documents: Sequence[Document]) -> list[str]:
+def _origins(documents):
     """Version, commit and machine of the results, so that a page of several is seen as one."""
-    scripts: dict[str, list[str]] = {}
+    scripts = {}
     for document in documents:
         if "versions" in document:
             facts, commit = document["machine"], document["commit"] or "unknown"
@@ -130,7 +118,7 @@ def _origins(documents: Sequence[Document]) -> list[str]:
     return [f"- {origin}: {', '.join(names)}." for origin, names in scripts.items()]
 
 
-def where(document: Document) -> str:
+def where(document):
     """Date, machine, commit, versions and seeds of a result, in one line."""
     if "machine" not in document:
         return ""
@@ -151,7 +139,7 @@ def where(document: Document) -> str:
     return ". ".join(parts) + "."
 
 
-def _summary(document: Document) -> str:
+def _summary(document):
     verdicts = [one["verdict"] for one in document.get("compared", [])]
     counts = ", ".join(f"{verdicts.count(word)} {word}" for word in dict.fromkeys(verdicts)) or "-"
     ends = [ended(claim) for claim in document.get("claims", [])]
@@ -166,17 +154,17 @@ def _summary(document: Document) -> str:
     return row([link, str(document.get("mode", "-")), counts, own, same, duration])
 
 
-def verdict_word(document: Document) -> str:
+def verdict_word(document):
     """The verdict of a result in words."""
     return WORDS.get(document["verdict"], document["verdict"])
 
 
-def ended(claim: Mapping[str, Any]) -> str:
+def ended(claim):
     """How a recorded claim ended."""
     return str(claim.get("ended") or (MET if claim["met"] else MISSED))
 
 
-def measured(claim: Mapping[str, Any]) -> str:
+def measured(claim):
     """A recorded claim's value with interval and n."""
     fields = {name: claim.get(name) for name in ("interval", "n")}
     fields["interval"] = fields["interval"] and tuple(map(_number, fields["interval"]))
@@ -185,21 +173,21 @@ def measured(claim: Mapping[str, Any]) -> str:
     ).measured
 
 
-def _number(value: float | None) -> float:
+def _number(value):
     return float("nan") if value is None else float(value)
 
 
-def _heading(document: Document) -> str:
+def _heading(document):
     return str(document.get("title") or name_of(document))
 
 
-def anchor(document: Document) -> str:
+def anchor(document):
     """The anchor that a heading gets."""
     letters = "".join(c for c in _heading(document).lower() if c.isalnum() or c in " -_")
     return letters.replace(" ", "-")
 
 
-def _section(document: Document, folder: str) -> list[str]:
+def _section(document, folder):
     lines = [f"## {_heading(document)}", ""]
     if document["verdict"] == FAILED:
         return [*lines, f"    {document['command']}", "", f"**Failed**: {document['error']}"]
@@ -239,12 +227,12 @@ def _section(document: Document, folder: str) -> list[str]:
     return [*lines, f"Verdict: {word} ({MEANS[document['verdict']]}); {load}."]
 
 
-def wanted(claim: Mapping[str, Any]) -> str:
+def wanted(claim):
     """A recorded claim's limit."""
     return Claim("", 0.0, claim["relation"], claim["limit"], least=claim.get("least")).wanted
 
 
-def _setting(value: object) -> str:
+def _setting(value):
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {_setting(one)}" for name, one in value.items())
     if isinstance(value, list):
@@ -252,7 +240,7 @@ def _setting(value: object) -> str:
     return _cell(value)
 
 
-def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def _table(rows):
     if not rows:
         return []
     columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -261,17 +249,17 @@ def _table(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [row(columns), f"|{'|'.join(ruler)}|", *body, ""]
 
 
-def _is_number(rows: Sequence[Mapping[str, Any]], column: str) -> bool:
+def _is_number(rows, column):
     return any(isinstance(row.get(column), int | float) for row in rows)
 
 
-def row(cells: Sequence[str]) -> str:
+def row(cells):
     """A row of a table."""
     escaped = [cell.replace("|", "\\|") for cell in cells]
     return f"| {' | '.join(escaped)} |"
 
 
-def _cell(value: object) -> str:
+def _cell(value):
     if value is None:
         return "-"
     if isinstance(value, bool):

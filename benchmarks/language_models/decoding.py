@@ -7,24 +7,20 @@ one, by its own framework's means.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 import numpy as np
 from harness.claims import Sample
 from harness.interleaved import Program, once, take_turns
 from harness.machine import resident, smallest
-from language_models.ours import Step, large
+from language_models.ours import large
 from language_models.peers import xlstm_large
-from language_models.rows import MLX, PACKAGE, TORCH, TRANSFORMERS, Report
+from language_models.rows import MLX, PACKAGE, TORCH, TRANSFORMERS
 from language_models.sizes import SMALL, LargeSize
 
 from mlxhog import arena, backends
-from mlxhog.backends.backend import Backend
 from mlxhog.models import families
-from mlxhog.models.families import ModelConfig
-from mlxhog.models.xlstm_large import XLSTMLargeConfig
 
 PROMPT = 16
 Stream = Callable[[int], float]
@@ -42,21 +38,19 @@ class Ids:
     sha256: str = ""
 
     @property
-    def n_ids(self) -> int:
+    def n_ids(self):
         return self.vocab_size
 
-    def decode(self, ids: Any) -> bytes:
+    def decode(self, ids):
         return b""
 
-    def encode(self, text: bytes) -> Any:
+    def encode(self, text):
         raise NotImplementedError
 
     byte_lengths = files = encode
 
 
-def load_backend(
-    name: str, cfg: ModelConfig, *, threads: int = 1, kernels: str = "auto", seed: int = 0
-) -> Backend:
+def load_backend(name, cfg, *, threads=1, kernels="auto", seed=0):
     """One of our backends with fresh parameters."""
     layout = arena.plan(families.param_spec(cfg), max_workers=1, n_tickets=1)
     backend = backends.create(name, threads=threads, kernels=kernels, cpu_blas="auto")
@@ -68,21 +62,19 @@ def load_backend(
     return backend
 
 
-def prompt(V: int) -> np.ndarray:
+def prompt(V):
     """Some ids, BOS first."""
     ids = np.random.default_rng(0).integers(1, V, PROMPT)
     ids[0] = 0
     return ids
 
 
-def ours(
-    backend: Backend, cfg: ModelConfig, *, temperature: float = 0.0, **sampling: Any
-) -> Stream:
+def ours(backend, cfg, *, temperature=0.0, **sampling):
     """Our own generation on a backend, sampling and text included."""
     from mlxhog.decoding.generate import answer
     from mlxhog.decoding.options import Sampling
 
-    def run(tokens: int) -> float:
+    def run(tokens):
         stream = answer(
             backend,
             [prompt(cfg.vocab_size)],
@@ -98,10 +90,10 @@ def ours(
     return run
 
 
-def _after_first(tokens: int, decode: Callable[[int], Any]) -> float:
+def _after_first(tokens, decode):
     """Tokens per second after the first one of a library that only returns the whole."""
 
-    def seconds(count: int) -> float:
+    def seconds(count):
         begin = time.perf_counter()
         decode(count)
         return time.perf_counter() - begin
@@ -110,7 +102,7 @@ def _after_first(tokens: int, decode: Callable[[int], Any]) -> float:
     return (tokens - 1) / (seconds(tokens) - first)
 
 
-def transformers_stream(cfg: XLSTMLargeConfig) -> Stream:
+def transformers_stream(cfg):
     """`generate` of transformers' xLSTMForCausalLM with its cache."""
     import torch
     from transformers import xLSTMConfig, xLSTMForCausalLM
@@ -130,7 +122,7 @@ def transformers_stream(cfg: XLSTMLargeConfig) -> Stream:
     ).eval()
     ids = torch.from_numpy(prompt(cfg.vocab_size))[None]
 
-    def decode(count: int) -> None:
+    def decode(count):
         with torch.inference_mode():
             out = model.generate(
                 ids,
@@ -145,7 +137,7 @@ def transformers_stream(cfg: XLSTMLargeConfig) -> Stream:
     return lambda tokens: _after_first(tokens, decode)
 
 
-def xlstm_stream(cfg: XLSTMLargeConfig) -> Stream:
+def xlstm_stream(cfg):
     """`generate` of the xlstm package's xLSTMLarge with its native kernels."""
     import torch
 
@@ -156,7 +148,7 @@ def xlstm_stream(cfg: XLSTMLargeConfig) -> Stream:
     model = xlstm_large(size, "inference").eval()
     ids = torch.from_numpy(prompt(cfg.vocab_size))[None]
 
-    def decode(count: int) -> None:
+    def decode(count):
         with torch.inference_mode():
             out, _ = model.generate(prefill_tokens=ids, max_length=count)
         assert out.shape[1] == count
@@ -164,9 +156,7 @@ def xlstm_stream(cfg: XLSTMLargeConfig) -> Stream:
     return lambda tokens: _after_first(tokens, decode)
 
 
-def prefill_and_forward(
-    backend: Backend, cfg: ModelConfig, *, B: int = 8, S: int = 256, repeats: int = 5
-) -> dict[str, Sample]:
+def prefill_and_forward(backend, cfg, *, B=8, S=256, repeats=5):
     """Tokens per second of reading one prompt of B * S tokens, and of a forward of (B, S).
 
     The forward is that of a training step without the backward: it computes the loss of every
@@ -179,14 +169,14 @@ def prefill_and_forward(
     batch = Batch(ids[:, :-1].copy(), ids[:, 1:].copy(), n_bytes=0)
     text = batch.x.reshape(1, -1)
 
-    def prefill() -> None:
+    def prefill():
         state = None
         for start in range(0, text.shape[1], PREFILL_CHUNK):
             _, state = backend.logits(text[:, start : start + PREFILL_CHUNK], state)
 
     works = {"prefill": prefill, "forward": lambda: backend.evaluate(batch)}
 
-    def rate(name: str, turn: int) -> float:
+    def rate(name, turn):
         begin = time.perf_counter()
         works[name]()
         return B * S / (time.perf_counter() - begin)
@@ -205,7 +195,7 @@ class Length:
     peak_bytes: int
 
 
-def over_length(backend: Backend, cfg: ModelConfig, *, marks: Sequence[int]) -> list[Length]:
+def over_length(backend, cfg, *, marks):
     """Pace over the last 500 tokens, size of the state and peak memory at each mark."""
     token, state = np.array([[0]], np.int32), None
     lengths, read = [], 0
@@ -222,7 +212,7 @@ def over_length(backend: Backend, cfg: ModelConfig, *, marks: Sequence[int]) -> 
     return lengths
 
 
-def state_bytes(state: Any) -> int:
+def state_bytes(state):
     """Size of a recurrent state, whatever its kind."""
     if isinstance(state, np.ndarray):
         return int(state.nbytes)
@@ -245,14 +235,14 @@ STREAMS = {
 }
 
 
-def decode(report: Report, thread_counts: list[int]) -> None:
+def decode(report, thread_counts):
     """One stream of xLSTM Large, greedily, one thread."""
     row = f"decoding one stream, d {SMALL.d} x {SMALL.blocks}, threads 1"
     turns = report.measure(row, STREAMS, TOKENS, 1)
     for peer in (PACKAGE, TRANSFORMERS):
         report.at_least(f"{row}: {TORCH} / {peer}", turns.ratio(peer, TORCH), 2.0)
     for backend in ("torch:cpu", "mlx:cpu"):
-        rates: dict[str, Sample] = once(
+        rates = once(
             Program(MODULE, "prefill", {"backend": backend, "repeats": report.turns}), threads=1
         )
         row = f"reading a prompt of {SMALL.tokens:,} tokens, {backend}"
@@ -260,7 +250,7 @@ def decode(report: Report, thread_counts: list[int]) -> None:
         print(f"\n{row}: {rates['prefill'].median:,.0f} tokens per second")
         report.results[row] = {"tokens_per_s": rates}
         report.at_most(f"{row}: training forward / prefill", slower, 1.2)
-    lengths: list[Length] = once(Program(MODULE, "lengths", {}), threads=1)
+    lengths = once(Program(MODULE, "lengths", {}), threads=1)
     print("\nstate while one stream grows")
     for length in lengths:
         print(
@@ -276,7 +266,7 @@ def decode(report: Report, thread_counts: list[int]) -> None:
 # -- in processes of their own --------------------------------------------------------------------
 
 
-def our_stream(backend: str, threads: int) -> Step:
+def our_stream(backend, threads):
     """Decode by our own generation; counts the seconds after the first token."""
     cfg = large(SMALL)
     loaded = load_backend(backend, cfg, threads=threads)
@@ -284,7 +274,7 @@ def our_stream(backend: str, threads: int) -> Step:
     return lambda: TOKENS / stream(smallest(3, TOKENS))
 
 
-def peer_stream(peer: str, threads: int) -> Step:
+def peer_stream(peer, threads):
     """Decode by a library's own generation; counts the seconds after the first token."""
     import torch
 
@@ -293,7 +283,7 @@ def peer_stream(peer: str, threads: int) -> Step:
     return lambda: TOKENS / stream(smallest(3, TOKENS))
 
 
-def prefill(backend: str, repeats: int, threads: int) -> dict[str, Sample]:
+def prefill(backend, repeats, threads):
     """Tokens per second of a prompt and of a training forward."""
     cfg = large(SMALL)
     loaded = load_backend(backend, cfg, threads=threads)
@@ -302,7 +292,7 @@ def prefill(backend: str, repeats: int, threads: int) -> dict[str, Sample]:
     )
 
 
-def lengths(threads: int) -> Any:
+def lengths(threads):
     """What decoding costs as the text grows."""
     cfg = large(SMALL)
     marks = smallest((10, 20), MARKS)

@@ -4,27 +4,20 @@ Each op of xLSTM Large at d 128 x 4, forward and backward, times its calls in a 
 turns in one process; the fastest of many counts, since other load only ever adds.
 """
 
-from __future__ import annotations
-
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 from harness.interleaved import Program, once
 from language_models.ours import large
-from language_models.rows import Report
 from language_models.sizes import SMALL
 
 KINDS = ("reference", "native")
 
-Step = Callable[[], None]
 
-
-def ops(report: Report, thread_counts: list[int]) -> None:
+def ops(report, thread_counts):
     """Milliseconds per step of every op, by both frameworks."""
     for threads in thread_counts:
-        tables: dict[str, dict[str, list[float]]] = {
+        tables = {
             framework: once(
                 Program(
                     "language_models.operators",
@@ -47,7 +40,7 @@ def ops(report: Report, thread_counts: list[int]) -> None:
         }
 
 
-def table(framework: str, repeats: int, threads: int) -> dict[str, list[float]]:
+def table(framework, repeats, threads):
     """Milliseconds of every op in a step, one for each of `KINDS`; in a process of its own."""
     from mlxhog.backends.mlx import preload_blas
     from mlxhog.models.ops.kernels import choose
@@ -72,20 +65,20 @@ def table(framework: str, repeats: int, threads: int) -> dict[str, list[float]]:
     return times
 
 
-def op_calls() -> dict[str, tuple[int, Callable[[Any, Any], Any], dict[str, np.ndarray]]]:
+def op_calls():
     """Every op at the model's sizes: calls per step, the call, its differentiable inputs."""
     cfg, B, S, NH = large(SMALL), SMALL.batch, SMALL.seq, SMALL.heads
     N, d, U, V = B * S, SMALL.d, cfg.ffn_dim, SMALL.vocab
     DK, DV = cfg.qk_head_dim, cfg.v_head_dim
     r = np.random.default_rng(0)
 
-    def draw(*shape: int) -> np.ndarray:
+    def draw(*shape):
         return r.standard_normal(shape).astype(np.float32)
 
-    def maps(width: int, *outs: int) -> dict[str, np.ndarray]:
+    def maps(width, *outs):
         return {"x": draw(N, width)} | {f"w{j}": draw(o, width) for j, o in enumerate(outs)}
 
-    def linears(ops: Any, a: Any) -> Any:
+    def linears(ops, a):
         return ops.linears(a["x"], [w for name, w in a.items() if name != "x"])
 
     cell = {"q": draw(B, S, NH, DK), "k": draw(B, S, NH, DK), "v": draw(B, S, NH, DV)}
@@ -128,7 +121,7 @@ def op_calls() -> dict[str, tuple[int, Callable[[Any, Any], Any], dict[str, np.n
     }
 
 
-def labels_of(ops: Any, labels: np.ndarray) -> Any:
+def labels_of(ops, labels):
     """Labels as an array of the framework whose ops these are."""
     if ops.xp.framework == "torch":
         import torch
@@ -139,7 +132,7 @@ def labels_of(ops: Any, labels: np.ndarray) -> Any:
     return mx.array(labels)
 
 
-def torch_op(ops: Any, call: Callable[[Any, Any], Any], inputs: dict[str, np.ndarray]) -> Step:
+def torch_op(ops, call, inputs):
     """One op forward and backward, from gradients of one for its outputs."""
     import torch
 
@@ -147,19 +140,19 @@ def torch_op(ops: Any, call: Callable[[Any, Any], Any], inputs: dict[str, np.nda
     ones = [torch.ones_like(out) for out in call(ops, arrays)]
     leaves = list(arrays.values())
 
-    def run() -> None:
+    def run():
         torch.autograd.grad(call(ops, arrays), leaves, ones)
 
     return run
 
 
-def mlx_op(ops: Any, call: Callable[[Any, Any], Any], inputs: dict[str, np.ndarray]) -> Step:
+def mlx_op(ops, call, inputs):
     """As `torch_op`."""
     import mlx.core as mx
 
     names, arrays = list(inputs), [mx.array(value) for value in inputs.values()]
 
-    def forward(*values: Any) -> list[Any]:
+    def forward(*values):
         return list(call(ops, dict(zip(names, values, strict=True))))
 
     ones = [mx.ones_like(out) for out in forward(*arrays)]
@@ -167,7 +160,7 @@ def mlx_op(ops: Any, call: Callable[[Any, Any], Any], inputs: dict[str, np.ndarr
     return lambda: mx.eval(mx.vjp(forward, arrays, ones))
 
 
-def fastest(steps: Sequence[Step], repeats: int) -> list[float]:
+def fastest(steps, repeats):
     """Seconds of the fastest run of each, taking turns."""
     best = [float("inf")] * len(steps)
     for _ in range(repeats):

@@ -4,31 +4,22 @@ Read the shared parameters, forward and backward, gradient norm and clipping, Ad
 all of a run but the text, the ticket and the record, which take microseconds.
 """
 
-from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 from language_models.peers import tokens_and_labels
-from language_models.sizes import LargeSize, MLSTMSize, SLSTMSize, V1Size
 
 from mlxhog import arena, backends, optim
 from mlxhog.arena import Arena
 from mlxhog.config.config import TrainConfig
 from mlxhog.data.batch import Batch
 from mlxhog.models import families
-from mlxhog.models.families import ModelConfig
 from mlxhog.models.registry import load_architecture
 from mlxhog.models.xlstm_large import XLSTMLargeConfig
 from mlxhog.optim import Target, gradients, updates
 
-Step = Callable[[], float | None]
-"""Runs once; returns the seconds that count where not all of it does."""
 OPTIONS = TrainConfig(optimizer="adamw", lr=1e-3)
 
 
-def large(size: LargeSize) -> XLSTMLargeConfig:
+def large(size):
     """The architecture of a size."""
     return XLSTMLargeConfig(
         vocab_size=size.vocab,
@@ -39,12 +30,12 @@ def large(size: LargeSize) -> XLSTMLargeConfig:
     )
 
 
-def train_large(size: LargeSize, threads: int, backend: str = "torch:cpu") -> Step:
+def train_large(size, threads, backend="torch:cpu"):
     """A training step of xLSTM Large."""
     return _training_step(large(size), size, threads, backend)
 
 
-def v1(size: V1Size) -> ModelConfig:
+def v1(size):
     """The architecture of a stack of the original blocks."""
     fields = load_architecture("7to1-tiny").to_dict()
     fields |= {
@@ -60,12 +51,12 @@ def v1(size: V1Size) -> ModelConfig:
     return families.read(fields)
 
 
-def train_v1(size: V1Size, threads: int, backend: str = "torch:cpu") -> Step:
+def train_v1(size, threads, backend="torch:cpu"):
     """A training step of a stack of the original blocks."""
     return _training_step(v1(size), size, threads, backend)
 
 
-def _training_step(model: ModelConfig, size: Any, threads: int, backend: str) -> Step:
+def _training_step(model, size, threads, backend):
     spec, optimizer = families.param_spec(model), optim.build(OPTIONS)
     layout = arena.plan(spec, max_workers=1, n_tickets=1, private=optimizer.state_segments)
     shared = Arena.create(layout)
@@ -86,7 +77,7 @@ def _training_step(model: ModelConfig, size: Any, threads: int, backend: str) ->
     batch = Batch(*tokens_and_labels(size), n_bytes=0)
     steps = 0
 
-    def step() -> None:
+    def step():
         nonlocal steps
         updates.snapshot(worker.inbox, shared.params)
         worker.refresh()
@@ -102,7 +93,7 @@ def _training_step(model: ModelConfig, size: Any, threads: int, backend: str) ->
 # -- products and cells ---------------------------------------------------------------------------
 
 
-def products(rows: int, shapes: list[tuple[int, int]], threads: int, library: str) -> Step:
+def products(rows, shapes, threads, library):
     """One float32 matrix product (rows, in) x (in, out) for each (in, out) of `shapes`.
 
     Args:
@@ -118,24 +109,24 @@ def products(rows: int, shapes: list[tuple[int, int]], threads: int, library: st
     torch.set_num_threads(threads)
     r = np.random.default_rng(0)
 
-    def drawn(*shape: int) -> Any:
+    def drawn(*shape):
         return r.standard_normal(shape).astype(np.float32)
 
     trios = [(drawn(rows, m), drawn(n, m), drawn(rows, n)) for m, n in shapes]
     tensors = [tuple(map(torch.from_numpy, trio)) for trio in trios]
 
-    def by_torch() -> None:
+    def by_torch():
         for x, w, y in tensors:
             torch.mm(x, w.T, out=y)
 
-    def by_ours() -> None:
+    def by_ours():
         for x, w, y in trios:
             ops.linears(x, [w], [None], [y], threads=threads)
 
     return {"torch": by_torch, "mlxhog": by_ours}[library]
 
 
-def draw(*shape: int, seed: int, mean: float = 0.0) -> Any:
+def draw(*shape, seed, mean=0.0):
     """A normal tensor that wants a gradient."""
     import torch
 
@@ -143,7 +134,7 @@ def draw(*shape: int, seed: int, mean: float = 0.0) -> Any:
     return torch.from_numpy(values.astype(np.float32)).requires_grad_()
 
 
-def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
+def mlstm_cell(size, threads, form="chunkwise"):
     """The mLSTM cell as models call it in torch, or as one chunk, forward and backward."""
     import torch
 
@@ -159,7 +150,7 @@ def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
     ]
     inputs += [draw(B, S, NH, seed=3), draw(B, S, NH, seed=4, mean=3.0)]
 
-    def step() -> None:
+    def step():
         if form == "parallel":
             h, _ = plain.mlstm_chunkwise(*inputs, chunk_size=S, eps=1e-6, state=None)
         else:
@@ -169,7 +160,7 @@ def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
     return step
 
 
-def slstm_cell(size: SLSTMSize, threads: int) -> Step:
+def slstm_cell(size, threads):
     """The sLSTM cell as models call it in torch, forward and backward."""
     import torch
 
@@ -181,7 +172,7 @@ def slstm_cell(size: SLSTMSize, threads: int) -> Step:
     inputs = [draw(B, S, NH, DH, seed=seed) for seed in range(4)]
     inputs += [draw(NH, 4 * DH, DH, seed=4), draw(4 * size.d, seed=5)]
 
-    def step() -> None:
+    def step():
         h, _ = ops.slstm_cell(*inputs)
         torch.autograd.grad(h.sum(), inputs)
 

@@ -5,25 +5,19 @@ kernels that run on a CPU; the optimizer is torch's fused one, its fastest. Noth
 counted or logged, which ours does.
 """
 
-from __future__ import annotations
-
 import importlib.util
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
-from language_models.sizes import LargeSize, MLSTMSize, SLSTMSize, V1Size
 
-Step = Callable[[], None]
 PACKAGES = ("torch", "xlstm", "mlstm_kernels", "transformers")
 
 
-def missing() -> list[str]:
+def missing():
     """Packages of the peers that are not installed here."""
     return [name for name in PACKAGES if importlib.util.find_spec(name) is None]
 
 
-def tokens_and_labels(size: LargeSize | V1Size) -> tuple[Any, Any]:
+def tokens_and_labels(size):
     """Random tokens (B, S) and the token after each, int32; the same for every program."""
     text = np.random.default_rng(1).integers(0, size.vocab, (size.batch, size.seq + 1), np.int32)
     return text[:, :-1].copy(), text[:, 1:].copy()
@@ -32,7 +26,7 @@ def tokens_and_labels(size: LargeSize | V1Size) -> tuple[Any, Any]:
 # -- xLSTM Large ----------------------------------------------------------------------------------
 
 
-def xlstm_large(size: LargeSize, mode: str = "train") -> Any:
+def xlstm_large(size, mode="train"):
     """The xlstm package's model with its native kernels, for "train" or "inference"."""
     from xlstm.xlstm_large.model import xLSTMLarge, xLSTMLargeConfig
 
@@ -53,13 +47,13 @@ def xlstm_large(size: LargeSize, mode: str = "train") -> Any:
     )
 
 
-def train_xlstm_large(size: LargeSize, threads: int) -> Step:
+def train_xlstm_large(size, threads):
     """A training step of `xlstm_large`."""
     model = xlstm_large(size)
     return _training_step(lambda ids: model(ids)[0], model, size, threads)
 
 
-def train_transformers(size: LargeSize, threads: int) -> Step:
+def train_transformers(size, threads):
     """A training step of transformers' xLSTMForCausalLM."""
     from transformers import xLSTMConfig, xLSTMForCausalLM
 
@@ -78,15 +72,13 @@ def train_transformers(size: LargeSize, threads: int) -> Step:
         )
     )
 
-    def forward(ids: Any) -> Any:
+    def forward(ids):
         return model(ids, use_cache=False).logits
 
     return _training_step(forward, model, size, threads)
 
 
-def _training_step(
-    forward: Callable[[Any], Any], model: Any, size: LargeSize | V1Size, threads: int
-) -> Step:
+def _training_step(forward, model, size, threads):
     import torch
 
     torch.set_num_threads(threads)
@@ -95,7 +87,7 @@ def _training_step(
     )
     ids, labels = (torch.from_numpy(part).long() for part in tokens_and_labels(size))
 
-    def step() -> None:
+    def step():
         logits = forward(ids).reshape(-1, size.vocab)
         loss = torch.nn.functional.cross_entropy(logits, labels.reshape(-1))
         optimizer.zero_grad()
@@ -108,7 +100,7 @@ def _training_step(
 # -- the original blocks --------------------------------------------------------------------------
 
 
-def xlstm_v1(size: V1Size) -> Any:
+def xlstm_v1(size):
     """The xlstm package's xLSTMLMModel with the sLSTM that runs on a CPU."""
     from xlstm import (
         FeedForwardConfig,
@@ -138,13 +130,13 @@ def xlstm_v1(size: V1Size) -> Any:
     return model
 
 
-def train_xlstm_v1(size: V1Size, threads: int) -> Step:
+def train_xlstm_v1(size, threads):
     """A training step of `xlstm_v1`."""
     model = xlstm_v1(size)
     return _training_step(model, model, size, threads)
 
 
-def vanilla() -> dict[str, Any]:
+def vanilla():
     """Options of the sLSTM that need no GPU, in float32."""
     types = [f"dtype{part}" for part in ("", "_b", "_r", "_w", "_g", "_s", "_a")]
     return {"backend": "vanilla", **dict.fromkeys(types, "float32")}
@@ -153,7 +145,7 @@ def vanilla() -> dict[str, Any]:
 # -- cells ----------------------------------------------------------------------------------------
 
 
-def slstm_cell(size: SLSTMSize, threads: int) -> Step:
+def slstm_cell(size, threads):
     """The package's vanilla sLSTM cell, forward and backward."""
     import torch
     from xlstm.blocks.slstm.cell import sLSTMCell, sLSTMCellConfig
@@ -171,14 +163,14 @@ def slstm_cell(size: SLSTMSize, threads: int) -> Step:
     gates = torch.randn(size.batch, size.seq, 4 * size.d, requires_grad=True)
     leaves = [gates, *cell.parameters()]
 
-    def step() -> None:
+    def step():
         h, _ = cell(gates)
         torch.autograd.grad(h.sum(), leaves)
 
     return step
 
 
-def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
+def mlstm_cell(size, threads, form="chunkwise"):
     """mlstm_kernels' native cell, "chunkwise" or "parallel", forward and backward."""
     import torch
     from mlstm_kernels.torch.chunkwise.native import mlstm_chunkwise__native_autograd
@@ -187,14 +179,14 @@ def mlstm_cell(size: MLSTMSize, threads: int, form: str = "chunkwise") -> Step:
     torch.set_num_threads(threads)
     r, (B, NH, S) = np.random.default_rng(0), (size.batch, size.heads, size.seq)
 
-    def draw(*shape: int, mean: float = 0.0) -> Any:
+    def draw(*shape, mean=0.0):
         values = (mean + r.standard_normal(shape)).astype(np.float32)
         return torch.from_numpy(values).requires_grad_()
 
     inputs = [draw(B, NH, S, width) for width in (size.key, size.key, size.value)]
     inputs += [draw(B, NH, S), draw(B, NH, S, mean=3.0)]
 
-    def step() -> None:
+    def step():
         if form == "parallel":
             h = mlstm_parallel__native_autograd(*inputs)
         else:

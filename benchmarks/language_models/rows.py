@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
 from harness.claims import Findings, Sample
 from harness.estimates import Ratio
-from harness.interleaved import Arm, Program, Turns, in_turns
+from harness.interleaved import Arm, Program, in_turns
+from harness.machine import smallest
 from language_models.ours import large
 from language_models.sizes import (
     LARGE_VOCABULARY,
@@ -17,7 +17,6 @@ from language_models.sizes import (
     SEVEN_TO_ONE,
     SMALL,
     WIDE,
-    LargeSize,
     MLSTMSize,
     SLSTMSize,
 )
@@ -40,18 +39,16 @@ class Report(Findings):
     quick: bool
 
     @property
-    def turns(self) -> int:
+    def turns(self):
         """Turns of every arm; a median wants at least five."""
         return 5 if self.quick else 9
 
     @property
-    def seconds(self) -> float:
+    def seconds(self):
         """Least length of one arm's turn."""
         return 0.4 if self.quick else 1.0
 
-    def measure(
-        self, row: str, programs: Mapping[str, Program], tokens: int, threads: int
-    ) -> Turns:
+    def measure(self, row, programs, tokens, threads):
         """Let programs take turns; print and keep their tokens per second.
 
         Args:
@@ -75,7 +72,7 @@ class Report(Findings):
         return turns
 
 
-def large_programs(size: LargeSize) -> dict[str, Program]:
+def large_programs(size):
     """The four programs that train xLSTM Large."""
     return {
         TORCH: Program(OURS, "train_large", {"size": size, "backend": "torch:cpu"}),
@@ -85,9 +82,10 @@ def large_programs(size: LargeSize) -> dict[str, Program]:
     }
 
 
-def training(report: Report, thread_counts: list[int]) -> None:
+def training(report, thread_counts):
     """Training steps of xLSTM Large at three sizes."""
-    for size, limit in ((SMALL, 1.4), (WIDE, 1.05), (LARGE_VOCABULARY, 1.5)):
+    sizes = (SMALL, 1.4), (WIDE, 1.05), (LARGE_VOCABULARY, 1.5)
+    for size, limit in smallest(sizes[:2], sizes):
         for threads in thread_counts:
             row = f"{size.name}, {threads} thread{'s' * (threads > 1)}"
             programs = large_programs(size) | (product_programs(size) if size is WIDE else {})
@@ -99,7 +97,7 @@ def training(report: Report, thread_counts: list[int]) -> None:
                 arithmetic(report, row, size, turns)
 
 
-def product_programs(size: LargeSize) -> dict[str, Program]:
+def product_programs(size):
     """The matrix products of one block, by torch's library and by our own."""
     options = {"rows": size.tokens, "shapes": product_shapes(size)}
     return {
@@ -108,13 +106,13 @@ def product_programs(size: LargeSize) -> dict[str, Program]:
     }
 
 
-def product_shapes(size: LargeSize) -> list[tuple[int, int]]:
+def product_shapes(size):
     """(in, out) of a block's maps: q and k together, v, o, out; gate, up; down."""
     d, U = size.d, large(size).ffn_dim
     return [(d, d)] * 4 + [(d, U)] * 2 + [(U, d)]
 
 
-def arithmetic(report: Report, row: str, size: LargeSize, turns: Turns) -> None:
+def arithmetic(report, row, size, turns):
     """Useful work of a training step beside the rates of plain matrix products.
 
     A step costs 6 operations for each parameter and token: 2 forward, 4 backward. The claim is on
@@ -137,7 +135,7 @@ def arithmetic(report: Report, row: str, size: LargeSize, turns: Turns) -> None:
     report.results[row] |= {"gflops": gflops}
 
 
-def v1(report: Report, thread_counts: list[int]) -> None:
+def v1(report, thread_counts):
     """Training steps of seven mLSTM blocks and one sLSTM block."""
     size = SEVEN_TO_ONE
     programs = {
@@ -152,12 +150,13 @@ def v1(report: Report, thread_counts: list[int]) -> None:
         report.at_least(f"{row}: {MLX} / {TORCH}", turns.ratio(TORCH, MLX), 0.5)
 
 
-def memory(report: Report, thread_counts: list[int]) -> None:
+def memory(report, thread_counts):
     """Peak memory of a training step of long sequences."""
     row = f"memory of a training step, {LONG.name}"
     peaks = {}
-    for name, program in large_programs(LONG).items():
-        arm = Arm(program, threads=thread_counts[-1])
+    programs = large_programs(LONG)
+    for name in smallest((TORCH, PACKAGE), programs):
+        arm = Arm(programs[name], threads=thread_counts[-1])
         arm.ready()
         arm.run(0.0)
         peaks[name] = arm.close()
@@ -169,7 +168,7 @@ def memory(report: Report, thread_counts: list[int]) -> None:
     report.at_most(f"{row}: {TORCH} / {PACKAGE}", share, 0.7, timing=False)
 
 
-def cells(report: Report, thread_counts: list[int]) -> None:
+def cells(report, thread_counts):
     """One cell of each kind beside the peer's."""
     mlstm, slstm = MLSTMSize(), SLSTMSize()
     for threads in thread_counts:
@@ -189,7 +188,7 @@ def cells(report: Report, thread_counts: list[int]) -> None:
         report.at_least(f"{row}: {TORCH} / {VANILLA}", turns.ratio(VANILLA, TORCH), 10.0)
 
 
-def growth(report: Report, thread_counts: list[int]) -> None:
+def growth(report, thread_counts):
     """Time and peak memory of the mLSTM cell over S, as trained and in its parallel form."""
     size = MLSTMSize(batch=1)
     forms = {"chunkwise": LENGTHS, "parallel": PARALLEL_LENGTHS}
@@ -210,7 +209,7 @@ def growth(report: Report, thread_counts: list[int]) -> None:
         table[name] = {"ms": ms, "mb": mb}
     report.results[row] = table
 
-    def exponent(what: str, form: str, lengths: tuple[int, ...]) -> float:
+    def exponent(what, form, lengths):
         """Power of S with which a quantity grows from the first length to the last."""
         first, last = lengths[0], lengths[-1]
         ratio = table[f"{form} {last}"][what] / table[f"{form} {first}"][what]

@@ -13,7 +13,7 @@ class Size:
     seq: int
 
     @property
-    def tokens(self) -> int:
+    def tokens(self):
         """Positions in one step."""
         return self.batch * self.seq
 
@@ -30,7 +30,7 @@ class LargeSize(Size):
     chunk: int = 64
 
     @property
-    def name(self) -> str:
+    def name(self):
         """As the tables call it."""
         return f"d {self.d} x {self.blocks}, B {self.batch}, S {self.seq}, V {self.vocab:,}"
 
@@ -54,7 +54,7 @@ class V1Size(Size):
     seq: int = 256
 
     @property
-    def name(self) -> str:
+    def name(self):
         """As the tables call it."""
         stack = f"{self.blocks} blocks, sLSTM at {', '.join(map(str, self.slstm_at))}"
         return f"v1, {stack}, d {self.d}, B {self.batch}, S {self.seq}, V {self.vocab}"
@@ -75,7 +75,7 @@ class MLSTMSize(Size):
     chunk: int = 64
 
     @property
-    def name(self) -> str:
+    def name(self):
         """As the tables call it."""
         heads = f"NH {self.heads}, DK {self.key}, DV {self.value}"
         return f"B {self.batch}, S {self.seq}, {heads}"
@@ -91,6 +91,6 @@ class SLSTMSize(Size):
     heads: int = 4
 
     @property
-    def name(self) -> str:
+    def name(self):
         """As the tables call it."""
         return f"B {self.batch}, S {self.seq}, d {self.d}, NH {self.heads}"

@@ -5,13 +5,9 @@ AdamW of its own whose plain in-place adds go to the shared tensors (pytorch's e
 mnist_hogwild). Both count tokens over a stretch of time after a warm-up.
 """
 
-from __future__ import annotations
-
 import time
 from contextlib import ExitStack
 from dataclasses import replace
-from multiprocessing.connection import Connection
-from typing import Any
 
 import numpy as np
 from harness.interleaved import answer, spawned
@@ -21,12 +17,12 @@ from language_models.sizes import SMALL
 VOCAB, BATCH, SEQ = 320, SMALL.batch, SMALL.seq
 
 
-def build() -> Any:
+def build():
     """The model of every comparison: d 128, 4 blocks, 4 heads, bytes."""
     return xlstm_large(replace(SMALL, vocab=VOCAB))
 
 
-def steps(model: Any, seconds: float, seed: int, start: Any = None) -> float:
+def steps(model, seconds, seed, start=None):
     """Train on random bytes; returns tokens per second after a warm-up of three steps."""
     import torch
 
@@ -52,14 +48,14 @@ def steps(model: Any, seconds: float, seed: int, start: Any = None) -> float:
     raise AssertionError("unreachable")
 
 
-def _shared(model: Any, rank: int, seconds: float, start: Any, pipe: Connection) -> None:
+def _shared(model, rank, seconds, start, pipe):
     import torch
 
     torch.set_num_threads(1)
     pipe.send(steps(model, seconds, seed=rank, start=start))
 
 
-def serial(threads: int, seconds: float) -> float:
+def serial(threads, seconds):
     """Tokens per second of this process, which is its own."""
     import torch
 
@@ -68,7 +64,7 @@ def serial(threads: int, seconds: float) -> float:
     return steps(build(), seconds, seed=0)
 
 
-def shared(seconds: float) -> float:
+def shared(seconds):
     """Tokens per second of two one-thread processes on shared parameters, added up."""
     import torch
 

@@ -10,20 +10,15 @@ both trained to the end.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from mad.surface import RecordedRun, Surface
-
-from mlxhog.mad.run import RunConfig
-from mlxhog.mad.search.pruning import Halving, Pruner, Rungs
+from mlxhog.mad.search.pruning import Halving, Rungs
 from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.suites import suite
 from mlxhog.mad.training.evaluation import most_steps
 
 
-def rungs_of(runs: Iterable[RunConfig], eta: int) -> Rungs:
+def rungs_of(runs, eta):
     """Return the rungs of `mad search`, in proportion to the length of a candidate's runs."""
     share = max(most_steps(run) for run in runs) / suite("lite").protocol["steps"]
     usual = Rungs()
@@ -54,7 +49,7 @@ class Halved:
 class HalvingReplay:
     """Replays of searches of one seed of a surface, pruned at some rungs."""
 
-    def __init__(self, surface: Surface, rungs: Rungs, seed: int) -> None:
+    def __init__(self, surface, rungs, seed):
         self._rungs = rungs
         self._judge = Planning(replace(surface.study, seeds=(seed,))).judge
         self._runs = {
@@ -63,7 +58,7 @@ class HalvingReplay:
         }
         self._curves = {run.record.key: run.curve for own in self._runs.values() for run in own}
 
-    def search(self, candidates: Sequence[str]) -> Halved:
+    def search(self, candidates):
         """Search some candidates in their order."""
         pruner = Halving(self._curves.__getitem__, self._rungs)
         halved = {candidate: self._train(candidate, pruner) for candidate in candidates}
@@ -77,8 +72,8 @@ class HalvingReplay:
             pruned=sum(map(pruner.is_pruned, candidates)) / len(candidates),
         )
 
-    def _train(self, candidate: str, pruner: Pruner) -> list[StudyRecord]:
-        records: list[StudyRecord] = []
+    def _train(self, candidate, pruner):
+        records = []
         for run in self._runs[candidate]:
             if pruner.is_pruned(candidate):
                 break
@@ -87,7 +82,7 @@ class HalvingReplay:
         return records
 
 
-def _walk(run: RecordedRun, pruner: Pruner) -> StudyRecord:
+def _walk(run, pruner):
     """Return the end of a run: the recorded one, or an earlier one at a rung."""
     rungs, before = pruner.rungs(run.planned), 0
     for point in run.curve:
@@ -108,9 +103,7 @@ def _walk(run: RecordedRun, pruner: Pruner) -> StudyRecord:
     return run.record
 
 
-def _saved(
-    halved: dict[str, list[StudyRecord]], whole: dict[str, list[StudyRecord]], number: str
-) -> float:
+def _saved(halved, whole, number):
     spent, usual = (
         sum(getattr(record, number) for own in runs.values() for record in own)
         for runs in (halved, whole)

@@ -1,10 +1,7 @@
 """Optuna's TPE as a sampler of `mad search`: the library beside which ours has to stand."""
 
-from __future__ import annotations
-
 import optuna
 
-from mlxhog.mad.search.candidates import CandidateSet, Layers
 from mlxhog.mad.search.samplers import SpaceSampler
 
 MOST_REPEATS = 256
@@ -18,16 +15,16 @@ class OptunaTPE(SpaceSampler):
     one depth, without a budget.
     """
 
-    def __init__(self, candidates: CandidateSet, seed: int) -> None:
+    def __init__(self, candidates, seed):
         super().__init__(candidates, seed)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         sampler = optuna.samplers.TPESampler(seed=seed)
         self._study = optuna.create_study(direction="maximize", sampler=sampler)
         (depth,) = candidates.space.depths
         self._slots = candidates.space.slots(depth)
-        self._trial: optuna.Trial | None = None
+        self._trial = None
 
-    def choose(self) -> Layers | None:
+    def choose(self):
         """Return a proposal of Optuna that is new, or a random candidate."""
         if self.is_over:
             return None
@@ -46,7 +43,7 @@ class OptunaTPE(SpaceSampler):
         self._trial = None
         return self.any_unseen()
 
-    def tell(self, layers: Layers, score: float) -> None:
+    def tell(self, layers, score):
         """Record the score, also with Optuna unless the candidate was a random one."""
         super().tell(layers, score)
         if self._trial is not None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-Correlation = Callable[[Sequence[float], Sequence[float]], float]
 DRAWS = 4000
 
 
-def spearman(a: Sequence[float], b: Sequence[float]) -> float:
+def spearman(a, b):
     """Spearman's rho in [-1, 1]; NaN for fewer than two pairs, or if one side is all equal."""
     from scipy.stats import rankdata
 
@@ -21,7 +19,7 @@ def spearman(a: Sequence[float], b: Sequence[float]) -> float:
     return float(first @ second) / spread if spread else math.nan
 
 
-def kendall(a: Sequence[float], b: Sequence[float]) -> float:
+def kendall(a, b):
     """Kendall's tau-b in [-1, 1]; NaN if all values of one side are equal."""
     from scipy.stats import kendalltau
 
@@ -37,14 +35,7 @@ class RankCorrelation:
     high: float
 
     @classmethod
-    def of(
-        cls,
-        a: Sequence[float],
-        b: Sequence[float],
-        correlation: Correlation = spearman,
-        *,
-        draws: int = DRAWS,
-    ) -> RankCorrelation:
+    def of(cls, a, b, correlation=spearman, *, draws=DRAWS):
         """Compare two lists of values of the same members; the draws follow from their number."""
         pairs, rng = np.array([a, b]), np.random.default_rng(0)
         drawn = (pairs[:, rng.integers(0, len(a), len(a))] for _ in range(draws))

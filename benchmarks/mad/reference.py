@@ -7,13 +7,9 @@ optimizer of torch. Nothing is clipped, counted or logged.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-
-Step = Callable[[], None]
 
 
 @dataclass(frozen=True)
@@ -29,13 +25,13 @@ class MADSize:
     inner: int = 352
 
 
-def sequences(size: MADSize) -> tuple[Any, Any]:
+def sequences(size):
     """Random tokens (B, T) and the token after each, int32, every one of them scored."""
     text = np.random.default_rng(1).integers(0, size.vocab, (size.batch, size.seq + 1), np.int32)
     return text[:, :-1].copy(), text[:, 1:].copy()
 
 
-def model(size: MADSize) -> Any:
+def model(size):
     """A torch module: tokens (B, T) -> logits (B, T, V)."""
     import torch
     import torch.nn.functional as F
@@ -46,17 +42,17 @@ def model(size: MADSize) -> Any:
     angles = torch.arange(size.seq)[:, None] * turns  # (T, width / 2)
     cos, sin = angles.cos().repeat(1, 2), angles.sin().repeat(1, 2)
 
-    def rotated(x: Any) -> Any:
+    def rotated(x):
         """RoPE of x (B, heads, T, width), its two halves turned together."""
         left, right = x.chunk(2, -1)
         return x * cos + torch.cat((-right, left), -1) * sin
 
     class Attention(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.qkv, self.out = nn.Linear(size.d, 3 * size.d), nn.Linear(size.d, size.d)
 
-        def forward(self, x: Any) -> Any:
+        def forward(self, x):
             B, T, d = x.shape
             joint = self.qkv(x).view(B, T, 3, size.heads, width).permute(2, 0, 3, 1, 4)
             q, k, v = joint.unbind()
@@ -64,16 +60,16 @@ def model(size: MADSize) -> Any:
             return self.out(y.transpose(1, 2).reshape(B, T, d))
 
     class SwiGLU(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.w1, self.w2 = (nn.Linear(size.d, size.inner, bias=False) for _ in range(2))
             self.w3 = nn.Linear(size.inner, size.d, bias=False)
 
-        def forward(self, x: Any) -> Any:
+        def forward(self, x):
             return self.w3(F.silu(self.w1(x)) * self.w2(x))
 
     class Model(nn.Module):
-        def __init__(self) -> None:
+        def __init__(self):
             super().__init__()
             self.embedding = nn.Embedding(size.vocab, size.d)
             nn.init.normal_(self.embedding.weight, std=0.02)
@@ -83,7 +79,7 @@ def model(size: MADSize) -> Any:
             self.norms = nn.ModuleList(nn.RMSNorm(size.d, 1e-6) for _ in self.layers)
             self.out_norm, self.head = nn.RMSNorm(size.d, 1e-6), nn.Linear(size.d, size.vocab)
 
-        def forward(self, tokens: Any) -> Any:
+        def forward(self, tokens):
             x = self.embedding(tokens)
             for norm, layer in zip(self.norms, self.layers, strict=True):
                 x = x + layer(norm(x))
@@ -93,7 +89,7 @@ def model(size: MADSize) -> Any:
     return Model()
 
 
-def training_step(size: MADSize, threads: int) -> Step:
+def training_step(size, threads):
     """One step on one batch: forward, cross entropy of every position, backward, AdamW."""
     import torch
 
@@ -102,7 +98,7 @@ def training_step(size: MADSize, threads: int) -> Step:
     optimizer = torch.optim.AdamW(net.parameters(), lr=5e-4, weight_decay=0.0)
     tokens, labels = (torch.from_numpy(part).long() for part in sequences(size))
 
-    def step() -> None:
+    def step():
         loss = torch.nn.functional.cross_entropy(net(tokens).flatten(0, 1), labels.flatten())
         optimizer.zero_grad()
         loss.backward()

@@ -1,19 +1,14 @@
 """A thousand trivial runs through the scheduler: overhead, memory, and a reader all the while."""
 
-from __future__ import annotations
-
 import time
 from itertools import pairwise
-from multiprocessing.connection import Connection
-from pathlib import Path
 from statistics import median
 
-from harness.claims import Findings, Mean, Sample
+from harness.claims import Mean, Sample
 from harness.interleaved import answer, spawned
 from harness.machine import resident, smallest
 from mad.throughput import execute, trivial
 
-from mlxhog.mad.study.progress import StudyProgress
 from mlxhog.mad.study.store import Store
 from mlxhog.mad.study.study import Study
 
@@ -27,7 +22,7 @@ WARM = 200
 """Runs after which memory is looked at first: until then pools and caches fill."""
 
 
-def scheduler(findings: Findings, folder: Path) -> None:
+def scheduler(findings, folder):
     """Run them, and read the store from another process meanwhile."""
     n_runs, warm, batch = smallest((10 * SEEDS, 5 * SEEDS, SEEDS), (RUNS, WARM, BATCH))
     study = Study(
@@ -35,10 +30,10 @@ def scheduler(findings: Findings, folder: Path) -> None:
         tasks=("in-context-recall",),
         seeds=tuple(range(SEEDS)),
     )
-    memory: dict[int, int] = {}
+    memory = {}
     began = dict[int, float]()  # of each batch
 
-    def watch(progress: StudyProgress) -> None:
+    def watch(progress):
         memory[progress.done] = resident()[0]
         began.setdefault(progress.done // batch, time.monotonic())
 
@@ -72,11 +67,11 @@ def scheduler(findings: Findings, folder: Path) -> None:
     )
 
 
-def _backwards(reads: list[int]) -> int:
+def _backwards(reads):
     return sum(later < before for before, later in zip(reads, reads[1:], strict=False))
 
 
-def _read(directory: Path, pipe: Connection) -> None:
+def _read(directory, pipe):
     """Read the whole store again and again; sends how many runs each read saw, or `FAILED`."""
     pipe.send("ready")
     reads, slowest = [], 0.0

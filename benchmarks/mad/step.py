@@ -4,31 +4,27 @@ Ours is a run of `mlxhog mad train` itself, halted between its steps: a step beg
 let go on and ends with its next sign of life, so that it holds everything a run does in a step.
 """
 
-from __future__ import annotations
-
 import atexit
 import contextlib
 import sys
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
 
-from harness.claims import Findings, Sample
+from harness.claims import Sample
 from harness.estimates import Mean
 from harness.interleaved import Program, in_turns
 from harness.machine import smallest
 from mad.reference import MADSize
 
 from mlxhog.mad.options import PUBLISHED, Protocol
-from mlxhog.mad.run import Point, RunConfig
+from mlxhog.mad.run import RunConfig
 from mlxhog.mad.tasks import make_task, resolve
 from mlxhog.mad.training.candidate import train
 from mlxhog.models.mad.sequence import parse
 
 TASK = "in-context-recall"
 STEP = 1.4
-ROWS: dict[str, tuple[dict[str, Any], int]] = {
+ROWS = {
     TASK: ({}, 20 * 3500),
     "multi-query-associative-recall": ({}, 200_000),
     "selective-grammar": ({}, 20 * 113),
@@ -46,39 +42,39 @@ LAYERS = "mh-attention(h16) swiglu mh-attention(h16) swiglu"
 class Halting:
     """Callbacks that let a run take one step at a time."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         self._go, self._done = threading.Semaphore(0), threading.Semaphore(0)
         self._over = False
 
-    def step(self) -> None:
+    def step(self):
         """Let the run take a step, and wait for its end."""
         self._go.release()
         self._done.acquire()
 
-    def end(self) -> None:
+    def end(self):
         """Let the run end without another step."""
         self._over = True
         self._go.release()
 
-    def wait_for_start(self) -> None:
+    def wait_for_start(self):
         """Called by the thread that trains, before its first step."""
         self._go.acquire()
 
-    def beat(self) -> None:
+    def beat(self):
         if not self._over:
             self._done.release()
             self._go.acquire()
         if self._over:
             raise KeyboardInterrupt
 
-    def point(self, point: Point) -> None:
+    def point(self, point):
         pass
 
-    def should_prune(self, point: Point) -> bool:
+    def should_prune(self, point):
         return False
 
 
-def ours(size: MADSize, threads: int) -> Callable[[], None]:
+def ours(size, threads):
     """A step of a run of ours on real rows."""
     cut = size.seq + 1  # a row loses its last token
     changes = {
@@ -106,7 +102,7 @@ def ours(size: MADSize, threads: int) -> Callable[[], None]:
     )
     callbacks = Halting()
 
-    def run() -> None:
+    def run():
         callbacks.wait_for_start()
         with contextlib.suppress(KeyboardInterrupt):
             train(config, callbacks=callbacks)
@@ -117,13 +113,13 @@ def ours(size: MADSize, threads: int) -> Callable[[], None]:
     return callbacks.step
 
 
-def steps(findings: Findings, *, turns: int, seconds: float) -> None:
+def steps(findings, *, turns, seconds):
     """Steps per second of both, with one thread and with two."""
     programs = {
         "ours": Program("mad.step", "ours", {"size": SIZE}),
         "plain torch": Program("mad.reference", "training_step", {"size": SIZE}),
     }
-    rates: dict[str, dict[str, Sample]] = {}
+    rates = {}
     for threads in (1, 2):
         timed = in_turns(programs, threads=threads, turns=turns, seconds=seconds)
         row = f"{threads} thread{'s' * (threads > 1)}"
@@ -139,10 +135,10 @@ def steps(findings: Findings, *, turns: int, seconds: float) -> None:
     findings.results["steps_per_s"] = rates
 
 
-def rows(findings: Findings, *, turns: int) -> None:
+def rows(findings, *, turns):
     """Rows per second of one generating process, of tasks at their baselines."""
     n = smallest(100, 50_000)
-    rates: dict[str, Mean] = {}
+    rates = {}
     for task, (settings, least) in ROWS.items():
         seconds = []
         for seed in range(smallest(1, turns)):

@@ -20,25 +20,22 @@ from __future__ import annotations
 import hashlib
 import json
 import lzma
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from harness.machine import commit, machine
-from numpy.typing import NDArray
 
 from mlxhog.errors import StudyError
 from mlxhog.files import plain_json
 from mlxhog.files.durable import replace_file
 from mlxhog.mad.run import Point, RunConfig
 from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import Store, StudyRecord
+from mlxhog.mad.study.store import StudyRecord
 from mlxhog.mad.study.study import Study, read
 from mlxhog.mad.tasks import GENERATOR_VERSION, find
-from mlxhog.models.mad.layer import Layer
 from mlxhog.models.mad.layers import at_width
 from mlxhog.models.mad.sequence import parse
 
@@ -46,8 +43,7 @@ FORMAT = 1
 DIGITS = 4
 MOST_BYTES = 64 << 20
 """Of the JSON of a surface: `write` makes no larger file."""
-AGAIN = "record one with python benchmarks/mad_surface.py record"
-Layers = tuple[Layer, ...]
+AGAIN = "record one with python benchmarks/mad_bench.py surface"
 
 
 @dataclass(frozen=True)
@@ -74,26 +70,26 @@ class Surface:
     facts: Mapping[str, Any]
 
     @property
-    def seeds(self) -> tuple[int, ...]:
+    def seeds(self):
         """Seeds of the runs of each candidate."""
         return self.study.seeds
 
     @cached_property
-    def tasks(self) -> tuple[str, ...]:
+    def tasks(self):
         """Full names of the recorded tasks."""
         return tuple(dict.fromkeys(one.task for one in self.study.measured().settings))
 
     @cached_property
-    def layers(self) -> dict[str, Layers]:
+    def layers(self):
         """Candidate -> its layers, as samplers propose them."""
         dim = Planning(self.study).dim
         return {candidate: at_width(parse(candidate), dim) for candidate in self.runs}
 
-    def planning(self, *, sampler: str, sampler_seed: int) -> Planning:
+    def planning(self, *, sampler, sampler_seed):
         """Return the plan of a search of this space."""
         return Planning(replace(self.study, sampler=sampler, sampler_seed=sampler_seed))
 
-    def only(self, tasks: Iterable[str]) -> Surface:
+    def only(self, tasks):
         """Return the surface of some of its tasks, by their full or short names.
 
         Raises:
@@ -111,7 +107,7 @@ class Surface:
         }
         return Surface(replace(self.study, tasks=tasks), runs, self.facts)
 
-    def scores(self) -> NDArray[np.float64]:
+    def scores(self):
         """Return the scores that a search of each seed sees, (seeds, candidates)."""
         rows = []
         for seed in self.seeds:
@@ -124,7 +120,7 @@ class Surface:
 # -- writing ---------------------------------------------------------------------------------------
 
 
-def write(store: Store, path: Path) -> int:
+def write(store, path):
     """Write a finished study as a surface; return the bytes of the file.
 
     Raises:
@@ -159,7 +155,7 @@ def write(store: Store, path: Path) -> int:
     return len(packed)
 
 
-def _packed(record: StudyRecord, store: Store) -> list[object]:
+def _packed(record, store):
     curve = store.curve(record.key)
     return [
         record.status,
@@ -172,7 +168,7 @@ def _packed(record: StudyRecord, store: Store) -> list[object]:
     ]
 
 
-def _digest(content: Mapping[str, Any]) -> str:
+def _digest(content):
     text = json.dumps(content, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -180,7 +176,7 @@ def _digest(content: Mapping[str, Any]) -> str:
 # -- reading ---------------------------------------------------------------------------------------
 
 
-def load(path: Path) -> Surface:
+def load(path):
     """Read a surface.
 
     Raises:
@@ -218,7 +214,7 @@ def load(path: Path) -> Surface:
     return Surface(study, runs, facts)
 
 
-def _content(path: Path) -> dict[str, Any]:
+def _content(path):
     try:
         decompressor = lzma.LZMADecompressor(lzma.FORMAT_XZ)
         text = decompressor.decompress(path.read_bytes(), MOST_BYTES)
@@ -232,7 +228,7 @@ def _content(path: Path) -> dict[str, Any]:
     return content
 
 
-def _run(planned: RunConfig, packed: list[Any]) -> RecordedRun:
+def _run(planned, packed):
     status, accuracy, seconds, steps, state, at, accuracies = packed
     per_step = seconds / max(1, steps)
     curve = tuple(

@@ -5,12 +5,10 @@ from __future__ import annotations
 import platform
 import sys
 import tempfile
-from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from harness.claims import flags, write_rows
 from harness.machine import commit, cores, smallest, versions
@@ -19,11 +17,9 @@ from mlxhog.cli.mad.session import observer
 from mlxhog.files.durable import replace_file
 from mlxhog.files.quantities import format_clock
 from mlxhog.machine import machine
-from mlxhog.mad.options import ExecutionConfig
 from mlxhog.mad.report.board import accuracy
 from mlxhog.mad.report.leaderboard import lost, remarks, status, to_json
-from mlxhog.mad.report.ranking import Ranking, read_ranking
-from mlxhog.mad.scores import CandidateScore
+from mlxhog.mad.report.ranking import read_ranking
 from mlxhog.mad.study.session import Planning, execute
 from mlxhog.mad.study.store import Store, is_study
 from mlxhog.mad.study.study import Study, open_store
@@ -55,12 +51,12 @@ class Table:
     rates: tuple[float, ...] = ()
 
     @property
-    def names(self) -> dict[str, str]:
+    def names(self):
         """Canonical string of a candidate -> its name."""
         return {canonical(parse(layers)): name for name, layers in self.layers.items()}
 
     @property
-    def study(self) -> Study:
+    def study(self):
         """The study."""
         return Study(
             candidates=tuple(self.names),
@@ -73,7 +69,7 @@ class Table:
 
     # -- how long it takes ------------------------------------------------------------------------
 
-    def print_eta(self, how: ExecutionConfig) -> None:
+    def print_eta(self, how):
         """Measure a few steps of every kind of run that is missing; print the time of all runs."""
         planning, directory = Planning(self.study), Path(how.out) / self.name
         records = Store(directory).records() if is_study(directory) else ()
@@ -81,7 +77,7 @@ class Table:
         total_s, missing = 0.0, 0
         for candidate, name in self.names.items():
             waiting = [run for run in planning.runs(candidate) if run.key() not in ended]
-            kinds: dict[tuple[str, str], float] = {}
+            kinds = {}
             for run in waiting:
                 kind = (run.task, run.label)
                 if kind not in kinds:
@@ -100,7 +96,7 @@ class Table:
 
     # -- the study --------------------------------------------------------------------------------
 
-    def run(self, how: ExecutionConfig, *, quiet: bool, table_only: bool) -> tuple[Ranking, str]:
+    def run(self, how, *, quiet, table_only):
         """Execute what is missing; return the ranking, and "done" or "interrupted"."""
         planning, ended = Planning(self.study), "done"
         store = open_store(self.study, how.out, self.name)
@@ -115,7 +111,7 @@ class Table:
 
     # -- the table --------------------------------------------------------------------------------
 
-    def made(self, ranking: Ranking, parallel: int) -> str:
+    def made(self, ranking, parallel):
         """How the table was made, and what it lacks."""
         lacking = f"**PARTIAL: {ranking.lacking}.** " if ranking.lacking else ""
         return (
@@ -123,12 +119,7 @@ class Table:
             f"with {parallel} at once on {_machine()}; commit {commit()}."
         )
 
-    def rows(
-        self,
-        rows: Sequence[CandidateScore],
-        tasks: Sequence[str],
-        published: Mapping[str, float] | None = None,
-    ) -> list[str]:
+    def rows(self, rows, tasks, published=None):
         """A Markdown table, with a column of published scores if there are some."""
         extra = [] if published is None else ["published"]
         header = ["mixers", "layers", *extra, "score", *tasks, *COSTS]
@@ -152,7 +143,7 @@ class Table:
             )
         return [f"| {' | '.join(cells)} |" for cells in lines]
 
-    def facts(self, ranking: Ranking) -> list[str]:
+    def facts(self, ranking):
         """The protocol, the settings of a small suite, and the runs that count as 0."""
         lines = [f"- {note}" for note in remarks(ranking.rows)]
         lines += ["", "| | |", "| --- | --- |"]
@@ -174,7 +165,7 @@ class Table:
             ),
         ]
 
-    def document(self, ranking: Ranking, parallel: int) -> dict[str, Any]:
+    def document(self, ranking, parallel):
         """The table as plain values, without the names of machines."""
         document = to_json(ranking)
         for row in document["candidates"]:
@@ -200,7 +191,7 @@ MEANINGS = (
 )
 
 
-def table_flags(about: str, **how: Any) -> ArgumentParser:
+def table_flags(about, **how):
     """The flags of a script that makes a table."""
     parser = flags(about, **how)
     parser.add_argument("--parallel", type=int, help="runs at once; by default one per core")
@@ -213,7 +204,7 @@ def table_flags(about: str, **how: Any) -> ArgumentParser:
 
 
 @contextmanager
-def places(chosen: Namespace) -> Iterator[None]:
+def places(chosen):
     """Let the study and the table of `--tiny` stand in a folder that is removed."""
     with tempfile.TemporaryDirectory() as scratch:
         if chosen.tiny:
@@ -221,14 +212,14 @@ def places(chosen: Namespace) -> Iterator[None]:
         yield
 
 
-def write(path: Path, text: str, document: Mapping[str, Any]) -> None:
+def write(path, text, document):
     """Write both forms of a table, and print their paths."""
     replace_file(path.with_suffix(".md"), text.encode())
     write_rows(path.with_suffix(".json"), document)
     print(path.with_suffix(".md"), path.with_suffix(".json"), sep="\n")
 
 
-def _machine() -> str:
+def _machine():
     packages = versions("torch")
     return (
         f"{len(cores())} cores, {platform.machine()}, {platform.system()}, "

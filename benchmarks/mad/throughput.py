@@ -8,22 +8,17 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
 from mlxhog.mad.options import ExecutionConfig
-from mlxhog.mad.run import Callbacks, Point, RunConfig, RunResult
+from mlxhog.mad.run import Point, RunResult
 from mlxhog.mad.study import session
-from mlxhog.mad.study.progress import StudyProgress
 from mlxhog.mad.study.session import Planning
-from mlxhog.mad.study.store import Store
-from mlxhog.mad.study.study import Study, open_store
-from mlxhog.mad.study.workers import RunFunction
+from mlxhog.mad.study.study import open_store
 from mlxhog.mad.training.candidate import train
-from mlxhog.report.views import Observer
 
 
 @dataclass(frozen=True)
@@ -39,25 +34,23 @@ class Times:
 class FirstStep:
     """Callbacks that pass everything on, and remember when the first step had been taken."""
 
-    def __init__(self, callbacks: Callbacks) -> None:
+    def __init__(self, callbacks):
         self._callbacks = callbacks
-        self.at: float | None = None
+        self.at = None
 
-    def beat(self) -> None:
+    def beat(self):
         if self.at is None:
             self.at = time.monotonic()
         self._callbacks.beat()
 
-    def point(self, point: Point) -> None:
+    def point(self, point):
         self._callbacks.point(point)
 
-    def should_prune(self, point: Point) -> bool:
+    def should_prune(self, point):
         return self._callbacks.should_prune(point)
 
 
-def timed(
-    out: str, config: RunConfig, *, callbacks: Callbacks, rungs: tuple[int, ...]
-) -> RunResult:
+def timed(out, config, *, callbacks, rungs):
     """Train as `mlxhog mad search` does, and append the run's `Times` to a file."""
     first, began = FirstStep(callbacks), time.monotonic()
     result = train(config, callbacks=first, rungs=rungs)
@@ -68,12 +61,12 @@ def timed(
     return result
 
 
-def times(out: Path) -> list[Times]:
+def times(out):
     """Every run that `timed` wrote, in the order of their ends."""
     return [Times(*json.loads(line)) for line in out.read_text().splitlines()]
 
 
-def trivial(config: RunConfig, *, callbacks: Callbacks, rungs: tuple[int, ...]) -> RunResult:
+def trivial(config, *, callbacks, rungs):
     """A run that takes no time and has a curve of ten points."""
     curve = tuple(
         Point(step=step, seconds=0.1 * step, loss=1.0, acc_token=0.5, acc_macro=0.5)
@@ -92,15 +85,7 @@ def trivial(config: RunConfig, *, callbacks: Callbacks, rungs: tuple[int, ...]) 
     )
 
 
-def execute(
-    folder: Path,
-    name: str,
-    study: Study,
-    run: RunFunction,
-    *,
-    parallel: int,
-    observer: Observer[StudyProgress] = lambda progress: None,
-) -> tuple[Store, float]:
+def execute(folder, name, study, run, *, parallel, observer=lambda progress: None):
     """Run a study to its end as `mlxhog mad bench` does.
 
     Args:
@@ -123,9 +108,7 @@ def execute(
     return store, time.monotonic() - began
 
 
-def searched(
-    folder: Path, name: str, study: Study, parallel: int
-) -> tuple[float, dict[str, float], list[Times]]:
+def searched(folder, name, study, parallel):
     """Search; returns seconds, the accuracy of each run, and when each run started.
 
     Raises:
@@ -141,9 +124,9 @@ def searched(
     return spent, scores, times(out)
 
 
-def again(runs: Sequence[Times]) -> list[float]:
+def again(runs):
     """Seconds from the end of a run to the first step of the next one in the same process."""
-    last: dict[int, float] = {}
+    last = {}
     delays = []
     for run in sorted(runs, key=lambda run: run.began):
         if run.pid in last:

@@ -5,16 +5,12 @@ the mutations that the tests have; lengths and checksums of logs fit afterwards.
 consistent starts processes that wait for turns which never come: those end, too.
 """
 
-from __future__ import annotations
-
 import shutil
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from random import Random
-
-from harness.claims import Findings
 
 from mlxhog import train
 from mlxhog.arena import event_log
@@ -25,7 +21,7 @@ LIMIT_S = 120.0
 """A replay that waits for turns that never come says so after 5 s; this is for a slow machine."""
 
 
-def measure(findings: Findings, count: int, seed: int) -> None:
+def measure(findings, count, seed):
     """Replay mutations of one record, and claim that each ends in words."""
     with tempfile.TemporaryDirectory(prefix="mlxhog-damaged-") as folder:
         lines = failures(Path(folder), count, seed)
@@ -33,7 +29,7 @@ def measure(findings: Findings, count: int, seed: int) -> None:
     findings.exact("replays of damaged records that ended otherwise than in words", len(lines), 0)
 
 
-def failures(folder: Path, count: int, seed: int) -> list[str]:
+def failures(folder, count, seed):
     """Replay mutations of one record; returns a line for each that did not end as it should."""
     config = small_config(
         folder, workers="mlx:cpu,torch:cpu", determinism="record", optimizer="muon", steps=30
@@ -53,7 +49,7 @@ def failures(folder: Path, count: int, seed: int) -> list[str]:
     return lines
 
 
-def _fault(run: Path) -> str | None:
+def _fault(run):
     """How the replay of a run ended where it should not have ended so."""
     command = [sys.executable, "-m", "mlxhog", "replay", str(run)]
     try:

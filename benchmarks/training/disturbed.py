@@ -13,35 +13,34 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from harness.claims import Claim, Findings, Sample
+from harness.claims import Claim, Sample
 from harness.estimates import Ratio
-from harness.interleaved import with_twin
 from harness.machine import smallest
+from training.race import Race
 from training.recording import BYTES, SMALLEST_RUN
 
 from mlxhog import TrainConfig
 from mlxhog.checkpoint.run import Run
-from mlxhog.report.metrics import Activity, Progress
+from mlxhog.report.metrics import Activity
 from mlxhog.training.trainer import train
 
 WITHIN = 1.03
 """Largest ratio of bits per byte, `auto` over the best of the others."""
 
 AUTO = "auto"
-ARMS: dict[str, dict[str, Any]] = {
+ARMS = {
     "sync": {"strategy": "sync"},
     "sync by speed": {"strategy": "sync", "sync_shares": "speed"},
     "hogwild": {"strategy": "hogwild"},
     AUTO: {"strategy": "auto"},
 }
-OPTIONS: dict[str, Any] = {
+OPTIONS = {
     "workers": "mlx:cpu,torch:cpu", "threads": 1,
     "eval_every": "1h", "sample_every": "off", "save_every": "off",
 }  # fmt: skip
@@ -65,15 +64,7 @@ class Disturbance:
     disturb: Disturb | None = None
 
 
-def stop_now_and_then(
-    pids: list[int],
-    end: threading.Event,
-    seconds: float,
-    *,
-    period_s: float,
-    share: float,
-    begin: float = 0.0,
-) -> None:
+def stop_now_and_then(pids, end, seconds, *, period_s, share, begin=0.0):
     """Stop the last worker for a share of each period, from a share of the run on."""
     pid = pids[-1]
     end.wait(begin * seconds)
@@ -85,7 +76,7 @@ def stop_now_and_then(
             end.wait((1 - share) * period_s)
 
 
-def compute_beside(pids: list[int], end: threading.Event, seconds: float) -> None:
+def compute_beside(pids, end, seconds):
     """Another program, bound to one core where the system can bind it."""
     program = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
@@ -98,7 +89,7 @@ def compute_beside(pids: list[int], end: threading.Event, seconds: float) -> Non
 
 
 SLOW_LATER = partial(stop_now_and_then, period_s=0.04, share=0.75, begin=0.5)
-DISTURBANCES: dict[str, Disturbance] = {
+DISTURBANCES = {
     "equal": Disturbance(),
     "one 2x slower": Disturbance(lambda _: "1=2"),
     "one 4x slower": Disturbance(lambda _: "1=4"),
@@ -115,13 +106,13 @@ DISTURBANCES: dict[str, Disturbance] = {
 class Disturber:
     """An observer of a run: disturbs its workers from their first step to their last."""
 
-    def __init__(self, disturb: Disturb | None, seconds: float) -> None:
+    def __init__(self, disturb, seconds):
         """Prepare for a run of n seconds."""
         self._disturb, self._seconds = disturb, seconds
         self._end = threading.Event()
-        self._thread: threading.Thread | None = None
+        self._thread = None
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress):
         """Begin with the first step, end with the training."""
         if self._disturb is None or self._end.is_set():
             return
@@ -134,16 +125,14 @@ class Disturber:
         if over and self._thread is not None:
             self.end()
 
-    def end(self) -> None:
+    def end(self):
         """Disturb no longer."""
         self._end.set()
         if self._thread is not None:
             self._thread.join()
 
 
-def trained(
-    arm: dict[str, Any], disturbance: Disturbance, seed: int, seconds: float
-) -> tuple[float, str]:
+def trained(arm, disturbance, seed, seconds):
     """Bits per byte after a training, and the changes of its strategy in words."""
     seconds = smallest(1.0, seconds)
     disturber = Disturber(disturbance.disturb, seconds)
@@ -162,7 +151,7 @@ def trained(
         return result.val_bits_per_byte, changes(Run(Path(result.run)))
 
 
-def changes(run: Run) -> str:
+def changes(run):
     """The changes of a run's strategy: seconds and strategy of each."""
     from mlxhog.report.record import EventLog
 
@@ -171,7 +160,7 @@ def changes(run: Run) -> str:
     return ", ".join(f"{one.elapsed_s:.1f} s {one.text.split(':')[0]}" for one in every)
 
 
-def arms(drops: Iterable[int] = ()) -> dict[str, dict[str, Any]]:
+def arms(drops=()):
     """The arms, and lock-free training without gradients that are later than each of `drops`."""
     dropping = {
         f"drop:{most}": {**ARMS["hogwild"], "staleness_lr": f"drop:{most}"} for most in drops
@@ -179,26 +168,18 @@ def arms(drops: Iterable[int] = ()) -> dict[str, dict[str, Any]]:
     return {**ARMS, **dropping}
 
 
-def measure(
-    names: Iterable[str],
-    seeds: Iterable[int],
-    seconds: float,
-    found: Findings,
-    drops: Iterable[int] = (),
-) -> None:
+def measure(names, seeds, seconds, found, drops=()):
     """Run all arms under some disturbances, seed by seed, and `sync` twice."""
-    taken = arms(drops)
-    seeds = list(seeds)
+    taken, seeds = arms(drops), list(seeds)
 
-    def run(name: str, arm: str, seed: int) -> float:
+    def run(name, arm, seed):
         value, changed = trained(taken[arm], DISTURBANCES[name], seed, seconds)
         print(f"  {name}, seed {seed}  {arm:14} {value:.3f}  {changed}", flush=True)
         return value
 
-    table: dict[str, dict[str, list[float]]] = {}
-    for name in names:
-        table[name], again = with_twin(seeds, taken, partial(run, name), twin="sync")
-        found.same(f"{name}, sync, bits per byte", table[name]["sync"], again)
+    table, again = Race(dict.fromkeys(names, list(taken)), seeds, run).run(twin="sync")
+    for name, own in again.items():
+        found.same(f"{name}, sync, bits per byte", table[name]["sync"], own)
     print(f"\nbits per byte after {seconds:g} s (median, range)")
     for name, bits in table.items():
         print(f"  {name}")
@@ -211,7 +192,7 @@ def measure(
     }
 
 
-def claim(name: str, bits: dict[str, list[float]]) -> Claim:
+def claim(name, bits):
     """The claim that `auto` is near the best of the arms that stay, seed by seed."""
     others = zip(*(bits[arm] for arm in ARMS if arm != AUTO), strict=True)
     ratio = Ratio.of(bits[AUTO], list(map(min, others)))

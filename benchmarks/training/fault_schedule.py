@@ -13,7 +13,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from random import Random
 
-from training.faults import SETTLE_S, Observed, filled
+from training.faults import SETTLE_S, filled
 
 GAPS_S = 0.5, 4.0  # between the beginnings of two faults
 
@@ -34,9 +34,7 @@ class FaultSchedule:
         ("stop the group", 2), ("full disk", 2), ("closed pipe", 1), ("kill the supervisor", 1),
     )  # fmt: skip
 
-    def __init__(
-        self, seed: int, counts: dict[str, int], workers: int, heartbeat_s: float, *, disk: bool
-    ) -> None:
+    def __init__(self, seed, counts, workers, heartbeat_s, *, disk):
         """Prepare a schedule.
 
         Args:
@@ -49,22 +47,22 @@ class FaultSchedule:
         self.random = Random(seed)
         self._counts, self._workers, self._heartbeat_s = counts, workers, heartbeat_s
         self._kinds = [kind for kind in self.KINDS if disk or kind[0] != "full disk"]
-        self._due: list[Event] = []
+        self._due = []
         self._next_s = 0.0
 
-    def begin(self, run: Observed) -> None:
+    def begin(self, run):
         """Plant faults in this run from now on."""
         self._run, self._due, self._piped, self._full = run, [], True, ExitStack()
         self.filled_disk = False
         self._next_s = time.monotonic() + self.random.uniform(0.0, GAPS_S[1])
 
-    def end(self) -> None:
+    def end(self):
         """Undo what is still planted."""
         self._full.close()
         for event in sorted(self._due):
             event.act()
 
-    def step(self, *, calm: bool) -> None:
+    def step(self, *, calm):
         """End faults whose time is over, and begin the next one if it is due.
 
         Where calm, none begins: workers that start again may need longer than faults leave them.
@@ -83,7 +81,7 @@ class FaultSchedule:
         if self._plant(kind, rank + 1, share):
             self._counts[kind] = self._counts.get(kind, 0) + 1
 
-    def _plant(self, kind: str, slot: int, share: float) -> bool:
+    def _plant(self, kind, slot, share):
         """Begin one fault; False where it cannot be now."""
         run = self._run
         if kind == "kill one":
@@ -116,17 +114,17 @@ class FaultSchedule:
         run.quiet_since = time.monotonic() + SETTLE_S
         return True
 
-    def _later(self, for_s: float, act: Callable[[], None]) -> None:
-        def settled() -> None:
+    def _later(self, for_s, act):
+        def settled():
             act()
             self._run.quiet_since = time.monotonic() + SETTLE_S
 
         self._due.append(Event(time.monotonic() + for_s, settled))
 
-    def _wake_all(self) -> None:
+    def _wake_all(self):
         self._run.send_all(signal.SIGCONT)
         self._run.all_held = False
 
-    def _go_on(self, slots: list[int]) -> None:
+    def _go_on(self, slots):
         self._run.send(slots, signal.SIGCONT)
         self._run.held.difference_update(slots)

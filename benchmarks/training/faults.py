@@ -17,11 +17,9 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 import numpy as np
 
@@ -31,7 +29,6 @@ from mlxhog.arena.process import process_start_time
 from mlxhog.arena.requests import socket_path
 from mlxhog.arena.workers import Phase, State
 from mlxhog.errors import ArenaError
-from mlxhog.report.metrics import Progress
 
 START_S = 120.0
 LAPS = (1 << 37) - 1
@@ -56,7 +53,7 @@ class Rates:
     others_tokens: int = 0
     beside_s: float = 0.0
 
-    def add(self, other: Rates) -> None:
+    def add(self, other):
         """Add what another run did."""
         for name, value in vars(other).items():
             setattr(self, name, getattr(self, name) + value)
@@ -88,12 +85,12 @@ class Audit:
     kills: int
 
     @property
-    def doubled(self) -> int:
+    def doubled(self):
         """Gradients written for tickets that were done already."""
         return max(0, self.steps + self.torn - self.recounted - self.done)
 
     @property
-    def uncounted(self) -> int:
+    def uncounted(self):
         """Tickets done that no worker lived to count, beyond one for each kill."""
         return max(0, self.done - self.steps - self.torn - self.kills)
 
@@ -111,9 +108,7 @@ class Observed:
         RuntimeError: the run does not start; with its last lines.
     """
 
-    def __init__(
-        self, out: Path, flags: list[str], workers: int, *, resume: Path | None = None
-    ) -> None:
+    def __init__(self, out, flags, workers, *, resume=None):
         self.out, self.workers, self.directory = out, workers, resume
         self._slots = range(1, workers + 1)
         before = set(out.iterdir())
@@ -126,25 +121,25 @@ class Observed:
             stderr=subprocess.PIPE,
         )
         assert self.process.stderr is not None
-        self.tail: deque[bytes] = deque(maxlen=TAIL_LINES)
+        self.tail = deque(maxlen=TAIL_LINES)
         self._stop_reading = threading.Event()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        self.seen: dict[int, int] = {}  # pid -> start time of every worker ever seen
+        self.seen = {}  # pid -> start time of every worker ever seen
         self.kills = 0
-        self.held: set[int] = set()  # slots of workers that a fault has stopped
+        self.held = set()  # slots of workers that a fault has stopped
         self.all_held = False  # and the supervisor
         self.quiet_since = time.monotonic()
         self.rates = Rates()
         self.arena = self._connect(before)
         self._first = int(self._word("next"))
         self._done_before, self._torn_before = self._done(), int(self._word("torn"))
-        self._before: tuple[float, list[int], bool] | None = None
+        self._before = None
         self._warm_since = self.quiet_since
-        self._begun: dict[int, tuple[int, int]] = {}  # slot -> incarnation, its steps at birth
-        self._moved: tuple[float, tuple[int, ...]] = (time.monotonic(), ())
+        self._begun = {}  # slot -> incarnation, its steps at birth
+        self._moved = (time.monotonic(), ())
 
-    def _read(self) -> None:
+    def _read(self):
         assert self.process.stderr is not None
         descriptor = self.process.stderr.fileno()
         while not self._stop_reading.is_set():
@@ -153,7 +148,7 @@ class Observed:
                 return
             self.tail.extend(block.splitlines())
 
-    def _connect(self, before: set[Path]) -> Arena:
+    def _connect(self, before):
         """The run's arena, as soon as the run serves it."""
         end = time.monotonic() + START_S
         while time.monotonic() < end and self.process.poll() is None:
@@ -168,17 +163,17 @@ class Observed:
         self.process.wait()
         raise RuntimeError(f"the run did not start: {self.words()}")
 
-    def words(self) -> str:
+    def words(self):
         """The last lines that the run wrote to stderr."""
         return b"\n".join(self.tail).decode(errors="replace")
 
     # -- what is seen ----------------------------------------------------------------------------
 
-    def entry(self, slot: int) -> Any:
+    def entry(self, slot):
         """A worker's entry in the worker table."""
         return self.arena.workers.entry(slot)
 
-    def living(self) -> list[int]:
+    def living(self):
         """Slots whose worker lives, started or starting."""
         return [
             slot
@@ -188,7 +183,7 @@ class Observed:
             and process_start_time(self.entry(slot).pid) == self.entry(slot).start_time
         ]
 
-    def look(self) -> None:
+    def look(self):
         """Note who lives and how much was done since the last look; call it often."""
         now = time.monotonic()
         entries = [self.entry(slot) for slot in self._slots]
@@ -219,7 +214,7 @@ class Observed:
         if signs != self._moved[1] or self.held or self.all_held or now < self.quiet_since:
             self._moved = now, signs
 
-    def _await_first_steps(self, entries: list[Any], now: float) -> None:
+    def _await_first_steps(self, entries, now):
         """Wait for the first step of a new worker: it belongs to its start, which is not counted.
 
         A window that began with a step would also hold one step too few.
@@ -231,17 +226,17 @@ class Observed:
             if entry.incarnation != incarnation or entry.steps == steps:
                 self._warm_since = now + SETTLE_S
 
-    def still_s(self) -> float:
+    def still_s(self):
         """For how long no step, no evaluation and no sample has begun without a fault."""
         return time.monotonic() - self._moved[0]
 
-    def ended(self) -> bool:
+    def ended(self):
         """Whether the process has ended."""
         return self.process.poll() is not None
 
     # -- faults ----------------------------------------------------------------------------------
 
-    def send(self, slots: list[int], number: signal.Signals) -> None:
+    def send(self, slots, number):
         """Send a signal to workers; one that has just died gets none."""
         for slot in slots:
             entry = self.entry(slot)
@@ -251,13 +246,13 @@ class Observed:
                     os.kill(pid, number)
                     self.kills += number == signal.SIGKILL
 
-    def send_all(self, number: signal.Signals) -> None:
+    def send_all(self, number):
         """Send a signal to the supervisor and every worker, as a terminal does."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
         self.send(self.living(), number)
 
-    def close_pipe(self) -> None:
+    def close_pipe(self):
         """Close the reading end of the run's stderr: every line written from now on fails."""
         assert self.process.stderr is not None
         self._stop_reading.set()
@@ -266,14 +261,14 @@ class Observed:
 
     # -- the end ---------------------------------------------------------------------------------
 
-    def result(self) -> dict[str, Any]:
+    def result(self):
         """The JSON line that the run printed; empty if it printed none."""
         self._stdout.seek(0)
         lines = self._stdout.read().splitlines()
-        parsed: dict[str, Any] = json.loads(lines[-1]) if lines else {}
+        parsed = json.loads(lines[-1]) if lines else {}
         return parsed
 
-    def orphans(self, patience_s: float = 10.0) -> list[int]:
+    def orphans(self, patience_s=10.0):
         """Workers that still live some time after their supervisor has ended."""
         end = time.monotonic() + patience_s
         while True:
@@ -283,7 +278,7 @@ class Observed:
                 return alive
             time.sleep(0.05)
 
-    def audit(self, *, ordered: bool = False) -> Audit:
+    def audit(self, *, ordered=False):
         """Account for every ticket; only after the run has ended.
 
         Args:
@@ -306,30 +301,30 @@ class Observed:
             kills=self.kills,
         )
 
-    def _done(self) -> int:
+    def _done(self):
         """Tickets that are done, counted from the beginning of training."""
         watermark, handed_out = int(self._word("watermark")), int(self._word("next"))
         above = sum(self._state(g) == TicketState.DONE for g in range(watermark, handed_out))
         return watermark + above
 
-    def _word(self, name: str) -> np.uint64:
+    def _word(self, name):
         at = {"next": 0, "watermark": 16, "torn": 64}[name]
         return np.uint64(self.arena.segment("ledger")[: 8 * 128].view(np.uint64)[at])
 
-    def _state(self, ticket: int) -> TicketState:
+    def _state(self, ticket):
         """Where a ticket stands, by the table in `mlxhog/arena/ledger.py`."""
         slots = self.arena.segment("tickets")
         lap, index = divmod(ticket, len(slots))
         slot = int(slots[index])
         return TicketState(slot & 7) if slot >> 3 & LAPS == lap & LAPS else TicketState.FREE
 
-    def abandon(self) -> None:
+    def abandon(self):
         """Kill whatever is left of it."""
         self.send(self.living(), signal.SIGKILL)
         self.process.kill()
         self.process.wait()
 
-    def close(self) -> None:
+    def close(self):
         """Let go of the arena and the pipes."""
         self._stop_reading.set()
         self._stdout.close()
@@ -339,12 +334,12 @@ class Observed:
 class Killer:
     """Kills workers of a run in this process now and then, as its observer."""
 
-    def __init__(self, kills: int, seed: int, *, within_s: float) -> None:
+    def __init__(self, kills, seed, *, within_s):
         """Draw the moments and the workers from a seed."""
         self.left, self._random, self._within_s = kills, Random(seed), within_s
         self._killed = set[int]()
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress):
         """Kill one worker, if all of them run and none is one that was killed before."""
         pids = [worker.pid for worker in progress.workers if worker.state == "running"]
         fresh = [pid for pid in pids if pid not in self._killed]
@@ -356,7 +351,7 @@ class Killer:
             self.left -= 1
 
 
-def _is_zombie(pid: int) -> bool:
+def _is_zombie(pid):
     """Whether a process is dead and only waits for its parent."""
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
@@ -364,7 +359,7 @@ def _is_zombie(pid: int) -> bool:
 
 
 @contextlib.contextmanager
-def filled(directory: Path) -> Iterator[None]:
+def filled(directory):
     """Fill the disk of a directory to its last byte meanwhile."""
     filler = directory / "filler"
     with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import json
+import math
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -24,10 +25,8 @@ from mlxhog import TrainConfig, train
 from mlxhog.arena import Arena
 from mlxhog.arena.process import monotonic_ns
 from mlxhog.arena.requests import socket_path
-from mlxhog.backends.backend import Backend
 from mlxhog.data import heldout
-from mlxhog.data.tokens import TokenFile
-from mlxhog.report.metrics import Progress, Result
+from mlxhog.report.metrics import Result
 from mlxhog.strategies import local
 
 MOST_BYTES = 2 << 30  # of parameters that are kept of a run
@@ -68,12 +67,12 @@ class _Recorder:
     _gap_s: float = 0.0
     _next_s: float = 0.0
 
-    def _thin(self, seconds: float) -> None:
+    def _thin(self, seconds):
         """Drop every other point, and look half as often from now on."""
         del self.points[1::2]
         self._gap_s = seconds / len(self.points)
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress):
         if self.arena is None or progress.step < 1:  # a strategy that is chosen takes another arena
             (run,) = self.out.iterdir()
             self.arena = Arena.connect(socket_path(run))
@@ -91,7 +90,7 @@ class _Recorder:
         self.pss_bytes = max(self.pss_bytes, sum(map(pss_bytes, pids)))
 
 
-def record(*, keep_params: bool = False, **options: Any) -> Recorded:
+def record(*, keep_params=False, **options):
     """Train with `options` of TrainConfig in a temporary folder, recording as it goes.
 
     Raises:
@@ -117,7 +116,7 @@ def record(*, keep_params: bool = False, **options: Any) -> Recorded:
         shutil.rmtree(out)
 
 
-def model_of(arena: Arena) -> NDArray[np.float32]:
+def model_of(arena):
     """Copy the parameters; of averaged runs, what their average would be now."""
     params = arena.params.copy()
     replicas = sum(name.startswith("copies.") for name in arena.layout.segments) - 1
@@ -127,7 +126,7 @@ def model_of(arena: Arena) -> NDArray[np.float32]:
 
 
 @lru_cache
-def model_file(**sizes: int) -> str:
+def model_file(**sizes):
     """A YAML architecture like `tiny` but for some sizes, in a file that ends with this process."""
     import yaml
 
@@ -142,7 +141,7 @@ def model_file(**sizes: int) -> str:
     return file.name
 
 
-def count_parameters(model: str) -> int:
+def count_parameters(model):
     """Parameters of an architecture."""
     from mlxhog.models.registry import load_architecture
     from mlxhog.models.xlstm_large import param_count
@@ -150,7 +149,7 @@ def count_parameters(model: str) -> int:
     return param_count(load_architecture(model))
 
 
-def pss_bytes(pid: int) -> int:
+def pss_bytes(pid):
     """Proportional set size of a process: shared pages are divided among those who map them."""
     try:
         text = Path(f"/proc/{pid}/smaps_rollup").read_text()
@@ -160,7 +159,7 @@ def pss_bytes(pid: int) -> int:
     return int(line.split()[1]) * 1024
 
 
-def held_out_bits(backend: Backend, text: TokenFile, seq_len: int, tokens: int) -> float:
+def held_out_bits(backend, text, seq_len, tokens):
     """Bits per byte of a backend's parameters over so many tokens, spread over a text."""
     nats, n_bytes = 0.0, 0
     for batch in heldout.batches(text, seq_len=seq_len, batch_size=32, eval_tokens=tokens):
@@ -169,36 +168,62 @@ def held_out_bits(backend: Backend, text: TokenFile, seq_len: int, tokens: int) 
     return heldout.bits_per_byte(nats, n_bytes)
 
 
+ALONE = {"strategy": "serial", "workers": "torch:cpu", "threads": 1, "tokenizer": "bytes"}
+WORST_BITS = 8.0
+"""Bits per byte of a uniform guess; the score of a training that diverged."""
+
+
+def end_bits(held_out, **options):
+    """Train one worker on one core, and return held-out bits per byte over so many tokens.
+
+    It depends on nothing but its options, so several may run side by side, and nothing is timed.
+    """
+    from mlxhog.arena.child import Lane
+    from mlxhog.theory.short_runs import score
+    from mlxhog.training.plan import make_plan
+
+    with tempfile.TemporaryDirectory(prefix="mlxhog-benchmark-") as out:
+        options = {**QUIET_OPTIONS, **ALONE, **options, **smallest(SMALLEST_RUN, {})}
+        config = TrainConfig(**{**options, "out": out})
+        result = train(config, observer=None)
+        if result.status == "interrupted":
+            raise KeyboardInterrupt
+        if result.status != "done":
+            return WORST_BITS
+        text, tokens = make_plan(config).data.val, smallest(2048, held_out)
+        place = (Path(str(result.checkpoint)), text, config.seq_len, tokens)
+        nats, n_bytes = score(Lane(None, 0), "torch:cpu", *place)
+        bits = heldout.bits_per_byte(float(nats.sum()), int(n_bytes.sum()))
+    return bits if math.isfinite(bits) else WORST_BITS
+
+
 class HeldOut:
     """Bits per byte on held-out text, in this process, for recorded parameters."""
 
-    def __init__(self, config: TrainConfig, tokens: int = 65_536) -> None:
-        """Open the text and lay the model over a buffer; uses torch with every core."""
-        from mlxhog import arena, backends
-        from mlxhog.data import prepare
-        from mlxhog.models.registry import load_architecture
-        from mlxhog.models.xlstm_large import param_spec
+    def __init__(self, config, tokens=65_536):
+        """Open the text and lay the model over a buffer."""
+        from mlxhog import backends
+        from mlxhog.training.plan import make_plan
 
-        model = load_architecture(config.model)
-        layout = arena.plan(param_spec(model), max_workers=1, n_tickets=1)
-        _, self._file = prepare.prepare(config.data, config.tokenizer).open(config.seq_len)
+        plan = make_plan(config)
+        self._file = plan.data.open(config.seq_len)[1]
         self._seq_len, self._tokens = config.seq_len, smallest(2048, tokens)
         self._backend = backends.create("torch:cpu", threads=2, kernels="auto", cpu_blas="auto")
-        self._backend.bind(model, layout.slots, layout.n_floats, None)
+        self._backend.bind(plan.model, plan.layout.slots, plan.layout.n_floats, None)
 
-    def bits_per_byte(self, params: NDArray[np.float32]) -> float:
+    def bits_per_byte(self, params):
         """Evaluate one copy of the parameter segment."""
         self._backend.inbox[:] = params
         return held_out_bits(self._backend, self._file, self._seq_len, self._tokens)
 
-    def crossing(self, points: list[Point], target: float) -> tuple[float, float] | None:
+    def crossing(self, points, target):
         """Seconds and tokens at which the loss first falls to `target`; None if it never does.
 
         Bisection over the points (the loss falls but for noise), then a straight line between two.
         """
-        scores: dict[int, float] = {}
+        scores = {}
 
-        def score(k: int) -> float:
+        def score(k):
             if k not in scores:
                 params = points[k].params
                 assert params is not None

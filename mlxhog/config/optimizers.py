@@ -10,7 +10,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Final, Protocol
 
-from mlxhog.config.choices import OPTIMIZERS, Rules
+from mlxhog.config.choices import OPTIMIZERS
 from mlxhog.config.optimizer import (
     BETA1,
     Adaptive,
@@ -75,15 +75,6 @@ class Muon(Sharing):
         "framework; auto is worker for GPU workers",
         choices=("auto", "cpu", "worker"), flat="orthogonalization_device",
     )  # fmt: skip
-    rules: ClassVar[Rules] = (
-        ("orthogonalization_dtype",
-         lambda s: s.orthogonalization == "ns5" and s.dtype == "bfloat16",
-         "is bfloat16, whose rounding the five steps of ns5 enlarge too far; leave it out, or take "
-         "polar3"),
-        ("orthogonalization_device", lambda s: s.device == "worker" and s.dtype == "bfloat16",
-         "is worker, which computes in float32, and orthogonalization_dtype is bfloat16; leave one "
-         "of them out"),
-    )  # fmt: skip
 
     def fitted(self, *, hidden: bool, averaged: int = 1, ahead: int = 1) -> OptimizerChoice:
         """Return it with values for its open numbers; AdamW without a hidden matrix."""
@@ -112,7 +103,7 @@ class Muon(Sharing):
 
         With bytes one step size is best for all. Rows of a larger vocabulary get few gradients, so
         the embedding wants steps that are many times as long, and hidden matrices want longer ones,
-        too (`python benchmarks/experiments/minute.py`; docs/numbers.md has real runs).
+        too (`python benchmarks/experiments/defaults.py minute`; docs/numbers.md has real runs).
         """
         if vocabulary < PIECES:
             return super().rates(width, vocabulary, averaged)

@@ -32,8 +32,9 @@ Layer = dict[str, tuple[object, str]]
 
 
 def label(name: str, origin: str) -> str:
-    """The beginning of an error about a value: the flag, or origin and name."""
-    return origin if origin.startswith("-") else f"{origin}: {name}" if origin else name
+    """The beginning of an error about a value: origin and name, unless the origin has the name."""
+    has_name = origin.startswith("-") or ": " in origin
+    return origin if has_name else f"{origin}: {name}" if origin else name
 
 
 def of_keywords(call: str, keywords: Mapping[str, object]) -> Layer:
@@ -366,6 +367,8 @@ def _known(cls: type, layer: Layer, names: Mapping[str, str], wrong: list[str]) 
                 "option; keep one"
             )
         else:
+            if name != written and origin.endswith("()"):  # an alias in a call
+                origin = f"{origin}: {written}"
             known[name], first[name] = (value, origin), written
     return known
 

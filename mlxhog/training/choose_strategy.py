@@ -77,7 +77,7 @@ MARGIN: Final = 1.1
 """Least ratio of gradients per second, hogwild over sync, at which hogwild is chosen.
 
 Its gradients are late, and each is a step of one worker alone; but it tolerates disturbances that
-come after the measurement, such as another program. docs/training.md has the data.
+come after the measurement, such as another program. Data: schemes in benchmarks/RESULTS.md.
 """
 
 

@@ -1,12 +1,8 @@
 """Scripts of benchmarks/ for tests: they are no part of the package."""
 
-from __future__ import annotations
-
 import importlib
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 
@@ -15,14 +11,14 @@ FOLDERS = (BENCHMARKS / "experiments", BENCHMARKS)
 
 
 @pytest.fixture(autouse=True)
-def _usual_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+def _usual_sizes(monkeypatch):
     """A test that asks for `--tiny` in this process leaves it to no other."""
     monkeypatch.setenv("MLXHOG_BENCHMARK_TINY", "")
     monkeypatch.delenv("MLXHOG_BENCHMARK_TINY")
 
 
 @pytest.fixture(scope="module")
-def load() -> Iterator[Callable[[str], ModuleType]]:
+def load():
     """Import a module by its name below benchmarks/ or benchmarks/experiments/."""
     path, before = list(sys.path), set(sys.modules)
     sys.path[:0] = map(str, FOLDERS)

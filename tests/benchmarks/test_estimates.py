@@ -1,9 +1,6 @@
 """Estimates of benchmarks: intervals with their error, and no arm that differs from itself."""
 
-from __future__ import annotations
-
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -12,16 +9,16 @@ PAGES, COMPARISONS, PAIRS = 200, 6, 5
 
 
 @pytest.fixture(scope="module")
-def estimates(load: Any) -> Any:
+def estimates(load):
     return load("harness.estimates")
 
 
 @pytest.fixture(scope="module")
-def claims(load: Any) -> Any:
+def claims(load):
     return load("harness.claims")
 
 
-def test_a_mean_has_the_interval_and_p_value_of_students_t(estimates: Any) -> None:
+def test_a_mean_has_the_interval_and_p_value_of_students_t(estimates):
     mean = estimates.Mean.of([0.1, 0.2, 0.3])
     # Standard error 0.1 / sqrt(3), 4.3027 of them to either side for two degrees of freedom.
     assert mean.low == pytest.approx(0.2 - 4.30265 * 0.1 / math.sqrt(3), abs=1e-5)
@@ -30,7 +27,7 @@ def test_a_mean_has_the_interval_and_p_value_of_students_t(estimates: Any) -> No
     assert mean.n == 3
 
 
-def test_a_ratio_is_the_geometric_mean_of_the_pairs_ratios(estimates: Any) -> None:
+def test_a_ratio_is_the_geometric_mean_of_the_pairs_ratios(estimates):
     ratio = estimates.Ratio.of([2.0, 8.0], [1.0, 1.0])
     assert ratio.value == pytest.approx(4.0)
     assert ratio.n == 2
@@ -39,15 +36,15 @@ def test_a_ratio_is_the_geometric_mean_of_the_pairs_ratios(estimates: Any) -> No
 
 @pytest.mark.parametrize("values", [[1.0], [1.0, math.inf, 2.0], [1.0, 0.0]])
 def test_nothing_can_be_told_from_one_pair_or_a_goal_that_was_not_reached(
-    estimates: Any, claims: Any, values: list[float]
-) -> None:
+    estimates, claims, values
+):
     ratio = estimates.Ratio.of(values, [1.0] * len(values))
     claim = claims.Claim.of("faster", ratio, ">=", 0.5)
     assert math.isnan(ratio.low)
     assert claim.ended == claims.UNTOLD
 
 
-def test_no_failure_in_some_trials_is_a_bound_and_not_a_zero(estimates: Any) -> None:
+def test_no_failure_in_some_trials_is_a_bound_and_not_a_zero(estimates):
     share = estimates.Share(events=0, n=100)
     assert (share.value, share.low) == (0.0, 0.0)
     assert share.high == pytest.approx(1 - 0.025 ** (1 / 100))
@@ -55,7 +52,7 @@ def test_no_failure_in_some_trials_is_a_bound_and_not_a_zero(estimates: Any) -> 
     assert estimates.Share(events=100, n=100).low == pytest.approx(1 - share.high)
 
 
-def test_holm_multiplies_by_the_number_of_comparisons_that_remain(estimates: Any) -> None:
+def test_holm_multiplies_by_the_number_of_comparisons_that_remain(estimates):
     assert estimates.holm([0.03, 0.01, math.nan, 0.02]) == pytest.approx(
         [0.04, 0.03, math.nan, 0.04], nan_ok=True
     )
@@ -70,13 +67,13 @@ def test_holm_multiplies_by_the_number_of_comparisons_that_remain(estimates: Any
     ],
 )
 def test_two_arms_are_level_where_the_interval_lies_within_both_limits(
-    estimates: Any, claims: Any, values: list[float], ended: str
-) -> None:
+    estimates, claims, values, ended
+):
     ratio = estimates.Ratio.of(values, [1.0, 1.0, 1.0])
     assert claims.Claim.of("level", ratio, "within", 1.1, least=0.9).ended == ended
 
 
-def simulated_page(claims: Any, estimates: Any, rng: np.random.Generator, gain: float) -> list[Any]:
+def simulated_page(claims, estimates, rng, gain):
     """The claims of a page: its arms differ by a factor, times within a pair are correlated."""
     page = []
     for _ in range(COMPARISONS):
@@ -87,11 +84,11 @@ def simulated_page(claims: Any, estimates: Any, rng: np.random.Generator, gain: 
     return page
 
 
-def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims: Any, estimates: Any) -> None:
+def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims, estimates):
     rng = np.random.default_rng(33)
     pages = [simulated_page(claims, estimates, rng, 1.0) for _ in range(PAGES)]
 
-    def decided(page: list[Any]) -> bool:
+    def decided(page):
         return any(claim.ended != claims.UNTOLD for claim in page)
 
     wrong = sum(decided(claims.corrected(page)) for page in pages)
@@ -103,28 +100,26 @@ def test_at_most_5_of_100_pages_tell_equal_arms_apart(claims: Any, estimates: An
 class Taking:
     """An arm whose steps take as long as its program says, in no process."""
 
-    def __init__(self, program: Any, *, threads: int) -> None:
+    def __init__(self, program, *, threads):
         self.seconds = float(program.options["seconds"])
 
-    def __enter__(self) -> Taking:
+    def __enter__(self):
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_):
         pass
 
-    def ready(self) -> None:
+    def ready(self):
         pass
 
-    def run(self, seconds: float) -> float:
+    def run(self, seconds):
         return self.seconds
 
-    def close(self) -> None:
+    def close(self):
         pass
 
 
-def test_the_first_of_several_programs_runs_twice_in_each_turn(
-    load: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_first_of_several_programs_runs_twice_in_each_turn(load, monkeypatch):
     interleaved = load("harness.interleaved")
     monkeypatch.setattr(interleaved, "Arm", Taking)
     programs = {
@@ -137,10 +132,10 @@ def test_the_first_of_several_programs_runs_twice_in_each_turn(
     assert turns.ratio("theirs", "ours").value == pytest.approx(2.0)
 
 
-def test_at_most_5_of_100_pages_tell_an_arm_from_itself(claims: Any) -> None:
+def test_at_most_5_of_100_pages_tell_an_arm_from_itself(claims):
     rng = np.random.default_rng(33)
 
-    def twin() -> Any:
+    def twin():
         spell = rng.normal(0, 0.3, PAIRS)
         own, again = (np.exp(spell + rng.normal(0, 0.05, PAIRS)).tolist() for _ in range(2))
         return claims.Twin.of("an arm", own, again)
@@ -151,18 +146,18 @@ def test_at_most_5_of_100_pages_tell_an_arm_from_itself(claims: Any) -> None:
     assert claims.false_verdicts([claims.Twin.of("not the same", [1.0, 1.1, 1.2], [2.0, 2.2, 2.4])])
 
 
-def test_pages_of_arms_that_do_differ_say_so(claims: Any, estimates: Any) -> None:
+def test_pages_of_arms_that_do_differ_say_so(claims, estimates):
     rng = np.random.default_rng(33)
     pages = [simulated_page(claims, estimates, rng, 1.5) for _ in range(50)]
     told = [all(c.ended == claims.MET for c in claims.corrected(page)) for page in pages]
     assert sum(told) >= 45
 
 
-def test_an_arm_is_compared_with_itself_in_the_same_turns(load: Any, claims: Any) -> None:
+def test_an_arm_is_compared_with_itself_in_the_same_turns(load, claims):
     interleaved = load("harness.interleaved")
-    order: list[tuple[str, int]] = []
+    order = []
 
-    def run(arm: str, turn: int) -> float:
+    def run(arm, turn):
         order.append((arm, turn))
         return float(len(order))
 

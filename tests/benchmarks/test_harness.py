@@ -1,13 +1,9 @@
 """How a benchmark ends: what a busy machine excuses, and what it does not."""
 
-from __future__ import annotations
-
 import json
 import math
 import subprocess
 from argparse import Namespace
-from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -15,11 +11,11 @@ from tests.pairs import each_of
 
 
 @pytest.fixture(scope="module")
-def harness(load: Any) -> Any:
+def harness(load):
     return load("harness.claims")
 
 
-def claims(harness: Any, *, time: float, lost: float) -> list[Any]:
+def claims(harness, *, time, lost):
     return [
         harness.Claim("time ratio", time, "<=", 1.15),
         harness.Claim("adds lost", lost, "==", 0, timing=False),
@@ -38,15 +34,9 @@ def claims(harness: Any, *, time: float, lost: float) -> list[Any]:
     ],
 )
 def test_a_busy_machine_excuses_timings_and_never_counts(
-    harness: Any,
-    capsys: pytest.CaptureFixture[str],
-    time: float,
-    lost: float,
-    others_load: float,
-    verdict: str,
-    code: int,
-) -> None:
-    def measure(findings: Any, _: Namespace) -> None:
+    harness, capsys, time, lost, others_load, verdict, code
+):
+    def measure(findings, _):
         findings.claims = claims(harness, time=time, lost=lost)
         findings.results["ns"] = {"add": harness.Sample.of([3.0, 1.0, 2.0])}
         findings.others_load = others_load
@@ -69,30 +59,24 @@ def test_a_busy_machine_excuses_timings_and_never_counts(
         ((float("nan"), float("nan")), "cannot_be_told"),
     ],
 )
-def test_an_interval_that_holds_the_limit_tells_nothing(
-    harness: Any, interval: tuple[float, float], ended: str
-) -> None:
+def test_an_interval_that_holds_the_limit_tells_nothing(harness, interval, ended):
     claim = harness.Claim("sooner", 1.3, ">=", 1.2, interval=interval)
     assert claim.ended == ended
     assert harness.verdict([claim], others_load=0.0) == ended
     assert harness.verdict([claim, *claims(harness, time=1.2, lost=0)], others_load=0.0) == "missed"
 
 
-def test_a_script_without_limits_has_no_verdict_and_no_failure(
-    harness: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_script_without_limits_has_no_verdict_and_no_failure(harness, capsys):
     assert harness.measured("nothing", Namespace(), lambda findings, chosen: None) == 0
     printed = capsys.readouterr().out
     assert "no limit of our own" in printed
     assert json.loads(printed.splitlines()[-1])["verdict"] == "no_limit"
 
 
-def test_what_cannot_be_told_is_printed_as_such(
-    harness: Any, load: Any, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_cannot_be_told_is_printed_as_such(harness, load, capsys):
     estimates = load("harness.estimates")
 
-    def measure(findings: Any, _: Namespace) -> None:
+    def measure(findings, _):
         findings.others_load = 0.0
         findings.at_least("faster", estimates.Ratio.of([1.0, 2.0, 3.0], [1.5, 1.5, 1.5]), 1.0)
         findings.same("serial", [1.0, 1.1, 1.2], [1.1, 1.2, 1.0])
@@ -107,9 +91,7 @@ def test_what_cannot_be_told_is_printed_as_such(
     assert line["twins"]["false_verdicts"] == 0
 
 
-def test_results_that_a_run_writes_leave_its_commit_clean(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_results_that_a_run_writes_leave_its_commit_clean(load, tmp_path, monkeypatch):
     machine = load("harness.machine")
     monkeypatch.setattr(machine, "ROOT", tmp_path)
     monkeypatch.setattr(machine, "package", lambda: tmp_path / "mlxhog")
@@ -131,8 +113,8 @@ def test_results_that_a_run_writes_leave_its_commit_clean(
 
 
 def test_results_of_another_package_or_of_changed_files_are_of_no_commit(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    load, tmp_path, monkeypatch
+):
     machine = load("harness.machine")
     monkeypatch.setattr(machine, "package", lambda: tmp_path / "mlxhog")
     assert str(machine.commit()).endswith("+")
@@ -146,7 +128,7 @@ def test_results_of_another_package_or_of_changed_files_are_of_no_commit(
     assert machine.not_this_commit() == ""
 
 
-def test_what_others_disturbed_is_not_called_met_or_missed(harness: Any) -> None:
+def test_what_others_disturbed_is_not_called_met_or_missed(harness):
     busy = harness.judged(claims(harness, time=1.2, lost=0), 0.5)
     assert [claim.ended for claim in busy] == ["not_measurable", "met"]
     assert busy[0].to_json()["ended"] == "not_measurable"
@@ -155,14 +137,14 @@ def test_what_others_disturbed_is_not_called_met_or_missed(harness: Any) -> None
 
 
 def test_a_figure_of_no_result_is_refused_with_the_command_that_makes_one(
-    load: Any, experiment: Any, tmp_path: Path
-) -> None:
+    load, experiment, tmp_path
+):
     arguments = ["--draw", "--out", str(tmp_path)]
     with pytest.raises(SystemExit, match=r"falling.json is missing.*falling.py --full"):
         experiment.run(about(experiment), lambda _: None, draw(load), arguments=arguments)
 
 
-def test_a_result_has_one_row_a_line(harness: Any, tmp_path: Path) -> None:
+def test_a_result_has_one_row_a_line(harness, tmp_path):
     path = tmp_path / "one.json"
     row = {"scheme": "hogwild", "losses": [0.1] * 40}
     value = {"seeds": list(range(500)), "mean": math.nan, "table": [row] * 3, "about": "x" * 600}
@@ -173,16 +155,14 @@ def test_a_result_has_one_row_a_line(harness: Any, tmp_path: Path) -> None:
     assert [json.loads(line.rstrip(",")) for line in lines[4:7]] == [row] * 3
 
 
-def test_repeats_without_any_spread_are_no_interval_and_decide_nothing(
-    load: Any, harness: Any
-) -> None:
+def test_repeats_without_any_spread_are_no_interval_and_decide_nothing(load, harness):
     mean = load("harness.estimates").Mean.of([0.5, 0.5, 0.5])
     for limit in (0.0, 0.5, 1.0):
         claim = harness.Claim.of("share", mean, "<=", limit)
         assert (claim.ended, claim.measured) == ("cannot_be_told", "0.5 (n 3, no interval)")
 
 
-def test_a_script_that_tells_equal_arms_apart_gives_no_verdict(harness: Any) -> None:
+def test_a_script_that_tells_equal_arms_apart_gives_no_verdict(harness):
     own, again = [1.0, 1.01, 0.99], [1.1, 1.11, 1.09]
     findings = harness.Findings(twins=[harness.Twin.of("arm", own, own)])
     findings.exact("counts", 0, 0)
@@ -191,7 +171,7 @@ def test_a_script_that_tells_equal_arms_apart_gives_no_verdict(harness: Any) -> 
     assert harness.document(findings, 0.0, ())["verdict"] == "cannot_be_told"
 
 
-def test_our_own_work_is_not_others_load(load: Any) -> None:
+def test_our_own_work_is_not_others_load(load):
     import time
 
     watch = load("harness.machine").LoadWatch()
@@ -202,10 +182,10 @@ def test_our_own_work_is_not_others_load(load: Any) -> None:
     assert watch.stop() <= together
 
 
-def test_turns_that_others_disturbed_are_repeated_and_do_not_count(load: Any) -> None:
+def test_turns_that_others_disturbed_are_repeated_and_do_not_count(load):
     loads = {"ours": iter([0.0, 0.5, 0.0, 0.0]), "theirs": iter([0.0, 0.0, 0.0])}
 
-    def turn(arm: str) -> tuple[float, float]:
+    def turn(arm):
         load = next(loads[arm])
         return load, load
 
@@ -214,7 +194,7 @@ def test_turns_that_others_disturbed_are_repeated_and_do_not_count(load: Any) ->
     assert others_load == 0.0
 
 
-def test_where_no_turn_is_quiet_all_count_and_the_load_says_so(load: Any) -> None:
+def test_where_no_turn_is_quiet_all_count_and_the_load_says_so(load):
     turns, others_load = load("harness.interleaved").quiet_turns(
         3, ["ours"], lambda arm: (1.0, 0.5)
     )
@@ -222,7 +202,7 @@ def test_where_no_turn_is_quiet_all_count_and_the_load_says_so(load: Any) -> Non
     assert others_load == 0.5
 
 
-def test_claims_without_a_timing_are_judged_on_a_busy_machine(harness: Any) -> None:
+def test_claims_without_a_timing_are_judged_on_a_busy_machine(harness):
     count = harness.Claim("strings answered", 1.0, ">=", 0.99, timing=False)
     assert harness.verdict([count], others_load=0.5) == "met"
 
@@ -231,20 +211,20 @@ def test_claims_without_a_timing_are_judged_on_a_busy_machine(harness: Any) -> N
 
 
 @pytest.fixture(scope="module")
-def experiment(load: Any) -> Any:
+def experiment(load):
     return load("experiment.record")
 
 
-def about(experiment: Any) -> Any:
+def about(experiment):
     return experiment.Experiment(
         name="falling", title="How apples fall", source="document 9, Test 1", about="We drop one."
     )
 
 
-def draw(load: Any) -> Any:
+def draw(load):
     figures = load("experiment.figures")
 
-    def one_line(outcome: Any) -> Any:
+    def one_line(outcome):
         figure, axes = figures.new_panel(x="seconds", y="metres", heading="Falling")
         figures.curves(axes, {"red": ([0, 1], [0, outcome.results["metres"]["median"]])})
         return figure
@@ -252,7 +232,7 @@ def draw(load: Any) -> Any:
     return one_line
 
 
-def outcome(harness: Any, experiment: Any, *, limit: float = 5.0) -> Any:
+def outcome(harness, experiment, *, limit=5.0):
     return experiment.Outcome(
         compared=[
             experiment.Compared("it falls", "it fell", experiment.HOLDS, timing=False),
@@ -265,9 +245,7 @@ def outcome(harness: Any, experiment: Any, *, limit: float = 5.0) -> Any:
     )
 
 
-def test_a_result_holds_everything_a_second_person_needs(
-    load: Any, harness: Any, experiment: Any, tmp_path: Path
-) -> None:
+def test_a_result_holds_everything_a_second_person_needs(load, harness, experiment, tmp_path):
     answer = outcome(harness, experiment)
     for mode in ("--tiny", "--draw"):
         arguments = [mode, "--out", str(tmp_path)]
@@ -283,8 +261,8 @@ def test_a_result_holds_everything_a_second_person_needs(
 
 @pytest.mark.parametrize(("mode", "expected"), [("quick", 1), ("tiny", 0)])
 def test_a_missed_limit_ends_with_1_unless_the_run_is_tiny(
-    load: Any, harness: Any, experiment: Any, tmp_path: Path, monkeypatch, mode: str, expected: int
-) -> None:
+    load, harness, experiment, tmp_path, monkeypatch, mode, expected
+):
     monkeypatch.setattr(experiment, "wait_until_quiet", lambda patience_s: 0.0)
     arguments = [f"--{mode}", "--out", str(tmp_path)]
     answer = outcome(harness, experiment, limit=1.0)
@@ -301,8 +279,8 @@ def test_a_missed_limit_ends_with_1_unless_the_run_is_tiny(
     ],
 )
 def test_a_busy_machine_leaves_no_verdict_on_times_and_a_tiny_run_none_at_all(
-    harness: Any, experiment: Any, mode: str, others_load: float, fast: str, falls: str
-) -> None:
+    harness, experiment, mode, others_load, fast, falls
+):
     scale = experiment.Scale(mode)
     document = experiment.document_of(
         about(experiment), scale, outcome(harness, experiment), others_load, seconds=1.0
@@ -314,8 +292,8 @@ def test_a_busy_machine_leaves_no_verdict_on_times_and_a_tiny_run_none_at_all(
 
 
 def test_the_estimates_of_a_claim_decide_its_verdict_together_with_all_of_the_page(
-    load: Any, harness: Any, experiment: Any
-) -> None:
+    load, harness, experiment
+):
     ratio = load("harness.estimates").Ratio
     clear = ratio.of([2.0, 2.1, 2.2, 2.0, 2.1], [1.0] * 5)
     weak = ratio.of([1.05, 1.3, 1.25, 1.04, 1.2], [1.0] * 5)
@@ -331,29 +309,29 @@ def test_the_estimates_of_a_claim_decide_its_verdict_together_with_all_of_the_pa
     assert {claim.ended for claim in page.claims} == {"cannot_be_told"}
 
 
-def test_every_mode_has_the_seeds_that_its_experiment_states(experiment: Any) -> None:
+def test_every_mode_has_the_seeds_that_its_experiment_states(experiment):
     one = experiment.Experiment("falling", "", "", "", quick_seeds=2, full_seeds=7)
     seeds = {mode: experiment.Scale.of(one, mode).seeds for mode in ("tiny", "quick", "full")}
     assert seeds == {"tiny": (1,), "quick": (1, 2), "full": (1, 2, 3, 4, 5, 6, 7)}
 
 
-def test_settings_that_were_never_searched_are_asked_for_by_name(load: Any) -> None:
+def test_settings_that_were_never_searched_are_asked_for_by_name(load):
     with pytest.raises(SystemExit, match=r"falling.py --tune"):
         load("experiment.searches").recorded("falling")
 
 
 def test_a_search_measures_nothing_twice_and_goes_on_where_it_was_ended(
-    load: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+    load, tmp_path, monkeypatch
+):
     searches = load("experiment.searches")
     monkeypatch.setattr(searches, "settings_file", lambda name: tmp_path / f"{name}.json")
-    measured: list[float] = []
+    measured = []
 
-    def search() -> float:
+    def search():
         trials = searches.Trials("falling")
 
-        def score(lr: float) -> float:
-            def bits() -> float:
+        def score(lr):
+            def bits():
                 measured.append(lr)
                 return abs(lr - 3.0)
 
@@ -367,6 +345,6 @@ def test_a_search_measures_nothing_twice_and_goes_on_where_it_was_ended(
     assert len(measured) == 4
 
 
-def test_a_step_size_beyond_an_equal_one_is_tried(load: Any) -> None:
+def test_a_step_size_beyond_an_equal_one_is_tried(load):
     losses = {1.0: 3.0, 2.0: 2.0, 4.0: 2.0, 8.0: 1.0, 16.0: 5.0, 0.5: 4.0}
     assert load("experiment.searches").descend(losses.__getitem__, 1.0) == 8.0

@@ -1,28 +1,19 @@
 """What single benchmarks count, on a fraction of their work."""
 
-from __future__ import annotations
-
 import json
 import multiprocessing
-import shutil
 import sys
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from mlxhog.live import READ_MODES
-from mlxhog.metal.kernels.adds import racy_axpy
-from mlxhog.metal.registry import KERNELS
 from mlxhog.theory.paired_test import LEVELS
 from tests import forked
 from tests.live import patterns
 
 
-def test_reads_of_every_mode_are_counted_and_checked(
-    load: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reads_of_every_mode_are_counted_and_checked(load, monkeypatch, capsys):
     if sys.platform == "linux":
         monkeypatch.setattr(patterns, "SPAWN", forked.CONTEXT)
     words = ["live.py", "--quick", "--only=promises", "--reads=100"]
@@ -35,11 +26,11 @@ def test_reads_of_every_mode_are_counted_and_checked(
 
 
 @pytest.fixture(scope="module")
-def power(load: Any) -> Any:
+def power(load):
     return load("compare_power")
 
 
-def test_equal_sides_are_never_told_apart_and_a_clear_gain_always(power: Any) -> None:
+def test_equal_sides_are_never_told_apart_and_a_clear_gain_always(power):
     small = np.random.default_rng(0).normal(0, 1e-4, 20).tolist()
     assert power.told(small, tests=50, gain=power.GAIN) == 50
     assert power.told([0.0] * 12, tests=50, gain=0.0) == 0
@@ -47,9 +38,7 @@ def test_equal_sides_are_never_told_apart_and_a_clear_gain_always(power: Any) ->
     assert power.told(large, tests=50, gain=power.GAIN) <= 2
 
 
-def test_a_small_simulation_agrees_with_the_table(
-    power: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_small_simulation_agrees_with_the_table(power, monkeypatch):
     monkeypatch.setattr(power, "TABLE_SEQUENCES", power.CHUNK)
     monkeypatch.setattr(power, "MOST_PAIRS", 6)
     result = power.levels()
@@ -59,50 +48,14 @@ def test_a_small_simulation_agrees_with_the_table(
     assert power.simulated_rate("normal", 4.0) > 0.99
 
 
-@pytest.fixture(scope="module")
-def shim(load: Any) -> Any:
-    return load("metal_shim")
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-def test_every_registered_instance_is_counted(shim: Any) -> None:
-    counted = [(kernel.name, instance) for kernel, instance in shim.instances()]
-    assert len(counted) == len(set(counted))
-    assert {name for name, _ in counted} == set(KERNELS)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-def test_an_atomic_kernel_loses_nothing_and_makes_as_many_adds_as_it_says(
-    shim: Any, shim_cache: Path
-) -> None:
-    lost, added = shim.count_lost("dense_axpy", shim_cache, 1000)
-    assert (lost, added) == (0, shim.counting.ADDS // 1000 // 64 * 64)
-
-
-@pytest.mark.skipif(shutil.which("g++") is None, reason="no g++")
-def test_lost_adds_are_counted_as_lost(
-    shim: Any, shim_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def racy() -> Any:
-        arena, ones = np.zeros(64, np.float32), np.ones(64, np.float32)
-        launch = racy_axpy(arena, ones, scale=1.0, offset=0)
-        return shim.counting.Count(launch, (arena,))
-
-    monkeypatch.setitem(shim.counting.CASES, "planted", racy)
-    monkeypatch.setattr(shim, "THREADS", 1)  # chaos alone: the same schedule every time
-    lost, added = shim.count_lost("planted", shim_cache, 100)
-    assert 0 < lost < added
-    assert 0 < shim.count_lost_by_racy(shim_cache, 100)[0] < added
-
-
-def test_every_stream_of_model_speed_decodes(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_stream_of_model_speed_decodes(load, monkeypatch):
     decoding = load("language_models.decoding")
     monkeypatch.setattr(decoding, "TOKENS", 3)
     for stream in decoding.STREAMS.values():
         assert isinstance(stream.build(threads=1)(), float)
 
 
-def test_an_arm_that_ends_at_its_start_ends_the_script_and_every_other_arm(load: Any) -> None:
+def test_an_arm_that_ends_at_its_start_ends_the_script_and_every_other_arm(load):
     interleaved = load("harness.interleaved")
     good = interleaved.Program("statistics", "mean", {}, libraries=())  # misses an argument
     waiting = interleaved.Program("tests.benchmarks.test_scripts", "waiting", {}, libraries=())
@@ -112,7 +65,7 @@ def test_an_arm_that_ends_at_its_start_ends_the_script_and_every_other_arm(load:
     assert set(multiprocessing.active_children()) <= before
 
 
-def waiting(threads: int) -> Any:
+def waiting(threads):
     """A step that takes no time."""
     return lambda: 0.0
 
@@ -121,12 +74,12 @@ MODELS = (2, 3)  # small ones: a Large, and a stack of both kinds of blocks
 
 
 @pytest.fixture(scope="module")
-def parity(load: Any) -> Any:
+def parity(load):
     return load("parity_false_failures")
 
 
 @pytest.mark.slow
-def test_random_models_never_fail_and_their_faults_are_found(parity: Any) -> None:
+def test_random_models_never_fail_and_their_faults_are_found(parity):
     tally = parity.Tally()
     for number in MODELS:
         parity.examine(number, tally)

@@ -115,7 +115,7 @@ def test_train_json_prints_one_line_with_the_promised_keys(trainer, capsys):
     assert main(["train", "--json"]) == 0
     (line,) = capsys.readouterr().out.splitlines()
     result = json.loads(line)
-    assert list(result)[:12] == [
+    promised = {
         "run",
         "status",
         "steps",
@@ -128,7 +128,8 @@ def test_train_json_prints_one_line_with_the_promised_keys(trainer, capsys):
         "torn",
         "lost_update_rate",
         "workers",
-    ]
+    }
+    assert promised <= set(result)
     of_worker = ["backend", "pid", "steps", "tokens", "mean_staleness", "shares"]
     assert list(result["workers"][0]) == of_worker
     assert result["checkpoint"] == RESULT.checkpoint

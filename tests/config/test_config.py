@@ -192,6 +192,13 @@ def test_without_a_name_the_first_optimizer_that_has_the_numbers_is_taken():
         TrainConfig(nesterov=0.5, momentum=0.5)
 
 
+@pytest.mark.parametrize("device", ["auto", "cpu", "worker"])
+@pytest.mark.parametrize("way", ["polar3", "ns5"])
+def test_muon_takes_both_ways_to_orthogonalise_on_each_device(way, device):
+    config = TrainConfig(orthogonalization=way, orthogonalization_device=device)
+    assert config.optimizer == Muon(orthogonalization=way, device=device)
+
+
 def test_an_optimizer_goes_by_file_flag_and_program_alike(tmp_path):
     muon = Muon(beta1=0.8, rows=4)
     file = "optimizer: {name: muon, beta1: 0.8, rows: 4}\n"

@@ -28,11 +28,11 @@ def planted(tmp_path: Path, host_engine: Callable[..., HostEngine]) -> tuple[Pat
     """A cache whose kernel is a link to a library that leaves a mark, and the mark's path."""
     cache, mark = tmp_path / "cache", tmp_path / "ran"
     private_directory(cache)
-    built, _ = host_engine("mps").built(GROUP_SUM)
+    built = host_engine("mps").built(GROUP_SUM)
     path = cache / built.name
     for each in (built, *built.parent.glob("runtime-*.so")):
         shutil.copy2(each, cache)
-    assert HostEngine("mps", cache=cache).built(GROUP_SUM)[0] == path
+    assert HostEngine("mps", cache=cache).built(GROUP_SUM) == path
     other = tmp_path / "other.so"
     command = ["gcc", "-shared", "-fPIC", "-x", "c", "-", "-o", str(other)]
     subprocess.run(command, input=MARKS.format(mark=mark), text=True, check=True, timeout=60)

@@ -16,7 +16,7 @@ from xlstm.blocks.slstm.cell import sLSTMCell_cuda
 from mlxhog.models import families, translation
 from mlxhog.models.xlstm_v1 import XLSTMV1Config
 from tests.checkpoint.formats import peers
-from tests.parity.made_cases import stacked
+from tests.models.made_cases import stacked
 from tests.tolerances import LOGITS_F32, assert_close
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "xlstm"

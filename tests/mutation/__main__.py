@@ -30,14 +30,12 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import Any
 
 from mlxhog import _native
-from tests.mutation.mutants import SOURCES, Mutant, sample
+from tests.mutation.mutants import SOURCES, sample
 
 ROOT = Path(__file__).resolve().parents[2]
 POINTS = 3
@@ -83,21 +81,21 @@ disable_warnings = no-data-collected, module-not-measured, module-not-imported, 
 """
 
 
-def listed(tree: Path) -> list[str]:
+def listed(tree):
     """The files of a checkout, those that are not committed yet, too."""
     command = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(command, cwd=tree, capture_output=True, check=True, text=True).stdout
     return sorted(name for name in names.split("\0") if name and (tree / name).is_file())
 
 
-def module_of(file: str) -> str:
+def module_of(file):
     """What a file of the product is imported as."""
     parts = [part for part in Path(file).with_suffix("").parts if part != "__init__"]
     return ".".join(parts if parts[0] == "mlxhog" else ["mlxhog", *parts])
 
 
 @contextmanager
-def scratch_copy(files: Sequence[str]) -> Iterator[tuple[Path, dict[str, str]]]:
+def scratch_copy(files):
     """A copy of the tree, and the environment in which Python runs it.
 
     Raises:
@@ -128,13 +126,7 @@ def scratch_copy(files: Sequence[str]) -> Iterator[tuple[Path, dict[str, str]]]:
         yield copy, environment
 
 
-def fate_of(
-    tests: Sequence[str],
-    cwd: Path,
-    environment: dict[str, str],
-    limit_s: float,
-    program: Sequence[str] = (),
-) -> tuple[str, float, float]:
+def fate_of(tests, cwd, environment, limit_s, program=()):
     """What tests say of the tree as it is, with seconds of the clock and of processors."""
     words = [*program, "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests]
     command = [sys.executable, "-m", *words]
@@ -155,7 +147,7 @@ def fate_of(
     return fate, took_s, round(sum(os.times()[2:4]) - cpu_s, 1)
 
 
-def ranked(mutant: Mutant, texts: Mapping[str, str], lines: Sequence[Any] | None) -> list[str]:
+def ranked(mutant, texts, lines):
     """The files of tests for a mutant, the nearest first.
 
     Args:
@@ -177,7 +169,7 @@ def ranked(mutant: Mutant, texts: Mapping[str, str], lines: Sequence[Any] | None
             and any(a <= mutant.line <= b for a, b in entry["lines"].get(mutant.file, []))
         }
 
-    def distance(test: str) -> int:
+    def distance(test):
         is_named = bool(names.search(texts[test]))
         return 0 if test == own else 3 - 2 * test.startswith(folder) - is_named
 
@@ -185,9 +177,7 @@ def ranked(mutant: Mutant, texts: Mapping[str, str], lines: Sequence[Any] | None
     return sorted(near, key=lambda test: (distance(test), covering[test]))
 
 
-def run(
-    chosen: Sequence[Mutant], files: Sequence[str], lines: Sequence[Any] | None, record: Path | None
-) -> dict[str, Any]:
+def run(chosen, files, lines, record):
     """Try the mutants that a record does not have yet; returns those chosen, by their labels.
 
     Raises:
@@ -195,7 +185,7 @@ def run(
     """
     tests = [file for file in files if re.fullmatch(r"tests/.*\btest_\w+\.py", file)]
     texts = {file: (ROOT / file).read_text(encoding="utf-8") for file in tests}
-    kept: dict[str, Any] = {"seconds": {}, "mutants": {}}
+    kept = {"seconds": {}, "mutants": {}}
     if record and record.exists():
         kept = json.loads(record.read_text(encoding="utf-8"))
     clean, fates = kept["seconds"], kept["mutants"]
@@ -203,7 +193,7 @@ def run(
         for mutant in chosen:
             if mutant.label in fates:
                 continue
-            nearest: list[str] = []
+            nearest = []
             budget_s, limit_s = float(BUDGET_S), float(BUDGET_S)
             for test in ranked(mutant, texts, lines):
                 if test not in clean:  # None: it fails without a mutant, so it says nothing
@@ -233,7 +223,7 @@ def run(
     return {mutant.label: fates[mutant.label] for mutant in chosen}
 
 
-def add_to_map(path: Path, files: Sequence[str]) -> None:
+def add_to_map(path, files):
     """Run files of tests under coverage, and add what each executes to a map."""
     from coverage import Coverage
 
@@ -258,14 +248,14 @@ def add_to_map(path: Path, files: Sequence[str]) -> None:
         print(f"{cpu_s:6.1f} s  {fate}  {test}", flush=True)
 
 
-def rows(lines: Sequence[int]) -> list[tuple[int, int]]:
+def rows(lines):
     """First and last of every unbroken row of line numbers."""
     groups = groupby(enumerate(sorted(lines)), key=lambda pair: pair[1] - pair[0])
     unbroken = ([line for _, line in group] for _, group in groups)
     return [(row[0], row[-1]) for row in unbroken]
 
 
-def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
+def compare(before, after):
     """Print how many mutants of each folder two records killed; returns the exit code."""
     counts = [Counter[tuple[str, str]]() for _ in (before, after)]
     for count, record in zip(counts, (before, after), strict=True):
@@ -285,7 +275,7 @@ def compare(before: Mapping[str, Any], after: Mapping[str, Any]) -> int:
     return 1 if weaker else 0
 
 
-def main() -> int:
+def main():
     """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=__doc__)
     parser.formatter_class = argparse.RawDescriptionHelpFormatter

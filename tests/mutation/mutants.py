@@ -2,7 +2,6 @@
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -32,30 +31,30 @@ class Mutant:
     new: str
 
     @property
-    def folder(self) -> str:
+    def folder(self):
         """The stratum: a package of mlxhog, or models, or metal."""
         parts = Path(self.file).parts
         return "/".join(parts[: 2 if parts[0] == "mlxhog" and len(parts) > 2 else 1])
 
     @property
-    def label(self) -> str:
+    def label(self):
         """Its name."""
         return f"{self.file}:{self.line} {self.kind}: {self.old} -> {self.new}"
 
-    def applied(self, text: str) -> str:
+    def applied(self, text):
         """The file's text with the fault."""
         assert text[self.start : self.end] == self.old
         return text[: self.start] + self.new + text[self.end :]
 
 
-def mutants(file: str, text: str) -> Iterator[Mutant]:
+def mutants(file, text):
     """Every mutant of a file: no annotation, message, assertion or decorator is touched."""
     rows = text.splitlines(keepends=True)
     starts = [0]
     for row in rows:
         starts.append(starts[-1] + len(row))
 
-    def offset(line: int, column: int) -> int:  # columns of `ast` count bytes of UTF-8
+    def offset(line, column):  # columns of `ast` count bytes of UTF-8
         return starts[line - 1] + len(rows[line - 1].encode()[:column].decode())
 
     for node in _visible(ast.parse(text)):
@@ -65,7 +64,7 @@ def mutants(file: str, text: str) -> Iterator[Mutant]:
             yield Mutant(file, part.lineno, kind, start, end, text[start:end], new)
 
 
-def _visible(node: ast.AST) -> Iterator[ast.AST]:
+def _visible(node):
     """The node and those below, without what cannot or need not be noticed."""
     if isinstance(node, ast.If) and ast.unparse(node.test) in UNSEEN:
         return
@@ -79,7 +78,7 @@ def _visible(node: ast.AST) -> Iterator[ast.AST]:
                     yield from _visible(child)
 
 
-def _faults(node: ast.AST) -> Iterator[tuple[ast.AST, str, str]]:
+def _faults(node):
     """The part of the text that a fault replaces, its kind, and the text instead."""
     match node:
         case ast.Compare(left=left, ops=[op], comparators=right):
@@ -104,11 +103,11 @@ def _faults(node: ast.AST) -> Iterator[tuple[ast.AST, str, str]]:
         yield node, "dropped", "pass"
 
 
-def _number(node: ast.expr) -> bool:
+def _number(node):
     return isinstance(node, ast.Constant) and isinstance(node.value, int | float)
 
 
-def _needed(node: ast.stmt) -> bool:
+def _needed(node):
     """Whether the file would not even be imported, or nothing is lost, without a statement."""
     if isinstance(node, ast.Expr):
         return not isinstance(node.value, ast.Call)
@@ -116,13 +115,13 @@ def _needed(node: ast.stmt) -> bool:
     return any(isinstance(target, ast.Name | ast.Tuple) for target in targets)
 
 
-def sample(tree: Path, files: Iterable[str], *, seed: int, n: int) -> list[Mutant]:
+def sample(tree, files, *, seed, n):
     """Choose mutants, as many of each folder; fewer are the first of more.
 
     The order within a folder is that of a hash of the seed, the file's name and the faulty text: a
     line that moves keeps its rank, so another tree is judged by almost the same mutants.
     """
-    folders: dict[str, dict[str, Mutant]] = {}
+    folders = {}
     for file in sorted(files):
         for mutant in mutants(file, (tree / file).read_text(encoding="utf-8")):
             words = f"{seed} {Path(file).name} {mutant.kind} {mutant.old} {mutant.new}"

@@ -1,7 +1,5 @@
 """The sampler of mutants, what becomes of them, and how two records are compared."""
 
-from __future__ import annotations
-
 import ast
 import json
 from pathlib import Path
@@ -25,7 +23,7 @@ def half(x: int = 2, *, is_new=True) -> int:
 '''
 
 
-def test_faults_have_every_kind_and_leave_messages_annotations_and_assertions_alone() -> None:
+def test_faults_have_every_kind_and_leave_messages_annotations_and_assertions_alone():
     kinds = {(mutant.kind, mutant.old, mutant.new) for mutant in mutants("a.py", TEXT)}
     assert kinds == {
         ("constant", "2", "3"), ("constant", "True", "False"), ("constant", "3", "4"),
@@ -39,12 +37,12 @@ def test_faults_have_every_kind_and_leave_messages_annotations_and_assertions_al
 
 
 @pytest.fixture(scope="module")
-def product() -> list[str]:
+def product():
     return [name for name in listed(ROOT) if name.split("/")[0] in SOURCES and name[-3:] == ".py"]
 
 
 @pytest.mark.slow
-def test_every_mutant_parses_and_differs_and_fewer_are_the_first_of_more(product) -> None:
+def test_every_mutant_parses_and_differs_and_fewer_are_the_first_of_more(product):
     chosen = sample(ROOT, product, seed=0, n=300)
     assert len({mutant.label for mutant in chosen}) == 300
     for mutant in chosen:
@@ -57,7 +55,7 @@ def test_every_mutant_parses_and_differs_and_fewer_are_the_first_of_more(product
     assert folders.count("mlxhog/mad") <= folders.count("mlxhog/nn") + 1
 
 
-def test_a_line_that_moves_keeps_its_rank(tmp_path: Path) -> None:
+def test_a_line_that_moves_keeps_its_rank(tmp_path):
     (tmp_path / "mlxhog").mkdir()
     file = tmp_path / "mlxhog" / "half.py"
     faults = []
@@ -78,12 +76,12 @@ TEXTS = {
 }
 
 
-def test_without_a_map_the_tests_of_the_file_its_folder_and_its_module_run() -> None:
+def test_without_a_map_the_tests_of_the_file_its_folder_and_its_module_run():
     names = [Path(name).stem for name in ranked(FAULT, TEXTS, None)]
     assert names == ["test_lion", "test_near", "test_long", "test_far"]
 
 
-def test_with_a_map_the_tests_that_execute_the_line_run() -> None:
+def test_with_a_map_the_tests_that_execute_the_line_run():
     lines = [
         {"test": "tests/nn/test_other.py", "cpu_s": 2, "lines": {FAULT.file: [[1, 3], [9, 12]]}},
         {"test": "tests/optim/test_near.py", "cpu_s": 9, "lines": {FAULT.file: [[12, 12]]}},
@@ -94,7 +92,7 @@ def test_with_a_map_the_tests_that_execute_the_line_run() -> None:
     assert rows([3, 1, 2, 7]) == [(1, 3), (7, 7)]
 
 
-def test_each_mutant_runs_on_a_whole_tree_and_once(tmp_path: Path, monkeypatch) -> None:
+def test_each_mutant_runs_on_a_whole_tree_and_once(tmp_path, monkeypatch):
     files = ["mlxhog/errors.py", "tests/test_errors.py"]
     chosen = sample(ROOT, files[:1], seed=0, n=3)
     assert chosen[0].folder == "mlxhog"
@@ -108,7 +106,7 @@ def test_each_mutant_runs_on_a_whole_tree_and_once(tmp_path: Path, monkeypatch) 
             path.write_text(text, encoding="utf-8")
             return tmp_path, {}
 
-        def __exit__(self, *error) -> None:
+        def __exit__(self, *error):
             assert (tmp_path / chosen[0].file).read_text(encoding="utf-8") == text
 
     def fate_of(tests, cwd, environment, limit_s):
@@ -129,12 +127,12 @@ def test_each_mutant_runs_on_a_whole_tree_and_once(tmp_path: Path, monkeypatch) 
 
 
 @pytest.mark.slow
-def test_a_copy_runs_its_own_product_and_pytest_decides_what_became_of_a_mutant() -> None:
+def test_a_copy_runs_its_own_product_and_pytest_decides_what_became_of_a_mutant():
     with mutation.scratch_copy(listed(ROOT)) as (copy, environment):
         with (copy / "mlxhog" / "errors.py").open("a") as file:
             file.write("IS_COPY = True\n")
 
-        def fate(statement: str, limit_s: float = 200) -> str:
+        def fate(statement, limit_s=200):
             test = f"import mlxhog.errors\n{statement}\ndef test_it():\n    assert is_true\n"
             (copy / "tests" / "test_it.py").write_text(test)
             return mutation.fate_of(["tests/test_it.py"], copy, environment, limit_s)[0]
@@ -145,7 +143,7 @@ def test_a_copy_runs_its_own_product_and_pytest_decides_what_became_of_a_mutant(
         assert fate("is_true = True", limit_s=0.01) == "timeout"
 
 
-def record(tmp_path: Path, name: str, **folders: str) -> str:
+def record(tmp_path, name, **folders):
     fates = {"k": "killed", "t": "timeout", "s": "survived", "i": "invalid"}
     entries = {
         f"{folder} {k}": {"folder": folder, "fate": fates[letter]}
@@ -166,9 +164,7 @@ def record(tmp_path: Path, name: str, **folders: str) -> str:
         ({"nn": "ssss"}, 1),
     ],
 )
-def test_a_folder_that_kills_less_fails_the_comparison(
-    tmp_path: Path, monkeypatch, capsys, after, code
-) -> None:
+def test_a_folder_that_kills_less_fails_the_comparison(tmp_path, monkeypatch, capsys, after, code):
     before = record(tmp_path, "a", arena="kkkks", optim="ks")
     monkeypatch.setattr(
         "sys.argv", ["mutation", "--compare", before, record(tmp_path, "b", **after)]

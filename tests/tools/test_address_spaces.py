@@ -51,6 +51,19 @@ REJECTED = {
         "",
         "atomic_fetch_add_explicit((threadgroup atomic_float*)tile, 1.0f, memory_order_relaxed);",
     ),
+    "a strong exchange": (
+        "",
+        "atomic_compare_exchange_strong_explicit((device atomic_uint*)w, &mine, 1u, "
+        "memory_order_relaxed, memory_order_relaxed);",
+    ),
+    "an order that is not relaxed": (
+        "",
+        "atomic_load_explicit((device atomic_uint*)w, memory_order_seq_cst);",
+    ),
+    "a function pointer": ("inline float g(float (*f)(float)) { return f(1.0f); }", ""),
+    "a virtual function": ("struct B { virtual float f() { return 0.0f; } };", ""),
+    "an exception": ("", "throw 3;"),
+    "the standard library": ("", "out[0] = std::fabs(out[0]);"),
     "a threadgroup array in a function": ("inline void g() { threadgroup float x[4]; }", ""),
 }
 

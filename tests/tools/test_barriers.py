@@ -8,14 +8,13 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from mlxhog.errors import MetalError
 from mlxhog.metal.engine import ReferenceEngine
-from mlxhog.metal.kernel import KERNEL_FOLDER, Launch
+from mlxhog.metal.kernel import KERNEL_FOLDER
 from tools import sanitize
 
 BARRIER = re.compile(r"\bthreadgroup_barrier\([^;]*\);")
@@ -30,11 +29,11 @@ class Barrier:
     n: int
     line: int
 
-    def __str__(self) -> str:
+    def __str__(self):
         return f"{self.header}:{self.line}"
 
 
-def barriers() -> list[Barrier]:
+def barriers():
     return [
         Barrier(header.name, n, text[: match.start()].count("\n") + 1)
         for header in sorted(KERNEL_FOLDER.glob("*.h"))
@@ -43,7 +42,7 @@ def barriers() -> list[Barrier]:
     ]
 
 
-def users(header: str) -> list[Launch]:
+def users(header):
     """Launches of kernels that may pass the barriers of a header."""
     return [
         launch
@@ -52,12 +51,12 @@ def users(header: str) -> list[Launch]:
     ]
 
 
-def included(name: str) -> set[str]:
+def included(name):
     names = set(re.findall(r'#include "(.*)"', (KERNEL_FOLDER / name).read_text()))
     return {name}.union(*map(included, names))
 
 
-def without(barrier: Barrier, folder: Path) -> Path:
+def without(barrier, folder):
     """A copy of all kernels that lacks one barrier."""
     shutil.copytree(KERNEL_FOLDER, folder, ignore=shutil.ignore_patterns("*.py", "__pycache__"))
     file = folder / barrier.header
@@ -67,7 +66,7 @@ def without(barrier: Barrier, folder: Path) -> Path:
     return folder
 
 
-def differs(launch: Launch, engine, rtol: float) -> bool:
+def differs(launch, engine, rtol):
     """Whether an engine and the reference disagree by far more than rounding."""
     expected, actual = (
         new_engine.run(

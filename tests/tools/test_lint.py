@@ -1,7 +1,5 @@
 """The lint finds one planted offence of each rule, and nothing in the project's kernels."""
 
-from __future__ import annotations
-
 import subprocess
 import sys
 from pathlib import Path

@@ -1,7 +1,5 @@
 """README's pictures and output come from one run, and load nothing from a network."""
 
-from __future__ import annotations
-
 import re
 from xml.etree import ElementTree
 

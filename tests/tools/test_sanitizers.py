@@ -1,10 +1,7 @@
 """Sanitizers find planted faults, and nothing in the project's kernels. Emulated, on a CPU."""
 
-from __future__ import annotations
-
 import os
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ IN_GROUP = f"tile, {AT}, thread_index_in_threadgroup"
 ARGUMENTS = {"past_the_tile": IN_GROUP, "no_barrier": IN_GROUP}
 
 
-def launch(name: str, values: float | np.ndarray = 1.0, *, lockstep: bool = False) -> Launch:
+def launch(name, values=1.0, *, lockstep=False):
     """256 threads of one kernel of planted.h, in one group."""
     kernel = Kernel(
         name=name,
@@ -83,7 +80,7 @@ SAMPLES = {
 
 
 @pytest.fixture(scope="module")
-def reports(shim_cache: Path) -> Iterator[dict[tuple[str, str], Future[str]]]:
+def reports(shim_cache):
     """What each sanitizer says of each kernel, while as many compilers run as there are cores."""
     options = {"address": {"chaos": 5}, "thread": {"launches": 2}}
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -15,7 +15,7 @@ from mlxhog.cli.train import summary
 from mlxhog.errors import CheckpointError, ConfigError, DataError
 from mlxhog.models import families
 from mlxhog.report.record import RunRecord
-from mlxhog.report.tiles import tiles
+from mlxhog.report.run_page import tiles
 from tests.training.small import (
     identical,
     largest_difference,

@@ -165,7 +165,7 @@ def test_analyze_tells_tables_and_parameters_apart(
     command += ["--backend", "mlx:cpu", "--batches", "20"]
     assert main([*command, "--out", str(tmp_path / "runs")]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert [one["order"] for one in found["tables"]] == [2, 3, 4]
+    assert len({one["name"] for one in found["tables"]}) == len(found["tables"]) == 3
     for one in found["tables"]:
         assert 0 < one["mean_rows"] <= one["omega"] <= one["rows"]
         assert 0 < one["delta"] <= one["rho"] <= 1

@@ -160,7 +160,7 @@ def test_smaller_micro_batches_give_the_gradient_of_the_same_sequences(
     data = SimpleNamespace(at=lambda epoch, ticket: Batch(x, x, n_bytes=32))
     backend: Any = Backend()
     entry: Any = SimpleNamespace(beat=lambda: None)
-    setup = SimpleNamespace(batches=lambda: data)
+    setup = SimpleNamespace(batches=lambda: data, link=None)
     config = SimpleNamespace(slow=None)
     job: Any = SimpleNamespace(micro_batch=micro_batch, slot=1, setup=setup, config=config)
     arena: Any = SimpleNamespace(layout=SimpleNamespace(segments={}))

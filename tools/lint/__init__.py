@@ -2,8 +2,7 @@
 
     python -m tools.lint [FILE...]        all kernels by default
 
-A rule is a name, a reason, a way out and a function from a file to offending lines. The rules
-about the language are in `language.py`, about atomics in `atomics.py`, about limits in `limits.py`.
+A rule is a name, a reason, a way out and a function from a file to offending lines (`rules.py`).
 """
 
 from __future__ import annotations
@@ -14,11 +13,10 @@ from pathlib import Path
 
 from mlxhog.metal.kernel import read_source, whole_text
 from mlxhog.metal.registry import instances
-from tools.lint import atomics, language, limits
-from tools.lint.text import Finding, Rule, Source, functions
+from tools.lint.rules import RULES
+from tools.lint.text import Finding, Source, functions
 
 KERNELS = Path(__file__).parents[2] / "metal" / "kernels"
-RULES: tuple[Rule, ...] = (*language.RULES, *atomics.RULES, *limits.RULES)
 _INCLUDE = re.compile(r'^\s*#\s*include\s+"([^"]+)"', re.MULTILINE)
 
 

@@ -4,7 +4,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from tools.lint import RULES, check_files, check_kernels
+from tools.lint import check_files, check_kernels
+from tools.lint.rules import RULES
 
 
 def main(names: list[str]) -> int:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from harness.claims import Sample, Twin
 from harness.estimates import Ratio
 from harness.interleaved import with_twin
 from harness.machine import cores
 
-from experiment.figures import Figure, inks, label_lines, new_panels
-from experiment.record import Outcome, say
+from experiment.figures import inks, label_lines, new_panels
+from experiment.record import say
 from mlxhog.classic.config import ClassicConfig
-from mlxhog.classic.problem import Problem
 from mlxhog.classic.result import ClassicResult
 from mlxhog.classic.run import train
 
@@ -33,7 +30,7 @@ class Arm:
     config: ClassicConfig
 
     @classmethod
-    def of(cls, name: str, **options: Any) -> Arm:
+    def of(cls, name, **options):
         """An arm with these options of `mlxhog classic`."""
         return cls(name, ClassicConfig(**options))
 
@@ -42,9 +39,7 @@ Runs = dict[str, list[ClassicResult]]
 """Of each arm, one by each seed."""
 
 
-def interleaved(
-    problem: Problem, arms: Sequence[Arm], seeds: Sequence[int], *, name: str = ""
-) -> tuple[Runs, list[Twin]]:
+def interleaved(problem, arms, seeds, *, name=""):
     """Run all arms with each seed, in turns, so that all see the same machine.
 
     The first arm runs an epoch before anything counts, and twice with each seed (A/A).
@@ -61,7 +56,7 @@ def interleaved(
     configs = {arm.name: arm.config for arm in arms}
     first = arms[0]
 
-    def run(arm: str, seed: int) -> ClassicResult:
+    def run(arm, seed):
         result = train(problem, replace(configs[arm], seed=seed))
         say(
             f"{name or problem.name} {arm}: objective {result.objective:.5g} in "
@@ -75,34 +70,34 @@ def interleaved(
     return runs, [Twin.of(twin, seconds(runs[first.name]), seconds(again))]
 
 
-def seconds(results: Sequence[ClassicResult]) -> list[float]:
+def seconds(results):
     """Seconds of all epochs, of each run."""
     return [result.seconds for result in results]
 
 
-def ends(results: Sequence[ClassicResult], measure: str) -> list[float]:
+def ends(results, measure):
     """A measure after the last epoch, of each run."""
     return [result.measures[measure] for result in results]
 
 
-def speedup(slow: Sequence[ClassicResult], fast: Sequence[ClassicResult]) -> Ratio:
+def speedup(slow, fast):
     """How many times as fast the second are, by seconds of all epochs."""
     return Ratio.of(seconds(slow), seconds(fast))
 
 
-def summary(results: Sequence[ClassicResult], *measures: str) -> dict[str, float]:
+def summary(results, *measures):
     """Median and range of the seconds of all epochs, and the median of each measure at the end."""
     times = Sample.of(seconds(results))
     medians = {name: Sample.of(ends(results, name)).median for name in measures}
     return {"seconds": times.median, "fastest": times.low, "slowest": times.high, **medians}
 
 
-def with_a_core(counts: Sequence[int]) -> int:
+def with_a_core(counts):
     """The most workers that have a core each here; two at least."""
     return max(count for count in counts if count <= max(2, len(cores())))
 
 
-def seconds_to(result: ClassicResult, target: float) -> float:
+def seconds_to(result, target):
     """Seconds of the epochs up to the first whose objective is at most `target`; NaN if none is.
 
     The last epoch counts in proportion: as if the objective fell evenly in it.
@@ -117,12 +112,12 @@ def seconds_to(result: ClassicResult, target: float) -> float:
     return math.nan
 
 
-def curve(result: ClassicResult, measure: str) -> list[float]:
+def curve(result, measure):
     """A measure after every epoch."""
     return [epoch.measures[measure] for epoch in result.epochs]
 
 
-def time_bars(axes: Any, rows: Sequence[Mapping[str, Any]], ink: str, name: str) -> None:
+def time_bars(axes, rows, ink, name):
     """Draw the seconds of rows of `summary` by their workers, with the range over seeds."""
     middles = [row["seconds"] for row in rows]
     ranges = [
@@ -133,9 +128,7 @@ def time_bars(axes: Any, rows: Sequence[Mapping[str, Any]], ink: str, name: str)
     axes.errorbar(at, middles, yerr=ranges, fmt="o-", color=ink, capsize=2, label=name)
 
 
-def workers_figure(
-    outcome: Outcome, column: str, names: Mapping[Any, str]
-) -> tuple[Figure, Any, Any]:
+def workers_figure(outcome, column, names):
     """Time and test error by workers, and training error by epoch with the most of them.
 
     Args:

@@ -11,12 +11,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +29,7 @@ from mlxhog.config.choices import STRATEGIES
 from mlxhog.config.local_strategies import Averaged
 from mlxhog.config.strategy import StrategyChoice, of
 from mlxhog.optim import SGD
-from mlxhog.strategies import Context, Idle, Lease, RunFacts, Strategy, build
+from mlxhog.strategies import Context, Idle, Lease, RunFacts, build
 
 WIDTHS = (64, 256, 128, 10)
 BATCH = 32
@@ -47,13 +45,13 @@ class Images:
     pixels: Array
     digits: NDArray[np.int64]
 
-    def of(self, rows: NDArray[np.int64]) -> Images:
+    def of(self, rows):
         """Some of them."""
         return Images(self.pixels[rows], self.digits[rows])
 
 
 @cache
-def digits() -> tuple[Images, Images]:
+def digits():
     """The images to train on, and those held out."""
     from sklearn.datasets import load_digits
 
@@ -64,11 +62,11 @@ def digits() -> tuple[Images, Images]:
     return images.of(order[held_out:]), images.of(order[:held_out])
 
 
-def divided(images: Images, clients: int, alpha: float, seed: int) -> list[Images]:
+def divided(images, clients, alpha, seed):
     """The images of each client; a draw that leaves one with less than a batch is not taken."""
     rng = np.random.default_rng([seed, 7])
     for _ in range(1000):
-        rows: list[list[NDArray[np.int64]]] = [[] for _ in range(clients)]
+        rows = [[] for _ in range(clients)]
         for digit in range(CLASSES):
             own = rng.permutation(np.flatnonzero(images.digits == digit))
             shares = rng.dirichlet([alpha] * clients)
@@ -84,7 +82,7 @@ def divided(images: Images, clients: int, alpha: float, seed: int) -> list[Image
 # -- the network -----------------------------------------------------------------------------------
 
 
-def shapes() -> dict[str, tuple[int, ...]]:
+def shapes():
     """Of its parameters."""
     layers = zip(WIDTHS, WIDTHS[1:], strict=False)
     return {
@@ -94,7 +92,7 @@ def shapes() -> dict[str, tuple[int, ...]]:
     }
 
 
-def initial(seed: int) -> dict[str, Array]:
+def initial(seed):
     """Parameters as `torch.nn.Linear` draws them."""
     rng, drawn = np.random.default_rng([seed, 11]), {}
     for name, shape in shapes().items():
@@ -103,7 +101,7 @@ def initial(seed: int) -> dict[str, Array]:
     return drawn
 
 
-def gradient(params: dict[str, Array], batch: Images) -> dict[str, Array]:
+def gradient(params, batch):
     """Of the mean cross-entropy of a batch."""
     hidden = [batch.pixels]
     for k in range(len(WIDTHS) - 1):
@@ -112,7 +110,7 @@ def gradient(params: dict[str, Array], batch: Images) -> dict[str, Array]:
     back = probabilities(hidden[-1])
     back[np.arange(len(batch.digits)), batch.digits] -= 1
     back /= np.float32(len(batch.digits))
-    grads: dict[str, Array] = {}
+    grads = {}
     for k in reversed(range(len(WIDTHS) - 1)):
         grads[f"w{k}"], grads[f"b{k}"] = hidden[k].T @ back, back.sum(axis=0)
         if k:
@@ -120,13 +118,13 @@ def gradient(params: dict[str, Array], batch: Images) -> dict[str, Array]:
     return grads
 
 
-def probabilities(scores: Array) -> Array:
+def probabilities(scores):
     """Softmax of each row."""
     powers = np.exp(scores - scores.max(axis=1, keepdims=True))
     return powers / powers.sum(axis=1, keepdims=True)
 
 
-def accuracy(params: dict[str, Array], images: Images) -> float:
+def accuracy(params, images):
     """Share of the images whose digit gets the highest score."""
     found = images.pixels
     for k in range(len(WIDTHS) - 1):
@@ -152,20 +150,12 @@ class Course:
     gradients: list[int] = field(default_factory=list)
     network_bytes: list[int] = field(default_factory=list)
 
-    def first_at(self, wanted: float) -> int | None:
+    def first_at(self, wanted):
         """The number of rounds to an accuracy, or None."""
         return next((k + 1 for k, got in enumerate(self.accuracy) if got >= wanted), None)
 
 
-def train(
-    clients: list[Images],
-    *,
-    rounds: int,
-    seed: int,
-    until: float | None = None,
-    kind: type[Strategy] | None = None,
-    **options: Any,
-) -> Course:
+def train(clients, *, rounds, seed, until=None, kind=None, **options):
     """Train by a strategy; a round is `average_every` steps of each client, or one.
 
     Args:
@@ -210,14 +200,14 @@ def train(
     return course
 
 
-PLAIN: dict[str, Any] = {
+PLAIN = {
     "optimizer": "sgd", "schedule": "constant", "warmup": 0.0, "clip": 0.0,
     "weight_decay": 0.0, "predict": "none", "sync_shares": "equal",
 }  # fmt: skip
 """The documents' plain SGD."""
 
 
-def _batches(images: Images, seed: int, rank: int) -> Iterator[Images]:
+def _batches(images, seed, rank):
     rng = np.random.default_rng([seed, 13, rank])
     while True:
         order = rng.permutation(len(images.digits))
@@ -226,7 +216,7 @@ def _batches(images: Images, seed: int, rank: int) -> Iterator[Images]:
 
 
 @contextmanager
-def _opened(strategy: Strategy, seed: int, steps: int) -> Iterator[tuple[Arena, list[Any]]]:
+def _opened(strategy, seed, steps):
     """An arena with the network and workers for it."""
     parameters = {
         name: SimpleNamespace(shape=shape, init="zeros", kind="dense")
@@ -244,7 +234,7 @@ def _opened(strategy: Strategy, seed: int, steps: int) -> Iterator[tuple[Arena, 
         yield arena, [_worker(arena, slot + 1, strategy) for slot in range(strategy.workers)]
 
 
-def _worker(arena: Arena, slot: int, strategy: Strategy) -> Any:
+def _worker(arena, slot, strategy):
     lr, entry = strategy.facts.lr, arena.workers.acquire_slot(slot=slot)
     inbox = np.zeros_like(arena.params)
     return strategy.worker(
@@ -257,7 +247,7 @@ def _worker(arena: Arena, slot: int, strategy: Strategy) -> Any:
     )  # fmt: skip
 
 
-def _params(arena: Arena, flat: Array) -> dict[str, Array]:
+def _params(arena, flat):
     slots = arena.layout.slots
     return {
         name: flat[slots[name].offset : slots[name].offset + slots[name].size].reshape(shape)
@@ -265,9 +255,9 @@ def _params(arena: Arena, flat: Array) -> dict[str, Array]:
     }
 
 
-def _all_step(workers: list[tuple[Any, Iterator[Images]]]) -> None:
+def _all_step(workers):
     """Every worker's steps up to the limit, in a thread each."""
-    failed: list[BaseException] = []
+    failed = []
     threads = [
         threading.Thread(target=_steps, args=(worker, batches, failed), daemon=True)
         for worker, batches in workers
@@ -280,7 +270,7 @@ def _all_step(workers: list[tuple[Any, Iterator[Images]]]) -> None:
         raise failed[0]
 
 
-def _steps(worker: Any, batches: Iterator[Images], failed: list[BaseException]) -> None:
+def _steps(worker, batches, failed):
     context = worker.context
     context.entry.phase = Phase.DATA
     try:
@@ -298,5 +288,5 @@ def _steps(worker: Any, batches: Iterator[Images], failed: list[BaseException]) 
         failed.append(error)
 
 
-def _done(context: Context) -> int:
+def _done(context):
     return context.strategy.steps_done(context.arena, context.ledger)

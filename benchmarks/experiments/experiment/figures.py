@@ -4,14 +4,11 @@ A figure shows each repeat as a point, and the estimate of an arm with its 95 % 
 (`intervals`), or one curve for an arm with its name at its end (`curves`).
 """
 
-from __future__ import annotations
-
 import math
-from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from harness.estimates import Estimate, Mean
+from harness.estimates import Mean
 
 from mlxhog.report import charts
 from mlxhog.report.charts import LIGHT, panel, style, title
@@ -34,7 +31,7 @@ STYLES = ("-", "--", ":", "-.")
 """Of the arms of one figure that have the same scheme."""
 
 
-def inks(names: Iterable[str]) -> dict[str, str]:
+def inks(names):
     """The color of every arm: that of its scheme; for an arm without one, a color of no other."""
     names = list(names)
     places = {name: _scheme(name) for name in names}
@@ -44,18 +41,18 @@ def inks(names: Iterable[str]) -> dict[str, str]:
     return {name: INKS[place] for name, place in places.items() if place is not None}
 
 
-def _scheme(name: str) -> int | None:
+def _scheme(name):
     return next((ink for word, ink in SCHEMES.items() if word in name.lower()), None)
 
 
-def new_panel(*, x: str, y: str, heading: str = "") -> tuple[Figure, Any]:
+def new_panel(*, x, y, heading=""):
     """Return a figure with one pair of labelled axes, in the colors of all our figures."""
     figure, axes = panel(LIGHT)
     _label(axes, x, y, heading)
     return figure, axes
 
 
-def new_panels(*labels: tuple[str, str, str]) -> tuple[Figure, list[Any]]:
+def new_panels(*labels):
     """Return a figure with axes side by side, one for each (x label, y label, heading)."""
     figure = charts.blank(LIGHT, 5.2 * len(labels), 4.2)
     panels = list(figure.subplots(1, len(labels), squeeze=False)[0])
@@ -65,14 +62,14 @@ def new_panels(*labels: tuple[str, str, str]) -> tuple[Figure, list[Any]]:
     return figure, panels
 
 
-def _label(axes: Any, x: str, y: str, heading: str) -> None:
+def _label(axes, x, y, heading):
     axes.set_xlabel(x, color=LIGHT.ink, fontsize=9)
     axes.set_ylabel(y, color=LIGHT.ink, fontsize=9)
     if heading:
         title(axes, LIGHT, heading)
 
 
-def curves(axes: Any, lines: Mapping[str, tuple[Any, Any]], mark: str = "") -> None:
+def curves(axes, lines, mark=""):
     """Draw a line for each name from its x and y, and write the name at its end.
 
     Args:
@@ -89,12 +86,12 @@ def curves(axes: Any, lines: Mapping[str, tuple[Any, Any]], mark: str = "") -> N
     label_lines(axes)
 
 
-def label_lines(*panels: Any) -> None:
+def label_lines(*panels):
     """Write the name of each line at its end, one below the other where the ends are close."""
     for axes in panels:
         axes.autoscale_view()
         points = 72 / axes.figure.dpi
-        ends: list[tuple[float, Any, str, str]] = []
+        ends = []
         for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
             line = handle[0] if isinstance(handle, tuple) else handle  # with error bars
             known = [end for end in zip(*line.get_data(), strict=True) if np.isfinite(end).all()]
@@ -110,9 +107,7 @@ def label_lines(*panels: Any) -> None:
             )  # fmt: skip
 
 
-def intervals(
-    axes: Any, arms: Mapping[str, Sequence[float]], estimates: Mapping[str, Estimate] | None = None
-) -> None:
+def intervals(axes, arms, estimates=None):
     """Draw the repeats of each arm as points in a row of its own, and its estimate with a bar.
 
     Args:

@@ -9,13 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from harness.machine import cores
-from training.recording import HeldOut, Point, model_file, record
+from training.recording import HeldOut, model_file, record
 
-from experiment.record import Scale, say
+from experiment.record import say
 from mlxhog import TrainConfig
 
 BATCH, SEQ = 2, 256
@@ -41,7 +40,7 @@ class Setup:
     looks: int = 12
     eval_tokens: int = 16_384
 
-    def options(self) -> dict[str, Any]:
+    def options(self):
         """Options of `TrainConfig`."""
         return {
             "model": model_file(**self.sizes),
@@ -54,7 +53,7 @@ class Setup:
             "threads": 1,
         }
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self):
         """What a second person needs."""
         width, depth = self.sizes["hidden_size"], self.sizes["num_hidden_layers"]
         return {
@@ -68,12 +67,12 @@ class Setup:
         }
 
 
-def setup(scale: Scale) -> Setup:
+def setup(scale):
     """The trainings of a mode."""
     tiny = Setup({"hidden_size": 32, "num_hidden_layers": 1}, seq_len=32, looks=4, eval_tokens=1024)
     small = Setup({"hidden_size": 128, "num_hidden_layers": 4}, looks=5)
     full = Setup(small.sizes, looks=10)
-    sizes: Setup = scale.pick(tiny=tiny, quick=small, full=full)
+    sizes = scale.pick(tiny=tiny, quick=small, full=full)
     return sizes
 
 
@@ -103,23 +102,23 @@ class Training:
     costs_s: Mapping[str, float]
 
     @property
-    def end(self) -> float:
+    def end(self):
         """Bits per byte at the end."""
         return self.bits[-1]
 
-    def steps_to(self, target: float) -> float:
+    def steps_to(self, target):
         """Gradients until the loss is down to a target; infinite if it never is."""
         return self._first(self.steps, target)
 
-    def seconds_to(self, target: float) -> float:
+    def seconds_to(self, target):
         """Seconds likewise."""
         return self._first(self.seconds, target)
 
-    def at_seconds(self, seconds: float) -> float:
+    def at_seconds(self, seconds):
         """Bits per byte at a time."""
         return float(np.interp(seconds, self.seconds, self.bits))
 
-    def _first(self, axis: list[float], target: float) -> float:
+    def _first(self, axis, target):
         for k, bits in enumerate(self.bits):
             if bits <= target:
                 if k == 0:
@@ -129,12 +128,12 @@ class Training:
         return math.inf
 
     @classmethod
-    def of_json(cls, value: Mapping[str, Any]) -> Training:
+    def of_json(cls, value):
         """Read it back."""
         fields = dict(value)
         return cls(bits=fields.pop("bits_per_byte"), **fields)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self):
         """All of it, rounded."""
         return {
             "seconds": [round(s, 2) for s in self.seconds],
@@ -151,13 +150,13 @@ class Training:
 class Bench:
     """Runs trainings of one setup."""
 
-    def __init__(self, common: Setup) -> None:
+    def __init__(self, common):
         """Open the held-out text."""
         self.setup, self._options = common, common.options()
         held_out = {name: self._options[name] for name in ("model", "tokenizer", "seq_len")}
         self.held_out = HeldOut(TrainConfig(**held_out), tokens=common.eval_tokens)
 
-    def train(self, name: str, *, seed: int, tokens: int, **options: Any) -> Training:
+    def train(self, name, *, seed, tokens, **options):
         """Train for so many tokens, and evaluate what was copied on the way.
 
         Args:
@@ -193,14 +192,14 @@ class Bench:
         )
         return training
 
-    def bits(self, point: Point) -> float:
+    def bits(self, point):
         """Held-out bits per byte at a point, finite as estimates ask: `WORST_BITS` at most."""
         assert point.params is not None
         bits = self.held_out.bits_per_byte(point.params)
         return min(bits, WORST_BITS) if math.isfinite(bits) else WORST_BITS
 
 
-def _spread(points: list[Point], looks: int) -> list[Point]:
+def _spread(points, looks):
     """Some of the points, evenly over the text, the first and the last among them."""
     targets = np.linspace(points[0].tokens, points[-1].tokens, looks)
     tokens = [point.tokens for point in points]
@@ -208,16 +207,16 @@ def _spread(points: list[Point], looks: int) -> list[Point]:
     return [points[k] for k in sorted({0, len(points) - 1} | chosen)]
 
 
-def workers(count: int, backend: str = "torch:cpu") -> str:
+def workers(count, backend="torch:cpu"):
     """The mix of so many workers of one backend."""
     return backend if count == 1 else f"{backend}*{count}"
 
 
-def enough_cores(count: int) -> bool:
+def enough_cores(count):
     """Whether so many workers have a core each here."""
     return count <= len(cores())
 
 
-def trainings_json(trainings: Mapping[Any, list[Training]]) -> dict[str, Any]:
+def trainings_json(trainings):
     """All of them for the result."""
     return {f"{name}": [one.to_json() for one in own] for name, own in trainings.items()}

@@ -30,7 +30,6 @@ import json
 import math
 import textwrap
 import time
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -56,7 +55,6 @@ from harness.claims import (
 )
 from harness.machine import BUSY_SHARE, ROOT, LoadWatch, wait_until_quiet
 
-from experiment.figures import Figure
 from mlxhog.files.durable import replace_file
 from mlxhog.report.charts import png
 
@@ -77,6 +75,7 @@ class Experiment:
         packages: whose versions are recorded, beside mlxhog and numpy.
         quick_seeds: number of seeds of `--quick`; below two nothing about a training can be told.
         full_seeds: number of seeds of `--full`.
+        script: that has several experiments, of which the name chooses this one.
     """
 
     name: str
@@ -86,6 +85,13 @@ class Experiment:
     packages: tuple[str, ...] = ()
     quick_seeds: int = 3
     full_seeds: int = 5
+    script: str = ""
+
+    @property
+    def command(self):
+        """What a user types, but for the mode."""
+        words = f"{self.script} {self.name}" if self.script else f"{self.name}.py"
+        return f"python benchmarks/experiments/{words}"
 
 
 @dataclass(frozen=True)
@@ -103,22 +109,22 @@ class Scale:
     seeds: tuple[int, ...] = (1,)
 
     @property
-    def quick(self) -> bool:
+    def quick(self):
         """Whether minutes have to do; true of tiny as well."""
         return self.mode != FULL
 
     @classmethod
-    def of(cls, about: Experiment, mode: str, out: Path = RESULTS) -> Scale:
+    def of(cls, about, mode, out=RESULTS):
         """Return the scale of an experiment's mode, with its seeds."""
         count = {TINY: 1, QUICK: about.quick_seeds, FULL: about.full_seeds}[mode]
         return cls(mode, out, tuple(range(1, count + 1)))
 
-    def pick(self, *, tiny: Any, quick: Any, full: Any) -> Any:
+    def pick(self, *, tiny, quick, full):
         """Return the one of three values that is for this mode."""
         return {TINY: tiny, QUICK: quick, FULL: full}[self.mode]
 
 
-def other_seed(seed: int) -> int:
+def other_seed(seed):
     """The seed of an arm's second run (A/A) where runs of one seed repeat bit for bit."""
     return seed + 1000
 
@@ -145,7 +151,7 @@ class Compared:
     whole: bool = False
 
     @classmethod
-    def of(cls, claim: str, *rests_on: Claim, measured: str = "", whole: bool = False) -> Compared:
+    def of(cls, claim, *rests_on, measured="", whole=False):
         """Compare a claim directly with estimates; they decide the verdict.
 
         Args:
@@ -159,11 +165,11 @@ class Compared:
         return cls(claim, text, _of_claims(rests_on, whole), timing, rests_on, whole)
 
     @classmethod
-    def described(cls, claim: str, reason: str) -> Compared:
+    def described(cls, claim, reason):
         """State what follows from definitions: a measurement of it could not end otherwise."""
         return cls(claim, reason, DESCRIBED, timing=False)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self):
         """As it stands in a result."""
         own = {name: getattr(self, name) for name in ("claim", "measured", "verdict", "timing")}
         return {**own, "rests_on": [one.to_json() for one in self.rests_on]}
@@ -197,7 +203,7 @@ class Outcome:
 # -- verdicts --------------------------------------------------------------------------------------
 
 
-def _of_claims(claims: Sequence[Claim], whole: bool) -> str:
+def _of_claims(claims, whole):
     """`UNTOLD` if one of several cannot be told and none is missed."""
     ends = {claim.ended for claim in claims}
     if ends == {MET}:
@@ -207,7 +213,7 @@ def _of_claims(claims: Sequence[Claim], whole: bool) -> str:
     return PARTLY if MET in ends and not whole else FAILS
 
 
-def together_corrected(outcome: Outcome) -> Outcome:
+def together_corrected(outcome):
     """Correct the p-values of all numbers that decide a verdict, and decide anew."""
     deciding = [claim for one in outcome.compared for claim in one.rests_on]
     claims = list(dict.fromkeys([*outcome.claims, *deciding]))
@@ -221,7 +227,7 @@ def together_corrected(outcome: Outcome) -> Outcome:
     return replace(outcome, claims=own, compared=compared)
 
 
-def say(text: str) -> None:
+def say(text):
     """Print one line of progress at once."""
     print(text, flush=True)
 
@@ -229,14 +235,7 @@ def say(text: str) -> None:
 # -- one run of a script --------------------------------------------------------------------------
 
 
-def run(
-    about: Experiment,
-    result: Callable[[Scale], Outcome],
-    draw: Callable[[Outcome], Figure],
-    *,
-    tune: Callable[[], None] | None = None,
-    arguments: Sequence[str] | None = None,
-) -> int:
+def run(about, result, draw, *, tune=None, arguments=None):
     """Read the flags, measure, write the result, and return the exit code.
 
     Args:
@@ -273,9 +272,7 @@ def run(
     return finish(written)
 
 
-def document_of(
-    about: Experiment, scale: Scale, outcome: Outcome, others_load: float, seconds: float
-) -> dict[str, Any]:
+def document_of(about, scale, outcome, others_load, seconds):
     """Return everything that is known of a result."""
     busy, tiny = others_load > BUSY_SHARE, scale.mode == TINY
     numbers = {
@@ -283,7 +280,7 @@ def document_of(
         "source": about.source,
         "about": about.about,
         "mode": scale.mode,
-        "command": f"python benchmarks/experiments/{about.name}.py --{scale.mode}",
+        "command": f"{about.command} --{scale.mode}",
         "compared": [
             (
                 replace(one, verdict=UNTOLD)
@@ -307,12 +304,12 @@ def document_of(
     return written
 
 
-def _draw(about: Experiment, draw: Callable[[Outcome], Figure], folder: Path) -> int:
+def _draw(about, draw, folder):
     path = folder / f"{about.name}.json"
     if not path.exists():
         raise SystemExit(
-            f"{path} is missing, so there is no result to draw; run python "
-            f"benchmarks/experiments/{about.name}.py --full, or name another folder by --out"
+            f"{path} is missing, so there is no result to draw; run {about.command} --full, "
+            "or name another folder by --out"
         )
     known = _with_nan(json.loads(path.read_text()))
     outcome = Outcome([], known["table"], settings=known["settings"], results=known["results"])
@@ -321,7 +318,7 @@ def _draw(about: Experiment, draw: Callable[[Outcome], Figure], folder: Path) ->
     return 0
 
 
-def _with_nan(value: Any) -> Any:
+def _with_nan(value):
     """Return a value of JSON with NaN for null: numbers that are not finite are written as null."""
     if isinstance(value, dict):
         return {name: _with_nan(one) for name, one in value.items()}
@@ -330,7 +327,7 @@ def _with_nan(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def _show(outcome: Outcome, written: Mapping[str, Any]) -> None:
+def _show(outcome, written):
     say("")
     for row in outcome.table:
         say("  " + "  ".join(f"{name} {_cell(value)}" for name, value in row.items()))
@@ -339,5 +336,5 @@ def _show(outcome: Outcome, written: Mapping[str, Any]) -> None:
     show(Findings(outcome.claims, twins=outcome.twins), written["others_load"])
 
 
-def _cell(value: Any) -> str:
+def _cell(value):
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -6,16 +6,10 @@ commit on this machine is not run again, unless others disturbed it; with change
 such commit, and every training is run.
 """
 
-from __future__ import annotations
-
 import json
 import time
-from collections.abc import Callable, Mapping
-from typing import Any
 
 from harness.machine import BUSY_SHARE, LoadWatch, commit, machine
-
-from experiment.record import Experiment, Scale
 
 
 class Runs:
@@ -25,7 +19,7 @@ class Runs:
         used: the lines of this run of the script, read or written.
     """
 
-    def __init__(self, about: Experiment, scale: Scale, *, timed: bool = True) -> None:
+    def __init__(self, about, scale, *, timed=True):
         """Read what an earlier run of the script has finished.
 
         Args:
@@ -33,7 +27,7 @@ class Runs:
             scale: of it.
             timed: whether others' load spoils a training, which is then run again by a later run.
         """
-        self.used: list[dict[str, Any]] = []
+        self.used = []
         self._path = scale.out / f"{about.name}.runs.jsonl"
         self._commit = commit()
         facts = machine()
@@ -49,13 +43,11 @@ class Runs:
         ]
         self._known = {_name(line["run"]): line for line in known}
 
-    def knows(self, run: Mapping[str, Any]) -> bool:
+    def knows(self, run):
         """Whether a training is finished."""
         return _name(run) in self._known
 
-    def of(
-        self, run: Mapping[str, Any], train: Callable[[], Mapping[str, Any]]
-    ) -> Mapping[str, Any]:
+    def of(self, run, train):
         """What came of a training: read if it is known, else trained and written.
 
         Args:
@@ -83,21 +75,21 @@ class Runs:
         return result
 
     @property
-    def others_load(self) -> float:
+    def others_load(self):
         """Cores' worth of CPU that others used, on average over all these trainings."""
         seconds = sum(line["took_s"] for line in self.used)
         loads = sum(line["took_s"] * line["others_load"] for line in self.used)
         return float(loads / seconds) if seconds else 0.0
 
 
-def _name(run: Mapping[str, Any]) -> str:
+def _name(run):
     return json.dumps(run, sort_keys=True)
 
 
-def _read(line: str) -> dict[str, Any]:
+def _read(line):
     """A line as it was written; empty if the process died while it wrote it."""
     try:
-        value: dict[str, Any] = json.loads(line)
+        value = json.loads(line)
     except json.JSONDecodeError:
         return {}
     return value

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from threading import Lock
@@ -24,12 +24,12 @@ class Search:
     costs: Mapping[float, Any]
 
     @property
-    def best(self) -> float:
+    def best(self):
         """The step size of the lowest cost, the smallest of several."""
         return min(sorted(self.costs), key=lambda rate: _comparable(self.costs[rate]))
 
     @property
-    def missing_side(self) -> int:
+    def missing_side(self):
         """-1 or 1 if no smaller or no larger step size is worse than the best; else 0."""
         lowest, best = _comparable(self.costs[self.best]), self.best
         worse = [rate for rate, cost in self.costs.items() if _comparable(cost) > lowest]
@@ -37,7 +37,7 @@ class Search:
             return -1
         return 0 if any(rate > best for rate in worse) else 1
 
-    def to_json(self) -> dict[str, Any]:
+    def to_json(self):
         """Costs by step size; None where a training diverged."""
         return {
             f"{rate:.6g}": None if _comparable(self.costs[rate]) == math.inf else self.costs[rate]
@@ -45,13 +45,11 @@ class Search:
         }
 
 
-def _comparable(cost: Any) -> Any:
+def _comparable(cost):
     return math.inf if cost is None or cost != cost else cost
 
 
-def search(
-    rates: Sequence[float], cost: Callable[[float], Any], *, factor: float = 2.0, most: int = 8
-) -> Search:
+def search(rates, cost, *, factor=2.0, most=8):
     """Try step sizes, and further ones until one on either side of the best is worse.
 
     Args:
@@ -80,7 +78,7 @@ def search(
     )
 
 
-def descend(score: Callable[[float], Any], first: float, factor: float = 2.0) -> float:
+def descend(score, first, factor=2.0):
     """The step size of the best score: a factor up and down, until both are worse.
 
     An equal score is no end: one step size beyond it is tried, too.
@@ -103,25 +101,25 @@ def descend(score: Callable[[float], Any], first: float, factor: float = 2.0) ->
     return best
 
 
-def settings_file(name: str) -> Path:
+def settings_file(name):
     return Path(__file__).resolve().parents[1] / f"{name}_settings.json"
 
 
-def is_recorded(name: str) -> bool:
+def is_recorded(name):
     """Whether `--tune` of an experiment has written settings."""
     return settings_file(name).exists()
 
 
-def recorded(name: str) -> dict[str, Any]:
+def recorded(name):
     """Settings that `--tune` of an experiment wrote beside its script."""
     path = settings_file(name)
     if not path.exists():
         raise SystemExit(f"{path.name} is missing; python benchmarks/experiments/{name}.py --tune")
-    settings: dict[str, Any] = json.loads(path.read_text())
+    settings = json.loads(path.read_text())
     return settings
 
 
-def write_recorded(name: str, settings: Mapping[str, Any]) -> None:
+def write_recorded(name, settings):
     """Record settings beside the script of an experiment."""
     write_rows(settings_file(name), settings)
 
@@ -129,14 +127,14 @@ def write_recorded(name: str, settings: Mapping[str, Any]) -> None:
 class Trials:
     """What the search of an experiment has tried; nothing is tried twice, also by threads."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name):
         """Read what an earlier search has recorded."""
         self.name = name
-        self.settings: dict[str, Any] = recorded(name) if is_recorded(name) else {}
-        self.trials: list[dict[str, Any]] = self.settings.pop("trials", [])
+        self.settings = recorded(name) if is_recorded(name) else {}
+        self.trials = self.settings.pop("trials", [])
         self._writing = Lock()
 
-    def score(self, trial: Mapping[str, Any], measure: Callable[[], float]) -> float:
+    def score(self, trial, measure):
         """The bits per byte of a trial, measured and recorded if it is a new one."""
         known = next((each for each in self.trials if trial.items() <= each.items()), None)
         if known is None:
@@ -146,6 +144,6 @@ class Trials:
                 self.write()
         return float(known["bits_per_byte"])
 
-    def write(self) -> None:
+    def write(self):
         """Record the settings and the trials."""
         write_recorded(self.name, {**self.settings, "trials": self.trials})

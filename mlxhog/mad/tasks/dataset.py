@@ -123,7 +123,7 @@ def read(path: Path) -> Dataset:
     """
     try:
         with path.open("rb") as content, np.load(content, allow_pickle=False) as file:
-            stored = {name: file[name] for name in file.files}
+            stored = {name: np.asarray(file[name]) for name in file.files}
     except OSError as error:
         raise DataError(f"{path}: cannot read it: {error.strerror or error}") from error
     except Exception as error:  # the readers of a damaged archive may raise anything

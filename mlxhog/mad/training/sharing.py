@@ -2,7 +2,7 @@
 
 All candidates on one setting, with one seed and at one optimiser point, read and write one table
 (V, d) in one arena, in any process; each has its own optimizer state and other parameters. A later
-candidate begins with the table as the others left it. `benchmarks/mad_shared_embedding.py` compares
+candidate begins with the table as the others left it. `benchmarks/mad_bench.py sharing` compares
 the ranking with that of the same study without it.
 """
 

@@ -363,7 +363,7 @@ const runView = (() => {
       ([, , kind, text]) => make("p", {}, (WORDS[kind] ?? kind + ": ") +
         (kind === "checkpoint" ? text.replace(/^.*\/(?=checkpoints\/)/, "") : text)));
 
-  // The tiles of a run, of `report.tiles`.
+  // The tiles of a run, of `RunRecord`.
   function tiles(place, run) {
     place.replaceChildren(...run.tiles.map((tile) => make("div",
       { class: tile.is_text ? "tile text" : "tile" },

@@ -29,7 +29,7 @@ LINE = "my_layer swiglu"
 
 def told(capsys: pytest.CaptureFixture[str], *words: str) -> Any:
     assert main([*words, "--json"]) == 0
-    return json.loads(capsys.readouterr().out)
+    return json.loads(capsys.readouterr().out.splitlines()[-1])  # MLX's backend says its BLAS
 
 
 def other(folder: Path, name: str, *changes: tuple[str, str]) -> Path:

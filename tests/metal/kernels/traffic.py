@@ -3,7 +3,7 @@
     python -m tests.metal.kernels.traffic
 
 runs every kernel in the shim, counts, and writes the counts to `traffic.json`, which
-`tools/roofline.py` shows.
+`tools/counts.py` shows.
 """
 
 from __future__ import annotations

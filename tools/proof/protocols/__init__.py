@@ -1,18 +1,15 @@
 """Model checking of the locks and the ticket ledger: the real C++ code on weak memory.
 
     python -m tools.proof.protocols           every scenario, and the needed orders weakened
-    python -m tools.proof.protocols --full    the spare ones, too, in all scenarios: minutes
 
 `search.h` says what is searched and on which model of memory, `scenarios.cpp` what the processes
 do, `main.cpp` which orders are weakened. The sources are `arena/ledger.cpp` and
 `updates/locks.cpp` themselves: `sources` only puts a name on each of the ledger's atomic calls and
 makes two of the locks' limits small.
 
-`NEEDED` and `SPARE` are the mutation table: each acquire and each release of these protocols is
-weakened in turn. One that is needed is named with the scenario that breaks without it. One that
-no scenario misses stays only for the reason beside it; most belong to the one `load`, `cas` and
-`add` that all control words share (`arena/control.h`), where another call of the same function
-needs it, and where it costs nothing on x86-64 and next to nothing on ARM.
+Each acquire and release of `NEEDED` is weakened in turn, and the scenario beside it has to break.
+An order that is not there costs nothing on x86-64 and next to nothing on ARM: all control words
+share one `load`, `cas` and `add` (`arena/control.h`).
 """
 
 from __future__ import annotations
@@ -67,77 +64,6 @@ NEEDED = {
     "ledger.cpp watermark load1 load: acquire": "watcher",
     "ledger.cpp position load2 load: acquire": "checkpoint",
     "ledger.cpp position load3 load: acquire": "checkpoint",
-}
-_UNUSED = "what a failed swap has read is thrown away"
-_NEWEST = "a swap takes only the newest word, and the word is all that is wanted of its writer"
-_NUMBER = "the number is the whole message, and an old one costs a turn or a sweep"
-_COUNTER = "nobody learns anything from the old value of this counter"
-_NOTHING = "whoever takes the returned ticket needs nothing that the one before has written"
-
-SPARE = {
-    "workers.py acquire_slot: pid = 0 store: release": "0 is no process: it makes nobody act",
-    "workers.py acquire_slot: dead = 0 store: release": (
-        "a waiter that sees it goes on to the generation; a lock word of the new owner carries it"
-    ),
-    "ledger.cpp window load3 load: acquire": (
-        "compared with the watermark of load2, whose acquire has made every smaller next visible"
-    ),
-    "ledger.cpp free_word load2 load: acquire": (
-        "load1's acquire has made the watermark visible that let the slot go on"
-    ),
-    "ledger.cpp move cas1 swap: acquire": "an owner's own word, or one of a process waited for",
-    "ledger.cpp move cas1 swap: acquire of a failure": _UNUSED,
-    "ledger.cpp advance load1 load: acquire": _NEWEST,
-    "ledger.cpp advance cas1 swap: acquire": "the slot of load2 carries what was done before",
-    "ledger.cpp advance cas1 swap: acquire of a failure": _UNUSED,
-    "ledger.cpp claim_returned load2 load: acquire": _NUMBER,
-    "ledger.cpp claim_returned load3 load: acquire": _NEWEST,
-    "ledger.cpp claim_returned cas1 swap: acquire": _NOTHING,
-    "ledger.cpp claim_returned cas1 swap: release": (
-        "only the new owner and who waits for its process read what it leased"
-    ),
-    "ledger.cpp claim_returned cas1 swap: acquire of a failure": _UNUSED,
-    "ledger.cpp claim_returned raise1 load: acquire": _NUMBER,
-    "ledger.cpp claim_returned raise1 swap: acquire": _NUMBER,
-    "ledger.cpp claim_returned raise1 swap: release": _NUMBER,
-    "ledger.cpp claim_returned raise1 swap: acquire of a failure": _UNUSED,
-    "ledger.cpp claim load1 load: acquire": _NUMBER,
-    "ledger.cpp claim cas1 swap: acquire": _NEWEST,
-    "ledger.cpp claim cas1 swap: acquire of a failure": _UNUSED,
-    "ledger.cpp claim cas2 swap: acquire": "free_word has read this very word with acquire",
-    "ledger.cpp claim cas2 swap: acquire of a failure": _UNUSED,
-    "ledger.cpp return_orphan load1 load: acquire": _NUMBER,
-    "ledger.cpp return_orphan cas1 swap: acquire": "free_word has read this very word with acquire",
-    "ledger.cpp return_orphan cas1 swap: release": _NOTHING,
-    "ledger.cpp return_orphan cas1 swap: acquire of a failure": _UNUSED,
-    "ledger.cpp return_orphan add1 add: acquire": _COUNTER,
-    "ledger.cpp announce_returns load1 load: acquire": _NUMBER,
-    "ledger.cpp announce_returns load2 load: acquire": _NUMBER,
-    "ledger.cpp announce_returns load3 load: acquire": _NUMBER,
-    "ledger.cpp reap load1 load: acquire": "a word of a process that has been waited for",
-    "ledger.cpp reap add1 add: acquire": _COUNTER,
-    "ledger.cpp reap add1 add: release": "a count for people",
-    "ledger.cpp reap add2 add: acquire": _COUNTER,
-    "ledger.cpp position load1 load: acquire": "a count for people, exact while nobody works",
-    "ledger.cpp give_back add1 add: acquire": _COUNTER,
-    "ledger.cpp claim_exact raise1 load: acquire": _NUMBER,
-    "ledger.cpp claim_exact raise1 swap: acquire": _NUMBER,
-    "ledger.cpp claim_exact raise1 swap: release": (
-        "the ticket is dealt, not drawn: nobody takes its number from next"
-    ),
-    "ledger.cpp claim_exact raise1 swap: acquire of a failure": _UNUSED,
-    "ledger.cpp claim_exact load1 load: acquire": _NEWEST,
-    "ledger.cpp claim_exact cas1 swap: acquire": _NOTHING,
-    "ledger.cpp claim_exact cas1 swap: release": (
-        "only the new owner and who waits for its process read what it leased"
-    ),
-    "ledger.cpp claim_exact cas1 swap: acquire of a failure": _UNUSED,
-    "ledger.cpp claim_exact cas2 swap: acquire": "free_word has read this very word with acquire",
-    "ledger.cpp claim_exact cas2 swap: release": (
-        "needed in claim, whose number others may return; here no scenario deals while one sweeps"
-    ),
-    "ledger.cpp claim_exact cas2 swap: acquire of a failure": _UNUSED,
-    "ledger.cpp announce_returns add1 add: acquire": _COUNTER,
 }
 
 _SITES = {  # the steps of the locks and the fence, by their code
@@ -279,22 +205,19 @@ def build(folder: Path) -> Path:
     raise MetalError("the search of the protocols does not compile:\n" + "".join(messages))
 
 
-def search(
-    program: Path, steps: dict[tuple[str, int], str], *, full: bool
-) -> Iterator[Searched | Weakened]:
+def search(program: Path, steps: dict[tuple[str, int], str]) -> Iterator[Searched | Weakened]:
     """Run the scenarios, then each with one order weakened; results as they come.
 
     Args:
         program: from `build`.
         steps: from `sources`.
-        full: search all scenarios for the orders of `SPARE`, too.
 
     Raises:
         MetalError: the program failed.
     """
     lines = {f"{file} {site}": f"{file}\t{number}" for (file, number), site in steps.items()}
     hints = ""
-    for order, by in {**NEEDED, **({} if full else dict.fromkeys(SPARE, "-"))}.items():
+    for order, by in NEEDED.items():
         place, half = order.rsplit(": ", 1)
         site, kind = place.rsplit(" ", 1)
         file, text = site.split(" ", 1)
@@ -321,28 +244,15 @@ def search(
         raise MetalError(f"the search of the protocols ended with {process.returncode}")
 
 
-def problems(results: list[Searched | Weakened], *, full: bool) -> list[str]:
-    """What is not as the tables say, in words; empty where all is well."""
-    lines = []
-    seen = set()
-    for result in results:
-        if isinstance(result, Searched):
-            if result.wrong:
-                lines.append(f"{result.name}: {result.wrong}")
-            continue
-        seen.add(result.order)
-        if result.order in NEEDED:
-            if not result.by:
-                lines.append(
-                    f"{result.order} may be weaker: {NEEDED[result.order]} does not miss it"
-                )
-        elif result.order not in SPARE:
-            lines.append(
-                f"{result.order} is in neither table; weakened, it breaks {result.by or 'nothing'}"
-            )
-        elif full and result.by:
-            lines.append(f"{result.order} is needed: {result.by} breaks without it")
-    lines += [
-        f"{order}: no such step is left" for order in {**NEEDED, **SPARE} if order not in seen
+def problems(results: list[Searched | Weakened]) -> list[str]:
+    """What is not as `NEEDED` says, in words; empty where all is well."""
+    lines = [
+        f"{one.name}: {one.wrong}" for one in results if isinstance(one, Searched) and one.wrong
     ]
+    weakened = {one.order: one.by for one in results if isinstance(one, Weakened)}
+    for order, by in NEEDED.items():
+        if order not in weakened:
+            lines.append(f"{order}: no such step is left")
+        elif not weakened[order]:
+            lines.append(f"{order} may be weaker: {by} does not miss it")
     return lines

@@ -1,4 +1,4 @@
-"""`python -m tools.proof.protocols`: the scenarios and the mutation table."""
+"""`python -m tools.proof.protocols`: the scenarios and the needed orders."""
 
 import argparse
 import sys
@@ -6,7 +6,6 @@ import tempfile
 from pathlib import Path
 
 from tools.proof.protocols import (
-    SPARE,
     Searched,
     Weakened,
     build,
@@ -22,24 +21,20 @@ def main() -> int:
         prog="python -m tools.proof.protocols",
         description="Search every run of the locks and the ticket ledger on weak memory.",
     )
-    parser.add_argument("--full", action="store_true", help="search for the spare orders, too")
-    full = parser.parse_args().full
+    parser.parse_args()
     results: list[Searched | Weakened] = []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         steps = sources(folder)
-        for result in search(build(folder), steps, full=full):
+        for result in search(build(folder), steps):
             results.append(result)
             if isinstance(result, Searched):
                 said = result.wrong or "holds"
                 print(f"{result.states:>10,} states  {result.name}: {result.claim}: {said}")
-            elif result.by:
-                print(f"needed  {result.order}: {result.by}: {result.wrong}")
             else:
-                why = SPARE.get(result.order, "NO REASON GIVEN")
-                print(f"spare   {result.order}: {why}")
+                print(f"needed  {result.order}: {result.by}: {result.wrong}")
             sys.stdout.flush()
-    lines = problems(results, full=full)
+    lines = problems(results)
     print("\n".join(lines))
     return bool(lines)
 

@@ -1,8 +1,7 @@
 // Searches the scenarios, and once more with one order of the real code weakened.
 //
 //   search                  every scenario: what it claims, its number of states, and what is wrong with it
-//   search table [N OF]     and each order weakened in turn (part N of OF); standard input says which scenario
-//                           finds which, to save the search in the others
+//   search table            and each order weakened that standard input names, in the scenario that misses it
 //
 // `python -m tools.proof.protocols` builds and runs this.
 #include <cstdio>
@@ -57,19 +56,15 @@ std::unordered_map<std::string, std::string> read_hints() {
 
 int main(int argc, char** argv) {
   const bool table = argc > 1 && std::string(argv[1]) == "table";
-  const std::size_t part = table && argc > 3 ? std::strtoul(argv[2], nullptr, 10) : 0;
-  const std::size_t parts = table && argc > 3 ? std::strtoul(argv[3], nullptr, 10) : 1;
   std::vector<Prepared> all;
   std::vector<proof::Step> steps;
   for (const proof::Make make : proof::scenarios()) {
     const proof::Scenario s = make();
     all.push_back({make, s, proof::Search(s)});
     const proof::Result result = all.back().search.run({}, kMostStates);
-    if (part == 0) {
-      std::printf("scenario\t%s\t%s\t%zu\t%s\n", s.name.c_str(), s.claim.c_str(), result.states, result.wrong.c_str());
-      for (const std::string& step : result.run) std::printf("step\t%s\n", step.c_str());
-      std::fflush(stdout);
-    }
+    std::printf("scenario\t%s\t%s\t%zu\t%s\n", s.name.c_str(), s.claim.c_str(), result.states, result.wrong.c_str());
+    for (const std::string& step : result.run) std::printf("step\t%s\n", step.c_str());
+    std::fflush(stdout);
     for (const proof::Step& step : all.back().search.ordered_steps()) {
       const bool known = std::any_of(steps.begin(), steps.end(), [&](const proof::Step& other) {
         return other.kind == step.kind && proof::same_site(other.site, step.site);
@@ -79,17 +74,16 @@ int main(int argc, char** argv) {
   }
   if (!table) return 0;
   const auto hints = read_hints();
-  std::size_t number = 0;
   for (const proof::Step& step : steps) {
     const std::string path = step.site.file, file = path.substr(path.rfind('/') + 1);
     for (const auto& [weakening, half] : halves(step)) {
-      if (number++ % parts != part) continue;
       const std::string key =
           file + "\t" + (*step.site.text ? step.site.text : std::to_string(step.site.line)) + " " + name_of(step.kind) + "\t" + half;
       const auto hint = hints.find(key);
+      if (hint == hints.end()) continue;
       std::string by, wrong;
       for (Prepared& p : all) {
-        if (hint != hints.end() && hint->second != p.scenario.name) continue;
+        if (hint->second != p.scenario.name) continue;
         p.make();  // the memory before the run
         wrong = p.search.run(weakening, kMostStates).wrong;
         if (wrong.empty()) continue;

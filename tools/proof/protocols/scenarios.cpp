@@ -212,7 +212,7 @@ void sweep(TicketLedger& tickets) {
 // What is left is worked off; then every ticket has been done once, or died half applied.
 std::string all_tickets_once(const State& state, std::uint64_t ring, const std::vector<std::uint32_t>& dead, bool mend) {
   TicketLedger tickets = ledger(ring);
-  for (const std::uint32_t owner : dead) tickets.reap(owner, false);
+  for (const std::uint32_t owner : dead) tickets.reap(owner);
   if (mend) sweep(tickets);
   const std::uint64_t end = load(&shared.ledger.next.value);
   std::vector<int> times(state.notes.begin(), state.notes.end());
@@ -275,7 +275,7 @@ Scenario death() {
   add_thread(s, [] {
     wait_for(0);
     TicketLedger tickets = ledger(1);
-    tickets.reap(1, false);
+    tickets.reap(1);
     sweep(tickets);
   });
   return s;
@@ -343,7 +343,7 @@ Scenario unannounced() {
   add_thread(s, [] {
     wait_for(0);
     TicketLedger tickets = ledger(2);
-    tickets.reap(1, false);
+    tickets.reap(1);
     sweep(tickets);
   });
   return s;
@@ -361,7 +361,7 @@ Scenario dealt() {
   add_thread(s, [=] {
     deal(1, 2);
     wait_for(0);
-    ledger(2).reap(1, false);
+    ledger(2).reap(1);
     deal(0, 3);
   });
   return s;
@@ -401,7 +401,7 @@ Scenario budget() {
   add_thread(s, [=] {
     wait_for(0);
     TicketLedger tickets = ledger(2);
-    tickets.reap(1, false);
+    tickets.reap(1);
     sweep(tickets);
     spend(3);
   });

@@ -1,9 +1,10 @@
 """Seconds of training until a held-out loss: what trains, at which settings, and who is sooner.
 
-Every arm runs at settings that a search found for it: the step size, with more of them until the
-best has a worse one on either side, then momentum, then the amount of text after which its schedule
-ends a little below the target, between two amounts that were tried. The search counts text and no
-time, so a busy machine does not change what it finds.
+Every arm runs at settings that a search found for it: step size, momentum and batch (`AXES`, the
+same for every arm), then the amount of text after which its schedule ends a little below the
+target, between two amounts that were tried. The search counts text and no time, so a busy machine
+does not change what it finds. The settings recorded so far are of an earlier search, which tried
+no batch, and momentum of some arms only.
 
 Two arms are compared seed by seed, in runs beside each other: the geometric mean of the ratios of
 their times, its 95 % interval by Student's t, and the two-sided p-value of a ratio of one.
@@ -13,14 +14,15 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harness.claims import write_rows
-from training.recording import BYTES, HeldOut, Recorded, record
+from harness.interleaved import with_twin
+from training.recording import BYTES, HeldOut, record
 
 from mlxhog import TrainConfig
 
@@ -36,7 +38,7 @@ FOUR = {"workers": "torch:cpu*4", "threads": 1}
 BOTH = {"workers": "mlx:cpu,torch:cpu", "threads": 1}
 SPEED = {"strategy": "sync", "sync_shares": "speed"}
 BY_BLOCKS = {"strategy": "hogwild", "blocks": "disjoint"}
-ARMS: dict[str, dict[str, Any]] = {
+ARMS = {
     "serial 1 thread": {"strategy": "serial", "workers": "torch:cpu", "threads": 1},
     "serial 2 threads": {"strategy": "serial", "workers": "torch:cpu", "threads": 2},
     "sync": {"strategy": "sync", **TORCH},
@@ -62,48 +64,19 @@ TUNED_AS = {
 }
 
 
-RATES = {
-    "adamw": (5e-4, 7e-4, 1e-3, 1.5e-3, 3e-3, 6e-3),
-    "muon": (
-        3.5e-4, 5e-4, 7e-4, 1e-3, 1.5e-3, 2.1e-3, 3e-3, 4.2e-3, 6e-3, 8.5e-3, 1.2e-2, 1.7e-2,
-        2.4e-2,
-    ),
-}  # fmt: skip
-"""Step sizes that may be tried."""
-
-
-@dataclass(frozen=True)
-class Grid:
-    """Where the search for an arm begins.
-
-    Attributes:
-        low: smallest step size that is tried in any case.
-        high: largest one.
-        beta1: momentum while step sizes are tried; None is the default's (.9, lock-free with four
-            workers .95).
-        other_beta1: tried at the best step size.
-    """
-
-    low: float
-    high: float
-    beta1: float | None = None
-    other_beta1: tuple[float, ...] = ()
-
-
-GRIDS: dict[str, dict[str, Grid]] = {
-    "adamw": {arm: Grid(1e-3, 3e-3) for arm in ("serial 1 thread", "sync", "hogwild")},
+AXES = {
+    "adamw": {
+        "lr": (5e-4, 7e-4, 1e-3, 1.5e-3, 2.1e-3, 3e-3, 4.2e-3, 6e-3, 8.5e-3),
+        "beta1": (0.75, 0.8, 0.85, 0.9, 0.95),
+        "batch_size": (2, 4, 8),
+    },
     "muon": {
-        "serial 1 thread": Grid(3e-3, 6e-3, None, (0.65, 0.7, 0.75, 0.8, 0.85, 0.95)),
-        "sync": Grid(4.2e-3, 8.5e-3, 0.75, (0.55, 0.6, 0.65, 0.7, 0.8)),
-        "hogwild": Grid(2.1e-3, 4.2e-3, None, (0.75, 0.8, 0.85, 0.95)),
-        "hogwild by blocks": Grid(3e-3, 6e-3),
-        "round-robin": Grid(3e-3, 6e-3),
-        "runs averaged once": Grid(4.2e-3, 8.5e-3),
-        "sync, 4 workers": Grid(6e-3, 1.2e-2, 0.75, (0.55, 0.6, 0.65, 0.7, 0.8)),
-        "hogwild, 4 workers": Grid(2.1e-3, 4.2e-3, None, (0.8, 0.85, 0.9)),
-        "hogwild by blocks, 4 workers": Grid(2.1e-3, 4.2e-3),
+        "lr": (1e-3, 1.5e-3, 2.1e-3, 3e-3, 4.2e-3, 6e-3, 8.5e-3, 1.2e-2, 1.7e-2),
+        "beta1": (0.55, 0.65, 0.75, 0.8, 0.85, 0.9, 0.95),
+        "batch_size": (2, 4, 8),
     },
 }
+"""What the search tries of every arm, one axis after the other."""
 BATCH_SIZES = {"adamw": 2, "muon": 4}
 """Sequences of a gradient, by what each rule trains best with in a minute."""
 
@@ -133,7 +106,7 @@ class Target:
     margin: float = 0.05
     fixed: Mapping[str, Any] = field(default_factory=dict)
 
-    def settings(self, optimizer: str, arm: str) -> dict[str, Any]:
+    def settings(self, optimizer, arm):
         """What the search found for an arm.
 
         Raises:
@@ -148,10 +121,10 @@ class Target:
                 f"no settings were searched for {optimizer}, {name}, {self.key} bits per byte; "
                 "run this script with --tune, at the same scale"
             )
-        chosen: dict[str, Any] = searched[name]
+        chosen = searched[name]
         return chosen
 
-    def check(self, arms: Iterable[tuple[str, str]]) -> None:
+    def check(self, arms):
         """Ask for what was not searched, before hours are spent.
 
         Raises:
@@ -161,21 +134,21 @@ class Target:
             self.settings(optimizer, arm)
 
     @property
-    def key(self) -> str:
+    def key(self):
         """Its name in the settings."""
         return f"{self.bits:g} {self.text}".rstrip()
 
 
-def run_arm(arm: str, optimizer: str, seed: int, options: Mapping[str, Any]) -> Recorded:
+def run_arm(arm, optimizer, seed, options):
     """Train with some options, keeping the parameters of every moment."""
-    return record(keep_params=True, seed=seed, **arm_options(arm, optimizer), **options)
+    return record(keep_params=True, seed=seed, **{**arm_options(arm, optimizer), **options})
 
 
-def arm_options(arm: str, optimizer: str) -> dict[str, Any]:
+def arm_options(arm, optimizer):
     """Options of `TrainConfig` of an arm, without its searched settings."""
-    batch_size = BATCH_SIZES[optimizer]
     return {
-        **ARMS[arm], "optimizer": optimizer, "batch_size": batch_size, "schedule": "cosine",
+        **ARMS[arm], "optimizer": optimizer, "batch_size": BATCH_SIZES[optimizer],
+        "schedule": "cosine",
     }  # fmt: skip
 
 
@@ -198,19 +171,47 @@ class Reached:
     staleness: float
 
 
+@dataclass(frozen=True)
 class Race:
-    """Runs of arms to one target, and their times."""
+    """Arms under conditions, all arms of a seed before the next seed.
 
-    def __init__(self, target: Target) -> None:
+    Attributes:
+        arms: of each condition, by its name.
+        seeds: of the trainings.
+        quantity: (condition, arm, seed) -> what a training is worth.
+    """
+
+    arms: Mapping[str, Sequence[Any]]
+    seeds: Sequence[int]
+    quantity: Callable[[str, Any, int], Any]
+
+    def run(self, *, twin):
+        """Run; returns condition -> arm -> values by seed, and condition -> those of the twin.
+
+        Args:
+            twin: the arm that runs a second time in each turn (A/A).
+        """
+        table, again = {}, {}
+        for name, arms in self.arms.items():
+            print(name, flush=True)
+            run = partial(self.quantity, name)
+            table[name], again[name] = with_twin(self.seeds, arms, run, twin=twin)
+        return table, again
+
+
+class Course:
+    """The way to one target: trainings, their times, and the search for their settings."""
+
+    def __init__(self, target):
         """Open the held-out text."""
         self.target = target
         self._held_out = HeldOut(TrainConfig(**{**BYTES, **target.options}), target.eval_tokens)
 
-    def seconds(self, arm: str, optimizer: str, seed: int, **options: Any) -> float:
+    def seconds(self, arm, optimizer, seed, **options):
         """Train an arm at its settings; infinity where it does not reach the target."""
         return self.run(arm, optimizer, seed, **options).seconds
 
-    def run(self, arm: str, optimizer: str, seed: int, **options: Any) -> Reached:
+    def run(self, arm, optimizer, seed, **options):
         """Train an arm at its settings."""
         chosen = {**self.target.options, **self.target.settings(optimizer, arm), **options}
         run = run_arm(arm, optimizer, seed, chosen)
@@ -218,26 +219,24 @@ class Race:
         took, tokens = crossing or (math.inf, math.inf)
         speed = f"{run.result.tokens_per_s:7,.0f} tok/s"
         print(f"  seed {seed}  {optimizer:6} {arm:28} {took:6.1f} s  {speed}", flush=True)
-        reports = run.result.workers
+        reports, whole = run.result.workers, run.result
         late = sum(report.mean_staleness * report.steps for report in reports)
         steps = max(1, sum(report.steps for report in reports))
-        whole = run.result
         return Reached(took, tokens, whole.seconds, whole.tokens_per_s, late / steps)
 
-    def tune(self, optimizer: str, arms: Iterable[str]) -> None:
+    def tune(self, optimizer, arms):
         """Search the settings of arms, and write them down; known trials are not repeated."""
         document = _document()
         searched = document.setdefault(self.target.key, {}).setdefault(optimizer, {})
-        trials: list[dict[str, Any]] = searched.setdefault("trials", [])
+        trials = searched.setdefault("trials", [])
 
-        def trial(arm: str, tokens: int, point: Mapping[str, Any]) -> float:
+        def trial(arm, tokens, point):
             key = {"arm": arm, "tokens": tokens, **point}
             for known in trials:
                 if known == {**key, "bits_per_byte": known["bits_per_byte"]}:
                     return float(known["bits_per_byte"])
             options = {**self.target.options, **point, "tokens": tokens}
             params = run_arm(arm, optimizer, 0, options).points[-1].params
-            assert params is not None
             trials.append({**key, "bits_per_byte": round(self._held_out.bits_per_byte(params), 4)})
             print(json.dumps(trials[-1]), flush=True)
             _write(document)
@@ -245,37 +244,32 @@ class Race:
 
         most = self.target.tokens[optimizer]
         for arm in dict.fromkeys(TUNED_AS.get(arm, arm) for arm in arms):
-            grid = GRIDS[optimizer][arm]
-            best = best_point(grid, RATES[optimizer], partial(trial, arm, most))
+            best = tuned(AXES[optimizer], partial(trial, arm, most))
             limit = self.target.bits - self.target.margin
             tokens = enough(most, limit, partial(trial, arm, point=best))
             searched.setdefault("settings", {})[arm] = {**best, "tokens": tokens}
             _write(document)
 
 
-def best_point(
-    grid: Grid, rates: Sequence[float], trial: Callable[[Mapping[str, Any]], float]
-) -> dict[str, Any]:
-    """The step size, and momentum, with the lowest loss.
+def tuned(axes, trial):
+    """The point with the lowest loss: one axis after the other, each at the best of those before.
+
+    So every arm gets as many trials: all values of the first axis at the middle of the others, and
+    of each further axis those that are new.
 
     Raises:
-        SystemExit: the lowest or highest of `rates` is the best.
+        SystemExit: the best value of the first axis is at its end.
     """
-    fixed = {} if grid.beta1 is None else {"beta1": grid.beta1}
-    low, high = rates.index(grid.low), rates.index(grid.high)
-    while True:
-        losses = {k: trial({"lr": rates[k], **fixed}) for k in range(low, high + 1)}
-        best = min(losses, key=losses.__getitem__)
-        if low < best < high:
-            break
-        low, high = min(low, best - 1), max(high, best + 1)
-        if low < 0 or high == len(rates):
-            raise SystemExit(f"lr {rates[best]} is the last of RATES and the best; add others")
-    points = [{"lr": rates[best], "beta1": beta1} for beta1 in grid.other_beta1]
-    return min([{"lr": rates[best], **fixed}, *points], key=trial)
+    point = {axis: values[len(values) // 2] for axis, values in axes.items()}
+    for k, (axis, values) in enumerate(axes.items()):
+        losses = {value: trial({**point, axis: value}) for value in values}
+        point[axis] = best = min(losses, key=losses.get)
+        if k == 0 and best in (values[0], values[-1]):
+            raise SystemExit(f"{axis} {best} is the last of its axis and the best; widen AXES")
+    return point
 
 
-def enough(tokens: int, limit: float, trial: Callable[[int], float]) -> int:
+def enough(tokens, limit, trial):
     """The amount of text that ends at a loss, by its logarithm, between two that are tried.
 
     The largest one tried, where the loss is still above that after `MOST_TEXT` times the text.
@@ -294,10 +288,10 @@ def enough(tokens: int, limit: float, trial: Callable[[int], float]) -> int:
     return round(few * (many / few) ** ((losses[few] - limit) / (losses[few] - losses[many])))
 
 
-def _document() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
+def _document():
+    document = json.loads(SETTINGS.read_text()) if SETTINGS.exists() else {}
     return document
 
 
-def _write(document: Mapping[str, Any]) -> None:
+def _write(document):
     write_rows(SETTINGS, document)

@@ -1,0 +1,69 @@
+"""What a step costs on a Mac follows from source and shapes; what MLX dispatches may not rise."""
+
+import json
+from pathlib import Path
+
+import mlx.core as mx
+import pytest
+
+from mlxhog.metal.registry import KERNELS
+from mlxhog.models.registry import load_architecture
+from mlxhog.models.xlstm_large import XLSTMLargeConfig, param_count
+from tools import counts
+
+PAGE = Path(__file__).parents[2] / "docs/apple.md"
+
+
+def test_a_speed_is_bandwidth_over_bytes_and_the_table_has_every_chip_and_kernel():
+    slow, fast = (counts.elements_per_s("adam_apply", chip) for chip in ("M1 Pro", "M1 Max"))
+    assert fast == 2 * slow
+    ratio = counts.elements_per_s("dense_axpy", "M1") / counts.elements_per_s("adam_apply", "M1")
+    assert ratio == pytest.approx(KERNELS["adam_apply"].bytes_per_element / 12)
+    assert all(f"| {chip} |" in counts.speeds() for chip in counts.BANDWIDTH_GB_S)
+    for name in ("mlstm_out", "mlstm_bwd_scores", "slstm_forward", "slstm_backward"):
+        assert f"| `{name}` |" in counts.cells()
+
+
+def test_the_sizes_are_those_of_the_models():
+    published = {"vocab_size": 50_304, "num_heads": 4}
+    assert counts.PARAMETERS == {
+        "tiny": param_count(load_architecture("tiny")),
+        "160m": param_count(XLSTMLargeConfig(hidden_size=768, num_hidden_layers=12, **published)),
+        "1.3b": param_count(XLSTMLargeConfig(hidden_size=2048, num_hidden_layers=24, **published)),
+    }
+
+
+def test_a_gpu_that_orthogonalises_waits_for_the_cpu_for_at_most_a_fifth_of_a_step():
+    gflop = {name: round(counts.muon_gflop(name)) for name in counts.MODELS}
+    assert gflop == {"10m": 24, "30m": 111, "60m": 286, "160m": 493}
+    assert all(counts.cpu_share(name, None) <= 0.2 for name in counts.MODELS)
+    assert counts.muon() in PAGE.read_text(), "copy the last table of python -m tools.counts there"
+
+
+@pytest.mark.slow
+def test_no_step_and_no_block_dispatches_more_than_recorded():
+    """After a change that is worth more: python -m tools.counts graphs."""
+    recorded, now = json.loads(counts.RECORD.read_text()), counts.graphs()
+    assert now.keys() == recorded.keys()
+    assert {name: n for name, n in now.items() if n > recorded[name]} == {}
+    assert now["160m"] <= 1500
+
+
+def test_a_norm_of_a_gpu_is_one_node_its_gradient_another_and_that_of_its_scale_a_third():
+    x, w = mx.ones((2, 3, 4)), mx.ones(4)
+    mx.eval(x, w)
+
+    def nodes(norm, n):
+        with mx.stream(mx.cpu):
+            grads, normed = mx.vjp(norm, [x, w], [x])[1], norm(x, w)
+        return counts.dispatched([normed]), counts.dispatched(grads[:n])
+
+    def scaled():
+        return nodes(lambda x, w: mx.fast.rms_norm(x, w, 1e-6), 2)
+
+    of_mlx, on_a_cpu = mx.fast.rms_norm, scaled()
+    with counts.norms_of_a_gpu():
+        plain = nodes(lambda x, w: mx.fast.layer_norm(x, None, None, 1e-6), 1)
+        assert (scaled(), plain) == ((1, 2), (1, 1))
+    assert mx.fast.rms_norm is of_mlx
+    assert min(on_a_cpu) > 2
